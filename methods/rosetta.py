@@ -20,8 +20,8 @@ from compatbench.method import (
     NotTransferable,
     require_shape,
 )
-from compatbench.transfer.rotation import fit_rotation
-from compatbench.transfer.words import encode_words, load_words, words_hash
+from compatbench.transfers._shared.rotation import fit_rotation
+from compatbench.transfers.words import encode_words, load_words, words_hash
 
 
 class Rosetta(Method):

@@ -15,10 +15,10 @@ from typer.testing import Result
 
 from compatbench.data.cards import suite_cards
 from compatbench.engine.confined.remote import ConfinedRegistry
-from compatbench.files.project_folders import methods_folder
+from compatbench.files.project_folders import content_folder
 from compatbench.method.registry import builtin_methods
-from compatbench.pages.leaderboard import write_pages
-from compatbench.pages.suite_page import published_pages
+from compatbench.tables.leaderboard import write_pages
+from compatbench.tables.suite_page import published_pages
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmark" / "faults"))
 
@@ -78,7 +78,7 @@ def honest(project: Project) -> Workplace:
 @pytest.fixture(scope="session")
 def few_methods() -> ConfinedRegistry:
     """The processes of the project's methods, which serve all audits."""
-    return ConfinedRegistry([methods_folder() / f"{name}.py" for name in METHODS])
+    return ConfinedRegistry([content_folder("methods") / f"{name}.py" for name in METHODS])
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def forged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Workplace]:
     """A copy that a test may forge; the leaderboard follows when it is asked to."""
-    monkeypatch.setattr("compatbench.audit.audit.ConfinedRegistry", lambda: few_methods)
+    monkeypatch.setattr("compatbench.extras.audit.audit.ConfinedRegistry", lambda: few_methods)
     shutil.copytree(honest.folder / "results", tmp_path / "results")
     for name in ("tiny.yaml", "leaderboard.md"):
         shutil.copy(honest.folder / name, tmp_path)

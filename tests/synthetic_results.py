@@ -8,10 +8,10 @@ from typing import Any
 
 from compatbench.data.cards import COPIED
 from compatbench.files.hashes import sha256_json
-from compatbench.pages.suite_page import SuitePage, TaskFacts
 from compatbench.results.measures import Expected
 from compatbench.results.rows import Cost, Row, to_frame
 from compatbench.results.store import MethodInfo, MethodResults, SuiteResults
+from compatbench.tables.suite_page import SuitePage, TaskFacts
 
 ZERO_SHOT = {"old": 40, "new": 60}
 COOP = MethodInfo("coop", "CoOp", "arXiv:2109.01134", "shallow", ("text-input",))

@@ -10,8 +10,8 @@ from compatbench.data.cards import suite_cards, suite_tasks, task_cards
 from compatbench.engine.keys import data_key
 from compatbench.engine.plan import plan_cells
 from compatbench.method.registry import builtin_methods
-from compatbench.pages.suite_page import read_suite_page
-from compatbench.transfer import JOINT_SPACE
+from compatbench.method.transfer import JOINT_SPACE
+from compatbench.tables.suite_page import read_suite_page
 
 REPOSITORY = Path(__file__).parents[1]
 SUITE = suite_cards.read("mini")

@@ -13,10 +13,10 @@ from command_line import forget_files, output_of
 from typer.main import get_command
 
 from compatbench.cli.app import app
-from compatbench.conformance import run_checks
 from compatbench.engine.execute import compute
 from compatbench.engine.execute.compute import parse_retry
 from compatbench.engine.execute.shards import Shard
+from compatbench.extras.check import run_checks
 from compatbench.method.registry import MethodRegistry
 
 REPOSITORY = Path(__file__).parents[1]

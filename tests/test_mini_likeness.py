@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from compatbench.pages.markdown import fill_section
+from compatbench.tables.markdown import fill_section
 from compatbench.tasks.mini.build import likeness
 
 

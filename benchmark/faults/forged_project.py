@@ -14,12 +14,12 @@ from unittest.mock import patch
 import pandas as pd
 
 import compatbench as cb
-from compatbench.audit import Audit
 from compatbench.engine import keys
 from compatbench.engine.execute.compute import Compute
+from compatbench.extras.audit import Audit
 from compatbench.files.hashes import sha256_file
 from compatbench.files.project_folders import tasks_folder
-from compatbench.pages.leaderboard import write_pages
+from compatbench.tables.leaderboard import write_pages
 
 METHODS = ("coop", "simpleshot", "taskres", "zeroshot")
 SUITE = """\

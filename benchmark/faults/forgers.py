@@ -18,8 +18,8 @@ import compatbench as cb
 from compatbench.backbone import Backbone
 from compatbench.data.sources.drawings import Drawings
 from compatbench.engine.execute.compute import Compute
-from compatbench.pages.report_site import make_report
 from compatbench.results.store import read_methods, with_figures, write_results
+from compatbench.tables.report_site import make_report
 
 Forger = Callable[[Project], object]
 
@@ -221,7 +221,7 @@ def draw_by_hand(name: str, end: str = "</svg>", vl_convert: str = "") -> Forger
             project.replace(name, end, f"<text>mine</text>{end}")
             if vl_convert:
                 project.replace(name, r"by vl-convert \S+", f"by vl-convert {vl_convert}")
-                with patch("compatbench.pages.report_site.write_changed", write):
+                with patch("compatbench.tables.report_site.write_changed", write):
                     make_report(project.folder, check=True)
 
     def write(files: dict[Any, bytes], *_: object) -> None:

@@ -21,16 +21,16 @@ from words_gains import study_gains
 from compatbench.cli.progress import RunProgress
 from compatbench.data.cards import select_names
 from compatbench.errors import CompatbenchError
+from compatbench.extras.studies.claims import analyze_claims
+from compatbench.extras.studies.classes import analyze_classes
+from compatbench.extras.studies.depth import analyze_depth
+from compatbench.extras.studies.embeddings import analyze_embeddings
+from compatbench.extras.studies.frames import StudyReport
+from compatbench.extras.studies.layers import analyze_layers
+from compatbench.extras.studies.study import StudyOptions, read_suite
 from compatbench.files.atomic import write_atomic
-from compatbench.pages.markdown import fill_section
 from compatbench.results.measures import upgrade_pairs
-from compatbench.studies.claims import analyze_claims
-from compatbench.studies.classes import analyze_classes
-from compatbench.studies.depth import analyze_depth
-from compatbench.studies.embeddings import analyze_embeddings
-from compatbench.studies.frames import StudyReport
-from compatbench.studies.layers import analyze_layers
-from compatbench.studies.study import StudyOptions, read_suite
+from compatbench.tables.markdown import fill_section
 
 # What the stress tests of the page look at: a method of each kind, and prompts beside them.
 STRESS_METHODS = "linear_probe,simpleshot,gda,clip_adapter,taskres,tip_adapter_f,kgcoop"

@@ -12,12 +12,12 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from compatbench.extras.studies.frames import legend_above, new_figure
 from compatbench.files.atomic import write_atomic
-from compatbench.pages.figures.svg import BLUE, GREY, INK, ORANGE, save_svg, svg_style
-from compatbench.pages.markdown import NOTHING, code, fill_section, percent, table
-from compatbench.pages.retrieval_tables import most_images, pooled_rows
 from compatbench.results.retrieval import CEILING, OLD, ORDER, POOLED, read_retrieval
-from compatbench.studies.frames import legend_above, new_figure
+from compatbench.tables.figures.svg import BLUE, GREY, INK, ORANGE, save_svg, svg_style
+from compatbench.tables.markdown import NOTHING, code, fill_section, percent, table
+from compatbench.tables.retrieval_tables import most_images, pooled_rows
 
 COMMAND = "python benchmark/research/indexes_page.py"
 REPOSITORY = Path(__file__).parents[2]

@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compatbench.conformance.attach_checks import refusal
-from compatbench.conformance.method_under_test import LABELS, MethodUnderTest, relabel
-from compatbench.conformance.models import build_clip
 from compatbench.data.needs import NEEDS
+from compatbench.extras.check.attach_checks import refusal
+from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest, relabel
+from compatbench.extras.check.models import build_clip
 from compatbench.method import Backbone, FeatureSet, FewShotData, Method, Module, Teacher
 from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.method.trained import Recipe, TrainedMethod
-from compatbench.pages.markdown import NOTHING, escape, link_definitions, linked, table
+from compatbench.tables.markdown import NOTHING, escape, link_definitions, linked, table
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 HEAD = """\

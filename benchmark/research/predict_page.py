@@ -18,15 +18,14 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
 from compatbench.data.cards import COPIED
+from compatbench.extras.studies import frames
+from compatbench.extras.studies.frames import StudyReport, TextTable
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_bytes
-from compatbench.pages.figures.svg import BLUE, GREY, RED
-from compatbench.pages.markdown import fill_section
 from compatbench.results.bootstrap import mean_interval
-from compatbench.studies import frames
-from compatbench.studies.frames import StudyReport, TextTable
-from compatbench.transfer.gated import GATED
-from compatbench.transfer.survival import (
+from compatbench.tables.figures.svg import BLUE, GREY, RED
+from compatbench.tables.markdown import fill_section
+from compatbench.transfers._shared.survival import (
     FILE,
     LEVEL,
     WORDS,
@@ -37,6 +36,7 @@ from compatbench.transfer.survival import (
     scale_of,
     to_json,
 )
+from compatbench.transfers.gated import GATED
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "predict.md"

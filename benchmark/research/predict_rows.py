@@ -16,13 +16,12 @@ from compatbench.data.cards import COPIED
 from compatbench.data.task import task_labels
 from compatbench.engine.measure import read_predictions
 from compatbench.engine.store import RunStore
+from compatbench.extras.studies.predict import measure_moves
 from compatbench.files.atomic import write_atomic
 from compatbench.method.predictions import Predictions
 from compatbench.method.registry import builtin_methods
 from compatbench.results.store import read_results
-from compatbench.studies.predict import measure_moves
-from compatbench.transfer.gated import GATED
-from compatbench.transfer.survival import (
+from compatbench.transfers._shared.survival import (
     WORDS,
     FourAnswers,
     describe_answers,
@@ -30,6 +29,7 @@ from compatbench.transfer.survival import (
     describe_moves,
     measure_tokens,
 )
+from compatbench.transfers.gated import GATED
 
 ROWS = Path(__file__).parent / "results" / "survival.csv"
 SUITES = ("mini-grid", "mini", "mini-lineage", "mini-no-lineage")

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import compatbench as cb
 from compatbench.data.cards import suite_cards
-from compatbench.pages.markdown import NOTHING, escape, fill_section, signed, table
 from compatbench.results.bootstrap import mean_interval
 from compatbench.results.ranks import Ranked
+from compatbench.tables.markdown import NOTHING, escape, fill_section, signed, table
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]

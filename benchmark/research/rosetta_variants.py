@@ -15,7 +15,7 @@ from compatbench.methods.rosetta import (  # pyright: ignore[reportMissingImport
     solve_values,
     spread,
 )
-from compatbench.transfer.rotation import fit_rotation
+from compatbench.transfers._shared.rotation import fit_rotation
 
 
 class RosettaVariant(Rosetta):

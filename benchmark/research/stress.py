@@ -20,23 +20,24 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from compatbench.backbone import Backbone
+from compatbench.data.cards import COPIED
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
 from compatbench.engine.measure import measure, read_features
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, NotTransferable
+from compatbench.extras.studies import frames
+from compatbench.extras.studies.frames import Row, StudyReport, TextTable, records
+from compatbench.extras.studies.study import Fit, Names, Study, StudyOptions
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method.registry import builtin_methods
-from compatbench.pages.figures.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
-from compatbench.pages.markdown import NOTHING, code, percent
+from compatbench.method.transfer import TransferData, WordPair
+from compatbench.method.transfer_registry import find_transfer
 from compatbench.results.measures import average
-from compatbench.studies import frames
-from compatbench.studies.frames import Row, StudyReport, TextTable, records
-from compatbench.studies.study import Fit, Names, Study, StudyOptions
-from compatbench.transfer import COPIED, TransferData, WordPair
-from compatbench.transfer.registry import find_transfer
-from compatbench.transfer.rotation import RotatedBackbone
-from compatbench.transfer.words import WordFeatures, load_words
+from compatbench.tables.figures.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
+from compatbench.tables.markdown import NOTHING, code, percent
+from compatbench.transfers._shared.rotation import RotatedBackbone
+from compatbench.transfers.words import WordFeatures, load_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

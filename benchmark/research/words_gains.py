@@ -11,13 +11,13 @@ import pandas as pd
 
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
-from compatbench.pages.figures.svg import BLUE, GREY, RED
-from compatbench.pages.markdown import code, percent
-from compatbench.pages.suite_page import SuitePage, read_suite_page
+from compatbench.extras.studies import frames
+from compatbench.extras.studies.frames import Row, StudyReport, TextTable, records
 from compatbench.results.bootstrap import mean_interval
 from compatbench.results.measures import Standing, Upgrade, compute_standing
-from compatbench.studies import frames
-from compatbench.studies.frames import Row, StudyReport, TextTable, records
+from compatbench.tables.figures.svg import BLUE, GREY, RED
+from compatbench.tables.markdown import code, percent
+from compatbench.tables.suite_page import SuitePage, read_suite_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

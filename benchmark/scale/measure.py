@@ -16,12 +16,11 @@ from typing import Any
 
 from matrix import METHODS, SUITE, count_work, read_kind
 
-from compatbench.data.cards import suite_cards, task_cards
+from compatbench.data.cards import COPIED, suite_cards, task_cards
 from compatbench.engine.model_size import ModelSize, measure_model
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.results.store import read_method
-from compatbench.transfer import COPIED
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -23,7 +23,7 @@ from simulate import Job, Outcome, simulate
 
 from compatbench.data.cards import suite_cards, suite_tasks, suite_variants
 from compatbench.files.atomic import write_atomic
-from compatbench.pages.templates import template
+from compatbench.tables.templates import template
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -174,7 +174,7 @@ def draw_figure(costs: Costs, outcomes: Sequence[Outcome]) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
-    from compatbench.pages.figures.svg import BLUE, GREY, ORANGE
+    from compatbench.tables.figures.svg import BLUE, GREY, ORANGE
 
     gpus = [outcome.workers for outcome in outcomes]
     days = [outcome.makespan / HOUR / 24 for outcome in outcomes]
@@ -202,7 +202,7 @@ def draw_figure(costs: Costs, outcomes: Sequence[Outcome]) -> Figure:
 
 def save_figure(path: Path, costs: Costs, outcomes: Sequence[Outcome]) -> None:
     """Writes the figure."""
-    from compatbench.pages.figures.svg import save_svg, svg_style
+    from compatbench.tables.figures.svg import save_svg, svg_style
 
     with svg_style():
         save_svg(draw_figure(costs, outcomes), path)

@@ -20,9 +20,9 @@ import torch
 from imagenet_memory import peak_gib
 
 from compatbench.backbone import Backbone
-from compatbench.conformance.models import build_clip, wrap
 from compatbench.data.images import Labels
 from compatbench.engine.measure import answer_batches
+from compatbench.extras.check.models import build_clip, wrap
 from compatbench.method import FeatureSet, FewShotData
 from compatbench.method.predictions import predict
 from compatbench.method.registry import builtin_methods

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone
 from compatbench.backbone.build import allow_tf32
-from compatbench.conformance.method_under_test import MethodUnderTest
 from compatbench.errors import NotTransferable
+from compatbench.extras.check.method_under_test import MethodUnderTest
 from compatbench.method import Method, Module
 
 # Two steps, without what is drawn on the device, where other numbers come.

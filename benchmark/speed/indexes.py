@@ -23,7 +23,7 @@ from workload import matmul_rate
 from compatbench.engine.cell import provenance
 from compatbench.engine.index_port import stream_index
 from compatbench.files.vector_files import open_vectors
-from compatbench.transfer.feature_maps import FeatureMap
+from compatbench.transfers._shared.feature_maps import FeatureMap
 
 HERE = Path(__file__).parent
 WIDTH, ROWS, ROUNDS = 512, 100_000, 5

@@ -21,11 +21,11 @@ from compatbench.engine.keys import data_key
 from compatbench.engine.plan import make_plan
 from compatbench.files.hashes import sha256_json
 from compatbench.files.project_folders import tasks_folder
-from compatbench.pages.leaderboard import write_pages
-from compatbench.pages.suite_page import published_pages
 from compatbench.results.collect import collect_results
 from compatbench.results.rows import Cost, Row, to_frame
 from compatbench.results.store import MethodInfo, MethodResults, read_results, write_results
+from compatbench.tables.leaderboard import write_pages
+from compatbench.tables.suite_page import published_pages
 
 CELLS, METHODS, TASKS = 20_000, 500, 15
 FITS = 272  # cells of one seed of the mini suite, by and large

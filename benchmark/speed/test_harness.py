@@ -28,9 +28,9 @@ from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchWarning
 from compatbench.method.registry import builtin_methods
-from compatbench.pages.ranking import print_ranking
-from compatbench.pages.suite_page import read_suite_page
 from compatbench.results.collect import collect_results
+from compatbench.tables.ranking import print_ranking
+from compatbench.tables.suite_page import read_suite_page
 
 pytestmark = pytest.mark.benchmark(timer=time.process_time, disable_gc=True)
 

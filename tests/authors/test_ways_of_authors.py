@@ -21,9 +21,9 @@ from compatbench.backbone import DroppingBackbone
 from compatbench.method import Module
 from compatbench.methods.clipood import CLIPood
 from compatbench.methods.zeroshot import ZeroShot
-from compatbench.transfer import transmiter
-from compatbench.transfer.gradfix import mask_by_gradient
-from compatbench.transfer.transfusion import Matching, axes_of, permute, split
+from compatbench.transfers import transmiter
+from compatbench.transfers.gradfix import mask_by_gradient
+from compatbench.transfers.transfusion import Matching, axes_of, permute, split
 
 # Of the script that TransMiter's authors run, with smaller sizes.
 SCRIPT = """--dataset DTD --source_model S --wd 1e-3 --proj_dim 32 --tot_logit_dim 32 --mul_dim 4

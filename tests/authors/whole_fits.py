@@ -12,9 +12,9 @@ from open_clip.model import CLIP
 from torch import Tensor
 
 from compatbench.backbone import Backbone
-from compatbench.conformance.models import randomise
 from compatbench.data.cards import BackboneCard
 from compatbench.data.images import Labels
+from compatbench.extras.check.models import randomise
 from compatbench.method import FeatureSet, FewShotData, Method, Module
 from compatbench.method.trained import Recipe, TrainedMethod
 

@@ -16,7 +16,7 @@ from compatbench.cli.app import app
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
-from compatbench.transfer.registry import builtin_transfers
+from compatbench.method.transfer_registry import builtin_transfers
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = {

@@ -119,7 +119,7 @@ def test_planning_and_an_audit_import_no_method() -> None:
         from compatbench.data.cards import suite_cards
         from compatbench.engine.confined.remote import ConfinedRegistry
         from compatbench.engine.plan import plan_cells
-        import compatbench.audit.pull_request
+        import compatbench.extras.audit.pull_request
         assert plan_cells(suite_cards.read("smoke"), ConfinedRegistry(), ["coop", "gda"])
         assert not [name for name in sys.modules if name.startswith("compatbench.methods.")]
     """
@@ -290,16 +290,16 @@ def test_a_process_that_ends_or_hangs_is_one_error(
 def test_compiled_files_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import py_compile
 
-    from compatbench.files.project_folders import in_clone, methods_folder
+    from compatbench.files.project_folders import content_folder, in_clone
 
     (tmp_path / "tasks").symlink_to(tasks_folder())
     with pytest.raises(CompatbenchError, match="is no folder"), in_clone(tmp_path):
         pass
     (tmp_path / "tasks").unlink()
     (tmp_path / "tasks").mkdir()
-    shutil.copytree(methods_folder() / "_shared", tmp_path / "methods" / "_shared")
+    shutil.copytree(content_folder("methods") / "_shared", tmp_path / "methods" / "_shared")
     path = tmp_path / "methods" / "zeroshot.py"
-    text = (methods_folder() / "zeroshot.py").read_text()
+    text = (content_folder("methods") / "zeroshot.py").read_text()
     path.write_text(
         text.replace("version=", "was='other', version=").replace(
             'summary="', 'was="false", summary="'

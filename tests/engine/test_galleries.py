@@ -117,7 +117,7 @@ def test_every_caption_looks_for_its_image(
 ) -> None:
     models = {"mini-clip": clip64, "mini-eva-clip": eva64}
     monkeypatch.setattr(
-        "compatbench.studies.retrieval.load_backbone", lambda name, device: models[name]
+        "compatbench.extras.studies.retrieval.load_backbone", lambda name, device: models[name]
     )
     found = cb.retrieve("mine", targets="mini-eva-clip", pairs=[8], seeds=[1, 2])
     assert set(found.frame["queries"]) == {"captions"}

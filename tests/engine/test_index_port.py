@@ -17,9 +17,9 @@ from compatbench.backbone import load_backbone
 from compatbench.engine import index_port
 from compatbench.errors import CompatbenchError
 from compatbench.files import vector_files
-from compatbench.transfer import words
-from compatbench.transfer.feature_maps import fit_map
-from compatbench.transfer.words import encode_words, load_words
+from compatbench.transfers import words
+from compatbench.transfers._shared.feature_maps import fit_map
+from compatbench.transfers.words import encode_words, load_words
 
 SOURCE, TARGET = "mini-clip", "mini-eva-clip-anew"
 WIDTH = 128

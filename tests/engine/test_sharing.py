@@ -17,8 +17,8 @@ from compatbench.engine.store import RunStore
 from compatbench.engine.worker import make_worker, run_cell
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method.registry import builtin_methods
-from compatbench.pages.leaderboard import render_pages
-from compatbench.pages.suite_page import published_pages
+from compatbench.tables.leaderboard import render_pages
+from compatbench.tables.suite_page import published_pages
 
 METHODS = "zeroshot,gda,taskres,simpleshot"
 

@@ -30,7 +30,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.method import Module
 from compatbench.method.predictions import predict
 from compatbench.method.registry import builtin_methods
-from compatbench.transfer.words import save_words
+from compatbench.transfers.words import save_words
 
 MODULE = Module(trained={"context": torch.tensor([[1.5, -2.0]])})
 

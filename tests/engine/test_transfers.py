@@ -20,8 +20,8 @@ from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods
-from compatbench.transfer.registry import TransferRegistry, builtin_transfers
-from compatbench.transfer.words import Words
+from compatbench.method.transfer_registry import TransferRegistry, builtin_transfers
+from compatbench.transfers.words import Words
 
 SUITE = suite_cards.read("smoke")
 REGISTRY = builtin_methods()
@@ -88,7 +88,7 @@ def test_cells_of_one_fit_have_keys_of_their_own(
 
 
 GREEDY = """
-from compatbench.transfer import Transfer, TransferCard
+from compatbench.method.transfer import Transfer, TransferCard
 
 class Greedy(Transfer):
     card = TransferCard("greedy", "Greedy", "", {"unlabelled"}, "takes labels too", {"feature"})
@@ -103,7 +103,7 @@ def test_a_transfer_that_takes_more_than_its_card_declares_cannot_be_run(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh = TransferRegistry(dict(builtin_transfers().classes))
-    for module in ("compatbench.transfer.registry", "compatbench.engine.matrix"):
+    for module in ("compatbench.method.transfer_registry", "compatbench.engine.matrix"):
         monkeypatch.setattr(f"{module}.builtin_transfers", lambda: fresh)
     path = tmp_path / "greedy.py"
     path.write_text(GREEDY)

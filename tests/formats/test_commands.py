@@ -12,13 +12,13 @@ from command_line import invoke, output_of
 import compatbench as cb
 from compatbench.backbone import Labels, load_backbone
 from compatbench.data.task import load_task, restrict_task, task_labels
-from compatbench.formats.registry import find_format
 from compatbench.method import Module
+from compatbench.method.format_registry import find_format
 
 from .dassl_files import buffers, drawer, save_dassl
 
 MINE = """
-from compatbench.formats.format import Converted, Format
+from compatbench.method.format import Converted, Format
 from compatbench.method import Module
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import CompatbenchError
-from compatbench.formats.convert import export_checkpoint
-from compatbench.formats.reader import read_checkpoint
-from compatbench.formats.registry import formats, recognise
 from compatbench.method import Module
+from compatbench.method.checkpoint_reader import read_checkpoint
+from compatbench.method.convert import export_checkpoint
+from compatbench.method.format_registry import formats, recognise
 from compatbench.method.registry import builtin_methods
 
 from .conftest import Importer

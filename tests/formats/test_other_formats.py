@@ -19,9 +19,9 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import CompatbenchError
-from compatbench.formats.convert import export_checkpoint
-from compatbench.formats.reader import read_checkpoint
-from compatbench.formats.registry import recognise
+from compatbench.method.checkpoint_reader import read_checkpoint
+from compatbench.method.convert import export_checkpoint
+from compatbench.method.format_registry import recognise
 
 from .conftest import Importer
 from .dassl_files import State, drawer, save_dassl

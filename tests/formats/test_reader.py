@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 from compatbench.errors import CompatbenchError
-from compatbench.formats.reader import read_checkpoint
 from compatbench.method import Module
+from compatbench.method.checkpoint_reader import read_checkpoint
 
 
 class Evil:

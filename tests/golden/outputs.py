@@ -24,12 +24,12 @@ from PIL import Image
 from torch import Tensor
 
 from compatbench.backbone import FEATURES, Backbone, load_backbone
-from compatbench.conformance.models import IMAGE_SIZE, build_clip, build_eva_clip, wrap
 from compatbench.data.draws import draw_shots
 from compatbench.data.images import Labels, View
 from compatbench.data.task import load_task
 from compatbench.engine.measure import calibration_error, count_flips
 from compatbench.engine_version import ENGINE_VERSION
+from compatbench.extras.check.models import IMAGE_SIZE, build_clip, build_eva_clip, wrap
 from compatbench.method import FeatureSet, FewShotData, Method, NotTransferable, Teacher
 from compatbench.method.identity import method_identity
 from compatbench.method.predictions import predict

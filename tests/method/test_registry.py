@@ -8,9 +8,9 @@ import pytest
 
 import compatbench.methods
 from compatbench.cli.authoring import fill_template
-from compatbench.conformance import check_methods
 from compatbench.errors import CompatbenchError
-from compatbench.files.project_folders import methods_folder
+from compatbench.extras.check import check_methods
+from compatbench.files.project_folders import content_folder
 from compatbench.method.registry import MethodRegistry, builtin_methods
 
 
@@ -27,9 +27,9 @@ def test_a_broken_file_is_named_and_stops_no_other(
     monkeypatch.setattr(
         "compatbench.methods.__path__", [str(tmp_path), *compatbench.methods.__path__]
     )
-    files = [methods_folder() / "coop.py", tmp_path / "broken_one.py"]
+    files = [content_folder("methods") / "coop.py", tmp_path / "broken_one.py"]
     for module in ("method.registry", "engine.confined.remote"):
-        monkeypatch.setattr(f"compatbench.{module}.method_files", lambda: files)
+        monkeypatch.setattr(f"compatbench.{module}.content_files", lambda: files)
     registry = builtin_methods()
     assert registry.broken == {
         "broken_one": f"{tmp_path / 'broken_one.py'}:2: ValueError: by design"

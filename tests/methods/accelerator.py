@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from compatbench.backbone import Backbone
-from compatbench.conformance.method_under_test import MethodUnderTest
 from compatbench.errors import NotTransferable
+from compatbench.extras.check.method_under_test import MethodUnderTest
 from compatbench.method import Method, Module
 from compatbench.method.registry import builtin_methods
 

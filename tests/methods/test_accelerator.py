@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from compatbench.files.project_folders import method_files
+from compatbench.files.project_folders import content_files
 
 # Most times that a training step may make the host wait for the device, where it is not never:
 # for validation images, after the first step and every hundredth; for which texts are encoded; and
@@ -30,7 +30,7 @@ def test_methods_keep_to_the_device_and_do_not_wait_for_it_in_every_step() -> No
     found: dict[str, Any] = {}
     for line in done.stdout.splitlines():
         found |= {(one := json.loads(line))["method"]: one}
-    assert {path.stem for path in method_files()} <= set(found)
+    assert {path.stem for path in content_files("methods")} <= set(found)
     assert {name: one["error"] for name, one in found.items() if "error" in one} == {}
     far = {name: one["different"] for name, one in found.items() if one["different"] > 1e-4}
     assert far == {}

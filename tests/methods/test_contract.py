@@ -13,10 +13,10 @@ from tiny_models import MakeData
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.conformance import run_checks
-from compatbench.conformance.method_under_test import MethodUnderTest
-from compatbench.conformance.models import build_clip
 from compatbench.errors import CompatbenchError, NotTransferable
+from compatbench.extras.check import run_checks
+from compatbench.extras.check.method_under_test import MethodUnderTest
+from compatbench.extras.check.models import build_clip
 from compatbench.method import CosineClassifier, FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import TrainedMethod

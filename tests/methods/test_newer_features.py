@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.conformance.method_under_test import MethodUnderTest
+from compatbench.extras.check.method_under_test import MethodUnderTest
 from compatbench.method import POOLED, FewShotData, Module
 from compatbench.methods.proker import ProKeR
 from compatbench.methods.prolip import ProLIP

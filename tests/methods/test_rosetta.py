@@ -19,7 +19,7 @@ from compatbench.errors import NotTransferable
 from compatbench.method import Module
 from compatbench.methods.rosetta import Rosetta
 from compatbench.methods.zeroshot import ZeroShot
-from compatbench.transfer.words import load_words
+from compatbench.transfers.words import load_words
 
 WORDS = 60
 SETTINGS = Rosetta.Config(words=WORDS)

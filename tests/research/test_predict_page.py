@@ -24,7 +24,7 @@ from predict_page import (
 from predict_rows import ROWS
 
 from compatbench.files.hashes import sha256_bytes
-from compatbench.transfer.survival import read_estimators
+from compatbench.transfers._shared.survival import read_estimators
 
 
 @pytest.fixture(scope="module")

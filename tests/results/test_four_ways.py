@@ -18,14 +18,14 @@ from synthetic_results import (
 )
 
 from compatbench.errors import CompatbenchError
-from compatbench.pages.figures.plan import plan_figures
-from compatbench.pages.leaderboard import render_leaderboard, render_suite
-from compatbench.pages.suite_page import SuitePage, TaskFacts
 from compatbench.results.bootstrap import draw_resamples
 from compatbench.results.four_ways import list_pairs, measure_four_ways
 from compatbench.results.measures import Expected
 from compatbench.results.ranking_table import Results
 from compatbench.results.store import MethodInfo, MethodResults
+from compatbench.tables.figures.plan import plan_figures
+from compatbench.tables.leaderboard import render_leaderboard, render_suite
+from compatbench.tables.suite_page import SuitePage, TaskFacts
 
 TASKS = ("cats.base", "dogs.base", "rats.base")
 NEW = {task: (task.replace("base", "new"),) for task in TASKS}

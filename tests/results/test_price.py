@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from synthetic_results import COOP, TWO_BY_TWO, UPGRADE, flat, make_page
 
-from compatbench.pages.figures.plan import plan_figures
-from compatbench.pages.figures.values import price_values
-from compatbench.pages.leaderboard import render_leaderboard, render_suite
-from compatbench.pages.price_tables import price_table
 from compatbench.results.bootstrap import Interval, draw_resamples
 from compatbench.results.price import break_even, count_labels, price_ways, worth_interval
 from compatbench.results.store import MethodResults
+from compatbench.tables.figures.plan import plan_figures
+from compatbench.tables.figures.values import price_values
+from compatbench.tables.leaderboard import render_leaderboard, render_suite
+from compatbench.tables.price_tables import price_table
 
 LABELS = (0, 1, 2, 4, 8, 16)
 CURVE = (50, 48, 54, 58, 60, 61)  # one label per class falls below zero-shot

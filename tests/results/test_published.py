@@ -15,13 +15,13 @@ from synthetic_results import COOP, ZEROSHOT, make_method, make_page, make_row, 
 import compatbench as cb
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 from compatbench.method.registry import builtin_methods
-from compatbench.pages.leaderboard import render_suite
-from compatbench.pages.suite_page import read_suite_page, suites_with_results
 from compatbench.results import published
 from compatbench.results.measures import Expected
 from compatbench.results.published import compare_published, read_published
 from compatbench.results.ranking_table import Results
 from compatbench.results.store import MethodInfo, MethodResults, result_folders
+from compatbench.tables.leaderboard import render_suite
+from compatbench.tables.suite_page import read_suite_page, suites_with_results
 
 CLIP = "vit-b16-openai"
 PAPER = Expected(("dtd",), shots=(16,), seeds=(1, 2, 3), upgrades=((CLIP, "eva02-b16"),))

@@ -23,7 +23,6 @@ from synthetic_results import (
 )
 
 from compatbench.harmonic_mean import harmonic_mean
-from compatbench.pages.ranking import explain_unranked
 from compatbench.results.bootstrap import Interval, dataset_means, measure_interval
 from compatbench.results.measures import Expected, Standing, compute_standing
 from compatbench.results.ranks import (
@@ -35,6 +34,7 @@ from compatbench.results.ranks import (
     rank_upgrades,
 )
 from compatbench.results.store import MethodInfo
+from compatbench.tables.ranking import explain_unranked
 
 
 def standing(name: str, values: list[int], info: MethodInfo = COOP) -> Standing:

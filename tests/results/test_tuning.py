@@ -16,16 +16,16 @@ from pydantic import ValidationError
 from synthetic_results import COOP, PROBE, TWO_BY_TWO, flat, make_suite
 
 import compatbench as cb
-from compatbench.audit.change import read_base_results
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.cards.schemas import TuningCard
 from compatbench.data.draws import HELD_OUT, draw_shots, hold_out, load_test_set
 from compatbench.data.task import load_task
 from compatbench.engine.plan import make_plan
 from compatbench.errors import CompatbenchError
-from compatbench.pages.leaderboard import render_leaderboard
-from compatbench.pages.suite_page import read_suite_page
+from compatbench.extras.audit.change import read_base_results
 from compatbench.results.tuning import Tuning, choose
+from compatbench.tables.leaderboard import render_leaderboard
+from compatbench.tables.suite_page import read_suite_page
 
 SUITE = """
 name: tiny

@@ -13,7 +13,7 @@ from costs import Assumptions, Costs, Measured, count_costs
 from matrix import METHODS
 from report import DOCS, GPUS, draw_figure, make_page, typical_run
 
-from compatbench.pages.figures.svg import render_svg, svg_style
+from compatbench.tables.figures.svg import render_svg, svg_style
 
 pytestmark = pytest.mark.slow
 

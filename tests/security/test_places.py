@@ -22,9 +22,9 @@ from compatbench.files.kinds import delete_paths
 from compatbench.method import Module, load_module
 from compatbench.method.predictions import predict
 from compatbench.method.registry import MethodRegistry
-from compatbench.pages.leaderboard import read_readme
-from compatbench.pages.report_site import make_report
 from compatbench.results.store import read_results, write_results
+from compatbench.tables.leaderboard import read_readme
+from compatbench.tables.report_site import make_report
 
 KEY = "5" * 64
 MODULE = Module(trained={"context": torch.tensor([[1.5, -2.0]])})

@@ -27,24 +27,24 @@ from compatbench.api.runs import leaderboard, plan, report, results, run
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
-    from compatbench.audit import audit_results
-    from compatbench.audit.pull_request import check_pull_request
     from compatbench.backbone.load.fetch_weights import fetch_backbones
-    from compatbench.conformance import check_methods, check_transfers
     from compatbench.data.fetch_datasets import fetch_data
     from compatbench.data.new_task import new_task
-    from compatbench.doctor import diagnose
     from compatbench.engine.execute.compute import Compute
     from compatbench.engine.tuning import plan_tuning
-    from compatbench.formats.convert import inspect_checkpoint
+    from compatbench.extras.audit import audit_results
+    from compatbench.extras.audit.pull_request import check_pull_request
+    from compatbench.extras.check import check_methods, check_transfers
+    from compatbench.extras.doctor import diagnose
+    from compatbench.extras.sharing.hub import pull_module, pull_results, push_module, push_results
+    from compatbench.extras.studies.claims import analyze_claims
+    from compatbench.extras.studies.classes import analyze_classes
+    from compatbench.extras.studies.depth import analyze_depth
+    from compatbench.extras.studies.embeddings import analyze_embeddings
+    from compatbench.extras.studies.layers import analyze_layers
+    from compatbench.extras.studies.retrieval import retrieve
+    from compatbench.method.convert import inspect_checkpoint
     from compatbench.results.tuning import tune
-    from compatbench.sharing.hub import pull_module, pull_results, push_module, push_results
-    from compatbench.studies.claims import analyze_claims
-    from compatbench.studies.classes import analyze_classes
-    from compatbench.studies.depth import analyze_depth
-    from compatbench.studies.embeddings import analyze_embeddings
-    from compatbench.studies.layers import analyze_layers
-    from compatbench.studies.retrieval import retrieve
 
 __all__ = ["backbones", "methods", "modules", "suites", "tasks", "transfers"]
 __all__ += ["CompatbenchError", "Compute", "evaluate", "fit", "plan", "port", "predict"]
@@ -60,26 +60,26 @@ __all__ += ["port_index", "retrieve"]
 # What another room offers as it is, and where; imported when it is asked for.
 _ROOMS = {
     "Compute": "engine.execute.compute",
-    "analyze_claims": "studies.claims",
-    "analyze_classes": "studies.classes",
-    "analyze_depth": "studies.depth",
-    "analyze_embeddings": "studies.embeddings",
-    "analyze_layers": "studies.layers",
-    "audit_results": "audit",
-    "check_methods": "conformance",
-    "check_transfers": "conformance",
-    "check_pull_request": "audit.pull_request",
-    "diagnose": "doctor",
+    "analyze_claims": "extras.studies.claims",
+    "analyze_classes": "extras.studies.classes",
+    "analyze_depth": "extras.studies.depth",
+    "analyze_embeddings": "extras.studies.embeddings",
+    "analyze_layers": "extras.studies.layers",
+    "audit_results": "extras.audit",
+    "check_methods": "extras.check",
+    "check_transfers": "extras.check",
+    "check_pull_request": "extras.audit.pull_request",
+    "diagnose": "extras.doctor",
     "fetch_backbones": "backbone.load.fetch_weights",
     "fetch_data": "data.fetch_datasets",
-    "inspect_checkpoint": "formats.convert",
+    "inspect_checkpoint": "method.convert",
     "new_task": "data.new_task",
     "plan_tuning": "engine.tuning",
-    "pull_module": "sharing.hub",
-    "pull_results": "sharing.hub",
-    "push_module": "sharing.hub",
-    "push_results": "sharing.hub",
-    "retrieve": "studies.retrieval",
+    "pull_module": "extras.sharing.hub",
+    "pull_results": "extras.sharing.hub",
+    "push_module": "extras.sharing.hub",
+    "push_results": "extras.sharing.hub",
+    "retrieve": "extras.studies.retrieval",
     "tune": "results.tuning",
 }
 

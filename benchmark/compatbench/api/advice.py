@@ -96,10 +96,10 @@ def _evaluate(
 ) -> Iterator[Case]:
     from compatbench.data.cards import COPIED
     from compatbench.engine.single_module import evaluate_module, read_fitted
+    from compatbench.extras.sharing.hub import local_module
     from compatbench.method.registry import builtin_methods
+    from compatbench.method.transfer_registry import find_transfer
     from compatbench.results.upgrade_case import evaluated_case
-    from compatbench.sharing.hub import local_module
-    from compatbench.transfer.registry import find_transfer
 
     given = local_module(given)
     file = (

@@ -86,8 +86,8 @@ def transfers() -> pd.DataFrame:
     Name, settings that may follow it after ``+``, what it needs beside the module, the places at
     which modules may act, title, paper, and what it does.
     """
-    from compatbench.transfer.registry import builtin_transfers
-    from compatbench.transfer.transfer import ACCESS, EVERYWHERE
+    from compatbench.method.transfer import ACCESS, EVERYWHERE
+    from compatbench.method.transfer_registry import builtin_transfers
 
     rows = []
     for cls in builtin_transfers().classes.values():
@@ -109,7 +109,7 @@ def formats() -> pd.DataFrame:
     """
     from inspect import getdoc
 
-    from compatbench.formats.registry import formats
+    from compatbench.method.format_registry import formats
 
     rows = []
     for name, one in sorted(formats().items()):

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from compatbench.engine.index_port import PortedIndex
     from compatbench.engine.single_module import Evaluation
-    from compatbench.formats.convert import Exported
+    from compatbench.extras.studies.predict import Prediction
     from compatbench.method import Module
-    from compatbench.studies.predict import Prediction
+    from compatbench.method.convert import Exported
 
 
 def fit(
@@ -89,8 +89,8 @@ def evaluate(
             fitted for.
     """
     from compatbench.engine.single_module import evaluate_module, import_for
-    from compatbench.sharing.hub import local_module
-    from compatbench.transfer.gated import gate_transfer
+    from compatbench.extras.sharing.hub import local_module
+    from compatbench.transfers.gated import gate_transfer
 
     if gate:
         transfer = gate_transfer(transfer)
@@ -132,8 +132,8 @@ def predict(
     Raises:
         CompatbenchError: as ``evaluate``; or a folder without images.
     """
-    from compatbench.sharing.hub import local_module
-    from compatbench.studies.predict import predict_module
+    from compatbench.extras.sharing.hub import local_module
+    from compatbench.extras.studies.predict import predict_module
 
     folder = None if images is None else Path(images)
     return predict_module(local_module(module), backbone, folder, methods, device)
@@ -166,7 +166,7 @@ def port(
             of its tensors gives the logits that it has through the transfer.
     """
     from compatbench.engine.port import port_module
-    from compatbench.sharing.hub import local_module
+    from compatbench.extras.sharing.hub import local_module
 
     given = local_module(module)
     return port_module(given, backbone, transfer, methods, device)
@@ -207,7 +207,7 @@ def import_module(
             source or task, or needs a setting that is not given.
     """
     from compatbench.engine.execute.compute import resolve_device
-    from compatbench.formats.convert import import_checkpoint
+    from compatbench.method.convert import import_checkpoint
 
     given = dict(settings or {})
     return import_checkpoint(
@@ -235,8 +235,8 @@ def export_module(
         CompatbenchError: the format is of another method, or does not hold all of the module.
     """
     from compatbench.engine.single_module import read_module
-    from compatbench.formats.convert import export_checkpoint
-    from compatbench.sharing.hub import local_module
+    from compatbench.extras.sharing.hub import local_module
+    from compatbench.method.convert import export_checkpoint
 
     return export_checkpoint(format, read_module(local_module(module)), Path(file), dtype)
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from compatbench.engine.execute.compute import Compute, Event
     from compatbench.engine.execute.shards import Shard
     from compatbench.engine.plan import Plan
-    from compatbench.pages.report_site import Report
     from compatbench.results.ranking_table import Results
+    from compatbench.tables.report_site import Report
 
 RESULTS = "results"
 Names = str | Sequence[str]
@@ -134,8 +134,8 @@ def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:
         CompatbenchError: an unknown suite, no results of it, or a broken results file.
     """
     from compatbench.data.cards import suite_cards
-    from compatbench.pages.suite_page import read_suite_page
     from compatbench.results.ranking_table import Results
+    from compatbench.tables.suite_page import read_suite_page
 
     card = suite_cards.read(suite) if isinstance(suite, str) else suite
     page = read_suite_page(card, Path(out))
@@ -157,9 +157,9 @@ def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
     Raises:
         CompatbenchError: no results, a broken results file, or a page that is out of date.
     """
-    from compatbench.pages.leaderboard import write_pages
-    from compatbench.pages.report_site import make_report
-    from compatbench.pages.suite_page import published_pages
+    from compatbench.tables.leaderboard import write_pages
+    from compatbench.tables.report_site import make_report
+    from compatbench.tables.suite_page import published_pages
 
     pages = published_pages(Path(out))
     if check:  # the quick part first
@@ -182,7 +182,7 @@ def report(out: str | Path = ".", check: bool = False) -> Report:
     Raises:
         CompatbenchError: no results, a broken results file, or a file that is out of date.
     """
-    from compatbench.pages.report_site import make_report
+    from compatbench.tables.report_site import make_report
 
     return make_report(Path(out), check)
 
@@ -192,8 +192,8 @@ def _check_folders(out: Path, suite: str) -> None:
     from tempfile import TemporaryFile
 
     from compatbench.files.kinds import require
-    from compatbench.pages.leaderboard import LEADERBOARD, read_readme
     from compatbench.results.store import FIGURES, REPORT, read_results, result_folders
+    from compatbench.tables.leaderboard import LEADERBOARD, read_readme
 
     results = out / RESULTS
     for folder in (out / "runs", results, results / FIGURES, results / REPORT):
@@ -214,10 +214,10 @@ def _check_folders(out: Path, suite: str) -> None:
 def _publish(plan: Plan, out: Path) -> None:
     """Writes the results of a plan's cells, and the pages that show them."""
     from compatbench.files.atomic import remove_remains
-    from compatbench.pages.leaderboard import write_pages
-    from compatbench.pages.suite_page import published_pages
     from compatbench.results.collect import collect_results
     from compatbench.results.store import FIGURES
+    from compatbench.tables.leaderboard import write_pages
+    from compatbench.tables.suite_page import published_pages
 
     suite = plan.suite
     with plan.store.locked(plan.store.folder / "results.lock"):
@@ -228,7 +228,7 @@ def _publish(plan: Plan, out: Path) -> None:
         if suite.publish:
             pages = published_pages(out, suite)
             if (out / RESULTS / FIGURES).is_dir():
-                from compatbench.pages.report_site import make_report
+                from compatbench.tables.report_site import make_report
 
                 make_report(out, published=pages)
             write_pages(out, pages)

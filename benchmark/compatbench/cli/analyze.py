@@ -17,7 +17,7 @@ from compatbench.cli.output import console, error_console, plain_table, print_js
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
-    from compatbench.studies.frames import StudyReport, TextTable
+    from compatbench.extras.studies.frames import StudyReport, TextTable
 
 app = typer.Typer(
     name="analyze",

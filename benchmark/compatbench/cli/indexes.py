@@ -47,8 +47,8 @@ def retrieve(
         seeds: Of the draws of these images; by default '1,2,3'.
     """
     from compatbench import api
+    from compatbench.extras.studies.retrieval import PAIRS, SEEDS
     from compatbench.results.retrieval import POOLED
-    from compatbench.studies.retrieval import PAIRS, SEEDS
 
     with console.status(""):
         found = api.retrieve(

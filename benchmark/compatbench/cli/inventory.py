@@ -16,7 +16,7 @@ from compatbench.data.shots import LARGEST_SEED
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
-    from compatbench.doctor import Comparison
+    from compatbench.extras.doctor import Comparison
 
 WIDE = 120
 HIDDEN = {  # in a terminal narrower than WIDE

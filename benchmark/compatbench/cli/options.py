@@ -15,7 +15,7 @@ import typer
 
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 from compatbench.errors import CompatbenchError
-from compatbench.files.project_folders import method_files
+from compatbench.files.project_folders import content_files
 
 Function = TypeVar("Function", bound=Callable[..., None])
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -85,7 +85,9 @@ def _completes(names: Callable[[], list[str]]) -> Callable[[str], list[str]]:
 
 complete_suites = _completes(suite_cards.names)
 complete_tasks = _completes(lambda: ["all", *task_cards.names()])
-complete_methods = _completes(lambda: ["all", *sorted(path.stem for path in method_files())])
+complete_methods = _completes(
+    lambda: ["all", *sorted(path.stem for path in content_files("methods"))]
+)
 complete_backbones = _completes(lambda: [*backbone_cards.names(), "local-dir:", "hf:"])
 
 

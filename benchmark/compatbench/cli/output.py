@@ -47,7 +47,7 @@ def print_json(data: Any) -> None:
     """Prints JSON, of frames and reports, too; the console would wrap and colour it."""
 
     def plain(value: Any) -> Any:
-        from compatbench.studies.frames import records
+        from compatbench.extras.studies.frames import records
 
         return asdict(value) if is_dataclass(value) else records(value)  # type: ignore[arg-type]
 

@@ -18,7 +18,7 @@ from compatbench.data.images import BrokenImages
 if TYPE_CHECKING:
     from compatbench.engine.execute.compute import Event
     from compatbench.engine.plan import Plan
-    from compatbench.pages.suite_page import SuitePage
+    from compatbench.tables.suite_page import SuitePage
 
 RANKING_SECONDS = 5.0  # between two looks at the ranking
 PACE_SECONDS = 30.0  # of cells, before it counts what they took: the first ones load libraries
@@ -127,9 +127,9 @@ class RunProgress(Progress):
         yield self._ranking
 
     def _update_ranking(self, plan: Plan, out: Path) -> None:
-        from compatbench.pages.ranking import ranking_renderable
-        from compatbench.pages.suite_page import read_suite_page
         from compatbench.results.collect import measured_so_far
+        from compatbench.tables.ranking import ranking_renderable
+        from compatbench.tables.suite_page import read_suite_page
 
         now = time.monotonic()
         measured = measured_so_far(plan)

@@ -90,7 +90,7 @@ def audit(
             as code.
     """
     from compatbench import api
-    from compatbench.audit import summarise
+    from compatbench.extras.audit import summarise
 
     found = api.audit_results(
         out,

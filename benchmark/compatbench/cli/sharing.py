@@ -58,7 +58,7 @@ def pull(address: str, out: Path | None = None, offline: bool = False) -> None:
             folder of results/.
     """
     from compatbench import api
-    from compatbench.sharing.hub import read_address
+    from compatbench.extras.sharing.hub import read_address
 
     place = read_address(address)
     if place.kind == "dataset":

@@ -21,8 +21,8 @@ from compatbench.engine.measure import Measured, measure, prompt_diversity, run_
 from compatbench.engine.task_images import TaskImages
 from compatbench.errors import NotTransferable
 from compatbench.method import Classifier, Method, Module
-from compatbench.transfer import OldAnswers, Transfer, TransferData, Unlabelled, WordPair
-from compatbench.transfer.words import WordFeatures
+from compatbench.method.transfer import OldAnswers, Transfer, TransferData, Unlabelled, WordPair
+from compatbench.transfers.words import WordFeatures
 
 
 @dataclass(frozen=True)

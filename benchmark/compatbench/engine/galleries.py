@@ -24,8 +24,8 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images import Sample, View
 from compatbench.data.task import Task
 from compatbench.engine.gallery_rows import CEILING, FIGURES, OLD, POOLED
-from compatbench.transfer.feature_maps import WAYS, FeatureMap, Pair, fit_map
-from compatbench.transfer.words import WordFeatures
+from compatbench.transfers._shared.feature_maps import WAYS, FeatureMap, Pair, fit_map
+from compatbench.transfers.words import WordFeatures
 
 # Queries of a gallery, evenly over it: images, and captions, of which none is left out of the
 # usual test sets (COCO's has 25,010).

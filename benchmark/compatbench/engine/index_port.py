@@ -30,8 +30,8 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import open_atomic, write_atomic
 from compatbench.files.kinds import require_new
 from compatbench.files.vector_files import SUFFIXES, VectorFile, open_vectors
-from compatbench.transfer.feature_maps import WAYS, FeatureMap, Pair, fit_map, judge_map
-from compatbench.transfer.words import WordFeatures
+from compatbench.transfers._shared.feature_maps import WAYS, FeatureMap, Pair, fit_map, judge_map
+from compatbench.transfers.words import WordFeatures
 
 MOST_IMAGES = 2048  # of a folder that are encoded, evenly over its names
 Progress = Callable[[str], object]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compatbench.backbone.load import is_planning, read_backbone, weights_key
-from compatbench.data.cards import TrainingCard, task_cards, whole_name
+from compatbench.data.cards import COPIED, TrainingCard, task_cards, whole_name
 from compatbench.data.draws import draw_first, draw_shots, load_test_set
 from compatbench.data.shots import MOST_VALIDATION_SHOTS
 from compatbench.data.task import Task, load_task
@@ -16,9 +16,8 @@ from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method, MethodCard
-from compatbench.transfer import COPIED
-from compatbench.transfer.registry import describe_transfer, find_transfer
-from compatbench.transfer.words import words_hash
+from compatbench.method.transfer_registry import describe_transfer, find_transfer
+from compatbench.transfers.words import words_hash
 
 
 def data_key(backbone: str, test_set: str) -> str:

@@ -9,6 +9,7 @@ from itertools import product
 from typing import NamedTuple
 
 from compatbench.data.cards import (
+    COPIED,
     SuiteCard,
     select_names,
     suite_tasks,
@@ -34,8 +35,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method
 from compatbench.method.registry import MethodRegistry
-from compatbench.transfer import COPIED
-from compatbench.transfer.registry import builtin_transfers, find_transfer
+from compatbench.method.transfer_registry import builtin_transfers, find_transfer
 
 Names = str | Sequence[str]
 

@@ -29,8 +29,8 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.tensors import load_tensors, save_tensors
 from compatbench.method import Classifier
 from compatbench.method.predictions import Predictions, predict
-from compatbench.transfer import OldAnswers
-from compatbench.transfer.rotation import RotatedBackbone
+from compatbench.method.transfer import OldAnswers
+from compatbench.transfers._shared.rotation import RotatedBackbone
 
 SCHEMA = "compatbench-predictions-1"
 BINS = 15

@@ -12,16 +12,15 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, ImageInput, Labels, load_backbone
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import backbone_cards
+from compatbench.data.cards import COPIED, backbone_cards
 from compatbench.data.task import load_task, restrict_task
 from compatbench.engine.execute.compute import resolve_device
 from compatbench.engine.single_module import Fitted, build_method_of, read_fitted
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import Method, Module
-from compatbench.transfer import COPIED
-from compatbench.transfer.registry import find_transfer
-from compatbench.transfer.rotation import attach_rotated
-from compatbench.transfer.words import WordFeatures, Words, find_rotation, find_words
+from compatbench.method.transfer_registry import find_transfer
+from compatbench.transfers._shared.rotation import attach_rotated
+from compatbench.transfers.words import WordFeatures, Words, find_rotation, find_words
 
 WAYS = (COPIED, "words", "words+raw")
 # A ported module's logits differ from the transfer's by no more than this share of the largest.

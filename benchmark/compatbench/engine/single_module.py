@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import TrainingCard, backbone_cards, suite_cards, task_cards
+from compatbench.data.cards import COPIED, TrainingCard, backbone_cards, suite_cards, task_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.shots import Shots, show_shots
 from compatbench.data.task import Task, load_task, restrict_task
@@ -25,14 +25,14 @@ from compatbench.engine.store import RunStore, fit_description
 from compatbench.engine.task_images import TaskImages
 from compatbench.engine.worker import Worker, build_method
 from compatbench.errors import CompatbenchError, NotTransferable
-from compatbench.formats.convert import import_checkpoint
-from compatbench.formats.reader import is_archive
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method import Method, Module, load_module
+from compatbench.method.checkpoint_reader import is_archive
+from compatbench.method.convert import import_checkpoint
 from compatbench.method.registry import builtin_methods
-from compatbench.transfer import COPIED, Transfer
-from compatbench.transfer.registry import builtin_transfers, find_transfer
-from compatbench.transfer.words import WordFeatures, find_words
+from compatbench.method.transfer import Transfer
+from compatbench.method.transfer_registry import builtin_transfers, find_transfer
+from compatbench.transfers.words import WordFeatures, find_words
 
 
 class Fitted(BaseModel):

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from compatbench.backbone import Backbone, DroppingBackbone, load_backbone
 from compatbench.backbone.build import allow_tf32
 from compatbench.backbone.text.memory import set_memory_budget
+from compatbench.data.cards import COPIED
 from compatbench.data.draws import draw_shots, load_test_set
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images import BrokenImages
@@ -44,9 +45,9 @@ from compatbench.engine.task_images import TaskImages
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
-from compatbench.transfer import COPIED, UndeclaredAccess
-from compatbench.transfer.registry import find_transfer
-from compatbench.transfer.words import WordFeatures, save_words
+from compatbench.method.transfer import UndeclaredAccess
+from compatbench.method.transfer_registry import find_transfer
+from compatbench.transfers.words import WordFeatures, save_words
 
 
 class Worker:

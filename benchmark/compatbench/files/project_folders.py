@@ -13,6 +13,7 @@ from compatbench.errors import CompatbenchError
 
 TASKS_VARIABLE = "COMPATBENCH_TASKS"
 CARDS_VARIABLE = "COMPATBENCH_CARDS"
+CONTENT = ("methods", "transfers", "formats")  # the folders of what people add
 _others: dict[str, Path] = {}  # in place of what is installed
 _own_places: list[Sequence[Path]] = []  # the last: in place of what the variable names
 
@@ -52,9 +53,9 @@ def add_own_place(place: Path) -> None:
         os.environ[CARDS_VARIABLE] = os.pathsep.join(filter(None, [given, str(place)]))
 
 
-def methods_folder() -> Path:
-    """The folder of the method files."""
-    return other_folder("methods") or installed_folder("methods")
+def content_folder(kind: str) -> Path:
+    """The folder ``methods``, ``transfers`` or ``formats``."""
+    return other_folder(kind) or installed_folder(kind)
 
 
 def other_folder(name: str) -> Path | None:
@@ -96,6 +97,6 @@ def installed_folder(name: str) -> Path:
     return Path(str(resources.files(f"compatbench.{name}"))).resolve()
 
 
-def method_files() -> list[Path]:
-    """The files of ``methods/``, one method adapter each."""
-    return sorted(methods_folder().glob("[!_]*.py"))
+def content_files(kind: str) -> list[Path]:
+    """The files of ``methods/``, ``transfers/`` or ``formats/``, one piece of content each."""
+    return sorted(content_folder(kind).glob("[!_]*.py"))

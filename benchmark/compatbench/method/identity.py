@@ -15,7 +15,7 @@ from typing import Any
 
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_bytes, sha256_file, sha256_json
-from compatbench.files.project_folders import methods_folder
+from compatbench.files.project_folders import content_folder
 from compatbench.method import Method
 
 # The packages of files that were loaded from anywhere have names that begin with this.
@@ -153,7 +153,7 @@ def _imported_files(file: Path, folders: Sequence[str]) -> Iterator[Path]:
         if level:
             places = [str(file.parents[level - 1])]
         elif module.startswith(_METHODS):
-            places, module = [str(methods_folder())], module.removeprefix(_METHODS)
+            places, module = [str(content_folder("methods"))], module.removeprefix(_METHODS)
         elif find_local(module.partition(".")[0], folders) is None:
             continue
         for part in filter(None, module.split(".")):

@@ -26,7 +26,7 @@ from compatbench.data.cards import select_names, unknown_name
 from compatbench.data.cards.names import NAME
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_bytes
-from compatbench.files.project_folders import method_files, methods_folder
+from compatbench.files.project_folders import CONTENT, content_files, content_folder
 from compatbench.method import Method, MethodCard
 from compatbench.method.identity import (
     PLUGIN_PREFIX,
@@ -200,7 +200,8 @@ def _load_file(path: Path) -> ModuleType:
     """
     path = path.resolve()
     harness = Path(compatbench.__path__[0]).resolve()
-    known = {"compatbench.methods": methods_folder(), "compatbench": harness}
+    known = {f"compatbench.{kind}": content_folder(kind) for kind in CONTENT}
+    known["compatbench"] = harness
     package = next((name for name, folder in known.items() if path.is_relative_to(folder)), None)
     if package is None:
         package = PLUGIN_PREFIX + sha256_bytes(str(path).encode())[:16]
@@ -268,6 +269,6 @@ def builtin_methods() -> MethodRegistry:
     registry = MethodRegistry()
     registry.add_all(
         (path.stem, path, partial(importlib.import_module, f"compatbench.methods.{path.stem}"))
-        for path in method_files()
+        for path in content_files("methods")
     )
     return registry

@@ -23,7 +23,7 @@ from compatbench.results.measures import Expected, Upgrade, compute_standing, me
 from compatbench.results.store import SuiteResults
 
 if TYPE_CHECKING:
-    from compatbench.transfer import Transfer
+    from compatbench.method.transfer import Transfer
 
 UNKNOWN = "–"
 _Means = tuple[dict[str, float] | None, dict[str, float] | None]  # accuracy and gain by dataset
@@ -126,14 +126,14 @@ def price_ways(
 
 def find_way(transfer: str) -> Transfer | None:
     """The transfer of this name, if it is here; what it is made of is loaded only then."""
-    from compatbench.transfer.registry import find_transfer, is_transfer
+    from compatbench.method.transfer_registry import find_transfer, is_transfer
 
     return find_transfer(transfer) if is_transfer(transfer) else None
 
 
 def access_of(transfer: str) -> list[str]:
     """What a way needs besides the module and the target, always in one order."""
-    from compatbench.transfer.transfer import ACCESS
+    from compatbench.method.transfer import ACCESS
 
     way = find_way(transfer)
     return [one for one in ACCESS if way is not None and one in way.card.access]

@@ -19,8 +19,8 @@ from compatbench.engine.failures import Failure, describe_death
 from compatbench.errors import CompatbenchError, NotTransferable, one_line
 from compatbench.files.hashes import canonical_json
 from compatbench.files.project_folders import (
+    content_folder,
     installed_folder,
-    methods_folder,
     own_places,
     tasks_folder,
 )
@@ -193,7 +193,7 @@ class Child:
                 "kind": kind,
                 "path": str(path),
                 "files": list(map(str, files)),
-                "methods": str(methods_folder()),
+                "methods": str(content_folder("methods")),
                 "backbones": dict(backbones or {}),
                 "loader": loader,
                 "tasks": str(tasks),

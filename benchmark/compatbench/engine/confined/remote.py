@@ -20,7 +20,7 @@ from compatbench.engine.keys import find_teacher
 from compatbench.engine.method_settings import SettingsRefused
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import canonical_json
-from compatbench.files.project_folders import method_files
+from compatbench.files.project_folders import content_files
 from compatbench.method import Classifier, FewShotData, Method, MethodCard, Module
 from compatbench.method.identity import declared_files, local_files
 from compatbench.method.registry import MethodRegistry
@@ -82,7 +82,7 @@ class ConfinedRegistry(MethodRegistry):
     def __init__(self, files: Iterable[Path] | None = None) -> None:
         """Files of ``methods/``, by default all, and what installed packages have."""
         super().__init__()
-        own = method_files() if files is None else files
+        own = content_files("methods") if files is None else files
         found = [("method", str(path), path) for path in own]
         entries = entry_points(group="compatbench.methods")
         found += [("entry", entry.value, Path(entry.name)) for entry in entries]

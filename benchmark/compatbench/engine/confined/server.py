@@ -39,7 +39,7 @@ from compatbench.files.scratch import PREFIX
 from compatbench.method import Classifier, FeatureSet, FewShotData, Method, Module, Teacher
 from compatbench.method.identity import method_identity, plugin_file
 from compatbench.method.registry import FromSource, MethodRegistry
-from compatbench.transfer.rotation import RotatedBackbone
+from compatbench.transfers._shared.rotation import RotatedBackbone
 
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 Given = dict[str, Any]  # a record, as ``write_message`` sends it

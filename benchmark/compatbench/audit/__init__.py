@@ -1,6 +1,0 @@
-"""Audits committed results: is every number one that the code beside it makes?"""
-
-from compatbench.audit.audit import Audit, audit_results
-from compatbench.audit.findings import Finding, summarise
-
-__all__ = ["Audit", "Finding", "audit_results", "summarise"]

@@ -1,0 +1,356 @@
+"""Checks of attaching a module, of the logits that it gives then, and of where it acts."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
+from functools import cache
+from typing import Any
+from unittest.mock import patch
+
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compatbench.backbone import BlockUpdates, Prompts
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.images import Labels
+from compatbench.errors import NotTransferable
+from compatbench.extras.check.checks import (
+    CheckFailed,
+    CheckSkipped,
+    check,
+    describe_error,
+    require,
+)
+from compatbench.extras.check.method_under_test import (
+    LABELS,
+    MethodUnderTest,
+    fits_classes,
+    relabel,
+    unseen_images,
+)
+from compatbench.extras.check.models import (
+    forget_texts,
+    random_rotation,
+    rotate_clip,
+    synthetic_models,
+)
+from compatbench.files.tensors import fingerprint
+from compatbench.method import Backbone, Module
+from compatbench.method.transfer import TransferData, WordPair
+from compatbench.transfers.words import Words, encode_words, load_words
+
+WORDS = load_words()[::40]
+
+
+@contextmanager
+def _expect_no_image(backbone: Backbone, error: Exception) -> Iterator[None]:
+    """Raises an error if an image enters the image tower, or is read from a file or the cache.
+
+    Every image enters through the tower itself or through its first convolution.
+    """
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    visual = backbone.model.visual
+    assert isinstance(visual, nn.Module)
+    entries = [visual, *(part for part in visual.modules() if isinstance(part, nn.Conv2d))]
+    hooks = [entry.register_forward_pre_hook(refuse) for entry in entries]
+    try:
+        with (
+            patch.multiple(FeatureCache, features=refuse, tokens=refuse),
+            patch.object(PIL.Image, "open", refuse),
+        ):
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@check
+def no_image(tested: MethodUnderTest) -> None:
+    """Attaching looks at no image."""
+    for role, backbone in (("source", tested.source), ("target", tested.target)):
+        failure = CheckFailed(f"attach gave the {role}'s image tower an image")
+        with suppress(NotTransferable), _expect_no_image(backbone, failure):
+            tested.attach(backbone)
+
+
+@check
+def other_sizes(tested: MethodUnderTest) -> str:
+    """A target of other sizes is refused with NotTransferable and a reason, or is served."""
+    refused = []
+    for what, backbone in tested.models.others.items():
+        if refusal(tested, f"another {what}", backbone):
+            refused.append(what)
+        elif names := _cut_or_padded(tested, backbone):
+            raise CheckFailed(
+                f"another {what}: '{names[0]}' was made for another size, yet it is served; "
+                "nothing is cut or padded to fit"
+            )
+    return f"refused: {', '.join(refused)}" if refused else "served on all"
+
+
+@check
+def class_subset(tested: MethodUnderTest) -> str:
+    """Fewer classes than the module was fitted for are served, or refused with a reason."""
+    labels = relabel(LABELS.names[:3])
+    why = refusal(tested, "three of five classes", tested.source, labels)
+    return f"refused: {why}" if why else "served"
+
+
+def refusal(tested: MethodUnderTest, what: str, backbone: Backbone, labels: Labels = LABELS) -> str:
+    """Why the module is refused; empty if it is served, which must then be right."""
+    try:
+        logits = tested.logits(backbone, labels=labels)
+    except NotTransferable as why:
+        require(why.reason.strip(), f"{what}: refused without a reason")
+        return why.reason
+    except Exception as error:
+        problem = f"{what}: raise NotTransferable, not {describe_error(error)}"
+        raise CheckFailed(problem) from error
+    require(fits_classes(logits, labels), f"{what}: served with wrong or infinite logits")
+    return ""
+
+
+def _cut_or_padded(tested: MethodUnderTest, backbone: Backbone) -> list[str]:
+    """Tensors with a size of the source, at the card's places, which this backbone lacks."""
+    places, source = set(tested.card.places), tested.source
+    sizes = [
+        ({"text-input", "text-layers"}, source.token_width, backbone.token_width),
+        ({"feature", "classifier"}, source.embed_dim, backbone.embed_dim),
+        ({"image-layers"}, source.image.width, backbone.image.width),
+    ]
+    gone = {old for where, old, new in sizes if where & places and old != new}
+    return [name for name, tensor in tested.fitted.tensors.items() if gone & {*tensor.shape}]
+
+
+@check
+def turned_space(tested: MethodUnderTest) -> None:
+    """Aligned by words and without an image, a module takes no notice of a rotated joint space."""
+    skip = CheckSkipped("attach looks at images; see the check 'no-image'")
+    with _expect_no_image(tested.source, skip):
+        tested.attach(tested.source)
+    expected = tested.logits(tested.source)
+    rotated, words = _rotated_source()
+    transfer = Words()
+    data = TransferData(transfer, words=WordPair(words, encode_words(rotated, WORDS)))
+    failure = CheckFailed("through words, attach gave the image tower an image")
+    with torch.no_grad():
+        with _expect_no_image(rotated, failure):
+            classify = transfer.attach(tested.build(), tested.module, rotated, LABELS, data)
+        found = classify(tested.inputs(rotated))
+    gap = float((found - expected).abs().max() / expected.abs().max())
+    require(
+        gap <= 1e-3,
+        f"through words on a rotated source, logits differ by up to {gap:.2g} of the largest; "
+        "ask the backbone for features, not its model",
+    )
+
+
+def prepare() -> None:
+    """Builds the models, and encodes what the checks of every method ask for."""
+    models = synthetic_models()
+    for backbone in (models.source, models.target):
+        backbone.zero_shot_ensemble(LABELS)
+    _rotated_source()
+
+
+@cache
+def _rotated_source() -> tuple[Backbone, Tensor]:
+    """The source with a rotated joint space, and the word features of the source itself."""
+    source = synthetic_models().source
+    return rotate_clip(source, random_rotation(source.embed_dim, 1)), encode_words(source, WORDS)
+
+
+@check
+def logits(tested: MethodUnderTest) -> None:
+    """Logits are float32 of shape [batch, classes], finite, and not all alike."""
+    wanted = (len(unseen_images()), len(LABELS))
+    for role, backbone in tested.served():
+        found = tested.logits(backbone)
+        what = f"logits of {wanted[0]} images and {wanted[1]} classes on the {role}"
+        require(found.shape == wanted, f"{what} have shape {list(found.shape)}")
+        require(found.dtype == torch.float32, f"{what} are {found.dtype}, not float32")
+        require(found.isfinite().all(), f"{what} are not finite")
+        alike = f"some image on the {role} has the same logit for all classes"
+        require(float(found.std(1).min()) > 0, alike)
+
+
+@check
+def batch_size(tested: MethodUnderTest) -> None:
+    """Logits depend on no other image of a batch; with a stream, on no other call."""
+    for role, backbone in tested.served():
+        inputs, classify = tested.inputs(backbone), tested.attach(backbone)
+        with torch.no_grad():
+            together = classify(inputs)
+            if "stream" in tested.card.needs:
+                same = torch.equal(classify(inputs), together)
+                require(same, f"on the {role} a second call differs; a call is a stream of its own")
+                continue
+            # Blocks of an image tower take at least one image, and no run asks for none.
+            outside = tested.build().image_input(backbone).in_joint_space
+            none = classify(inputs[:0]) if outside else together[:0]
+            alone = torch.cat([classify(image[None]) for image in inputs])
+        _require_close(alone, together, f"one by one on the {role}, logits differ")
+        shape = list(none.shape)
+        require(shape == [0, len(LABELS)], f"an empty batch gives logits of shape {shape}")
+
+
+@check
+def inputs_unchanged(tested: MethodUnderTest) -> None:
+    """Classifying leaves the image features as they were."""
+    for role, backbone in tested.served():
+        inputs = tested.inputs(backbone)
+        given = inputs.clone()
+        with torch.no_grad():
+            tested.attach(backbone)(given)
+        same = torch.equal(given, inputs)
+        require(same, f"the classifier on the {role} writes to the features it is given")
+
+
+@check
+def class_order(tested: MethodUnderTest) -> None:
+    """When the classes are permuted, the logits are permuted with them."""
+    order = torch.tensor([3, 0, 4, 1, 2])
+    permuted = relabel([LABELS.names[c] for c in order])
+    module = tested.module
+    for tensor in module.tensors.values():
+        for dim, size in enumerate(tensor.shape):
+            if size == len(order):
+                tensor.copy_(tensor.index_select(dim, order))
+    for role, backbone in tested.served():
+        found, expected = tested.logits(backbone, module, permuted), tested.logits(backbone)
+        problem = f"logits on the {role} do not follow the order of the class names; they differ"
+        _require_close(found, expected[:, order], problem)
+
+
+@check
+def zero_shot_setting(tested: MethodUnderTest) -> None:
+    """At its degenerate setting the method is the zero-shot classifier."""
+    if not tested.card.zero_shot_at:
+        raise CheckSkipped("the card declares no such setting (zero_shot_at)")
+    for role, backbone in tested.served():
+        module = tested.module
+        for pattern, value in tested.card.zero_shot_at.items():
+            names = [name for name in module.tensors if fnmatchcase(name, pattern)]
+            require(names, f"zero_shot_at names '{pattern}', which the module does not hold")
+            for name in names:
+                number = backbone.embed_text(value) if isinstance(value, str) else value
+                module[name][...] = number
+        features = F.normalize(backbone.encode_images(unseen_images()), dim=-1)
+        expected = backbone.logit_scale * features @ backbone.zero_shot(LABELS).T
+        found = tested.logits(backbone, module)
+        _require_close(found, expected, f"logits on the {role} are away from zero-shot")
+
+
+def _require_close(one: Tensor, other: Tensor, otherwise: str) -> None:
+    """Fails unless logits are the same up to the order in which sums were taken."""
+    gap = float((one - other).abs().max())
+    require(torch.allclose(one, other, rtol=1e-4, atol=1e-4), f"{otherwise} by up to {gap:.2g}")
+
+
+@check
+def place(tested: MethodUnderTest) -> str:
+    """The module acts where the card says that it inserts, and nowhere else."""
+    # What acts on features and what acts on class weights cannot be told apart from outside.
+    output = {"feature": "output", "classifier": "output"}
+    declared = {output.get(place, place) for place in tested.card.places}
+    found = _observed_places(tested)
+    more, less = sorted(found - declared), sorted(declared - found)
+    parts = [f"acts at {', '.join(more)}, undeclared"] if more else []
+    parts += [f"declares {', '.join(less)}, where nothing changes"] if less else []
+    require(not parts, "; ".join(parts))
+    return tested.card.depth
+
+
+def _observed_places(tested: MethodUnderTest) -> set[str]:
+    """Where noise on the module shows, on the source: tower by tower, and behind both."""
+    noisy, generator = tested.module, torch.Generator().manual_seed(3)
+    for tensor in noisy.tensors.values():
+        if tensor.is_floating_point():
+            noise = torch.randn(tensor.shape, generator=generator)
+            tensor += 0.1 * (tensor.abs().mean() + 0.1) * noise
+    before, log = _classify(tested, tested.module)
+    _, other = _classify(tested, noisy)
+    # With both towers answering as before, only what is behind them can make a difference.
+    after, _ = _classify(tested, noisy, replay=log)
+    places = ("text-input", "text-layers", "image-layers")
+    changed = {place for place in places if log[place] != other[place]}
+    if not torch.equal(before, after):
+        changed.add("output")
+    return changed or {"none"}
+
+
+def _classify(
+    tested: MethodUnderTest, module: Module, replay: Mapping[str, list[Any]] | None = None
+) -> tuple[Tensor, Mapping[str, list[Any]]]:
+    """Logits on the source, and a log of what went through its towers, in order.
+
+    The log holds hashes of what a module can change, by place, and outputs, by the function that
+    was called; with a log to replay, the towers give its outputs again, whatever goes in.
+    """
+    inputs, backbone = tested.inputs(tested.source), copy.copy(tested.source)
+    log = defaultdict(list)
+    # A text that is remembered would not go through the tower.
+    forget_texts(backbone)
+    backbone.image = copy.copy(backbone.image)
+
+    def watch(owner: object, name: str, note: Callable[..., None]) -> None:
+        encode, outputs = getattr(owner, name), log[name]
+
+        def call(*arguments: Any, **options: Any) -> Tensor:
+            past = replay[name][len(outputs)] if replay else None
+            outputs.append(encode(*arguments, **options) if past is None else past)
+            note(outputs[-1], *arguments, **options)
+            return outputs[-1]
+
+        setattr(owner, name, call)
+
+    def note_text(
+        _: Tensor,
+        prompts: Prompts,
+        weights: Mapping[str, Tensor] | None = None,
+        block_updates: BlockUpdates | None = None,
+    ) -> None:
+        rows = torch.arange(prompts.suffix.shape[1]) < torch.tensor(prompts.lengths)[:, None]
+        entering = {"prefix": prompts.prefix, "suffix": prompts.suffix[rows]}
+        inner = {f"deep {i}": tensor for i, tensor in enumerate(prompts.deep)} | dict(weights or {})
+        if prompts.swap is not None:
+            inner["swap"] = prompts.swap.rows
+        if (more := prompts.inserted) is not None:
+            inner |= {f"inserted {i}": rows for i, rows in enumerate(more.rows)}
+        log["text-input"].append(fingerprint(entering))
+        updated = _try_updates(block_updates, backbone.token_width)
+        log["text-layers"].append(fingerprint(inner | updated))
+
+    def note_image(output: Any, _: Tensor, **inserted: Any) -> None:
+        _try_updates(inserted.get("block_updates"), backbone.image.width)
+        outputs = output if isinstance(output, tuple) else (output,)
+        log["image-layers"].append(fingerprint({str(i): one for i, one in enumerate(outputs)}))
+
+    watch(backbone, "encode_prompts", note_text)
+    watch(backbone.image, "encode", note_image)
+    watch(backbone.image, "encode_rows", note_image)
+    with torch.no_grad():
+        return tested.attach(backbone, module)(inputs), log
+
+
+def _try_updates(updates: BlockUpdates | None, width: int) -> dict[str, Tensor]:
+    """What updates make of made-up rows of a tower; fails if a row depends on another."""
+    generator = torch.Generator().manual_seed(5)
+    output, given = torch.randn(2, 2, 3, width, generator=generator)
+    found = {}
+    for (block, part), update in (updates or {}).items():
+        changed = update(output, given)
+        alone = update(output[:, 1:2], given[:, 1:2])
+        problem = f"the update of '{part}' in block {block} mixes rows; alone, a row differs"
+        _require_close(alone, changed[:, 1:2], problem)
+        found[f"{part} of block {block}"] = changed
+    return found

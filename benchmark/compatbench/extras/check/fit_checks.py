@@ -1,0 +1,329 @@
+"""Checks of a method's card and settings, of its fit, and of the module that it gives."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from compatbench.data.needs import NEEDS
+from compatbench.errors import NotTransferable
+from compatbench.extras.check.checks import (
+    CHECKS,
+    IN_TWO,
+    CheckFailed,
+    CheckSkipped,
+    check,
+    describe_error,
+    quoted,
+    require,
+)
+from compatbench.extras.check.method_under_test import (
+    FEW_STEPS,
+    LABELS,
+    MethodUnderTest,
+    fits_classes,
+    relabel,
+)
+from compatbench.method import Backbone, FewShotData, Labels, load_module
+
+
+@check
+def card(tested: MethodUnderTest) -> None:
+    """The card says what the method is, and a method that learns acts somewhere."""
+    facts = tested.card
+    for name in ("name", "title", "paper", "summary"):
+        require(getattr(facts, name), f"the card's '{name}' is empty")
+    require(len(facts.summary.splitlines()) == 1, "the card's 'summary' is longer than one line")
+    unknown = facts.excused.keys() - CHECKS.keys()
+    require(not unknown, f"the card excuses it from {quoted(unknown)}, which is no check")
+    acts = facts.depth != "none"
+    right = acts == (facts.learns or "stream" in facts.needs)
+    require(right, f"inserts={facts.inserts!r} and learns={facts.learns} contradict")
+    unknown = facts.needs - NEEDS.keys()
+    require(not unknown, f"the card needs {quoted(unknown)}; there are {quoted(NEEDS)}")
+    named = "teacher" in tested.cls.Config.model_fields
+    require(named or "teacher" not in facts.needs, "no setting 'teacher' names the teacher")
+
+
+@check
+def settings(tested: MethodUnderTest) -> None:
+    """Settings are immutable, survive JSON, and an unknown one is refused."""
+    config = tested.cls.Config
+    same = config.model_validate(config().model_dump(mode="json")) == config()
+    require(same, "Config() is not the same after it was written as JSON and read again")
+    with suppress(ValidationError):
+        config.model_validate({"no_such_setting": 1})
+        raise CheckFailed("an unknown setting is accepted; keep extra='forbid'")
+    require(config.model_config.get("frozen"), "settings can be changed; keep frozen=True")
+
+
+@check
+def fit(tested: MethodUnderTest) -> str:
+    """A fit on a few shots gives a module of finite numbers."""
+    module = tested.fitted
+    for name, tensor in module.tensors.items():
+        require(tensor.isfinite().all(), f"'{name}' has numbers that are not finite")
+        right = tensor.dtype == torch.float32 or name not in module.trained
+        require(right, f"'{name}' is {tensor.dtype}; what is trained is float32")
+    return f"{module.parameters:,} parameters, {module.bytes:,} bytes"
+
+
+@check
+def same_seed(tested: MethodUnderTest) -> None:
+    """The same data and seed fit the same module, bit for bit, whatever was fitted before."""
+    first = tested.fitted
+    _ = tested.fitted_otherwise
+    with _disturbed_randomness():
+        again = tested.fit()
+    changed = [
+        name
+        for name, tensor in first.tensors.items()
+        if name not in again.tensors or not torch.equal(tensor, again[name])
+    ]
+    why = "all randomness must come from `rng`, and nothing from earlier fits"
+    require(again.fingerprint == first.fingerprint, f"{quoted(changed)} differ; {why}")
+
+
+@check
+def other_seed(tested: MethodUnderTest) -> None:
+    """Another draw of shots and another seed fit another module, if the method learns."""
+    same = tested.fitted_otherwise.fingerprint == tested.fitted.fingerprint
+    if tested.card.learns:
+        require(not same, "other images and another seed gave the same module")
+    else:
+        require(same, "the card says learns=False, but other images gave another module")
+
+
+@check
+def needs(tested: MethodUnderTest) -> str:
+    """Whatever the card needs makes a difference, and nothing else is loaded."""
+    with _nothing_loads():
+        first = _answer(tested, tested.draw())
+    changed: dict[str, Callable[[], Tensor]] = {
+        "descriptions": lambda: _answer(tested, tested.draw(OTHER_TEXTS), OTHER_TEXTS),
+        "unlabelled": lambda: _answer(tested, tested.draw(unlabelled=3)),
+        "teacher": lambda: _answer(tested, tested.draw(teacher="every size")),
+        "stream": lambda: _answer(tested, tested.draw(), first=4),
+    }
+    # Words make a difference on another backbone alone.
+    for need in sorted(tested.card.needs & changed.keys()):
+        same = torch.equal(changed[need]()[-1], first[-1])
+        require(not same, f"the card needs '{need}', but another makes no difference; leave it out")
+    return ", ".join(sorted(tested.card.needs))
+
+
+OTHER_TEXTS = replace(LABELS, descriptions=tuple((f"{n} x", f"{n} y") for n in LABELS.names))
+
+
+def _answer(
+    tested: MethodUnderTest, data: FewShotData, labels: Labels = LABELS, first: int = 0
+) -> Tensor:
+    """Logits on the source of a new fit, for the unseen images from the ``first`` on."""
+    classify = tested.attach(tested.source, tested.fit(data), labels)
+    with torch.no_grad():
+        return classify(tested.inputs(tested.source)[first:])
+
+
+@contextmanager
+def _nothing_loads() -> Iterator[None]:
+    """Fails where a method helps itself to a backbone, or to the images of a task."""
+
+    def refuse(what: str) -> Callable[..., None]:
+        def fail(*_: object, **__: object) -> None:
+            raise CheckFailed(f"it loads {what} itself; it is given what its card needs")
+
+        return fail
+
+    with (
+        patch("compatbench.backbone.backbone.read_backbone", refuse("a backbone")),
+        patch("compatbench.data.task._load", refuse("a task")),
+    ):
+        yield
+
+
+@check
+def global_randomness(tested: MethodUnderTest) -> None:
+    """A fit leaves the random state of Python, numpy and torch as it was."""
+    with _disturbed_randomness():
+        before = pickle.dumps(_random_state())
+        tested.fit()
+        same = pickle.dumps(_random_state()) == before
+    require(same, "a global generator was used or seeded; draw from `rng`")
+
+
+@check
+def backbone_unchanged(tested: MethodUnderTest) -> None:
+    """Fitting, attaching and classifying leave both backbones as they were, bit for bit."""
+    module = tested.fit()
+    for backbone in (tested.source, tested.target):
+        with suppress(NotTransferable):
+            tested.logits(backbone, module)
+    roles = {"source": tested.source, "target": tested.target}
+    if (teacher := tested.draw().teacher) is not None:
+        roles["teacher"] = teacher.backbone
+    for role, backbone in roles.items():
+        changed = tested.models.changed(backbone)
+        require(not changed, f"{quoted(changed)} of the {role} backbone changed")
+        left = any(p.requires_grad or p.grad is not None for p in backbone.model.parameters())
+        require(not left, f"the {role} backbone was left with gradients")
+
+
+@check
+def data_unchanged(tested: MethodUnderTest) -> None:
+    """A fit leaves its data as they were."""
+    data = tested.draw()
+    before = _bits(data)
+    tested.fit(data)
+    require(_bits(data) == before, "the few-shot features or targets were written to")
+
+
+@check
+def few_shots(tested: MethodUnderTest) -> None:
+    """Two shots, one shot, and classes with fewer images than shots, or none, are served."""
+    _expect_served(tested, "two shots", tested.draw(shots=2))
+    _expect_served(tested, "one shot", tested.draw(shots=1))
+    _expect_served(tested, "a class with fewer images", tested.draw(shots=[3, 1, 3, 3, 3]))
+    _expect_served(tested, "a class without images", tested.draw(shots=[3, 0, 2, 3, 1]))
+
+
+@check
+def odd_draws(tested: MethodUnderTest) -> None:
+    """No validation images, two classes, and more images than a batch are served."""
+    _expect_served(tested, "no validation images", tested.draw(val=0))
+    _expect_served(tested, "two classes", tested.draw(relabel(("dog", "red apple"))))
+    shots = _count_shots(tested)
+    _expect_served(tested, f"{shots} shots", tested.draw(shots=shots))
+
+
+def _count_shots(tested: MethodUnderTest) -> int:
+    """Shots that are more images than a batch of the recipe, or 30 where these would be many."""
+    recipe = tested.cls.Config().model_dump().get("recipe")
+    size = recipe.get("batch_size", 32) if isinstance(recipe, dict) else 32
+    return max(4, min(size // len(LABELS) + 1, 30))
+
+
+def _expect_served(tested: MethodUnderTest, what: str, data: FewShotData) -> None:
+    try:
+        module = tested.fit(data, steps=FEW_STEPS)
+        logits = tested.logits(tested.source, module, data.labels)
+    except Exception as error:
+        raise CheckFailed(f"{what}: {describe_error(error)}") from error
+    shape = list(logits.shape)
+    require(fits_classes(logits, data.labels), f"{what}: logits {shape} are wrong or not finite")
+
+
+def _bits(data: FewShotData) -> list[bytes]:
+    sets = (data.train, data.val)
+    tensors = [t for s in sets for t in (s.plain, s.views, s.targets, *(s.view_inputs or ()))]
+    return [t.numpy().tobytes() for t in tensors if isinstance(t, torch.Tensor)]
+
+
+def _random_state() -> tuple[Any, ...]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()
+
+
+@contextmanager
+def _disturbed_randomness() -> Iterator[None]:
+    """Other global random states than before, which are put back afterwards."""
+    before = _random_state()
+    random.seed(99)
+    np.random.seed(99)
+    torch.manual_seed(99)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(torch.from_numpy(before[2]))
+
+
+@check
+def round_trip(tested: MethodUnderTest) -> None:
+    """A module that was saved and loaded gives the same logits, bit for bit."""
+    # In a process of its own this is in its own folder; it may look into no other.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "module.safetensors"
+        tested.fitted.save(path, {"method": tested.card.name})
+        loaded = load_module(path)
+    same = loaded.fingerprint == tested.fitted.fingerprint
+    require(same, "the module's tensors are not the same after saving and loading")
+    same = torch.equal(tested.logits(tested.source, loaded), tested.logits(tested.source))
+    require(same, "the loaded module gives other logits than the fitted one")
+
+
+@check
+def source_classifier(tested: MethodUnderTest) -> None:
+    """The module attached to the source by a new instance is the classifier that was fitted."""
+    method = tested.build()
+    module = method.fit(tested.source, tested.draw(), torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        own = method.attach(module.detach(), tested.source, LABELS)(tested.inputs(tested.source))
+    found = tested.logits(tested.source, module)
+    gap = f"logits differ by up to {float((own - found).abs().max()):.2g}"
+    require(torch.equal(own, found), f"{gap}; keep all that attach needs in the module")
+
+
+@check
+def module_unchanged(tested: MethodUnderTest) -> None:
+    """Attaching and classifying leave the module as it was, bit for bit, without gradients."""
+    module = tested.module
+    before = module.fingerprint
+    for backbone in (tested.target, tested.source):
+        with suppress(NotTransferable), torch.no_grad():
+            tested.build().attach(module, backbone, LABELS)(tested.inputs(backbone))
+    same = module.fingerprint == before
+    require(same, "attach or the classifier writes to the module's tensors")
+    asks = any(tensor.requires_grad for tensor in module.tensors.values())
+    require(not asks, "attach asks for gradients of the module's tensors")
+
+
+@check
+def derived_not_stored(tested: MethodUnderTest) -> None:
+    """Nothing that a backbone can derive from the class names is stored in the module."""
+    derived, scale = list(_derived_rows(tested.source)), tested.source.logit_scale
+    for name, tensor in tested.fitted.tensors.items():
+        if not tensor.is_floating_point():
+            continue
+        same = tensor.numel() == 1 and abs(float(tensor) - scale) < 1e-4
+        require(not same, f"'{name}' is the source's logit scale; ask the backbone for it")
+        # What is trained may begin at a derived value, but does not stay there.
+        rtol, atol = (0.0, 0.0) if name in tested.fitted.trained else (1e-4, 1e-6)
+        for matrix in (tensor, tensor.mT) if tensor.ndim > 1 else (tensor[None],):
+            matrix = matrix.reshape(-1, 1, matrix.shape[-1])
+            for what, rows in derived:
+                same = matrix.shape[-1] == rows.shape[-1] and (
+                    torch.isclose(matrix, rows, rtol=rtol, atol=atol).all(-1).any()
+                )
+                require(not same, f"'{name}' holds {what} of the source; derive it in attach")
+
+
+@check
+def other_process(tested: MethodUnderTest) -> None:
+    """In a new process all is the same, bit for bit; nothing is asked of the machine."""
+    raise CheckSkipped(IN_TWO)
+
+
+def _derived_rows(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
+    """What the source derives from class names and templates, as rows."""
+    for template in dict.fromkeys((*LABELS.templates, LABELS.teacher_template)):
+        yield "text features", backbone.text_features(LABELS.fill(template))
+        yield "zero-shot weights", backbone.zero_shot(LABELS, template)
+    yield "zero-shot weights", backbone.zero_shot_ensemble(LABELS)
+    yield "features of descriptions", torch.cat(backbone.describe(LABELS))
+    names, lengths = backbone.name_tokens(LABELS)
+    own = torch.cat([row[:length] for row, length in zip(names, lengths, strict=True)])
+    yield "class-name embeddings", own
+    ends = [*backbone.text_tokens.start, *backbone.text_tokens.end]
+    yield "start- and end-of-text embeddings", backbone.embed(torch.tensor(ends))

@@ -1,0 +1,210 @@
+"""A method under test: fitted and attached as the engine does it, on synthetic images."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from compatbench.data.images import Labels
+from compatbench.errors import NotTransferable
+from compatbench.extras.check.models import IMAGE_SIZE, synthetic_models
+from compatbench.method import (
+    FEATURES,
+    Backbone,
+    Classifier,
+    FeatureSet,
+    FewShotData,
+    ImageInput,
+    Method,
+    Module,
+    Teacher,
+)
+
+
+def _describe(name: str) -> tuple[str, ...]:
+    """Two texts or more of a class."""
+    texts = (
+        f"a {name} is seen.",
+        f"{name}, which is old",
+        f"the {name} of a friend",
+        f"a big {name}",
+    )
+    return texts[: 2 + len(name) % 3]
+
+
+# Their names have 1, 7, 2, 4 and 1 tokens.
+LABELS = Labels(
+    names=("dog", "hippopotamus", "red apple", "xylophone", "tree"),
+    templates=("a photo of a {}.", "a drawing of the {}.", "{} texture"),
+    teacher_template="a photo of a {}, a type of thing.",
+    descriptions=tuple(map(_describe, ("dog", "hippopotamus", "red apple", "xylophone", "tree"))),
+)
+
+# Of optimiser steps, so that a fit takes well under a second; what the checks look at does not
+# need one to converge. Fewer where they only look whether a draw can be learned from.
+STEPS, FEW_STEPS = 3, 2
+MAX_ITERATIONS = 20  # of a solver
+
+
+class MethodUnderTest:
+    """A method, and the modules and classifiers that the checks look at.
+
+    What several checks need is made once, and no check changes it.
+    """
+
+    def __init__(self, method: type[Method]) -> None:
+        self.cls = method
+        self.card = method.card
+        self.models = synthetic_models()
+        self.source, self.target = self.models.source, self.models.target
+
+    def build(self, steps: int = STEPS) -> Method:
+        """The method with its published settings, but few optimiser steps."""
+        fields = self.cls.Config.model_fields
+        limits = {"max_steps": steps, "max_iterations": MAX_ITERATIONS}
+        limits = {name: limit for name, limit in limits.items() if name in fields}
+        return self.cls(self.cls.Config.model_validate(limits))
+
+    def draw(
+        self,
+        labels: Labels = LABELS,
+        shots: int | list[int] = 3,
+        val: int = 2,
+        seed: int = 0,
+        *,
+        unlabelled: int = 4,
+        teacher: str = "joint space",
+    ) -> FewShotData:
+        """A few-shot draw of synthetic images on the source, grouped by class as a draw is.
+
+        With what else the card needs: so many ``unlabelled`` images of each class, and as a
+        teacher the model of this name among the ``others``.
+        """
+        counts = [shots] * len(labels) if isinstance(shots, int) else shots
+
+        def see(backbone: Backbone) -> FewShotData:
+            pool, numbers = None, [unlabelled] * len(labels)
+            if "unlabelled" in self.card.needs:
+                pool = self._features(backbone, numbers, 2, 500 + seed)
+                pool = replace(pool, targets=torch.full_like(pool.targets, -1))
+            train = self._features(backbone, counts, 2, 2 * seed)
+            held_out = self._features(backbone, [val] * len(labels), 1, 2 * seed + 1)
+            return FewShotData(self._known(labels), max(counts), train, held_out, pool)
+
+        data = see(self.source)
+        if "teacher" not in self.card.needs:
+            return data
+        other = self.models.others[teacher]
+        return replace(data, teacher=Teacher(other, see(other)))
+
+    def _known(self, labels: Labels) -> Labels:
+        """What the method's card says that it reads of labels."""
+        return labels if "descriptions" in self.card.needs else replace(labels, descriptions=())
+
+    def _features(
+        self, backbone: Backbone, counts: Sequence[int], views: int, seed: int
+    ) -> FeatureSet:
+        """So many images of each class, as the method is given them on a backbone."""
+        wanted = self.build().image_input(backbone)
+        key, kept = (backbone.name, tuple(counts), views, seed, wanted), self.models.features
+        if key not in kept:
+            generator = torch.Generator().manual_seed(1000 + seed)
+            targets = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+            plain, *images = (draw_images(targets, generator) for _ in range(1 + views))
+            kept[key] = FeatureSet(
+                _encode(backbone, plain),
+                torch.stack([_encode(backbone, view) for view in images]),
+                targets,
+                None if wanted == FEATURES else [_encode(backbone, v, wanted) for v in images],
+            )
+        return copy.deepcopy(kept[key])
+
+    def inputs(self, backbone: Backbone) -> Tensor:
+        """What the method's classifiers take for the unseen images on a backbone."""
+        wanted = self.build().image_input(backbone)
+        key, kept = (backbone.name, backbone.weights_key, wanted), self.models.unseen
+        if key not in kept:
+            kept[key] = _encode(backbone, unseen_images(), wanted)
+        return kept[key].clone()
+
+    @torch.enable_grad()
+    def fit(self, data: FewShotData | None = None, seed: int = 1, steps: int = STEPS) -> Module:
+        """A module from a new instance of the method, by default of three shots."""
+        rng = torch.Generator().manual_seed(seed)
+        return self.build(steps).fit(self.source, data or self.draw(), rng).detach()
+
+    @property
+    def module(self) -> Module:
+        """A copy of the module of three shots and seed 1."""
+        return self.fitted.detach()
+
+    @cached_property
+    def fitted(self) -> Module:
+        """The module of three shots and seed 1, to be looked at only."""
+        return self.fit()
+
+    @cached_property
+    def fitted_otherwise(self) -> Module:
+        """The module of three other shots and another seed, to be looked at only."""
+        return self.fit(self.draw(seed=1), seed=2)
+
+    @torch.no_grad()
+    def attach(
+        self, backbone: Backbone, module: Module | None = None, labels: Labels = LABELS
+    ) -> Classifier:
+        """The classifier that a new instance makes of a copy of a module."""
+        own = self.module if module is None else module.detach()
+        return self.build().attach(own, backbone, self._known(labels))
+
+    @torch.no_grad()
+    def logits(
+        self, backbone: Backbone, module: Module | None = None, labels: Labels = LABELS
+    ) -> Tensor:
+        """Logits of the unseen images, ``[7, classes]``."""
+        return self.attach(backbone, module, labels)(self.inputs(backbone))
+
+    def served(self) -> Iterator[tuple[str, Backbone]]:
+        """The source, and the target unless the module cannot be attached to it."""
+        yield "source", self.source
+        try:
+            self.attach(self.target)
+        except NotTransferable:
+            return
+        yield "target", self.target
+
+
+def relabel(names: Sequence[str]) -> Labels:
+    """``LABELS`` with other class names."""
+    texts = tuple(map(_describe, names))
+    return Labels(tuple(names), LABELS.templates, LABELS.teacher_template, texts)
+
+
+def fits_classes(logits: Tensor, labels: Labels) -> bool:
+    """Whether there is a finite logit for every class."""
+    return logits.shape[1] == len(labels) and bool(logits.isfinite().all())
+
+
+def _encode(backbone: Backbone, images: Tensor, wanted: ImageInput = FEATURES) -> Tensor:
+    # open_clip's towers do not take an empty batch.
+    some = images if len(images) else torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)
+    views = [backbone.encode_images(some.roll(i, -1), wanted) for i in range(1 + wanted.views)]
+    return (torch.stack(views, dim=1) if wanted.views else views[0])[: len(images)]
+
+
+def draw_images(targets: Tensor, generator: torch.Generator) -> Tensor:
+    """Preprocessed images ``[N, 3, H, W]``: coarse patterns, one for each class, and noise."""
+    patterns = torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(7))
+    noise = torch.randn(len(targets), 3, 4, 4, generator=generator)
+    return F.interpolate(patterns[targets] + noise, (IMAGE_SIZE, IMAGE_SIZE))
+
+
+def unseen_images() -> Tensor:
+    """Seven test images that no fit has seen, ``[7, 3, H, W]``."""
+    generator = torch.Generator().manual_seed(9)
+    return draw_images(torch.arange(7) % len(LABELS), generator)

@@ -1,0 +1,275 @@
+"""Modules and results on the Hugging Face Hub: ``hf://owner/name``, ``hf://datasets/owner/name``."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal
+
+from compatbench.backbone.load.weights import OFFLINE, check_network, hub_cache, is_offline
+from compatbench.errors import CompatbenchError, first_line
+from compatbench.files.download import cannot_write
+from compatbench.files.kinds import require
+from compatbench.files.scratch import scratch_folder
+from compatbench.files.sizes import format_bytes
+from compatbench.method import Module, load_module
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+MODULE_FILE, README = "module.safetensors", "README.md"
+_ADDRESS = re.compile(r"hf://?(datasets/)?((?!datasets/)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/?")
+# Of a suite's folder; other files of a repository are not taken.
+_RESULT_FILE = re.compile(
+    r"results/([A-Za-z0-9][\w.+-]*)/(tuning/)?[A-Za-z0-9][\w.+-]*\.(csv|json)"
+)
+
+
+@dataclass(frozen=True)
+class Address:
+    """A repository of the hub; modules are in those of models, results in those of datasets."""
+
+    kind: Literal["model", "dataset"]
+    repository: str
+
+    def __str__(self) -> str:
+        return f"hf://{'datasets/' * (self.kind == 'dataset')}{self.repository}"
+
+
+def read_address(given: str | Path, kind: Literal["model", "dataset"] | None = None) -> Address:
+    """Reads an address, which has to be of the ``kind``."""
+    match = _ADDRESS.fullmatch(str(given))
+    found = match and Address("dataset" if match[1] else "model", match[2])
+    if not found or kind not in (None, found.kind):
+        wanted = {"model": "hf://OWNER/NAME", "dataset": "hf://datasets/OWNER/NAME"}
+        place = wanted[kind] if kind else " or ".join(wanted.values())
+        thing = {"model": "a module", "dataset": "results"}.get(kind or "", "a module or results")
+        raise CompatbenchError(f"'{given}' is not a place of {thing} on the hub; write {place}")
+    return found
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What is to be sent to the hub, and where. Nothing is sent before ``send``."""
+
+    address: Address
+    files: Mapping[str, bytes]  # by their paths in the repository
+    private: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Upload of {len(self.files)} files to {self.address}, not sent before send()>"
+
+    def __str__(self) -> str:
+        """All that would be sent, the text of the README in full."""
+        who = "private" if self.private else "public"
+        lines = [f"to {self.address}, a {self.address.kind} ({who} if it has to be made):"]
+        lines += [f"  {name} ({format_bytes(len(data))})" for name, data in self.files.items()]
+        return "\n".join([*lines, "", f"{README}:", self.files[README].decode()])
+
+    def send(self) -> str:
+        """Sends the files, as one commit; those of the same names are replaced.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            CompatbenchError: no token, no right to write, a public repository where a private
+                one was asked for, or a hub that cannot be reached.
+        """
+        from huggingface_hub import CommitOperationAdd, get_token
+
+        if is_offline():
+            raise CompatbenchError(f"nothing can be sent to {self.address}: {OFFLINE} is set")
+        if get_token() is None:
+            raise CompatbenchError(
+                f"nothing can be sent to {self.address} without your token of the hub: "
+                "'hf auth login' saves it, or set HF_TOKEN"
+            )
+        place, kind = self.address.repository, self.address.kind
+        with _asking(self.address, "written to") as api:
+            api.create_repo(place, repo_type=kind, private=self.private, exist_ok=True)
+            if self.private and not api.repo_info(place, repo_type=kind).private:
+                raise CompatbenchError(f"{self.address} is public; give another name")
+            files = [CommitOperationAdd(name, data) for name, data in self.files.items()]
+            done = api.create_commit(
+                place, files, commit_message="Upload with compatbench", repo_type=kind
+            )
+        return str(done.commit_url)
+
+
+def local_module(given: Module | str | Path) -> Module | Path:
+    """A module, or the path of its file; one that is on the hub is fetched."""
+    if isinstance(given, Module):
+        return given
+    # A path has one slash where an address has two.
+    return pull_module(given) if str(given).startswith("hf:/") else Path(given)
+
+
+def push_module(
+    module: Module | str | Path,
+    to: str,
+    *,
+    licence: str | None = None,
+    private: bool = False,
+    out: str | Path = ".",
+) -> Upload:
+    """Prepares a module for the hub, with a README.md that is made from its own facts.
+
+    Args:
+        module: of ``fit``, ``port`` or ``import_module``, or the file of one.
+        to: ``hf://OWNER/NAME``.
+        licence: that you give the module, as the hub names it, such as ``mit``.
+        private: whether only you may see the repository, if it has to be made.
+        out: the folder of ``results/``, from which the README has the module's accuracies.
+
+    Returns:
+        What would be sent: ``print`` shows it, ``send()`` sends it with your token of the hub.
+
+    Raises:
+        CompatbenchError: a damaged module, or an address that is none.
+    """
+    from compatbench.engine.single_module import read_fitted
+    from compatbench.extras.sharing.readme import describe_module
+
+    address = read_address(to, "model")
+    found, _ = read_fitted(local_module(module))
+    readme = describe_module(found, str(address), Path(out), licence)
+    with scratch_folder() as folder:
+        path = Path(folder, MODULE_FILE)
+        found.save(path)
+        return Upload(address, {README: readme.encode(), path.name: path.read_bytes()}, private)
+
+
+def push_results(folder: str | Path, to: str, *, private: bool = False) -> Upload:
+    """Prepares ``results/<suite>`` for the hub; images, cards and modules stay here.
+
+    Args:
+        folder: of the suite, as ``run`` leaves it.
+        to: ``hf://datasets/OWNER/NAME``.
+        private: as of ``push_module``, and so what is returned.
+
+    Raises:
+        CompatbenchError: no results, a broken results file, or an address that is none.
+    """
+    from compatbench.extras.sharing.readme import describe_results
+    from compatbench.results.store import read_results
+
+    folder, address = Path(folder), read_address(to, "dataset")
+    found = read_results(folder)
+    if not found.all:
+        raise CompatbenchError(f"{folder} holds no results; give a folder results/SUITE")
+    files = {README: describe_results(found, str(address)).encode()}
+    for path in sorted(folder.rglob("*")):
+        name = f"results/{folder.name}/{path.relative_to(folder).as_posix()}"
+        if _RESULT_FILE.fullmatch(name):
+            files[name] = path.read_bytes()
+    return Upload(address, files, private)
+
+
+def pull_module(address: str | Path) -> Module:
+    """A module of the hub, by way of the hub's cache.
+
+    Args:
+        address: ``hf://OWNER/NAME``. ``evaluate``, ``port``, ``advise`` and ``export_module`` take
+            it, too, in place of a file.
+
+    Raises:
+        CompatbenchError: no such repository, one without a module, a damaged module, or a hub
+            that cannot be reached.
+    """
+    place = read_address(address, "model")
+    with _asking(place, "read") as api:
+        kept = {"cache_dir": hub_cache(), "local_files_only": is_offline()}
+        file = api.hf_hub_download(place.repository, MODULE_FILE, **kept)
+    try:
+        return load_module(Path(file))
+    except CompatbenchError as error:
+        raise CompatbenchError(f"{place}: {error}") from None
+
+
+def pull_results(address: str, out: str | Path = ".") -> list[Path]:
+    """Results of the hub as folders ``results/<suite>/``, or nothing if any cannot be read.
+
+    Args:
+        address: ``hf://datasets/OWNER/NAME``.
+        out: the folder of ``results/``. Nothing in it is replaced.
+
+    Raises:
+        CompatbenchError: as ``pull_module``; or results of such a suite are there already.
+    """
+    from compatbench.results.store import NO_SUITES, RESULTS, read_results
+
+    place, out = read_address(address, "dataset"), Path(out)
+    with _asking(place, "read") as api:
+        kept = {"cache_dir": hub_cache(), "local_files_only": is_offline()}
+        wanted = {"repo_type": place.kind, "allow_patterns": f"{RESULTS}/*"}
+        folder = Path(api.snapshot_download(place.repository, **wanted, **kept))
+    names = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    chosen = {name: found for name in sorted(names) if (found := _RESULT_FILE.fullmatch(name))}
+    suites = sorted({found[1] for found in chosen.values()} - {*NO_SUITES})
+    if not suites:
+        raise CompatbenchError(f"{place} holds no results: no {RESULTS}/SUITE/METHOD.csv")
+    targets = [require(out / RESULTS, "folder") / suite for suite in suites]
+    for target in targets:
+        if target.exists():
+            raise CompatbenchError(f"{target} exists; give another --out")
+    try:
+        (out / RESULTS).mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".pull-", dir=out) as staging:
+            for name in chosen:
+                copy = Path(staging, name)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(names[name], copy)
+            for suite in suites:
+                try:
+                    read_results(Path(staging, RESULTS, suite))
+                except CompatbenchError as error:
+                    what = str(error).replace(f"{Path(staging)}/", "")
+                    raise CompatbenchError(f"{place}: {what}") from None
+            for target in targets:
+                Path(staging, RESULTS, target.name).rename(target)
+    except OSError as error:
+        raise cannot_write(out / RESULTS, error) from None
+    return targets
+
+
+@contextmanager
+def _asking(address: Address, done: str) -> Iterator[HfApi]:
+    """The hub's client; what goes wrong while it is asked is one line."""
+    from huggingface_hub import HfApi
+
+    try:
+        if not is_offline():
+            check_network()
+        yield HfApi(library_name="compatbench")
+    except CompatbenchError:
+        raise
+    # The hub raises the errors of its HTTP library, which differs between versions.
+    except Exception as error:
+        raise CompatbenchError(f"{address} cannot be {done}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    from huggingface_hub import errors
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
+        if is_offline():
+            return f"it is not on this machine, and nothing may be fetched ({OFFLINE})"
+        if isinstance(error.__cause__, Exception):
+            return _reason(error.__cause__)
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "there is no such repository, or your token may not see it"
+    if isinstance(error, errors.EntryNotFoundError):
+        return f"the repository holds no {MODULE_FILE}"
+    if status in (401, 403):
+        return f"the hub refuses your token ({status})"
+    of_network = isinstance(error, OSError) or type(error).__module__.startswith("httpx")
+    if of_network and status is None:
+        return f"the hub cannot be reached: {first_line(error).strip(' .')}"
+    return first_line(error).strip(" .")

@@ -1,0 +1,342 @@
+"""The paper's claims (arXiv:2412.20895), each compared with a suite's results.
+
+Definitions that the claims leave open, fixed before any result was looked at:
+
+* A method *does well* if it gains on the source over the source's zero-shot; its module
+  *fails* if it loses on the target against the target's. *Many* is a third or more.
+* *Shallow* and *deep* are those of the method's card. Both methods and datasets are samples.
+* The baselines of a reported gain are the prompt methods that the paper names.
+* An interval of 95 % decides. Where kinds of methods are compared, the verdict must not depend
+  on a single method. Methods without a complete set of cells have no mean and are left out;
+  modules that cannot be attached have no accuracy, and are counted.
+* Methods of this project came after the paper, which claims nothing about them; they are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from compatbench.data.cards import SuiteCard
+from compatbench.errors import CompatbenchError, count
+from compatbench.extras.studies import frames
+from compatbench.extras.studies.frames import Row, StudyReport, TextTable, records
+from compatbench.extras.studies.study import read_suite
+from compatbench.results.bootstrap import (
+    Array,
+    Interval,
+    crossed_interval,
+    draw_resamples,
+    family_means,
+    mean_interval,
+    percentile_interval,
+)
+from compatbench.results.measures import Measure, Standing, Upgrade, compute_standing
+from compatbench.results.store import RESULTS
+from compatbench.tables.suite_page import SuitePage, read_suite_page
+
+Verdict = Literal["supported", "contradicted", "not decided"]
+
+OWN = "compatbench"  # in place of the paper, on the card of a method of this project
+MANY = 1 / 3
+CONTCOOP = "contcoop"
+BASELINES = ("coop", "cocoop", "kgcoop")
+NAMED = (CONTCOOP, *BASELINES)
+# What is reported of ContCoOp, averages in points.
+REPORTED: dict[Measure, tuple[float, str]] = {"target": (3.57, "target accuracy"), "h": (2.68, "H")}
+
+
+@dataclass(frozen=True)
+class ClaimsReport(StudyReport):
+    """The claims, compared with the results of one upgrade of a suite.
+
+    Attributes:
+        complete, methods: how many methods are complete, and how many have results.
+        findings: one row for each thing that a claim says: number of the ``claim``; what it
+            ``says``, as a sentence that can be wrong; the ``data`` it was computed from; the
+            ``effect`` with its interval and ``unit``, if the results give one; the ``verdict`` by
+            the interval; ``why``: what is missing, or what limits the verdict.
+    """
+
+    suite: str
+    upgrade: Upgrade
+    shots: int
+    complete: int
+    methods: int
+    findings: pd.DataFrame
+
+    def tables(self) -> list[TextTable]:
+        """One row for each finding."""
+        rows = []
+        for one in records(self.findings):
+            data = f"{one['data']} ({one['why']})" if one["why"] else one["data"]
+            rows.append([str(one["claim"]), one["says"], data, _effect(one), one["verdict"]])
+        header = ["Claim", "What it says", "Data", "Effect, 95 % interval", "Verdict"]
+        head = (
+            f"Suite {self.suite}, {' → '.join(self.upgrade)}, {self.shots} shots, "
+            f"{self.complete} of {self.methods} methods complete:"
+        )
+        return [TextTable(header, rows, head, left=range(5), markup={4: "**{}**".format})]
+
+
+def _effect(finding: Row) -> str:
+    """``+1.2 points (-0.3 to +2.5)``; shares in percent."""
+    show, unit = "{:+.1f}".format, finding["unit"]
+    if unit.startswith("of "):
+        show, unit = (lambda value: f"{100 * value:.0f}"), f"% {unit}"
+    value, space, interval = frames.with_interval(finding, "effect", show).partition(" ")
+    return value if finding["effect"] is None else f"{value} {unit}{space}{interval}"
+
+
+def analyze_claims(suite: str | SuiteCard = "mini", out: str | Path = ".") -> list[ClaimsReport]:
+    """The founding paper's claims (arXiv:2412.20895), each tested against a suite's results.
+
+    Args:
+        out: the folder of ``results/``, of which the largest number of shots is looked at.
+
+    Returns:
+        One report for each upgrade: ``findings`` has each claim's effect, interval and verdict.
+
+    Raises:
+        CompatbenchError: an unknown suite, no results of it, or a broken results file.
+    """
+    page = read_suite_page(read_suite(suite), Path(out))
+    if not page.results.methods:
+        raise CompatbenchError(
+            f"{Path(out) / RESULTS / page.name} holds no results; start with "
+            f"'compatbench run --suite {page.name}'"
+        )
+    shots = max(page.expected.shots)
+    return [check_claims(page, upgrade, shots) for upgrade in page.expected.upgrades]
+
+
+def check_claims(page: SuitePage, upgrade: Upgrade, shots: int) -> ClaimsReport:
+    """Every claim that results can test, for one upgrade."""
+    evidence = Evidence(page, upgrade, shots)
+    claims = many_fail, depth_decides, contcoop_is_best, gains_as_reported, holds_elsewhere
+    findings = [
+        {"claim": number, **finding}
+        for number, claim in enumerate(claims, start=1)
+        for finding in claim(evidence)
+    ]
+    counts = len(evidence.complete), len(evidence.ranked)
+    return ClaimsReport(page.name, upgrade, shots, *counts, pd.DataFrame(findings))
+
+
+class Evidence:
+    """The results of one upgrade, without methods of this project.
+
+    Attributes:
+        methods: those that learn and are complete, by name, without configs of them.
+        readings: ContCoOp and its configs, by name: as the suite reads the paper.
+    """
+
+    def __init__(self, page: SuitePage, upgrade: Upgrade, shots: int) -> None:
+        self.page, self.upgrade, self.shots = page, upgrade, shots
+        ranked = [one.standing for one in page.ranks(upgrade, shots)]
+        self.ranked = [one for one in ranked if one.info.paper != OWN]
+        self.complete = [one for one in self.ranked if one.state == "complete"]
+        learning = {one.info.name: one for one in self.complete if one.info.depth != "none"}
+        self.methods = {n: one for n, one in learning.items() if n not in page.configs}
+        bases = {name: page.configs.get(name, name) for name in learning}
+        self.readings = {n: one for n, one in learning.items() if bases[n] == CONTCOOP}
+        self.seeds = count(len(page.expected.seeds), "seed")
+        self.tasks = f"{count(len(page.expected.tasks), 'task')}, {self.seeds}"
+        refused = [one.info.depth for one in self.ranked if one.state == "not transferable"]
+        kinds = f"{refused.count('shallow')} shallow, {refused.count('deep')} deep"
+        what = f"{count(len(refused), 'method')} whose modules cannot be attached ({kinds})"
+        self.not_counted = f"not counted: {what}" if refused else ""
+
+    def of_depth(self, depth: str) -> list[str]:
+        return [name for name, one in self.methods.items() if one.info.depth == depth]
+
+    def scores(self, names: Sequence[str], measure: Measure) -> Array:
+        """Means over seeds, ``[methods, tasks]``."""
+        known = self.methods | self.readings
+        return np.array([frames.task_means(known[name], measure) for name in names])
+
+    def missing(self, says: str, names: Sequence[str]) -> Row:
+        """The finding that nothing can be said without these methods."""
+        has = "has" if len(names) == 1 else "have"
+        why = f"{', '.join(names)} {has} no complete results, so there is no mean"
+        return _finding(says, self.tasks, why=why)
+
+
+def _finding(
+    says: str,
+    data: str,
+    effect: Interval | None = None,
+    verdict: Verdict | None = None,
+    why: str = "",
+    unit: str = "points",
+) -> Row:
+    """A row of the report; the verdict is that on an effect above 0, if no other is given."""
+    row = {"says": says, "data": data} | frames.interval_columns("effect", effect)
+    return row | {"unit": unit, "verdict": verdict or above(effect), "why": why}
+
+
+def many_fail(evidence: Evidence) -> Iterator[Row]:
+    """Claim 1: many modules fail."""
+    says = "a third or more of the methods that gain on the source lose on the target"
+    able = [name for name, one in evidence.methods.items() if _value(one, "source_gain") > 0]
+    data, effect, verdict = "no complete method gains on the source", None, None
+    if able:
+        gains = evidence.scores(able, "gain")
+        failing = gains.mean(axis=1) < 0
+        effect = Interval(float(failing.mean()))
+        if gains.shape[1] > 1:
+            resampled = gains[:, draw_resamples(gains.shape[1])].mean(axis=2) < 0
+            effect = percentile_interval(effect.value, resampled.mean(axis=0))
+        data = f"{int(failing.sum())} of {len(able)} methods, {evidence.tasks}"
+        # The bound itself is enough.
+        many = effect.bounded and effect.low >= MANY
+        verdict = "supported" if many else above(effect, MANY)
+    yield _finding(says, data, effect, verdict, evidence.not_counted, "of these methods")
+
+
+def depth_decides(evidence: Evidence) -> Iterator[Row]:
+    """Claim 2: shallow modules survive better than deep ones."""
+    groups = [evidence.of_depth("shallow"), evidence.of_depth("deep")]
+    data = f"{len(groups[0])} shallow and {len(groups[1])} deep methods, {evidence.tasks}"
+    gains = [evidence.scores(names, "gain") for names in groups]
+    before = [evidence.scores(names, "source_gain") for names in groups]
+    changes = [after - first for after, first in zip(gains, before, strict=True)]
+    for says, tables in (
+        ("shallow modules gain more on the target than deep ones", gains),
+        ("shallow modules lose less of their gain in the upgrade than deep ones", changes),
+    ):
+        if not all(groups):
+            yield _finding(says, data, why="one kind of method is missing")
+            continue
+        effect, why = _compare(tables), [evidence.not_counted]
+        said = verdict = above(effect)
+        if needed := _needed(tables, said):
+            verdict = "not decided"
+            shown = f"any one of {len(needed)} methods"
+            if len(needed) == 1:
+                [(group, row)] = needed
+                shown = evidence.methods[groups[group][row]].info.title
+            why.append(f"the interval says {said}, but without {shown} it does not")
+        yield _finding(says, data, effect, verdict, "; ".join(filter(None, why)))
+
+
+def _compare(tables: Sequence[Array]) -> Interval:
+    # Methods and tasks are both drawn anew.
+    return crossed_interval(tables, lambda a, b: float(a.mean() - b.mean()))
+
+
+def _needed(tables: Sequence[Array], said: Verdict) -> list[tuple[int, int]]:
+    """The methods, by table and row, without any one of which the verdict would be another."""
+    needed = []
+    for i, table in enumerate(tables):
+        for row in range(len(table)) if len(table) > 1 and said != "not decided" else ():
+            others = [*tables]
+            others[i] = np.delete(table, row, axis=0)
+            if above(_compare(others)) != said:
+                needed.append((i, row))
+    return needed
+
+
+def contcoop_is_best(evidence: Evidence) -> Iterator[Row]:
+    """Claim 3: ContCoOp is the best method; of a suite with several readings, each of them."""
+    methods, groups = evidence.methods, {"any other method": list(evidence.methods)}
+    readings = {CONTCOOP: None, **dict.fromkeys(evidence.readings)}
+    if len(readings) == 1:
+        groups["any other method at the text input"] = evidence.of_depth("shallow")
+    for reading, (group, names) in product(readings, groups.items()):
+        title = "ContCoOp" if reading == CONTCOOP else reading
+        says = f"{title}'s H is higher than that of {group}"
+        h = {name: _value(methods[name], "h") for name in names if name != CONTCOOP}
+        if reading not in evidence.readings or not h:
+            yield evidence.missing(says, [reading])
+            continue
+        best = max(h, key=lambda name: (h[name], name))
+        place = 1 + sum(one > _value(evidence.readings[reading], "h") for one in h.values())
+        own, theirs = evidence.scores([reading, best], "h")
+        data = (
+            f"against {methods[best].info.title}, the best of {len(h)}; {title} has rank "
+            f"{place}; {evidence.tasks}"
+        )
+        why = "the best of many is chosen by these same results, which favours it"
+        yield _finding(says, data, mean_interval(own - theirs), why=why, unit="points of H")
+
+
+def gains_as_reported(evidence: Evidence) -> Iterator[Row]:
+    """Claim 4: ContCoOp gains as much as reported."""
+    for measure, (reported, title) in REPORTED.items():
+        says = (
+            f"ContCoOp gains {reported:+.2f} points of {title} or more over CoOp, CoCoOp and KgCoOp"
+        )
+        if without := [name for name in NAMED if name not in evidence.methods]:
+            yield evidence.missing(says, without)
+            continue
+        own, *theirs = evidence.scores(NAMED, measure)
+        effect = mean_interval(own - np.mean(theirs, axis=0))
+        data = f"mean of {len(BASELINES)} baselines, {evidence.tasks}"
+        yield _finding(says, data, effect, as_reported(effect, reported))
+
+
+def holds_elsewhere(evidence: Evidence) -> Iterator[Row]:
+    """Claim 5: ContCoOp's lead holds out of distribution, on variants of its task."""
+    expected, results = evidence.page.expected, evidence.page.results.methods
+    parents = {v: task for task in expected.tasks for v in expected.variants.get(task, ())}
+    complete: dict[str, list[Standing]] = {}
+    for name in (name for name in NAMED if name in results):
+        found = [
+            compute_standing(results[name], expected, evidence.upgrade, evidence.shots, test)
+            for test in ((task, variant) for variant, task in parents.items())
+        ]
+        if all(one.state == "complete" for one in found):
+            complete[name] = found
+    families = set(parents.values())
+    data = f"{len(parents)} variants of {count(len(families), 'task')}, {evidence.seeds}"
+    shared = (
+        "variants of one task share one module, so the interval covers other variants, not other "
+        "tasks"
+    )
+    sentences: dict[Measure, tuple[str, Sequence[str], str]] = {
+        "gain": ("ContCoOp beats the target's zero-shot", NAMED[:1], "points"),
+        "h": ("ContCoOp's H is higher than the baselines' mean", NAMED, "points of H"),
+    }
+    for measure, (what, names, unit) in sentences.items():
+        says = f"on the variants of its task {what}"
+        if not parents:
+            yield _finding(says, "no variants", why="the suite has no variants")
+        elif without := [name for name in names if name not in complete]:
+            yield evidence.missing(says, without)
+        else:
+            own, *others = np.array([[_value(s, measure) for s in complete[n]] for n in names])
+            leads = own - sum(others) / len(others) if others else own
+            if len(families) > 1:  # each counts once
+                means = family_means(dict(zip(parents, leads, strict=True)), parents)
+                leads = np.array([*means.values()])
+            why = shared if len(families) == 1 else ""
+            yield _finding(says, data, mean_interval(leads), why=why, unit=unit)
+
+
+def above(effect: Interval | None, bound: float = 0.0) -> Verdict:
+    """The verdict on a claim that the effect is greater than a bound."""
+    if effect is None or not effect.bounded:
+        return "not decided"
+    if effect.low > bound:
+        return "supported"
+    return "contradicted" if effect.high < bound else "not decided"
+
+
+def as_reported(effect: Interval, reported: float) -> Verdict:
+    """The verdict on a reported gain: the interval lies above 0, and reaches what was reported."""
+    if effect.bounded and effect.high < reported:
+        return "contradicted"
+    return "supported" if above(effect) == "supported" else "not decided"
+
+
+def _value(standing: Standing, measure: Measure) -> float:
+    mean = standing.mean(measure)
+    assert mean is not None
+    return mean.value

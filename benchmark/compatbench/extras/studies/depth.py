@@ -1,0 +1,225 @@
+"""Does depth decide? The same small module at each depth of the text tower (claim 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from typing_extensions import Unpack
+
+from compatbench.backbone import Backbone
+from compatbench.engine.keys import data_key
+from compatbench.engine.store import RunStore
+from compatbench.errors import CompatbenchError
+from compatbench.extras.studies import depth_probe, frames
+from compatbench.extras.studies.depth_probe import RATES, DepthProbe
+from compatbench.extras.studies.frames import Row, StudyReport, TextTable, records
+from compatbench.extras.studies.study import Fit, Names, Study, StudyOptions
+from compatbench.harmonic_mean import harmonic_mean
+from compatbench.method.registry import MethodRegistry
+from compatbench.results.bootstrap import mean_interval, spearman_interval
+from compatbench.tables.figures.svg import BLUE, GREY, RED
+from compatbench.tables.markdown import code, signed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KINDS = ("bias", "map")
+MEASURES = ("source", "target", "h", "source_gain", "target_gain")
+TRENDS = {"source_gain": "gain on the source", "target_gain": "gain on the target", "h": "H"}
+_LINES = {
+    "source_gain": {"color": BLUE, "fmt": "o-", "label": "source"},
+    "target_gain": {"color": RED, "fmt": "s--", "label": "target, same module"},
+}
+LEAST_CURVES = 5  # with fewer, a bootstrap interval says nothing
+FOLDER = "depth"  # below runs/: these cells are no part of a suite
+
+
+@dataclass(frozen=True)
+class DepthReport(StudyReport):
+    """Accuracy and gain of the module at each depth, in percent and points.
+
+    Attributes:
+        points: one row for each ``kind`` and ``depth``: ``place`` (``input``, ``block 1`` ...,
+            ``output``), ``parameters``; mean and standard deviation over seeds of ``source``,
+            ``target``, ``h``, and of the gains over the backbone's own zero-shot accuracy,
+            ``source_gain`` and ``target_gain``; the learning ``rates`` that the fits chose.
+        trends: one row for each ``kind`` and ``measure``: ``curves``, one for each task and seed;
+            ``correlation``, the mean over the curves of Spearman's correlation of measure and
+            depth, with an interval over the curves; ``trend`` in words.
+    """
+
+    source: str
+    target: str
+    tasks: tuple[str, ...]
+    shots: int
+    seeds: tuple[int, ...]
+    max_steps: int | None
+    points: pd.DataFrame
+    trends: pd.DataFrame
+
+    def tables(self) -> list[TextTable]:
+        """All places, and the trends."""
+        rows = [
+            [
+                one["kind"],
+                one["place"],
+                f"{one['parameters']:,}",
+                *[frames.spread(one, name) for name in ("source", "target", "h")],
+                signed(one["source_gain"]),
+                signed(one["target_gain"]),
+            ]
+            for one in records(self.points)
+        ]
+        head = (
+            f"{code(self.source)} → {code(self.target)}: {', '.join(map(code, self.tasks))}; "
+            f"{self.shots} shots, mean ± std over {len(self.seeds)} seeds, at most "
+            f"{self.max_steps} steps."
+        )
+        notes = [
+            f"{one['kind']}, {TRENDS[one['measure']]}: {one['trend']}; ρ = "
+            f"{frames.with_interval(one, 'correlation', '{:+.2f}'.format)}"
+            for one in records(self.trends)
+        ]
+        header = ["Module", "Place", "Parameters", "Source", "Target", "H"]
+        header += ["Source gain", "Target gain"]
+        return [TextTable(header, rows, head, notes, left=(0, 1))]
+
+    def draw(self) -> Figure:
+        """Gain on source and target against the depth of the module."""
+        figure = frames.new_figure(9, 3.4)
+        panels = figure.subplots(1, len(KINDS), sharey=True)
+        for axes, kind in zip(panels, KINDS, strict=True):
+            points = [one for one in records(self.points) if one["kind"] == kind]
+            axes.axhline(0, color=GREY, linewidth=1)
+            for column, style in _LINES.items():
+                frames.plot_means(axes, range(len(points)), points, column, **style)
+            axes.set_title(f"{kind}, {points[0]['parameters']:,} parameters")
+            axes.set_xlabel("depth in the text tower")
+            frames.name_layers(axes, len(points))
+        panels[0].set_ylabel("gain over zero-shot, points")
+        panels[-1].legend()
+        figure.suptitle(f"{self.source} → {self.target}, {self.shots} shots", fontsize=10)
+        return figure
+
+
+def analyze_depth(
+    source: str,
+    target: str,
+    tasks: Names | None = None,
+    *,
+    shots: int | None = None,
+    seeds: Sequence[int] | None = None,
+    steps: int = 100,
+    rates: Sequence[float] = RATES,
+    **options: Unpack[StudyOptions],
+) -> DepthReport:
+    """Fits the same small module at each depth of the text tower, and copies it to the target.
+
+    Args:
+        source, target: the old and the new model, names of ``backbones()``.
+        tasks: with training images; all of the suite by default.
+        shots, seeds: by default the suite's largest number of shots, and its seeds.
+        steps: most optimiser steps of a fit.
+        rates: learning rates, of which each fit chooses on its few-shot validation images.
+        options: ``suite``, ``device``, ``jobs`` (worker processes), ``out``, whose
+            ``runs/depth/`` keeps the fits, and ``on_start`` and ``on_event`` as in ``run``.
+
+    Returns:
+        A report: ``rows`` is a frame with a row per kind of module and depth.
+
+    Raises:
+        CompatbenchError: an unknown name, towers of different sizes, or a fit that failed.
+    """
+    study = Study(source, target, **options)
+    depths = count_depths(*study.backbones)
+    name = DepthProbe.card.name
+    configs = {
+        f"{kind}-{depth}": {"method": name, "kind": kind, "depth": depth, "rates": tuple(rates)}
+        for kind in KINDS
+        for depth in range(depths)
+    }
+    training = study.card.training.model_copy(update={"max_steps": steps})
+    changes = {"methods": configs, "training": training}
+    registry = MethodRegistry({name: DepthProbe})
+    matrix = study.matrix(registry, list(configs), tasks, shots, seeds, changes)
+    cells = [replace(cell, plugin=depth_probe.__file__) for cell in matrix.cells()]
+    return read_depth(study.fit(matrix, cells, RunStore(Path(study.out) / "runs" / FOLDER)))
+
+
+def count_depths(source: Backbone, target: Backbone) -> int:
+    """Places for a module: one before each block, and two behind the last.
+
+    Raises:
+        CompatbenchError: no module can be carried from every place of the one text tower to the
+            same place of the other.
+    """
+    sizes = [(one.text.depth, one.token_width) for one in (source, target)]
+    if sizes[0] != sizes[1]:
+        (blocks, width), (others, other) = sizes
+        raise CompatbenchError(
+            f"the text tower of '{source.name}' has {blocks} blocks of width {width}, that of "
+            f"'{target.name}' {others} of width {other}: a module of one has no place in the "
+            "other; give two backbones of one size"
+        )
+    return source.text.depth + 2
+
+
+def read_depth(fits: Sequence[Fit]) -> DepthReport:
+    """The report of all fits of a study; an error if one was not measured, for a mean over the
+    others would mislead.
+    """
+    first, frame = fits[0].cell, pd.DataFrame([_measured(fit) for fit in fits])
+    points, trends = [], []
+    for kind, of_kind in frame.groupby("kind"):
+        trends += [{"kind": kind, **_trend(of_kind, measure)} for measure in TRENDS]
+        for depth, group in of_kind.groupby("depth"):
+            place = {0: "input", frame["depth"].max(): "output"}.get(depth, f"block {depth}")
+            point: Row = {"kind": kind, "depth": depth, "place": place}
+            point["parameters"] = int(group["parameters"].iloc[0])
+            for measure in MEASURES:
+                point |= frames.seed_means(group, measure)
+            points.append(point | {"rates": tuple(sorted(set(group["rate"])))})
+    source, target = first.backbones
+    return DepthReport(
+        source,
+        target,
+        tuple(frame["task"].unique()),
+        first.shots,
+        tuple(frame["seed"].unique()),
+        first.training.max_steps,
+        pd.DataFrame(points),
+        pd.DataFrame(trends),
+    )
+
+
+def _measured(fit: Fit) -> Row:
+    """One fit on source and target, in percent and points."""
+    cell, done = fit.cell, fit.record
+    row = {"kind": cell.config["kind"], "depth": cell.config["depth"], "task": cell.task}
+    row |= {"seed": cell.seed, "parameters": done.parameters, "rate": float(fit.module["rate"])}
+    for side, backbone in zip(("source", "target"), cell.backbones, strict=True):
+        record = done.find(backbone, cell.task, data_key(backbone, cell.task))
+        if record is None or record.correct is None:
+            why = f": {record.reason}" if record else ""
+            raise CompatbenchError(f"{cell} was not measured on {backbone}{why}")
+        count = record.model_dump()
+        gain = count["correct"] - count["zero_shot_correct"]
+        row[side] = 100 * count["correct"] / count["total"]
+        row[f"{side}_gain"] = 100 * gain / count["total"]
+    return row | {"h": harmonic_mean(row["source"], row["target"])}
+
+
+def _trend(fits: pd.DataFrame, measure: str) -> Row:
+    curves = fits.pivot(index="depth", columns=["seed", "task"], values=measure)
+    # A figure that is the same at every depth has no trend.
+    found = [spearman_interval(curves.index, curves[curve]) for curve in curves]
+    interval = mean_interval([one.value if one else 0.0 for one in found])
+    words = {1: "rises with depth", -1: "falls with depth", 0: "no clear trend"}[interval.sign]
+    if len(found) < LEAST_CURVES:
+        words = f"too few curves to tell; {LEAST_CURVES} are needed"
+    row = {"measure": measure, "curves": len(found)}
+    return row | frames.interval_columns("correlation", interval) | {"trend": words}

@@ -1,0 +1,215 @@
+"""How class tokens and text features have moved, and whether that predicts what methods lose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from typing_extensions import Unpack
+
+from compatbench.backbone import Backbone
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.task import Task
+from compatbench.extras.studies import frames
+from compatbench.extras.studies.frames import StudyReport, TextTable, records
+from compatbench.extras.studies.similarity import (
+    linear_cka,
+    mean_cosine,
+    modality_gap,
+    neighbour_overlap,
+)
+from compatbench.extras.studies.study import Names, Study, StudyOptions
+from compatbench.results.bootstrap import spearman_interval
+from compatbench.results.measures import Upgrade
+from compatbench.tables.figures.svg import BLUE, GREY, SKY
+from compatbench.tables.markdown import code
+from compatbench.tables.suite_page import SuitePage, read_suite_page
+from compatbench.transfers._shared.rotation import fit_rotation
+from compatbench.transfers._shared.survival import mean_tokens
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NEIGHBOURS = 5
+# What may predict a loss, by column of the geometry.
+PREDICTORS = {
+    "token_cosine": "token cosine",
+    "text_cosine": "text cosine",
+    "text_procrustes": "text Procrustes",
+    "text_cka": "text CKA",
+    "text_neighbours": "text neighbours",
+    "image_procrustes": "image Procrustes",
+    "image_cka": "image CKA",
+    "image_neighbours": "image neighbours",
+    "gap_change": "gap change",
+}
+
+
+@dataclass(frozen=True)
+class EmbeddingsReport(StudyReport):
+    """The geometry of all tasks, and how it goes with what methods lose.
+
+    Attributes:
+        geometry: one row for each task, see ``measure_geometry``.
+        predictions: see ``predict_losses``; empty without results.
+    """
+
+    geometry: pd.DataFrame
+    predictions: pd.DataFrame
+
+    def tables(self) -> list[TextTable]:
+        """The figures of every task; and, if there are results, how they go with the losses."""
+        names = [name for name in PREDICTORS if name != "gap_change"]
+        rows = [
+            [
+                one["task"],
+                *[frames.decimals(one[name], 2) for name in names],
+                f"{one['source_gap']:.2f} → {one['target_gap']:.2f}",
+            ]
+            for one in records(self.geometry)
+        ]
+        header = ["Task", *[PREDICTORS[name] for name in names], "gap"]
+        tables = [TextTable(header, rows, markup={0: code})]
+        if not self.predictions.empty:
+            rows = [
+                [
+                    PREDICTORS[one["measure"]],
+                    frames.decimals(one["correlation"], 2, "+"),
+                    frames.interval_text(one, "correlation", "{:+.2f}".format),
+                    f"{one['clear']} of {one['methods']}",
+                ]
+                for one in records(summarize_predictions(self.predictions))
+            ]
+            header = ["Figure", "ρ with the mean loss", "95 % interval", "Methods excluding 0"]
+            tables.append(TextTable(header, rows))
+        return tables
+
+    def draw(self) -> Figure | None:
+        """Each figure's rank correlation with the loss: of the mean over methods, and of each."""
+        if self.predictions.empty:
+            return None
+        figure = frames.new_figure(7, 3.6)
+        axes = figure.subplots()
+        axes.axvline(0, color=GREY, linewidth=1)
+        of_methods = self.predictions[self.predictions["method"] != ""].set_index("measure")
+        summaries = records(summarize_predictions(self.predictions))[::-1]
+        for row, one in enumerate(summaries):
+            each = of_methods.loc[[one["measure"]], "correlation"].dropna()
+            axes.plot(each, [row - 0.25] * len(each), "|", color=SKY, label="each method")
+            if (mean := one["correlation"]) is not None:
+                error = [[mean - one["correlation_low"]], [one["correlation_high"] - mean]]
+                style = {"fmt": "o", "color": BLUE, "capsize": 3, "label": "mean loss"}
+                axes.errorbar(mean, row, xerr=error, **style)
+        axes.set_yticks(range(len(summaries)), [PREDICTORS[one["measure"]] for one in summaries])
+        axes.set_xlim(-1.05, 1.05)
+        axes.set_xlabel("rank correlation with the loss, over tasks")
+        frames.legend_above(figure, axes, columns=2)
+        return figure
+
+
+def analyze_embeddings(
+    source: str, target: str, *, tasks: Names | None = None, **options: Unpack[StudyOptions]
+) -> EmbeddingsReport:
+    """How the classes' embeddings have moved, and whether that predicts what methods lose.
+
+    Args:
+        source, target: the old and the new model, names of ``backbones()``.
+        tasks: all of the suite by default.
+        options: ``suite``, ``device``, and ``out``, whose ``results/`` the losses are read from.
+
+    Returns:
+        A report: ``geometry`` has the figures of each task, ``predictions`` the rank correlations
+        of each figure with each method's losses; it is empty without complete results.
+
+    Raises:
+        CompatbenchError: an unknown name, a broken results file, or missing images or weights.
+    """
+    study = Study(source, target, **options)
+    both, cache = study.backbones, study.cache
+    rows = [measure_geometry(*both, task, cache) for task in study.load_tasks(tasks)]
+    geometry, page = pd.DataFrame(rows), read_suite_page(study.card, Path(study.out))
+    return EmbeddingsReport(geometry, predict_losses(page, geometry, (source, target)))
+
+
+def measure_geometry(
+    source: Backbone, target: Backbone, task: Task, cache: FeatureCache
+) -> dict[str, str | float | None]:
+    """The figures of one task before and after an upgrade; None where one is not defined.
+
+    Token figures are of the classes' mean token embeddings, text figures of the text
+    features of the task's first template, image figures of the test images' class means.
+
+    Returns:
+        ``task``, ``classes``; ``*_cosine``: mean over classes of the cosine between old and new;
+        ``*_procrustes``: what the best rotation and scale leave of the difference, 0 to 1;
+        ``*_cka``: linear CKA over the classes; ``*_neighbours``: share of the nearest other
+        classes that stay the same; ``source_gap``, ``target_gap``, ``gap_change``: distance of
+        the means of normalised image and text features.
+    """
+    labels, models, samples = task.labels, (source, target), list(task.split("test"))
+    texts = [F.normalize(one.text_features(labels.fill()).cpu(), dim=-1) for one in models]
+    images = [F.normalize(cache.features(one, task, samples).cpu(), dim=-1) for one in models]
+    targets = torch.tensor([sample.label for sample in samples])
+    # The mean of each class that has images, in label order.
+    means = [
+        torch.stack([features[targets == label].mean(0) for label in targets.unique()])
+        for features in images
+    ]
+    row: dict[str, str | float | None] = {"task": task.name, "classes": len(labels)}
+    row["token_cosine"] = mean_cosine(*(mean_tokens(one, labels) for one in models))
+    row["text_cosine"] = mean_cosine(*texts)
+    for name, (old, new) in (("text", texts), ("image", means)):
+        row[f"{name}_procrustes"] = fit_rotation(old, new).residual if len(old) > 1 else None
+        row[f"{name}_cka"] = linear_cka(old, new)
+        row[f"{name}_neighbours"] = neighbour_overlap(old, new, NEIGHBOURS)
+    before, after = map(modality_gap, images, texts)
+    return row | {"source_gap": before, "target_gap": after, "gap_change": after - before}
+
+
+def predict_losses(page: SuitePage, geometry: pd.DataFrame, upgrade: Upgrade) -> pd.DataFrame:
+    """Correlates every figure with every complete method's loss, and with the mean loss.
+
+    The loss on a task is the gain on the source minus the gain on the target, each over
+    the zero-shot of its own backbone: what the module is worth less after the upgrade.
+
+    Returns:
+        One row for each ``method`` (empty: the mean over methods) and ``measure``: number of
+        ``tasks``, mean ``loss`` in points, and Spearman's ``correlation`` over tasks with an
+        interval, if it is defined. No rows without the upgrade, or without a complete method.
+    """
+    known = geometry.loc[geometry["task"].isin(page.expected.tasks)]
+    losses: dict[str, pd.Series] = {}
+    if upgrade in page.expected.upgrades and len(known):
+        for ranked in page.ranks(upgrade, max(page.expected.shots)):
+            one = ranked.standing
+            if one.state == "complete" and one.info.depth != "none":
+                lost = frames.task_means(one, "source_gain") - frames.task_means(one, "gain")
+                losses[one.info.name] = lost[known["task"]]
+    if losses:
+        total = sum(losses.values(), pd.Series(0.0, known["task"]))
+        losses = {"": total / len(losses), **losses}
+    rows = []
+    for method, loss in losses.items():
+        for measure in PREDICTORS:
+            row = {"method": method, "measure": measure, "tasks": len(known)}
+            row["loss"] = sum(loss) / len(loss)
+            found = None if known[measure].isna().any() else spearman_interval(known[measure], loss)
+            rows.append(row | frames.interval_columns("correlation", found))
+    return pd.DataFrame(rows)
+
+
+def summarize_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
+    """One row for each figure: its correlation with the mean loss, and of all ``methods`` those
+    that are ``clear``: whose own interval does not contain 0.
+    """
+    mean = predictions.loc[predictions["method"] == ""]
+    each = predictions.loc[predictions["method"] != ""]
+    sure = (each["correlation_low"] > 0) | (each["correlation_high"] < 0)
+    clear = each.loc[sure, "measure"].value_counts()
+    names = ["measure", "correlation", "correlation_low", "correlation_high"]
+    counts = mean["measure"].map(clear).fillna(0).astype(int)
+    return mean.loc[:, names].assign(clear=counts, methods=each["method"].nunique())

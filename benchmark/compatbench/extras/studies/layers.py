@@ -1,0 +1,232 @@
+"""How far each layer of both towers has moved in an upgrade (arXiv:2412.20895, Figure 2 b, c)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+from torch import Tensor
+from typing_extensions import Unpack
+
+from compatbench.backbone import Backbone
+from compatbench.data.task import Task
+from compatbench.errors import CompatbenchError, NotTransferable
+from compatbench.extras.studies import frames
+from compatbench.extras.studies.frames import Row, StudyReport, TextTable, records
+from compatbench.extras.studies.similarity import linear_cka, mean_change
+from compatbench.extras.studies.study import Names, Study, StudyOptions
+from compatbench.extras.studies.tower_states import Layer, image_layers, text_layers
+from compatbench.tables.figures.svg import BLUE, ORANGE
+from compatbench.tables.markdown import NOTHING, code
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_TOWERS = {"text": (BLUE, "o-"), "image": (ORANGE, "s--")}
+_PANELS = {
+    "pa": ("parameter_change", "parameters: mean |change|"),
+    "pr": ("parameter_relative", "parameters: relative change"),
+    "fa": ("feature_change", "features: mean |change|"),
+    "fr": ("feature_relative", "features: relative change"),
+    "cka": ("cka", "features: linear CKA"),
+}
+
+
+@dataclass(frozen=True)
+class LayersReport(StudyReport):
+    """All layers of both towers, before and after an upgrade.
+
+    Attributes:
+        texts, images: how many inputs the features are of.
+        changes: one row for each layer, text tower first, from input to output: ``tower``
+            (``text`` or ``image``); ``layer`` of the source (``input``, ``block 1`` ...,
+            ``output``) and ``target_layer`` that it is compared with; ``compared``, of all its
+            ``parameters`` those with a counterpart of the same name and shape;
+            ``parameter_change``, ``parameter_relative``, mean of \\|new - old\\| over them, and
+            that as a share of the mean of \\|old\\|; ``feature_change``, ``feature_relative``, the
+            same of the layer's output, if the shapes are the same; ``cka``, linear CKA of the
+            layer's output, one row for each input, missing if one side is constant.
+        notes: what could not be compared, and why.
+    """
+
+    source: str
+    target: str
+    tasks: tuple[str, ...]
+    texts: int
+    images: int
+    changes: pd.DataFrame
+    notes: tuple[str, ...]
+
+    def tables(self) -> list[TextTable]:
+        """All layers, and what could not be compared."""
+        rows = [
+            [
+                one["tower"],
+                " → ".join(dict.fromkeys((one["layer"], one["target_layer"]))),
+                frames.decimals(one["parameter_change"], 4),
+                _share(one["parameter_relative"]),
+                frames.decimals(one["feature_change"], 2),
+                _share(one["feature_relative"]),
+                frames.decimals(one["cka"], 2),
+            ]
+            for one in records(self.changes)
+        ]
+        head = (
+            f"{code(self.source)} → {code(self.target)}: {self.texts:,} prompts and "
+            f"{self.images:,} test images of {len(self.tasks)} tasks."
+        )
+        header = ("Tower", "Layer", "Parameters", "relative", "Features", "relative", "CKA")
+        return [TextTable(header, rows, head, self.notes, left=(0, 1))]
+
+    def draw(self) -> Figure:
+        """Change of parameters and of features, absolute and relative, and CKA, by layer."""
+        figure = frames.new_figure(9, 4.6)
+        panels = figure.subplot_mosaic([["pa", "pr", "cka"], ["fa", "fr", "cka"]])
+        for place, (column, title) in _PANELS.items():
+            axes, values = panels[place], self.changes[column].astype(float)
+            for tower, (colour, line) in _TOWERS.items():
+                known = values[self.changes["tower"] == tower].reset_index(drop=True).dropna()
+                if len(known):
+                    axes.plot(known.index, known, line, color=colour, label=f"{tower} tower")
+            axes.set_title(title)
+            largest = values.max() if values.max() > 0 else 1.0
+            axes.set_ylim(0, 1.02 if column == "cka" else 1.08 * largest)
+            frames.name_layers(axes, (self.changes["tower"] == "text").sum())
+        panels["cka"].legend(loc="lower left")
+        figure.suptitle(f"{self.source} → {self.target}", fontsize=10)
+        return figure
+
+
+def analyze_layers(
+    source: str,
+    target: str,
+    *,
+    tasks: Names | None = None,
+    images: int = 256,
+    seed: int = 1,
+    **options: Unpack[StudyOptions],
+) -> LayersReport:
+    """How far each layer of both towers has moved: its parameters and its features.
+
+    Args:
+        source, target: the old and the new model, names of ``backbones()``.
+        tasks: whose class names and test images are used; all of the suite by default.
+        images: at most so many, drawn evenly from all tasks with ``seed``.
+        options: ``suite`` and ``device``.
+
+    Returns:
+        A report: ``rows`` is a frame with a row per layer, ``tables()`` and ``draw()`` show it.
+
+    Raises:
+        CompatbenchError: an unknown name, a text tower that is not supported, or images or
+            weights that are missing.
+    """
+    study = Study(source, target, **options)
+    return compare_layers(*study.backbones, study.load_tasks(tasks), images, seed)
+
+
+def compare_layers(
+    source: Backbone, target: Backbone, tasks: Sequence[Task], images: int = 256, seed: int = 1
+) -> LayersReport:
+    """Compares two backbones on the prompts (first template) and test images of tasks."""
+    texts = tuple(dict.fromkeys(text for task in tasks for text in task.labels.fill()))
+    if len(texts) < 4:
+        raise CompatbenchError(
+            f"layers are compared on four prompts or more; the tasks have {len(texts)}"
+        )
+    changes, notes = _compare_towers("text", *(text_layers(one, texts) for one in (source, target)))
+    drawn, count = draw_images(tasks, images, seed), 0
+    try:
+        towers = [image_layers(backbone, drawn(backbone)) for backbone in (source, target)]
+    except NotTransferable as reason:
+        notes.append(f"image towers are left out: {reason.reason}")
+    else:
+        found, more = _compare_towers("image", *towers)
+        changes, notes = pd.concat([changes, found], ignore_index=True), notes + more
+        count = len(towers[0][0].counts)
+    names = tuple(task.name for task in tasks)
+    return LayersReport(source.name, target.name, names, len(texts), count, changes, tuple(notes))
+
+
+def draw_images(tasks: Sequence[Task], count: int, seed: int) -> Callable[[Backbone], list[Tensor]]:
+    """Test images, evenly from all tasks; each backbone gets the same, in its own preprocessing."""
+    generator = random.Random(seed)
+    chosen = []
+    for i, task in enumerate(tasks):
+        own = count * (i + 1) // len(tasks) - count * i // len(tasks)
+        samples = list(task.split("test"))
+        chosen += [(task, one) for one in generator.sample(samples, min(own, len(samples)))]
+    return lambda backbone: [backbone.preprocess(task.source.image(one)) for task, one in chosen]  # type: ignore[misc]
+
+
+def _compare_towers(
+    tower: str, before: Sequence[Layer], after: Sequence[Layer]
+) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of one tower, and what could not be compared.
+
+    Of towers of unequal depth, a block is compared with the one at the same share of the
+    other's depth, and features alone.
+    """
+    blocks = len(before) - 2, len(after) - 2
+    pairs = [(i, max(1, round(i * blocks[1] / blocks[0]))) for i in range(1, blocks[0] + 1)]
+    inner = [_compare(before[i], after[j], blocks[0] == blocks[1]) for i, j in pairs]
+    rows = [_compare(before[0], after[0]), *inner, _compare(before[-1], after[-1])]
+    changes, notes = pd.DataFrame([{"tower": tower, **row} for row in rows]), []
+    if blocks[0] != blocks[1]:
+        notes.append(
+            f" have {blocks[0]} and {blocks[1]} blocks: blocks are compared at the same share of "
+            "the depth, by their features alone"
+        )
+    some, every = changes["compared"], changes["parameters"]
+    kinds = {
+        "no parameters of the same name and shape in": (some == 0) & (every > 0),
+        "only some parameters have a counterpart in": (some > 0) & (some < every),
+        "CKA alone is given where features have other shapes, in": changes["feature_change"].isna(),
+    }
+    for what, where in kinds.items():
+        if where.any():
+            notes.append(f": {what} {_listed(changes.loc[where, 'layer'].tolist())}")
+    return changes, [f"{tower} towers{note}" for note in notes]
+
+
+def _compare(old: Layer, new: Layer, with_weights: bool = True) -> Row:
+    common = [
+        name
+        for name, tensor in old.weights.items()
+        if with_weights and name in new.weights and new.weights[name].shape == tensor.shape
+    ]
+    row: Row = {
+        "layer": old.name,
+        "target_layer": new.name,
+        "compared": sum(old.weights[name].numel() for name in common),
+        "parameters": sum(tensor.numel() for tensor in old.weights.values()),
+    }
+    sides = {"parameter": [], "feature": []}
+    if common:
+        sides["parameter"] = [
+            torch.cat([layer.weights[name].float().flatten() for name in common])
+            for layer in (old, new)
+        ]
+    if old.rows.shape[-1] == new.rows.shape[-1] and torch.equal(old.counts, new.counts):
+        sides["feature"] = [old.rows, new.rows]
+    for name, both in sides.items():
+        change = mean_change(*both) if both else (None, None)
+        row[f"{name}_change"], row[f"{name}_relative"] = change
+    return row | {"cka": linear_cka(old.means, new.means)}
+
+
+def _listed(names: list[str]) -> str:
+    """``input, blocks 1 to 6, output``."""
+    blocks = [int(name.removeprefix("block ")) for name in names if name.startswith("block ")]
+    if len(blocks) > 1 and blocks[-1] - blocks[0] == len(blocks) - 1:
+        first = names.index(f"block {blocks[0]}")
+        names[first : first + len(blocks)] = [f"blocks {blocks[0]} to {blocks[-1]}"]
+    return ", ".join(names)
+
+
+def _share(value: float | None) -> str:
+    return NOTHING if value is None else f"{100 * value:.0f} %"

@@ -1,0 +1,243 @@
+"""What a module will gain on a new model, before anything is labelled there; and what to do."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compatbench.backbone import Backbone, load_backbone
+from compatbench.data.cache_files import default_cache_folder
+from compatbench.data.cards import COPIED, backbone_cards, task_cards
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.images import ImageSource, Labels, Sample
+from compatbench.data.sources.layouts import list_images
+from compatbench.data.task import Task, task_labels
+from compatbench.engine.execute.compute import resolve_device
+from compatbench.engine.measure import read_features
+from compatbench.engine.single_module import (
+    Evaluation,
+    Fitted,
+    build_method_of,
+    evaluate_module,
+    read_fitted,
+)
+from compatbench.errors import CompatbenchError, CompatbenchWarning, NotTransferable
+from compatbench.extras.studies.similarity import mean_cosine
+from compatbench.method import CosineClassifier, Method, Module
+from compatbench.method.predictions import Predictions, predict
+from compatbench.method.transfer import TransferData, WordPair
+from compatbench.method.transfer_registry import find_transfer
+from compatbench.transfers._shared.survival import (
+    WORDS,
+    FourAnswers,
+    Gain,
+    describe_method,
+    describe_moves,
+    find_estimator,
+    predict_gain,
+)
+from compatbench.transfers.words import WordFeatures, find_rotation, find_words
+
+FEW = 100  # images; with less there is a warning
+Models = tuple[Backbone, Backbone]  # source and target
+ADVICE = {COPIED: "copy", WORDS: "port by words", "": "fall back to zero-shot"}
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a module is expected to gain when it reaches the target in one way."""
+
+    transfer: str
+    gain: Gain | None  # over the target's zero-shot; None if it cannot be attached
+    reason: str = ""  # why not
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values; gains in percentage points."""
+        found: dict[str, Any] = {"transfer": self.transfer, "reason": self.reason}
+        for name in ("value", "low", "high"):
+            key = {"value": "gain"}.get(name, name)
+            found[key] = None if self.gain is None else 100 * getattr(self.gain, name)
+        return found
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a module will gain on a new model, by the ways that serve it, and the advice."""
+
+    fitted: Fitted
+    backbone: str
+    images: int  # unlabelled ones that were looked at
+    ways: tuple[Outlook, ...]
+
+    def __repr__(self) -> str:
+        upgrade = f"{self.fitted.source} → {self.backbone}"
+        return f"<Prediction for {self.fitted.method}, {upgrade}: {self.advice}>"
+
+    @property
+    def best(self) -> Outlook | None:
+        """The way that gains most; None if none is expected to gain."""
+        helpful = [one for one in self.ways if one.gain is not None and one.gain.value > 0]
+        return max(helpful, key=lambda one: one.gain.value, default=None)  # type: ignore[union-attr]
+
+    @property
+    def advice(self) -> str:
+        """``copy``, ``port by words`` or ``fall back to zero-shot``."""
+        return ADVICE[self.best.transfer if self.best else ""]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values; gains in percentage points."""
+        return {
+            "method": self.fitted.method,
+            "task": self.fitted.task,
+            "source": self.fitted.source,
+            "backbone": self.backbone,
+            "images": self.images,
+            "advice": self.advice,
+            "ways": [one.as_dict() for one in self.ways],
+        }
+
+
+def predict_module(
+    given: Module | Path,
+    backbone: str,
+    images: Path | None = None,
+    methods: str | None = None,
+    device: str = "auto",
+) -> Prediction:
+    """Predicts a module's gain on a backbone, as ``compatbench.predict`` says."""
+    backbone = backbone_cards.resolve(backbone)
+    path = given if isinstance(given, Path) else Path("the module")
+    module, fitted = read_fitted(given)
+    method = build_method_of(fitted, methods, path)
+    if backbone == fitted.source or method.card.depth == "none":
+        why = "that is its own source"
+        if backbone != fitted.source:
+            why = f"a module of '{fitted.method}' holds nothing that was learned"
+        raise CompatbenchError(f"{path} needs no prediction on '{backbone}': {why}")
+    ways = [COPIED, WORDS] if find_transfer(WORDS).serves(method.card) else [COPIED]
+    models = load_both(fitted, backbone, device)
+    labels, upgrade = labels_of(fitted), (fitted.source, backbone)
+    kinds = [describe_method(method.card, way, *models, labels) for way in ways]
+    if images is None:
+        moves = measure_moves(*models, given if isinstance(given, Path) else None)
+        blind, found = find_estimator("models", *upgrade), []
+        for way, kind in zip(ways, kinds, strict=True):
+            why = find_obstacle(method, module, way, models, fitted)
+            gain = None if why else blind.predict(describe_moves(kind, moves))
+            found.append(Outlook(way, gain, why))
+        return Prediction(fitted, backbone, 0, tuple(found))
+    task = open_images(fitted, images)
+    zero_shot, classes = [answer_zero_shot(one, task) for one in models], len(task.labels)
+    evaluate = partial(evaluate_module, methods=methods, device=device)
+    found = [
+        expect(evaluate(given, backbone, task, way), zero_shot, kind, classes)
+        for way, kind in zip(ways, kinds, strict=True)
+    ]
+    return Prediction(fitted, backbone, len(task.split("test")), tuple(found))
+
+
+def load_both(fitted: Fitted, backbone: str, device: str) -> Models:
+    """A module's source, and the backbone that it shall reach."""
+    device = resolve_device(device)
+    return load_backbone(fitted.source, device), load_backbone(backbone, device)
+
+
+@torch.no_grad()
+def find_obstacle(method: Method, module: Module, way: str, models: Models, fitted: Fitted) -> str:
+    """Why a module cannot be attached to the target; empty if it can."""
+    words, transfer = WordFeatures(default_cache_folder()), find_transfer(way)
+    new, given = models[-1], dict[str, Any]()
+    if way == WORDS:
+        given["words"] = WordPair(*map(words.of, models))
+    try:
+        transfer.image_input(method, new)
+        data = TransferData(transfer, **given)
+        labels = open_task(fitted, ImageSource(Path(), {})).labels_for(method.card.needs)
+        transfer.attach(method, module.to(new.device), new, labels, data)
+    except NotTransferable as why:
+        return why.reason
+    return ""
+
+
+def expect(
+    found: Evaluation, zero_shot: Sequence[Predictions], kind: Mapping[str, float], classes: int
+) -> Outlook:
+    """What the answers in an evaluation tell; no label is looked at.
+
+    ``zero_shot`` are the answers of source and target without the module, ``kind`` is what
+    ``describe_module`` says of it; the task has so many ``classes``.
+    """
+    if found.target is None:
+        return Outlook(found.transfer, None, found.reason)
+    if found.source is None:
+        raise CompatbenchError(f"'{found.fitted.source}' is not here; its answers are needed")
+    old, new = zero_shot
+    four = FourAnswers(found.source.predictions, old, found.target.predictions, new)
+    gain = predict_gain(four, classes, kind, found.fitted.source, found.backbone)
+    return Outlook(found.transfer, gain)
+
+
+def answer_zero_shot(backbone: Backbone, task: Task) -> Predictions:
+    """What a backbone's own zero-shot answers for a task's test images."""
+    features = read_features(backbone, task, FeatureCache(default_cache_folder()))
+    classify = CosineClassifier(backbone.zero_shot(task.labels), backbone.logit_scale)
+    return predict(classify(features))
+
+
+def labels_of(fitted: Fitted) -> Labels:
+    """The classes that a module knows."""
+    labels = task_labels(fitted.task)
+    if fitted.classes is None:
+        return labels
+    return replace(labels, names=tuple(labels.names[label] for label in fitted.classes))
+
+
+def open_images(fitted: Fitted, folder: Path) -> Task:
+    """The images in a folder, at any depth, as the unlabelled test images of a module's task."""
+    base = folder.resolve()
+    # The cache knows images by name and size, so the folder is a part of the name.
+    inner = base.relative_to(base.anchor)
+    samples = [Sample((inner / name).as_posix(), -1) for name in list_images(folder)]
+    if len(samples) < FEW:
+        warnings.warn(
+            f"{folder} holds {len(samples)} images; intervals are for some 250, and with less "
+            f"than {FEW} they are too narrow",
+            CompatbenchWarning,
+            stacklevel=2,
+        )
+    return open_task(fitted, ImageSource(Path(base.anchor), {"test": samples}, base))
+
+
+def open_task(fitted: Fitted, source: ImageSource) -> Task:
+    """A module's task, of the classes that it knows, with other images."""
+    counts = {split: len(samples) for split, samples in source.samples.items()}
+    card = task_cards.read(fitted.task)
+    changes = {"counts": counts, "least_per_class": {}}
+    return Task(card.model_copy(update=changes), labels_of(fitted), source)
+
+
+@torch.no_grad()
+def measure_moves(
+    source: Backbone, target: Backbone, module: Path | None = None
+) -> dict[str, float]:
+    """How far the target has moved from the source, as ``describe_moves`` takes it.
+
+    Of joint spaces whose sizes differ, a cosine is not defined and counts as 0. The source's word
+    features beside a module's file are used, if they are there.
+    """
+    cached = WordFeatures(default_cache_folder())
+    old = find_words(module, source.name) if module is not None else None
+    old = (cached.of(source) if old is None else old).cpu()
+    new = cached.of(target).cpu()
+    rotation = find_rotation(old, new)
+    return {
+        "words": 1 - (mean_cosine(old, new) or 0.0),
+        "residual": 0.0 if rotation is None else rotation.residual,
+        "images": float(source.card.config != target.card.config),
+    }

@@ -1,0 +1,140 @@
+"""What a stored index is worth after an upgrade: retrieval over a gallery of the old model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from compatbench.backbone import load_backbone
+from compatbench.backbone.load.names import read_backbone
+from compatbench.data.cache_files import default_cache_folder
+from compatbench.data.cards import (
+    SuiteCard,
+    backbone_cards,
+    select_names,
+    suite_tasks,
+    task_cards,
+)
+from compatbench.data.task import load_task
+from compatbench.engine.cell import provenance
+from compatbench.engine.execute.compute import resolve_device
+from compatbench.engine.galleries import Galleries, Seen, time_map
+from compatbench.engine.gallery_rows import COLUMNS
+from compatbench.errors import CompatbenchError
+from compatbench.extras.studies.study import read_suite
+from compatbench.results.measures import upgrade_pairs
+from compatbench.results.retrieval import write_retrieval
+from compatbench.transfers._shared.feature_maps import LEAST_PAIRS
+
+PAIRS, SEEDS = (64, 256, 1024), (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Recall and precision of galleries by way, and what the ways cost.
+
+    Attributes:
+        frame: a row per upgrade, gallery, kind of queries, way and number of pairs, the mean over
+            ``seeds`` draws of pairs. ``recall@k`` is the share of queries with a relevant image
+            among the first k, ``map`` the mean average precision of the whole ranking, in percent;
+            of captions, which have one relevant image, that is the mean reciprocal rank.
+        about: the suite, and CPU seconds per million vectors of encoding and of mapping.
+    """
+
+    suite: str
+    frame: pd.DataFrame
+    about: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"<Retrieval of suite '{self.suite}': {len(self.frame):,} rows>"
+
+    def save(self, out: str | Path = ".") -> Path:
+        """Adds the rows to ``results/retrieval/<suite>.csv``, and the facts to its JSON."""
+        return write_retrieval(Path(out), self.suite, self.frame, self.about)
+
+
+def retrieve(
+    suite: str | SuiteCard = "mini",
+    source: str | None = None,
+    targets: str | Sequence[str] | None = None,
+    *,
+    tasks: str | Sequence[str] = "all",
+    pairs: Sequence[int] = PAIRS,
+    seeds: Sequence[int] = SEEDS,
+    device: str = "auto",
+) -> Retrieval:
+    """Measures retrieval over galleries of an old model, brought along in every way.
+
+    Args:
+        suite: gives the tasks, whose test images are the galleries: each by itself, and all.
+        source, targets: the old model and the new ones; by default those of the suite's first
+            source. Names, or comma lists of them.
+        tasks: of the suite, or others by name or by the path of a card.
+        pairs: numbers of images that maps are fitted on, drawn from the training images, without
+            labels; 0 alone leaves out the ways that need any.
+        seeds: of these draws.
+
+    Raises:
+        CompatbenchError: an unknown name, or weights or images that are not on this machine.
+    """
+    card, device = read_suite(suite), resolve_device(device)
+    upgrades = upgrade_pairs(card.upgrades)
+    source = backbone_cards.resolve(source or upgrades[0][0])
+    read_backbone(source)  # an unknown name is an error here
+    if targets is None:
+        targets = [new for old, new in upgrades if old == source]
+    targets = backbone_cards.resolve_all(targets)
+    if not targets or source in targets:
+        raise CompatbenchError(f"no upgrade from '{source}' to another model; give --target")
+    counts = sorted({*pairs} - {0})
+    if not pairs or min(counts, default=LEAST_PAIRS) < LEAST_PAIRS or not seeds:
+        raise CompatbenchError(f"--pairs: give 0, or numbers of at least {LEAST_PAIRS}, and a seed")
+    wanted, known = task_cards.resolve_all(tasks), list(suite_tasks(card))
+    known += [name for name in wanted if name in task_cards.names() and name not in known]
+    chosen = select_names(wanted, known, f"task of suite '{card.name}'")
+    study = Galleries([load_task(name, bare=True) for name in chosen], counts, tuple(seeds))
+    most = sum(len(task.split("train")) for task in study.tasks)
+    if most < max(counts, default=0):
+        fewer = f"{most} at most" if most >= LEAST_PAIRS else 0
+        raise CompatbenchError(
+            f"--pairs {max(counts)}: the tasks have {most:,} training images; give {fewer}"
+        )
+    folder, costs = default_cache_folder(), {}
+
+    def see(name: str) -> Seen:
+        backbone = load_backbone(name, device)
+        costs[name] = study.time_encoding(backbone, folder)
+        return study.see(backbone, folder)
+
+    old, rows = see(source), []
+    for name in targets:
+        rows += [{"source": source, "target": name, **row} for row in study.compare(old, see(name))]
+    about = {
+        "command": _command(card, source, targets, tasks, pairs, seeds),
+        "cpu_seconds_per_million": {"encoded": costs, "mapped": time_map(old.images.shape[1])},
+        "processor": provenance()["processor"],
+        "tasks": list(chosen),
+    }
+    return Retrieval(card.name, pd.DataFrame(rows, columns=pd.Index(COLUMNS)), about)
+
+
+def _command(
+    card: SuiteCard,
+    source: str,
+    targets: Sequence[str],
+    tasks: str | Sequence[str],
+    pairs: Sequence[int],
+    seeds: Sequence[int],
+) -> str:
+    """The command line that measures the same; options at their defaults are left out."""
+    chosen = tasks if isinstance(tasks, str) else ",".join(tasks)
+    given = {"target": ",".join(targets)} | ({} if chosen == "all" else {"tasks": chosen})
+    for name, values, usual in (("pairs", pairs, PAIRS), ("seeds", seeds, SEEDS)):
+        if tuple(values) != usual:
+            given[name] = ",".join(map(str, values))
+    options = " ".join(f"--{name} {value}" for name, value in given.items())
+    return f"compatbench retrieve --suite {card.name} --source {source} {options}"

@@ -1,0 +1,156 @@
+"""What the studies share: an upgrade, the suite it is looked at in, and fits on its source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypedDict
+
+from compatbench.backbone import Backbone, load_backbone
+from compatbench.data.cache_files import default_cache_folder
+from compatbench.data.cards import (
+    COPIED,
+    SuiteCard,
+    select_names,
+    suite_cards,
+    suite_tasks,
+    task_cards,
+)
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.task import Task, load_task
+from compatbench.engine.cell import Cell, CellRecord
+from compatbench.engine.execute.compute import Compute, Event, resolve_device
+from compatbench.engine.matrix import Matrix, select_matrix
+from compatbench.engine.missing import Missing
+from compatbench.engine.plan import Plan, plan
+from compatbench.engine.run import run_plan
+from compatbench.engine.store import RunStore
+from compatbench.errors import CompatbenchError
+from compatbench.method import Method, Module
+from compatbench.method.registry import MethodRegistry
+from compatbench.transfers.words import WordFeatures
+
+Names = str | Sequence[str]
+
+
+def read_suite(suite: str | SuiteCard) -> SuiteCard:
+    """The card of a suite by its name; a card is given back."""
+    return suite_cards.read(suite) if isinstance(suite, str) else suite
+
+
+class StudyOptions(TypedDict, total=False):
+    """What every analysis can be told; see ``Study``."""
+
+    suite: str | SuiteCard
+    device: str
+    out: str | Path
+    jobs: int | None
+    on_start: Callable[[Plan, int], object]
+    on_event: Callable[[Event], object]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A module that was fitted on the source, with its method, its cell and what was measured."""
+
+    cell: Cell
+    method: Method
+    module: Module
+    record: CellRecord
+
+
+@dataclass(frozen=True)
+class Study:
+    """An upgrade, and the suite that it is looked at in.
+
+    Attributes:
+        source, target: names of the backbones.
+        suite: gives tasks, shots, seeds and results, unless a study is given others.
+        out: folder of ``results/`` and ``runs/``.
+        jobs: worker processes of the fits; None is one per core, or one on a GPU.
+        on_start, on_event: are called for each fit, as in ``compatbench.run``.
+    """
+
+    source: str
+    target: str
+    suite: str | SuiteCard = "mini"
+    device: str = "auto"
+    out: str | Path = "."
+    jobs: int | None = None
+    on_start: Callable[[Plan, int], object] = lambda plan, jobs: None
+    on_event: Callable[[Event], object] = lambda event: None
+
+    @cached_property
+    def card(self) -> SuiteCard:
+        return read_suite(self.suite)
+
+    @cached_property
+    def backbones(self) -> tuple[Backbone, Backbone]:
+        """Source and target, loaded; an error if a name is unknown, or weights are not here."""
+        device = resolve_device(self.device)
+        return load_backbone(self.source, device), load_backbone(self.target, device)
+
+    @property
+    def cache(self) -> FeatureCache:
+        return FeatureCache(default_cache_folder())
+
+    @property
+    def words(self) -> WordFeatures:
+        return WordFeatures(default_cache_folder())
+
+    def load_tasks(self, wanted: Names | None) -> list[Task]:
+        """The tasks that names and globs mean, by default those of the suite."""
+        chosen = suite_tasks(self.card) if wanted is None else task_cards.select_names(wanted)
+        return [load_task(name) for name in chosen]
+
+    def matrix(
+        self,
+        registry: MethodRegistry,
+        methods: Names,
+        tasks: Names | None,
+        shots: int | None,
+        seeds: Sequence[int] | None,
+        changes: Mapping[str, Any] | None = None,
+    ) -> Matrix:
+        """The cells of methods on this upgrade and on tasks that have training images.
+
+        Args:
+            tasks, shots, seeds: by default the suite's, and its largest number of shots.
+            changes: of the suite's card.
+
+        Raises:
+            CompatbenchError: an unknown name, or one backbone as source and target.
+        """
+        if self.source == self.target:
+            raise CompatbenchError(
+                f"'{self.source}' is both source and target; an upgrade needs two"
+            )
+        trained = [name for name in task_cards.names() if task_cards.read(name).parent is None]
+        chosen = select_names(tasks or suite_tasks(self.card), trained, "task to learn from")
+        own = {"tasks": tuple(chosen), "upgrades": ((self.source, self.target),), "variants": ()}
+        suite = self.card.model_copy(update={**(changes or {}), **own, "retrained": False})
+        numbers = [shots or max(suite.shots)]
+        return select_matrix(suite, registry, methods, "all", numbers, seeds, [COPIED])
+
+    def fit(self, matrix: Matrix, cells: Sequence[Cell], store: RunStore) -> list[Fit]:
+        """The modules of a matrix's cells; what the store has is not fitted again.
+
+        Raises:
+            CompatbenchError: broken data, a store that cannot be written, or a fit that failed.
+        """
+        planned = Plan(matrix, tuple(plan(cells, store)), store, {}, Missing())
+        compute = Compute(device=self.device, jobs=self.jobs)
+        run_plan(planned, compute, self.on_start, self.on_event)
+        fits = []
+        for cell in cells:
+            record = store.read(cell.key)
+            module = store.read_module(record) if record is not None else None
+            if record is None or module is None:
+                why = record.error if record is not None else "it was not run"
+                raise CompatbenchError(f"the fit of {cell} failed: {why}")
+            cls = matrix.registry.get(cell.method)
+            method = cls(cls.Config.model_validate(cell.config))
+            fits.append(Fit(cell, method, module, record))
+        return fits

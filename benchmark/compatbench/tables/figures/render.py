@@ -1,0 +1,146 @@
+"""Specifications and their data as SVG files, drawn by vl-convert without a browser or a network.
+
+The same specification and data give the same bytes: vl-convert brings its own JavaScript and the
+font that text is measured in.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from html import escape
+from importlib.metadata import version
+from typing import Any
+
+from compatbench.files.hashes import sha256_bytes
+from compatbench.tables.figures.spec_parts import COLUMNS, FONT, WIDTH, Shown, Spec
+from compatbench.tables.figures.specs import SPECS
+from compatbench.tables.figures.svg import FAINT, GREY, INK, PAPER
+
+_VEGA_LITE = "6.4"
+_SIGNATURE = re.compile(rb" from ([0-9a-f]{64}) by vl-convert (\S+) (?:-->|\*/)\n\Z")
+# Vega writes every digit of a coordinate. Texts and labels keep theirs: 0.001 is not 0.
+_MANY_DIGITS = re.compile(r'(aria-label="[^"]*"|>[^<]+<)|-?\d+\.\d{3,}')
+_CONFIG: Spec = {
+    "font": FONT,
+    "axis": {
+        "domainColor": GREY,
+        "gridColor": FAINT,
+        "labelColor": INK,
+        "labelFontSize": 11,
+        "tickColor": GREY,
+        "titleColor": INK,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+    },
+    "header": {"labelColor": INK, "labelFontSize": 11},
+    "legend": {"labelColor": INK, "labelFontSize": 11, "labelLimit": 240, "titleColor": INK,
+               "titleFontSize": 11, "titleFontWeight": "normal"},
+    "text": {"color": INK},
+    "view": {"stroke": None},
+}  # fmt: skip
+
+
+def render_svg_figure(kind: str, shown: Shown, label: str) -> bytes:
+    """A figure as SVG on white, with a digest of what it shows at its end.
+
+    Args:
+        kind: a key of ``SPECS``.
+        label: what a screen reader says of it.
+    """
+    import vl_convert
+
+    spec = compile_figure(kind, shown.signals, WIDTH)
+    fill(spec, shown)
+    for mark in spec["marks"]:
+        for transform in mark.get("transform", ()):
+            transform.pop("avoidMarks", None)  # takes a canvas, which only browsers have
+    spec["background"] = PAPER
+    svg = vl_convert.vega_to_svg(spec)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
+    svg = _MANY_DIGITS.sub(lambda one: one[1] or f"{round(float(one[0]), 2):g}", svg)
+    return f"{svg}\n<!-- drawn {_signature([SPECS[kind](), *shown])} -->\n".encode()
+
+
+def sign_script(script: str, content: Any) -> str:
+    """A script that holds compiled specifications, with a digest of what it is made from."""
+    return f"{script}/* compiled {_signature(content)} */\n"
+
+
+def _signature(content: Any) -> str:
+    digest = sha256_bytes(json.dumps(content, sort_keys=True).encode())
+    return f"from {digest} by vl-convert {version('vl-convert-python')}"
+
+
+def is_current(committed: bytes, rendered: bytes) -> bool:
+    """Whether a file shows what the results give now.
+
+    The same data give the same bytes with the same vl-convert. Another version may place
+    a tick differently; then the digest of the data decides, if the file has one.
+    """
+    old, new = _SIGNATURE.search(committed), _SIGNATURE.search(rendered)
+    if old is None or new is None or old[2] == new[2]:
+        return committed == rendered
+    return old[1] == new[1]
+
+
+def compile_figure(kind: str, signals: Iterable[str], width: int | str) -> Spec:
+    """The Vega specification of a kind of figure, without its data.
+
+    Args:
+        signals: those that ``fill`` will set.
+        width: pixels, or ``container``.
+    """
+    import vl_convert
+
+    spec = SPECS[kind]()
+    if "facet" not in spec:
+        spec["width"] = width
+    names = ["narrow", "columns", "kinds", *signals]
+    spec |= {"config": _CONFIG, "params": [{"name": name, "value": None} for name in names]}
+    vega = vl_convert.vegalite_to_vega(spec, vl_version=_VEGA_LITE)
+    # The front of a cost leaves a point to the right, and comes from below.
+    _place_names(vega["marks"], "top-left" if kind in ("size", "time") else "top-right")
+    if "layout" in vega:
+        vega["layout"]["columns"] = {"signal": "columns"}
+        for data in vega["data"]:
+            if data["name"] in ("facet_domain_row", "facet_domain_column"):
+                stop = data["transform"][0]["stop"]
+                stop["signal"] = re.sub(rf"\b{COLUMNS}\)$", "columns)", stop["signal"])
+    return vega
+
+
+def fill(vega: Spec, shown: Shown) -> None:
+    """Gives a compiled specification its data."""
+    kinds = sorted({one["kind"] for one in shown.values})
+    settings = {"narrow": False, "columns": COLUMNS, "kinds": kinds, **shown.signals}
+    for signal in vega["signals"]:
+        if signal["name"] in settings:
+            signal["value"] = settings[signal["name"]]
+    next(one for one in vega["data"] if one["name"] == "rows")["values"] = shown.values
+
+
+def _place_names(marks: list[dict[str, Any]], first: str) -> None:
+    """Lets Vega's ``label`` transform place names, which Vega-Lite does not offer.
+
+    Args:
+        first: the side of a mark that is tried first.
+    """
+    symbols = [mark["name"] for mark in marks if mark["type"] == "symbol"]
+    for mark in marks:
+        if mark.get("name") == "names_marks":
+            for given in ("align", "baseline"):
+                mark["encode"]["update"].pop(given, None)
+            around = ["top-right", "right", "top", "top-left", "left", "bottom-right", "bottom"]
+            around.sort(key=lambda side: side != first)
+            mark["transform"] = [
+                {
+                    "type": "label",
+                    "size": {"signal": "[max(width, 1), height]"},  # 0 while it is hidden
+                    "anchor": [*around, *around],
+                    "offset": [*[5] * len(around), *[13] * len(around)],
+                    "avoidMarks": symbols,
+                    "padding": 0,
+                }
+            ]

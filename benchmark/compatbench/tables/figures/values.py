@@ -1,0 +1,239 @@
+"""What the figures show: a record per method, and the settings of the figure.
+
+Every record has the ``title`` and ``kind`` of its method, by which the report filters, and figures
+with at most two decimals. The same results give the same values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from compatbench.data.shots import show_shots
+from compatbench.errors import one_line
+from compatbench.results.four_ways import CLASSES, MODELS, measure_four_ways
+from compatbench.results.measures import Upgrade, follow_path
+from compatbench.results.price import access_of, count_labels, describe_access, find_way, price_ways
+from compatbench.results.ranks import Ranked, exact, rank_datasets, rounded
+from compatbench.tables.figures.spec_parts import Shown
+from compatbench.tables.suite_page import SuitePage
+
+Record = dict[str, Any]
+
+SIDES = ("source", "target, same module")
+FOUNDING_PAPER = "arXiv:2412.20895"
+# A method farther from the median than this many median deviations stands hollow at the edge: one
+# that lost everything would press all others into a corner.
+_FAR = 6.0
+_FOOT = -25.0  # points of gain; a line ends there
+_two = partial(rounded, digits=2)
+
+
+def _record(row: Ranked, **more: Any) -> Record:
+    return {"title": row.title, "kind": row.kind, **more}
+
+
+def scatter_values(rows: Sequence[Ranked]) -> Shown:
+    """Accuracies on both models; those of a transferred module with the untouched module's.
+
+    All ``rows`` have an H; ``named`` are the most important.
+    """
+    points = [(_two(row.value("source")) or 0.0, _two(row.value("target")) or 0.0) for row in rows]
+    left, right = _range([x for x, _ in points])
+    low, high = _range([y for _, y in points])
+    named, values = set(named_methods(rows)), []
+    untouched = {
+        row.figures["method"]: point
+        for row, point in zip(rows, points, strict=True)
+        if not row.transfer
+    }
+    for row, (source, target) in zip(rows, points, strict=True):
+        h = round(row.value("h") or 0.0, 1)
+        one = _record(row, source=source, target=target, h=h, named=row in named)
+        if row.transfer and (before := untouched.get(row.figures["method"])):
+            one["before"] = before
+        values.append(one)
+    zero = zero_shot_accuracies(rows) or (None, None)
+    step = next(size for size in (1, 2, 5, 10, 20) if (high - low + right - left) / size <= 24)
+    frame = {"x0": left, "x1": right, "y0": low, "y1": high, "step": step}
+    return Shown(values, frame | {"zero_source": _two(zero[0]), "zero_target": _two(zero[1])})
+
+
+def zero_shot_accuracies(rows: Sequence[Ranked]) -> tuple[float, float] | None:
+    """Of source and target. They do not depend on the method: those of the first with all cells."""
+    for row in rows:
+        source, source_gain = row.value("source"), row.value("source_gain")
+        target, gain = row.value("target"), row.value("gain")
+        if None not in (source, source_gain, target, gain):
+            return round(source - source_gain, 4), round(target - gain, 4)  # type: ignore[operator]
+    return None
+
+
+def named_methods(rows: Sequence[Ranked]) -> list[Ranked]:
+    """The methods that the scatter names.
+
+    They are the front (no other method is better on both models), the best and the worst by
+    H, the founding paper's own, the floor, and the best of other transfers.
+    """
+    plain = [row for row in rows if not row.transfer]
+    through = [row for row in rows if row.transfer]
+    points = np.array([[row.value("source"), row.value("target")] for row in plain], dtype=float)
+    front = [
+        row
+        for row, point in zip(plain, points, strict=True)
+        if not ((points >= point).all(axis=1) & (points > point).any(axis=1)).any()
+    ]
+    ends = [*plain[-2:], *plain[:3]] if len(plain) > 5 else plain
+    own = [row for row in plain if row.figures["paper"] == FOUNDING_PAPER]
+    floor = [row for row in plain if row.kind == "floor"][-1:]
+    return list(dict.fromkeys([*front, *ends, *own, *floor, *through[:3]]))
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    """The ends of an axis for all values but those far from the rest."""
+    distances = np.abs(np.array(values) - np.median(values))
+    near = np.array(values)[distances <= _FAR * max(float(np.median(distances)), 1.0)]
+    low, high = float(near.min()), float(near.max())
+    room = 0.06 * max(high - low, 5.0)
+    return max(math.floor(low - room), 0), math.ceil(high + room)
+
+
+def matrix_values(page: SuitePage, rows: Sequence[Ranked]) -> Shown:
+    """Gain over the target's zero-shot on every dataset, then their mean."""
+    tasks = page.expected.tasks
+    sets = [*(one_line(page.task_title(task), 24) for task in tasks), "Mean"]
+    values = [
+        _record(row, gains=[rounded(row.value("gain", task), 1) for task in (*tasks, None)])
+        for row in rows
+    ]
+    return Shown(values, {"sets": sets})
+
+
+def rank_values(rows: Sequence[Ranked], most: int) -> Shown | None:
+    """Average ranks, the best first, and Nemenyi's critical difference; None without a test."""
+    if (tested := rank_datasets(rows)) is None:
+        return None
+    methods, test = tested
+    values = [
+        _record(row, rank=_two(rank))
+        for place, (row, rank) in enumerate(zip(methods, test.ranks, strict=True))
+        if place < most or row.kind == "floor"
+    ]
+    half = round(test.critical_difference / 2, 4)
+    return Shown(values, {"half": half, "datasets": test.datasets, "methods": len(methods)})
+
+
+def cost_values(rows: Sequence[Ranked], what: str) -> Shown:
+    """H against a cost, of the methods whose cost is known; cheapest first."""
+    values = []
+    for row in rows:
+        # A method that fits nothing costs nothing, whatever its rows say.
+        cost = 0.0 if row.kind == "floor" else row.figures[what]
+        h = row.value("h")
+        if cost is not None and h is not None:
+            values.append(_record(row, cost=float(f"{cost:.3g}"), h=_two(h)))
+    values.sort(key=lambda one: (one["cost"], -one["h"], one["title"]))
+    positive = [one["cost"] for one in values if one["cost"] > 0] or [1.0]
+    first, last = (math.floor(math.log10(end)) for end in (min(positive), max(positive)))
+    ticks = [0.0, *(10.0**power for power in range(first, last + 1))]
+    h = np.array([one["h"] for one in values] or [0.0])
+    # A method that lost everything is not worth half of the figure.
+    lowest = math.floor(float(h[h >= np.median(h) - 20].min()) - 1)
+    return Shown(values, {"threshold": 10.0**first, "ticks": ticks, "lowest": lowest})
+
+
+def shots_values(page: SuitePage, upgrade: Upgrade) -> Shown:
+    """Accuracies by number of shots, the best H at the most shots first; None is a missing cell."""
+    counts, rows = sorted(page.expected.shots), {}
+    for count in counts:
+        for row in page.all_ranks(upgrade, count):
+            rows.setdefault(row.title, []).append(row)
+    last = {title: along[-1].value("h") for title, along in rows.items()}
+    order = sorted(rows, key=lambda title: (last[title] is None, -(last[title] or 0), title))
+    places, zero = [*range(len(counts))], zero_shot_accuracies([*chain(*rows.values())])
+    ends = [places[0], places[-1]]
+    level = {
+        f"zero-shot on the {side}": (ends, [_two(accuracy)] * 2)
+        for side, accuracy in zip(("source", "target"), zero or (), strict=False)
+    }
+    values = []
+    for title in order:
+        along = {
+            side: (places, [_two(row.value(measure)) for row in rows[title]])
+            for side, measure in zip(SIDES, ("source", "target"), strict=True)
+        }
+        if any(row.value("h") is not None for row in rows[title]):
+            values.append(_panel(rows[title][0], along | level))
+    names = [str(show_shots(count)) for count in counts]
+    return Shown(values, {"ticks": places, "names": names, "order": [*SIDES, *level]})
+
+
+def _panel(row: Ranked, lines: Mapping[str, tuple[Sequence[float], Sequence[Any]]]) -> Record:
+    """The lines of a small panel: their names, places and accuracies."""
+    at, accuracy = zip(*lines.values(), strict=True)
+    return _record(row, line=[*lines], at=list(map(list, at)), accuracy=list(map(list, accuracy)))
+
+
+def path_values(page: SuitePage, path: Sequence[str]) -> Shown:
+    """Gain over zero-shot at every backbone of a path, of the methods with all cells of it."""
+    shots, values = max(page.expected.shots), []
+    models = [one_line(page.backbone_title(name), 60) for name in path]
+    for row in page.all_ranks((path[0], path[-1]), shots):
+        if row.kind == "floor":  # it is the line at 0
+            continue
+        means = follow_path(row.standing.results, page.expected, path, shots)["gain"]
+        gains = [gain for mean in means if (gain := _two(exact(mean))) is not None]
+        if len(gains) == len(path):
+            values.append(_record(row, gains=gains, models=models))
+    values.sort(key=lambda one: (-one["gains"][-1], one["title"]))
+    return Shown(values, {"foot": _FOOT})
+
+
+def class_values(page: SuitePage, upgrade: Upgrade) -> Shown:
+    """Accuracies on own and on other classes, source then target, of the methods that have all."""
+    shots, values = max(page.expected.shots), []
+    rows = {row.standing.info.name: row for row in page.ranks(upgrade, shots)}
+    methods = [one for one in page.results.methods.values() if not one.info.sees_tests]
+    for one in measure_four_ways(methods, page.expected, upgrade, shots):
+        if one.state == "complete" and one.info.name in rows:
+            means = {
+                classes: [_two(exact(mean)) for mean in
+                          (one.mean(one.accuracy[classes, model]) for model in MODELS)]
+                for classes in CLASSES
+            }  # fmt: skip
+            values.append(_record(rows[one.info.name], **means))
+    return Shown(values, {})
+
+
+def price_values(page: SuitePage, upgrade: Upgrade) -> Shown:
+    """Accuracy by labels of methods trained anew, the first zero-shot's; the best way by access."""
+    anew, values = count_labels(page.results.transfers), []
+    labels, shots = [0, *anew], max(page.expected.shots)
+    places = [round(math.log2(1 + count), 4) for count in labels]
+    rows = {row.standing.info.name: row for row in reversed(page.all_ranks(upgrade, shots))}
+    for info in (one.info for one in page.results.methods.values() if one.info.learns):
+        prices = price_ways(page.results, page.expected, info.name, upgrade, shots)
+        means = {one.transfer: one.target.value for one in prices if one.target}
+        if not anew or not means.keys() >= {*anew.values()}:
+            continue
+        zero = next(one.target.value - one.gain.value for one in prices if one.target and one.gain)
+        best: dict[str, tuple[str, float]] = {}
+        for name, value in means.items():
+            if find_way(name) is not None and "labels" not in access_of(name):
+                access = describe_access(name)
+                if access not in best or value > best[access][1]:
+                    best[access] = name, value
+        lines = {
+            "trained anew": (places, [_two(zero), *(_two(means[way]) for way in anew.values())])
+        }
+        for access, (_, value) in sorted(best.items()):
+            lines[f"best with {access}"] = ([places[0], places[-1]], [_two(value)] * 2)
+        values.append(_panel(rows[info.name], lines))
+    order = dict.fromkeys(["trained anew", *sorted({*chain(*(one["line"] for one in values))})])
+    names = list(map(str, labels))
+    return Shown(values, {"ticks": places, "names": names, "order": [*order]})

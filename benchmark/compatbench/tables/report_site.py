@@ -1,0 +1,180 @@
+"""``results/report/``: the results as a small site, and the figures as files beside it.
+
+The site is ``index.html`` with its script and style, Vega to draw, and a file of data per suite;
+it works from a file system and asks for nothing outside of its folder. The same results give the
+same bytes. Texts of results and cards reach the page as data; a policy in the page allows the
+scripts of the folder alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import compatbench
+from compatbench.data.shots import show_shots
+from compatbench.errors import CompatbenchError, one_line
+from compatbench.files.hashes import sha256_bytes
+from compatbench.files.kinds import kind_of, require
+from compatbench.results.rows import write_csv
+from compatbench.results.store import FIGURES, REPORT, RESULTS, check_name, join_provenance
+from compatbench.tables.figures.plan import TITLES, plan_figures
+from compatbench.tables.figures.render import compile_figure, is_current, sign_script
+from compatbench.tables.figures.spec_parts import FONT, MARKS
+from compatbench.tables.figures.specs import SPECS
+from compatbench.tables.figures.svg import COLOURS, FAINT, INK, PAPER
+from compatbench.tables.ranking import COLUMNS
+from compatbench.tables.retrieval_tables import read_indexes
+from compatbench.tables.site_data import MEASURES, Json, describe_suites, to_html
+from compatbench.tables.suite_page import (
+    SuitePage,
+    published_pages,
+    read_suite_page,
+    suites_with_results,
+)
+from compatbench.tables.templates import read_source, template, write_changed
+
+SOURCES = ("site.css", "site.js", "vega.min.js", "vega-interpreter.js", "LICENSE-vega")
+
+
+@dataclass(frozen=True)
+class Report:
+    """The files of a report, and lines on figures that the results do not give."""
+
+    files: dict[Path, bytes]
+    left_out: tuple[str, ...]
+
+
+def report_pages(out: Path, published: Sequence[SuitePage] | None = None) -> list[SuitePage]:
+    """The suites of the leaderboard, each with its sections behind it; without any, all suites."""
+    shown = published_pages(out) if published is None else published
+    pages = [one for page in shown for one in (page, *page.sections)]
+    pages = pages or [read_suite_page(card, out) for card in suites_with_results(out)]
+    if not (measured := [page for page in pages if page.results.all]):
+        raise CompatbenchError(
+            f"{out / RESULTS} holds no results; give the folder that holds results/ with --out, "
+            "or start with 'compatbench run'"
+        )
+    return measured
+
+
+def make_report(
+    out: Path, check: bool = False, published: Sequence[SuitePage] | None = None
+) -> Report:
+    """Writes the files that have changed, and removes those that the results no longer give.
+
+    A check raises for the first of them instead. A figure that shows the same data is up to date,
+    even if another version of vl-convert drew it. ``published`` saves reading the results again.
+    """
+    pages, folder = report_pages(out, published), require(out / RESULTS / FIGURES, "folder")
+    site = require(out / RESULTS / REPORT, "folder")
+    planned = plan_figures(pages)
+    files = {folder / f"{one.name}.svg": one.render() for one in planned if not one.missing}
+    files |= {
+        site / name: content for name, content in render_site(pages, read_indexes(out)).items()
+    }
+    require(site / "data", "folder")
+    for path, content in files.items() if check else ():
+        old = path.read_bytes() if kind_of(path) == "file" else b""
+        files[path] = old if is_current(old, content) else content
+    write_changed(files, "compatbench report", check)
+    for path in sorted({*folder.glob("*.svg"), *(site / "data").glob("*.js")} - set(files)):
+        if check:
+            raise CompatbenchError(f"{path} belongs to no results here; run 'compatbench report'")
+        require(path).unlink()
+    left_out = [f"{one.name}.svg is left out: {one.missing}" for one in planned if one.missing]
+    return Report(files, tuple(left_out))
+
+
+def render_site(
+    pages: Sequence[SuitePage], indexes: Mapping[str, list[str]] = {}
+) -> dict[str, bytes]:
+    """Every file of the site by its path; the suites in this order, with their ``indexes``."""
+    settings: dict[str, int] = {}  # of methods, most of them alike in several suites
+    suites = list(zip(pages, describe_suites(pages, settings), strict=True))
+    figures = [one for _, suite in suites for one in _all_figures(suite)]
+    signals = {one["kind"]: one["signals"] for one in figures if not one["missing"]}
+    specs = {kind: _site_spec(kind, names) for kind, names in signals.items()}
+    index = {
+        "suites": [{"name": page.name, "title": one_line(page.title)} for page in pages],
+        "columns": [
+            {
+                "title": column.title,
+                "about": column.explanation,
+                "down": column.descending or column.bold is not None,
+                "text": column.text,
+                "exact": column.exact,
+            }
+            for column in COLUMNS
+        ],
+        "measures": list(MEASURES.values()),
+        "settings": list(settings),
+        "specs": specs,
+        "colours": {"ink": INK, "line": FAINT, "paper": PAPER, **COLOURS},
+        "font": FONT,
+    }
+    html = template("site/index.html.jinja", autoescape=True).render(
+        titles=TITLES,
+        kinds={kind: label for kind, (*_, label) in MARKS.items()},
+        measures=MEASURES,
+        suites=[_suite_row(page) for page in pages],
+        versions=_versions(pages),
+        commands=[page.run_command() for page in pages],
+    )
+    sources = index | {"specs": {kind: [SPECS[kind](), sorted(signals[kind])] for kind in signals}}
+    script = sign_script(_script("index", index), sources)
+    files = {"index.html": html.rstrip() + "\n", "index.js": script}
+    for page, suite in suites:
+        if page.name in indexes:
+            html = to_html("\n".join(indexes[page.name]))
+            suite["parts"].append({"title": "Stored indexes", "html": html})
+        files[f"data/{check_name(page.name, 'suite')}.js"] = _script("suite", suite)
+    files |= {name: read_source(f"site/{name}") + "\n" for name in SOURCES}
+    return {name: text.encode() for name, text in files.items()}
+
+
+def _script(name: str, content: Json) -> str:
+    """Data as a script: a page of a file system can load nothing else."""
+    # A line for every entry, so that a change is read in git.
+    lines = [f"{json.dumps(key)}: {_dump(value)}" for key, value in content.items()]
+    return f'"use strict";\ncompatbench.{name} = {{\n' + ",\n".join(lines) + "\n};\n"
+
+
+def _dump(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "[\n" + ",\n".join(_dump(one) for one in value) + "\n]"
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _all_figures(suite: Json) -> list[Json]:
+    return [*suite["figures"], *(one for board in suite["boards"] for one in board["figures"])]
+
+
+def _site_spec(kind: str, signals: Iterable[str]) -> Json:
+    """A compiled specification as wide as its place, on no ground of its own."""
+    spec = compile_figure(kind, signals, "container")
+    return {key: value for key, value in spec.items() if key not in ("$schema", "background")}
+
+
+def _suite_row(page: SuitePage) -> tuple[str, ...]:
+    methods = page.results.all
+    texts = [write_csv(one.rows) + write_csv(one.costs) for one in methods]
+    return (
+        one_line(page.title),
+        page.name,
+        f"{len(methods)}",
+        f"{sum(len(one.rows) for one in methods):,}",
+        f"{len(page.expected.tasks)}",
+        ", ".join(str(show_shots(count)) for count in page.expected.shots),
+        ", ".join(map(str, page.expected.seeds)),
+        sha256_bytes(*(text.encode() for text in texts))[:16],
+    )
+
+
+def _versions(pages: Sequence[SuitePage]) -> list[tuple[str, str]]:
+    joined = join_provenance(method.provenance for page in pages for method in page.results.all)
+    rows = [(one_line(name), one_line(", ".join(values))) for name, values in joined.items()]
+    return [*rows, ("this page", f"compatbench {compatbench.__version__}")]

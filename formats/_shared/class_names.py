@@ -1,0 +1,124 @@
+"""Whether a checkpoint is of these classes and this source: its own token embeddings tell.
+
+Prompt learners save the embeddings of what stands behind their context: the class name, the words
+around it, the full stop and end-of-text. They are compared with the prompts that the method makes
+of the imported module on the source.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compatbench.backbone import Backbone, Labels
+from compatbench.backbone.text.prompts import Prompts
+from compatbench.method import Method, Module
+from compatbench.method.format import Import
+
+
+class _Prompted(Exception):
+    """Carries the prompts that a method was about to encode."""
+
+
+class _Recorder:
+    """A backbone that encodes no prompts."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backbone, name)
+
+    def encode_prompts(self, prompts: Prompts, *_: Any, **__: Any) -> Tensor:
+        raise _Prompted(prompts)
+
+
+def check_class_names(given: Import, key: str, method: Method, module: Module) -> bool:
+    """Compares the rows ``[C, S, D]`` under a key; False if the file has none.
+
+    Names that a few classes spell differently are noted.
+
+    Raises:
+        CompatbenchError: the rows are of another source, other classes or another order of them.
+    """
+    rows = given.file.tensors.get(key)
+    if rows is None:
+        return False
+    width, most = given.backbone.token_width, given.backbone.text.context_length
+    given.take(key, "C S D")
+    behind = _behind_context(given, method, module, most - rows.shape[1])
+    # The file may hold them in half precision.
+    wanted = [each.to(rows.dtype) for each in behind]
+    wrong = [i for i, each in enumerate(wanted) if not torch.equal(rows[i, : len(each)], each)]
+    if not wrong:
+        return True
+    names, end = given.labels.names, wanted[0][-1]
+    if not bool((rows.reshape(-1, width) == end).all(-1).any()):
+        raise given.error(
+            f"holds in '{key}' no token embeddings of '{given.backbone.name}'; give the source "
+            "that it was trained on"
+        )
+    for label in wrong:
+        for other, each in enumerate(wanted):
+            if torch.equal(rows[label, : len(each)], each):
+                raise given.error(
+                    f"has '{names[other]}' as class {label} in '{key}', where the task has "
+                    f"'{names[label]}': give the task, or the classes, in the order of the file"
+                )
+    if 2 * len(wrong) > len(names):
+        raise given.error(
+            f"has other words behind the context in '{key}' than '{names[wrong[0]]}': give the "
+            "task that it was trained for, or the words that are not learned, such as --set "
+            "context_words='a photo of a', --set template='person doing {}.' or --set teacher="
+        )
+    listed = ", ".join(f"'{names[label]}'" for label in wrong[:5])
+    given.notes.append(f"the file has other words for {len(wrong)} classes: {listed}")
+    return True
+
+
+def _behind_context(given: Import, method: Method, module: Module, before: int) -> list[Tensor]:
+    """What the method puts behind start-of-text and context, of each class ``[n, D]``.
+
+    Args:
+        before: rows that the file leaves to start-of-text and context.
+    """
+    backbone, labels = given.backbone, given.labels
+    fields = type(method.config).model_fields
+    if "position" in fields:  # the file has the name behind the context, wherever it is put
+        method = type(method)(method.config.model_copy(update={"position": "end"}))
+    prompts = _prompts_of(method, module, backbone, labels)
+    prefix = prompts.prefixes[0]
+    wholes = [
+        torch.cat([prefix, own[:length]])
+        for own, length in zip(prompts.suffix, prompts.lengths, strict=True)
+    ]
+    context = _context_rows(method, module, given)
+    if before != prompts.start + context:
+        raise given.error(
+            f"leaves {before} tokens to start-of-text and context, and the context has {context}; "
+            f"'{backbone.name}' reads {backbone.text.context_length}: give the source that it was "
+            "trained on"
+        )
+    return [whole[before:] for whole in wholes]
+
+
+def _context_rows(method: Method, module: Module, given: Import) -> int:
+    rows = method.contexts(module, given.backbone, given.labels)
+    rows = (
+        module.trained.get("context", module.trained.get("text_prompts")) if rows is None else rows
+    )
+    assert rows is not None
+    return rows.shape[-2]
+
+
+def _prompts_of(method: Method, module: Module, backbone: Backbone, labels: Labels) -> Prompts:
+    recorder: Any = _Recorder(backbone)
+    try:
+        classifier = method.attach(module, recorder, labels)
+        # Prompts of its own for every image.
+        classifier(torch.ones(1, backbone.embed_dim, device=backbone.device, dtype=backbone.dtype))
+    except _Prompted as found:
+        return found.args[0]
+    raise AssertionError(f"method '{method.card.name}' encodes no prompts")

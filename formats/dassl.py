@@ -1,0 +1,84 @@
+"""Checkpoints of Dassl's trainers, ``model.pth.tar-EPOCH``: parts of CLIP with learned prompts.
+
+The container is ``save_model`` of KaiyangZhou/Dassl.pytorch (dassl/engine/trainer.py):
+``{state_dict, epoch, optimizer, scheduler, val_result}``, in a folder for each registered model.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+
+from compatbench.files.atomic import write_atomic
+from compatbench.method import Module
+from compatbench.method.checkpoint_reader import Checkpoint
+from compatbench.method.format import Config, Converted, Format, Import
+
+
+class Part(NamedTuple):
+    """Where a tensor of ours is in a state dict.
+
+    ``more`` is the name of those of further blocks, with ``{}`` for the number; ours is the stack.
+    """
+
+    key: str
+    sizes: str
+    more: str = ""
+
+
+class Dassl(Format):
+    """A format whose tensors have other names, and nothing else that differs.
+
+    Attributes:
+        parts: by our names. What else is in a file is not read: frozen towers, and buffers that
+            ``attach`` makes anew.
+        unlike: a file with a name that begins with one of these is of another format.
+        first: the number of the first of ``more``.
+    """
+
+    parts: ClassVar[Mapping[str, Part]]
+    unlike: ClassVar[tuple[str, ...]] = ()
+    first: ClassVar[int] = 0
+
+    def recognise(self, file: Checkpoint) -> bool:
+        has = all(part.key in file.tensors for part in self.parts.values())
+        return has and not any(name.startswith(self.unlike) for name in file.tensors)
+
+    def config(self, module: Module) -> dict[str, Any]:
+        """The settings of the method that shapes tell."""
+        return {}
+
+    def read(self, given: Import) -> Converted:
+        trained = {}
+        for name, part in self.parts.items():
+            rows = [given.take(part.key, part.sizes)]
+            keys = self._more(part) if part.more else iter(())
+            while (key := next(keys, "")) in given.file.tensors:
+                rows.append(given.take(key, part.sizes))
+            trained[name] = torch.stack(rows) if part.more else rows[0]
+        module = Module(trained)
+        return Converted(module, self.config(module))
+
+    def _more(self, part: Part) -> Iterator[str]:
+        return (part.more.format(number) for number in range(self.first, 1000))
+
+    def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
+        kind, state = getattr(torch, dtype), {}
+        for name, part in self.parts.items():
+            rows = module[name] if part.more else [module[name]]
+            for key, row in zip((part.key, *self._more(part)), rows, strict=False):
+                state[key] = row.detach().cpu().to(kind).contiguous().clone()
+        rest = {"epoch": 0, "optimizer": None, "scheduler": None, "val_result": 0.0}
+        write_torch(path, {"state_dict": state, **rest})
+        return [path]
+
+
+def write_torch(path: Path, content: Any) -> None:
+    """Writes what ``torch.save`` makes of it, whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomic(path, buffer.getvalue())

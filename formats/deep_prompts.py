@@ -1,0 +1,79 @@
+"""MaPLe, IVLP, PromptSRC and VPT: their trainers save the whole model, with its frozen towers."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from compatbench.formats.dassl import Dassl, Part
+from compatbench.method import Module
+from compatbench.method.checkpoint_reader import Checkpoint
+
+TEXT = "prompt_learner.ctx"
+BLOCKS = "transformer.resblocks.{}.VPT_shallow"
+IMAGE = Part("image_encoder.VPT", "n d", f"image_encoder.{BLOCKS}")
+PROJECTIONS = "prompt_learner.compound_prompt_projections.{}"
+
+
+class MaPLe(Dassl):
+    """muzairkhattak/multimodal-prompt-learning, trainers/maple.py.
+
+    Words of the first prompt that are left behind the context stay (``context_words``).
+    """
+
+    name = method = "maple"
+    parts: ClassVar = {
+        "text_prompts": Part(TEXT, "M D", "prompt_learner.compound_prompts_text.{}"),
+        "coupling_weight": Part("prompt_learner.proj.weight", "d D", f"{PROJECTIONS}.weight"),
+        "coupling_bias": Part("prompt_learner.proj.bias", "d", f"{PROJECTIONS}.bias"),
+    }
+    unlike = ("film_", "adapter_", "prompt_learner.ctx_", "linear_probe_proj")
+    suffix = "prompt_learner.token_suffix"
+
+    def config(self, module: Module) -> dict[str, Any]:
+        depth, length = module["text_prompts"].shape[:2]
+        return {"depth": depth, "length": length}
+
+
+class IVLP(Dassl):
+    """As MaPLe, trainers/independentVL.py."""
+
+    name = method = "ivlp"
+    parts: ClassVar = {
+        "text_prompts": Part(TEXT, "M D", f"text_encoder.{BLOCKS}"),
+        "image_prompts": IMAGE,
+    }
+    unlike = ("film_", "prompt_learner.ZS_")
+    suffix = "prompt_learner.token_suffix"
+    first = 1
+
+    def config(self, module: Module) -> dict[str, Any]:
+        shapes = {kind: module[f"{kind}_prompts"].shape for kind in ("text", "image")}
+        depths = {f"{kind}_depth": shape[0] for kind, shape in shapes.items()}
+        return depths | {f"{kind}_length": shape[1] for kind, shape in shapes.items()}
+
+
+class PromptSRC(IVLP):
+    """muzairkhattak/PromptSRC, trainers/promptsrc.py.
+
+    Only the file of the last epoch holds the average over epochs.
+    """
+
+    name = method = "promptsrc"
+    unlike = ("film_",)
+
+    def recognise(self, file: Checkpoint) -> bool:
+        teacher = any(name.startswith("prompt_learner.ZS_") for name in file.tensors)
+        return teacher and super().recognise(file)
+
+
+class VPT(Dassl):
+    """As MaPLe, trainers/vpt.py; shallow if its depth is 1."""
+
+    name, method = "vpt", "vpt_deep"
+    parts: ClassVar = {"image_prompts": IMAGE}
+    unlike = ("prompt_learner.", "film_")
+    first = 1
+
+    def config(self, module: Module) -> dict[str, Any]:
+        depth, length = module["image_prompts"].shape[:2]
+        return {"depth": depth, "length": length}

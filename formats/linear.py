@@ -1,0 +1,121 @@
+"""Linear heads on image features, in npz, safetensors or a state dict."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from compatbench.errors import CompatbenchError
+from compatbench.files.atomic import write_atomic
+from compatbench.formats.dassl import write_torch
+from compatbench.method import Module
+from compatbench.method.checkpoint_reader import Checkpoint
+from compatbench.method.format import Config, Converted, Format, Import
+
+WEIGHTS, BIASES = ("weight", "coef", "coef_"), ("bias", "intercept", "intercept_")
+CLASSES = ("classes", "classes_")
+ABSENT = -1e4  # bias of a class that the head does not know
+
+
+class Linear(Format):
+    """z = W f + b on features that are not normalised: ``weight`` and ``bias``, or sklearn's names.
+
+    ``classes`` beside them, label numbers or names, says which class each row is of.
+    """
+
+    name, method = "linear", "linear_probe"
+
+    def recognise(self, file: Checkpoint) -> bool:
+        weights, *others = (_named(file, names) for names in (WEIGHTS, BIASES, CLASSES))
+        known = len(weights) + sum(map(len, others))
+        flat = [name for name in weights if file.tensors[name].ndim == 2]
+        return len(flat) == len(weights) == 1 and known == len(file.tensors)
+
+    def read(self, given: Import) -> Converted:
+        weight, bias = self._rows(given)
+        return Converted(Module({"weight": weight, "bias": bias}), {})
+
+    def _rows(self, given: Import) -> tuple[Tensor, Tensor]:
+        """W ``[C, e]`` and b ``[C]`` in label order."""
+        file = given.file
+        weights, biases = _named(file, WEIGHTS), _named(file, BIASES)
+        if len(weights) != 1 or len(biases) > 1:
+            raise given.error("does not hold one 'weight', and one 'bias' at most")
+        classes = self._classes(given)
+        count = len(given.labels)
+        if count == 2 and len(file.tensors[weights[0]]) == 1:  # as scikit-learn keeps two classes
+            weight = given.take(weights[0], "one e")
+            bias = given.take(biases[0], "one") if biases else weight.new_zeros(1)
+            return torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+        letter = "C" if classes is None else "k"
+        weight = given.take(weights[0], f"{letter} e")
+        bias = given.take(biases[0], letter) if biases else weight.new_zeros(len(weight))
+        if classes is None:
+            return weight, bias
+        if len(classes) != len(weight):
+            raise given.error(f"has {len(weight)} rows and {len(classes)} 'classes'")
+        whole = weight.new_zeros(count, weight.shape[1]), weight.new_full((count,), ABSENT)
+        whole[0][classes], whole[1][classes] = weight, bias
+        return whole
+
+    def _classes(self, given: Import) -> list[int] | None:
+        file, names = given.file, list(given.labels.names)
+        key = next((name for name in CLASSES if name in file.tensors or name in file.values), None)
+        if key is None:
+            return None
+        found = file.tensors[key].tolist() if key in file.tensors else file.values[key]
+        labels = [names.index(one) if one in names else one for one in found]
+        wrong = [one for one in labels if one not in range(len(names))]
+        if wrong or len(set(labels)) < len(labels):
+            what = f"'{wrong[0]}', which is not a class of the task" if wrong else "a class twice"
+            raise given.error(f"has {what} in '{key}'; give the task that it was trained for")
+        return [int(one) for one in labels]
+
+    def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
+        kind = getattr(torch, dtype)
+        pair = [t.detach().cpu().to(kind).contiguous() for t in self._tensors(module)]
+        named = dict(zip(("weight", "bias"), pair, strict=False))
+        if path.suffix == ".npz":
+            import numpy as np
+
+            if dtype == "bfloat16":
+                raise CompatbenchError("numpy has no bfloat16; give --dtype float32")
+            arrays = dict(zip(("coef", "intercept"), (t.numpy() for t in pair), strict=False))
+            np.savez(buffer := io.BytesIO(), classes=np.arange(len(pair[0])), **arrays)
+            write_atomic(path, buffer.getvalue())
+        elif path.suffix == ".safetensors":
+            from safetensors.torch import save
+
+            write_atomic(path, save({str(name): tensor for name, tensor in named.items()}))
+        else:
+            write_torch(path, named)
+        return [path]
+
+    def _tensors(self, module: Module) -> list[Tensor]:
+        return [module["weight"], module["bias"]]
+
+
+class NormalizedLinear(Linear):
+    """z = W f̂ on normalised features, without a bias; files are as those of ``linear``."""
+
+    name, method = "linear_normalized", "cross_modal"
+
+    def recognise(self, file: Checkpoint) -> bool:
+        return False
+
+    def read(self, given: Import) -> Converted:
+        weight, bias = self._rows(given)
+        if bool(bias.any()):
+            raise given.error("has a bias, which no method on normalised features has here")
+        return Converted(Module({"weight": weight / given.backbone.logit_scale}), {})
+
+    def _tensors(self, module: Module) -> list[Tensor]:
+        raise CompatbenchError("the scale of the source is not in the module; it is not exported")
+
+
+def _named(file: Checkpoint, names: tuple[str, ...]) -> list[str]:
+    """The tensors with one of these as the last part of their names."""
+    return [name for name in file.tensors if name.rpartition(".")[2] in names]

@@ -1,0 +1,159 @@
+"""CoOp and its relatives: their trainers save the prompt learner alone."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+
+from compatbench.formats.dassl import Dassl, Part
+from compatbench.method import Module
+from compatbench.method.checkpoint_reader import Checkpoint
+from compatbench.method.format import Converted, Import
+
+NETWORK = {
+    "down": Part("meta_net.linear1.weight", "h e"),
+    "down_bias": Part("meta_net.linear1.bias", "h"),
+    "up": Part("meta_net.linear2.weight", "w h"),
+    "up_bias": Part("meta_net.linear2.bias", "w"),
+}
+
+
+class CoOp(Dassl):
+    """KaiyangZhou/CoOp, trainers/coop.py.
+
+    No file tells where the name stands in the context (``position``).
+    """
+
+    name = method = "coop"
+    parts: ClassVar = {"context": Part("ctx", "M D")}
+    unlike = ("meta_net.", "bias_vectors", "ctx_", "token_middle", "text_feature_residuals")
+    suffix = "token_suffix"
+
+    def config(self, module: Module) -> dict[str, Any]:
+        context = module["context"]
+        return {"context_length": context.shape[-2], "class_specific": context.ndim == 3}
+
+    def read(self, given: Import) -> Converted:
+        if getattr(given.file.tensors.get("ctx"), "ndim", 0) != 3:
+            return super().read(given)
+        module = Module({"context": given.take("ctx", "C M D")})
+        return Converted(module, self.config(module))
+
+
+class ProGrad(CoOp):
+    """BeierZhu/Prompt-align, trainers/prograd.py: its files look like CoOp's."""
+
+    name = method = "prograd"
+
+    def recognise(self, file: Checkpoint) -> bool:
+        return False
+
+
+class KgCoOp(CoOp):
+    """htyao89/KgCoOp, trainers/kgcoop.py; vectors and a network in it were never trained."""
+
+    name = method = "kgcoop"
+    unlike = ()
+
+    def recognise(self, file: Checkpoint) -> bool:
+        return "bias_vectors" in file.tensors and super().recognise(file)
+
+
+class ATPrompt(Dassl):
+    """zhengli97/ATPrompt, trainers/coop_atp.py; its attributes are words of one token each.
+
+    A file holds the words' token embeddings, with which the setting ``attributes`` is compared.
+    Vectors of attributes that it does not use, up to three, were never trained.
+    """
+
+    name = method = "atprompt"
+    parts: ClassVar = {
+        "context": Part("ctx", "M D"),
+        "attribute_context": Part("ctx_att1", "N D", more="ctx_att{}"),
+    }
+    first: ClassVar = 2
+    unlike = ("meta_net.",)
+    suffix = "token_suffix"
+
+    def read(self, given: Import) -> Converted:
+        words, rows = given.settings.setdefault("attributes", ["color", "shape"]), []
+        held = sum(f"token_middle{number}" in given.file.tensors for number in (1, 2, 3))
+        if held not in (0, len(words)):
+            raise given.error(f"has {held} attributes, and --set attributes has {len(words)}")
+        for number, word in enumerate(words, 1):
+            rows.append(given.take(f"ctx_att{number}", "N D"))
+            if not held:
+                continue
+            found = given.file.tensors[f"token_middle{number}"][0]
+            if not torch.equal(found, given.backbone.embed_text(word).to(found.dtype)):
+                raise given.error(
+                    f"has another word than '{word}' as attribute {number}: give the words and "
+                    """the source that it was trained with, --set 'attributes=["color"]'"""
+                )
+        module = Module(
+            {"context": given.take("ctx", "M D"), "attribute_context": torch.stack(rows)}
+        )
+        sizes = (module[name].shape[-2] for name in ("context", "attribute_context"))
+        names = ("context_length", "attribute_length")
+        return Converted(module, dict(zip(names, sizes, strict=True)))
+
+
+class CoCoOp(Dassl):
+    """KaiyangZhou/CoOp, trainers/cocoop.py."""
+
+    name = method = "cocoop"
+    parts: ClassVar = {"context": Part("ctx", "M D"), **NETWORK}
+    unlike = ("bias_vectors", "ctx_", "token_middle")
+    suffix = "token_suffix"
+    rows_for_each_vector: ClassVar = False  # of what the network gives
+
+    def recognise(self, file: Checkpoint) -> bool:
+        return super().recognise(file) and not self._problem(file)
+
+    def _problem(self, file: Checkpoint) -> str:
+        (vectors, width), rows = file.tensors["ctx"].shape, file.tensors[NETWORK["up_bias"].key]
+        wanted = width * (vectors if self.rows_for_each_vector else 1)
+        if len(rows) == wanted:
+            return ""
+        return f"has a network of {len(rows)} outputs, where {self.name} has {wanted}"
+
+    def read(self, given: Import) -> Converted:
+        converted = super().read(given)
+        if problem := self._problem(given.file):
+            raise given.error(f"{problem}; is the format right?")
+        return converted
+
+    def config(self, module: Module) -> dict[str, Any]:
+        hidden, size = module["down"].shape
+        return {"context_length": len(module["context"]), "reduction": max(1, size // hidden)}
+
+
+class TCP(CoCoOp):
+    """htyao89/Textual-based_Class-aware_prompt_tuning, trainers/tcp.py.
+
+    The features of the teacher's prompts are not saved; they are made anew (``teacher``).
+    """
+
+    name = method = "tcp"
+    rows_for_each_vector = True
+
+
+class DePT(Dassl):
+    """Koorye/DePT, trainers/elp_coop.py and elp_kgcoop.py, whose heads are the same."""
+
+    name = method = "dept"
+    parts: ClassVar = {
+        "context": Part("prompt_learner.ctx", "M D"),
+        "image_gain": Part("film_lp_img.scale", "e"),
+        "image_shift": Part("film_lp_img.bias", "e"),
+        "text_gain": Part("film_lp_text.scale", "e"),
+        "text_shift": Part("film_lp_text.bias", "e"),
+        "head": Part("linear_probe_proj.weight", "C e"),
+        "head_bias": Part("linear_probe_proj.bias", "C"),
+    }
+    unlike = ("prompt_learner.compound_", "prompt_learner.meta_net.linear2")
+    suffix = "prompt_learner.token_suffix"
+
+    def config(self, module: Module) -> dict[str, Any]:
+        return {"context_length": len(module["context"])}

@@ -1,0 +1,69 @@
+"""Tip-Adapter's caches, a file for each tensor: gaopengcuhk/Tip-Adapter, utils.py and main.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from compatbench.files.kinds import require_new
+from compatbench.formats.dassl import write_torch
+from compatbench.method import Module
+from compatbench.method.checkpoint_reader import Checkpoint
+from compatbench.method.format import Config, Converted, Format, Import
+
+SEARCHED = "which the authors' search prints; before it, init_{} of their configuration"
+
+
+class TipAdapter(Format):
+    """gaopengcuhk/Tip-Adapter: ``keys_16shots.pt`` with ``values_16shots.pt`` beside it."""
+
+    name = method = "tip_adapter"
+    needs: ClassVar = {one: SEARCHED.format(one) for one in ("alpha", "beta")}
+    dtype = "float16"  # their products of halves take no other
+    start, sizes = "keys_", "e N"
+
+    def recognise(self, file: Checkpoint) -> bool:
+        # One matrix is like another.
+        return file.path.name.startswith(self.start) and [*file.tensors] == [""]
+
+    def read(self, given: Import) -> Converted:
+        if not given.file.path.name.startswith(self.start):
+            raise given.error(
+                f"is not named {self.start}...shots.pt, as those of '{self.name}' are"
+            )
+        values = given.file.beside(given.file.path.name.replace(self.start, "values_", 1))
+        keys = given.take("", self.sizes)
+        keys = keys if self.sizes == "N e" else keys.T.contiguous()
+        stored = {"values": given.take("", "N C", values)}
+        config = {name: float(given.settings[name]) for name in self.needs}
+        stored |= {name: torch.tensor(value).to(keys) for name, value in config.items()}
+        return Converted(Module(stored={"keys": keys, **stored}), config)
+
+    def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
+        kind = getattr(torch, dtype)
+        keys, values = (module[name].detach().cpu().to(kind) for name in ("keys", "values"))
+        shots = len(keys) // values.shape[1]
+        files = {"keys_": keys.T, "values_": values}
+        if self.start not in files:
+            files[self.start] = torch.nn.Parameter(keys)
+        paths = {path / f"{start}{shots}shots.pt": tensor for start, tensor in files.items()}
+        for name in paths:
+            require_new(name, "give another folder")
+        for name, tensor in paths.items():
+            write_torch(name, tensor)
+        return [*paths]
+
+
+class TipAdapterF(TipAdapter):
+    """gaopengcuhk/Tip-Adapter: the trained keys, ``best_F_16shots.pt``, with the values."""
+
+    name = method = "tip_adapter_f"
+    start, sizes = "best_F_", "N e"
+
+    def read(self, given: Import) -> Converted:
+        given.notes.append("the authors' code chooses its epoch on the test set")
+        converted = super().read(given)
+        stored = dict(converted.module.stored)
+        return converted._replace(module=Module({"keys": stored.pop("keys")}, stored))

@@ -1,0 +1,121 @@
+"""What is here and what is missing; published figures, and whether a measurement agrees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import compatbench as cb
+from compatbench import doctor
+from compatbench.backbone import Backbone
+from compatbench.backbone.load import read_backbone
+from compatbench.data.cards import task_cards
+from compatbench.data.images import Labels
+from compatbench.errors import CompatbenchError
+from compatbench.extras.doctor import (
+    TOLERANCES,
+    compare_zero_shot,
+    find_figures,
+    judge,
+    published_prompts,
+    why_not_comparable,
+)
+from compatbench.results.published import read_published
+
+CLIP = read_backbone("vit-b16-openai")
+
+
+def test_a_release_has_its_figures_by_whatever_name_it_is_asked_for() -> None:
+    # OpenAI's figures are those with QuickGELU.
+    imagenet = {(f["source"], f["metric"]): f["accuracy"] for f in find_figures(CLIP, "imagenet")}
+    assert imagenet["open_clip", "top1"] == 68.34
+    assert imagenet["CLIP_benchmark", "top1"] == 68.35
+    named = find_figures(read_backbone("ViT-B-16-quickgelu/openai"), "imagenet")
+    assert len(named) == len(imagenet)
+    assert not find_figures(read_backbone("vit-b16-laion2b"), "ucf101")
+
+
+@pytest.mark.parametrize(
+    "task", sorted({*read_published().query("protocol == 'own prompts'")["test_set"]})
+)
+def test_a_figure_may_be_compared_on_the_same_images_alone(task: str) -> None:
+    """Of the sources, only OSTB has the splits of CoOp where these are not the dataset's own."""
+    own, figures = task_cards.read(task), find_figures(CLIP, task)
+    # A variant has the classes of ImageNet, or 200 of them.
+    classes = len(own.classes) or (200 if task in ("imagenet_a", "imagenet_r") else 1000)
+    assert figures
+    for figure in figures:
+        why = why_not_comparable(figure, CLIP, own.counts["test"], classes)
+        assert (why == "") == (task in TOLERANCES or figure["source"] == "OSTB"), why
+
+
+def test_what_is_of_another_kind_is_not_compared_and_what_is_loose_decides_nothing() -> None:
+    [figure, *_] = find_figures(CLIP, "imagenet")
+    own = CLIP.model_copy(update={"path": "/x.pt"})
+    assert "file of your own" in why_not_comparable(figure, own, 50_000, 1000)
+    assert "test images of another split" in why_not_comparable(figure, CLIP, 20, 1000)
+    assert "over 1000 classes" in why_not_comparable(figure, CLIP, 50_000, 100)
+    # Only a figure that decides can fail.
+    assert judge({"accuracy": 68.34, "source": "open_clip"}, 68.6, 0.3) == "agrees"
+    assert judge({"accuracy": 68.34, "source": "open_clip"}, 66.7, 0.3) == "disagrees"
+    assert judge({"accuracy": 68.34, "source": "OSTB"}, 66.7, 1.0) == "differs"
+
+
+def test_the_prompts_are_those_of_the_figures() -> None:
+    assert len(published_prompts("imagenet_a", ["cat"])) == 80
+    texts = published_prompts("stanford_cars", ["2012 Acura TL Sedan"])
+    assert len(texts) == 8
+    assert texts[0] == ("a photo of a Acura TL Sedan 2012.",)
+    assert published_prompts("dtd", ["banded"]) == []
+    assert all(published_prompts(task, ["x"]) for task in TOLERANCES)
+
+
+def test_zero_shot_is_measured_with_each_figure_s_prompts_and_metric(
+    clip: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six images of two classes, in the place of Pets."""
+    features = torch.randn(6, 16, generator=torch.Generator().manual_seed(2))
+    targets = [0, 0, 0, 0, 1, 1]
+    labels = Labels(("red cat", "blue dog"), ("a photo of a {}.",), "a photo of a {}.")
+    samples = [SimpleNamespace(label=label) for label in targets]
+    task: Any = SimpleNamespace(name="oxford_pets", labels=labels, split=lambda _: samples)
+    cache: Any = SimpleNamespace(features=lambda *_: features)
+    figure = dict(test_set="oxford_pets", accuracy=50.0, images=6, classes=2, source="open_clip")
+    figures = [figure | {"metric": metric} for metric in ("top1", "recall")]
+    monkeypatch.setattr(doctor, "find_figures", lambda *_: figures)
+    top1, recall = compare_zero_shot(clip, task, cache)
+
+    names = [f"a photo of a {name}, a type of pet." for name in labels.names]
+    texts = torch.stack([clip.text_features((name,))[0] for name in names])
+    found = [int(F.cosine_similarity(f[None], texts).argmax()) for f in features]
+    right = [one == label for one, label in zip(found, targets, strict=True)]
+    assert top1.measured == pytest.approx(100 * sum(right) / 6)
+    assert recall.measured == pytest.approx(50 * (sum(right[:4]) / 4 + sum(right[4:]) / 2))
+
+
+def test_the_mini_suite_can_run_anywhere(tmp_path: Path) -> None:
+    looked_at: list[str] = []
+    found = cb.diagnose(out=tmp_path, progress=looked_at.append)
+    assert found.ready
+    assert found.suite == "mini"
+    frame = found.to_frame()
+    assert frame["name"].tolist() == looked_at
+    assert set(frame["kind"]) == {"task", "backbone"}
+    assert set(frame["state"]) == {"found"}
+    assert found.machine["runs"].startswith(f"{tmp_path / 'runs'} (")
+
+
+def test_what_is_missing_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COMPATBENCH_DATA", raising=False)
+    found = cb.diagnose(tasks="dtd", backbones=["mini-clip"])
+    assert not found.ready
+    [missing] = found.unusable
+    assert (missing.name, missing.state) == ("dtd", "missing")
+    assert "--data-root" in missing.fix
+    with pytest.raises(CompatbenchError, match="did you mean dtd"):
+        cb.diagnose(tasks=["dt"])

@@ -1,0 +1,199 @@
+"""Recall and precision of stored indexes, beside their definitions; and the committed figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import compatbench as cb
+from compatbench.engine.galleries import rank_gallery
+from compatbench.engine.gallery_rows import FIGURES, KEY, POOLED
+from compatbench.errors import CompatbenchError
+from compatbench.extras.audit.retrieval_checks import check_file, measure_again
+from compatbench.results.retrieval import find_expected, read_retrieval, write_retrieval
+
+COMMITTED = Path(__file__).parents[2] / "results" / "retrieval"
+
+
+def naive(
+    queries: np.ndarray, gallery: np.ndarray, asked: list, classes: list, itself: list | None
+) -> list[list[float]]:
+    rows = []
+    for i, query in enumerate(queries):
+        places = [j for j in range(len(gallery)) if itself is None or j != itself[i]]
+        places.sort(key=lambda j: -float(gallery[j] @ query))
+        right = [classes[j] == asked[i] for j in places]
+        if any(right):
+            precision = [sum(right[: n + 1]) / (n + 1) for n, hit in enumerate(right) if hit]
+            recall = [float(any(right[:k])) for k in (1, 5, 10)]
+            rows.append([*recall, sum(precision) / len(precision)])
+    return rows
+
+
+@settings(max_examples=30)
+@given(
+    size=st.integers(2, 30), count=st.integers(1, 12), kinds=st.integers(1, 6), own=st.booleans()
+)
+def test_figures_are_their_definitions(size: int, count: int, kinds: int, own: bool) -> None:
+    generator = np.random.default_rng(size * 100 + count)
+    gallery, queries = generator.standard_normal((size, 4)), generator.standard_normal((count, 4))
+    classes, asked = (generator.integers(0, kinds, n).tolist() for n in (size, count))
+    itself = generator.integers(0, size, count).tolist() if own else None
+    wanted = naive(queries, gallery, asked, classes, itself)
+    places = None if itself is None else torch.tensor(itself)
+    given_ = map(torch.tensor, (queries, gallery, asked, classes))
+    found = rank_gallery(*given_, places).numpy()
+    assert found.shape == (len(wanted), 4)
+    assert np.abs(found - np.array(wanted).reshape(-1, 4)).max(initial=0) <= 1e-9
+
+
+@pytest.fixture(scope="module")
+def measured():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("compatbench.engine.galleries.TIMED", 16)
+        return cb.retrieve("mini", tasks="mini-arrows", targets="mini-eva-clip", pairs=[8])
+
+
+def test_committed_figures_are_what_the_code_gives(measured) -> None:
+    """Those of one gallery by what does not depend on a draw from other tasks."""
+    frame, _ = read_retrieval(COMMITTED)["mini"]
+    plain = measured.frame[(measured.frame["pairs"] == 0) & (measured.frame["gallery"] != POOLED)]
+    joined = plain.merge(frame, on=KEY, suffixes=("", "_committed"))
+    assert len(joined) == len(plain) == 8
+    for name in ("images", "asked", "seeds"):
+        assert joined[name].tolist() == joined[f"{name}_committed"].tolist()
+    for name in FIGURES:
+        assert np.allclose(joined[name], joined[f"{name}_committed"], atol=0.5)
+
+
+def test_a_gallery_of_one_task_is_all_and_pairs_are_drawn(measured, tmp_path: Path) -> None:
+    frame = measured.frame.set_index(["gallery", "queries", "way"])[list(FIGURES)]
+    pd.testing.assert_frame_equal(frame.loc[POOLED], frame.loc["mini-arrows"])
+    assert {"images", "low-rank", "ridge"} == set(measured.frame.query("pairs == 8")["way"])
+    path = measured.save(tmp_path)
+    again, about = read_retrieval(path.parent)["mini"]
+    pd.testing.assert_frame_equal(again, measured.frame, rtol=0, atol=1e-4)
+    assert about == json.loads(json.dumps(measured.about))
+    command = "compatbench retrieve --suite mini --source mini-clip --target mini-eva-clip"
+    assert about["command"] == f"{command} --tasks mini-arrows --pairs 8"
+    assert min(about["cpu_seconds_per_million"]["encoded"].values()) > 0
+
+
+def test_an_audit_measures_a_gallery_again(measured, cache: Path, tmp_path: Path) -> None:
+    path = measured.save(tmp_path)
+    assert [*check_file(path)] == []
+    found, note = measure_again(path, 1, cache, "cpu")
+    assert (found, "mini-eva-clip was measured again on mini-arrows" in note) == ([], True)
+    forged = measured.frame.assign(map=measured.frame["map"] * 1.5 % 100)
+    path = write_retrieval(tmp_path / "forged", "mini", forged, measured.about)
+    assert [*check_file(path)] == []
+    assert {one.field for one in measure_again(path, 1, cache, "cpu")[0]} == {"map"}
+
+
+def test_rows_of_several_commands_stand_side_by_side(tmp_path: Path) -> None:
+    frame, about = read_retrieval(COMMITTED)["mini"]
+    parts = [of for _, of in frame.groupby("target", sort=False)]
+    few = parts[0].loc[parts[0]["gallery"] != "mini-food"]
+    few.loc[few["gallery"] == POOLED, ["images", "map"]] = 1, 0
+    fresh = parts[1].assign(map=1)
+    texts = set()
+    for number, order in enumerate(([parts[0], few, fresh], [fresh, parts[0], few])):
+        for i, part in enumerate(order):
+            facts = about | {"command": f"retrieve {len(part)} {part['target'].iloc[0]}"}
+            facts["cpu_seconds_per_million"] = {"encoded": {"a": i % 2}, "mapped": 0}
+            path = write_retrieval(tmp_path / str(number), "mini", part, facts)
+        texts.add(path.read_bytes())
+    assert len(texts) == 1
+    rows, facts = read_retrieval(path.parent)["mini"]
+    wanted = pd.concat([parts[0], fresh]).set_index([*KEY])
+    # A smaller pooled gallery does not take the place of the whole one.
+    pd.testing.assert_frame_equal(rows.set_index([*KEY]).sort_index(), wanted.sort_index())
+    assert facts["command"].count("\n") == 2
+    assert facts["cpu_seconds_per_million"]["encoded"] == {"a": 0}
+    path.with_suffix(".json").write_text("{}")
+    with pytest.raises(CompatbenchError, match=r"mini\.json holds no facts of 'compatbench retri"):
+        write_retrieval(tmp_path / "1", "mini", fresh, about)
+
+
+def test_what_cannot_be_is_found_by_an_audit(tmp_path: Path) -> None:
+    frame, about = read_retrieval(COMMITTED)["mini"]
+    assert [*check_file(COMMITTED / "mini.csv")] == []
+    for number, (changes, line, field) in enumerate(
+        (
+            ({"way": "turned"}, 3, "way"),
+            ({"pairs": 64}, 2, "way"),
+            ({"recall@1": 99.0}, 3, "recall@1"),
+            ({"recall@10": float("nan")}, 3, "recall@1"),
+            ({"recall@5": 71.5}, 3, "recall@5"),
+            ({"asked": 0}, 3, "asked"),
+            ({"images": 5, "gallery": POOLED}, 3, "images"),
+        )
+    ):
+        path = write_retrieval(tmp_path / str(number), "mini", frame, about)
+        lines = pd.read_csv(path)
+        lines.loc[line - 2, [*changes]] = [*changes.values()]
+        lines.to_csv(path, index=False, float_format="%.4f")
+        assert field in {one.field for one in check_file(path)}, changes
+    path.write_text(path.read_text() + "x\n")
+    assert [*check_file(path)]
+    path.with_suffix(".json").unlink()
+    [found] = check_file(path)
+    assert "cannot be read" in found.problem
+
+
+def test_what_is_committed_shows_what_it_must() -> None:
+    frame, _ = read_retrieval(COMMITTED)["mini"]
+    pooled = frame[(frame["gallery"] == POOLED) & (frame["target"] == "mini-eva-clip-anew")]
+    best = pooled.groupby(["queries", "way"])["map"].max()
+    for queries in ("texts", "images"):
+        own = best[queries]
+        assert own["copied"] < own["words"] < own["re-encoded"]
+        assert own["copied"] < own["images"]
+        assert own["ridge"] < own["re-encoded"]
+    assert not frame.duplicated(KEY).any()
+
+
+def test_what_to_expect_is_of_the_nearest_number_of_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade = "mini-clip", "mini-eva-clip"
+    frame, _ = read_retrieval(COMMITTED)["mini"]
+    for images, nearest in ((10, 64), (64, 64), (300, 256), (10**6, 1024)):
+        found = find_expected(*upgrade, "ridge", images)
+        assert found["pairs"] == nearest
+        row = frame[(frame["way"] == "ridge") & (frame["pairs"] == nearest)]
+        row = row[(row["target"] == upgrade[1]) & (row["gallery"] == POOLED)]
+        wanted = row.set_index("queries")["map"].round(1).to_dict()
+        assert {kind: one["map"] for kind, one in found["ported"].items()} == wanted
+    assert find_expected("mini-clip", "eva02-b16", "words", 0) == {}
+    # One's own measurement comes first.
+    own = frame.assign(map=12.34)
+    folder = tmp_path / "results" / "retrieval"
+    folder.mkdir(parents=True)
+    own.to_csv(folder / "mine.csv", index=False)
+    (folder / "mine.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert find_expected(*upgrade, "words", 0)["ported"]["texts"]["map"] == 12.3
+    own.drop(columns="way").to_csv(folder / "mine.csv", index=False)
+    with pytest.raises(CompatbenchError, match="no column 'way'"):
+        find_expected(*upgrade, "words", 0)
+
+
+def test_wrong_questions_are_refused() -> None:
+    for changes, message in (
+        ({"targets": "mini-clip"}, "no upgrade from 'mini-clip'"),
+        ({"source": "mini-klip"}, "no backbone named 'mini-klip'"),
+        ({"pairs": [3]}, "numbers of at least 8"),
+        ({"pairs": [10**6]}, "training images; give"),
+        ({"tasks": "mini-nothing"}, "mini-nothing"),
+        ({"suite": "nothing"}, "nothing"),
+    ):
+        with pytest.raises(CompatbenchError, match=message):
+            cb.retrieve(**changes)

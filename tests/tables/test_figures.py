@@ -1,0 +1,199 @@
+"""The figures: what they show, and the same bytes from the same results."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+from figure_pages import hostile_page, info, long_page, method, small_page
+from synthetic_results import UPGRADE, make_page, with_more
+
+from compatbench.results.measures import Expected
+from compatbench.results.ranks import Ranked, rank_datasets
+from compatbench.tables.figures.plan import plan_figures
+from compatbench.tables.figures.render import is_current, render_svg_figure
+from compatbench.tables.figures.spec_parts import Shown
+from compatbench.tables.figures.values import (
+    cost_values,
+    named_methods,
+    path_values,
+    scatter_values,
+    shots_values,
+    zero_shot_accuracies,
+)
+from compatbench.tables.suite_page import SuitePage
+
+
+def render_all(*pages: SuitePage) -> dict[str, bytes]:
+    return {one.name: one.render() for one in plan_figures(pages) if not one.missing}
+
+
+def test_shots_upgrades_sections_and_paths_have_figures_of_their_own() -> None:
+    walk = replace(long_page(), name="walk", paths=(("old", "new", "other"),))
+    kinds = ("scatter", "matrix", "ranks", "size", "time")
+    names = [one.name for one in plan_figures([small_page(), walk]) if not one.missing]
+    assert names == [
+        *(f"tiny-{kind}-1" for kind in kinds),
+        *(f"walk-{kind}-2" for kind in kinds),
+        *("walk-shots-1", "walk-shots-2", "walk-decay-1"),
+    ]
+
+
+def test_what_cannot_be_drawn_says_why() -> None:
+    alone = make_page(method(info("coop"), 60, 40))
+    missing = {d.section: d.missing for d in plan_figures([alone]) if d.missing}
+    assert missing == {
+        "ranks": "the test needs three methods with all of their cells, and two datasets; "
+        "there are 1 and 2"
+    }
+    nothing = replace(alone, expected=replace(alone.expected, seeds=(1, 2, 3)))
+    assert all(d.missing for d in plan_figures([nothing]) if d.section != "matrix")
+
+
+def test_of_many_methods_the_best_are_drawn_and_the_heading_says_so() -> None:
+    many = [method(info(f"m{i:02}"), 30 + i // 2, 30) for i in range(60)]
+    page = make_page(*many, method(info("floor", depth="none"), 1, 1))
+    figures = plan_figures([page])
+    assert [len(one.shown.values) for one in figures] == [51] * 5
+    assert figures[0].heading == (
+        "Old model → New model, 4 shots, the 50 best by each transfer and zero-shot, out of 61"
+    )
+    assert {"m59", "floor"} <= {one["title"] for one in figures[0].shown.values}
+    assert "out of" not in plan_figures([make_page(*many[:50])])[0].heading
+
+
+@pytest.mark.slow
+def test_few_methods_and_equal_ones_can_be_drawn() -> None:
+    same = [method(info(f"m{i}"), 50, 50, parameters=0, seconds=0) for i in range(3)]
+    page = make_page(*same, expected=Expected(("cats",), (4,), (1,), (UPGRADE,)))
+    assert len(render_all(page)) == 4
+    lost = with_more(page, method(info("lost"), 0, -10))
+    assert len(render_all(lost)) == 4
+
+
+def test_the_digest_tells_old_data_from_another_drawing() -> None:
+    first, second = (
+        plan_figures([page])[0].render()
+        for page in (small_page(), with_more(small_page(), method(info("new"), 55, 55)))
+    )
+    assert is_current(first, first)
+    assert not is_current(first, second)
+    assert not is_current(first.rpartition(b"<!--")[0], first)
+    # By the same vl-convert, it is what it draws, or was changed by hand.
+    redrawn = first.replace(b"</svg>", b"<g/></svg>")
+    assert not is_current(redrawn, first)
+    older = re.sub(rb"by vl-convert \S+", b"by vl-convert 1.0.0", redrawn)
+    assert is_current(older, first)
+    assert not is_current(older, second)
+
+
+@pytest.mark.slow
+def test_only_the_figure_of_seconds_changes_with_the_times() -> None:
+    new = (method(info("new"), 55, 55, seconds=seconds) for seconds in (0.1, 5.0))
+    fast, slow = (render_all(with_more(small_page(), one)) for one in new)
+    assert {name for name in fast if fast[name] != slow[name]} == {"tiny-time-1"}
+
+
+@pytest.mark.slow
+def test_every_kind_is_drawn_with_all_its_marks_and_texts_stay_texts() -> None:
+    walk = replace(long_page(), paths=(("old", "new", "other"),))
+    marks = {"scatter": 15, "ranks": 14, "size": 14, "time": 14, "decay": 13 * 3, "shots": None}
+    drawn = {one.section: (one, one.render()) for one in reversed(plan_figures([walk]))}
+    assert drawn.keys() == {*marks, "matrix"}
+    for section, (planned, svg) in drawn.items():
+        root = ElementTree.fromstring(svg)
+        described = root.findall(".//*[@aria-roledescription='point']")
+        assert marks.get(section) in (None, len(described)), section
+        assert all(one["title"] for one in planned.shown.values)
+        assert planned.render() == svg
+    texts = [one.text for one in ElementTree.fromstring(drawn["matrix"][1]).iter() if one.text]
+    assert {"Method 03", "Cats", "Mean", "+5.0"} <= set(texts)
+    hostile = next(one for one in plan_figures([hostile_page()]) if one.section == "ranks")
+    tags = {one.tag.rpartition("}")[2] for one in ElementTree.fromstring(hostile.render()).iter()}
+    assert tags <= {"svg", "rect", "g", "path", "text", "tspan", "line", "defs", "clipPath"}
+
+
+@pytest.mark.slow
+def test_small_gains_keep_their_sign() -> None:
+    gains = {"a": -0.6, "b": -0.04, "c": 0.0, "d": 0.6, "e": None, "f": -10.0}
+    record = {"title": "One", "kind": "deep", "gains": [*gains.values()]}
+    svg = render_svg_figure("matrix", Shown([record], {"sets": [*gains]}), "gains")
+    texts = [one.text for one in ElementTree.fromstring(svg).iter() if one.text]
+    assert [one for one in texts if one not in ("One", *gains) and one.strip()] == [
+        *("−0.6", "0.0", "0.0", "+0.6", "–", "−10.0")
+    ]
+
+
+@pytest.mark.slow
+def test_short_times_keep_their_digits() -> None:
+    page = make_page(*(method(info(f"m{i}"), 50 + i, 50, seconds=0.0012) for i in range(3)))
+    svg = next(one for one in plan_figures([page]) if one.section == "time").render().decode()
+    assert ">0.001<" in svg
+    assert '0.0012 s"' in svg
+
+
+def rows_of(page: SuitePage) -> dict[str, Ranked]:
+    return {row.title: row for row in page.all_ranks(UPGRADE, 4)}
+
+
+def test_zero_shot_accuracies_do_not_depend_on_the_method() -> None:
+    assert zero_shot_accuracies(list(rows_of(small_page()).values())) == (40, 60)
+    assert zero_shot_accuracies([rows_of(small_page())["CoOp"]]) == (40, 60)
+    assert zero_shot_accuracies(list(rows_of(make_page()).values())) is None
+
+
+def test_curves_have_a_place_for_every_number_of_shots() -> None:
+    shown = shots_values(long_page(), UPGRADE)
+    half = next(one for one in shown.values if one["title"] == "Half done")
+    assert half["accuracy"][0] == [None, 55]
+    # Zero-shot is right on 40 and 60 of 100.
+    assert half["accuracy"][2:] == [[40, 40], [60, 60]]
+    assert shown.signals["names"] == ["1", "4"]
+    assert shown.values[-1]["title"] == "Zero-shot"  # the lowest H
+
+
+def test_a_path_has_the_gain_over_every_models_own_zero_shot() -> None:
+    values = path_values(long_page(), ("old", "new", "other")).values
+    first = next(one for one in values if one["title"] == "Method 00")
+    # Correct are 45 of 100 on the source and 65 on both targets; zero-shot are 40, 60 and 50.
+    assert first["gains"] == [5, 5, 15]
+    assert not {"Half done", "Zero-shot"} & {one["title"] for one in values}
+    assert "Method 03 (words)" in {one["title"] for one in values}
+
+
+def test_transferred_modules_are_tied_to_the_untouched_and_far_ones_leave_the_frame() -> None:
+    page = with_more(long_page(), method(info("lost"), 2, 1, targets=("new", "other"), shots=(4,)))
+    rows = [row for row in rows_of(page).values() if row.value("h") is not None]
+    values, signals = scatter_values(rows)
+    through = next(one for one in values if one["kind"] == "transferred")
+    plain = next(one for one in values if one["title"] == "Method 03")
+    assert through["before"] == (plain["source"], plain["target"])
+    assert [one["title"] for one in values if one["source"] < signals["x0"]] == ["lost"]
+    assert (signals["zero_source"], signals["zero_target"]) == (40, 60)
+
+
+def test_costs_are_in_order_and_the_axis_starts_below_the_smallest() -> None:
+    values, signals = cost_values(list(rows_of(small_page()).values()), "parameters")
+    assert [(one["title"], one["cost"]) for one in values] == [
+        ("Tip-Adapter", 0),
+        ("Zero-shot", 0),
+        ("CoOp", 3070),
+        ("Linear probe", 5000),
+    ]
+    assert (signals["threshold"], signals["ticks"]) == (1000, [0, 1000])
+    tested = rank_datasets(list(rows_of(small_page()).values()))
+    assert tested is not None
+    ranks = next(one for one in plan_figures([small_page()]) if one.section == "ranks").shown
+    assert [one["rank"] for one in ranks.values] == list(tested[1].ranks)
+    assert 2 * ranks.signals["half"] == pytest.approx(tested[1].critical_difference, abs=1e-3)
+
+
+def test_the_front_the_ends_and_the_founding_papers_method_are_named() -> None:
+    founding, both = info("m90", "Own", paper="arXiv:2412.20895"), ("new", "other")
+    page = with_more(long_page(), method(founding, 48, 50, targets=both, shots=(1, 4)))
+    rows = [row for row in rows_of(page).values() if row.value("h") is not None]
+    assert {"Zero-shot", "Method 03 (words)", "Own"} < {row.title for row in named_methods(rows)}
+    small = list(rows_of(small_page()).values())
+    assert set(named_methods(small)) == set(small)

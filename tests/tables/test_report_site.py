@@ -1,0 +1,210 @@
+"""The site: what it says, that nothing in a result can change its markup, and its command."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import output_of
+from figure_pages import HOSTILE, hostile_page, info, long_page, method, small_page
+from synthetic_results import lines_of, make_method, make_row, refuse, with_more
+
+from compatbench.errors import CompatbenchError, CompatbenchWarning, one_line
+from compatbench.results.store import write_results
+from compatbench.tables.report_site import SOURCES, render_site, report_pages
+from compatbench.tables.site_data import to_html
+from compatbench.tables.suite_page import SuitePage
+
+
+def parse(script: bytes) -> dict[str, Any]:
+    """The data of a script of the site."""
+    text = script.decode()
+    return json.loads(text[text.index("{") : text.rindex("}") + 1])
+
+
+def read(*pages: SuitePage) -> dict[str, Any]:
+    """The suites of the site by name, as its script gets them."""
+    files = render_site(pages)
+    return {page.name: parse(files[f"data/{page.name}.js"]) for page in pages}
+
+
+def cells(board: dict[str, Any]) -> list[list[str]]:
+    return [[one if isinstance(one, str) else one[0] for one in row[3]] for row in board["rows"]]
+
+
+def test_the_board_is_the_leaderboard_with_the_figures_of_every_dataset() -> None:
+    [board] = read(small_page())["tiny"]["boards"]
+    rows = cells(board)
+    assert [row[1] for row in rows] == ["Tip-Adapter", "CoOp", "Zero-shot", "Linear probe"]
+    # With two datasets, the interval is from the one to the other.
+    assert rows[1] == [
+        *("2", "CoOp", "shallow", "65.0 ± 0.0", "45.0 ± 0.0", "53.2 ± 0.0", "48.0 to 58.3"),
+        *("-15.0", "–", "3,072", "20.0 s"),
+    ]
+    assert board["rows"][1][4] == [[48.0, 58.3], [60, 70], [40, 50], [-20, -10], [None, None]]
+
+
+def test_there_is_a_board_for_every_upgrade_and_number_of_shots_once() -> None:
+    again = replace(long_page(), name="again", title="Again")
+    found = read(long_page(), again)
+    targets = ("New model", "Other model")
+    assert [(board["title"], board["shots"]) for board in found["tiny"]["boards"]] == [
+        (f"Old model → {target}", shots) for target in targets for shots in ("4", "1")
+    ]
+    assert found["again"]["boards"] == []
+    other = with_more(again, method(info("other"), 55, 55, targets=("new", "other"), shots=(1, 4)))
+    assert len(read(long_page(), other)["again"]["boards"]) == 4
+    # Transferred modules have ranks of their own, below the others; no row stands twice.
+    rows = cells(found["tiny"]["boards"][0])
+    assert rows[-1][:2] == ["words 1", "Method 03 (words)"]
+    assert len({row[1] for row in rows}) == len(rows)
+
+
+def test_what_is_refused_or_missing_is_listed_with_its_reason() -> None:
+    failed = make_row(None, method="r", task="dogs", status="failed", reason="broke")
+    rows = lines_of(refuse(method(info("r"), 60, 60), "no way"))[:2]
+    shown = read(with_more(small_page(), make_method(info("r"), [*rows, failed])))["tiny"]
+    row = next(row for row in cells(shown["boards"][0]) if row[1] == "r")
+    assert row[:6] == ["–", "r", "deep", "–", "not transferable", "–"]
+    assert ["r", "not transferable", "1", "no way"] in shown["gaps"]
+    assert ["r", "failed", "1", "broke"] in shown["gaps"]
+    assert ["r", "missing", "5", "–"] in shown["gaps"]
+    assert read(small_page())["tiny"]["gaps"] == []
+
+
+def test_a_suite_shows_its_own_tables_and_methods_without_code_of_its_own() -> None:
+    shown = read(long_page())["tiny"]
+    [part] = shown["parts"]
+    assert part["title"] == "By shots"
+    assert '<th class="text">Method<th>1<th>4' in part["html"]
+    assert "<img" not in part["html"]
+    files = render_site([long_page()], {"tiny": ["Indexes.", "", "| A |", "| - |", "| 1 |"]})
+    *_, indexes = parse(files["data/tiny.js"])["parts"]
+    assert indexes["title"] == "Stored indexes"
+    assert '<td class="text">1' in indexes["html"]
+    _, about = shown["methods"]["m03"]
+    assert "compatbench run --suite tiny --methods m03" in about
+    settings = parse(files["index.js"])["settings"]
+    assert '<a href="https://arxiv.org/abs/2109.01134">Method 03</a>' in "".join(settings)
+
+
+class Tags(HTMLParser):
+    """The elements and attributes of markup."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+@pytest.mark.slow
+def test_nothing_in_a_result_is_markup() -> None:
+    page = hostile_page()
+    files = render_site([page])
+    shown = parse(files["data/tiny.js"])
+    titles = [row[1] for row in cells(shown["boards"][0])]
+    assert {one_line(title, 40) for title in HOSTILE} <= set(titles)
+    markup = [text for _, text in shown["methods"].values()]
+    settings = parse(files["index.js"])["settings"]
+    markup += ["; ".join(settings), *(part["html"] for part in shown["parts"])]
+    found = Tags("".join(markup)).tags
+    assert {tag for tag, _ in found} <= {"p", "a", "code", "strong"}
+    assert {name for _, attributes in found for name in attributes} <= {"href"}
+    index = files["index.html"].decode()
+    plain = render_site([replace(page, title="Plain")])["index.html"].decode()
+    shapes = [[(tag, *more) for tag, more in Tags(html).tags] for html in (index, plain)]
+    assert shapes[0] == shapes[1]
+    assert "<script" not in to_html(HOSTILE[0])
+    assert "href" not in to_html("[a](javascript:alert(1))")
+    link = '<a href="https://b.c">b</a>'
+    assert to_html("a\n[b](../../docs/b.md) [b](https://b.c)") == f"<p>a\nb {link}</p>"
+
+
+def test_the_page_asks_for_nothing_outside_and_its_policy_forbids_it() -> None:
+    files = render_site([small_page()])
+    found = Tags(files["index.html"].decode()).tags
+    links = [more[name] or "" for _, more in found for name in ("src", "href") if name in more]
+    assert {link for link in links if not link.startswith(("#", "data:"))} <= files.keys()
+    [policy] = [more["content"] or "" for _, more in found if "http-equiv" in more]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'"
+    assert rules["script-src"] == rules["style-src"] == "'self' file:"
+    assert not [name for _, more in found for name in more if name == "style" or name[:2] == "on"]
+    ids = [more["id"] for _, more in found if "id" in more]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of the suite ``smoke``, and its report."""
+    out = tmp_path_factory.mktemp("report")
+    for right, name in enumerate(("coop", "kgcoop", "taskres"), 40):
+        where = dict(method=name, task="mini-weather", source="mini-clip")
+        rows = [make_row(right, **where, backbone=one) for one in ("mini-clip", "mini-eva-clip")]
+        write_results(out / "results" / "smoke", make_method(info(name), rows))
+    output_of("report", "--out", str(out))
+    return out
+
+
+def test_the_command_writes_the_site_and_the_figures(folder: Path) -> None:
+    assert sorted(path.name for path in (folder / "results" / "figures").iterdir()) == [
+        *("smoke-matrix-1.svg", "smoke-scatter-1.svg", "smoke-size-1.svg", "smoke-time-1.svg")
+    ]
+    site = folder / "results" / "report"
+    names = {path.relative_to(site).as_posix() for path in site.rglob("*.*")}
+    assert names == {"index.html", "index.js", "data/smoke.js", *SOURCES} - {"LICENSE-vega"}
+    assert (site / "LICENSE-vega").is_file()
+    output = output_of("report", "--check", "--out", str(folder))
+    assert "smoke-ranks-1.svg is left out: the test needs three methods" in output
+    assert "index.html is up to date, 4 figures beside it" in output
+
+
+@pytest.mark.slow
+def test_the_check_finds_what_is_old_gone_or_of_no_results(folder: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(folder, tmp_path / "copy"))
+
+    def check_says(message: str) -> None:
+        with pytest.raises(CompatbenchError, match=re.escape(message)):
+            output_of("report", "--check", "--out", str(out))
+
+    for name in ("report/index.html", "figures/smoke-matrix-1.svg"):
+        path = out / "results" / name
+        path.write_bytes(path.read_bytes() + b" ")
+        check_says(f"{path.name} is not what results/ gives")
+        path.unlink()
+        check_says(f"{path.name} is not what results/ gives")
+        output_of("report", "--out", str(out))
+    for name in ("figures/gone-scatter-1.svg", "report/data/gone.js"):
+        stray = out / "results" / name
+        stray.write_text("<svg/>")
+        check_says(f"{stray.name} belongs to no results here")
+        output_of("report", "--out", str(out))
+        assert not stray.exists()
+
+
+def test_a_folder_without_results_gives_one_line(tmp_path: Path) -> None:
+    with pytest.raises(CompatbenchError, match="holds no results; give the folder"):
+        output_of("report", "--out", str(tmp_path))
+
+
+def test_the_suites_of_the_leaderboard_come_first_and_trials_stay_out(tmp_path: Path) -> None:
+    row = make_row(task="mini-weather", source="mini-clip", backbone="mini-clip")
+    for suite in ("smoke", "mini-shots"):
+        write_results(tmp_path / "results" / suite, make_method(info("coop"), [row]))
+    assert [page.name for page in report_pages(tmp_path)] == ["mini-shots"]
+    write_results(tmp_path / "results" / "mini", make_method(info("coop"), [row]))
+    for name in ("figures", "report"):
+        (tmp_path / "results" / name).mkdir()
+    assert [page.name for page in report_pages(tmp_path)] == ["mini", "mini-shots"]
+    (tmp_path / "results" / "mine").mkdir()
+    with pytest.warns(CompatbenchWarning, match="mine is left out: no suite has that name"):
+        report_pages(tmp_path)

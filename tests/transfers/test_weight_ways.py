@@ -1,0 +1,156 @@
+"""Transfers of weight differences: permuted to the target's units, or put into its subspaces."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from compatbench.backbone import Backbone, Labels
+from compatbench.errors import NotTransferable
+from compatbench.extras.check.models import wrap
+from compatbench.method import Module
+from compatbench.method.registry import builtin_methods
+from compatbench.transfers.subspace import carry_projected, leading_subspaces
+from compatbench.transfers.transfusion import carry_permuted, match_towers
+
+LORA = builtin_methods().get("clip_lora")
+BITFIT = builtin_methods().get("bitfit")
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return 0.3 * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def low_rank(backbone: Backbone, *kinds: str) -> Module:
+    found = {}
+    for seed, kind in enumerate(kinds):
+        tower: Any = getattr(backbone, kind)
+        depth, width = tower.depth, tower.width
+        found[f"{kind}_a"] = draw(depth, 3, 2, width, seed=seed)
+        found[f"{kind}_b"] = draw(depth, 3, width, 2, seed=9 + seed)
+    return Module(found)
+
+
+@pytest.fixture(scope="module")
+def shuffled(clip64: Backbone) -> Backbone:
+    """The same functions as ``clip64``, with the units of both towers in another order."""
+    model: Any = copy.deepcopy(clip64.model)
+    generator = torch.Generator().manual_seed(5)
+
+    def shuffle(size: int) -> Tensor:
+        return torch.randperm(size, generator=generator)
+
+    def order(tensor: Tensor, *axes: Tensor | None) -> None:
+        for axis, units in enumerate(axes):
+            if units is not None:
+                tensor.copy_(tensor.index_select(axis, units))
+
+    with torch.no_grad():
+        for tower, heads in ((model.transformer, 2), (model.visual.transformer, 2)):
+            width = tower.resblocks[0].ln_1.weight.numel()
+            stream = shuffle(width)
+            for block in tower.resblocks:
+                mlp = shuffle(block.mlp.c_fc.bias.numel())
+                channels = torch.arange(width).view(heads, -1)[shuffle(heads)]
+                qk, v = (
+                    torch.cat([head[shuffle(len(head))] for head in channels]) for _ in range(2)
+                )
+                rows = torch.cat([qk, width + qk, 2 * width + v])
+                order(block.attn.in_proj_weight, rows, stream)
+                order(block.attn.in_proj_bias, rows)
+                order(block.attn.out_proj.weight, stream, v)
+                order(block.mlp.c_fc.weight, mlp, stream)
+                order(block.mlp.c_fc.bias, mlp)
+                order(block.mlp.c_proj.weight, stream, mlp)
+                for one in (block.attn.out_proj, block.mlp.c_proj, block.ln_1, block.ln_2):
+                    order(one.bias, stream)
+                order(block.ln_1.weight, stream)
+                order(block.ln_2.weight, stream)
+            if tower is model.transformer:
+                norms, last = (model.ln_final,), model.text_projection
+                order(model.token_embedding.weight, None, stream)
+                order(model.positional_embedding, None, stream)
+            else:
+                visual = model.visual
+                norms, last = (visual.ln_pre, visual.ln_post), visual.proj
+                order(visual.conv1.weight, stream)
+                order(visual.class_embedding, stream)
+                order(visual.positional_embedding, None, stream)
+            for norm in norms:
+                order(norm.weight, stream)
+                order(norm.bias, stream)
+            order(last, stream)
+    return wrap(model, "shuffled")
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Tensor:
+    return draw(6, 3, 24, 24, seed=3)
+
+
+def logits(method: Any, module: Module, backbone: Backbone, labels: Labels, x: Tensor) -> Tensor:
+    wanted = method.image_input(backbone)
+    return method.attach(module, backbone, labels)(backbone.encode_images(x, wanted)).detach()
+
+
+@pytest.mark.parametrize("name", ["clip_lora", "bitfit"])
+def test_on_a_shuffled_copy_the_permuted_module_is_the_same_function(
+    name: str, clip64: Backbone, shuffled: Backbone, labels: Labels, pixels: Tensor
+) -> None:
+    method = builtin_methods().get(name)()
+    if name == "clip_lora":
+        module = low_rank(clip64, "text", "image")
+    else:
+        biases = {n: t for n, t in clip64.text.weights.items() if n.endswith("bias")}
+        module = Module({n: draw(*t.shape, seed=i) for i, (n, t) in enumerate(biases.items())})
+    expected = logits(method, module, clip64, labels, pixels)
+    carried = carry_permuted(module, clip64, shuffled)
+    assert torch.allclose(logits(method, carried, shuffled, labels, pixels), expected, atol=1e-9)
+    # As it was, it is another function there.
+    assert float((logits(method, module, shuffled, labels, pixels) - expected).abs().max()) > 1e-3
+
+
+def test_units_that_match_as_they_are_stay(clip64: Backbone) -> None:
+    for kind in ("text", "image"):
+        for units in match_towers(clip64, clip64, kind).values():
+            assert torch.equal(units, torch.arange(len(units)))
+
+
+def test_towers_of_another_kind_are_refused(
+    clip: Backbone, eva: Backbone, wider_text: Backbone
+) -> None:
+    with pytest.raises(NotTransferable, match="image towers are not built alike"):
+        carry_permuted(low_rank(clip, "image"), clip, eva)
+    with pytest.raises(NotTransferable, match="text towers are not built alike"):
+        carry_permuted(low_rank(clip, "text"), clip, wider_text)
+    with pytest.raises(NotTransferable, match="'context' is no difference"):
+        carry_permuted(Module({"context": draw(4, 32)}), clip, eva)
+
+
+def test_a_subspace_projects_each_update_from_both_sides(clip64: Backbone, eva64: Backbone) -> None:
+    module = low_rank(clip64, "text")
+    found = carry_projected(module, eva64, share=0.5)
+    for i in range(clip64.text.depth):
+        fused = eva64.text.weights[f"transformer.resblocks.{i}.attn.in_proj_weight"]
+        for j, weight in enumerate(fused.chunk(3)):
+            u, s, v = torch.linalg.svd(weight)
+            rank = next(r for r in range(1, len(s) + 1) if s[:r].norm() ** 2 >= 0.5 * s.norm() ** 2)
+            left, right = u[:, :rank] @ u[:, :rank].T, v[:rank].T @ v[:rank]
+            update = module["text_b"][i, j] @ module["text_a"][i, j]
+            made = found["text_b"][i, j] @ found["text_a"][i, j]
+            assert torch.allclose(made, left @ update @ right, atol=1e-9)
+            assert rank < len(s)
+
+
+def test_the_whole_space_leaves_an_update_as_it_is(eva64: Backbone) -> None:
+    module = low_rank(eva64, "text", "image")
+    for name, tensor in carry_projected(module, eva64, share=1.0).trained.items():
+        assert torch.allclose(tensor, module[name], atol=1e-9)
+    assert leading_subspaces(torch.eye(4), 0.9)[0].shape == (4, 4)
+    with pytest.raises(NotTransferable, match="is no low-rank update"):
+        carry_projected(Module({"ln_final.bias": draw(32)}), eva64)

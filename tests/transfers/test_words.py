@@ -1,0 +1,111 @@
+"""The word list and its features."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.extras.check.models import synthetic_models
+from compatbench.transfers.words import (
+    TEMPLATE,
+    WordFeatures,
+    encode_words,
+    find_words,
+    load_words,
+    save_words,
+    words_hash,
+)
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmark" / "research"))
+
+from make_words import UNKIND, make_words
+
+SOME = load_words()[::100]
+
+
+@pytest.fixture
+def few_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compatbench.transfers.words.load_words", lambda: SOME)
+
+
+def test_the_list_is_a_few_thousand_plain_words_in_order() -> None:
+    words = load_words()
+    assert 2000 < len(words) < 10_000
+    assert list(words) == sorted(set(words))
+    assert all(word.isascii() and word.isalpha() and word.islower() for word in words)
+    assert not UNKIND & set(words)
+
+
+def test_the_list_states_its_licences() -> None:
+    path = Path(__file__).parents[2] / "transfers/_shared/words.txt"
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any("Kevin Atkinson" in line for line in header)
+    assert any("Princeton University" in line for line in header)
+
+
+def test_the_list_is_made_of_common_words_whose_first_sense_is_a_thing(tmp_path: Path) -> None:
+    scowl, wordnet = tmp_path / "scowl", tmp_path / "wordnet"
+    folder = scowl / "usr/share/dict/scowl"
+    folder.mkdir(parents=True)
+    for level in (10, 20, 35, 50):
+        for variety in ("english", "american"):
+            (folder / f"{variety}-words.{level}").write_text("")
+    (folder / "english-words.10").write_text("cat\nidea\nox\nCat\ncat's\ncock\n")
+    (folder / "american-words.35").write_text("sofa\n")
+    (folder / "english-words.50").write_text("chaise\n")
+    folder = wordnet / "usr/share/wordnet"
+    folder.mkdir(parents=True)
+    (folder / "data.noun").write_text(
+        "  1 licence\n00000001 05 n 01 cat 0 000\n00000002 09 n 01 idea 0 000\n"
+        "00000003 06 n 01 sofa 0 000\n"
+    )
+    lines = [
+        "cat n 2 1 @ 2 1 00000001 00000002",
+        "idea n 2 0 2 1 00000002 00000001",
+        *(f"{word} n 1 0 1 0 0000000{sense}" for word, sense in (("ox", 1), ("cock", 1))),
+        *(f"{word} n 1 0 1 0 00000003" for word in ("sofa", "chaise")),
+    ]
+    (folder / "index.noun").write_text("\n".join(["  1 licence", *lines]))
+    assert make_words(scowl, wordnet) == ["cat", "sofa"]
+
+
+def test_word_features_are_the_text_features_of_the_prompts() -> None:
+    backbone = synthetic_models().source
+    found = encode_words(backbone, SOME)
+    plain = backbone.text_features(tuple(TEMPLATE.format(word) for word in SOME))
+    assert torch.allclose(found, torch.nn.functional.normalize(plain, dim=-1), atol=1e-6)
+
+
+@pytest.mark.usefixtures("few_words")
+def test_word_features_are_computed_once_and_kept_until_they_are_damaged(tmp_path: Path) -> None:
+    backbone = synthetic_models().source
+    first = WordFeatures(tmp_path).of(backbone)
+    [entry] = tmp_path.rglob("*.safetensors")
+    before, content = entry.stat().st_mtime_ns, bytearray(entry.read_bytes())
+    assert torch.equal(WordFeatures(tmp_path).of(backbone), first)
+    assert entry.stat().st_mtime_ns == before
+    assert torch.equal(WordFeatures(None).of(backbone), first)
+    content[-1] ^= 1
+    entry.write_bytes(content)
+    with pytest.warns(CompatbenchWarning, match="damaged"):
+        assert torch.equal(WordFeatures(tmp_path).of(backbone), first)
+
+
+def test_carried_word_features_come_back_as_they_were_and_only_with_their_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, features = synthetic_models().source, torch.randn(5, 3)
+    save_words(tmp_path, source, features)
+    module, before = tmp_path / "cell" / "module.safetensors", words_hash()
+    found = find_words(module, source.name)
+    assert found is not None
+    assert torch.equal(found, features)
+    assert find_words(module, "another") is None
+    monkeypatch.setattr("compatbench.transfers.words.load_words", lambda: SOME)
+    assert words_hash() != before
+    with pytest.raises(CompatbenchError, match="another word list"):
+        find_words(module, source.name)

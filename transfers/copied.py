@@ -1,0 +1,25 @@
+"""The module attached untouched; the headline of the benchmark."""
+
+from __future__ import annotations
+
+from compatbench.backbone import Backbone, Labels
+from compatbench.data.cards import COPIED
+from compatbench.method import Classifier, Method, Module
+from compatbench.method.transfer import Transfer, TransferCard, TransferData
+
+
+class Copied(Transfer):
+    """z = attach(θ, target): what depends on the backbone is derived anew, and θ is not changed."""
+
+    card = TransferCard(
+        name=COPIED,
+        title="Copied",
+        paper="arXiv:2412.20895",
+        access=frozenset(),
+        summary="The module is attached untouched.",
+    )
+
+    def attach(
+        self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
+    ) -> Classifier:
+        return method.attach(module, target, labels)

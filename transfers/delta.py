@@ -1,0 +1,45 @@
+"""What a module changes on the old model, added to the new one."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from compatbench.backbone import FEATURES, Backbone, ImageInput, Labels
+from compatbench.method import Classifier, Method, MethodConfig, Module
+from compatbench.method.transfer import OldAnswers, Transfer, TransferCard, TransferData
+
+
+class LogitDelta(Transfer):
+    """z = z⁰_t + α · (z_s(θ) - z⁰_s): what the module changes on the old model, added to the new.
+
+    Liu et al., *Tuning Language Models by Proxy* (section 2), with the new model's zero-shot as
+    the base. Each z has its own model's logit scale; α = 1. Softmax and answers are those of the
+    sum of log-probabilities, from which logits differ by a number for each image.
+    """
+
+    card = TransferCard(
+        name="delta",
+        title="Logit delta",
+        paper="arXiv:2401.08565",
+        access={"old model"},
+        summary="What the module changes of the old model's logits is added to the new model's.",
+    )
+
+    class Config(MethodConfig):
+        alpha: float = 1.0
+
+    def image_input(self, method: Method, target: Backbone) -> ImageInput:
+        """Features, whatever the method takes: it is not attached to the target."""
+        return FEATURES
+
+    def attach(
+        self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
+    ) -> Classifier:
+        weights = target.logit_scale * target.zero_shot(labels)
+
+        def classify(features: Tensor, old: OldAnswers) -> Tensor:
+            own = F.normalize(features, dim=-1) @ weights.T
+            return own + self.config.alpha * (old.logits - old.zero_shot)
+
+        return classify  # type: ignore[return-value]

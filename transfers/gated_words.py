@@ -1,0 +1,21 @@
+"""The transfer ``words`` where the module is expected to help, and zero-shot where it is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from compatbench.transfers.gated import Gated
+from compatbench.transfers.words import Words
+
+
+class GatedWords(Gated):
+    """As ``gated``, of the module as the transfer ``words`` attaches it."""
+
+    card = replace(
+        Gated.card,
+        name="gated-words",
+        title="Gated, turned by words",
+        access=Gated.card.access | {"words"},
+        summary="As gated, with the module turned by words.",
+    )
+    way = Words

@@ -1,0 +1,100 @@
+"""A map from the target's features to the source's, found from unlabelled images."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from compatbench.method import MethodConfig
+from compatbench.method.transfer import JOINT_SPACE, TransferCard, TransferData
+from compatbench.transfers._shared.mapped import Map, MappedTransfer, linear, paired
+
+
+class Images(MappedTransfer):
+    """The module sees g(f), with g fitted so that g(f_t) ≈ f_s for the same images.
+
+    Vejendla, *Drift-Adapter*, in its three forms: an orthogonal turn (Procrustes); with
+    ``affine`` a low-rank affine map, with ``mlp`` a residual net, both added to the turn, so that
+    sizes may differ. The paper's rank, width, damping and steps are not known; those here are this
+    project's. The low-rank map is the ridge regression of what the turn leaves, cut to the rank
+    that keeps most of its fitted values. The target's zero-shot stays its own.
+    """
+
+    card = TransferCard(
+        name="images",
+        title="Drift-Adapter",
+        paper="arXiv:2509.23471",
+        access={"unlabelled"},
+        summary="The target's image features are mapped to the source's, from unlabelled images.",
+        takes=JOINT_SPACE,
+        settings={"affine": {"form": "affine"}, "mlp": {"form": "mlp"}},
+    )
+
+    class Config(MethodConfig):
+        form: Literal["turn", "affine", "mlp"] = "turn"
+        rank: PositiveInt = 32
+        damping: NonNegativeFloat = 0.01
+        width: PositiveInt = 128
+        steps: NonNegativeInt = 100
+        lr: PositiveFloat = 1e-3
+
+    def find_map(self, data: TransferData) -> tuple[Tensor, Map]:
+        source, own = paired(data.unlabelled.source, data.unlabelled.target)
+        rotation, config = find_turn(source, own), self.config
+        if config.form == "affine":
+            affine = find_affine(source, own, rotation, config.rank, config.damping)
+            return rotation, linear(*affine)
+        if config.form == "mlp":
+            return rotation, fit_net(source, own, rotation, config, data.generator())
+        return rotation, linear(rotation.T)
+
+
+def find_turn(source: Tensor, target: Tensor) -> Tensor:
+    """R = U Vᵀ with U S Vᵀ = svd(F_sᵀ F_t), ``[e_s, e_t]``; features are not centred."""
+    u, _, v = torch.linalg.svd(source.T @ target, full_matrices=False)
+    return u @ v
+
+
+def find_affine(
+    source: Tensor, target: Tensor, rotation: Tensor, rank: int, damping: float
+) -> tuple[Tensor, Tensor]:
+    """M ``[e_t, e_s]`` and b ``[e_s]`` with f_s ≈ f_t M + b, where M - Rᵀ has the rank at most."""
+    left = source - target @ rotation.T
+    x, y = target - target.mean(0), left - left.mean(0)
+    eye = torch.eye(x.shape[1]).to(x)
+    full = torch.linalg.solve(x.T @ x + len(x) * damping * eye, x.T @ y)
+    kept = torch.linalg.svd(x @ full, full_matrices=False).Vh[:rank]
+    change = full @ kept.T @ kept
+    return rotation.T + change, left.mean(0) - target.mean(0) @ change
+
+
+@torch.enable_grad()
+def fit_net(
+    source: Tensor,
+    target: Tensor,
+    rotation: Tensor,
+    config: Images.Config,
+    generator: torch.Generator,
+) -> Map:
+    """g(f) = f Rᵀ + W₂ gelu(W₁ f + b), W₂ from zero, by Adam on the squared distance."""
+    size = (config.width, target.shape[1])
+    start = torch.randn(size, generator=generator) / size[1] ** 0.5
+    first = start.to(target).requires_grad_()
+    bias = target.new_zeros(config.width, requires_grad=True)
+    second = target.new_zeros(source.shape[1], config.width, requires_grad=True)
+
+    def see(features: Tensor) -> Tensor:
+        f = features.to(rotation)
+        return f @ rotation.T + nn.functional.gelu(f @ first.T + bias) @ second.T
+
+    optimizer = torch.optim.Adam([first, bias, second], lr=config.lr)
+    for _ in range(config.steps):
+        optimizer.zero_grad()
+        (see(target) - source).square().sum(-1).mean().backward()
+        optimizer.step()
+    for one in (first, bias, second):
+        one.requires_grad_(False)
+    return see

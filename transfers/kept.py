@@ -1,0 +1,37 @@
+"""The old model kept in the place of the new one."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from compatbench.backbone import FEATURES, Backbone, ImageInput, Labels
+from compatbench.method import Classifier, Method, Module
+from compatbench.method.transfer import OldAnswers, Transfer, TransferCard, TransferData
+
+
+class Kept(Transfer):
+    """z = z_s(θ): no upgrade at all.
+
+    Every image goes through the old model, too. Its accuracy is the source's, which every other
+    way has to be compared with.
+    """
+
+    card = TransferCard(
+        name="kept",
+        title="Old model kept",
+        paper="",
+        access={"old model"},
+        summary="The old model answers; the new one does nothing.",
+    )
+
+    def image_input(self, method: Method, target: Backbone) -> ImageInput:
+        """Features, whatever the method takes: it is not attached to the target."""
+        return FEATURES
+
+    def attach(
+        self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
+    ) -> Classifier:
+        def classify(_: Tensor, old: OldAnswers) -> Tensor:
+            return old.logits
+
+        return classify  # type: ignore[return-value]

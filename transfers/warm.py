@@ -1,0 +1,82 @@
+"""Warm start: the old module is trained further on labelled images of the target."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from compatbench.backbone import Backbone, Labels
+from compatbench.method import Classifier, FewShotData, Method, MethodConfig, Module
+from compatbench.method.trained import Batch
+from compatbench.method.transfer import Transfer, TransferCard, TransferData
+from compatbench.transfers._shared.training import accuracy, go_on_training, trainable
+
+# No authors' values are known; the validation images choose among these.
+PULLS = (0.01, 0.1, 1.0)
+
+
+class Warm(Transfer):
+    """From θ₀, the old module, a tenth of the method's epochs minimise its loss on the target.
+
+    With ``pull``, that is L(θ) + (μ/2) ‖θ − θ₀‖² (L2-SP, Li et al., arXiv:1802.01483, section
+    3.2), and μ the one of 0.01, 0.1 and 1 that classifies the validation images best.
+    """
+
+    card = TransferCard(
+        name="warm",
+        title="Warm start",
+        paper="",
+        access={"labels"},
+        summary="The module is trained further on k labelled images per class.",
+        settings={"pull": {"pull": True}},
+        trains=True,
+    )
+
+    class Config(MethodConfig):
+        shots: PositiveInt
+        pull: bool = False
+
+    def attach(
+        self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
+    ) -> Classifier:
+        train = train_near if self.config.pull else train_further
+        new = train(method, module, target, data.labels, data.generator())
+        return method.attach(new, target, labels)
+
+
+def train_further(
+    method: Method,
+    module: Module,
+    target: Backbone,
+    data: FewShotData,
+    rng: torch.Generator,
+    pull: float = 0.0,
+) -> Module:
+    """The module that minimises L(θ) + (μ/2) ‖θ − θ₀‖² from θ₀ on, with μ = ``pull``."""
+    own = trainable(method)
+    start = module.detach().trained
+
+    def loss(new: Module, batch: Batch) -> Tensor:
+        found = own.loss(own.attach(new, target, data.labels), batch)
+        moved = [(tensor - start[name]).square().sum() for name, tensor in new.trained.items()]
+        return found + pull / 2 * torch.stack(moved).sum() if pull else found
+
+    return go_on_training(own, module, loss, target, data, rng)
+
+
+def train_near(
+    method: Method, module: Module, target: Backbone, data: FewShotData, rng: torch.Generator
+) -> Module:
+    """As ``train_further``, with the pull that classifies the validation images best.
+
+    Of equal ones the weakest; every candidate sees the same batches.
+    """
+    state, best, found = rng.get_state(), -1.0, module
+    for pull in PULLS:
+        new = train_further(method, module, target, data, rng.set_state(state), pull)
+        with torch.no_grad():
+            right = accuracy(method.attach(new, target, data.labels), data.val)
+        if right > best:
+            best, found = right, new
+    return found
