@@ -38,9 +38,9 @@ from workload import CONTEXT, cross_entropy, labels_of, make_small, make_workloa
 from compatbench.backbone import Backbone
 from compatbench.backbone.backbone import PRECISIONS
 from compatbench.backbone.build import allow_tf32
+from compatbench.backbone.device import wait_for
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images import ImageSource, Sample, View
-from compatbench.engine.execute.compute import wait_for
 from compatbench.files.processes import count_cores
 from compatbench.method.registry import builtin_methods
 

@@ -17,7 +17,7 @@ from test_feature_cache import FakeBackbone, FakeTask
 
 from compatbench.backbone import FEATURES, ImageInput
 from compatbench.backbone.build import allow_tf32
-from compatbench.backbone.peak_bytes import MOST, fit_batch
+from compatbench.backbone.device import MOST, fit_batch
 from compatbench.data import decoding, encoding
 from compatbench.data.cache_files import list_entries
 from compatbench.data.cards import suite_cards

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compatbench.backbone import memory_budget
-from compatbench.backbone.peak_bytes import PeakBytes
+from compatbench.backbone.device import PeakBytes
 from compatbench.engine.measure import MOST, batch_size, run_classifier
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from compatbench.backbone import device
 from compatbench.backbone.build import allow_tf32
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.engine.execute import compute as module
@@ -34,6 +35,7 @@ training: {views: 2, max_steps: 2}
 def _two_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     here = ["cpu", "cuda", "cuda:0", "cuda:1", "mps"]
     monkeypatch.setattr(module, "available_devices", lambda: here)
+    monkeypatch.setattr(device, "available_devices", lambda: here)
     monkeypatch.setattr(module, "count_cores", lambda: 16)
 
 

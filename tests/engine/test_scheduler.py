@@ -8,17 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from compatbench.backbone.device import available_devices, resolve_device
 from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell
 from compatbench.engine.execute import scheduler
 from compatbench.engine.execute.cell_queue import CellQueue
-from compatbench.engine.execute.compute import (
-    Compute,
-    Event,
-    Settings,
-    available_devices,
-    resolve_device,
-)
+from compatbench.engine.execute.compute import Compute, Event, Settings
 from compatbench.engine.execute.scheduler import Message, Scheduler, WorkerHandle
 from compatbench.engine.failures import Failure
 from compatbench.engine.plan import plan_cells

@@ -12,9 +12,9 @@ import torch
 from command_line import invoke
 
 from compatbench.backbone import load_backbone
+from compatbench.backbone.device import PeakMemory
 from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell, describe_cell
-from compatbench.engine.execute.compute import PeakMemory
 from compatbench.engine.failures import Failure, note_failure
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore

@@ -206,7 +206,7 @@ def import_module(
         CompatbenchError: a damaged file, one that holds more than tensors, is of another format,
             source or task, or needs a setting that is not given.
     """
-    from compatbench.engine.execute.compute import resolve_device
+    from compatbench.backbone.device import resolve_device
     from compatbench.method.convert import import_checkpoint
 
     given = dict(settings or {})

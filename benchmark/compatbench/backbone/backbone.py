@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compatbench.backbone.build import allow_tf32, build_model, build_tokenizer, examine_tokenizer
+from compatbench.backbone.device import fit_batch
 from compatbench.backbone.image.tower import FEATURES, ImageInput, ImageTower
 from compatbench.backbone.load.names import read_backbone
 from compatbench.backbone.load.weights import weights_key
-from compatbench.backbone.peak_bytes import fit_batch
 from compatbench.backbone.text.anatomy import examine
 from compatbench.backbone.text.memory import SHARE, free_memory
 from compatbench.backbone.text.prompts import Prompts, pad_rows

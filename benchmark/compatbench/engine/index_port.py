@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compatbench.backbone import Backbone, load_backbone
+from compatbench.backbone.device import resolve_device
 from compatbench.backbone.load.names import read_backbone
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import backbone_cards
 from compatbench.data.encoding import BATCH
 from compatbench.data.images import ImageSource, Sample
 from compatbench.data.sources.layouts import list_images
-from compatbench.engine.execute.compute import resolve_device
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import open_atomic, write_atomic
 from compatbench.files.kinds import require_new

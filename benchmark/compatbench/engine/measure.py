@@ -18,13 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import FEATURES, Backbone, ImageInput
-from compatbench.backbone.peak_bytes import PeakBytes
+from compatbench.backbone.device import PeakBytes, wait_for
 from compatbench.backbone.text.memory import current_budget
 from compatbench.data.encoding import BATCH
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.stored_rows import StoredRows
 from compatbench.data.task import Sample, Task
-from compatbench.engine.execute.compute import wait_for
 from compatbench.errors import CompatbenchError
 from compatbench.files.tensors import load_tensors, save_tensors
 from compatbench.method import Classifier

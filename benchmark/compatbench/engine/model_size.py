@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from compatbench.backbone import ImageInput
+from compatbench.backbone.device import wait_for
 from compatbench.backbone.load import read_backbone
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.engine.execute.compute import wait_for
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_json

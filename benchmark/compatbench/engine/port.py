@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import Backbone, ImageInput, Labels, load_backbone
+from compatbench.backbone.device import resolve_device
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import COPIED, backbone_cards
 from compatbench.data.task import load_task, restrict_task
-from compatbench.engine.execute.compute import resolve_device
 from compatbench.engine.single_module import Fitted, build_method_of, read_fitted
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import Method, Module

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from compatbench.backbone import Backbone, DroppingBackbone, load_backbone
 from compatbench.backbone.build import allow_tf32
+from compatbench.backbone.device import PeakMemory, resolve_device, wait_for
 from compatbench.backbone.text.memory import set_memory_budget
 from compatbench.data.cards import COPIED
 from compatbench.data.draws import draw_shots, load_test_set
@@ -22,14 +23,7 @@ from compatbench.data.images import BrokenImages
 from compatbench.data.task import load_task
 from compatbench.engine.carried import Attached, Carried
 from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell
-from compatbench.engine.execute.compute import (
-    Event,
-    OnEvent,
-    PeakMemory,
-    Settings,
-    resolve_device,
-    wait_for,
-)
+from compatbench.engine.execute.compute import Event, OnEvent, Settings
 from compatbench.engine.failures import describe_exception, kind_of, next_attempt, note_failure
 from compatbench.engine.keys import data_key, find_teacher
 from compatbench.engine.measure import (

@@ -1,18 +1,15 @@
-"""Where and how cells are run: devices and memory, what workers are told, and what they report."""
+"""Where and how cells are run: what workers are told, and what they report."""
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-
+from compatbench.backbone.device import available_devices, resolve_device
 from compatbench.engine.cell import Cell, FailureKind
 from compatbench.errors import CompatbenchError
 from compatbench.files.processes import count_cores
@@ -20,9 +17,6 @@ from compatbench.files.processes import count_cores
 KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
 
 _RETRY = re.compile(rf"({'|'.join(KINDS)})(?::0*([1-9]\d*))?", re.ASCII)
-_PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
-# The kernel's command to forget the peak so far (``man 5 proc_pid_clear_refs``).
-_RESET_PEAK = "5"
 # What a field of ``Compute`` may be, where it is not None.
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "executor": (lambda name: name in ("local", "ray"), "choose from local, ray"),
@@ -39,34 +33,6 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "give a part of one GPU, such as 0.25, or a whole number",
     ),
 }
-
-
-def available_devices() -> list[str]:
-    """The devices that PyTorch can compute on here, such as ``cpu``, ``cuda`` and ``cuda:1``."""
-    names = ["cpu"]
-    registered = torch._C._get_privateuse1_backend_name()  # of a package of its own
-    for kind in ("cuda", "xpu", registered):
-        module = getattr(torch, kind, None)
-        if module is not None and module.is_available():
-            names += [kind, *(f"{kind}:{number}" for number in range(module.device_count()))]
-    return [*names, *(["mps"] if torch.backends.mps.is_available() else [])]
-
-
-def resolve_device(name: str) -> str:
-    """The device that a name means; ``auto`` is a GPU if there is one."""
-    here = available_devices()
-    if name == "auto":
-        return "cuda" if "cuda" in here else "cpu"
-    if name not in here:
-        choices = ", ".join(["auto", *here])
-        raise CompatbenchError(f"--device '{name}' cannot be used here; choose from {choices}")
-    return name
-
-
-def wait_for(device: str | torch.device) -> None:
-    """Waits until a device has computed what it was given: only then may a clock be read."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 @dataclass(frozen=True)
@@ -211,38 +177,3 @@ class Event:
 
 
 OnEvent = Callable[[Event], object]
-
-
-class PeakMemory:
-    """Measures the most memory that one cell after the other takes in this process.
-
-    On a GPU it is the memory of tensors there. Elsewhere it is the resident memory of the
-    process, the backbones and features that it keeps at hand included; only Linux tells.
-    """
-
-    def __init__(self, device: str) -> None:
-        self._device = device
-        self._known = False
-
-    def reset(self) -> None:
-        """Forgets the peak so far."""
-        if self._device.startswith("cuda"):
-            torch.cuda.init()  # a new process knows no device before
-            torch.cuda.reset_peak_memory_stats(self._device)
-            self._known = True
-        elif self._device == "cpu":
-            # What earlier cells have freed would count as this one's.
-            with suppress(AttributeError, OSError, TypeError):  # where there is no glibc
-                ctypes.CDLL(None).malloc_trim(0)
-            with suppress(OSError):
-                Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
-                self._known = True
-
-    def read(self) -> int | None:
-        """Bytes at the peak since the last reset; None if they are not known."""
-        if not self._known:
-            return None
-        if self._device.startswith("cuda"):
-            return torch.cuda.max_memory_allocated(self._device)
-        found = _PEAK.search(Path("/proc/self/status").read_text())
-        return int(found[1]) * 1024 if found else None

@@ -12,12 +12,12 @@ from typing import Any
 
 import pandas as pd
 
+from compatbench.backbone.device import resolve_device
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.draws import read_draws
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.engine.confined.remote import ConfinedRegistry, confined_builder
-from compatbench.engine.execute.compute import resolve_device
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError, CompatbenchWarning, count

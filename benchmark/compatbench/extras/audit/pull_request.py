@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import compatbench
+from compatbench.backbone.device import resolve_device
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.shots import count_shots
 from compatbench.engine.confined.remote import ConfinedRegistry
-from compatbench.engine.execute.compute import resolve_device
 from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.audit import audit_results
 from compatbench.extras.audit.change import (

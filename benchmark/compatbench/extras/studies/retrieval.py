@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from compatbench.backbone import load_backbone
+from compatbench.backbone.device import resolve_device
 from compatbench.backbone.load.names import read_backbone
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import (
@@ -21,7 +22,6 @@ from compatbench.data.cards import (
 )
 from compatbench.data.task import load_task
 from compatbench.engine.cell import provenance
-from compatbench.engine.execute.compute import resolve_device
 from compatbench.engine.galleries import Galleries, Seen, time_map
 from compatbench.engine.gallery_rows import COLUMNS
 from compatbench.errors import CompatbenchError

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from compatbench.backbone import Backbone, load_backbone
+from compatbench.backbone.device import resolve_device
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import (
     COPIED,
@@ -21,7 +22,7 @@ from compatbench.data.cards import (
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task, load_task
 from compatbench.engine.cell import Cell, CellRecord
-from compatbench.engine.execute.compute import Compute, Event, resolve_device
+from compatbench.engine.execute.compute import Compute, Event
 from compatbench.engine.matrix import Matrix, select_matrix
 from compatbench.engine.missing import Missing
 from compatbench.engine.plan import Plan, plan
