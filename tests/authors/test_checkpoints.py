@@ -16,8 +16,7 @@ from test_inside_towers import PROMPTING, VIT_B, WORDS
 from test_prompt_learners import PRECISE, make
 from whole_fits import Problem, difference, fit, pose
 
-from compatbench.formats import convert
-from compatbench.method import Module
+from compatbench.method import Module, convert
 from compatbench.method.registry import builtin_methods
 from compatbench.methods.clip_lora import PROJECTIONS
 from compatbench.methods.coop import CoOp

@@ -15,8 +15,7 @@ from test_checkpoints import CLOSE, import_file, logits_of  # noqa: F401
 from torch import Tensor
 from whole_fits import Problem, difference, pose
 
-from compatbench.formats import convert
-from compatbench.method import Module
+from compatbench.method import Module, convert
 
 peft: Any = pytest.importorskip("peft")
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.formats import convert
-from compatbench.method import Module
+from compatbench.method import Module, convert
 
 Importer = Callable[..., Module]
 

@@ -29,7 +29,7 @@ def test_a_broken_file_is_named_and_stops_no_other(
     )
     files = [content_folder("methods") / "coop.py", tmp_path / "broken_one.py"]
     for module in ("method.registry", "engine.confined.remote"):
-        monkeypatch.setattr(f"compatbench.{module}.content_files", lambda: files)
+        monkeypatch.setattr(f"compatbench.{module}.content_files", lambda kind: files)
     registry = builtin_methods()
     assert registry.broken == {
         "broken_one": f"{tmp_path / 'broken_one.py'}:2: ValueError: by design"

@@ -14,8 +14,8 @@ from compatbench.method import Module
 from compatbench.method.registry import builtin_methods
 from compatbench.method.transfer import OldAnswers, TransferData, Unlabelled, WordPair
 from compatbench.method.transfer_registry import find_transfer
-from compatbench.transfers.anchors import read_back
 from compatbench.transfers._shared.mapped import paired
+from compatbench.transfers.anchors import read_back
 from compatbench.transfers.images import Images, find_affine, find_turn, fit_net
 from compatbench.transfers.ridge import find_ridge
 from compatbench.transfers.words import encode_words, load_words

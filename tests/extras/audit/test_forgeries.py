@@ -17,7 +17,7 @@ from compatbench.engine.worker import Worker
 from compatbench.extras.audit import rerun
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module", autouse=True)

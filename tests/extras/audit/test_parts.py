@@ -104,7 +104,7 @@ def test_new_methods_are_run_whole_and_others_by_a_cell() -> None:
 
 
 def test_cells_whose_transfers_train_are_not_drawn_and_are_counted() -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     folder = root / "results" / "mini-price"
     rows = pd.concat(pd.read_csv(path) for path in folder.glob("*.csv") if ".cost" not in path.name)
     names = rows.drop_duplicates("key")["transfer"].str.partition("+")[0]

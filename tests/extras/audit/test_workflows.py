@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-GITHUB = Path(__file__).parents[2] / ".github"
+GITHUB = Path(__file__).parents[3] / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.y*ml"))
 ON = True  # as YAML 1.1 reads the key 'on'
 

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 
 import compatbench as cb
-from compatbench import doctor
 from compatbench.backbone import Backbone
 from compatbench.backbone.load import read_backbone
 from compatbench.data.cards import task_cards
 from compatbench.data.images import Labels
 from compatbench.errors import CompatbenchError
+from compatbench.extras import doctor
 from compatbench.extras.doctor import (
     TOLERANCES,
     compare_zero_shot,

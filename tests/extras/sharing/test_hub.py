@@ -17,7 +17,7 @@ import compatbench as cb
 from compatbench.method import Module
 from compatbench.results.store import read_method
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 ROWS = read_method(REPOSITORY / "results/mini", "coop").table.query(
     "transfer == 'copied' and task == 'mini-food' and seed == 1"
 )

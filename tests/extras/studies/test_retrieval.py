@@ -19,7 +19,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.retrieval_checks import check_file, measure_again
 from compatbench.results.retrieval import find_expected, read_retrieval, write_retrieval
 
-COMMITTED = Path(__file__).parents[2] / "results" / "retrieval"
+COMMITTED = Path(__file__).parents[3] / "results" / "retrieval"
 
 
 def naive(
