@@ -11,8 +11,8 @@ from compatbench.errors import CompatbenchError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from compatbench.engine.index_port import PortedIndex
     from compatbench.engine.single_module import Evaluation
+    from compatbench.extras.indexes.index_port import PortedIndex
     from compatbench.extras.studies.predict import Prediction
     from compatbench.method import Module
     from compatbench.method.convert import Exported
@@ -279,7 +279,7 @@ def port_index(
             source's, a vector that is not finite, an unknown name, too few images, or a file that
             exists.
     """
-    from compatbench.engine.index_port import port_index
+    from compatbench.extras.indexes.index_port import port_index
     from compatbench.results.retrieval import find_expected
 
     return port_index(

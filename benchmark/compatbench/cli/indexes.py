@@ -15,7 +15,7 @@ from compatbench.files.kinds import require
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from compatbench.engine.index_port import PortedIndex
+    from compatbench.extras.indexes.index_port import PortedIndex
 
 
 def retrieve(

@@ -142,7 +142,7 @@ def port(
     """
     from compatbench import api
     from compatbench.cli.indexes import load_pairs, print_ported
-    from compatbench.files.vector_files import is_vector_file
+    from compatbench.extras.indexes.vector_files import is_vector_file
 
     of_indexes = {"--from": from_, "--by": by, "--images": images, "--pairs": pairs}
     if is_vector_file(module):

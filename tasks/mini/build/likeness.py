@@ -14,9 +14,9 @@ from pathlib import Path
 import pandas as pd
 
 from compatbench.data.cards import suite_cards
-from compatbench.tables.markdown import fill_section
 from compatbench.results.bootstrap import draw_resamples, mean_interval, percentile_interval
 from compatbench.results.store import read_results
+from compatbench.tables.markdown import fill_section
 
 from .reading import read_card
 from .report import to_markdown

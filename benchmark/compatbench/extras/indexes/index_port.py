@@ -27,9 +27,9 @@ from compatbench.data.encoding import BATCH
 from compatbench.data.images import ImageSource, Sample
 from compatbench.data.sources.layouts import list_images
 from compatbench.errors import CompatbenchError
+from compatbench.extras.indexes.vector_files import SUFFIXES, VectorFile, open_vectors
 from compatbench.files.atomic import open_atomic, write_atomic
 from compatbench.files.kinds import require_new
-from compatbench.files.vector_files import SUFFIXES, VectorFile, open_vectors
 from compatbench.transfers._shared.feature_maps import WAYS, FeatureMap, Pair, fit_map, judge_map
 from compatbench.transfers.words import WordFeatures
 

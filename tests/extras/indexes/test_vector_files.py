@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compatbench.errors import CompatbenchError
-from compatbench.files import vector_files
+from compatbench.extras.indexes import vector_files
+from compatbench.extras.indexes.vector_files import is_vector_file, open_vectors
 from compatbench.files.atomic import open_atomic
-from compatbench.files.vector_files import is_vector_file, open_vectors
 
 # What Faiss 1.15.1 writes for three vectors of width 2: flat ones by inner product and by
 # distance, and with the ids 7, 8, 9 around one by inner product and one of another metric.

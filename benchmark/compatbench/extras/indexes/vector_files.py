@@ -82,15 +82,12 @@ class RawVectors(VectorFile):
         A block is overwritten by the next.
         """
         block = np.empty((self.per_block, self.width), self.dtype)
-        with self.path.open("rb", buffering=0) as file:
+        with self.path.open("rb") as file:
             file.seek(self.start)
             for first in range(0, self.rows, len(block)):
                 part = block[: self.rows - first]
-                view, done = part.reshape(-1).view(np.uint8).data, 0
-                while done < len(view):
-                    if not (read := file.readinto(view[done:])):
-                        raise CompatbenchError(f"{self.path} became shorter while it was read")
-                    done += read
+                if file.readinto(part.reshape(-1).view(np.uint8).data) < part.nbytes:
+                    raise CompatbenchError(f"{self.path} became shorter while it was read")
                 yield part, first
 
     def rewrite(self, file: BinaryIO, width: int, change: Change) -> None:
@@ -98,9 +95,9 @@ class RawVectors(VectorFile):
         file.write(self.header(width))
         for block, first in self.blocks():
             file.write(np.ascontiguousarray(change(block, first), self.dtype).data)
-        with self.path.open("rb") as own:
-            own.seek(self.start + self._bytes)
-            shutil.copyfileobj(own, file)
+        with self.path.open("rb") as source:
+            source.seek(self.start + self._bytes)
+            shutil.copyfileobj(source, file)
 
 
 @dataclass(frozen=True)
@@ -120,10 +117,11 @@ class ParquetVectors(VectorFile):
         source = _open_parquet(self.path)
         schema, place = source.schema_arrow, source.schema_arrow.get_field_index(self.column)
         old = schema.field(place)
-        inner = old.type.value_field
-        size = width if pa.types.is_fixed_size_list(old.type) else -1
-        large = pa.types.is_large_list(old.type)
-        kind = pa.large_list(inner) if large else pa.list_(inner, size)
+        inner, kind = old.type.value_field, pa.list_(old.type.value_field)
+        if pa.types.is_fixed_size_list(old.type):
+            kind = pa.list_(inner, width)
+        elif pa.types.is_large_list(old.type):
+            kind = pa.large_list(inner)
         about = dict(schema.metadata or {})
         if width != self.width:
             about.pop(b"huggingface", None)  # it has the width, too
@@ -136,14 +134,9 @@ class ParquetVectors(VectorFile):
             for batch in self._batches(source):
                 vectors = change(self._vectors(batch.column(place), first), first)
                 values = pa.array(vectors.astype(self.dtype, copy=False).reshape(-1))
-                if size >= 0:
-                    lists = pa.FixedSizeListArray.from_arrays(values, type=kind)
-                else:
-                    ends = np.arange(0, len(values) + 1, width)
-                    ends = pa.array(ends, pa.int64() if large else pa.int32())
-                    of = pa.LargeListArray if large else pa.ListArray
-                    lists = of.from_arrays(ends, values, type=kind)
-                columns = [lists if i == place else one for i, one in enumerate(batch.columns)]
+                lists = pa.FixedSizeListArray.from_arrays(values, width).cast(kind)
+                columns = batch.columns
+                columns[place] = lists
                 writer.write_batch(pa.record_batch(columns, schema=written))
                 first += len(batch)
 

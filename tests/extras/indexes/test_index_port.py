@@ -14,9 +14,8 @@ from PIL import Image
 
 import compatbench as cb
 from compatbench.backbone import load_backbone
-from compatbench.engine import index_port
 from compatbench.errors import CompatbenchError
-from compatbench.files import vector_files
+from compatbench.extras.indexes import index_port, vector_files
 from compatbench.transfers import words
 from compatbench.transfers._shared.feature_maps import fit_map
 from compatbench.transfers.words import encode_words, load_words

@@ -1,0 +1,1 @@
+"""Stored indexes of image embeddings: read, and written anew for another backbone."""
