@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compatbench.errors import CompatbenchError, first_line
+from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.kinds import require_new
 from compatbench.formats.clip_lora import Update, config_of, split_updates, stack_updates
+from compatbench.messages import first_line
 from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
 from compatbench.method.format import Config, Converted, Format, Import

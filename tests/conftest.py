@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from tiny_models import MakeData, tiny_clip, tiny_eva_clip, wrap
 
 from compatbench.backbone import Backbone
-from compatbench.data.images import Labels
+from compatbench.data.labels import Labels
 from compatbench.method import FeatureSet, FewShotData
 from compatbench.method.registry import builtin_methods
 

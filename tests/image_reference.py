@@ -10,7 +10,7 @@ from open_clip_reference import encode_texts
 from torch import Tensor
 
 from compatbench.backbone import Backbone
-from compatbench.data.images import Labels
+from compatbench.data.labels import Labels
 from compatbench.method import FeatureSet, FewShotData, ImageInput
 
 HIDDEN = ImageInput("hidden")

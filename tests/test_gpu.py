@@ -16,7 +16,7 @@ import torch.nn.functional as F
 import compatbench as cb
 from compatbench.backbone import FEATURES, ImageInput, load_backbone
 from compatbench.data.encoding import Images, encode
-from compatbench.data.images import View
+from compatbench.data.images.views import View
 from compatbench.data.task import load_task
 from compatbench.method.registry import builtin_methods
 

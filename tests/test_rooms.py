@@ -13,7 +13,7 @@ HARNESS = REPOSITORY / "benchmark" / "compatbench"
 
 # From the lowest to the highest; rooms of one level do not import each other.
 LEVELS = (
-    ("errors", "engine_version", "harmonic_mean"),
+    ("errors", "engine_version", "harmonic_mean", "messages"),
     ("files",),
     ("data",),
     ("backbone",),
@@ -56,7 +56,6 @@ BUDGETS = {
 # Folders that import each other, to be undone; a set only ever loses members.
 CIRCLES_LEFT = (
     {"backbone", "backbone.load"},
-    {"data", "data.cards", "data.sources"},
     {"engine", "engine.execute"},
     {"tables", "tables.figures"},
 )

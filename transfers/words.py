@@ -14,9 +14,10 @@ from compatbench.backbone import Backbone, Labels
 from compatbench.data.cache_files import FEATURES, read_entry, write_entry
 from compatbench.data.encoding import arithmetic
 from compatbench.engine_version import ENGINE_VERSION
-from compatbench.errors import CompatbenchError, CompatbenchWarning, first_line
+from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.hashes import sha256_json
 from compatbench.files.tensors import load_tensors, save_tensors
+from compatbench.messages import first_line
 from compatbench.method import Classifier, Method, MethodCard, MethodConfig, Module
 from compatbench.method.transfer import JOINT_SPACE, Transfer, TransferCard, TransferData
 from compatbench.transfers._shared.rotation import Rotation, attach_rotated, fit_rotation

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import compatbench as cb
 from compatbench.backbone import Backbone
-from compatbench.data.sources.drawings import Drawings
+from compatbench.data.layouts.drawings import Drawings
 from compatbench.engine.execute.compute import Compute
 from compatbench.results.store import read_methods, with_figures, write_results
 from compatbench.tables.report_site import make_report

@@ -23,8 +23,9 @@ from compatbench.data.cards import BackboneCard, SuiteCard, TaskCard
 from compatbench.data.cards.sources import WebdatasetSource
 from compatbench.data.cards.yaml_file import read_card
 from compatbench.data.draws import ShotsFile
-from compatbench.data.images import Classes, read_json
-from compatbench.data.sources.layouts import read_split, read_webdataset
+from compatbench.data.images.dataset_files import read_json
+from compatbench.data.layouts.classes import Classes
+from compatbench.data.layouts.layouts import read_split, read_webdataset
 from compatbench.engine.cell import CellRecord
 from compatbench.engine.measure import read_predictions, write_predictions
 from compatbench.engine.store import RunStore

@@ -24,7 +24,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "Recipe": ("method.trained.Recipe",),
     "Batch": ("method.trained.Batch",),
     "FewShotData": tuple(f"method.few_shot.{n}" for n in ("FewShotData", "FeatureSet", "Teacher")),
-    "Labels": ("data.images.Labels",),
+    "Labels": ("data.labels.Labels",),
     "Module": ("method.Module",),
     "Backbone": (
         *("backbone.backbone.Backbone", "backbone.text.tower.TextTower"),

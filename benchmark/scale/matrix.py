@@ -16,7 +16,7 @@ from compatbench.data.cards import (
     suite_variants,
     task_cards,
 )
-from compatbench.data.shots import MOST_VALIDATION_SHOTS
+from compatbench.data.cards.shots import MOST_VALIDATION_SHOTS
 from compatbench.engine.costs import NAME_TOKENS
 from compatbench.engine.method_settings import resolve_settings
 from compatbench.engine.model_size import BATCH, WIDEST, ModelSize

@@ -20,7 +20,7 @@ import torch
 from imagenet_memory import peak_gib
 
 from compatbench.backbone import Backbone
-from compatbench.data.images import Labels
+from compatbench.data.labels import Labels
 from compatbench.engine.measure import answer_batches
 from compatbench.extras.check.models import build_clip, wrap
 from compatbench.method import FeatureSet, FewShotData

@@ -40,7 +40,8 @@ from compatbench.backbone.backbone import PRECISIONS
 from compatbench.backbone.build import allow_tf32
 from compatbench.backbone.device import wait_for
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.images import ImageSource, Sample, View
+from compatbench.data.images.source import ImageSource, Sample
+from compatbench.data.images.views import View
 from compatbench.files.processes import count_cores
 from compatbench.method.registry import builtin_methods
 

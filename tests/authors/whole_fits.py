@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone
 from compatbench.data.cards import BackboneCard
-from compatbench.data.images import Labels
+from compatbench.data.labels import Labels
 from compatbench.extras.check.models import randomise
 from compatbench.method import FeatureSet, FewShotData, Method, Module
 from compatbench.method.trained import Recipe, TrainedMethod

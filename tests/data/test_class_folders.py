@@ -12,8 +12,8 @@ from data.conftest import SetUp, load_again
 from data.trees import Sizes, picture
 
 from compatbench.data.cards.sources import ClassFoldersSource
-from compatbench.data.images import Classes
-from compatbench.data.sources.layouts import read_class_folders
+from compatbench.data.layouts.classes import Classes
+from compatbench.data.layouts.layouts import read_class_folders
 from compatbench.data.task import inspect_task, load_task
 from compatbench.errors import CompatbenchError
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from compatbench.backbone import Backbone
 from compatbench.data.cards import task_cards
-from compatbench.data.images import Labels
+from compatbench.data.labels import Labels
 from compatbench.data.task import load_task, read_descriptions
 from compatbench.engine.keys import identify
 from compatbench.errors import CompatbenchError, CompatbenchWarning, NotTransferable

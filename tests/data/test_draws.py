@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from compatbench.data.draws import draw_few_shot, draw_shots, export_draw, read_draws, split_hash
-from compatbench.data.images import Sample
+from compatbench.data.images.source import Sample
 from compatbench.data.task import load_task
 from compatbench.engine import keys
 from compatbench.engine.keys import fit_key

@@ -23,7 +23,9 @@ from compatbench.data.cache_files import list_entries
 from compatbench.data.cards import suite_cards
 from compatbench.data.encoding import BATCH, Images
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.images import BrokenImages, ImageSource, Sample, View
+from compatbench.data.images.dataset_files import BrokenImages
+from compatbench.data.images.source import ImageSource, Sample
+from compatbench.data.images.views import View
 from compatbench.engine.costs import count_costs
 from compatbench.engine.matrix import select_matrix
 from compatbench.engine_version import ENGINE_VERSION

@@ -21,7 +21,8 @@ from compatbench.backbone import FEATURES, ImageInput, load_backbone
 from compatbench.data.cache_files import list_entries, prune_entries, read_entry, write_entry
 from compatbench.data.encoding import BATCH
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.images import Sample, View
+from compatbench.data.images.source import Sample
+from compatbench.data.images.views import View
 from compatbench.data.stored_rows import PART, FreshRows, StoredRows
 from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError, CompatbenchWarning

@@ -17,7 +17,7 @@ from data.conftest import SetUp, load_again
 
 from compatbench.data.draws import Draw, draw_shots
 from compatbench.data.foreign_draws import read_foreign_draw
-from compatbench.data.images import Sample
+from compatbench.data.images.source import Sample
 from compatbench.data.task import Task, load_task
 from compatbench.errors import CompatbenchError
 

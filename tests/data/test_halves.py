@@ -13,7 +13,7 @@ from data.trees import Sizes
 
 from compatbench.data.cards import suite_cards, suite_tasks, suite_variants, task_cards
 from compatbench.data.draws import draw_shots
-from compatbench.data.images import Sample
+from compatbench.data.images.source import Sample
 from compatbench.data.task import load_task
 from compatbench.engine.keys import data_key, fit_key
 from compatbench.engine.matrix import select_matrix

@@ -24,10 +24,10 @@ from data.trees import picture
 import compatbench as cb
 from compatbench.data import dataset_folders
 from compatbench.data.cards import suite_cards, task_cards
-from compatbench.data.images import BrokenImages
+from compatbench.data.images.dataset_files import BrokenImages
+from compatbench.data.layouts import parquet
+from compatbench.data.layouts.organize import natural
 from compatbench.data.new_task import NewTask
-from compatbench.data.sources import parquet
-from compatbench.data.sources.organize import natural
 from compatbench.data.task import inspect_task, load_task
 from compatbench.errors import CompatbenchError
 

@@ -13,7 +13,7 @@ from data.trees import Sizes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compatbench.data.sources.layouts import read_split, read_variants
+from compatbench.data.layouts.layouts import read_split, read_variants
 from compatbench.data.task import inspect_task, load_task
 from compatbench.errors import CompatbenchError
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from compatbench.data.images import View
-from compatbench.data.rand_augment import OPERATIONS, STRENGTH
+from compatbench.data.images.rand_augment import OPERATIONS, STRENGTH
+from compatbench.data.images.views import View
 
 
 def painting() -> Image.Image:

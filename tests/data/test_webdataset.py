@@ -12,8 +12,8 @@ import pytest
 from data.trees import picture
 
 from compatbench.data.cards.sources import WebdatasetSource
-from compatbench.data.images import Classes
-from compatbench.data.sources.layouts import read_webdataset
+from compatbench.data.layouts.classes import Classes
+from compatbench.data.layouts.layouts import read_webdataset
 from compatbench.errors import CompatbenchError
 
 CARD = WebdatasetSource.model_validate({"kind": "webdataset", "folder": "pets", "train": "train"})

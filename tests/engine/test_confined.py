@@ -21,7 +21,7 @@ import torch
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.data.cards import suite_cards
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.images import Labels
+from compatbench.data.labels import Labels
 from compatbench.engine.confined import child
 from compatbench.engine.confined.child import MethodFailed
 from compatbench.engine.confined.remote import ConfinedMethod, ConfinedRegistry, confined_builder

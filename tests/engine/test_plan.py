@@ -13,8 +13,8 @@ from synthetic_results import make_row
 
 from compatbench.backbone import load_backbone
 from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks, suite_variants
+from compatbench.data.cards.shots import ALL_SHOTS
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.shots import ALL_SHOTS
 from compatbench.engine.cell import Cell, Record
 from compatbench.engine.matrix import select_matrix
 from compatbench.engine.method_settings import resolve_settings

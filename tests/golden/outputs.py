@@ -25,7 +25,8 @@ from torch import Tensor
 
 from compatbench.backbone import FEATURES, Backbone, load_backbone
 from compatbench.data.draws import draw_shots
-from compatbench.data.images import Labels, View
+from compatbench.data.images.views import View
+from compatbench.data.labels import Labels
 from compatbench.data.task import load_task
 from compatbench.engine.measure import calibration_error, count_flips
 from compatbench.engine_version import ENGINE_VERSION

@@ -23,8 +23,10 @@ from compatbench.backbone.load.checkpoint import read_tensors
 from compatbench.data.cache_files import read_entry
 from compatbench.data.cards import BackboneCard
 from compatbench.data.cards.sources import WebdatasetSource
-from compatbench.data.images import MOST_BYTES, MOST_PIXELS, Classes, ImageSource, Sample
-from compatbench.data.sources.layouts import read_webdataset
+from compatbench.data.images.dataset_files import MOST_BYTES
+from compatbench.data.images.source import MOST_PIXELS, ImageSource, Sample
+from compatbench.data.layouts.classes import Classes
+from compatbench.data.layouts.layouts import read_webdataset
 from compatbench.errors import CompatbenchError
 from compatbench.method import load_module
 

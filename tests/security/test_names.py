@@ -22,8 +22,9 @@ from compatbench.data.cards.sources import (
     FgvcSource,
     WebdatasetSource,
 )
-from compatbench.data.images import Classes, ImageSource
-from compatbench.data.sources.layouts import READERS, check_inside
+from compatbench.data.images.source import ImageSource
+from compatbench.data.layouts.classes import Classes
+from compatbench.data.layouts.layouts import READERS, check_inside
 from compatbench.engine.cell import Measurement
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods

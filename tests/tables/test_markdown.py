@@ -20,7 +20,8 @@ from synthetic_results import (
     through_words,
 )
 
-from compatbench.errors import CompatbenchError, one_line
+from compatbench.errors import CompatbenchError
+from compatbench.messages import one_line
 from compatbench.tables.leaderboard import render_leaderboard, render_methods, render_suite
 from compatbench.tables.markdown import escape, fill_section, percent, signed, table
 from compatbench.tables.suite_page import SuitePage, TaskFacts

@@ -67,7 +67,7 @@ def backbones(names: Names = "all") -> pd.DataFrame:
 def suites(names: Names = "all") -> pd.DataFrame:
     """The suites: name, title, upgrades, tasks, shots, seeds."""
     from compatbench.data.cards import suite_cards, suite_tasks
-    from compatbench.data.shots import show_shots
+    from compatbench.data.cards.shots import show_shots
 
     rows = []
     for card in suite_cards.select(names):
@@ -125,7 +125,7 @@ def modules(methods: Names = "all", out: str | Path = ".") -> pd.DataFrame:
         CompatbenchError: no module of a method, or a damaged file.
     """
     from compatbench.data.cards import select_names
-    from compatbench.data.shots import show_shots
+    from compatbench.data.cards.shots import show_shots
     from compatbench.engine.single_module import Fitted
     from compatbench.errors import CompatbenchError
     from compatbench.method import load_module

@@ -15,7 +15,7 @@ from compatbench.backbone.image.tower import (
 from compatbench.backbone.text.memory import memory_budget, set_memory_budget
 from compatbench.backbone.text.prompts import Prompts
 from compatbench.backbone.text.standard_block import BlockUpdates
-from compatbench.data.images import Labels
+from compatbench.data.labels import Labels
 
 __all__ = [
     "DENSE", "FEATURES", "PIXELS", "POOLED", "Backbone", "BlockUpdates", "DroppingBackbone",

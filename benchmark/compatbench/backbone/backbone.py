@@ -25,7 +25,7 @@ from compatbench.backbone.text.prompts import Prompts, pad_rows
 from compatbench.backbone.text.standard_block import HALF, BlockUpdates
 from compatbench.backbone.text.tower import TextTower
 from compatbench.data.cards import BackboneCard
-from compatbench.data.images import Labels
+from compatbench.data.labels import Labels
 from compatbench.errors import CompatbenchError, CompatbenchWarning, NotTransferable
 
 if TYPE_CHECKING:

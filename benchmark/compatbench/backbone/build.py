@@ -30,8 +30,9 @@ from compatbench.backbone.load.names import (
 from compatbench.backbone.load.weights import hash_weights, hub_cache, locate_weights
 from compatbench.backbone.mini import register_mini_towers
 from compatbench.data.cards import BackboneCard
-from compatbench.errors import BackboneError, CompatbenchWarning, first_line
+from compatbench.errors import BackboneError, CompatbenchWarning
 from compatbench.files.project_folders import tasks_folder
+from compatbench.messages import first_line
 
 MOST_MERGES = 32 << 20  # bytes, unpacked; CLIP's are 3 MB
 

@@ -23,7 +23,8 @@ from compatbench.backbone.load.checkpoint import check_size
 from compatbench.backbone.load.weights import find_weights
 from compatbench.backbone.text.anatomy import Anatomy
 from compatbench.data.cards import BackboneCard
-from compatbench.errors import BackboneError, first_line
+from compatbench.errors import BackboneError
+from compatbench.messages import first_line
 
 CONFIG, PREPROCESSING = "config.json", "preprocessor_config.json"
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers

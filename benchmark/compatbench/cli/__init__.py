@@ -9,7 +9,8 @@ import os
 import sys
 import warnings
 
-from compatbench.errors import CompatbenchError, CompatbenchWarning, printable
+from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.messages import printable
 
 # What a system may answer wherever a path is looked at. Another ``OSError`` is a mistake here.
 _OF_THE_SYSTEM = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO}

@@ -9,8 +9,9 @@ from rich.markup import escape
 
 from compatbench.cli import options
 from compatbench.cli.output import console, print_frame, print_json, say
-from compatbench.errors import CompatbenchError, first_line
+from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import require
+from compatbench.messages import first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

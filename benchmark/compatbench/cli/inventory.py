@@ -12,7 +12,7 @@ from rich.markup import escape
 from compatbench.cli import options
 from compatbench.cli.output import console, print_facts, print_frame, say
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
-from compatbench.data.shots import LARGEST_SEED
+from compatbench.data.cards.shots import LARGEST_SEED
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:

@@ -274,7 +274,7 @@ def read_settings(given: list[str] | None) -> dict[str, Any]:
 
 
 def _print_evaluation(found: Evaluation) -> None:
-    from compatbench.data.shots import count_shots
+    from compatbench.data.cards.shots import count_shots
     from compatbench.tables.markdown import percent, signed
 
     fitted, source, target = found.fitted, found.source, found.target

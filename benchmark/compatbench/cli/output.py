@@ -15,8 +15,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from compatbench.errors import printable
 from compatbench.files.kinds import require_new
+from compatbench.messages import printable
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from compatbench.cli.output import format_seconds, say
-from compatbench.data.images import BrokenImages
+from compatbench.data.images.dataset_files import BrokenImages
 
 if TYPE_CHECKING:
     from compatbench.engine.execute.compute import Event

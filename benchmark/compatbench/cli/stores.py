@@ -32,7 +32,7 @@ def list_runs(
         methods: Names, globs, lists.
         state: Of ok, not transferable, error, oom, killed, timeout: names, globs, exclusions.
     """
-    from compatbench.data.shots import show_shots
+    from compatbench.data.cards.shots import show_shots
     from compatbench.engine.store_check import list_cells, open_store
 
     store = open_store(out)
@@ -57,7 +57,7 @@ def show_run(key: str, out: Path = Path()) -> None:
     """
     import pandas as pd
 
-    from compatbench.data.shots import show_shots
+    from compatbench.data.cards.shots import show_shots
     from compatbench.engine.store_check import find_record, open_store
 
     store = open_store(out)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from compatbench.data.cards import task_cards
-from compatbench.data.images import DataMissing, inside
+from compatbench.data.images.dataset_files import DataMissing, inside
 from compatbench.errors import CompatbenchError
 
 VARIABLE = "COMPATBENCH_DATA"

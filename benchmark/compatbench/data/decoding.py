@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from compatbench.data.images import ImageSource, Sample, View
+from compatbench.data.images.source import ImageSource, Sample
+from compatbench.data.images.views import View
 from compatbench.errors import CompatbenchWarning
 from compatbench.files.processes import end_with_parent, kill, start_process
 

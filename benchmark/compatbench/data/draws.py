@@ -16,8 +16,9 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from compatbench.data.images import SPLITS, Sample, read_json
-from compatbench.data.shots import MOST_VALIDATION_SHOTS
+from compatbench.data.cards.shots import MOST_VALIDATION_SHOTS
+from compatbench.data.images.dataset_files import read_json
+from compatbench.data.images.source import SPLITS, Sample
 from compatbench.data.task import Task, keep_classes, load_task
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from compatbench.data.cache_files import Unfinished
 from compatbench.data.decoding import Decoder
-from compatbench.data.images import Sample, View
+from compatbench.data.images.source import Sample
+from compatbench.data.images.views import View
 from compatbench.data.task import Task
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.files.hashes import sha256_json

@@ -19,7 +19,9 @@ from torch import Tensor
 from compatbench.data.cache_files import FEATURES as FOLDER
 from compatbench.data.cache_files import Unfinished, prune_entries, read_entry, write_entry
 from compatbench.data.encoding import ImageEncoder, Images, OnEncoded, encode, views_together
-from compatbench.data.images import BrokenImages, Sample, View
+from compatbench.data.images.dataset_files import BrokenImages
+from compatbench.data.images.source import Sample
+from compatbench.data.images.views import View
 from compatbench.data.stored_rows import PART, FreshRows, StoredRows
 from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError, CompatbenchWarning

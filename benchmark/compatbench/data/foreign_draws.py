@@ -17,9 +17,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from compatbench.data.draws import Draw, ShotsFile, find_drawn
-from compatbench.data.images import read_bytes
+from compatbench.data.images.dataset_files import read_bytes
 from compatbench.data.task import Task
-from compatbench.errors import CompatbenchError, first_line, first_problem, one_line
+from compatbench.errors import CompatbenchError
+from compatbench.messages import first_line, first_problem, one_line
 
 _NAME = re.compile(r"shot_(\d+)-seed_(\d+)")
 _LIST = "_train.jsonl"

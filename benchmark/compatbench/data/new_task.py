@@ -18,14 +18,16 @@ from pydantic import ValidationError
 from compatbench.data.cards import SuiteCard, TaskCard, backbone_cards, suite_cards, task_cards
 from compatbench.data.cards.names import IMAGES_PATH, NAME
 from compatbench.data.dataset_folders import variable_of
-from compatbench.data.images import SPLITS, Labels
-from compatbench.data.sources.found import find_images
-from compatbench.data.sources.organize import choose_shots, name_classes, natural, split_rows
-from compatbench.data.sources.tables import open_table, write_csv
+from compatbench.data.images.source import SPLITS
+from compatbench.data.labels import Labels
+from compatbench.data.layouts.found import find_images
+from compatbench.data.layouts.organize import choose_shots, name_classes, natural, split_rows
+from compatbench.data.layouts.tables import open_table, write_csv
 from compatbench.data.task import Task
-from compatbench.errors import CompatbenchError, first_problem
+from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.project_folders import add_own_place
+from compatbench.messages import first_problem
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,22 +16,15 @@ from compatbench.data.cards import TaskCard, task_cards, whole_name
 from compatbench.data.cards.halves import half_labels
 from compatbench.data.cards.names import split_half
 from compatbench.data.dataset_folders import VARIABLE, dataset_folder, find_dataset, variable_of
-from compatbench.data.images import (
-    CLASS_NAMES,
-    BrokenImages,
-    Classes,
-    DataMissing,
-    ImageSource,
-    Labels,
-    Sample,
-    WrongClasses,
-    inside,
-)
-from compatbench.data.sources.drawings import Drawings
-from compatbench.data.sources.layouts import READERS
-from compatbench.data.sources.parquet import hub_class_names
-from compatbench.data.sources.tables import read_parquet, read_table
-from compatbench.data.sources.texts import (
+from compatbench.data.images.dataset_files import BrokenImages, DataMissing, WrongClasses, inside
+from compatbench.data.images.source import ImageSource, Sample
+from compatbench.data.labels import Labels
+from compatbench.data.layouts.classes import CLASS_NAMES, Classes
+from compatbench.data.layouts.drawings import Drawings
+from compatbench.data.layouts.layouts import READERS
+from compatbench.data.layouts.parquet import hub_class_names
+from compatbench.data.layouts.tables import read_parquet, read_table
+from compatbench.data.layouts.texts import (
     Captions,
     read_captioned,
     read_captions,

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from compatbench.backbone import FEATURES, Backbone, ImageInput, Labels
 from compatbench.backbone.device import wait_for
 from compatbench.data.draws import draw_first
-from compatbench.data.images import Sample
+from compatbench.data.images.source import Sample
 from compatbench.data.task import Task
 from compatbench.engine.cell import NOT_APPLICABLE
 from compatbench.engine.measure import Measured, measure, prompt_diversity, run_classifier

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from compatbench.data.cards import COPIED, BackboneName, Name, TrainingCard
-from compatbench.data.shots import Shots, count_shots
+from compatbench.data.cards.shots import Shots, count_shots
 
 SCHEMA = 3
 PACKAGES = ("compatbench", "torch", "open_clip_torch", "timm", "numpy", "scikit-learn")

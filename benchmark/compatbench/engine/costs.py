@@ -20,7 +20,7 @@ from compatbench.backbone.text.memory import current_budget
 from compatbench.data.cards import COPIED, TaskCard, task_cards
 from compatbench.data.decoding import AHEAD, PIECE
 from compatbench.data.feature_cache import WHOLE
-from compatbench.data.images import View
+from compatbench.data.images.views import View
 from compatbench.engine.cell import Cell
 from compatbench.engine.matrix import Matrix, MethodChoice, Place
 from compatbench.engine.measure import MOST

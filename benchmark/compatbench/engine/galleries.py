@@ -21,7 +21,8 @@ from torch import Tensor
 from compatbench.backbone import Backbone
 from compatbench.data.encoding import Images
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.images import Sample, View
+from compatbench.data.images.source import Sample
+from compatbench.data.images.views import View
 from compatbench.data.task import Task
 from compatbench.engine.gallery_rows import CEILING, FIGURES, OLD, POOLED
 from compatbench.transfers._shared.feature_maps import WAYS, FeatureMap, Pair, fit_map

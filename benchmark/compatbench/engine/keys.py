@@ -9,8 +9,8 @@ from typing import Any
 
 from compatbench.backbone.load import is_planning, read_backbone, weights_key
 from compatbench.data.cards import COPIED, TrainingCard, task_cards, whole_name
+from compatbench.data.cards.shots import MOST_VALIDATION_SHOTS
 from compatbench.data.draws import draw_first, draw_shots, load_test_set
-from compatbench.data.shots import MOST_VALIDATION_SHOTS
 from compatbench.data.task import Task, load_task
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError

@@ -17,9 +17,9 @@ from compatbench.data.cards import (
     task_cards,
     whole_name,
 )
+from compatbench.data.cards.shots import ALL_SHOTS, check_draws
 from compatbench.data.draws import ShotsFiles
-from compatbench.data.images import BrokenImages
-from compatbench.data.shots import ALL_SHOTS, check_draws
+from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.engine.cell import Cell
 from compatbench.engine.keys import (
     changed_settings,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from compatbench.backbone.load import locate_weights, planning, read_backbone
 from compatbench.data.cards import SuiteCard, suite_tasks, suite_variants
-from compatbench.data.images import BrokenImages
+from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.task import load_task
 from compatbench.errors import CompatbenchError
 

@@ -13,8 +13,8 @@ from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.device import resolve_device
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import COPIED, TrainingCard, backbone_cards, suite_cards, task_cards
+from compatbench.data.cards.shots import Shots, show_shots
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.shots import Shots, show_shots
 from compatbench.data.task import Task, load_task, restrict_task
 from compatbench.engine.carried import Carried
 from compatbench.engine.keys import find_teacher

@@ -22,10 +22,11 @@ from filelock import FileLock, Timeout
 
 from compatbench.engine.cell import CellRecord
 from compatbench.engine.measure import Where, read_predictions, write_predictions
-from compatbench.errors import CompatbenchError, CompatbenchWarning, first_line
+from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.kinds import kind_of, require
+from compatbench.messages import first_line
 from compatbench.method import Module, load_module
 from compatbench.method.predictions import Predictions
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from compatbench.data.cards import SuiteCard, development_tasks, suite_cards, task_cards
+from compatbench.data.cards.shots import ALL_SHOTS
 from compatbench.data.draws import HELD_OUT, count_kept, export_draw, hold_out
-from compatbench.data.shots import ALL_SHOTS
 from compatbench.data.task import load_task
 from compatbench.engine.costs import count_steps
 from compatbench.engine.matrix import MethodChoice, Names, select_matrix

@@ -19,7 +19,7 @@ from compatbench.backbone.text.memory import set_memory_budget
 from compatbench.data.cards import COPIED
 from compatbench.data.draws import draw_shots, load_test_set
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.images import BrokenImages
+from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.task import load_task
 from compatbench.engine.carried import Attached, Carried
 from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell

@@ -13,8 +13,9 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from compatbench.errors import CompatbenchError, first_line, one_line
+from compatbench.errors import CompatbenchError
 from compatbench.files.sizes import format_bytes
+from compatbench.messages import first_line, one_line
 
 TRIES = 5  # in a row that bring nothing
 PAUSE = 2.0  # seconds between them

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from compatbench.errors import CompatbenchError, first_line
+from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import canonical_json, sha256_bytes
 from compatbench.files.kinds import require
+from compatbench.messages import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from compatbench.backbone.load.checkpoint import check_size
-from compatbench.errors import CompatbenchError, first_line
+from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import require
 from compatbench.files.sizes import format_bytes
 from compatbench.files.tensors import KEY
 from compatbench.files.torch_archive import StandIn, TensorUnpickler, open_stored
+from compatbench.messages import first_line
 
 # Objects of these packages are ignored: trainers store them with the weights.
 _PASSED_OVER = ("torch.optim.", "collections.", "numpy.", "argparse.", "yacs.", "dassl.")

@@ -14,9 +14,10 @@ from pydantic import BaseModel, ValidationError
 from compatbench.backbone import Labels, load_backbone
 from compatbench.data.cards.halves import half_labels
 from compatbench.data.task import task_labels
-from compatbench.errors import CompatbenchError, NotTransferable, first_line, first_problem
+from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.files.hashes import sha256_file
 from compatbench.formats._shared.class_names import check_class_names
+from compatbench.messages import first_line, first_problem
 from compatbench.method import Method, Module
 from compatbench.method.checkpoint_reader import Checkpoint, read_checkpoint
 from compatbench.method.format import Format, Import

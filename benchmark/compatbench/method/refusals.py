@@ -10,9 +10,9 @@ from pathlib import Path
 
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.engine_version import ENGINE_VERSION
-from compatbench.errors import one_line
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_json
+from compatbench.messages import one_line
 
 
 def remember_refusal(identity: str, reason: str) -> None:

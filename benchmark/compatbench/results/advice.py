@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 
 from compatbench.data.cards import COPIED, backbone_cards
-from compatbench.data.shots import count_shots
-from compatbench.errors import count
+from compatbench.data.cards.shots import count_shots
+from compatbench.messages import count
 from compatbench.method.transfer_registry import find_transfer, is_transfer
 from compatbench.results.bootstrap import Interval
 from compatbench.results.price import break_even, count_labels, describe_prices, format_prices

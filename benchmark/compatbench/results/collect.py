@@ -12,7 +12,7 @@ import pandas as pd
 
 from compatbench.data.cards import SuiteCard, suite_tasks
 from compatbench.data.draws import ShotsFiles
-from compatbench.data.images import BrokenImages
+from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.keys import data_key
 from compatbench.engine.matrix import BrokenCell, select_matrix

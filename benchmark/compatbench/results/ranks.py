@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from compatbench.data.cards import COPIED
-from compatbench.errors import one_line
+from compatbench.messages import one_line
 from compatbench.results.bootstrap import (
     Interval,
     dataset_means,

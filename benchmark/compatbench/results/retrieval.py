@@ -17,9 +17,10 @@ from compatbench.engine.gallery_rows import (
     POOLED,
     QUERIES,
 )
-from compatbench.errors import CompatbenchError, first_line
+from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.kinds import require
+from compatbench.messages import first_line
 from compatbench.results.store import RESULTS, RETRIEVAL, check_name, shipped_folder
 
 # The order of the ways in a file, and in pictures.

@@ -21,9 +21,10 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from compatbench.data.cards import COPIED, BackboneName, ConfigName, Name
-from compatbench.data.shots import Shots, show_shots
+from compatbench.data.cards.shots import Shots, show_shots
 from compatbench.engine.cell import Count, Measurement, TransferName
-from compatbench.errors import CompatbenchError, first_line, first_problem
+from compatbench.errors import CompatbenchError
+from compatbench.messages import first_line, first_problem
 
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]

@@ -24,9 +24,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 import compatbench
 from compatbench.data.cards import COPIED, ConfigName
 from compatbench.data.needs import Need
-from compatbench.errors import CompatbenchError, first_problem
+from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import holds, write_atomic
 from compatbench.files.kinds import kind_of, require
+from compatbench.messages import first_problem
 from compatbench.results.rows import (
     Cost,
     Row,

@@ -12,11 +12,12 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from compatbench.data.cards import BackboneName, ConfigName, Name
-from compatbench.data.shots import Seed, Shots
+from compatbench.data.cards.shots import Seed, Shots
 from compatbench.engine.cell import Cell, Count, Record, provenance
-from compatbench.errors import CompatbenchError, first_problem
+from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.kinds import require
+from compatbench.messages import first_problem
 from compatbench.results.store import RESULTS, TUNING
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 
 from compatbench.data.cards import COPIED
 from compatbench.engine.single_module import Evaluation
-from compatbench.errors import one_line
+from compatbench.messages import one_line
 from compatbench.results.bootstrap import LEVEL, Array, Interval, mean_interval
 from compatbench.results.measures import Expected, Upgrade, compute_standing
 from compatbench.results.price import Price, count_labels, price_ways

@@ -11,9 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from compatbench.data.shots import count_shots, show_shots
-from compatbench.errors import CompatbenchError, count
+from compatbench.data.cards.shots import count_shots, show_shots
+from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import kind_of
+from compatbench.messages import count
 from compatbench.results.measures import Upgrade
 from compatbench.results.ranking_table import find_disagreements
 from compatbench.results.ranks import ALPHA, Ranked, rank_datasets, rank_upgrades

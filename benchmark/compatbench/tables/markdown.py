@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from compatbench.errors import CompatbenchError, one_line
+from compatbench.errors import CompatbenchError
 from compatbench.files.sizes import format_bytes
+from compatbench.messages import one_line
 
 if TYPE_CHECKING:
     from compatbench.results.bootstrap import Interval

@@ -10,8 +10,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from compatbench.data.shots import count_shots
-from compatbench.errors import one_line
+from compatbench.data.cards.shots import count_shots
+from compatbench.messages import one_line
 from compatbench.results.bootstrap import Interval
 from compatbench.results.measures import Measure
 from compatbench.results.ranking_table import find_gaps

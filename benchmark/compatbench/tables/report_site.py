@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import compatbench
-from compatbench.data.shots import show_shots
-from compatbench.errors import CompatbenchError, one_line
+from compatbench.data.cards.shots import show_shots
+from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.kinds import kind_of, require
+from compatbench.messages import one_line
 from compatbench.results.rows import write_csv
 from compatbench.results.store import FIGURES, REPORT, RESULTS, check_name, join_provenance
 from compatbench.tables.figures.plan import TITLES, plan_figures

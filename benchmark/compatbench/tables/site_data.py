@@ -9,8 +9,8 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-from compatbench.data.shots import show_shots
-from compatbench.errors import one_line
+from compatbench.data.cards.shots import show_shots
+from compatbench.messages import one_line
 from compatbench.results.measures import Measure
 from compatbench.results.ranks import Ranked, rounded
 from compatbench.tables.figures.plan import PlannedFigure, figures_of_suite, figures_of_upgrade

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Literal
 
-from compatbench.data.shots import show_shots
+from compatbench.data.cards.shots import show_shots
 from compatbench.results.bootstrap import compute_retained
 from compatbench.results.measures import (
     Measure,

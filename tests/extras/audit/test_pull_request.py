@@ -13,7 +13,7 @@ from forgers import invent_suite
 from PIL import Image
 
 from compatbench.cli.authoring import fill_template
-from compatbench.data.sources.drawings import Drawings
+from compatbench.data.layouts.drawings import Drawings
 from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.change import find_change
 from compatbench.extras.audit.pull_request import check_pull_request

@@ -14,7 +14,7 @@ import compatbench as cb
 from compatbench.backbone import Backbone
 from compatbench.backbone.load import read_backbone
 from compatbench.data.cards import task_cards
-from compatbench.data.images import Labels
+from compatbench.data.labels import Labels
 from compatbench.errors import CompatbenchError
 from compatbench.extras import doctor
 from compatbench.extras.doctor import (

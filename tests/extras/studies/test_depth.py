@@ -15,7 +15,7 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone
 from compatbench.data.cards import TrainingCard
-from compatbench.data.images import Labels
+from compatbench.data.labels import Labels
 from compatbench.engine.cell import Cell, Record, describe_cell
 from compatbench.engine.keys import data_key
 from compatbench.engine.store import RunStore

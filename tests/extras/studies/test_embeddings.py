@@ -12,7 +12,7 @@ from synthetic_results import COOP, PROBE, TWO_BY_TWO, ZEROSHOT, make_method, ma
 
 from compatbench.backbone import Backbone
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.images import Labels
+from compatbench.data.labels import Labels
 from compatbench.data.task import load_task
 from compatbench.extras.studies.embeddings import (
     PREDICTORS,

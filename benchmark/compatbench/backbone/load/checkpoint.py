@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from compatbench.backbone.load.weights import is_set
-from compatbench.errors import BackboneError, CompatbenchWarning, first_line
+from compatbench.errors import BackboneError, CompatbenchWarning
 from compatbench.files.tensors import check_header
 from compatbench.files.torch_archive import StandIn, TensorUnpickler, first_argument
+from compatbench.messages import first_line
 
 TRUST_PICKLE = "COMPATBENCH_TRUST_PICKLE"
 # Entries under which training scripts keep the weights, and prefixes of wrapped models.

@@ -26,10 +26,11 @@ from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import BackboneCard
 from compatbench.data.cards.yaml_file import WEIGHTS_FOLDER
 from compatbench.engine_version import ENGINE_VERSION
-from compatbench.errors import BackboneError, CompatbenchError, MissingWeights, first_line
+from compatbench.errors import BackboneError, CompatbenchError, MissingWeights
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import canonical_json, sha256_bytes, sha256_file, sha256_json
 from compatbench.files.project_folders import tasks_folder
+from compatbench.messages import first_line
 
 OFFLINE = "HF_HUB_OFFLINE"
 

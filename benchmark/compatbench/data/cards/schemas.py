@@ -27,10 +27,10 @@ from compatbench.data.cards.names import (
     RelativePath,
     split_half,
 )
+from compatbench.data.cards.shots import MOST_VALIDATION_SHOTS, Seed, Shots
 from compatbench.data.cards.sources import ClassFoldersSource, Download, Source
 from compatbench.data.cards.yaml_file import CardModel, check_place
-from compatbench.data.images import View
-from compatbench.data.shots import MOST_VALIDATION_SHOTS, Seed, Shots
+from compatbench.data.images.views import View
 
 COPIED = "copied"
 """The transfer that attaches a module untouched; the headline of the benchmark."""

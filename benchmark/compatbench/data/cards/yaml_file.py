@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from compatbench.errors import CompatbenchError, first_line
+from compatbench.errors import CompatbenchError
+from compatbench.messages import first_line
 
 # libyaml reads ImageNet's card ten times as fast; not every build of PyYAML has it.
 SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.engine.confined.wire import read_message, write_message
 from compatbench.engine.failures import Failure, describe_death
-from compatbench.errors import CompatbenchError, NotTransferable, one_line
+from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.files.hashes import canonical_json
 from compatbench.files.project_folders import (
     content_folder,
@@ -25,6 +25,7 @@ from compatbench.files.project_folders import (
     tasks_folder,
 )
 from compatbench.files.scratch import scratch_folder
+from compatbench.messages import one_line
 
 LOAD_SECONDS = 300.0  # in which a file is loaded
 DOING = {"load": "it is loaded", "fit": "it is fitted", "attach": "it is attached"}

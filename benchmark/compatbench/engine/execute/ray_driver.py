@@ -32,9 +32,10 @@ from compatbench.engine.execute.ray_workers import (
     lost_cluster,
 )
 from compatbench.engine.execute.scheduler import send_warnings
-from compatbench.errors import CompatbenchError, CompatbenchWarning, first_line
+from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.processes import end_with_parent, kill, silence, start_process
 from compatbench.files.scratch import scratch_folder
+from compatbench.messages import first_line
 
 LOST_SECONDS = 10.0  # without an answer until it is lost
 

@@ -23,7 +23,8 @@ from compatbench.engine.execute.scheduler import Message, Scheduler, WorkerHandl
 from compatbench.engine.failures import DIED, Failure
 from compatbench.engine.worker import find_method, make_worker
 from compatbench.engine_version import ENGINE_VERSION
-from compatbench.errors import CompatbenchError, first_line
+from compatbench.errors import CompatbenchError
+from compatbench.messages import first_line
 from compatbench.method.identity import method_identity
 
 DEATHS = 3  # that a cell may cost, unless ``retry`` says otherwise: nodes come and go

@@ -20,7 +20,7 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.engine.confined.remote import ConfinedRegistry, confined_builder
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
-from compatbench.errors import CompatbenchError, CompatbenchWarning, count
+from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.extras.audit.findings import Finding, compare_file
 from compatbench.extras.audit.rerun import check_again
 from compatbench.extras.audit.result_checks import check_equal_keys, check_suite, recount_zero_shot
@@ -36,6 +36,7 @@ from compatbench.extras.audit.sample import (
 from compatbench.extras.audit.stored_suite import StoredSuite, read_stored_suite
 from compatbench.extras.audit.tolerance import find_drift
 from compatbench.files.scratch import scratch_folder
+from compatbench.messages import count
 from compatbench.results.store import (
     FIGURES,
     NO_SUITES,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from compatbench.errors import one_line
+from compatbench.messages import one_line
 
 SHOWN = 3  # findings of one kind in one file, before the rest are counted
 

@@ -12,7 +12,7 @@ from typing import Any
 import compatbench
 from compatbench.backbone.device import resolve_device
 from compatbench.data.cards import SuiteCard, suite_cards
-from compatbench.data.shots import count_shots
+from compatbench.data.cards.shots import count_shots
 from compatbench.engine.confined.remote import ConfinedRegistry
 from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.audit import audit_results

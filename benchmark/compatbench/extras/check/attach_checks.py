@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from compatbench.backbone import BlockUpdates, Prompts
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.images import Labels
+from compatbench.data.labels import Labels
 from compatbench.errors import NotTransferable
 from compatbench.extras.check.checks import (
     CheckFailed,

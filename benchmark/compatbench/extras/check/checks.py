@@ -18,10 +18,11 @@ from compatbench.data.cards import select_names
 from compatbench.engine.confined.child import Child, MethodFailed, ProcessEnded, find_fork_server
 from compatbench.engine.confined.remote import ConfinedMethod, ConfinedRegistry
 from compatbench.engine.execute.compute import Compute
-from compatbench.errors import CompatbenchError, one_line
+from compatbench.errors import CompatbenchError
 from compatbench.extras.check import other_process
 from compatbench.extras.check.method_under_test import MethodUnderTest
 from compatbench.extras.check.models import synthetic_models
+from compatbench.messages import one_line
 from compatbench.method import Method
 from compatbench.method.refusals import forget_refusal, remember_refusal
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compatbench.data.images import Labels
+from compatbench.data.labels import Labels
 from compatbench.errors import NotTransferable
 from compatbench.extras.check.models import IMAGE_SIZE, synthetic_models
 from compatbench.method import (

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from compatbench.backbone import FEATURES
 from compatbench.data.cards import select_names
-from compatbench.errors import CompatbenchError, NotTransferable, one_line
+from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.extras.check.checks import (
     CheckFailed,
     Checks,
@@ -24,6 +24,7 @@ from compatbench.extras.check.checks import (
     require,
 )
 from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest, unseen_images
+from compatbench.messages import one_line
 from compatbench.method.registry import builtin_methods
 from compatbench.method.transfer import (
     ACCESS,

@@ -24,8 +24,8 @@ from compatbench.backbone.load.names import read_backbone
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import backbone_cards
 from compatbench.data.encoding import BATCH
-from compatbench.data.images import ImageSource, Sample
-from compatbench.data.sources.layouts import list_images
+from compatbench.data.images.source import ImageSource, Sample
+from compatbench.data.layouts.layouts import list_images
 from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes.vector_files import SUFFIXES, VectorFile, open_vectors
 from compatbench.files.atomic import open_atomic, write_atomic

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from compatbench.errors import CompatbenchError, first_line
+from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import kind_of, require
+from compatbench.messages import first_line
 
 # Bytes of the float32 vectors of a block, which stays in the processor's cache; a row group of a
 # parquet file is as many blocks.

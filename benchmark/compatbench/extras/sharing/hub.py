@@ -12,11 +12,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from compatbench.backbone.load.weights import OFFLINE, check_network, hub_cache, is_offline
-from compatbench.errors import CompatbenchError, first_line
+from compatbench.errors import CompatbenchError
 from compatbench.files.download import cannot_write
 from compatbench.files.kinds import require
 from compatbench.files.scratch import scratch_folder
 from compatbench.files.sizes import format_bytes
+from compatbench.messages import first_line
 from compatbench.method import Module, load_module
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ import yaml
 from compatbench.backbone.load.names import read_backbone
 from compatbench.backbone.load.weights import published_files
 from compatbench.data.cards import COPIED, task_cards
-from compatbench.data.shots import count_shots
+from compatbench.data.cards.shots import count_shots
 from compatbench.engine.single_module import read_fitted
-from compatbench.errors import CompatbenchError, one_line
+from compatbench.errors import CompatbenchError
+from compatbench.messages import one_line
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods
 from compatbench.results.store import SuiteResults, read_results, result_folders

@@ -24,10 +24,11 @@ import numpy as np
 import pandas as pd
 
 from compatbench.data.cards import SuiteCard
-from compatbench.errors import CompatbenchError, count
+from compatbench.errors import CompatbenchError
 from compatbench.extras.studies import frames
 from compatbench.extras.studies.frames import Row, StudyReport, TextTable, records
 from compatbench.extras.studies.study import read_suite
+from compatbench.messages import count
 from compatbench.results.bootstrap import (
     Array,
     Interval,

@@ -16,8 +16,9 @@ from compatbench.backbone.device import resolve_device
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import COPIED, backbone_cards, task_cards
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.images import ImageSource, Labels, Sample
-from compatbench.data.sources.layouts import list_images
+from compatbench.data.images.source import ImageSource, Sample
+from compatbench.data.labels import Labels
+from compatbench.data.layouts.layouts import list_images
 from compatbench.data.task import Task, task_labels
 from compatbench.engine.measure import read_features
 from compatbench.engine.single_module import (

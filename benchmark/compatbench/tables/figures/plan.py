@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from compatbench.data.shots import count_shots
-from compatbench.errors import one_line
+from compatbench.data.cards.shots import count_shots
+from compatbench.messages import one_line
 from compatbench.results.measures import Upgrade
 from compatbench.results.ranks import Ranked
 from compatbench.tables.class_tables import has_other_classes

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from compatbench.data.shots import show_shots
-from compatbench.errors import one_line
+from compatbench.data.cards.shots import show_shots
+from compatbench.messages import one_line
 from compatbench.results.four_ways import CLASSES, MODELS, measure_four_ways
 from compatbench.results.measures import Upgrade, follow_path
 from compatbench.results.price import access_of, count_labels, describe_access, find_way, price_ways

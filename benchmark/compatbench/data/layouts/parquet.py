@@ -10,8 +10,15 @@ from typing import Any
 
 import yaml
 
-from compatbench.data.images import MOST_BYTES, BrokenImages, read_bytes, size_of, unreadable
-from compatbench.errors import CompatbenchError, first_line
+from compatbench.data.images.dataset_files import (
+    MOST_BYTES,
+    BrokenImages,
+    read_bytes,
+    size_of,
+    unreadable,
+)
+from compatbench.errors import CompatbenchError
+from compatbench.messages import first_line
 
 _READING = Lock()  # or several threads would read the same group, each into memory of its own
 _LABELS = ("label", "labels", "fine_label", "class", "category", "target")  # names of the column

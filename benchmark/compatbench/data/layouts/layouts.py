@@ -17,14 +17,8 @@ from compatbench.data.cards.sources import (
     FgvcSource,
     WebdatasetSource,
 )
-from compatbench.data.images import (
-    CLASS_NAMES,
-    SPLITS,
+from compatbench.data.images.dataset_files import (
     BrokenImages,
-    Classes,
-    ImageSource,
-    Member,
-    Sample,
     WrongClasses,
     inside,
     read_json,
@@ -32,6 +26,8 @@ from compatbench.data.images import (
     size_of,
     unreadable,
 )
+from compatbench.data.images.source import SPLITS, ImageSource, Member, Sample
+from compatbench.data.layouts.classes import CLASS_NAMES, Classes
 from compatbench.errors import CompatbenchError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")

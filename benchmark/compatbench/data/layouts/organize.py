@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compatbench.data.cards import task_cards
-from compatbench.data.images import SPLITS, read_lines
-from compatbench.data.shots import count_shots
-from compatbench.data.sources.found import Found
-from compatbench.data.sources.tables import Row
+from compatbench.data.cards.shots import count_shots
+from compatbench.data.images.dataset_files import read_lines
+from compatbench.data.images.source import SPLITS
+from compatbench.data.layouts.found import Found
+from compatbench.data.layouts.tables import Row
 from compatbench.errors import CompatbenchError
 
 SHOTS = (16, 8, 4, 2, 1)  # the most that the smallest class has images for

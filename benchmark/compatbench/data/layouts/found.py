@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from compatbench.data.images import CLASS_NAMES, inside, read_lines
-from compatbench.data.sources.layouts import EXTENSIONS, read_shard
-from compatbench.data.sources.parquet import hub_class_names, read_parquet_labels
-from compatbench.data.sources.tables import PARQUET, TAR, Row, read_csv
-from compatbench.errors import CompatbenchError, count
+from compatbench.data.images.dataset_files import inside, read_lines
+from compatbench.data.layouts.classes import CLASS_NAMES
+from compatbench.data.layouts.layouts import EXTENSIONS, read_shard
+from compatbench.data.layouts.parquet import hub_class_names, read_parquet_labels
+from compatbench.data.layouts.tables import PARQUET, TAR, Row, read_csv
+from compatbench.errors import CompatbenchError
+from compatbench.messages import count
 
 LISTS = (".csv", ".tsv")
 # Beside CLIP_benchmark's shards: prompts with {c} for the class, and what the dataset is for.

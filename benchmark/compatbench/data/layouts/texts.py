@@ -9,21 +9,19 @@ from typing import Any, NamedTuple
 from pydantic import RootModel
 
 from compatbench.data.cards.sources import CaptionedSource
-from compatbench.data.images import (
-    SPLITS,
+from compatbench.data.images.dataset_files import (
     BrokenImages,
-    ImageSource,
-    Member,
-    Sample,
     inside,
     read_bytes,
     read_json,
     unreadable,
 )
-from compatbench.data.sources.layouts import check_inside
-from compatbench.data.sources.parquet import open_parquet
-from compatbench.data.sources.tables import PARQUET, Row, open_table, read_csv
-from compatbench.errors import CompatbenchError, first_line
+from compatbench.data.images.source import SPLITS, ImageSource, Member, Sample
+from compatbench.data.layouts.layouts import check_inside
+from compatbench.data.layouts.parquet import open_parquet
+from compatbench.data.layouts.tables import PARQUET, Row, open_table, read_csv
+from compatbench.errors import CompatbenchError
+from compatbench.messages import first_line
 
 TXT = "txt"  # in place of a file's name: x.txt beside x.jpg in a shard, a caption in each line
 Captions = dict[str, tuple[str, ...]]  # by an image's identity

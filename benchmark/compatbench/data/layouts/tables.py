@@ -16,20 +16,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from compatbench.data.cards.sources import ParquetSource
-from compatbench.data.images import (
-    SPLITS,
+from compatbench.data.images.dataset_files import (
     BrokenImages,
-    Classes,
-    ImageSource,
-    Sample,
     WrongClasses,
     inside,
     read_bytes,
     size_of,
     unreadable,
 )
-from compatbench.data.sources.layouts import check_inside, read_shard
-from compatbench.data.sources.parquet import (
+from compatbench.data.images.source import SPLITS, ImageSource, Sample
+from compatbench.data.layouts.classes import Classes
+from compatbench.data.layouts.layouts import check_inside, read_shard
+from compatbench.data.layouts.parquet import (
     hub_class_names,
     read_parquet_image,
     read_parquet_labels,

@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel
 
-from compatbench.data.images import ImageSource, Sample, read_bytes, read_json
+from compatbench.data.images.dataset_files import read_bytes, read_json
+from compatbench.data.images.source import ImageSource, Sample
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_bytes, sha256_json

@@ -1,0 +1,146 @@
+"""Images of a task: what every source of them offers."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from compatbench.data.images.dataset_files import (
+    BrokenImages,
+    inside,
+    read_bytes,
+    size_of,
+    unreadable,
+)
+from compatbench.engine_version import ENGINE_VERSION
+from compatbench.errors import CompatbenchError
+from compatbench.files.hashes import sha256_json
+
+SPLITS = ("train", "val", "test")
+PART = 64  # images that a thread decodes one after the other
+MOST_PIXELS = 100_000_000  # of an image: 300 MB as RGB
+# Others have no place in a dataset; Pillow runs Ghostscript for one of them.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image of a task: an identity that never changes, and its label."""
+
+    id: str
+    label: int  # -1 in a task without classes
+
+
+@dataclass(frozen=True, slots=True)
+class Member(Sample):
+    """One image in a tar file: ``size`` bytes from ``start``."""
+
+    shard: Path
+    start: int
+    size: int
+    text: tuple[int, int] | None = None  # likewise, of the captions beside it
+
+
+class ImageSource:
+    """The images of one task or variant; none is opened before it is asked for.
+
+    A sample's id is a path in ``base``; samples are in the order of the split file. No link
+    may lead out of ``folder``, the dataset's, by default ``base``.
+    """
+
+    decoders: int | None = None  # threads for all images; None is by the cores
+
+    def __init__(
+        self, base: Path, samples: Mapping[str, Sequence[Any]], folder: Path | None = None
+    ) -> None:
+        if not base.is_dir():
+            raise unreadable(base, FileNotFoundError())
+        self.base = base
+        self._folder = folder or base
+        self._inside: set[Path] = set()  # folders that were found to be
+        self.samples: dict[Any, Sequence[Any]] = {s: samples.get(s, ()) for s in SPLITS}
+        self._sizes: dict[str, int] = {}
+
+    def check_files(self) -> None:
+        """Looks for every file; an error names the first that is not there."""
+        for sample in (s for split in SPLITS for s in self.samples[split]):
+            self.size(sample)
+
+    def size(self, sample: Any) -> int:
+        """What stands for an image's content in fingerprints: its bytes on the disk."""
+        return sample.size if isinstance(sample, Member) else self._size(self.base / sample.id)
+
+    def content(self, sample: Any) -> bytes:
+        """The file of an image, undecoded."""
+        path, part = self.base / sample.id, (0, -1)
+        if isinstance(sample, Member):
+            path, part = sample.shard, (sample.start, sample.size)
+        self._size(path)
+        return read_bytes(path, *part)
+
+    def _size(self, path: Path) -> int:
+        """The bytes of an image's file, which must be a plain one inside the dataset's folder."""
+        if path.parent not in self._inside:
+            self._inside.add(inside(self._folder, path.parent))
+        return size_of(inside(self._folder, path) if os.path.islink(path) else path)
+
+    def fingerprint(self, samples: Sequence[Any]) -> str:
+        """Hash of everything that decides these images and their order, except labels.
+
+        For files these are their names and sizes in bytes. They are not read, so that 50,000
+        images take a second; an image that was replaced by one of exactly as many bytes is not
+        noticed. A file that is missing is a ``CompatbenchError``.
+        """
+        for sample in samples:
+            if sample.id not in self._sizes:
+                self._sizes[sample.id] = self.size(sample)
+        return sha256_json([[(s.id, self._sizes[s.id]) for s in samples], ENGINE_VERSION])
+
+    def image(self, sample: Any) -> Image.Image:
+        """The image of a sample, RGB; not rotated as EXIF says, since CoOp does not either.
+
+        Raises ``BrokenImages`` for one that is missing, damaged or no image.
+        """
+        content = self.content(sample)
+        try:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise ValueError(f"it has {image.width} × {image.height} pixels, too many")
+                return image.convert("RGB")
+        except Image.UnidentifiedImageError:
+            reason = "no image format that is known"
+        except Exception as error:  # the decoders raise anything on a damaged file
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+        what = f"cannot be decoded ({reason})" if content else "is empty"
+        raise BrokenImages(f"image {self.base / sample.id} {what}; fetch it again")
+
+    def without_lists(self) -> ImageSource:
+        """A copy that knows no sample, which can read images, and is small to send."""
+        found = copy.copy(self)
+        found.samples, found._sizes = {}, {}
+        return found
+
+    def find_broken(self) -> list[str]:
+        """Decodes every image, side by side; what is wrong with each that cannot be."""
+
+        def decode(samples: Sequence[Any]) -> list[str]:
+            errors = []
+            for sample in samples:
+                try:
+                    self.image(sample)
+                except CompatbenchError as error:
+                    errors.append(str(error))
+            return errors
+
+        samples = [sample for split in SPLITS for sample in self.samples[split]]
+        parts = [samples[i : i + PART] for i in range(0, len(samples), PART)]
+        with ThreadPoolExecutor(self.decoders) as pool:  # decoders let other threads run
+            return [why for errors in pool.map(decode, parts) for why in errors]

@@ -1,0 +1,31 @@
+"""What a module may know of a task's classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Labels:
+    """All that a module may know of a task when it is attached.
+
+    Attributes:
+        names: natural class names; label c is ``names[c]``.
+        templates: with ``{}`` for the name; the first is the zero-shot one.
+        teacher_template: the prompt that distilling methods pull towards.
+        descriptions: texts of each class, for methods whose card says that they need them, if
+            the task has any.
+    """
+
+    names: tuple[str, ...]
+    templates: tuple[str, ...]
+    teacher_template: str
+    descriptions: tuple[tuple[str, ...], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def fill(self, template: str | None = None) -> tuple[str, ...]:
+        """The template, by default the first, filled with every class name."""
+        template = template or self.templates[0]
+        return tuple(template.format(name) for name in self.names)
