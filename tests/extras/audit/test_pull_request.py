@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 from command_line import invoke
-from forged_project import SUITE, SUITES, Project
-from forgers import invent_suite
+from honest_results import SUITE, SUITES, invent_suite
 from PIL import Image
 
 from compatbench.cli.authoring import fill_template
@@ -145,7 +144,7 @@ def test_an_outside_method_whose_code_changed_is_stale(
 
 def test_what_is_not_verified_is_said_in_the_summary(clone: Clone) -> None:
     (clone.folder / "tasks" / "suites" / "away.yaml").write_text(SUITES["away"])
-    invent_suite(Project(clone.folder))
+    invent_suite(clone.folder)
     clone.publish()
     problems = clone.check().problems
     assert len(problems) == 1, problems

@@ -1,8 +1,12 @@
-"""Whole fits beside the authors' code; skipped where its checkouts are not there."""
+"""Whole fits beside the authors' code; skipped where its checkouts are not there.
+
+COMPATBENCH_AUTHORS=FOLDER python -m pytest benchmark/authors
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +17,22 @@ from checkout import Checkout
 from torch import Tensor
 from whole_fits import Compare, OurFit, difference
 
+# Trees of data sets as the readers' tests write them.
+sys.path.append(str(Path(__file__).parents[2] / "tests"))
+
 FOLDER = "COMPATBENCH_AUTHORS"
 CLOSE = 1e-10  # largest relative difference of a whole fit in double precision
 COLUMNS = ("method", "repository", "steps", "moved", "parameters", "logits")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "authors(repository): beside the code of a checkout")
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(autouse=True)
