@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from compatbench.errors import NotTransferable
-from compatbench.formats.dassl import write_torch
 from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
-from compatbench.method.format import Config, Converted, Format, Import
+from compatbench.method.format import Config, Converted, Format, Import, torch_bytes, write_files
 
 PROJECTIONS = ("q", "k", "v")
 
@@ -134,5 +133,4 @@ class CLIPLoRA(Format):
         metadata = {"r": config["rank"], "alpha": int(alpha) if alpha.is_integer() else alpha}
         metadata["encoder"] = {"image": "vision"}.get(config["encoder"], config["encoder"])
         metadata |= {"params": [*PROJECTIONS], "position": "all"}
-        write_torch(path, {"weights": weights, "metadata": metadata})
-        return [path]
+        return write_files({path: torch_bytes({"weights": weights, "metadata": metadata})})

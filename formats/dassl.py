@@ -6,17 +6,23 @@ The container is ``save_model`` of KaiyangZhou/Dassl.pytorch (dassl/engine/train
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from compatbench.files.atomic import write_atomic
-from compatbench.method import Module
+from compatbench.formats._shared.class_names import check_class_names
+from compatbench.method import Method, Module
 from compatbench.method.checkpoint_reader import Checkpoint
-from compatbench.method.format import Config, Converted, Format, Import
+from compatbench.method.format import (
+    Config,
+    Converted,
+    Format,
+    Import,
+    torch_bytes,
+    write_files,
+)
 
 
 class Part(NamedTuple):
@@ -66,6 +72,9 @@ class Dassl(Format):
     def _more(self, part: Part) -> Iterator[str]:
         return (part.more.format(number) for number in range(self.first, 1000))
 
+    def confirm(self, given: Import, method: Method, module: Module) -> bool:
+        return bool(self.suffix) and check_class_names(given, self.suffix, method, module)
+
     def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
         kind, state = getattr(torch, dtype), {}
         for name, part in self.parts.items():
@@ -73,12 +82,4 @@ class Dassl(Format):
             for key, row in zip((part.key, *self._more(part)), rows, strict=False):
                 state[key] = row.detach().cpu().to(kind).contiguous().clone()
         rest = {"epoch": 0, "optimizer": None, "scheduler": None, "val_result": 0.0}
-        write_torch(path, {"state_dict": state, **rest})
-        return [path]
-
-
-def write_torch(path: Path, content: Any) -> None:
-    """Writes what ``torch.save`` makes of it, whole or not at all."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_atomic(path, buffer.getvalue())
+        return write_files({path: torch_bytes({"state_dict": state, **rest})})

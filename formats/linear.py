@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import write_atomic
-from compatbench.formats.dassl import write_torch
 from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
-from compatbench.method.format import Config, Converted, Format, Import
+from compatbench.method.format import Config, Converted, Format, Import, torch_bytes, write_files
 
 WEIGHTS, BIASES = ("weight", "coef", "coef_"), ("bias", "intercept", "intercept_")
 CLASSES = ("classes", "classes_")
@@ -85,14 +83,14 @@ class Linear(Format):
                 raise CompatbenchError("numpy has no bfloat16; give --dtype float32")
             arrays = dict(zip(("coef", "intercept"), (t.numpy() for t in pair), strict=False))
             np.savez(buffer := io.BytesIO(), classes=np.arange(len(pair[0])), **arrays)
-            write_atomic(path, buffer.getvalue())
+            content = buffer.getvalue()
         elif path.suffix == ".safetensors":
             from safetensors.torch import save
 
-            write_atomic(path, save({str(name): tensor for name, tensor in named.items()}))
+            content = save({str(name): tensor for name, tensor in named.items()})
         else:
-            write_torch(path, named)
-        return [path]
+            content = torch_bytes(named)
+        return write_files({path: content})
 
     def _tensors(self, module: Module) -> list[Tensor]:
         return [module["weight"], module["bias"]]

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import write_atomic
-from compatbench.files.kinds import require_new
 from compatbench.formats.clip_lora import Update, config_of, split_updates, stack_updates
 from compatbench.messages import first_line
 from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
-from compatbench.method.format import Config, Converted, Format, Import
+from compatbench.method.format import Config, Converted, Format, Import, write_files
 
 START, MIDDLE = "base_model.model.", ".lora_A.weight"
 PLACE = r"(?:.*\.)?(text|vision)_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj"
@@ -104,12 +102,11 @@ class PEFT(Format):
             "lora_dropout": config.get("dropout", 0.0),
             "inference_mode": True,
         }
-        files = [path / "adapter_model.safetensors", path / "adapter_config.json"]
-        for one in files:
-            require_new(one, "give another folder")
-        write_atomic(files[0], save(tensors, {"format": "pt"}))
-        write_atomic(files[1], json.dumps(settings, indent=2).encode())
-        return files
+        contents = {
+            path / "adapter_model.safetensors": save(tensors, {"format": "pt"}),
+            path / "adapter_config.json": json.dumps(settings, indent=2).encode(),
+        }
+        return write_files(contents, new=True)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -7,11 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from compatbench.files.kinds import require_new
-from compatbench.formats.dassl import write_torch
 from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
-from compatbench.method.format import Config, Converted, Format, Import
+from compatbench.method.format import Config, Converted, Format, Import, torch_bytes, write_files
 
 SEARCHED = "which the authors' search prints; before it, init_{} of their configuration"
 
@@ -48,12 +46,10 @@ class TipAdapter(Format):
         files = {"keys_": keys.T, "values_": values}
         if self.start not in files:
             files[self.start] = torch.nn.Parameter(keys)
-        paths = {path / f"{start}{shots}shots.pt": tensor for start, tensor in files.items()}
-        for name in paths:
-            require_new(name, "give another folder")
-        for name, tensor in paths.items():
-            write_torch(name, tensor)
-        return [*paths]
+        contents = {
+            path / f"{start}{shots}shots.pt": torch_bytes(tensor) for start, tensor in files.items()
+        }
+        return write_files(contents, new=True)
 
 
 class TipAdapterF(TipAdapter):

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from compatbench.backbone.joint_maps import fit_rotation
+from compatbench.backbone.words import encode_words, load_words, words_hash
 from compatbench.method import (
     Backbone,
     Classifier,
@@ -20,8 +22,6 @@ from compatbench.method import (
     NotTransferable,
     require_shape,
 )
-from compatbench.transfers._shared.rotation import fit_rotation
-from compatbench.transfers.words import encode_words, load_words, words_hash
 
 
 class Rosetta(Method):

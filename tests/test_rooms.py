@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[1]
 HARNESS = REPOSITORY / "benchmark" / "compatbench"
 
@@ -26,17 +28,17 @@ LEVELS = (
     ("cli",),
 )
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
-CONTENT = {"formats", "transfers"}  # what stands beside the harness
+CONTENT = ("methods", "transfers", "formats")  # what stands beside the harness
 MOST_LINES = 360
 
 # The most lines of Python that a room may have, extras together and each of the parts beside the
 # harness. A number only ever falls: who moves code from one room to another moves its lines, too.
 ROOM_BUDGETS = {
     "api": 900,
-    "backbone": 4_300,
+    "backbone": 4_400,
     "cli": 2_800,
     "data": 5_200,
-    "engine": 6_470,
+    "engine": 6_600,
     "extras": 8_040,
     "files": 980,
     "method": 2_400,
@@ -46,7 +48,7 @@ ROOM_BUDGETS = {
 PROGRAMS = tuple(f"benchmark/{name}" for name in ("faults", "research", "scale", "speed"))
 BUDGETS = {
     "the harness": (35_400, ("benchmark/compatbench",)),
-    "transfers and formats": (3_200, ("transfers", "formats")),
+    "transfers and formats": (2_800, ("transfers", "formats")),
     "programs": (6_000, PROGRAMS),
     "programs, with fits beside the authors' code": (9_200, (*PROGRAMS, "benchmark/authors")),
     "tests": (29_600, ("tests",)),
@@ -218,19 +220,20 @@ def test_no_file_is_too_long() -> None:
     assert {name: n for name, n in lengths.items() if n > MOST_LINES} == {}
 
 
-def test_the_harness_imports_no_method_by_name() -> None:
-    for name, path in modules().items():
+def test_the_harness_imports_no_content() -> None:
+    """Content is found by name; extras may share a helper of it."""
+    for module, path in modules().items():
         imported = [other for other, _ in imports_of(path, type_checking=True)]
-        assert not [other for other in imported if other.startswith(("methods.", "tasks."))], name
+        if room_of(module) == "extras":
+            imported = [other for other in imported if "._shared" not in other]
+        assert not {room_of(other) for other in imported} & {*CONTENT, "tasks"}, module
 
 
-def test_methods_use_what_the_harness_offers_them() -> None:
-    allowed = {"method", "backbone", "transfers", "errors"}
-    for path in (REPOSITORY / "methods").rglob("*.py"):
-        if path.name == "__init__.py":
-            continue
-        rooms = {room_of(other) for other, _ in imports_of(path, type_checking=True)}
-        assert rooms - {"methods"} <= allowed, path
+@pytest.mark.parametrize("folder", CONTENT)
+def test_content_uses_what_the_harness_offers_it(folder: str) -> None:
+    for path in (REPOSITORY / folder).rglob("*.py"):
+        rooms = {room_of(other) for other, _ in imports_of(path, type_checking=True)} - {""}
+        assert rooms <= {"method", "backbone", "errors", "messages", folder}, path
 
 
 def test_the_page_shows_the_rooms_in_their_order() -> None:

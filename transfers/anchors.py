@@ -6,10 +6,10 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from compatbench.backbone.joint_maps import fit_rotation
 from compatbench.method import MethodConfig
 from compatbench.method.transfer import JOINT_SPACE, TransferCard, TransferData
 from compatbench.transfers._shared.mapped import Map, MappedTransfer, linear
-from compatbench.transfers._shared.rotation import fit_rotation
 
 
 class Anchors(MappedTransfer):

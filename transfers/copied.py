@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.data.cards import COPIED
 from compatbench.method import Classifier, Method, Module
-from compatbench.method.transfer import Transfer, TransferCard, TransferData
+from compatbench.method.transfer import COPIED, Transfer, TransferCard, TransferData
 
 
 class Copied(Transfer):

@@ -9,13 +9,10 @@ import torch
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.data.cards import COPIED
-from compatbench.errors import CompatbenchError
 from compatbench.method import Classifier, CosineClassifier, Method, MethodCard, Module
 from compatbench.method.predictions import predict
-from compatbench.method.transfer import Transfer, TransferCard, TransferData
+from compatbench.method.transfer import COPIED, Transfer, TransferCard, TransferData
 from compatbench.transfers._shared.survival import (
-    WORDS,
     FourAnswers,
     Gain,
     describe_method,
@@ -24,7 +21,6 @@ from compatbench.transfers._shared.survival import (
 from compatbench.transfers.copied import Copied
 
 BATCH = 64  # images that are classified together
-GATED = {COPIED: "gated", WORDS: "gated-words"}  # transfers behind the gate
 
 
 class Gated(Transfer):
@@ -41,6 +37,7 @@ class Gated(Transfer):
         paper="",
         access={"unlabelled", "source weights"},
         summary="The module is copied if it is expected to help; otherwise zero-shot replaces it.",
+        gates=COPIED,
     )
     way: type[Transfer] = Copied
 
@@ -83,13 +80,3 @@ class GatedClassifier:
         kept = self.expected.value > 0
         what = "keeps the module" if kept else "falls back to zero-shot"
         return f"The gate {what}: a gain of {self.expected} points is expected"
-
-
-def gate_transfer(transfer: str) -> str:
-    """The name of a transfer behind a gate; ``CompatbenchError`` if there is none."""
-    if transfer not in GATED:
-        raise CompatbenchError(
-            f"--gate works with the transfers '{COPIED}' and '{WORDS}', not with '{transfer}'; "
-            "choose one of the two, or leave --gate out"
-        )
-    return GATED[transfer]

@@ -17,5 +17,6 @@ class GatedWords(Gated):
         title="Gated, turned by words",
         access=Gated.card.access | {"words"},
         summary="As gated, with the module turned by words.",
+        gates="words",
     )
     way = Words

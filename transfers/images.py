@@ -8,9 +8,10 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from compatbench.backbone.joint_maps import DAMPING, RANK, find_affine, find_turn, paired
 from compatbench.method import MethodConfig
 from compatbench.method.transfer import JOINT_SPACE, TransferCard, TransferData
-from compatbench.transfers._shared.mapped import Map, MappedTransfer, linear, paired
+from compatbench.transfers._shared.mapped import Map, MappedTransfer, linear
 
 
 class Images(MappedTransfer):
@@ -35,8 +36,8 @@ class Images(MappedTransfer):
 
     class Config(MethodConfig):
         form: Literal["turn", "affine", "mlp"] = "turn"
-        rank: PositiveInt = 32
-        damping: NonNegativeFloat = 0.01
+        rank: PositiveInt = RANK
+        damping: NonNegativeFloat = DAMPING
         width: PositiveInt = 128
         steps: NonNegativeInt = 100
         lr: PositiveFloat = 1e-3
@@ -50,25 +51,6 @@ class Images(MappedTransfer):
         if config.form == "mlp":
             return rotation, fit_net(source, own, rotation, config, data.generator())
         return rotation, linear(rotation.T)
-
-
-def find_turn(source: Tensor, target: Tensor) -> Tensor:
-    """R = U Vᵀ with U S Vᵀ = svd(F_sᵀ F_t), ``[e_s, e_t]``; features are not centred."""
-    u, _, v = torch.linalg.svd(source.T @ target, full_matrices=False)
-    return u @ v
-
-
-def find_affine(
-    source: Tensor, target: Tensor, rotation: Tensor, rank: int, damping: float
-) -> tuple[Tensor, Tensor]:
-    """M ``[e_t, e_s]`` and b ``[e_s]`` with f_s ≈ f_t M + b, where M - Rᵀ has the rank at most."""
-    left = source - target @ rotation.T
-    x, y = target - target.mean(0), left - left.mean(0)
-    eye = torch.eye(x.shape[1]).to(x)
-    full = torch.linalg.solve(x.T @ x + len(x) * damping * eye, x.T @ y)
-    kept = torch.linalg.svd(x @ full, full_matrices=False).Vh[:rank]
-    change = full @ kept.T @ kept
-    return rotation.T + change, left.mean(0) - target.mean(0) @ change
 
 
 @torch.enable_grad()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
+from compatbench.backbone.joint_maps import (
+    DAMPINGS,
+    choose_damping,
+    find_ridge,
+    fit_rotation,
+    paired,
+)
 from compatbench.method import MethodConfig
 from compatbench.method.transfer import JOINT_SPACE, TransferCard, TransferData
-from compatbench.transfers._shared.mapped import Map, MappedTransfer, linear, paired
-from compatbench.transfers._shared.rotation import fit_rotation
+from compatbench.transfers._shared.mapped import Map, MappedTransfer, linear
 
 
 class Ridge(MappedTransfer):
@@ -31,7 +36,7 @@ class Ridge(MappedTransfer):
     )
 
     class Config(MethodConfig):
-        dampings: tuple[float, ...] = Field((1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0), min_length=1)
+        dampings: tuple[float, ...] = Field(DAMPINGS, min_length=1)
 
     def find_map(self, data: TransferData) -> tuple[Tensor, Map]:
         source, own = paired(data.unlabelled.source, data.unlabelled.target)
@@ -40,21 +45,3 @@ class Ridge(MappedTransfer):
         best = choose_damping(source, own, rotation.T, self.config.dampings)
         matrix = find_ridge(source, own, rotation.T, best)
         return rotation, linear(matrix)
-
-
-def choose_damping(
-    source: Tensor, target: Tensor, prior: Tensor, dampings: tuple[float, ...]
-) -> float:
-    """The λ that is best on the first quarter of the images, for a map fitted on the others."""
-    held, distances = len(target) // 4, []
-    for damping in dampings:
-        found = find_ridge(source[held:], target[held:], prior, damping)
-        distances.append(float((target[:held] @ found - source[:held]).square().sum()))
-    return dampings[distances.index(min(distances))]
-
-
-def find_ridge(source: Tensor, target: Tensor, prior: Tensor, damping: float) -> Tensor:
-    """The M ``[e_t, e_s]`` that minimises ‖F_t M - F_s‖² / n + λ ‖M - M₀‖²."""
-    n = len(target)
-    left = target.T @ target + n * damping * torch.eye(target.shape[1]).to(target)
-    return torch.linalg.solve(left, target.T @ source + n * damping * prior)

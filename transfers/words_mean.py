@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from compatbench.backbone.joint_maps import fit_rotation, paired
 from compatbench.method.transfer import JOINT_SPACE, TransferCard, TransferData
-from compatbench.transfers._shared.mapped import Map, MappedTransfer, linear, paired
-from compatbench.transfers._shared.rotation import fit_rotation
+from compatbench.transfers._shared.mapped import Map, MappedTransfer, linear
 
 
 class WordsMean(MappedTransfer):

@@ -17,6 +17,8 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from compatbench.backbone import Backbone
+from compatbench.backbone.joint_maps import fit_rotation
+from compatbench.backbone.words import WordFeatures
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task
 from compatbench.extras.studies import frames
@@ -24,8 +26,6 @@ from compatbench.extras.studies.frames import StudyReport, TextTable, records
 from compatbench.extras.studies.similarity import mean_cosine, modality_gap
 from compatbench.extras.studies.study import Names, Study, StudyOptions
 from compatbench.tables.markdown import code
-from compatbench.transfers._shared.rotation import fit_rotation
-from compatbench.transfers.words import WordFeatures
 
 LEADING = 0.9  # of the variance of the words, by the directions whose angles are taken
 MAPS = {"none": "as it is", "words": "rotated by words", "images": "rotated by images"}

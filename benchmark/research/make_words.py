@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path(__file__).parents[1] / "compatbench" / "transfer" / "words.txt",
+        default=Path(__file__).parents[1] / "compatbench" / "backbone" / "words.txt",
     )
     options = parser.parse_args()
     words = make_words(options.scowl, options.wordnet)

@@ -22,6 +22,7 @@ from compatbench.extras.studies import frames
 from compatbench.extras.studies.frames import StudyReport, TextTable
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_bytes
+from compatbench.method.transfer_registry import gate_transfer
 from compatbench.results.bootstrap import mean_interval
 from compatbench.tables.figures.svg import BLUE, GREY, RED
 from compatbench.tables.markdown import fill_section
@@ -36,11 +37,10 @@ from compatbench.transfers._shared.survival import (
     scale_of,
     to_json,
 )
-from compatbench.transfers.gated import GATED
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "predict.md"
-SHIPPED = HERE.parent / "compatbench" / "transfer" / FILE
+SHIPPED = HERE.parents[1] / "transfers" / "_shared" / FILE
 ALPHA = 30.0  # the ridge's, for standardised features
 FLOOR = 0.02  # added to d for the scale of a residual
 SCORES = ("title", "without", "error", "auroc", "auroc_large", "held")
@@ -181,8 +181,8 @@ class SurvivalReport(StudyReport):
                 cells.append("" if same else _interval(gains - 100 * self.accuracy[rival]))
             policies.append(cells)
         gates = [
-            f"Measured as the transfer {GATED[way]} ({', '.join(ran['suite'].unique())}), from "
-            f"training images without labels: {_interval(by_upgrade(ran, 'gated'))} over "
+            f"Measured as the transfer {gate_transfer(way)} ({', '.join(ran['suite'].unique())}), "
+            f"from training images without labels: {_interval(by_upgrade(ran, 'gated'))} over "
             f"zero-shot, and {_interval(by_upgrade(ran, 'gated') - by_upgrade(ran, 'gain'))} "
             "beside the same modules without the gate."
             for way, ran in self.table.dropna(subset="gated").groupby("transfer")

@@ -20,6 +20,7 @@ from compatbench.extras.studies.predict import measure_moves
 from compatbench.files.atomic import write_atomic
 from compatbench.method.predictions import Predictions
 from compatbench.method.registry import builtin_methods
+from compatbench.method.transfer_registry import gate_transfer
 from compatbench.results.store import read_results
 from compatbench.transfers._shared.survival import (
     WORDS,
@@ -29,7 +30,6 @@ from compatbench.transfers._shared.survival import (
     describe_moves,
     measure_tokens,
 )
-from compatbench.transfers.gated import GATED
 
 ROWS = Path(__file__).parent / "results" / "survival.csv"
 SUITES = ("mini-grid", "mini", "mini-lineage", "mini-no-lineage")
@@ -57,10 +57,11 @@ def collect_rows(out: Path) -> pd.DataFrame:
     models = cache(load_backbone)
     moves = cache(lambda old, new: measure_moves(models(old), models(new)))
     tokens = cache(lambda t, old, new: measure_tokens(models(old), models(new), task_labels(t)))
+    gate_of = {way: gate_transfer(way) for way in (COPIED, WORDS)}
     for suite in SUITES:
         frame = read_results(out / "results" / suite).frame
         frame = frame[(frame["test_set"] == frame["task"]) & (frame["status"] == "ok")]
-        gates = frame[frame["transfer"].isin(GATED.values()) & (frame["seed"] == SEED)]
+        gates = frame[frame["transfer"].isin(gate_of.values()) & (frame["seed"] == SEED)]
         gates = gates.set_index(["transfer", "method", "task", "source", "backbone"])
         gated_gains = ((gates["correct"] - gates["zero_shot_correct"]) / gates["total"]).to_dict()
         frame = frame[frame["transfer"].isin([COPIED, WORDS])]
@@ -80,7 +81,7 @@ def collect_rows(out: Path) -> pd.DataFrame:
             place = (suite, one.method, one.transfer, one.task, one.source, one.backbone)
             row = dict(zip(PLACE, place, strict=True))
             row["gain"] = (one.correct - one.zero_shot_correct) / one.total
-            way = GATED[one.transfer], one.method, one.task, one.source, one.backbone
+            way = gate_of[one.transfer], one.method, one.task, one.source, one.backbone
             row["gated"] = gated_gains.get(way)
             row |= describe_answers(four, len(task_labels(one.task)))
             row |= _rivals(four, right[one.key, one.source] / one.total)

@@ -8,6 +8,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
+from compatbench.backbone.joint_maps import fit_rotation
 from compatbench.method import Backbone, Classifier, FewShotData, Labels, MethodCard, Module
 from compatbench.methods.rosetta import (  # pyright: ignore[reportMissingImports]
     Rosetta,
@@ -15,7 +16,6 @@ from compatbench.methods.rosetta import (  # pyright: ignore[reportMissingImport
     solve_values,
     spread,
 )
-from compatbench.transfers._shared.rotation import fit_rotation
 
 
 class RosettaVariant(Rosetta):

@@ -20,6 +20,8 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from compatbench.backbone import Backbone
+from compatbench.backbone.rotated import RotatedBackbone
+from compatbench.backbone.words import WordFeatures, load_words
 from compatbench.data.cards import COPIED
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
@@ -36,8 +38,6 @@ from compatbench.method.transfer_registry import find_transfer
 from compatbench.results.measures import average
 from compatbench.tables.figures.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 from compatbench.tables.markdown import NOTHING, code, percent
-from compatbench.transfers._shared.rotation import RotatedBackbone
-from compatbench.transfers.words import WordFeatures, load_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,9 +21,9 @@ from imagenet_memory import peak_gib
 from workload import matmul_rate
 
 from compatbench.engine.cell import provenance
+from compatbench.engine.index_maps import FeatureMap
 from compatbench.extras.indexes.index_port import stream_index
 from compatbench.extras.indexes.vector_files import open_vectors
-from compatbench.transfers._shared.feature_maps import FeatureMap
 
 HERE = Path(__file__).parent
 WIDTH, ROWS, ROUNDS = 512, 100_000, 5

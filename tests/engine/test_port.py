@@ -10,14 +10,15 @@ from command_line import output_of
 
 import compatbench as cb
 from compatbench.backbone import load_backbone
+from compatbench.backbone.joint_maps import fit_rotation
+from compatbench.backbone.words import encode_words, load_words
 from compatbench.engine.port import turn_module
 from compatbench.errors import NotTransferable
 from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest
 from compatbench.extras.check.models import synthetic_models
 from compatbench.method import Module, load_module
 from compatbench.method.registry import builtin_methods
-from compatbench.transfers._shared.rotation import attach_rotated, fit_rotation
-from compatbench.transfers.words import encode_words, load_words
+from compatbench.method.transfer import attach_rotated
 
 WORDS = load_words()[::20]
 TURNED = {"tip_adapter": "keys", "taskres": "residual", "linear_probe": "weight", "lfa": "rotation"}

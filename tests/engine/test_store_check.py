@@ -13,6 +13,7 @@ from command_line import invoke
 
 from compatbench.backbone import load_backbone
 from compatbench.backbone.device import PeakMemory
+from compatbench.backbone.words import save_words
 from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell, describe_cell
 from compatbench.engine.failures import Failure, note_failure
@@ -30,7 +31,6 @@ from compatbench.errors import CompatbenchError
 from compatbench.method import Module
 from compatbench.method.predictions import predict
 from compatbench.method.registry import builtin_methods
-from compatbench.transfers.words import save_words
 
 MODULE = Module(trained={"context": torch.tensor([[1.5, -2.0]])})
 

@@ -20,8 +20,7 @@ from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods
-from compatbench.method.transfer_registry import TransferRegistry, builtin_transfers
-from compatbench.transfers.words import Words
+from compatbench.method.transfer_registry import TransferRegistry, builtin_transfers, find_transfer
 
 SUITE = suite_cards.read("smoke")
 REGISTRY = builtin_methods()
@@ -46,7 +45,9 @@ def test_modules_are_copied_unless_another_transfer_is_asked_for() -> None:
 def test_a_pattern_means_the_methods_that_a_transfer_serves() -> None:
     served = chosen("all", "words")
     assert served == [
-        (n, "words") for n in REGISTRY.names() if Words().serves(REGISTRY.get(n).card)
+        (name, "words")
+        for name in REGISTRY.names()
+        if find_transfer("words").serves(REGISTRY.get(name).card)
     ]
     assert ("cocoop", "words") not in served
     # It reads features, whose coordinates its net has learned; asked for by name, it is measured.

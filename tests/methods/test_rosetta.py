@@ -15,11 +15,11 @@ from tiny_models import MakeData, wrap
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
+from compatbench.backbone.words import load_words
 from compatbench.errors import NotTransferable
 from compatbench.method import Module
 from compatbench.methods.rosetta import Rosetta
 from compatbench.methods.zeroshot import ZeroShot
-from compatbench.transfers.words import load_words
 
 WORDS = 60
 SETTINGS = Rosetta.Config(words=WORDS)

@@ -14,6 +14,7 @@ from stress import StressTest, narrow, random_rotation
 from torch import Tensor
 
 from compatbench.backbone import Backbone
+from compatbench.backbone.words import WordFeatures, load_words
 from compatbench.data.cards import TrainingCard
 from compatbench.data.task import load_task
 from compatbench.engine.cell import Cell
@@ -24,7 +25,6 @@ from compatbench.extras.studies.frames import records
 from compatbench.extras.studies.study import Fit
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods
-from compatbench.transfers.words import WordFeatures, load_words
 
 TASK = load_task("mini-weather")
 IMAGES = len(TASK.split("test"))
@@ -32,7 +32,7 @@ IMAGES = len(TASK.split("test"))
 
 @pytest.fixture(autouse=True)
 def _few_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compatbench.transfers.words.load_words", lambda: load_words()[::40])
+    monkeypatch.setattr("compatbench.backbone.words.load_words", lambda: load_words()[::40])
 
 
 class FakeCache:

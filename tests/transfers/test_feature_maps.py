@@ -8,9 +8,9 @@ import torch
 from scipy.linalg import orthogonal_procrustes
 from torch import Tensor
 
+from compatbench.engine.index_maps import WAYS, FeatureMap, fit_map, judge_map
 from compatbench.errors import CompatbenchError
 from compatbench.method.transfer_registry import builtin_transfers
-from compatbench.transfers._shared.feature_maps import WAYS, FeatureMap, fit_map, judge_map
 
 
 def unit(rows: int, width: int, seed: int) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from random_matrices import orthonormal
 
 from compatbench.backbone import DENSE, FEATURES, POOLED, Backbone, ImageInput
+from compatbench.backbone.rotated import RotatedBackbone
 from compatbench.extras.check.method_under_test import LABELS, unseen_images
 from compatbench.extras.check.models import (
     EMBED_DIM,
@@ -14,7 +15,6 @@ from compatbench.extras.check.models import (
     rotate_clip,
     synthetic_models,
 )
-from compatbench.transfers._shared.rotation import RotatedBackbone
 
 SIZES = [EMBED_DIM - 6, EMBED_DIM, EMBED_DIM + 5]
 

@@ -10,7 +10,7 @@ from random_matrices import draw, orthonormal
 from scipy.spatial import procrustes
 from torch import Tensor
 
-from compatbench.transfers._shared.rotation import fit_rotation
+from compatbench.backbone.joint_maps import fit_rotation
 
 sizes = st.integers(2, 9)
 seeds = st.integers(0, 10_000)

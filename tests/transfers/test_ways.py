@@ -8,17 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import Backbone
+from compatbench.backbone.joint_maps import find_affine, find_ridge, find_turn, paired
+from compatbench.backbone.words import encode_words, load_words
 from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest, unseen_images
 from compatbench.extras.check.models import EMBED_DIM, random_rotation, rotate_clip
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods
 from compatbench.method.transfer import OldAnswers, TransferData, Unlabelled, WordPair
 from compatbench.method.transfer_registry import find_transfer
-from compatbench.transfers._shared.mapped import paired
 from compatbench.transfers.anchors import read_back
-from compatbench.transfers.images import Images, find_affine, find_turn, fit_net
-from compatbench.transfers.ridge import find_ridge
-from compatbench.transfers.words import encode_words, load_words
+from compatbench.transfers.images import Images, fit_net
 
 WORDS = load_words()[::20]
 FITTED = {

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.extras.check.models import synthetic_models
-from compatbench.transfers.words import (
+from compatbench.backbone.words import (
     TEMPLATE,
     WordFeatures,
     encode_words,
@@ -19,6 +17,8 @@ from compatbench.transfers.words import (
     save_words,
     words_hash,
 )
+from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.extras.check.models import synthetic_models
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmark" / "research"))
 
@@ -29,7 +29,7 @@ SOME = load_words()[::100]
 
 @pytest.fixture
 def few_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compatbench.transfers.words.load_words", lambda: SOME)
+    monkeypatch.setattr("compatbench.backbone.words.load_words", lambda: SOME)
 
 
 def test_the_list_is_a_few_thousand_plain_words_in_order() -> None:
@@ -41,7 +41,7 @@ def test_the_list_is_a_few_thousand_plain_words_in_order() -> None:
 
 
 def test_the_list_states_its_licences() -> None:
-    path = Path(__file__).parents[2] / "transfers/_shared/words.txt"
+    path = Path(__file__).parents[2] / "benchmark/compatbench/backbone/words.txt"
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any("Kevin Atkinson" in line for line in header)
     assert any("Princeton University" in line for line in header)
@@ -105,7 +105,7 @@ def test_carried_word_features_come_back_as_they_were_and_only_with_their_list(
     assert found is not None
     assert torch.equal(found, features)
     assert find_words(module, "another") is None
-    monkeypatch.setattr("compatbench.transfers.words.load_words", lambda: SOME)
+    monkeypatch.setattr("compatbench.backbone.words.load_words", lambda: SOME)
     assert words_hash() != before
     with pytest.raises(CompatbenchError, match="another word list"):
         find_words(module, source.name)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import Backbone
+from compatbench.backbone.joint_maps import find_rotation
+from compatbench.backbone.words import encode_words, load_words
 from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest, unseen_images
 from compatbench.extras.check.models import (
     EMBED_DIM,
@@ -21,11 +23,11 @@ from compatbench.extras.check.models import (
 from compatbench.method import Classifier, Method, Module
 from compatbench.method.registry import builtin_methods
 from compatbench.method.transfer import TransferData, WordPair
-from compatbench.transfers.words import Words, encode_words, find_rotation, load_words
+from compatbench.method.transfer_registry import find_transfer
 
 WORDS = load_words()[::40]
 METHODS = builtin_methods().classes
-INPUT_SIDE = [n for n, cls in METHODS.items() if not Words().serves(cls.card)]
+INPUT_SIDE = [n for n, cls in METHODS.items() if not find_transfer("words").serves(cls.card)]
 # Their prompts are computed from features, whose coordinates their nets have learned.
 READ_FEATURES = ["cocoop", "tcp"]
 # It changes the projection into the joint space.
@@ -55,7 +57,7 @@ def turned_source(seed: int) -> Backbone:
 
 
 def attach(method: Method, module: Module, target: Backbone) -> Classifier:
-    transfer = Words()
+    transfer = find_transfer("words")
     data = TransferData(transfer, words=WordPair(source_words(), words_of(target)))
     return transfer.attach(method, module, target, LABELS, data)
 

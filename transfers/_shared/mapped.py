@@ -9,8 +9,7 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.method import Classifier, Method, Module
-from compatbench.method.transfer import Transfer, TransferData
-from compatbench.transfers._shared.rotation import attach_rotated
+from compatbench.method.transfer import Transfer, TransferData, attach_rotated
 
 # Normalised features of the target ``[batch, e_t]`` to features of the source ``[batch, e_s]``.
 Map = Callable[[Tensor], Tensor]
@@ -55,8 +54,3 @@ class MappedTransfer(Transfer):
 def linear(matrix: Tensor, bias: Tensor | float = 0.0) -> Map:
     """f ↦ f M + b in double precision, for ``M`` ``[e_t, e_s]``."""
     return lambda features: features.to(matrix) @ matrix + bias
-
-
-def paired(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Features of the same images on both sides, normalised, in double precision."""
-    return F.normalize(source.double(), dim=-1), F.normalize(target.double(), dim=-1)

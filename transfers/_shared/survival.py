@@ -30,10 +30,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.data.cards import COPIED
 from compatbench.method import MethodCard
 from compatbench.method.predictions import Predictions
-from compatbench.method.transfer import JOINT_SPACE
+from compatbench.method.transfer import COPIED, JOINT_SPACE
 
 Knowledge = Literal["models", "images"]
 Array = NDArray[np.float64]

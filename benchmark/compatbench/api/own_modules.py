@@ -90,7 +90,7 @@ def evaluate(
     """
     from compatbench.engine.single_module import evaluate_module, import_for
     from compatbench.extras.sharing.hub import local_module
-    from compatbench.transfers.gated import gate_transfer
+    from compatbench.method.transfer_registry import gate_transfer
 
     if gate:
         transfer = gate_transfer(transfer)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from compatbench.backbone import FEATURES, Backbone, ImageInput, Labels
 from compatbench.backbone.device import wait_for
+from compatbench.backbone.words import WordFeatures
 from compatbench.data.draws import draw_first
 from compatbench.data.images.source import Sample
 from compatbench.data.task import Task
@@ -22,7 +23,6 @@ from compatbench.engine.task_images import TaskImages
 from compatbench.errors import NotTransferable
 from compatbench.method import Classifier, Method, Module
 from compatbench.method.transfer import OldAnswers, Transfer, TransferData, Unlabelled, WordPair
-from compatbench.transfers.words import WordFeatures
 
 
 @dataclass(frozen=True)

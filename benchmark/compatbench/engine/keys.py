@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compatbench.backbone.load import is_planning, read_backbone, weights_key
+from compatbench.backbone.words import words_hash
 from compatbench.data.cards import COPIED, TrainingCard, task_cards, whole_name
 from compatbench.data.cards.shots import MOST_VALIDATION_SHOTS
 from compatbench.data.draws import draw_first, draw_shots, load_test_set
@@ -17,7 +18,6 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method, MethodCard
 from compatbench.method.transfer_registry import describe_transfer, find_transfer
-from compatbench.transfers.words import words_hash
 
 
 def data_key(backbone: str, test_set: str) -> str:

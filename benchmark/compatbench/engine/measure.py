@@ -19,6 +19,7 @@ from torch import Tensor
 
 from compatbench.backbone import FEATURES, Backbone, ImageInput
 from compatbench.backbone.device import PeakBytes, wait_for
+from compatbench.backbone.rotated import RotatedBackbone
 from compatbench.backbone.text.memory import current_budget
 from compatbench.data.encoding import BATCH
 from compatbench.data.feature_cache import FeatureCache
@@ -29,7 +30,6 @@ from compatbench.files.tensors import load_tensors, save_tensors
 from compatbench.method import Classifier
 from compatbench.method.predictions import Predictions, predict
 from compatbench.method.transfer import OldAnswers
-from compatbench.transfers._shared.rotation import RotatedBackbone
 
 SCHEMA = "compatbench-predictions-1"
 BINS = 15

@@ -12,15 +12,16 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, ImageInput, Labels, load_backbone
 from compatbench.backbone.device import resolve_device
+from compatbench.backbone.joint_maps import find_rotation
+from compatbench.backbone.words import WordFeatures, find_words
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import COPIED, backbone_cards
 from compatbench.data.task import load_task, restrict_task
 from compatbench.engine.single_module import Fitted, build_method_of, read_fitted
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import Method, Module
+from compatbench.method.transfer import attach_rotated
 from compatbench.method.transfer_registry import find_transfer
-from compatbench.transfers._shared.rotation import attach_rotated
-from compatbench.transfers.words import WordFeatures, Words, find_rotation, find_words
 
 WAYS = (COPIED, "words", "words+raw")
 # A ported module's logits differ from the transfer's by no more than this share of the largest.
@@ -50,7 +51,7 @@ def port_module(
     if backbone == fitted.source or method.card.depth == "none":
         state = "was fitted on" if backbone == fitted.source else "is the same on any model, as on"
         raise CompatbenchError(f"{path} {state} '{backbone}': there is nothing to port")
-    way = transfer or ("words" if Words().serves(method.card) else COPIED)
+    way = transfer or ("words" if find_transfer("words").serves(method.card) else COPIED)
     task = load_task(fitted.task)
     task = task if fitted.classes is None else restrict_task(task, fitted.classes)
     labels, target = task.labels_for(method.card.needs), load_backbone(backbone, device)

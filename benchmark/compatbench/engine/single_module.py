@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.device import resolve_device
+from compatbench.backbone.words import WordFeatures, find_words
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import COPIED, TrainingCard, backbone_cards, suite_cards, task_cards
 from compatbench.data.cards.shots import Shots, show_shots
@@ -32,7 +33,6 @@ from compatbench.method.convert import import_checkpoint
 from compatbench.method.registry import builtin_methods
 from compatbench.method.transfer import Transfer
 from compatbench.method.transfer_registry import builtin_transfers, find_transfer
-from compatbench.transfers.words import WordFeatures, find_words
 
 
 class Fitted(BaseModel):

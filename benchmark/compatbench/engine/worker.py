@@ -16,6 +16,7 @@ from compatbench.backbone import Backbone, DroppingBackbone, load_backbone
 from compatbench.backbone.build import allow_tf32
 from compatbench.backbone.device import PeakMemory, resolve_device, wait_for
 from compatbench.backbone.text.memory import set_memory_budget
+from compatbench.backbone.words import WordFeatures, save_words
 from compatbench.data.cards import COPIED
 from compatbench.data.draws import draw_shots, load_test_set
 from compatbench.data.feature_cache import FeatureCache
@@ -41,7 +42,6 @@ from compatbench.method import FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
 from compatbench.method.transfer import UndeclaredAccess
 from compatbench.method.transfer_registry import find_transfer
-from compatbench.transfers.words import WordFeatures, save_words
 
 
 class Worker:

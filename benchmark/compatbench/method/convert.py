@@ -16,7 +16,6 @@ from compatbench.data.cards.halves import half_labels
 from compatbench.data.task import task_labels
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.files.hashes import sha256_file
-from compatbench.formats._shared.class_names import check_class_names
 from compatbench.messages import first_line, first_problem
 from compatbench.method import Method, Module
 from compatbench.method.checkpoint_reader import Checkpoint, read_checkpoint
@@ -85,8 +84,7 @@ def import_checkpoint(
         module, config, confirmed = chosen.read(given)
         method = _build(chosen, config | given.settings, file.path)
         module = module.to(given.backbone.device)
-        if chosen.suffix:
-            confirmed = check_class_names(given, chosen.suffix, method, module)
+        confirmed |= chosen.confirm(given, method, module)
         try:
             method.attach(module, given.backbone, labels)
         except NotTransferable as why:

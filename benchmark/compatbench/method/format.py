@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import CompatbenchError, NotTransferable
-from compatbench.method import Module
+from compatbench.files.atomic import write_atomic
+from compatbench.files.kinds import require_new
+from compatbench.method import Method, Module
 from compatbench.method.checkpoint_reader import Checkpoint
 
 Config = Mapping[str, Any]  # settings of a method
@@ -121,6 +124,26 @@ class Import:
         return f" ({found} are its first half, base-to-new's 'base': --classes base)"
 
 
+def torch_bytes(content: Any) -> bytes:
+    """What ``torch.save`` makes of tensors, containers and plain values."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def write_files(contents: Mapping[Path, bytes], *, new: bool = False) -> list[Path]:
+    """Writes files, each whole or not at all, and returns their paths.
+
+    Raises:
+        CompatbenchError: ``new`` is set, and one of them is there; then none is written.
+    """
+    for path in contents if new else ():
+        require_new(path, "give another folder")
+    for path, content in contents.items():
+        write_atomic(path, content)
+    return [*contents]
+
+
 class Converted(NamedTuple):
     """A module, and the settings of its method that the file tells.
 
@@ -157,6 +180,18 @@ class Format(ABC):
     @abstractmethod
     def read(self, given: Import) -> Converted:
         """The module of a file; what does not fit is a ``CompatbenchError``."""
+
+    def confirm(self, given: Import, method: Method, module: Module) -> bool:
+        """Whether the file tells that classes and source are the right ones.
+
+        Args:
+            method: with the settings of the import.
+            module: as ``read`` gave it.
+
+        Raises:
+            CompatbenchError: it tells that they are not.
+        """
+        return False
 
     def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
         """Writes a module as the authors' code does, and returns the files.

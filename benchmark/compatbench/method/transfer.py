@@ -6,7 +6,7 @@ the module and the target (``access``). It is given that in a ``TransferData``, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from compatbench.backbone import Backbone, ImageInput, Labels
-from compatbench.errors import CompatbenchError
+from compatbench.backbone.rotated import RotatedBackbone
+from compatbench.data.cards import COPIED
+from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import (
     Classifier,
     FewShotData,
@@ -25,6 +27,11 @@ from compatbench.method import (
     Place,
     Rows,
 )
+
+__all__ = [
+    "ACCESS", "COPIED", "EVERYWHERE", "JOINT_SPACE", "Access", "OldAnswers", "Transfer",
+    "TransferCard", "TransferData", "UndeclaredAccess", "Unlabelled", "WordPair", "attach_rotated",
+]  # fmt: skip
 
 # What a transfer may need besides the module and the target.
 Access = Literal["words", "unlabelled", "labels", "old model", "source weights"]
@@ -52,6 +59,7 @@ class TransferCard:
         settings: the names that may follow the transfer's, with what each sets of ``Config``.
         trains: whether it takes gradients through the method, so that both must be in one process;
             an audit, which runs methods in processes of their own, does not run its cells again.
+        gates: the transfer that it is, where the module is expected to help; zero-shot elsewhere.
         version: raised with every change of the numbers that it gives; part of the key.
         files: data that it reads, as paths from its own file; part of the key of one from outside.
     """
@@ -64,6 +72,7 @@ class TransferCard:
     takes: Set[Place] = EVERYWHERE
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
     trains: bool = False
+    gates: str = ""
     version: int = 1
     files: tuple[str, ...] = ()
 
@@ -195,3 +204,31 @@ class Transfer:
             NotTransferable: as ``Method.attach``.
         """
         raise NotImplementedError
+
+
+def attach_rotated(
+    method: Method,
+    module: Module,
+    target: Backbone,
+    labels: Labels,
+    rotation: Tensor,
+    see: Callable[[Tensor], Tensor] | None = None,
+) -> Classifier:
+    """The classifier of a module on a target in the coordinates of ``rotation`` ``[e_s, e_t]``.
+
+    ``see`` takes the target's image features ``[..., e_t]`` to what the module is shown,
+    ``[..., e_s]``; by default it is the rotation.
+
+    Raises:
+        NotTransferable: as ``Method.attach``; or what is seen is another function of features
+            that the method does not take from the harness.
+    """
+    rotated = RotatedBackbone(target, rotation)
+    if method.image_input(target).in_joint_space:
+        classify = method.attach(module, rotated, labels)
+        return lambda features: classify((see or rotated.rotate)(features))
+    if see is not None:
+        raise NotTransferable(
+            "the method runs the image tower itself, so features cannot be mapped"
+        )
+    return method.attach(module, rotated, labels)  # runs the rest of the rotated image tower

@@ -13,12 +13,11 @@ from command_line import invoke, output_of
 from PIL import Image
 
 import compatbench as cb
-from compatbench.backbone import load_backbone
+from compatbench.backbone import load_backbone, words
+from compatbench.backbone.words import encode_words, load_words
+from compatbench.engine.index_maps import fit_map
 from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes import index_port, vector_files
-from compatbench.transfers import words
-from compatbench.transfers._shared.feature_maps import fit_map
-from compatbench.transfers.words import encode_words, load_words
 
 SOURCE, TARGET = "mini-clip", "mini-eva-clip-anew"
 WIDTH = 128

@@ -29,6 +29,7 @@ from torch import Tensor
 
 import compatbench
 from compatbench.backbone import Backbone, DroppingBackbone, ImageInput, Labels, load_backbone
+from compatbench.backbone.rotated import RotatedBackbone
 from compatbench.engine.confined.sandbox import Sandbox
 from compatbench.engine.confined.wire import read_message, write_message
 from compatbench.engine.failures import describe_exception
@@ -39,7 +40,6 @@ from compatbench.files.scratch import PREFIX
 from compatbench.method import Classifier, FeatureSet, FewShotData, Method, Module, Teacher
 from compatbench.method.identity import method_identity, plugin_file
 from compatbench.method.registry import FromSource, MethodRegistry
-from compatbench.transfers._shared.rotation import RotatedBackbone
 
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 Given = dict[str, Any]  # a record, as ``write_message`` sends it

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from compatbench.backbone import Backbone
+from compatbench.backbone.rotated import RotatedBackbone
 from compatbench.data.feature_cache import StoredRows
 from compatbench.method import Module
-from compatbench.transfers._shared.rotation import RotatedBackbone
 
 MOST_TEXT = 4 << 20  # bytes
 MOST_BYTES = 8 << 30  # of the tensors of one message

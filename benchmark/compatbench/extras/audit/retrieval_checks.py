@@ -13,11 +13,11 @@ from compatbench.backbone.load import locate_weights, planning, read_backbone
 from compatbench.data.task import load_task
 from compatbench.engine.galleries import Galleries
 from compatbench.engine.gallery_rows import CEILING, FIGURES, KEY, OLD, POOLED, QUERIES
+from compatbench.engine.index_maps import WAYS
 from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.findings import Finding, compare_file, list_findings
 from compatbench.extras.audit.tolerance import EPSILON, Tolerance
 from compatbench.results.retrieval import read_file, show_facts, show_rows
-from compatbench.transfers._shared.feature_maps import WAYS
 
 DIGITS = 5e-5  # half the last one that a file shows, in percent
 WRITTEN = "is not as 'compatbench retrieve' writes it"

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compatbench.backbone import BlockUpdates, Prompts
+from compatbench.backbone.words import encode_words, load_words
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.labels import Labels
 from compatbench.errors import NotTransferable
@@ -43,7 +44,7 @@ from compatbench.extras.check.models import (
 from compatbench.files.tensors import fingerprint
 from compatbench.method import Backbone, Module
 from compatbench.method.transfer import TransferData, WordPair
-from compatbench.transfers.words import Words, encode_words, load_words
+from compatbench.method.transfer_registry import find_transfer
 
 WORDS = load_words()[::40]
 
@@ -139,7 +140,7 @@ def turned_space(tested: MethodUnderTest) -> None:
         tested.attach(tested.source)
     expected = tested.logits(tested.source)
     rotated, words = _rotated_source()
-    transfer = Words()
+    transfer = find_transfer("words")
     data = TransferData(transfer, words=WordPair(words, encode_words(rotated, WORDS)))
     failure = CheckFailed("through words, attach gave the image tower an image")
     with torch.no_grad():

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from compatbench.backbone import FEATURES
+from compatbench.backbone.words import encode_words, load_words
 from compatbench.data.cards import select_names
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.extras.check.checks import (
@@ -35,7 +36,6 @@ from compatbench.method.transfer import (
     WordPair,
 )
 from compatbench.method.transfer_registry import builtin_transfers, find_transfer
-from compatbench.transfers.words import encode_words, load_words
 
 WORDS = load_words()[::40]
 METHODS = 3  # that a transfer is tried with, of as many different places

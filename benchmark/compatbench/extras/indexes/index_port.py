@@ -21,17 +21,17 @@ from torch import Tensor
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.device import resolve_device
 from compatbench.backbone.load.names import read_backbone
+from compatbench.backbone.words import WordFeatures
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import backbone_cards
 from compatbench.data.encoding import BATCH
 from compatbench.data.images.source import ImageSource, Sample
 from compatbench.data.layouts.layouts import list_images
+from compatbench.engine.index_maps import WAYS, FeatureMap, Pair, fit_map, judge_map
 from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes.vector_files import SUFFIXES, VectorFile, open_vectors
 from compatbench.files.atomic import open_atomic, write_atomic
 from compatbench.files.kinds import require_new
-from compatbench.transfers._shared.feature_maps import WAYS, FeatureMap, Pair, fit_map, judge_map
-from compatbench.transfers.words import WordFeatures
 
 MOST_IMAGES = 2048  # of a folder that are encoded, evenly over its names
 Progress = Callable[[str], object]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from typing_extensions import Unpack
 
 from compatbench.backbone import Backbone
+from compatbench.backbone.joint_maps import fit_rotation
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task
 from compatbench.extras.studies import frames
@@ -28,7 +29,6 @@ from compatbench.results.measures import Upgrade
 from compatbench.tables.figures.svg import BLUE, GREY, SKY
 from compatbench.tables.markdown import code
 from compatbench.tables.suite_page import SuitePage, read_suite_page
-from compatbench.transfers._shared.rotation import fit_rotation
 from compatbench.transfers._shared.survival import mean_tokens
 
 if TYPE_CHECKING:

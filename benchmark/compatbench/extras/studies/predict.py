@@ -13,6 +13,8 @@ import torch
 
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.device import resolve_device
+from compatbench.backbone.joint_maps import find_rotation
+from compatbench.backbone.words import WordFeatures, find_words
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import COPIED, backbone_cards, task_cards
 from compatbench.data.feature_cache import FeatureCache
@@ -43,7 +45,6 @@ from compatbench.transfers._shared.survival import (
     find_estimator,
     predict_gain,
 )
-from compatbench.transfers.words import WordFeatures, find_rotation, find_words
 
 FEW = 100  # images; with less there is a warning
 Models = tuple[Backbone, Backbone]  # source and target

@@ -24,11 +24,11 @@ from compatbench.data.task import load_task
 from compatbench.engine.cell import provenance
 from compatbench.engine.galleries import Galleries, Seen, time_map
 from compatbench.engine.gallery_rows import COLUMNS
+from compatbench.engine.index_maps import LEAST_PAIRS
 from compatbench.errors import CompatbenchError
 from compatbench.extras.studies.study import read_suite
 from compatbench.results.measures import upgrade_pairs
 from compatbench.results.retrieval import write_retrieval
-from compatbench.transfers._shared.feature_maps import LEAST_PAIRS
 
 PAIRS, SEEDS = (64, 256, 1024), (1, 2, 3)
 

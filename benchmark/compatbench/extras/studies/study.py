@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.device import resolve_device
+from compatbench.backbone.words import WordFeatures
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import (
     COPIED,
@@ -31,7 +32,6 @@ from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method import Method, Module
 from compatbench.method.registry import MethodRegistry
-from compatbench.transfers.words import WordFeatures
 
 Names = str | Sequence[str]
 

@@ -12,11 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from compatbench.backbone.joint_maps import (
+    choose_damping,
+    find_affine,
+    find_ridge,
+    find_turn,
+    fit_rotation,
+    paired,
+)
 from compatbench.errors import CompatbenchError
-from compatbench.transfers._shared.mapped import paired
-from compatbench.transfers._shared.rotation import fit_rotation
-from compatbench.transfers.images import Images, find_affine, find_turn
-from compatbench.transfers.ridge import Ridge, choose_damping, find_ridge
 
 # What each way of porting needs: features of words, or of the same images, on both models.
 WAYS = {
@@ -83,12 +87,10 @@ def _fit(way: str, words: Pair | None, images: Pair | None) -> FeatureMap:
     if way == "images":
         return FeatureMap(find_turn(source, target))
     if way == "low-rank":
-        config = Images.Config()
-        rotation = find_turn(target, source)
-        return FeatureMap(*find_affine(target, source, rotation, config.rank, config.damping))
+        return FeatureMap(*find_affine(target, source, find_turn(target, source)))
     assert words is not None
     prior = fit_rotation(*words).rotation.to(source)
-    best = choose_damping(target, source, prior, Ridge.Config.model_validate({}).dampings)
+    best = choose_damping(target, source, prior)
     return FeatureMap(find_ridge(target, source, prior, best))
 
 
