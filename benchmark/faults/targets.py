@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors.torch import save as save_safetensors
-from torch import nn
 
 from compatbench.backbone.load.checkpoint import read_tensors
 from compatbench.data.cache_files import read_entry, write_entry
@@ -151,18 +150,6 @@ def _read_entry(file: Path) -> Any:
     return None if found is None else found.tolist()
 
 
-class _Linear(nn.Module):
-    """A program with four tensors, as TorchScript keeps it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        for number in range(4):
-            self.register_buffer(f"weight{number}", torch.full((2, 2), float(number)))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-
 def _shots(_: Path) -> bytes:
     values = dict(format=1, task="pets", shots=1, seed=1, train=[["a/1.jpg", 0]], val=[])
     return json.dumps(values, indent=1).encode()
@@ -217,12 +204,6 @@ TARGETS = (
     ),
     Target("weights", "w.safetensors", lambda _: save_safetensors(STATE), read_tensors),
     Target("checkpoint", "w.pt", _saved(partial(torch.save, STATE)), read_tensors),
-    Target(
-        "TorchScript archive",
-        "s.pt",
-        _saved(lambda path: torch.jit.save(torch.jit.script(_Linear()), path)),
-        read_tensors,
-    ),
     Target("shots file", "shots.json", _shots, lambda file: read_json(file, ShotsFile)),
     Target("split file", "split.json", _split, read_split),
     Target("shard", "0.tar", _shard, _read_shard),

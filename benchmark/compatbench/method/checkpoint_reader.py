@@ -8,22 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
-from compatbench.backbone.load.checkpoint import check_size
+from compatbench.backbone.load.checkpoint import (
+    check_size,
+    check_stored,
+    kind_of_checkpoint,
+    load_archive,
+)
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import require
 from compatbench.files.sizes import format_bytes
 from compatbench.files.tensors import KEY
-from compatbench.files.torch_archive import StandIn, TensorUnpickler, open_stored
 from compatbench.messages import first_line
 
 # Objects of these packages are ignored: trainers store them with the weights.
 _PASSED_OVER = ("torch.optim.", "collections.", "numpy.", "argparse.", "yacs.", "dassl.")
 _PLAIN = ("bool", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "set", "slice")
 _BUILTINS = {f"{where}.{name}" for where in ("builtins", "__builtin__") for name in _PLAIN}
-_ALSO = _BUILTINS | {"torch.device", "torch.Size", "_codecs.encode"}
 # Where what is sought in a folder lies: in itself, or in the one of a model that Dassl registered.
 _IN_FOLDERS = ("checkpoint", "*/checkpoint", "adapter_model.*", "keys_*shots.pt", "lora_weights.pt")
 _SHOWN = (str, int, float)
@@ -63,6 +68,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         path = _find_in(path)
     try:
         content = _read(require(path, follow=True))
+        if isinstance(content, Mapping) and isinstance(inner := content.get("state_dict"), Mapping):
+            content = {k: v for k, v in content.items() if k != "state_dict"} | {**inner}
+        named = {name.removeprefix("module."): value for name, value in _flatten(content, "")}
     except CompatbenchError:
         raise
     except OSError as error:
@@ -71,14 +79,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         size = format_bytes(path.stat().st_size)
         what = f"{path} is damaged or incomplete ({size}): {first_line(error)}"
         raise CompatbenchError(f"{what}; fetch it again") from None
-    if isinstance(content, Mapping) and isinstance(inner := content.get("state_dict"), Mapping):
-        content = {k: v for k, v in content.items() if k != "state_dict"} | {**inner}
-    tensors, values = {}, {}
-    for name, value in _flatten(content, ""):
-        into: dict[str, Any] = tensors if isinstance(value, Tensor) else values
-        into[name.removeprefix("module.")] = value
+    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
     if not tensors:
         raise CompatbenchError(f"{path} holds no tensors; give a file with the weights of a module")
+    values = {name: value for name, value in named.items() if name not in tensors}
     return Checkpoint(path, tensors, values)
 
 
@@ -108,64 +112,36 @@ def _find_in(folder: Path) -> Path:
 
 
 def _read(path: Path) -> Any:
-    with path.open("rb") as file:
-        start = file.read(64)
-    if start.startswith(b"version https://git-lfs"):
-        raise CompatbenchError(f"{path} is a git-lfs pointer, not the file; run 'git lfs pull'")
-    if start[8:9] == b"{":
-        from safetensors import safe_open
-
-        check_size(path)
-        with safe_open(path, "pt") as opened:
-            if KEY in (opened.metadata() or {}):
-                raise CompatbenchError(f"{path} is a module of compatbench; it needs no import")
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    if not start.startswith((b"PK", b"\x80")):
-        raise CompatbenchError(
-            f"{path} is not a checkpoint: it does not begin as one; give a file of torch.save, "
-            "safetensors or npz"
-        )
-    if start.startswith(b"\x80"):
+    kind = kind_of_checkpoint(path)
+    if kind == "pickle":
         raise CompatbenchError(
             f"{path} is a bare pickle, of joblib or of a PyTorch before 1.6, which is not read; "
             "where it was made, save its arrays with numpy.savez, or its state_dict with torch.save"
         )
-    if not zipfile.is_zipfile(path):
-        raise ValueError("its end is missing")
+    if kind == "archive" and (arrays := _read_arrays(path)):
+        return arrays
+    check_size(path)
+    if kind == "script":
+        raise CompatbenchError(f"{path} is an archive of another kind than torch.save writes")
+    if kind == "archive":
+        return load_archive(path, lambda name: name in _BUILTINS or name.startswith(_PASSED_OVER))
+    with safe_open(path, "pt") as opened:
+        if KEY in (opened.metadata() or {}):
+            raise CompatbenchError(f"{path} is a module of compatbench; it needs no import")
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+
+
+def _read_arrays(path: Path) -> dict[str, Any]:
+    """What ``numpy.savez`` wrote; empty for an archive that holds no arrays."""
     with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        if any(name.endswith(".npy") for name in names):
-            return _read_arrays(path, archive)
-        check_size(path)
-        trees = [name for name in names if name.endswith("/data.pkl")]
-        if len(trees) != 1 or any(name.endswith("/constants.pkl") for name in names):
-            raise CompatbenchError(f"{path} is an archive of another kind than torch.save writes")
-        root = trees[0].removesuffix("data.pkl")
-        if f"{root}byteorder" in names:
-            with open_stored(archive, f"{root}byteorder") as file:
-                if file.read(9) != b"little":
-                    raise CompatbenchError(f"{path} was written by a big-endian machine")
-        return TensorUnpickler(archive, root, lambda name: _find(path, name)).load()
-
-
-def _find(path: Path, name: str) -> type[StandIn]:
-    if name in _ALSO or name.startswith(_PASSED_OVER):
-        return StandIn
-    raise CompatbenchError(
-        f"{path} holds more than tensors: it asks for {name}; nothing in it was run. If you trust "
-        "who made it, load it where it was made and save its state_dict alone"
-    )
-
-
-def _read_arrays(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
-    import numpy as np
-
-    if sum(one.file_size for one in archive.infolist()) > MOST_UNPACKED:
-        raise ValueError(f"it unpacks to more than {format_bytes(MOST_UNPACKED)}")
-    with np.load(path, allow_pickle=False) as arrays:
-        found = {**arrays}
-    numbers = {n: torch.from_numpy(a) for n, a in found.items() if a.dtype.kind in "fiub"}
-    return numbers | {n: a.tolist() for n, a in found.items() if a.dtype.kind == "U"}
+        if not any(name.endswith(".npy") for name in archive.namelist()):
+            return {}
+        if sum(member.file_size for member in archive.infolist()) > MOST_UNPACKED:
+            raise ValueError(f"it unpacks to more than {format_bytes(MOST_UNPACKED)}")
+    with np.load(path, allow_pickle=False) as opened:
+        arrays = {**opened}
+    numbers = {n: torch.from_numpy(a) for n, a in arrays.items() if a.dtype.kind in "fiub"}
+    return numbers | {n: a.tolist() for n, a in arrays.items() if a.dtype.kind == "U"}
 
 
 def _flatten(value: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -174,7 +150,10 @@ def _flatten(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         for key, inner in value.items():
             if isinstance(key, str | int) and key not in ("optimizer", "scheduler"):
                 yield from _flatten(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, (Tensor, *_SHOWN)) or (
-        isinstance(value, list) and all(isinstance(one, _SHOWN) for one in value)
+    elif isinstance(value, Tensor):
+        check_stored(name, value)
+        yield name, value
+    elif isinstance(value, _SHOWN) or (
+        isinstance(value, list) and all(isinstance(entry, _SHOWN) for entry in value)
     ):
         yield name, value

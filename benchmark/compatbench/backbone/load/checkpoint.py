@@ -9,18 +9,19 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from compatbench.backbone.load.weights import is_set
-from compatbench.errors import BackboneError, CompatbenchWarning
+from compatbench.backbone.load.names import recognise
+from compatbench.backbone.load.weights import hash_weights, is_set
+from compatbench.errors import BackboneError, CompatbenchError, CompatbenchWarning
 from compatbench.files.tensors import check_header
-from compatbench.files.torch_archive import StandIn, TensorUnpickler, first_argument
 from compatbench.messages import first_line
 
 TRUST_PICKLE = "COMPATBENCH_TRUST_PICKLE"
@@ -35,6 +36,7 @@ _TEXT = ("positional_embedding", "text_projection", "token_embedding", "transfor
 _EVA_SIZES = ("visual.pos_embed", "visual.patch_embed.proj.weight")
 _BUFFERS = ("attn_mask", "position_ids")
 _SHOWN = 3
+_MAPPINGS = ("collections.defaultdict", "yacs.config.CfgNode")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -65,26 +67,38 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> object:
-    """What a file holds, by what it begins with."""
+    """What a file holds."""
     from safetensors.torch import load_file
 
+    kind = kind_of_checkpoint(path)
     check_size(path)
+    if kind == "safetensors":
+        return load_file(path)
+    return _read_script(path) if kind == "script" else _read_pickle(path)
+
+
+def kind_of_checkpoint(path: Path) -> Literal["safetensors", "script", "archive", "pickle"]:
+    """What a file is, by what it begins with.
+
+    Raises:
+        BackboneError: it is no checkpoint.
+    """
     with path.open("rb") as file:
         start = file.read(64)
     if start.startswith(b"version https://git-lfs"):
         raise BackboneError(f"{path} is a git-lfs pointer, not the weights", "run 'git lfs pull'")
     if start[8:9] == b"{" or path.suffix == ".safetensors":
-        return load_file(path)
-    if zipfile.is_zipfile(path):
-        return _read_script(path) if _is_script(path) else _read_pickle(path)
-    if start.startswith(b"PK"):
-        raise _damaged(path, "its end is missing")
+        return "safetensors"
     if start.startswith(b"\x80"):
-        return _read_pickle(path)
-    raise BackboneError(
-        f"{path} is not a checkpoint: it does not begin as one",
-        "give a .safetensors file, or a .pt or .bin file of PyTorch",
-    )
+        return "pickle"
+    if not start.startswith(b"PK"):
+        raise BackboneError(
+            f"{path} is not a checkpoint: it does not begin as one",
+            "give a .safetensors file, or a .pt or .bin file of PyTorch",
+        )
+    if not zipfile.is_zipfile(path):
+        raise ValueError("its end is missing")
+    return "script" if _is_script(path) else "archive"
 
 
 def _read_pickle(path: Path) -> object:
@@ -97,6 +111,24 @@ def _read_pickle(path: Path) -> object:
         # The part of torch's long message that names what the file asks for.
         found = re.search(r"Unsupported.*?(?=\. |\n|$)", str(error))
         what = found[0] if found else first_line(error)
+    _require_trust(path, what)
+    return torch.load(path, map_location="cpu", weights_only=False)
+
+
+def _read_script(path: Path) -> object:
+    """The module in a TorchScript archive, whose program is compiled and can run as it is read.
+
+    OpenAI published CLIP as such archives, which are known by their hashes.
+    """
+    if recognise(hash_weights(path)) is None:
+        _require_trust(path, "the program of a TorchScript archive that is not known")
+    with warnings.catch_warnings():  # newer versions no longer recommend to write such files
+        warnings.simplefilter("ignore", FutureWarning)
+        return torch.jit.load(path, map_location="cpu")
+
+
+def _require_trust(path: Path, what: str) -> None:
+    """Refuses a file that holds more than tensors, or warns where the user trusts it."""
     if not is_set(TRUST_PICKLE):
         raise BackboneError(
             f"{path} holds more than tensors, and reading it would run code that is in it ({what})",
@@ -107,7 +139,43 @@ def _read_pickle(path: Path) -> object:
         CompatbenchWarning,
         stacklevel=2,
     )
-    return torch.load(path, map_location="cpu", weights_only=False)
+
+
+class _Ignored:
+    """In place of an object that a reader passes over: it takes a state, and does nothing."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _EmptyMapping:
+    """In place of a class of dictionaries, whose items a file puts in one after the other."""
+
+    def __new__(cls, *_: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+        return OrderedDict()
+
+
+def load_archive(path: Path, is_ignored: Callable[[str], bool]) -> object:
+    """What ``torch.save`` wrote, by ``torch.load(weights_only=True)``, which runs nothing.
+
+    That would refuse a file whole if it holds a scheduler, as those of Dassl's trainers do: here
+    objects of the classes for which ``is_ignored`` says so are empty ones.
+
+    Raises:
+        CompatbenchError: it holds an object of another class.
+    """
+    names = get_unsafe_globals_in_checkpoint(str(path))
+    if refused := [name for name in sorted(names) if not is_ignored(name)]:
+        raise CompatbenchError(
+            f"{path} holds more than tensors: it asks for {refused[0]}; nothing in it was run. If "
+            "you trust who made it, load it where it was made and save its state_dict alone"
+        )
+    empty: Any = [(_EmptyMapping if name in _MAPPINGS else _Ignored, name) for name in names]
+    with safe_globals(empty):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _find_tensors(found: object) -> dict[str, Tensor]:
@@ -118,12 +186,17 @@ def _find_tensors(found: object) -> dict[str, Tensor]:
         return {}
     tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
     for name, tensor in tensors.items():
-        if tensor.layout == torch.strided and tensor.nbytes > tensor.untyped_storage().nbytes():
-            raise ValueError(f"{name!r} has more numbers than are stored")
+        check_stored(name, tensor)
     if len(tensors) < _FEWEST:
         wrapped = [_find_tensors(found[key]) for key in _WRAPPERS if key in found]
         return next((inner for inner in wrapped if inner), tensors)
     return tensors
+
+
+def check_stored(name: str, tensor: Tensor) -> None:
+    """A ``ValueError`` refuses a tensor that is larger than what is stored of it."""
+    if tensor.layout == torch.strided and tensor.nbytes > tensor.untyped_storage().nbytes():
+        raise ValueError(f"{name!r} has more numbers than are stored")
 
 
 def _damaged(path: Path, reason: str) -> BackboneError:
@@ -146,7 +219,7 @@ def check_size(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             stored = [one for one in archive.infolist() if one.compress_type == zipfile.ZIP_STORED]
             names = set(archive.namelist()) - {one.filename for one in stored}
-        # The programs in TorchScript archives are compressed; they are not read.
+        # The programs in TorchScript archives are compressed.
         if names and not _is_script(path):
             raise ValueError(f"{min(names)} is compressed")
         if sum(one.file_size for one in stored) > path.stat().st_size:
@@ -156,40 +229,6 @@ def check_size(path: Path) -> None:
 def _is_script(path: Path) -> bool:
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _read_script(path: Path) -> object:
-    """The tensors alone of a TorchScript archive.
-
-    OpenAI published CLIP as such archives. ``torch.jit.load`` would compile their program and
-    run its ``__setstate__``. Here the pickled tree of modules is read with an unpickler that
-    makes tensors, containers and inert nodes, and nothing else.
-    """
-    with zipfile.ZipFile(path) as archive:
-        [tree] = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        find = partial(_find_in_script, path)
-        found = TensorUnpickler(archive, tree.removesuffix("data.pkl"), find).load()
-        return dict(_walk(found, ""))
-
-
-def _find_in_script(path: Path, name: str) -> Any:
-    """What stands for a name in a TorchScript archive: inert nodes for the classes of modules."""
-    if name.startswith("__torch__."):
-        return StandIn
-    if name.startswith("torch.jit._pickle."):  # lists and dictionaries with their items' types
-        return first_argument
-    raise BackboneError(
-        f"{path} is a TorchScript archive that holds more than tensors: it asks for {name}",
-        "save the state_dict of its module as safetensors, and give that file",
-    )
-
-
-def _walk(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, StandIn):
-        for part, inner in value.attributes.items():
-            yield from _walk(inner, f"{name}.{part}" if name else part)
 
 
 def is_openai(tensors: Mapping[str, Tensor]) -> bool:
