@@ -8,7 +8,7 @@ from typing import Any
 
 from compatbench.data.cards import COPIED
 from compatbench.files.hashes import sha256_json
-from compatbench.results.measures import Expected
+from compatbench.results.expected import Expected
 from compatbench.results.rows import Cost, Row, to_frame
 from compatbench.results.store import MethodInfo, MethodResults, SuiteResults
 from compatbench.tables.suite_page import SuitePage, TaskFacts

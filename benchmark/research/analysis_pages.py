@@ -29,7 +29,7 @@ from compatbench.extras.studies.frames import StudyReport
 from compatbench.extras.studies.layers import analyze_layers
 from compatbench.extras.studies.study import StudyOptions, read_suite
 from compatbench.files.atomic import write_atomic
-from compatbench.results.measures import upgrade_pairs
+from compatbench.results.expected import upgrade_pairs
 from compatbench.tables.markdown import fill_section
 
 # What the stress tests of the page look at: a method of each kind, and prompts beside them.

@@ -35,7 +35,7 @@ from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method.registry import builtin_methods
 from compatbench.method.transfer import TransferData, WordPair
 from compatbench.method.transfer_registry import find_transfer
-from compatbench.results.measures import average
+from compatbench.results.standing import average
 from compatbench.tables.figures.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 from compatbench.tables.markdown import NOTHING, code, percent
 

@@ -14,7 +14,8 @@ from compatbench.errors import CompatbenchError
 from compatbench.extras.studies import frames
 from compatbench.extras.studies.frames import Row, StudyReport, TextTable, records
 from compatbench.results.bootstrap import mean_interval
-from compatbench.results.measures import Standing, Upgrade, compute_standing
+from compatbench.results.expected import Upgrade
+from compatbench.results.standing import Standing, compute_standing
 from compatbench.tables.figures.svg import BLUE, GREY, RED
 from compatbench.tables.markdown import code, percent
 from compatbench.tables.suite_page import SuitePage, read_suite_page

@@ -22,7 +22,7 @@ from synthetic_results import (
 )
 
 from compatbench.results.advice import Advice
-from compatbench.results.measures import Expected
+from compatbench.results.expected import Expected
 from compatbench.results.store import MethodResults
 from compatbench.results.upgrade_case import estimate_mean, read_cases
 

@@ -35,8 +35,8 @@ from compatbench.results.bootstrap import (
     ratio_interval,
     spearman_interval,
 )
-from compatbench.results.measures import Standing, compute_standing
 from compatbench.results.ranking_table import find_gaps
+from compatbench.results.standing import Standing, compute_standing
 from compatbench.results.store import MethodResults
 
 figures = st.lists(st.floats(-100, 100).map(lambda x: round(x, 2)), min_size=2, max_size=12)

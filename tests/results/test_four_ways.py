@@ -19,8 +19,8 @@ from synthetic_results import (
 
 from compatbench.errors import CompatbenchError
 from compatbench.results.bootstrap import draw_resamples
+from compatbench.results.expected import Expected
 from compatbench.results.four_ways import list_pairs, measure_four_ways
-from compatbench.results.measures import Expected
 from compatbench.results.ranking_table import Results
 from compatbench.results.store import MethodInfo, MethodResults
 from compatbench.tables.figures.plan import plan_figures

@@ -17,9 +17,10 @@ from synthetic_results import (
 )
 
 from compatbench.harmonic_mean import harmonic_mean
-from compatbench.results.measures import Expected, Mean, Standing, compute_standing
+from compatbench.results.expected import Expected
 from compatbench.results.ranks import Ranked
 from compatbench.results.rows import Row
+from compatbench.results.standing import Mean, Standing, compute_standing
 
 # (task, seed) -> correct of 100 on source, on target.
 FIGURES = {

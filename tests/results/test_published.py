@@ -16,7 +16,7 @@ import compatbench as cb
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 from compatbench.method.registry import builtin_methods
 from compatbench.results import published
-from compatbench.results.measures import Expected
+from compatbench.results.expected import Expected
 from compatbench.results.published import compare_published, read_published
 from compatbench.results.ranking_table import Results
 from compatbench.results.store import MethodInfo, MethodResults, result_folders

@@ -24,7 +24,7 @@ from synthetic_results import (
 
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.results.bootstrap import Interval, dataset_means, measure_interval
-from compatbench.results.measures import Expected, Standing, compute_standing
+from compatbench.results.expected import Expected
 from compatbench.results.ranks import (
     Ranked,
     critical_difference,
@@ -33,6 +33,7 @@ from compatbench.results.ranks import (
     rank_test,
     rank_upgrades,
 )
+from compatbench.results.standing import Standing, compute_standing
 from compatbench.results.store import MethodInfo
 from compatbench.tables.ranking import explain_unranked
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from synthetic_results import make_method, make_page, make_row, refuse, through_words
 
-from compatbench.results.measures import Expected
+from compatbench.results.expected import Expected
 from compatbench.results.store import MethodInfo, MethodResults
 from compatbench.tables.suite_page import SuitePage
 

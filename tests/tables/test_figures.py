@@ -10,7 +10,7 @@ import pytest
 from figure_pages import hostile_page, info, long_page, method, small_page
 from synthetic_results import UPGRADE, make_page, with_more
 
-from compatbench.results.measures import Expected
+from compatbench.results.expected import Expected
 from compatbench.results.ranks import Ranked, rank_datasets
 from compatbench.tables.figures.plan import plan_figures
 from compatbench.tables.figures.render import is_current, render_svg_figure

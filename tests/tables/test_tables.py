@@ -23,7 +23,7 @@ from synthetic_results import (
     with_more,
 )
 
-from compatbench.results.measures import Expected, upgrade_pairs
+from compatbench.results.expected import Expected, upgrade_pairs
 from compatbench.results.store import MethodInfo, MethodResults
 from compatbench.tables import tables
 from compatbench.tables.leaderboard import render_leaderboard, render_suite

@@ -53,7 +53,7 @@ def advise(
     from compatbench.api.runs import results
     from compatbench.data.cards import backbone_cards, select_names, suite_cards
     from compatbench.results.advice import Advice
-    from compatbench.results.measures import upgrade_pairs
+    from compatbench.results.expected import upgrade_pairs
     from compatbench.results.upgrade_case import read_cases
 
     if module is not None and (tasks != "all" or shots is not None):

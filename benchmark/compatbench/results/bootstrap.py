@@ -15,14 +15,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from compatbench.results.measures import (
-    Expected,
-    Mean,
-    Measure,
-    Standing,
-    Upgrade,
-    compute_standing,
-)
+from compatbench.results.expected import Expected, Upgrade
+from compatbench.results.standing import Mean, MeasureName, Standing, compute_standing
 from compatbench.results.store import MethodResults
 
 RESAMPLES = 2000
@@ -146,7 +140,7 @@ def family_means(values: Mapping[str, float], parents: Mapping[str, str]) -> dic
     return {name: math.fsum(group) / len(group) for name, group in families.items()}
 
 
-def dataset_means(standing: Standing, measure: Measure) -> dict[str, float] | None:
+def dataset_means(standing: Standing, measure: MeasureName) -> dict[str, float] | None:
     """A measure per dataset, in mean over seeds and over the upgrades that were joined.
 
     A task counts once, however many upgrades it was measured on: all come from one set of
@@ -159,13 +153,13 @@ def dataset_means(standing: Standing, measure: Measure) -> dict[str, float] | No
     return family_means(values, dict(zip(standing.tasks, standing.datasets, strict=True)))
 
 
-def measure_interval(standing: Standing, measure: Measure) -> Interval | None:
+def measure_interval(standing: Standing, measure: MeasureName) -> Interval | None:
     """The mean of a measure over datasets with its 95 % interval; None if anything is missing."""
     means = dataset_means(standing, measure)
     return None if means is None else mean_interval(list(means.values()))
 
 
-def paired_interval(one: Standing, other: Standing, measure: Measure) -> Interval | None:
+def paired_interval(one: Standing, other: Standing, measure: MeasureName) -> Interval | None:
     """The mean difference ``one`` − ``other`` over datasets; None if anything is missing."""
     own, theirs = dataset_means(one, measure), dataset_means(other, measure)
     if own is None or theirs is None:

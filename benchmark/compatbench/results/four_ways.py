@@ -24,14 +24,8 @@ from compatbench.results.bootstrap import (
     mean_interval,
     percentile_interval,
 )
-from compatbench.results.measures import (
-    Expected,
-    Figures,
-    Measure,
-    Standing,
-    Upgrade,
-    compute_standing,
-)
+from compatbench.results.expected import Expected, Upgrade
+from compatbench.results.standing import Figures, MeasureName, Standing, compute_standing
 from compatbench.results.store import MethodInfo, MethodResults
 
 Classes = Literal["own", "other"]
@@ -158,7 +152,7 @@ def _measure(results: MethodResults, expected: Expected, upgrade: Upgrade, shots
     return FourWays(results.info, upgrade, pairs, accuracy, gain, flips, reasons)
 
 
-def _join(ones: Iterable[Standing], measure: Measure) -> Figures:
+def _join(ones: Iterable[Standing], measure: MeasureName) -> Figures:
     return np.hstack([one.figures(measure) for one in ones])
 
 

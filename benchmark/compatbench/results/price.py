@@ -19,7 +19,8 @@ from compatbench.results.bootstrap import (
     draw_resamples,
     mean_interval,
 )
-from compatbench.results.measures import Expected, Upgrade, compute_standing, mean_of_all
+from compatbench.results.expected import Expected, Upgrade
+from compatbench.results.standing import compute_standing, mean_of_all
 from compatbench.results.store import SuiteResults
 
 if TYPE_CHECKING:

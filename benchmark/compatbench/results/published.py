@@ -15,7 +15,8 @@ import pandas as pd
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import other_folder
 from compatbench.messages import first_line
-from compatbench.results.measures import Expected, Standing, compute_standing
+from compatbench.results.expected import Expected
+from compatbench.results.standing import Standing, compute_standing
 from compatbench.results.store import PUBLISHED, SuiteResults, shipped_folder
 
 PROTOCOL = "all classes"

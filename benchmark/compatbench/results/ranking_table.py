@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from compatbench.data.cards import COPIED
 from compatbench.errors import CompatbenchError
+from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.four_ways import four_ways_frame, measure_four_ways, require_other_classes
-from compatbench.results.measures import Expected, Measure, Upgrade
+from compatbench.results.measures import list_measures
 from compatbench.results.published import compare_published
 from compatbench.results.ranks import Ranked, exact, rank_upgrades
+from compatbench.results.standing import MeasureName
 from compatbench.results.store import MethodResults, SuiteResults
 
 if TYPE_CHECKING:
@@ -88,7 +90,7 @@ class Results:
 
     def by_dataset(
         self,
-        measure: Measure,
+        measure: MeasureName,
         source: str,
         target: str,
         shots: int | None = None,
@@ -99,7 +101,7 @@ class Results:
         Raises:
             CompatbenchError: an unknown measure, or as ``ranked``.
         """
-        self._check("measures", [measure], get_args(Measure))
+        self._check("measures", [measure], list_measures("upgrade"))
         rows = {}
         for one in (ranked.standing for ranked in self.ranked((source, target), shots, transfer)):
             means = {task: exact(one.mean(measure, task)) for task in one.tasks}

@@ -23,13 +23,13 @@ from compatbench.results.bootstrap import (
     mean_interval,
     measure_interval,
 )
-from compatbench.results.measures import (
-    Expected,
+from compatbench.results.expected import Expected, Upgrade
+from compatbench.results.measures import list_measures
+from compatbench.results.standing import (
     Figures,
     Mean,
-    Measure,
+    MeasureName,
     Standing,
-    Upgrade,
     compute_standing,
     mean_of_all,
 )
@@ -80,7 +80,7 @@ class Ranked:
         title = one_line(self.standing.info.title, longest=40) or self.standing.info.name
         return f"{title} ({self.track})" if self.track else title
 
-    def value(self, measure: Measure, task: str | None = None) -> float | None:
+    def value(self, measure: MeasureName, task: str | None = None) -> float | None:
         """A mean, of all tasks or of one, with four decimals: none depends on the last digit."""
         return rounded(exact(self.standing.mean(measure, task)), 4)
 
@@ -99,18 +99,13 @@ class Ranked:
         peaks = np.fmax(*one.both("peak_memory"))  # known for all cells, or not at all
         fit_seconds = mean_of_all(one.column("source", "fit_seconds").flat)
         figures: dict[str, Any] = {"rank": self.rank, "method": info.name}
-        figures |= {name: exact(one.mean(name)) for name in ("source", "target", "h", "gain")}
+        means = list_measures("upgrade").values()
+        figures |= {measure.column: exact(one.mean(measure.name)) for measure in means}
         figures |= zip(("h_low", "h_high"), bounds, strict=True)
         for side in ("source", "target", "h"):
             figures[f"{side}_std"] = (mean := one.mean(side)) and mean.std
         return figures | {
-            "source_gain": exact(one.mean("source_gain")),
-            "nfr": exact(one.mean("negative_flips")),
-            "pfr": exact(one.mean("positive_flips")),
             "relative_nfr": one.relative_flips,
-            "inconsistent": exact(one.mean("inconsistent_errors")),
-            "source_ece": exact(one.mean("source_ece")),
-            "target_ece": exact(one.mean("target_ece")),
             **dict(
                 zip(("harmed", "worst_task", "worst_gain"), one.harmed or [None] * 3, strict=True)
             ),

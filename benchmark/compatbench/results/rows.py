@@ -18,32 +18,43 @@ from typing import Annotated, Any, ClassVar, get_type_hints
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from compatbench.data.cards import COPIED, BackboneName, ConfigName, Name
 from compatbench.data.cards.shots import Shots, show_shots
-from compatbench.engine.cell import Count, Measurement, TransferName
+from compatbench.engine.cell import Count, Measurement, Percent, TransferName
 from compatbench.errors import CompatbenchError
 from compatbench.messages import first_line, first_problem
+from compatbench.results.measures import list_measures
 
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Real = Annotated[float, Field(allow_inf_nan=False)]
 
 FLIPS = ("negative_flips", "positive_flips", "inconsistent_errors")
-_COUNTS = ("correct", "total", "zero_shot_correct", *FLIPS)
+MEASURES = list_measures("answers")
+_COUNTS = {name for name, one in MEASURES.items() if one.unit == "images"}
 _INTEGERS = frozenset({*_COUNTS, "shots", "seed", "parameters", "module_bytes", "peak_memory"})
-_REALS = frozenset({"ece", "prompt_diversity", "fit_seconds", "evaluate_seconds"})
+_REALS = frozenset({*MEASURES, "prompt_diversity", "fit_seconds", "evaluate_seconds"} - _COUNTS)
 # A file in which no line has such a figure leaves the column out.
-_OPTIONAL = ("peak_memory", "prompt_diversity")
+_LATER = {name for name, measure in MEASURES.items() if not measure.standard}
+_OPTIONAL = frozenset({*_LATER, "peak_memory", "prompt_diversity"})
 
 
-class Row(Measurement):
+def _figure_fields() -> dict[str, Any]:
+    """The fields of measures that ``Measurement`` does not have."""
+    kinds: dict[Any, Any] = {"images": Count, "percent": Percent}
+    further = MEASURES.keys() - Measurement.model_fields.keys()
+    return {name: (kinds.get(MEASURES[name].unit, Real) | None, None) for name in further}
+
+
+class Row(create_model("Figures", __base__=Measurement, **_figure_fields())):
     """One line of a results file: a measurement, and the cell that it is of."""
 
     columns: ClassVar[tuple[str, ...]] = (
         *("method", "transfer", "task", "test_set", "source", "backbone", "shots", "seed"),
-        *("status", "correct", "total", "zero_shot_correct", *FLIPS, "ece", "prompt_diversity"),
+        *("status", *MEASURES, "prompt_diversity"),
         *("parameters", "module_bytes", "reason", "key", "data"),
     )
     # What names a line of a file, and orders them; no two lines share it.
@@ -67,6 +78,8 @@ class Row(Measurement):
         Measurement.check(row)
         if row.backbone == row.source and row.negative_flips is not None:
             raise ValueError("a row of the source has no flips")
+        if row.status != "ok" and any(getattr(row, name) is not None for name in MEASURES):
+            raise ValueError("a row that is not ok has no counts")
 
 
 class Cost(BaseModel):
@@ -112,11 +125,7 @@ def places_of(lines: pd.DataFrame, model: Line) -> list[tuple[Any, ...]]:
 
 
 def with_figures(rows: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
-    """The rows with their costs and with what follows from their counts; NaN where there is none.
-
-    ``accuracy`` and ``zero_shot`` are in percent, ``gain`` is their difference in points, and
-    ``negative_flips_share`` and the like are shares of the images in percent.
-    """
+    """The rows with their costs and every measure ``of_row``; NaN where there is none."""
     # By hand, for a merge takes several times as long.
     known = {place: line for line, place in enumerate(places_of(costs, Cost))}
     lines = [known.get(place, -1) for place in places_of(rows, Cost)]
@@ -124,17 +133,16 @@ def with_figures(rows: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
         name: np.append(costs[name].to_numpy("float64", na_value=np.nan), np.nan)[lines]
         for name in Cost.figures
     }
-    count = {name: rows[name].to_numpy("float64", na_value=np.nan) for name in _COUNTS}
-    percent = {name: 100 * values / count["total"] for name, values in count.items()}
-    accuracy, zero_shot = percent["correct"], percent["zero_shot_correct"]
-    shares = {f"{name}_share": percent[name] for name in FLIPS}
-    gain = accuracy - zero_shot
-    return rows.assign(accuracy=accuracy, zero_shot=zero_shot, gain=gain, **shares, **took)
+    columns = {name: rows[name].to_numpy("float64", na_value=np.nan) for name in MEASURES}
+    derived = {}
+    for name, one in list_measures("row").items():
+        columns[name] = derived[name] = one.compute(columns)
+    return rows.assign(**derived, **took)
 
 
 def write_csv(frame: pd.DataFrame) -> str:
     """Rows or costs as CSV text: the same lines give the same bytes."""
-    empty = [name for name in _OPTIONAL if name in frame and frame[name].isna().all()]
+    empty = [name for name in frame if name in _OPTIONAL and frame[name].isna().all()]
     frame = frame.drop(columns=empty)
     if "shots" in frame:
         frame = frame.assign(shots=frame["shots"].map(show_shots).astype(object))

@@ -12,8 +12,9 @@ from compatbench.data.cards import COPIED
 from compatbench.engine.single_module import Evaluation
 from compatbench.messages import one_line
 from compatbench.results.bootstrap import LEVEL, Array, Interval, mean_interval
-from compatbench.results.measures import Expected, Upgrade, compute_standing
+from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.price import Price, count_labels, price_ways
+from compatbench.results.standing import compute_standing
 from compatbench.results.store import SuiteResults
 
 FEWEST_TASKS = 5  # for a bootstrap over tasks

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from compatbench.engine.cell import NOT_APPLICABLE
 from compatbench.results.bootstrap import Interval
+from compatbench.results.expected import Upgrade
 from compatbench.results.four_ways import MODELS, Classes, FourWays, measure_four_ways
-from compatbench.results.measures import Upgrade
 from compatbench.results.ranks import exact
 from compatbench.tables import markdown as md
 from compatbench.tables.markdown import percent, signed, table

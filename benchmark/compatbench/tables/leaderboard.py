@@ -15,7 +15,7 @@ from compatbench.data.cards.shots import count_shots, show_shots
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import kind_of
 from compatbench.messages import count
-from compatbench.results.measures import Upgrade
+from compatbench.results.expected import Upgrade
 from compatbench.results.ranking_table import find_disagreements
 from compatbench.results.ranks import ALPHA, Ranked, rank_datasets, rank_upgrades
 from compatbench.results.store import FIGURES, PAGES, RESULTS, check_name

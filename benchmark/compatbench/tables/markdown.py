@@ -13,7 +13,7 @@ from compatbench.messages import one_line
 
 if TYPE_CHECKING:
     from compatbench.results.bootstrap import Interval
-    from compatbench.results.measures import Mean
+    from compatbench.results.standing import Mean
 
 NOTHING = "–"
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&#$]|!(?=\[)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")

@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compatbench.results.bootstrap import paired_interval
-from compatbench.results.measures import Measure, Standing, Upgrade
+from compatbench.results.expected import Upgrade
 from compatbench.results.ranks import Ranked, exact
+from compatbench.results.standing import MeasureName, Standing
 from compatbench.results.store import MethodResults
 from compatbench.tables import markdown as md
 from compatbench.tables.markdown import NOTHING, escape, percent, signed, table
 from compatbench.tables.ranking import format_parameters
 from compatbench.tables.suite_page import SuitePage
 
-FIGURES: dict[str, Measure] = {
+FIGURES: dict[str, MeasureName] = {
     "Source": "source",
     "Target": "target",
     "H": "h",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from compatbench.results.bootstrap import Interval
-from compatbench.results.measures import Upgrade
+from compatbench.results.expected import Upgrade
 from compatbench.results.price import (
     Price,
     access_of,

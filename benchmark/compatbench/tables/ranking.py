@@ -13,9 +13,9 @@ from rich.text import Text
 from compatbench.data.cards.shots import count_shots
 from compatbench.messages import one_line
 from compatbench.results.bootstrap import Interval
-from compatbench.results.measures import Measure
 from compatbench.results.ranking_table import find_gaps
 from compatbench.results.ranks import Ranked, exact, rounded
+from compatbench.results.standing import MeasureName
 from compatbench.tables.markdown import NOTHING, bounds, duration, is_best, percent, signed, spread
 from compatbench.tables.suite_page import SuitePage
 
@@ -35,7 +35,7 @@ class Column:
 
     title: str
     explanation: str  # for readers who point at it
-    bold: Measure | None = None  # the measure whose best value is highlighted
+    bold: MeasureName | None = None  # the measure whose best value is highlighted
     descending: bool = False  # how the first click sorts, as for what is in bold
     text: bool = False  # aligned left
     markdown: bool = True  # whether the leaderboard shows it
@@ -81,7 +81,7 @@ def row_cells(row: Ranked, place: int | None = None) -> list[Cell]:
         "gain": signed(row.value("gain")),
         "negative_flips": percent(row.value("negative_flips")),
     }
-    figures: list[Measure] = ["source", "target", "h", "gain", "negative_flips"]
+    figures: list[MeasureName] = ["source", "target", "h", "gain", "negative_flips"]
     values = {name: rounded(exact(mean(name)), 3) for name in figures}
     values["95 %"] = interval and round(interval.low, 3)
     return [

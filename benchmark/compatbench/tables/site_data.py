@@ -11,8 +11,8 @@ from markdown_it import MarkdownIt
 
 from compatbench.data.cards.shots import show_shots
 from compatbench.messages import one_line
-from compatbench.results.measures import Measure
 from compatbench.results.ranks import Ranked, rounded
+from compatbench.results.standing import MeasureName
 from compatbench.tables.figures.plan import PlannedFigure, figures_of_suite, figures_of_upgrade
 from compatbench.tables.leaderboard import PARTS, extra_parts, render_suite
 from compatbench.tables.markdown import NOTHING, link_definitions
@@ -21,7 +21,7 @@ from compatbench.tables.ranking import gap_rows, row_cells
 from compatbench.tables.suite_page import SuitePage
 
 # What columns per dataset can show; of all of these a row has its figures.
-MEASURES: dict[Measure, str] = {
+MEASURES: dict[MeasureName, str] = {
     "h": "H",
     "source": "Source",
     "target": "Target",

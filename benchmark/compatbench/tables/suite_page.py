@@ -21,7 +21,7 @@ from compatbench.data.cards import (
 )
 from compatbench.data.needs import NEEDS
 from compatbench.errors import CompatbenchWarning
-from compatbench.results.measures import Expected, Upgrade, upgrade_pairs
+from compatbench.results.expected import Expected, Upgrade, upgrade_pairs
 from compatbench.results.ranks import Ranked, rank_upgrades
 from compatbench.results.store import (
     RESULTS,

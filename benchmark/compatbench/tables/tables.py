@@ -8,16 +8,16 @@ from typing import Literal
 
 from compatbench.data.cards.shots import show_shots
 from compatbench.results.bootstrap import compute_retained
-from compatbench.results.measures import (
-    Measure,
+from compatbench.results.expected import Upgrade
+from compatbench.results.published import compare_published
+from compatbench.results.ranks import Ranked, exact
+from compatbench.results.standing import (
+    MeasureName,
     Standing,
-    Upgrade,
     compute_standing,
     follow_path,
     mean_of_all,
 )
-from compatbench.results.published import compare_published
-from compatbench.results.ranks import Ranked, exact
 from compatbench.results.store import MethodInfo, join_provenance
 from compatbench.tables import markdown as md
 from compatbench.tables.markdown import NOTHING, escape, percent, signed, table
@@ -88,7 +88,7 @@ def breakage_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
     return table(header, rows)
 
 
-def dataset_table(page: SuitePage, upgrade: Upgrade, shots: int, measure: Measure) -> Table:
+def dataset_table(page: SuitePage, upgrade: Upgrade, shots: int, measure: MeasureName) -> Table:
     """One measure, methods × tasks and their mean."""
     standings, tasks = _standings(page, upgrade, shots), page.expected.tasks
     columns = [[exact(one.mean(measure, t)) for one in standings] for t in (*tasks, None)]
@@ -169,7 +169,7 @@ def path_table(
     return table(["Method", *titles, "Per step"], rows)
 
 
-def shots_table(page: SuitePage, upgrade: Upgrade, measure: Measure) -> Table:
+def shots_table(page: SuitePage, upgrade: Upgrade, measure: MeasureName) -> Table:
     """A measure by number of training images per class, in the order of H at the largest."""
     counts = sorted(page.expected.shots)
     by_count = [{one.info.name: one for one in _standings(page, upgrade, n)} for n in counts]

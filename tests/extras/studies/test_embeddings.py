@@ -22,7 +22,7 @@ from compatbench.extras.studies.embeddings import (
     predict_losses,
     summarize_predictions,
 )
-from compatbench.results.measures import Expected
+from compatbench.results.expected import Expected
 from compatbench.tables.figures.svg import render_svg, svg_style
 
 TASKS = tuple(f"t{i}" for i in range(6))

@@ -38,7 +38,8 @@ from compatbench.results.bootstrap import (
     mean_interval,
     percentile_interval,
 )
-from compatbench.results.measures import Measure, Standing, Upgrade, compute_standing
+from compatbench.results.expected import Upgrade
+from compatbench.results.standing import MeasureName, Standing, compute_standing
 from compatbench.results.store import RESULTS
 from compatbench.tables.suite_page import SuitePage, read_suite_page
 
@@ -50,7 +51,10 @@ CONTCOOP = "contcoop"
 BASELINES = ("coop", "cocoop", "kgcoop")
 NAMED = (CONTCOOP, *BASELINES)
 # What is reported of ContCoOp, averages in points.
-REPORTED: dict[Measure, tuple[float, str]] = {"target": (3.57, "target accuracy"), "h": (2.68, "H")}
+REPORTED: dict[MeasureName, tuple[float, str]] = {
+    "target": (3.57, "target accuracy"),
+    "h": (2.68, "H"),
+}
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ class Evidence:
     def of_depth(self, depth: str) -> list[str]:
         return [name for name, one in self.methods.items() if one.info.depth == depth]
 
-    def scores(self, names: Sequence[str], measure: Measure) -> Array:
+    def scores(self, names: Sequence[str], measure: MeasureName) -> Array:
         """Means over seeds, ``[methods, tasks]``."""
         known = self.methods | self.readings
         return np.array([frames.task_means(known[name], measure) for name in names])
@@ -301,7 +305,7 @@ def holds_elsewhere(evidence: Evidence) -> Iterator[Row]:
         "variants of one task share one module, so the interval covers other variants, not other "
         "tasks"
     )
-    sentences: dict[Measure, tuple[str, Sequence[str], str]] = {
+    sentences: dict[MeasureName, tuple[str, Sequence[str], str]] = {
         "gain": ("ContCoOp beats the target's zero-shot", NAMED[:1], "points"),
         "h": ("ContCoOp's H is higher than the baselines' mean", NAMED, "points of H"),
     }
@@ -337,7 +341,7 @@ def as_reported(effect: Interval, reported: float) -> Verdict:
     return "supported" if above(effect) == "supported" else "not decided"
 
 
-def _value(standing: Standing, measure: Measure) -> float:
+def _value(standing: Standing, measure: MeasureName) -> float:
     mean = standing.mean(measure)
     assert mean is not None
     return mean.value

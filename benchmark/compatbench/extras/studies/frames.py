@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from compatbench.results.bootstrap import Interval, dataset_means
-from compatbench.results.measures import Mean, Measure, Standing, mean_over_seeds
+from compatbench.results.standing import Mean, MeasureName, Standing, mean_over_seeds
 from compatbench.tables import markdown
 from compatbench.tables.figures.svg import save_svg, svg_style
 from compatbench.tables.markdown import NOTHING, signed
@@ -101,7 +101,7 @@ def seed_means(fits: pd.DataFrame, column: str, *draws: str) -> Row:
     return mean_columns(column, mean_over_seeds(table.to_numpy().tolist()))
 
 
-def task_means(standing: Standing, measure: Measure) -> pd.Series:
+def task_means(standing: Standing, measure: MeasureName) -> pd.Series:
     """Means over seeds of a complete method, by task."""
     return pd.Series(dataset_means(standing, measure))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from compatbench.data.cards.shots import count_shots
 from compatbench.messages import one_line
-from compatbench.results.measures import Upgrade
+from compatbench.results.expected import Upgrade
 from compatbench.results.ranks import Ranked
 from compatbench.tables.class_tables import has_other_classes
 from compatbench.tables.figures.render import render_svg_figure

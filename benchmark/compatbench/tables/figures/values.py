@@ -16,10 +16,11 @@ import numpy as np
 
 from compatbench.data.cards.shots import show_shots
 from compatbench.messages import one_line
+from compatbench.results.expected import Upgrade
 from compatbench.results.four_ways import CLASSES, MODELS, measure_four_ways
-from compatbench.results.measures import Upgrade, follow_path
 from compatbench.results.price import access_of, count_labels, describe_access, find_way, price_ways
 from compatbench.results.ranks import Ranked, exact, rank_datasets, rounded
+from compatbench.results.standing import follow_path
 from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.suite_page import SuitePage
 

@@ -1,4 +1,4 @@
-"""What is computed from rows: H, gains, means and their spread; never over missing cells.
+"""A method on one upgrade: its rows on source and target, and means, never over missing cells.
 
 H is the harmonic mean of the accuracies on source and target. It is taken per dataset
 and seed, averaged over datasets, and then over seeds. All figures are in percent.
@@ -7,7 +7,7 @@ and seed, averaged over datasets, and then over seeds. All figures are in percen
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import fsum, isnan, nan
 from statistics import stdev
@@ -16,69 +16,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from compatbench.data.cards.schemas import Protocol
-from compatbench.harmonic_mean import harmonic_mean
+from compatbench.results.expected import Expected, Upgrade
+from compatbench.results.measures.registry import Side, list_measures
 from compatbench.results.store import MethodInfo, MethodResults
 
-Side = Literal["source", "target"]
 State = Literal["complete", "not ranked", "not transferable", "incomplete", "refused"]
-Measure = Literal[
-    "source", "target", "h", "gain", "source_gain", "source_ece", "target_ece",
-    "negative_flips", "positive_flips", "inconsistent_errors", "diversity",
-]  # fmt: skip
-Upgrade = tuple[str, str]
+MeasureName = str  # of a measure ``of_upgrade``
 Figures = NDArray[np.float64]
-
-# Measure -> on which backbone, and the column of the table; H needs both sides.
-_COLUMNS: dict[Measure, tuple[Side, str]] = {
-    "source": ("source", "accuracy"),
-    "target": ("target", "accuracy"),
-    "gain": ("target", "gain"),
-    "source_gain": ("source", "gain"),
-    "negative_flips": ("target", "negative_flips_share"),
-    "positive_flips": ("target", "positive_flips_share"),
-    "inconsistent_errors": ("target", "inconsistent_errors_share"),
-    "source_ece": ("source", "ece"),
-    "target_ece": ("target", "ece"),
-    "diversity": ("source", "prompt_diversity"),
-}
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What a suite asks for, so that what is missing is known to be missing."""
-
-    tasks: tuple[str, ...]  # means are over these
-    shots: tuple[int, ...]
-    seeds: tuple[int, ...]
-    upgrades: tuple[Upgrade, ...]
-    variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of some of the tasks
-    retrained: bool = False  # whether modules are also fitted on every target
-    development: tuple[str, ...] = ()  # tasks that are measured, but in no mean
-    unranked: Mapping[str, str] = field(default_factory=dict)  # methods by name, with the reason
-    # What 'variants' are: of a protocol, test sets with classes of their own.
-    protocol: Protocol = "few-shot"
-
-    @property
-    def measured_tasks(self) -> tuple[str, ...]:
-        """All tasks that the suite asks for."""
-        return self.tasks + self.development
-
-    def restrict(
-        self,
-        tasks: Sequence[str] | None = None,
-        seeds: Sequence[int] | None = None,
-        shots: Sequence[int] | None = None,
-    ) -> Expected:
-        """What is asked for, of the suite or beside it: means are over exactly that."""
-        asked = {"tasks": tasks, "seeds": seeds, "shots": shots}
-        asked["development"] = None if tasks is None else ()
-        parts = {name: tuple(values) for name, values in asked.items() if values is not None}
-        return replace(self, **parts)
-
-    def seeds_of(self, info: MethodInfo) -> tuple[int, ...]:
-        """The seeds a method is run for: one only, if it learns nothing."""
-        return self.seeds if info.learns else self.seeds[:1]
 
 
 @dataclass(frozen=True)
@@ -87,11 +31,6 @@ class Mean:
 
     value: float
     std: float | None = None
-
-
-def upgrade_pairs(paths: Iterable[Sequence[str]]) -> tuple[Upgrade, ...]:
-    """Upgrade paths as (source, target) pairs: every target is measured with the first's module."""
-    return tuple(dict.fromkeys((path[0], target) for path in paths for target in path[1:]))
 
 
 def mean_over_seeds(values: ArrayLike | Sequence[Sequence[float | None]]) -> Mean | None:
@@ -130,7 +69,9 @@ class Standing:
     # Positions in the table of ``results``, [seeds, tasks]; −1 where one is missing.
     rows: Mapping[Side, NDArray[np.intp]]
     unranked: str = ""  # why the suite gives the method no rank
-    _means: dict[tuple[Measure, str | None], Mean | None] = field(default_factory=dict, init=False)
+    _means: dict[tuple[MeasureName, str | None], Mean | None] = field(
+        default_factory=dict, init=False
+    )
 
     @property
     def info(self) -> MethodInfo:
@@ -144,18 +85,14 @@ class Standing:
         """The same on source and target, ``[2, seeds, tasks]``."""
         return np.stack([self.column("source", name), self.column("target", name)])
 
-    def figures(self, measure: Measure) -> Figures:
-        """A measure in percent, ``[seeds, tasks]``; NaN where a row it needs has no number.
+    def figures(self, measure: MeasureName) -> Figures:
+        """A measure of an upgrade, ``[seeds, tasks]``; NaN where a row it needs has no number.
 
-        ``gain`` and ``source_gain`` are over the zero-shot accuracy of the same row,
-        in percentage points. Flips and inconsistent errors are shares of the images.
         A method that ``compatbench check`` refused has no H.
         """
         if measure == "h" and self.info.refused:
             return np.full(self.rows["source"].shape, np.nan)
-        if measure == "h":
-            return harmonic_mean(self.figures("source"), self.figures("target"))
-        return self.column(*_COLUMNS[measure])
+        return list_measures("upgrade")[measure].compute(self)
 
     @cached_property
     def refusals(self) -> NDArray[np.bool_]:
@@ -178,7 +115,7 @@ class Standing:
         done = (self.refusals | (self.both("status") == "ok")).all(axis=0)
         return int(done.sum()), done.size
 
-    def mean(self, measure: Measure, task: str | None = None) -> Mean | None:
+    def mean(self, measure: MeasureName, task: str | None = None) -> Mean | None:
         """A measure over all tasks, or of one task; None if anything of it is missing."""
         if (measure, task) not in self._means:
             columns = slice(None) if task is None else [self.tasks.index(task)]

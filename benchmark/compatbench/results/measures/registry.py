@@ -1,0 +1,138 @@
+"""The registry of measures, which files of results, frames and pages read.
+
+A measure is one function in a file of this folder, with a name, a unit, a direction and a sentence.
+There are three kinds, by what the function is given:
+
+* ``@measure``: predictions and labels. Its number is stored, in a column of a results file;
+* ``@of_row``: the columns of many rows. It is a column of a frame, computed when results are read;
+* ``@of_upgrade``: a method's rows on source and target. Its mean over tasks and seeds is shown.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from compatbench.method.predictions import Predictions
+
+Unit = Literal["images", "percent", "points", ""]
+Direction = Literal["higher", "lower"] | None  # which values are better, if any are
+Side = Literal["source", "target"]
+Kind = Literal["answers", "row", "upgrade"]
+Columns = Mapping[str, NDArray[np.float64]]  # by name, [rows]; NaN where a row has no number
+
+FIRST = ("standard", "upgrade_means")  # files whose measures come before those of others
+_FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What is known of a module on one backbone and one test set; arrays are ``[images]``."""
+
+    predictions: Predictions
+    source: Predictions | None  # of the same module on its source; None there, or if they are lost
+    zero_shot: Predictions  # of this backbone's own zero-shot classifier
+    labels: ArrayLike
+
+    @cached_property
+    def targets(self) -> NDArray[np.int64]:
+        """The labels as an array."""
+        return np.asarray(self.labels)
+
+    def right(self, predictions: Predictions) -> NDArray[np.bool_]:
+        """Whether each image is classified right."""
+        return np.asarray(predictions.classes) == self.targets
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A registered measure; names are unique among those of one kind."""
+
+    name: str
+    title: str  # the head of a column on a page
+    unit: Unit
+    direction: Direction
+    sentence: str  # what it says, for readers
+    kind: Kind
+    compute: Callable[[Any], Any]
+    standard: bool  # whether every results file has it; older files lack those of later measures
+
+    @property
+    def column(self) -> str:
+        """Its column in a ranking, named as its title: ``NFR`` is ``nfr``."""
+        return self.title.lower().replace(" ", "_")
+
+
+_MEASURES: dict[tuple[Kind, str], Measure] = {}
+
+
+def _register(kind: Kind, function: Callable[[Any], Any], name: str, about: dict[str, Any]) -> None:
+    if (kind, name) in _MEASURES:
+        raise ValueError(f"there are two measures '{name}' of kind '{kind}'")
+    standard = function.__module__.rpartition(".")[2] in FIRST
+    _MEASURES[kind, name] = Measure(name, kind=kind, compute=function, standard=standard, **about)
+
+
+def _decorator(
+    kind: Kind, averaged: Side | None, **about: Any
+) -> Callable[[_FunctionT], _FunctionT]:
+    def decorate(function: _FunctionT) -> _FunctionT:
+        name = function.__name__
+        _register(kind, function, name, about)
+        if averaged is not None and about["unit"] != "images":
+            _register("upgrade", lambda standing: standing.column(averaged, name), name, about)
+        return function
+
+    return decorate
+
+
+def measure(
+    *, title: str, unit: Unit, direction: Direction, sentence: str, averaged: Side | None = "target"
+) -> Callable[[_FunctionT], _FunctionT]:
+    """Registers a function of ``Answers`` whose number is stored: a column of results files.
+
+    It gives an integer for ``images``, a float for other units, and None where there is no number.
+    A measure in another unit than images is also averaged over tasks and seeds, on the side of an
+    upgrade that ``averaged`` names.
+    """
+    about = dict(title=title, unit=unit, direction=direction, sentence=sentence)
+    return _decorator("answers", averaged, **about)
+
+
+def of_row(
+    *, title: str, unit: Unit, direction: Direction, sentence: str, averaged: Side | None = "target"
+) -> Callable[[_FunctionT], _FunctionT]:
+    """Registers a function of ``Columns`` that gives a further column, ``[rows]``, of a frame."""
+    about = dict(title=title, unit=unit, direction=direction, sentence=sentence)
+    return _decorator("row", averaged, **about)
+
+
+def of_upgrade(
+    *, title: str, unit: Unit, direction: Direction, sentence: str
+) -> Callable[[_FunctionT], _FunctionT]:
+    """Registers a function of a ``Standing`` that gives figures ``[seeds, tasks]``."""
+    about = dict(title=title, unit=unit, direction=direction, sentence=sentence)
+    return _decorator("upgrade", None, **about)
+
+
+@cache
+def list_measures(kind: Kind) -> dict[str, Measure]:
+    """The measures of a kind by name, in the order of columns."""
+    package = __name__.rpartition(".")[0]
+    names = {module.name for module in pkgutil.iter_modules(import_module(package).__path__)}
+    for name in [*FIRST, *sorted(names.difference(FIRST))]:
+        import_module(f"{package}.{name}")
+    return {one.name: one for one in _MEASURES.values() if one.kind == kind}
+
+
+def score(answers: Answers) -> dict[str, int | float | None]:
+    """Every stored measure of these answers, in the order of the columns of a results file."""
+    return {name: one.compute(answers) for name, one in list_measures("answers").items()}
