@@ -42,7 +42,7 @@ ROOM_BUDGETS = {
     "extras": 8_040,
     "files": 980,
     "method": 2_400,
-    "results": 3_100,
+    "results": 3_270,
     "tables": 3_300,
 }
 PROGRAMS = tuple(f"benchmark/{name}" for name in ("faults", "research", "scale", "speed"))
