@@ -1,10 +1,4 @@
-"""Cards of tasks, backbones and suites; called, it is ``compatbench.api.tasks``."""
-
-import sys
+"""Cards of tasks, backbones and suites."""
 
 if __name__ != "compatbench.tasks":
     raise ImportError("import this package as 'compatbench.tasks', not as 'tasks'")
-
-from compatbench import CallableModule
-
-sys.modules[__name__].__class__ = CallableModule

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import pydoc
 import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
+from importlib.util import find_spec
+from inspect import isfunction
 from pathlib import Path
 
 import pytest
 import torch
 
 import compatbench as cb
-import compatbench.methods
-import compatbench.results
-import compatbench.tasks
 from compatbench.backbone import load_backbone
 from compatbench.data.cards import suite_cards, suite_tasks, task_cards
 from compatbench.data.task import load_task
@@ -24,7 +25,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def test_every_name_of_the_interface_is_there_and_documented() -> None:
-    for name in cb.api.__all__:
+    for name in cb.__all__:
         assert getattr(cb, name).__doc__, name
         assert name in dir(cb)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
@@ -42,10 +43,20 @@ def test_what_a_star_imports_is_what_the_page_lists() -> None:
     assert sorted(public) == dir(cb) == sorted(cb.__all__)
 
 
+def test_a_function_keeps_its_name_from_the_folder_of_that_name() -> None:
+    folders = {name for name in dir(cb) if find_spec(f"compatbench.{name}") is not None}
+    assert folders == {"formats", "methods", "results", "tasks", "transfers"}
+    for name in folders:
+        import_module(f"compatbench.{name}")
+        assert isfunction(getattr(cb, name))
+    shown = pydoc.render_doc(cb.results, renderer=pydoc.plaintext)
+    assert "results(suite: 'str | SuiteCard' = 'mini'" in shown
+    assert "rankings and what is missing" in shown
+
+
 def test_listings_are_frames_with_a_row_per_name() -> None:
-    # Packages that share a name with a function can be called.
-    assert compatbench.methods("coop,kg*")["name"].tolist() == ["coop", "kgcoop"]
-    tasks = compatbench.tasks("mini-*").set_index("name")
+    assert cb.methods("coop,kg*")["name"].tolist() == ["coop", "kgcoop"]
+    tasks = cb.tasks("mini-*").set_index("name")
     assert tasks.loc["mini-objects-mono", "kind"] == "variant of mini-objects"
     assert tasks.loc["mini-food", "test"] == task_cards.read("mini-food").counts["test"]
     assert {"mini-clip", "mini-eva-clip"} <= set(cb.backbones()["name"])
@@ -133,7 +144,7 @@ def test_a_module_is_fitted_evaluated_saved_and_evaluated_again(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("ask", "says"),
     [
-        (lambda out: compatbench.results("nope"), "no suite named 'nope'"),
+        (lambda out: cb.results("nope"), "no suite named 'nope'"),
         (lambda out: cb.fit("coop", "mini-food", "mini-clip", config={"contxt": 3}), "'contxt' of"),
         (lambda out: cb.fit("coop", "mini-food", "mini-clip", shots=0), "shots: 0"),
         (lambda out: cb.plan("mini", "coopp", out=out), "did you mean coop"),

@@ -15,7 +15,7 @@ HARNESS = REPOSITORY / "benchmark" / "compatbench"
 
 # From the lowest to the highest; rooms of one level do not import each other.
 LEVELS = (
-    ("errors", "engine_version", "harmonic_mean", "messages"),
+    ("errors", "engine_version", "harmonic_mean", "messages", "plugins"),
     ("files",),
     ("data",),
     ("backbone",),

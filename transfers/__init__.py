@@ -1,10 +1,4 @@
-"""Ways of bringing a module along, one file each; called, it is ``compatbench.api.transfers``."""
-
-import sys
+"""Ways of bringing a module along, one file each."""
 
 if __name__ != "compatbench.transfers":
     raise ImportError("import this package as 'compatbench.transfers', not as 'transfers'")
-
-from compatbench import CallableModule
-
-sys.modules[__name__].__class__ = CallableModule

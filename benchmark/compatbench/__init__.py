@@ -1,44 +1,53 @@
 """compatbench: do modules fine-tuned on CLIP survive its upgrade to EVA-CLIP?
 
-``import compatbench as cb`` gives the functions of ``compatbench.api``: ``run``, ``plan``,
-``fit``, ``evaluate``, ``results``, ``methods``, ``tasks``, ``backbones``, ``suites`` and more.
+    import compatbench as cb
+    results = cb.run("mini", methods=["coop", "kgcoop"], seeds=[1])
+    results.ranking("mini-clip", "mini-eva-clip")
+
+Everything that a command can do is a function here that returns data. Those of the core are the
+imports of ``__init__.pyi``, those of ``extras/`` what each folder registers (``plugins``). A
+function is imported when it is asked for, so that ``import compatbench`` is quick.
 """
 
 from __future__ import annotations
 
-import importlib
+import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from compatbench.plugins import functions, load
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from compatbench.api import *  # noqa: F403
+
+# Functions whose name a folder has, too.
+_FOLDERS = ("formats", "methods", "results", "tasks", "transfers")
+
+
+class _Package(ModuleType):
+    """The package, in which ``results`` is the function, whichever folder has been imported.
+
+    ``from compatbench.results import ...`` imports from the folder of that name all the same.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # The import of a folder would put it in the function's place.
+        if name not in _FOLDERS or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
-    # Found when asked for, so that importing one room does not import them all.
     if name.startswith("_") and name != "__all__":
         raise AttributeError(f"module 'compatbench' has no attribute '{name}'")
-    api = importlib.import_module("compatbench.api")
-    if name == "api":
-        return api
-    if name == "__all__" or name in api.__all__:
-        return getattr(api, name)
-    raise AttributeError(f"module 'compatbench' has no attribute '{name}'")
-
-
-class CallableModule(ModuleType):
-    """A package that can be called like the function of its name in ``compatbench.api``.
-
-    ``compatbench.results`` is a package and a function; which of the two an import has left in
-    that place must not matter to who calls it.
-    """
-
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        function = self.__name__.rpartition(".")[2]
-        return getattr(importlib.import_module("compatbench.api"), function)(*arguments, **named)
+    if name == "__all__":
+        return sorted(functions())
+    if name not in functions():
+        raise AttributeError(f"module 'compatbench' has no attribute '{name}'")
+    return load(name)
 
 
 def __dir__() -> list[str]:
-    return sorted(importlib.import_module("compatbench.api").__all__)
+    return sorted(functions())

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from data.trees import picture
 from PIL import Image
 
-from compatbench import api
+import compatbench as api
 from compatbench.backbone import load_backbone
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method import load_module

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from compatbench import api
+import compatbench as api
 from compatbench.data.cards import suite_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.engine.plan import make_plan, plan_cells
@@ -21,7 +21,7 @@ from compatbench.engine.store_check import find_waste
 from compatbench.engine.worker import Worker
 from compatbench.files.project_folders import TASKS_VARIABLE
 from compatbench.method.registry import builtin_methods
-from compatbench.results import rows
+from compatbench.results import rows, store
 
 from .conftest import Run
 
@@ -79,9 +79,7 @@ def test_a_leaderboard_of_many_methods_reads_each_file_once_and_draws_only_the_b
     monkeypatch.setenv(TASKS_VARIABLE, str(tmp_path / "tasks"))
     read = []
     parse = rows.read_csv
-    monkeypatch.setattr(
-        "compatbench.results.store.read_csv", lambda *file: read.append(file[0]) or parse(*file)
-    )
+    monkeypatch.setattr(store, "read_csv", lambda *file: read.append(file[0]) or parse(*file))
     assert cpu_seconds(lambda: api.leaderboard(tmp_path)) < 2 * BARS["leaderboard"][0] / 4 + 2
     assert len(read) == len(set(read)) == 2 * methods
     page = (tmp_path / "results" / "figures" / "board-scatter-1.svg").read_text()

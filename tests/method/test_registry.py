@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-import compatbench.methods
 from compatbench.cli.authoring import fill_template
 from compatbench.errors import CompatbenchError
 from compatbench.extras.check import check_methods
@@ -24,9 +24,8 @@ def test_a_broken_file_is_named_and_stops_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_one.py").write_text("x = 1\nraise ValueError('by design')\n")
-    monkeypatch.setattr(
-        "compatbench.methods.__path__", [str(tmp_path), *compatbench.methods.__path__]
-    )
+    package = import_module("compatbench.methods")
+    monkeypatch.setattr(package, "__path__", [str(tmp_path), *package.__path__])
     files = [content_folder("methods") / "coop.py", tmp_path / "broken_one.py"]
     for module in ("method.registry", "engine.confined.remote"):
         monkeypatch.setattr(f"compatbench.{module}.content_files", lambda kind: files)

@@ -88,7 +88,7 @@ def advise(
 
 
 def _evaluate(
-    given: Module | str | Path,
+    module: Module | str | Path,
     methods: Names,
     pairs: Sequence[tuple[str, str]],
     suite: str,
@@ -96,12 +96,12 @@ def _evaluate(
 ) -> Iterator[Case]:
     from compatbench.data.cards import COPIED
     from compatbench.engine.single_module import evaluate_module, read_fitted
-    from compatbench.extras.sharing.hub import local_module
     from compatbench.method.registry import builtin_methods
     from compatbench.method.transfer_registry import find_transfer
+    from compatbench.plugins import open_address
     from compatbench.results.upgrade_case import evaluated_case
 
-    given = local_module(given)
+    given = open_address(module)
     file = (
         None if methods == "all" else ",".join([methods] if isinstance(methods, str) else methods)
     )

@@ -1,19 +1,15 @@
-"""Single modules and stored indexes: fitted, measured, predicted, converted and ported."""
+"""Single modules: fitted, measured, converted and ported."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from compatbench.engine.single_module import Evaluation
-    from compatbench.extras.indexes.index_port import PortedIndex
-    from compatbench.extras.studies.predict import Prediction
     from compatbench.method import Module
     from compatbench.method.convert import Exported
 
@@ -89,12 +85,12 @@ def evaluate(
             fitted for.
     """
     from compatbench.engine.single_module import evaluate_module, import_for
-    from compatbench.extras.sharing.hub import local_module
     from compatbench.method.transfer_registry import gate_transfer
+    from compatbench.plugins import open_address
 
     if gate:
         transfer = gate_transfer(transfer)
-    given = local_module(module)
+    given = open_address(module)
     if source is None and (settings or classes or format != "auto"):
         raise CompatbenchError(
             "settings, classes and format are those of a checkpoint of other code: give the source "
@@ -103,40 +99,6 @@ def evaluate(
     if source is not None:
         given = import_for(given, task, source, format, settings, classes, device)
     return evaluate_module(given, backbone, task, transfer, methods, device, precision)
-
-
-def predict(
-    module: Module | str | Path,
-    backbone: str,
-    *,
-    images: str | Path | None = None,
-    methods: str | None = None,
-    device: str = "auto",
-) -> Prediction:
-    """What a module will gain over a new model's zero-shot, before anything is labelled there.
-
-    It was fitted on miniature models.
-
-    Args:
-        module, methods: as for ``evaluate``.
-        backbone: the new model.
-        images: a folder of images of the module's task, at any depth, without labels; with less
-            than a hundred there is a warning. Without it, the models and the place of the module
-            are all that is known.
-
-    Returns:
-        A prediction: ``ways`` has the gain with a 90 % interval, copied and through ``words``
-        where that serves the method, and the reason where it cannot be attached; ``advice`` says
-        what to do; ``as_dict()`` has it all.
-
-    Raises:
-        CompatbenchError: as ``evaluate``; or a folder without images.
-    """
-    from compatbench.extras.sharing.hub import local_module
-    from compatbench.extras.studies.predict import predict_module
-
-    folder = None if images is None else Path(images)
-    return predict_module(local_module(module), backbone, folder, methods, device)
 
 
 def port(
@@ -166,9 +128,9 @@ def port(
             of its tensors gives the logits that it has through the transfer.
     """
     from compatbench.engine.port import port_module
-    from compatbench.extras.sharing.hub import local_module
+    from compatbench.plugins import open_address
 
-    given = local_module(module)
+    given = open_address(module)
     return port_module(given, backbone, transfer, methods, device)
 
 
@@ -235,62 +197,7 @@ def export_module(
         CompatbenchError: the format is of another method, or does not hold all of the module.
     """
     from compatbench.engine.single_module import read_module
-    from compatbench.extras.sharing.hub import local_module
     from compatbench.method.convert import export_checkpoint
+    from compatbench.plugins import open_address
 
-    return export_checkpoint(format, read_module(local_module(module)), Path(file), dtype)
-
-
-def port_index(
-    index: str | Path,
-    source: str,
-    target: str,
-    *,
-    way: str | None = None,
-    images: str | Path | tuple[NDArray[Any], NDArray[Any]] | None = None,
-    out: str | Path | None = None,
-    column: str | None = None,
-    device: str = "auto",
-    progress: Callable[[str], object] = lambda line: None,
-) -> PortedIndex:
-    """Writes a stored index of image embeddings for another backbone; nothing is encoded again.
-
-    The index is read and written block by block, in memory that does not grow with it. Numbers
-    keep their type, rows their order, vectors their length; ids and other columns are kept. A
-    file appears whole or not at all, with its facts in a JSON beside it.
-
-    Args:
-        index: a ``.npy`` matrix, a parquet file with a column of lists, or a flat Faiss index.
-        source, target: the model that made the index, and the one that queries will come from.
-        way: ``words`` (nothing but the two models), ``images``, ``low-rank``, ``ridge`` (the two
-            models' vectors of some images), or ``copied``, which writes nothing. By default
-            ``ridge`` with images and ``words`` without.
-        images: a folder of images, which both models encode; or their vectors on both, two
-            matrices ``[n, e]`` with the same images in the same rows.
-        out: the file to write; by default INDEX-for-MODEL in this folder.
-        column: of the vectors, where a parquet file has several.
-
-    Returns:
-        Where the index is, how near the map comes to the new model, and the recall to expect, if
-        this upgrade was measured.
-
-    Raises:
-        CompatbenchError: a file that is damaged, of another kind or another width than the
-            source's, a vector that is not finite, an unknown name, too few images, or a file that
-            exists.
-    """
-    from compatbench.extras.indexes.index_port import port_index
-    from compatbench.results.retrieval import find_expected
-
-    return port_index(
-        Path(index),
-        source,
-        target,
-        way,
-        Path(images) if isinstance(images, str) else images,
-        None if out is None else Path(out),
-        column,
-        device,
-        find_expected,
-        progress,
-    )
+    return export_checkpoint(format, read_module(open_address(module)), Path(file), dtype)

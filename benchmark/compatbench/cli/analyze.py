@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from rich.markup import escape
 
-from compatbench import api
+import compatbench as api
 from compatbench.cli import options
 from compatbench.cli.output import console, error_console, plain_table, print_json, say
 from compatbench.errors import CompatbenchError

@@ -95,7 +95,7 @@ def check(methods: str, only: str = "all") -> None:
     """
     import pandas as pd
 
-    from compatbench import api
+    import compatbench as api
 
     with console.status("") as status:
         check_all = api.check_transfers if are_transfers(methods) else api.check_methods
@@ -148,7 +148,7 @@ def tune(
     import yaml
 
     with stoppable():
-        from compatbench import api
+        import compatbench as api
         from compatbench.cli.progress import RunProgress
 
         with RunProgress(console) as progress:

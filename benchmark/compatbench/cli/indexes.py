@@ -47,7 +47,7 @@ def retrieve(
             out the ways that need any, for tasks without training images.
         seeds: Of the draws of these images; by default '1,2,3'.
     """
-    from compatbench import api
+    import compatbench as api
     from compatbench.extras.studies.retrieval import PAIRS, SEEDS
     from compatbench.results.retrieval import POOLED
 

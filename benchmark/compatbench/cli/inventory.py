@@ -16,7 +16,7 @@ from compatbench.data.cards.shots import LARGEST_SEED
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
-    from compatbench.extras.doctor import Comparison
+    from compatbench.extras.doctor.diagnosis import Comparison
 
 WIDE = 120
 HIDDEN = {  # in a terminal narrower than WIDE
@@ -59,7 +59,7 @@ def doctor(
             compare it with published figures.
         deep: Also decode every image, and name each that is broken.
     """
-    from compatbench import api
+    import compatbench as api
 
     with console.status("") as status:
         found = api.diagnose(
@@ -130,7 +130,7 @@ def list_(
         kind: What to list.
         names: Names, globs, comma lists.
     """
-    from compatbench import api
+    import compatbench as api
 
     if kind == "modules":
         print_frame(api.modules(names, out), whole=250)
@@ -214,7 +214,7 @@ def fetch_data(
         agree: Agree to the licences that ask for it.
         keep: Keep archives that were unpacked.
     """
-    from compatbench import api
+    import compatbench as api
 
     with console.status("") as status:
         found = api.fetch_data(
@@ -248,7 +248,7 @@ def fetch_backbones(backbone: Backbones = None, suite: str | None = None) -> Non
         backbone: Backbones: names of cards, or MODEL/TAG.
         suite: Fetch those of all upgrades of a suite: its name or a YAML file.
     """
-    from compatbench import api
+    import compatbench as api
 
     with console.status("") as status:
         found = api.fetch_backbones(

@@ -73,7 +73,7 @@ def evaluate(
             'words' 'gated-words'.
         precision: Number format of the frozen towers, as for 'run'.
     """
-    from compatbench import api
+    import compatbench as api
 
     settings = read_settings(set_)
     found = api.evaluate(
@@ -140,7 +140,7 @@ def port(
         column: Of a parquet file: the column of the vectors, where there are several.
         out: The file to write; by default FILE-for-MODEL in this folder.
     """
-    from compatbench import api
+    import compatbench as api
     from compatbench.cli.indexes import load_pairs, print_ported
     from compatbench.extras.indexes.vector_files import is_vector_file
 
@@ -209,7 +209,7 @@ def import_(
         out: The module to write; by default FORMAT-TASK.safetensors in this folder.
         inspect: Show the contents of this file, its format, and the settings that it needs.
     """
-    from compatbench import api
+    import compatbench as api
 
     if inspect is not None:
         _print_inspection(inspect)
@@ -245,7 +245,7 @@ def export(format: str, module: Path, file: Path, dtype: str | None = None) -> N
         dtype: 'float16', 'bfloat16' or 'float32'; by default that of the file it was imported
             from, or what the format's own code uses.
     """
-    from compatbench import api
+    import compatbench as api
 
     if kind_of(file, follow=True) != "folder":
         require_new(file, "give another FILE")
@@ -316,7 +316,7 @@ def _print_evaluation(found: Evaluation) -> None:
 
 
 def _print_inspection(file: Path) -> None:
-    from compatbench import api
+    import compatbench as api
 
     found = api.inspect_checkpoint(file)
     kind = " or ".join(found.formats) or "not recognised"

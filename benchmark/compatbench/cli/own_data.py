@@ -58,7 +58,7 @@ def new_task(
         out: Folder for the cards and the list.
         replace: Replace cards and list of this name.
     """
-    from compatbench import api
+    import compatbench as api
 
     with console.status("") as status:
         made = api.new_task(
@@ -128,7 +128,7 @@ def advise(
         upgrade: One of the suite's upgrades; by default all.
         out: The folder that has results/, as for 'run'.
     """
-    from compatbench import api
+    import compatbench as api
 
     found = api.advise(
         suite,
@@ -168,7 +168,7 @@ def predict(
             it, the models and the place of the module are all that is known.
         methods: The method's file, if it is not among 'list methods'; it is run as code.
     """
-    from compatbench import api
+    import compatbench as api
 
     found = api.predict(module, to, images=images, methods=methods, device=device)
     if as_json:

@@ -22,7 +22,7 @@ def report(out: Path = Path(), check: bool = False) -> None:
     Args:
         check: Write nothing; fail if a file of the site or a figure is not up to date.
     """
-    from compatbench import api
+    import compatbench as api
 
     made = api.report(out, check)
     for line in made.left_out:
@@ -42,7 +42,7 @@ def leaderboard(out: Path = Path(), check: bool = False) -> None:
     Args:
         check: Write nothing; fail if a page or figure is not up to date.
     """
-    from compatbench import api
+    import compatbench as api
 
     for path in api.leaderboard(out, check):
         say(escape(f"{path} is up to date"))
@@ -89,8 +89,8 @@ def audit(
         methods: Files of methods that are not among 'list methods' ('./mine.py'), which are run
             as code.
     """
-    from compatbench import api
-    from compatbench.extras.audit import summarise
+    import compatbench as api
+    from compatbench.extras.audit.findings import summarise
 
     found = api.audit_results(
         out,
@@ -154,7 +154,7 @@ def ci(
         seed: Seed of the draw; by default a new one, which is printed.
         summary: File that the Markdown summary is added to; by default the terminal.
     """
-    from compatbench import api
+    import compatbench as api
 
     found = api.check_pull_request(
         out,

@@ -85,7 +85,7 @@ def run(
             once or as often as it says: 'oom,killed:3'.
     """
     with stoppable():
-        from compatbench import api
+        import compatbench as api
         from compatbench.cli.progress import RunProgress, restriction_of
         from compatbench.engine.execute.compute import parse_retry
         from compatbench.engine.execute.shards import Shard
@@ -161,7 +161,7 @@ def plan(
         decoders: Processes, of each worker, that decode images, for that of memory.
     """
     with console.status("reading the suite and the methods"):
-        from compatbench import api
+        import compatbench as api
         from compatbench.cli.progress import say_plan
         from compatbench.engine.execute.shards import Shard
 

@@ -32,7 +32,7 @@ def push(
         licence: The licence that you give the module, as the hub names it, such as 'mit'.
         out: The folder of results/, from which the README has the module's accuracies.
     """
-    from compatbench import api
+    import compatbench as api
 
     if what.is_dir():
         if licence is not None:
@@ -57,7 +57,7 @@ def pull(address: str, out: Path | None = None, offline: bool = False) -> None:
         out: The module to write, by default NAME.safetensors in this folder; of results, the
             folder of results/.
     """
-    from compatbench import api
+    import compatbench as api
     from compatbench.extras.sharing.hub import read_address
 
     place = read_address(address)

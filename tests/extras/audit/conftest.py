@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -126,7 +127,7 @@ def clone(
     monkeypatch.setattr(
         "compatbench.method.registry.content_files", lambda: sorted(methods.glob("[!_]*.py"))
     )
-    monkeypatch.setattr("compatbench.methods.__path__", [str(methods)])
+    monkeypatch.setattr(import_module("compatbench.methods"), "__path__", [str(methods)])
     # A file that is edited twice in a second has one time of change, and one compiled file.
     monkeypatch.setattr("sys.dont_write_bytecode", True)
     installed = _forget_methods()

@@ -7,20 +7,19 @@ or of what attach does with it. From a test:
         assert outcome.status != "fail", outcome.reason
 """
 
-# The checks register themselves, in this order.
-from compatbench.extras.check import fit_checks  # noqa: F401, I001
-from compatbench.extras.check import attach_checks  # noqa: F401
-from compatbench.extras.check.checks import (
-    CHECKS,
-    Outcome,
-    check_methods,
-    restore_in_server,
-    run_checks,
-    run_confined,
-    run_in_server,
-)
-from compatbench.extras.check.transfer_checks import check_transfers
+from __future__ import annotations
 
-__all__ = ["check_transfers"]
-__all__ += ["CHECKS", "Outcome", "check_methods", "run_checks", "run_confined"]
-__all__ += ["restore_in_server", "run_in_server"]
+from importlib import import_module
+from typing import Any
+
+FUNCTIONS = {"check_methods": "kit:check_methods", "check_transfers": "kit:check_transfers"}
+
+
+_KIT = ("CHECKS", "Outcome", "check_methods", "check_transfers", "run_checks", "run_confined")
+
+
+def __getattr__(name: str) -> Any:
+    # The kit is not imported to find out what this folder offers.
+    if name in _KIT:
+        return getattr(import_module("compatbench.extras.check.kit"), name)
+    raise AttributeError(f"module 'compatbench.extras.check' has no attribute '{name}'")

@@ -36,8 +36,8 @@ Status = Literal["pass", "fail", "skip"]
 # What the fork server makes once, and what its children are asked.
 PRELOAD = "compatbench.extras.check.attach_checks:prepare"
 LOADER = "compatbench.extras.check.models:find_model"
-IN_SERVER = "compatbench.extras.check:run_in_server"
-RESTORE = "compatbench.extras.check:restore_in_server"
+IN_SERVER = "compatbench.extras.check.kit:run_in_server"
+RESTORE = "compatbench.extras.check.kit:restore_in_server"
 IN_TWO = "it takes two processes, as 'compatbench check' starts them"
 # These look at the process that a method is in: its random state, and what it changes there.
 INSIDE = frozenset({

@@ -32,6 +32,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes.vector_files import SUFFIXES, VectorFile, open_vectors
 from compatbench.files.atomic import open_atomic, write_atomic
 from compatbench.files.kinds import require_new
+from compatbench.results.retrieval import find_expected
 
 MOST_IMAGES = 2048  # of a folder that are encoded, evenly over its names
 Progress = Callable[[str], object]
@@ -72,21 +73,46 @@ class PortedIndex:
 
 
 def port_index(
-    path: Path,
+    index: str | Path,
     source: str,
     target: str,
+    *,
     way: str | None = None,
-    images: Path | tuple[NDArray[Any], NDArray[Any]] | None = None,
-    out: Path | None = None,
+    images: str | Path | tuple[NDArray[Any], NDArray[Any]] | None = None,
+    out: str | Path | None = None,
     column: str | None = None,
     device: str = "auto",
-    find_expected: Callable[[str, str, str, int], dict[str, Any]] = lambda *upgrade: {},
     progress: Progress = lambda line: None,
 ) -> PortedIndex:
-    """Writes an index for another backbone, as ``compatbench.port_index`` says.
+    """Writes a stored index of image embeddings for another backbone; nothing is encoded again.
 
-    ``find_expected`` is given the names of both models, the way and the number of images.
+    The index is read and written block by block, in memory that does not grow with it. Numbers
+    keep their type, rows their order, vectors their length; ids and other columns are kept. A
+    file appears whole or not at all, with its facts in a JSON beside it.
+
+    Args:
+        index: a ``.npy`` matrix, a parquet file with a column of lists, or a flat Faiss index.
+        source, target: the model that made the index, and the one that queries will come from.
+        way: ``words`` (nothing but the two models), ``images``, ``low-rank``, ``ridge`` (the two
+            models' vectors of some images), or ``copied``, which writes nothing. By default
+            ``ridge`` with images and ``words`` without.
+        images: a folder of images, which both models encode; or their vectors on both, two
+            matrices ``[n, e]`` with the same images in the same rows.
+        out: the file to write; by default INDEX-for-MODEL in this folder.
+        column: of the vectors, where a parquet file has several.
+
+    Returns:
+        Where the index is, how near the map comes to the new model, and the recall to expect, if
+        this upgrade was measured.
+
+    Raises:
+        CompatbenchError: a file that is damaged, of another kind or another width than the
+            source's, a vector that is not finite, an unknown name, too few images, or a file that
+            exists.
     """
+    path, path_out = Path(index), None if out is None else Path(out)
+    if isinstance(images, str):
+        images = Path(images)
     source, target = backbone_cards.resolve(source), backbone_cards.resolve(target)
     way = way or ("words" if images is None else "ridge")
     if way not in WAYS:
@@ -98,8 +124,8 @@ def port_index(
     if (needed := "images" in WAYS[way]) != (images is not None):
         fix = "give --images FOLDER, or --pairs OLD.npy NEW.npy" if needed else "leave them out"
         raise CompatbenchError(f"'{way}' {'needs' if needed else 'takes no'} images: {fix}")
-    index, name = open_vectors(path, column), re.sub(r"[^\w.-]+", "-", target)
-    path_out = out or Path(f"{path.stem}-for-{name}{path.suffix}")
+    vectors, name = open_vectors(path, column), re.sub(r"[^\w.-]+", "-", target)
+    path_out = path_out or Path(f"{path.stem}-for-{name}{path.suffix}")
     if way != "copied":
         require_new(path_out)
     if path_out.suffix in SUFFIXES and path_out.suffix != path.suffix in SUFFIXES:
@@ -110,26 +136,27 @@ def port_index(
     device, loaded = resolve_device(device), list[Backbone]()
     if way == "copied" or "words" in WAYS[way] or isinstance(images, Path):
         loaded = [load_backbone(one, device) for one in (source, target)]
-        _check_width(index, loaded[0].embed_dim, source)
+        _check_width(vectors, loaded[0].embed_dim, source)
     if way == "copied":
-        if (new_width := loaded[1].embed_dim) != index.width:
+        if (new_width := loaded[1].embed_dim) != vectors.width:
             raise CompatbenchError(
-                f"'{target}' has vectors of width {new_width} and {path} of {index.width}: it "
+                f"'{target}' has vectors of width {new_width} and {path} of {vectors.width}: it "
                 "cannot be used as it is; port it by words"
             )
-        facts = (path, source, target, way, 0, index.rows, index.width, new_width)
-        return PortedIndex(*facts, index.dtype.name, expected=find_expected(source, target, way, 0))
+        facts = (path, source, target, way, 0, vectors.rows, vectors.width, new_width)
+        expected = find_expected(source, target, way, 0)
+        return PortedIndex(*facts, vectors.dtype.name, expected=expected)
     words, pairs = _gather(loaded, way, images, progress)
     if pairs is not None:
-        _check_pairs(pairs, index, [one.embed_dim for one in loaded])
+        _check_pairs(pairs, vectors, [one.embed_dim for one in loaded])
     found = fit_map(way, words, pairs)
     count, new_width = len(pairs[0]) if pairs else 0, found.matrix.shape[1]
-    facts = (path_out, source, target, way, count, index.rows, index.width, new_width)
+    facts = (path_out, source, target, way, count, vectors.rows, vectors.width, new_width)
     judged = judge_map(way, words, pairs)
     expected = find_expected(source, target, way, count)
-    ported = PortedIndex(*facts, index.dtype.name, **judged, expected=expected)
+    ported = PortedIndex(*facts, vectors.dtype.name, **judged, expected=expected)
     start = time.perf_counter()
-    stream_index(index, found, path_out, ported.facts, device)
+    stream_index(vectors, found, path_out, ported.facts, device)
     return replace(ported, seconds=time.perf_counter() - start)
 
 

@@ -1,1 +1,11 @@
 """Why a module survives an upgrade: layers, depth, embeddings, and the paper's claims."""
+
+FUNCTIONS = {
+    "analyze_claims": "claims:analyze_claims",
+    "analyze_classes": "classes:analyze_classes",
+    "analyze_depth": "depth:analyze_depth",
+    "analyze_embeddings": "embeddings:analyze_embeddings",
+    "analyze_layers": "layers:analyze_layers",
+    "predict": "predict:predict",
+    "retrieve": "retrieval:retrieve",
+}

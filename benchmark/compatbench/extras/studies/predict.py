@@ -33,9 +33,11 @@ from compatbench.engine.single_module import (
 from compatbench.errors import CompatbenchError, CompatbenchWarning, NotTransferable
 from compatbench.extras.studies.similarity import mean_cosine
 from compatbench.method import CosineClassifier, Method, Module
-from compatbench.method.predictions import Predictions, predict
+from compatbench.method.predictions import Predictions
+from compatbench.method.predictions import predict as answer
 from compatbench.method.transfer import TransferData, WordPair
 from compatbench.method.transfer_registry import find_transfer
+from compatbench.plugins import open_address
 from compatbench.transfers._shared.survival import (
     WORDS,
     FourAnswers,
@@ -105,14 +107,34 @@ class Prediction:
         }
 
 
-def predict_module(
-    given: Module | Path,
+def predict(
+    module: Module | str | Path,
     backbone: str,
-    images: Path | None = None,
+    *,
+    images: str | Path | None = None,
     methods: str | None = None,
     device: str = "auto",
 ) -> Prediction:
-    """Predicts a module's gain on a backbone, as ``compatbench.predict`` says."""
+    """What a module will gain over a new model's zero-shot, before anything is labelled there.
+
+    It was fitted on miniature models.
+
+    Args:
+        module, methods: as for ``evaluate``.
+        backbone: the new model.
+        images: a folder of images of the module's task, at any depth, without labels; with less
+            than a hundred there is a warning. Without it, the models and the place of the module
+            are all that is known.
+
+    Returns:
+        A prediction: ``ways`` has the gain with a 90 % interval, copied and through ``words``
+        where that serves the method, and the reason where it cannot be attached; ``advice`` says
+        what to do; ``as_dict()`` has it all.
+
+    Raises:
+        CompatbenchError: as ``evaluate``; or a folder without images.
+    """
+    given = open_address(module)
     backbone = backbone_cards.resolve(backbone)
     path = given if isinstance(given, Path) else Path("the module")
     module, fitted = read_fitted(given)
@@ -134,7 +156,7 @@ def predict_module(
             gain = None if why else blind.predict(describe_moves(kind, moves))
             found.append(Outlook(way, gain, why))
         return Prediction(fitted, backbone, 0, tuple(found))
-    task = open_images(fitted, images)
+    task = open_images(fitted, Path(images))
     zero_shot, classes = [answer_zero_shot(one, task) for one in models], len(task.labels)
     evaluate = partial(evaluate_module, methods=methods, device=device)
     found = [
@@ -189,7 +211,7 @@ def answer_zero_shot(backbone: Backbone, task: Task) -> Predictions:
     """What a backbone's own zero-shot answers for a task's test images."""
     features = read_features(backbone, task, FeatureCache(default_cache_folder()))
     classify = CosineClassifier(backbone.zero_shot(task.labels), backbone.logit_scale)
-    return predict(classify(features))
+    return answer(classify(features))
 
 
 def labels_of(fitted: Fitted) -> Labels:
