@@ -47,11 +47,11 @@ ROOM_BUDGETS = {
 }
 PROGRAMS = tuple(f"benchmark/{name}" for name in ("faults", "research", "scale", "speed"))
 BUDGETS = {
-    "the harness": (35_400, ("benchmark/compatbench",)),
+    "the harness": (35_850, ("benchmark/compatbench",)),
     "transfers and formats": (2_800, ("transfers", "formats")),
     "programs": (6_000, PROGRAMS),
     "programs, with fits beside the authors' code": (9_200, (*PROGRAMS, "benchmark/authors")),
-    "tests": (29_600, ("tests",)),
+    "tests": (29_700, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.
