@@ -35,12 +35,12 @@ MOST_LINES = 360
 # harness. A number only ever falls: who moves code from one room to another moves its lines, too.
 ROOM_BUDGETS = {
     "api": 900,
-    "backbone": 4_400,
+    "backbone": 4_260,
     "cli": 2_800,
-    "data": 5_200,
+    "data": 5_300,
     "engine": 6_600,
     "extras": 8_040,
-    "files": 980,
+    "files": 610,
     "method": 2_400,
     "results": 3_270,
     "tables": 3_300,
@@ -56,7 +56,6 @@ BUDGETS = {
 
 # Folders that import each other, to be undone; a set only ever loses members.
 CIRCLES_LEFT = (
-    {"backbone", "backbone.load"},
     {"engine", "engine.execute"},
     {"tables", "tables.figures"},
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from open_clip.model import CLIP, CustomTextCLIP
 
-from compatbench.backbone.mini import register_mini_towers
+from compatbench.backbone.load.mini_towers import register_mini_towers
 from compatbench.extras.check.models import randomise, wrap
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method import FewShotData

@@ -62,7 +62,7 @@ def alone(small_models: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def make(name: str, seed: int = 1) -> nn.Module:
     """A model of random weights, as if it had been trained."""
-    from compatbench.backbone.mini import register_mini_towers
+    from compatbench.backbone.load.mini_towers import register_mini_towers
     from compatbench.files.project_folders import tasks_folder
 
     register_mini_towers(tasks_folder())

@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from compatbench.backbone import load_backbone
-from compatbench.backbone.backbone_report import inspect_backbone
 from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.extras.doctor.backbone_report import inspect_backbone
 
 State = dict[str, Tensor]
 

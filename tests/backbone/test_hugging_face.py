@@ -18,12 +18,12 @@ from tiny_models import randomise, wrap
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels, load_backbone
-from compatbench.backbone.backbone_report import inspect_backbone
 from compatbench.backbone.build import build_architecture
 from compatbench.backbone.hf import FAMILIES
 from compatbench.backbone.load import read_backbone
 from compatbench.backbone.text.prompts import move_names
 from compatbench.errors import CompatbenchError, NotTransferable
+from compatbench.extras.doctor.backbone_report import inspect_backbone
 
 transformers = pytest.importorskip("transformers")
 

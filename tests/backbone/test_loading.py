@@ -25,12 +25,12 @@ from loading_models import (  # noqa: F401
 from safetensors.torch import save_file
 
 from compatbench.backbone import load_backbone
-from compatbench.backbone.backbone_report import inspect_backbone
 from compatbench.backbone.load import planning, read_backbone, weights, weights_key
 from compatbench.backbone.load.names import preprocessing
 from compatbench.backbone.load.weights import check_published_hash, find_weights, hash_weights
 from compatbench.data.cards import backbone_cards
 from compatbench.errors import CompatbenchError, MissingWeights
+from compatbench.extras.doctor.backbone_report import inspect_backbone
 from compatbench.files.hashes import sha256_bytes, sha256_file
 
 HUB = f"models--us--small.plain/snapshots/{'0' * 40}"

@@ -21,11 +21,11 @@ from command_line import invoke, output_of
 from data.trees import DATASETS
 
 import compatbench as cb
+from compatbench.data import download as downloads
 from compatbench.data.cards import task_cards
+from compatbench.data.download import download
 from compatbench.data.fetch_datasets import Fetched, _address
 from compatbench.errors import CompatbenchError
-from compatbench.files import download as downloads
-from compatbench.files.download import download
 
 IMAGES = {
     f"{split}/{name}/{number}.jpg": f"{split} {name} {number}".encode() * 2000

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from compatbench.backbone.hf import build_hf_model, load_hf_tokenizer
 from compatbench.backbone.load.checkpoint import fit_tensors, is_openai, read_tensors
+from compatbench.backbone.load.mini_towers import register_mini_towers
 from compatbench.backbone.load.names import (
     QUICK,
     check_recognised,
@@ -28,7 +29,6 @@ from compatbench.backbone.load.names import (
     wrong_activation,
 )
 from compatbench.backbone.load.weights import hash_weights, hub_cache, locate_weights
-from compatbench.backbone.mini import register_mini_towers
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError, CompatbenchWarning
 from compatbench.files.project_folders import tasks_folder

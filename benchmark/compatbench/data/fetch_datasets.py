@@ -22,13 +22,13 @@ from compatbench.data.cards import (
 )
 from compatbench.data.cards.sources import Download
 from compatbench.data.dataset_folders import dataset_folder, find_dataset
+from compatbench.data.download import NoFile, check_digest, download
 from compatbench.data.task import TaskReport, inspect_task
+from compatbench.data.unpack import unpack
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import write_atomic
-from compatbench.files.download import NoFile, cannot_write, check_digest, download
+from compatbench.files.atomic import cannot_write, write_atomic
 from compatbench.files.hashes import sha256_file
 from compatbench.files.sizes import format_bytes
-from compatbench.files.unpack import unpack
 
 LOCK = "downloads.json"  # in a dataset's folder: bytes and SHA-256 of what came, by file
 BUSY = ".fetching"

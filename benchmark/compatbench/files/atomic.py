@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -53,10 +54,16 @@ def open_atomic(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
             finally:
                 os.close(folder)
     except OSError as error:
-        why = error.strerror or error
         if isinstance(error, FileExistsError):
-            why = f"{path.parent} is no folder"
-        raise CompatbenchError(f"cannot write {path}: {why}") from None
+            raise CompatbenchError(f"cannot write {path}: {path.parent} is no folder") from None
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> CompatbenchError:
+    """The line about a file or folder that cannot be written; a full disk has a fix of its own."""
+    if error.errno == errno.ENOSPC:
+        return CompatbenchError(f"no room for {path}; make some, and run the command again")
+    return CompatbenchError(f"cannot write {path}: {error.strerror or error}")
 
 
 def holds(path: Path, content: bytes) -> bool:
@@ -71,4 +78,4 @@ def remove_remains(folder: Path) -> None:
             if _TEMPORARY.fullmatch(path.name):
                 path.unlink(missing_ok=True)
     except OSError as error:
-        raise CompatbenchError(f"cannot write {folder}: {error.strerror or error}") from None
+        raise cannot_write(folder, error) from None

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from compatbench.backbone.mini import register_mini_towers
+from compatbench.backbone.load.mini_towers import register_mini_towers
 from compatbench.data.cards import BackboneCard, backbone_cards, unknown_name
 from compatbench.errors import BackboneError, CompatbenchError
 from compatbench.files.project_folders import tasks_folder

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compatbench.backbone import Backbone
-from compatbench.backbone.mini import register_mini_towers
+from compatbench.backbone.load.mini_towers import register_mini_towers
 from compatbench.data.cards import BackboneCard
 from compatbench.files.hashes import sha256_json
 from compatbench.files.project_folders import tasks_folder

@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import Backbone, load_backbone
-from compatbench.backbone.backbone_report import BackboneReport, inspect_backbone
 from compatbench.backbone.device import resolve_device
 from compatbench.backbone.load import WEIGHTS_FOLDER, is_offline, planning
 from compatbench.data.cache_files import default_cache_folder
@@ -38,6 +37,7 @@ from compatbench.data.dataset_folders import VARIABLE
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task, TaskReport, inspect_task, load_task, task_labels
 from compatbench.engine.missing import suite_backbones, suite_test_sets
+from compatbench.extras.doctor.backbone_report import BackboneReport, inspect_backbone
 from compatbench.files.processes import count_cores
 from compatbench.files.sizes import format_bytes
 from compatbench.results.published import read_published

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from compatbench.backbone.load.weights import OFFLINE, check_network, hub_cache, is_offline
 from compatbench.errors import CompatbenchError
-from compatbench.files.download import cannot_write
+from compatbench.files.atomic import cannot_write
 from compatbench.files.kinds import require
 from compatbench.files.scratch import scratch_folder
 from compatbench.files.sizes import format_bytes

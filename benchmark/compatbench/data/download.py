@@ -14,6 +14,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from compatbench.errors import CompatbenchError
+from compatbench.files.atomic import cannot_write
 from compatbench.files.sizes import format_bytes
 from compatbench.messages import first_line, one_line
 
@@ -90,13 +91,6 @@ def check_digest(path: Path, digest: str) -> None:
     if found.hexdigest() != wanted:
         name, both = path.name.removesuffix(".part"), f"{found.hexdigest()}, not {wanted}"
         raise CompatbenchError(f"{name} is damaged or another file: its {kind} is {both}")
-
-
-def cannot_write(path: Path, error: OSError) -> CompatbenchError:
-    """The line about a file or folder that cannot be written; a full disk has a fix of its own."""
-    if error.errno == errno.ENOSPC:
-        return CompatbenchError(f"no room for {path}; make some, and run the command again")
-    return CompatbenchError(f"cannot write {path}: {error.strerror or error}")
 
 
 def _go_on(

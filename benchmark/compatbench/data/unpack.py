@@ -13,8 +13,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 from zipfile import BadZipFile, ZipFile
 
+from compatbench.data.download import BLOCK
 from compatbench.errors import CompatbenchError
-from compatbench.files.download import BLOCK, cannot_write
+from compatbench.files.atomic import cannot_write
 from compatbench.messages import first_line, one_line
 
 # (name, whether it is a folder, whether it is a folder or a file, how to open it)
