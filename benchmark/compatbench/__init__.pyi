@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from compatbench.api.advice import advise as advise
 from compatbench.api.listings import backbones as backbones
 from compatbench.api.listings import formats as formats
 from compatbench.api.listings import methods as methods

@@ -16,7 +16,7 @@ from compatbench.data.cards import COPIED
 from compatbench.data.task import task_labels
 from compatbench.engine.measure import read_predictions
 from compatbench.engine.store import RunStore
-from compatbench.extras.studies.predict import measure_moves
+from compatbench.extras.advice.predict import measure_moves
 from compatbench.files.atomic import write_atomic
 from compatbench.method.predictions import Predictions
 from compatbench.method.registry import builtin_methods

@@ -6,6 +6,5 @@ FUNCTIONS = {
     "analyze_depth": "depth:analyze_depth",
     "analyze_embeddings": "embeddings:analyze_embeddings",
     "analyze_layers": "layers:analyze_layers",
-    "predict": "predict:predict",
     "retrieve": "retrieval:retrieve",
 }

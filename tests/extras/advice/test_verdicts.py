@@ -21,10 +21,10 @@ from synthetic_results import (
     refuse,
 )
 
-from compatbench.results.advice import Advice
+from compatbench.extras.advice.cases import estimate_mean, read_cases
+from compatbench.extras.advice.verdicts import Advice
 from compatbench.results.expected import Expected
 from compatbench.results.store import MethodResults
-from compatbench.results.upgrade_case import estimate_mean, read_cases
 
 
 def by_way(name: str, target: int, one: MethodResults | None = None) -> MethodResults:

@@ -13,7 +13,7 @@ import compatbench as cb
 from compatbench.data.task import load_task
 from compatbench.engine.single_module import read_fitted
 from compatbench.errors import CompatbenchWarning, NotTransferable
-from compatbench.extras.studies.predict import open_images
+from compatbench.extras.advice.predict import open_images
 from compatbench.method.predictions import Predictions
 from compatbench.method.registry import builtin_methods
 from compatbench.transfers._shared.survival import (

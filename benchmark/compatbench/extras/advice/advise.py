@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from compatbench.data.cards import COPIED, SuiteCard, backbone_cards, select_names, suite_cards
+from compatbench.engine.single_module import evaluate_module, read_fitted
 from compatbench.errors import CompatbenchError
-
-if TYPE_CHECKING:
-    from compatbench.data.cards import SuiteCard
-    from compatbench.method import Module
-    from compatbench.results.advice import Advice
-    from compatbench.results.upgrade_case import Case
+from compatbench.extras.advice.cases import Case, evaluated_case, read_cases
+from compatbench.extras.advice.verdicts import Advice
+from compatbench.method import Module
+from compatbench.method.registry import builtin_methods
+from compatbench.method.transfer_registry import find_transfer
+from compatbench.plugins import load, open_address
+from compatbench.results.expected import upgrade_pairs
+from compatbench.results.ranking_table import Results
 
 Names = str | Sequence[str]
 
@@ -50,12 +53,6 @@ def advise(
     Raises:
         CompatbenchError: no results, an unknown name, or an upgrade that the suite does not have.
     """
-    from compatbench.api.runs import results
-    from compatbench.data.cards import backbone_cards, select_names, suite_cards
-    from compatbench.results.advice import Advice
-    from compatbench.results.expected import upgrade_pairs
-    from compatbench.results.upgrade_case import read_cases
-
     if module is not None and (tasks != "all" or shots is not None):
         raise CompatbenchError(
             "a module is measured on the task and with the shots that it has: leave out tasks and "
@@ -74,7 +71,7 @@ def advise(
         pairs = ((asked[0], asked[1]),)
     if module is not None:
         return Advice(tuple(_evaluate(module, methods, pairs, card.name, device)))
-    found = results(card, out)
+    found: Results = load("results")(card, out)
     learning = sorted({one.info.name for one in found.suite.all if one.info.learns})
     of = f"of suite '{card.name}'"
     chosen = select_names(methods, learning, f"method with modules in the results {of}")
@@ -94,13 +91,6 @@ def _evaluate(
     suite: str,
     device: str,
 ) -> Iterator[Case]:
-    from compatbench.data.cards import COPIED
-    from compatbench.engine.single_module import evaluate_module, read_fitted
-    from compatbench.method.registry import builtin_methods
-    from compatbench.method.transfer_registry import find_transfer
-    from compatbench.plugins import open_address
-    from compatbench.results.upgrade_case import evaluated_case
-
     given = open_address(module)
     file = (
         None if methods == "all" else ",".join([methods] if isinstance(methods, str) else methods)
