@@ -27,11 +27,11 @@ PAGES: dict[str, tuple[str, ...]] = {
     "Labels": ("data.labels.Labels",),
     "Module": ("method.Module",),
     "Backbone": (
-        *("backbone.backbone.Backbone", "backbone.text.tower.TextTower"),
-        "backbone.image.tower.ImageTower",
+        *("backbone.backbone.Backbone", "backbone.text.text_tower.TextTower"),
+        "backbone.image.image_tower.ImageTower",
     ),
     "Hooks": (
-        *("backbone.image.tower.ImageInput", "backbone.text.standard_block.BlockUpdates"),
+        *("backbone.image.image_tower.ImageInput", "backbone.parts.blocks.BlockUpdates"),
         *("method.shift_weights", "method.require_shape", "method.require_blocks"),
         "errors.NotTransferable",
     ),

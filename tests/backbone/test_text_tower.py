@@ -18,10 +18,10 @@ from tiny_models import CONTEXT_LENGTH, image_config, randomise, text_config, ti
 from torch import nn
 
 from compatbench.backbone import Backbone, Labels, Prompts, memory_budget
-from compatbench.backbone.text.anatomy import examine
 from compatbench.backbone.text.causal import CausalTower, pack
 from compatbench.backbone.text.prompts import Swap, move_names
-from compatbench.backbone.text.tower import PlainTower
+from compatbench.backbone.text.text_anatomy import examine
+from compatbench.backbone.text.text_tower import PlainTower
 from compatbench.errors import CompatbenchError
 
 # 1 to 8 tokens, in no order, with repeated lengths.
@@ -243,7 +243,7 @@ def test_rows_replaced_for_each_class_equal_the_full_forward(
     tower: Backbone, block: int, rows: int, budget: int, chunk_rows: int, monkeypatch: Any
 ) -> None:
     """TCP: rows 1 to m of every class are replaced before one block."""
-    for kind in ("causal", "tower"):
+    for kind in ("causal", "text_tower"):
         monkeypatch.setattr(f"compatbench.backbone.text.{kind}.chunk_rows", lambda _: chunk_rows)
     context, own = draw(len(RAGGED), 4, 32), draw(len(RAGGED), rows, 32, seed=1)
     prompts = dataclasses.replace(tower.prompts(LABELS, context), swap=Swap(block, own))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compatbench.backbone.backbone import Backbone, load_backbone
 from compatbench.backbone.dropping import DroppingBackbone
-from compatbench.backbone.image.tower import (
+from compatbench.backbone.image.image_tower import (
     DENSE,
     FEATURES,
     PIXELS,
@@ -12,9 +12,9 @@ from compatbench.backbone.image.tower import (
     ImageInput,
     ImageTower,
 )
+from compatbench.backbone.parts.blocks import BlockUpdates
 from compatbench.backbone.text.memory import memory_budget, set_memory_budget
 from compatbench.backbone.text.prompts import Prompts
-from compatbench.backbone.text.standard_block import BlockUpdates
 from compatbench.data.labels import Labels
 
 __all__ = [

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from compatbench.backbone.build import allow_tf32, build_model, build_tokenizer, examine_tokenizer
 from compatbench.backbone.device import fit_batch
-from compatbench.backbone.image.tower import FEATURES, ImageInput, ImageTower
+from compatbench.backbone.image.image_tower import FEATURES, ImageInput, ImageTower
 from compatbench.backbone.load.names import read_backbone
 from compatbench.backbone.load.weights import weights_key
-from compatbench.backbone.text.anatomy import examine
+from compatbench.backbone.parts.blocks import HALF, BlockUpdates
 from compatbench.backbone.text.memory import SHARE, free_memory
 from compatbench.backbone.text.prompts import Prompts, pad_rows
-from compatbench.backbone.text.standard_block import HALF, BlockUpdates
-from compatbench.backbone.text.tower import TextTower
+from compatbench.backbone.text.text_anatomy import examine
+from compatbench.backbone.text.text_tower import TextTower
 from compatbench.data.cards import BackboneCard
 from compatbench.data.labels import Labels
 from compatbench.errors import CompatbenchError, CompatbenchWarning, NotTransferable

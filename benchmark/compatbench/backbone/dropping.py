@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from compatbench.backbone.backbone import Backbone
-from compatbench.backbone.image.tower import ImageTower
+from compatbench.backbone.image.image_tower import ImageTower
+from compatbench.backbone.parts.blocks import BlockUpdates, Update
 from compatbench.backbone.text.prompts import Prompts
-from compatbench.backbone.text.standard_block import BlockUpdates, Update
 
 
 class DroppingBackbone(Backbone):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from compatbench.backbone.load.checkpoint import check_size
 from compatbench.backbone.load.weights import find_weights
-from compatbench.backbone.text.anatomy import Anatomy
+from compatbench.backbone.text.text_anatomy import Anatomy
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError
 from compatbench.messages import first_line

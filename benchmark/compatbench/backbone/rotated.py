@@ -17,8 +17,8 @@ from compatbench.backbone import (
     ImageTower,
     Prompts,
 )
-from compatbench.backbone.text.anatomy import check_weights
-from compatbench.backbone.text.tower import TextTower
+from compatbench.backbone.parts.parameters import check_weights
+from compatbench.backbone.text.text_tower import TextTower
 from compatbench.files.hashes import sha256_json
 from compatbench.files.tensors import fingerprint
 

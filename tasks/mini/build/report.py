@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from rich.progress import track
 
-from compatbench.backbone.image.tower import ImageTower
+from compatbench.backbone.image.image_tower import ImageTower
 
 from . import duplicates, towers
 from .reading import read_card, read_split, read_test, split_names

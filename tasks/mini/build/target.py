@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from compatbench.backbone.text.anatomy import text_tower
+from compatbench.backbone.text.text_anatomy import text_tower
 
 from . import towers
 from .corpus import Corpus, load_corpus

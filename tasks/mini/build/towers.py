@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from compatbench.backbone.load.mini_towers import register_mini_towers
-from compatbench.backbone.text.anatomy import text_tower
+from compatbench.backbone.text.text_anatomy import text_tower
 
 from .sets import TASKS_FOLDER, Role
 

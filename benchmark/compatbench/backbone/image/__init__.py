@@ -1,0 +1,1 @@
+"""The image towers, run from any block on."""

@@ -1,0 +1,1 @@
+"""The text towers, run from token embeddings."""

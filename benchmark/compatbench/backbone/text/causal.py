@@ -23,10 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from compatbench.backbone.text.anatomy import Anatomy
-from compatbench.backbone.text.memory import SelectiveCheckpoint
-from compatbench.backbone.text.prompts import Prompts, Swap, replace_rows
-from compatbench.backbone.text.standard_block import (
+from compatbench.backbone.parts.blocks import (
     BlockUpdates,
     StandardBlock,
     Updates,
@@ -34,6 +31,9 @@ from compatbench.backbone.text.standard_block import (
     attend,
     updates_of,
 )
+from compatbench.backbone.text.memory import SelectiveCheckpoint
+from compatbench.backbone.text.prompts import Prompts, Swap, replace_rows
+from compatbench.backbone.text.text_anatomy import Anatomy
 
 CACHE = 3 * 2**20
 """Bytes of an MLP's hidden rows in a chunk: 384 rows of width 512 in float32.

@@ -16,7 +16,7 @@ from compatbench.backbone.load.names import (
     release_facts,
 )
 from compatbench.backbone.load.weights import find_weights, hash_weights, locate_weights
-from compatbench.backbone.text.anatomy import text_tower
+from compatbench.backbone.text.text_anatomy import text_tower
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError, CompatbenchError, MissingWeights
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from compatbench.backbone.text.anatomy import examine
+from compatbench.backbone.text.text_anatomy import examine
 from compatbench.extras.studies.tower_states import text_states
 from compatbench.method import (
     Backbone,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from compatbench.backbone import Backbone
-from compatbench.backbone.image.anatomy import examine_image_tower
-from compatbench.backbone.text.anatomy import examine
+from compatbench.backbone.image.image_anatomy import examine_image_tower
+from compatbench.backbone.text.text_anatomy import examine
 
 BATCH = 32  # images that go through a tower together
 # Parts of an image tower outside its blocks that come after them.

@@ -1,17 +1,23 @@
-"""The weights of image towers by the names that CLIP has for them.
+"""The parameters of a tower: the names that all towers share, and a tower with others in place.
 
-They are those of text towers, too, such as ``transformer.resblocks.0.ln_1.weight``. timm's EVA
-has other names; what CLIP has not, such as the norms inside its attention and MLP, keeps them
-behind the block's (``transformer.resblocks.0.attn.norm.weight``).
+The names are CLIP's, such as ``transformer.resblocks.0.ln_1.weight``. timm's EVA has others; what
+CLIP has not, such as the norms inside its attention and MLP, keeps them behind the block's
+(``transformer.resblocks.0.attn.norm.weight``).
 """
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from compatbench.errors import CompatbenchError
+
+ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
 _EVA = (
     (r"^trunk\.patch_embed\.proj\.", "conv1."),
@@ -76,3 +82,37 @@ def _common(name: str) -> str:
     for pattern, common in _EVA:
         name = re.sub(pattern, common, name)
     return name
+
+
+def check_weights(weights: Mapping[str, Tensor], known: Mapping[str, Tensor], tower: str) -> None:
+    """Refuses weights that a tower has not, or has in another shape."""
+    for name, tensor in weights.items():
+        if name not in known:
+            raise CompatbenchError(f"the {tower} tower has no weight '{name}'")
+        if tensor.shape != known[name].shape:
+            raise CompatbenchError(
+                f"the {tower} tower's weight '{name}' has shape {list(known[name].shape)}, "
+                f"not {list(tensor.shape)}"
+            )
+
+
+def replace_parameters(module: ModuleType, parameters: Mapping[str, Tensor]) -> ModuleType:
+    """A module that shares everything with the given one but the parameters named.
+
+    Unlike ``torch.func.functional_call`` it lasts: a checkpointed piece that is computed
+    again during the backward pass sees the same parameters.
+    """
+    if not parameters:
+        return module
+    own = {name: parameters[name] for name in module._parameters.keys() & parameters.keys()}
+    under: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in parameters.items():
+        part, _, rest = name.partition(".")
+        under.setdefault(part, {})[rest] = tensor
+    children = {
+        name: child and replace_parameters(child, under.get(name, {}))
+        for name, child in module._modules.items()
+    }
+    changed = copy.copy(module)
+    vars(changed).update(_parameters=module._parameters | own, _modules=children)
+    return changed

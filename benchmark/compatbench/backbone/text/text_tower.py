@@ -17,17 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compatbench.backbone.text.anatomy import Anatomy
-from compatbench.backbone.text.causal import CausalTower, chunk_rows
-from compatbench.backbone.text.memory import SelectiveCheckpoint
-from compatbench.backbone.text.prompts import Inserted, Prompts, replace_rows
-from compatbench.backbone.text.standard_block import (
+from compatbench.backbone.parts.blocks import (
     BlockUpdates,
     Part,
     Updates,
     apply_update,
     updates_of,
 )
+from compatbench.backbone.text.causal import CausalTower, chunk_rows
+from compatbench.backbone.text.memory import SelectiveCheckpoint
+from compatbench.backbone.text.prompts import Inserted, Prompts, replace_rows
+from compatbench.backbone.text.text_anatomy import Anatomy
 from compatbench.errors import CompatbenchError, NotTransferable
 
 

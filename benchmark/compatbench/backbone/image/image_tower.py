@@ -11,10 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from compatbench.backbone.image.anatomy import EvaAnatomy, examine_image_tower
-from compatbench.backbone.image.weights import CommonNames
-from compatbench.backbone.text.anatomy import check_weights, replace_parameters
-from compatbench.backbone.text.standard_block import HALF, BlockUpdates, updates_of
+from compatbench.backbone.image.image_anatomy import EvaAnatomy, examine_image_tower
+from compatbench.backbone.parts.blocks import HALF, BlockUpdates, updates_of
+from compatbench.backbone.parts.parameters import CommonNames, check_weights, replace_parameters
 from compatbench.errors import NotTransferable
 
 

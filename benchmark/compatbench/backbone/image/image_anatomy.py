@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compatbench.backbone.text.standard_block import (
+from compatbench.backbone.parts.blocks import (
     PROJECTIONS,
     StandardBlock,
     Updates,

@@ -7,19 +7,17 @@ were computed from.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from compatbench.backbone.text.standard_block import is_standard
+from compatbench.backbone.parts.blocks import is_standard
+from compatbench.backbone.parts.parameters import check_weights, replace_parameters
 from compatbench.errors import CompatbenchError
-
-ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -96,40 +94,6 @@ class Anatomy:
         whole.ln_final = self.ln_final
         whole.text_projection = self.projection
         return whole
-
-
-def check_weights(weights: Mapping[str, Tensor], known: Mapping[str, Tensor], tower: str) -> None:
-    """Refuses weights that a tower has not, or has in another shape."""
-    for name, tensor in weights.items():
-        if name not in known:
-            raise CompatbenchError(f"the {tower} tower has no weight '{name}'")
-        if tensor.shape != known[name].shape:
-            raise CompatbenchError(
-                f"the {tower} tower's weight '{name}' has shape {list(known[name].shape)}, "
-                f"not {list(tensor.shape)}"
-            )
-
-
-def replace_parameters(module: ModuleType, parameters: Mapping[str, Tensor]) -> ModuleType:
-    """A module that shares everything with the given one but the parameters named.
-
-    Unlike ``torch.func.functional_call`` it lasts: a checkpointed piece that is computed
-    again during the backward pass sees the same parameters.
-    """
-    if not parameters:
-        return module
-    own = {name: parameters[name] for name in module._parameters.keys() & parameters.keys()}
-    under: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in parameters.items():
-        part, _, rest = name.partition(".")
-        under.setdefault(part, {})[rest] = tensor
-    children = {
-        name: child and replace_parameters(child, under.get(name, {}))
-        for name, child in module._modules.items()
-    }
-    changed = copy.copy(module)
-    vars(changed).update(_parameters=module._parameters | own, _modules=children)
-    return changed
 
 
 def text_tower(model: nn.Module) -> Any:
