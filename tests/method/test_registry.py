@@ -9,7 +9,7 @@ import pytest
 
 from compatbench.cli.authoring import fill_template
 from compatbench.errors import CompatbenchError
-from compatbench.extras.check import check_methods
+from compatbench.extras.check.run_checks import check_methods
 from compatbench.files.project_folders import content_folder
 from compatbench.method.registry import MethodRegistry, builtin_methods
 

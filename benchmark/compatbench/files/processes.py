@@ -47,14 +47,14 @@ def start_process(
     process = context.Process(
         target=target, args=(theirs, *args), daemon=daemon, name="compatbench-worker"
     )
-    with _inherited(threads):
+    with inherited(threads):
         process.start()
     theirs.close()
     return process, ours
 
 
 @contextmanager
-def _inherited(threads: int) -> Iterator[None]:
+def inherited(threads: int) -> Iterator[None]:
     """Starts children with a number of threads, deaf to Ctrl-C, without the caller's main module.
 
     BLAS reads its thread count when it is loaded, before any of our code runs. A terminal sends

@@ -1,9 +1,13 @@
-"""A sound method, and one for every check that breaks its rule and no other."""
+"""Method files are checked, this one too: a sound method, and one that breaks each rule alone."""
 
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,10 +15,12 @@ import torch.nn.functional as F
 from pydantic import ConfigDict
 from torch import Tensor
 
+from compatbench.backbone import PIXELS, BlockUpdates, ImageInput
 from compatbench.data.task import load_task
 from compatbench.method import (
     Backbone,
     Classifier,
+    CosineClassifier,
     FewShotData,
     Labels,
     Method,
@@ -26,7 +32,7 @@ from compatbench.method import (
 
 def describe(**changes: Any) -> MethodCard:
     values: dict[str, Any] = dict(
-        name="sound",
+        name="",
         title="Sound",
         paper="none",
         inserts="classifier",
@@ -36,19 +42,20 @@ def describe(**changes: Any) -> MethodCard:
     return MethodCard(**values | changes)
 
 
-# The check that a method must fail, the method, and what the reason must say.
-BROKEN: list[tuple[str, type[Method], str]] = []
+# By method: the only check that it must fail, and what the reason must say.
+BROKEN: dict[str, tuple[str, str]] = {}
 
 
 class Sound(Method):
     """w_c = t_c + x_c, with x_c a little of the mean feature of class c, and noise."""
 
-    card = describe()
+    card = describe(name="Sound")
 
     def __init_subclass__(cls, breaks: str = "") -> None:
+        cls.card = replace(cls.card, name=cls.__name__)
         check, _, reason = breaks.partition(": ")
         if check:
-            BROKEN.append((check, cls, reason))
+            BROKEN[cls.__name__] = check, reason
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         residual = 0.01 * torch.randn(len(data.labels), backbone.embed_dim, generator=rng)
@@ -202,6 +209,46 @@ class UsesNoTeacher(Sound, breaks="needs: needs 'teacher', but another makes no 
         teacher: str = "another"
 
 
+OTHER_PROCESS = "other-process: a new process gives other logits on the source"
+
+
+class Machine(Sound):
+    """Its logits depend on what the machine says."""
+
+    card = describe(zero_shot_at={})
+
+    def classifier(self, weights: Tensor, scale: float) -> Classifier:
+        return super().classifier(weights, scale * (2 + self.ask()))
+
+    def ask(self) -> float:
+        return 0.0
+
+
+class AsksForItsHome(Machine, breaks=OTHER_PROCESS):
+    def ask(self) -> float:
+        return len(str(Path.home())) / 1000
+
+
+class AsksForTheFolder(Machine, breaks=OTHER_PROCESS):
+    def ask(self) -> float:
+        return len(str(Path.cwd())) / 1000
+
+
+class AsksForTheProcess(Machine, breaks=OTHER_PROCESS):
+    def ask(self) -> float:
+        return os.getpid() / 1e6
+
+
+class AsksForTheHour(Machine, breaks=OTHER_PROCESS):
+    def ask(self) -> float:
+        return time.localtime().tm_hour / 100
+
+
+class AsksForAHash(Machine, breaks=OTHER_PROCESS):
+    def ask(self) -> float:
+        return hash("boost") % 1000 / 1000
+
+
 class LooksAtImages(Sound, breaks="no-image: gave the source's image tower an image"):
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         backbone.encode_images(torch.zeros(1, 3, 48, 48))
@@ -320,3 +367,81 @@ class ReadsTheModel(Sound, breaks="turned-space: ask the backbone for features, 
             text = backbone.model.encode_text(backbone.tokenizer(list(labels.fill())))  # type: ignore[operator]
         weights = F.normalize(text, dim=-1) + module["residual"]
         return self.classifier(weights, backbone.logit_scale)
+
+
+class Told(Sound):
+    """It uses everything that a card can ask for."""
+
+    card = describe(needs={"unlabelled", "teacher", "stream"}, zero_shot_at={})
+
+    class Config(Sound.Config):
+        teacher: str = "another"
+
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        assert data.teacher is not None
+        assert data.unlabelled is not None
+        assert data.unlabelled.targets.unique().tolist() == [-1]
+        told = data.teacher.data
+        assert told.unlabelled is not None
+        assert told.train.plain.shape[1] != backbone.embed_dim
+        residual = super().fit(backbone, data, rng)["residual"]
+        seen = data.unlabelled.plain.mean(0) + told.unlabelled.plain.mean()
+        return Module({"residual": residual + 0.01 * seen + told.train.plain.mean()})
+
+    def classifier(self, weights: Tensor, scale: float) -> Classifier:
+        classify = super().classifier(weights, scale)
+        return lambda features: classify(features - 0.5 * features.mean(0))
+
+
+class Untold(Told, breaks="fit: AssertionError"):
+    card = describe()
+
+
+class ReadsDescriptions(Sound):
+    card = describe(needs={"descriptions"}, zero_shot_at={})
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        described = [rows.mean(0) for rows in backbone.describe(labels)]
+        weights = module["residual"] + torch.stack(described)
+        super().attach(module, backbone, labels)
+        return self.classifier(weights, backbone.logit_scale)
+
+
+class ReadsThemUndeclared(ReadsDescriptions):
+    card = describe()
+
+
+class Excused(SortsTheNames):
+    card = describe(zero_shot_at={}, excused={"class-order": "its classes have an order"})
+
+
+class UpdatesBlocks(Sound):
+    """It acts inside both towers."""
+
+    card = describe(inserts=("text-layers", "image-layers"), zero_shot_at={})
+
+    def image_input(self, backbone: Backbone) -> ImageInput:
+        return PIXELS
+
+    def change(self, output: Tensor, shift: Tensor) -> Tensor:
+        return output + shift
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        shift = module["residual"].mean()
+
+        def update(output: Tensor, entering: Tensor) -> Tensor:
+            return self.change(output, shift)
+
+        updates: BlockUpdates = {(1, "mlp"): update}
+        prompts = backbone.text_prompts(labels.fill())
+        compare = CosineClassifier(backbone.encode_prompts(prompts, block_updates=updates), 1.0)
+        return lambda x: compare(backbone.image.encode(x, block_updates=updates))
+
+
+class MixesRows(UpdatesBlocks):
+    def change(self, output: Tensor, shift: Tensor) -> Tensor:
+        return output + shift * output.mean(-2, keepdim=True)
+
+
+class UpdatesUndeclared(UpdatesBlocks):
+    card = describe(inserts="image-layers", zero_shot_at={})

@@ -27,7 +27,7 @@ from compatbench.extras.audit.change import (
 from compatbench.extras.audit.findings import summarise
 from compatbench.extras.audit.sample import SampleSize
 from compatbench.extras.audit.tolerance import deciding
-from compatbench.extras.check import run_confined
+from compatbench.extras.check.run_checks import run_checks
 from compatbench.files.project_folders import in_clone
 from compatbench.results.store import RESULTS, result_folders
 from compatbench.tables.markdown import code, escape, link_definitions
@@ -246,7 +246,7 @@ def _check_methods(
         found.lines += ["", "## Checks", ""]
     for name in touched.methods:
         progress(f"checks {name}")
-        outcomes = list(run_confined(registry, name))
+        outcomes = run_checks("method", [name])
         counts = Counter(one.status for one in outcomes)
         found.lines.append(f"- {code(name)}: {counts['pass']} passed, {counts['fail']} failed")
         for one in outcomes:

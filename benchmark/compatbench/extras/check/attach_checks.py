@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import PIL.Image
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,13 +22,6 @@ from compatbench.backbone.words import encode_words, load_words
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.labels import Labels
 from compatbench.errors import NotTransferable
-from compatbench.extras.check.checks import (
-    CheckFailed,
-    CheckSkipped,
-    check,
-    describe_error,
-    require,
-)
 from compatbench.extras.check.method_under_test import (
     LABELS,
     MethodUnderTest,
@@ -41,6 +35,7 @@ from compatbench.extras.check.models import (
     rotate_clip,
     synthetic_models,
 )
+from compatbench.extras.check.outcome import Remark, describe_error, require
 from compatbench.files.tensors import fingerprint
 from compatbench.method import Backbone, Module
 from compatbench.method.transfer import TransferData, WordPair
@@ -50,14 +45,14 @@ WORDS = load_words()[::40]
 
 
 @contextmanager
-def _expect_no_image(backbone: Backbone, error: Exception) -> Iterator[None]:
-    """Raises an error if an image enters the image tower, or is read from a file or the cache.
+def _at_an_image(backbone: Backbone, end: Callable[[str], object], why: str) -> Iterator[None]:
+    """Ends the check if an image enters the image tower, or is read from a file or the cache.
 
     Every image enters through the tower itself or through its first convolution.
     """
 
     def refuse(*_: object, **__: object) -> None:
-        raise error
+        end(why)
 
     visual = backbone.model.visual
     assert isinstance(visual, nn.Module)
@@ -74,36 +69,34 @@ def _expect_no_image(backbone: Backbone, error: Exception) -> Iterator[None]:
             hook.remove()
 
 
-@check
-def no_image(tested: MethodUnderTest) -> None:
+def test_no_image(tested: MethodUnderTest) -> None:
     """Attaching looks at no image."""
     for role, backbone in (("source", tested.source), ("target", tested.target)):
-        failure = CheckFailed(f"attach gave the {role}'s image tower an image")
-        with suppress(NotTransferable), _expect_no_image(backbone, failure):
+        why = f"attach gave the {role}'s image tower an image"
+        with suppress(NotTransferable), _at_an_image(backbone, pytest.fail, why):
             tested.attach(backbone)
 
 
-@check
-def other_sizes(tested: MethodUnderTest) -> str:
+def test_other_sizes(tested: MethodUnderTest, record_property: Remark) -> None:
     """A target of other sizes is refused with NotTransferable and a reason, or is served."""
     refused = []
     for what, backbone in tested.models.others.items():
         if refusal(tested, f"another {what}", backbone):
             refused.append(what)
         elif names := _cut_or_padded(tested, backbone):
-            raise CheckFailed(
+            pytest.fail(
                 f"another {what}: '{names[0]}' was made for another size, yet it is served; "
                 "nothing is cut or padded to fit"
             )
-    return f"refused: {', '.join(refused)}" if refused else "served on all"
+    said = f"refused: {', '.join(refused)}" if refused else "served on all"
+    record_property("remark", said)
 
 
-@check
-def class_subset(tested: MethodUnderTest) -> str:
+def test_class_subset(tested: MethodUnderTest, record_property: Remark) -> None:
     """Fewer classes than the module was fitted for are served, or refused with a reason."""
     labels = relabel(LABELS.names[:3])
     why = refusal(tested, "three of five classes", tested.source, labels)
-    return f"refused: {why}" if why else "served"
+    record_property("remark", f"refused: {why}" if why else "served")
 
 
 def refusal(tested: MethodUnderTest, what: str, backbone: Backbone, labels: Labels = LABELS) -> str:
@@ -115,7 +108,7 @@ def refusal(tested: MethodUnderTest, what: str, backbone: Backbone, labels: Labe
         return why.reason
     except Exception as error:
         problem = f"{what}: raise NotTransferable, not {describe_error(error)}"
-        raise CheckFailed(problem) from error
+        pytest.fail(problem)
     require(fits_classes(logits, labels), f"{what}: served with wrong or infinite logits")
     return ""
 
@@ -132,19 +125,18 @@ def _cut_or_padded(tested: MethodUnderTest, backbone: Backbone) -> list[str]:
     return [name for name, tensor in tested.fitted.tensors.items() if gone & {*tensor.shape}]
 
 
-@check
-def turned_space(tested: MethodUnderTest) -> None:
+def test_turned_space(tested: MethodUnderTest) -> None:
     """Aligned by words and without an image, a module takes no notice of a rotated joint space."""
-    skip = CheckSkipped("attach looks at images; see the check 'no-image'")
-    with _expect_no_image(tested.source, skip):
+    why = "attach looks at images; see the check 'no-image'"
+    with _at_an_image(tested.source, pytest.skip, why):
         tested.attach(tested.source)
     expected = tested.logits(tested.source)
     rotated, words = _rotated_source()
     transfer = find_transfer("words")
     data = TransferData(transfer, words=WordPair(words, encode_words(rotated, WORDS)))
-    failure = CheckFailed("through words, attach gave the image tower an image")
+    why = "through words, attach gave the image tower an image"
     with torch.no_grad():
-        with _expect_no_image(rotated, failure):
+        with _at_an_image(rotated, pytest.fail, why):
             classify = transfer.attach(tested.build(), tested.module, rotated, LABELS, data)
         found = classify(tested.inputs(rotated))
     gap = float((found - expected).abs().max() / expected.abs().max())
@@ -155,14 +147,6 @@ def turned_space(tested: MethodUnderTest) -> None:
     )
 
 
-def prepare() -> None:
-    """Builds the models, and encodes what the checks of every method ask for."""
-    models = synthetic_models()
-    for backbone in (models.source, models.target):
-        backbone.zero_shot_ensemble(LABELS)
-    _rotated_source()
-
-
 @cache
 def _rotated_source() -> tuple[Backbone, Tensor]:
     """The source with a rotated joint space, and the word features of the source itself."""
@@ -170,8 +154,7 @@ def _rotated_source() -> tuple[Backbone, Tensor]:
     return rotate_clip(source, random_rotation(source.embed_dim, 1)), encode_words(source, WORDS)
 
 
-@check
-def logits(tested: MethodUnderTest) -> None:
+def test_logits(tested: MethodUnderTest) -> None:
     """Logits are float32 of shape [batch, classes], finite, and not all alike."""
     wanted = (len(unseen_images()), len(LABELS))
     for role, backbone in tested.served():
@@ -184,8 +167,7 @@ def logits(tested: MethodUnderTest) -> None:
         require(float(found.std(1).min()) > 0, alike)
 
 
-@check
-def batch_size(tested: MethodUnderTest) -> None:
+def test_batch_size(tested: MethodUnderTest) -> None:
     """Logits depend on no other image of a batch; with a stream, on no other call."""
     for role, backbone in tested.served():
         inputs, classify = tested.inputs(backbone), tested.attach(backbone)
@@ -204,8 +186,7 @@ def batch_size(tested: MethodUnderTest) -> None:
         require(shape == [0, len(LABELS)], f"an empty batch gives logits of shape {shape}")
 
 
-@check
-def inputs_unchanged(tested: MethodUnderTest) -> None:
+def test_inputs_unchanged(tested: MethodUnderTest) -> None:
     """Classifying leaves the image features as they were."""
     for role, backbone in tested.served():
         inputs = tested.inputs(backbone)
@@ -216,8 +197,7 @@ def inputs_unchanged(tested: MethodUnderTest) -> None:
         require(same, f"the classifier on the {role} writes to the features it is given")
 
 
-@check
-def class_order(tested: MethodUnderTest) -> None:
+def test_class_order(tested: MethodUnderTest) -> None:
     """When the classes are permuted, the logits are permuted with them."""
     order = torch.tensor([3, 0, 4, 1, 2])
     permuted = relabel([LABELS.names[c] for c in order])
@@ -232,11 +212,10 @@ def class_order(tested: MethodUnderTest) -> None:
         _require_close(found, expected[:, order], problem)
 
 
-@check
-def zero_shot_setting(tested: MethodUnderTest) -> None:
+def test_zero_shot_setting(tested: MethodUnderTest) -> None:
     """At its degenerate setting the method is the zero-shot classifier."""
     if not tested.card.zero_shot_at:
-        raise CheckSkipped("the card declares no such setting (zero_shot_at)")
+        pytest.skip("the card declares no such setting (zero_shot_at)")
     for role, backbone in tested.served():
         module = tested.module
         for pattern, value in tested.card.zero_shot_at.items():
@@ -257,8 +236,7 @@ def _require_close(one: Tensor, other: Tensor, otherwise: str) -> None:
     require(torch.allclose(one, other, rtol=1e-4, atol=1e-4), f"{otherwise} by up to {gap:.2g}")
 
 
-@check
-def place(tested: MethodUnderTest) -> str:
+def test_place(tested: MethodUnderTest, record_property: Remark) -> None:
     """The module acts where the card says that it inserts, and nowhere else."""
     # What acts on features and what acts on class weights cannot be told apart from outside.
     output = {"feature": "output", "classifier": "output"}
@@ -268,7 +246,7 @@ def place(tested: MethodUnderTest) -> str:
     parts = [f"acts at {', '.join(more)}, undeclared"] if more else []
     parts += [f"declares {', '.join(less)}, where nothing changes"] if less else []
     require(not parts, "; ".join(parts))
-    return tested.card.depth
+    record_property("remark", tested.card.depth)
 
 
 def _observed_places(tested: MethodUnderTest) -> set[str]:

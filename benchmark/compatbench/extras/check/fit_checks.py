@@ -13,75 +13,66 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from compatbench.data.needs import NEEDS
 from compatbench.errors import NotTransferable
-from compatbench.extras.check.checks import (
-    CHECKS,
-    IN_TWO,
-    CheckFailed,
-    CheckSkipped,
-    check,
-    describe_error,
-    quoted,
-    require,
-)
+from compatbench.extras.check.find_checks import find_checks
 from compatbench.extras.check.method_under_test import (
     FEW_STEPS,
     LABELS,
     MethodUnderTest,
+    describe_fit,
     fits_classes,
     relabel,
 )
+from compatbench.extras.check.other_process import OtherProcess
+from compatbench.extras.check.outcome import Remark, describe_error, quoted, require
 from compatbench.method import Backbone, FewShotData, Labels, load_module
 
 
-@check
-def card(tested: MethodUnderTest) -> None:
+def test_card(unfitted: MethodUnderTest) -> None:
     """The card says what the method is, and a method that learns acts somewhere."""
-    facts = tested.card
+    facts = unfitted.card
     for name in ("name", "title", "paper", "summary"):
         require(getattr(facts, name), f"the card's '{name}' is empty")
     require(len(facts.summary.splitlines()) == 1, "the card's 'summary' is longer than one line")
-    unknown = facts.excused.keys() - CHECKS.keys()
+    unknown = facts.excused.keys() - find_checks("method").keys()
     require(not unknown, f"the card excuses it from {quoted(unknown)}, which is no check")
     acts = facts.depth != "none"
     right = acts == (facts.learns or "stream" in facts.needs)
     require(right, f"inserts={facts.inserts!r} and learns={facts.learns} contradict")
     unknown = facts.needs - NEEDS.keys()
     require(not unknown, f"the card needs {quoted(unknown)}; there are {quoted(NEEDS)}")
-    named = "teacher" in tested.cls.Config.model_fields
+    named = "teacher" in unfitted.cls.Config.model_fields
     require(named or "teacher" not in facts.needs, "no setting 'teacher' names the teacher")
 
 
-@check
-def settings(tested: MethodUnderTest) -> None:
+def test_settings(unfitted: MethodUnderTest) -> None:
     """Settings are immutable, survive JSON, and an unknown one is refused."""
-    config = tested.cls.Config
+    config = unfitted.cls.Config
     same = config.model_validate(config().model_dump(mode="json")) == config()
     require(same, "Config() is not the same after it was written as JSON and read again")
     with suppress(ValidationError):
         config.model_validate({"no_such_setting": 1})
-        raise CheckFailed("an unknown setting is accepted; keep extra='forbid'")
+        pytest.fail("an unknown setting is accepted; keep extra='forbid'")
     require(config.model_config.get("frozen"), "settings can be changed; keep frozen=True")
 
 
-@check
-def fit(tested: MethodUnderTest) -> str:
+def test_fit(unfitted: MethodUnderTest, record_property: Remark) -> None:
     """A fit on a few shots gives a module of finite numbers."""
-    module = tested.fitted
+    module = unfitted.fitted
     for name, tensor in module.tensors.items():
         require(tensor.isfinite().all(), f"'{name}' has numbers that are not finite")
         right = tensor.dtype == torch.float32 or name not in module.trained
         require(right, f"'{name}' is {tensor.dtype}; what is trained is float32")
-    return f"{module.parameters:,} parameters, {module.bytes:,} bytes"
+    record_property("remark", f"{module.parameters:,} parameters, {module.bytes:,} bytes")
 
 
-@check
-def same_seed(tested: MethodUnderTest) -> None:
+def test_same_seed(tested: MethodUnderTest) -> None:
     """The same data and seed fit the same module, bit for bit, whatever was fitted before."""
     first = tested.fitted
     _ = tested.fitted_otherwise
@@ -96,8 +87,7 @@ def same_seed(tested: MethodUnderTest) -> None:
     require(again.fingerprint == first.fingerprint, f"{quoted(changed)} differ; {why}")
 
 
-@check
-def other_seed(tested: MethodUnderTest) -> None:
+def test_other_seed(tested: MethodUnderTest) -> None:
     """Another draw of shots and another seed fit another module, if the method learns."""
     same = tested.fitted_otherwise.fingerprint == tested.fitted.fingerprint
     if tested.card.learns:
@@ -106,8 +96,7 @@ def other_seed(tested: MethodUnderTest) -> None:
         require(same, "the card says learns=False, but other images gave another module")
 
 
-@check
-def needs(tested: MethodUnderTest) -> str:
+def test_needs(tested: MethodUnderTest, record_property: Remark) -> None:
     """Whatever the card needs makes a difference, and nothing else is loaded."""
     with _nothing_loads():
         first = _answer(tested, tested.draw())
@@ -121,7 +110,7 @@ def needs(tested: MethodUnderTest) -> str:
     for need in sorted(tested.card.needs & changed.keys()):
         same = torch.equal(changed[need]()[-1], first[-1])
         require(not same, f"the card needs '{need}', but another makes no difference; leave it out")
-    return ", ".join(sorted(tested.card.needs))
+    record_property("remark", ", ".join(sorted(tested.card.needs)))
 
 
 OTHER_TEXTS = replace(LABELS, descriptions=tuple((f"{n} x", f"{n} y") for n in LABELS.names))
@@ -142,7 +131,7 @@ def _nothing_loads() -> Iterator[None]:
 
     def refuse(what: str) -> Callable[..., None]:
         def fail(*_: object, **__: object) -> None:
-            raise CheckFailed(f"it loads {what} itself; it is given what its card needs")
+            pytest.fail(f"it loads {what} itself; it is given what its card needs")
 
         return fail
 
@@ -153,8 +142,7 @@ def _nothing_loads() -> Iterator[None]:
         yield
 
 
-@check
-def global_randomness(tested: MethodUnderTest) -> None:
+def test_global_randomness(tested: MethodUnderTest) -> None:
     """A fit leaves the random state of Python, numpy and torch as it was."""
     with _disturbed_randomness():
         before = pickle.dumps(_random_state())
@@ -163,8 +151,7 @@ def global_randomness(tested: MethodUnderTest) -> None:
     require(same, "a global generator was used or seeded; draw from `rng`")
 
 
-@check
-def backbone_unchanged(tested: MethodUnderTest) -> None:
+def test_backbone_unchanged(tested: MethodUnderTest) -> None:
     """Fitting, attaching and classifying leave both backbones as they were, bit for bit."""
     module = tested.fit()
     for backbone in (tested.source, tested.target):
@@ -180,8 +167,7 @@ def backbone_unchanged(tested: MethodUnderTest) -> None:
         require(not left, f"the {role} backbone was left with gradients")
 
 
-@check
-def data_unchanged(tested: MethodUnderTest) -> None:
+def test_data_unchanged(tested: MethodUnderTest) -> None:
     """A fit leaves its data as they were."""
     data = tested.draw()
     before = _bits(data)
@@ -189,8 +175,7 @@ def data_unchanged(tested: MethodUnderTest) -> None:
     require(_bits(data) == before, "the few-shot features or targets were written to")
 
 
-@check
-def few_shots(tested: MethodUnderTest) -> None:
+def test_few_shots(tested: MethodUnderTest) -> None:
     """Two shots, one shot, and classes with fewer images than shots, or none, are served."""
     _expect_served(tested, "two shots", tested.draw(shots=2))
     _expect_served(tested, "one shot", tested.draw(shots=1))
@@ -198,8 +183,7 @@ def few_shots(tested: MethodUnderTest) -> None:
     _expect_served(tested, "a class without images", tested.draw(shots=[3, 0, 2, 3, 1]))
 
 
-@check
-def odd_draws(tested: MethodUnderTest) -> None:
+def test_odd_draws(tested: MethodUnderTest) -> None:
     """No validation images, two classes, and more images than a batch are served."""
     _expect_served(tested, "no validation images", tested.draw(val=0))
     _expect_served(tested, "two classes", tested.draw(relabel(("dog", "red apple"))))
@@ -219,7 +203,7 @@ def _expect_served(tested: MethodUnderTest, what: str, data: FewShotData) -> Non
         module = tested.fit(data, steps=FEW_STEPS)
         logits = tested.logits(tested.source, module, data.labels)
     except Exception as error:
-        raise CheckFailed(f"{what}: {describe_error(error)}") from error
+        pytest.fail(f"{what}: {describe_error(error)}")
     shape = list(logits.shape)
     require(fits_classes(logits, data.labels), f"{what}: logits {shape} are wrong or not finite")
 
@@ -249,8 +233,7 @@ def _disturbed_randomness() -> Iterator[None]:
         torch.set_rng_state(torch.from_numpy(before[2]))
 
 
-@check
-def round_trip(tested: MethodUnderTest) -> None:
+def test_round_trip(tested: MethodUnderTest) -> None:
     """A module that was saved and loaded gives the same logits, bit for bit."""
     # In a process of its own this is in its own folder; it may look into no other.
     with tempfile.TemporaryDirectory() as folder:
@@ -263,8 +246,7 @@ def round_trip(tested: MethodUnderTest) -> None:
     require(same, "the loaded module gives other logits than the fitted one")
 
 
-@check
-def source_classifier(tested: MethodUnderTest) -> None:
+def test_source_classifier(tested: MethodUnderTest) -> None:
     """The module attached to the source by a new instance is the classifier that was fitted."""
     method = tested.build()
     module = method.fit(tested.source, tested.draw(), torch.Generator().manual_seed(1))
@@ -275,8 +257,7 @@ def source_classifier(tested: MethodUnderTest) -> None:
     require(torch.equal(own, found), f"{gap}; keep all that attach needs in the module")
 
 
-@check
-def module_unchanged(tested: MethodUnderTest) -> None:
+def test_module_unchanged(tested: MethodUnderTest) -> None:
     """Attaching and classifying leave the module as it was, bit for bit, without gradients."""
     module = tested.module
     before = module.fingerprint
@@ -289,8 +270,7 @@ def module_unchanged(tested: MethodUnderTest) -> None:
     require(not asks, "attach asks for gradients of the module's tensors")
 
 
-@check
-def derived_not_stored(tested: MethodUnderTest) -> None:
+def test_derived_not_stored(tested: MethodUnderTest) -> None:
     """Nothing that a backbone can derive from the class names is stored in the module."""
     derived, scale = list(_derived_rows(tested.source)), tested.source.logit_scale
     for name, tensor in tested.fitted.tensors.items():
@@ -309,10 +289,16 @@ def derived_not_stored(tested: MethodUnderTest) -> None:
                 require(not same, f"'{name}' holds {what} of the source; derive it in attach")
 
 
-@check
-def other_process(tested: MethodUnderTest) -> None:
-    """In a new process all is the same, bit for bit; nothing is asked of the machine."""
-    raise CheckSkipped(IN_TWO)
+def test_other_process(tested: MethodUnderTest, other_process: OtherProcess) -> None:
+    """In a new process, with other hashes, time zone and home, all is the same, bit for bit."""
+    here, there = describe_fit(tested), other_process.describe_fit(tested.card.name)
+    for what, fingerprint in here.items():
+        differs = "another module" if what == "module" else f"other logits on the {what}"
+        require(
+            there.get(what) == fingerprint,
+            f"a new process gives {differs}; neither the environment, the hour, hash(), id(), nor "
+            "what was fitted or classified before may decide anything",
+        )
 
 
 def _derived_rows(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:

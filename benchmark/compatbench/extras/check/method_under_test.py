@@ -14,6 +14,7 @@ from torch import Tensor
 from compatbench.data.labels import Labels
 from compatbench.errors import NotTransferable
 from compatbench.extras.check.models import IMAGE_SIZE, synthetic_models
+from compatbench.files.tensors import fingerprint
 from compatbench.method import (
     FEATURES,
     Backbone,
@@ -177,6 +178,15 @@ class MethodUnderTest:
         except NotTransferable:
             return
         yield "target", self.target
+
+
+def describe_fit(tested: MethodUnderTest) -> dict[str, str]:
+    """Fingerprints of a module that is fitted now, and of its logits by role."""
+    module = tested.fit()
+    found = {"module": module.fingerprint}
+    for role, backbone in tested.served():
+        found[role] = fingerprint({"logits": tested.logits(backbone, module)})
+    return found
 
 
 def relabel(names: Sequence[str]) -> Labels:

@@ -1,0 +1,254 @@
+"""Runs the checks of methods and of transfers, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import product
+from multiprocessing.connection import Connection, wait
+
+import pandas as pd
+import pytest
+
+from compatbench.data.cards import select_names
+from compatbench.errors import CompatbenchError
+from compatbench.extras.check import plugin
+from compatbench.extras.check.find_checks import Kind, check_name, find_checks, find_rule
+from compatbench.extras.check.models import synthetic_models
+from compatbench.extras.check.outcome import Outcome, Status, describe_error
+from compatbench.extras.check.plugin_files import PluginFiles
+from compatbench.files.processes import count_cores, end_with_parent, kill, silence, start_process
+from compatbench.messages import one_line
+from compatbench.method.refusals import forget_refusal, remember_refusal
+from compatbench.method.registry import builtin_methods
+from compatbench.method.transfer_registry import builtin_transfers
+
+SECONDS = 600.0  # that one check may take
+OnOutcome = Callable[[Outcome], object]
+# Nothing of the user's: no settings, plug-ins, cache or conftest.py.
+ALONE = ("-c", os.devnull, "--noconftest", "-p", "no:cacheprovider", "--rootdir")
+
+
+def check_methods(
+    methods: str | Sequence[str] = "all",
+    only: str | Sequence[str] = "all",
+    *,
+    progress: OnOutcome = lambda _: None,
+) -> pd.DataFrame:
+    """Tries the rules of the conformance kit on methods.
+
+    Every method is fitted and attached on small random models with a few optimiser steps, which
+    takes seconds on one core, in another process. No data set and no weights are needed.
+
+    Args:
+        methods: names, globs, ``all``, exclusions (``!coop``), or the path of a method file,
+            which is run as code.
+        only: names, globs or exclusions of checks.
+        progress: called with each outcome as soon as it is known; several methods are tried at a
+            time.
+
+    Returns:
+        One row for each method and check, with the columns ``method``, ``check``, ``status``
+        (``pass``, ``fail`` or ``skip``), ``rule``, ``reason`` and ``seconds``. With ``all``
+        methods, a file that cannot be loaded has a row that fails the check ``load``.
+
+    Raises:
+        CompatbenchError: an unknown method or check, a named file that cannot be loaded, or an
+            empty selection.
+    """
+    registry = builtin_methods()
+    names, checks = _select("method", registry.select, methods, only)
+    outcomes = run_checks("method", names, checks, progress)
+    for name in names:
+        _remember(registry.identify(name)[0], [each for each in outcomes if each.method == name])
+    if methods == "all":
+        for name, why in registry.broken.items():
+            outcomes.append(Outcome(name, "load", "fail", "the file can be loaded", why))
+    return outcomes_frame(outcomes)
+
+
+def check_transfers(
+    transfers: str | Sequence[str] = "all",
+    only: str | Sequence[str] = "all",
+    *,
+    progress: OnOutcome = lambda _: None,
+) -> pd.DataFrame:
+    """Tries the rules of transfers, as ``check_methods`` does those of methods.
+
+    Each is given exactly the access that its card declares, of synthetic images and models. One
+    that reaches for more fails the check ``access`` by name.
+
+    Args:
+        transfers: names, globs, exclusions, or the path of a file, which is run as code.
+    """
+    names, checks = _select("transfer", builtin_transfers().select, transfers, only)
+    return outcomes_frame(run_checks("transfer", names, checks, progress))
+
+
+def _select(
+    kind: Kind,
+    select: Callable[[str], list[str]],
+    wanted: str | Sequence[str],
+    only: str | Sequence[str],
+) -> tuple[list[str], list[str]]:
+    """The names of plug-ins and of checks that are asked for, some of each."""
+    names = select(wanted if isinstance(wanted, str) else ",".join(wanted))
+    checks = select_names(only, list(find_checks(kind)), "check")
+    for what, asked, found in ((kind, wanted, names), ("check", only, checks)):
+        if not found:
+            raise CompatbenchError(f"'{asked}' leaves no {what}")
+    return names, checks
+
+
+def outcomes_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """Outcomes as rows."""
+    return pd.DataFrame(outcomes, columns=[field.name for field in fields(Outcome)])
+
+
+def _remember(identity: str, outcomes: Sequence[Outcome]) -> None:
+    """What was found of a method from outside, so that ``run`` does not rank what was refused."""
+    failed = next((each for each in outcomes if each.status == "fail"), None)
+    if ":" not in identity:  # the repository's own
+        return
+    if failed is not None:
+        remember_refusal(identity, f"check '{failed.check}': {failed.reason}")
+    elif len(outcomes) == len(find_checks("method")):
+        forget_refusal(identity)
+
+
+def run_checks(
+    kind: Kind,
+    names: Sequence[str],
+    checks: Sequence[str] | None = None,
+    progress: OnOutcome = lambda _: None,
+) -> list[Outcome]:
+    """Runs checks, by default all, on plug-ins of these names, in as many processes as cores.
+
+    A process that ends, or takes too long, fails the check that it was at; the other plug-ins are
+    tried in a new one.
+    """
+    checks = checks or [*find_checks(kind)]
+    count, outcomes = min(count_cores(), len(names)), list[Outcome]()
+    shares = [_Share(kind, [*product(names[i::count], checks)]) for i in range(count)]
+    try:
+        while waiting := {share.connection: share for share in shares if share.left}:
+            for connection in wait([*waiting], timeout=1):
+                outcomes.append(waiting[connection].receive())  # type: ignore[index]
+                progress(outcomes[-1])
+            for share in waiting.values():
+                if time.monotonic() - share.heard > SECONDS:
+                    outcomes.append(share.fail(f"it took longer than {SECONDS:.0f} s"))
+                    progress(outcomes[-1])
+    finally:
+        for share in shares:
+            kill(share.process)
+    return sorted(outcomes, key=lambda outcome: names.index(outcome.method))
+
+
+class _Share:
+    """Tries, of a name and a check each, that a process does one after the other."""
+
+    def __init__(self, kind: Kind, tries: list[tuple[str, str]]) -> None:
+        self._kind: Kind = kind
+        self.left = tries
+        self._start()
+
+    def _start(self) -> None:
+        names, checks = zip(*self.left, strict=True)
+        work = _Work(
+            self._kind, [*dict.fromkeys(names)], [*dict.fromkeys(checks)], PluginFiles.known()
+        )
+        self.process, self.connection = start_process(1, run_tests, work, daemon=False)
+        self.heard = time.monotonic()
+
+    def receive(self) -> Outcome:
+        """The outcome that the process has sent, or that of its end."""
+        try:
+            outcome = Outcome(**json.loads(self.connection.recv_bytes()))
+        except (EOFError, OSError):
+            self.process.join(10)
+            return self.fail(f"its process ended with exit code {self.process.exitcode}")
+        self.heard = time.monotonic()
+        self.left = self.left[1:]
+        return outcome
+
+    def fail(self, reason: str) -> Outcome:
+        """Fails the check that is being tried, and goes on with the next plug-in."""
+        kill(self.process)
+        name, check = self.left[0]
+        self.left = [each for each in self.left if each[0] != name]
+        if self.left:
+            self._start()
+        return Outcome(name, check, "fail", find_rule(self._kind, check), reason)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a process is to check."""
+
+    kind: Kind
+    names: list[str]
+    checks: list[str]
+    files: PluginFiles
+
+
+def run_tests(connection: Connection, work: _Work) -> None:
+    """Runs checks with pytest in this process, and sends their outcomes, each as JSON."""
+    end_with_parent(leads=True)
+    silence(0, 1, 2)
+    for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
+        os.environ.pop(name, None)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    work.files.load()
+    synthetic_models()  # before the clock of the first check runs
+    tests = []
+    for check in work.checks:
+        code = find_checks(work.kind)[check].__code__
+        tests.append(f"{code.co_filename}::{code.co_name}")
+    options = [*ALONE, os.path.dirname(plugin.__file__), "--checked", ",".join(work.names)]
+    pytest.main([*options, *tests], plugins=[plugin, _Reporter(work.kind, connection)])
+
+
+class _Reporter:
+    """Sends the outcome of every check."""
+
+    def __init__(self, kind: Kind, connection: Connection) -> None:
+        self._kind: Kind = kind
+        self._connection, self._seconds = connection, 0.0
+        self._verdict: tuple[Status, str] = ("pass", "")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        if call.when == "setup":
+            self._seconds = 0.0
+        self._seconds += call.duration
+        if call.when == "call" or not report.passed:
+            self._verdict = _judge(report, call)
+        if call.when == "teardown":
+            check = check_name(item.originalname)  # type: ignore[attr-defined]
+            [name] = item.callspec.params.values()  # type: ignore[attr-defined]
+            status, reason = self._verdict
+            rule, reason = find_rule(self._kind, check), one_line(reason, 600)
+            outcome = Outcome(name, check, status, rule, reason, self._seconds)
+            self._connection.send_bytes(json.dumps(asdict(outcome)).encode())
+        return report
+
+
+def _judge(report: pytest.TestReport, call: pytest.CallInfo[None]) -> tuple[Status, str]:
+    """What a report says, and why."""
+    if report.passed:
+        return "pass", str(dict(report.user_properties).get("remark", ""))
+    if call.excinfo is None:  # a strict mark: an excuse that is not needed
+        return "fail", "the card excuses the method from this check, but it passes"
+    error = call.excinfo.value
+    told = isinstance(error, (pytest.skip.Exception, pytest.fail.Exception, CompatbenchError))
+    reason = str(error) if told else describe_error(error)
+    if excuse := getattr(report, "wasxfail", ""):
+        return "skip", f"{excuse} (excused: {reason})"
+    return ("skip" if report.skipped else "fail"), reason
