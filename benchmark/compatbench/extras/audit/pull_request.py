@@ -27,8 +27,9 @@ from compatbench.extras.audit.change import (
 from compatbench.extras.audit.findings import summarise
 from compatbench.extras.audit.sample import SampleSize
 from compatbench.extras.audit.tolerance import deciding
+from compatbench.extras.check.plugin_files import PluginFiles
 from compatbench.extras.check.run_checks import run_checks
-from compatbench.files.project_folders import in_clone
+from compatbench.files.project_folders import content_folder, in_clone
 from compatbench.results.store import RESULTS, result_folders
 from compatbench.tables.markdown import code, escape, link_definitions
 from compatbench.tables.suite_page import read_suite_page
@@ -246,7 +247,9 @@ def _check_methods(
         found.lines += ["", "## Checks", ""]
     for name in touched.methods:
         progress(f"checks {name}")
-        outcomes = run_checks("method", [name])
+        plugin = registry.identify(name)[1]
+        files = PluginFiles((Path(plugin),) if plugin else (), folder=content_folder("methods"))
+        outcomes = run_checks("method", [name], files=files)
         counts = Counter(one.status for one in outcomes)
         found.lines.append(f"- {code(name)}: {counts['pass']} passed, {counts['fail']} failed")
         for one in outcomes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compatbench.files.project_folders import other_folder, own_places, use_folders
+from compatbench.method.identity import plugin_file
 from compatbench.method.registry import builtin_methods
 from compatbench.method.transfer_registry import builtin_transfers
 
@@ -22,11 +23,11 @@ class PluginFiles:
     @classmethod
     def known(cls) -> PluginFiles:
         """Those of the registries of this process."""
-        found = []
+        files = []
         for registry in (builtin_methods(), builtin_transfers()):
-            files = (registry.identify(name)[1] for name in registry.classes)
-            found.append(tuple(dict.fromkeys(Path(file) for file in files if file)))
-        return cls(*found, folder=other_folder("methods"))
+            paths = map(plugin_file, registry.classes.values())
+            files.append(tuple(dict.fromkeys(Path(path) for path in paths if path)))
+        return cls(*files, folder=other_folder("methods"))
 
     def load(self) -> None:
         """Loads them into the registries of this process."""

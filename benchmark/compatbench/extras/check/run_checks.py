@@ -124,15 +124,20 @@ def run_checks(
     names: Sequence[str],
     checks: Sequence[str] | None = None,
     progress: OnOutcome = lambda _: None,
+    files: PluginFiles | None = None,
 ) -> list[Outcome]:
     """Runs checks, by default all, on plug-ins of these names, in as many processes as cores.
 
     A process that ends, or takes too long, fails the check that it was at; the other plug-ins are
     tried in a new one.
+
+    Args:
+        files: what the processes load; by default what is loaded in this one.
     """
+    files = files or PluginFiles.known()
     checks = checks or [*find_checks(kind)]
     count, outcomes = min(count_cores(), len(names)), list[Outcome]()
-    shares = [_Share(kind, [*product(names[i::count], checks)]) for i in range(count)]
+    shares = [_Share(kind, [*product(names[i::count], checks)], files) for i in range(count)]
     try:
         while waiting := {share.connection: share for share in shares if share.left}:
             for connection in wait([*waiting], timeout=1):
@@ -151,16 +156,15 @@ def run_checks(
 class _Share:
     """Tries, of a name and a check each, that a process does one after the other."""
 
-    def __init__(self, kind: Kind, tries: list[tuple[str, str]]) -> None:
+    def __init__(self, kind: Kind, tries: list[tuple[str, str]], files: PluginFiles) -> None:
         self._kind: Kind = kind
+        self._files = files
         self.left = tries
         self._start()
 
     def _start(self) -> None:
         names, checks = zip(*self.left, strict=True)
-        work = _Work(
-            self._kind, [*dict.fromkeys(names)], [*dict.fromkeys(checks)], PluginFiles.known()
-        )
+        work = _Work(self._kind, [*dict.fromkeys(names)], [*dict.fromkeys(checks)], self._files)
         self.process, self.connection = start_process(1, run_tests, work, daemon=False)
         self.heard = time.monotonic()
 
@@ -172,7 +176,7 @@ class _Share:
             self.process.join(10)
             return self.fail(f"its process ended with exit code {self.process.exitcode}")
         self.heard = time.monotonic()
-        self.left = self.left[1:]
+        self.left.remove((outcome.method, outcome.check))
         return outcome
 
     def fail(self, reason: str) -> Outcome:
