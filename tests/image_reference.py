@@ -63,11 +63,6 @@ def draw_images(backbone: Backbone, count: int, seed: int = 0) -> Tensor:
     return torch.randn(count, 3, side, side, generator=generator).to(backbone.dtype)
 
 
-def draw_prompts(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
-
-
 def few_shots(
     backbone: Backbone, labels: Labels, wanted: ImageInput = HIDDEN
 ) -> tuple[FewShotData, list[Tensor]]:

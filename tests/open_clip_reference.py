@@ -77,9 +77,12 @@ def run_tower(tower: Any, embeddings: Tensor, last: Tensor) -> Tensor:
     return x[torch.arange(len(x)), last] @ tower.text_projection
 
 
-def assert_same(found: Tensor, expected: Tensor, inputs: Sequence[Tensor]) -> None:
+def assert_same(found: Tensor, expected: Tensor, inputs: Sequence[Tensor] = ()) -> None:
     """Features, and gradients of a non-linear function in which every class counts differently."""
+    assert expected.std() > 1e-3
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    if not inputs:
+        return
     generator = torch.Generator().manual_seed(9)
     weight = torch.randn(expected.shape, generator=generator, dtype=expected.dtype)
     losses = [(weight * features).sin().sum() for features in (found, expected)]

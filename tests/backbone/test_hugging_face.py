@@ -9,11 +9,11 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from kinds_of_towers import coca
 from loading_models import IMAGE, alone, small_models  # noqa: F401
 from open_clip_reference import encode_texts
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_text_tower import coca
 from tiny_models import randomise, wrap
 from torch import Tensor
 
