@@ -23,8 +23,8 @@ from compatbench.data.cards.sources import WebdatasetSource
 from compatbench.data.cards.yaml_file import read_card
 from compatbench.data.draws import ShotsFile
 from compatbench.data.images.dataset_files import read_json
-from compatbench.data.layouts.classes import Classes
-from compatbench.data.layouts.layouts import read_split, read_webdataset
+from compatbench.data.layouts.listing import Classes
+from compatbench.data.layouts.scanners import open_layout, read_split
 from compatbench.engine.cell import CellRecord
 from compatbench.engine.measure import read_predictions, write_predictions
 from compatbench.engine.store import RunStore
@@ -179,7 +179,7 @@ def _read_shard(file: Path) -> Any:
     (folder / "0.tar").write_bytes(file.read_bytes())
     (folder / "nshards.txt").write_text("1")
     card = WebdatasetSource.model_validate({"kind": "webdataset", "folder": "pets"})
-    shards = read_webdataset(folder.parent, card, Classes("pets", ("cat",), ("cat",), ("cat",)))
+    shards = open_layout(folder.parent, card, Classes("pets", ("cat",), ("cat",), ("cat",)))
     return [shards.image(sample).size for sample in shards.samples["test"]]
 
 

@@ -12,8 +12,8 @@ from data.conftest import SetUp, load_again
 from data.trees import Sizes, picture
 
 from compatbench.data.cards.sources import ClassFoldersSource
-from compatbench.data.layouts.classes import Classes
-from compatbench.data.layouts.layouts import read_class_folders
+from compatbench.data.layouts.listing import Classes
+from compatbench.data.layouts.scanners import open_layout
 from compatbench.data.task import inspect_task, load_task
 from compatbench.errors import CompatbenchError
 
@@ -22,7 +22,7 @@ CLASSES = Classes("pets", ("cat", "big dog"), ("cat", "big_dog"), ("cat", "big_d
 
 def read(folder: Path, **fields: str) -> dict[str, Any]:
     card = {"kind": "class-folders", "folder": "pets", "train": "train", "test": "test"} | fields
-    return read_class_folders(folder, ClassFoldersSource.model_validate(card), CLASSES).samples
+    return open_layout(folder, ClassFoldersSource.model_validate(card), CLASSES).samples
 
 
 def ids(samples: Any) -> list[str]:

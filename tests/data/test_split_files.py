@@ -13,7 +13,8 @@ from data.trees import Sizes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compatbench.data.layouts.layouts import read_split, read_variants
+from compatbench.data.images.source import SPLITS
+from compatbench.data.layouts.scanners import read_split, read_variants
 from compatbench.data.task import inspect_task, load_task
 from compatbench.errors import CompatbenchError
 
@@ -46,8 +47,8 @@ def test_every_row_is_read_in_its_order(tmp_path: Path, rows: dict[str, Any]) ->
         with pytest.raises(CompatbenchError, match="lists no image"):
             read_split(path)
         return
-    samples, names = read_split(path)
-    assert {s: [(x.id, x.label) for x in split] for s, split in samples.items()} == rows
+    listed_rows, names = read_split(path)
+    assert listed_rows == [(p, label, s) for s in SPLITS for p, label in rows[s]]
     assert names == [f"class {label}" for label in range(len(used))]
 
 
@@ -166,7 +167,7 @@ VARIANTS = ["707-320", "BAE 146-200", "F/A-18", "Model B200"]
 def test_a_wrong_line_of_fgvc_is_named(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "images.txt").write_text(f"0034309 707-320\n{line}")
     with pytest.raises(CompatbenchError, match=f"images.txt: .*{message}"):
-        read_variants(tmp_path / "images.txt", VARIANTS)
+        read_variants(tmp_path / "images.txt", VARIANTS, "test")
 
 
 def test_variants_in_another_order_are_refused(set_up: SetUp) -> None:

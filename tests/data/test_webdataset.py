@@ -12,8 +12,8 @@ import pytest
 from data.trees import picture
 
 from compatbench.data.cards.sources import WebdatasetSource
-from compatbench.data.layouts.classes import Classes
-from compatbench.data.layouts.layouts import read_webdataset
+from compatbench.data.layouts.listing import Classes
+from compatbench.data.layouts.scanners import open_layout
 from compatbench.errors import CompatbenchError
 
 CARD = WebdatasetSource.model_validate({"kind": "webdataset", "folder": "pets", "train": "train"})
@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_images_are_read_where_they_lie_in_the_order_of_the_shards(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
-    source = read_webdataset(folder, CARD, CLASSES)
+    source = open_layout(folder, CARD, CLASSES)
     assert [(s.id, s.label) for s in source.samples["train"]] == [
         ("train/0.tar/s0000000", 0),
         ("train/0.tar/s0000001", 1),
@@ -70,7 +70,7 @@ def test_images_are_read_where_they_lie_in_the_order_of_the_shards(folder: Path)
     fingerprint = source.fingerprint(source.samples["test"])
     members = [("../../evil.cls", b"1"), ("../../evil.png", picture(0, 1, "PNG")), *images(0)]
     write_shard(folder / "test" / "0.tar", members)
-    source = read_webdataset(folder, CARD, CLASSES)
+    source = open_layout(folder, CARD, CLASSES)
     assert [(s.label, source.image(s).size) for s in source.samples["test"]] == [
         (1, (16, 12)),
         (0, (16, 12)),
@@ -125,13 +125,13 @@ def test_a_wrong_file_is_one_clear_line(
     before = sorted(folder.parent.rglob("*"))
     spoil(folder / "test" / "0.tar")
     with pytest.raises(CompatbenchError, match=message) as raised:
-        read_webdataset(folder, CARD, CLASSES)
+        open_layout(folder, CARD, CLASSES)
     assert "\n" not in str(raised.value)
     assert set(folder.parent.rglob("*")) <= set(before)
 
 
 def test_a_damaged_image_is_named(folder: Path) -> None:
     write_shard(folder / "test" / "0.tar", [("a.cls", b"0"), ("a.png", b"no image")])
-    source = read_webdataset(folder, CARD, CLASSES)
+    source = open_layout(folder, CARD, CLASSES)
     with pytest.raises(CompatbenchError, match=r"image .*test/0.tar/a cannot be decoded"):
         source.image(source.samples["test"][0])

@@ -25,8 +25,8 @@ from compatbench.data.cards import BackboneCard
 from compatbench.data.cards.sources import WebdatasetSource
 from compatbench.data.images.dataset_files import MOST_BYTES
 from compatbench.data.images.source import MOST_PIXELS, ImageSource, Sample
-from compatbench.data.layouts.classes import Classes
-from compatbench.data.layouts.layouts import read_webdataset
+from compatbench.data.layouts.listing import Classes
+from compatbench.data.layouts.scanners import open_layout
 from compatbench.errors import CompatbenchError
 from compatbench.method import load_module
 
@@ -150,7 +150,7 @@ def test_a_shards_members_are_as_large_as_they_say(tmp_path: Path, shard: bytes)
     (tmp_path / "test" / "nshards.txt").write_text("1")
     card = WebdatasetSource.model_validate({"kind": "webdataset", "folder": "pets"})
     classes = Classes("pets", ("cat",), ("cat",), ("cat",))
-    refused(lambda: read_webdataset(tmp_path, card, classes), "0.tar cannot be read")
+    refused(lambda: open_layout(tmp_path, card, classes), "0.tar cannot be read")
 
 
 def png(width: int, height: int) -> bytes:

@@ -23,8 +23,8 @@ from compatbench.data.cards.sources import (
     WebdatasetSource,
 )
 from compatbench.data.images.source import ImageSource
-from compatbench.data.layouts.classes import Classes
-from compatbench.data.layouts.layouts import READERS, check_inside
+from compatbench.data.layouts.listing import Classes, check_inside
+from compatbench.data.layouts.scanners import open_layout
 from compatbench.engine.cell import Measurement
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods
@@ -84,7 +84,7 @@ PLACES = [
 
 def read_layout(folder: Path, layout: str) -> None:
     """Reads a dataset, and asks for its first image."""
-    source: ImageSource = READERS[layout](folder, LAYOUTS[layout][0], CLASSES)
+    source: ImageSource = open_layout(folder, LAYOUTS[layout][0], CLASSES)
     source.fingerprint(source.samples["test"])
     source.image(source.samples["test"][0])
 

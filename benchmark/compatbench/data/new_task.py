@@ -20,9 +20,9 @@ from compatbench.data.cards.names import IMAGES_PATH, NAME
 from compatbench.data.dataset_folders import variable_of
 from compatbench.data.images.source import SPLITS
 from compatbench.data.labels import Labels
-from compatbench.data.layouts.found import find_images
-from compatbench.data.layouts.organize import choose_shots, name_classes, natural, split_rows
-from compatbench.data.layouts.tables import open_table, write_csv
+from compatbench.data.layouts.listing import Classes, open_images
+from compatbench.data.layouts.recognise import scan
+from compatbench.data.new_task_choices import choose_shots, name_classes, natural, split_images
 from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
@@ -120,22 +120,22 @@ def new_task(
     place = Path(folder).expanduser().absolute()
     name = _choose_name(name, place)
     paths = _choose_files(name, Path(out).expanduser().absolute(), replace)
-    found = find_images(place, paths["list"])
-    classes = name_classes(found, class_names)
-    rows = split_rows(found, seed, test_share)
-    labels = list(classes)
-    shots = choose_shots(found, rows, classes, shots)
-    counts = Counter(row.split for row in rows)
-    images, where = Path(os.path.realpath(found.folder)), paths["task"].parent
+    listing = scan(place, paths["list"])
+    classes = name_classes(listing, class_names)
+    listing.frame = split_images(listing, seed, test_share)
+    shots = choose_shots(listing, listing.frame, classes, shots)
+    counts = Counter(listing.frame["split"])
+    labels, titles = tuple(classes), tuple(classes.values())
+    images, where = Path(os.path.realpath(listing.folder)), paths["task"].parent
     below = os.path.relpath(images, os.path.realpath(where)).replace(os.sep, "/")
     if away := below.startswith("..") or not re.fullmatch(IMAGES_PATH, below):
         below = name
     values: dict[str, Any] = {
         "name": name,
         "title": natural(name).capitalize(),
-        "classes": [*classes.values()],
-        **({"folders": labels} if labels != [*classes.values()] else {}),
-        "templates": _check_templates(template or found.templates or TEMPLATES),
+        "classes": [*titles],
+        **({"folders": [*labels]} if labels != titles else {}),
+        "templates": _check_templates(template or listing.templates or TEMPLATES),
         "source": {"kind": "table", "folder": below, "file": paths["list"].name},
         "counts": {split: counts[split] for split in SPLITS if counts[split]},
         "licence": LICENCE,
@@ -144,21 +144,21 @@ def new_task(
     upgrade = [_backbone(source), _backbone(target)]
     suite = _make_suite(card, upgrade, shots)
     _check(SuiteCard, suite_cards.read(suite["extends"]).model_dump() | suite, paths["suite"])
-    opened = open_table(found.folder, rows, labels)
+    opened = open_images(listing, Classes(name, card.names, labels, labels))
     task = Task(card, Labels(card.names, card.templates, card.templates[0]), opened)
     decoded = _decode(task, seed, progress)
-    _write(paths, write_csv(rows), values, suite)
+    _write(paths, listing.frame.to_csv(index=False, lineterminator="\n"), values, suite)
     by_split = {s: Counter(sample.label for sample in task.source.samples[s]) for s in SPLITS}
     made = NewTask(
         paths["task"],
         paths["suite"],
         card,
         images,
-        found.kind,
+        listing.kind,
         by_split,
         decoded,
         shots,
-        tuple(found.notes),
+        tuple(listing.notes),
         f"{name}={images}" if away else "",
     )
     # What was made is found by name, in this process and its workers.

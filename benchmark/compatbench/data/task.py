@@ -19,11 +19,11 @@ from compatbench.data.dataset_folders import VARIABLE, dataset_folder, find_data
 from compatbench.data.images.dataset_files import BrokenImages, DataMissing, WrongClasses, inside
 from compatbench.data.images.source import ImageSource, Sample
 from compatbench.data.labels import Labels
-from compatbench.data.layouts.classes import CLASS_NAMES, Classes
+from compatbench.data.layouts.containers import hub_class_names
+from compatbench.data.layouts.csv_lists import scan_list
 from compatbench.data.layouts.drawings import Drawings
-from compatbench.data.layouts.layouts import READERS
-from compatbench.data.layouts.parquet import hub_class_names
-from compatbench.data.layouts.tables import read_parquet, read_table
+from compatbench.data.layouts.listing import CLASS_NAMES, Classes, open_images
+from compatbench.data.layouts.scanners import open_layout
 from compatbench.data.layouts.texts import (
     Captions,
     read_captioned,
@@ -214,10 +214,8 @@ def _open(card: TaskCard, classes: Classes) -> ImageSource:
         return read_captioned(folder, source, card.captions or "")
     if source.kind == "table":
         home = task_cards.own_folder(card.name) or tasks_folder()
-        return read_table(folder, inside(home, source.file), classes)
-    if source.kind == "parquet":
-        return read_parquet(folder, source, classes)
-    return READERS[source.kind](folder, source, classes)
+        return open_images(scan_list(inside(home, source.file), folder), classes)
+    return open_layout(folder, source, classes)
 
 
 def _folder(card: TaskCard) -> Path:

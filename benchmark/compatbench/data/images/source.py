@@ -39,14 +39,28 @@ class Sample:
     label: int  # -1 in a task without classes
 
 
+class Stored(Sample):
+    """One image inside another file, which reads itself."""
+
+    __slots__ = ()
+    size: int  # what stands for its content in fingerprints, in bytes
+
+    def read(self) -> bytes:
+        """The image's own bytes, undecoded."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
-class Member(Sample):
+class Member(Stored):
     """One image in a tar file: ``size`` bytes from ``start``."""
 
     shard: Path
     start: int
     size: int
     text: tuple[int, int] | None = None  # likewise, of the captions beside it
+
+    def read(self) -> bytes:
+        return read_bytes(self.shard, self.start, self.size)
 
 
 class ImageSource:
@@ -76,15 +90,14 @@ class ImageSource:
 
     def size(self, sample: Any) -> int:
         """What stands for an image's content in fingerprints: its bytes on the disk."""
-        return sample.size if isinstance(sample, Member) else self._size(self.base / sample.id)
+        return sample.size if isinstance(sample, Stored) else self._size(self.base / sample.id)
 
     def content(self, sample: Any) -> bytes:
         """The file of an image, undecoded."""
-        path, part = self.base / sample.id, (0, -1)
-        if isinstance(sample, Member):
-            path, part = sample.shard, (sample.start, sample.size)
-        self._size(path)
-        return read_bytes(path, *part)
+        if isinstance(sample, Stored):
+            return sample.read()
+        self._size(path := self.base / sample.id)
+        return read_bytes(path)
 
     def _size(self, path: Path) -> int:
         """The bytes of an image's file, which must be a plain one inside the dataset's folder."""

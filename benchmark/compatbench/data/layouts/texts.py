@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pydantic import RootModel
 
@@ -16,24 +16,18 @@ from compatbench.data.images.dataset_files import (
     read_json,
     unreadable,
 )
-from compatbench.data.images.source import SPLITS, ImageSource, Member, Sample
-from compatbench.data.layouts.layouts import check_inside
-from compatbench.data.layouts.parquet import open_parquet
-from compatbench.data.layouts.tables import PARQUET, Row, open_table, read_csv
+from compatbench.data.images.source import ImageSource, Member, Sample
+from compatbench.data.layouts.containers import PARQUET, read_columns
+from compatbench.data.layouts.csv_lists import read_csv
+from compatbench.data.layouts.listing import Classes, Listing, check_inside, open_images
 from compatbench.errors import CompatbenchError
-from compatbench.messages import first_line
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TXT = "txt"  # in place of a file's name: x.txt beside x.jpg in a shard, a caption in each line
 Captions = dict[str, tuple[str, ...]]  # by an image's identity
-
-
-class Caption(NamedTuple):
-    """One row of a table; ``where`` is its file and line."""
-
-    where: str
-    image: str
-    caption: str
-    split: str
+Caption = tuple[str, str, str]  # its file and line, the image, and the text
 
 
 def read_descriptions(path: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -70,15 +64,14 @@ def read_captions(
         CompatbenchError: a broken file, a row of no image of the task, an empty caption, or no
             caption at all.
     """
-    found: dict[str, list[str]] = {one.id: [] for one in images}
-    rows = _texts_beside(images) if name == TXT else _read_table(inside(folder, name))
-    for row in rows:
-        if row.image in found:
-            found[row.image].append(row.caption)
-        elif row.image not in others:
+    texts: dict[str, list[str]] = {sample.id: [] for sample in images}
+    for where, image, caption in _texts_beside(images) if name == TXT else _list(folder, name):
+        if image in texts:
+            texts[image].append(caption)
+        elif image not in others:
             shown = f"write its path as the task has it, such as {images[0].id!r}"
-            raise BrokenImages(f"{row.where}: the task has no image {row.image!r}; {shown}")
-    captions = {image: tuple(own) for image, own in found.items() if own}
+            raise BrokenImages(f"{where}: the task has no image {image!r}; {shown}")
+    captions = {image: tuple(listed) for image, listed in texts.items() if listed}
     if not captions:
         raise BrokenImages(f"{folder / name} has no caption of a test image; add some")
     return captions
@@ -89,58 +82,59 @@ def read_captioned(folder: Path, card: CaptionedSource, captions: str) -> ImageS
 
     A column ``split`` says what an image is for; without it all are test images.
     """
-    rows: dict[str, Row] = {}
-    for row in _read_table(inside(folder, captions)):
+    table = _read_table(path := inside(folder, captions))
+    first = table.groupby("image")["split"].transform("first")
+    for line, image, split, other in zip(
+        table.index, table["image"], table["split"], first, strict=True
+    ):
         try:
-            check_inside(row.image)
+            check_inside(image)
         except ValueError as error:
-            raise BrokenImages(f"{row.where}: {error}") from None
-        first = rows.setdefault(row.image, Row(row.image, "", row.split))
-        if row.split != first.split or row.split not in SPLITS:
-            what = f"split {row.split!r} of {row.image!r}"
-            raise BrokenImages(f"{row.where}: {what}: give it one of {', '.join(SPLITS)}")
-    return open_table(inside(folder, card.images), rows.values(), (), inside(folder, captions))
+            raise BrokenImages(f"{path}:{line}: {error}") from None
+        if split != other:
+            raise BrokenImages(f"{path}:{line}: {image!r} is in two splits; give it one")
+    frame = table.drop_duplicates("image").rename(columns={"image": "path"}).assign(label=None)
+    listing = Listing("a table of captions", inside(folder, card.images), frame, table=path)
+    return open_images(listing, Classes("", (), (), ()))
 
 
 def _texts_beside(images: Sequence[Any]) -> Iterator[Caption]:
-    for one in images:
-        if not isinstance(one, Member) or one.text is None:
-            raise BrokenImages(
-                f"image {one.id}: there is no {TXT} beside it in a tar shard; add it"
-            )
+    """The lines of the texts beside images in tar shards."""
+    for image in images:
+        if not isinstance(image, Member) or image.text is None:
+            what = f"there is no {TXT} beside it in a tar shard; add it"
+            raise BrokenImages(f"image {image.id}: {what}")
         try:
-            lines = read_bytes(one.shard, *one.text).decode().split("\n")
+            lines = read_bytes(image.shard, *image.text).decode().split("\n")
         except ValueError as error:
-            raise unreadable(one.shard, ValueError(f"text of {one.id}: {error}")) from None
+            raise unreadable(image.shard, ValueError(f"text of {image.id}: {error}")) from None
         for line in filter(None, map(str.strip, lines)):
-            yield Caption(one.id, one.id, line, "test")
+            yield image.id, image.id, line
 
 
-def _read_table(path: Path) -> Iterator[Caption]:
+def _list(folder: Path, name: str) -> Iterator[Caption]:
+    table = _read_table(path := inside(folder, name))
+    for line, image, caption in zip(table.index, table["image"], table["caption"], strict=True):
+        yield f"{path}:{line}", image, caption.strip()
+
+
+def _read_table(path: Path) -> pd.DataFrame:
     """The rows of a CSV, TSV or Parquet file; in the last a field may hold a list of captions."""
-    for line, row in _read_parquet(path) if path.suffix == PARQUET else read_csv(path):
-        for name in ("image", "caption"):
-            if name not in row:
-                raise BrokenImages(f"{path}:1: there is no column '{name}'; call it so")
-        image, texts = row["image"], row["caption"]
-        for text in texts if isinstance(texts, list) else [texts]:
-            for name, value in (("image", image), ("caption", text)):
-                if not isinstance(value, str) or not value.strip():
-                    raise BrokenImages(
-                        f"{path}:{line}: '{name}' is no text; write it, or drop the row"
-                    )
-            yield Caption(f"{path}:{line}", image, text.strip(), row.get("split", "test"))
+    import pandas as pd
 
-
-def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a Parquet file, numbered from 1; of a few columns, images are left alone."""
-    file = open_parquet(path)
-    names = [name for name in file.schema_arrow.names if name in ("image", "caption", "split")]
-    line = 0
-    try:
-        for batch in file.iter_batches(columns=names, use_threads=False):
-            for row in batch.to_pylist():
-                line += 1
-                yield line, row
-    except (OSError, ValueError) as error:  # as pyarrow's own are
-        raise unreadable(path, ValueError(first_line(error))) from None
+    if path.suffix == PARQUET:
+        table = pd.DataFrame(read_columns(path, ["image", "caption", "split"]))
+        table.index += 1
+    else:
+        table = read_csv(path)
+    for name in ("image", "caption"):
+        if name not in table:
+            raise BrokenImages(f"{path}:1: there is no column '{name}'; call it so")
+    table = table.loc[[caption != [] for caption in table["caption"]]].explode("caption")
+    for name in ("image", "caption"):
+        is_text = [isinstance(value, str) and bool(value.strip()) for value in table[name]]
+        if not all(is_text):
+            line = table.index[is_text.index(False)]
+            what = f"'{name}' is no text; write it, or drop the row"
+            raise BrokenImages(f"{path}:{line}: {what}")
+    return table if "split" in table else table.assign(split="test")

@@ -20,7 +20,7 @@ from compatbench.data.cards import COPIED, backbone_cards, task_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images.source import ImageSource, Sample
 from compatbench.data.labels import Labels
-from compatbench.data.layouts.layouts import list_images
+from compatbench.data.layouts.recognise import list_images
 from compatbench.data.task import Task, task_labels
 from compatbench.engine.measure import read_features
 from compatbench.engine.single_module import (

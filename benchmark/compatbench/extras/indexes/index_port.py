@@ -26,7 +26,7 @@ from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import backbone_cards
 from compatbench.data.encoding import BATCH
 from compatbench.data.images.source import ImageSource, Sample
-from compatbench.data.layouts.layouts import list_images
+from compatbench.data.layouts.recognise import list_images
 from compatbench.engine.index_maps import WAYS, FeatureMap, Pair, fit_map, judge_map
 from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes.vector_files import SUFFIXES, VectorFile, open_vectors

@@ -1,20 +1,23 @@
-"""Gives the images that were found natural class names and splits."""
+"""What ``new-task`` decides about the images that were found: class names, splits and shots."""
 
 from __future__ import annotations
 
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from compatbench.data.cards import task_cards
 from compatbench.data.cards.shots import count_shots
 from compatbench.data.images.dataset_files import read_lines
 from compatbench.data.images.source import SPLITS
-from compatbench.data.layouts.found import Found
-from compatbench.data.layouts.tables import Row
+from compatbench.data.layouts.listing import Listing
 from compatbench.errors import CompatbenchError
+from compatbench.messages import count
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHOTS = (16, 8, 4, 2, 1)  # the most that the smallest class has images for
 MOST_VALIDATION = 4  # images of a class that the choice of shots leaves to validate on
@@ -27,7 +30,7 @@ def natural(label: str) -> str:
     return " ".join(text.split()) or label
 
 
-def name_classes(found: Found, file: str | Path | None = None) -> dict[str, str]:
+def name_classes(listing: Listing, file: str | Path | None = None) -> dict[str, str]:
     """The natural name of every label, in label order: that of numbers, or of sorted words.
 
     Args:
@@ -36,16 +39,16 @@ def name_classes(found: Found, file: str | Path | None = None) -> dict[str, str]
     Raises:
         CompatbenchError: fewer than two classes, two of one name, or names that do not fit.
     """
-    labels = {row.label for row in found.rows}
+    labels: set[str] = {*listing.frame["label"]}
     numbers = all(re.fullmatch("[0-9]{1,9}", label) for label in labels)
     ordered = sorted(labels, key=int) if numbers else sorted(labels)
     if len(ordered) < 2:
         raise CompatbenchError(
-            f"{found.folder} has one class, '{ordered[0]}'; a task needs two at least"
+            f"{listing.folder} has one class, '{ordered[0]}'; a task needs two at least"
         )
-    if unused := found.names.keys() - labels:
-        found.notes.append(f"{len(unused):,} class names without images are left out")
-    titles = {label: natural(found.names.get(label, label)) for label in ordered}
+    if unused := listing.names.keys() - labels:
+        listing.notes.append(f"{len(unused):,} class names without images are left out")
+    titles = {label: natural(listing.names.get(label, label)) for label in ordered}
     if file is not None:
         lines = read_lines(path := Path(file).expanduser())
         if len(lines) != len(ordered):
@@ -63,15 +66,15 @@ def name_classes(found: Found, file: str | Path | None = None) -> dict[str, str]
             f"the classes {both} are both called '{double[0]}'; rename one, or give --class-names"
         )
     if all(re.fullmatch("n?[0-9]+", title) for title in titles.values()):
-        found.notes.append(
+        listing.notes.append(
             "the class names are numbers, which mean nothing to the text tower; give names: "
             "--class-names FILE"
         )
     return titles
 
 
-def split_rows(found: Found, seed: int, share: float) -> list[Row]:
-    """The rows with a split each, training first: that of the data, or one that is drawn.
+def split_images(listing: Listing, seed: int, share: float) -> pd.DataFrame:
+    """The images with a split each, training first: that of the data, or one that is drawn.
 
     Args:
         seed: of the draw.
@@ -80,66 +83,66 @@ def split_rows(found: Found, seed: int, share: float) -> list[Row]:
     Raises:
         CompatbenchError: splits of which none is for training or for testing.
     """
-    rows, splits = found.rows, {row.split for row in found.rows}
+    frame, splits = listing.frame, {*listing.frame["split"]}
     if splits == {"train", "val"}:
-        found.notes.append("there is no test split; what is called validation is tested")
-        rows = [row._replace(split="test") if row.split == "val" else row for row in rows]
+        listing.notes.append("there is no test split; what is called validation is tested")
+        frame = frame.assign(split=frame["split"].replace("val", "test"))
     elif splits in ({""}, {"train"}):
-        found.notes.append(
+        listing.notes.append(
             f"no test split: {share:.0%} of each class drawn for testing, seed {seed}"
         )
-        rows = _draw(rows, seed, share)
+        frame = _draw(frame, seed, share)
     elif "" in splits:
-        odd = next(row for row in rows if not row.split)
-        raise CompatbenchError(f"{found.folder}: {odd.path} is in no split, but others are")
+        odd = frame.loc[frame["split"] == "", "path"].iloc[0]
+        raise CompatbenchError(f"{listing.folder}: {odd} is in no split, but others are")
     elif missing := {"train", "test"} - splits:
         raise CompatbenchError(
-            f"{found.folder} has no split '{min(missing)}', only {', '.join(sorted(splits))}"
+            f"{listing.folder} has no split '{min(missing)}', only {', '.join(sorted(splits))}"
         )
-    return sorted(rows, key=lambda row: SPLITS.index(row.split))
+    return frame.sort_values("split", key=lambda column: column.map(SPLITS.index), kind="stable")
 
 
-def _draw(rows: Sequence[Row], seed: int, share: float) -> list[Row]:
+def _draw(frame: pd.DataFrame, seed: int, share: float) -> pd.DataFrame:
     """Which images are tested depends on their names, the share and the seed alone."""
-    by_label: dict[str, list[str]] = {}
-    for path, label, _ in rows:
-        by_label.setdefault(label, []).append(path)
     tested = set[str]()
-    for label, paths in by_label.items():
-        count = max(1, min(len(paths) - 1, round(share * len(paths))))
-        tested |= {*random.Random(f"{seed}\n{label}").sample(sorted(paths), count)}
-    return [row._replace(split="test" if row.path in tested else "train") for row in rows]
+    for label, paths in frame.groupby("label")["path"]:
+        number = max(1, min(len(paths) - 1, round(share * len(paths))))
+        tested |= {*random.Random(f"{seed}\n{label}").sample(sorted(paths), number)}
+    return frame.assign(split=["test" if path in tested else "train" for path in frame["path"]])
 
 
 def choose_shots(
-    found: Found, rows: Sequence[Row], classes: dict[str, str], wanted: int | None
+    listing: Listing, images: pd.DataFrame, classes: dict[str, str], wanted: int | None
 ) -> int:
     """The shots of a task: what is wanted, or the most that the smallest class has images for.
 
     Raises:
         CompatbenchError: a class without training or test images, or with fewer than wanted.
     """
-    counts = {split: Counter(r.label for r in rows if r.split == split) for split in SPLITS}
-    for split, what in (("train", "train on"), ("test", "test on")):
-        if empty := [label for label in classes if not counts[split][label]]:
-            images = sum(found[empty[0]] for found in counts.values())
+    import pandas as pd
+
+    counts = pd.crosstab(images["label"], images["split"])
+    counts = counts.reindex([*classes], fill_value=0).reindex([*SPLITS], axis=1, fill_value=0)
+    for split, purpose in (("train", "train on"), ("test", "test on")):
+        if empty := [*counts.index[counts[split] == 0]]:
+            total = count(int(counts.loc[empty[0]].sum()), "image")
             raise CompatbenchError(
-                f"{found.folder}: class '{empty[0]}' has {images} image{'s' * (images != 1)} and "
-                f"none to {what}; add some, or remove the class"
+                f"{listing.folder}: class '{empty[0]}' has {total} and none to {purpose}; add "
+                "some, or remove the class"
             )
-    label, least = min(counts["train"].items(), key=lambda one: (one[1], one[0]))
+    label, least = min(counts["train"].items(), key=lambda item: (item[1], item[0]))
     if wanted is not None and not 1 <= wanted <= least:
         raise CompatbenchError(
             f"{wanted} shots: class '{label}' has {least} training images; give --shots from 1 to "
             f"{least}, or add images"
         )
     # Without a split to validate on, methods validate on training images that are left over.
-    spare = 0 if counts["val"] else MOST_VALIDATION
+    spare = 0 if counts["val"].any() else MOST_VALIDATION
     fit = [shots for shots in SHOTS if shots + min(shots, spare) <= least]
     shots = wanted or (fit or [1])[0]
     if wanted is None and shots < SHOTS[0]:
-        few = f"'{label}' has {least} training image{'s' * (least != 1)}"
-        found.notes.append(f"{count_shots(shots)}, because {few}")
+        few = f"'{label}' has {count(int(least), 'training image')}"
+        listing.notes.append(f"{count_shots(shots)}, because {few}")
     elif shots not in fit and shots + min(shots, spare) > least:
-        found.notes.append(f"'{label}' has few training images beyond the shots to validate on")
+        listing.notes.append(f"'{label}' has few training images beyond the shots to validate on")
     return shots

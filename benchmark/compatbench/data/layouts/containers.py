@@ -1,0 +1,212 @@
+"""Files that hold images: plain tar shards, and parquet files as the Hugging Face Hub has them.
+
+They are read where they lie. Of a tar shard nothing is extracted, and links are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+import yaml
+
+from compatbench.data.images.dataset_files import (
+    MOST_BYTES,
+    BrokenImages,
+    inside,
+    read_bytes,
+    size_of,
+    unreadable,
+)
+from compatbench.data.images.source import Member, Stored
+from compatbench.errors import CompatbenchError
+from compatbench.messages import first_line
+
+TAR, PARQUET = ".tar", ".parquet"
+_IMAGES = ("webp", "png", "jpg", "jpeg")  # in a shard
+_LABEL_BYTES = 9
+_LABELS = ("label", "labels", "fine_label", "class", "category", "target")  # names of the column
+_READING = Lock()  # or several threads would read the same group, each into memory of its own
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Container:
+    """The images of a file, in its order, each with its label: a number, a name, or None.
+
+    Their identities begin with the file's name.
+    """
+
+    images: list[tuple[Stored, str | int | None]]
+    names: tuple[str, ...] = ()  # of labels 0, 1, ..., where the file tells
+
+
+def open_container(folder: Path, name: str, labelled: bool = True) -> Container:
+    """Looks into the tar shard or parquet file ``name`` below a folder.
+
+    Raises:
+        CompatbenchError: the file is broken, or is ``labelled`` and an image has no label.
+    """
+    path = inside(folder, name)
+    return (_open_parquet if name.endswith(PARQUET) else _open_shard)(path, name, labelled)
+
+
+def _open_shard(path: Path, name: str, labelled: bool) -> Container:
+    """An image ``x.jpg`` has its label, a number, in ``x.cls``, perhaps captions in ``x.txt``."""
+    total = size_of(path)
+    images: dict[str, tuple[int, int]] = {}
+    texts: dict[str, tuple[int, int]] = {}
+    labels: dict[str, int] = {}
+    try:
+        # "r:" takes plain tars only: a compressed one would have to be unpacked.
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                # A negative size would be read without end.
+                if not 0 <= member.size <= total - member.offset_data or member.issparse():
+                    raise ValueError(f"{member.name!r} is not as large as it says")
+                stem, _, extension = member.name.rpartition(".")
+                if extension not in (*_IMAGES, "cls", "txt"):
+                    continue
+                file = tar.extractfile(member) if member.isreg() else None
+                if file is None or not member.name.isprintable():
+                    raise CompatbenchError(f"{path}: {member.name!r} is not a plain file")
+                if extension == "cls":
+                    labels[stem] = int(file.read(_LABEL_BYTES))
+                else:
+                    places = texts if extension == "txt" else images
+                    places[stem] = member.offset_data, member.size
+    except (tarfile.TarError, OSError, ValueError, MemoryError) as error:
+        raise unreadable(path, error) from None
+    for stem in images.keys() | labels.keys():
+        if stem not in images or labels.get(stem, -1 if labelled else 0) < 0:
+            raise CompatbenchError(f"{path}: {stem!r} is not an image with a label")
+    members = {s: Member(f"{name}/{s}", -1, path, *images[s], texts.get(s)) for s in images}
+    return Container([(one, labels[s] if labelled else None) for s, one in members.items()])
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetRow(Stored):
+    """One image in a parquet file, in row ``number``."""
+
+    file: Path
+    number: int
+
+    @property
+    def size(self) -> int:
+        """The bytes of the whole file, which is not decoded."""
+        return size_of(self.file)
+
+    def read(self) -> bytes:
+        """The bytes of the image; ``BrokenImages`` if there is none."""
+        with _READING:
+            group = first = 0
+            sizes = _group_sizes(self.file)
+            while group < len(sizes) and self.number >= first + sizes[group]:
+                first, group = first + sizes[group], group + 1
+            if group == len(sizes):
+                what = f"has {first} rows, and none of number {self.number}"
+                raise BrokenImages(f"{self.file} {what}")
+            content = _read_group(self.file, group)[self.number - first]
+        if content is None:
+            what = f"row {self.number} holds no image, but at most its address"
+            raise BrokenImages(f"{self.file}: {what}")
+        return content
+
+
+def _open_parquet(path: Path, name: str, labelled: bool) -> Container:
+    schema = open_parquet(path).schema_arrow
+    _image_column(path, schema)
+    column = next((column for column in _LABELS if column in schema.names), "")
+    if labelled and not column:
+        raise CompatbenchError(f"{path} has no column 'label'; it has {', '.join(schema.names)}")
+    labels = read_columns(path, [column])[column] if labelled else [None] * sum(_group_sizes(path))
+    if not all(label is None or isinstance(label, (str, int)) for label in labels):
+        raise CompatbenchError(f"{path}: column '{column}' holds neither numbers nor names")
+
+    def read_names() -> tuple[str, ...]:
+        about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = about.get("info", {}).get("features", {})
+        return tuple(map(str, features.get(column, {}).get("names", ())))
+
+    rows = (ParquetRow(f"{name}/{number}", -1, path, number) for number in range(len(labels)))
+    return Container(list(zip(rows, labels, strict=True)), _guard(path, read_names))
+
+
+def hub_class_names(folder: Path) -> tuple[str, ...]:
+    """The names of labels 0, 1, ... in the head of the folder's ``README.md``, if they are there.
+
+    The Hub keeps them in ``dataset_info``; several datasets in one folder say nothing.
+    """
+    path = folder / "README.md"
+    parts = read_bytes(path).split(b"---\n", 2) if path.is_file() else []
+    if len(parts) < 3 or parts[0].strip():
+        return ()
+    try:
+        info = yaml.safe_load(parts[1]).get("dataset_info")
+        dataset: Any = info[0] if isinstance(info, list) and len(info) == 1 else info
+        for feature in dataset["features"]:
+            if feature["name"] in _LABELS:
+                names = feature["dtype"]["class_label"]["names"]
+                return tuple(map(str, names.values() if isinstance(names, dict) else names))
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # another kind of page
+    return ()
+
+
+def open_parquet(path: Path) -> Any:
+    """A parquet file of pyarrow, which is not among the requirements."""
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        fix = "python -m pip install pyarrow"
+        raise CompatbenchError(f"{path}: pyarrow reads parquet and is not here; {fix}") from None
+    size_of(path)
+    return _guard(path, lambda: ParquetFile(path))
+
+
+def read_columns(path: Path, names: list[str]) -> dict[str, list[Any]]:
+    """The values of those of the columns that a parquet file has; images are left alone."""
+    file = open_parquet(path)
+    there = [name for name in names if name in file.schema_arrow.names]
+    return _guard(path, lambda: file.read(columns=there, use_threads=False).to_pydict())
+
+
+def _guard(path: Path, read: Callable[[], Value]) -> Value:
+    try:
+        return read()
+    except Exception as error:  # pyarrow raises anything on a damaged file
+        raise unreadable(path, ValueError(first_line(error))) from None
+
+
+def _image_column(path: Path, schema: Any) -> str:
+    """The column that holds the images: binary, or a struct with ``bytes``, as the Hub has it."""
+    for column in schema:
+        kind = column.type
+        if str(kind).startswith("struct") and kind.get_field_index("bytes") >= 0:
+            kind = kind.field("bytes").type
+        if str(kind) in ("binary", "large_binary"):
+            return str(column.name)
+    raise CompatbenchError(f"{path} has no column of images; it has {', '.join(schema.names)}")
+
+
+@lru_cache(maxsize=256)
+def _group_sizes(path: Path) -> tuple[int, ...]:
+    about = open_parquet(path).metadata
+    return tuple(about.row_group(group).num_rows for group in range(about.num_row_groups))
+
+
+@lru_cache(maxsize=2)  # images are read in their order, by threads on both sides of a border
+def _read_group(path: Path, group: int) -> list[bytes | None]:
+    file = open_parquet(path)
+    if file.metadata.row_group(group).total_byte_size > MOST_BYTES:
+        raise unreadable(path, ValueError("a row group is larger than 1 GiB"))
+    name = _image_column(path, file.schema_arrow)
+    table = _guard(path, lambda: file.read_row_group(group, columns=[name], use_threads=False))
+    images = table[name].to_pylist()
+    return [image.get("bytes") if isinstance(image, dict) else image for image in images]

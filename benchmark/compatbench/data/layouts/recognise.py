@@ -1,0 +1,191 @@
+"""Scans folders and files that no card describes: their layout is recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from compatbench.data.images.dataset_files import inside, read_lines
+from compatbench.data.layouts.containers import PARQUET, TAR
+from compatbench.data.layouts.csv_lists import SPLIT_NAMES, choose_columns, read_csv, scan_list
+from compatbench.data.layouts.listing import CLASS_NAMES, Listing, make_frame
+from compatbench.data.layouts.scanners import (
+    EXTENSIONS,
+    class_rows,
+    list_tree,
+    scan_containers,
+)
+from compatbench.errors import CompatbenchError
+
+LISTS = (".csv", ".tsv")
+# Beside CLIP_benchmark's shards: prompts with {c} for the class, and what the dataset is for.
+TEMPLATES, TYPE = "zeroshot_classification_templates.txt", "dataset_type.txt"
+PLAIN = "a photo of a {}."  # the zero-shot prompt, wherever it stands among the prompts
+
+
+def scan(place: Path, ignore: Path | None = None) -> Listing:
+    """The images of a folder, of a list, of a tar shard or of a parquet file; none is opened.
+
+    Their labels are text, and splits are those that folders, files or a column name.
+
+    Args:
+        ignore: a list that an earlier call has led to.
+
+    Raises:
+        CompatbenchError: no labelled image, a name that cannot be printed, a link that leads
+            out of the folder, or a broken file.
+    """
+    if not place.exists():
+        raise CompatbenchError(f"there is no folder or file {place}")
+    if place.is_dir():
+        folder, entries = place, list(list_tree(place, place))
+        lists = [name for name in entries if "/" not in name and name.lower().endswith(LISTS)]
+        lists = [name for name in lists if place / name != ignore and _is_list(place / name)]
+        if len(lists) > 1:
+            both = " and ".join(lists)
+            raise CompatbenchError(f"{place} has several lists, {both}; give the path of one")
+    else:
+        folder, entries = place.parent, [place.name]
+        lists = [place.name] if place.suffix.lower() in LISTS else []
+        if lists and place == ignore:
+            raise CompatbenchError(f"{place} would be replaced; choose another name: --name")
+    if lists:
+        return _scan_list(folder / lists[0])
+    parquet, shards = ([e for e in entries if e.lower().endswith(end)] for end in (PARQUET, TAR))
+    if parquet:
+        files = {name: _split_of(name) for name in sorted(parquet)}
+        listing = scan_containers(folder, files, "parquet file")
+    elif shards:
+        listing = _scan_shards(folder, sorted(shards, key=_by_number))
+    elif place.is_dir():
+        return _scan_folders(folder, entries)
+    else:
+        raise CompatbenchError(
+            f"{place}: give a folder, a list (.csv, .tsv), a tar shard (.tar, not compressed) or a "
+            "parquet file"
+        )
+    if listing.frame.empty:
+        raise CompatbenchError(f"{place} holds no image with a label")
+    listing.frame["label"] = listing.frame["label"].map(str)
+    return listing
+
+
+def list_images(folder: Path, most: int | None = None) -> list[str]:
+    """Images of ``--images``, at any depth, sorted; of more than ``most`` as many, evenly.
+
+    Raises:
+        CompatbenchError: no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise CompatbenchError(f"--images: there is no folder {folder}")
+    files = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+    )
+    if not files:
+        raise CompatbenchError(f"--images: {folder} holds no image ({', '.join(EXTENSIONS)})")
+    number = min(most or len(files), len(files))
+    return [files[i * len(files) // number] for i in range(number)]
+
+
+def _is_list(path: Path) -> bool:
+    try:
+        return choose_columns(read_csv(path, 2).columns) is not None
+    except CompatbenchError:
+        return False
+
+
+def _scan_list(path: Path) -> Listing:
+    """A list whose images are all there, each once."""
+    listing = scan_list(path, path.parent)
+    frame = listing.frame
+    frame["path"] = [str(PurePosixPath(image)) for image in frame["path"]]
+    lines: dict[str, object] = {}
+    for line, image in frame["path"].items():
+        if not inside(path.parent, image).is_file():
+            raise CompatbenchError(f"{path}:{line}: there is no file {path.parent / image}")
+        if (before := lines.setdefault(image, line)) != line:
+            raise CompatbenchError(f"{path}:{line}: {image!r} is in line {before}, too; drop one")
+    return listing
+
+
+def _scan_folders(folder: Path, entries: Sequence[str]) -> Listing:
+    """``[split/]class/.../image``, perhaps below folders around all of that."""
+    images = [name for name in entries if name.lower().endswith(EXTENSIONS)]
+    if not images:
+        raise CompatbenchError(f"{folder} holds no image ({', '.join(EXTENSIONS)})")
+    deep = [name for name in images if "/" in name]
+    if not deep:
+        raise CompatbenchError(
+            f"{folder} holds {len(images)} images and no class folders; sort them into a folder "
+            "per class, or list them in a CSV with the columns path,label"
+        )
+    around = ""
+    while len({_top(name) for name in deep}) == 1 and all(name.count("/") > 1 for name in deep):
+        around += f"{_top(deep[0])}/"
+        deep = [name.partition("/")[2] for name in deep]
+    tops = {_top(name) for name in deep}
+    splits = sorted(name for name in tops if name.lower() in SPLIT_NAMES)
+    kind, notes = "class folders", []
+    if beside := len(images) - len(deep):
+        notes.append(f"{beside:,} images beside the folders skipped")
+    if "train" in {SPLIT_NAMES[name.lower()] for name in splits} and len(tops) > 1:
+        kind, rows = "class folders with splits", []
+        if extra := sorted(tops.difference(splits)):
+            raise CompatbenchError(
+                f"{folder}: beside {' and '.join(splits)} lies '{extra[0]}', which is no split; "
+                "remove it, or give the folder of the classes"
+            )
+        if flat := [name for name in deep if name.count("/") < 2]:
+            path = around + flat[0]
+            raise CompatbenchError(f"{folder}: {path} is in no class folder; sort it into one")
+        for top in splits:
+            below = [name.partition("/")[2] for name in deep if _top(name) == top]
+            rows += class_rows(below, f"{around}{top}/", SPLIT_NAMES[top.lower()])
+    else:
+        folders = (name for name in entries if name.endswith("/") and name.startswith(around))
+        inner = {name[len(around) : -1] for name in folders}
+        if empty := sorted(name for name in inner - tops if name and "/" not in name):
+            notes.append(f"folders without an image are no classes: {', '.join(empty)}")
+        rows = class_rows(deep, around, "")
+    return Listing(kind, folder, make_frame(rows), notes=notes)
+
+
+def _top(path: str) -> str:
+    return path.partition("/")[0]
+
+
+def _scan_shards(folder: Path, shards: Sequence[str]) -> Listing:
+    """Tar shards, with what CLIP_benchmark keeps beside them: class names, prompts and purpose."""
+    if (purpose := inside(folder, TYPE)).exists() and (said := " ".join(read_lines(purpose))):
+        what = "a task needs one class for every image, or a card with captions (docs/cards.md)"
+        raise CompatbenchError(f"{purpose} says '{said}'; {what}")
+    files = {shard: _split_of(shard) for shard in shards}
+    listing = scan_containers(folder, files, "tar shard")
+    names = inside(folder, CLASS_NAMES)
+    titles = read_lines(names) if names.exists() else []
+    most = max(listing.frame["label"], default=-1)
+    if titles and most >= len(titles):
+        raise CompatbenchError(f"{names} has {len(titles)} names, but label {most} occurs")
+    listing.names = {str(label): title for label, title in enumerate(titles)}
+    if (prompts := inside(folder, TEMPLATES)).exists():
+        lines = [line.replace("{c}", "{}") for line in read_lines(prompts)]
+        listing.templates = sorted(lines, key=lambda line: line != PLAIN)
+        listing.notes.append(f"{len(lines):,} prompts of {TEMPLATES} are taken")
+    return listing
+
+
+def _split_of(path: str) -> str:
+    """The split that the path of a shard names: ``train/0.tar``, ``data/train-00000-of-2``."""
+    for part in reversed(PurePosixPath(path.lower()).with_suffix("").parts):
+        for word in part.replace("_", "-").replace(".", "-").split("-"):
+            if word in SPLIT_NAMES:
+                return SPLIT_NAMES[word]
+    return ""
+
+
+def _by_number(shard: str) -> tuple[str, int, str]:
+    """``9.tar`` is before ``10.tar``."""
+    path = PurePosixPath(shard)
+    return str(path.parent), int(path.stem) if path.stem.isdecimal() else -1, path.stem
