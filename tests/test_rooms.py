@@ -37,7 +37,7 @@ ROOM_BUDGETS = {
     "api": 900,
     "backbone": 4_260,
     "cli": 2_800,
-    "data": 5_300,
+    "data": 5_330,
     "engine": 6_600,
     "extras": 8_040,
     "files": 610,
