@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from compatbench.formats.dassl import Dassl, Part
+from compatbench.formats._shared.dassl import Dassl, Part
 from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
 

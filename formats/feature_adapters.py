@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 
-from compatbench.formats.dassl import Dassl, Part
+from compatbench.formats._shared.dassl import Dassl, Part
 from compatbench.method import Module
 from compatbench.method.format import Converted, Import
 

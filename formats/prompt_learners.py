@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from compatbench.formats.dassl import Dassl, Part
+from compatbench.formats._shared.dassl import Dassl, Part
 from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
 from compatbench.method.format import Converted, Import

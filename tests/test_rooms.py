@@ -51,7 +51,7 @@ BUDGETS = {
     "transfers and formats": (2_800, ("transfers", "formats")),
     "programs": (6_000, PROGRAMS),
     "programs, with fits beside the authors' code": (9_200, (*PROGRAMS, "benchmark/authors")),
-    "tests": (29_700, ("tests",)),
+    "tests": (29_800, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.

@@ -22,7 +22,7 @@ from compatbench.extras.studies import frames
 from compatbench.extras.studies.frames import StudyReport, TextTable
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_bytes
-from compatbench.method.transfer_registry import gate_transfer
+from compatbench.method.registry import gate_transfer
 from compatbench.results.bootstrap import mean_interval
 from compatbench.tables.figures.svg import BLUE, GREY, RED
 from compatbench.tables.markdown import fill_section

@@ -19,8 +19,7 @@ from compatbench.engine.store import RunStore
 from compatbench.extras.advice.predict import measure_moves
 from compatbench.files.atomic import write_atomic
 from compatbench.method.predictions import Predictions
-from compatbench.method.registry import builtin_methods
-from compatbench.method.transfer_registry import gate_transfer
+from compatbench.method.registry import builtin_methods, gate_transfer
 from compatbench.results.store import read_results
 from compatbench.transfers._shared.survival import (
     WORDS,

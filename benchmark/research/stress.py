@@ -32,9 +32,8 @@ from compatbench.extras.studies import frames
 from compatbench.extras.studies.frames import Row, StudyReport, TextTable, records
 from compatbench.extras.studies.study import Fit, Names, Study, StudyOptions
 from compatbench.harmonic_mean import harmonic_mean
-from compatbench.method.registry import builtin_methods
+from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.method.transfer import TransferData, WordPair
-from compatbench.method.transfer_registry import find_transfer
 from compatbench.results.standing import average
 from compatbench.tables.figures.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 from compatbench.tables.markdown import NOTHING, code, percent

@@ -15,8 +15,7 @@ from typer.main import get_command
 from compatbench.cli.app import app
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 from compatbench.errors import CompatbenchError
-from compatbench.method.registry import builtin_methods
-from compatbench.method.transfer_registry import builtin_transfers
+from compatbench.method.registry import builtin_methods, builtin_transfers
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = {

@@ -19,8 +19,13 @@ from compatbench.engine.plan import plan, plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError
-from compatbench.method.registry import MethodRegistry, builtin_methods
-from compatbench.method.transfer_registry import TransferRegistry, builtin_transfers, find_transfer
+from compatbench.method.registry import (
+    MethodRegistry,
+    TransferRegistry,
+    builtin_methods,
+    builtin_transfers,
+    find_transfer,
+)
 
 SUITE = suite_cards.read("smoke")
 REGISTRY = builtin_methods()
@@ -104,7 +109,7 @@ def test_a_transfer_that_takes_more_than_its_card_declares_cannot_be_run(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh = TransferRegistry(dict(builtin_transfers().classes))
-    for module in ("compatbench.method.transfer_registry", "compatbench.engine.matrix"):
+    for module in ("compatbench.method.registry", "compatbench.engine.matrix"):
         monkeypatch.setattr(f"{module}.builtin_transfers", lambda: fresh)
     path = tmp_path / "greedy.py"
     path.write_text(GREEDY)

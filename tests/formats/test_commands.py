@@ -13,25 +13,9 @@ import compatbench as cb
 from compatbench.backbone import Labels, load_backbone
 from compatbench.data.task import load_task, restrict_task, task_labels
 from compatbench.method import Module
-from compatbench.method.format_registry import find_format
 
 from .dassl_files import buffers, drawer, save_dassl
 
-MINE = """
-from compatbench.method.format import Converted, Format
-from compatbench.method import Module
-
-
-class Mine(Format):
-    name, method = "mine", "coop"
-
-    def recognise(self, file):
-        return "vectors" in file.tensors
-
-    def read(self, given):
-        context = given.take("vectors", "M D")
-        return Converted(Module({"context": context}), {"context_length": len(context)})
-"""
 PLACE = ("--task", "mini-food", "--source", "mini-clip")
 
 
@@ -99,26 +83,6 @@ def test_a_module_of_another_method_is_not_exported(tmp_path: Path) -> None:
     with pytest.raises(cb.CompatbenchError, match="--dtype 'int8'"):
         cb.export_module("coop", module, tmp_path / "m", dtype="int8")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_format_of_ones_own(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(MINE)
-    width = load_backbone("mini-clip").token_width
-    torch.save({"vectors": torch.ones(3, width)}, tmp_path / "w.pt")
-    name = str(tmp_path / "mine.py")
-    module = cb.import_module(name, tmp_path / "w.pt", "mini-food", "mini-clip")
-    assert torch.equal(module["context"], torch.ones(3, width))
-    assert module.about["imported"]["classes and source"] == "as given"
-    with pytest.raises(cb.CompatbenchError, match="of no format that is recognised; name it"):
-        cb.import_module("auto", tmp_path / "w.pt", "mini-food", "mini-clip")
-    (tmp_path / "mine.py").write_text("x = 1 / 0\n")
-    with pytest.raises(cb.CompatbenchError, match=r"mine.py:1: ZeroDivisionError"):
-        find_format(name)
-    (tmp_path / "mine.py").write_text("x = 1\n")
-    with pytest.raises(cb.CompatbenchError, match="defines no format: a Format subclass"):
-        find_format(name)
-    with pytest.raises(cb.CompatbenchError, match="does not exist"):
-        find_format("./nowhere.py")
 
 
 def test_half_of_a_task_has_its_own_images_and_labels() -> None:

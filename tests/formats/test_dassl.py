@@ -17,9 +17,8 @@ from compatbench.backbone import Backbone, Labels
 from compatbench.errors import CompatbenchError
 from compatbench.method import Module
 from compatbench.method.checkpoint_reader import read_checkpoint
-from compatbench.method.convert import export_checkpoint
-from compatbench.method.format_registry import formats, recognise
-from compatbench.method.registry import builtin_methods
+from compatbench.method.convert import export_checkpoint, recognise
+from compatbench.method.registry import builtin_formats, builtin_methods
 
 from .conftest import Importer
 from .dassl_files import (
@@ -179,7 +178,7 @@ def test_a_file_is_recognised_by_what_is_in_it(
 ) -> None:
     save_dassl(tmp_path, CASES[kind][0](clip64, labels), "anything")
     assert recognise(read_checkpoint(tmp_path)) == [kind]  # the folder around the model's
-    assert set(CASES) <= set(formats())
+    assert set(CASES) <= set(builtin_formats().classes)
 
 
 def test_attributes_of_other_words_are_told(

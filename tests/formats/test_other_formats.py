@@ -20,8 +20,7 @@ from torch import Tensor
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import CompatbenchError
 from compatbench.method.checkpoint_reader import read_checkpoint
-from compatbench.method.convert import export_checkpoint
-from compatbench.method.format_registry import recognise
+from compatbench.method.convert import export_checkpoint, recognise
 
 from .conftest import Importer
 from .dassl_files import State, drawer, save_dassl

@@ -1,28 +1,194 @@
-"""Where methods come from, and how they are chosen."""
+"""Methods, transfers and formats: where they come from, and how they are chosen."""
 
 from __future__ import annotations
 
+import sys
+import textwrap
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+import torch
 
-from compatbench.cli.authoring import fill_template
+import compatbench as cb
+import compatbench.methods
+from compatbench.backbone import load_backbone
 from compatbench.errors import CompatbenchError
+from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest, unseen_images
 from compatbench.extras.check.run_checks import check_methods
 from compatbench.files.project_folders import content_folder
-from compatbench.method.registry import MethodRegistry, builtin_methods
+from compatbench.method.registry import (
+    FormatRegistry,
+    MethodRegistry,
+    Registry,
+    TransferRegistry,
+    builtin_formats,
+    builtin_methods,
+    builtin_transfers,
+    find_format,
+)
+from compatbench.method.transfer import TransferData
+
+
+class Kind(NamedTuple):
+    """A kind of content, and the file that the docstring of its root shows."""
+
+    registry: type[Registry[Any]]
+    builtin: Callable[[], Registry[Any]]
+    name: str  # of what is in the file
+    mark: str  # how the file marks its class
+    torn: str  # a mark that is none
+    refused: str  # what is said of it
+
+    @property
+    def example(self) -> str:
+        """The file."""
+        doc = textwrap.dedent(self.registry.root.__doc__ or "").partition("file::\n\n")[2]
+        whole = doc.split("\n    Attributes:")[0]
+        return textwrap.dedent(whole)
+
+
+KINDS = {
+    "method": Kind(
+        MethodRegistry, builtin_methods, "means", "card = MethodCard(", "card = dict(",
+        "the card of method class Means is a dict, not a MethodCard",
+    ),
+    "transfer": Kind(
+        TransferRegistry, builtin_transfers, "halfway", "card = TransferCard(", "card = dict(",
+        "the card of transfer class Halfway is a dict, not a TransferCard",
+    ),
+    "format": Kind(
+        FormatRegistry, builtin_formats, "vectors", 'name, method = "vectors"', "name, method = 7",
+        "the name of format class Vectors is a int, not a str",
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
-def _fresh_registry() -> None:
+def _fresh_registries() -> None:
     """A file that one test loads is not there for the next."""
-    builtin_methods.cache_clear()
+    for kind in KINDS.values():
+        kind.builtin.cache_clear()  # type: ignore[attr-defined]
 
 
-def test_a_broken_file_is_named_and_stops_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return KINDS[request.param]
+
+
+def test_the_file_in_a_docstring_works(kind: Kind, tmp_path: Path) -> None:
+    path = tmp_path / "example.py"
+    path.write_text(kind.example)
+    registry = kind.registry()
+    assert registry.add_file(path) == [kind.name]
+    cls = registry.get(kind.name)
+    if kind.registry is FormatRegistry:
+        vectors = torch.ones(3, load_backbone("mini-clip").token_width)
+        torch.save({"vectors": vectors}, tmp_path / "w.pt")
+        module = cb.import_module(str(path), tmp_path / "w.pt", "mini-food", "mini-clip")
+        assert torch.equal(module["context"], vectors)
+        return
+    tested = MethodUnderTest(
+        cls if kind.registry is MethodRegistry else builtin_methods().get("taskres")
+    )
+    images = tested.target.encode_images(unseen_images())
+    logits = tested.build().attach(tested.module, tested.target, LABELS)(images)
+    assert logits.shape == (len(images), len(LABELS))
+    if kind.registry is TransferRegistry:
+        transfer = cls()
+        given = tested.build(), tested.module, tested.target, LABELS
+        halfway = transfer.attach(*given, TransferData(transfer))(images)
+        assert not torch.equal(halfway, logits)
+        assert (halfway - logits).abs().max() < logits.abs().max()
+
+
+def test_a_mark_of_another_type_is_named(kind: Kind, tmp_path: Path) -> None:
+    path = tmp_path / "torn.py"
+    path.write_text(kind.example.replace(kind.mark, kind.torn))
+    with pytest.raises(CompatbenchError, match=f"^{path}: {kind.refused}$"):
+        kind.registry().add_file(path)
+
+
+@pytest.mark.parametrize(
+    "code", ["", "Alias = list[int]\n", "class Other: card = name = 'other'\n"]
+)
+def test_what_is_no_content_is_passed_over(kind: Kind, code: str, tmp_path: Path) -> None:
+    path = tmp_path / "mixed.py"
+    path.write_text(f"{code}Base = {kind.registry.root.__name__}\n{kind.example}")
+    path.write_text(path.read_text().replace("Base = ", "# Base = "))
+    assert kind.registry().add_file(path) == [kind.name]
+    path.write_text(code)
+    with pytest.raises(CompatbenchError, match=f"defines no {kind.registry.kind}: a "):
+        kind.registry().add_file(path)
+
+
+def test_a_name_taken_twice_names_both_files(kind: Kind, tmp_path: Path) -> None:
+    registry = kind.registry()
+    paths = [tmp_path / folder / "twin.py" for folder in ("one", "two")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(kind.example)
+    registry.add_file(paths[0])
+    assert registry.add_file(paths[0]) == [kind.name]  # the same again
+    with pytest.raises(CompatbenchError, match=f"name '{kind.name}' is taken twice") as error:
+        registry.add_file(paths[1])
+    assert all(str(path) in str(error.value) for path in paths)
+
+
+@pytest.mark.filterwarnings("ignore:format:compatbench.errors.CompatbenchWarning")
+def test_an_installed_package_brings_content(
+    kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "outside_file.py").write_text(kind.example)
+    folder = tmp_path / "outside-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text(
+        f"[compatbench.{kind.registry.kind}s]\n"
+        "outside = outside_file\nworse = outside_file_2\nneither = pathlib:Path\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry = kind.builtin()
+    sys.modules.pop("outside_file")
+    assert registry.select(f"{kind.name}") == [kind.name]
+    assert "No module named 'outside_file_2'" in registry.broken["worse"]
+    with pytest.raises(CompatbenchError, match="No module named 'outside_file_2'"):
+        registry.get("worse")
+    assert registry.broken.keys() == {"worse", "neither"}
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (None, "file .* does not exist"),
+        ("x = 1 / 0\n", r"mine.py:1: ZeroDivisionError"),
+        ("x = (\n", r"mine.py:1: SyntaxError: '\(' was never closed"),
+    ],
+)
+def test_a_file_that_cannot_be_loaded_is_named(
+    kind: Kind, code: str | None, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.py"
+    if code is not None:
+        path.write_text(code)
+    with pytest.raises(CompatbenchError, match=message):
+        kind.registry().add_file(path)
+
+
+def test_a_format_file_has_one_format(tmp_path: Path) -> None:
+    path, example = tmp_path / "two.py", KINDS["format"].example
+    second = example.replace("Vectors", "More").replace('"vectors", "coop"', '"more", "coop"')
+    path.write_text(f"{example}\n\n{second}")
+    with pytest.raises(CompatbenchError, match="defines 2 formats; it should be one"):
+        find_format(str(path))
+    with pytest.raises(CompatbenchError, match=r"^no format named 'cop'; did you mean coop"):
+        find_format("cop")
+    assert find_format("clip-lora").name == "clip_lora"
+
+
+def test_a_broken_file_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_one.py").write_text("x = 1\nraise ValueError('by design')\n")
     package = import_module("compatbench.methods")
     monkeypatch.setattr(package, "__path__", [str(tmp_path), *package.__path__])
@@ -30,41 +196,13 @@ def test_a_broken_file_is_named_and_stops_no_other(
     for module in ("method.registry", "engine.confined.remote"):
         monkeypatch.setattr(f"compatbench.{module}.content_files", lambda kind: files)
     registry = builtin_methods()
-    assert registry.broken == {
-        "broken_one": f"{tmp_path / 'broken_one.py'}:2: ValueError: by design"
-    }
+    why = f"{tmp_path / 'broken_one.py'}:2: ValueError: by design"
+    assert registry.broken == {"broken_one": why}
     assert "broken_one" not in registry.select("all")
     with pytest.raises(CompatbenchError, match="ValueError: by design"):
         registry.select("coop,broken_one")
-    [torn] = [o for o in check_methods("all", "card").itertuples() if o.status == "fail"]
-    assert torn.method == "broken_one"
-
-
-def test_an_installed_package_brings_methods(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "outside_method.py").write_text(fill_template("outside"))
-    folder = tmp_path / "outside-1.0.dist-info"
-    folder.mkdir()
-    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
-    (folder / "entry_points.txt").write_text(
-        "[compatbench.methods]\noutside = outside_method\nworse = outside_method_2\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    registry = builtin_methods()
-    assert registry.select("outside") == ["outside"]
-    assert "No module named 'outside_method_2'" in registry.broken["worse"]
-
-
-def test_a_name_taken_twice_names_both_files(tmp_path: Path) -> None:
-    registry = MethodRegistry()
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / f"{folder}.py").write_text(fill_template("twin"))
-    registry.add_file(tmp_path / "one" / "one.py")
-    with pytest.raises(CompatbenchError) as error:
-        registry.add_file(tmp_path / "two" / "two.py")
-    assert all(str(tmp_path / f / f"{f}.py") in str(error.value) for f in ("one", "two"))
+    checked = check_methods("all", "card")
+    assert [*checked[checked["status"] == "fail"]["method"]] == ["broken_one"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compatbench.engine.index_maps import WAYS, FeatureMap, fit_map, judge_map
 from compatbench.errors import CompatbenchError
-from compatbench.method.transfer_registry import builtin_transfers
+from compatbench.method.registry import builtin_transfers
 
 
 def unit(rows: int, width: int, seed: int) -> Tensor:

@@ -10,9 +10,8 @@ from compatbench.backbone import DENSE, PIXELS, POOLED, ImageInput
 from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest, unseen_images
 from compatbench.method import Module
 from compatbench.method.predictions import predict
-from compatbench.method.registry import builtin_methods
+from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.method.transfer import OldAnswers, TransferData, Unlabelled
-from compatbench.method.transfer_registry import find_transfer
 from compatbench.transfers._shared import survival
 from compatbench.transfers._shared.survival import Estimator, FourAnswers, describe_answers
 

@@ -13,9 +13,8 @@ from compatbench.backbone.words import encode_words, load_words
 from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest, unseen_images
 from compatbench.extras.check.models import EMBED_DIM, random_rotation, rotate_clip
 from compatbench.method import Module
-from compatbench.method.registry import builtin_methods
+from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.method.transfer import OldAnswers, TransferData, Unlabelled, WordPair
-from compatbench.method.transfer_registry import find_transfer
 from compatbench.transfers.anchors import read_back
 from compatbench.transfers.images import Images, fit_net
 

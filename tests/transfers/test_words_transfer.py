@@ -21,9 +21,8 @@ from compatbench.extras.check.models import (
     synthetic_models,
 )
 from compatbench.method import Classifier, Method, Module
-from compatbench.method.registry import builtin_methods
+from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.method.transfer import TransferData, WordPair
-from compatbench.method.transfer_registry import find_transfer
 
 WORDS = load_words()[::40]
 METHODS = builtin_methods().classes

@@ -86,8 +86,8 @@ def transfers() -> pd.DataFrame:
     Name, settings that may follow it after ``+``, what it needs beside the module, the places at
     which modules may act, title, paper, and what it does.
     """
+    from compatbench.method.registry import builtin_transfers
     from compatbench.method.transfer import ACCESS, EVERYWHERE
-    from compatbench.method.transfer_registry import builtin_transfers
 
     rows = []
     for cls in builtin_transfers().classes.values():
@@ -109,12 +109,12 @@ def formats() -> pd.DataFrame:
     """
     from inspect import getdoc
 
-    from compatbench.method.format_registry import formats
+    from compatbench.method.registry import builtin_formats
 
     rows = []
-    for name, one in sorted(formats().items()):
-        code = (getdoc(one) or "").partition("\n")[0].replace("``", "")
-        rows.append((name, one.method, ", ".join(one.needs), code))
+    for name, cls in sorted(builtin_formats().classes.items()):
+        code = (getdoc(cls) or "").partition("\n")[0].replace("``", "")
+        rows.append((name, cls.method, ", ".join(cls.needs), code))
     return _frame(rows, "name", "method", "settings to give", "code")
 
 

@@ -85,7 +85,7 @@ def evaluate(
             fitted for.
     """
     from compatbench.engine.single_module import evaluate_module, import_for
-    from compatbench.method.transfer_registry import gate_transfer
+    from compatbench.method.registry import gate_transfer
     from compatbench.plugins import open_address
 
     if gate:

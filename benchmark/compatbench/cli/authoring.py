@@ -73,7 +73,7 @@ def fill_template(name: str) -> str:
 
 def are_transfers(wanted: str) -> bool:
     """Whether names, or a file, are those of transfers."""
-    from compatbench.method.transfer_registry import builtin_transfers
+    from compatbench.method.registry import builtin_transfers
 
     parts = [part.strip() for part in wanted.split(",")]
     if len(parts) == 1 and parts[0].endswith(".py") and Path(parts[0]).is_file():

@@ -17,7 +17,7 @@ from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method, MethodCard
-from compatbench.method.transfer_registry import describe_transfer, find_transfer
+from compatbench.method.registry import describe_transfer, find_transfer
 
 
 def data_key(backbone: str, test_set: str) -> str:

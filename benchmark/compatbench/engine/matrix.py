@@ -34,8 +34,7 @@ from compatbench.engine.missing import Missing, fit_backbones
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method
-from compatbench.method.registry import MethodRegistry
-from compatbench.method.transfer_registry import builtin_transfers, find_transfer
+from compatbench.method.registry import MethodRegistry, builtin_transfers, find_transfer
 
 Names = str | Sequence[str]
 

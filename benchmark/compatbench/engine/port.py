@@ -20,8 +20,8 @@ from compatbench.data.task import load_task, restrict_task
 from compatbench.engine.single_module import Fitted, build_method_of, read_fitted
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import Method, Module
+from compatbench.method.registry import find_transfer
 from compatbench.method.transfer import attach_rotated
-from compatbench.method.transfer_registry import find_transfer
 
 WAYS = (COPIED, "words", "words+raw")
 # A ported module's logits differ from the transfer's by no more than this share of the largest.

@@ -30,9 +30,8 @@ from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method import Method, Module, load_module
 from compatbench.method.checkpoint_reader import is_archive
 from compatbench.method.convert import import_checkpoint
-from compatbench.method.registry import builtin_methods
+from compatbench.method.registry import builtin_methods, builtin_transfers, find_transfer
 from compatbench.method.transfer import Transfer
-from compatbench.method.transfer_registry import builtin_transfers, find_transfer
 
 
 class Fitted(BaseModel):

@@ -39,9 +39,8 @@ from compatbench.engine.store import RunStore
 from compatbench.engine.task_images import TaskImages
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FewShotData, Method, Module
-from compatbench.method.registry import builtin_methods
+from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.method.transfer import UndeclaredAccess
-from compatbench.method.transfer_registry import find_transfer
 
 
 class Worker:

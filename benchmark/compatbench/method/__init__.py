@@ -214,7 +214,34 @@ class CosineClassifier:
 
 
 class Method(ABC):
-    """A way to fit a module on one backbone and to attach it to any other."""
+    """A way to fit a module on one backbone and to attach it to any other.
+
+    A whole method file::
+
+        import torch
+
+        from compatbench.method import CosineClassifier, Method, MethodCard, Module, require_shape
+
+
+        class Means(Method):
+            card = MethodCard(
+                name="means",
+                title="Means",
+                paper="",
+                inserts="classifier",
+                summary="A class is the mean of its images.",
+            )
+
+            def fit(self, backbone, data, rng):
+                images, labels = data.train.plain, data.train.targets
+                means = [images[labels == label].mean(0) for label in labels.unique()]
+                return Module({"means": torch.stack(means)})
+
+            def attach(self, module, backbone, labels):
+                means = require_shape(module, "means", backbone.embed_dim, "features of size")
+                require_shape(module, "means", len(labels), "tasks of classes", dim=0)
+                return CosineClassifier(means, backbone.logit_scale)
+    """
 
     card: ClassVar[MethodCard]
 

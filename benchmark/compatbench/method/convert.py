@@ -20,8 +20,7 @@ from compatbench.messages import first_line, first_problem
 from compatbench.method import Method, Module
 from compatbench.method.checkpoint_reader import Checkpoint, read_checkpoint
 from compatbench.method.format import Format, Import
-from compatbench.method.format_registry import find_format, formats, recognise
-from compatbench.method.registry import builtin_methods
+from compatbench.method.registry import builtin_formats, builtin_methods, find_format
 
 AUTO = "auto"
 
@@ -53,8 +52,13 @@ def inspect_checkpoint(file: str | Path) -> Inspection:
     read = read_checkpoint(Path(file))
     names = tuple(recognise(read))
     tensors = {name: (tuple(t.shape), str(t.dtype)[6:]) for name, t in read.tensors.items()}
-    needs = {name: why for one in names for name, why in formats()[one].needs.items()}
+    needs = {need: why for name in names for need, why in find_format(name).needs.items()}
     return Inspection(read.path, names, tensors, read.values, needs)
+
+
+def recognise(file: Checkpoint) -> list[str]:
+    """The formats whose names and shapes a file has; one at most of those that are here."""
+    return [name for name, cls in builtin_formats().classes.items() if cls().recognise(file)]
 
 
 def import_checkpoint(
@@ -116,7 +120,7 @@ def export_checkpoint(kind: str, module: Module, path: Path, dtype: str | None) 
     chosen, about = find_format(kind), module.about
     name = about.get("method", "?")
     if chosen.method != name:
-        able = [one.name for one in formats().values() if one.method == name]
+        able = [each for each, cls in builtin_formats().classes.items() if cls.method == name]
         hint = f"; give {' or '.join(able)}" if able else ""
         raise CompatbenchError(
             f"the format '{chosen.name}' is for modules of '{chosen.method}', and this is one of "
@@ -160,13 +164,12 @@ def choose_classes(
 
 
 def _choose(kind: str, file: Checkpoint) -> Format:
-    found = recognise(file)
     if kind != AUTO:
         return find_format(kind)
-    if len(found) != 1:
-        known = ", ".join(sorted(formats()))
+    if len(names := recognise(file)) != 1:
+        known = ", ".join(builtin_formats().names())
         raise CompatbenchError(f"{file.path} is of no format that is recognised; name it: {known}")
-    return formats()[found[0]]
+    return find_format(names[0])
 
 
 def _build(chosen: Format, config: Mapping[str, Any], path: Path) -> Method:

@@ -158,6 +158,22 @@ class Converted(NamedTuple):
 class Format(ABC):
     """A kind of checkpoint, and the method whose modules it holds.
 
+    A whole format file::
+
+        from compatbench.method import Module
+        from compatbench.method.format import Converted, Format
+
+
+        class Vectors(Format):
+            name, method = "vectors", "coop"
+
+            def recognise(self, file):
+                return "vectors" in file.tensors
+
+            def read(self, given):
+                context = given.take("vectors", "M D")  # M rows of the source's token width
+                return Converted(Module({"context": context}), {"context_length": len(context)})
+
     Attributes:
         name: of the format; that of its method, where it has but one.
         method: the method's name.

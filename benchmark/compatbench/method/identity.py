@@ -1,4 +1,4 @@
-"""What names a method's code in keys: versions for ours, a hash for code from outside."""
+"""What stands for code in keys: versions for ours, a hash for code from outside."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import inspect
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -15,46 +16,44 @@ from typing import Any
 
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_bytes, sha256_file, sha256_json
-from compatbench.files.project_folders import content_folder
+from compatbench.files.project_folders import CONTENT, content_folder
 from compatbench.method import Method
+from compatbench.method.transfer import Transfer
 
+_CONTENT = rf"compatbench\.({'|'.join(CONTENT)})\.(.+)"
 # The packages of files that were loaded from anywhere have names that begin with this.
 PLUGIN_PREFIX = "compatbench_plugin_"
-_METHODS = "compatbench.methods."
 
 
 def method_identity(cls: type[Any]) -> str:
-    """The part of a key that stands for a method's code.
+    """The part of a key that stands for the code of a method, or of a transfer.
 
-    The versions of our methods that it is, or is a subclass of; for any other method before them
-    a hash of its code and of the data files of its card, read from disk.
+    The versions of our classes that it is, or is a subclass of; for any other class before them a
+    hash of its code and of the data files of its card, read from disk.
     """
-    ours = [base for base in _method_classes(cls) if _is_ours(base)]
-    cards = [base.__dict__["card"] for base in ours if "card" in base.__dict__]
+    root = next(root for root in (Method, Transfer) if issubclass(cls, root))
+    bases = [base for base in cls.__mro__ if issubclass(base, root) and base is not root]
+    cards = [vars(base)["card"] for base in bases if _is_ours(base) and "card" in vars(base)]
     versions = [f"{card.identity}.{card.version}" for card in cards]
     if _is_ours(cls):
         return "+".join(versions)
-    code = []
-    for base in _method_classes(cls):
-        if not _is_ours(base):
-            folder = class_file(base).parent
-            hashes = {file: hash_code(file) for file in _own_files(base)}
-            card = base.__dict__.get("card")
-            for file in [folder / name for name in (card.files if card else ())]:
-                if not file.is_file():
-                    raise CompatbenchError(
-                        f"{class_file(base)}: the card of '{base.card.name}' names the file "
-                        f"{file}, which does not exist"
-                    )
-                hashes[file] = sha256_file(file)
-            code += sorted([os.path.relpath(file, folder), hash] for file, hash in hashes.items())
+    code = [row for base in bases if not _is_ours(base) for row in _hash_files(base)]
     return "+".join([f"{cls.card.identity}:{sha256_json(code)}", *versions])
 
 
-def _method_classes(cls: type[Method]) -> list[type[Method]]:
-    """The class and its bases below ours of all: of methods, or another kind of plug-in."""
-    root = next(one for one in reversed(cls.__mro__) if _is_ours(one) and hasattr(one, "attach"))
-    return [base for base in cls.__mro__ if issubclass(base, root) and base is not root]
+def _hash_files(cls: type[Any]) -> list[list[str]]:
+    """Path from its own file, and hash, of every file that decides what a class does."""
+    folder = class_file(cls).parent
+    hashes = {file: hash_code(file) for file in _code_files(cls)}
+    card = vars(cls).get("card")
+    for file in [folder / name for name in (card.files if card else ())]:
+        if not file.is_file():
+            raise CompatbenchError(
+                f"{class_file(cls)}: the card of '{cls.card.name}' names the file {file}, which "
+                "does not exist"
+            )
+        hashes[file] = sha256_file(file)
+    return sorted([os.path.relpath(file, folder), value] for file, value in hashes.items())
 
 
 def _is_ours(cls: type) -> bool:
@@ -62,12 +61,12 @@ def _is_ours(cls: type) -> bool:
 
 
 def plugin_file(cls: type[Any]) -> str | None:
-    """The file, loaded from anywhere, that a class comes from; None for an installed method."""
+    """The file, loaded from anywhere, that a class comes from; None for an installed one."""
     return str(class_file(cls)) if cls.__module__.startswith(PLUGIN_PREFIX) else None
 
 
 def class_file(cls: type[Any]) -> Path:
-    """The file that defines a method."""
+    """The file that defines a class."""
     try:
         return Path(inspect.getfile(cls)).resolve()
     except (TypeError, OSError):
@@ -77,25 +76,18 @@ def class_file(cls: type[Any]) -> Path:
         ) from None
 
 
-def _own_files(cls: type[Method]) -> set[Path]:
-    """Every file of an installed package; of a file that lies anywhere, what it imports there.
-
-    In the second case: the packages that hold it, and every local module that they import in
-    turn, found without running them. Method files of compatbench count as local.
-    """
-    path = class_file(cls)
-    if cls.__module__.startswith("compatbench.method."):
-        return {path}
+def _code_files(cls: type[Any]) -> set[Path]:
+    """Every file of an installed package; of a file that lies anywhere, ``local_files``."""
     top = sys.modules[cls.__module__.partition(".")[0]]
-    if hasattr(top, "__path__") and not (_is_ours(cls) or plugin_file(cls)):
+    if hasattr(top, "__path__") and not plugin_file(cls):
         return {file.resolve() for place in top.__path__ for file in Path(place).rglob("*.py")}
-    return local_files(path)
+    return local_files(class_file(cls))
 
 
 def local_files(path: Path) -> set[Path]:
     """A file, the packages that hold it, and every local module that they import in turn.
 
-    They are found without running them.
+    They are found without running them. Files of compatbench's own content count as local.
     """
     importlib.invalidate_caches()
     path = path.resolve()
@@ -152,8 +144,8 @@ def _imported_files(file: Path, folders: Sequence[str]) -> Iterator[Path]:
         places = list(folders)
         if level:
             places = [str(file.parents[level - 1])]
-        elif module.startswith(_METHODS):
-            places, module = [str(content_folder("methods"))], module.removeprefix(_METHODS)
+        elif content := re.fullmatch(_CONTENT, module):
+            places, module = [str(content_folder(content[1]))], content[2]
         elif find_local(module.partition(".")[0], folders) is None:
             continue
         for part in filter(None, module.split(".")):

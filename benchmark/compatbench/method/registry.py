@@ -1,55 +1,43 @@
-"""Finds plug-ins: among ours, in a file anywhere, in an installed package; methods first of all.
-
-A file from anywhere is loaded in a package of its own, so that two of them may have neighbours of
-one name. In it, ``import helpers`` finds the ``helpers.py`` beside the file, also in a function
-that runs later. ``sys.path`` is left alone.
-"""
+"""Methods, transfers and formats by name: among ours, in a file anywhere, in installed packages."""
 
 from __future__ import annotations
 
-import builtins
 import importlib
 import re
-import sys
-import traceback
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import GenericAlias, ModuleType
 from typing import Any, ClassVar, Generic, TypeGuard, TypeVar
 
-import compatbench
+from pydantic import ValidationError
+
 from compatbench.data.cards import select_names, unknown_name
 from compatbench.data.cards.names import NAME
-from compatbench.errors import CompatbenchError
-from compatbench.files.hashes import sha256_bytes
-from compatbench.files.project_folders import CONTENT, content_files, content_folder
+from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.files.project_folders import content_files
 from compatbench.method import Method, MethodCard
-from compatbench.method.identity import (
-    PLUGIN_PREFIX,
-    class_file,
-    find_local,
-    import_folders,
-    method_identity,
-    plugin_file,
-)
+from compatbench.method.format import Format
+from compatbench.method.identity import class_file, method_identity, plugin_file
+from compatbench.method.outside_files import describe_import_error, load_file
+from compatbench.method.transfer import Transfer, TransferCard
 
 T = TypeVar("T", bound=Any)
 
 
 @dataclass
 class Registry(Generic[T]):
-    """The plug-in classes of one kind by name, and the files that could not be loaded.
+    """The classes of one kind of content by name, and the files that could not be loaded.
 
     A broken file is remembered with its error and harms only those who ask for it.
     """
 
-    kind: ClassVar[str]  # what people call such a plug-in
+    kind: ClassVar[str]  # what people call such a class
     root: ClassVar[type]  # what every such class is a subclass of
-    # What each has of its own: its card, or its name alone.
+    # What makes a subclass content: a card of its own, or a name alone.
     mark: ClassVar[str] = "card"
     mark_type: ClassVar[type]
 
@@ -80,43 +68,44 @@ class Registry(Generic[T]):
                 names.append(part)
         return select_names(names, [*self.names(), *also], self.kind)
 
-    def add_file(self, path: Path) -> list[str]:
-        """Loads a file, running its code, and returns the names it defines."""
-        if not path.is_file():
-            raise CompatbenchError(f"{self.kind} file {path} does not exist")
-        return self.add(path, partial(_load_file, path))
+    def add_installed(self) -> None:
+        """Adds those of compatbench and of installed packages, and remembers what is broken.
 
-    def add(self, path: Path, load: Callable[[], object]) -> list[str]:
-        """Adds the plug-ins of what is loaded from a path, and returns their names."""
-        try:
-            loaded = load()
-        except Exception as error:
-            raise CompatbenchError(_describe_import_error(error, path)) from None
-        if not (names := self.put_all(loaded, path)):
-            what = f"a {self.root.__name__} subclass with a {self.mark}"
-            raise CompatbenchError(f"{path} defines no {self.kind}: {what}")
-        return names
-
-    def put_all(self, loaded: object, path: Path | None = None) -> list[str]:
-        """Adds a class itself, those that a module defines, or a package has of its modules."""
-        many = isinstance(loaded, ModuleType)
-        found = list(filter(self._is_marked, vars(loaded).values() if many else [loaded]))
-        if many:
-            start = f"{loaded.__name__}."
-            found = [cls for cls in found if f"{cls.__module__}.".startswith(start)]
-        for cls in found:
-            self.put(cls, file := class_file(cls), path or file)
-        return list(map(self._name_of, found))
-
-    def add_all(self, found: Iterable[tuple[str, Path, Callable[[], object]]]) -> None:
-        """Adds what each loads, remembering what is broken by its name."""
-        entries = entry_points(group=f"compatbench.{self.kind}s")
-        installed = ((one.name, Path(one.value), one.load) for one in entries)
-        for name, path, load in (*found, *installed):
+        An entry point names a class, or a module or package with classes.
+        """
+        package = f"compatbench.{self.kind}s"
+        ours = [
+            (path.stem, path, partial(importlib.import_module, f"{package}.{path.stem}"))
+            for path in content_files(f"{self.kind}s")
+        ]
+        others = [
+            (entry.name, Path(entry.value), entry.load) for entry in entry_points(group=package)
+        ]
+        for name, path, load in [*ours, *others]:
             try:
                 self.add(path, load)
             except CompatbenchError as error:
                 self.broken[name] = str(error)
+
+    def add_file(self, path: Path) -> list[str]:
+        """Loads a file, running its code, and returns the names it defines."""
+        if not path.is_file():
+            raise CompatbenchError(f"{self.kind} file {path} does not exist")
+        return self.add(path, partial(load_file, path))
+
+    def add(self, path: Path, load: Callable[[], object]) -> list[str]:
+        """Adds the classes of what is loaded from a path, and returns their names."""
+        try:
+            loaded = load()
+        except Exception as error:
+            raise CompatbenchError(describe_import_error(error, path)) from None
+        classes = [*self._classes_in(loaded, path)]
+        if not classes:
+            what = f"a {self.root.__name__} subclass with a {self.mark}"
+            raise CompatbenchError(f"{path} defines no {self.kind}: {what}")
+        for cls in classes:
+            self.put(cls, class_file(cls), path)
+        return [self._name_of(cls) for cls in classes]
 
     def put(self, cls: type[T], file: Path, path: Path) -> None:
         """Adds a class that is in a file, and was loaded from a path."""
@@ -128,28 +117,56 @@ class Registry(Generic[T]):
         self.classes[name] = cls
 
     def identify(self, name: str) -> tuple[str, str | None]:
-        """What stands for a plug-in's code in keys, and its file if that is not among ours."""
+        """What stands for a class's code in keys, and its file if that is not among ours."""
         cls = self.get(name)
         return method_identity(cls), plugin_file(cls)
 
     def file_of(self, name: str) -> Path:
-        """The file that defines a plug-in."""
+        """The file that defines a class."""
         return class_file(self.classes[name])
 
     def _name_of(self, cls: type[T]) -> str:
-        own = getattr(cls, self.mark)
-        return own if isinstance(own, str) else own.name
+        mark = getattr(cls, self.mark)
+        return mark if isinstance(mark, str) else mark.name
 
-    def _is_marked(self, value: object) -> TypeGuard[type[T]]:
-        return (
-            isinstance(value, type)
-            and issubclass(value, self.root)
-            and isinstance(value.__dict__.get(self.mark), self.mark_type)
-        )
+    def _classes_in(self, loaded: object, path: Path) -> Iterator[type[T]]:
+        """A class itself, those that a module defines, or a package has of its modules."""
+        if not isinstance(loaded, ModuleType):
+            yield from [loaded] if self._is_marked(loaded, path) else []
+            return
+        for value in vars(loaded).values():
+            inside = f"{getattr(value, '__module__', '')}.".startswith(f"{loaded.__name__}.")
+            if inside and self._is_marked(value, path):
+                yield value
+
+    def _is_marked(self, value: object, path: Path) -> TypeGuard[type[T]]:
+        # In Python 3.10 ``list[int]`` is an instance of ``type``, and no class.
+        if isinstance(value, GenericAlias) or not isinstance(value, type):
+            return False
+        if not issubclass(value, self.root) or (mark := vars(value).get(self.mark)) is None:
+            return False
+        if not isinstance(mark, self.mark_type):
+            raise CompatbenchError(
+                f"{path}: the {self.mark} of {self.kind} class {value.__name__} is a "
+                f"{type(mark).__name__}, not a {self.mark_type.__name__}"
+            )
+        return True
+
+
+def _check_name(name: object, path: Path, kind: str) -> str:
+    """Refuses a name that could be no file's, or that a selection reads as something else."""
+    good = isinstance(name, str) and re.fullmatch(NAME, name) and name != "all"
+    if good and not str(name).endswith((".py", ".cost")):
+        return str(name)
+    rule = "letters, digits, '_', '.' and '-', a letter or digit first, 100 at most"
+    raise CompatbenchError(
+        f"{path}: a {kind} cannot be named {str(name)[:100]!r}: a name consists of {rule}; 'all' "
+        "and names that end in '.py' or '.cost' mean something else"
+    )
 
 
 class MethodRegistry(Registry[Method]):
-    """The method classes by name, and the files that could not be loaded."""
+    """The method classes by name."""
 
     kind = "method"
     root = Method
@@ -168,107 +185,156 @@ class MethodRegistry(Registry[Method]):
         return sorted(self.classes, key=place)
 
 
-def _check_name(name: object, path: Path, kind: str) -> str:
-    """Refuses a name that could be no file's, or that a selection reads as something else."""
-    good = isinstance(name, str) and re.fullmatch(NAME, name) and name != "all"
-    if good and not str(name).endswith((".py", ".cost")):
-        return str(name)
-    rule = "letters, digits, '_', '.' and '-', a letter or digit first, 100 at most"
-    raise CompatbenchError(
-        f"{path}: a {kind} cannot be named {str(name)[:100]!r}: a name consists of {rule}; 'all' "
-        "and names that end in '.py' or '.cost' mean something else"
-    )
+class FormatRegistry(Registry[Format]):
+    """The format classes by name; one without a name of its own serves others."""
+
+    kind = "format"
+    root = Format
+    mark, mark_type = "name", str
 
 
-def _describe_import_error(error: Exception, path: Path) -> str:
-    """One line for a file that failed to load: where, and what."""
-    if isinstance(error, SyntaxError):
-        # A file that is no text has no lines.
-        line = f":{error.lineno}" if error.lineno else ""
-        return f"{error.filename or path}{line}: SyntaxError: {error.msg}"
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
-    line = f":{lines[-1]}" if lines else ""
-    text = re.sub(rf"{PLUGIN_PREFIX}[0-9a-f]+\.", "", str(error)).partition("\n")[0]
-    return f"{path}{line}: {type(error).__name__}: {text}"
+class TransferRegistry(Registry[Transfer]):
+    """The transfer classes by name; a transfer with its settings is written ``name+setting``."""
 
+    kind = "transfer"
+    root = Transfer
+    mark_type = TransferCard
 
-def _load_file(path: Path) -> ModuleType:
-    """Runs a Python file, anew each time, and the modules beside it that it imports.
+    def build(self, label: str) -> Transfer:
+        """The transfer that a label means, such as ``copied``, ``words+raw`` or ``retrained+4``.
 
-    A file of compatbench itself is imported under its own name.
-    """
-    path = path.resolve()
-    harness = Path(compatbench.__path__[0]).resolve()
-    known = {f"compatbench.{kind}": content_folder(kind) for kind in CONTENT}
-    known["compatbench"] = harness
-    package = next((name for name, folder in known.items() if path.is_relative_to(folder)), None)
-    if package is None:
-        package = PLUGIN_PREFIX + sha256_bytes(str(path).encode())[:16]
-        for name in [name for name in sys.modules if name.partition(".")[0] == package]:
-            del sys.modules[name]
-        importlib.invalidate_caches()
-        top = sys.modules[package] = ModuleType(package)
-        top.__path__ = import_folders(path)
-        known[package] = Path(top.__path__[0])
-    parts = path.relative_to(known[package]).with_suffix("").parts
-    return importlib.import_module(".".join([package, *parts]).removesuffix(".__init__"))
+        After the name come names of the card's ``settings``, and a number for ``shots``.
+        """
+        name, *given = label.split("+")
+        cls = self.get(name)
+        known, values = cls.card.settings, dict[str, Any]()
+        takes_shots = "shots" in cls.Config.model_fields
+        order = [one for one in known if one in given]
+        for setting in given:
+            if setting in known:
+                values |= known[setting]
+            elif takes_shots and setting.isdecimal():
+                values["shots"] = int(setting)
+                order.append(str(int(setting)))
+            else:
+                what = [*known, *["a number of images per class"] * takes_shots]
+                raise CompatbenchError(
+                    f"transfer '{label}': '{setting}' is not a setting of '{name}', which has "
+                    f"{' and '.join(what) or 'none'}"
+                )
+        if (written := "+".join([name, *order])) != label:
+            raise CompatbenchError(f"transfer '{label}': write '{written}'")
+        if takes_shots and "shots" not in values:
+            raise CompatbenchError(
+                f"transfer '{label}' needs a number of images per class: '{label}+4'"
+            )
+        try:
+            return cls(cls.Config.model_validate(values))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise CompatbenchError(
+                f"transfer '{label}': {first['loc'][0]}: {first['msg']}"
+            ) from None
 
-
-class FromSource(SourceFileLoader):
-    """Runs modules from their source, never from a compiled file, which may be older.
-
-    It stands in ``sys.meta_path`` too, as what finds modules whose names begin with ``prefix``.
-    """
-
-    prefix: ClassVar[str]
-
-    @classmethod
-    def find_spec(
-        cls, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path, target) if name.startswith(cls.prefix) else None
-        if spec is not None and isinstance(spec.loader, SourceFileLoader):
-            spec.loader = cls(name, spec.loader.path)
-        return spec
-
-    def get_code(self, fullname: str) -> CodeType:
-        return self.source_to_code(self.get_data(self.path), self.path)
-
-
-class _Loader(FromSource):
-    """Runs the modules of ``_load_file``'s packages."""
-
-    prefix = PLUGIN_PREFIX
-
-    def exec_module(self, module: ModuleType) -> None:
-        package = module.__name__.partition(".")[0]
-        folders = list(sys.modules[package].__path__)
-
-        def import_beside(name, globals=None, locals=None, fromlist=(), level=0):
-            """``__import__`` that first looks for absolute names in the module's package."""
-            top = name.partition(".")[0]
-            if level or find_local(top, folders) is None:
-                return builtins.__import__(name, globals, locals, fromlist, level)
-            module = builtins.__import__(f"{package}.{name}", globals, locals, fromlist, 0)
-            return module if fromlist else sys.modules[f"{package}.{top}"]
-
-        vars(module)["__builtins__"] = vars(builtins) | {"__import__": import_beside}
-        super().exec_module(module)
-
-
-sys.meta_path.insert(0, _Loader)  # type: ignore[arg-type]
+    def choose(self, wanted: Iterable[str]) -> list[str]:
+        """The labels that are asked for, each once; ``.py`` files are loaded."""
+        found = list[str]()
+        for part in filter(None, (part.strip() for part in wanted)):
+            if part.endswith(".py"):
+                found += self.add_file(Path(part))
+            elif part == "all" or "*" in part:  # those that need no number
+                names = self.select(part)
+                found += [one for one in names if "shots" not in self.get(one).Config.model_fields]
+            else:
+                found.append(part)
+        for label in found:
+            self.build(label)
+        return list(dict.fromkeys(found))
 
 
 @lru_cache(maxsize=1)
 def builtin_methods() -> MethodRegistry:
-    """The methods in ``methods/`` and in installed packages.
-
-    An entry point names a method, or a module or package with methods.
-    """
+    """The methods in ``methods/`` and in installed packages (``compatbench.methods``)."""
     registry = MethodRegistry()
-    registry.add_all(
-        (path.stem, path, partial(importlib.import_module, f"compatbench.methods.{path.stem}"))
-        for path in content_files("methods")
-    )
+    registry.add_installed()
     return registry
+
+
+@lru_cache(maxsize=1)
+def builtin_transfers() -> TransferRegistry:
+    """The transfers in ``transfers/`` and in installed packages (``compatbench.transfers``)."""
+    registry = TransferRegistry()
+    registry.add_installed()
+    return registry
+
+
+@lru_cache(maxsize=1)
+def builtin_formats() -> FormatRegistry:
+    """The formats in ``formats/`` and in installed packages (``compatbench.formats``).
+
+    There is a warning of each that cannot be loaded.
+    """
+    registry = FormatRegistry()
+    registry.add_installed()
+    for name, why in registry.broken.items():
+        what = f"format '{name}' cannot be loaded: {why}"
+        warnings.warn(what, CompatbenchWarning, stacklevel=2)
+    return registry
+
+
+def find_format(name: str) -> Format:
+    """The format of this name, or the one that a ``.py`` file defines, which is run.
+
+    Raises:
+        CompatbenchError: there is none, or the file cannot be loaded.
+    """
+    if not name.endswith(".py"):
+        return builtin_formats().get(name.replace("-", "_"))()
+    registry = FormatRegistry()
+    if len(names := registry.add_file(Path(name))) > 1:
+        raise CompatbenchError(f"{name} defines {len(names)} formats; it should be one")
+    return registry.get(names[0])()
+
+
+def find_transfer(label: str, plugin: str | None = None) -> Transfer:
+    """The transfer with its settings that a label means, from the file that it is from, if any."""
+    registry = builtin_transfers()
+    if plugin is not None and label.partition("+")[0] not in registry.classes:
+        registry.add_file(Path(plugin))
+    return registry.build(label)
+
+
+def gate_transfer(transfer: str) -> str:
+    """The name of a transfer behind a gate; ``CompatbenchError`` if there is none."""
+    classes = builtin_transfers().classes.values()
+    gates = {cls.card.gates: cls.card.name for cls in classes if cls.card.gates}
+    if transfer not in gates:
+        known = " and ".join(f"'{name}'" for name in sorted(gates))
+        raise CompatbenchError(
+            f"--gate works with the transfers {known}, not with '{transfer}'; choose one of them, "
+            "or leave --gate out"
+        )
+    return gates[transfer]
+
+
+def is_transfer(label: str) -> bool:
+    """Whether there is a transfer of this label here."""
+    try:
+        return bool(find_transfer(label))
+    except CompatbenchError:
+        return False
+
+
+def describe_transfer(transfer: Transfer) -> dict[str, Any]:
+    """What stands for a transfer in keys beside its name and version, data of the task aside.
+
+    The settings that are no defaults; and the code of one that is from outside, or the versions of
+    those that it is a subclass of.
+    """
+    card, found = transfer.card, dict[str, Any]()
+    if changed := transfer.config.model_dump(mode="json", exclude_defaults=True):
+        found["settings"] = changed
+    code, _ = builtin_transfers().identify(card.name)
+    if code != f"{card.name}.{card.version}":
+        found["code"] = code
+    return found

@@ -165,7 +165,29 @@ class TransferData:
 
 
 class Transfer:
-    """Attaches modules to a backbone that they were not fitted on."""
+    """Attaches modules to a backbone that they were not fitted on.
+
+    A whole transfer file::
+
+        from compatbench.method import CosineClassifier
+        from compatbench.method.transfer import JOINT_SPACE, Transfer, TransferCard
+
+
+        class Halfway(Transfer):
+            card = TransferCard(
+                name="halfway",
+                title="Halfway",
+                paper="",
+                access=frozenset(),
+                summary="The mean of the module's logits and of zero-shot's.",
+                takes=JOINT_SPACE,
+            )
+
+            def attach(self, method, module, target, labels, data):
+                classify = method.attach(module, target, labels)
+                zero_shot = CosineClassifier(target.zero_shot(labels), target.logit_scale)
+                return lambda features: (classify(features) + zero_shot(features)) / 2
+    """
 
     card: ClassVar[TransferCard]
 

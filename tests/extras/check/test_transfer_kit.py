@@ -8,7 +8,7 @@ import pytest
 
 from compatbench.extras.check.find_checks import find_checks
 from compatbench.extras.check.run_checks import check_transfers
-from compatbench.method.transfer_registry import builtin_transfers
+from compatbench.method.registry import builtin_transfers
 
 BROKEN = """
 import torch

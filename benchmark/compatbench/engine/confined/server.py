@@ -39,7 +39,8 @@ from compatbench.files.project_folders import use_folders
 from compatbench.files.scratch import PREFIX
 from compatbench.method import Classifier, FeatureSet, FewShotData, Method, Module, Teacher
 from compatbench.method.identity import method_identity, plugin_file
-from compatbench.method.registry import FromSource, MethodRegistry
+from compatbench.method.outside_files import FromSource
+from compatbench.method.registry import MethodRegistry
 
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 Given = dict[str, Any]  # a record, as ``write_message`` sends it

@@ -12,8 +12,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.extras.advice.cases import Case, evaluated_case, read_cases
 from compatbench.extras.advice.verdicts import Advice
 from compatbench.method import Module
-from compatbench.method.registry import builtin_methods
-from compatbench.method.transfer_registry import find_transfer
+from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.plugins import load, open_address
 from compatbench.results.expected import upgrade_pairs
 from compatbench.results.ranking_table import Results

@@ -35,8 +35,8 @@ from compatbench.extras.studies.similarity import mean_cosine
 from compatbench.method import CosineClassifier, Method, Module
 from compatbench.method.predictions import Predictions
 from compatbench.method.predictions import predict as answer
+from compatbench.method.registry import find_transfer
 from compatbench.method.transfer import TransferData, WordPair
-from compatbench.method.transfer_registry import find_transfer
 from compatbench.plugins import open_address
 from compatbench.transfers._shared.survival import (
     WORDS,

@@ -25,7 +25,7 @@ from compatbench.data.cards import COPIED, backbone_cards
 from compatbench.data.cards.shots import count_shots
 from compatbench.extras.advice.cases import FEWEST_TASKS, OLD, ZERO_SHOT, Case
 from compatbench.messages import count
-from compatbench.method.transfer_registry import find_transfer, is_transfer
+from compatbench.method.registry import find_transfer, is_transfer
 from compatbench.results.bootstrap import Interval
 from compatbench.results.price import break_even, count_labels, describe_prices, format_prices
 

@@ -22,7 +22,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.stored_suite import PLACE
 from compatbench.extras.audit.tolerance import EPSILON, Tolerance, find_drift
 from compatbench.files.scratch import scratch_folder
-from compatbench.method.transfer_registry import is_transfer
+from compatbench.method.registry import is_transfer
 from compatbench.results.expected import Expected
 from compatbench.results.store import RESULTS, SuiteResults, check_name, read_results
 from compatbench.tables.markdown import escape

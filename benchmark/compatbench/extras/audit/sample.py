@@ -14,7 +14,7 @@ from compatbench.data.cards import names_elsewhere
 from compatbench.engine.cell import Cell
 from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.stored_suite import PLACE, StoredSuite
-from compatbench.method.transfer_registry import find_transfer
+from compatbench.method.registry import find_transfer
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,7 @@ from compatbench.extras.audit.findings import Finding, compare_file
 from compatbench.extras.audit.tolerance import Tolerance, choose_tolerance, deciding
 from compatbench.files.hashes import canonical_json
 from compatbench.files.project_folders import tasks_folder
-from compatbench.method.registry import MethodRegistry
-from compatbench.method.transfer_registry import find_transfer, is_transfer
+from compatbench.method.registry import MethodRegistry, find_transfer, is_transfer
 from compatbench.results.collect import describe_method
 from compatbench.results.rows import Cost, Row, to_frame
 from compatbench.results.store import PAGES, TUNING, MethodResults, file_texts, read_method

@@ -38,8 +38,8 @@ from compatbench.extras.check.models import (
 from compatbench.extras.check.outcome import Remark, describe_error, require
 from compatbench.files.tensors import fingerprint
 from compatbench.method import Backbone, Module
+from compatbench.method.registry import find_transfer
 from compatbench.method.transfer import TransferData, WordPair
-from compatbench.method.transfer_registry import find_transfer
 
 WORDS = load_words()[::40]
 

@@ -16,8 +16,7 @@ from compatbench.extras.check.find_checks import check_name
 from compatbench.extras.check.method_under_test import MethodUnderTest
 from compatbench.extras.check.other_process import OtherProcess
 from compatbench.extras.check.transfer_under_test import TransferUnderTest
-from compatbench.method.registry import builtin_methods
-from compatbench.method.transfer_registry import builtin_transfers
+from compatbench.method.registry import builtin_methods, builtin_transfers
 
 # What parametrises the checks of methods, and those of transfers.
 REGISTRIES = {"checked_method": builtin_methods, "checked_transfer": builtin_transfers}

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from compatbench.files.project_folders import other_folder, own_places, use_folders
 from compatbench.method.identity import plugin_file
-from compatbench.method.registry import builtin_methods
-from compatbench.method.transfer_registry import builtin_transfers
+from compatbench.method.registry import builtin_methods, builtin_transfers
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@ from compatbench.extras.check.plugin_files import PluginFiles
 from compatbench.files.processes import count_cores, end_with_parent, kill, silence, start_process
 from compatbench.messages import one_line
 from compatbench.method.refusals import forget_refusal, remember_refusal
-from compatbench.method.registry import builtin_methods
-from compatbench.method.transfer_registry import builtin_transfers
+from compatbench.method.registry import builtin_methods, builtin_transfers
 
 SECONDS = 600.0  # that one check may take
 OnOutcome = Callable[[Outcome], object]

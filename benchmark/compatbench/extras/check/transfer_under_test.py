@@ -15,7 +15,7 @@ from compatbench.backbone.words import encode_words, load_words
 from compatbench.errors import NotTransferable
 from compatbench.extras.check.method_under_test import MethodUnderTest, unseen_images
 from compatbench.extras.check.models import SyntheticModels, synthetic_models
-from compatbench.method.registry import builtin_methods
+from compatbench.method.registry import builtin_methods, builtin_transfers, find_transfer
 from compatbench.method.transfer import (
     OldAnswers,
     Transfer,
@@ -23,7 +23,6 @@ from compatbench.method.transfer import (
     Unlabelled,
     WordPair,
 )
-from compatbench.method.transfer_registry import builtin_transfers, find_transfer
 
 WORDS = load_words()[::40]
 METHODS = 3  # that a transfer is tried with, of as many different places
