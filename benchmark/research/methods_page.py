@@ -27,7 +27,8 @@ from compatbench.extras.check.models import build_clip
 from compatbench.method import Backbone, FeatureSet, FewShotData, Method, Module, Teacher
 from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.method.trained import Recipe, TrainedMethod
-from compatbench.tables.markdown import NOTHING, escape, link_definitions, linked, table
+from compatbench.tables.markdown import escape, link_definitions, linked, table
+from compatbench.tables.numbers import NOTHING
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 HEAD = """\

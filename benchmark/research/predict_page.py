@@ -24,7 +24,7 @@ from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_bytes
 from compatbench.method.registry import gate_transfer
 from compatbench.results.bootstrap import mean_interval
-from compatbench.tables.figures.svg import BLUE, GREY, RED
+from compatbench.tables.figures.colours import BLUE, GREY, RED
 from compatbench.tables.markdown import fill_section
 from compatbench.transfers._shared.survival import (
     FILE,

@@ -19,7 +19,8 @@ from compatbench.data.cards import SuiteCard, suite_cards, task_cards
 from compatbench.data.cards.yaml_file import CardModel, read_card
 from compatbench.engine.method_settings import resolve_settings
 from compatbench.method.registry import MethodRegistry, builtin_methods
-from compatbench.tables.markdown import NOTHING, escape, link_definitions, linked, table
+from compatbench.tables.markdown import escape, link_definitions, linked, table
+from compatbench.tables.numbers import NOTHING
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
 RECIPES = Path(__file__).parent / "recipes"

@@ -17,7 +17,8 @@ import compatbench as cb
 from compatbench.data.cards import suite_cards
 from compatbench.results.bootstrap import mean_interval
 from compatbench.results.ranks import Ranked
-from compatbench.tables.markdown import NOTHING, escape, fill_section, signed, table
+from compatbench.tables.markdown import escape, fill_section, table
+from compatbench.tables.numbers import NOTHING, signed
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]

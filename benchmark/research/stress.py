@@ -35,8 +35,9 @@ from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.method.transfer import TransferData, WordPair
 from compatbench.results.standing import average
-from compatbench.tables.figures.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
-from compatbench.tables.markdown import NOTHING, code, percent
+from compatbench.tables.figures.colours import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
+from compatbench.tables.markdown import code
+from compatbench.tables.numbers import NOTHING, percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,8 +16,9 @@ from compatbench.extras.studies.frames import Row, StudyReport, TextTable, recor
 from compatbench.results.bootstrap import mean_interval
 from compatbench.results.expected import Upgrade
 from compatbench.results.standing import Standing, compute_standing
-from compatbench.tables.figures.svg import BLUE, GREY, RED
-from compatbench.tables.markdown import code, percent
+from compatbench.tables.figures.colours import BLUE, GREY, RED
+from compatbench.tables.markdown import code
+from compatbench.tables.numbers import percent
 from compatbench.tables.suite_page import SuitePage, read_suite_page
 
 if TYPE_CHECKING:

@@ -174,7 +174,7 @@ def draw_figure(costs: Costs, outcomes: Sequence[Outcome]) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
-    from compatbench.tables.figures.svg import BLUE, GREY, ORANGE
+    from compatbench.tables.figures.colours import BLUE, GREY, ORANGE
 
     gpus = [outcome.workers for outcome in outcomes]
     days = [outcome.makespan / HOUR / 24 for outcome in outcomes]

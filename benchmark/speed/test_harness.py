@@ -29,8 +29,8 @@ from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchWarning
 from compatbench.method.registry import builtin_methods
 from compatbench.results.collect import collect_results
-from compatbench.tables.ranking import print_ranking
 from compatbench.tables.suite_page import read_suite_page
+from compatbench.tables.terminal_ranking import print_ranking
 
 pytestmark = pytest.mark.benchmark(timer=time.process_time, disable_gc=True)
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from synthetic_results import COOP, TWO_BY_TWO, UPGRADE, flat, make_page
 
+from compatbench.extras.advice.price_figure import price_values
+from compatbench.extras.advice.price_tables import price_table
 from compatbench.results.bootstrap import Interval, draw_resamples
 from compatbench.results.price import break_even, count_labels, price_ways, worth_interval
 from compatbench.results.store import MethodResults
 from compatbench.tables.figures.plan import plan_figures
-from compatbench.tables.figures.values import price_values
 from compatbench.tables.leaderboard import render_leaderboard, render_suite
-from compatbench.tables.price_tables import price_table
+from compatbench.tables.markdown import render_table
 
 LABELS = (0, 1, 2, 4, 8, 16)
 CURVE = (50, 48, 54, 58, 60, 61)  # one label per class falls below zero-shot
@@ -95,7 +96,7 @@ def test_a_page_says_what_each_way_needs_and_is_worth() -> None:
     assert prices["warm+2"].worth == Interval(math.inf, math.inf, math.inf)
     assert prices["retrained+1"].worth is None
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in
-            price_table(page, UPGRADE, 4, "coop")]  # fmt: skip
+            render_table(price_table(page, UPGRADE, 4, "coop")).splitlines()]  # fmt: skip
     # Fewer labels first; of equal access the most accurate first.
     order = ["copied", "retrained+1", "warm+2", "retrained+2"]
     assert [row[0].strip("`") for row in rows[2:]] == order

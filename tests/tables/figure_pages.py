@@ -12,7 +12,9 @@ from synthetic_results import make_method, make_page, make_row, refuse, through_
 
 from compatbench.results.expected import Expected
 from compatbench.results.store import MethodInfo, MethodResults
+from compatbench.tables.markdown import render_table
 from compatbench.tables.suite_page import SuitePage
+from compatbench.tables.table import Table
 
 Depth = Literal["none", "shallow", "deep"]
 
@@ -29,8 +31,10 @@ HOSTILE = (
 )
 
 
-def cells_of(lines: list[str]) -> list[list[str]]:
-    """The cells of the Markdown tables among these lines."""
+def cells_of(lines: Table | list[str]) -> list[list[str]]:
+    """The cells of a table, or of those among these lines, as Markdown has them."""
+    if isinstance(lines, Table):
+        lines = render_table(lines).splitlines()
     shown = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
     return [[cell.strip() for cell in line] for line in shown]
 

@@ -33,7 +33,8 @@ from synthetic_results import (
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.results.store import MethodInfo, write_results
-from compatbench.tables.leaderboard import SHOWN, render_leaderboard, render_pages, render_suite
+from compatbench.tables.leaderboard import render_leaderboard, render_pages, render_suite
+from compatbench.tables.sections import TOP
 from compatbench.tables.suite_page import (
     SuitePage,
     TaskFacts,
@@ -299,17 +300,17 @@ def write(out: Path, suite: SuiteCard, methods: int = 2) -> None:
 
 
 def test_the_readme_shows_ten_rows_with_the_floor_and_links_to_the_rest(tmp_path: Path) -> None:
-    write(tmp_path, MINE, SHOWN + 3)
+    write(tmp_path, MINE, TOP + 3)
     (tmp_path / "README.md").write_text(f"before\n{BEGIN}old\n{END}after\n")
     text = render_pages(tmp_path, published_pages(tmp_path, MINE))[tmp_path / "README.md"]
     assert text.startswith(f"before\n{BEGIN}")
     assert text.endswith(f"{END}after\n")
     assert [row[1] for row in cells_of(text.splitlines())][2:] == [
-        *(f"[Method {number}][2109.01134]" for number in range(SHOWN - 1)),
+        *(f"[Method {number}][2109.01134]" for number in range(TOP - 1)),
         "[Zero-shot][2103.00020] (floor)",
     ]
     assert (
-        f"All {SHOWN + 4} methods and the other upgrades: [leaderboard.md](leaderboard.md)." in text
+        f"All {TOP + 4} methods and the other upgrades: [leaderboard.md](leaderboard.md)." in text
     )
     assert "choose **Method 0** (23.0)" in text
     assert "[2109.01134]: https://arxiv.org/abs/2109.01134" in text

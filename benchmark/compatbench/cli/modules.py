@@ -275,7 +275,7 @@ def read_settings(given: list[str] | None) -> dict[str, Any]:
 
 def _print_evaluation(found: Evaluation) -> None:
     from compatbench.data.cards.shots import count_shots
-    from compatbench.tables.markdown import percent, signed
+    from compatbench.tables.numbers import percent, signed
 
     fitted, source, target = found.fitted, found.source, found.target
     through = "" if found.transfer == "copied" else f", through {found.transfer}"

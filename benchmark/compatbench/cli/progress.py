@@ -128,14 +128,14 @@ class RunProgress(Progress):
 
     def _update_ranking(self, plan: Plan, out: Path) -> None:
         from compatbench.results.collect import measured_so_far
-        from compatbench.tables.ranking import ranking_renderable
         from compatbench.tables.suite_page import read_suite_page
+        from compatbench.tables.terminal_ranking import render_ranking
 
         now = time.monotonic()
         measured = measured_so_far(plan)
         page = read_suite_page(plan.suite, out, measured)
         if (part := _largest_part(page, restriction_of(plan))) is not None:
-            self._ranking = ranking_renderable(part, self.console.width)
+            self._ranking = render_ranking(part, self.console.width)
         # A look at many records takes a moment: a fiftieth of the time at most.
         took = time.monotonic() - now
         self._rank_at = now + max(RANKING_SECONDS, 50 * took)

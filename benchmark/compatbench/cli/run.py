@@ -90,8 +90,8 @@ def run(
         from compatbench.engine.execute.compute import parse_retry
         from compatbench.engine.execute.shards import Shard
         from compatbench.files.sizes import parse_bytes
-        from compatbench.tables.ranking import print_ranking
         from compatbench.tables.suite_page import read_suite_page
+        from compatbench.tables.terminal_ranking import print_ranking
 
         with RunProgress(console, out) as progress:
             results = api.run(

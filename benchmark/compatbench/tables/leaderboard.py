@@ -6,39 +6,26 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from compatbench.data.cards.shots import count_shots, show_shots
+from compatbench.data.cards.shots import count_shots
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import kind_of
 from compatbench.messages import count
 from compatbench.results.expected import Upgrade
 from compatbench.results.ranking_table import find_disagreements
-from compatbench.results.ranks import ALPHA, Ranked, rank_datasets, rank_upgrades
+from compatbench.results.ranks import ALPHA, Ranked, rank_datasets
 from compatbench.results.store import FIGURES, PAGES, RESULTS, check_name
-from compatbench.tables import class_tables, markdown, method_tables, price_tables, tables
-from compatbench.tables.markdown import percent
-from compatbench.tables.ranking import explain_unranked
-from compatbench.tables.retrieval_tables import read_indexes
+from compatbench.tables import markdown, method_tables, ranking, suite_tables
+from compatbench.tables.figures.kinds import list_kinds
+from compatbench.tables.numbers import percent
+from compatbench.tables.sections import TOP, list_sections, list_sections_below
 from compatbench.tables.suite_page import MARKS, SuitePage, published_pages
-from compatbench.tables.templates import template, write_changed
+from compatbench.tables.templates import render_markdown, write_changed
 
 LEADERBOARD = "leaderboard.md"
-SHOWN = 10  # rows of an upgrade; on the leaderboard the floors come on top
-SHORT = ("Rank", "Method", "Source", "Target", "H", "Gain")  # the README's columns
-# What a suite may measure besides rankings, in the order of its page.
-PARTS = {
-    "paths": "Step by step",
-    "shots": "By shots",
-    "ablation": "Ablation",
-    "retained": "Compared with retraining",
-    "groups": "By kind of upgrade",
-    "price": "The price of an upgrade",
-    "classes": "Known and other classes",
-}
 SECTION = "leaderboard"  # between these markers the README has its table
 
 
@@ -50,9 +37,9 @@ def render_pages(out: Path, pages: Sequence[SuitePage] | None = None) -> dict[Pa
     pages = published_pages(out) if pages is None else pages
     if not pages:
         raise CompatbenchError(f"{out / RESULTS} holds no results; start with 'compatbench run'")
-    figures = {path.stem for path in (out / RESULTS / FIGURES).glob("*.svg")}
-    rendered = {out / LEADERBOARD: render_leaderboard(pages, figures, read_indexes(out))}
-    for page in (one for suite in pages for one in (suite, *suite.sections)):
+    figures = find_figures(out)
+    rendered = {out / LEADERBOARD: render_leaderboard(pages, figures)}
+    for page in (each for suite in pages for each in (suite, *suite.sections)):
         if page.results.all:
             folder = out / RESULTS / check_name(page.name, "suite")
             texts = render_suite(page, figures), render_methods(page)
@@ -61,6 +48,13 @@ def render_pages(out: Path, pages: Sequence[SuitePage] | None = None) -> dict[Pa
         summary = markdown.fill_section(text, SECTION, _summary(pages[0]))
         rendered[out / "README.md"] = summary
     return rendered
+
+
+def find_figures(out: Path) -> dict[str, str]:
+    """The figures that have been drawn: the name of a file, and what is to be seen."""
+    kinds = {kind.name: kind.alt for kind in list_kinds()}
+    names = [path.stem for path in (out / RESULTS / FIGURES).glob("*-*-*.svg")]
+    return {name: kinds[kind] for name in names if (kind := name.rsplit("-", 2)[1]) in kinds}
 
 
 def read_readme(out: Path) -> str:
@@ -84,22 +78,14 @@ def write_pages(
     return list(files)
 
 
-def render_leaderboard(
-    suites: Sequence[SuitePage],
-    figures: Collection[str] = (),
-    indexes: Mapping[str, list[str]] = {},
-) -> str:
-    """The whole of ``leaderboard.md``, with those of its figures that exist.
-
-    ``indexes`` is what ``read_indexes`` gives.
-    """
-    given = {"suites": suites, "figures": figures, "indexes": indexes}
-    return _render("leaderboard.md.jinja", **given, root="", top=SHOWN)
+def render_leaderboard(suites: Sequence[SuitePage], figures: Mapping[str, str] = {}) -> str:
+    """The whole of ``leaderboard.md``, with those of its figures that exist."""
+    return _render("leaderboard.md.jinja", suites=suites, figures=figures, root="", top=TOP)
 
 
-def render_suite(page: SuitePage, figures: Collection[str] = (), **only: str) -> str:
-    """``results/<suite>/README.md``: every table of one suite; or ``only`` one of ``PARTS``."""
-    return _render("suite.md.jinja", page=page, figures=figures, root="../../", **only)
+def render_suite(page: SuitePage, figures: Mapping[str, str] = {}) -> str:
+    """``results/<suite>/README.md``: every table of one suite."""
+    return _render("suite.md.jinja", page=page, figures=figures, root="../../")
 
 
 def render_methods(page: SuitePage) -> str:
@@ -108,54 +94,19 @@ def render_methods(page: SuitePage) -> str:
 
 
 def _render(name: str, **context: Any) -> str:
-    text = template(name, autoescape=False, **_FILTERS).render(
-        tables=vars(tables) | vars(price_tables) | vars(method_tables) | vars(class_tables),
-        PARTS=PARTS,
+    text = render_markdown(
+        name,
+        tables=vars(suite_tables) | vars(method_tables) | vars(ranking),
+        sections=list_sections,
+        sections_below=list_sections_below,
         ALPHA=ALPHA,
-        extra_parts=extra_parts,
-        explain_unranked=explain_unranked,
         find_disagreements=find_disagreements,
         rank_datasets=rank_datasets,
-        rank_upgrades=rank_upgrades,
         advice=_advice,
         apart=_ranked_apart,
-        by_method=method_tables.rows_by_method,
         **context,
     )
-    return re.sub(r"\n{3,}", "\n\n", f"{text.strip()}\n\n{_links(text)}").strip() + "\n"
-
-
-def _links(text: str) -> str:
-    """The targets of the papers that a page refers to."""
-    papers = (f"arXiv:{one}" for one in re.findall(r"\]\[(\d{4}\.\d{4,5})\]", text))
-    return "\n".join(markdown.link_definitions(papers))
-
-
-def extra_parts(page: SuitePage) -> list[str]:
-    """What a suite measures besides rankings, in the order of ``PARTS``."""
-    there = {
-        "paths": page.paths,
-        "shots": len(page.expected.shots) > 1,
-        "ablation": page.configs.keys() & page.results.methods,
-        "retained": page.expected.retrained,
-        "groups": page.groups,
-        "price": price_tables.has_prices(page),
-        "classes": class_tables.has_other_classes(page),
-    }
-    return [name for name in PARTS if there[name]]
-
-
-# Text goes into Markdown through "md", "code" or "summary" only.
-_FILTERS = {
-    "md": markdown.escape,
-    "code": markdown.code,
-    "summary": markdown.escape_summary,
-    "backbone": lambda name, page: page.backbone_title(name),
-    "count": lambda items, noun: count(len(items), noun),
-    "shots": lambda count: str(show_shots(count)),
-    "count_shots": count_shots,
-    "slug": markdown.slug,
-}
+    return f"{text}\n\n{markdown.define_links(text)}".strip() + "\n"
 
 
 def _advice(page: SuitePage) -> str:
@@ -179,7 +130,7 @@ def _advice(page: SuitePage) -> str:
 
     def safest(*kinds: str) -> str:
         names = [name for name in lowest if ranks[0][name].kind in kinds]
-        name = max(names, key=lambda one: lowest[one], default=None)
+        name = max(names, key=lowest.__getitem__, default=None)
         return "" if name is None else f"{_bold(ranks[0][name])} ({percent(lowest[name])})"
 
     what = "H" if len(upgrades) == 1 else f"lowest H over the {len(upgrades)} upgrades"
@@ -223,17 +174,15 @@ def _arrow(page: SuitePage, upgrade: Upgrade) -> str:
 def _summary(page: SuitePage) -> str:
     upgrade, shots = page.expected.upgrades[0], max(page.expected.shots)
     rows = [row for row in page.ranks(upgrade, shots) if not row.sees_tests]
-    lines = tables.ranking_table(rows, SHOWN - 1, floors=1, columns=SHORT)
+    shown = ranking.ranking_table(rows, ranking.SHORT, TOP - 1, floors=1)
+    table = markdown.render_table(shown)
     tasks, seeds = count(len(page.expected.tasks), "task"), count(len(page.expected.seeds), "seed")
-    text = "\n".join(
-        [
-            f"{_arrow(page, upgrade)}: {count_shots(shots)}, {tasks}, {seeds}, top-1 in percent"
-            f"{page.mark and f' ({page.mark})'}.",
-            *("", *lines, ""),
-            " ".join(f"{mark} {what}" for mark, what in MARKS.items() if mark in "".join(lines)),
-            "",
-            f"All {len(rows)} methods and the other upgrades: [{LEADERBOARD}]({LEADERBOARD}).",
-            *("", _advice(page), ""),
-        ]
-    )
-    return f"{text}\n{_links(text)}"
+    paragraphs = [
+        f"{_arrow(page, upgrade)}: {count_shots(shots)}, {tasks}, {seeds}, top-1 in percent"
+        f"{page.mark and f' ({page.mark})'}.",
+        table,
+        " ".join(f"{mark} {meaning}" for mark, meaning in MARKS.items() if mark in table),
+        f"All {len(rows)} methods and the other upgrades: [{LEADERBOARD}]({LEADERBOARD}).",
+        _advice(page),
+    ]
+    return "\n\n".join([*paragraphs, markdown.define_links("\n".join(paragraphs))])

@@ -1,21 +1,16 @@
-"""Markdown that no text of a card or result can break: escaping, tables, numbers, sections."""
+"""Markdown that no text of a card or result can break: escaping, tables, sections."""
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from compatbench.errors import CompatbenchError
-from compatbench.files.sizes import format_bytes
 from compatbench.messages import one_line
+from compatbench.tables.table import Cell, Span, Table, text
 
-if TYPE_CHECKING:
-    from compatbench.results.bootstrap import Interval
-    from compatbench.results.standing import Mean
-
-NOTHING = "–"
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&#$]|!(?=\[)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _BLOCK_START = re.compile(r"^(\d*)([-+=.)])(?=[-=\s]|$)")
 # GitHub makes links of bare addresses without any markup; of mail addresses even if escaped.
@@ -69,6 +64,12 @@ def link_definitions(papers: Iterable[str]) -> list[str]:
     return [f"[{one}]: https://arxiv.org/abs/{one}" for one in identifiers]
 
 
+def define_links(text: str) -> str:
+    """The targets of all papers to which a page refers."""
+    papers = (f"arXiv:{number}" for number in re.findall(r"\]\[(\d{4}\.\d{4,5})\]", text))
+    return "\n".join(link_definitions(papers))
+
+
 def table(
     header: Sequence[str], rows: Iterable[Sequence[str]], left: Iterable[int] = (0,)
 ) -> list[str]:
@@ -87,54 +88,37 @@ def table(
     return [f"| {' | '.join(line)} |" for line in zip(*columns, strict=True)]
 
 
-def is_best(values: Sequence[float | None]) -> list[bool]:
-    """Whether each value is the highest of its column, as shown with one decimal."""
-    best = percent(max((value for value in values if value is not None), default=None))
-    return [value is not None and percent(value) == best for value in values]
+def render_table(shown: Table, longest: int = 200) -> str:
+    """A table with its caption above and its notes below; texts are cut to ``longest``."""
+    left = [i for i, column in enumerate(shown.columns) if column.left]
+    header = [render_cell(text(column.title, column.paper)) for column in shown.columns]
+    lines = table(
+        header, ([render_cell(cell, longest) for cell in row] for row in shown.rows), left
+    )
+    parts = ["\n".join(lines)]
+    if shown.caption is not None:
+        parts.insert(0, render_cell(shown.caption, longest))
+    if shown.notes:
+        parts.append("\n".join(f"* {escape(note, longest)}" for note in shown.notes))
+    return "\n\n".join(parts)
 
 
-def bold_best(values: Sequence[float | None], cells: Sequence[str]) -> list[str]:
-    """The cells of a column, the best in bold; all that show the same best figure are."""
-    marked = zip(is_best(values), cells, strict=True)
-    return [f"**{cell}**" if best else cell for best, cell in marked]
+def render_cell(cell: Cell, longest: int = 200) -> str:
+    """What a cell shows; what is in bold stands between one pair of asterisks."""
+    parts = []
+    for bold, spans in groupby(cell.spans, key=lambda span: span.bold):
+        joined = "".join(_render_span(span, longest) for span in spans)
+        parts.append(f"**{joined}**" if bold else joined)
+    return "".join(parts)
 
 
-def percent(value: float | None) -> str:
-    """One decimal, never ``-0.0``."""
-    # Adding 0 makes -0.0 the 0 that it is.
-    return NOTHING if value is None else f"{round(value, 1) + 0:.1f}"
-
-
-def signed(value: float | None) -> str:
-    """One decimal with its sign; ``0.0`` has none."""
-    text = percent(value)
-    return text if text in (NOTHING, "0.0") or text.startswith("-") else f"+{text}"
-
-
-def spread(mean: Mean | None) -> str:
-    """``44.9 ± 0.4``, or the mean alone if there is one seed."""
-    if mean is None:
-        return NOTHING
-    return percent(mean.value) + ("" if mean.std is None else f" ± {percent(mean.std)}")
-
-
-def duration(seconds: float | None) -> str:
-    """``11.7 s``, or ``<0.1 s``."""
-    if seconds is None:
-        return NOTHING
-    return "<0.1 s" if seconds < 0.05 else f"{seconds:,.1f} s"
-
-
-def size(number: float | None) -> str:
-    """``32.0 KiB``."""
-    return NOTHING if number is None else format_bytes(number)
-
-
-def bounds(interval: Interval | None, show: Callable[[float | None], str] = percent) -> str:
-    """``42.9 to 63.1``; nothing where only one dataset is known."""
-    if interval is None or not interval.bounded:
-        return NOTHING
-    return f"{show(interval.low)} to {show(interval.high)}"
+def _render_span(span: Span, longest: int) -> str:
+    if span.style == "number":
+        return span.text
+    shown = code(span.text) if span.style == "code" else escape(span.text, longest)
+    if identifier := paper_id(span.paper):
+        return f"[{shown}][{identifier}]"
+    return f"[{shown}]({span.link})" if span.link else shown
 
 
 def fill_section(text: str, name: str, content: str) -> str:

@@ -1,4 +1,4 @@
-"""Tables of single methods: settings, costs and datasets; named configs against their methods."""
+"""Single methods: settings, costs and datasets; named configs against their methods."""
 
 from __future__ import annotations
 
@@ -9,141 +9,155 @@ from typing import Any
 from compatbench.results.bootstrap import paired_interval
 from compatbench.results.expected import Upgrade
 from compatbench.results.ranks import Ranked, exact
-from compatbench.results.standing import MeasureName, Standing
-from compatbench.results.store import MethodResults
+from compatbench.results.standing import Standing
 from compatbench.tables import markdown as md
-from compatbench.tables.markdown import NOTHING, escape, percent, signed, table
+from compatbench.tables.measure_columns import EVERYWHERE, further_measures, measure_column
+from compatbench.tables.numbers import NOTHING, bounds, duration, signed, size
 from compatbench.tables.ranking import format_parameters
 from compatbench.tables.suite_page import SuitePage
-
-FIGURES: dict[str, MeasureName] = {
-    "Source": "source",
-    "Target": "target",
-    "H": "h",
-    "Gain": "gain",
-    "NFR": "negative_flips",
-    "PFR": "positive_flips",
-    "ECE": "target_ece",
-}
+from compatbench.tables.table import Cell, Column, Table, code, join, make_table, number, text
 
 
 def rows_by_method(page: SuitePage) -> list[tuple[str, list[Ranked]]]:
     """Every method, by name, with its place on each upgrade at the most shots, untouched first."""
-    found: dict[str, list[Ranked]] = {one.info.name: [] for one in page.results.all}
+    by_method: dict[str, list[Ranked]] = {method.info.name: [] for method in page.results.all}
     for upgrade in page.expected.upgrades:
         for row in page.all_ranks(upgrade, max(page.expected.shots)):
-            found[row.standing.info.name].append(row)
-    return sorted(found.items())
+            by_method[row.standing.info.name].append(row)
+    return sorted(by_method.items())
 
 
-def about_method(page: SuitePage, rows: Sequence[Ranked]) -> list[str]:
-    """Title, kind, settings, costs, and the command that measures it again."""
-    one, figures = rows[0].standing, rows[0].figures
-    changed = [_change(name, *both) for name, both in sorted(one.results.differs.items())]
-    times = [md.duration(figures[f"{name}_seconds"]) for name in ("fit", "evaluate")]
-    module, memory = (md.size(figures[name]) for name in ("module_bytes", "peak_memory"))
-    settings = [
-        f"{md.code(name)}: {show_setting(value)}" for name, value in _flat(one.results.config)
-    ]
-    kind = f"{one.info.depth}, inserts {escape(', '.join(one.info.inserts) or 'nothing')}"
-    lines = [
-        f"{md.linked(one.info.title, one.info.paper)}, {kind}.",
-        f"Settings: {'; '.join(settings) or 'none'}.",
-        f"Changed by this suite: {'; '.join(changed)}." if changed else "",
-        f"Costs: fit {times[0]}, evaluation {times[1]}, {format_parameters(rows[0])} parameters, "
+def about_method(page: SuitePage, rows: Sequence[Ranked]) -> str:
+    """Title, kind, settings, costs, and the command that measures it again, as Markdown."""
+    results, figures = rows[0].standing.results, rows[0].figures
+    changed = [_change(name, *both) for name, both in sorted(results.differs.items())]
+    settings = [join([code(name), _setting(value)], ": ") for name, value in _flat(results.config)]
+    fit, evaluation = (duration(figures[f"{name}_seconds"]) for name in ("fit", "evaluate"))
+    module, memory = (size(figures[name]) for name in ("module_bytes", "peak_memory"))
+    kind = (
+        f"{results.info.depth}, inserts {md.escape(', '.join(results.info.inserts) or 'nothing')}"
+    )
+    paragraphs = [
+        f"{md.linked(results.info.title, results.info.paper)}, {kind}.",
+        f"Settings: {_listed(settings) or 'none'}.",
+        f"Changed by this suite: {_listed(changed)}." if changed else "",
+        f"Costs: fit {fit}, evaluation {evaluation}, {format_parameters(rows[0])} parameters, "
         f"module {module}, peak memory {memory}.",
-        f"To reproduce: {md.code(page.run_command(one.info.name))}",
+        f"To reproduce: {md.code(page.run_command(results.info.name))}",
     ]
-    return "\n\n".join(filter(None, lines)).split("\n")
+    return "\n\n".join(filter(None, paragraphs))
 
 
-def way_table(page: SuitePage, rows: Sequence[Ranked]) -> list[str]:
+def further_columns(page: SuitePage) -> list[Column]:
+    """The columns of these tables that no page explains in words of its own."""
+    return [measure_column(name) for name in _measures(page) if name not in EVERYWHERE]
+
+
+def way_table(page: SuitePage, rows: Sequence[Ranked]) -> Table:
     """Means on every upgrade, by every way of attaching the module."""
-    lines = [
-        [
-            escape(page.path_title(row.standing.upgrade)),
-            escape(row.transfer or "untouched"),
-            row.rank or NOTHING,
-            *_figures(row),
-        ]
-        for row in rows
+    names = _measures(page)
+    columns = [
+        Column("upgrade", "Upgrade", left=True),
+        Column("module", "Module", left=True),
+        Column("rank", "Rank"),
+        *map(measure_column, names),
     ]
-    return table(["Upgrade", "Module", "Rank", *FIGURES], lines, left=(0, 1))
+    return make_table(
+        columns,
+        (
+            {
+                "upgrade": page.path_title(row.standing.upgrade),
+                "module": row.transfer or "untouched",
+                "rank": number(row.rank or NOTHING),
+                **{name: row.value(name) for name in names},
+            }
+            for row in rows
+        ),
+    )
 
 
-def task_figures(page: SuitePage, row: Ranked) -> list[str]:
+def task_figures(page: SuitePage, row: Ranked) -> Table:
     """The figures of each dataset of the ranking."""
-    lines = [[escape(page.task_title(task)), *_figures(row, task)] for task in page.expected.tasks]
-    return table(["Dataset", *FIGURES], lines)
+    names = _measures(page)
+    return make_table(
+        [Column("dataset", "Dataset", left=True), *map(measure_column, names)],
+        (
+            {"dataset": page.task_title(task), **{name: row.value(name, task) for name in names}}
+            for task in page.expected.tasks
+        ),
+    )
 
 
-def ablation_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
+def ablation_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
     """Every named config against the method that it configures: mean differences over datasets.
 
     A difference is in bold if its 95 % interval does not contain 0. The methods themselves come
     first, with the diversity of their prompts alone.
     """
-    standings = {
-        one.info.name: one for one in (each.standing for each in page.ranks(upgrade, shots))
-    }
-    rows = [
-        [escape(base.info.title), NOTHING, _diversity(base), *[NOTHING] * 4]
-        for base in map(standings.get, dict.fromkeys(page.configs.values()))
-        if base is not None
+    columns = [
+        Column("config", "Config", left=True),
+        Column("change", "Change", left=True),
+        Column("diversity", "Diversity", show="{:.2f}".format),
+        *(measure_column(name) for name in ("source", "target", "h")),
+        Column("interval", "95 % of H"),
     ]
-    for name, base_name in page.configs.items():
-        if (config := standings.get(name)) is None:
-            continue
-        cells = [NOTHING, _diversity(config), *[NOTHING] * 4]
-        if base := standings.get(base_name):
-            cells[0], interval = _changed_settings(config.results, base.results), None
-            for column, measure in enumerate(("source", "target", "h"), start=2):
-                interval = paired_interval(config, base, measure)
-                mark = "**" if interval is not None and interval.sign else ""
-                cells[column] = f"{mark}{signed(interval and interval.value)}{mark}"
-            cells[-1] = md.bounds(interval, signed)
-        rows.append([escape(config.info.title), *cells])
-    header = ["Config", "Change", "Diversity", "Source", "Target", "H", "95 % of H"]
-    return table(header, rows, left=(0, 1))
-
-
-def _changed_settings(config: MethodResults, base: MethodResults) -> str:
-    """``attention: self → prompts``, for every setting that differs."""
-    parts = [
-        _change(name, base.config.get(name), setting)
-        for name, setting in sorted(config.config.items())
-        if setting != base.config.get(name)
+    standings = {row.standing.info.name: row.standing for row in page.ranks(upgrade, shots)}
+    bases = map(standings.get, dict.fromkeys(page.configs.values()))
+    records = [_config_record(base, None) for base in bases if base is not None]
+    records += [
+        _config_record(standings[name], standings.get(base))
+        for name, base in page.configs.items()
+        if name in standings
     ]
-    return "; ".join(parts) or NOTHING
+    return make_table(columns, records)
 
 
-def _change(name: str, before: Any, after: Any) -> str:
-    return f"{md.code(name)}: {show_setting(before)} → {show_setting(after)}"
+def _config_record(config: Standing, base: Standing | None) -> dict[str, Any]:
+    """A config, and how it differs from the method that it configures, if that is known."""
+    diversity = exact(config.mean("diversity"))
+    record: dict[str, Any] = {"config": config.info.title, "diversity": diversity}
+    if base is not None:
+        before, after = base.results.config, config.results.config
+        changes = [
+            _change(name, before.get(name), setting)
+            for name, setting in sorted(after.items())
+            if setting != before.get(name)
+        ]
+        record["change"], interval = join(changes, "; ") if changes else None, None
+        for name in ("source", "target", "h"):
+            if (interval := paired_interval(config, base, name)) is not None:
+                shown = number(signed(interval.value), interval.value)
+                record[name] = shown.bold() if interval.sign else shown
+        record["interval"] = number(bounds(interval, signed))
+    return record
 
 
-def _diversity(standing: Standing) -> str:
-    """How much the prompts differ on the source, two decimals."""
-    mean = exact(standing.mean("diversity"))
-    return NOTHING if mean is None else f"{mean:.2f}"
+def _change(name: str, before: Any, after: Any) -> Cell:
+    """``attention: self → prompts``."""
+    return join([code(name), join([_setting(before), _setting(after)])], ": ")
 
 
-def _figures(row: Ranked, task: str | None = None) -> list[str]:
-    return [
-        (signed if name == "gain" else percent)(row.value(name, task)) for name in FIGURES.values()
-    ]
+def _setting(setting: Any) -> Cell:
+    """A method's setting as a file has it."""
+    if setting is None:
+        return text("none")
+    return text(setting if isinstance(setting, str) else json.dumps(setting, ensure_ascii=False))
+
+
+def _listed(cells: Sequence[Cell]) -> str:
+    return "; ".join(map(md.render_cell, cells))
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """``recipe.lr`` and its value, for every setting, by name."""
-    found: list[tuple[str, Any]] = []
+    settings: list[tuple[str, Any]] = []
     for name, value in sorted(config.items()):
         inner = isinstance(value, Mapping) and value
-        found += _flat(value, f"{prefix}{name}.") if inner else [(f"{prefix}{name}", value)]
-    return found
+        settings += _flat(value, f"{prefix}{name}.") if inner else [(f"{prefix}{name}", value)]
+    return settings
 
 
-def show_setting(setting: Any) -> str:
-    """A method's setting as a file has it."""
-    if setting is None:
-        return "none"
-    return escape(setting if isinstance(setting, str) else json.dumps(setting, ensure_ascii=False))
+def _measures(page: SuitePage) -> list[str]:
+    """The measures that a method's tables show, the same for all methods of a page."""
+    rows = page.all_ranks(page.expected.upgrades[0], max(page.expected.shots))
+    return [*EVERYWHERE, *further_measures(rows=rows)]

@@ -1,96 +1,115 @@
-"""The ranking of an upgrade: its rows and columns, for all pages, and its form in the terminal."""
+"""The ranking of an upgrade as a table, whoever shows it, and what has no place in it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
-
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+from dataclasses import replace
+from typing import Any
 
 from compatbench.data.cards.shots import count_shots
 from compatbench.messages import one_line
 from compatbench.results.bootstrap import Interval
+from compatbench.results.measures import list_measures
 from compatbench.results.ranking_table import find_gaps
 from compatbench.results.ranks import Ranked, exact, rounded
-from compatbench.results.standing import MeasureName
-from compatbench.tables.markdown import NOTHING, bounds, duration, is_best, percent, signed, spread
+from compatbench.results.store import MethodInfo
+from compatbench.tables.measure_columns import further_measures, measure_column
+from compatbench.tables.numbers import NOTHING, bounds, duration, percent
 from compatbench.tables.suite_page import SuitePage
+from compatbench.tables.table import (
+    Cell,
+    Column,
+    Table,
+    make_table,
+    number,
+    plain_table,
+    sentence,
+    spread,
+    text,
+)
 
-_SPREAD_WIDTH = 76  # a narrower terminal shows means without their spread
-
-
-class Cell(NamedTuple):
-    """What a cell shows, and what it is sorted by; None is last."""
-
-    text: str
-    value: float | str | None
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the ranking."""
-
-    title: str
-    explanation: str  # for readers who point at it
-    bold: MeasureName | None = None  # the measure whose best value is highlighted
-    descending: bool = False  # how the first click sorts, as for what is in bold
-    text: bool = False  # aligned left
-    markdown: bool = True  # whether the leaderboard shows it
-    exact: bool = True  # whether a number that it is sorted by is what it shows
-    min_width: int | None = 0  # characters that a terminal must have to show it; None is never
-
-
-COLUMNS = (
-    Column("Rank", "=: shared, H differs by no more than chance", exact=False),
-    Column("Method", "links to its paper", text=True),
-    Column("Depth", "where the module acts", text=True, min_width=110),
-    Column("Source", "accuracy on the model it was trained for, percent", "source", min_width=46),
-    Column("Target", "accuracy of the same module on the new model, percent", "target"),
-    Column("H", "harmonic mean of source and target, per dataset and seed, then averaged", "h"),
-    Column(*("95 % of H", "bootstrap over datasets"), descending=True, min_width=None, exact=False),
-    Column("Gain", "target accuracy minus the target's zero-shot, points", descending=True),
-    Column(
-        *("NFR", "negative flip rate: right before, wrong now, percent"),
-        markdown=False,
-        min_width=None,
-    ),
-    Column("Parameters", "numbers that the fit determined", markdown=False, min_width=96),
-    Column("Fit", "mean seconds of one fit on one core", markdown=False, min_width=96),
+PAGE = ("rank", "method", "depth", "source", "target", "h", "interval", "gain")
+SHORT = ("rank", "method", "source", "target", "h", "gain")
+TERMINAL = ("rank", "method", "depth", "source", "target", "h", "gain", "parameters", "fit")
+NARROW = ("fit", "parameters", "depth", "±", "source")
+SPREAD = ("source", "target", "h")  # shown with their standard deviation
+_FIRST = (
+    Column("rank", "Rank", "=: shared, H differs by no more than chance", exact=False),
+    Column("method", "Method", "links to its paper", left=True),
+    Column("depth", "Depth", "where the module acts", left=True),
+    measure_column("source", best="highest"),
+    measure_column("target", best="highest"),
+    measure_column("h", best="highest"),
+    Column("interval", "95 % of H", "bootstrap over datasets", descending=True, exact=False),
+    measure_column("gain", descending=True),
+    measure_column("negative_flips"),
+)
+_LAST = (
+    Column("parameters", "Parameters", "numbers that the fit determined"),
+    Column("fit", "Fit", "mean seconds of one fit on one core", duration),
 )
 
 
-def row_cells(row: Ranked, place: int | None = None) -> list[Cell]:
-    """What a method shows in each of ``COLUMNS``; by rank it is sorted by its place in the table.
+def ranking_table(
+    rows: Sequence[Ranked],
+    keys: Sequence[str] = PAGE,
+    top: int | None = None,
+    floors: int | None = None,
+) -> Table:
+    """The ranking, by H; if ``top`` is given, only so many methods and the first floors below.
 
-    A state stands in place of a mean that it explains.
+    By rank a method is sorted by its place among all ``rows``.
     """
-    one, state, mean = row.figures, row.figures["state"], row.standing.mean
+    columns = {column.key: column for column in list_columns()}
+    records = list(map(_record, range(1, len(rows) + 1), rows))
+    shown = make_table((columns[key] for key in keys), records, narrow=NARROW)
+    if top is None:
+        return shown
+    ranked_floors = [i for i, row in enumerate(rows) if row.kind == "floor" and row.rank]
+    below = [i for i in ranked_floors if i >= top][:floors]
+    return replace(shown, rows=(*shown.rows[:top], *(shown.rows[i] for i in below)))
+
+
+def list_columns() -> tuple[Column, ...]:
+    """All columns that a ranking can have, with those of measures that are registered since."""
+    fixed = {column.key for column in (*_FIRST, *_LAST)}
+    return (*_FIRST, *map(measure_column, further_measures(fixed)), *_LAST)
+
+
+def _record(place: int, row: Ranked) -> dict[str, Any]:
+    """What a method shows in every column. A state stands in place of a mean that it explains."""
+    figures, state = row.figures, row.figures["state"]
     # Other tracks are ranked among themselves.
     rank = f"{row.track} {row.rank}".strip() if row.rank else NOTHING
-    depth = NOTHING if row.kind == "floor" else one["depth"]
-    interval = None if one["h_low"] is None else Interval(one["h"], one["h_low"], one["h_high"])
-    seconds = one["fit_seconds"]
-    texts = {
-        "source": spread(mean("source")),
-        "target": state if one["target"] is None and one["refused"] else spread(mean("target")),
-        "h": state if state in ("incomplete", "refused") else spread(mean("h")),
-        "95 %": bounds(interval),
-        "gain": signed(row.value("gain")),
-        "negative_flips": percent(row.value("negative_flips")),
+    interval, low, seconds = None, figures["h_low"], figures["fit_seconds"]
+    if low is not None:
+        interval = Interval(figures["h"], low, figures["h_high"])
+    record: dict[str, Any] = {}
+    for name in list_measures("upgrade"):
+        mean = row.standing.mean(name)
+        value = rounded(exact(mean), 3)
+        shown = number(measure_column(name).show(row.value(name)), value)
+        record[name] = spread(mean, value) if name in SPREAD else shown
+    if figures["target"] is None and figures["refused"]:
+        record["target"] = number(state)
+    if state in ("incomplete", "refused"):
+        record["h"] = number(state)
+    return record | {
+        "rank": number(rank, place),
+        "method": method_cell(row.standing.info),
+        "depth": NOTHING if row.kind == "floor" else figures["depth"],
+        "interval": number(bounds(interval), rounded(low, 3)),
+        "parameters": number(format_parameters(row), figures["parameters"]),
+        "fit": seconds and round(seconds, 4),
     }
-    figures: list[MeasureName] = ["source", "target", "h", "gain", "negative_flips"]
-    values = {name: rounded(exact(mean(name)), 3) for name in figures}
-    values["95 %"] = interval and round(interval.low, 3)
-    return [
-        Cell(rank, place),
-        *(Cell(text, text) for text in (row.title, depth)),
-        *(Cell(text, values[name]) for name, text in texts.items()),
-        Cell(format_parameters(row), one["parameters"]),
-        Cell(duration(seconds), seconds and round(seconds, 4)),
-    ]
+
+
+def method_cell(info: MethodInfo, transfer: str = "") -> Cell:
+    """The title, linked; the zero-shot classifier, which inserts nothing, is the floor."""
+    note = "floor" if info.depth == "none" else transfer
+    note = " ".join(filter(None, (note, info.sees_tests * "transductive")))
+    title = text(info.title, info.paper)
+    return sentence(title, " (", text(note), ")") if note else title
 
 
 def format_parameters(row: Ranked) -> str:
@@ -101,92 +120,35 @@ def format_parameters(row: Ranked) -> str:
 
 def explain_unranked(rows: Sequence[Ranked]) -> list[tuple[str, str, str]]:
     """Title, state and explanation of the methods of a ranking that have no H."""
-    found = []
+    explained = []
     for row in rows:
-        one, cells = row.figures, row.figures["cells"]
-        if one["state"] == "not transferable":
-            where = f"all {cells}" if one["refused"] == cells else f"{one['refused']} of {cells}"
-            reasons = "; ".join(map(one_line, one["reasons"])) or "no reason given"
-            text = f"in {where} cells (source {percent(row.value('source'))}): {reasons}"
-            found.append((row.title, one["state"], text))
-        elif one["state"] == "incomplete":
-            text = f"with {one['measured']} of {cells} cells measured, so no mean is given"
-            found.append((row.title, one["state"], text))
-        elif one["state"] == "not ranked":
-            found.append((row.title, one["state"], f"here: {row.standing.unranked}"))
-        elif one["state"] == "refused":
-            found.append((row.title, one["state"], f"by {row.standing.info.refused}"))
-    return found
+        figures, cells, state = row.figures, row.figures["cells"], row.figures["state"]
+        if state == "not transferable":
+            refused = figures["refused"]
+            where = f"all {cells}" if refused == cells else f"{refused} of {cells}"
+            reasons = "; ".join(map(one_line, figures["reasons"])) or "no reason given"
+            why = f"in {where} cells (source {percent(row.value('source'))}): {reasons}"
+        elif state == "incomplete":
+            why = f"with {figures['measured']} of {cells} cells measured, so no mean is given"
+        elif state == "not ranked":
+            why = f"here: {row.standing.unranked}"
+        elif state == "refused":
+            why = f"by {row.standing.info.refused}"
+        else:
+            continue
+        explained.append((row.title, state, why))
+    return explained
 
 
-def gap_rows(page: SuitePage) -> list[tuple[str, str, str, str, str]]:
-    """Method, kind, number of rows, first place and reason of all that failed or is missing."""
+def gap_table(page: SuitePage) -> Table:
+    """Failed and missing measurements: how many, the first place, and the reason."""
     rows = []
     gaps = find_gaps(page.results, page.expected)
     for _, same in gaps.groupby(["method", "title", "kind", "reason"], sort=False):
-        one = same.iloc[0]
-        task, test_set = one["task"], one["test_set"]
+        first = same.iloc[0]
+        task, test_set = first["task"], first["test_set"]
         where = task if test_set == task else f"{task}/{test_set}"
-        first = f"{where}, {count_shots(one['shots'])}, seed {one['seed']}, on {one['backbone']}"
-        rows.append((one["title"], one["kind"], f"{len(same):,}", first, one["reason"]))
-    return rows
-
-
-def print_ranking(console: Console, page: SuitePage) -> None:
-    """Prints the ranking of every upgrade at the most shots, and what failed or is missing."""
-    console.print(ranking_renderable(page, console.width))
-    for title, kind, count, _, reason in gap_rows(page):
-        rows = "1 row" if count == "1" else f"{count} rows"
-        text = f"{one_line(title)}: {rows} {kind}" + (f": {one_line(reason)}" if reason else "")
-        console.print(Text(text, style="red" if kind == "failed" else "yellow"))
-
-
-def ranking_renderable(page: SuitePage, width: int) -> RenderableType:
-    """The ranking of every upgrade, as far as it is measured, in so many characters."""
-    shots = max(page.expected.shots)
-    parts: list[RenderableType] = []
-    for upgrade in page.expected.upgrades:
-        rows = page.all_ranks(upgrade, shots)
-        for transfer in dict.fromkeys(row.transfer for row in rows):
-            group = [row for row in rows if row.transfer == transfer]
-            through = f"through {transfer}" if transfer else ""
-            title = [one_line(page.path_title(upgrade)), count_shots(shots), through, page.part]
-            parts.append(Text(", ".join(filter(None, title)), style="bold"))
-            parts.append(_table(group, width))
-            parts += [
-                Text(f"{name}: {state} {text}", style="yellow")
-                for name, state, text in explain_unranked(group)
-            ]
-    if page.legend:
-        parts.append(Text(page.legend))
-    return Group(*parts)
-
-
-def _table(rows: Sequence[Ranked], width: int) -> Table:
-    columns, shown = [], {}
-    for column, cells in zip(COLUMNS, zip(*map(row_cells, rows), strict=True), strict=True):
-        if column.min_width is None or column.min_width > width:
-            continue
-        columns.append(column)
-        shown[column.title] = [Text(cell.text) for cell in cells]
-        if column.bold:
-            values = [row.value(column.bold) for row in rows]
-            if width < _SPREAD_WIDTH:
-                shown[column.title] = [Text(percent(value)) for value in values]
-            for text, best in zip(shown[column.title], is_best(values), strict=True):
-                text.stylize("bold green" if best else "")
-    for text, row in zip(shown["Method"], rows, strict=True):
-        text.append(" (floor)" if row.kind == "floor" else "")
-    # The names of methods take the room that the numbers leave.
-    widths = {title: max(len(title), *map(len, texts)) for title, texts in shown.items()}
-    room = width - sum(widths.values()) + widths["Method"] - 2 * (len(widths) - 1)
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        justify = "left" if column.text else "right"
-        most = max(room, 8) if column.title == "Method" else None
-        table.add_column(
-            column.title, justify=justify, no_wrap=True, overflow="ellipsis", max_width=most
-        )
-    for line in zip(*shown.values(), strict=True):
-        table.add_row(*line)
-    return table
+        where += f", {count_shots(first['shots'])}, seed {first['seed']}, on {first['backbone']}"
+        count = number(f"{len(same):,}", len(same))
+        rows.append([first["title"], first["kind"], count, where, first["reason"] or None])
+    return plain_table(["Method", "What", "Rows", "First", "Reason"], rows, left=(0, 1, 3, 4))

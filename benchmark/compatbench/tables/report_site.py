@@ -9,7 +9,7 @@ scripts of the folder alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,12 @@ from compatbench.files.kinds import kind_of, require
 from compatbench.messages import one_line
 from compatbench.results.rows import write_csv
 from compatbench.results.store import FIGURES, REPORT, RESULTS, check_name, join_provenance
-from compatbench.tables.figures.plan import TITLES, plan_figures
+from compatbench.tables.figures.colours import COLOURS, FAINT, INK, PAPER
+from compatbench.tables.figures.kinds import find_kind, list_kinds
+from compatbench.tables.figures.plan import plan_figures
 from compatbench.tables.figures.render import compile_figure, is_current, sign_script
 from compatbench.tables.figures.spec_parts import FONT, MARKS
-from compatbench.tables.figures.specs import SPECS
-from compatbench.tables.figures.svg import COLOURS, FAINT, INK, PAPER
-from compatbench.tables.ranking import COLUMNS
-from compatbench.tables.retrieval_tables import read_indexes
-from compatbench.tables.site_data import MEASURES, Json, describe_suites, to_html
+from compatbench.tables.site_data import Json, choose_columns, describe_suites
 from compatbench.tables.suite_page import (
     SuitePage,
     published_pages,
@@ -74,9 +72,7 @@ def make_report(
     site = require(out / RESULTS / REPORT, "folder")
     planned = plan_figures(pages)
     files = {folder / f"{one.name}.svg": one.render() for one in planned if not one.missing}
-    files |= {
-        site / name: content for name, content in render_site(pages, read_indexes(out)).items()
-    }
+    files |= {site / name: content for name, content in render_site(pages).items()}
     require(site / "data", "folder")
     for path, content in files.items() if check else ():
         old = path.read_bytes() if kind_of(path) == "file" else b""
@@ -90,48 +86,34 @@ def make_report(
     return Report(files, tuple(left_out))
 
 
-def render_site(
-    pages: Sequence[SuitePage], indexes: Mapping[str, list[str]] = {}
-) -> dict[str, bytes]:
-    """Every file of the site by its path; the suites in this order, with their ``indexes``."""
+def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
+    """Every file of the site by its path; the suites in this order."""
     settings: dict[str, int] = {}  # of methods, most of them alike in several suites
-    suites = list(zip(pages, describe_suites(pages, settings), strict=True))
-    figures = [one for _, suite in suites for one in _all_figures(suite)]
+    columns = choose_columns(pages)
+    suites = list(zip(pages, describe_suites(pages, columns, settings), strict=True))
+    figures = [figure for _, suite in suites for figure in _all_figures(suite)]
     signals = {one["kind"]: one["signals"] for one in figures if not one["missing"]}
-    specs = {kind: _site_spec(kind, names) for kind, names in signals.items()}
     index = {
         "suites": [{"name": page.name, "title": one_line(page.title)} for page in pages],
-        "columns": [
-            {
-                "title": column.title,
-                "about": column.explanation,
-                "down": column.descending or column.bold is not None,
-                "text": column.text,
-                "exact": column.exact,
-            }
-            for column in COLUMNS
-        ],
-        "measures": list(MEASURES.values()),
+        "columns": columns.describe(),
+        "measures": columns.titles(),
         "settings": list(settings),
-        "specs": specs,
+        "specs": {kind: _site_spec(kind, names) for kind, names in signals.items()},
         "colours": {"ink": INK, "line": FAINT, "paper": PAPER, **COLOURS},
         "font": FONT,
     }
     html = template("site/index.html.jinja", autoescape=True).render(
-        titles=TITLES,
+        figure_kinds=list_kinds(),
         kinds={kind: label for kind, (*_, label) in MARKS.items()},
-        measures=MEASURES,
+        measures=columns.titles(),
         suites=[_suite_row(page) for page in pages],
         versions=_versions(pages),
         commands=[page.run_command() for page in pages],
     )
-    sources = index | {"specs": {kind: [SPECS[kind](), sorted(signals[kind])] for kind in signals}}
-    script = sign_script(_script("index", index), sources)
+    specs = {kind: [find_kind(kind).spec(), sorted(names)] for kind, names in signals.items()}
+    script = sign_script(_script("index", index), index | {"specs": specs})
     files = {"index.html": html.rstrip() + "\n", "index.js": script}
     for page, suite in suites:
-        if page.name in indexes:
-            html = to_html("\n".join(indexes[page.name]))
-            suite["parts"].append({"title": "Stored indexes", "html": html})
         files[f"data/{check_name(page.name, 'suite')}.js"] = _script("suite", suite)
     files |= {name: read_source(f"site/{name}") + "\n" for name in SOURCES}
     return {name: text.encode() for name, text in files.items()}
@@ -156,7 +138,7 @@ def _all_figures(suite: Json) -> list[Json]:
 
 def _site_spec(kind: str, signals: Iterable[str]) -> Json:
     """A compiled specification as wide as its place, on no ground of its own."""
-    spec = compile_figure(kind, signals, "container")
+    spec = compile_figure(find_kind(kind), signals, "container")
     return {key: value for key, value in spec.items() if key not in ("$schema", "background")}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -11,23 +12,22 @@ from markdown_it import MarkdownIt
 
 from compatbench.data.cards.shots import show_shots
 from compatbench.messages import one_line
+from compatbench.results.expected import Upgrade
 from compatbench.results.ranks import Ranked, rounded
-from compatbench.results.standing import MeasureName
 from compatbench.tables.figures.plan import PlannedFigure, figures_of_suite, figures_of_upgrade
-from compatbench.tables.leaderboard import PARTS, extra_parts, render_suite
-from compatbench.tables.markdown import NOTHING, link_definitions
+from compatbench.tables.markdown import define_links, link_definitions
+from compatbench.tables.measure_columns import further_measures, measure_column
 from compatbench.tables.method_tables import about_method, rows_by_method
-from compatbench.tables.ranking import gap_rows, row_cells
+from compatbench.tables.numbers import NOTHING
+from compatbench.tables.ranking import PAGE, gap_table, list_columns, ranking_table
+from compatbench.tables.sections import list_sections
 from compatbench.tables.suite_page import SuitePage
+from compatbench.tables.table import Cell
 
-# What columns per dataset can show; of all of these a row has its figures.
-MEASURES: dict[MeasureName, str] = {
-    "h": "H",
-    "source": "Source",
-    "target": "Target",
-    "gain": "Gain",
-    "negative_flips": "NFR",
-}
+# Columns of a ranking, and measures of which every row has figures by dataset; measures that are
+# registered since come on top.
+_RANKING = (*PAGE, "negative_flips", "parameters", "fit")
+_BY_DATASET = ("h", "source", "target", "gain", "negative_flips")
 _LINK = re.compile(r"<a [^>]*>(.*?)</a>")  # papers are linked once, from a method's page
 _LINK_INTO_CLONE = re.compile(r'<a href="(?!https://)[^"]*">(.*?)</a>')
 _AFTER_BLOCK = re.compile(r"(</?(?:t\w+|[uo]l|li|p|h\d)(?: [^>]*)?>)\n")
@@ -36,65 +36,117 @@ _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 Json = dict[str, Any]
 
 
-def describe_suites(pages: Sequence[SuitePage], settings: dict[str, int]) -> list[Json]:
+@dataclass(frozen=True)
+class SiteColumns:
+    """What the site shows of every row.
+
+    Attributes:
+        ranking: the keys of the ranking's columns.
+        by_dataset: the measures that columns per dataset can show.
+    """
+
+    ranking: tuple[str, ...]
+    by_dataset: tuple[str, ...]
+
+    def describe(self) -> list[Json]:
+        """The ranking's columns for the site's script."""
+        known = {column.key: column for column in list_columns()}
+        return [
+            {
+                "title": column.title,
+                "about": column.about,
+                "down": column.descending or column.best is not None,
+                "text": column.left,
+                "exact": column.exact,
+            }
+            for column in (known[key] for key in self.ranking)
+        ]
+
+    def titles(self) -> list[str]:
+        """The names of the measures by dataset."""
+        return [measure_column(name).title for name in self.by_dataset]
+
+
+def choose_columns(pages: Sequence[SuitePage]) -> SiteColumns:
+    """The columns of these suites together."""
+    rows = (
+        row
+        for page in pages
+        for row in page.all_ranks(page.expected.upgrades[0], max(page.expected.shots))
+    )
+    further = further_measures(rows=rows)
+    before = _RANKING.index("parameters")
+    ranking = (*_RANKING[:before], *further, *_RANKING[before:])
+    return SiteColumns(ranking, (*_BY_DATASET, *further))
+
+
+def describe_suites(
+    pages: Sequence[SuitePage], columns: SiteColumns, settings: dict[str, int]
+) -> list[Json]:
     """What the site shows of every suite; adds to ``settings``, which it refers to by number.
 
     A suite that measures the same cells for another purpose repeats no ranking.
     """
-    found: list[Json] = []
     seen: set[tuple[Any, ...]] = set()
-    for page in pages:
-        boards: list[Json] = []
-        most_first = sorted(page.expected.shots, reverse=True)
-        for upgrade, shots in product(page.expected.upgrades, most_first):
-            ranked = page.all_ranks(upgrade, shots)
-            rows = [_row(page, row, place) for place, row in enumerate(ranked, 1)]
-            shown = {(upgrade, shots, repr(row[3][1:])) for row in rows}
-            if not shown <= seen:
-                boards.append(
-                    {
-                        "upgrade": list(upgrade),
-                        "title": one_line(page.path_title(upgrade)),
-                        "shots": str(show_shots(shots)),
-                        "rows": rows,
-                        "figures": [
-                            _figure(one, [row.title for row in ranked])
-                            for one in figures_of_upgrade(page, upgrade, shots)
-                        ],
-                    }
-                )
-            seen |= shown
-        texts = (page.note, page.likeness, page.legend)
-        found.append(
-            {
-                "title": one_line(page.title),
-                "notes": [one_line(text, 2000) for text in texts if text],
-                "tasks": [one_line(page.task_title(task), 40) for task in page.expected.tasks],
-                "boards": boards,
-                "figures": list(map(_figure, figures_of_suite(page))),
-                "parts": [
-                    {
-                        "title": PARTS[name],
-                        "html": _LINK.sub(r"\1", to_html(render_suite(page, only=name))),
-                    }
-                    for name in extra_parts(page)
-                ],
-                "methods": {
-                    name: _about(page, rows, settings) for name, rows in rows_by_method(page)
-                },
-                "gaps": _gaps(page),
-            }
-        )
-    return found
+    return [_describe_suite(page, columns, settings, seen) for page in pages]
 
 
-def _row(page: SuitePage, row: Ranked, place: int) -> list[Any]:
-    """Name and kind of a method, its transfer, what columns show, and ``MEASURES`` by dataset."""
-    # A text that is sorted by itself stands once.
-    cells = [one.text if one.value == one.text else one for one in row_cells(row, place)]
-    tasks = page.expected.tasks
-    sets = [[rounded(row.value(one, task), 1) for task in tasks] for one in MEASURES]
-    return [row.figures["method"], row.kind, one_line(row.track), cells, sets]
+def _describe_suite(
+    page: SuitePage, columns: SiteColumns, settings: dict[str, int], seen: set[tuple[Any, ...]]
+) -> Json:
+    boards: list[Json] = []
+    most_first = sorted(page.expected.shots, reverse=True)
+    for upgrade, shots in product(page.expected.upgrades, most_first):
+        board = _describe_board(page, columns, upgrade, shots)
+        shown = {(upgrade, shots, repr(row[3][1:])) for row in board["rows"]}
+        if not shown <= seen:
+            boards.append(board)
+        seen |= shown
+    notes = (page.note, page.likeness, page.legend)
+    sections = list_sections("suite", page)
+    sections += (one for one in list_sections("leaderboard", page) if one.on_site)
+    return {
+        "title": one_line(page.title),
+        "notes": [one_line(text, 2000) for text in notes if text],
+        "tasks": [one_line(page.task_title(task), 40) for task in page.expected.tasks],
+        "boards": boards,
+        "figures": [_figure(planned) for planned in figures_of_suite(page)],
+        "parts": [
+            {"title": section.title, "html": _part(section.render(page, whole=True))}
+            for section in sections
+        ],
+        "methods": {name: _about(page, rows, settings) for name, rows in rows_by_method(page)},
+        "gaps": _gaps(page),
+    }
+
+
+def _describe_board(page: SuitePage, columns: SiteColumns, upgrade: Upgrade, shots: int) -> Json:
+    """A ranking, with its figures."""
+    ranked = page.all_ranks(upgrade, shots)
+    table = ranking_table(ranked, columns.ranking)
+    rows = []
+    for row, cells in zip(ranked, table.rows, strict=True):
+        shown = [_cell(cell) for cell in cells]
+        shown[columns.ranking.index("method")] = row.title
+        sets = [
+            [rounded(row.value(name, task), 1) for task in page.expected.tasks]
+            for name in columns.by_dataset
+        ]
+        rows.append([row.figures["method"], row.kind, one_line(row.track), shown, sets])
+    titles = [row.title for row in ranked]
+    return {
+        "upgrade": list(upgrade),
+        "title": one_line(page.path_title(upgrade)),
+        "shots": str(show_shots(shots)),
+        "rows": rows,
+        "figures": [_figure(one, titles) for one in figures_of_upgrade(page, upgrade, shots)],
+    }
+
+
+def _cell(cell: Cell) -> str | list[Any]:
+    """What a cell shows and what it is sorted by; a text that is sorted by itself stands once."""
+    shown = one_line(cell.text)
+    return shown if cell.value == cell.text else [shown, cell.value]
 
 
 def _figure(one: PlannedFigure, titles: Sequence[str] = ()) -> Json:
@@ -116,13 +168,18 @@ def _figure(one: PlannedFigure, titles: Sequence[str] = ()) -> Json:
     }
 
 
+def _part(text: str) -> str:
+    """A section of a page, without its links."""
+    return _LINK.sub(r"\1", to_html(f"{text}\n\n{define_links(text)}"))
+
+
 def _about(page: SuitePage, rows: Sequence[Ranked], settings: dict[str, int]) -> list[Any]:
     """What is said of a method: pieces by their number in ``settings``, and the rest."""
-    paragraphs = "\n".join(about_method(page, rows)).split("\n\n")
+    paragraphs = about_method(page, rows).split("\n\n")
     papers = "\n".join(link_definitions(row.figures["paper"] for row in rows))
-    same, own = ("\n\n".join([*part, papers]) for part in (paragraphs[:2], paragraphs[2:]))
+    same, rest = ("\n\n".join([*part, papers]) for part in (paragraphs[:2], paragraphs[2:]))
     pieces = to_html(same).split("; ")  # most settings are those of other methods and suites, too
-    return [[settings.setdefault(one, len(settings)) for one in pieces], to_html(own)]
+    return [[settings.setdefault(piece, len(settings)) for piece in pieces], to_html(rest)]
 
 
 def to_html(markdown: str) -> str:
@@ -139,10 +196,11 @@ def to_html(markdown: str) -> str:
 
 def _gaps(page: SuitePage) -> list[list[str]]:
     """Method, what, rows and reason of all that failed, is missing, or was refused."""
-    found = [[title, kind, count, reason] for title, kind, count, _, reason in gap_rows(page)]
+    gaps = gap_table(page).select(["Method", "What", "Rows", "Reason"])
+    rows = [[cell.text for cell in row] for row in gaps.rows]
     for upgrade, shots in product(page.expected.upgrades, page.expected.shots):
         for row in page.all_ranks(upgrade, shots):
             if refused := row.figures["refused"]:
                 reason = "; ".join(row.figures["reasons"])
-                found.append([row.title, "not transferable", f"{refused:,}", reason])
-    return [[one_line(text) or NOTHING for text in row] for row in found]
+                rows.append([row.title, "not transferable", f"{refused:,}", reason or NOTHING])
+    return [[one_line(text) for text in row] for row in rows]

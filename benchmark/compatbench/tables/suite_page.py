@@ -71,6 +71,7 @@ class SuitePage:
     elsewhere: frozenset[str] = frozenset()  # backbones and test sets that no clone has
     first_seeds: tuple[int, ...] = ()  # those of a run that asks for none
     first_transfers: tuple[str, ...] = (COPIED,)
+    out: Path | None = None  # the folder of results/, where the page was read
     whole: Expected | None = None  # what the suite asks for, if ``expected`` is only a part of it
     _ranks: dict[tuple[Upgrade, int, str], list[Ranked]] = field(default_factory=dict, init=False)
 
@@ -119,6 +120,11 @@ class SuitePage:
     def mark(self) -> str:
         """What stands beside figures that no clone of the project alone can compute again."""
         return "reported, not verified" if self.elsewhere else ""
+
+    @property
+    def whole_title(self) -> str:
+        """The title with its mark."""
+        return f"{self.title} ({self.mark})" if self.mark else self.title
 
     @property
     def legend(self) -> str:
@@ -198,6 +204,7 @@ def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = 
         elsewhere=frozenset(names_elsewhere(suite)),
         first_seeds=tuple(seed for seed in suite.seeds if seed in suite.run_seeds) or suite.seeds,
         first_transfers=tuple(suite.transfers),
+        out=out,
         whole=None if seeds == suite.seeds else expected,
     )
 

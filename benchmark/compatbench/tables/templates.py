@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
@@ -10,20 +11,42 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
+from compatbench.data.cards.shots import count_shots, show_shots
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import holds, write_atomic
+from compatbench.messages import count
+from compatbench.tables import markdown
+from compatbench.tables.table import Table
+
+# Text goes into Markdown through "md", "code" or "summary" only.
+_FILTERS: dict[str, Callable[..., Any]] = {
+    "md": markdown.escape,
+    "code": markdown.code,
+    "summary": markdown.escape_summary,
+    "backbone": lambda name, page: page.backbone_title(name),
+    "count": lambda items, noun: count(len(items), noun),
+    "shots": lambda count: str(show_shots(count)),
+    "count_shots": count_shots,
+    "slug": markdown.slug,
+}
+
+
+def render_markdown(name: str, **context: Any) -> str:
+    """A template as Markdown, whose tables are rendered, without empty lines to spare."""
+    made = template(name, autoescape=False, **_FILTERS).render(**context)
+    return re.sub(r"\n{3,}", "\n\n", made).strip()
 
 
 @cache
 def template(name: str, autoescape: bool, **filters: Callable[..., Any]) -> Template:
-    """A template, for which an undefined name is an error; a list is shown as lines."""
+    """A template, for which an undefined name is an error."""
     environment = Environment(
         loader=FunctionLoader(read_source),
         autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: "\n".join(value) if isinstance(value, list) else value,
+        finalize=lambda shown: markdown.render_table(shown) if isinstance(shown, Table) else shown,
     )
     environment.filters |= filters
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}

@@ -31,9 +31,9 @@ from compatbench.extras.check.plugin_files import PluginFiles
 from compatbench.extras.check.run_checks import run_checks
 from compatbench.files.project_folders import content_folder, in_clone
 from compatbench.results.store import RESULTS, result_folders
-from compatbench.tables.markdown import code, escape, link_definitions
+from compatbench.tables.markdown import code, escape, link_definitions, render_table
+from compatbench.tables.ranking import ranking_table
 from compatbench.tables.suite_page import read_suite_page
-from compatbench.tables.tables import ranking_table
 
 # What a measurement rests on, besides methods and what keys name.
 HARNESS = ("benchmark/compatbench/", "tasks/mini/", "tasks/__init__.py", "setup.cfg", "pyproject")
@@ -293,5 +293,5 @@ def _compare(
     for (side, one), upgrade in product(sides.items(), page.expected.upgrades):
         rows = one.restrict(methods=shown).ranks(upgrade, shots)
         title = f"{' → '.join(map(code, upgrade))}, {count_shots(shots)}{side}:"
-        found.lines += ["", title, "", *ranking_table(rows), ""]
+        found.lines += ["", title, "", render_table(ranking_table(rows)), ""]
         found.lines += link_definitions(row.standing.info.paper for row in rows)

@@ -8,3 +8,9 @@ FUNCTIONS = {
     "analyze_layers": "layers:analyze_layers",
     "retrieve": "retrieval:retrieve",
 }
+SECTIONS = {
+    "classes": "sections:CLASSES",
+    "classes answer": "sections:ANSWER",
+    "classes words": "sections:WORDS",
+}
+FIGURES = {"classes": "class_figure:CLASSES_FIGURE"}

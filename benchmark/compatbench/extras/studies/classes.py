@@ -12,12 +12,12 @@ import pandas as pd
 
 from compatbench.data.cards import SuiteCard
 from compatbench.extras.studies import frames
+from compatbench.extras.studies.class_tables import measure_page
 from compatbench.extras.studies.frames import Row, StudyReport, TextTable, records
 from compatbench.extras.studies.study import read_suite
 from compatbench.results.bootstrap import Array, Interval, crossed_interval
 from compatbench.results.four_ways import CLASSES, MODELS, FourWays, require_other_classes
-from compatbench.tables.class_tables import measure_page
-from compatbench.tables.figures.svg import BLUE, GREY, INK, ORANGE
+from compatbench.tables.figures.colours import BLUE, GREY, INK, ORANGE
 from compatbench.tables.suite_page import read_suite_page
 
 if TYPE_CHECKING:

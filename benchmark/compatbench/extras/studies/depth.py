@@ -21,8 +21,9 @@ from compatbench.extras.studies.study import Fit, Names, Study, StudyOptions
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.bootstrap import mean_interval, spearman_interval
-from compatbench.tables.figures.svg import BLUE, GREY, RED
-from compatbench.tables.markdown import code, signed
+from compatbench.tables.figures.colours import BLUE, GREY, RED
+from compatbench.tables.markdown import code
+from compatbench.tables.numbers import signed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -26,7 +26,7 @@ from compatbench.extras.studies.similarity import (
 from compatbench.extras.studies.study import Names, Study, StudyOptions
 from compatbench.results.bootstrap import spearman_interval
 from compatbench.results.expected import Upgrade
-from compatbench.tables.figures.svg import BLUE, GREY, SKY
+from compatbench.tables.figures.colours import BLUE, GREY, SKY
 from compatbench.tables.markdown import code
 from compatbench.tables.suite_page import SuitePage, read_suite_page
 from compatbench.transfers._shared.survival import mean_tokens

@@ -14,7 +14,8 @@ from compatbench.results.bootstrap import Interval, dataset_means
 from compatbench.results.standing import Mean, MeasureName, Standing, mean_over_seeds
 from compatbench.tables import markdown
 from compatbench.tables.figures.svg import save_svg, svg_style
-from compatbench.tables.markdown import NOTHING, signed
+from compatbench.tables.numbers import NOTHING, signed
+from compatbench.tables.table import spread as cell_spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,7 +123,7 @@ def decimals(value: float | None, digits: int, sign: str = "-") -> str:
 def spread(row: Row, name: str) -> str:
     """The columns of ``mean_columns``: ``44.9 ± 0.4``."""
     value = row[name]
-    return markdown.spread(None if value is None else Mean(value, row[f"{name}_std"]))
+    return cell_spread(None if value is None else Mean(value, row[f"{name}_std"])).text
 
 
 def with_interval(row: Row, name: str, show: Callable[[float], str] = signed) -> str:

@@ -20,8 +20,9 @@ from compatbench.extras.studies.frames import Row, StudyReport, TextTable, recor
 from compatbench.extras.studies.similarity import linear_cka, mean_change
 from compatbench.extras.studies.study import Names, Study, StudyOptions
 from compatbench.extras.studies.tower_states import Layer, image_layers, text_layers
-from compatbench.tables.figures.svg import BLUE, ORANGE
-from compatbench.tables.markdown import NOTHING, code
+from compatbench.tables.figures.colours import BLUE, ORANGE
+from compatbench.tables.markdown import code
+from compatbench.tables.numbers import NOTHING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from compatbench.tables.figures.colours import BLUE, GREY, RED
 from compatbench.tables.figures.spec_parts import (
     COLUMNS,
     PANEL,
@@ -13,13 +14,10 @@ from compatbench.tables.figures.spec_parts import (
     expression,
     field,
     kind_of_method,
-    names,
-    points,
 )
-from compatbench.tables.figures.svg import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY
 
 
-def _panels(x_title: str, y_title: str, lines: Sequence[tuple[str, bool]], columns: int) -> Spec:
+def panels(x_title: str, y_title: str, lines: Sequence[tuple[str, bool]], columns: int) -> Spec:
     """One small panel per method, in the order of the records.
 
     Args:
@@ -78,7 +76,7 @@ def _panels(x_title: str, y_title: str, lines: Sequence[tuple[str, bool]], colum
 def shots() -> Spec:
     """Accuracy on source and target by shots, beside zero-shot of both."""
     lines = [(BLUE, True), (RED, True), (BLUE, False), (RED, False)]
-    return _panels("shots", "accuracy, %", lines, columns=2)
+    return panels("shots", "accuracy, %", lines, columns=2)
 
 
 def decay() -> Spec:
@@ -124,49 +122,3 @@ def decay() -> Spec:
             },
         ],
     }
-
-
-def classes() -> Spec:
-    """Accuracy on other classes against that on own ones: from the source to the target."""
-    x, y = (
-        field(name, title=f"accuracy on {title}, %", scale={"zero": False})
-        for name, title in (("x1", "the classes trained on"), ("y1", "other classes"))
-    )
-    colour = kind_of_method("color")
-    ends = calculate(x0="datum.own[0]", y0="datum.other[0]", x1="datum.own[1]", y1="datum.other[1]")
-    both = "format(datum.{0}[0], '.1f') + ' → ' + format(datum.{0}[1], '.1f')"
-    tip = (
-        f"datum.title + ': own classes ' + {both.format('own')} + ', others ' + "
-        f"{both.format('other')}"
-    )
-    end = points(tip, x=x, y=y)
-    named = names(x=x, y=y)
-    return {
-        "height": 380,
-        "data": ROWS,
-        "transform": [*ends, *calculate(name="datum.title")],
-        "layer": [
-            {
-                "mark": {"type": "rule", "strokeWidth": 1, "opacity": 0.7, "aria": False},
-                "encoding": {
-                    "x": {**x, "field": "x0"},
-                    "y": {**y, "field": "y0"},
-                    "x2": {"field": "x1"},
-                    "y2": {"field": "y1"},
-                    "color": colour,
-                },
-            },
-            {
-                "mark": {"type": "point", "size": 18, "filled": False, "aria": False},
-                "encoding": {"x": {**x, "field": "x0"}, "y": {**y, "field": "y0"}, "color": colour},
-            },
-            end,
-            named,
-        ],
-    }
-
-
-def price() -> Spec:
-    """Accuracy against labels: training anew as a curve, ways without labels as level lines."""
-    level = [(colour, False) for colour in (RED, ORANGE, GREEN, PURPLE, SKY, INK, GREY)]
-    return _panels("labels per class", "target accuracy, %", [(BLUE, True), *level], columns=2)

@@ -9,33 +9,17 @@ from compatbench.data.cards.shots import count_shots
 from compatbench.messages import one_line
 from compatbench.results.expected import Upgrade
 from compatbench.results.ranks import Ranked
-from compatbench.tables.class_tables import has_other_classes
+from compatbench.tables.figures.kinds import find_kind, list_kinds
 from compatbench.tables.figures.render import render_svg_figure
 from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.figures.values import (
-    class_values,
     cost_values,
     matrix_values,
-    path_values,
-    price_values,
     rank_values,
     scatter_values,
-    shots_values,
 )
-from compatbench.tables.price_tables import has_prices
 from compatbench.tables.suite_page import SuitePage
 
-TITLES = {
-    "scatter": "Source against target",
-    "matrix": "Upgrade matrix",
-    "ranks": "Critical differences",
-    "size": "What a good H costs: parameters",
-    "time": "What a good H costs: seconds",
-    "shots": "More images",
-    "decay": "Along a path of upgrades",
-    "price": "Accuracy against labels",
-    "classes": "Known against other classes",
-}
 _INCOMPLETE = "no method has all of its cells yet"
 _MOST = 50  # methods of a transfer in a figure; more could not be read
 _NOTHING = Shown([], {})
@@ -46,7 +30,7 @@ class PlannedFigure:
     """A figure that can be drawn, or the reason why it cannot."""
 
     suite: str
-    section: str  # of the report; a key of ``TITLES`` and of ``specs.SPECS``
+    section: str  # of the report: the name of a kind
     number: int  # of the suite's upgrade or path, from 1
     heading: str  # what of: an upgrade or a path, and shots
     shown: Shown
@@ -59,9 +43,8 @@ class PlannedFigure:
 
     def render(self) -> bytes:
         """The SVG, with a digest of its data and the version of vl-convert at its end."""
-        return render_svg_figure(
-            self.section, self.shown, f"{TITLES[self.section]}: {self.heading}"
-        )
+        kind = find_kind(self.section)
+        return render_svg_figure(kind, self.shown, f"{kind.title}: {self.heading}")
 
 
 def plan_figures(pages: Sequence[SuitePage]) -> list[PlannedFigure]:
@@ -86,14 +69,14 @@ def figures_of_upgrade(page: SuitePage, upgrade: Upgrade, shots: int) -> Iterato
     """The figures of one ranking."""
     transfers, number = page.results.transfers, page.expected.upgrades.index(upgrade) + 1
     ranks = [page.ranks(upgrade, shots, name) for name in transfers]
-    rows = [one for ranked in ranks for one in _best(ranked)]
+    rows = [row for ranked in ranks for row in _best(ranked)]
     finished = [[row for row in ranked if row.value("h") is not None] for ranked in ranks]
-    complete = [one for ranked in finished for one in _best(ranked)]
+    complete = [row for ranked in finished for row in _best(ranked)]
     plain = [row for row in complete if not row.transfer]
     heading = one_line(f"{page.path_title(upgrade)}, {count_shots(shots)}")
 
-    def of(shown: Sequence[Ranked], found: Sequence[Sequence[Ranked]]) -> str:
-        count = sum(map(len, found))
+    def of(shown: Sequence[Ranked], groups: Sequence[Sequence[Ranked]]) -> str:
+        count = sum(map(len, groups))
         left_out = f", the {_MOST} best by each transfer and zero-shot, out of {count}"
         return heading + left_out * (count > len(shown))
 
@@ -119,34 +102,16 @@ def figures_of_upgrade(page: SuitePage, upgrade: Upgrade, shots: int) -> Iterato
 
 def _best(rows: Sequence[Ranked]) -> list[Ranked]:
     """The first methods of a ranking, and zero-shot."""
-    return [one for place, one in enumerate(rows) if place < _MOST or one.kind == "floor"]
+    return [row for place, row in enumerate(rows) if place < _MOST or row.kind == "floor"]
 
 
 def figures_of_suite(page: SuitePage) -> Iterator[PlannedFigure]:
     """The figures of several rankings together: along shots or paths, and so on."""
-    upgrades = [one_line(page.path_title(upgrade)) for upgrade in page.expected.upgrades]
-    if len(page.expected.shots) > 1:
-        shown = [shots_values(page, upgrade) for upgrade in page.expected.upgrades]
-        yield from _planned(page, "shots", upgrades, shown)
-    paths = [
-        f"{' → '.join(one_line(page.backbone_title(name), 60) for name in path)}, "
-        f"{count_shots(max(page.expected.shots))}"
-        for path in page.paths
-    ]
-    yield from _planned(page, "decay", paths, [path_values(page, path) for path in page.paths])
-    if has_prices(page):
-        shown = [price_values(page, upgrade) for upgrade in page.expected.upgrades]
-        yield from _planned(page, "price", upgrades, shown)
-    if has_other_classes(page):
-        shown = [class_values(page, upgrade) for upgrade in page.expected.upgrades]
-        yield from _planned(page, "classes", upgrades, shown)
-
-
-def _planned(
-    page: SuitePage, section: str, headings: Sequence[str], shown: Sequence[Shown]
-) -> Iterator[PlannedFigure]:
-    for number, (heading, (values, signals)) in enumerate(zip(headings, shown, strict=True), 1):
-        if len(values) > _MOST:
-            heading += f", the {_MOST} best of {len(values)} methods"
-        missing, best = "" if values else _INCOMPLETE, Shown(values[:_MOST], signals)
-        yield PlannedFigure(page.name, section, number, heading, best, missing)
+    for kind in list_kinds():
+        drawn = kind.of_suite(page) if kind.of_suite else ()
+        for number, (title, (values, signals)) in enumerate(drawn, 1):
+            heading = one_line(title)
+            if len(values) > _MOST:
+                heading += f", the {_MOST} best of {len(values)} methods"
+            missing, best = "" if values else _INCOMPLETE, Shown(values[:_MOST], signals)
+            yield PlannedFigure(page.name, kind.name, number, heading, best, missing)

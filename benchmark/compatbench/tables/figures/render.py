@@ -14,9 +14,9 @@ from importlib.metadata import version
 from typing import Any
 
 from compatbench.files.hashes import sha256_bytes
+from compatbench.tables.figures.colours import FAINT, GREY, INK, PAPER
+from compatbench.tables.figures.kinds import FigureKind
 from compatbench.tables.figures.spec_parts import COLUMNS, FONT, WIDTH, Shown, Spec
-from compatbench.tables.figures.specs import SPECS
-from compatbench.tables.figures.svg import FAINT, GREY, INK, PAPER
 
 _VEGA_LITE = "6.4"
 _SIGNATURE = re.compile(rb" from ([0-9a-f]{64}) by vl-convert (\S+) (?:-->|\*/)\n\Z")
@@ -42,11 +42,10 @@ _CONFIG: Spec = {
 }  # fmt: skip
 
 
-def render_svg_figure(kind: str, shown: Shown, label: str) -> bytes:
+def render_svg_figure(kind: FigureKind, shown: Shown, label: str) -> bytes:
     """A figure as SVG on white, with a digest of what it shows at its end.
 
     Args:
-        kind: a key of ``SPECS``.
         label: what a screen reader says of it.
     """
     import vl_convert
@@ -60,7 +59,7 @@ def render_svg_figure(kind: str, shown: Shown, label: str) -> bytes:
     svg = vl_convert.vega_to_svg(spec)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
     svg = _MANY_DIGITS.sub(lambda one: one[1] or f"{round(float(one[0]), 2):g}", svg)
-    return f"{svg}\n<!-- drawn {_signature([SPECS[kind](), *shown])} -->\n".encode()
+    return f"{svg}\n<!-- drawn {_signature([kind.spec(), *shown])} -->\n".encode()
 
 
 def sign_script(script: str, content: Any) -> str:
@@ -85,7 +84,7 @@ def is_current(committed: bytes, rendered: bytes) -> bool:
     return old[1] == new[1]
 
 
-def compile_figure(kind: str, signals: Iterable[str], width: int | str) -> Spec:
+def compile_figure(kind: FigureKind, signals: Iterable[str], width: int | str) -> Spec:
     """The Vega specification of a kind of figure, without its data.
 
     Args:
@@ -94,14 +93,13 @@ def compile_figure(kind: str, signals: Iterable[str], width: int | str) -> Spec:
     """
     import vl_convert
 
-    spec = SPECS[kind]()
+    spec = kind.spec()
     if "facet" not in spec:
         spec["width"] = width
     names = ["narrow", "columns", "kinds", *signals]
     spec |= {"config": _CONFIG, "params": [{"name": name, "value": None} for name in names]}
     vega = vl_convert.vegalite_to_vega(spec, vl_version=_VEGA_LITE)
-    # The front of a cost leaves a point to the right, and comes from below.
-    _place_names(vega["marks"], "top-left" if kind in ("size", "time") else "top-right")
+    _place_names(vega["marks"], kind.first_side)
     if "layout" in vega:
         vega["layout"]["columns"] = {"signal": "columns"}
         for data in vega["data"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from compatbench.tables.figures.svg import BLUE, GREEN, GREY, INK, ORANGE
+from compatbench.tables.figures.colours import BLUE, GREEN, GREY, INK, ORANGE
 
 if TYPE_CHECKING:
     from compatbench.results.ranks import Kind

@@ -6,10 +6,9 @@ file (``render.py``) and the report, which filters the records.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
-from compatbench.tables.figures.curve_specs import classes, decay, price, shots
+from compatbench.tables.figures.colours import BLUE, FAINT, GREY, INK, RED
 from compatbench.tables.figures.spec_parts import (
     ALL_NAMED,
     ROWS,
@@ -22,7 +21,6 @@ from compatbench.tables.figures.spec_parts import (
     points,
     zero_shot_line,
 )
-from compatbench.tables.figures.svg import BLUE, FAINT, GREY, INK, RED
 
 
 def scatter() -> Spec:
@@ -200,14 +198,5 @@ def _cost(title: str, unit: str) -> Spec:
     }
 
 
-SPECS: dict[str, Callable[[], Spec]] = {
-    "scatter": scatter,
-    "matrix": matrix,
-    "ranks": ranks,
-    "size": partial(_cost, "parameters of the module", ""),
-    "time": partial(_cost, "seconds of one fit", " s"),
-    "shots": shots,
-    "decay": decay,
-    "price": price,
-    "classes": classes,
-}
+size = partial(_cost, "parameters of the module", "")
+time = partial(_cost, "seconds of one fit", " s")

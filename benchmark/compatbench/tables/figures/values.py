@@ -7,18 +7,16 @@ with at most two decimals. The same results give the same values.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from compatbench.data.cards.shots import show_shots
+from compatbench.data.cards.shots import count_shots, show_shots
 from compatbench.messages import one_line
 from compatbench.results.expected import Upgrade
-from compatbench.results.four_ways import CLASSES, MODELS, measure_four_ways
-from compatbench.results.price import access_of, count_labels, describe_access, find_way, price_ways
 from compatbench.results.ranks import Ranked, exact, rank_datasets, rounded
 from compatbench.results.standing import follow_path
 from compatbench.tables.figures.spec_parts import Shown
@@ -32,10 +30,10 @@ FOUNDING_PAPER = "arXiv:2412.20895"
 # that lost everything would press all others into a corner.
 _FAR = 6.0
 _FOOT = -25.0  # points of gain; a line ends there
-_two = partial(rounded, digits=2)
+two_digits = partial(rounded, digits=2)
 
 
-def _record(row: Ranked, **more: Any) -> Record:
+def record(row: Ranked, **more: Any) -> Record:
     return {"title": row.title, "kind": row.kind, **more}
 
 
@@ -44,7 +42,10 @@ def scatter_values(rows: Sequence[Ranked]) -> Shown:
 
     All ``rows`` have an H; ``named`` are the most important.
     """
-    points = [(_two(row.value("source")) or 0.0, _two(row.value("target")) or 0.0) for row in rows]
+    points = [
+        (two_digits(row.value("source")) or 0.0, two_digits(row.value("target")) or 0.0)
+        for row in rows
+    ]
     left, right = _range([x for x, _ in points])
     low, high = _range([y for _, y in points])
     named, values = set(named_methods(rows)), []
@@ -55,14 +56,16 @@ def scatter_values(rows: Sequence[Ranked]) -> Shown:
     }
     for row, (source, target) in zip(rows, points, strict=True):
         h = round(row.value("h") or 0.0, 1)
-        one = _record(row, source=source, target=target, h=h, named=row in named)
+        one = record(row, source=source, target=target, h=h, named=row in named)
         if row.transfer and (before := untouched.get(row.figures["method"])):
             one["before"] = before
         values.append(one)
     zero = zero_shot_accuracies(rows) or (None, None)
     step = next(size for size in (1, 2, 5, 10, 20) if (high - low + right - left) / size <= 24)
     frame = {"x0": left, "x1": right, "y0": low, "y1": high, "step": step}
-    return Shown(values, frame | {"zero_source": _two(zero[0]), "zero_target": _two(zero[1])})
+    return Shown(
+        values, frame | {"zero_source": two_digits(zero[0]), "zero_target": two_digits(zero[1])}
+    )
 
 
 def zero_shot_accuracies(rows: Sequence[Ranked]) -> tuple[float, float] | None:
@@ -109,7 +112,7 @@ def matrix_values(page: SuitePage, rows: Sequence[Ranked]) -> Shown:
     tasks = page.expected.tasks
     sets = [*(one_line(page.task_title(task), 24) for task in tasks), "Mean"]
     values = [
-        _record(row, gains=[rounded(row.value("gain", task), 1) for task in (*tasks, None)])
+        record(row, gains=[rounded(row.value("gain", task), 1) for task in (*tasks, None)])
         for row in rows
     ]
     return Shown(values, {"sets": sets})
@@ -121,7 +124,7 @@ def rank_values(rows: Sequence[Ranked], most: int) -> Shown | None:
         return None
     methods, test = tested
     values = [
-        _record(row, rank=_two(rank))
+        record(row, rank=two_digits(rank))
         for place, (row, rank) in enumerate(zip(methods, test.ranks, strict=True))
         if place < most or row.kind == "floor"
     ]
@@ -137,7 +140,7 @@ def cost_values(rows: Sequence[Ranked], what: str) -> Shown:
         cost = 0.0 if row.kind == "floor" else row.figures[what]
         h = row.value("h")
         if cost is not None and h is not None:
-            values.append(_record(row, cost=float(f"{cost:.3g}"), h=_two(h)))
+            values.append(record(row, cost=float(f"{cost:.3g}"), h=two_digits(h)))
     values.sort(key=lambda one: (one["cost"], -one["h"], one["title"]))
     positive = [one["cost"] for one in values if one["cost"] > 0] or [1.0]
     first, last = (math.floor(math.log10(end)) for end in (min(positive), max(positive)))
@@ -159,25 +162,25 @@ def shots_values(page: SuitePage, upgrade: Upgrade) -> Shown:
     places, zero = [*range(len(counts))], zero_shot_accuracies([*chain(*rows.values())])
     ends = [places[0], places[-1]]
     level = {
-        f"zero-shot on the {side}": (ends, [_two(accuracy)] * 2)
+        f"zero-shot on the {side}": (ends, [two_digits(accuracy)] * 2)
         for side, accuracy in zip(("source", "target"), zero or (), strict=False)
     }
     values = []
     for title in order:
         along = {
-            side: (places, [_two(row.value(measure)) for row in rows[title]])
+            side: (places, [two_digits(row.value(measure)) for row in rows[title]])
             for side, measure in zip(SIDES, ("source", "target"), strict=True)
         }
         if any(row.value("h") is not None for row in rows[title]):
-            values.append(_panel(rows[title][0], along | level))
+            values.append(panel_record(rows[title][0], along | level))
     names = [str(show_shots(count)) for count in counts]
     return Shown(values, {"ticks": places, "names": names, "order": [*SIDES, *level]})
 
 
-def _panel(row: Ranked, lines: Mapping[str, tuple[Sequence[float], Sequence[Any]]]) -> Record:
+def panel_record(row: Ranked, lines: Mapping[str, tuple[Sequence[float], Sequence[Any]]]) -> Record:
     """The lines of a small panel: their names, places and accuracies."""
     at, accuracy = zip(*lines.values(), strict=True)
-    return _record(row, line=[*lines], at=list(map(list, at)), accuracy=list(map(list, accuracy)))
+    return record(row, line=[*lines], at=list(map(list, at)), accuracy=list(map(list, accuracy)))
 
 
 def path_values(page: SuitePage, path: Sequence[str]) -> Shown:
@@ -188,53 +191,22 @@ def path_values(page: SuitePage, path: Sequence[str]) -> Shown:
         if row.kind == "floor":  # it is the line at 0
             continue
         means = follow_path(row.standing.results, page.expected, path, shots)["gain"]
-        gains = [gain for mean in means if (gain := _two(exact(mean))) is not None]
+        gains = [gain for mean in means if (gain := two_digits(exact(mean))) is not None]
         if len(gains) == len(path):
-            values.append(_record(row, gains=gains, models=models))
+            values.append(record(row, gains=gains, models=models))
     values.sort(key=lambda one: (-one["gains"][-1], one["title"]))
     return Shown(values, {"foot": _FOOT})
 
 
-def class_values(page: SuitePage, upgrade: Upgrade) -> Shown:
-    """Accuracies on own and on other classes, source then target, of the methods that have all."""
-    shots, values = max(page.expected.shots), []
-    rows = {row.standing.info.name: row for row in page.ranks(upgrade, shots)}
-    methods = [one for one in page.results.methods.values() if not one.info.sees_tests]
-    for one in measure_four_ways(methods, page.expected, upgrade, shots):
-        if one.state == "complete" and one.info.name in rows:
-            means = {
-                classes: [_two(exact(mean)) for mean in
-                          (one.mean(one.accuracy[classes, model]) for model in MODELS)]
-                for classes in CLASSES
-            }  # fmt: skip
-            values.append(_record(rows[one.info.name], **means))
-    return Shown(values, {})
+def shots_figures(page: SuitePage) -> Iterator[tuple[str, Shown]]:
+    """A figure for each upgrade of a suite with several numbers of shots."""
+    for upgrade in page.expected.upgrades if len(page.expected.shots) > 1 else ():
+        yield page.path_title(upgrade), shots_values(page, upgrade)
 
 
-def price_values(page: SuitePage, upgrade: Upgrade) -> Shown:
-    """Accuracy by labels of methods trained anew, the first zero-shot's; the best way by access."""
-    anew, values = count_labels(page.results.transfers), []
-    labels, shots = [0, *anew], max(page.expected.shots)
-    places = [round(math.log2(1 + count), 4) for count in labels]
-    rows = {row.standing.info.name: row for row in reversed(page.all_ranks(upgrade, shots))}
-    for info in (one.info for one in page.results.methods.values() if one.info.learns):
-        prices = price_ways(page.results, page.expected, info.name, upgrade, shots)
-        means = {one.transfer: one.target.value for one in prices if one.target}
-        if not anew or not means.keys() >= {*anew.values()}:
-            continue
-        zero = next(one.target.value - one.gain.value for one in prices if one.target and one.gain)
-        best: dict[str, tuple[str, float]] = {}
-        for name, value in means.items():
-            if find_way(name) is not None and "labels" not in access_of(name):
-                access = describe_access(name)
-                if access not in best or value > best[access][1]:
-                    best[access] = name, value
-        lines = {
-            "trained anew": (places, [_two(zero), *(_two(means[way]) for way in anew.values())])
-        }
-        for access, (_, value) in sorted(best.items()):
-            lines[f"best with {access}"] = ([places[0], places[-1]], [_two(value)] * 2)
-        values.append(_panel(rows[info.name], lines))
-    order = dict.fromkeys(["trained anew", *sorted({*chain(*(one["line"] for one in values))})])
-    names = list(map(str, labels))
-    return Shown(values, {"ticks": places, "names": names, "order": [*order]})
+def path_figures(page: SuitePage) -> Iterator[tuple[str, Shown]]:
+    """A figure for each path of upgrades."""
+    for path in page.paths:
+        models = " → ".join(one_line(page.backbone_title(name), 60) for name in path)
+        heading = f"{models}, {count_shots(max(page.expected.shots))}"
+        yield heading, path_values(page, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from compatbench.results.bootstrap import Interval
 from compatbench.results.expected import Upgrade
@@ -14,9 +15,14 @@ from compatbench.results.price import (
     find_way,
     price_ways,
 )
-from compatbench.tables import markdown as md
-from compatbench.tables.markdown import NOTHING, code, percent, signed, table
+from compatbench.results.ranks import exact
+from compatbench.tables import markdown
+from compatbench.tables.numbers import NOTHING, bounds, duration, percent, signed
 from compatbench.tables.suite_page import SuitePage
+from compatbench.tables.table import Column, Table, code, make_table, number, text
+
+_WAY = Column("way", "Way", left=True)
+_ACCESS = Column("access", "Access", left=True)
 
 
 def has_prices(page: SuitePage) -> bool:
@@ -24,59 +30,66 @@ def has_prices(page: SuitePage) -> bool:
     return bool(count_labels(page.results.transfers))
 
 
-def price_table(page: SuitePage, upgrade: Upgrade, shots: int, method: str) -> list[str]:
+def price_table(page: SuitePage, upgrade: Upgrade, shots: int, method: str) -> Table:
     """Every way of bringing a method's modules along; by access, then by accuracy."""
-    rows = []
-    for price in _sorted(page, upgrade, shots, method):
-        target = price.target and price.target.value
-        share = NOTHING if price.share is None else f"{round(100 * price.share)} %"
-        rows.append(
-            [
-                code(price.transfer),
-                describe_access(price.transfer),
-                percent(target),
-                md.bounds(price.target),
-                signed(price.gain and price.gain.value),
-                md.duration(price.seconds),
-                show_worth(page, price.worth),
-                _show_bounds(page, price.worth),
-                share,
-            ]
-        )
-    header = ["Way", "Access", "Target", "95 %", "Gain", "Time"]
-    return table([*header, "Worth", "95 % of worth", "Datasets"], rows, left=(0, 1))
+    columns = [
+        _WAY,
+        _ACCESS,
+        Column("target", "Target", show=percent),
+        Column("interval", "95 %"),
+        Column("gain", "Gain", show=signed),
+        Column("seconds", "Time", show=duration),
+        Column("worth", "Worth"),
+        Column("worth_interval", "95 % of worth"),
+        Column("share", "Datasets", show=lambda share: f"{round(100 * share)} %"),
+    ]
+    return make_table(
+        columns,
+        (
+            _named(price.transfer)
+            | {
+                "target": exact(price.target),
+                "interval": number(bounds(price.target)),
+                "gain": exact(price.gain),
+                "seconds": price.seconds,
+                "worth": number(show_worth(page, price.worth)),
+                "worth_interval": number(_show_bounds(page, price.worth)),
+                "share": price.share,
+            }
+            for price in _sorted(page, upgrade, shots, method)
+        ),
+    )
 
 
-def worth_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
+def worth_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
     """What each way is worth for each method, in labels per class."""
-    methods = [one.info for one in page.results.methods.values() if one.info.learns]
+    methods = [method.info for method in page.results.methods.values() if method.info.learns]
     by_method = {
-        info.name: {one.transfer: one for one in _sorted(page, upgrade, shots, info.name)}
+        info.name: {price.transfer: price for price in _sorted(page, upgrade, shots, info.name)}
         for info in methods
     }
-    ways = {
-        name: None for prices in by_method.values() for name, one in prices.items() if one.worth
-    }
-    rows = [
-        [code(way), describe_access(way)]
-        + [
-            show_worth(page, prices[way].worth) if way in prices else NOTHING
-            for prices in by_method.values()
-        ]
+    ways = {way for prices in by_method.values() for way, price in prices.items() if price.worth}
+    columns = [Column(info.name, info.title, paper=info.paper) for info in methods]
+    records = (
+        _named(way)
+        | {
+            name: number(show_worth(page, prices[way].worth))
+            for name, prices in by_method.items()
+            if way in prices
+        }
         for way in sorted(ways, key=_by_access)
-    ]
-    titles = [md.linked(info.title, info.paper) for info in methods]
-    return table(["Way", "Access", *titles], rows, left=(0, 1))
+    )
+    return make_table([_WAY, _ACCESS, *columns], records)
 
 
 def price_answer(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
     """What the owner of a module should do, in sentences: with nothing else, then by access."""
     best = _best_by_access(page, upgrade, shots)
-    if (found := best.pop("nothing", None)) is None:
+    if (without := best.pop("nothing", None)) is None:
         return ""
-    price, title = found
+    price, title = without
     if price.gain is None or price.gain.sign < 1:
-        text = "With nothing but the module, no method is clearly better than zero-shot: drop it."
+        answer = "With nothing but the module, no method is clearly better than zero-shot: drop it."
     else:
         measured = count_labels(page.results.transfers)
         enough = next((k for k in measured if price.worth and k >= price.worth.value), None)
@@ -85,36 +98,36 @@ def price_answer(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
             if enough is None
             else f"With {enough} labels per class or more, train anew."
         )
-        text = (
-            f"With nothing but the module, {title} ({code(price.transfer)}) does best: "
-            f"{percent(price.target and price.target.value)} %, {signed(price.gain.value)} over "
+        answer = (
+            f"With nothing but the module, {title} ({markdown.code(price.transfer)}) does best: "
+            f"{percent(exact(price.target))} %, {signed(price.gain.value)} over "
             f"zero-shot. That is worth {show_worth(page, price.worth)} labels per class "
             f"(95 %: {_show_bounds(page, price.worth)}). {advice}"
         )
     more = [
-        f"\n  - with {access}: {title} ({code(one.transfer)}), {percent(one.target.value)} %, "
-        f"worth {show_worth(page, one.worth)} ({_show_bounds(page, one.worth)})"
-        for access, (one, title) in best.items()
-        if one.target is not None and one.gain is not None and one.gain.sign > 0
+        f"\n  - with {access}: {title} ({markdown.code(price.transfer)}), "
+        f"{percent(price.target.value)} %, "
+        f"worth {show_worth(page, price.worth)} ({_show_bounds(page, price.worth)})"
+        for access, (price, title) in best.items()
+        if price.target is not None and price.gain is not None and price.gain.sign > 0
     ]
-    return text + (
-        f" With more access, these do best, with their worth in labels per class:\n{''.join(more)}"
-        if more
-        else ""
-    )
+    if not more:
+        return answer
+    head = "With more access, these do best, with their worth in labels per class:"
+    return f"{answer} {head}\n{''.join(more)}"
 
 
 def _best_by_access(page: SuitePage, upgrade: Upgrade, shots: int) -> dict[str, tuple[Price, str]]:
     """The most accurate way of each access that has a worth, with the method's linked title."""
     best: dict[str, tuple[Price, str]] = {}
-    for info in (one.info for one in page.results.methods.values() if one.info.learns):
+    for info in (method.info for method in page.results.methods.values() if method.info.learns):
         for price in price_ways(page.results, page.expected, info.name, upgrade, shots):
             if find_way(price.transfer) is None or price.worth is None or price.target is None:
                 continue
             access = describe_access(price.transfer)
             known = best[access][0].target if access in best else None
             if known is None or price.target.value > known.value:
-                best[access] = price, md.linked(info.title, info.paper)
+                best[access] = price, markdown.linked(info.title, info.paper)
     places = {access: _by_access(price.transfer) for access, (price, _) in best.items()}
     return {access: best[access] for access in sorted(best, key=places.__getitem__)}
 
@@ -134,6 +147,10 @@ def _show_bounds(page: SuitePage, worth: Interval | None) -> str:
     if worth is None or worth.low == -math.inf:
         return NOTHING
     return f"{_show(page, worth.low)} to {_show(page, worth.high)}"
+
+
+def _named(way: str) -> dict[str, Any]:
+    return {"way": code(way), "access": text(describe_access(way))}
 
 
 def _sorted(page: SuitePage, upgrade: Upgrade, shots: int, method: str) -> list[Price]:

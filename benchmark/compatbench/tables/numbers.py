@@ -1,0 +1,44 @@
+"""Numbers as readers see them: one decimal, never ``-0.0``, and a dash for what is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from compatbench.files.sizes import format_bytes
+
+if TYPE_CHECKING:
+    from compatbench.results.bootstrap import Interval
+
+NOTHING = "–"
+
+
+def percent(value: float | None) -> str:
+    """One decimal, never ``-0.0``."""
+    # Adding 0 makes -0.0 the 0 that it is.
+    return NOTHING if value is None else f"{round(value, 1) + 0:.1f}"
+
+
+def signed(value: float | None) -> str:
+    """One decimal with its sign; ``0.0`` has none."""
+    text = percent(value)
+    return text if text in (NOTHING, "0.0") or text.startswith("-") else f"+{text}"
+
+
+def duration(seconds: float | None) -> str:
+    """``11.7 s``, or ``<0.1 s``."""
+    if seconds is None:
+        return NOTHING
+    return "<0.1 s" if seconds < 0.05 else f"{seconds:,.1f} s"
+
+
+def size(number: float | None) -> str:
+    """``32.0 KiB``."""
+    return NOTHING if number is None else format_bytes(number)
+
+
+def bounds(interval: Interval | None, show: Callable[[float | None], str] = percent) -> str:
+    """``42.9 to 63.1``; nothing where only one dataset is known."""
+    if interval is None or not interval.bounded:
+        return NOTHING
+    return f"{show(interval.low)} to {show(interval.high)}"

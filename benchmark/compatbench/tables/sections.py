@@ -1,0 +1,106 @@
+"""Sections that a page has for what a suite measures besides rankings; extras add their own.
+
+An extra names its sections in a constant ``SECTIONS`` of its package, a dictionary of names and the
+places of ``Section`` objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from compatbench import plugins
+from compatbench.results.ranks import rank_upgrades
+from compatbench.tables import method_tables, ranking, suite_tables
+from compatbench.tables.suite_page import SuitePage
+from compatbench.tables.templates import render_markdown
+
+# Of a suite's own page; of the leaderboard, below the suite's rankings; or words that the suite's
+# page explains at its end.
+Page = Literal["suite", "leaderboard", "words"]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page.
+
+    Attributes:
+        place: sections stand in this order.
+        title: ``{}`` in it is the title of the suite.
+        applies: whether a suite has it.
+        on_site: whether the site has a section of the leaderboard, too.
+        template: of its Markdown; a file beside this one, or a whole path. It is given the
+            ``page``, its most ``shots``, the most rows ``top`` of a table on the leaderboard, and
+            these ``functions``.
+    """
+
+    page: Page
+    place: int
+    title: str
+    applies: Callable[[SuitePage], bool]
+    template: str
+    functions: Mapping[str, Any]
+    on_site: bool = False
+
+    def heading(self, page: SuitePage) -> str:
+        return self.title.format(page.whole_title)
+
+    def render(
+        self, page: SuitePage, figures: Collection[str] = (), root: str = "", whole: bool = False
+    ) -> str:
+        """Its Markdown.
+
+        Args:
+            figures: names of those that are drawn; only they are shown.
+            root: the way from the page to the folder of ``leaderboard.md``.
+            whole: nothing is folded away.
+        """
+        given = {"figures": figures, "root": root, "whole": whole, "top": TOP}
+        return render_markdown(
+            self.template, page=page, shots=max(page.expected.shots), **given, **self.functions
+        )
+
+
+TOP = 10  # rows of an upgrade on the leaderboard; the floors come on top
+_TABLES = (
+    vars(suite_tables) | vars(method_tables) | vars(ranking) | {"rank_upgrades": rank_upgrades}
+)
+
+
+def _core(place: int, title: str, template: str, applies: Callable[[SuitePage], object]) -> Section:
+    return Section("suite", place, title, lambda page: bool(applies(page)), template, _TABLES)
+
+
+_CORE = (
+    _core(10, "Step by step", "sections/paths.md.jinja", lambda page: page.paths),
+    _core(20, "By shots", "sections/shots.md.jinja", lambda page: len(page.expected.shots) > 1),
+    _core(
+        *(30, "Ablation", "sections/ablation.md.jinja"),
+        lambda page: page.configs.keys() & page.results.methods,
+    ),
+    _core(
+        *(40, "Compared with retraining", "sections/retained.md.jinja"),
+        lambda page: page.expected.retrained,
+    ),
+    _core(50, "By kind of upgrade", "sections/groups.md.jinja", lambda page: page.groups),
+)
+
+
+def list_sections_below(page: SuitePage) -> list[tuple[Section, SuitePage]]:
+    """What the leaderboard has below a suite, of it and of the suites that are its sections."""
+    pages = [page, *page.sections]
+    pairs = [(section, one) for one in pages for section in list_sections("leaderboard", one)]
+    return sorted(pairs, key=lambda pair: pair[0].place)
+
+
+def list_sections(kind: Page, page: SuitePage) -> list[Section]:
+    """The sections of a kind that a suite has, in their order."""
+    return [one for one in _all_sections() if one.page == kind and one.applies(page)]
+
+
+@cache
+def _all_sections() -> list[Section]:
+    offered = [plugins.load(place) for place in plugins.offered("SECTIONS").values()]
+    return sorted([*_CORE, *offered], key=lambda section: section.place)

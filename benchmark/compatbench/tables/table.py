@@ -1,0 +1,213 @@
+"""One model of a table, whatever shows it: ``markdown``, ``terminal`` and ``site_data``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from compatbench.tables.numbers import NOTHING, percent
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from compatbench.results.standing import Mean
+
+
+class Span(NamedTuple):
+    """A piece of a cell.
+
+    Attributes:
+        style: a ``text`` comes from a card, a file or a result, and no renderer takes it for
+            markup; a ``number`` is made here, and may hold ``<`` or ``=``.
+        paper: to which it refers, such as ``arXiv:2109.01134``; of others there is no link.
+        link: the address to which it leads.
+        minor: left out where there is little room.
+    """
+
+    text: str
+    style: Literal["text", "number", "code"] = "text"
+    bold: bool = False
+    paper: str = ""
+    link: str = ""
+    minor: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell shows, and the value by which it is sorted; of what has none, its text."""
+
+    spans: tuple[Span, ...]
+    value: float | str | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(span.text for span in self.spans)
+
+    def __add__(self, other: Cell) -> Cell:
+        return Cell((*self.spans, *other.spans), self.value)
+
+    def bold(self) -> Cell:
+        return replace(self, spans=tuple(span._replace(bold=True) for span in self.spans))
+
+
+def text(shown: str, paper: str = "") -> Cell:
+    """Words from anywhere."""
+    return Cell((Span(shown, paper=paper),), shown)
+
+
+def code(name: str, link: str = "") -> Cell:
+    """A name that commands know."""
+    return Cell((Span(name, "code", link=link),), name)
+
+
+def number(shown: str, value: float | str | None = None) -> Cell:
+    """A number as it is to be shown, and by what it is sorted."""
+    return Cell((Span(shown, "number"),), value)
+
+
+def spread(mean: Mean | None, value: float | None = None) -> Cell:
+    """``44.9 ± 0.4``, or the mean alone if there is one seed."""
+    shown = number(percent(mean and mean.value), mean and mean.value if value is None else value)
+    if mean is None or mean.std is None:
+        return shown
+    return shown + Cell((Span(f" ± {percent(mean.std)}", "number", minor=True),))
+
+
+def sentence(*parts: str | Cell) -> Cell:
+    """Words that are made here, and cells, one after the other."""
+    cells = [part if isinstance(part, Cell) else number(part) for part in parts]
+    return Cell(tuple(span for cell in cells for span in cell.spans))
+
+
+def join(cells: Iterable[Cell], between: str = " → ") -> Cell:
+    """Several cells as one, which is sorted by the first."""
+    first, *others = cells
+    more = (part for cell in others for part in (between, cell))
+    return replace(sentence(first, *more), value=first.value)
+
+
+def mark_best(cells: Sequence[Cell], lowest: bool = False) -> list[Cell]:
+    """The cells of a column, in bold those that show the best value with one decimal."""
+    values = [cell.value for cell in cells if isinstance(cell.value, (int, float))]
+    if not values:
+        return [*cells]
+    best = percent(min(values) if lowest else max(values))
+    return [
+        cell.bold()
+        if isinstance(cell.value, (int, float)) and percent(cell.value) == best
+        else cell
+        for cell in cells
+    ]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column.
+
+    Attributes:
+        key: the name of its values in the records that a table is made of.
+        about: a sentence for readers who point at the title.
+        show: how a number is written.
+        left: aligned left, as words are.
+        best: whether the highest or the lowest value is in bold.
+        descending: whether who sorts by it wants the highest value first.
+        paper: to which the title refers.
+        exact: whether the value by which it is sorted is the number that it shows.
+    """
+
+    key: str
+    title: str
+    about: str = ""
+    show: Callable[[Any], str] = str
+    left: bool = False
+    best: Literal["highest", "lowest"] | None = None
+    descending: bool = False
+    exact: bool = True
+    paper: str = ""
+
+    def cell(self, value: Any) -> Cell:
+        """A value as a cell: text stays text, and what is missing is a dash."""
+        if isinstance(value, Cell):
+            return value
+        if value is None:
+            return number(NOTHING)
+        return text(value) if isinstance(value, str) else number(self.show(value), value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows, with what stands above and below them.
+
+    Attributes:
+        rows: a cell for each column.
+        narrow: the keys of columns in the order in which a narrow terminal leaves them out; the
+            key ``±`` is for the minor spans of all.
+    """
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    caption: Cell | None = None
+    notes: tuple[str, ...] = ()
+    narrow: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.rows)
+
+    def column(self, key: str) -> list[Cell]:
+        """The cells of one column."""
+        place = [column.key for column in self.columns].index(key)
+        return [row[place] for row in self.rows]
+
+    def select(self, keys: Iterable[str]) -> Table:
+        """The table of these columns, in this order."""
+        known = [column.key for column in self.columns]
+        places = [known.index(key) for key in keys]
+        rows = tuple(tuple(row[i] for i in places) for row in self.rows)
+        return replace(self, columns=tuple(self.columns[i] for i in places), rows=rows)
+
+    def without_minor(self) -> Table:
+        """The table with the most important part of every cell alone."""
+        rows = tuple(
+            tuple(replace(cell, spans=tuple(s for s in cell.spans if not s.minor)) for cell in row)
+            for row in self.rows
+        )
+        return replace(self, rows=rows)
+
+
+def make_table(
+    columns: Iterable[Column], records: Iterable[Mapping[str, Any]], **more: Any
+) -> Table:
+    """A table of records; what a record lacks is a dash, and ``more`` are fields of ``Table``."""
+    columns, records = tuple(columns), list(records)
+    by_column = []
+    for column in columns:
+        cells = [column.cell(record.get(column.key)) for record in records]
+        by_column.append(mark_best(cells, column.best == "lowest") if column.best else cells)
+    return Table(columns, tuple(zip(*by_column, strict=True)), **more)
+
+
+def plain_table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    left: Iterable[int] = (0,),
+    caption: Cell | str = "",
+    notes: Sequence[str] = (),
+) -> Table:
+    """A table of ready texts and cells; those of the columns ``left`` are words."""
+    columns = [Column(title, title, left=i in {*left}) for i, title in enumerate(header)]
+    made = tuple(
+        tuple(column.cell(value) for column, value in zip(columns, row, strict=True))
+        for row in rows
+    )
+    if isinstance(caption, str):
+        caption = text(caption) if caption else None
+    return Table(tuple(columns), made, caption, tuple(notes))
+
+
+def frame_table(frame: pd.DataFrame, right: Iterable[str] = ()) -> Table:
+    """A frame as a table, aligned right where it holds numbers; what is missing is empty."""
+    numbers = {*frame.select_dtypes("number").columns, *right}
+    left = [i for i, name in enumerate(frame.columns) if name not in numbers]
+    rows = frame.astype(object).where(frame.notna(), "").itertuples(index=False)
+    return plain_table([*map(str, frame.columns)], rows, left)
