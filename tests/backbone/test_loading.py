@@ -25,9 +25,11 @@ from loading_models import (  # noqa: F401
 from safetensors.torch import save_file
 
 from compatbench.backbone import load_backbone
+from compatbench.backbone.load import find_weights as find_weights_module
 from compatbench.backbone.load import planning, read_backbone, weights, weights_key
+from compatbench.backbone.load.find_weights import find_weights
 from compatbench.backbone.load.names import preprocessing
-from compatbench.backbone.load.weights import check_published_hash, find_weights, hash_weights
+from compatbench.backbone.load.weights import check_published_hash, hash_weights
 from compatbench.data.cards import backbone_cards
 from compatbench.errors import CompatbenchError, MissingWeights
 from compatbench.extras.doctor.backbone_report import inspect_backbone
@@ -167,7 +169,7 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr("compatbench.backbone.load.weights.getproxies", dict)
+    monkeypatch.setattr("compatbench.backbone.load.find_weights.getproxies", dict)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
     with pytest.raises(
         MissingWeights, match=r"cannot be fetched: .*refused; where there is a"
@@ -190,7 +192,7 @@ def test_what_is_not_here_is_fetched_into_the_hubs_cache(
         return str(path)
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr("compatbench.backbone.load.weights.check_network", lambda: None)
+    monkeypatch.setattr("compatbench.backbone.load.find_weights.check_network", lambda: None)
     monkeypatch.setattr(pretrained, "hf_hub_download", fetch)
     assert same_weights(load_backbone("Small/plain").model, make("Small"))
     found = find_weights(read_backbone("Small/plain"))
@@ -208,7 +210,7 @@ def test_a_plan_fetches_nothing_and_missing_weights_have_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr(weights, "_download", lambda *_: pytest.fail("fetched"))
+    monkeypatch.setattr(find_weights_module, "_download", lambda *_: pytest.fail("fetched"))
     with planning():
         one, other = (weights_key(read_backbone(f"Small/{tag}")) for tag in ("plain", "half"))
     assert one != other

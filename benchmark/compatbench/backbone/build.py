@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from compatbench.backbone.hf import build_hf_model, load_hf_tokenizer
 from compatbench.backbone.load.checkpoint import fit_tensors, is_openai, read_tensors
+from compatbench.backbone.load.find_weights import hub_cache
 from compatbench.backbone.load.mini_towers import register_mini_towers
 from compatbench.backbone.load.names import (
     QUICK,
@@ -28,7 +29,7 @@ from compatbench.backbone.load.names import (
     uses_quick_gelu,
     wrong_activation,
 )
-from compatbench.backbone.load.weights import hash_weights, hub_cache, locate_weights
+from compatbench.backbone.load.weights import hash_weights, locate_weights
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError, CompatbenchWarning
 from compatbench.files.project_folders import tasks_folder

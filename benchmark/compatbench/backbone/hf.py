@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from compatbench.backbone.load.checkpoint import check_size
-from compatbench.backbone.load.weights import find_weights
+from compatbench.backbone.load.find_weights import find_weights
 from compatbench.backbone.text.text_anatomy import Anatomy
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError

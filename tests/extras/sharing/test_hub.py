@@ -39,7 +39,7 @@ def hub(running: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     files = f"{running.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: TOKEN)
-    monkeypatch.setattr("compatbench.backbone.load.weights.getproxies", dict)
+    monkeypatch.setattr("compatbench.backbone.load.find_weights.getproxies", dict)
     for name, value in {
         "HF_TOKEN": TOKEN,
         "HF_HUB_OFFLINE": "0",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from compatbench.backbone.load.find_weights import WEIGHTS_FOLDER, is_offline
 from compatbench.backbone.load.names import read_backbone
 from compatbench.backbone.load.weights import (
-    WEIGHTS_FOLDER,
-    is_offline,
     is_planning,
     locate_weights,
     planning,

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from compatbench.backbone.load.find_weights import is_set
 from compatbench.backbone.load.names import recognise
-from compatbench.backbone.load.weights import hash_weights, is_set
+from compatbench.backbone.load.weights import hash_weights
 from compatbench.errors import BackboneError, CompatbenchError, CompatbenchWarning
 from compatbench.files.tensors import check_header
 from compatbench.messages import first_line
@@ -32,7 +33,6 @@ _PREFIXES = ("module.", "_orig_mod.")
 _FEWEST = 4
 # Numbers that OpenAI's archives keep among the weights.
 _NUMBERS = ("input_resolution", "context_length", "vocab_size")
-_TEXT = ("positional_embedding", "text_projection", "token_embedding", "transformer", "ln_final")
 _EVA_SIZES = ("visual.pos_embed", "visual.patch_embed.proj.weight")
 _BUFFERS = ("attn_mask", "position_ids")
 _SHOWN = 3
@@ -71,10 +71,10 @@ def _read(path: Path) -> object:
     from safetensors.torch import load_file
 
     kind = kind_of_checkpoint(path)
+    if kind == "script":
+        return _read_script(path)
     check_size(path)
-    if kind == "safetensors":
-        return load_file(path)
-    return _read_script(path) if kind == "script" else _read_pickle(path)
+    return load_file(path) if kind == "safetensors" else _read_pickle(path)
 
 
 def kind_of_checkpoint(path: Path) -> Literal["safetensors", "script", "archive", "pickle"]:
@@ -98,7 +98,9 @@ def kind_of_checkpoint(path: Path) -> Literal["safetensors", "script", "archive"
         )
     if not zipfile.is_zipfile(path):
         raise ValueError("its end is missing")
-    return "script" if _is_script(path) else "archive"
+    with zipfile.ZipFile(path) as archive:
+        is_script = any(name.endswith("/constants.pkl") for name in archive.namelist())
+    return "script" if is_script else "archive"
 
 
 def _read_pickle(path: Path) -> object:
@@ -109,8 +111,8 @@ def _read_pickle(path: Path) -> object:
         if "Weights only load failed" not in str(error):
             raise
         # The part of torch's long message that names what the file asks for.
-        found = re.search(r"Unsupported.*?(?=\. |\n|$)", str(error))
-        what = found[0] if found else first_line(error)
+        asked = re.search(r"Unsupported.*?(?=\. |\n|$)", str(error))
+        what = asked[0] if asked else first_line(error)
     _require_trust(path, what)
     return torch.load(path, map_location="cpu", weights_only=False)
 
@@ -178,17 +180,17 @@ def load_archive(path: Path, is_ignored: Callable[[str], bool]) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _find_tensors(found: object) -> dict[str, Tensor]:
+def _find_tensors(content: object) -> dict[str, Tensor]:
     """The named tensors, out of what a training script put around them."""
-    if isinstance(found, nn.Module):
-        found = found.state_dict()
-    if not isinstance(found, Mapping):
+    if isinstance(content, nn.Module):
+        content = content.state_dict()
+    if not isinstance(content, Mapping):
         return {}
-    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     for name, tensor in tensors.items():
         check_stored(name, tensor)
     if len(tensors) < _FEWEST:
-        wrapped = [_find_tensors(found[key]) for key in _WRAPPERS if key in found]
+        wrapped = [_find_tensors(content[key]) for key in _WRAPPERS if key in content]
         return next((inner for inner in wrapped if inner), tensors)
     return tensors
 
@@ -217,18 +219,13 @@ def check_size(path: Path) -> None:
         check_header(path)
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            stored = [one for one in archive.infolist() if one.compress_type == zipfile.ZIP_STORED]
-            names = set(archive.namelist()) - {one.filename for one in stored}
-        # The programs in TorchScript archives are compressed.
-        if names and not _is_script(path):
-            raise ValueError(f"{min(names)} is compressed")
-        if sum(one.file_size for one in stored) > path.stat().st_size:
+            parts = archive.infolist()
+        stored = [part for part in parts if part.compress_type == zipfile.ZIP_STORED]
+        compressed = {part.filename for part in parts} - {part.filename for part in stored}
+        if compressed:
+            raise ValueError(f"{min(compressed)} is compressed")
+        if sum(part.file_size for part in stored) > path.stat().st_size:
             raise ValueError("its parts overlap")
-
-
-def _is_script(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def is_openai(tensors: Mapping[str, Tensor]) -> bool:
@@ -243,26 +240,28 @@ def fit_tensors(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> d
     and those of EVA-CLIP's authors, which timm translates. Only the shape of a single number
     may change. ``what`` is the file and the backbone, for the message.
     """
+    from open_clip.model import convert_to_custom_text_state_dict
+
     wanted = model.state_dict()
-    found = {name: t for name, t in tensors.items() if name not in _NUMBERS}
-    if "visual.blocks.0.norm1.weight" in found and "visual.trunk.pos_embed" in wanted:
+    fitted = {name: tensor for name, tensor in tensors.items() if name not in _NUMBERS}
+    if "visual.blocks.0.norm1.weight" in fitted and "visual.trunk.pos_embed" in wanted:
         # timm would silently resize the positions of another image size.
         fixed = {name: wanted.get(name.replace("visual.", "visual.trunk.")) for name in _EVA_SIZES}
-        _check(found, {name: t for name, t in fixed.items() if t is not None}, what, whole=False)
-        found = _translate_eva(found, model)
-    if "text.positional_embedding" in wanted and "positional_embedding" in found:
-        found = {f"text.{n}" if n.split(".")[0] in _TEXT else n: t for n, t in found.items()}
-    if "text.logit_scale" in found:  # where the loader of EVA-CLIP's authors keeps it
-        found["logit_scale"] = found.pop("text.logit_scale")
-    if "positional_embedding" in wanted and "text.positional_embedding" in found:
-        found = {name.removeprefix("text."): t for name, t in found.items()}
+        _check(fitted, {name: t for name, t in fixed.items() if t is not None}, what, whole=False)
+        fitted = _translate_eva(fitted, model)
+    if "text.positional_embedding" in wanted and "positional_embedding" in fitted:
+        fitted = convert_to_custom_text_state_dict(fitted)
+    if "text.logit_scale" in fitted:  # where the loader of EVA-CLIP's authors keeps it
+        fitted["logit_scale"] = fitted.pop("text.logit_scale")
+    if "positional_embedding" in wanted and "text.positional_embedding" in fitted:
+        fitted = {name.removeprefix("text."): tensor for name, tensor in fitted.items()}
     # Buffers that models of other versions kept in their files.
-    found = {n: t for n, t in found.items() if n in wanted or n.split(".")[-1] not in _BUFFERS}
-    for name in wanted.keys() & {"logit_scale", "logit_bias"} & found.keys():
-        if found[name].numel() == wanted[name].numel() == 1:
-            found[name] = found[name].reshape(wanted[name].shape)
-    _check(found, wanted, what)
-    return found
+    fitted = {n: t for n, t in fitted.items() if n in wanted or n.split(".")[-1] not in _BUFFERS}
+    for name in wanted.keys() & {"logit_scale", "logit_bias"} & fitted.keys():
+        if fitted[name].numel() == wanted[name].numel() == 1:
+            fitted[name] = fitted[name].reshape(wanted[name].shape)
+    _check(fitted, wanted, what)
+    return fitted
 
 
 def _translate_eva(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -275,16 +274,16 @@ def _translate_eva(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Te
 
 
 def _check(
-    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str, whole: bool = True
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str, whole: bool = True
 ) -> None:
     """Refuses tensors of other shapes, too few of them, and if they are the whole, too many."""
     problems = [
-        f"{name} is {list(found[name].shape)} there, and {list(tensor.shape)} in the model"
+        f"{name} is {list(tensors[name].shape)} there, and {list(tensor.shape)} in the model"
         for name, tensor in wanted.items()
-        if name in found and found[name].shape != tensor.shape
+        if name in tensors and tensors[name].shape != tensor.shape
     ][:1]
-    extra = [name for name in found if name not in wanted] if whole else []
-    lacking = [name for name in wanted if name not in found]
+    extra = [name for name in tensors if name not in wanted] if whole else []
+    lacking = [name for name in wanted if name not in tensors]
     for word, names in (("they lack", lacking), ("they also hold", extra)):
         if names:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

@@ -49,11 +49,11 @@ def fetch_backbones(
         names += [name for upgrade in suite_cards.read(suite).upgrades for name in upgrade]
     if not names:
         raise CompatbenchError("nothing to fetch: name backbones, or a suite")
-    found = []
+    fetched = []
     for card in [read_backbone(name) for name in dict.fromkeys(names)]:
         progress(card.name)
         try:
-            found.append(FetchedWeights(card.name, card.licence, locate_weights(card)))
+            fetched.append(FetchedWeights(card.name, card.licence, locate_weights(card)))
         except CompatbenchError as error:
-            found.append(FetchedWeights(card.name, card.licence, None, str(error)))
-    return found
+            fetched.append(FetchedWeights(card.name, card.licence, None, str(error)))
+    return fetched

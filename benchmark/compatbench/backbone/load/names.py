@@ -103,15 +103,15 @@ def _make_card(name: str, **values: object) -> BackboneCard:
 @cache
 def cards_by_release(folder: Path) -> dict[tuple[str, str], BackboneCard]:
     """The cards of a folder that describe a release of open_clip."""
-    found = {}
+    cards: dict[tuple[str, str], BackboneCard] = {}
     for name in backbone_cards.builtin_names():
         try:
             card = backbone_cards.read(name)
         except CompatbenchError:
             continue  # an invalid card concerns only those who ask for it
         if card.config and card.tag:
-            found.setdefault((card.config, card.tag), card)
-    return found
+            cards.setdefault((card.config, card.tag), card)
+    return cards
 
 
 def model_names() -> list[str]:
@@ -204,9 +204,9 @@ def published_hash(url: str) -> str:
 
     OpenAI's addresses have all 64 digits, those of open_clip's own releases the first 8.
     """
-    found = url.split("/")[-2] if "openaipublic" in url else Path(url).stem.split("-")[-1]
-    short = "/open_clip/releases/" in url and len(found) == _DIGITS
-    return found if short or _SHA256.fullmatch(found) else ""
+    part = url.split("/")[-2] if "openaipublic" in url else Path(url).stem.split("-")[-1]
+    short = "/open_clip/releases/" in url and len(part) == _DIGITS
+    return part if short or _SHA256.fullmatch(part) else ""
 
 
 def recognise(digest: str) -> Release | None:
@@ -250,18 +250,17 @@ def preprocessing(card: BackboneCard) -> dict[str, Any] | None:
     if card.config is None or (card.tag is None and card.weights is not None):
         return None
     tags = tags_of(card.config) if card.tag is None else [card.tag]
-    found = []
-    for tag in tags:
-        settings = merge_preprocess_dict(PreprocessCfg(), get_pretrained_cfg(card.config, tag))
+    defaults = PreprocessCfg()
+    of_tags = [merge_preprocess_dict(defaults, get_pretrained_cfg(card.config, t)) for t in tags]
+    for settings in of_tags:
         del settings["size"]  # the model's
-        found.append(settings)
-    if any(settings != found[0] for settings in found):
+    if any(settings != of_tags[0] for settings in of_tags):
         raise BackboneError(
             f"backbone '{card.name}': the weights of '{card.config}' were made with different "
             "normalisations of images, and a file does not say which",
             f"name the release: {card.config}/TAG@FILE, with a tag of {', '.join(tags)}",
         )
-    return found[0] if found else None
+    return of_tags[0] if of_tags else None
 
 
 @contextmanager

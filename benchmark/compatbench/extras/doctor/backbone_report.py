@@ -9,13 +9,14 @@ from typing import Any, Literal
 from torch import nn
 
 from compatbench.backbone.build import build_architecture, fit_weights
+from compatbench.backbone.load.find_weights import find_weights
 from compatbench.backbone.load.names import (
     check_release,
     model_config,
     read_backbone,
     release_facts,
 )
-from compatbench.backbone.load.weights import find_weights, hash_weights, locate_weights
+from compatbench.backbone.load.weights import hash_weights, locate_weights
 from compatbench.backbone.text.text_anatomy import text_tower
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError, CompatbenchError, MissingWeights

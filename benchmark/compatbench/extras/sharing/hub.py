@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
-from compatbench.backbone.load.weights import OFFLINE, check_network, hub_cache, is_offline
+from compatbench.backbone.load.find_weights import OFFLINE, check_network, hub_cache, is_offline
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import cannot_write
 from compatbench.files.kinds import require

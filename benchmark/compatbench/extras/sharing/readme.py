@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from compatbench.backbone.load.find_weights import published_weights
 from compatbench.backbone.load.names import read_backbone
-from compatbench.backbone.load.weights import published_files
 from compatbench.data.cards import COPIED, task_cards
 from compatbench.data.cards.shots import count_shots
 from compatbench.engine.single_module import read_fitted
@@ -63,7 +63,7 @@ def describe_module(module: Module, address: str, out: Path, licence: str | None
     source, base, terms, task, images = fitted.source, "", "", fitted.task, ""
     with suppress(CompatbenchError):  # a model that is not here
         card = read_backbone(fitted.source)
-        source, base, terms = card.title, published_files(card)[0], card.licence
+        source, base, terms = card.title, published_weights(card).repository, card.licence
     if fitted.task in task_cards.names():
         about = task_cards.read(fitted.task)
         task, images = f"{about.title}, {len(about.classes)} classes", about.licence

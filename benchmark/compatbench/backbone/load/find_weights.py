@@ -1,0 +1,210 @@
+"""Where the weights of a backbone lie, or are published, and how they are downloaded from there.
+
+Environment variables are read when they are needed, so that worker processes follow them, too.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from compatbench.backbone.load.names import release_facts
+from compatbench.data.cards import BackboneCard
+from compatbench.data.cards.yaml_file import WEIGHTS_FOLDER
+from compatbench.errors import BackboneError, MissingWeights
+from compatbench.files.project_folders import tasks_folder
+from compatbench.messages import first_line
+
+OFFLINE = "HF_HUB_OFFLINE"
+
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+_IN_REPOSITORY = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_IN_FOLDER = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "model.safetensors",
+    "pytorch_model.bin",
+)
+_OF_TRANSFORMERS = ("model.safetensors", "pytorch_model.bin")
+BESIDE = ("*.json", "*.txt", "*.model")
+_TIMEOUT = 10  # seconds
+
+
+def is_set(variable: str) -> bool:
+    """Whether an environment variable says yes."""
+    return os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def is_offline() -> bool:
+    """Whether downloads are forbidden: ``HF_HUB_OFFLINE`` or ``TRANSFORMERS_OFFLINE``."""
+    return is_set(OFFLINE) or is_set("TRANSFORMERS_OFFLINE")
+
+
+def hub_cache() -> Path:
+    """The cache of the Hugging Face hub, from the hub's own variables."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{base}/huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where weights are published: in a repository of the hub, at an address, or both."""
+
+    repository: str
+    files: tuple[str, ...]  # their names in the repository, the preferred one first
+    url: str = ""
+
+
+def published_weights(card: BackboneCard) -> Published:
+    """Where a card's weights are published."""
+    if card.provider == "hf":
+        return Published(card.repository, _OF_TRANSFORMERS)
+    facts, files = release_facts(card), _IN_REPOSITORY
+    owner, name, file = (*facts.get("hf_hub", "").split("/", 2), "", "", "")[:3]
+    if file:
+        files = tuple(dict.fromkeys((str(Path(file).with_suffix(".safetensors")), file)))
+    return Published(f"{owner}/{name}" if name else card.repository, files, facts.get("url", ""))
+
+
+def find_weights(card: BackboneCard, download: bool = False) -> Path:
+    """The file that holds a card's weights.
+
+    Looks at, in this order: the card's own file or path; ``COMPATBENCH_WEIGHTS``; the cache
+    of the Hugging Face hub; ``~/.cache/clip``; and, if ``download`` is set and the user is
+    not offline, the network.
+
+    Raises:
+        MissingWeights: the file is in none of these places, or the download failed.
+        BackboneError: a folder without weights.
+    """
+    if card.weights is not None:
+        path = tasks_folder() / card.weights
+        if path.is_file():
+            return path
+        raise _missing(card, f"weights {path} are", "restore the file (git checkout, or reinstall)")
+    if card.path is not None:
+        return _find_in_path(card, Path(card.path).expanduser())
+    published = published_weights(card)
+    places = _places(card, published)
+    for path in chain(*places.values()):
+        if path.is_file():
+            return path
+    title, get = Path(published.url).name, f"fetch {published.url},"
+    if published.repository:
+        title = f"{published.files[0]} of {published.repository}"
+        file = "" if card.provider == "hf" else f" {published.files[0]}"
+        commit = f" --revision {card.revision}" if card.revision else ""
+        get = f"where there is a network: hf download {published.repository}{file}{commit};"
+    missing = f"backbone '{card.name}': {title} is not on this machine"
+    fix = f"{get} or put it into a folder that {WEIGHTS_FOLDER} names"
+    if not download or is_offline():
+        why = f", and nothing may be fetched ({OFFLINE})" if download else ""
+        raise MissingWeights(f"{missing}{why}; looked in {', '.join(places)}", fix)
+    try:
+        return _download(card, published)
+    # The hub raises the errors of its HTTP library, which differs between versions.
+    except Exception as error:
+        reason = first_line(error).strip(" .")
+        raise MissingWeights(f"{missing} and cannot be fetched: {reason}", fix) from None
+
+
+def _missing(card: BackboneCard, what: str, fix: str = "correct the path") -> MissingWeights:
+    return MissingWeights(f"backbone '{card.name}': {what} missing", fix)
+
+
+def _find_in_path(card: BackboneCard, path: Path) -> Path:
+    """A checkpoint, or the weights in a model's folder."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise _missing(card, f"{path} is")
+    names = _OF_TRANSFORMERS if card.provider == "hf" else _IN_FOLDER
+    files = [path / name for name in names if (path / name).is_file()][:1]
+    if not files and card.provider == "open_clip":
+        files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
+    if len(files) > 1:
+        raise BackboneError(
+            f"backbone '{card.name}': {path} holds several checkpoints, "
+            f"{', '.join(file.name for file in files)}",
+            f"rename the right one to {names[0]}",
+        )
+    if not files:
+        problem = f"backbone '{card.name}': {path} holds no weights"
+        raise MissingWeights(problem, f"put {names[0]} there")
+    return files[0]
+
+
+def _places(card: BackboneCard, published: Published) -> dict[str, list[Path]]:
+    """Where to look, in words, with the files that would do."""
+    repository, places = published.repository, {}
+    # The authors' own names of the file, which people keep.
+    authors = [*filter(None, [Path(published.url).name]), *card.files]
+    if folder := os.environ.get(WEIGHTS_FOLDER):
+        root = Path(folder).expanduser()
+        stems = [card.name] if "/" not in card.name and card.config else []
+        stems += [f"{card.config}-{card.tag}"] if card.config else []
+        names = [f"{stem}{suffix}" for stem in stems for suffix in _SUFFIXES]
+        folders = (repository, repository.rpartition("/")[-1]) if repository else ()
+        names += [f"{folder}/{file}" for file in published.files for folder in folders]
+        files = [root / name for name in names] + _in_hub_cache(root, card, published)
+        places[f"{WEIGHTS_FOLDER}={root}"] = files + [root / name for name in authors]
+    if repository:
+        places[str(hub_cache())] = _in_hub_cache(hub_cache(), card, published)
+    if published.url:
+        cache = Path.home() / ".cache" / "clip"
+        places[str(cache)] = [cache / name for name in authors]
+    return places
+
+
+def _in_hub_cache(cache: Path, card: BackboneCard, published: Published) -> list[Path]:
+    """The files of a release that a cache of the hub has: of the card's commit, or the newest."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not published.repository:
+        return []
+    paths = (
+        try_to_load_from_cache(published.repository, name, cache_dir=cache, revision=commit)
+        for commit in dict.fromkeys((card.revision, None))
+        for name in published.files
+    )
+    return [Path(path) for path in paths if isinstance(path, str)]
+
+
+def _download(card: BackboneCard, published: Published) -> Path:
+    """Downloads weights into the cache in which they are looked for."""
+    from huggingface_hub import snapshot_download
+    from open_clip.pretrained import download_pretrained_from_hf, download_pretrained_from_url
+
+    repository, commit = published.repository, card.revision
+    if not repository:
+        return Path(download_pretrained_from_url(published.url))
+    check_network()
+    if card.provider == "open_clip":
+        # open_clip prefers the safetensors file of that name, if there is one.
+        cache = str(hub_cache())
+        return Path(download_pretrained_from_hf(repository, published.files[-1], commit, cache))
+    for file in published.files:
+        patterns = [*BESIDE, file]
+        folder = snapshot_download(
+            repository, revision=commit, cache_dir=hub_cache(), allow_patterns=patterns
+        )
+        if (path := Path(folder) / file).is_file():
+            return path
+    raise FileNotFoundError("the repository holds no weights")
+
+
+def check_network() -> None:
+    """Tries to reach the hub once; the hub's own client would retry for half a minute."""
+    from huggingface_hub.constants import ENDPOINT
+
+    place = urlsplit(ENDPOINT)
+    if place.hostname and not getproxies():
+        port = place.port or (80 if place.scheme == "http" else 443)
+        socket.create_connection((place.hostname, port), timeout=_TIMEOUT).close()
