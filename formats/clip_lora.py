@@ -29,17 +29,17 @@ class Update(NamedTuple):
 
 def stack_updates(updates: list[Update]) -> Module:
     """A module of ``clip_lora``; what is not updated has zeros, and ranks are filled with them."""
-    trained = {}
+    trained, rank = {}, max(len(update.a) for update in updates)
     for tower in ("text", "image"):
-        if not (own := [one for one in updates if one.tower == tower]):
+        if not (of_tower := [update for update in updates if update.tower == tower]):
             continue
-        blocks, rank = 1 + max(one.block for one in own), max(len(one.a) for one in updates)
-        a = own[0].a.new_zeros(blocks, len(PROJECTIONS), rank, own[0].a.shape[1])
+        blocks = 1 + max(update.block for update in of_tower)
+        a = of_tower[0].a.new_zeros(blocks, len(PROJECTIONS), rank, of_tower[0].a.shape[1])
         b = torch.zeros_like(a.mT).contiguous()
-        for one in own:
-            place = one.block, PROJECTIONS.index(one.part)
-            a[place][: len(one.a)] = one.a
-            b[place][:, : len(one.a)] = one.b
+        for update in of_tower:
+            place = update.block, PROJECTIONS.index(update.part)
+            a[place][: len(update.a)] = update.a
+            b[place][:, : len(update.a)] = update.b
         trained |= {f"{tower}_a": a, f"{tower}_b": b}
     return Module(trained)
 
@@ -87,7 +87,7 @@ class CLIPLoRA(Format):
         updates = []
         for i, (tower, block) in enumerate(places):
             width = "D" if tower == "text" else "d"
-            for part in ("proj", *(f"{one}_proj" for one in PROJECTIONS)):
+            for part in ("proj", *(f"{letter}_proj" for letter in PROJECTIONS)):
                 key = f"weights.layer_{i}.{part}.w_lora_"
                 if f"{key}A" not in file.tensors:
                     continue
@@ -106,8 +106,8 @@ class CLIPLoRA(Format):
     def _places(self, given: Import, encoder: str) -> Iterator[tuple[str, int]]:
         """Tower and block of each layer in the file, by the names of its positions."""
         position = str(given.file.values.get("metadata.position", "all"))
-        for tower, own in (("text", "text"), ("image", "vision")):
-            if encoder not in (own, "both"):
+        for tower, theirs in (("text", "text"), ("image", "vision")):
+            if encoder not in (theirs, "both"):
                 continue
             try:
                 depth = getattr(given.backbone, tower).depth

@@ -44,7 +44,8 @@ class TaskRes(Dassl):
         theirs = F.normalize(given.take(self.base, "C e"), dim=-1)
         best, cosines, chosen = -2.0, theirs, "first"
         for which, templates in _choices(given.labels.templates).items():
-            texts = [given.backbone.text_features(given.labels.fill(one)) for one in templates]
+            filled = [given.labels.fill(template) for template in templates]
+            texts = [given.backbone.text_features(each) for each in filled]
             ours = F.normalize(torch.stack(texts).mean(0), dim=-1)
             if (least := float((theirs * ours).sum(-1).min())) > best:
                 best, cosines, chosen = least, theirs @ ours.T, which

@@ -64,13 +64,13 @@ class Linear(Format):
         key = next((name for name in CLASSES if name in file.tensors or name in file.values), None)
         if key is None:
             return None
-        found = file.tensors[key].tolist() if key in file.tensors else file.values[key]
-        labels = [names.index(one) if one in names else one for one in found]
-        wrong = [one for one in labels if one not in range(len(names))]
+        listed = file.tensors[key].tolist() if key in file.tensors else file.values[key]
+        labels = [names.index(label) if label in names else label for label in listed]
+        wrong = [label for label in labels if label not in range(len(names))]
         if wrong or len(set(labels)) < len(labels):
             what = f"'{wrong[0]}', which is not a class of the task" if wrong else "a class twice"
             raise given.error(f"has {what} in '{key}'; give the task that it was trained for")
-        return [int(one) for one in labels]
+        return [int(label) for label in labels]
 
     def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
         kind = getattr(torch, dtype)

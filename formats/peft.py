@@ -59,12 +59,12 @@ class PEFT(Format):
                     raise given.error(f"holds '{name}', which is no LoRA of a linear layer")
                 continue
             path = name.removeprefix(START).removesuffix(MIDDLE)
-            if (found := re.fullmatch(PLACE, path)) is None:
+            if (place := re.fullmatch(PLACE, path)) is None:
                 raise given.error(
                     f"changes '{path}', and '{self.method}' changes q, k and v of the towers of "
                     "CLIPModel alone"
                 )
-            tower, block, part = TOWERS[found[1]], int(found[2]), found[3]
+            tower, block, part = TOWERS[place[1]], int(place[2]), place[3]
             width, rank = "D" if tower == "text" else "d", f"r{len(updates)}"
             a = given.take(name, f"{rank} {width}")
             b = given.take(name.replace(".lora_A.", ".lora_B."), f"{width} {rank}")
@@ -75,22 +75,22 @@ class PEFT(Format):
             scales.append(alpha / (math.sqrt(len(a)) if stable else len(a)))
         module = stack_updates(
             [
-                one._replace(b=one.b * (scale / scales[0]))
-                for one, scale in zip(updates, scales, strict=True)
+                update._replace(b=update.b * (scale / scales[0]))
+                for update, scale in zip(updates, scales, strict=True)
             ]
         )
-        rank = max(len(one.a) for one in updates)
+        rank = max(len(update.a) for update in updates)
         return Converted(module, config_of(module, scales[0] * math.sqrt(rank)))
 
     def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
         from safetensors.torch import save
 
         tensors = {}
-        for one in split_updates(module, dtype):
-            tower = "vision" if one.tower == "image" else "text"
-            layer = f"{tower}_model.encoder.layers.{one.block}.self_attn.{one.part}_proj"
-            tensors[f"{START}{layer}{MIDDLE}"] = one.a
-            tensors[f"{START}{layer}.lora_B.weight"] = one.b
+        for update in split_updates(module, dtype):
+            tower = "vision" if update.tower == "image" else "text"
+            layer = f"{tower}_model.encoder.layers.{update.block}.self_attn.{update.part}_proj"
+            tensors[f"{START}{layer}{MIDDLE}"] = update.a
+            tensors[f"{START}{layer}.lora_B.weight"] = update.b
         towers = {"both": "(text|vision)", "image": "vision"}.get(config["encoder"], "text")
         settings = {
             "peft_type": "LORA",
@@ -112,13 +112,13 @@ class PEFT(Format):
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            found = json.loads(file.read(MOST_BYTES))
+            settings = json.loads(file.read(MOST_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         what = f"cannot read {path}: {first_line(error)}"
         raise CompatbenchError(f"{what}; PEFT writes it beside the adapter") from None
-    if not isinstance(found, dict) or not isinstance(found.get("lora_alpha"), int | float):
+    if not isinstance(settings, dict) or not isinstance(settings.get("lora_alpha"), int | float):
         raise CompatbenchError(f"{path} does not hold 'lora_alpha'; take the one of the adapter")
-    return found
+    return settings
 
 
 def _alpha_of(path: str, config: Mapping[str, Any]) -> float:

@@ -85,8 +85,8 @@ class ATPrompt(Dassl):
             rows.append(given.take(f"ctx_att{number}", "N D"))
             if not held:
                 continue
-            found = given.file.tensors[f"token_middle{number}"][0]
-            if not torch.equal(found, given.backbone.embed_text(word).to(found.dtype)):
+            held_word = given.file.tensors[f"token_middle{number}"][0]
+            if not torch.equal(held_word, given.backbone.embed_text(word).to(held_word.dtype)):
                 raise given.error(
                     f"has another word than '{word}' as attribute {number}: give the words and "
                     """the source that it was trained with, --set 'attributes=["color"]'"""

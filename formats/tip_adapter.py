@@ -18,7 +18,7 @@ class TipAdapter(Format):
     """gaopengcuhk/Tip-Adapter: ``keys_16shots.pt`` with ``values_16shots.pt`` beside it."""
 
     name = method = "tip_adapter"
-    needs: ClassVar = {one: SEARCHED.format(one) for one in ("alpha", "beta")}
+    needs: ClassVar = {name: SEARCHED.format(name) for name in ("alpha", "beta")}
     dtype = "float16"  # their products of halves take no other
     start, sizes = "keys_", "e N"
 

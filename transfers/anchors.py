@@ -37,9 +37,9 @@ class Anchors(MappedTransfer):
         damping: NonNegativeFloat = 1.0
 
     def find_map(self, data: TransferData) -> tuple[Tensor, Map]:
-        source, own = (one.double() for one in data.words)
-        matrix = read_back(source, own, self.config.damping)
-        rotation = fit_rotation(*data.words).rotation.to(own)
+        source, target = (words.double() for words in data.words)
+        matrix = read_back(source, target, self.config.damping)
+        rotation = fit_rotation(*data.words).rotation.to(target)
         return rotation, linear(matrix)
 
 

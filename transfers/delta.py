@@ -39,7 +39,7 @@ class LogitDelta(Transfer):
         weights = target.logit_scale * target.zero_shot(labels)
 
         def classify(features: Tensor, old: OldAnswers) -> Tensor:
-            own = F.normalize(features, dim=-1) @ weights.T
-            return own + self.config.alpha * (old.logits - old.zero_shot)
+            zero_shot = F.normalize(features, dim=-1) @ weights.T
+            return zero_shot + self.config.alpha * (old.logits - old.zero_shot)
 
         return classify  # type: ignore[return-value]

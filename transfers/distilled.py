@@ -51,7 +51,7 @@ def distil(
     rng: torch.Generator,
 ) -> Module:
     """The module that minimises ``divergence`` from the old answers, from the old one on."""
-    own, features = trainable(method), images.target
+    learner, features = trainable(method), images.target
     # What stands for a label is the image's row, by which its answer is found.
     rows = torch.arange(len(features), device=features.device)
     inputs = None if method.image_input(target) == FEATURES else [images.inputs]
@@ -61,6 +61,6 @@ def distil(
 
     def loss(new: Module, batch: Batch) -> Tensor:
         answers = images.old.logits[batch.targets]
-        return divergence(own.attach(new, target, labels)(batch.inputs), answers)
+        return divergence(learner.attach(new, target, labels)(batch.inputs), answers)
 
-    return go_on_training(own, module, loss, target, data, rng, unlabelled=True)
+    return go_on_training(learner, module, loss, target, data, rng, unlabelled=True)

@@ -65,10 +65,10 @@ def differences(card: MethodCard, module: Module) -> dict[str, Tensor]:
     def at_zero(name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in card.zero_shot_at)
 
-    found = {name: tensor for name, tensor in module.trained.items() if at_zero(name)}
-    if not has_zero_point(card) or not found or any(map(at_zero, module.stored)):
+    learned = {name: tensor for name, tensor in module.trained.items() if at_zero(name)}
+    if not has_zero_point(card) or not learned or any(map(at_zero, module.stored)):
         raise NotTransferable("the module is no difference from the zero-shot classifier")
-    return found
+    return learned
 
 
 @torch.enable_grad()
@@ -96,12 +96,12 @@ def vote_signs(
 
 def mask_by_gradient(method: Method, module: Module, target: Backbone, data: FewShotData) -> Module:
     """The module with α τ′ in place of τ, as ``GradFix`` says."""
-    own = differences(method.card, module)
+    learned = differences(method.card, module)
     zero = Module(
-        module.trained | {name: torch.zeros_like(t) for name, t in own.items()}, module.stored
+        module.trained | {name: torch.zeros_like(t) for name, t in learned.items()}, module.stored
     )
-    signs = vote_signs(method, zero, list(own), target, data)
-    kept = {name: torch.where(t.sign() == signs[name], t, 0) for name, t in own.items()}
+    signs = vote_signs(method, zero, list(learned), target, data)
+    kept = {name: torch.where(t.sign() == signs[name], t, 0) for name, t in learned.items()}
 
     def scaled(factor: float) -> Module:
         new = {name: factor * tensor for name, tensor in kept.items()}

@@ -43,13 +43,13 @@ class Images(MappedTransfer):
         lr: PositiveFloat = 1e-3
 
     def find_map(self, data: TransferData) -> tuple[Tensor, Map]:
-        source, own = paired(data.unlabelled.source, data.unlabelled.target)
-        rotation, config = find_turn(source, own), self.config
+        source, target = paired(data.unlabelled.source, data.unlabelled.target)
+        rotation, config = find_turn(source, target), self.config
         if config.form == "affine":
-            affine = find_affine(source, own, rotation, config.rank, config.damping)
+            affine = find_affine(source, target, rotation, config.rank, config.damping)
             return rotation, linear(*affine)
         if config.form == "mlp":
-            return rotation, fit_net(source, own, rotation, config, data.generator())
+            return rotation, fit_net(source, target, rotation, config, data.generator())
         return rotation, linear(rotation.T)
 
 
@@ -77,6 +77,6 @@ def fit_net(
         optimizer.zero_grad()
         (see(target) - source).square().sum(-1).mean().backward()
         optimizer.step()
-    for one in (first, bias, second):
-        one.requires_grad_(False)
+    for tensor in (first, bias, second):
+        tensor.requires_grad_(False)
     return see

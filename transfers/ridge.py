@@ -39,9 +39,9 @@ class Ridge(MappedTransfer):
         dampings: tuple[float, ...] = Field(DAMPINGS, min_length=1)
 
     def find_map(self, data: TransferData) -> tuple[Tensor, Map]:
-        source, own = paired(data.unlabelled.source, data.unlabelled.target)
-        rotation = fit_rotation(*data.words).rotation.to(own)
+        source, target = paired(data.unlabelled.source, data.unlabelled.target)
+        rotation = fit_rotation(*data.words).rotation.to(target)
         # The images come in an order that the seed draws.
-        best = choose_damping(source, own, rotation.T, self.config.dampings)
-        matrix = find_ridge(source, own, rotation.T, best)
+        best = choose_damping(source, target, rotation.T, self.config.dampings)
+        matrix = find_ridge(source, target, rotation.T, best)
         return rotation, linear(matrix)

@@ -72,7 +72,7 @@ def carry_projected(module: Module, target: Backbone, share: float = SHARE) -> M
                 if weight is None or len(weight) not in factor.shape:
                     raise NotTransferable(f"the target's {kind} tower has no weights for '{name}'")
                 u, v = leading_subspaces(weight, share)
-                own = factor.double()
-                made.append(u @ (u.T @ own) if name.endswith("_b") else (own @ v) @ v.T)
+                exact = factor.double()
+                made.append(u @ (u.T @ exact) if name.endswith("_b") else (exact @ v) @ v.T)
         new[name] = torch.stack(made).view_as(tensor).to(tensor)
     return Module(new, module.stored)

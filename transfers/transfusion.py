@@ -82,14 +82,14 @@ def axes_of(name: str, ndim: int) -> tuple[str | None, ...]:
 
 def split(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights by name, with queries, keys and values of attention apart."""
-    found = {}
+    apart = {}
     for name, tensor in weights.items():
         if ".in_proj_" in name:
             for letter, part in zip(PROJECTIONS, tensor.chunk(3), strict=True):
-                found[name.replace(".in_proj_", f".{letter}.")] = part
+                apart[name.replace(".in_proj_", f".{letter}.")] = part
         else:
-            found[name] = tensor
-    return found
+            apart[name] = tensor
+    return apart
 
 
 def permute(name: str, tensor: Tensor, order: Order) -> Tensor:
@@ -136,18 +136,18 @@ class Matching:
     def agreement(self, order: Order) -> float:
         """Σ ⟨W_t, π(W_s)⟩."""
         moved = {name: permute(name, tensor, order) for name, tensor in self._source.items()}
-        return sum(float((self._target[name] * own).sum()) for name, own in moved.items())
+        return sum(float((self._target[name] * weight).sum()) for name, weight in moved.items())
 
     def _alternate(self, order: Order) -> dict[str, Tensor]:
         """Each group in turn, until none changes."""
-        found = dict(order)
+        current = dict(order)
         for _ in range(ROUNDS):
-            before = dict(found)
-            for group in found:
-                found[group] = self._assign(group, found)
-            if all(torch.equal(before[group], own) for group, own in found.items()):
+            before = dict(current)
+            for group in current:
+                current[group] = self._assign(group, current)
+            if all(torch.equal(before[group], units) for group, units in current.items()):
                 break
-        return found
+        return current
 
     def _assign(self, group: str, order: Order, anchors: bool = False) -> Tensor:
         """The best order of one group, with all others given.
@@ -171,7 +171,7 @@ class Matching:
             if group in axes and not (anchors and set(axes) - {group, None}):
                 axis = axes.index(group)
                 both = self._target[name], permute(name, tensor, free)
-                a, b = (one.movedim(axis, 0).reshape(one.shape[axis], -1) for one in both)
+                a, b = (weight.movedim(axis, 0).reshape(weight.shape[axis], -1) for weight in both)
                 yield a @ b.T
 
     def _pair_heads(self, block: str) -> list[int]:
@@ -199,9 +199,9 @@ def match_towers(source: Backbone, target: Backbone, kind: str) -> dict[str, Ten
     Raises:
         NotTransferable: the towers are not built alike.
     """
-    a, b = (split(tower_weights(one, kind)) for one in (source, target))
+    a, b = (split(tower_weights(backbone, kind)) for backbone in (source, target))
     alike = {n: t.shape for n, t in a.items()} == {n: t.shape for n, t in b.items()}
-    heads = {_count_heads(one, kind) for one in (source, target)} if alike else set()
+    heads = {_count_heads(backbone, kind) for backbone in (source, target)} if alike else set()
     if len(heads) != 1:
         raise NotTransferable(f"the {kind} towers are not built alike, so no units match")
     number = heads.pop()
@@ -233,13 +233,13 @@ def towers_of(module: Module) -> dict[str, str]:
     Raises:
         NotTransferable: a tensor is neither.
     """
-    found = {}
+    towers = {}
     for name, tensor in module.trained.items():
         low_rank = _LOW_RANK.fullmatch(name)
         if not low_rank and not any(axes_of(n, t.ndim) for n, t in split({name: tensor}).items()):
             raise NotTransferable(f"'{name}' is no difference of a tower's weights")
-        found[name] = low_rank[1] if low_rank else "text"
-    return found
+        towers[name] = low_rank[1] if low_rank else "text"
+    return towers
 
 
 def carry_permuted(module: Module, source: Backbone, target: Backbone) -> Module:

@@ -97,7 +97,7 @@ class LogitChange:
         ``source`` and ``target`` are both models' logits for the same images. With X_s, X_t
         their standardised ones times Pᵀ and U S Vᵀ = svd(X_tᵀ X_s + 500 I), P becomes (U Vᵀ)ᵀ P.
         """
-        old, new = (standardise(one)[0] @ self.projection.T for one in (source, target))
+        old, new = (standardise(logits)[0] @ self.projection.T for logits in (source, target))
         product = (new.T @ old).double()
         u, _, v = torch.linalg.svd(product + PULL * torch.eye(len(product)).to(product))
         return LogitChange((u @ v).T.to(self.projection) @ self.projection, self.net)
@@ -129,9 +129,9 @@ def change_loss(changed: Tensor, teacher: Tensor) -> Tensor:
 
     ``changed`` are u′ ``[batch, V]``, ``teacher`` the tuned model's logits z ``[batch, C]``.
     """
-    found = changed[:, : teacher.shape[1]].log_softmax(-1)
-    wanted = (teacher / TEACHER_TEMPERATURE).log_softmax(-1)
-    return TEACHER_TEMPERATURE * F.kl_div(found, wanted, log_target=True, reduction="batchmean")
+    student = changed[:, : teacher.shape[1]].log_softmax(-1)
+    target = (teacher / TEACHER_TEMPERATURE).log_softmax(-1)
+    return TEACHER_TEMPERATURE * F.kl_div(student, target, log_target=True, reduction="batchmean")
 
 
 @torch.enable_grad()

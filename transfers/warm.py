@@ -54,15 +54,15 @@ def train_further(
     pull: float = 0.0,
 ) -> Module:
     """The module that minimises L(θ) + (μ/2) ‖θ − θ₀‖² from θ₀ on, with μ = ``pull``."""
-    own = trainable(method)
+    learner = trainable(method)
     start = module.detach().trained
 
     def loss(new: Module, batch: Batch) -> Tensor:
-        found = own.loss(own.attach(new, target, data.labels), batch)
+        value = learner.loss(learner.attach(new, target, data.labels), batch)
         moved = [(tensor - start[name]).square().sum() for name, tensor in new.trained.items()]
-        return found + pull / 2 * torch.stack(moved).sum() if pull else found
+        return value + pull / 2 * torch.stack(moved).sum() if pull else value
 
-    return go_on_training(own, module, loss, target, data, rng)
+    return go_on_training(learner, module, loss, target, data, rng)
 
 
 def train_near(
@@ -72,11 +72,11 @@ def train_near(
 
     Of equal ones the weakest; every candidate sees the same batches.
     """
-    state, best, found = rng.get_state(), -1.0, module
+    state, best, chosen = rng.get_state(), -1.0, module
     for pull in PULLS:
         new = train_further(method, module, target, data, rng.set_state(state), pull)
         with torch.no_grad():
             right = accuracy(method.attach(new, target, data.labels), data.val)
         if right > best:
-            best, found = right, new
-    return found
+            best, chosen = right, new
+    return chosen

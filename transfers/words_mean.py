@@ -28,7 +28,7 @@ class WordsMean(MappedTransfer):
     )
 
     def find_map(self, data: TransferData) -> tuple[Tensor, Map]:
-        source, own = paired(data.unlabelled.source, data.unlabelled.target)
-        rotation = fit_rotation(*data.words).rotation.to(own)
-        shift = source.mean(0) - own.mean(0) @ rotation.T
+        source, target = paired(data.unlabelled.source, data.unlabelled.target)
+        rotation = fit_rotation(*data.words).rotation.to(target)
+        shift = source.mean(0) - target.mean(0) @ rotation.T
         return rotation, linear(rotation.T, shift)

@@ -91,8 +91,8 @@ def _behind_context(given: Import, method: Method, module: Module, before: int) 
     prompts = _prompts_of(method, module, backbone, labels)
     prefix = prompts.prefixes[0]
     wholes = [
-        torch.cat([prefix, own[:length]])
-        for own, length in zip(prompts.suffix, prompts.lengths, strict=True)
+        torch.cat([prefix, rows[:length]])
+        for rows, length in zip(prompts.suffix, prompts.lengths, strict=True)
     ]
     context = _context_rows(method, module, given)
     if before != prompts.start + context:
@@ -119,6 +119,6 @@ def _prompts_of(method: Method, module: Module, backbone: Backbone, labels: Labe
         classifier = method.attach(module, recorder, labels)
         # Prompts of its own for every image.
         classifier(torch.ones(1, backbone.embed_dim, device=backbone.device, dtype=backbone.dtype))
-    except _Prompted as found:
-        return found.args[0]
+    except _Prompted as stopped:
+        return stopped.args[0]
     raise AssertionError(f"method '{method.card.name}' encodes no prompts")

@@ -44,9 +44,9 @@ class MappedTransfer(Transfer):
         turned = F.normalize(weights @ rotation.T.to(weights), dim=-1)
 
         def with_own_zero_shot(features: Tensor) -> Tensor:
-            own = F.normalize(features, dim=-1) @ weights.T
+            zero_shot = F.normalize(features, dim=-1) @ weights.T
             replaced = F.normalize(see(features), dim=-1) @ turned.T
-            return classify(features) + target.logit_scale * (own - replaced)
+            return classify(features) + target.logit_scale * (zero_shot - replaced)
 
         return with_own_zero_shot
 

@@ -78,13 +78,13 @@ def describe_answers(four: FourAnswers, classes: int) -> dict[str, float]:
     old, old_zero, new, new_zero = answers
     differ = new != new_zero
     d = float(differ.mean())
-    shares = [np.bincount(one, minlength=classes) / len(one) for one in answers]
+    shares = [np.bincount(answer, minlength=classes) / len(answer) for answer in answers]
 
     def sides(answer: Array, weights: Array | float = 1.0) -> float:
         return float((((answer == new) * 1.0 - (answer == new_zero)) * weights).mean())
 
-    def apart(one: Array, other: Array | float) -> float:
-        return d * float(np.abs(one - other).sum()) / 2
+    def apart(first: Array, second: Array | float) -> float:
+        return d * float(np.abs(first - second).sum()) / 2
 
     return {
         "differ": d,
@@ -112,11 +112,11 @@ def describe_module(
     ``tokens`` is 1 less the mean cosine of class names' token embeddings: near 0 for models that
     share an initialisation of the text tower, near 1 for unrelated models.
     """
-    found = {place: float(place in places) for place in PLACES}
-    found["words"] = float(transfer != COPIED)
+    kinds = {place: float(place in places) for place in PLACES}
+    kinds["words"] = float(transfer != COPIED)
     # It takes the joint space as it is, such as a probe, and is no change of zero-shot.
-    found["bound"] = float(not JOINT_SPACE.isdisjoint(places) and not starts_at_zero_shot)
-    return found | {"unrelated": float(tokens > UNRELATED)}
+    kinds["bound"] = float(not JOINT_SPACE.isdisjoint(places) and not starts_at_zero_shot)
+    return kinds | {"unrelated": float(tokens > UNRELATED)}
 
 
 def describe_method(
@@ -130,7 +130,7 @@ def describe_method(
 @torch.no_grad()
 def measure_tokens(source: Backbone, target: Backbone, labels: Labels) -> float:
     """1 less the mean cosine of class names' token embeddings; 1 where the widths differ."""
-    old, new = (mean_tokens(one, labels).double() for one in (source, target))
+    old, new = (mean_tokens(backbone, labels).double() for backbone in (source, target))
     return 1.0 if old.shape != new.shape else 1 - float(F.cosine_similarity(old, new).mean())
 
 
@@ -152,9 +152,9 @@ def describe_moves(module: Mapping[str, float], geometry: Mapping[str, float]) -
     joint = geometry["residual" if module["words"] else "words"]
     moved = {"image-layers": geometry["images"]}
     moved |= dict.fromkeys(("feature", "classifier", "bound"), joint)
-    found = {f"{place} moved": module[place] * change for place, change in moved.items()}
-    found |= {f"{place} unrelated": module[place] * module["unrelated"] for place in PLACES}
-    return dict(module) | found | {"bound through words": module["bound"] * module["words"]}
+    features = {f"{place} moved": module[place] * change for place, change in moved.items()}
+    features |= {f"{place} unrelated": module[place] * module["unrelated"] for place in PLACES}
+    return dict(module) | features | {"bound through words": module["bound"] * module["words"]}
 
 
 def describe_kinds(answers: Mapping[str, Any], module: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,18 +219,18 @@ def read_estimators() -> dict[tuple[Knowledge, str], Estimator]:
     Of all upgrades is that which leaves out none (``""``). How they were fitted is in the file.
     """
     text = resources.files("compatbench.transfers._shared").joinpath(FILE).read_text("utf-8")
-    found = json.loads(text)
-    features = {name: tuple(values) for name, values in found["features"].items()}
+    content = json.loads(text)
+    features = {name: tuple(values) for name, values in content["features"].items()}
     return {
         (name, left_out): Estimator(features[name], tuple(weights), intercept, width, floor)
-        for name, left_out, weights, intercept, width, floor in found["estimators"]
+        for name, left_out, weights, intercept, width, floor in content["estimators"]
     }
 
 
 def find_estimator(knows: Knowledge, source: str, target: str) -> Estimator:
     """The estimator for an upgrade, which has not seen gains of this upgrade itself."""
-    found = read_estimators()
-    return found.get((knows, name_upgrade(source, target)), found[knows, ""])
+    estimators = read_estimators()
+    return estimators.get((knows, name_upgrade(source, target)), estimators[knows, ""])
 
 
 def predict_gain(
@@ -253,10 +253,12 @@ def to_json(
     estimators: Mapping[tuple[Knowledge, str], Estimator], provenance: Mapping[str, Any]
 ) -> str:
     """The file that ``read_estimators`` reads, an estimator in each line."""
-    features = {name: one.features for (name, left_out), one in estimators.items() if not left_out}
+    features = {
+        name: each.features for (name, left_out), each in estimators.items() if not left_out
+    }
     rows = [
-        json.dumps([*key, one.weights, one.intercept, one.width, one.floor], ensure_ascii=False)
-        for key, one in estimators.items()
+        json.dumps([*key, each.weights, each.intercept, each.width, each.floor], ensure_ascii=False)
+        for key, each in estimators.items()
     ]
     head = json.dumps({"provenance": provenance, "features": features}, indent=1)
     return head.removesuffix("\n}") + ',\n "estimators": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n"

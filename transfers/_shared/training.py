@@ -53,5 +53,5 @@ def accuracy(classifier: Classifier, images: FeatureSet) -> float:
     """The share of images that are classified right, 0 to 1; 0 if there is none."""
     if len(images) == 0:
         return 0.0
-    found = classifier(images.inputs(torch.arange(len(images), device=images.targets.device)))
-    return float((found.argmax(-1) == images.targets).double().mean())
+    logits = classifier(images.inputs(torch.arange(len(images), device=images.targets.device)))
+    return float((logits.argmax(-1) == images.targets).double().mean())

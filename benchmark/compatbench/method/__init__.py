@@ -135,7 +135,7 @@ class Module:
             raise ValueError(f"tensor '{min(both)}' is both trained and stored")
 
     def __repr__(self) -> str:
-        shapes = ", ".join(f"{name} {list(one.shape)}" for name, one in self.tensors.items())
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in self.tensors.items())
         about = [str(self.about.get(name, "?")) for name in ("method", "task", "source")]
         return f"<Module {' / '.join(about)}: {shapes or 'no tensors'}>"
 
@@ -186,8 +186,8 @@ def load_module(path: Path) -> Module:
         trained, about = set(words["trained"]), dict(words["about"])
     except (KeyError, TypeError, ValueError):
         raise CompatbenchError(f"{path} is not a compatbench module") from None
-    found = {name: tensors.pop(name) for name in list(tensors) if name in trained}
-    return Module(found, tensors, about)
+    learned = {name: tensors.pop(name) for name in list(tensors) if name in trained}
+    return Module(learned, tensors, about)
 
 
 class CosineClassifier:

@@ -98,15 +98,15 @@ def is_archive(path: Path) -> bool:
 def _find_in(folder: Path) -> Path:
     """The checkpoint in a folder of a trainer of Dassl, PEFT, Tip-Adapter or CLIP-LoRA."""
     for pattern in _IN_FOLDERS:
-        found = sorted(path for path in folder.glob(pattern) if path.is_file())
-        if not found:
+        paths = sorted(path for path in folder.glob(pattern) if path.is_file())
+        if not paths:
             continue
         if pattern.endswith("checkpoint"):  # it tells the name of the last
-            name = found[0].read_bytes()[:200].decode(errors="replace").strip()
-            found = [found[0].with_name(Path(name).name)]
-        if len(found) == 1:
-            return found[0]
-        names = ", ".join(path.name for path in found)
+            name = paths[0].read_bytes()[:200].decode(errors="replace").strip()
+            paths = [paths[0].with_name(Path(name).name)]
+        if len(paths) == 1:
+            return paths[0]
+        names = ", ".join(path.name for path in paths)
         raise CompatbenchError(f"{folder} holds several checkpoints; give one of {names}")
     raise CompatbenchError(f"{folder} holds no checkpoint of a known kind; give its file")
 

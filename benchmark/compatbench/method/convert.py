@@ -186,8 +186,8 @@ def _build(chosen: Format, config: Mapping[str, Any], path: Path) -> Method:
 
 def _draw_of(path: Path) -> dict[str, int]:
     """Shots and seed where the authors' folders tell them: ``16shots/.../seed1/``."""
-    found = {}
+    draw = {}
     for name, pattern in (("shots", r"([1-9]\d*)[_-]?shots?"), ("seed", r"seed[_-]?(\d+)")):
         if numbers := re.findall(pattern, str(path.absolute())):
-            found[name] = int(numbers[-1])
-    return found
+            draw[name] = int(numbers[-1])
+    return draw

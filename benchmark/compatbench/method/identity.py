@@ -92,16 +92,16 @@ def local_files(path: Path) -> set[Path]:
     importlib.invalidate_caches()
     path = path.resolve()
     folders = import_folders(path)
-    found: set[Path] = set()
+    files: set[Path] = set()
     waiting = [path]
     while waiting:
         file = waiting.pop()
-        if file not in found:
-            found.add(file)
+        if file not in files:
+            files.add(file)
             package = file.parents[file.name == "__init__.py"] / "__init__.py"
             waiting += [package] if package.is_file() else []
             waiting += _imported_files(file, folders) if file.suffix == ".py" else []
-    return found
+    return files
 
 
 def declared_files(path: Path) -> set[Path]:
@@ -109,7 +109,7 @@ def declared_files(path: Path) -> set[Path]:
 
     They are found without running anything; names that lead out of the file's folder are left out.
     """
-    found: set[Path] = set()
+    files: set[Path] = set()
     for file in local_files(path):
         nodes: list[ast.AST] = []
         with suppress(SyntaxError, ValueError):
@@ -118,8 +118,8 @@ def declared_files(path: Path) -> set[Path]:
             if isinstance(node, ast.keyword) and node.arg == "files":
                 with suppress(TypeError, ValueError):
                     named = (file.parent / name for name in ast.literal_eval(node.value))
-                    found |= {one for one in named if one.resolve().is_relative_to(file.parent)}
-    return found
+                    files |= {path for path in named if path.resolve().is_relative_to(file.parent)}
+    return files
 
 
 def _imported_files(file: Path, folders: Sequence[str]) -> Iterator[Path]:

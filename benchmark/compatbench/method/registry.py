@@ -209,7 +209,7 @@ class TransferRegistry(Registry[Transfer]):
         cls = self.get(name)
         known, values = cls.card.settings, dict[str, Any]()
         takes_shots = "shots" in cls.Config.model_fields
-        order = [one for one in known if one in given]
+        order = [setting for setting in known if setting in given]
         for setting in given:
             if setting in known:
                 values |= known[setting]
@@ -238,18 +238,21 @@ class TransferRegistry(Registry[Transfer]):
 
     def choose(self, wanted: Iterable[str]) -> list[str]:
         """The labels that are asked for, each once; ``.py`` files are loaded."""
-        found = list[str]()
+        labels = list[str]()
         for part in filter(None, (part.strip() for part in wanted)):
             if part.endswith(".py"):
-                found += self.add_file(Path(part))
+                labels += self.add_file(Path(part))
             elif part == "all" or "*" in part:  # those that need no number
-                names = self.select(part)
-                found += [one for one in names if "shots" not in self.get(one).Config.model_fields]
+                labels += [
+                    name
+                    for name in self.select(part)
+                    if "shots" not in self.get(name).Config.model_fields
+                ]
             else:
-                found.append(part)
-        for label in found:
+                labels.append(part)
+        for label in labels:
             self.build(label)
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(labels))
 
 
 @lru_cache(maxsize=1)
@@ -331,10 +334,10 @@ def describe_transfer(transfer: Transfer) -> dict[str, Any]:
     The settings that are no defaults; and the code of one that is from outside, or the versions of
     those that it is a subclass of.
     """
-    card, found = transfer.card, dict[str, Any]()
+    card, facts = transfer.card, dict[str, Any]()
     if changed := transfer.config.model_dump(mode="json", exclude_defaults=True):
-        found["settings"] = changed
+        facts["settings"] = changed
     code, _ = builtin_transfers().identify(card.name)
     if code != f"{card.name}.{card.version}":
-        found["code"] = code
-    return found
+        facts["code"] = code
+    return facts

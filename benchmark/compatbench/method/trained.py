@@ -143,9 +143,9 @@ class TrainedMethod(Method):
 
         Of a stage, with its ``recipe`` and its ``share`` of the steps that a suite allows.
         """
-        own = recipe or self.config.recipe
-        per_epoch = images / own.batch_size
-        per_epoch = max(int(per_epoch), 1) if own.drop_last else math.ceil(per_epoch)
+        stage = recipe or self.config.recipe
+        per_epoch = images / stage.batch_size
+        per_epoch = max(int(per_epoch), 1) if stage.drop_last else math.ceil(per_epoch)
         epochs = recipe.count_epochs(shots) if recipe else self.epochs(shots, per_epoch)
         if self.config.max_steps is not None:
             cap = max(int(share * self.config.max_steps), 1)
@@ -204,43 +204,29 @@ class TrainedMethod(Method):
         images: FeatureSet = getattr(data, part)
         size = data.shots, len(images)
         whole = recipe is None and share == 1
-        plan = self.plan_steps(*size) if whole else self.plan_steps(*size, recipe, share)
-        trained, per_epoch = module.trained, plan[1]
-        epochs = plan[0] if epochs is None else min(epochs, plan[0])
+        most, per_epoch = self.plan_steps(*size) if whole else self.plan_steps(*size, recipe, share)
+        trained, epochs = module.trained, most if epochs is None else min(epochs, most)
         optimizer, weights = self._build_optimizer(trained, stage), self.epoch_weights(epochs)
         device = next(iter(trained.values())).device
         seen = [(backbone, images)]
         if data.teacher is not None:
             seen.append((data.teacher.backbone, getattr(data.teacher.data, part)))
         if stage.pool_views:
-            seen = [(one, _pool(own)) for one, own in seen]
+            seen = [(model, _pool(views)) for model, views in seen]
             images = seen[0][1]
         sums = {name: torch.zeros_like(tensor) for name, tensor in trained.items()}
         for epoch in range(epochs):
-            drawn = torch.randperm(len(images), generator=rng)
-            order = drawn.to(device)
-            view, next_view = (i % len(images.views) for i in (epoch, epoch + 1))
+            order = torch.randperm(len(images), generator=rng)
+            on_device = order.to(device)
             for step in range(per_epoch):
                 where = epoch, epochs, epoch * per_epoch + step, epochs * per_epoch
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(group["recipe"], *where)
                 part = slice(step * stage.batch_size, (step + 1) * stage.batch_size)
-                rows = order[part]
+                rows = order[part], on_device[part]
                 batch: Batch | None = None
-                for one, own in reversed(seen):  # the teacher's is in the method's own
-                    held = None if own.view_inputs is None else own.view_inputs[view]
-                    # Rows on disk are found by the processor, which so waits for no device.
-                    index = rows if isinstance(held, Tensor) else drawn[part]
-                    batch = Batch(
-                        own.views[view][rows],
-                        own.targets[rows],
-                        one,
-                        data.labels,
-                        None if held is None else held[index],
-                        own.views[next_view][rows],
-                        rng,
-                        batch,
-                    )
+                for model, views in reversed(seen):  # the teacher's is in the method's own
+                    batch = _draw_batch(model, views, data.labels, rows, epoch, rng, batch)
                 assert batch is not None
                 optimizer.zero_grad()
                 loss(module, batch).backward()
@@ -260,13 +246,40 @@ class TrainedMethod(Method):
         """
         groups = []
         for name, tensor in trained.items():
-            own = recipe.model_copy(update={"lr": self.rate_factor(name) * recipe.lr})
-            groups.append({"params": [tensor.requires_grad_(True)], "recipe": own})
+            scaled = recipe.model_copy(update={"lr": self.rate_factor(name) * recipe.lr})
+            groups.append({"params": [tensor.requires_grad_(True)], "recipe": scaled})
         rates: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
         if recipe.optimizer == "sgd":
             return torch.optim.SGD(groups, momentum=recipe.momentum, **rates)
         cls = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
         return cls(groups, betas=recipe.betas, eps=recipe.eps, **rates)
+
+
+def _draw_batch(
+    backbone: Backbone,
+    images: FeatureSet,
+    labels: Labels,
+    rows: tuple[Tensor, Tensor],
+    epoch: int,
+    rng: torch.Generator,
+    teacher: Batch | None,
+) -> Batch:
+    """Some images under the view of an epoch; ``rows`` on the processor and on the device."""
+    view, next_view = (i % len(images.views) for i in (epoch, epoch + 1))
+    inputs = None if images.view_inputs is None else images.view_inputs[view]
+    by_processor, on_device = rows
+    # Rows on disk are found by the processor, which so waits for no device.
+    index = on_device if isinstance(inputs, Tensor) else by_processor
+    return Batch(
+        features=images.views[view][on_device],
+        targets=images.targets[on_device],
+        backbone=backbone,
+        labels=labels,
+        tokens=None if inputs is None else inputs[index],
+        other_view=images.views[next_view][on_device],
+        rng=rng,
+        teacher=teacher,
+    )
 
 
 def _pool(images: FeatureSet) -> FeatureSet:
