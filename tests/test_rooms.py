@@ -35,13 +35,13 @@ MOST_LINES = 360
 # harness. A number only ever falls: who moves code from one room to another moves its lines, too.
 ROOM_BUDGETS = {
     "api": 900,
-    "backbone": 4_260,
+    "backbone": 4_280,
     "cli": 2_800,
     "data": 5_330,
     "engine": 6_600,
     "extras": 8_360,
     "files": 610,
-    "method": 2_400,
+    "method": 2_280,
     "results": 3_270,
     "tables": 3_300,
 }
