@@ -16,7 +16,7 @@ from compatbench.data.cards.shots import LARGEST_SEED
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
-    from compatbench.extras.doctor.diagnosis import Comparison
+    from compatbench.extras.doctor.published_zero_shot import Comparison
 
 WIDE = 120
 HIDDEN = {  # in a terminal narrower than WIDE

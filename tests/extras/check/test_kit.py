@@ -19,6 +19,7 @@ from compatbench.extras.check.outcome import Outcome
 from compatbench.extras.check.run_checks import check_methods
 from compatbench.method.registry import builtin_methods
 
+pytestmark = pytest.mark.slow  # processes start that import everything
 METHOD_CHECKS = list(find_checks("method"))
 
 
@@ -92,7 +93,6 @@ def test_a_method_that_ends_its_process_or_hangs_fails_the_check_that_was_tried(
     assert found.loc[found["method"] == "taskres", "status"].tolist() == ["pass"] * 3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", ["Sound", "Machine", "Told", "ReadsDescriptions", "UpdatesBlocks"]
 )
@@ -101,7 +101,6 @@ def test_a_sound_method_passes_every_check(method: str, outcomes: pd.DataFrame) 
     assert reasons(outcomes, method, "fail") == {}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", BROKEN)
 def test_a_broken_method_fails_the_check_that_it_breaks_and_no_other(
     method: str, outcomes: pd.DataFrame
@@ -112,12 +111,10 @@ def test_a_broken_method_fails_the_check_that_it_breaks_and_no_other(
     assert re.search(pattern, failed[check])
 
 
-@pytest.mark.slow
 def test_each_check_can_be_failed_alone() -> None:
     assert {check for check, _ in BROKEN.values()} == set(METHOD_CHECKS)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "check", "status", "pattern"),
     [
@@ -138,7 +135,6 @@ def test_a_check_says_what_it_has_found(
     assert re.search(pattern, found["reason"])
 
 
-@pytest.mark.slow
 def test_without_a_module_the_checks_that_need_one_are_skipped(outcomes: pd.DataFrame) -> None:
     statuses = Counter(outcomes.loc["RaisesInFit", "status"])
     assert statuses == {"pass": 2, "fail": 1, "skip": len(METHOD_CHECKS) - 3}

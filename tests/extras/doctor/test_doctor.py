@@ -16,8 +16,8 @@ from compatbench.backbone.load import read_backbone
 from compatbench.data.cards import task_cards
 from compatbench.data.labels import Labels
 from compatbench.errors import CompatbenchError
-from compatbench.extras.doctor import diagnosis
-from compatbench.extras.doctor.diagnosis import (
+from compatbench.extras.doctor import published_zero_shot
+from compatbench.extras.doctor.published_zero_shot import (
     TOLERANCES,
     compare_zero_shot,
     find_figures,
@@ -87,7 +87,7 @@ def test_zero_shot_is_measured_with_each_figure_s_prompts_and_metric(
     cache: Any = SimpleNamespace(features=lambda *_: features)
     figure = dict(test_set="oxford_pets", accuracy=50.0, images=6, classes=2, source="open_clip")
     figures = [figure | {"metric": metric} for metric in ("top1", "recall")]
-    monkeypatch.setattr(diagnosis, "find_figures", lambda *_: figures)
+    monkeypatch.setattr(published_zero_shot, "find_figures", lambda *_: figures)
     top1, recall = compare_zero_shot(clip, task, cache)
 
     names = [f"a photo of a {name}, a type of pet." for name in labels.names]

@@ -1,0 +1,160 @@
+"""Zero-shot accuracy measured here, beside the figures of ``results/published/``.
+
+The sources of some figures used prompts and test images of their own: here they are measured with
+those prompts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from compatbench.backbone import Backbone
+from compatbench.data.cards import BackboneCard, backbone_cards
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.task import Task
+from compatbench.results.published import read_published
+
+# Points by which the two first sources differ at most, on equal metrics, over 13 models; and
+# never less than 0.3, for another library of image operations.
+TOLERANCES = {"stanford_cars": 0.31, "oxford_pets": 0.41, "fgvc_aircraft": 0.3, "imagenet": 0.3}
+TOLERANCES |= {f"imagenet_{variant}": 0.3 for variant in ("v2", "sketch", "a", "r")}
+# The table on CoOp's splits is a loose check, within a point: it decides nothing.
+LOOSE = "OSTB"
+Verdict = Literal["agrees", "disagrees", "differs", "not compared"]
+
+# The templates of the figures, but for ImageNet's, which open_clip has.
+TEMPLATES = {
+    "stanford_cars": (
+        "a photo of a {}.",
+        "a photo of the {}.",
+        "a photo of my {}.",
+        "i love my {}!",
+        "a photo of my dirty {}.",
+        "a photo of my clean {}.",
+        "a photo of my new {}.",
+        "a photo of my old {}.",
+    ),
+    "oxford_pets": ("a photo of a {}, a type of pet.",),
+    "fgvc_aircraft": (
+        "a photo of a {}, a type of aircraft.",
+        "a photo of the {}, a type of aircraft.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Zero-shot accuracy in percent, and a published figure beside it if there is one."""
+
+    task: str
+    backbone: str
+    measured: float
+    reason: str  # why the figure may be compared, or why not
+    metric: Literal["top1", "recall"] = "top1"
+    published: float | None = None
+    source: str = ""
+    within: float = 0.0  # points that a measurement may be away from the figure
+    # A figure that decides nothing ``differs`` and never ``disagrees``.
+    verdict: Verdict = "not compared"
+
+
+def find_figures(card: BackboneCard, task: str) -> list[dict[str, Any]]:
+    """The published figures of a backbone's release on a task, by whatever name it is asked for."""
+    figures = read_published()
+    on_task = (figures["protocol"] == "own prompts") & (figures["test_set"] == task)
+    cards = {name: backbone_cards.read(name) for name in {*figures.loc[on_task, "backbone"]}}
+    release = card.config, card.tag
+    names = [name for name, other in cards.items() if (other.config, other.tag) == release]
+    rows = figures.loc[on_task & figures["backbone"].isin(names)].to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def why_not_comparable(
+    figure: Mapping[str, Any], card: BackboneCard, images: int, classes: int
+) -> str:
+    """Why a figure may not be compared with a measurement here; empty if it may."""
+    if card.path is not None:
+        return "the weights are a file of your own, which may not be the release"
+    if figure["classes"] != classes:
+        return f"it is over {figure['classes']} classes, here are {classes}"
+    if figure["images"] != images:
+        return f"it is over {figure['images']:,} test images of another split, here are {images:,}"
+    if figure["source"] != LOOSE and figure["test_set"] not in TOLERANCES:
+        return "it is over other test images than CoOp's"
+    return ""
+
+
+def judge(figure: Mapping[str, Any], measured: float, within: float) -> Verdict:
+    """What a measurement says of a figure that may be compared with it."""
+    if abs(measured - figure["accuracy"]) <= within:
+        return "agrees"
+    return "differs" if figure["source"] == LOOSE else "disagrees"
+
+
+def published_prompts(task: str, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The texts that the published figures were made with: for each template, one of each class.
+
+    Empty for a task of which no figure on the same images was published with its prompts.
+    """
+    if task == "imagenet" or task.startswith("imagenet_"):
+        from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+        # open_clip has them as functions of the class name.
+        return [tuple(map(template, names)) for template in OPENAI_IMAGENET_TEMPLATES]
+    if task == "stanford_cars":
+        # The dataset itself has "Acura TL Sedan 2012" for "2012 Acura TL Sedan".
+        names = [re.sub(r"^(\d{4}) (.*)$", r"\2 \1", name) for name in names]
+    templates = TEMPLATES.get(task, ())
+    return [tuple(template.replace("{}", name) for name in names) for template in templates]
+
+
+@torch.no_grad()
+def compare_zero_shot(backbone: Backbone, task: Task, cache: FeatureCache) -> list[Comparison]:
+    """Measures zero-shot on a task's test images, once for every published figure.
+
+    A figure is measured with its own prompts where they are known, and otherwise with the task's
+    first template, which is also used where nothing was published.
+    """
+    samples, card, names = task.split("test"), backbone.card, task.labels.names
+    features = F.normalize(cache.features(backbone, task, samples), dim=-1)
+    targets = torch.tensor([sample.label for sample in samples], device=features.device)
+
+    def measure(weights: Tensor, metric: str) -> float:
+        """Share of the images that are right, or mean of the classes' shares, in percent."""
+        right = ((features @ weights.T).argmax(-1) == targets).double()
+        if metric == "recall":
+            right = torch.stack([right[targets == label].mean() for label in targets.unique()])
+        return 100 * float(right.mean())
+
+    single, figures = backbone.zero_shot(task.labels), find_figures(card, task.name)
+    if not figures:
+        reason = "nothing is published for this pair"
+        return [Comparison(task.name, backbone.name, measure(single, "top1"), reason)]
+    # The prompts of a loose figure are not known.
+    decided = any(figure["source"] != LOOSE for figure in figures)
+    texts = published_prompts(task.name, names) if decided else []
+    # Mean of normalised features, normalised.
+    each = [F.normalize(backbone.text_features(filled), dim=-1) for filled in texts]
+    ensemble = F.normalize(reduce(torch.add, each), dim=-1) if each else single
+    compared = []
+    for figure in figures:
+        why, weights = "same test images, prompts and metric", ensemble
+        within = TOLERANCES.get(task.name, 1.0)
+        if figure["source"] == LOOSE:
+            why = "same split by its size; prompts not stated: a loose check that decides nothing"
+            weights, within = single, 1.0
+        measured = measure(weights, figure["metric"])
+        why_not = why_not_comparable(figure, card, len(samples), len(names))
+        about = (figure["metric"], figure["accuracy"], figure["source"], within)
+        verdict = "not compared" if why_not else judge(figure, measured, within)
+        where = (task.name, backbone.name, measured, why_not or why)
+        compared.append(Comparison(*where, *about, verdict))
+    return compared
