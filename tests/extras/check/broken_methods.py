@@ -401,10 +401,9 @@ class ReadsDescriptions(Sound):
     card = describe(needs={"descriptions"}, zero_shot_at={})
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
-        described = [rows.mean(0) for rows in backbone.describe(labels)]
-        weights = module["residual"] + torch.stack(described)
-        super().attach(module, backbone, labels)
-        return self.classifier(weights, backbone.logit_scale)
+        super().attach(module, backbone, labels)  # which refuses other sizes
+        described = torch.stack([rows.mean(0) for rows in backbone.describe(labels)])
+        return self.classifier(module["residual"] + described, backbone.logit_scale)
 
 
 class ReadsThemUndeclared(ReadsDescriptions):

@@ -107,7 +107,9 @@ def test_a_broken_method_fails_the_check_that_it_breaks_and_no_other(
 ) -> None:
     check, pattern = BROKEN[method]
     failed = reasons(outcomes, method, "fail")
-    assert failed.keys() == {check}
+    # What remembers earlier fits is another in a process that has not seen them.
+    also = {"other-process"} if "nothing from earlier fits" in failed.get(check, "") else set()
+    assert failed.keys() - also == {check}
     assert re.search(pattern, failed[check])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -48,65 +49,59 @@ class SyntheticModels:
             "every size": build_eva_clip("stranger", seed=6, **every_size),
         }
         self.backbones = [self.source, self.target, *self.others.values()]
-        for one in self.backbones:
-            one.text_features(("a",))  # remembered, also by processes that are forked
-        self._originals = {one.name: copy.deepcopy(_tensors(one)) for one in self.backbones}
-        self._kept = {one.name: _keep(one) for one in self.backbones}
-
-    @property
-    def names(self) -> list[str]:
-        """The names of all backbones."""
-        return list(self._originals)
+        self._tensors = {backbone.name: _keep_tensors(backbone) for backbone in self.backbones}
 
     def changed(self, backbone: Backbone) -> list[str]:
         """The names of parameters and buffers that are not, bit for bit, as they were made."""
-        now, original = _tensors(backbone), self._originals[backbone.name]
-        return [n for n in now if n not in original or not torch.equal(now[n], original[n])]
+        return [tensor.name for tensor in self._tensors[backbone.name] if tensor.changed]
 
     def restore(self, *backbones: Backbone) -> None:
         """Puts backbones, by default all of them, back as they were made."""
         for backbone in backbones or self.backbones:
             changed = False
-            for owner, name, tensor, original in self._kept[backbone.name]:
-                tensor.requires_grad_(False).grad = None
-                if owner.get(name) is not tensor or not torch.equal(tensor, original):
-                    owner[name], changed = tensor, True
-                    tensor.data.copy_(original)
+            for kept in self._tensors[backbone.name]:
+                kept.tensor.requires_grad_(False).grad = None
+                if kept.changed:
+                    kept.owner[kept.key], changed = kept.tensor, True
+                    kept.tensor.data.copy_(kept.copy)
             if changed:
                 forget_texts(backbone)
                 self.features.clear()
                 self.unseen.clear()
 
 
+@dataclass(frozen=True)
+class _KeptTensor:
+    """A parameter or a buffer, the causal mask among them, which no file holds."""
+
+    name: str
+    owner: dict[str, Any]  # the dictionary of its module that holds it, as ``key``
+    key: str
+    tensor: Tensor
+    copy: Tensor
+
+    @property
+    def changed(self) -> bool:
+        """Whether it was replaced, or written to."""
+        same = self.owner.get(self.key) is self.tensor
+        return not same or not torch.equal(self.tensor, self.copy)
+
+
+def _keep_tensors(backbone: Backbone) -> list[_KeptTensor]:
+    """All tensors of a model; to walk through them takes a fraction of ``named_parameters``."""
+    return [
+        _KeptTensor(f"{module}.{key}".lstrip("."), owner, key, tensor, tensor.detach().clone())
+        for module, part in backbone.model.named_modules()
+        for owner in (vars(part)["_parameters"], vars(part)["_buffers"])
+        for key, tensor in owner.items()
+        if tensor is not None
+    ]
+
+
 @cache
 def synthetic_models() -> SyntheticModels:
     """The synthetic models, built once per process."""
     return SyntheticModels()
-
-
-def find_model(name: str) -> Backbone:
-    """The synthetic model of this name."""
-    return next(one for one in synthetic_models().backbones if one.name == name)
-
-
-def _tensors(backbone: Backbone) -> dict[str, Tensor]:
-    """All parameters and buffers, with the causal mask, which no file holds."""
-    both = [*backbone.model.named_parameters(), *backbone.model.named_buffers()]
-    return {name: tensor.detach() for name, tensor in both}
-
-
-def _keep(backbone: Backbone) -> list[tuple[dict[str, Any], str, Tensor, Tensor]]:
-    """Each parameter and buffer: the dictionary that holds it, its name there, and a copy.
-
-    To walk through these takes a fraction of the time of ``named_parameters``.
-    """
-    return [
-        (owner, name, tensor, tensor.detach().clone())
-        for part in backbone.model.modules()
-        for owner in (vars(part)["_parameters"], vars(part)["_buffers"])
-        for name, tensor in owner.items()
-        if tensor is not None
-    ]
 
 
 def forget_texts(backbone: Backbone) -> None:
