@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from itertools import product
 from multiprocessing.connection import Connection, wait
 
@@ -66,7 +66,7 @@ def check_methods(
     if methods == "all":
         for name, why in registry.broken.items():
             outcomes.append(Outcome(name, "load", "fail", "the file can be loaded", why))
-    return outcomes_frame(outcomes)
+    return pd.DataFrame(outcomes)
 
 
 def check_transfers(
@@ -84,7 +84,7 @@ def check_transfers(
         transfers: names, globs, exclusions, or the path of a file, which is run as code.
     """
     names, checks = _select("transfer", builtin_transfers().select, transfers, only)
-    return outcomes_frame(run_checks("transfer", names, checks, progress))
+    return pd.DataFrame(run_checks("transfer", names, checks, progress))
 
 
 def _select(
@@ -100,11 +100,6 @@ def _select(
         if not found:
             raise CompatbenchError(f"'{asked}' leaves no {what}")
     return names, checks
-
-
-def outcomes_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
-    """Outcomes as rows."""
-    return pd.DataFrame(outcomes, columns=[field.name for field in fields(Outcome)])
 
 
 def _remember(identity: str, outcomes: Sequence[Outcome]) -> None:
@@ -162,9 +157,9 @@ class _Share:
         self._start()
 
     def _start(self) -> None:
-        names, checks = zip(*self.left, strict=True)
-        work = _Work(self._kind, [*dict.fromkeys(names)], [*dict.fromkeys(checks)], self._files)
-        self.process, self.connection = start_process(1, run_tests, work, daemon=False)
+        names, checks = ([*dict.fromkeys(column)] for column in zip(*self.left, strict=True))
+        work = self._kind, names, checks, self._files
+        self.process, self.connection = start_process(1, run_tests, *work, daemon=False)
         self.heard = time.monotonic()
 
     def receive(self) -> Outcome:
@@ -188,31 +183,23 @@ class _Share:
         return Outcome(name, check, "fail", find_rule(self._kind, check), reason)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What a process is to check."""
-
-    kind: Kind
-    names: list[str]
-    checks: list[str]
-    files: PluginFiles
-
-
-def run_tests(connection: Connection, work: _Work) -> None:
+def run_tests(
+    connection: Connection, kind: Kind, names: list[str], checks: list[str], files: PluginFiles
+) -> None:
     """Runs checks with pytest in this process, and sends their outcomes, each as JSON."""
     end_with_parent(leads=True)
     silence(0, 1, 2)
     for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
         os.environ.pop(name, None)
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    work.files.load()
+    files.load()
     synthetic_models()  # before the clock of the first check runs
     tests = []
-    for check in work.checks:
-        code = find_checks(work.kind)[check].__code__
+    for check in checks:
+        code = find_checks(kind)[check].__code__
         tests.append(f"{code.co_filename}::{code.co_name}")
-    options = [*ALONE, os.path.dirname(plugin.__file__), "--checked", ",".join(work.names)]
-    pytest.main([*options, *tests], plugins=[plugin, _Reporter(work.kind, connection)])
+    options = [*ALONE, os.path.dirname(plugin.__file__), "--checked", ",".join(names)]
+    pytest.main([*options, *tests], plugins=[plugin, _Reporter(kind, connection)])
 
 
 class _Reporter:
