@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import open_clip
-import pytest
 import torch
-from open_clip import pretrained
 from tiny_models import randomise
 from torch import nn
+
+from compatbench.backbone.load.mini_towers import register_mini_towers
+from compatbench.files.project_folders import tasks_folder
 
 TEXT = dict(context_length=16, vocab_size=49408, width=16, heads=2, layers=2)
 IMAGE = dict(image_size=32, patch_size=16, width=16, head_width=8, layers=2)
@@ -37,34 +37,8 @@ RELEASES["Small"]["openai"]["quick_gelu"] = True  # type: ignore[assignment]
 RELEASES["Small-quickgelu"] = {"openai": RELEASES["Small"]["openai"]}
 
 
-@pytest.fixture(scope="session")
-def small_models(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Makes the architectures known to open_clip."""
-    folder = tmp_path_factory.mktemp("configs")
-    for name, config in CONFIGS.items():
-        (folder / f"{name}.json").write_text(json.dumps(config))
-    open_clip.add_model_config(folder)
-
-
-@pytest.fixture(autouse=True)
-def alone(small_models: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No weights of this machine, no network, and the made-up releases."""
-    for model, tags in RELEASES.items():
-        monkeypatch.setitem(pretrained._PRETRAINED, model, tags)
-    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "COMPATBENCH_TRUST_PICKLE"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COMPATBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("COMPATBENCH_WEIGHTS", str(tmp_path / "weights"))
-
-
 def make(name: str, seed: int = 1) -> nn.Module:
     """A model of random weights, as if it had been trained."""
-    from compatbench.backbone.load.mini_towers import register_mini_towers
-    from compatbench.files.project_folders import tasks_folder
-
     register_mini_towers(tasks_folder())
     return randomise(open_clip.create_model(name), seed)
 
@@ -81,5 +55,6 @@ def put_in_hub_cache(root: Path, repository: str, file: str) -> Path:
 
 def same_weights(found: nn.Module, expected: nn.Module) -> bool:
     """Whether all tensors are equal."""
-    one, other = found.state_dict(), expected.state_dict()
-    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+    tensors, wanted = found.state_dict(), expected.state_dict()
+    same = all(torch.equal(wanted[name], tensor) for name, tensor in tensors.items())
+    return tensors.keys() == wanted.keys() and same

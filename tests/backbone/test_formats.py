@@ -11,14 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from loading_models import (  # noqa: F401
-    CONFIGS,
-    RELEASES,
-    alone,
-    make,
-    same_weights,
-    small_models,
-)
+from loading_models import CONFIGS, RELEASES, make, same_weights
 from open_clip import pretrained
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -27,11 +20,9 @@ from compatbench.backbone import load_backbone
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.extras.doctor.backbone_report import inspect_backbone
 
+pytestmark = pytest.mark.usefixtures("no_weights_here")
+
 State = dict[str, Tensor]
-
-
-def half(state: State) -> State:
-    return {name: tensor.half() for name, tensor in state.items()}
 
 
 def with_openais_numbers(state: State) -> State:
@@ -40,7 +31,7 @@ def with_openais_numbers(state: State) -> State:
 
 
 def save_torchscript(state: State, path: Path) -> None:
-    """A TorchScript archive with the names and the float16 of OpenAI's, numbers included."""
+    """A TorchScript archive with the names of OpenAI's, numbers included."""
 
     class Archive(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -67,73 +58,25 @@ def publish(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return openai
 
 
-WRITERS: dict[str, Callable[[State, Path], object]] = {
-    "safetensors": save_file,
-    "torch zip": torch.save,
-    "older pickle": lambda s, p: torch.save(s, p, _use_new_zipfile_serialization=False),
-    "training checkpoint": lambda s, p: torch.save(
-        {"epoch": 3, "state_dict": {f"module.{n}": t for n, t in s.items()}}, p
-    ),
-    "model entry with a step tensor": lambda s, p: torch.save(
-        {"step": torch.tensor(3), "model": s}, p
-    ),
-    "eager dictionary with OpenAI's numbers": lambda s, p: torch.save(with_openais_numbers(s), p),
-    "names with a text tower": lambda s, p: torch.save(
-        {n if n.startswith(("visual", "logit")) else f"text.{n}": t for n, t in s.items()}, p
-    ),
-    "scale as a vector": lambda s, p: save_file(s | {"logit_scale": s["logit_scale"][None]}, p),
-    "positions of older transformers": lambda s, p: save_file(
-        s | {"attn_mask": torch.zeros(16, 16)}, p
-    ),
-    "TorchScript of OpenAI": save_torchscript,
-}
-
-
-@pytest.mark.parametrize("name", WRITERS)
-@pytest.mark.parametrize("precision", [torch.float32, torch.float16])
-def test_a_checkpoint_of_any_format_gives_the_model(
-    name: str, precision: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = make("Small-quickgelu")
-    path = tmp_path / ("w.safetensors" if WRITERS[name] is save_file else "w.pt")
-    if precision == torch.float16:
-        model.load_state_dict(half(model.state_dict()))
-    WRITERS[name]({n: t.to(precision) for n, t in model.state_dict().items()}, path)
-    if WRITERS[name] is save_torchscript:  # only what is known to be OpenAI's is read
-        publish(path, monkeypatch)
-    backbone = load_backbone(f"Small-quickgelu@{path}")
-    assert same_weights(backbone.model, model)
-    images = torch.randn(2, 3, 32, 32)
-    ids = backbone.tokenizer(["a photo of a dog"])
-    own: Any = model
-    torch.testing.assert_close(backbone.encode_images(images), own.encode_image(images))
-    torch.testing.assert_close(backbone.text_features(("a photo of a dog",)), own.encode_text(ids))
-
-
 def eva_names(state: State) -> State:
     """The names of EVA-CLIP's authors for open_clip's, written by hand."""
-    pairs = [
-        ("visual.trunk.", "visual."),
-        ("attn.q_proj.bias", "attn.q_bias"),
-        ("attn.v_proj.bias", "attn.v_bias"),
-        ("attn.norm.", "attn.inner_attn_ln."),
-        ("mlp.norm.", "mlp.ffn_ln."),
-        ("mlp.fc1_g.", "mlp.w1."),
-        ("mlp.fc1_x.", "mlp.w2."),
-        ("mlp.fc2.", "mlp.w3."),
-    ]
-    renamed = {}
+    pairs = {
+        "visual.trunk.": "visual.",
+        "attn.q_proj.bias": "attn.q_bias",
+        "attn.v_proj.bias": "attn.v_bias",
+        "attn.norm.": "attn.inner_attn_ln.",
+        "mlp.norm.": "mlp.ffn_ln.",
+        "mlp.fc1_g.": "mlp.w1.",
+        "mlp.fc1_x.": "mlp.w2.",
+        "mlp.fc2.": "mlp.w3.",
+    }
+    renamed = {"visual.rope.freqs_cos": torch.randn(16, 32)}
+    renamed["visual.blocks.0.attn.rope.freqs_sin"] = torch.randn(16, 32)
     for name, tensor in state.items():
-        for ours, theirs in pairs:
+        for ours, theirs in pairs.items():
             name = name.replace(ours, theirs)
         renamed[name] = tensor
-    renamed["visual.rope.freqs_cos"] = torch.randn(16, 32)
-    renamed["visual.blocks.0.attn.rope.freqs_sin"] = torch.randn(16, 32)
     return renamed
-
-
-def plain_names(state: State) -> State:
-    return {name.removeprefix("text."): tensor for name, tensor in state.items()}
 
 
 def scale_within(state: State) -> State:
@@ -142,16 +85,57 @@ def scale_within(state: State) -> State:
     return names | {"text.logit_scale": names.pop("logit_scale")}
 
 
-@pytest.mark.parametrize(
-    "rename", [scale_within, plain_names, lambda state: {"module": eva_names(state)}]
-)
-def test_a_checkpoint_with_other_names_fits_an_eva_clip(
-    rename: Callable[[State], object], tmp_path: Path
+def with_prefix(prefix: str, state: State) -> State:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+def in_text_tower(state: State) -> State:
+    outside = ("visual", "logit")
+    return {n if n.startswith(outside) else f"text.{n}": t for n, t in state.items()}
+
+
+CLIP, EVA_CLIP = "Small-quickgelu", "Small-eva"
+old_pickle = partial(torch.save, _use_new_zipfile_serialization=False)
+# The model, what becomes of its tensors, and how they are written.
+FORMATS: dict[str, tuple[str, Callable[[State], Any], Callable[..., object]]] = {
+    "safetensors": (CLIP, dict, save_file),
+    "torch zip": (CLIP, dict, torch.save),
+    "older pickle": (CLIP, dict, old_pickle),
+    "training checkpoint": (
+        CLIP, lambda s: {"epoch": 3, "state_dict": with_prefix("module.", s)}, torch.save
+    ),
+    "step beside the model": (CLIP, lambda s: {"step": torch.tensor(3), "model": s}, torch.save),
+    "OpenAI's numbers": (CLIP, with_openais_numbers, torch.save),
+    "names with a text tower": (CLIP, in_text_tower, torch.save),
+    "scale as a vector": (CLIP, lambda s: s | {"logit_scale": s["logit_scale"][None]}, save_file),
+    "older buffers": (CLIP, lambda s: s | {"attn_mask": torch.zeros(16, 16)}, save_file),
+    "TorchScript of OpenAI": (CLIP, dict, save_torchscript),
+    "EVA-CLIP's authors'": (EVA_CLIP, lambda s: {"module": eva_names(s)}, torch.save),
+    "EVA-CLIP's loader": (EVA_CLIP, scale_within, torch.save),
+    "EVA-CLIP without a text tower": (
+        EVA_CLIP, lambda s: {n.removeprefix("text."): t for n, t in s.items()}, torch.save
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("precision", [torch.float32, torch.float16])
+def test_a_checkpoint_of_any_format_gives_the_model(
+    name: str, precision: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make("Small-eva")
-    torch.save(rename(model.state_dict()), tmp_path / "eva.pt")
-    backbone = load_backbone(f"Small-eva@{tmp_path}/eva.pt")
+    architecture, change, write = FORMATS[name]
+    model: Any = make(architecture)
+    model.load_state_dict({n: t.to(precision) for n, t in model.state_dict().items()})
+    path = tmp_path / ("w.safetensors" if write is save_file else "w.pt")
+    write(change({n: t.to(precision) for n, t in model.state_dict().items()}), path)
+    if write is save_torchscript:  # only what is known to be OpenAI's is read
+        publish(path, monkeypatch)
+    backbone = load_backbone(f"{architecture}@{path}")
     assert same_weights(backbone.model, model)
+    images = torch.randn(2, 3, *backbone.preprocess_settings["size"])
+    texts, ids = ("a photo of a dog",), backbone.tokenizer(["a photo of a dog"])
+    torch.testing.assert_close(backbone.encode_images(images), model.encode_image(images))
+    torch.testing.assert_close(backbone.text_features(texts), model.encode_text(ids))
 
 
 def test_a_file_that_does_not_say_its_activation_is_a_warning_with_what_to_name(
@@ -160,9 +144,8 @@ def test_a_file_that_does_not_say_its_activation_is_a_warning_with_what_to_name(
     path = tmp_path / "w.safetensors"
     save_file(make("Small").state_dict(), path)
     monkeypatch.delitem(pretrained._PRETRAINED["Small"], "half")
-    with pytest.warns(
-        CompatbenchWarning, match=r"GELU.* \(Small/TAG@FILE\), or the model 'Small-q"
-    ):
+    said = r"GELU.* \(Small/TAG@FILE\), or the model 'Small-q"
+    with pytest.warns(CompatbenchWarning, match=said):
         load_backbone(f"Small@{path}")
     for name in ("Small/plain", "Small-quickgelu"):  # here a warning is an error
         load_backbone(f"{name}@{path}")
@@ -190,11 +173,11 @@ def test_a_published_file_is_recognised_by_its_hash_under_any_name(
     load_backbone(f"Small-quickgelu@{path}")  # known, so without the warning, an error here
 
 
-@pytest.mark.parametrize("writer", ["safetensors", "torch zip", "older pickle"])
+@pytest.mark.parametrize("write", [save_file, torch.save, old_pickle])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.999])
-def test_a_truncated_file_is_told(writer: str, share: float, tmp_path: Path) -> None:
-    path = tmp_path / ("w.safetensors" if writer == "safetensors" else "w.pt")
-    WRITERS[writer](make("Small").state_dict(), path)
+def test_a_truncated_file_is_told(write: Any, share: float, tmp_path: Path) -> None:
+    path = tmp_path / ("w.safetensors" if write is save_file else "w.pt")
+    write(make("Small").state_dict(), path)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(CompatbenchError, match=r"damaged or incomplete \([\d,]+ bytes\)") as caught:
         load_backbone(f"Small/plain@{path}")

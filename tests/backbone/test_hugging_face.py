@@ -10,7 +10,7 @@ import open_clip
 import pytest
 import torch
 from kinds_of_towers import coca
-from loading_models import IMAGE, alone, small_models  # noqa: F401
+from loading_models import IMAGE
 from open_clip_reference import encode_texts
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -26,6 +26,7 @@ from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.extras.doctor.backbone_report import inspect_backbone
 
 transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.usefixtures("no_weights_here")
 
 WORDS = ["a", "photo", "of", "dog", "tree", "red", "apple", "."]
 LABELS = Labels(("dog", "red apple", "tree"), ("a photo of a {}.",), "a photo of a {}.")

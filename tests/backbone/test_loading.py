@@ -13,19 +13,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from loading_models import (  # noqa: F401
-    CONFIGS,
-    HALF,
-    alone,
-    make,
-    put_in_hub_cache,
-    same_weights,
-    small_models,
-)
+from loading_models import CONFIGS, HALF, make, put_in_hub_cache, same_weights
+from open_clip import pretrained
 from safetensors.torch import save_file
 
 from compatbench.backbone import load_backbone
-from compatbench.backbone.load import find_weights as find_weights_module
+from compatbench.backbone.load import find_weights as finding
 from compatbench.backbone.load import planning, read_backbone, weights, weights_key
 from compatbench.backbone.load.find_weights import find_weights
 from compatbench.backbone.load.names import preprocessing
@@ -35,6 +28,9 @@ from compatbench.errors import CompatbenchError, MissingWeights
 from compatbench.extras.doctor.backbone_report import inspect_backbone
 from compatbench.files.hashes import sha256_bytes, sha256_file
 
+pytestmark = pytest.mark.usefixtures("no_weights_here")
+
+FILE, TORCH_FILE = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
 HUB = f"models--us--small.plain/snapshots/{'0' * 40}"
 CARD = """\
 name: small
@@ -48,8 +44,8 @@ licence: MIT
 """
 
 
-def write_card(folder: Path, text: str = CARD) -> str:
-    (folder / "small.yaml").write_text(text)
+def write_card(folder: Path, more: str = "") -> str:
+    (folder / "small.yaml").write_text(CARD + more)
     return f"{folder}/small.yaml"
 
 
@@ -87,19 +83,15 @@ def test_any_text_is_a_name_or_one_error(name: str) -> None:
         assert read_backbone(name).name == name
 
 
-def test_a_release_without_a_card_takes_what_its_card_knows() -> None:
+def test_what_a_name_without_a_card_says_of_itself() -> None:
     card = read_backbone("EVA02-B-16/merged2b_s8b_b131k")
     assert card.name == "EVA02-B-16/merged2b_s8b_b131k"
-    assert card.text_from == "vit-b16-openai"
-
-
-def test_the_wrong_activation_is_reported_with_the_right_model() -> None:
+    assert card.text_from == "vit-b16-openai"  # as the card of this release knows
     report = inspect_backbone("ViT-B-16/openai")
     assert (report.state, report.activation, report.activation_right) == ("wrong", "GELU", False)
     assert report.fix == "use the model 'ViT-B-16-quickgelu'"
 
 
-FILE = "open_clip_model.safetensors"
 PLACES = {
     "the card's name": "weights/small.safetensors",
     "the release's name": "weights/Small-plain.safetensors",
@@ -108,7 +100,7 @@ PLACES = {
     "a hub cache as weights folder": f"weights/{HUB}/{FILE}",
     "the authors' own name": "weights/Original.pt",
     "the hub's cache": f"hf/hub/{HUB}/{FILE}",
-    "a torch file of the hub": f"hf/hub/{HUB}/open_clip_pytorch_model.bin",
+    "a torch file of the hub": f"hf/hub/{HUB}/{TORCH_FILE}",
 }
 
 
@@ -117,8 +109,8 @@ def test_weights_are_found_where_people_have_them(place: str, tmp_path: Path) ->
     # The file's own name is what a card in a folder of cards would have.
     card = read_backbone(write_card(tmp_path)).model_copy(update={"name": "small"})
     path = tmp_path / PLACES[place]
-    put_in_hub_cache(tmp_path / "weights", "us/small.plain", FILE)
-    put_in_hub_cache(tmp_path / "hf" / "hub", "us/small.plain", FILE)
+    for folder in ("weights", "hf/hub"):
+        put_in_hub_cache(tmp_path / folder, "us/small.plain", FILE)
     model = save(path)
     assert find_weights(card) == path
     if "name" not in place and path.suffix == ".safetensors":
@@ -131,16 +123,14 @@ def test_clips_own_cache_is_used_and_its_hash_is_checked(tmp_path: Path) -> None
     path.parent.mkdir(parents=True)
     path.write_bytes(b"12345")
     assert find_weights(read_backbone("Small-quickgelu/openai")) == path
-    right = f"https://openaipublic/{sha256_bytes(b'12345')}/Small.pt"
-    check_published_hash(path, right)
-    short = path.rename(path.with_name("vit-1234abcd.pt"))
-    for file, url in (
-        (short.with_name("Small.pt"), right.replace(sha256_bytes(b"12345"), "a" * 64)),
-        (short, f"https://github.com/x/open_clip/releases/{short.name}"),
+    check_published_hash(path, f"https://openaipublic/{sha256_bytes(b'12345')}/Small.pt")
+    for name, url in (
+        ("Small.pt", f"https://openaipublic/{'a' * 64}/Small.pt"),
+        ("vit-1234abcd.pt", "https://github.com/x/open_clip/releases/vit-1234abcd.pt"),
     ):
-        file.write_bytes(b"12345")
+        path = path.rename(path.with_name(name))
         with pytest.raises(CompatbenchError, match="not the published one"):
-            check_published_hash(file, url)
+            check_published_hash(path, url)
 
 
 def test_missing_weights_are_told_with_every_place_and_the_way_to_get_them(tmp_path: Path) -> None:
@@ -169,20 +159,17 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr("compatbench.backbone.load.find_weights.getproxies", dict)
+    monkeypatch.setattr(finding, "getproxies", dict)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
-    with pytest.raises(
-        MissingWeights, match=r"cannot be fetched: .*refused; where there is a"
-    ) as e:
+    said = r"cannot be fetched: .*refused; where there is a"
+    with pytest.raises(MissingWeights, match=said) as caught:
         weights_key(read_backbone(name))
-    assert "\n" not in str(e.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_is_not_here_is_fetched_into_the_hubs_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from open_clip import pretrained
-
     asked = []
 
     def fetch(repo_id: str, filename: str, revision: str | None, cache_dir: str) -> str:
@@ -192,17 +179,17 @@ def test_what_is_not_here_is_fetched_into_the_hubs_cache(
         return str(path)
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr("compatbench.backbone.load.find_weights.check_network", lambda: None)
+    monkeypatch.setattr(finding, "check_network", lambda: None)
     monkeypatch.setattr(pretrained, "hf_hub_download", fetch)
     assert same_weights(load_backbone("Small/plain").model, make("Small"))
-    found = find_weights(read_backbone("Small/plain"))
-    assert found.is_relative_to(tmp_path / "hf" / "hub")
+    path = find_weights(read_backbone("Small/plain"))
+    assert path.is_relative_to(tmp_path / "hf" / "hub")
     # A card names the commit that is fetched, and found again without the hub's word for "newest".
     shutil.rmtree(tmp_path / "hf")
-    pinned = read_backbone(write_card(tmp_path, CARD + f"revision: '{'0' * 40}'\n"))
-    assert find_weights(pinned, download=True) == found
+    pinned = read_backbone(write_card(tmp_path, f"revision: '{'0' * 40}'\n"))
+    assert find_weights(pinned, download=True) == path
     (tmp_path / "hf" / "hub" / HUB).parents[1].joinpath("refs", "main").unlink()
-    assert find_weights(pinned) == found
+    assert find_weights(pinned) == path
     assert asked == [None, "0" * 40]
 
 
@@ -210,21 +197,20 @@ def test_a_plan_fetches_nothing_and_missing_weights_have_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr(find_weights_module, "_download", lambda *_: pytest.fail("fetched"))
+    monkeypatch.setattr(finding, "_download", lambda *_: pytest.fail("fetched"))
     with planning():
-        one, other = (weights_key(read_backbone(f"Small/{tag}")) for tag in ("plain", "half"))
-    assert one != other
+        plain, half = (weights_key(read_backbone(f"Small/{tag}")) for tag in ("plain", "half"))
+    assert plain != half
     save(tmp_path / "weights" / "Small-plain.safetensors")
     with planning():
-        found = weights_key(read_backbone("Small/plain"))
-    assert found == weights_key(read_backbone("Small/plain")) != one
+        planned = weights_key(read_backbone("Small/plain"))
+    assert planned == weights_key(read_backbone("Small/plain")) != plain
 
 
 def test_preprocessing_is_that_of_the_release_or_what_all_releases_share(tmp_path: Path) -> None:
     save(tmp_path / "weights" / "Small-half.safetensors")
     settings = load_backbone("Small/half").preprocess_settings
-    assert settings["interpolation"] == "bilinear"
-    assert settings["size"] == (32, 32)
+    assert (settings["interpolation"], settings["size"]) == ("bilinear", (32, 32))
     assert inspect_backbone("Small/half").preprocessing == settings
     real = preprocessing(read_backbone("ViT-L-14/laion2b_s32b_b82k"))
     assert real is not None
@@ -236,13 +222,11 @@ def test_preprocessing_is_that_of_the_release_or_what_all_releases_share(tmp_pat
 
 
 def test_the_key_follows_the_file_the_preprocessing_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
+    path, copy = tmp_path / "w.safetensors", tmp_path / "copy.safetensors"
     save(path)
     keys = {tag: weights_key(read_backbone(f"Small/{tag}@{path}")) for tag in ("plain", "half")}
     assert keys["plain"] != keys["half"]
-    copy = tmp_path / "copy.safetensors"
     copy.write_bytes(path.read_bytes())
-    assert weights_key(read_backbone(f"Small/plain@{copy}")) == keys["plain"]
     save(path, seed=2)
     assert weights_key(read_backbone(f"Small/plain@{path}")) != keys["plain"]
     assert load_backbone(f"Small/plain@{copy}").weights_key == keys["plain"]
@@ -270,27 +254,26 @@ def test_a_file_that_is_not_what_its_hash_says_is_refused(tmp_path: Path) -> Non
     (tmp_path / "w.safetensors").symlink_to(blob)
     with pytest.raises(CompatbenchError, match="not the one of the hub; delete"):
         hash_weights(tmp_path / "w.safetensors")
-    name = write_card(tmp_path, CARD + f"sha256: {'ab' * 32}\n")
-    save(tmp_path / "weights" / "Original.pt")
-    with pytest.raises(CompatbenchError, match="its SHA-256 is not the one on the card"):
-        load_backbone(name)
-    assert inspect_backbone(name).state == "wrong"
-    name = write_card(tmp_path, CARD + f"hashes: {{{FILE}: {'ab' * 32}}}\n")
-    save(tmp_path / "weights" / "us" / "small.plain" / FILE)
-    with pytest.raises(CompatbenchError, match="its SHA-256 is not the one on the card"):
-        load_backbone(name)
+    for more, place in (
+        (f"sha256: {'ab' * 32}\n", "Original.pt"),
+        (f"hashes: {{{FILE}: {'ab' * 32}}}\n", f"us/small.plain/{FILE}"),
+    ):
+        name = write_card(tmp_path, more)
+        save(tmp_path / "weights" / place)
+        with pytest.raises(CompatbenchError, match="its SHA-256 is not the one on the card"):
+            load_backbone(name)
+        assert inspect_backbone(name).state == "wrong"
 
 
 def test_a_models_folder_brings_its_configuration(tmp_path: Path) -> None:
-    folder, local = tmp_path / "m", tmp_path / "m" / "open_clip_config.json"
-    model = save(folder / "open_clip_model.safetensors")
+    name, local = f"local-dir:{tmp_path}", tmp_path / "open_clip_config.json"
+    model = save(tmp_path / FILE)
     config = {"model_cfg": CONFIGS["Small"], "preprocess_cfg": {"mean": [0.1, 0.2, 0.3]}}
     local.write_text(json.dumps(config))
-    backbone = load_backbone(f"local-dir:{folder}")
+    backbone = load_backbone(name)
     assert same_weights(backbone.model, model)
     assert list(backbone.preprocess_settings["mean"]) == [0.1, 0.2, 0.3]
-    report = inspect_backbone(f"local-dir:{folder}")
+    report = inspect_backbone(name)
     assert (report.state, report.embed_dim) == ("found", 8)
-    before = backbone.weights_key
     local.write_text(local.read_text().replace("0.3", "0.4"))
-    assert weights_key(read_backbone(f"local-dir:{folder}")) != before
+    assert weights_key(read_backbone(name)) != backbone.weights_key
