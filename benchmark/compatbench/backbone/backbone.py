@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -220,9 +220,9 @@ class Backbone:
             raise CompatbenchError(
                 f"{len(context)} contexts were given for {len(labels.names)} classes"
             )
-        own = torch.cat([context, suffix], dim=1)
+        suffix = torch.cat([context, suffix], dim=1)
         lengths = tuple(n + context.shape[1] for n in lengths)
-        return Prompts(start, own, lengths, tuple(deep), start=len(start))
+        return Prompts(start, suffix, lengths, tuple(deep), start=len(start))
 
     def image_prompts(self, labels: Labels, contexts: Tensor) -> Prompts:
         """CoCoOp's prompts: every class with the context of every image, ``[B, M, D]``."""
@@ -296,24 +296,24 @@ class Backbone:
         How many were cut is told by a warning.
         """
         room = self.text.context_length - len(self.text_tokens.start) - len(self.text_tokens.end)
-        found = []
-        for text in texts:
-            for pattern in (r"(?<=[.!?;])\s+", r"\s+"):
-                parts = re.split(pattern, text)
-                while len(parts) > 1 and len(self.tokens(" ".join(parts))) > room:
-                    parts.pop()
-                kept = " ".join(parts)
-                if len(self.tokens(kept)) <= room:
-                    break
-            found.append(text if len(self.tokens(text)) <= room else kept)
-        if cut := sum(old != new for old, new in zip(texts, found, strict=True)):
-            what = (
-                f"{cut} of {len(found)} texts are longer than the text tower of '{self.name}' reads"
-            )
+        short = tuple(self._cut(text, room) for text in texts)
+        if cut := sum(old != new for old, new in zip(texts, short, strict=True)):
+            what = f"{cut} of {len(short)} texts are longer than the text tower of '{self.name}'"
             warnings.warn(
-                f"{what}, and were cut to {room} tokens", CompatbenchWarning, stacklevel=2
+                f"{what} reads, and were cut to {room} tokens", CompatbenchWarning, stacklevel=2
             )
-        return tuple(found)
+        return short
+
+    def _cut(self, text: str, room: int) -> str:
+        if len(self.tokens(text)) <= room:
+            return text
+        for pattern in (r"(?<=[.!?;])\s+", r"\s+"):
+            parts = re.split(pattern, text)
+            while len(parts) > 1 and len(self.tokens(" ".join(parts))) > room:
+                parts.pop()
+            if len(self.tokens(" ".join(parts))) <= room:
+                break
+        return " ".join(parts)
 
     def describe(self, labels: Labels) -> tuple[Tensor, ...]:
         """Features of each class's descriptions, normalised, ``[texts, e]``; kept per backbone.
@@ -326,11 +326,11 @@ class Backbone:
         """
         if not labels.descriptions:
             raise NotTransferable("there are no descriptions of the task's classes")
-        texts = tuple(text for own in labels.descriptions for text in own)
+        texts = tuple(chain(*labels.descriptions))
         if texts not in self._text_features:
             self._text_features[texts] = self.encode_texts(self.shorten(texts))
         features = F.normalize(self._text_features[texts], dim=-1)
-        return features.split([len(own) for own in labels.descriptions])  # type: ignore[return-value]
+        return features.split([*map(len, labels.descriptions)])  # type: ignore[return-value]
 
     def zero_shot(self, labels: Labels, template: str | None = None) -> Tensor:
         """The zero-shot classifier of one hand-written template, normalised, ``[C, e]``."""

@@ -84,8 +84,8 @@ class PeakMemory:
             return None
         if self._device.startswith("cuda"):
             return torch.cuda.max_memory_allocated(self._device)
-        found = _PEAK.search(Path("/proc/self/status").read_text())
-        return int(found[1]) * 1024 if found else None
+        line = _PEAK.search(Path("/proc/self/status").read_text())
+        return int(line[1]) * 1024 if line else None
 
 
 class PeakBytes(TorchDispatchMode):
@@ -99,17 +99,17 @@ class PeakBytes(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        found = function(*args, **(kwargs or {}))
+        output = function(*args, **(kwargs or {}))
         # What is made of a tensor without a copy takes nothing.
-        given = {id(one.untyped_storage()) for one in tree_leaves((args, kwargs)) if _holds(one)}
-        for one in filter(_holds, tree_leaves(found)):
-            storage = one.untyped_storage()
-            if (name := id(storage)) not in given | self._held:
+        inputs = {id(x.untyped_storage()) for x in tree_leaves((args, kwargs)) if _holds(x)}
+        for tensor in filter(_holds, tree_leaves(output)):
+            storage = tensor.untyped_storage()
+            if (name := id(storage)) not in inputs | self._held:
                 self._held.add(name)
                 self._now += storage.nbytes()
                 self.most = max(self.most, self._now)
                 weakref.finalize(storage, self._free, name, storage.nbytes())
-        return found
+        return output
 
     def _free(self, name: int, size: int) -> None:
         self._held.discard(name)

@@ -35,10 +35,11 @@ class DroppingBackbone(Backbone):
 
     def drop(self, depth: int, updates: BlockUpdates | None) -> BlockUpdates:
         """The updates of a tower's blocks, with the MLP of those that are drawn left out."""
-        found = dict(updates or {})
-        for block in torch.rand(depth, generator=self._rng).lt(self.mlp_drop).nonzero().flatten():
-            found[int(block), "mlp"] = _leave_out(found.get((int(block), "mlp")))
-        return found
+        changed = dict(updates or {})
+        drawn = torch.rand(depth, generator=self._rng) < self.mlp_drop
+        for block in drawn.nonzero().flatten().tolist():
+            changed[block, "mlp"] = _leave_out(changed.get((block, "mlp")))
+        return changed
 
     @cached_property
     def image(self) -> ImageTower:

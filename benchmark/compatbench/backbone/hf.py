@@ -90,12 +90,12 @@ def _read_folder(folder: Path, card: BackboneCard) -> tuple[Family, dict[str, An
     """Which family of models the configuration names, and how images are preprocessed."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        found = str(config["model_type"])
+        kind = str(config["model_type"])
     except _UNREADABLE as error:
         raise _error(card, f"cannot read {folder / CONFIG}: {error}") from None
-    if found not in FAMILIES:
+    if kind not in FAMILIES:
         supported = f"supported: {', '.join(FAMILIES)}"
-        raise _error(card, f"models of type '{found}' are not supported", supported)
+        raise _error(card, f"models of type '{kind}' are not supported", supported)
     path = folder / PREPROCESSING
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -106,7 +106,7 @@ def _read_folder(folder: Path, card: BackboneCard) -> tuple[Family, dict[str, An
     if inexact:
         problem = f"{path} asks for what cannot be done exactly: {inexact}"
         raise _error(card, problem, "use a model whose images are resized to its own size")
-    return FAMILIES[found], settings
+    return FAMILIES[kind], settings
 
 
 def _error(card: BackboneCard, problem: str, fix: str = "fetch the model again") -> BackboneError:

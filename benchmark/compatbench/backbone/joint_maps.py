@@ -108,8 +108,8 @@ def choose_damping(
     """The λ that is best on the first quarter of the images, for a map fitted on the others."""
     held, distances = len(target) // 4, []
     for damping in dampings:
-        found = find_ridge(source[held:], target[held:], prior, damping)
-        distances.append(float((target[:held] @ found - source[:held]).square().sum()))
+        fitted = find_ridge(source[held:], target[held:], prior, damping)
+        distances.append(float((target[:held] @ fitted - source[:held]).square().sum()))
     return dampings[distances.index(min(distances))]
 
 

@@ -91,11 +91,7 @@ class _RotatedText(TextTower):
     @cached_property
     def weights(self) -> dict[str, Tensor]:
         """As a tower's; the projection leads to the rotated space."""
-        weights = super().weights
-        if "text_projection" not in weights:
-            return weights
-        own = weights["text_projection"]
-        return weights | {"text_projection": own @ self._rotation.T.to(own)}
+        return _rotate(super().weights, "text_projection", self._rotation)
 
 
 class _RotatedTower(ImageTower):
@@ -107,9 +103,7 @@ class _RotatedTower(ImageTower):
     @cached_property
     def weights(self) -> dict[str, Tensor]:
         """As a tower's; the projection leads to the rotated space."""
-        weights = super().weights
-        own = {"proj": weights["proj"] @ self._rotation.T.to(weights["proj"])}
-        return weights | own if "proj" in weights else weights
+        return _rotate(super().weights, "proj", self._rotation)
 
     def replace(self, weights: Mapping[str, Tensor]) -> ImageTower:
         """As a tower; a projection that is given leads to the rotated space, too."""
@@ -122,6 +116,13 @@ class _RotatedTower(ImageTower):
 
     def project(self, rows: Tensor) -> Tensor:
         """As a tower, rotated."""
-        found = super().project(rows) @ self._rotation.T
+        rotated = super().project(rows) @ self._rotation.T
         added: Tensor | None = vars(self).get("_added")
-        return found if added is None else found + rows.to(added) @ added
+        return rotated if added is None else rotated + rows.to(added) @ added
+
+
+def _rotate(weights: dict[str, Tensor], name: str, rotation: Tensor) -> dict[str, Tensor]:
+    """The weights of a tower with its projection, if it has one, into the rotated space."""
+    if name not in weights:
+        return weights
+    return weights | {name: weights[name] @ rotation.T.to(weights[name])}

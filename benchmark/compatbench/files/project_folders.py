@@ -22,9 +22,9 @@ def tasks_folder() -> Path:
     """The folder of the cards: ``$COMPATBENCH_TASKS``, or the one that is installed."""
     if other := other_folder("tasks"):
         return other
-    if not (given := os.environ.get(TASKS_VARIABLE)):
+    if not (named := os.environ.get(TASKS_VARIABLE)):
         return installed_folder("tasks")
-    folder = Path(given).expanduser().resolve()
+    folder = Path(named).expanduser().resolve()
     if not any(folder.glob("*.yaml")):
         what = f"there are no task cards in {folder}; name a folder of cards, or unset it"
         raise CompatbenchError(f"{TASKS_VARIABLE}: {what}")
@@ -35,8 +35,8 @@ def own_places() -> list[Path]:
     """Further folders and files of cards: those of ``$COMPATBENCH_CARDS``, and this folder."""
     if _own_places:
         return [*_own_places[-1]]
-    given = filter(None, os.environ.get(CARDS_VARIABLE, "").split(os.pathsep))
-    places = [Path(os.path.expanduser(place)).absolute() for place in given]
+    named = filter(None, os.environ.get(CARDS_VARIABLE, "").split(os.pathsep))
+    places = [Path(os.path.expanduser(place)).absolute() for place in named]
     with suppress(OSError):  # a folder that was deleted
         places.append(Path.cwd())
     return places
@@ -49,8 +49,8 @@ def add_own_place(place: Path) -> None:
         raise CompatbenchError(f"cards cannot be read from {place}: its name has a '{os.pathsep}'")
     # A folder gives the files in it, and not those of the folders in it.
     if not {place, place if place.is_dir() else place.parent} & {*own_places()}:
-        given = os.environ.get(CARDS_VARIABLE, "")
-        os.environ[CARDS_VARIABLE] = os.pathsep.join(filter(None, [given, str(place)]))
+        before = os.environ.get(CARDS_VARIABLE, "")
+        os.environ[CARDS_VARIABLE] = os.pathsep.join(filter(None, [before, str(place)]))
 
 
 def content_folder(kind: str) -> Path:

@@ -55,14 +55,14 @@ class EvaBlock:
 
     def __call__(self, x: Tensor, updates: Updates, rows: int) -> Tensor:
         block = self._block
-        given = x if self._post_norm else block.norm1(x)
-        mixed = self._attend(given, updates, rows)
-        given = given[:, :rows]
-        mixed = apply_update(updates, "attn", mixed, given)
+        entered = x if self._post_norm else block.norm1(x)
+        mixed = self._attend(entered, updates, rows)
+        entered = entered[:, :rows]
+        mixed = apply_update(updates, "attn", mixed, entered)
         x = x[:, :rows] + self._scale(mixed, 1)
         normed = x if self._post_norm else block.norm2(x)
         x = x + self._scale(apply_update(updates, "mlp", block.mlp(normed), normed), 2)
-        return apply_update(updates, "block", x, given)
+        return apply_update(updates, "block", x, entered)
 
     def _scale(self, output: Tensor, part: int) -> Tensor:
         """What a part adds to its block's input: its output, normalised or scaled."""
@@ -100,8 +100,8 @@ class EvaBlock:
 
         attention = self._block.attn
         start, patches = attention.num_prefix_tokens, rope.shape[-2]
-        before, own, behind = y.tensor_split([start, start + patches], dim=2)
-        return torch.cat([before, apply_rot_embed_cat(own, rope), behind], dim=2)
+        before, placed, behind = y.tensor_split([start, start + patches], dim=2)
+        return torch.cat([before, apply_rot_embed_cat(placed, rope), behind], dim=2)
 
 
 def _merge(y: Tensor) -> Tensor:

@@ -86,11 +86,11 @@ class ImageTower:
         """The same tower with some of its ``weights`` replaced; the model is left as it is."""
         check_weights(weights, self.weights, "image")
         dtype = next(iter(self.weights.values())).dtype
-        own = self._names.write({name: tensor.to(dtype) for name, tensor in weights.items()})
+        cast = {name: tensor.to(dtype) for name, tensor in weights.items()}
         tower = copy.copy(self)
         vars(tower).pop("_names", None)
         vars(tower).pop("weights", None)
-        tower._visual = replace_parameters(self._visual, own)
+        tower._visual = replace_parameters(self._visual, self._names.write(cast))
         tower._anatomy = examine_image_tower(tower._visual, self._name)
         return tower
 
@@ -202,10 +202,10 @@ class ImageTower:
         updates = updates_of(block_updates, self.depth, "image")
         for i in range(block, self.depth):
             if i - block < len(prompts):
-                own = prompts[i - block].to(x.dtype).expand(len(x), -1, -1)
-                x = torch.cat([x[:, : self.tokens], own], dim=1)
-            rows = last if last and i == self.depth - 1 else x.shape[1]
-            x = anatomy.blocks[i](x, updates[i], rows)
+                rows = prompts[i - block].to(x.dtype).expand(len(x), -1, -1)
+                x = torch.cat([x[:, : self.tokens], rows], dim=1)
+            count = last if last and i == self.depth - 1 else x.shape[1]
+            x = anatomy.blocks[i](x, updates[i], count)
         return x
 
     def check_prompts(self, prompts: Sequence[Tensor]) -> None:

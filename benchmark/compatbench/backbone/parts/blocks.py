@@ -48,14 +48,14 @@ def updates_of(updates: BlockUpdates | None, depth: int, tower: str) -> list[Upd
     Raises:
         NotTransferable: there are fewer blocks.
     """
-    found: list[dict[Part, Update]] = [{} for _ in range(depth)]
+    of_blocks: list[dict[Part, Update]] = [{} for _ in range(depth)]
     for (block, part), update in (updates or {}).items():
         if not 0 <= block < depth:
             raise NotTransferable(
                 f"the method acts in block {block} of the {tower} tower, which has {depth}"
             )
-        found[block][part] = update
-    return found  # type: ignore[return-value]
+        of_blocks[block][part] = update
+    return of_blocks  # type: ignore[return-value]
 
 
 def apply_update(updates: Updates, part: Part, output: Tensor, given: Tensor) -> Tensor:

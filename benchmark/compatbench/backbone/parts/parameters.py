@@ -61,7 +61,7 @@ class CommonNames:
         return {name: self._read(name) for name in self._names}
 
     def _read(self, name: str) -> Tensor:
-        parts = [self._parameters[own] for own in self._names[name]]
+        parts = [self._parameters[part] for part in self._names[name]]
         tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
         if name in ("class_embedding", "positional_embedding"):
             return tensor.reshape(tensor.shape[-1:] if name[0] == "c" else tensor.shape[-2:])
@@ -69,13 +69,13 @@ class CommonNames:
 
     def write(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tower's own parameters for weights of common names."""
-        own = {}
-        for name, tensor in weights.items():
-            names = self._names[name]
-            parts = (tensor.T if name == self._turned else tensor).chunk(len(names))
-            for each, part in zip(names, parts, strict=True):
-                own[each] = part.reshape(self._parameters[each].shape)
-        return own
+        parameters = {}
+        for common, tensor in weights.items():
+            names = self._names[common]
+            parts = (tensor.T if common == self._turned else tensor).chunk(len(names))
+            for name, part in zip(names, parts, strict=True):
+                parameters[name] = part.reshape(self._parameters[name].shape)
+        return parameters
 
 
 def _common(name: str) -> str:
@@ -104,7 +104,7 @@ def replace_parameters(module: ModuleType, parameters: Mapping[str, Tensor]) -> 
     """
     if not parameters:
         return module
-    own = {name: parameters[name] for name in module._parameters.keys() & parameters.keys()}
+    here = {name: parameters[name] for name in module._parameters.keys() & parameters.keys()}
     under: dict[str, dict[str, Tensor]] = {}
     for name, tensor in parameters.items():
         part, _, rest = name.partition(".")
@@ -114,5 +114,5 @@ def replace_parameters(module: ModuleType, parameters: Mapping[str, Tensor]) -> 
         for name, child in module._modules.items()
     }
     changed = copy.copy(module)
-    vars(changed).update(_parameters=module._parameters | own, _modules=children)
+    vars(changed).update(_parameters=module._parameters | here, _modules=children)
     return changed

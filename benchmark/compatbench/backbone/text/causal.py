@@ -68,8 +68,8 @@ class CausalTower:
         self, anatomy: Anatomy, learned: bool = False, updates: BlockUpdates | None = None
     ) -> None:
         self._anatomy = anatomy
-        own = updates_of(updates, len(anatomy.blocks), "text")
-        self._blocks = [_Block(*pair) for pair in zip(anatomy.blocks, own, strict=True)]
+        of_blocks = updates_of(updates, len(anatomy.blocks), "text")
+        self._blocks = [_Block(*pair) for pair in zip(anatomy.blocks, of_blocks, strict=True)]
         self._learned = learned
 
     def encode(self, prompts: Prompts) -> Tensor:
@@ -93,11 +93,11 @@ class CausalTower:
         checkpoint = SelectiveCheckpoint(sizes, device, learned)
         features = []
         for part in parts:
-            found, *kept = checkpoint.run(self._run_chunk, chunks[0], prompts, part)
-            own = [found]
+            first, *kept = checkpoint.run(self._run_chunk, chunks[0], prompts, part)
+            of_chunks = [first]
             for chunk in chunks[1:]:
-                own += checkpoint.run(self._run_chunk, chunk, prompts, part[:, :0], *kept)[:1]
-            features.append(torch.cat(own, dim=1).index_select(1, restore))
+                of_chunks += checkpoint.run(self._run_chunk, chunk, prompts, part[:, :0], *kept)[:1]
+            features.append(torch.cat(of_chunks, dim=1).index_select(1, restore))
         return prompts.unflatten(torch.cat(features))
 
     def _run_chunk(
@@ -117,8 +117,8 @@ class CausalTower:
             if 0 < i <= len(deep) and not kept:
                 x = replace_rows(x, deep[i - 1])
             if swap is not None and i == swap.block:
-                own = _swap_packed(x[:, shared:], swap, chunk, prompts.suffix.shape[1])
-                x = torch.cat([x[:, :shared], own], dim=1)
+                packed = _swap_packed(x[:, shared:], swap, chunk, prompts.suffix.shape[1])
+                x = torch.cat([x[:, :shared], packed], dim=1)
             x, projected = block(
                 x, chunk, shared, kept[i] if kept else None, i + 1 == len(self._blocks)
             )
@@ -249,8 +249,8 @@ def _pack_groups(
             owner[g, part] = i
             row += lengths[i]
             last.append(g * size + row - 1)
-    own = (owner[:, :, None] == owner[:, None, :]).tril()
-    hidden = F.pad(~own, (shared, 0))
+    of_one_suffix = (owner[:, :, None] == owner[:, None, :]).tril()
+    hidden = F.pad(~of_one_suffix, (shared, 0))
     mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, -torch.inf)
     return source.flatten(), position.flatten(), torch.tensor(last), mask
 
@@ -295,18 +295,18 @@ def attend_packed(qkv: Tensor, chunk: Chunk, heads: int, with_prefix: bool, last
     prefix_groups = with_prefix and not last and rows > chunk.rows
     mask, queries, output = _plan(chunk, images, heads, prefix_groups, last)
     parts = qkv.view(images, rows, 3, heads, -1)
-    prefix, own = parts.split([rows - chunk.rows, chunk.rows], dim=1)
+    prefix, packed = parts.split([rows - chunk.rows, chunk.rows], dim=1)
     if prefix_groups:
         padding = -prefix.shape[1] % size
-        own = torch.cat([F.pad(prefix, (0, 0, 0, 0, 0, 0, 0, padding)), own], dim=1)
+        packed = torch.cat([F.pad(prefix, (0, 0, 0, 0, 0, 0, 0, padding)), packed], dim=1)
     # [3, B, groups, heads, rows of a group, D / heads]
-    own = own.view(images, -1, size, *own.shape[2:]).permute(3, 0, 1, 4, 2, 5)
-    query, groups = own[0], own.shape[2]
+    packed = packed.view(images, -1, size, *packed.shape[2:]).permute(3, 0, 1, 4, 2, 5)
+    query, groups = packed[0], packed.shape[2]
     if queries is not None:
         query = parts[:, :, 0].index_select(1, queries.flatten())
         query = query.unflatten(1, queries.shape).transpose(2, 3)
     shared = prefix[:, None, :, 1:].permute(3, 0, 1, 4, 2, 5).expand(-1, -1, groups, -1, -1, -1)
-    key, value = torch.cat([shared, own[1:]], dim=4).flatten(1, 3)
+    key, value = torch.cat([shared, packed[1:]], dim=4).flatten(1, 3)
     mixed = attend(query.flatten(0, 2), key, value, mask)
     mixed = mixed.view(query.shape).transpose(2, 3).flatten(3).flatten(1, 2)
     return mixed if output is None else mixed.index_select(1, output)
@@ -326,8 +326,8 @@ def _plan(
     shared = keys - size
     queries = output = None
     if last:
-        own = [ends[ends // size == group] for group in range(groups)]
-        padded = pad_sequence(own, batch_first=True, padding_value=-1)
+        of_groups = [ends[ends // size == group] for group in range(groups)]
+        padded = pad_sequence(of_groups, batch_first=True, padding_value=-1)
         output = (padded.flatten() >= 0).nonzero()[:, 0].to(device)
         rows = torch.where(padded < 0, padded[:, :1], padded)
         mask = mask.take_along_dim((rows % size)[..., None], dim=1)

@@ -72,8 +72,9 @@ class Anatomy:
         The same part has the same name in every model, such as
         ``transformer.resblocks.0.attn.in_proj_bias``.
         """
-        found = {name: tensor.detach() for name, tensor in self._whole().named_parameters()}
-        return dict(sorted(found.items(), key=lambda item: item[0] == "text_projection"))
+        tensors = {name: tensor.detach() for name, tensor in self._whole().named_parameters()}
+        # The projection comes last.
+        return dict(sorted(tensors.items(), key=lambda item: item[0] == "text_projection"))
 
     def replace(self, weights: Mapping[str, Tensor]) -> Anatomy:
         """The same tower with some weights replaced; the model itself is left as it is."""
@@ -107,8 +108,8 @@ def examine(model: nn.Module, name: str) -> Anatomy:
 
     One that is not known, run as if it were, would give plausible features that are wrong.
     """
-    if callable(own := getattr(model, "text_anatomy", None)):  # a model of another library
-        return own()  # type: ignore[return-value]
+    if hasattr(model, "text_anatomy"):  # a model of another library
+        return model.text_anatomy()  # type: ignore[operator, return-value]
     tower = text_tower(model)
     try:
         anatomy = Anatomy(

@@ -8,7 +8,6 @@ what they compute for a prompt is what open_clip computes for it, padding includ
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -48,8 +47,8 @@ class TextTower:
 
     def project_by(self, projection: Tensor) -> TextTower:
         """The same tower with another projection ``[D, e]``, e of any size."""
-        own = projection.to(self._anatomy.positions.dtype)
-        return TextTower(replace(self._anatomy, projection=own))
+        projection = projection.to(self._anatomy.positions.dtype)
+        return TextTower(replace(self._anatomy, projection=projection))
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token embeddings without positions, ``[..., D]`` for ids ``[...]``."""
@@ -99,7 +98,7 @@ class TextTower:
         for block in anatomy.blocks[: inserted.block]:
             x = block(x, attn_mask=anatomy.mask[:length, :length])
         room = len(anatomy.positions) + len(inserted.rows[0])
-        later = dataclasses.replace(
+        later = replace(
             anatomy,
             blocks=anatomy.blocks[inserted.block :],
             positions=anatomy.positions.new_zeros(room, self.width),  # x has them already
@@ -131,8 +130,8 @@ class PlainTower:
     ) -> None:
         self._anatomy = anatomy
         self._learned = learned
-        own = updates_of(updates, len(anatomy.blocks), "text")
-        self._blocks = [_wrap(*pair) for pair in zip(anatomy.blocks, own, strict=True)]
+        of_blocks = updates_of(updates, len(anatomy.blocks), "text")
+        self._blocks = [_wrap(*pair) for pair in zip(anatomy.blocks, of_blocks, strict=True)]
 
     def encode(self, prompts: Prompts) -> Tensor:
         """Features of prompts, ``[n, e]``, or ``[B, n, e]`` for B prefixes."""
