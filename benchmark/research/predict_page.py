@@ -23,7 +23,7 @@ from compatbench.extras.studies.frames import StudyReport, TextTable
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_bytes
 from compatbench.method.registry import gate_transfer
-from compatbench.results.bootstrap import mean_interval
+from compatbench.results.estimate import estimate
 from compatbench.tables.figures.colours import BLUE, GREY, RED
 from compatbench.tables.markdown import fill_section
 from compatbench.transfers._shared.survival import (
@@ -238,7 +238,7 @@ def by_upgrade(rows: pd.DataFrame, column: str) -> pd.Series:
 
 
 def _interval(values: pd.Series) -> str:
-    found = mean_interval(values)
+    found = estimate(values)
     return f"{found.value:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
 
 

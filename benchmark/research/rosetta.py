@@ -15,7 +15,7 @@ from pathlib import Path
 
 import compatbench as cb
 from compatbench.data.cards import suite_cards
-from compatbench.results.bootstrap import mean_interval
+from compatbench.results.estimate import estimate
 from compatbench.results.ranks import Ranked
 from compatbench.tables.markdown import escape, fill_section, table
 from compatbench.tables.numbers import NOTHING, signed
@@ -54,7 +54,7 @@ def lead(own: Ranked, other: Ranked) -> str:
     """H of Rosetta less that of another, in points, with a bootstrap interval over tasks."""
     tasks = own.standing.tasks
     both = [(own.value("h", task), other.value("h", task)) for task in tasks]
-    found = mean_interval([a - b for a, b in both if a is not None and b is not None])
+    found = estimate([a - b for a, b in both if a is not None and b is not None])
     return f"{signed(found.value)} [{signed(found.low)}, {signed(found.high)}]"
 
 

@@ -34,7 +34,7 @@ from compatbench.extras.studies.study import Fit, Names, Study, StudyOptions
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.method.transfer import TransferData, WordPair
-from compatbench.results.standing import average
+from compatbench.results.estimate import average
 from compatbench.tables.figures.colours import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 from compatbench.tables.markdown import code
 from compatbench.tables.numbers import NOTHING, percent

@@ -13,7 +13,7 @@ from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.extras.studies import frames
 from compatbench.extras.studies.frames import Row, StudyReport, TextTable, records
-from compatbench.results.bootstrap import mean_interval
+from compatbench.results.estimate import estimate
 from compatbench.results.expected import Upgrade
 from compatbench.results.standing import Standing, compute_standing
 from compatbench.tables.figures.colours import BLUE, GREY, RED
@@ -127,6 +127,6 @@ def _compare(copied: Standing, words: Standing) -> Row:
         row |= frames.mean_columns(f"{name}_h", standing.mean("h"))
     before, after = frames.task_means(copied, "target"), frames.task_means(words, "target")
     row["zero_shot"] = before.mean() - frames.task_means(copied, "gain").mean()
-    row |= frames.interval_columns("gain", mean_interval(after - before))
+    row |= frames.interval_columns("gain", estimate(after - before))
     over = frames.task_means(words, "gain")
-    return row | frames.interval_columns("over_zero_shot", mean_interval(over))
+    return row | frames.interval_columns("over_zero_shot", estimate(over))

@@ -18,7 +18,7 @@ from synthetic_results import (
 )
 
 from compatbench.errors import CompatbenchError
-from compatbench.results.bootstrap import draw_resamples
+from compatbench.results.estimate import draw_resamples
 from compatbench.results.expected import Expected
 from compatbench.results.four_ways import list_pairs, measure_four_ways
 from compatbench.results.ranking_table import Results
@@ -97,7 +97,7 @@ def test_figures_are_the_sums_written_out() -> None:
     ]
     assert one.forgotten is not None
     assert one.forgotten.value == pytest.approx(mean(lost), abs=1e-9)
-    flips = one.mean(one.flips["other"])
+    flips = one.mean("other_negative_flips")
     assert flips is not None
     assert flips.value == pytest.approx(mean(max(c[1] - c[3], 0) + 1 for c in cells), abs=1e-9)
 

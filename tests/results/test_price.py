@@ -11,7 +11,7 @@ from synthetic_results import COOP, TWO_BY_TWO, UPGRADE, flat, make_page
 
 from compatbench.extras.advice.price_figure import price_values
 from compatbench.extras.advice.price_tables import price_table
-from compatbench.results.bootstrap import Interval, draw_resamples
+from compatbench.results.estimate import Interval, draw_resamples
 from compatbench.results.price import break_even, count_labels, price_ways, worth_interval
 from compatbench.results.store import MethodResults
 from compatbench.tables.figures.plan import plan_figures

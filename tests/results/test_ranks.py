@@ -23,7 +23,7 @@ from synthetic_results import (
 )
 
 from compatbench.harmonic_mean import harmonic_mean
-from compatbench.results.bootstrap import Interval, dataset_means, measure_interval
+from compatbench.results.estimate import Interval
 from compatbench.results.expected import Expected
 from compatbench.results.ranks import (
     Ranked,
@@ -33,7 +33,7 @@ from compatbench.results.ranks import (
     rank_test,
     rank_upgrades,
 )
-from compatbench.results.standing import Standing, compute_standing
+from compatbench.results.standing import Standing, compute_standing, dataset_means, measure_interval
 from compatbench.results.store import MethodInfo
 from compatbench.tables.ranking import explain_unranked
 

@@ -12,15 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from compatbench.data.cards import COPIED
-from compatbench.results.bootstrap import (
-    LEVEL,
-    Interval,
-    dataset_means,
-    draw_resamples,
-    mean_interval,
-)
+from compatbench.results.estimate import Array, Interval, estimate, mean
 from compatbench.results.expected import Expected, Upgrade
-from compatbench.results.standing import compute_standing, mean_of_all
+from compatbench.results.standing import (
+    compute_standing,
+    dataset_means,
+    mean_of_all,
+    measure_interval,
+)
 from compatbench.results.store import SuiteResults
 
 if TYPE_CHECKING:
@@ -46,24 +45,25 @@ class Price:
     share: float | None = None  # of the datasets, on which it is worth any label, 0 to 1
 
 
-def break_even(accuracy: float, curve: ArrayLike, labels: Sequence[int]) -> float:
-    """The least number of labels per class at which retraining is as accurate.
+def break_even(accuracy: ArrayLike, curve: ArrayLike, labels: Sequence[int]) -> Any:
+    """The least number of labels per class at which retraining is as accurate, ``[...]``.
 
-    ``curve`` is the accuracy of retraining with ``labels``, the first of which is 0: zero-shot. A
-    number that does worse than a smaller one is not used, so the curve is its running maximum;
-    between two numbers k it is linear in log2(1 + k). 0 if zero-shot is as accurate, infinity if
-    the curve stays below.
+    ``curve`` is the accuracy of retraining with ``labels``, the first of which is 0: zero-shot;
+    ``[..., labels]`` for accuracies ``[...]``. A number that does worse than a smaller one is not
+    used, so the curve is its running maximum; between two numbers k it is linear in log2(1 + k). 0
+    if zero-shot is as accurate, infinity if the curve stays below.
     """
-    best = np.maximum.accumulate(np.asarray(curve, dtype=float))
-    reached = np.flatnonzero(best >= accuracy)
-    if len(reached) == 0:
-        return math.inf
-    j = int(reached[0])
-    if j == 0:
-        return 0.0
-    before, after = math.log2(1 + labels[j - 1]), math.log2(1 + labels[j])
-    share = (accuracy - best[j - 1]) / (best[j] - best[j - 1])
-    return 2 ** (before + float(share) * (after - before)) - 1
+    best = np.maximum.accumulate(np.asarray(curve, dtype=float), axis=-1)
+    asked = np.asarray(accuracy, dtype=float)[..., None]
+    reached = best >= asked
+    after = reached.argmax(axis=-1)[..., None]
+    before = np.maximum(after - 1, 0)
+    places = np.log2(1 + np.asarray(labels, dtype=float))
+    low, high = (np.take_along_axis(best, place, axis=-1) for place in (before, after))
+    share = np.divide(asked - low, high - low, out=np.zeros(after.shape), where=high > low)
+    worth = 2 ** (places[before] + share * (places[after] - places[before])) - 1
+    worth = np.where(after == 0, 0.0, worth)[..., 0]
+    return np.where(reached.any(axis=-1), worth, math.inf)
 
 
 def worth_interval(accuracy: ArrayLike, curves: ArrayLike, labels: Sequence[int]) -> Interval:
@@ -72,16 +72,14 @@ def worth_interval(accuracy: ArrayLike, curves: ArrayLike, labels: Sequence[int]
     Both are drawn together: ``accuracy`` is ``[datasets]``, ``curves`` ``[datasets, labels]``. A
     bound is one of the resampled values, so that it may be infinite.
     """
-    own, anew = np.asarray(accuracy, dtype=float), np.asarray(curves, dtype=float)
-    value = break_even(float(own.mean()), anew.mean(axis=0), labels)
-    if len(own) == 1:
-        return Interval(value)
-    draws = draw_resamples(len(own))
-    means = zip(own[draws].mean(axis=1), anew[draws].mean(axis=1), strict=True)
-    found = [break_even(float(one), curve, labels) for one, curve in means]
-    outside = (100 - LEVEL) / 2
-    bounds = np.percentile(found, [outside, 100 - outside], method="inverted_cdf")
-    return Interval(value, *map(float, bounds))
+
+    def worth(way: Array, *anew: Array) -> Array:
+        return break_even(mean(way), np.stack([mean(one) for one in anew], axis=-1), labels)
+
+    curve = dict(zip(map(str, labels), np.asarray(curves, dtype=float).T, strict=True))
+    interval = estimate({"way": accuracy} | curve, statistic=worth, percentile="inverted_cdf")
+    assert interval is not None, "an accuracy is missing"
+    return interval
 
 
 def count_labels(transfers: Sequence[str]) -> dict[int, str]:
@@ -105,7 +103,7 @@ def price_ways(
         standing = compute_standing(methods[method], expected, upgrade, shots)
         measured[name] = dataset_means(standing, "target"), dataset_means(standing, "gain")
         seconds = methods[method].column("evaluate_seconds")[standing.rows["target"]]
-        target, gain = (mean_interval([*one.values()]) if one else None for one in measured[name])
+        target, gain = (measure_interval(standing, measure) for measure in ("target", "gain"))
         prices.append(Price(name, target, gain, mean_of_all(seconds.ravel().tolist())))
     zero = next(
         ({task: t[task] - g[task] for task in t} for t, g in measured.values() if t and g), None
@@ -118,8 +116,7 @@ def price_ways(
     for i, price in enumerate(prices):
         own = measured[price.transfer][0]
         if own is not None and price.transfer not in anew.values():
-            each = zip(own.values(), table, strict=True)
-            share = np.mean([break_even(value, curve, labels) > 0 for value, curve in each])
+            share = np.mean(break_even([*own.values()], table, labels) > 0)
             worth = worth_interval([*own.values()], table, labels)
             prices[i] = replace(price, worth=worth, share=float(share))
     return prices

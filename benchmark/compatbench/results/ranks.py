@@ -17,12 +17,7 @@ from numpy.typing import ArrayLike
 
 from compatbench.data.cards import COPIED
 from compatbench.messages import one_line
-from compatbench.results.bootstrap import (
-    Interval,
-    dataset_means,
-    mean_interval,
-    measure_interval,
-)
+from compatbench.results.estimate import Interval, estimate
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.measures import list_measures
 from compatbench.results.standing import (
@@ -31,7 +26,9 @@ from compatbench.results.standing import (
     MeasureName,
     Standing,
     compute_standing,
+    dataset_means,
     mean_of_all,
+    measure_interval,
 )
 from compatbench.results.store import MethodResults
 
@@ -202,7 +199,8 @@ def _tied(first: Standing, second: Standing) -> bool:
     seeds = sorted({*first.seeds, *second.seeds})
     differences = (_h_by_cell(first, seeds) - _h_by_cell(second, seeds)).ravel()
     # One pair of numbers says nothing about chance.
-    return len(differences) > 1 and mean_interval(differences).sign == 0
+    interval = estimate(differences)
+    return len(differences) > 1 and interval is not None and interval.sign == 0
 
 
 def _h_by_cell(standing: Standing, seeds: Sequence[int]) -> Figures:

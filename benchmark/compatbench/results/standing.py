@@ -16,6 +16,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from compatbench.results.estimate import (
+    Interval,
+    average,
+    average_units,
+    estimate,
+    ratio_of_means,
+)
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.measures.registry import Side, list_measures
 from compatbench.results.store import MethodInfo, MethodResults
@@ -50,11 +57,6 @@ def mean_of_all(values: Iterable[float | None]) -> float | None:
     found = [nan if value is None else value for value in values]
     mean = average(found) if found else nan
     return None if isnan(mean) else mean
-
-
-def average(values: Sequence[float]) -> float:
-    """The mean of one or more values, the same in any order, for ``fsum`` is exact."""
-    return fsum(values) / len(values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,3 +190,52 @@ def follow_path(
         "accuracy": [steps[0].mean("source"), *(one.mean("target") for one in steps)],
         "gain": [steps[0].mean("source_gain"), *(one.mean("gain") for one in steps)],
     }
+
+
+def dataset_means(standing: Standing, measure: MeasureName) -> dict[str, float] | None:
+    """A measure per dataset, in mean over seeds and over the upgrades that were joined.
+
+    A task counts once, however many upgrades it was measured on: all come from one set of
+    modules. None if anything is missing.
+    """
+    figures = standing.figures(measure)
+    if not figures.size or np.isnan(figures).any() or (standing.rows["target"] < 0).any():
+        return None
+    datasets = standing.datasets * len(standing.seeds)
+    means = average_units({"dataset": datasets, measure: figures.ravel()}, "dataset")
+    return dict(zip(means["dataset"], means[measure].tolist(), strict=True))
+
+
+def measure_interval(standing: Standing, measure: MeasureName) -> Interval | None:
+    """The mean of a measure over datasets with its 95 % interval; None if anything is missing."""
+    means = dataset_means(standing, measure)
+    return None if means is None else estimate([*means.values()])
+
+
+def paired_interval(one: Standing, other: Standing, measure: MeasureName) -> Interval | None:
+    """The mean difference ``one`` − ``other`` over datasets; None if anything is missing."""
+    left, right = dataset_means(one, measure), dataset_means(other, measure)
+    if left is None or right is None:
+        return None
+    return estimate([left[dataset] - right[dataset] for dataset in left])
+
+
+def compute_retained(
+    results: MethodResults, expected: Expected, upgrade: Upgrade, shots: int
+) -> tuple[Mean | None, Mean | None, Interval | None]:
+    """Gains of the old module and of one retrained on the target, and the share that it keeps.
+
+    The share is the ratio of two means over datasets and seeds, not the mean of ratios: on a
+    dataset where retraining gains next to nothing the ratio is next to anything, and one such
+    dataset would decide the mean. There is no share of a gain whose 95 % interval reaches 0. Gains
+    are in points over zero-shot, the share in percent; None where a cell is missing.
+    """
+    attached = compute_standing(results, expected, upgrade, shots)
+    # A module that was fitted on the target is its own source.
+    retrained = compute_standing(results, expected, (upgrade[1], upgrade[1]), shots)
+    old, anew = dataset_means(attached, "gain"), dataset_means(retrained, "gain")
+    kept, certain = None, measure_interval(retrained, "gain")
+    if old is not None and anew is not None and certain is not None and certain.sign == 1:
+        percent = [100 * gain for gain in old.values()]
+        kept = estimate({"old": percent, "anew": [*anew.values()]}, statistic=ratio_of_means)
+    return attached.mean("gain"), retrained.mean("gain"), kept

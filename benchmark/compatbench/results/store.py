@@ -104,7 +104,9 @@ class MethodResults:
         """
         if name not in self._columns:
             values = self.table[name]
-            dtype, nothing = (object, "") if values.dtype == "str" else (float, np.nan)
+            # Text is of another type in pandas 2 than in pandas 3.
+            numeric = pd.api.types.is_numeric_dtype(values.dtype)
+            dtype, nothing = (float, np.nan) if numeric else (object, "")
             self._columns[name] = np.append(values.to_numpy(dtype, na_value=nothing), nothing)
         return self._columns[name]
 

@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compatbench.results.bootstrap import paired_interval
 from compatbench.results.expected import Upgrade
 from compatbench.results.ranks import Ranked, exact
-from compatbench.results.standing import Standing
+from compatbench.results.standing import Standing, paired_interval
 from compatbench.tables import markdown as md
 from compatbench.tables.measure_columns import EVERYWHERE, further_measures, measure_column
 from compatbench.tables.numbers import NOTHING, bounds, duration, signed, size

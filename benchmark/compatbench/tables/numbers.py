@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from compatbench.files.sizes import format_bytes
 
 if TYPE_CHECKING:
-    from compatbench.results.bootstrap import Interval
+    from compatbench.results.estimate import Interval
 
 NOTHING = "–"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from compatbench.data.cards.shots import count_shots
 from compatbench.messages import one_line
-from compatbench.results.bootstrap import Interval
+from compatbench.results.estimate import Interval
 from compatbench.results.measures import list_measures
 from compatbench.results.ranking_table import find_gaps
 from compatbench.results.ranks import Ranked, exact, rounded

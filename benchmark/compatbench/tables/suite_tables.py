@@ -7,13 +7,13 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from compatbench.data.cards.shots import show_shots
-from compatbench.results.bootstrap import compute_retained
 from compatbench.results.expected import Upgrade
 from compatbench.results.published import compare_published
 from compatbench.results.ranks import exact
 from compatbench.results.standing import (
     MeasureName,
     Standing,
+    compute_retained,
     compute_standing,
     follow_path,
     mean_of_all,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from compatbench.data.cards import suite_cards
-from compatbench.results.bootstrap import draw_resamples, mean_interval, percentile_interval
+from compatbench.results.estimate import draw_resamples, estimate, percentile_interval
 from compatbench.results.store import read_results
 from compatbench.tables.markdown import fill_section
 
@@ -188,7 +188,7 @@ def below_zero_shot(source: pd.DataFrame) -> dict[str, str]:
     """Methods whose accuracy on the source is below zero-shot by more than chance."""
     table = mean_accuracy(source, "task")
     gains = table.drop(index="zeroshot") - table.loc["zeroshot"]
-    below = [name for name in gains.index if mean_interval(gains.loc[name]).sign < 0]
+    below = [name for name in gains.index if estimate(gains.loc[name]).sign < 0]
     return fact(
         "no method below zero-shot",
         "every published method gains over zero-shot on its own model",

@@ -20,7 +20,7 @@ from synthetic_results import (
 
 from compatbench.extras.studies.claims import above, as_reported, check_claims
 from compatbench.extras.studies.frames import Row, records
-from compatbench.results.bootstrap import Interval
+from compatbench.results.estimate import Interval
 from compatbench.results.expected import Expected
 from compatbench.results.store import MethodInfo, MethodResults
 

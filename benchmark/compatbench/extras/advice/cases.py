@@ -11,7 +11,7 @@ import numpy as np
 from compatbench.data.cards import COPIED
 from compatbench.engine.single_module import Evaluation
 from compatbench.messages import one_line
-from compatbench.results.bootstrap import LEVEL, Array, Interval, mean_interval
+from compatbench.results.estimate import LEVEL, Array, Interval, estimate
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.price import Price, count_labels, price_ways
 from compatbench.results.standing import compute_standing
@@ -68,7 +68,7 @@ def estimate_mean(images: Array, way: Array, minus: Array | None = None) -> Inte
     if np.isnan(figures).any():
         return None
     if figures.shape[1] >= FEWEST_TASKS:
-        return mean_interval(figures.mean(axis=0))
+        return estimate(figures.mean(axis=0))
     shares = [one.mean(axis=0) / 100 for one in (way, minus) if one is not None]
     shares = [(share * images + 1) / (images + 2) for share in shares]
     variance = sum(float((p * (1 - p) / (images + 2)).sum()) for p in shares)

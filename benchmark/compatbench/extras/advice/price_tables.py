@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from compatbench.results.bootstrap import Interval
+from compatbench.results.estimate import Interval
 from compatbench.results.expected import Upgrade
 from compatbench.results.price import (
     Price,

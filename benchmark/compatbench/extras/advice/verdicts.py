@@ -26,7 +26,7 @@ from compatbench.data.cards.shots import count_shots
 from compatbench.extras.advice.cases import FEWEST_TASKS, OLD, ZERO_SHOT, Case
 from compatbench.messages import count
 from compatbench.method.registry import find_transfer, is_transfer
-from compatbench.results.bootstrap import Interval
+from compatbench.results.estimate import Interval
 from compatbench.results.price import break_even, count_labels, describe_prices, format_prices
 
 CHEAP = {"words", "source weights"}  # what a way without images may need
@@ -73,7 +73,7 @@ def judge(case: Case) -> dict[str, Any]:
     labels, worth = count_labels(case.ways), None
     curve = [means[ZERO_SHOT], *(means[name] for name in labels.values())]
     if verdict in ("keep", "port") and labels and not math.isnan(sum(curve)):
-        worth = break_even(known[chosen], curve, [0, *labels])
+        worth = float(break_even(known[chosen], curve, [0, *labels]))
     gain = case.estimate(chosen, ZERO_SHOT)
     return {
         "source": case.upgrade[0],

@@ -27,17 +27,10 @@ from compatbench.data.cards import SuiteCard
 from compatbench.errors import CompatbenchError
 from compatbench.extras.studies import frames
 from compatbench.extras.studies.frames import Row, StudyReport, TextTable, records
+from compatbench.extras.studies.intervals import crossed_interval
 from compatbench.extras.studies.study import read_suite
 from compatbench.messages import count
-from compatbench.results.bootstrap import (
-    Array,
-    Interval,
-    crossed_interval,
-    draw_resamples,
-    family_means,
-    mean_interval,
-    percentile_interval,
-)
+from compatbench.results.estimate import Array, Interval, estimate, mean
 from compatbench.results.expected import Upgrade
 from compatbench.results.standing import MeasureName, Standing, compute_standing
 from compatbench.results.store import RESULTS
@@ -193,16 +186,17 @@ def many_fail(evidence: Evidence) -> Iterator[Row]:
     data, effect, verdict = "no complete method gains on the source", None, None
     if able:
         gains = evidence.scores(able, "gain")
-        failing = gains.mean(axis=1) < 0
-        effect = Interval(float(failing.mean()))
-        if gains.shape[1] > 1:
-            resampled = gains[:, draw_resamples(gains.shape[1])].mean(axis=2) < 0
-            effect = percentile_interval(effect.value, resampled.mean(axis=0))
-        data = f"{int(failing.sum())} of {len(able)} methods, {evidence.tasks}"
+        effect = estimate(dict(zip(able, gains, strict=True)), statistic=_share_failing)
+        data = f"{int((gains.mean(axis=1) < 0).sum())} of {len(able)} methods, {evidence.tasks}"
         # The bound itself is enough.
-        many = effect.bounded and effect.low >= MANY
+        many = effect is not None and effect.bounded and effect.low >= MANY
         verdict = "supported" if many else above(effect, MANY)
     yield _finding(says, data, effect, verdict, evidence.not_counted, "of these methods")
+
+
+def _share_failing(*gains: Array) -> Array:
+    """The share of methods whose mean gain is below 0; one array of tasks for each method."""
+    return np.mean([mean(of_method) < 0 for of_method in gains], axis=0)
 
 
 def depth_decides(evidence: Evidence) -> Iterator[Row]:
@@ -269,7 +263,7 @@ def contcoop_is_best(evidence: Evidence) -> Iterator[Row]:
             f"{place}; {evidence.tasks}"
         )
         why = "the best of many is chosen by these same results, which favours it"
-        yield _finding(says, data, mean_interval(own - theirs), why=why, unit="points of H")
+        yield _finding(says, data, estimate(own - theirs), why=why, unit="points of H")
 
 
 def gains_as_reported(evidence: Evidence) -> Iterator[Row]:
@@ -282,7 +276,7 @@ def gains_as_reported(evidence: Evidence) -> Iterator[Row]:
             yield evidence.missing(says, without)
             continue
         own, *theirs = evidence.scores(NAMED, measure)
-        effect = mean_interval(own - np.mean(theirs, axis=0))
+        effect = estimate(own - np.mean(theirs, axis=0))
         data = f"mean of {len(BASELINES)} baselines, {evidence.tasks}"
         yield _finding(says, data, effect, as_reported(effect, reported))
 
@@ -318,11 +312,11 @@ def holds_elsewhere(evidence: Evidence) -> Iterator[Row]:
         else:
             own, *others = np.array([[_value(s, measure) for s in complete[n]] for n in names])
             leads = own - sum(others) / len(others) if others else own
-            if len(families) > 1:  # each counts once
-                means = family_means(dict(zip(parents, leads, strict=True)), parents)
-                leads = np.array([*means.values()])
+            # Variants of a task share one trained module, so each family counts once.
+            by_variant = {"family": [*parents.values()], "lead": leads}
+            effect = estimate(by_variant, "family") if len(families) > 1 else estimate(leads)
             why = shared if len(families) == 1 else ""
-            yield _finding(says, data, mean_interval(leads), why=why, unit=unit)
+            yield _finding(says, data, effect, why=why, unit=unit)
 
 
 def above(effect: Interval | None, bound: float = 0.0) -> Verdict:

@@ -30,7 +30,7 @@ def class_values(page: SuitePage, upgrade: Upgrade) -> Shown:
     for ways in measure_page(page, upgrade, shots):
         if ways.state == "complete" and ways.info.name in rows:
             means = {
-                classes: [two_digits(exact(ways.mean(ways.accuracy[classes, m]))) for m in MODELS]
+                classes: [two_digits(exact(ways.mean(f"{classes}_{m}"))) for m in MODELS]
                 for classes in CLASSES
             }
             values.append(record(rows[ways.info.name], **means))

@@ -71,7 +71,7 @@ def forgetting_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
     ]
 
     def record(ways: FourWays) -> dict[str, Any]:
-        own_flips, other_flips = (exact(ways.mean(ways.flips[c])) for c in ("own", "other"))
+        own_flips, other_flips = (exact(ways.mean(f"{c}_negative_flips")) for c in ("own", "other"))
         figures = {
             "other": _sides(ways, "other", gains=True),
             "forgotten": exact(ways.forgotten),
@@ -93,7 +93,7 @@ def classes_sentence(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
     if not complete:
         return ""
     best, floors = complete[0], [w for w in methods if w.info.depth == "none" and w.four]
-    helped = [w for w in complete if (exact(w.mean(w.gain["other", "target"])) or 0) > 0]
+    helped = [w for w in complete if (exact(w.mean("other_target_gain")) or 0) > 0]
     floor = "".join(f"; {escape(w.info.title)}: {percent(exact(w.four))}" for w in floors[:1])
     return (
         f"Methods that apply to other classes: {len(complete)}; to their own classes only: "

@@ -14,8 +14,9 @@ from compatbench.data.cards import SuiteCard
 from compatbench.extras.studies import frames
 from compatbench.extras.studies.class_tables import measure_page
 from compatbench.extras.studies.frames import Row, StudyReport, TextTable, records
+from compatbench.extras.studies.intervals import crossed_interval
 from compatbench.extras.studies.study import read_suite
-from compatbench.results.bootstrap import Array, Interval, crossed_interval
+from compatbench.results.estimate import Array, Interval, average_units
 from compatbench.results.four_ways import CLASSES, MODELS, FourWays, require_other_classes
 from compatbench.tables.figures.colours import BLUE, GREY, INK, ORANGE
 from compatbench.tables.suite_page import read_suite_page
@@ -131,18 +132,16 @@ def _accuracies(one: FourWays, upgrade: str) -> Row:
     row: Row = {"upgrade": upgrade, "method": one.info.name, "depth": one.info.depth}
     for classes in CLASSES:
         for model in MODELS:
-            row[f"{classes}_{model}"] = float(one.accuracy[classes, model].mean())  # type: ignore[arg-type]
+            row[f"{classes}_{model}"] = float(one.frame[f"{classes}_{model}"].mean())
     return row
 
 
 def _lost(methods: Sequence[FourWays]) -> dict[str, Array]:
     """What is lost of the gain on own classes and on others, ``[methods, pairs]`` in points."""
+    by_pair = [average_units(one.frame, "pair") for one in methods]
     lost = {
         f"{classes}_lost": np.array(
-            [
-                (one.gain[classes, "source"] - one.gain[classes, "target"]).mean(axis=0)
-                for one in methods
-            ]
+            [(one[f"{classes}_source_gain"] - one[f"{classes}_target_gain"]) for one in by_pair]
         )
         for classes in CLASSES
     }

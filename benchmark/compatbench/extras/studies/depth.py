@@ -17,10 +17,11 @@ from compatbench.errors import CompatbenchError
 from compatbench.extras.studies import depth_probe, frames
 from compatbench.extras.studies.depth_probe import RATES, DepthProbe
 from compatbench.extras.studies.frames import Row, StudyReport, TextTable, records
+from compatbench.extras.studies.intervals import spearman_interval
 from compatbench.extras.studies.study import Fit, Names, Study, StudyOptions
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method.registry import MethodRegistry
-from compatbench.results.bootstrap import mean_interval, spearman_interval
+from compatbench.results.estimate import estimate
 from compatbench.tables.figures.colours import BLUE, GREY, RED
 from compatbench.tables.markdown import code
 from compatbench.tables.numbers import signed
@@ -218,7 +219,7 @@ def _trend(fits: pd.DataFrame, measure: str) -> Row:
     curves = fits.pivot(index="depth", columns=["seed", "task"], values=measure)
     # A figure that is the same at every depth has no trend.
     found = [spearman_interval(curves.index, curves[curve]) for curve in curves]
-    interval = mean_interval([one.value if one else 0.0 for one in found])
+    interval = estimate([one.value if one else 0.0 for one in found])
     words = {1: "rises with depth", -1: "falls with depth", 0: "no clear trend"}[interval.sign]
     if len(found) < LEAST_CURVES:
         words = f"too few curves to tell; {LEAST_CURVES} are needed"

@@ -17,6 +17,7 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task
 from compatbench.extras.studies import frames
 from compatbench.extras.studies.frames import StudyReport, TextTable, records
+from compatbench.extras.studies.intervals import spearman_interval
 from compatbench.extras.studies.similarity import (
     linear_cka,
     mean_cosine,
@@ -24,7 +25,6 @@ from compatbench.extras.studies.similarity import (
     neighbour_overlap,
 )
 from compatbench.extras.studies.study import Names, Study, StudyOptions
-from compatbench.results.bootstrap import spearman_interval
 from compatbench.results.expected import Upgrade
 from compatbench.tables.figures.colours import BLUE, GREY, SKY
 from compatbench.tables.markdown import code

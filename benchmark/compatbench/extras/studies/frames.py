@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from compatbench.results.bootstrap import Interval, dataset_means
-from compatbench.results.standing import Mean, MeasureName, Standing, mean_over_seeds
+from compatbench.results.estimate import Interval
+from compatbench.results.standing import Mean, MeasureName, Standing, dataset_means, mean_over_seeds
 from compatbench.tables import markdown
 from compatbench.tables.figures.svg import save_svg, svg_style
 from compatbench.tables.numbers import NOTHING, signed

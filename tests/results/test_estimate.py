@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,18 +26,22 @@ from synthetic_results import (
     through_words,
 )
 
-from compatbench.results.bootstrap import (
-    compute_retained,
-    crossed_interval,
-    family_means,
-    mean_interval,
-    measure_interval,
-    paired_interval,
-    ratio_interval,
-    spearman_interval,
+from compatbench.results.estimate import (
+    Interval,
+    average_units,
+    estimate,
+    harmonic_mean_of_means,
+    mean,
+    ratio_of_means,
 )
 from compatbench.results.ranking_table import find_gaps
-from compatbench.results.standing import Standing, compute_standing
+from compatbench.results.standing import (
+    Standing,
+    compute_retained,
+    compute_standing,
+    measure_interval,
+    paired_interval,
+)
 from compatbench.results.store import MethodResults
 
 figures = st.lists(st.floats(-100, 100).map(lambda x: round(x, 2)), min_size=2, max_size=12)
@@ -45,75 +50,67 @@ figures = st.lists(st.floats(-100, 100).map(lambda x: round(x, 2)), min_size=2, 
 RNG = np.random.default_rng(2)
 BELOW = RNG.normal(8, 2, 30)
 ABOVE = BELOW * 0.5 + RNG.normal(0, 1, 30)
-ROUGH = ABOVE.round(), BELOW.round()  # with ties
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "samples", "near"),
+    ("statistic", "theirs", "samples", "near"),
     [
-        (mean_interval, lambda a, axis: a.mean(axis), (BELOW,), 0.05),
-        (ratio_interval, lambda a, b, axis: a.mean(axis) / b.mean(axis), (ABOVE, BELOW), 0.01),
-        (spearman_interval, lambda a, b: stats.spearmanr(a, b).statistic, ROUGH, 0.05),
+        (mean, lambda a, axis: a.mean(axis), (BELOW,), 0.05),
+        (ratio_of_means, lambda a, b, axis: a.mean(axis) / b.mean(axis), (ABOVE, BELOW), 0.01),
+        (
+            harmonic_mean_of_means,
+            lambda a, b, axis: stats.hmean([a.mean(axis), b.mean(axis)]),
+            (ABOVE, BELOW),
+            0.05,
+        ),
     ],
 )
-def test_intervals_are_those_that_scipy_gives(ours, theirs, samples, near: float) -> None:
-    found = ours(*samples)
+def test_intervals_are_those_that_scipy_gives(statistic, theirs, samples, near: float) -> None:
+    found = estimate(dict(zip("ab", samples, strict=False)), statistic=statistic)
     expected = stats.bootstrap(samples, theirs, paired=True, method="percentile", random_state=1)
-    axis = {} if ours is spearman_interval else {"axis": 0}
-    assert found.value == pytest.approx(theirs(*samples, **axis))
+    assert found is not None
+    assert found.value == pytest.approx(theirs(*samples, axis=0))
     assert found.low == pytest.approx(expected.confidence_interval.low, abs=near)
     assert found.high == pytest.approx(expected.confidence_interval.high, abs=near)
 
 
-def test_an_interval_over_eight_datasets_holds_the_mean_nine_times_in_ten() -> None:
-    rng = np.random.default_rng(3)
-    intervals = [mean_interval(rng.normal(size=8)) for _ in range(500)]
-    share = np.mean([one.low <= 0 <= one.high for one in intervals])
-    assert 0.86 < share < 0.94
+def test_rows_of_a_unit_are_averaged_and_units_are_drawn() -> None:
+    rows = [("a", 1, 10.0), ("b", 1, 30.0), ("a", 2, 20.0), ("b", 2, 50.0)]
+    frame = pd.DataFrame(rows, columns=["task", "seed", "gain"])
+    assert average_units(frame[["task", "gain"]], "task")["gain"].tolist() == [15, 40]
+    found = estimate(frame[["task", "gain"]], "task")
+    assert found == estimate([15, 40]) == Interval(27.5, 15, 40)
+    # Every row a unit of its own is another question.
+    assert estimate(frame["gain"]) != found
 
 
 @pytest.mark.parametrize(
-    ("x", "y"), [([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [2, 2, 2])]
+    ("figures", "statistic"),
+    [
+        ([], mean),
+        ([1.0, np.nan], mean),
+        (pd.DataFrame({"a": [], "b": []}), ratio_of_means),
+        ({"a": [1.0, 2.0], "b": [0.0, 0.0]}, ratio_of_means),
+        ({"a": [1.0], "b": [-1.0]}, ratio_of_means),
+    ],
 )
-def test_a_correlation_that_is_not_defined_is_none(x: list[int], y: list[int]) -> None:
-    assert spearman_interval(x, y) is None
+def test_what_is_missing_or_not_defined_has_no_estimate(figures, statistic) -> None:
+    assert estimate(figures, statistic=statistic) is None
+
+
+def test_an_interval_over_eight_datasets_holds_the_mean_nine_times_in_ten() -> None:
+    rng = np.random.default_rng(3)
+    intervals = [estimate(rng.normal(size=8)) for _ in range(500)]
+    share = np.mean([one is not None and one.low <= 0 <= one.high for one in intervals])
+    assert 0.86 < share < 0.94
 
 
 @given(figures)
 def test_an_interval_holds_its_mean_and_lies_among_the_values(values: list[float]) -> None:
-    found = mean_interval(values)
+    found = estimate(values)
+    assert found is not None
     assert min(values) - 1e-9 <= found.low <= found.value + 1e-9
     assert found.value - 1e-9 <= found.high <= max(values) + 1e-9
-
-
-def test_methods_that_differ_widen_a_crossed_interval() -> None:
-    rng = np.random.default_rng(4)
-    datasets = rng.normal(0, 1, 10)
-
-    def table(spread: float) -> np.ndarray:
-        return spread * rng.normal(size=(6, 1)) + datasets + 0.1 * rng.normal(size=(6, 10))
-
-    def difference(a: np.ndarray, b: np.ndarray) -> float:
-        return a.mean() - b.mean()
-
-    alike = crossed_interval([table(0.0), table(0.0)], difference)
-    unlike = crossed_interval([table(3.0), table(3.0)], difference)
-    # What is common to a dataset's column cancels.
-    assert alike.high - alike.low < 0.2
-    assert unlike.high - unlike.low > 1
-
-
-def test_a_family_counts_once() -> None:
-    accuracies = {"imagenet": 70.0, "v2": 60.0, "sketch": 50.0, "pets": 90.0}
-    assert family_means(accuracies, {"v2": "imagenet", "sketch": "imagenet"}) == {
-        "imagenet": 60.0,
-        "pets": 90.0,
-    }
-
-
-@pytest.mark.parametrize("below", [[5.0], [3.0, -2.0], [0.0, 0.0], [-1.0, -2.0], [4.0, 0.0]])
-def test_there_is_no_ratio_to_a_mean_that_is_not_clearly_positive(below: list[float]) -> None:
-    assert ratio_interval([1.0] * len(below), below) is None
 
 
 def standing(values: list[int], left_out: int = 0) -> Standing:

@@ -1,0 +1,139 @@
+"""How sure a figure is: a statistic of what was measured, and its interval over independent units.
+
+The unit is most often a dataset, for methods are compared to say something of datasets not seen.
+With few of them the intervals are too narrow: of eight, a 95 % interval of a mean holds the true
+one in about 90 % of cases.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from compatbench.harmonic_mean import harmonic_mean
+
+RESAMPLES = 2000
+SEED = 20895
+LEVEL = 95.0  # percent
+
+Array = NDArray[np.float64]
+# Columns by name, all of one length, such as those of a pandas frame.
+Frame = Mapping[str, Any] | pd.DataFrame
+Percentile = Literal["linear", "inverted_cdf"]
+# Of one array ``[..., units]`` for every column, it gives ``[...]``; NaN where it is not defined.
+Statistic = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and its bootstrap interval; without bounds where one unit alone is known."""
+
+    value: float
+    low: float = -math.inf
+    high: float = math.inf
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 if all of the interval lies on that side of 0, or else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+    @property
+    def bounded(self) -> bool:
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+
+def mean(values: Array) -> Any:
+    """The mean over units; paired differences are such values."""
+    return values.mean(axis=-1)
+
+
+def harmonic_mean_of_means(one: Array, other: Array) -> Any:
+    """The harmonic mean of two means over units."""
+    return harmonic_mean(mean(one), mean(other))
+
+
+def ratio_of_means(numerators: Array, denominators: Array) -> Any:
+    """The ratio of two means over units; NaN where the denominator is not positive."""
+    above, below = np.asarray(mean(numerators)), np.asarray(mean(denominators))
+    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0)
+
+
+def estimate(
+    figures: Frame | ArrayLike,
+    by: str | None = None,
+    statistic: Statistic = mean,
+    percentile: Percentile = "linear",
+) -> Interval | None:
+    """A statistic over units with its 95 % interval, from a percentile bootstrap over the units.
+
+    Args:
+        figures: a tidy frame with a row for each measurement; or one figure per unit, ``[units]``.
+        by: the column that names the unit of a row; the rows of a unit are averaged first.
+            Without it every row is a unit.
+        statistic: is given the other columns in their order.
+        percentile: how bounds lie between resampled values; with ``inverted_cdf`` a bound is one of
+            them, so that it may be infinite.
+
+    Returns:
+        None if there are no figures, if one is missing, or if the statistic is not defined.
+    """
+    if not isinstance(figures, (Mapping, pd.DataFrame)):
+        figures = {"figures": figures}
+    if by is not None:
+        figures = average_units(figures, by)
+    columns = [np.asarray(figures[name], dtype=float) for name in figures if name != by]
+    if any(column.size == 0 or np.isnan(column).any() for column in columns):
+        return None
+    value = float(statistic(*columns))
+    if math.isnan(value):
+        return None
+    if len(columns[0]) == 1:
+        return Interval(value)
+    draws = draw_resamples(len(columns[0]))
+    resampled = statistic(*(column[draws] for column in columns))
+    return percentile_interval(value, resampled, percentile)
+
+
+def average_units(figures: Frame, by: str) -> dict[str, Any]:
+    """The mean of every column over the rows of each unit, units in the order of the rows."""
+    rows: dict[Any, list[int]] = {}
+    for row, unit in enumerate(figures[by]):
+        rows.setdefault(unit, []).append(row)
+    averages: dict[str, Any] = {by: [*rows]}
+    for name in (name for name in figures if name != by):
+        values = np.asarray(figures[name], dtype=float).tolist()
+        averages[name] = np.array([average([values[i] for i in own]) for own in rows.values()])
+    return averages
+
+
+def average(values: Sequence[float]) -> float:
+    """The mean of one or more values, the same in any order, for ``fsum`` is exact."""
+    return math.fsum(values) / len(values)
+
+
+@lru_cache(maxsize=16)
+def draw_resamples(count: int, seed: int = SEED) -> NDArray[np.intp]:
+    """Indices of ``count`` units drawn with replacement, ``[RESAMPLES, count]``, read-only."""
+    # The raw stream is the same in every version of numpy; Generator's draws need not be.
+    raw = np.random.PCG64(seed).random_raw(RESAMPLES * count)
+    drawn = (raw % np.uint64(count)).astype(np.intp).reshape(RESAMPLES, -1)
+    drawn.flags.writeable = False
+    return drawn
+
+
+def percentile_interval(
+    value: float, resampled: ArrayLike, percentile: Percentile = "linear"
+) -> Interval:
+    """The middle 95 percent of what the resamples gave; those without a figure are left out."""
+    found = np.asarray(resampled, dtype=float)
+    outside = (100 - LEVEL) / 2
+    bounds = [outside, 100 - outside]
+    low, high = np.percentile(found[~np.isnan(found)], bounds, method=percentile)
+    return Interval(value, float(low), float(high))
