@@ -39,10 +39,10 @@ ROOM_BUDGETS = {
     "cli": 2_800,
     "data": 5_330,
     "engine": 6_600,
-    "extras": 8_360,
+    "extras": 8_727,
     "files": 610,
     "method": 2_280,
-    "results": 3_270,
+    "results": 2_560,
     "tables": 3_300,
 }
 PROGRAMS = tuple(f"benchmark/{name}" for name in ("faults", "research", "scale", "speed"))

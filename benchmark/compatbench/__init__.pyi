@@ -26,7 +26,7 @@ from compatbench.engine.execute.compute import Compute as Compute
 from compatbench.engine.tuning import plan_tuning as plan_tuning
 from compatbench.errors import CompatbenchError as CompatbenchError
 from compatbench.method.convert import inspect_checkpoint as inspect_checkpoint
-from compatbench.results.tuning import tune as tune
+from compatbench.results.tuning_records import tune as tune
 
 __version__: str
 

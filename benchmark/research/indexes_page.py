@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from compatbench.extras.indexes.retrieval_files import CEILING, OLD, ORDER, POOLED, read_retrieval
 from compatbench.extras.indexes.retrieval_tables import most_images, pooled_rows
 from compatbench.extras.studies.frames import legend_above, new_figure
 from compatbench.files.atomic import write_atomic
-from compatbench.results.retrieval import CEILING, OLD, ORDER, POOLED, read_retrieval
 from compatbench.tables.figures.colours import BLUE, GREY, INK, ORANGE
 from compatbench.tables.figures.svg import save_svg, svg_style
 from compatbench.tables.markdown import code, fill_section, table

@@ -48,8 +48,8 @@ def retrieve(
         seeds: Of the draws of these images; by default '1,2,3'.
     """
     import compatbench as api
+    from compatbench.engine.gallery_rows import POOLED
     from compatbench.extras.studies.retrieval import PAIRS, SEEDS
-    from compatbench.results.retrieval import POOLED
 
     with console.status(""):
         found = api.retrieve(

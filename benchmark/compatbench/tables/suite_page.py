@@ -30,7 +30,7 @@ from compatbench.results.store import (
     read_results,
     result_folders,
 )
-from compatbench.results.tuning import is_tuned
+from compatbench.results.tuning_records import is_tuned
 
 # What stands after the title of a method, and what it means.
 MARKS = {

@@ -17,7 +17,11 @@ from compatbench.engine.galleries import rank_gallery
 from compatbench.engine.gallery_rows import FIGURES, KEY, POOLED
 from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.retrieval_checks import check_file, measure_again
-from compatbench.results.retrieval import find_expected, read_retrieval, write_retrieval
+from compatbench.extras.indexes.retrieval_files import (
+    find_expected,
+    read_retrieval,
+    write_retrieval,
+)
 
 COMMITTED = Path(__file__).parents[3] / "results" / "retrieval"
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from compatbench.data.cards import COPIED
 from compatbench.engine.single_module import Evaluation
+from compatbench.extras.advice.price import Price, count_labels, price_ways
 from compatbench.messages import one_line
 from compatbench.results.estimate import LEVEL, Array, Interval, estimate
 from compatbench.results.expected import Expected, Upgrade
-from compatbench.results.price import Price, count_labels, price_ways
 from compatbench.results.standing import compute_standing
 from compatbench.results.store import SuiteResults
 

@@ -6,9 +6,15 @@ import math
 from collections.abc import Iterator
 from itertools import chain
 
+from compatbench.extras.advice.price import (
+    access_of,
+    count_labels,
+    describe_access,
+    find_way,
+    price_ways,
+)
 from compatbench.extras.advice.price_tables import has_prices
 from compatbench.results.expected import Upgrade
-from compatbench.results.price import access_of, count_labels, describe_access, find_way, price_ways
 from compatbench.tables.figures.colours import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY
 from compatbench.tables.figures.curve_specs import panels
 from compatbench.tables.figures.kinds import FigureKind

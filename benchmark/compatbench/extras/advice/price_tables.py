@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from compatbench.results.estimate import Interval
-from compatbench.results.expected import Upgrade
-from compatbench.results.price import (
+from compatbench.extras.advice.price import (
     Price,
     access_of,
     count_labels,
@@ -15,6 +13,8 @@ from compatbench.results.price import (
     find_way,
     price_ways,
 )
+from compatbench.results.estimate import Interval
+from compatbench.results.expected import Upgrade
 from compatbench.results.ranks import exact
 from compatbench.tables import markdown
 from compatbench.tables.numbers import NOTHING, bounds, duration, percent, signed

@@ -24,10 +24,10 @@ import pandas as pd
 from compatbench.data.cards import COPIED, backbone_cards
 from compatbench.data.cards.shots import count_shots
 from compatbench.extras.advice.cases import FEWEST_TASKS, OLD, ZERO_SHOT, Case
+from compatbench.extras.advice.price import break_even, count_labels, describe_prices, format_prices
 from compatbench.messages import count
 from compatbench.method.registry import find_transfer, is_transfer
 from compatbench.results.estimate import Interval
-from compatbench.results.price import break_even, count_labels, describe_prices, format_prices
 
 CHEAP = {"words", "source weights"}  # what a way without images may need
 WIDTH = 79

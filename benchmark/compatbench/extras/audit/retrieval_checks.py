@@ -17,7 +17,7 @@ from compatbench.engine.index_maps import WAYS
 from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.findings import Finding, compare_file, list_findings
 from compatbench.extras.audit.tolerance import EPSILON, Tolerance
-from compatbench.results.retrieval import read_file, show_facts, show_rows
+from compatbench.extras.indexes.retrieval_files import read_file, show_facts, show_rows
 
 DIGITS = 5e-5  # half the last one that a file shows, in percent
 WRITTEN = "is not as 'compatbench retrieve' writes it"

@@ -29,10 +29,10 @@ from compatbench.data.images.source import ImageSource, Sample
 from compatbench.data.layouts.recognise import list_images
 from compatbench.engine.index_maps import WAYS, FeatureMap, Pair, fit_map, judge_map
 from compatbench.errors import CompatbenchError
+from compatbench.extras.indexes.retrieval_files import find_expected
 from compatbench.extras.indexes.vector_files import SUFFIXES, VectorFile, open_vectors
 from compatbench.files.atomic import open_atomic, write_atomic
 from compatbench.files.kinds import require_new
-from compatbench.results.retrieval import find_expected
 
 MOST_IMAGES = 2048  # of a folder that are encoded, evenly over its names
 Progress = Callable[[str], object]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from compatbench.results.retrieval import CEILING, OLD, POOLED
+from compatbench.extras.indexes.retrieval_files import CEILING, OLD, POOLED
 from compatbench.tables.numbers import percent
 from compatbench.tables.table import Column, Table, code, make_table, sentence
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from compatbench.extras.indexes.retrieval_files import read_retrieval
 from compatbench.extras.indexes.retrieval_tables import retrieval_table
-from compatbench.results.retrieval import read_retrieval
 from compatbench.results.store import RESULTS, RETRIEVAL
 from compatbench.tables.sections import Section
 from compatbench.tables.suite_page import SuitePage

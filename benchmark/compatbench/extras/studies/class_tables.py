@@ -109,8 +109,8 @@ def _titled(ways: FourWays) -> dict[str, Any]:
 
 def _sides(ways: FourWays, classes: Classes, gains: bool = False) -> Cell:
     """On source and target: the accuracies ``61.9 → 56.8``, or the gains ``+4.3 → -1.2``."""
-    figures, show = (ways.gain, signed) if gains else (ways.accuracy, percent)
-    means = (ways.mean(figures[classes, model]) for model in MODELS)
+    end, show = ("_gain", signed) if gains else ("", percent)
+    means = (ways.mean(f"{classes}_{model}{end}") for model in MODELS)
     return number(" → ".join(show(exact(mean)) for mean in means))
 
 

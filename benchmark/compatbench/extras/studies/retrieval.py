@@ -26,9 +26,9 @@ from compatbench.engine.galleries import Galleries, Seen, time_map
 from compatbench.engine.gallery_rows import COLUMNS
 from compatbench.engine.index_maps import LEAST_PAIRS
 from compatbench.errors import CompatbenchError
+from compatbench.extras.indexes.retrieval_files import write_retrieval
 from compatbench.extras.studies.study import read_suite
 from compatbench.results.expected import upgrade_pairs
-from compatbench.results.retrieval import write_retrieval
 
 PAIRS, SEEDS = (64, 256, 1024), (1, 2, 3)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
     from compatbench.method.predictions import Predictions
+    from compatbench.results.standing import Standing
 
 Unit = Literal["images", "percent", "points", ""]
 Direction = Literal["higher", "lower"] | None  # which values are better, if any are
@@ -74,45 +75,60 @@ class Measure:
 _MEASURES: dict[tuple[Kind, str], Measure] = {}
 
 
-def _register(kind: Kind, function: Callable[[Any], Any], name: str, about: dict[str, Any]) -> None:
-    if (kind, name) in _MEASURES:
-        raise ValueError(f"there are two measures '{name}' of kind '{kind}'")
-    standard = function.__module__.rpartition(".")[2] in FIRST
-    _MEASURES[kind, name] = Measure(name, kind=kind, compute=function, standard=standard, **about)
+def _register(one: Measure) -> None:
+    if (one.kind, one.name) in _MEASURES:
+        raise ValueError(f"there are two measures '{one.name}' of kind '{one.kind}'")
+    _MEASURES[one.kind, one.name] = one
 
 
 def _decorator(
-    kind: Kind, averaged: Side | None, **about: Any
+    kind: Kind, mean_on: Side | None, **about: Any
 ) -> Callable[[_FunctionT], _FunctionT]:
     def decorate(function: _FunctionT) -> _FunctionT:
-        name = function.__name__
-        _register(kind, function, name, about)
-        if averaged is not None and about["unit"] != "images":
-            _register("upgrade", lambda standing: standing.column(averaged, name), name, about)
+        name, standard = function.__name__, function.__module__.rpartition(".")[2] in FIRST
+        _register(Measure(name, kind=kind, compute=function, standard=standard, **about))
+        if mean_on is not None and about["unit"] != "images":
+            add_mean(name, name, side=mean_on)
         return function
 
     return decorate
 
 
+def add_mean(
+    name: str, column: str, *, side: Side, title: str | None = None, sentence: str | None = None
+) -> None:
+    """Registers the mean of a column on one side of an upgrade: of a stored measure, or of a row.
+
+    Title and sentence are those of the column, if they are not given.
+    """
+    of = _MEASURES.get(("row", column)) or _MEASURES["answers", column]
+    words = {"title": title or of.title, "sentence": sentence or of.sentence}
+
+    def compute(standing: Standing) -> NDArray[np.float64]:
+        return standing.column(side, column)
+
+    _register(replace(of, name=name, kind="upgrade", compute=compute, **words))
+
+
 def measure(
-    *, title: str, unit: Unit, direction: Direction, sentence: str, averaged: Side | None = "target"
+    *, title: str, unit: Unit, direction: Direction, sentence: str, mean_on: Side | None = "target"
 ) -> Callable[[_FunctionT], _FunctionT]:
     """Registers a function of ``Answers`` whose number is stored: a column of results files.
 
     It gives an integer for ``images``, a float for other units, and None where there is no number.
     A measure in another unit than images is also averaged over tasks and seeds, on the side of an
-    upgrade that ``averaged`` names.
+    upgrade that ``mean_on`` names.
     """
     about = dict(title=title, unit=unit, direction=direction, sentence=sentence)
-    return _decorator("answers", averaged, **about)
+    return _decorator("answers", mean_on, **about)
 
 
 def of_row(
-    *, title: str, unit: Unit, direction: Direction, sentence: str, averaged: Side | None = "target"
+    *, title: str, unit: Unit, direction: Direction, sentence: str, mean_on: Side | None = "target"
 ) -> Callable[[_FunctionT], _FunctionT]:
     """Registers a function of ``Columns`` that gives a further column, ``[rows]``, of a frame."""
     about = dict(title=title, unit=unit, direction=direction, sentence=sentence)
-    return _decorator("row", averaged, **about)
+    return _decorator("row", mean_on, **about)
 
 
 def of_upgrade(

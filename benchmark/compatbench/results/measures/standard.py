@@ -75,7 +75,7 @@ def inconsistent_errors(answers: Answers) -> int | None:
     unit="percent",
     direction="lower",
     sentence="expected calibration error, over 15 bins of equal mass",
-    averaged=None,
+    mean_on=None,
 )
 def ece(answers: Answers) -> float:
     """The mean over bins, weighted by their images, of |accuracy − mean confidence|.
@@ -101,7 +101,7 @@ def _percent(row: Columns, name: str) -> Figures:
     unit="percent",
     direction="higher",
     sentence="top-1 accuracy",
-    averaged=None,
+    mean_on=None,
 )
 def accuracy(row: Columns) -> Figures:
     return _percent(row, "correct")
@@ -112,7 +112,7 @@ def accuracy(row: Columns) -> Figures:
     unit="percent",
     direction=None,
     sentence="top-1 accuracy of the model's own zero-shot classifier",
-    averaged=None,
+    mean_on=None,
 )
 def zero_shot(row: Columns) -> Figures:
     return _percent(row, "zero_shot_correct")
@@ -123,7 +123,7 @@ def zero_shot(row: Columns) -> Figures:
     unit="points",
     direction="higher",
     sentence="accuracy minus that of the model's own zero-shot classifier",
-    averaged=None,
+    mean_on=None,
 )
 def gain(row: Columns) -> Figures:
     return row["accuracy"] - row["zero_shot"]
@@ -134,7 +134,7 @@ def gain(row: Columns) -> Figures:
     unit="percent",
     direction="lower",
     sentence="negative flip rate: right before, wrong now",
-    averaged=None,
+    mean_on=None,
 )
 def negative_flips_share(row: Columns) -> Figures:
     return _percent(row, "negative_flips")
@@ -145,7 +145,7 @@ def negative_flips_share(row: Columns) -> Figures:
     unit="percent",
     direction="higher",
     sentence="positive flip rate: wrong before, right now",
-    averaged=None,
+    mean_on=None,
 )
 def positive_flips_share(row: Columns) -> Figures:
     return _percent(row, "positive_flips")
@@ -156,7 +156,7 @@ def positive_flips_share(row: Columns) -> Figures:
     unit="percent",
     direction="lower",
     sentence="wrong before and now, with another class each time",
-    averaged=None,
+    mean_on=None,
 )
 def inconsistent_errors_share(row: Columns) -> Figures:
     return _percent(row, "inconsistent_errors")

@@ -5,30 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compatbench.harmonic_mean import harmonic_mean
-from compatbench.results.measures.registry import of_upgrade
+from compatbench.results.measures.registry import add_mean, of_upgrade
 
 if TYPE_CHECKING:
     from compatbench.results.standing import Figures, Standing
 
-
-@of_upgrade(
-    title="Source",
-    unit="percent",
-    direction="higher",
-    sentence="accuracy on the model it was trained for",
-)
-def source(standing: Standing) -> Figures:
-    return standing.column("source", "accuracy")
-
-
-@of_upgrade(
-    title="Target",
-    unit="percent",
-    direction="higher",
-    sentence="accuracy of the same module on the new model",
-)
-def target(standing: Standing) -> Figures:
-    return standing.column("target", "accuracy")
+_TRAINED_FOR = "accuracy on the model it was trained for"
+_SAME_MODULE = "accuracy of the same module on the new model"
+add_mean("source", "accuracy", side="source", title="Source", sentence=_TRAINED_FOR)
+add_mean("target", "accuracy", side="target", title="Target", sentence=_SAME_MODULE)
 
 
 @of_upgrade(
@@ -38,77 +23,20 @@ def target(standing: Standing) -> Figures:
     sentence="harmonic mean of source and target, per dataset and seed, then averaged",
 )
 def h(standing: Standing) -> Figures:
-    return harmonic_mean(source(standing), target(standing))
+    return harmonic_mean(
+        standing.column("source", "accuracy"), standing.column("target", "accuracy")
+    )
 
 
-@of_upgrade(
-    title="Gain",
-    unit="points",
-    direction="higher",
-    sentence="target accuracy minus the target's zero-shot",
-)
-def gain(standing: Standing) -> Figures:
-    return standing.column("target", "gain")
-
-
-@of_upgrade(
-    title="Source gain",
-    unit="points",
-    direction="higher",
-    sentence="source accuracy minus the source's zero-shot",
-)
-def source_gain(standing: Standing) -> Figures:
-    return standing.column("source", "gain")
-
-
-@of_upgrade(
-    title="NFR",
-    unit="percent",
-    direction="lower",
-    sentence="negative flip rate: right before, wrong now",
-)
-def negative_flips(standing: Standing) -> Figures:
-    return standing.column("target", "negative_flips_share")
-
-
-@of_upgrade(
-    title="PFR",
-    unit="percent",
-    direction="higher",
-    sentence="positive flip rate: wrong before, right now",
-)
-def positive_flips(standing: Standing) -> Figures:
-    return standing.column("target", "positive_flips_share")
-
-
-@of_upgrade(
-    title="Inconsistent",
-    unit="percent",
-    direction="lower",
-    sentence="wrong before and now, with another class each time",
-)
-def inconsistent_errors(standing: Standing) -> Figures:
-    return standing.column("target", "inconsistent_errors_share")
-
-
-@of_upgrade(
-    title="Source ECE",
-    unit="percent",
-    direction="lower",
-    sentence="expected calibration error on the source",
-)
-def source_ece(standing: Standing) -> Figures:
-    return standing.column("source", "ece")
-
-
-@of_upgrade(
-    title="Target ECE",
-    unit="percent",
-    direction="lower",
-    sentence="expected calibration error on the target",
-)
-def target_ece(standing: Standing) -> Figures:
-    return standing.column("target", "ece")
+_ON_TARGET = "target accuracy minus the target's zero-shot"
+_ON_SOURCE = "source accuracy minus the source's zero-shot"
+add_mean("gain", "gain", side="target", sentence=_ON_TARGET)
+add_mean("source_gain", "gain", side="source", title="Source gain", sentence=_ON_SOURCE)
+add_mean("negative_flips", "negative_flips_share", side="target")
+add_mean("positive_flips", "positive_flips_share", side="target")
+add_mean("inconsistent_errors", "inconsistent_errors_share", side="target")
+add_mean("source_ece", "ece", side="source", title="Source ECE")
+add_mean("target_ece", "ece", side="target", title="Target ECE")
 
 
 @of_upgrade(

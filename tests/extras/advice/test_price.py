@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from synthetic_results import COOP, TWO_BY_TWO, UPGRADE, flat, make_page
 
+from compatbench.extras.advice.price import break_even, count_labels, price_ways, worth_interval
 from compatbench.extras.advice.price_figure import price_values
 from compatbench.extras.advice.price_tables import price_table
 from compatbench.results.estimate import Interval, draw_resamples
-from compatbench.results.price import break_even, count_labels, price_ways, worth_interval
 from compatbench.results.store import MethodResults
 from compatbench.tables.figures.plan import plan_figures
 from compatbench.tables.leaderboard import render_leaderboard, render_suite
