@@ -5,19 +5,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from compatbench.data.images.source import ImageSource, Sample
 from compatbench.data.images.views import View
 from compatbench.errors import CompatbenchWarning
-from compatbench.files.processes import end_with_parent, kill, start_process
+from compatbench.files.processes import inherited
+from compatbench.messages import first_line
 
 # Images, counted under each view, from which on it is worth to start processes.
 MANY = 4096
@@ -42,6 +43,13 @@ class Decoder:
         seen = [self.preprocess(view.apply(image, sample.id, self.side)) for view in self.views]
         return torch.stack(seen).to(self.dtype)
 
+    def __getitem__(self, samples: Sequence[Sample]) -> Tensor | Exception:
+        """The views of some images, ``[views, n, 3, H, W]``; an error is sent, not raised."""
+        try:
+            return torch.stack([self.decode(sample) for sample in samples], dim=1)
+        except Exception as error:
+            return error
+
     def batches(
         self, samples: Sequence[Sample], size: int, decoders: int
     ) -> Generator[list[Tensor], None, None]:
@@ -53,9 +61,9 @@ class Decoder:
         apart = many and decoders > 1 and self.source.decoders is None
         cut = max(PIECE // len(self.views), 1) if apart else size
         batches = [samples[i : i + size] for i in range(0, len(samples), size)]
-        pieces = [[one[i : i + cut] for i in range(0, len(one), cut)] for one in batches]
+        pieces = [[batch[i : i + cut] for i in range(0, len(batch), cut)] for batch in batches]
         decode = self._in_processes if apart else self._in_threads
-        with closing(decode([one for batch in pieces for one in batch], decoders)) as decoded:
+        with closing(decode([piece for batch in pieces for piece in batch], decoders)) as decoded:
             for batch in pieces:
                 yield [next(decoded) for _ in batch]
 
@@ -71,56 +79,36 @@ class Decoder:
     def _in_processes(
         self, pieces: Sequence[Sequence[Sample]], count: int
     ) -> Generator[Tensor, None, None]:
-        alone = replace(self, source=self.source.without_lists())
-        started: list[tuple[BaseProcess, Connection]] = []
+        alone: Any = replace(self, source=self.source.without_lists())
+        loader = DataLoader(
+            alone,
+            batch_size=None,
+            sampler=pieces,
+            num_workers=count,
+            prefetch_factor=AHEAD,
+            multiprocessing_context="spawn",
+        )
+        with inherited(1):
+            decoded = iter(loader)
+        done, died = 0, ""
         try:
-            for _ in range(count):
-                started.append(start_process(1, _serve, alone))
-            for number in range(min(AHEAD * count, len(pieces))):
-                with suppress(OSError):  # it has died, as is seen below
-                    started[number % count][1].send(pieces[number])
-            for number in range(len(pieces)):
-                connection = started[number % count][1]
+            while done < len(pieces) and not died:
                 try:
-                    found = connection.recv()
-                    if number + AHEAD * count < len(pieces):
-                        connection.send(pieces[number + AHEAD * count])
-                except (EOFError, OSError):
-                    what = "a process that decodes images has died, perhaps for lack of memory"
-                    warnings.warn(
-                        f"{what} (/dev/shm); threads go on. Give fewer --decoders",
-                        CompatbenchWarning,
-                        stacklevel=2,
-                    )
-                    _end(started)  # for they hold the memory that is short
-                    yield from self._in_threads(pieces[number:], count)
-                    return
-                if isinstance(found, Exception):
-                    raise found
-                yield found
+                    piece = next(decoded)
+                except RuntimeError as error:  # torch's own; those of images are sent as values
+                    died = first_line(error)
+                    continue
+                if isinstance(piece, Exception):
+                    raise piece
+                yield piece
+                done += 1
         finally:
-            _end(started)
-
-
-def _end(started: list[tuple[BaseProcess, Connection]]) -> None:
-    """Kills processes, and forgets them."""
-    while started:
-        process, connection = started.pop()
-        kill(process)
-        connection.close()
-
-
-def _serve(connection: Connection, decoder: Decoder) -> None:
-    """The life of a process that decodes: samples in, tensors out; it ends with its parent."""
-    end_with_parent()
-    torch.set_num_threads(1)
-    found: Tensor | Exception
-    # The parent is gone; or there is no room in /dev/shm for what is sent, and the parent goes on.
-    with suppress(EOFError, OSError, RuntimeError):
-        while True:
-            samples = connection.recv()
-            try:
-                found = torch.stack([decoder.decode(one) for one in samples], dim=1)
-            except Exception as error:
-                found = error
-            connection.send(found)
+            del decoded  # ends its processes, which hold the memory that may be short
+        if died:
+            what = "a process that decodes images has died, perhaps for lack of memory (/dev/shm)"
+            warnings.warn(
+                f"{what}: {died}; threads go on. Give fewer --decoders",
+                CompatbenchWarning,
+                stacklevel=2,
+            )
+            yield from self._in_threads(pieces[done:], count)
