@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
+from image_reference import draw_images, few_shots, run_image_tower, run_text_tower
 from open_clip_reference import encode_texts, text_tower
 from torch import Tensor
 
@@ -14,6 +17,7 @@ from compatbench.backbone import Backbone, Labels
 from compatbench.method import FewShotData, Method, Module
 from compatbench.method.trained import Batch, TrainedMethod
 
+WORDS = "a photo of a"
 Tensors = Mapping[str, Tensor]
 Logits = Callable[[Backbone, Labels, Tensors, Tensor], Tensor]
 Loss = Callable[[Backbone, Labels, Tensors, Tensor, Tensor], Tensor]
@@ -92,6 +96,39 @@ def adam(eps: float, rate: float = 0.1, coupled: float = 0.0, decoupled: float =
     return update
 
 
+def prompted(
+    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Features of images and of classes under deep prompts.
+
+    The first text prompts stand in the place of the words; the image's are their own, or linear
+    functions of the text's, token by token: F_i(P_i) = W_i P_i + b_i.
+    """
+    if "coupling_weight" in own:
+        layers = zip(own["coupling_weight"], own["coupling_bias"], strict=True)
+        pairs = list(zip(own["text_prompts"], layers, strict=True))
+        image = [torch.stack([w @ token + b for token in tokens]) for tokens, (w, b) in pairs]
+    else:
+        image = list(own["image_prompts"])
+    features = run_image_tower(backbone.model.visual, images, image)
+    return features, run_text_tower(backbone, labels.names, WORDS, list(own["text_prompts"]))
+
+
+def naive_plan(similarity: Tensor, epsilon: float, steps: int, tolerance: float) -> Tensor:
+    """Sinkhorn's algorithm on one matrix ``[P, N]``, number by number."""
+    patches, prompts = similarity.shape
+    kernel = [[math.exp(-(1 - float(x)) / epsilon) for x in row] for row in similarity]
+    r, c = [1.0] * patches, [1.0] * prompts
+    for _ in range(steps):
+        old = r
+        r = [1 / patches / sum(kernel[p][n] * c[n] for n in range(prompts)) for p in range(patches)]
+        c = [1 / prompts / sum(kernel[p][n] * r[p] for p in range(patches)) for n in range(prompts)]
+        if sum(abs(a - b) for a, b in zip(r, old, strict=True)) / patches < tolerance:
+            break
+    plan = [[r[p] * kernel[p][n] * c[n] for n in range(prompts)] for p in range(patches)]
+    return torch.tensor(plan, dtype=torch.float64)
+
+
 @dataclass(frozen=True)
 class Formula:
     """A method with some settings, and its formula.
@@ -114,6 +151,10 @@ class Formula:
     start: Callable[[Backbone, FewShotData], Tensors] | None = None
     exact: float = 1e-10
     step: float = 1e-8
+
+    @property
+    def takes_features(self) -> bool:
+        return self.method.image_input is Method.image_input
 
     def build(self, **settings: object) -> Any:
         values = {**self.settings, **settings}
@@ -184,3 +225,33 @@ class Formula:
             assert gradient.abs().max() > 1e-6, name
             expected = self.update(name, x, gradient).detach()
             torch.testing.assert_close(found[name], expected, rtol=self.step, atol=self.step / 100)
+
+
+def logits_test(formulas: Mapping[str, Formula]) -> Callable[..., None]:
+    """A test of the classifier of every method against its formula."""
+
+    @pytest.mark.parametrize("formula", formulas.values(), ids=formulas)
+    def test(backbone64: Backbone, data64: FewShotData, images64: Tensor, formula: Formula) -> None:
+        if formula.takes_features:
+            formula.check_logits(backbone64, data64, images64)
+            return
+        wanted, images = formula.build().image_input(backbone64), draw_images(backbone64, 4)
+        data, _ = few_shots(backbone64, data64.labels, wanted)
+        formula.check_logits(backbone64, data, backbone64.encode_images(images, wanted), images)
+
+    return test
+
+
+def step_test(formulas: Mapping[str, Formula]) -> Callable[..., None]:
+    """A test of the first step of every method's fit against the gradient of its formula."""
+
+    @pytest.mark.parametrize("formula", formulas.values(), ids=formulas)
+    @pytest.mark.usefixtures("float64")
+    def test(clip64: Backbone, data64: FewShotData, formula: Formula) -> None:
+        if formula.takes_features:
+            formula.check_first_step(clip64, data64)
+            return
+        data, views = few_shots(clip64, data64.labels, formula.build().image_input(clip64))
+        formula.check_first_step(clip64, data, views[0])
+
+    return test

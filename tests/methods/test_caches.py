@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from formulas import Formula, Tensors, adam, scale_of, unit, unit_texts
+from formulas import Formula, Tensors, adam, logits_test, scale_of, step_test, unit, unit_texts
 from tiny_models import MakeData
 from torch import Tensor
 
@@ -111,6 +111,10 @@ FORMULAS = {
     ),
     **STEPS,
 }
+
+
+test_logits_equal_the_formula = logits_test(FORMULAS)
+test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
 
 
 @pytest.mark.parametrize("count", [None, 2])

@@ -18,9 +18,11 @@ from formulas import (
     cross_entropy,
     embed,
     fill,
+    logits_test,
     mean_cosine,
     photo_texts,
     scale_of,
+    step_test,
     unit,
 )
 from open_clip_reference import encode_contexts, run_tower, text_tower
@@ -264,9 +266,11 @@ FORMULAS = {
     },
 }
 
-
 # ProDA draws prompts for a step; its own test is below.
 STEPS = {name: formula for name, formula in FORMULAS.items() if name != "proda"}
+
+test_logits_equal_the_formula = logits_test(FORMULAS)
+test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
 
 
 @pytest.mark.usefixtures("float64")

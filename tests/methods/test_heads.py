@@ -18,8 +18,10 @@ from formulas import (
     cosine_logits,
     cross_entropy,
     fill,
+    logits_test,
     photo_texts,
     scale_of,
+    step_test,
     unit,
     unit_texts,
 )
@@ -203,6 +205,10 @@ FORMULAS = {
     "wise_ft": Formula(WiSEFT, wise_logits, exact=1e-8),
     **STEPS,
 }
+
+
+test_logits_equal_the_formula = logits_test(FORMULAS)
+test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
 
 
 def test_clap_s_loss_equals_the_formula(

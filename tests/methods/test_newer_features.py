@@ -7,15 +7,24 @@ import math
 
 import pytest
 import torch
-from formulas import Tensors, cosine_logits, cross_entropy, noise_like, scale_of, unit, unit_texts
-from image_reference import draw_images, few_shots
+from formulas import (
+    Formula,
+    Tensors,
+    cosine_logits,
+    cross_entropy,
+    logits_test,
+    scale_of,
+    unit,
+    unit_texts,
+)
+from image_reference import few_shots
 from tiny_models import MakeData
 from torch import Tensor
 from torch.func import functional_call
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.extras.check.method_under_test import MethodUnderTest
-from compatbench.method import POOLED, FewShotData, Module
+from compatbench.method import POOLED, FewShotData
 from compatbench.methods.proker import ProKeR
 from compatbench.methods.prolip import ProLIP
 from compatbench.methods.tda import TDA
@@ -44,16 +53,6 @@ def solve_naively(backbone: Backbone, data: FewShotData, beta: float, penalty: f
         row[owner] += 1
     alpha = torch.linalg.inv(kernel.to(keys) / penalty + torch.eye(len(keys)).to(keys)) @ errors
     return {"keys": keys, "alpha": alpha, "beta": torch.tensor(beta).to(keys)}
-
-
-def test_proker_s_logits_equal_the_formula(
-    backbone64: Backbone, data64: FewShotData, images64: Tensor
-) -> None:
-    fitted = ProKeR().fit(backbone64, data64, torch.Generator())
-    module = Module(noise_like(fitted.trained), fitted.stored)
-    found = ProKeR().attach(module, backbone64, data64.labels)(images64)
-    expected = proker_logits(backbone64, data64.labels, module.tensors, images64)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("seed", [0, 3])
@@ -108,17 +107,6 @@ def twosfs_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tens
     return scale * features @ unit(texts + own["residual"]).T
 
 
-def test_twosfs_s_logits_equal_the_formula(
-    backbone64: Backbone, labels: Labels, float64: None
-) -> None:
-    wanted, images = TwoSFS().image_input(backbone64), draw_images(backbone64, 4)
-    data, _ = few_shots(backbone64, labels, wanted)
-    module = Module(noise_like(TwoSFS().init(backbone64, data, torch.Generator()).trained))
-    found = TwoSFS().attach(module, backbone64, labels)(backbone64.encode_images(images, wanted))
-    expected = twosfs_logits(backbone64, labels, module.tensors, images)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-
-
 def test_twosfs_tunes_no_more_than_both_towers_have() -> None:
     """So that a module of CLIP's is one of EVA-CLIP's, if the sizes are."""
     tested = MethodUnderTest(TwoSFS)
@@ -164,15 +152,6 @@ def prolip_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tens
     return cosine_logits(backbone, unit_texts(backbone, labels), features)
 
 
-def test_prolip_s_logits_equal_the_formula(backbone64: Backbone, labels: Labels) -> None:
-    module = Module(noise_like({"projection": backbone64.image.weights["proj"]}))
-    images = draw_images(backbone64, 4)
-    rows = backbone64.encode_images(images, POOLED)
-    found = ProLIP().attach(module, backbone64, labels)(rows)
-    expected = prolip_logits(backbone64, labels, module.tensors, images)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-
-
 @pytest.mark.parametrize("weight", [None, 3.0])
 def test_prolip_s_steps_are_those_of_the_formula(
     clip64: Backbone, labels: Labels, float64: None, weight: float | None
@@ -192,6 +171,14 @@ def test_prolip_s_steps_are_those_of_the_formula(
         optimizer.step()
     assert change.abs().max() > 1e-5
     torch.testing.assert_close(found["projection"], change.detach(), rtol=1e-9, atol=1e-12)
+
+
+FORMULAS = {
+    "proker": Formula(ProKeR, proker_logits, exact=1e-9),
+    "twosfs": Formula(TwoSFS, twosfs_logits, exact=1e-9),
+    "prolip": Formula(ProLIP, prolip_logits, exact=1e-9),
+}
+test_logits_equal_the_formula = logits_test(FORMULAS)
 
 
 @pytest.fixture(scope="module")

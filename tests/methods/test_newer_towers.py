@@ -16,16 +16,18 @@ from formulas import (
     cross_entropy,
     descend,
     embed,
+    logits_test,
     mean_cosine,
+    naive_plan,
     photo_texts,
+    prompted,
     scale_of,
+    step_test,
     unit,
     unit_texts,
 )
 from image_reference import few_shots, run_image_tower
 from open_clip_reference import encode_contexts, encode_texts, text_tower
-from test_plot import naive_plan
-from test_towers import prompted
 from tiny_models import tiny_clip, wrap
 from torch import Tensor, nn
 
@@ -235,6 +237,10 @@ FORMULAS = STEPS | {
         exact=1e-9,
     ),
 }
+
+
+test_logits_equal_the_formula = logits_test(FORMULAS)
+test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
 
 
 def test_adapters_for_more_blocks_than_a_tower_has_are_refused(

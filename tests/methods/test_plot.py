@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
-from formulas import Formula, Tensors, cosine_logits, scale_of, unit
+from formulas import (
+    Formula,
+    Tensors,
+    cosine_logits,
+    logits_test,
+    naive_plan,
+    scale_of,
+    step_test,
+    unit,
+)
 from open_clip_reference import encode_contexts
 from torch import Tensor
 
 from compatbench.backbone import DENSE, Backbone, Labels
 from compatbench.methods.plot import PLOT, transport_plan
-
-
-def naive_plan(similarity: Tensor, epsilon: float, steps: int, tolerance: float) -> Tensor:
-    """Sinkhorn's algorithm on one matrix ``[P, N]``, number by number."""
-    patches, prompts = similarity.shape
-    kernel = [[math.exp(-(1 - float(x)) / epsilon) for x in row] for row in similarity]
-    r, c = [1.0] * patches, [1.0] * prompts
-    for _ in range(steps):
-        old = r
-        r = [1 / patches / sum(kernel[p][n] * c[n] for n in range(prompts)) for p in range(patches)]
-        c = [1 / prompts / sum(kernel[p][n] * r[p] for p in range(patches)) for n in range(prompts)]
-        if sum(abs(a - b) for a, b in zip(r, old, strict=True)) / patches < tolerance:
-            break
-    plan = [[r[p] * kernel[p][n] * c[n] for n in range(prompts)] for p in range(patches)]
-    return torch.tensor(plan, dtype=torch.float64)
 
 
 def plot_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
@@ -53,6 +45,10 @@ SIZES = {"context_length": 4, "prompts": 3}
 STEPS = {"plot": Formula(PLOT, plot_logits, settings=SIZES, exact=1e-9)}
 POOLED = Formula(PLOT, pooled_logits, settings=SIZES | {"pooled": True}, exact=1e-9)
 FORMULAS = STEPS | {"plot-pooled": POOLED}
+
+
+test_logits_equal_the_formula = logits_test(FORMULAS)
+test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
 
 
 def test_a_plan_moves_all_patches_to_all_prompts() -> None:

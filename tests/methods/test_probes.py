@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-from formulas import Formula, Tensors, fill, scale_of, unit, unit_texts
+from formulas import Formula, Tensors, fill, logits_test, scale_of, unit, unit_texts
 from scipy.optimize import minimize
 from tiny_models import MakeData
 from torch import Tensor
@@ -37,6 +37,9 @@ FORMULAS = {
     "cross_modal": Formula(CrossModal, cross_modal_logits, settings={"max_steps": 1}, exact=1e-7),
     "lp_plus_plus": Formula(LPPlusPlus, plus_plus_logits, exact=1e-9),
 }
+
+
+test_logits_equal_the_formula = logits_test(FORMULAS)
 
 
 def solve(features: Tensor, targets: Tensor, classes: list[int], c: float) -> np.ndarray:

@@ -8,7 +8,17 @@ from functools import partial
 
 import pytest
 import torch
-from formulas import Formula, Tensors, adam, cosine_logits, embed, fill, unit
+from formulas import (
+    Formula,
+    Tensors,
+    adam,
+    cosine_logits,
+    embed,
+    fill,
+    logits_test,
+    step_test,
+    unit,
+)
 from open_clip_reference import encode_contexts, encode_texts
 from tiny_models import MakeData
 from torch import Tensor
@@ -97,11 +107,10 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("formula", FORMULAS.values(), ids=FORMULAS)
-def test_logits_equal_the_formula(
-    backbone64: Backbone, data64: FewShotData, images64: Tensor, formula: Formula
-) -> None:
-    formula.check_logits(backbone64, data64, images64)
+test_logits_equal_the_formula = logits_test(FORMULAS)
+test_the_first_step_follows_the_gradient_of_the_formula = step_test(
+    {"atprompt": FORMULAS["atprompt"]}
+)
 
 
 @pytest.mark.parametrize("method", [CuPL, DCLIP])
@@ -172,12 +181,6 @@ def test_timo_without_shots_of_a_class_weights_its_texts_alike(
     module = TIMO().fit(clip64, make_data(clip64, labels, shots=[3, 0, 3, 3, 3]), torch.Generator())
     torch.testing.assert_close(module["text_weights"][1], torch.full((3,), 1 / 3).double())
     torch.testing.assert_close(module["weight"][1], module["weight"][[0, 2, 3, 4]].mean(0))
-
-
-def test_atprompt_s_first_step_follows_the_gradient_of_its_formula(
-    float64: None, clip64: Backbone, data64: FewShotData
-) -> None:
-    FORMULAS["atprompt"].check_first_step(clip64, data64)
 
 
 def test_words_for_all_vectors_of_atprompt_are_a_sentence(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from formulas import (
+    WORDS,
     Formula,
     Tensors,
     adam,
@@ -17,12 +18,15 @@ from formulas import (
     cross_entropy,
     embed,
     fill,
+    logits_test,
     mean_cosine,
     noise_like,
     photo_texts,
+    prompted,
+    step_test,
     unit,
 )
-from image_reference import few_shots, run_image_tower, run_text_tower
+from image_reference import few_shots, run_image_tower
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 from open_clip_reference import text_tower
 from tiny_models import tiny_clip, wrap
@@ -40,31 +44,11 @@ from compatbench.methods.promptsrc import PromptSRC
 from compatbench.methods.vpt_deep import VPTDeep
 from compatbench.methods.vpt_shallow import VPTShallow
 
-WORDS = "a photo of a"
-
 
 def vpt_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
     """Tokens of each block among the image's own, before the zero-shot classifier."""
     features = run_image_tower(backbone.model.visual, images, list(own["image_prompts"]))
     return cosine_logits(backbone, photo_texts(backbone, labels), features)
-
-
-def prompted(
-    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Features of images and of classes under deep prompts.
-
-    The first text prompts stand in the place of the words; the image's are their own, or linear
-    functions of the text's, token by token: F_i(P_i) = W_i P_i + b_i.
-    """
-    if "coupling_weight" in own:
-        layers = zip(own["coupling_weight"], own["coupling_bias"], strict=True)
-        pairs = list(zip(own["text_prompts"], layers, strict=True))
-        image = [torch.stack([w @ token + b for token in tokens]) for tokens, (w, b) in pairs]
-    else:
-        image = list(own["image_prompts"])
-    features = run_image_tower(backbone.model.visual, images, image)
-    return features, run_text_tower(backbone, labels.names, WORDS, list(own["text_prompts"]))
 
 
 def prompted_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
@@ -222,6 +206,10 @@ FORMULAS = STEPS | {
         for name, (settings, scale) in LOW_RANKS.items()
     },
 }
+
+
+test_logits_equal_the_formula = logits_test(FORMULAS)
+test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
 
 
 @pytest.mark.parametrize("method", [IVLP, MaPLe, PromptSRC, CoPrompt])

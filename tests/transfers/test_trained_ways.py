@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from random_matrices import draw
 from tiny_models import MakeData
 from torch import Tensor, nn
 
@@ -40,10 +41,6 @@ RATE = 0.5
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)
 
 
 def build(name: str, **settings: Any) -> Method:

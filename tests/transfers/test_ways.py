@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from random_matrices import draw
 from torch import Tensor
 
 from compatbench.backbone import Backbone
@@ -24,14 +25,10 @@ FITTED = {
 }
 
 
-def random(*size: int, seed: int = 0) -> Tensor:
-    return torch.randn(*size, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
-
-
 def pairs(source: int = 5, target: int = 7, count: int = 40) -> tuple[Tensor, Tensor]:
     """Features of one set of images on two models that are alike but for noise."""
-    own = random(count, target)
-    return paired(own @ random(target, source, seed=1) + 0.3 * random(count, source, seed=2), own)
+    new = draw(count, target)
+    return paired(new @ draw(target, source, seed=1) + 0.3 * draw(count, source, seed=2), new)
 
 
 def attach(
@@ -89,7 +86,7 @@ def test_a_net_starts_at_the_turn_and_comes_nearer() -> None:
 
 def test_a_ridge_map_lies_between_least_squares_and_its_prior() -> None:
     source, target = pairs()
-    prior = random(7, 5, seed=3)
+    prior = draw(7, 5, seed=3)
     rows = torch.cat([target, (40 * 0.02) ** 0.5 * torch.eye(7).double()])
     wanted = torch.cat([source, (40 * 0.02) ** 0.5 * prior])
     naive = torch.linalg.lstsq(rows, wanted).solution
@@ -101,7 +98,7 @@ def test_a_ridge_map_lies_between_least_squares_and_its_prior() -> None:
 
 def test_a_linear_head_is_carried_by_its_similarities_to_the_words() -> None:
     """W becomes Γ B with Γ = W A⁺."""
-    (words, own), head, features = pairs(), random(3, 5, seed=4), random(2, 7, seed=5)
+    (words, own), head, features = pairs(), draw(3, 5, seed=4), draw(2, 7, seed=5)
     a, b = words - words.mean(0), own - own.mean(0)
     found = features @ read_back(words, own, 0.0) @ head.T
     assert torch.allclose(found, features @ (head @ torch.linalg.pinv(a) @ b).T, atol=1e-9)
@@ -154,7 +151,7 @@ def test_what_is_seen_moves_by_the_means_and_zero_shot_stays_the_targets() -> No
 
 def test_the_old_model_alone_and_in_a_sum() -> None:
     tested = FITTED["taskres"]
-    old = OldAnswers(random(8, 5, seed=6).float(), random(8, 5, seed=7).float())
+    old = OldAnswers(draw(8, 5, seed=6).float(), draw(8, 5, seed=7).float())
     features = tested.target.encode_images(unseen_images())
     old = old[torch.arange(len(features)) % 8]
     found = {}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from random_matrices import draw
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
@@ -21,18 +22,13 @@ LORA = builtin_methods().get("clip_lora")
 BITFIT = builtin_methods().get("bitfit")
 
 
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return 0.3 * torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
 def low_rank(backbone: Backbone, *kinds: str) -> Module:
     found = {}
     for seed, kind in enumerate(kinds):
         tower: Any = getattr(backbone, kind)
         depth, width = tower.depth, tower.width
-        found[f"{kind}_a"] = draw(depth, 3, 2, width, seed=seed)
-        found[f"{kind}_b"] = draw(depth, 3, width, 2, seed=9 + seed)
+        found[f"{kind}_a"] = 0.3 * draw(depth, 3, 2, width, seed=seed)
+        found[f"{kind}_b"] = 0.3 * draw(depth, 3, width, 2, seed=9 + seed)
     return Module(found)
 
 
@@ -90,7 +86,7 @@ def shuffled(clip64: Backbone) -> Backbone:
 
 @pytest.fixture(scope="module")
 def pixels() -> Tensor:
-    return draw(6, 3, 24, 24, seed=3)
+    return 0.3 * draw(6, 3, 24, 24, seed=3)
 
 
 def logits(method: Any, module: Module, backbone: Backbone, labels: Labels, x: Tensor) -> Tensor:
@@ -107,7 +103,9 @@ def test_on_a_shuffled_copy_the_permuted_module_is_the_same_function(
         module = low_rank(clip64, "text", "image")
     else:
         biases = {n: t for n, t in clip64.text.weights.items() if n.endswith("bias")}
-        module = Module({n: draw(*t.shape, seed=i) for i, (n, t) in enumerate(biases.items())})
+        module = Module(
+            {n: 0.3 * draw(*t.shape, seed=i) for i, (n, t) in enumerate(biases.items())}
+        )
     expected = logits(method, module, clip64, labels, pixels)
     carried = carry_permuted(module, clip64, shuffled)
     assert torch.allclose(logits(method, carried, shuffled, labels, pixels), expected, atol=1e-9)
@@ -129,7 +127,7 @@ def test_towers_of_another_kind_are_refused(
     with pytest.raises(NotTransferable, match="text towers are not built alike"):
         carry_permuted(low_rank(clip, "text"), clip, wider_text)
     with pytest.raises(NotTransferable, match="'context' is no difference"):
-        carry_permuted(Module({"context": draw(4, 32)}), clip, eva)
+        carry_permuted(Module({"context": 0.3 * draw(4, 32)}), clip, eva)
 
 
 def test_a_subspace_projects_each_update_from_both_sides(clip64: Backbone, eva64: Backbone) -> None:
@@ -153,4 +151,4 @@ def test_the_whole_space_leaves_an_update_as_it_is(eva64: Backbone) -> None:
         assert torch.allclose(tensor, module[name], atol=1e-9)
     assert leading_subspaces(torch.eye(4), 0.9)[0].shape == (4, 4)
     with pytest.raises(NotTransferable, match="is no low-rank update"):
-        carry_projected(Module({"ln_final.bias": draw(32)}), eva64)
+        carry_projected(Module({"ln_final.bias": 0.3 * draw(32)}), eva64)

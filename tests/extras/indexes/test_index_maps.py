@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from random_matrices import draw
 from scipy.linalg import orthogonal_procrustes
 from torch import Tensor
 
@@ -14,9 +15,7 @@ from compatbench.method.registry import builtin_transfers
 
 
 def unit(rows: int, width: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    found = torch.randn(rows, width, generator=generator, dtype=torch.float64)
-    return torch.nn.functional.normalize(found, dim=-1)
+    return torch.nn.functional.normalize(draw(rows, width, seed=seed), dim=-1)
 
 
 SOURCE, TARGET = unit(60, 6, 1), unit(60, 6, 2)

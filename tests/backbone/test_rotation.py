@@ -21,7 +21,7 @@ seeds = st.integers(0, 10_000)
 def test_a_turn_into_as_wide_or_a_wider_space_is_found_exactly(
     source: int, extra: int, seed: int
 ) -> None:
-    features, shift = draw(40, source, seed), draw(1, source + extra, seed + 1)
+    features, shift = draw(40, source, seed=seed), draw(1, source + extra, seed=seed + 1)
     turn = orthonormal(source, source + extra, seed + 2)
     found = fit_rotation(features, features @ turn + shift)
     assert torch.allclose(found.rotation, turn, atol=1e-6)
@@ -35,7 +35,7 @@ def test_a_turn_into_as_wide_or_a_wider_space_is_found_exactly(
 def test_the_rotation_is_semi_orthogonal_and_no_other_does_better(
     source: int, target: int, seed: int
 ) -> None:
-    a, b = draw(30, source, seed), draw(30, target, seed + 1)
+    a, b = draw(30, source, seed=seed), draw(30, target, seed=seed + 1)
     r = fit_rotation(a, b).rotation
     gram = r @ r.T if source <= target else r.T @ r
     assert torch.allclose(gram, torch.eye(min(source, target)).double(), atol=1e-9)
@@ -50,15 +50,15 @@ def test_the_rotation_is_semi_orthogonal_and_no_other_does_better(
 
 @given(seed=seeds)
 def test_the_residual_is_scipys_disparity_and_a_narrower_side_counts_as_padded(seed: int) -> None:
-    a, b = draw(8, 3, seed), draw(8, 3, seed + 1)
+    a, b = draw(8, 3, seed=seed), draw(8, 3, seed=seed + 1)
     assert fit_rotation(a, b).residual == pytest.approx(procrustes(a.numpy(), b.numpy())[2])
     padded = torch.nn.functional.pad(a, (0, 2))
-    wider = draw(8, 5, seed + 2)
+    wider = draw(8, 5, seed=seed + 2)
     assert fit_rotation(a, wider).residual == pytest.approx(fit_rotation(padded, wider).residual)
 
 
 def test_too_few_texts_say_so_and_leave_the_same_rotation_every_time() -> None:
-    a, b = draw(4, 6, 5), draw(4, 6, 6)
+    a, b = draw(4, 6, seed=5), draw(4, 6, seed=6)
     found = fit_rotation(a, b)
     assert found.rank == 3
     assert torch.equal(found.rotation, fit_rotation(a, b).rotation)
@@ -67,4 +67,4 @@ def test_too_few_texts_say_so_and_leave_the_same_rotation_every_time() -> None:
 
 def test_what_determines_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="same features"):
-        fit_rotation(draw(5, 3, 1), torch.ones(5, 3))
+        fit_rotation(draw(5, 3, seed=1), torch.ones(5, 3))

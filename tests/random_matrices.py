@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 
-def draw(rows: int, columns: int, seed: int) -> Tensor:
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    """Normal numbers in double precision."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def orthonormal(rows: int, columns: int, seed: int) -> Tensor:
     """Semi-orthogonal ``[rows, columns]``."""
-    tall = torch.linalg.qr(draw(max(rows, columns), min(rows, columns), seed)).Q
+    tall = torch.linalg.qr(draw(max(rows, columns), min(rows, columns), seed=seed)).Q
     return tall if rows >= columns else tall.T
