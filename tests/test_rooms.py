@@ -48,7 +48,7 @@ ROOM_BUDGETS = {
 PROGRAMS = tuple(f"benchmark/{name}" for name in ("faults", "research", "scale", "speed"))
 BUDGETS = {
     "the harness": (36_750, ("benchmark/compatbench",)),
-    "transfers and formats": (2_800, ("transfers", "formats")),
+    "transfers and formats": (2_700, ("transfers", "formats")),
     "programs": (6_000, PROGRAMS),
     "programs, with fits beside the authors' code": (9_200, (*PROGRAMS, "benchmark/authors")),
     "tests": (29_800, ("tests",)),
