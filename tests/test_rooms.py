@@ -23,9 +23,9 @@ LEVELS = (
     ("engine",),
     ("results",),
     ("tables",),
-    ("extras",),
     ("api",),
     ("cli",),
+    ("extras",),
 )
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
 CONTENT = ("methods", "transfers", "formats")  # what stands beside the harness
@@ -34,12 +34,12 @@ MOST_LINES = 360
 # The most lines of Python that a room may have, extras together and each of the parts beside the
 # harness. A number only ever falls: who moves code from one room to another moves its lines, too.
 ROOM_BUDGETS = {
-    "api": 900,
+    "api": 640,
     "backbone": 4_280,
-    "cli": 2_800,
+    "cli": 1_960,
     "data": 5_330,
     "engine": 6_600,
-    "extras": 8_727,
+    "extras": 9_450,
     "files": 610,
     "method": 2_280,
     "results": 2_560,
@@ -51,7 +51,7 @@ BUDGETS = {
     "transfers and formats": (2_700, ("transfers", "formats")),
     "programs": (6_000, PROGRAMS),
     "programs, with fits beside the authors' code": (9_200, (*PROGRAMS, "benchmark/authors")),
-    "tests": (29_800, ("tests",)),
+    "tests": (29_900, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.

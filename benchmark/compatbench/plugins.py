@@ -4,7 +4,9 @@ The functions of ``compatbench`` that are the core's are the imports of ``__init
 is a folder whose ``__init__`` has constants alone, each a dictionary:
 
     FUNCTIONS   name in ``compatbench`` -> place of the function
-    COMMANDS    words of a command, such as ``analyze depth`` -> ``Command``
+    COMMANDS    words of a command, such as ``analyze depth`` -> ``Command``; it may stand in place
+                of one of the core's
+    GROUPS      first word of several commands -> their help
     SECTIONS    page and place on it -> place of the function that writes the section
     ADDRESSES   scheme, such as ``hf`` -> place of what reads ``hf:...`` in place of a file
 
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent
+REQUIRED = object()  # the default of a parameter that has none
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Option:
     Attributes:
         names: in place of ``--its-name``; ``""`` makes it an argument, which has no name.
         help: in place of the docstring's.
-        annotation, default: in place of the signature's, as text and as value.
+        annotation, default: in place of the signature's, as text, and as value or ``REQUIRED``.
         metavar: what stands for the value in the help.
         repeated: it may be given several times, and its value is a list.
         completes: kind of names that a shell completes: suites, tasks, methods or backbones.
@@ -129,7 +132,8 @@ def _merge(entries: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
 def _place(value: Any, package: str) -> Any:
     """A value of an extra with its places from ``compatbench.`` on."""
     if isinstance(value, str):
-        return value if ":" not in value else f"{package}.{value}"
+        is_whole = ":" not in value or value.startswith("compatbench.")
+        return value if is_whole else f"{package}.{value}"
     if isinstance(value, Option):
         return replace(value, read=_place(value.read, package))
     if isinstance(value, Command):

@@ -13,7 +13,7 @@ from command_line import output_of
 
 from compatbench.backbone.load.checkpoint import read_tensors
 from compatbench.cli import main
-from compatbench.cli.authoring import fill_template
+from compatbench.cli.new_method import fill_template
 from compatbench.cli.output import console, print_facts, print_frame, print_json, say
 from compatbench.data.cards import backbone_cards, suite_cards
 from compatbench.data.cards.sources import (

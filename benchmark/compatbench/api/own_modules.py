@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from compatbench.errors import CompatbenchError
 
@@ -28,8 +28,8 @@ def fit(
     """Fits one module; nothing is stored but image features in the cache.
 
     Args:
-        method: a name of ``methods()``, or the path of a method file.
-        task, source: names of ``tasks()`` and ``backbones()``, or MODEL/TAG of open_clip.
+        method: a name (see ``list methods``), or the path of a method file.
+        task, source: names of a task and a backbone, or MODEL/TAG of open_clip.
         shots: images of every class.
         config: settings that differ from the method's published recipe.
         views: augmented views of each training image; 1 is the plain view alone.
@@ -54,28 +54,38 @@ def evaluate(
     transfer: str = "copied",
     methods: str | None = None,
     device: str = "auto",
-    precision: str = "fp32",
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32",
     source: str | None = None,
     format: str = "auto",
     settings: Mapping[str, object] | None = None,
     classes: str | Sequence[str] | None = None,
     gate: bool = False,
 ) -> Evaluation:
-    """A module on a backbone and on its source, beside zero-shot; nothing is trained.
+    """Shows whether a module survives a new model; nothing is trained.
+
+    Its accuracy there and on its source, each beside zero-shot, and the share of images that were
+    right before and are wrong now.
 
     Args:
-        module: of ``fit``, the file of one, as ``run`` leaves it in ``runs/modules/``, or
-            ``hf://OWNER/NAME``.
-        backbone: the new model.
-        task: the module's task by default, or a variant of it.
-        transfer: how the module reaches the backbone, a name of ``transfers()``.
-        methods: the method's file, if it is not among ``methods()``.
-        precision: as for ``run``.
-        source: of a checkpoint of other code, which is imported on the way: what it was trained
-            on. ``task`` is then the task that it was trained for, or a variant.
-        format, settings, classes: of such a checkpoint, as for ``import_module``.
-        gate: attach zero-shot where ``predict`` expects harm, from the task's training images
-            without labels: the transfer ``gated``, or with ``words`` ``gated-words``.
+        module: a module: its file, which ``run`` leaves in ``runs/modules/``, or
+            ``hf://OWNER/NAME``, or what ``fit`` gives; with a source, a checkpoint of other code.
+        backbone: the new model: a name (see ``list backbones``), or ``MODEL/TAG`` of open_clip,
+            ``MODEL@FILE``, ``local-dir:FOLDER``, ``hf:FOLDER``.
+        task: the test set: the module's task, which is the default, or a variant of it.
+        transfer: how the module reaches the new model (see ``list transfers``): ``copied``, or
+            ``words``, which rotates the new model's joint space by words alone. With the
+            ``words-*.safetensors`` that ``run`` leaves beside its modules, ``words`` does not need
+            the source model.
+        methods: the method's file, if it is not among ``list methods``; it is run as code.
+        precision: number format of the frozen towers, as for ``run``.
+        source: of a checkpoint of other code: the model that it was trained on. The task is then
+            the one that it was trained for, or a variant.
+        format: of a checkpoint: its format, as for ``import``.
+        settings: of a checkpoint: settings that it does not hold, such as ``alpha=1``.
+        classes: of a checkpoint: the classes that it knows, as for ``import``.
+        gate: use the new model's zero-shot in place of the module where ``predict`` expects harm,
+            from the task's training images without their labels: the transfer ``gated``, or with
+            ``words`` ``gated-words``.
 
     Returns:
         Accuracies, zero-shot, gain, H, flips and a verdict; ``as_dict()`` has them by name.
@@ -109,16 +119,19 @@ def port(
     methods: str | None = None,
     device: str = "auto",
 ) -> Module:
-    """A module written for another backbone, where it needs no transfer; nothing is trained.
+    """Writes a module for a new model, where it needs no transfer; nothing is trained.
 
-    What is written in the joint space's coordinates is rotated as by the transfer
-    ``words``, which moves no means, so that tensors can express it; all else stays as it is.
+    Tensors in the joint space's coordinates (keys of a cache, a probe, a residual on class
+    weights) are rotated as the transfer ``words`` rotates the model; the others are unchanged. It
+    is an error if the result does not give the transfer's logits.
 
     Args:
-        module, methods: as for ``evaluate``.
-        backbone: the new model.
-        transfer: ``words``, ``words+raw`` or ``copied``; by default words where the method acts in
-            the joint space, and copied elsewhere.
+        module: a module: its file, which ``run`` leaves in ``runs/modules/`` and ``import``
+            writes, or ``hf://OWNER/NAME``, or what ``fit`` gives.
+        backbone: as for ``evaluate``.
+        transfer: ``words``, ``words+raw``, or ``copied``, which changes nothing; by default words
+            for methods that act in the joint space, and copied for others.
+        methods: as for ``evaluate``.
 
     Returns:
         The module, whose ``about`` has the new source and what it was ``ported`` from.
@@ -144,21 +157,21 @@ def import_module(
     classes: str | Sequence[str] | None = None,
     device: str = "auto",
 ) -> Module:
-    """Converts a checkpoint of other code to a module; nothing in the file is run.
+    """Converts a checkpoint of other code to a module that ``evaluate`` takes.
 
-    The file's own token embeddings or text features, where it holds any, tell whether the classes
-    and the source are the right ones; if not, it is refused.
+    Nothing in the file is run. If it has token embeddings or text features, they are used to
+    verify task and source.
 
     Args:
-        format: a name of ``formats()``, the path of a format file, or ``auto``: what the
-            contents are recognised as.
+        format: a format, ``auto`` (recognised by the contents), or the path of a format file
+            (``./mine.py``), which is run as code.
         file: the checkpoint, or the folder that its authors' code made.
-        task: whose classes it knows; the images need not be here.
-        source: the backbone that it was trained on.
-        settings: what the file does not hold: α and β of a cache, or any setting of the method.
-        classes: if it knows some of the task's classes alone: ``base`` or ``new``, the halves of
-            base-to-new generalisation, their names in its order, or a file of these. ``all``
-            lets prompts that were trained on the first classes serve all.
+        task: the task that it was trained for; its images need not be here.
+        source: the model that it was trained on (see ``list backbones``).
+        settings: settings that the file does not hold, such as ``alpha=1``.
+        classes: if it knows only some of the task's classes: ``base`` or ``new``, the halves of
+            base-to-new generalisation, their names in its order, or a file of names. ``all`` uses
+            prompts that were trained on the first classes for all classes.
 
     Returns:
         The module, which knows where it is from (``module.about``), for ``evaluate`` or
@@ -180,13 +193,13 @@ def import_module(
 def export_module(
     format: str, module: Module | str | Path, file: str | Path, *, dtype: str | None = None
 ) -> Exported:
-    """Writes a module as the code that a format is of writes its own.
+    """Writes a module as a checkpoint for other code.
 
     Args:
-        format: a name of ``formats()``.
-        module: of ``import_module`` or ``fit``, or the file of one.
-        file: to write; of formats with several files, the folder.
-        dtype: ``float16``, ``bfloat16`` or ``float32``; by default that of the file that it was
+        format: the format; ``import`` lists them.
+        module: as for ``port``.
+        file: the file to write; for formats of several files, the folder.
+        dtype: ``float16``, ``bfloat16`` or ``float32``; by default that of the file it was
             imported from, or what the format's own code uses.
 
     Returns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from compatbench.errors import CompatbenchError
 
@@ -32,18 +32,16 @@ def plan(
     out: str | Path = ".",
     precision: str | None = None,
     shots_files: Sequence[Path] = (),
-    shard: Shard | None = None,
+    shard: Shard | str | None = None,
 ) -> Plan:
-    """What ``run`` would do; nothing is fetched, trained or written.
+    """Shows what ``run`` would do: cells to do and done, what is missing, and what it costs.
+
+    Nothing is fetched and nothing is written. Times are counted from the cards, the models' sizes
+    and this machine's speed now, or scaled to what finished cells took.
 
     Args:
-        suite: a name of ``suites()``, the path of a YAML file, or a card.
-        methods: names, globs, exclusions (``!coop``), paths of method files; ``all`` is what
-            the suite compares.
-        tasks: of the suite, likewise.
-        seeds, shots, transfers: the suite's by default; of seeds, those that its card names for
-            a first run (``run_seeds``).
-        out: the folder of ``runs/`` and ``results/``.
+        suite, methods, tasks, seeds, shots, transfers, out: as for ``run``.
+        shots_files, shard: as for ``run``.
 
     Returns:
         A plan: ``frame`` has a row per method and transfer with its cells, how many are done,
@@ -53,9 +51,10 @@ def plan(
         CompatbenchError: an unknown name, a broken card or method file, or an empty selection.
     """
     from compatbench.backbone.load import planning
-    from compatbench.engine.execute.shards import take_shard
+    from compatbench.engine.execute.shards import Shard, take_shard
     from compatbench.engine.plan import make_plan
 
+    shard = Shard.parse(shard) if isinstance(shard, str) else shard
     with planning():
         found = make_plan(
             suite, methods, tasks, seeds, shots, transfers, Path(out), precision, shots_files, True
@@ -72,25 +71,41 @@ def run(
     shots: Sequence[int] | None = None,
     transfers: Sequence[str] | None = None,
     out: str | Path = ".",
-    precision: str | None = None,
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None,
     shots_files: Sequence[Path] = (),
     skip_missing: bool = False,
-    shard: Shard | None = None,
+    shard: Shard | str | None = None,
     compute: Compute | None = None,
     on_start: Callable[[Plan, int], object] = lambda plan, jobs: None,
     on_event: Callable[[Event], object] = lambda event: None,
 ) -> Results:
-    """Runs what is missing of a suite, and writes ``results/`` and ``leaderboard.md``.
+    """Runs a suite, and writes ``results/`` and ``leaderboard.md``.
 
-    Finished cells are never run again: stop at any time, and the same call continues. Several
-    processes may share a folder.
+    Finished cells are never run again: stop at any time, and the same call continues. The first
+    seed of all methods is run first, so that a full ranking is there early. Several runs may share
+    a folder, on one machine or on many: each cell is run by one of them.
 
     Args:
-        suite, methods, tasks, seeds, shots, transfers, out: as in ``plan``.
-        precision: ``fp32``, ``tf32``, ``bf16`` or ``fp16``, what the frozen towers compute in.
-        shots_files: few-shot draws to train on in place of those made here.
-        skip_missing: leave out cells whose images or weights are not here.
-        shard: the part of the cells that this job of several has to run.
+        suite: a suite: a name (see ``list suites``), the path of a YAML file, or a card.
+        methods: methods: names, globs, ``all`` that the suite compares, comma lists, exclusions
+            (``all,!coop``), or the path of a method file (``./mine.py``), which is run as code.
+        tasks: tasks of the suite: names, globs, ``all``, comma lists, exclusions, or the path of a
+            card. A task stands for its variants, too, which can also be named alone.
+        seeds: seeds, such as ``1,2``; by default the suite's, or those that its card names for a
+            first run (``run_seeds``).
+        shots: shots, such as ``4,8`` or ``all``; by default the suite's.
+        transfers: how modules reach the targets, such as ``copied,words`` (see ``list
+            transfers``); by default the suite's, most often ``copied``.
+        out: the folder of ``runs/``, ``results/`` and ``leaderboard.md``.
+        precision: number format of the frozen towers, by default the suite's; modules are always
+            trained in float32. ``tf32`` is float32 with the short products of NVIDIA's cards, in
+            training, too. Another precision gives separate cells, which replace the previous rows
+            in ``results/``.
+        shots_files: file of ``data shots`` with the images to train on, in place of the draw of
+            its task, shots and seed; there may be several.
+        skip_missing: leave out cells whose images or weights are missing, and run the others.
+        shard: the I-th of N parts of the work, about equal in time, such as ``3/8``: one for each
+            job of an array. The results of all parts add up.
         on_start: is given the plan and the number of workers before the first cell.
         on_event: is given every event of a cell.
 
@@ -103,11 +118,11 @@ def run(
             written. What was measured before is kept.
     """
     from compatbench.engine.execute.compute import Compute
-    from compatbench.engine.execute.shards import take_shard
+    from compatbench.engine.execute.shards import Shard, take_shard
     from compatbench.engine.plan import make_plan
     from compatbench.engine.run import run_plan
 
-    out = Path(out)
+    out, shard = Path(out), Shard.parse(shard) if isinstance(shard, str) else shard
     asked = (suite, methods, tasks, seeds, shots, transfers, out, precision, shots_files)
     found = make_plan(*asked, skip_missing)
     if not found.planned:
@@ -146,10 +161,14 @@ def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:
 
 
 def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
-    """Writes ``leaderboard.md``, each suite's pages, the report and its figures from ``results/``.
+    """Makes ``leaderboard.md`` and the pages of every suite again from ``results/``, byte for byte.
+
+    Each suite has ``results/<suite>/README.md``, with every table, and ``methods.md``, with every
+    method. The report and its figures are made as well.
 
     Args:
-        check: write nothing, and raise if a page is not what the results give.
+        out: as for ``run``.
+        check: write nothing, and fail if a page or figure is not up to date.
 
     Returns:
         The pages.
@@ -171,10 +190,13 @@ def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
 
 
 def report(out: str | Path = ".", check: bool = False) -> Report:
-    """Writes the site ``results/report/`` and its figures from ``results/``.
+    """Makes the site ``results/report/`` and its figures from ``results/``, byte for byte.
+
+    Nothing is trained and no weights are needed. A figure without results is left out.
 
     Args:
-        check: write nothing, and raise if a file is not what the results give.
+        out: as for ``run``.
+        check: write nothing, and fail if a file of the site or a figure is not up to date.
 
     Returns:
         The files with their bytes, and which figures the results do not give.

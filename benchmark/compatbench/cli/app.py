@@ -1,4 +1,4 @@
-"""The commands. Heavy imports wait until a command needs them."""
+"""All commands: the core's, and those of the extras."""
 
 from __future__ import annotations
 
@@ -7,33 +7,17 @@ from typing import Annotated
 import typer
 
 import compatbench
-from compatbench.cli import (
-    analyze,
-    authoring,
-    indexes,
-    inventory,
-    modules,
-    options,
-    own_data,
-    results,
-    run,
-    sharing,
-    stores,
-)
+from compatbench.cli.command import add_command
+from compatbench.cli.commands import COMMANDS, GROUPS
 from compatbench.cli.output import say
+from compatbench.plugins import offered
 
-app = typer.Typer(
-    name="compatbench",
-    invoke_without_command=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help=(
-        "Do modules fine-tuned on CLIP survive its upgrade to EVA-CLIP?\n\n"
-        "A module is trained once on a source backbone, attached untouched to the upgraded "
-        "one, and ranked by the harmonic mean of both accuracies.\n\n"
-        "Start with: compatbench run --methods all"
-    ),
-)
+PANELS = {
+    "run": "Run the benchmark",
+    "readers": "For readers: choose a method",
+    "authors": "For authors: add a method",
+    "owners": "For owners: upgrade your model",
+}
 # What 'compatbench' alone prints: what each kind of user may want.
 START = """\
 Do modules fine-tuned on CLIP survive its upgrade to EVA-CLIP?
@@ -43,6 +27,21 @@ Do modules fine-tuned on CLIP survive its upgrade to EVA-CLIP?
   compatbench new-task photos       upgrade your model, on your own images
 
 All commands: compatbench --help"""
+ABOUT = """\
+Do modules fine-tuned on CLIP survive its upgrade to EVA-CLIP?
+
+A module is trained once on a source backbone, attached untouched to the upgraded \
+one, and ranked by the harmonic mean of both accuracies.
+
+Start with: compatbench run --methods all"""
+
+app = typer.Typer(
+    name="compatbench",
+    invoke_without_command=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=ABOUT,
+)
 
 
 def _show_version(wanted: bool) -> None:
@@ -63,42 +62,19 @@ def _common(
         say(START)
 
 
-# The commands for each kind of user; those for all come first.
-PANELS = {
-    "Run the benchmark": (run.run, run.plan, inventory.list_),
-    "For readers: choose a method": (
-        results.leaderboard,
-        results.report,
-        analyze.claims,
-        analyze.app,
-    ),
-    "For authors: add a method": (
-        authoring.new_method,
-        authoring.check,
-        authoring.tune,
-        results.audit,
-        results.ci,
-    ),
-    "For owners: upgrade your model": (
-        modules.evaluate,
-        modules.port,
-        indexes.retrieve,
-        own_data.new_task,
-        own_data.advise,
-        own_data.predict,
-        modules.import_,
-        modules.export,
-        sharing.push,
-        sharing.pull,
-        inventory.doctor,
-        inventory.data_app,
-        stores.runs_app,
-        stores.cache_app,
-    ),
-}
-for panel, commands in PANELS.items():
-    for one in commands:
-        if isinstance(one, typer.Typer):
-            app.add_typer(one, rich_help_panel=panel)
-        else:
-            options.command(app, panel=panel)(one)
+def _add_commands() -> None:
+    commands = COMMANDS | offered("COMMANDS")
+    groups: dict[str, typer.Typer] = {}
+    helps = GROUPS | offered("GROUPS")
+    for panel, title in PANELS.items():
+        for words, command in commands.items():
+            if command.panel != panel:
+                continue
+            group, _, name = words.rpartition(" ")
+            if group and group not in groups:
+                groups[group] = typer.Typer(no_args_is_help=True, help=helps[group])
+                app.add_typer(groups[group], name=group, rich_help_panel=title)
+            add_command(groups.get(group, app), name, command, title)
+
+
+_add_commands()

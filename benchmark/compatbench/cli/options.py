@@ -1,232 +1,164 @@
-"""Commands and their options: a command is a function, and its docstring is its help."""
+"""The options of a command: what a shell needs to know of parameters of one name, wherever."""
 
 from __future__ import annotations
 
-import functools
-import inspect
+import json
 import os
 import re
-from collections.abc import Callable
-from copy import copy
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Any
 
 import typer
 
-from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 from compatbench.errors import CompatbenchError
-from compatbench.files.project_folders import content_files
-
-Function = TypeVar("Function", bound=Callable[..., None])
-Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-
-
-def command(
-    app: typer.Typer, name: str | None = None, panel: str | None = None
-) -> Callable[[Function], Function]:
-    """Registers a function as a command, whose help is the function's docstring.
-
-    A parameter without a default is an argument, any other an option. Its help is its entry below
-    ``Args:``, or what ``SHARED`` says of an option that several commands have. A command that takes
-    names of cards has the option ``--cards``, too.
-    """
-
-    def register(function: Function) -> Function:
-        text, _, entries = (inspect.getdoc(function) or "").partition("\nArgs:\n")
-        helps = dict(re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", entries, re.MULTILINE))
-        signature = inspect.signature(function, eval_str=True)
-        parameters = []
-        for parameter in signature.parameters.values():
-            settings = dict(SHARED.get(parameter.name, {}))
-            names = settings.pop("names", ())
-            if parameter.name in helps:
-                settings["help"] = " ".join(helps[parameter.name].split())
-            kind, *given = get_args(parameter.annotation) or (None,)
-            if given and isinstance(given[0], typer.models.ParameterInfo):
-                info = copy(given[0])
-                info.help = settings.get("help", info.help)
-            else:
-                kind = parameter.annotation
-                if kind is bool and not parameter.default:
-                    names = names or (f"--{parameter.name.replace('_', '-')}",)  # and no --no-
-                required = parameter.default is parameter.empty
-                info = typer.Argument(**settings) if required else typer.Option(*names, **settings)
-            parameters.append(parameter.replace(annotation=Annotated[kind, info]))
-        run: Any = function
-        if not CARD_NAMES.isdisjoint(signature.parameters):
-            run = _takes_cards(function)
-            parameters.append(_CARDS)
-        run.__signature__ = signature.replace(parameters=parameters)
-        paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
-        default = function.__name__.strip("_").replace("_", "-")
-        help_text = "\n\n".join(paragraphs)
-        app.command(name or default, help=help_text, rich_help_panel=panel)(run)
-        return function
-
-    return register
-
-
-def _takes_cards(function: Callable[..., None]) -> Callable[..., None]:
-    """The function with an argument that its option has dealt with."""
-
-    @functools.wraps(function)
-    def run(*given: Any, cards: object = None, **named: Any) -> None:
-        function(*given, **named)
-
-    return run
-
-
-def _completes(names: Callable[[], list[str]]) -> Callable[[str], list[str]]:
-    def complete(incomplete: str) -> list[str]:
-        return [name for name in names() if name.startswith(incomplete)]
-
-    return complete
-
-
-complete_suites = _completes(suite_cards.names)
-complete_tasks = _completes(lambda: ["all", *task_cards.names()])
-complete_methods = _completes(
-    lambda: ["all", *sorted(path.stem for path in content_files("methods"))]
-)
-complete_backbones = _completes(lambda: [*backbone_cards.names(), "local-dir:", "hf:"])
-
-
-def _sets(variable: str) -> Callable[[bool], bool]:
-    """Sets an environment variable, which worker processes inherit."""
-
-    def set_if_wanted(wanted: bool) -> bool:
-        if wanted:
-            os.environ[variable] = "1"
-        return wanted
-
-    return set_if_wanted
-
-
-def _add_cards(places: list[Path] | None) -> list[Path] | None:
-    from compatbench.data.cards.own_cards import look_at, why_no_card
-    from compatbench.files.project_folders import add_own_place
-
-    for place in places or ():
-        if not place.is_dir() and look_at(place) is None:
-            raise CompatbenchError(f"--cards '{place}': {why_no_card(place)}")
-        add_own_place(place)
-    return places
-
-
-def _set_data_roots(folders: list[str] | None) -> list[str] | None:
-    from compatbench.data.dataset_folders import set_data_roots
-
-    set_data_roots(folders or [])
-    return folders
-
+from compatbench.plugins import Option
 
 # Parameters that hold names of cards.
-CARD_NAMES = {"suite", "task", "tasks", "backbone", "source", "target", "to", "names"}
-SHARED: dict[str, dict[str, Any]] = {
-    "cards": {
-        "help": "Folder with cards of your own, or a card; may be repeated. They are found by "
-        "name, like the built-in ones and those of this folder and of COMPATBENCH_CARDS.",
-        "metavar": "FOLDER | FILE",
-        "callback": _add_cards,
-        "is_eager": True,
-    },
-    "suite": {
-        "help": "Suite: a name (see 'compatbench list suites') or a YAML file.",
-        "autocompletion": complete_suites,
-    },
-    "methods": {
-        "help": "Methods: names, globs, 'all', comma lists, exclusions ('all,!coop'), or the path "
-        "of a method file ('./mine.py'), which is run as code.",
-        "autocompletion": complete_methods,
-    },
-    "tasks": {
-        "help": "Tasks: names, globs, 'all', comma lists, exclusions, or the path of a card. A "
-        "task stands for its variants, too, which can also be named alone.",
-        "autocompletion": complete_tasks,
-    },
-    "task": {"autocompletion": complete_tasks},
-    "backbone": {"autocompletion": complete_backbones},
-    "source": {
-        "help": "The old model (see 'compatbench list backbones').",
-        "autocompletion": complete_backbones,
-    },
-    "target": {"help": "The new model.", "autocompletion": complete_backbones},
-    "seeds": {
-        "help": "Seeds, such as '1,2'; by default the suite's, or those that its card names for a "
-        "first run ('run_seeds')."
-    },
-    "shots": {"help": "Shots, such as '4,8' or 'all'; by default the suite's."},
-    "transfers": {
-        "help": "How modules reach the targets, such as 'copied,words' (see 'list transfers'); by "
-        "default the suite's, most often 'copied'."
-    },
-    "out": {"help": "Folder for runs/, results/ and leaderboard.md."},
-    "shots_file": {
-        "help": "File of 'data shots' with the images to train on, in place of the draw of its "
-        "task, shots and seed; may be repeated.",
-    },
-    "shard": {
-        "help": "The I-th of N parts of the work, about equal in time, such as '3/8': one for each "
-        "job of an array. The results of all parts add up.",
-        "metavar": "I/N",
-    },
-    "jobs": {
-        "help": "Worker processes; by default one per core, and one on a GPU.",
-        "names": ("--jobs", "-j"),
-        "min": 1,
-    },
-    "forged": {
-        "help": "Draw as many cells as it takes to find one, if this share of them is forged ..."
-    },
-    "power": {"help": "... with this probability. 0.1 and 0.9 are 22 cells of thousands."},
-    "minutes": {"help": "Begin no other cell after this time; it is said what was run by then."},
-    "unverified": {
-        "help": "Suite whose rows may stand unchecked where its weights or images are not here; "
-        "may be repeated."
-    },
-    "device": {
-        "help": "Where to compute: auto, cpu, cuda, cuda:1, mps; for the cells of a suite also "
-        "cuda:all, which has workers on every card."
-    },
-    "data_root": {
-        "help": "Folder of all datasets, or of one task's; may be repeated. By default "
+CARD_NAMES = {"suite", "task", "tasks", "backbone", "source", "target", "targets", "names"}
+HERE = "compatbench.cli.options"
+SHARED = {
+    # Those that a command wants beside what its function takes.
+    "cards": Option(
+        help="Folder with cards of your own, or a card; may be repeated. They are found by name, "
+        "like the built-in ones and those of this folder and of COMPATBENCH_CARDS.",
+        annotation="Path",
+        repeated=True,
+        metavar="FOLDER | FILE",
+        at_once=f"{HERE}:add_cards",
+    ),
+    "data_root": Option(
+        help="Folder of all datasets, or of one task's; may be repeated. By default "
         "COMPATBENCH_DATA and COMPATBENCH_DATA_<TASK>.",
-        "metavar": "FOLDER | TASK=FOLDER",
-        "callback": _set_data_roots,
-    },
-    "offline": {
-        "help": "Fetch nothing: weights must be on this machine. HF_HUB_OFFLINE=1 says the same.",
-        "callback": _sets("HF_HUB_OFFLINE"),
-    },
-    "trust_pickle": {
-        "help": "Read checkpoints even if that runs code in them; only for files from people you "
+        repeated=True,
+        metavar="FOLDER | TASK=FOLDER",
+        at_once="compatbench.data.dataset_folders:set_data_roots",
+    ),
+    "offline": Option(
+        help="Fetch nothing: weights must be on this machine. HF_HUB_OFFLINE=1 says the same.",
+        annotation="bool",
+        default=False,
+        at_once=f"{HERE}:go_offline",
+    ),
+    "trust_pickle": Option(
+        help="Read checkpoints even if that runs code in them; only for files from people you "
         "trust.",
-        "callback": _sets("COMPATBENCH_TRUST_PICKLE"),
-    },
-    "as_json": {"help": "Print JSON.", "names": ("--json",)},
-    "as_csv": {"help": "Print CSV.", "names": ("--csv",)},
-    "figure": {"help": "Write the figure to this SVG file."},
-    "steps": {"help": "Most optimiser steps of a fit.", "min": 1},
-    "threads": {"min": 1},
-    "decoders": {"min": 1},
-    "jobs_per_gpu": {"min": 1},
-    **{name: {"min": 0} for name in ("cells", "days", "gpus_per_cell", "seed", "tolerance")},
+        annotation="bool",
+        default=False,
+        at_once=f"{HERE}:trust_pickle",
+    ),
+    "as_json": Option("--json", "Print JSON.", "bool", False),
+    # Those of functions and records.
+    "jobs": Option(("--jobs", "-j"), least=1),
+    "jobs_per_gpu": Option(least=1),
+    "threads": Option(least=1),
+    "decoders": Option(least=1),
+    "steps": Option(least=1),
+    "gpus_per_cell": Option(least=0),
+    "seed": Option(least=0),
+    "memory_budget": Option(
+        help="Most memory for the activations of each worker's text encoder, and for the images "
+        "that it classifies at once, such as '2G'; by default half of what is free, and 1 GiB. "
+        "Less is slower.",
+        annotation="str",
+        read="compatbench.files.sizes:parse_bytes",
+    ),
+    "cache_limit": Option(
+        help="Most disk for image features and tokens, such as '200G': those unused longest are "
+        "deleted, and tokens that do not fit are computed whenever they are needed.",
+        annotation="str",
+        read="compatbench.files.sizes:parse_bytes",
+    ),
+    "timeout": Option(
+        help="End an attempt at a cell that takes longer, such as '90s' or '10m'; the encoding of "
+        "its images does not count. It becomes a failed row, and the other cells continue.",
+        annotation="str",
+        read=f"{HERE}:read_seconds",
+    ),
+    "retry": Option(
+        help="Try a cell again after these failures: 'oom', 'killed', 'timeout', 'error', each "
+        "once or as often as it says: 'oom,killed:3'.",
+        annotation="str",
+        default="",
+        read="compatbench.engine.execute.compute:parse_retry",
+    ),
+    "shots_files": Option("--shots-file", annotation="Path", repeated=True),
+    "shard": Option(metavar="I/N"),
+    "settings": Option(
+        "--set",
+        annotation="str",
+        repeated=True,
+        metavar="NAME=VALUE",
+        read=f"{HERE}:read_settings",
+    ),
+    "suite": Option(completes="suites"),
+    "methods": Option(completes="methods"),
+    "task": Option(completes="tasks"),
+    "tasks": Option(completes="tasks"),
+    "backbone": Option(completes="backbones"),
+    "source": Option(completes="backbones"),
+    "target": Option(completes="backbones"),
 }
 
 
-_CARDS = inspect.Parameter(
-    "cards",
-    inspect.Parameter.KEYWORD_ONLY,
-    default=None,
-    annotation=Annotated[list[Path] | None, typer.Option(**SHARED["cards"])],
-)
+def complete(kind: str) -> Callable[..., list[str]]:
+    """Completes names of suites, tasks, methods or backbones, or of what ``list`` is asked for."""
+
+    def completer(context: typer.Context, incomplete: str) -> list[str]:
+        wanted = context.params.get("kind") if kind == "listed" else kind
+        return [name for name in known_names(wanted) if name.startswith(incomplete)]
+
+    return completer
 
 
-def split(text: str | None) -> list[Any] | None:
+def known_names(kind: str | None) -> list[str]:
+    """The names that a shell completes, found without loading what they name."""
+    from compatbench.data.cards import backbone_cards, suite_cards, task_cards
+    from compatbench.files.project_folders import content_files
+
+    if kind == "suites":
+        return suite_cards.names()
+    if kind == "tasks":
+        return ["all", *task_cards.names()]
+    if kind == "backbones":
+        return [*backbone_cards.names(), "local-dir:", "hf:"]
+    return ["all", *sorted(path.stem for path in content_files("methods"))]
+
+
+def add_cards(places: Iterable[Path]) -> None:
+    """Has cards of one's own found by name."""
+    from compatbench.data.cards.own_cards import look_at, why_no_card
+    from compatbench.files.project_folders import add_own_place
+
+    for place in places:
+        if not place.is_dir() and look_at(place) is None:
+            raise CompatbenchError(f"--cards '{place}': {why_no_card(place)}")
+        add_own_place(place)
+
+
+def go_offline(wanted: bool) -> None:
+    """Has nothing fetched, in worker processes, too."""
+    if wanted:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def trust_pickle(wanted: bool) -> None:
+    """Has checkpoints read that run code, in worker processes, too."""
+    if wanted:
+        os.environ["COMPATBENCH_TRUST_PICKLE"] = "1"
+
+
+def split(text: str) -> list[Any]:
     """The parts of a comma list; what they may be is checked by what they are given to."""
-    if text is None:
-        return None
     return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def read_numbers(text: str) -> list[int]:
+    """A comma list of whole numbers below a billion."""
+    parts = split(text)
+    if wrong := [part for part in parts if not part.isdecimal() or len(part) > 9]:
+        raise CompatbenchError(f"'{wrong[0]}' is no number below a billion; write such as 64,256")
+    return [int(part) for part in parts]
 
 
 def read_seconds(text: str) -> float:
@@ -235,3 +167,17 @@ def read_seconds(text: str) -> float:
     if match is None:
         raise CompatbenchError(f"--timeout '{text}': give a time such as 90s, 10m or 2h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def read_settings(texts: Iterable[str]) -> dict[str, Any]:
+    """Settings of the command line, ``NAME=VALUE``; a value that is JSON is read as such."""
+    settings: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name.strip() or not equals:
+            raise CompatbenchError(f"--set '{text}': write it as NAME=VALUE, such as alpha=1")
+        try:
+            settings[name.strip()] = json.loads(value)
+        except ValueError:
+            settings[name.strip()] = value
+    return settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ class SafeConsole(Console):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
 
+MARKS = {"found": "[green]found[/]", "missing": "[yellow]missing[/]", "wrong": "[red]wrong[/]"}
 console = SafeConsole(highlight=False)
 error_console = SafeConsole(highlight=False, stderr=True)
 
@@ -43,15 +44,35 @@ def say(text: str, to: Console = console, style: str = "") -> None:
     to.print(text, soft_wrap=True, style=style)
 
 
+def show(value: Any) -> int:
+    """Prints what a function gives: a frame, a text, or several; returns the exit code.
+
+    A number is the exit code, of a function that has printed what there is to say.
+    """
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str | Path):
+        say(escape(str(value)))
+    elif hasattr(value, "columns"):
+        print_frame(value)
+    elif value is not None:
+        for each in value:
+            show(each)
+    return 0
+
+
 def print_json(data: Any) -> None:
-    """Prints JSON, of frames and reports, too; the console would wrap and colour it."""
+    """Prints JSON, of frames, records and reports, too; the console would wrap and colour it."""
 
-    def plain(value: Any) -> Any:
-        from compatbench.extras.studies.frames import records
+    def as_values(value: Any) -> Any:
+        if hasattr(value, "columns"):  # a frame
+            frame = value.astype(object).where(value.notna(), None)
+            return frame.rename(columns=str).to_dict("records")
+        if dictionary := getattr(value, "as_dict", None) or getattr(value, "to_dict", None):
+            return dictionary()
+        return asdict(value)
 
-        return asdict(value) if is_dataclass(value) else records(value)  # type: ignore[arg-type]
-
-    print_json_text(json.dumps(data, indent=1, ensure_ascii=False, default=plain))
+    print_json_text(json.dumps(data, indent=1, ensure_ascii=False, default=as_values))
 
 
 def print_json_text(text: str) -> None:

@@ -1,185 +1,54 @@
-"""The commands that measure a suite: ``compatbench run`` and ``plan``."""
+"""What ``compatbench run``, ``plan`` and ``tune`` print, and how they are followed and stopped."""
 
 from __future__ import annotations
 
-import os
-import shlex
-import signal
-import stat
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.markup import escape
 
-from compatbench.cli import options
-from compatbench.cli.output import console, format_seconds, print_table, say
+from compatbench.cli.command import Call
+from compatbench.cli.output import console, format_seconds, print_frame, print_table, say
+from compatbench.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
     from compatbench.engine.plan import Plan
 
-STOPPED = 130  # exit code of a command that was stopped, as shells have it
 
-
-def run(
-    suite: str = "mini",
-    methods: str = "all",
-    tasks: str = "all",
-    seeds: str | None = None,
-    shots: str | None = None,
-    transfers: str | None = None,
-    out: Path = Path(),
-    data_root: list[str] | None = None,
-    shots_file: list[Path] | None = None,
-    skip_missing: bool = False,
-    executor: Literal["local", "ray"] = "local",
-    address: str | None = None,
-    gpus_per_cell: float | None = None,
-    jobs: int | None = None,
-    jobs_per_gpu: int | None = None,
-    threads: int = 1,
-    decoders: int | None = None,
-    device: str = "auto",
-    memory_budget: str | None = None,
-    cache_limit: str | None = None,
-    precision: options.Precision | None = None,
-    timeout: str | None = None,
-    retry: str = "",
-    shard: str | None = None,
-    offline: bool = False,
-    trust_pickle: bool = False,
-) -> None:
-    """Run a suite and write results/ and leaderboard.md.
-
-    Finished cells are never run again: stop at any time, and the same command continues. The first
-    seed of all methods is run first, so that a full ranking is there early. Several runs may share
-    a folder, on one machine or on many: each cell is run by one of them.
-
-    Args:
-        skip_missing: Leave out cells whose images or weights are missing, and run the others.
-        executor: Where cells run: in processes on this machine, or on a Ray cluster.
-        address: The Ray cluster, HOST:PORT; 'auto' is the one that this machine belongs to. By
-            default RAY_ADDRESS, or this machine alone.
-        gpus_per_cell: GPUs of each worker on Ray; with 0.25, four share one. By default 1; none
-            with --device cpu.
-        jobs: Workers; on Ray, by default all that fit.
-        jobs_per_gpu: Workers on each GPU, in place of --jobs; by default 1.
-        threads: Threads of each worker.
-        decoders: Processes, of each worker, that decode images; by default its share of the cores
-            with a GPU, and 1 without.
-        memory_budget: Most memory for the activations of each worker's text encoder, and for the
-            images that it classifies at once, such as '2G'; by default half of what is free, and
-            1 GiB. Less is slower.
-        cache_limit: Most disk for image features and tokens, such as '200G': those unused
-            longest are deleted, and tokens that do not fit are computed whenever they are needed.
-        precision: Number format of the frozen towers, by default the suite's; modules are always
-            trained in float32. 'tf32' is float32 with the short products of NVIDIA's cards, in
-            training, too. Another precision gives separate cells, which replace the previous rows
-            in results/.
-        timeout: End an attempt at a cell that takes longer, such as '90s' or '10m'; the encoding
-            of its images does not count. It becomes a failed row, and the other cells continue.
-        retry: Try a cell again after these failures: 'oom', 'killed', 'timeout', 'error', each
-            once or as often as it says: 'oom,killed:3'.
-    """
+def run(call: Call) -> int:
+    """Follows the cells, and shows the ranking of what was asked for."""
     with stoppable():
-        import compatbench as api
         from compatbench.cli.progress import RunProgress, restriction_of
-        from compatbench.engine.execute.compute import parse_retry
-        from compatbench.engine.execute.shards import Shard
-        from compatbench.files.sizes import parse_bytes
         from compatbench.tables.suite_page import read_suite_page
         from compatbench.tables.terminal_ranking import print_ranking
 
+        out = call.arguments["out"]
         with RunProgress(console, out) as progress:
-            results = api.run(
-                suite,
-                methods,
-                tasks=tasks,
-                seeds=options.split(seeds),
-                shots=options.split(shots),
-                transfers=options.split(transfers),
-                out=out,
-                precision=precision,
-                shots_files=shots_file or (),
-                skip_missing=skip_missing,
-                shard=None if shard is None else Shard.parse(shard),
-                compute=api.Compute(
-                    executor=executor,
-                    device=device,
-                    jobs=jobs,
-                    jobs_per_gpu=jobs_per_gpu,
-                    threads=threads,
-                    decoders=decoders,
-                    memory_budget=None if memory_budget is None else parse_bytes(memory_budget),
-                    cache_limit=None if cache_limit is None else parse_bytes(cache_limit),
-                    timeout=None if timeout is None else options.read_seconds(timeout),
-                    retry=parse_retry(retry),
-                    address=address,
-                    gpus_per_cell=gpus_per_cell,
-                ),
-                on_start=progress.announce_plan,
-                on_event=progress.on_event,
-            )
+            results = call(on_start=progress.announce_plan, on_event=progress.on_event)
         plan = progress.plan
         assert plan is not None
         print_ranking(console, read_suite_page(plan.suite, out).restrict(**restriction_of(plan)))
         page = f"{out / 'leaderboard.md'}, " if plan.suite.publish else ""
         folders = f"results in {out / 'results' / plan.suite.name}/, modules in {out / 'runs'}/"
         say(escape(f"wrote {page}{folders}modules/"))
-        if results.failures:
-            tried = len(plan.to_do) + len(plan.broken)
-            count = f"{len(results.failures)} of {tried} cells failed"
-            say(f"{count}; the same command tries them again")
-            raise typer.Exit(1)
+        if not results.failures:
+            return 0
+        tried = len(plan.to_do) + len(plan.broken)
+        count = f"{len(results.failures)} of {tried} cells failed"
+        say(f"{count}; the same command tries them again")
+        return 1
 
 
-def plan(
-    suite: str = "mini",
-    methods: str = "all",
-    tasks: str = "all",
-    seeds: str | None = None,
-    shots: str | None = None,
-    transfers: str | None = None,
-    out: Path = Path(),
-    data_root: list[str] | None = None,
-    shots_file: list[Path] | None = None,
-    device: str = "auto",
-    jobs: int | None = None,
-    decoders: int | None = None,
-    shard: str | None = None,
-) -> None:
-    """Show what 'run' would do: cells to do and done, what is missing, and what it costs.
-
-    Nothing is fetched and nothing is written. Times are counted from the cards, the models'
-    sizes and this machine's speed now, or scaled to what finished cells took.
-
-    Args:
-        jobs: Workers, for the estimate of time.
-        decoders: Processes, of each worker, that decode images, for that of memory.
-    """
+def plan(call: Call) -> None:
+    """Shows the cells of every method, what they cost, and what is missing."""
     with console.status("reading the suite and the methods"):
-        import compatbench as api
+        from compatbench import Compute
         from compatbench.cli.progress import say_plan
-        from compatbench.engine.execute.shards import Shard
 
-        compute = api.Compute(device=device, jobs=jobs, decoders=decoders)
-        place = compute.list_devices()[0]
-        found = api.plan(
-            suite,
-            methods,
-            tasks=tasks,
-            seeds=options.split(seeds),
-            shots=options.split(shots),
-            transfers=options.split(transfers),
-            out=out,
-            shots_files=shots_file or (),
-            shard=None if shard is None else Shard.parse(shard),
-        )
+        compute = Compute(**call.shell["compute"])
+        device = compute.list_devices()[0]
+        planned = call()
         workers = compute.count_workers()
-    columns = dict(found.columns)
+    columns = dict(planned.columns)
     seconds = columns.pop("seconds")
     columns["about"] = [format_seconds(each / workers) if each else "" for each in seconds]
     if set(columns["transfer"]) <= {"copied"}:
@@ -188,11 +57,11 @@ def plan(
         del columns["missing"]
     right = columns.keys() - {"method", "transfer"}
     print_table(list(columns), zip(*columns.values(), strict=True), right)
-    if found.to_do or found.missing:
-        _print_costs(found, place, compute.count_decoders())
-    say_plan(found, workers)
-    if found.missing:
-        say(f"'compatbench doctor --suite {suite}' shows more, and what to do")
+    if planned.to_do or planned.missing:
+        _print_costs(planned, device, compute.count_decoders())
+    say_plan(planned, workers)
+    if planned.missing:
+        say(f"'compatbench doctor --suite {call.arguments['suite']}' shows more, and what to do")
 
 
 def _print_costs(plan: Plan, device: str, decoders: int) -> None:
@@ -234,34 +103,27 @@ def _print_costs(plan: Plan, device: str, decoders: int) -> None:
         say(f"not counted: {names}, whose sizes are known when they are loaded")
 
 
-@contextmanager
-def stoppable(
-    outcome: str = "finished cells are kept, and the same command continues:\n  {command}",
-) -> Iterator[None]:
-    """Ends a command with exit code 130 on Ctrl-C, or when a batch system or a terminal ends it.
+def tune(call: Call) -> None:
+    """Follows the fits, and shows every setting and what was chosen."""
+    import yaml
 
-    ``outcome`` says what is left of its work.
-    """
-    stops = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {stop: signal.getsignal(stop) for stop in stops}
-    for stop, handler in before.items():
-        if handler != signal.SIG_IGN:  # as by nohup
-            signal.signal(stop, _stop)
-    try:
-        yield
-    except KeyboardInterrupt:
-        command = shlex.join(["compatbench", *sys.argv[1:]])
-        print(f"\ncompatbench: stopped; {outcome.format(command=command)}", file=sys.stderr)
-        raise typer.Exit(STOPPED) from None
-    finally:
-        for stop, handler in before.items():
-            signal.signal(stop, handler)
+    with stoppable():
+        from compatbench.cli.progress import RunProgress
 
-
-def _stop(*_: object) -> None:
-    """What Ctrl-C does; nothing is written to a terminal that is gone, for that would fail."""
-    for stream in (1, 2):
-        with suppress(OSError):  # it may be closed
-            if stat.S_ISCHR(os.fstat(stream).st_mode) and not os.isatty(stream):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-    raise KeyboardInterrupt
+        with RunProgress(console) as progress:
+            tunings = call(on_start=progress.announce_plan, on_event=progress.on_event)
+        entries: dict[str, Any] = {}
+        for tuning in tunings:
+            images = f"{sum(tuning.total):,} held-out images, in percent"
+            say(f"[bold]{escape(tuning.method)}[/], {images}")
+            frame, best = tuning.frame, tuning.chosen
+            choice = ["chosen" if number == best else "" for number in frame.index]
+            print_frame(frame.round({"accuracy": 1, "gain": 1, "error": 1}).assign(choice=choice))
+            entry: dict[str, Any] = {}
+            if tuning.lr[best] != tuning.lr[0]:
+                entry["recipe"] = {"lr": tuning.lr[best]}
+            if tuning.max_steps[best] != tuning.max_steps[0]:
+                entry["max_steps"] = tuning.max_steps[best]
+            entries[tuning.method] = entry
+        say("what 'methods' of the suite says of rates and steps ({}: nothing):")
+        say(escape(yaml.safe_dump(entries, sort_keys=False).rstrip()))

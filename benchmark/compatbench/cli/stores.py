@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.markup import escape
 
-from compatbench.cli import options
 from compatbench.cli.output import format_seconds, print_facts, print_frame, print_table, say
 from compatbench.files.sizes import format_bytes, parse_bytes
 
-runs_app = typer.Typer(
-    name="runs", no_args_is_help=True, help="Look at, verify and clean the store of a run."
-)
-cache_app = typer.Typer(
-    name="cache", no_args_is_help=True, help="Look at and clean the cache of image features."
-)
 DAY = 86400
 
 
-@options.command(runs_app, "ls")
 def list_runs(
-    methods: str = "all", tasks: str = "all", state: str = "all", out: Path = Path()
+    methods: str = "all", tasks: str = "all", state: str = "all", out: str | Path = "."
 ) -> None:
     """List cells: how each ended, its size on disk and its age.
 
     Args:
-        methods: Names, globs, lists.
+        methods: names, globs, comma lists.
+        tasks: names, globs, comma lists.
         state: Of ok, not transferable, error, oom, killed, timeout: names, globs, exclusions.
     """
     from compatbench.data.cards.shots import show_shots
     from compatbench.engine.store_check import list_cells, open_store
 
-    store = open_store(out)
+    store = open_store(Path(out))
     cells = list_cells(store, methods, tasks, state)
     size = format_bytes(cells["size"].sum())
     shown = {
@@ -48,8 +39,7 @@ def list_runs(
     say(f"{len(cells)} cells, {size}, in {store.folder}")
 
 
-@options.command(runs_app, "show")
-def show_run(key: str, out: Path = Path()) -> None:
+def show_run(key: str, out: str | Path = ".") -> None:
     """Show all that is stored of one cell.
 
     Args:
@@ -60,7 +50,7 @@ def show_run(key: str, out: Path = Path()) -> None:
     from compatbench.data.cards.shots import show_shots
     from compatbench.engine.store_check import find_record, open_store
 
-    store = open_store(out)
+    store = open_store(Path(out))
     record = find_record(store, key)
     module = store.module_path(record.key)
     facts = record.model_dump(exclude={"key", "schema_version", "records"}) | {
@@ -75,25 +65,23 @@ def show_run(key: str, out: Path = Path()) -> None:
         print_frame(rows.convert_dtypes().dropna(axis="columns", how="all").round(3), whole=160)
 
 
-@options.command(runs_app, "verify")
-def verify_runs(out: Path = Path()) -> None:
+def verify_runs(out: str | Path = ".") -> int:
     """Compare every file with its checksum and its name; exit with 1 if one is not right.
 
     Nothing is moved. When a run needs such a file, it sets it aside and makes it again.
     """
     from compatbench.engine.store_check import find_files, find_problems, open_store
 
-    files = find_files(open_store(out))
-    _say_damaged(find_problems(files), len(files), "files")
+    files = find_files(open_store(Path(out)))
+    return _say_damaged(find_problems(files), len(files), "files")
 
 
-@options.command(runs_app)
-def gc(
+def collect_garbage(
     delete: bool = False,
     days: float = 7,
     suite: list[str] | None = None,
     shots_file: list[Path] | None = None,
-    out: Path = Path(),
+    out: str | Path = ".",
 ) -> None:
     """Find files that no plan needs any more: modules and predictions of cells that changed.
 
@@ -116,7 +104,7 @@ def gc(
 
     suites = map(suite_cards.read, [*suite_cards.names(), *(suite or ())])
     draws = read_draws(shots_file or ())
-    waste = find_waste(open_store(out), suites, builtin_methods(), draws)
+    waste = find_waste(open_store(Path(out)), suites, builtin_methods(), draws)
     kinds = {
         f"of {waste.cells} obsolete cells": waste.files,
         "damaged, or left by killed processes": waste.remains,
@@ -131,7 +119,6 @@ def gc(
     say("deleted" if delete else "nothing was deleted; --delete does")
 
 
-@options.command(cache_app, "ls")
 def list_cache() -> None:
     """List what the cache holds, by backbone and task."""
     from compatbench.data.cache_files import default_cache_folder, list_entries
@@ -149,8 +136,7 @@ def list_cache() -> None:
     say(f"{len(entries)} entries, {format_bytes(sum(each.size for each in entries))}, in {folder}")
 
 
-@options.command(cache_app, "verify")
-def verify_cache() -> None:
+def verify_cache() -> int:
     """Compare every entry with its checksum; exit with 1 if one is damaged.
 
     Damaged entries are computed again when they are needed.
@@ -161,14 +147,13 @@ def verify_cache() -> None:
     damaged = {
         one.path: "its checksum is another" for one in entries if read_entry(one.path) is None
     }
-    _say_damaged(damaged, len(entries), "entries")
+    return _say_damaged(damaged, len(entries), "entries")
 
 
-@options.command(cache_app)
-def prune(
+def prune_cache(
     size: str | None = None,
     days: float | None = None,
-    everything: Annotated[bool, typer.Option("--all")] = False,
+    everything: bool = False,
 ) -> None:
     """Delete entries, the oldest first. Nothing is lost: they are computed again when needed.
 
@@ -188,10 +173,9 @@ def prune(
     say(f"deleted {len(deleted)} entries, {format_bytes(sum(entry.size for entry in deleted))}")
 
 
-def _say_damaged(damaged: dict[Path, str], total: int, kind: str) -> None:
-    """Names what is damaged, and ends with exit code 1 if anything is."""
+def _say_damaged(damaged: dict[Path, str], total: int, kind: str) -> int:
+    """Names what is damaged; returns the exit code, 1 if anything is."""
     for path, why in damaged.items():
         say(f"[red]damaged[/] {escape(str(path))}: {escape(why)}")
     say(f"{total - len(damaged)} of {total} {kind} are intact")
-    if damaged:
-        raise typer.Exit(1)
+    return int(bool(damaged))

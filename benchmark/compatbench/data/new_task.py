@@ -84,26 +84,28 @@ def new_task(
     replace: bool = False,
     progress: Callable[[str], object] = lambda _: None,
 ) -> NewTask:
-    """Makes the card of a task from images, and a suite for an upgrade on it.
+    """Makes a task of your own images, and a suite that measures an upgrade on it.
 
     The images are read where they lie, and nothing of them is copied: the cards ``<name>.yaml`` and
-    ``<name>-upgrade.yaml`` and the list ``<name>.csv`` are all that is written.
+    ``<name>-upgrade.yaml`` and the list ``<name>.csv`` are all that is written. Nothing is written
+    if there is an error.
 
     Args:
         folder: class folders, below folders of splits or not; or a list (CSV, TSV) with columns
             such as ``path`` and ``label``, perhaps ``split``; tar shards of a webdataset, or
             parquet files of the Hub's kind (``image``, ``label``). A folder, or one such file.
-        name: of the task; by default the folder's.
-        source, target: the upgrade that the suite asks about.
+        name: the task's name; by default the folder's.
+        source: the old model: a name (see ``list backbones``), or ``MODEL/TAG`` of open_clip.
+        target: the new model, likewise.
         shots: training images of every class; by default 16, or 8, 4, 2, 1 if a class has fewer.
-        seed: of the split, where there is no test split.
-        test_share: share of each class that is tested then, above 0 and below 1.
+        seed: seed of the split, where there is no test split.
+        test_share: share of each class that is then drawn for testing, above 0 and below 1.
         template: prompts with ``{}`` for the class; the first is the zero-shot one. By default
             those that CLIP_benchmark keeps beside its shards, or three plain ones.
         class_names: file of natural names, a line for each class in the order of its labels (of
             folders: sorted); by default what folders or labels are called, with spaces for ``_``.
         out: the folder for the cards.
-        replace: whether cards and list of this name may be replaced.
+        replace: replace cards and list of this name.
         progress: is called with what is being done.
 
     Returns:

@@ -90,9 +90,11 @@ def is_archive(path: Path) -> bool:
     """Whether a file begins as what torch, numpy and pickle write, and no module does."""
     try:
         with require(path, follow=True).open("rb") as file:
-            return file.read(2).startswith((b"PK", b"\x80"))
+            head = file.read(9)
     except OSError:
         return False
+    # A module begins with the length of its header, eight bytes of any value, and a bracket.
+    return head.startswith((b"PK", b"\x80")) and head[8:] != b"{"
 
 
 def _find_in(folder: Path) -> Path:

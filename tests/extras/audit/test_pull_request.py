@@ -11,7 +11,7 @@ from command_line import invoke
 from honest_results import SUITE, SUITES, invent_suite
 from PIL import Image
 
-from compatbench.cli.authoring import fill_template
+from compatbench.cli.new_method import fill_template
 from compatbench.data.layouts.drawings import Drawings
 from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.change import find_change

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from broken_methods import BROKEN
 
-from compatbench.cli.authoring import fill_template
+from compatbench.cli.new_method import fill_template
 from compatbench.errors import CompatbenchError
 from compatbench.extras.check import run_checks as kit
 from compatbench.extras.check.find_checks import find_checks

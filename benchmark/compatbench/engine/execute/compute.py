@@ -40,24 +40,27 @@ class Compute:
     """Where and how cells are run.
 
     Attributes:
-        executor: processes on this machine, or workers on a Ray cluster.
-        device: ``auto`` is a GPU if there is one; ``cuda:all`` is all of them, with workers of
-            their own.
-        jobs: workers; None is one per core, one on a GPU, and on Ray all that fit.
-        jobs_per_gpu: workers on each GPU, in place of ``jobs``.
-        threads: of each worker.
+        executor: where cells run: in processes on this machine, or on a Ray cluster.
+        device: where to compute: ``auto`` (a GPU, if there is one), ``cpu``, ``cuda``, ``cuda:1``,
+            ``mps``; for the cells of a suite also ``cuda:all``, which has workers on every card.
+        jobs: workers; by default one per core, one on a GPU, and on Ray all that fit.
+        jobs_per_gpu: workers on each GPU, in place of ``jobs``; by default 1.
+        threads: threads of each worker.
         decoders: processes, of each worker, that decode images; where there are few images,
-            threads. None is one on processors, whose backbones take longer than any image, and
+            threads. By default one on processors, whose backbones take longer than any image, and
             for GPUs the worker's share of the cores.
-        memory_budget: bytes for the activations of each worker's text tower, and for the images
-            that are classified at once; None is half of what is free, and 1 GiB.
-        cache_limit: bytes of the cache of image features; the longest unused make way.
-        timeout: seconds after which an attempt at a cell is ended; the encoding of its images
-            does not count.
+        memory_budget: most bytes for the activations of each worker's text encoder, and for the
+            images that it classifies at once; by default half of what is free, and 1 GiB. Less is
+            slower.
+        cache_limit: most bytes of disk for image features and tokens: those unused longest are
+            deleted, and tokens that do not fit are computed whenever they are needed.
+        timeout: seconds after which an attempt at a cell is ended; the encoding of its images does
+            not count. It becomes a failed row, and the other cells continue.
         retry: how often a cell is tried again after each kind of failure.
-        address: of a Ray cluster, ``HOST:PORT`` or ``auto``; None is ``RAY_ADDRESS``, or this
-            machine alone.
-        gpus_per_cell: GPUs of each worker on Ray; None is one, and none on processors.
+        address: the Ray cluster, ``HOST:PORT``; ``auto`` is the one that this machine belongs to.
+            By default ``RAY_ADDRESS``, or this machine alone.
+        gpus_per_cell: GPUs of each worker on Ray; with 0.25, four share one. By default 1, and
+            none with the device ``cpu``.
     """
 
     executor: Literal["local", "ray"] = "local"

@@ -1,5 +1,27 @@
 """What an upgrade costs, and what an owner of a module should do."""
 
+from compatbench.plugins import Command, Option
+
 FUNCTIONS = {"advise": "advise:advise", "predict": "predict:predict"}
 SECTIONS = {"price": "sections:PRICE", "price answer": "sections:ANSWER"}
 FIGURES = {"price": "price_figure:PRICE_FIGURE"}
+COMMANDS = {
+    "advise": Command(
+        "advise",
+        "owners",
+        shown="commands:advise",
+        options={
+            "module": Option(""),
+            "methods": Option(("--methods", "--method")),
+            "upgrade": Option(annotation="str", metavar="OLD,NEW"),
+        },
+        also=("data_root", "as_json", "offline", "trust_pickle"),
+    ),
+    "predict": Command(
+        "predict",
+        "owners",
+        shown="commands:predict",
+        options={"backbone": Option("--to")},
+        also=("as_json", "offline", "trust_pickle"),
+    ),
+}

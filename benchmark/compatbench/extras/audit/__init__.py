@@ -1,6 +1,51 @@
 """Audits committed results: is every number one that the code beside it makes?"""
 
+from compatbench.plugins import Command, Option
+
 FUNCTIONS = {
     "audit_results": "audit:audit_results",
     "check_pull_request": "pull_request:check_pull_request",
+}
+_OPTIONS = {
+    "cells": Option(least=0),
+    "unverified": Option(
+        help="Suite whose rows may stand unchecked where its weights or images are not here; may "
+        "be repeated.",
+        repeated=True,
+    ),
+}
+COMMANDS = {
+    "audit": Command(
+        "audit_results",
+        "authors",
+        shown="commands:audit",
+        note="Exits with 1 if anything is found.",
+        options={
+            "suites": Option(
+                "--suite",
+                "Suite to audit: a name, or the YAML file of one that is not installed; may be "
+                "repeated. By default every folder.",
+                repeated=True,
+            ),
+            "tolerance": Option(least=0),
+            **_OPTIONS,
+        },
+        also=("cards", "data_root", "as_json", "offline", "trust_pickle"),
+        leave_out=("only", "new", "each"),
+    ),
+    "ci": Command(
+        "check_pull_request",
+        "authors",
+        shown="commands:ci",
+        note="Exits with 1 if the change cannot be merged.",
+        options={
+            "summary": Option(
+                help="File that the Markdown summary is added to; by default the terminal.",
+                annotation="Path | None",
+                envvar="GITHUB_STEP_SUMMARY",
+            ),
+            **_OPTIONS,
+        },
+        leave_out=("zero_shot",),
+    ),
 }

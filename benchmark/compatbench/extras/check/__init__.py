@@ -9,7 +9,20 @@ them, too:
         --pyargs compatbench.extras.check.fit_checks compatbench.extras.check.attach_checks
 """
 
+from compatbench.plugins import REQUIRED, Command, Option
+
 FUNCTIONS = {
     "check_methods": "run_checks:check_methods",
     "check_transfers": "run_checks:check_transfers",
+}
+COMMANDS = {
+    "check": Command(
+        "check_methods",
+        "authors",
+        shown="commands:check",
+        note="Names of transfers (see 'list transfers'), or the file of one, are checked by the "
+        "rules of transfers. For one method the output is a table of its checks; for several, one "
+        "line each, and their failures at the end. Exits with 1 if a check fails.",
+        options={"methods": Option("", default=REQUIRED)},
+    ),
 }

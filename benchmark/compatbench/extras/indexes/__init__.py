@@ -1,4 +1,50 @@
 """Stored indexes of image embeddings: read, and written anew for another backbone."""
 
+from compatbench.plugins import Command, Option
+
 FUNCTIONS = {"port_index": "index_port:port_index"}
 SECTIONS = {"indexes": "sections:INDEXES"}
+COMMANDS = {
+    # In place of the core's, which ports modules alone.
+    "port": Command(
+        "port",
+        "owners",
+        shown="commands:port",
+        note="A stored index of image embeddings (.npy, .parquet or a flat .faiss) is ported, too: "
+        "each vector is mapped to the new model's space, block by block, in memory that does not "
+        "grow with it. Type, order, lengths, ids and other columns stay. For example: compatbench "
+        "port photos.npy --from vit-b16-openai --to eva02-b16 --by words",
+        options={
+            "backbone": Option("--to"),
+            "transfer": Option("--with", metavar="TRANSFER"),
+            "source": Option("--from", "Of an index: the model that made it.", default=None),
+            "way": Option("--by"),
+            "pairs": Option(
+                help="Of an index, in place of --images: the vectors of the same images on both "
+                "models, in the same rows.",
+                annotation="tuple[Path, Path] | None",
+                metavar="OLD.npy NEW.npy",
+            ),
+            "out": Option(
+                help="The file to write; by default FILE-for-MODEL in this folder.",
+                annotation="Path | None",
+            ),
+        },
+        also=("offline",),
+        records={"index": ("port_index", "source", "way", "images", "column")},
+    ),
+    "retrieve": Command(
+        "retrieve",
+        "owners",
+        shown="commands:retrieve",
+        note="Adds the rows to results/retrieval/SUITE.csv, in place of older ones of the same "
+        "upgrade, gallery and way.",
+        options={
+            "targets": Option("--target", completes="backbones"),
+            "pairs": Option(annotation="str", read="compatbench.cli.options:read_numbers"),
+            "seeds": Option(annotation="str", read="compatbench.cli.options:read_numbers"),
+            "out": Option(help="Folder of results/.", annotation="Path", default="."),
+        },
+        also=("data_root", "as_json", "offline"),
+    ),
+}

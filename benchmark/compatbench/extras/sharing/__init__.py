@@ -1,5 +1,7 @@
 """Modules and results on the Hugging Face Hub."""
 
+from compatbench.plugins import Command
+
 FUNCTIONS = {
     "pull_module": "hub:pull_module",
     "pull_results": "hub:pull_results",
@@ -7,3 +9,7 @@ FUNCTIONS = {
     "push_results": "hub:push_results",
 }
 ADDRESSES = {"hf": "hub:pull_module"}
+COMMANDS = {
+    "push": Command("commands:push", "owners", also=("cards",)),
+    "pull": Command("commands:pull", "owners", also=("offline",)),
+}

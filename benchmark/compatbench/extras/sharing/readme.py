@@ -19,6 +19,7 @@ from compatbench.method import Module
 from compatbench.method.registry import builtin_methods
 from compatbench.results.store import SuiteResults, read_results, result_folders
 from compatbench.tables import markdown as md
+from compatbench.tables.numbers import percent, signed
 
 _MODULE = """\
 # {title}
@@ -113,8 +114,8 @@ def _accuracies(key: str, out: Path) -> str:
         of_it = (frame["key"] == key) & (frame["transfer"] == COPIED) & (frame["status"] == "ok")
         for row in frame.loc[of_it].to_dict("records"):
             place = md.code(row["backbone"]), md.code(row["test_set"])
-            figures = md.percent(row["accuracy"]), md.percent(row["zero_shot"])
-            cells[place] = (*place, f"{row['total']:,}", *figures, md.signed(row["gain"]))
+            figures = percent(row["accuracy"]), percent(row["zero_shot"])
+            cells[place] = (*place, f"{row['total']:,}", *figures, signed(row["gain"]))
     if not cells:
         return "Not known here."
     columns = ("backbone", "test set", "images", "accuracy", "zero-shot", "gain")

@@ -1,5 +1,7 @@
 """Why a module survives an upgrade: layers, depth, embeddings, and the paper's claims."""
 
+from compatbench.plugins import REQUIRED, Command, Option
+
 FUNCTIONS = {
     "analyze_claims": "claims:analyze_claims",
     "analyze_classes": "classes:analyze_classes",
@@ -14,3 +16,59 @@ SECTIONS = {
     "classes words": "sections:WORDS",
 }
 FIGURES = {"classes": "class_figure:CLASSES_FIGURE"}
+GROUPS = {
+    "analyze": "Analyse an upgrade: which layers have moved, at which depth a module survives, "
+    "and how the class embeddings have moved.",
+}
+_STUDY = {
+    "tasks": Option("--task"),
+    "suite": Option(default="mini"),
+    "device": Option(default="auto"),
+    "as_csv": Option("--csv", "Print CSV.", "bool", False),
+    "figure": Option(help="Write the figure to this SVG file.", annotation="Path | None"),
+}
+COMMANDS = {
+    "analyze layers": Command(
+        "analyze_layers",
+        "readers",
+        shown="commands:show_study",
+        options={"images": Option(least=4), **_STUDY},
+        also=("as_json",),
+        records={"options": ("study:StudyOptions", "suite", "device")},
+    ),
+    "analyze depth": Command(
+        "analyze_depth",
+        "readers",
+        shown="commands:show_study",
+        options={
+            **_STUDY,
+            "tasks": Option("--task", default=REQUIRED),
+            "jobs": Option(default=None),
+            "out": Option(default="."),
+            "rates": Option(
+                "--lr",
+                "One learning rate for all fits; by default each has its own.",
+                "float",
+                least=1e-9,
+                read="commands:one_rate",
+            ),
+        },
+        also=("as_json",),
+        records={"options": ("study:StudyOptions", "suite", "device", "out", "jobs")},
+    ),
+    "analyze embeddings": Command(
+        "analyze_embeddings",
+        "readers",
+        shown="commands:show_embeddings",
+        options={**_STUDY, "out": Option(default=".")},
+        also=("as_json",),
+        records={"options": ("study:StudyOptions", "suite", "device", "out")},
+    ),
+    "claims": Command(
+        "analyze_claims",
+        "readers",
+        shown="commands:claims",
+        options={"markdown": Option(help="Print Markdown.", annotation="bool", default=False)},
+        also=("as_json",),
+    ),
+}

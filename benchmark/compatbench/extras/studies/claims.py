@@ -93,9 +93,13 @@ def _effect(finding: Row) -> str:
 
 
 def analyze_claims(suite: str | SuiteCard = "mini", out: str | Path = ".") -> list[ClaimsReport]:
-    """The founding paper's claims (arXiv:2412.20895), each tested against a suite's results.
+    """Compares the founding paper's claims with results: supported, contradicted or undecided.
+
+    The paper is arXiv:2412.20895. Each claim is shown with its data, the size of the effect, and a
+    bootstrap interval over datasets, which decides the verdict. A missing cell gives no mean.
 
     Args:
+        suite: as for ``run``.
         out: the folder of ``results/``, of which the largest number of shots is looked at.
 
     Returns:

@@ -119,12 +119,17 @@ def analyze_depth(
     rates: Sequence[float] = RATES,
     **options: Unpack[StudyOptions],
 ) -> DepthReport:
-    """Fits the same small module at each depth of the text tower, and copies it to the target.
+    """Fits the same small module at each depth of the text tower, and carries it over.
+
+    A bias, and a low-rank map, are inserted before the first block, after each block, and after
+    the last norm; each is fitted on the source and attached untouched to the target. Finished fits
+    are kept and not run again.
 
     Args:
-        source, target: the old and the new model, names of ``backbones()``.
-        tasks: with training images; all of the suite by default.
-        shots, seeds: by default the suite's largest number of shots, and its seeds.
+        source, target: as of ``analyze_layers``.
+        tasks: tasks that modules are fitted on: names, globs, comma lists.
+        shots: images per class; by default the suite's most.
+        seeds: seeds, such as ``1,2``; by default the suite's.
         steps: most optimiser steps of a fit.
         rates: learning rates, of which each fit chooses on its few-shot validation images.
         options: ``suite``, ``device``, ``jobs`` (worker processes), ``out``, whose

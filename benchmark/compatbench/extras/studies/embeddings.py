@@ -114,11 +114,13 @@ class EmbeddingsReport(StudyReport):
 def analyze_embeddings(
     source: str, target: str, *, tasks: Names | None = None, **options: Unpack[StudyOptions]
 ) -> EmbeddingsReport:
-    """How the classes' embeddings have moved, and whether that predicts what methods lose.
+    """Shows how the classes' embeddings have moved, and whether that predicts what methods lose.
+
+    The loss of a method on a task is its gain over zero-shot on the source minus that on the
+    target; it is correlated, by rank over tasks, with each figure.
 
     Args:
-        source, target: the old and the new model, names of ``backbones()``.
-        tasks: all of the suite by default.
+        source, target, tasks: as of ``analyze_layers``.
         options: ``suite``, ``device``, and ``out``, whose ``results/`` the losses are read from.
 
     Returns:

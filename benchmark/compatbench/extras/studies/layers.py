@@ -111,12 +111,18 @@ def analyze_layers(
     seed: int = 1,
     **options: Unpack[StudyOptions],
 ) -> LayersReport:
-    """How far each layer of both towers has moved: its parameters and its features.
+    """Shows how far each layer of both towers has moved: its parameters and its features.
+
+    The change is the mean of |new - old|; the relative change is a share of the mean of |old|. CKA
+    is 1 for features that are the same but for rotation and scale. Where shapes differ, CKA alone
+    is given.
 
     Args:
-        source, target: the old and the new model, names of ``backbones()``.
-        tasks: whose class names and test images are used; all of the suite by default.
-        images: at most so many, drawn evenly from all tasks with ``seed``.
+        source: the old model (see ``list backbones``).
+        target: the new model.
+        tasks: tasks whose class names and images are used; by default all of the suite.
+        images: number of test images, the same share from every task.
+        seed: seed of the draw of images.
         options: ``suite`` and ``device``.
 
     Returns:

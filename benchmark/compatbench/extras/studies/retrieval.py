@@ -67,16 +67,21 @@ def retrieve(
     seeds: Sequence[int] = SEEDS,
     device: str = "auto",
 ) -> Retrieval:
-    """Measures retrieval over galleries of an old model, brought along in every way.
+    """Measures what a stored index of image embeddings is worth to a new model.
+
+    The test images of a suite's tasks, encoded by the old model, are the galleries; the new
+    model's class names, images and, where a task has them, captions are the queries. The index is
+    measured as it is, ported in every way that ``port`` has, and with all images encoded again.
 
     Args:
         suite: gives the tasks, whose test images are the galleries: each by itself, and all.
-        source, targets: the old model and the new ones; by default those of the suite's first
-            source. Names, or comma lists of them.
+        source: the old model; by default the suite's.
+        targets: the new models, a comma list; by default those of the suite.
         tasks: of the suite, or others by name or by the path of a card.
         pairs: numbers of images that maps are fitted on, drawn from the training images, without
-            labels; 0 alone leaves out the ways that need any.
-        seeds: of these draws.
+            labels; by default 64, 256 and 1024. 0 leaves out the ways that need any, for tasks
+            without training images.
+        seeds: seeds of the draws of these images; by default 1, 2 and 3.
 
     Raises:
         CompatbenchError: an unknown name, or weights or images that are not on this machine.

@@ -42,7 +42,13 @@ def read_suite(suite: str | SuiteCard) -> SuiteCard:
 
 
 class StudyOptions(TypedDict, total=False):
-    """What every analysis can be told; see ``Study``."""
+    """What every analysis can be told.
+
+    Attributes:
+        suite, device, out: as for ``run``.
+        jobs: worker processes of the fits; by default one per core, and one on a GPU.
+        on_start, on_event: are called for each fit, as in ``run``.
+    """
 
     suite: str | SuiteCard
     device: str

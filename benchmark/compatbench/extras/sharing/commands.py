@@ -1,4 +1,4 @@
-"""``compatbench push`` and ``pull``: modules and results to and from the Hugging Face Hub."""
+"""``compatbench push`` and ``pull``: each of a module, or of results."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from compatbench.cli.output import say, write_module
 from compatbench.errors import CompatbenchError
+from compatbench.extras.sharing import hub
 
 
 def push(
@@ -17,8 +18,8 @@ def push(
     yes: bool = False,
     private: bool = False,
     licence: str | None = None,
-    out: Path = Path(),
-) -> None:
+    out: str | Path = ".",
+) -> int:
     """Send a module, or the results of a suite, to the Hugging Face Hub.
 
     Shows first what would be sent, the text of the README in full, and asks. For example:
@@ -32,21 +33,20 @@ def push(
         licence: The licence that you give the module, as the hub names it, such as 'mit'.
         out: The folder of results/, from which the README has the module's accuracies.
     """
-    import compatbench as api
-
     if what.is_dir():
         if licence is not None:
             raise CompatbenchError("--licence is for modules; leave it out for results")
-        upload = api.push_results(what, to, private=private)
+        upload = hub.push_results(what, to, private=private)
     else:
-        upload = api.push_module(what, to, licence=licence, private=private, out=out)
+        upload = hub.push_module(what, to, licence=licence, private=private, out=out)
     say(escape(str(upload)))
     if not yes and not typer.confirm("send this?"):
-        raise typer.Exit(1)
+        return 1
     say(escape(f"sent: {upload.send()}"))
+    return 0
 
 
-def pull(address: str, out: Path | None = None, offline: bool = False) -> None:
+def pull(address: str, out: Path | None = None) -> None:
     """Fetch a module, or results, from the Hugging Face Hub.
 
     A module need not be fetched to be evaluated: 'evaluate', 'predict', 'port', 'advise' and
@@ -57,14 +57,11 @@ def pull(address: str, out: Path | None = None, offline: bool = False) -> None:
         out: The module to write, by default NAME.safetensors in this folder; of results, the
             folder of results/.
     """
-    import compatbench as api
-    from compatbench.extras.sharing.hub import read_address
-
-    place = read_address(address)
+    place = hub.read_address(address)
     if place.kind == "dataset":
-        for folder in api.pull_results(address, out or Path()):
+        for folder in hub.pull_results(address, out or Path()):
             say(escape(f"wrote {folder}"))
         return
     path = out or Path(f"{place.repository.rpartition('/')[2]}.safetensors")
-    write_module(api.pull_module(address), path)
+    write_module(hub.pull_module(address), path)
     say(escape(f"  compatbench evaluate {path} --backbone NEW_MODEL"))

@@ -12,7 +12,7 @@ from command_line import output_of
 
 from compatbench.errors import CompatbenchError
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 PAIR = ("mini-clip", "mini-eva-clip")
 
 
@@ -73,25 +73,3 @@ def test_claims_as_table_markdown_and_json(tmp_path: Path) -> None:
     assert "methods complete" in output_of("claims", "--out", REPOSITORY)
     with pytest.raises(CompatbenchError, match="holds no results; start with 'compatbench run"):
         output_of("claims", "--out", tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("layers", "mini-clp", "mini-eva-clip"), "did you mean mini-clip"),
-        (("layers", *PAIR, "--task", "weather"), "no task named 'weather'"),
-        (("layers", *PAIR, "--json", "--csv"), "give one of the two"),
-        (("layers", *PAIR, "--figure", "a.png"), "end the name in .svg"),
-        (("depth", "mini-clip", "mini-clip", "--task", "mini-food"), "an upgrade needs two"),
-        (("depth", *PAIR, "--task", "mini-objects-mono"), "no task to learn from"),
-        (("depth", *PAIR, "--task", "mini-food", "--seeds", "x"), "seeds: .x.: Input should be"),
-        (("embeddings", *PAIR, "--suite", "mni"), "did you mean mini"),
-    ],
-)
-def test_mistakes_are_told_in_a_line(
-    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(CompatbenchError, match=message):
-        output_of("analyze", *arguments)
-    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,65 @@
+"""``compatbench new-method``: a method file to start from."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+from rich.markup import escape
+
+from compatbench.cli.output import say
+from compatbench.errors import CompatbenchError
+from compatbench.files.atomic import write_atomic
+from compatbench.files.kinds import require_new
+
+_TEMPLATE = Path(__file__).with_name("new_method.py.txt")
+
+
+def new_method(name: str) -> None:
+    """Write a commented method file that works as it is, to start from.
+
+    It is written to methods/ in a checkout, and to the current folder elsewhere.
+
+    Args:
+        name: The method's name, such as 'my_method'.
+    """
+    from compatbench.method.registry import builtin_methods
+
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,49}", name) or keyword.iskeyword(name):
+        raise CompatbenchError(
+            f"'{name}' cannot be a method's name; use small letters, digits and '_', a letter "
+            "first, as in 'my_method'"
+        )
+    registry, checkout = builtin_methods(), find_checkout(Path.cwd())
+    if name in registry.classes or name in registry.broken:
+        raise CompatbenchError(f"a method is named '{name}' already; choose another name")
+    if not checkout and find_spec(name) is not None:
+        raise CompatbenchError(
+            f"a file {name}.py would hide the module '{name}' of this Python; choose another name"
+        )
+    path = (checkout / "methods" if checkout else Path()) / f"{name}.py"
+    require_new(path, "choose another name")
+    write_atomic(path, fill_template(name).encode())
+    wanted = name if checkout else f"./{path}"
+    shown = path.relative_to(checkout) if checkout else path
+    say(escape(f"wrote {shown}: a method that works; make it yours"))
+    say(f"  compatbench check {wanted}")
+    say(f"  compatbench run --suite smoke --methods {wanted}")
+
+
+def find_checkout(folder: Path) -> Path | None:
+    """The repository's root, if a folder is it or lies in it."""
+    files = ("methods/__init__.py", "benchmark/compatbench/__init__.py")
+    for root in (folder, *folder.parents):
+        if all((root / file).is_file() for file in files):
+            return root
+    return None
+
+
+def fill_template(name: str) -> str:
+    """The text of a new method file."""
+    title = " ".join(word.capitalize() for word in name.split("_") if word)
+    text = _TEMPLATE.read_text(encoding="utf-8").replace("NAME", name).replace("TITLE", title)
+    return text.replace("CLASS", title.replace(" ", ""))

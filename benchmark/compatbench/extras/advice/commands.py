@@ -1,0 +1,33 @@
+"""What ``compatbench advise`` and ``predict`` print."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+
+from compatbench.cli.command import Call
+from compatbench.cli.output import print_json_text, print_table, say
+
+
+def advise(call: Call) -> None:
+    """Says the verdicts in words."""
+    advice = call()
+    if call.shell["as_json"]:
+        print_json_text(advice.frame.to_json(orient="records", indent=1) or "[]")
+    else:
+        say(escape(str(advice)))
+
+
+def predict(call: Call) -> None:
+    """Shows the gain of every way, and what to do."""
+    prediction = call()
+    if call.prints_json(prediction):
+        return
+    known = "the models alone"
+    if prediction.images:
+        known = f"{prediction.images:,} images without labels"
+    fitted = prediction.fitted
+    upgrade = f"{fitted.source} → {prediction.backbone}"
+    say(escape(f"{fitted.method}, {fitted.task}: {upgrade}, from {known}"))
+    rows = [(outlook.transfer, str(outlook.gain or outlook.reason)) for outlook in prediction.ways]
+    print_table(["way", "gain over zero-shot, points (90 %)"], rows)
+    say(f"Advice: {prediction.advice}. Fitted on miniature models; see docs/predict.md.")

@@ -1,0 +1,48 @@
+"""What ``compatbench audit`` and ``ci`` print."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+
+from compatbench.cli.command import Call
+from compatbench.cli.output import error_console, say
+from compatbench.errors import CompatbenchError
+from compatbench.extras.audit.findings import summarise
+
+
+def audit(call: Call) -> int:
+    """Shows the findings; 1 if there are any."""
+    as_json = call.shell["as_json"]
+    audited = call(progress=lambda line: None if as_json else say(escape(line), style="dim"))
+    if call.prints_json(audited):
+        return int(bool(audited.findings))
+    for line in summarise(audited.findings):
+        say(f"[bold red]wrong[/] {escape(line)}")
+    for note in (*audited.notes, *map(str, audited.draws)):
+        say(f"[yellow]note[/] {escape(note)}")
+    say(
+        f"suites: {len(audited.suites)}, method files: {audited.methods}, rows: {audited.rows:,}; "
+        f"cells run again: {len(audited.sample)} (--seed {audited.seed}); "
+        f"findings: {len(audited.findings)}"
+    )
+    for name, rows in audited.unchecked.items():
+        say(f"[yellow]not verified[/] {escape(name)}: {rows:,} rows were not checked")
+    return int(bool(audited.findings))
+
+
+def ci(call: Call) -> int:
+    """Shows the summary and the problems; 1 if there are any."""
+    checked = call(progress=lambda line: say(escape(line), error_console, "dim"))
+    summary = call.shell["summary"]
+    if summary is None:
+        print(checked.summary, end="")
+    else:
+        try:
+            with summary.open("a", encoding="utf-8") as file:
+                file.write(checked.summary)
+        except OSError as error:
+            raise CompatbenchError(f"cannot write {summary}: {error.strerror}") from None
+    for problem in checked.problems:
+        say(f"[bold red]wrong[/] {escape(problem)}", error_console)
+    say(f"problems: {len(checked.problems)}", error_console)
+    return int(bool(checked.problems))

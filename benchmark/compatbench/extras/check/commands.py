@@ -1,0 +1,58 @@
+"""``compatbench check``: what it prints of the outcomes of checks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.markup import escape
+from rich.text import Text
+
+from compatbench.cli.command import Call
+from compatbench.cli.output import console, print_frame, say
+from compatbench.plugins import load
+
+STYLES = {"pass": "green", "fail": "bold red", "skip": "yellow"}
+WORDS = {"pass": "passed", "fail": "failed", "skip": "skipped"}
+
+
+def are_transfers(wanted: str) -> bool:
+    """Whether names, or a file, are those of transfers."""
+    from compatbench.method.registry import builtin_transfers
+
+    parts = [part.strip() for part in wanted.split(",")]
+    if len(parts) == 1 and parts[0].endswith(".py") and Path(parts[0]).is_file():
+        return "TransferCard(" in Path(parts[0]).read_text(encoding="utf-8", errors="replace")
+    return all(part in builtin_transfers().names() for part in parts)
+
+
+def check(call: Call) -> int:
+    """Shows a method's checks, or a line for each of several and their failures."""
+    import pandas as pd
+
+    wanted, only = call.arguments["methods"], call.arguments["only"]
+    what = "transfers" if are_transfers(wanted) else "methods"
+    with console.status("") as status:
+        outcomes = load(f"check_{what}")(
+            wanted,
+            only,
+            progress=lambda outcome: status.update(escape(f"{outcome.method}: {outcome.check}")),
+        )
+    failed, names = outcomes["status"] == "fail", outcomes["method"].unique()
+    alone = len(names) == 1
+    # A check that is passed is shown with its rule, another with its reason.
+    rules = outcomes["rule"] + outcomes["reason"].map(lambda why: f" ({why})" if why else "")
+    shown = {
+        "": [Text(status, style=STYLES[status]) for status in outcomes["status"]],
+        "rule, or reason": outcomes["reason"].where(outcomes["status"] != "pass", rules),
+        "seconds": outcomes["seconds"].round(1),
+    }
+    lines = outcomes[["check"] if alone else ["method", "check"]].assign(**shown)
+    if alone or failed.any():
+        print_frame(lines if alone else lines.loc[failed])
+    counts = pd.crosstab(outcomes["method"], outcomes["status"]).reindex(names)
+    counts = counts.reindex(columns=list(STYLES), fill_value=0).rename(columns=WORDS)
+    counts["seconds"] = outcomes.groupby("method")["seconds"].sum()
+    print_frame(counts.round({"seconds": 1}).reset_index())
+    good = len(names) - outcomes.loc[failed, "method"].nunique()
+    say(f"{good} of {len(names)} {what} pass")
+    return int(failed.any())

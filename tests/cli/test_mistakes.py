@@ -1,0 +1,102 @@
+"""What a wrong command is told: one line that names the place and the fix, and exit code 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import invoke
+
+from compatbench.errors import CompatbenchError
+from compatbench.method import Module
+
+PAIR = "mini-clip mini-eva-clip"
+# Of CompatbenchError; below, those that typer finds in the words alone.
+MISTAKES = [
+    ("analyze depth mini-clip mini-clip --task mini-food", "an upgrade needs two"),
+    (f"analyze depth {PAIR} --task mini-food --seeds x", "seeds: .x.: Input should be"),
+    (f"analyze depth {PAIR} --task mini-objects-mono", "no task to learn from"),
+    (f"analyze embeddings {PAIR} --suite mni", "did you mean mini"),
+    ("analyze layers mini-clp mini-eva-clip", "did you mean mini-clip"),
+    (f"analyze layers {PAIR} --figure a.png", "end the name in .svg"),
+    (f"analyze layers {PAIR} --json --csv", "give one of the two"),
+    (f"analyze layers {PAIR} --task weather", "no task named 'weather'"),
+    ("cache prune", "--size 10G, --days 30, or --all"),
+    ("check taskres --only sameseed", "no check named 'sameseed'; did you mean same-seed"),
+    ("data shots mini-objects-mono", "is a variant, from which nothing is learned"),
+    (
+        "evaluate module.safetensors --backbone mini-clip --task mini-fod",
+        "no task named 'mini-fod'",
+    ),
+    (
+        "evaluate module.safetensors --backbone mini-clip --task mini-food",
+        "was fitted for",
+    ),
+    (
+        "evaluate module.safetensors --backbone mini-evaclip",
+        "no backbone named 'mini-evaclip'",
+    ),
+    ("evaluate module.safetensors --backbone mini-clip --set alpha", "--set 'alpha': write it as"),
+    ("import auto x", "import needs --task, --source; 'compatbench import --inspect FILE'"),
+    ("list modules", "holds no modules; run a suite first"),
+    ("list methods kgcop", "no method named 'kgcop'; did you mean kgcoop"),
+    ("new-method ../escape", "cannot be a method's name"),
+    ("new-method My-Method", "cannot be a method's name"),
+    ("new-method class", "cannot be a method's name"),
+    ("new-method coop", "a method is named 'coop' already"),
+    ("new-method taken", "taken.py exists"),
+    ("new-method torch", "would hide the module 'torch'"),
+    ("plan --cards nowhere", "--cards 'nowhere': "),
+    ("plan --data-root nowhere", "there is no folder"),
+    ("plan --shard 4/3", "4/3"),
+    ("plan --suite smke", "no suite named 'smke'; did you mean smoke"),
+    ("port photos.npy --to mini-clip", "give the model that made it with --from"),
+    ("port photos.npy --to mini-clip --with words", "--with is for modules, and photos.npy is an"),
+    ("port module.safetensors --to mini-clip --by words", "--by is for indexes, and module.saf"),
+    ("push results hf://me/mine --licence mit", "--licence is for modules"),
+    ("retrieve --pairs 64,many", "'many' is no number"),
+    ("run --memory-budget much", "much"),
+    ("run --methods coopp", "no method named 'coopp'; did you mean coop"),
+    ("run --retry never", "never"),
+    ("run --timeout soon", "--timeout 'soon': give a time such as 90s"),
+]
+WORDS = [
+    ("evaluate module.safetensors", "Missing option '--backbone'"),
+    ("list methodss", "'methodss' is not one of"),
+    ("rn", "Did you mean 'run'"),
+    ("run --job 3", "--jobs"),
+    ("run --jobs 0", "greater than or equal to 1"),
+    ("run --precision fp8", "fp32"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a module, a file that is in the way, and empty results."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken.py").write_text("mine")
+    (tmp_path / "results").mkdir()
+    about = {"method": "taskres", "config": {}, "task": "mini-weather", "source": "mini-clip"}
+    module = Module(trained={"residual": torch.zeros(5, 64)})
+    module.save(tmp_path / "module.safetensors", about | {"shots": 1, "seed": 1})
+    return tmp_path
+
+
+@pytest.mark.parametrize(("command", "message"), MISTAKES)
+def test_a_mistake_is_told_in_a_line_and_nothing_is_written(
+    command: str, message: str, folder: Path
+) -> None:
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(CompatbenchError, match=message) as raised:
+        invoke(*command.split())
+    assert "\n" not in str(raised.value)
+    assert sorted(folder.rglob("*")) == before
+    assert (folder / "taken.py").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("command", "message"), WORDS)
+def test_a_word_that_does_not_fit_is_named(command: str, message: str, folder: Path) -> None:
+    result = invoke(*command.split())
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())

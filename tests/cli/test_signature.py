@@ -1,0 +1,71 @@
+"""Commands are made from functions: types from annotations, help from docstrings."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+import compatbench as cb
+from compatbench.cli.command import shell_options, shell_type
+from compatbench.cli.commands import COMMANDS
+from compatbench.cli.signature import COMPUTED, read_signature
+from compatbench.plugins import REQUIRED, Command, functions, load, offered
+
+ALL = COMMANDS | offered("COMMANDS")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "kind"),
+    [
+        ("bool", bool),
+        ("int | None", int),
+        ("str | SuiteCard", str),
+        ("Names", str),
+        ("Module | str | Path", Path),
+        ("Sequence[int] | None", str),
+        ("tuple[Path, Path] | None", tuple[Path, Path]),
+        ("Literal['a', 'b'] | None", Literal["a", "b"]),
+    ],
+)
+def test_a_shell_reads_the_type_that_it_has_a_word_of(annotation: str, kind: Any) -> None:
+    assert shell_type(annotation) == kind
+
+
+@pytest.mark.parametrize("name", sorted(set(functions()) - {"CompatbenchError"}))
+def test_what_is_read_of_the_source_is_what_python_says(name: str) -> None:
+    read = read_signature(name).parameters
+    if inspect.isclass(function := getattr(cb, name)):
+        assert list(read) == list(function.__dataclass_fields__)
+        return
+    kinds = (inspect.Parameter.VAR_KEYWORD,)
+    said = inspect.signature(function).parameters.values()
+    for parameter in (parameter for parameter in said if parameter.kind not in kinds):
+        default = read[parameter.name].default
+        if default is not COMPUTED:
+            assert default is REQUIRED or default == parameter.default
+            assert (default is REQUIRED) == (parameter.default is inspect.Parameter.empty)
+
+
+def test_an_entry_may_be_that_of_another_function() -> None:
+    run, plan = (read_signature(name).parameters for name in ("run", "plan"))
+    assert plan["tasks"].help == run["tasks"].help != ""
+    assert read_signature("port").parameters["methods"].help.startswith("the method's file")
+
+
+@pytest.mark.parametrize("command", ALL.values(), ids=ALL)
+def test_every_place_that_a_command_names_is_there(command: Command) -> None:
+    places = [command.function, command.shown]
+    for option in shell_options(command).values():
+        places += [option.option.read, option.option.at_once]
+    assert all(callable(load(place)) for place in filter(None, places))
+
+
+def test_nothing_heavy_is_imported_to_make_the_commands() -> None:
+    code = "import sys, compatbench.cli.app as _; print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "pandas", "numpy", "pydantic"} & set(shown.stdout.split())

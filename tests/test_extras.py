@@ -1,0 +1,100 @@
+"""Extras are whole: without the folder of one, or of all, the rest of the program works."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import compatbench
+from compatbench.plugins import ROOT, Command, Option, functions, offered
+
+CONTENT = {"formats", "methods", "tasks", "transfers"}
+RESULTS = {"published", "retrieval"}
+EXTRAS = sorted(path.parent.name for path in (ROOT / "extras").glob("*/__init__.py"))
+LOOK = """
+import sys
+from command_line import invoke
+import compatbench
+assert invoke("--help").exit_code == 0
+planned = invoke("plan", "--suite", "smoke", "--methods", "zeroshot")
+assert planned.exit_code == 0, planned.output
+print(compatbench.__path__[0], *(name for name in sys.argv[1:] if name in dir(compatbench)))
+"""
+
+
+def run_without(extras: list[str], folder: Path, *command: str) -> str:
+    """What a Python program prints in whose package some extras are missing."""
+    package = folder / "compatbench"
+    (package / "extras").mkdir(parents=True)
+    places = {path.name: path for path in ROOT.iterdir() if path.name != "extras"}
+    places |= {name: ROOT.parents[1] / name for name in CONTENT}
+    places |= {name: ROOT.parents[1] / "results" / name for name in RESULTS}
+    for name, path in places.items():
+        (package / name).symlink_to(path)
+    for path in (ROOT / "extras").iterdir():
+        if path.name not in extras:
+            (package / "extras" / path.name).symlink_to(path)
+    paths = os.pathsep.join([str(folder), str(Path(__file__).parent)])
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_without_an_extra_the_others_are_there(extra: str, tmp_path: Path) -> None:
+    gone = getattr(import_module(f"compatbench.extras.{extra}"), "FUNCTIONS", {})
+    shown = run_without([extra], tmp_path, "-c", LOOK, *gone)
+    assert shown.split() == [str(tmp_path / "compatbench")]  # and none of its functions
+
+
+@pytest.mark.slow
+def test_without_any_extra_the_smoke_suite_runs(tmp_path: Path) -> None:
+    command = ["-m", "compatbench", "run", "--suite", "smoke", "--jobs", "1"]
+    assert "wrote" in run_without(EXTRAS, tmp_path, *command, "--methods", "zeroshot,taskres")
+    assert (tmp_path / "results" / "smoke" / "taskres.csv").is_file()
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_registers_constants_alone(extra: str) -> None:
+    """So that what it offers is known without importing it."""
+    package = import_module(f"compatbench.extras.{extra}")
+    names = {name for name in vars(package) if name.isupper() and not name.startswith("_")}
+    kinds = {"ADDRESSES", "COMMANDS", "FIGURES", "FUNCTIONS", "GROUPS", "SECTIONS", "REQUIRED"}
+    assert names <= kinds
+    source = Path(package.__file__ or "").read_text(encoding="utf-8")
+    imports = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
+    assert all(line.startswith("from compatbench.plugins import") for line in imports)
+
+
+def test_what_the_extras_register_is_offered() -> None:
+    for extra in EXTRAS:
+        package = import_module(f"compatbench.extras.{extra}")
+        for name, place in getattr(package, "FUNCTIONS", {}).items():
+            assert functions()[name] == f"{package.__name__}.{place}"
+            assert getattr(compatbench, name).__doc__
+    assert all(isinstance(command, Command) for command in offered("COMMANDS").values())
+    for command in offered("COMMANDS").values():
+        assert all(isinstance(option, Option) for option in command.options.values())
+
+
+def test_two_may_not_offer_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    functions.cache_clear()
+    offered.cache_clear()
+    package = import_module("compatbench.extras.sharing")
+    monkeypatch.setattr(package, "FUNCTIONS", {"diagnose": "hub:pull_module"})
+    with pytest.raises(ValueError, match=r"'diagnose' is offered twice: .*doctor.*sharing"):
+        functions()
+    functions.cache_clear()
+    offered.cache_clear()
