@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from command_line import invoke
+from data.dassl import dassl_draw
 from data.trees import Tree
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -28,20 +29,6 @@ def make_items(sizes: list[int], seed: int) -> list[Sample]:
     labels = [label for label, size in enumerate(sizes) for _ in range(size)]
     random.Random(seed).shuffle(labels)
     return [Sample(f"{seed}/{i}", label) for i, label in enumerate(labels)]
-
-
-def dassl_draw(
-    train: list[Sample], val: list[Sample], shots: int, seed: int
-) -> tuple[list[Sample], ...]:
-    """With a generator of Python's, as Dassl: training images first, then validation."""
-    generator, results = random.Random(seed), []
-    for items, wanted in ((train, shots), (val, min(shots, 4))):
-        drawn = []
-        for label in dict.fromkeys(item.label for item in items):
-            own = [item for item in items if item.label == label]
-            drawn += generator.sample(own, wanted) if len(own) >= wanted else own
-        results.append(drawn)
-    return tuple(results)
 
 
 SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=8)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from data.fakes import FakeBackbone, FakeTask
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from test_feature_cache import FakeBackbone, FakeTask
 
 from compatbench.backbone import FEATURES, ImageInput
 from compatbench.backbone.build import allow_tf32

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from data.conftest import SetUp
-from data.test_draws import dassl_draw
+from data.dassl import dassl_draw
 from data.trees import Sizes
 
 from compatbench.data.cards import suite_cards, suite_tasks, suite_variants, task_cards

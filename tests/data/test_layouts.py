@@ -1,0 +1,413 @@
+"""Layouts of datasets: each is read as its card says, recognised, and looked at by the doctor."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import random
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from data.conftest import SetUp, load_again
+from data.small_layouts import (
+    CLASSES,
+    COUNTS,
+    LAYOUTS,
+    NAMES,
+    shard_members,
+    write,
+    write_members,
+)
+from data.trees import Sizes, picture
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import compatbench as cb
+from compatbench.data.images.source import SPLITS
+from compatbench.data.layouts.scanners import read_split, read_variants
+from compatbench.data.task import Task, inspect_task, load_task
+from compatbench.errors import CompatbenchError
+
+Spoil = Callable[[Path], object]
+RECOGNISED = ("class-folders", "webdataset", "parquet", "table")
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with no cards but its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COMPATBENCH_CARDS", "")
+    monkeypatch.delenv("COMPATBENCH_DATA", raising=False)
+    return tmp_path
+
+
+def write_card(work: Path, layout: str, **fields: Any) -> None:
+    source = {"kind": layout, "folder": "pets", **LAYOUTS[layout][1], **fields}
+    card = {
+        "name": "pets",
+        "title": "Pets",
+        "classes": [*NAMES],
+        "folders": [*CLASSES],
+        "templates": ["a photo of a {}."],
+        "source": source,
+        "counts": COUNTS,
+        "licence": "none",
+    }
+    (work / "pets.yaml").write_text(yaml.safe_dump(card))
+    load_again()
+
+
+def write_layout(work: Path, layout: str, **fields: Any) -> Path:
+    """A dataset in the folder ``pets``, and its card."""
+    LAYOUTS[layout][0](work / "pets")
+    write_card(work, layout, **fields)
+    return work / "pets"
+
+
+def files_in(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+def images_of(task: Task) -> dict[str, Counter[tuple[int, bytes]]]:
+    """The labels and contents of a task's images by split."""
+    return {
+        split: Counter((sample.label, task.source.content(sample)) for sample in samples)
+        for split, samples in task.source.samples.items()
+    }
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_is_read_and_recognised_where_it_lies(work: Path, layout: str) -> None:
+    folder = write_layout(work, layout)
+    before = files_in(folder)
+    task = load_task("pets")
+    for split, count in COUNTS.items():
+        samples = task.source.samples[split]
+        assert Counter(sample.label for sample in samples) == {0: count // 2, 1: count // 2}
+        images = [task.source.image(sample) for sample in samples]
+        assert {(image.mode, image.size) for image in images} == {("RGB", (16, 12))}
+        assert task.fingerprint(samples) == task.fingerprint(samples)
+    report = inspect_task("pets")
+    assert (report.state, report.found) == ("found", COUNTS)
+    if layout in RECOGNISED:
+        made = cb.new_task("pets", "again")
+        assert (made.task.names, made.task.counts) == (NAMES, COUNTS)
+        assert images_of(load_task("again")) == images_of(task)
+        assert inspect_task("again").state == "found"
+    assert files_in(folder) == before
+
+
+def rename(old: str, new: str) -> Spoil:
+    return lambda folder: (folder / old).rename(folder / new)
+
+
+def replace(name: str, old: str, new: str) -> Spoil:
+    return lambda folder: write(folder / name, (folder / name).read_text().replace(old, new))
+
+
+def content(name: str, text: str | bytes) -> Spoil:
+    return lambda folder: write(folder / name, text)
+
+
+def shard(*members: tuple[str, bytes]) -> Spoil:
+    return lambda folder: write_members(folder / "test" / "0.tar", *members)
+
+
+def special(name: str, kind: bytes) -> Spoil:
+    """Writes a shard of one member that is not a plain file."""
+
+    def write_tar(folder: Path) -> None:
+        with tarfile.open(folder / "test" / "0.tar", "w") as tar:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info, io.BytesIO(b""))
+
+    return write_tar
+
+
+def change_shard(change: Callable[[bytes], bytes]) -> Spoil:
+    def write_tar(folder: Path) -> None:
+        path = folder / "test" / "0.tar"
+        path.write_bytes(change(path.read_bytes()))
+
+    return write_tar
+
+
+IBEX, FOX = CLASSES
+NO_LABEL = "'s0000000' is not an image with a label"
+LINE = r"labels.csv:\d+: "
+WRONG: list[tuple[str, Spoil, str]] = [
+    ("class-folders", rename(f"train/{IBEX}", "train/lion"), f"has no folder '{IBEX}', class 'Alp"),
+    ("class-folders", rename(f"train/{IBEX}", f"{IBEX}"), f"train has no folder '{IBEX}'"),
+    ("class-folders", content("test/lion/0.png", b""), "a folder 'lion' that is not a class of 'p"),
+    ("class-folders", rename("test", "tests"), "test is missing"),
+    ("class-folders", rename(f"test/{FOX}/0.png", "test/0.png"), "test has 3 images, its card co"),
+    ("coop-split", rename("split.json", "gone"), "split.json is missing"),
+    ("coop-split", rename("images", "gone"), "images is missing"),
+    ("coop-split", replace("split.json", '"red Fox"', '"cat"'), "label 1 is 'cat', .*'red Fox'"),
+    ("fgvc", rename("variants.txt", "gone"), "variants.txt is missing"),
+    ("fgvc", content("variants.txt", "\n".join(reversed(NAMES))), "label 0 is .* another order"),
+    ("webdataset", special("a.png", tarfile.SYMTYPE), "'a.png' is not a plain file"),
+    ("webdataset", special("a.cls", tarfile.FIFOTYPE), "'a.cls' is not a plain file"),
+    ("webdataset", change_shard(lambda tar: tar[:1700]), "0.tar cannot be read"),
+    ("webdataset", change_shard(gzip.compress), "0.tar cannot be read"),
+    ("webdataset", rename("test/0.tar", "gone"), "0.tar is missing"),
+    ("webdataset", shard(*shard_members([1])[:1]), NO_LABEL),
+    ("webdataset", shard(*shard_members([1])[1:]), NO_LABEL),
+    ("webdataset", shard(*shard_members([-1])), NO_LABEL),
+    ("webdataset", shard(*shard_members([7])), "s0000000: label 7 is not a class of 'pets'"),
+    ("webdataset", shard(("a.cls", b"x" * 99)), "0.tar cannot be read: .*invalid literal"),
+    ("webdataset", shard(("a\nb.cls", b"1")), "is not a plain file"),
+    ("webdataset", content("test/nshards.txt", "9" * 5000), "it holds the number of shards"),
+    ("webdataset", content("test/nshards.txt", "-1"), "it holds the number of shards"),
+    ("webdataset", content("classnames.txt", f"{NAMES[1]}\n{NAMES[0]}\n"), "0 is 'red.*another or"),
+    ("webdataset", content("classnames.txt", "cat\n"), "1 classes, the card of 'pets' has 2"),
+    ("parquet", rename("data", "gone"), r"has no file 'data/train-\*.parquet'"),
+    ("parquet", content("data/test-1.parquet", b"PAR1 broken"), "parquet cannot be read: "),
+    (
+        "table",
+        replace("labels.csv", "path,label,split", "a,label,split"),
+        "call that of the images",
+    ),
+    ("table", replace("labels.csv", "path,label,split", "path,label"), "Expected 2 fields in line"),
+    ("table", replace("labels.csv", "train/", "../x/"), f"{LINE}path .* leaves the dataset's fol"),
+    ("table", replace("labels.csv", f",{IBEX},", ",lion,"), f"{LINE}label 'lion' is not a class"),
+    ("table", replace("labels.csv", ",train", ",later"), f"{LINE}split 'later' is none of train"),
+    ("table", replace("labels.csv", ",train\n", "\n"), f"{LINE}split '' is none of train"),
+    ("table", rename(f"test/{FOX}", "gone"), f"test/{FOX}/0.png is missing"),
+]
+
+
+@pytest.mark.parametrize(
+    ("layout", "spoil", "message"), WRONG, ids=[f"{n}-{row[0]}" for n, row in enumerate(WRONG)]
+)
+def test_what_is_not_as_the_card_says_is_one_line_of_reader_and_doctor(
+    work: Path, layout: str, spoil: Spoil, message: str
+) -> None:
+    folder = write_layout(work, layout)
+    spoil(folder)
+    before = files_in(work)
+    with pytest.raises(CompatbenchError, match=message) as error:
+        load_task("pets").source.check_files()
+    assert "\n" not in str(error.value)
+    report = inspect_task("pets")
+    assert report.state == "wrong"
+    assert str(error.value).replace("; see docs/datasets.md", "") == report.message
+    assert report.fix.startswith("put ")
+    assert files_in(work) == before
+
+
+def test_class_folders_are_listed_class_by_class_sorted_by_name(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any order of the file system; hidden files and those that are no images are ignored."""
+    folder = write_layout(work, "class-folders")
+    for name in (".DS_Store", "._0.png", "Thumbs.db", "notes.txt"):
+        write(folder / "train" / IBEX / name, b"x")
+    write(folder / "train" / ".cache" / "x.png", b"x")
+    write(folder / "train" / "README.txt", b"x")
+    for name in CLASSES:  # as strings: 10 stands before 2
+        (folder / "train" / name / "3.png").rename(folder / "train" / name / "10.png")
+    walk = os.walk
+
+    def shuffled_walk(*place: Any, **options: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+        for entry in walk(*place, **options):
+            for names in entry[1:]:
+                random.shuffle(names)  # type: ignore[arg-type]
+            yield entry
+
+    monkeypatch.setattr(os, "walk", shuffled_walk)
+    samples = load_task("pets").split("train")
+    numbers = (0, 1, 10, 2, 4)
+    assert [sample.id for sample in samples] == [
+        f"train/{name}/{number}.png" for name in CLASSES for number in numbers
+    ]
+
+
+def test_unsorted_validation_images_are_told(work: Path) -> None:
+    folder = write_layout(work, "class-folders", val="val")
+    for number in range(3):
+        write(folder / "val" / f"ILSVRC2012_val_{number:08}.JPEG", b"")
+    with pytest.raises(CompatbenchError, match="holds 3 files and no class folders; sort them"):
+        load_task("pets")
+
+
+def test_images_may_lie_without_the_folder_that_coop_puts_them_in(set_up: SetUp) -> None:
+    """torchvision and others keep ImageNet's train/ and val/ directly in its folder."""
+
+    def ids() -> list[str]:
+        load_again()
+        return [sample.id for sample in load_task("imagenet").split("train")]
+
+    folder = set_up("imagenet", sizes=Sizes(2, 0, 1, pictures=False))["imagenet"].folder
+    before = ids()
+    kaggle = folder / "ILSVRC" / "Data"
+    kaggle.mkdir(parents=True)
+    (folder / "images").rename(kaggle / "CLS-LOC")
+    assert ids() == before
+    for split in ("train", "val"):
+        (kaggle / "CLS-LOC" / split).rename(folder / split)
+    (kaggle / "CLS-LOC").rmdir()
+    assert ids() == before
+    (folder / "val" / "n01440764").rename(folder / "n01440764")
+    report = inspect_task("imagenet")  # a folder that is missing is no other order
+    assert (report.state, report.class_order) == ("wrong", None)
+    assert "val has no folder 'n01440764', class 'tench'" in report.message
+
+
+@pytest.mark.parametrize("name", ["imagenet_v2", "imagenet_a"])
+def test_coop_s_list_of_names_is_held_against_the_card(name: str, set_up: SetUp) -> None:
+    """Only this list tells the order of ImageNetV2's folders, which are numbers."""
+    path = set_up(name)[name].folder / "classnames.txt"
+    assert inspect_task(name).class_order is True
+    path.write_text("\n".join(reversed(path.read_text().splitlines())))
+    with pytest.raises(CompatbenchError, match=r"classnames.txt: label 0 is 'n\d+ "):
+        load_task(name)
+    report = inspect_task(name)
+    assert (report.state, report.class_order) == ("wrong", False)
+    path.unlink()
+    report = inspect_task(name)
+    assert (report.state, report.class_order) == ("found", None if name == "imagenet_v2" else True)
+
+
+PATHS = st.lists(st.text("abcXYZ019 _.-é", max_size=8), min_size=1, max_size=3)
+# A letter before each part, so that none is '..'.
+PATHS = PATHS.map(lambda parts: "/".join(f"x{part}" for part in parts))
+ROWS = st.lists(st.tuples(PATHS, st.integers(0, 5)), max_size=20)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.fixed_dictionaries({"train": ROWS, "val": ROWS, "test": ROWS}))
+def test_every_row_of_a_split_file_is_read_in_its_order(
+    tmp_path: Path, rows: dict[str, Any]
+) -> None:
+    used = sorted({label for split in rows.values() for _, label in split})
+    rows = {s: [(p, used.index(label)) for p, label in split] for s, split in rows.items()}
+    listed = {s: [[p, label, f"class {label}"] for p, label in split] for s, split in rows.items()}
+    path = write(tmp_path / "split.json", json.dumps(listed))
+    if not used:
+        with pytest.raises(CompatbenchError, match="lists no image"):
+            read_split(path)
+        return
+    read, names = read_split(path)
+    assert read == [(p, label, s) for s in SPLITS for p, label in rows[s]]
+    assert names == [f"class {label}" for label in range(len(used))]
+
+
+OUTSIDE = ["", "/etc/passwd", "../x.jpg", "a/../../x.jpg", "..", "a\\b.jpg", "C:/x", "a\0b", "a\nb"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        *(([path, 1, "dog"], r"'train.1.0': .* leaves the dataset's folder") for path in OUTSIDE),
+        (["b.jpg", 0, "dog"], "label 0 is both 'cat' and 'dog'"),
+        (["b.jpg", 2, "dog"], "no image has label 1"),
+    ],
+)
+def test_a_row_of_a_place_outside_or_a_doubtful_label_is_refused(
+    tmp_path: Path, row: list[Any], message: str
+) -> None:
+    rows = {"train": [["a.jpg", 0, "cat"], row], "val": [], "test": []}
+    with pytest.raises(CompatbenchError, match=message):
+        read_split(write(tmp_path / "split.json", json.dumps(rows)))
+
+
+def swap(rows: list[list[Any]]) -> None:
+    """Gives class 0 the label 1 and class 1 the label 0."""
+    for row in rows:
+        row[1] = {0: 1, 1: 0}.get(row[1], row[1])
+
+
+def drop_last_class(rows: list[list[Any]]) -> None:
+    last = max(row[1] for row in rows)
+    rows[:] = [row for row in rows if row[1] != last]
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "order"),
+    [
+        (swap, r"label 0 is 'Forest', .*'Annual Crop Land' \(the same names in another", False),
+        (drop_last_class, "9 classes, the card of 'eurosat' has 10", False),
+        (lambda rows: rows.pop(), "task 'eurosat': train has 29 images, its card counts 30", True),
+    ],
+)
+def test_a_split_that_is_not_the_card_s_is_refused(
+    set_up: SetUp, change: Callable[[Any], None], message: str, order: bool
+) -> None:
+    path = set_up("eurosat")["eurosat"].folder / "split_zhou_EuroSAT.json"
+    listed = json.loads(path.read_text())
+    for rows in listed.values():
+        change(rows)
+    path.write_text(json.dumps(listed))
+    report = inspect_task("eurosat")
+    assert (report.state, report.class_order) == ("wrong", order)
+    with pytest.raises(CompatbenchError, match=message):
+        load_task("eurosat")
+
+
+def test_too_few_images_of_a_class_are_told(set_up: SetUp, tmp_path: Path) -> None:
+    set_up("eurosat")
+    with (tmp_path / "tasks" / "eurosat.yaml").open("a") as file:
+        file.write("least_per_class: {train: 3, val: 4}\n")
+    with pytest.raises(CompatbenchError, match="val has 2 images of 'Annual Crop Land', its card"):
+        load_task("eurosat")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("1025794", "'' is not in variants.txt"),
+        ("../../1 707-320", "a line holds an image's number"),
+        ("1025794 707-321", "'707-321' is not in variants.txt"),
+    ],
+)
+def test_a_wrong_line_of_fgvc_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = write(tmp_path / "images.txt", f"0034309 707-320\n{line}")
+    with pytest.raises(CompatbenchError, match=f"images.txt: .*{message}"):
+        read_variants(path, ["707-320", "BAE 146-200"], "test")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda image: image[: len(image) // 2], r"cannot be decoded \([^)]*[Tt]runcated"),
+        (lambda image: b"", "is empty"),
+        (lambda image: b"<html>not found</html>", "no image format that is known"),
+    ],
+)
+def test_a_damaged_image_is_named(
+    set_up: SetUp, change: Callable[[bytes], bytes], message: str
+) -> None:
+    tree = set_up("dtd", sizes=Sizes())["dtd"]
+    path = tree.folder / "images" / tree.rows["test"][0][0]
+    path.write_bytes(change(path.read_bytes()))
+    task = load_task("dtd")
+    with pytest.raises(CompatbenchError, match=f"image {path} (.*){message}") as raised:
+        task.source.image(task.split("test")[0])
+    assert "\n" not in str(raised.value)
+
+
+def test_a_member_s_name_is_no_place_to_write_to_and_a_damaged_one_is_named(work: Path) -> None:
+    folder = write_layout(work, "webdataset")
+    before = load_task("pets").fingerprint(load_task("pets").split("test"))
+    evil = [("../../evil.cls", b"1"), ("../../evil.png", picture(0, 1, "PNG"))]
+    damaged = [("a.cls", b"0"), ("a.png", b"no image")]
+    write_members(folder / "test" / "0.tar", *evil, *damaged, *shard_members([0, 1]))
+    files = files_in(work.parent)
+    load_again()
+    task = load_task("pets")
+    samples = task.split("test")
+    assert [sample.label for sample in samples] == [1, 0, 0, 1]
+    assert task.source.image(samples[0]).size == (16, 12)
+    assert task.fingerprint(samples) != before
+    with pytest.raises(CompatbenchError, match=r"image .*test/0.tar/a cannot be decoded"):
+        task.source.image(samples[1])
+    assert files_in(work.parent) == files
