@@ -229,7 +229,7 @@ def scan_containers(
 ) -> Listing:
     """The images in shards or parquet files whose splits are known, in their order.
 
-    A note tells of a file without labels. Names of labels that a parquet file or the Hub's page has
+    A note names a file without labels. Names of labels that a parquet file or the Hub's page has
     are compared with ``classes``.
     """
     rows: Rows = []
