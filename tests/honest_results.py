@@ -21,7 +21,7 @@ from compatbench.engine.confined.remote import ConfinedRegistry
 from compatbench.engine.execute.compute import Compute
 from compatbench.files.project_folders import content_folder, tasks_folder
 from compatbench.method.registry import builtin_methods
-from compatbench.results.store import read_methods, write_results
+from compatbench.results.result_files import read_methods, write_results
 from compatbench.tables.leaderboard import write_pages
 from compatbench.tables.suite_page import published_pages
 

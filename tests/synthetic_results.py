@@ -9,8 +9,8 @@ from typing import Any
 from compatbench.data.cards import COPIED
 from compatbench.files.hashes import sha256_json
 from compatbench.results.expected import Expected
+from compatbench.results.method_results import MethodInfo, MethodResults, SuiteResults
 from compatbench.results.rows import Cost, Row, to_frame
-from compatbench.results.store import MethodInfo, MethodResults, SuiteResults
 from compatbench.tables.suite_page import SuitePage, TaskFacts
 
 ZERO_SHOT = {"old": 40, "new": 60}

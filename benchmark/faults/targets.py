@@ -32,8 +32,9 @@ from compatbench.errors import CompatbenchWarning
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method import Module, load_module
 from compatbench.method.predictions import Predictions
+from compatbench.results.method_results import MethodInfo, MethodResults
+from compatbench.results.result_files import read_method, write_results
 from compatbench.results.rows import Cost, Row, read_csv, to_frame, write_csv
-from compatbench.results.store import MethodInfo, MethodResults, read_method, write_results
 
 KEY, DATA = "5" * 64, "d" * 64
 

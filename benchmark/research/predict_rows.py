@@ -16,17 +16,16 @@ from compatbench.data.cards import COPIED
 from compatbench.data.task import task_labels
 from compatbench.engine.measure import read_predictions
 from compatbench.engine.store import RunStore
-from compatbench.extras.advice.predict import measure_moves
+from compatbench.extras.advice.predict import describe_moves, measure_moves
 from compatbench.files.atomic import write_atomic
 from compatbench.method.predictions import Predictions
 from compatbench.method.registry import builtin_methods, gate_transfer
-from compatbench.results.store import read_results
+from compatbench.results.result_files import read_results
 from compatbench.transfers._shared.survival import (
     WORDS,
     FourAnswers,
     describe_answers,
     describe_module,
-    describe_moves,
     measure_tokens,
 )
 

@@ -20,7 +20,7 @@ from compatbench.data.cards import COPIED, suite_cards, task_cards
 from compatbench.engine.model_size import ModelSize, measure_model
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
-from compatbench.results.store import read_method
+from compatbench.results.result_files import read_method
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

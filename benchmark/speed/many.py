@@ -22,8 +22,9 @@ from compatbench.engine.plan import make_plan
 from compatbench.files.hashes import sha256_json
 from compatbench.files.project_folders import tasks_folder
 from compatbench.results.collect import collect_results
+from compatbench.results.method_results import MethodInfo, MethodResults
+from compatbench.results.result_files import read_results, write_results
 from compatbench.results.rows import Cost, Row, to_frame
-from compatbench.results.store import MethodInfo, MethodResults, read_results, write_results
 from compatbench.tables.leaderboard import write_pages
 from compatbench.tables.suite_page import published_pages
 

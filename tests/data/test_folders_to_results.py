@@ -14,7 +14,7 @@ from data.conftest import SetUp
 from data.trees import Tree, picture
 
 from compatbench.errors import CompatbenchError
-from compatbench.results.store import read_results
+from compatbench.results.result_files import read_results
 
 METHODS = "zeroshot,tip_adapter"
 ONE = ("--jobs", "1")

@@ -9,6 +9,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from compatbench.engine.store_check import find_waste
 from compatbench.engine.worker import Worker
 from compatbench.files.project_folders import TASKS_VARIABLE
 from compatbench.method.registry import builtin_methods
-from compatbench.results import rows, store
+from compatbench.results import result_files, rows
 
 from .conftest import Run
 
@@ -77,9 +78,13 @@ def test_a_leaderboard_of_many_methods_reads_each_file_once_and_draws_only_the_b
     methods = METHODS // 4
     make_board(tmp_path, methods, seeds=1)
     monkeypatch.setenv(TASKS_VARIABLE, str(tmp_path / "tasks"))
-    read = []
-    parse = rows.read_csv
-    monkeypatch.setattr(store, "read_csv", lambda *file: read.append(file[0]) or parse(*file))
+    read, parse = [], rows.read_csv
+
+    def read_once(path: Path, model: Any) -> Any:
+        read.append(path)
+        return parse(path, model)
+
+    monkeypatch.setattr(result_files, "read_csv", read_once)
     assert cpu_seconds(lambda: api.leaderboard(tmp_path)) < 2 * BARS["leaderboard"][0] / 4 + 2
     assert len(read) == len(set(read)) == 2 * methods
     page = (tmp_path / "results" / "figures" / "board-scatter-1.svg").read_text()

@@ -13,7 +13,7 @@ from compatbench.data.cards import suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.extras.studies.frames import records
 from compatbench.harmonic_mean import harmonic_mean
-from compatbench.results.store import SuiteResults
+from compatbench.results.method_results import SuiteResults
 from compatbench.tables.markdown import fill_section
 from compatbench.tables.suite_page import SuitePage, read_suite_page
 

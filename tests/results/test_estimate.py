@@ -34,6 +34,7 @@ from compatbench.results.estimate import (
     mean,
     ratio_of_means,
 )
+from compatbench.results.method_results import MethodResults
 from compatbench.results.ranking_table import find_gaps
 from compatbench.results.standing import (
     Standing,
@@ -42,7 +43,6 @@ from compatbench.results.standing import (
     measure_interval,
     paired_interval,
 )
-from compatbench.results.store import MethodResults
 
 figures = st.lists(st.floats(-100, 100).map(lambda x: round(x, 2)), min_size=2, max_size=12)
 

@@ -21,8 +21,8 @@ from compatbench.errors import CompatbenchError
 from compatbench.results.estimate import draw_resamples
 from compatbench.results.expected import Expected
 from compatbench.results.four_ways import list_pairs, measure_four_ways
+from compatbench.results.method_results import MethodInfo, MethodResults
 from compatbench.results.ranking_table import Results
-from compatbench.results.store import MethodInfo, MethodResults
 from compatbench.tables.figures.plan import plan_figures
 from compatbench.tables.leaderboard import render_leaderboard, render_suite
 from compatbench.tables.suite_page import SuitePage, TaskFacts

@@ -17,9 +17,10 @@ from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 from compatbench.method.registry import builtin_methods
 from compatbench.results import published
 from compatbench.results.expected import Expected
+from compatbench.results.method_results import MethodInfo, MethodResults
 from compatbench.results.published import compare_published, read_published
 from compatbench.results.ranking_table import Results
-from compatbench.results.store import MethodInfo, MethodResults, result_folders
+from compatbench.results.result_files import result_folders
 from compatbench.tables.leaderboard import render_suite
 from compatbench.tables.suite_page import read_suite_page, suites_with_results
 

@@ -25,6 +25,7 @@ from synthetic_results import (
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.results.estimate import Interval
 from compatbench.results.expected import Expected
+from compatbench.results.method_results import MethodInfo
 from compatbench.results.ranks import (
     Ranked,
     critical_difference,
@@ -34,7 +35,6 @@ from compatbench.results.ranks import (
     rank_upgrades,
 )
 from compatbench.results.standing import Standing, compute_standing, dataset_means, measure_interval
-from compatbench.results.store import MethodInfo
 from compatbench.tables.ranking import explain_unranked
 
 

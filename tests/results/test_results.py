@@ -23,14 +23,9 @@ from synthetic_results import (
 )
 
 from compatbench.errors import CompatbenchError
+from compatbench.results.method_results import MethodResults, merge_results
+from compatbench.results.result_files import read_method, read_results, write_results
 from compatbench.results.rows import Cost, Row, read_csv, to_frame, with_figures, write_csv
-from compatbench.results.store import (
-    MethodResults,
-    merge_results,
-    read_method,
-    read_results,
-    write_results,
-)
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True)
 keys = st.text("0123456789abcdef", min_size=64, max_size=64)

@@ -22,7 +22,7 @@ from compatbench.files.kinds import delete_paths
 from compatbench.method import Module, load_module
 from compatbench.method.predictions import predict
 from compatbench.method.registry import MethodRegistry
-from compatbench.results.store import read_results, write_results
+from compatbench.results.result_files import read_results, write_results
 from compatbench.tables.leaderboard import read_readme
 from compatbench.tables.report_site import make_report
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from synthetic_results import make_method, make_page, make_row, refuse, through_words
 
 from compatbench.results.expected import Expected
-from compatbench.results.store import MethodInfo, MethodResults
+from compatbench.results.method_results import MethodInfo, MethodResults
 from compatbench.tables.markdown import render_table
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.table import Table

@@ -32,7 +32,8 @@ from synthetic_results import (
 
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
-from compatbench.results.store import MethodInfo, write_results
+from compatbench.results.method_results import MethodInfo
+from compatbench.results.result_files import write_results
 from compatbench.tables.leaderboard import render_leaderboard, render_pages, render_suite
 from compatbench.tables.sections import TOP
 from compatbench.tables.suite_page import (

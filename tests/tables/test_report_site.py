@@ -17,7 +17,7 @@ from synthetic_results import lines_of, make_method, make_row, refuse, with_more
 
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.messages import one_line
-from compatbench.results.store import write_results
+from compatbench.results.result_files import write_results
 from compatbench.tables.report_site import SOURCES, render_site, report_pages
 from compatbench.tables.site_data import to_html
 from compatbench.tables.suite_page import SuitePage

@@ -24,7 +24,7 @@ from synthetic_results import (
 )
 
 from compatbench.results.expected import Expected, upgrade_pairs
-from compatbench.results.store import MethodInfo, MethodResults
+from compatbench.results.method_results import MethodInfo, MethodResults
 from compatbench.tables import suite_tables as tables
 from compatbench.tables.leaderboard import render_leaderboard, render_suite
 from compatbench.tables.method_tables import (

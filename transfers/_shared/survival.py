@@ -142,21 +142,6 @@ def mean_tokens(backbone: Backbone, labels: Labels) -> Tensor:
     return ((rows * inside[..., None]).sum(1) / counts[:, None]).cpu()
 
 
-def describe_moves(module: Mapping[str, float], geometry: Mapping[str, float]) -> dict[str, float]:
-    """Features of a module with how far its places have moved.
-
-    ``geometry``: ``words``: 1 less the mean cosine of word features of source and target;
-    ``residual``: what the best rotation leaves of them; ``images``: 1 if the image towers are of
-    other parts.
-    """
-    joint = geometry["residual" if module["words"] else "words"]
-    moved = {"image-layers": geometry["images"]}
-    moved |= dict.fromkeys(("feature", "classifier", "bound"), joint)
-    features = {f"{place} moved": module[place] * change for place, change in moved.items()}
-    features |= {f"{place} unrelated": module[place] * module["unrelated"] for place in PLACES}
-    return dict(module) | features | {"bound through words": module["bound"] * module["words"]}
-
-
 def describe_kinds(answers: Mapping[str, Any], module: Mapping[str, Any]) -> dict[str, Any]:
     """The share d of the answers for each kind of module; also of whole columns."""
     return {f"differ {name}": answers["differ"] * module[name] for name in KINDS}

@@ -214,7 +214,7 @@ def _check_folders(out: Path, suite: str) -> None:
     from tempfile import TemporaryFile
 
     from compatbench.files.kinds import require
-    from compatbench.results.store import FIGURES, REPORT, read_results, result_folders
+    from compatbench.results.result_files import FIGURES, REPORT, read_results, result_folders
     from compatbench.tables.leaderboard import LEADERBOARD, read_readme
 
     results = out / RESULTS
@@ -237,7 +237,7 @@ def _publish(plan: Plan, out: Path) -> None:
     """Writes the results of a plan's cells, and the pages that show them."""
     from compatbench.files.atomic import remove_remains
     from compatbench.results.collect import collect_results
-    from compatbench.results.store import FIGURES
+    from compatbench.results.result_files import FIGURES
     from compatbench.tables.leaderboard import write_pages
     from compatbench.tables.suite_page import published_pages
 

@@ -23,17 +23,16 @@ from compatbench.files.hashes import sha256_json
 from compatbench.method import Method
 from compatbench.method.refusals import find_refusal
 from compatbench.method.registry import MethodRegistry
-from compatbench.results.rows import Cost, Row, to_frame
-from compatbench.results.store import (
+from compatbench.results.method_results import (
     MethodInfo,
     MethodResults,
     SuiteResults,
     join_provenance,
     merge_results,
-    read_methods,
     split_results,
-    write_results,
 )
+from compatbench.results.result_files import read_methods, write_results
+from compatbench.results.rows import Cost, Row, to_frame
 
 
 def rows_of(cell: Cell, record: CellRecord) -> list[Row]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from compatbench.data.cards import SuiteCard, development_tasks, suite_tasks, suite_variants
 from compatbench.data.cards.schemas import Protocol
-from compatbench.results.store import MethodInfo
+from compatbench.results.method_results import MethodInfo
 
 Upgrade = tuple[str, str]
 
@@ -51,3 +52,22 @@ class Expected:
 def upgrade_pairs(paths: Iterable[Sequence[str]]) -> tuple[Upgrade, ...]:
     """Upgrade paths as (source, target) pairs: every target is measured with the first's module."""
     return tuple(dict.fromkeys((path[0], target) for path in paths for target in path[1:]))
+
+
+def expect_suite(suite: SuiteCard) -> Expected:
+    """What a suite's card asks for; means leave its development tasks out, if it has others."""
+    tasks, development = suite_tasks(suite), development_tasks(suite)
+    ranked = tuple(task for task in tasks if task not in development)
+    if not ranked:
+        ranked, development = tasks, ()
+    return Expected(
+        tasks=ranked,
+        shots=suite.shots,
+        seeds=suite.seeds,
+        upgrades=upgrade_pairs(suite.upgrades),
+        variants={task: suite_variants(suite, task) for task in tasks},
+        retrained=suite.retrained,
+        development=development,
+        unranked=suite.unranked,
+        protocol=suite.protocol,
+    )

@@ -16,8 +16,9 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import other_folder
 from compatbench.messages import first_line
 from compatbench.results.expected import Expected
+from compatbench.results.method_results import SuiteResults
+from compatbench.results.result_files import PUBLISHED, shipped_folder
 from compatbench.results.standing import Standing, compute_standing
-from compatbench.results.store import PUBLISHED, SuiteResults, shipped_folder
 
 PROTOCOL = "all classes"
 COLUMNS = ["method", "task", "test_set", "shots", "measured", "measured_std", "published"]

@@ -14,10 +14,10 @@ from compatbench.errors import CompatbenchError
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.four_ways import four_ways_frame, measure_four_ways, require_other_classes
 from compatbench.results.measures import list_measures
+from compatbench.results.method_results import MethodResults, SuiteResults
 from compatbench.results.published import compare_published
 from compatbench.results.ranks import Ranked, exact, rank_upgrades
 from compatbench.results.standing import MeasureName
-from compatbench.results.store import MethodResults, SuiteResults
 
 if TYPE_CHECKING:
     from compatbench.engine.cell import Cell

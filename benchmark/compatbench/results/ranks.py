@@ -20,6 +20,7 @@ from compatbench.messages import one_line
 from compatbench.results.estimate import Interval, estimate
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.measures import list_measures
+from compatbench.results.method_results import MethodResults
 from compatbench.results.standing import (
     Figures,
     Mean,
@@ -30,7 +31,6 @@ from compatbench.results.standing import (
     mean_of_all,
     measure_interval,
 )
-from compatbench.results.store import MethodResults
 
 Kind = Literal["floor", "shallow", "deep", "transferred"]
 

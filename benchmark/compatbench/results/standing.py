@@ -25,7 +25,7 @@ from compatbench.results.estimate import (
 )
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.measures.registry import Side, list_measures
-from compatbench.results.store import MethodInfo, MethodResults
+from compatbench.results.method_results import MethodInfo, MethodResults
 
 State = Literal["complete", "not ranked", "not transferable", "incomplete", "refused"]
 MeasureName = str  # of a measure ``of_upgrade``

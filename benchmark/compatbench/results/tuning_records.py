@@ -18,7 +18,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.kinds import require
 from compatbench.messages import first_problem
-from compatbench.results.store import RESULTS, TUNING
+from compatbench.results.result_files import RESULTS, TUNING
 
 if TYPE_CHECKING:
     from compatbench.engine.execute.compute import Compute, Event

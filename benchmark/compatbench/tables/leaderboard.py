@@ -17,7 +17,7 @@ from compatbench.messages import count
 from compatbench.results.expected import Upgrade
 from compatbench.results.ranking_table import find_disagreements
 from compatbench.results.ranks import ALPHA, Ranked, rank_datasets
-from compatbench.results.store import FIGURES, PAGES, RESULTS, check_name
+from compatbench.results.result_files import FIGURES, PAGES, RESULTS, check_name
 from compatbench.tables import markdown, method_tables, ranking, suite_tables
 from compatbench.tables.figures.kinds import list_kinds
 from compatbench.tables.numbers import percent

@@ -10,9 +10,9 @@ from compatbench.data.cards.shots import count_shots
 from compatbench.messages import one_line
 from compatbench.results.estimate import Interval
 from compatbench.results.measures import list_measures
+from compatbench.results.method_results import MethodInfo
 from compatbench.results.ranking_table import find_gaps
 from compatbench.results.ranks import Ranked, exact, rounded
-from compatbench.results.store import MethodInfo
 from compatbench.tables.measure_columns import further_measures, measure_column
 from compatbench.tables.numbers import NOTHING, bounds, duration, percent
 from compatbench.tables.suite_page import SuitePage

@@ -20,8 +20,9 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.kinds import kind_of, require
 from compatbench.messages import one_line
+from compatbench.results.method_results import join_provenance
+from compatbench.results.result_files import FIGURES, REPORT, RESULTS, check_name
 from compatbench.results.rows import write_csv
-from compatbench.results.store import FIGURES, REPORT, RESULTS, check_name, join_provenance
 from compatbench.tables.figures.colours import COLOURS, FAINT, INK, PAPER
 from compatbench.tables.figures.kinds import find_kind, list_kinds
 from compatbench.tables.figures.plan import plan_figures

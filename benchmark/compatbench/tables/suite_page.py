@@ -12,24 +12,17 @@ from compatbench.data.cards import (
     COPIED,
     SuiteCard,
     backbone_cards,
-    development_tasks,
     names_elsewhere,
     suite_cards,
     suite_tasks,
-    suite_variants,
     task_cards,
 )
 from compatbench.data.needs import NEEDS
 from compatbench.errors import CompatbenchWarning
-from compatbench.results.expected import Expected, Upgrade, upgrade_pairs
+from compatbench.results.expected import Expected, Upgrade, expect_suite, upgrade_pairs
+from compatbench.results.method_results import SuiteResults
 from compatbench.results.ranks import Ranked, rank_upgrades
-from compatbench.results.store import (
-    RESULTS,
-    SuiteResults,
-    check_name,
-    read_results,
-    result_folders,
-)
+from compatbench.results.result_files import RESULTS, check_name, read_results, result_folders
 from compatbench.results.tuning_records import is_tuned
 
 # What stands after the title of a method, and what it means.
@@ -171,21 +164,15 @@ class SuitePage:
 
 def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = None) -> SuitePage:
     """A suite with its results in the folder that holds ``results/``, or these in their place."""
-    tasks, development = suite_tasks(suite), development_tasks(suite)
-    ranked = tuple(task for task in tasks if task not in development)
-    if not ranked:  # of nothing but development tasks
-        ranked, development = tasks, ()
-    variants = {task: suite_variants(suite, task) for task in tasks}
-    cards = [task_cards.read(name) for task in tasks for name in (task, *variants[task])]
-    upgrades = upgrade_pairs(suite.upgrades)
+    whole = expect_suite(suite)
+    cards = [
+        task_cards.read(name)
+        for task in suite_tasks(suite)
+        for name in (task, *whole.variants[task])
+    ]
     results = results or read_results(out / RESULTS / suite.name)
     run = {seed for one in results.all for seed in one.rows["seed"]}  # a user's may be a first one
     seeds = tuple(seed for seed in suite.seeds if seed in run) or suite.seeds
-    expected = Expected(
-        *(ranked, suite.shots, suite.seeds, upgrades, variants, suite.retrained, development),
-        unranked=suite.unranked,
-        protocol=suite.protocol,
-    )
     return SuitePage(
         name=suite.name,
         title=suite.title,
@@ -193,8 +180,8 @@ def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = 
         likeness=suite.likeness,
         about=suite.about,
         tasks={card.name: TaskFacts(card.title, card.licence) for card in cards},
-        backbones={name: _backbone_title(name) for pair in upgrades for name in pair},
-        expected=replace(expected, seeds=seeds),
+        backbones={name: _backbone_title(name) for pair in whole.upgrades for name in pair},
+        expected=replace(whole, seeds=seeds),
         results=_mark_titles(results, suite, out),
         views=suite.training.views,
         max_steps=suite.training.max_steps,
@@ -205,7 +192,7 @@ def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = 
         first_seeds=tuple(seed for seed in suite.seeds if seed in suite.run_seeds) or suite.seeds,
         first_transfers=tuple(suite.transfers),
         out=out,
-        whole=None if seeds == suite.seeds else expected,
+        whole=None if seeds == suite.seeds else whole,
     )
 
 

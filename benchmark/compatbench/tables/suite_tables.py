@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from compatbench.data.cards.shots import show_shots
 from compatbench.results.expected import Upgrade
+from compatbench.results.method_results import join_provenance
 from compatbench.results.published import compare_published
 from compatbench.results.ranks import exact
 from compatbench.results.standing import (
@@ -18,7 +19,6 @@ from compatbench.results.standing import (
     follow_path,
     mean_of_all,
 )
-from compatbench.results.store import join_provenance
 from compatbench.tables.markdown import slug
 from compatbench.tables.measure_columns import measure_column
 from compatbench.tables.numbers import NOTHING, bounds, duration, percent, signed, size

@@ -15,7 +15,7 @@ import pandas as pd
 
 from compatbench.data.cards import suite_cards
 from compatbench.results.estimate import draw_resamples, estimate, percentile_interval
-from compatbench.results.store import read_results
+from compatbench.results.result_files import read_results
 from compatbench.tables.markdown import fill_section
 
 from .reading import read_card

@@ -13,7 +13,7 @@ import compatbench as cb
 from compatbench.data.task import load_task
 from compatbench.engine.single_module import read_fitted
 from compatbench.errors import CompatbenchWarning, NotTransferable
-from compatbench.extras.advice.predict import open_images
+from compatbench.extras.advice.predict import describe_moves, open_images
 from compatbench.method.predictions import Predictions
 from compatbench.method.registry import builtin_methods
 from compatbench.transfers._shared.survival import (
@@ -22,7 +22,6 @@ from compatbench.transfers._shared.survival import (
     describe_answers,
     describe_kinds,
     describe_module,
-    describe_moves,
     to_json,
 )
 

@@ -13,7 +13,7 @@ from compatbench.extras.advice.price import break_even, count_labels, price_ways
 from compatbench.extras.advice.price_figure import price_values
 from compatbench.extras.advice.price_tables import price_table
 from compatbench.results.estimate import Interval, draw_resamples
-from compatbench.results.store import MethodResults
+from compatbench.results.method_results import MethodResults
 from compatbench.tables.figures.plan import plan_figures
 from compatbench.tables.leaderboard import render_leaderboard, render_suite
 from compatbench.tables.markdown import render_table

@@ -24,7 +24,7 @@ from synthetic_results import (
 from compatbench.extras.advice.cases import estimate_mean, read_cases
 from compatbench.extras.advice.verdicts import Advice
 from compatbench.results.expected import Expected
-from compatbench.results.store import MethodResults
+from compatbench.results.method_results import MethodResults
 
 
 def by_way(name: str, target: int, one: MethodResults | None = None) -> MethodResults:

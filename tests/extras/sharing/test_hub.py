@@ -15,7 +15,7 @@ from hub_stand_in import TOKEN, Hub
 
 import compatbench as cb
 from compatbench.method import Module
-from compatbench.results.store import read_method
+from compatbench.results.result_files import read_method
 
 REPOSITORY = Path(__file__).parents[3]
 ROWS = read_method(REPOSITORY / "results/mini", "coop").table.query(

@@ -22,7 +22,7 @@ from compatbench.extras.studies.claims import above, as_reported, check_claims
 from compatbench.extras.studies.frames import Row, records
 from compatbench.results.estimate import Interval
 from compatbench.results.expected import Expected
-from compatbench.results.store import MethodInfo, MethodResults
+from compatbench.results.method_results import MethodInfo, MethodResults
 
 TASKS = tuple(f"t{i}" for i in range(6))
 EXPECTED = Expected(tasks=TASKS, shots=(4,), seeds=(1, 2), upgrades=(("old", "new"),))

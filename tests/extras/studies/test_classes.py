@@ -12,7 +12,8 @@ from synthetic_results import COOP, PROBE, make_method, make_row
 import compatbench as cb
 from compatbench.data.cards import suite_cards, suite_tasks
 from compatbench.errors import CompatbenchError
-from compatbench.results.store import MethodResults, write_results
+from compatbench.results.method_results import MethodResults
+from compatbench.results.result_files import write_results
 from compatbench.tables.figures.svg import svg_style
 
 SUITE = suite_cards.read("mini-base-to-new")

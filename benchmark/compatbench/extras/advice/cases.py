@@ -14,8 +14,8 @@ from compatbench.extras.advice.price import Price, count_labels, price_ways
 from compatbench.messages import one_line
 from compatbench.results.estimate import LEVEL, Array, Interval, estimate
 from compatbench.results.expected import Expected, Upgrade
+from compatbench.results.method_results import SuiteResults
 from compatbench.results.standing import compute_standing
-from compatbench.results.store import SuiteResults
 
 FEWEST_TASKS = 5  # for a bootstrap over tasks
 OLD, ZERO_SHOT = "old model", "zero-shot"  # beside the ways

@@ -39,11 +39,11 @@ from compatbench.method.registry import find_transfer
 from compatbench.method.transfer import TransferData, WordPair
 from compatbench.plugins import open_address
 from compatbench.transfers._shared.survival import (
+    PLACES,
     WORDS,
     FourAnswers,
     Gain,
     describe_method,
-    describe_moves,
     find_estimator,
     predict_gain,
 )
@@ -265,3 +265,18 @@ def measure_moves(
         "residual": 0.0 if rotation is None else rotation.residual,
         "images": float(source.card.config != target.card.config),
     }
+
+
+def describe_moves(module: Mapping[str, float], geometry: Mapping[str, float]) -> dict[str, float]:
+    """Features of a module with how far its places have moved.
+
+    ``geometry``: ``words``: 1 less the mean cosine of word features of source and target;
+    ``residual``: what the best rotation leaves of them; ``images``: 1 if the image towers are of
+    other parts.
+    """
+    joint = geometry["residual" if module["words"] else "words"]
+    moved = {"image-layers": geometry["images"]}
+    moved |= dict.fromkeys(("feature", "classifier", "bound"), joint)
+    features = {f"{place} moved": module[place] * change for place, change in moved.items()}
+    features |= {f"{place} unrelated": module[place] * module["unrelated"] for place in PLACES}
+    return dict(module) | features | {"bound through words": module["bound"] * module["words"]}

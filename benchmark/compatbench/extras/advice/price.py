@@ -14,13 +14,13 @@ from numpy.typing import ArrayLike
 from compatbench.data.cards import COPIED
 from compatbench.results.estimate import Array, Interval, estimate, mean
 from compatbench.results.expected import Expected, Upgrade
+from compatbench.results.method_results import SuiteResults
 from compatbench.results.standing import (
     compute_standing,
     dataset_means,
     mean_of_all,
     measure_interval,
 )
-from compatbench.results.store import SuiteResults
 
 if TYPE_CHECKING:
     from compatbench.method.transfer import Transfer

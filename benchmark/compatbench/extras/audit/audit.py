@@ -37,15 +37,8 @@ from compatbench.extras.audit.stored_suite import StoredSuite, read_stored_suite
 from compatbench.extras.audit.tolerance import find_drift
 from compatbench.files.scratch import scratch_folder
 from compatbench.messages import count
-from compatbench.results.store import (
-    FIGURES,
-    NO_SUITES,
-    PAGES,
-    REPORT,
-    RESULTS,
-    RETRIEVAL,
-    split_results,
-)
+from compatbench.results.method_results import split_results
+from compatbench.results.result_files import FIGURES, NO_SUITES, PAGES, REPORT, RESULTS, RETRIEVAL
 from compatbench.tables.leaderboard import render_pages
 from compatbench.tables.suite_page import published_pages
 

@@ -24,7 +24,8 @@ from compatbench.extras.audit.tolerance import EPSILON, Tolerance, find_drift
 from compatbench.files.scratch import scratch_folder
 from compatbench.method.registry import is_transfer
 from compatbench.results.expected import Expected
-from compatbench.results.store import RESULTS, SuiteResults, check_name, read_results
+from compatbench.results.method_results import SuiteResults
+from compatbench.results.result_files import RESULTS, check_name, read_results
 from compatbench.tables.markdown import escape
 
 WORDS = {

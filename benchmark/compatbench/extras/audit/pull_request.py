@@ -30,7 +30,7 @@ from compatbench.extras.audit.tolerance import deciding
 from compatbench.extras.check.plugin_files import PluginFiles
 from compatbench.extras.check.run_checks import run_checks
 from compatbench.files.project_folders import content_folder, in_clone
-from compatbench.results.store import RESULTS, result_folders
+from compatbench.results.result_files import RESULTS, result_folders
 from compatbench.tables.markdown import code, escape, link_definitions, render_table
 from compatbench.tables.ranking import ranking_table
 from compatbench.tables.suite_page import read_suite_page

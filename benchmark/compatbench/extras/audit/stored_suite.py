@@ -24,8 +24,9 @@ from compatbench.files.hashes import canonical_json
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method.registry import MethodRegistry, find_transfer, is_transfer
 from compatbench.results.collect import describe_method
+from compatbench.results.method_results import MethodResults
+from compatbench.results.result_files import PAGES, TUNING, file_texts, read_method
 from compatbench.results.rows import Cost, Row, to_frame
-from compatbench.results.store import PAGES, TUNING, MethodResults, file_texts, read_method
 
 KINDS = COST, ROWS, DESCRIPTION = ".cost.csv", ".csv", ".json"
 # What names a measurement of a method; no two rows of a file share it.

@@ -21,7 +21,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.kinds import require
 from compatbench.messages import first_line
-from compatbench.results.store import RESULTS, RETRIEVAL, check_name, shipped_folder
+from compatbench.results.result_files import RESULTS, RETRIEVAL, check_name, shipped_folder
 
 # The order of the ways in a file, and in pictures.
 ORDER = (OLD, "copied", "words", "images", "low-rank", "ridge", CEILING)

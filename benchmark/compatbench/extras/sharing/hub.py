@@ -158,7 +158,7 @@ def push_results(folder: str | Path, to: str, *, private: bool = False) -> Uploa
         CompatbenchError: no results, a broken results file, or an address that is none.
     """
     from compatbench.extras.sharing.readme import describe_results
-    from compatbench.results.store import read_results
+    from compatbench.results.result_files import read_results
 
     folder, address = Path(folder), read_address(to, "dataset")
     found = read_results(folder)
@@ -203,7 +203,7 @@ def pull_results(address: str, out: str | Path = ".") -> list[Path]:
     Raises:
         CompatbenchError: as ``pull_module``; or results of such a suite are there already.
     """
-    from compatbench.results.store import NO_SUITES, RESULTS, read_results
+    from compatbench.results.result_files import NO_SUITES, RESULTS, read_results
 
     place, out = read_address(address, "dataset"), Path(out)
     with _asking(place, "read") as api:

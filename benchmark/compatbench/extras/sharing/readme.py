@@ -17,7 +17,8 @@ from compatbench.errors import CompatbenchError
 from compatbench.messages import one_line
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods
-from compatbench.results.store import SuiteResults, read_results, result_folders
+from compatbench.results.method_results import SuiteResults
+from compatbench.results.result_files import read_results, result_folders
 from compatbench.tables import markdown as md
 from compatbench.tables.numbers import percent, signed
 

@@ -32,8 +32,8 @@ from compatbench.extras.studies.study import read_suite
 from compatbench.messages import count
 from compatbench.results.estimate import Array, Interval, estimate, mean
 from compatbench.results.expected import Upgrade
+from compatbench.results.result_files import RESULTS
 from compatbench.results.standing import MeasureName, Standing, compute_standing
-from compatbench.results.store import RESULTS
 from compatbench.tables.suite_page import SuitePage, read_suite_page
 
 Verdict = Literal["supported", "contradicted", "not decided"]

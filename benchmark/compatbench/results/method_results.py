@@ -1,50 +1,20 @@
-"""The folder ``results/<suite>/``: three files per method, read and written exactly.
-
-``<method>.csv`` holds the rows of every transfer, ``<method>.cost.csv`` what they took, and
-``<method>.json`` what the method is and how it was set. The rows are written last,
-and a method without them does not exist: an interrupted write is never half read.
-"""
+"""What is known of methods in a suite, and two machines' work on one method put together."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict
 
-import compatbench
 from compatbench.data.cards import COPIED, ConfigName
 from compatbench.data.needs import Need
-from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import holds, write_atomic
-from compatbench.files.kinds import kind_of, require
-from compatbench.messages import first_problem
-from compatbench.results.rows import (
-    Cost,
-    Row,
-    places_of,
-    read_csv,
-    to_frame,
-    with_figures,
-    write_csv,
-)
-
-RESULTS = "results"
-TUNING = "tuning"  # below the folder of a suite
-PAGES = ("README.md", "methods.md")  # there, too: made from its results
-# Below results/, beside a folder for each suite.
-FIGURES, PUBLISHED, REPORT, RETRIEVAL = "figures", "published", "report", "retrieval"
-NO_SUITES = (FIGURES, PUBLISHED, REPORT, RETRIEVAL)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+from compatbench.results.rows import Cost, Row, to_frame, with_figures
 
 
 @dataclass(frozen=True)
@@ -156,46 +126,6 @@ class SuiteResults:
         return pd.concat([empty, *(one.table for one in self.all)], ignore_index=True)
 
 
-class _About(BaseModel):
-    """The layout of ``<method>.json``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: Literal[1] = 1
-    method: MethodInfo
-    config: dict[str, Any]
-    differs: dict[str, tuple[Any, Any]]
-    provenance: dict[str, tuple[str, ...]]
-
-
-def check_name(name: str, what: str) -> str:
-    """The name, if it can be one component of a path."""
-    if _NAME.fullmatch(name):
-        return name
-    raise CompatbenchError(
-        f"{what} {name!r} must consist of letters, digits, '_', '.', '+' and '-'"
-    )
-
-
-def shipped_folder(name: str) -> Path:
-    """A folder of ``results/`` as it is installed, or of the clone that is run."""
-    package = Path(compatbench.__path__[0])
-    installed = package / name
-    return installed if installed.is_dir() else package.parents[1] / RESULTS / name
-
-
-def result_folders(out: Path) -> list[Path]:
-    """The folders below ``results/`` that should each hold the results of a suite, by name."""
-    results = require(out / RESULTS, "folder")
-    folders = (path for path in results.glob("*") if kind_of(path) != "file")
-    return sorted(path for path in folders if path.name not in NO_SUITES)
-
-
-def read_results(folder: Path) -> SuiteResults:
-    """Reads ``results/<suite>/``; a folder that does not exist holds no results."""
-    return split_results(folder.name, read_methods(folder).values())
-
-
 def split_results(name: str, methods: Iterable[MethodResults]) -> SuiteResults:
     """A suite's results by transfer, of methods with all their transfers.
 
@@ -212,79 +142,6 @@ def split_results(name: str, methods: Iterable[MethodResults]) -> SuiteResults:
 
 def _copied_first(transfer: str | None) -> tuple[bool, str]:
     return transfer != COPIED, transfer or ""
-
-
-def read_methods(folder: Path) -> dict[str, MethodResults]:
-    """The methods of ``results/<suite>/``, each with all its transfers, as its files hold them."""
-    check_name(folder.name, "suite")
-    folder = _own(folder)
-    try:
-        names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    except OSError as error:
-        raise CompatbenchError(f"cannot read {folder}: {error.strerror}") from None
-    # Dot files are the remains of an interrupted write, or the system's.
-    names = [name for name in names if name.endswith((".csv", ".json")) and name[0] != "."]
-    for name in names:
-        require(folder / name)
-    tables = [name for name in names if name.endswith(".csv")]
-    methods = [name.removesuffix(".csv") for name in tables if not name.endswith(".cost.csv")]
-    return {method: read_method(folder, _check_method(method)) for method in methods}
-
-
-def _own(folder: Path) -> Path:
-    """A suite's folder, if neither it nor ``results/`` is a link out of where results are."""
-    require(folder.parent, "folder")
-    return require(folder, "folder")
-
-
-def read_method(folder: Path, method: str) -> MethodResults:
-    """One method of ``results/<suite>/`` with all its transfers."""
-    ends = (".csv", ".cost.csv", ".json")
-    path, cost_path, about_path = (require(_own(folder) / f"{method}{end}") for end in ends)
-    try:
-        about = _About.model_validate_json(about_path.read_bytes())
-    except OSError as error:
-        raise CompatbenchError(f"cannot read {about_path}: {error.strerror}") from None
-    except ValidationError as error:
-        where, message = first_problem(error)
-        raise CompatbenchError(f"{about_path}: '{where or 'file'}': {message}") from None
-    if about.method.name != method:
-        raise CompatbenchError(f"{about_path}: the method's name must be '{method}'")
-    rows = read_csv(path, Row)
-    costs = read_csv(cost_path, Cost) if cost_path.exists() else to_frame([], Cost)
-    described = about.method, about.config, about.differs, about.provenance
-    return _checked(MethodResults(*described, rows, costs, transfer=None), path)
-
-
-def write_results(folder: Path, results: MethodResults) -> list[Path]:
-    """Writes a method's three files, all its transfers: the same results give the same bytes.
-
-    Files that would not change are left untouched; the others are returned.
-    """
-    check_name(folder.name, "suite")
-    method = _check_method(results.info.name)
-    changed = []
-    for end, text in file_texts(_checked(results, folder / f"{method}.csv")).items():
-        path = folder / f"{method}{end}"
-        if not holds(path, text.encode()):
-            write_atomic(path, text.encode())
-            changed.append(path)
-    return changed
-
-
-def file_texts(results: MethodResults) -> dict[str, str]:
-    """The content of a method's files by the ends of their names, the rows last."""
-    about = {name: getattr(results, name) for name in ("config", "differs", "provenance")}
-    info = asdict(results.info)
-    for name in ("needs", "refused"):
-        if not info[name]:
-            del info[name]
-    about |= {"schema_version": 1, "method": info}
-    return {
-        ".json": json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n",
-        ".cost.csv": write_csv(results.costs.sort_values(Cost.place)),
-        ".csv": write_csv(results.rows.sort_values(Row.place)),
-    }
 
 
 def merge_results(
@@ -326,21 +183,3 @@ def join_provenance(
         for name, values in part.items():
             joined.setdefault(name, set()).update([values] if isinstance(values, str) else values)
     return {name: tuple(sorted(joined[name])) for name in sorted(joined)}
-
-
-def _check_method(name: str) -> str:
-    if name.endswith(".cost"):
-        raise CompatbenchError(f"method {name!r} may not end in '.cost'; its files would clash")
-    return check_name(name, "method")
-
-
-def _checked(results: MethodResults, path: Path) -> MethodResults:
-    """The results, if all rows are the method's, and no two lines are for one measurement."""
-    strangers = {*results.rows["method"].tolist()} - {results.info.name}
-    if strangers:
-        raise CompatbenchError(f"{path}: a row of method '{min(strangers)}'")
-    for places in (places_of(results.rows, Row), places_of(results.costs, Cost)):
-        twice = [place for place, count in Counter(places).items() if count > 1]
-        if twice:
-            raise CompatbenchError(f"{path}: two lines for {', '.join(map(str, twice[0]))}")
-    return results
