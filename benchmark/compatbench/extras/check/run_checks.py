@@ -37,10 +37,15 @@ def check_methods(
     *,
     progress: OnOutcome = lambda _: None,
 ) -> pd.DataFrame:
-    """Tries the rules of the conformance kit on methods.
+    """Checks that methods keep the rules, by name, on small random models.
 
-    Every method is fitted and attached on small random models with a few optimiser steps, which
-    takes seconds on one core, in another process. No data set and no weights are needed.
+    The rules make results comparable: a fit is decided by its data and its seed alone, nothing but
+    the module is carried over, and it acts where the card says. Every method is fitted and attached
+    in another process, with a few optimiser steps, which takes seconds on one core; no data set and
+    no weights are needed. A check that fails says what is wrong and, of an error, in which line.
+    Try it alone with ``only``. What a method cannot keep by its nature its card excuses, with the
+    reason: ``excused={"class-order": "its classes have an order"}``. A method from outside that
+    fails is measured by ``run``, but not ranked.
 
     Args:
         methods: names, globs, ``all``, exclusions (``!coop``), or the path of a method file,

@@ -19,6 +19,7 @@ from compatbench.files.scratch import scratch_folder
 from compatbench.files.sizes import format_bytes
 from compatbench.messages import first_line
 from compatbench.method import Module, load_module
+from compatbench.plugins import open_address
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -103,14 +104,6 @@ class Upload:
         return str(done.commit_url)
 
 
-def local_module(given: Module | str | Path) -> Module | Path:
-    """A module, or the path of its file; one that is on the hub is fetched."""
-    if isinstance(given, Module):
-        return given
-    # A path has one slash where an address has two.
-    return pull_module(given) if str(given).startswith("hf:/") else Path(given)
-
-
 def push_module(
     module: Module | str | Path,
     to: str,
@@ -138,11 +131,11 @@ def push_module(
     from compatbench.extras.sharing.readme import describe_module
 
     address = read_address(to, "model")
-    found, _ = read_fitted(local_module(module))
-    readme = describe_module(found, str(address), Path(out), licence)
+    fitted, _ = read_fitted(open_address(module))
+    readme = describe_module(fitted, str(address), Path(out), licence)
     with scratch_folder() as folder:
         path = Path(folder, MODULE_FILE)
-        found.save(path)
+        fitted.save(path)
         return Upload(address, {README: readme.encode(), path.name: path.read_bytes()}, private)
 
 
@@ -161,10 +154,10 @@ def push_results(folder: str | Path, to: str, *, private: bool = False) -> Uploa
     from compatbench.results.result_files import read_results
 
     folder, address = Path(folder), read_address(to, "dataset")
-    found = read_results(folder)
-    if not found.all:
+    results = read_results(folder)
+    if not results.all:
         raise CompatbenchError(f"{folder} holds no results; give a folder results/SUITE")
-    files = {README: describe_results(found, str(address)).encode()}
+    files = {README: describe_results(results, str(address)).encode()}
     for path in sorted(folder.rglob("*")):
         name = f"results/{folder.name}/{path.relative_to(folder).as_posix()}"
         if _RESULT_FILE.fullmatch(name):

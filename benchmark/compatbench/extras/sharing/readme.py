@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-import yaml
+from huggingface_hub import CardData, DatasetCardData, ModelCardData
 
 from compatbench.backbone.load.find_weights import published_weights
 from compatbench.backbone.load.names import read_backbone
@@ -20,7 +20,11 @@ from compatbench.method.registry import builtin_methods
 from compatbench.results.method_results import SuiteResults
 from compatbench.results.result_files import read_results, result_folders
 from compatbench.tables import markdown as md
+from compatbench.tables import table as shown
 from compatbench.tables.numbers import percent, signed
+from compatbench.tables.table import Cell, plain_table, sentence
+
+TAGS = ["compatbench", "clip"]
 
 _MODULE = """\
 # {title}
@@ -71,40 +75,41 @@ def describe_module(module: Module, address: str, out: Path, licence: str | None
         task, images = f"{about.title}, {len(about.classes)} classes", about.licence
     drawn = "" if fitted.shots is None else f"{count_shots(fitted.shots)}, seed {fitted.seed}"
     facts = {
-        "method": f"{md.linked(title, paper)}, {md.code(fitted.method)}",
-        "backbone": f"{md.escape(source)}, {md.code(fitted.source)}",
-        "licence of the backbone": md.escape(terms),
-        "task": f"{md.escape(task)}, {md.code(fitted.task)}",
-        "licence of the images": md.escape(images),
-        "trained on": md.escape(drawn),
+        "method": sentence(shown.text(title, paper), ", ", shown.code(fitted.method)),
+        "backbone": sentence(shown.text(source), ", ", shown.code(fitted.source)),
+        "licence of the backbone": terms,
+        "task": sentence(shown.text(task), ", ", shown.code(fitted.task)),
+        "licence of the images": images,
+        "trained on": drawn,
         "imported from": _values(fitted.imported, "format", "file"),
         "ported": _values(fitted.ported, "from", "transfer"),
         "trained numbers": f"{module.parameters:,}",
-        "fingerprint": md.code(module.fingerprint),
+        "fingerprint": shown.code(module.fingerprint),
     }
     text = _MODULE.format(
         title=md.escape(f"{title} for {task.partition(',')[0]} on {source}"),
-        facts=_table(facts),
+        facts=_facts(facts),
         accuracies=_accuracies(str(module.about.get("key")), out),
         address=address,
         methods="" if method else f" --methods ./{one_line(fitted.method)}.py",
     )
-    links = "\n".join(md.link_definitions([paper]))
-    tags = ["compatbench", "clip", fitted.method]
-    header = {"library_name": "compatbench", "license": licence, "tags": tags}
-    if base:
-        header |= {"base_model": base, "base_model_relation": "adapter"}
-    return f"{_header(header)}{text}\n{links}".rstrip() + "\n"
+    header = ModelCardData(
+        library_name="compatbench",
+        license=licence,
+        tags=[*TAGS, fitted.method],
+        base_model=base or None,
+        base_model_relation="adapter" if base else None,
+    )
+    return f"{_header(header)}{text}\n{md.define_links(text)}".rstrip() + "\n"
 
 
 def describe_results(results: SuiteResults, address: str) -> str:
     """The dataset card of the results of a suite."""
-    frame = results.frame
     names = ("method", "transfer", "task", "source", "backbone", "shots", "seed")
-    facts = {one: ", ".join(map(str, sorted(frame[one].unique()))) for one in names}
-    facts = {name: md.escape(values, 2000) for name, values in facts.items()}
-    text = _RESULTS.format(suite=md.code(results.name), facts=_table(facts), address=address)
-    return _header({"tags": ["compatbench", "clip"]}) + text
+    values = {name: map(str, sorted(results.frame[name].unique())) for name in names}
+    facts = _facts({name: ", ".join(each) for name, each in values.items()})
+    text = _RESULTS.format(suite=md.code(results.name), facts=facts, address=address)
+    return _header(DatasetCardData(tags=TAGS)) + text
 
 
 def _accuracies(key: str, out: Path) -> str:
@@ -114,27 +119,26 @@ def _accuracies(key: str, out: Path) -> str:
         frame = read_results(folder).frame
         of_it = (frame["key"] == key) & (frame["transfer"] == COPIED) & (frame["status"] == "ok")
         for row in frame.loc[of_it].to_dict("records"):
-            place = md.code(row["backbone"]), md.code(row["test_set"])
-            figures = percent(row["accuracy"]), percent(row["zero_shot"])
-            cells[place] = (*place, f"{row['total']:,}", *figures, signed(row["gain"]))
+            place = shown.code(row["backbone"]), shown.code(row["test_set"])
+            figures = percent(row["accuracy"]), percent(row["zero_shot"]), signed(row["gain"])
+            cells[place] = (*place, f"{row['total']:,}", *map(shown.number, figures))
     if not cells:
         return "Not known here."
     columns = ("backbone", "test set", "images", "accuracy", "zero-shot", "gain")
     note = "Top-1 in percent, the module untouched."
-    return "\n".join([note, "", *md.table(columns, cells.values(), left=(0, 1))])
+    return md.render_table(plain_table(columns, cells.values(), left=(0, 1), caption=note))
 
 
 def _values(about: Mapping[str, object] | None, *names: str) -> str:
-    return (
-        md.escape(", ".join(str(about[name]) for name in names if name in about)) if about else ""
-    )
+    """Those of the values that are known, in a row."""
+    return ", ".join(str(about[name]) for name in names if name in about) if about else ""
 
 
-def _table(facts: Mapping[str, str]) -> str:
+def _facts(facts: Mapping[str, str | Cell]) -> str:
+    """What is known, as a table."""
     rows = [(name, value) for name, value in facts.items() if value]
-    return "\n".join(md.table(("", ""), rows, left=(0, 1)))
+    return md.render_table(plain_table(("", ""), rows, left=(0, 1)), longest=2000)
 
 
-def _header(values: Mapping[str, object]) -> str:
-    known = {name: value for name, value in values.items() if value}
-    return f"---\n{yaml.safe_dump(known, sort_keys=False)}---\n\n"
+def _header(data: CardData) -> str:
+    return f"---\n{data.to_yaml()}\n---\n\n"
