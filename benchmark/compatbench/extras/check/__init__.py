@@ -22,8 +22,8 @@ COMMANDS = {
         shown="commands:check",
         note="Names of transfers (see 'list transfers'), or the file of one, are checked by the "
         "rules of transfers. For one method the output is a table of its checks; for several, one "
-        "line each, and their failures at the end. To try one rule again: compatbench check ./mine.py "
-        "--only class-order. Exits with 1 if a check fails.",
+        "line each, and their failures at the end. To try one rule again: compatbench check "
+        "./mine.py --only class-order. Exits with 1 if a check fails.",
         options={"methods": Option("", default=REQUIRED)},
     ),
 }
