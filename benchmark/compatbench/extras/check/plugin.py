@@ -19,7 +19,7 @@ from compatbench.extras.check.transfer_under_test import TransferUnderTest
 from compatbench.method.registry import builtin_methods, builtin_transfers
 
 # What parametrises the checks of methods, and those of transfers.
-REGISTRIES = {"checked_method": builtin_methods, "checked_transfer": builtin_transfers}
+REGISTRIES = {"checked_method": builtin_methods, "carried": builtin_transfers}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,17 +71,12 @@ def tested(unfitted: MethodUnderTest) -> MethodUnderTest:
     return unfitted
 
 
-@pytest.fixture(scope="session")
-def checked_transfer(request: pytest.FixtureRequest) -> TransferUnderTest:
-    """A transfer, and the methods that it is tried with."""
-    return TransferUnderTest(request.param)
-
-
 @pytest.fixture
-def carried(checked_transfer: TransferUnderTest) -> Iterator[TransferUnderTest]:
+def carried(request: pytest.FixtureRequest) -> Iterator[TransferUnderTest]:
     """A transfer, whose changes to backbones are undone after the check."""
-    yield checked_transfer
-    checked_transfer.models.restore()
+    transfer = TransferUnderTest(request.param)
+    yield transfer
+    transfer.models.restore()
 
 
 @pytest.fixture(scope="session")
