@@ -12,7 +12,15 @@ from torch import Tensor
 from compatbench.errors import NotTransferable
 from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
-from compatbench.method.format import Config, Converted, Format, Import, torch_bytes, write_files
+from compatbench.method.format import (
+    Config,
+    Converted,
+    Format,
+    Import,
+    convert_tensors,
+    torch_bytes,
+    write_files,
+)
 
 PROJECTIONS = ("q", "k", "v")
 
@@ -46,14 +54,14 @@ def stack_updates(updates: list[Update]) -> Module:
 
 def split_updates(module: Module, dtype: str) -> Iterator[Update]:
     """The updates of a module, those of the text tower first."""
-    kind = getattr(torch, dtype)
     for tower in ("text", "image"):
         if f"{tower}_a" not in module.trained:
             continue
-        both = (module[f"{tower}_{side}"].detach().cpu().to(kind) for side in "ab")
+        both = (module[f"{tower}_{side}"] for side in "ab")
         for block, (a, b) in enumerate(zip(*both, strict=True)):
             for part, *pair in zip(PROJECTIONS, a, b, strict=True):
-                yield Update(tower, block, part, *(each.contiguous().clone() for each in pair))
+                made = convert_tensors(dict(zip("ab", pair, strict=True)), dtype)
+                yield Update(tower, block, part, **made)
 
 
 def config_of(module: Module, alpha: float) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from compatbench.formats._shared.dassl import Dassl, Part
 from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
+
+from ._shared.dassl import Dassl, Part
 
 TEXT = "prompt_learner.ctx"
 BLOCKS = "transformer.resblocks.{}.VPT_shallow"

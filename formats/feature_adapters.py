@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 
-from compatbench.formats._shared.dassl import Dassl, Part
 from compatbench.method import Module
 from compatbench.method.format import Converted, Import
+
+from ._shared.dassl import Dassl, Part
 
 LIKE = 0.99  # cosine of text features that are the same but for half precision
 

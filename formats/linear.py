@@ -11,7 +11,15 @@ from torch import Tensor
 from compatbench.errors import CompatbenchError
 from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
-from compatbench.method.format import Config, Converted, Format, Import, torch_bytes, write_files
+from compatbench.method.format import (
+    Config,
+    Converted,
+    Format,
+    Import,
+    convert_tensors,
+    torch_bytes,
+    write_files,
+)
 
 WEIGHTS, BIASES = ("weight", "coef", "coef_"), ("bias", "intercept", "intercept_")
 CLASSES = ("classes", "classes_")
@@ -73,27 +81,26 @@ class Linear(Format):
         return [int(label) for label in labels]
 
     def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
-        kind = getattr(torch, dtype)
-        pair = [t.detach().cpu().to(kind).contiguous() for t in self._tensors(module)]
-        named = dict(zip(("weight", "bias"), pair, strict=False))
+        named = convert_tensors(self._tensors(module), dtype)
         if path.suffix == ".npz":
             import numpy as np
 
             if dtype == "bfloat16":
                 raise CompatbenchError("numpy has no bfloat16; give --dtype float32")
-            arrays = dict(zip(("coef", "intercept"), (t.numpy() for t in pair), strict=False))
-            np.savez(buffer := io.BytesIO(), classes=np.arange(len(pair[0])), **arrays)
+            weight, bias = (named[name].numpy() for name in ("weight", "bias"))
+            buffer = io.BytesIO()
+            np.savez(buffer, coef=weight, intercept=bias, classes=np.arange(len(weight)))
             content = buffer.getvalue()
         elif path.suffix == ".safetensors":
             from safetensors.torch import save
 
-            content = save({str(name): tensor for name, tensor in named.items()})
+            content = save(named)
         else:
             content = torch_bytes(named)
         return write_files({path: content})
 
-    def _tensors(self, module: Module) -> list[Tensor]:
-        return [module["weight"], module["bias"]]
+    def _tensors(self, module: Module) -> dict[str, Tensor]:
+        return {name: module[name] for name in ("weight", "bias")}
 
 
 class NormalizedLinear(Linear):
@@ -110,7 +117,7 @@ class NormalizedLinear(Linear):
             raise given.error("has a bias, which no method on normalised features has here")
         return Converted(Module({"weight": weight / given.backbone.logit_scale}), {})
 
-    def _tensors(self, module: Module) -> list[Tensor]:
+    def _tensors(self, module: Module) -> dict[str, Tensor]:
         raise CompatbenchError("the scale of the source is not in the module; it is not exported")
 
 

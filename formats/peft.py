@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from compatbench.errors import CompatbenchError
-from compatbench.formats.clip_lora import Update, config_of, split_updates, stack_updates
 from compatbench.messages import first_line
 from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
 from compatbench.method.format import Config, Converted, Format, Import, write_files
+
+from .clip_lora import Update, config_of, split_updates, stack_updates
 
 START, MIDDLE = "base_model.model.", ".lora_A.weight"
 PLACE = r"(?:.*\.)?(text|vision)_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj"

@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from compatbench.formats._shared.dassl import Dassl, Part
 from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
 from compatbench.method.format import Converted, Import
+
+from ._shared.dassl import Dassl, Part
 
 NETWORK = {
     "down": Part("meta_net.linear1.weight", "h e"),

@@ -9,7 +9,15 @@ import torch
 
 from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
-from compatbench.method.format import Config, Converted, Format, Import, torch_bytes, write_files
+from compatbench.method.format import (
+    Config,
+    Converted,
+    Format,
+    Import,
+    convert_tensors,
+    torch_bytes,
+    write_files,
+)
 
 SEARCHED = "which the authors' search prints; before it, init_{} of their configuration"
 
@@ -40,8 +48,8 @@ class TipAdapter(Format):
         return Converted(Module(stored={"keys": keys, **stored}), config)
 
     def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
-        kind = getattr(torch, dtype)
-        keys, values = (module[name].detach().cpu().to(kind) for name in ("keys", "values"))
+        tensors = {name: module[name] for name in ("keys", "values")}
+        keys, values = convert_tensors(tensors, dtype).values()
         shots = len(keys) // values.shape[1]
         files = {"keys_": keys.T, "values_": values}
         if self.start not in files:

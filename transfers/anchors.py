@@ -9,7 +9,8 @@ from torch import Tensor
 from compatbench.backbone.joint_maps import fit_rotation
 from compatbench.method import MethodConfig
 from compatbench.method.transfer import JOINT_SPACE, TransferCard, TransferData
-from compatbench.transfers._shared.mapped import Map, MappedTransfer, linear
+
+from ._shared.mapped import Map, MappedTransfer, linear
 
 
 class Anchors(MappedTransfer):

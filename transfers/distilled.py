@@ -9,7 +9,8 @@ from compatbench.backbone import FEATURES, Backbone, Labels
 from compatbench.method import Classifier, FeatureSet, FewShotData, Method, Module
 from compatbench.method.trained import Batch
 from compatbench.method.transfer import Transfer, TransferCard, TransferData, Unlabelled
-from compatbench.transfers._shared.training import go_on_training, trainable
+
+from ._shared.training import go_on_training, trainable
 
 
 class Distilled(Transfer):

@@ -12,13 +12,14 @@ from compatbench.backbone import Backbone, Labels
 from compatbench.method import Classifier, CosineClassifier, Method, MethodCard, Module
 from compatbench.method.predictions import predict
 from compatbench.method.transfer import COPIED, Transfer, TransferCard, TransferData
-from compatbench.transfers._shared.survival import (
+
+from ._shared.survival import (
     FourAnswers,
     Gain,
     describe_method,
     predict_gain,
 )
-from compatbench.transfers.copied import Copied
+from .copied import Copied
 
 BATCH = 64  # images that are classified together
 

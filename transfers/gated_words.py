@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from compatbench.transfers.gated import Gated
-from compatbench.transfers.words import Words
+from .gated import Gated
+from .words import Words
 
 
 class GatedWords(Gated):

@@ -13,7 +13,8 @@ from compatbench.backbone import Backbone, Labels
 from compatbench.errors import NotTransferable
 from compatbench.method import Classifier, FewShotData, Method, MethodCard, MethodConfig, Module
 from compatbench.method.transfer import Transfer, TransferCard, TransferData
-from compatbench.transfers._shared.training import accuracy
+
+from ._shared.training import accuracy
 
 FACTORS = tuple(step / 10 for step in range(1, 11))
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from compatbench.backbone.joint_maps import DAMPING, RANK, find_affine, find_turn, paired
 from compatbench.method import MethodConfig
 from compatbench.method.transfer import JOINT_SPACE, TransferCard, TransferData
-from compatbench.transfers._shared.mapped import Map, MappedTransfer, linear
+
+from ._shared.mapped import Map, MappedTransfer, linear
 
 
 class Images(MappedTransfer):

@@ -14,7 +14,8 @@ from compatbench.backbone.joint_maps import (
 )
 from compatbench.method import MethodConfig
 from compatbench.method.transfer import JOINT_SPACE, TransferCard, TransferData
-from compatbench.transfers._shared.mapped import Map, MappedTransfer, linear
+
+from ._shared.mapped import Map, MappedTransfer, linear
 
 
 class Ridge(MappedTransfer):

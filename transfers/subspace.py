@@ -9,7 +9,8 @@ from compatbench.backbone import Backbone, Labels
 from compatbench.errors import NotTransferable
 from compatbench.method import Classifier, Method, MethodCard, Module
 from compatbench.method.transfer import Transfer, TransferCard, TransferData
-from compatbench.transfers.transfusion import PROJECTIONS, split, tower_weights, towers_of
+
+from .transfusion import PROJECTIONS, split, tower_weights, towers_of
 
 # The share of the squared singular values of a weight that its subspace holds.
 SHARE = 0.9

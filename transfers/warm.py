@@ -10,7 +10,8 @@ from compatbench.backbone import Backbone, Labels
 from compatbench.method import Classifier, FewShotData, Method, MethodConfig, Module
 from compatbench.method.trained import Batch
 from compatbench.method.transfer import Transfer, TransferCard, TransferData
-from compatbench.transfers._shared.training import accuracy, go_on_training, trainable
+
+from ._shared.training import accuracy, go_on_training, trainable
 
 # No authors' values are known; the validation images choose among these.
 PULLS = (0.01, 0.1, 1.0)

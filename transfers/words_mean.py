@@ -6,7 +6,8 @@ from torch import Tensor
 
 from compatbench.backbone.joint_maps import fit_rotation, paired
 from compatbench.method.transfer import JOINT_SPACE, TransferCard, TransferData
-from compatbench.transfers._shared.mapped import Map, MappedTransfer, linear
+
+from ._shared.mapped import Map, MappedTransfer, linear
 
 
 class WordsMean(MappedTransfer):

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from compatbench.formats._shared.class_names import check_class_names
 from compatbench.method import Method, Module
 from compatbench.method.checkpoint_reader import Checkpoint
 from compatbench.method.format import (
@@ -20,9 +19,12 @@ from compatbench.method.format import (
     Converted,
     Format,
     Import,
+    convert_tensors,
     torch_bytes,
     write_files,
 )
+
+from .class_names import check_class_names
 
 
 class Part(NamedTuple):
@@ -76,10 +78,10 @@ class Dassl(Format):
         return bool(self.suffix) and check_class_names(given, self.suffix, method, module)
 
     def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
-        kind, state = getattr(torch, dtype), {}
+        state = {}
         for name, part in self.parts.items():
             rows = module[name] if part.more else [module[name]]
-            for key, row in zip((part.key, *self._more(part)), rows, strict=False):
-                state[key] = row.detach().cpu().to(kind).contiguous().clone()
-        rest = {"epoch": 0, "optimizer": None, "scheduler": None, "val_result": 0.0}
-        return write_files({path: torch_bytes({"state_dict": state, **rest})})
+            state |= dict(zip((part.key, *self._more(part)), rows, strict=False))
+        content: dict[str, Any] = {"state_dict": convert_tensors(state, dtype), "epoch": 0}
+        content |= {"optimizer": None, "scheduler": None, "val_result": 0.0}
+        return write_files({path: torch_bytes(content)})

@@ -49,8 +49,7 @@ class Import:
     """One import: the file, the source and classes it is for, and what was found on the way.
 
     Attributes:
-        settings: as they were given; a format takes its own with ``setting``, and those that are
-            left go to the method.
+        settings: as they were given, for the method.
         notes: what else the record is to say.
     """
 
@@ -71,10 +70,6 @@ class Import:
 
     def error(self, problem: str) -> CompatbenchError:
         return CompatbenchError(f"{self.file.path} {problem}")
-
-    def setting(self, name: str, default: Any = None) -> Any:
-        """Takes a setting of the format's own."""
-        return self.settings.pop(name, default)
 
     def take(self, key: str, sizes: str, file: Checkpoint | None = None) -> Tensor:
         """The tensor of this name in the precision of the source's features.
@@ -129,6 +124,15 @@ def torch_bytes(content: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
+
+
+def convert_tensors(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """Tensors to be written: of a type such as ``float16``, each in memory of its own."""
+    kind = getattr(torch, dtype)
+    return {
+        name: tensor.detach().cpu().to(kind).contiguous().clone()
+        for name, tensor in tensors.items()
+    }
 
 
 def write_files(contents: Mapping[Path, bytes], *, new: bool = False) -> list[Path]:
