@@ -14,8 +14,8 @@ from typer.main import get_command
 
 from compatbench.cli.app import app
 from compatbench.engine.execute import compute
-from compatbench.engine.execute.compute import parse_retry
-from compatbench.engine.execute.shards import Shard
+from compatbench.engine.compute import parse_retry
+from compatbench.engine.order import Shard
 from compatbench.extras.check.run_checks import check_methods
 
 REPOSITORY = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compatbench.data.cache_files import read_entry
-from compatbench.engine.measure import read_predictions
+from compatbench.engine.predict import read_predictions
 from compatbench.engine.store import unseal
 from compatbench.errors import CompatbenchError
 from compatbench.method import load_module

@@ -26,7 +26,7 @@ from compatbench.data.images.dataset_files import read_json
 from compatbench.data.layouts.listing import Classes
 from compatbench.data.layouts.scanners import open_layout, read_split
 from compatbench.engine.cell import CellRecord
-from compatbench.engine.measure import read_predictions, write_predictions
+from compatbench.engine.predict import read_predictions, write_predictions
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchWarning
 from compatbench.files.project_folders import tasks_folder

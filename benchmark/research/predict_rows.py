@@ -14,7 +14,7 @@ import typer
 from compatbench.backbone import load_backbone
 from compatbench.data.cards import COPIED
 from compatbench.data.task import task_labels
-from compatbench.engine.measure import read_predictions
+from compatbench.engine.predict import read_predictions
 from compatbench.engine.store import RunStore
 from compatbench.extras.advice.predict import describe_moves, measure_moves
 from compatbench.files.atomic import write_atomic

@@ -25,8 +25,9 @@ from compatbench.backbone.words import WordFeatures, load_words
 from compatbench.data.cards import COPIED
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
-from compatbench.engine.measure import measure, read_features
+from compatbench.engine.predict import predict_module, read_features
 from compatbench.engine.store import RunStore
+from compatbench.engine.task_images import label_tensor
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.extras.studies import frames
 from compatbench.extras.studies.frames import Row, StudyReport, TextTable, records
@@ -297,7 +298,8 @@ class StressTest:
         data = TransferData(transfer, words=words)
         classifier = transfer.attach(fit.method, fit.module, backbone, labels, data)
         wanted = fit.method.image_input(backbone)
-        return _percent(measure(classifier, backbone, task, self.cache, wanted).right)
+        predictions = predict_module(classifier, backbone, task, self.cache, wanted)
+        return _percent(predictions.classes == label_tensor(task.split("test")))
 
     @torch.no_grad()
     def _zero_shot(self, backbone: Backbone) -> tuple[Tensor, float]:

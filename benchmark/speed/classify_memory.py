@@ -21,7 +21,7 @@ from imagenet_memory import peak_gib
 
 from compatbench.backbone import Backbone
 from compatbench.data.labels import Labels
-from compatbench.engine.measure import answer_batches
+from compatbench.engine.predict import answer_batches
 from compatbench.extras.check.models import build_clip, wrap
 from compatbench.method import FeatureSet, FewShotData
 from compatbench.method.predictions import predict

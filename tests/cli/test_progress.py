@@ -10,7 +10,7 @@ from rich.console import Console
 from compatbench.cli.progress import RunProgress
 from compatbench.data.cards import TrainingCard
 from compatbench.engine.cell import Cell
-from compatbench.engine.execute.compute import Event
+from compatbench.engine.execute.events import Event
 from compatbench.engine.plan import CellState
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from compatbench.backbone import memory_budget
 from compatbench.backbone.device import PeakBytes
-from compatbench.engine.measure import MOST, batch_size, run_classifier
+from compatbench.engine.predict import MOST, batch_size, run_classifier
 
 
 def test_bytes_in_use_are_counted_until_they_are_free() -> None:

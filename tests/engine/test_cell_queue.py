@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compatbench.engine.execute.cell_queue import CellQueue, longest_first, order_cells
-from compatbench.engine.execute.shards import Shard, divide
+from compatbench.engine.order import Shard, divide
 from compatbench.errors import CompatbenchError
 
 

@@ -13,7 +13,7 @@ import pytest
 from compatbench.data.cards import suite_cards
 from compatbench.engine import failures
 from compatbench.engine.cell import Cell
-from compatbench.engine.execute.compute import parse_retry
+from compatbench.engine.compute import parse_retry
 from compatbench.engine.failures import Failure, describe_death, kind_of, note_failure
 from compatbench.engine.plan import PlannedCell, plan_cells
 from compatbench.engine.store import RunStore

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compatbench.engine.measure import (
+from compatbench.engine.predict import (
     BINS,
     Predictions,
     calibration_error,

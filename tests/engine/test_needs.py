@@ -18,7 +18,7 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
 from compatbench.engine.confined.remote import ConfinedRegistry, confined_builder
 from compatbench.engine.keys import identify
-from compatbench.engine.measure import measure
+from compatbench.engine.predict import measure
 from compatbench.engine.missing import Missing
 from compatbench.engine.plan import find_teachers, plan_cells
 from compatbench.engine.store import RunStore

@@ -15,7 +15,7 @@ from compatbench.backbone import Labels, load_backbone
 from compatbench.data.cards import suite_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
-from compatbench.engine.carried import Attached, Carried
+from compatbench.engine.attach import Attached, Carried
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker, build_method

@@ -13,7 +13,7 @@ import pytest
 
 from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell, CellRecord
-from compatbench.engine.execute.compute import Compute, Event, Settings
+from compatbench.engine.compute import Compute, Event, Settings
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError

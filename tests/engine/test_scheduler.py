@@ -13,7 +13,7 @@ from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell
 from compatbench.engine.execute import scheduler
 from compatbench.engine.execute.cell_queue import CellQueue
-from compatbench.engine.execute.compute import Compute, Event, Settings
+from compatbench.engine.compute import Compute, Event, Settings
 from compatbench.engine.execute.scheduler import Message, Scheduler, WorkerHandle
 from compatbench.engine.failures import Failure
 from compatbench.engine.plan import plan_cells

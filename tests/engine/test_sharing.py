@@ -10,7 +10,7 @@ from command_line import output_of
 from filelock import FileLock
 
 from compatbench.data.cards import suite_cards
-from compatbench.engine.execute.compute import Compute, Event, Settings
+from compatbench.engine.compute import Compute, Event, Settings
 from compatbench.engine.execute.local import run_cells
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compatbench.engine.cell import CellRecord, Record
-from compatbench.engine.measure import read_predictions, write_predictions
+from compatbench.engine.predict import read_predictions, write_predictions
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.method import Module

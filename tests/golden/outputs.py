@@ -28,7 +28,7 @@ from compatbench.data.draws import draw_shots
 from compatbench.data.images.views import View
 from compatbench.data.labels import Labels
 from compatbench.data.task import load_task
-from compatbench.engine.measure import calibration_error, count_flips
+from compatbench.engine.predict import calibration_error, count_flips
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.extras.check.models import IMAGE_SIZE, build_clip, build_eva_clip, wrap
 from compatbench.method import FeatureSet, FewShotData, Method, NotTransferable, Teacher

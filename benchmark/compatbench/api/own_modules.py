@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
-    from compatbench.engine.single_module import Evaluation
     from compatbench.method import Module
     from compatbench.method.convert import Exported
+    from compatbench.results.evaluation import Evaluation
 
 
 def fit(
@@ -94,9 +94,10 @@ def evaluate(
         CompatbenchError: a damaged module, an unknown name, or a task that the module was not
             fitted for.
     """
-    from compatbench.engine.single_module import evaluate_module, import_for
+    from compatbench.engine.single_module import import_for
     from compatbench.method.registry import gate_transfer
     from compatbench.plugins import open_address
+    from compatbench.results.evaluation import evaluate_module
 
     if gate:
         transfer = gate_transfer(transfer)

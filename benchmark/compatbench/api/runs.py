@@ -11,8 +11,9 @@ from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
     from compatbench.data.cards import SuiteCard
-    from compatbench.engine.execute.compute import Compute, Event
-    from compatbench.engine.execute.shards import Shard
+    from compatbench.engine.compute import Compute
+    from compatbench.engine.execute.events import Event
+    from compatbench.engine.order import Shard
     from compatbench.engine.plan import Plan
     from compatbench.results.ranking_table import Results
     from compatbench.tables.report_site import Report
@@ -51,7 +52,7 @@ def plan(
         CompatbenchError: an unknown name, a broken card or method file, or an empty selection.
     """
     from compatbench.backbone.load import planning
-    from compatbench.engine.execute.shards import Shard, take_shard
+    from compatbench.engine.order import Shard, take_shard
     from compatbench.engine.plan import make_plan
 
     shard = Shard.parse(shard) if isinstance(shard, str) else shard
@@ -117,8 +118,8 @@ def run(
         CompatbenchError: broken input, missing images or weights, or a folder that cannot be
             written. What was measured before is kept.
     """
-    from compatbench.engine.execute.compute import Compute
-    from compatbench.engine.execute.shards import Shard, take_shard
+    from compatbench.engine.compute import Compute
+    from compatbench.engine.order import Shard, take_shard
     from compatbench.engine.plan import make_plan
     from compatbench.engine.run import run_plan
 

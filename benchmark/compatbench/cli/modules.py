@@ -14,7 +14,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import kind_of, require_new
 
 if TYPE_CHECKING:
-    from compatbench.engine.single_module import Evaluation
+    from compatbench.results.evaluation import Evaluation
 
 
 def evaluate(call: Call) -> None:

@@ -16,7 +16,7 @@ from compatbench.cli.output import format_seconds, say
 from compatbench.data.images.dataset_files import BrokenImages
 
 if TYPE_CHECKING:
-    from compatbench.engine.execute.compute import Event
+    from compatbench.engine.execute.events import Event
     from compatbench.engine.plan import Plan
     from compatbench.tables.suite_page import SuitePage
 

@@ -1,4 +1,7 @@
-"""A cell: one fit, evaluated at every step of its upgrade path; and what is kept of it."""
+"""A cell: one fit, and its predictions on every backbone of its upgrades; and what is kept of it.
+
+A cell leaves three files in the store: the module, the predictions, and a record of how both went.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,9 @@ from compatbench.data.cards.shots import Shots, count_shots
 SCHEMA = 3
 PACKAGES = ("compatbench", "torch", "open_clip_torch", "timm", "numpy", "scikit-learn")
 
+# A backbone, a test set, and the hash of the backbone's weights and of the test set.
+Where = tuple[str, str, str]
+
 # So begins the reason of a row of classes that the module knows nothing of.
 NOT_APPLICABLE = "not applicable"
 FailureKind = Literal["error", "oom", "killed", "timeout"]
@@ -50,6 +56,7 @@ class Cell:
     seed: int
     backbones: tuple[str, ...]  # the source, then every target of an upgrade that starts at it
     test_sets: tuple[str, ...]  # the task, then its variants in the suite
+    places: tuple[Where, ...]  # each of these with each, and the hash of both
     training: TrainingCard
     plugin: str | None = None  # the file a method outside the package was loaded from
     shots_file: Path | None = None  # with the draw, if it is given and not made here
@@ -136,14 +143,27 @@ class Measurement(BaseModel):
             raise ValueError("more predictions have flipped than there are")
 
 
-class Record(Measurement):
-    """A measurement in the run store, with the seconds of attaching and classifying."""
+class Outcome(BaseModel):
+    """How predicting went at one backbone on one test set; the predictions have a file."""
 
-    seconds: float = 0.0
+    model_config = ConfigDict(frozen=True, extra="ignore")  # records of old have counts, too
+
+    backbone: str
+    test_set: str  # the task itself, or a variant of it
+    data: str  # hash of the backbone's weights and of the test set
+    status: Status
+    reason: Annotated[str, AfterValidator(_one_line)] = ""  # why there are no predictions
+    # As ``prompt_diversity``; None for methods without a context of two vectors or more.
+    prompt_diversity: float | None = None
+    seconds: float = 0.0  # of attaching and classifying
+
+    @property
+    def where(self) -> Where:
+        return self.backbone, self.test_set, self.data
 
 
 class CellRecord(BaseModel):
-    """Everything measured of one cell; one file in the run store."""
+    """How a cell went: its fit, and its predictions at each place; one file in the run store."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -163,7 +183,7 @@ class CellRecord(BaseModel):
     module: str = ""  # their fingerprint
     error: str = ""  # the failure, its type first
     trace: tuple[str, ...] = ()  # the last frames of the failure, innermost last
-    records: tuple[Record, ...] = ()
+    records: tuple[Outcome, ...] = ()  # by place
     provenance: dict[str, str] = {}  # versions and machine
     failure: FailureKind | None = None  # that the last attempt ended in
     attempt: PositiveInt = 1  # the last; one that was interrupted is gone on with
@@ -186,20 +206,18 @@ class CellRecord(BaseModel):
         refused = any(record.status == "not transferable" for record in self.records)
         return "not transferable" if refused else "ok"
 
-    def find(self, backbone: str, test_set: str, data: str) -> Record | None:
-        """The finished record of this backbone and test set, if there is one."""
-        for record in self.records:
-            if (record.backbone, record.test_set, record.data) == (backbone, test_set, data):
-                return record if record.status != "failed" else None
-        return None
+    def left(self, cell: Cell) -> list[Where]:
+        """The places of the cell that still have no outcome, or a failed one."""
+        ended = {o.where for o in self.records if o.status != "failed"}
+        return [where for where in cell.places if where not in ended]
 
 
 def describe_cell(cell: Cell, status: str = "failed", **values: object) -> CellRecord:
     """A record of a cell with these values; without any, of a failed one."""
     shared = ("key", "method", "config", "task", "source", "shots", "seed", "transfer")
     about = {name: getattr(cell, name) for name in shared}
-    found = about | {"status": status, "provenance": provenance(), **values}
-    return CellRecord.model_validate(found)
+    about |= {"status": status, "provenance": provenance(), **values}
+    return CellRecord.model_validate(about)
 
 
 @cache

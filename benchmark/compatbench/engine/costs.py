@@ -23,9 +23,9 @@ from compatbench.data.feature_cache import WHOLE
 from compatbench.data.images.views import View
 from compatbench.engine.cell import Cell
 from compatbench.engine.matrix import Matrix, MethodChoice, Place
-from compatbench.engine.measure import MOST
 from compatbench.engine.missing import fit_backbones, suite_backbones
 from compatbench.engine.model_size import FLOAT, ModelSize, measure_model
+from compatbench.engine.predict import MOST
 from compatbench.method.trained import TrainedMethod
 
 # What a class name takes in CLIP's tokens, with the end of text.

@@ -8,14 +8,13 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from compatbench.engine.cell import Cell, CellRecord, FailureKind, Record, describe_cell
-from compatbench.engine.keys import data_key
-from compatbench.engine.plan import PlannedCell
+from compatbench.engine.cell import Cell, CellRecord, FailureKind, Outcome, describe_cell
 from compatbench.engine.store import RunStore
 
 OUT_OF_MEMORY, DIED, TIMED_OUT = "OutOfMemory", "WorkerDied", "TimedOut"
 LAST_FRAMES = 5  # that are stored with a failure
 
+_FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)
 # PyTorch's allocator on the processor has no exception type of its own, nor have CUDA's libraries.
 _NO_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|out of memory|ALLOC_FAILED", re.IGNORECASE
@@ -53,8 +52,25 @@ def describe_exception(error: Exception) -> Failure:
     return Failure(type(error).__name__ + text, trace)
 
 
-def describe_death(exit_code: int, out_of_memory: bool, trace: tuple[str, ...] = ()) -> Failure:
-    """The failure of a cell whose process died; ``out_of_memory`` if the system killed one."""
+def describe_end(
+    frames: str, timeout: float | None, exit_code: int | None, out_of_memory: bool
+) -> Failure:
+    """The failure of a cell whose process ended.
+
+    Args:
+        frames: what the process has written down of itself, as ``faulthandler`` does.
+        timeout: after how many seconds it had to end.
+        exit_code: None where it is not known, as on another machine.
+        out_of_memory: whether the system has killed a process to free memory.
+    """
+    main = frames.rpartition("Thread 0x")[2]  # the first thread is written down last
+    # Of a thread, the innermost frame is written first.
+    innermost = reversed(_FRAME.findall(main)[:LAST_FRAMES])
+    trace = tuple(f"{Path(file).name}:{line} in {name}" for file, line, name in innermost)
+    if timeout is not None and "Timeout (" in frames:
+        return Failure(f"{TIMED_OUT}: no end after {timeout:g} s", trace)
+    if exit_code is None:
+        return Failure(f"{DIED}: the worker's process, or its machine, is gone", trace)
     if exit_code >= 0:  # it is negative for a signal
         return Failure(f"{DIED}: worker process ended with exit code {exit_code}", trace)
     known = {each.value: f" ({each.name})" for each in signal.Signals}
@@ -76,10 +92,10 @@ def count_oom_kills() -> int:
     return int(found[1]) if found else 0
 
 
-def next_attempt(before: PlannedCell) -> int:
+def next_attempt(before: CellRecord | None) -> int:
     """The number of the attempt that follows on what the store holds of a cell."""
     # An attempt that was interrupted is continued.
-    return 1 if before.record is None else before.record.attempt + before.failed
+    return 1 if before is None else before.attempt + bool(before.errors)
 
 
 def note_failure(
@@ -87,31 +103,31 @@ def note_failure(
 ) -> CellRecord:
     """Stores the failure of an attempt; the caller holds the claim, or runs the cell.
 
-    A stored fit stays: then what is still to be measured becomes failed records. A cell that is
-    done after all has no failure.
+    A stored fit stays: then each place that is left has a failed outcome. A cell that is done
+    after all has no failure.
     """
-    before = PlannedCell(cell, store.read(cell.key))
-    if before.record is not None and before.done:
-        return before.record
-    peaks = [before.record.peak_memory if before.record else None, peak_memory]
+    before = store.read(cell.key)
+    if before is not None and store.is_done(cell, before):
+        return before
+    peaks = [before.peak_memory if before else None, peak_memory]
     notes = {
         "trace": failure.trace,
         "failure": kind_of(failure.error),
         "attempt": next_attempt(before),
         "peak_memory": max(filter(None, peaks), default=None),
     }
-    if before.record is None or before.record.status == "failed":
+    if before is None or before.status == "failed":
         record = describe_cell(cell, error=failure.error, **notes)
     else:
-        records = {(r.backbone, r.test_set): r for r in before.record.records}
-        for backbone, test_set in before.missing:
-            records[backbone, test_set] = Record(
+        outcomes = {(o.backbone, o.test_set): o for o in before.records}
+        for backbone, test_set, data in store.left(cell, before):
+            outcomes[backbone, test_set] = Outcome(
                 backbone=backbone,
                 test_set=test_set,
-                data=data_key(backbone, test_set),
+                data=data,
                 status="failed",
                 reason=failure.error,
             )
-        record = before.record.model_copy(update={**notes, "records": tuple(records.values())})
+        record = before.model_copy(update={**notes, "records": tuple(outcomes.values())})
     store.write(record)
     return record

@@ -28,6 +28,11 @@ def data_key(backbone: str, test_set: str) -> str:
     return _hash_data(backbone, test_set, is_planning())
 
 
+def zero_shot_key(data: str, precision: str) -> str:
+    """The key of zero-shot's predictions at a place whose ``data_key`` is ``data``."""
+    return sha256_json(["zero-shot", data, precision, ENGINE_VERSION])
+
+
 def fit_key(
     backbone: str,
     task: str,

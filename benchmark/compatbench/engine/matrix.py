@@ -23,6 +23,7 @@ from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.engine.cell import Cell
 from compatbench.engine.keys import (
     changed_settings,
+    data_key,
     find_teacher,
     fit_key,
     identify,
@@ -151,6 +152,11 @@ class Matrix:
         reached = cache(lambda path: tuple(name for name in path if name not in missing.backbones))
         tests = cache(self.tests)
         tested = cache(lambda task: tuple(t for t in tests(task) if t not in missing.test_sets))
+        places_of = cache(
+            lambda backbones, test_sets: tuple(
+                (*pair, data_key(*pair)) for pair in product(backbones, test_sets)
+            )
+        )
         for place in self.places:
             choice, task, shots, seed, backbones = place
             card, (config, training) = choice.method.card, choice.settings[task]
@@ -164,6 +170,7 @@ class Matrix:
                 seed=seed,
                 backbones=backbones,
                 test_sets=tests(task),
+                places=(),
                 training=training,
                 plugin=choice.plugin,
                 shots_file=(draws or {}).get((task, shots, seed)) if card.learns else None,
@@ -186,8 +193,9 @@ class Matrix:
                     raise
                 broken.append(_break(cell, str(error)))
                 continue
-            here = {"backbones": reached(backbones), "test_sets": tested(task)}
-            cells.append(replace(cell, key=key, fit_key=fitted, **here))
+            here = reached(backbones), tested(task)
+            cell = replace(cell, key=key, fit_key=fitted, backbones=here[0], test_sets=here[1])
+            cells.append(replace(cell, places=places_of(*here)))
             for name in tests(task):
                 if broken is not None and name in missing.broken:
                     one = replace(cells[-1], test_sets=(name,))

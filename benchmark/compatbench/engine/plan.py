@@ -6,16 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compatbench.backbone.load import is_planning
 from compatbench.data.cards import SuiteCard, TrainingCard, suite_cards, suite_tasks
 from compatbench.data.draws import ShotsFiles, read_draws
-from compatbench.engine.cell import Cell, CellRecord
+from compatbench.engine.cell import Cell
 from compatbench.engine.costs import TimeEstimate, count_costs
-from compatbench.engine.keys import data_key
 from compatbench.engine.matrix import (
     BrokenCell,
     Matrix,
@@ -31,32 +29,6 @@ from compatbench.method.registry import MethodRegistry, builtin_methods
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True)
-class PlannedCell:
-    """A cell and what the store holds of it."""
-
-    cell: Cell
-    record: CellRecord | None
-
-    @property
-    def missing(self) -> list[tuple[str, str]]:
-        """The (backbone, test set) pairs that still have to be measured."""
-        pairs = product(self.cell.backbones, self.cell.test_sets)
-        if self.record is None:
-            return list(pairs)
-        return [pair for pair in pairs if self.record.find(*pair, data_key(*pair)) is None]
-
-    @property
-    def done(self) -> bool:
-        """Whether every backbone and test set has its record."""
-        return self.record is not None and self.record.status == "ok" and not self.missing
-
-    @property
-    def failed(self) -> bool:
-        """Whether the last attempt ended in an error; it is tried again."""
-        return self.record is not None and bool(self.record.errors)
 
 
 class CellState(NamedTuple):
@@ -102,9 +74,8 @@ def plan(cells: Iterable[Cell], store: RunStore) -> list[CellState]:
         if record is None:
             states.append(CellState(cell))
             continue
-        item = PlannedCell(cell, record)
-        seconds = record.fit_seconds + sum(one.seconds for one in record.records)
-        states.append(CellState(cell, item.done, item.failed, seconds))
+        seconds = record.fit_seconds + sum(outcome.seconds for outcome in record.records)
+        states.append(CellState(cell, store.is_done(cell, record), bool(record.errors), seconds))
     return states
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.engine.cell import Cell
-from compatbench.engine.execute.cell_queue import order_cells
-from compatbench.engine.execute.compute import Compute, Event, Settings
-from compatbench.engine.execute.local import run_cells
-from compatbench.engine.execute.shards import estimate_seconds
+from compatbench.engine.compute import Compute
+from compatbench.engine.execute.events import Event
+from compatbench.engine.execute.local import open_job, run_here
+from compatbench.engine.order import estimate_seconds, order_cells
 from compatbench.engine.plan import Plan
 from compatbench.files.scratch import remove_left_over
 
@@ -37,14 +37,16 @@ def run_plan(
             failures.append((event.cell, event.error))
         on_event(event)
 
-    settings = Settings(plan.store.folder, default_cache_folder(), compute)
     cells = [item.cell for item in plan.to_do]
-    seconds = estimate_seconds(plan, plan.finished)
-    if compute.executor == "local":
-        on_start(plan, compute.count_workers())
-        run_cells(order_cells(cells, seconds), settings, note)
-    else:
-        from compatbench.engine.execute.ray_driver import run_cells_on_ray
+    ordered = order_cells(cells, estimate_seconds(plan, plan.finished))
+    # Workers elsewhere have current folders of their own.
+    store, cache = plan.store.folder.absolute(), default_cache_folder().absolute()
+    with open_job(ordered, store, cache, compute) as job:
+        if compute.executor == "local":
+            on_start(plan, compute.count_workers())
+            run_here(job, note)
+        else:
+            from compatbench.engine.execute.on_ray import run_on_ray
 
-        run_cells_on_ray(cells, settings, seconds, lambda jobs: on_start(plan, jobs), note)
+            run_on_ray(job, note, lambda workers: on_start(plan, workers))
     return tuple(failures)

@@ -20,8 +20,9 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from compatbench.engine.cell import CellRecord
-from compatbench.engine.measure import Where, read_predictions, write_predictions
+from compatbench.engine.cell import Cell, CellRecord, Where
+from compatbench.engine.keys import zero_shot_key
+from compatbench.engine.predict import read_predictions, write_predictions
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_bytes
@@ -56,6 +57,7 @@ class RunStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._inode = _inode(folder)
+        self._seen: set[str] = set()  # keys of zero-shot's predictions that are here
 
     def cell_path(self, key: str) -> Path:
         return self.folder / "cells" / key[:2] / f"{key}.json"
@@ -106,6 +108,34 @@ class RunStore:
     def write_predictions(self, key: str, predictions: Mapping[Where, Predictions]) -> None:
         """Keeps what the cell's module answered."""
         write_predictions(self._make_room(self.predictions_path(key)), predictions, key)
+
+    def read_zero_shot(self, where: Where, precision: str) -> Predictions | None:
+        """What zero-shot answers at a place; None if that is lost."""
+        return self.read_predictions(zero_shot_key(where[2], precision)).get(where)
+
+    def write_zero_shot(self, where: Where, precision: str, predictions: Predictions) -> None:
+        """Keeps what zero-shot answers at a place."""
+        self.write_predictions(zero_shot_key(where[2], precision), {where: predictions})
+
+    def left(self, cell: Cell, record: CellRecord | None) -> list[Where]:
+        """The places of a cell that have no outcome yet, or whose predictions are lost."""
+        if record is None or not self.predictions_path(cell.key).is_file():
+            return [*cell.places]
+        left, precision = set(record.left(cell)), cell.training.precision
+        predicted = [o.where for o in record.records if o.status == "ok" and o.where not in left]
+        left |= {w for w in predicted if not self.has_zero_shot(w, precision)}
+        return [where for where in cell.places if where in left]
+
+    def has_zero_shot(self, where: Where, precision: str) -> bool:
+        """Whether zero-shot's predictions at a place are here."""
+        key = zero_shot_key(where[2], precision)
+        if key not in self._seen and self.predictions_path(key).is_file():
+            self._seen.add(key)
+        return key in self._seen
+
+    def is_done(self, cell: Cell, record: CellRecord | None) -> bool:
+        """Whether a cell has its module, and predictions or a reason at every place."""
+        return record is not None and record.status == "ok" and not self.left(cell, record)
 
     def claim(self, key: str) -> AbstractContextManager[bool]:
         """Claims the right to run a cell; its record has to be read again under the claim."""

@@ -29,8 +29,8 @@ from compatbench.engine.keys import (
     module_key,
     transfer_key,
 )
-from compatbench.engine.measure import read_predictions
 from compatbench.engine.method_settings import suite_trainings
+from compatbench.engine.predict import read_predictions
 from compatbench.engine.store import DAMAGED, RunStore, read_module, read_record
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import canonical_json

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -18,8 +20,25 @@ from compatbench.data.images.source import Sample
 from compatbench.data.images.views import View
 from compatbench.data.stored_rows import StoredRows
 from compatbench.data.task import Task
-from compatbench.engine.measure import label_tensor
 from compatbench.method import FeatureSet, FewShotData, Method, Teacher
+
+UNKNOWN = -1  # the label of a test image, for whoever fits or predicts
+
+
+@lru_cache(maxsize=64)
+def hide_labels(task: Task) -> Task:
+    """The task as fits and predictions see it: without the labels of its test images."""
+    hidden, hidden.source = copy(task), copy(task.source)
+    tested = [replace(sample, label=UNKNOWN) for sample in task.split("test")]
+    hidden.source.samples = {**task.source.samples, "test": tested}
+    if task.part is not None:
+        hidden.part = task.part._replace(whole=hide_labels(task.part.whole))
+    return hidden
+
+
+def label_tensor(samples: Sequence[Sample]) -> Tensor:
+    """The labels of samples, ``[samples]``."""
+    return torch.tensor([sample.label for sample in samples], dtype=torch.long)
 
 
 @dataclass(frozen=True)

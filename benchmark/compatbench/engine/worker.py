@@ -1,10 +1,14 @@
-"""Runs cells: fits a module once and measures it on every backbone."""
+"""Runs cells: fits a module once, and has it predict on every backbone.
+
+No label of a test set is seen here, and nothing is judged: what is left is a module and its
+predictions, which ``compatbench.results`` scores.
+"""
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,23 +26,17 @@ from compatbench.data.draws import draw_shots, load_test_set
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.task import load_task
-from compatbench.engine.carried import Attached, Carried
-from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell
-from compatbench.engine.execute.compute import Event, OnEvent, Settings
+from compatbench.engine.attach import Attached, Carried
+from compatbench.engine.cell import Cell, CellRecord, Outcome, Where, describe_cell
+from compatbench.engine.compute import Compute
 from compatbench.engine.failures import describe_exception, kind_of, next_attempt, note_failure
-from compatbench.engine.keys import data_key, find_teacher
-from compatbench.engine.measure import (
-    Measured,
-    Predictions,
-    Where,
-    calibration_error,
-    count_flips,
-)
-from compatbench.engine.plan import PlannedCell
+from compatbench.engine.keys import find_teacher
+from compatbench.engine.predict import predict_zero_shot
 from compatbench.engine.store import RunStore
-from compatbench.engine.task_images import TaskImages
+from compatbench.engine.task_images import TaskImages, hide_labels
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FewShotData, Method, Module
+from compatbench.method.predictions import Predictions
 from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.method.transfer import UndeclaredAccess
 
@@ -52,32 +50,30 @@ class Worker:
         features: FeatureCache,
         device: str = "cpu",
         threads: int = 1,
-        build: Callable[[Cell], Method] | None = None,
     ) -> None:
-        """``build`` makes the method of a cell, by default in this process."""
         self.store = store
         self.cache = features
-        self.build = build or build_method
         self.threads = threads
         self._memory = PeakMemory(device)
         self._attempt = 1
         self._keep = lru_cache(maxsize=4)(partial(load_backbone, device=device))
         self._words = WordFeatures(features.folder.parent)
 
-    def run(self, cell: Cell, on_record: Callable[[Record], object] = lambda _: None) -> CellRecord:
-        """Runs what is missing of a cell and keeps each record as soon as it is measured.
+    def run(
+        self, cell: Cell, on_predicted: Callable[[Outcome], object] = lambda _: None
+    ) -> CellRecord:
+        """Runs what is left of a cell, and keeps module and predictions as soon as they exist.
 
         An error in the method, of the machine, or of an image becomes a record; another in the
         user's input, or in the store, is raised.
         """
-        before = PlannedCell(cell, self.store.read(cell.key))
-        self._attempt = next_attempt(before)
+        self._attempt = next_attempt(self.store.read(cell.key))
         self._memory.reset()
         torch.set_num_threads(self.threads)
         gc.set_threshold(700)  # Python's own, for cycles may hold large tensors
         try:
             with threadpool_limits(limits=self.threads):
-                return self._run(cell, on_record)
+                return self._run(cell, on_predicted)
         except Exception as error:
             if isinstance(error, CompatbenchError) and not isinstance(error, BrokenImages):
                 raise
@@ -100,27 +96,26 @@ class Worker:
             }
         )
 
-    def _run(self, cell: Cell, on_record: Callable[[Record], object]) -> CellRecord:
-        method = self.build(cell)
+    def _run(self, cell: Cell, on_predicted: Callable[[Outcome], object]) -> CellRecord:
+        method = build_method(cell)
         done, module = self._fitted(cell, method)
-        if cell.key != cell.fit_key:  # through a transfer: what was measured of this module before
+        if cell.key != cell.fit_key:  # through a transfer: what is known of this module already
             names = ("status", "fit_seconds", "parameters", "module_bytes", "module")
             new = describe_cell(cell, **{name: getattr(done, name) for name in names})
             before = self.store.read(cell.key)
             done = before if before is not None and before.module == new.module else new
-        missing = PlannedCell(cell, done).missing
-        answers = self.store.read_predictions(cell.key) if missing else {}
-        for name in dict.fromkeys(backbone for backbone, _ in missing):
+        left = self.store.left(cell, done)
+        predictions = self.store.read_predictions(cell.key) if left else {}
+        for name in dict.fromkeys(backbone for backbone, _, _ in left):
+            places = [where for where in left if where[0] == name]
             backbone = self._load(name, cell.training.precision)
-            test_sets = [test_set for backbone, test_set in missing if backbone == name]
-            measured = self._measure(cell, method, module, backbone, test_sets, answers)
-            self.store.write_predictions(cell.key, answers)
-            records = {(r.backbone, r.test_set): r for r in done.records}
-            for record in measured:
-                records.pop((name, record.test_set), None)  # the new one comes last
-                records[name, record.test_set] = record
-                on_record(record)
-            done = self._complete(done.model_copy(update={"records": tuple(records.values())}))
+            outcomes = {outcome.where[:2]: outcome for outcome in done.records}
+            for outcome in self._predict(cell, method, module, backbone, places, predictions):
+                outcomes.pop(outcome.where[:2], None)  # the new one comes last
+                outcomes[outcome.where[:2]] = outcome
+                on_predicted(outcome)
+            self.store.write_predictions(cell.key, predictions)
+            done = self._complete(done.model_copy(update={"records": tuple(outcomes.values())}))
             self.store.write(done)
         return done
 
@@ -168,7 +163,7 @@ class Worker:
         self, cell: Cell, backbone: Backbone, method: Method | None = None
     ) -> FewShotData:
         """The cell's few-shot draw, as features of a backbone and what else its method needs."""
-        method = method or self.build(cell)
+        method = method or build_method(cell)
         images = self._images(cell)
         most = cell.training.val_shots
         draw = draw_shots(images.task, cell.shots, cell.seed, cell.shots_file, most)
@@ -179,95 +174,69 @@ class Worker:
         return None if name is None else self._load(name, cell.training.precision)
 
     def _images(self, cell: Cell) -> TaskImages:
-        return TaskImages(load_task(cell.task), cell.training, cell.seed, self.cache)
+        return TaskImages(hide_labels(load_task(cell.task)), cell.training, cell.seed, self.cache)
 
-    def _measure(
+    def _predict(
         self,
         cell: Cell,
         method: Method,
         module: Module,
         backbone: Backbone,
-        test_sets: list[str],
-        answers: dict[Where, Predictions],
-    ) -> list[Record]:
-        """The records of a module on one backbone; what it answers is added to ``answers``."""
-        task, records = load_task(cell.task), []
+        places: list[Where],
+        predictions: dict[Where, Predictions],
+    ) -> Iterator[Outcome]:
+        """How a module's predictions went on one backbone; they are added to ``predictions``."""
+        images = self._images(cell)
         source = self._load(cell.source, cell.training.precision)
         # On its own source a module is attached as it is, whatever the transfer.
         label = COPIED if backbone.name == cell.source else cell.transfer
         transfer = find_transfer(label, cell.transfer_plugin)
-        labels = task.labels_for(method.card.needs)
+        labels = images.task.labels_for(method.card.needs)
 
-        def attach_own() -> Attached:
-            moved, images = module.to(backbone.device), self._images(cell)
-            teacher = self._teacher(cell, method)
+        def attach() -> Attached:
+            moved, teacher = module.to(backbone.device), self._teacher(cell, method)
             carried = Carried(method, moved, source, backbone, labels, images, teacher)
             given = carried.data(transfer, self._words)
             if "words" in transfer.card.access:
                 save_words(self.store.folder / "modules", source, self._words.of(source))
             return carried.attach(transfer, given, diversity=cell.transfer == COPIED)
 
-        own = _attempt(attach_own)
-        for name in test_sets:
-            data = data_key(backbone.name, name)
+        attached = _attempt(attach)
+        for where in places:
             try:
-                test_set, found = load_test_set(name), own
+                test_set, fitting = hide_labels(load_test_set(where[1])), attached
+                if not self.store.has_zero_shot(where, cell.training.precision):
+                    zero_shot = predict_zero_shot(backbone, test_set, self.cache)
+                    self.store.write_zero_shot(where, cell.training.precision, zero_shot)
                 # A variant has its task's classes, or some of them.
-                if isinstance(own, Attached) and task.name not in (test_set.name, test_set.parent):
+                if isinstance(attached, Attached) and cell.task not in (where[1], test_set.parent):
                     others = test_set.labels_for(method.card.needs)
-                    found = _attempt(partial(own.to_others, others))
-                if isinstance(found, Attached):
-                    measured = found.measure(test_set)
-                    answers[backbone.name, name, data] = measured.predictions
-                    before = answers.get((cell.source, name, data_key(cell.source, name)))
-                    figures = _count(measured, None if backbone.name == cell.source else before)
-                    figures["prompt_diversity"] = found.diversity
-                    figures["seconds"] = round(found.seconds + measured.seconds, 4)
+                    fitting = _attempt(partial(attached.to_others, others))
+                if isinstance(fitting, Attached):
+                    wait_for(backbone.device)
+                    start = time.perf_counter()
+                    predictions[where] = fitting.predict(test_set)
+                    seconds = fitting.seconds + time.perf_counter() - start
+                    ended = {"status": "ok", "prompt_diversity": fitting.diversity}
+                    ended["seconds"] = round(seconds, 4)
                 else:
-                    figures = found
+                    ended = fitting
             except Exception as error:
                 if isinstance(error, CompatbenchError) and not isinstance(error, BrokenImages):
                     raise
-                figures = _describe_failure(error)
-            where = {"backbone": backbone.name, "test_set": name, "data": data}
-            records.append(Record.model_validate(where | figures))
-        return records
+                ended = _describe_failure(error)
+            place = dict(zip(("backbone", "test_set", "data"), where, strict=True))
+            yield Outcome.model_validate(place | ended)
 
 
-def make_worker(settings: Settings) -> Worker:
-    """The worker in this process that the settings describe."""
-    compute = settings.compute
+def make_worker(store: Path, cache: Path, compute: Compute) -> Worker:
+    """A worker in this process, on the device that ``compute`` names."""
     set_memory_budget(compute.memory_budget)
-    store = RunStore(settings.store)
-    cache = FeatureCache(
-        settings.cache, limit=compute.cache_limit, decoders=compute.count_decoders()
-    )
+    features = FeatureCache(cache, limit=compute.cache_limit, decoders=compute.count_decoders())
     device = resolve_device(compute.device)
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)  # or pinned memory would be registered with the first, too
-    return Worker(store, cache, device, compute.threads)
-
-
-def run_cell(worker: Worker, cell: Cell, emit: OnEvent) -> Event:
-    """Claims and runs a cell, and reports what happens, but for the last event.
-
-    That is returned: ``finished``, or ``waiting`` if another process has claimed the cell.
-    """
-    store = worker.store
-    with store.claim(cell.key) as held:
-        if not held:
-            return Event("waiting", cell)
-        error = ""
-        # Another process may have run it since it was planned.
-        if not PlannedCell(cell, store.read(cell.key)).done:
-            emit(Event("started", cell))
-            worker.cache.on_encoded = lambda *encoded: emit(Event("encoding", cell, encoded))
-            record = worker.run(cell, lambda _: emit(Event("measured", cell)))
-            error = next(iter(record.errors), "")
-        if not error:
-            # Whoever still gets the lock of the removed file reads the record, and runs nothing.
-            store.claim_path(cell.key).unlink(missing_ok=True)
-        return Event("finished", cell, error=error)
+    return Worker(RunStore(store), features, device, compute.threads)
 
 
 def build_method(cell: Cell) -> Method:
@@ -292,20 +261,6 @@ def _attempt(attach: Callable[[], Attached]) -> Attached | dict[str, Any]:
         raise
     except Exception as error:
         return _describe_failure(error)
-
-
-def _count(found: Measured, before: Predictions | None) -> dict[str, Any]:
-    """The counts of a record; with flips, where the source's predictions are known."""
-    figures: dict[str, Any] = {
-        "status": "ok",
-        "correct": int(found.right.sum()),
-        "total": len(found.targets),
-        "zero_shot_correct": int(found.zero_shot_right.sum()),
-        "ece": round(calibration_error(found.predictions, found.targets), 4),
-    }
-    if before is not None:
-        figures |= count_flips(before, found.predictions, found.targets)
-    return figures
 
 
 def _describe_failure(error: Exception) -> dict[str, str]:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from compatbench.data.cards import SuiteCard, suite_tasks
-from compatbench.data.draws import ShotsFiles
+from compatbench.data.draws import ShotsFiles, load_test_set
 from compatbench.data.images.dataset_files import BrokenImages
-from compatbench.engine.cell import Cell, CellRecord
-from compatbench.engine.keys import data_key
+from compatbench.data.task import Task
+from compatbench.engine.cell import Cell, CellRecord, Where
 from compatbench.engine.matrix import BrokenCell, select_matrix
 from compatbench.engine.method_settings import Settings, resolve_settings
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import Plan, find_teachers
+from compatbench.engine.store import RunStore
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method
+from compatbench.method.predictions import Predictions
 from compatbench.method.refusals import find_refusal
 from compatbench.method.registry import MethodRegistry
+from compatbench.results.measures import Answers, score
 from compatbench.results.method_results import (
     MethodInfo,
     MethodResults,
@@ -35,21 +41,48 @@ from compatbench.results.result_files import read_methods, write_results
 from compatbench.results.rows import Cost, Row, to_frame
 
 
-def rows_of(cell: Cell, record: CellRecord) -> list[Row]:
-    """The rows of a cell; a failed fit gives one failed row for every backbone and test set."""
+def rows_of(cell: Cell, record: CellRecord, store: RunStore) -> list[Row]:
+    """The rows of a cell: its predictions, scored; or why there is none.
+
+    A failed fit gives a failed row at every place. Predictions that are lost give none.
+    """
     fit = _place(cell) | {"parameters": record.parameters, "module_bytes": record.module_bytes}
-    measured = {(r.backbone, r.test_set, r.data): r for r in record.records}
-    failure = {"status": "failed", "reason": record.error}
+    outcomes = {outcome.where: outcome for outcome in record.records}
+    predictions = store.read_predictions(cell.key)
     rows = []
-    for backbone, test_set in product(cell.backbones, cell.test_sets):
-        where = (backbone, test_set, data_key(backbone, test_set))
-        outcome = dict(zip(("backbone", "test_set", "data"), where, strict=True))
+    for where in cell.places:
+        place = fit | dict(zip(("backbone", "test_set", "data"), where, strict=True))
         if record.status == "failed":
-            rows.append(Row.model_validate(fit | outcome | failure))
-        elif where in measured:
-            found = measured[where].model_dump(exclude={"seconds"})
-            rows.append(Row.model_validate(fit | found))
+            rows.append(Row(**place, status="failed", reason=record.error))
+        elif (outcome := outcomes.get(where)) is not None:
+            figures: Mapping[str, Any] | None = {}
+            if outcome.status == "ok":
+                figures = _score(cell, where, predictions, store)
+            if figures is not None:
+                about = outcome.model_dump(include={"status", "reason", "prompt_diversity"})
+                rows.append(Row(**place, **about, **figures))
     return rows
+
+
+def _score(
+    cell: Cell, where: Where, predictions: Mapping[Where, Predictions], store: RunStore
+) -> dict[str, Any] | None:
+    """The measures of a cell at one place; None if its predictions, or zero-shot's, are lost."""
+    backbone, test_set, _ = where
+    zero_shot = store.read_zero_shot(where, cell.training.precision)
+    if zero_shot is None or where not in predictions:
+        return None
+    source = None
+    if backbone != cell.source:
+        on_source = next((w for w in cell.places if w[:2] == (cell.source, test_set)), None)
+        source = predictions.get(on_source) if on_source else None
+    return score(Answers(predictions[where], source, zero_shot, _labels(load_test_set(test_set))))
+
+
+@lru_cache(maxsize=64)
+def _labels(test_set: Task) -> NDArray[np.int64]:
+    """The labels of a test set, ``[images]``."""
+    return np.array([sample.label for sample in test_set.split("test")])
 
 
 def _failed(broken: BrokenCell) -> list[Row]:
@@ -69,13 +102,13 @@ def _place(cell: Cell) -> dict[str, Any]:
     return {"method": cell.name, **{name: getattr(cell, name) for name in names}}
 
 
-def costs_of(record: CellRecord) -> list[Cost]:
-    """What each record of a cell took."""
+def costs_of(cell: Cell, record: CellRecord) -> list[Cost]:
+    """What each outcome of a cell took."""
     fit = {name: getattr(record, name) for name in ("key", "fit_seconds", "peak_memory")}
     return [
         Cost(backbone=r.backbone, test_set=r.test_set, evaluate_seconds=r.seconds, **fit)
         for r in record.records
-        if r.data == data_key(r.backbone, r.test_set)
+        if r.where in cell.places
     ]
 
 
@@ -128,8 +161,8 @@ def _measured_methods(plan: Plan) -> Iterator[tuple[str, MethodResults]]:
                 described,
                 info=info,
                 provenance=join_provenance([record.provenance for _, record in measured]),
-                rows=to_frame([row for one in measured for row in rows_of(*one)], Row),
-                costs=to_frame([cost for _, record in measured for cost in costs_of(record)], Cost),
+                rows=to_frame([row for one in measured for row in rows_of(*one, plan.store)], Row),
+                costs=to_frame([cost for one in measured for cost in costs_of(*one)], Cost),
             ),
         )
 
@@ -152,11 +185,7 @@ def _current_rows(
     broken: list[BrokenCell] = []
     matrix = select_matrix(suite, registry, [name], "all", shots, seeds, transfers)
     cells = matrix.cells(draws, missing, broken)
-    current = {
-        (cell.key, data_key(*where))
-        for cell in cells
-        for where in product(cell.backbones, cell.test_sets)
-    }
+    current = {(cell.key, data) for cell in cells for _, _, data in cell.places}
     if missing.backbones.keys() & find_teachers(suite, registry, [name]):
         return rows  # another machine has the teacher
     lost = {(c.task, t, c.shots, c.seed) for c, _ in broken for t in c.test_sets}

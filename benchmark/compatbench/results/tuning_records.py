@@ -13,15 +13,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from compatbench.data.cards import BackboneName, ConfigName, Name
 from compatbench.data.cards.shots import Seed, Shots
-from compatbench.engine.cell import Cell, Count, Record, provenance
+from compatbench.engine.cell import Cell, Count, provenance
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.kinds import require
 from compatbench.messages import first_problem
 from compatbench.results.result_files import RESULTS, TUNING
+from compatbench.results.rows import Row
 
 if TYPE_CHECKING:
-    from compatbench.engine.execute.compute import Compute, Event
+    from compatbench.engine.compute import Compute
+    from compatbench.engine.execute.events import Event
     from compatbench.engine.matrix import Names
     from compatbench.engine.plan import Plan
 
@@ -112,7 +114,7 @@ def tune(
             with neither a rate nor steps, or one of which every setting failed.
     """
     # The pages, which read records, load no engine.
-    from compatbench.engine.execute.compute import Compute
+    from compatbench.engine.compute import Compute
     from compatbench.engine.run import run_plan
     from compatbench.engine.tuning import plan_tuning
 
@@ -134,7 +136,7 @@ def _read_fits(plan: Plan, method: str) -> Tuning:
     choices = [one for one in matrix.choices if one.method.card.name == method]
     configs = [resolve_settings(one.method, suite, one.name).config for one in choices]
     cells = [[i.cell for i in plan.planned if i.cell.name == one.name] for one in choices]
-    records = [[_find_record(plan, cell) for cell in each] for each in cells]
+    rows = [[_find_row(plan, cell) for cell in each] for each in cells]
     about: dict[str, Any] = dict(
         suite=suite.name, method=method, version=choices[0].method.card.version
     )
@@ -142,10 +144,9 @@ def _read_fits(plan: Plan, method: str) -> Tuning:
     about |= dict(tasks=matrix.tasks, seeds=matrix.seeds)
     about["lr"] = [config.get("recipe", {}).get("lr") for config in configs]
     about["max_steps"] = [config.get("max_steps") for config in configs]
-    about["correct"] = [[one and one.correct for one in each] for each in records]
+    about["correct"] = [[one and one.correct for one in each] for each in rows]
     about["total"] = [
-        max((one.total or 0 for one in each if one), default=0)
-        for each in zip(*records, strict=True)
+        max((one.total or 0 for one in each if one), default=0) for each in zip(*rows, strict=True)
     ]
     try:
         chosen = choose(Tuning.model_construct(**about).frame)
@@ -154,12 +155,12 @@ def _read_fits(plan: Plan, method: str) -> Tuning:
     return Tuning.model_validate(about | {"chosen": chosen, "config": configs[chosen]})
 
 
-def _find_record(plan: Plan, cell: Cell) -> Record | None:
-    from compatbench.engine.keys import data_key
+def _find_row(plan: Plan, cell: Cell) -> Row | None:
+    from compatbench.results.collect import rows_of
 
-    stored, [test_set] = plan.store.read(cell.key), cell.test_sets
-    record = stored and stored.find(cell.source, test_set, data_key(cell.source, test_set))
-    return record if record and record.status == "ok" else None
+    record = plan.store.read(cell.key)
+    rows = rows_of(cell, record, plan.store) if record is not None else []
+    return rows[0] if rows and rows[0].status == "ok" else None
 
 
 def _path(out: Path, suite: str, method: str) -> Path:

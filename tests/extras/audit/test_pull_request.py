@@ -290,7 +290,7 @@ PATCHES = {  # of what a method may not import, and of what it may
         "import compatbench.extras.audit.pull_request as ci\nci.PullRequest.problems = []"
     ),
     "the counting and the comparison": (
-        "from compatbench.engine.measure import Measured\n"
+        "from compatbench.engine.predict import Measured\n"
         "Measured.right = property(lambda self: self.targets >= 0)\n"
         "import pandas\npandas.DataFrame.query = lambda self, *_: self[:0]"
     ),

@@ -1,157 +1,153 @@
-"""Runs cells on this machine: in this process, or in worker processes that may die or hang."""
+"""Starts the workers of a run on this machine, watches them, and starts one anew if it dies."""
 
 from __future__ import annotations
 
-import faulthandler
-import os
-import re
-import signal
-import time
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+import secrets
+import shutil
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import cast
+from typing import Protocol
 
 from compatbench.engine.cell import Cell
-from compatbench.engine.execute.cell_queue import CellQueue
-from compatbench.engine.execute.compute import OnEvent, Settings
-from compatbench.engine.execute.scheduler import (
-    HELD_SECONDS,
-    Message,
-    Scheduler,
-    WorkerHandle,
-    report_cell,
-)
-from compatbench.engine.failures import LAST_FRAMES, count_oom_kills, describe_death
-from compatbench.engine.worker import make_worker, run_cell
+from compatbench.engine.compute import Compute
+from compatbench.engine.execute.events import MARK, Event, OnEvent, Reader
+from compatbench.engine.execute.loop import Job, Puller, count_tried, read_end, work
+from compatbench.engine.failures import count_oom_kills, note_failure
+from compatbench.engine.store import RunStore
+from compatbench.engine.worker import make_worker
+from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.processes import end_with_parent, kill, start_process
-from compatbench.files.scratch import scratch_folder
 
-WRITE_SECONDS = 1.0  # that a process may take to write down its frames
-# The signal that makes it do so; None where there are no signals.
-SHOW_FRAMES = getattr(signal, "SIGUSR1", None)
-
-_FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)
+POLL_SECONDS = 0.1
 
 
-def run_cells(cells: Sequence[Cell], settings: Settings, on_event: OnEvent) -> None:
-    """Runs cells in the given order and reports events; one that fails does not stop the others.
+class Crew(Protocol):
+    """The workers of a run."""
 
-    Cells that other processes run meanwhile are waited for, and run here if those die. With one
-    job they run in this process, unless a timeout or retries need one that can be replaced.
+    def tend(self) -> Iterator[Event]:
+        """Looks after the workers, once; what happened to cells that they cannot tell of."""
+        ...
+
+    def is_at_work(self) -> bool: ...
+
+    def end(self) -> None: ...
+
+
+@contextmanager
+def open_job(cells: Sequence[Cell], store: Path, cache: Path, compute: Compute) -> Iterator[Job]:
+    """What the workers of a run are told, with the folder of its events, which is then removed."""
+    # The name is that of an unfinished file, as which it is cleaned up if it is left over.
+    folder = store / f".run.{secrets.token_hex(6)}.tmp"
+    folder.mkdir(parents=True)
+    try:
+        yield Job(cells, count_tried(RunStore(store), cells), store, cache, folder, compute)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_here(job: Job, on_event: OnEvent) -> None:
+    """Runs the cells of a job on this machine; one that fails does not stop the others.
+
+    With one worker they run in this process, unless a timeout or retries need one that can be
+    replaced.
     """
-    compute = settings.compute
+    compute = job.compute
     if compute.count_workers() > 1 or compute.timeout is not None or compute.retry:
-        with scratch_folder() as folder:
-            ProcessScheduler(cells, settings, on_event, folder).run()
+        follow(LocalCrew(job), job, on_event)
         return
-    worker = make_worker(replace(settings, compute=compute.on(compute.list_devices()[0])))
-    left = deque(cells)
-    held = 0  # cells in a row that other processes run
-    while left:
-        cell = left.popleft()
-        event = run_cell(worker, cell, on_event)
-        on_event(event)
-        held = held + 1 if event.kind == "waiting" else 0
-        if held:
-            left.append(cell)
-        if held and held == len(left):
-            time.sleep(HELD_SECONDS)
-            held = 0
+    worker = make_worker(job.store, job.cache, compute.on(compute.list_devices()[0]))
+    Puller(job, worker, on_event).run()  # type: ignore[arg-type]  # no notes in this process
 
 
-@dataclass(eq=False, kw_only=True)
-class WorkerProcess(WorkerHandle):
-    process: BaseProcess
-    connection: Connection
-    frames: Path  # the file of its last frames
-    device: str
-    oom_kills: int = 0  # of the system, when its cell began
+def follow(
+    crew: Crew, job: Job, on_event: OnEvent, on_workers: Callable[[int], object] = lambda _: None
+) -> None:
+    """Reports what a crew tells until it has ended, and ends it if anything goes wrong."""
+    reader = Reader(job.folder, {cell.key: cell for cell in job.cells})
+    try:
+        while True:
+            at_work = crew.is_at_work()
+            for told in [*reader.read(), *crew.tend()]:
+                if isinstance(told, Event):
+                    on_event(told)
+                elif told.kind == "warning":
+                    warnings.warn(told.text, CompatbenchWarning, stacklevel=2)
+                elif told.kind == "workers":
+                    on_workers(int(told.text))
+                else:
+                    raise CompatbenchError(told.text)
+            if not at_work:
+                return
+    finally:
+        crew.end()
 
 
-class ProcessScheduler(Scheduler[WorkerProcess]):
-    """Runs cells in the given order in processes, started when there are cells for them."""
+class LocalCrew:
+    """Processes of this machine, as many as the job's ``compute`` counts."""
 
-    def __init__(
-        self, cells: Sequence[Cell], settings: Settings, on_event: OnEvent, folder: Path
-    ) -> None:
-        queue = CellQueue(cells, lambda _: 1.0, group=lambda _: None)
-        super().__init__(queue, settings, on_event)
-        self._folder = folder  # for the last frames of the processes
+    def __init__(self, job: Job) -> None:
+        self._job, self._store = job, RunStore(job.store)
         self._numbers = count(1)
+        self._workers: dict[str, tuple[BaseProcess, str]] = {}  # and its device
+        self._oom_kills = count_oom_kills()
+        for _ in range(min(job.compute.count_workers(), len(job.cells))):
+            self._start()
 
-    def count_room(self) -> int:
-        return self.settings.compute.count_workers()
+    def _start(self) -> None:
+        compute, used = self._job.compute, Counter(on for _, on in self._workers.values())
+        device = min(compute.list_devices(), key=used.__getitem__)
+        name = str(next(self._numbers))
+        daemon = compute.on(device).decoders == 1  # which cannot start processes itself
+        process = start_process(compute.threads, serve, self._job, name, device, daemon=daemon)
+        self._workers[name] = process, device
 
-    def start_worker(self) -> WorkerProcess:
-        frames = self._folder / f"{next(self._numbers)}.frames"
-        compute, used = self.settings.compute, Counter(worker.device for worker in self.workers)
-        device = min(compute.list_devices(), key=used.__getitem__)  # one that has died is replaced
-        settings = replace(self.settings, compute=compute.on(device))
-        process, connection = start_process(
-            compute.threads, serve, settings, frames, daemon=settings.compute.decoders == 1
-        )
-        return WorkerProcess(process=process, connection=connection, frames=frames, device=device)
+    def tend(self) -> Iterator[Event]:
+        wait([process.sentinel for process, _ in self._workers.values()], POLL_SECONDS)
+        dead = {name: p for name, (p, _) in self._workers.items() if not p.is_alive()}
+        for name, process in dead.items():
+            del self._workers[name]
+            process.join()
+            if process.exitcode:
+                yield from self._note_death(name, process.exitcode)
+                if self._is_left():
+                    self._start()
 
-    def start_cell(self, worker: WorkerProcess, cell: Cell) -> None:
-        worker.oom_kills = count_oom_kills()
-        with suppress(OSError):  # it has just died, as 'receive' will see
-            worker.connection.send(cell)
+    def is_at_work(self) -> bool:
+        return bool(self._workers)
 
-    def receive(self, seconds: float | None) -> Iterator[tuple[WorkerProcess, Message]]:
-        running = {worker.connection: worker for worker in self.running()}
-        for ready in wait(list(running), seconds):
-            worker = running[cast(Connection, ready)]
-            try:
-                message = worker.connection.recv()
-            except (EOFError, OSError):
-                worker.process.join()
-                code = worker.process.exitcode or 0
-                out_of_memory = count_oom_kills() > worker.oom_kills
-                message = describe_death(code, out_of_memory, _read_frames(worker.frames))
-            yield worker, message
+    def end(self) -> None:
+        # Cells that are still at work are lost, and run by the next run.
+        for process, _ in self._workers.values():
+            kill(process)
 
-    def last_frames(self, worker: WorkerProcess) -> tuple[str, ...]:
-        # It may be deep in a library's code.
-        if SHOW_FRAMES is not None:
-            with suppress(ProcessLookupError):
-                os.kill(cast(int, worker.process.pid), SHOW_FRAMES)
-            deadline, size = time.monotonic() + WRITE_SECONDS, -1
-            # Until they are written, and the file no longer grows.
-            while size <= 0 or size != worker.frames.stat().st_size:
-                if time.monotonic() > deadline:
-                    break
-                size = worker.frames.stat().st_size
-                time.sleep(0.05)
-        return _read_frames(worker.frames)
+    def _note_death(self, name: str, exit_code: int) -> Iterator[Event]:
+        """Stores the failure of the cell that a dead worker had at work."""
+        kills, self._oom_kills = self._oom_kills, count_oom_kills()
+        for mark in self._job.folder.glob(f"*{MARK}"):
+            if mark.read_text() != name:
+                continue
+            cell = next(each for each in self._job.cells if each.key == mark.stem)
+            with self._store.claim(cell.key) as held:
+                if held:  # or another worker has seen the mark
+                    failure = read_end(self._job, name, exit_code, self._oom_kills > kills)
+                    record = note_failure(self._store, cell, failure)
+                    mark.unlink()
+                    ended = self._job.has_ended(self._store, cell, record)
+                    error = next(iter(record.errors), "")
+                    yield Event("finished" if ended else "retried", cell, error=error)
 
-    def end_worker(self, worker: WorkerProcess) -> None:
-        kill(worker.process)
-        worker.connection.close()
-
-
-def _read_frames(frames: Path) -> tuple[str, ...]:
-    """The last frames that a worker has written down, innermost last."""
-    if not frames.is_file():
-        return ()
-    # The interpreter writes the innermost first.
-    found = _FRAME.findall(frames.read_text(errors="replace"))[:LAST_FRAMES]
-    return tuple(f"{Path(file).name}:{line} in {name}" for file, line, name in reversed(found))
+    def _is_left(self) -> bool:
+        store, job = self._store, self._job
+        return any(not job.has_ended(store, cell, store.read(cell.key)) for cell in job.cells)
 
 
-def serve(connection: Connection, settings: Settings, frames: Path) -> None:
-    """The life of a worker process: cells in, events out; it ends with the parent."""
+def serve(job: Job, name: str, device: str) -> None:
+    """The life of a worker process; it ends with the parent."""
     end_with_parent()
-    with frames.open("w") as file:  # for the last frames before a crash or a timeout
-        faulthandler.enable(file, all_threads=False)
-        if SHOW_FRAMES is not None:
-            faulthandler.register(SHOW_FRAMES, file, all_threads=False)
-        with suppress(EOFError, OSError):  # the parent is gone; what was measured is in the store
-            worker = make_worker(settings)
-            while True:
-                report_cell(worker, connection.recv(), connection.send)
+    work(job, name, device)

@@ -7,13 +7,14 @@ from itertools import chain
 from pathlib import Path
 
 from compatbench.data.cards import COPIED, SuiteCard, backbone_cards, select_names, suite_cards
-from compatbench.engine.single_module import evaluate_module, read_fitted
+from compatbench.engine.single_module import read_fitted
 from compatbench.errors import CompatbenchError
 from compatbench.extras.advice.cases import Case, evaluated_case, read_cases
 from compatbench.extras.advice.verdicts import Advice
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.plugins import load, open_address
+from compatbench.results.evaluation import evaluate_module
 from compatbench.results.expected import upgrade_pairs
 from compatbench.results.ranking_table import Results
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from compatbench.data.cards import COPIED
-from compatbench.engine.single_module import Evaluation
 from compatbench.extras.advice.price import Price, count_labels, price_ways
 from compatbench.messages import one_line
 from compatbench.results.estimate import LEVEL, Array, Interval, estimate
+from compatbench.results.evaluation import Evaluation
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.method_results import SuiteResults
 from compatbench.results.standing import compute_standing

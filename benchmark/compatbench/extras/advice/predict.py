@@ -22,14 +22,8 @@ from compatbench.data.images.source import ImageSource, Sample
 from compatbench.data.labels import Labels
 from compatbench.data.layouts.recognise import list_images
 from compatbench.data.task import Task, task_labels
-from compatbench.engine.measure import read_features
-from compatbench.engine.single_module import (
-    Evaluation,
-    Fitted,
-    build_method_of,
-    evaluate_module,
-    read_fitted,
-)
+from compatbench.engine.predict import read_features
+from compatbench.engine.single_module import Fitted, build_method_of, read_fitted
 from compatbench.errors import CompatbenchError, CompatbenchWarning, NotTransferable
 from compatbench.extras.studies.similarity import mean_cosine
 from compatbench.method import CosineClassifier, Method, Module
@@ -38,6 +32,7 @@ from compatbench.method.predictions import predict as answer
 from compatbench.method.registry import find_transfer
 from compatbench.method.transfer import TransferData, WordPair
 from compatbench.plugins import open_address
+from compatbench.results.evaluation import Evaluation, evaluate_module
 from compatbench.transfers._shared.survival import (
     PLACES,
     WORDS,

@@ -11,7 +11,6 @@ import pandas as pd
 from typing_extensions import Unpack
 
 from compatbench.backbone import Backbone
-from compatbench.engine.keys import data_key
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.extras.studies import depth_probe, frames
@@ -205,15 +204,17 @@ def read_depth(fits: Sequence[Fit]) -> DepthReport:
 
 def _measured(fit: Fit) -> Row:
     """One fit on source and target, in percent and points."""
-    cell, done = fit.cell, fit.record
+    cell = fit.cell
     row = {"kind": cell.config["kind"], "depth": cell.config["depth"], "task": cell.task}
-    row |= {"seed": cell.seed, "parameters": done.parameters, "rate": float(fit.module["rate"])}
+    row |= {"seed": cell.seed, "rate": float(fit.module["rate"])}
+    row["parameters"] = fit.rows[0].parameters
+    measured = {each.backbone: each for each in fit.rows if each.test_set == cell.task}
     for side, backbone in zip(("source", "target"), cell.backbones, strict=True):
-        record = done.find(backbone, cell.task, data_key(backbone, cell.task))
-        if record is None or record.correct is None:
-            why = f": {record.reason}" if record else ""
+        on_backbone = measured.get(backbone)
+        if on_backbone is None or on_backbone.correct is None:
+            why = f": {on_backbone.reason}" if on_backbone else ""
             raise CompatbenchError(f"{cell} was not measured on {backbone}{why}")
-        count = record.model_dump()
+        count = on_backbone.model_dump()
         gain = count["correct"] - count["zero_shot_correct"]
         row[side] = 100 * count["correct"] / count["total"]
         row[f"{side}_gain"] = 100 * gain / count["total"]

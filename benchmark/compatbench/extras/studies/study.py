@@ -22,8 +22,9 @@ from compatbench.data.cards import (
 )
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task, load_task
-from compatbench.engine.cell import Cell, CellRecord
-from compatbench.engine.execute.compute import Compute, Event
+from compatbench.engine.cell import Cell
+from compatbench.engine.compute import Compute
+from compatbench.engine.execute.events import Event
 from compatbench.engine.matrix import Matrix, select_matrix
 from compatbench.engine.missing import Missing
 from compatbench.engine.plan import Plan, plan
@@ -32,6 +33,8 @@ from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method import Method, Module
 from compatbench.method.registry import MethodRegistry
+from compatbench.results.collect import rows_of
+from compatbench.results.rows import Row
 
 Names = str | Sequence[str]
 
@@ -60,12 +63,12 @@ class StudyOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Fit:
-    """A module that was fitted on the source, with its method, its cell and what was measured."""
+    """A module that was fitted on the source, with its method, its cell and its rows."""
 
     cell: Cell
     method: Method
     module: Module
-    record: CellRecord
+    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True)
@@ -159,5 +162,5 @@ class Study:
                 raise CompatbenchError(f"the fit of {cell} failed: {why}")
             cls = matrix.registry.get(cell.method)
             method = cls(cls.Config.model_validate(cell.config))
-            fits.append(Fit(cell, method, module, record))
+            fits.append(Fit(cell, method, module, tuple(rows_of(cell, record, store))))
         return fits

@@ -18,10 +18,11 @@ from compatbench.data.draws import draw_first
 from compatbench.data.images.source import Sample
 from compatbench.data.task import Task
 from compatbench.engine.cell import NOT_APPLICABLE
-from compatbench.engine.measure import Measured, measure, prompt_diversity, run_classifier
+from compatbench.engine.predict import predict_module, prompt_diversity, run_classifier
 from compatbench.engine.task_images import TaskImages
 from compatbench.errors import NotTransferable
 from compatbench.method import Classifier, Method, Module
+from compatbench.method.predictions import Predictions
 from compatbench.method.transfer import OldAnswers, Transfer, TransferData, Unlabelled, WordPair
 
 
@@ -170,10 +171,10 @@ class Attached:
         carried = replace(self.carried, labels=labels)
         return carried.attach(self.transfer, self.given, self.diversity is not None)
 
-    def measure(self, test_set: Task) -> Measured:
-        """Classifies a test set; raises as ``measure``."""
+    def predict(self, test_set: Task) -> Predictions:
+        """What it answers for a test set; raises as ``predict_module``."""
         carried, old = self.carried, None
         if "old model" in self.transfer.card.access:
             old = carried.old_answers(test_set, test_set.split("test"))
         how = (self.wanted, len(carried.labels), carried.stream, old)
-        return measure(self.classifier, carried.target, test_set, carried.images.cache, *how)
+        return predict_module(self.classifier, carried.target, test_set, carried.images.cache, *how)

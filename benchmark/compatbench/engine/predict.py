@@ -1,30 +1,27 @@
-"""What an attached module answers for every test image: measured, compared, counted and kept.
+"""What an attached module answers for every image of a test set: its predictions, and their file.
 
-Images are classified a batch at a time, sized by what they take and by the memory budget.
-Predictions are kept beside the records, so that a target measured later is compared with the
-source's own, image by image.
+Images are classified a batch at a time, sized by what they take and by the memory budget. No
+label is read here; predictions are scored by whoever has the labels.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import FEATURES, Backbone, ImageInput
-from compatbench.backbone.device import PeakBytes, wait_for
+from compatbench.backbone.device import PeakBytes
 from compatbench.backbone.rotated import RotatedBackbone
 from compatbench.backbone.text.memory import current_budget
 from compatbench.data.encoding import BATCH
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.stored_rows import StoredRows
-from compatbench.data.task import Sample, Task
+from compatbench.data.task import Task
+from compatbench.engine.cell import Where
 from compatbench.errors import CompatbenchError
 from compatbench.files.tensors import load_tensors, save_tensors
 from compatbench.method import Classifier
@@ -32,51 +29,12 @@ from compatbench.method.predictions import Predictions, predict
 from compatbench.method.transfer import OldAnswers
 
 SCHEMA = "compatbench-predictions-1"
-BINS = 15
 MOST = 2**30  # bytes that a batch may take, unless the memory budget is less
 PROBE = 8  # images whose classification tells what an image takes
 
-# backbone, test set, and the hash of the backbone's weights and of the images
-Where = tuple[str, str, str]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a classifier answers for the images of a test set."""
-
-    predictions: Predictions
-    targets: Tensor  # labels, [images]
-    zero_shot: Tensor  # classes that the backbone's own zero-shot predicts, [images]
-    seconds: float  # wall clock of the classification alone
-
-    @property
-    def right(self) -> Tensor:
-        """Whether each image is classified right, ``[images]``."""
-        return self.predictions.classes == self.targets
-
-    @property
-    def zero_shot_right(self) -> Tensor:
-        """Whether zero-shot classifies each image right, ``[images]``."""
-        return self.zero_shot == self.targets
-
-    @property
-    def accuracy(self) -> float:
-        """Top-1 accuracy in percent."""
-        return 100 * int(self.right.sum()) / len(self.targets)
-
-    @property
-    def zero_shot_accuracy(self) -> float:
-        """Top-1 accuracy of zero-shot in percent."""
-        return 100 * int(self.zero_shot_right.sum()) / len(self.targets)
-
-    @property
-    def gain(self) -> float:
-        """Accuracy over that of zero-shot, in percentage points."""
-        return self.accuracy - self.zero_shot_accuracy
-
 
 @torch.no_grad()
-def measure(
+def predict_module(
     classifier: Classifier,
     backbone: Backbone,
     test_set: Task,
@@ -85,8 +43,8 @@ def measure(
     classes: int | None = None,
     stream: int | None = None,
     old: OldAnswers | None = None,
-) -> Measured:
-    """Classifies a test set with a module that was attached to a backbone.
+) -> Predictions:
+    """What a module that was attached to a backbone answers for a test set.
 
     The module is attached to its task's classes. For a variant with some of them, the logits of
     these are taken: a module that learned something of each class has no other meaning there,
@@ -99,13 +57,10 @@ def measure(
         NotTransferable: the backbone's image tower cannot give what is wanted.
         ValueError: logits of a wrong shape, or not finite.
     """
-    samples = test_set.split("test")
-    features = inputs = read_features(backbone, test_set, cache)
-    if wanted != FEATURES:
-        inputs = cache.tokens(_encoder(backbone), test_set, samples, wanted)
-    zero_shot = (features @ backbone.zero_shot(test_set.labels).T).argmax(-1)
-    wait_for(backbone.device)
-    start = time.perf_counter()
+    if wanted == FEATURES:
+        inputs = read_features(backbone, test_set, cache)
+    else:
+        inputs = cache.tokens(_encoder(backbone), test_set, test_set.split("test"), wanted)
     width, parts = classes or len(test_set.labels), []
     for count, logits in answer_batches(classifier, inputs, stream, old):
         if tuple(logits.shape) != (count, width):
@@ -113,11 +68,23 @@ def measure(
         if not bool(torch.isfinite(logits).all()):
             raise ValueError("logits are not finite")
         parts.append(predict(test_set.select_columns(logits)))
-    predictions = Predictions(
-        torch.cat([part.classes for part in parts]), torch.cat([part.confidence for part in parts])
-    )
-    seconds = time.perf_counter() - start
-    return Measured(predictions, label_tensor(samples), zero_shot.cpu(), seconds)
+    return join_predictions(parts)
+
+
+@torch.no_grad()
+def predict_zero_shot(backbone: Backbone, test_set: Task, cache: FeatureCache) -> Predictions:
+    """What a backbone's own zero-shot classifier answers for a test set."""
+    features = read_features(backbone, test_set, cache)
+    weights = backbone.zero_shot(test_set.labels)
+    classes = (features @ weights.T).argmax(-1).int()
+    scaled = backbone.logit_scale * F.normalize(features, dim=-1) @ weights.T
+    return Predictions(classes.cpu(), scaled.float().softmax(-1).amax(-1).cpu())
+
+
+def join_predictions(parts: Sequence[Predictions]) -> Predictions:
+    """The predictions of batches, one after the other."""
+    classes = torch.cat([part.classes for part in parts])
+    return Predictions(classes, torch.cat([part.confidence for part in parts]))
 
 
 def batch_size(answer: Callable[[Tensor], Tensor], images: int) -> int:
@@ -171,11 +138,6 @@ def run_classifier(
     return torch.cat([logits for _, logits in answer_batches(classifier, inputs, stream)])
 
 
-def label_tensor(samples: Sequence[Sample]) -> Tensor:
-    """The labels of samples, ``[samples]``."""
-    return torch.tensor([sample.label for sample in samples], dtype=torch.long)
-
-
 def read_features(backbone: Backbone, test_set: Task, cache: FeatureCache) -> Tensor:
     """Features of a test set, not normalised, ``[images, e]``.
 
@@ -187,38 +149,6 @@ def read_features(backbone: Backbone, test_set: Task, cache: FeatureCache) -> Te
 
 def _encoder(backbone: Backbone) -> Backbone:
     return backbone.unrotated if isinstance(backbone, RotatedBackbone) else backbone
-
-
-def count_flips(before: Predictions, after: Predictions, targets: Tensor) -> dict[str, int]:
-    """How two models' answers for the same images differ (arXiv:2011.09161), in images.
-
-    ``negative_flips`` are right before and wrong after, ``positive_flips`` the other way round;
-    ``inconsistent_errors`` are wrong on both, with another class each time.
-    """
-    targets = targets.cpu()
-    was, now = before.classes == targets, after.classes == targets
-    differ = before.classes != after.classes
-    return {
-        "negative_flips": int((was & ~now).sum()),
-        "positive_flips": int((~was & now).sum()),
-        "inconsistent_errors": int((~was & ~now & differ).sum()),
-    }
-
-
-def calibration_error(predictions: Predictions, targets: Tensor) -> float:
-    """The expected calibration error in percent (arXiv:1706.04599), over 15 bins of equal mass.
-
-    The mean over bins, weighted by their images, of the distance between accuracy and mean
-    confidence. The order of the images does not matter.
-    """
-    right = (predictions.classes == targets.cpu()).numpy()
-    confidence = predictions.confidence.double().numpy()
-    # Equal confidences are ordered by being right, so that no order of images shows.
-    order = np.lexsort((right, confidence))
-    rights = np.array_split(right[order].astype(float), BINS)
-    confidences = np.array_split(confidence[order], BINS)
-    gaps = [abs(r.sum() - c.sum()) for r, c in zip(rights, confidences, strict=True)]
-    return 100 * float(np.sum(gaps)) / len(right)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Where and how cells are run: what workers are told, and what they report."""
+"""Where and how cells are run."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import importlib.util
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from compatbench.backbone.device import available_devices, resolve_device
-from compatbench.engine.cell import Cell, FailureKind
+from compatbench.engine.cell import FailureKind
 from compatbench.errors import CompatbenchError
 from compatbench.files.processes import count_cores
 
@@ -145,38 +144,3 @@ def parse_retry(text: str) -> dict[FailureKind, int]:
             )
         retry.update({kind: int(found[2] or 1) for kind in KINDS if kind == found[1]})
     return retry
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a worker is told of a run."""
-
-    store: Path
-    cache: Path
-    compute: Compute = field(default_factory=Compute)
-
-
-@dataclass(frozen=True)
-class Event:
-    """What happened to a cell.
-
-    Attributes:
-        kind: ``waiting`` (another process runs it), ``started``, ``encoding`` (images, for the
-            feature cache), ``measured`` (one more record is stored), ``retried`` (an attempt
-            failed, and another follows) or ``finished``.
-        encoded: while encoding, images done and images in all.
-        error: why a finished or retried cell has no number; empty if it has.
-    """
-
-    kind: Literal["waiting", "started", "encoding", "measured", "retried", "finished"]
-    cell: Cell
-    encoded: tuple[int, int] = (0, 0)
-    error: str = ""
-
-    @property
-    def ends_attempt(self) -> bool:
-        """Whether the worker is free again."""
-        return self.kind in ("waiting", "finished")
-
-
-OnEvent = Callable[[Event], object]
