@@ -18,7 +18,7 @@ import compatbench as cb
 from compatbench.data.cards import suite_cards
 from compatbench.engine import keys
 from compatbench.engine.confined.remote import ConfinedRegistry
-from compatbench.engine.execute.compute import Compute
+from compatbench.engine.compute import Compute
 from compatbench.files.project_folders import content_folder, tasks_folder
 from compatbench.method.registry import builtin_methods
 from compatbench.results.result_files import read_methods, write_results

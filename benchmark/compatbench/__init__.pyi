@@ -22,7 +22,7 @@ from compatbench.api.runs import run as run
 from compatbench.backbone.load.fetch_weights import fetch_backbones as fetch_backbones
 from compatbench.data.fetch_datasets import fetch_data as fetch_data
 from compatbench.data.new_task import new_task as new_task
-from compatbench.engine.execute.compute import Compute as Compute
+from compatbench.engine.compute import Compute as Compute
 from compatbench.engine.tuning import plan_tuning as plan_tuning
 from compatbench.errors import CompatbenchError as CompatbenchError
 from compatbench.method.convert import inspect_checkpoint as inspect_checkpoint

@@ -146,7 +146,7 @@ def test_the_harness_makes_temporary_folders_in_one_place() -> None:
         if re.search(r"\b(mkd?s?temp|TemporaryDirectory|NamedTemporaryFile)\b", path.read_text())
     }
     # These run in processes that have a folder of their own, which is removed with them.
-    own = {"extras/check/fit_checks.py", "engine/confined/server.py"}
+    own = {"extras/check/fit_checks.py"}
     # It unpacks beside the place that files are then renamed to, and removes what is left there.
     own |= {"data/fetch_datasets.py", "extras/sharing/hub.py"}
     assert found == {"files/scratch.py", *own}

@@ -136,7 +136,8 @@ class Task:
                 yield f"{split} has {found} images, its card counts {expected}"
             if max(counts, default=-1) >= len(self.labels):
                 yield f"label {max(counts)} occurs, but there are {len(self.labels)} classes"
-            least = self.card.least_per_class.get(split, 0)
+            # Where labels were removed, all are −1.
+            least = self.card.least_per_class.get(split, 0) if max(counts, default=0) >= 0 else 0
             for label, name in enumerate(self.labels.names):
                 if (found := counts[label]) < least:
                     yield f"{split} has {found} images of '{name}', its card says {least} at least"

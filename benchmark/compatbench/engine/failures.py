@@ -44,8 +44,6 @@ def kind_of(error: str) -> FailureKind:
 
 def describe_exception(error: Exception) -> Failure:
     """The failure that an exception of a cell is."""
-    if isinstance(failure := getattr(error, "failure", None), Failure):
-        return failure  # of another process
     text = f": {error}".splitlines()[0] if str(error) else ""
     frames = traceback.extract_tb(error.__traceback__)[-LAST_FRAMES:]
     trace = tuple(f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in frames)

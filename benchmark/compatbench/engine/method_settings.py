@@ -26,17 +26,6 @@ TOWERS = {"text-input", "text-layers", "image-layers"}
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-class SettingsRefused(ValueError):
-    """Settings that a method in another process refuses; ``errors`` is as pydantic's."""
-
-    def __init__(self, first: Mapping[str, Any]) -> None:
-        super().__init__(str(first.get("msg")))
-        self._first = {"loc": tuple(first["loc"]), "type": first["type"], "msg": str(self)}
-
-    def errors(self) -> list[dict[str, Any]]:
-        return [self._first]
-
-
 class Settings(NamedTuple):
     """What a suite sets of a method for a task: every setting as JSON, and the training."""
 
@@ -105,7 +94,7 @@ def read_settings(model: type[ModelT], values: dict[str, Any], whose: str) -> Mo
     """Settings, checked."""
     try:
         return model.model_validate(values)
-    except (ValidationError, SettingsRefused) as error:
+    except ValidationError as error:
         first = error.errors()[0]
         # Of a union pydantic names the type as well, as if it were a field.
         parts = takewhile(lambda part: "-" not in part and "[" not in part, map(str, first["loc"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from itertools import product
@@ -42,41 +42,42 @@ from compatbench.results.rows import Cost, Row, to_frame
 
 
 def rows_of(cell: Cell, record: CellRecord, store: RunStore) -> list[Row]:
-    """The rows of a cell: its predictions, scored; or why there is none.
+    """The rows of a cell: the predictions that a store has, scored; or why there are none."""
+    precision = cell.training.precision
+    predictions = store.read_predictions(cell.key)
+    return score_cell(cell, record, predictions, lambda w: store.read_zero_shot(w, precision))
+
+
+def score_cell(
+    cell: Cell,
+    record: CellRecord,
+    predictions: Mapping[Where, Predictions],
+    find_zero_shot: Callable[[Where], Predictions | None],
+) -> list[Row]:
+    """The rows of a cell with these predictions.
 
     A failed fit gives a failed row at every place. Predictions that are lost give none.
     """
     fit = _place(cell) | {"parameters": record.parameters, "module_bytes": record.module_bytes}
     outcomes = {outcome.where: outcome for outcome in record.records}
-    predictions = store.read_predictions(cell.key)
+    on_source = {where[1]: where for where in cell.places if where[0] == cell.source}
     rows = []
     for where in cell.places:
         place = fit | dict(zip(("backbone", "test_set", "data"), where, strict=True))
+        outcome = outcomes.get(where)
         if record.status == "failed":
             rows.append(Row(**place, status="failed", reason=record.error))
-        elif (outcome := outcomes.get(where)) is not None:
-            figures: Mapping[str, Any] | None = {}
-            if outcome.status == "ok":
-                figures = _score(cell, where, predictions, store)
-            if figures is not None:
-                about = outcome.model_dump(include={"status", "reason", "prompt_diversity"})
+        elif outcome is not None and outcome.status != "ok":
+            rows.append(Row(**place, status=outcome.status, reason=outcome.reason))
+        elif outcome is not None and where in predictions:
+            source = on_source.get(where[1]) if where[0] != cell.source else None
+            before = predictions.get(source) if source is not None else None
+            if (zero_shot := find_zero_shot(where)) is not None:
+                labels = _labels(load_test_set(where[1]))
+                figures = score(Answers(predictions[where], before, zero_shot, labels))
+                about = {"status": "ok", "prompt_diversity": outcome.prompt_diversity}
                 rows.append(Row(**place, **about, **figures))
     return rows
-
-
-def _score(
-    cell: Cell, where: Where, predictions: Mapping[Where, Predictions], store: RunStore
-) -> dict[str, Any] | None:
-    """The measures of a cell at one place; None if its predictions, or zero-shot's, are lost."""
-    backbone, test_set, _ = where
-    zero_shot = store.read_zero_shot(where, cell.training.precision)
-    if zero_shot is None or where not in predictions:
-        return None
-    source = None
-    if backbone != cell.source:
-        on_source = next((w for w in cell.places if w[:2] == (cell.source, test_set)), None)
-        source = predictions.get(on_source) if on_source else None
-    return score(Answers(predictions[where], source, zero_shot, _labels(load_test_set(test_set))))
 
 
 @lru_cache(maxsize=64)

@@ -24,7 +24,7 @@ from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method import Module
 from compatbench.method.transfer import Transfer
-from compatbench.method.transfer_registry import builtin_transfers, find_transfer
+from compatbench.method.registry import builtin_transfers, find_transfer
 from compatbench.results.measures import Answers, score
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
@@ -104,7 +104,7 @@ class LocalCrew:
         device = min(compute.list_devices(), key=used.__getitem__)
         name = str(next(self._numbers))
         daemon = compute.on(device).decoders == 1  # which cannot start processes itself
-        process = start_process(compute.threads, serve, self._job, name, device, daemon=daemon)
+        process, _ = start_process(compute.threads, serve, self._job, name, device, daemon=daemon)
         self._workers[name] = process, device
 
     def tend(self) -> Iterator[Event]:
@@ -147,7 +147,7 @@ class LocalCrew:
         return any(not job.has_ended(store, cell, store.read(cell.key)) for cell in job.cells)
 
 
-def serve(job: Job, name: str, device: str) -> None:
+def serve(_: Connection, job: Job, name: str, device: str) -> None:
     """The life of a worker process; it ends with the parent."""
     end_with_parent()
     work(job, name, device)

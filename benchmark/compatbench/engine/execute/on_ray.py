@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ class RayCrew:
     """The child that is connected to the cluster."""
 
     def __init__(self, job: Job, view: View, sockets: Path) -> None:
-        self._process = start_process(job.compute.threads, drive, job, view, sockets)
+        self._process, _ = start_process(job.compute.threads, drive, job, view, sockets)
 
     def tend(self) -> Iterator[Event]:
         self._process.join(POLL_SECONDS)
@@ -109,7 +110,7 @@ def lost_cluster(why: str) -> CompatbenchError:
     )
 
 
-def drive(job: Job, view: View, sockets: Path) -> None:
+def drive(_: Connection, job: Job, view: View, sockets: Path) -> None:
     """The life of the child: it starts the tasks, and waits for them."""
     end_with_parent(leads=True)
     silence(1, 2)  # Ray writes pages when it loses a cluster
@@ -146,7 +147,8 @@ def _run_tasks(job: Job, view: View, sockets: Path, tell: Diary) -> None:
     task = task.options(
         num_cpus=compute.threads,
         num_gpus=gpus,
-        max_retries=DEATHS,
+        # Each cell may cost so many workers; then the cells that are left still need one.
+        max_retries=len(job.cells) * (job.compute.retry.get("killed", 0) + 1),
         scheduling_strategy="SPREAD",
     )
     job_on_cluster = ray.put(job)

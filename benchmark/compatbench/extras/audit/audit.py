@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
-import time
+import random
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -12,35 +11,36 @@ from typing import Any
 
 import pandas as pd
 
-from compatbench.backbone.device import resolve_device
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.draws import read_draws
-from compatbench.data.feature_cache import FeatureCache
-from compatbench.engine.confined.remote import ConfinedRegistry, confined_builder
+from compatbench.engine.compute import Compute
 from compatbench.engine.store import RunStore
-from compatbench.engine.worker import Worker
+from compatbench.engine.worker import make_worker
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.extras.audit.findings import Finding, compare_file
-from compatbench.extras.audit.rerun import check_again
-from compatbench.extras.audit.result_checks import check_equal_keys, check_suite, recount_zero_shot
-from compatbench.extras.audit.retrieval_checks import check_file, measure_again
-from compatbench.extras.audit.sample import (
-    Draw,
-    Sampled,
-    SampleSize,
-    draw_cells,
-    list_cells,
-    round_robin,
-)
 from compatbench.extras.audit.stored_suite import StoredSuite, read_stored_suite
-from compatbench.extras.audit.tolerance import find_drift
+from compatbench.extras.audit.suite_checks import (
+    check_keys,
+    check_settings,
+    run_again,
+    score_again,
+)
 from compatbench.files.scratch import scratch_folder
-from compatbench.messages import count
-from compatbench.results.method_results import split_results
-from compatbench.results.result_files import FIGURES, NO_SUITES, PAGES, REPORT, RESULTS, RETRIEVAL
+from compatbench.method.registry import builtin_methods
+from compatbench.plugins import load, offered
+from compatbench.results.store import (
+    FIGURES,
+    NO_SUITES,
+    PAGES,
+    REPORT,
+    RESULTS,
+    split_results,
+)
 from compatbench.tables.leaderboard import render_pages
 from compatbench.tables.suite_page import published_pages
+
+CELLS = 10  # that are run again unless another number is given
 
 
 @dataclass
@@ -53,20 +53,14 @@ class Audit:
     notes: list[str] = field(default_factory=list)  # what was not looked at, or was allowed
     methods: int = 0  # files that were read
     rows: int = 0
+    scored: int = 0  # rows whose predictions were scored again
     # By suite, the rows that are reported only.
     unchecked: dict[str, int] = field(default_factory=dict)
-    draws: list[Draw] = field(default_factory=list)  # of cells to run again
-
-    @property
-    def sample(self) -> list[Sampled]:
-        """The cells that were run again."""
-        return [one for draw in self.draws for one in draw.run]
+    cells: list[str] = field(default_factory=list)  # that were run again
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values."""
-        lists = {"draws": self.draws, "sample": self.sample}
-        lists = {name: [one.to_dict() for one in found] for name, found in lists.items()}
-        return {**vars(self), **lists, "findings": list(map(asdict, self.findings))}
+        return {**vars(self), "findings": list(map(asdict, self.findings))}
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each finding, with its file, line, field, problem and both values."""
@@ -77,18 +71,10 @@ def audit_results(
     out: Path | str = ".",
     suites: Sequence[str] | None = None,
     *,
-    cells: int | None = None,
-    forged: float = SampleSize.forged,
-    power: float = SampleSize.power,
-    minutes: float | None = None,
-    seed: int | None = None,
-    tolerance: int | None = None,
-    zero_shot: bool = True,
-    methods: str | None = None,
-    only: Collection[str] | None = None,
-    new: Collection[str] = (),
-    each: bool = False,
+    cells: int = CELLS,
+    seed: int = 1,
     cold: bool = False,
+    methods: str | None = None,
     unverified: Collection[str] = (),
     shots_files: Sequence[Path] = (),
     device: str = "auto",
@@ -96,32 +82,20 @@ def audit_results(
 ) -> Audit:
     """Finds out whether results are what this installation makes.
 
-    Every file is read. Keys and data of every row are computed again, and all counts, costs,
-    settings and pages must agree with each other; so must the figures of stored indexes, of which
-    one gallery is measured again unless no cell is. Then some cells are run again from nothing:
-    drawn at random, and so many that a share of forged ones is found with a given probability.
-    Methods run in processes of their own, which are given no label of a test image. Nothing is
-    written but the feature cache.
+    Every file is read. Keys and data of every row are computed again, and settings and pages are
+    compared with those that the code gives. Predictions that are in the folder's ``runs/`` are
+    scored again. Then some cells are run again from nothing, as ``run`` does. Results that were
+    made by these versions on this kind of processor have to be equal, value by value; of others,
+    the rows that differ are counted. Nothing is written but the feature cache.
 
     Args:
         out: the folder with ``results/``, as ``run`` takes it.
         suites: names, or paths of YAML files; by default all that the folder holds.
-        cells: how many cells to run again, over all suites, in place of the next two; 0 is allowed.
-        forged: the share of cells, if that many were forged, ...
-        power: ... of which one is to be found with this probability.
-        minutes: after which no other cell is begun; by default there is no end.
-        seed: of the draw of cells; by default a new one.
-        tolerance: images that a count may differ by when it is computed again; by default none
-            for results of this processor and these versions, and for others what docs/security.md
-            says.
-        zero_shot: whether zero-shot counts are computed again.
-        methods: files of methods that are not among ``methods()``, separated by commas; they are
-            run as code, in the same way.
-        only: names of the methods whose cells are drawn; by default all.
-        new: of these, methods of which every cell is run again, in suites whose weights and
-            images ship with the project.
-        each: whether a cell of every other method is run again, too, in such suites.
+        cells: how many cells to run again, drawn at random over all suites.
+        seed: of the draw.
         cold: whether images are encoded again, into a cache that is thrown away.
+        methods: files of methods that are not among ``methods()``, separated by commas; they are
+            run as code.
         unverified: suites whose rows may stand though the weights or images are not here; of any
             other such a row is a finding.
         shots_files: few-shot draws that the results were trained on.
@@ -130,98 +104,73 @@ def audit_results(
 
     Returns:
         What was looked at and found: ``findings``, each with its file, line, field and both
-        values (``to_frame()``), ``notes``, the ``sample`` of cells that were run again, and
-        ``draws``: how many of how many that was, and the ``power`` that it has.
+        values (``to_frame()``), ``notes``, and the ``cells`` that were run again.
 
     Raises:
         CompatbenchError: no results, an unknown or broken suite, or a cache that cannot be
-            written; a share or probability that is none.
+            written.
     """
-    size = SampleSize(cells, forged, power, minutes)
-    device, shots = resolve_device(device), read_draws(shots_files)
-    registry = ConfinedRegistry()
+    shots, registry, out = read_draws(shots_files), builtin_methods(), Path(out)
     if methods is not None:
         registry.select(methods)
-    out = Path(out)
-    seed = secrets.randbelow(1_000_000) if seed is None else seed
     cards, unknown = _find_suites(out / RESULTS, suites)
     audit = Audit([card.name for card in cards], seed, unknown)
     stored: dict[str, StoredSuite] = {}
-    with scratch_folder() as place:
-        cache = place if cold else default_cache_folder()
-        features = FeatureCache(cache)
-        for card in cards:
-            progress(f"{card.name}: files, keys, counts")
-            suite = read_stored_suite(out / RESULTS / card.name, card, registry, shots, tolerance)
-            stored[card.name] = suite
-            audit.methods += len(suite.methods)
-            audit.rows += len(suite.rows)
-            audit.findings += check_suite(suite)
-            if zero_shot:
-                audit.findings += recount_zero_shot(suite, features, device)
-            if skipped := len(suite.rows) - len(suite.here(suite.rows)):
-                audit.unchecked[card.name] = skipped
-                problem = f"{skipped} rows are not checked; missing here: {suite.missing}"
-                if card.name in unverified:
-                    audit.notes.append(f"{card.name}: {problem}; they are reported, not verified")
-                else:
-                    problem += f"; get it, or take them as reported: --unverified {card.name}"
-                    audit.findings.append(Finding(str(suite.folder), problem))
-        if not zero_shot:
-            audit.notes.append("zero-shot is not computed again, as was asked")
-        progress("leaderboard.md, report, figures")
-        audit.findings += check_pages(out, cards, stored)
-        audit.findings += check_equal_keys(list(stored.values())) if stored else ()
-        again = cells != 0
-        _check_indexes(audit, out / RESULTS / RETRIEVAL, suites, cache if again else None, device)
-        all_cells = list_cells(stored)
-        apart = [one for one in all_cells if not one.trains]
-        if trained := len(all_cells) - len(apart):
-            why = "their transfers train the module, which a method's closed process does not allow"
-            audit.notes.append(f"{count(trained, 'cell')} cannot be run again: {why}")
-        audit.draws = draw_cells(apart, size, seed, only, new, each)
-        fits = [one.seconds for draw in audit.draws for one in draw.wanted]
-        progress(f"cells to run again: {len(fits)}; by their files, fits of {sum(fits):,.0f} s")
-        store, build = RunStore(place / "runs"), confined_builder(registry, device)
-        worker = Worker(store, features, device, build=build)  # which fits once for all suites
-        _run_again(audit, stored, size, worker, progress)
-    audit.notes = list(dict.fromkeys(audit.notes))
+    for card in cards:
+        progress(f"{card.name}: files, settings, keys, predictions")
+        suite = read_stored_suite(out / RESULTS / card.name, card, registry, shots)
+        stored[card.name] = suite
+        audit.methods += len(suite.methods)
+        audit.rows += len(suite.rows)
+        scored, findings = score_again(suite, RunStore(out / "runs"))
+        audit.scored += scored
+        audit.findings += [*suite.findings, *check_settings(suite), *check_keys(suite), *findings]
+        _note_unchecked(audit, suite, unverified)
+    progress("leaderboard.md, report, figures")
+    audit.findings += check_pages(out, cards, stored)
+    for name, place in offered("AUDITS").items():
+        progress(f"results/{name}/")
+        audit.findings += load(place)(out / RESULTS / name, suites)
+    _run_again(audit, stored, cells, cold, device, progress)
     return audit
 
 
-def _check_indexes(
-    audit: Audit, folder: Path, suites: Sequence[str] | None, cache: Path | None, device: str
-) -> None:
-    """What is wrong with the results of stored indexes; with a cache, some are measured again."""
-    for path in sorted(folder.glob("*.csv")):
-        if suites and path.stem not in audit.suites:
-            continue
-        audit.findings += (found := list(check_file(path)))
-        if cache is not None and not found:
-            wrong, note = measure_again(path, audit.seed, cache, device)
-            audit.findings += wrong
-            audit.notes.append(note)
+def _note_unchecked(audit: Audit, suite: StoredSuite, unverified: Collection[str]) -> None:
+    """Says which rows are of weights or images that are not here."""
+    name = suite.card.name
+    if skipped := len(suite.rows) - len(suite.here(suite.rows)):
+        audit.unchecked[name] = skipped
+        problem = f"{skipped} rows are not checked; missing here: {suite.missing}"
+        if name in unverified:
+            audit.notes.append(f"{name}: {problem}; they are reported, not verified")
+        else:
+            problem += f"; get it, or take them as reported: --unverified {name}"
+            audit.findings.append(Finding(str(suite.folder), problem))
 
 
 def _run_again(
     audit: Audit,
     stored: Mapping[str, StoredSuite],
-    size: SampleSize,
-    worker: Worker,
+    count: int,
+    cold: bool,
+    device: str,
     progress: Callable[[str], object],
 ) -> None:
-    """Runs what was drawn, while there is time, and adds what is found."""
-    rows, start = [], time.monotonic()
-    for draw, one in round_robin(audit.draws):
-        if size.minutes is not None and time.monotonic() - start > 60 * size.minutes:
-            break
-        progress(f"{', '.join(one.suites)}: runs again {one}")
-        draw.run.append(one)
-        drift, findings = check_again(stored, one, worker)
-        rows += drift
-        audit.findings += findings
-        audit.notes += [stored[name].tolerances[cell.name].why for name, cell in one.stands]
-    audit.findings += find_drift(pd.concat(rows)) if rows else ()
+    """Runs a number of cells again, drawn at random, and adds what is found."""
+    every = [(name, cell) for name, suite in stored.items() for cell in suite.cells]
+    drawn = random.Random(audit.seed).sample(every, min(count, len(every)))
+    if not drawn:
+        return
+    with scratch_folder() as place:
+        cache = place if cold else default_cache_folder()
+        worker = make_worker(place / "runs", cache, Compute(device=device))
+        for name, cell in drawn:
+            progress(f"{name}: runs again {cell}")
+            audit.cells.append(f"{name}: {cell}")
+        for name, suite in stored.items():
+            notes, findings = run_again(suite, [c for own, c in drawn if own == name], worker)
+            audit.notes += notes
+            audit.findings += findings
 
 
 def _find_suites(
@@ -258,15 +207,15 @@ def check_pages(
 
     One of the suites may come from a file of its own.
     """
-    folders = [out / RESULTS / one.name for one in suites if not one.publish]
+    folders = [out / RESULTS / card.name for card in suites if not card.publish]
     stray = [folder / name for folder in folders for name in PAGES if (folder / name).exists()]
     findings = [Finding(str(path), "its suite has no pages") for path in stray]
     if not any(suite.publish for suite in suites):
         return findings
     installed = suite_cards.names()
     own = next((suite for suite in suites if suite.name not in installed), None)
-    whole = [one for one in (stored or {}).values() if not one.findings]
-    read = {one.card.name: split_results(one.card.name, one.methods.values()) for one in whole}
+    whole = [suite for suite in (stored or {}).values() if not suite.findings]
+    read = {each.card.name: split_results(each.card.name, each.methods.values()) for each in whole}
     problem = "is not what the results give; run 'compatbench leaderboard'"
     with warnings.catch_warnings():
         # A folder that no suite explains is a finding of its own.

@@ -7,34 +7,18 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections import Counter
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from compatbench.data.cards import COPIED
 from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.stored_suite import PLACE
-from compatbench.extras.audit.tolerance import EPSILON, Tolerance, find_drift
+from compatbench.extras.audit.suite_checks import DECIDED
 from compatbench.files.scratch import scratch_folder
-from compatbench.method.registry import is_transfer
-from compatbench.results.expected import Expected
-from compatbench.results.method_results import SuiteResults
-from compatbench.results.result_files import RESULTS, check_name, read_results
-from compatbench.tables.markdown import escape
-
-WORDS = {
-    "within": f"within {EPSILON:.0%} of the images",
-    "beyond": "moved by more",
-    "added": "added",
-    "removed": "removed",
-}
-SHOWN = 20  # problems of one file
+from compatbench.results.store import RESULTS, SuiteResults, check_name, read_results
 
 
 @dataclass(frozen=True)
@@ -139,74 +123,17 @@ def read_base_results(change: Change, suite: str) -> SuiteResults:
 def compare_with_base(before: SuiteResults, after: SuiteResults) -> pd.DataFrame:
     """The rows of a suite on both sides, by method and place.
 
-    ``images`` says how many more are right (all, if one side has no number), ``same_key`` whether
-    it is the same module on the same data, and ``change`` what became of the row; ``within`` is
-    what rounding on another machine may cause.
+    ``same_key`` says whether it is the same module on the same data, and ``change`` what became of
+    the row: ``added``, ``removed``, ``equal`` or ``moved``, if any measured value is another.
     """
     both = before.frame.merge(
         after.frame, how="outer", on=["method", *PLACE], suffixes=("_base", ""), indicator=True
     )
-    total = both["total"].fillna(both["total_base"]).fillna(1)
-    unlike = (both["status"] != both["status_base"]).astype("Int64")
-    both["images"] = (both["correct"] - both["correct_base"]).fillna(unlike * total)
+    moved = pd.Series(data=False, index=both.index)
+    for column in DECIDED:
+        old, new = both[f"{column}_base"], both[column]
+        moved |= (old != new).fillna(False).astype(bool) & ~(old.isna() | new.isna())
     both["same_key"] = (both["key"] == both["key_base"]) & (both["data"] == both["data_base"])
-    within = both["images"].abs() <= total.map(Tolerance(EPSILON).of)
-    sides = [both["_merge"] == "right_only", both["_merge"] == "left_only"]
-    both["change"] = np.select(
-        [*sides, both["images"] == 0, within], ["added", "removed", "equal", "within"], "beyond"
-    )
+    sides = [both["_merge"] == "right_only", both["_merge"] == "left_only", moved]
+    both["change"] = np.select(sides, ["added", "removed", "moved"], "equal")
     return both.sort_values(PLACE)
-
-
-def describe_rows(rows: pd.DataFrame) -> str:
-    """How many rows are as before, and how far the others moved."""
-    counts = Counter(rows["change"])
-    parts = [f"{counts['equal']} rows as before"]
-    parts += [f"{counts[kind]} {word}" for kind, word in WORDS.items() if kind in counts]
-    moved = rows.query("change in ['within', 'beyond']").to_dict("records")
-    if moved:
-        largest = max(moved, key=lambda row: abs(row["images"]))
-        parts.append(f"the most by {largest['images']:+} images, {escape(_place(largest))}")
-    return ", ".join(parts)
-
-
-def find_problems(rows: pd.DataFrame, expected: Expected, same_machine: bool) -> list[str]:
-    """Rows of a method that are gone, though the suite asks for them, and rewritten counts.
-
-    Under one key no count may change. Where both sides do not say that they were made by the same
-    processor and versions, all changes are tested as a whole, as by an audit.
-    """
-    test_sets = {(task, task) for task in expected.measured_tasks}
-    test_sets |= {(task, name) for task, names in expected.variants.items() for name in names}
-    backbones = {*expected.upgrades, *((name, name) for pair in expected.upgrades for name in pair)}
-    asked = [
-        row
-        for row in rows.query("change == 'removed'").to_dict("records")
-        if (row["task"], row["test_set"]) in test_sets
-        and (row["source"], row["backbone"]) in backbones
-        and row["shots"] in expected.shots
-        and row["seed"] in expected.seeds
-        and is_transfer(row["transfer"])
-    ]
-    first = [f"the first of {_place(row)}" for row in asked[:1]]
-    problems = [f"{len(asked)} rows of the base were removed, {place}" for place in first]
-    same = rows.query("same_key and change in ['equal', 'within', 'beyond']")
-    rewritten = (
-        same.loc[same["change"] != "equal"] if same_machine else same.query("change == 'beyond'")
-    )
-    for row in rewritten.head(SHOWN).to_dict("records"):
-        counts = f"from {row['correct_base']} to {row['correct']}"
-        problems.append(
-            f"{_place(row)}: 'correct' went {counts} under one key, which means the same module"
-        )
-    if not same_machine:
-        problems += [str(one) for one in find_drift(same.assign(file="against the base"))]
-    return problems
-
-
-def _place(row: Mapping[str, Any]) -> str:
-    transfer = "" if row["transfer"] == COPIED else f", by transfer '{row['transfer']}'"
-    return (
-        f"{row['task']} from {row['source']}, {row['shots']} shots, seed {row['seed']}, at "
-        f"{row['backbone']} on {row['test_set']}{transfer}"
-    )

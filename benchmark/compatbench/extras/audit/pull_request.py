@@ -1,190 +1,157 @@
-"""What is asked of a pull request: the checks of its methods, its results, and a verdict."""
+"""What is asked of a pull request: its methods are run here, and the rows are those of that run.
+
+There are two jobs. The untrusted one runs the contributed methods and leaves modules and
+predictions (``untrusted.py``). The trusted one, here, imports nothing of the change: it scores the
+predictions with labels that the other never saw, and compares the rows with those that are sent.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import compatbench
+from pydantic import TypeAdapter, ValidationError
+
+from compatbench.backbone import load_backbone
 from compatbench.backbone.device import resolve_device
-from compatbench.data.cards import SuiteCard, suite_cards
-from compatbench.data.cards.shots import count_shots
-from compatbench.engine.confined.remote import ConfinedRegistry
+from compatbench.data.cache_files import default_cache_folder
+from compatbench.data.cards import SuiteCard, TrainingCard, suite_cards, suite_tasks
+from compatbench.data.draws import load_test_set
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.engine.cell import Cell, CellRecord, Where
+from compatbench.engine.keys import data_key
+from compatbench.engine.predict import predict_zero_shot
+from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
-from compatbench.extras.audit.audit import audit_results
 from compatbench.extras.audit.change import (
     Change,
     compare_with_base,
-    describe_rows,
     find_change,
-    find_problems,
     read_base_results,
 )
-from compatbench.extras.audit.findings import summarise
-from compatbench.extras.audit.sample import SampleSize
-from compatbench.extras.audit.tolerance import deciding
-from compatbench.extras.check.plugin_files import PluginFiles
-from compatbench.extras.check.run_checks import run_checks
-from compatbench.files.project_folders import content_folder, in_clone
-from compatbench.results.result_files import RESULTS, result_folders
-from compatbench.tables.markdown import code, escape, link_definitions, render_table
-from compatbench.tables.ranking import ranking_table
+from compatbench.extras.audit.untrusted import JOB, Order, run_untrusted
+from compatbench.files.project_folders import in_clone
+from compatbench.files.scratch import scratch_folder
+from compatbench.method.identity import local_files
+from compatbench.method.predictions import Predictions
+from compatbench.results.collect import costs_of, score_cell
+from compatbench.results.rows import Cost, Row, to_frame
+from compatbench.results.store import (
+    RESULTS,
+    MethodInfo,
+    MethodResults,
+    SuiteResults,
+    join_provenance,
+    read_results,
+    split_results,
+    write_results,
+)
+from compatbench.tables.markdown import code, escape
 from compatbench.tables.suite_page import read_suite_page
+from compatbench.tables.tables import ranking_table
 
 # What a measurement rests on, besides methods and what keys name.
 HARNESS = ("benchmark/compatbench/", "tasks/mini/", "tasks/__init__.py", "setup.cfg", "pyproject")
-SHOWN = 20  # findings in the summary
+SHOWN = 20  # problems in the summary
 # The floor, the strongest plain method, and the method of the founding paper.
 REFERENCES = ("zeroshot", "kgcoop", "contcoop")
 
 
 @dataclass
 class PullRequest:
-    """What was found of a change."""
+    """What was found of a change.
 
-    problems: list[str] = field(default_factory=list)  # each keeps it from being merged
-    lines: list[str] = field(default_factory=list)  # the summary without its verdict, as Markdown
-    # By suite, the rows that are reported only.
-    unchecked: dict[str, int] = field(default_factory=dict)
+    Attributes:
+        problems: each keeps the change from being merged.
+        lines: the summary without its verdict, as Markdown.
+        rows: of the methods that changed, by the project's own run.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    rows: SuiteResults | None = None
 
     @property
     def summary(self) -> str:
         """The whole summary, the verdict first."""
         count = len(self.problems)
         verdict = f"**Failed**: {count} problem{'s' * (count != 1)}." if count else "**Passed.**"
-        if self.unchecked and not count:
-            verdict = "**No problem in what could be checked.**"
         lines = ["# compatbench ci", "", verdict, ""]
-        for suite, rows in self.unchecked.items():
-            lines += [f"**Not verified**: {rows:,} rows of {code(suite)} were not checked.", ""]
         lines += [f"- {escape(problem, longest=600)}" for problem in self.problems[:SHOWN]]
         if count > SHOWN:
             lines.append(f"- and {count - SHOWN} more")
         return "\n".join([*lines, *self.lines]) + "\n"
 
 
-@dataclass(frozen=True)
-class Touched:
-    """What a change touches: methods, or what they build on; deleted ones; results; harness."""
-
-    methods: list[str]
-    deleted: list[str]
-    results: dict[str, set[str]]  # by suite
-    harness: bool  # code that all methods are measured with
-
-
 def check_pull_request(
     out: Path | str = ".",
     base: str | None = None,
     *,
-    cells: int | None = None,
-    forged: float = SampleSize.forged,
-    power: float = SampleSize.power,
-    minutes: float | None = 10,
-    seed: int | None = None,
-    zero_shot: bool = True,
-    unverified: Collection[str] = (),
+    suite: str = "mini",
+    work: Path | str | None = None,
+    job: str = "both",
     device: str = "auto",
     progress: Callable[[str], object] = lambda _: None,
 ) -> PullRequest:
     """Does all that is asked of a pull request.
 
-    The changed methods are checked; all results are audited; every changed row is compared with
-    the base's. Of a new method every cell is run again, in suites whose weights and images ship
-    with the project; of the others that changed, a sample; and, where the harness changed, a cell
-    of every method. Images are encoded again for that. It is the installed harness that does so,
-    best that of the base: of the clone only methods are run, each in a process of its own, and
-    cards, results and published figures are read. Neither a network nor a token is needed.
+    The methods that changed are checked and run on all tasks and seeds of a suite, by the
+    installed harness, best that of the base: in a container without network and without the labels
+    of test images, where there is bubblewrap, and otherwise in a plain process, which the summary
+    says. Their predictions are scored here, by code that imports nothing of the change. Rows that
+    the change brings along have to be these rows; rows of other methods have to stay.
 
     Args:
         out: a folder of the clone.
         base: a branch, tag or commit to compare with; by default what ``GITHUB_BASE_REF`` names
             on the remote ``origin``, then ``origin/main``, then ``main``.
-        cells: how many cells of the changed methods to run again, in place of all this.
-        forged: the share of cells, if that many were forged, ...
-        power: ... of which one is to be found with this probability.
-        minutes: after which no other cell is begun; None is no end.
-        seed: of the draw of these; by default a new one.
-        zero_shot: whether zero-shot counts are computed again, if a method has changed.
-        unverified: suites whose rows may stand though the weights or images are not here.
+        suite: that methods are run on.
+        work: folder of what the untrusted job leaves, and of the rows; by default one that is
+            removed.
+        job: ``untrusted`` runs the methods alone, ``trusted`` scores what that has left in
+            ``work``, and ``both`` does one after the other.
         device: where to compute.
         progress: called with a line before each step.
 
     Returns:
-        ``problems``, each of which keeps the change from being merged, and ``summary``, a page
-        in Markdown.
+        ``problems``, each of which keeps the change from being merged, ``rows``, and ``summary``,
+        a page in Markdown.
 
     Raises:
         CompatbenchError: the clone, its base or the installation cannot be used.
     """
     device = resolve_device(device)  # a wrong one is refused before minutes of work
+    if job not in ("untrusted", "trusted", "both"):
+        raise CompatbenchError(f"--job '{job}': choose untrusted, trusted or both")
+    if job != "both" and work is None:
+        raise CompatbenchError(f"--job {job} needs --work, the folder that both jobs use")
     change = find_change(Path(out), base)
-    options = {
-        "cells": cells,
-        "forged": forged,
-        "power": power,
-        "minutes": minutes,
-        "seed": seed,
-        "unverified": unverified,
-        "device": device,
-        "progress": progress,
-    }
-    with in_clone(change.root):
-        return _check(change, zero_shot, progress, options)
-
-
-def _check(
-    change: Change, zero_shot: bool, progress: Callable[[str], object], options: Mapping[str, Any]
-) -> PullRequest:
-    """``check_pull_request``, with the methods and cards of the change in force."""
-    registry = ConfinedRegistry()
-    cards = [suite_cards.read(name) for name in suite_cards.names()]
-    for path in (path for card in cards for path in card.plugins):
-        registry.add_file(path)
-    touched = sort_change(change, registry)
-    found = PullRequest([*_check_files(change)], _describe_change(change, touched))
-    _check_methods(found, touched, registry, progress)
-    results = change.root / RESULTS
-    if not result_folders(change.root):
-        if touched.results:
-            found.problems.append("all results were removed")
-        return found
-    changed = {name for names in touched.results.values() for name in names}
-    for card in cards:
-        names = {path.stem for path in (results / card.name).glob("*.csv")}
-        changed |= {name for name in names if card.base_method(name) in touched.methods}
-    audit = audit_results(
-        change.root,
-        only=changed,
-        new=changed - change.list_base_results(),
-        each=touched.harness,
-        cold=True,
-        zero_shot=zero_shot and bool(changed or touched.harness),
-        **options,
-    )
-    findings, found.unchecked = summarise(audit.findings), audit.unchecked
-    found.problems += [line.replace(f"{change.root}/", "") for line in findings]
-    looked_at = f"{audit.rows:,} rows of {audit.methods} method files were looked at."
-    found.lines += ["", "## Audit", "", looked_at]
-    if audit.draws:
-        drawn = [f"- {escape(str(draw))}" for draw in audit.draws]
-        found.lines += ["", f"Drawn with seed {audit.seed}:", "", *drawn, ""]
-        names = Counter(one.cell.label for one in audit.sample)
-        found.lines.append(", ".join(f"{code(name)} {n}" for name, n in sorted(names.items())))
-    if audit.notes:
-        found.lines += ["", *(f"- {escape(note)}" for note in audit.notes)]
-    for suite in audit.suites:
-        here = any((results / suite / f"{name}.csv").is_file() for name in changed)
-        if suite in touched.results or here:
-            _compare(found, change, suite_cards.read(suite), touched, changed)
-    for suite in sorted(touched.results.keys() - audit.suites):
-        if not (results / suite).exists():
-            found.problems.append(f"all results of suite '{suite}' were removed")
+    with scratch_folder() as place:
+        folder = Path(work).resolve() if work is not None else place
+        folder.mkdir(parents=True, exist_ok=True)
+        order = Order(change.root.resolve(), folder, find_methods(change), suite, device)
+        found = PullRequest([*_check_files(change)], _describe_change(change, order.methods))
+        if order.methods and job != "trusted":
+            found.lines += ["", run_untrusted(order, progress)]
+        if job != "untrusted":
+            progress("scores predictions, compares rows")
+            with in_clone(change.root):
+                _judge(found, change, order)
     return found
+
+
+def find_methods(change: Change) -> tuple[str, ...]:
+    """The method files that a change touches, or whose local imports it touches."""
+    touched = {(change.root / name).resolve() for name in change.changed}
+    files = sorted((change.root / "methods").glob("[!_]*.py"))
+    return tuple(
+        path.relative_to(change.root).as_posix() for path in files if local_files(path) & touched
+    )
 
 
 def _check_files(change: Change) -> Iterator[str]:
@@ -201,97 +168,172 @@ def _check_files(change: Change) -> Iterator[str]:
             yield f"{name}: {what}; the project's owner has to add it"
 
 
-def sort_change(change: Change, registry: ConfinedRegistry) -> Touched:
-    """What the files of a change touch."""
-    paths = [Path(path) for path in sorted(change.changed | change.deleted)]
-    files = {(change.root / path).resolve() for path in paths}
-    results: dict[str, set[str]] = {}
-    for path in paths:
-        if path.parts[0] == RESULTS and len(path.parts) == 3:
-            name = path.name.removesuffix(".csv").removesuffix(".cost").removesuffix(".json")
-            results.setdefault(path.parts[1], set()).update([name] if path.suffix != ".md" else [])
-    classes: Any = registry.classes
-    methods = [name for name in registry.names() if classes[name].files & files]
-    gone = [path for path in map(Path, sorted(change.deleted)) if path.suffix == ".py"]
-    deleted = [path.stem for path in gone if path.parts[:-1] == ("methods",)]
-    harness = any(path.as_posix().startswith(HARNESS) for path in paths)
-    return Touched(methods, deleted, results, harness)
-
-
-def _describe_change(change: Change, touched: Touched) -> list[str]:
-    named = {"methods": touched.methods, "methods deleted": touched.deleted}
-    named |= {
-        f"results of {code(suite)}": sorted(touched.results[suite]) for suite in touched.results
-    }
-    lines = [f"- {what}: {', '.join(map(code, names))}" for what, names in named.items() if names]
-    folders = Counter(path.partition("/")[0] for path in sorted(change.changed | change.deleted))
-    lines += [f"- {code(name)}: {n} files" for name, n in folders.items() if name != RESULTS]
+def _describe_change(change: Change, methods: tuple[str, ...]) -> list[str]:
     against = f"Against {code(change.name)} at {code(change.base[:12])}:"
-    if Path(compatbench.__path__[0]).resolve().is_relative_to(change.root.resolve()):
-        judge = "This clone judges itself; a pull request is judged by the code of its base."
-    else:
-        judge = "Judged by the code that is installed; that of the change was not run"
-        judge += ", and it changes the harness." if touched.harness else ", but for its methods."
-    return ["", "## What changed", "", against, "", *(lines or ["- nothing"]), "", judge]
+    lines = [f"- methods: {', '.join(map(code, methods))}"] if methods else []
+    if any(name.startswith(HARNESS) for name in change.changed | change.deleted):
+        lines.append("- the harness, or what it measures with: methods ran by the base's")
+    return ["", "## What changed", "", against, "", *(lines or ["- no method"])]
 
 
-def _check_methods(
-    found: PullRequest,
-    touched: Touched,
-    registry: ConfinedRegistry,
-    progress: Callable[[str], object],
-) -> None:
-    for name, why in registry.broken.items():
+def _judge(found: PullRequest, change: Change, order: Order) -> None:
+    """Adds what the untrusted job's predictions give, and how results differ from the base's."""
+    card = suite_cards.read(order.suite)
+    made: dict[str, MethodResults] = {}
+    if order.methods:
+        try:
+            job = json.loads((order.work / JOB).read_text("utf-8"))
+            made = score_job(job, card, order)
+        except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+            raise CompatbenchError(
+                f"{order.work / JOB} is not what the job writes: {error}"
+            ) from None
+        _report_checks(found, job)
+        _report_gaps(found, card, made)
+    folder = change.root / RESULTS / card.name
+    sent = read_results(folder) if folder.is_dir() else split_results(card.name, [])
+    base = read_base_results(change, card.name)
+    for results in made.values():
+        write_results(order.work / RESULTS / card.name, results)
+    found.rows = split_results(card.name, made.values())
+    _compare(found, sent, base, found.rows, set(made))
+    others = [each for each in sent.all if each.info.name not in made]
+    whole = split_results(card.name, [*others, *found.rows.all])
+    page = read_suite_page(card, change.root, whole)
+    for upgrade in page.expected.upgrades if made else ():
+        shots = max(page.expected.shots)
+        ranks = page.restrict(methods={*made, *REFERENCES}).ranks(upgrade, shots)
+        found.lines += ["", f"{' → '.join(map(code, upgrade))}:", "", *ranking_table(ranks)]
+
+
+def score_job(job: Mapping[str, Any], card: SuiteCard, order: Order) -> dict[str, MethodResults]:
+    """The results of the methods that an untrusted job has run, by name.
+
+    Of the job's files, keys, settings and predictions are taken; labels and zero-shot are ours.
+    """
+    store = RunStore(order.work / "runs")
+    features = FeatureCache(default_cache_folder())
+    load = cache(partial(load_backbone, device=order.device))
+    zero_shot = cache(
+        lambda backbone, test_set: predict_zero_shot(
+            load(backbone, precision=card.training.precision), load_test_set(test_set), features
+        )
+    )
+    lines: dict[str, list[Any]] = {name: [] for name in job["methods"]}
+    costs: dict[str, list[Cost]] = {name: [] for name in job["methods"]}
+    provenances: dict[str, list[Any]] = {name: [] for name in job["methods"]}
+    known = {*suite_tasks(card)}, {name for upgrade in card.upgrades for name in upgrade}
+    for values in job["cells"]:
+        cell = _read_cell(values, known)
+        if (record := store.read(cell.key)) is None:
+            continue
+        record, predictions = _with_our_data(record, store.read_predictions(cell.key), cell)
+        rows = score_cell(cell, record, predictions, lambda w: zero_shot(w[0], w[1]))
+        lines[cell.name] += rows
+        costs[cell.name] += costs_of(cell, record)
+        provenances[cell.name].append(record.provenance)
+    info = TypeAdapter(MethodInfo)
+    return {
+        name: MethodResults(
+            info.validate_python(about["info"]),
+            about["config"],
+            {key: tuple(pair) for key, pair in about["differs"].items()},  # type: ignore[misc]
+            join_provenance(provenances[name]),
+            to_frame(lines[name], Row),
+            to_frame(costs[name], Cost),
+            transfer=None,
+        )
+        for name, about in job["methods"].items()
+    }
+
+
+def _read_cell(values: Mapping[str, Any], known: tuple[set[str], set[str]]) -> Cell:
+    """A cell as a job describes it, with the hashes of our test sets and weights."""
+    tasks, backbones = known
+    sequences = {name: tuple(values[name]) for name in ("backbones", "test_sets")}
+    if values["task"] not in tasks or not {*sequences["backbones"]} <= backbones:
+        raise ValueError(f"{values['task']} and {sequences['backbones']} are not the suite's")
+    places = tuple((*pair, data_key(*pair)) for pair in product(*sequences.values()))
+    training = TrainingCard.model_validate(values["training"])
+    return Cell(**{**values, **sequences, "training": training}, places=places)
+
+
+def _with_our_data(
+    record: CellRecord, predictions: Mapping[Where, Predictions], cell: Cell
+) -> tuple[CellRecord, dict[Where, Predictions]]:
+    """A record and predictions at our places: a test set without labels has another hash."""
+    ours = {where[:2]: where for where in cell.places}
+    outcomes = tuple(
+        outcome.model_copy(update={"data": ours[outcome.where[:2]][2]})
+        for outcome in record.records
+        if outcome.where[:2] in ours
+    )
+    moved = {ours[where[:2]]: value for where, value in predictions.items() if where[:2] in ours}
+    return record.model_copy(update={"records": outcomes}), moved
+
+
+def _report_checks(found: PullRequest, job: Mapping[str, Any]) -> None:
+    for name, why in job["broken"].items():
         found.problems.append(f"method '{name}' cannot be loaded: {why}")
-    if touched.methods:
-        found.lines += ["", "## Checks", ""]
-    for name in touched.methods:
-        progress(f"checks {name}")
-        plugin = registry.identify(name)[1]
-        files = PluginFiles((Path(plugin),) if plugin else (), folder=content_folder("methods"))
-        outcomes = run_checks("method", [name], files=files)
-        counts = Counter(one.status for one in outcomes)
-        found.lines.append(f"- {code(name)}: {counts['pass']} passed, {counts['fail']} failed")
-        for one in outcomes:
-            if one.status == "fail":
-                found.problems.append(f"check '{one.check}' of method '{name}' fails: {one.reason}")
+    failed = [outcome for outcome in job["checks"] if outcome["status"] == "fail"]
+    passed = sum(outcome["status"] == "pass" for outcome in job["checks"])
+    found.lines += ["", f"Checks of the conformance kit: {passed} passed, {len(failed)} failed."]
+    for outcome in failed:
+        where = f"check '{outcome['check']}' of method '{outcome['name']}'"
+        found.problems.append(f"{where} fails: {outcome['reason']}")
+
+
+def _report_gaps(found: PullRequest, card: SuiteCard, made: Mapping[str, MethodResults]) -> None:
+    """Names methods that failed somewhere, or did not run."""
+    for name, results in made.items():
+        rows = results.rows
+        failed = rows.loc[rows["status"] == "failed"]
+        for row in failed.head(1).to_dict("records"):
+            where = f"{row['task']}, seed {row['seed']}, on {row['backbone']}"
+            found.problems.append(
+                f"method '{name}' failed in {len(failed)} rows, the first at {where}: "
+                f"{row['reason']}"
+            )
+        wanted = {*suite_tasks(card)}
+        if missing := sorted(wanted - {*rows["task"]}):
+            found.problems.append(f"method '{name}' has no predictions for {', '.join(missing)}")
 
 
 def _compare(
-    found: PullRequest, change: Change, card: SuiteCard, touched: Touched, changed: set[str]
+    found: PullRequest,
+    sent: SuiteResults,
+    base: SuiteResults,
+    made: SuiteResults,
+    methods: set[str],
 ) -> None:
-    """Adds a suite's changed methods beside the base, and what was removed of them."""
-    folder = f"{RESULTS}/{card.name}"
-    try:
-        base, page = read_base_results(change, card.name), read_suite_page(card, change.root)
-    except CompatbenchError as error:
-        # What is broken now is among the audit's findings; the base's own is not.
-        if not found.problems:
-            found.problems.append(str(error))
-        return
-    claims = [
-        {one.info.name: deciding(one.provenance) for one in results.all}
-        for results in (base, page.results)
-    ]
-    old, now = map(set, claims)
-    compared = compare_with_base(base, page.results)
-    found.lines += ["", f"## {escape(card.title)} ({code(card.name)})", ""]
-    for name in sorted(changed & (now | old) - set(touched.deleted)):
-        rows = compared.loc[compared["method"] == name]
-        moved = describe_rows(rows) if name in old else f"new, {len(rows)} rows"
-        found.lines.append(f"- {code(name)}: {moved}")
-        if name in now:
-            problems = find_problems(rows, page.expected, claims[0].get(name) == claims[1][name])
-            found.problems += [f"{folder}/{name}.csv: {problem}" for problem in problems]
-    for name in sorted(old - now):
-        if name in touched.deleted:
-            found.lines.append(f"- {code(name)}: removed with its method")
-        else:
-            found.problems.append(f"{folder}/{name}.csv was removed; the method is still here")
-    shown, shots = {*(changed & now - set(touched.deleted)), *REFERENCES}, max(page.expected.shots)
-    sides = {"": page, f" at {code(change.name)}": read_suite_page(card, change.root, base)}
-    for (side, one), upgrade in product(sides.items(), page.expected.upgrades):
-        rows = one.restrict(methods=shown).ranks(upgrade, shots)
-        title = f"{' → '.join(map(code, upgrade))}, {count_shots(shots)}{side}:"
-        found.lines += ["", title, "", render_table(ranking_table(rows)), ""]
-        found.lines += link_definitions(row.standing.info.paper for row in rows)
+    """Rows that are sent must be those that were made here, and all others those of the base."""
+    found.lines += ["", "## Rows", ""]
+    both = compare_with_base(made, sent)
+    wrong = both.loc[both["method"].isin(methods) & (both["change"] == "moved")]
+    for name in sorted(methods):
+        rows, own = made.frame.query("method == @name"), wrong.query("method == @name")
+        compared = both.query("method == @name and change != 'removed'")
+        said = f"{len(rows)} rows made here"
+        said += f", {len(compared)} sent, {len(own)} of them differ" if len(compared) else ""
+        found.lines.append(f"- {code(name)}: {said}")
+        if len(own):
+            found.problems.append(
+                f"results of '{name}': {len(own)} rows are not what the run here gives, the first "
+                f"of {_place(own.iloc[0])}; leave results out, they are made after the merge"
+            )
+    both = compare_with_base(base, sent)
+    both = both.loc[~both["method"].isin(methods)]
+    moved = both.loc[both["same_key"] & (both["change"] == "moved")]
+    gone = both.loc[both["change"] == "removed"]
+    for rows, what in ((moved, "changed under an unchanged key"), (gone, "were removed")):
+        if len(rows):
+            names = ", ".join(sorted(set(rows["method"])))
+            first = _place(rows.iloc[0])
+            found.problems.append(f"{len(rows)} rows of {names} {what}, the first of {first}")
+
+
+def _place(row: Any) -> str:
+    return (
+        f"{row['task']} from {row['source']}, {row['shots']} shots, seed {row['seed']}, at "
+        f"{row['backbone']} on {row['test_set']}"
+    )

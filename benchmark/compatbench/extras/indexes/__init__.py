@@ -48,3 +48,4 @@ COMMANDS = {
         also=("data_root", "as_json", "offline"),
     ),
 }
+AUDITS = {"retrieval": "stored_checks:check_files"}
