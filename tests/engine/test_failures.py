@@ -14,13 +14,26 @@ from compatbench.data.cards import suite_cards
 from compatbench.engine import failures
 from compatbench.engine.cell import Cell
 from compatbench.engine.compute import parse_retry
-from compatbench.engine.failures import Failure, describe_death, kind_of, note_failure
-from compatbench.engine.plan import PlannedCell, plan_cells
+from compatbench.engine.failures import Failure, describe_end, kind_of, note_failure
+from compatbench.engine.plan import plan, plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
 
-from .conftest import Run, finished, write_methods
+from .conftest import Run, finish, write_methods
+
+FRAMES = """\
+Timeout (0:00:05)!
+Thread 0x00007f0 (most recent call first):
+  File "/lib/threading.py", line 7 in wait
+Thread 0x00007f1 (most recent call first):
+  File "/lib/library.py", line 3 in deep
+  File "/here/slow.py", line 12 in fit
+"""
+
+
+def _ended(exit_code: int | None, out_of_memory: bool = False) -> str:
+    return describe_end("", None, exit_code, out_of_memory).error
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +55,16 @@ def cell() -> Cell:
         ("AcceleratorError: CUDA error: out of memory", "oom"),
         ("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`", "oom"),
         ("TimedOut: no end after 5 s", "timeout"),
-        (describe_death(-11, False).error, "killed"),
-        (describe_death(-9, False).error, "killed"),
-        (describe_death(3, True).error, "killed"),
-        (describe_death(-9, True).error, "oom"),
+        (_ended(-11), "killed"),
+        (_ended(-9), "killed"),
+        (_ended(3, True), "killed"),
+        (_ended(-9, True), "oom"),
     ],
 )
 def test_kinds_of_failure_are_told_apart(error: str, kind: str) -> None:
     assert kind_of(error) == kind
-    assert "killed by signal 11 (SIGSEGV)" in describe_death(-11, False).error
-    assert "exit code 3" in describe_death(3, False).error
+    assert "killed by signal 11 (SIGSEGV)" in _ended(-11)
+    assert "exit code 3" in _ended(3)
 
 
 def test_the_systems_count_of_processes_killed_for_memory_is_read(
@@ -83,21 +96,29 @@ def test_a_failure_is_counted_and_fails_what_is_left_but_nothing_that_is_done(
         assert record.trace == ("a.py:1 in f",)
 
     # After the fit, the fit is kept.
-    half = finished(cell, cell.source)
-    store.write(half)
+    half = finish(store, cell, cell.source)
     record = note_failure(store, cell, Failure("TimedOut: no end after 5 s"))
     assert store.read(cell.key) == record
     assert (record.status, record.failure) == ("ok", "timeout")
     assert record.records[0] == half.records[0]
     assert [r.status for r in record.records] == ["ok", "failed"]
-    assert PlannedCell(cell, record).failed
-    assert not PlannedCell(cell, record).done
+    [state] = plan([cell], store)
+    assert (state.done, state.failed) == (False, True)
 
-    # A worker may die after its last record was stored.
-    done = finished(cell)
-    store.write(done)
+    # A worker may die after its last predictions were stored.
+    done = finish(store, cell)
     assert note_failure(store, cell, Failure("WorkerDied: too late")) == done
     assert store.read(cell.key) == done
+
+
+def test_what_a_process_has_written_down_tells_how_it_ended() -> None:
+    late = describe_end(FRAMES, 5.0, 1, False)
+    assert late.error == "TimedOut: no end after 5 s"
+    assert late.trace == ("slow.py:12 in fit", "library.py:3 in deep")
+    crashed = describe_end(FRAMES.partition("\n")[2], 5.0, -11, False)
+    assert "SIGSEGV" in crashed.error
+    assert crashed.trace == late.trace
+    assert "its machine, is gone" in _ended(None)
 
 
 def records_in(out: Path) -> dict[str, dict[str, Any]]:

@@ -16,11 +16,10 @@ from compatbench.data.cards import suite_cards, task_cards
 from compatbench.data.draws import load_test_set
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
-from compatbench.engine.confined.remote import ConfinedRegistry, confined_builder
 from compatbench.engine.keys import identify
-from compatbench.engine.predict import measure
 from compatbench.engine.missing import Missing
 from compatbench.engine.plan import find_teachers, plan_cells
+from compatbench.engine.predict import predict_module
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.method import MethodCard
@@ -100,23 +99,11 @@ def test_what_is_needed_is_in_the_key_and_nothing_else_is() -> None:
 
 
 @pytest.mark.slow
-def test_it_is_given_here_and_in_a_process_of_its_own(
-    path: Path, cache: Path, tmp_path: Path
-) -> None:
-    registry, confined = MethodRegistry(), ConfinedRegistry(())
-    names = registry.add_file(path)
-    assert confined.add_file(path) == names
-    cells = plan_cells(SMOKE, registry, names)
-    assert cells == plan_cells(SMOKE, confined, names)
-    features = FeatureCache(cache)
-    here = Worker(RunStore(tmp_path / "here"), features)
-    build = confined_builder(confined, "cpu")
-    there = Worker(RunStore(tmp_path / "there"), features, build=build)
-    for cell in cells:
-        one, other = here.run(cell), there.run(cell)
-        assert one.errors == []
-        assert one.module == other.module
-        assert [r.correct for r in one.records] == [r.correct for r in other.records]
+def test_it_is_given_to_fits_and_predictions(path: Path, cache: Path, tmp_path: Path) -> None:
+    registry = MethodRegistry()
+    worker = Worker(RunStore(tmp_path), FeatureCache(cache))
+    for cell in plan_cells(SMOKE, registry, registry.add_file(path)):
+        assert worker.run(cell).errors == []
 
 
 def test_a_teacher_that_is_not_here_is_missing_for_its_method_alone(path: Path) -> None:
@@ -140,7 +127,7 @@ def test_a_stream_comes_in_one_call_and_in_an_order_that_the_seed_draws(cache: P
         return images @ weights.T
 
     answers = [
-        measure(classify, backbone, task, features, stream=seed).predictions.classes
+        predict_module(classify, backbone, task, features, stream=seed).classes
         for seed in (None, 1, 1, 2)
     ]
     _, plain, first, again, other = (

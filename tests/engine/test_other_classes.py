@@ -21,6 +21,7 @@ from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker, build_method
 from compatbench.errors import NotTransferable
 from compatbench.method.registry import builtin_methods
+from compatbench.results.collect import rows_of
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,9 @@ def test_a_prompt_serves_new_classes_and_a_residual_does_not(
     targets = torch.tensor([one.label for one in new.split("test")])
     for method in ("zeroshot", "kgcoop"):
         cell, record = records[method]
-        found = {(one.backbone, one.test_set): one for one in record.records}
-        assert {one.status for one in record.records} == {"ok"}
+        rows = rows_of(cell, record, worker.store)
+        found = {(row.backbone, row.test_set): row for row in rows}
+        assert {row.status for row in rows} == {"ok"}
         assert len(found) == 4
         module = worker.store.read_module(worker.store.read(cell.fit_key))  # type: ignore[arg-type]
         assert module is not None
@@ -83,8 +85,9 @@ def test_one_task_s_module_is_tested_on_others_under_the_same_key(
     [zero] = plan_cells(suite, builtin_methods(), ["zeroshot"])
     plain = plan_cells(suite_cards.read("mini"), builtin_methods(), ["simpleshot"], seeds=[1])
     assert crossed.key in {cell.key for cell in plain}
-    record = Worker(RunStore(tmp_path / "runs"), kept).run(zero)
-    sets = {one.test_set: one for one in record.records if one.backbone == "mini-clip"}
+    store = RunStore(tmp_path / "runs")
+    rows = rows_of(zero, Worker(store, kept).run(zero), store)
+    sets = {row.test_set: row for row in rows if row.backbone == "mini-clip"}
     assert [*sets] == ["mini-objects", "mini-signs"]
     assert all(one.correct == one.zero_shot_correct for one in sets.values())
     assert sets["mini-signs"].total == len(load_task("mini-signs").split("test"))

@@ -15,11 +15,12 @@ from compatbench.backbone import load_backbone
 from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks, suite_variants
 from compatbench.data.cards.shots import ALL_SHOTS
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.engine.cell import Cell, Record
+from compatbench.engine.cell import Cell, Where
+from compatbench.engine.keys import zero_shot_key
 from compatbench.engine.matrix import select_matrix
 from compatbench.engine.method_settings import resolve_settings
 from compatbench.engine.missing import Missing
-from compatbench.engine.plan import PlannedCell, make_plan, plan_cells
+from compatbench.engine.plan import make_plan, plan, plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError
@@ -27,7 +28,7 @@ from compatbench.method.registry import builtin_methods
 from compatbench.results.collect import describe_method
 from compatbench.results.rows import Row, read_csv, to_frame, write_csv
 
-from .conftest import finished
+from .conftest import finish
 
 REGISTRY = builtin_methods()
 CLIP, EVA, ANEW = "mini-clip", "mini-eva-clip", "mini-eva-clip-anew"
@@ -268,25 +269,32 @@ def test_a_wrong_config_is_refused(methods: dict[str, Any], message: str) -> Non
         selected(smoke(methods=methods), "all,a+*" if "a+1" in methods else "all")
 
 
-def test_a_cell_is_done_when_nothing_is_missing_and_failed_ones_are_tried_again() -> None:
-    cell = one_cell(smoke())
-    record = finished(cell)
+def test_a_cell_is_done_when_nothing_is_missing_and_failed_ones_are_tried_again(
+    tmp_path: Path,
+) -> None:
+    cell, store = one_cell(smoke()), RunStore(tmp_path)
+    record = finish(store, cell)
     *rest, last = record.records
 
-    def state(**values: Any) -> tuple[bool, bool, list[tuple[str, str]]]:
-        item = PlannedCell(cell, record.model_copy(update=values))
-        return item.done, item.failed, item.missing
+    def state(**values: Any) -> tuple[bool, bool, list[Where]]:
+        store.write(changed := record.model_copy(update=values))
+        [state] = plan([cell], store)
+        return state.done, state.failed, store.left(cell, changed)
 
-    here = (last.backbone, last.test_set)
     assert state() == (True, False, [])
-    # A record of other weights or images is missing.
+    # An outcome of other weights or images counts for nothing.
     stale = last.model_copy(update={"data": "0" * 64})
-    assert state(records=(*rest, stale)) == (False, False, [here])
-    wrong = {"data": last.data, "status": "failed", "reason": "no luck"}
-    failed = Record.model_validate({"backbone": here[0], "test_set": here[1], **wrong})
-    assert state(records=(*rest, failed)) == (False, True, [here])
+    assert state(records=(*rest, stale)) == (False, False, [last.where])
+    failed = last.model_copy(update={"status": "failed", "reason": "no luck"})
+    assert state(records=(*rest, failed)) == (False, True, [last.where])
     assert state(status="failed", records=())[:2] == (False, True)
-    assert not PlannedCell(cell, None).failed
+    # So do predictions, its own or zero-shot's, that are lost.
+    assert state() == (True, False, [])
+    path = store.predictions_path(zero_shot_key(last.data, "fp32"))
+    path.unlink()
+    assert RunStore(tmp_path).left(cell, record) == [last.where]
+    store.predictions_path(cell.key).unlink()
+    assert RunStore(tmp_path).left(cell, record) == list(cell.places)
 
 
 def test_all_shots_is_a_word_in_files_and_the_largest_number_in_between(tmp_path: Path) -> None:

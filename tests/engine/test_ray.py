@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import pytest
 
 from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell, CellRecord
-from compatbench.engine.compute import Compute, Event, Settings
+from compatbench.engine.compute import Compute
+from compatbench.engine.execute.events import Event, OnEvent
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
@@ -26,8 +27,8 @@ pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
 from ray.cluster_utils import Cluster
 
-from compatbench.engine.execute import ray_workers
-from compatbench.engine.execute.ray_driver import run_cells_on_ray, shared_view
+from compatbench.engine.execute import on_ray
+from compatbench.engine.execute.local import open_job
 
 pytestmark = pytest.mark.slow
 
@@ -70,6 +71,19 @@ def cluster() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
+@dataclass(frozen=True)
+class Settings:
+    """Where and how the cells of a test are run."""
+
+    store: Path
+    cache: Path
+    compute: Compute
+
+    def run(self, cells: list[Cell], on_event: OnEvent) -> None:
+        with open_job(cells, self.store, self.cache, self.compute) as job:
+            on_ray.run_on_ray(job, on_event, lambda _: None)
+
+
 @pytest.fixture
 def settings(tmp_path: Path, cache: Path, cluster: Cluster) -> Settings:
     """Workers of half a GPU each."""
@@ -99,7 +113,7 @@ def make_cells(tmp_path: Path) -> Iterator[Plugin]:
 def run(cells: list[Cell], settings: Settings, **compute: Any) -> list[Event]:
     events: list[Event] = []
     settings = replace(settings, compute=replace(settings.compute, **compute))
-    run_cells_on_ray(cells, settings, lambda _: 1.0, lambda _: None, events.append)
+    settings.run(cells, events.append)
     return events
 
 
@@ -171,7 +185,7 @@ def test_death_is_retried_and_an_error_is_not(
         error="raise RuntimeError('no luck today')",
     )
     events = run(cells, settings)
-    died = "WorkerDied: The actor died unexpectedly before finishing this task."
+    died = "WorkerDied: the worker's process, or its machine, is gone"
     ends = {event.cell.method: event.error for event in events if event.kind == "finished"}
     assert ends == {"once": "", "ever": died, "error": "RuntimeError: no luck today"}
     retried = [event.cell.method for event in events if event.kind == "retried"]
@@ -233,7 +247,7 @@ def test_a_run_that_is_stopped_leaves_no_worker_on_the_cluster(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_cells_on_ray([cell], settings, lambda _: 1.0, lambda _: None, stop)
+        settings.run([cell], stop)
     assert len(pids) == 1
     assert wait_until(lambda: not is_running(pids[0]), 30)
     assert not list(tmp_path.rglob("*.tmp"))
@@ -244,16 +258,17 @@ def test_a_node_with_other_code_stops_the_run_and_is_named(
 ) -> None:
     [cell] = make_cells(plain="pass")
     # Here alone, and not in the processes of workers.
-    monkeypatch.setattr(ray_workers, "ENGINE_VERSION", -1)
+    monkeypatch.setattr(on_ray, "ENGINE_VERSION", -1)
     with pytest.raises(CompatbenchError, match=r"node .* has another version of .* or of a method"):
         run([cell], settings)
 
 
-def test_a_node_has_to_see_the_drivers_folders(settings: Settings, make_cells: Plugin) -> None:
-    cells = make_cells(plain="pass")
-    with shared_view(settings, cells) as view:
-        assert view.find_difference() == ""
-    assert view.find_difference().startswith(f"does not see the driver's {settings.store};")
+def test_a_node_has_to_see_the_drivers_folders(tmp_path: Path) -> None:
+    (tmp_path / "here").touch()
+    view = on_ray.View((tmp_path / "here", tmp_path), (), on_ray.identify(()), tmp_path)
+    assert view.find_difference() == ""
+    away = replace(view, shared=(tmp_path / "away" / "token",))
+    assert away.find_difference().startswith(f"does not see the driver's {tmp_path / 'away'};")
 
 
 @pytest.mark.parametrize(

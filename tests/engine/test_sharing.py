@@ -10,11 +10,11 @@ from command_line import output_of
 from filelock import FileLock
 
 from compatbench.data.cards import suite_cards
-from compatbench.engine.compute import Compute, Event, Settings
-from compatbench.engine.execute.local import run_cells
+from compatbench.engine.compute import Compute
+from compatbench.engine.execute.events import Event
+from compatbench.engine.execute.local import open_job, run_here
 from compatbench.engine.plan import plan_cells
-from compatbench.engine.store import RunStore
-from compatbench.engine.worker import make_worker, run_cell
+from compatbench.engine.worker import make_worker
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method.registry import builtin_methods
 from compatbench.tables.leaderboard import render_pages
@@ -90,23 +90,23 @@ def test_shards_add_up_in_one_folder_or_copied_into_one(
 
 
 @pytest.mark.slow
-def test_a_cell_that_another_process_has_is_waited_for(cache: Path, tmp_path: Path) -> None:
-    """The driver gets to it when it is free, and does not run it again."""
+def test_a_cell_that_another_run_has_is_waited_for(cache: Path, tmp_path: Path) -> None:
+    """It is looked at again when it is free, and not run again."""
     [cell] = plan_cells(suite_cards.read("smoke"), builtin_methods(), ["gda"])
-    settings = Settings(tmp_path / "runs", cache, Compute(jobs=1))
-    worker = make_worker(settings)
-    seen: list[str] = []
+    worker = make_worker(tmp_path / "runs", cache, Compute())
+    store, seen = worker.store, list[str]()
 
     def on_event(event: Event) -> None:
         seen.append(event.kind)
         if seen == ["waiting"]:
             # The other finishes it meanwhile.
             lock.release()
-            assert not run_cell(worker, cell, lambda _: None).error
+            assert worker.run(cell).errors == []
 
-    store = RunStore(settings.store)
     store.claim_path(cell.key).parent.mkdir(parents=True)
     lock = FileLock(store.claim_path(cell.key))
     lock.acquire()
-    run_cells([cell], settings, on_event)
-    assert seen == ["waiting", "finished"]
+    with open_job([cell], store.folder, cache, Compute(jobs=1)) as job:
+        run_here(job, on_event)
+    assert seen == ["waiting"]
+    assert store.is_done(cell, store.read(cell.key))

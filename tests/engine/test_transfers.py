@@ -12,7 +12,6 @@ from compatbench.data.cards import suite_cards
 from compatbench.data.draws import draw_first, draw_shots
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
-from compatbench.engine import single_module as evaluating
 from compatbench.engine.cell import Cell
 from compatbench.engine.matrix import select_matrix
 from compatbench.engine.plan import plan, plan_cells
@@ -26,6 +25,8 @@ from compatbench.method.registry import (
     builtin_transfers,
     find_transfer,
 )
+from compatbench.results import evaluation as evaluating
+from compatbench.results.collect import rows_of
 
 SUITE = suite_cards.read("smoke")
 REGISTRY = builtin_methods()
@@ -164,8 +165,9 @@ def test_the_old_model_answers_for_images_and_a_method_is_trained_anew(
     worker = Worker(RunStore(tmp_path / "runs"), FeatureCache(cache))
 
     def rows(label: str, cell: Cell | None = None) -> dict[str, tuple[int | None, int | None]]:
-        record = worker.run(cell or cell_of("simpleshot", label))
-        return {r.backbone: (r.correct, r.zero_shot_correct) for r in record.records}
+        cell = cell or cell_of("simpleshot", label)
+        measured = rows_of(cell, worker.run(cell), worker.store)
+        return {row.backbone: (row.correct, row.zero_shot_correct) for row in measured}
 
     (source, copied), (target, moved) = rows("copied").items()
     kept = rows("kept")
@@ -205,13 +207,15 @@ def test_one_fit_serves_both_and_their_records_are_apart(
     assert (copied.module, copied.fit_seconds) == (moved.module, moved.fit_seconds)
     assert [p.stem for p in store.folder.glob("modules/*/*.safetensors")] == [cells["copied"].key]
     source, target = cells["copied"].backbones
-    one = {r.backbone: r for r in copied.records}
-    other = {r.backbone: r for r in moved.records}
+    one, other = (
+        {row.backbone: row for row in rows_of(cell, record, store)}
+        for cell, record in zip(cells.values(), (copied, moved), strict=True)
+    )
     assert one[source].correct == other[source].correct
     assert one[target].correct != other[target].correct
     assert one[target].zero_shot_correct == other[target].zero_shot_correct
     # A second run, whatever is asked for first, fits and measures nothing.
-    monkeypatch.setattr(Worker, "_measure", None)
+    monkeypatch.setattr(Worker, "_predict", None)
     worker = Worker(store, FeatureCache(cache))
     assert worker.run(cells["words"]) == moved
     assert worker.run(cells["copied"]) == copied
@@ -233,7 +237,7 @@ def test_a_saved_module_is_evaluated_through_words_and_beside_them_needs_no_sour
         return load(name, *options, **more)
 
     sides = [evaluate(path).as_dict()[side] for side in ("source", "target")]
-    correct = {each.backbone: each.correct for each in record.records}
+    correct = {row.backbone: row.correct for row in rows_of(cell, record, store)}
     assert {side["backbone"]: side["correct"] for side in sides} == correct
     monkeypatch.setattr(evaluating, "load_backbone", without_source)
     alone = evaluate(path)

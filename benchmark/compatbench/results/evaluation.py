@@ -23,8 +23,8 @@ from compatbench.engine.task_images import TaskImages, hide_labels, label_tensor
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method import Module
-from compatbench.method.transfer import Transfer
 from compatbench.method.registry import builtin_transfers, find_transfer
+from compatbench.method.transfer import Transfer
 from compatbench.results.measures import Answers, score
 
 

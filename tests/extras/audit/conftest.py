@@ -1,27 +1,33 @@
-"""A clone of a small project in the layout of this one, with results of its methods."""
+"""A small project in the layout of this one: results of its methods, and clones of it."""
 
 from __future__ import annotations
 
-import importlib
+import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from importlib import import_module
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-from command_line import invoke
-from honest_results import SUITE, Project, Workplace, few_methods, forged, honest, project
+from command_line import forget_files, invoke
 
+import compatbench as cb
+from compatbench.engine.compute import Compute
 from compatbench.extras.audit.pull_request import PullRequest, check_pull_request
 from compatbench.files.project_folders import content_folder, tasks_folder
-from compatbench.method.registry import builtin_methods
 from compatbench.tables.leaderboard import write_pages
 
-__all__ = ["clone", "few_methods", "forged", "honest", "project", "repository"]
-
+METHODS = ("coop", "simpleshot", "taskres", "zeroshot")
+SUITE = """\
+name: tiny
+title: Tiny
+upgrades: [[mini-clip, mini-eva-clip]]
+tasks: [mini-weather]
+shots: [2]
+seeds: [1, 2]
+training: {views: 1, max_steps: 5}
+"""
 Change = Callable[[str], str]
 
 
@@ -37,108 +43,74 @@ def set_field(line: int | None, column: str, change: Callable[[str], object]) ->
     return edit
 
 
-METHODS = ("zeroshot", "taskres", "simpleshot", "coop")
-
-
-def git(folder: Path, *arguments: str) -> str:
+def git(folder: Path, *arguments: str) -> None:
     who = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main"]
-    done = subprocess.run(
-        ["git", *who, *arguments], cwd=folder, capture_output=True, text=True, check=True
-    )
-    return done.stdout
+    subprocess.run(["git", *who, *arguments], cwd=folder, capture_output=True, check=True)
 
 
-class Clone(Workplace):
-    """A clone on a branch of its own, whose base is ``main``."""
+@dataclass(frozen=True)
+class Project:
+    """A folder with ``results/``, ``runs/``, ``methods/`` and ``tasks/`` of its own."""
 
-    def publish(self) -> None:
-        write_pages(self.folder)
+    folder: Path
 
-    def check(
-        self, cells: int | None = 0, base: str | None = None, minutes: float = 10
-    ) -> PullRequest:
-        """What ``compatbench ci`` finds; it imports none of the clone's methods."""
-        _forget_methods()
-        found = check_pull_request(
-            self.folder, base, cells=cells, minutes=minutes, seed=1, zero_shot=False
-        )
-        assert not _forget_methods()
-        return found
+    @property
+    def results(self) -> Path:
+        return self.folder / "results" / "tiny"
 
-    def run(self, methods: str, *options: str) -> None:
-        """Adds results and leaderboard, as a contributor sends them."""
-        _forget_methods()
-        importlib.invalidate_caches()
-        builtin_methods.cache_clear()
-        wanted = ["--suite", "tiny", "--methods", methods, "--jobs", "1", *options]
-        assert invoke("run", *wanted, "--out", str(self.folder)).exit_code == 0
-        shutil.rmtree(self.folder / "runs")
+    def edit(self, name: str, change: Change) -> None:
+        """Changes a file of the results, which must really change."""
+        before = (self.results / name).read_text()
+        (self.results / name).write_text(change(before))
+        assert (self.results / name).read_text() != before
 
-    def remove(self, method: str) -> None:
-        """Removes the results of a method."""
-        for kind in ("csv", "cost.csv", "json"):
-            (self.results / f"{method}.{kind}").unlink()
+    def audit(self, *options: object, cells: int = 0) -> tuple[int, str]:
+        """The exit code of ``compatbench audit``, and what it prints."""
+        result = invoke("audit", "--out", self.folder, "--cells", cells, *options)
+        return result.exit_code, result.output
 
-    def commit_to_base(self) -> None:
-        """Makes the clone as it is the base of a new branch."""
-        git(self.folder, "checkout", "-q", "main")
-        git(self.folder, "add", "-A")
-        git(self.folder, "commit", "-q", "-m", "Add what is here")
-        git(self.folder, "checkout", "-q", "-b", "newer")
+    def check(self, work: Path | None = None) -> PullRequest:
+        """What ``compatbench ci`` finds."""
+        return check_pull_request(self.folder, suite="tiny", work=work)
 
 
 @pytest.fixture(scope="session")
-def repository(honest: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project that clones are made of; not to be changed."""
-    root = tmp_path_factory.mktemp("repository")
-    shutil.copytree(honest.folder / "results", root / "results")
-    shutil.copy(honest.folder / "leaderboard.md", root)
+def original(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose cells were run here; not to be changed."""
+    root = tmp_path_factory.mktemp("original") / "project"
+    shutil.copytree(tasks_folder(), root / "tasks", ignore=shutil.ignore_patterns("build", "__py*"))
+    shutil.rmtree(root / "tasks" / "suites")
+    (root / "tasks" / "suites").mkdir()
+    (root / "tasks" / "suites" / "tiny.yaml").write_text(SUITE)
     shutil.copytree(content_folder("methods") / "_shared", root / "methods" / "_shared")
     for name in METHODS:
         shutil.copy(content_folder("methods") / f"{name}.py", root / "methods")
-    for folder in (".", "backbones", "suites"):
-        (root / "tasks" / folder).mkdir(parents=True, exist_ok=True)
-        for card in (tasks_folder() / folder).glob("*.yaml"):
-            if folder != "suites":
-                shutil.copy(card, root / "tasks" / folder)
-    (root / "tasks" / "suites" / "tiny.yaml").write_text(SUITE)
-    (root / "tasks" / "mini").symlink_to(tasks_folder() / "mini")
+    project = Project(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPATBENCH_TASKS", str(root / "tasks"))
+        forget_files()
+        cb.run("tiny", methods=METHODS, out=root, compute=Compute(jobs=1))
+        write_pages(root)
+    forget_files()
+    (root / ".gitignore").write_text("/runs/\n")
     git(root, "init", "-q")
     git(root, "add", "-A")
     git(root, "commit", "-q", "-m", "Begin")
-    return root
+    return project
 
 
 @pytest.fixture
-def clone(
-    repository: Path, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Clone]:
-    """A clone that a test may change, with the cards and methods in force."""
-    root = tmp_path / "clone"
-    git(tmp_path, "clone", "-q", str(repository), str(root))
+def project(
+    original: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Project]:
+    """A copy that a test may change, with its cards in force."""
+    root = tmp_path / "project"
+    shutil.copytree(original.folder, root, symlinks=True)
     git(root, "checkout", "-q", "-b", "change")
     monkeypatch.setenv("COMPATBENCH_TASKS", str(root / "tasks"))
-    monkeypatch.setenv("COMPATBENCH_CACHE", str(project.cache))
-    monkeypatch.delenv("GITHUB_BASE_REF", raising=False)
-    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-    methods = root / "methods"
-    for module in ("method.identity", "method.registry"):
-        monkeypatch.setattr(f"compatbench.{module}.content_folder", lambda: methods)
-    monkeypatch.setattr(
-        "compatbench.method.registry.content_files", lambda: sorted(methods.glob("[!_]*.py"))
-    )
-    monkeypatch.setattr(import_module("compatbench.methods"), "__path__", [str(methods)])
-    # A file that is edited twice in a second has one time of change, and one compiled file.
-    monkeypatch.setattr("sys.dont_write_bytecode", True)
-    installed = _forget_methods()
-    builtin_methods.cache_clear()
-    yield Clone(root)
-    _forget_methods()
-    sys.modules.update(installed)
-    builtin_methods.cache_clear()
-
-
-def _forget_methods() -> dict[str, ModuleType]:
-    """Takes the modules of all methods out of ``sys.modules``, and returns them."""
-    names = [name for name in sys.modules if name.startswith("compatbench.methods.")]
-    return {name: sys.modules.pop(name) for name in names}
+    for name in ("GITHUB_BASE_REF", "GITHUB_STEP_SUMMARY"):
+        monkeypatch.delenv(name, raising=False)
+    os.environ.pop("COMPATBENCH_CARDS", None)
+    forget_files()
+    yield Project(root)
+    forget_files()

@@ -1,109 +1,83 @@
-"""What an audit says of honest results, and of those of another machine."""
+"""An audit finds results that this checkout does not make, and names their place."""
 
 from __future__ import annotations
 
 import json
-import re
+import shutil
 
-import pandas as pd
 import pytest
-from honest_results import Workplace
 
-from compatbench.engine.cell import Cell, CellRecord
-from compatbench.engine.worker import Worker
-from compatbench.extras.audit import rerun
-from compatbench.extras.audit.rerun import run_timed
+import compatbench as cb
 
-from .conftest import set_field
+from .conftest import Project, set_field
+
+pytestmark = pytest.mark.slow
 
 
-def test_honest_results_are_found_to_be_honest(forged: Workplace) -> None:
-    result = forged.audit()
-    assert result.exit_code == 0, result.output
+def test_results_that_were_made_here_are_found_to_be_so(project: Project) -> None:
+    code, output = project.audit(cells=4)
+    assert code == 0, output
     # Zero-shot has one seed, the others two.
-    assert "suites: 1, method files: 4, rows: 18; cells run again: 0 (--seed 7); findings: 0" in (
-        result.output
-    )
+    assert "suites: 1, method files: 4, rows: 14; scored again: 14; run again: 4 cells" in output
+    assert "findings: 0" in output
+    audit = cb.audit_results(project.folder, cells=0)
+    assert (audit.rows, audit.scored, audit.findings, audit.cells) == (14, 14, [], [])
+    assert audit.to_frame().empty
 
 
-def test_what_is_found_is_printed_with_its_place(forged: Workplace) -> None:
-    forged.edit("taskres.csv", set_field(3, "correct", lambda v: int(v) + 3))
-    result = forged.audit("--no-zero-shot")
-    assert result.exit_code == 1
-    assert re.search(r"(?m)^wrong .*taskres.csv:3: 'negative_flips': .*, found", result.output)
-
-
-def one_more_right(place: Workplace, line: int) -> None:
-    """On the target, and the flips still fit."""
-    place.edit("taskres.csv", set_field(line, "correct", lambda v: int(v) + 1))
-    place.edit("taskres.csv", set_field(line, "positive_flips", lambda v: int(v) + 1))
-
-
-@pytest.mark.slow
-def test_a_cost_far_below_what_it_takes_here_is_named(
-    forged: Workplace, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "change", "found"),
+    [
+        (
+            "taskres.csv",
+            set_field(3, "correct", lambda value: int(value) + 1),
+            "taskres.csv:3: 'correct': is not what the stored predictions give",
+        ),
+        (
+            "taskres.csv",
+            set_field(2, "key", lambda value: "0" * len(value)),
+            "taskres.csv:2: 'key': is not what this checkout computes; the row is stale",
+        ),
+        (
+            "taskres.json",
+            lambda text: text.replace('"alpha"', '"beta"', 1),
+            "taskres.json: 'config.",
+        ),
+        (
+            "coop.csv",
+            lambda text: "\n".join(text.splitlines()[:-1]) + "\n",
+            "a measurement of the suite has no row",
+        ),
+        ("coop.csv", lambda text: text + "x", "coop.csv"),
+    ],
+)
+def test_what_differs_is_named_with_its_place(
+    project: Project, name: str, change: object, found: str
 ) -> None:
-    monkeypatch.setattr("compatbench.extras.audit.rerun.LEAST_SECONDS", 0.01)
-    forged.edit("coop.cost.csv", set_field(None, "fit_seconds", lambda _: 0.0))
-    forged.publish()
-    result = forged.audit("--no-zero-shot", cells=9)
-    found = re.findall(r"(?m)^wrong .*: 'fit_seconds': .*$", result.output)
-    assert len(found) == 2, result.output  # two seeds, and no other cell
-    assert all(re.search(r"coop.cost.csv:\d: .*, found 0$", line) for line in found)
+    project.edit(name, change)  # type: ignore[arg-type]
+    code, output = project.audit()
+    assert code == 1
+    assert found in output
 
 
-@pytest.mark.slow
-def test_what_is_slow_only_at_first_is_no_finding(
-    forged: Workplace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
-
-    def slow_at_first(cell: Cell, worker: Worker) -> tuple[CellRecord, pd.DataFrame]:
-        record, costs = run_timed(cell, worker)
-        calls.append(cell)
-        return record, costs + 1000 * (len(calls) == 1)
-
-    monkeypatch.setattr(rerun, "run_timed", slow_at_first)
-    result = forged.audit("--no-zero-shot", cells=1)
-    assert result.exit_code == 0, result.output
-    assert len(calls) == 2
+def test_a_cell_that_is_run_again_and_gives_another_number_is_a_finding(project: Project) -> None:
+    shutil.rmtree(project.folder / "runs")  # no predictions to score
+    project.edit("taskres.csv", set_field(None, "correct", lambda value: int(value) + 1))
+    assert "'correct'" not in project.audit()[1]
+    code, output = project.audit(cells=9)
+    assert code == 1
+    assert "taskres.csv:3: 'correct': the cell was run again and gave another value" in output
 
 
-@pytest.mark.slow
-def test_cells_run_again_give_what_is_stored(forged: Workplace) -> None:
-    result = forged.audit(cells=9)
-    assert result.exit_code == 0, result.output
-    assert "cells run again: 9 (--seed 7); findings: 0" in result.output
-    assert "made with the versions and processor of this machine: no tolerance" in result.output
-    assert "runs again taskres (words) · mini-weather" in result.output
-
-
-@pytest.mark.slow
-def test_another_machines_results_are_allowed_to_round_otherwise(forged: Workplace) -> None:
-    for name in ("zeroshot", "taskres", "simpleshot", "coop"):
-        forged.edit(
-            f"{name}.json", lambda text: text.replace('"torch": [\n   "', '"torch": [\n   "0.1')
-        )
-    one_more_right(forged, 3)
-    forged.publish()
-    result = forged.audit(cells=9)
-    assert result.exit_code == 0, result.output
-    assert (
-        "made with another torch, by its file: counts may differ both ways, by 0.1% of"
-        in result.output
-    )
-    strict = forged.audit("--tolerance", "0", cells=9)
-    assert strict.exit_code == 1
-    assert "taskres.csv:3: 'correct': the cell was run again" in strict.output
-
-
-@pytest.mark.slow
-def test_the_sample_is_told_and_can_be_drawn_again(forged: Workplace) -> None:
-    options = ("--no-zero-shot", "--json")
-    found = json.loads(forged.audit(*options, cells=2).output)
-    assert (found["findings"], found["seed"]) == ([], 7)
-    assert [one["suites"] for one in found["sample"]] == [["tiny"]] * 2
-    [draw] = found["draws"]
-    assert (draw["run"], draw["of"], draw["forged"]) == (2, 9, 0.1)
-    assert draw["power"] == pytest.approx(2 / 9)  # that one cell of nine is among two
-    assert json.loads(forged.audit(*options, cells=2).output) == found
+def test_of_results_of_another_machine_the_rows_that_differ_are_counted(project: Project) -> None:
+    shutil.rmtree(project.folder / "runs")
+    other = '"torch": [\n   "0.1'
+    project.edit("taskres.json", lambda text: text.replace('"torch": [\n   "', other))
+    project.edit("taskres.csv", set_field(3, "correct", lambda value: int(value) + 1))
+    audit = cb.audit_results(project.folder, cells=9)
+    assert not [each for each in audit.findings if each.field == "correct"]
+    [note] = audit.notes
+    assert note.startswith("tiny: of 4 rows that were run again and were made by another processor")
+    assert note.endswith("1 differ here")
+    document = json.loads(project.audit("--json", cells=1)[1])
+    assert len(document["cells"]) == 1

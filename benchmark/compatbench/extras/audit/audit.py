@@ -29,14 +29,8 @@ from compatbench.extras.audit.suite_checks import (
 from compatbench.files.scratch import scratch_folder
 from compatbench.method.registry import builtin_methods
 from compatbench.plugins import load, offered
-from compatbench.results.store import (
-    FIGURES,
-    NO_SUITES,
-    PAGES,
-    REPORT,
-    RESULTS,
-    split_results,
-)
+from compatbench.results.method_results import split_results
+from compatbench.results.result_files import FIGURES, NO_SUITES, PAGES, REPORT, RESULTS
 from compatbench.tables.leaderboard import render_pages
 from compatbench.tables.suite_page import published_pages
 

@@ -18,7 +18,8 @@ from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.stored_suite import PLACE
 from compatbench.extras.audit.suite_checks import DECIDED
 from compatbench.files.scratch import scratch_folder
-from compatbench.results.store import RESULTS, SuiteResults, check_name, read_results
+from compatbench.results.method_results import SuiteResults
+from compatbench.results.result_files import RESULTS, check_name, read_results
 
 
 @dataclass(frozen=True)

@@ -40,17 +40,15 @@ from compatbench.files.scratch import scratch_folder
 from compatbench.method.identity import local_files
 from compatbench.method.predictions import Predictions
 from compatbench.results.collect import costs_of, score_cell
-from compatbench.results.rows import Cost, Row, to_frame
-from compatbench.results.store import (
-    RESULTS,
+from compatbench.results.method_results import (
     MethodInfo,
     MethodResults,
     SuiteResults,
     join_provenance,
-    read_results,
     split_results,
-    write_results,
 )
+from compatbench.results.result_files import RESULTS, read_results, write_results
+from compatbench.results.rows import Cost, Row, to_frame
 from compatbench.tables.markdown import code, escape
 from compatbench.tables.suite_page import read_suite_page
 from compatbench.tables.tables import ranking_table
@@ -279,7 +277,7 @@ def _report_checks(found: PullRequest, job: Mapping[str, Any]) -> None:
     passed = sum(outcome["status"] == "pass" for outcome in job["checks"])
     found.lines += ["", f"Checks of the conformance kit: {passed} passed, {len(failed)} failed."]
     for outcome in failed:
-        where = f"check '{outcome['check']}' of method '{outcome['name']}'"
+        where = f"check '{outcome['check']}' of method '{outcome['method']}'"
         found.problems.append(f"{where} fails: {outcome['reason']}")
 
 

@@ -16,11 +16,11 @@ from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import find_teachers, plan_cells
 from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.findings import Finding, compare_file
-from compatbench.method.registry import MethodRegistry
-from compatbench.method.registry import find_transfer, is_transfer
+from compatbench.method.registry import MethodRegistry, find_transfer, is_transfer
 from compatbench.results.collect import describe_method
+from compatbench.results.method_results import MethodResults
+from compatbench.results.result_files import PAGES, TUNING, file_texts, read_method
 from compatbench.results.rows import Row, to_frame
-from compatbench.results.store import PAGES, TUNING, MethodResults, file_texts, read_method
 
 KINDS = COST, ROWS, DESCRIPTION = ".cost.csv", ".csv", ".json"
 # What names a measurement of a method; no two rows of a file share it.

@@ -8,6 +8,7 @@ modules and predictions, and ``job.json``; it judges nothing.
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import shutil
@@ -124,10 +125,12 @@ def main(text: str) -> None:
     from compatbench.results.collect import describe_method
 
     given = json.loads(text)
-    root, work, tasks = (Path(given[name]) for name in ("root", "work", "work"))
+    root, work = (Path(given[name]) for name in ("root", "work"))
     folders = {name: root / name for name in ("methods", "transfers", "formats")}
     present = {name: folder for name, folder in folders.items() if folder.is_dir()}
-    use_folders((), tasks=tasks / "tasks", **present)
+    use_folders((), tasks=work / "tasks", **present)
+    for name, folder in present.items():
+        importlib.import_module(f"compatbench.{name}").__path__ = [str(folder)]
     registry, card = builtin_methods(), suite_cards.read(given["suite"])
     files = {(root / name).resolve() for name in given["methods"]}
     names = [name for name in registry.names() if registry.file_of(name) in files]
@@ -135,7 +138,8 @@ def main(text: str) -> None:
     outcomes = run_checks("method", names, files=PluginFiles((), folder=folders["methods"]))
     plan = make_plan(card, names, seeds=card.seeds, out=work) if names else None
     if plan is not None:
-        run_plan(plan, Compute(device=given["device"]))
+        # In this process, which has the change's folders in place of those that are installed.
+        run_plan(plan, Compute(device=given["device"], jobs=1))
     described = {name: describe_method(card, registry.get(name), name) for name in names}
     job = {
         "broken": broken,
