@@ -13,7 +13,7 @@ from compatbench.results.method_results import MethodInfo, MethodResults, SuiteR
 from compatbench.results.rows import Cost, Row, to_frame
 from compatbench.tables.suite_page import SuitePage, TaskFacts
 
-ZERO_SHOT = {"old": 40, "new": 60}
+ZERO_SHOT = {"old": 40, "new": 60, "mini-clip": 40}
 COOP = MethodInfo("coop", "CoOp", "arXiv:2109.01134", "shallow", ("text-input",))
 PROBE = MethodInfo("linear_probe", "Linear probe", "arXiv:2103.00020", "deep", ("classifier",))
 ZEROSHOT = MethodInfo("zeroshot", "Zero-shot", "arXiv:2103.00020", "none", ("none",), learns=False)

@@ -51,10 +51,12 @@ def write_methods(path: Path, head: str = "", attach: str = "pass", **fits: str)
 def finish(store: RunStore, cell: Cell, *backbones: str) -> CellRecord:
     """Stores a cell that has predictions on all of its backbones, or on these."""
     places = [where for where in cell.places if where[0] in (backbones or cell.backbones)]
-    answers = Predictions(torch.zeros(2, dtype=torch.int32), torch.ones(2))
+    answers = {
+        where: Predictions(torch.zeros(2, dtype=torch.int32), torch.ones(2)) for where in places
+    }
     for where in places:
-        store.write_zero_shot(where, cell.training.precision, answers)
-    store.write_predictions(cell.key, dict.fromkeys(places, answers))
+        store.write_zero_shot(where, cell.training.precision, answers[where])
+    store.write_predictions(cell.key, answers)
     names = ("backbone", "test_set", "data")
     records = [dict(zip(names, where, strict=True), status="ok") for where in places]
     record = describe_cell(cell, "ok", records=records)

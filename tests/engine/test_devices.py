@@ -13,8 +13,8 @@ import torch
 from compatbench.backbone import device
 from compatbench.backbone.build import allow_tf32
 from compatbench.data.feature_cache import FeatureCache
+from compatbench.engine import compute as module
 from compatbench.engine.compute import Compute
-from compatbench.engine.execute import compute as module
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError

@@ -58,12 +58,10 @@ def test_plan_waste_and_audit_of_many_cells_cost_little_more_than_their_records(
     suites = [suite_cards.read("mini")]
     assert cpu_seconds(lambda: find_waste(store, suites, builtin_methods())) < 10 * read + 2
     found = []
-    audit = cpu_seconds(
-        lambda: found.append(api.audit_results(tmp_path, [suite], cells=0, zero_shot=False))
-    )
+    audit = cpu_seconds(lambda: found.append(api.audit_results(tmp_path, [suite], cells=0)))
     assert found[0].findings == []
-    # A twentieth of the cells, twice what is promised, and the start of the methods' processes.
-    assert audit < 2 * BARS["audit --cells 0 --no-zero-shot"][0] / 20 + 10
+    # A twentieth of the cells, twice what is promised.
+    assert audit < 2 * BARS["audit --cells 0"][0] / 20 + 10
     tracemalloc.start()
     again = make_plan(suite, out=tmp_path)
     held = tracemalloc.get_traced_memory()[0]

@@ -13,7 +13,7 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compatbench.engine.cell import CellRecord, Record
+from compatbench.engine.cell import CellRecord, Outcome
 from compatbench.engine.predict import read_predictions, write_predictions
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, CompatbenchWarning
@@ -28,9 +28,8 @@ CELL = {"method": "toy", "task": "a task", "source": "ä source", "shots": 4, "s
 MADE = {"fit_seconds": 7.25, "parameters": 2, "module_bytes": 8, "module": MODULE.fingerprint}
 SETTINGS = {"config": {"recipe": {"lr": 0.1}}, "provenance": {"torch": "2"}}
 FIT = CellRecord.model_validate({"key": KEY, "status": "ok", **CELL, **MADE, **SETTINGS})
-COUNTS = {"correct": 3, "total": 4, "zero_shot_correct": 1}
-RECORD = Record(backbone="b", test_set="t", data="d", status="ok", **COUNTS)
-DONE = FIT.model_copy(update={"records": (RECORD,)})
+OUTCOME = Outcome(backbone="b", test_set="t", data="d", status="ok")
+DONE = FIT.model_copy(update={"records": (OUTCOME,)})
 
 
 @pytest.fixture

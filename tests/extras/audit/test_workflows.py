@@ -42,22 +42,30 @@ def test_a_stranger_gets_no_secret_no_right_to_write_and_no_script(path: Path) -
             assert step["with"]["persist-credentials"] is False
 
 
-def test_a_pull_request_is_checked_by_the_one_command() -> None:
-    workflow = read(GITHUB / "workflows" / "pull-request.yml")
+PULL_REQUEST = GITHUB / "workflows" / "pull-request.yml"
+
+
+def test_what_runs_a_change_and_what_judges_it_are_two_jobs() -> None:
+    workflow = read(PULL_REQUEST)
     assert set(workflow[ON]) == {"pull_request"}
-    *_, last = steps(GITHUB / "workflows" / "pull-request.yml")
-    assert last["run"] == "compatbench ci --out head"
+    commands = [
+        step["run"] for step in steps(PULL_REQUEST) if step.get("run", "").startswith("compatbench")
+    ]
+    command = "compatbench ci --out head --job {} --work work"
+    assert commands == [command.format("untrusted"), command.format("trusted")]
+    assert workflow["jobs"]["trusted"]["needs"] == "untrusted"
 
 
-def test_only_the_base_of_a_pull_request_is_installed() -> None:
-    every = steps(GITHUB / "workflows" / "pull-request.yml")
+@pytest.mark.parametrize("job", ["untrusted", "trusted"])
+def test_only_the_base_of_a_pull_request_is_installed(job: str) -> None:
+    every = read(PULL_REQUEST)["jobs"][job]["steps"]
     base, head = (step["with"] for step in every if "actions/checkout@" in step.get("uses", ""))
     assert (base["path"], base["ref"]) == ("base", "${{ github.event.pull_request.base.sha }}")
     assert head["path"] == "head"
     assert "ref" not in head
     scripts = [step["run"] for step in every if "run" in step]
     assert [line for line in scripts if "-e" in line.split()] == ["pip install -e base"]
-    assert not [line for line in scripts if "head" in line and line != "compatbench ci --out head"]
+    assert not [line for line in scripts if "head" in line and "compatbench ci" not in line]
     assert all("working-directory" not in step for step in every)
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from synthetic_results import make_row
 from tiny_models import MakeData, tiny_clip, wrap
 from torch import Tensor
 
 from compatbench.backbone import Backbone
 from compatbench.data.cards import TrainingCard
 from compatbench.data.labels import Labels
-from compatbench.engine.cell import Cell, Record, describe_cell
-from compatbench.engine.keys import data_key
+from compatbench.engine.cell import Cell, describe_cell
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.extras.check.run_checks import check_methods
@@ -151,23 +151,20 @@ def report(correct: dict[str, list[int]], *seeds: int) -> DepthReport:
 
 def fit(kind: str, depth: int, task: str, seed: int, correct: dict[str, list[int]]) -> Fit:
     config, name = {"kind": kind, "depth": depth}, DepthProbe.card.name
-    cell = Cell("", "", name, config, task, 4, seed, PAIR, (task,), TrainingCard())
-    measured = tuple(
-        Record(
+    cell = Cell("", "", name, config, task, 4, seed, PAIR, (task,), (), TrainingCard())
+    rows = tuple(
+        make_row(
+            task=task,
+            source=cell.source,
             backbone=name,
-            test_set=task,
-            data=data_key(name, task),
-            status="ok",
             correct=correct[name][depth] + seed,
-            total=100,
-            zero_shot_correct=40 if name == cell.source else 50,
+            parameters=3,
         )
         for name in PAIR
         if name in correct
     )
     module = Module({"bias": torch.zeros(3)}, {"rate": torch.tensor(0.01 * (1 + depth))})
-    record = describe_cell(cell, status="ok", parameters=3, records=measured)
-    return Fit(cell, DepthProbe(), module, record)
+    return Fit(cell, DepthProbe(), module, rows)
 
 
 def test_the_report_has_the_means_of_the_cells() -> None:
