@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from operator import attrgetter
 
 from compatbench.engine.costs import BACKBONES_AT_HAND
-from compatbench.engine.execute.cell_queue import CellQueue, longest_first
 
 # What a worker's time goes to.
 KINDS: tuple[str, ...] = ("compute", "encode", "wait", "load", "store", "lost")
@@ -133,7 +132,7 @@ class _Worker:
 class _Run:
     def __init__(self, jobs: Sequence[Job], workers: int, site: Site) -> None:
         self._site = site
-        self._queue = CellQueue(longest_first(jobs, _seconds), _seconds)
+        self._queue = deque(sorted(jobs, key=lambda job: job.seed))  # as workers pull
         self._left = len(jobs)
         self._now = 0.0
         self._order = count()
@@ -177,7 +176,7 @@ class _Run:
         worker.away = False
         while self._left:
             if worker.steps is None:
-                worker.job = self._queue.take(worker)
+                worker.job = self._queue.popleft() if self._queue else None
                 if worker.job is None:
                     self._unemployed.append(worker)
                     return
@@ -244,13 +243,12 @@ class _Run:
                 waiting.remove(worker)
         if worker in self._unemployed:
             self._unemployed.remove(worker)
-        self._queue.leave(worker)
         worker.weights.clear()
         worker.steps, job, worker.job = None, worker.job, None
         if job is not None or worker.away:
             self._spent["lost"] += self._now - worker.since
         if job is not None:
-            self._queue.give_back(job)
+            self._queue.appendleft(job)
         # A batch may be free now, or a cell given back.
         for idle in self._unemployed:
             self._at(self._now, idle)

@@ -66,9 +66,10 @@ def score_cell(
         place = fit | dict(zip(("backbone", "test_set", "data"), where, strict=True))
         outcome = outcomes.get(where)
         if record.status == "failed":
-            rows.append(Row(**place, status="failed", reason=record.error))
+            rows.append(Row.model_validate(place | {"status": "failed", "reason": record.error}))
         elif outcome is not None and outcome.status != "ok":
-            rows.append(Row(**place, status=outcome.status, reason=outcome.reason))
+            about = {"status": outcome.status, "reason": outcome.reason}
+            rows.append(Row.model_validate(place | about))
         elif outcome is not None and where in predictions:
             source = on_source.get(where[1]) if where[0] != cell.source else None
             before = predictions.get(source) if source is not None else None
@@ -76,7 +77,7 @@ def score_cell(
                 labels = _labels(load_test_set(where[1]))
                 figures = score(Answers(predictions[where], before, zero_shot, labels))
                 about = {"status": "ok", "prompt_diversity": outcome.prompt_diversity}
-                rows.append(Row(**place, **about, **figures))
+                rows.append(Row.model_validate(place | about | figures))
     return rows
 
 

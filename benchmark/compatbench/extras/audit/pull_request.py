@@ -49,9 +49,9 @@ from compatbench.results.method_results import (
 )
 from compatbench.results.result_files import RESULTS, read_results, write_results
 from compatbench.results.rows import Cost, Row, to_frame
-from compatbench.tables.markdown import code, escape
+from compatbench.tables.markdown import code, escape, link_definitions, render_table
+from compatbench.tables.ranking import ranking_table
 from compatbench.tables.suite_page import read_suite_page
-from compatbench.tables.tables import ranking_table
 
 # What a measurement rests on, besides methods and what keys name.
 HARNESS = ("benchmark/compatbench/", "tasks/mini/", "tasks/__init__.py", "setup.cfg", "pyproject")
@@ -201,7 +201,9 @@ def _judge(found: PullRequest, change: Change, order: Order) -> None:
     for upgrade in page.expected.upgrades if made else ():
         shots = max(page.expected.shots)
         ranks = page.restrict(methods={*made, *REFERENCES}).ranks(upgrade, shots)
-        found.lines += ["", f"{' → '.join(map(code, upgrade))}:", "", *ranking_table(ranks)]
+        title = f"{' → '.join(map(code, upgrade))}:"
+        found.lines += ["", title, "", render_table(ranking_table(ranks)), ""]
+        found.lines += link_definitions(row.standing.info.paper for row in ranks)
 
 
 def score_job(job: Mapping[str, Any], card: SuiteCard, order: Order) -> dict[str, MethodResults]:
