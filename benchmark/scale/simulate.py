@@ -12,7 +12,6 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from operator import attrgetter
 
 from compatbench.engine.costs import BACKBONES_AT_HAND
 
@@ -89,9 +88,6 @@ class Outcome:
     def idle(self) -> float:
         """Seconds of all workers together without a cell."""
         return max(self.workers * self.makespan - sum(self.spent.values()), 0.0)
-
-
-_seconds = attrgetter("seconds")
 
 
 class _Server:
