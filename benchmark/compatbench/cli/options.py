@@ -80,7 +80,7 @@ SHARED = {
         "once or as often as it says: 'oom,killed:3'.",
         annotation="str",
         default="",
-        read="compatbench.engine.execute.compute:parse_retry",
+        read="compatbench.engine.compute:parse_retry",
     ),
     "shots_files": Option("--shots-file", annotation="Path", repeated=True),
     "shard": Option(metavar="I/N"),

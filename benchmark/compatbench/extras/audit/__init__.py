@@ -6,14 +6,6 @@ FUNCTIONS = {
     "audit_results": "audit:audit_results",
     "check_pull_request": "pull_request:check_pull_request",
 }
-_OPTIONS = {
-    "cells": Option(least=0),
-    "unverified": Option(
-        help="Suite whose rows may stand unchecked where its weights or images are not here; may "
-        "be repeated.",
-        repeated=True,
-    ),
-}
 COMMANDS = {
     "audit": Command(
         "audit_results",
@@ -27,11 +19,14 @@ COMMANDS = {
                 "repeated. By default every folder.",
                 repeated=True,
             ),
-            "tolerance": Option(least=0),
-            **_OPTIONS,
+            "cells": Option(least=0),
+            "unverified": Option(
+                help="Suite whose rows may stand unchecked where its weights or images are not "
+                "here; may be repeated.",
+                repeated=True,
+            ),
         },
         also=("cards", "data_root", "as_json", "offline", "trust_pickle"),
-        leave_out=("only", "new", "each"),
     ),
     "ci": Command(
         "check_pull_request",
@@ -44,8 +39,6 @@ COMMANDS = {
                 annotation="Path | None",
                 envvar="GITHUB_STEP_SUMMARY",
             ),
-            **_OPTIONS,
         },
-        leave_out=("zero_shot",),
     ),
 }

@@ -18,12 +18,12 @@ def audit(call: Call) -> int:
         return int(bool(audited.findings))
     for line in summarise(audited.findings):
         say(f"[bold red]wrong[/] {escape(line)}")
-    for note in (*audited.notes, *map(str, audited.draws)):
+    for note in audited.notes:
         say(f"[yellow]note[/] {escape(note)}")
     say(
         f"suites: {len(audited.suites)}, method files: {audited.methods}, rows: {audited.rows:,}; "
-        f"cells run again: {len(audited.sample)} (--seed {audited.seed}); "
-        f"findings: {len(audited.findings)}"
+        f"scored again: {audited.scored:,}; run again: {len(audited.cells)} cells "
+        f"(--seed {audited.seed}); findings: {len(audited.findings)}"
     )
     for name, rows in audited.unchecked.items():
         say(f"[yellow]not verified[/] {escape(name)}: {rows:,} rows were not checked")
