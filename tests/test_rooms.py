@@ -38,11 +38,11 @@ ROOM_BUDGETS = {
     "backbone": 4_280,
     "cli": 1_960,
     "data": 5_330,
-    "engine": 6_600,
+    "engine": 4_900,
     "extras": 9_462,
     "files": 610,
     "method": 2_280,
-    "results": 2_565,
+    "results": 2_800,
     "tables": 3_300,
 }
 PROGRAMS = tuple(f"benchmark/{name}" for name in ("faults", "research", "scale", "speed"))

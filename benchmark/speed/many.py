@@ -27,7 +27,7 @@ from compatbench.files.project_folders import tasks_folder
 from compatbench.method.predictions import Predictions
 from compatbench.results.collect import collect_results
 from compatbench.results.method_results import MethodInfo, MethodResults
-from compatbench.results.result_files import read_results, write_results
+from compatbench.results.result_files import write_results
 from compatbench.results.rows import Cost, Row, to_frame
 from compatbench.tables.leaderboard import write_pages
 from compatbench.tables.suite_page import published_pages
