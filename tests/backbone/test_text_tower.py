@@ -19,7 +19,7 @@ from torch import nn
 from compatbench.backbone import Backbone, Labels, Prompts, memory_budget
 from compatbench.backbone.text.causal import CausalTower, pack
 from compatbench.backbone.text.prompts import Swap, move_names
-from compatbench.backbone.text.text_anatomy import examine
+from compatbench.backbone.text.text_anatomy import examine_text_tower
 from compatbench.backbone.text.text_tower import PlainTower
 from compatbench.errors import CompatbenchError
 
@@ -234,4 +234,4 @@ def test_a_tower_that_lost_its_mask_is_run_without_one() -> None:
 @pytest.mark.parametrize("build", UNKNOWN_TEXT_TOWERS.values(), ids=UNKNOWN_TEXT_TOWERS)
 def test_a_tower_of_no_known_kind_is_refused(build: Callable[[], nn.Module]) -> None:
     with pytest.raises(CompatbenchError, match=r"'odd': its (text|blocks)"):
-        examine(build(), "odd")
+        examine_text_tower(build(), "odd")

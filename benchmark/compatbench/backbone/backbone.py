@@ -22,7 +22,7 @@ from compatbench.backbone.load.weights import weights_key
 from compatbench.backbone.parts.blocks import HALF, BlockUpdates
 from compatbench.backbone.text.memory import SHARE, free_memory
 from compatbench.backbone.text.prompts import Prompts, pad_rows
-from compatbench.backbone.text.text_anatomy import examine
+from compatbench.backbone.text.text_anatomy import examine_text_tower
 from compatbench.backbone.text.text_tower import TextTower
 from compatbench.data.cards import BackboneCard
 from compatbench.data.labels import Labels
@@ -92,7 +92,7 @@ class Backbone:
         self.device = device
         self.weights_key = weights_key or card.sha256 or ""
         self.dtype = next(model.visual.parameters()).dtype  # type: ignore[union-attr]
-        anatomy = examine(model, card.name)
+        anatomy = examine_text_tower(model, card.name)
         self.tokenizer = build_tokenizer(card, anatomy.context_length)
         self.text_tokens = examine_tokenizer(self.tokenizer, card.name)
         # open_clip assumes a padding token, which may not be the tokenizer's.

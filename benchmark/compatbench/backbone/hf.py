@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from compatbench.backbone.load.checkpoint import check_size
 from compatbench.backbone.load.find_weights import find_weights
-from compatbench.backbone.text.text_anatomy import Anatomy
+from compatbench.backbone.text.text_anatomy import TextAnatomy
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError
 from compatbench.messages import first_line
@@ -162,7 +162,7 @@ class Family:
     """How one family of transformers' models is put together."""
 
     model: str  # name of the class
-    text: Callable[[Any], Anatomy]  # from a model to the anatomy of its text tower
+    text: Callable[[Any], TextAnatomy]  # from a model to the anatomy of its text tower
     # From a model and images ``[batch, 3, H, W]`` to features ``[batch, e]``.
     image: Callable[[Any, Tensor], Tensor]
     log_scale: Callable[[Any], Tensor]  # the logarithm of its factor on cosine similarities
@@ -177,7 +177,7 @@ class HuggingFaceModel(nn.Module):
         self.visual.preprocess_cfg = preprocess_cfg
         self.logit_scale = nn.Parameter(family.log_scale(model).detach().clone())
 
-    def text_anatomy(self) -> Anatomy:
+    def text_anatomy(self) -> TextAnatomy:
         """The parts of the text tower."""
         return self.visual.family.text(self.visual.model)
 
@@ -213,14 +213,14 @@ class _Layer(nn.Module):
         return out[0] if isinstance(out, tuple) else out
 
 
-def _encoder_text(model: Any, *, projection: nn.Module, causal: bool, pool: str) -> Anatomy:
+def _encoder_text(model: Any, *, projection: nn.Module, causal: bool, pool: str) -> TextAnatomy:
     """CLIP's and SigLIP's text towers."""
     text, config = model.text_model, model.config.text_config
     positions = text.embeddings.position_embedding.weight
     mask = None
     if causal:
         mask = positions.new_full((len(positions), len(positions)), -torch.inf).triu(1)
-    return Anatomy(
+    return TextAnatomy(
         token_embedding=text.embeddings.token_embedding,
         positions=positions,
         blocks=tuple(_Layer(layer, config.num_attention_heads) for layer in text.encoder.layers),
@@ -232,14 +232,14 @@ def _encoder_text(model: Any, *, projection: nn.Module, causal: bool, pool: str)
     )
 
 
-def _bert_text(text: Any, config: Any, projection: nn.Module) -> Anatomy:
+def _bert_text(text: Any, config: Any, projection: nn.Module) -> TextAnatomy:
     """BERT: a class token comes first; its row after the last layer is projected (no pooler)."""
     embeddings, heads = text.embeddings, config.num_attention_heads
     positions = embeddings.position_embeddings.weight
     if (types := getattr(embeddings, "token_type_embeddings", None)) is not None:
         positions = positions + types.weight[0]
     first, *others = text.encoder.layer
-    return Anatomy(
+    return TextAnatomy(
         token_embedding=embeddings.word_embeddings,
         positions=positions,
         blocks=(

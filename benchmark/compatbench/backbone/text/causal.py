@@ -33,7 +33,7 @@ from compatbench.backbone.parts.blocks import (
 )
 from compatbench.backbone.text.memory import SelectiveCheckpoint
 from compatbench.backbone.text.prompts import Prompts, Swap, replace_rows
-from compatbench.backbone.text.text_anatomy import Anatomy
+from compatbench.backbone.text.text_anatomy import TextAnatomy
 
 CACHE = 3 * 2**20
 """Bytes of an MLP's hidden rows in a chunk: 384 rows of width 512 in float32.
@@ -49,7 +49,7 @@ GROUP = 32
 """Rows of a group that hold several suffixes; longer suffixes make longer groups."""
 
 
-def chunk_rows(anatomy: Anatomy) -> int:
+def chunk_rows(anatomy: TextAnatomy) -> int:
     """The best number of rows to run through a tower together.
 
     It depends on neither the memory budget nor the number of threads: other chunks would
@@ -65,7 +65,7 @@ class CausalTower:
     """Runs standard blocks over packed rows; ``learned`` is as for ``PlainTower``."""
 
     def __init__(
-        self, anatomy: Anatomy, learned: bool = False, updates: BlockUpdates | None = None
+        self, anatomy: TextAnatomy, learned: bool = False, updates: BlockUpdates | None = None
     ) -> None:
         self._anatomy = anatomy
         of_blocks = updates_of(updates, len(anatomy.blocks), "text")

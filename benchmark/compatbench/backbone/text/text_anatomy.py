@@ -21,7 +21,7 @@ from compatbench.errors import CompatbenchError
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class TextAnatomy:
     """The parts of a text tower, and how they are put together."""
 
     token_embedding: nn.Embedding
@@ -76,7 +76,7 @@ class Anatomy:
         # The projection comes last.
         return dict(sorted(tensors.items(), key=lambda item: item[0] == "text_projection"))
 
-    def replace(self, weights: Mapping[str, Tensor]) -> Anatomy:
+    def replace(self, weights: Mapping[str, Tensor]) -> TextAnatomy:
         """The same tower with some weights replaced; the model itself is left as it is."""
         check_weights(weights, self.weights(), "text")
         whole: Any = replace_parameters(self._whole(), weights)
@@ -103,7 +103,7 @@ def text_tower(model: nn.Module) -> Any:
     return text if isinstance(text, nn.Module) else model
 
 
-def examine(model: nn.Module, name: str) -> Anatomy:
+def examine_text_tower(model: nn.Module, name: str) -> TextAnatomy:
     """The anatomy of the text tower of a model (``CLIP``, ``CustomTextCLIP``, ``CoCa``).
 
     One that is not known, run as if it were, would give plausible features that are wrong.
@@ -112,7 +112,7 @@ def examine(model: nn.Module, name: str) -> Anatomy:
         return model.text_anatomy()  # type: ignore[operator, return-value]
     tower = text_tower(model)
     try:
-        anatomy = Anatomy(
+        anatomy = TextAnatomy(
             token_embedding=tower.token_embedding,
             positions=tower.positional_embedding,
             blocks=tuple(tower.transformer.resblocks),
@@ -134,7 +134,7 @@ def examine(model: nn.Module, name: str) -> Anatomy:
     return anatomy
 
 
-def _odd_part(anatomy: Anatomy, tower: Any) -> str | None:
+def _odd_part(anatomy: TextAnatomy, tower: Any) -> str | None:
     """What is not supported about a tower, if anything."""
     from open_clip.transformer import Transformer
 

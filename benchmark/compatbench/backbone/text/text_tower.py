@@ -26,14 +26,14 @@ from compatbench.backbone.parts.blocks import (
 from compatbench.backbone.text.causal import CausalTower, chunk_rows
 from compatbench.backbone.text.memory import SelectiveCheckpoint
 from compatbench.backbone.text.prompts import Inserted, Prompts, replace_rows
-from compatbench.backbone.text.text_anatomy import Anatomy
+from compatbench.backbone.text.text_anatomy import TextAnatomy
 from compatbench.errors import CompatbenchError, NotTransferable
 
 
 class TextTower:
     """A frozen text tower, whatever its kind."""
 
-    def __init__(self, anatomy: Anatomy) -> None:
+    def __init__(self, anatomy: TextAnatomy) -> None:
         self._anatomy = anatomy
         self._tower = _build_tower(anatomy)
         self.context_length: int = anatomy.context_length  # tokens of the longest text
@@ -111,7 +111,7 @@ class TextTower:
 
 
 def _build_tower(
-    anatomy: Anatomy, learned: bool = False, updates: BlockUpdates | None = None
+    anatomy: TextAnatomy, learned: bool = False, updates: BlockUpdates | None = None
 ) -> CausalTower | PlainTower:
     fast = anatomy.sees_past_only and anatomy.standard_blocks
     return (CausalTower if fast else PlainTower)(anatomy, learned, updates)
@@ -126,7 +126,7 @@ class PlainTower:
     """
 
     def __init__(
-        self, anatomy: Anatomy, learned: bool = False, updates: BlockUpdates | None = None
+        self, anatomy: TextAnatomy, learned: bool = False, updates: BlockUpdates | None = None
     ) -> None:
         self._anatomy = anatomy
         self._learned = learned

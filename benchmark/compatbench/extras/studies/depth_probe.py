@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from compatbench.backbone.text.text_anatomy import examine
+from compatbench.backbone.text.text_anatomy import examine_text_tower
 from compatbench.extras.studies.tower_states import text_states
 from compatbench.method import (
     Backbone,
@@ -108,7 +108,7 @@ class DepthProbe(TrainedMethod):
                 dim = -1 if name == "bias" else 0
                 require_shape(module, name, backbone.text.width, "text tokens of width", dim=dim)
         anatomy, depth, texts = (
-            examine(backbone.model, backbone.name),
+            examine_text_tower(backbone.model, backbone.name),
             self.config.depth,
             labels.fill(),
         )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from compatbench.backbone import Backbone
 from compatbench.backbone.image.image_anatomy import examine_image_tower
-from compatbench.backbone.text.text_anatomy import examine
+from compatbench.backbone.text.text_anatomy import examine_text_tower
 
 BATCH = 32  # images that go through a tower together
 # Parts of an image tower outside its blocks that come after them.
@@ -46,7 +46,7 @@ def text_layers(backbone: Backbone, texts: tuple[str, ...]) -> list[Layer]:
     Raises:
         CompatbenchError: the tower is of no kind that is supported, or a text is too long.
     """
-    anatomy = examine(backbone.model, backbone.name)
+    anatomy = examine_text_tower(backbone.model, backbone.name)
     prompts = backbone.text_prompts(texts)
     counts = torch.tensor(prompts.lengths)
     rows = slice(prompts.shared, prompts.shared + int(counts.max()))
@@ -62,7 +62,7 @@ def text_layers(backbone: Backbone, texts: tuple[str, ...]) -> list[Layer]:
 def text_states(backbone: Backbone, texts: tuple[str, ...]) -> list[Tensor]:
     """What enters the first block, and what leaves each, padding included, ``[n, L, D]``."""
     model = backbone.model
-    blocks = examine(model, backbone.name).blocks
+    blocks = examine_text_tower(model, backbone.name).blocks
     backbone.text_prompts(texts).check_fits(backbone.text.context_length, backbone.text.depth)
     seen: list[Tensor] = []
     hooks = [blocks[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))]
