@@ -7,8 +7,6 @@ at even where the fit fails; those of transfers ask for ``carried``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -16,6 +14,7 @@ from compatbench.extras.check.find_checks import check_name
 from compatbench.extras.check.method_under_test import MethodUnderTest
 from compatbench.extras.check.other_process import OtherProcess
 from compatbench.extras.check.transfer_under_test import TransferUnderTest
+from compatbench.files.scratch import scratch_folder
 from compatbench.method.registry import builtin_methods, builtin_transfers
 
 # What parametrises the checks of methods, and those of transfers.
@@ -39,10 +38,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What a card excuses a method from is expected to fail."""
     for item in items:
-        name = getattr(item, "callspec", None) and item.callspec.params.get("checked_method")  # type: ignore[attr-defined]
-        if name:
-            excused = builtin_methods().get(name).card.excused
-            if (check := check_name(item.originalname)) in excused:  # type: ignore[attr-defined]
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        if isinstance(item, pytest.Function) and "checked_method" in parameters:
+            excused = builtin_methods().get(parameters["checked_method"]).card.excused
+            if (check := check_name(item.originalname)) in excused:
                 item.add_marker(pytest.mark.xfail(reason=excused[check], strict=True))
 
 
@@ -82,7 +81,7 @@ def carried(request: pytest.FixtureRequest) -> Iterator[TransferUnderTest]:
 @pytest.fixture(scope="session")
 def other_process() -> Iterator[OtherProcess]:
     """A process that has not seen what this one has; started when it is first asked."""
-    with TemporaryDirectory() as folder:
-        process = OtherProcess(Path(folder))
+    with scratch_folder() as folder:
+        process = OtherProcess(folder)
         yield process
         process.close()

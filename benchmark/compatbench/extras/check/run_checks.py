@@ -146,6 +146,8 @@ def run_checks(
                 if time.monotonic() - share.heard > SECONDS:
                     outcomes.append(share.fail(f"it took longer than {SECONDS:.0f} s"))
                     progress(outcomes[-1])
+        for share in shares:
+            share.process.join(10)  # while it removes what it has written
     finally:
         for share in shares:
             kill(share.process)
