@@ -13,8 +13,8 @@ from command_line import forget_files, output_of
 from typer.main import get_command
 
 from compatbench.cli.app import app
+from compatbench.engine import compute
 from compatbench.engine.compute import parse_retry
-from compatbench.engine.execute import compute
 from compatbench.engine.order import Shard
 from compatbench.extras.check.run_checks import check_methods
 

@@ -28,13 +28,13 @@ from compatbench.data.draws import draw_shots
 from compatbench.data.images.views import View
 from compatbench.data.labels import Labels
 from compatbench.data.task import load_task
-from compatbench.engine.predict import calibration_error, count_flips
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.extras.check.models import IMAGE_SIZE, build_clip, build_eva_clip, wrap
 from compatbench.method import FeatureSet, FewShotData, Method, NotTransferable, Teacher
 from compatbench.method.identity import method_identity
 from compatbench.method.predictions import predict
 from compatbench.method.registry import builtin_methods
+from compatbench.results.measures import Answers, score
 
 FILE = Path(__file__).with_name("golden.json")
 REFRESH = "python tests/golden/outputs.py"
@@ -173,9 +173,11 @@ def measures() -> Output:
     generator = torch.Generator().manual_seed(5)
     before, after = torch.randn(2, 200, 4, generator=generator)
     targets = torch.randint(4, (200,), generator=generator)
-    flips = count_flips(predict(before), predict(after), targets)
-    error = torch.tensor([calibration_error(predict(3 * after), targets)])
-    return {"flips": list(flips.values()), "ece": shorten(error)}
+    plain, sharp = predict(before), predict(3 * after)
+    scores = score(Answers(predict(after), plain, plain, targets))
+    error = torch.tensor([score(Answers(sharp, None, plain, targets))["ece"]])
+    flips = [scores[kind] for kind in ("negative_flips", "positive_flips", "inconsistent_errors")]
+    return {"flips": flips, "ece": shorten(error)}
 
 
 def shorten(values: Tensor) -> list[Any]:

@@ -16,12 +16,12 @@ import compatbench as cb
 from compatbench.engine.galleries import rank_gallery
 from compatbench.engine.gallery_rows import FIGURES, KEY, POOLED
 from compatbench.errors import CompatbenchError
-from compatbench.extras.audit.retrieval_checks import check_file, measure_again
 from compatbench.extras.indexes.retrieval_files import (
     find_expected,
     read_retrieval,
     write_retrieval,
 )
+from compatbench.extras.indexes.stored_checks import check_files
 
 COMMITTED = Path(__file__).parents[3] / "results" / "retrieval"
 
@@ -90,17 +90,6 @@ def test_a_gallery_of_one_task_is_all_and_pairs_are_drawn(measured, tmp_path: Pa
     assert min(about["cpu_seconds_per_million"]["encoded"].values()) > 0
 
 
-def test_an_audit_measures_a_gallery_again(measured, cache: Path, tmp_path: Path) -> None:
-    path = measured.save(tmp_path)
-    assert [*check_file(path)] == []
-    found, note = measure_again(path, 1, cache, "cpu")
-    assert (found, "mini-eva-clip was measured again on mini-arrows" in note) == ([], True)
-    forged = measured.frame.assign(map=measured.frame["map"] * 1.5 % 100)
-    path = write_retrieval(tmp_path / "forged", "mini", forged, measured.about)
-    assert [*check_file(path)] == []
-    assert {one.field for one in measure_again(path, 1, cache, "cpu")[0]} == {"map"}
-
-
 def test_rows_of_several_commands_stand_side_by_side(tmp_path: Path) -> None:
     frame, about = read_retrieval(COMMITTED)["mini"]
     parts = [of for _, of in frame.groupby("target", sort=False)]
@@ -126,30 +115,16 @@ def test_rows_of_several_commands_stand_side_by_side(tmp_path: Path) -> None:
         write_retrieval(tmp_path / "1", "mini", fresh, about)
 
 
-def test_what_cannot_be_is_found_by_an_audit(tmp_path: Path) -> None:
+def test_files_that_are_not_as_they_are_written_are_found_by_an_audit(tmp_path: Path) -> None:
     frame, about = read_retrieval(COMMITTED)["mini"]
-    assert [*check_file(COMMITTED / "mini.csv")] == []
-    for number, (changes, line, field) in enumerate(
-        (
-            ({"way": "turned"}, 3, "way"),
-            ({"pairs": 64}, 2, "way"),
-            ({"recall@1": 99.0}, 3, "recall@1"),
-            ({"recall@10": float("nan")}, 3, "recall@1"),
-            ({"recall@5": 71.5}, 3, "recall@5"),
-            ({"asked": 0}, 3, "asked"),
-            ({"images": 5, "gallery": POOLED}, 3, "images"),
-        )
-    ):
-        path = write_retrieval(tmp_path / str(number), "mini", frame, about)
-        lines = pd.read_csv(path)
-        lines.loc[line - 2, [*changes]] = [*changes.values()]
-        lines.to_csv(path, index=False, float_format="%.4f")
-        assert field in {one.field for one in check_file(path)}, changes
-    path.write_text(path.read_text() + "x\n")
-    assert [*check_file(path)]
+    assert [*check_files(COMMITTED, None)] == []
+    path = write_retrieval(tmp_path, "mini", frame, about)
+    path.write_text(path.read_text().replace(",", ", ", 1))
+    [first, *_] = check_files(path.parent, ["mini"])
+    assert first.file == str(path)
+    assert [*check_files(path.parent, ["other"])] == []
     path.with_suffix(".json").unlink()
-    [found] = check_file(path)
-    assert "cannot be read" in found.problem
+    assert any("cannot be read" in each.problem for each in check_files(path.parent, None))
 
 
 def test_what_is_committed_shows_what_it_must() -> None:
