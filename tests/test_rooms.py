@@ -47,7 +47,7 @@ ROOM_BUDGETS = {
 }
 PROGRAMS = tuple(f"benchmark/{name}" for name in ("faults", "research", "scale", "speed"))
 BUDGETS = {
-    "the harness": (36_750, ("benchmark/compatbench",)),
+    "the harness": (36_780, ("benchmark/compatbench",)),
     "transfers and formats": (2_700, ("transfers", "formats")),
     "programs": (6_000, PROGRAMS),
     "programs, with fits beside the authors' code": (9_200, (*PROGRAMS, "benchmark/authors")),
@@ -55,10 +55,7 @@ BUDGETS = {
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.
-CIRCLES_LEFT = (
-    {"engine", "engine.execute"},
-    {"tables", "tables.figures"},
-)
+CIRCLES_LEFT = ({"engine", "engine.execute"},)
 
 
 @cache

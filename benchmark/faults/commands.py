@@ -22,7 +22,7 @@ from compatbench.data.cards import suite_cards
 from compatbench.engine.execute import local
 from compatbench.engine.plan import CellState, make_plan
 from compatbench.engine.store import RunStore
-from compatbench.tables.leaderboard import render_pages
+from compatbench.tables.pages.leaderboard import render_pages
 from compatbench.tables.suite_page import published_pages
 
 METHODS = "zeroshot,gda,tip_adapter,taskres,simpleshot"

@@ -22,10 +22,10 @@ from compatbench.backbone.words import WordFeatures
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task
 from compatbench.extras.studies import frames
-from compatbench.extras.studies.frames import StudyReport, TextTable, records
+from compatbench.extras.studies.frames import StudyReport, records
 from compatbench.extras.studies.similarity import mean_cosine, modality_gap
 from compatbench.extras.studies.study import Names, Study, StudyOptions
-from compatbench.tables.markdown import code
+from compatbench.tables.table import Table, code, plain_table, sentence
 
 LEADING = 0.9  # of the variance of the words, by the directions whose angles are taken
 MAPS = {"none": "as it is", "words": "rotated by words", "images": "rotated by images"}
@@ -69,7 +69,7 @@ class GaugeReport(StudyReport):
     target_gap: float
     maps: pd.DataFrame
 
-    def tables(self) -> list[TextTable]:
+    def tables(self) -> list[Table]:
         """The figures, one column for each map."""
         maps = records(self.maps)
         rows = [
@@ -90,8 +90,9 @@ class GaugeReport(StudyReport):
             f"Modality gap: {self.source_gap:.2f} on the source, {self.target_gap:.2f} on the "
             "target; no rotation changes it.",
         ]
-        head = f"{code(self.source)} → {code(self.target)}:"
-        return [TextTable(["", *[MAPS[one["map"]] for one in maps]], rows, head, notes)]
+        head = sentence(code(self.source), " → ", code(self.target), ":")
+        header = ["", *(MAPS[one["map"]] for one in maps)]
+        return [plain_table(header, rows, caption=head, notes=notes)]
 
 
 def analyze_gauge(

@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from compatbench.extras.indexes.retrieval_files import CEILING, OLD, ORDER, POOLED, read_retrieval
 from compatbench.extras.indexes.retrieval_tables import most_images, pooled_rows
-from compatbench.extras.studies.frames import legend_above, new_figure
 from compatbench.files.atomic import write_atomic
-from compatbench.tables.figures.colours import BLUE, GREY, INK, ORANGE
-from compatbench.tables.figures.svg import save_svg, svg_style
+from compatbench.tables.figures.charts import Spec, axis, colour, save_chart
 from compatbench.tables.markdown import code, fill_section, table
 from compatbench.tables.numbers import NOTHING, percent
 
@@ -25,14 +22,13 @@ COMMAND = "python benchmark/research/indexes_page.py"
 REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "docs" / "indexes.md"
 PICTURE = Path("indexes", "recall.svg")
-KINDS = {"texts": BLUE, "images": ORANGE}
+KINDS = ("texts", "images")
 LABEL = "Mean average precision by way, for each upgrade, asked by texts and by images"
 
 
 def main() -> None:
     write_atomic(PAGE, fill(PAGE.read_text(encoding="utf-8")).encode())
-    with svg_style():
-        save_svg(draw(read()[0]), PAGE.parent / PICTURE)
+    save_chart(picture(read()[0]), PAGE.parent / PICTURE, LABEL)
 
 
 def read() -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -124,26 +120,42 @@ def cost_lines(about: dict[str, Any]) -> list[str]:
     return table(["", "CPU seconds"], rows)
 
 
-def draw(frame: pd.DataFrame) -> Figure:
-    """A panel for each upgrade; of ways with images, that with the most."""
-    found = split(frame)
-    figure = new_figure(3.1 * len(found), 3.4)
-    panels = figure.subplots(1, len(found), sharey=True, sharex=True, squeeze=False)[0]
-    for axes, of in zip(panels, found, strict=True):
-        for kind, colour in KINDS.items():
-            shown = most_images(pooled_rows(of, kind)).set_index("way")
-            order = [way for way in ORDER if way in shown.index]
-            places = [len(ORDER) - ORDER.index(way) for way in order]
-            axes.plot(shown.loc[order, "map"], places, "o", color=colour, label=f"asked by {kind}")
-            for way, style in ((OLD, ":"), (CEILING, "--")):
-                axes.axvline(shown.loc[way, "map"], color=colour, linestyle=style, linewidth=0.8)
-        axes.set_title(f"→ {of['target'].iloc[0]}", fontsize=9, color=INK)
-        axes.set_xlabel("mAP, %")
-        axes.grid(axis="y", color=GREY, alpha=0.2)
-    panels[0].set_xlim(0, None)  # of all panels, once everything is drawn
-    panels[0].set_yticks(range(len(ORDER), 0, -1), ORDER)
-    legend_above(figure, panels[0], columns=2)
-    return figure
+def picture(frame: pd.DataFrame) -> Spec:
+    """A panel for each upgrade; of ways with images, that with the most.
+
+    The lines are the old index as it was, and one that is made anew.
+    """
+    marks = [
+        {
+            "panel": f"→ {rows['target'].iloc[0]}",
+            "series": f"asked by {kind}",
+            "way": row["way"],
+            "map": round(float(row["map"]), 2),
+        }
+        for rows in split(frame)
+        for kind in KINDS
+        for row in most_images(pooled_rows(rows, kind)).to_dict("records")
+    ]
+    x = axis("map", "mAP, %", zero=True)
+    y = {"field": "way", "type": "nominal", "sort": list(ORDER), "title": None}
+    names = [f"asked by {kind}" for kind in KINDS]
+    place: Spec = {"x": x, "y": {**y, "axis": {"grid": True}}, "color": colour(names)}
+    lines: list[Spec] = [
+        {
+            "transform": [{"filter": {"field": "way", "equal": way}}],
+            "mark": {"type": "rule", "strokeDash": dash},
+            "encoding": {"x": x, "color": colour(names)},
+        }
+        for way, dash in ((OLD, [1, 3]), (CEILING, [5, 3]))
+    ]
+    return {
+        "data": {"values": marks},
+        "facet": {"column": {"field": "panel", "sort": None, "title": None}},
+        "spec": {
+            "width": 190,
+            "layer": [*lines, {"mark": {"type": "circle", "size": 40}, "encoding": place}],
+        },
+    }
 
 
 if __name__ == "__main__":

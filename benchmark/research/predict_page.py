@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from predict_rows import PLACE, RIVALS, ROWS
 from sklearn.linear_model import Ridge
@@ -19,13 +18,16 @@ from sklearn.metrics import roc_auc_score
 
 from compatbench.data.cards import COPIED
 from compatbench.extras.studies import frames
-from compatbench.extras.studies.frames import StudyReport, TextTable
+from compatbench.extras.studies.frames import StudyReport
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_bytes
 from compatbench.method.registry import gate_transfer
 from compatbench.results.estimate import estimate
+from compatbench.tables.figures.charts import axis, colour
 from compatbench.tables.figures.colours import BLUE, GREY, RED
+from compatbench.tables.figures.spec_parts import Spec
 from compatbench.tables.markdown import fill_section
+from compatbench.tables.table import Table, plain_table
 from compatbench.transfers._shared.survival import (
     FILE,
     LEVEL,
@@ -41,6 +43,7 @@ from compatbench.transfers._shared.survival import (
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "predict.md"
 SHIPPED = HERE.parents[1] / "transfers" / "_shared" / FILE
+MEANS = "Means over upgrades in points, with 95 % intervals (bootstrap over upgrades):"
 ALPHA = 30.0  # the ridge's, for standardised features
 FLOOR = 0.02  # added to d for the scale of a residual
 SCORES = ("title", "without", "error", "auroc", "auroc_large", "held")
@@ -150,7 +153,7 @@ class SurvivalReport(StudyReport):
     scores: pd.DataFrame
     accuracy: pd.DataFrame
 
-    def tables(self) -> list[TextTable]:
+    def tables(self) -> list[Table]:
         def shown(one: dict, name: str, digits: int, factor: float = 1) -> str:
             value = one.get(name)
             return frames.decimals(None if value is None else factor * value, digits)
@@ -188,11 +191,11 @@ class SurvivalReport(StudyReport):
             for way, ran in self.table.dropna(subset="gated").groupby("transfer")
         ]
         return [
-            TextTable(header, rows, head, left=(0, 1), notes=(apart,)),
-            TextTable(
+            plain_table(header, rows, (0, 1), head, (apart,)),
+            plain_table(
                 ["Policy", "Gain over zero-shot", "Beside always copy", "Beside never copy"],
                 policies,
-                "Means over upgrades in points, with 95 % intervals (bootstrap over upgrades):",
+                caption=MEANS,
                 notes=("Upgrades share models, so these intervals are rather too narrow.", *gates),
             ),
         ]
@@ -202,30 +205,51 @@ class SurvivalReport(StudyReport):
         found = [measure(of) for _, of in self.table.groupby(upgrade_of(self.table))]
         return f"{min(found):.{digits}f} to {max(found):.{digits}f}"
 
-    def draw(self) -> Figure:
-        figure = frames.new_figure(9, 4.2)
-        left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
+    pictured = "Predicted and measured gains, and what advice gains"
+
+    def picture(self) -> Spec:
+        """Predicted against measured gains, and what policies gain on each upgrade."""
         names = ["source", "target", "method", "transfer"]
-        means = 100 * self.table.groupby(names)[["images", "gain"]].mean()
-        colours = np.where(means["gain"] < 0, RED, BLUE)
-        left.scatter(means["images"], means["gain"], s=5, c=colours, linewidths=0)
-        left.axhline(0, color=GREY, linewidth=1)
-        left.axvline(0, color=GREY, linewidth=1)
-        left.set_xlabel("predicted gain over zero-shot, points")
-        left.set_ylabel("measured gain, points")
-        ordered = self.accuracy.sort_values("always copy")
-        places = np.arange(len(ordered))
-        for name, colour, mark in (
-            ("always copy", RED, "o"),
-            ("advice, unlabelled images", BLUE, "o"),
-            ("best in hindsight", GREY, "|"),
-        ):
-            right.plot(100 * ordered[name], places, mark, color=colour, label=name)
-        right.axvline(0, color=GREY, linewidth=1, linestyle="--", label="never copy")
-        right.set_yticks(places, [str(name).replace("mini-", "") for name in ordered.index])
-        right.set_xlabel("gain over zero-shot, points")
-        right.legend(fontsize=7)
-        return figure
+        means = (100 * self.table.groupby(names)[["images", "gain"]].mean()).round(2)
+        zero: Spec = {"mark": {"type": "rule", "color": GREY}, "data": {"values": [{}]}}
+        measured: Spec = {
+            "data": {"values": means.to_dict("records")},
+            "mark": {"type": "circle", "size": 8, "opacity": 1},
+            "encoding": {
+                "x": axis("images", "predicted gain over zero-shot, points"),
+                "y": axis("gain", "measured gain, points"),
+                "color": {
+                    "condition": {"test": "datum.gain < 0", "value": RED},
+                    "value": BLUE,
+                },
+            },
+        }
+        lines = [{**zero, "encoding": {axis_name: {"datum": 0}}} for axis_name in "xy"]
+        shown = ("always copy", "advice, unlabelled images", "best in hindsight")
+        ordered = self.accuracy.sort_values("always copy", ascending=False)
+        policies = [
+            {"upgrade": str(upgrade).replace("mini-", ""), "series": name, "gain": gain}
+            for name in shown
+            for upgrade, gain in (100 * ordered[name]).round(2).items()
+        ]
+        upgrades: Spec = {
+            "field": "upgrade",
+            "type": "nominal",
+            "sort": [str(upgrade).replace("mini-", "") for upgrade in ordered.index],
+            "title": None,
+            "axis": {"labelLimit": 260},
+        }
+        gained: Spec = {
+            "data": {"values": policies},
+            "mark": {"type": "point", "filled": True, "size": 35, "opacity": 1},
+            "encoding": {
+                "x": axis("gain", "gain over zero-shot, points"),
+                "y": upgrades,
+                "color": colour(shown, (RED, BLUE, GREY)),
+            },
+        }
+        left: Spec = {"width": 260, "height": 300, "layer": [*lines, measured]}
+        return {"hconcat": [left, {"width": 260, "height": 300, "layer": [lines[0], gained]}]}
 
 
 def _rank_harm(rows: pd.DataFrame) -> float:

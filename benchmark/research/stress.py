@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -30,18 +28,17 @@ from compatbench.engine.store import RunStore
 from compatbench.engine.task_images import label_tensor
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.extras.studies import frames
-from compatbench.extras.studies.frames import Row, StudyReport, TextTable, records
+from compatbench.extras.studies.frames import Row, StudyReport, records
 from compatbench.extras.studies.study import Fit, Names, Study, StudyOptions
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.method.transfer import TransferData, WordPair
 from compatbench.results.estimate import average
-from compatbench.tables.figures.colours import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
-from compatbench.tables.markdown import code
+from compatbench.tables.figures.charts import axis, chart, means
+from compatbench.tables.figures.colours import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY
+from compatbench.tables.figures.spec_parts import Spec
 from compatbench.tables.numbers import NOTHING, percent
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from compatbench.tables.table import Table, code, plain_table, sentence
 
 # Largest angles of the rotations, in degrees, and how many of each; None is any rotation.
 ANGLES: tuple[float | None, ...] = (0, 45, 90, 135, 180, None)
@@ -49,10 +46,10 @@ ROTATIONS = 3
 FEWER = (16, 4, 1)  # every so many words of the list
 MOST_TOKENS = 2  # of a word that a tokenizer knows well
 
+COLOURS = (GREY, BLUE, ORANGE, GREEN, RED, PURPLE, SKY, INK)  # of zero-shot, then of methods
 RANDOM = "random"
 # Behind the name of a method whose modules were attached through words.
 THROUGH_WORDS = " (words)"
-COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#000000")
 CHANGES = {
     "rotated": "accuracy on the target by the largest angle of its rotation, "
     "mean ± std over rotations",
@@ -80,14 +77,14 @@ class StressReport(StudyReport):
     kind: str
     points: pd.DataFrame
 
-    def tables(self) -> list[TextTable]:
+    def tables(self) -> list[Table]:
         """One row for each method, one column for each change."""
         points = records(self.points)
         zero_shot = {one["change"]: percent(one["zero_shot"]) for one in points}
         rows = {"": ["zero-shot", NOTHING, *zero_shot.values()]}
         for one in points:
             name = one["method"]
-            row = rows.setdefault(name, [name, percent(one["source"])])
+            row = rows.setdefault(name, [code(name), percent(one["source"])])
             row.append(frames.spread(one, "target"))
         notes = []
         if self.kind == "rotated":
@@ -97,34 +94,39 @@ class StressReport(StudyReport):
             notes.append(f"{NOTHING}: not transferable; {reason}, and so on.")
         unit = "°" if self.kind == "rotated" else ""
         header = ["", "source", *[name if name == RANDOM else name + unit for name in zero_shot]]
-        head = f"{code(self.source)} → {code(self.target)}, {CHANGES[self.kind]}:"
-        mark = {0: lambda name: name if name == "zero-shot" else code(name)}
-        return [TextTable(header, [*rows.values()], head, notes, markup=mark)]
+        change = f", {CHANGES[self.kind]}:"
+        head = sentence(code(self.source), " → ", code(self.target), change)
+        return [plain_table(header, rows.values(), caption=head, notes=notes)]
 
-    def draw(self) -> Figure:
+    pictured = "Accuracy on the target by how it was changed"
+
+    def picture(self) -> Spec:
         """Accuracy on the target by how it was changed: copied modules left, ``words`` right."""
-        figure = frames.new_figure(9, 3.8)
-        panels = figure.subplots(1, 2, sharey=True)
         points = records(self.points)
-        zero_shot = {one["change"]: one["zero_shot"] for one in points}
-        names = dict.fromkeys(one["method"].removesuffix(THROUGH_WORDS) for one in points)
-        points = [one for one in points if one["target"] is not None]
-        for axes, suffix in zip(panels, ("", THROUGH_WORDS), strict=True):
-            axes.plot([*zero_shot], [*zero_shot.values()], "--", color=GREY, label="zero-shot")
-            for name, colour in zip(names, cycle(COLOURS), strict=False):
-                if own := [one for one in points if one["method"] == name + suffix]:
-                    changes = [one["change"] for one in own]
-                    style = {"color": colour, "fmt": "o-", "label": name}
-                    frames.plot_means(axes, changes, own, "target", **style)
-            axes.set_title("words" if suffix else "copied")
-            angles = RANDOM in zero_shot
-            axes.set_xlabel("largest angle of the rotation, degrees" if angles else "change")
-        panels[0].set_ylabel("accuracy on the target, %")
-        panels[0].set_ylim(bottom=0)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
+        zero_shot = {row["change"]: row["zero_shot"] for row in points}
+        names = [*dict.fromkeys(row["method"].removesuffix(THROUGH_WORDS) for row in points)]
+        zero = [{"series": "zero-shot", "x": x, "y": y} for x, y in zero_shot.items()]
+        title = "largest angle of the rotation, degrees" if RANDOM in zero_shot else "change"
+        x = {"field": "x", "type": "ordinal", "sort": [*zero_shot], "title": title}
+        y = axis("y", "accuracy on the target, %", zero=True)
+        panels = []
+        for suffix in ("", THROUGH_WORDS):
+            rows = [
+                mean | {"x": row["change"]}
+                for row in points
+                if row["target"] is not None and row["method"] in {name + suffix for name in names}
+                for mean in frames.mean_points(
+                    [row], "target", row["method"].removesuffix(THROUGH_WORDS)
+                )
+            ]
+            layers = means(
+                x, y, ["zero-shot", *names], [GREY, BLUE, ORANGE, GREEN, RED, PURPLE, SKY, INK]
+            )
+            data = {"values": [*zero, *rows]}
+            panels.append(chart(layers, 300, 220, title="words" if suffix else "copied", data=data))
         how = {"sizes": "narrowed", "words": "by words"}.get(self.kind, self.kind)
-        figure.suptitle(f"{self.source} → {self.target}, {how}", fontsize=10)
-        return figure
+        title = f"{self.source} → {self.target}, {how}"
+        return {"hconcat": panels, "title": title, "resolve": {"scale": {"y": "shared"}}}
 
 
 @dataclass(frozen=True)

@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.extras.studies import frames
-from compatbench.extras.studies.frames import Row, StudyReport, TextTable, records
+from compatbench.extras.studies.frames import Row, StudyReport, records
 from compatbench.results.estimate import estimate
 from compatbench.results.expected import Upgrade
 from compatbench.results.standing import Standing, compute_standing
+from compatbench.tables.figures.charts import axis, chart, colour, layer, level
 from compatbench.tables.figures.colours import BLUE, GREY, RED
-from compatbench.tables.markdown import code
+from compatbench.tables.figures.spec_parts import Spec
 from compatbench.tables.numbers import percent
 from compatbench.tables.suite_page import SuitePage, read_suite_page
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from compatbench.tables.table import Table, code, join, plain_table, sentence
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class GainsReport(StudyReport):
 
     gains: Mapping[Upgrade, pd.DataFrame]
 
-    def tables(self) -> list[TextTable]:
+    def tables(self) -> list[Table]:
         """One table for each upgrade that has results; an error if none has."""
         header = ["Method", "Source", "Copied", "Words", "Gain", "Over zero-shot", "H copied"]
         tables = []
@@ -46,31 +45,38 @@ class GainsReport(StudyReport):
                 for one in found
             ]
             zero_shot = percent(found[0]["zero_shot"])
-            head = f"{' → '.join(map(code, pair))}, the target's zero-shot is {zero_shot}:"
-            tables.append(TextTable([*header, "H words"], rows, head))
+            head = sentence(join(map(code, pair)), f", the target's zero-shot is {zero_shot}:")
+            tables.append(plain_table([*header, "H words"], rows, caption=head))
         return tables
 
-    def draw(self) -> Figure:
+    pictured = "Target accuracy of modules copied and through words"
+
+    def picture(self) -> Spec:
         """From copied to ``words``, a line for each method, and the target's zero-shot."""
-        shown = self._known()
-        most = max(len(found) for _, found in shown)
-        figure = frames.new_figure(4.5 * len(shown), 1.2 + 0.24 * most)
-        panels = figure.subplots(1, len(shown), squeeze=False)[0]
-        for axes, (pair, found) in zip(panels, shown, strict=True):
-            ordered = sorted(found, key=lambda one: one["words"])
-            for row, one in enumerate(ordered):
-                values = one["copied"], one["words"]
-                axes.plot(values, (row, row), "-", color=GREY, linewidth=1)
-                axes.plot(values[:1], (row,), "o", color=RED, label="copied")
-                axes.plot(values[1:], (row,), "o", color=BLUE, label="words")
-            line = {"color": GREY, "linestyle": "--", "label": "zero-shot"}
-            axes.axvline(ordered[0]["zero_shot"], **line)
-            axes.set_yticks(range(len(ordered)), [one["title"] for one in ordered])
-            axes.set_xlim(left=0)
-            axes.set_xlabel("accuracy on the target, %")
-            axes.set_title(" → ".join(pair))
-        frames.legend_above(figure, panels[0], columns=3)
-        return figure
+        x = axis("words", "accuracy on the target, %", zero=True)
+        panels = []
+        for pair, found in self._known():
+            ordered = [row["title"] for row in sorted(found, key=lambda row: -row["words"])]
+            y = {"field": "title", "type": "nominal", "title": None, "sort": ordered}
+            marks = [
+                {"series": way, "title": row["title"], "words": row[way]}
+                for row in found
+                for way in ("copied", "words")
+            ]
+            lines = [{key: row[key] for key in ("title", "copied", "words")} for row in found]
+            layers = [
+                level("x", found[0]["zero_shot"], strokeDash=[4, 3]),
+                layer("rule", {"x": x, "x2": {"field": "copied"}, "y": y}, lines, color=GREY),
+                layer(
+                    "circle",
+                    {"x": x, "y": y, "color": colour(["copied", "words"], [RED, BLUE])},
+                    marks,
+                    size=40,
+                    opacity=1,
+                ),
+            ]
+            panels.append(chart(layers, 300, 16 * len(found), title=" → ".join(pair)))
+        return {"hconcat": panels}
 
     def _known(self) -> list[tuple[Upgrade, list[dict[str, Any]]]]:
         known = [(pair, records(found)) for pair, found in self.gains.items() if len(found)]

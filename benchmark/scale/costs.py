@@ -70,7 +70,6 @@ class Measured:
     Attributes:
         processor: of the measurements; ``core_flops`` is its rate in products of matrices.
         methods: seconds and work of each method's mini cells, on average.
-        matplotlib: the version that the figure was drawn with.
     """
 
     processor: str
@@ -78,7 +77,6 @@ class Measured:
     store_seconds_per_cell: float
     methods: Mapping[str, Mapping[str, float]]
     models: Mapping[str, ModelSize]
-    matplotlib: str
 
     @classmethod
     def read(cls, path: Path = MEASURED) -> Measured:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -39,7 +38,6 @@ def measure() -> dict[str, Any]:
         "processor": machine["processor"],
         "core_flops": machine["matmul_gflops"] * 1e9,
         "store_seconds_per_cell": _store_seconds(harness),
-        "matplotlib": version("matplotlib"),
         "methods": {name: _method(name) for name in METHODS},
         "models": {name: asdict(_size(name)) for name in names},
     }

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import real_run
 from costs import HOUR, Assumptions, Costs, Measured, count_costs
@@ -23,13 +22,13 @@ from simulate import Job, Outcome, simulate
 
 from compatbench.data.cards import suite_cards, suite_tasks, suite_variants
 from compatbench.files.atomic import write_atomic
-from compatbench.tables.templates import template
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from compatbench.tables.figures.charts import Spec, axis, chart, colour, layer, save_chart
+from compatbench.tables.figures.colours import BLUE, GREY, ORANGE
+from compatbench.tables.pages.templates import template
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = Path(__file__).parent / "page.md.jinja"
+LABEL = "Days and efficiency by the number of GPUs"
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LIVES = (200.0, 500.0, 1000.0, float("inf"))  # hours
 LIVES_GPUS = 64
@@ -169,43 +168,38 @@ def _size(size: float) -> str:
     return f"{size:,.1f} TB"
 
 
-def draw_figure(costs: Costs, outcomes: Sequence[Outcome]) -> Figure:
+def picture(costs: Costs, outcomes: Sequence[Outcome]) -> Spec:
     """Makespan and efficiency against the number of GPUs."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
-
-    from compatbench.tables.figures.colours import BLUE, GREY, ORANGE
-
-    gpus = [outcome.workers for outcome in outcomes]
-    days = [outcome.makespan / HOUR / 24 for outcome in outcomes]
     alone = _one_gpu(costs) / HOUR / 24
     longest = max(job.seconds for job in costs.jobs) / HOUR / 24
-    figure = Figure(figsize=(7.5, 3), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.loglog(gpus, [alone / n for n in gpus], "--", color=GREY, label="in proportion")
-    left.axhline(longest, color=ORANGE, label="the longest cell")
-    left.loglog(gpus, days, "o-", color=BLUE, label="simulated")
-    left.set_ylabel("days")
-    left.legend()
-    efficiency = [alone / day / n for n, day in zip(gpus, days, strict=True)]
-    right.semilogx(gpus, efficiency, "o-", color=BLUE)
-    right.set_ylim(0, 1.05)
-    right.set_ylabel("efficiency")
-    right.yaxis.set_major_formatter(PercentFormatter(1.0))
-    for axes in (left, right):
-        axes.xaxis.set_major_locator(FixedLocator(gpus))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks(gpus, [str(n) for n in gpus])
-        axes.set_xlabel("GPUs")
-    return figure
+    gpus = [outcome.workers for outcome in outcomes]
+    rows = []
+    for outcome in outcomes:
+        days, count = outcome.makespan / HOUR / 24, outcome.workers
+        rows += [
+            {"series": "simulated", "gpus": count, "days": days, "share": alone / days / count},
+            {"series": "in proportion", "gpus": count, "days": alone / count},
+            {"series": "the longest cell", "gpus": count, "days": longest},
+        ]
+    x = axis("gpus", "GPUs", log=True, values=gpus, format="d")
+    series = colour(["simulated", "in proportion", "the longest cell"], [BLUE, GREY, ORANGE])
+    lines = {
+        "x": x,
+        "y": axis("days", "days", log=True),
+        "color": series,
+    }
+    share = {"x": x, "y": axis("share", "efficiency", domain=[0, 1.05], format="%")}
+    return {
+        "hconcat": [
+            chart([layer("line", lines, rows, point={"size": 30})], 280, 200),
+            chart([layer("line", share, rows[::3], point={"size": 30}, color=BLUE)], 280, 200),
+        ]
+    }
 
 
 def save_figure(path: Path, costs: Costs, outcomes: Sequence[Outcome]) -> None:
     """Writes the figure."""
-    from compatbench.tables.figures.svg import save_svg, svg_style
-
-    with svg_style():
-        save_svg(draw_figure(costs, outcomes), path)
+    save_chart(picture(costs, outcomes), path, LABEL)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from compatbench.results.collect import collect_results
 from compatbench.results.method_results import MethodInfo, MethodResults
 from compatbench.results.result_files import write_results
 from compatbench.results.rows import Cost, Row, to_frame
-from compatbench.tables.leaderboard import write_pages
+from compatbench.tables.pages.leaderboard import write_pages
 from compatbench.tables.suite_page import published_pages
 
 CELLS, METHODS, TASKS = 20_000, 500, 15

@@ -12,6 +12,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from many import BARS
 
+from compatbench.tables.figures.charts import axis, chart, colour, curves, layer, save_chart
+from compatbench.tables.figures.colours import BLUE, GREY
+
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
 PARTS = ("plan", "store", "read", "report")  # of what is done with finished cells
@@ -117,48 +120,35 @@ def _read(name: str) -> Any:
 
 def draw_cells(finished: list[dict[str, Any]], path: Path) -> None:
     """Stacked CPU seconds against finished cells, of the most methods."""
-    figure, axes = _start_figure()
-    found = [facts for facts in finished if facts["methods"] == finished[-1]["methods"]]
-    seconds = [[facts["parts"][part] for facts in found] for part in PARTS]
-    axes.stackplot([facts["cells"] for facts in found], seconds, labels=PARTS, alpha=0.7)
-    axes.set(xlabel="finished cells", ylabel="CPU seconds", ylim=(0, None))
-    axes.legend(loc="upper left")
-    figure.savefig(path, metadata={"Date": None})
+    most = [facts for facts in finished if facts["methods"] == finished[-1]["methods"]]
+    rows = [
+        {"series": part, "cells": facts["cells"], "seconds": facts["parts"][part]}
+        for facts in most
+        for part in PARTS
+    ]
+    x, y = axis("cells", "finished cells"), axis("seconds", "CPU seconds")
+    layers = [layer("area", {"x": x, "y": y, "color": colour(PARTS)}, rows, opacity=0.7)]
+    save_chart(chart(layers, 460, 260), path, "CPU seconds by finished cells")
 
 
-def draw_plot(found: list[Any], path: Path) -> None:
+def draw_plot(cases: list[Any], path: Path) -> None:
     """CPU seconds of both ways against classes, of the datasets' cases."""
-    figure, axes = _start_figure()
-    classes = [case["extra_info"]["classes"] for case in found]
-    plain = [case["extra_info"]["plain_seconds"] for case in found]
-    axes.loglog(classes, plain, "o-", color="#777777", label="77 tokens for every class")
-    axes.loglog(
-        classes, [_seconds(case) for case in found], "o-", color="#0072b2", label="compatbench"
-    )
-    for case in found:
+    plain, ours = "77 tokens for every class", "compatbench"
+    rows = []
+    for case in cases:
         facts = case["extra_info"]
-        place = (facts["classes"], _seconds(case))
-        axes.annotate(
-            f"{facts['ratio']:.0f}×", place, (0, -14), textcoords="offset points", ha="center"
-        )
-    axes.set_xticks(classes, [str(n) for n in classes], minor=False)
-    axes.set_xticks([], minor=True)
-    axes.margins(y=0.15)
-    axes.set(xlabel="classes", ylabel="CPU seconds, forward and backward")
-    axes.grid(True, which="major", alpha=0.3)
-    axes.legend()
-    figure.savefig(path, metadata={"Date": None})
-
-
-def _start_figure() -> tuple[Any, Any]:
-    """A figure whose SVG is the same each time."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "compatbench"
-    from matplotlib import pyplot
-
-    return pyplot.subplots(figsize=(7, 4), layout="constrained")
+        ratio = {"ratio": f"{facts['ratio']:.0f}×"}
+        for series, seconds in ((plain, facts["plain_seconds"]), (ours, _seconds(case))):
+            row = {"series": series, "classes": facts["classes"], "seconds": seconds}
+            rows.append(row | (ratio if series == ours else {}))
+    classes = sorted({row["classes"] for row in rows})
+    x = axis("classes", "classes", log=True, values=classes)
+    y = axis("seconds", "CPU seconds, forward and backward", log=True)
+    spec = curves(rows, x, y, [plain, ours], colours=(GREY, BLUE))
+    beside = {"x": x, "y": y, "text": {"field": "ratio"}}
+    ratios = [row for row in rows if "ratio" in row]
+    spec["layer"].append(layer("text", beside, ratios, dy=14, dx=10, color=BLUE))
+    save_chart(spec, path, "CPU seconds by the number of classes")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from compatbench.engine.plan import plan_cells
 from compatbench.engine.worker import make_worker
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method.registry import builtin_methods
-from compatbench.tables.leaderboard import render_pages
+from compatbench.tables.pages.leaderboard import render_pages
 from compatbench.tables.suite_page import published_pages
 
 METHODS = "zeroshot,gda,taskres,simpleshot"

@@ -14,10 +14,9 @@ def test_the_page_shows_what_the_committed_results_give() -> None:
     assert script["fill"](page) == page, "run 'python benchmark/research/indexes_page.py'"
 
 
-def test_every_mark_lies_within_its_panel() -> None:
+def test_the_picture_has_a_mark_for_each_way_and_kind_of_queries() -> None:
     script = runpy.run_path(str(SCRIPT))
-    figure = script["draw"](script["read"]()[0])
-    assert len(figure.axes) == 4
-    for axes in figure.axes:
-        _, right = axes.get_xlim()
-        assert max(max(line.get_xdata()) for line in axes.lines) < right
+    marks = script["picture"](script["read"]()[0])["data"]["values"]
+    assert len({mark["panel"] for mark in marks}) == 4
+    places = {(mark["panel"], mark["series"], mark["way"]) for mark in marks}
+    assert len(places) == len(marks)

@@ -151,7 +151,7 @@ def test_a_narrowed_target_is_out_of_reach_but_through_words() -> None:
     assert words["target"] > 10 * 100 / len(TASK.labels)
     assert words["change"] == str(EMBED_DIM - 4)
     [table] = report.tables()
-    assert table.rows[1][2] == "–"
+    assert table.rows[1][2].text == "–"
     assert "not transferable" in table.notes[0]
     with pytest.raises(CompatbenchError, match=f"has {EMBED_DIM} directions; give fewer"):
         test.report("sizes", test.narrowed([EMBED_DIM]))

@@ -24,7 +24,7 @@ from compatbench.results.four_ways import list_pairs, measure_four_ways
 from compatbench.results.method_results import MethodInfo, MethodResults
 from compatbench.results.ranking_table import Results
 from compatbench.tables.figures.plan import plan_figures
-from compatbench.tables.leaderboard import render_leaderboard, render_suite
+from compatbench.tables.pages.leaderboard import render_leaderboard, render_suite
 from compatbench.tables.suite_page import SuitePage, TaskFacts
 
 TASKS = ("cats.base", "dogs.base", "rats.base")

@@ -21,7 +21,7 @@ from compatbench.results.method_results import MethodInfo, MethodResults
 from compatbench.results.published import compare_published, read_published
 from compatbench.results.ranking_table import Results
 from compatbench.results.result_files import result_folders
-from compatbench.tables.leaderboard import render_suite
+from compatbench.tables.pages.leaderboard import render_suite
 from compatbench.tables.suite_page import read_suite_page, suites_with_results
 
 CLIP = "vit-b16-openai"

@@ -24,7 +24,7 @@ from compatbench.engine.plan import make_plan
 from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.change import read_base_results
 from compatbench.results.tuning_records import Tuning, choose
-from compatbench.tables.leaderboard import render_leaderboard
+from compatbench.tables.pages.leaderboard import render_leaderboard
 from compatbench.tables.suite_page import read_suite_page
 
 SUITE = """

@@ -23,8 +23,8 @@ from compatbench.method import Module, load_module
 from compatbench.method.predictions import predict
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.result_files import read_results, write_results
-from compatbench.tables.leaderboard import read_readme
-from compatbench.tables.report_site import make_report
+from compatbench.tables.pages.leaderboard import read_readme
+from compatbench.tables.pages.report_site import make_report
 
 KEY = "5" * 64
 MODULE = Module(trained={"context": torch.tensor([[1.5, -2.0]])})

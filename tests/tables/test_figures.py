@@ -7,7 +7,7 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
-from figure_pages import hostile_page, info, long_page, method, small_page
+from made_up_suites import hostile_page, info, long_page, method, small_page
 from synthetic_results import UPGRADE, make_page, with_more
 
 from compatbench.results.expected import Expected

@@ -22,9 +22,9 @@ from synthetic_results import (
 
 from compatbench.errors import CompatbenchError
 from compatbench.messages import one_line
-from compatbench.tables.leaderboard import render_leaderboard, render_methods, render_suite
 from compatbench.tables.markdown import escape, fill_section, table
 from compatbench.tables.numbers import percent, signed
+from compatbench.tables.pages.leaderboard import render_leaderboard, render_methods, render_suite
 from compatbench.tables.suite_page import SuitePage, TaskFacts
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from figure_pages import hostile_page, long_page
+from made_up_suites import hostile_page, long_page
 
-from compatbench.tables.report_site import render_site
+from compatbench.tables.pages.report_site import render_site
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 from command_line import output_of
-from figure_pages import HOSTILE, hostile_page, info, long_page, method, small_page
+from made_up_suites import HOSTILE, hostile_page, info, long_page, method, small_page
 from synthetic_results import lines_of, make_method, make_row, refuse, with_more
 
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.messages import one_line
 from compatbench.results.result_files import write_results
-from compatbench.tables.report_site import SOURCES, render_site, report_pages
-from compatbench.tables.site_data import to_html
+from compatbench.tables.pages.report_site import SOURCES, render_site, report_pages
+from compatbench.tables.pages.site_data import to_html
 from compatbench.tables.suite_page import SuitePage
 
 

@@ -7,7 +7,7 @@ from io import StringIO
 from types import SimpleNamespace
 
 import pytest
-from figure_pages import info, long_page, method
+from made_up_suites import info, long_page, method
 from rich.console import Console
 from synthetic_results import (
     COOP,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from compatbench.engine.order import Shard
     from compatbench.engine.plan import Plan
     from compatbench.results.ranking_table import Results
-    from compatbench.tables.report_site import Report
+    from compatbench.tables.pages.report_site import Report
 
 RESULTS = "results"
 Names = str | Sequence[str]
@@ -177,8 +177,8 @@ def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
     Raises:
         CompatbenchError: no results, a broken results file, or a page that is out of date.
     """
-    from compatbench.tables.leaderboard import write_pages
-    from compatbench.tables.report_site import make_report
+    from compatbench.tables.pages.leaderboard import write_pages
+    from compatbench.tables.pages.report_site import make_report
     from compatbench.tables.suite_page import published_pages
 
     pages = published_pages(Path(out))
@@ -205,7 +205,7 @@ def report(out: str | Path = ".", check: bool = False) -> Report:
     Raises:
         CompatbenchError: no results, a broken results file, or a file that is out of date.
     """
-    from compatbench.tables.report_site import make_report
+    from compatbench.tables.pages.report_site import make_report
 
     return make_report(Path(out), check)
 
@@ -216,7 +216,7 @@ def _check_folders(out: Path, suite: str) -> None:
 
     from compatbench.files.kinds import require
     from compatbench.results.result_files import FIGURES, REPORT, read_results, result_folders
-    from compatbench.tables.leaderboard import LEADERBOARD, read_readme
+    from compatbench.tables.pages.leaderboard import LEADERBOARD, read_readme
 
     results = out / RESULTS
     for folder in (out / "runs", results, results / FIGURES, results / REPORT):
@@ -239,7 +239,7 @@ def _publish(plan: Plan, out: Path) -> None:
     from compatbench.files.atomic import remove_remains
     from compatbench.results.collect import collect_results
     from compatbench.results.result_files import FIGURES
-    from compatbench.tables.leaderboard import write_pages
+    from compatbench.tables.pages.leaderboard import write_pages
     from compatbench.tables.suite_page import published_pages
 
     suite = plan.suite
@@ -251,7 +251,7 @@ def _publish(plan: Plan, out: Path) -> None:
         if suite.publish:
             pages = published_pages(out, suite)
             if (out / RESULTS / FIGURES).is_dir():
-                from compatbench.tables.report_site import make_report
+                from compatbench.tables.pages.report_site import make_report
 
                 make_report(out, published=pages)
             write_pages(out, pages)

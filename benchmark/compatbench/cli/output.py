@@ -12,8 +12,6 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
 from rich.segment import Segment
-from rich.table import Table
-from rich.text import Text
 
 from compatbench.files.kinds import require_new
 from compatbench.messages import printable
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from compatbench.method import Module
+    from compatbench.tables.table import Table
 
 
 class SafeConsole(Console):
@@ -86,9 +85,20 @@ def write_module(module: Module, path: Path, way: str = "") -> None:
     say(escape(f"wrote {path}{way}: {module!r}"))
 
 
-def plain_table() -> Table:
-    """A table without lines."""
-    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+def show_table(table: Table, whole: int = 0) -> None:
+    """Prints a table with what stands above and below it.
+
+    It takes ``whole`` columns even on a narrower terminal, which then wraps it: a path or a key is
+    to be copied.
+    """
+    from compatbench.tables.terminal import render_table
+
+    wide = SafeConsole(file=console.file, width=whole) if console.width < whole else console
+    if table.caption is not None:
+        say(escape(table.caption.text))
+    wide.print(render_table(table, wide.width))
+    for note in table.notes:
+        say(escape(note))
 
 
 def print_table(
@@ -97,26 +107,18 @@ def print_table(
     right: Collection[str] = (),
     whole: int = 0,
 ) -> None:
-    """Prints rows, whose cells may be texts of rich; some columns are aligned right.
+    """Prints rows, whose cells may be ``Cell``; some columns are aligned right."""
+    from compatbench.tables.table import plain_table
 
-    A table takes ``whole`` columns even on a narrower terminal, which then wraps it: a path or a
-    key is to be copied.
-    """
-    table = plain_table()
-    for number, name in enumerate(columns):
-        side = "right" if name in right else "left"
-        table.add_column(name, justify=side, no_wrap=not number or name in right, overflow="fold")
-    for row in rows:
-        table.add_row(*(each if isinstance(each, Text) else escape(str(each)) for each in row))
-    wide = SafeConsole(file=console.file, width=whole) if console.width < whole else console
-    wide.print(table)
+    left = [place for place, name in enumerate(columns) if name not in right]
+    show_table(plain_table(columns, rows, left), whole)
 
 
 def print_frame(frame: pd.DataFrame, right: Collection[str] = (), whole: int = 0) -> None:
-    """Prints a frame as ``print_table`` does; its numbers are aligned right."""
-    numbers = frame.select_dtypes("number").columns
-    rows = frame.astype(object).where(frame.notna(), "").itertuples(index=False)
-    print_table(list(map(str, frame.columns)), rows, {*numbers, *right}, whole)
+    """Prints a frame; its numbers are aligned right."""
+    from compatbench.tables.table import frame_table
+
+    show_table(frame_table(frame, right), whole)
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:

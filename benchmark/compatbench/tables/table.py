@@ -22,6 +22,7 @@ class Span(NamedTuple):
             markup; a ``number`` is made here, and may hold ``<`` or ``=``.
         paper: to which it refers, such as ``arXiv:2109.01134``; of others there is no link.
         link: the address to which it leads.
+        tone: its colour on a terminal, such as ``green``.
         minor: left out where there is little room.
     """
 
@@ -30,6 +31,7 @@ class Span(NamedTuple):
     bold: bool = False
     paper: str = ""
     link: str = ""
+    tone: str = ""
     minor: bool = False
 
 

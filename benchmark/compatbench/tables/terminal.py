@@ -48,7 +48,7 @@ def render_cell(cell: Cell) -> Text:
     """A cell, what is best in green; no text in it is markup."""
     return Text.assemble(
         *(
-            (printable(span.text, lambda _: " "), "bold green" if span.bold else "")
+            (printable(span.text, lambda _: " "), "bold green" if span.bold else span.tone)
             for span in cell.spans
         )
     )

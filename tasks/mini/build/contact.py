@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from PIL import Image, ImageDraw
 from rich.progress import track
 
 from .reading import painted, read_card, read_split, split_names
@@ -15,6 +15,7 @@ PICTURES_FOLDER = TASKS_FOLDER.parent / "docs" / "mini-suite"
 COLUMNS = 8
 #: Images of a class: the first of the training split above those of the test split.
 EACH = 3
+SIDE, TITLE, GAP = 48, 14, 8  # pixels: of an image, of the line above it, between classes
 
 
 def write_contact_sheets(work: Path) -> None:
@@ -29,28 +30,23 @@ def write_contact_sheets(work: Path) -> None:
 
 def write_contact_sheet(name: str, path: Path) -> None:
     """Draws a task's classes: a row of training images over a row of test images each."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     classes, rows = read_card(name)["classes"], read_split(name)
     splits = [s for s in ("train", "test") if (rows.split == s).any()]
+    high, wide = TITLE + SIDE * len(splits), SIDE * EACH
     lines = -(-len(classes) // COLUMNS)
-    figure, axes = pyplot.subplots(
-        lines, COLUMNS, figsize=(COLUMNS * 1.35, lines * (0.3 + 0.45 * len(splits))), squeeze=False
-    )
-    for label, axis in enumerate(axes.flat):
-        axis.axis("off")
-        if label < len(classes):
-            axis.set_title(classes[label], fontsize=7, pad=2)
-            shown = [images_of(rows, split, label) for split in splits]
-            axis.imshow(np.concatenate(shown), interpolation="nearest")
-    figure.tight_layout(pad=0.3)
-    figure.savefig(path, dpi=110, pil_kwargs={"quality": 80, "method": 6})
-    pyplot.close(figure)
+    sheet = Image.new("RGB", (COLUMNS * (wide + GAP), lines * (high + GAP)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for label, title in enumerate(classes):
+        line, column = divmod(label, COLUMNS)
+        place = column * (wide + GAP), line * (high + GAP)
+        pen.text(place, title, fill="black")
+        shown = np.concatenate([images_of(rows, split, label) for split in splits])
+        sheet.paste(Image.fromarray(shown), (place[0], place[1] + TITLE))
+    sheet.save(path, quality=80, method=6)
 
 
 def images_of(rows, split: str, label: int) -> np.ndarray:
     """The first images of a class side by side, white where there are fewer."""
     chosen = rows[(rows.split == split) & (rows.label == label)].iloc[:EACH]
-    blank = np.full((48, 48, 3), 255, np.uint8)
+    blank = np.full((SIDE, SIDE, 3), 255, np.uint8)
     return np.concatenate([*painted(chosen), *[blank] * (EACH - len(chosen))], axis=1)

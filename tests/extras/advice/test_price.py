@@ -15,8 +15,8 @@ from compatbench.extras.advice.price_tables import price_table
 from compatbench.results.estimate import Interval, draw_resamples
 from compatbench.results.method_results import MethodResults
 from compatbench.tables.figures.plan import plan_figures
-from compatbench.tables.leaderboard import render_leaderboard, render_suite
 from compatbench.tables.markdown import render_table
+from compatbench.tables.pages.leaderboard import render_leaderboard, render_suite
 
 LABELS = (0, 1, 2, 4, 8, 16)
 CURVE = (50, 48, 54, 58, 60, 61)  # one label per class falls below zero-shot

@@ -16,7 +16,7 @@ import compatbench as cb
 from compatbench.engine.compute import Compute
 from compatbench.extras.audit.pull_request import PullRequest, check_pull_request
 from compatbench.files.project_folders import content_folder, tasks_folder
-from compatbench.tables.leaderboard import write_pages
+from compatbench.tables.pages.leaderboard import write_pages
 
 METHODS = ("coop", "simpleshot", "taskres", "zeroshot")
 SUITE = """\

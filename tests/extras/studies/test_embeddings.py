@@ -23,7 +23,7 @@ from compatbench.extras.studies.embeddings import (
     summarize_predictions,
 )
 from compatbench.results.expected import Expected
-from compatbench.tables.figures.svg import render_svg, svg_style
+from compatbench.tables.figures.charts import draw
 
 TASKS = tuple(f"t{i}" for i in range(6))
 EXPECTED = Expected(tasks=TASKS, shots=(4,), seeds=(1, 2), upgrades=(("old", "new"),))
@@ -111,10 +111,9 @@ def test_a_figure_that_orders_the_losses_is_found() -> None:
     report = EmbeddingsReport(GEOMETRY, predictions)
     assert "| text cosine " in report.markdown()
     assert "1 of 2" in report.markdown()
-    with svg_style():
-        figure = report.draw()
-        assert figure is not None
-        assert b"mean loss" in render_svg(figure)
+    picture = report.picture()
+    assert picture is not None
+    assert b"mean loss" in draw(picture, "")
 
 
 def test_incomplete_methods_and_other_upgrades_predict_nothing() -> None:
@@ -123,4 +122,4 @@ def test_incomplete_methods_and_other_upgrades_predict_nothing() -> None:
     assert predict_losses(replace(whole, expected=partial), GEOMETRY, ("old", "new")).empty
     assert predict_losses(whole, GEOMETRY, ("new", "old")).empty
     assert predict_losses(make_page(expected=TWO_BY_TWO), GEOMETRY, ("old", "new")).empty
-    assert EmbeddingsReport(GEOMETRY, pd.DataFrame()).draw() is None
+    assert EmbeddingsReport(GEOMETRY, pd.DataFrame()).picture() is None

@@ -18,7 +18,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.extras.studies.frames import records
 from compatbench.extras.studies.layers import LayersReport, compare_layers, draw_images
 from compatbench.extras.studies.tower_states import image_layers, text_layers
-from compatbench.tables.figures.svg import render_svg, svg_style
+from compatbench.tables.figures.charts import draw
 
 TASKS = [load_task("mini-weather"), load_task("mini-food")]
 TEXTS = ("a photo of a dog.", "a photo of a red apple.", "a photo of a hippopotamus.")
@@ -120,8 +120,7 @@ def test_a_backbone_has_not_moved_from_itself(backbone: Backbone) -> None:
     assert all(value == pytest.approx(1) for value in report.changes["cka"].dropna())
     assert report.texts == sum(len(task.labels) for task in TASKS)
     assert report.images == 12
-    with svg_style():
-        assert b"text tower" in render_svg(report.draw())
+    assert b"text tower" in draw(report.picture(), "")
 
 
 def test_what_moves_is_seen_where_it_is_and_its_effect_from_there_on(clip: Backbone) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from compatbench.extras.advice import price_tables
-from compatbench.tables.sections import Section
+from compatbench.tables.pages.sections import Section
 
 _FOLDER = Path(__file__).parent
 PRICE = Section(

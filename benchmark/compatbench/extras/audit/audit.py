@@ -31,7 +31,7 @@ from compatbench.method.registry import builtin_methods
 from compatbench.plugins import load, offered
 from compatbench.results.method_results import split_results
 from compatbench.results.result_files import FIGURES, NO_SUITES, PAGES, REPORT, RESULTS
-from compatbench.tables.leaderboard import render_pages
+from compatbench.tables.pages.leaderboard import render_pages
 from compatbench.tables.suite_page import published_pages
 
 CELLS = 10  # that are run again unless another number is given
@@ -219,7 +219,7 @@ def check_pages(
             for path, text in render_pages(out, pages).items():
                 findings += compare_file(path, text, problem)
             if any((out / RESULTS / name).is_dir() for name in (REPORT, FIGURES)):
-                from compatbench.tables.report_site import make_report
+                from compatbench.tables.pages.report_site import make_report
 
                 make_report(out, True, pages)
         except CompatbenchError as error:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.markup import escape
-from rich.text import Text
 
 from compatbench.cli.command import Call
 from compatbench.cli.output import console, print_frame, say
 from compatbench.plugins import load
+from compatbench.tables.table import Cell, Span
 
 STYLES = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 WORDS = {"pass": "passed", "fail": "failed", "skip": "skipped"}
@@ -42,7 +42,7 @@ def check(call: Call) -> int:
     # A check that is passed is shown with its rule, another with its reason.
     rules = outcomes["rule"] + outcomes["reason"].map(lambda why: f" ({why})" if why else "")
     shown = {
-        "": [Text(status, style=STYLES[status]) for status in outcomes["status"]],
+        "": [Cell((Span(status, tone=STYLES[status]),)) for status in outcomes["status"]],
         "rule, or reason": outcomes["reason"].where(outcomes["status"] != "pass", rules),
         "seconds": outcomes["seconds"].round(1),
     }

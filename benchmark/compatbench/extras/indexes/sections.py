@@ -9,7 +9,7 @@ import pandas as pd
 from compatbench.extras.indexes.retrieval_files import read_retrieval
 from compatbench.extras.indexes.retrieval_tables import retrieval_table
 from compatbench.results.result_files import RESULTS, RETRIEVAL
-from compatbench.tables.sections import Section
+from compatbench.tables.pages.sections import Section
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.table import Table
 

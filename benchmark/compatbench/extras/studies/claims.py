@@ -26,7 +26,7 @@ import pandas as pd
 from compatbench.data.cards import SuiteCard
 from compatbench.errors import CompatbenchError
 from compatbench.extras.studies import frames
-from compatbench.extras.studies.frames import Row, StudyReport, TextTable, records
+from compatbench.extras.studies.frames import Row, StudyReport, records
 from compatbench.extras.studies.intervals import crossed_interval
 from compatbench.extras.studies.study import read_suite
 from compatbench.messages import count
@@ -35,6 +35,7 @@ from compatbench.results.expected import Upgrade
 from compatbench.results.result_files import RESULTS
 from compatbench.results.standing import MeasureName, Standing, compute_standing
 from compatbench.tables.suite_page import SuitePage, read_suite_page
+from compatbench.tables.table import Table, plain_table, sentence, text
 
 Verdict = Literal["supported", "contradicted", "not decided"]
 
@@ -69,18 +70,20 @@ class ClaimsReport(StudyReport):
     methods: int
     findings: pd.DataFrame
 
-    def tables(self) -> list[TextTable]:
+    def tables(self) -> list[Table]:
         """One row for each finding."""
         rows = []
         for one in records(self.findings):
             data = f"{one['data']} ({one['why']})" if one["why"] else one["data"]
-            rows.append([str(one["claim"]), one["says"], data, _effect(one), one["verdict"]])
+            rows.append(
+                [str(one["claim"]), one["says"], data, _effect(one), text(one["verdict"]).bold()]
+            )
         header = ["Claim", "What it says", "Data", "Effect, 95 % interval", "Verdict"]
         head = (
             f"Suite {self.suite}, {' → '.join(self.upgrade)}, {self.shots} shots, "
             f"{self.complete} of {self.methods} methods complete:"
         )
-        return [TextTable(header, rows, head, left=range(5), markup={4: "**{}**".format})]
+        return [plain_table(header, rows, range(5), sentence(head))]
 
 
 def _effect(finding: Row) -> str:

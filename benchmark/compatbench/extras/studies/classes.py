@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,19 +12,18 @@ import pandas as pd
 from compatbench.data.cards import SuiteCard
 from compatbench.extras.studies import frames
 from compatbench.extras.studies.class_tables import measure_page
-from compatbench.extras.studies.frames import Row, StudyReport, TextTable, records
+from compatbench.extras.studies.frames import Row, StudyReport, records
 from compatbench.extras.studies.intervals import crossed_interval
 from compatbench.extras.studies.study import read_suite
 from compatbench.results.estimate import Array, Interval, average_units
 from compatbench.results.four_ways import CLASSES, MODELS, FourWays, require_other_classes
+from compatbench.tables.figures.charts import axis, chart, colour, layer
 from compatbench.tables.figures.colours import BLUE, GREY, INK, ORANGE
+from compatbench.tables.figures.spec_parts import Spec
 from compatbench.tables.suite_page import read_suite_page
+from compatbench.tables.table import Table, code, plain_table, sentence, text
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-COLOURS = {"shallow": ORANGE, "deep": BLUE, "none": INK}
+NAMES = ("shallow", "deep", "zero-shot")
 LOSSES = ("own_lost", "other_lost", "forgotten")
 LEAST = 2  # methods of a kind, of which something can be said
 
@@ -38,7 +36,7 @@ class ClassesReport(StudyReport):
     methods: pd.DataFrame  # a row per upgrade and method that applies to other classes, in percent
     suite: str
 
-    def tables(self) -> list[TextTable]:
+    def tables(self) -> list[Table]:
         """What each kind of method loses of its gain, and whether it is more on other classes."""
         header = ["Depth", "Apply", "Lost on own", "Lost on others", "Forgotten", "More?"]
         tables = []
@@ -52,8 +50,8 @@ class ClassesReport(StudyReport):
                 ]
                 for one in records(of_upgrade)
             ]
-            head = f"Suite `{self.suite}`, {upgrade}:"
-            tables.append(TextTable(header, rows, head, left=(0, 5)))
+            head = sentence("Suite ", code(self.suite), ", ", text(upgrade), ":")
+            tables.append(plain_table(header, rows, (0, 5), head))
         return tables
 
     def markdown(self) -> str:
@@ -62,34 +60,40 @@ class ClassesReport(StudyReport):
             return f"Suite `{self.suite}` has not been run."
         return super().markdown()
 
-    def draw(self) -> Figure | None:
-        """Accuracy on own against other classes, an arrow for each method from source to target."""
+    pictured = "Accuracy on own against other classes, from source to target"
+
+    def picture(self) -> Spec | None:
+        """Accuracy on own against other classes, a line for each method from source to target."""
         if self.methods.empty:
             return None
-        upgrades = list(dict.fromkeys(self.methods["upgrade"]))
-        figure = frames.new_figure(3.6 * len(upgrades), 3.9)
-        panels = figure.subplots(1, len(upgrades), sharex=True, sharey=True, squeeze=False)[0]
-        for axes, upgrade in zip(panels, upgrades, strict=True):
-            _draw_arrows(axes, records(self.methods.query("upgrade == @upgrade")))
-            axes.set_title(upgrade.partition(" → ")[2], fontsize=9)
-            axes.set_xlabel("own classes, accuracy in %")
-        panels[0].set_ylabel("other classes, accuracy in %")
-        frames.legend_above(figure, panels[0], columns=3)
-        return figure
-
-
-def _draw_arrows(axes: Axes, rows: Sequence[Row]) -> None:
-    for row in sorted(rows, key=lambda row: row["depth"] == "none"):
-        start, end = ((row[f"own_{model}"], row[f"other_{model}"]) for model in MODELS)
-        colour = COLOURS[row["depth"]]
-        style = dict(arrowstyle="->", color=colour, lw=1.8 if row["depth"] == "none" else 0.9)
-        axes.annotate("", end, start, arrowprops=style)
-        label = {"none": "zero-shot"}.get(row["depth"], row["depth"])
-        axes.plot(*start, "o", color=colour, markersize=3, label=label)
-    places = [f"{classes}_{model}" for classes in CLASSES for model in MODELS]
-    values = [row[place] for row in rows for place in places]
-    low, high = min(values), max(values)
-    axes.plot([low, high], [low, high], color=GREY, linewidth=0.6, zorder=0)
+        rows = [
+            {
+                "panel": row["upgrade"].partition(" → ")[2],
+                "series": "zero-shot" if row["depth"] == "none" else row["depth"],
+                **{f"{c}_{model}": row[f"{c}_{model}"] for c in CLASSES for model in MODELS},
+            }
+            for row in records(self.methods)
+        ]
+        values = [row[f"{c}_{model}"] for row in rows for c in CLASSES for model in MODELS]
+        ends = [{"x": value, "y": value} for value in (min(values), max(values))]
+        x, y = (axis(f"{c}_source", f"{c} classes, accuracy in %") for c in CLASSES)
+        place = {"x": x, "y": y, "color": colour(NAMES, [ORANGE, BLUE, INK])}
+        line = {**place, "x2": {"field": "own_target"}, "y2": {"field": "other_target"}}
+        end = {**place, "x": {**x, "field": "own_target"}, "y": {**y, "field": "other_target"}}
+        equal = {"x": {**x, "field": "x"}, "y": {**y, "field": "y"}}
+        return {
+            "data": {"values": rows},
+            "facet": {"column": {"field": "panel", "sort": None, "title": None}},
+            "spec": chart(
+                [
+                    layer("line", equal, ends, color=GREY, strokeWidth=0.6),
+                    layer("rule", line),
+                    layer("point", place, size=14),
+                    layer("circle", end, size=24, opacity=1),
+                ],
+                *(230, 230),
+            ),
+        }
 
 
 def analyze_classes(

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from compatbench.cli.command import Call
-from compatbench.cli.output import console, error_console, plain_table, print_json, say
+from compatbench.cli.output import console, error_console, print_json, say, show_table
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
-    from compatbench.extras.studies.frames import StudyReport, TextTable
+    from compatbench.extras.studies.frames import StudyReport
+    from compatbench.tables.table import Table
 
 
 def one_rate(rate: float) -> tuple[float]:
@@ -76,19 +77,8 @@ def _show(call: Call, report: StudyReport, as_json: Any, note: str = "") -> None
         raise CompatbenchError(f"--figure '{figure}': there is nothing to draw")
 
 
-def _print_tables(tables: Sequence[TextTable]) -> None:
-    for i, table in enumerate(tables):
-        if i:
+def _print_tables(tables: Sequence[Table]) -> None:
+    for number, table in enumerate(tables):
+        if number:
             console.print()
-        if table.head:
-            say(escape(table.head.replace("`", "")))
-        shown = plain_table()
-        for column, title in enumerate(table.header):
-            # Titles are longer than numbers, and may be wrapped.
-            side = "left" if column in table.left else "right"
-            shown.add_column(title, justify=side, no_wrap=not column, overflow="fold")
-        for row in table.rows:
-            shown.add_row(*map(escape, row))
-        console.print(shown)
-        for note in table.notes:
-            say(escape(note))
+        show_table(table)

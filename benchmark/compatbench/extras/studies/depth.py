@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 from typing_extensions import Unpack
@@ -15,26 +14,22 @@ from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.extras.studies import depth_probe, frames
 from compatbench.extras.studies.depth_probe import RATES, DepthProbe
-from compatbench.extras.studies.frames import Row, StudyReport, TextTable, records
+from compatbench.extras.studies.frames import Row, StudyReport, records
 from compatbench.extras.studies.intervals import spearman_interval
 from compatbench.extras.studies.study import Fit, Names, Study, StudyOptions
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.estimate import estimate
-from compatbench.tables.figures.colours import BLUE, GREY, RED
-from compatbench.tables.markdown import code
+from compatbench.tables.figures.charts import axis, chart, level, means, named_axis
+from compatbench.tables.figures.colours import BLUE, RED
+from compatbench.tables.figures.spec_parts import Spec
 from compatbench.tables.numbers import signed
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from compatbench.tables.table import Table, code, join, plain_table, sentence
 
 KINDS = ("bias", "map")
 MEASURES = ("source", "target", "h", "source_gain", "target_gain")
 TRENDS = {"source_gain": "gain on the source", "target_gain": "gain on the target", "h": "H"}
-_LINES = {
-    "source_gain": {"color": BLUE, "fmt": "o-", "label": "source"},
-    "target_gain": {"color": RED, "fmt": "s--", "label": "target, same module"},
-}
+_LINES = {"source_gain": "source", "target_gain": "target, same module"}
 LEAST_CURVES = 5  # with fewer, a bootstrap interval says nothing
 FOLDER = "depth"  # below runs/: these cells are no part of a suite
 
@@ -62,7 +57,7 @@ class DepthReport(StudyReport):
     points: pd.DataFrame
     trends: pd.DataFrame
 
-    def tables(self) -> list[TextTable]:
+    def tables(self) -> list[Table]:
         """All places, and the trends."""
         rows = [
             [
@@ -75,10 +70,11 @@ class DepthReport(StudyReport):
             ]
             for one in records(self.points)
         ]
-        head = (
-            f"{code(self.source)} → {code(self.target)}: {', '.join(map(code, self.tasks))}; "
-            f"{self.shots} shots, mean ± std over {len(self.seeds)} seeds, at most "
-            f"{self.max_steps} steps."
+        tasks = join(map(code, self.tasks), ", ")
+        head = sentence(
+            *(code(self.source), " → ", code(self.target), ": ", tasks),
+            f"; {self.shots} shots, mean ± std over {len(self.seeds)} seeds, at most "
+            f"{self.max_steps} steps.",
         )
         notes = [
             f"{one['kind']}, {TRENDS[one['measure']]}: {one['trend']}; ρ = "
@@ -87,24 +83,27 @@ class DepthReport(StudyReport):
         ]
         header = ["Module", "Place", "Parameters", "Source", "Target", "H"]
         header += ["Source gain", "Target gain"]
-        return [TextTable(header, rows, head, notes, left=(0, 1))]
+        return [plain_table(header, rows, (0, 1), head, notes)]
 
-    def draw(self) -> Figure:
+    pictured = "Gain over zero-shot on source and target by depth"
+
+    def picture(self) -> Spec:
         """Gain on source and target against the depth of the module."""
-        figure = frames.new_figure(9, 3.4)
-        panels = figure.subplots(1, len(KINDS), sharey=True)
-        for axes, kind in zip(panels, KINDS, strict=True):
-            points = [one for one in records(self.points) if one["kind"] == kind]
-            axes.axhline(0, color=GREY, linewidth=1)
-            for column, style in _LINES.items():
-                frames.plot_means(axes, range(len(points)), points, column, **style)
-            axes.set_title(f"{kind}, {points[0]['parameters']:,} parameters")
-            axes.set_xlabel("depth in the text tower")
-            frames.name_layers(axes, len(points))
-        panels[0].set_ylabel("gain over zero-shot, points")
-        panels[-1].legend()
-        figure.suptitle(f"{self.source} → {self.target}, {self.shots} shots", fontsize=10)
-        return figure
+        y = axis("y", "gain over zero-shot, points")
+        panels = []
+        for kind in KINDS:
+            points = [row for row in records(self.points) if row["kind"] == kind]
+            x = named_axis("x", "depth in the text tower", frames.name_layers(len(points)))
+            rows = [
+                mean
+                for column, series in _LINES.items()
+                for mean in frames.mean_points(points, column, series)
+            ]
+            layers = [level("y", 0), *means(x, y, [*_LINES.values()], [BLUE, RED])]
+            title = f"{kind}, {points[0]['parameters']:,} parameters"
+            panels.append(chart(layers, 300, 200, title=title, data={"values": rows}))
+        title = f"{self.source} → {self.target}, {self.shots} shots"
+        return {"hconcat": panels, "title": title, "resolve": {"scale": {"y": "shared"}}}
 
 
 def analyze_depth(

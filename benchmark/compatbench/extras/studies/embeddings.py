@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -16,7 +15,7 @@ from compatbench.backbone.joint_maps import fit_rotation
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task
 from compatbench.extras.studies import frames
-from compatbench.extras.studies.frames import StudyReport, TextTable, records
+from compatbench.extras.studies.frames import StudyReport, records
 from compatbench.extras.studies.intervals import spearman_interval
 from compatbench.extras.studies.similarity import (
     linear_cka,
@@ -26,13 +25,12 @@ from compatbench.extras.studies.similarity import (
 )
 from compatbench.extras.studies.study import Names, Study, StudyOptions
 from compatbench.results.expected import Upgrade
-from compatbench.tables.figures.colours import BLUE, GREY, SKY
-from compatbench.tables.markdown import code
+from compatbench.tables.figures.charts import axis, chart, colour, layer, level
+from compatbench.tables.figures.colours import BLUE, SKY
+from compatbench.tables.figures.spec_parts import Spec
 from compatbench.tables.suite_page import SuitePage, read_suite_page
+from compatbench.tables.table import Table, code, plain_table
 from compatbench.transfers._shared.survival import mean_tokens
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 NEIGHBOURS = 5
 # What may predict a loss, by column of the geometry.
@@ -61,19 +59,19 @@ class EmbeddingsReport(StudyReport):
     geometry: pd.DataFrame
     predictions: pd.DataFrame
 
-    def tables(self) -> list[TextTable]:
+    def tables(self) -> list[Table]:
         """The figures of every task; and, if there are results, how they go with the losses."""
         names = [name for name in PREDICTORS if name != "gap_change"]
         rows = [
             [
-                one["task"],
+                code(one["task"]),
                 *[frames.decimals(one[name], 2) for name in names],
                 f"{one['source_gap']:.2f} → {one['target_gap']:.2f}",
             ]
             for one in records(self.geometry)
         ]
         header = ["Task", *[PREDICTORS[name] for name in names], "gap"]
-        tables = [TextTable(header, rows, markup={0: code})]
+        tables = [plain_table(header, rows)]
         if not self.predictions.empty:
             rows = [
                 [
@@ -85,30 +83,42 @@ class EmbeddingsReport(StudyReport):
                 for one in records(summarize_predictions(self.predictions))
             ]
             header = ["Figure", "ρ with the mean loss", "95 % interval", "Methods excluding 0"]
-            tables.append(TextTable(header, rows))
+            tables.append(plain_table(header, rows))
         return tables
 
-    def draw(self) -> Figure | None:
+    pictured = "Rank correlations of the figures with the loss"
+
+    def picture(self) -> Spec | None:
         """Each figure's rank correlation with the loss: of the mean over methods, and of each."""
         if self.predictions.empty:
             return None
-        figure = frames.new_figure(7, 3.6)
-        axes = figure.subplots()
-        axes.axvline(0, color=GREY, linewidth=1)
-        of_methods = self.predictions[self.predictions["method"] != ""].set_index("measure")
-        summaries = records(summarize_predictions(self.predictions))[::-1]
-        for row, one in enumerate(summaries):
-            each = of_methods.loc[[one["measure"]], "correlation"].dropna()
-            axes.plot(each, [row - 0.25] * len(each), "|", color=SKY, label="each method")
-            if (mean := one["correlation"]) is not None:
-                error = [[mean - one["correlation_low"]], [one["correlation_high"] - mean]]
-                style = {"fmt": "o", "color": BLUE, "capsize": 3, "label": "mean loss"}
-                axes.errorbar(mean, row, xerr=error, **style)
-        axes.set_yticks(range(len(summaries)), [PREDICTORS[one["measure"]] for one in summaries])
-        axes.set_xlim(-1.05, 1.05)
-        axes.set_xlabel("rank correlation with the loss, over tasks")
-        frames.legend_above(figure, axes, columns=2)
-        return figure
+        each, whole = "each method", "mean loss"
+        methods = [
+            {"series": each, "figure": PREDICTORS[row["measure"]], "x": row["correlation"]}
+            for row in records(self.predictions.query("method != ''").dropna(subset="correlation"))
+        ]
+        means = [
+            {
+                "series": whole,
+                "figure": PREDICTORS[row["measure"]],
+                "x": row["correlation"],
+                "low": row["correlation_low"],
+                "high": row["correlation_high"],
+            }
+            for row in records(summarize_predictions(self.predictions))
+            if row["correlation"] is not None
+        ]
+        x = axis("x", "rank correlation with the loss, over tasks", domain=[-1.05, 1.05])
+        y = {"field": "figure", "type": "nominal", "title": None, "sort": [*PREDICTORS.values()]}
+        place = {"x": x, "y": y, "color": colour([each, whole], [SKY, BLUE])}
+        bar = {**place, "x": {**x, "field": "low"}, "x2": {"field": "high"}}
+        layers = [
+            level("x", 0),
+            layer("tick", place, methods, yOffset=4, height=8),
+            layer("rule", bar, means),
+            layer("circle", place, means, size=50, opacity=1),
+        ]
+        return chart(layers, 420, 220)
 
 
 def analyze_embeddings(

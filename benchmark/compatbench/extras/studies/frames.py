@@ -3,62 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
 from compatbench.results.estimate import Interval
 from compatbench.results.standing import Mean, MeasureName, Standing, dataset_means, mean_over_seeds
-from compatbench.tables import markdown
-from compatbench.tables.figures.svg import save_svg, svg_style
+from compatbench.tables.figures.charts import save_chart
+from compatbench.tables.figures.spec_parts import Spec
+from compatbench.tables.markdown import render_table
 from compatbench.tables.numbers import NOTHING, signed
+from compatbench.tables.table import Table
 from compatbench.tables.table import spread as cell_spread
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Row = dict[str, Any]  # of a frame; what is missing is None
 
 
-@dataclass(frozen=True)
-class TextTable:
-    """A table with a line above it and notes below; cells are plain text.
-
-    Attributes:
-        head: Markdown that has no markup but code.
-        left: columns of text; all others hold numbers and are aligned right.
-        markup: column -> how its cells are written in Markdown; the others are escaped.
-    """
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    head: str = ""
-    notes: Sequence[str] = ()
-    left: Sequence[int] = (0,)
-    markup: Mapping[int, Callable[[str], str]] = field(default_factory=dict)
-
-    def markdown(self) -> str:
-        """The table as a part of a page."""
-        rows = [
-            [self.markup.get(i, _escape)(cell) for i, cell in enumerate(row)] for row in self.rows
-        ]
-        lines = [self.head, ""] if self.head else []
-        lines += markdown.table(self.header, rows, self.left)
-        if self.notes:
-            lines += ["", *[f"* {_escape(note)}" for note in self.notes]]
-        return "\n".join(lines)
-
-
-def _escape(text: str) -> str:
-    return markdown.escape(text, longest=400)
-
-
 class StudyReport(ABC):
     """Base class of what the studies give."""
+
+    pictured: ClassVar[str] = ""  # what the figure shows, for who does not see it
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -66,23 +32,22 @@ class StudyReport(ABC):
         return next(value for value in vars(self).values() if isinstance(value, pd.DataFrame))
 
     @abstractmethod
-    def tables(self) -> list[TextTable]:
+    def tables(self) -> list[Table]:
         """What readers see."""
 
     def markdown(self) -> str:
         """The tables as a part of a page."""
-        return "\n\n".join(table.markdown() for table in self.tables())
+        return "\n\n".join(render_table(table, longest=400) for table in self.tables())
 
-    def draw(self) -> Figure | None:
-        """The figure, inside ``svg_style``; None if there is nothing to draw."""
+    def picture(self) -> Spec | None:
+        """The figure as Vega-Lite; None if there is nothing to draw."""
         return None
 
     def save_figure(self, path: Path) -> bool:
         """Writes the figure as SVG; False if there is none."""
-        with svg_style():
-            if figure := self.draw():
-                save_svg(figure, path)
-        return figure is not None
+        if (spec := self.picture()) is not None:
+            save_chart(spec, path, self.pictured)
+        return spec is not None
 
 
 def records(frame: pd.DataFrame) -> list[Row]:
@@ -140,28 +105,22 @@ def interval_text(row: Row, name: str, show: Callable[[float], str]) -> str:
     return NOTHING if low is None else f"{show(low)} to {show(high)}"
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure; sizes in inches."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def plot_means(axes: Axes, x: Sequence, rows: Sequence[Row], column: str, **style: Any) -> None:
-    """A line of the means of ``mean_columns``, with their standard deviations."""
-    values = [row[column] for row in rows]
-    spreads = [row[f"{column}_std"] or 0.0 for row in rows]
-    axes.errorbar(x, values, spreads, capsize=2, **style)
-
-
-def legend_above(figure: Figure, axes: Axes, columns: int) -> None:
-    """One legend above all panels; of marks with one label, the last is shown."""
-    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns)
+def mean_points(rows: Sequence[Row], column: str, series: str) -> list[Row]:
+    """The means of ``mean_columns`` as records of a chart: ``x`` is the place among the rows."""
+    return [
+        {
+            "series": series,
+            "x": place,
+            "y": row[column],
+            "low": row[column] - (row[f"{column}_std"] or 0.0),
+            "high": row[column] + (row[f"{column}_std"] or 0.0),
+        }
+        for place, row in enumerate(rows)
+        if row[column] is not None
+    ]
 
 
-def name_layers(axes: Axes, count: int) -> None:
-    """Ticks: ``in``, the blocks by number, as many as have room, and ``out``."""
+def name_layers(count: int) -> list[str]:
+    """Names along an axis: ``in``, the blocks by number, as many as have room, and ``out``."""
     step = 1 if count <= 9 else 2 if count <= 16 else 4
-    inner = [i for i in range(1, count - 1) if i % step == 0]
-    axes.set_xticks([0, *inner, count - 1], ["in", *[str(i) for i in inner], "out"])
+    return ["in", *(str(i) if i % step == 0 else "" for i in range(1, count - 1)), "out"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -16,24 +15,22 @@ from compatbench.backbone import Backbone
 from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.extras.studies import frames
-from compatbench.extras.studies.frames import Row, StudyReport, TextTable, records
+from compatbench.extras.studies.frames import Row, StudyReport, records
 from compatbench.extras.studies.similarity import linear_cka, mean_change
 from compatbench.extras.studies.study import Names, Study, StudyOptions
 from compatbench.extras.studies.tower_states import Layer, image_layers, text_layers
-from compatbench.tables.figures.colours import BLUE, ORANGE
-from compatbench.tables.markdown import code
+from compatbench.tables.figures.charts import axis, chart, colour, layer, named_axis
+from compatbench.tables.figures.spec_parts import Spec
 from compatbench.tables.numbers import NOTHING
+from compatbench.tables.table import Table, code, plain_table, sentence
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_TOWERS = {"text": (BLUE, "o-"), "image": (ORANGE, "s--")}
+_TOWERS = ("text", "image")
 _PANELS = {
-    "pa": ("parameter_change", "parameters: mean |change|"),
-    "pr": ("parameter_relative", "parameters: relative change"),
-    "fa": ("feature_change", "features: mean |change|"),
-    "fr": ("feature_relative", "features: relative change"),
-    "cka": ("cka", "features: linear CKA"),
+    "parameter_change": "parameters: mean |change|",
+    "parameter_relative": "parameters: relative change",
+    "cka": "features: linear CKA",
+    "feature_change": "features: mean |change|",
+    "feature_relative": "features: relative change",
 }
 
 
@@ -62,7 +59,7 @@ class LayersReport(StudyReport):
     changes: pd.DataFrame
     notes: tuple[str, ...]
 
-    def tables(self) -> list[TextTable]:
+    def tables(self) -> list[Table]:
         """All layers, and what could not be compared."""
         rows = [
             [
@@ -76,30 +73,35 @@ class LayersReport(StudyReport):
             ]
             for one in records(self.changes)
         ]
-        head = (
-            f"{code(self.source)} → {code(self.target)}: {self.texts:,} prompts and "
-            f"{self.images:,} test images of {len(self.tasks)} tasks."
+        head = sentence(
+            *(code(self.source), " → ", code(self.target)),
+            f": {self.texts:,} prompts and {self.images:,} test images of {len(self.tasks)} tasks.",
         )
         header = ("Tower", "Layer", "Parameters", "relative", "Features", "relative", "CKA")
-        return [TextTable(header, rows, head, self.notes, left=(0, 1))]
+        return [plain_table(header, rows, (0, 1), head, self.notes)]
 
-    def draw(self) -> Figure:
+    pictured = "Change of parameters and features by layer"
+
+    def picture(self) -> Spec:
         """Change of parameters and of features, absolute and relative, and CKA, by layer."""
-        figure = frames.new_figure(9, 4.6)
-        panels = figure.subplot_mosaic([["pa", "pr", "cka"], ["fa", "fr", "cka"]])
-        for place, (column, title) in _PANELS.items():
-            axes, values = panels[place], self.changes[column].astype(float)
-            for tower, (colour, line) in _TOWERS.items():
-                known = values[self.changes["tower"] == tower].reset_index(drop=True).dropna()
-                if len(known):
-                    axes.plot(known.index, known, line, color=colour, label=f"{tower} tower")
-            axes.set_title(title)
-            largest = values.max() if values.max() > 0 else 1.0
-            axes.set_ylim(0, 1.02 if column == "cka" else 1.08 * largest)
-            frames.name_layers(axes, (self.changes["tower"] == "text").sum())
-        panels["cka"].legend(loc="lower left")
-        figure.suptitle(f"{self.source} → {self.target}", fontsize=10)
-        return figure
+        towers = [f"{tower} tower" for tower in _TOWERS]
+        count = int((self.changes["tower"] == "text").sum())
+        x = named_axis("x", "layer", frames.name_layers(count))
+        panels = []
+        for column, title in _PANELS.items():
+            rows = [
+                {"series": f"{tower} tower", "x": place, "y": value}
+                for tower in _TOWERS
+                for place, value in enumerate(
+                    self.changes.loc[self.changes["tower"] == tower, column].astype(float)
+                )
+                if value == value  # a number
+            ]
+            place = {"x": x, "y": axis("y", "", zero=True), "color": colour(towers)}
+            line = layer("line", place, rows, point={"size": 30})
+            panels.append(chart([line], 240, 150, title=title))
+        title = f"{self.source} → {self.target}"
+        return {"concat": panels, "columns": 3, "title": title}
 
 
 def analyze_layers(
@@ -126,7 +128,7 @@ def analyze_layers(
         options: ``suite`` and ``device``.
 
     Returns:
-        A report: ``rows`` is a frame with a row per layer, ``tables()`` and ``draw()`` show it.
+        A report: ``rows`` is a frame with a row per layer, ``tables()`` and ``picture()`` show it.
 
     Raises:
         CompatbenchError: an unknown name, a text tower that is not supported, or images or

@@ -56,10 +56,23 @@ def render_svg_figure(kind: FigureKind, shown: Shown, label: str) -> bytes:
         for transform in mark.get("transform", ()):
             transform.pop("avoidMarks", None)  # takes a canvas, which only browsers have
     spec["background"] = PAPER
-    svg = vl_convert.vega_to_svg(spec)
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
-    svg = _MANY_DIGITS.sub(lambda one: one[1] or f"{round(float(one[0]), 2):g}", svg)
+    svg = _finish(vl_convert.vega_to_svg(spec), label)
     return f"{svg}\n<!-- drawn {_signature([kind.spec(), *shown])} -->\n".encode()
+
+
+def render_chart(spec: Spec, label: str) -> bytes:
+    """A Vega-Lite specification with its own data as SVG on white, with a digest of it."""
+    import vl_convert
+
+    whole = {**spec, "config": _CONFIG, "background": PAPER}
+    svg = _finish(vl_convert.vegalite_to_svg(whole, vl_version=_VEGA_LITE), label)
+    return f"{svg}\n<!-- drawn {_signature(spec)} -->\n".encode()
+
+
+def _finish(svg: str, label: str) -> str:
+    """An SVG with what a screen reader says of it, and with two decimals of every coordinate."""
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
+    return _MANY_DIGITS.sub(lambda match: match[1] or f"{round(float(match[0]), 2):g}", svg)
 
 
 def sign_script(script: str, content: Any) -> str:

@@ -55,7 +55,7 @@ def template(name: str, autoescape: bool, **filters: Callable[..., Any]) -> Temp
 
 def read_source(name: str) -> str:
     """A file beside the pages' code, or any other by its whole path."""
-    return resources.files("compatbench.tables").joinpath(name).read_text("utf-8").strip()
+    return resources.files("compatbench.tables.pages").joinpath(name).read_text("utf-8").strip()
 
 
 def write_changed(files: Mapping[Path, bytes], command: str, check: bool) -> None:

@@ -21,9 +21,9 @@ from compatbench.results.result_files import FIGURES, PAGES, RESULTS, check_name
 from compatbench.tables import markdown, method_tables, ranking, suite_tables
 from compatbench.tables.figures.kinds import list_kinds
 from compatbench.tables.numbers import percent
-from compatbench.tables.sections import TOP, list_sections, list_sections_below
+from compatbench.tables.pages.sections import TOP, list_sections, list_sections_below
+from compatbench.tables.pages.templates import render_markdown, write_changed
 from compatbench.tables.suite_page import MARKS, SuitePage, published_pages
-from compatbench.tables.templates import render_markdown, write_changed
 
 LEADERBOARD = "leaderboard.md"
 SECTION = "leaderboard"  # between these markers the README has its table

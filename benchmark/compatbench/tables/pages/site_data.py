@@ -19,8 +19,8 @@ from compatbench.tables.markdown import define_links, link_definitions
 from compatbench.tables.measure_columns import further_measures, measure_column
 from compatbench.tables.method_tables import about_method, rows_by_method
 from compatbench.tables.numbers import NOTHING
+from compatbench.tables.pages.sections import list_sections
 from compatbench.tables.ranking import PAGE, gap_table, list_columns, ranking_table
-from compatbench.tables.sections import list_sections
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.table import Cell
 

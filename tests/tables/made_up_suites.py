@@ -1,0 +1,256 @@
+"""Suites made up for the tests of the pages; their figures can be told by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any, Literal
+
+from synthetic_results import (
+    CELLS,
+    COOP,
+    PROBE,
+    TWO_BY_TWO,
+    UPGRADE,
+    ZEROSHOT,
+    flat,
+    lines_of,
+    make_method,
+    make_page,
+    make_pairs,
+    make_row,
+    on_tasks,
+    refuse,
+    through_words,
+)
+
+from compatbench.results.expected import Expected, upgrade_pairs
+from compatbench.results.method_results import MethodInfo, MethodResults
+from compatbench.tables.suite_page import SuitePage, TaskFacts
+
+Depth = Literal["none", "shallow", "deep"]
+
+TASKS = ("cats", "dogs")
+
+# What might end an element, an attribute, a script or a formula.
+HOSTILE = (
+    "<script>hacked = 1</script>",
+    "</script><img src=x onerror='hacked = 1'>",
+    '"><svg onload="hacked = 1">',
+    "<!-- --> ]]> &amp; {{ 7 * 7 }} {% raw %}",
+    "$\\frac{ $x^$ %s {0}",
+    "\u2028\u202e\x00 line\nbreak",
+)
+
+
+def info(
+    name: str, title: str = "", depth: Depth = "deep", paper: str = "arXiv:2109.01134"
+) -> MethodInfo:
+    """A method's card."""
+    return MethodInfo(name, title or name, paper, depth, ("feature",), learns=depth != "none")
+
+
+def method(
+    of: MethodInfo,
+    source: int,
+    target: int,
+    *,
+    targets: Sequence[str] = ("new",),
+    shots: Sequence[int] = (4,),
+    seconds: float = 0.4,
+    parameters: int = 8192,
+) -> MethodResults:
+    """Accuracies that are the same on both tasks but for 10 points; both seeds are alike."""
+    rows = []
+    draws = product(shots, (1, 2)) if of.learns else [(shots[0], 1)]
+    for task, (count, seed) in product(TASKS, draws):
+        fit = dict(method=of.name, task=task, seed=seed, shots=count, parameters=parameters)
+        for backbone, correct in (("old", source), *((name, target) for name in targets)):
+            right = max(correct + 10 * (task == "dogs"), 0)
+            rows.append(make_row(right, backbone=backbone, **fit))
+    return make_method(of, rows, seconds)
+
+
+def small_page(**changes: Any) -> SuitePage:
+    """Four methods that can be told apart by hand, on one upgrade."""
+    page = make_page(
+        method(info("zeroshot", "Zero-shot", "none"), 35, 55),
+        method(info("coop", "CoOp", "shallow"), 60, 40, seconds=20.0, parameters=3072),
+        method(info("tip", "Tip-Adapter"), 50, 60, seconds=0.1, parameters=0),
+        method(info("probe", "Linear probe"), 70, 20, seconds=1.0, parameters=5000),
+    )
+    return replace(page, **changes)
+
+
+def hostile_page() -> SuitePage:
+    """Every text of it tries to break out."""
+    methods = [method(info(f"m{i}", title), 40 + i, 50 - i) for i, title in enumerate(HOSTILE)]
+    bad = refuse(method(info("r", HOSTILE[0], paper=HOSTILE[2]), 60, 60), HOSTILE[1])
+    page = make_page(*methods, bad)
+    titles = dict(zip(("old", "new"), (HOSTILE[1], HOSTILE[4]), strict=True))
+    return replace(page, title=HOSTILE[1], note=HOSTILE[0] + HOSTILE[2], backbones=titles)
+
+
+def long_page() -> SuitePage:
+    """Two upgrades and two numbers of shots; some methods lack cells or have bad names."""
+    expected = Expected(TASKS, (1, 4), (1, 2), (("old", "new"), ("old", "other")))
+    everywhere: Any = dict(targets=("new", "other"), shots=(1, 4))
+    depths: list[Depth] = ["shallow", "deep", "deep"]
+    page = make_page(
+        method(info("zeroshot", "Zero-shot", "none"), 35, 55, **everywhere),
+        through_words(method(info("m03", "Method 03"), 43, 65, **everywhere)),
+        method(info("half", "Half done"), 50, 50, shots=(4,)),
+        *(
+            method(info(f"m{i:02}", f"Method {i:02}", depths[i % 3]), 40 + i, 60 - i, **everywhere)
+            for i in (*range(10), 11, 12)
+        ),
+        expected=expected,
+    )
+    return replace(page, backbones={"old": "Old model", "new": "New model", "other": "Other model"})
+
+
+CONTCOOP = MethodInfo("contcoop", "ContCoOp", "arXiv:2412.20895", "shallow", ("text-input",))
+
+
+def variant(name: str, right: tuple[int, int, int, int], **config: object) -> MethodResults:
+    """A config whose source and target accuracy, and so H, are equal on every cell."""
+    of = replace(CONTCOOP, name=name, title=name)
+    figures = {cell: (value, value) for cell, value in zip(CELLS, right, strict=True)}
+    settings = {"attention": "self", "weight": 8.0} | config
+    return make_method(of, make_pairs(figures, method=name), config=settings)
+
+
+def states_page() -> SuitePage:
+    """Every state: complete, the floor, not transferable, incomplete with a failure, refused."""
+    visual = MethodInfo("visual", "Visual prompt", "", "deep", ("image-layers",))
+    gone = MethodInfo("gone", "Gone", "a book", "deep", ("feature",))
+    bad = replace(PROBE, name="bad", title="Bad", refused="check 'no-image': attach saw an image")
+    broken = lines_of(flat(gone, 55, 55, 2))
+    broken[0] = make_row(None, method="gone", status="failed", reason="RuntimeError: no | <b>")
+    other = flat(PROBE, 80, 5, 2)
+    zero_shot = [41, *other.rows["zero_shot_correct"][1:]]  # the others have 40
+    disagrees = replace(other, rows=other.rows.assign(zero_shot_correct=zero_shot))
+    return make_page(
+        flat(ZEROSHOT, 40, 60),
+        flat(COOP, 62, 57, 2),
+        replace(disagrees, provenance={"torch": ("2.5", "2.6")}),
+        refuse(flat(visual, 60, 50, 2), "width 128, not 192"),
+        make_method(gone, broken[:-1]),
+        flat(bad, 90, 90),
+        views=8,
+        max_steps=200,
+    )
+
+
+def apart_page() -> SuitePage:
+    """A method that sees test images, one with a teacher, and a transfer beside untouched ones."""
+    tda = MethodInfo("tda", "TDA", "", "deep", ("classifier",), needs=("stream",))
+    kdpl = MethodInfo("kdpl", "KDPL", "", "shallow", ("text-input",), needs=("teacher",))
+    return make_page(
+        flat(ZEROSHOT, 40, 60),
+        flat(COOP, 62, 57, 2),
+        flat(tda, 90, 90),
+        flat(kdpl, 50, 50),
+        through_words(flat(COOP, 65, 60)),
+        through_words(variant("other", (20, 20, 20, 20))),
+        first_seeds=(1,),
+    )
+
+
+def breakage_page() -> SuitePage:
+    """Flips, calibration, a harmed dataset, a development task and variants.
+
+    Flips that are expected of independent errors: 70 % × 34 % are 23.8 %.
+    """
+    flips = dict(negative_flips=8, positive_flips=4, inconsistent_errors=6)
+    rows = []
+    for task, seed in CELLS:
+        where, right = {"task": task, "seed": seed}, 70 if task == "cats" else 60
+        rows.append(make_row(right, **where, ece=2.0))
+        rows.append(make_row(right - 4, **where, backbone="new", ece=5.0, **flips))
+    for name, both in (("cats-flat", (40, 30)), ("cats-3d", (20, 10))):
+        rows += make_pairs({cell: both for cell in CELLS if cell[0] == "cats"}, test_set=name)
+    variants = {"cats": ("cats-flat", "cats-3d")}
+    expected = replace(TWO_BY_TWO, tasks=("cats",), development=("dogs",), variants=variants)
+    page = make_page(make_method(COOP, rows), flat(ZEROSHOT, 40, 60), expected=expected)
+    facts = {"cats-flat": TaskFacts("Flat", "MIT"), "cats-3d": TaskFacts("3D", "MIT")}
+    return replace(page, tasks={**page.tasks, **facts})
+
+
+def ablation_page() -> SuitePage:
+    """Two configs of a method: the one loses 5 on both tasks, the other gains 3 and loses 4."""
+    cross = variant("contcoop+cross", (46, 55, 46, 57), attention="cross")
+    # What prompts differ by on the source: 0.2 on one task, 0.3 on the other.
+    diversity = cross.rows["task"].map({"cats": 0.2, "dogs": 0.3})
+    page = make_page(
+        variant("contcoop", (50, 60, 52, 62)),
+        replace(cross, rows=cross.rows.assign(prompt_diversity=diversity)),
+        variant("contcoop+no-kd", (54, 56, 54, 58), weight=0.0),
+        variant("alone+config", (54, 56, 54, 58)),
+    )
+    configs = dict.fromkeys(("contcoop+no-kd", "contcoop+cross", "contcoop+not-run"), "contcoop")
+    return replace(page, configs=configs | {"alone+config": "alone"})
+
+
+def shots_page() -> SuitePage:
+    """Two numbers of shots; of one method, one cell of the fewer is missing."""
+    rows = make_pairs(dict.fromkeys(CELLS, (50, 30)))
+    rows += make_pairs(dict.fromkeys(CELLS, (70, 70)), shots=16)
+    probe = make_pairs(dict.fromkeys(CELLS, (60, 40)), shots=16, method="linear_probe")
+    probe += make_pairs(dict.fromkeys(CELLS[:3], (60, 40)), method="linear_probe")
+    expected = replace(TWO_BY_TWO, shots=(16, 4))
+    methods = make_method(COOP, rows), make_method(PROBE, probe), flat(ZEROSHOT, 40, 60)
+    return make_page(*methods, expected=expected)
+
+
+def path_page() -> SuitePage:
+    """A path of three models, on which zero-shot has 40, 50 and 60 right; a cell is missing."""
+    path, rows = ("old", "middle", "new"), []
+    right = {"old": (60, 70), "middle": (58, 66), "new": (63, 61)}
+    for name in ("coop", "linear_probe"):
+        rows += [
+            make_row(
+                both[task == "dogs"] + 2 * (seed - 1),
+                **dict(method=name, task=task, seed=seed, backbone=backbone),
+            )
+            for backbone, both in right.items()
+            for task, seed in CELLS
+            if (name, task, seed, backbone) != ("linear_probe", "dogs", 2, "middle")
+        ]
+    methods = [
+        make_method(of, [row for row in rows if row.method == of.name]) for of in (COOP, PROBE)
+    ]
+    expected = replace(TWO_BY_TWO, upgrades=upgrade_pairs([path]))
+    groups = {"Kin": (UPGRADE,), "Strangers": (("old", "middle"),)}
+    return make_page(*methods, expected=expected, paths=(path,), groups=groups)
+
+
+def retained_page() -> SuitePage:
+    """Of 100 images, on a target whose zero-shot has 60 right: attached, and retrained there."""
+    attached = zip(CELLS, [(50, 62), (50, 70), (50, 64), (50, 68)], strict=True)
+    retrained = [
+        make_row(right, task=task, seed=seed, source="new", backbone="new")
+        for (task, seed), right in zip(CELLS, (64, 88, 68, 84), strict=True)
+    ]
+    coop = make_method(COOP, [*make_pairs(dict(attached)), *retrained])
+    return make_page(coop, flat(ZEROSHOT, 40, 60), expected=replace(TWO_BY_TWO, retrained=True))
+
+
+def tested_page() -> SuitePage:
+    """Three methods that differ on each of eight tasks; the floor has no second seed."""
+    methods = [on_tasks(f"m{right}", range(right, right + 8)) for right in (10, 50, 60)]
+    floor = on_tasks("floor", range(49, 57), ZEROSHOT)
+    return make_page(
+        *methods, floor, expected=Expected(tuple("abcdefgh"), (4,), (1, 2), (UPGRADE,))
+    )
+
+
+def settings_page() -> SuitePage:
+    """A method with nested settings, one of them changed by the suite, and a transfer of it."""
+    coop = replace(
+        make_method(COOP, make_pairs(dict(zip(CELLS, [(80, 60), (40, 20)] * 2, strict=True)))),
+        config={"recipe": {"lr": 0.1}, "context_words": None},
+        differs={"recipe.lr": (0.002, 0.1)},
+    )
+    return make_page(coop, through_words(flat(COOP, 50, 50)))

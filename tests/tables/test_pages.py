@@ -1,0 +1,188 @@
+"""The pages of suites made up: as snapshots, and what no snapshot can show."""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import made_up_suites as suites
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_results import (
+    COOP,
+    PROBE,
+    TWO_BY_TWO,
+    ZEROSHOT,
+    flat,
+    make_method,
+    make_page,
+    make_pairs,
+    make_row,
+    make_suite,
+    through_words,
+)
+
+from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.errors import CompatbenchError
+from compatbench.results.result_files import write_results
+from compatbench.tables.pages.leaderboard import (
+    render_leaderboard,
+    render_methods,
+    render_pages,
+    render_suite,
+)
+from compatbench.tables.pages.sections import TOP
+from compatbench.tables.suite_page import SuitePage, published_pages, read_suite_page
+
+BEGIN, END = "<!-- leaderboard:begin -->\n", "<!-- leaderboard:end -->\n"
+SMOKE = suite_cards.read("smoke")
+MINE = SMOKE.model_copy(update={"name": "mine", "title": "My suite", "publish": True})
+Compare = Callable[[str, str], None]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        suites.states_page,
+        suites.apart_page,
+        suites.breakage_page,
+        suites.ablation_page,
+        suites.shots_page,
+        suites.path_page,
+        suites.retained_page,
+        suites.tested_page,
+    ],
+)
+def test_every_table_of_a_suite(page: Callable[[], SuitePage], same_as_before: Compare) -> None:
+    name = page.__name__.removesuffix("_page")
+    text = render_suite(page())
+    # What all suites explain alike is in the snapshot of one.
+    end = None if name == "states" else text.index("## How to read the tables")
+    same_as_before(f"{name}.md", text[:end])
+
+
+def test_every_method_of_a_suite(same_as_before: Compare) -> None:
+    same_as_before("methods.md", render_methods(suites.settings_page()))
+
+
+def test_the_leaderboard_has_the_best_the_floors_what_is_apart_and_sections(
+    same_as_before: Compare,
+) -> None:
+    many = [suites.variant(f"m{10 + n}", (10 + n,) * 4) for n in range(TOP + 2)]
+    words = through_words(suites.variant("other", (90,) * 4))
+    parts = replace(suites.ablation_page(), name="parts", title="Parts", note="")
+    empty = make_page(name="empty", title="Empty", sections=(parts,))
+    page = make_page(*many, flat(ZEROSHOT, 1, 1), words, *suites.states_page().results.all[1:])
+    same_as_before("leaderboard.md", render_leaderboard([page, empty]))
+
+
+def test_the_command_gives_the_seeds_and_transfers_that_were_run() -> None:
+    page = suites.apart_page()
+    assert page.run_command().endswith("--methods all --seeds 1,2 --transfers copied,words")
+    assert page.run_command("tda").endswith("--methods tda --seeds 1,2")
+    usual = replace(page, first_seeds=(1, 2), first_transfers=("copied", "words"))
+    assert usual.run_command() == "compatbench run --suite tiny --methods all"
+    with pytest.raises(CompatbenchError):
+        render_leaderboard([make_page(name="tiny; rm -r")])
+
+
+def test_a_part_of_a_suite_keeps_its_development_tasks(tmp_path: Path) -> None:
+    page = suites.breakage_page()
+    [only, _] = page.restrict(tasks=("dogs",)).ranks(("old", "new"), 4)
+    assert only.value("source") == 60
+    assert page.restrict(seeds=[1]).expected.development == ("dogs",)
+    tasks = {"tasks": ("mini-food", "mini-weather"), "development": ("mini-food",)}
+    card = SMOKE.model_copy(update=tasks)
+    expected = read_suite_page(card, tmp_path, make_suite()).expected
+    assert (expected.tasks, expected.development) == (("mini-weather",), ("mini-food",))
+    alone = card.model_copy(update={"tasks": ("mini-food",)})  # nothing is held out
+    assert read_suite_page(alone, tmp_path, make_suite()).expected.tasks == ("mini-food",)
+
+
+def test_means_are_over_the_seeds_that_were_run(tmp_path: Path) -> None:
+    card = SMOKE.model_copy(update={"seeds": (1, 2, 3)})
+    pages = [
+        read_suite_page(card, tmp_path, make_suite(make_method(COOP, make_pairs(cells))))
+        for cells in ({("cats", 2): (80, 60)}, {("cats", 1): (80, 60), ("cats", 3): (80, 60)}, {})
+    ]
+    assert [page.expected.seeds for page in pages] == [(2,), (1, 3), (1, 2, 3)]
+    assert [page.part for page in pages] == ["1 of 3 seeds", "2 of 3 seeds", ""]
+    assert "4 shots per class, 2 of 3 seeds, 1 upgrade" in render_leaderboard(pages[1:2])
+
+
+def test_methods_of_this_project_are_marked(tmp_path: Path) -> None:
+    ours = replace(PROBE, paper="compatbench")
+    results = make_suite(flat(COOP, 62, 57, 2), flat(ours, 80, 5, 2))
+    page = read_suite_page(SMOKE, tmp_path, results)
+    assert [method.title for method in page.results.all] == ["CoOp", "Linear probe ‡"]
+    assert page.legend == "‡ a method of this project."
+    assert page.legend in render_leaderboard([replace(page, expected=TWO_BY_TWO)])
+
+
+@pytest.mark.slow
+@given(st.randoms(use_true_random=False))
+def test_the_order_of_rows_and_methods_does_not_show(rng: random.Random) -> None:
+    page = suites.states_page()
+    shuffled = []
+    for method in rng.sample(page.results.all, len(page.results.all)):
+        order = rng.sample(range(len(method.rows)), len(method.rows))
+        shuffled.append(replace(method, rows=method.rows.iloc[order], costs=method.costs[::-1]))
+    again = replace(page, results=make_suite(*shuffled))
+    assert render_suite(again) == render_suite(page)
+    assert render_leaderboard([again]) == render_leaderboard([page])
+
+
+@pytest.mark.slow
+def test_the_leaderboard_starts_without_torch() -> None:
+    code = (
+        "import sys, compatbench.tables.pages.leaderboard, compatbench.tables.terminal_ranking;"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'open_clip', 'vl_convert')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def write(out: Path, suite: SuiteCard, methods: int = 2) -> None:
+    """Results of a suite: the last method is the best, the floor the worst."""
+    infos = [replace(COOP, name=f"m{i:02}", title=f"Method {i}") for i in range(methods)]
+    for right, of in enumerate([ZEROSHOT, *infos[::-1]], 10):
+        where = dict(method=of.name, task="mini-weather", source="mini-clip")
+        rows = [make_row(right, **where, backbone=name) for name in ("mini-clip", "mini-eva-clip")]
+        write_results(out / "results" / suite.name, make_method(of, rows))
+
+
+def test_the_readme_shows_the_best_with_the_floor_and_links_to_the_rest(tmp_path: Path) -> None:
+    write(tmp_path, MINE, TOP + 3)
+    (tmp_path / "README.md").write_text(f"before\n{BEGIN}old\n{END}after\n")
+    text = render_pages(tmp_path, published_pages(tmp_path, MINE))[tmp_path / "README.md"]
+    assert text.startswith(f"before\n{BEGIN}")
+    assert text.endswith(f"{END}after\n")
+    rows = re.findall(r"^\|.*\| \[(.*?)\]\[", text, re.MULTILINE)
+    assert rows == [*(f"Method {number}" for number in range(TOP - 1)), "Zero-shot"]
+    everything = f"All {TOP + 4} methods and the other upgrades: [leaderboard.md](leaderboard.md)."
+    assert everything in text
+    assert "choose **Method 0** (23.0)" in text
+    assert "[2109.01134]: https://arxiv.org/abs/2109.01134" in text
+
+
+def test_pictures_are_shown_where_they_have_been_drawn(tmp_path: Path) -> None:
+    write(tmp_path, MINE)
+    folder = tmp_path / "results" / "figures"
+    folder.mkdir()
+    names = "leaderboard.md", "results/mine/README.md"
+    for drawn in (0, 1):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # the folder is no suite, and needs no warning
+            pages = render_pages(tmp_path, published_pages(tmp_path, MINE))
+        for name, root in zip(names, ("", r"\.\./\.\./"), strict=True):
+            picture = rf"(?m)^!\[Accuracy on .*\]\({root}results/figures/mine-scatter-1\.svg\)$"
+            assert len(re.findall(picture, pages[tmp_path / name])) == drawn
+            assert pages[tmp_path / name].count("![") == drawn
+        for kind in ("mine-scatter", "other-scatter", "mine-unknown"):
+            (folder / f"{kind}-1.svg").write_text("<svg/>")
