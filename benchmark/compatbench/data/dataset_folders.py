@@ -28,8 +28,8 @@ def dataset_folder(task: str, folder: str) -> Path | None:
 
     That of a card of one's own is below the card's folder, unless it is only below the root.
     """
-    if own := os.environ.get(variable_of(task)):
-        return Path(own).expanduser().absolute()
+    if place := os.environ.get(variable_of(task)):
+        return Path(place).expanduser().absolute()
     root = os.environ.get(VARIABLE)
     below_root = Path(root).expanduser().absolute() / folder if root else None
     if (home := task_cards.own_folder(task)) is None or (
@@ -47,15 +47,15 @@ def dataset_folder(task: str, folder: str) -> Path | None:
 
 def find_dataset(task: str, folder: str) -> Path:
     """As above, where it exists; raises ``DataMissing`` if it is not there."""
-    if (found := dataset_folder(task, folder)) is None:
+    if (place := dataset_folder(task, folder)) is None:
         fix = f"give --data-root, or set {VARIABLE}"
         raise DataMissing(f"task '{task}': no folder of datasets is set; {fix}")
-    if not found.is_dir():
+    if not place.is_dir():
         fix = f"put the dataset there, or give its place: --data-root {task}=FOLDER"
-        raise DataMissing(f"task '{task}': there is no folder {found}; {fix}")
-    if not os.access(found, os.R_OK | os.X_OK):
-        raise CompatbenchError(f"task '{task}': folder {found} cannot be read; check its rights")
-    return found
+        raise DataMissing(f"task '{task}': there is no folder {place}; {fix}")
+    if not os.access(place, os.R_OK | os.X_OK):
+        raise CompatbenchError(f"task '{task}': folder {place} cannot be read; check its rights")
+    return place
 
 
 def set_data_roots(options: Iterable[str]) -> None:

@@ -85,7 +85,7 @@ def fetch_data(
     if suite is not None:
         card = suite_cards.read(suite)
         for name in suite_tasks(card):
-            names += [whole_name(one) for one in (name, *suite_variants(card, name))]
+            names += [whole_name(task) for task in (name, *suite_variants(card, name))]
     if not names:
         raise CompatbenchError("nothing to fetch: name tasks, or a suite")
     return [_fetch(name, agree, keep, tell, progress) for name in dict.fromkeys(names)]
@@ -99,18 +99,18 @@ def _fetch(name: str, agree: bool, keep: bool, tell: Tell, progress: Tell) -> Fe
     try:
         folder = _prepare(card)
         missing = [
-            one
-            for one in card.downloads
-            if not all((folder / target).exists() for target in one.targets)
+            wanted
+            for wanted in card.downloads
+            if not all((folder / target).exists() for target in wanted.targets)
         ]
         _show_licences(card, missing, agree, tell)
         with FileLock(folder / BUSY, timeout=0):
             for left in folder.glob(f"{UNPACKING}*"):  # by a fetch that was killed
                 shutil.rmtree(left, ignore_errors=True)
-            for one in missing:
+            for wanted in missing:
                 try:
-                    _get(card, one, folder, keep, progress)
-                    files.append(one.file)
+                    _get(card, wanted, folder, keep, progress)
+                    files.append(wanted.file)
                 except CompatbenchError as error:
                     problems.append(str(error))
     except Timeout:
@@ -134,9 +134,9 @@ def _prepare(card: TaskCard) -> Path:
 
 
 def _show_licences(card: TaskCard, missing: list[Download], agree: bool, tell: Tell) -> None:
-    asked = {one.licence or card.licence: False for one in missing}
-    for one in missing:
-        asked[one.licence or card.licence] |= one.agree
+    asked = {wanted.licence or card.licence: False for wanted in missing}
+    for wanted in missing:
+        asked[wanted.licence or card.licence] |= wanted.agree
     for licence, must in asked.items():
         tell(f"{card.name}: licence: {licence} ({card.homepage})")
         if must and not agree:
@@ -144,35 +144,37 @@ def _show_licences(card: TaskCard, missing: list[Download], agree: bool, tell: T
             raise CompatbenchError(f"{what}; read it ({card.homepage}), then give --agree")
 
 
-def _get(card: TaskCard, one: Download, folder: Path, keep: bool, progress: Tell) -> None:
+def _get(card: TaskCard, wanted: Download, folder: Path, keep: bool, progress: Tell) -> None:
     """Downloads one file, or takes it as it lies there, and puts what it gives in its place."""
-    path, lock = folder / one.file, _read_lock(folder)
-    before = lock.get(one.file, {}).get("sha256")
-    digest = one.published or (f"sha256:{before}" if before else "")
-    by_hand = f"get it from {one.page or one.url}, save it as {path}, and run the command again"
-    by_hand += f"; {one.note}" if one.note else ""
+    path, lock = folder / wanted.file, _read_lock(folder)
+    before = lock.get(wanted.file, {}).get("sha256")
+    digest = wanted.published or (f"sha256:{before}" if before else "")
+    by_hand = (
+        f"get it from {wanted.page or wanted.url}, save it as {path}, and run the command again"
+    )
+    by_hand += f"; {wanted.note}" if wanted.note else ""
 
     def show(have: int, total: int | None) -> None:
         of = f" of {format_bytes(total)}" if total else ""
-        progress(f"{card.name}: {one.file}: {format_bytes(have)}{of}")
+        progress(f"{card.name}: {wanted.file}: {format_bytes(have)}{of}")
 
     if path.is_file():  # by hand, or by a fetch that could not unpack it
         check_digest(path, digest)
-    elif one.url is None:
-        raise CompatbenchError(f"task '{card.name}': {one.file} cannot be fetched: {by_hand}")
+    elif wanted.url is None:
+        raise CompatbenchError(f"task '{card.name}': {wanted.file} cannot be fetched: {by_hand}")
     else:
         try:
-            download(_address(one.url), path, size=one.bytes, digest=digest, progress=show)
+            download(_address(wanted.url), path, size=wanted.bytes, digest=digest, progress=show)
         except NoFile as error:
             raise CompatbenchError(f"task '{card.name}': {error}; {by_hand}") from None
-    if one.gives:
-        progress(f"{card.name}: unpacking {one.file}")
-        _unpack(path, one, folder)
+    if wanted.gives:
+        progress(f"{card.name}: unpacking {wanted.file}")
+        _unpack(path, wanted, folder)
     if before is None:  # only now, so that a damaged archive is not what must come again
         size, sha256 = path.stat().st_size, sha256_file(path)
-        lock[one.file] = {"url": one.url, "bytes": size, "sha256": sha256}
+        lock[wanted.file] = {"url": wanted.url, "bytes": size, "sha256": sha256}
         write_atomic(folder / LOCK, (json.dumps(lock, indent=1, sort_keys=True) + "\n").encode())
-    if one.gives and not keep:
+    if wanted.gives and not keep:
         path.unlink()
 
 
@@ -181,7 +183,7 @@ def _read_lock(folder: Path) -> dict[str, dict[str, object]]:
         return {}
     try:
         lock = json.loads(path.read_text(encoding="utf-8"))
-        if not all(isinstance(one, dict) for one in lock.values()):
+        if not all(isinstance(entry, dict) for entry in lock.values()):
             raise ValueError
     except (ValueError, AttributeError, RecursionError):
         raise CompatbenchError(f"{path} is damaged; delete it, or put it back") from None
@@ -196,17 +198,17 @@ def _address(url: str) -> str:
     return f"{base}?id={match[1]}&export=download&confirm=t"
 
 
-def _unpack(archive: Path, one: Download, folder: Path) -> None:
+def _unpack(archive: Path, wanted: Download, folder: Path) -> None:
     """Unpacks in a folder beside, and renames: what has its name is whole."""
     scratch = Path(tempfile.mkdtemp(prefix=UNPACKING, dir=folder))
     try:
-        if one.inner is not None:
-            unpack(archive, scratch / "outer", [one.inner])
-            archive = _require(scratch / "outer", one.inner, archive)
-        unpack(archive, scratch / "all", one.gives.values())
+        if wanted.inner is not None:
+            unpack(archive, scratch / "outer", [wanted.inner])
+            archive = _require(scratch / "outer", wanted.inner, archive)
+        unpack(archive, scratch / "all", wanted.gives.values())
         places = [
             (folder / target, _require(scratch / "all", source, archive))
-            for target, source in one.gives.items()
+            for target, source in wanted.gives.items()
         ]
         for target, source in places:
             if not target.exists():

@@ -58,14 +58,14 @@ class NewTask:
         import pandas as pd
 
         counts = {
-            split: [found[label] for label in range(len(self.task.classes))]
-            for split, found in self.images.items()
-            if found
+            split: [images[label] for label in range(len(self.task.classes))]
+            for split, images in self.images.items()
+            if images
         }
         return pd.DataFrame({"class": self.task.names, **counts})
 
     def __repr__(self) -> str:
-        total = sum(map(sum, (found.values() for found in self.images.values())))
+        total = sum(images.total() for images in self.images.values())
         return f"<NewTask '{self.task.name}': {len(self.task.classes)} classes, {total:,} images>"
 
 
@@ -202,9 +202,9 @@ def _choose_files(name: str, out: Path, replace: bool) -> dict[str, Path]:
 
 
 def _check_templates(templates: Sequence[str]) -> list[str]:
-    for one in templates:
-        if one.count("{}") != 1 or one.count("{") + one.count("}") != 2:
-            raise CompatbenchError(f"template {one!r}: it has {{}} once, for the class")
+    for template in templates:
+        if template.count("{}") != 1 or template.count("{") + template.count("}") != 2:
+            raise CompatbenchError(f"template {template!r}: it has {{}} once, for the class")
     return [*templates]
 
 
@@ -249,17 +249,12 @@ def _decode(task: Task, seed: int, progress: Callable[[str], object]) -> int:
     if len(samples) > DECODED:
         drawn = sorted(random.Random(seed).sample(range(len(samples)), DECODED))
         samples = [samples[number] for number in drawn]  # in order, which parquet files like
-    failed: list[str] = []
-    for number, sample in enumerate(samples):
-        if number % 50 == 0:
-            progress(f"decoding images, {number:,} of {len(samples):,}")
-        try:
-            source.image(sample)
-        except CompatbenchError as error:
-            failed.append(str(error))
-    if failed:
-        more = f"; and {len(failed) - 1:,} more of {len(samples):,}" if len(failed) > 1 else ""
-        raise CompatbenchError(f"{failed[0]}, or remove it{more}")
+    broken = source.find_broken(
+        samples, lambda done, total: progress(f"decoding images, {done:,} of {total:,}")
+    )
+    if broken:
+        more = f"; and {len(broken) - 1:,} more of {len(samples):,}" if len(broken) > 1 else ""
+        raise CompatbenchError(f"{broken[0]}, or remove it{more}")
     return len(samples)
 
 

@@ -96,11 +96,11 @@ class Task:
     def find_captions(self) -> Captions:
         """Texts by the identity of a test image; none where the card names no file of them."""
         if self.part is not None:
-            whole, own = self.part.whole.find_captions(), {one.id for one in self.split("test")}
-            return {image: texts for image, texts in whole.items() if image in own}
+            whole, ids = self.part.whole.find_captions(), {image.id for image in self.split("test")}
+            return {image: texts for image, texts in whole.items() if image in ids}
         if self.card.captions is None:
             return {}
-        known = {one.id for samples in self.source.samples.values() for one in samples}
+        known = {image.id for samples in self.source.samples.values() for image in samples}
         return read_captions(_folder(self.card), self.card.captions, self.split("test"), known)
 
     def split(self, name: str) -> Sequence[Sample]:
@@ -132,15 +132,16 @@ class Task:
         """What of the images does not agree with the card."""
         for split, samples in self.source.samples.items():
             counts = Counter(sample.label for sample in samples)
-            if (found := len(samples)) != (expected := self.card.counts.get(split, 0)):
-                yield f"{split} has {found} images, its card counts {expected}"
+            if len(samples) != (expected := self.card.counts.get(split, 0)):
+                yield f"{split} has {len(samples)} images, its card counts {expected}"
             if max(counts, default=-1) >= len(self.labels):
                 yield f"label {max(counts)} occurs, but there are {len(self.labels)} classes"
             # Where labels were removed, all are −1.
             least = self.card.least_per_class.get(split, 0) if max(counts, default=0) >= 0 else 0
             for label, name in enumerate(self.labels.names):
-                if (found := counts[label]) < least:
-                    yield f"{split} has {found} images of '{name}', its card says {least} at least"
+                if counts[label] < least:
+                    what = f"{split} has {counts[label]} images of '{name}'"
+                    yield f"{what}, its card says {least} at least"
 
 
 def load_task(name: str, bare: bool = False) -> Task:
@@ -151,8 +152,8 @@ def load_task(name: str, bare: bool = False) -> Task:
     name = task_cards.resolve(name)
     whole = whole_name(name)
     places = (os.environ.get(VARIABLE), os.environ.get(variable_of(whole)))
-    own = task_cards.own()
-    task = _load(name, (tasks_folder(), own.get(name), own.get(whole)), places)
+    files = task_cards.own()
+    task = _load(name, (tasks_folder(), files.get(name), files.get(whole)), places)
     if not bare and not len(task.labels):
         what = f"task '{name}' has captions and no classes; it is for 'compatbench retrieve' alone"
         raise CompatbenchError(f"{what}: choose other tasks, or add 'classes' to its card")
@@ -183,7 +184,8 @@ def restrict_task(task: Task, kept: Sequence[int]) -> Task:
 def keep_classes(samples: Sequence[Sample], kept: Sequence[int]) -> list[Sample]:
     """The samples of some labels, labelled by their places in ``kept``."""
     numbers = {label: number for number, label in enumerate(kept)}
-    return [replace(one, label=numbers[one.label]) for one in samples if one.label in numbers]
+    kept_samples = (sample for sample in samples if sample.label in numbers)
+    return [replace(sample, label=numbers[sample.label]) for sample in kept_samples]
 
 
 def task_labels(name: str) -> Labels:
@@ -198,9 +200,9 @@ def _load(name: str, cards: tuple[object, ...], places: tuple[str | None, ...]) 
     if half is not None:
         task = load_task(whole)
         kept = half_labels(len(task.labels), half)
-        own = restrict_task(task, kept)
-        counted = {"counts": own.card.counts, "least_per_class": {}}
-        return Task(card.model_copy(update=counted), own.labels, own.source, part=Part(task, kept))
+        part = restrict_task(task, kept)
+        card = card.model_copy(update={"counts": part.card.counts, "least_per_class": {}})
+        return Task(card, part.labels, part.source, part=Part(task, kept))
     labels, classes, parent_labels = _describe_classes(card)
     return Task(card, labels, _open(card, classes), parent_labels)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,12 +137,16 @@ class ImageSource:
 
     def without_lists(self) -> ImageSource:
         """A copy that knows no sample, which can read images, and is small to send."""
-        found = copy.copy(self)
-        found.samples, found._sizes = {}, {}
-        return found
+        source = copy.copy(self)
+        source.samples, source._sizes = {}, {}
+        return source
 
-    def find_broken(self) -> list[str]:
-        """Decodes every image, side by side; what is wrong with each that cannot be."""
+    def find_broken(
+        self,
+        samples: Sequence[Any] | None = None,
+        progress: Callable[[int, int], object] = lambda done, total: None,
+    ) -> list[str]:
+        """Decodes images, by default all, side by side; what is wrong with each that cannot be."""
 
         def decode(samples: Sequence[Any]) -> list[str]:
             errors = []
@@ -153,7 +157,12 @@ class ImageSource:
                     errors.append(str(error))
             return errors
 
-        samples = [sample for split in SPLITS for sample in self.samples[split]]
+        if samples is None:
+            samples = [sample for split in SPLITS for sample in self.samples[split]]
         parts = [samples[i : i + PART] for i in range(0, len(samples), PART)]
+        broken: list[str] = []
         with ThreadPoolExecutor(self.decoders) as pool:  # decoders let other threads run
-            return [why for errors in pool.map(decode, parts) for why in errors]
+            for number, errors in enumerate(pool.map(decode, parts)):
+                progress(number * PART, len(samples))
+                broken += errors
+        return broken

@@ -87,7 +87,7 @@ def _open_shard(path: Path, name: str, labelled: bool) -> Container:
         if stem not in images or labels.get(stem, -1 if labelled else 0) < 0:
             raise CompatbenchError(f"{path}: {stem!r} is not an image with a label")
     members = {s: Member(f"{name}/{s}", -1, path, *images[s], texts.get(s)) for s in images}
-    return Container([(one, labels[s] if labelled else None) for s, one in members.items()])
+    return Container([(members[s], labels[s] if labelled else None) for s in members])
 
 
 @dataclass(frozen=True, slots=True)

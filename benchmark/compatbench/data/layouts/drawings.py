@@ -56,7 +56,7 @@ class Drawings(ImageSource):
             label, tile, paint = (int(row[name]) for name in ("label", "tile", "paint"))
             drawing = Drawing(f"{row['set']}/{tile}/{paint}", label, row["set"], tile, paint)
             samples[row["split"]].append(drawing)
-        for sheet in sorted({one.sheet for part in samples.values() for one in part}):
+        for sheet in sorted({drawing.sheet for part in samples.values() for drawing in part}):
             name = f"drawings/{sheet}.webp"
             _read(self._folder / name, self._hash(name))
         super().__init__(self._folder, samples)

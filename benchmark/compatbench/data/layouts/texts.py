@@ -39,8 +39,8 @@ def read_descriptions(path: Path, names: Sequence[str]) -> tuple[tuple[str, ...]
     def plain(name: str) -> str:
         return " ".join(name.replace("_", " ").casefold().split())
 
-    found = read_json(path, RootModel[dict[str, tuple[str, ...]]]).root
-    texts, rows = {plain(name): listed for name, listed in found.items()}, []
+    by_name = read_json(path, RootModel[dict[str, tuple[str, ...]]]).root
+    texts, rows = {plain(name): listed for name, listed in by_name.items()}, []
     for name in names:
         row = (" ".join(text.split()) for text in texts.get(plain(name), ()))
         rows.append(tuple(dict.fromkeys(filter(None, row))))
