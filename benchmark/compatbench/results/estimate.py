@@ -109,7 +109,9 @@ def average_units(figures: Frame, by: str) -> dict[str, Any]:
     averages: dict[str, Any] = {by: [*rows]}
     for name in (name for name in figures if name != by):
         values = np.asarray(figures[name], dtype=float).tolist()
-        averages[name] = np.array([average([values[i] for i in own]) for own in rows.values()])
+        averages[name] = np.array(
+            [average([values[i] for i in of_unit]) for of_unit in rows.values()]
+        )
     return averages
 
 
@@ -132,8 +134,8 @@ def percentile_interval(
     value: float, resampled: ArrayLike, percentile: Percentile = "linear"
 ) -> Interval:
     """The middle 95 percent of what the resamples gave; those without a figure are left out."""
-    found = np.asarray(resampled, dtype=float)
+    values = np.asarray(resampled, dtype=float)
     outside = (100 - LEVEL) / 2
     bounds = [outside, 100 - outside]
-    low, high = np.percentile(found[~np.isnan(found)], bounds, method=percentile)
+    low, high = np.percentile(values[~np.isnan(values)], bounds, method=percentile)
     return Interval(value, float(low), float(high))

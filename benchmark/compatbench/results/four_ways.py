@@ -73,7 +73,7 @@ class FourWays:
 
     def over_models(self, classes: Classes) -> Interval | None:
         """H of source and target, per dataset and seed, then averaged: this project's H."""
-        return self._mean(harmonic_mean(*(self.frame[f"{classes}_{one}"] for one in MODELS)))
+        return self._mean(harmonic_mean(*(self.frame[f"{classes}_{model}"] for model in MODELS)))
 
     @cached_property
     def four(self) -> Interval | None:
@@ -90,7 +90,8 @@ class FourWays:
         (gain on the source − gain on the target) on other classes, less the same on own ones.
         """
         own, other = (
-            self.frame[f"{one}_source_gain"] - self.frame[f"{one}_target_gain"] for one in CLASSES
+            self.frame[f"{classes}_source_gain"] - self.frame[f"{classes}_target_gain"]
+            for classes in CLASSES
         )
         return self._mean(other - own)
 
@@ -138,7 +139,9 @@ def _measure(results: MethodResults, expected: Expected, upgrade: Upgrade, shots
         for name, measure in _MEASURES.items():
             figures = [standing.figures(measure) for standing in standings]
             columns[f"{classes}_{name}"] = np.concatenate(figures).ravel().tolist()
-        refused = (str(why) for one in standings for why in one.both("reason")[one.refusals])
+        refused = (
+            str(why) for standing in standings for why in standing.both("reason")[standing.refusals]
+        )
         reasons[classes] = next(refused, "")
     seeds = expected.seeds_of(results.info)
     where = [(" / ".join(pair), seed) for pair in list_pairs(expected) for seed in seeds]

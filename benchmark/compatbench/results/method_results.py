@@ -108,22 +108,24 @@ class SuiteResults:
     @property
     def transfers(self) -> list[str]:
         """``copied``, and then every other transfer that was measured."""
-        return sorted({COPIED, *(str(one.ranked_with) for one in self.all)}, key=_copied_first)
+        return sorted(
+            {COPIED, *(str(method.ranked_with) for method in self.all)}, key=_copied_first
+        )
 
     def of(self, transfer: str) -> dict[str, MethodResults]:
         """Method -> its rows that are ranked with those of one transfer."""
-        return {one.info.name: one for one in self.all if one.ranked_with == transfer}
+        return {method.info.name: method for method in self.all if method.ranked_with == transfer}
 
     @cached_property
     def methods(self) -> dict[str, MethodResults]:
         """Method -> its rows with modules that are attached as they are, by name."""
-        return {one.info.name: one for one in self.all if one.transfer == COPIED}
+        return {method.info.name: method for method in self.all if method.transfer == COPIED}
 
     @cached_property
     def frame(self) -> pd.DataFrame:
         """Every row, with accuracies and gains in percent, and with times and memory."""
         empty = with_figures(to_frame([], Row), to_frame([], Cost))
-        return pd.concat([empty, *(one.table for one in self.all)], ignore_index=True)
+        return pd.concat([empty, *(method.table for method in self.all)], ignore_index=True)
 
 
 def split_results(name: str, methods: Iterable[MethodResults]) -> SuiteResults:
@@ -137,7 +139,7 @@ def split_results(name: str, methods: Iterable[MethodResults]) -> SuiteResults:
             rows = whole.rows[whole.rows["transfer"] == transfer]
             costs = whole.costs[whole.costs["key"].isin(rows["key"])]
             parts.append(replace(whole, rows=rows, costs=costs, transfer=transfer))
-    return SuiteResults(name, tuple(sorted(parts, key=lambda one: _copied_first(one.transfer))))
+    return SuiteResults(name, tuple(sorted(parts, key=lambda part: _copied_first(part.transfer))))
 
 
 def _copied_first(transfer: str | None) -> tuple[bool, str]:
@@ -169,7 +171,7 @@ def merge_results(
         new,
         rows=rows.reset_index(drop=True),
         costs=costs.reset_index(drop=True),
-        provenance=join_provenance(one.provenance for one in made),
+        provenance=join_provenance(results.provenance for results in made),
         transfer=None,
     )
 

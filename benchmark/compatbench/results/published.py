@@ -58,21 +58,21 @@ def compare_published(
     variants = expected.variants if expected.protocol == "few-shot" else {}
     rows = []
     for method, results_of in sorted(results.methods.items()):
-        own = figures.loc[figures["method"] == method]
-        if own.empty:
+        of_method = figures.loc[figures["method"] == method]
+        if of_method.empty:
             continue
         for task in expected.tasks:
             for test_set in (task, *variants.get(task, ())):
-                same, where = own.loc[own["test_set"] == test_set], (task, test_set)
+                same, where = of_method.loc[of_method["test_set"] == test_set], (task, test_set)
                 if same.empty:
                     continue
-                one = compute_standing(results_of, expected, (source, source), shots, where)
-                mean = one.mean("source")
+                standing = compute_standing(results_of, expected, (source, source), shots, where)
+                mean = standing.mean("source")
                 if mean is None:
                     continue
                 values = same["accuracy"].to_numpy(float)
                 published, low, high = map(float, (values.mean(), values.min(), values.max()))
-                chance = _chance(one, same)
+                chance = _chance(standing, same)
                 outside = max(low - mean.value, mean.value - high)
                 # NaN is neither.
                 verdict = "differs" if outside > chance else "one seed"
@@ -83,7 +83,7 @@ def compare_published(
     return pd.DataFrame(rows, columns=pd.Index(COLUMNS)).astype({"measured_std": "float64"})
 
 
-def _chance(one: Standing, figures: pd.DataFrame) -> float:
+def _chance(standing: Standing, figures: pd.DataFrame) -> float:
     """By how many points seeds and the size of the test set let two means differ, in 95 of 100.
 
     chance² = t² (s²/n + s'²/k) + 1.96² p (1 − p) / N
@@ -95,11 +95,11 @@ def _chance(one: Standing, figures: pd.DataFrame) -> float:
     """
     from scipy.stats import t
 
-    seeds, mean = len(one.seeds), one.mean("source")
+    seeds, mean = len(standing.seeds), standing.mean("source")
     assert mean is not None
-    share, images = mean.value / 100, one.column("source", "total").min()
+    share, images = mean.value / 100, standing.column("source", "total").min()
     binomial = 1.96 * 100 * sqrt(share * (1 - share) / images)
-    if not one.info.learns:
+    if not standing.info.learns:
         return binomial
     if mean.std is None:
         return float("nan")

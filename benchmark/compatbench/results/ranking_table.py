@@ -103,9 +103,11 @@ class Results:
         """
         self._check("measures", [measure], list_measures("upgrade"))
         rows = {}
-        for one in (ranked.standing for ranked in self.ranked((source, target), shots, transfer)):
-            means = {task: exact(one.mean(measure, task)) for task in one.tasks}
-            rows[one.info.name] = means | {"mean": exact(one.mean(measure))}
+        for standing in (
+            ranked.standing for ranked in self.ranked((source, target), shots, transfer)
+        ):
+            means = {task: exact(standing.mean(measure, task)) for task in standing.tasks}
+            rows[standing.info.name] = means | {"mean": exact(standing.mean(measure))}
         return pd.DataFrame.from_dict(rows, "index", dtype="float64").rename_axis("method")
 
     def classes(
@@ -172,7 +174,7 @@ def ranking_frame(ranks: Sequence[Ranked]) -> pd.DataFrame:
     * ``harmed`` counts datasets; ``parameters`` are those of the largest module.
     * ``measured`` of all ``cells`` have a result; ``reasons`` say why some were ``refused``.
     """
-    frame = pd.DataFrame([one.figures for one in ranks], dtype=object)
+    frame = pd.DataFrame([ranked.figures for ranked in ranks], dtype=object)
     types = dict.fromkeys(frame, "float64") | dict.fromkeys(_COUNTS, "Int64") | {"learns": "bool"}
     return frame.astype(types | dict.fromkeys(_TEXTS, "object"))
 
@@ -191,23 +193,26 @@ def find_gaps(results: SuiteResults, expected: Expected) -> pd.DataFrame:
         for name in (task, *expected.variants.get(task, ()))
     ]
     gaps: list[tuple[object, ...]] = []
-    for one in sorted(results.all, key=lambda one: (one.info.name, one.transfer != COPIED)):
-        learns, statuses, reasons = one.info.learns, one.column("status"), one.column("reason")
+    for method in sorted(
+        results.all, key=lambda method: (method.info.name, method.transfer != COPIED)
+    ):
+        learns = method.info.learns
+        statuses, reasons = method.column("status"), method.column("reason")
         pairs = {(at, name): name for at, target in expected.upgrades for name in (at, target)}
-        if expected.retrained and learns and one.transfer == COPIED:
+        if expected.retrained and learns and method.transfer == COPIED:
             for _, target in expected.upgrades:
                 pairs.setdefault((target, target), f"{target}, retrained")
         draws = product(expected.shots if learns else expected.shots[:1], sets)
         found = []
         for (shots, (task, name)), seed, ((source, backbone), shown) in product(
-            draws, expected.seeds_of(one.info), pairs.items()
+            draws, expected.seeds_of(method.info), pairs.items()
         ):
-            row = one.find_row(task, source, backbone, name, shots, seed)
+            row = method.find_row(task, source, backbone, name, shots, seed)
             place = (task, name, shots, seed, shown)
             if row < 0:
-                found.append((one.info.name, one.title, "missing", "", *place))
+                found.append((method.info.name, method.title, "missing", "", *place))
             elif statuses[row] == "failed":
-                found.append((one.info.name, one.title, "failed", reasons[row], *place))
+                found.append((method.info.name, method.title, "failed", reasons[row], *place))
         gaps += sorted(found, key=lambda gap: gap[:4])
     return pd.DataFrame(gaps, columns=columns)
 

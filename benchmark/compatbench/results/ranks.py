@@ -138,8 +138,11 @@ def rounded(value: float | None, digits: int) -> float | None:
 
 def rank_methods(standings: Sequence[Standing]) -> list[Ranked]:
     """Standings by H; then those of methods that see test images, ranked among themselves."""
-    tracks = ([one for one in standings if one.info.sees_tests == sees] for sees in (False, True))
-    return [one for track in tracks for one in _rank_track(track)]
+    tracks = (
+        [standing for standing in standings if standing.info.sees_tests == sees]
+        for sees in (False, True)
+    )
+    return [standing for track in tracks for standing in _rank_track(track)]
 
 
 def _rank_track(standings: Sequence[Standing]) -> list[Ranked]:
@@ -188,10 +191,14 @@ def _join(standings: Sequence[Standing]) -> Standing:
     return replace(
         first,
         tasks=tuple(
-            f"{' → '.join(one.upgrade)}: {task}" for one in standings for task in one.tasks
+            f"{' → '.join(standing.upgrade)}: {task}"
+            for standing in standings
+            for task in standing.tasks
         ),
-        datasets=tuple(task for one in standings for task in one.datasets),
-        rows={side: np.hstack([one.rows[side] for one in standings]) for side in first.rows},
+        datasets=tuple(task for standing in standings for task in standing.datasets),
+        rows={
+            side: np.hstack([standing.rows[side] for standing in standings]) for side in first.rows
+        },
     )
 
 
@@ -227,8 +234,10 @@ def rank_datasets(ranks: Sequence[Ranked]) -> tuple[list[Ranked], RankTest] | No
     Without those that see test images. None where there is nothing to test: fewer than three
     methods, or a single dataset.
     """
-    complete = [one for one in ranks if one.standing.state == "complete" and not one.sees_tests]
-    tables = [dataset_means(one.standing, "h") for one in complete]
+    complete = [
+        ranked for ranked in ranks if ranked.standing.state == "complete" and not ranked.sees_tests
+    ]
+    tables = [dataset_means(ranked.standing, "h") for ranked in complete]
     scores = np.array([list(table.values()) for table in tables if table is not None])
     if len(complete) < 3 or scores.shape[1] < 2:
         return None

@@ -199,8 +199,8 @@ def read_csv(path: Path, model: Line) -> pd.DataFrame:
 @cache
 def _describe_columns(model: Line) -> dict[str, tuple[Any, TypeAdapter[list[Any]]]]:
     """By column, what an empty cell stands for, and what checks values."""
-    hints, found = get_type_hints(model, include_extras=True), {}
+    hints, described = get_type_hints(model, include_extras=True), {}
     for name in model.columns:
         field, kind = model.model_fields[name], TypeAdapter(list[hints[name]])  # type: ignore[misc]
-        found[name] = ("" if field.is_required() else field.default, kind)
-    return found
+        described[name] = ("" if field.is_required() else field.default, kind)
+    return described

@@ -54,8 +54,8 @@ def mean_over_seeds(values: ArrayLike | Sequence[Sequence[float | None]]) -> Mea
 
 def mean_of_all(values: Iterable[float | None]) -> float | None:
     """The mean of ``values``; None if any is missing (None or NaN), or if there are none."""
-    found = [nan if value is None else value for value in values]
-    mean = average(found) if found else nan
+    known = [nan if value is None else value for value in values]
+    mean = average(known) if known else nan
     return None if isnan(mean) else mean
 
 
@@ -166,12 +166,12 @@ def compute_standing(
     sets = (test_set[1],) if test_set else tasks
     seeds, rows = expected.seeds_of(results.info), {}
     for side, backbone in zip(("source", "target"), upgrade, strict=True):
-        found = [
+        positions = [
             results.find_row(task, upgrade[0], backbone, name, shots, seed)
             for seed in seeds
             for task, name in zip(tasks, sets, strict=True)
         ]
-        rows[side] = np.array(found, dtype=np.intp).reshape(len(seeds), len(tasks))
+        rows[side] = np.array(positions, dtype=np.intp).reshape(len(seeds), len(tasks))
     unranked = expected.unranked.get(results.info.name, "")
     return Standing(results, upgrade, tasks, tasks, seeds, rows, unranked)
 
@@ -187,8 +187,8 @@ def follow_path(
     source, *targets = path
     steps = [compute_standing(results, expected, (source, target), shots) for target in targets]
     return {
-        "accuracy": [steps[0].mean("source"), *(one.mean("target") for one in steps)],
-        "gain": [steps[0].mean("source_gain"), *(one.mean("gain") for one in steps)],
+        "accuracy": [steps[0].mean("source"), *(step.mean("target") for step in steps)],
+        "gain": [steps[0].mean("source_gain"), *(step.mean("gain") for step in steps)],
     }
 
 

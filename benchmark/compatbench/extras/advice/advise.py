@@ -71,16 +71,16 @@ def advise(
         pairs = ((asked[0], asked[1]),)
     if module is not None:
         return Advice(tuple(_evaluate(module, methods, pairs, card.name, device)))
-    found: Results = load("results")(card, out)
-    learning = sorted({one.info.name for one in found.suite.all if one.info.learns})
+    of_suite: Results = load("results")(card, out)
+    learning = sorted({method.info.name for method in of_suite.suite.all if method.info.learns})
     of = f"of suite '{card.name}'"
     chosen = select_names(methods, learning, f"method with modules in the results {of}")
     if tasks != "all":
-        known = found.expected.measured_tasks
-        found = found.restrict(select_names(tasks, known, f"task {of}"))
+        known = of_suite.expected.measured_tasks
+        of_suite = of_suite.restrict(select_names(tasks, known, f"task {of}"))
     if shots is not None:
-        found = found.restrict(shots=[shots])
-    cases = (read_cases(found.suite, found.expected, pair, chosen) for pair in pairs)
+        of_suite = of_suite.restrict(shots=[shots])
+    cases = (read_cases(of_suite.suite, of_suite.expected, pair, chosen) for pair in pairs)
     return Advice(tuple(chain.from_iterable(cases)))
 
 
@@ -103,7 +103,7 @@ def _evaluate(
             "it: give the suite of yours, --suite"
         )
     for target in targets:
-        found = [evaluate_module(given, target, None, COPIED, file, device)]
+        evaluations = [evaluate_module(given, target, None, COPIED, file, device)]
         if find_transfer("words").serves(builtin_methods().get(fitted.method).card):
-            found.append(evaluate_module(given, target, None, "words", file, device))
-        yield evaluated_case(found)
+            evaluations.append(evaluate_module(given, target, None, "words", file, device))
+        yield evaluated_case(evaluations)

@@ -110,13 +110,14 @@ def read_cases(
         yield Case(method, upgrade, shots, *given)
 
 
-def evaluated_case(found: Sequence[Evaluation]) -> Case:
+def evaluated_case(evaluations: Sequence[Evaluation]) -> Case:
     """The case of one module, from evaluations by several transfers on one backbone."""
-    first, done = found[0], next((one.target for one in found if one.target), None)
+    first = evaluations[0]
+    done = next((each.target for each in evaluations if each.target), None)
     accuracy = {
         OLD: first.source and first.source.accuracy,
         ZERO_SHOT: done and done.zero_shot_accuracy,
-        **{one.transfer: one.target and one.target.accuracy for one in found},
+        **{each.transfer: each.target and each.target.accuracy for each in evaluations},
     }
     return Case(
         first.fitted.method,
@@ -125,5 +126,5 @@ def evaluated_case(found: Sequence[Evaluation]) -> Case:
         (first.test_set,),
         np.array([float(first.images)]),
         {name: np.array([[value]], dtype=float) for name, value in accuracy.items()},
-        {one.transfer: one_line(one.reason) for one in found if one.target is None},
+        {each.transfer: one_line(each.reason) for each in evaluations if each.target is None},
     )

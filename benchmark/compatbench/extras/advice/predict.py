@@ -81,8 +81,8 @@ class Prediction:
     @property
     def best(self) -> Outlook | None:
         """The way that gains most; None if none is expected to gain."""
-        helpful = [one for one in self.ways if one.gain is not None and one.gain.value > 0]
-        return max(helpful, key=lambda one: one.gain.value, default=None)  # type: ignore[union-attr]
+        helpful = [way for way in self.ways if way.gain is not None and way.gain.value > 0]
+        return max(helpful, key=lambda way: way.gain.value, default=None)  # type: ignore[union-attr]
 
     @property
     def advice(self) -> str:
@@ -98,7 +98,7 @@ class Prediction:
             "backbone": self.backbone,
             "images": self.images,
             "advice": self.advice,
-            "ways": [one.as_dict() for one in self.ways],
+            "ways": [way.as_dict() for way in self.ways],
         }
 
 

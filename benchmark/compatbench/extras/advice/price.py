@@ -84,8 +84,8 @@ def worth_interval(accuracy: ArrayLike, curves: ArrayLike, labels: Sequence[int]
 
 def count_labels(transfers: Sequence[str]) -> dict[int, str]:
     """The transfers that train anew, by their number of labels per class, in order."""
-    found = {int(match[1]): name for name in transfers if (match := _RETRAINED.fullmatch(name))}
-    return dict(sorted(found.items()))
+    numbers = {int(match[1]): name for name in transfers if (match := _RETRAINED.fullmatch(name))}
+    return dict(sorted(numbers.items()))
 
 
 def price_ways(
@@ -134,7 +134,7 @@ def access_of(transfer: str) -> list[str]:
     from compatbench.method.transfer import ACCESS
 
     way = find_way(transfer)
-    return [one for one in ACCESS if way is not None and one in way.card.access]
+    return [need for need in ACCESS if way is not None and need in way.card.access]
 
 
 def describe_access(transfer: str) -> str:
@@ -147,7 +147,7 @@ def describe_access(transfer: str) -> str:
         "old model": "the old model",
         "unlabelled": "unlabelled images",
     }
-    return ", ".join(words.get(one, one) for one in access_of(transfer)) or "nothing"
+    return ", ".join(words.get(need, need) for need in access_of(transfer)) or "nothing"
 
 
 def describe_prices(prices: Sequence[Price]) -> Iterator[dict[str, Any]]:
@@ -168,7 +168,7 @@ def describe_prices(prices: Sequence[Price]) -> Iterator[dict[str, Any]]:
 
 def format_prices(prices: Sequence[Price]) -> list[str]:
     """The same as lines of a table, of 79 columns at most; nothing if no worth is known."""
-    most = max(count_labels([one.transfer for one in prices]), default=0)
+    most = max(count_labels([price.transfer for price in prices]), default=0)
 
     def show(labels: float) -> str:
         return f"> {most}" if math.isinf(labels) else f"{labels:.1f}"

@@ -108,8 +108,8 @@ def describe_ways(case: Case) -> Iterator[dict[str, Any]]:
         }
 
 
-def _bounds(name: str, found: Interval | None) -> dict[str, float | None]:
-    value = (found.value, found.low, found.high) if found else (None,) * 3
+def _bounds(name: str, interval: Interval | None) -> dict[str, float | None]:
+    value = (interval.value, interval.low, interval.high) if interval else (None,) * 3
     return dict(zip((name, f"{name}_low", f"{name}_high"), value, strict=True))
 
 

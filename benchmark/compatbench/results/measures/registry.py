@@ -75,10 +75,10 @@ class Measure:
 _MEASURES: dict[tuple[Kind, str], Measure] = {}
 
 
-def _register(one: Measure) -> None:
-    if (one.kind, one.name) in _MEASURES:
-        raise ValueError(f"there are two measures '{one.name}' of kind '{one.kind}'")
-    _MEASURES[one.kind, one.name] = one
+def _register(new: Measure) -> None:
+    if (new.kind, new.name) in _MEASURES:
+        raise ValueError(f"there are two measures '{new.name}' of kind '{new.kind}'")
+    _MEASURES[new.kind, new.name] = new
 
 
 def _decorator(
@@ -146,7 +146,7 @@ def list_measures(kind: Kind) -> dict[str, Measure]:
     names = {module.name for module in pkgutil.iter_modules(import_module(package).__path__)}
     for name in [*FIRST, *sorted(names.difference(FIRST))]:
         import_module(f"{package}.{name}")
-    return {one.name: one for one in _MEASURES.values() if one.kind == kind}
+    return {each.name: each for each in _MEASURES.values() if each.kind == kind}
 
 
 def score(answers: Answers) -> dict[str, int | float | None]:
