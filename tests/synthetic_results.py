@@ -92,9 +92,19 @@ def lines_of(results: MethodResults) -> list[Row]:
     ]
 
 
+def by_transfer(transfer: str, copied: MethodResults) -> MethodResults:
+    """The same results, of modules that are brought along this way."""
+    return replace(copied, rows=copied.rows.assign(transfer=transfer), transfer=transfer)
+
+
 def through_words(copied: MethodResults) -> MethodResults:
     """The same results, of modules that are brought along through words."""
-    return replace(copied, rows=copied.rows.assign(transfer="words"), transfer="words")
+    return by_transfer("words", copied)
+
+
+def coop_by_way(transfer: str, target: int) -> MethodResults:
+    """CoOp's modules brought along this way; the target's zero-shot is 60."""
+    return by_transfer(transfer, flat(COOP, 50, target))
 
 
 def make_suite(*methods: MethodResults) -> SuiteResults:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from synthetic_results import COOP, TWO_BY_TWO, UPGRADE, flat, make_page
+from synthetic_results import TWO_BY_TWO, UPGRADE, coop_by_way, make_page
 
 from compatbench.extras.advice.price import break_even, count_labels, price_ways, worth_interval
 from compatbench.extras.advice.price_figure import price_values
 from compatbench.extras.advice.price_tables import price_table
 from compatbench.results.estimate import Interval, draw_resamples
-from compatbench.results.method_results import MethodResults
 from compatbench.tables.figures.plan import plan_figures
 from compatbench.tables.markdown import render_table
 from compatbench.tables.pages.leaderboard import render_leaderboard, render_suite
@@ -81,15 +79,9 @@ def test_retraining_is_found_by_its_numbers() -> None:
     assert count_labels(names) == {2: "retrained+2", 16: "retrained+16"}
 
 
-def by_way(name: str, target: int) -> MethodResults:
-    """CoOp's modules brought along this way; the target's zero-shot is 60."""
-    one = flat(COOP, 50, target)
-    return replace(one, rows=one.rows.assign(transfer=name), transfer=name)
-
-
 def test_a_page_says_what_each_way_needs_and_is_worth() -> None:
     ways = {"copied": 62, "warm+2": 70, "retrained+1": 58, "retrained+2": 64}
-    page = make_page(*(by_way(name, target) for name, target in ways.items()))
+    page = make_page(*(coop_by_way(name, target) for name, target in ways.items()))
     prices = {one.transfer: one for one in price_ways(page.results, TWO_BY_TWO, "coop", UPGRADE, 4)}
     assert prices["copied"].worth == Interval(*[pytest.approx(1.449, abs=1e-3)] * 3)
     assert prices["copied"].share == 1
@@ -109,12 +101,12 @@ def test_a_page_says_what_each_way_needs_and_is_worth() -> None:
     assert "With 2 labels per class or more, train anew." in text
     assert "\n  - with 2 labels per class: [CoOp" in text
     # Without retraining on the target there is nothing to measure by.
-    assert "retrain?" not in render_leaderboard([make_page(by_way("copied", 62))])
+    assert "retrain?" not in render_leaderboard([make_page(coop_by_way("copied", 62))])
 
 
 def test_the_picture_has_the_curve_and_the_best_way_of_each_access() -> None:
     ways = {"copied": 62, "words": 63, "words+raw": 61, "warm+2": 70, "retrained+1": 58}
-    page = make_page(*(by_way(name, target) for name, target in ways.items()))
+    page = make_page(*(coop_by_way(name, target) for name, target in ways.items()))
     [panel], signals = price_values(page, UPGRADE)
     assert signals["names"] == ["0", "1"]
     lines = dict(zip(panel["line"], panel["accuracy"], strict=True))

@@ -13,6 +13,7 @@ from synthetic_results import (
     COOP,
     TWO_BY_TWO,
     UPGRADE,
+    coop_by_way,
     flat,
     make_method,
     make_pairs,
@@ -25,12 +26,6 @@ from compatbench.extras.advice.cases import estimate_mean, read_cases
 from compatbench.extras.advice.verdicts import Advice
 from compatbench.results.expected import Expected
 from compatbench.results.method_results import MethodResults
-
-
-def by_way(name: str, target: int, one: MethodResults | None = None) -> MethodResults:
-    """CoOp's modules brought along this way; the target's zero-shot is 60."""
-    one = one or flat(COOP, 50, target)
-    return replace(one, rows=one.rows.assign(transfer=name), transfer=name)
 
 
 def advise(*methods: MethodResults, expected: Expected = TWO_BY_TWO) -> Advice:
@@ -52,7 +47,7 @@ def advise(*methods: MethodResults, expected: Expected = TWO_BY_TWO) -> Advice:
     ],
 )
 def test_the_rule(ways: dict[str, int], verdict: str, transfer: str) -> None:
-    found = advise(*(by_way(name, target) for name, target in ways.items()))
+    found = advise(*(coop_by_way(name, target) for name, target in ways.items()))
     [row] = found.frame.to_dict("records")
     assert (row["verdict"], row["transfer"]) == (verdict, transfer)
     assert row["expected"] == pytest.approx(ways.get(transfer, 60))
@@ -63,8 +58,8 @@ def test_the_rule(ways: dict[str, int], verdict: str, transfer: str) -> None:
 
 def test_a_module_is_worth_labels_and_a_refusal_has_its_reason() -> None:
     ways = {"retrained+1": 58, "retrained+2": 64}
-    more = [by_way(name, target) for name, target in ways.items()]
-    found = advise(by_way("copied", 62), *more)
+    more = [coop_by_way(name, target) for name, target in ways.items()]
+    found = advise(coop_by_way("copied", 62), *more)
     assert found.frame["worth"].tolist() == [pytest.approx(1.449, abs=1e-3)]
     prices = found.prices.set_index("way")
     assert prices["needs"].tolist() == ["nothing", "1 label per class", "2 labels per class"]
