@@ -125,7 +125,7 @@ def places_of(lines: pd.DataFrame, model: Line) -> list[tuple[Any, ...]]:
 
 
 def with_figures(rows: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
-    """The rows with their costs and every measure ``of_row``; NaN where there is none."""
+    """The rows with their costs and every measure of a row; NaN where there is none."""
     # By hand, for a merge takes several times as long.
     known = {place: line for line, place in enumerate(places_of(costs, Cost))}
     lines = [known.get(place, -1) for place in places_of(rows, Cost)]

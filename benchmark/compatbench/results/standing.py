@@ -28,7 +28,7 @@ from compatbench.results.measures.registry import Side, list_measures
 from compatbench.results.method_results import MethodInfo, MethodResults
 
 State = Literal["complete", "not ranked", "not transferable", "incomplete", "refused"]
-MeasureName = str  # of a measure ``of_upgrade``
+MeasureName = str  # of a measure of an upgrade
 Figures = NDArray[np.float64]
 
 

@@ -1,13 +1,5 @@
 """Measures of predictions, rows and upgrades: registered functions, in files of this folder."""
 
-from compatbench.results.measures.registry import (
-    Answers,
-    Measure,
-    list_measures,
-    measure,
-    of_row,
-    of_upgrade,
-    score,
-)
+from compatbench.results.measures.registry import Answers, Measure, list_measures, measure, score
 
-__all__ = ["Answers", "Measure", "list_measures", "measure", "of_row", "of_upgrade", "score"]
+__all__ = ["Answers", "Measure", "list_measures", "measure", "score"]

@@ -3,9 +3,9 @@
 A measure is one function in a file of this folder, with a name, a unit, a direction and a sentence.
 There are three kinds, by what the function is given:
 
-* ``@measure``: predictions and labels. Its number is stored, in a column of a results file;
-* ``@of_row``: the columns of many rows. It is a column of a frame, computed when results are read;
-* ``@of_upgrade``: a method's rows on source and target. Its mean over tasks and seeds is shown.
+* ``answers``: predictions and labels. Its number is stored, in a column of a results file;
+* ``row``: the columns of many rows. It is a column of a frame, computed when results are read;
+* ``upgrade``: a method's rows on source and target. Its mean over tasks and seeds is shown.
 """
 
 from __future__ import annotations
@@ -81,13 +81,30 @@ def _register(new: Measure) -> None:
     _MEASURES[new.kind, new.name] = new
 
 
-def _decorator(
-    kind: Kind, mean_on: Side | None, **about: Any
+def measure(
+    *,
+    title: str,
+    unit: Unit,
+    direction: Direction,
+    sentence: str,
+    of: Kind = "answers",
+    mean_on: Side | None = "target",
 ) -> Callable[[_FunctionT], _FunctionT]:
+    """Registers a function as a measure under its own name.
+
+    Args:
+        of: what it is a function of. Of ``answers``, it gives an integer for ``images``, a float
+            for other units, and None where there is no number; of a ``row``, it is given
+            ``Columns`` and gives one, ``[rows]``; of an ``upgrade``, it is given a ``Standing``
+            and gives figures ``[seeds, tasks]``.
+        mean_on: the side of an upgrade on which a number in another unit than images is also
+            averaged over tasks and seeds.
+    """
+
     def decorate(function: _FunctionT) -> _FunctionT:
         name, standard = function.__name__, function.__module__.rpartition(".")[2] in FIRST
-        _register(Measure(name, kind=kind, compute=function, standard=standard, **about))
-        if mean_on is not None and about["unit"] != "images":
+        _register(Measure(name, title, unit, direction, sentence, of, function, standard))
+        if of != "upgrade" and mean_on is not None and unit != "images":
             add_mean(name, name, side=mean_on)
         return function
 
@@ -108,35 +125,6 @@ def add_mean(
         return standing.column(side, column)
 
     _register(replace(of, name=name, kind="upgrade", compute=compute, **words))
-
-
-def measure(
-    *, title: str, unit: Unit, direction: Direction, sentence: str, mean_on: Side | None = "target"
-) -> Callable[[_FunctionT], _FunctionT]:
-    """Registers a function of ``Answers`` whose number is stored: a column of results files.
-
-    It gives an integer for ``images``, a float for other units, and None where there is no number.
-    A measure in another unit than images is also averaged over tasks and seeds, on the side of an
-    upgrade that ``mean_on`` names.
-    """
-    about = dict(title=title, unit=unit, direction=direction, sentence=sentence)
-    return _decorator("answers", mean_on, **about)
-
-
-def of_row(
-    *, title: str, unit: Unit, direction: Direction, sentence: str, mean_on: Side | None = "target"
-) -> Callable[[_FunctionT], _FunctionT]:
-    """Registers a function of ``Columns`` that gives a further column, ``[rows]``, of a frame."""
-    about = dict(title=title, unit=unit, direction=direction, sentence=sentence)
-    return _decorator("row", mean_on, **about)
-
-
-def of_upgrade(
-    *, title: str, unit: Unit, direction: Direction, sentence: str
-) -> Callable[[_FunctionT], _FunctionT]:
-    """Registers a function of a ``Standing`` that gives figures ``[seeds, tasks]``."""
-    about = dict(title=title, unit=unit, direction=direction, sentence=sentence)
-    return _decorator("upgrade", None, **about)
 
 
 @cache

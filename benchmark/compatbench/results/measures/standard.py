@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from compatbench.results.measures.registry import Answers, Columns, measure, of_row
+from compatbench.results.measures.registry import Answers, Columns, measure
 
 BINS = 15  # of equal mass
 
@@ -96,7 +96,8 @@ def _percent(row: Columns, name: str) -> Figures:
     return 100 * row[name] / row["total"]
 
 
-@of_row(
+@measure(
+    of="row",
     title="Accuracy",
     unit="percent",
     direction="higher",
@@ -107,7 +108,8 @@ def accuracy(row: Columns) -> Figures:
     return _percent(row, "correct")
 
 
-@of_row(
+@measure(
+    of="row",
     title="Zero-shot",
     unit="percent",
     direction=None,
@@ -118,7 +120,8 @@ def zero_shot(row: Columns) -> Figures:
     return _percent(row, "zero_shot_correct")
 
 
-@of_row(
+@measure(
+    of="row",
     title="Gain",
     unit="points",
     direction="higher",
@@ -129,7 +132,8 @@ def gain(row: Columns) -> Figures:
     return row["accuracy"] - row["zero_shot"]
 
 
-@of_row(
+@measure(
+    of="row",
     title="NFR",
     unit="percent",
     direction="lower",
@@ -140,7 +144,8 @@ def negative_flips_share(row: Columns) -> Figures:
     return _percent(row, "negative_flips")
 
 
-@of_row(
+@measure(
+    of="row",
     title="PFR",
     unit="percent",
     direction="higher",
@@ -151,7 +156,8 @@ def positive_flips_share(row: Columns) -> Figures:
     return _percent(row, "positive_flips")
 
 
-@of_row(
+@measure(
+    of="row",
     title="Inconsistent",
     unit="percent",
     direction="lower",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compatbench.harmonic_mean import harmonic_mean
-from compatbench.results.measures.registry import add_mean, of_upgrade
+from compatbench.results.measures.registry import add_mean, measure
 
 if TYPE_CHECKING:
     from compatbench.results.standing import Figures, Standing
@@ -16,7 +16,8 @@ add_mean("source", "accuracy", side="source", title="Source", sentence=_TRAINED_
 add_mean("target", "accuracy", side="target", title="Target", sentence=_SAME_MODULE)
 
 
-@of_upgrade(
+@measure(
+    of="upgrade",
     title="H",
     unit="percent",
     direction="higher",
@@ -39,7 +40,8 @@ add_mean("source_ece", "ece", side="source", title="Source ECE")
 add_mean("target_ece", "ece", side="target", title="Target ECE")
 
 
-@of_upgrade(
+@measure(
+    of="upgrade",
     title="Diversity",
     unit="",
     direction=None,
