@@ -36,7 +36,7 @@ MOST_LINES = 360
 ROOM_BUDGETS = {
     "api": 640,
     "backbone": 4_280,
-    "cli": 1_960,
+    "cli": 1_740,
     "data": 5_330,
     "engine": 4_900,
     "extras": 9_462,

@@ -104,9 +104,8 @@ class ShellOption:
         names = (option.names,) if isinstance(option.names, str) else option.names
         settings: dict[str, Any] = {"min": option.least, "max": option.most}
         settings |= {"help": self._help(name), "envvar": option.envvar}
-        settings["metavar"] = (
-            option.metavar or ("FILE" if kind is Path else "NAME") * option.repeated
-        )
+        several = ("FILE" if kind is Path else "NAME") if option.repeated else None
+        settings["metavar"] = option.metavar or several
         if option.completes:
             settings["autocompletion"] = complete(option.completes)
         if option.at_once:
@@ -161,13 +160,13 @@ def add_command(app: typer.Typer, name: str, command: Command, panel: str | None
 
 def shell_options(command: Command) -> dict[str, ShellOption]:
     """The options of a command by the names of their parameters."""
-    parameters = dict(read_signature(command.function).parameters)
+    parameters = read_signature(command.function).parameters
+    hidden = {*command.leave_out, *command.records, *_REPORTS}
     placed = {
         name: (parameter, "")
         for name, parameter in parameters.items()
-        if name not in command.leave_out and name not in command.records
-        and "Callable" not in parameter.annotation and name not in _REPORTS
-    }  # fmt: skip
+        if name not in hidden and "Callable" not in parameter.annotation
+    }
     for record, (place, *chosen) in command.records.items():
         record_fields = read_signature(place).parameters
         for name in chosen or record_fields:
@@ -208,7 +207,7 @@ def read_call(
 @cache
 def shell_type(annotation: str) -> Any:
     """The type that a shell reads for an annotation; for what it has no word of, a text."""
-    members = _members(ast.parse(annotation, mode="eval").body)
+    members = _members(annotation)
     for kind in ("bool", "Literal", "Path", "tuple[Path", "str", "int", "float"):
         for member in members:
             if member.startswith(kind):
@@ -216,15 +215,16 @@ def shell_type(annotation: str) -> Any:
     return str
 
 
-def _members(node: ast.expr) -> list[str]:
+def _members(annotation: str) -> list[str]:
     """The parts of a union."""
+    node = ast.parse(annotation, mode="eval").body
     if isinstance(node, ast.BinOp):
-        return [*_members(node.left), *_members(node.right)]
-    return [ast.unparse(node)]
+        return [part for side in (node.left, node.right) for part in _members(ast.unparse(side))]
+    return [annotation]
 
 
 def _is_list(annotation: str) -> bool:
-    members = _members(ast.parse(annotation, mode="eval").body)
+    members = _members(annotation)
     lists = ("Sequence[", "Collection[", "list[")
     return "str" not in members and any(member.startswith(lists) for member in members)
 

@@ -9,8 +9,6 @@ FILE = "Path | None"
 
 GROUPS = {
     "data": "Fetch datasets and weights, and share few-shot draws.",
-    "runs": "Look at, verify and clean the store of a run.",
-    "cache": "Look at and clean the cache of image features.",
 }
 COMMANDS = {
     "run": Command(
@@ -135,24 +133,5 @@ COMMANDS = {
         options={
             "backbones": Option("", annotation="str", repeated=True, completes="backbones"),
         },
-    ),
-    "runs ls": Command(f"{CLI}.stores:list_runs", "owners"),
-    "runs show": Command(f"{CLI}.stores:show_run", "owners"),
-    "runs verify": Command(f"{CLI}.stores:verify_runs", "owners"),
-    "runs gc": Command(
-        f"{CLI}.stores:collect_garbage",
-        "owners",
-        options={
-            "days": Option(least=0),
-            "suite": Option(repeated=True),
-            "shots_file": Option(annotation="Path", repeated=True),
-        },
-    ),
-    "cache ls": Command(f"{CLI}.stores:list_cache", "owners"),
-    "cache verify": Command(f"{CLI}.stores:verify_cache", "owners"),
-    "cache prune": Command(
-        f"{CLI}.stores:prune_cache",
-        "owners",
-        options={"days": Option(least=0), "everything": Option("--all")},
     ),
 }

@@ -1,7 +1,11 @@
-"""Whether this machine can run a suite, and what is missing."""
+"""Whether this machine can run a suite, what is missing, and what is stored on it."""
 
 from compatbench.plugins import Command, Option
 
+GROUPS = {
+    "runs": "Look at, verify and clean the store of a run.",
+    "cache": "Look at and clean the cache of image features.",
+}
 FUNCTIONS = {"diagnose": "diagnosis:diagnose"}
 COMMANDS = {
     "doctor": Command(
@@ -24,5 +28,24 @@ COMMANDS = {
             ),
         },
         also=("data_root", "trust_pickle"),
+    ),
+    "runs ls": Command("stores:list_runs", "owners"),
+    "runs show": Command("stores:show_run", "owners"),
+    "runs verify": Command("stores:verify_runs", "owners"),
+    "runs gc": Command(
+        "stores:collect_garbage",
+        "owners",
+        options={
+            "days": Option(least=0),
+            "suite": Option(repeated=True),
+            "shots_file": Option(annotation="Path", repeated=True),
+        },
+    ),
+    "cache ls": Command("stores:list_cache", "owners"),
+    "cache verify": Command("stores:verify_cache", "owners"),
+    "cache prune": Command(
+        "stores:prune_cache",
+        "owners",
+        options={"days": Option(least=0), "everything": Option("--all")},
     ),
 }
