@@ -7,7 +7,9 @@ is a folder whose ``__init__`` has constants alone, each a dictionary:
     COMMANDS    words of a command, such as ``analyze depth`` -> ``Command``; it may stand in place
                 of one of the core's
     GROUPS      first word of several commands -> their help
-    SECTIONS    page and place on it -> place of the function that writes the section
+    SECTIONS    page and place on it -> place of the section
+    FIGURES     kind of figure -> place of the figure
+    AUDITS      folder of results -> place of the function that checks its files
     ADDRESSES   scheme, such as ``hf`` -> place of what reads ``hf:...`` in place of a file
 
 A *place* is ``module:attribute``, the module below the extra's folder. Without its folder, all
