@@ -13,12 +13,16 @@ WORDS = 20  # characters that a column of words keeps; longer ones are folded
 
 
 def render_table(shown: Table, width: int) -> rich.table.Table:
-    """The table in so many characters; captions and notes are the caller's to print."""
+    """The table in so many characters; captions and notes are the caller's to print.
+
+    The first column is never wrapped: it has names, which are to be copied.
+    """
     shown = fit(shown, width)
     made = rich.table.Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
-    for column in shown.columns:
+    for place, column in enumerate(shown.columns):
         side = "left" if column.left else "right"
-        made.add_column(column.title, justify=side, no_wrap=not column.left, overflow="fold")
+        whole = not column.left or place == 0
+        made.add_column(column.title, justify=side, no_wrap=whole, overflow="fold")
     for row in shown.rows:
         made.add_row(*map(render_cell, row))
     return made
