@@ -38,10 +38,10 @@ ROOM_BUDGETS = {
     "backbone": 4_280,
     "cli": 1_740,
     "data": 5_330,
-    "engine": 4_900,
+    "engine": 4_260,
     "extras": 9_462,
     "files": 610,
-    "method": 2_280,
+    "method": 2_250,
     "results": 2_830,
     "tables": 3_300,
 }

@@ -21,7 +21,7 @@ from imagenet_memory import peak_gib
 from workload import matmul_rate
 
 from compatbench.engine.cell import provenance
-from compatbench.engine.index_maps import FeatureMap
+from compatbench.extras.indexes.index_maps import FeatureMap
 from compatbench.extras.indexes.index_port import stream_index
 from compatbench.extras.indexes.vector_files import open_vectors
 

@@ -17,7 +17,7 @@ from compatbench.engine.plan import CellState
 def make_cells(count: int) -> list[Cell]:
     training = TrainingCard.model_validate({})
     return [
-        Cell(f"key{i}", f"key{i}", "coop", {}, "task", 4, i, ("a", "b"), ("task",), training)
+        Cell(f"key{i}", f"key{i}", "coop", {}, "task", 4, i, ("a", "b"), ("task",), (), training)
         for i in range(count)
     ]
 

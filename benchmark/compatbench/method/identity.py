@@ -9,7 +9,6 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
@@ -101,24 +100,6 @@ def local_files(path: Path) -> set[Path]:
             package = file.parents[file.name == "__init__.py"] / "__init__.py"
             waiting += [package] if package.is_file() else []
             waiting += _imported_files(file, folders) if file.suffix == ".py" else []
-    return files
-
-
-def declared_files(path: Path) -> set[Path]:
-    """The data files that the cards in a file and in its local modules name, as they are written.
-
-    They are found without running anything; names that lead out of the file's folder are left out.
-    """
-    files: set[Path] = set()
-    for file in local_files(path):
-        nodes: list[ast.AST] = []
-        with suppress(SyntaxError, ValueError):
-            nodes = list(ast.walk(ast.parse(file.read_bytes())))
-        for node in nodes:
-            if isinstance(node, ast.keyword) and node.arg == "files":
-                with suppress(TypeError, ValueError):
-                    named = (file.parent / name for name in ast.literal_eval(node.value))
-                    files |= {path for path in named if path.resolve().is_relative_to(file.parent)}
     return files
 
 

@@ -9,8 +9,8 @@ from random_matrices import draw
 from scipy.linalg import orthogonal_procrustes
 from torch import Tensor
 
-from compatbench.engine.index_maps import WAYS, FeatureMap, fit_map, judge_map
 from compatbench.errors import CompatbenchError
+from compatbench.extras.indexes.index_maps import WAYS, FeatureMap, fit_map, judge_map
 from compatbench.method.registry import builtin_transfers
 
 

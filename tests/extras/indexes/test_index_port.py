@@ -15,9 +15,9 @@ from PIL import Image
 import compatbench as cb
 from compatbench.backbone import load_backbone, words
 from compatbench.backbone.words import encode_words, load_words
-from compatbench.engine.index_maps import fit_map
 from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes import index_port, vector_files
+from compatbench.extras.indexes.index_maps import fit_map
 
 SOURCE, TARGET = "mini-clip", "mini-eva-clip-anew"
 WIDTH = 128

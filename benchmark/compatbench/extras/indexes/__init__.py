@@ -2,7 +2,7 @@
 
 from compatbench.plugins import Command, Option
 
-FUNCTIONS = {"port_index": "index_port:port_index"}
+FUNCTIONS = {"port_index": "index_port:port_index", "retrieve": "retrieve:retrieve"}
 SECTIONS = {"indexes": "sections:INDEXES"}
 COMMANDS = {
     # In place of the core's, which ports modules alone.

@@ -27,8 +27,8 @@ from compatbench.data.cards import backbone_cards
 from compatbench.data.encoding import BATCH
 from compatbench.data.images.source import ImageSource, Sample
 from compatbench.data.layouts.recognise import list_images
-from compatbench.engine.index_maps import WAYS, FeatureMap, Pair, fit_map, judge_map
 from compatbench.errors import CompatbenchError
+from compatbench.extras.indexes.index_maps import WAYS, FeatureMap, Pair, fit_map, judge_map
 from compatbench.extras.indexes.retrieval_files import find_expected
 from compatbench.extras.indexes.vector_files import SUFFIXES, VectorFile, open_vectors
 from compatbench.files.atomic import open_atomic, write_atomic

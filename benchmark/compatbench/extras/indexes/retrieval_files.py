@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from compatbench.engine.gallery_rows import (
+from compatbench.errors import CompatbenchError
+from compatbench.extras.indexes.gallery_rows import (
     CEILING,
     COLUMNS,
     FIGURES,
@@ -17,7 +18,6 @@ from compatbench.engine.gallery_rows import (
     POOLED,
     QUERIES,
 )
-from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.kinds import require
 from compatbench.messages import first_line

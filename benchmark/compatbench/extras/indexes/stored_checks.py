@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from compatbench.engine.gallery_rows import KEY
 from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.findings import Finding, compare_file
+from compatbench.extras.indexes.gallery_rows import KEY
 from compatbench.extras.indexes.retrieval_files import read_file, show_facts, show_rows
 
 WRITTEN = "is not as 'compatbench retrieve' writes it"

@@ -8,7 +8,6 @@ FUNCTIONS = {
     "analyze_depth": "depth:analyze_depth",
     "analyze_embeddings": "embeddings:analyze_embeddings",
     "analyze_layers": "layers:analyze_layers",
-    "retrieve": "retrieval:retrieve",
 }
 SECTIONS = {
     "classes": "sections:CLASSES",

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import compatbench as cb
-from compatbench.engine.galleries import rank_gallery
-from compatbench.engine.gallery_rows import FIGURES, KEY, POOLED
 from compatbench.errors import CompatbenchError
+from compatbench.extras.indexes.galleries import rank_gallery
+from compatbench.extras.indexes.gallery_rows import FIGURES, KEY, POOLED
 from compatbench.extras.indexes.retrieval_files import (
     find_expected,
     read_retrieval,
@@ -61,7 +61,7 @@ def test_figures_are_their_definitions(size: int, count: int, kinds: int, own: b
 @pytest.fixture(scope="module")
 def measured():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("compatbench.engine.galleries.TIMED", 16)
+        patch.setattr("compatbench.extras.indexes.galleries.TIMED", 16)
         return cb.retrieve("mini", tasks="mini-arrows", targets="mini-eva-clip", pairs=[8])
 
 

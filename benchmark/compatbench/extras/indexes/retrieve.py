@@ -17,17 +17,17 @@ from compatbench.data.cards import (
     SuiteCard,
     backbone_cards,
     select_names,
+    suite_cards,
     suite_tasks,
     task_cards,
 )
 from compatbench.data.task import load_task
 from compatbench.engine.cell import provenance
-from compatbench.engine.galleries import Galleries, Seen, time_map
-from compatbench.engine.gallery_rows import COLUMNS
-from compatbench.engine.index_maps import LEAST_PAIRS
 from compatbench.errors import CompatbenchError
+from compatbench.extras.indexes.galleries import Galleries, Seen, time_map
+from compatbench.extras.indexes.gallery_rows import COLUMNS
+from compatbench.extras.indexes.index_maps import LEAST_PAIRS
 from compatbench.extras.indexes.retrieval_files import write_retrieval
-from compatbench.extras.studies.study import read_suite
 from compatbench.results.expected import upgrade_pairs
 
 PAIRS, SEEDS = (64, 256, 1024), (1, 2, 3)
@@ -86,7 +86,10 @@ def retrieve(
     Raises:
         CompatbenchError: an unknown name, or weights or images that are not on this machine.
     """
-    card, device = read_suite(suite), resolve_device(device)
+    card, device = (
+        suite_cards.read(suite) if isinstance(suite, str) else suite,
+        resolve_device(device),
+    )
     upgrades = upgrade_pairs(card.upgrades)
     source = backbone_cards.resolve(source or upgrades[0][0])
     read_backbone(source)  # an unknown name is an error here

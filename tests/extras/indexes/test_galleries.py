@@ -17,9 +17,9 @@ from PIL import Image
 import compatbench as cb
 from compatbench.backbone import Backbone
 from compatbench.data.task import inspect_task, load_task
-from compatbench.engine.galleries import Galleries
-from compatbench.engine.gallery_rows import FIGURES, POOLED
 from compatbench.errors import CompatbenchError
+from compatbench.extras.indexes.galleries import Galleries
+from compatbench.extras.indexes.gallery_rows import FIGURES, POOLED
 
 WORDS = ["a red dog", "the blue cat on grass", "two birds", "an old tree", "a photo of the sea"]
 HEAD = "title: Photos\nlicence: MIT\n"
@@ -117,7 +117,7 @@ def test_every_caption_looks_for_its_image(
 ) -> None:
     models = {"mini-clip": clip64, "mini-eva-clip": eva64}
     monkeypatch.setattr(
-        "compatbench.extras.studies.retrieval.load_backbone", lambda name, device: models[name]
+        "compatbench.extras.indexes.retrieve.load_backbone", lambda name, device: models[name]
     )
     found = cb.retrieve("mine", targets="mini-eva-clip", pairs=[8], seeds=[1, 2])
     assert set(found.frame["queries"]) == {"captions"}

@@ -1,4 +1,4 @@
-"""What a row of ``results/retrieval/`` says; measured in ``engine/galleries.py``."""
+"""What a row of ``results/retrieval/`` says; measured in ``galleries.py``."""
 
 KEY = ("source", "target", "gallery", "queries", "way", "pairs")
 FIGURES = ("recall@1", "recall@5", "recall@10", "map")  # in percent
