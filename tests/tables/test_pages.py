@@ -39,6 +39,7 @@ from compatbench.tables.pages.leaderboard import (
     render_suite,
 )
 from compatbench.tables.pages.sections import TOP
+from compatbench.tables.pages.site_data import choose_columns
 from compatbench.tables.suite_page import SuitePage, published_pages, read_suite_page
 
 BEGIN, END = "<!-- leaderboard:begin -->\n", "<!-- leaderboard:end -->\n"
@@ -81,6 +82,19 @@ def test_the_leaderboard_has_the_best_the_floors_what_is_apart_and_sections(
     empty = make_page(name="empty", title="Empty", sections=(parts,))
     page = make_page(*many, flat(ZEROSHOT, 1, 1), words, *suites.states_page().results.all[1:])
     same_as_before("leaderboard.md", render_leaderboard([page, empty]))
+
+
+def test_a_registered_measure_is_shown_where_rows_have_it() -> None:
+    coop, floor = flat(COOP, 60, 50), flat(ZEROSHOT, 40, 60)
+    page = make_page(replace(coop, rows=coop.rows.assign(agreement=75.0)), floor)
+    assert "| Agreement |" in render_methods(page)
+    assert "- **Agreement**: images with the same predicted class" in render_suite(page)
+    columns = choose_columns([page])
+    assert "Agreement" in {column["title"] for column in columns.describe()}
+    assert columns.titles()[-1] == "Agreement"
+    plain = make_page(coop, floor)
+    assert "Agreement" not in render_methods(plain) + render_suite(plain)
+    assert "Agreement" not in choose_columns([plain]).titles()
 
 
 def test_the_command_gives_the_seeds_and_transfers_that_were_run() -> None:
