@@ -88,11 +88,12 @@ def test_the_program_that_measures_a_gpu_runs_on_a_processor(
     command = [str(SPEED / "gpu.sh"), "--device", "cpu", "--tiny", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    [(card, found)] = json.loads(out.read_text()).items()
-    assert (card, set(found["logits"].values())) == ("cpu", {0.0})
+    [(card, figures)] = json.loads(out.read_text()).items()
+    assert (card, set(figures["logits"].values())) == ("cpu", {0.0})
 
-    monkeypatch.syspath_prepend(str(SPEED))  # of what it imports
-    page = runpy.run_path(str(SPEED / "report.py"))["gpu"](card, found)
-    assert [row["classes"] for row in found["steps"]] == [3, 5]
+    for folder in (SPEED.parent, SPEED):  # of what it imports
+        monkeypatch.syspath_prepend(str(folder))
+    page = runpy.run_path(str(SPEED / "speed_page.py"))["gpu"](card, figures)
+    assert [row["classes"] for row in figures["steps"]] == [3, 5]
     for line in ("## cpu", "| bf16 | 64 | ", "From 12 JPEG files", "| 5 | fp32 | ", "of 3 methods"):
         assert line in page

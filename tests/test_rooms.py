@@ -45,7 +45,9 @@ ROOM_BUDGETS = {
     "results": 2_830,
     "tables": 3_300,
 }
-PROGRAMS = tuple(f"benchmark/{name}" for name in ("faults", "research", "scale", "speed"))
+PROGRAMS = tuple(
+    f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
+)
 BUDGETS = {
     "the harness": (36_780, ("benchmark/compatbench",)),
     "transfers and formats": (2_700, ("transfers", "formats")),
@@ -165,7 +167,7 @@ def lines_of(*folders: Path) -> int:
     return sum(
         len(path.read_text(encoding="utf-8").splitlines())
         for folder in folders
-        for path in folder.rglob("*.py")
+        for path in ([folder] if folder.is_file() else folder.rglob("*.py"))
     )
 
 
@@ -237,3 +239,11 @@ def test_the_page_shows_the_rooms_in_their_order() -> None:
     table = page.split("| room | what is in it |")[1].split("\n\n")[0]
     shown = [tuple(re.findall(r"`(\w+)`", row.split("|")[1])) for row in table.splitlines()[2:]]
     assert shown == list(reversed(LEVELS[1:]))
+
+
+def test_the_page_says_where_ten_changes_are_made() -> None:
+    page = (REPOSITORY / "docs" / "how-it-works.md").read_text()
+    rows = page.split("| what | where |")[1].split("\n\n")[0].splitlines()[2:]
+    assert len(rows) == 10
+    for path in re.findall(r"`([\w/]+(?:/|\.py))`", " ".join(rows)):
+        assert (HARNESS / path).exists() or (REPOSITORY / path).is_dir(), path

@@ -1,97 +1,103 @@
-"""Breaks runs in every way that machines do, and notes what became of them in results.json.
+"""Breaks runs and files in every way that machines do; notes what became of them in results.json.
 
-python benchmark/faults/measure.py          # a quarter of an hour on two idle cores
-python benchmark/faults/measure.py --only kills
-python benchmark/faults/measure.py --short  # half a minute
-python benchmark/faults/report.py           # docs/reliability.md
+python benchmark/faults/measure.py               # ten minutes on two idle cores
+python benchmark/faults/measure.py --only kills  # one part anew, beside what is noted
+python benchmark/faults/measure.py --short       # half a minute; writes nothing
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import corruption
-import disk
-import kills
-import sharing
-from commands import finish, planned, prepare, start
+import damage
+import scenarios
+import typer
+from runs import Figures, Place, finish, prepare
 
 RESULTS = Path(__file__).parent / "results.json"
 
 
-PARTS = ("disk", "sharing", "kills", "corruption")
+class Scenario(NamedTuple):
+    """What is done, how much of it, and what of its figures must be 0."""
+
+    run: Callable[[Place, int], Figures]
+    full: int
+    short: int
+    faults: tuple[str, ...]
 
 
-def measure(folder: Path, short: bool, wanted: Sequence[str] = PARTS) -> dict[str, Any]:
-    """What is measured, by what was broken."""
-    cache = folder / "cache"
-    suite = prepare(folder, cache, [1] if short else [1, 2, 4, 8])
-    reference = folder / "undisturbed"
-    if code := finish(start(suite, reference, "--jobs", "2")):
-        raise SystemExit(f"the undisturbed run ends with {code}: see {folder}/undisturbed.log")
-    parts = {
-        "disk": lambda: disk.run(suite, folder, reference, 2 if short else 12),
-        "sharing": lambda: sharing.run(suite, folder, reference, 3 if short else 20),
-        "kills": lambda: kills.run(suite, folder, reference, 4 if short else 100),
-        "corruption": lambda: corruption.run(reference, cache, *((1, 0) if short else (2, 8))),
-    }
-    found: dict[str, Any] = {
-        "machine": f"{platform.system()}, Python {platform.python_version()}",
-        "cells": len(planned(suite, reference)),
-    }
-    for name in wanted:
-        found[name] = parts[name]()
-        print(f"{name}: {found[name]}", file=sys.stderr)
-    return found
-
-
-def find_faults(found: dict[str, Any]) -> list[str]:
-    """What should be 0 or true and is not."""
-    wrong = {
-        "kills": ("rounds with other results", "finished cells run again or lost"),
-        "sharing": (
-            *("that failed", "cells lost", "cells fitted more than once", "cells never fitted"),
-        ),
-        "disk": (
+SCENARIOS = {
+    "disk": Scenario(
+        scenarios.disk,
+        12,
+        2,
+        (
             *("of these without one clear line", "files half-written", "finished cells lost"),
-            "exit code with room",
+            *("exit code with room", "results that differ"),
         ),
-    }
+    ),
+    "sharing": Scenario(
+        scenarios.sharing,
+        8,
+        3,
+        (
+            *("that failed", "cells lost", "cells fitted more than once", "cells never fitted"),
+            *("images encoded more than once", "results that differ"),
+        ),
+    ),
+    "kills": Scenario(
+        scenarios.kills, 50, 4, ("rounds with other results", "finished cells run again or lost")
+    ),
+    "damage": Scenario(damage.spoil_all, 1000, 20, ("failed", "bytes unnoticed")),
+}
+
+
+def find_faults(results: dict[str, Figures]) -> list[str]:
+    """What should be 0 and is not."""
     faults = [
-        f"{part}: {name}" for part, names in wrong.items() for name in names if found[part][name]
+        f"{name}: {fault}"
+        for name, scenario in SCENARIOS.items()
+        for fault in scenario.faults
+        if name in results and results[name][fault]
     ]
-    faults += [part for part in ("sharing", "disk") if not found[part]["same results"]]
-    if found["sharing"]["entries encoded"] != found["sharing"]["cache entries"]:
-        faults.append("sharing: entries encoded")
-    if not found["disk"]["runs stopped by a full disk"]:
+    if "disk" in results and not results["disk"]["runs stopped by a full disk"]:
         faults.append("disk: it was never full")
-    kinds = ("records", "modules", "predictions", "features")
-    return faults + [kind for kind in kinds if found["corruption"][kind]["unnoticed"]]
+    return faults
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--short", action="store_true", help="a few of each; writes nothing")
-    parser.add_argument("--only", choices=PARTS, help="one part anew, beside what is noted")
-    options = parser.parse_args()
-    short, only = options.short, options.only
-    before = json.loads(RESULTS.read_text()) if only else {}
+def main(short: bool = False, only: str | None = None) -> None:
+    """Break runs on purpose; the exit code is 1 if anything is lost, doubled or unnoticed."""
     with tempfile.TemporaryDirectory() as folder:
-        found = before | measure(Path(folder), short, [only] if only else PARTS)
-    text = json.dumps(found, indent=1) + "\n"
+        undisturbed = prepare(Path(folder), [1] if short else [1, 2, 4, 8])
+        begin = time.monotonic()
+        if code := finish(undisturbed.run("--jobs", "2")):
+            sys.exit(f"the undisturbed run ends with {code}:\n{undisturbed.log.read_text()}")
+        undisturbed = replace(undisturbed, seconds=time.monotonic() - begin)
+        results = json.loads(RESULTS.read_text()) if only and not short else {}
+        results |= {
+            "machine": f"{platform.system()}, Python {platform.python_version()}",
+            "cells": int(undisturbed.plan().frame["cells"].sum()),
+        }
+        for name in [only] if only else SCENARIOS:
+            scenario, begin = SCENARIOS[name], time.monotonic()
+            results[name] = scenario.run(undisturbed, scenario.short if short else scenario.full)
+            results[name]["seconds"] = round(time.monotonic() - begin)
+            print(f"{name}: {results[name]}", file=sys.stderr)
+    text = json.dumps(results, indent=1) + "\n"
     print(text, end="")
     if not short:
         RESULTS.write_text(text)
-    if faults := find_faults(found):
+    if faults := find_faults(results):
         sys.exit("\n".join(faults))
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -141,14 +141,14 @@ def _read_module(file: Path) -> Any:
 
 def _read_predictions(file: Path) -> Any:
     return {
-        where: (one.classes.tolist(), one.confidence.tolist())
-        for where, one in read_predictions(file, KEY).items()
+        where: (answers.classes.tolist(), answers.confidence.tolist())
+        for where, answers in read_predictions(file, KEY).items()
     }
 
 
 def _read_entry(file: Path) -> Any:
-    found = read_entry(file)
-    return None if found is None else found.tolist()
+    features = read_entry(file)
+    return None if features is None else features.tolist()
 
 
 def _shots(_: Path) -> bytes:

@@ -1,8 +1,6 @@
 """The API reference for authors of methods, ``docs/api/``: one page per class that they meet.
 
-It is made of docstrings, by griffe2md, without running anything:
-
-python benchmark/research/api_pages.py
+It is made of docstrings, by griffe2md, without running anything.
 """
 
 from __future__ import annotations
@@ -15,8 +13,7 @@ from griffe import GriffeLoader, Object
 from griffe2md import ConfigDict, render_object_docs
 
 REPOSITORY = Path(__file__).parents[2]
-FOLDER = REPOSITORY / "docs" / "api"
-MADE = "Made by `python benchmark/research/api_pages.py`."
+MADE = "Made by `python benchmark/pages.py api`."
 # Page -> what is on it, as paths within ``compatbench``.
 PAGES: dict[str, tuple[str, ...]] = {
     "Method": ("method.Method", "method.MethodCard", "method.CosineClassifier"),
@@ -63,17 +60,17 @@ def load() -> Object:
     return loader.load("compatbench")  # type: ignore[return-value]
 
 
-def render_pages() -> dict[str, str]:
-    """The pages by file name; the same docstrings give the same text."""
+def make_files() -> dict[str, str]:
+    """The pages; the same docstrings give the same text."""
     pages, lines = {}, []
     for title, paths in PAGES.items():
-        found = [load()[path] for path in paths]
+        shown = [load()[path] for path in paths]
         config: ConfigDict = {**CONFIG, "show_if_no_docstring": title in FIELDS}
-        parts = [_unlink(render_object_docs(one, config, format_md=True)) for one in found]
-        pages[f"{title.lower()}.md"] = "\n".join([f"# {title}\n\n{MADE}\n", *parts])
-        first = [f"`{one.name}`: {_first_line(one)}" for one in found]
+        parts = [_unlink(render_object_docs(each, config, format_md=True)) for each in shown]
+        pages[f"api/{title.lower()}.md"] = "\n".join([f"# {title}\n\n{MADE}\n", *parts])
+        first = [f"`{each.name}`: {_first_line(each)}" for each in shown]
         lines += [f"* [{title}]({title.lower()}.md): {'; '.join(first)}"]
-    return pages | {"README.md": "\n".join(["# API", "", MADE, "", *lines]) + "\n"}
+    return pages | {"api/README.md": "\n".join(["# API", "", MADE, "", *lines]) + "\n"}
 
 
 def _unlink(text: str) -> str:
@@ -86,12 +83,6 @@ def _unlink(text: str) -> str:
     return re.sub(r"\[\*\*(\w+)\*\*\]\(#[^)]*\)", r"`\1`", text).replace("**`", "`")
 
 
-def _first_line(found: Object) -> str:
-    text = found.docstring.value if found.docstring else ""
+def _first_line(documented: Object) -> str:
+    text = documented.docstring.value if documented.docstring else ""
     return re.sub(r"``", "`", text.split("\n\n")[0].replace("\n", " ")).rstrip(".")
-
-
-if __name__ == "__main__":
-    FOLDER.mkdir(exist_ok=True)
-    for name, text in render_pages().items():
-        (FOLDER / name).write_text(text, encoding="utf-8")

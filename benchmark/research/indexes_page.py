@@ -1,7 +1,6 @@
-"""Writes the figures of docs/indexes.md, and its picture, from results/retrieval/.
+"""The figures of docs/indexes.md, and its picture, from results/retrieval/.
 
-compatbench retrieve --suite mini --target TARGETS    # the line is in results/retrieval/mini.json
-python benchmark/research/indexes_page.py
+``compatbench retrieve`` makes those, by the line that stands in results/retrieval/mini.json.
 """
 
 from __future__ import annotations
@@ -10,36 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pages import read_page
 
 from compatbench.extras.indexes.retrieval_files import CEILING, OLD, ORDER, POOLED, read_retrieval
 from compatbench.extras.indexes.retrieval_tables import most_images, pooled_rows
-from compatbench.files.atomic import write_atomic
-from compatbench.tables.figures.charts import Spec, axis, colour, save_chart
+from compatbench.tables.figures.charts import Spec, axis, colour, draw
 from compatbench.tables.markdown import code, fill_section, table
 from compatbench.tables.numbers import NOTHING, percent
 
-COMMAND = "python benchmark/research/indexes_page.py"
+COMMAND = "python benchmark/pages.py indexes"
 REPOSITORY = Path(__file__).parents[2]
-PAGE = REPOSITORY / "docs" / "indexes.md"
-PICTURE = Path("indexes", "recall.svg")
+PICTURE = "indexes/recall.svg"
 KINDS = ("texts", "images")
 LABEL = "Mean average precision by way, for each upgrade, asked by texts and by images"
-
-
-def main() -> None:
-    write_atomic(PAGE, fill(PAGE.read_text(encoding="utf-8")).encode())
-    save_chart(picture(read()[0]), PAGE.parent / PICTURE, LABEL)
 
 
 def read() -> tuple[pd.DataFrame, dict[str, Any]]:
     return read_retrieval(REPOSITORY / "results" / "retrieval")["mini"]
 
 
-def fill(text: str) -> str:
-    """The page with its sections as the results give them."""
+def make_files() -> dict[str, str | bytes]:
+    """The page with its sections as the results give them, and its picture."""
     frame, about = read()
+    text = read_page("indexes.md")
     parts = {
-        "picture": f"![{LABEL}]({PICTURE.as_posix()})",
+        "picture": f"![{LABEL}]({PICTURE})",
         "recall": "\n\n".join(map(upgrade_section, split(frame))),
         "datasets": "\n".join(by_dataset(frame)),
         "cost": "\n".join(cost_lines(about)),
@@ -47,12 +41,12 @@ def fill(text: str) -> str:
     }
     for name, content in parts.items():
         text = fill_section(text, name, content)
-    return text
+    return {"indexes.md": text, PICTURE: draw(picture(frame), LABEL)}
 
 
 def split(frame: pd.DataFrame) -> list[pd.DataFrame]:
     """The rows of each upgrade, in the order of the file."""
-    return [of for _, of in frame.groupby(["source", "target"], sort=False)]
+    return [rows for _, rows in frame.groupby(["source", "target"], sort=False)]
 
 
 def name_way(row: Any) -> str:
@@ -67,11 +61,11 @@ def upgrade_section(frame: pd.DataFrame) -> str:
         for kind in KINDS
     )
     ceiling, rows = by_texts[CEILING, 0]["map"], []
-    for key, own in by_texts.items():
-        both = own, by_images[key]
-        shown = [float(one[name]) for one in both for name in ("recall@1", "recall@10", "map")]
-        share = f"{100 * own['map'] / ceiling:.0f} %"
-        rows.append([name_way(own), *map(percent, shown), share])
+    for key, texts in by_texts.items():
+        both = texts, by_images[key]
+        shown = [float(row[name]) for row in both for name in ("recall@1", "recall@10", "map")]
+        share = f"{100 * texts['map'] / ceiling:.0f} %"
+        rows.append([name_way(texts), *map(percent, shown), share])
     first = frame.iloc[0]
     header = ["Way", "R@1", "R@10", "mAP", "R@1, images", "R@10, images", "mAP, images", "Share"]
     head = f"{code(first['source'])} → {code(first['target'])}:"
@@ -113,8 +107,8 @@ def cost_lines(about: dict[str, Any]) -> list[str]:
     """CPU seconds per million vectors."""
     seconds = about["cpu_seconds_per_million"]
     rows = [
-        [f"encode a million images with {code(name)}", f"{one:,.0f}"]
-        for name, one in seconds["encoded"].items()
+        [f"encode a million images with {code(name)}", f"{encoding:,.0f}"]
+        for name, encoding in seconds["encoded"].items()
     ]
     rows.append(["map a million vectors, in memory", f"{seconds['mapped']:,.1f}"])
     return table(["", "CPU seconds"], rows)
@@ -156,7 +150,3 @@ def picture(frame: pd.DataFrame) -> Spec:
             "layer": [*lines, {"mark": {"type": "circle", "size": 40}, "encoding": place}],
         },
     }
-
-
-if __name__ == "__main__":
-    main()

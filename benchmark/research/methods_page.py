@@ -1,8 +1,6 @@
 """The capability table, ``docs/methods.md``: what methods carry, derive and need.
 
-It is measured, by fitting and attaching them on random models, not declared:
-
-python benchmark/research/methods_page.py
+It is measured, by fitting and attaching them on random models, not declared.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,16 +22,15 @@ from compatbench.extras.check.attach_checks import refusal
 from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest, relabel
 from compatbench.extras.check.models import build_clip
 from compatbench.method import Backbone, FeatureSet, FewShotData, Method, Module, Teacher
-from compatbench.method.registry import MethodRegistry, builtin_methods
+from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import Recipe, TrainedMethod
 from compatbench.tables.markdown import escape, link_definitions, linked, table
 from compatbench.tables.numbers import NOTHING
 
-PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 HEAD = """\
 # Methods
 
-Made by `python benchmark/research/methods_page.py`. The page is measured, not
+Made by `python benchmark/pages.py methods`. The page is measured, not
 written by hand: each method was fitted and attached on small random models, and its sizes were
 taken on a random model with the widths and depths of ViT-B/16.
 
@@ -67,10 +63,11 @@ SIZES = {"text tokens": "token width", "joint space": "feature size", "image tow
 DRAWS = ((4, 1), (4, 2), (8, 1), (8, 2))
 
 
-def render_methods(registry: MethodRegistry, names: Iterable[str]) -> str:
+def make_files() -> dict[str, str]:
     """The page; the same methods give the same text."""
+    registry = builtin_methods()
     carried, cost, papers = [], [], []
-    for method in map(registry.get, names):
+    for method in map(registry.get, registry.names()):
         card, tested = method.card, MethodUnderTest(method)
         modules = [_start(tested, classes, shots) for classes, shots in DRAWS]
         title, places = linked(card.title, card.paper), card.places if card.depth != "none" else ()
@@ -92,7 +89,7 @@ def render_methods(registry: MethodRegistry, names: Iterable[str]) -> str:
     lines = [HEAD, *table(header, carried, left=range(8)), COST]
     header = ["Method", "Idea", "Parameters", "Recipe", "Zero-shot at", "Also given"]
     lines += table(header, cost, left=(0, 1, 3, 4, 5))
-    return "\n".join([*lines, "", *link_definitions(papers)]) + "\n"
+    return {"methods.md": "\n".join([*lines, "", *link_definitions(papers)]) + "\n"}
 
 
 def _list(items: Iterable[str]) -> str:
@@ -146,7 +143,7 @@ def write_size(sizes: Sequence[int]) -> str:
 
 def _shapes(groups: Sequence[dict[str, Tensor]]) -> list[str]:
     """Names and shapes; tensors whose names differ in numbers alone are given once."""
-    found = Counter[str]()
+    counts = Counter[str]()
     for name in groups[0]:
         sizes = []
         for size, more_images, more_classes, _ in zip(
@@ -154,8 +151,8 @@ def _shapes(groups: Sequence[dict[str, Tensor]]) -> list[str]:
         ):
             grows = "N" if more_images != size else "C" if more_classes != size else f"{size:,}"
             sizes.append(grows)
-        found[f"{re.sub('[0-9]+', '*', name)}: {' × '.join(sizes) or '1'}"] += 1
-    return [f"{text} ({times} times)" if times > 1 else text for text, times in found.items()]
+        counts[f"{re.sub('[0-9]+', '*', name)}: {' × '.join(sizes) or '1'}"] += 1
+    return [f"{text} ({times} times)" if times > 1 else text for text, times in counts.items()]
 
 
 def _derived(tested: MethodUnderTest) -> list[str]:
@@ -185,8 +182,3 @@ def _needs(tested: MethodUnderTest) -> list[str]:
     needs = [word for what, word in SIZES.items() if refusal(tested, what, others[what])]
     fewer = relabel(LABELS.names[:3])
     return [*needs, "classes"] if refusal(tested, "fewer classes", tested.source, fewer) else needs
-
-
-if __name__ == "__main__":
-    methods = builtin_methods()
-    PAGE.write_text(render_methods(methods, methods.names()), encoding="utf-8")

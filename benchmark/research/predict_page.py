@@ -1,6 +1,6 @@
-"""Fits and judges what ``compatbench predict`` predicts with, and writes docs/predict.md.
+"""Fits and judges what ``compatbench predict`` predicts with: docs/predict.md, and what ships.
 
-python benchmark/research/predict_page.py    # from the rows that predict_rows.py has collected
+The rows are those that ``predict_rows.py`` has collected.
 """
 
 from __future__ import annotations
@@ -12,22 +12,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pages import read_page
 from predict_rows import PLACE, RIVALS, ROWS
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
 from compatbench.data.cards import COPIED
-from compatbench.extras.studies import frames
-from compatbench.extras.studies.frames import StudyReport
-from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_bytes
 from compatbench.method.registry import gate_transfer
 from compatbench.results.estimate import estimate
-from compatbench.tables.figures.charts import axis, colour
+from compatbench.tables.figures.charts import Spec, axis, colour, draw
 from compatbench.tables.figures.colours import BLUE, GREY, RED
-from compatbench.tables.figures.spec_parts import Spec
-from compatbench.tables.markdown import fill_section
-from compatbench.tables.table import Table, plain_table
+from compatbench.tables.markdown import fill_section, table
+from compatbench.tables.numbers import NOTHING
 from compatbench.transfers._shared.survival import (
     FILE,
     LEVEL,
@@ -40,10 +37,9 @@ from compatbench.transfers._shared.survival import (
     to_json,
 )
 
-HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "predict.md"
-SHIPPED = HERE.parents[1] / "transfers" / "_shared" / FILE
-MEANS = "Means over upgrades in points, with 95 % intervals (bootstrap over upgrades):"
+SHIPPED = Path("..", "transfers", "_shared", FILE)  # from docs/
+PICTURE = "predict/gains.svg"
+LABEL = "Predicted and measured gains, and what advice gains"
 ALPHA = 30.0  # the ridge's, for standardised features
 FLOOR = 0.02  # added to d for the scale of a residual
 SCORES = ("title", "without", "error", "auroc", "auroc_large", "held")
@@ -63,8 +59,8 @@ def feature_names(rows: pd.DataFrame) -> dict[Knowledge, tuple[str, ...]]:
     names = [name for name in rows if name not in (*PLACE, "gain", "gated", *RIVALS)]
     models = names.index("text-input")
     kinds = [name for name in names if name.startswith("differ ")]
-    own = [name for name in names[models:] if name not in kinds]
-    return {"images": (*names[:models], *kinds), "models": tuple(own)}
+    alone = [name for name in names[models:] if name not in kinds]
+    return {"images": (*names[:models], *kinds), "models": tuple(alone)}
 
 
 def fit_ridge(rows: pd.DataFrame, features: Sequence[str], floor: float | None) -> Estimator:
@@ -84,21 +80,21 @@ def split_rows(rows: pd.DataFrame, by: str) -> Iterator[tuple[Mask, Mask]]:
     """
     names = {"upgrade": upgrade_of(rows), "method": rows["method"], "model": rows["target"]}[by]
     for name in names.unique():
-        own = (names == name).to_numpy()
-        rest = ~own
+        judged = (names == name).to_numpy()
+        rest = ~judged
         if by == "model":
             rest &= (rows["source"] != name).to_numpy()
-        yield own, rest
+        yield judged, rest
 
 
 def leave_out(
     rows: pd.DataFrame, features: Sequence[str], floor: float | None, by: str = "upgrade"
 ) -> Array:
     """Gains that models without a row's upgrade (or method, or target) estimate, ``[rows]``."""
-    found = np.zeros(len(rows))
-    for own, rest in split_rows(rows, by):
-        found[own] = fit_ridge(rows[rest], features, floor).estimate(rows[own])
-    return found
+    gains = np.zeros(len(rows))
+    for judged, rest in split_rows(rows, by):
+        gains[judged] = fit_ridge(rows[rest], features, floor).estimate(rows[judged])
+    return gains
 
 
 def width_of(rows: pd.DataFrame, features: Sequence[str], floor: float | None) -> float:
@@ -116,10 +112,10 @@ def find_held(
 ) -> Mask:
     """Which gains lie in intervals whose model and width are of other rows alone, ``[rows]``."""
     held = np.zeros(len(rows), dtype=bool)
-    for own, rest in split_rows(rows, by):
-        half = width_of(rows[rest], features, floor) * scale_of(rows[own], floor)
-        gains = fit_ridge(rows[rest], features, floor).estimate(rows[own])
-        held[own] = np.abs(rows.loc[own, "gain"] - gains) <= half + 1e-12
+    for judged, rest in split_rows(rows, by):
+        half = width_of(rows[rest], features, floor) * scale_of(rows[judged], floor)
+        gains = fit_ridge(rows[rest], features, floor).estimate(rows[judged])
+        held[judged] = np.abs(rows.loc[judged, "gain"] - gains) <= half + 1e-12
     return held
 
 
@@ -138,7 +134,7 @@ def follow(rows: pd.DataFrame, estimates: Array) -> pd.Series:
 
 
 @dataclass(frozen=True)
-class SurvivalReport(StudyReport):
+class SurvivalReport:
     """How well gains are predicted without the upgrade, or the method, that is judged.
 
     Attributes:
@@ -153,17 +149,8 @@ class SurvivalReport(StudyReport):
     scores: pd.DataFrame
     accuracy: pd.DataFrame
 
-    def tables(self) -> list[Table]:
-        def shown(one: dict, name: str, digits: int, factor: float = 1) -> str:
-            value = one.get(name)
-            return frames.decimals(None if value is None else factor * value, digits)
-
-        header = ["Estimate", "Left out", "Error", "AUROC", "AUROC ≥ 2", "Intervals hold"]
-        columns = [("error", 1, 100), ("auroc", 3, 1), ("auroc_large", 3, 1), ("held", 1, 100)]
-        rows = [
-            [one["title"], one["without"], *(shown(one, *column) for column in columns)]
-            for one in frames.records(self.scores)
-        ]
+    def markdown(self) -> str:
+        """Both tables, with what is said above and below them."""
         head = (
             f"{len(self.table):,} gains of modules, copied or through words, on "
             f"{upgrade_of(self.table).nunique()} upgrades, of which "
@@ -171,41 +158,55 @@ class SurvivalReport(StudyReport):
             f"{self.table['method'].nunique()} methods. Errors in points, intervals in percent."
         )
         apart = (
-            "With images, upgrades left out, single upgrades have an AUROC of "
+            "* With images, upgrades left out, single upgrades have an AUROC of "
             f"{self._range(_rank_harm, 2)}; intervals hold in "
-            f"{self._range(lambda of: 100 * of['held'].mean(), 0)} % of their gains."
+            f"{self._range(lambda rows: 100 * rows['held'].mean(), 0)} % of their gains."
         )
-        policies = []
+        means = "Means over upgrades in points, with 95 % intervals (bootstrap over upgrades):"
+        narrow = "* Upgrades share models, so these intervals are rather too narrow."
+        parts = (self._scores(), ["", apart, "", means, ""], self._policies(), ["", narrow])
+        return "\n".join([head, "", *(line for part in parts for line in part), *self._gates()])
+
+    def _scores(self) -> list[str]:
+        columns = {"error": (1, 100), "auroc": (3, 1), "auroc_large": (3, 1), "held": (1, 100)}
+        rows = []
+        for score in self.scores.to_dict("records"):
+            figures = [
+                NOTHING if pd.isna(score[name]) else f"{factor * score[name]:.{digits}f}"
+                for name, (digits, factor) in columns.items()
+            ]
+            rows.append([score["title"], score["without"], *figures])
+        header = ["Estimate", "Left out", "Error", "AUROC", "AUROC ≥ 2", "Intervals hold"]
+        return table(header, rows, left=(0, 1))
+
+    def _policies(self) -> list[str]:
+        rows = []
         for name in self.accuracy:
             gains = 100 * self.accuracy[name]
-            cells = [name, _interval(gains)]
-            for rival in ("always copy", "never copy"):
-                same = name == rival
-                cells.append("" if same else _interval(gains - 100 * self.accuracy[rival]))
-            policies.append(cells)
-        gates = [
-            f"Measured as the transfer {gate_transfer(way)} ({', '.join(ran['suite'].unique())}), "
-            f"from training images without labels: {_interval(by_upgrade(ran, 'gated'))} over "
-            f"zero-shot, and {_interval(by_upgrade(ran, 'gated') - by_upgrade(ran, 'gain'))} "
-            "beside the same modules without the gate."
-            for way, ran in self.table.dropna(subset="gated").groupby("transfer")
-        ]
-        return [
-            plain_table(header, rows, (0, 1), head, (apart,)),
-            plain_table(
-                ["Policy", "Gain over zero-shot", "Beside always copy", "Beside never copy"],
-                policies,
-                caption=MEANS,
-                notes=("Upgrades share models, so these intervals are rather too narrow.", *gates),
-            ),
-        ]
+            beside = [
+                "" if name == rival else _interval(gains - 100 * self.accuracy[rival])
+                for rival in ("always copy", "never copy")
+            ]
+            rows.append([name, _interval(gains), *beside])
+        header = ["Policy", "Gain over zero-shot", "Beside always copy", "Beside never copy"]
+        return table(header, rows)
+
+    def _gates(self) -> list[str]:
+        lines = []
+        for way, ran in self.table.dropna(subset="gated").groupby("transfer"):
+            suites, gated = ", ".join(ran["suite"].unique()), by_upgrade(ran, "gated")
+            lines.append(
+                f"* Measured as the transfer {gate_transfer(way)} ({suites}), from training images "
+                f"without labels: {_interval(gated)} over zero-shot, and "
+                f"{_interval(gated - by_upgrade(ran, 'gain'))} beside the same modules without "
+                "the gate."
+            )
+        return lines
 
     def _range(self, measure: Callable[[pd.DataFrame], float], digits: int) -> str:
         """The least and the most of a figure over upgrades."""
-        found = [measure(of) for _, of in self.table.groupby(upgrade_of(self.table))]
-        return f"{min(found):.{digits}f} to {max(found):.{digits}f}"
-
-    pictured = "Predicted and measured gains, and what advice gains"
+        figures = [measure(rows) for _, rows in self.table.groupby(upgrade_of(self.table))]
+        return f"{min(figures):.{digits}f} to {max(figures):.{digits}f}"
 
     def picture(self) -> Spec:
         """Predicted against measured gains, and what policies gain on each upgrade."""
@@ -262,8 +263,8 @@ def by_upgrade(rows: pd.DataFrame, column: str) -> pd.Series:
 
 
 def _interval(values: pd.Series) -> str:
-    found = estimate(values)
-    return f"{found.value:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
+    mean = estimate(values)
+    return f"{mean.value:+.1f} ({mean.low:+.1f} to {mean.high:+.1f})"
 
 
 def judge(rows: pd.DataFrame) -> SurvivalReport:
@@ -277,7 +278,7 @@ def judge(rows: pd.DataFrame) -> SurvivalReport:
         error = np.abs(estimates - rows["gain"]).mean()
         scores.append(dict(zip(SCORES, (title, without, error, *ordered, held), strict=True)))
 
-    table = rows
+    estimated = rows
     for name, features in feature_names(rows).items():
         floor = FLOOR if name == "images" else None
         for by in ("upgrade", "method", "model"):
@@ -285,22 +286,22 @@ def judge(rows: pd.DataFrame) -> SurvivalReport:
             held = find_held(rows, features, floor, by)
             score(TITLES[name], estimates, by, held.mean())
             if by == "upgrade":
-                own = {name: estimates} | ({"held": held} if name == "images" else {})
-                table = table.assign(**own)
+                columns = {name: estimates} | ({"held": held} if name == "images" else {})
+                estimated = estimated.assign(**columns)
     for name, title in RIVALS.items():
         score(title, rows[name].to_numpy())
-    ways, copied = table["gain"].to_numpy(), table[table["transfer"] == COPIED]
-    words = (table["transfer"] == WORDS).to_numpy()
+    ways, copied = estimated["gain"].to_numpy(), estimated[estimated["transfer"] == COPIED]
+    words = (estimated["transfer"] == WORDS).to_numpy()
     policies = {
         "always copy": follow(copied, np.ones(len(copied))),
         "never copy": follow(copied, np.zeros(len(copied))),
-        "always words where they serve": follow(table, 1.0 + words),
+        "always words where they serve": follow(estimated, 1.0 + words),
         "gated (copied or zero-shot)": follow(copied, copied["images"].to_numpy()),
-        "advice, models alone": follow(table, table["models"].to_numpy()),
-        "advice, unlabelled images": follow(table, table["images"].to_numpy()),
-        "best in hindsight": follow(table, ways),
+        "advice, models alone": follow(estimated, estimated["models"].to_numpy()),
+        "advice, unlabelled images": follow(estimated, estimated["images"].to_numpy()),
+        "best in hindsight": follow(estimated, ways),
     }
-    return SurvivalReport(table, pd.DataFrame(scores), pd.DataFrame(policies))
+    return SurvivalReport(estimated, pd.DataFrame(scores), pd.DataFrame(policies))
 
 
 def fit_shipped(rows: pd.DataFrame) -> dict[tuple[Knowledge, str], Estimator]:
@@ -308,38 +309,32 @@ def fit_shipped(rows: pd.DataFrame) -> dict[tuple[Knowledge, str], Estimator]:
 
     Widths are from estimators without one more upgrade.
     """
-    found, upgrades = {}, upgrade_of(rows)
+    estimators, upgrades = {}, upgrade_of(rows)
     for name, features in feature_names(rows).items():
         floor = FLOOR if name == "images" else None
         for left_out in ("", *sorted(upgrades.unique())):
             seen = rows[upgrades != left_out]
-            one, width = fit_ridge(seen, features, floor), width_of(seen, features, floor)
-            weights = tuple(float(f"{value:.6g}") for value in one.weights)
-            intercept = round(one.intercept, 6)
-            found[name, left_out] = Estimator(features, weights, intercept, round(width, 6), floor)
-    return found
+            fitted = fit_ridge(seen, features, floor)
+            weights = tuple(float(f"{value:.6g}") for value in fitted.weights)
+            numbers = round(fitted.intercept, 6), round(width_of(seen, features, floor), 6)
+            estimators[name, left_out] = Estimator(features, weights, *numbers, floor)
+    return estimators
 
 
-def fit() -> None:
-    """Fit, judge, and write the estimators and docs/predict.md from the rows."""
-    content = ROWS.read_bytes()
+def make_files() -> dict[str, str | bytes]:
+    """The page, its picture, and the estimators that ship."""
     rows = read_rows()
     provenance = {
-        "rows": sha256_bytes(content),
+        "rows": sha256_bytes(ROWS.read_bytes()),
         "suites": {suite: int((rows["suite"] == suite).sum()) for suite in rows["suite"].unique()},
         "script": "benchmark/research/predict_page.py",
         "ridge": ALPHA,
         "level": LEVEL,
     }
-    write_atomic(SHIPPED, to_json(fit_shipped(rows), provenance).encode())
     report = judge(rows)
-    figure = PAGE.with_suffix("") / "gains.svg"
-    report.save_figure(figure)
-    body = f"![Predicted and measured gains, and what advice gains]({PAGE.stem}/{figure.name})"
-    text = fill_section(PAGE.read_text("utf-8"), "scores", f"{body}\n\n{report.markdown()}")
-    write_atomic(PAGE, text.encode())
-    print(report.markdown())
-
-
-if __name__ == "__main__":
-    fit()
+    body = f"![{LABEL}]({PICTURE})\n\n{report.markdown()}"
+    return {
+        "predict.md": fill_section(read_page("predict.md"), "scores", body),
+        PICTURE: draw(report.picture(), LABEL),
+        str(SHIPPED): to_json(fit_shipped(rows), provenance),
+    }

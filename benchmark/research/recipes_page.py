@@ -2,8 +2,6 @@
 
 The published settings are in ``benchmark/research/recipes/<method>.yaml``, read from the authors'
 scripts; ours are asked of the suite.
-
-python benchmark/research/recipes_page.py
 """
 
 from __future__ import annotations
@@ -22,13 +20,12 @@ from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.tables.markdown import escape, link_definitions, linked, table
 from compatbench.tables.numbers import NOTHING
 
-PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
 RECIPES = Path(__file__).parent / "recipes"
 SUITE = "paper"
 HEAD = """\
 # Recipes
 
-Made by `python benchmark/research/recipes_page.py`. How each method's authors run it at 16 images
+Made by `python benchmark/pages.py recipes`. How each method's authors run it at 16 images
 per class of all classes (on ViT-B/16, if their settings depend on the model), how suite `paper`
 runs it, and the reason for each remaining difference. Published settings were read in the files
 named.
@@ -47,7 +44,8 @@ MOST = 1000  # characters of a reason that are shown
 
 # A value for each task: ``{'*': 1.17, flowers102: 10, 'dtd,eurosat': 2}``, or one for all.
 PerTask = Annotated[
-    dict[str, Any], BeforeValidator(lambda one: one if isinstance(one, dict) else {"*": one})
+    dict[str, Any],
+    BeforeValidator(lambda value: value if isinstance(value, dict) else {"*": value}),
 ]
 
 
@@ -113,10 +111,11 @@ def settings_on(name: str, suite: SuiteCard, task: str, registry: MethodRegistry
     """A method's settings on a task, with its ``training`` and the ``task``'s card."""
     card = task_cards.read(task).model_dump(mode="json")
     card["teacher_template"] = card["teacher_template"] or card["templates"][0]
-    own = resolve_settings(registry.get(name), suite, name, task)
-    if "teacher" in own.config:  # one that is left open is the task's
-        own.config["teacher"] = own.config["teacher"] or card["teacher_template"]
-    return own.config | {"training": own.training.model_dump(mode="json"), "task": card}
+    settings = resolve_settings(registry.get(name), suite, name, task)
+    if "teacher" in settings.config:  # one that is left open is the task's
+        settings.config["teacher"] = settings.config["teacher"] or card["teacher_template"]
+    training = settings.training.model_dump(mode="json")
+    return settings.config | {"training": training, "task": card}
 
 
 def problems(rows: Sequence[Row]) -> Iterator[str]:
@@ -129,8 +128,9 @@ def problems(rows: Sequence[Row]) -> Iterator[str]:
             yield f"{where}: ours is as published; drop the reason"
 
 
-def render_recipes(suite: SuiteCard, registry: MethodRegistry) -> str:
+def make_files() -> dict[str, str]:
     """The page; the same data give the same text."""
+    suite, registry = suite_cards.read(SUITE), builtin_methods()
     titles = {task: task_cards.read(task).title for task in suite.tasks}
     deviations, same, sections, papers = [], [], [], []
     for recipe in read_recipes().values():
@@ -148,7 +148,7 @@ def render_recipes(suite: SuiteCard, registry: MethodRegistry) -> str:
     header = ["Method", *HEADER]
     lines = [*table(header, deviations, left=range(len(header))), *sections, ""]
     head = HEAD.format(same=", ".join(same))
-    return "\n".join([head, *lines, *link_definitions(papers)]) + "\n"
+    return {"recipes.md": "\n".join([head, *lines, *link_definitions(papers)]) + "\n"}
 
 
 def _section(
@@ -201,7 +201,3 @@ def _write(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_write, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-if __name__ == "__main__":
-    PAGE.write_text(render_recipes(suite_cards.read(SUITE), builtin_methods()), encoding="utf-8")

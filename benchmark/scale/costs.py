@@ -25,7 +25,7 @@ def _assumed(default: float, unit: str, why: str) -> Any:
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What was not measured; every one is an option of ``report.py``."""
+    """What was not measured; ``--assume NAME=NUMBER`` of ``pages.py`` changes one."""
 
     gpu_rate: float = _assumed(
         12e12,

@@ -84,8 +84,8 @@ def _method(name: str) -> dict[str, float]:
         "cells": len(cells),
         "fit_seconds": round(mean(float(cell["fit_seconds"].iloc[0]) for cell in cells), 4),
         "evaluate_seconds": round(mean(float(cell["evaluate_seconds"].sum()) for cell in cells), 4),
-        "fit_work": round(mean(one.fit for one in work)),
-        "evaluate_work": round(mean(one.evaluate for one in work)),
+        "fit_work": round(mean(cell.fit for cell in work)),
+        "evaluate_work": round(mean(cell.evaluate for cell in work)),
         "module_bytes": round(mean(int(cell["module_bytes"].iloc[0]) for cell in cells)),
     }
 

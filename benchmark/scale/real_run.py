@@ -87,5 +87,5 @@ def _size(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    found = {"counted": count(), "used": run()}
-    write_atomic(RESULTS, (json.dumps(found, indent=1) + "\n").encode())
+    results = {"counted": count(), "used": run()}
+    write_atomic(RESULTS, (json.dumps(results, indent=1) + "\n").encode())

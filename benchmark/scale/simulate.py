@@ -1,4 +1,4 @@
-"""A run of many cells on many GPUs, event by event; cells are handed out as on Ray.
+"""A run of many cells on many GPUs, event by event; workers pull cells as those of a run do.
 
 Workers load weights and read features over one file system, wait for features that another
 worker encodes, write records, die and come back. What each of these takes is given.
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from compatbench.engine.costs import BACKBONES_AT_HAND
+from compatbench.engine.order import order_cells
 
 # What a worker's time goes to.
 KINDS: tuple[str, ...] = ("compute", "encode", "wait", "load", "store", "lost")
@@ -24,7 +25,7 @@ class Job:
     """A cell and what it takes.
 
     Attributes:
-        method: for people.
+        name: the method's.
         seconds: of fit and evaluation, once all that it needs is there.
         backbones: whose weights it needs.
         features: names of the entries of the feature cache that it needs.
@@ -36,7 +37,7 @@ class Job:
     task: str
     shots: int
     seed: int
-    method: str
+    name: str
     seconds: float
     backbones: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
@@ -128,7 +129,9 @@ class _Worker:
 class _Run:
     def __init__(self, jobs: Sequence[Job], workers: int, site: Site) -> None:
         self._site = site
-        self._queue = deque(sorted(jobs, key=lambda job: job.seed))  # as workers pull
+        # In the order of a run, whatever the number of workers.
+        ordered = order_cells(jobs, lambda job: job.seconds)  # type: ignore[arg-type]
+        self._waiting_jobs = deque(ordered)
         self._left = len(jobs)
         self._now = 0.0
         self._order = count()
@@ -172,10 +175,10 @@ class _Run:
         worker.away = False
         while self._left:
             if worker.steps is None:
-                worker.job = self._queue.popleft() if self._queue else None
-                if worker.job is None:
+                if not self._waiting_jobs:
                     self._unemployed.append(worker)
                     return
+                worker.job = self._waiting_jobs.popleft()
                 worker.steps = self._steps(worker, worker.job)
             step = next(worker.steps, None)
             if step is None:
@@ -244,8 +247,7 @@ class _Run:
         if job is not None or worker.away:
             self._spent["lost"] += self._now - worker.since
         if job is not None:
-            self._queue.appendleft(job)
-        # A batch may be free now, or a cell given back.
+            self._waiting_jobs.appendleft(job)  # its lock is free again
         for idle in self._unemployed:
             self._at(self._now, idle)
         self._unemployed.clear()

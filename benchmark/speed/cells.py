@@ -85,7 +85,7 @@ def ask(process: subprocess.Popen[str], name: str) -> float:
 def compare(before: str, after: str) -> None:
     both = start(before), start(after)
     images = [ask(process, "images") for process in both]
-    found = {}
+    steps = {}
     for name in METHODS:
         for process in both:
             ask(process, name)
@@ -94,11 +94,11 @@ def compare(before: str, after: str) -> None:
             for i in (0, 1) if pair % 2 else (1, 0):
                 times[i].append(ask(both[i], name))
         ratio = median(a / b for a, b in zip(*times, strict=True))
-        found[name] = {"before": min(times[0]), "after": min(times[1]), "ratio": ratio}
-        print(name, found[name], flush=True)
+        steps[name] = {"before": min(times[0]), "after": min(times[1]), "ratio": ratio}
+        print(name, steps[name], flush=True)
     for process in both:
         process.communicate()
-    results = {"task": TASK, "pairs": PAIRS, "images": images, "steps": found}
+    results = {"task": TASK, "pairs": PAIRS, "images": images, "steps": steps}
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

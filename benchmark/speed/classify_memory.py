@@ -61,10 +61,10 @@ def main() -> None:
         for count, logits in answer_batches(classify, images):
             answers.append(predict(logits))
             sizes.append(count)
-    found = {"method": asked.method, "images": sum(sizes), "batch": sizes[0]}
-    found["text"] = f"{backbone.text.depth} × {backbone.text.width}"
-    found |= {"seconds": round(time.perf_counter() - start, 1)}
-    print(json.dumps(found | {"before_gib": before, "peak_gib": peak_gib()}))
+    figures = {"method": asked.method, "images": sum(sizes), "batch": sizes[0]}
+    figures["text"] = f"{backbone.text.depth} × {backbone.text.width}"
+    figures |= {"seconds": round(time.perf_counter() - start, 1)}
+    print(json.dumps(figures | {"before_gib": before, "peak_gib": peak_gib()}))
 
 
 if __name__ == "__main__":

@@ -109,14 +109,14 @@ class Bench:
 
     def products(self) -> dict[str, float]:
         """TFLOP/s of a square product in each precision."""
-        found, n = {}, self.size.product
+        figures, n = {}, self.size.product
         for name, dtype in PRECISIONS.items():
             allow_tf32(name == "tf32")
             a = torch.randn(n, n, device=self.device).to(dtype)
             seconds, _ = self.time(lambda a=a: torch.mm(a, a))
-            found[name] = 2 * n**3 / seconds / 1e12
+            figures[name] = 2 * n**3 / seconds / 1e12
         allow_tf32(False)
-        return found
+        return figures
 
     def encoding(self, rate: float) -> list[dict[str, Any]]:
         """Images a second that are encoded, which are on the device already."""
@@ -134,7 +134,7 @@ class Bench:
 
     def files(self) -> dict[str, Any]:
         """Images a second from JPEG files to features on the disk, by the feature cache."""
-        found: dict[str, Any] = {"files": self.size.files, "decoders": count_cores()}
+        figures: dict[str, Any] = {"files": self.size.files, "decoders": count_cores()}
         with tempfile.TemporaryDirectory() as folder, self.backbone(HALF) as backbone:
             samples = write_images(Path(folder), self.size.files)
             source = ImageSource(Path(folder), {"test": samples})
@@ -146,8 +146,8 @@ class Bench:
                 cache.features_of_views(backbone, task, samples, views)
                 wait_for(self.device)
                 speed = count * len(samples) / (time.perf_counter() - start)
-                found[f"views_{count}"] = {"views": count, "images_per_second": speed}
-        return found
+                figures[f"views_{count}"] = {"views": count, "images_per_second": speed}
+        return figures
 
     def steps(self) -> list[dict[str, Any]]:
         """A step of CoOp: 16 context vectors, 32 images."""
@@ -219,7 +219,9 @@ def own_step(backbone: Backbone, names: tuple[str, ...]) -> Callable[[], None]:
 def authors_step(checkout: Path, backbone: Backbone, names: tuple[str, ...]) -> Callable[[], None]:
     """A step by CoOp's own code, which encodes its images in every step."""
     coop, clip = load_authors(checkout)
-    weights = {name: one.detach().clone() for name, one in backbone.model.state_dict().items()}
+    weights = {
+        name: tensor.detach().clone() for name, tensor in backbone.model.state_dict().items()
+    }
     weights.pop("attn_mask", None)
     settings = SimpleNamespace(
         N_CTX=CONTEXT, CTX_INIT="", CSC=False, CLASS_TOKEN_POSITION="end", PREC="fp16"
@@ -228,7 +230,7 @@ def authors_step(checkout: Path, backbone: Backbone, names: tuple[str, ...]) -> 
     config = SimpleNamespace(
         TRAINER=SimpleNamespace(COOP=settings), INPUT=SimpleNamespace(SIZE=side)
     )
-    model = clip.build_model({name: one.cpu() for name, one in weights.items()})
+    model = clip.build_model({name: tensor.cpu() for name, tensor in weights.items()})
     if backbone.dtype == torch.float32:
         model.float()
     with redirect_stdout(io.StringIO()):
@@ -237,7 +239,7 @@ def authors_step(checkout: Path, backbone: Backbone, names: tuple[str, ...]) -> 
         parameter.requires_grad_("prompt_learner" in name)
     images = draw(backbone, BATCH, 3, *side)
     targets = torch.arange(BATCH, device=backbone.device) % len(names)
-    learned = [one for one in custom.parameters() if one.requires_grad]
+    learned = [parameter for parameter in custom.parameters() if parameter.requires_grad]
     return _step(learned, lambda: F.cross_entropy(custom(images), targets))
 
 
@@ -275,18 +277,18 @@ def load_authors(checkout: Path) -> tuple[ModuleType, ModuleType]:
 def measure(device: str, size: Size, coop: Path | None) -> dict[str, Any]:
     """All figures of a device."""
     start, bench = time.perf_counter(), Bench(device, size, coop)
-    found: dict[str, Any] = {"torch": torch.__version__, "cores": count_cores()}
+    figures: dict[str, Any] = {"torch": torch.__version__, "cores": count_cores()}
     parts: dict[str, Callable[[], Any]] = {
         "products": bench.products,
-        "encoding": lambda: bench.encoding(found["products"][HALF]),
+        "encoding": lambda: bench.encoding(figures["products"][HALF]),
         "files": bench.files,
         "steps": bench.steps,
         "logits": bench.logits,
     }
     for name, part in parts.items():
-        found[name] = part()
+        figures[name] = part()
         print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-    return found | {"seconds": time.perf_counter() - start}
+    return figures | {"seconds": time.perf_counter() - start}
 
 
 def main() -> None:
@@ -295,16 +297,14 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="little of everything, to try it")
     parser.add_argument("--coop", type=Path, help="a checkout of KaiyangZhou/CoOp")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the file of all cards' figures")
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    card = torch.cuda.get_device_name(given.device) if "cuda" in given.device else given.device
-    found = measure(given.device, TINY if given.tiny else FULL, given.coop)
-    cards = json.loads(given.out.read_text()) if given.out.is_file() else {}
-    given.out.write_text(json.dumps(cards | {card: found}, indent=1) + "\n", encoding="utf-8")
-    if given.out == RESULTS:
-        import report
-
-        report.main()
+    card = (
+        torch.cuda.get_device_name(options.device) if "cuda" in options.device else options.device
+    )
+    figures = measure(options.device, TINY if options.tiny else FULL, options.coop)
+    cards = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    options.out.write_text(json.dumps(cards | {card: figures}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -49,8 +49,8 @@ class Places:
                 value, **{f.name: self.move(getattr(value, f.name)) for f in fields(value)}
             )
         if isinstance(value, dict):
-            return {name: self.move(one) for name, one in value.items()}
-        return [self.move(one) for one in value] if isinstance(value, list) else value
+            return {name: self.move(part) for name, part in value.items()}
+        return [self.move(part) for part in value] if isinstance(value, list) else value
 
 
 def compare(cls: type[Method], places: Places) -> float:
@@ -77,6 +77,6 @@ def compare(cls: type[Method], places: Places) -> float:
                 expected = method.attach(module, backbone, data.labels)(images)
             except NotTransferable:
                 continue
-            found = method.attach(moved, there, data.labels)(places.move(images)).cpu()
-        worst = max(worst, float((found - expected).abs().max() / expected.abs().max()))
+            logits = method.attach(moved, there, data.labels)(places.move(images)).cpu()
+        worst = max(worst, float((logits - expected).abs().max() / expected.abs().max()))
     return worst

@@ -44,7 +44,7 @@ def main(most: int = 1_000_000, child: Path | None = None) -> None:
         for _ in range(ROUNDS):
             plain.append(multiply(vectors))
             ported.append(port(path)["cpu_seconds"])
-        found: dict[str, Any] = {
+        figures: dict[str, Any] = {
             "processor": provenance()["processor"],
             "matmul_gflops": round(matmul_rate() / 1e9, 1),
             "rows": ROWS,
@@ -62,9 +62,9 @@ def main(most: int = 1_000_000, child: Path | None = None) -> None:
                 file.truncate(file.tell() + rows * WIDTH * 4)
             command = [sys.executable, __file__, "--child", str(path)]
             said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            found["memory"].append({"rows": rows, **json.loads(said)})
-    (HERE / "indexes.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(found, indent=1))
+            figures["memory"].append({"rows": rows, **json.loads(said)})
+    (HERE / "indexes.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(figures, indent=1))
 
 
 def multiply(vectors: np.ndarray) -> float:

@@ -132,13 +132,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         cells, board = Path(name, "cells"), Path(name, "board")
         cells.mkdir()
-        own = ["--suite", str(make_cells(cells, CELLS)), "--out", str(cells)]
+        place = ["--suite", str(make_cells(cells, CELLS)), "--out", str(cells)]
         make_board(board, METHODS)
-        found = {one: measure(*one.split(), *own) for one in list(BARS)[:-1]}
+        figures = {words: measure(*words.split(), *place) for words in list(BARS)[:-1]}
         tasks = {"COMPATBENCH_TASKS": str(board / "tasks")}
-        found["leaderboard"] = measure("leaderboard", "--out", str(board), **tasks)
+        figures["leaderboard"] = measure("leaderboard", "--out", str(board), **tasks)
     about = {"processor": provenance()["processor"], "cells": CELLS, "methods": METHODS}
-    text = json.dumps({**about, "tasks": TASKS, "commands": found}, indent=1)
+    text = json.dumps({**about, "tasks": TASKS, "commands": figures}, indent=1)
     (HERE / "many.json").write_text(text + "\n", encoding="utf-8")
 
 

@@ -59,8 +59,8 @@ def test_feature_cache(benchmark: Any, tmp_path: Path, state: str) -> None:
     setups = {"cold": remove, "warm": lambda: None, "damaged": damage}
     warned = pytest.warns(CompatbenchWarning, match="damaged")
     with warned if state == "damaged" else nullcontext():
-        found = benchmark.pedantic(read, setup=setups[state], rounds=5)
-    assert torch.equal(found, expected)
+        features = benchmark.pedantic(read, setup=setups[state], rounds=5)
+    assert torch.equal(features, expected)
     benchmark.extra_info.update(images=len(samples), state=state)
 
 
@@ -92,10 +92,10 @@ def make_suite(cells: int, methods: int) -> SuiteCard:
 def run_all(folder: Path, cells: int, methods: int) -> dict[str, float]:
     """CPU seconds to plan, store and report so many finished cells."""
     suite, registry, names = make_suite(cells, methods), builtin_methods(), METHODS[:methods]
-    store, found = RunStore(folder / "runs"), {}
+    store, seconds = RunStore(folder / "runs"), {}
 
     def timed(what: str, function: Callable[[], Any]) -> Any:
-        found[what], result = time_plain(function, rounds=1)
+        seconds[what], result = time_plain(function, rounds=1)
         return result
 
     planned = timed("plan", lambda: plan_cells(suite, registry, names))
@@ -113,7 +113,7 @@ def run_all(folder: Path, cells: int, methods: int) -> dict[str, float]:
             print_ranking(Console(file=file), read_suite_page(suite, folder))
 
     timed("report", report)
-    return found
+    return seconds
 
 
 @pytest.mark.parametrize(

@@ -46,10 +46,10 @@ def compare(
     ``images`` are those that ``fast`` computes where ``plain`` has one. The JSON holds seconds,
     ratio and errors.
     """
-    found = benchmark.pedantic(fast, rounds=rounds[0], iterations=1, warmup_rounds=1)
+    computed = benchmark.pedantic(fast, rounds=rounds[0], iterations=1, warmup_rounds=1)
     seconds, expected = time_plain(plain, rounds[1])
     ratio = images * seconds / benchmark.stats.stats.min
-    errors = [relative_error(*pair) for pair in zip(found, expected, strict=True)]
+    errors = [relative_error(*pair) for pair in zip(computed, expected, strict=True)]
     facts |= dict(plain_seconds=seconds, ratio=ratio, relative_errors=errors, images=images)
     benchmark.extra_info.update(facts)
     assert max(errors) < most_error

@@ -79,8 +79,8 @@ def decode(backbone: Backbone, cell: Cell) -> list[Tensor]:
     return [
         torch.stack(
             [
-                backbone.preprocess(view.apply(task.source.image(one), one.id, side))  # type: ignore[misc]
-                for one in samples
+                backbone.preprocess(view.apply(task.source.image(sample), sample.id, side))  # type: ignore[misc]
+                for sample in samples
             ]
         )
         for view in training.list_views(epochs=1)
@@ -110,7 +110,7 @@ def count_correct(
 def main() -> None:
     torch.set_num_threads(1)
     registry = builtin_methods()
-    found, context = {}, 0
+    fits, context = {}, 0
     with tempfile.TemporaryDirectory() as folder:
         cache = FeatureCache(Path(folder))
         worker = Worker(RunStore(Path(folder)), cache)
@@ -122,23 +122,23 @@ def main() -> None:
             cls = registry.get(cell.method)
             method = cls(cls.Config.model_validate(cell.config))
             data = worker.few_shot_data(cell, fast)
-            images = [EncodedInEveryStep(plain, one) for one in decode(plain, cell)]
+            images = [EncodedInEveryStep(plain, view) for view in decode(plain, cell)]
             train = dataclasses.replace(data.train, views=images)  # type: ignore[arg-type]
             in_step = dataclasses.replace(data, train=train)
             after, module = fit(method, fast, data)
             before, other = fit(method, plain, in_step)
             right, total = count_correct(method, module, fast, cache)
-            found[cell.method] = {
+            fits[cell.method] = {
                 "trainers": before,
                 "compatbench": after,
                 "correct": right,
                 "correct_trainers": count_correct(method, other, fast, cache)[0],
                 "images": total,
             }
-            print(cell.method, found[cell.method], flush=True)
+            print(cell.method, fits[cell.method], flush=True)
     facts = dict(task=TASK, classes=len(load_task(TASK).labels.names), context=context)
     facts["processor"] = provenance()["processor"]
-    RESULTS.write_text(json.dumps(facts | {"fits": found}, indent=1) + "\n", encoding="utf-8")
+    RESULTS.write_text(json.dumps(facts | {"fits": fits}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

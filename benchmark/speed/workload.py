@@ -110,9 +110,9 @@ def cross_entropy(images: Tensor, texts: Tensor, targets: Tensor, scale: float) 
     return F.cross_entropy(logits, targets)
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
+def relative_error(computed: Tensor, expected: Tensor) -> float:
     """The largest difference, in parts of the largest value."""
-    return float((found - expected).abs().max() / expected.abs().max())
+    return float((computed - expected).abs().max() / expected.abs().max())
 
 
 def time_plain(function: Callable[[], Any], rounds: int) -> tuple[float, Any]:

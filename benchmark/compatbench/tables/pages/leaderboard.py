@@ -23,7 +23,7 @@ from compatbench.tables.figures.kinds import list_kinds
 from compatbench.tables.numbers import percent
 from compatbench.tables.pages.sections import TOP, list_sections, list_sections_below
 from compatbench.tables.pages.templates import render_markdown, write_changed
-from compatbench.tables.suite_page import MARKS, SuitePage, published_pages
+from compatbench.tables.suite_page import MARKS, SuitePage, published_pages, suites_with_results
 
 LEADERBOARD = "leaderboard.md"
 SECTION = "leaderboard"  # between these markers the README has its table
@@ -36,7 +36,7 @@ def render_pages(out: Path, pages: Sequence[SuitePage] | None = None) -> dict[Pa
     """
     pages = published_pages(out) if pages is None else pages
     if not pages:
-        raise CompatbenchError(f"{out / RESULTS} holds no results; start with 'compatbench run'")
+        raise CompatbenchError(_why_no_pages(out))
     figures = find_figures(out)
     rendered = {out / LEADERBOARD: render_leaderboard(pages, figures)}
     for page in (each for suite in pages for each in (suite, *suite.sections)):
@@ -55,6 +55,13 @@ def find_figures(out: Path) -> dict[str, str]:
     kinds = {kind.name: kind.alt for kind in list_kinds()}
     names = [path.stem for path in (out / RESULTS / FIGURES).glob("*-*-*.svg")]
     return {name: kinds[kind] for name in names if (kind := name.rsplit("-", 2)[1]) in kinds}
+
+
+def _why_no_pages(out: Path) -> str:
+    if unpublished := [suite.name for suite in suites_with_results(out)]:
+        names = ", ".join(unpublished)
+        return f"{out / RESULTS} holds results of {names} alone, which no page shows ('publish')"
+    return f"{out / RESULTS} holds no results; start with 'compatbench run'"
 
 
 def read_readme(out: Path) -> str:

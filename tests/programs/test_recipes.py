@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import pytest
 from recipes_page import (
-    PAGE,
     SUITE,
     PublishedRecipe,
     Setting,
     compare,
     problems,
     read_recipes,
-    render_recipes,
 )
 
 from compatbench.data.cards import suite_cards
@@ -21,11 +19,6 @@ PAPER = suite_cards.read(SUITE)
 RECIPES = read_recipes()
 # This project's own.
 WITHOUT = {"rosetta"}
-
-
-def test_the_committed_page_is_current() -> None:
-    builtin_methods.cache_clear()
-    assert render_recipes(PAPER, builtin_methods()) == PAGE.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", RECIPES)

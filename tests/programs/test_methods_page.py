@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
-from methods_page import DRAWS, render_methods, write_size
+from methods_page import DRAWS, write_size
+from pages import read_page
 
-from compatbench.method.registry import builtin_methods
-
-PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.slow
-def test_the_committed_page_is_current() -> None:
-    # A run within this process may have added a method from a file.
-    builtin_methods.cache_clear()
-    assert render_methods(builtin_methods(), builtin_methods().names()) == PAGE
+PAGE = read_page("methods.md")
 
 
 @pytest.mark.parametrize(

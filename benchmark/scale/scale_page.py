@@ -1,14 +1,11 @@
-"""Makes docs/scale.md and docs/scale.svg from measured.json and the assumptions.
+"""docs/scale.md and its picture, from measured.json and the assumptions.
 
 python benchmark/scale/measure.py    # from results/mini, benchmark/speed and the cards
 python benchmark/scale/real_run.py   # runs six methods on a mini task
-python benchmark/scale/report.py     # the same bytes every time
-python benchmark/scale/report.py --gpu-rate 4e13 --mean-life 36000 --out /tmp
 """
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -18,37 +15,29 @@ from pathlib import Path
 import real_run
 from costs import HOUR, Assumptions, Costs, Measured, count_costs
 from matrix import SUITE
+from pages import fill_template
 from simulate import Job, Outcome, simulate
 
 from compatbench.data.cards import suite_cards, suite_tasks, suite_variants
-from compatbench.files.atomic import write_atomic
-from compatbench.tables.figures.charts import Spec, axis, chart, colour, layer, save_chart
-from compatbench.tables.figures.colours import BLUE, GREY, ORANGE
-from compatbench.tables.pages.templates import template
+from compatbench.tables.figures.charts import Spec, axis, curves, draw
 
-DOCS = Path(__file__).parents[2] / "docs"
-PAGE = Path(__file__).parent / "page.md.jinja"
-LABEL = "Days and efficiency by the number of GPUs"
+PAGE = Path(__file__).parent / "scale.md.jinja"
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LIVES = (200.0, 500.0, 1000.0, float("inf"))  # hours
 LIVES_GPUS = 64
 DRAWS = 5  # of the deaths
+LABEL = "Days and efficiency against the number of GPUs"
 
 
-def main() -> None:
-    """Writes the page and the figure, for these assumptions."""
-    parser = argparse.ArgumentParser(description="Simulate the full matrix on many GPUs.")
-    parser.add_argument("--out", type=Path, default=DOCS, help="folder of scale.md and scale.svg")
-    for name, value, unit, why in Assumptions.table():
-        option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=float, default=value, help=f"{unit}: {why}".strip(": "))
-    given = vars(parser.parse_args())
-    out = given.pop("out")
-    assumed = Assumptions(**given)
-    costs = count_costs(Measured.read(), assumed)
+def make_files(**assumed: float) -> dict[str, str | bytes]:
+    """The page and its picture, for these assumptions."""
+    assumptions, measured = Assumptions(**assumed), Measured.read()
+    costs = count_costs(measured, assumptions)
     outcomes = [typical_run(costs, gpus) for gpus in GPUS]
-    write_atomic(out / "scale.md", make_page(Measured.read(), assumed, costs, outcomes).encode())
-    save_figure(out / "scale.svg", costs, outcomes)
+    return {
+        "scale.md": make_page(measured, assumptions, costs, outcomes),
+        "scale.svg": draw(picture(costs, outcomes), LABEL),
+    }
 
 
 def typical_run(costs: Costs, gpus: int, mean_life: float | None = None) -> Outcome:
@@ -70,12 +59,11 @@ def make_page(
     """The page, from its text and the figures."""
     suite, jobs = suite_cards.read(SUITE), costs.jobs
     options = [
-        (f"--{name.replace('_', '-')}", getattr(assumed, name), unit, why)
-        for name, _, unit, why in Assumptions.table()
+        (name, getattr(assumed, name), unit, why) for name, _, unit, why in Assumptions.table()
     ]
-    page = template(
-        str(PAGE), autoescape=False, number=format, size=_size, hours=_hours, days=_days
-    ).render(
+    return fill_template(
+        PAGE,
+        {"size": _size, "hours": _hours, "days": _days},
         measured=measured,
         costs=costs,
         outcomes=outcomes,
@@ -98,16 +86,15 @@ def make_page(
         alone=sum(costs.site.encode_seconds[name] for job in jobs for name in job.features),
         shared=f"{sum(costs.site.encode_seconds.values()) / HOUR:,.0f}",
     )
-    return f"{page}\n"
 
 
 def _methods(jobs: Sequence[Job]) -> list[tuple[str, float, float]]:
     """Methods with the hours of all of their cells, the most first, and of the longest."""
     hours: dict[str, list[float]] = defaultdict(list)
     for job in jobs:
-        hours[job.method].append(job.seconds / HOUR)
-    found = [(method, sum(each), max(each)) for method, each in hours.items()]
-    return sorted(found, key=lambda one: -one[1])
+        hours[job.name].append(job.seconds / HOUR)
+    table = [(method, sum(each), max(each)) for method, each in hours.items()]
+    return sorted(table, key=lambda row: -row[1])
 
 
 @lru_cache(maxsize=1)
@@ -131,7 +118,7 @@ def _limits(costs: Costs) -> Iterable[tuple[str, float, str]]:
     read = sum(job.read_bytes for job in jobs)
     writes = sum(job.writes for job in jobs)
     loads = max(sum(site.weight_bytes[name] for name in job.backbones) for job in jobs)
-    slowest = f"{job.method}, {job.task}, {job.source}, {job.shots} shots"
+    slowest = f"{job.name}, {job.task}, {job.source}, {job.shots} shots"
     reading = f"{_size(read)} at {_size(site.shared_rate)} a second"
     writing = f"{writes:,} files at {site.write_rate:g} a second"
     return (
@@ -170,37 +157,24 @@ def _size(size: float) -> str:
 
 def picture(costs: Costs, outcomes: Sequence[Outcome]) -> Spec:
     """Makespan and efficiency against the number of GPUs."""
-    alone = _one_gpu(costs) / HOUR / 24
-    longest = max(job.seconds for job in costs.jobs) / HOUR / 24
-    gpus = [outcome.workers for outcome in outcomes]
-    rows = []
+    alone = _one_gpu(costs)
+    longest = max(job.seconds for job in costs.jobs)
+    names = ("simulated", "in proportion", "the longest cell")
+    days, efficiency = [], []
     for outcome in outcomes:
-        days, count = outcome.makespan / HOUR / 24, outcome.workers
-        rows += [
-            {"series": "simulated", "gpus": count, "days": days, "share": alone / days / count},
-            {"series": "in proportion", "gpus": count, "days": alone / count},
-            {"series": "the longest cell", "gpus": count, "days": longest},
+        seconds = (outcome.makespan, alone / outcome.workers, longest)
+        days += [
+            {"gpus": outcome.workers, "series": name, "days": round(each / HOUR / 24, 3)}
+            for name, each in zip(names, seconds, strict=True)
         ]
-    x = axis("gpus", "GPUs", log=True, values=gpus, format="d")
-    series = colour(["simulated", "in proportion", "the longest cell"], [BLUE, GREY, ORANGE])
-    lines = {
-        "x": x,
-        "y": axis("days", "days", log=True),
-        "color": series,
-    }
-    share = {"x": x, "y": axis("share", "efficiency", domain=[0, 1.05], format="%")}
+        share = alone / outcome.makespan / outcome.workers
+        efficiency.append({"gpus": outcome.workers, "share": round(share, 4), "series": names[0]})
+    x = axis("gpus", "GPUs", log=True, values=[outcome.workers for outcome in outcomes])
+    share = axis("share", "efficiency", domain=[0, 1.05], format="%")
+    size = {"width": 280, "height": 220}
     return {
         "hconcat": [
-            chart([layer("line", lines, rows, point={"size": 30})], 280, 200),
-            chart([layer("line", share, rows[::3], point={"size": 30}, color=BLUE)], 280, 200),
+            {**curves(days, x, axis("days", "days", log=True), names), **size},
+            {**curves(efficiency, x, share, names), **size},
         ]
     }
-
-
-def save_figure(path: Path, costs: Costs, outcomes: Sequence[Outcome]) -> None:
-    """Writes the figure."""
-    save_chart(picture(costs, outcomes), path, LABEL)
-
-
-if __name__ == "__main__":
-    main()

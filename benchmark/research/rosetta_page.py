@@ -5,13 +5,14 @@ The results come from these commands:
 compatbench run --suite mini --methods all --transfers copied,words
 cd benchmark/research
 compatbench run --suite rosetta-parts.yaml --methods rosetta_variants.py
-python rosetta.py
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+
+from pages import read_page
 
 import compatbench as cb
 from compatbench.data.cards import suite_cards
@@ -22,7 +23,6 @@ from compatbench.tables.numbers import NOTHING, signed
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
-PAGE = REPOSITORY / "docs" / "rosetta.md"
 SOURCE, TARGETS = "mini-clip", ("mini-eva-clip", "mini-eva-clip-anew")
 OWN = "rosetta"
 # Its nearest rivals, the methods that lead by other means, and the floor.
@@ -42,32 +42,32 @@ PARTS = {
 def read(suite: str, out: Path) -> dict[tuple[str, str], list[Ranked]]:
     """Method and transfer -> its place on each target, in the suite's ranking."""
     results = cb.results(suite_cards.read(suite), out)
-    found: dict[tuple[str, str], list[Ranked]] = {}
+    places: dict[tuple[str, str], list[Ranked]] = {}
     for target in TARGETS:
         for transfer in results.suite.transfers:
-            for one in results.ranked((SOURCE, target), transfer=transfer):
-                found.setdefault((one.standing.info.name, transfer), []).append(one)
-    return found
+            for ranked in results.ranked((SOURCE, target), transfer=transfer):
+                places.setdefault((ranked.standing.info.name, transfer), []).append(ranked)
+    return places
 
 
-def lead(own: Ranked, other: Ranked) -> str:
+def lead(rosetta: Ranked, other: Ranked) -> str:
     """H of Rosetta less that of another, in points, with a bootstrap interval over tasks."""
-    tasks = own.standing.tasks
-    both = [(own.value("h", task), other.value("h", task)) for task in tasks]
-    found = estimate([a - b for a, b in both if a is not None and b is not None])
-    return f"{signed(found.value)} [{signed(found.low)}, {signed(found.high)}]"
+    tasks = rosetta.standing.tasks
+    both = [(rosetta.value("h", task), other.value("h", task)) for task in tasks]
+    gap = estimate([a - b for a, b in both if a is not None and b is not None])
+    return f"{signed(gap.value)} [{signed(gap.low)}, {signed(gap.high)}]"
 
 
 def compare(places: dict[tuple[str, str], list[Ranked]]) -> list[str]:
     """Rosetta beside other methods, copied and through words."""
-    own, rows = places[OWN, "words"], []
+    ours, rows = places[OWN, "words"], []
     keys = [(OWN, "words"), *((m, t) for m in BESIDE for t in ("copied", "words"))]
     for key in (key for key in keys if key in places):
         name = escape(places[key][0].standing.info.title)
         row = [name, key[1], figure(places[key][0], "source")]
-        for one, best in zip(places[key], own, strict=True):
-            row += [figure(one, "target"), figure(one, "h")]
-            row.append(NOTHING if one is best else lead(best, one))
+        for ranked, rosetta in zip(places[key], ours, strict=True):
+            row += [figure(ranked, "target"), figure(ranked, "h")]
+            row.append(NOTHING if ranked is rosetta else lead(rosetta, ranked))
         rows.append(row)
     header = ["Method", "Transfer", "Source"]
     return table([*header, *columns("H", "Rosetta's lead")], rows, left=(0, 1))
@@ -78,7 +78,7 @@ def vary(places: dict[tuple[str, str], list[Ranked]]) -> list[str]:
     rows = []
     for method, title in PARTS.items():
         ranked = places[method, "words"]
-        figures = [figure(one, measure) for one in ranked for measure in ("target", "h")]
+        figures = [figure(place, measure) for place in ranked for measure in ("target", "h")]
         rows.append([title, figure(ranked[0], "source"), *figures])
     return table(["", "Source", *columns("H")], rows)
 
@@ -92,13 +92,9 @@ def figure(ranked: Ranked, measure: str) -> str:
     return NOTHING if value is None else f"{value:.1f}"
 
 
-def fill(page: str) -> str:
+def make_files() -> dict[str, str]:
     """The page with both tables between their marks."""
     measured = read("mini", REPOSITORY)
     parts = measured | read(str(HERE / "rosetta-parts.yaml"), HERE)
-    page = fill_section(page, "beside", "\n".join(compare(measured)))
-    return fill_section(page, "parts", "\n".join(vary(parts)))
-
-
-if __name__ == "__main__":
-    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    page = fill_section(read_page("rosetta.md"), "beside", "\n".join(compare(measured)))
+    return {"rosetta.md": fill_section(page, "parts", "\n".join(vary(parts)))}

@@ -19,11 +19,11 @@ def job(seconds: float, task: str = "pets", **values: object) -> Job:
     ("cells", "workers", "makespan"),
     [
         ([job(1), job(2), job(4)], 1, 7),
-        # Two share a group: 4 on one; 2, 1 and 1 on the other.
-        ([job(1), job(1), job(2), job(4)], 2, 4),
+        # The cheap begin, so that a ranking stands early: 1 and 2 on one, 1 and 4 on the other.
+        ([job(1), job(1), job(2), job(4)], 2, 5),
         # The longest cell bounds any number of workers.
         ([job(1), job(1), job(10)], 100, 10),
-        # If the worker of the cheap group finished that first, it would take 4 + 8.
+        # Two of the cheap on each, and one of the costly.
         ([job(8, "cars"), job(8, "cars"), *(job(1, "pets") for _ in range(4))], 2, 10),
     ],
 )
@@ -81,7 +81,7 @@ jobs = st.lists(
         task=st.sampled_from(["pets", "cars", "food"]),
         shots=st.sampled_from([1, 16]),
         seed=st.integers(1, 2),
-        method=st.just("coop"),
+        name=st.just("coop"),
         seconds=st.floats(0.01, 100),
     ),
     min_size=1,

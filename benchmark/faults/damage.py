@@ -1,0 +1,242 @@
+"""Spoils files of every kind, as disks, editors, merges and attackers do, and reads them.
+
+A damaged file must be refused in one line (``CompatbenchError``), or read as something that
+could have been written; a file with a checksum must be refused or read as what it was. Another
+exception, several lines, or more than a few seconds are failures, and are kept in failures/.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from runs import Figures, Place
+from targets import TARGETS, Target
+
+from compatbench.errors import CompatbenchError
+
+MOST_SECONDS = 5.0
+# What a parser may pass over: white space, and letters of numbers.
+SLY = b"\t\n\r 0Ee+-"
+
+Mutation = Callable[[random.Random, bytes], bytes]
+
+LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{name}: &{name} [{','.join(f'*{before}' for _ in range(9))}]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+TEXTS = (
+    *("\n", ": ", "- ", "[", "]", "{", "}", ",", ";", "'", '"', "#", "|", ">", "? ", "\t", " "),
+    *("&x ", "*x", "<<: *x", "!!python/object:os.system ", "!!set ", "!!binary ", "---\n", "...\n"),
+    *("null", "true", "~", "0x", "0o7", "1e9", "1e400", "-1", "NaN", ".nan", "Infinity", "-.inf"),
+    *("9" * 25, "9" * 5000, "0x" + "f" * 5000, "2020-13-45", "1:1:1:1", "[" * 50, "{" * 50),
+    *("../", "/etc/passwd", "..\\", "C:\\", "~root", "\u202e", "\u2028", "\ud7ff", "é", "𝔸"),
+    *("<script>", "](javascript:x)", "`", "$(x)", "%s%n", "{}", "{0.__class__}", "\\x00", LAUGHS),
+)
+FRAGMENTS = tuple(text.encode() for text in TEXTS)
+NO_TEXT = (b"\x00", b"\xff\xfe", b"\xed\xa0\x80", b"\xc0")  # NUL, and bytes that are no UTF-8
+DEEP = tuple(
+    start * depth + end * closed
+    for depth in (100, 5_000, 100_000)
+    for start, end in ((b"[", b"]"), (b'{"a":', b"}"), (b"- ", b""))
+    for closed in (0, depth)
+)
+
+
+def splice(removed: tuple[int, ...], put: tuple[bytes, ...]) -> Mutation:
+    """So many bytes are removed somewhere, and something is put there."""
+
+    def change(rng: random.Random, content: bytes) -> bytes:
+        start = rng.randint(0, len(content))
+        return content[:start] + rng.choice(put) + content[start + rng.choice(removed) :]
+
+    return change
+
+
+def of_lines(change: Callable[[list[bytes], int, int], object]) -> Mutation:
+    """Something is done to two lines, which may be the same."""
+
+    def mutation(rng: random.Random, content: bytes) -> bytes:
+        lines = content.split(b"\n")
+        change(lines, rng.randrange(len(lines)), rng.randrange(len(lines)))
+        return b"\n".join(lines)
+
+    return mutation
+
+
+def flip_bits(rng: random.Random, content: bytes) -> bytes:
+    changed = bytearray(content)
+    for _ in range(rng.choice((1, 1, 1, 2, 8)) if content else 0):
+        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+def replace_value(rng: random.Random, content: bytes) -> bytes:
+    """What stands between two separators, by something else."""
+    marks = [n for n, byte in enumerate(content) if byte in b',:\n[]{}"']
+    if len(marks) < 2:
+        return content
+    which = rng.randrange(len(marks) - 1)
+    return content[: marks[which] + 1] + rng.choice(FRAGMENTS) + content[marks[which + 1] :]
+
+
+def repeat(rng: random.Random, content: bytes) -> bytes:
+    """A part twice: a key that is given two times."""
+    start = rng.randint(0, len(content))
+    return content[: start + rng.choice((4, 32, 256))] + content[start:]
+
+
+def zero_page(rng: random.Random, content: bytes) -> bytes:
+    """A page that a crash never wrote."""
+    start = rng.randint(0, len(content))
+    stop = min(len(content), start + rng.choice((16, 512, 4096)))
+    return content[:start] + bytes(stop - start) + content[stop:]
+
+
+def laugh(lines: list[bytes], which: int, _: int) -> None:
+    """A billion laughs: aliases of aliases, in place of some field's value."""
+    lines[which] = lines[which].split(b":")[0] + b": *i"
+    lines.insert(0, LAUGHS.encode())
+
+
+def swap(lines: list[bytes], a: int, b: int) -> None:
+    lines[a], lines[b] = lines[b], lines[a]
+
+
+MUTATIONS: dict[str, Mutation] = {
+    "bits flipped": flip_bits,
+    "cut off": lambda rng, content: content[: rng.randint(0, len(content))],
+    "a hole": splice((1, 2, 8, 64, 512), (b"",)),
+    "something put in": splice((0,), FRAGMENTS),
+    "something replaced": splice((1, 2, 4, 8, 16), FRAGMENTS),
+    "a value replaced": replace_value,
+    "a part twice": repeat,
+    "a line twice": of_lines(lambda lines, which, _: lines.insert(which, lines[which])),
+    "lines swapped": of_lines(swap),
+    "a line dropped": of_lines(lambda lines, which, _: lines.pop(which)),
+    "bytes that are no text": splice((0,), NO_TEXT),
+    "an empty page": zero_page,
+    "deep nesting": splice((0,), DEEP),
+    "a billion laughs": of_lines(laugh),
+    "a byte-order mark": lambda _, content: b"\xef\xbb\xbf" + content,
+    "Windows line ends": lambda _, content: content.replace(b"\n", b"\r\n"),
+    "nothing left": lambda *_: b"",
+}
+
+
+def mutate(rng: random.Random, content: bytes) -> tuple[bytes, str]:
+    """A damaged copy, and what was done to it."""
+    names = rng.choices(list(MUTATIONS), k=rng.choice((1, 1, 1, 2, 3)))
+    for name in names:
+        content = MUTATIONS[name](rng, content)
+    return content, " + ".join(names)
+
+
+@dataclass(frozen=True)
+class Good:
+    """A good file of a kind, what reading it gives, and a folder to spoil it in."""
+
+    target: Target
+    content: bytes
+    expected: object
+    folder: Path
+
+    @classmethod
+    def make(cls, target: Target, folder: Path) -> Good:
+        """Writes it, and reads it."""
+        content, work = target.good(folder), folder / "work"
+        work.mkdir()
+        (work / target.name).write_bytes(content)
+        return cls(target, content, target.read(work / target.name), work)
+
+    def read(self, content: bytes) -> tuple[str, str]:
+        """Reads other content in its place.
+
+        Returns:
+            ``refused``, ``read`` or ``failed``, and the reason of a failure or refusal.
+        """
+        file = self.folder / self.target.name
+        file.write_bytes(content)
+        start = time.perf_counter()
+        try:
+            value = self.target.read(file)
+        except CompatbenchError as error:
+            text = str(error)
+            if len(text.splitlines()) != 1 or not text.strip():
+                return "failed", f"the message is not one line: {text!r:.200}"
+            outcome = "refused", text
+        except KeyboardInterrupt:
+            raise
+        # Whatever else comes is what is looked for.
+        except BaseException as error:
+            return "failed", f"{type(error).__name__}: {error!s:.200}"
+        else:
+            if self.target.sealed and value is not None and value != self.expected:
+                return "failed", "something else was read than was written"
+            # A store sets a damaged file aside, and a cache computes it again.
+            outcome = ("refused", "set aside") if value is None else ("read", "")
+        seconds = time.perf_counter() - start
+        return ("failed", f"it took {seconds:.1f} s") if seconds > MOST_SECONDS else outcome
+
+    def other_bytes(self, most: int) -> Iterator[tuple[int, bytes]]:
+        """Contents with one other byte, and where it is: a flipped bit, and what a parser skips.
+
+        Args:
+            most: of the values in ``SLY`` that each byte takes.
+        """
+        for place, byte in enumerate(self.content):
+            sly = {SLY[(place + i) % len(SLY)] for i in range(most)}
+            for value in ({byte ^ 1 << place % 8} | sly) - {byte}:
+                yield place, self.content[:place] + bytes([value]) + self.content[place + 1 :]
+
+
+@contextmanager
+def good_file(target: Target) -> Iterator[Good]:
+    """A good file in a folder that is removed."""
+    with tempfile.TemporaryDirectory(prefix="compatbench-damage-") as folder:
+        yield Good.make(target, Path(folder))
+
+
+def spoil(good: Good, files: int) -> Counter[str]:
+    """Spoils a file many times; the same target gives the same files."""
+    rng, outcomes = random.Random(good.target.kind), Counter[str]()
+    for _ in range(files):
+        content, how = mutate(rng, good.content)
+        status, why = good.read(content)
+        outcomes[status] += 1
+        if status == "failed":
+            kept = Path("failures") / f"{good.target.kind.replace(' ', '-')}-{outcomes['failed']}"
+            kept.parent.mkdir(exist_ok=True)
+            kept.write_bytes(content)
+            print(f"{kept}: {how}: {why}", file=sys.stderr)
+    return outcomes
+
+
+def spoil_all(_: Place, files: int) -> Figures:
+    """Spoils so many files of each kind, and every byte of those that have a checksum."""
+    kinds, sealed = {}, {}
+    for target in TARGETS:
+        with good_file(target) as good:
+            outcomes = spoil(good, files)
+            kinds[target.kind] = {name: outcomes[name] for name in ("refused", "read", "failed")}
+            if target.sealed:
+                changes = [good.read(content)[0] for _, content in good.other_bytes(files // 100)]
+                sealed[target.kind] = {
+                    "bytes": len(good.content),
+                    "changes": len(changes),
+                    "unnoticed": len(changes) - changes.count("refused"),
+                }
+    return {
+        "files of each kind": files,
+        "kinds": kinds,
+        "sealed": sealed,
+        "failed": sum(outcomes["failed"] for outcomes in kinds.values()),
+        "bytes unnoticed": sum(changes["unnoticed"] for changes in sealed.values()),
+    }

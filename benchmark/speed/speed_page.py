@@ -1,0 +1,143 @@
+"""docs/speed.md and its two pictures, from the JSON files beside this one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from many import BARS
+from pages import fill_template
+
+from compatbench.backbone.text.causal import GROUP
+from compatbench.data.cards import task_cards
+from compatbench.tables.figures.charts import Spec, axis, chart, colour, curves, draw, layer
+from compatbench.tables.figures.colours import GREY
+
+HERE = Path(__file__).parent
+PARTS = ("plan", "store", "read", "report")  # of what is done with finished cells
+# Rows after those of the datasets.
+TITLES = {
+    "test_coop_step": "a CoOp step, batch 32 (plain: images encoded each step)",
+    "test_cocoop_image": "CoCoOp, forward and backward, one image",
+    "test_small_tower": "a small tower: width 192, 6 blocks",
+}
+
+
+CLASSES = "CPU seconds against the number of classes"
+CELLS = "CPU seconds against the number of cells"
+
+
+def make_files() -> dict[str, str | bytes]:
+    """The page and its pictures."""
+    data, harness = _read("results.json"), _read("harness.json")
+    cases = _by_name(data)
+    harness_cases = _by_name(harness)
+    return {
+        "speed.md": make_page(data["machine_info"], cases, harness),
+        "speed.svg": draw(picture(_by_classes(cases)), CLASSES),
+        "speed-cells.svg": draw(picture_of_cells(_finished(harness_cases)), CELLS),
+    }
+
+
+def make_page(machine: dict[str, Any], cases: dict[str, Any], harness: dict[str, Any]) -> str:
+    titled = [
+        (f"{case['extra_info']['dataset']}, forward and backward", case)
+        for case in _by_classes(cases)
+    ]
+    titled += [(title, cases[name]) for name, title in TITLES.items()]
+    harness_cases = _by_name(harness)
+    harness = harness | {"cases": harness_cases, "finished": _finished(harness_cases)}
+    return fill_template(
+        HERE / "speed.md.jinja",
+        FILTERS,
+        machine=machine,
+        cases=[(title, _seconds(case), case["extra_info"]) for title, case in titled],
+        memory=cases["test_imagenet_within_2_gib"]["extra_info"],
+        classify=_read("classify.jsonl"),
+        harness=harness,
+        parts=PARTS,
+        many=_read("many.json"),
+        bars=BARS,
+        trainers=_read("trainers.json"),
+        cells=_read("cells.json"),
+        indexes=_read("indexes.json"),
+        gpus=_read("gpu.json") or {},
+        group=GROUP,
+    )
+
+
+def gpu(card: str, figures: dict[str, Any]) -> str:
+    """The section of one card, whose figures are those of gpu.py."""
+    return fill_template(HERE / "gpu.md.jinja", FILTERS, card=card, found=figures)
+
+
+def _task(name: str) -> str:
+    """The task that was measured on, which may no longer be one."""
+    return f"`{name}`" + ("" if name in task_cards.names() else ", a task of an earlier mini suite")
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    "task": _task,
+    "gib": lambda size: "" if size is None else f"{size:.2f}",
+}
+
+
+def _by_name(data: dict[str, Any]) -> dict[str, Any]:
+    return {case["name"]: case for case in data["benchmarks"]}
+
+
+def _by_classes(cases: dict[str, Any]) -> list[Any]:
+    by_dataset = [case for case in cases.values() if "dataset" in case["extra_info"]]
+    return sorted(by_dataset, key=lambda case: case["extra_info"]["classes"])
+
+
+def _seconds(case: dict[str, Any]) -> float:
+    return case["stats"]["min"] / case["extra_info"].get("images", 1)
+
+
+def _finished(cases: dict[str, Any]) -> list[dict[str, Any]]:
+    """The figures of finished cells, by the numbers of methods and of cells."""
+    many = [case["extra_info"] for case in cases.values() if "cells" in case["extra_info"]]
+    return sorted(many, key=lambda facts: (facts["methods"], facts["cells"]))
+
+
+def _read(name: str) -> Any:
+    """What a file beside this one holds, of ``.jsonl`` a list; None if there is none."""
+    path = HERE / name
+    if not path.exists():
+        return None
+    text = path.read_text(encoding="utf-8")
+    return json.loads(text) if path.suffix == ".json" else [*map(json.loads, text.splitlines())]
+
+
+def picture_of_cells(finished: list[dict[str, Any]]) -> Spec:
+    """Stacked CPU seconds against finished cells, of the most methods."""
+    shown = [facts for facts in finished if facts["methods"] == finished[-1]["methods"]]
+    rows = [
+        {"cells": facts["cells"], "series": part, "seconds": round(facts["parts"][part], 3)}
+        for facts in shown
+        for part in PARTS
+    ]
+    x, y = axis("cells", "finished cells"), axis("seconds", "CPU seconds")
+    return chart(
+        [layer("area", {"x": x, "y": y, "color": colour(PARTS)}, rows, opacity=0.7)], 460, 260
+    )
+
+
+def picture(by_classes: list[Any]) -> Spec:
+    """CPU seconds of both ways against classes, and how many times faster ours is."""
+    names, rows = ("compatbench", "77 tokens for every class"), []
+    for case in by_classes:
+        facts = case["extra_info"]
+        for name, seconds in zip(names, (_seconds(case), facts["plain_seconds"]), strict=True):
+            row = {"classes": facts["classes"], "series": name, "seconds": round(seconds, 4)}
+            rows.append(row | {"times": f"{facts['ratio']:.0f}×" if name == names[0] else ""})
+    ticks = [case["extra_info"]["classes"] for case in by_classes]
+    x = axis("classes", "classes", log=True, values=ticks)
+    y = axis("seconds", "CPU seconds, forward and backward", log=True)
+    spec = curves(rows, x, y, names)
+    beside = {"x": x, "y": y, "text": {"field": "times"}}
+    spec["layer"].append(layer("text", beside, rows, dy=14, color=GREY))
+    return spec

@@ -1,0 +1,10 @@
+"""The programs of benchmark/ import each other by their own names."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+BENCHMARK = Path(__file__).parents[2] / "benchmark"
+for folder in (".", "faults", "research", "scale", "speed"):
+    sys.path.append(str(BENCHMARK / folder))

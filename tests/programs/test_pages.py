@@ -1,0 +1,27 @@
+"""Pages that programs make say what they are made from."""
+
+from __future__ import annotations
+
+import pytest
+from pages import DOCS, PAGES, make_files
+
+from compatbench.method.registry import builtin_methods
+
+SLOW = {"api", "indexes", "methods", "rosetta", "scale"}
+ROUNDED = {"predict"}  # whose fits differ in their last digits on other processors
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in PAGES
+        if name not in ROUNDED
+    ],
+)
+def test_a_page_is_what_its_program_gives(name: str) -> None:
+    if name == "api":
+        pytest.importorskip("griffe2md")
+    builtin_methods.cache_clear()  # without methods that other tests have added
+    for path, content in make_files(name).items():
+        assert (DOCS / path).read_bytes() == content, f"run 'python benchmark/pages.py {name}'"

@@ -1,0 +1,26 @@
+"""What a wheel holds: every package of the sources, and nothing beside them."""
+
+from __future__ import annotations
+
+from configparser import ConfigParser
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+# The programs that have made the mini suite.
+NOT_SHIPPED = {"compatbench.tasks.mini.build"}
+
+
+def test_no_package_is_forgotten() -> None:
+    """setuptools cannot find packages below the roots that lie beside the harness."""
+    setup = ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    roots = dict(line.split(" = ") for line in setup["options"]["package_dir"].strip().splitlines())
+    packages = {
+        ".".join((root, *path.parent.relative_to(REPOSITORY / folder).parts))
+        for root, folder in roots.items()
+        for path in (REPOSITORY / folder).rglob("__init__.py")
+    }
+    data = setup["options.package_data"]
+    # Folders without code: what they hold is listed as data.
+    packages |= {root for root in roots if root in data}
+    assert setup["options"]["packages"].split() == sorted(packages - NOT_SHIPPED)
