@@ -76,7 +76,6 @@ def test_a_file_that_cannot_be_loaded_fails_where_all_are_checked(
 def test_a_method_that_ends_its_process_or_hangs_fails_the_check_that_was_tried(
     line: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kit, "count_cores", lambda: 1)  # another method is checked by its process
     text = fill_template("gone").replace('shift = module["shift"]', line)
     (tmp_path / "gone.py").write_text(text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -26,6 +27,7 @@ from compatbench.method.refusals import forget_refusal, remember_refusal
 from compatbench.method.registry import builtin_methods, builtin_transfers
 
 SECONDS = 600.0  # that one check may take
+SHARE = 8  # plug-ins that are worth another process: to start it takes as long as to check some
 OnOutcome = Callable[[Outcome], object]
 # Nothing of the user's: no settings, plug-ins, cache or conftest.py.
 ALONE = ("-c", os.devnull, "--noconftest", "-p", "no:cacheprovider", "--rootdir")
@@ -125,7 +127,7 @@ def run_checks(
     progress: OnOutcome = lambda _: None,
     files: PluginFiles | None = None,
 ) -> list[Outcome]:
-    """Runs checks, by default all, on plug-ins of these names, in as many processes as cores.
+    """Runs checks, by default all, on plug-ins of these names, in at most a process per core.
 
     A process that ends, or takes too long, fails the check that it was at; the other plug-ins are
     tried in a new one.
@@ -135,7 +137,7 @@ def run_checks(
     """
     files = files or PluginFiles.known()
     checks = checks or [*find_checks(kind)]
-    count, outcomes = min(count_cores(), len(names)), list[Outcome]()
+    count, outcomes = min(count_cores(), math.ceil(len(names) / SHARE)), list[Outcome]()
     shares = [_Share(kind, [*product(names[i::count], checks)], files) for i in range(count)]
     try:
         while waiting := {share.connection: share for share in shares if share.left}:
