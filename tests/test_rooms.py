@@ -39,7 +39,7 @@ ROOM_BUDGETS = {
     "cli": 1_740,
     "data": 5_330,
     "engine": 4_260,
-    "extras": 9_462,
+    "extras": 9_480,
     "files": 610,
     "method": 2_250,
     "results": 2_830,
