@@ -105,7 +105,9 @@ class Puller:
                 return False
             with suppress(FileNotFoundError):
                 # A worker of this run began it, and died.
-                note_failure(store, cell, read_end(self._job, mark.read_text()))
+                record = note_failure(store, cell, read_end(self._job, mark.read_text()))
+                if not self._job.has_ended(store, cell, record):
+                    self._tell(Event("retried", cell, error=next(iter(record.errors), "")))
             record = store.read(cell.key)
             if not self._job.has_ended(store, cell, record):
                 mark.write_text(self._name)

@@ -141,7 +141,7 @@ def _run_tasks(job: Job, view: View, sockets: Path, tell: Diary) -> None:
             f"cell, of {has.get('GPU', 0):g} GPUs and {has.get('CPU', 0):g} cores in all; ask "
             "for less with --gpus-per-cell, --threads or --device"
         )
-    workers = min(compute.jobs or workers, len(job.cells))
+    workers = compute.jobs or workers
     tell(Note("workers", str(workers)))
     task: Any = ray.remote(work_on_node)
     task = task.options(
@@ -152,7 +152,7 @@ def _run_tasks(job: Job, view: View, sockets: Path, tell: Diary) -> None:
         scheduling_strategy="SPREAD",
     )
     job_on_cluster = ray.put(job)
-    ray.get([task.remote(job_on_cluster, view, device) for _ in range(workers)])
+    ray.get([task.remote(job_on_cluster, view, device) for _ in range(min(workers, len(job.cells)))])
 
 
 def work_on_node(job: Job, view: View, device: str) -> None:
