@@ -111,8 +111,9 @@ def stress_test(*names: str, rotation: Tensor | None = None) -> StressTest:
     }
     fits = []
     for name in names:
-        where = (source.name,), (TASK.name,)
-        cell = Cell(name, name, name, {}, TASK.name, 1, 1, *where, TrainingCard())
+        backbones, tests = (source.name,), (TASK.name,)
+        draw = TASK.name, 1, 1
+        cell = Cell(name, name, name, {}, *draw, backbones, tests, (), TrainingCard())
         method = builtin_methods().get(name)()
         fits.append(Fit(cell, method, modules[name], describe_cell(cell)))
     rotation = torch.eye(EMBED_DIM) if rotation is None else rotation
