@@ -32,6 +32,7 @@ from compatbench.method.identity import method_identity
 
 DEATHS = 3  # that a cell, or a task, may cost: nodes come and go
 REACH_SECONDS = 5.0
+MOST_TASKS = 1000
 # Variables that mean the same to workers as to the driver. Not tokens: Ray shows variables to
 # everyone who may look at the cluster.
 INHERITED = ("COMPATBENCH_", "HF_HOME", "HF_HUB_", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME")
@@ -125,6 +126,7 @@ def drive(_: Connection, job: Job, view: View, sockets: Path) -> None:
 
 def _run_tasks(job: Job, view: View, sockets: Path, tell: Diary) -> None:
     import ray
+    from ray.exceptions import RayError
 
     _connect(job.compute, sockets)
     compute = job.compute
@@ -141,8 +143,7 @@ def _run_tasks(job: Job, view: View, sockets: Path, tell: Diary) -> None:
             f"cell, of {has.get('GPU', 0):g} GPUs and {has.get('CPU', 0):g} cores in all; ask "
             "for less with --gpus-per-cell, --threads or --device"
         )
-    workers = compute.jobs or workers
-    tell(Note("workers", str(workers)))
+    tell(Note("workers", str(compute.jobs or workers)))
     task: Any = ray.remote(work_on_node)
     task = task.options(
         num_cpus=compute.threads,
@@ -152,7 +153,17 @@ def _run_tasks(job: Job, view: View, sockets: Path, tell: Diary) -> None:
         scheduling_strategy="SPREAD",
     )
     job_on_cluster = ray.put(job)
-    ray.get([task.remote(job_on_cluster, view, device) for _ in range(min(workers, len(job.cells)))])
+    # More than there is room for: those wait, and begin where a node joins.
+    wanted = min(compute.jobs or MOST_TASKS, len(job.cells))
+    tasks = [task.remote(job_on_cluster, view, device) for _ in range(wanted)]
+    while True:
+        [ended], tasks = ray.wait(tasks)
+        try:
+            ray.get(ended)
+            return  # no cell was left
+        except RayError:
+            if not tasks:
+                raise
 
 
 def work_on_node(job: Job, view: View, device: str) -> None:
