@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from compatbench.engine.costs import BACKBONES_AT_HAND
-from compatbench.engine.order import order_cells
+from compatbench.engine.order import longest_first
 
 # What a worker's time goes to.
 KINDS: tuple[str, ...] = ("compute", "encode", "wait", "load", "store", "lost")
@@ -130,7 +130,7 @@ class _Run:
     def __init__(self, jobs: Sequence[Job], workers: int, site: Site) -> None:
         self._site = site
         # In the order of a run, whatever the number of workers.
-        ordered = order_cells(jobs, lambda job: job.seconds)  # type: ignore[arg-type]
+        ordered = longest_first(jobs, lambda job: job.seconds)
         self._waiting_jobs = deque(ordered)
         self._left = len(jobs)
         self._now = 0.0

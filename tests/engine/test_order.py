@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compatbench.engine.order import Shard, divide, order_cells
+from compatbench.engine.order import Shard, divide, longest_first, order_cells
 from compatbench.errors import CompatbenchError
 
 
@@ -81,3 +81,14 @@ def test_a_shard_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(CompatbenchError, match="give I/N"):
         Shard.parse(text)
     assert str(Shard.parse("3/8")) == "3/8"
+
+
+def test_for_many_workers_what_takes_long_begins_first() -> None:
+    small = [
+        Toy(seed=seed, cost=cost, number=i) for i in range(500) for seed, cost in ((1, 1), (2, 2))
+    ]
+    long = Toy(seed=2, cost=100.0, number=9)
+    ordered = longest_first([*small, long, Toy(seed=1, cost=1.5)], cost)
+    assert ordered[:2] == [long, Toy(seed=1, cost=1.5)]
+    assert [cell.seed for cell in ordered[2:]] == [1] * 500 + [2] * 500
+    assert longest_first([], cost) == []

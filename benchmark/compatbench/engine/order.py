@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import log
+from typing import Any, TypeVar
 
 from compatbench.engine.cell import Cell
 from compatbench.engine.costs import TimeEstimate
@@ -20,6 +21,11 @@ ABOUT_THE_SAME = 4.0  # times
 # Operations a second of a core of these years. Only how cells compare matters.
 RATE = 5e10
 LEAST_SECONDS = 1e-3
+MANY_WORKERS = 64  # among whom cells count as long ...
+LONG_SHARE = 0.25  # ... that take this share of a worker's time, or more
+
+# A ``Cell``, or what a simulation has for one: with a seed.
+CellT = TypeVar("CellT", bound=Any)
 
 
 def order_cells(cells: Iterable[Cell], seconds: Callable[[Cell], float]) -> list[Cell]:
@@ -39,6 +45,18 @@ def order_cells(cells: Iterable[Cell], seconds: Callable[[Cell], float]) -> list
     classes = {name: round(log(mean, ABOUT_THE_SAME)) for name, mean in means.items()}
     seeds, groups = _rank(cell.seed for cell in cells), _rank(map(_group_of, cells))
     return sorted(cells, key=lambda c: (seeds[c.seed], classes[c.name], groups[_group_of(c)]))
+
+
+def longest_first(cells: Iterable[CellT], seconds: Callable[[CellT], float]) -> list[CellT]:
+    """Cells by seed first, then costly ones before cheap ones.
+
+    This is for many workers at once, who finish soonest if what takes long begins first. Cells that
+    take a large part of what a worker has to do in all go before all others, of any seed.
+    """
+    cells = list(cells)
+    seeds = _rank(cell.seed for cell in cells)
+    long = LONG_SHARE * sum(map(seconds, cells)) / MANY_WORKERS
+    return sorted(cells, key=lambda c: (seconds(c) < long, seeds[c.seed], -seconds(c)))
 
 
 def _group_of(cell: Cell) -> Hashable:

@@ -9,7 +9,7 @@ from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.local import open_job, run_here
-from compatbench.engine.order import estimate_seconds, order_cells
+from compatbench.engine.order import estimate_seconds, longest_first, order_cells
 from compatbench.engine.plan import Plan
 from compatbench.files.scratch import remove_left_over
 
@@ -38,7 +38,8 @@ def run_plan(
         on_event(event)
 
     cells = [item.cell for item in plan.to_do]
-    ordered = order_cells(cells, estimate_seconds(plan, plan.finished))
+    order = order_cells if compute.executor == "local" else longest_first
+    ordered = order(cells, estimate_seconds(plan, plan.finished))
     # Workers elsewhere have current folders of their own.
     store, cache = plan.store.folder.absolute(), default_cache_folder().absolute()
     with open_job(ordered, store, cache, compute) as job:
