@@ -58,7 +58,7 @@ def test_the_page_of_commands_names_every_one() -> None:
 @pytest.mark.parametrize("page", ["security.md", "reliability.md"])
 def test_every_promise_names_a_test_that_there_is(page: str) -> None:
     text = (DOCS / page).read_text()
-    assert len(re.findall(r"`test_\w+`", text)) > 15
+    assert len(re.findall(r"\btest_\w+", text)) > 15
     tests = "".join(path.read_text() for path in (REPOSITORY / "tests").rglob("test_*.py"))
     assert {*re.findall(r"\b(test_\w+)\b(?!\.py)", text)} <= {*re.findall(r"def (test_\w+)", tests)}
 

@@ -172,7 +172,10 @@ def analyze_stress(
     study = Study(source, target, **options)
     matrix = study.matrix(builtin_methods(), methods, None, None, seeds)
     # What the target makes of a module is measured here, after it was changed.
-    cells = [replace(cell, backbones=(source,)) for cell in matrix.cells()]
+    cells = [
+        replace(cell, backbones=(source,), places=tuple(w for w in cell.places if w[0] == source))
+        for cell in matrix.cells()
+    ]
     fits = study.fit(matrix, cells, RunStore(Path(study.out) / "runs"))
     test = StressTest(*study.backbones, fits, study.cache, study.words)
     if words:

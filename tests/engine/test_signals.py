@@ -108,11 +108,15 @@ def test_what_a_killed_run_leaves_is_removed_by_the_next_run(
         run.process.kill()
         run.process.communicate()
         assert run.has_ended()  # with it all the processes that it has started
-        assert len(run.left_over()) == 1
+        runs = run.folder / "runs"
+        assert len([*runs.glob("compatbench-tmp-*")]) == 1
+        assert len(run.left_over()) == (options is RAY)
+        (run.folder / "begun").unlink()
         environment = {"TMPDIR": str(run.temporary)}
-        with slow_run(tmp_path / "next", "--jobs", "1", env=environment) as follower:
+        with slow_run(run.folder, "--jobs", "1", env=environment) as follower:
             follower.wait_for_fit()
             assert run.left_over() == []
+            assert len([*runs.glob("compatbench-tmp-*")]) == 1  # its own
 
 
 def test_a_run_under_nohup_goes_on_when_its_terminal_is_closed(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from compatbench.data.cards.shots import ALL_SHOTS
 from compatbench.data.draws import HELD_OUT, count_kept, export_draw, hold_out
 from compatbench.data.task import load_task
 from compatbench.engine.costs import count_steps
+from compatbench.engine.keys import data_key
 from compatbench.engine.matrix import MethodChoice, Names, select_matrix
 from compatbench.engine.plan import Plan, make_plan, plan
 from compatbench.errors import CompatbenchError
@@ -74,7 +75,11 @@ def plan_tuning(methods: Names, suite: str = "mini", out: str | Path = ".") -> P
         trial, list(differ.values()), tasks, transfers=["copied"], out=out, shots_files=draws
     )
     cells = (one.cell for one in found.planned)
-    tested = [replace(c, test_sets=(HELD_OUT.format(c.task, shots, c.seed),)) for c in cells]
+    tested = []
+    for cell in cells:
+        held_out = HELD_OUT.format(cell.task, shots, cell.seed)
+        place = cell.source, held_out, data_key(cell.source, held_out)
+        tested.append(replace(cell, test_sets=(held_out,), places=(place,)))
     return replace(found, planned=tuple(plan(tested, found.store)))
 
 

@@ -25,16 +25,17 @@ REMOVE_SECONDS = 5.0  # that dying processes may go on writing to a folder
 
 
 @contextmanager
-def scratch_folder(*, for_sockets: bool = False) -> Iterator[Path]:
+def scratch_folder(*, for_sockets: bool = False, inside: Path | None = None) -> Iterator[Path]:
     """A folder with a lock file alone, which is removed afterwards; first, those that are left.
 
     The lock is held until the folder is removed or this process has ended, however it ends.
 
     Args:
         for_sockets: where the system's folder has a long path, it is in ``/tmp``.
+        inside: a folder in place of the system's, where others have to see it.
     """
-    remove_left_over()
-    root = tempfile.gettempdir()
+    remove_left_over(inside)
+    root = str(inside or tempfile.gettempdir())
     if for_sockets and len(root) > MOST_FOR_SOCKETS and Path(SHORT).is_dir():
         root = SHORT
     try:
@@ -48,7 +49,8 @@ def scratch_folder(*, for_sockets: bool = False) -> Iterator[Path]:
                     break
     except OSError as error:
         raise CompatbenchError(
-            f"cannot write {root}: {error.strerror}; set TMPDIR to a folder that can be written"
+            f"cannot write {root}: {error.strerror}; "
+            f"{'give another --out' if inside else 'set TMPDIR to a folder that can be written'}"
         ) from None
     try:
         yield folder
@@ -59,10 +61,10 @@ def scratch_folder(*, for_sockets: bool = False) -> Iterator[Path]:
         lock.release()
 
 
-def remove_left_over() -> None:
+def remove_left_over(inside: Path | None = None) -> None:
     """Removes the folders of this user's processes that were killed."""
     me = os.getuid() if hasattr(os, "getuid") else 0
-    places = {tempfile.gettempdir(), SHORT}
+    places = {tempfile.gettempdir(), SHORT, *([str(inside)] if inside else [])}
     for folder in chain(*(Path(each).glob(f"{PREFIX}*") for each in places)):
         with suppress(OSError, Timeout):
             if folder.lstat().st_uid == me and kind_of(folder) == "folder":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +21,7 @@ from compatbench.engine.store import RunStore
 from compatbench.engine.worker import make_worker
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.processes import end_with_parent, kill, start_process
+from compatbench.files.scratch import scratch_folder
 
 POLL_SECONDS = 0.1
 
@@ -42,13 +41,9 @@ class Crew(Protocol):
 @contextmanager
 def open_job(cells: Sequence[Cell], store: Path, cache: Path, compute: Compute) -> Iterator[Job]:
     """What the workers of a run are told, with the folder of its events, which is then removed."""
-    # The name is that of an unfinished file, as which it is cleaned up if it is left over.
-    folder = store / f".run.{secrets.token_hex(6)}.tmp"
-    folder.mkdir(parents=True)
-    try:
+    store.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(inside=store) as folder:
         yield Job(cells, count_tried(RunStore(store), cells), store, cache, folder, compute)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_here(job: Job, on_event: OnEvent) -> None:
