@@ -34,16 +34,16 @@ MOST_LINES = 360
 # The most lines of Python that a room may have, extras together and each of the parts beside the
 # harness. A number only ever falls: who moves code from one room to another moves its lines, too.
 ROOM_BUDGETS = {
-    "api": 640,
-    "backbone": 4_280,
+    "api": 630,
+    "backbone": 4_275,
     "cli": 1_740,
-    "data": 5_330,
-    "engine": 4_260,
-    "extras": 9_480,
-    "files": 610,
-    "method": 2_250,
+    "data": 5_295,
+    "engine": 4_290,
+    "extras": 9_465,
+    "files": 605,
+    "method": 2_245,
     "results": 2_830,
-    "tables": 3_300,
+    "tables": 3_255,
 }
 PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
@@ -57,7 +57,7 @@ BUDGETS = {
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.
-CIRCLES_LEFT = ({"engine", "engine.execute"},)
+CIRCLES_LEFT: tuple[set[str], ...] = ()
 
 
 @cache

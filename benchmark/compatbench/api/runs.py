@@ -119,9 +119,9 @@ def run(
             written. What was measured before is kept.
     """
     from compatbench.engine.compute import Compute
+    from compatbench.engine.execute.run_plan import run_plan
     from compatbench.engine.order import Shard, take_shard
     from compatbench.engine.plan import make_plan
-    from compatbench.engine.run import run_plan
 
     out, shard = Path(out), Shard.parse(shard) if isinstance(shard, str) else shard
     asked = (suite, methods, tasks, seeds, shots, transfers, out, precision, shots_files)

@@ -115,7 +115,7 @@ def tune(
     """
     # The pages, which read records, load no engine.
     from compatbench.engine.compute import Compute
-    from compatbench.engine.run import run_plan
+    from compatbench.engine.execute.run_plan import run_plan
     from compatbench.engine.tuning import plan_tuning
 
     plan = plan_tuning(methods, suite, out)

@@ -116,8 +116,8 @@ def main(text: str) -> None:
     """The job itself."""
     from compatbench.data.cards import suite_cards
     from compatbench.engine.compute import Compute
+    from compatbench.engine.execute.run_plan import run_plan
     from compatbench.engine.plan import make_plan
-    from compatbench.engine.run import run_plan
     from compatbench.extras.check.plugin_files import PluginFiles
     from compatbench.extras.check.run_checks import run_checks
     from compatbench.files.project_folders import use_folders

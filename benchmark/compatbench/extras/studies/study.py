@@ -25,10 +25,10 @@ from compatbench.data.task import Task, load_task
 from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event
+from compatbench.engine.execute.run_plan import run_plan
 from compatbench.engine.matrix import Matrix, select_matrix
 from compatbench.engine.missing import Missing
 from compatbench.engine.plan import Plan, plan
-from compatbench.engine.run import run_plan
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method import Method, Module
