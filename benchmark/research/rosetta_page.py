@@ -55,6 +55,7 @@ def lead(rosetta: Ranked, other: Ranked) -> str:
     tasks = rosetta.standing.tasks
     both = [(rosetta.value("h", task), other.value("h", task)) for task in tasks]
     gap = estimate([a - b for a, b in both if a is not None and b is not None])
+    assert gap is not None
     return f"{signed(gap.value)} [{signed(gap.low)}, {signed(gap.high)}]"
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -81,7 +82,7 @@ class StressReport(StudyReport):
         """One row for each method, one column for each change."""
         points = records(self.points)
         zero_shot = {one["change"]: percent(one["zero_shot"]) for one in points}
-        rows = {"": ["zero-shot", NOTHING, *zero_shot.values()]}
+        rows: dict[str, list[Any]] = {"": ["zero-shot", NOTHING, *zero_shot.values()]}
         for one in points:
             name = one["method"]
             row = rows.setdefault(name, [code(name), percent(one["source"])])

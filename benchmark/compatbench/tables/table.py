@@ -202,9 +202,10 @@ def plain_table(
         tuple(column.cell(value) for column, value in zip(columns, row, strict=True))
         for row in rows
     )
-    if isinstance(caption, str):
-        caption = text(caption) if caption else None
-    return Table(tuple(columns), made, caption, tuple(notes))
+    head = caption
+    if isinstance(head, str):
+        head = text(head) if head else None  # type: ignore[assignment]
+    return Table(tuple(columns), made, head, tuple(notes))  # type: ignore[arg-type]
 
 
 def frame_table(frame: pd.DataFrame, right: Iterable[str] = ()) -> Table:

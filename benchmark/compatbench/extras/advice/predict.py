@@ -33,7 +33,7 @@ from compatbench.method.registry import find_transfer
 from compatbench.method.transfer import TransferData, WordPair
 from compatbench.plugins import open_address
 from compatbench.results.evaluation import Evaluation, evaluate_module
-from compatbench.transfers._shared.survival import (
+from compatbench.transfers._shared.survival import (  # pyright: ignore[reportMissingImports]
     PLACES,
     WORDS,
     FourAnswers,

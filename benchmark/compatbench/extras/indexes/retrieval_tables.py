@@ -38,7 +38,8 @@ def retrieval_table(frame: pd.DataFrame) -> Table:
     records = []
     for queries, by in {"texts": "", "captions": ", by captions"}.items():
         pooled = most_images(pooled_rows(frame, queries))
-        for (source, target), of_upgrade in pooled.groupby(["source", "target"], sort=False):
+        for upgrade, of_upgrade in pooled.groupby(["source", "target"], sort=False):
+            source, target = map(str, tuple(upgrade))  # type: ignore[arg-type]
             record = dict(zip(of_upgrade["way"], of_upgrade["map"], strict=True))
             record["upgrade"] = sentence(code(source), " → ", code(target), by)
             records.append(record)

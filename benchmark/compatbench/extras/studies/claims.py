@@ -284,6 +284,7 @@ def gains_as_reported(evidence: Evidence) -> Iterator[Row]:
             continue
         own, *theirs = evidence.scores(NAMED, measure)
         effect = estimate(own - np.mean(theirs, axis=0))
+        assert effect is not None  # every score is a number
         data = f"mean of {len(BASELINES)} baselines, {evidence.tasks}"
         yield _finding(says, data, effect, as_reported(effect, reported))
 

@@ -50,7 +50,7 @@ class ClassesReport(StudyReport):
                 ]
                 for one in records(of_upgrade)
             ]
-            head = sentence("Suite ", code(self.suite), ", ", text(upgrade), ":")
+            head = sentence("Suite ", code(self.suite), ", ", text(str(upgrade)), ":")
             tables.append(plain_table(header, rows, (0, 5), head))
         return tables
 

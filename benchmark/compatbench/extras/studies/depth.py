@@ -225,6 +225,7 @@ def _trend(fits: pd.DataFrame, measure: str) -> Row:
     # A figure that is the same at every depth has no trend.
     found = [spearman_interval(curves.index, curves[curve]) for curve in curves]
     interval = estimate([one.value if one else 0.0 for one in found])
+    assert interval is not None
     words = {1: "rises with depth", -1: "falls with depth", 0: "no clear trend"}[interval.sign]
     if len(found) < LEAST_CURVES:
         words = f"too few curves to tell; {LEAST_CURVES} are needed"

@@ -30,7 +30,7 @@ from compatbench.tables.figures.colours import BLUE, SKY
 from compatbench.tables.figures.spec_parts import Spec
 from compatbench.tables.suite_page import SuitePage, read_suite_page
 from compatbench.tables.table import Table, code, plain_table
-from compatbench.transfers._shared.survival import mean_tokens
+from compatbench.transfers._shared.survival import mean_tokens  # pyright: ignore[reportMissingImports]
 
 NEIGHBOURS = 5
 # What may predict a loss, by column of the geometry.
