@@ -54,6 +54,7 @@ class Worker:
         self.store = store
         self.cache = features
         self.threads = threads
+        self.on_loaded: Callable[[], object] = lambda: None  # called when weights are at hand
         self._memory = PeakMemory(device)
         self._attempt = 1
         self._keep = lru_cache(maxsize=4)(partial(load_backbone, device=device))
@@ -82,7 +83,9 @@ class Worker:
     def _load(self, name: str, precision: str) -> Backbone:
         """A backbone with the weights at hand, or loaded now."""
         allow_tf32(precision == "tf32")  # since it was loaded, another cell may have set it
-        return self._keep(name, precision=precision)
+        backbone = self._keep(name, precision=precision)
+        self.on_loaded()
+        return backbone
 
     def _complete(self, record: CellRecord) -> CellRecord:
         """A record with the attempt's number, its kind of failure and its peak memory."""

@@ -72,7 +72,7 @@ class Puller:
         self._job, self._worker, self._tell = job, worker, tell
         self._name, self._frames = "", None  # of a process of its own
         self._waited: set[str] = set()
-        self._more = LOADING_SECONDS
+        self._is_new = True  # without libraries and weights
 
     def in_process(self, name: str, frames: TextIO) -> Puller:
         """As a process of this name, which writes its last frames down before it dies."""
@@ -123,14 +123,18 @@ class Puller:
 
     def _run(self, cell: Cell) -> CellRecord:
         self._tell(Event("started", cell))
-        self._set_alarm(self._more)
-        self._more = 0.0
+        self._set_alarm(LOADING_SECONDS if self._is_new else 0.0)
+
+        def on_loaded() -> None:
+            if self._is_new:
+                self._is_new = False
+                self._set_alarm()
 
         def on_encoded(*encoded: int) -> None:
             self._set_alarm()
             self._tell(Event("encoding", cell, (encoded[0], encoded[1])))
 
-        self._worker.cache.on_encoded = on_encoded
+        self._worker.on_loaded, self._worker.cache.on_encoded = on_loaded, on_encoded
         try:
             return self._worker.run(cell, lambda _: self._tell(Event("measured", cell)))
         finally:
