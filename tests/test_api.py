@@ -186,7 +186,7 @@ print("failures:", len(done.failures))
 @pytest.mark.slow
 def test_importing_it_loads_no_heavy_library() -> None:
     code = (
-        "import sys, compatbench as cb; cb.run, cb.plan;"
+        "import sys, compatbench as cb; dir(cb);"
         "sys.exit(any(name in sys.modules for name in ('torch', 'pandas', 'open_clip')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

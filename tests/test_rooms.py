@@ -23,7 +23,7 @@ LEVELS = (
     ("engine",),
     ("results",),
     ("tables",),
-    ("api",),
+    ("runs",),
     ("cli",),
     ("extras",),
 )
@@ -34,16 +34,15 @@ MOST_LINES = 360
 # The most lines of Python that a room may have, extras together and each of the parts beside the
 # harness. A number only ever falls: who moves code from one room to another moves its lines, too.
 ROOM_BUDGETS = {
-    "api": 630,
     "backbone": 4_275,
     "cli": 1_740,
-    "data": 5_295,
-    "engine": 4_290,
+    "data": 5_345,
+    "engine": 4_326,
     "extras": 9_465,
     "files": 605,
-    "method": 2_245,
-    "results": 2_830,
-    "tables": 3_255,
+    "method": 2_368,
+    "results": 2_877,
+    "tables": 3_291,
 }
 PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")

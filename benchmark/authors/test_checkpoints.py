@@ -38,7 +38,7 @@ def import_file(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Module]:
     def import_file(kind: str, path: Path, problem: Problem, **settings: Any) -> Module:
         monkeypatch.setattr(convert, "load_backbone", lambda *_: problem.backbone)
         monkeypatch.setattr(convert, "task_labels", lambda _: problem.labels)
-        return convert.import_checkpoint(kind, path, "things", "random", settings)
+        return convert.import_module(kind, path, "things", "random", settings=settings)
 
     return import_file
 
@@ -66,7 +66,7 @@ def round_trip(
         parameter.data.zero_()
     [name] = trainer.get_model_names()
     path = folder / "back" / name / "model.pth.tar-1"
-    convert.export_checkpoint(kind, module, path, "float32")
+    convert.export_module(kind, module, path, dtype="float32")
     trainer.load_model(str(folder / "back"), epoch=1)
     again = import_file(kind, path, problem, **settings)
     assert difference({"": classify(trainer, problem)}, {"": logits_of(again, problem)}) < CLOSE
@@ -227,7 +227,7 @@ def test_tip_adapter(
         chosen: Any = dict(alpha=alpha, beta=beta, templates="all")
         module = import_file(kind, path, problem, **chosen)
         assert difference({"": logits_of(module, problem)}, {"": logits}) < CLOSE
-        convert.export_checkpoint(kind, module, tmp_path / "back", "float32")
+        convert.export_module(kind, module, tmp_path / "back", dtype="float32")
         again = settings | dict(load_cache=True, cache_dir=str(tmp_path / "back"))
         keys, values = load("utils").build_cache_model(again, clip, None)
     both = dict(keys=arguments[0], values=arguments[1])
@@ -272,7 +272,7 @@ def test_clip_lora(
         assert difference({"": logits_of(module, problem)}, {"": wanted}) < CLOSE
         for parameter in learned:
             parameter.data.zero_()
-        convert.export_checkpoint("clip_lora", module, path, "float32")
+        convert.export_module("clip_lora", module, path, dtype="float32")
         utils.load_lora(given, layers)
         again = import_file("clip_lora", path, problem)
         assert difference({"": classify()}, {"": logits_of(again, problem)}) < CLOSE

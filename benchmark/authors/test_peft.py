@@ -111,7 +111,7 @@ def test_an_adapter(
     wanted = classify(model.eval(), problem)
     assert difference({"": wanted}, {"": zero_shot(problem)}) > 1e-3
     assert difference({"": logits_of(module, problem)}, {"": wanted}) < CLOSE
-    convert.export_checkpoint("peft", module, tmp_path / "back", "float32")
+    convert.export_module("peft", module, tmp_path / "back", dtype="float32")
     again = import_file("peft", tmp_path / "back", problem)
     loaded = peft.PeftModel.from_pretrained(build(problem), str(tmp_path / "back"))
     back = classify(loaded.eval(), problem)

@@ -229,7 +229,7 @@ def test_a_saved_module_is_evaluated_through_words_and_beside_them_needs_no_sour
     assert record is not None
 
     def evaluate(path: Path) -> evaluating.Evaluation:
-        return evaluating.evaluate_module(path, cell.backbones[1], transfer="words")
+        return evaluating.evaluate(path, cell.backbones[1], transfer="words")
 
     def without_source(name: str, *options: str, **more: str):
         if name == cell.source:

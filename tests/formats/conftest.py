@@ -33,7 +33,8 @@ class Desk:
         self, kind: str, path: Path, source: str = "clip64", classes: Any = None, **settings: Any
     ) -> Module:
         """The module of a file."""
-        return convert.import_checkpoint(kind, path, "things", source, settings, classes)
+        how = {"settings": settings, "classes": classes}
+        return convert.import_module(kind, path, "things", source, **how)
 
     def logits(self, module: Module) -> Tensor:
         """Of the images, by the method of the module on its source."""

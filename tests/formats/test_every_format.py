@@ -19,7 +19,7 @@ from compatbench.backbone import Backbone, Labels
 from compatbench.errors import CompatbenchError
 from compatbench.method import Module
 from compatbench.method.checkpoint_reader import read_checkpoint
-from compatbench.method.convert import export_checkpoint, recognise
+from compatbench.method.convert import export_module, recognise
 from compatbench.method.registry import builtin_formats
 
 from . import dassl_files, other_files
@@ -328,7 +328,7 @@ def test_a_file_classifies_as_the_formula_says_and_goes_back_whole(name: str, de
     assert about["imported"]["classes and source"] == case.told
     if not case.back:
         return
-    written = export_checkpoint(case.kind, module, desk.folder / case.back, None).files
+    written = export_module(case.kind, module, desk.folder / case.back).files
     # What the authors' loader takes of the files it would have taken of the first.
     files = {path.name: path for path in saved.path.parent.glob("*_2shots.pt")}
     for path in written:
@@ -374,7 +374,7 @@ def test_contexts_of_each_class_and_positions_of_the_name(position: str, desk: D
     assert module["context"].shape == (5, 4, 32)
     assert module.about["config"]["position"] == position
     assert module.about["config"]["class_specific"]
-    [written], _ = export_checkpoint("coop", module, desk.folder / "back", None)
+    [written], _ = export_module("coop", module, desk.folder / "back")
     state, known = (read_checkpoint(each).tensors["ctx"] for each in (written, path))
     assert torch.equal(state, known)
 

@@ -24,7 +24,7 @@ from compatbench.method.predictions import predict
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.result_files import read_results, write_results
 from compatbench.tables.pages.leaderboard import read_readme
-from compatbench.tables.pages.report_site import make_report
+from compatbench.tables.pages.report_site import report
 
 KEY = "5" * 64
 MODULE = Module(trained={"context": torch.tensor([[1.5, -2.0]])})
@@ -185,7 +185,7 @@ def test_what_is_no_folder_of_results_is_named(
         pytest.skip("a file beside the suites' folders, which is left alone")
     put(kind, path, outside)
     with pytest.raises(CompatbenchError, match=f"{path} is a .*, not a folder; move it away"):
-        make_report(results.parents[1])
+        report(results.parents[1])
 
 
 def test_pipes_among_modules_and_features_are_refused(tmp_path: Path) -> None:

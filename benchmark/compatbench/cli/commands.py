@@ -41,6 +41,7 @@ COMMANDS = {
         "report",
         "readers",
         shown=f"{CLI}.pages:report",
+        leave_out=("published",),
         note="Open results/report/index.html in a browser, or put the folder on any server; it "
         "makes no request outside of it.",
     ),

@@ -22,6 +22,7 @@ from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import Method, Module
 from compatbench.method.registry import find_transfer
 from compatbench.method.transfer import attach_rotated
+from compatbench.plugins import open_address
 
 WAYS = (COPIED, "words", "words+raw")
 # A ported module's logits differ from the transfer's by no more than this share of the largest.
@@ -31,15 +32,37 @@ PROBES = 32  # images of noise on which they are compared
 MOST_AXES = 6
 
 
-def port_module(
-    given: Module | Path,
+def port(
+    module: Module | str | Path,
     backbone: str,
+    *,
     transfer: str | None = None,
     methods: str | None = None,
     device: str = "auto",
 ) -> Module:
-    """Writes a module for another backbone, as ``compatbench.port`` says."""
-    device, backbone = resolve_device(device), backbone_cards.resolve(backbone)
+    """Writes a module for a new model, where it needs no transfer; nothing is trained.
+
+    Tensors in the joint space's coordinates (keys of a cache, a probe, a residual on class
+    weights) are rotated as the transfer ``words`` rotates the model; the others are unchanged. It
+    is an error if the result does not give the transfer's logits.
+
+    Args:
+        module: a module: its file, which ``run`` leaves in ``runs/modules/`` and ``import``
+            writes, or ``hf://OWNER/NAME``, or what ``fit`` gives.
+        backbone: as for ``evaluate``.
+        transfer: ``words``, ``words+raw``, or ``copied``, which changes nothing; by default words
+            for methods that act in the joint space, and copied for others.
+        methods: as for ``evaluate``.
+
+    Returns:
+        The module, whose ``about`` has the new source and what it was ``ported`` from.
+
+    Raises:
+        CompatbenchError: as ``evaluate``; or the module does not fit the backbone, or no rotation
+            of its tensors gives the logits that it has through the transfer.
+    """
+    given, backbone = open_address(module), backbone_cards.resolve(backbone)
+    device = resolve_device(device)
     path = given if isinstance(given, Path) else Path("the module")
     if transfer not in (None, *WAYS):
         raise CompatbenchError(

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compatbench.backbone.device import resolve_device
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import COPIED, TrainingCard, backbone_cards, suite_cards, task_cards
-from compatbench.data.cards.shots import Shots
+from compatbench.data.cards import (
+    COPIED,
+    TrainingCard,
+    backbone_cards,
+    select_names,
+    suite_cards,
+    task_cards,
+)
+from compatbench.data.cards.shots import Shots, show_shots
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.engine.method_settings import read_settings
 from compatbench.engine.plan import plan_cells
@@ -18,8 +27,7 @@ from compatbench.engine.store import RunStore, fit_description
 from compatbench.engine.worker import Worker, build_method
 from compatbench.errors import CompatbenchError
 from compatbench.method import Method, Module, load_module
-from compatbench.method.checkpoint_reader import is_archive
-from compatbench.method.convert import import_checkpoint
+from compatbench.method.convert import read_module
 from compatbench.method.registry import builtin_methods
 
 
@@ -39,17 +47,33 @@ class Fitted(BaseModel):
     ported: dict[str, Any] | None = None  # from which source, and with which transfer
 
 
-def fit_module(
+def fit(
     method: str,
     task: str,
     source: str,
-    shots: int,
-    seed: int,
-    config: dict[str, Any],
-    views: int,
-    device: str,
+    *,
+    shots: int = 16,
+    seed: int = 1,
+    config: Mapping[str, object] | None = None,
+    views: int = 1,
+    device: str = "auto",
 ) -> Module:
-    """Fits one module, as ``compatbench.fit`` says; its ``about`` is as in the modules of a run."""
+    """Fits one module; nothing is stored but image features in the cache.
+
+    Args:
+        method: a name (see ``list methods``), or the path of a method file.
+        task, source: names of a task and a backbone, or MODEL/TAG of open_clip.
+        shots: images of every class.
+        config: settings that differ from the method's published recipe.
+        views: augmented views of each training image; 1 is the plain view alone.
+
+    Returns:
+        The module, which knows how it was fitted (``module.about``) and can be given to
+        ``evaluate``, or written with ``module.save(path)``.
+
+    Raises:
+        CompatbenchError: an unknown name, a wrong setting, or missing images or weights.
+    """
     registry = builtin_methods()
     task, source = task_cards.resolve(task), backbone_cards.resolve(source)
     names = registry.select(method)
@@ -62,7 +86,7 @@ def fit_module(
         "variants": (),
         "shots": (shots,),
         "seeds": (seed,),
-        "methods": {names[0]: config},
+        "methods": {names[0]: dict(config or {})},
         "training": read_settings(TrainingCard, {"views": views}, "fit"),
     }
     suite = suite_cards.read("mini").model_copy(update=changes)
@@ -71,34 +95,6 @@ def fit_module(
     worker = Worker(RunStore(Path("runs")), cache, resolve_device(device))
     record, module = worker.fit(cell, build_method(cell))
     return Module(module.trained, module.stored, fit_description(record))
-
-
-def import_for(given: Module | Path, test_set: str | None, source: str, *how: Any) -> Module:
-    """A checkpoint of other code, imported for a test set; ``how`` it is, as for ``import_module``.
-
-    The test set is the task that it was trained for, or a variant of it.
-    """
-    if not isinstance(given, Path) or test_set is None:
-        lacking = "a task, too" if isinstance(given, Path) else "the file of one, not a module"
-        raise CompatbenchError(
-            f"a source is for a checkpoint of other code: give {lacking}, or leave the source out"
-        )
-    kind, settings, classes, device = how
-    task = task_cards.read(test_set).parent or test_set
-    place = resolve_device(device)
-    return import_checkpoint(kind, given, task, source, settings or {}, classes, place)
-
-
-def read_module(given: Module | Path) -> Module:
-    """A module, or that of a file."""
-    other = "a checkpoint of other code needs --source and --task, see 'compatbench import --help'"
-    if isinstance(given, Path) and given.is_dir():
-        raise CompatbenchError(
-            f"{given} is a folder; give a module's file, *.safetensors, in it; {other}"
-        )
-    if isinstance(given, Path) and is_archive(given):
-        raise CompatbenchError(f"{given} is not a module of compatbench; {other}")
-    return load_module(given) if isinstance(given, Path) else given
 
 
 def read_fitted(given: Module | Path) -> tuple[Module, Fitted]:
@@ -125,3 +121,23 @@ def build_method_of(fitted: Fitted, methods: str | None, path: Path) -> Method:
         )
     cls = registry.get(name)
     return cls(read_settings(cls.Config, fitted.config, f"'{name}', with which {path} was fitted"))
+
+
+def modules(methods: str | Sequence[str] = "all", out: str | Path = ".") -> pd.DataFrame:
+    """The modules in ``runs/``: method, task, source, shots, seed, file.
+
+    Raises:
+        CompatbenchError: no module of a method, or a damaged file.
+    """
+    folder = Path(out) / "runs" / "modules"
+    rows = []
+    for path in sorted(folder.glob("*/*.safetensors")):
+        fitted = Fitted.model_validate(load_module(path).about)
+        shots = None if fitted.shots is None else show_shots(fitted.shots)
+        draw = (shots, fitted.seed)
+        rows.append((fitted.method, fitted.task, fitted.source, *draw, str(path)))
+    if not rows:
+        raise CompatbenchError(f"{folder} holds no modules; run a suite first")
+    chosen = select_names(methods, sorted({row[0] for row in rows}), "method with a module")
+    rows = sorted((row for row in rows if row[0] in chosen), key=str)  # shots may be unknown
+    return pd.DataFrame(rows, columns=["method", "task", "source", "shots", "seed", "file"])

@@ -12,15 +12,17 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from compatbench.backbone import Labels, load_backbone
+from compatbench.backbone.device import resolve_device
 from compatbench.data.cards.halves import half_labels
 from compatbench.data.task import task_labels
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.files.hashes import sha256_file
 from compatbench.messages import first_line, first_problem
-from compatbench.method import Method, Module
-from compatbench.method.checkpoint_reader import Checkpoint, read_checkpoint
+from compatbench.method import Method, Module, load_module
+from compatbench.method.checkpoint_reader import Checkpoint, is_archive, read_checkpoint
 from compatbench.method.format import Format, Import
 from compatbench.method.registry import builtin_formats, builtin_methods, find_format
+from compatbench.plugins import open_address
 
 AUTO = "auto"
 
@@ -61,32 +63,58 @@ def recognise(file: Checkpoint) -> list[str]:
     return [name for name, cls in builtin_formats().classes.items() if cls().recognise(file)]
 
 
-def import_checkpoint(
-    kind: str,
-    path: Path,
+def import_module(
+    format: str,
+    file: str | Path,
     task: str,
     source: str,
-    settings: Mapping[str, Any],
+    *,
+    settings: Mapping[str, object] | None = None,
     classes: str | Sequence[str] | None = None,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> Module:
-    """A file as a module, as ``compatbench.import_module`` says."""
-    file = read_checkpoint(path)
-    chosen = _choose(kind, file)
+    """Converts a checkpoint of other code to a module that ``evaluate`` takes.
+
+    Nothing in the file is run. If it has token embeddings or text features, they are used to
+    verify task and source.
+
+    Args:
+        format: a format, ``auto`` (recognised by the contents), or the path of a format file
+            (``./mine.py``), which is run as code.
+        file: the checkpoint, or the folder that its authors' code made.
+        task: the task that it was trained for; its images need not be here.
+        source: the model that it was trained on (see ``list backbones``).
+        settings: settings that the file does not hold, such as ``alpha=1``.
+        classes: if it knows only some of the task's classes: ``base`` or ``new``, the halves of
+            base-to-new generalisation, their names in its order, or a file of names. ``all`` uses
+            prompts that were trained on the first classes for all classes.
+
+    Returns:
+        The module, which knows where it is from (``module.about``), for ``evaluate`` or
+        ``module.save(path)``.
+
+    Raises:
+        CompatbenchError: a damaged file, one that holds more than tensors, is of another format,
+            source or task, or needs a setting that is not given.
+    """
+    settings, checkpoint = dict(settings or {}), read_checkpoint(Path(file))
+    chosen = _choose(format, checkpoint)
     for name, where in chosen.needs.items():
         if not isinstance(settings.get(name), int | float):
             raise CompatbenchError(
-                f"{file.path} does not hold '{name}', which its classifier needs; give --set "
+                f"{checkpoint.path} does not hold '{name}', which its classifier needs; give --set "
                 f"{name}=NUMBER ({where})"
             )
     labels, kept = choose_classes(task_labels(task), classes, task)
-    given = Import(file, load_backbone(source, device), labels, dict(settings))
-    if kept is None and classes == "all" and (rows := file.tensors.get(chosen.suffix)) is not None:
+    backbone = load_backbone(source, resolve_device(device))
+    given = Import(checkpoint, backbone, labels, dict(settings))
+    rows = checkpoint.tensors.get(chosen.suffix)
+    if classes == "all" and rows is not None:
         # It serves all classes, and was trained on the first of them.
         given.labels = replace(labels, names=labels.names[: len(rows)])
     with torch.no_grad():
         module, config, confirmed = chosen.read(given)
-        method = _build(chosen, config | given.settings, file.path)
+        method = _build(chosen, config | given.settings, checkpoint.path)
         module = module.to(given.backbone.device)
         confirmed |= chosen.confirm(given, method, module)
         try:
@@ -95,15 +123,15 @@ def import_checkpoint(
             raise given.error(f"does not fit '{source}' and '{task}': {why.reason}") from None
     imported = {
         "format": chosen.name,
-        "file": file.path.name,
-        "sha256": sha256_file(file.path),
-        "settings": dict(settings),
+        "file": checkpoint.path.name,
+        "sha256": sha256_file(checkpoint.path),
+        "settings": settings,
         "dtype": given.dtype,
         "classes and source": "confirmed by the file" if confirmed else "as given",
         "notes": given.notes,
     }
     about: dict[str, Any] = {"method": chosen.method, "task": task, "source": source}
-    about |= {"config": method.config.model_dump(mode="json"), **_draw_of(file.path)}
+    about |= {"config": method.config.model_dump(mode="json"), **_draw_of(checkpoint.path)}
     about |= {"classes": kept, "imported": imported}
     return Module(module.trained, module.stored, about)
 
@@ -115,9 +143,27 @@ class Exported(NamedTuple):
     not_stored: dict[str, float]
 
 
-def export_checkpoint(kind: str, module: Module, path: Path, dtype: str | None) -> Exported:
-    """Writes a module in a format, as ``compatbench.export_module`` says."""
-    chosen, about = find_format(kind), module.about
+def export_module(
+    format: str, module: Module | str | Path, file: str | Path, *, dtype: str | None = None
+) -> Exported:
+    """Writes a module as a checkpoint for other code.
+
+    Args:
+        format: the format; ``import`` lists them.
+        module: as for ``port``.
+        file: the file to write; for formats of several files, the folder.
+        dtype: ``float16``, ``bfloat16`` or ``float32``; by default that of the file it was
+            imported from, or what the format's own code uses.
+
+    Returns:
+        The ``files``, and the settings that they do not hold (``not_stored``), such as α and β of
+        a cache.
+
+    Raises:
+        CompatbenchError: the format is of another method, or does not hold all of the module.
+    """
+    chosen, read = find_format(format), read_module(open_address(module))
+    about = read.about
     name = about.get("method", "?")
     if chosen.method != name:
         able = [each for each, cls in builtin_formats().classes.items() if cls.method == name]
@@ -130,8 +176,20 @@ def export_checkpoint(kind: str, module: Module, path: Path, dtype: str | None) 
     if kind not in ("float16", "float32", "bfloat16"):
         raise CompatbenchError(f"--dtype '{kind}': give float16, bfloat16 or float32")
     config = about.get("config", {})
-    not_stored = {n: float(module[n] if n in module.stored else config[n]) for n in chosen.needs}
-    return Exported(chosen.write(module, config, path, kind), not_stored)
+    not_stored = {n: float(read[n] if n in read.stored else config[n]) for n in chosen.needs}
+    return Exported(chosen.write(read, config, Path(file), kind), not_stored)
+
+
+def read_module(given: Module | Path) -> Module:
+    """A module, or that of a file."""
+    other = "a checkpoint of other code needs --source and --task, see 'compatbench import --help'"
+    if isinstance(given, Path) and given.is_dir():
+        raise CompatbenchError(
+            f"{given} is a folder; give a module's file, *.safetensors, in it; {other}"
+        )
+    if isinstance(given, Path) and is_archive(given):
+        raise CompatbenchError(f"{given} is not a module of compatbench; {other}")
+    return load_module(given) if isinstance(given, Path) else given
 
 
 def choose_classes(

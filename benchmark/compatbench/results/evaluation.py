@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.device import resolve_device
 from compatbench.backbone.words import WordFeatures, find_words
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import COPIED, TrainingCard, backbone_cards
+from compatbench.data.cards import COPIED, TrainingCard, backbone_cards, task_cards
 from compatbench.data.cards.shots import show_shots
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task, load_task, restrict_task
@@ -23,28 +24,11 @@ from compatbench.engine.task_images import TaskImages, hide_labels, label_tensor
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method import Module
-from compatbench.method.registry import builtin_transfers, find_transfer
+from compatbench.method.convert import AUTO, import_module
+from compatbench.method.registry import builtin_transfers, find_transfer, gate_transfer
 from compatbench.method.transfer import Transfer
+from compatbench.plugins import open_address
 from compatbench.results.measures import Answers, score
-
-
-class Judged(Answers):
-    """What a module answers on one backbone, with what is usually asked of it; in percent."""
-
-    @property
-    def accuracy(self) -> float:
-        """Top-1 accuracy."""
-        return 100 * float(self.right(self.predictions).mean())
-
-    @property
-    def zero_shot_accuracy(self) -> float:
-        """Top-1 accuracy of the backbone's own zero-shot classifier."""
-        return 100 * float(self.right(self.zero_shot).mean())
-
-    @property
-    def gain(self) -> float:
-        """Accuracy over that of zero-shot, in percentage points."""
-        return self.accuracy - self.zero_shot_accuracy
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,8 +38,8 @@ class Evaluation:
     fitted: Fitted
     backbone: str
     test_set: str  # the task, or a variant of it
-    source: Judged | None  # None if the source is not here, and is not needed
-    target: Judged | None  # None if the module cannot be attached there
+    source: Answers | None  # None if the source is not here, and is not needed
+    target: Answers | None  # None if the module cannot be attached there
     reason: str = ""  # why not
     transfer: str = COPIED  # how the module reached the target
     note: str = ""  # what the transfer says of its classifier, as the gate does of its decision
@@ -92,8 +76,8 @@ class Evaluation:
     @property
     def images(self) -> int:
         """Images of the test set."""
-        judged = self.source or self.target
-        return 0 if judged is None else len(judged.targets)
+        answers = self.source or self.target
+        return 0 if answers is None else len(answers.targets)
 
     @property
     def verdict(self) -> str:
@@ -129,49 +113,99 @@ class Evaluation:
         }
 
 
-def _describe(backbone: str, judged: Judged | None) -> dict[str, Any]:
-    if judged is None:
+def _describe(backbone: str, answers: Answers | None) -> dict[str, Any]:
+    if answers is None:
         return {"backbone": backbone}
-    counts = score(judged)
+    counts = score(answers)
     return {
         "backbone": backbone,
         "correct": counts["correct"],
         "zero_shot_correct": counts["zero_shot_correct"],
-        "accuracy": judged.accuracy,
-        "gain": judged.gain,
+        "accuracy": answers.accuracy,
+        "gain": answers.gain,
     }
 
 
-def evaluate_module(
-    given: Module | Path,
+def evaluate(
+    module: Module | str | Path,
     backbone: str,
-    test_set: str | Task | None = None,
-    transfer: str = COPIED,
+    task: str | Task | None = None,
+    *,
+    transfer: str = "copied",
     methods: str | None = None,
     device: str = "auto",
-    precision: str = "fp32",
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32",
+    source: str | None = None,
+    format: str = "auto",
+    settings: Mapping[str, object] | None = None,
+    classes: str | Sequence[str] | None = None,
+    gate: bool = False,
 ) -> Evaluation:
-    """Scores a module on a backbone and on its source, as ``compatbench.evaluate`` says.
+    """Shows whether a module survives a new model; nothing is trained.
 
-    A ``test_set`` that is given as a task has the module's own classes, and images without labels.
-    For the transfer ``words``, with the source's word features beside the module, the source
-    itself need not be here.
+    Its accuracy there and on its source, each beside zero-shot, and the share of images that were
+    right before and are wrong now.
+
+    Args:
+        module: a module: its file, which ``run`` leaves in ``runs/modules/``, or
+            ``hf://OWNER/NAME``, or what ``fit`` gives; with a source, a checkpoint of other code.
+        backbone: the new model: a name (see ``list backbones``), or ``MODEL/TAG`` of open_clip,
+            ``MODEL@FILE``, ``local-dir:FOLDER``, ``hf:FOLDER``.
+        task: the test set: the module's task, which is the default, or a variant of it.
+        transfer: how the module reaches the new model (see ``list transfers``): ``copied``, or
+            ``words``, which rotates the new model's joint space by words alone. With the
+            ``words-*.safetensors`` that ``run`` leaves beside its modules, ``words`` does not need
+            the source model.
+        methods: the method's file, if it is not among ``list methods``; it is run as code.
+        precision: number format of the frozen towers, as for ``run``.
+        source: of a checkpoint of other code: the model that it was trained on. The task is then
+            the one that it was trained for, or a variant.
+        format: of a checkpoint: its format, as for ``import``.
+        settings: of a checkpoint: settings that it does not hold, such as ``alpha=1``.
+        classes: of a checkpoint: the classes that it knows, as for ``import``.
+        gate: use the new model's zero-shot in place of the module where ``predict`` expects harm,
+            from the task's training images without their labels: the transfer ``gated``, or with
+            ``words`` ``gated-words``.
+
+    Returns:
+        Accuracies, zero-shot, gain, H, flips and a verdict; ``as_dict()`` has them by name.
+
+    Raises:
+        CompatbenchError: a damaged module, an unknown name, or a task that the module was not
+            fitted for.
     """
+    if gate:
+        transfer = gate_transfer(transfer)
     device, cache = resolve_device(device), FeatureCache(default_cache_folder())
-    backbone = backbone_cards.resolve(backbone)
+    given, backbone = open_address(module), backbone_cards.resolve(backbone)
+    if source is not None:
+        if not isinstance(given, Path) or not isinstance(task, str):
+            lacking = "a task, too" if isinstance(given, Path) else "the file of one, not a module"
+            raise CompatbenchError(
+                f"a source is for a checkpoint of other code: give {lacking}, or leave the source "
+                "out"
+            )
+        trained_for = task_cards.read(task).parent or task
+        how = {"settings": settings, "classes": classes, "device": device}
+        given = import_module(format, given, trained_for, source, **how)
+    elif settings or classes or format != AUTO:
+        raise CompatbenchError(
+            "settings, classes and format are those of a checkpoint of other code: give the source "
+            "that it was trained on, too, or leave them out"
+        )
     path = given if isinstance(given, Path) else Path("the module")
     module, fitted = read_fitted(given)
     method = build_method_of(fitted, methods, path)
-    opened = isinstance(test_set, Task)
-    task = test_set if isinstance(test_set, Task) else load_task(test_set or fitted.task)
-    if fitted.task not in (task.name, task.parent):
+    opened = isinstance(task, Task)
+    test_set = task if isinstance(task, Task) else load_task(task or fitted.task)
+    if fitted.task not in (test_set.name, test_set.parent):
         raise CompatbenchError(
             f"{path} was fitted for the task '{fitted.task}', whose classes are not those of "
-            f"'{task.name}'; evaluate it on that, or on a variant of it"
+            f"'{test_set.name}'; evaluate it on that, or on a variant of it"
         )
-    owner = task if opened else load_task(fitted.task)
+    owner = test_set if opened else load_task(fitted.task)
     if fitted.classes is not None and not opened:
-        owner, task = (restrict_task(each, fitted.classes) for each in (owner, task))
+        owner, test_set = (restrict_task(each, fitted.classes) for each in (owner, test_set))
     labels = owner.labels_for(method.card.needs)
     [transfer] = builtin_transfers().choose([transfer])
     way, words = find_transfer(transfer), None
@@ -181,7 +215,7 @@ def evaluate_module(
     if way.card.access == {"words"}:
         words = find_words(path, fitted.source)
     images = TaskImages(hide_labels(owner), TrainingCard(), fitted.seed or 0, cache)
-    unlabelled = hide_labels(task)
+    unlabelled = hide_labels(test_set)
     load = partial(load_backbone, device=device, precision=precision)
     target_backbone = load(backbone)
     source_backbone: Backbone | None = target_backbone
@@ -193,33 +227,32 @@ def evaluate_module(
                 raise
             source_backbone = None
 
-    def judge_on(on: Backbone, how: Transfer) -> tuple[Judged, str]:
+    def answer_on(on: Backbone, how: Transfer) -> tuple[Answers, str]:
         moved = module.to(on.device)
         name = find_teacher(method.card, fitted.config) if "labels" in how.card.access else None
         teacher = None if name is None else load(name)
         carried = Carried(method, moved, source_backbone, on, labels, images, teacher)
-        given = carried.data(how, WordFeatures(cache.folder.parent), words)
-        attached = carried.attach(how, given)
+        more = carried.data(how, WordFeatures(cache.folder.parent), words)
+        attached = carried.attach(how, more)
         zero_shot = predict_zero_shot(on, unlabelled, cache)
-        labels_of_test = label_tensor(task.split("test"))
-        judged = Judged(attached.predict(unlabelled), None, zero_shot, labels_of_test)
-        return judged, getattr(attached.classifier, "note", "")
+        labels_of_test = label_tensor(test_set.split("test"))
+        answers = Answers(attached.predict(unlabelled), None, zero_shot, labels_of_test)
+        return answers, getattr(attached.classifier, "note", "")
 
-    source = target = None
+    before = after = None
     reason = note = ""
     try:
         if source_backbone is not None:
-            source, _ = judge_on(source_backbone, find_transfer(COPIED))
+            before, _ = answer_on(source_backbone, find_transfer(COPIED))
     except NotTransferable as why:
         raise CompatbenchError(
             f"{path} does not fit its own source '{fitted.source}' and task '{fitted.task}' as "
             f"they are now: {why.reason}"
         ) from None
     try:
-        target, note = judge_on(
-            target_backbone, way if backbone != fitted.source else find_transfer(COPIED)
-        )
+        way = way if backbone != fitted.source else find_transfer(COPIED)
+        after, note = answer_on(target_backbone, way)
     except NotTransferable as why:
         reason = why.reason
-    how = {"transfer": transfer, "note": note, "precision": precision}
-    return Evaluation(fitted, backbone, task.name, source, target, reason, **how)
+    about = {"transfer": transfer, "note": note, "precision": precision}
+    return Evaluation(fitted, backbone, test_set.name, before, after, reason, **about)

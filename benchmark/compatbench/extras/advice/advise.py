@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from compatbench.data.cards import COPIED, SuiteCard, backbone_cards, select_names, suite_cards
+from compatbench.data.cards import SuiteCard, backbone_cards, select_names, suite_cards
 from compatbench.engine.single_module import read_fitted
 from compatbench.errors import CompatbenchError
 from compatbench.extras.advice.cases import Case, evaluated_case, read_cases
@@ -14,7 +14,7 @@ from compatbench.extras.advice.verdicts import Advice
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.plugins import load, open_address
-from compatbench.results.evaluation import evaluate_module
+from compatbench.results.evaluation import evaluate
 from compatbench.results.expected import upgrade_pairs
 from compatbench.results.ranking_table import Results
 
@@ -103,7 +103,8 @@ def _evaluate(
             "it: give the suite of yours, --suite"
         )
     for target in targets:
-        evaluations = [evaluate_module(given, target, None, COPIED, file, device)]
+        evaluations = [evaluate(given, target, methods=file, device=device)]
         if find_transfer("words").serves(builtin_methods().get(fitted.method).card):
-            evaluations.append(evaluate_module(given, target, None, "words", file, device))
+            how = {"transfer": "words", "methods": file, "device": device}
+            evaluations.append(evaluate(given, target, **how))
         yield evaluated_case(evaluations)

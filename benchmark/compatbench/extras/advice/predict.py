@@ -32,7 +32,7 @@ from compatbench.method.predictions import predict as answer
 from compatbench.method.registry import find_transfer
 from compatbench.method.transfer import TransferData, WordPair
 from compatbench.plugins import open_address
-from compatbench.results.evaluation import Evaluation, evaluate_module
+from compatbench.results.evaluation import Evaluation, evaluate
 from compatbench.transfers._shared.survival import (  # pyright: ignore[reportMissingImports]
     PLACES,
     WORDS,
@@ -153,9 +153,9 @@ def predict(
         return Prediction(fitted, backbone, 0, tuple(found))
     task = open_images(fitted, Path(images))
     zero_shot, classes = [answer_zero_shot(one, task) for one in models], len(task.labels)
-    evaluate = partial(evaluate_module, methods=methods, device=device)
+    test = partial(evaluate, given, backbone, task, methods=methods, device=device)
     found = [
-        expect(evaluate(given, backbone, task, way), zero_shot, kind, classes)
+        expect(test(transfer=way), zero_shot, kind, classes)
         for way, kind in zip(ways, kinds, strict=True)
     ]
     return Prediction(fitted, backbone, len(task.split("test")), tuple(found))

@@ -219,9 +219,9 @@ def check_pages(
             for path, text in render_pages(out, pages).items():
                 findings += compare_file(path, text, problem)
             if any((out / RESULTS / name).is_dir() for name in (REPORT, FIGURES)):
-                from compatbench.tables.pages.report_site import make_report
+                from compatbench.tables.pages.report_site import report
 
-                make_report(out, True, pages)
+                report(out, True, pages)
         except CompatbenchError as error:
             findings.append(Finding(str(out / RESULTS), str(error)))
     return findings

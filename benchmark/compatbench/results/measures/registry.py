@@ -52,6 +52,21 @@ class Answers:
         """Whether each image is classified right."""
         return np.asarray(predictions.classes) == self.targets
 
+    @property
+    def accuracy(self) -> float:
+        """Top-1 accuracy in percent."""
+        return 100 * float(self.right(self.predictions).mean())
+
+    @property
+    def zero_shot_accuracy(self) -> float:
+        """Top-1 accuracy of the backbone's own zero-shot classifier, in percent."""
+        return 100 * float(self.right(self.zero_shot).mean())
+
+    @property
+    def gain(self) -> float:
+        """Accuracy over that of zero-shot, in percentage points."""
+        return self.accuracy - self.zero_shot_accuracy
+
 
 @dataclass(frozen=True)
 class Measure:

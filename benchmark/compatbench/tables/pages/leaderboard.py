@@ -21,12 +21,39 @@ from compatbench.results.result_files import FIGURES, PAGES, RESULTS, check_name
 from compatbench.tables import markdown, method_tables, ranking, suite_tables
 from compatbench.tables.figures.kinds import list_kinds
 from compatbench.tables.numbers import percent
+from compatbench.tables.pages.report_site import report
 from compatbench.tables.pages.sections import TOP, list_sections, list_sections_below
 from compatbench.tables.pages.templates import render_markdown, write_changed
 from compatbench.tables.suite_page import MARKS, SuitePage, published_pages, suites_with_results
 
 LEADERBOARD = "leaderboard.md"
 SECTION = "leaderboard"  # between these markers the README has its table
+
+
+def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
+    """Makes ``leaderboard.md`` and the pages of every suite again from ``results/``, byte for byte.
+
+    Each suite has ``results/<suite>/README.md``, with every table, and ``methods.md``, with every
+    method. The report and its figures are made as well.
+
+    Args:
+        out: as for ``run``.
+        check: write nothing, and fail if a page or figure is not up to date.
+
+    Returns:
+        The pages.
+
+    Raises:
+        CompatbenchError: no results, a broken results file, or a page that is out of date.
+    """
+    out = Path(out)
+    pages = published_pages(out)
+    if check:  # the quick part first
+        written = write_pages(out, pages, check)
+        report(out, check, pages)
+        return written
+    report(out, check, pages)
+    return write_pages(out, pages)
 
 
 def render_pages(out: Path, pages: Sequence[SuitePage] | None = None) -> dict[Path, str]:

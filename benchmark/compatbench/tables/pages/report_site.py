@@ -61,14 +61,26 @@ def report_pages(out: Path, published: Sequence[SuitePage] | None = None) -> lis
     return measured
 
 
-def make_report(
-    out: Path, check: bool = False, published: Sequence[SuitePage] | None = None
+def report(
+    out: str | Path = ".", check: bool = False, published: Sequence[SuitePage] | None = None
 ) -> Report:
-    """Writes the files that have changed, and removes those that the results no longer give.
+    """Makes the site ``results/report/`` and its figures from ``results/``, byte for byte.
 
-    A check raises for the first of them instead. A figure that shows the same data is up to date,
-    even if another version of vl-convert drew it. ``published`` saves reading the results again.
+    Nothing is trained and no weights are needed. A figure without results is left out.
+
+    Args:
+        out: as for ``run``.
+        check: write nothing, and fail if a file of the site or a figure is not up to date. A
+            figure that shows the same data is, even if another version of vl-convert drew it.
+        published: the pages, where the results have been read.
+
+    Returns:
+        The files with their bytes, and which figures the results do not give.
+
+    Raises:
+        CompatbenchError: no results, a broken results file, or a file that is out of date.
     """
+    out = Path(out)
     pages, folder = report_pages(out, published), require(out / RESULTS / FIGURES, "folder")
     site = require(out / RESULTS / REPORT, "folder")
     planned = plan_figures(pages)

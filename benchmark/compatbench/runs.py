@@ -1,24 +1,34 @@
-"""Planning and running suites, and looking at their results."""
+"""A suite as a whole: what a run would do, the run, and its results."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Literal
 
+from compatbench.backbone.load import planning
+from compatbench.data.cards import suite_cards
+from compatbench.engine.compute import Compute
+from compatbench.engine.execute.run_plan import run_plan
+from compatbench.engine.order import Shard, take_shard
+from compatbench.engine.plan import make_plan
 from compatbench.errors import CompatbenchError
+from compatbench.files.atomic import remove_remains
+from compatbench.files.kinds import require
+from compatbench.results.collect import collect_results
+from compatbench.results.ranking_table import Results
+from compatbench.results.result_files import FIGURES, REPORT, RESULTS, read_results, result_folders
+from compatbench.tables.pages.leaderboard import LEADERBOARD, read_readme, write_pages
+from compatbench.tables.pages.report_site import report
+from compatbench.tables.suite_page import published_pages, read_suite_page
 
 if TYPE_CHECKING:
     from compatbench.data.cards import SuiteCard
-    from compatbench.engine.compute import Compute
     from compatbench.engine.execute.events import Event
-    from compatbench.engine.order import Shard
     from compatbench.engine.plan import Plan
-    from compatbench.results.ranking_table import Results
-    from compatbench.tables.pages.report_site import Report
 
-RESULTS = "results"
 Names = str | Sequence[str]
 
 
@@ -51,10 +61,6 @@ def plan(
     Raises:
         CompatbenchError: an unknown name, a broken card or method file, or an empty selection.
     """
-    from compatbench.backbone.load import planning
-    from compatbench.engine.order import Shard, take_shard
-    from compatbench.engine.plan import make_plan
-
     shard = Shard.parse(shard) if isinstance(shard, str) else shard
     with planning():
         found = make_plan(
@@ -118,11 +124,6 @@ def run(
         CompatbenchError: broken input, missing images or weights, or a folder that cannot be
             written. What was measured before is kept.
     """
-    from compatbench.engine.compute import Compute
-    from compatbench.engine.execute.run_plan import run_plan
-    from compatbench.engine.order import Shard, take_shard
-    from compatbench.engine.plan import make_plan
-
     out, shard = Path(out), Shard.parse(shard) if isinstance(shard, str) else shard
     asked = (suite, methods, tasks, seeds, shots, transfers, out, precision, shots_files)
     found = make_plan(*asked, skip_missing)
@@ -149,10 +150,6 @@ def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:
     Raises:
         CompatbenchError: an unknown suite, no results of it, or a broken results file.
     """
-    from compatbench.data.cards import suite_cards
-    from compatbench.results.ranking_table import Results
-    from compatbench.tables.suite_page import read_suite_page
-
     card = suite_cards.read(suite) if isinstance(suite, str) else suite
     page = read_suite_page(card, Path(out))
     if not page.results.methods:
@@ -161,67 +158,12 @@ def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:
     return Results(page.results, page.expected)
 
 
-def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
-    """Makes ``leaderboard.md`` and the pages of every suite again from ``results/``, byte for byte.
-
-    Each suite has ``results/<suite>/README.md``, with every table, and ``methods.md``, with every
-    method. The report and its figures are made as well.
-
-    Args:
-        out: as for ``run``.
-        check: write nothing, and fail if a page or figure is not up to date.
-
-    Returns:
-        The pages.
-
-    Raises:
-        CompatbenchError: no results, a broken results file, or a page that is out of date.
-    """
-    from compatbench.tables.pages.leaderboard import write_pages
-    from compatbench.tables.pages.report_site import make_report
-    from compatbench.tables.suite_page import published_pages
-
-    pages = published_pages(Path(out))
-    if check:  # the quick part first
-        written = write_pages(Path(out), pages, check)
-        make_report(Path(out), check, pages)
-        return written
-    make_report(Path(out), check, pages)
-    return write_pages(Path(out), pages)
-
-
-def report(out: str | Path = ".", check: bool = False) -> Report:
-    """Makes the site ``results/report/`` and its figures from ``results/``, byte for byte.
-
-    Nothing is trained and no weights are needed. A figure without results is left out.
-
-    Args:
-        out: as for ``run``.
-        check: write nothing, and fail if a file of the site or a figure is not up to date.
-
-    Returns:
-        The files with their bytes, and which figures the results do not give.
-
-    Raises:
-        CompatbenchError: no results, a broken results file, or a file that is out of date.
-    """
-    from compatbench.tables.pages.report_site import make_report
-
-    return make_report(Path(out), check)
-
-
 def _check_folders(out: Path, suite: str) -> None:
     """Finds out before the work, not after it, that results cannot be written or read."""
-    from tempfile import TemporaryFile
-
-    from compatbench.files.kinds import require
-    from compatbench.results.result_files import FIGURES, REPORT, read_results, result_folders
-    from compatbench.tables.pages.leaderboard import LEADERBOARD, read_readme
-
-    results = out / RESULTS
-    for folder in (out / "runs", results, results / FIGURES, results / REPORT):
+    folders = [out / "runs", out / RESULTS]
+    for folder in (*folders, *(out / RESULTS / name for name in (FIGURES, REPORT))):
         require(folder, "folder")
-    for folder in (out, out / "runs", out / RESULTS):
+    for folder in (out, *folders):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=folder) as probe:
@@ -236,12 +178,6 @@ def _check_folders(out: Path, suite: str) -> None:
 
 def _publish(plan: Plan, out: Path) -> None:
     """Writes the results of a plan's cells, and the pages that show them."""
-    from compatbench.files.atomic import remove_remains
-    from compatbench.results.collect import collect_results
-    from compatbench.results.result_files import FIGURES
-    from compatbench.tables.pages.leaderboard import write_pages
-    from compatbench.tables.suite_page import published_pages
-
     suite = plan.suite
     with plan.store.locked(plan.store.folder / "results.lock"):
         folder = out / RESULTS / suite.name
@@ -251,7 +187,5 @@ def _publish(plan: Plan, out: Path) -> None:
         if suite.publish:
             pages = published_pages(out, suite)
             if (out / RESULTS / FIGURES).is_dir():
-                from compatbench.tables.pages.report_site import make_report
-
-                make_report(out, published=pages)
+                report(out, published=pages)
             write_pages(out, pages)
