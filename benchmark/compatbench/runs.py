@@ -47,8 +47,8 @@ def plan(
 ) -> Plan:
     """Shows what ``run`` would do: cells to do and done, what is missing, and what it costs.
 
-    Nothing is fetched and nothing is written. Times are counted from the cards, the models' sizes
-    and this machine's speed now, or scaled to what finished cells took.
+    Nothing is fetched and nothing is written. Times are counted from the cards and the models'
+    sizes, or scaled to what finished cells took.
 
     Args:
         suite, methods, tasks, seeds, shots, transfers, out: as for ``run``.
@@ -61,12 +61,11 @@ def plan(
     Raises:
         CompatbenchError: an unknown name, a broken card or method file, or an empty selection.
     """
-    shard = Shard.parse(shard) if isinstance(shard, str) else shard
     with planning():
         found = make_plan(
             suite, methods, tasks, seeds, shots, transfers, Path(out), precision, shots_files, True
         )
-    return found if shard is None else take_shard(found, shard)
+    return take_shard(found, shard)
 
 
 def run(
@@ -124,17 +123,16 @@ def run(
         CompatbenchError: broken input, missing images or weights, or a folder that cannot be
             written. What was measured before is kept.
     """
-    out, shard = Path(out), Shard.parse(shard) if isinstance(shard, str) else shard
+    out = Path(out)
     asked = (suite, methods, tasks, seeds, shots, transfers, out, precision, shots_files)
     found = make_plan(*asked, skip_missing)
-    if not found.planned:
+    if not found.cells:
         raise CompatbenchError(
             f"nothing of suite '{found.suite.name}' can run here; see 'compatbench doctor "
             f"--suite {suite if isinstance(suite, str) else found.suite.name}'"
         )
     _check_folders(out, found.suite.name)
-    if shard is not None:
-        found = take_shard(found, shard)
+    found = take_shard(found, shard)
     failures = run_plan(found, compute or Compute(), on_start, on_event)
     _publish(found, out)
     whole, asked = results(found.suite, out), found.matrix

@@ -69,8 +69,8 @@ def make_cells(folder: Path, cells: int) -> Path:
     seeds = list(range(1, max(cells // FITS, 1) + 1))
     path.write_text(f"extends: mini\nname: load\ntitle: Load\npublish: true\nseeds: {seeds}\n")
     plan = make_plan(str(path), out=folder)
-    for item in plan.planned:
-        finish(plan.store, item.cell)
+    for cell in plan.cells:
+        finish(plan.store, cell)
     collect_results(plan, folder / "results" / "load")
     write_pages(folder, published_pages(folder, plan.suite))
     return path

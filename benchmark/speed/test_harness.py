@@ -21,8 +21,7 @@ from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
 from compatbench.engine.matrix import select_matrix
-from compatbench.engine.missing import Missing
-from compatbench.engine.plan import Plan, plan, plan_cells
+from compatbench.engine.plan import Plan, plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchWarning
@@ -100,12 +99,11 @@ def run_all(folder: Path, cells: int, methods: int) -> dict[str, float]:
     planned = timed("plan", lambda: plan_cells(suite, registry, names))
     assert len(planned) == cells
     timed("store", lambda: [finish(store, cell) for cell in planned])
-    items = timed("read", lambda: plan(planned, store))
-    assert all(item.done for item in items)
+    states = timed("read", lambda: [store.read_state(cell) for cell in planned])
+    assert all(done for done, *_ in states)
 
     def report() -> None:
-        matrix = select_matrix(suite, registry, names)
-        found_plan = Plan(matrix, tuple(items), store, {}, Missing())
+        found_plan = Plan(select_matrix(suite, registry, names), tuple(planned), store)
         collect_results(found_plan, folder / "results" / suite.name)
         with (folder / "table.txt").open("w") as file:
             print_ranking(Console(file=file), read_suite_page(suite, folder))

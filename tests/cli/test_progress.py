@@ -11,7 +11,6 @@ from compatbench.cli.progress import RunProgress
 from compatbench.data.cards import TrainingCard
 from compatbench.engine.cell import Cell
 from compatbench.engine.execute.events import Event
-from compatbench.engine.plan import CellState
 
 
 def make_cells(count: int) -> list[Cell]:
@@ -25,8 +24,7 @@ def make_cells(count: int) -> list[Cell]:
 def start(progress: RunProgress, cells: list[Cell], workers: int) -> None:
     """Begins to follow cells of a second each."""
     estimate = SimpleNamespace(cell=lambda cell: 1.0)
-    planned = [CellState(cell) for cell in cells]
-    progress.start_plan(SimpleNamespace(to_do=planned, estimate=estimate), workers)
+    progress.start_plan(SimpleNamespace(to_do=cells, estimate=estimate), workers)
 
 
 def test_a_log_gets_one_line_for_every_tenth_and_one_for_every_failure() -> None:

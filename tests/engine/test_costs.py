@@ -27,7 +27,7 @@ def matrix_of(suite: SuiteCard, *methods: str, seeds: list[int] | None = None) -
 
 def fit_seconds(suite: SuiteCard, *methods: str) -> float:
     matrix = matrix_of(suite, *methods)
-    return sum(map(TimeEstimate(matrix, rate=1e9).place, matrix.places))
+    return sum(map(TimeEstimate(matrix).cell, matrix.places))
 
 
 @pytest.mark.parametrize("name", ["mini-clip", "mini-eva-clip"])
@@ -107,10 +107,10 @@ def test_the_real_suites_are_counted_without_data_or_weights() -> None:
 
 def test_an_estimate_follows_what_a_method_was_measured_to_take() -> None:
     matrix = matrix_of(suite_cards.read("mini"), "coop", "taskres", seeds=[1])
-    plain = TimeEstimate(matrix, rate=1e9)
+    plain = TimeEstimate(matrix)
     cells = {cell.name: cell for cell in matrix.cells()}
     done = describe_cell(cells["taskres"], "ok", fit_seconds=40)
-    measured = TimeEstimate(matrix, 1e9, [(cells["taskres"], done.fit_seconds)])
+    measured = TimeEstimate(matrix, [(cells["taskres"], done.fit_seconds)])
     assert plain.cell(cells["coop"]) > plain.cell(cells["taskres"]) > 0
     assert measured.cell(cells["taskres"]) == pytest.approx(40)
     assert measured.cell(cells["coop"]) == plain.cell(cells["coop"])

@@ -50,7 +50,7 @@ def test_plan_waste_and_audit_of_many_cells_cost_little_more_than_their_records(
         return make_plan(suite, out=tmp_path)
 
     plan, store = make_plan(suite, out=tmp_path), RunStore(tmp_path / "runs")
-    keys = [item.cell.key for item in plan.planned]
+    keys = [cell.key for cell in plan.cells]
     assert len(keys) > 800
     read = cpu_seconds(lambda: [store.read(key) for key in keys])
     # Twice as much on a quiet machine.
@@ -66,7 +66,7 @@ def test_plan_waste_and_audit_of_many_cells_cost_little_more_than_their_records(
     again = make_plan(suite, out=tmp_path)
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert all(item.done for item in again.planned)
+    assert again.to_do == []
     assert held / len(keys) < 2_000  # bytes; a record has ten times as many
 
 

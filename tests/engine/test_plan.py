@@ -20,7 +20,7 @@ from compatbench.engine.keys import zero_shot_key
 from compatbench.engine.matrix import select_matrix
 from compatbench.engine.method_settings import resolve_settings
 from compatbench.engine.missing import Missing
-from compatbench.engine.plan import make_plan, plan, plan_cells
+from compatbench.engine.plan import make_plan, plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError
@@ -94,7 +94,7 @@ def test_every_suite_can_be_counted_without_its_data(name: str) -> None:
 def test_a_run_that_asks_for_no_seeds_has_those_of_a_first_run(tmp_path: Path) -> None:
     suite = smoke(seeds=[1, 2, 3], run_seeds=[2, 7])
     seeds = [
-        {one.cell.seed for one in make_plan(suite, "coop", seeds=asked, out=tmp_path).planned}
+        {cell.seed for cell in make_plan(suite, "coop", seeds=asked, out=tmp_path).cells}
         for asked in (None, [1, 3])
     ]
     assert seeds == [{2}, {1, 3}]
@@ -278,8 +278,7 @@ def test_a_cell_is_done_when_nothing_is_missing_and_failed_ones_are_tried_again(
 
     def state(**values: Any) -> tuple[bool, bool, list[Where]]:
         store.write(changed := record.model_copy(update=values))
-        [state] = plan([cell], store)
-        return state.done, state.failed, store.left(cell, changed)
+        return *store.read_state(cell)[:2], store.left(cell, changed)
 
     assert state() == (True, False, [])
     # An outcome of other weights or images counts for nothing.

@@ -109,7 +109,7 @@ def test_what_the_command_prints_gives_the_suite_the_chosen_settings(
     indented = "".join(f"  {line}\n" for line in lines.splitlines())
     (folder / "set.yaml").write_text(f"{SUITE}methods:\n{indented}")
     plan = make_plan(str(folder / "set.yaml"), "taskres", out=folder / "other")
-    assert plan.planned[0].cell.config == found.config
+    assert plan.cells[0].config == found.config
 
 
 def test_a_cap_above_the_steps_of_a_recipe_is_not_tried(monkeypatch: Any, tmp_path: Path) -> None:
@@ -131,9 +131,7 @@ def test_the_section_changes_no_key_and_is_not_inherited(tmp_path: Path) -> None
         plain,
         plain.model_copy(update={"tuning": TuningCard(), "development": ("mini-weather",)}),
     ]
-    keys = [
-        [one.cell.key for one in make_plan(card, "coop", out=tmp_path).planned] for card in both
-    ]
+    keys = [[cell.key for cell in make_plan(card, "coop", out=tmp_path).cells] for card in both]
     assert keys[0] == keys[1]
     (tmp_path / "tiny.yaml").write_text(SUITE.replace("extends: smoke", BASE))
     (tmp_path / "more.yaml").write_text("name: more\ntitle: More\nextends: tiny\n")

@@ -25,7 +25,6 @@ from compatbench.data.cards.sources import (
 from compatbench.data.images.source import ImageSource
 from compatbench.data.layouts.listing import Classes, check_inside
 from compatbench.data.layouts.scanners import open_layout
-from compatbench.engine.cell import Measurement
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.results.rows import Row, read_csv, to_frame, write_csv
@@ -190,11 +189,11 @@ def test_a_method_that_cannot_have_its_name_is_refused(tmp_path: Path, name: obj
 def test_no_text_of_a_results_file_is_a_formula(tmp_path: Path, mark: str) -> None:
     values = dict(backbone="b", test_set="t", data="d" * 64, status="not transferable")
     reason = f"{mark}cmd|' /C calc'!A0"
-    measured = Measurement.model_validate({**values, "reason": reason})
-    assert measured.reason == "cmd|' /C calc'!A0"
-    row = dict(method="coop", task="t", source="s", shots=4, seed=1, key="5" * 64)
+    cell = dict(method="coop", task="t", source="s", shots=4, seed=1, key="5" * 64)
+    row = Row.model_validate({**cell, **values, "reason": reason})
+    assert row.reason == "cmd|' /C calc'!A0"
     path = tmp_path / "coop.csv"
-    path.write_text(write_csv(to_frame([Row.model_validate({**row, **dict(measured)})], Row)))
+    path.write_text(write_csv(to_frame([row], Row)))
     assert read_csv(path, Row)["reason"].tolist() == ["cmd|' /C calc'!A0"]
     path.write_text(path.read_text().replace("cmd", f'"{mark}cmd').replace("A0", 'A0"'))
     refused(lambda: read_csv(path, Row), "'reason'")

@@ -65,7 +65,7 @@ class RunProgress(Progress):
     def start_plan(self, plan: Plan, workers: int) -> None:
         """Begins to show the cells of a plan, and the ranking of its suite."""
         self.plan, self._workers = plan, max(workers, 1)
-        self._left = {item.cell.key: plan.estimate.cell(item.cell) for item in plan.to_do}
+        self._left = {cell.key: plan.estimate.cell(cell) for cell in plan.to_do}
         self._total = len(self._left)
         self.update(self._cells, description="cells", total=self._total)
 
@@ -177,14 +177,14 @@ def say_plan(plan: Plan, workers: int) -> None:
     for name, why in plan.missing.test_sets.items():
         if name not in plan.missing.broken:
             say(f"[yellow]missing[/] images of {escape(name)}: {escape(why)}")
-    for name, why in dict.fromkeys((one.cell.test_sets[0], one.why) for one in plan.broken):
+    for name, why in dict.fromkeys((cell.test_sets[0], cell.broken) for cell in plan.broken):
         say(f"[red]broken[/] images of {escape(name)}: {escape(why)}")
     for name, why in plan.missing.backbones.items():
         say(f"[yellow]missing[/] weights of {escape(name)}: {escape(why)}")
     left, mine, total = len(plan.to_do), len(plan.mine), plan.total
     done, what = mine - left, ""
     if plan.shard is not None:
-        what = f" of {len(plan.planned):,} in this shard"
+        what = f" of {len(plan.cells):,} in this shard"
     parts = [f"[bold]{plan.suite.name}[/]: {total:,} cell{'s' if total != 1 else ''}{what}"]
     parts.append("all done" if done == total else f"{done:,} done, {left:,} to do")
     if total > mine:

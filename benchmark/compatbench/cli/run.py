@@ -66,12 +66,12 @@ def plan(call: Call) -> None:
 
 def _print_costs(plan: Plan, device: str, decoders: int) -> None:
     """Prints images, disk and memory of the whole selection, what is missing included."""
-    from compatbench.engine.costs import count_costs
-    from compatbench.engine.model_size import measure_rate
+    from compatbench.engine.costs import RATES, count_costs
     from compatbench.files.sizes import format_bytes
 
-    costs, rate = count_costs(plan.matrix), measure_rate(device)
-    speed = f"at {rate / 1e9:,.0f} GFLOP/s, a matrix product on {device} just now"
+    kind = device.partition(":")[0]
+    costs, rate = count_costs(plan.matrix), RATES.get(kind, RATES["cuda"])
+    speed = f"at {rate / 1e9:,.0f} GFLOP/s, as {kind} has about"
     memory = "GPU memory" if device.startswith("cuda") else "memory"
     rows = [
         ("optimiser steps", f"{costs.steps:,}", "counted: recipes, per dataset and shots"),

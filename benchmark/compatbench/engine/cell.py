@@ -12,18 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    StringConstraints,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
-from compatbench.data.cards import COPIED, BackboneName, Name, TrainingCard
+from compatbench.data.cards import COPIED, TrainingCard
 from compatbench.data.cards.shots import Shots, count_shots
 
 SCHEMA = 3
@@ -36,17 +27,22 @@ Where = tuple[str, str, str]
 NOT_APPLICABLE = "not applicable"
 FailureKind = Literal["error", "oom", "killed", "timeout"]
 Status = Literal["ok", "not transferable", "failed"]
-# Numbers are kept in columns of 64-bit integers.
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-TransferName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_+-]{0,60}$")]
+
+
+def _one_line(text: str) -> str:
+    # A line of a results file is a row, for diffs and for spreadsheets, which compute formulas.
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split()).lstrip(" =+-@")
+
+
+# Why there is no number.
+Reason = Annotated[str, AfterValidator(_one_line)]
 
 
 @dataclass(frozen=True)
 class Cell:
     """One (method, task, source, shots, seed) with the backbones and test sets to measure."""
 
-    key: str  # hash of everything that decides the records
+    key: str  # hash of everything that decides the records; empty until that is known
     # Of what decides the module, which the cells of all transfers share; the key of the copied.
     fit_key: str
     method: str
@@ -63,6 +59,7 @@ class Cell:
     config_name: str = ""  # the name that the suite gives to this config of the method, if any
     transfer: str = COPIED  # how the module reaches the backbones
     transfer_plugin: str | None = None  # the file that the transfer was loaded from, if not ours
+    broken: str = ""  # why it cannot be measured on these test sets, whose images are here
 
     @property
     def copied(self) -> Cell:
@@ -87,62 +84,6 @@ class Cell:
         return f"{self.label} · {self.task} · {count_shots(self.shots)} · seed {self.seed}"
 
 
-def _one_line(text: str) -> str:
-    # A line of a results file is a row, for diffs and for spreadsheets, which compute formulas.
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split()).lstrip(" =+-@")
-
-
-class Measurement(BaseModel):
-    """A module at one backbone on one test set."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    backbone: BackboneName
-    test_set: Name  # the task itself, or a variant of it
-    data: str  # hash of the backbone's weights and of the test set
-    status: Status
-    correct: Count | None = None  # images classified right by the module
-    total: Count | None = None
-    zero_shot_correct: Count | None = None  # by this backbone's own zero-shot classifier
-    # As in ``count_flips``; None on the source itself, and where its predictions were lost.
-    negative_flips: Count | None = None
-    positive_flips: Count | None = None
-    inconsistent_errors: Count | None = None
-    ece: Percent | None = None  # expected calibration error
-    # As ``prompt_diversity``; None for methods without a context of two vectors or more.
-    prompt_diversity: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    # Why there is no number, if the status is not 'ok'.
-    reason: Annotated[str, AfterValidator(_one_line)] = ""
-
-    @model_validator(mode="after")
-    def _agrees(self) -> Measurement:
-        self.check(self)
-        return self
-
-    @staticmethod
-    def check(row: Any) -> None:
-        """ValueError if the figures of a measurement, or of a line with them, contradict."""
-        counts = (row.correct, row.total, row.zero_shot_correct)
-        flips = (row.negative_flips, row.positive_flips, row.inconsistent_errors)
-        if row.status != "ok":
-            if any(
-                figure is not None for figure in (*counts, *flips, row.ece, row.prompt_diversity)
-            ):
-                raise ValueError("a row that is not ok has no counts")
-            return
-        if None in counts:
-            raise ValueError("a row that is ok has correct, total and zero_shot_correct")
-        if not max(row.correct, row.zero_shot_correct) <= row.total or row.total == 0:
-            raise ValueError("more images are right than there are")
-        negative, positive, other = flips
-        if negative is None or positive is None or other is None:
-            if flips != (None, None, None):
-                raise ValueError("flips are all given, or none is")
-        # Right on the source: those right on both, and the negative flips.
-        elif positive > row.correct or negative + other > row.total - row.correct:
-            raise ValueError("more predictions have flipped than there are")
-
-
 class Outcome(BaseModel):
     """How predicting went at one backbone on one test set; the predictions have a file."""
 
@@ -152,7 +93,7 @@ class Outcome(BaseModel):
     test_set: str  # the task itself, or a variant of it
     data: str  # hash of the backbone's weights and of the test set
     status: Status
-    reason: Annotated[str, AfterValidator(_one_line)] = ""  # why there are no predictions
+    reason: Reason = ""
     # As ``prompt_diversity``; None for methods without a context of two vectors or more.
     prompt_diversity: float | None = None
     seconds: float = 0.0  # of attaching and classifying

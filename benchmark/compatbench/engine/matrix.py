@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import product
-from typing import NamedTuple
 
 from compatbench.data.cards import (
     COPIED,
@@ -55,32 +54,6 @@ class MethodChoice:
         """The method with its settings for a task."""
         return self.method(self.method.Config.model_validate(self.settings[task].config))
 
-    def teacher(self, task: str) -> str | None:
-        """The backbone that it learns from on a task, if it needs one."""
-        return find_teacher(self.method.card, self.settings[task].config)
-
-
-class Place(NamedTuple):
-    """A cell before its key is known; ``backbones`` are the source and its targets."""
-
-    choice: MethodChoice
-    task: str
-    shots: int
-    seed: int
-    backbones: tuple[str, ...]
-
-    def is_missing(self, missing: Missing) -> bool:
-        """Whether its task, its source or its teacher is not here."""
-        needed = {self.backbones[0], self.choice.teacher(self.task)}
-        return self.task in missing.test_sets or not needed.isdisjoint(missing.backbones)
-
-
-class BrokenCell(NamedTuple):
-    """A cell, or its part on some test sets, whose images are here and cannot be used."""
-
-    cell: Cell
-    why: str
-
 
 @dataclass(frozen=True)
 class Matrix:
@@ -102,12 +75,20 @@ class Matrix:
     def retrained(self) -> int:
         """How many of the cells are fits on a target, for comparison."""
         sources = {upgrade[0] for upgrade in self.suite.upgrades}
-        return sum(place.backbones[0] not in sources for place in self.places)
+        return sum(cell.source not in sources for cell in self.places)
 
     @cached_property
-    def places(self) -> tuple[Place, ...]:
-        """Every cell's place; those of one task and source stand together."""
-        places, draws = [], list(product(self.shots, self.seeds))
+    def _choices(self) -> dict[tuple[str, str], MethodChoice]:
+        return {(choice.name, choice.transfer): choice for choice in self.choices}
+
+    def choice(self, cell: Cell) -> MethodChoice:
+        """The choice that a cell is of."""
+        return self._choices[cell.name, cell.transfer]
+
+    @cached_property
+    def places(self) -> tuple[Cell, ...]:
+        """Every cell, without its key; those of one task and source stand together."""
+        cells, draws = [], list(product(self.shots, self.seeds))
         sources = {upgrade[0] for upgrade in self.suite.upgrades}
         # With ``retrained``, every target is a source, too, and is followed by nothing if no
         # upgrade starts at it.
@@ -116,97 +97,90 @@ class Matrix:
             paths.setdefault(source, {source: None}).update(dict.fromkeys(targets))
         for name in fit_backbones(self.suite):
             paths.setdefault(name, {name: None})
+        plugins = {
+            label: builtin_transfers().identify(label.partition("+")[0])[1]
+            for label in {choice.transfer for choice in self.choices}
+        }
         for task, backbones in product(self.tasks, map(tuple, paths.values())):
+            tests = self.tests(task)
             for draw, choice in product(draws, self.choices):
-                learns = choice.method.card.learns
-                if backbones[0] not in sources and not (learns and choice.transfer == COPIED):
+                card = choice.method.card
+                if backbones[0] not in sources and not (card.learns and choice.transfer == COPIED):
                     continue  # a module fitted on the target needs no transfer there
-                if learns:
-                    places.append(Place(choice, task, *draw, backbones))
-                elif draw == draws[0]:
-                    # It sees no image: one cell stands for every draw.
-                    first = self.suite.shots[0], self.suite.seeds[0]
-                    places.append(Place(choice, task, *first, backbones))
-        return tuple(places)
+                if not card.learns and draw != draws[0]:
+                    continue  # it sees no image: one cell stands for every draw
+                shots, seed = draw if card.learns else (self.suite.shots[0], self.suite.seeds[0])
+                cell = Cell(
+                    key="",
+                    fit_key="",
+                    method=card.name,
+                    config=choice.settings[task].config,
+                    task=task,
+                    shots=shots,
+                    seed=seed,
+                    backbones=backbones,
+                    test_sets=tests,
+                    places=(),
+                    training=choice.settings[task].training,
+                    plugin=choice.plugin,
+                    config_name=choice.name if choice.name != card.name else "",
+                    transfer=choice.transfer,
+                    transfer_plugin=plugins[choice.transfer],
+                )
+                cells.append(cell)
+        return tuple(cells)
 
-    def cells(
-        self,
-        draws: ShotsFiles | None = None,
-        missing: Missing | None = None,
-        broken: list[BrokenCell] | None = None,
-    ) -> list[Cell]:
+    def cells(self, draws: ShotsFiles | None = None, missing: Missing | None = None) -> list[Cell]:
         """The cells with their keys, but for what is missing: targets, variants or whole cells.
 
-        What cannot be measured because images are broken is added to ``broken``, if that is given;
-        without it, an image to learn from that is not there raises ``BrokenImages``.
+        What cannot be measured because images are broken is ``broken``: a cell, or its part on
+        some test sets, which follows the rest.
         """
         missing, cells = missing or Missing(), []
-        # Of every choice and task once, not of every cell.
-        change = cache(lambda one, task: changed_settings(one.method, one.settings[task].config))
-        identity = cache(
-            lambda one, task: identify(
-                one.identity, one.method.card, task, one.settings[task].config
+        # Of every choice and task, and of all test sets, once: not of every cell.
+        name_fit = cache(
+            lambda one, task: (
+                identify(one.identity, one.method.card, task, one.settings[task].config),
+                changed_settings(one.method, one.settings[task].config),
             )
         )
-        plugin_of = cache(lambda label: builtin_transfers().identify(label.partition("+")[0])[1])
-        reached = cache(lambda path: tuple(name for name in path if name not in missing.backbones))
-        tests = cache(self.tests)
-        tested = cache(lambda task: tuple(t for t in tests(task) if t not in missing.test_sets))
         places_of = cache(
             lambda backbones, test_sets: tuple(
                 (*pair, data_key(*pair)) for pair in product(backbones, test_sets)
             )
         )
-        for place in self.places:
-            choice, task, shots, seed, backbones = place
-            card, (config, training) = choice.method.card, choice.settings[task]
-            cell = Cell(
-                key="",
-                fit_key="",
-                method=card.name,
-                config=config,
-                task=task,
-                shots=shots,
-                seed=seed,
-                backbones=backbones,
-                test_sets=tests(task),
-                places=(),
-                training=training,
-                plugin=choice.plugin,
-                shots_file=(draws or {}).get((task, shots, seed)) if card.learns else None,
-                config_name=choice.name if choice.name != card.name else "",
-                transfer=choice.transfer,
-                transfer_plugin=plugin_of(choice.transfer),
-            )
-            if place.is_missing(missing):
-                if broken is not None and task in missing.broken:
-                    broken.append(_break(cell, missing.test_sets[task]))
+        for cell in self.places:
+            choice, task, training = self.choice(cell), cell.task, cell.training
+            card, draw = choice.method.card, (cell.shots, cell.seed)
+            if why := missing.test_sets.get(task):
+                cells += [_break(cell, why)] * (task in missing.broken)
                 continue
+            if not {cell.source, find_teacher(card, cell.config)}.isdisjoint(missing.backbones):
+                continue
+            file = (draws or {}).get((task, *draw)) if card.learns else None
             try:
-                data = fit_key(backbones[0], task, shots, seed, cell.shots_file, training.val_shots)
-                # Equal keys, equal modules.
-                code, settings = identity(choice, task), change(choice, task)
-                fitted = module_key(code, settings, data, shots, seed, training)
-                key = transfer_key(fitted, choice.transfer, task, seed, training)
+                data = fit_key(cell.source, task, *draw, file, training.val_shots)
+                fitted = module_key(*name_fit(choice, task), data, *draw, training)
+                key = transfer_key(fitted, choice.transfer, task, cell.seed, training)
             except BrokenImages as error:
-                if broken is None:
-                    raise
-                broken.append(_break(cell, str(error)))
+                cells.append(_break(cell, str(error)))
                 continue
-            here = reached(backbones), tested(task)
-            cell = replace(cell, key=key, fit_key=fitted, backbones=here[0], test_sets=here[1])
-            cells.append(replace(cell, places=places_of(*here)))
-            for name in tests(task):
-                if broken is not None and name in missing.broken:
-                    one = replace(cells[-1], test_sets=(name,))
-                    broken.append(BrokenCell(one, missing.test_sets[name]))
+            backbones = tuple(name for name in cell.backbones if name not in missing.backbones)
+            tests = tuple(name for name in cell.test_sets if name not in missing.test_sets)
+            known = replace(cell, key=key, fit_key=fitted, shots_file=file, backbones=backbones)
+            cells.append(replace(known, test_sets=tests, places=places_of(backbones, tests)))
+            cells += [
+                replace(known, test_sets=(name,), broken=missing.test_sets[name])
+                for name in cell.test_sets
+                if name in missing.broken
+            ]
         return cells
 
 
-def _break(cell: Cell, why: str) -> BrokenCell:
+def _break(cell: Cell, why: str) -> Cell:
     about = [cell.name, cell.task, cell.shots, cell.seed, cell.backbones, why]
     key = sha256_json(["broken images", *about])  # of no result
-    return BrokenCell(replace(cell, key=key, fit_key=key), why)
+    return replace(cell, key=key, fit_key=key, broken=why)
 
 
 def select_matrix(

@@ -1,20 +1,17 @@
-"""Sizes of a backbone, from its architecture alone, and the speed of this machine."""
+"""Sizes of a backbone, from its architecture alone."""
 
 from __future__ import annotations
 
 import json
 import math
-import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Any
 
-import torch
 from torch import nn
 
 from compatbench.backbone import ImageInput
-from compatbench.backbone.device import wait_for
 from compatbench.backbone.load import read_backbone
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.errors import CompatbenchError
@@ -120,20 +117,3 @@ def _count_blocks(tower: nn.Module) -> int:
     """The length of the longest list of modules in a tower."""
     lists = [m for m in tower.modules() if isinstance(m, (nn.ModuleList, nn.Sequential))]
     return max((len(modules) for modules in lists), default=1)
-
-
-@lru_cache(maxsize=8)
-def measure_rate(device: str) -> float:
-    """Floating-point operations a second of float32 matrix products on a device, now."""
-    size, threads = 1024, torch.get_num_threads()
-    torch.set_num_threads(1)  # as a worker has
-    a = torch.randn(size, size, device=device)
-    torch.mm(a, a)
-    wait_for(device)
-    start, products = time.perf_counter(), 0
-    while (spent := time.perf_counter() - start) < 0.05:
-        torch.mm(a, a)
-        wait_for(device)
-        products += 1
-    torch.set_num_threads(threads)
-    return 2.0 * size**3 * products / spent

@@ -18,9 +18,6 @@ from compatbench.engine.plan import Plan
 from compatbench.errors import CompatbenchError
 
 ABOUT_THE_SAME = 4.0  # times
-# Operations a second of a core of these years. Only how cells compare matters.
-RATE = 5e10
-LEAST_SECONDS = 1e-3
 MANY_WORKERS = 64  # among whom cells count as long ...
 LONG_SHARE = 0.25  # ... that take this share of a worker's time, or more
 
@@ -28,32 +25,27 @@ LONG_SHARE = 0.25  # ... that take this share of a worker's time, or more
 CellT = TypeVar("CellT", bound=Any)
 
 
-def order_cells(cells: Iterable[Cell], seconds: Callable[[Cell], float]) -> list[Cell]:
+def order_cells(cells: Sequence[Cell], seconds: Callable[[Cell], float]) -> list[Cell]:
     """Cells by seed first, then cheap methods before costly ones, then by source and task.
 
-    A ranking needs every method on every task, and one seed of each. So all cells of the first
-    seed come first: the whole ranking stands early, and further seeds make it sharper. Within a
-    seed the cheap methods, which most rows belong to, are there at once. Methods of about the
-    same cost are run task by task, so that features are shared while they are in memory.
-    The order that is given decides which seed and which task come first.
+    So the whole ranking stands early, and further seeds make it sharper. Methods of about the same
+    cost are run task by task, so that features are shared while they are in memory. The order that
+    is given decides which seed and which task come first.
     """
-    cells = list(cells)
     spent: dict[str, list[float]] = defaultdict(list)
     for cell in cells:
         spent[cell.name].append(seconds(cell))
-    means = {name: sum(values) / len(values) for name, values in spent.items()}
-    classes = {name: round(log(mean, ABOUT_THE_SAME)) for name, mean in means.items()}
+    cost = {name: round(log(sum(n) / len(n), ABOUT_THE_SAME)) for name, n in spent.items()}
     seeds, groups = _rank(cell.seed for cell in cells), _rank(map(_group_of, cells))
-    return sorted(cells, key=lambda c: (seeds[c.seed], classes[c.name], groups[_group_of(c)]))
+    return sorted(cells, key=lambda c: (seeds[c.seed], cost[c.name], groups[_group_of(c)]))
 
 
-def longest_first(cells: Iterable[CellT], seconds: Callable[[CellT], float]) -> list[CellT]:
+def longest_first(cells: Sequence[CellT], seconds: Callable[[CellT], float]) -> list[CellT]:
     """Cells by seed first, then costly ones before cheap ones.
 
     This is for many workers at once, who finish soonest if what takes long begins first. Cells that
     take a large part of what a worker has to do in all go before all others, of any seed.
     """
-    cells = list(cells)
     seeds = _rank(cell.seed for cell in cells)
     long = LONG_SHARE * sum(map(seconds, cells)) / MANY_WORKERS
     return sorted(cells, key=lambda c: (seconds(c) < long, seeds[c.seed], -seconds(c)))
@@ -88,20 +80,14 @@ class Shard:
         return f"{self.index}/{self.count}"
 
 
-def take_shard(plan: Plan, shard: Shard) -> Plan:
-    """The plan with the cells of one shard to run."""
-    cells = [item.cell for item in plan.planned]
-    seconds = list(map(estimate_seconds(plan), cells))
-    mine = divide(cells, seconds, shard.count)[shard.index - 1]
+def take_shard(plan: Plan, shard: Shard | str | None) -> Plan:
+    """The plan with the cells of one shard to run; or as it is, without a shard."""
+    if shard is None:
+        return plan
+    shard = Shard.parse(shard) if isinstance(shard, str) else shard
+    seconds = list(map(TimeEstimate(plan.matrix).cell, plan.cells))
+    mine = divide(plan.cells, seconds, shard.count)[shard.index - 1]
     return replace(plan, shard=frozenset(cell.key for cell in mine))
-
-
-def estimate_seconds(
-    plan: Plan, finished: Iterable[tuple[Cell, float]] = ()
-) -> Callable[[Cell], float]:
-    """What each cell takes beside the others, on any machine; above 0."""
-    estimate = TimeEstimate(plan.matrix, RATE, finished)
-    return lambda cell: max(estimate.cell(cell), LEAST_SECONDS)
 
 
 def divide(cells: Sequence[Cell], seconds: Sequence[float], count: int) -> list[list[Cell]]:

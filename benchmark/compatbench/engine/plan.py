@@ -4,40 +4,26 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from compatbench.backbone.load import is_planning
 from compatbench.data.cards import SuiteCard, TrainingCard, suite_cards, suite_tasks
 from compatbench.data.draws import ShotsFiles, read_draws
+from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.engine.cell import Cell
-from compatbench.engine.costs import TimeEstimate, count_costs
-from compatbench.engine.matrix import (
-    BrokenCell,
-    Matrix,
-    Names,
-    select_matrix,
-)
+from compatbench.engine.costs import RATES, TimeEstimate, count_costs
+from compatbench.engine.matrix import Matrix, Names, select_matrix
 from compatbench.engine.method_settings import read_settings, resolve_settings
 from compatbench.engine.missing import Missing, fetch_missing, find_missing
-from compatbench.engine.model_size import measure_rate
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-class CellState(NamedTuple):
-    """A cell, and in few words what the store holds of it; a plan has no room for all records."""
-
-    cell: Cell
-    done: bool = False
-    failed: bool = False
-    seconds: float = 0.0  # that its fit and its evaluations took
 
 
 def plan_cells(
@@ -53,7 +39,11 @@ def plan_cells(
 ) -> list[Cell]:
     """Every cell of a suite for these methods and named configs; see ``Matrix.cells``."""
     matrix = select_matrix(suite, registry, methods, tasks, shots, seeds, transfers)
-    return matrix.cells(files, missing)
+    cells, known = matrix.cells(files, missing), missing.test_sets.values() if missing else ()
+    for cell in cells:
+        if cell.broken and cell.broken not in known:
+            raise BrokenImages(cell.broken)
+    return [cell for cell in cells if not cell.broken]
 
 
 def find_teachers(suite: SuiteCard, registry: MethodRegistry, names: Iterable[str]) -> list[str]:
@@ -66,31 +56,20 @@ def find_teachers(suite: SuiteCard, registry: MethodRegistry, names: Iterable[st
     return sorted(found)
 
 
-def plan(cells: Iterable[Cell], store: RunStore) -> list[CellState]:
-    """The cells with what the store holds of each."""
-    states = []
-    for cell in cells:
-        record = store.read(cell.key)
-        if record is None:
-            states.append(CellState(cell))
-            continue
-        seconds = record.fit_seconds + sum(outcome.seconds for outcome in record.records)
-        states.append(CellState(cell, store.is_done(cell, record), bool(record.errors), seconds))
-    return states
-
-
 @dataclass(frozen=True, repr=False)
 class Plan:
     """The cells that are asked for, what the store holds of them, and what is missing."""
 
     matrix: Matrix
-    planned: tuple[CellState, ...]
+    cells: tuple[Cell, ...]  # that can be run here
     store: RunStore
-    draws: ShotsFiles  # few-shot draws that are given and not made here
-    missing: Missing  # images and weights that are not on this machine
+    draws: ShotsFiles = field(default_factory=dict)  # given, and not made here
+    missing: Missing = field(
+        default_factory=Missing
+    )  # images and weights that are not on this machine
     # Keys of the cells that this job of several has to run; None is all.
     shard: frozenset[str] | None = None
-    broken: tuple[BrokenCell, ...] = ()  # what cannot be measured, because images are broken
+    broken: tuple[Cell, ...] = ()  # what cannot be measured, because images are broken
 
     def __repr__(self) -> str:
         left = f"{self.total - len(self.to_do):,} done or missing, {len(self.to_do):,} to do"
@@ -101,29 +80,34 @@ class Plan:
         return self.matrix.suite
 
     @cached_property
-    def mine(self) -> list[CellState]:
-        """The cells of this job: those of its shard, or all."""
-        return [i for i in self.planned if self.shard is None or i.cell.key in self.shard]
+    def states(self) -> dict[str, tuple[bool, bool, float]]:
+        """What the store held of cells when it was first asked, by key.
+
+        Whether a cell is done, whether it failed, and the seconds that it took; a plan has no room
+        for all records.
+        """
+        return {cell.key: self.store.read_state(cell) for cell in self.cells}
 
     @cached_property
-    def to_do(self) -> list[CellState]:
+    def mine(self) -> list[Cell]:
+        """The cells of this job: those of its shard, or all."""
+        return [cell for cell in self.cells if self.shard is None or cell.key in self.shard]
+
+    @cached_property
+    def to_do(self) -> list[Cell]:
         """The cells of this job that are not finished."""
-        return [item for item in self.mine if not item.done]
+        return [cell for cell in self.mine if not self.states[cell.key][0]]
 
     @property
     def total(self) -> int:
         """Cells of this job, with those whose images or weights are missing."""
         return len(self.mine) if self.shard is not None else len(self.matrix.places)
 
-    @property
-    def finished(self) -> list[tuple[Cell, float]]:
-        """The cells that are done, and the seconds that they took, for estimates."""
-        return [(one.cell, one.seconds) for one in self.planned if one.done]
-
     @cached_property
     def estimate(self) -> TimeEstimate:
-        """What cells take on this machine, by its rate now and by what earlier cells took."""
-        return TimeEstimate(self.matrix, measure_rate("cpu"), self.finished)
+        """What cells take, by what earlier cells took."""
+        states = [(cell, *self.states[cell.key]) for cell in self.cells]
+        return TimeEstimate(self.matrix, [(cell, spent) for cell, done, _, spent in states if done])
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -140,18 +124,15 @@ class Plan:
         worker, without the encoding of images.
         """
         sums = defaultdict[tuple[str, str], Any](lambda: [0] * 5 + [0.0])
-        planned = {_place_of(item.cell): item for item in self.planned}
-        for place in self.matrix.places:
-            choice = place.choice
-            where = (choice.name, choice.transfer, *place[1:4], place.backbones[0])
-            item = planned.get(where)
-            if self.shard is not None and (item is None or item.cell.key not in self.shard):
+        keys = {_place_of(cell): cell.key for cell in self.cells}
+        for cell in self.matrix.places:
+            key = keys.get(_place_of(cell))
+            if self.shard is not None and key not in self.shard:
                 continue
-            done, failed = (False, False) if item is None else (item.done, item.failed)
-            to_do = item is not None and not done
-            seconds = 0.0 if done else self.estimate.place(place)
-            row = sums[choice.name, choice.transfer]
-            for i, value in enumerate((1, done, failed, to_do, item is None, seconds)):
+            done, failed, _ = self.states[key] if key else (False, False, 0.0)
+            seconds = 0.0 if done else self.estimate.cell(cell)
+            row = sums[cell.name, cell.transfer]
+            for i, value in enumerate((1, done, failed, bool(key) > done, not key, seconds)):
                 row[i] += value
         names = ["method", "transfer", "cells", "done", "failed", "to do", "missing", "seconds"]
         rows = [(*of, *row) for of, row in sums.items()]
@@ -164,7 +145,7 @@ class Plan:
         Images are taken as encoded in proportion to the cells that are done.
         """
         left = 1 - sum(self.columns["done"]) / max(sum(self.columns["cells"]), 1)
-        encoding = count_costs(self.matrix).encode_flops / measure_rate("cpu")
+        encoding = count_costs(self.matrix).encode_flops / RATES["cpu"]
         return sum(self.columns["seconds"]) + left * encoding
 
 
@@ -205,10 +186,11 @@ def make_plan(
         and (skip_missing or missing.test_sets.keys() == missing.broken)
     ):
         missing = fetch_missing(missing)
-    broken: list[BrokenCell] = []
-    cells = [] if missing.absent and not skip_missing else matrix.cells(draws, missing, broken)
+    every = [] if missing.absent and not skip_missing else matrix.cells(draws, missing)
+    broken = tuple(cell for cell in every if cell.broken)
+    cells = tuple(cell for cell in every if not cell.broken)
     if not skip_missing and (missing.absent or (broken and not cells)):
-        reasons = list(missing.absent.values()) or [one.why for one in broken]
+        reasons = list(missing.absent.values()) or [cell.broken for cell in broken]
         which = f" without {missing}" if len(reasons) > 1 else ""
         raise CompatbenchError(
             f"suite '{card.name}' cannot run{which}: {reasons[0]}; 'compatbench doctor --suite "
@@ -220,6 +202,4 @@ def make_plan(
             f"--shots-file '{unused[0]}': no cell to fit has its task, shots and seed; choose them "
             "with --tasks, --shots and --seeds"
         )
-    store = RunStore(out / "runs")
-    states = tuple(plan(cells, store))
-    return Plan(matrix, states, store, draws, missing, broken=tuple(broken))
+    return Plan(matrix, cells, RunStore(out / "runs"), draws, missing, broken=broken)

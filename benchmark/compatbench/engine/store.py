@@ -137,6 +137,13 @@ class RunStore:
         """Whether a cell has its module, and predictions or a reason at every place."""
         return record is not None and record.status == "ok" and not self.left(cell, record)
 
+    def read_state(self, cell: Cell) -> tuple[bool, bool, float]:
+        """Whether a cell is done, whether its last attempt failed, and the seconds that it took."""
+        if (record := self.read(cell.key)) is None:
+            return False, False, 0.0
+        seconds = record.fit_seconds + sum(outcome.seconds for outcome in record.records)
+        return self.is_done(cell, record), bool(record.errors), seconds
+
     def claim(self, key: str) -> AbstractContextManager[bool]:
         """Claims the right to run a cell; its record has to be read again under the claim."""
         return self.locked(self.claim_path(key), wait=False)

@@ -12,14 +12,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from compatbench.data.cards import SuiteCard, development_tasks, suite_cards, task_cards
+from compatbench.data.cards import SuiteCard, development_tasks, suite_cards
 from compatbench.data.cards.shots import ALL_SHOTS
 from compatbench.data.draws import HELD_OUT, count_kept, export_draw, hold_out
 from compatbench.data.task import load_task
-from compatbench.engine.costs import count_steps
+from compatbench.engine.costs import plan_fit
 from compatbench.engine.keys import data_key
 from compatbench.engine.matrix import MethodChoice, Names, select_matrix
-from compatbench.engine.plan import Plan, make_plan, plan
+from compatbench.engine.plan import Plan, make_plan
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.method.registry import builtin_methods
@@ -63,7 +63,7 @@ def plan_tuning(methods: Names, suite: str = "mini", out: str | Path = ".") -> P
     differ: dict[tuple[Any, ...], str] = {}
     for one in select_matrix(trial, registry, list(configs), tasks, transfers=["copied"]).choices:
         # A cap above a recipe's own steps changes nothing.
-        steps = [count_steps(one, task_cards.read(task), trial.shots[0]) for task in tasks]
+        steps = [plan_fit(one, task, trial.shots[0]).steps for task in tasks]
         lr, cap = (configs[one.name].get(key) for key in ("recipe", "max_steps"))
         differ.setdefault((one.method, str(lr), *(steps if all(steps) else [cap])), one.name)
     draws = []
@@ -74,13 +74,12 @@ def plan_tuning(methods: Names, suite: str = "mini", out: str | Path = ".") -> P
     found = make_plan(
         trial, list(differ.values()), tasks, transfers=["copied"], out=out, shots_files=draws
     )
-    cells = (one.cell for one in found.planned)
     tested = []
-    for cell in cells:
+    for cell in found.cells:
         held_out = HELD_OUT.format(cell.task, shots, cell.seed)
         place = cell.source, held_out, data_key(cell.source, held_out)
         tested.append(replace(cell, test_sets=(held_out,), places=(place,)))
-    return replace(found, planned=tuple(plan(tested, found.store)))
+    return replace(found, cells=tuple(tested))
 
 
 def _list_settings(choice: MethodChoice, suite: SuiteCard) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -18,7 +18,7 @@ from compatbench.data.draws import ShotsFiles, load_test_set
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.task import Task
 from compatbench.engine.cell import Cell, CellRecord, Where
-from compatbench.engine.matrix import BrokenCell, select_matrix
+from compatbench.engine.matrix import select_matrix
 from compatbench.engine.method_settings import Settings, resolve_settings
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import Plan, find_teachers
@@ -87,9 +87,9 @@ def _labels(test_set: Task) -> NDArray[np.int64]:
     return np.array([sample.label for sample in test_set.split("test")])
 
 
-def _failed(broken: BrokenCell) -> list[Row]:
+def _failed(cell: Cell) -> list[Row]:
     """The rows of what cannot be measured; what broken images are has no hash."""
-    cell, why = broken
+    why = cell.broken
     fit: dict[str, Any] = {"status": "failed", "reason": f"{BrokenImages.__name__}: {why}"}
     fit |= _place(cell)
     return [
@@ -130,7 +130,7 @@ def collect_results(plan: Plan, folder: Path) -> None:
         if old is not None:
             rows = _current_rows(suite, registry, name, old.rows, plan.draws, missing)
             old = replace(old, rows=rows)
-        if broken := [row for one in plan.broken if one.cell.name == name for row in _failed(one)]:
+        if broken := [row for cell in plan.broken if cell.name == name for row in _failed(cell)]:
             # What was measured before the images broke stays.
             old, lost = old or replace(new, rows=new.rows[:0]), to_frame(broken, Row)
             failed = old.rows["status"] == "failed"
@@ -148,10 +148,10 @@ def measured_so_far(plan: Plan) -> SuiteResults:
 def _measured_methods(plan: Plan) -> Iterator[tuple[str, MethodResults]]:
     """By method, the rows of its cells that have a record, by every transfer."""
     suite, registry, by_name = plan.suite, plan.matrix.registry, dict[str, list[Cell]]()
-    for item in plan.planned:
-        by_name.setdefault(item.cell.name, []).append(item.cell)
-    for one in plan.broken:
-        by_name.setdefault(one.cell.name, [])
+    for cell in plan.cells:
+        by_name.setdefault(cell.name, []).append(cell)
+    for cell in plan.broken:
+        by_name.setdefault(cell.name, [])
     for name, cells in by_name.items():
         read = [(cell, plan.store.read(cell.key)) for cell in cells]
         measured = [(cell, record) for cell, record in read if record is not None]
@@ -184,13 +184,12 @@ def _current_rows(
     shots = sorted({*suite.shots, *rows["shots"]})
     seeds = sorted({*suite.seeds, *rows["seed"]})
     transfers = sorted(set(rows["transfer"]))
-    broken: list[BrokenCell] = []
     matrix = select_matrix(suite, registry, [name], "all", shots, seeds, transfers)
-    cells = matrix.cells(draws, missing, broken)
+    cells = matrix.cells(draws, missing)
     current = {(cell.key, data) for cell in cells for _, _, data in cell.places}
     if missing.backbones.keys() & find_teachers(suite, registry, [name]):
         return rows  # another machine has the teacher
-    lost = {(c.task, t, c.shots, c.seed) for c, _ in broken for t in c.test_sets}
+    lost = {(c.task, t, c.shots, c.seed) for c in cells if c.broken for t in c.test_sets}
     columns = ["key", "data", "task", "test_set", "shots", "seed"]
     same = [
         (key, data) in current or tuple(place) in lost

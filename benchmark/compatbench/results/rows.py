@@ -18,11 +18,19 @@ from typing import Annotated, Any, ClassVar, get_type_hints
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from compatbench.data.cards import COPIED, BackboneName, ConfigName, Name
 from compatbench.data.cards.shots import Shots, show_shots
-from compatbench.engine.cell import Count, Measurement, Percent, TransferName
+from compatbench.engine.cell import Reason, Status
 from compatbench.errors import CompatbenchError
 from compatbench.messages import first_line, first_problem
 from compatbench.results.measures import list_measures
@@ -31,6 +39,10 @@ Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Real = Annotated[float, Field(allow_inf_nan=False)]
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]  # in columns of 64-bit integers
+TransferName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_+-]{0,60}$")]
+STRICT = ConfigDict(frozen=True, extra="forbid")
 
 FLIPS = ("negative_flips", "positive_flips", "inconsistent_errors")
 MEASURES = list_measures("answers")
@@ -42,15 +54,14 @@ _LATER = {name for name, measure in MEASURES.items() if not measure.standard}
 _OPTIONAL = frozenset({*_LATER, "peak_memory", "prompt_diversity"})
 
 
-def _figure_fields() -> dict[str, Any]:
-    """The fields of measures that ``Measurement`` does not have."""
-    kinds: dict[Any, Any] = {"images": Count, "percent": Percent}
-    further = MEASURES.keys() - Measurement.model_fields.keys()
-    return {name: (kinds.get(MEASURES[name].unit, Real) | None, None) for name in further}
+_KINDS: dict[str, Any] = {"images": Count, "percent": Percent}
+_FIGURES: dict[str, Any] = {
+    name: (_KINDS.get(measure.unit, Real) | None, None) for name, measure in MEASURES.items()
+}
 
 
-class Row(create_model("Figures", __base__=Measurement, **_figure_fields())):
-    """One line of a results file: a measurement, and the cell that it is of."""
+class Row(create_model("Figures", __config__=STRICT, **_FIGURES)):
+    """One line of a results file: a module at one backbone on one test set, and its cell."""
 
     columns: ClassVar[tuple[str, ...]] = (
         *("method", "transfer", "task", "test_set", "source", "backbone", "shots", "seed"),
@@ -65,21 +76,49 @@ class Row(create_model("Figures", __base__=Measurement, **_figure_fields())):
     method: ConfigName
     transfer: TransferName = COPIED
     task: Name
+    test_set: Name  # the task itself, or a variant of it
     source: BackboneName  # that the module was fitted on; equal to ``backbone`` on the source
+    backbone: BackboneName
     shots: Shots
     seed: Seed
+    status: Status
+    correct: Count | None = None  # images classified right by the module
+    total: Count | None = None
+    # As ``prompt_diversity``; None for methods without a context of two vectors or more.
+    prompt_diversity: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     parameters: Count = 0  # numbers that the fit determined
     module_bytes: Count = 0  # size of the module's tensors
+    reason: Reason = ""  # why there is no number, if the status is not 'ok'
     key: Key  # of the cell; equal for all rows of one fit
-    data: Key
+    data: Key  # hash of the backbone's weights and of the test set
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Row:
+        self.check(self)
+        return self
 
     @staticmethod
     def check(row: Any) -> None:
-        Measurement.check(row)
-        if row.backbone == row.source and row.negative_flips is not None:
+        """ValueError if the figures of a row, or of a line with them, contradict."""
+        flips = tuple(getattr(row, name) for name in FLIPS)
+        if row.status != "ok":
+            if any(getattr(row, name) is not None for name in (*MEASURES, "prompt_diversity")):
+                raise ValueError("a row that is not ok has no counts")
+            return
+        if None in (row.correct, row.total, row.zero_shot_correct):
+            raise ValueError("a row that is ok has correct, total and zero_shot_correct")
+        if not max(row.correct, row.zero_shot_correct) <= row.total or row.total == 0:
+            raise ValueError("more images are right than there are")
+        if flips == (None, None, None):
+            return
+        if None in flips:
+            raise ValueError("flips are all given, or none is")
+        negative, positive, other = flips
+        # Right on the source: those right on both, and the negative flips.
+        if positive > row.correct or negative + other > row.total - row.correct:
+            raise ValueError("more predictions have flipped than there are")
+        if row.backbone == row.source:
             raise ValueError("a row of the source has no flips")
-        if row.status != "ok" and any(getattr(row, name) is not None for name in MEASURES):
-            raise ValueError("a row that is not ok has no counts")
 
 
 class Cost(BaseModel):
@@ -88,7 +127,7 @@ class Cost(BaseModel):
     Peak memory is of the cell's process, or of the tensors of a GPU; empty if not measured.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = STRICT
 
     place: ClassVar[list[str]] = ["key", "backbone", "test_set"]
     figures: ClassVar[list[str]] = ["fit_seconds", "evaluate_seconds", "peak_memory"]

@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from compatbench.data.cards import BackboneName, ConfigName, Name
 from compatbench.data.cards.shots import Seed, Shots
-from compatbench.engine.cell import Cell, Count, provenance
+from compatbench.engine.cell import Cell, provenance
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.kinds import require
 from compatbench.messages import first_problem
 from compatbench.results.result_files import RESULTS, TUNING
-from compatbench.results.rows import Row
+from compatbench.results.rows import Count, Row
 
 if TYPE_CHECKING:
     from compatbench.engine.compute import Compute
@@ -135,7 +135,7 @@ def _read_fits(plan: Plan, method: str) -> Tuning:
     suite, matrix = plan.suite, plan.matrix
     choices = [one for one in matrix.choices if one.method.card.name == method]
     configs = [resolve_settings(one.method, suite, one.name).config for one in choices]
-    cells = [[i.cell for i in plan.planned if i.cell.name == one.name] for one in choices]
+    cells = [[cell for cell in plan.cells if cell.name == one.name] for one in choices]
     rows = [[_find_row(plan, cell) for cell in each] for each in cells]
     about: dict[str, Any] = dict(
         suite=suite.name, method=method, version=choices[0].method.card.version

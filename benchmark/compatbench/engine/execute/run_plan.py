@@ -9,7 +9,7 @@ from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.local import open_job, run_here
-from compatbench.engine.order import estimate_seconds, longest_first, order_cells
+from compatbench.engine.order import longest_first, order_cells
 from compatbench.engine.plan import Plan
 from compatbench.files.scratch import remove_left_over
 
@@ -27,19 +27,19 @@ def run_plan(
     """
     compute.check()
     remove_left_over()
+    broken = tuple((cell, cell.broken) for cell in plan.broken)
     if not plan.to_do:
         on_start(plan, 0)
-        return plan.broken
-    failures: list[tuple[Cell, str]] = list(plan.broken)
+        return broken
+    failures: list[tuple[Cell, str]] = list(broken)
 
     def note(event: Event) -> None:
         if event.kind == "finished" and event.error:
             failures.append((event.cell, event.error))
         on_event(event)
 
-    cells = [item.cell for item in plan.to_do]
     order = order_cells if compute.executor == "local" else longest_first
-    ordered = order(cells, estimate_seconds(plan, plan.finished))
+    ordered = order(plan.to_do, plan.estimate.cell)
     # Workers elsewhere have current folders of their own.
     store, cache = plan.store.folder.absolute(), default_cache_folder().absolute()
     with open_job(ordered, store, cache, compute) as job:

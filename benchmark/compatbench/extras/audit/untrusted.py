@@ -148,7 +148,7 @@ def main(text: str) -> None:
             name: {"info": asdict(each.info), "config": each.config, "differs": each.differs}
             for name, each in described.items()
         },
-        "cells": [_describe_cell(item.cell) for item in plan.planned] if plan else [],
+        "cells": [_describe_cell(cell) for cell in plan.cells] if plan else [],
     }
     (work / JOB).write_text(json.dumps(job, default=list), encoding="utf-8")
 
