@@ -26,7 +26,7 @@ from compatbench.backbone.load.weights import check_published_hash, hash_weights
 from compatbench.data.cards import backbone_cards
 from compatbench.errors import CompatbenchError, MissingWeights
 from compatbench.extras.doctor.backbone_report import inspect_backbone
-from compatbench.files.hashes import sha256_bytes, sha256_file
+from compatbench.files.hashes import hash_file, sha256_bytes
 
 pytestmark = pytest.mark.usefixtures("no_weights_here")
 
@@ -238,13 +238,13 @@ def test_a_hash_is_computed_once_and_again_when_the_file_changes(
     path = tmp_path / "w.bin"
     path.write_bytes(b"one")
     first = hash_weights(path)
-    assert first == sha256_file(path)
+    assert first == hash_file(path)
     weights._hash.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(weights, "sha256_file", None)
+        patch.setattr(weights, "hash_file", None)
         assert hash_weights(path) == first
     path.write_bytes(b"two!")
-    assert hash_weights(path) == sha256_file(path) != first
+    assert hash_weights(path) == hash_file(path) != first
 
 
 def test_a_file_that_is_not_what_its_hash_says_is_refused(tmp_path: Path) -> None:

@@ -53,9 +53,7 @@ def test_an_image_is_decoded_once_for_all_views_with_the_same_bytes(
         asked = (backbone, task, task.samples)
         if wanted == FEATURES:
             return cache.features_of_views(*asked, views)
-        return [
-            torch.cat(list(one.batches())) for one in cache.tokens_of_views(*asked, wanted, views)
-        ]
+        return [torch.cat(list(one.batches())) for one in cache.tokens(*asked, wanted, views)]
 
     alone = FeatureCache(tmp_path / "alone")
     expected = [see(alone, [view])[0] for view in VIEWS]

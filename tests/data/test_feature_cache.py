@@ -51,7 +51,7 @@ def test_whatever_decides_a_feature_is_part_of_its_name(tmp_path: Path, change: 
     task.images = "two" if change == "images" else "one"
     samples = task.samples[:4] if change == "samples" else task.samples
     view = View(1) if change == "view" else View()
-    cache.features(other, task, samples, view)
+    cache.features_of_views(other, task, samples, [view])
     assert other.encoded == len(samples)
 
 
@@ -70,7 +70,7 @@ def test_a_damaged_entry_is_computed_again_with_one_warning(tmp_path: Path) -> N
 def test_tokens_are_handed_out_row_by_row_and_in_batches(tmp_path: Path) -> None:
     backbone, task = FakeBackbone(), FakeTask(count=PART + BATCH + 3)
     wanted = ImageInput("hidden", 1)
-    tokens = FeatureCache(tmp_path).tokens(backbone, task, task.samples, wanted)
+    [tokens] = FeatureCache(tmp_path).tokens(backbone, task, task.samples, wanted)
     images = torch.stack([backbone.preprocess(task.image(sample)) for sample in task.samples])
     expected = backbone.encode_images(images, wanted)
     assert len(tokens) == len(expected)
@@ -87,9 +87,11 @@ def test_tokens_are_handed_out_row_by_row_and_in_batches(tmp_path: Path) -> None
 def test_test_views_stand_behind_the_plain_image(tmp_path: Path) -> None:
     cache, backbone, task = FeatureCache(tmp_path), FakeBackbone(), FakeTask()
     wanted, several = ImageInput("hidden", 1), ImageInput("hidden", 1, views=2)
-    found = cache.tokens(backbone, task, task.samples, several, View(5))
+    [found] = cache.tokens(backbone, task, task.samples, several, [View(5)])
     rows = torch.tensor([3, 0])
-    each = [cache.tokens(backbone, task, task.samples, wanted, View(i))[rows] for i in range(3)]
+    each = [
+        cache.tokens(backbone, task, task.samples, wanted, [View(i)])[0][rows] for i in range(3)
+    ]
     assert torch.equal(found[rows], torch.stack(each, dim=1))
     assert not torch.equal(each[1], each[2])
     assert torch.cat([*found.batches()]).shape[:2] == (5, 3)
@@ -108,8 +110,8 @@ def test_draws_that_cover_half_a_split_share_what_is_encoded(
     alone = FeatureCache(tmp_path / "alone")
     for found, draw in zip(features, draws, strict=True):
         assert torch.equal(found, alone.features(plain, task, draw))
-        tokens = cache.tokens(backbone, task, draw, wanted, split=task.samples)
-        expected = alone.tokens(plain, task, draw, wanted)
+        [tokens] = cache.tokens(backbone, task, draw, wanted, split=task.samples)
+        [expected] = alone.tokens(plain, task, draw, wanted)
         assert len(tokens) == len(expected) == drawn
         assert torch.equal(torch.cat(list(tokens.batches())), torch.cat(list(expected.batches())))
 
@@ -162,10 +164,10 @@ def test_under_a_limit_the_longest_unused_makes_way_and_large_tokens_are_encoded
     tmp_path: Path,
 ) -> None:
     task, backbone, wanted = FakeTask(PART + 10), FakeBackbone(), ImageInput("hidden")
-    stored = FeatureCache(tmp_path / "all").tokens(backbone, task, task.samples, wanted)
+    [stored] = FeatureCache(tmp_path / "all").tokens(backbone, task, task.samples, wanted)
     [_, whole] = sorted(entry.size for entry in list_entries(tmp_path / "all"))
     limited = FeatureCache(tmp_path / "few", limit=whole)
-    fresh = limited.tokens(backbone, task, task.samples, wanted)
+    [fresh] = limited.tokens(backbone, task, task.samples, wanted)
     index = torch.tensor([PART + 2, 0, 7])
     assert torch.equal(fresh[index], stored[index])
     assert all(map(torch.equal, fresh.batches(), stored.batches()))
@@ -199,7 +201,7 @@ def test_tokens_that_are_encoded_when_read_have_the_bytes_of_stored_ones(
 
     def see(cache: FeatureCache, backbone: Any) -> StoredRows:
         # In another order than they are stored in.
-        return cache.tokens(backbone, task, task.samples[::-1], wanted, split=task.samples)
+        return cache.tokens(backbone, task, task.samples[::-1], wanted, split=task.samples)[0]
 
     for backbone in (Rounding(), *([] if views else [load_backbone("mini-clip")])):
         stored = see(FeatureCache(tmp_path / "all"), backbone)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from compatbench.files.hashes import sha256_file
+from compatbench.files.hashes import hash_file
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method import load_module
 from compatbench.method.registry import builtin_methods
@@ -131,12 +131,12 @@ def test_a_new_target_costs_its_evaluation_only(
     shutil.copytree(smoke, folder)
     shutil.copytree(tasks_folder(), cards)
     weights = cards / "mini" / "mini-eva-clip.safetensors"
-    before = sha256_file(weights)
+    before = hash_file(weights)
     state = load_file(weights)
     state["visual.trunk.head.weight"] = state["visual.trunk.head.weight"].roll(1, dims=0)
     save_file(state, weights)
     card = cards / "backbones" / "mini-eva-clip.yaml"
-    card.write_text(card.read_text().replace(before, sha256_file(weights)))
+    card.write_text(card.read_text().replace(before, hash_file(weights)))
 
     result = compatbench(*SMOKE, cwd=folder, COMPATBENCH_TASKS=str(cards))
 

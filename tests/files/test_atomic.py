@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import remove_remains, write_atomic
-from compatbench.files.hashes import canonical_json, sha256_bytes, sha256_file
+from compatbench.files.hashes import canonical_json, hash_file, sha256_bytes
 
 FULL = OSError(28, "No space left on device")
 
@@ -99,7 +99,7 @@ def test_a_hash_is_that_of_the_bytes_in_a_row(tmp_path: Path, size: int) -> None
     content = (bytes(range(256)) * (size // 256 + 1))[:size]
     (tmp_path / "a").write_bytes(content)
     parts = content[: size // 3], content[size // 3 :]
-    assert sha256_file(tmp_path / "a") == sha256_bytes(*parts) == sha256_bytes(content)
+    assert hash_file(tmp_path / "a") == sha256_bytes(*parts) == sha256_bytes(content)
     assert sha256_bytes(content) == hashlib.sha256(content).hexdigest()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -14,7 +13,7 @@ from compatbench.backbone import Backbone
 from compatbench.data.cache_files import FEATURES, read_entry, write_entry
 from compatbench.data.encoding import arithmetic
 from compatbench.engine_version import ENGINE_VERSION
-from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 from compatbench.files.tensors import load_tensors, save_tensors
 from compatbench.messages import first_line
@@ -69,12 +68,8 @@ class WordFeatures:
         if self._folder is None:
             return encode_words(backbone).cpu()
         path = self._folder / key[:2] / f"{key}.safetensors"
-        if path.is_file():
-            if (features := read_entry(path)) is not None:
-                return features
-            warnings.warn(
-                f"{path} is damaged and is computed again", CompatbenchWarning, stacklevel=3
-            )
+        if (features := read_entry(path, warn=True)) is not None:
+            return features
         features = encode_words(backbone).cpu()
         write_entry(path, features, {"backbone": backbone.name, "task": "words"})
         return features

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import canonical_json, sha256_bytes, sha256_json
 from compatbench.files.kinds import delete_paths, require
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FEATURES = "features"  # the cache's folder of entries, and the name of the tensor in each
+CHECKSUMS = ("sha256", "header")
 
 
 def default_cache_folder() -> Path:
@@ -37,17 +39,29 @@ def write_entry(path: Path, features: Tensor, about: dict[str, Any]) -> None:
     from safetensors.torch import save
 
     features = features.contiguous()
-    values = {**about, "sha256": _checksum(features)}
-    header = canonical_json({**values, "header": _header_checksum(values, features)})
-    write_atomic(path, save({FEATURES: features}, {KEY: header}))
+    write_atomic(path, save({FEATURES: features}, {KEY: canonical_json(_seal(features, about))}))
 
 
-def read_entry(path: Path) -> Tensor | None:
+def read_entry(path: Path, *, warn: bool = False) -> Tensor | None:
     """The features of an entry, or None if its bytes are not those that were written."""
     values, features = _open(path)
-    if features is None or values.pop("header", None) != _header_checksum(values, features):
-        return None
-    return features if values.get("sha256") == _checksum(features) else None
+    about = {name: value for name, value in values.items() if name not in CHECKSUMS}
+    if features is not None and values == _seal(features, about):
+        return features
+    if warn and path.is_file():
+        what = f"{path} is damaged and is computed again"
+        warnings.warn(what, CompatbenchWarning, stacklevel=3)
+    return None
+
+
+def _seal(features: Tensor, about: dict[str, Any]) -> dict[str, Any]:
+    """A description with the checksums of the features and of itself."""
+    import torch
+
+    # As bytes, since numpy has no bfloat16.
+    content = features.view(torch.uint8).numpy().tobytes()
+    values = {**about, "sha256": sha256_bytes(content)}
+    return {**values, "header": sha256_json([values, str(features.dtype), list(features.shape)])}
 
 
 def _open(path: Path) -> tuple[dict[str, Any], Tensor | None]:
@@ -63,17 +77,6 @@ def _open(path: Path) -> tuple[dict[str, Any], Tensor | None]:
         return {}, None
 
 
-def _header_checksum(values: dict[str, Any], features: Tensor) -> str:
-    return sha256_json([values, str(features.dtype), list(features.shape)])
-
-
-def _checksum(features: Tensor) -> str:
-    import torch
-
-    # As bytes, since numpy has no bfloat16.
-    return sha256_bytes(features.contiguous().view(torch.uint8).numpy().tobytes())
-
-
 class Unfinished:
     """Rows of entries that are being encoded, so that a run that was stopped goes on with them."""
 
@@ -82,16 +85,20 @@ class Unfinished:
         self._folders = [path.with_suffix(".parts") for path in paths]
 
     def read(self) -> list[list[Tensor]]:
-        """The first rows of each entry in parts, as many of each."""
+        """The first rows of each entry, as many of each, in one part or none."""
+        import torch
+
         found: list[list[Tensor]] = []
         for folder in self._folders:
-            parts, count = list[Any](), 0
-            while (part := read_entry(folder / f"{count:09}.safetensors")) is not None:
+            parts = list[Any]()
+            while True:
+                start = sum(map(len, parts))
+                if (part := read_entry(folder / f"{start:09}.safetensors")) is None:
+                    break
                 parts.append(part)
-                count += len(part)
             found.append(parts)
         least = min(sum(map(len, parts)) for parts in found)
-        return [_take(parts, least) for parts in found]
+        return [[torch.cat(parts)[:least]] if least else [] for parts in found]
 
     def write(self, start: int, rows: Sequence[Tensor], about: dict[str, Any]) -> None:
         """Keeps rows of each entry, from the row ``start`` on."""
@@ -102,16 +109,6 @@ class Unfinished:
         """Deletes all of them."""
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _take(parts: list[Tensor], count: int) -> list[Tensor]:
-    """The first ``count`` rows."""
-    taken: list[Tensor] = []
-    for part in parts:
-        if count > 0:
-            taken.append(part[:count])
-        count -= len(part)
-    return taken
 
 
 @dataclass(frozen=True)

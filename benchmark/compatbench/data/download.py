@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import time
@@ -15,6 +14,7 @@ from urllib.request import Request, urlopen
 
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import cannot_write
+from compatbench.files.hashes import hash_file
 from compatbench.files.sizes import format_bytes
 from compatbench.messages import first_line, one_line
 
@@ -81,15 +81,11 @@ def download(
 
 def check_digest(path: Path, digest: str) -> None:
     """Refuses a file that has another MD5 or SHA-256 than ``md5:...`` or ``sha256:...`` says."""
+    kind, _, wanted = digest.partition(":")
     if not digest:
         return
-    kind, _, wanted = digest.partition(":")
-    found = hashlib.new(kind, usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            found.update(block)
-    if found.hexdigest() != wanted:
-        name, both = path.name.removesuffix(".part"), f"{found.hexdigest()}, not {wanted}"
+    if (found := hash_file(path, kind)) != wanted:
+        name, both = path.name.removesuffix(".part"), f"{found}, not {wanted}"
         raise CompatbenchError(f"{name} is damaged or another file: its {kind} is {both}")
 
 
@@ -128,15 +124,15 @@ def _go_on(
         if response.headers.get_content_type() == "text/html":
             raise NoFile(f"{url} answers with a web page")
         length = response.headers.get("Content-Length", "")
-        total = int(length) if length.isdecimal() else size
         if response.status == 206:
             start, _, end = response.headers.get("Content-Range", "").partition("-")
             if start != f"bytes {have}":
                 part.unlink(missing_ok=True)
                 raise _Broken("the server sent another part than was asked for")
-            total = int(whole) if (whole := end.partition("/")[2]).isdecimal() else size
+            length = end.partition("/")[2]
         else:
             have = 0
+        total = int(length) if length.isdecimal() else size
         if size is not None and total != size:
             both = f"{total:,} bytes, not {size:,}"
             raise CompatbenchError(f"{url} is another file than the card's: it has {both}")

@@ -6,13 +6,12 @@ import hashlib
 import json
 import random
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -27,7 +26,6 @@ from compatbench.files.hashes import sha256_json
 ShotsFiles = Mapping[tuple[str, int, int], Path]
 HELD_OUT = "{}.held-out-{}-{}"  # task, shots and seed
 NESTED = 16  # shots of the draw that smaller ones are the first images of
-Item = TypeVar("Item", bound=Sample)
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,13 @@ class Draw:
     @property
     def sha256(self) -> str:
         """Hash of the images' identities and labels, in order: what two labs compare."""
-        return sha256_json([_rows(self.train), _rows(self.val)])
+        return sha256_json([*self.rows.values()])
 
-
-def _rows(samples: Sequence[Sample]) -> list[tuple[str, int]]:
-    return [(sample.id, sample.label) for sample in samples]
+    @property
+    def rows(self) -> dict[str, list[tuple[str, int]]]:
+        """The images' identities and labels, by split."""
+        parts = {"train": self.train, "val": self.val}
+        return {split: [(image.id, image.label) for image in part] for split, part in parts.items()}
 
 
 @lru_cache(maxsize=256)
@@ -82,27 +82,24 @@ def draw_first(task: Task, shots: int, seed: int, most: int = MOST_VALIDATION_SH
             f"{shots} labels per class cannot be drawn from '{task.name}', which has "
             f"{task.most_shots} training images of a class at most; ask for fewer"
         )
+
+    def first(images: Sequence[Sample], count: int) -> tuple[Sample, ...]:
+        by_class: dict[int, list[Sample]] = {}
+        for image in images:  # which are grouped by class
+            by_class.setdefault(image.label, []).append(image)
+        return tuple(image for group in by_class.values() for image in group[:count])
+
     whole = draw_shots(task, max(shots, NESTED), seed, None, most)
-    return Draw(_first(whole.train, shots), _first(whole.val, min(shots, most)))
-
-
-def _first(items: Sequence[Sample], count: int) -> tuple[Sample, ...]:
-    seen: Counter[int] = Counter()
-    kept = []
-    for item in items:
-        seen[item.label] += 1
-        if seen[item.label] <= count:
-            kept.append(item)
-    return tuple(kept)
+    return Draw(first(whole.train, shots), first(whole.val, min(shots, most)))
 
 
 def draw_few_shot(
-    train: Sequence[Item],
-    val: Sequence[Item] | None,
+    train: Sequence[Sample],
+    val: Sequence[Sample] | None,
     shots: int,
     seed: int,
     most: int = MOST_VALIDATION_SHOTS,
-) -> tuple[list[Item], list[Item]]:
+) -> tuple[list[Sample], list[Sample]]:
     """Draws the few-shot training and validation items of a seed, grouped by class.
 
     One stream of Python's ``random`` serves both, training first; classes are
@@ -197,9 +194,8 @@ class ShotsFile(BaseModel):
         """The task, shots and seed."""
         return self.task, self.shots, self.seed
 
-
-def _describe(task: str, shots: int, seed: int) -> str:
-    return f"a draw of {shots} shots of '{task}' with seed {seed}"
+    def __str__(self) -> str:
+        return f"a draw of {self.shots} shots of '{self.task}' with seed {self.seed}"
 
 
 def split_hash(task: Task) -> str:
@@ -217,8 +213,8 @@ def export_draw(task: Task, draw: Draw, shots: int, seed: int) -> str:
     head = {"format": 1, "task": task.name, "shots": shots, "seed": seed}
     head |= {"split": split_hash(task), "sha256": draw.sha256}
     lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
-    for name, samples in (("train", draw.train), ("val", draw.val)):
-        rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in _rows(samples))
+    for name, images in draw.rows.items():
+        rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in images)
         lines.append(f' "{name}": [\n  {rows}\n ]' if rows else f' "{name}": []')
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
@@ -229,34 +225,34 @@ def read_draws(paths: Iterable[Path]) -> dict[tuple[str, int, int], Path]:
     for path in (path.resolve() for path in paths):
         file = read_json(path, ShotsFile)
         if files.setdefault(file.name, path) != path:
-            both = f"{path} and {files[file.name]} are both {_describe(*file.name)}"
-            raise CompatbenchError(f"{both}; give one")
+            raise CompatbenchError(f"{path} and {files[file.name]} are both {file}; give one")
         _import_draw(path, load_task(file.task), file.shots, file.seed)
     return files
 
 
 def _import_draw(path: Path, task: Task, shots: int, seed: int) -> Draw:
     file = read_json(path, ShotsFile)
-    if file.name != (wanted := (task.name, shots, seed)):
-        raise CompatbenchError(f"{path} is {_describe(*file.name)}, not {_describe(*wanted)}")
-    if file.split not in (None, found := split_hash(task)):
+    if file.name != (task.name, shots, seed):
+        wanted = f"{shots} shots of '{task.name}' with seed {seed}"
+        raise CompatbenchError(f"{path} is {file}, not one of {wanted}")
+    if file.split not in (None, here := split_hash(task)):
         raise CompatbenchError(
             f"{path} was drawn from another split of '{task.name}' "
-            f"({str(file.split)[:12]}, here {found[:12]}); use the same split file or file list"
+            f"({str(file.split)[:12]}, here {here[:12]}); use the same split file or file list"
         )
     return find_drawn(path, file, task)
 
 
 def find_drawn(path: Path, file: ShotsFile, task: Task) -> Draw:
     """The task's images that a file lists; ``path`` is named where one is not as it says."""
-    few: list[tuple[Sample, ...]] = []
+    drawn: list[tuple[Sample, ...]] = []
     for name, rows in (("train", dict(file.train)), ("val", dict(file.val))):
-        found = {sample.id: sample for sample in task.split(name) if sample.id in rows}
+        listed = {sample.id: sample for sample in task.split(name) if sample.id in rows}
         for image, label in rows.items():
             where = f"{path}: {image!r} of '{name}'"
-            if image not in found:
+            if image not in listed:
                 raise CompatbenchError(f"{where} is not among the images to draw from")
-            if (here := found[image].label) != label:
+            if (here := listed[image].label) != label:
                 raise CompatbenchError(f"{where} has label {label}, here {here}")
-        few.append(tuple(found[image] for image in rows))
-    return Draw(*few)
+        drawn.append(tuple(listed[image] for image in rows))
+    return Draw(*drawn)

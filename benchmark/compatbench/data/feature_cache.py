@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -24,7 +23,7 @@ from compatbench.data.images.source import Sample
 from compatbench.data.images.views import View
 from compatbench.data.stored_rows import PART, FreshRows, StoredRows
 from compatbench.data.task import Task
-from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.errors import CompatbenchError
 
 WHOLE = 0.5  # a draw of at least this share of a split has the whole split encoded
 FREE_SHARE = 0.5  # of the disk's free room that the tokens of one set may take
@@ -62,14 +61,13 @@ class FeatureCache:
         backbone: ImageEncoder,
         task: Task,
         samples: Sequence[Sample],
-        view: View | None = None,
         split: Sequence[Sample] | None = None,
     ) -> Tensor:
-        """Features of samples under a view, not normalised, ``[samples, e]``, float32.
+        """Features of samples, not normalised, ``[samples, e]``, float32.
 
         Draws that are a large part of the ``split`` that they are from share its features.
         """
-        return self.features_of_views(backbone, task, samples, [view or View()], split)[0]
+        return self.features_of_views(backbone, task, samples, [View()], split)[0]
 
     def features_of_views(
         self,
@@ -99,42 +97,30 @@ class FeatureCache:
         task: Task,
         samples: Sequence[Sample],
         wanted: Any,
-        view: View | None = None,
+        views: Sequence[View] = (View(),),
         split: Sequence[Sample] | None = None,
-    ) -> StoredRows:
-        """What a classifier takes for samples instead of features; it stays on disk.
+    ) -> list[StoredRows]:
+        """What a classifier takes for samples instead of features, by view; it stays on disk.
 
         Where the disk has no room for it, it is computed whenever it is asked for.
 
         ``wanted`` is an ``ImageInput``; ``NotTransferable`` if the image tower cannot give it.
-        If it has views of its own, they are in place of ``view``.
+        If it has views of its own, they are together, in place of each of ``views``.
         """
-        return self.tokens_of_views(backbone, task, samples, wanted, [view or View()], split)[0]
-
-    def tokens_of_views(
-        self,
-        backbone: ImageEncoder,
-        task: Task,
-        samples: Sequence[Sample],
-        wanted: Any,
-        views: Sequence[View],
-        split: Sequence[Sample] | None = None,
-    ) -> list[StoredRows]:
-        """The same under each of several views; together for views that ``wanted`` has."""
         encoded, rows = _cover(samples, split)
         rows = torch.arange(len(encoded)) if rows is None else rows
         own = [View(number) for number in range(1 + wanted.views)]
         groups = [own if wanted.views else [view] for view in views]
         whole = [
-            [Images(backbone, task, encoded, one, wanted) for one in group] for group in groups
+            [Images(backbone, task, encoded, view, wanted) for view in group] for group in groups
         ]
         parts = [  # by part of the images, then as the views
-            [replace(one, samples=encoded[i : i + PART]) for own in whole for one in own]
+            [replace(images, samples=encoded[i : i + PART]) for group in whole for images in group]
             for i in range(0, len(encoded), PART)
         ]
         row_bytes = self._row_bytes(parts)
-        if self._is_too_much(parts, row_bytes):
-            return [FreshRows(own, rows, backbone.device, self.encode) for own in whole]
+        if row_bytes is None:
+            return [FreshRows(group, rows, backbone.device, self.encode) for group in whole]
         stored = [self._entries(part, row_bytes) for part in parts]
         by_view = [[part[i] for part in stored] for i in range(sum(map(len, whole)))]
         width = 1 + wanted.views
@@ -147,23 +133,23 @@ class FeatureCache:
         """The same images under several views, encoded now and not kept; see ``encode``."""
         return encode(images, self.on_encoded, self.decoders, filled=filled)
 
-    def _row_bytes(self, parts: Sequence[Sequence[Images]]) -> int:
-        """Bytes of an image in entries of which one is missing, which is computed; else 0."""
-        every = (images for part in parts for images in part)
-        missing = next((one for one in every if not self._path(one).is_file()), None)
-        if missing is None:
-            return 0
-        [first] = self._entries([missing], 1)
-        return first.nbytes // max(len(first), 1)
+    def _row_bytes(self, parts: Sequence[Sequence[Images]]) -> int | None:
+        """Bytes of an image in these entries, of which one that is missing is computed.
 
-    def _is_too_much(self, parts: Sequence[Sequence[Images]], row_bytes: int) -> bool:
-        """Whether these entries exceed the limit, or take over half of the disk's free room."""
+        0 if all are there; None if they exceed the limit, or take over half of the disk's free
+        room.
+        """
         every = [images for part in parts for images in part]
         missing = [images for images in every if not self._path(images).is_file()]
-        if row_bytes and self.limit is not None:
-            return row_bytes * sum(len(images.samples) for images in every) > self.limit
-        free = shutil.disk_usage(self.folder).free if missing else 0
-        return row_bytes * sum(len(images.samples) for images in missing) > FREE_SHARE * free
+        if not missing:
+            return 0
+        [first] = self._entries(missing[:1], 1)
+        row_bytes = first.nbytes // max(len(first), 1)
+        counted, most = every, float(self.limit or 0)
+        if self.limit is None:
+            counted, most = missing[1:], FREE_SHARE * shutil.disk_usage(self.folder).free
+        fits = row_bytes * sum(len(images.samples) for images in counted) <= most
+        return row_bytes if fits else None
 
     def _path(self, images: Images) -> Path:
         return self.folder / images.key[:2] / f"{images.key}.safetensors"
@@ -190,11 +176,7 @@ class FeatureCache:
         return [found[one.key] for one in wanted]
 
     def _read(self, images: Images) -> Tensor | None:
-        path = self._path(images)
-        entry = read_entry(path)
-        if entry is None and path.is_file():
-            what = f"{path} is damaged and is computed again"
-            warnings.warn(what, CompatbenchWarning, stacklevel=2)
+        entry = read_entry(path := self._path(images), warn=True)
         if entry is not None and self.limit is not None:
             with suppress(OSError):  # it has just made way for another
                 now = time.time_ns()  # the kernel's clock is coarse

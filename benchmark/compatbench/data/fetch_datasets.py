@@ -6,11 +6,12 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
 from compatbench.data.cards import (
     TaskCard,
@@ -27,13 +28,15 @@ from compatbench.data.task import TaskReport, inspect_task
 from compatbench.data.unpack import unpack
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import cannot_write, write_atomic
-from compatbench.files.hashes import sha256_file
+from compatbench.files.hashes import hash_file
 from compatbench.files.sizes import format_bytes
 
 LOCK = "downloads.json"  # in a dataset's folder: bytes and SHA-256 of what came, by file
 BUSY = ".fetching"
 UNPACKING = ".unpacking-"
-_DRIVE = re.compile(r"https://drive\.google\.com/(?:file/d/|open\?id=)([\w-]+)(?:/view.*)?")
+# An address of a file's page on Google Drive, and that of the file itself.
+DRIVE_PAGE = re.compile(r"^https://drive\.google\.com/(?:file/d/|open\?id=)([\w-]+)(?:/view.*)?$")
+DRIVE_FILE = r"https://drive.usercontent.google.com/download?id=\1&export=download&confirm=t"
 Tell = Callable[[str], object]
 
 
@@ -127,21 +130,20 @@ def _prepare(card: TaskCard) -> Path:
     if not card.downloads or card.source.kind == "drawings":
         where = f"get it from {card.homepage}" if card.homepage else "put its images there"
         raise CompatbenchError(f"task '{card.name}': its card names no 'downloads'; {where}")
-    if (folder := dataset_folder(card.name, card.source.folder)) is None:
+    folder = dataset_folder(card.name, card.source.folder)
+    if folder is None:
         return find_dataset(card.name, card.source.folder)  # which says what to set
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def _show_licences(card: TaskCard, missing: list[Download], agree: bool, tell: Tell) -> None:
-    asked = {wanted.licence or card.licence: False for wanted in missing}
-    for wanted in missing:
-        asked[wanted.licence or card.licence] |= wanted.agree
-    for licence, must in asked.items():
+    for licence in dict.fromkeys(wanted.licence or card.licence for wanted in missing):
         tell(f"{card.name}: licence: {licence} ({card.homepage})")
-        if must and not agree:
-            what = f"task '{card.name}': its licence must be agreed to: {licence}"
-            raise CompatbenchError(f"{what}; read it ({card.homepage}), then give --agree")
+    asked = [wanted.licence or card.licence for wanted in missing if wanted.agree]
+    if asked and not agree:
+        what = f"task '{card.name}': its licence must be agreed to: {asked[0]}"
+        raise CompatbenchError(f"{what}; read it ({card.homepage}), then give --agree")
 
 
 def _get(card: TaskCard, wanted: Download, folder: Path, keep: bool, progress: Tell) -> None:
@@ -149,10 +151,9 @@ def _get(card: TaskCard, wanted: Download, folder: Path, keep: bool, progress: T
     path, lock = folder / wanted.file, _read_lock(folder)
     before = lock.get(wanted.file, {}).get("sha256")
     digest = wanted.published or (f"sha256:{before}" if before else "")
-    by_hand = (
-        f"get it from {wanted.page or wanted.url}, save it as {path}, and run the command again"
-    )
-    by_hand += f"; {wanted.note}" if wanted.note else ""
+    note = f"; {wanted.note}" if wanted.note else ""
+    by_hand = f"get it from {wanted.page or wanted.url}, save it as {path}, and run the command"
+    by_hand += f" again{note}"
 
     def show(have: int, total: int | None) -> None:
         of = f" of {format_bytes(total)}" if total else ""
@@ -163,15 +164,16 @@ def _get(card: TaskCard, wanted: Download, folder: Path, keep: bool, progress: T
     elif wanted.url is None:
         raise CompatbenchError(f"task '{card.name}': {wanted.file} cannot be fetched: {by_hand}")
     else:
+        url = DRIVE_PAGE.sub(DRIVE_FILE, wanted.url)
         try:
-            download(_address(wanted.url), path, size=wanted.bytes, digest=digest, progress=show)
+            download(url, path, size=wanted.bytes, digest=digest, progress=show)
         except NoFile as error:
             raise CompatbenchError(f"task '{card.name}': {error}; {by_hand}") from None
     if wanted.gives:
         progress(f"{card.name}: unpacking {wanted.file}")
         _unpack(path, wanted, folder)
     if before is None:  # only now, so that a damaged archive is not what must come again
-        size, sha256 = path.stat().st_size, sha256_file(path)
+        size, sha256 = path.stat().st_size, hash_file(path)
         lock[wanted.file] = {"url": wanted.url, "bytes": size, "sha256": sha256}
         write_atomic(folder / LOCK, (json.dumps(lock, indent=1, sort_keys=True) + "\n").encode())
     if wanted.gives and not keep:
@@ -179,47 +181,32 @@ def _get(card: TaskCard, wanted: Download, folder: Path, keep: bool, progress: T
 
 
 def _read_lock(folder: Path) -> dict[str, dict[str, object]]:
-    if not (path := folder / LOCK).is_file():
-        return {}
+    path, entries = folder / LOCK, TypeAdapter(dict[str, dict[str, object]])
     try:
-        lock = json.loads(path.read_text(encoding="utf-8"))
-        if not all(isinstance(entry, dict) for entry in lock.values()):
-            raise ValueError
-    except (ValueError, AttributeError, RecursionError):
+        return entries.validate_json(path.read_bytes()) if path.is_file() else {}
+    except ValidationError:
         raise CompatbenchError(f"{path} is damaged; delete it, or put it back") from None
-    return lock
-
-
-def _address(url: str) -> str:
-    """The address of the file itself, where that of its page on Google Drive is given."""
-    if (match := _DRIVE.fullmatch(url)) is None:
-        return url
-    base = "https://drive.usercontent.google.com/download"
-    return f"{base}?id={match[1]}&export=download&confirm=t"
 
 
 def _unpack(archive: Path, wanted: Download, folder: Path) -> None:
     """Unpacks in a folder beside, and renames: what has its name is whole."""
     scratch = Path(tempfile.mkdtemp(prefix=UNPACKING, dir=folder))
+
+    def unpack_into(place: Path, archive: Path, paths: Iterable[str]) -> list[Path]:
+        unpack(archive, place, paths)
+        for path in paths:
+            if not (place / path).exists():
+                what = f"{archive.name} holds no '{path}'"
+                raise CompatbenchError(f"{what}; it is another file than the card's, delete it")
+        return [place / path for path in paths]
+
     try:
         if wanted.inner is not None:
-            unpack(archive, scratch / "outer", [wanted.inner])
-            archive = _require(scratch / "outer", wanted.inner, archive)
-        unpack(archive, scratch / "all", wanted.gives.values())
-        places = [
-            (folder / target, _require(scratch / "all", source, archive))
-            for target, source in wanted.gives.items()
-        ]
-        for target, source in places:
-            if not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                source.replace(target)
+            [archive] = unpack_into(scratch / "outer", archive, [wanted.inner])
+        sources = unpack_into(scratch / "all", archive, wanted.gives.values())
+        for target, source in zip(wanted.gives, sources, strict=True):
+            if not (place := folder / target).exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                source.replace(place)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _require(folder: Path, path: str, archive: Path) -> Path:
-    if not (folder / path).exists():
-        what = f"{archive.name} holds no '{path}'"
-        raise CompatbenchError(f"{what}; it is another file than the card's, delete it")
-    return folder / path

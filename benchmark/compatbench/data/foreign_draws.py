@@ -10,14 +10,14 @@ import io
 import json
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from compatbench.data.draws import Draw, ShotsFile, find_drawn
-from compatbench.data.images.dataset_files import read_bytes
+from compatbench.data.images.dataset_files import BrokenImages, read_bytes, read_lines
 from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError
 from compatbench.messages import first_line, first_problem, one_line
@@ -54,8 +54,7 @@ def read_foreign_draw(path: Path, task: Task, shots: int, seed: int) -> Draw:
     rows: dict[str, list[tuple[str, int]]] = {"train": [], "val": []}
     for split, items in _read(path).items():
         ids = {sample.id for sample in task.split(split)}
-        found = dict.fromkeys(_find(path, item, ids, task.name) for item in items)
-        rows[split] = list(found)
+        rows[split] = [*dict.fromkeys(_find(path, item, ids, task.name) for item in items)]
     try:
         file = ShotsFile(
             format=1, task=task.name, shots=shots, seed=seed, train=rows["train"], val=rows["val"]
@@ -65,29 +64,30 @@ def read_foreign_draw(path: Path, task: Task, shots: int, seed: int) -> Draw:
     return find_drawn(path, file, task)
 
 
-def _read(path: Path) -> dict[Any, Sequence[Mapping[str, Any]]]:
+def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
     """By ``train`` and, if it is there, ``val``: the attributes of each image."""
     try:
         if path.name.endswith(_LIST):
-            val = path.with_name(path.name.replace(_LIST, "_val.jsonl"))
-            files = {"train": path, **({"val": val} if val.is_file() else {})}
-            return {name: _read_list(file) for name, file in files.items()}
+            files = {"train": path, "val": path.with_name(path.name.replace(_LIST, "_val.jsonl"))}
+            return {
+                split: [json.loads(line) | {} for line in read_lines(file)]
+                for split, file in files.items()
+                if split == "train" or file.is_file()
+            }
         data = _Reader(io.BytesIO(read_bytes(path))).load()
-        names = ("train", "val") if "val" in data else ("train",)
-        return {name: [vars(item) for item in data[name]] for name in names}
+        return {
+            split: [vars(item) for item in data[split]]
+            for split in ("train", "val")
+            if split == "train" or split in data
+        }
+    except BrokenImages:
+        raise
     except CompatbenchError as error:
-        if str(path) in str(error):
-            raise
         raise CompatbenchError(f"{path} is not a draw: {error}") from None
     # A pickle that is none can raise anything.
     except Exception as error:
         what = f"{path} is neither a draw of CoOp's (.pkl) nor one of 2SFS's (..._train.jsonl)"
         raise CompatbenchError(f"{what}: {first_line(error)}") from None
-
-
-def _read_list(path: Path) -> list[dict[str, Any]]:
-    lines = read_bytes(path).decode().splitlines()
-    return [dict(json.loads(line)) for line in lines if line.strip()]
 
 
 def _find(path: Path, item: Mapping[str, Any], ids: set[str], task: str) -> tuple[str, int]:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from compatbench.data.cards import SuiteCard, TaskCard, backbone_cards, suite_cards, task_cards
 from compatbench.data.cards.names import IMAGES_PATH, NAME
+from compatbench.data.cards.own_cards import ENDINGS
 from compatbench.data.dataset_folders import variable_of
 from compatbench.data.images.source import SPLITS
 from compatbench.data.labels import Labels
@@ -25,7 +26,7 @@ from compatbench.data.layouts.recognise import scan
 from compatbench.data.new_task_choices import choose_shots, name_classes, natural, split_images
 from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import write_atomic
+from compatbench.files.atomic import cannot_write, write_atomic
 from compatbench.files.project_folders import add_own_place
 from compatbench.messages import first_problem
 
@@ -57,12 +58,10 @@ class NewTask:
         """A row per class: ``class``, and its images by split."""
         import pandas as pd
 
-        counts = {
-            split: [images[label] for label in range(len(self.task.classes))]
-            for split, images in self.images.items()
-            if images
-        }
-        return pd.DataFrame({"class": self.task.names, **counts})
+        frame = pd.DataFrame({split: pd.Series(n) for split, n in self.images.items() if n})
+        frame = frame.reindex(range(len(self.task.classes)), fill_value=0).fillna(0).astype(int)
+        frame.insert(0, "class", self.task.names)
+        return frame
 
     def __repr__(self) -> str:
         total = sum(images.total() for images in self.images.values())
@@ -125,7 +124,7 @@ def new_task(
     listing = scan(place, paths["list"])
     classes = name_classes(listing, class_names)
     listing.frame = split_images(listing, seed, test_share)
-    shots = choose_shots(listing, listing.frame, classes, shots)
+    shots = choose_shots(listing, classes, shots)
     counts = Counter(listing.frame["split"])
     labels, titles = tuple(classes), tuple(classes.values())
     images, where = Path(os.path.realpath(listing.folder)), paths["task"].parent
@@ -137,46 +136,44 @@ def new_task(
         "title": natural(name).capitalize(),
         "classes": [*titles],
         **({"folders": [*labels]} if labels != titles else {}),
-        "templates": _check_templates(template or listing.templates or TEMPLATES),
+        "templates": [*(template or listing.templates or TEMPLATES)],
         "source": {"kind": "table", "folder": below, "file": paths["list"].name},
         "counts": {split: counts[split] for split in SPLITS if counts[split]},
         "licence": LICENCE,
     }
     card = _check(TaskCard, values, paths["task"])
-    upgrade = [_backbone(source), _backbone(target)]
-    suite = _make_suite(card, upgrade, shots)
+    suite = _make_suite(card, [_backbone(source), _backbone(target)], shots)
     _check(SuiteCard, suite_cards.read(suite["extends"]).model_dump() | suite, paths["suite"])
     opened = open_images(listing, Classes(name, card.names, labels, labels))
     task = Task(card, Labels(card.names, card.templates, card.templates[0]), opened)
     decoded = _decode(task, seed, progress)
-    _write(paths, listing.frame.to_csv(index=False, lineterminator="\n"), values, suite)
-    by_split = {s: Counter(sample.label for sample in task.source.samples[s]) for s in SPLITS}
-    made = NewTask(
+    rows = listing.frame.to_csv(index=False, lineterminator="\n")
+    _write({paths["list"]: rows, paths["task"]: _dump(values), paths["suite"]: _dump(suite)})
+    # What was made is found by name, in this process and its workers.
+    add_own_place(where)
+    if away:
+        os.environ[variable_of(name)] = str(images)
+    return NewTask(
         paths["task"],
         paths["suite"],
         card,
         images,
         listing.kind,
-        by_split,
+        {s: Counter(sample.label for sample in task.source.samples[s]) for s in SPLITS},
         decoded,
         shots,
         tuple(listing.notes),
         f"{name}={images}" if away else "",
     )
-    # What was made is found by name, in this process and its workers.
-    add_own_place(made.card.parent)
-    if away:
-        os.environ[variable_of(name)] = str(images)
-    return made
 
 
 def _choose_name(given: str | None, place: Path) -> str:
     folder = Path(os.path.realpath(place.parent if place.is_file() else place)).name
     name = given or re.sub(r"[^a-z0-9_.-]+", "-", folder.lower()).strip("-._")
-    if not re.fullmatch(NAME, name) or name.endswith((".yaml", ".yml")):
-        what = f"'{given}' cannot be a task's name" if given else f"{place} gives the task no name"
+    if not re.fullmatch(NAME, name) or name.endswith(ENDINGS):
         raise CompatbenchError(
-            f"{what}; give one of letters, digits, '-', '_' and '.': --name my-photos"
+            f"'{given or place}' cannot be a task's name; give one of letters, digits, '-', '_' "
+            "and '.': --name my-photos"
         )
     return name
 
@@ -189,7 +186,7 @@ def _choose_files(name: str, out: Path, replace: bool) -> dict[str, Path]:
         taken = files[kind].stem
         if taken in catalog.names():
             path = catalog.path(taken)
-            if not (path.exists() and files[kind].exists() and path.samefile(files[kind])):
+            if os.path.realpath(path) != os.path.realpath(files[kind]):
                 raise CompatbenchError(
                     f"a {kind} is named '{taken}' already, {path}; choose another name: --name"
                 )
@@ -199,13 +196,6 @@ def _choose_files(name: str, out: Path, replace: bool) -> dict[str, Path]:
                 f"{path} exists; choose another name (--name), or replace it (--replace)"
             )
     return files
-
-
-def _check_templates(templates: Sequence[str]) -> list[str]:
-    for template in templates:
-        if template.count("{}") != 1 or template.count("{") + template.count("}") != 2:
-            raise CompatbenchError(f"template {template!r}: it has {{}} once, for the class")
-    return [*templates]
 
 
 def _backbone(name: str) -> str:
@@ -219,7 +209,7 @@ def _backbone(name: str) -> str:
 def _make_suite(card: TaskCard, upgrade: list[str], shots: int) -> dict[str, Any]:
     """The suite's fields: an upgrade on the task, with the settings of 'mini' or of 'paper'."""
     source = upgrade[0]
-    ships = backbone_cards.is_builtin(source) and backbone_cards.read(source).weights
+    ships = source in backbone_cards.builtin_names() and backbone_cards.read(source).weights
     return {
         "name": f"{card.name}-upgrade",
         "title": f"{card.title}: {' → '.join(upgrade)}",
@@ -243,13 +233,12 @@ def _check(model: type[TaskCard] | type[SuiteCard], values: dict[str, Any], path
 
 def _decode(task: Task, seed: int, progress: Callable[[str], object]) -> int:
     """Decodes images, all or a part drawn at random; an error counts those that fail."""
-    source = task.source
-    source.check_files()
-    samples = [sample for split in SPLITS for sample in source.samples[split]]
+    task.source.check_files()
+    samples = [sample for split in SPLITS for sample in task.source.samples[split]]
     if len(samples) > DECODED:
         drawn = sorted(random.Random(seed).sample(range(len(samples)), DECODED))
         samples = [samples[number] for number in drawn]  # in order, which parquet files like
-    broken = source.find_broken(
+    broken = task.source.find_broken(
         samples, lambda done, total: progress(f"decoding images, {done:,} of {total:,}")
     )
     if broken:
@@ -258,21 +247,20 @@ def _decode(task: Task, seed: int, progress: Callable[[str], object]) -> int:
     return len(samples)
 
 
-def _write(paths: dict[str, Path], rows: str, card: dict[str, Any], suite: dict[str, Any]) -> None:
-    """Writes all three files, or none: they take their places when all are on the disk."""
+def _dump(values: dict[str, Any]) -> str:
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
-    def dump(values: dict[str, Any]) -> str:
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
-    texts = {"list": rows, "task": dump(card), "suite": dump(suite)}
-    staged = {path: path.with_name(f".{path.name}.new") for path in paths.values()}
+def _write(texts: dict[Path, str]) -> None:
+    """Writes all files, or none: they take their places when all are on the disk."""
+    staged = {path: path.with_name(f".{path.name}.new") for path in texts}
     try:
-        for kind, text in texts.items():
-            write_atomic(staged[paths[kind]], text.encode())
+        for path, text in texts.items():
+            write_atomic(staged[path], text.encode())
         for path, new in staged.items():
             new.replace(path)
     except OSError as error:
-        raise CompatbenchError(f"cannot write {error.filename}: {error.strerror}") from None
+        raise cannot_write(Path(error.filename), error) from None
     finally:
         with suppress(NotADirectoryError):  # nothing was written
             for new in staged.values():

@@ -111,9 +111,7 @@ def _draw(frame: pd.DataFrame, seed: int, share: float) -> pd.DataFrame:
     return frame.assign(split=["test" if path in tested else "train" for path in frame["path"]])
 
 
-def choose_shots(
-    listing: Listing, images: pd.DataFrame, classes: dict[str, str], wanted: int | None
-) -> int:
+def choose_shots(listing: Listing, classes: dict[str, str], wanted: int | None) -> int:
     """The shots of a task: what is wanted, or the most that the smallest class has images for.
 
     Raises:
@@ -121,7 +119,7 @@ def choose_shots(
     """
     import pandas as pd
 
-    counts = pd.crosstab(images["label"], images["split"])
+    counts = pd.crosstab(listing.frame["label"], listing.frame["split"])
     counts = counts.reindex([*classes], fill_value=0).reindex([*SPLITS], axis=1, fill_value=0)
     for split, purpose in (("train", "train on"), ("test", "test on")):
         if empty := [*counts.index[counts[split] == 0]]:

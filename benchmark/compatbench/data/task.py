@@ -6,11 +6,11 @@ import copy
 import os
 import shlex
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from compatbench.data.cards import TaskCard, task_cards, whole_name
 from compatbench.data.cards.halves import half_labels
@@ -67,8 +67,8 @@ class Task:
         # Of a variant with some of its parent's classes, the parent's label of each.
         self.parent_labels = parent_labels
         self.part = part  # of a half of a task's classes: which
-        if problem := next(self._problems(), None):
-            raise BrokenImages(f"task '{self.name}': {problem}")
+        for split, samples in source.samples.items():
+            self._check(split, Counter(sample.label for sample in samples))
 
     def labels_for(self, needs: Collection[str]) -> Labels:
         """The labels, with what a method's card says that it needs besides names and templates.
@@ -76,16 +76,10 @@ class Task:
         Raises:
             CompatbenchError: descriptions are needed, and their file lacks a class or is broken.
         """
-        return self._described if "descriptions" in needs else self.labels
-
-    @cached_property
-    def _described(self) -> Labels:
         owner = self.card if self.parent is None else task_cards.read(self.parent)
-        if owner.descriptions is None:
+        if "descriptions" not in needs or owner.descriptions is None:
             return self.labels
-        path = tasks_folder() / owner.descriptions.file
-        if (folder := task_cards.own_folder(whole_name(owner.name))) is not None:
-            path = inside(folder, owner.descriptions.file)
+        path = inside(_home(whole_name(owner.name)), owner.descriptions.file)
         return replace(self.labels, descriptions=read_descriptions(path, self.labels.names))
 
     @property
@@ -101,7 +95,10 @@ class Task:
         if self.card.captions is None:
             return {}
         known = {image.id for samples in self.source.samples.values() for image in samples}
-        return read_captions(_folder(self.card), self.card.captions, self.split("test"), known)
+        source = self.card.source
+        on_disk = source.kind != "drawings"
+        folder = find_dataset(self.name, source.folder) if on_disk else _home(self.name)
+        return read_captions(folder, self.card.captions, self.split("test"), known)
 
     def split(self, name: str) -> Sequence[Sample]:
         """The samples of ``train``, ``val`` or ``test``; what a draw takes images from.
@@ -128,20 +125,21 @@ class Task:
         """Of logits ``[batch, classes]`` of the parent's classes, those of this task's own."""
         return logits if self.parent_labels is None else logits[:, list(self.parent_labels)]
 
-    def _problems(self) -> Iterator[str]:
-        """What of the images does not agree with the card."""
-        for split, samples in self.source.samples.items():
-            counts = Counter(sample.label for sample in samples)
-            if len(samples) != (expected := self.card.counts.get(split, 0)):
-                yield f"{split} has {len(samples)} images, its card counts {expected}"
-            if max(counts, default=-1) >= len(self.labels):
-                yield f"label {max(counts)} occurs, but there are {len(self.labels)} classes"
-            # Where labels were removed, all are −1.
-            least = self.card.least_per_class.get(split, 0) if max(counts, default=0) >= 0 else 0
-            for label, name in enumerate(self.labels.names):
-                if counts[label] < least:
-                    what = f"{split} has {counts[label]} images of '{name}'"
-                    yield f"{what}, its card says {least} at least"
+    def _check(self, split: Any, counts: Counter[int]) -> None:
+        """Compares the images of each label in a split with the card."""
+        problem, expected = "", self.card.counts.get(split, 0)
+        if counts.total() != expected:
+            problem = f"{split} has {counts.total()} images, its card counts {expected}"
+        elif (most := max(counts, default=-1)) >= len(self.labels):
+            problem = f"label {most} occurs, but there are {len(self.labels)} classes"
+        elif most >= 0:  # where labels were removed, all are −1
+            least = self.card.least_per_class.get(split, 0)
+            fewest = min(range(len(self.labels)), key=counts.__getitem__)
+            if counts[fewest] < least:
+                few = f"{split} has {counts[fewest]} images of '{self.labels.names[fewest]}'"
+                problem = f"{few}, its card says {least} at least"
+        if problem:
+            raise BrokenImages(f"task '{self.name}': {problem}")
 
 
 def load_task(name: str, bare: bool = False) -> Task:
@@ -212,20 +210,17 @@ def _open(card: TaskCard, classes: Classes) -> ImageSource:
     source = card.source
     if source.kind == "drawings":
         return Drawings(tasks_folder() / source.split)
-    folder = _folder(card)
+    folder = find_dataset(card.name, source.folder)
     if source.kind == "captioned":
         return read_captioned(folder, source, card.captions or "")
     if source.kind == "table":
-        home = task_cards.own_folder(card.name) or tasks_folder()
-        return open_images(scan_list(inside(home, source.file), folder), classes)
+        return open_images(scan_list(inside(_home(card.name), source.file), folder), classes)
     return open_layout(folder, source, classes)
 
 
-def _folder(card: TaskCard) -> Path:
-    """Where the dataset is; of drawings, where the card is."""
-    if card.source.kind == "drawings":
-        return task_cards.own_folder(card.name) or tasks_folder()
-    return find_dataset(card.name, card.source.folder)
+def _home(name: str) -> Path:
+    """The folder around a task's card."""
+    return task_cards.own_folder(name) or tasks_folder()
 
 
 def _describe_classes(card: TaskCard) -> tuple[Labels, Classes, tuple[int, ...] | None]:
@@ -246,32 +241,11 @@ def _describe_classes(card: TaskCard) -> tuple[Labels, Classes, tuple[int, ...] 
     kept = tuple(folders.index(folder) for folder in card.subset) or tuple(range(len(folders)))
     names = tuple(owner.names[label] for label in kept)
     ids = tuple(folders[label] for label in kept)
-    on_disk = tuple(map(str, kept)) if _is_numbered(card) else ids
+    on_disk = tuple(map(str, kept)) if getattr(card.source, "numbered", False) else ids
     classes = Classes(card.name, names, ids, on_disk)
     first = next(iter(owner.templates), "")
     labels = Labels(names, owner.templates, owner.teacher_template or first)
     return labels, classes, kept if card.subset else None
-
-
-def _tells_names(folder: Path | None) -> bool:
-    """Whether a list of the classes' names lies beside images whose labels are numbers."""
-    if folder is None:
-        return False
-    return (folder / CLASS_NAMES).is_file() or bool(hub_class_names(folder))
-
-
-def _is_numbered(card: TaskCard) -> bool:
-    return card.source.kind == "class-folders" and card.source.numbered
-
-
-def _advise(card: TaskCard, folder: Path | None, missing: bool) -> str:
-    """What to do about images of one's own that are missing, or not as the card says."""
-    if missing or folder is None:
-        return f"put the images there, or say where they are: --data-root {card.name}=FOLDER"
-    if card.source.kind != "table":
-        return f"put right what is in {folder}, or what {task_cards.path(card.name)} says of it"
-    again = f"compatbench new-task {shlex.quote(str(folder))} --name {card.name} --replace"
-    return f"put the images back in {folder}; or, if it is meant to be so now: {again}"
 
 
 @dataclass(frozen=True)
@@ -312,25 +286,33 @@ def inspect_task(name: str, deep: bool = False) -> TaskReport:
         source = _open(card, classes)
         found = {split: len(listed) for split, listed in source.samples.items() if listed}
         # Numbers mean something only with a list of the names beside them.
-        unnamed = card.source.kind in ("webdataset", "parquet") or _is_numbered(card)
-        class_order = not unnamed or _tells_names(folder) or None
+        unnamed = card.source.kind in ("webdataset", "parquet")
+        unnamed |= getattr(card.source, "numbered", False)
+        told = folder and ((folder / CLASS_NAMES).is_file() or hub_class_names(folder))
+        class_order = True if told or not unnamed else None
         if card.source.kind in ("coop-split", "fgvc", "table", "captioned"):
             source.check_files()
         Task(card, labels, source, parent_labels).find_captions()
-        broken = source.find_broken() if deep else ()
-        if broken:
+        if broken := source.find_broken() if deep else ():
             images = sum(map(len, source.samples.values()))
             raise BrokenImages(f"{len(broken):,} of {images:,} images cannot be used")
     except CompatbenchError as error:
-        state, message = "wrong", str(error)
-        fix = "take the dataset's own files, see docs/datasets.md"
+        missing = isinstance(error, DataMissing)
+        state, message = "missing" if missing else "wrong", str(error)
         class_order = False if isinstance(error, WrongClasses) else class_order
-        if isinstance(error, DataMissing):
-            state = "missing"
-            fix = f"get it ({card.homepage}), or say where it is: --data-root {name}=FOLDER"
-        if task_cards.own_folder(name) is not None:
+        where = f"say where {{}}: --data-root {name}=FOLDER"
+        if task_cards.own_folder(name) is None:
+            fix = "take the dataset's own files, see docs/datasets.md"
+            if missing:
+                fix = f"get it ({card.homepage}), or {where.format('it is')}"
+        else:
             message = message.replace("; see docs/datasets.md", "")
-            fix = _advise(card, folder, state == "missing")
+            fix = f"put right what is in {folder}, or what {task_cards.path(name)} says of it"
+            if missing:
+                fix = f"put the images there, or {where.format('they are')}"
+            elif card.source.kind == "table":
+                again = f"compatbench new-task {shlex.quote(str(folder))} --name {name} --replace"
+                fix = f"put the images back in {folder}; or, if it is meant to be so now: {again}"
     return TaskReport(
         name, state, folder, {**card.counts}, found, class_order, message, fix, (*broken,)
     )

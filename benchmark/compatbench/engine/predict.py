@@ -60,7 +60,7 @@ def predict_module(
     if wanted == FEATURES:
         inputs = read_features(backbone, test_set, cache)
     else:
-        inputs = cache.tokens(_encoder(backbone), test_set, test_set.split("test"), wanted)
+        [inputs] = cache.tokens(_encoder(backbone), test_set, test_set.split("test"), wanted)
     width, parts = classes or len(test_set.labels), []
     for count, logits in answer_batches(classifier, inputs, stream, old):
         if tuple(logits.shape) != (count, width):

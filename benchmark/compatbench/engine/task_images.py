@@ -66,13 +66,12 @@ class TaskImages:
         samples: Sequence[Sample],
         wanted: ImageInput = FEATURES,
         split: str | None = None,
-        view: View | None = None,
     ) -> Tensor | StoredRows:
         """What a classifier takes for samples of a split; features are ``[N, e]``."""
         whole = None if split is None else self.task.split(split)
         if wanted == FEATURES:
-            return self.cache.features(backbone, self.task, samples, view, whole)
-        return self.cache.tokens(backbone, self.task, samples, wanted, view, whole)
+            return self.cache.features(backbone, self.task, samples, whole)
+        return self.cache.tokens(backbone, self.task, samples, wanted, split=whole)[0]
 
     def few_shot(
         self,
@@ -90,7 +89,7 @@ class TaskImages:
             plain, *seen = self.cache.features_of_views(*asked, [View(), *views], whole)
             tokens = None
             if wanted != FEATURES:
-                tokens = self.cache.tokens_of_views(*asked, wanted, views, whole)
+                tokens = self.cache.tokens(*asked, wanted, views, whole)
             targets = label_tensor(samples).to(backbone.device)
             return FeatureSet(plain, torch.stack(seen), targets, tokens)
 

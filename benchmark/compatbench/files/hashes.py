@@ -16,9 +16,9 @@ def sha256_bytes(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
-def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
+def hash_file(path: Path, kind: str = "sha256") -> str:
+    """The SHA-256 of a file's bytes, or their MD5."""
+    digest = hashlib.new(kind, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

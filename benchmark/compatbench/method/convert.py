@@ -16,7 +16,7 @@ from compatbench.backbone.device import resolve_device
 from compatbench.data.cards.halves import half_labels
 from compatbench.data.task import task_labels
 from compatbench.errors import CompatbenchError, NotTransferable
-from compatbench.files.hashes import sha256_file
+from compatbench.files.hashes import hash_file
 from compatbench.messages import first_line, first_problem
 from compatbench.method import Method, Module, load_module
 from compatbench.method.checkpoint_reader import Checkpoint, is_archive, read_checkpoint
@@ -124,7 +124,7 @@ def import_module(
     imported = {
         "format": chosen.name,
         "file": checkpoint.path.name,
-        "sha256": sha256_file(checkpoint.path),
+        "sha256": hash_file(checkpoint.path),
         "settings": settings,
         "dtype": given.dtype,
         "classes and source": "confirmed by the file" if confirmed else "as given",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from compatbench.errors import CompatbenchError
-from compatbench.files.hashes import sha256_bytes, sha256_file, sha256_json
+from compatbench.files.hashes import hash_file, sha256_bytes, sha256_json
 from compatbench.files.project_folders import CONTENT, content_folder
 from compatbench.method import Method
 from compatbench.method.transfer import Transfer
@@ -51,7 +51,7 @@ def _hash_files(cls: type[Any]) -> list[list[str]]:
                 f"{class_file(cls)}: the card of '{cls.card.name}' names the file {file}, which "
                 "does not exist"
             )
-        hashes[file] = sha256_file(file)
+        hashes[file] = hash_file(file)
     return sorted([os.path.relpath(file, folder), value] for file, value in hashes.items())
 
 

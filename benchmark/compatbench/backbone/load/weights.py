@@ -22,7 +22,7 @@ from compatbench.data.cards import BackboneCard
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import BackboneError, CompatbenchError, MissingWeights
 from compatbench.files.atomic import write_atomic
-from compatbench.files.hashes import canonical_json, sha256_bytes, sha256_file, sha256_json
+from compatbench.files.hashes import canonical_json, hash_file, sha256_bytes, sha256_json
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -118,7 +118,7 @@ def _hash(path: Path, size: int, changed: int) -> str:
         known = json.loads(kept.read_text(encoding="utf-8"))
         if known.items() >= state.items() and _SHA256.fullmatch(str(known.get("sha256"))):
             return known["sha256"]
-    digest = sha256_file(path)
+    digest = hash_file(path)
     # If the cache cannot be written, the hash is computed again next time.
     with contextlib.suppress(CompatbenchError):
         write_atomic(kept, canonical_json({**state, "sha256": digest}).encode())

@@ -57,10 +57,6 @@ class Catalog(Generic[AnyCard]):
         names = os.listdir(folder) if (folder := self._folder()).is_dir() else []
         return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
-    def is_builtin(self, name: str) -> bool:
-        """Whether the card of this name ships with the project; one without a card does not."""
-        return name in self.builtin_names()
-
     def own(self) -> dict[str, tuple[Path, int]]:
         """The files of one's own cards by their names, and when each was changed."""
         builtin = os.path.realpath(self._folder())  # which may be the current folder
@@ -81,7 +77,7 @@ class Catalog(Generic[AnyCard]):
             CompatbenchError: no card has the name, or two have.
         """
         own = {card.path for card in own_cards() if (card.kind, card.name) == (self.kind, name)}
-        builtin = [self._folder() / f"{name}.yaml"] * self.is_builtin(name)
+        builtin = [self._folder() / f"{name}.yaml"] * (name in self.builtin_names())
         found = {os.path.realpath(path): path for path in (*sorted(own), *builtin)}
         if not found:
             raise CompatbenchError(unknown_name(name, self.names(), self.kind))
@@ -161,7 +157,9 @@ def _resolve_suite(card: Any, folder: Path) -> Any:
     tasks = tuple(resolve(task_cards, name) for name in card.tasks)
     paths = [tuple(resolve(backbone_cards, name) for name in path) for path in card.upgrades]
     renamed = dict(zip(card.upgrades, paths, strict=True))
-    groups = {title: tuple(renamed[one] for one in listed) for title, listed in card.groups.items()}
+    groups = {
+        title: tuple(renamed[path] for path in listed) for title, listed in card.groups.items()
+    }
     changes = {"tasks": tasks, "upgrades": tuple(paths), "groups": groups}
     return card.model_copy(update=changes)
 
@@ -184,9 +182,8 @@ def _select_tasks(wanted: Sequence[str]) -> tuple[str, ...]:
 
 def development_tasks(suite: SuiteCard) -> tuple[str, ...]:
     """The names of those of the suite's tasks on which settings and methods are chosen."""
-    if not suite.development:
-        return ()
-    chosen = select_names(suite.development, task_cards.names(), "development task")
+    known = task_cards.names() if suite.development else []
+    chosen = select_names(suite.development, known, "development task")
     return tuple(name for name in suite_tasks(suite) if whole_name(name) in chosen)
 
 
@@ -195,56 +192,45 @@ def suite_variants(suite: SuiteCard, task: str) -> tuple[str, ...]:
     if suite.protocol == "base-to-new":
         return (half_name(whole_name(task), "new"),)
     if suite.protocol == "cross-dataset":
-        others = tuple(name for name in _select_tasks(suite.tasks) if name != task)
-        if not others:
-            raise CompatbenchError(
-                f"suite '{suite.name}': protocol 'cross-dataset' tests modules of '{task}' on "
-                "other tasks; name some in 'tasks'"
-            )
-        return others
-    if not suite.variants:
-        return ()
+        if others := tuple(name for name in _select_tasks(suite.tasks) if name != task):
+            return others
+        raise CompatbenchError(
+            f"suite '{suite.name}': protocol 'cross-dataset' tests modules of '{task}' on other "
+            "tasks; name some in 'tasks'"
+        )
     parents = _parents()
     variants = [name for name, parent in parents.items() if parent is not None]
-    chosen = select_names(suite.variants, variants, "variant")
+    chosen = select_names(suite.variants, variants, "variant") if suite.variants else ()
     return tuple(name for name in chosen if parents[name] == task)
 
 
 def _parents() -> dict[str, str | None]:
     """The parent of every task card; None for what is no variant."""
-    own = {name: _own_parent(*file) for name, file in task_cards.own().items()}
-    return dict(sorted({**_builtin_parents(tasks_folder()), **own}.items()))
+    builtin = {name: (tasks_folder() / f"{name}.yaml", 0) for name in task_cards.builtin_names()}
+    files = sorted((builtin | task_cards.own()).items())
+    return {name: _parent(*file) for name, file in files}
 
 
 @lru_cache(maxsize=1024)
-def _own_parent(path: Path, changed: int) -> str | None:
+def _parent(path: Path, changed: int) -> str | None:
     try:
         return read_card(path, TaskCard).parent
     except CompatbenchError:
         return None  # reported when the task is asked for
 
 
-@lru_cache(maxsize=4)
-def _builtin_parents(folder: Path) -> dict[str, str | None]:
-    names = task_cards.builtin_names()
-    return {name: read_card(folder / f"{name}.yaml", TaskCard).parent for name in names}
-
-
 def names_elsewhere(suite: SuiteCard) -> set[str]:
     """The backbones and test sets of a suite that do not ship with the project."""
-    backbones = {name for path in suite.upgrades for name in path}
     tasks = suite_tasks(suite)
     test_sets = {name for task in tasks for name in (task, *suite_variants(suite, task))}
-    shipped = {
-        name
-        for name in backbones & {*backbone_cards.builtin_names()}
-        if backbone_cards.read(name).weights
-    }
-    builtin = {*task_cards.builtin_names()}
-    shipped |= {
-        name
-        for name in test_sets
-        if whole_name(name) in builtin
-        and task_cards.read(whole_name(name)).source.kind == "drawings"
-    }
-    return (backbones | test_sets) - shipped
+    builtin = {*task_cards.builtin_names(), *backbone_cards.builtin_names()}
+
+    def ships(name: str) -> bool:
+        if (whole := whole_name(name)) not in builtin:
+            return False
+        if name in test_sets:
+            return task_cards.read(whole).source.kind == "drawings"
+        return backbone_cards.read(name).weights is not None
+
+    used = test_sets.union(*suite.upgrades)
+    return {name for name in used if not ships(name)}

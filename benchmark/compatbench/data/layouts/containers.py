@@ -36,19 +36,15 @@ _READING = Lock()  # or several threads would read the same group, each into mem
 Value = TypeVar("Value")
 
 
-@dataclass(frozen=True)
-class Container:
-    """The images of a file, in its order, each with its label: a number, a name, or None.
-
-    Their identities begin with the file's name.
-    """
-
-    images: list[tuple[Stored, str | int | None]]
-    names: tuple[str, ...] = ()  # of labels 0, 1, ..., where the file tells
+# The images of a file in its order, each with its label: a number, a name, or None; and the names
+# of labels 0, 1, ..., where the file tells.
+Content = tuple[list[tuple[Stored, str | int | None]], tuple[str, ...]]
 
 
-def open_container(folder: Path, name: str, labelled: bool = True) -> Container:
+def open_container(folder: Path, name: str, labelled: bool = True) -> Content:
     """Looks into the tar shard or parquet file ``name`` below a folder.
+
+    The identities of its images begin with its name.
 
     Raises:
         CompatbenchError: the file is broken, or is ``labelled`` and an image has no label.
@@ -57,7 +53,7 @@ def open_container(folder: Path, name: str, labelled: bool = True) -> Container:
     return (_open_parquet if name.endswith(PARQUET) else _open_shard)(path, name, labelled)
 
 
-def _open_shard(path: Path, name: str, labelled: bool) -> Container:
+def _open_shard(path: Path, name: str, labelled: bool) -> Content:
     """An image ``x.jpg`` has its label, a number, in ``x.cls``, perhaps captions in ``x.txt``."""
     total = size_of(path)
     images: dict[str, tuple[int, int]] = {}
@@ -87,15 +83,16 @@ def _open_shard(path: Path, name: str, labelled: bool) -> Container:
         if stem not in images or labels.get(stem, -1 if labelled else 0) < 0:
             raise CompatbenchError(f"{path}: {stem!r} is not an image with a label")
     members = {s: Member(f"{name}/{s}", -1, path, *images[s], texts.get(s)) for s in images}
-    return Container([(members[s], labels[s] if labelled else None) for s in members])
+    return [(members[stem], labels[stem] if labelled else None) for stem in members], ()
 
 
 @dataclass(frozen=True, slots=True)
 class ParquetRow(Stored):
-    """One image in a parquet file, in row ``number``."""
+    """One image in a parquet file: in a row of a group of rows, which is read as a whole."""
 
     file: Path
-    number: int
+    group: int
+    row: int
 
     @property
     def size(self) -> int:
@@ -105,27 +102,23 @@ class ParquetRow(Stored):
     def read(self) -> bytes:
         """The bytes of the image; ``BrokenImages`` if there is none."""
         with _READING:
-            group = first = 0
-            sizes = _group_sizes(self.file)
-            while group < len(sizes) and self.number >= first + sizes[group]:
-                first, group = first + sizes[group], group + 1
-            if group == len(sizes):
-                what = f"has {first} rows, and none of number {self.number}"
-                raise BrokenImages(f"{self.file} {what}")
-            content = _read_group(self.file, group)[self.number - first]
+            content = _read_group(self.file, self.group)[self.row]
         if content is None:
-            what = f"row {self.number} holds no image, but at most its address"
+            what = f"{self.id} holds no image, but at most its address"
             raise BrokenImages(f"{self.file}: {what}")
         return content
 
 
-def _open_parquet(path: Path, name: str, labelled: bool) -> Container:
-    schema = open_parquet(path).schema_arrow
+def _open_parquet(path: Path, name: str, labelled: bool) -> Content:
+    file = open_parquet(path)
+    schema, about = file.schema_arrow, file.metadata
     _image_column(path, schema)
     column = next((column for column in _LABELS if column in schema.names), "")
     if labelled and not column:
         raise CompatbenchError(f"{path} has no column 'label'; it has {', '.join(schema.names)}")
-    labels = read_columns(path, [column])[column] if labelled else [None] * sum(_group_sizes(path))
+    sizes = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
+    places = [(group, row) for group, size in enumerate(sizes) for row in range(size)]
+    labels = read_columns(path, [column])[column] if labelled else [None] * len(places)
     if not all(label is None or isinstance(label, (str, int)) for label in labels):
         raise CompatbenchError(f"{path}: column '{column}' holds neither numbers nor names")
 
@@ -134,8 +127,8 @@ def _open_parquet(path: Path, name: str, labelled: bool) -> Container:
         features = about.get("info", {}).get("features", {})
         return tuple(map(str, features.get(column, {}).get("names", ())))
 
-    rows = (ParquetRow(f"{name}/{number}", -1, path, number) for number in range(len(labels)))
-    return Container(list(zip(rows, labels, strict=True)), _guard(path, read_names))
+    rows = (ParquetRow(f"{name}/{i}", -1, path, *place) for i, place in enumerate(places))
+    return list(zip(rows, labels, strict=True)), _guard(path, read_names)
 
 
 def hub_class_names(folder: Path) -> tuple[str, ...]:
@@ -193,12 +186,6 @@ def _image_column(path: Path, schema: Any) -> str:
         if str(kind) in ("binary", "large_binary"):
             return str(column.name)
     raise CompatbenchError(f"{path} has no column of images; it has {', '.join(schema.names)}")
-
-
-@lru_cache(maxsize=256)
-def _group_sizes(path: Path) -> tuple[int, ...]:
-    about = open_parquet(path).metadata
-    return tuple(about.row_group(group).num_rows for group in range(about.num_row_groups))
 
 
 @lru_cache(maxsize=2)  # images are read in their order, by threads on both sides of a border

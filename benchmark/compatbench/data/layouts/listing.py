@@ -83,10 +83,6 @@ class Listing:
     templates: list[str] = field(default_factory=list)  # prompts that the data brings, with {}
     stored: dict[str, Stored] = field(default_factory=dict)  # images in other files, by path
 
-    def where(self, row: int, path: str) -> str:
-        """The place of a row, for errors."""
-        return f"{self.table}:{row}" if self.table else f"{self.folder / path}"
-
 
 def make_frame(rows: Iterable[tuple[str, str | int | None, str]]) -> pd.DataFrame:
     """The frame of rows of path, label and split."""
@@ -110,14 +106,15 @@ def open_images(listing: Listing, classes: Classes, within: Path | None = None) 
     samples: dict[str, list[Sample]] = {split: [] for split in SPLITS}
     frame = listing.frame
     columns = frame["path"], frame["label"], frame["split"]
-    for row, path, label, split in zip(frame.index, *columns, strict=True):
-        if label not in numbers:
-            what = f"label {label!r} is not a class of '{classes.task}'"
-            raise WrongClasses(f"{listing.where(row, path)}: {what}")
-        if split not in samples:
+    for line, path, label, split in zip(frame.index, *columns, strict=True):
+        if label not in numbers or split not in samples:
+            where = f"{listing.table}:{line}" if listing.table else f"{listing.folder / path}"
+            if label not in numbers:
+                what = f"label {label!r} is not a class of '{classes.task}'"
+                raise WrongClasses(f"{where}: {what}")
             what = f"split {split!r} of {path!r}: give it one of {', '.join(SPLITS)}"
-            raise BrokenImages(f"{listing.where(row, path)}: {what}")
-        if (stored := _find_stored(listing, path, bool(classes.folders))) is None:
+            raise BrokenImages(f"{where}: {what}")
+        if (stored := _find_stored(listing, path)) is None:
             samples[split].append(Sample(path, numbers[label]))
         else:
             samples[split].append(replace(stored, label=numbers[label]))
@@ -127,28 +124,19 @@ def open_images(listing: Listing, classes: Classes, within: Path | None = None) 
     return source
 
 
-def _find_stored(listing: Listing, path: str, labelled: bool) -> Stored | None:
+def _find_stored(listing: Listing, path: str) -> Stored | None:
     """The image of a path in a shard or parquet file; None if the path is a file's."""
-    if path not in listing.stored:
-        file, inner = split_path(listing.folder, path)
-        if not file:
-            return None
-        images = open_container(listing.folder, file, labelled and file.endswith(TAR)).images
-        listing.stored |= {image.id: image for image, _ in images}
-        if path not in listing.stored:
-            place = f"{listing.folder / file} has no image {inner!r}"
-            raise CompatbenchError(f"{place}, see {listing.table}")
-    return listing.stored[path]
-
-
-def split_path(folder: Path, path: str) -> tuple[str, str]:
-    """Of an image in a shard or parquet file, that file and what is in it; else '' and the path."""
-    if TAR in path or PARQUET in path:
-        parts = PurePosixPath(path).parts
-        for number, part in enumerate(parts[:-1], 1):
-            if part.endswith((TAR, PARQUET)) and not folder.joinpath(*parts[:number]).is_dir():
-                return "/".join(parts[:number]), "/".join(parts[number:])
-    return "", path
+    if path in listing.stored or not (TAR in path or PARQUET in path):
+        return listing.stored.get(path)
+    for around in reversed(PurePosixPath(path).parents):
+        if around.suffix in (TAR, PARQUET) and not (listing.folder / around).is_dir():
+            images, _ = open_container(listing.folder, str(around), labelled=False)
+            listing.stored |= {image.id: image for image, _ in images}
+            if path not in listing.stored:
+                what = f"{listing.folder / around} has no image {path!r}"
+                raise CompatbenchError(f"{what}, see {listing.table}")
+            return listing.stored[path]
+    return None
 
 
 def check_inside(path: str) -> str:

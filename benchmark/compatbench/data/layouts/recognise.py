@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from compatbench.data.images.dataset_files import inside, read_lines
+from compatbench.data.images.dataset_files import inside, read_lines, unreadable
 from compatbench.data.layouts.containers import PARQUET, TAR
 from compatbench.data.layouts.csv_lists import SPLIT_NAMES, choose_columns, read_csv, scan_list
 from compatbench.data.layouts.listing import CLASS_NAMES, Listing, make_frame
-from compatbench.data.layouts.scanners import (
-    EXTENSIONS,
-    class_rows,
-    list_tree,
-    scan_containers,
-)
+from compatbench.data.layouts.scanners import EXTENSIONS, is_image, scan_containers
 from compatbench.errors import CompatbenchError
 
 LISTS = (".csv", ".tsv")
@@ -37,27 +33,31 @@ def scan(place: Path, ignore: Path | None = None) -> Listing:
     """
     if not place.exists():
         raise CompatbenchError(f"there is no folder or file {place}")
-    if place.is_dir():
-        folder, entries = place, list(list_tree(place, place))
-        lists = [name for name in entries if "/" not in name and name.lower().endswith(LISTS)]
-        lists = [name for name in lists if place / name != ignore and _is_list(place / name)]
-        if len(lists) > 1:
-            both = " and ".join(lists)
-            raise CompatbenchError(f"{place} has several lists, {both}; give the path of one")
-    else:
-        folder, entries = place.parent, [place.name]
-        lists = [place.name] if place.suffix.lower() in LISTS else []
-        if lists and place == ignore:
-            raise CompatbenchError(f"{place} would be replaced; choose another name: --name")
+    is_folder = place.is_dir()
+    folder, entries = (
+        (place, list(_list_tree(place))) if is_folder else (place.parent, [place.name])
+    )
+
+    def ending(*endings: str) -> list[str]:
+        return sorted(name for name in entries if name.lower().endswith(endings))
+
+    lists = ending(*LISTS)
+    if is_folder:
+        lists = [name for name in lists if "/" not in name and place / name != ignore]
+        lists = [name for name in lists if _is_list(place / name)]
+    elif lists and place == ignore:
+        raise CompatbenchError(f"{place} would be replaced; choose another name: --name")
+    if len(lists) > 1:
+        both = " and ".join(lists)
+        raise CompatbenchError(f"{place} has several lists, {both}; give the path of one")
     if lists:
         return _scan_list(folder / lists[0])
-    parquet, shards = ([e for e in entries if e.lower().endswith(end)] for end in (PARQUET, TAR))
-    if parquet:
-        files = {name: _split_of(name) for name in sorted(parquet)}
+    if parquet := ending(PARQUET):
+        files = {name: _split_of(name) for name in parquet}
         listing = scan_containers(folder, files, "parquet file")
-    elif shards:
+    elif shards := ending(TAR):
         listing = _scan_shards(folder, sorted(shards, key=_by_number))
-    elif place.is_dir():
+    elif is_folder:
         return _scan_folders(folder, entries)
     else:
         raise CompatbenchError(
@@ -68,6 +68,33 @@ def scan(place: Path, ignore: Path | None = None) -> Listing:
         raise CompatbenchError(f"{place} holds no image with a label")
     listing.frame["label"] = listing.frame["label"].map(str)
     return listing
+
+
+def _list_tree(root: Path) -> Iterator[str]:
+    """What is below a folder, with slashes, sorted folder by folder; folders end with a slash.
+
+    What is hidden is left out. A link to a folder, which might lead round in circles, is an error,
+    and so is a name that is not plain.
+    """
+
+    def stop(error: OSError) -> None:
+        raise unreadable(Path(error.filename), error)
+
+    for place, folders, files in os.walk(root, onerror=stop):
+        inner = Path(place).relative_to(root)
+        prefix = f"{inner.as_posix()}/" if inner.parts else ""
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files = sorted(name for name in files if not name.startswith("."))
+        for name in (*folders, *files):
+            if not name.isprintable() or "\\" in name:
+                raise CompatbenchError(f"{place} holds {name!r}; rename it in plain characters")
+            if os.path.islink(os.path.join(place, name)):
+                inside(root, place, name)
+                if name in folders:
+                    fix = "put the folder itself there"
+                    raise CompatbenchError(f"{place}/{name} is a link to a folder; {fix}")
+        yield from (f"{prefix}{name}/" for name in folders)
+        yield from (f"{prefix}{name}" for name in files)
 
 
 def list_images(folder: Path, most: int | None = None) -> list[str]:
@@ -81,7 +108,7 @@ def list_images(folder: Path, most: int | None = None) -> list[str]:
     files = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+        if is_image(path.name) and not path.name.startswith(".") and path.is_file()
     )
     if not files:
         raise CompatbenchError(f"--images: {folder} holds no image ({', '.join(EXTENSIONS)})")
@@ -112,48 +139,41 @@ def _scan_list(path: Path) -> Listing:
 
 def _scan_folders(folder: Path, entries: Sequence[str]) -> Listing:
     """``[split/]class/.../image``, perhaps below folders around all of that."""
-    images = [name for name in entries if name.lower().endswith(EXTENSIONS)]
+    images = list(filter(is_image, entries))
     if not images:
         raise CompatbenchError(f"{folder} holds no image ({', '.join(EXTENSIONS)})")
-    deep = [name for name in images if "/" in name]
+    deep = [PurePosixPath(name).parts for name in images if "/" in name]
     if not deep:
         raise CompatbenchError(
             f"{folder} holds {len(images)} images and no class folders; sort them into a folder "
             "per class, or list them in a CSV with the columns path,label"
         )
-    around = ""
-    while len({_top(name) for name in deep}) == 1 and all(name.count("/") > 1 for name in deep):
-        around += f"{_top(deep[0])}/"
-        deep = [name.partition("/")[2] for name in deep]
-    tops = {_top(name) for name in deep}
-    splits = sorted(name for name in tops if name.lower() in SPLIT_NAMES)
-    kind, notes = "class folders", []
+    notes = []
     if beside := len(images) - len(deep):
         notes.append(f"{beside:,} images beside the folders skipped")
+    level = 0  # of the folders of splits or classes
+    while len({parts[level] for parts in deep}) == 1 and all(len(p) > level + 2 for p in deep):
+        level += 1
+    tops = {parts[level] for parts in deep}
+    splits = sorted(name for name in tops if name.lower() in SPLIT_NAMES)
     if "train" in {SPLIT_NAMES[name.lower()] for name in splits} and len(tops) > 1:
-        kind, rows = "class folders with splits", []
         if extra := sorted(tops.difference(splits)):
             raise CompatbenchError(
                 f"{folder}: beside {' and '.join(splits)} lies '{extra[0]}', which is no split; "
                 "remove it, or give the folder of the classes"
             )
-        if flat := [name for name in deep if name.count("/") < 2]:
-            path = around + flat[0]
-            raise CompatbenchError(f"{folder}: {path} is in no class folder; sort it into one")
-        for top in splits:
-            below = [name.partition("/")[2] for name in deep if _top(name) == top]
-            rows += class_rows(below, f"{around}{top}/", SPLIT_NAMES[top.lower()])
-    else:
-        folders = (name for name in entries if name.endswith("/") and name.startswith(around))
-        inner = {name[len(around) : -1] for name in folders}
-        if empty := sorted(name for name in inner - tops if name and "/" not in name):
-            notes.append(f"folders without an image are no classes: {', '.join(empty)}")
-        rows = class_rows(deep, around, "")
-    return Listing(kind, folder, make_frame(rows), notes=notes)
-
-
-def _top(path: str) -> str:
-    return path.partition("/")[0]
+        if flat := ["/".join(parts) for parts in deep if len(parts) < level + 3]:
+            raise CompatbenchError(f"{folder}: {flat[0]} is in no class folder; sort it into one")
+        rows = [("/".join(p), p[level + 1], SPLIT_NAMES[p[level].lower()]) for p in deep]
+        rows.sort(key=lambda row: row[0].split("/")[level])
+        return Listing("class folders with splits", folder, make_frame(rows), notes=notes)
+    around = PurePosixPath(*deep[0][:level])
+    inner = [PurePosixPath(name) for name in entries if name.endswith("/")]
+    empty = sorted(p.name for p in inner if p.parent == around and p.name not in tops)
+    if empty:
+        notes.append(f"folders without an image are no classes: {', '.join(empty)}")
+    rows = [("/".join(parts), parts[level], "") for parts in deep]
+    return Listing("class folders", folder, make_frame(rows), notes=notes)
 
 
 def _scan_shards(folder: Path, shards: Sequence[str]) -> Listing:

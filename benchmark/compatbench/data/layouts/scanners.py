@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,46 +49,20 @@ def open_layout(folder: Path, card: OnDisk, classes: Classes) -> ImageSource:
     return open_images(scan(folder, card, classes), classes, folder)
 
 
-def list_tree(root: Path, within: Path, depth: int | None = None) -> Iterator[str]:
-    """What is below a folder, with slashes, folder by folder; those that are entered end with one.
+def list_folder(folder: Path) -> list[str]:
+    """What is in a folder, sorted by code point, which no language setting changes.
 
-    It is sorted by code point, which no language setting changes; what is hidden is left out.
-
-    Args:
-        within: the folder that no link leaves.
-        depth: of folders that are entered; links to these are followed. Without it such a link,
-            which might lead round in circles, is an error, and so is a name that is not plain.
+    What is hidden is left out.
     """
-
-    def stop(error: OSError) -> None:
-        raise unreadable(Path(error.filename), error)
-
-    for place, folders, files in os.walk(root, onerror=stop, followlinks=depth is not None):
-        inner = Path(place).relative_to(root)
-        prefix = f"{inner.as_posix()}/" if inner.parts else ""
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files = sorted(name for name in files if not name.startswith("."))
-        for name in folders if depth is not None else (*folders, *files):
-            if depth is None and (not name.isprintable() or "\\" in name):
-                raise CompatbenchError(f"{place} holds {name!r}; rename it in plain characters")
-            if os.path.islink(os.path.join(place, name)):
-                inside(within, place, name)
-                if depth is None and name in folders:
-                    fix = "put the folder itself there"
-                    raise CompatbenchError(f"{place}/{name} is a link to a folder; {fix}")
-        if depth is not None and len(inner.parts) >= depth:
-            files, folders[:] = sorted([*files, *folders]), []
-        yield from (f"{prefix}{name}/" for name in folders)
-        yield from (f"{prefix}{name}" for name in files)
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise unreadable(folder, error) from None
 
 
-def class_rows(files: Iterable[str], place: str, split: str) -> Rows:
-    """The images among ``class/.../image``, which are below ``place``."""
-    return [
-        (f"{place}{file}", file.partition("/")[0], split)
-        for file in files
-        if "/" in file and file.lower().endswith(EXTENSIONS)
-    ]
+def is_image(name: str) -> bool:
+    """Whether a file has the ending of an image."""
+    return name.lower().endswith(EXTENSIONS)
 
 
 def scan_class_folders(folder: Path, card: ClassFoldersSource, classes: Classes) -> Listing:
@@ -109,16 +83,17 @@ def scan_class_folders(folder: Path, card: ClassFoldersSource, classes: Classes)
     rows: Rows = []
     for split in SPLITS:
         if place := getattr(card, split):
-            entries = list(list_tree(root := inside(folder, base, place), folder, depth=1))
-            _check_folders(root, entries, classes)
-            files = (name for name in entries if name.count("/") == 1 and name.isprintable())
-            order = {name: label for label, name in enumerate(classes.folders)}
-            rows += sorted(class_rows(files, f"{place}/", split), key=lambda row: order[row[1]])
+            root = inside(folder, base, place)
+            _check_folders(root, classes)
+            for name in classes.folders:
+                files = filter(is_image, list_folder(inside(folder, root, name)))
+                rows += [(f"{place}/{name}/{file}", name, split) for file in files]
     return Listing("class folders", base, make_frame(rows))
 
 
-def _check_folders(root: Path, entries: Sequence[str], classes: Classes) -> None:
-    there = {name[:-1] for name in entries if name.endswith("/")}
+def _check_folders(root: Path, classes: Classes) -> None:
+    entries = list_folder(root)
+    there = {name for name in entries if os.path.isdir(root / name)}
     if entries and not there:
         what = f"{len(entries)} files and no class folders"
         raise BrokenImages(f"{root} holds {what}; sort them into folders (see docs/datasets.md)")
@@ -236,14 +211,14 @@ def scan_containers(
     listing = Listing(count(len(files), noun), folder, make_frame(()))
     page = hub_class_names(folder)
     for name, split in files.items():
-        container = open_container(folder, name, labelled)
-        if labelled and all(label in (None, -1) for _, label in container.images):
+        images, names = open_container(folder, name, labelled)
+        if labelled and all(label in (None, -1) for _, label in images):
             listing.notes.append(f"{name} has no labels and is skipped")
             continue
-        if (names := container.names or page) and classes is not None:
+        if (names := names or page) and classes is not None:
             classes.check(names, folder / name, exact=False)
         listing.names |= {str(label): title for label, title in enumerate(names)}
-        for image, label in container.images:
+        for image, label in images:
             if labelled and (label in (None, -1) or not str(label).isprintable()):
                 raise WrongClasses(f"{folder / image.id}: label {label!r} is not a class's name")
             listing.stored[image.id] = image

@@ -21,7 +21,7 @@ from typing import Any
 
 from compatbench.engine.task_images import UNKNOWN
 from compatbench.errors import CompatbenchError
-from compatbench.files.hashes import sha256_file
+from compatbench.files.hashes import hash_file
 
 JOB = "job.json"
 SECONDS = 3 * 3600.0  # that the job may take
@@ -52,7 +52,7 @@ def copy_without_labels(tasks: Path, copy: Path) -> None:
             row[label] = str(UNKNOWN) if row[split] == "test" else row[label]
         text = "".join(",".join(row) + "\n" for row in (header, *rows))
         path.write_text(text, encoding="utf-8")
-        manifest["files"][f"splits/{path.name}"]["sha256"] = sha256_file(path)
+        manifest["files"][f"splits/{path.name}"]["sha256"] = hash_file(path)
     place.write_text(json.dumps(manifest), encoding="utf-8")
 
 
