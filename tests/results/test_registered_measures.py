@@ -106,7 +106,7 @@ def test_on_the_source_nothing_is_compared_with_the_source() -> None:
 def test_a_name_is_registered_once() -> None:
     with pytest.raises(ValueError, match="two measures 'correct'"):
 
-        @measure(title="Again", unit="images", direction=None, sentence="again")
+        @measure("Again", "images")
         def correct(answers: Answers) -> int:
             return 0
 

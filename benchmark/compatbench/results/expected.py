@@ -27,6 +27,9 @@ class Expected:
     # What 'variants' are: of a protocol, test sets with classes of their own.
     protocol: Protocol = "few-shot"
 
+    def __hash__(self) -> int:
+        return hash((self.tasks, self.shots, self.seeds, self.upgrades))
+
     @property
     def measured_tasks(self) -> tuple[str, ...]:
         """All tasks that the suite asks for."""

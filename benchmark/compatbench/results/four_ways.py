@@ -20,7 +20,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.results.estimate import Interval, estimate, harmonic_mean_of_means
 from compatbench.results.expected import Expected, Upgrade
-from compatbench.results.method_results import MethodInfo, MethodResults
+from compatbench.results.method_results import MethodInfo, MethodResults, remembered
 from compatbench.results.standing import compute_standing
 
 Classes = Literal["own", "other"]
@@ -129,6 +129,7 @@ def measure_four_ways(
     return sorted((_measure(method, expected, upgrade, shots) for method in methods), key=order)
 
 
+@remembered
 def _measure(results: MethodResults, expected: Expected, upgrade: Upgrade, shots: int) -> FourWays:
     columns, reasons = dict[str, list[object]](), dict[Classes, str]()
     for number, classes in enumerate(CLASSES):

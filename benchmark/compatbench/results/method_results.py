@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, ClassVar, Literal
+from functools import cached_property, wraps
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,21 @@ from pydantic import ConfigDict
 from compatbench.data.cards import COPIED, ConfigName
 from compatbench.data.needs import Need
 from compatbench.results.rows import Cost, Row, to_frame, with_figures
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def remembered(function: _Function) -> _Function:
+    """A function of results that computes what it gives once, for as long as these are there."""
+
+    @wraps(function)
+    def look_up(results: Any, *arguments: Any) -> Any:
+        key = function, *arguments
+        if key not in results.memory:
+            results.memory[key] = function(results, *arguments)
+        return results.memory[key]
+
+    return cast(_Function, look_up)
 
 
 @dataclass(frozen=True)
@@ -49,7 +64,8 @@ class MethodResults:
     rows: pd.DataFrame  # the lines of the files (``Row``, ``Cost``)
     costs: pd.DataFrame = field(default_factory=lambda: to_frame([], Cost))
     transfer: str | None = COPIED  # of the rows; None if they are of every transfer, as in a file
-    _columns: dict[str, NDArray[Any]] = field(default_factory=dict, init=False, repr=False)
+    # What functions that are ``remembered`` have given for these results.
+    memory: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def ranked_with(self) -> str | None:
@@ -67,18 +83,17 @@ class MethodResults:
         """The rows with their figures (see ``with_figures``) and what they took."""
         return with_figures(self.rows, self.costs)
 
+    @remembered
     def column(self, name: str) -> NDArray[Any]:
         """A column of the table, of floats or of text, ``[rows + 1]``.
 
         The last entry is NaN, or an empty text, so that position −1 has none.
         """
-        if name not in self._columns:
-            values = self.table[name]
-            # Text is of another type in pandas 2 than in pandas 3.
-            numeric = pd.api.types.is_numeric_dtype(values.dtype)
-            dtype, nothing = (float, np.nan) if numeric else (object, "")
-            self._columns[name] = np.append(values.to_numpy(dtype, na_value=nothing), nothing)
-        return self._columns[name]
+        values = self.table[name]
+        # Text is of another type in pandas 2 than in pandas 3.
+        numeric = pd.api.types.is_numeric_dtype(values.dtype)
+        dtype, nothing = (float, np.nan) if numeric else (object, "")
+        return np.append(values.to_numpy(dtype, na_value=nothing), nothing)
 
     @cached_property
     def _positions(self) -> dict[tuple[object, ...], int]:
@@ -104,6 +119,7 @@ class SuiteResults:
 
     name: str
     all: tuple[MethodResults, ...]  # every method by every transfer, those copied first
+    memory: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def transfers(self) -> list[str]:

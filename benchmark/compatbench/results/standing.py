@@ -25,7 +25,7 @@ from compatbench.results.estimate import (
 )
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.measures.registry import Side, list_measures
-from compatbench.results.method_results import MethodInfo, MethodResults
+from compatbench.results.method_results import MethodInfo, MethodResults, remembered
 
 State = Literal["complete", "not ranked", "not transferable", "incomplete", "refused"]
 MeasureName = str  # of a measure of an upgrade
@@ -151,6 +151,7 @@ class Standing:
         return sum(gain < 0 for gain, _ in gains), task, worst
 
 
+@remembered
 def compute_standing(
     results: MethodResults,
     expected: Expected,
@@ -176,6 +177,7 @@ def compute_standing(
     return Standing(results, upgrade, tasks, tasks, seeds, rows, unranked)
 
 
+@remembered
 def follow_path(
     results: MethodResults, expected: Expected, path: Sequence[str], shots: int
 ) -> dict[Literal["accuracy", "gain"], list[Mean | None]]:
@@ -220,6 +222,7 @@ def paired_interval(one: Standing, other: Standing, measure: MeasureName) -> Int
     return estimate([left[dataset] - right[dataset] for dataset in left])
 
 
+@remembered
 def compute_retained(
     results: MethodResults, expected: Expected, upgrade: Upgrade, shots: int
 ) -> tuple[Mean | None, Mean | None, Interval | None]:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from compatbench.data.cards import COPIED
 from compatbench.results.estimate import Array, Interval, estimate, mean
 from compatbench.results.expected import Expected, Upgrade
-from compatbench.results.method_results import SuiteResults
+from compatbench.results.method_results import SuiteResults, remembered
 from compatbench.results.standing import (
     compute_standing,
     dataset_means,
@@ -88,6 +88,7 @@ def count_labels(transfers: Sequence[str]) -> dict[int, str]:
     return dict(sorted(numbers.items()))
 
 
+@remembered
 def price_ways(
     results: SuiteResults, expected: Expected, method: str, upgrade: Upgrade, shots: int
 ) -> list[Price]:

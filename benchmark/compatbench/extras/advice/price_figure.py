@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import chain
+from pathlib import Path
 
 from compatbench.extras.advice.price import (
     access_of,
@@ -15,10 +16,8 @@ from compatbench.extras.advice.price import (
 )
 from compatbench.extras.advice.price_tables import has_prices
 from compatbench.results.expected import Upgrade
-from compatbench.tables.figures.colours import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY
-from compatbench.tables.figures.curve_specs import panels
-from compatbench.tables.figures.kinds import FigureKind
-from compatbench.tables.figures.spec_parts import Shown, Spec
+from compatbench.tables.figures.kinds import read_kinds
+from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.figures.values import panel_record, two_digits
 from compatbench.tables.suite_page import SuitePage
 
@@ -61,20 +60,4 @@ def price_figures(page: SuitePage) -> Iterator[tuple[str, Shown]]:
         yield page.path_title(upgrade), price_values(page, upgrade)
 
 
-def price_spec() -> Spec:
-    """Accuracy against labels: training anew as a curve, ways without labels as level lines."""
-    level = [(colour, False) for colour in (RED, ORANGE, GREEN, PURPLE, SKY, INK, GREY)]
-    return panels("labels per class", "target accuracy, %", [(BLUE, True), *level], columns=2)
-
-
-PRICE_FIGURE = FigureKind(
-    name="price",
-    title="Accuracy against labels",
-    alt="Accuracy on the target against labels per class, with ways that need none as lines",
-    about=(
-        "How accuracy on the new model grows with labelled images per class, and which way of "
-        "bringing the old module along is best for what it needs."
-    ),
-    spec=price_spec,
-    of_suite=price_figures,
-)
+[PRICE_FIGURE] = read_kinds(str(Path(__file__).with_name("price.yaml.jinja")), price=price_figures)

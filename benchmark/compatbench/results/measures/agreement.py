@@ -5,13 +5,9 @@ import numpy as np
 from compatbench.results.measures.registry import Answers, measure
 
 
-@measure(
-    title="Agreement",
-    unit="percent",
-    direction=None,
-    sentence="images with the same predicted class on source and target",
-)
+@measure("Agreement", "percent")
 def agreement(answers: Answers) -> float | None:
+    """Images with the same predicted class on source and target."""
     if answers.source is None:
         return None
     same = np.asarray(answers.source.classes) == np.asarray(answers.predictions.classes)

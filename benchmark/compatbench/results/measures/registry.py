@@ -30,7 +30,7 @@ Side = Literal["source", "target"]
 Kind = Literal["answers", "row", "upgrade"]
 Columns = Mapping[str, NDArray[np.float64]]  # by name, [rows]; NaN where a row has no number
 
-FIRST = ("standard", "upgrade_means")  # files whose measures come before those of others
+STANDARD = "standard"  # the file whose measures come before those of others
 _FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
 
 
@@ -97,38 +97,37 @@ def _register(new: Measure) -> None:
 
 
 def measure(
-    *,
     title: str,
-    unit: Unit,
-    direction: Direction,
-    sentence: str,
+    unit: Unit = "",
+    direction: Direction = None,
+    *,
     of: Kind = "answers",
     mean_on: Side | None = "target",
 ) -> Callable[[_FunctionT], _FunctionT]:
-    """Registers a function as a measure under its own name.
+    """Registers a function as a measure under its own name; its docstring begins with the sentence.
 
     Args:
         of: what it is a function of. Of ``answers``, it gives an integer for ``images``, a float
             for other units, and None where there is no number; of a ``row``, it is given
             ``Columns`` and gives one, ``[rows]``; of an ``upgrade``, it is given a ``Standing``
             and gives figures ``[seeds, tasks]``.
-        mean_on: the side of an upgrade on which a number in another unit than images is also
-            averaged over tasks and seeds.
+        mean_on: the side of an upgrade on which a number of answers, in another unit than images,
+            is also averaged over tasks and seeds.
     """
 
     def decorate(function: _FunctionT) -> _FunctionT:
-        name, standard = function.__name__, function.__module__.rpartition(".")[2] in FIRST
+        name, standard = function.__name__, function.__module__.rpartition(".")[2] == STANDARD
+        words = " ".join((function.__doc__ or "").partition("\n\n")[0].split()).rstrip(".")
+        sentence = words[:1].lower() + words[1:]
         _register(Measure(name, title, unit, direction, sentence, of, function, standard))
-        if of != "upgrade" and mean_on is not None and unit != "images":
-            add_mean(name, name, side=mean_on)
+        if of == "answers" and mean_on is not None and unit != "images":
+            add_mean(name, name, mean_on)
         return function
 
     return decorate
 
 
-def add_mean(
-    name: str, column: str, *, side: Side, title: str | None = None, sentence: str | None = None
-) -> None:
+def add_mean(name: str, column: str, side: Side, title: str = "", sentence: str = "") -> None:
     """Registers the mean of a column on one side of an upgrade: of a stored measure, or of a row.
 
     Title and sentence are those of the column, if they are not given.
@@ -147,7 +146,7 @@ def list_measures(kind: Kind) -> dict[str, Measure]:
     """The measures of a kind by name, in the order of columns."""
     package = __name__.rpartition(".")[0]
     names = {module.name for module in pkgutil.iter_modules(import_module(package).__path__)}
-    for name in [*FIRST, *sorted(names.difference(FIRST))]:
+    for name in sorted(names, key=lambda name: (name != STANDARD, name)):
         import_module(f"{package}.{name}")
     return {each.name: each for each in _MEASURES.values() if each.kind == kind}
 

@@ -1,68 +1,63 @@
-"""Counts, flips (arXiv:2011.09161), calibration (arXiv:1706.04599), and what rows give."""
+"""Counts, flips (arXiv:2011.09161), calibration (arXiv:1706.04599), and what rows give.
+
+Figures of an upgrade are of a method's rows on both sides, ``[seeds, tasks]``.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compatbench.results.measures.registry import Answers, Columns, measure
+from compatbench.harmonic_mean import harmonic_mean
+from compatbench.results.measures.registry import Answers, Columns, add_mean, measure
+
+if TYPE_CHECKING:
+    from compatbench.results.standing import Standing
 
 BINS = 15  # of equal mass
 
 Figures = NDArray[np.float64]
 
 
-@measure(title="Correct", unit="images", direction="higher", sentence="classified right")
+@measure("Correct", "images", "higher")
 def correct(answers: Answers) -> int:
+    """Classified right."""
     return int(answers.right(answers.predictions).sum())
 
 
-@measure(title="Images", unit="images", direction=None, sentence="in the test set")
+@measure("Images", "images")
 def total(answers: Answers) -> int:
+    """In the test set."""
     return len(answers.targets)
 
 
-@measure(
-    title="Zero-shot correct",
-    unit="images",
-    direction=None,
-    sentence="classified right by the model's own zero-shot classifier",
-)
+@measure("Zero-shot correct", "images")
 def zero_shot_correct(answers: Answers) -> int:
+    """Classified right by the model's own zero-shot classifier."""
     return int(answers.right(answers.zero_shot).sum())
 
 
-@measure(
-    title="Negative flips",
-    unit="images",
-    direction="lower",
-    sentence="right on the source and wrong on the target",
-)
+@measure("Negative flips", "images", "lower")
 def negative_flips(answers: Answers) -> int | None:
+    """Right on the source and wrong on the target."""
     if answers.source is None:
         return None
     return int((answers.right(answers.source) & ~answers.right(answers.predictions)).sum())
 
 
-@measure(
-    title="Positive flips",
-    unit="images",
-    direction="higher",
-    sentence="wrong on the source and right on the target",
-)
+@measure("Positive flips", "images", "higher")
 def positive_flips(answers: Answers) -> int | None:
+    """Wrong on the source and right on the target."""
     if answers.source is None:
         return None
     return int((~answers.right(answers.source) & answers.right(answers.predictions)).sum())
 
 
-@measure(
-    title="Inconsistent errors",
-    unit="images",
-    direction="lower",
-    sentence="wrong on source and target, with another class each time",
-)
+@measure("Inconsistent errors", "images", "lower")
 def inconsistent_errors(answers: Answers) -> int | None:
+    """Wrong on source and target, with another class each time."""
     if answers.source is None:
         return None
     before, after = np.asarray(answers.source.classes), np.asarray(answers.predictions.classes)
@@ -70,17 +65,12 @@ def inconsistent_errors(answers: Answers) -> int | None:
     return int((wrong & (before != after)).sum())
 
 
-@measure(
-    title="ECE",
-    unit="percent",
-    direction="lower",
-    sentence="expected calibration error, over 15 bins of equal mass",
-    mean_on=None,
-)
+@measure("ECE", "percent", "lower", mean_on=None)
 def ece(answers: Answers) -> float:
-    """The mean over bins, weighted by their images, of |accuracy − mean confidence|.
+    """Expected calibration error, over 15 bins of equal mass.
 
-    The order of the images does not matter.
+    The mean over bins, weighted by their images, of |accuracy − mean confidence|. The order of the
+    images does not matter.
     """
     right = answers.right(answers.predictions)
     confidence = np.asarray(answers.predictions.confidence, dtype=np.float64)
@@ -96,73 +86,66 @@ def _percent(row: Columns, name: str) -> Figures:
     return 100 * row[name] / row["total"]
 
 
-@measure(
-    of="row",
-    title="Accuracy",
-    unit="percent",
-    direction="higher",
-    sentence="top-1 accuracy",
-    mean_on=None,
-)
+@measure("Accuracy", "percent", "higher", of="row")
 def accuracy(row: Columns) -> Figures:
+    """Top-1 accuracy."""
     return _percent(row, "correct")
 
 
-@measure(
-    of="row",
-    title="Zero-shot",
-    unit="percent",
-    direction=None,
-    sentence="top-1 accuracy of the model's own zero-shot classifier",
-    mean_on=None,
-)
+@measure("Zero-shot", "percent", of="row")
 def zero_shot(row: Columns) -> Figures:
+    """Top-1 accuracy of the model's own zero-shot classifier."""
     return _percent(row, "zero_shot_correct")
 
 
-@measure(
-    of="row",
-    title="Gain",
-    unit="points",
-    direction="higher",
-    sentence="accuracy minus that of the model's own zero-shot classifier",
-    mean_on=None,
-)
+@measure("Gain", "points", "higher", of="row")
 def gain(row: Columns) -> Figures:
+    """Accuracy minus that of the model's own zero-shot classifier."""
     return row["accuracy"] - row["zero_shot"]
 
 
-@measure(
-    of="row",
-    title="NFR",
-    unit="percent",
-    direction="lower",
-    sentence="negative flip rate: right before, wrong now",
-    mean_on=None,
-)
+@measure("NFR", "percent", "lower", of="row")
 def negative_flips_share(row: Columns) -> Figures:
+    """Negative flip rate: right before, wrong now."""
     return _percent(row, "negative_flips")
 
 
-@measure(
-    of="row",
-    title="PFR",
-    unit="percent",
-    direction="higher",
-    sentence="positive flip rate: wrong before, right now",
-    mean_on=None,
-)
+@measure("PFR", "percent", "higher", of="row")
 def positive_flips_share(row: Columns) -> Figures:
+    """Positive flip rate: wrong before, right now."""
     return _percent(row, "positive_flips")
 
 
-@measure(
-    of="row",
-    title="Inconsistent",
-    unit="percent",
-    direction="lower",
-    sentence="wrong before and now, with another class each time",
-    mean_on=None,
-)
+@measure("Inconsistent", "percent", "lower", of="row")
 def inconsistent_errors_share(row: Columns) -> Figures:
+    """Wrong before and now, with another class each time."""
     return _percent(row, "inconsistent_errors")
+
+
+_TRAINED_FOR = "accuracy on the model it was trained for"
+_SAME_MODULE = "accuracy of the same module on the new model"
+add_mean("source", "accuracy", "source", "Source", _TRAINED_FOR)
+add_mean("target", "accuracy", "target", "Target", _SAME_MODULE)
+
+
+@measure("H", "percent", "higher", of="upgrade")
+def h(standing: Standing) -> Figures:
+    """Harmonic mean of source and target, per dataset and seed, then averaged."""
+    return harmonic_mean(
+        standing.column("source", "accuracy"), standing.column("target", "accuracy")
+    )
+
+
+add_mean("gain", "gain", "target", sentence="target accuracy minus the target's zero-shot")
+_ON_SOURCE = "source accuracy minus the source's zero-shot"
+add_mean("source_gain", "gain", "source", "Source gain", _ON_SOURCE)
+for _flips in ("negative_flips", "positive_flips", "inconsistent_errors"):
+    add_mean(_flips, f"{_flips}_share", "target")
+add_mean("source_ece", "ece", "source", "Source ECE")
+add_mean("target_ece", "ece", "target", "Target ECE")
+
+
+@measure("Diversity", of="upgrade")
+def diversity(standing: Standing) -> Figures:
+    """Mean of 1 − cos between the vectors of a prompt, on the source."""
+    return standing.column("source", "prompt_diversity")

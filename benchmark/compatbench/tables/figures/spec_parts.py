@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from compatbench.tables.figures.colours import BLUE, GREEN, GREY, INK, ORANGE
+from compatbench.tables.figures.colours import BLUE, GREEN, INK, ORANGE
 
 if TYPE_CHECKING:
     from compatbench.results.ranks import Kind
@@ -32,15 +32,10 @@ PANEL, COLUMNS = 105, 4  # pixels of a small panel, and how many stand side by s
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # the first is what vl-convert measures
 _KIND_NAMES = "{" + ", ".join(f"'{kind}': '{name}'" for kind, (*_, name) in MARKS.items()) + "}"
 ROWS = {"name": "rows"}
-ALL_NAMED = 15  # so few records all have their names
 
 
 def field(name: str, **more: Any) -> Spec:
     return {"field": name, "type": "quantitative", **more}
-
-
-def expression(text: str) -> Spec:
-    return {"expr": text}
 
 
 def calculate(**fields: str) -> list[Spec]:
@@ -54,7 +49,7 @@ def kind_of_method(channel: str) -> Spec:
         "title": None,
         "orient": "top",
         "labelExpr": f"{_KIND_NAMES}[datum.label]",
-        "values": expression("kinds"),
+        "values": {"expr": "kinds"},
         "symbolOpacity": 1,
     }
     scale = {"domain": list(MARKS), "range": shapes}
@@ -81,14 +76,4 @@ def names(**encoding: Spec) -> Spec:
         "name": "names",
         "mark": {"type": "text", "fontSize": 10.5, "color": INK, "aria": False},
         "encoding": {"text": {"field": "name"}, **encoding},
-    }
-
-
-def zero_shot_line(signal: str, channel: str) -> Spec:
-    """A dotted line across the figure at a signal, if it has a value."""
-    return {
-        "data": {"values": [{}]},
-        "transform": [*calculate(at=signal), {"filter": "isValid(datum.at)"}],
-        "mark": {"type": "rule", "color": GREY, "strokeDash": [1, 3], "aria": False},
-        "encoding": {channel: field("at")},
     }

@@ -23,8 +23,8 @@ from compatbench.tables.figures.kinds import list_kinds
 from compatbench.tables.numbers import percent
 from compatbench.tables.pages.report_site import report
 from compatbench.tables.pages.sections import TOP, list_sections, list_sections_below
-from compatbench.tables.pages.templates import render_markdown, write_changed
 from compatbench.tables.suite_page import MARKS, SuitePage, published_pages, suites_with_results
+from compatbench.tables.templates import render_markdown, write_changed
 
 LEADERBOARD = "leaderboard.md"
 SECTION = "leaderboard"  # between these markers the README has its table

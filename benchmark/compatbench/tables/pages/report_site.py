@@ -29,13 +29,13 @@ from compatbench.tables.figures.plan import plan_figures
 from compatbench.tables.figures.render import compile_figure, is_current, sign_script
 from compatbench.tables.figures.spec_parts import FONT, MARKS
 from compatbench.tables.pages.site_data import Json, choose_columns, describe_suites
-from compatbench.tables.pages.templates import read_source, template, write_changed
 from compatbench.tables.suite_page import (
     SuitePage,
     published_pages,
     read_suite_page,
     suites_with_results,
 )
+from compatbench.tables.templates import read_source, template, write_changed
 
 SOURCES = ("site.css", "site.js", "vega.min.js", "vega-interpreter.js", "LICENSE-vega")
 

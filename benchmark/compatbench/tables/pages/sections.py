@@ -14,8 +14,8 @@ from typing import Any, Literal
 from compatbench import plugins
 from compatbench.results.ranks import rank_upgrades
 from compatbench.tables import method_tables, ranking, suite_tables
-from compatbench.tables.pages.templates import render_markdown
 from compatbench.tables.suite_page import SuitePage
+from compatbench.tables.templates import render_markdown
 
 # Of a suite's own page; of the leaderboard, below the suite's rankings; or words that the suite's
 # page explains at its end.

@@ -1,4 +1,4 @@
-"""How pages are made and written: their Jinja templates, the files beside these, and checks."""
+"""How pages and figures are made and written: their Jinja templates, files beside these, checks."""
 
 from __future__ import annotations
 
@@ -54,8 +54,9 @@ def template(name: str, autoescape: bool, **filters: Callable[..., Any]) -> Temp
 
 
 def read_source(name: str) -> str:
-    """A file beside the pages' code, or any other by its whole path."""
-    return resources.files("compatbench.tables.pages").joinpath(name).read_text("utf-8").strip()
+    """A file beside the code of pages, or of figures if it is YAML; or any by its whole path."""
+    folder = "figures" if ".yaml" in name else "pages"
+    return resources.files(f"compatbench.tables.{folder}").joinpath(name).read_text("utf-8").strip()
 
 
 def write_changed(files: Mapping[Path, bytes], command: str, check: bool) -> None:
