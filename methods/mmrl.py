@@ -41,7 +41,8 @@ class MMRL(TrainedMethod):
 
     and the answer is α z + (1 − α) z'. The loss is α CE(z) + (1 − α) CE(z') +
     λ [1 − mean cos(f, f⁰) + 1 − mean cos(t, t⁰)], with f⁰ and t⁰ of the frozen model. The
-    authors answer by z alone where classes are new; here they never are.
+    authors answer by z alone where classes are new. Here both terms answer there, too, because a
+    module does not hold the classes that it was fitted to.
 
     R is drawn from N(0, 0.02²), P_r from N(0, 1/d). Recipe, of few-shot learning: n = 5, R of
     width 512, α = 0.7, λ = 0.5, AdamW at 1e-3, batch 32, 50 epochs; λ is chosen for each task.
