@@ -29,6 +29,7 @@ STORED = {
     "inconsistent_errors": "images",
     "ece": "percent",
     "agreement": "percent",
+    "ece_width": "percent",
 }
 
 
@@ -70,7 +71,8 @@ def test_scores_against_a_naive_loop(images: list[tuple]) -> None:
     expected["agreement"] = round(100 * expected["agreement"] / len(images), 4)
     found = score(answers_of(images))
     assert list(found) == list(STORED)
-    assert found | {"ece": 0} == expected | {"ece": 0}
+    apart = {"ece": 0, "ece_width": 0}
+    assert found | apart == expected | apart
 
 
 def test_calibration_against_a_naive_loop() -> None:
@@ -86,8 +88,15 @@ def test_calibration_against_a_naive_loop() -> None:
         right = sum(int(found.classes[i] == labels[i]) for i in chosen) / size
         sure = sum(float(found.confidence[i]) for i in chosen) / size
         error += size / 200 * abs(right - sure)
-    ece = score(Answers(found, None, found, labels))["ece"]
-    assert ece == pytest.approx(100 * error, abs=1e-4)
+    scores = score(Answers(found, None, found, labels))
+    assert scores["ece"] == pytest.approx(100 * error, abs=1e-4)
+
+    error = 0.0
+    for number in range(15):
+        chosen = [i for i in range(200) if number / 15 < found.confidence[i] <= (number + 1) / 15]
+        right = sum(int(found.classes[i] == labels[i]) for i in chosen)
+        error += abs(right - sum(float(found.confidence[i]) for i in chosen)) / 200
+    assert scores["ece_width"] == pytest.approx(100 * error, abs=1e-4)
 
 
 @given(IMAGES, st.randoms(use_true_random=False))

@@ -1,4 +1,4 @@
-"""What workers tell of a run: one file of lines each, which whoever started them reads.
+"""What workers report of a run: one file of lines each, which whoever started them reads.
 
 The folder is the run's own. Beside the lines it has a mark for each cell that a worker of the run
 has at work. A mark that is left when the cell's claim is free says that the worker died.

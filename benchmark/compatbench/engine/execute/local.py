@@ -30,7 +30,7 @@ class Crew(Protocol):
     """The workers of a run."""
 
     def tend(self) -> Iterator[Event]:
-        """Looks after the workers, once; what happened to cells that they cannot tell of."""
+        """Looks after the workers, once; what happened to cells that they cannot report."""
         ...
 
     def is_at_work(self) -> bool: ...

@@ -1,4 +1,4 @@
-"""Counts, flips (arXiv:2011.09161), calibration (arXiv:1706.04599), and what rows give.
+"""Counts, flips (arXiv:2011.09161), calibration (arXiv:1904.01685), and what rows give.
 
 Figures of an upgrade are of a method's rows on both sides, ``[seeds, tasks]``.
 """
@@ -69,8 +69,8 @@ def inconsistent_errors(answers: Answers) -> int | None:
 def ece(answers: Answers) -> float:
     """Expected calibration error, over 15 bins of equal mass.
 
-    The mean over bins, weighted by their images, of |accuracy − mean confidence|. The order of the
-    images does not matter.
+    The mean over bins, weighted by their images, of |accuracy − mean confidence|, with bins as in
+    Nixon et al., *Measuring Calibration in Deep Learning*. The order of the images does not matter.
     """
     right = answers.right(answers.predictions)
     confidence = np.asarray(answers.predictions.confidence, dtype=np.float64)
