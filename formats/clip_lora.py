@@ -12,15 +12,7 @@ from torch import Tensor
 from compatbench.errors import NotTransferable
 from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
-from compatbench.method.format import (
-    Config,
-    Converted,
-    Format,
-    Import,
-    convert_tensors,
-    torch_bytes,
-    write_files,
-)
+from compatbench.method.format import Config, Converted, Format, Import, torch_bytes
 
 PROJECTIONS = ("q", "k", "v")
 
@@ -52,7 +44,7 @@ def stack_updates(updates: list[Update]) -> Module:
     return Module(trained)
 
 
-def split_updates(module: Module, dtype: str) -> Iterator[Update]:
+def split_updates(module: Module) -> Iterator[Update]:
     """The updates of a module, those of the text tower first."""
     for tower in ("text", "image"):
         if f"{tower}_a" not in module.trained:
@@ -60,8 +52,7 @@ def split_updates(module: Module, dtype: str) -> Iterator[Update]:
         both = (module[f"{tower}_{side}"] for side in "ab")
         for block, (a, b) in enumerate(zip(*both, strict=True)):
             for part, *pair in zip(PROJECTIONS, a, b, strict=True):
-                made = convert_tensors(dict(zip("ab", pair, strict=True)), dtype)
-                yield Update(tower, block, part, **made)
+                yield Update(tower, block, part, *(factor.clone() for factor in pair))
 
 
 def config_of(module: Module, alpha: float) -> dict[str, Any]:
@@ -130,10 +121,10 @@ class CLIPLoRA(Format):
                 raise given.error(f"names the position '{position}', which is not known")
             yield from ((tower, block) for block in range(*ranges[position]))
 
-    def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
+    def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
         weights: dict[str, dict[str, Any]] = {}
         layers: dict[tuple[str, int], str] = {}
-        for tower, block, part, a, b in split_updates(module, dtype):
+        for tower, block, part, a, b in split_updates(module):
             layer = layers.setdefault((tower, block), f"layer_{len(layers)}")
             pair = {"w_lora_A": a, "w_lora_B": b}
             weights.setdefault(layer, {})[f"{part}_proj"] = pair
@@ -141,4 +132,4 @@ class CLIPLoRA(Format):
         metadata = {"r": config["rank"], "alpha": int(alpha) if alpha.is_integer() else alpha}
         metadata["encoder"] = {"image": "vision"}.get(config["encoder"], config["encoder"])
         metadata |= {"params": [*PROJECTIONS], "position": "all"}
-        return write_files({path: torch_bytes({"weights": weights, "metadata": metadata})})
+        return {path: torch_bytes({"weights": weights, "metadata": metadata})}

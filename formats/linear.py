@@ -11,15 +11,7 @@ from torch import Tensor
 from compatbench.errors import CompatbenchError
 from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
-from compatbench.method.format import (
-    Config,
-    Converted,
-    Format,
-    Import,
-    convert_tensors,
-    torch_bytes,
-    write_files,
-)
+from compatbench.method.format import Config, Converted, Format, Import, torch_bytes
 
 WEIGHTS, BIASES = ("weight", "coef", "coef_"), ("bias", "intercept", "intercept_")
 CLASSES = ("classes", "classes_")
@@ -80,14 +72,14 @@ class Linear(Format):
             raise given.error(f"has {what} in '{key}'; give the task that it was trained for")
         return [int(label) for label in labels]
 
-    def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
-        named = convert_tensors(self._tensors(module), dtype)
+    def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
+        named = {name: module[name] for name in ("weight", "bias")}
         if path.suffix == ".npz":
             import numpy as np
 
-            if dtype == "bfloat16":
+            if named["weight"].dtype == torch.bfloat16:
                 raise CompatbenchError("numpy has no bfloat16; give --dtype float32")
-            weight, bias = (named[name].numpy() for name in ("weight", "bias"))
+            weight, bias = (tensor.numpy() for tensor in named.values())
             buffer = io.BytesIO()
             np.savez(buffer, coef=weight, intercept=bias, classes=np.arange(len(weight)))
             content = buffer.getvalue()
@@ -97,10 +89,7 @@ class Linear(Format):
             content = save(named)
         else:
             content = torch_bytes(named)
-        return write_files({path: content})
-
-    def _tensors(self, module: Module) -> dict[str, Tensor]:
-        return {name: module[name] for name in ("weight", "bias")}
+        return {path: content}
 
 
 class NormalizedLinear(Linear):
@@ -117,7 +106,7 @@ class NormalizedLinear(Linear):
             raise given.error("has a bias, which no method on normalised features has here")
         return Converted(Module({"weight": weight / given.backbone.logit_scale}), {})
 
-    def _tensors(self, module: Module) -> dict[str, Tensor]:
+    def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
         raise CompatbenchError("the scale of the source is not in the module; it is not exported")
 
 

@@ -13,7 +13,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.messages import first_line
 from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
-from compatbench.method.format import Config, Converted, Format, Import, write_files
+from compatbench.method.format import Config, Converted, Format, Import
 
 from .clip_lora import Update, config_of, split_updates, stack_updates
 
@@ -83,11 +83,11 @@ class PEFT(Format):
         rank = max(len(update.a) for update in updates)
         return Converted(module, config_of(module, scales[0] * math.sqrt(rank)))
 
-    def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
+    def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
         from safetensors.torch import save
 
         tensors = {}
-        for update in split_updates(module, dtype):
+        for update in split_updates(module):
             tower = "vision" if update.tower == "image" else "text"
             layer = f"{tower}_model.encoder.layers.{update.block}.self_attn.{update.part}_proj"
             tensors[f"{START}{layer}{MIDDLE}"] = update.a
@@ -103,11 +103,10 @@ class PEFT(Format):
             "lora_dropout": config.get("dropout", 0.0),
             "inference_mode": True,
         }
-        contents = {
+        return {
             path / "adapter_model.safetensors": save(tensors, {"format": "pt"}),
             path / "adapter_config.json": json.dumps(settings, indent=2).encode(),
         }
-        return write_files(contents, new=True)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -9,15 +9,7 @@ import torch
 
 from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
-from compatbench.method.format import (
-    Config,
-    Converted,
-    Format,
-    Import,
-    convert_tensors,
-    torch_bytes,
-    write_files,
-)
+from compatbench.method.format import Config, Converted, Format, Import, torch_bytes
 
 SEARCHED = "which the authors' search prints; before it, init_{} of their configuration"
 
@@ -47,17 +39,15 @@ class TipAdapter(Format):
         stored |= {name: torch.tensor(value).to(keys) for name, value in config.items()}
         return Converted(Module(stored={"keys": keys, **stored}), config)
 
-    def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
-        tensors = {name: module[name] for name in ("keys", "values")}
-        keys, values = convert_tensors(tensors, dtype).values()
+    def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
+        keys, values = module["keys"], module["values"]
         shots = len(keys) // values.shape[1]
         files = {"keys_": keys.T, "values_": values}
         if self.start not in files:
             files[self.start] = torch.nn.Parameter(keys)
-        contents = {
+        return {
             path / f"{start}{shots}shots.pt": torch_bytes(tensor) for start, tensor in files.items()
         }
-        return write_files(contents, new=True)
 
 
 class TipAdapterF(TipAdapter):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from command_line import output_of
 from data.conftest import load_again
-from formats.dassl_files import buffers, drawer, save_dassl
+from formats.files_of_authors import buffers, drawer, save_dassl
 
 from compatbench.backbone import load_backbone
 from compatbench.errors import CompatbenchWarning

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from command_line import invoke, output_of
 from data.conftest import load_again
-from formats.dassl_files import buffers, drawer, save_dassl
+from formats.files_of_authors import buffers, drawer, save_dassl
 
 import compatbench as cb
 from compatbench.backbone import load_backbone

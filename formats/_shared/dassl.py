@@ -14,15 +14,7 @@ import torch
 
 from compatbench.method import Method, Module
 from compatbench.method.checkpoint_reader import Checkpoint
-from compatbench.method.format import (
-    Config,
-    Converted,
-    Format,
-    Import,
-    convert_tensors,
-    torch_bytes,
-    write_files,
-)
+from compatbench.method.format import Config, Converted, Format, Import, torch_bytes
 
 from .class_names import check_class_names
 
@@ -77,11 +69,11 @@ class Dassl(Format):
     def confirm(self, given: Import, method: Method, module: Module) -> bool:
         return bool(self.suffix) and check_class_names(given, self.suffix, method, module)
 
-    def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
+    def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
         state = {}
         for name, part in self.parts.items():
             rows = module[name] if part.more else [module[name]]
             state |= dict(zip((part.key, *self._more(part)), rows, strict=False))
-        content: dict[str, Any] = {"state_dict": convert_tensors(state, dtype), "epoch": 0}
-        content |= {"optimizer": None, "scheduler": None, "val_result": 0.0}
-        return write_files({path: torch_bytes(content)})
+        state = {name: rows.clone() for name, rows in state.items()}
+        content = {"state_dict": state, "epoch": 0, "optimizer": None, "scheduler": None}
+        return {path: torch_bytes(content | {"val_result": 0.0})}

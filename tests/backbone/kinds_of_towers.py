@@ -61,6 +61,8 @@ WHOLE: dict[str, Callable[[], nn.Module]] = {
     "norms everywhere": lambda: custom(
         scale_heads=True, scale_attn_inner=True, scale_attn=True, scale_fc=True, ls_init_value=0.7
     ),
+    # Features with a mask that is not there would be another model's.
+    "without its mask": lambda: _with_part("attn_mask", None),
     "custom blocks, bidirectional": lambda: custom(block_type="custom", no_causal_mask=True),
 }
 # Run once for the prefix that all texts share, without padding.

@@ -1,12 +1,19 @@
-"""A turned backbone: other coordinates, the same model."""
+"""Rotations that texts determine, and a turned backbone: other coordinates, the same model."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
-from random_matrices import orthonormal
+from hypothesis import given
+from hypothesis import strategies as st
+from random_matrices import draw, orthonormal
+from scipy.spatial import procrustes
+from torch import Tensor
 
 from compatbench.backbone import DENSE, FEATURES, POOLED, Backbone, ImageInput
+from compatbench.backbone.joint_maps import fit_rotation
 from compatbench.backbone.rotated import RotatedBackbone
 from compatbench.extras.check.method_under_test import LABELS, unseen_images
 from compatbench.extras.check.models import (
@@ -63,41 +70,82 @@ def test_it_is_the_model_whose_projections_are_turned() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_projection_leads_to_the_turned_space(backbone: Backbone, size: int) -> None:
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_a_projection_leads_to_the_turned_space(backbone: Backbone, kind: str, size: int) -> None:
     rotation = orthonormal(size, EMBED_DIM, seed=1).float()
     turned, images = RotatedBackbone(backbone, rotation), unseen_images()
-    pooled = turned.encode_images(images, POOLED)
-    assert torch.equal(pooled, backbone.encode_images(images, POOLED))
-    expected = backbone.encode_images(images) @ rotation.T
-    assert torch.allclose(turned.image.project(pooled), expected, atol=1e-5)
-    projection = turned.image.weights["proj"]
-    assert torch.allclose(pooled @ projection, expected, atol=1e-5)
-
+    prompts = backbone.text_prompts(LABELS.fill())
+    if kind == "image":
+        rows, name, norm = turned.encode_images(images, POOLED), "proj", "ln_post.bias"
+        assert torch.equal(rows, backbone.encode_images(images, POOLED))
+        encode, whole = partial(turned.image.encode, images), backbone.encode_images(images)
+        assert torch.allclose(turned.image.project(rows), whole @ rotation.T, atol=1e-5)
+    else:
+        rows = backbone.text.project_by(torch.eye(backbone.token_width)).encode(prompts)
+        name, norm = "text_projection", "ln_final.bias"
+        encode, whole = partial(turned.encode_prompts, prompts), backbone.encode_prompts(prompts)
+    tower = getattr(turned, kind)
+    projection, same = tower.weights[name], {norm: getattr(backbone, kind).weights[norm]}
+    assert torch.allclose(encode(weights=same), whole @ rotation.T, atol=1e-4)
     delta = 0.1 * torch.randn(projection.shape, generator=torch.Generator().manual_seed(2))
-    expected = expected + pooled @ delta
-    norm = {"ln_post.bias": backbone.image.weights["ln_post.bias"]}
-    for more in ({}, norm):
-        found = turned.image.encode(images, weights={"proj": projection + delta, **more})
+    expected = whole @ rotation.T + rows @ delta
+    for more in ({}, same):
+        found = encode(weights={name: projection + delta, **more})
         assert torch.allclose(found, expected, atol=1e-4)
-    assert "proj" in backbone.image.weights
-    assert backbone.image.weights["proj"].shape[1] == EMBED_DIM
+    assert getattr(backbone, kind).weights[name].shape[1] == EMBED_DIM
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_a_text_projection_leads_to_the_turned_space(backbone: Backbone, size: int) -> None:
-    rotation = orthonormal(size, EMBED_DIM, seed=1).float()
-    turned, prompts = RotatedBackbone(backbone, rotation), backbone.text_prompts(LABELS.fill())
-    rows = backbone.text.project_by(torch.eye(backbone.token_width)).encode(prompts)
-    projection = turned.text.weights["text_projection"]
-    delta = 0.1 * torch.randn(projection.shape, generator=torch.Generator().manual_seed(2))
-    expected = backbone.encode_prompts(prompts) @ rotation.T + rows @ delta
-    norm = {"ln_final.bias": backbone.text.weights["ln_final.bias"]}
-    for more in ({}, norm):
-        weights = {"text_projection": projection + delta, **more}
-        assert torch.allclose(turned.encode_prompts(prompts, weights), expected, atol=1e-4)
-    assert torch.allclose(
-        turned.encode_prompts(prompts, norm),
-        backbone.encode_prompts(prompts) @ rotation.T,
-        atol=1e-4,
-    )
-    assert backbone.text.weights["text_projection"].shape[1] == EMBED_DIM
+sizes = st.integers(2, 9)
+seeds = st.integers(0, 10_000)
+
+
+@given(source=sizes, extra=st.integers(0, 5), seed=seeds)
+def test_a_turn_into_as_wide_or_a_wider_space_is_found_exactly(
+    source: int, extra: int, seed: int
+) -> None:
+    features, shift = draw(40, source, seed=seed), draw(1, source + extra, seed=seed + 1)
+    turn = orthonormal(source, source + extra, seed + 2)
+    found = fit_rotation(features, features @ turn + shift)
+    assert torch.allclose(found.rotation, turn, atol=1e-6)
+    assert found.residual < 1e-9
+    assert found.rank == source
+    assert torch.allclose(found.source_mean @ turn + shift[0], found.target_mean, atol=1e-9)
+
+
+@given(source=sizes, target=sizes, seed=seeds)
+def test_the_rotation_is_semi_orthogonal_and_no_other_does_better(
+    source: int, target: int, seed: int
+) -> None:
+    a, b = draw(30, source, seed=seed), draw(30, target, seed=seed + 1)
+    r = fit_rotation(a, b).rotation
+    gram = r @ r.T if source <= target else r.T @ r
+    assert torch.allclose(gram, torch.eye(min(source, target)).double(), atol=1e-9)
+
+    def gained(rotation: Tensor) -> float:
+        return float((((a - a.mean(0)) @ rotation) * (b - b.mean(0))).sum())
+
+    best = gained(r)
+    for other in range(20):
+        assert gained(orthonormal(source, target, seed + other + 2)) <= best + 1e-9
+
+
+@given(seed=seeds)
+def test_the_residual_is_scipys_disparity_and_a_narrower_side_counts_as_padded(seed: int) -> None:
+    a, b = draw(8, 3, seed=seed), draw(8, 3, seed=seed + 1)
+    assert fit_rotation(a, b).residual == pytest.approx(procrustes(a.numpy(), b.numpy())[2])
+    padded = torch.nn.functional.pad(a, (0, 2))
+    wider = draw(8, 5, seed=seed + 2)
+    assert fit_rotation(a, wider).residual == pytest.approx(fit_rotation(padded, wider).residual)
+
+
+def test_too_few_texts_say_so_and_leave_the_same_rotation_every_time() -> None:
+    a, b = draw(4, 6, seed=5), draw(4, 6, seed=6)
+    found = fit_rotation(a, b)
+    assert found.rank == 3
+    assert torch.equal(found.rotation, fit_rotation(a, b).rotation)
+    assert torch.allclose(found.rotation @ found.rotation.T, torch.eye(6).double(), atol=1e-9)
+
+
+def test_what_determines_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="same features"):
+        fit_rotation(draw(5, 3, seed=1), torch.ones(5, 3))

@@ -192,21 +192,19 @@ def test_rows_replaced_for_each_class_equal_the_full_forward(
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        (dict(deep=(torch.zeros(2, 32),) * 3), "2 rows before 3 blocks .* of 3"),
-        (dict(deep=(torch.zeros(4, 32),)), "4 rows before 1 blocks have no place in 0 shared"),
-        (dict(swap=Swap(0, torch.zeros(len(RAGGED), 4, 32))), "before block 0 .* of 3"),
-        (dict(swap=Swap(3, torch.zeros(len(RAGGED), 4, 32))), "before block 3 .* of 3"),
-        (dict(swap=Swap(1, torch.zeros(len(RAGGED), 7, 32))), "7 rows for each of 9 classes"),
-        (dict(swap=Swap(1, torch.zeros(2, 4, 32))), "4 rows for each of 2 classes"),
+        dict(deep=(torch.zeros(2, 32),) * 3),
+        dict(deep=(torch.zeros(4, 32),)),
+        dict(swap=Swap(0, torch.zeros(len(RAGGED), 4, 32))),
+        dict(swap=Swap(3, torch.zeros(len(RAGGED), 4, 32))),
+        dict(swap=Swap(1, torch.zeros(len(RAGGED), 7, 32))),
+        dict(swap=Swap(1, torch.zeros(2, 4, 32))),
     ],
 )
-def test_rows_without_a_place_are_refused(
-    clip: Backbone, change: dict[str, object], message: str
-) -> None:
+def test_rows_without_a_place_are_refused(clip: Backbone, change: dict[str, Any]) -> None:
     prompts = clip.prompts(LABELS, torch.zeros(len(RAGGED), 4, 32))
-    with pytest.raises(CompatbenchError, match=message):
+    with pytest.raises(CompatbenchError, match="have no place in the blocks after the first of 3"):
         clip.encode_prompts(dataclasses.replace(prompts, **change))
 
 
@@ -218,17 +216,6 @@ def test_what_is_longer_than_the_context_is_refused_not_cut(clip: Backbone) -> N
         clip.encode_prompts(clip.prompts(labels_of(("", "dog")), context))
     with pytest.raises(CompatbenchError, match="does not fit"):
         clip.text_features((" ".join(["dog"] * (CONTEXT_LENGTH - 1)),))
-
-
-def test_a_tower_that_lost_its_mask_is_run_without_one() -> None:
-    """As open_clip runs it: features with a mask that is not there would be another model's."""
-    model = tiny_clip()
-    masked = wrap(model, "masked").text_features(RAGGED)
-    model.attn_mask = None  # type: ignore[assignment]
-    backbone = wrap(model, "unmasked")
-    found, expected = backbone.text_features(RAGGED), encode_texts(backbone, RAGGED)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(found, masked, rtol=0.01, atol=0.01)
 
 
 @pytest.mark.parametrize("build", UNKNOWN_TEXT_TOWERS.values(), ids=UNKNOWN_TEXT_TOWERS)

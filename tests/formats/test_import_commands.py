@@ -14,7 +14,7 @@ from compatbench.backbone import Labels, load_backbone
 from compatbench.data.task import load_task, restrict_task, task_labels
 from compatbench.method import Module
 
-from .dassl_files import buffers, drawer, save_dassl
+from .files_of_authors import buffers, drawer, save_dassl
 
 PLACE = ("--task", "mini-food", "--source", "mini-clip")
 

@@ -127,20 +127,14 @@ def test_data_files_of_the_card_count_byte_by_byte(tmp_path: Path) -> None:
         identity(path)
 
 
-def test_an_import_that_leads_nowhere_counts_once_it_leads_somewhere(tmp_path: Path) -> None:
-    path = write(tmp_path, inner="from .nowhere import f")
+def test_what_is_not_there_counts_once_it_is_and_what_is_installed_never(tmp_path: Path) -> None:
+    path = write(tmp_path, "import json\nimport numpy", inner="from .nowhere import f")
     before = identity(path)
-    (tmp_path / "nowhere.py").write_text("f = 1\n")
-    assert identity(path) != before
-
-
-def test_what_is_installed_is_no_part_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "numpy").mkdir()
     (tmp_path / "numpy" / "x.py").write_text("f = 1\n")
-    path = write(tmp_path, "import json\nimport numpy\nimport torch.nn.functional as F")
-    before = identity(path)
-    (tmp_path / "numpy" / "x.py").write_text("f = 2\n")
     assert identity(path) == before
+    (tmp_path / "nowhere.py").write_text("f = 1\n")
+    assert identity(path) != before
 
 
 def test_neighbours_of_one_name_do_not_meet(tmp_path: Path) -> None:
@@ -179,40 +173,24 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str,
     builtin_methods.cache_clear()
 
 
-@pytest.mark.parametrize("entry", ["bought", "bought:Mine", "bought.parts.mine"])
-def test_of_an_installed_package_every_file_counts(
+@pytest.mark.parametrize("entry", ["bought", "bought:Mine", "bought.parts.mine", "mine"])
+def test_of_what_is_installed_every_file_of_a_package_and_neighbours_of_a_module_count(
     tmp_path: Path, installed: Callable[[str], str], entry: str
 ) -> None:
-    package = tmp_path / "site-packages" / "bought"
-    write(package / "parts")
-    (package / "__init__.py").write_text("from .parts.mine import Mine\n")
-    (package / "data.py").write_text("f = 1\n")
-    before = installed(entry)
-    (package / "data.py").write_text("f = 2\n")
-    assert installed(entry) != before
-
-
-def test_of_an_installed_module_its_neighbours_count_but_not_other_packages(
-    tmp_path: Path, installed: Callable[[str], str]
-) -> None:
     folder = tmp_path / "site-packages"
-    write(folder, "import beside\nimport another")
-    (folder / "another").mkdir()
-    (folder / "another" / "__init__.py").write_text("f = 1\n")
-    (folder / "beside.py").write_text("f = 1\n")
-    before = installed("mine")
+    files = {"bought/__init__.py": "from .parts.mine import Mine\n", "bought/data.py": ""}
+    for name, content in (files | {"another/__init__.py": "", "beside.py": ""}).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+    if entry == "mine":
+        write(folder, "import beside\nimport another")
+    else:
+        write(folder / "bought" / "parts")
+    before = installed(entry)
     (folder / "another" / "__init__.py").write_text("f = 2\n")
-    assert installed("mine") == before
-    (folder / "beside.py").write_text("f = 2\n")
-    assert installed("mine") != before
-
-
-def test_an_entry_point_without_a_method_is_named(
-    tmp_path: Path, installed: Callable[[str], str]
-) -> None:
-    (tmp_path / "site-packages" / "bought.py").write_text("f = 1\n")
-    with pytest.raises(CompatbenchError, match="bought defines no method"):
-        installed("bought")
+    assert installed(entry) == before
+    (folder / ("beside.py" if entry == "mine" else "bought/data.py")).write_text("f = 2\n")
+    assert installed(entry) != before
 
 
 def test_ours_are_named_by_version_whatever_they_are_called(

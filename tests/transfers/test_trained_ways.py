@@ -24,7 +24,7 @@ from compatbench.method.trained import Recipe
 from compatbench.method.transfer import OldAnswers, TransferData, Unlabelled, WordPair
 from compatbench.transfers import transmiter
 from compatbench.transfers._shared.training import accuracy
-from compatbench.transfers.distilled import Distilled, distil, divergence
+from compatbench.transfers.distilled import distil
 from compatbench.transfers.gradfix import FACTORS, GradFix, mask_by_gradient
 from compatbench.transfers.transmiter import (
     LogitChange,
@@ -131,21 +131,6 @@ def test_distillation_goes_down_the_written_divergence(eva64: Backbone, labels: 
     assert torch.allclose(found["residual"], descend(start, loss, 2), atol=1e-9)
 
 
-def test_a_student_that_answers_as_its_teacher_learns_nothing(
-    eva64: Backbone, labels: Labels
-) -> None:
-    module, method = residual(labels), taskres(20)
-    images = unlabelled(eva64, labels, draw(12, len(labels)))
-    own = method.attach(module, eva64, labels)(images.target)
-    assert float(divergence(own, own)) == pytest.approx(0, abs=1e-12)
-    images = unlabelled(eva64, labels, own.detach())
-    way = Distilled()
-    with torch.no_grad():
-        given = TransferData(way, unlabelled=images)
-        found = way.attach(method, module, eva64, labels, given)(images.target)
-    assert torch.allclose(found, own, atol=1e-9)
-
-
 def test_gradfix_keeps_what_most_images_agree_with(
     eva64: Backbone, labels: Labels, target_data: FewShotData
 ) -> None:
@@ -166,22 +151,17 @@ def test_gradfix_keeps_what_most_images_agree_with(
     assert torch.allclose(found["residual"], FACTORS[right.index(max(right))] * kept, atol=1e-9)
 
 
-def test_gradfix_takes_modules_that_are_differences_from_zero_shot(
+def test_gradfix_takes_differences_from_zero_shot_and_training_what_is_trained(
     eva64: Backbone, labels: Labels, target_data: FewShotData
 ) -> None:
     served = {name for name, cls in builtin_methods().classes.items()
               if GradFix(GradFix.Config(shots=1)).serves(cls.card)}  # fmt: skip
     assert {"taskres", "bitfit", "clip_lora", "rosetta"} <= served
     assert served.isdisjoint({"coop", "kgcoop", "maple", "linear_probe", "cocoop"})
-    with pytest.raises(NotTransferable, match="no difference from"):
-        mask_by_gradient(build("tip_adapter"), Module({}, {"alpha": draw(1)}), eva64, target_data)
-
-
-def test_what_is_not_trained_by_steps_is_refused(
-    eva64: Backbone, labels: Labels, target_data: FewShotData
-) -> None:
     with pytest.raises(NotTransferable, match="computed, not trained"):
         train_further(build("tip_adapter"), Module(), eva64, target_data, seeded())
+    with pytest.raises(NotTransferable, match="no difference from"):
+        mask_by_gradient(build("tip_adapter"), Module({}, {"alpha": draw(1)}), eva64, target_data)
 
 
 def test_a_new_logit_change_changes_nothing(float64: None) -> None:
@@ -211,15 +191,6 @@ def test_the_logit_change_is_turned_as_written(float64: None) -> None:
     assert torch.equal(standardise(source)[0].argmax(-1), source.argmax(-1))
 
 
-def test_the_logit_change_learns_the_written_loss(float64: None) -> None:
-    logits, teacher = 5 * draw(300, 12), 5 * draw(300, 5, seed=1)
-    q, p = (2 * teacher).softmax(-1), logits[:, :5].softmax(-1)
-    expected = 0.5 * (q * (q / p).log()).sum(-1).mean()
-    assert torch.allclose(change_loss(logits, teacher), expected, atol=1e-9)
-    learned = learn_change(logits, teacher, seeded())
-    assert float(change_loss(learned(logits), teacher)) < 0.95 * float(expected)
-
-
 def test_the_logit_change_learns_in_the_written_steps(
     float64: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +198,8 @@ def test_the_logit_change_learns_in_the_written_steps(
     monkeypatch.setattr(transmiter, "EPOCHS", 4)
     monkeypatch.setattr(transmiter, "NOISE", 0.0)
     logits, teacher = 5 * draw(9, 12), 5 * draw(9, 5, seed=1)
+    q, p = (2 * teacher).softmax(-1), logits[:, :5].softmax(-1)
+    assert torch.allclose(change_loss(logits, teacher), 0.5 * (q * (q / p).log()).sum(-1).mean())
     learned, start = learn_change(logits, teacher, seeded()), start_change(12, seeded())
     linear, net = nn.Linear(12, 12, bias=False), start.net.double()
     nn.utils.parametrizations.orthogonal(linear, orthogonal_map="matrix_exp")

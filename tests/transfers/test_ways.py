@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 import torch.nn.functional as F
 from random_matrices import draw
 from torch import Tensor
 
-from compatbench.backbone import Backbone
-from compatbench.backbone.joint_maps import find_affine, find_ridge, find_turn, paired
+from compatbench.backbone import DENSE, PIXELS, POOLED, Backbone, ImageInput
+from compatbench.backbone.joint_maps import (
+    find_affine,
+    find_ridge,
+    find_rotation,
+    find_turn,
+    paired,
+)
 from compatbench.backbone.words import encode_words, load_words
 from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest, unseen_images
-from compatbench.extras.check.models import EMBED_DIM, random_rotation, rotate_clip
+from compatbench.extras.check.models import EMBED_DIM, build_clip, random_rotation, rotate_clip
 from compatbench.method import Module
+from compatbench.method.predictions import predict
 from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.method.transfer import OldAnswers, TransferData, Unlabelled, WordPair
+from compatbench.transfers._shared import survival
+from compatbench.transfers._shared.survival import Estimator, FourAnswers, describe_answers
 from compatbench.transfers.anchors import read_back
 from compatbench.transfers.images import Images, fit_net
 
@@ -124,12 +135,55 @@ MAPPED = ("images", "images+affine", "images+mlp", "ridge", "words-mean", "words
 @pytest.mark.parametrize("label", MAPPED)
 def test_a_rotated_source_is_read_as_the_source(label: str) -> None:
     """All ways of the joint space undo a rotation, with and without a zero-shot term."""
-    for name, tested in FITTED.items():
+    for name in ("taskres", "linear_probe"):
+        tested = FITTED[name]
         turned = rotate_clip(tested.source, random_rotation(EMBED_DIM, 3))
         expected = tested.logits(tested.source)
         found, _, _ = attach(label, name, turned)
         close = 0.15 if label == "images+mlp" else 2e-3
         assert float((found - expected).abs().max()) <= close * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("size", [None, EMBED_DIM - 4, EMBED_DIM + 5])
+def test_words_turn_a_module_by_their_procrustes_solution(size: int | None) -> None:
+    """Of a probe the inputs; a residual is carried forward: t + r R are t Rᵀ + r, turned."""
+    tested = FITTED["linear_probe"]
+    target = tested.target if size is None else build_clip("other-joint", 8, embed_dim=size)
+    found, features, data = attach("words", "linear_probe", target)
+    a, b = (words.double() - words.double().mean(0) for words in data.words)
+    u, _, v = torch.linalg.svd(a.T @ b, full_matrices=False)
+    head, turn = tested.module, (u @ v).float()
+    assert torch.allclose(found, features @ turn.T @ head["weight"].T + head["bias"], atol=1e-4)
+    found, _, _ = attach("words", "taskres", target)
+    weights = target.text_features(LABELS.fill()) @ turn.T
+    weights = weights + 0.5 * FITTED["taskres"].module["residual"]
+    cosines = F.normalize(features @ turn.T, dim=-1) @ F.normalize(weights, dim=-1).T
+    assert torch.allclose(found, target.logit_scale * cosines, atol=1e-3)
+
+
+def test_on_the_source_itself_nothing_is_turned() -> None:
+    source = FITTED["taskres"].source
+    found, features, data = attach("words", "linear_probe", source)
+    head = FITTED["linear_probe"].module
+    assert torch.equal(found, features @ head["weight"].T + head["bias"])
+    assert find_rotation(data.words.source, data.words.source + 1e-5) is None
+    served = {n for n, cls in builtin_methods().classes.items()
+              if find_transfer("words").serves(cls.card)}  # fmt: skip
+    assert {"linear_probe", "taskres", "tip_adapter_f", "clip_adapter", "lfa"} <= served
+    assert served.isdisjoint({"coop", "kgcoop", "contcoop", "zeroshot", "clip_lora", "plot"})
+
+
+def test_in_a_narrower_target_a_module_at_zero_is_its_zero_shot() -> None:
+    other = build_clip("narrow-joint", seed=8, embed_dim=EMBED_DIM - 4)
+    for name in ("taskres", "tip_adapter_f", "gda", "wise_ft"):
+        FITTED.setdefault(name, MethodUnderTest(cls := builtin_methods().get(name)))
+        zero = {
+            key: torch.zeros_like(t) if key in cls.card.zero_shot_at else t
+            for key, t in FITTED[name].module.tensors.items()
+        }
+        found, features, _ = attach("words", name, other, Module(zero))
+        cosines = F.normalize(features, dim=-1) @ other.zero_shot(LABELS).T
+        assert torch.allclose(found, other.logit_scale * cosines, atol=1e-3), name
 
 
 def test_what_is_seen_moves_by_the_means_and_zero_shot_stays_the_targets() -> None:
@@ -168,3 +222,55 @@ def test_the_old_model_alone_and_in_a_sum() -> None:
     assert torch.equal(found["kept"], old.logits)
     naive = own.log_softmax(-1) + old.logits.log_softmax(-1) - old.zero_shot.log_softmax(-1)
     assert torch.allclose(found["delta"].softmax(-1), naive.softmax(-1), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["taskres", "clip_lora"])  # of features, and of hidden tokens
+def test_the_expected_gain_decides_between_the_module_and_zero_shot(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tested, transfer = MethodUnderTest(builtin_methods().get(name)), find_transfer("gated")
+    method, source, target = tested.build(), tested.source, tested.target
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(60, *unseen_images().shape[1:], generator=generator)
+    # Far from zero-shot, so that answers differ.
+    noise = {
+        n: t + torch.randn(t.shape, generator=generator) for n, t in tested.module.trained.items()
+    }
+    module = Module(noise, tested.module.stored, tested.module.about)
+    features = [backbone.encode_images(images) for backbone in (source, target)]
+    tokens, logits = [], []
+    for backbone, seen in zip((source, target), features, strict=True):
+        tokens.append(backbone.encode_images(images, method.image_input(backbone)))
+        with torch.no_grad():
+            logits.append(method.attach(module, backbone, LABELS)(tokens[-1]))
+        cosines = F.normalize(seen, dim=-1) @ backbone.zero_shot(LABELS).T
+        logits.append(backbone.logit_scale * cosines)
+    old, own, zero_shot = OldAnswers(*logits[:2]), *logits[2:]
+    unlabelled = Unlabelled(*features, tokens[1], old)
+    data = TransferData(transfer, unlabelled=unlabelled, source=source)
+    differ = describe_answers(FourAnswers(*map(predict, logits)), len(LABELS))["differ"]
+    assert differ > 0
+    for weight, expected, says in (
+        (1.0, own, f"keeps the module: a gain of +{100 * differ:.1f}"),
+        (-1.0, zero_shot, f"falls back to zero-shot: a gain of -{100 * differ:.1f}"),
+    ):
+        estimator = Estimator(("differ", "sure"), (weight, 0.0), 0.0, 0.0, 0.02)
+        find = mock.Mock(return_value=estimator)
+        monkeypatch.setattr(survival, "find_estimator", find)
+        with torch.no_grad():
+            classify = transfer.attach(method, module, target, LABELS, data)
+            assert torch.allclose(classify(tokens[1]), expected, atol=1e-4)
+        assert says in classify.note  # type: ignore[attr-defined]
+        find.assert_called_once_with("images", source.name, target.name)
+
+
+@pytest.mark.parametrize(
+    "wanted", [DENSE, POOLED, PIXELS, ImageInput("hidden", 1), ImageInput("pixels", views=2)]
+)
+def test_features_are_finished_from_what_classifiers_take(wanted: ImageInput) -> None:
+    backbone, images = MethodUnderTest(builtin_methods().get("taskres")).target, unseen_images()
+    features = backbone.encode_images(images)
+    given = backbone.encode_images(images, wanted)
+    if wanted.views:
+        given = torch.stack([given, *[given.flip(-1)] * wanted.views], 1)
+    assert torch.allclose(backbone.finish_images(given, wanted), features, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -16,7 +17,12 @@ from compatbench.extras.check.models import wrap
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods
 from compatbench.transfers.subspace import carry_projected, leading_subspaces
-from compatbench.transfers.transfusion import carry_permuted, match_towers
+from compatbench.transfers.transfusion import (
+    carry_permuted,
+    match_towers,
+    permute,
+    split,
+)
 
 LORA = builtin_methods().get("clip_lora")
 BITFIT = builtin_methods().get("bitfit")
@@ -33,7 +39,7 @@ def low_rank(backbone: Backbone, *kinds: str) -> Module:
 
 
 @pytest.fixture(scope="module")
-def shuffled(clip64: Backbone) -> Backbone:
+def shuffled(clip64: Backbone, labels: Labels, pixels: Tensor) -> Backbone:
     """The same functions as ``clip64``, with the units of both towers in another order."""
     model: Any = copy.deepcopy(clip64.model)
     generator = torch.Generator().manual_seed(5)
@@ -41,47 +47,25 @@ def shuffled(clip64: Backbone) -> Backbone:
     def shuffle(size: int) -> Tensor:
         return torch.randperm(size, generator=generator)
 
-    def order(tensor: Tensor, *axes: Tensor | None) -> None:
-        for axis, units in enumerate(axes):
-            if units is not None:
-                tensor.copy_(tensor.index_select(axis, units))
+    def channels(heads: Tensor) -> Tensor:
+        return torch.cat([16 * head + shuffle(16) for head in heads])
 
-    with torch.no_grad():
-        for tower, heads in ((model.transformer, 2), (model.visual.transformer, 2)):
-            width = tower.resblocks[0].ln_1.weight.numel()
-            stream = shuffle(width)
-            for block in tower.resblocks:
-                mlp = shuffle(block.mlp.c_fc.bias.numel())
-                channels = torch.arange(width).view(heads, -1)[shuffle(heads)]
-                qk, v = (
-                    torch.cat([head[shuffle(len(head))] for head in channels]) for _ in range(2)
-                )
-                rows = torch.cat([qk, width + qk, 2 * width + v])
-                order(block.attn.in_proj_weight, rows, stream)
-                order(block.attn.in_proj_bias, rows)
-                order(block.attn.out_proj.weight, stream, v)
-                order(block.mlp.c_fc.weight, mlp, stream)
-                order(block.mlp.c_fc.bias, mlp)
-                order(block.mlp.c_proj.weight, stream, mlp)
-                for one in (block.attn.out_proj, block.mlp.c_proj, block.ln_1, block.ln_2):
-                    order(one.bias, stream)
-                order(block.ln_1.weight, stream)
-                order(block.ln_2.weight, stream)
-            if tower is model.transformer:
-                norms, last = (model.ln_final,), model.text_projection
-                order(model.token_embedding.weight, None, stream)
-                order(model.positional_embedding, None, stream)
-            else:
-                visual = model.visual
-                norms, last = (visual.ln_pre, visual.ln_post), visual.proj
-                order(visual.conv1.weight, stream)
-                order(visual.class_embedding, stream)
-                order(visual.positional_embedding, None, stream)
-            for norm in norms:
-                order(norm.weight, stream)
-                order(norm.bias, stream)
-            order(last, stream)
-    return wrap(model, "shuffled")
+    for tower, depth in ((model, 3), (model.visual, 2)):
+        order = {"stream": shuffle(32)}
+        for block in range(depth):
+            heads = shuffle(2)
+            order |= {f"{block}.qk": channels(heads), f"{block}.v": channels(heads)}
+            order[f"{block}.mlp"] = shuffle(128)
+        for name, tensor in tower.named_parameters():
+            if not name.startswith(("visual.", "logit_scale")):
+                name = name.replace("token_embedding", "positional_embedding")  # both are rows
+                name = re.sub(r"\.weight$", "", name) if name.startswith("pos") else name
+                parts = [permute(n, t, order) for n, t in split({name: tensor.data}).items()]
+                tensor.data = torch.cat(parts)
+    other = wrap(model, "shuffled")
+    for encode in (lambda each: each.zero_shot(labels), lambda each: each.encode_images(pixels)):
+        assert torch.allclose(encode(other), encode(clip64), atol=1e-9)
+    return other
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from compatbench.backbone.device import fit_batch
 from compatbench.backbone.image.image_tower import FEATURES, ImageInput, ImageTower
 from compatbench.backbone.load.names import read_backbone
 from compatbench.backbone.load.weights import weights_key
-from compatbench.backbone.parts.blocks import HALF, BlockUpdates
+from compatbench.backbone.parts.blocks import BlockUpdates, widen
 from compatbench.backbone.text.memory import SHARE, free_memory
 from compatbench.backbone.text.prompts import Prompts, pad_rows
 from compatbench.backbone.text.text_anatomy import examine_text_tower
@@ -143,7 +143,7 @@ class Backbone:
         if wanted.kind == "features":
             features = self.model.visual(images)  # type: ignore[operator]
             # Some towers also return their tokens (CoCa).
-            return self._widen(features[0] if isinstance(features, tuple) else features)
+            return widen(features[0] if isinstance(features, tuple) else features)
         if wanted.kind == "pixels":
             return images
         if wanted.kind == "pooled":
@@ -185,7 +185,7 @@ class Backbone:
     def embed(self, ids: Tensor) -> Tensor:
         """Token embeddings ``[..., D]`` of ids ``[...]``, constant."""
         with torch.no_grad():
-            return self._widen(self.text.embed(ids.to(self.device)))
+            return widen(self.text.embed(ids.to(self.device)))
 
     def embed_text(self, text: str) -> Tensor:
         """Token embeddings of a text, without start and end, ``[tokens, D]``."""
@@ -268,10 +268,6 @@ class Backbone:
         if prompts.prefix.ndim == 3 and len(prompts.prefix) == 0:  # prompts of no image
             return prompts.prefix.new_zeros(0, len(prompts.lengths), self.embed_dim)
         return self.text.encode(prompts, weights, block_updates)
-
-    def _widen(self, tensor: Tensor) -> Tensor:
-        """Features and embeddings are float32, also those of a tower in half precision."""
-        return tensor.float() if self.dtype in HALF else tensor
 
     @torch.no_grad()
     def text_features(self, texts: tuple[str, ...]) -> Tensor:

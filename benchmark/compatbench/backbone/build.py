@@ -13,21 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compatbench.backbone.hf import build_hf_model, load_hf_tokenizer
+from compatbench.backbone.hf import build_hf_model, load_hf_tokenizer, needs_transformers
 from compatbench.backbone.load.checkpoint import fit_tensors, is_openai, read_tensors
 from compatbench.backbone.load.find_weights import hub_cache
 from compatbench.backbone.load.mini_towers import register_mini_towers
 from compatbench.backbone.load.names import (
     QUICK,
-    check_recognised,
+    check_activation,
     model_config,
     model_names,
     open_clip_name,
     preprocessing,
     quiet,
     recognise,
-    uses_quick_gelu,
-    wrong_activation,
 )
 from compatbench.backbone.load.weights import hash_weights, locate_weights
 from compatbench.data.cards import BackboneCard
@@ -92,9 +90,15 @@ def fit_weights(model: nn.Module, path: Path, card: BackboneCard) -> dict[str, T
     tensors = read_tensors(path)
     release = recognise(hash_weights(path)) if card.weights is None else None
     if release is not None:
-        check_recognised(card, path, release)
-    elif is_openai(tensors) and not uses_quick_gelu(card):
-        raise wrong_activation(card, f"OpenAI's weights {path}", quick=True)
+        weights = f"the weights {path}, which are {release},"
+        check_activation(card, weights, release.quick_gelu)
+        if card.tag not in (None, release.tag):
+            raise BackboneError(
+                f"backbone '{card.name}': the weights {path} are {release}, not '{card.tag}'",
+                f"name them so ({release}@FILE), or give the file of '{card.tag}'",
+            )
+    elif is_openai(tensors):
+        check_activation(card, f"OpenAI's weights {path}", quick=True)
     quick = f"{card.config}{QUICK}"
     unknown = release is None and card.path and card.tag is None
     if unknown and card.config and quick in model_names():
@@ -133,10 +137,7 @@ def build_tokenizer(card: BackboneCard, context_length: int) -> Any:
                 name, context_length=context_length, cache_dir=str(hub_cache())
             )
     except ImportError:
-        raise BackboneError(
-            f"backbone '{card.name}': its tokenizer needs the package transformers",
-            "pip install 'compatbench[hf]'",
-        ) from None
+        raise needs_transformers(card) from None
     except (OSError, ValueError) as error:
         text: dict[str, Any] = model_config(card).get("text_cfg", {})
         repository = text.get("hf_tokenizer_name") or name
@@ -177,9 +178,11 @@ def examine_tokenizer(tokenizer: Any, name: str) -> TextTokens:
     if isinstance(tokenizer, SimpleTokenizer):
         start, end = (tokenizer.sot_token_id,), (tokenizer.eot_token_id,)
         return TextTokens(lambda text: list(tokenizer.encode(text)), start, end, pad=0)
+    refusal = f"backbone '{name}': its tokenizer cannot be used"
+    fix = "use a model with CLIP's tokenizer or one of transformers'"
     if not isinstance(tokenizer, HFTokenizer) or tokenizer.tokenizer_mode:
         kind = getattr(tokenizer, "tokenizer_mode", "") or type(tokenizer).__name__
-        raise _refusal(name, f"'{kind}' is not supported")
+        raise BackboneError(f"{refusal}: '{kind}' is not supported", fix)
     inner: Any = tokenizer.tokenizer
 
     def encode(text: str, around: bool = False) -> list[int]:
@@ -188,16 +191,10 @@ def examine_tokenizer(tokenizer: Any, name: str) -> TextTokens:
     bare, whole = encode("a"), encode("a", around=True)
     places = [i for i in range(len(whole)) if whole[i : i + len(bare)] == bare]
     if not bare or len(places) != 1 or inner.pad_token_id is None:
-        raise _refusal(name, "special tokens change how it splits a text, or it has no padding")
+        why = "special tokens change how it splits a text, or it has no padding"
+        raise BackboneError(f"{refusal}: {why}", fix)
     around = [
         0 if tokenizer.strip_sep_token and token == inner.sep_token_id else token for token in whole
     ]
     before, behind = around[: places[0]], around[places[0] + len(bare) :]
     return TextTokens(encode, tuple(before), tuple(behind), inner.pad_token_id)
-
-
-def _refusal(name: str, reason: str) -> BackboneError:
-    return BackboneError(
-        f"backbone '{name}': its tokenizer cannot be used: {reason}",
-        "use a model with CLIP's tokenizer or one of transformers'",
-    )

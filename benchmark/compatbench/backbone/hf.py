@@ -39,8 +39,11 @@ def build_hf_model(card: BackboneCard, weights: bool = True) -> HuggingFaceModel
     path = find_weights(card, download=weights)
     folder = path.parent
     family, settings = _read_folder(folder, card)
-    transformers, missing = _import_transformers(card), []
-    cls = getattr(transformers, family.model)
+    try:
+        import transformers
+    except ImportError:
+        raise needs_transformers(card) from None
+    cls, missing = getattr(transformers, family.model), []
     try:
         if weights:
             check_size(path)
@@ -69,21 +72,19 @@ def load_hf_tokenizer(card: BackboneCard, context_length: int) -> Any:
     from open_clip.tokenizer import HFTokenizer
 
     folder = find_weights(card).parent
-    _import_transformers(card)
     try:
         return HFTokenizer(str(folder), context_length=context_length)
+    except ImportError:
+        raise needs_transformers(card) from None
     except Exception as error:
         problem = f"no tokenizer can be read from {folder}: {first_line(error)}"
         raise _error(card, problem, "fetch the model's tokenizer files") from None
 
 
-def _import_transformers(card: BackboneCard) -> Any:
-    try:
-        import transformers
-    except ImportError:
-        problem = f"backbone '{card.name}' needs the package transformers"
-        raise BackboneError(problem, "pip install 'compatbench[hf]'") from None
-    return transformers
+def needs_transformers(card: BackboneCard) -> BackboneError:
+    """The error where the package transformers is not installed."""
+    problem = f"backbone '{card.name}' needs the package transformers"
+    return BackboneError(problem, "pip install 'compatbench[hf]'")
 
 
 def _read_folder(folder: Path, card: BackboneCard) -> tuple[Family, dict[str, Any]]:
@@ -98,8 +99,7 @@ def _read_folder(folder: Path, card: BackboneCard) -> tuple[Family, dict[str, An
         raise _error(card, f"models of type '{kind}' are not supported", supported)
     path = folder / PREPROCESSING
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        inexact, settings = _inexact_part(values), _translate(values)
+        settings, inexact = _translate(json.loads(path.read_text(encoding="utf-8")))
     except _UNREADABLE as error:
         problem = f"{path} does not say how an image becomes a tensor: {error}"
         raise _error(card, problem, f"fetch the model's own {PREPROCESSING}") from None
@@ -113,40 +113,36 @@ def _error(card: BackboneCard, problem: str, fix: str = "fetch the model again")
     return BackboneError(f"backbone '{card.name}': {problem}", fix)
 
 
-def _inexact_part(values: dict[str, Any]) -> str | None:
-    """What an image processor does that open_clip's transform does not do exactly, if anything."""
+def _translate(values: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """open_clip's settings for those of an image processor, and which cannot be kept exactly."""
     size, squash = _size(values["size"])
-    if values.get("do_center_crop", False):
-        crop, _ = _size(values.get("crop_size", values["size"]))
-        if crop != size:
-            return f"images of {size} are cropped to {crop}"
-    elif not squash:
-        return "images keep their shape"
-    if not values.get("do_resize", True):
-        return "images keep their size"
-    if values.get("resample", 3) not in _INTERPOLATIONS:
-        return f"interpolation {values['resample']}"
-    return None
-
-
-def _translate(values: dict[str, Any]) -> dict[str, Any]:
-    """open_clip's settings for those of an image processor."""
-    size, squash = _size(values["size"])
+    crops, resample = values.get("do_center_crop", False), values.get("resample", 3)
+    crop, _ = _size(values.get("crop_size", values["size"])) if crops else (size, None)
+    inexact = ""
+    if crop != size:
+        inexact = f"images of {size} are cropped to {crop}"
+    elif not crops and not squash:
+        inexact = "images keep their shape"
+    elif not values.get("do_resize", True):
+        inexact = "images keep their size"
+    elif resample not in _INTERPOLATIONS:
+        inexact = f"interpolation {resample}"
     # A pixel p of 0 to 255 becomes (p * factor - offset - mean) / std.
     scale = 255 * values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 255
     offset = 1.0 if values.get("rescale_offset", False) else 0.0
     mean, std = values["image_mean"], values["image_std"]
     if not values.get("do_normalize", True):
         mean, std = [0.0] * 3, [1.0] * 3
-    return {
+    settings = {
         "size": size,
         "mode": "RGB",
         "mean": tuple((value + offset) / scale for value in mean),
         "std": tuple(value / scale for value in std),
-        "interpolation": _INTERPOLATIONS.get(values.get("resample", 3)),
+        "interpolation": _INTERPOLATIONS.get(resample),
         "resize_mode": "squash" if squash else "shortest",
         "fill_color": 0,
     }
+    return settings, inexact
 
 
 def _size(value: Any) -> tuple[tuple[int, int], bool]:

@@ -162,12 +162,13 @@ class Module:
 
     def detach(self) -> Module:
         """A copy without gradients, in contiguous memory of its own."""
-        return self._map(lambda tensor: tensor.detach().clone().contiguous())
+        return self.map(lambda tensor: tensor.detach().clone().contiguous())
 
     def to(self, device: torch.device) -> Module:
-        return self._map(lambda tensor: tensor.to(device))
+        return self.map(lambda tensor: tensor.to(device))
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Module:
+    def map(self, change: Callable[[Tensor], Tensor]) -> Module:
+        """A copy with other tensors."""
         trained = {name: change(tensor) for name, tensor in self.trained.items()}
         stored = {name: change(tensor) for name, tensor in self.stored.items()}
         return Module(trained, stored, self.about)

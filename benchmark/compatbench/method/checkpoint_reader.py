@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,9 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from compatbench.backbone.load.checkpoint import (
-    check_size,
-    check_stored,
-    kind_of_checkpoint,
-    load_archive,
-)
+from compatbench.backbone.load.checkpoint import check_size, check_stored, kind_of_checkpoint
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import require
 from compatbench.files.sizes import format_bytes
@@ -31,6 +28,7 @@ _PLAIN = ("bool", "bytes", "complex", "dict", "float", "frozenset", "int", "list
 _BUILTINS = {f"{where}.{name}" for where in ("builtins", "__builtin__") for name in _PLAIN}
 # Where what is sought in a folder lies: in itself, or in the one of a model that Dassl registered.
 _IN_FOLDERS = ("checkpoint", "*/checkpoint", "adapter_model.*", "keys_*shots.pt", "lora_weights.pt")
+_MAPPINGS = ("collections.defaultdict", "yacs.config.CfgNode")
 _SHOWN = (str, int, float)
 MOST_UNPACKED = 1 << 30  # bytes of an npz file
 
@@ -86,17 +84,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, tensors, values)
 
 
-def is_archive(path: Path) -> bool:
-    """Whether a file begins as what torch, numpy and pickle write, and no module does."""
-    try:
-        with require(path, follow=True).open("rb") as file:
-            head = file.read(9)
-    except OSError:
-        return False
-    # A module begins with the length of its header, eight bytes of any value, and a bracket.
-    return head.startswith((b"PK", b"\x80")) and head[8:] != b"{"
-
-
 def _find_in(folder: Path) -> Path:
     """The checkpoint in a folder of a trainer of Dassl, PEFT, Tip-Adapter or CLIP-LoRA."""
     for pattern in _IN_FOLDERS:
@@ -126,11 +113,48 @@ def _read(path: Path) -> Any:
         raise CompatbenchError(f"{path} is an archive of another kind than torch.save writes")
     check_size(path)
     if kind == "archive":
-        return load_archive(path, lambda name: name in _BUILTINS or name.startswith(_PASSED_OVER))
+        return _load_archive(path)
     with safe_open(path, "pt") as opened:
         if KEY in (opened.metadata() or {}):
             raise CompatbenchError(f"{path} is a module of compatbench; it needs no import")
         return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+
+
+class _PassedOver:
+    """In place of an object of a trainer: it takes a state, and does nothing."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _EmptyMapping:
+    """In place of a class of dictionaries, whose items a file puts in one after the other."""
+
+    def __new__(cls, *_: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+        return OrderedDict()
+
+
+def _load_archive(path: Path) -> object:
+    """What ``torch.save`` wrote, by ``torch.load(weights_only=True)``, which runs nothing.
+
+    That would refuse a file whole if it holds a scheduler, as those of Dassl's trainers do.
+
+    Raises:
+        CompatbenchError: it holds an object that is not passed over.
+    """
+    names = get_unsafe_globals_in_checkpoint(str(path))
+    for name in sorted(names):
+        if name not in _BUILTINS and not name.startswith(_PASSED_OVER):
+            raise CompatbenchError(
+                f"{path} holds more than tensors: it asks for {name}; nothing in it was run. If "
+                "you trust who made it, load it where it was made and save its state_dict alone"
+            )
+    empty: Any = [(_EmptyMapping if name in _MAPPINGS else _PassedOver, name) for name in names]
+    with safe_globals(empty):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +17,12 @@ from compatbench.backbone.device import resolve_device
 from compatbench.data.cards.halves import half_labels
 from compatbench.data.task import task_labels
 from compatbench.errors import CompatbenchError, NotTransferable
+from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import hash_file
+from compatbench.files.kinds import require_new
 from compatbench.messages import first_line, first_problem
 from compatbench.method import Method, Module, load_module
-from compatbench.method.checkpoint_reader import Checkpoint, is_archive, read_checkpoint
+from compatbench.method.checkpoint_reader import Checkpoint, read_checkpoint
 from compatbench.method.format import Format, Import
 from compatbench.method.registry import builtin_formats, builtin_methods, find_format
 from compatbench.plugins import open_address
@@ -177,7 +180,13 @@ def export_module(
         raise CompatbenchError(f"--dtype '{kind}': give float16, bfloat16 or float32")
     config = about.get("config", {})
     not_stored = {n: float(read[n] if n in read.stored else config[n]) for n in chosen.needs}
-    return Exported(chosen.write(read, config, Path(file), kind), not_stored)
+    written = read.map(lambda tensor: tensor.detach().cpu().to(getattr(torch, kind)).contiguous())
+    contents = chosen.write(written, config, Path(file))
+    for path in contents.keys() - {Path(file)}:
+        require_new(path, "give another folder")
+    for path, content in contents.items():
+        write_atomic(path, content)
+    return Exported([*contents], not_stored)
 
 
 def read_module(given: Module | Path) -> Module:
@@ -187,7 +196,7 @@ def read_module(given: Module | Path) -> Module:
         raise CompatbenchError(
             f"{given} is a folder; give a module's file, *.safetensors, in it; {other}"
         )
-    if isinstance(given, Path) and is_archive(given):
+    if isinstance(given, Path) and zipfile.is_zipfile(given):
         raise CompatbenchError(f"{given} is not a module of compatbench; {other}")
     return load_module(given) if isinstance(given, Path) else given
 

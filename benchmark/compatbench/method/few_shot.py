@@ -39,9 +39,9 @@ class FeatureSet:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def inputs(self, rows: Tensor, view: int = 0) -> Tensor:
-        """What the method's classifier takes for some samples under a training view."""
-        return (self.views if self.view_inputs is None else self.view_inputs)[view][rows]
+    def inputs(self, rows: Tensor) -> Tensor:
+        """What the method's classifier takes for some samples under the first training view."""
+        return (self.views if self.view_inputs is None else self.view_inputs)[0][rows]
 
 
 @dataclass(frozen=True)

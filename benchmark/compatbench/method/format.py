@@ -14,8 +14,6 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import CompatbenchError, NotTransferable
-from compatbench.files.atomic import write_atomic
-from compatbench.files.kinds import require_new
 from compatbench.method import Method, Module
 from compatbench.method.checkpoint_reader import Checkpoint
 
@@ -126,28 +124,6 @@ def torch_bytes(content: Any) -> bytes:
     return buffer.getvalue()
 
 
-def convert_tensors(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
-    """Tensors to be written: of a type such as ``float16``, each in memory of its own."""
-    kind = getattr(torch, dtype)
-    return {
-        name: tensor.detach().cpu().to(kind).contiguous().clone()
-        for name, tensor in tensors.items()
-    }
-
-
-def write_files(contents: Mapping[Path, bytes], *, new: bool = False) -> list[Path]:
-    """Writes files, each whole or not at all, and returns their paths.
-
-    Raises:
-        CompatbenchError: ``new`` is set, and one of them is there; then none is written.
-    """
-    for path in contents if new else ():
-        require_new(path, "give another folder")
-    for path, content in contents.items():
-        write_atomic(path, content)
-    return [*contents]
-
-
 class Converted(NamedTuple):
     """A module, and the settings of its method that the file tells.
 
@@ -213,11 +189,12 @@ class Format(ABC):
         """
         return False
 
-    def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
-        """Writes a module as the authors' code does, and returns the files.
+    def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
+        """The files, as the authors' code writes a module to a path, with their contents.
 
         Args:
+            module: its tensors are on the CPU, of the type that is to be written.
             config: of the module's method.
-            dtype: of the tensors, such as ``float16``.
+            path: of the file; of several, their folder.
         """
         raise CompatbenchError(f"modules are not exported to the format '{self.name}'")

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import ClassVar
 
 import compatbench
 from compatbench.files.hashes import sha256_bytes
@@ -46,31 +45,25 @@ def load_file(path: Path) -> ModuleType:
     return importlib.import_module(".".join([package, *parts]).removesuffix(".__init__"))
 
 
-class FromSource(SourceFileLoader):
-    """Runs modules from their source, never from a compiled file, which may be older.
+class _Loader(SourceFileLoader):
+    """Runs the modules of ``load_file``'s packages from their source, never from a compiled file.
 
-    It stands in ``sys.meta_path`` too, as what finds modules whose names begin with ``prefix``.
+    It stands in ``sys.meta_path`` too, as what finds them.
     """
-
-    prefix: ClassVar[str]
 
     @classmethod
     def find_spec(
         cls, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path, target) if name.startswith(cls.prefix) else None
+        if not name.startswith(PLUGIN_PREFIX):
+            return None
+        spec = PathFinder.find_spec(name, path, target)
         if spec is not None and isinstance(spec.loader, SourceFileLoader):
             spec.loader = cls(name, spec.loader.path)
         return spec
 
     def get_code(self, fullname: str) -> CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)
-
-
-class _Loader(FromSource):
-    """Runs the modules of ``load_file``'s packages."""
-
-    prefix = PLUGIN_PREFIX
 
     def exec_module(self, module: ModuleType) -> None:
         package = module.__name__.partition(".")[0]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import GenericAlias, ModuleType
-from typing import Any, ClassVar, Generic, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeGuard, TypeVar
 
 from pydantic import ValidationError
 
@@ -19,11 +19,15 @@ from compatbench.data.cards import select_names, unknown_name
 from compatbench.data.cards.names import NAME
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.project_folders import content_files
+from compatbench.messages import first_problem
 from compatbench.method import Method, MethodCard
 from compatbench.method.format import Format
 from compatbench.method.identity import class_file, method_identity, plugin_file
 from compatbench.method.outside_files import describe_import_error, load_file
 from compatbench.method.transfer import Transfer, TransferCard
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 T = TypeVar("T", bound=Any)
 
@@ -68,24 +72,26 @@ class Registry(Generic[T]):
                 names.append(part)
         return select_names(names, [*self.names(), *also], self.kind)
 
-    def add_installed(self) -> None:
-        """Adds those of compatbench and of installed packages, and remembers what is broken.
+    @classmethod
+    def installed(cls) -> Self:
+        """Those of compatbench and of installed packages; what is broken is remembered.
 
         An entry point names a class, or a module or package with classes.
         """
-        package = f"compatbench.{self.kind}s"
+        registry, package = cls(), f"compatbench.{cls.kind}s"
         ours = [
             (path.stem, path, partial(importlib.import_module, f"{package}.{path.stem}"))
-            for path in content_files(f"{self.kind}s")
+            for path in content_files(f"{cls.kind}s")
         ]
         others = [
             (entry.name, Path(entry.value), entry.load) for entry in entry_points(group=package)
         ]
         for name, path, load in [*ours, *others]:
             try:
-                self.add(path, load)
+                registry.add(path, load)
             except CompatbenchError as error:
-                self.broken[name] = str(error)
+                registry.broken[name] = str(error)
+        return registry
 
     def add_file(self, path: Path) -> list[str]:
         """Loads a file, running its code, and returns the names it defines."""
@@ -99,22 +105,37 @@ class Registry(Generic[T]):
             loaded = load()
         except Exception as error:
             raise CompatbenchError(describe_import_error(error, path)) from None
-        classes = [*self._classes_in(loaded, path)]
-        if not classes:
+        values = [loaded]
+        if isinstance(loaded, ModuleType):  # what it imports is another's
+            inside = f"{loaded.__name__}."
+            values = [
+                value
+                for value in vars(loaded).values()
+                if f"{getattr(value, '__module__', '')}.".startswith(inside)
+            ]
+        names = [self._add_class(value, path) for value in values if self._is_marked(value, path)]
+        if not names:
             what = f"a {self.root.__name__} subclass with a {self.mark}"
             raise CompatbenchError(f"{path} defines no {self.kind}: {what}")
-        for cls in classes:
-            self.put(cls, class_file(cls), path)
-        return [self._name_of(cls) for cls in classes]
+        return names
 
-    def put(self, cls: type[T], file: Path, path: Path) -> None:
-        """Adds a class that is in a file, and was loaded from a path."""
-        name = _check_name(self._name_of(cls), path, self.kind)
+    def _add_class(self, cls: type[T], path: Path) -> str:
+        mark = getattr(cls, self.mark)
+        name = mark if isinstance(mark, str) else mark.name
+        good = isinstance(name, str) and re.fullmatch(NAME, name) and name != "all"
+        if not good or name.endswith((".py", ".cost")):
+            raise CompatbenchError(
+                f"{path}: a {self.kind} cannot be named {str(name)[:100]!r}: a name consists of "
+                "letters, digits, '_', '.' and '-', a letter or digit first, 100 at most; 'all' "
+                "and names that end in '.py' or '.cost' mean something else"
+            )
+        file = class_file(cls)
         if name in self.classes and (other := self.file_of(name)) != file:
             raise CompatbenchError(
                 f"{self.kind} name '{name}' is taken twice: by {other} and by {file}; rename one"
             )
         self.classes[name] = cls
+        return name
 
     def identify(self, name: str) -> tuple[str, str | None]:
         """What stands for a class's code in keys, and its file if that is not among ours."""
@@ -124,20 +145,6 @@ class Registry(Generic[T]):
     def file_of(self, name: str) -> Path:
         """The file that defines a class."""
         return class_file(self.classes[name])
-
-    def _name_of(self, cls: type[T]) -> str:
-        mark = getattr(cls, self.mark)
-        return mark if isinstance(mark, str) else mark.name
-
-    def _classes_in(self, loaded: object, path: Path) -> Iterator[type[T]]:
-        """A class itself, those that a module defines, or a package has of its modules."""
-        if not isinstance(loaded, ModuleType):
-            yield from [loaded] if self._is_marked(loaded, path) else []
-            return
-        for value in vars(loaded).values():
-            inside = f"{getattr(value, '__module__', '')}.".startswith(f"{loaded.__name__}.")
-            if inside and self._is_marked(value, path):
-                yield value
 
     def _is_marked(self, value: object, path: Path) -> TypeGuard[type[T]]:
         # In Python 3.10 ``list[int]`` is an instance of ``type``, and no class.
@@ -151,18 +158,6 @@ class Registry(Generic[T]):
                 f"{type(mark).__name__}, not a {self.mark_type.__name__}"
             )
         return True
-
-
-def _check_name(name: object, path: Path, kind: str) -> str:
-    """Refuses a name that could be no file's, or that a selection reads as something else."""
-    good = isinstance(name, str) and re.fullmatch(NAME, name) and name != "all"
-    if good and not str(name).endswith((".py", ".cost")):
-        return str(name)
-    rule = "letters, digits, '_', '.' and '-', a letter or digit first, 100 at most"
-    raise CompatbenchError(
-        f"{path}: a {kind} cannot be named {str(name)[:100]!r}: a name consists of {rule}; 'all' "
-        "and names that end in '.py' or '.cost' mean something else"
-    )
 
 
 class MethodRegistry(Registry[Method]):
@@ -231,10 +226,8 @@ class TransferRegistry(Registry[Transfer]):
         try:
             return cls(cls.Config.model_validate(values))
         except ValidationError as error:
-            first = error.errors()[0]
-            raise CompatbenchError(
-                f"transfer '{label}': {first['loc'][0]}: {first['msg']}"
-            ) from None
+            name, problem = first_problem(error)
+            raise CompatbenchError(f"transfer '{label}': {name}: {problem}") from None
 
     def choose(self, wanted: Iterable[str]) -> list[str]:
         """The labels that are asked for, each once; ``.py`` files are loaded."""
@@ -255,30 +248,25 @@ class TransferRegistry(Registry[Transfer]):
         return list(dict.fromkeys(labels))
 
 
-@lru_cache(maxsize=1)
+@cache
 def builtin_methods() -> MethodRegistry:
     """The methods in ``methods/`` and in installed packages (``compatbench.methods``)."""
-    registry = MethodRegistry()
-    registry.add_installed()
-    return registry
+    return MethodRegistry.installed()
 
 
-@lru_cache(maxsize=1)
+@cache
 def builtin_transfers() -> TransferRegistry:
     """The transfers in ``transfers/`` and in installed packages (``compatbench.transfers``)."""
-    registry = TransferRegistry()
-    registry.add_installed()
-    return registry
+    return TransferRegistry.installed()
 
 
-@lru_cache(maxsize=1)
+@cache
 def builtin_formats() -> FormatRegistry:
     """The formats in ``formats/`` and in installed packages (``compatbench.formats``).
 
     There is a warning of each that cannot be loaded.
     """
-    registry = FormatRegistry()
-    registry.add_installed()
+    registry = FormatRegistry.installed()
     for name, why in registry.broken.items():
         what = f"format '{name}' cannot be loaded: {why}"
         warnings.warn(what, CompatbenchWarning, stacklevel=2)
@@ -320,12 +308,12 @@ def gate_transfer(transfer: str) -> str:
     return gates[transfer]
 
 
-def is_transfer(label: str) -> bool:
-    """Whether there is a transfer of this label here."""
+def known_transfer(label: str) -> Transfer | None:
+    """The transfer of this label, if there is one here."""
     try:
-        return bool(find_transfer(label))
+        return find_transfer(label)
     except CompatbenchError:
-        return False
+        return None
 
 
 def describe_transfer(transfer: Transfer) -> dict[str, Any]:

@@ -123,7 +123,16 @@ class TransferData:
 
     Attributes:
         seed: of the cell; the only source of randomness.
+        words: features of the word list on both backbones.
+        unlabelled: the task's training images without labels.
+        labels: k labelled images of each class on the target, with validation images as for a fit.
+        source: the backbone that the module was fitted on.
     """
+
+    words: WordPair
+    unlabelled: Unlabelled
+    labels: FewShotData
+    source: Backbone
 
     def __init__(self, transfer: Transfer, seed: int = 0, **given: Any) -> None:
         """``given`` has ``words``, ``unlabelled``, ``labels`` and ``source``, as declared."""
@@ -131,37 +140,20 @@ class TransferData:
         self._name, self._access = transfer.card.name, transfer.card.access
         self._given = given
 
-    @property
-    def words(self) -> WordPair:
-        """Features of the word list on both backbones."""
-        return self._get("words", "words")
-
-    @property
-    def unlabelled(self) -> Unlabelled:
-        """The task's training images without labels."""
-        return self._get("unlabelled", "unlabelled")
-
-    @property
-    def labels(self) -> FewShotData:
-        """k labelled images of each class on the target, with validation images as for a fit."""
-        return self._get("labels", "labels")
-
-    @property
-    def source(self) -> Backbone:
-        """The backbone that the module was fitted on."""
-        return self._get("source", "source weights")
-
-    def generator(self) -> torch.Generator:
-        """A new source of random numbers, the same each time."""
-        return torch.Generator().manual_seed(self.seed)
-
-    def _get(self, name: str, access: Access) -> Any:
+    def __getattr__(self, name: str) -> Any:
+        if name not in TransferData.__annotations__:
+            raise AttributeError(name)
+        access = "source weights" if name == "source" else name
         if access not in self._access:
             raise UndeclaredAccess(
                 f"transfer '{self._name}' reaches for '{access}', which its card does not declare; "
                 "add it to 'access', or do without"
             )
         return self._given[name]
+
+    def generator(self) -> torch.Generator:
+        """A new source of random numbers, the same each time."""
+        return torch.Generator().manual_seed(self.seed)
 
 
 class Transfer:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from compatbench.backbone.image.image_anatomy import EvaAnatomy, examine_image_tower
-from compatbench.backbone.parts.blocks import HALF, BlockUpdates, updates_of
+from compatbench.backbone.parts.blocks import BlockUpdates, updates_of, widen
 from compatbench.backbone.parts.parameters import CommonNames, check_weights, replace_parameters
 from compatbench.errors import NotTransferable
 
@@ -161,13 +161,7 @@ class ImageTower:
         return features
 
     def encode_rows(
-        self,
-        hidden: Tensor,
-        *,
-        block: int = 0,
-        prompts: Sequence[Tensor] = (),
-        block_updates: BlockUpdates | None = None,
-        weights: Mapping[str, Tensor] | None = None,
+        self, hidden: Tensor, *, block: int = 0, prompts: Sequence[Tensor] = ()
     ) -> tuple[Tensor, Tensor]:
         """Before the projection: the pooled row ``[batch, d]``, and every row behind the last norm.
 
@@ -175,15 +169,13 @@ class ImageTower:
         a tower that pools by attention the norm comes after that, and rows are what is pooled.
         Arguments are those of ``encode``; both are float32 from a tower in half precision.
         """
-        tower = self.replace(weights) if weights else self
-        x = tower._run(hidden, block, prompts, block_updates, None)
-        anatomy = tower._anatomy
+        x, anatomy = self._run(hidden, block, prompts, None, None), self._anatomy
         rows = x if anatomy.attends else anatomy.norm(x)
-        return _widen(anatomy.pool(x[:, : self.tokens])), _widen(rows)
+        return widen(anatomy.pool(x[:, : self.tokens])), widen(rows)
 
     def project(self, rows: Tensor) -> Tensor:
         """From before the projection to the joint space, ``[..., e]`` of ``[..., d]``."""
-        return _widen(self._anatomy.project(rows.to(next(self._visual.parameters()).dtype)))
+        return widen(self._anatomy.project(rows.to(next(self._visual.parameters()).dtype)))
 
     def _run(
         self,
@@ -220,7 +212,3 @@ class ImageTower:
                 f"the module was made for image towers of {len(prompts)} blocks or more, "
                 f"not {self.depth}"
             )
-
-
-def _widen(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in HALF else tensor

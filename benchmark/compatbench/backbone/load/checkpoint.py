@@ -9,19 +9,18 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from compatbench.backbone.load.find_weights import is_set
 from compatbench.backbone.load.names import recognise
 from compatbench.backbone.load.weights import hash_weights
-from compatbench.errors import BackboneError, CompatbenchError, CompatbenchWarning
+from compatbench.errors import BackboneError, CompatbenchWarning
 from compatbench.files.tensors import check_header
 from compatbench.messages import first_line
 
@@ -33,10 +32,9 @@ _PREFIXES = ("module.", "_orig_mod.")
 _FEWEST = 4
 # Numbers that OpenAI's archives keep among the weights.
 _NUMBERS = ("input_resolution", "context_length", "vocab_size")
-_EVA_SIZES = ("visual.pos_embed", "visual.patch_embed.proj.weight")
+_EVA_SIZES = ("pos_embed", "patch_embed.proj.weight")
 _BUFFERS = ("attn_mask", "position_ids")
 _SHOWN = 3
-_MAPPINGS = ("collections.defaultdict", "yacs.config.CfgNode")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -54,7 +52,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from None
     # A damaged file makes the readers raise errors of any kind.
     except Exception as error:
-        raise _damaged(path, first_line(error)) from None
+        what = f"{path} is damaged or incomplete ({path.stat().st_size:,} bytes)"
+        raise BackboneError(f"{what}: {first_line(error)}", "fetch it again") from None
     if not tensors:
         raise BackboneError(
             f"{path} holds no weights",
@@ -64,17 +63,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
     return tensors
-
-
-def _read(path: Path) -> object:
-    """What a file holds."""
-    from safetensors.torch import load_file
-
-    kind = kind_of_checkpoint(path)
-    if kind == "script":
-        return _read_script(path)
-    check_size(path)
-    return load_file(path) if kind == "safetensors" else _read_pickle(path)
 
 
 def kind_of_checkpoint(path: Path) -> Literal["safetensors", "script", "archive", "pickle"]:
@@ -103,8 +91,19 @@ def kind_of_checkpoint(path: Path) -> Literal["safetensors", "script", "archive"
     return "script" if is_script else "archive"
 
 
-def _read_pickle(path: Path) -> object:
-    """Tensors alone; a file that needs code in it to be run only if the user allows that."""
+def _read(path: Path) -> object:
+    """What a file holds; one that needs code in it to be run only if the user allows that."""
+    kind = kind_of_checkpoint(path)
+    if kind == "script":  # its program is compiled and can run as it is read
+        # OpenAI published CLIP as such archives, which are known by their hashes.
+        if recognise(hash_weights(path)) is None:
+            _require_trust(path, "the program of a TorchScript archive that is not known")
+        with warnings.catch_warnings():  # newer versions no longer recommend to write such files
+            warnings.simplefilter("ignore", FutureWarning)
+            return torch.jit.load(path, map_location="cpu")
+    check_size(path)
+    if kind == "safetensors":
+        return load_file(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -115,18 +114,6 @@ def _read_pickle(path: Path) -> object:
         what = asked[0] if asked else first_line(error)
     _require_trust(path, what)
     return torch.load(path, map_location="cpu", weights_only=False)
-
-
-def _read_script(path: Path) -> object:
-    """The module in a TorchScript archive, whose program is compiled and can run as it is read.
-
-    OpenAI published CLIP as such archives, which are known by their hashes.
-    """
-    if recognise(hash_weights(path)) is None:
-        _require_trust(path, "the program of a TorchScript archive that is not known")
-    with warnings.catch_warnings():  # newer versions no longer recommend to write such files
-        warnings.simplefilter("ignore", FutureWarning)
-        return torch.jit.load(path, map_location="cpu")
 
 
 def _require_trust(path: Path, what: str) -> None:
@@ -141,43 +128,6 @@ def _require_trust(path: Path, what: str) -> None:
         CompatbenchWarning,
         stacklevel=2,
     )
-
-
-class _Ignored:
-    """In place of an object that a reader passes over: it takes a state, and does nothing."""
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-class _EmptyMapping:
-    """In place of a class of dictionaries, whose items a file puts in one after the other."""
-
-    def __new__(cls, *_: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
-        return OrderedDict()
-
-
-def load_archive(path: Path, is_ignored: Callable[[str], bool]) -> object:
-    """What ``torch.save`` wrote, by ``torch.load(weights_only=True)``, which runs nothing.
-
-    That would refuse a file whole if it holds a scheduler, as those of Dassl's trainers do: here
-    objects of the classes for which ``is_ignored`` says so are empty ones.
-
-    Raises:
-        CompatbenchError: it holds an object of another class.
-    """
-    names = get_unsafe_globals_in_checkpoint(str(path))
-    if refused := [name for name in sorted(names) if not is_ignored(name)]:
-        raise CompatbenchError(
-            f"{path} holds more than tensors: it asks for {refused[0]}; nothing in it was run. If "
-            "you trust who made it, load it where it was made and save its state_dict alone"
-        )
-    empty: Any = [(_EmptyMapping if name in _MAPPINGS else _Ignored, name) for name in names]
-    with safe_globals(empty):
-        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _find_tensors(content: object) -> dict[str, Tensor]:
@@ -199,13 +149,6 @@ def check_stored(name: str, tensor: Tensor) -> None:
     """A ``ValueError`` refuses a tensor that is larger than what is stored of it."""
     if tensor.layout == torch.strided and tensor.nbytes > tensor.untyped_storage().nbytes():
         raise ValueError(f"{name!r} has more numbers than are stored")
-
-
-def _damaged(path: Path, reason: str) -> BackboneError:
-    size = path.stat().st_size
-    return BackboneError(
-        f"{path} is damaged or incomplete ({size:,} bytes): {reason}", "fetch it again"
-    )
 
 
 def check_size(path: Path) -> None:
@@ -245,10 +188,7 @@ def fit_tensors(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> d
     wanted = model.state_dict()
     fitted = {name: tensor for name, tensor in tensors.items() if name not in _NUMBERS}
     if "visual.blocks.0.norm1.weight" in fitted and "visual.trunk.pos_embed" in wanted:
-        # timm would silently resize the positions of another image size.
-        fixed = {name: wanted.get(name.replace("visual.", "visual.trunk.")) for name in _EVA_SIZES}
-        _check(fitted, {name: t for name, t in fixed.items() if t is not None}, what, whole=False)
-        fitted = _translate_eva(fitted, model)
+        fitted = _translate_eva(fitted, model.visual.trunk)  # type: ignore[union-attr]
     if "text.positional_embedding" in wanted and "positional_embedding" in fitted:
         fitted = convert_to_custom_text_state_dict(fitted)
     if "text.logit_scale" in fitted:  # where the loader of EVA-CLIP's authors keeps it
@@ -260,36 +200,31 @@ def fit_tensors(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> d
     for name in wanted.keys() & {"logit_scale", "logit_bias"} & fitted.keys():
         if fitted[name].numel() == wanted[name].numel() == 1:
             fitted[name] = fitted[name].reshape(wanted[name].shape)
-    _check(fitted, wanted, what)
-    return fitted
-
-
-def _translate_eva(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    from timm.models.eva import checkpoint_filter_fn
-
-    image = {name: t for name, t in tensors.items() if name.startswith("visual.")}
-    rest = {name: t for name, t in tensors.items() if name not in image}
-    translated = checkpoint_filter_fn(image, model.visual.trunk)  # type: ignore[arg-type, union-attr]
-    return rest | {f"visual.trunk.{name}": t for name, t in translated.items()}
-
-
-def _check(
-    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str, whole: bool = True
-) -> None:
-    """Refuses tensors of other shapes, too few of them, and if they are the whole, too many."""
     problems = [
-        f"{name} is {list(tensors[name].shape)} there, and {list(tensor.shape)} in the model"
+        f"{name} is {list(fitted[name].shape)} there, and {list(tensor.shape)} in the model"
         for name, tensor in wanted.items()
-        if name in tensors and tensors[name].shape != tensor.shape
+        if name in fitted and fitted[name].shape != tensor.shape
     ][:1]
-    extra = [name for name in tensors if name not in wanted] if whole else []
-    lacking = [name for name in wanted if name not in tensors]
-    for word, names in (("they lack", lacking), ("they also hold", extra)):
-        if names:
+    for word, holds, others in (("lack", wanted, fitted), ("also hold", fitted, wanted)):
+        if names := [name for name in holds if name not in others]:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            problems.append(f"{word} {', '.join(names[:_SHOWN])}{more}")
+            problems.append(f"they {word} {', '.join(names[:_SHOWN])}{more}")
     if problems:
         raise BackboneError(
             f"{what}: the weights do not fit the architecture: {'; '.join(problems)}",
             "give the model that they were made for",
         )
+    return fitted
+
+
+def _translate_eva(tensors: dict[str, Tensor], trunk: nn.Module) -> dict[str, Tensor]:
+    from timm.models.eva import checkpoint_filter_fn
+
+    image = {name: t for name, t in tensors.items() if name.startswith("visual.")}
+    own = trunk.state_dict()
+    # timm would silently resize the positions of another image size, so it is not shown them.
+    sized = {f"visual.{name}": own[name] for name in _EVA_SIZES if f"visual.{name}" in image}
+    translated = checkpoint_filter_fn(image | sized, trunk)  # type: ignore[arg-type]
+    translated |= {name: image[f"visual.{name}"] for name in _EVA_SIZES if name in translated}
+    rest = {name: t for name, t in tensors.items() if name not in image}
+    return rest | {f"visual.trunk.{name}": t for name, t in translated.items()}

@@ -6,10 +6,9 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from compatbench.backbone.load.mini_towers import register_mini_towers
 from compatbench.data.cards import BackboneCard, backbone_cards, unknown_name
@@ -153,42 +152,34 @@ def release_facts(card: BackboneCard) -> dict[str, Any]:
 
 
 def check_release(card: BackboneCard) -> None:
-    """Checks that there are such weights, and that they were made with the model's activation.
+    """Checks that there are such weights, and that they were made with the model's activation."""
+    if card.config is not None:
+        _check_known(card.name, card.config, card.tag)
+        if card.tag is not None:
+            quick = bool(release_facts(card).get("quick_gelu", False))
+            check_activation(card, f"the weights '{card.tag}'", quick)
+
+
+def check_activation(card: BackboneCard, weights: str, quick: bool) -> None:
+    """Refuses weights that were trained with another activation than the model's.
 
     With GELU in place of QuickGELU a model runs, but loses several points of accuracy.
     """
-    if card.config is None:
+    if bool(model_config(card).get("quick_gelu", False)) == quick:
         return
-    _check_known(card.name, card.config, card.tag)
-    if card.tag is None:
-        return
-    quick = bool(release_facts(card).get("quick_gelu", False))
-    if quick != uses_quick_gelu(card):
-        raise wrong_activation(card, f"the weights '{card.tag}'", quick)
-
-
-def uses_quick_gelu(card: BackboneCard) -> bool:
-    """Whether a card's model is built with QuickGELU."""
-    return bool(model_config(card).get("quick_gelu", False))
-
-
-def wrong_activation(card: BackboneCard, weights: str, quick: bool) -> BackboneError:
-    """The error for weights that were trained with another activation than the model's."""
     config = card.config or str(card.path)
-    right = config + QUICK if quick else config.removesuffix(QUICK)
-    fix = f"use the model '{right}'"
+    fix = f"use the model '{config + QUICK if quick else config.removesuffix(QUICK)}'"
     if card.config is None:
         fix = f"say 'quick_gelu: {str(quick).lower()}' in the model_cfg of open_clip_config.json"
-    kinds = ("QuickGELU", "GELU") if quick else ("GELU", "QuickGELU")
-    return BackboneError(
-        f"backbone '{card.name}': {weights} were trained with {kinds[0]}, but the model "
-        f"'{config}' computes {kinds[1]}",
+    trained, computed = ("QuickGELU", "GELU") if quick else ("GELU", "QuickGELU")
+    raise BackboneError(
+        f"backbone '{card.name}': {weights} were trained with {trained}, but the model "
+        f"'{config}' computes {computed}",
         fix,
     )
 
 
-@dataclass(frozen=True)
-class Release:
+class Release(NamedTuple):
     """Published weights, by open_clip's names."""
 
     model: str  # the architecture, without the mark of its activation
@@ -224,19 +215,6 @@ def recognise(digest: str) -> Release | None:
         if hashes & {digest, digest[:_DIGITS]}:
             return Release(model.removesuffix(QUICK), tag, bool(facts.get("quick_gelu", False)))
     return None
-
-
-def check_recognised(card: BackboneCard, path: Path, release: Release) -> None:
-    """Refuses the weights of one release under the name, or with the activation, of another."""
-    if release.quick_gelu != uses_quick_gelu(card):
-        raise wrong_activation(
-            card, f"the weights {path}, which are {release},", release.quick_gelu
-        )
-    if card.tag not in (None, release.tag):
-        raise BackboneError(
-            f"backbone '{card.name}': the weights {path} are {release}, not '{card.tag}'",
-            f"name them so ({release}@FILE), or give the file of '{card.tag}'",
-        )
 
 
 def preprocessing(card: BackboneCard) -> dict[str, Any] | None:

@@ -78,14 +78,15 @@ def locate_weights(card: BackboneCard) -> Path:
     if card.weights is None:  # weights beside the card are no release of open_clip's
         check_release(card)
     path = find_weights(card, download=not _planning)
-    if card.path is None and card.weights is None:
-        check_published_hash(path, release_facts(card).get("url", ""))
-    published = card.hashes.get(path.name) if card.path is None else None
-    expected = card.sha256 or published
-    if expected is not None and hash_weights(path) != expected:
+    published = ""
+    if card.path is None:
+        url = "" if card.weights else release_facts(card).get("url", "")
+        of_url = published_hash(url) if url and Path(url).name == path.name else ""
+        published = card.hashes.get(path.name) or of_url
+    if not hash_weights(path).startswith(card.sha256 or published):
         raise BackboneError(
             f"backbone '{card.name}': {path} is damaged or was replaced: its SHA-256 is not the "
-            "one on the card",
+            "one that is published, or on the card",
             "restore the file (git checkout, or reinstall)" if card.weights else "fetch it again",
         )
     return path
@@ -123,14 +124,3 @@ def _hash(path: Path, size: int, changed: int) -> str:
     with contextlib.suppress(CompatbenchError):
         write_atomic(kept, canonical_json({**state, "sha256": digest}).encode())
     return digest
-
-
-def check_published_hash(path: Path, url: str) -> None:
-    """Refuses a file whose hash is not the one in its download address."""
-    if not url or Path(url).name != path.name:
-        return
-    if (published := published_hash(url)) and not hash_weights(path).startswith(published):
-        raise BackboneError(
-            f"weights {path} are damaged or another file: their SHA-256 is not the published one",
-            f"fetch {url} again",
-        )

@@ -22,6 +22,12 @@ HALF = (torch.bfloat16, torch.float16)
 
 _QUICK = 1.702
 
+
+def widen(tensor: Tensor) -> Tensor:
+    """Features and embeddings are float32, also those of a tower in half precision."""
+    return tensor.float() if tensor.dtype in HALF else tensor
+
+
 Part = Literal["q", "k", "v", "attn", "mlp", "block"]
 """A projection of attention, attention (behind its output projection), the MLP, or the block."""
 

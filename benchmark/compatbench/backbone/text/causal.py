@@ -220,39 +220,28 @@ def pack(
     bounds = [len(groups) * i // count for i in range(count + 1)]
     chunks = []
     for part in (groups[a:b] for a, b in pairwise(bounds) if b > a):
-        tensors = _pack_groups(part, lengths, size, shared, stride, dtype)
+        # Padding copies a row that exists, as rows beyond a suffix's length may hold anything.
+        # It sees the prefix and itself, and nothing sees it.
+        source = torch.full((len(part), size), part[0][0] * stride)
+        position = torch.full((len(part), size), shared)
+        owner = torch.arange(-size, 0).repeat(len(part), 1)
+        last = []
+        for g, group in enumerate(part):
+            row = 0
+            for i in group:
+                here, rows = slice(row, row + lengths[i]), torch.arange(lengths[i])
+                source[g, here] = i * stride + rows
+                position[g, here] = shared + rows
+                owner[g, here] = i
+                row += lengths[i]
+                last.append(g * size + row - 1)
+        of_one_suffix = (owner[:, :, None] == owner[:, None, :]).tril()
+        hidden = F.pad(~of_one_suffix, (shared, 0))
+        mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, -torch.inf)
+        tensors = source.flatten(), position.flatten(), torch.tensor(last), mask
         chunks.append(Chunk(*(tensor.to(device) for tensor in tensors), on_cpu=tensors[2:]))
     restore = torch.tensor([i for group in groups for i in group]).argsort()
     return chunks, restore.to(device)
-
-
-def _pack_groups(
-    groups: list[list[int]],
-    lengths: tuple[int, ...],
-    size: int,
-    shared: int,
-    stride: int,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    # Padding copies a row that exists, as rows beyond a suffix's length may hold anything.
-    # It sees the prefix and itself, and nothing sees it.
-    source = torch.full((len(groups), size), groups[0][0] * stride)
-    position = torch.full((len(groups), size), shared)
-    owner = torch.arange(-size, 0).repeat(len(groups), 1)
-    last = []
-    for g, group in enumerate(groups):
-        row = 0
-        for i in group:
-            part, rows = slice(row, row + lengths[i]), torch.arange(lengths[i])
-            source[g, part] = i * stride + rows
-            position[g, part] = shared + rows
-            owner[g, part] = i
-            row += lengths[i]
-            last.append(g * size + row - 1)
-    of_one_suffix = (owner[:, :, None] == owner[:, None, :]).tril()
-    hidden = F.pad(~of_one_suffix, (shared, 0))
-    mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, -torch.inf)
-    return source.flatten(), position.flatten(), torch.tensor(last), mask
 
 
 def _best_groups(lengths: tuple[int, ...]) -> tuple[int, list[list[int]]]:

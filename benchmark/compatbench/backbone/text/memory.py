@@ -9,7 +9,7 @@ neither features nor gradients, not even in their last bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
@@ -82,26 +82,15 @@ def free_memory(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         # What torch has reserved and does not use is free as well.
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(min(_machine_memory(), _group_memory()))
-
-
-def _machine_memory() -> int:
-    try:
-        return _fields(Path("/proc/meminfo"))["MemAvailable:"] * 1024
-    except (OSError, KeyError):
-        return 4 * 2**30  # no such file outside Linux
-
-
-def _group_memory() -> float:
-    """What the container's own limit leaves (control groups, version 2)."""
-    folder = Path("/sys/fs/cgroup")
-    try:
-        limit = int((folder / "memory.max").read_text())
-        used = int((folder / "memory.current").read_text())
+    room, group = 4 * 2**30, Path("/sys/fs/cgroup")
+    with suppress(OSError, KeyError):  # no such file outside Linux
+        room = _fields(Path("/proc/meminfo"))["MemAvailable:"] * 1024
+    # What the container's own limit leaves (control groups, version 2), if there is one.
+    with suppress(OSError, ValueError, KeyError):
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
         # Cached files count as used, but make way.
-        return max(0, limit - used + _fields(folder / "memory.stat")["inactive_file"])
-    except (OSError, ValueError, KeyError):
-        return torch.inf  # no such files, or "max": no limit
+        room = min(room, max(0, limit - used + _fields(group / "memory.stat")["inactive_file"]))
+    return room
 
 
 def _fields(path: Path) -> dict[str, int]:

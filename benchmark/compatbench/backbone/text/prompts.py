@@ -96,30 +96,22 @@ class Prompts:
             raise NotTransferable(
                 "prompts of inner blocks follow start-of-text, which this text tower does not have"
             )
-        problem, swap = "", self.swap
-        most, shortest = max((len(rows) for rows in self.deep), default=0), min(self.lengths)
         if self.longest > context_length:
-            problem = (
+            raise CompatbenchError(
                 f"a prompt of {self.longest} tokens does not fit the text tower's "
                 f"{context_length}; use fewer context tokens or a shorter class name"
             )
-        elif self.deep and (len(self.deep) >= blocks or most >= self.shared):
-            problem = (
-                f"deep prompts of {most} rows before {len(self.deep)} blocks have no place in "
-                f"{self.shared - 1} shared rows and the blocks after the first of {blocks}"
+        most, swap = max((len(rows) for rows in self.deep), default=0), self.swap
+        fits = not self.deep or (len(self.deep) < blocks and most < self.shared)
+        if swap is not None:
+            count, rows, _ = swap.rows.shape
+            fits &= 0 < swap.block < blocks
+            fits &= count == len(self.lengths) and rows < min(self.lengths)
+        if not fits:
+            raise CompatbenchError(
+                f"rows that are replaced have no place in the blocks after the first of {blocks}, "
+                f"{self.shared - 1} shared rows, or suffixes of {min(self.lengths)} rows or more"
             )
-        elif swap and not (
-            0 < swap.block < blocks
-            and len(swap.rows) == len(self.lengths)
-            and swap.rows.shape[1] < shortest
-        ):
-            problem = (
-                f"{swap.rows.shape[1]} rows for each of {len(swap.rows)} classes before block "
-                f"{swap.block} have no place in {len(self.lengths)} suffixes, the shortest of "
-                f"{shortest} rows, and the blocks after the first of {blocks}"
-            )
-        if problem:
-            raise CompatbenchError(problem)
 
 
 def replace_rows(x: Tensor, rows: Tensor, start: int = 1) -> Tensor:

@@ -125,9 +125,9 @@ def price_ways(
 
 def find_way(transfer: str) -> Transfer | None:
     """The transfer of this name, if it is here; what it is made of is loaded only then."""
-    from compatbench.method.registry import find_transfer, is_transfer
+    from compatbench.method.registry import known_transfer
 
-    return find_transfer(transfer) if is_transfer(transfer) else None
+    return known_transfer(transfer)
 
 
 def access_of(transfer: str) -> list[str]:

@@ -26,7 +26,7 @@ from compatbench.data.cards.shots import count_shots
 from compatbench.extras.advice.cases import FEWEST_TASKS, OLD, ZERO_SHOT, Case
 from compatbench.extras.advice.price import break_even, count_labels, describe_prices, format_prices
 from compatbench.messages import count
-from compatbench.method.registry import find_transfer, is_transfer
+from compatbench.method.registry import known_transfer
 from compatbench.results.estimate import Interval
 
 CHEAP = {"words", "source weights"}  # what a way without images may need
@@ -43,7 +43,8 @@ VERDICTS = {
 
 def needs_of(way: str) -> set[str]:
     """What a way needs besides module and target; ``unknown`` of a transfer that is not here."""
-    return {*find_transfer(way).card.access} if is_transfer(way) else {"unknown"}
+    transfer = known_transfer(way)
+    return {*transfer.card.access} if transfer else {"unknown"}
 
 
 def judge(case: Case) -> dict[str, Any]:

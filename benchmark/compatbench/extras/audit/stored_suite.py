@@ -16,7 +16,7 @@ from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import find_teachers, plan_cells
 from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.findings import Finding, compare_file
-from compatbench.method.registry import MethodRegistry, find_transfer, is_transfer
+from compatbench.method.registry import MethodRegistry, find_transfer, known_transfer
 from compatbench.results.collect import describe_method
 from compatbench.results.method_results import MethodResults
 from compatbench.results.result_files import PAGES, TUNING, file_texts, read_method
@@ -83,7 +83,7 @@ def read_stored_suite(
             findings.append(Finding(f"{folder / name}{ROWS}", problem, 2, "method"))
             continue
         suite = _as_recorded(card, results)
-        recorded = sorted(filter(is_transfer, {*results.rows["transfer"]}))
+        recorded = sorted(filter(known_transfer, {*results.rows["transfer"]}))
         method = registry.get(suite.base_method(name)).card
         # All are named here, and one that is named has to take the method.
         asked = [
