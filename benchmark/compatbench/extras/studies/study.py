@@ -27,8 +27,7 @@ from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.run_plan import run_plan
 from compatbench.engine.matrix import Matrix, select_matrix
-from compatbench.engine.missing import Missing
-from compatbench.engine.plan import Plan, plan
+from compatbench.engine.plan import Plan
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method import Method, Module
@@ -150,9 +149,8 @@ class Study:
         Raises:
             CompatbenchError: broken data, a store that cannot be written, or a fit that failed.
         """
-        planned = Plan(matrix, tuple(plan(cells, store)), store, {}, Missing())
         compute = Compute(device=self.device, jobs=self.jobs)
-        run_plan(planned, compute, self.on_start, self.on_event)
+        run_plan(Plan(matrix, tuple(cells), store), compute, self.on_start, self.on_event)
         fits = []
         for cell in cells:
             record = store.read(cell.key)
