@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from matrix import SUITE, Draw, matrix, token_bytes
+from matrix import SUITE, Draw, matrix, size_of, token_bytes
 from simulate import Job, Site
 
 from compatbench.data.cards import suite_cards, task_cards
 from compatbench.data.feature_cache import WHOLE
-from compatbench.engine.model_size import FLOAT, ModelSize
+from compatbench.engine.model_size import FLOAT
 
 MEASURED = Path(__file__).parent / "measured.json"
 HOUR = 3600.0
@@ -76,14 +76,11 @@ class Measured:
     core_flops: float
     store_seconds_per_cell: float
     methods: Mapping[str, Mapping[str, float]]
-    models: Mapping[str, ModelSize]
 
     @classmethod
     def read(cls, path: Path = MEASURED) -> Measured:
         """Reads measured.json, or a file like it."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        content["models"] = {name: ModelSize(**size) for name, size in content["models"].items()}
-        return cls(**content)
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +106,7 @@ def count_costs(measured: Measured, assumed: Assumptions) -> Costs:
     entries = _Entries(measured, assumed)
     jobs, modules, predictions, files = [], 0.0, 0.0, 0
     images = {name: task_cards.read(name).counts for name in task_cards.names()}
-    for draw in matrix(dict(measured.models)):
+    for draw in matrix():
         names, read = entries.needed(draw)
         jobs.append(
             Job(
@@ -131,7 +128,11 @@ def count_costs(measured: Measured, assumed: Assumptions) -> Costs:
         predictions += answers * 2 * FLOAT
         files += 3
     site = Site(
-        {name: size.parameters * FLOAT for name, size in measured.models.items()},
+        {
+            name: size_of(name).parameters * FLOAT
+            for upgrade in suite_cards.read(SUITE).upgrades
+            for name in upgrade
+        },
         entries.seconds,
         assumed.worker_rate,
         assumed.shared_rate,
@@ -159,7 +160,6 @@ class _Entries:
     """The entries of the feature cache: what each takes to encode and to keep."""
 
     def __init__(self, measured: Measured, assumed: Assumptions) -> None:
-        self._models = measured.models
         self._assumed = assumed
         self._cards = {name: task_cards.read(name) for name in task_cards.names()}
         self._views = len(suite_cards.read(SUITE).training.list_views(epochs=1))
@@ -183,7 +183,7 @@ class _Entries:
         return names, sum(self.bytes[name] for name in names)
 
     def _add(self, draw: Draw, backbone: str, what: str, images: int) -> list[str]:
-        size = self._models[backbone]
+        size = size_of(backbone)
         names = []
         for kind, flops, width in (
             ("features", size.image_flops, size.embed_dim * FLOAT),

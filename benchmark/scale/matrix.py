@@ -19,7 +19,8 @@ from compatbench.data.cards import (
 from compatbench.data.cards.shots import MOST_VALIDATION_SHOTS
 from compatbench.engine.costs import NAME_TOKENS
 from compatbench.engine.method_settings import resolve_settings
-from compatbench.engine.model_size import BATCH, WIDEST, ModelSize
+from compatbench.engine.model_size import FLOAT, ModelSize, measure_model
+from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import TrainedMethod
 
@@ -133,7 +134,7 @@ class Draw:
     work: Work
 
 
-def matrix(sizes: dict[str, ModelSize]) -> Iterator[Draw]:
+def matrix() -> Iterator[Draw]:
     """Every cell of the full matrix, in the order of a plan."""
     suite = suite_cards.read(SUITE)
     kinds = [read_kind(suite, name) for name in METHODS]
@@ -145,12 +146,19 @@ def matrix(sizes: dict[str, ModelSize]) -> Iterator[Draw]:
         test_sets = (task, *suite_variants(suite, task))
         tests = [task_cards.read(name).counts["test"] for name in test_sets]
         for source, backbones in paths.items():
-            towers = [sizes[name] for name in backbones]
+            towers = [size_of(name) for name in backbones]
             for shots, seed, kind in product(suite.shots, suite.seeds, kinds):
                 work = count_work(kind, card, shots, towers, tests)
                 yield Draw(kind, source, task, shots, seed, tuple(backbones), test_sets, work)
 
 
+def size_of(name: str) -> ModelSize:
+    """The sizes of a backbone."""
+    if (size := measure_model(name)) is None:
+        raise CompatbenchError(f"the size of backbone '{name}' is not known")
+    return size
+
+
 def token_bytes(size: ModelSize) -> int:
     """Bytes of one image's tokens, as they enter the image tower's first block."""
-    return size.batch_bytes // (BATCH * WIDEST)
+    return size.image_tokens * size.image_width * FLOAT

@@ -1,4 +1,4 @@
-"""Writes measured.json: what the committed results of the mini suite took, and sizes of models.
+"""Writes measured.json: what the committed results of the mini suite took.
 
 python benchmark/scale/measure.py
 
@@ -8,15 +8,13 @@ Seconds are wall clock on one core of a processor. Nothing is run here.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from matrix import METHODS, SUITE, count_work, read_kind
+from matrix import METHODS, count_work, read_kind, size_of
 
 from compatbench.data.cards import COPIED, suite_cards, task_cards
-from compatbench.engine.model_size import ModelSize, measure_model
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.results.result_files import read_method
@@ -28,18 +26,15 @@ MINI = ROOT / "results" / "mini"
 
 
 def measure() -> dict[str, Any]:
-    """Mean seconds, work and module sizes of each method's mini cells; and models' sizes."""
+    """Mean seconds, work and module sizes of each method's mini cells."""
     speed = json.loads((HERE.parent / "speed" / "results.json").read_text(encoding="utf-8"))
     harness = json.loads((HERE.parent / "speed" / "harness.json").read_text(encoding="utf-8"))
     machine = _machine([speed["machine_info"], harness["machine_info"]])
-    full = suite_cards.read(SUITE)
-    names = sorted({name for upgrade in full.upgrades for name in upgrade})
     return {
         "processor": machine["processor"],
         "core_flops": machine["matmul_gflops"] * 1e9,
         "store_seconds_per_cell": _store_seconds(harness),
         "methods": {name: _method(name) for name in METHODS},
-        "models": {name: asdict(_size(name)) for name in names},
     }
 
 
@@ -59,13 +54,6 @@ def _machine(known: list[dict[str, Any]]) -> dict[str, Any]:
     )
 
 
-def _size(name: str) -> ModelSize:
-    size = measure_model(name)
-    if size is None:
-        raise CompatbenchError(f"the size of backbone '{name}' is not known")
-    return size
-
-
 def _method(name: str) -> dict[str, float]:
     kind, rows = read_kind(suite_cards.read("mini"), name), read_method(MINI, name).table
     # Others than copied cells share the fit of one.
@@ -75,7 +63,7 @@ def _method(name: str) -> dict[str, float]:
             kind,
             task_cards.read(cell["task"].iloc[0]),
             int(cell["shots"].iloc[0]),
-            [_size(backbone) for backbone in cell["backbone"].unique()],
+            [size_of(backbone) for backbone in cell["backbone"].unique()],
             cell.drop_duplicates("test_set")["total"].tolist(),
         )
         for cell in cells

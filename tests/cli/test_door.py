@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import invoke
-from engine.conftest import write_methods
+from engine.running import write_methods
 
 from compatbench.cli import main
 from compatbench.cli.new_method import fill_template, find_checkout

@@ -9,59 +9,19 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from command_line import forget_files
 
-import compatbench.cli.app
 from compatbench.cli import main
 from compatbench.data.dataset_folders import set_data_roots
-from compatbench.engine.cell import Cell, CellRecord, describe_cell
-from compatbench.engine.store import RunStore
-from compatbench.method.predictions import Predictions
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
-SMOKE = ("run", "--suite", "smoke", "--methods", "zeroshot,taskres,gda,tip_adapter,coop")
+from .running import SMOKE, Run, write_methods
+
+__all__ = ["Run", "write_methods"]
 COLUMNS = {"COLUMNS": "100"}
-METHOD = """
-class {cls}(Method):
-    card = MethodCard("{name}", "{cls}", "none", "classifier", "for a test")
-    def fit(self, backbone, data, rng):
-        {fit}
-        return Module()
-    def attach(self, module, backbone, labels):
-        {attach}
-        return CosineClassifier(backbone.zero_shot(labels), 1.0)
-"""
-
-
-def write_methods(path: Path, head: str = "", attach: str = "pass", **fits: str) -> None:
-    """Writes a method file, or adds to it: methods by name, and what they do in their fit."""
-    bodies = [
-        METHOD.format(cls=name.title(), name=name, fit=fit, attach=attach)
-        for name, fit in fits.items()
-    ]
-    with path.open("a") as file:
-        file.write("".join([head, "\nfrom compatbench.method import *\n", *bodies]))
-
-
-def finish(store: RunStore, cell: Cell, *backbones: str) -> CellRecord:
-    """Stores a cell that has predictions on all of its backbones, or on these."""
-    places = [where for where in cell.places if where[0] in (backbones or cell.backbones)]
-    answers = {
-        where: Predictions(torch.zeros(2, dtype=torch.int32), torch.ones(2)) for where in places
-    }
-    for where in places:
-        store.write_zero_shot(where, cell.training.precision, answers[where])
-    store.write_predictions(cell.key, answers)
-    names = ("backbone", "test_set", "data")
-    records = [dict(zip(names, where, strict=True), status="ok") for where in places]
-    record = describe_cell(cell, "ok", records=records)
-    store.write(record)
-    return record
 
 
 @pytest.fixture(autouse=True, scope="session")

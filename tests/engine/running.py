@@ -1,4 +1,4 @@
-"""A run of one slow cell in processes of its own, with a temporary folder of its own."""
+"""Cells that are finished, methods in files, and runs: of the command line, and of a slow cell."""
 
 from __future__ import annotations
 
@@ -14,10 +14,60 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .conftest import write_methods
+import torch
 
+from compatbench.engine.cell import Cell, CellRecord, describe_cell
+from compatbench.engine.store import RunStore
+from compatbench.method.predictions import Predictions
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+SMOKE = ("run", "--suite", "smoke", "--methods", "zeroshot,taskres,gda,tip_adapter,coop")
 HEAD = "import os, time\nfrom pathlib import Path\n"
 PATIENCE = 240.0  # seconds, on a machine that is busy
+METHOD = """
+class {cls}(Method):
+    card = MethodCard("{name}", "{cls}", "none", "classifier", "for a test")
+    def fit(self, backbone, data, rng):
+        {fit}
+        return Module()
+    def attach(self, module, backbone, labels):
+        {attach}
+        return CosineClassifier(backbone.zero_shot(labels), 1.0)
+"""
+
+
+def write_methods(path: Path, head: str = "", attach: str = "pass", **fits: str) -> None:
+    """Writes a method file, or adds to it: methods by name, and what they do in their fit."""
+    bodies = [
+        METHOD.format(cls=name.title(), name=name, fit=fit, attach=attach)
+        for name, fit in fits.items()
+    ]
+    with path.open("a") as file:
+        file.write("".join([head, "\nfrom compatbench.method import *\n", *bodies]))
+
+
+def finish(store: RunStore, cell: Cell, *backbones: str) -> CellRecord:
+    """Stores a cell that has predictions on all of its backbones, or on these."""
+    places = [where for where in cell.places if where[0] in (backbones or cell.backbones)]
+    answers = {
+        where: Predictions(torch.zeros(2, dtype=torch.int32), torch.ones(2)) for where in places
+    }
+    for where in places:
+        store.write_zero_shot(where, cell.training.precision, answers[where])
+    store.write_predictions(cell.key, answers)
+    names = ("backbone", "test_set", "data")
+    records = [dict(zip(names, where, strict=True), status="ok") for where in places]
+    record = describe_cell(cell, "ok", records=records)
+    store.write(record)
+    return record
+
+
+def expect_one_line(result: subprocess.CompletedProcess[str], message: str) -> None:
+    """A command that ended with one clear line and exit code 2."""
+    assert result.returncode == 2, result.stdout + result.stderr
+    [line] = result.stderr.strip().splitlines()
+    assert line.startswith("compatbench: ")
+    assert message in line
 
 
 def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> bool:

@@ -29,6 +29,18 @@ publish: false
 shots: [2]
 training: {views: 2, max_steps: 2}
 """
+# Runs the suite on a processor, and on all cards of a make-believe accelerator.
+PROGRAM = f"""
+import torch
+import compatbench as cb
+from fake_accelerator import NAME, whole_harness
+
+torch.set_num_threads(1)
+cards = cb.Compute(device=f"{{NAME}}:all", decoders=2)
+for out, compute in (("processor", cb.Compute(device="cpu", jobs=1)), ("cards", cards)):
+    with whole_harness():
+        assert cb.run("./short.yaml", {METHODS}, out=out, compute=compute).failures == ()
+"""
 
 
 @pytest.fixture
@@ -103,12 +115,14 @@ def test_a_backbone_at_hand_computes_in_its_own_precision(
 @pytest.mark.slow
 def test_a_task_on_two_cards_has_the_rows_of_a_processor(tmp_path: Path) -> None:
     """In processes of their own, since a registered device is there for the whole process."""
-    here = Path(__file__)
-    environment = {"PYTHONPATH": str(here.parents[1]), "FAKE_CARDS": "2"}
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "FAKE_CARDS": "2"}
     environment["COMPATBENCH_CACHE"] = str(tmp_path / "cache")
     (tmp_path / "short.yaml").write_text(SUITE)
-    command = [sys.executable, str(here.with_name("on_accelerator.py")), str(tmp_path), *METHODS]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+    command, more = (
+        [sys.executable, "-c", PROGRAM],
+        {"cwd": tmp_path, "env": os.environ | environment},
+    )
+    done = subprocess.run(command, capture_output=True, text=True, **more)
     assert (done.returncode, done.stderr) == (0, "")
     found = {}
     for name in ("processor", "cards"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 import time
@@ -15,16 +14,12 @@ import pytest
 
 import compatbench as api
 from compatbench.data.cards import suite_cards
-from compatbench.data.feature_cache import FeatureCache
-from compatbench.engine.plan import make_plan, plan_cells
+from compatbench.engine.plan import make_plan
 from compatbench.engine.store import RunStore
 from compatbench.engine.store_check import find_waste
-from compatbench.engine.worker import Worker
 from compatbench.files.project_folders import TASKS_VARIABLE
 from compatbench.method.registry import builtin_methods
 from compatbench.results import result_files, rows
-
-from .conftest import Run
 
 SPEED = Path(__file__).parents[2] / "benchmark" / "speed"
 sys.path.append(str(SPEED))
@@ -44,14 +39,14 @@ def test_plan_waste_and_audit_of_many_cells_cost_little_more_than_their_records(
     tmp_path: Path,
 ) -> None:
     builtin_methods.cache_clear()  # without methods that other tests have added
-    suite = str(make_cells(tmp_path, 1_000))
+    suite = str(make_cells(tmp_path, 500))
 
     def make() -> object:
         return make_plan(suite, out=tmp_path)
 
     plan, store = make_plan(suite, out=tmp_path), RunStore(tmp_path / "runs")
     keys = [cell.key for cell in plan.cells]
-    assert len(keys) > 800
+    assert len(keys) > 400
     read = cpu_seconds(lambda: [store.read(key) for key in keys])
     # Twice as much on a quiet machine.
     assert cpu_seconds(make) < 5 * read
@@ -60,8 +55,8 @@ def test_plan_waste_and_audit_of_many_cells_cost_little_more_than_their_records(
     found = []
     audit = cpu_seconds(lambda: found.append(api.audit_results(tmp_path, [suite], cells=0)))
     assert found[0].findings == []
-    # A twentieth of the cells, twice what is promised.
-    assert audit < 2 * BARS["audit --cells 0"][0] / 20 + 10
+    # A fortieth of the cells, twice what is promised.
+    assert audit < 2 * BARS["audit --cells 0"][0] / 40 + 10
     tracemalloc.start()
     again = make_plan(suite, out=tmp_path)
     held = tracemalloc.get_traced_memory()[0]
@@ -73,7 +68,7 @@ def test_plan_waste_and_audit_of_many_cells_cost_little_more_than_their_records(
 def test_a_leaderboard_of_many_methods_reads_each_file_once_and_draws_only_the_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    methods = METHODS // 4
+    methods = METHODS // 8
     make_board(tmp_path, methods, seeds=1)
     monkeypatch.setenv(TASKS_VARIABLE, str(tmp_path / "tasks"))
     read, parse = [], rows.read_csv
@@ -83,7 +78,7 @@ def test_a_leaderboard_of_many_methods_reads_each_file_once_and_draws_only_the_b
         return parse(path, model)
 
     monkeypatch.setattr(result_files, "read_csv", read_once)
-    assert cpu_seconds(lambda: api.leaderboard(tmp_path)) < 2 * BARS["leaderboard"][0] / 4 + 2
+    assert cpu_seconds(lambda: api.leaderboard(tmp_path)) < 2 * BARS["leaderboard"][0] / 8 + 2
     assert len(read) == len(set(read)) == 2 * methods
     page = (tmp_path / "results" / "figures" / "board-scatter-1.svg").read_text()
     assert f"16 shots, the 50 best by each transfer and zero-shot, out of {methods}" in page
@@ -95,13 +90,3 @@ def test_the_figures_of_the_speed_page_keep_what_is_promised() -> None:
     for name, (seconds, megabytes) in BARS.items():
         assert found[name]["cpu_seconds"] < 2 * seconds  # of a machine that others use, too
         assert megabytes is None or found[name]["mb"] < megabytes
-
-
-def test_garbage_is_looked_for_less_often_until_a_cell_is_run(
-    compatbench: Run, cache: Path, tmp_path: Path
-) -> None:
-    compatbench("list", "transfers", cwd=tmp_path)
-    assert gc.get_threshold()[0] == 50_000
-    [cell, *_] = plan_cells(suite_cards.read("smoke"), builtin_methods(), ["zeroshot"])
-    Worker(RunStore(tmp_path / "runs"), FeatureCache(cache)).run(cell)
-    assert gc.get_threshold()[0] == 700

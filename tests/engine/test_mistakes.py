@@ -10,43 +10,7 @@ import pytest
 
 from compatbench.files.project_folders import tasks_folder
 
-from .conftest import Run
-
-
-def expect_one_line(result, message: str) -> None:
-    assert result.returncode == 2, result.stdout + result.stderr
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("compatbench: ")
-    assert message in lines[0]
-
-
-@pytest.mark.parametrize(
-    ("command", "message"),
-    [
-        ("run --methods kgcop", "no method named 'kgcop'; did you mean kgcoop"),
-        ("run --suite mimi", "no suite named 'mimi'; did you mean mini"),
-        ("run --tasks mini-animal", "no task in this suite named 'mini-animal'"),
-        ("run --methods ./nowhere.py", "method file nowhere.py does not exist"),
-        ("run --methods all,!*", "leaves no method"),
-        ("run --methods ,", "--methods '' names no method"),
-        ("run --seeds one", "seeds: 'one': Input should be a valid integer"),
-        ("run --shots 0", "shots: '0': Input should be greater than or equal to 1"),
-        ("run --shots 99999", "--shots '99999': no task here has so many images per class"),
-        ("run --device gpu", "--device 'gpu' cannot be used here"),
-        ("run --address auto", "are for '--executor ray'"),
-        ("run --executor ray --device tpu", "--device 'tpu'"),
-        ("run --out taken/here", "cannot write taken/here"),
-        ("evaluate . --backbone mini-eva-clip", "is a folder; give a module's file"),
-        ("evaluate gone --backbone mini-clip --device tpu", "--device 'tpu'"),
-        ("plan --device tpu", "--device 'tpu' cannot be used here"),
-        ("leaderboard", "results holds no results; give the folder that holds results/ with"),
-    ],
-)
-def test_wrong_options(compatbench: Run, tmp_path: Path, command: str, message: str) -> None:
-    (tmp_path / "taken").write_text("a file where the folder should be")
-    expect_one_line(compatbench(*command.split(), cwd=tmp_path), message)
-    assert not (tmp_path / "results" / "mini").exists()
+from .running import Run, expect_one_line
 
 
 @pytest.mark.parametrize(

@@ -112,9 +112,8 @@ def test_a_teacher_that_is_not_here_is_missing_for_its_method_alone(path: Path) 
     suite = SMOKE.model_copy(update={"methods": {"told": {"teacher": "vit-h14-dfn5b"}}})
     assert find_teachers(suite, registry, names) == ["vit-h14-dfn5b"]
     missing = Missing({"vit-h14-dfn5b": "it is not here"})
-    assert [cell.method for cell in plan_cells(suite, registry, names, missing=missing)] == [
-        "untold"
-    ]
+    cells = plan_cells(suite, registry, names, missing=missing)
+    assert [cell.method for cell in cells] == ["untold"]
 
 
 def test_a_stream_comes_in_one_call_and_in_an_order_that_the_seed_draws(cache: Path) -> None:
@@ -130,9 +129,8 @@ def test_a_stream_comes_in_one_call_and_in_an_order_that_the_seed_draws(cache: P
         predict_module(classify, backbone, task, features, stream=seed).classes
         for seed in (None, 1, 1, 2)
     ]
-    _, plain, first, again, other = (
-        calls  # a few images first, to size the batches; a stream has none
-    )
+    # A few images first, to size the batches; a stream has none.
+    _, plain, first, again, other = calls
     assert all(torch.equal(one, answers[0]) for one in answers)  # whatever the order
     assert torch.equal(first, again)
     assert not torch.equal(first, plain)

@@ -28,10 +28,11 @@ from compatbench.method.registry import builtin_methods
 from compatbench.results.collect import describe_method
 from compatbench.results.rows import Row, read_csv, to_frame, write_csv
 
-from .conftest import finish
+from .running import finish
 
 REGISTRY = builtin_methods()
 CLIP, EVA, ANEW = "mini-clip", "mini-eva-clip", "mini-eva-clip-anew"
+DEFAULTS = REGISTRY.get("coop").Config().model_dump(exclude={"max_steps"})
 VIEWS = {"views": 2, "crop_scale": [0.5, 1.0], "max_steps": 20}
 
 
@@ -144,6 +145,11 @@ def test_a_missing_target_or_variant_leaves_the_rest_of_the_cell() -> None:
         ({"training": VIEWS}, False),
         ({"title": "Another title", "note": "Another note"}, False),
         ({"methods": {"kgcoop": {"weight": 1.0}}}, False),
+        # A default is in no key.
+        (
+            {"methods": {"coop": REGISTRY.get("coop").Config().model_dump(exclude={"max_steps"})}},
+            False,
+        ),
         ({"upgrades": [[CLIP, "mini-clip-other"]]}, False),
     ],
 )
@@ -222,11 +228,6 @@ def test_mirrored_images_and_another_number_of_validation_images_reach_the_fit(
     assert [data.val.targets.bincount().max() for data in (before, after)] == [4, 2]
     more = smoke(tasks=["mini-travel"], shots=[6], methods={"gda": {"training": {"val_shots": 2}}})
     assert len({one_cell(s, "gda").key for s in (suite, more, smoke(shots=[6]))}) == 3
-
-
-def test_a_default_is_in_no_key() -> None:
-    default = REGISTRY.get("coop").Config().model_dump(exclude={"max_steps"})
-    assert one_cell(smoke(methods={"coop": default})).key == one_cell(smoke()).key
 
 
 def test_a_suite_that_extends_another_changes_single_settings(tmp_path: Path) -> None:

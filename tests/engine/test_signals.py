@@ -33,9 +33,7 @@ def skip_without_ray(options: list[str]) -> None:
     [
         (["--jobs", "1"], signal.SIGTERM),
         (["--jobs", "2"], signal.SIGINT),
-        (["--jobs", "2"], signal.SIGHUP),
         (RAY, signal.SIGINT),
-        (RAY, signal.SIGTERM),
     ],
 )
 def test_a_run_that_is_stopped_says_how_to_go_on_and_leaves_nothing(

@@ -20,8 +20,7 @@ from compatbench.files.project_folders import tasks_folder
 from compatbench.method import load_module
 from compatbench.method.registry import builtin_methods
 
-from .conftest import SMOKE, Run
-from .test_mistakes import expect_one_line
+from .running import SMOKE, Run, expect_one_line
 
 
 def read_results(folder: Path, suite: str = "smoke") -> dict[str, list[dict[str, str]]]:

@@ -20,7 +20,7 @@ from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.method import Module
 from compatbench.method.predictions import predict
 
-from .conftest import SMOKE, Run
+from .running import SMOKE, Run
 
 KEY = "5" * 64
 MODULE = Module(trained={"context": torch.tensor([[1.5, -2.0]])})

@@ -49,12 +49,8 @@ SHARED = {
     ),
     "as_json": Option("--json", "Print JSON.", "bool", False),
     # Those of functions and records.
-    "jobs": Option(("--jobs", "-j"), least=1),
-    "jobs_per_gpu": Option(least=1),
-    "threads": Option(least=1),
-    "decoders": Option(least=1),
+    "jobs": Option(("--jobs", "-j")),
     "steps": Option(least=1),
-    "gpus_per_cell": Option(least=0),
     "seed": Option(least=0),
     "memory_budget": Option(
         help="Most memory for the activations of each worker's text encoder, and for the images "

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from compatbench.tables.suite_page import SuitePage
 
 RANKING_SECONDS = 5.0  # between two looks at the ranking
-PACE_SECONDS = 30.0  # of cells, before it counts what they took: the first ones load libraries
 
 
 class RunProgress(Progress):
@@ -36,13 +35,10 @@ class RunProgress(Progress):
         self.plan: Plan | None = None
         self._out = out
         self._workers = 1
-        self._total = 0
         self._left: dict[str, float] = {}  # expected seconds by key
-        self._running: dict[str, tuple[TaskID, float]] = {}  # and the start
-        self._spent = self._expected = 0.0  # seconds of the cells that have finished
+        self._running: dict[str, TaskID] = {}
         self._tenths = 0
-        self._waited = False
-        self._broken: set[str] = set()  # images that were named
+        self._said: set[str] = set()  # what is said once
         self._ranking: RenderableType = Text()
         self._rank_at = 0.0
         super().__init__(
@@ -52,10 +48,12 @@ class RunProgress(Progress):
             TextColumn("{task.fields[rest]}"),
             console=console,
             refresh_per_second=2,
+            speed_estimate_period=1800,
             transient=True,
             disable=not console.is_terminal,
         )
         self._cells = self.add_task("reading the suite and the methods", total=None, rest="")
+        self._seconds = self.add_task("expected seconds", visible=False, rest="")
 
     def announce_plan(self, plan: Plan, workers: int) -> None:
         """Says what is planned, and begins to show it."""
@@ -66,58 +64,53 @@ class RunProgress(Progress):
         """Begins to show the cells of a plan, and the ranking of its suite."""
         self.plan, self._workers = plan, max(workers, 1)
         self._left = {cell.key: plan.estimate.cell(cell) for cell in plan.to_do}
-        self._total = len(self._left)
-        self.update(self._cells, description="cells", total=self._total)
+        self.update(self._cells, description="cells", total=len(self._left))
+        self.update(self._seconds, total=sum(self._left.values()))
 
     def on_event(self, event: Event) -> None:
         """Notes an event and draws."""
         cell, key = event.cell, event.cell.key
         if event.kind == "started":
             records = len(cell.backbones) * len(cell.test_sets)
-            self._running[key] = self.add_task(str(cell), total=records, rest=""), self.get_time()
+            self._running[key] = self.add_task(str(cell), total=records, rest="")
         elif event.kind in ("encoding", "measured"):
             done, total = event.encoded
             rest = f"{done:,} of {total:,} images" if done < total else ""
-            self.update(self._running[key][0], advance=event.kind == "measured", rest=rest)
+            self.update(self._running[key], advance=event.kind == "measured", rest=rest)
         else:
             self._end_attempt(event)
 
     def _end_attempt(self, event: Event) -> None:
-        key = event.cell.key
         # Not running here, if another process has run it meanwhile.
-        task, start = self._running.pop(key, (None, 0.0))
-        if task is not None:
+        if (task := self._running.pop(event.cell.key, None)) is not None:
             self.remove_task(task)
-        if event.kind == "waiting" and not self._waited:
-            self._waited = True
-            others = "another run of this folder has started some of these cells"
-            say(f"{others}; waiting for them", self.console)
-        if event.error.startswith(BrokenImages.__name__):
-            if event.error not in self._broken:
-                self._broken.add(event.error)
-                why = event.error.partition(": ")[2]
-                say(f"[red]broken[/] images of {event.cell.task}: {escape(why)}", self.console)
+        line = ""
+        if event.kind == "waiting":
+            line = "another run of this folder has started some of these cells; waiting for them"
+        elif event.error.startswith(BrokenImages.__name__):
+            why = escape(event.error.partition(": ")[2])
+            line = f"[red]broken[/] images of {event.cell.task}: {why}"
         elif event.error:
             what = "[red]failed" if event.kind == "finished" else "[yellow]trying again"
             say(f"{what}[/] {escape(str(event.cell))}: {escape(event.error)}", self.console)
+        if line and line not in self._said:
+            self._said.add(line)
+            say(line, self.console)
         if event.kind != "finished":
             return
-        expected = self._left.pop(key, 0.0)
-        if task is not None:
-            self._spent += self.get_time() - start
-            self._expected += expected
-        done = self._total - len(self._left)
+        self.advance(self._seconds, self._left.pop(event.cell.key, 0.0))
+        total = int(self._tasks[self._cells].total or 0)
+        done = total - len(self._left)
         rest = f"about {format_seconds(self.seconds_left())} left" if self._left else ""
         self.update(self._cells, completed=done, rest=rest)
-        if not self.console.is_terminal and done * 10 // self._total > self._tenths:
-            self._tenths = done * 10 // self._total
-            say(f"{done} of {self._total} cells" + (f", {rest}" if rest else ""), self.console)
+        if not self.console.is_terminal and done * 10 // total > self._tenths:
+            self._tenths = done * 10 // total
+            say(f"{done} of {total} cells" + (f", {rest}" if rest else ""), self.console)
 
     def seconds_left(self) -> float:
-        """What is counted, and for each cell as much more, or less, as finished cells took."""
-        known = self._spent >= PACE_SECONDS
-        more = (self._spent - self._expected) / (self._total - len(self._left)) if known else 0.0
-        return sum(max(each + more, 0.0) for each in self._left.values()) / self._workers
+        """What is counted, or as long as it takes at the pace since the first cell was finished."""
+        counted = sum(self._left.values()) / self._workers
+        return self._tasks[self._seconds].time_remaining or counted
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """The bars, and the ranking, which is cut at its foot where the terminal ends."""

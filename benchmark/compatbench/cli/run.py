@@ -48,15 +48,11 @@ def plan(call: Call) -> None:
         device = compute.list_devices()[0]
         planned = call()
         workers = compute.count_workers()
-    columns = dict(planned.columns)
-    seconds = columns.pop("seconds")
-    columns["about"] = [format_seconds(each / workers) if each else "" for each in seconds]
-    if set(columns["transfer"]) <= {"copied"}:
-        del columns["transfer"]
-    if not any(columns["missing"]):
-        del columns["missing"]
-    right = columns.keys() - {"method", "transfer"}
-    print_table(list(columns), zip(*columns.values(), strict=True), right)
+    frame = planned.frame
+    about = [format_seconds(each / workers) if each else "" for each in frame["seconds"]]
+    hidden = ["transfer"] if set(frame["transfer"]) <= {"copied"} else []
+    hidden += [] if frame["missing"].any() else ["missing"]
+    print_frame(frame.assign(about=about).drop(columns=["seconds", *hidden]), right=["about"])
     if planned.to_do or planned.missing:
         _print_costs(planned, device, compute.count_decoders())
     say_plan(planned, workers)
@@ -100,7 +96,7 @@ def _print_costs(plan: Plan, device: str, decoders: int) -> None:
     print_table(["cost of all cells", "", "how"], rows)
     if costs.unknown:
         names = ", ".join(costs.unknown)
-        say(f"not counted: {names}, whose sizes are known when they are loaded")
+        say(f"not counted: {names}, whose sizes are not known")
 
 
 def tune(call: Call) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from compatbench.backbone.device import available_devices, resolve_device
 from compatbench.engine.cell import FailureKind
@@ -16,22 +16,7 @@ from compatbench.files.processes import count_cores
 KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
 
 _RETRY = re.compile(rf"({'|'.join(KINDS)})(?::0*([1-9]\d*))?", re.ASCII)
-# What a field of ``Compute`` may be, where it is not None.
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "executor": (lambda name: name in ("local", "ray"), "choose from local, ray"),
-    "jobs": (lambda count: count >= 1, "give a number of at least 1"),
-    "jobs_per_gpu": (lambda count: count >= 1, "give a number of at least 1"),
-    "threads": (lambda count: count >= 1, "give a number of at least 1"),
-    "decoders": (lambda count: count >= 1, "give a number of at least 1"),
-    "memory_budget": (lambda size: size > 0, "give a number of bytes above 0"),
-    "cache_limit": (lambda size: size > 0, "give a number of bytes above 0"),
-    "timeout": (lambda seconds: seconds > 0, "give a number of seconds above 0"),
-    "retry": (lambda kinds: set(kinds) <= set(KINDS), f"choose kinds from {', '.join(KINDS)}"),
-    "gpus_per_cell": (
-        lambda share: 0 <= share <= 1 or (share > 1 and share % 1 == 0),
-        "give a part of one GPU, such as 0.25, or a whole number",
-    ),
-}
+_COUNTS = ("jobs", "jobs_per_gpu", "threads", "decoders")
 
 
 @dataclass(frozen=True)
@@ -76,10 +61,24 @@ class Compute:
     gpus_per_cell: float | None = None
 
     def __post_init__(self) -> None:
-        for name, (is_allowed, rule) in _RULES.items():
+        share = self.gpus_per_cell or 0
+        rules = {
+            "executor": (self.executor in ("local", "ray"), "choose from local, ray"),
+            "retry": (set(self.retry) <= set(KINDS), f"choose kinds from {', '.join(KINDS)}"),
+            "gpus_per_cell": (
+                0 <= share <= 1 or (share > 1 and share % 1 == 0),
+                "give a part of one GPU, such as 0.25, or a whole number",
+            ),
+        }
+        for name in _COUNTS:
             value = getattr(self, name)
-            if value is not None and not is_allowed(value):
-                raise CompatbenchError(f"{name} {value!r}: {rule}")
+            rules[name] = (value is None or value >= 1, "give a number of at least 1")
+        for name in ("memory_budget", "cache_limit", "timeout"):
+            value = getattr(self, name)
+            rules[name] = (value is None or value > 0, "give a number above 0")
+        for name, (is_allowed, rule) in rules.items():
+            if not is_allowed:
+                raise CompatbenchError(f"{name} {getattr(self, name)!r}: {rule}")
         if self.jobs is not None and self.jobs_per_gpu is not None:
             raise CompatbenchError("--jobs and --jobs-per-gpu both count workers; give one")
 

@@ -39,8 +39,11 @@ LIBRARIES, AUTOGRAD, DECODER, PREDICTION = 550 * 2**20, 250 * 2**20, 280 * 2**20
 NAME_TOKENS = 4  # of a class name, with the end of text
 BACKBONES_AT_HAND = 4  # that a worker keeps
 KEPT = 16  # numbers that a block keeps for the backward pass, for each of a token's
+BATCH = 128  # images that are encoded together
+WIDEST = 6  # the hidden layer of an MLP, four times as wide, beside what enters and leaves it
 LOGITS = 3  # copies of all logits that are in use at once
 TEXT_PLACES = {"text-input", "text-layers"}
+HIDDEN = ImageInput("hidden")
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def count_costs(matrix: Matrix) -> Costs:
     ]
     classes = max(len(task_cards.read(task).classes) for task in matrix.tasks)
     at_once += [min(MOST, most * classes * LOGITS * FLOAT)]
-    at_once += [size.batch_bytes for size in known.values()]
+    at_once += [BATCH * size.input_bytes(HIDDEN) * WIDEST for size in known.values()]
     weights = sorted((size.parameters * FLOAT for size in known.values()), reverse=True)
     features = (largest + most) * max((size.embed_dim for size in known.values()), default=0)
     side = max((size.image_side for size in known.values()), default=0)
@@ -166,7 +169,7 @@ def _training_bytes(choice: MethodChoice, task: str, size: ModelSize) -> int:
         text = prompts * len(task_cards.read(task).classes) * NAME_TOKENS * size.text_numbers
         text = min(text * KEPT * FLOAT, current_budget() or math.inf)
     if "image-layers" in method.card.places:
-        image = images * size.image_tokens * size.image_width * size.image_blocks * KEPT * FLOAT
+        image = images * size.input_bytes(HIDDEN) * size.image_blocks * KEPT
     return AUTOGRAD + int(text) + image if text or image else 0
 
 

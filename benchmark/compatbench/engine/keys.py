@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from compatbench.backbone.load import is_planning, read_backbone, weights_key
 from compatbench.backbone.words import words_hash
 from compatbench.data.cards import COPIED, TrainingCard, task_cards, whole_name
 from compatbench.data.cards.shots import MOST_VALIDATION_SHOTS
-from compatbench.data.draws import draw_first, draw_shots, load_test_set
+from compatbench.data.draws import Draw, draw_first, draw_shots, load_test_set
 from compatbench.data.task import Task, load_task
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
@@ -45,7 +45,7 @@ def fit_key(
 
     The draw is read from the file, or else made here, as ``draw_shots`` says.
     """
-    images = _hash_draw(task, shots, seed, file, most)
+    images = _hash_draw(draw_shots, task, shots, seed, file, most)
     return sha256_json([*_hash_weights(backbone, is_planning()), *images])
 
 
@@ -116,7 +116,8 @@ def transfer_key(module: str, transfer: str, task: str, seed: int, training: Tra
     if "unlabelled" in access:
         own["unlabelled"] = _hash_unlabelled(task)
     if "labels" in access:
-        own["labels"] = _hash_first(task, way.config.shots, seed, training.val_shots)
+        how = way.config.shots, seed, training.val_shots
+        own["labels"] = _hash_draw(draw_first, task, *how)
     words = words_hash() if "words" in access else ""
     parts = [way.card.name, way.card.version, words, ENGINE_VERSION, module]
     return sha256_json([*parts, own] if own else parts)
@@ -154,16 +155,9 @@ def _hash_unlabelled(name: str) -> str:
 
 
 @cache
-def _hash_draw(name: str, shots: int, seed: int, file: Path | None, most: int) -> tuple[str, str]:
+def _hash_draw(make: Callable[..., Draw], name: str, *how: Any) -> tuple[str, str]:
     task = load_task(name)
-    draw = draw_shots(task, shots, seed, file, most)
-    return task.fingerprint(draw.train), task.fingerprint(draw.val)
-
-
-@cache
-def _hash_first(name: str, shots: int, seed: int, most: int) -> tuple[str, str]:
-    task = load_task(name)
-    draw = draw_first(task, shots, seed, most)
+    draw = make(task, *how)
     return task.fingerprint(draw.train), task.fingerprint(draw.val)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from compatbench.backbone.load import is_planning
 from compatbench.data.cards import SuiteCard, TrainingCard, suite_cards, suite_tasks
@@ -21,9 +21,6 @@ from compatbench.engine.missing import Missing, fetch_missing, find_missing
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def plan_cells(
@@ -109,34 +106,25 @@ class Plan:
         states = [(cell, *self.states[cell.key]) for cell in self.cells]
         return TimeEstimate(self.matrix, [(cell, spent) for cell, done, _, spent in states if done])
 
-    @property
-    def frame(self) -> pd.DataFrame:
-        """One row per method and transfer: its cells, done, failed, to do, missing, seconds."""
-        import pandas as pd
-
-        return pd.DataFrame(self.columns)
-
     @cached_property
-    def columns(self) -> dict[str, list[Any]]:
-        """The columns of ``frame``, without loading pandas.
+    def frame(self) -> pd.DataFrame:
+        """One row per method and transfer: its cells, done, failed, to do, missing, seconds.
 
         The seconds are those of the cells that are not done, the missing ones included, on one
         worker, without the encoding of images.
         """
-        sums = defaultdict[tuple[str, str], Any](lambda: [0] * 5 + [0.0])
-        keys = {_place_of(cell): cell.key for cell in self.cells}
+        keys, rows = {_place_of(cell): cell.key for cell in self.cells}, []
         for cell in self.matrix.places:
             key = keys.get(_place_of(cell))
-            if self.shard is not None and key not in self.shard:
-                continue
-            done, failed, _ = self.states[key] if key else (False, False, 0.0)
-            seconds = 0.0 if done else self.estimate.cell(cell)
-            row = sums[cell.name, cell.transfer]
-            for i, value in enumerate((1, done, failed, bool(key) > done, not key, seconds)):
-                row[i] += value
-        names = ["method", "transfer", "cells", "done", "failed", "to do", "missing", "seconds"]
-        rows = [(*of, *row) for of, row in sums.items()]
-        return {name: [row[i] for row in rows] for i, name in enumerate(names)}
+            if self.shard is None or key in self.shard:
+                done, failed, _ = self.states[key] if key else (False, False, 0.0)
+                counts = 1, done, failed, bool(key) and not done, key is None
+                seconds = 0.0 if done else self.estimate.cell(cell)
+                rows.append((cell.name, cell.transfer, *map(int, counts), seconds))
+        counted = ("cells", "done", "failed", "to do", "missing", "seconds")
+        frame = pd.DataFrame(rows, columns=["method", "transfer", *counted])
+        by_method = frame.groupby(["method", "transfer"], sort=False, as_index=False)
+        return pd.DataFrame(by_method.sum())
 
     @property
     def seconds(self) -> float:
@@ -144,9 +132,9 @@ class Plan:
 
         Images are taken as encoded in proportion to the cells that are done.
         """
-        left = 1 - sum(self.columns["done"]) / max(sum(self.columns["cells"]), 1)
+        done, cells, seconds = (float(self.frame[n].sum()) for n in ("done", "cells", "seconds"))
         encoding = count_costs(self.matrix).encode_flops / RATES["cpu"]
-        return sum(self.columns["seconds"]) + left * encoding
+        return seconds + (1 - done / max(cells, 1)) * encoding
 
 
 def _place_of(cell: Cell) -> tuple[object, ...]:

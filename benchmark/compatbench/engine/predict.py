@@ -6,7 +6,7 @@ label is read here; predictions are scored by whoever has the labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -68,7 +68,10 @@ def predict_module(
         if not bool(torch.isfinite(logits).all()):
             raise ValueError("logits are not finite")
         parts.append(predict(test_set.select_columns(logits)))
-    return join_predictions(parts)
+    return Predictions(
+        torch.cat([part.classes for part in parts]),
+        torch.cat([part.confidence for part in parts]),
+    )
 
 
 @torch.no_grad()
@@ -79,12 +82,6 @@ def predict_zero_shot(backbone: Backbone, test_set: Task, cache: FeatureCache) -
     classes = (features @ weights.T).argmax(-1).int()
     scaled = backbone.logit_scale * F.normalize(features, dim=-1) @ weights.T
     return Predictions(classes.cpu(), scaled.float().softmax(-1).amax(-1).cpu())
-
-
-def join_predictions(parts: Sequence[Predictions]) -> Predictions:
-    """The predictions of batches, one after the other."""
-    classes = torch.cat([part.classes for part in parts])
-    return Predictions(classes, torch.cat([part.confidence for part in parts]))
 
 
 def batch_size(answer: Callable[[Tensor], Tensor], images: int) -> int:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from compatbench.engine.cell import Cell
 
@@ -53,13 +53,9 @@ class Diary:
         self._file = (folder / f"{name}{LINES}").open("a", encoding="utf-8")
 
     def __call__(self, told: Event | Note) -> None:
-        line = asdict(told) if isinstance(told, Note) else _to_line(told)
+        line = vars(told) | ({"cell": told.cell.key} if isinstance(told, Event) else {})
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-
-
-def _to_line(event: Event) -> dict[str, Any]:
-    return vars(event) | {"cell": event.cell.key}
 
 
 class Reader:

@@ -10,7 +10,7 @@ from itertools import count
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
@@ -23,19 +23,10 @@ from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.processes import end_with_parent, kill, start_process
 from compatbench.files.scratch import scratch_folder
 
+if TYPE_CHECKING:
+    from compatbench.engine.execute.on_ray import RayCrew
+
 POLL_SECONDS = 0.1
-
-
-class Crew(Protocol):
-    """The workers of a run."""
-
-    def tend(self) -> Iterator[Event]:
-        """Looks after the workers, once; what happened to cells that they cannot report."""
-        ...
-
-    def is_at_work(self) -> bool: ...
-
-    def end(self) -> None: ...
 
 
 @contextmanager
@@ -61,7 +52,10 @@ def run_here(job: Job, on_event: OnEvent) -> None:
 
 
 def follow(
-    crew: Crew, job: Job, on_event: OnEvent, on_workers: Callable[[int], object] = lambda _: None
+    crew: LocalCrew | RayCrew,
+    job: Job,
+    on_event: OnEvent,
+    on_workers: Callable[[int], object] = lambda _: None,
 ) -> None:
     """Reports what a crew tells until it has ended, and ends it if anything goes wrong."""
     reader = Reader(job.folder, {cell.key: cell for cell in job.cells})
@@ -103,6 +97,7 @@ class LocalCrew:
         self._workers[name] = process, device
 
     def tend(self) -> Iterator[Event]:
+        """Looks after the workers, once; what happened to cells that they cannot tell of."""
         wait([process.sentinel for process, _ in self._workers.values()], POLL_SECONDS)
         dead = {name: p for name, (p, _) in self._workers.items() if not p.is_alive()}
         for name, process in dead.items():
@@ -110,7 +105,8 @@ class LocalCrew:
             process.join()
             if process.exitcode:
                 yield from self._note_death(name, process.exitcode)
-                if self._is_left():
+                job, store = self._job, self._store
+                if not all(job.has_ended(store, cell, store.read(cell.key)) for cell in job.cells):
                     self._start()
 
     def is_at_work(self) -> bool:
@@ -136,10 +132,6 @@ class LocalCrew:
                     ended = self._job.has_ended(self._store, cell, record)
                     error = next(iter(record.errors), "")
                     yield Event("finished" if ended else "retried", cell, error=error)
-
-    def _is_left(self) -> bool:
-        store, job = self._store, self._job
-        return any(not job.has_ended(store, cell, store.read(cell.key)) for cell in job.cells)
 
 
 def serve(_: Connection, job: Job, name: str, device: str) -> None:
