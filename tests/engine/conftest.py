@@ -17,6 +17,9 @@ from command_line import forget_files
 
 from compatbench.cli import main
 from compatbench.data.dataset_folders import set_data_roots
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.engine.store import RunStore
+from compatbench.engine.worker import Worker
 
 from .running import SMOKE, Run, write_methods
 
@@ -37,6 +40,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "smoke" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture
+def worker(cache: Path, tmp_path: Path) -> Worker:
+    """A worker with a store of its own, and with the image features of all tests."""
+    return Worker(RunStore(tmp_path / "runs"), FeatureCache(cache))
 
 
 @pytest.fixture(scope="session")

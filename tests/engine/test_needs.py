@@ -14,13 +14,11 @@ from torch import Tensor
 from compatbench.backbone import load_backbone
 from compatbench.data.cards import suite_cards, task_cards
 from compatbench.data.draws import load_test_set
-from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
 from compatbench.engine.keys import identify
 from compatbench.engine.missing import Missing
 from compatbench.engine.plan import find_teachers, plan_cells
 from compatbench.engine.predict import predict_module
-from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.method import MethodCard
 from compatbench.method.registry import MethodRegistry
@@ -99,9 +97,8 @@ def test_what_is_needed_is_in_the_key_and_nothing_else_is() -> None:
 
 
 @pytest.mark.slow
-def test_it_is_given_to_fits_and_predictions(path: Path, cache: Path, tmp_path: Path) -> None:
+def test_it_is_given_to_fits_and_predictions(path: Path, worker: Worker) -> None:
     registry = MethodRegistry()
-    worker = Worker(RunStore(tmp_path), FeatureCache(cache))
     for cell in plan_cells(SMOKE, registry, registry.add_file(path)):
         assert worker.run(cell).errors == []
 
@@ -116,8 +113,8 @@ def test_a_teacher_that_is_not_here_is_missing_for_its_method_alone(path: Path) 
     assert [cell.method for cell in cells] == ["untold"]
 
 
-def test_a_stream_comes_in_one_call_and_in_an_order_that_the_seed_draws(cache: Path) -> None:
-    backbone, features = load_backbone("mini-clip"), FeatureCache(cache)
+def test_a_stream_comes_in_one_call_and_in_an_order_that_the_seed_draws(worker: Worker) -> None:
+    backbone, features = load_backbone("mini-clip"), worker.cache
     task = load_test_set(TASK)
     weights, calls = backbone.zero_shot(task.labels), list[Tensor]()
 

@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
 
 import compatbench as cb
 from compatbench.backbone import Labels, load_backbone
 from compatbench.data.cards import suite_cards
-from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
 from compatbench.engine.attach import Attached, Carried
 from compatbench.engine.plan import plan_cells
-from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker, build_method
 from compatbench.errors import NotTransferable
 from compatbench.method.registry import builtin_methods
 from compatbench.results.collect import rows_of
 
 
-@pytest.fixture(scope="module")
-def kept(cache: Path) -> FeatureCache:
-    return FeatureCache(cache)
-
-
-def test_a_prompt_serves_new_classes_and_a_residual_does_not(
-    tmp_path: Path, kept: FeatureCache
-) -> None:
+def test_a_prompt_serves_new_classes_and_a_residual_does_not(worker: Worker) -> None:
     card = suite_cards.read("mini-base-to-new")
     names = ["zeroshot", "kgcoop", "taskres"]
     short = {name: {"max_steps": 3} for name in names[1:]}
@@ -39,7 +28,6 @@ def test_a_prompt_serves_new_classes_and_a_residual_does_not(
         update={"upgrades": (("mini-clip", "mini-eva-clip"),), "methods": short}
     )
     cells = plan_cells(suite, builtin_methods(), names, ["mini-signs"], seeds=[1], shots=[2])
-    worker = Worker(RunStore(tmp_path / "runs"), kept)
     records = {cell.method: (cell, worker.run(cell)) for cell in cells}
     new = load_task("mini-signs.new")
     targets = torch.tensor([one.label for one in new.split("test")])
@@ -54,7 +42,7 @@ def test_a_prompt_serves_new_classes_and_a_residual_does_not(
         answers = {}
         for name in cell.backbones:
             backbone = load_backbone(name)
-            features = kept.features(backbone, new, new.split("test"))
+            features = worker.cache.features(backbone, new, new.split("test"))
             with torch.no_grad():
                 logits = build_method(cell).attach(module, backbone, new.labels)(features)
             own = F.normalize(features, dim=-1) @ backbone.zero_shot(new.labels).T
@@ -75,9 +63,7 @@ def test_a_prompt_serves_new_classes_and_a_residual_does_not(
     assert all(one.reason.startswith("not applicable: the module knows the") for one in others)
 
 
-def test_one_task_s_module_is_tested_on_others_under_the_same_key(
-    tmp_path: Path, kept: FeatureCache
-) -> None:
+def test_one_task_s_module_is_tested_on_others_under_the_same_key(worker: Worker) -> None:
     card = suite_cards.read("mini-cross")
     one = {"upgrades": (("mini-clip", "mini-clip-next"),)}
     suite = card.model_copy(update={"tasks": ("mini-signs",), "methods": {}, **one})
@@ -85,8 +71,7 @@ def test_one_task_s_module_is_tested_on_others_under_the_same_key(
     [zero] = plan_cells(suite, builtin_methods(), ["zeroshot"])
     plain = plan_cells(suite_cards.read("mini"), builtin_methods(), ["simpleshot"], seeds=[1])
     assert crossed.key in {cell.key for cell in plain}
-    store = RunStore(tmp_path / "runs")
-    rows = rows_of(zero, Worker(store, kept).run(zero), store)
+    rows = rows_of(zero, worker.run(zero), worker.store)
     sets = {row.test_set: row for row in rows if row.backbone == "mini-clip"}
     assert [*sets] == ["mini-objects", "mini-signs"]
     assert all(one.correct == one.zero_shot_correct for one in sets.values())

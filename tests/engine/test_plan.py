@@ -14,7 +14,6 @@ from synthetic_results import make_row
 from compatbench.backbone import load_backbone
 from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks, suite_variants
 from compatbench.data.cards.shots import ALL_SHOTS
-from compatbench.data.feature_cache import FeatureCache
 from compatbench.engine.cell import Cell, Where
 from compatbench.engine.keys import zero_shot_key
 from compatbench.engine.matrix import select_matrix
@@ -215,12 +214,12 @@ def test_settings_of_a_task_and_the_training_of_a_method_hold_there_alone() -> N
 
 @pytest.mark.slow
 def test_mirrored_images_and_another_number_of_validation_images_reach_the_fit(
-    tmp_path: Path,
+    worker: Worker,
 ) -> None:
     own = {"training": {"views": "mirror", "val_shots": 2}}
     suite = smoke(tasks=["mini-travel"], shots=[6], methods={"gda": own})
     plain, changed = (one_cell(suite, method) for method in ("lfa", "gda"))
-    worker, backbone = Worker(RunStore(tmp_path), FeatureCache(tmp_path)), load_backbone(CLIP)
+    backbone = load_backbone(CLIP)
     before, after = (worker.few_shot_data(cell, backbone) for cell in (plain, changed))
     assert torch.equal(before.train.plain, after.train.plain)
     assert after.train.views.shape == (1, *after.train.plain.shape)

@@ -107,7 +107,7 @@ class Greedy(Transfer):
 
 
 def test_a_transfer_that_takes_more_than_its_card_declares_cannot_be_run(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh = TransferRegistry(dict(builtin_transfers().classes))
     for module in ("compatbench.method.registry", "compatbench.engine.matrix"):
@@ -117,7 +117,7 @@ def test_a_transfer_that_takes_more_than_its_card_declares_cannot_be_run(
     [cell] = plan_cells(SUITE, REGISTRY, ["clip_adapter"], transfers=[str(path)])
     assert (cell.transfer, cell.transfer_plugin) == ("greedy", str(path.resolve()))
     with pytest.raises(CompatbenchError, match="'greedy' reaches for 'labels', which its card"):
-        Worker(RunStore(tmp_path / "runs"), FeatureCache(cache)).run(cell)
+        worker.run(cell)
     with pytest.raises(CompatbenchError, match="'greedy' takes modules that act at feature; those"):
         plan_cells(SUITE, REGISTRY, ["coop"], transfers=["greedy"])
     path.write_text(GREEDY.replace("too", "as well"))
@@ -158,11 +158,8 @@ def test_what_a_transfer_is_given_decides_its_key() -> None:
     assert len({cell.fit_key for cell in cells}) == 1
 
 
-def test_the_old_model_answers_for_images_and_a_method_is_trained_anew(
-    cache: Path, tmp_path: Path
-) -> None:
+def test_the_old_model_answers_for_images_and_a_method_is_trained_anew(worker: Worker) -> None:
     """Kept gives the source's row, and retrained that of a fit on the target; anchors neither."""
-    worker = Worker(RunStore(tmp_path / "runs"), FeatureCache(cache))
 
     def rows(label: str, cell: Cell | None = None) -> dict[str, tuple[int | None, int | None]]:
         cell = cell or cell_of("simpleshot", label)
