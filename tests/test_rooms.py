@@ -35,13 +35,13 @@ MOST_LINES = 360
 # harness. A number only ever falls: who moves code from one room to another moves its lines, too.
 ROOM_BUDGETS = {
     "backbone": 4_275,
-    "cli": 1_740,
+    "cli": 1_725,
     "data": 5_345,
-    "engine": 4_132,
+    "engine": 4_047,
     "extras": 9_465,
     "files": 605,
     "method": 2_368,
-    "results": 2_865,
+    "results": 2_887,
     "tables": 2_901,
 }
 PROGRAMS = tuple(
