@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from command_line import output_of
-from data.conftest import load_again
+from data.trees import load_again
 from formats.files_of_authors import buffers, drawer, save_dassl
 
 from compatbench.backbone import load_backbone

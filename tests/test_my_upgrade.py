@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from command_line import invoke, output_of
-from data.conftest import load_again
+from data.trees import load_again
 from formats.files_of_authors import buffers, drawer, save_dassl
 
 import compatbench as cb

@@ -15,6 +15,7 @@ import torch
 from checkout import DASSL, Checkout
 from data.trees import Sizes, build_tree, write_cards
 
+from compatbench.data.cards import task_cards
 from compatbench.data.draws import draw_shots
 from compatbench.data.task import load_task
 
@@ -55,7 +56,7 @@ def clip_of_sizes() -> Any:
 def test_halves(
     checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, name: str
 ) -> None:
-    tree = build_tree(task, tmp_path / "data", SIZES)
+    tree = build_tree(task_cards.read(task), tmp_path / "data", SIZES)
     monkeypatch.setenv("COMPATBENCH_TASKS", str(write_cards(tmp_path / "tasks", [tree])))
     monkeypatch.setenv("COMPATBENCH_DATA", str(tmp_path / "data"))
     words = dict(N_CTX=4, CTX_INIT="a photo of a", PREC="fp32")

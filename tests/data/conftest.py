@@ -1,26 +1,20 @@
-"""A data root with all fifteen datasets, and cards that count what is in it."""
+"""All fifteen datasets, cards that count what is in them, and a folder to work in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from data.trees import DATASETS, Sizes, Tree, build_tree, write_cards
+from data.trees import DATASETS, EMPTY, SetUp, Sizes, Tree, build_tree, write_cards
 
-from compatbench.data import task
-
-# Writes some of the datasets anew, and points to them.
-SetUp = Callable[..., dict[str, Tree]]
-
-EMPTY = Sizes(pictures=False)
+from compatbench.data.cards import task_cards
 
 
 @pytest.fixture(scope="session")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tree]:
     """All datasets, which no test may change; beside them the cards, counting their images."""
     root = tmp_path_factory.mktemp("trees")
-    written = {name: build_tree(name, root / "data") for name in DATASETS}
+    written = {name: build_tree(task_cards.read(name), root / "data") for name in DATASETS}
     write_cards(root / "tasks", written.values())
     return written
 
@@ -38,16 +32,23 @@ def data(trees: dict[str, Tree], monkeypatch: pytest.MonkeyPatch) -> dict[str, T
 def set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SetUp:
     """Writes datasets that the test may spoil, and points the environment to them."""
 
-    def write(*names: str, sizes: Sizes = EMPTY) -> dict[str, Tree]:
-        written = {name: build_tree(name, tmp_path / "data", sizes) for name in names}
-        cards = write_cards(tmp_path / "tasks", written.values())
-        monkeypatch.setenv("COMPATBENCH_TASKS", str(cards))
+    def set_up(*names: str, sizes: Sizes = EMPTY) -> dict[str, Tree]:
+        cards = map(task_cards.read, names)
+        written = {card.name: build_tree(card, tmp_path / "data", sizes) for card in cards}
+        tasks = write_cards(tmp_path / "tasks", written.values())
+        monkeypatch.setenv("COMPATBENCH_TASKS", str(tasks))
         monkeypatch.setenv("COMPATBENCH_DATA", str(tmp_path / "data"))
         return written
 
-    return write
+    return set_up
 
 
-def load_again() -> None:
-    """Forgets the tasks that were loaded."""
-    task._load.cache_clear()
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, in which nothing is known of earlier tasks."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("COMPATBENCH_CARDS", "")
+    monkeypatch.setenv("COMPATBENCH_DATA_PETS", "")
+    monkeypatch.delenv("COMPATBENCH_DATA", raising=False)
+    return tmp_path / "work"

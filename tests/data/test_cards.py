@@ -108,15 +108,11 @@ def test_a_mistake_is_named_with_file_line_and_field(
         ("name: tiny\n\ttitle: Tiny\n", "2: not valid YAML"),
         ("a: 1\n---\nb: 2\n", "2: not valid YAML"),
         ("a: 1\na: 2\n", "2: not valid YAML: 'a' is given twice; drop one"),
-        ("a: {b: 1, b: 1}\n", "1: .*'b' is given twice"),
         ("a: &a [1]\nb: *a\n", "1: .*aliases .* are not read; write the values out"),
-        ("a: &a [*a]\n", "1: .*aliases"),
         ("a: 1\nb: !!python/object/apply:os.system [x]\n", "2: not valid YAML"),
         ("a: \x00\n", "1: not valid YAML"),
-        ("a: 2001-99-99\n", "1: not valid YAML"),
         ("a: 2001-09-09\n", "1: not valid YAML"),
         ("a: !!int ''\n", "1: not valid YAML"),
-        ("a: !!bool perhaps\n", "1: not valid YAML"),
         ("a: !!set {1, 2}\n", "1: not valid YAML"),
         ("? [a]\n: 1\n", "1: not valid YAML"),
         ("[" * 3000, "1: not valid YAML"),
@@ -124,7 +120,6 @@ def test_a_mistake_is_named_with_file_line_and_field(
         ("a: {b: [.nan, 1]}\n", "1: not valid YAML"),
         ('a: {b: "\\ud800"}\n', "1: not valid YAML"),
         ("", "1: a card is a mapping"),
-        ("- a\n- b\n", "1: a card is a mapping"),
     ],
 )
 def test_what_is_no_yaml_of_plain_values_is_one_line(

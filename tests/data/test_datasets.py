@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.conftest import SetUp, load_again
-from data.trees import DATASETS, Sizes, Tree
+from data.trees import DATASETS, SetUp, Sizes, Tree, load_again
 
 from compatbench.data.cards import task_cards
 from compatbench.data.dataset_folders import set_data_roots

@@ -85,7 +85,7 @@ def test_what_was_exported_is_imported_again(file: Path) -> None:
     task = load_task("dtd")
     content = json.loads(file.read_text())
     assert content["split"] == split_hash(task)
-    assert content["train"][0][0].startswith("banded/banded_")
+    assert content["train"][0][0].startswith("banded/")
     assert (len(content["train"]), len(content["val"])) == (94, 94)
     assert draw_shots(task, 2, 1, file) == draw_shots(task, 2, 1)
     assert read_draws([file]) == {("dtd", 2, 1): file}

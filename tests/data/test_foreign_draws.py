@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from command_line import invoke, output_of
-from data.conftest import SetUp, load_again
+from data.trees import SetUp, load_again
 
 from compatbench.data.draws import Draw, draw_shots
 from compatbench.data.foreign_draws import read_foreign_draw

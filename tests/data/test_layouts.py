@@ -15,23 +15,28 @@ from typing import Any
 
 import pytest
 import yaml
-from data.conftest import SetUp, load_again
-from data.small_layouts import (
+from data.trees import (
     CLASSES,
     COUNTS,
     LAYOUTS,
     NAMES,
+    SetUp,
+    Sizes,
+    build_tree,
+    load_again,
+    picture,
     shard_members,
     write,
     write_members,
 )
-from data.trees import Sizes, picture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import compatbench as cb
+from compatbench.data.cards import TaskCard
+from compatbench.data.images.dataset_files import WrongClasses
 from compatbench.data.images.source import SPLITS
-from compatbench.data.layouts.scanners import read_split, read_variants
+from compatbench.data.layouts.scanners import read_split
 from compatbench.data.task import Task, inspect_task, load_task
 from compatbench.errors import CompatbenchError
 
@@ -39,35 +44,22 @@ Spoil = Callable[[Path], object]
 RECOGNISED = ("class-folders", "webdataset", "parquet", "table")
 
 
-@pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with no cards but its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COMPATBENCH_CARDS", "")
-    monkeypatch.delenv("COMPATBENCH_DATA", raising=False)
-    return tmp_path
-
-
-def write_card(work: Path, layout: str, **fields: Any) -> None:
-    source = {"kind": layout, "folder": "pets", **LAYOUTS[layout][1], **fields}
+def write_layout(work: Path, layout: str, least: int = 1, **fields: Any) -> Path:
+    """A dataset in the folder ``pets``, and its card."""
     card = {
         "name": "pets",
         "title": "Pets",
         "classes": [*NAMES],
         "folders": [*CLASSES],
         "templates": ["a photo of a {}."],
-        "source": source,
+        "source": {"kind": layout, "folder": "pets", **LAYOUTS[layout], **fields},
         "counts": COUNTS,
+        "least_per_class": {"test": least},
         "licence": "none",
     }
-    (work / "pets.yaml").write_text(yaml.safe_dump(card))
+    write(work / "pets.yaml", yaml.safe_dump(card))
     load_again()
-
-
-def write_layout(work: Path, layout: str, **fields: Any) -> Path:
-    """A dataset in the folder ``pets``, and its card."""
-    LAYOUTS[layout][0](work / "pets")
-    write_card(work, layout, **fields)
+    build_tree(TaskCard.model_validate(card), work, Sizes(5, 0, 2))
     return work / "pets"
 
 
@@ -116,6 +108,18 @@ def content(name: str, text: str | bytes) -> Spoil:
     return lambda folder: write(folder / name, text)
 
 
+def change_rows(change: Callable[[Any], object]) -> Spoil:
+    """Changes the rows of each split in a split file."""
+
+    def spoil(folder: Path) -> None:
+        listed = json.loads((folder / "split.json").read_text())
+        for rows in listed.values():
+            change(rows)
+        write(folder / "split.json", json.dumps(listed))
+
+    return spoil
+
+
 def shard(*members: tuple[str, bytes]) -> Spoil:
     return lambda folder: write_members(folder / "test" / "0.tar", *members)
 
@@ -133,27 +137,40 @@ def special(name: str, kind: bytes) -> Spoil:
 
 
 def change_shard(change: Callable[[bytes], bytes]) -> Spoil:
-    def write_tar(folder: Path) -> None:
-        path = folder / "test" / "0.tar"
-        path.write_bytes(change(path.read_bytes()))
+    return lambda folder: write(path := folder / "test/0.tar", change(path.read_bytes()))
 
-    return write_tar
+
+def swap(rows: list[list[Any]]) -> None:
+    """Gives class 0 the label 1 and class 1 the label 0."""
+    for row in rows:
+        row[1] = 1 - row[1]
+
+
+def drop_last_class(rows: list[list[Any]]) -> None:
+    rows[:] = [row for row in rows if row[1] == 0]
 
 
 IBEX, FOX = CLASSES
+LISTED = "images_variant_test.txt"
 NO_LABEL = "'s0000000' is not an image with a label"
 LINE = r"labels.csv:\d+: "
 WRONG: list[tuple[str, Spoil, str]] = [
     ("class-folders", rename(f"train/{IBEX}", "train/lion"), f"has no folder '{IBEX}', class 'Alp"),
-    ("class-folders", rename(f"train/{IBEX}", f"{IBEX}"), f"train has no folder '{IBEX}'"),
+    ("class-folders", rename(f"train/{IBEX}", IBEX), f"train has no folder '{IBEX}'"),
     ("class-folders", content("test/lion/0.png", b""), "a folder 'lion' that is not a class of 'p"),
     ("class-folders", rename("test", "tests"), "test is missing"),
-    ("class-folders", rename(f"test/{FOX}/0.png", "test/0.png"), "test has 3 images, its card co"),
+    ("class-folders", rename(f"test/{FOX}/3.jpg", "test/0.jpg"), "test has 3 images, its card co"),
     ("coop-split", rename("split.json", "gone"), "split.json is missing"),
     ("coop-split", rename("images", "gone"), "images is missing"),
     ("coop-split", replace("split.json", '"red Fox"', '"cat"'), "label 1 is 'cat', .*'red Fox'"),
+    ("coop-split", change_rows(swap), r"label 0 is 'red.*Ibex' \(the same names in another order"),
+    ("coop-split", change_rows(drop_last_class), "1 classes, the card of 'pets' has 2"),
+    ("coop-split", change_rows(lambda rows: rows and rows.pop()), "train has 9 images, its card c"),
     ("fgvc", rename("variants.txt", "gone"), "variants.txt is missing"),
     ("fgvc", content("variants.txt", "\n".join(reversed(NAMES))), "label 0 is .* another order"),
+    ("fgvc", content(LISTED, "1025794"), f"{LISTED}: .*: '' is not in variants.txt"),
+    ("fgvc", content(LISTED, f"../../1 {NAMES[0]}"), f"{LISTED}: a line holds an image's number"),
+    ("fgvc", content(LISTED, "1 707"), f"{LISTED}: .*'707' is not in variants.txt"),
     ("webdataset", special("a.png", tarfile.SYMTYPE), "'a.png' is not a plain file"),
     ("webdataset", special("a.cls", tarfile.FIFOTYPE), "'a.cls' is not a plain file"),
     ("webdataset", change_shard(lambda tar: tar[:1700]), "0.tar cannot be read"),
@@ -171,17 +188,13 @@ WRONG: list[tuple[str, Spoil, str]] = [
     ("webdataset", content("classnames.txt", "cat\n"), "1 classes, the card of 'pets' has 2"),
     ("parquet", rename("data", "gone"), r"has no file 'data/train-\*.parquet'"),
     ("parquet", content("data/test-1.parquet", b"PAR1 broken"), "parquet cannot be read: "),
-    (
-        "table",
-        replace("labels.csv", "path,label,split", "a,label,split"),
-        "call that of the images",
-    ),
+    ("table", replace("labels.csv", "path,label,split", "a,label,split"), "call that of the image"),
     ("table", replace("labels.csv", "path,label,split", "path,label"), "Expected 2 fields in line"),
     ("table", replace("labels.csv", "train/", "../x/"), f"{LINE}path .* leaves the dataset's fol"),
     ("table", replace("labels.csv", f",{IBEX},", ",lion,"), f"{LINE}label 'lion' is not a class"),
     ("table", replace("labels.csv", ",train", ",later"), f"{LINE}split 'later' is none of train"),
     ("table", replace("labels.csv", ",train\n", "\n"), f"{LINE}split '' is none of train"),
-    ("table", rename(f"test/{FOX}", "gone"), f"test/{FOX}/0.png is missing"),
+    ("table", rename(f"test/{FOX}", "gone"), f"test/{FOX}/3.jpg is missing"),
 ]
 
 
@@ -199,6 +212,7 @@ def test_what_is_not_as_the_card_says_is_one_line_of_reader_and_doctor(
     assert "\n" not in str(error.value)
     report = inspect_task("pets")
     assert report.state == "wrong"
+    assert (report.class_order is False) == isinstance(error.value, WrongClasses)
     assert str(error.value).replace("; see docs/datasets.md", "") == report.message
     assert report.fix.startswith("put ")
     assert files_in(work) == before
@@ -209,26 +223,23 @@ def test_class_folders_are_listed_class_by_class_sorted_by_name(
 ) -> None:
     """In any order of the file system; hidden files and those that are no images are ignored."""
     folder = write_layout(work, "class-folders")
-    for name in (".DS_Store", "._0.png", "Thumbs.db", "notes.txt"):
-        write(folder / "train" / IBEX / name, b"x")
-    write(folder / "train" / ".cache" / "x.png", b"x")
-    write(folder / "train" / "README.txt", b"x")
-    for name in CLASSES:  # as strings: 10 stands before 2
-        (folder / "train" / name / "3.png").rename(folder / "train" / name / "10.png")
+    for name in (f"{IBEX}/.DS_Store", f"{IBEX}/._0.png", f"{IBEX}/notes.txt", ".cache/x.png", "x"):
+        write(folder / "train" / name, b"x")
     names = os.listdir
     monkeypatch.setattr(os, "listdir", lambda place: random.sample(names(place), len(names(place))))
-    samples = load_task("pets").split("train")
-    numbers = (0, 1, 10, 2, 4)
-    assert [sample.id for sample in samples] == [
-        f"train/{name}/{number}.png" for name in CLASSES for number in numbers
-    ]
+    ids = [sample.id for sample in load_task("pets").split("train")]
+    numbers = (11, 13, 3, 5, 7)  # as strings
+    assert ids == [f"train/{name}/{number}.jpg" for name in CLASSES for number in numbers]
 
 
-def test_unsorted_validation_images_are_told(work: Path) -> None:
+def test_what_else_is_wrong_with_class_folders_is_told(work: Path) -> None:
     folder = write_layout(work, "class-folders", val="val")
     for number in range(3):
         write(folder / "val" / f"ILSVRC2012_val_{number:08}.JPEG", b"")
     with pytest.raises(CompatbenchError, match="holds 3 files and no class folders; sort them"):
+        load_task("pets")
+    write_layout(work, "class-folders", least=3)
+    with pytest.raises(CompatbenchError, match="test has 2 images of 'Alpine Ibex', its card says"):
         load_task("pets")
 
 
@@ -313,61 +324,6 @@ def test_a_row_of_a_place_outside_or_a_doubtful_label_is_refused(
         read_split(write(tmp_path / "split.json", json.dumps(rows)))
 
 
-def swap(rows: list[list[Any]]) -> None:
-    """Gives class 0 the label 1 and class 1 the label 0."""
-    for row in rows:
-        row[1] = {0: 1, 1: 0}.get(row[1], row[1])
-
-
-def drop_last_class(rows: list[list[Any]]) -> None:
-    last = max(row[1] for row in rows)
-    rows[:] = [row for row in rows if row[1] != last]
-
-
-@pytest.mark.parametrize(
-    ("change", "message", "order"),
-    [
-        (swap, r"label 0 is 'Forest', .*'Annual Crop Land' \(the same names in another", False),
-        (drop_last_class, "9 classes, the card of 'eurosat' has 10", False),
-        (lambda rows: rows.pop(), "task 'eurosat': train has 29 images, its card counts 30", True),
-    ],
-)
-def test_a_split_that_is_not_the_card_s_is_refused(
-    set_up: SetUp, change: Callable[[Any], None], message: str, order: bool
-) -> None:
-    path = set_up("eurosat")["eurosat"].folder / "split_zhou_EuroSAT.json"
-    listed = json.loads(path.read_text())
-    for rows in listed.values():
-        change(rows)
-    path.write_text(json.dumps(listed))
-    report = inspect_task("eurosat")
-    assert (report.state, report.class_order) == ("wrong", order)
-    with pytest.raises(CompatbenchError, match=message):
-        load_task("eurosat")
-
-
-def test_too_few_images_of_a_class_are_told(set_up: SetUp, tmp_path: Path) -> None:
-    set_up("eurosat")
-    with (tmp_path / "tasks" / "eurosat.yaml").open("a") as file:
-        file.write("least_per_class: {train: 3, val: 4}\n")
-    with pytest.raises(CompatbenchError, match="val has 2 images of 'Annual Crop Land', its card"):
-        load_task("eurosat")
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("1025794", "'' is not in variants.txt"),
-        ("../../1 707-320", "a line holds an image's number"),
-        ("1025794 707-321", "'707-321' is not in variants.txt"),
-    ],
-)
-def test_a_wrong_line_of_fgvc_is_named(tmp_path: Path, line: str, message: str) -> None:
-    path = write(tmp_path / "images.txt", f"0034309 707-320\n{line}")
-    with pytest.raises(CompatbenchError, match=f"images.txt: .*{message}"):
-        read_variants(path, ["707-320", "BAE 146-200"], "test")
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -377,12 +333,11 @@ def test_a_wrong_line_of_fgvc_is_named(tmp_path: Path, line: str, message: str) 
     ],
 )
 def test_a_damaged_image_is_named(
-    set_up: SetUp, change: Callable[[bytes], bytes], message: str
+    work: Path, change: Callable[[bytes], bytes], message: str
 ) -> None:
-    tree = set_up("dtd", sizes=Sizes())["dtd"]
-    path = tree.folder / "images" / tree.rows["test"][0][0]
-    path.write_bytes(change(path.read_bytes()))
-    task = load_task("dtd")
+    path = write_layout(work, "class-folders") / "test" / IBEX / "11.jpg"
+    write(path, change(path.read_bytes()))
+    task = load_task("pets")
     with pytest.raises(CompatbenchError, match=f"image {path} (.*){message}") as raised:
         task.source.image(task.split("test")[0])
     assert "\n" not in str(raised.value)
@@ -394,6 +349,7 @@ def test_a_member_s_name_is_no_place_to_write_to_and_a_damaged_one_is_named(work
     evil = [("../../evil.cls", b"1"), ("../../evil.png", picture(0, 1, "PNG"))]
     damaged = [("a.cls", b"0"), ("a.png", b"no image")]
     write_members(folder / "test" / "0.tar", *evil, *damaged, *shard_members([0, 1]))
+    write(folder / "test" / "nshards.txt", "1")
     files = files_in(work.parent)
     load_again()
     task = load_task("pets")

@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 from command_line import invoke, output_of
-from data.conftest import load_again
-from data.small_layouts import CLASSES, NAMES, write_folders, write_parquet, write_shard
+from data.trees import CLASSES, NAMES, load_again, write, write_folders, write_parquet, write_shard
 
 import compatbench as cb
 from compatbench.data import dataset_folders
@@ -30,17 +29,6 @@ from compatbench.data.task import inspect_task, load_task
 from compatbench.errors import CompatbenchError
 
 WRITTEN = {"pets.yaml", "pets.csv", "pets-upgrade.yaml"}
-
-
-@pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder, in which nothing is known of earlier tasks."""
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setenv("COMPATBENCH_CARDS", "")
-    monkeypatch.setenv("COMPATBENCH_DATA_PETS", "")
-    monkeypatch.delenv("COMPATBENCH_DATA", raising=False)
-    return tmp_path / "work"
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -104,22 +92,20 @@ def test_splits_that_are_there_are_kept(
 
 
 def test_a_list_says_paths_labels_and_splits(work: Path) -> None:
-    folder = write_folders(work / "pets" / "images") and work / "pets"
-    lines = [f"images/{name}/{n}.png" for name in CLASSES for n in range(8)]
-    table = [f"{path},{'ibex' if 'Ibex' in path else 'a, fox'!r}" for path in lines]
-    text = "\n".join(["File_Name,class", *table]).replace("'a, fox'", '"a, fox"')
-    (folder / "labels.csv").write_text(f"{text}\n".replace("'", ""), encoding="utf-8-sig")
+    folder = write_folders(work / "pets" / "images").parent
+    paths = [f"images/{name}/{n}.png" for name in CLASSES for n in range(8)]
+    rows = [f"{path}," + ("ibex" if "Ibex" in path else '"a, fox"') for path in paths]
+    text = "\n".join(["File_Name,class", *rows, ""])
+    (folder / "labels.csv").write_text(text, encoding="utf-8-sig")
     for given in (folder, folder / "labels.csv"):
         made = cb.new_task(given, replace=True)
         assert made.task.names == ("a, fox", "ibex")
         assert made.kind == "the list labels.csv"
         check_reads_back(made)
-    parts = ["train", "Test"] * 8
-    rows = [
-        f"{path}\t{path.split('/')[1]}\t{part}" for path, part in zip(lines, parts, strict=True)
-    ]
     (folder / "labels.csv").unlink()
-    (folder / "labels.tsv").write_text("\n".join(["image\tlabel\tsplit", *rows]))
+    parts = zip(paths, ["train", "Test"] * 8, strict=True)
+    rows = [f"{path}\t{path.split('/')[1]}\t{part}" for path, part in parts]
+    write(folder / "labels.tsv", "\n".join(["image\tlabel\tsplit", *rows]))
     made = cb.new_task(folder, replace=True)
     assert made.task.counts == {"train": 8, "test": 8}
     check_reads_back(made)
@@ -222,9 +208,7 @@ def test_folders_of_wordnet_ids_have_imagenet_s_names(work: Path) -> None:
     known = task_cards.read("imagenet")
     for folder, name in zip(known.folders[:2], CLASSES, strict=True):
         (write_folders(work / "all") / name).rename(work / "all" / folder)
-    write_folders(work / "all", 1)
-    for name in CLASSES:
-        shutil.rmtree(work / "all" / name)
+    shutil.rmtree(work / "all" / CLASSES[0])
     assert cb.new_task("all").task.names == known.names[:2]
 
 
@@ -283,42 +267,24 @@ def test_the_doctor_s_advice_is_about_the_folder(work: Path) -> None:
     assert "docs/datasets.md" not in f"{report}"
 
 
-def spoil_list(text: str) -> Callable[[Path], object]:
-    return lambda pets: (pets / "labels.csv").write_bytes(text.encode(errors="surrogateescape"))
-
-
-def link(place: str, target: str) -> Callable[[Path], object]:
-    return lambda pets: (pets / place).symlink_to(target)
-
-
-def rename(old: str, new: str) -> Callable[[Path], object]:
-    return lambda pets: (pets / old).rename(pets / new)
-
-
-def empty(pets: Path) -> None:
-    for path in (*pets.glob("*/*"), *pets.glob("*")):
-        path.unlink() if path.is_file() else path.rmdir()
-
-
-def without_test(pets: Path) -> None:
-    for path in pets.glob("*"):
-        path.rename(pets.parent / path.name)
-    for split in ("train", "test"):
-        write_folders(pets, 3, split)
-    (pets / "test" / CLASSES[0]).rename(pets.parent / "away")
-
-
-def cut_shard(pets: Path) -> None:
-    path = write_shard(pets / "0.tar", [0, 1] * 4)
-    path.write_bytes(path.read_bytes()[:1700])
-
-
+Spoil = Callable[[Path], object]
 IBEX, FOX = CLASSES
-LIST = {"list": True}  # the list itself is given, not its folder
 ROW = f"{IBEX}/0.png"
 
 
-def fill(content: bytes | None, *numbers: int) -> Callable[[Path], object]:
+def link(place: str, target: str) -> Spoil:
+    return lambda pets: (pets / place).symlink_to(target)
+
+
+def rename(old: str, new: str) -> Spoil:
+    return lambda pets: (pets / old).rename(pets / new)
+
+
+def put(name: str, content: bytes) -> Spoil:
+    return lambda pets: (pets / name).write_bytes(content)
+
+
+def fill(content: bytes | None, *numbers: int) -> Spoil:
     """Images of a class with other content, or none."""
 
     def spoil(pets: Path) -> None:
@@ -328,90 +294,106 @@ def fill(content: bytes | None, *numbers: int) -> Callable[[Path], object]:
     return spoil
 
 
-def same(pets: Path) -> None:
-    """Nothing is wrong with the folder."""
+def flatten(pets: Path) -> None:
+    for number, path in enumerate(pets.glob("*/*")):
+        path.rename(pets / f"{number}.png")
 
 
-# What is done to a folder of images, the options besides, and what is said.
-BAD: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
-    "empty folder": (empty, {}, "holds no image"),
-    "no folder": (rename(".", "../gone"), {}, "there is no folder or file"),
-    "one class": (rename(FOX, "../away"), {}, f"has one class, '{IBEX}'"),
-    "damaged image": (fill(b"\x89PNG broken", 3), {}, r"3.png cannot be decoded .*or remove it$"),
-    "empty images": (fill(b"", 1, 2), {}, r"is empty; .*; and 1 more of 16"),
-    "too few for the shots": (same, {"shots": 5}, f"5 shots: class '{FOX}|{IBEX}'"),
-    "no shots": (same, {"shots": 0}, "0 shots: class"),
-    "one image": (fill(None, *range(7)), {}, f"class '{IBEX}' has 1 image and none to train on"),
-    "newline in a class": (rename(IBEX, "a\nb"), {}, r"holds 'a\\nb'; rename it"),
-    "newline in an image": (rename(f"{IBEX}/0.png", f"{IBEX}/a\n.png"), {}, r"'a\\n.png'; rename"),
-    "classes of one name": (rename(IBEX, "red_Fox"), {}, "are both called 'red Fox'"),
-    "images without folders": (
-        lambda pets: [path.rename(pets / f"{n}.png") for n, path in enumerate(pets.glob("*/*"))],
-        {},
-        "holds 16 images and no class folders",
-    ),
-    "something beside splits": (
+def empty(pets: Path) -> None:
+    for name in CLASSES:
+        shutil.rmtree(pets / name)
+
+
+def without_test(pets: Path) -> None:
+    empty(pets)
+    for split in ("train", "test"):
+        write_folders(pets, 3, split)
+    (pets / "test" / IBEX).rename(pets.parent / "away")
+
+
+# What is done to a folder of images, and what is said of it.
+SPOILED: list[tuple[Spoil, str]] = [
+    (empty, "holds no image"),
+    (rename(".", "../gone"), "there is no folder or file"),
+    (rename(FOX, "../away"), f"has one class, '{IBEX}'"),
+    (fill(b"\x89PNG broken", 3), r"3.png cannot be decoded .*or remove it$"),
+    (fill(b"", 1, 2), r"is empty; .*; and 1 more of 16"),
+    (fill(None, *range(7)), f"class '{IBEX}' has 1 image and none to train on"),
+    (rename(IBEX, "a\nb"), r"holds 'a\\nb'; rename it"),
+    (rename(f"{IBEX}/0.png", f"{IBEX}/a\n.png"), r"'a\\n.png'; rename"),
+    (rename(IBEX, "red_Fox"), "are both called 'red Fox'"),
+    (flatten, "holds 16 images and no class folders"),
+    (
         lambda pets: write_folders(pets, 2, "train"),
-        {},
         f"beside train lies '{IBEX}', which is no split",
     ),
-    "a class that is not tested": (without_test, {}, f"'{IBEX}' has 3 images and none to test on"),
-    "link to a file outside": (link(f"{IBEX}/x.png", "/etc/passwd"), {}, "is a link out of"),
-    "link to a folder outside": (link("x", "/etc"), {}, "is a link out of the dataset's folder"),
-    "link to a folder inside": (link("x", FOX), {}, "is a link to a folder; put the folder its"),
-    "list without paths": (spoil_list("a,label\nx,y\n"), LIST, "call that of the images"),
-    "list without labels": (spoil_list("path,b\nx,y\n"), LIST, "the columns are path,b"),
-    "empty list": (spoil_list("path,label\n"), LIST, "lists no image"),
-    "list that is no text": (spoil_list("path,label\n\udcff\udcfe"), LIST, "cannot be read"),
-    "row of three": (spoil_list("path,label\na,b,c\n"), LIST, "Expected 2 fields in line 2, saw 3"),
-    "absolute path": (spoil_list("path,label\n/etc/x,a\n"), {}, "csv:2: path '/etc/x' leaves"),
-    "path that leaves": (spoil_list("path,label\n../x,a\n"), {}, "csv:2: .*make it one below"),
-    "path that is not there": (spoil_list("path,label\nx.png,a\n"), {}, "csv:2: there is no file"),
-    "row without a label": (spoil_list(f"path,label\n{ROW},\n"), {}, "csv:2: label ''"),
-    "label with a newline": (spoil_list(f'path,label\n{ROW},"a\nb"\n'), {}, r"label 'a\\nb'"),
-    "split of no name": (
-        spoil_list(f"path,label,split\n{ROW},a,later\n"),
-        {},
-        "split 'later' is none of train",
-    ),
-    "image twice": (spoil_list(f"path,label\n{ROW},a\n{ROW},b\n"), {}, "csv:3: .* in line 2, too"),
-    "two lists": (
-        lambda pets: [(pets / f"{n}.csv").write_text("path,label\nx,y\n") for n in "ab"],
-        {},
-        "has several lists, a.csv and b.csv",
-    ),
-    "broken shard": (cut_shard, {}, "0.tar cannot be read"),
-    "shard that is none": (
-        lambda pets: (pets / "0.tar").write_bytes(b"no tar" * 200),
-        {},
-        "0.tar cannot be read",
-    ),
-    "name that is taken": (same, {"name": "mini-food"}, "a task is named 'mini-food'"),
-    "name that is none": (same, {"name": "a/b"}, "'a/b' cannot be a task's name"),
-    "template without a place": (same, {"template": ["a"]}, "field 'templates.0'"),
-    "unknown backbone": (same, {"target": "mini-eva"}, "did you mean mini-eva-clip"),
-    "one backbone": (same, {"target": "mini-clip"}, "names a backbone twice"),
-    "share of all": (same, {"test_share": 1.0}, "a share of 1.0 for testing"),
-    "names of other classes": (
-        lambda pets: (pets.parent / "names.txt").write_text("a\nb\nc\n"),
-        {"class_names": "names.txt"},
-        "has 3 names for 2 classes",
-    ),
-}
+    (without_test, f"'{IBEX}' has 3 images and none to test on"),
+    (link(f"{IBEX}/x.png", "/etc/passwd"), "is a link out of"),
+    (link("x", "/etc"), "is a link out of the dataset's folder"),
+    (link("x", FOX), "is a link to a folder; put the folder its"),
+    (put("0.tar", b"no tar" * 200), "0.tar cannot be read"),
+]
+# Lists of images.
+LISTS: list[tuple[str, str]] = [
+    ("a,label\nx,y\n", "call that of the images"),
+    ("path,b\nx,y\n", "the columns are path,b"),
+    ("path,label\n", "lists no image"),
+    ("path,label\n\udcff\udcfe", "cannot be read"),
+    ("path,label\na,b,c\n", "Expected 2 fields in line 2, saw 3"),
+    ("path,label\n/etc/x,a\n", "csv:2: path '/etc/x' leaves .*make it one below"),
+    ("path,label\nx.png,a\n", "csv:2: there is no file"),
+    (f"path,label\n{ROW},\n", "csv:2: label ''"),
+    (f'path,label\n{ROW},"a\nb"\n', r"label 'a\\nb'"),
+    (f"path,label,split\n{ROW},a,later\n", "split 'later' is none of train"),
+    (f"path,label\n{ROW},a\n{ROW},b\n", "csv:3: .* in line 2, too"),
+]
+OPTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"shots": 5}, f"5 shots: class '{FOX}|{IBEX}'"),
+    ({"shots": 0}, "0 shots: class"),
+    ({"name": "mini-food"}, "a task is named 'mini-food'"),
+    ({"name": "a/b"}, "'a/b' cannot be a task's name"),
+    ({"template": ["a"]}, "field 'templates.0'"),
+    ({"target": "mini-eva"}, "did you mean mini-eva-clip"),
+    ({"target": "mini-clip"}, "names a backbone twice"),
+    ({"test_share": 1.0}, "a share of 1.0 for testing"),
+    ({"class_names": "pets/names.txt"}, "has 3 names for 2 classes"),
+]
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_line_and_nothing_is_written(work: Path, case: str) -> None:
-    spoil, options, message = BAD[case]
-    pets = write_folders(work / "pets")
-    spoil(pets)
+def check_refused(work: Path, message: str, place: str = "pets", **options: Any) -> None:
+    """In one line, and nothing is written."""
     before = {path.name for path in work.iterdir()}
-    given = pets / "labels.csv" if (options := dict(options)).pop("list", False) else pets
     with pytest.raises(CompatbenchError, match=message) as error:
-        cb.new_task(given, **{"name": "pets", **options})
+        cb.new_task(place, **{"name": "pets", **options})
     assert "\n" not in str(error.value)
     assert {path.name for path in work.iterdir()} == before
     assert "pets" not in task_cards.names()
+
+
+@pytest.mark.parametrize(("spoil", "message"), SPOILED, ids=[message for _, message in SPOILED])
+def test_a_folder_that_is_no_task_is_refused(work: Path, spoil: Spoil, message: str) -> None:
+    spoil(write_folders(work / "pets"))
+    check_refused(work, message)
+
+
+@pytest.mark.parametrize(("text", "message"), LISTS, ids=[message for _, message in LISTS])
+def test_a_list_that_is_wrong_is_refused(work: Path, text: str, message: str) -> None:
+    put("labels.csv", text.encode(errors="surrogateescape"))(write_folders(work / "pets"))
+    check_refused(work, message, "pets/labels.csv")
+
+
+def test_of_several_lists_one_is_to_be_named(work: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        write(work / "pets" / name, "path,label\nx,y\n")
+    check_refused(work, "has several lists, a.csv and b.csv")
+
+
+@pytest.mark.parametrize(("options", "message"), OPTIONS, ids=[message for _, message in OPTIONS])
+def test_options_that_do_not_fit_are_refused(
+    work: Path, options: dict[str, Any], message: str
+) -> None:
+    write(write_folders(work / "pets") / "names.txt", "a\nb\nc\n")
+    check_refused(work, message, **options)
 
 
 def test_two_tasks_of_one_name_are_refused(work: Path) -> None:
@@ -466,8 +448,8 @@ def test_the_folder_may_be_the_current_one(work: Path, monkeypatch: pytest.Monke
     made = cb.new_task(".", "pets")
     assert (made.card.parent, made.data_root) == (work / "My pets", "")
     check_reads_back(made)
-    first = read_rows(made.card)
-    assert read_rows(cb.new_task(".", "pets", replace=True).card) == first
+    before = made.card.with_suffix(".csv").read_bytes()
+    assert cb.new_task(".", "pets", replace=True).card.with_suffix(".csv").read_bytes() == before
 
 
 def test_a_list_is_never_replaced_by_itself(work: Path) -> None:
@@ -481,8 +463,7 @@ def test_a_list_is_never_replaced_by_itself(work: Path) -> None:
 
 
 @pytest.mark.slow
-def test_from_a_folder_of_images_to_a_verdict_in_three_commands(work: Path) -> None:
-    """Those that the command shows, word for word."""
+def test_the_commands_that_are_shown_lead_to_a_verdict(work: Path) -> None:
     write_folders(work / "pets", 20)
     text = output_of("new-task", "pets")
     run, evaluate = (line.split()[1:] for line in text.splitlines() if line.startswith("  compat"))

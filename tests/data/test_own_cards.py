@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 from command_line import invoke, output_of
-from data.conftest import load_again
-from data.trees import picture
+from data.trees import load_again, write_folders
 
 import compatbench as cb
 from compatbench.data import task as task_module
@@ -29,6 +28,7 @@ TASK = """\
 name: pets
 title: Pets
 classes: [cat, dog]
+folders: [Alpine_Ibex, redFox]
 templates: ["a photo of a {}."]
 source: {kind: class-folders, folder: my pets, train: train, test: test}
 counts: {train: 8, test: 4}
@@ -48,12 +48,7 @@ BACKBONE = MINI_CLIP.replace("name: mini-clip\n", "name: house-clip\n")
 def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a task, its images, a suite and a backbone; and, elsewhere, where one works."""
     folder = tmp_path / "cards"
-    for split, count in (("train", 4), ("test", 2)):
-        for label, name in enumerate(("cat", "dog")):
-            place = folder / "my pets" / split / name
-            place.mkdir(parents=True)
-            for number in range(count):
-                (place / f"{number}.png").write_bytes(picture(label, number, "PNG"))
+    write_folders(write_folders(folder / "my pets", 4, "train"), 2, "test")
     (folder / "suites").mkdir()
     (folder / "pets.yaml").write_text(TASK)
     (folder / "house-clip.yaml").write_text(BACKBONE)

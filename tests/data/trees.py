@@ -1,7 +1,7 @@
-"""The fifteen datasets as small folders, laid out as the real ones.
+"""Small datasets, laid out as the real ones in each layout that a card can name.
 
-All classes are there, with a few tiny images each; :func:`write_cards` copies the cards with
-the counts of what was written.
+All classes are there, with a few tiny images each; :func:`write_cards` copies the cards with the
+counts of what was written.
 """
 
 from __future__ import annotations
@@ -11,17 +11,33 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Iterable
+import tarfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from compatbench.data import task
 from compatbench.data.cards import TaskCard, task_cards
 from compatbench.files.project_folders import tasks_folder
+
+CLASSES = ("Alpine_Ibex", "redFox")  # folders of a dataset of two classes, ``pets``
+NAMES = ("Alpine Ibex", "red Fox")
+COUNTS = {"train": 10, "test": 4}  # images of both classes
+# What a card of each layout says of ``pets``.
+LAYOUTS: dict[str, dict[str, str]] = {
+    "class-folders": {"train": "train", "test": "test"},
+    "coop-split": {"split": "split.json", "images": "images"},
+    "fgvc": {"images": "images"},
+    "webdataset": {"train": "train", "test": "test"},
+    "parquet": {"train": "data/train-*.parquet", "test": "data/test-*.parquet"},
+    "table": {"file": "pets/labels.csv"},
+}
 
 
 @dataclass(frozen=True)
@@ -33,11 +49,8 @@ class Sizes:
     test: int = 1
     pictures: bool = True
 
-    def content(self, label: int, number: int) -> bytes:
-        return picture(label, number) if self.pictures else b""
 
-
-FEW = Sizes()
+FEW, EMPTY = Sizes(), Sizes(pictures=False)
 IMAGENET = task_cards.read("imagenet")
 DATASETS = [name for name in task_cards.names() if not name.startswith("mini-")]
 
@@ -55,6 +68,15 @@ class Tree:
         return {split: len(rows) for split, rows in self.rows.items() if rows}
 
 
+# Writes some of the datasets anew, and points to them.
+SetUp = Callable[..., dict[str, Tree]]
+
+
+def load_again() -> None:
+    """Forgets the tasks that were loaded."""
+    task._load.cache_clear()
+
+
 def picture(label: int, number: int, kind: str = "JPEG") -> bytes:
     """An image of 16 × 12 pixels: a colour for each of many classes, and noise."""
     return _paint(label % 64, number % 8, kind)
@@ -69,67 +91,118 @@ def _paint(colour: int, noise: int, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def build_tree(name: str, root: Path, sizes: Sizes = FEW) -> Tree:
+def write(path: Path, content: bytes | str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def write_folders(folder: Path, count: int = 8, around: str = "") -> Path:
+    """``[around/]class/0.png`` and so on, of ``pets``."""
+    for label, name in enumerate(CLASSES):
+        for number in range(count):
+            write(folder / around / name / f"{number}.png", picture(label, number, "PNG"))
+    return folder
+
+
+def write_members(path: Path, *members: tuple[str, bytes]) -> Path:
+    """A tar shard of these files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def shard_members(labels: Iterable[int], first: int = 0) -> list[tuple[str, bytes]]:
+    """``s0000000.cls``, ``s0000000.webp`` and so on."""
+    members = []
+    for number, label in enumerate(labels, start=first):
+        kind = ("webp", "png", "jpg")[number % 3]
+        content = picture(label, number, {"jpg": "JPEG"}.get(kind, kind.upper()))
+        members += [(f"s{number:07}.cls", str(label).encode()), (f"s{number:07}.{kind}", content)]
+    return members
+
+
+def write_shard(path: Path, labels: Iterable[int], first: int = 0) -> Path:
+    return write_members(path, *shard_members(labels, first))
+
+
+def write_parquet(path: Path, labels: list[int], names: bool = True) -> None:
+    """As the Hub has it: an image is a struct of bytes and a path, and labels have names."""
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    images = [{"bytes": picture(label, i, "PNG"), "path": None} for i, label in enumerate(labels)]
+    feature = {"names": [*NAMES], "_type": "ClassLabel"}
+    about = json.dumps({"info": {"features": {"label": feature}}}).encode()
+    table = pa.table({"image": images, "label": labels})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = table.replace_schema_metadata({b"huggingface": about} if names else None)
+    pq.write_table(table, path, row_group_size=3)
+
+
+def build_tree(card: TaskCard, root: Path, sizes: Sizes = FEW) -> Tree:
     """Writes a dataset under a data root, in the place where its card looks for it."""
-    card = task_cards.read(name)
     source: Any = card.source
-    folder = root / source.folder
+    folder, kind = root / source.folder, source.kind
+    classes = card.subset or card.folders or card.classes or IMAGENET.folders
     rows: dict[str, list[tuple[str, int]]] = {split: [] for split in card.counts}
     images = folder / getattr(source, "images", ".")
-    for label in range(len(card.subset or card.classes or IMAGENET.classes)):
-        number = 0
+    for label, name in enumerate(classes):
+        number, slug = 0, re.sub(r"\W", "_", name)
         for split in rows:
-            for _ in range(getattr(sizes, split)):
+            for place in range(getattr(sizes, split)):
                 number += 1
-                path = _path(card, split, label, number)
-                _write(images / path, sizes.content(label, number))
+                # ImageNet's numbers have no leading zeros (10... before 2...).
+                path = f"{getattr(source, split, split)}/{name}/{(3, 10)[place % 2] + place}.jpg"
+                if kind == "class-folders" and source.numbered:
+                    path = f"{source.test}/{label}/0.{number} _ a title.jpg"
+                elif kind == "coop-split":
+                    path = f"{slug}/{1000 * label + number:05}.jpg"
+                elif kind == "fgvc":
+                    path = f"{34309 + 1000 * label + number:07}.jpg"
                 rows[split].append((path, label))
-    if name in ("stanford_cars", "flowers102", "fgvc_aircraft"):
-        for seed, split in enumerate(rows):
-            random.Random(seed).shuffle(rows[split])
-    if source.kind == "class-folders":
-        for split in rows.values():
-            split.sort(key=lambda row: (row[1], row[0]))
-        lines = zip(IMAGENET.folders, IMAGENET.classes, strict=True)
-        _write(folder / "classnames.txt", "".join(f"{wnid} {name}\n" for wnid, name in lines))
-        _write(images / source.test / "README.txt", "Not a class.\n")
-    elif source.kind == "fgvc":
-        _write(folder / "variants.txt", "".join(f"{name}\n" for name in card.classes))
-        for split, listed in rows.items():
-            text = "".join(f"{path[:-4]} {card.classes[label]}\n" for path, label in listed)
-            _write(folder / f"images_variant_{split}.txt", text)
+    if card.name in ("stanford_cars", "flowers102", "fgvc_aircraft"):
+        for seed, listed in enumerate(rows.values()):
+            random.Random(seed).shuffle(listed)
+    labels = {split: [label for _, label in listed] for split, listed in rows.items()}
+    if kind == "webdataset":
+        for split, listed in labels.items():
+            half = len(listed) // 2
+            write_shard(folder / split / "0.tar", listed[:half])
+            write_shard(folder / split / "1.tar", listed[half:], first=half)
+            write(folder / split / "nshards.txt", "2\n")
+        write(folder / "classnames.txt", "\n".join(card.classes))
+    elif kind == "parquet":
+        for split, listed in labels.items():
+            write_parquet(folder / "data" / f"{split}-00000-of-00001.parquet", listed)
     else:
-        split_file = {
-            split: [[path, label, card.classes[label]] for path, label in listed]
-            for split, listed in rows.items()
-        }
-        _write(folder / source.split, json.dumps(split_file))
-    return Tree(name, folder, rows)
-
-
-def _path(card: TaskCard, split: str, label: int, number: int) -> str:
-    """An image's path below the images' folder, written as in the real dataset."""
-    source: Any = card.source
-    if source.kind == "coop-split":
-        slug = re.sub(r"\W", "_", card.classes[label])
-        return f"{slug}/{slug}_{1000 * label + number:05}.jpg"
-    if source.kind == "fgvc":
-        return f"{34309 + 1000 * label + number:07}.jpg"
-    wnid = (card.subset or IMAGENET.folders)[label]
-    # ImageNet's numbers have no leading zeros (1002... before 5...); other names have spaces.
-    file = f"{wnid}_{(10026, 5, 137)[number % 3] + number}.JPEG"
-    if card.parent is not None:
-        file = f"0.{number:06} _ a title _ 0.9{number}.jpg"
-    return f"{getattr(source, split)}/{label if source.numbered else wnid}/{file}"
-
-
-def _write(path: Path, content: bytes | str) -> None:
-    content = content.encode() if isinstance(content, str) else content
-    try:
-        path.write_bytes(content)
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        for listed in rows.values():
+            for number, (path, label) in enumerate(listed):
+                write(images / path, picture(label, number) if sizes.pictures else b"")
+    if kind == "class-folders":
+        for listed in rows.values():
+            listed.sort(key=lambda row: (row[1], row[0]))
+        write(images / source.test / "README.txt", "Not a class.\n")
+        if card.name.startswith("imagenet"):
+            lines = zip(IMAGENET.folders, IMAGENET.classes, strict=True)
+            write(folder / "classnames.txt", "".join(f"{wnid} {name}\n" for wnid, name in lines))
+    elif kind == "fgvc":
+        write(folder / "variants.txt", "".join(f"{name}\n" for name in card.classes))
+        for split in ("train", "val", "test"):
+            lines = (f"{path[:-4]} {card.classes[label]}\n" for path, label in rows.get(split, ()))
+            write(folder / f"images_variant_{split}.txt", "".join(lines))
+    elif kind == "coop-split":
+        split_file: dict[str, list[Any]] = {split: [] for split in ("train", "val", "test")}
+        for split, listed in rows.items():
+            split_file[split] = [[path, label, card.classes[label]] for path, label in listed]
+        write(folder / source.split, json.dumps(split_file))
+    elif kind == "table":
+        lines = (f"{p},{classes[label]},{split}\n" for split in rows for p, label in rows[split])
+        write(root / source.file, "path,label,split\n" + "".join(lines))
+    return Tree(card.name, folder, rows)
 
 
 def write_cards(folder: Path, trees: Iterable[Tree] = ()) -> Path:
@@ -140,6 +213,5 @@ def write_cards(folder: Path, trees: Iterable[Tree] = ()) -> Path:
         text = path.read_text(encoding="utf-8")
         text, changed = re.subn(r"(?m)^counts: .*$", f"counts: {json.dumps(tree.counts)}", text)
         assert changed == 1
-        text = re.sub(r"(?m)^least_per_class: .*\n", "", text)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(re.sub(r"(?m)^least_per_class: .*\n", "", text), encoding="utf-8")
     return folder

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch.nn.functional as F
-from data.conftest import load_again
-from data.trees import picture
+from data.trees import load_again, picture
 from PIL import Image
 
 import compatbench as cb
