@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -22,7 +21,6 @@ from compatbench.data.draws import HELD_OUT, draw_shots, hold_out, load_test_set
 from compatbench.data.task import load_task
 from compatbench.engine.plan import make_plan
 from compatbench.errors import CompatbenchError
-from compatbench.extras.audit.change import read_base_results
 from compatbench.results.tuning_records import Tuning, choose
 from compatbench.tables.pages.leaderboard import render_leaderboard
 from compatbench.tables.suite_page import read_suite_page
@@ -205,12 +203,6 @@ def test_a_page_says_which_methods_were_not_tuned(tmp_path: Path) -> None:
     path.write_text(json.dumps(record(chosen=2)))
     with pytest.raises(CompatbenchError, match=r"coop\.json: .*not what the counts give"):
         titles(own)
-
-
-def test_a_record_at_the_base_is_not_taken_for_a_result(tmp_path: Path) -> None:
-    names = ("results/tiny/tuning/coop.json", "results/tiny/tuning/linear_probe.csv")
-    change: Any = SimpleNamespace(name="main", read_base=lambda folder: dict.fromkeys(names, b"no"))
-    assert read_base_results(change, "tiny").all == ()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from itertools import product
@@ -17,7 +17,7 @@ from compatbench.data.cards import SuiteCard, suite_tasks
 from compatbench.data.draws import ShotsFiles, load_test_set
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.task import Task
-from compatbench.engine.cell import Cell, CellRecord, Where
+from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.matrix import select_matrix
 from compatbench.engine.method_settings import Settings, resolve_settings
 from compatbench.engine.missing import Missing, find_missing
@@ -25,7 +25,6 @@ from compatbench.engine.plan import Plan, find_teachers
 from compatbench.engine.store import RunStore
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method
-from compatbench.method.predictions import Predictions
 from compatbench.method.refusals import find_refusal
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.measures import Answers, score
@@ -42,22 +41,11 @@ from compatbench.results.rows import Cost, Row, to_frame
 
 
 def rows_of(cell: Cell, record: CellRecord, store: RunStore) -> list[Row]:
-    """The rows of a cell: the predictions that a store has, scored; or why there are none."""
-    precision = cell.training.precision
-    predictions = store.read_predictions(cell.key)
-    return score_cell(cell, record, predictions, lambda w: store.read_zero_shot(w, precision))
-
-
-def score_cell(
-    cell: Cell,
-    record: CellRecord,
-    predictions: Mapping[Where, Predictions],
-    find_zero_shot: Callable[[Where], Predictions | None],
-) -> list[Row]:
-    """The rows of a cell with these predictions.
+    """The rows of a cell: the predictions that a store has, scored; or why there are none.
 
     A failed fit gives a failed row at every place. Predictions that are lost give none.
     """
+    predictions, precision = store.read_predictions(cell.key), cell.training.precision
     fit = _place(cell) | {"parameters": record.parameters, "module_bytes": record.module_bytes}
     outcomes = {outcome.where: outcome for outcome in record.records}
     on_source = {where[1]: where for where in cell.places if where[0] == cell.source}
@@ -73,7 +61,7 @@ def score_cell(
         elif outcome is not None and where in predictions:
             source = on_source.get(where[1]) if where[0] != cell.source else None
             before = predictions.get(source) if source is not None else None
-            if (zero_shot := find_zero_shot(where)) is not None:
+            if (zero_shot := store.read_zero_shot(where, precision)) is not None:
                 labels = _labels(load_test_set(where[1]))
                 figures = score(Answers(predictions[where], before, zero_shot, labels))
                 about = {"status": "ok", "prompt_diversity": outcome.prompt_diversity}
@@ -104,7 +92,7 @@ def _place(cell: Cell) -> dict[str, Any]:
     return {"method": cell.name, **{name: getattr(cell, name) for name in names}}
 
 
-def costs_of(cell: Cell, record: CellRecord) -> list[Cost]:
+def _costs_of(cell: Cell, record: CellRecord) -> list[Cost]:
     """What each outcome of a cell took."""
     fit = {name: getattr(record, name) for name in ("key", "fit_seconds", "peak_memory")}
     return [
@@ -164,7 +152,7 @@ def _measured_methods(plan: Plan) -> Iterator[tuple[str, MethodResults]]:
                 info=info,
                 provenance=join_provenance([record.provenance for _, record in measured]),
                 rows=to_frame([row for one in measured for row in rows_of(*one, plan.store)], Row),
-                costs=to_frame([cost for one in measured for cost in costs_of(*one)], Cost),
+                costs=to_frame([cost for one in measured for cost in _costs_of(*one)], Cost),
             ),
         )
 

@@ -227,28 +227,21 @@ def suites_with_results(out: Path, also: SuiteCard | None = None) -> list[SuiteC
     return suites
 
 
-def published_pages(
-    out: Path, also: SuiteCard | None = None, read: Mapping[str, SuiteResults] | None = None
-) -> list[SuitePage]:
+def published_pages(out: Path, also: SuiteCard | None = None) -> list[SuitePage]:
     """The suites that are published and have results, each with its sections, by name.
 
-    ``also`` is a suite from a file of its own, which is not among the installed ones; ``read`` are
-    results that have been read, by suite.
+    ``also`` is a suite from a file of its own, which is not among the installed ones.
     """
     known = suites_with_results(out, also)
-
-    def read_page(suite: SuiteCard) -> SuitePage:
-        return read_suite_page(suite, out, (read or {}).get(suite.name))
-
     sections: dict[str, list[SuitePage]] = {}
     for suite in known:
         if suite.publish == "section" and suite.extends in suite_cards.names():
-            sections.setdefault(suite.extends, []).append(read_page(suite))
+            sections.setdefault(suite.extends, []).append(read_suite_page(suite, out))
     shown = {suite.name: suite for suite in known if suite.publish is True}
     # A section may have results before its suite has any.
     for name in sections:
         shown.setdefault(name, suite_cards.read(name))
     return [
-        replace(read_page(shown[name]), sections=tuple(sections.get(name, ())))
+        replace(read_suite_page(shown[name], out), sections=tuple(sections.get(name, ())))
         for name in sorted(shown)
     ]

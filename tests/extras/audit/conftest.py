@@ -83,7 +83,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Project:
     (root / "tasks" / "suites").mkdir()
     (root / "tasks" / "suites" / "tiny.yaml").write_text(SUITE)
     shutil.copytree(content_folder("methods") / "_shared", root / "methods" / "_shared")
-    for name in METHODS:
+    for name in ("__init__", *METHODS):
         shutil.copy(content_folder("methods") / f"{name}.py", root / "methods")
     project = Project(root)
     with pytest.MonkeyPatch.context() as patch:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from compatbench.errors import CompatbenchError
+from compatbench.extras.audit.change import Change, read_base_results
 from compatbench.extras.audit.pull_request import check_pull_request
 from compatbench.extras.audit.untrusted import copy_without_labels
 from compatbench.files.project_folders import content_folder, tasks_folder
 
-from .conftest import Project, set_field
+from .conftest import Project, git, set_field
 
 pytestmark = pytest.mark.slow
 
@@ -97,3 +98,15 @@ def test_a_clone_and_a_base_that_are_none_are_one_line(project: Project, tmp_pat
         check_pull_request(project.folder, "nothing")
     with pytest.raises(CompatbenchError, match="--job 'some': choose untrusted, trusted or both"):
         check_pull_request(project.folder, job="some")
+
+
+def test_a_record_of_tuning_at_the_base_is_not_taken_for_a_result(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "tiny" / "tuning"
+    folder.mkdir(parents=True)
+    (folder / "coop.json").write_text("no")
+    (folder / "linear_probe.csv").write_text("no")
+    for command in ("init", "add -A", "commit -m Begin"):
+        git(tmp_path, *command.split())
+    change = Change(tmp_path, base="HEAD", name="main", changed=frozenset())
+    assert read_base_results(change, "tiny").all == ()
+    assert read_base_results(change, "other").all == ()

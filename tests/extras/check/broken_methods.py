@@ -192,7 +192,7 @@ class RemembersItsFit(Sound, breaks="source-classifier: keep all that attach nee
         return lambda features: classify(features + self.shift)
 
 
-class LoadsATask(Sound, breaks="needs: it loads a task itself"):
+class LoadsATask(Sound, breaks="needs: it loads a backbone or a task itself"):
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         load_task("mini-food")
         return super().fit(backbone, data, rng)

@@ -14,8 +14,7 @@ from broken_methods import BROKEN
 from compatbench.cli.new_method import fill_template
 from compatbench.errors import CompatbenchError
 from compatbench.extras.check import run_checks as kit
-from compatbench.extras.check.find_checks import find_checks
-from compatbench.extras.check.outcome import Outcome
+from compatbench.extras.check.rules import Outcome, find_checks
 from compatbench.extras.check.run_checks import check_methods
 from compatbench.method.registry import builtin_methods
 

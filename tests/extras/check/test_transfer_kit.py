@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from compatbench.extras.check.find_checks import find_checks
+from compatbench.extras.check.rules import find_checks
 from compatbench.extras.check.run_checks import check_transfers
 from compatbench.method.registry import builtin_transfers
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from compatbench.extras.audit.suite_checks import (
 from compatbench.files.scratch import scratch_folder
 from compatbench.method.registry import builtin_methods
 from compatbench.plugins import load, offered
-from compatbench.results.method_results import split_results
 from compatbench.results.result_files import FIGURES, NO_SUITES, PAGES, REPORT, RESULTS
 from compatbench.tables.pages.leaderboard import render_pages
 from compatbench.tables.suite_page import published_pages
@@ -109,62 +108,43 @@ def audit_results(
         registry.select(methods)
     cards, unknown = _find_suites(out / RESULTS, suites)
     audit = Audit([card.name for card in cards], seed, unknown)
-    stored: dict[str, StoredSuite] = {}
+    stored: list[StoredSuite] = []
     for card in cards:
         progress(f"{card.name}: files, settings, keys, predictions")
         suite = read_stored_suite(out / RESULTS / card.name, card, registry, shots)
-        stored[card.name] = suite
+        stored.append(suite)
         audit.methods += len(suite.methods)
         audit.rows += len(suite.rows)
         scored, findings = score_again(suite, RunStore(out / "runs"))
         audit.scored += scored
         audit.findings += [*suite.findings, *check_settings(suite), *check_keys(suite), *findings]
-        _note_unchecked(audit, suite, unverified)
+        if skipped := len(suite.rows) - len(suite.here(suite.rows)):
+            audit.unchecked[card.name] = skipped
+            problem = f"{skipped} rows are not checked; missing here: {suite.missing}"
+            if card.name in unverified:
+                audit.notes.append(f"{card.name}: {problem}; they are reported, not verified")
+            else:
+                problem += f"; get it, or take them as reported: --unverified {card.name}"
+                audit.findings.append(Finding(str(suite.folder), problem))
     progress("leaderboard.md, report, figures")
-    audit.findings += check_pages(out, cards, stored)
+    audit.findings += _check_pages(out, cards)
     for name, place in offered("AUDITS").items():
         progress(f"results/{name}/")
         audit.findings += load(place)(out / RESULTS / name, suites)
-    _run_again(audit, stored, cells, cold, device, progress)
+    every = [(suite, cell) for suite in stored for cell in suite.cells]
+    drawn = random.Random(seed).sample(every, min(cells, len(every)))
+    with scratch_folder() as folder:
+        cache = folder if cold else default_cache_folder()
+        worker = make_worker(folder / "runs", cache, Compute(device=device))
+        for suite in stored:
+            if chosen := [cell for other, cell in drawn if other is suite]:
+                names = [f"{suite.card.name}: {cell}" for cell in chosen]
+                progress(f"runs again {', '.join(names)}")
+                notes, findings = run_again(suite, chosen, worker)
+                audit.cells += names
+                audit.notes += notes
+                audit.findings += findings
     return audit
-
-
-def _note_unchecked(audit: Audit, suite: StoredSuite, unverified: Collection[str]) -> None:
-    """Says which rows are of weights or images that are not here."""
-    name = suite.card.name
-    if skipped := len(suite.rows) - len(suite.here(suite.rows)):
-        audit.unchecked[name] = skipped
-        problem = f"{skipped} rows are not checked; missing here: {suite.missing}"
-        if name in unverified:
-            audit.notes.append(f"{name}: {problem}; they are reported, not verified")
-        else:
-            problem += f"; get it, or take them as reported: --unverified {name}"
-            audit.findings.append(Finding(str(suite.folder), problem))
-
-
-def _run_again(
-    audit: Audit,
-    stored: Mapping[str, StoredSuite],
-    count: int,
-    cold: bool,
-    device: str,
-    progress: Callable[[str], object],
-) -> None:
-    """Runs a number of cells again, drawn at random, and adds what is found."""
-    every = [(name, cell) for name, suite in stored.items() for cell in suite.cells]
-    drawn = random.Random(audit.seed).sample(every, min(count, len(every)))
-    if not drawn:
-        return
-    with scratch_folder() as place:
-        cache = place if cold else default_cache_folder()
-        worker = make_worker(place / "runs", cache, Compute(device=device))
-        for name, cell in drawn:
-            progress(f"{name}: runs again {cell}")
-            audit.cells.append(f"{name}: {cell}")
-        for name, suite in stored.items():
-            notes, findings = run_again(suite, [c for own, c in drawn if own == name], worker)
-            audit.notes += notes
-            audit.findings += findings
 
 
 def _find_suites(
@@ -194,9 +174,7 @@ def _find_suites(
     return cards, findings
 
 
-def check_pages(
-    out: Path, suites: Sequence[SuiteCard], stored: Mapping[str, StoredSuite] | None = None
-) -> list[Finding]:
+def _check_pages(out: Path, suites: Sequence[SuiteCard]) -> list[Finding]:
     """Pages and figures that are not what the results give; of pages, the line that differs.
 
     One of the suites may come from a file of its own.
@@ -206,16 +184,13 @@ def check_pages(
     findings = [Finding(str(path), "its suite has no pages") for path in stray]
     if not any(suite.publish for suite in suites):
         return findings
-    installed = suite_cards.names()
-    own = next((suite for suite in suites if suite.name not in installed), None)
-    whole = [suite for suite in (stored or {}).values() if not suite.findings]
-    read = {each.card.name: split_results(each.card.name, each.methods.values()) for each in whole}
+    own = next((suite for suite in suites if suite.name not in suite_cards.names()), None)
     problem = "is not what the results give; run 'compatbench leaderboard'"
     with warnings.catch_warnings():
         # A folder that no suite explains is a finding of its own.
         warnings.simplefilter("ignore", CompatbenchWarning)
         try:
-            pages = published_pages(out, own, read)
+            pages = published_pages(out, own)
             for path, text in render_pages(out, pages).items():
                 findings += compare_file(path, text, problem)
             if any((out / RESULTS / name).is_dir() for name in (REPORT, FIGURES)):

@@ -5,8 +5,10 @@ Nothing of the base is run.
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
+import tarfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +17,11 @@ import numpy as np
 import pandas as pd
 
 from compatbench.errors import CompatbenchError
-from compatbench.extras.audit.stored_suite import PLACE
-from compatbench.extras.audit.suite_checks import DECIDED
+from compatbench.extras.audit.suite_checks import find_moved
 from compatbench.files.scratch import scratch_folder
 from compatbench.results.method_results import SuiteResults
 from compatbench.results.result_files import RESULTS, check_name, read_results
+from compatbench.results.rows import Row
 
 
 @dataclass(frozen=True)
@@ -29,22 +31,7 @@ class Change:
     root: Path
     base: str  # the newest commit that it shares with the base branch
     name: str  # what the base was asked for as
-    changed: frozenset[str]  # added or modified, committed or not
-    deleted: frozenset[str]
-
-    def read_base(self, folder: str) -> dict[str, bytes]:
-        """The files of a folder as they are at the base, by their path below the root."""
-        paths = self._list_base(folder)
-        return {path: _git(self.root, "cat-file", "blob", f"{self.base}:{path}") for path in paths}
-
-    def list_base_results(self) -> set[str]:
-        """The methods that have rows at the base, in any suite."""
-        paths = map(Path, self._list_base(RESULTS))
-        return {path.stem for path in paths if path.suffix == ".csv" and len(path.parts) == 3}
-
-    def _list_base(self, folder: str) -> list[str]:
-        listing = ("ls-tree", "-r", "-z", "--name-only", self.base, f"{folder}/")
-        return _split(_git(self.root, *listing))
+    changed: frozenset[str]  # added, modified or deleted, committed or not
 
 
 def find_change(folder: Path, base: str | None) -> Change:
@@ -63,13 +50,9 @@ def find_change(folder: Path, base: str | None) -> Change:
     shared = _git(root, "merge-base", "--end-of-options", commit, "HEAD", problem=problem)
     start = shared.decode().strip()
     # A rename is one file gone and another added.
-    options = ["--no-renames", "--no-ext-diff", "--name-status", "-z", start, "--"]
-    words = _split(_git(root, "diff", *options))
-    states = dict(zip(words[1::2], words[::2], strict=True))
-    deleted = {path for path, status in states.items() if status == "D"}
-    untracked = _split(_git(root, "ls-files", "--others", "--exclude-standard", "-z"))
-    changed = states.keys() - deleted | {*untracked}
-    return Change(root, start, name, frozenset(changed), frozenset(deleted - changed))
+    listing = _git(root, "diff", "--no-renames", "--no-ext-diff", "--name-only", "-z", start, "--")
+    listing += _git(root, "ls-files", "--others", "--exclude-standard", "-z")
+    return Change(root, start, name, frozenset(filter(None, os.fsdecode(listing).split("\0"))))
 
 
 def _find_commit(root: Path, base: str | None) -> tuple[str, str]:
@@ -85,10 +68,6 @@ def _find_commit(root: Path, base: str | None) -> tuple[str, str]:
         f"git knows no commit '{names[0]}' here; fetch it (git fetch origin), or give another: "
         "--base BRANCH"
     )
-
-
-def _split(output: bytes) -> list[str]:
-    return [os.fsdecode(part) for part in output.split(b"\0") if part]
 
 
 def _git(folder: Path, *arguments: str, problem: str = "") -> bytes:
@@ -107,15 +86,14 @@ def _git(folder: Path, *arguments: str, problem: str = "") -> bytes:
 
 def read_base_results(change: Change, suite: str) -> SuiteResults:
     """A suite's results as they are at the base."""
+    folder = f"{RESULTS}/{check_name(suite, 'suite')}"
     with scratch_folder() as place:
-        folder = place / RESULTS / check_name(suite, "suite")
-        folder.mkdir(parents=True)
-        for path, content in change.read_base(f"{RESULTS}/{suite}").items():
-            if Path(path).parent.name != suite:
-                continue  # a record of tuning
-            (folder / check_name(Path(path).name, "file")).write_bytes(content)
+        if _git(change.root, "ls-tree", change.base, folder):
+            archive = io.BytesIO(_git(change.root, "archive", change.base, folder))
+            with tarfile.open(fileobj=archive) as files:
+                files.extractall(place, filter="data")
         try:
-            return read_results(folder)
+            return read_results(place / folder)
         except CompatbenchError as error:
             message = str(error).replace(f"{place}/", "")
             raise CompatbenchError(f"at the base '{change.name}': {message}") from None
@@ -127,14 +105,12 @@ def compare_with_base(before: SuiteResults, after: SuiteResults) -> pd.DataFrame
     ``same_key`` says whether it is the same module on the same data, and ``change`` what became of
     the row: ``added``, ``removed``, ``equal`` or ``moved``, if any measured value is another.
     """
+    on = ["method", *Row.place]
     both = before.frame.merge(
-        after.frame, how="outer", on=["method", *PLACE], suffixes=("_base", ""), indicator=True
+        after.frame, how="outer", on=on, suffixes=("_base", ""), indicator=True
     )
-    moved = pd.Series(data=False, index=both.index)
-    for column in DECIDED:
-        old, new = both[f"{column}_base"], both[column]
-        moved |= (old != new).fillna(False).astype(bool) & ~(old.isna() | new.isna())
+    moved = find_moved(both, "_base").any(axis=1)
     both["same_key"] = (both["key"] == both["key_base"]) & (both["data"] == both["data_base"])
     sides = [both["_merge"] == "right_only", both["_merge"] == "left_only", moved]
     both["change"] = np.select(sides, ["added", "removed", "moved"], "equal")
-    return both.sort_values(PLACE)
+    return both.sort_values(list(Row.place))

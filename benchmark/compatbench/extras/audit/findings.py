@@ -32,28 +32,22 @@ class Finding:
         return one_line(f"{place}: {field}{self.problem}{values}", longest=600)
 
 
-def list_findings(
-    wrong: pd.DataFrame, problem: str, field: str = "", expected: str = "", found: str = ""
-) -> list[Finding]:
-    """A finding for each row of a frame with the columns ``file`` and ``line``.
-
-    Texts have columns of the frame in braces; where something is expected, the field is found.
-    """
-    findings = []
-    found = found or (expected and f"{{{field}}}")
-    for row in wrong.to_dict("records"):
-        words, *values = (text.format_map(row).strip() for text in (problem, expected, found))
-        findings.append(Finding(str(row["file"]), words, int(row["line"]), field, *values))
-    return findings
+def list_findings(wrong: pd.DataFrame, problem: str, field: str, suffix: str) -> list[Finding]:
+    """A finding for each row of a frame, whose field should be as the column with the suffix."""
+    columns = ["file", "line", f"{field}{suffix}", field]
+    return [
+        Finding(file, problem, int(line), field, str(expected), str(stored))
+        for file, line, expected, stored in wrong[columns].itertuples(index=False)
+    ]
 
 
 def compare_file(path: Path, expected: str, problem: str) -> list[Finding]:
     """The first line in which a file is not, byte for byte, as expected; none if it is."""
     try:
-        found = path.read_bytes().decode()
+        text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         return [Finding(str(path), f"{problem}: {error}")]
-    lines = zip_longest(expected.split("\n"), found.split("\n"))
+    lines = zip_longest(expected.split("\n"), text.split("\n"))
     for number, (wanted, there) in enumerate(lines, 1):
         if wanted != there:
             shown = ("nothing" if line is None else line.strip() for line in (wanted, there))

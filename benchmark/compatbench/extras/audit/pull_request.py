@@ -7,23 +7,20 @@ predictions with labels that the other never saw, and compares the rows with tho
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cache, partial
-from itertools import product
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+import pandas as pd
 
 from compatbench.backbone import load_backbone
 from compatbench.backbone.device import resolve_device
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import SuiteCard, TrainingCard, suite_cards, suite_tasks
+from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks
 from compatbench.data.draws import load_test_set
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.engine.cell import Cell, CellRecord, Where
 from compatbench.engine.keys import data_key
 from compatbench.engine.predict import predict_zero_shot
 from compatbench.engine.store import RunStore
@@ -34,21 +31,19 @@ from compatbench.extras.audit.change import (
     find_change,
     read_base_results,
 )
-from compatbench.extras.audit.untrusted import JOB, Order, run_untrusted
+from compatbench.extras.audit.untrusted import CLAIMED, JOB, JOBS, Job, Order, run_untrusted
 from compatbench.files.project_folders import in_clone
 from compatbench.files.scratch import scratch_folder
 from compatbench.method.identity import local_files
 from compatbench.method.predictions import Predictions
-from compatbench.results.collect import costs_of, score_cell
+from compatbench.results.measures import Answers, score
 from compatbench.results.method_results import (
-    MethodInfo,
     MethodResults,
     SuiteResults,
-    join_provenance,
     split_results,
 )
-from compatbench.results.result_files import RESULTS, read_results, write_results
-from compatbench.results.rows import Cost, Row, to_frame
+from compatbench.results.result_files import RESULTS, read_methods, read_results, write_results
+from compatbench.results.rows import Row, to_frame
 from compatbench.tables.markdown import code, escape, link_definitions, render_table
 from compatbench.tables.ranking import ranking_table
 from compatbench.tables.suite_page import read_suite_page
@@ -133,20 +128,20 @@ def check_pull_request(
         folder = Path(work).resolve() if work is not None else place
         folder.mkdir(parents=True, exist_ok=True)
         order = Order(change.root.resolve(), folder, find_methods(change), suite, device)
-        found = PullRequest([*_check_files(change)], _describe_change(change, order.methods))
+        pull = PullRequest([*_check_files(change)], _describe_change(change, order.methods))
         if order.methods and job != "trusted":
-            found.lines += ["", run_untrusted(order, progress)]
+            pull.lines += ["", run_untrusted(order, progress)]
         if job != "untrusted":
             progress("scores predictions, compares rows")
             with in_clone(change.root):
-                _judge(found, change, order)
-    return found
+                _judge(pull, change, order)
+    return pull
 
 
 def find_methods(change: Change) -> tuple[str, ...]:
     """The method files that a change touches, or whose local imports it touches."""
     touched = {(change.root / name).resolve() for name in change.changed}
-    files = sorted((change.root / "methods").glob("[!_]*.py"))
+    files = filter(Path.is_file, sorted((change.root / "methods").glob("[!_]*.py")))
     return tuple(
         path.relative_to(change.root).as_posix() for path in files if local_files(path) & touched
     )
@@ -154,7 +149,7 @@ def find_methods(change: Change) -> tuple[str, ...]:
 
 def _check_files(change: Change) -> Iterator[str]:
     """What a change may not bring along: its own weights or splits, links, compiled methods."""
-    for name in sorted(change.changed | change.deleted):
+    for name in sorted(change.changed):
         path = change.root / name
         top, suffix = Path(name).parts[0], path.suffix
         if top in ("methods", "tasks") and path.is_symlink():
@@ -169,167 +164,130 @@ def _check_files(change: Change) -> Iterator[str]:
 def _describe_change(change: Change, methods: tuple[str, ...]) -> list[str]:
     against = f"Against {code(change.name)} at {code(change.base[:12])}:"
     lines = [f"- methods: {', '.join(map(code, methods))}"] if methods else []
-    if any(name.startswith(HARNESS) for name in change.changed | change.deleted):
+    if any(name.startswith(HARNESS) for name in change.changed):
         lines.append("- the harness, or what it measures with: methods ran by the base's")
     return ["", "## What changed", "", against, "", *(lines or ["- no method"])]
 
 
-def _judge(found: PullRequest, change: Change, order: Order) -> None:
+def _judge(pull: PullRequest, change: Change, order: Order) -> None:
     """Adds what the untrusted job's predictions give, and how results differ from the base's."""
     card = suite_cards.read(order.suite)
     made: dict[str, MethodResults] = {}
     if order.methods:
         try:
-            job = json.loads((order.work / JOB).read_text("utf-8"))
-            made = score_job(job, card, order)
-        except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+            job = JOBS.validate_json((order.work / JOB).read_bytes())
+            for name, claimed in read_methods(order.work / CLAIMED / card.name).items():
+                made[name] = replace(claimed, rows=score_rows(claimed.rows, card, order))
+        except (OSError, ValueError, KeyError) as error:
             raise CompatbenchError(
                 f"{order.work / JOB} is not what the job writes: {error}"
             ) from None
-        _report_checks(found, job)
-        _report_gaps(found, card, made)
+        _report_checks(pull, job)
+        _report_gaps(pull, card, made)
     folder = change.root / RESULTS / card.name
-    sent = read_results(folder) if folder.is_dir() else split_results(card.name, [])
-    base = read_base_results(change, card.name)
+    sent, base = read_results(folder), read_base_results(change, card.name)
     for results in made.values():
         write_results(order.work / RESULTS / card.name, results)
-    found.rows = split_results(card.name, made.values())
-    _compare(found, sent, base, found.rows, set(made))
+    pull.rows = split_results(card.name, made.values())
+    _compare(pull, sent, base, set(made))
     others = [each for each in sent.all if each.info.name not in made]
-    whole = split_results(card.name, [*others, *found.rows.all])
+    whole = split_results(card.name, [*others, *pull.rows.all])
     page = read_suite_page(card, change.root, whole)
     for upgrade in page.expected.upgrades if made else ():
         shots = max(page.expected.shots)
         ranks = page.restrict(methods={*made, *REFERENCES}).ranks(upgrade, shots)
         title = f"{' → '.join(map(code, upgrade))}:"
-        found.lines += ["", title, "", render_table(ranking_table(ranks)), ""]
-        found.lines += link_definitions(row.standing.info.paper for row in ranks)
+        pull.lines += ["", title, "", render_table(ranking_table(ranks)), ""]
+        pull.lines += link_definitions(row.standing.info.paper for row in ranks)
 
 
-def score_job(job: Mapping[str, Any], card: SuiteCard, order: Order) -> dict[str, MethodResults]:
-    """The results of the methods that an untrusted job has run, by name.
+def score_rows(claimed: pd.DataFrame, card: SuiteCard, order: Order) -> pd.DataFrame:
+    """Rows of an untrusted job with the counts that its predictions give.
 
-    Of the job's files, keys, settings and predictions are taken; labels and zero-shot are ours.
+    Of its files, keys, settings and predictions are taken; labels, zero-shot and hashes are ours.
     """
-    store = RunStore(order.work / "runs")
-    features = FeatureCache(default_cache_folder())
-    load = cache(partial(load_backbone, device=order.device))
-    zero_shot = cache(
-        lambda backbone, test_set: predict_zero_shot(
-            load(backbone, precision=card.training.precision), load_test_set(test_set), features
-        )
-    )
-    lines: dict[str, list[Any]] = {name: [] for name in job["methods"]}
-    costs: dict[str, list[Cost]] = {name: [] for name in job["methods"]}
-    provenances: dict[str, list[Any]] = {name: [] for name in job["methods"]}
+    store, features = RunStore(order.work / "runs"), FeatureCache(default_cache_folder())
     known = {*suite_tasks(card)}, {name for upgrade in card.upgrades for name in upgrade}
-    for values in job["cells"]:
-        cell = _read_cell(values, known)
-        if (record := store.read(cell.key)) is None:
-            continue
-        record, predictions = _with_our_data(record, store.read_predictions(cell.key), cell)
-        rows = score_cell(cell, record, predictions, lambda w: zero_shot(w[0], w[1]))
-        lines[cell.name] += rows
-        costs[cell.name] += costs_of(cell, record)
-        provenances[cell.name].append(record.provenance)
-    info = TypeAdapter(MethodInfo)
-    return {
-        name: MethodResults(
-            info.validate_python(about["info"]),
-            about["config"],
-            {key: tuple(pair) for key, pair in about["differs"].items()},  # type: ignore[misc]
-            join_provenance(provenances[name]),
-            to_frame(lines[name], Row),
-            to_frame(costs[name], Cost),
-            transfer=None,
-        )
-        for name, about in job["methods"].items()
-    }
+    load = cache(partial(load_backbone, device=order.device, precision=card.training.precision))
+    read = lru_cache(maxsize=1)(store.read_predictions)
+
+    @cache
+    def zero_shot(backbone: str, test_set: str) -> Predictions:
+        return predict_zero_shot(load(backbone), load_test_set(test_set), features)
+
+    def count(row: dict[str, Any]) -> Row:
+        source, backbone, test_set = row["source"], row["backbone"], row["test_set"]
+        if row["task"] not in known[0] or not {source, backbone} <= known[1]:
+            raise ValueError(f"{row['task']} on {source} and {backbone} is not of the suite")
+        figures: dict[str, Any] = {"data": data_key(backbone, test_set)}
+        if row["status"] == "ok":
+            predictions = {where[:2]: each for where, each in read(row["key"]).items()}
+            before = None if backbone == source else predictions.get((source, test_set))
+            labels = [sample.label for sample in load_test_set(test_set).split("test")]
+            ours = zero_shot(backbone, test_set)
+            figures |= score(Answers(predictions[backbone, test_set], before, ours, labels))
+        return Row.model_validate(row | figures)
+
+    rows = claimed.astype(object).where(claimed.notna(), None).to_dict("records")
+    return to_frame([count({str(name): row[name] for name in row}) for row in rows], Row)
 
 
-def _read_cell(values: Mapping[str, Any], known: tuple[set[str], set[str]]) -> Cell:
-    """A cell as a job describes it, with the hashes of our test sets and weights."""
-    tasks, backbones = known
-    sequences = {name: tuple(values[name]) for name in ("backbones", "test_sets")}
-    if values["task"] not in tasks or not {*sequences["backbones"]} <= backbones:
-        raise ValueError(f"{values['task']} and {sequences['backbones']} are not the suite's")
-    places = tuple((*pair, data_key(*pair)) for pair in product(*sequences.values()))
-    training = TrainingCard.model_validate(values["training"])
-    return Cell(**{**values, **sequences, "training": training}, places=places)
-
-
-def _with_our_data(
-    record: CellRecord, predictions: Mapping[Where, Predictions], cell: Cell
-) -> tuple[CellRecord, dict[Where, Predictions]]:
-    """A record and predictions at our places: a test set without labels has another hash."""
-    ours = {where[:2]: where for where in cell.places}
-    outcomes = tuple(
-        outcome.model_copy(update={"data": ours[outcome.where[:2]][2]})
-        for outcome in record.records
-        if outcome.where[:2] in ours
-    )
-    moved = {ours[where[:2]]: value for where, value in predictions.items() if where[:2] in ours}
-    return record.model_copy(update={"records": outcomes}), moved
-
-
-def _report_checks(found: PullRequest, job: Mapping[str, Any]) -> None:
-    for name, why in job["broken"].items():
-        found.problems.append(f"method '{name}' cannot be loaded: {why}")
-    failed = [outcome for outcome in job["checks"] if outcome["status"] == "fail"]
-    passed = sum(outcome["status"] == "pass" for outcome in job["checks"])
-    found.lines += ["", f"Checks of the conformance kit: {passed} passed, {len(failed)} failed."]
+def _report_checks(pull: PullRequest, job: Job) -> None:
+    for name, why in job.broken.items():
+        pull.problems.append(f"method '{name}' cannot be loaded: {why}")
+    failed = [outcome for outcome in job.checks if outcome.status == "fail"]
+    passed = sum(outcome.status == "pass" for outcome in job.checks)
+    pull.lines += ["", f"Checks of the conformance kit: {passed} passed, {len(failed)} failed."]
     for outcome in failed:
-        where = f"check '{outcome['check']}' of method '{outcome['method']}'"
-        found.problems.append(f"{where} fails: {outcome['reason']}")
+        where = f"check '{outcome.check}' of method '{outcome.method}'"
+        pull.problems.append(f"{where} fails: {outcome.reason}")
 
 
-def _report_gaps(found: PullRequest, card: SuiteCard, made: Mapping[str, MethodResults]) -> None:
+def _report_gaps(pull: PullRequest, card: SuiteCard, made: Mapping[str, MethodResults]) -> None:
     """Names methods that failed somewhere, or did not run."""
     for name, results in made.items():
         rows = results.rows
         failed = rows.loc[rows["status"] == "failed"]
-        for row in failed.head(1).to_dict("records"):
-            where = f"{row['task']}, seed {row['seed']}, on {row['backbone']}"
-            found.problems.append(
-                f"method '{name}' failed in {len(failed)} rows, the first at {where}: "
-                f"{row['reason']}"
+        if len(failed):
+            first = failed.iloc[0]
+            pull.problems.append(
+                f"method '{name}' failed in {len(failed)} rows, the first of {_place(first)}: "
+                f"{first['reason']}"
             )
-        wanted = {*suite_tasks(card)}
-        if missing := sorted(wanted - {*rows["task"]}):
-            found.problems.append(f"method '{name}' has no predictions for {', '.join(missing)}")
+        if missing := sorted({*suite_tasks(card)} - {*rows["task"]}):
+            pull.problems.append(f"method '{name}' has no predictions for {', '.join(missing)}")
 
 
 def _compare(
-    found: PullRequest,
-    sent: SuiteResults,
-    base: SuiteResults,
-    made: SuiteResults,
-    methods: set[str],
+    pull: PullRequest, sent: SuiteResults, base: SuiteResults, methods: Collection[str]
 ) -> None:
     """Rows that are sent must be those that were made here, and all others those of the base."""
-    found.lines += ["", "## Rows", ""]
-    both = compare_with_base(made, sent)
-    wrong = both.loc[both["method"].isin(methods) & (both["change"] == "moved")]
+    assert pull.rows is not None
+    pull.lines += ["", "## Rows", ""]
+    both = compare_with_base(pull.rows, sent)
     for name in sorted(methods):
-        rows, own = made.frame.query("method == @name"), wrong.query("method == @name")
-        compared = both.query("method == @name and change != 'removed'")
-        said = f"{len(rows)} rows made here"
-        said += f", {len(compared)} sent, {len(own)} of them differ" if len(compared) else ""
-        found.lines.append(f"- {code(name)}: {said}")
-        if len(own):
-            found.problems.append(
-                f"results of '{name}': {len(own)} rows are not what the run here gives, the first "
-                f"of {_place(own.iloc[0])}; leave results out, they are made after the merge"
+        changes = both.loc[both["method"] == name, "change"]
+        wrong = both.loc[changes.index[changes == "moved"]]
+        said = f"{(changes != 'added').sum()} rows made here"
+        if shared := (changes != "removed").sum():
+            said += f", {shared} sent, {len(wrong)} of them differ"
+        pull.lines.append(f"- {code(name)}: {said}")
+        if len(wrong):
+            what = f"{len(wrong)} rows are not what the run here gives"
+            pull.problems.append(
+                f"results of '{name}': {what}, the first of {_place(wrong.iloc[0])}; leave results "
+                "out, they are made after the merge"
             )
     both = compare_with_base(base, sent)
     both = both.loc[~both["method"].isin(methods)]
-    moved = both.loc[both["same_key"] & (both["change"] == "moved")]
-    gone = both.loc[both["change"] == "removed"]
-    for rows, what in ((moved, "changed under an unchanged key"), (gone, "were removed")):
-        if len(rows):
-            names = ", ".join(sorted(set(rows["method"])))
-            first = _place(rows.iloc[0])
-            found.problems.append(f"{len(rows)} rows of {names} {what}, the first of {first}")
+    kinds = {
+        "changed under an unchanged key": both["same_key"] & (both["change"] == "moved"),
+        "were removed": both["change"] == "removed",
+    }
+    for what, chosen in kinds.items():
+        if len(rows := both.loc[chosen]):
+            names, first = ", ".join(sorted(set(rows["method"]))), _place(rows.iloc[0])
+            pull.problems.append(f"{len(rows)} rows of {names} {what}, the first of {first}")
 
 
 def _place(row: Any) -> str:

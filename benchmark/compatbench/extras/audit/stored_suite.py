@@ -23,8 +23,6 @@ from compatbench.results.result_files import PAGES, TUNING, file_texts, read_met
 from compatbench.results.rows import Row, to_frame
 
 KINDS = COST, ROWS, DESCRIPTION = ".cost.csv", ".csv", ".json"
-# What names a measurement of a method; no two rows of a file share it.
-PLACE = Row.place
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class StoredSuite:
             fit = cell.name, cell.transfer, cell.task, cell.source, cell.shots, cell.seed
             about = str(cell), f"{self.folder / cell.name}{ROWS}"
             lines += [(*fit, *where[:2], cell.key, where[2], *about) for where in cell.places]
-        columns = ["method", *PLACE, "key", "data", "cell", "file"]
+        columns = ["method", *Row.place, "key", "data", "cell", "file"]
         return pd.DataFrame(lines, columns=columns).astype({"shots": "Int64", "seed": "Int64"})
 
     def here(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -73,41 +71,35 @@ def read_stored_suite(
         registry.add_file(path)
     known = [name for name in methods if name in {*registry.names(), *card.configs}]
     missing = find_missing(card, teachers=find_teachers(card, registry, known))
-    cells, expected = list[Cell](), {}
+    cells, expected, tables = list[Cell](), {}, [to_frame([], Row).assign(file="", line=0)]
     # Seeds of the suite that nothing was run for are not asked for, on pages as here.
     run = {seed for results in methods.values() for seed in results.rows["seed"].dropna()}
     seeds = [seed for seed in card.seeds if seed in run] or None
     for name, results in methods.items():
+        file, lines = f"{folder / name}{ROWS}", range(2, len(results.rows) + 2)
+        tables.append(results.rows.assign(method=name, file=file, line=lines))
         if name not in known:
             problem = "there is no such method here; give its file with --methods"
-            findings.append(Finding(f"{folder / name}{ROWS}", problem, 2, "method"))
+            findings.append(Finding(file, problem, 2, "method"))
             continue
-        suite = _as_recorded(card, results)
+        suite, method = _as_recorded(card, results), registry.get(card.base_method(name))
         recorded = sorted(filter(known_transfer, {*results.rows["transfer"]}))
-        method = registry.get(suite.base_method(name)).card
         # All are named here, and one that is named has to take the method.
         asked = [
             label
             for label in suite.transfers
-            if label == COPIED or find_transfer(label).serves(method)
+            if label == COPIED or find_transfer(label).serves(method.card)
         ]
         transfers = list(dict.fromkeys([*asked, *recorded]))
         cells += plan_cells(
             suite, registry, [name], files=draws, missing=missing, transfers=transfers, seeds=seeds
         )
-        described = describe_method(suite, registry.get(suite.base_method(name)), name)
+        described = describe_method(suite, method, name)
         # Whether a method is refused is no part of its card.
         info = replace(described.info, refused=results.info.refused)
         expected[name] = replace(described, info=info)
-    rows = [
-        results.rows.assign(
-            method=name, file=f"{folder / name}{ROWS}", line=range(2, len(results.rows) + 2)
-        )
-        for name, results in methods.items()
-    ]
-    empty = to_frame([], Row).assign(file="", line=0)
-    table = pd.concat(rows or [empty], ignore_index=True)
-    return StoredSuite(folder, card, methods, expected, table, cells, missing, findings)
+    rows = pd.concat(tables[1:] or tables, ignore_index=True)
+    return StoredSuite(folder, card, methods, expected, rows, cells, missing, findings)
 
 
 def _read_methods(folder: Path) -> tuple[dict[str, MethodResults], list[Finding]]:
@@ -118,12 +110,12 @@ def _read_methods(folder: Path) -> tuple[dict[str, MethodResults], list[Finding]
     except OSError as error:
         return {}, [Finding(str(folder), f"cannot be read: {error.strerror}")]
     for path in paths:
-        if path.name in (TUNING, *PAGES):
-            continue  # read where settings and pages are compared
         kind = next((kind for kind in KINDS if path.name.endswith(kind)), "")
         name = path.name.removesuffix(kind)
         if kind != ROWS:
-            if not kind or folder / f"{name}{ROWS}" not in paths:
+            # Tuning and pages are read where settings and pages are compared.
+            known = path.name in (TUNING, *PAGES) or (kind and folder / f"{name}{ROWS}" in paths)
+            if not known:
                 findings.append(Finding(str(path), "no results of a method belong to this file"))
             continue
         try:

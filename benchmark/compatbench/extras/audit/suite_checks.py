@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from typing import Any
 
 import pandas as pd
 
@@ -13,73 +12,58 @@ from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.findings import Finding, list_findings
-from compatbench.extras.audit.stored_suite import DESCRIPTION, PLACE, ROWS, StoredSuite
+from compatbench.extras.audit.stored_suite import DESCRIPTION, ROWS, StoredSuite
 from compatbench.files.hashes import canonical_json
 from compatbench.results.collect import rows_of
 from compatbench.results.measures import list_measures
+from compatbench.results.method_results import MethodResults
 from compatbench.results.rows import Row, to_frame
 
 STALE = "is not what this checkout computes; the row is stale"
 # What of a row a run decides; keys and places are compared by themselves.
 DECIDED = ("status", *list_measures("answers"), "prompt_diversity", "parameters", "module_bytes")
-LONGEST = 60
 
 
 def check_settings(suite: StoredSuite) -> Iterator[Finding]:
     """The card and the settings of a method are those that this checkout resolves."""
     for name, expected in suite.expected.items():
-        wanted, stored = (
-            {"method": asdict(each.info), "config": dict(each.config), "differs": {**each.differs}}
-            for each in (expected, suite.methods[name])
-        )
-        for field, *values in _differences("", wanted, stored):
-            file, problem = f"{suite.folder / name}{DESCRIPTION}", "is not as resolved here"
-            yield Finding(file, problem, 0, field[1:], *map(_show, values))
+        wanted, stored = map(_flatten, (expected, suite.methods[name]))
+        for field in sorted(wanted.keys() | stored.keys()):
+            values = [each.get(field, "nothing") for each in (wanted, stored)]
+            if values[0] != values[1]:
+                file, shown = (
+                    f"{suite.folder / name}{DESCRIPTION}",
+                    (value[:60] for value in values),
+                )
+                yield Finding(file, "is not as resolved here", 0, field, *shown)
 
 
-def _differences(name: str, expected: Any, stored: Any) -> Iterator[tuple[str, Any, Any]]:
-    """(dotted name, expected, stored) of the deepest values that differ."""
-    if isinstance(expected, dict) and isinstance(stored, dict):
-        for key in sorted({*expected, *stored}):
-            if key not in expected or key not in stored:
-                yield f"{name}.{key}", expected.get(key, "nothing"), stored.get(key, "nothing")
-            else:
-                yield from _differences(f"{name}.{key}", expected[key], stored[key])
-    elif canonical_json(expected) != canonical_json(stored):
-        yield name, expected, stored
-
-
-def _show(value: Any) -> str:
-    text = value if isinstance(value, str) else canonical_json(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+def _flatten(results: MethodResults) -> dict[str, str]:
+    """The card and settings of a method as JSON, by dotted name."""
+    about = {"method": asdict(results.info), "config": results.config, "differs": results.differs}
+    [flat] = pd.json_normalize(about).to_dict("records")
+    return {str(name): canonical_json(value) for name, value in flat.items()}
 
 
 def check_keys(suite: StoredSuite) -> list[Finding]:
     """Every row has the key, weights and images of this checkout; every planned one is there."""
     rows = suite.rows.loc[suite.rows["method"].isin(suite.expected)]
-    both = rows.merge(
-        suite.planned,
-        how="outer",
-        on=["method", *PLACE],
-        suffixes=("", "_planned"),
-        indicator=True,
-    )
-    lost = both.query("_merge == 'right_only'")
-    lost = lost.assign(file=lost["file_planned"], line=0)
-    compared = suite.here(both.query("_merge != 'right_only'"))
-    known = compared.query("_merge == 'both'")
-    strange = compared.query("_merge == 'left_only'")
-    return [
-        *list_findings(strange, "the suite has no such measurement: {task}, {backbone}, {seed}"),
-        *list_findings(known.query("key != key_planned"), STALE, "key", "{key_planned}"),
-        *list_findings(known.query("data != data_planned"), STALE, "data", "{data_planned}"),
-        *list_findings(
-            lost,
-            "a measurement of the suite has no row",
-            expected="a row of {cell} at {backbone} on {test_set}",
-            found="none",
-        ),
-    ]
+    on = ["method", *Row.place]
+    both = rows.merge(suite.planned, "outer", on, suffixes=("", "_planned"), indicator=True)
+    here = suite.here(both)
+    known, strange = (here.loc[here["_merge"] == kind] for kind in ("both", "left_only"))
+    findings = []
+    for row in strange.itertuples():
+        problem = f"the suite has no such measurement: {row.task}, {row.backbone}, {row.seed}"
+        findings.append(Finding(row.file, problem, int(row.line)))
+    for field in ("key", "data"):
+        stale = known.loc[known[field] != known[f"{field}_planned"]]
+        findings += list_findings(stale, STALE, field, "_planned")
+    problem = "a measurement of the suite has no row"
+    for row in both.loc[both["_merge"] == "right_only"].itertuples():
+        expected = f"a row of {row.cell} at {row.backbone} on {row.test_set}"
+        findings.append(Finding(row.file_planned, problem, 0, "", expected, "none"))
+    return findings
 
 
 def score_again(suite: StoredSuite, store: RunStore) -> tuple[int, list[Finding]]:
@@ -89,8 +73,7 @@ def score_again(suite: StoredSuite, store: RunStore) -> tuple[int, list[Finding]
         record = store.read(cell.key)
         if record is not None and store.is_done(cell, record):
             again += rows_of(cell, record, store)
-    problem = "is not what the stored predictions give"
-    return len(again), [*_compare(suite.rows, again, problem)]
+    return len(again), _compare(suite.rows, again, "is not what the stored predictions give")
 
 
 def run_again(
@@ -110,9 +93,8 @@ def run_again(
         except CompatbenchError as error:
             findings.append(Finding(f"{suite.folder / cell.name}{ROWS}", f"{cell}: {error}"))
             continue
-        problem = "the cell was run again and gave another value"
         rows = suite.rows.loc[suite.rows["method"] == cell.name]
-        different = [*_compare(rows, again, problem)]
+        different = _compare(rows, again, "the cell was run again and gave another value")
         if suite.is_of_this_machine(cell.name):
             findings += different
         else:
@@ -127,13 +109,21 @@ def run_again(
     return notes, findings
 
 
-def _compare(rows: pd.DataFrame, again: list[Row], problem: str) -> Iterator[Finding]:
+def _compare(rows: pd.DataFrame, again: list[Row], problem: str) -> list[Finding]:
     """The fields in which rows differ from those of the same key, place and data made again."""
-    both = rows.merge(
-        to_frame(again, Row), on=[*PLACE, "key", "data"], how="inner", suffixes=("", "_again")
-    )
-    for column in DECIDED:
-        stored, made = both[column], both[f"{column}_again"]
-        # A measure that is newer than the row has no value there.
-        wrong = (stored != made).fillna(False) & ~(stored.isna() | made.isna())
-        yield from list_findings(both.loc[wrong], problem, column, f"{{{column}_again}}")
+    on = ["method", *Row.place, "key", "data"]
+    both = rows.merge(to_frame(again, Row), on=on, suffixes=("", "_again"))
+    findings = []
+    for field, moved in find_moved(both, "_again").items():
+        findings += list_findings(both.loc[moved], problem, str(field), "_again")
+    return findings
+
+
+def find_moved(both: pd.DataFrame, suffix: str) -> pd.DataFrame:
+    """Where the values that a run decides are not those of the columns with a suffix.
+
+    A measure that is newer than a row has no value there, and so says nothing.
+    """
+    stored, made = both[[*DECIDED]], both[[f"{name}{suffix}" for name in DECIDED]]
+    made = made.set_axis([*DECIDED], axis=1)
+    return (stored != made).fillna(False).astype(bool) & ~(stored.isna() | made.isna())

@@ -2,28 +2,32 @@
 
 It runs the installed harness with the methods and cards of a change. It has no network, and a copy
 of the cards from which the labels of all test images were removed. What it leaves is a store with
-modules and predictions, and ``job.json``; it judges nothing.
+modules and predictions, rows without a right count, and ``job.json``; it judges nothing.
 """
 
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from pydantic import TypeAdapter
+
+import compatbench
 from compatbench.engine.task_images import UNKNOWN
 from compatbench.errors import CompatbenchError
+from compatbench.extras.check.rules import Outcome
 from compatbench.files.hashes import hash_file
+from compatbench.files.project_folders import CONTENT, installed_folder
 
 JOB = "job.json"
+CLAIMED = "claimed"  # folder of rows, whose counts are worth nothing
 SECONDS = 3 * 3600.0  # that the job may take
 BOX = "bwrap"  # bubblewrap
 
@@ -37,6 +41,17 @@ class Order:
     methods: tuple[str, ...]  # files in ``methods/`` that are run
     suite: str
     device: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the job leaves beside its store and rows: ``job.json``."""
+
+    broken: dict[str, str]  # methods that cannot be loaded, and why
+    checks: list[Outcome]
+
+
+ORDERS, JOBS = TypeAdapter(Order), TypeAdapter(Job)
 
 
 def copy_without_labels(tasks: Path, copy: Path) -> None:
@@ -65,9 +80,8 @@ def run_untrusted(order: Order, progress: Callable[[str], object]) -> str:
     Raises:
         CompatbenchError: it did not end well; its last line is the reason.
     """
-    tasks = order.work / "tasks"
+    tasks, site = order.work / "tasks", order.work / "site"
     copy_without_labels(order.root / "tasks", tasks)
-    command = [sys.executable, "-m", __spec__.name, json.dumps(_to_json(order))]
     boxed = _in_box(order, tasks)
     how = "in a container without network, test labels or a writable folder but its own"
     if not boxed:
@@ -75,25 +89,38 @@ def run_untrusted(order: Order, progress: Callable[[str], object]) -> str:
     progress(f"runs {', '.join(order.methods)} {how}")
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     environment |= {"COMPATBENCH_CACHE": str(order.work / "cache"), "OMP_NUM_THREADS": "1"}
+    _install(order.root, tasks, site / "compatbench")
     done = subprocess.run(
-        [*boxed, *command],
+        [*boxed, sys.executable, "-m", __spec__.name, ORDERS.dump_json(order).decode()],
         cwd=order.work,
-        env=environment,
+        env=environment | {"PYTHONPATH": str(site)},
         capture_output=True,
         text=True,
         check=False,
         timeout=SECONDS,
     )
+    shutil.rmtree(site)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise CompatbenchError(f"the contributed methods cannot be run: {last}")
     return f"Run {how}."
 
 
+def _install(root: Path, tasks: Path, package: Path) -> None:
+    """Makes a package of links: the installed harness, with a change's content and these cards."""
+    folders = {path.name: path for path in Path(compatbench.__path__[0]).iterdir()}
+    folders |= {name: installed_folder(name) for name in CONTENT}
+    folders |= {name: root / name for name in CONTENT if (root / name).is_dir()}
+    for name in CONTENT:
+        if not (folders[name] / "__init__.py").is_file():
+            raise CompatbenchError(f"{folders[name]} has no __init__.py; restore it")
+    package.mkdir(parents=True)
+    for name, folder in (folders | {"tasks": tasks}).items():
+        (package / name).symlink_to(folder)
+
+
 def _in_box(order: Order, tasks: Path) -> list[str]:
     """The command that puts another into a container; none where there is no bubblewrap."""
-    from compatbench.files.project_folders import installed_folder
-
     if (box := shutil.which(BOX)) is None:
         return []
     hidden = [installed_folder("tasks"), order.root / "tasks"]
@@ -108,62 +135,30 @@ def _in_box(order: Order, tasks: Path) -> list[str]:
     ]
 
 
-def _to_json(order: Order) -> dict[str, Any]:
-    return {name: str(v) if isinstance(v, Path) else v for name, v in asdict(order).items()}
-
-
 def main(text: str) -> None:
-    """The job itself."""
+    """The job itself, in whose package the change's folders are."""
     from compatbench.data.cards import suite_cards
     from compatbench.engine.compute import Compute
     from compatbench.engine.execute.run_plan import run_plan
     from compatbench.engine.plan import make_plan
-    from compatbench.extras.check.plugin_files import PluginFiles
+    from compatbench.extras.check.rules import find_checks
     from compatbench.extras.check.run_checks import run_checks
-    from compatbench.files.project_folders import use_folders
     from compatbench.method.registry import builtin_methods
-    from compatbench.results.collect import describe_method
+    from compatbench.results.collect import collect_results
 
-    given = json.loads(text)
-    root, work = (Path(given[name]) for name in ("root", "work"))
-    folders = {name: root / name for name in ("methods", "transfers", "formats")}
-    present = {name: folder for name, folder in folders.items() if folder.is_dir()}
-    use_folders((), tasks=work / "tasks", **present)
-    for name, folder in present.items():
-        importlib.import_module(f"compatbench.{name}").__path__ = [str(folder)]
-    registry, card = builtin_methods(), suite_cards.read(given["suite"])
-    files = {(root / name).resolve() for name in given["methods"]}
+    order = ORDERS.validate_json(text)
+    registry, card = builtin_methods(), suite_cards.read(order.suite)
+    files = {(order.root / name).resolve() for name in order.methods}
     names = [name for name in registry.names() if registry.file_of(name) in files]
-    broken = {name: registry.broken[name] for name in registry.broken}
-    outcomes = run_checks("method", names, files=PluginFiles((), folder=folders["methods"]))
-    plan = make_plan(card, names, seeds=card.seeds, out=work) if names else None
-    if plan is not None:
-        # In this process, which has the change's folders in place of those that are installed.
-        run_plan(plan, Compute(device=given["device"], jobs=1))
-    described = {name: describe_method(card, registry.get(name), name) for name in names}
-    job = {
-        "broken": broken,
-        "checks": [asdict(outcome) for outcome in outcomes],
-        "methods": {
-            name: {"info": asdict(each.info), "config": each.config, "differs": each.differs}
-            for name, each in described.items()
-        },
-        "cells": [_describe_cell(cell) for cell in plan.cells] if plan else [],
-    }
-    (work / JOB).write_text(json.dumps(job, default=list), encoding="utf-8")
-
-
-def _describe_cell(cell: Any) -> dict[str, Any]:
-    skipped = ("places", "training", "shots_file", "plugin", "transfer_plugin")
-    values = {name: value for name, value in vars(cell).items() if name not in skipped}
-    return values | {"training": cell.training.model_dump(mode="json")}
-
-
-def _read_arguments(arguments: Sequence[str]) -> str:
-    if len(arguments) != 1:
-        raise SystemExit("this program is started by 'compatbench ci'")
-    return arguments[0]
+    outcomes = run_checks("method", names, [*find_checks("method")])
+    if names:
+        plan = make_plan(card, names, seeds=card.seeds, out=order.work)
+        run_plan(plan, Compute(device=order.device, jobs=1))
+        collect_results(plan, order.work / CLAIMED / card.name)
+    (order.work / JOB).write_bytes(JOBS.dump_json(Job(dict(registry.broken), outcomes)))
 
 
 if __name__ == "__main__":
-    main(_read_arguments(sys.argv[1:]))
+    if len(sys.argv) != 2:
+        raise SystemExit("this program is started by 'compatbench ci'")
+    main(sys.argv[1])

@@ -6,10 +6,9 @@ import pickle
 import random
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -20,17 +19,14 @@ from torch import Tensor
 
 from compatbench.data.needs import NEEDS
 from compatbench.errors import NotTransferable
-from compatbench.extras.check.find_checks import find_checks
 from compatbench.extras.check.method_under_test import (
     FEW_STEPS,
     LABELS,
     MethodUnderTest,
-    describe_fit,
-    fits_classes,
     relabel,
+    require_logits,
 )
-from compatbench.extras.check.other_process import OtherProcess
-from compatbench.extras.check.outcome import Remark, describe_error, quoted, require
+from compatbench.extras.check.rules import Remark, describe_error, find_checks, quoted, require
 from compatbench.method import Backbone, FewShotData, Labels, load_module
 
 
@@ -76,8 +72,8 @@ def test_same_seed(tested: MethodUnderTest) -> None:
     """The same data and seed fit the same module, bit for bit, whatever was fitted before."""
     first = tested.fitted
     _ = tested.fitted_otherwise
-    with _disturbed_randomness():
-        again = tested.fit()
+    _disturb_randomness()
+    again = tested.fit()
     changed = [
         name
         for name, tensor in first.tensors.items()
@@ -98,7 +94,14 @@ def test_other_seed(tested: MethodUnderTest) -> None:
 
 def test_needs(tested: MethodUnderTest, record_property: Remark) -> None:
     """Whatever the card needs makes a difference, and nothing else is loaded."""
-    with _nothing_loads():
+
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail("it loads a backbone or a task itself; it is given what its card needs")
+
+    with (
+        patch("compatbench.backbone.backbone.read_backbone", refuse),
+        patch("compatbench.data.task._load", refuse),
+    ):
         first = _answer(tested, tested.draw())
     changed: dict[str, Callable[[], Tensor]] = {
         "descriptions": lambda: _answer(tested, tested.draw(OTHER_TEXTS), OTHER_TEXTS),
@@ -125,30 +128,11 @@ def _answer(
         return classify(tested.inputs(tested.source)[first:])
 
 
-@contextmanager
-def _nothing_loads() -> Iterator[None]:
-    """Fails where a method helps itself to a backbone, or to the images of a task."""
-
-    def refuse(what: str) -> Callable[..., None]:
-        def fail(*_: object, **__: object) -> None:
-            pytest.fail(f"it loads {what} itself; it is given what its card needs")
-
-        return fail
-
-    with (
-        patch("compatbench.backbone.backbone.read_backbone", refuse("a backbone")),
-        patch("compatbench.data.task._load", refuse("a task")),
-    ):
-        yield
-
-
 def test_global_randomness(tested: MethodUnderTest) -> None:
     """A fit leaves the random state of Python, numpy and torch as it was."""
-    with _disturbed_randomness():
-        before = pickle.dumps(_random_state())
-        tested.fit()
-        same = pickle.dumps(_random_state()) == before
-    require(same, "a global generator was used or seeded; draw from `rng`")
+    before = _disturb_randomness()
+    tested.fit()
+    require(_random_states() == before, "a global generator was used or seeded; draw from `rng`")
 
 
 def test_backbone_unchanged(tested: MethodUnderTest) -> None:
@@ -170,32 +154,34 @@ def test_backbone_unchanged(tested: MethodUnderTest) -> None:
 def test_data_unchanged(tested: MethodUnderTest) -> None:
     """A fit leaves its data as they were."""
     data = tested.draw()
-    before = _bits(data)
+    before = pickle.dumps((data.train, data.val))
     tested.fit(data)
-    require(_bits(data) == before, "the few-shot features or targets were written to")
+    same = pickle.dumps((data.train, data.val)) == before
+    require(same, "the few-shot features or targets were written to")
+
+
+FEW: dict[str, int | list[int]] = {
+    "two shots": 2,
+    "one shot": 1,
+    "a class with fewer images": [3, 1, 3, 3, 3],
+    "a class without images": [3, 0, 2, 3, 1],
+}
 
 
 def test_few_shots(tested: MethodUnderTest) -> None:
     """Two shots, one shot, and classes with fewer images than shots, or none, are served."""
-    _expect_served(tested, "two shots", tested.draw(shots=2))
-    _expect_served(tested, "one shot", tested.draw(shots=1))
-    _expect_served(tested, "a class with fewer images", tested.draw(shots=[3, 1, 3, 3, 3]))
-    _expect_served(tested, "a class without images", tested.draw(shots=[3, 0, 2, 3, 1]))
+    for what, shots in FEW.items():
+        _expect_served(tested, what, tested.draw(shots=shots))
 
 
 def test_odd_draws(tested: MethodUnderTest) -> None:
     """No validation images, two classes, and more images than a batch are served."""
     _expect_served(tested, "no validation images", tested.draw(val=0))
     _expect_served(tested, "two classes", tested.draw(relabel(("dog", "red apple"))))
-    shots = _count_shots(tested)
-    _expect_served(tested, f"{shots} shots", tested.draw(shots=shots))
-
-
-def _count_shots(tested: MethodUnderTest) -> int:
-    """Shots that are more images than a batch of the recipe, or 30 where these would be many."""
     recipe = tested.cls.Config().model_dump().get("recipe")
     size = recipe.get("batch_size", 32) if isinstance(recipe, dict) else 32
-    return max(4, min(size // len(LABELS) + 1, 30))
+    shots = max(4, min(size // len(LABELS) + 1, 30))
+    _expect_served(tested, f"{shots} shots", tested.draw(shots=shots))
 
 
 def _expect_served(tested: MethodUnderTest, what: str, data: FewShotData) -> None:
@@ -204,33 +190,20 @@ def _expect_served(tested: MethodUnderTest, what: str, data: FewShotData) -> Non
         logits = tested.logits(tested.source, module, data.labels)
     except Exception as error:
         pytest.fail(f"{what}: {describe_error(error)}")
-    shape = list(logits.shape)
-    require(fits_classes(logits, data.labels), f"{what}: logits {shape} are wrong or not finite")
+    require_logits(logits, f"{what}: logits", data.labels)
 
 
-def _bits(data: FewShotData) -> list[bytes]:
-    sets = (data.train, data.val)
-    tensors = [t for s in sets for t in (s.plain, s.views, s.targets, *(s.view_inputs or ()))]
-    return [t.numpy().tobytes() for t in tensors if isinstance(t, torch.Tensor)]
-
-
-def _random_state() -> tuple[Any, ...]:
-    return random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()
-
-
-@contextmanager
-def _disturbed_randomness() -> Iterator[None]:
-    """Other global random states than before, which are put back afterwards."""
-    before = _random_state()
+def _disturb_randomness() -> bytes:
+    """Gives Python, numpy and torch other random states than before, and returns these."""
     random.seed(99)
     np.random.seed(99)
     torch.manual_seed(99)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(torch.from_numpy(before[2]))
+    return _random_states()
+
+
+def _random_states() -> bytes:
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()
+    return pickle.dumps(states)
 
 
 def test_round_trip(tested: MethodUnderTest) -> None:
@@ -251,10 +224,11 @@ def test_source_classifier(tested: MethodUnderTest) -> None:
     method = tested.build()
     module = method.fit(tested.source, tested.draw(), torch.Generator().manual_seed(1))
     with torch.no_grad():
-        own = method.attach(module.detach(), tested.source, LABELS)(tested.inputs(tested.source))
-    found = tested.logits(tested.source, module)
-    gap = f"logits differ by up to {float((own - found).abs().max()):.2g}"
-    require(torch.equal(own, found), f"{gap}; keep all that attach needs in the module")
+        fitted = method.attach(module.detach(), tested.source, LABELS)
+        expected = fitted(tested.inputs(tested.source))
+    logits = tested.logits(tested.source, module)
+    gap = f"logits differ by up to {float((logits - expected).abs().max()):.2g}"
+    require(torch.equal(logits, expected), f"{gap}; keep all that attach needs in the module")
 
 
 def test_module_unchanged(tested: MethodUnderTest) -> None:
@@ -289,9 +263,11 @@ def test_derived_not_stored(tested: MethodUnderTest) -> None:
                 require(not same, f"'{name}' holds {what} of the source; derive it in attach")
 
 
-def test_other_process(tested: MethodUnderTest, other_process: OtherProcess) -> None:
+def test_other_process(
+    tested: MethodUnderTest, describe_elsewhere: Callable[[str], dict[str, str]]
+) -> None:
     """In a new process, with other hashes, time zone and home, all is the same, bit for bit."""
-    here, there = describe_fit(tested), other_process.describe_fit(tested.card.name)
+    here, there = tested.describe_fit(), describe_elsewhere(tested.card.name)
     for what, fingerprint in here.items():
         differs = "another module" if what == "module" else f"other logits on the {what}"
         require(

@@ -14,6 +14,7 @@ from torch import Tensor
 from compatbench.data.labels import Labels
 from compatbench.errors import NotTransferable
 from compatbench.extras.check.models import IMAGE_SIZE, synthetic_models
+from compatbench.extras.check.rules import require
 from compatbench.files.tensors import fingerprint
 from compatbench.method import (
     FEATURES,
@@ -27,25 +28,18 @@ from compatbench.method import (
     Teacher,
 )
 
+TEMPLATES = ("a photo of a {}.", "a drawing of the {}.", "{} texture")
+TEXTS = ("a {} is seen.", "{}, which is old", "the {} of a friend", "a big {}")
 
-def _describe(name: str) -> tuple[str, ...]:
-    """Two texts or more of a class."""
-    texts = (
-        f"a {name} is seen.",
-        f"{name}, which is old",
-        f"the {name} of a friend",
-        f"a big {name}",
-    )
-    return texts[: 2 + len(name) % 3]
+
+def relabel(names: Sequence[str]) -> Labels:
+    """Labels of classes of these names, each with two descriptions or more."""
+    texts = tuple(tuple(text.format(name) for text in TEXTS[: 2 + len(name) % 3]) for name in names)
+    return Labels(tuple(names), TEMPLATES, "a photo of a {}, a type of thing.", texts)
 
 
 # Their names have 1, 7, 2, 4 and 1 tokens.
-LABELS = Labels(
-    names=("dog", "hippopotamus", "red apple", "xylophone", "tree"),
-    templates=("a photo of a {}.", "a drawing of the {}.", "{} texture"),
-    teacher_template="a photo of a {}, a type of thing.",
-    descriptions=tuple(map(_describe, ("dog", "hippopotamus", "red apple", "xylophone", "tree"))),
-)
+LABELS = relabel(("dog", "hippopotamus", "red apple", "xylophone", "tree"))
 
 # Of optimiser steps, so that a fit takes well under a second; what the checks look at does not
 # need one to converge. Fewer where they only look whether a draw can be learned from.
@@ -105,7 +99,6 @@ class MethodUnderTest:
         return replace(data, teacher=Teacher(other, see(other)))
 
     def _known(self, labels: Labels) -> Labels:
-        """What the method's card says that it reads of labels."""
         return labels if "descriptions" in self.card.needs else replace(labels, descriptions=())
 
     def _features(
@@ -113,26 +106,26 @@ class MethodUnderTest:
     ) -> FeatureSet:
         """So many images of each class, as the method is given them on a backbone."""
         wanted = self.build().image_input(backbone)
-        key, kept = (backbone.name, tuple(counts), views, seed, wanted), self.models.features
-        if key not in kept:
+        key, seen = (backbone.name, tuple(counts), views, seed, wanted), self.models.seen
+        if key not in seen:
             generator = torch.Generator().manual_seed(1000 + seed)
             targets = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
             plain, *images = (draw_images(targets, generator) for _ in range(1 + views))
-            kept[key] = FeatureSet(
+            seen[key] = FeatureSet(
                 _encode(backbone, plain),
                 torch.stack([_encode(backbone, view) for view in images]),
                 targets,
                 None if wanted == FEATURES else [_encode(backbone, v, wanted) for v in images],
             )
-        return copy.deepcopy(kept[key])
+        return copy.deepcopy(seen[key])
 
     def inputs(self, backbone: Backbone) -> Tensor:
         """What the method's classifiers take for the unseen images on a backbone."""
         wanted = self.build().image_input(backbone)
-        key, kept = (backbone.name, backbone.weights_key, wanted), self.models.unseen
-        if key not in kept:
-            kept[key] = _encode(backbone, unseen_images(), wanted)
-        return kept[key].clone()
+        key, seen = (backbone.name, backbone.weights_key, wanted), self.models.seen
+        if key not in seen:
+            seen[key] = _encode(backbone, unseen_images(), wanted)
+        return seen[key].clone()
 
     @torch.enable_grad()
     def fit(self, data: FewShotData | None = None, seed: int = 1, steps: int = STEPS) -> Module:
@@ -160,8 +153,8 @@ class MethodUnderTest:
         self, backbone: Backbone, module: Module | None = None, labels: Labels = LABELS
     ) -> Classifier:
         """The classifier that a new instance makes of a copy of a module."""
-        own = self.module if module is None else module.detach()
-        return self.build().attach(own, backbone, self._known(labels))
+        module = (module or self.fitted).detach()
+        return self.build().attach(module, backbone, self._known(labels))
 
     @torch.no_grad()
     def logits(
@@ -179,25 +172,19 @@ class MethodUnderTest:
             return
         yield "target", self.target
 
-
-def describe_fit(tested: MethodUnderTest) -> dict[str, str]:
-    """Fingerprints of a module that is fitted now, and of its logits by role."""
-    module = tested.fit()
-    found = {"module": module.fingerprint}
-    for role, backbone in tested.served():
-        found[role] = fingerprint({"logits": tested.logits(backbone, module)})
-    return found
+    def describe_fit(self) -> dict[str, str]:
+        """Fingerprints of a module that is fitted now, and of its logits by role."""
+        module = self.fit()
+        logits = {role: self.logits(backbone, module) for role, backbone in self.served()}
+        prints = {role: fingerprint({"logits": values}) for role, values in logits.items()}
+        return {"module": module.fingerprint, **prints}
 
 
-def relabel(names: Sequence[str]) -> Labels:
-    """``LABELS`` with other class names."""
-    texts = tuple(map(_describe, names))
-    return Labels(tuple(names), LABELS.templates, LABELS.teacher_template, texts)
-
-
-def fits_classes(logits: Tensor, labels: Labels) -> bool:
-    """Whether there is a finite logit for every class."""
-    return logits.shape[1] == len(labels) and bool(logits.isfinite().all())
+def require_logits(logits: Tensor, what: str, labels: Labels = LABELS) -> None:
+    """Fails the check unless there is a finite logit of every unseen image for every class."""
+    shape = [len(unseen_images()), len(labels)]
+    require([*logits.shape] == shape, f"{what} have shape {[*logits.shape]}, not {shape}")
+    require(logits.isfinite().all(), f"{what} are not finite")
 
 
 def _encode(backbone: Backbone, images: Tensor, wanted: ImageInput = FEATURES) -> Tensor:

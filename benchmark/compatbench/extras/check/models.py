@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -17,7 +16,6 @@ from compatbench.data.cards import BackboneCard
 from compatbench.files.hashes import sha256_json
 from compatbench.files.project_folders import tasks_folder
 from compatbench.files.tensors import fingerprint
-from compatbench.method import FeatureSet
 
 VOCABULARY = 2514  # of tasks/mini/tokenizer.txt.gz
 CONTEXT_LENGTH = 32
@@ -36,8 +34,7 @@ class SyntheticModels:
     def __init__(self) -> None:
         every_size = dict(token_width=64, embed_dim=24, image_width=64)
         # Synthetic images as backbones encode them, kept for the next method.
-        self.features: dict[Hashable, FeatureSet] = {}
-        self.unseen: dict[Hashable, Tensor] = {}
+        self.seen: dict[Hashable, Any] = {}
         self.source = build_clip("synthetic-clip", seed=1)
         # With the source's sizes and other weights.
         self.target = build_eva_clip("synthetic-eva-clip", seed=2)
@@ -49,53 +46,29 @@ class SyntheticModels:
             "every size": build_eva_clip("stranger", seed=6, **every_size),
         }
         self.backbones = [self.source, self.target, *self.others.values()]
-        self._tensors = {backbone.name: _keep_tensors(backbone) for backbone in self.backbones}
+        self._as_made = {each.name: copy.deepcopy(each) for each in self.backbones}
 
     def changed(self, backbone: Backbone) -> list[str]:
         """The names of parameters and buffers that are not, bit for bit, as they were made."""
-        return [tensor.name for tensor in self._tensors[backbone.name] if tensor.changed]
+        before, now = map(_tensors, (self._as_made[backbone.name], backbone))
+        both = before.keys() & now.keys()
+        moved = [name for name in now if name in both and not torch.equal(before[name], now[name])]
+        return [*moved, *sorted(before.keys() ^ now.keys())]
 
     def restore(self, *backbones: Backbone) -> None:
         """Puts backbones, by default all of them, back as they were made."""
         for backbone in backbones or self.backbones:
-            changed = False
-            for kept in self._tensors[backbone.name]:
-                kept.tensor.requires_grad_(False).grad = None
-                if kept.changed:
-                    kept.owner[kept.key], changed = kept.tensor, True
-                    kept.tensor.data.copy_(kept.copy)
-            if changed:
-                forget_texts(backbone)
-                self.features.clear()
-                self.unseen.clear()
+            backbone.model.requires_grad_(False).zero_grad(set_to_none=True)
+            if self.changed(backbone):
+                again = copy.deepcopy(self._as_made[backbone.name])
+                vars(backbone).clear()
+                vars(backbone).update(vars(again))
+                self.seen.clear()
 
 
-@dataclass(frozen=True)
-class _KeptTensor:
-    """A parameter or a buffer, the causal mask among them, which no file holds."""
-
-    name: str
-    owner: dict[str, Any]  # the dictionary of its module that holds it, as ``key``
-    key: str
-    tensor: Tensor
-    copy: Tensor
-
-    @property
-    def changed(self) -> bool:
-        """Whether it was replaced, or written to."""
-        same = self.owner.get(self.key) is self.tensor
-        return not same or not torch.equal(self.tensor, self.copy)
-
-
-def _keep_tensors(backbone: Backbone) -> list[_KeptTensor]:
-    """All tensors of a model; to walk through them takes a fraction of ``named_parameters``."""
-    return [
-        _KeptTensor(f"{module}.{key}".lstrip("."), owner, key, tensor, tensor.detach().clone())
-        for module, part in backbone.model.named_modules()
-        for owner in (vars(part)["_parameters"], vars(part)["_buffers"])
-        for key, tensor in owner.items()
-        if tensor is not None
-    ]
+def _tensors(backbone: Backbone) -> dict[str, Tensor]:
+    """Parameters and buffers, the causal mask among them, which no file holds."""
+    return {**dict(backbone.model.named_parameters()), **dict(backbone.model.named_buffers())}
 
 
 @cache

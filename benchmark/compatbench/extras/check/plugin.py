@@ -6,19 +6,40 @@ at even where the fit fails; those of transfers ask for ``carried``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
-from compatbench.extras.check.find_checks import check_name
 from compatbench.extras.check.method_under_test import MethodUnderTest
-from compatbench.extras.check.other_process import OtherProcess
-from compatbench.extras.check.transfer_under_test import TransferUnderTest
+from compatbench.extras.check.rules import Kind, check_name
+from compatbench.extras.check.transfer_checks import TransferUnderTest
+from compatbench.files.processes import end_with_parent, inherited
 from compatbench.files.scratch import scratch_folder
+from compatbench.method.identity import plugin_file
 from compatbench.method.registry import builtin_methods, builtin_transfers
 
+REGISTRIES = {"method": builtin_methods, "transfer": builtin_transfers}
 # What parametrises the checks of methods, and those of transfers.
-REGISTRIES = {"checked_method": builtin_methods, "carried": builtin_transfers}
+FIXTURES: dict[str, Kind] = {"checked_method": "method", "carried": "transfer"}
+ELSEWHERE = {"PYTHONHASHSEED": "77", "TZ": "UTC-9", "LC_ALL": "C"}
+
+
+def outside_files(kind: Kind) -> list[str]:
+    """The files beside ours that methods, or transfers, of this process were loaded from."""
+    paths = map(plugin_file, REGISTRIES[kind]().classes.values())
+    return list(dict.fromkeys(filter(None, paths)))
+
+
+def load_files(kind: Kind, files: Sequence[str]) -> None:
+    """Loads such files into this process."""
+    for file in files:
+        REGISTRIES[kind]().add_file(Path(file))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,9 +50,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """All checks of a method come one after the other, since its fixture lasts the session."""
-    for fixture, registry in REGISTRIES.items():
+    for fixture, kind in FIXTURES.items():
         if fixture in metafunc.fixturenames:
-            names = registry().select(metafunc.config.getoption("checked"))
+            names = REGISTRIES[kind]().select(metafunc.config.getoption("checked"))
             metafunc.parametrize(fixture, names, indirect=True, scope="session")
 
 
@@ -79,9 +100,41 @@ def carried(request: pytest.FixtureRequest) -> Iterator[TransferUnderTest]:
 
 
 @pytest.fixture(scope="session")
-def other_process() -> Iterator[OtherProcess]:
-    """A process that has not seen what this one has; started when it is first asked."""
+def describe_elsewhere() -> Iterator[Callable[[str], dict[str, str]]]:
+    """What a fit gives in a process with other hashes, another time zone, home and folder.
+
+    The process has not seen what this one has; it is started when it is first asked.
+    """
+    pools: list[ProcessPoolExecutor] = []
     with scratch_folder() as folder:
-        process = OtherProcess(folder)
-        yield process
-        process.close()
+        environment = ELSEWHERE | {"HOME": str(folder), "USERPROFILE": str(folder)}
+
+        def describe(method: str) -> dict[str, str]:
+            if not pools:
+                work = (str(folder), outside_files("method"))
+                pools.append(ProcessPoolExecutor(1, get_context("spawn"), _prepare, work))
+            try:
+                with inherited(threads=1), patch.dict(os.environ, environment):
+                    fitted = pools[0].submit(_describe_fit, method)
+                return fitted.result()
+            except BrokenProcessPool:
+                pools.clear()  # the next method has another
+                raise
+
+        yield describe
+        for pool in pools:
+            pool.shutdown(cancel_futures=True)
+
+
+def _prepare(folder: str, files: list[str]) -> None:
+    end_with_parent()
+    os.chdir(folder)
+    load_files("method", files)
+
+
+def _describe_fit(method: str) -> dict[str, str]:
+    tested = MethodUnderTest(builtin_methods().get(method))
+    try:
+        return tested.describe_fit()
+    finally:
+        tested.models.restore()  # the next method finds them as they were

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict
 from itertools import product
 from multiprocessing.connection import Connection, wait
 
@@ -17,14 +15,20 @@ import pytest
 from compatbench.data.cards import select_names
 from compatbench.errors import CompatbenchError
 from compatbench.extras.check import plugin
-from compatbench.extras.check.find_checks import Kind, check_name, find_checks, find_rule
 from compatbench.extras.check.models import synthetic_models
-from compatbench.extras.check.outcome import Outcome, Status, describe_error
-from compatbench.extras.check.plugin_files import PluginFiles
+from compatbench.extras.check.rules import (
+    Kind,
+    Outcome,
+    Status,
+    check_name,
+    describe_error,
+    find_checks,
+    find_rule,
+)
 from compatbench.files.processes import count_cores, end_with_parent, kill, silence, start_process
 from compatbench.messages import one_line
 from compatbench.method.refusals import forget_refusal, remember_refusal
-from compatbench.method.registry import builtin_methods, builtin_transfers
+from compatbench.method.registry import builtin_methods
 
 SECONDS = 600.0  # that one check may take
 SHARE = 8  # plug-ins that are worth another process: to start it takes as long as to check some
@@ -65,11 +69,17 @@ def check_methods(
         CompatbenchError: an unknown method or check, a named file that cannot be loaded, or an
             empty selection.
     """
-    registry = builtin_methods()
-    names, checks = _select("method", registry.select, methods, only)
-    outcomes = run_checks("method", names, checks, progress)
-    for name in names:
-        _remember(registry.identify(name)[0], [each for each in outcomes if each.method == name])
+    outcomes = _check("method", methods, only, progress)
+    registry, every = builtin_methods(), len(find_checks("method"))
+    for name in dict.fromkeys(outcome.method for outcome in outcomes):
+        tried = [outcome for outcome in outcomes if outcome.method == name]
+        failed = next((outcome for outcome in tried if outcome.status == "fail"), None)
+        identity, _ = registry.identify(name)
+        # Those of the repository are checked by its tests.
+        if ":" in identity and failed is not None:
+            remember_refusal(identity, f"check '{failed.check}': {failed.reason}")
+        elif ":" in identity and len(tried) == every:
+            forget_refusal(identity)
     if methods == "all":
         for name, why in registry.broken.items():
             outcomes.append(Outcome(name, "load", "fail", "the file can be loaded", why))
@@ -90,64 +100,46 @@ def check_transfers(
     Args:
         transfers: names, globs, exclusions, or the path of a file, which is run as code.
     """
-    names, checks = _select("transfer", builtin_transfers().select, transfers, only)
-    return pd.DataFrame(run_checks("transfer", names, checks, progress))
+    return pd.DataFrame(_check("transfer", transfers, only, progress))
 
 
-def _select(
-    kind: Kind,
-    select: Callable[[str], list[str]],
-    wanted: str | Sequence[str],
-    only: str | Sequence[str],
-) -> tuple[list[str], list[str]]:
-    """The names of plug-ins and of checks that are asked for, some of each."""
-    names = select(wanted if isinstance(wanted, str) else ",".join(wanted))
+def _check(
+    kind: Kind, wanted: str | Sequence[str], only: str | Sequence[str], progress: OnOutcome
+) -> list[Outcome]:
+    """The outcomes of the plug-ins and checks that are asked for, some of each."""
+    text = wanted if isinstance(wanted, str) else ",".join(wanted)
+    names = plugin.REGISTRIES[kind]().select(text)
     checks = select_names(only, list(find_checks(kind)), "check")
-    for what, asked, found in ((kind, wanted, names), ("check", only, checks)):
-        if not found:
+    for what, asked, selected in ((kind, wanted, names), ("check", only, checks)):
+        if not selected:
             raise CompatbenchError(f"'{asked}' leaves no {what}")
-    return names, checks
-
-
-def _remember(identity: str, outcomes: Sequence[Outcome]) -> None:
-    """What was found of a method from outside, so that ``run`` does not rank what was refused."""
-    failed = next((each for each in outcomes if each.status == "fail"), None)
-    if ":" not in identity:  # the repository's own
-        return
-    if failed is not None:
-        remember_refusal(identity, f"check '{failed.check}': {failed.reason}")
-    elif len(outcomes) == len(find_checks("method")):
-        forget_refusal(identity)
+    return run_checks(kind, names, checks, progress)
 
 
 def run_checks(
     kind: Kind,
     names: Sequence[str],
-    checks: Sequence[str] | None = None,
+    checks: Sequence[str],
     progress: OnOutcome = lambda _: None,
-    files: PluginFiles | None = None,
 ) -> list[Outcome]:
-    """Runs checks, by default all, on plug-ins of these names, in at most a process per core.
+    """Runs checks on plug-ins of these names, in at most a process per core.
 
     A process that ends, or takes too long, fails the check that it was at; the other plug-ins are
     tried in a new one.
-
-    Args:
-        files: what the processes load; by default what is loaded in this one.
     """
-    files = files or PluginFiles.known()
-    checks = checks or [*find_checks(kind)]
     count, outcomes = min(count_cores(), math.ceil(len(names) / SHARE)), list[Outcome]()
-    shares = [_Share(kind, [*product(names[i::count], checks)], files) for i in range(count)]
+    shares = [_Share(kind, [*product(names[i::count], checks)]) for i in range(count)]
     try:
         while waiting := {share.connection: share for share in shares if share.left}:
-            for connection in wait([*waiting], timeout=1):
-                outcomes.append(waiting[connection].receive())  # type: ignore[index]
-                progress(outcomes[-1])
-            for share in waiting.values():
-                if time.monotonic() - share.heard > SECONDS:
+            ready = wait([*waiting], timeout=1)
+            for connection, share in waiting.items():
+                if connection in ready:
+                    outcomes.append(share.receive())
+                elif time.monotonic() - share.heard > SECONDS:
                     outcomes.append(share.fail(f"it took longer than {SECONDS:.0f} s"))
-                    progress(outcomes[-1])
+                else:
+                    continue
+                progress(outcomes[-1])
         for share in shares:
             share.process.join(10)  # while it removes what it has written
     finally:
@@ -159,22 +151,21 @@ def run_checks(
 class _Share:
     """Tries, of a name and a check each, that a process does one after the other."""
 
-    def __init__(self, kind: Kind, tries: list[tuple[str, str]], files: PluginFiles) -> None:
+    def __init__(self, kind: Kind, tries: list[tuple[str, str]]) -> None:
         self._kind: Kind = kind
-        self._files = files
         self.left = tries
         self._start()
 
     def _start(self) -> None:
         names, checks = ([*dict.fromkeys(column)] for column in zip(*self.left, strict=True))
-        work = self._kind, names, checks, self._files
+        work = self._kind, names, checks, plugin.outside_files(self._kind)
         self.process, self.connection = start_process(1, run_tests, *work, daemon=False)
         self.heard = time.monotonic()
 
     def receive(self) -> Outcome:
         """The outcome that the process has sent, or that of its end."""
         try:
-            outcome = Outcome(**json.loads(self.connection.recv_bytes()))
+            outcome: Outcome = self.connection.recv()
         except (EOFError, OSError):
             self.process.join(10)
             return self.fail(f"its process ended with exit code {self.process.exitcode}")
@@ -193,20 +184,18 @@ class _Share:
 
 
 def run_tests(
-    connection: Connection, kind: Kind, names: list[str], checks: list[str], files: PluginFiles
+    connection: Connection, kind: Kind, names: list[str], checks: list[str], files: list[str]
 ) -> None:
-    """Runs checks with pytest in this process, and sends their outcomes, each as JSON."""
+    """Runs checks with pytest in this process, and sends their outcomes."""
     end_with_parent(leads=True)
     silence(0, 1, 2)
     for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
         os.environ.pop(name, None)
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    files.load()
+    plugin.load_files(kind, files)
     synthetic_models()  # before the clock of the first check runs
-    tests = []
-    for check in checks:
-        code = find_checks(kind)[check].__code__
-        tests.append(f"{code.co_filename}::{code.co_name}")
+    codes = [find_checks(kind)[check].__code__ for check in checks]
+    tests = [f"{code.co_filename}::{code.co_name}" for code in codes]
     options = [*ALONE, os.path.dirname(plugin.__file__), "--checked", ",".join(names)]
     pytest.main([*options, *tests], plugins=[plugin, _Reporter(kind, connection)])
 
@@ -232,10 +221,9 @@ class _Reporter:
         if call.when == "teardown":
             check = check_name(item.originalname)  # type: ignore[attr-defined]
             [name] = item.callspec.params.values()  # type: ignore[attr-defined]
-            status, reason = self._verdict
-            rule, reason = find_rule(self._kind, check), one_line(reason, 600)
-            outcome = Outcome(name, check, status, rule, reason, self._seconds)
-            self._connection.send_bytes(json.dumps(asdict(outcome)).encode())
+            (status, reason), rule = self._verdict, find_rule(self._kind, check)
+            outcome = Outcome(name, check, status, rule, one_line(reason, 600), self._seconds)
+            self._connection.send(outcome)
         return report
 
 

@@ -2,12 +2,107 @@
 
 from __future__ import annotations
 
-import torch
+import copy
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
 
-from compatbench.extras.check.method_under_test import LABELS, unseen_images
-from compatbench.extras.check.outcome import require
-from compatbench.extras.check.transfer_under_test import TransferUnderTest
-from compatbench.method.transfer import ACCESS
+import torch
+from torch import Tensor
+
+from compatbench.backbone import FEATURES
+from compatbench.backbone.words import encode_words, load_words
+from compatbench.errors import NotTransferable
+from compatbench.extras.check.method_under_test import (
+    MethodUnderTest,
+    require_logits,
+    unseen_images,
+)
+from compatbench.extras.check.models import synthetic_models
+from compatbench.extras.check.rules import require
+from compatbench.method.registry import builtin_methods, builtin_transfers, find_transfer
+from compatbench.method.transfer import (
+    ACCESS,
+    OldAnswers,
+    Transfer,
+    TransferData,
+    Unlabelled,
+    WordPair,
+)
+
+WORDS = load_words()[::40]
+METHODS = 3  # that a transfer is tried with, of as many different places
+SHOTS = 2
+
+
+class TransferUnderTest:
+    """A transfer, attached as the engine does it, with modules of several methods."""
+
+    def __init__(self, label: str) -> None:
+        self.label, self.cls = label, builtin_transfers().get(label.partition("+")[0])
+        self.models = synthetic_models()
+
+    def build(self) -> Transfer:
+        """The transfer; with a few labels, if it needs some and the label names no number."""
+        numbered = "shots" in self.cls.Config.model_fields and not self.label[-1].isdecimal()
+        return find_transfer(f"{self.label}+{SHOTS}" if numbered else self.label)
+
+    def attached(self) -> Iterator[tuple[MethodUnderTest, Tensor]]:
+        """Methods without needs, each at other places, and their logits of unseen images there.
+
+        Those that the transfer refuses are left out.
+        """
+        registry, by_places = builtin_methods(), dict[Any, str]()
+        for name in registry.names():
+            card = registry.get(name).card
+            if card.learns and not card.needs and self.build().serves(card):
+                by_places.setdefault(card.places, name)
+        for tested in map(fitted, list(by_places.values())[:METHODS]):
+            try:
+                logits = self._logits(tested)
+            except NotTransferable:
+                continue
+            yield tested, logits  # with gradients as they were
+
+    @torch.no_grad()
+    def _logits(self, tested: MethodUnderTest) -> Tensor:
+        transfer, method, target = self.build(), tested.build(), tested.target
+        wanted = transfer.image_input(method, target)
+        data = _give(transfer, tested)
+        classify = transfer.attach(method, tested.module, target, tested.draw().labels, data)
+        needed = "old model" in transfer.card.access
+        old = [_answers(tested.logits(tested.source))] if needed else []
+        return classify(target.encode_images(unseen_images(), wanted), *old)
+
+
+@lru_cache(maxsize=16)
+def fitted(name: str) -> MethodUnderTest:
+    """A method with its module, fitted once."""
+    return MethodUnderTest(builtin_methods().get(name))
+
+
+def _answers(logits: Tensor) -> OldAnswers:
+    return OldAnswers(logits, torch.zeros_like(logits))
+
+
+def _give(transfer: Transfer, tested: MethodUnderTest) -> TransferData:
+    """What the card declares, of synthetic images."""
+    access, data = transfer.card.access, dict[str, Any]()
+    on_target = copy.copy(tested)
+    on_target.source = tested.target
+    if "words" in access:
+        data["words"] = WordPair(*(encode_words(b, WORDS) for b in (tested.source, tested.target)))
+    if "unlabelled" in access:
+        old, new = tested.draw(shots=8).train, on_target.draw(shots=8).train
+        wanted = transfer.image_input(tested.build(), tested.target)
+        inputs = new.plain if wanted == FEATURES else new.inputs(torch.arange(len(new)))
+        logits = tested.attach(tested.source)(old.inputs(torch.arange(len(old))))
+        data["unlabelled"] = Unlabelled(old.plain, new.plain, inputs, _answers(logits))
+    if "labels" in access:
+        data["labels"] = on_target.draw(shots=transfer.config.shots)
+    if "source weights" in access:
+        data["source"] = tested.source
+    return TransferData(transfer, 1, **data)
 
 
 def test_card(carried: TransferUnderTest) -> None:
@@ -29,11 +124,10 @@ def test_access(carried: TransferUnderTest) -> None:
 
 def test_logits(carried: TransferUnderTest) -> None:
     """Logits are float32 of shape [batch, classes] and finite."""
-    for subject, found in carried.attached():
-        what, shape = f"logits of '{subject.card.name}'", (len(unseen_images()), len(LABELS))
-        require(found.shape == shape, f"{what} have shape {list(found.shape)}, not {list(shape)}")
-        require(found.dtype == torch.float32, f"{what} are {found.dtype}, not float32")
-        require(found.isfinite().all(), f"{what} are not finite")
+    for subject, logits in carried.attached():
+        what = f"logits of '{subject.card.name}'"
+        require_logits(logits, what)
+        require(logits.dtype == torch.float32, f"{what} are {logits.dtype}, not float32")
 
 
 def test_repeatable(carried: TransferUnderTest) -> None:

@@ -1,24 +1,33 @@
-"""What of a suite is on this machine, and what is missing."""
+"""What of a suite is on this machine, what is missing, and what else the machine has."""
 
 from __future__ import annotations
 
+import os
+import platform
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from compatbench.backbone import load_backbone
 from compatbench.backbone.device import resolve_device
-from compatbench.backbone.load import planning
+from compatbench.backbone.load import WEIGHTS_FOLDER, is_offline, planning
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import suite_cards, task_cards, whole_name
+from compatbench.data.dataset_folders import VARIABLE
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import TaskReport, inspect_task, load_task, task_labels
 from compatbench.engine.missing import suite_backbones, suite_test_sets
 from compatbench.extras.doctor.backbone_report import BackboneReport, inspect_backbone
-from compatbench.extras.doctor.machine import describe_machine
 from compatbench.extras.doctor.published_zero_shot import Comparison, compare_zero_shot
+from compatbench.files.processes import count_cores
+from compatbench.files.sizes import format_bytes
+
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "transformers")
 
 
 @dataclass
@@ -94,7 +103,7 @@ def diagnose(
         test_sets += map(whole_name, suite_test_sets(suite_cards.read(suite)))
         models += suite_backbones(suite_cards.read(suite))
     place = resolve_device(device) if verify else "cpu"
-    diagnosis = Diagnosis(suite)
+    diagnosis = Diagnosis(suite, machine=_describe_machine(Path(out)))
     with planning():
         for name in dict.fromkeys(test_sets):
             progress(name)
@@ -102,22 +111,46 @@ def diagnose(
         for name in dict.fromkeys(models):
             progress(name)
             diagnosis.backbones.append(inspect_backbone(name))
-        if verify:
-            diagnosis.comparisons = _verify(diagnosis, place, progress)
-        diagnosis.machine = describe_machine(Path(out))
+        here = [task.name for task in diagnosis.tasks if task.state == "found"]
+        measured = [name for name in here if len(task_labels(name))]
+        for report in diagnosis.backbones if verify else ():
+            if report.state == "found":
+                backbone = load_backbone(report.name, place)
+                for name in measured:
+                    progress(f"{name} on {report.name}")
+                    cache = FeatureCache(default_cache_folder())
+                    diagnosis.comparisons += compare_zero_shot(backbone, load_task(name), cache)
     return diagnosis
 
 
-def _verify(
-    diagnosis: Diagnosis, device: str, progress: Callable[[str], object]
-) -> list[Comparison]:
-    """Zero-shot accuracy of every backbone on every task that are here."""
-    here = [task.name for task in diagnosis.tasks if task.state == "found"]
-    tasks = [name for name in here if len(task_labels(name))]
-    cache, comparisons = FeatureCache(default_cache_folder()), list[Comparison]()
-    for model in (report.name for report in diagnosis.backbones if report.state == "found"):
-        backbone = load_backbone(model, device)
-        for name in tasks:
-            progress(f"{name} on {model}")
-            comparisons += compare_zero_shot(backbone, load_task(name), cache)
-    return comparisons
+def _describe_machine(out: Path) -> dict[str, str]:
+    """Versions, devices, folders and the room on their disks, in words."""
+    devices = [f"cpu ({count_cores()} cores)"]
+    for i in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(i)
+        devices.append(f"cuda:{i} ({facts.name}, {format_bytes(facts.total_memory)})")
+    devices += ["mps"] * torch.backends.mps.is_available()
+    cache = default_cache_folder()
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "devices": ", ".join(devices),
+        "runs": f"{out / 'runs'} ({_free(out)} free)",
+        "cache": f"{cache} ({_free(cache)} free)",
+        "data": os.environ.get(VARIABLE) or f"{VARIABLE} is not set",
+        "weights": os.environ.get(WEIGHTS_FOLDER) or f"{WEIGHTS_FOLDER} is not set",
+        "network": "not used" if is_offline() else "used by 'run' for weights, never by 'doctor'",
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed" + (" (for 'hf:' backbones)" if package == "transformers" else "")
+
+
+def _free(folder: Path) -> str:
+    """Room on the disk that a folder is on, or will be on."""
+    here = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return format_bytes(shutil.disk_usage(here).free)

@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
 from rich.markup import escape
 
-from compatbench.cli.output import format_seconds, print_facts, print_frame, print_table, say
+from compatbench.cli.output import format_seconds, print_facts, print_frame, say
+from compatbench.data.cache_files import (
+    default_cache_folder,
+    list_entries,
+    prune_entries,
+    read_entry,
+)
+from compatbench.data.cards import suite_cards
+from compatbench.data.cards.shots import show_shots
+from compatbench.data.draws import read_draws
+from compatbench.engine.store_check import (
+    find_files,
+    find_problems,
+    find_record,
+    find_waste,
+    list_cells,
+    open_store,
+)
+from compatbench.errors import CompatbenchError
+from compatbench.files.kinds import delete_paths
 from compatbench.files.sizes import format_bytes, parse_bytes
+from compatbench.method.registry import builtin_methods
 
 DAY = 86400
 
@@ -23,9 +45,6 @@ def list_runs(
         tasks: names, globs, comma lists.
         state: Of ok, not transferable, error, oom, killed, timeout: names, globs, exclusions.
     """
-    from compatbench.data.cards.shots import show_shots
-    from compatbench.engine.store_check import list_cells, open_store
-
     store = open_store(Path(out))
     cells = list_cells(store, methods, tasks, state)
     size = format_bytes(cells["size"].sum())
@@ -45,11 +64,6 @@ def show_run(key: str, out: str | Path = ".") -> None:
     Args:
         key: The beginning of a cell's key, as 'ls' shows it.
     """
-    import pandas as pd
-
-    from compatbench.data.cards.shots import show_shots
-    from compatbench.engine.store_check import find_record, open_store
-
     store = open_store(Path(out))
     record = find_record(store, key)
     module = store.module_path(record.key)
@@ -70,8 +84,6 @@ def verify_runs(out: str | Path = ".") -> int:
 
     Nothing is moved. When a run needs such a file, it sets it aside and makes it again.
     """
-    from compatbench.engine.store_check import find_files, find_problems, open_store
-
     files = find_files(open_store(Path(out)))
     return _say_damaged(find_problems(files), len(files), "files")
 
@@ -96,12 +108,6 @@ def collect_garbage(
         suite: YAML file of a further suite; may be repeated.
         shots_file: File with a draw to keep; may be repeated.
     """
-    from compatbench.data.cards import suite_cards
-    from compatbench.data.draws import read_draws
-    from compatbench.engine.store_check import find_waste, open_store
-    from compatbench.files.kinds import delete_paths
-    from compatbench.method.registry import builtin_methods
-
     suites = map(suite_cards.read, [*suite_cards.names(), *(suite or ())])
     draws = read_draws(shots_file or ())
     waste = find_waste(open_store(Path(out)), suites, builtin_methods(), draws)
@@ -110,30 +116,27 @@ def collect_garbage(
         "damaged, or left by killed processes": waste.remains,
     }
     latest = time.time() - days * DAY
-    for what, found in kinds.items():
-        old = {path: stat.st_size for path, stat in found.items() if stat.st_mtime <= latest}
+    for what, files in kinds.items():
+        old = {path: stat.st_size for path, stat in files.items() if stat.st_mtime <= latest}
         if delete:
             delete_paths(old)
-        young = f" ({len(found) - len(old)} younger ones stay)" if len(old) < len(found) else ""
+        young = f" ({len(files) - len(old)} younger ones stay)" if len(old) < len(files) else ""
         say(f"{len(old)} files {what}, {format_bytes(sum(old.values()))}{young}")
     say("deleted" if delete else "nothing was deleted; --delete does")
 
 
 def list_cache() -> None:
     """List what the cache holds, by backbone and task."""
-    from compatbench.data.cache_files import default_cache_folder, list_entries
-
     folder = default_cache_folder()
-    entries = list_entries(folder)
-    groups: dict[tuple[str, str], list[int]] = {}
-    for entry in entries:
-        names = (str(entry.about.get("backbone", "?")), str(entry.about.get("task", "?")))
-        groups.setdefault(names, []).append(entry.size)
-    rows = [
-        (*names, len(sizes), format_bytes(sum(sizes))) for names, sizes in sorted(groups.items())
+    names = ["backbone", "task"]
+    entries = [
+        (*(str(entry.about.get(name, "?")) for name in names), entry.size)
+        for entry in list_entries(folder)
     ]
-    print_table(("backbone", "task", "entries", "size"), rows, right=("entries", "size"))
-    say(f"{len(entries)} entries, {format_bytes(sum(each.size for each in entries))}, in {folder}")
+    sizes = pd.DataFrame(entries, columns=[*names, "size"])
+    groups = sizes.groupby(names)["size"].agg(entries="size", size="sum").reset_index()
+    print_frame(groups.assign(size=groups["size"].map(format_bytes)), right=("size",))
+    say(f"{len(entries)} entries, {format_bytes(sizes['size'].sum())}, in {folder}")
 
 
 def verify_cache() -> int:
@@ -141,13 +144,9 @@ def verify_cache() -> int:
 
     Damaged entries are computed again when they are needed.
     """
-    from compatbench.data.cache_files import default_cache_folder, list_entries, read_entry
-
-    entries = list_entries(default_cache_folder())
-    damaged = {
-        one.path: "its checksum is another" for one in entries if read_entry(one.path) is None
-    }
-    return _say_damaged(damaged, len(entries), "entries")
+    paths = [entry.path for entry in list_entries(default_cache_folder())]
+    damaged = {path: "its checksum is another" for path in paths if read_entry(path) is None}
+    return _say_damaged(damaged, len(paths), "entries")
 
 
 def prune_cache(
@@ -162,9 +161,6 @@ def prune_cache(
         days: Delete what is older than this.
         everything: Delete every entry.
     """
-    from compatbench.data.cache_files import default_cache_folder, prune_entries
-    from compatbench.errors import CompatbenchError
-
     if size is None and days is None and not everything:
         raise CompatbenchError("cache prune: say what to delete: --size 10G, --days 30, or --all")
     most_bytes = 0 if everything else None if size is None else parse_bytes(size)
@@ -173,7 +169,7 @@ def prune_cache(
     say(f"deleted {len(deleted)} entries, {format_bytes(sum(entry.size for entry in deleted))}")
 
 
-def _say_damaged(damaged: dict[Path, str], total: int, kind: str) -> int:
+def _say_damaged(damaged: Mapping[Path, str], total: int, kind: str) -> int:
     """Names what is damaged; returns the exit code, 1 if anything is."""
     for path, why in damaged.items():
         say(f"[red]damaged[/] {escape(str(path))}: {escape(why)}")

@@ -1,7 +1,8 @@
-"""What a check says: its outcome, and how a rule that is broken is told."""
+"""The rules by name, as the modules of tests define them, and how a broken one is told."""
 
 from __future__ import annotations
 
+import importlib
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from typing import Literal
 
 import pytest
 
+Kind = Literal["method", "transfer"]
 Status = Literal["pass", "fail", "skip"]
 Remark = Callable[[str, object], None]  # pytest's ``record_property``, which takes a "remark"
+MODULES = {"method": ("fit_checks", "attach_checks"), "transfer": ("transfer_checks",)}
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,23 @@ class Outcome:
     rule: str  # one line that says what must hold
     reason: str  # of a failure or of a skip; a remark, or nothing, on a pass
     seconds: float = 0.0
+
+
+def find_checks(kind: Kind) -> dict[str, Callable[..., None]]:
+    """The checks of methods, or those of transfers, in the order in which they are tried."""
+    modules = (importlib.import_module(f"{__package__}.{name}") for name in MODULES[kind])
+    functions = [function for module in modules for function in vars(module).items()]
+    return {check_name(name): test for name, test in functions if name.startswith("test_")}
+
+
+def check_name(function: str) -> str:
+    """The name of the check that a test function is."""
+    return function.removeprefix("test_").replace("_", "-")
+
+
+def find_rule(kind: Kind, check: str) -> str:
+    """One line that says what must hold."""
+    return (find_checks(kind)[check].__doc__ or "").splitlines()[0]
 
 
 def require(holds: object, otherwise: str) -> None:
