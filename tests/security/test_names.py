@@ -23,7 +23,7 @@ from compatbench.data.cards.sources import (
     WebdatasetSource,
 )
 from compatbench.data.images.source import ImageSource
-from compatbench.data.layouts.listing import Classes, check_inside
+from compatbench.data.layouts.listing import Classes
 from compatbench.data.layouts.scanners import open_layout
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods
@@ -38,14 +38,6 @@ def refused(read: Callable[[], object], message: str) -> str:
     assert len(str(error.value).splitlines()) == 1
     assert SECRET[:8] not in str(error.value)
     return str(error.value)
-
-
-@pytest.mark.parametrize(
-    "path", ["/etc/passwd", "//etc/passwd", "///a", "../a", "a/../../b", "c:/a", "a\\b", "a\nb", ""]
-)
-def test_an_image_of_a_split_file_is_below_its_folder(path: str) -> None:
-    with pytest.raises(ValueError, match="leaves the dataset's folder"):
-        check_inside(path)
 
 
 CLASSES = Classes("pets", ("cat",), ("cat",), ("cat",))
@@ -159,11 +151,8 @@ def test_a_card_names_files_in_its_own_folder_or_that_of_weights(
     assert read("mine.yaml").name == "mine"
 
 
-def test_a_file_beside_a_card_is_found_from_anywhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_beside_a_card_is_found_from_anywhere(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(BACKBONE.format("w.pt"))
-    monkeypatch.chdir("/")
     assert backbone_cards.read(f"{tmp_path}/mine.yaml").path == str(tmp_path / "w.pt")
 
 

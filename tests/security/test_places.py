@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -28,17 +29,9 @@ from compatbench.tables.pages.report_site import report
 
 KEY = "5" * 64
 MODULE = Module(trained={"context": torch.tensor([[1.5, -2.0]])})
-RECORD = CellRecord(
-    key=KEY,
-    status="ok",
-    method="toy",
-    task="t",
-    source="s",
-    shots=4,
-    seed=1,
-    config={},
-    provenance={},
-    module=MODULE.fingerprint,
+FIT = dict(method="toy", task="t", source="s", shots=4, seed=1, config={}, provenance={})
+RECORD = CellRecord.model_validate(
+    {**FIT, "key": KEY, "status": "ok", "module": MODULE.fingerprint}
 )
 NO_FILES = ["folder", "pipe", "dangling link", "outward link"]
 NO_FOLDERS = ["file", *NO_FILES[1:]]
@@ -164,28 +157,27 @@ def results(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", NO_FILES)
-@pytest.mark.parametrize("name", ["coop.csv", "coop.json", "coop.cost.csv", "other.json"])
-def test_what_is_no_file_among_the_results_is_named(
-    results: Path, outside: Path, name: str, kind: str
-) -> None:
-    put(kind, results / name, outside / "mine")
-    with pytest.raises(CompatbenchError, match=f"{name} is a .*, not a file; move it away"):
-        read_results(results)
+IN_RESULTS = ["smoke/coop.csv", "smoke/coop.json", "smoke/coop.cost.csv", "smoke/other.json"]
+RESULT_FOLDERS = [".", "smoke", "figures", "report"]
 
 
-@pytest.mark.parametrize("kind", NO_FOLDERS)
-@pytest.mark.parametrize("place", [".", "smoke", "figures", "report"])
-def test_what_is_no_folder_of_results_is_named(
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [
+        *product(IN_RESULTS, NO_FILES),
+        # A file beside the suites' folders is left alone.
+        *(each for each in product(RESULT_FOLDERS, NO_FOLDERS) if each != ("smoke", "file")),
+    ],
+)
+def test_what_is_no_file_or_folder_of_results_is_named(
     results: Path, outside: Path, place: str, kind: str
 ) -> None:
     """A figure that the results do not give would be deleted, where a link leads, too."""
     path = results.parent / place
-    if (place, kind) == ("smoke", "file"):
-        pytest.skip("a file beside the suites' folders, which is left alone")
-    put(kind, path, outside)
-    with pytest.raises(CompatbenchError, match=f"{path} is a .*, not a folder; move it away"):
-        report(results.parents[1])
+    put(kind, path, outside / "mine" if path.suffix else outside)
+    message = f"{path} is a .*, not a {'file' if path.suffix else 'folder'}; move it away"
+    with pytest.raises(CompatbenchError, match=message):
+        read_results(results) if path.suffix else report(results.parents[1])
 
 
 def test_pipes_among_modules_and_features_are_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import resources
@@ -15,7 +15,6 @@ TASKS_VARIABLE = "COMPATBENCH_TASKS"
 CARDS_VARIABLE = "COMPATBENCH_CARDS"
 CONTENT = ("methods", "transfers", "formats")  # the folders of what people add
 _others: dict[str, Path] = {}  # in place of what is installed
-_own_places: list[Sequence[Path]] = []  # the last: in place of what the variable names
 
 
 def tasks_folder() -> Path:
@@ -33,8 +32,8 @@ def tasks_folder() -> Path:
 
 def own_places() -> list[Path]:
     """Further folders and files of cards: those of ``$COMPATBENCH_CARDS``, and this folder."""
-    if _own_places:
-        return [*_own_places[-1]]
+    if _others:
+        return []
     named = filter(None, os.environ.get(CARDS_VARIABLE, "").split(os.pathsep))
     places = [Path(os.path.expanduser(place)).absolute() for place in named]
     with suppress(OSError):  # a folder that was deleted
@@ -63,15 +62,6 @@ def other_folder(name: str) -> Path | None:
     return _others.get(name)
 
 
-def use_folders(cards: Sequence[Path], **folders: Path) -> None:
-    """Puts folders, ``methods`` and ``tasks``, in place of those that are installed.
-
-    Other cards are those of ``cards`` alone.
-    """
-    _others.update(folders)
-    _own_places.append(cards)
-
-
 @contextmanager
 def in_clone(root: Path) -> Iterator[None]:
     """With the methods, cards and published figures of a clone, and no others."""
@@ -82,13 +72,12 @@ def in_clone(root: Path) -> Iterator[None]:
     if (published := root.resolve() / "results" / "published").is_dir():
         folders["published"] = published
     before = dict(_others)
-    use_folders((), **folders)
+    _others.update(folders)
     try:
         yield
     finally:
         _others.clear()
         _others.update(before)
-        _own_places.pop()
 
 
 @cache

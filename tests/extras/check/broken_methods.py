@@ -74,6 +74,12 @@ class Sound(Method):
         return lambda features: scale * F.normalize(features, dim=-1) @ weights.T
 
 
+class Free(Sound):
+    """At no setting it is zero-shot."""
+
+    card = describe(zero_shot_at={})
+
+
 class NoSummary(Sound, breaks="card: 'summary' is empty"):
     card = describe(summary="")
 
@@ -166,10 +172,8 @@ class WantsValidationImages(Sound, breaks="odd-draws: no validation images: "):
         return super().fit(backbone, data, rng)
 
 
-class TakesTheFirstTensor(Sound, breaks="round-trip: other logits than the fitted one"):
+class TakesTheFirstTensor(Free, breaks="round-trip: other logits than the fitted one"):
     """The order of tensors is not kept in a file; their names are."""
-
-    card = describe(zero_shot_at={})
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         residual = super().fit(backbone, data, rng)["residual"]
@@ -209,44 +213,28 @@ class UsesNoTeacher(Sound, breaks="needs: needs 'teacher', but another makes no 
         teacher: str = "another"
 
 
-OTHER_PROCESS = "other-process: a new process gives other logits on the source"
-
-
-class Machine(Sound):
+class Machine(Free):
     """Its logits depend on what the machine says."""
-
-    card = describe(zero_shot_at={})
 
     def classifier(self, weights: Tensor, scale: float) -> Classifier:
         return super().classifier(weights, scale * (2 + self.ask()))
 
-    def ask(self) -> float:
+    @staticmethod
+    def ask() -> float:
         return 0.0
 
 
-class AsksForItsHome(Machine, breaks=OTHER_PROCESS):
-    def ask(self) -> float:
-        return len(str(Path.home())) / 1000
-
-
-class AsksForTheFolder(Machine, breaks=OTHER_PROCESS):
-    def ask(self) -> float:
-        return len(str(Path.cwd())) / 1000
-
-
-class AsksForTheProcess(Machine, breaks=OTHER_PROCESS):
-    def ask(self) -> float:
-        return os.getpid() / 1e6
-
-
-class AsksForTheHour(Machine, breaks=OTHER_PROCESS):
-    def ask(self) -> float:
-        return time.localtime().tm_hour / 100
-
-
-class AsksForAHash(Machine, breaks=OTHER_PROCESS):
-    def ask(self) -> float:
-        return hash("boost") % 1000 / 1000
+QUESTIONS = {
+    "AsksForItsHome": lambda: len(str(Path.home())) / 1000,
+    "AsksForTheFolder": lambda: len(str(Path.cwd())) / 1000,
+    "AsksForTheProcess": lambda: os.getpid() / 1e6,
+    "AsksForTheHour": lambda: time.localtime().tm_hour / 100,
+    "AsksForAHash": lambda: hash("boost") % 1000 / 1000,
+}
+for name, ask in QUESTIONS.items():
+    breaks = "other-process: a new process gives other logits on the source"
+    members = {"ask": staticmethod(ask), "__module__": __name__}
+    globals()[name] = type(name, (Machine,), members, breaks=breaks)
 
 
 class LooksAtImages(Sound, breaks="no-image: gave the source's image tower an image"):
@@ -296,17 +284,13 @@ class CutsToFit(Sound, breaks="other-sizes: nothing is cut or padded to fit"):
         return super().attach(Module({"residual": padded}), backbone, labels)
 
 
-class DoublePrecision(Sound, breaks="logits: torch.float64, not float32"):
-    card = describe(zero_shot_at={})
-
+class DoublePrecision(Free, breaks="logits: torch.float64, not float32"):
     def classifier(self, weights: Tensor, scale: float) -> Classifier:
         classify = super().classifier(weights, scale)
         return lambda features: classify(features).double()
 
 
-class CentresTheBatch(Sound, breaks="batch-size: one by one on the source, logits differ"):
-    card = describe(zero_shot_at={})
-
+class CentresTheBatch(Free, breaks="batch-size: one by one on the source, logits differ"):
     def classifier(self, weights: Tensor, scale: float) -> Classifier:
         classify = super().classifier(weights, scale)
         return lambda features: classify(features - 0.5 * features.mean(0))
@@ -334,9 +318,7 @@ class NormalisesInPlace(Sound, breaks="inputs-unchanged: writes to the features 
         return classify
 
 
-class SortsTheNames(Sound, breaks="class-order: do not follow the order of the class names"):
-    card = describe(zero_shot_at={})
-
+class SortsTheNames(Free, breaks="class-order: do not follow the order of the class names"):
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         ordered = Labels(tuple(sorted(labels.names)), labels.templates, labels.teacher_template)
         return super().attach(module, backbone, ordered)

@@ -53,7 +53,7 @@ class Audit:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values."""
-        return {**vars(self), "findings": list(map(asdict, self.findings))}
+        return asdict(self)
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each finding, with its file, line, field, problem and both values."""
