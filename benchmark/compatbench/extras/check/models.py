@@ -47,10 +47,11 @@ class SyntheticModels:
         }
         self.backbones = [self.source, self.target, *self.others.values()]
         self._as_made = {each.name: copy.deepcopy(each) for each in self.backbones}
+        self._tensors = {name: _tensors(each) for name, each in self._as_made.items()}
 
     def changed(self, backbone: Backbone) -> list[str]:
         """The names of parameters and buffers that are not, bit for bit, as they were made."""
-        before, now = map(_tensors, (self._as_made[backbone.name], backbone))
+        before, now = self._tensors[backbone.name], _tensors(backbone)
         both = before.keys() & now.keys()
         moved = [name for name in now if name in both and not torch.equal(before[name], now[name])]
         return [*moved, *sorted(before.keys() ^ now.keys())]
@@ -68,7 +69,14 @@ class SyntheticModels:
 
 def _tensors(backbone: Backbone) -> dict[str, Tensor]:
     """Parameters and buffers, the causal mask among them, which no file holds."""
-    return {**dict(backbone.model.named_parameters()), **dict(backbone.model.named_buffers())}
+    # To walk through them so takes a fraction of ``named_parameters``.
+    return {
+        f"{path}.{key}".lstrip("."): tensor
+        for path, part in backbone.model.named_modules()
+        for kind in ("_parameters", "_buffers")
+        for key, tensor in vars(part)[kind].items()
+        if tensor is not None
+    }
 
 
 @cache
