@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from compatbench.backbone.load.fetch_weights import fetch_backbones as fetch_backbones
+from compatbench.backbone.load.weights import fetch_backbones as fetch_backbones
 from compatbench.data.card_listings import backbones as backbones
 from compatbench.data.card_listings import suites as suites
 from compatbench.data.card_listings import tasks as tasks

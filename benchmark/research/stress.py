@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Unpack
 
-from compatbench.backbone import Backbone
-from compatbench.backbone.rotated import RotatedBackbone
+from compatbench.backbone import Backbone, RotatedBackbone
 from compatbench.backbone.words import WordFeatures, load_words
 from compatbench.data.cards import COPIED
 from compatbench.data.feature_cache import FeatureCache

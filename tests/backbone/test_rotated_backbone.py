@@ -12,9 +12,8 @@ from random_matrices import draw, orthonormal
 from scipy.spatial import procrustes
 from torch import Tensor
 
-from compatbench.backbone import DENSE, FEATURES, POOLED, Backbone, ImageInput
+from compatbench.backbone import DENSE, FEATURES, POOLED, Backbone, ImageInput, RotatedBackbone
 from compatbench.backbone.joint_maps import fit_rotation
-from compatbench.backbone.rotated import RotatedBackbone
 from compatbench.extras.check.method_under_test import LABELS, unseen_images
 from compatbench.extras.check.models import (
     EMBED_DIM,

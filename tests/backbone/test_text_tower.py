@@ -128,29 +128,19 @@ def test_real_names_are_packed_almost_without_padding() -> None:
     assert all(300 <= chunk.rows <= 460 for chunk in chunks)
 
 
-@pytest.mark.parametrize("rows", [[4], [4, 4], [2, 2], [1, 3]], ids=str)
-def test_deep_prompts_equal_the_full_forward(tower: Backbone, rows: list[int]) -> None:
-    """MaPLe: rows 1 to m are replaced before blocks 1, 2, ..."""
-    context = draw(4, 32)
-    deep = [draw(m, 32, seed=i + 1) for i, m in enumerate(rows)]
-    found = tower.encode_prompts(tower.prompts(LABELS, context, deep))
-    replaced = dict(enumerate(deep, start=1))
-    expected = encode_contexts(tower, RAGGED, context, replaced=replaced)
-    assert_same(found, expected, [context, *deep])
-
-
-@pytest.mark.parametrize("images", [1, 3])
-@pytest.mark.parametrize("deep", [False, True])
-def test_prompts_of_images_equal_one_full_forward_each(
-    tower: Backbone, images: int, deep: bool
+@pytest.mark.parametrize("images", [None, 1, 3])
+@pytest.mark.parametrize("rows", [[], [4], [4, 4], [1, 3]], ids=str)
+def test_deep_prompts_and_those_of_images_equal_the_full_forward(
+    tower: Backbone, images: int | None, rows: list[int]
 ) -> None:
-    contexts, rows = draw(images, 4, 32), [draw(3, 32, seed=1)] if deep else []
-    prompts = dataclasses.replace(tower.image_prompts(LABELS, contexts), deep=tuple(rows))
-    found = tower.encode_prompts(prompts)
-    replaced = dict(enumerate(rows, start=1))
-    expected = [encode_contexts(tower, RAGGED, own, replaced=replaced) for own in contexts]
-    assert found.shape == (images, len(RAGGED), 16)
-    assert_same(found, torch.stack(expected), [contexts, *rows])
+    """MaPLe: rows 1 to m are replaced before blocks 1, 2, ...; CoCoOp: a context for each image."""
+    contexts, deep = draw(images or 1, 4, 32), [draw(m, 32, seed=m + 1) for m in rows]
+    prompts = tower.image_prompts(LABELS, contexts)
+    prompts = prompts if images else tower.prompts(LABELS, contexts[0])
+    found = tower.encode_prompts(dataclasses.replace(prompts, deep=tuple(deep)))
+    replaced = dict(enumerate(deep, start=1))
+    each = [encode_contexts(tower, RAGGED, context, replaced=replaced) for context in contexts]
+    assert_same(found, torch.stack(each) if images else each[0], [contexts, *deep])
 
 
 def test_prompts_of_no_image_give_no_features(clip: Backbone) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compatbench.backbone.backbone import Backbone, load_backbone
-from compatbench.backbone.dropping import DroppingBackbone
+from compatbench.backbone.changed import DroppingBackbone, RotatedBackbone
 from compatbench.backbone.image.image_tower import (
     DENSE,
     FEATURES,
@@ -19,6 +19,6 @@ from compatbench.data.labels import Labels
 
 __all__ = [
     "DENSE", "FEATURES", "PIXELS", "POOLED", "Backbone", "BlockUpdates", "DroppingBackbone",
-    "ImageInput", "ImageTower", "Labels", "Prompts", "load_backbone", "memory_budget",
-    "set_memory_budget",
+    "ImageInput", "ImageTower", "Labels", "Prompts", "RotatedBackbone", "load_backbone",
+    "memory_budget", "set_memory_budget",
 ]  # fmt: skip

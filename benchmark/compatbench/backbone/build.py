@@ -11,25 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from compatbench.backbone.hf import build_hf_model, load_hf_tokenizer, needs_transformers
-from compatbench.backbone.load.checkpoint import fit_tensors, is_openai, read_tensors
+from compatbench.backbone.load.checkpoint import fit_weights
 from compatbench.backbone.load.find_weights import hub_cache
 from compatbench.backbone.load.mini_towers import register_mini_towers
 from compatbench.backbone.load.names import (
-    QUICK,
-    check_activation,
     model_config,
-    model_names,
     open_clip_name,
     preprocessing,
     quiet,
-    recognise,
 )
-from compatbench.backbone.load.weights import hash_weights, locate_weights
+from compatbench.backbone.load.weights import locate_weights
 from compatbench.data.cards import BackboneCard
-from compatbench.errors import BackboneError, CompatbenchWarning
+from compatbench.errors import BackboneError
 from compatbench.files.project_folders import tasks_folder
 from compatbench.messages import first_line
 
@@ -79,37 +75,6 @@ def build_architecture(card: BackboneCard, device: str = "cpu") -> nn.Module:
                 f"backbone '{card.name}': open_clip cannot build '{name}': {first_line(error)}",
                 "correct the name, or the open_clip_config.json of the folder",
             ) from None
-
-
-def fit_weights(model: nn.Module, path: Path, card: BackboneCard) -> dict[str, Tensor]:
-    """The tensors of a file by the model's names, in the file's own precision.
-
-    OpenAI's need QuickGELU, which their file does not say. A published file is recognised by its
-    hash, and OpenAI's archives by what else they hold; of others it cannot be known.
-    """
-    tensors = read_tensors(path)
-    release = recognise(hash_weights(path)) if card.weights is None else None
-    if release is not None:
-        weights = f"the weights {path}, which are {release},"
-        check_activation(card, weights, release.quick_gelu)
-        if card.tag not in (None, release.tag):
-            raise BackboneError(
-                f"backbone '{card.name}': the weights {path} are {release}, not '{card.tag}'",
-                f"name them so ({release}@FILE), or give the file of '{card.tag}'",
-            )
-    elif is_openai(tensors):
-        check_activation(card, f"OpenAI's weights {path}", quick=True)
-    quick = f"{card.config}{QUICK}"
-    unknown = release is None and card.path and card.tag is None
-    if unknown and card.config and quick in model_names():
-        warnings.warn(
-            f"backbone '{card.name}': {path} does not say whether it was trained with GELU, which "
-            f"'{card.config}' computes, or QuickGELU, as OpenAI's weights were; name its release "
-            f"({card.config}/TAG@FILE), or the model '{quick}'",
-            CompatbenchWarning,
-            stacklevel=2,
-        )
-    return fit_tensors(tensors, model, f"backbone '{card.name}', {path}")
 
 
 def build_tokenizer(card: BackboneCard, context_length: int) -> Any:

@@ -120,9 +120,14 @@ def _holds(value: object) -> bool:
     return isinstance(value, Tensor) and value.layout == torch.strided
 
 
-def fit_batch(encode: Callable[[int], object], room: float) -> int:
-    """How many images fit into so many bytes: a power of two, ``MOST`` at most."""
+def fit_batch(
+    compute: Callable[[int], object], room: float, most: int = MOST, probe: int = PROBE
+) -> int:
+    """How many images fit into so many bytes: ``most``, or a power of two.
+
+    What an image takes is measured with a few, ``probe``.
+    """
     with PeakBytes() as peak:
-        encode(PROBE)
-    fits = int(room / max(peak.most / PROBE, 1))
-    return 1 << (min(max(fits, 1), MOST).bit_length() - 1)
+        compute(probe)
+    fits = max(int(room / max(peak.most / probe, 1)), 1)
+    return most if most <= fits else 1 << (fits.bit_length() - 1)

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compatbench.backbone import FEATURES, Backbone, ImageInput
-from compatbench.backbone.device import PeakBytes
-from compatbench.backbone.rotated import RotatedBackbone
+from compatbench.backbone import FEATURES, Backbone, ImageInput, RotatedBackbone
+from compatbench.backbone.device import fit_batch
 from compatbench.backbone.text.memory import current_budget
 from compatbench.data.encoding import BATCH
 from compatbench.data.feature_cache import FeatureCache
@@ -88,15 +87,12 @@ def batch_size(answer: Callable[[Tensor], Tensor], images: int) -> int:
     """How many images ``answer`` is asked for at once.
 
     All of them, where they take less than ``MOST`` and the memory budget; otherwise a power of
-    two. What an image takes is measured with a few.
+    two.
     """
     if images <= PROBE:
         return images
-    with PeakBytes() as peak:
-        answer(torch.arange(PROBE))
     room = min(MOST, current_budget() or MOST)
-    most = max(int(room / max(peak.most / PROBE, 1)), 1)
-    return images if images <= most else 1 << (most.bit_length() - 1)
+    return fit_batch(lambda count: answer(torch.arange(count)), room, images, PROBE)
 
 
 def answer_batches(

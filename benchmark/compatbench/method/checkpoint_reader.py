@@ -15,12 +15,16 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from compatbench.backbone.load.checkpoint import check_size, check_stored, kind_of_checkpoint
+from compatbench.backbone.load.checkpoint import (
+    check_size,
+    check_stored,
+    failures_named,
+    kind_of_checkpoint,
+)
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import require
 from compatbench.files.sizes import format_bytes
 from compatbench.files.tensors import KEY
-from compatbench.messages import first_line
 
 # Objects of these packages are ignored: trainers store them with the weights.
 _PASSED_OVER = ("torch.optim.", "collections.", "numpy.", "argparse.", "yacs.", "dassl.")
@@ -64,19 +68,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if path.is_dir():
         path = _find_in(path)
-    try:
+    with failures_named(path):
         content = _read(require(path, follow=True))
         if isinstance(content, Mapping) and isinstance(inner := content.get("state_dict"), Mapping):
             content = {k: v for k, v in content.items() if k != "state_dict"} | {**inner}
         named = {name.removeprefix("module."): value for name, value in _flatten(content, "")}
-    except CompatbenchError:
-        raise
-    except OSError as error:
-        raise CompatbenchError(f"cannot read {path}: {first_line(error)}") from None
-    except Exception as error:  # a damaged file makes the readers raise errors of any kind
-        size = format_bytes(path.stat().st_size)
-        what = f"{path} is damaged or incomplete ({size}): {first_line(error)}"
-        raise CompatbenchError(f"{what}; fetch it again") from None
     tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
     if not tensors:
         raise CompatbenchError(f"{path} holds no tensors; give a file with the weights of a module")

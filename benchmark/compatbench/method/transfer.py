@@ -13,8 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from compatbench.backbone import Backbone, ImageInput, Labels
-from compatbench.backbone.rotated import RotatedBackbone
+from compatbench.backbone import Backbone, ImageInput, Labels, RotatedBackbone
 from compatbench.data.cards import COPIED
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import (

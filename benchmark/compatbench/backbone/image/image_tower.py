@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -13,7 +12,13 @@ from torch import Tensor, nn
 
 from compatbench.backbone.image.image_anatomy import EvaAnatomy, examine_image_tower
 from compatbench.backbone.parts.blocks import BlockUpdates, updates_of, widen
-from compatbench.backbone.parts.parameters import CommonNames, check_weights, replace_parameters
+from compatbench.backbone.parts.parameters import (
+    CommonNames,
+    change_tower,
+    check_weights,
+    replace_parameters,
+    rotate_projection,
+)
 from compatbench.errors import NotTransferable
 
 
@@ -61,6 +66,12 @@ class ImageTower:
         tokens: tokens of an image.
     """
 
+    # What a changed backbone sets: the rotation of its joint space, with what is added to a
+    # projection that leads there, and the updates in place of those that are given.
+    _rotation: Tensor | None = None
+    _added: Tensor | None = None
+    _drop: Callable[[int, BlockUpdates | None], BlockUpdates | None] | None = None
+
     def __init__(self, visual: nn.Module, name: str) -> None:
         self._visual = visual
         self._name = name
@@ -80,18 +91,22 @@ class ImageTower:
         Such as ``transformer.resblocks.0.ln_1.weight``, ``ln_pre.bias`` (where there is that
         norm), ``ln_post.weight`` and ``proj``, ``[d, e]``.
         """
-        return self._names.read()
+        return rotate_projection(self._names.read(), "proj", self._rotation)
 
     def replace(self, weights: Mapping[str, Tensor]) -> ImageTower:
         """The same tower with some of its ``weights`` replaced; the model is left as it is."""
         check_weights(weights, self.weights, "image")
-        dtype = next(iter(self.weights.values())).dtype
-        cast = {name: tensor.to(dtype) for name, tensor in weights.items()}
-        tower = copy.copy(self)
-        vars(tower).pop("_names", None)
-        vars(tower).pop("weights", None)
-        tower._visual = replace_parameters(self._visual, self._names.write(cast))
-        tower._anatomy = examine_image_tower(tower._visual, self._name)
+        added = self._added
+        if self._rotation is not None and "proj" in weights:  # it has no place in the model
+            added = weights["proj"] - self.weights["proj"]
+            weights = {name: tensor for name, tensor in weights.items() if name != "proj"}
+        tower = change_tower(self, _added=added)
+        if weights:
+            dtype = next(iter(self.weights.values())).dtype
+            cast = {name: tensor.to(dtype) for name, tensor in weights.items()}
+            vars(tower).pop("_names", None)
+            tower._visual = replace_parameters(self._visual, self._names.write(cast))
+            tower._anatomy = examine_image_tower(tower._visual, self._name)
         return tower
 
     def embed(self, images: Tensor, block: int = 0) -> Tensor:
@@ -175,7 +190,11 @@ class ImageTower:
 
     def project(self, rows: Tensor) -> Tensor:
         """From before the projection to the joint space, ``[..., e]`` of ``[..., d]``."""
-        return widen(self._anatomy.project(rows.to(next(self._visual.parameters()).dtype)))
+        dtype = next(self._visual.parameters()).dtype
+        features = widen(self._anatomy.project(rows.to(dtype)))
+        if self._rotation is not None:
+            features = features @ self._rotation.T
+        return features if self._added is None else features + rows.to(self._added) @ self._added
 
     def _run(
         self,
@@ -191,6 +210,8 @@ class ImageTower:
             x, block = anatomy.embed(x), -1
         if block < 0:
             x, block = anatomy.enter(x), 0
+        if self._drop is not None:
+            block_updates = self._drop(self.depth, block_updates)
         updates = updates_of(block_updates, self.depth, "image")
         for i in range(block, self.depth):
             if i - block < len(prompts):

@@ -9,7 +9,8 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -18,9 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from compatbench.backbone.load.find_weights import is_set
-from compatbench.backbone.load.names import recognise
+from compatbench.backbone.load.names import QUICK, check_activation, model_names, recognise
 from compatbench.backbone.load.weights import hash_weights
-from compatbench.errors import BackboneError, CompatbenchWarning
+from compatbench.data.cards import BackboneCard
+from compatbench.errors import BackboneError, CompatbenchError, CompatbenchWarning
 from compatbench.files.tensors import check_header
 from compatbench.messages import first_line
 
@@ -42,18 +44,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Code in the file is not run, unless the user has allowed that.
     """
-    try:
+    with failures_named(path):
         tensors = _find_tensors(_read(path))
-    except BackboneError:
-        raise
-    except OSError as error:
-        raise BackboneError(
-            f"cannot read weights {path}: {error.strerror or error}", "correct the path or the file"
-        ) from None
-    # A damaged file makes the readers raise errors of any kind.
-    except Exception as error:
-        what = f"{path} is damaged or incomplete ({path.stat().st_size:,} bytes)"
-        raise BackboneError(f"{what}: {first_line(error)}", "fetch it again") from None
     if not tensors:
         raise BackboneError(
             f"{path} holds no weights",
@@ -89,6 +81,21 @@ def kind_of_checkpoint(path: Path) -> Literal["safetensors", "script", "archive"
     with zipfile.ZipFile(path) as archive:
         is_script = any(name.endswith("/constants.pkl") for name in archive.namelist())
     return "script" if is_script else "archive"
+
+
+@contextmanager
+def failures_named(path: Path) -> Iterator[None]:
+    """Errors of readers, of which a damaged file causes any kind, as one line about a file."""
+    try:
+        yield
+    except CompatbenchError:
+        raise
+    except OSError as error:
+        what, fix = f"cannot read {path}: {first_line(error)}", "correct the path or the file"
+        raise BackboneError(what, fix) from None
+    except Exception as error:
+        what = f"{path} is damaged or incomplete ({path.stat().st_size:,} bytes)"
+        raise BackboneError(f"{what}: {first_line(error)}", "fetch it again") from None
 
 
 def _read(path: Path) -> object:
@@ -171,12 +178,38 @@ def check_size(path: Path) -> None:
             raise ValueError("its parts overlap")
 
 
-def is_openai(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the tensors come from one of OpenAI's archives."""
-    return all(name in tensors for name in _NUMBERS)
+def fit_weights(model: nn.Module, path: Path, card: BackboneCard) -> dict[str, Tensor]:
+    """The tensors of a file by the model's names, in the file's own precision.
+
+    OpenAI's need QuickGELU, which their file does not say. A published file is recognised by its
+    hash, and OpenAI's archives by what else they hold; of others it cannot be known.
+    """
+    tensors = read_tensors(path)
+    release = recognise(hash_weights(path)) if card.weights is None else None
+    if release is not None:
+        weights = f"the weights {path}, which are {release},"
+        check_activation(card, weights, release.quick_gelu)
+        if card.tag not in (None, release.tag):
+            raise BackboneError(
+                f"backbone '{card.name}': the weights {path} are {release}, not '{card.tag}'",
+                f"name them so ({release}@FILE), or give the file of '{card.tag}'",
+            )
+    elif all(name in tensors for name in _NUMBERS):  # as OpenAI's archives keep them
+        check_activation(card, f"OpenAI's weights {path}", quick=True)
+    quick = f"{card.config}{QUICK}"
+    unknown = release is None and card.path and card.tag is None
+    if unknown and card.config and quick in model_names():
+        warnings.warn(
+            f"backbone '{card.name}': {path} does not say whether it was trained with GELU, which "
+            f"'{card.config}' computes, or QuickGELU, as OpenAI's weights were; name its release "
+            f"({card.config}/TAG@FILE), or the model '{quick}'",
+            CompatbenchWarning,
+            stacklevel=2,
+        )
+    return _fit_tensors(tensors, model, f"backbone '{card.name}', {path}")
 
 
-def fit_tensors(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> dict[str, Tensor]:
+def _fit_tensors(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> dict[str, Tensor]:
     """The tensors by the names that open_clip's model has for them.
 
     Knows plain CLIP's names (OpenAI, LAION), those with a separate text tower (``text.``),

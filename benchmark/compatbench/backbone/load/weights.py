@@ -1,11 +1,12 @@
-"""The identity of a backbone's weights: their hash, checked against those that are published."""
+"""A backbone's weights: fetched, and named by their hash, checked against those published."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -15,10 +16,11 @@ from compatbench.backbone.load.names import (
     check_release,
     preprocessing,
     published_hash,
+    read_backbone,
     release_facts,
 )
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import BackboneCard
+from compatbench.data.cards import BackboneCard, backbone_cards, suite_cards
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import BackboneError, CompatbenchError, MissingWeights
 from compatbench.files.atomic import write_atomic
@@ -124,3 +126,50 @@ def _hash(path: Path, size: int, changed: int) -> str:
     with contextlib.suppress(CompatbenchError):
         write_atomic(kept, canonical_json({**state, "sha256": digest}).encode())
     return digest
+
+
+@dataclass(frozen=True)
+class FetchedWeights:
+    """What came of fetching a backbone's weights."""
+
+    name: str
+    licence: str
+    file: Path | None  # the weights, checked; None if they could not be had
+    problem: str = ""  # then why, and what to do
+
+
+def fetch_backbones(
+    backbones: str | Sequence[str] = (),
+    suite: str | None = None,
+    *,
+    progress: Callable[[str], object] = lambda _: None,
+) -> list[FetchedWeights]:
+    """Downloads the weights of backbones that are not on this machine, and checks all of them.
+
+    Args:
+        backbones: names of cards, globs or comma lists of these, or ``MODEL/TAG``.
+        suite: fetch those of all upgrades of a suite.
+        progress: called with the name of each before it is looked for.
+
+    Returns:
+        A record per backbone. What could not be had says why in its ``problem``.
+
+    Raises:
+        CompatbenchError: an unknown name or suite, or a broken card.
+    """
+    names = []
+    for name in [backbones] if isinstance(backbones, str) else backbones:
+        plain = not set("/@:").intersection(name)  # others need no card
+        names += backbone_cards.select_names(name) if plain else [name]
+    if suite is not None:
+        names += [name for upgrade in suite_cards.read(suite).upgrades for name in upgrade]
+    if not names:
+        raise CompatbenchError("nothing to fetch: name backbones, or a suite")
+    fetched = []
+    for card in [read_backbone(name) for name in dict.fromkeys(names)]:
+        progress(card.name)
+        try:
+            fetched.append(FetchedWeights(card.name, card.licence, locate_weights(card)))
+        except CompatbenchError as error:
+            fetched.append(FetchedWeights(card.name, card.licence, None, str(error)))
+    return fetched

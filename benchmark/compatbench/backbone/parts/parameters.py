@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from compatbench.errors import CompatbenchError
 
 ModuleType = TypeVar("ModuleType", bound=nn.Module)
+Tower = TypeVar("Tower")
 
 _EVA = (
     (r"^trunk\.patch_embed\.proj\.", "conv1."),
@@ -82,6 +83,23 @@ def _common(name: str) -> str:
     for pattern, common in _EVA:
         name = re.sub(pattern, common, name)
     return name
+
+
+def change_tower(tower: Tower, **attributes: Any) -> Tower:
+    """A copy of a tower with other values of some attributes, and so perhaps other weights."""
+    changed = copy.copy(tower)
+    vars(changed).pop("weights", None)
+    vars(changed).update(attributes)
+    return changed
+
+
+def rotate_projection(
+    weights: dict[str, Tensor], name: str, rotation: Tensor | None
+) -> dict[str, Tensor]:
+    """The weights of a tower with its projection, if it has one, into the rotated space."""
+    if rotation is None or name not in weights:
+        return weights
+    return weights | {name: weights[name] @ rotation.T.to(weights[name])}
 
 
 def check_weights(weights: Mapping[str, Tensor], known: Mapping[str, Tensor], tower: str) -> None:

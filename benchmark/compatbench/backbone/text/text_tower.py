@@ -23,6 +23,7 @@ from compatbench.backbone.parts.blocks import (
     apply_update,
     updates_of,
 )
+from compatbench.backbone.parts.parameters import rotate_projection
 from compatbench.backbone.text.causal import CausalTower, chunk_rows
 from compatbench.backbone.text.memory import SelectiveCheckpoint
 from compatbench.backbone.text.prompts import Inserted, Prompts, replace_rows
@@ -32,6 +33,8 @@ from compatbench.errors import CompatbenchError, NotTransferable
 
 class TextTower:
     """A frozen text tower, whatever its kind."""
+
+    _rotation: Tensor | None = None  # of the space that the projection among its weights leads to
 
     def __init__(self, anatomy: TextAnatomy) -> None:
         self._anatomy = anatomy
@@ -43,7 +46,7 @@ class TextTower:
     @cached_property
     def weights(self) -> dict[str, Tensor]:
         """The frozen weights of blocks, last norm and projection, by open_clip's names."""
-        return self._anatomy.weights()
+        return rotate_projection(self._anatomy.weights(), "text_projection", self._rotation)
 
     def project_by(self, projection: Tensor) -> TextTower:
         """The same tower with another projection ``[D, e]``, e of any size."""

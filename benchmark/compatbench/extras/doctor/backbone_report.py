@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from compatbench.backbone.build import build_architecture, fit_weights
+from compatbench.backbone.build import build_architecture
+from compatbench.backbone.load.checkpoint import fit_weights
 from compatbench.backbone.load.find_weights import find_weights
 from compatbench.backbone.load.names import (
     check_release,

@@ -1,23 +1,19 @@
-"""A backbone in rotated coordinates of its joint space."""
+"""Backbones made of another: in rotated coordinates of its joint space, or without some MLPs."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from compatbench.backbone import (
-    FEATURES,
-    Backbone,
-    BlockUpdates,
-    ImageInput,
-    ImageTower,
-    Prompts,
-)
-from compatbench.backbone.parts.parameters import check_weights
+from compatbench.backbone.backbone import Backbone
+from compatbench.backbone.image.image_tower import FEATURES, ImageInput, ImageTower
+from compatbench.backbone.parts.blocks import BlockUpdates, Update
+from compatbench.backbone.parts.parameters import change_tower
+from compatbench.backbone.text.prompts import Prompts
 from compatbench.backbone.text.text_tower import TextTower
 from compatbench.files.hashes import sha256_json
 from compatbench.files.tensors import fingerprint
@@ -49,12 +45,12 @@ class RotatedBackbone(Backbone):
     @cached_property
     def text(self) -> TextTower:  # type: ignore[override]
         """The text tower, with the projection that leads to these coordinates."""
-        return _RotatedText(self.unrotated.text, self.rotation)
+        return change_tower(self.unrotated.text, _rotation=self.rotation)
 
     @cached_property
     def image(self) -> ImageTower:
         """The image tower, with its features rotated."""
-        return _RotatedTower(self.unrotated.image, self.rotation)
+        return change_tower(self.unrotated.image, _rotation=self.rotation)
 
     @torch.no_grad()
     def encode_images(self, images: Tensor, wanted: ImageInput = FEATURES) -> Tensor:
@@ -82,47 +78,57 @@ class RotatedBackbone(Backbone):
         return self.text.project_by(projection).encode(prompts, inside, block_updates)
 
 
-class _RotatedText(TextTower):
-    def __init__(self, tower: TextTower, rotation: Tensor) -> None:
-        vars(self).update(vars(tower))
-        vars(self).pop("weights", None)
-        self._rotation = rotation
+class DroppingBackbone(Backbone):
+    """A backbone whose blocks each leave out their frozen MLP with some probability.
+
+    It is drawn anew for every call of ``encode_prompts`` and of ``image.encode``. What a method
+    adds to an MLP still acts. So a module comes to rely less on what an update of the backbone
+    changes most (Trans-PEFT, arXiv:2506.06844, section 4). Frozen text features, such as those of
+    zero-shot, are the whole backbone's; image features that were cached have all their MLPs.
+
+    Attributes:
+        mlp_drop: the probability.
+    """
+
+    def __init__(self, backbone: Backbone, mlp_drop: float, rng: torch.Generator) -> None:
+        """``rng`` is the fit's."""
+        vars(self).update(vars(backbone))
+        vars(self).pop("image", None)
+        self.mlp_drop = mlp_drop
+        self._whole, self._rng = backbone, rng
+
+    def drop(self, depth: int, updates: BlockUpdates | None) -> BlockUpdates:
+        """The updates of a tower's blocks, with the MLP of those that are drawn left out."""
+        changed = dict(updates or {})
+        drawn = torch.rand(depth, generator=self._rng) < self.mlp_drop
+        for block in drawn.nonzero().flatten().tolist():
+            changed[block, "mlp"] = _leave_out(changed.get((block, "mlp")))
+        return changed
 
     @cached_property
-    def weights(self) -> dict[str, Tensor]:
-        """As a tower's; the projection leads to the rotated space."""
-        return _rotate(super().weights, "text_projection", self._rotation)
+    def image(self) -> ImageTower:
+        """The image tower, which leaves out MLPs."""
+        return change_tower(self._whole.image, _drop=self.drop)
+
+    def encode_prompts(
+        self, prompts: Prompts, weights: Any = None, block_updates: BlockUpdates | None = None
+    ) -> Tensor:
+        """As a backbone."""
+        updates = self.drop(self.text.depth, block_updates)
+        return self._whole.encode_prompts(prompts, weights, updates)
+
+    def text_features(self, texts: tuple[str, ...]) -> Tensor:
+        """As a backbone, with all MLPs."""
+        return self._whole.text_features(texts)
+
+    def encode_texts(self, texts: Any) -> Tensor:
+        """As a backbone, with all MLPs."""
+        return self._whole.encode_texts(texts)
 
 
-class _RotatedTower(ImageTower):
-    def __init__(self, tower: ImageTower, rotation: Tensor) -> None:
-        vars(self).update(vars(tower))
-        vars(self).pop("weights", None)
-        self._rotation = rotation
+def _leave_out(update: Update | None) -> Update:
+    def left_out(output: Tensor, given: Tensor) -> Tensor:
+        nothing = torch.zeros_like(output)
+        return nothing if update is None else update(nothing, given)
 
-    @cached_property
-    def weights(self) -> dict[str, Tensor]:
-        """As a tower's; the projection leads to the rotated space."""
-        return _rotate(super().weights, "proj", self._rotation)
-
-    def replace(self, weights: Mapping[str, Tensor]) -> ImageTower:
-        """As a tower; a projection that is given leads to the rotated space, too."""
-        inside = {name: tensor for name, tensor in weights.items() if name != "proj"}
-        tower = super().replace(inside) if inside else copy.copy(self)
-        if "proj" in weights:
-            check_weights(weights, self.weights, "image")
-            vars(tower)["_added"] = weights["proj"] - self.weights["proj"]
-        return tower
-
-    def project(self, rows: Tensor) -> Tensor:
-        """As a tower, rotated."""
-        rotated = super().project(rows) @ self._rotation.T
-        added: Tensor | None = vars(self).get("_added")
-        return rotated if added is None else rotated + rows.to(added) @ added
-
-
-def _rotate(weights: dict[str, Tensor], name: str, rotation: Tensor) -> dict[str, Tensor]:
-    """The weights of a tower with its projection, if it has one, into the rotated space."""
-    if name not in weights:
-        return weights
-    return weights | {name: weights[name] @ rotation.T.to(weights[name])}
+    return left_out
