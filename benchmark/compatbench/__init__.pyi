@@ -21,10 +21,10 @@ from compatbench.method.listings import formats as formats
 from compatbench.method.listings import methods as methods
 from compatbench.method.listings import transfers as transfers
 from compatbench.results.evaluation import evaluate as evaluate
-from compatbench.results.tuning_records import tune as tune
 from compatbench.runs import plan as plan
 from compatbench.runs import results as results
 from compatbench.runs import run as run
+from compatbench.runs import tune as tune
 from compatbench.tables.pages.leaderboard import leaderboard as leaderboard
 from compatbench.tables.pages.report_site import report as report
 

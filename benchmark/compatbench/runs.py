@@ -1,33 +1,35 @@
-"""A suite as a whole: what a run would do, the run, and its results."""
+"""A suite as a whole: what a run would do, the run, its results, and the choice of settings."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from compatbench.backbone.load import planning
-from compatbench.data.cards import suite_cards
+from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.engine.cell import Cell, provenance
 from compatbench.engine.compute import Compute
+from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.run_plan import run_plan
+from compatbench.engine.method_settings import resolve_settings
 from compatbench.engine.order import Shard, take_shard
-from compatbench.engine.plan import make_plan
+from compatbench.engine.plan import Plan, make_plan
+from compatbench.engine.tuning import plan_tuning
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import remove_remains
+from compatbench.files.atomic import remove_remains, write_atomic
 from compatbench.files.kinds import require
-from compatbench.results.collect import collect_results
+from compatbench.results.collect import collect_results, rows_of
 from compatbench.results.ranking_table import Results
 from compatbench.results.result_files import FIGURES, REPORT, RESULTS, read_results, result_folders
+from compatbench.results.rows import Row
+from compatbench.results.tuning_records import Tuning, choose, tuning_path
 from compatbench.tables.pages.leaderboard import LEADERBOARD, read_readme, write_pages
 from compatbench.tables.pages.report_site import report
 from compatbench.tables.suite_page import published_pages, read_suite_page
-
-if TYPE_CHECKING:
-    from compatbench.data.cards import SuiteCard
-    from compatbench.engine.execute.events import Event
-    from compatbench.engine.plan import Plan
 
 Names = str | Sequence[str]
 
@@ -62,10 +64,10 @@ def plan(
         CompatbenchError: an unknown name, a broken card or method file, or an empty selection.
     """
     with planning():
-        found = make_plan(
+        planned = make_plan(
             suite, methods, tasks, seeds, shots, transfers, Path(out), precision, shots_files, True
         )
-    return take_shard(found, shard)
+    return take_shard(planned, shard)
 
 
 def run(
@@ -125,19 +127,19 @@ def run(
     """
     out = Path(out)
     asked = (suite, methods, tasks, seeds, shots, transfers, out, precision, shots_files)
-    found = make_plan(*asked, skip_missing)
-    if not found.cells:
+    planned = make_plan(*asked, skip_missing)
+    if not planned.cells:
         raise CompatbenchError(
-            f"nothing of suite '{found.suite.name}' can run here; see 'compatbench doctor "
-            f"--suite {suite if isinstance(suite, str) else found.suite.name}'"
+            f"nothing of suite '{planned.suite.name}' can run here; see 'compatbench doctor "
+            f"--suite {suite if isinstance(suite, str) else planned.suite.name}'"
         )
-    _check_folders(out, found.suite.name)
-    found = take_shard(found, shard)
-    failures = run_plan(found, compute or Compute(), on_start, on_event)
-    _publish(found, out)
-    whole, asked = results(found.suite, out), found.matrix
+    _check_folders(out, planned.suite.name)
+    planned = take_shard(planned, shard)
+    failures = run_plan(planned, compute or Compute(), on_start, on_event)
+    _publish(planned, out)
+    whole, asked = results(planned.suite, out), planned.matrix
     # What was asked for and is not there yet is missing.
-    whole = replace(whole, expected=replace(whole.expected, seeds=found.suite.seeds))
+    whole = replace(whole, expected=replace(whole.expected, seeds=planned.suite.seeds))
     part = whole.restrict(asked.tasks, asked.seeds, asked.shots)
     return replace(part, failures=failures)
 
@@ -187,3 +189,72 @@ def _publish(plan: Plan, out: Path) -> None:
             if (out / RESULTS / FIGURES).is_dir():
                 report(out, published=pages)
             write_pages(out, pages)
+
+
+def tune(
+    methods: Names,
+    suite: str = "mini",
+    *,
+    out: str | Path = ".",
+    compute: Compute | None = None,
+    on_start: Callable[[Plan, int], object] = lambda plan, jobs: None,
+    on_event: Callable[[Event], object] = lambda event: None,
+) -> list[Tuning]:
+    """Chooses methods' rates and steps for a suite, on training images of its development tasks.
+
+    Every setting that the suite's card names (``tuning``) is fitted on three quarters of each
+    few-shot draw and tested on the last, on the first source alone. Finished fits are kept, as
+    those of ``run`` are, and what was compared is written to ``results/<suite>/tuning/``.
+
+    Args:
+        methods, suite, out, compute, on_start, on_event: as for ``run``.
+
+    Returns:
+        What was compared and chosen, by method. ``frame`` has a row per setting.
+
+    Raises:
+        CompatbenchError: as ``run``; a suite that does not say how settings are chosen, methods
+            with neither a rate nor steps, or one of which every setting failed.
+    """
+    planned = plan_tuning(methods, suite, out)
+    run_plan(planned, compute or Compute(), on_start, on_event)
+    names = dict.fromkeys(choice.method.card.name for choice in planned.matrix.choices)
+    tunings = [_read_fits(planned, name) for name in names]
+    for tuning in tunings:
+        text = json.dumps(tuning.model_dump(mode="json"), indent=1, sort_keys=True)
+        path = tuning_path(Path(out), tuning.suite, tuning.method)
+        write_atomic(path, f"{text}\n".encode())
+    return tunings
+
+
+def _read_fits(plan: Plan, method: str) -> Tuning:
+    """What the fits of a plan give for a method."""
+    suite, matrix = plan.suite, plan.matrix
+    choices = [choice for choice in matrix.choices if choice.method.card.name == method]
+    configs = [resolve_settings(one.method, suite, one.name).config for one in choices]
+    rows = [
+        [_find_row(plan, cell) for cell in plan.cells if cell.name == choice.name]
+        for choice in choices
+    ]
+    about: dict[str, Any] = {
+        **dict(suite=suite.name, method=method, version=choices[0].method.card.version),
+        **dict(source=suite.upgrades[0][0], shots=matrix.shots[0], provenance=provenance()),
+        **dict(tasks=matrix.tasks, seeds=matrix.seeds),
+        "lr": [config.get("recipe", {}).get("lr") for config in configs],
+        "max_steps": [config.get("max_steps") for config in configs],
+        "correct": [[row and row.correct for row in of_choice] for of_choice in rows],
+        "total": [
+            max(row.total or 0 if row else 0 for row in of) for of in zip(*rows, strict=True)
+        ],
+    }
+    try:
+        chosen = choose(Tuning.model_construct(**about).frame)
+    except ValueError as error:
+        raise CompatbenchError(f"method '{method}': {error}; 'runs ls' shows the fits") from None
+    return Tuning.model_validate(about | {"chosen": chosen, "config": configs[chosen]})
+
+
+def _find_row(plan: Plan, cell: Cell) -> Row | None:
+    record = plan.store.read(cell.key)
+    rows = rows_of(cell, record, plan.store) if record is not None else []
+    return rows[0] if rows and rows[0].status == "ok" else None

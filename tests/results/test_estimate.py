@@ -44,9 +44,6 @@ from compatbench.results.standing import (
     paired_interval,
 )
 
-figures = st.lists(st.floats(-100, 100).map(lambda x: round(x, 2)), min_size=2, max_size=12)
-
-
 RNG = np.random.default_rng(2)
 BELOW = RNG.normal(8, 2, 30)
 ABOVE = BELOW * 0.5 + RNG.normal(0, 1, 30)
@@ -70,8 +67,8 @@ def test_intervals_are_those_that_scipy_gives(statistic, theirs, samples, near: 
     expected = stats.bootstrap(samples, theirs, paired=True, method="percentile", random_state=1)
     assert found is not None
     assert found.value == pytest.approx(theirs(*samples, axis=0))
-    assert found.low == pytest.approx(expected.confidence_interval.low, abs=near)
-    assert found.high == pytest.approx(expected.confidence_interval.high, abs=near)
+    bounds = [*expected.confidence_interval]
+    assert [found.low, found.high] == pytest.approx(bounds, abs=near)
 
 
 def test_rows_of_a_unit_are_averaged_and_units_are_drawn() -> None:
@@ -91,7 +88,6 @@ def test_rows_of_a_unit_are_averaged_and_units_are_drawn() -> None:
         ([1.0, np.nan], mean),
         (pd.DataFrame({"a": [], "b": []}), ratio_of_means),
         ({"a": [1.0, 2.0], "b": [0.0, 0.0]}, ratio_of_means),
-        ({"a": [1.0], "b": [-1.0]}, ratio_of_means),
     ],
 )
 def test_what_is_missing_or_not_defined_has_no_estimate(figures, statistic) -> None:
@@ -105,7 +101,7 @@ def test_an_interval_over_eight_datasets_holds_the_mean_nine_times_in_ten() -> N
     assert 0.86 < share < 0.94
 
 
-@given(figures)
+@given(st.lists(st.floats(-100, 100).map(lambda x: round(x, 2)), min_size=2, max_size=12))
 def test_an_interval_holds_its_mean_and_lies_among_the_values(values: list[float]) -> None:
     found = estimate(values)
     assert found is not None
@@ -120,19 +116,16 @@ def standing(values: list[int], left_out: int = 0) -> Standing:
     return compute_standing(results, expected, UPGRADE, 4)
 
 
-def test_a_missing_cell_leaves_no_interval_and_one_dataset_no_bounds() -> None:
-    assert measure_interval(standing([40, 60], left_out=1), "h") is None
-    alone = measure_interval(standing([50]), "h")
-    assert alone is not None
-    assert (alone.value, alone.sign, alone.bounded) == (51, 0, False)
-
-
-def test_a_paired_interval_is_that_of_the_differences() -> None:
-    one, other = standing([50, 61, 72, 80]), standing([48, 60, 70, 79])
+def test_intervals_of_measures_and_of_differences() -> None:
+    one, other, part = standing([50, 61, 72, 80]), standing([48, 60, 70, 79]), [50, 60, 70, 80]
     found = paired_interval(one, other, "h")
     assert found is not None
     assert (found.low, found.value, found.high) == (pytest.approx(1), 1.5, pytest.approx(2))
-    assert paired_interval(one, standing([50, 60, 70, 80], left_out=1), "h") is None
+    assert paired_interval(one, standing(part, left_out=1), "h") is None
+    assert measure_interval(standing(part, left_out=1), "h") is None
+    alone = measure_interval(standing([50]), "h")
+    assert alone is not None
+    assert (alone.value, alone.sign, alone.bounded) == (51, 0, False)
 
 
 EXPECTED = replace(TWO_BY_TWO, retrained=True)
@@ -176,13 +169,13 @@ def test_the_share_times_the_retrained_gain_is_the_old_gain(old: dict, right: di
 
 def test_retrained_rows_are_asked_for_and_are_no_upgrade() -> None:
     whole = with_retrained(ATTACHED, RETRAINED)
+    words = through_words(flat(COOP, 50, 60))
     assert find_gaps(make_suite(whole), EXPECTED).empty
+    assert find_gaps(make_suite(words), EXPECTED).empty
     [ranked] = make_page(whole, expected=EXPECTED).ranks(UPGRADE, 4)
     assert ranked.standing.state == "complete"
     fewer = make_suite(replace(whole, rows=whole.rows[:-1]))
     [gap] = find_gaps(fewer, EXPECTED).to_dict("records")
     assert (gap["task"], gap["seed"], gap["backbone"]) == ("dogs", 2, "new, retrained")
-    words = through_words(flat(COOP, 50, 60))
-    assert find_gaps(make_suite(words), EXPECTED).empty
     # A suite that does not retrain does not ask for them.
     assert find_gaps(fewer, TWO_BY_TWO).empty

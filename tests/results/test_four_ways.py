@@ -7,15 +7,7 @@ from statistics import harmonic_mean, mean
 
 import numpy as np
 import pytest
-from synthetic_results import (
-    COOP,
-    PROBE,
-    UPGRADE,
-    ZEROSHOT,
-    make_method,
-    make_page,
-    make_row,
-)
+from synthetic_results import COOP, PROBE, UPGRADE, ZEROSHOT, make_method, make_page, make_row
 
 from compatbench.errors import CompatbenchError
 from compatbench.results.estimate import draw_resamples
@@ -35,7 +27,8 @@ RIGHT = {
     1: [(60, 50, 55, 40), (80, 45, 70, 61), (30, 20, 66, 62)],
     2: [(62, 48, 57, 44), (79, 47, 71, 60), (34, 22, 60, 65)],
 }
-ZERO = {"old": 40, "new": 60}
+CELLS = [right for seed in RIGHT.values() for right in seed]
+MEANS = [mean(cell[i] for cell in CELLS) for i in range(4)]
 NOT_APPLICABLE = "not applicable: the module knows the classes it was fitted for and no others"
 
 
@@ -53,10 +46,10 @@ def of(info: MethodInfo, applies: bool = True) -> MethodResults:
                     continue
                 flips = {}
                 if model:
-                    before = right[number]
-                    lost = max(before - right[2 + number], 0) + 1
-                    gained = right[2 + number] - before + lost
-                    flips = dict(negative_flips=lost, positive_flips=gained, inconsistent_errors=0)
+                    before, after = right[number], right[2 + number]
+                    lost = max(before - after, 0) + 1
+                    flips = dict(negative_flips=lost, positive_flips=after - before + lost)
+                    flips["inconsistent_errors"] = 0
                 rows.append(make_row(right[2 * model + number], **where, **flips))
     return make_method(info, rows)
 
@@ -70,36 +63,27 @@ def test_figures_are_the_sums_written_out() -> None:
     assert list_pairs(EXPECTED) == tuple((task, NEW[task][0]) for task in TASKS)
     [one] = measure_four_ways([of(COOP)], EXPECTED, UPGRADE, 4)
     assert one.state == "complete"
-    cells = [right for seed in RIGHT.values() for right in seed]
-    base, new, base_after, new_after = (mean(c[i] for c in cells) for i in range(4))
-    # The field's H is of means; this project's is a mean.
-    source, target = one.over_classes("source"), one.over_classes("target")
-    assert source is not None
-    assert target is not None
-    assert source.value == pytest.approx(harmonic_mean([base, new]), abs=1e-9)
-    assert target.value == pytest.approx(harmonic_mean([base_after, new_after]), abs=1e-9)
-    by_task = np.array([[*map(mean, zip(*both, strict=True))] for both in
-                        zip(RIGHT[1], RIGHT[2], strict=True)])  # fmt: skip
+    base, new, base_after, new_after = MEANS
+    expected = {
+        # The field's H is of means; this project's is a mean.
+        "h_source": harmonic_mean([base, new]),
+        "h_target": harmonic_mean([base_after, new_after]),
+        "h_own": mean(harmonic_mean([c[0], c[2]]) for c in CELLS),
+        "h_other": mean(harmonic_mean([c[1], c[3]]) for c in CELLS),
+        "four": mean(map(harmonic_mean, CELLS)),
+        # Zero-shot has 40 right on the source and 60 on the target, so that it cancels.
+        "forgotten": mean((c[1] - c[3]) - (c[0] - c[2]) for c in CELLS),
+        "other_negative_flips": mean(max(c[1] - c[3], 0) + 1 for c in CELLS),
+    }
+    found = {name: one.mean(name) for name in expected}
+    assert {name: interval and interval.value for name, interval in found.items()} == pytest.approx(
+        expected, abs=1e-9
+    )
+    by_task = np.mean([RIGHT[1], RIGHT[2]], axis=0)
     drawn = [harmonic_mean([*by_task[rows, :2].mean(axis=0)]) for rows in draw_resamples(3)]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    assert (source.low, source.high) == pytest.approx((low, high), abs=1e-9)
-    for classes, i in (("own", 0), ("other", 1)):
-        found = one.over_models(classes)  # type: ignore[arg-type]
-        assert found is not None
-        expected = mean(harmonic_mean([c[i], c[2 + i]]) for c in cells)
-        assert found.value == pytest.approx(expected, abs=1e-9)
-    assert one.four is not None
-    assert one.four.value == pytest.approx(mean(map(harmonic_mean, cells)), abs=1e-9)
-    lost = [
-        ((c[1] - ZERO["old"]) - (c[3] - ZERO["new"]))
-        - ((c[0] - ZERO["old"]) - (c[2] - ZERO["new"]))
-        for c in cells
-    ]
-    assert one.forgotten is not None
-    assert one.forgotten.value == pytest.approx(mean(lost), abs=1e-9)
-    flips = one.mean("other_negative_flips")
-    assert flips is not None
-    assert flips.value == pytest.approx(mean(max(c[1] - c[3], 0) + 1 for c in cells), abs=1e-9)
+    source = found["h_source"]
+    assert source is not None
+    assert [source.low, source.high] == pytest.approx([*np.percentile(drawn, [2.5, 97.5])])
 
 
 def test_what_does_not_apply_says_so_and_is_ordered_last() -> None:
@@ -107,19 +91,17 @@ def test_what_does_not_apply_says_so_and_is_ordered_last() -> None:
     found = measure_four_ways(methods, EXPECTED, UPGRADE, 4)
     assert [one.info.name for one in found] == ["coop", "zeroshot", "linear_probe"]
     assert [one.state for one in found] == ["complete", "complete", "not applicable"]
-    assert found[-1].four is None
-    assert found[-1].over_models("own") is not None
+    assert found[-1].mean("four") is None
+    assert found[-1].mean("h_own") is not None
     part = of(COOP)
     part = replace(part, rows=part.rows.iloc[:-1])
-    assert measure_four_ways([part], EXPECTED, UPGRADE, 4)[0].state == "incomplete"
     other = of(COOP, applies=False)
     other = replace(other, rows=other.rows.replace(NOT_APPLICABLE, "no descriptions"))
-    assert measure_four_ways([other], EXPECTED, UPGRADE, 4)[0].state == "not transferable"
+    states = [measure_four_ways([one], EXPECTED, UPGRADE, 4)[0].state for one in (part, other)]
+    assert states == ["incomplete", "not transferable"]
     page = page_of(*methods)
     frame = Results(page.results, page.expected).classes(*UPGRADE).set_index("method")
-    assert frame.loc["coop", "own_source"] == pytest.approx(
-        mean(c[0] for s in RIGHT.values() for c in s)
-    )
+    assert frame.loc["coop", "own_source"] == pytest.approx(MEANS[0])
     assert frame.loc["linear_probe", "state"] == "not applicable"
     assert frame.loc["linear_probe", "reason"] == NOT_APPLICABLE
     assert np.isnan(frame.loc["linear_probe", "four"])
@@ -141,8 +123,7 @@ def test_the_picture_leads_from_the_source_to_the_target() -> None:
     [planned] = [one for one in plan_figures([page]) if one.section == "classes"]
     values = {one["title"]: one for one in planned.shown.values}
     assert PROBE.title not in values  # it knows its own classes only
-    cells = [right for seed in RIGHT.values() for right in seed]
-    base, new, base_after, new_after = (mean(c[i] for c in cells) for i in range(4))
+    base, new, base_after, new_after = MEANS
     shown = [*values[COOP.title]["own"], *values[COOP.title]["other"]]
     assert shown == pytest.approx([base, base_after, new, new_after], abs=0.005)
     assert f"{COOP.title}: own classes {base:.1f} → {base_after:.1f}" in planned.render().decode()

@@ -39,8 +39,10 @@ def results() -> Results:
 
 
 def test_a_ranking_has_the_figures_of_every_method(results: Results) -> None:
+    assert repr(results).endswith("2 tasks; old → new>")
     frame = results.ranking("old", "new")
     assert frame["method"].tolist() == ["coop", "zeroshot", "linear_probe", "partial"]
+    assert frame["rank"].tolist() == ["1", "2", "3", ""]  # other transfers are ranked apart
     coop, zeroshot, _, partial = (row for _, row in frame.iterrows())
     assert (coop["rank"], coop["title"], coop["state"]) == ("1", "CoOp", "complete")
     assert (coop["source"], coop["target"], coop["gain"]) == (60, 57.5, -2.5)
@@ -51,11 +53,6 @@ def test_a_ranking_has_the_figures_of_every_method(results: Results) -> None:
     assert pd.isna(zeroshot[["fit_seconds", "h_std"]]).all()
     assert pd.isna(partial[["h", "h_low", "harmed"]]).all()
     assert (partial["rank"], partial["state"], partial["measured"]) == ("", "incomplete", 3)
-
-
-def test_other_transfers_are_ranked_apart(results: Results) -> None:
-    untouched = Results(results.suite, TWO_BY_TWO).ranking("old", "new")
-    assert untouched["rank"].tolist() == ["1", "2", "3", ""]
     frame = results.ranking("old", "new", transfer="words")
     assert frame[["method", "title", "transfer"]].to_numpy().tolist() == [
         ["linear_probe", "Linear probe", "words"]
@@ -78,14 +75,10 @@ def test_what_is_not_here_is_named(results: Results, ask, says: str) -> None:
         ask(results)
 
 
-def test_a_restriction_takes_means_over_a_part(results: Results) -> None:
-    assert repr(results).endswith("2 tasks; old → new>")
+def test_parts_figures_by_dataset_and_gaps(results: Results) -> None:
     one_seed = results.restrict(tasks=["cats"], seeds=[1])
     coop = one_seed.ranking("old", "new").set_index("method").loc["coop"]
     assert (coop["cells"], coop["source"], coop["target"]) == (1, 60, 50)
-
-
-def test_figures_by_dataset_and_gaps(results: Results) -> None:
     frame = results.by_dataset("target", "old", "new")
     assert frame.loc["coop"].tolist() == [55, 60, 57.5]
     assert frame.loc["partial"].isna().tolist() == [False, True, True]

@@ -82,25 +82,24 @@ def test_a_method_that_learns_nothing_is_compared_at_every_seed() -> None:
     assert places(ranked) == [("1", "a"), ("2", "zeroshot")]
 
 
-def test_one_cell_alone_shows_no_tie() -> None:
-    expected = replace(TWO_BY_TWO, tasks=("cats",), seeds=(1,))
+@pytest.mark.parametrize(
+    ("unranked", "expected"),
+    [
+        ({}, [("1", "b"), ("2", "a")]),  # one cell alone shows no tie
+        ({"b": "too small"}, [("1", "a"), ("", "b")]),  # it has figures, but no place
+    ],
+)
+def test_places_of_one_cell(unranked: dict[str, str], expected: list[tuple[str, str]]) -> None:
+    suite = replace(TWO_BY_TWO, tasks=("cats",), seeds=(1,), unranked=unranked)
     methods = [
         make_method(replace(COOP, name=name), make_pairs({("cats", 1): (h, h)}, method=name))
         for name, h in (("a", 50), ("b", 51))
     ]
-    assert places(rank_upgrades(methods, expected, (UPGRADE,), 4)) == [("1", "b"), ("2", "a")]
-
-
-def test_what_a_suite_cannot_do_justice_to_has_figures_but_no_place() -> None:
-    expected = replace(TWO_BY_TWO, tasks=("cats",), seeds=(1,), unranked={"b": "too small"})
-    methods = [
-        make_method(replace(COOP, name=name), make_pairs({("cats", 1): (h, h)}, method=name))
-        for name, h in (("a", 50), ("b", 60))
-    ]
-    ranked = rank_upgrades(methods, expected, (UPGRADE,), 4)
-    assert places(ranked) == [("1", "a"), ("", "b")]
-    assert ranked[1].value("h") == 60
-    assert explain_unranked(ranked) == [("CoOp", "not ranked", "here: too small")]
+    ranked = rank_upgrades(methods, suite, (UPGRADE,), 4)
+    assert places(ranked) == expected
+    if unranked:
+        assert ranked[1].value("h") == 51
+        assert explain_unranked(ranked) == [("CoOp", "not ranked", "here: too small")]
 
 
 # Of 100 images, on cats and on dogs.

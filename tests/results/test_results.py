@@ -198,16 +198,13 @@ def test_an_unsafe_method_name_is_never_written(tmp_path: Path, name: str) -> No
     assert list(tmp_path.rglob("*.csv")) == []
 
 
-def test_an_unsafe_suite_or_file_name_is_an_error(tmp_path: Path) -> None:
+def test_an_unsafe_name_or_a_link_is_an_error(tmp_path: Path) -> None:
+    folder, other = written(tmp_path), written(tmp_path / "other")
     with pytest.raises(CompatbenchError, match="suite"):
         read_results(tmp_path / "a b")
-    (tmp_path / "a b.csv").touch()
+    (folder / "a b.csv").touch()
     with pytest.raises(CompatbenchError, match="method 'a b'"):
-        read_results(tmp_path)
-
-
-def test_links_are_not_followed(tmp_path: Path) -> None:
-    folder, other = written(tmp_path), written(tmp_path / "other")
+        read_results(folder)
     (folder / "coop.csv").unlink()
     (folder / "coop.csv").symlink_to(other / "coop.csv")
     with pytest.raises(CompatbenchError, match="is a link"):
@@ -246,25 +243,29 @@ def test_two_rows_for_one_measurement_are_refused(tmp_path: Path) -> None:
         read_results(folder)
 
 
-def merged_rows(old: list[Row], new: list[Row], valid_keys: set[str]) -> list[Row]:
-    return lines_of(merge_results(make_method(COOP, old), make_method(COOP, new), valid_keys))
+STALE, KEPT, REPLACED = (make_row(seed, seed=seed) for seed in (1, 2, 3))
+NEW, OTHER = make_row(4, seed=3), make_row(4, seed=3, key="0" * 64)
+FAILURE = make_row(None, seed=3, status="failed", reason="RuntimeError: out of memory")
+OTHER_FAILURE = FAILURE.model_copy(update={"key": "0" * 64})
 
 
-def test_merge_keeps_valid_rows_that_are_not_replaced() -> None:
-    stale, kept, replaced = make_row(1, seed=1), make_row(2, seed=2), make_row(3, seed=3)
-    new = make_row(4, seed=3)
-    assert merged_rows([stale, kept, replaced], [new], {kept.key, replaced.key}) == [kept, new]
-    other = make_row(2, seed=3, key="0" * 64)
-    assert merged_rows([replaced], [other], {replaced.key, other.key}) == [other]
-
-
-def test_a_new_failure_does_not_displace_a_result_of_the_same_fit() -> None:
-    old = make_row(50)
-    failure = make_row(None, status="failed", reason="RuntimeError: out of memory")
-    assert merged_rows([old], [failure], {old.key}) == [old]
-    assert merged_rows([failure], [old], {old.key}) == [old]
-    other = failure.model_copy(update={"key": "0" * 64})
-    assert merged_rows([old], [other], {old.key, other.key}) == [other]
+@pytest.mark.parametrize(
+    ("old", "new", "merged"),
+    [
+        ([STALE, KEPT, REPLACED], NEW, [KEPT, NEW]),
+        ([REPLACED], OTHER, [OTHER]),
+        # A failure does not take the place of a result of the same fit.
+        ([REPLACED], FAILURE, [REPLACED]),
+        ([FAILURE], REPLACED, [REPLACED]),
+        ([REPLACED], OTHER_FAILURE, [OTHER_FAILURE]),
+    ],
+)
+def test_merge_keeps_valid_rows_that_are_not_replaced(
+    old: list[Row], new: Row, merged: list[Row]
+) -> None:
+    keys = {KEPT.key, REPLACED.key, new.key}
+    both = merge_results(make_method(COOP, old), make_method(COOP, [new]), keys)
+    assert lines_of(both) == merged
 
 
 def test_costs_and_provenance_of_rows_that_are_gone_go_with_them() -> None:

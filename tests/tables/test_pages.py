@@ -90,11 +90,11 @@ def test_a_registered_measure_is_shown_where_rows_have_it() -> None:
     assert "| Agreement |" in render_methods(page)
     assert "- **Agreement**: images with the same predicted class" in render_suite(page)
     columns = choose_columns([page])
-    assert "Agreement" in {column["title"] for column in columns.describe()}
-    assert columns.titles()[-1] == "Agreement"
+    assert "Agreement" in {column.title for column in columns.ranking}
+    assert [*columns.measures][-1] == "agreement"
     plain = make_page(coop, floor)
     assert "Agreement" not in render_methods(plain) + render_suite(plain)
-    assert "Agreement" not in choose_columns([plain]).titles()
+    assert "agreement" not in choose_columns([plain]).measures
 
 
 def test_the_command_gives_the_seeds_and_transfers_that_were_run() -> None:

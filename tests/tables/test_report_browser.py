@@ -25,9 +25,9 @@ FLAGS = [
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
+    "--disable-sync",
     "--disable-background-networking",
     "--disable-component-update",
-    "--disable-sync",
 ]
 
 OpenPage = Callable[..., "Page"]

@@ -7,9 +7,9 @@ and is tested on *other* ones (the new half; or those of other tasks), on source
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -36,6 +36,8 @@ _MEASURES = {
     "target_gain": "gain",
     "negative_flips": "negative_flips",
 }
+_COLUMNS = tuple(f"{classes}_{name}" for classes in CLASSES for name in _MEASURES)
+_BOUNDED = ("four", "forgotten")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +48,10 @@ class FourWays:
         frame: a row for each seed and each pair of a test set of own classes and one of others.
             ``own_source`` is the top-1 accuracy on own classes of the source in percent,
             ``own_source_gain`` what that is over its zero-shot among these classes in points,
-            ``own_negative_flips`` the share of the images, and so on; NaN where there is no number.
+            ``own_negative_flips`` the share of the images, and so on; ``h_own`` is H of source and
+            target, this project's H, ``four`` the harmonic mean of all four accuracies, and
+            ``forgotten`` how much more of its gain a module loses on other classes than on its
+            own, in points. NaN where there is no number.
         reasons: why modules cannot be attached, by classes; empty if they can.
     """
 
@@ -54,6 +59,7 @@ class FourWays:
     upgrade: Upgrade
     frame: pd.DataFrame
     reasons: Mapping[Classes, str]
+    memory: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def state(self) -> State:
@@ -61,46 +67,34 @@ class FourWays:
         if self.reasons["own"] or self.reasons["other"]:
             alone = not self.reasons["own"] and self.reasons["other"].startswith(NOT_APPLICABLE)
             return "not applicable" if alone else "not transferable"
-        return "incomplete" if self.four is None else "complete"
+        return "incomplete" if self.mean("four") is None else "complete"
+
+    @remembered
+    def mean(self, name: str) -> Interval | None:
+        """The mean of a column of ``frame`` over seeds, then over pairs, with its interval.
+
+        ``h_source`` and ``h_target`` are no columns, but the field's H, as papers report it: the
+        harmonic mean of own and other classes' mean accuracies over datasets and seeds.
+        """
+        model = name.removeprefix("h_")
+        if name != model and model in MODELS:
+            both = self.frame[["pair", f"own_{model}", f"other_{model}"]]
+            return estimate(both, "pair", harmonic_mean_of_means)
+        return estimate(self.frame[["pair", name]], "pair")
 
     def over_classes(self, model: Model) -> Interval | None:
-        """The harmonic mean of own and other classes' mean accuracies: the field's H.
-
-        As papers report it, of the means over datasets and seeds.
-        """
-        both = self.frame[["pair", f"own_{model}", f"other_{model}"]]
-        return estimate(both, "pair", harmonic_mean_of_means)
+        return self.mean(f"h_{model}")
 
     def over_models(self, classes: Classes) -> Interval | None:
-        """H of source and target, per dataset and seed, then averaged: this project's H."""
-        return self._mean(harmonic_mean(*(self.frame[f"{classes}_{model}"] for model in MODELS)))
+        return self.mean(f"h_{classes}")
 
-    @cached_property
+    @property
     def four(self) -> Interval | None:
-        """The harmonic mean of all four accuracies, per dataset and seed, then averaged."""
-        table = self.frame[[f"{c}_{m}" for c in CLASSES for m in MODELS]].to_numpy(float)
-        with np.errstate(divide="ignore"):
-            means = np.where(table.min(axis=1) == 0, 0.0, 4 / (1 / table).sum(axis=1))
-        return self._mean(means)
+        return self.mean("four")
 
-    @cached_property
+    @property
     def forgotten(self) -> Interval | None:
-        """How much more of its gain a module loses on other classes than on its own, in points.
-
-        (gain on the source − gain on the target) on other classes, less the same on own ones.
-        """
-        own, other = (
-            self.frame[f"{classes}_source_gain"] - self.frame[f"{classes}_target_gain"]
-            for classes in CLASSES
-        )
-        return self._mean(other - own)
-
-    def mean(self, column: str) -> Interval | None:
-        """The mean of a column of ``frame`` over seeds, then over pairs, with its interval."""
-        return self._mean(self.frame[column])
-
-    def _mean(self, figures: object) -> Interval | None:
-        return estimate({"pair": self.frame["pair"], "figures": figures}, "pair")
+        return self.mean("forgotten")
 
 
 def list_pairs(expected: Expected) -> tuple[tuple[str, str], ...]:
@@ -131,7 +125,7 @@ def measure_four_ways(
 
 @remembered
 def _measure(results: MethodResults, expected: Expected, upgrade: Upgrade, shots: int) -> FourWays:
-    columns, reasons = dict[str, list[object]](), dict[Classes, str]()
+    columns, reasons = dict[str, Any](), dict[Classes, str]()
     for number, classes in enumerate(CLASSES):
         standings = [
             compute_standing(results, expected, upgrade, shots, (pair[0], pair[number]))
@@ -139,37 +133,40 @@ def _measure(results: MethodResults, expected: Expected, upgrade: Upgrade, shots
         ]
         for name, measure in _MEASURES.items():
             figures = [standing.figures(measure) for standing in standings]
-            columns[f"{classes}_{name}"] = np.concatenate(figures).ravel().tolist()
+            columns[f"{classes}_{name}"] = np.concatenate(figures).ravel()
         refused = (
             str(why) for standing in standings for why in standing.both("reason")[standing.refusals]
         )
         reasons[classes] = next(refused, "")
     seeds = expected.seeds_of(results.info)
     where = [(" / ".join(pair), seed) for pair in list_pairs(expected) for seed in seeds]
-    frame = pd.DataFrame(where, columns=pd.Index(["pair", "seed"])).assign(**columns)
-    return FourWays(results.info, upgrade, frame, reasons)
+    four = np.array([columns[f"{c}_{m}"] for c in CLASSES for m in MODELS])
+    own, other = (columns[f"{c}_source_gain"] - columns[f"{c}_target_gain"] for c in CLASSES)
+    for classes in CLASSES:
+        both = (columns[f"{classes}_{model}"] for model in MODELS)
+        columns[f"h_{classes}"] = harmonic_mean(*both)
+    with np.errstate(divide="ignore"):
+        columns["four"] = np.where(four.min(axis=0) == 0, 0.0, 4 / (1 / four).sum(axis=0))
+    columns["forgotten"] = other - own
+    names = {"pair": [pair for pair, _ in where], "seed": [seed for _, seed in where]}
+    return FourWays(results.info, upgrade, pd.DataFrame(names | columns), reasons)
 
 
 def four_ways_frame(methods: Iterable[FourWays]) -> pd.DataFrame:
     """One row per method: means in percent, gains and ``forgotten`` in points.
 
-    Columns are named as in ``FourWays.frame``; ``h_source`` is the H over classes on the source,
-    ``h_own`` that over models of own classes, ``four`` of all four, with the bounds of its 95 %
-    interval. NaN where anything is missing.
+    Columns are named as in ``FourWays.mean``; ``four`` and ``forgotten`` are with the bounds of
+    their 95 % intervals. NaN where anything is missing.
     """
     rows = []
     for ways in methods:
-        estimates = {
-            name: ways.mean(name) for name in ways.frame.columns if name not in ("pair", "seed")
-        }
-        estimates |= {f"h_{classes}": ways.over_models(classes) for classes in CLASSES}
-        estimates |= {f"h_{model}": ways.over_classes(model) for model in MODELS}
-        estimates |= {"four": ways.four, "forgotten": ways.forgotten}
         row: dict[str, object] = {"method": ways.info.name, "state": ways.state}
-        row |= {name: np.nan if it is None else it.value for name, it in estimates.items()}
-        for name in ("four", "forgotten"):
-            bounds = estimates[name]
-            row[f"{name}_low"] = np.nan if bounds is None else bounds.low
-            row[f"{name}_high"] = np.nan if bounds is None else bounds.high
+        for name in (*_COLUMNS, *("h_own", "h_other", "h_source", "h_target"), *_BOUNDED):
+            interval = ways.mean(name)
+            row[name] = np.nan if interval is None else interval.value
+        for name in _BOUNDED:
+            interval = ways.mean(name)
+            row[f"{name}_low"] = np.nan if interval is None else interval.low
+            row[f"{name}_high"] = np.nan if interval is None else interval.high
         rows.append(row | {"reason": ways.reasons["own"] or ways.reasons["other"]})
     return pd.DataFrame(rows)

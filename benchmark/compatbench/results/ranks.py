@@ -44,12 +44,6 @@ class Ranked:
     rank: str  # its place: ``2``, or ``2=`` if tied; empty for a method that has no H
     standing: Standing
 
-    def __repr__(self) -> str:
-        """Its rounded figures, but no times: these differ from run to run."""
-        means = [self.value(measure) for measure in ("source", "target", "h", "gain")]
-        by_task = [(self.value("h", t), self.value("gain", t)) for t in self.standing.tasks]
-        return repr((self.title, self.kind, self.rank, means, by_task))
-
     @property
     def transfer(self) -> str:
         """How its module reached the target; empty if it was attached untouched, without words."""

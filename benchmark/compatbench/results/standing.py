@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import fsum, isnan, nan
-from statistics import stdev
+from math import fsum, isnan, nan, sqrt
 from typing import Any, Literal
 
 import numpy as np
@@ -49,7 +48,9 @@ def mean_over_seeds(values: ArrayLike | Sequence[Sequence[float | None]]) -> Mea
     if table.size == 0 or np.isnan(table).any():
         return None
     per_seed = [average(row) for row in table.tolist()]
-    return Mean(average(per_seed), stdev(per_seed) if len(per_seed) > 1 else None)
+    mean = average(per_seed)
+    squares = fsum((value - mean) ** 2 for value in per_seed)
+    return Mean(mean, sqrt(squares / (len(per_seed) - 1)) if len(per_seed) > 1 else None)
 
 
 def mean_of_all(values: Iterable[float | None]) -> float | None:
@@ -71,9 +72,7 @@ class Standing:
     # Positions in the table of ``results``, [seeds, tasks]; −1 where one is missing.
     rows: Mapping[Side, NDArray[np.intp]]
     unranked: str = ""  # why the suite gives the method no rank
-    _means: dict[tuple[MeasureName, str | None], Mean | None] = field(
-        default_factory=dict, init=False
-    )
+    memory: dict[Any, Any] = field(default_factory=dict, init=False)
 
     @property
     def info(self) -> MethodInfo:
@@ -117,12 +116,11 @@ class Standing:
         done = (self.refusals | (self.both("status") == "ok")).all(axis=0)
         return int(done.sum()), done.size
 
+    @remembered
     def mean(self, measure: MeasureName, task: str | None = None) -> Mean | None:
         """A measure over all tasks, or of one task; None if anything of it is missing."""
-        if (measure, task) not in self._means:
-            columns = slice(None) if task is None else [self.tasks.index(task)]
-            self._means[measure, task] = mean_over_seeds(self.figures(measure)[:, columns])
-        return self._means[measure, task]
+        columns = slice(None) if task is None else [self.tasks.index(task)]
+        return mean_over_seeds(self.figures(measure)[:, columns])
 
     @cached_property
     def relative_flips(self) -> float | None:
@@ -194,6 +192,7 @@ def follow_path(
     }
 
 
+@remembered
 def dataset_means(standing: Standing, measure: MeasureName) -> dict[str, float] | None:
     """A measure per dataset, in mean over seeds and over the upgrades that were joined.
 
@@ -208,6 +207,7 @@ def dataset_means(standing: Standing, measure: MeasureName) -> dict[str, float] 
     return dict(zip(means["dataset"], means[measure].tolist(), strict=True))
 
 
+@remembered
 def measure_interval(standing: Standing, measure: MeasureName) -> Interval | None:
     """The mean of a measure over datasets with its 95 % interval; None if anything is missing."""
     means = dataset_means(standing, measure)

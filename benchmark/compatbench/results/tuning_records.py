@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,19 +11,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from compatbench.data.cards import BackboneName, ConfigName, Name
 from compatbench.data.cards.shots import Seed, Shots
-from compatbench.engine.cell import Cell, provenance
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import write_atomic
 from compatbench.files.kinds import require
 from compatbench.messages import first_problem
 from compatbench.results.result_files import RESULTS, TUNING
-from compatbench.results.rows import Count, Row
-
-if TYPE_CHECKING:
-    from compatbench.engine.compute import Compute
-    from compatbench.engine.execute.events import Event
-    from compatbench.engine.matrix import Names
-    from compatbench.engine.plan import Plan
+from compatbench.results.rows import Count
 
 
 class Tuning(BaseModel):
@@ -88,89 +78,15 @@ def choose(frame: pd.DataFrame) -> int:
     return 0 if frame["gain"][best] <= frame["error"][best] else best
 
 
-def tune(
-    methods: Names,
-    suite: str = "mini",
-    *,
-    out: str | Path = ".",
-    compute: Compute | None = None,
-    on_start: Callable[[Plan, int], object] = lambda plan, jobs: None,
-    on_event: Callable[[Event], object] = lambda event: None,
-) -> list[Tuning]:
-    """Chooses methods' rates and steps for a suite, on training images of its development tasks.
-
-    Every setting that the suite's card names (``tuning``) is fitted on three quarters of each
-    few-shot draw and tested on the last, on the first source alone. Finished fits are kept, as
-    those of ``run`` are, and what was compared is written to ``results/<suite>/tuning/``.
-
-    Args:
-        methods, suite, out, compute, on_start, on_event: as for ``run``.
-
-    Returns:
-        What was compared and chosen, by method. ``frame`` has a row per setting.
-
-    Raises:
-        CompatbenchError: as ``run``; a suite that does not say how settings are chosen, methods
-            with neither a rate nor steps, or one of which every setting failed.
-    """
-    # The pages, which read records, load no engine.
-    from compatbench.engine.compute import Compute
-    from compatbench.engine.execute.run_plan import run_plan
-    from compatbench.engine.tuning import plan_tuning
-
-    plan = plan_tuning(methods, suite, out)
-    run_plan(plan, compute or Compute(), on_start, on_event)
-    names = dict.fromkeys(one.method.card.name for one in plan.matrix.choices)
-    found = [_read_fits(plan, name) for name in names]
-    for one in found:
-        text = json.dumps(one.model_dump(mode="json"), indent=1, sort_keys=True)
-        write_atomic(_path(Path(out), one.suite, one.method), f"{text}\n".encode())
-    return found
-
-
-def _read_fits(plan: Plan, method: str) -> Tuning:
-    """What the fits of a plan give for a method."""
-    from compatbench.engine.method_settings import resolve_settings
-
-    suite, matrix = plan.suite, plan.matrix
-    choices = [one for one in matrix.choices if one.method.card.name == method]
-    configs = [resolve_settings(one.method, suite, one.name).config for one in choices]
-    cells = [[cell for cell in plan.cells if cell.name == one.name] for one in choices]
-    rows = [[_find_row(plan, cell) for cell in each] for each in cells]
-    about: dict[str, Any] = dict(
-        suite=suite.name, method=method, version=choices[0].method.card.version
-    )
-    about |= dict(source=suite.upgrades[0][0], shots=matrix.shots[0], provenance=provenance())
-    about |= dict(tasks=matrix.tasks, seeds=matrix.seeds)
-    about["lr"] = [config.get("recipe", {}).get("lr") for config in configs]
-    about["max_steps"] = [config.get("max_steps") for config in configs]
-    about["correct"] = [[one and one.correct for one in each] for each in rows]
-    about["total"] = [
-        max((one.total or 0 for one in each if one), default=0) for each in zip(*rows, strict=True)
-    ]
-    try:
-        chosen = choose(Tuning.model_construct(**about).frame)
-    except ValueError as error:
-        raise CompatbenchError(f"method '{method}': {error}; 'runs ls' shows the fits") from None
-    return Tuning.model_validate(about | {"chosen": chosen, "config": configs[chosen]})
-
-
-def _find_row(plan: Plan, cell: Cell) -> Row | None:
-    from compatbench.results.collect import rows_of
-
-    record = plan.store.read(cell.key)
-    rows = rows_of(cell, record, plan.store) if record is not None else []
-    return rows[0] if rows and rows[0].status == "ok" else None
-
-
-def _path(out: Path, suite: str, method: str) -> Path:
+def tuning_path(out: Path, suite: str, method: str) -> Path:
+    """Where the record of a method in a suite is."""
     folder = require(require(out / RESULTS / suite, "folder") / TUNING, "folder")
     return require(folder / f"{method}.json")
 
 
 def is_tuned(out: Path, suite: str, method: str, config: Any) -> bool:
     """Whether a record in ``results/`` has chosen these settings; a broken one is an error."""
-    if not (path := _path(out, suite, method)).is_file():
+    if not (path := tuning_path(out, suite, method)).is_file():
         return False
     try:
         return Tuning.model_validate_json(path.read_bytes()).config == config

@@ -17,6 +17,8 @@ _BLOCK_START = re.compile(r"^(\d*)([-+=.)])(?=[-=\s]|$)")
 _AUTOLINK = re.compile(r":(?=//)|(?<=www)\.", re.IGNORECASE)
 _MAIL = re.compile(r"(?<=\S)@(?=\S)")
 _PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})(v\d+)?", re.IGNORECASE)
+# Its second line is of dashes; in a cell a bar is escaped.
+_TABLE = re.compile(r"^\| .*\n\|(?: -+:? \|)+$(?:\n\| .*)*", re.MULTILINE)
 _SAFE_CODE = re.compile(r"[A-Za-z0-9_.,:/ +=-]+")
 
 
@@ -68,6 +70,18 @@ def define_links(text: str) -> str:
     """The targets of all papers to which a page refers."""
     papers = (f"arXiv:{number}" for number in re.findall(r"\]\[(\d{4}\.\d{4,5})\]", text))
     return "\n".join(link_definitions(papers))
+
+
+def pad_tables(page: str) -> str:
+    """The page with the tables in it padded, as ``table`` pads them."""
+
+    def pad(block: re.Match[str]) -> str:
+        header, rule, *rows = ([*line[2:-2].split(" | ")] for line in block[0].splitlines())
+        left = [i for i, mark in enumerate(rule) if not mark.endswith(":")]
+        cells = [[cell.strip() for cell in row] for row in (header, *rows)]
+        return "\n".join(table(cells[0], cells[1:], left))
+
+    return _TABLE.sub(pad, page)
 
 
 def table(

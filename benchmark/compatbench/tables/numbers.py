@@ -25,6 +25,11 @@ def signed(value: float | None) -> str:
     return text if text in (NOTHING, "0.0") or text.startswith("-") else f"+{text}"
 
 
+def share(value: float | None) -> str:
+    """A whole percentage of a gain; below 0 nothing is kept of it."""
+    return NOTHING if value is None else "< 0" if round(value) < 0 else str(round(value))
+
+
 def duration(seconds: float | None) -> str:
     """``11.7 s``, or ``<0.1 s``."""
     if seconds is None:

@@ -23,6 +23,7 @@ from compatbench.results.expected import Expected, Upgrade, expect_suite, upgrad
 from compatbench.results.method_results import SuiteResults
 from compatbench.results.ranks import Ranked, rank_upgrades
 from compatbench.results.result_files import RESULTS, check_name, read_results, result_folders
+from compatbench.results.standing import Standing
 from compatbench.results.tuning_records import is_tuned
 
 # What stands after the title of a method, and what it means.
@@ -75,6 +76,11 @@ class SuitePage:
             methods = self.results.of(transfer).values()
             self._ranks[key] = rank_upgrades(methods, self.expected, (upgrade,), shots)
         return self._ranks[key]
+
+    def by_name(self, upgrade: Upgrade, shots: int) -> dict[str, Standing]:
+        """The standings of untouched modules, by method."""
+        standings = [ranked.standing for ranked in self.ranks(upgrade, shots)]
+        return {standing.info.name: standing for standing in standings}
 
     def all_ranks(self, upgrade: Upgrade, shots: int) -> list[Ranked]:
         """All methods on an upgrade: the untouched modules first, then those of each transfer."""

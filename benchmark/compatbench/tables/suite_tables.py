@@ -10,83 +10,27 @@ from compatbench.data.cards.shots import show_shots
 from compatbench.results.expected import Upgrade
 from compatbench.results.method_results import join_provenance
 from compatbench.results.published import compare_published
-from compatbench.results.ranks import exact
+from compatbench.results.ranks import Ranked, exact
 from compatbench.results.standing import (
     MeasureName,
     Standing,
-    compute_retained,
     compute_standing,
     follow_path,
     mean_of_all,
 )
-from compatbench.tables.markdown import slug
-from compatbench.tables.measure_columns import measure_column
-from compatbench.tables.numbers import NOTHING, bounds, duration, percent, signed, size
-from compatbench.tables.ranking import format_parameters, method_cell
+from compatbench.tables.measure_columns import EVERYWHERE, further_measures, measure_column
+from compatbench.tables.numbers import percent, signed
+from compatbench.tables.ranking import method_cell
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.table import (
     Cell,
     Column,
     Table,
-    code,
     join,
-    make_table,
     mark_best,
     number,
     plain_table,
-    sentence,
-    spread,
-    text,
 )
-
-_METHOD = Column("method", "Method", left=True)
-
-
-def transfer_table(page: SuitePage, transfer: str, upgrade: Upgrade, shots: int) -> Table:
-    """Modules attached through a transfer, ranked among themselves, beside untouched ones."""
-    untouched = {standing.info.name: standing for standing in _standings(page, upgrade, shots)}
-    rows = []
-    for ranked in page.ranks(upgrade, shots, transfer):
-        through, plain = ranked.standing, untouched.get(ranked.standing.info.name)
-        before = {name: plain and exact(plain.mean(name)) for name in ("target", "h", "gain")}
-        figures = [
-            join([number(percent(before[name])), spread(through.mean(name))])
-            for name in ("target", "h")
-        ]
-        gain = number(f"{signed(before['gain'])} → {signed(exact(through.mean('gain')))}")
-        first = number(ranked.rank or NOTHING), method_cell(through.info)
-        rows.append([*first, spread(through.mean("source")), *figures, gain])
-    return plain_table(["Rank", "Method", "Source", "Target", "H", "Gain"], rows, left=(1,))
-
-
-def breakage_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
-    """What the upgrade changes for users of the old module: flips, calibration, harmed datasets."""
-    columns = [
-        _METHOD,
-        measure_column("negative_flips"),
-        measure_column("positive_flips"),
-        Column("relative_nfr", "Relative NFR", show="{:.2f}".format),
-        measure_column("inconsistent_errors"),
-        Column("ece", "ECE"),
-        Column("harmed", "Harmed"),
-        Column("worst", "Worst"),
-    ]
-    records = []
-    for row in page.ranks(upgrade, shots):
-        figures = row.figures
-        record: dict[str, Any] = {column.key: row.value(column.key) for column in columns[1:3]}
-        record["method"] = method_cell(row.standing.info)
-        record["relative_nfr"] = figures["relative_nfr"]
-        record["inconsistent_errors"] = figures["inconsistent"]
-        record["ece"] = number(
-            f"{percent(figures['source_ece'])} → {percent(figures['target_ece'])}"
-        )
-        if figures["harmed"] is not None:
-            record["harmed"] = number(f"{figures['harmed']} of {len(page.expected.tasks)}")
-            worst = page.task_title(figures["worst_task"])
-            record["worst"] = sentence(f"{signed(figures['worst_gain'])} (", text(worst), ")")
-        records.append(record)
-    return make_table(columns, records)
 
 
 def dataset_table(page: SuitePage, upgrade: Upgrade, shots: int, measure: MeasureName) -> Table:
@@ -126,56 +70,32 @@ def variant_table(page: SuitePage, upgrade: Upgrade, shots: int, task: str) -> T
     )
 
 
-def published_tables(page: SuitePage, upgrade: Upgrade, shots: int) -> dict[str, Table]:
+def published_lines(
+    page: SuitePage, upgrade: Upgrade, shots: int
+) -> dict[str, list[dict[str, Any]]]:
     """What was measured on the source beside what is published for it; empty if nothing is.
 
     Under an empty name means over those datasets of which both are there, variants left out; then
-    a table for each test set. Methods are in the order of the ranking.
+    lines of each test set. Methods are in the order of the ranking.
     """
     compared = compare_published(page.results, page.expected, upgrade[0], shots)
-    if compared.empty:
-        return {}
-    means, by_set = [], {}
+    means, by_set = [], dict[str, list[dict[str, Any]]]()
     for info in (standing.info for standing in _standings(page, upgrade, shots)):
         of_method = compared.loc[compared["method"] == info.name]
         on_tasks = of_method.loc[of_method["task"] == of_method["test_set"]]
         if len(on_tasks):
-            differ = f"{(on_tasks['verdict'] == 'differs').sum()} of {len(on_tasks)}"
             mean = on_tasks[["measured", "published", "difference"]].mean().to_dict()
-            means.append({**mean, "method": method_cell(info), "differ": number(differ)})
+            differ = (on_tasks["verdict"] == "differs").sum()
+            means.append({**mean, "info": info, "differ": differ, "datasets": len(on_tasks)})
         for line in of_method.to_dict("records"):
-            by_set.setdefault(line["test_set"], []).append(_published_line(info, line))
-    columns = [
-        _METHOD,
-        Column("measured", "Measured", show=percent),
-        Column("published", "Published", show=percent),
-        Column("difference", "Difference", show=signed),
-    ]
-    more = [
-        *columns,
-        Column("chance", "By chance"),
-        Column("verdict", "Verdict", left=True),
-        Column("sources", "Sources", left=True),
-    ]
-    tables = {"": make_table([*columns, Column("differ", "Datasets that differ")], means)}
-    return tables | {n: make_table(more, by_set[n]) for n in page.tasks if n in by_set}
+            by_set.setdefault(line["test_set"], []).append({**line, "info": info})
+    known = {name: by_set[name] for name in page.tasks if name in by_set}
+    return {"": means} | known if known else {}
 
 
-def _published_line(info: Any, line: Mapping[str, Any]) -> dict[str, Any]:
-    low, high, std = percent(line["low"]), percent(line["high"]), line["measured_std"]
-    measured = number(percent(line["measured"]))
-    if std == std:  # a number
-        measured += number(f" ± {percent(std)}")
-    chance = NOTHING if line["verdict"] == "one seed" else f"± {percent(line['chance'])}"
-    return {
-        "method": method_cell(info),
-        "measured": measured,
-        "published": number(low if low == high else f"{low} to {high}"),
-        "difference": line["difference"],
-        "chance": number(chance),
-        "verdict": line["verdict"],
-        "sources": line["sources"],
-    }
+def join_versions(pages: Iterable[SuitePage]) -> dict[str, tuple[str, ...]]:
+    """Versions and processors, all values together where rows differ."""
+    return join_provenance(method.provenance for page in pages for method in page.results.all)
 
 
 def path_table(
@@ -212,59 +132,35 @@ def shots_table(page: SuitePage, upgrade: Upgrade, measure: MeasureName) -> Tabl
     return _by_method(standings, columns)
 
 
-def retained_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
-    """The gain of the old module beside that of one retrained on the target."""
-    rows = []
-    for standing in _standings(page, upgrade, shots):
-        if standing.info.learns:
-            *gains, kept = compute_retained(standing.results, page.expected, upgrade, shots)
-            shown = [signed(exact(mean)) for mean in gains]
-            shown += [_whole(kept and kept.value), bounds(kept, _whole)]
-            rows.append([method_cell(standing.info), *map(number, shown)])
-    return plain_table(["Method", "Old module", "Retrained", "Kept, %", "95 % of kept"], rows)
+def rows_by_method(page: SuitePage) -> list[tuple[str, list[Ranked]]]:
+    """Every method, by name, with its place on each upgrade at the most shots, untouched first."""
+    by_method: dict[str, list[Ranked]] = {method.info.name: [] for method in page.results.all}
+    for upgrade in page.expected.upgrades:
+        for row in page.all_ranks(upgrade, max(page.expected.shots)):
+            by_method[row.standing.info.name].append(row)
+    return sorted(by_method.items())
 
 
-def cost_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
-    """What every method takes, and the name by which commands know it."""
-    columns = [
-        _METHOD,
-        Column("name", "Name", left=True),
-        Column("parameters", "Parameters"),
-        Column("module_bytes", "Module", show=size),
-        Column("fit_seconds", "Fit", show=duration),
-        Column("evaluate_seconds", "Evaluate", show=duration),
-        Column("peak_memory", "Peak memory", show=size),
-    ]
-    records = []
-    for row in page.all_ranks(upgrade, shots):
-        name = row.figures["method"]
-        shown = {"method": method_cell(row.standing.info, row.transfer)}
-        shown["name"] = code(name, f"methods.md#{slug(name)}")
-        shown["parameters"] = number(format_parameters(row), row.figures["parameters"])
-        records.append(row.figures | shown)
-    return make_table(columns, records)
+def list_measure_columns(page: SuitePage) -> list[Column]:
+    """Of the measures that a method's tables show, the same for all methods of a page."""
+    rows = page.all_ranks(page.expected.upgrades[0], max(page.expected.shots))
+    return [measure_column(name) for name in (*EVERYWHERE, *further_measures(rows=rows))]
 
 
-def task_table(page: SuitePage) -> Table:
-    """Every test set, and its licence."""
-    rows = []
-    for task in page.expected.measured_tasks:
-        kind = "development task" if task in page.expected.development else "task"
-        for name in (task, *page.expected.variants.get(task, ())):
-            if name != task and page.expected.protocol == "few-shot":
-                kind = f"variant of {page.task_title(task)}"
-            elif name != task:
-                kind = "other classes"
-            licence = page.tasks[name].licence if name in page.tasks else ""
-            rows.append([page.task_title(name), code(name), kind, licence])
-    return plain_table(["Test set", "Name", "Kind", "Licence"], rows, left=range(4))
+def further_columns(page: SuitePage) -> list[Column]:
+    """The columns of these tables that no page explains in words of its own."""
+    return [column for column in list_measure_columns(page) if column.key not in EVERYWHERE]
 
 
-def provenance_table(page: SuitePage) -> Table:
-    """Versions and processors, all values together where rows differ."""
-    joined = join_provenance(method.provenance for method in page.results.all)
-    rows = [[name, ", ".join(values)] for name, values in joined.items()]
-    return plain_table(["What", "Version"], rows, left=(0, 1))
+def flat_settings(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """``recipe.lr`` and its value, for every setting, by name."""
+    settings: list[tuple[str, Any]] = []
+    for name, value in sorted(config.items()):
+        inner = isinstance(value, Mapping) and value
+        settings += (
+            flat_settings(value, f"{prefix}{name}.") if inner else [(f"{prefix}{name}", value)]
+        )
+    return settings
 
 
 def _standings(page: SuitePage, upgrade: Upgrade, shots: int) -> list[Standing]:
@@ -281,7 +177,3 @@ def _by_method(standings: Sequence[Standing], columns: Mapping[str, Sequence[Cel
     """A line for every method, with a column per title."""
     methods = [method_cell(standing.info) for standing in standings]
     return plain_table(["Method", *columns], zip(methods, *columns.values(), strict=True))
-
-
-def _whole(share: float | None) -> str:
-    return NOTHING if share is None else "< 0" if round(share) < 0 else str(round(share))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -16,7 +17,8 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import holds, write_atomic
 from compatbench.messages import count
 from compatbench.tables import markdown
-from compatbench.tables.table import Table
+from compatbench.tables.numbers import bounds, duration, percent, share, signed, size
+from compatbench.tables.table import Cell, Table, spread
 
 # Text goes into Markdown through "md", "code" or "summary" only.
 _FILTERS: dict[str, Callable[..., Any]] = {
@@ -28,13 +30,31 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "shots": lambda count: str(show_shots(count)),
     "count_shots": count_shots,
     "slug": markdown.slug,
+    "percent": percent,
+    "signed": signed,
+    "share": share,
+    "share_bounds": lambda interval: bounds(interval, share),
+    "signed_bounds": lambda interval: bounds(interval, signed),
+    "linked": lambda info: markdown.linked(info.title, info.paper),
+    "setting": lambda value: markdown.escape(_show_setting(value)),
+    "duration": duration,
+    "size": size,
+    "value": lambda mean: None if mean is None else mean.value,
+    "spread": spread,
 }
+
+
+def _show_setting(setting: Any) -> str:
+    """A method's setting as a file has it."""
+    if setting is None:
+        return "none"
+    return setting if isinstance(setting, str) else json.dumps(setting, ensure_ascii=False)
 
 
 def render_markdown(name: str, **context: Any) -> str:
     """A template as Markdown, whose tables are rendered, without empty lines to spare."""
     made = template(name, autoescape=False, **_FILTERS).render(**context)
-    return re.sub(r"\n{3,}", "\n\n", made).strip()
+    return markdown.pad_tables(re.sub(r"\n{3,}", "\n\n", made).strip())
 
 
 @cache
@@ -46,11 +66,17 @@ def template(name: str, autoescape: bool, **filters: Callable[..., Any]) -> Temp
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda shown: markdown.render_table(shown) if isinstance(shown, Table) else shown,
+        finalize=_finalize,
     )
     environment.filters |= filters
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
     return environment.get_template(name)
+
+
+def _finalize(shown: Any) -> Any:
+    if isinstance(shown, Cell):
+        return markdown.render_cell(shown)
+    return markdown.render_table(shown) if isinstance(shown, Table) else shown
 
 
 def read_source(name: str) -> str:

@@ -10,19 +10,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from compatbench.data.cards.shots import count_shots
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import kind_of
-from compatbench.messages import count
-from compatbench.results.expected import Upgrade
 from compatbench.results.ranking_table import find_disagreements
 from compatbench.results.ranks import ALPHA, Ranked, rank_datasets
 from compatbench.results.result_files import FIGURES, PAGES, RESULTS, check_name
-from compatbench.tables import markdown, method_tables, ranking, suite_tables
+from compatbench.tables import markdown
 from compatbench.tables.figures.kinds import list_kinds
 from compatbench.tables.numbers import percent
 from compatbench.tables.pages.report_site import report
-from compatbench.tables.pages.sections import TOP, list_sections, list_sections_below
+from compatbench.tables.pages.sections import (
+    TABLES,
+    TOP,
+    list_sections,
+    list_sections_below,
+    render_method,
+)
 from compatbench.tables.suite_page import MARKS, SuitePage, published_pages, suites_with_results
 from compatbench.tables.templates import render_markdown, write_changed
 
@@ -72,7 +75,8 @@ def render_pages(out: Path, pages: Sequence[SuitePage] | None = None) -> dict[Pa
             texts = render_suite(page, figures), render_methods(page)
             rendered |= {folder / name: text for name, text in zip(PAGES, texts, strict=True)}
     if text := read_readme(out):
-        summary = markdown.fill_section(text, SECTION, _summary(pages[0]))
+        summary = _render("summary.md.jinja", page=pages[0], root="", top=TOP)
+        summary = markdown.fill_section(text, SECTION, summary)
         rendered[out / "README.md"] = summary
     return rendered
 
@@ -130,14 +134,15 @@ def render_methods(page: SuitePage) -> str:
 def _render(name: str, **context: Any) -> str:
     text = render_markdown(
         name,
-        tables=vars(suite_tables) | vars(method_tables) | vars(ranking),
+        tables=TABLES,
         sections=list_sections,
         sections_below=list_sections_below,
         ALPHA=ALPHA,
         find_disagreements=find_disagreements,
         rank_datasets=rank_datasets,
         advice=_advice,
-        apart=_ranked_apart,
+        about=render_method,
+        marks=MARKS,
         **context,
     )
     return f"{text}\n\n{markdown.define_links(text)}".strip() + "\n"
@@ -172,7 +177,7 @@ def _advice(page: SuitePage) -> str:
     if prompts := safest("shallow"):
         text += f", or of prompts and other shallow modules {prompts}"
     firsts = [
-        f"{_bold(row)} ({percent(row.value('h'))}) for {_arrow(page, upgrade)}"
+        f"{_bold(row)} ({percent(row.value('h'))}) for {markdown.escape(page.path_title(upgrade))}"
         for upgrade, rows in zip(upgrades, ranks, strict=True)
         for row in list(rows.values())[:1]
     ]
@@ -182,41 +187,3 @@ def _advice(page: SuitePage) -> str:
 
 def _bold(row: Ranked) -> str:
     return f"**{markdown.escape(row.standing.info.title)}**"
-
-
-def _ranked_apart(page: SuitePage, upgrade: Upgrade) -> str:
-    """The best of the rankings that give a method more, and what cannot be attached."""
-    rows = page.all_ranks(upgrade, max(page.expected.shots))
-    firsts = {row.track: row for row in reversed(rows) if row.track and row.rank}
-    parts = [
-        f"*{markdown.escape(track)}* {_bold(row)} (H {percent(row.value('h'))})"
-        for track, row in sorted(firsts.items())
-        if not (row.transfer and row.sees_tests)
-    ]
-    text = f"Given more, and ranked apart: {', '.join(parts)}. " * bool(parts)
-    rest = [row for row in rows if not row.track and row.standing.state != "complete"]
-    for state in dict.fromkeys(row.standing.state for row in rest):
-        names = ", ".join(row.title for row in rest if row.standing.state == state)
-        text += f"{state.capitalize()}: {markdown.escape(names, 400)}. "
-    return text.rstrip()
-
-
-def _arrow(page: SuitePage, upgrade: Upgrade) -> str:
-    return " → ".join(markdown.escape(page.backbone_title(name)) for name in upgrade)
-
-
-def _summary(page: SuitePage) -> str:
-    upgrade, shots = page.expected.upgrades[0], max(page.expected.shots)
-    rows = [row for row in page.ranks(upgrade, shots) if not row.sees_tests]
-    shown = ranking.ranking_table(rows, ranking.SHORT, TOP - 1, floors=1)
-    table = markdown.render_table(shown)
-    tasks, seeds = count(len(page.expected.tasks), "task"), count(len(page.expected.seeds), "seed")
-    paragraphs = [
-        f"{_arrow(page, upgrade)}: {count_shots(shots)}, {tasks}, {seeds}, top-1 in percent"
-        f"{page.mark and f' ({page.mark})'}.",
-        table,
-        " ".join(f"{mark} {meaning}" for mark, meaning in MARKS.items() if mark in table),
-        f"All {len(rows)} methods and the other upgrades: [{LEADERBOARD}]({LEADERBOARD}).",
-        _advice(page),
-    ]
-    return "\n\n".join([*paragraphs, markdown.define_links("\n".join(paragraphs))])

@@ -20,7 +20,6 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.kinds import kind_of, require
 from compatbench.messages import one_line
-from compatbench.results.method_results import join_provenance
 from compatbench.results.result_files import FIGURES, REPORT, RESULTS, check_name
 from compatbench.results.rows import write_csv
 from compatbench.tables.figures.colours import COLOURS, FAINT, INK, PAPER
@@ -35,6 +34,7 @@ from compatbench.tables.suite_page import (
     read_suite_page,
     suites_with_results,
 )
+from compatbench.tables.suite_tables import join_versions
 from compatbench.tables.templates import read_source, template, write_changed
 
 SOURCES = ("site.css", "site.js", "vega.min.js", "vega-interpreter.js", "LICENSE-vega")
@@ -108,8 +108,17 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
     signals = {one["kind"]: one["signals"] for one in figures if not one["missing"]}
     index = {
         "suites": [{"name": page.name, "title": one_line(page.title)} for page in pages],
-        "columns": columns.describe(),
-        "measures": columns.titles(),
+        "columns": [
+            {
+                "title": column.title,
+                "about": column.about,
+                "down": column.descending or column.best is not None,
+                "text": column.left,
+                "exact": column.exact,
+            }
+            for column in columns.ranking
+        ],
+        "measures": [*columns.measures.values()],
         "settings": list(settings),
         "specs": {kind: _site_spec(kind, names) for kind, names in signals.items()},
         "colours": {"ink": INK, "line": FAINT, "paper": PAPER, **COLOURS},
@@ -118,7 +127,7 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
     html = template("site/index.html.jinja", autoescape=True).render(
         figure_kinds=list_kinds(),
         kinds={kind: label for kind, (*_, label) in MARKS.items()},
-        measures=columns.titles(),
+        measures=[*columns.measures.values()],
         suites=[_suite_row(page) for page in pages],
         versions=_versions(pages),
         commands=[page.run_command() for page in pages],
@@ -171,6 +180,6 @@ def _suite_row(page: SuitePage) -> tuple[str, ...]:
 
 
 def _versions(pages: Sequence[SuitePage]) -> list[tuple[str, str]]:
-    joined = join_provenance(method.provenance for page in pages for method in page.results.all)
-    rows = [(one_line(name), one_line(", ".join(values))) for name, values in joined.items()]
+    joined = join_versions(pages).items()
+    rows = [(one_line(name), one_line(", ".join(values))) for name, values in joined]
     return [*rows, ("this page", f"compatbench {compatbench.__version__}")]

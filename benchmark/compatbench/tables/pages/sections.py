@@ -6,14 +6,15 @@ places of ``Section`` objects.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
 from compatbench import plugins
-from compatbench.results.ranks import rank_upgrades
-from compatbench.tables import method_tables, ranking, suite_tables
+from compatbench.results.ranks import Ranked, rank_upgrades
+from compatbench.results.standing import compute_retained, paired_interval
+from compatbench.tables import ranking, suite_tables
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.templates import render_markdown
 
@@ -64,13 +65,15 @@ class Section:
 
 
 TOP = 10  # rows of an upgrade on the leaderboard; the floors come on top
-_TABLES = (
-    vars(suite_tables) | vars(method_tables) | vars(ranking) | {"rank_upgrades": rank_upgrades}
+TABLES = (
+    vars(suite_tables)
+    | vars(ranking)
+    | {of.__name__: of for of in (rank_upgrades, compute_retained, paired_interval)}
 )
 
 
 def _core(place: int, title: str, template: str, applies: Callable[[SuitePage], object]) -> Section:
-    return Section("suite", place, title, lambda page: bool(applies(page)), template, _TABLES)
+    return Section("suite", place, title, lambda page: bool(applies(page)), template, TABLES)
 
 
 _CORE = (
@@ -86,6 +89,11 @@ _CORE = (
     ),
     _core(50, "By kind of upgrade", "sections/groups.md.jinja", lambda page: page.groups),
 )
+
+
+def render_method(page: SuitePage, rows: Sequence[Ranked]) -> str:
+    """Title, kind, settings, costs, and the command that measures a method again, as Markdown."""
+    return render_markdown("method.md.jinja", page=page, rows=rows, **TABLES)
 
 
 def list_sections_below(page: SuitePage) -> list[tuple[Section, SuitePage]]:

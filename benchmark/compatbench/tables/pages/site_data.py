@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from markdown_it import MarkdownIt
 
@@ -17,12 +16,12 @@ from compatbench.results.ranks import Ranked, rounded
 from compatbench.tables.figures.plan import PlannedFigure, figures_of_suite, figures_of_upgrade
 from compatbench.tables.markdown import define_links, link_definitions
 from compatbench.tables.measure_columns import further_measures, measure_column
-from compatbench.tables.method_tables import about_method, rows_by_method
 from compatbench.tables.numbers import NOTHING
-from compatbench.tables.pages.sections import list_sections
+from compatbench.tables.pages.sections import list_sections, render_method
 from compatbench.tables.ranking import PAGE, gap_table, list_columns, ranking_table
 from compatbench.tables.suite_page import SuitePage
-from compatbench.tables.table import Cell
+from compatbench.tables.suite_tables import rows_by_method
+from compatbench.tables.table import Cell, Column
 
 # Columns of a ranking, and measures of which every row has figures by dataset; measures that are
 # registered since come on top.
@@ -36,35 +35,16 @@ _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class SiteColumns:
+class SiteColumns(NamedTuple):
     """What the site shows of every row.
 
     Attributes:
-        ranking: the keys of the ranking's columns.
-        by_dataset: the measures that columns per dataset can show.
+        ranking: the ranking's columns.
+        measures: those that columns per dataset can show, with their titles.
     """
 
-    ranking: tuple[str, ...]
-    by_dataset: tuple[str, ...]
-
-    def describe(self) -> list[Json]:
-        """The ranking's columns for the site's script."""
-        known = {column.key: column for column in list_columns()}
-        return [
-            {
-                "title": column.title,
-                "about": column.about,
-                "down": column.descending or column.best is not None,
-                "text": column.left,
-                "exact": column.exact,
-            }
-            for column in (known[key] for key in self.ranking)
-        ]
-
-    def titles(self) -> list[str]:
-        """The names of the measures by dataset."""
-        return [measure_column(name).title for name in self.by_dataset]
+    ranking: list[Column]
+    measures: dict[str, str]
 
 
 def choose_columns(pages: Sequence[SuitePage]) -> SiteColumns:
@@ -75,9 +55,9 @@ def choose_columns(pages: Sequence[SuitePage]) -> SiteColumns:
         for row in page.all_ranks(page.expected.upgrades[0], max(page.expected.shots))
     )
     further = further_measures(rows=rows)
-    before = _RANKING.index("parameters")
-    ranking = (*_RANKING[:before], *further, *_RANKING[before:])
-    return SiteColumns(ranking, (*_BY_DATASET, *further))
+    shown = {*_RANKING, *further}
+    ranking = [column for column in list_columns() if column.key in shown]
+    return SiteColumns(ranking, {n: measure_column(n).title for n in (*_BY_DATASET, *further)})
 
 
 def describe_suites(
@@ -123,14 +103,15 @@ def _describe_suite(
 def _describe_board(page: SuitePage, columns: SiteColumns, upgrade: Upgrade, shots: int) -> Json:
     """A ranking, with its figures."""
     ranked = page.all_ranks(upgrade, shots)
-    table = ranking_table(ranked, columns.ranking)
+    keys = [column.key for column in columns.ranking]
+    table = ranking_table(ranked, keys)
     rows = []
     for row, cells in zip(ranked, table.rows, strict=True):
         shown = [_cell(cell) for cell in cells]
-        shown[columns.ranking.index("method")] = row.title
+        shown[keys.index("method")] = row.title
         sets = [
             [rounded(row.value(name, task), 1) for task in page.expected.tasks]
-            for name in columns.by_dataset
+            for name in columns.measures
         ]
         rows.append([row.figures["method"], row.kind, one_line(row.track), shown, sets])
     titles = [row.title for row in ranked]
@@ -175,7 +156,7 @@ def _part(text: str) -> str:
 
 def _about(page: SuitePage, rows: Sequence[Ranked], settings: dict[str, int]) -> list[Any]:
     """What is said of a method: pieces by their number in ``settings``, and the rest."""
-    paragraphs = about_method(page, rows).split("\n\n")
+    paragraphs = render_method(page, rows).split("\n\n")
     papers = "\n".join(link_definitions(row.figures["paper"] for row in rows))
     same, rest = ("\n\n".join([*part, papers]) for part in (paragraphs[:2], paragraphs[2:]))
     pieces = to_html(same).split("; ")  # most settings are those of other methods and suites, too
