@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compatbench.data.needs import NEEDS
+from compatbench.data.labels import NEEDS
 from compatbench.extras.check.attach_checks import refusal
 from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest, relabel
 from compatbench.extras.check.models import build_clip

@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 from compatbench.backbone import FEATURES, ImageInput, load_backbone
 from compatbench.data.cache_files import list_entries, prune_entries, read_entry, write_entry
 from compatbench.data.encoding import BATCH
-from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.feature_cache import PART, FeatureCache, FreshRows, StoredRows
 from compatbench.data.images.views import View
-from compatbench.data.stored_rows import PART, FreshRows, StoredRows
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.sizes import format_bytes, parse_bytes
 

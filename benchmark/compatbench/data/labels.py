@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -29,3 +30,14 @@ class Labels:
         """The template, by default the first, filled with every class name."""
         template = template or self.templates[0]
         return tuple(template.format(name) for name in self.names)
+
+
+Need = Literal["descriptions", "unlabelled", "teacher", "stream", "words"]
+# What each of them is, for lists and pages.
+NEEDS: dict[Need, str] = {
+    "descriptions": "descriptions of the classes",
+    "unlabelled": "all training images, without labels",
+    "teacher": "another backbone as a teacher (outside information)",
+    "stream": "all test images at once, in a drawn order",
+    "words": "a list of common words, read by both backbones",
+}

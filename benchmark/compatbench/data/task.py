@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from compatbench.data.cards import TaskCard, task_cards, whole_name
-from compatbench.data.cards.halves import half_labels
-from compatbench.data.cards.names import split_half
+from compatbench.data.cards.names import half_labels, split_half
 from compatbench.data.dataset_folders import VARIABLE, dataset_folder, find_dataset, variable_of
 from compatbench.data.images.dataset_files import BrokenImages, DataMissing, WrongClasses, inside
 from compatbench.data.images.source import ImageSource, Sample
 from compatbench.data.labels import Labels
 from compatbench.data.layouts.containers import hub_class_names
-from compatbench.data.layouts.csv_lists import scan_list
 from compatbench.data.layouts.drawings import Drawings
-from compatbench.data.layouts.listing import CLASS_NAMES, Classes, open_images
+from compatbench.data.layouts.listing import CLASS_NAMES, Classes, open_images, scan_list
 from compatbench.data.layouts.scanners import open_layout
 from compatbench.data.layouts.texts import (
     Captions,

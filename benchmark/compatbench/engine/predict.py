@@ -17,8 +17,7 @@ from compatbench.backbone import FEATURES, Backbone, ImageInput, RotatedBackbone
 from compatbench.backbone.device import fit_batch
 from compatbench.backbone.text.memory import current_budget
 from compatbench.data.encoding import BATCH
-from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.stored_rows import StoredRows
+from compatbench.data.feature_cache import FeatureCache, StoredRows
 from compatbench.data.task import Task
 from compatbench.engine.cell import Where
 from compatbench.errors import CompatbenchError

@@ -15,10 +15,9 @@ from compatbench.backbone import FEATURES, Backbone, ImageInput
 from compatbench.data.cards import TrainingCard
 from compatbench.data.cards.shots import ALL_SHOTS
 from compatbench.data.draws import Draw
-from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.feature_cache import FeatureCache, StoredRows
 from compatbench.data.images.source import Sample
 from compatbench.data.images.views import View
-from compatbench.data.stored_rows import StoredRows
 from compatbench.data.task import Task
 from compatbench.method import FeatureSet, FewShotData, Method, Teacher
 

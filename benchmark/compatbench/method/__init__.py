@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from compatbench.backbone import DENSE, FEATURES, PIXELS, POOLED, Backbone, ImageInput, Labels
-from compatbench.data.needs import Need
+from compatbench.data.labels import Need
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.files.tensors import fingerprint, load_tensors, save_tensors
 from compatbench.method.few_shot import FeatureSet, FewShotData, Rows, Teacher

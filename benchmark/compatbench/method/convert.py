@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from compatbench.backbone import Labels, load_backbone
 from compatbench.backbone.device import resolve_device
-from compatbench.data.cards.halves import half_labels
+from compatbench.data.cards.names import half_labels
 from compatbench.data.task import task_labels
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.files.atomic import write_atomic

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 
 from compatbench.data.cards import COPIED, ConfigName
-from compatbench.data.needs import Need
+from compatbench.data.labels import Need
 from compatbench.results.rows import Cost, Row, to_frame, with_figures
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])

@@ -17,7 +17,7 @@ from compatbench.data.cards import (
     suite_tasks,
     task_cards,
 )
-from compatbench.data.needs import NEEDS
+from compatbench.data.labels import NEEDS
 from compatbench.errors import CompatbenchWarning
 from compatbench.results.expected import Expected, Upgrade, expect_suite, upgrade_pairs
 from compatbench.results.method_results import SuiteResults

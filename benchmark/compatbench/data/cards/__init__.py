@@ -12,11 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from compatbench.data.cards.halves import halve_card
 from compatbench.data.cards.names import (
     BackboneName,
     ConfigName,
+    Half,
     Name,
+    half_labels,
     half_name,
     select_names,
     split_half,
@@ -33,6 +34,7 @@ __all__ = ["COPIED", "BackboneCard", "BackboneName", "ConfigName", "Name", "Suit
 __all__ += ["TrainingCard", "development_tasks", "names_elsewhere", "select_names", "unknown_name"]
 __all__ += ["whole_name"]
 
+LEAST_OF_A_HALF = 2  # classes: of one class every answer is right
 AnyCard = TypeVar("AnyCard", bound=CardModel)
 
 
@@ -124,13 +126,48 @@ class Catalog(Generic[AnyCard]):
 
 
 class TaskCatalog(Catalog[TaskCard]):
-    """The cards of tasks, and those of halves of their classes (``halves``)."""
+    """The cards of tasks, and those of halves of their classes."""
 
     def read(self, name: str) -> TaskCard:
         whole, half = split_half(name)
         if half is None or name in self.names():
             return super().read(name)
         return halve_card(super().read(whole), half)
+
+
+def halve_card(card: TaskCard, half: Half) -> TaskCard:
+    """The card of a half of a task's classes.
+
+    Images are counted in proportion, for estimates: which class has how many is known when the
+    task is loaded. The source is that of the whole task.
+
+    Raises:
+        CompatbenchError: the task has too few classes, no names of classes, or is a variant.
+    """
+    whose, names = f"task '{card.name}' has no base and new classes", card.names
+    if card.parent is not None:
+        raise CompatbenchError(f"{whose}: it is a variant; name its parent, '{card.parent}'")
+    if (number := len(names)) < 2 * LEAST_OF_A_HALF:
+        counted = f"{number} class{'es' * (number != 1)}"
+        what = f"it has {counted}, and each half needs {LEAST_OF_A_HALF} or more"
+        raise CompatbenchError(f"{whose}: {what}")
+    if not any(letter.isalpha() for name in names for letter in name):
+        raise CompatbenchError(
+            f"{whose}: its classes have numbers for names, which say nothing about a new class; "
+            "write their names in the card's 'classes'"
+        )
+    kept = half_labels(number, half)
+    own = slice(kept.start, kept.stop)
+    shares = {name: max(round(n * len(kept) / number), 1) for name, n in card.counts.items()}
+    changes = {
+        "name": half_name(card.name, half),
+        "title": f"{card.title}, {half} classes",
+        "classes": card.classes[own],
+        "folders": card.folders[own],
+        "namesakes": (),
+        "counts": shares,
+    }
+    return card.model_copy(update=changes)
 
 
 def is_card_path(name: str) -> bool:

@@ -35,13 +35,21 @@ _NO_CARD = rf"{NAME}(/{NAME})?(@{_PATH})?|(local-dir|hf):{_PATH}"
 BackboneName = Annotated[
     str, StringConstraints(pattern=rf"^({_NO_CARD}|[^\s\x00-\x1f@:][^\x00-\x1f@:]*\.ya?ml)$")
 ]
-Half = Literal["base", "new"]  # of a task's classes, see ``halves``
+# Halves of a task's classes, as CoCoOp (arXiv:2203.05557) draws them for base-to-new: the first
+# ⌈C/2⌉ labels, and the others, numbered from 0. A half is a task of its own, without a card.
+Half = Literal["base", "new"]
 HALVES: tuple[Half, ...] = get_args(Half)
 
 
 def half_name(task: str, half: Half) -> str:
     """The name of a half of a task."""
     return f"{task}.{half}"
+
+
+def half_labels(classes: int, half: Half) -> range:
+    """The labels of a half of so many classes."""
+    middle = -(-classes // 2)
+    return range(middle) if half == "base" else range(middle, classes)
 
 
 def split_half(name: str) -> tuple[str, Half | None]:

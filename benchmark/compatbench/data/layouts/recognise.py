@@ -8,8 +8,15 @@ from pathlib import Path, PurePosixPath
 
 from compatbench.data.images.dataset_files import inside, read_lines, unreadable
 from compatbench.data.layouts.containers import PARQUET, TAR
-from compatbench.data.layouts.csv_lists import SPLIT_NAMES, choose_columns, read_csv, scan_list
-from compatbench.data.layouts.listing import CLASS_NAMES, Listing, make_frame
+from compatbench.data.layouts.listing import (
+    CLASS_NAMES,
+    SPLIT_NAMES,
+    Listing,
+    choose_columns,
+    make_frame,
+    read_csv,
+    scan_list,
+)
 from compatbench.data.layouts.scanners import EXTENSIONS, is_image, scan_containers
 from compatbench.errors import CompatbenchError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -134,8 +134,7 @@ def read_split(path: Path) -> tuple[Rows, list[str]]:
         raise CompatbenchError(f"{path} lists no image")
     for number, (label, name) in enumerate(classes):
         if label < number:
-            both = f"both {classes[number - 1][1]!r} and {name!r}"
-            raise WrongClasses(f"{path}: label {label} is {both}")
+            raise WrongClasses(f"{path}: label {label} is both {classes[label][1]!r} and {name!r}")
         if label > number:
             raise WrongClasses(f"{path}: no image has label {number}, but some have {label}")
     rows = [(image, label, split) for split in SPLITS for image, label, _ in splits[split]]
@@ -143,28 +142,22 @@ def read_split(path: Path) -> tuple[Rows, list[str]]:
 
 
 def scan_fgvc(folder: Path, card: FgvcSource, classes: Classes) -> Listing:
-    """FGVC-Aircraft (arXiv:1306.5151), whose text files CoOp reads unchanged."""
+    """FGVC-Aircraft (arXiv:1306.5151), whose text files CoOp reads unchanged.
+
+    A line such as ``1025794 707-320`` has an image's number and its variant.
+    """
     variants = read_lines(path := inside(folder, "variants.txt"))
     classes.check(variants, path)
-    rows: Rows = []
-    for split in SPLITS:
-        rows += read_variants(inside(folder, f"images_variant_{split}.txt"), variants, split)
-    return Listing("text files", inside(folder, card.images), make_frame(rows))
-
-
-def read_variants(path: Path, variants: Sequence[str], split: str) -> Rows:
-    """The images of lines such as ``1025794 707-320``: an image's number and its variant."""
     labels = {name: label for label, name in enumerate(variants)}
     rows: Rows = []
-    for line in read_lines(path):
-        image, _, variant = line.partition(" ")
-        if not (image.isascii() and image.isdigit()):
-            wanted = "a line holds an image's number and its variant"
-            raise CompatbenchError(f"{path}: {wanted}, not {line!r}")
-        if (variant := variant.strip()) not in labels:
-            raise CompatbenchError(f"{path}: {line!r}: {variant!r} is not in variants.txt")
-        rows.append((f"{image}.jpg", labels[variant], split))
-    return rows
+    for split in SPLITS:
+        for line in read_lines(path := inside(folder, f"images_variant_{split}.txt")):
+            image, _, variant = line.partition(" ")
+            if not (image.isascii() and image.isdigit()) or variant.strip() not in labels:
+                wanted = "a line holds an image's number and one of variants.txt"
+                raise CompatbenchError(f"{path}: {wanted}, not {line!r}")
+            rows.append((f"{image}.jpg", labels[variant.strip()], split))
+    return Listing("text files", inside(folder, card.images), make_frame(rows))
 
 
 def scan_webdataset(folder: Path, card: WebdatasetSource, classes: Classes) -> Listing:

@@ -18,8 +18,7 @@ from compatbench.data.images.dataset_files import (
 )
 from compatbench.data.images.source import ImageSource, Member, Sample
 from compatbench.data.layouts.containers import PARQUET, read_columns
-from compatbench.data.layouts.csv_lists import read_csv
-from compatbench.data.layouts.listing import Classes, Listing, check_inside, open_images
+from compatbench.data.layouts.listing import Classes, Listing, check_inside, open_images, read_csv
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from compatbench.data.needs import NEEDS
+from compatbench.data.labels import NEEDS
 from compatbench.errors import NotTransferable
 from compatbench.extras.check.method_under_test import (
     FEW_STEPS,
