@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import canonical_json, sha256_bytes, sha256_json
-from compatbench.files.kinds import delete_paths, require
-from compatbench.files.tensors import KEY, check_header, read_header
+from compatbench.files.kinds import delete_paths
+from compatbench.files.tensors import KEY, read_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,15 +68,11 @@ def _seal(features: Tensor, about: dict[str, Any]) -> dict[str, Any]:
 
 def _open(path: Path) -> tuple[dict[str, Any], Tensor | None]:
     """An entry's description, and its features, memory-mapped; nothing if it cannot be read."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        check_header(require(path, follow=True))
-        with safe_open(path, "pt") as file:
-            values = read_header(path, (file.metadata() or {}).get(KEY))
-            return values, file.get_tensor(FEATURES)
+        values, tensors = read_tensors(path)
     except (CompatbenchError, SafetensorError, OSError, ValueError, RecursionError):
         return {}, None
+    return values, tensors.get(FEATURES)
 
 
 class Unfinished:
@@ -84,11 +82,11 @@ class Unfinished:
         """``paths``: those of the whole entries, which have as many rows each."""
         self._folders = [path.with_suffix(".parts") for path in paths]
 
-    def read(self) -> list[list[Tensor]]:
-        """The first rows of each entry, as many of each, in one part or none."""
+    def read(self) -> list[Tensor]:
+        """The first rows of all entries, as many of each, ``[entries, n, ...]``; or nothing."""
         import torch
 
-        found: list[list[Tensor]] = []
+        found: list[Tensor] = []
         for folder in self._folders:
             parts = list[Any]()
             while True:
@@ -96,11 +94,13 @@ class Unfinished:
                 if (part := read_entry(folder / f"{start:09}.safetensors")) is None:
                     break
                 parts.append(part)
-            found.append(parts)
-        least = min(sum(map(len, parts)) for parts in found)
-        return [[torch.cat(parts)[:least]] if least else [] for parts in found]
+            if not parts:
+                return []
+            found.append(torch.cat(parts))
+        least = min(map(len, found))
+        return [torch.stack([rows[:least] for rows in found])]
 
-    def write(self, start: int, rows: Sequence[Tensor], about: dict[str, Any]) -> None:
+    def write(self, start: int, rows: Tensor, about: dict[str, Any]) -> None:
         """Keeps rows of each entry, from the row ``start`` on."""
         for folder, part in zip(self._folders, rows, strict=True):
             write_entry(folder / f"{start:09}.safetensors", part, {**about, "from": start})

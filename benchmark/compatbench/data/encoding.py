@@ -119,20 +119,17 @@ def encode(
     else:
         at_once = backbone.images_at_once(*([first.wanted] if first.wanted else []))
         size = max(at_once // views, 1)
-    kept: list[list[Tensor]] = unfinished.read() if unfinished else [[] for _ in entries]
-    start = done = sum(map(len, kept[0]))
-    if done == len(samples):
-        return [torch.cat(rows) for rows in kept]
-    fresh: list[list[Tensor]] = [[] for _ in entries]
+    kept = unfinished.read() if unfinished else []  # each [views, n, ...]
+    start = done = sum(part.shape[1] for part in kept)
+    fresh: list[Tensor] = []
 
     def keep() -> None:
         """Waits for the device, and moves what it has encoded."""
-        rows = [torch.cat(own).cpu() for own in fresh]
-        if unfinished and done < len(samples):
-            unfinished.write(start, rows, first.about)
-        for own, part, old in zip(fresh, rows, kept, strict=True):
-            old.append(part)
-            own.clear()
+        if fresh:
+            kept.append(torch.cat(fresh, dim=1).cpu())
+            if unfinished and done < len(samples):
+                unfinished.write(start, kept[-1], first.about)
+            fresh.clear()
 
     decoder = Decoder(
         first.task.source,
@@ -152,16 +149,14 @@ def encode(
                 images = F.pad(images, (*(0, 0) * 3, 0, BATCH - count))
             each = images.shape[1]
             rows, at_once = _encode(first, images.flatten(0, 1), each if on_cpu else at_once)
-            for own, part in zip(fresh, rows.split(each), strict=True):
-                own.append(part[:count])
+            fresh.append(rows.unflatten(0, (views, each))[:, :count])
             done += count
             on_encoded(views * done, views * len(samples))
             if time.monotonic() - last > KEEP_SECONDS:
                 keep()
                 start, last = done, time.monotonic()
-    if fresh[0]:
-        keep()
-    return [torch.cat(rows) for rows in kept]
+    keep()
+    return [*torch.cat(kept, dim=1)]
 
 
 def _encode(first: Images, rows: Tensor, at_once: int) -> tuple[Tensor, int]:

@@ -120,13 +120,10 @@ class FeatureCache:
         row_bytes = self._row_bytes(parts)
         if row_bytes is None:
             return [FreshRows(group, rows, backbone.device, self.encode) for group in whole]
-        stored = [self._entries(part, row_bytes) for part in parts]
-        by_view = [[part[i] for part in stored] for i in range(sum(map(len, whole)))]
+        stored = [*zip(*(self._entries(part, row_bytes) for part in parts), strict=True)]
         width = 1 + wanted.views
-        return [
-            StoredRows(by_view[i : i + width], rows, backbone.device)
-            for i in range(0, len(by_view), width)
-        ]
+        starts = range(0, width * len(views), width)
+        return [StoredRows(stored[i : i + width], rows, backbone.device) for i in starts]
 
     def encode(self, images: Sequence[Images], filled: bool = False) -> list[Tensor]:
         """The same images under several views, encoded now and not kept; see ``encode``."""
@@ -158,21 +155,15 @@ class FeatureCache:
 
         Those that are missing are computed together, which give ``row_bytes`` for an image.
         """
-        found: dict[str, Tensor] = {}
-        missing: dict[str, Images] = {}
-        for one in wanted:
-            if one.key in self._broken:  # or images would be encoded again for each method
-                raise self._broken[one.key]
-            if (entry := self._read(one)) is None:
-                missing[one.key] = one
-            else:
-                found[one.key] = entry
-        left = list(missing.values())
-        if left:
-            most = views_together(left[0].backbone, len(left[0].samples), row_bytes)
-            for i in range(0, len(left), most):
-                found |= self._compute(left[i : i + most])
-        return [found[one.key] for one in wanted]
+        if broken := [self._broken[one.key] for one in wanted if one.key in self._broken]:
+            raise broken[0]  # or images would be encoded again for each method
+        entries = {one.key: self._read(one) for one in wanted}
+        missing = list({one.key: one for one in wanted if entries[one.key] is None}.values())
+        if missing:
+            most = views_together(missing[0].backbone, len(missing[0].samples), row_bytes)
+            for i in range(0, len(missing), most):
+                entries |= self._compute(missing[i : i + most])
+        return [entries[one.key] for one in wanted]  # type: ignore[misc]
 
     def _read(self, images: Images) -> Tensor | None:
         entry = read_entry(path := self._path(images), warn=True)

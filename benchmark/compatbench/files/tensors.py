@@ -54,11 +54,7 @@ def save_tensors(
 def load_tensors(path: Path, schema: str, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads what ``save_tensors`` wrote, called ``what`` in messages; no code is run."""
     try:
-        check_header(require(path, follow=True))
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        values = read_header(path, metadata[KEY]) if KEY in metadata else {}
+        values, tensors = read_tensors(path)
         if values.get("schema") != schema:
             raise CompatbenchError(f"{path} is not a compatbench {what}")
         about = dict(values["about"])
@@ -85,19 +81,22 @@ def check_header(path: Path) -> None:
         raise ValueError(f"its header has {size:,} bytes, of {MOST_HEADER:,} at most")
 
 
-def read_header(path: Path, text: str | None) -> dict[str, Any]:
-    """The values under ``KEY`` in the header of a file that safetensors has read.
+def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The values under ``KEY`` in a file's header, if there are any, and its tensors, mapped.
 
     A parser accepts other bytes for the same values, such as white space of another kind or
-    ``1E-05`` for ``1e-05``. A ``ValueError`` refuses them: the file was changed. ``text`` is the
-    entry.
+    ``1E-05`` for ``1e-05``. A ``ValueError`` refuses them: the file was changed.
     """
-    values = json.loads(text or "null")
-    if not isinstance(values, dict):
-        raise ValueError("its header has no entry of compatbench")
+    check_header(require(path, follow=True))
+    with safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get(KEY)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    values = json.loads(text or "{}")
     with path.open("rb") as file:
         header = file.read(int.from_bytes(file.read(8), "little"))
     # safetensors pads a header with spaces.
-    if canonical_json(values) != text or not header.rstrip(b" ").endswith(b"}"):
+    if canonical_json(values) != (text or "{}") or not header.rstrip(b" ").endswith(b"}"):
         raise ValueError("its header is not as it was written")
-    return values
+    if not isinstance(values, dict):
+        raise ValueError("its header has no entry of compatbench")
+    return values, tensors

@@ -157,13 +157,13 @@ def halve_card(card: TaskCard, half: Half) -> TaskCard:
             "write their names in the card's 'classes'"
         )
     kept = half_labels(number, half)
-    own = slice(kept.start, kept.stop)
+    part = slice(kept.start, kept.stop)
     shares = {name: max(round(n * len(kept) / number), 1) for name, n in card.counts.items()}
     changes = {
         "name": half_name(card.name, half),
         "title": f"{card.title}, {half} classes",
-        "classes": card.classes[own],
-        "folders": card.folders[own],
+        "classes": card.classes[part],
+        "folders": card.folders[part],
         "namesakes": (),
         "counts": shares,
     }
@@ -194,11 +194,8 @@ def _resolve_suite(card: Any, folder: Path) -> Any:
     tasks = tuple(resolve(task_cards, name) for name in card.tasks)
     paths = [tuple(resolve(backbone_cards, name) for name in path) for path in card.upgrades]
     renamed = dict(zip(card.upgrades, paths, strict=True))
-    groups = {
-        title: tuple(renamed[path] for path in listed) for title, listed in card.groups.items()
-    }
-    changes = {"tasks": tasks, "upgrades": tuple(paths), "groups": groups}
-    return card.model_copy(update=changes)
+    groups = {title: tuple(map(renamed.get, listed)) for title, listed in card.groups.items()}
+    return card.model_copy(update={"tasks": tasks, "upgrades": tuple(paths), "groups": groups})
 
 
 def suite_tasks(suite: SuiteCard) -> tuple[str, ...]:

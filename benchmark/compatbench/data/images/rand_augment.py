@@ -41,14 +41,6 @@ def _map_plane(
     return image.transform(image.size, Image.Transform.AFFINE, tuple(matrix))
 
 
-def _rotate(image: Image.Image, value: float, generator: np.random.Generator) -> Image.Image:
-    return image.rotate(_sign(generator) * value)
-
-
-def _posterize(image: Image.Image, value: float, generator: np.random.Generator) -> Image.Image:
-    return ImageOps.posterize(image, int(value))
-
-
 def _solarize(image: Image.Image, value: float, generator: np.random.Generator) -> Image.Image:
     return image.point([level if level < value else 255 - level for level in range(256)] * 3)
 
@@ -76,8 +68,8 @@ OPERATIONS: dict[str, tuple[Operation, float, float]] = {
     "autocontrast": (_plain(ImageOps.autocontrast), 0, 1),
     "equalize": (_plain(ImageOps.equalize), 0, 1),
     "invert": (_plain(ImageOps.invert), 0, 1),
-    "rotate": (_rotate, 0, 30),
-    "posterize": (_posterize, 4, 8),
+    "rotate": (lambda image, value, draw: image.rotate(_sign(draw) * value), 0, 30),
+    "posterize": (lambda image, value, draw: ImageOps.posterize(image, int(value)), 4, 8),
     "solarize": (_solarize, 0, 256),
     "solarize-add": (_solarize_add, 0, 110),
     "color": (_enhance(ImageEnhance.Color), 0.1, 1.9),

@@ -86,7 +86,8 @@ def scan_class_folders(folder: Path, card: ClassFoldersSource, classes: Classes)
             root = inside(folder, base, place)
             _check_folders(root, classes)
             for name in classes.folders:
-                files = filter(is_image, list_folder(inside(folder, root, name)))
+                files = list_folder(inside(folder, root, name))
+                files = [file for file in files if is_image(file) and file.isprintable()]
                 rows += [(f"{place}/{name}/{file}", name, split) for file in files]
     return Listing("class folders", base, make_frame(rows))
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 TXT = "txt"  # in place of a file's name: x.txt beside x.jpg in a shard, a caption in each line
 Captions = dict[str, tuple[str, ...]]  # by an image's identity
-Caption = tuple[str, str, str]  # its file and line, the image, and the text
 
 
 def read_descriptions(path: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -63,8 +62,14 @@ def read_captions(
         CompatbenchError: a broken file, a row of no image of the task, an empty caption, or no
             caption at all.
     """
+    if name == TXT:
+        rows = _texts_beside(images)
+    else:
+        table = _read_table(path := inside(folder, name))
+        columns = table.index, table["image"], table["caption"].str.strip()
+        rows = ((f"{path}:{line}", *row) for line, *row in zip(*columns, strict=True))
     texts: dict[str, list[str]] = {sample.id: [] for sample in images}
-    for where, image, caption in _texts_beside(images) if name == TXT else _list(folder, name):
+    for where, image, caption in rows:
         if image in texts:
             texts[image].append(caption)
         elif image not in others:
@@ -97,8 +102,8 @@ def read_captioned(folder: Path, card: CaptionedSource, captions: str) -> ImageS
     return open_images(listing, Classes("", (), (), ()))
 
 
-def _texts_beside(images: Sequence[Any]) -> Iterator[Caption]:
-    """The lines of the texts beside images in tar shards."""
+def _texts_beside(images: Sequence[Any]) -> Iterator[tuple[str, str, str]]:
+    """Where it is, the image and the text of each line of the texts beside images in shards."""
     for image in images:
         if not isinstance(image, Member) or image.text is None:
             what = f"there is no {TXT} beside it in a tar shard; add it"
@@ -109,12 +114,6 @@ def _texts_beside(images: Sequence[Any]) -> Iterator[Caption]:
             raise unreadable(image.shard, ValueError(f"text of {image.id}: {error}")) from None
         for line in filter(None, map(str.strip, lines)):
             yield image.id, image.id, line
-
-
-def _list(folder: Path, name: str) -> Iterator[Caption]:
-    table = _read_table(path := inside(folder, name))
-    for line, image, caption in zip(table.index, table["image"], table["caption"], strict=True):
-        yield f"{path}:{line}", image, caption.strip()
 
 
 def _read_table(path: Path) -> pd.DataFrame:
