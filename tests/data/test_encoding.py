@@ -16,7 +16,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from compatbench.backbone import FEATURES, ImageInput
 from compatbench.backbone.build import allow_tf32
 from compatbench.backbone.device import MOST, fit_batch
-from compatbench.data import decoding, encoding
+from compatbench.data import encoding
 from compatbench.data.cache_files import list_entries
 from compatbench.data.cards import suite_cards
 from compatbench.data.encoding import BATCH, Images
@@ -164,10 +164,10 @@ def _own_bytes(process: Any) -> int:
 def test_decoders_take_the_memory_that_plan_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "MANY", 10)
+    monkeypatch.setattr(encoding, "MANY", 10)
     task, views = Folder(tmp_path, 200), tuple(View(1 + number) for number in range(2))
     preprocess: Any = image_transform_v2(PreprocessCfg(size=(side := 224)), is_train=False)
-    decoder = decoding.Decoder(task.source, views, preprocess, side, torch.float32)
+    decoder = encoding.Decoder(task.source, views, preprocess, side, torch.float32)
     most = 0
     for _ in decoder.batches(task.samples, 64, 2):
         time.sleep(0.1)  # so that they are ahead
@@ -181,11 +181,11 @@ def test_decoders_take_the_memory_that_plan_counts(
 def test_processes_decode_in_order_and_an_error_among_them_or_their_death_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "MANY", 10)
-    monkeypatch.setattr(decoding, "PIECE", 4)
+    monkeypatch.setattr(encoding, "MANY", 10)
+    monkeypatch.setattr(encoding, "PIECE", 4)
     task, backbone, views = Folder(tmp_path, 25), FakeBackbone(), tuple(VIEWS[:2])
     (tmp_path / task.samples[21].id).write_bytes(b"no image")
-    decoder = decoding.Decoder(task.source, views, backbone.preprocess, 8, torch.float32)
+    decoder = encoding.Decoder(task.source, views, backbone.preprocess, 8, torch.float32)
     expected = torch.stack([decoder.decode(one) for one in task.samples[:20]], dim=1)
 
     def collect(samples: list[Sample]) -> torch.Tensor:

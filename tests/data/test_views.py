@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from compatbench.data.images.rand_augment import OPERATIONS, STRENGTH
-from compatbench.data.images.views import View
+from compatbench.data.images.views import OPERATIONS, STRENGTH, View
 
 
 def painting() -> Image.Image:

@@ -27,6 +27,7 @@ from compatbench.errors import CompatbenchError
 WHOLE = 0.5  # a draw of at least this share of a split has the whole split encoded
 FREE_SHARE = 0.5  # of the disk's free room that the tokens of one set may take
 MOST_IN_MEMORY = 512 * 2**20  # bytes of recently used entries that a process keeps
+PART = 4 * BATCH  # images in an entry of tokens; 155 MB of them at ViT-B/16
 
 
 class FeatureCache:
@@ -222,9 +223,6 @@ def _cover(
         return samples, None
     places = {sample.id: i for i, sample in enumerate(split)}
     return split, torch.tensor([places[sample.id] for sample in samples], dtype=torch.long)
-
-
-PART = 4 * BATCH  # images in an entry of tokens; 155 MB of them at ViT-B/16
 
 
 class StoredRows:

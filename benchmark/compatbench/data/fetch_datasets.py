@@ -42,6 +42,9 @@ UNPACKING = ".unpacking-"
 DRIVE_PAGE = re.compile(r"^https://drive\.google\.com/(?:file/d/|open\?id=)([\w-]+)(?:/view.*)?$")
 DRIVE_FILE = r"https://drive.usercontent.google.com/download?id=\1&export=download&confirm=t"
 Tell = Callable[[str], object]
+# What the readers raise on damaged files, encrypted ones, and unknown compression.
+_DAMAGED = (BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError)
+_DAMAGED += (RuntimeError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -214,11 +217,6 @@ def _unpack(archive: Path, wanted: Download, folder: Path) -> None:
                 source.replace(place)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-# What the readers raise on damaged files, encrypted ones, and unknown compression.
-_DAMAGED = (BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError)
-_DAMAGED += (RuntimeError, NotImplementedError)
 
 
 def unpack(archive: Path, folder: Path, wanted: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from compatbench.backbone import FEATURES, ImageInput
 from compatbench.backbone.text.memory import current_budget
 from compatbench.data.cards import COPIED, task_cards
-from compatbench.data.decoding import AHEAD, PIECE
+from compatbench.data.encoding import AHEAD, PIECE
 from compatbench.data.feature_cache import WHOLE
 from compatbench.data.images.views import View
 from compatbench.engine.cell import Cell

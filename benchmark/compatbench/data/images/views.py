@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from compatbench.data.images.rand_augment import rand_augment
 from compatbench.files.hashes import sha256_bytes
+
+DRAWN = 2  # operations that an image passes, drawn with repetition
+STRENGTH = 10 / 30  # the place in the range of every operation
+
+Operation = Callable[[Image.Image, float, np.random.Generator], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -68,3 +74,76 @@ def _random_box(
     side = min(size)
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
+
+
+def rand_augment(image: Image.Image, generator: np.random.Generator) -> Image.Image:
+    """An RGB image after ``DRAWN`` operations; its size is kept.
+
+    RandAugment (Cubuk et al., arXiv:1909.13719), with the operations and ranges that Dassl has.
+    """
+    names = [*OPERATIONS]
+    for index in generator.integers(len(names), size=DRAWN):
+        operation, least, most = OPERATIONS[names[index]]
+        image = operation(image, least + STRENGTH * (most - least), generator)
+    return image
+
+
+def _sign(generator: np.random.Generator) -> int:
+    return -1 if generator.random() < 0.5 else 1
+
+
+def _plain(change: Callable[[Image.Image], Image.Image]) -> Operation:
+    """An operation that has no strength."""
+    return lambda image, value, generator: change(image)
+
+
+def _map_plane(
+    image: Image.Image, value: float, generator: np.random.Generator, entry: int
+) -> Image.Image:
+    """An affine map that differs from the identity in one entry, either way; the rest is black."""
+    matrix = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    matrix[entry] = _sign(generator) * value
+    return image.transform(image.size, Image.Transform.AFFINE, tuple(matrix))
+
+
+def _solarize(image: Image.Image, value: float, generator: np.random.Generator) -> Image.Image:
+    return image.point([level if level < value else 255 - level for level in range(256)] * 3)
+
+
+def _solarize_add(image: Image.Image, value: float, generator: np.random.Generator) -> Image.Image:
+    added = image.point([int(min(level + value, 255)) for level in range(256)] * 3)
+    return _solarize(added, 128, generator)
+
+
+def _cut_out(image: Image.Image, value: float, generator: np.random.Generator) -> Image.Image:
+    """A grey square of this side, its centre anywhere in the image."""
+    left, top = (int(max(0, generator.uniform(0, n) - value / 2)) for n in image.size)
+    corner = min(image.width, left + value), min(image.height, top + value)
+    image = image.copy()
+    ImageDraw.Draw(image).rectangle((left, top, *corner), (125, 123, 114))
+    return image
+
+
+def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
+    return lambda image, value, generator: kind(image).enhance(value)
+
+
+# Each with its range; angles are in degrees, lengths in pixels.
+OPERATIONS: dict[str, tuple[Operation, float, float]] = {
+    "autocontrast": (_plain(ImageOps.autocontrast), 0, 1),
+    "equalize": (_plain(ImageOps.equalize), 0, 1),
+    "invert": (_plain(ImageOps.invert), 0, 1),
+    "rotate": (lambda image, value, draw: image.rotate(_sign(draw) * value), 0, 30),
+    "posterize": (lambda image, value, draw: ImageOps.posterize(image, int(value)), 4, 8),
+    "solarize": (_solarize, 0, 256),
+    "solarize-add": (_solarize_add, 0, 110),
+    "color": (_enhance(ImageEnhance.Color), 0.1, 1.9),
+    "contrast": (_enhance(ImageEnhance.Contrast), 0.1, 1.9),
+    "brightness": (_enhance(ImageEnhance.Brightness), 0.1, 1.9),
+    "sharpness": (_enhance(ImageEnhance.Sharpness), 0.1, 1.9),
+    "shear-x": (partial(_map_plane, entry=1), 0, 0.3),
+    "shear-y": (partial(_map_plane, entry=3), 0, 0.3),
+    "cut-out": (_cut_out, 0, 40),
+    "translate-x": (partial(_map_plane, entry=2), 0, 100),
+    "translate-y": (partial(_map_plane, entry=5), 0, 100),
+}

@@ -1,4 +1,4 @@
-"""A listing: what every scanner of a layout gives, and how images are opened from it.
+"""A listing: what every scanner of a layout gives; lists of images; how images are opened.
 
 A path is that of a file below the listing's folder, or of what lies in one: ``shards/0.tar/0007``
 is a member of a tar shard, ``data/train.parquet/7`` a row of a parquet file. All are read where
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
 CLASS_NAMES = "classnames.txt"  # a list of the names, in label order, beside the images
 COLUMNS = ("path", "label", "split")
+# What people call the columns of a list and the splits, in small letters.
+_PATHS = "path file filename file_name filepath file_path image image_path img"
+_LABELS = "label class classname class_name category target species"
+_SPLITS = "split subset set partition"
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val"}
+SPLIT_NAMES |= {"validation": "val", "dev": "val", "test": "test", "testing": "test"}
+SPLIT_NAMES |= {"eval": "test"}
 
 
 @dataclass(frozen=True)
@@ -148,15 +155,6 @@ def check_inside(path: str) -> str:
     if odd or not parts or path.startswith("/") or ".." in parts or ":" in parts[0]:
         raise ValueError(f"path {path!r} leaves the dataset's folder")
     return path
-
-
-# What people call the columns of a list and the splits, in small letters.
-_PATHS = "path file filename file_name filepath file_path image image_path img"
-_LABELS = "label class classname class_name category target species"
-_SPLITS = "split subset set partition"
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val"}
-SPLIT_NAMES |= {"validation": "val", "dev": "val", "test": "test", "testing": "test"}
-SPLIT_NAMES |= {"eval": "test"}
 
 
 def scan_list(path: Path, folder: Path) -> Listing:
