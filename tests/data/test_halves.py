@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data.dassl import dassl_draw
-from data.trees import SetUp, Sizes
+from data.trees import SetUp, Sizes, dassl_draw
 
 from compatbench.data.cards import suite_cards, suite_tasks, suite_variants, task_cards
 from compatbench.data.draws import draw_shots

@@ -24,6 +24,7 @@ from PIL import Image
 
 from compatbench.data import task
 from compatbench.data.cards import TaskCard, task_cards
+from compatbench.data.images.source import Sample
 from compatbench.files.project_folders import tasks_folder
 
 CLASSES = ("Alpine_Ibex", "redFox")  # folders of a dataset of two classes, ``pets``
@@ -215,3 +216,17 @@ def write_cards(folder: Path, trees: Iterable[Tree] = ()) -> Path:
         assert changed == 1
         path.write_text(re.sub(r"(?m)^least_per_class: .*\n", "", text), encoding="utf-8")
     return folder
+
+
+def dassl_draw(
+    train: list[Sample], val: list[Sample], shots: int, seed: int
+) -> tuple[list[Sample], ...]:
+    """With a generator of Python's, as Dassl: training images first, then validation."""
+    generator, results = random.Random(seed), []
+    for items, wanted in ((train, shots), (val, min(shots, 4))):
+        drawn = []
+        for label in dict.fromkeys(item.label for item in items):
+            of_class = [item for item in items if item.label == label]
+            drawn += generator.sample(of_class, wanted) if len(of_class) >= wanted else of_class
+        results.append(drawn)
+    return tuple(results)
