@@ -9,8 +9,7 @@ import pytest
 from synthetic_results import TWO_BY_TWO, UPGRADE, coop_by_way, make_page
 
 from compatbench.extras.advice.price import break_even, count_labels, price_ways, worth_interval
-from compatbench.extras.advice.price_figure import price_values
-from compatbench.extras.advice.price_tables import price_table
+from compatbench.extras.advice.price_pages import price_table, price_values
 from compatbench.results.estimate import Interval, draw_resamples
 from compatbench.tables.figures.plan import plan_figures
 from compatbench.tables.markdown import render_table

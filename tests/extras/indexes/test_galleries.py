@@ -18,7 +18,7 @@ from compatbench.backbone import Backbone
 from compatbench.data.task import inspect_task, load_task
 from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes.galleries import Galleries
-from compatbench.extras.indexes.gallery_rows import FIGURES, POOLED
+from compatbench.extras.indexes.retrieval_files import FIGURES, POOLED
 
 WORDS = ["a red dog", "the blue cat on grass", "two birds", "an old tree", "a photo of the sea"]
 HEAD = "title: Photos\nlicence: MIT\n"

@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 import compatbench as cb
 from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes.galleries import rank_gallery
-from compatbench.extras.indexes.gallery_rows import FIGURES, KEY, POOLED
 from compatbench.extras.indexes.retrieval_files import (
+    FIGURES,
+    KEY,
+    POOLED,
+    check_files,
     find_expected,
     read_retrieval,
     write_retrieval,
 )
-from compatbench.extras.indexes.stored_checks import check_files
 
 COMMITTED = Path(__file__).parents[3] / "results" / "retrieval"
 

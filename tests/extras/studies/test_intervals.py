@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from compatbench.extras.studies.intervals import crossed_interval, spearman_interval
+from compatbench.extras.studies.frames import crossed_interval, spearman_interval
 
 
 def test_a_correlation_is_that_of_scipy() -> None:

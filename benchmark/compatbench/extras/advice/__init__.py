@@ -3,8 +3,8 @@
 from compatbench.plugins import Command, Option
 
 FUNCTIONS = {"advise": "advise:advise", "predict": "predict:predict"}
-SECTIONS = {"price": "sections:PRICE", "price answer": "sections:ANSWER"}
-FIGURES = {"price": "price_figure:PRICE_FIGURE"}
+SECTIONS = {"price": "price_pages:PRICE", "price answer": "price_pages:ANSWER"}
+FIGURES = {"price": "price_pages:PRICE_FIGURE"}
 COMMANDS = {
     "advise": Command(
         "advise",

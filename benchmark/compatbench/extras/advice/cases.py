@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,11 @@ class Case:
     accuracy: Mapping[str, Array]
     reasons: Mapping[str, str]  # why a transfer cannot attach the module
     prices: tuple[Price, ...] = ()  # where modules were trained anew with labels
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What names the case, in the rows of frames."""
+        return {"source": self.upgrade[0], "target": self.upgrade[1], "method": self.method}
 
     @property
     def ways(self) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,18 @@ from compatbench.backbone.device import resolve_device
 from compatbench.backbone.joint_maps import find_rotation
 from compatbench.backbone.words import WordFeatures, find_words
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import COPIED, backbone_cards, task_cards
+from compatbench.data.cards import COPIED, TrainingCard, backbone_cards, task_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images.source import ImageSource, Sample
-from compatbench.data.labels import Labels
 from compatbench.data.layouts.recognise import list_images
 from compatbench.data.task import Task, task_labels
-from compatbench.engine.predict import read_features
+from compatbench.engine.attach import Carried
 from compatbench.engine.single_module import Fitted, build_method_of, read_fitted
+from compatbench.engine.task_images import TaskImages
 from compatbench.errors import CompatbenchError, CompatbenchWarning, NotTransferable
 from compatbench.extras.studies.similarity import mean_cosine
-from compatbench.method import CosineClassifier, Method, Module
-from compatbench.method.predictions import Predictions
-from compatbench.method.predictions import predict as answer
+from compatbench.method import Method, Module
 from compatbench.method.registry import find_transfer
-from compatbench.method.transfer import TransferData, WordPair
 from compatbench.plugins import open_address
 from compatbench.results.evaluation import Evaluation, evaluate
 from compatbench.transfers._shared.survival import (  # pyright: ignore[reportMissingImports]
@@ -58,11 +55,9 @@ class Outlook:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values; gains in percentage points."""
-        found: dict[str, Any] = {"transfer": self.transfer, "reason": self.reason}
-        for name in ("value", "low", "high"):
-            key = {"value": "gain"}.get(name, name)
-            found[key] = None if self.gain is None else 100 * getattr(self.gain, name)
-        return found
+        gain = [None] * 3 if self.gain is None else [100 * share for share in astuple(self.gain)]
+        values = dict(zip(("gain", "low", "high"), gain, strict=True))
+        return {"transfer": self.transfer, "reason": self.reason, **values}
 
 
 @dataclass(frozen=True)
@@ -140,105 +135,75 @@ def predict(
             why = f"a module of '{fitted.method}' holds nothing that was learned"
         raise CompatbenchError(f"{path} needs no prediction on '{backbone}': {why}")
     ways = [COPIED, WORDS] if find_transfer(WORDS).serves(method.card) else [COPIED]
-    models = load_both(fitted, backbone, device)
-    labels, upgrade = labels_of(fitted), (fitted.source, backbone)
-    kinds = [describe_method(method.card, way, *models, labels) for way in ways]
+    device = resolve_device(device)
+    models = load_backbone(fitted.source, device), load_backbone(backbone, device)
+    task = open_images(fitted, None if images is None else Path(images))
+    kinds = {way: describe_method(method.card, way, *models, task.labels) for way in ways}
     if images is None:
         moves = measure_moves(*models, given if isinstance(given, Path) else None)
-        blind, found = find_estimator("models", *upgrade), []
-        for way, kind in zip(ways, kinds, strict=True):
-            why = find_obstacle(method, module, way, models, fitted)
+        blind, outlooks = find_estimator("models", fitted.source, backbone), []
+        for way, kind in kinds.items():
+            why = find_obstacle(method, module, way, models, task)
             gain = None if why else blind.predict(describe_moves(kind, moves))
-            found.append(Outlook(way, gain, why))
-        return Prediction(fitted, backbone, 0, tuple(found))
-    task = open_images(fitted, Path(images))
-    zero_shot, classes = [answer_zero_shot(one, task) for one in models], len(task.labels)
+            outlooks.append(Outlook(way, gain, why))
+        return Prediction(fitted, backbone, 0, tuple(outlooks))
     test = partial(evaluate, given, backbone, task, methods=methods, device=device)
-    found = [
-        expect(test(transfer=way), zero_shot, kind, classes)
-        for way, kind in zip(ways, kinds, strict=True)
-    ]
+    found = (expect(test(transfer=way), kind, len(task.labels)) for way, kind in kinds.items())
     return Prediction(fitted, backbone, len(task.split("test")), tuple(found))
 
 
-def load_both(fitted: Fitted, backbone: str, device: str) -> Models:
-    """A module's source, and the backbone that it shall reach."""
-    device = resolve_device(device)
-    return load_backbone(fitted.source, device), load_backbone(backbone, device)
-
-
 @torch.no_grad()
-def find_obstacle(method: Method, module: Module, way: str, models: Models, fitted: Fitted) -> str:
+def find_obstacle(method: Method, module: Module, way: str, models: Models, task: Task) -> str:
     """Why a module cannot be attached to the target; empty if it can."""
-    words, transfer = WordFeatures(default_cache_folder()), find_transfer(way)
-    new, given = models[-1], dict[str, Any]()
-    if way == WORDS:
-        given["words"] = WordPair(*map(words.of, models))
+    folder, transfer = default_cache_folder(), find_transfer(way)
+    labels = task.labels_for(method.card.needs)
+    images = TaskImages(task, TrainingCard(), 0, FeatureCache(folder))
+    carried = Carried(method, module.to(models[-1].device), *models, labels, images)
     try:
-        transfer.image_input(method, new)
-        data = TransferData(transfer, **given)
-        labels = open_task(fitted, ImageSource(Path(), {})).labels_for(method.card.needs)
-        transfer.attach(method, module.to(new.device), new, labels, data)
+        carried.attach(transfer, carried.data(transfer, WordFeatures(folder)))
     except NotTransferable as why:
         return why.reason
     return ""
 
 
-def expect(
-    found: Evaluation, zero_shot: Sequence[Predictions], kind: Mapping[str, float], classes: int
-) -> Outlook:
+def expect(measured: Evaluation, kind: Mapping[str, float], classes: int) -> Outlook:
     """What the answers in an evaluation tell; no label is looked at.
 
-    ``zero_shot`` are the answers of source and target without the module, ``kind`` is what
-    ``describe_module`` says of it; the task has so many ``classes``.
+    ``kind`` is what ``describe_module`` says of the module; the task has so many ``classes``.
     """
-    if found.target is None:
-        return Outlook(found.transfer, None, found.reason)
-    if found.source is None:
-        raise CompatbenchError(f"'{found.fitted.source}' is not here; its answers are needed")
-    old, new = zero_shot
-    four = FourAnswers(found.source.predictions, old, found.target.predictions, new)
-    gain = predict_gain(four, classes, kind, found.fitted.source, found.backbone)
-    return Outlook(found.transfer, gain)
+    old, new, source = measured.source, measured.target, measured.fitted.source
+    if new is None:
+        return Outlook(measured.transfer, None, measured.reason)
+    if old is None:
+        raise CompatbenchError(f"'{source}' is not here; its answers are needed")
+    four = FourAnswers(old.predictions, old.zero_shot, new.predictions, new.zero_shot)
+    return Outlook(measured.transfer, predict_gain(four, classes, kind, source, measured.backbone))
 
 
-def answer_zero_shot(backbone: Backbone, task: Task) -> Predictions:
-    """What a backbone's own zero-shot answers for a task's test images."""
-    features = read_features(backbone, task, FeatureCache(default_cache_folder()))
-    classify = CosineClassifier(backbone.zero_shot(task.labels), backbone.logit_scale)
-    return answer(classify(features))
-
-
-def labels_of(fitted: Fitted) -> Labels:
-    """The classes that a module knows."""
-    labels = task_labels(fitted.task)
-    if fitted.classes is None:
-        return labels
-    return replace(labels, names=tuple(labels.names[label] for label in fitted.classes))
-
-
-def open_images(fitted: Fitted, folder: Path) -> Task:
-    """The images in a folder, at any depth, as the unlabelled test images of a module's task."""
-    base = folder.resolve()
-    # The cache knows images by name and size, so the folder is a part of the name.
-    inner = base.relative_to(base.anchor)
-    samples = [Sample((inner / name).as_posix(), -1) for name in list_images(folder)]
-    if len(samples) < FEW:
-        warnings.warn(
-            f"{folder} holds {len(samples)} images; intervals are for some 250, and with less "
-            f"than {FEW} they are too narrow",
-            CompatbenchWarning,
-            stacklevel=2,
-        )
-    return open_task(fitted, ImageSource(Path(base.anchor), {"test": samples}, base))
-
-
-def open_task(fitted: Fitted, source: ImageSource) -> Task:
-    """A module's task, of the classes that it knows, with other images."""
+def open_images(fitted: Fitted, folder: Path | None) -> Task:
+    """A module's task, of the classes that it knows, with the images in a folder, at any depth,
+    as its unlabelled test images; or with none.
+    """
+    source = ImageSource(Path(), {})
+    if folder is not None:
+        base = folder.resolve()
+        # The cache knows images by name and size, so the folder is a part of the name.
+        inner = base.relative_to(base.anchor)
+        samples = [Sample((inner / name).as_posix(), -1) for name in list_images(folder)]
+        source = ImageSource(Path(base.anchor), {"test": samples}, base)
+        if len(samples) < FEW:
+            warnings.warn(
+                f"{folder} holds {len(samples)} images; intervals are for some 250, and with less "
+                f"than {FEW} they are too narrow",
+                CompatbenchWarning,
+                stacklevel=2,
+            )
     counts = {split: len(samples) for split, samples in source.samples.items()}
-    card = task_cards.read(fitted.task)
     changes = {"counts": counts, "least_per_class": {}}
-    return Task(card.model_copy(update=changes), labels_of(fitted), source)
+    labels = task_labels(fitted.task)
+    if fitted.classes is not None:
+        labels = replace(labels, names=tuple(labels.names[label] for label in fitted.classes))
+    return Task(task_cards.read(fitted.task).model_copy(update=changes), labels, source)
 
 
 @torch.no_grad()

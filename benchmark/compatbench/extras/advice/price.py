@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from compatbench.data.cards import COPIED
+from compatbench.messages import count
 from compatbench.results.estimate import Array, Interval, estimate, mean
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.method_results import SuiteResults, remembered
@@ -21,11 +22,11 @@ from compatbench.results.standing import (
     mean_of_all,
     measure_interval,
 )
+from compatbench.tables.numbers import NOTHING
 
 if TYPE_CHECKING:
     from compatbench.method.transfer import Transfer
 
-UNKNOWN = "–"
 _Means = tuple[dict[str, float] | None, dict[str, float] | None]  # accuracy and gain by dataset
 _RETRAINED = re.compile(r"retrained\+(\d+)")
 
@@ -115,11 +116,12 @@ def price_ways(
     table = np.array([[*curve.values()] for curve in curves if curve]).T
     labels = [0, *anew]
     for i, price in enumerate(prices):
-        own = measured[price.transfer][0]
-        if own is not None and price.transfer not in anew.values():
-            share = np.mean(break_even([*own.values()], table, labels) > 0)
-            worth = worth_interval([*own.values()], table, labels)
-            prices[i] = replace(price, worth=worth, share=float(share))
+        accuracy = measured[price.transfer][0]
+        if accuracy is not None and price.transfer not in anew.values():
+            by_task = [*accuracy.values()]
+            share = float(np.mean(break_even(by_task, table, labels) > 0))
+            worth = worth_interval(by_task, table, labels)
+            prices[i] = replace(price, worth=worth, share=share)
     return prices
 
 
@@ -131,24 +133,36 @@ def find_way(transfer: str) -> Transfer | None:
 
 
 def access_of(transfer: str) -> list[str]:
-    """What a way needs besides the module and the target, always in one order."""
+    """What a way needs besides the module and the target, always in one order.
+
+    ``unknown`` of a transfer that is not here.
+    """
     from compatbench.method.transfer import ACCESS
 
-    way = find_way(transfer)
-    return [need for need in ACCESS if way is not None and need in way.card.access]
+    if (way := find_way(transfer)) is None:
+        return ["unknown"]
+    return [need for need in ACCESS if need in way.card.access]
+
+
+def count_shots_of(transfer: str) -> int:
+    """The labels per class that a way needs."""
+    return getattr((way := find_way(transfer)) and way.config, "shots", 0)
 
 
 def describe_access(transfer: str) -> str:
     """``words, 4 labels per class``, or ``nothing``."""
-    if (way := find_way(transfer)) is None:
-        return UNKNOWN
-    shots = getattr(way.config, "shots", 0)
     words = {
-        "labels": f"{shots} label{'s' * (shots != 1)} per class",
+        "labels": f"{count(count_shots_of(transfer), 'label')} per class",
         "old model": "the old model",
         "unlabelled": "unlabelled images",
+        "unknown": NOTHING,
     }
     return ", ".join(words.get(need, need) for need in access_of(transfer)) or "nothing"
+
+
+def show_labels(labels: float, most: int) -> str:
+    """Labels per class: ``3.4``, or ``> 16`` where more would be needed than there are."""
+    return f"> {most}" if math.isinf(labels) else f"{labels:.1f}"
 
 
 def describe_prices(prices: Sequence[Price]) -> Iterator[dict[str, Any]]:
@@ -169,21 +183,18 @@ def describe_prices(prices: Sequence[Price]) -> Iterator[dict[str, Any]]:
 
 def format_prices(prices: Sequence[Price]) -> list[str]:
     """The same as lines of a table, of 79 columns at most; nothing if no worth is known."""
-    most = max(count_labels([price.transfer for price in prices]), default=0)
-
-    def show(labels: float) -> str:
-        return f"> {most}" if math.isinf(labels) else f"{labels:.1f}"
-
-    rows = [("way", "needs", "time", "worth in labels per class")]
-    for row in describe_prices(prices):
-        time = UNKNOWN if row["seconds"] is None else f"{row['seconds']:,.1f} s"
-        worth = UNKNOWN if row["worth"] is None else show(row["worth"])
-        if row["worth_low"] is not None:
-            worth += f" ({show(row['worth_low'])} to {show(row['worth_high'])})"
-        name = "untouched" if row["way"] == COPIED else row["way"]
-        rows.append((name, row["needs"], time, worth))
     if all(price.worth is None for price in prices):
         return []
+    most = max(count_labels([price.transfer for price in prices]))
+    rows = [("way", "needs", "time", "worth in labels per class")]
+    for row in describe_prices(prices):
+        time = NOTHING if row["seconds"] is None else f"{row['seconds']:,.1f} s"
+        worth = NOTHING if row["worth"] is None else show_labels(row["worth"], most)
+        if row["worth_low"] is not None:
+            bounds = (show_labels(row[f"worth_{end}"], most) for end in ("low", "high"))
+            worth += f" ({' to '.join(bounds)})"
+        name = "untouched" if row["way"] == COPIED else row["way"]
+        rows.append((name, row["needs"], time, worth))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         f"{way:{widths[0]}}  {needs:{widths[1]}}  {time:>{widths[2]}}  {worth}"

@@ -24,9 +24,14 @@ import pandas as pd
 from compatbench.data.cards import COPIED, backbone_cards
 from compatbench.data.cards.shots import count_shots
 from compatbench.extras.advice.cases import FEWEST_TASKS, OLD, ZERO_SHOT, Case
-from compatbench.extras.advice.price import break_even, count_labels, describe_prices, format_prices
+from compatbench.extras.advice.price import (
+    access_of,
+    break_even,
+    count_labels,
+    describe_prices,
+    format_prices,
+)
 from compatbench.messages import count
-from compatbench.method.registry import known_transfer
 from compatbench.results.estimate import Interval
 
 CHEAP = {"words", "source weights"}  # what a way without images may need
@@ -41,12 +46,6 @@ VERDICTS = {
 }
 
 
-def needs_of(way: str) -> set[str]:
-    """What a way needs besides module and target; ``unknown`` of a transfer that is not here."""
-    transfer = known_transfer(way)
-    return {*transfer.card.access} if transfer else {"unknown"}
-
-
 def judge(case: Case) -> dict[str, Any]:
     """The verdict with what it rests on, a row of ``Advice.frame``."""
     means = {name: float(figures.mean()) for name, figures in case.accuracy.items()}
@@ -54,8 +53,8 @@ def judge(case: Case) -> dict[str, Any]:
     cheap, labelled = (
         max(names, key=known.__getitem__, default="")
         for names in (
-            [name for name in known if name != COPIED and needs_of(name) <= CHEAP],
-            [name for name in known if "labels" in needs_of(name)],
+            [name for name in known if name != COPIED and CHEAP.issuperset(access_of(name))],
+            [name for name in known if "labels" in access_of(name)],
         )
     )
     gains = {"": False} | {name: mean > means[ZERO_SHOT] for name, mean in known.items()}
@@ -77,9 +76,7 @@ def judge(case: Case) -> dict[str, Any]:
         worth = float(break_even(known[chosen], curve, [0, *labels]))
     gain = case.estimate(chosen, ZERO_SHOT)
     return {
-        "source": case.upgrade[0],
-        "target": case.upgrade[1],
-        "method": case.method,
+        **case.about,
         "shots": case.shots,
         "verdict": verdict,
         "transfer": chosen,
@@ -98,11 +95,9 @@ def describe_ways(case: Case) -> Iterator[dict[str, Any]]:
     """The old model, zero-shot, and every way that was measured: rows of ``Advice.ways``."""
     for name in case.accuracy:
         yield {
-            "source": case.upgrade[0],
-            "target": case.upgrade[1],
-            "method": case.method,
+            **case.about,
             "way": name,
-            "needs": ", ".join(sorted(needs_of(name))) if name in case.ways else "",
+            "needs": ", ".join(sorted(access_of(name))) if name in case.ways else "",
             **_bounds("accuracy", case.estimate(name)),
             **_bounds("gain", None if name == OLD else case.estimate(name, ZERO_SHOT)),
             "reason": case.reasons.get(name, ""),
@@ -139,11 +134,8 @@ class Advice:
 
     @property
     def prices(self) -> pd.DataFrame:
-        return pd.DataFrame([
-            {"source": case.upgrade[0], "target": case.upgrade[1], "method": case.method, **row}
-            for case in self.cases
-            for row in describe_prices(case.prices)
-        ])  # fmt: skip
+        rows = [case.about | row for case in self.cases for row in describe_prices(case.prices)]
+        return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
         return f"<Advice: {len(self.cases)} verdicts>"
@@ -188,7 +180,7 @@ def _explain(case: Case) -> Iterator[str]:
 
 
 def _retraining(case: Case) -> bool:
-    return any("labels" in needs_of(name) for name in case.ways)
+    return any("labels" in access_of(name) for name in case.ways)
 
 
 def _range(row: Mapping[str, Any], name: str, form: str = ".1f") -> str:

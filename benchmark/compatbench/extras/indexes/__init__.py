@@ -3,7 +3,7 @@
 from compatbench.plugins import Command, Option
 
 FUNCTIONS = {"port_index": "index_port:port_index", "retrieve": "retrieve:retrieve"}
-SECTIONS = {"indexes": "sections:INDEXES"}
+SECTIONS = {"indexes": "retrieval_tables:INDEXES"}
 COMMANDS = {
     # In place of the core's, which ports modules alone.
     "port": Command(
@@ -48,4 +48,4 @@ COMMANDS = {
         also=("data_root", "as_json", "offline"),
     ),
 }
-AUDITS = {"retrieval": "stored_checks:check_files"}
+AUDITS = {"retrieval": "retrieval_files:check_files"}

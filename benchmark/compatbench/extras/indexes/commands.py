@@ -30,7 +30,7 @@ OF_INDEXES = {
 
 def retrieve(call: Call) -> None:
     """Adds the rows to those of the suite, and shows the recall over all images."""
-    from compatbench.extras.indexes.gallery_rows import POOLED
+    from compatbench.extras.indexes.retrieval_files import POOLED
 
     measured = call()
     path = measured.save(call.shell["out"])

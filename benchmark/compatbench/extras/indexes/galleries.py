@@ -25,8 +25,8 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images.source import Sample
 from compatbench.data.images.views import View
 from compatbench.data.task import Task
-from compatbench.extras.indexes.gallery_rows import CEILING, FIGURES, OLD, POOLED
 from compatbench.extras.indexes.index_maps import WAYS, FeatureMap, Pair, fit_map
+from compatbench.extras.indexes.retrieval_files import CEILING, FIGURES, OLD, POOLED
 
 # Queries of a gallery, evenly over it: images, and captions, of which none is left out of the
 # usual test sets (COCO's has 25,010).

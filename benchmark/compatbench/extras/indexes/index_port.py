@@ -133,40 +133,46 @@ def port_index(
             f"{path_out}: the ported index is of the kind of {path}; let its name end in "
             f"{path.suffix}"
         )
-    device, loaded = resolve_device(device), list[Backbone]()
+    device, models = resolve_device(device), list[Backbone]()
     if way == "copied" or "words" in WAYS[way] or isinstance(images, Path):
-        loaded = [load_backbone(one, device) for one in (source, target)]
-        _check_width(vectors, loaded[0].embed_dim, source)
+        models = [load_backbone(model, device) for model in (source, target)]
+        if vectors.width != models[0].embed_dim:
+            raise CompatbenchError(
+                f"{path} has vectors of width {vectors.width}, and those of '{source}' have "
+                f"{models[0].embed_dim}: give --from the model that made them"
+            )
+    ported = PortedIndex(
+        *(path, source, target, way, 0),
+        *(vectors.rows, vectors.width, vectors.width, vectors.dtype.name),
+    )
     if way == "copied":
-        if (new_width := loaded[1].embed_dim) != vectors.width:
+        if (new_width := models[1].embed_dim) != vectors.width:
             raise CompatbenchError(
                 f"'{target}' has vectors of width {new_width} and {path} of {vectors.width}: it "
                 "cannot be used as it is; port it by words"
             )
-        facts = (path, source, target, way, 0, vectors.rows, vectors.width, new_width)
-        expected = find_expected(source, target, way, 0)
-        return PortedIndex(*facts, vectors.dtype.name, expected=expected)
-    words, pairs = _gather(loaded, way, images, progress)
+        return replace(ported, expected=find_expected(source, target, way, 0))
+    words, pairs = _gather(models, way, images, progress)
     if pairs is not None:
-        _check_pairs(pairs, vectors, [one.embed_dim for one in loaded])
-    found = fit_map(way, words, pairs)
-    count, new_width = len(pairs[0]) if pairs else 0, found.matrix.shape[1]
-    facts = (path_out, source, target, way, count, vectors.rows, vectors.width, new_width)
-    judged = judge_map(way, words, pairs)
-    expected = find_expected(source, target, way, count)
-    ported = PortedIndex(*facts, vectors.dtype.name, **judged, expected=expected)
+        _check_pairs(pairs, vectors, [model.embed_dim for model in models])
+    to_target, count = fit_map(way, words, pairs), len(pairs[0]) if pairs else 0
+    ported = replace(
+        ported,
+        path=path_out,
+        images=count,
+        new_width=to_target.matrix.shape[1],
+        expected=find_expected(source, target, way, count),
+        **judge_map(way, words, pairs),
+    )
     start = time.perf_counter()
-    stream_index(vectors, found, path_out, ported.facts, device)
+    stream_index(vectors, to_target, path_out, ported.facts, device)
     return replace(ported, seconds=time.perf_counter() - start)
 
 
 def stream_index(
-    index: VectorFile, found: FeatureMap, out: Path, facts: dict[str, Any], device: str = "cpu"
+    index: VectorFile, to_target: FeatureMap, out: Path, facts: dict[str, Any], device: str = "cpu"
 ) -> None:
     """Writes the mapped index and its facts beside it; both stand there whole or not at all."""
-    matrix = found.matrix.to(device, torch.float32)
-    bias = None if found.bias is None else found.bias.to(device, torch.float32)
-    mapped = FeatureMap(matrix, bias)
 
     def change(block: NDArray[Any], first: int) -> NDArray[Any]:
         vectors = torch.from_numpy(block.astype(np.float32, copy=False)).to(device)
@@ -176,55 +182,46 @@ def stream_index(
             raise CompatbenchError(
                 f"{index.path}: the vector in row {row:,} has a NaN or an infinite number; drop it"
             )
-        return mapped(vectors, lengths).cpu().numpy()
+        return to_target(vectors, lengths).cpu().numpy()
 
     with open_atomic(out) as file, torch.inference_mode():
-        index.rewrite(file, matrix.shape[1], change)
+        index.rewrite(file, to_target.matrix.shape[1], change)
         # First, so that no index ever stands there without its facts.
         text = json.dumps(facts, indent=1, ensure_ascii=False)
         write_atomic(out.with_name(f"{out.name}.json"), f"{text}\n".encode())
 
 
-def _check_width(index: VectorFile, width: int, source: str) -> None:
-    if index.width != width:
-        raise CompatbenchError(
-            f"{index.path} has vectors of width {index.width}, and those of '{source}' have "
-            f"{width}: give --from the model that made them"
-        )
-
-
 def _check_pairs(pairs: Pair, index: VectorFile, widths: Sequence[int]) -> None:
     """``widths`` are those of both models; of models that are not loaded none are known."""
-    wanted = [(str(index.path), index.width), *(("the new model", one) for one in widths[1:])]
-    for one, (what, width) in zip(pairs, wanted, strict=False):
-        if one.shape[1] != width:
+    wanted = [(str(index.path), index.width), *(("the new model", width) for width in widths[1:])]
+    for vectors, (what, width) in zip(pairs, wanted, strict=False):
+        if vectors.shape[1] != width:
             raise CompatbenchError(
-                f"pairs of width {one.shape[1]}, where the vectors of {what} have {width}: give "
-                "those of these two models, the old one's first"
+                f"pairs of width {vectors.shape[1]}, where the vectors of {what} have {width}: "
+                "give those of these two models, the old one's first"
             )
 
 
 def _gather(
-    loaded: Sequence[Backbone],
+    models: Sequence[Backbone],
     way: str,
     images: Path | tuple[NDArray[Any], NDArray[Any]] | None,
     progress: Progress,
 ) -> tuple[Pair | None, Pair | None]:
     """What a way needs: features of the words, and of images in an order that is drawn."""
-    words = pairs = None
+    words = None
     if "words" in WAYS[way]:
-        found = [WordFeatures(default_cache_folder()).of(one).cpu() for one in loaded]
-        words = found[0], found[1]
+        features = WordFeatures(default_cache_folder())
+        words = features.of(models[0]).cpu(), features.of(models[1]).cpu()
     if isinstance(images, Path):
         files = list_images(images, MOST_IMAGES)
-        found = [encode_files(one, images, files, progress) for one in loaded]
-        pairs = found[0], found[1]
+        old, new = (encode_files(model, images, files, progress) for model in models)
     elif images is not None:
-        pairs = _read_pairs(images)
-    if pairs is not None:
-        order = torch.randperm(len(pairs[0]), generator=torch.Generator().manual_seed(0))
-        pairs = pairs[0][order], pairs[1][order]
-    return words, pairs
+        old, new = _read_pairs(images)
+    else:
+        return words, None
+    order = torch.randperm(len(old), generator=torch.Generator().manual_seed(0))
+    return words, (old[order], new[order])
 
 
 def _read_pairs(given: tuple[NDArray[Any], NDArray[Any]]) -> Pair:

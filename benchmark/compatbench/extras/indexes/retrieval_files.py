@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from compatbench.errors import CompatbenchError
-from compatbench.extras.indexes.gallery_rows import (
-    CEILING,
-    COLUMNS,
-    FIGURES,
-    KEY,
-    OLD,
-    POOLED,
-    QUERIES,
-)
 from compatbench.files.atomic import write_atomic
 from compatbench.files.kinds import require
 from compatbench.messages import first_line
 from compatbench.results.result_files import RESULTS, RETRIEVAL, check_name, shipped_folder
 
+if TYPE_CHECKING:
+    from compatbench.extras.audit.findings import Finding
+
+KEY = ("source", "target", "gallery", "queries", "way", "pairs")
+FIGURES = ("recall@1", "recall@5", "recall@10", "map")  # in percent
+COLUMNS = ("source", "target", "gallery", "queries", "images", "asked", "way", "pairs", "seeds")
+COLUMNS += FIGURES
+POOLED = "all"  # the gallery of all test sets
+QUERIES = ("texts", "images", "captions")
+OLD, CEILING = "old model", "re-encoded"  # beside the ways: no upgrade, and all of its work
 # The order of the ways in a file, and in pictures.
 ORDER = (OLD, "copied", "words", "images", "low-rank", "ridge", CEILING)
+Measured = tuple[pd.DataFrame, dict[str, Any]]  # the rows and the facts of a suite
 
 
 def write_retrieval(out: Path, suite: str, frame: pd.DataFrame, about: dict[str, Any]) -> Path:
@@ -47,13 +50,15 @@ def write_retrieval(out: Path, suite: str, frame: pd.DataFrame, about: dict[str,
 
 def show_rows(frame: pd.DataFrame) -> str:
     """Rows as a file has them: sorted by upgrade, way, pairs, gallery and queries."""
-    last = frame.assign(
-        way=frame["way"].map({way: number for number, way in enumerate(ORDER)}),
-        queries=frame["queries"].map({name: number for number, name in enumerate(QUERIES)}),
-        pooled=frame["gallery"] == POOLED,
-    )
-    order = ["source", "target", "way", "pairs", "pooled", "gallery", "queries"]
-    rows = frame.loc[last.sort_values(order, kind="stable").index]
+    places = {"way": ORDER, "queries": QUERIES}
+
+    def place(column: pd.Series) -> pd.Series:
+        if column.name == "gallery":
+            return column.replace(POOLED, "\uffff")  # the last
+        return column.map(places[column.name].index) if column.name in places else column
+
+    order = ["source", "target", "way", "pairs", "gallery", "queries"]
+    rows = frame.sort_values(order, kind="stable", key=place)
     return rows.to_csv(index=False, float_format="%.4f", lineterminator="\n")
 
 
@@ -77,12 +82,12 @@ def _join_facts(path: Path, old: dict[str, Any], new: dict[str, Any]) -> dict[st
         raise CompatbenchError(f"{facts}; delete it and {path.name}, or use --out") from None
 
 
-def read_retrieval(folder: Path) -> dict[str, tuple[pd.DataFrame, dict[str, Any]]]:
+def read_retrieval(folder: Path) -> dict[str, Measured]:
     """Rows and facts by suite, of a folder ``results/retrieval``; none, if it does not exist."""
     return {path.stem: read_file(path) for path in sorted(folder.glob("*.csv"))}
 
 
-def read_file(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+def read_file(path: Path) -> Measured:
     """The rows of one suite, and the facts of the JSON beside them."""
     try:
         frame = pd.read_csv(path)
@@ -105,19 +110,40 @@ def find_expected(source: str, target: str, way: str, pairs: int) -> dict[str, A
     """
     for folder in (Path(RESULTS, RETRIEVAL), shipped_folder(RETRIEVAL)):
         for suite, (frame, _) in read_retrieval(folder).items():
-            of = frame.loc[(frame["source"] == source) & (frame["target"] == target)]
-            of = of.loc[of["gallery"] == POOLED]
-            own = of.loc[of["way"] == way]
-            if not own.empty:
-                below = own.loc[own["pairs"] <= pairs]
-                nearest = own["pairs"].min() if below.empty else below["pairs"].max()
-                own = own.loc[own["pairs"] == nearest]
-                expected: dict[str, Any] = {"suite": suite, "images": int(own["images"].iloc[0])}
-                expected["pairs"] = int(nearest)
-                for name, rows in (("ported", own), (CEILING, of.loc[of["way"] == CEILING])):
-                    expected[name] = {
-                        row["queries"]: {one: round(row[one], 1) for one in FIGURES}
-                        for row in rows.to_dict("records")
-                    }
-                return expected
+            of_upgrade = (frame["source"] == source) & (frame["target"] == target)
+            pooled = frame.loc[of_upgrade & (frame["gallery"] == POOLED)]
+            ported = pooled.loc[pooled["way"] == way]
+            if ported.empty:
+                continue
+            enough = ported.loc[ported["pairs"] <= pairs, "pairs"]
+            nearest = ported["pairs"].min() if enough.empty else enough.max()
+            ported = ported.loc[ported["pairs"] == nearest]
+            again = pooled.loc[pooled["way"] == CEILING]
+            recall = {
+                name: {
+                    row["queries"]: {figure: round(row[figure], 1) for figure in FIGURES}
+                    for row in rows.to_dict("records")
+                }
+                for name, rows in (("ported", ported), (CEILING, again))
+            }
+            images = int(ported["images"].iloc[0])
+            return {"suite": suite, "images": images, "pairs": int(nearest), **recall}
     return {}
+
+
+def check_files(folder: Path, suites: Sequence[str] | None) -> Iterator[Finding]:
+    """The audit: whatever of a folder is not as ``compatbench retrieve`` writes it."""
+    from compatbench.extras.audit.findings import Finding, compare_file
+
+    why = "is not as 'compatbench retrieve' writes it"
+    for path in sorted(folder.glob("*.csv")):
+        if suites and path.stem not in suites:
+            continue
+        try:
+            rows, about = read_file(path)
+            text, facts = show_rows(rows.drop_duplicates([*KEY])), show_facts(about)
+        except CompatbenchError as error:
+            yield Finding(str(path), str(error))
+            continue
+        yield from compare_file(path, text, why)
+        yield from compare_file(path.with_suffix(".json"), facts, why)

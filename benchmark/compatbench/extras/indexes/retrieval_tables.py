@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 
-from compatbench.extras.indexes.retrieval_files import CEILING, OLD, POOLED
+from compatbench.extras.indexes.retrieval_files import CEILING, OLD, POOLED, read_retrieval
+from compatbench.results.result_files import RESULTS, RETRIEVAL
 from compatbench.tables.numbers import percent
+from compatbench.tables.pages.sections import Section
+from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.table import Column, Table, code, make_table, sentence
 
 # Columns: a way, with the most images of those that were measured.
@@ -44,3 +49,20 @@ def retrieval_table(frame: pd.DataFrame) -> Table:
             record["upgrade"] = sentence(code(source), " → ", code(target), by)
             records.append(record)
     return make_table([Column("upgrade", "Upgrade", left=True), *columns], records)
+
+
+def read_rows(page: SuitePage) -> pd.DataFrame:
+    """What was measured of stored indexes of a suite's tasks; empty if nothing was."""
+    measured = {} if page.out is None else read_retrieval(page.out / RESULTS / RETRIEVAL)
+    return measured[page.name][0] if page.name in measured else pd.DataFrame()
+
+
+INDEXES = Section(
+    page="leaderboard",
+    place=30,
+    title="Stored indexes",
+    applies=lambda page: not read_rows(page).empty,
+    template=str(Path(__file__).parent / "indexes.md.jinja"),
+    functions={"indexes_table": lambda page: retrieval_table(read_rows(page))},
+    on_site=True,
+)

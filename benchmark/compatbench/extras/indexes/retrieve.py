@@ -25,9 +25,8 @@ from compatbench.data.task import load_task
 from compatbench.engine.cell import provenance
 from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes.galleries import Galleries, Seen, time_map
-from compatbench.extras.indexes.gallery_rows import COLUMNS
 from compatbench.extras.indexes.index_maps import LEAST_PAIRS
-from compatbench.extras.indexes.retrieval_files import write_retrieval
+from compatbench.extras.indexes.retrieval_files import COLUMNS, write_retrieval
 from compatbench.results.expected import upgrade_pairs
 
 PAIRS, SEEDS = (64, 256, 1024), (1, 2, 3)
@@ -86,10 +85,8 @@ def retrieve(
     Raises:
         CompatbenchError: an unknown name, or weights or images that are not on this machine.
     """
-    card, device = (
-        suite_cards.read(suite) if isinstance(suite, str) else suite,
-        resolve_device(device),
-    )
+    card = suite_cards.read(suite) if isinstance(suite, str) else suite
+    device = resolve_device(device)
     upgrades = upgrade_pairs(card.upgrades)
     source = backbone_cards.resolve(source or upgrades[0][0])
     read_backbone(source)  # an unknown name is an error here
@@ -121,28 +118,18 @@ def retrieve(
     old, rows = see(source), []
     for name in targets:
         rows += [{"source": source, "target": name, **row} for row in study.compare(old, see(name))]
+    asked = {"target": targets, "tasks": tasks, "pairs": tuple(pairs), "seeds": tuple(seeds)}
+    options = [
+        f"--{name} {values if isinstance(values, str) else ','.join(map(str, values))}"
+        for name, values in asked.items()
+        if values != {"tasks": "all", "pairs": PAIRS, "seeds": SEEDS}.get(name)
+    ]
     about = {
-        "command": _command(card, source, targets, tasks, pairs, seeds),
+        "command": " ".join(
+            [f"compatbench retrieve --suite {card.name} --source {source}", *options]
+        ),
         "cpu_seconds_per_million": {"encoded": costs, "mapped": time_map(old.images.shape[1])},
         "processor": provenance()["processor"],
         "tasks": list(chosen),
     }
     return Retrieval(card.name, pd.DataFrame(rows, columns=pd.Index(COLUMNS)), about)
-
-
-def _command(
-    card: SuiteCard,
-    source: str,
-    targets: Sequence[str],
-    tasks: str | Sequence[str],
-    pairs: Sequence[int],
-    seeds: Sequence[int],
-) -> str:
-    """The command line that measures the same; options at their defaults are left out."""
-    chosen = tasks if isinstance(tasks, str) else ",".join(tasks)
-    given = {"target": ",".join(targets)} | ({} if chosen == "all" else {"tasks": chosen})
-    for name, values, usual in (("pairs", pairs, PAIRS), ("seeds", seeds, SEEDS)):
-        if tuple(values) != usual:
-            given[name] = ",".join(map(str, values))
-    options = " ".join(f"--{name} {value}" for name, value in given.items())
-    return f"compatbench retrieve --suite {card.name} --source {source} {options}"

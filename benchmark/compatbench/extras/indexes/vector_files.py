@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import shutil
 import struct
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,7 +39,7 @@ _FLAT, _WITH_IDS = (b"IxFI", b"IxF2", b"IxFl"), (b"IxMp", b"IxM2")
 
 
 @dataclass(frozen=True)
-class VectorFile(ABC):
+class VectorFile:
     """An index that is open for reading."""
 
     path: Path
@@ -53,9 +52,9 @@ class VectorFile(ABC):
         """Rows in a block."""
         return max(1, BLOCK // (4 * self.width))
 
-    @abstractmethod
     def rewrite(self, file: BinaryIO, width: int, change: Change) -> None:
         """Writes the same file with other vectors, of this width; all else is kept."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -66,39 +65,25 @@ class RawVectors(VectorFile):
     header: Callable[[int], bytes]  # for vectors of a width
 
     def __post_init__(self) -> None:
-        needed, found = self.start + self._bytes, self.path.stat().st_size
-        if found < needed:
+        needed = self.start + self.rows * self.width * self.dtype.itemsize
+        if (size := self.path.stat().st_size) < needed:
             raise CompatbenchError(
                 f"{self.path} is truncated: {self.rows:,} vectors of width {self.width} end at "
-                f"byte {needed:,}, and the file at {found:,}; copy it again"
+                f"byte {needed:,}, and the file at {size:,}; copy it again"
             )
 
-    @property
-    def _bytes(self) -> int:
-        return self.rows * self.width * self.dtype.itemsize
-
-    def blocks(self) -> Iterator[tuple[NDArray[Any], int]]:
-        """The vectors ``[n, width]`` in order, with the number of the first.
-
-        A block is overwritten by the next.
-        """
-        block = np.empty((self.per_block, self.width), self.dtype)
-        with self.path.open("rb") as file:
-            file.seek(self.start)
-            for first in range(0, self.rows, len(block)):
-                part = block[: self.rows - first]
-                if file.readinto(part.reshape(-1).view(np.uint8).data) < part.nbytes:
-                    raise CompatbenchError(f"{self.path} became shorter while it was read")
-                yield part, first
-
     def rewrite(self, file: BinaryIO, width: int, change: Change) -> None:
-        """As for any file; what stands behind the vectors is copied."""
         file.write(self.header(width))
-        for block, first in self.blocks():
-            file.write(np.ascontiguousarray(change(block, first), self.dtype).data)
         with self.path.open("rb") as source:
-            source.seek(self.start + self._bytes)
-            shutil.copyfileobj(source, file)
+            source.seek(self.start)
+            for first in range(0, self.rows, self.per_block):
+                shape = min(self.per_block, self.rows - first), self.width
+                block = np.fromfile(source, self.dtype, shape[0] * shape[1])
+                if block.size < shape[0] * shape[1]:
+                    raise CompatbenchError(f"{self.path} became shorter while it was read")
+                changed = change(block.reshape(shape), first)
+                file.write(np.ascontiguousarray(changed, self.dtype).data)
+            shutil.copyfileobj(source, file)  # what stands behind the vectors
 
 
 @dataclass(frozen=True)
@@ -113,7 +98,6 @@ class ParquetVectors(VectorFile):
         return BLOCKS_OF_GROUP * super().per_block
 
     def rewrite(self, file: BinaryIO, width: int, change: Change) -> None:
-        """As for any file; row groups are made anew."""
         pa, pq = _pyarrow()
         source = _open_parquet(self.path)
         schema, place = source.schema_arrow, source.schema_arrow.get_field_index(self.column)
@@ -135,9 +119,8 @@ class ParquetVectors(VectorFile):
             for batch in self._batches(source):
                 vectors = change(self._vectors(batch.column(place), first), first)
                 values = pa.array(vectors.astype(self.dtype, copy=False).reshape(-1))
-                lists = pa.FixedSizeListArray.from_arrays(values, width).cast(kind)
                 columns = batch.columns
-                columns[place] = lists
+                columns[place] = pa.FixedSizeListArray.from_arrays(values, width).cast(kind)
                 writer.write_batch(pa.record_batch(columns, schema=written))
                 first += len(batch)
 
@@ -149,19 +132,17 @@ class ParquetVectors(VectorFile):
         """The lists of a batch as ``[n, width]``; each must be whole."""
         pc: Any = import_module("pyarrow.compute")  # whose functions no type checker sees
         lengths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
+        values, problem, row = lists.flatten(), "", 0
         if (wrong := np.flatnonzero(lengths != self.width)).size:
-            found = lengths[wrong[0]]
+            row, length = wrong[0], lengths[wrong[0]]
+            what = "nothing" if length < 0 else f"a vector of width {length}"
+            problem = f"{what} in row {first + row:,}, and width {self.width} before"
+        elif values.null_count:
+            row = int(np.flatnonzero(values.is_null())[0]) // self.width
+            problem = f"a vector with gaps in row {first + row:,}"
+        if problem:
             raise CompatbenchError(
-                f"{self.path}: column '{self.column}' has "
-                f"{'nothing' if found < 0 else f'a vector of width {found}'} in row "
-                f"{first + wrong[0]:,}, and width {self.width} before; drop the row"
-            )
-        values = lists.flatten()
-        if values.null_count:
-            row = first + int(np.flatnonzero(values.is_null())[0]) // self.width
-            raise CompatbenchError(
-                f"{self.path}: column '{self.column}' has a vector with gaps in row {row:,}; "
-                "drop the row"
+                f"{self.path}: column '{self.column}' has {problem}; drop the row"
             )
         return values.to_numpy(zero_copy_only=False).reshape(-1, self.width)
 
@@ -192,14 +173,14 @@ def open_vectors(path: Path, column: str | None = None) -> VectorFile:
                 raise CompatbenchError(f"--column is for parquet files, and {path} is none")
             file.seek(0)
             if kind == "parquet":
-                found: VectorFile = _read_parquet(path, column)
+                vectors: VectorFile = _read_parquet(path, column)
             else:
-                found = _read_npy(path, file) if kind == "npy" else _read_faiss(path, file)
+                vectors = _read_npy(path, file) if kind == "npy" else _read_faiss(path, file)
     except OSError as error:
         raise CompatbenchError(f"cannot read the index {path}: {error.strerror}") from None
-    if not found.rows or not found.width:
+    if not vectors.rows or not vectors.width:
         raise CompatbenchError(f"{path} holds no vectors")
-    return found
+    return vectors
 
 
 def _require(path: Path) -> Path:
@@ -266,16 +247,15 @@ def _read_parquet(path: Path, column: str | None) -> ParquetVectors:
     source = _open_parquet(path)
     lists = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
     kinds = {
-        one.name: one.type
-        for one in source.schema_arrow
-        if any(test(one.type) for test in lists) and pa.types.is_floating(one.type.value_type)
+        field.name: field.type
+        for field in source.schema_arrow
+        if any(test(field.type) for test in lists) and pa.types.is_floating(field.type.value_type)
     }
     chosen = column or (next(iter(kinds)) if len(kinds) == 1 else None)
     if chosen is None or chosen not in kinds:
-        what = "no column" if column is None else f"no column '{column}'"
+        what = f"{len(kinds) or 'no'} columns" if column is None else f"no column '{column}'"
         known = f"; --column one of {', '.join(kinds)}" if kinds else ""
-        several = f"{len(kinds)} columns" if column is None and kinds else what
-        raise CompatbenchError(f"{path} has {several} of lists of floating-point numbers{known}")
+        raise CompatbenchError(f"{path} has {what} of lists of floating-point numbers{known}")
     dtype, rows = np.dtype(kinds[chosen].value_type.to_pandas_dtype()), source.metadata.num_rows
     width = getattr(kinds[chosen], "list_size", 0)
     if rows and not width:

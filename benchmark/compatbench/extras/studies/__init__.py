@@ -10,11 +10,11 @@ FUNCTIONS = {
     "analyze_layers": "layers:analyze_layers",
 }
 SECTIONS = {
-    "classes": "sections:CLASSES",
-    "classes answer": "sections:ANSWER",
-    "classes words": "sections:WORDS",
+    "classes": "class_pages:CLASSES_SECTION",
+    "classes answer": "class_pages:ANSWER",
+    "classes words": "class_pages:WORDS",
 }
-FIGURES = {"classes": "class_figure:CLASSES_FIGURE"}
+FIGURES = {"classes": "class_pages:CLASSES_FIGURE"}
 GROUPS = {
     "analyze": "Analyse an upgrade: which layers have moved, at which depth a module survives, "
     "and how the class embeddings have moved.",

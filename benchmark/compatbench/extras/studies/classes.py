@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,10 @@ import pandas as pd
 
 from compatbench.data.cards import SuiteCard
 from compatbench.extras.studies import frames
-from compatbench.extras.studies.class_tables import measure_page
-from compatbench.extras.studies.frames import Row, StudyReport, records
-from compatbench.extras.studies.intervals import crossed_interval
+from compatbench.extras.studies.class_pages import measure_page
+from compatbench.extras.studies.frames import Row, StudyReport, crossed_interval, records
 from compatbench.extras.studies.study import read_suite
-from compatbench.results.estimate import Array, Interval, average_units
+from compatbench.results.estimate import Array, average_units
 from compatbench.results.four_ways import CLASSES, MODELS, FourWays, require_other_classes
 from compatbench.tables.figures.charts import axis, chart, colour, layer
 from compatbench.tables.figures.colours import BLUE, GREY, INK, ORANGE
@@ -23,9 +22,9 @@ from compatbench.tables.figures.spec_parts import Spec
 from compatbench.tables.suite_page import read_suite_page
 from compatbench.tables.table import Table, code, plain_table, sentence, text
 
-NAMES = ("shallow", "deep", "zero-shot")
 LOSSES = ("own_lost", "other_lost", "forgotten")
 LEAST = 2  # methods of a kind, of which something can be said
+_ACCURACIES = [f"{classes}_{model}" for classes in CLASSES for model in MODELS]
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,12 @@ class ClassesReport(StudyReport):
         for upgrade, of_upgrade in self.kinds.groupby("upgrade", sort=False):
             rows = [
                 [
-                    one["depth"],
-                    one["apply"],
-                    *(frames.with_interval(one, name) for name in LOSSES),
-                    one["verdict"],
+                    row["depth"],
+                    row["apply"],
+                    *(frames.with_interval(row, n) for n in LOSSES),
+                    row["verdict"],
                 ]
-                for one in records(of_upgrade)
+                for row in records(of_upgrade)
             ]
             head = sentence("Suite ", code(self.suite), ", ", text(str(upgrade)), ":")
             tables.append(plain_table(header, rows, (0, 5), head))
@@ -56,9 +55,8 @@ class ClassesReport(StudyReport):
 
     def markdown(self) -> str:
         """The table as a part of a page."""
-        if self.kinds.empty:
-            return f"Suite `{self.suite}` has not been run."
-        return super().markdown()
+        nothing = f"Suite `{self.suite}` has not been run."
+        return nothing if self.kinds.empty else super().markdown()
 
     pictured = "Accuracy on own against other classes, from source to target"
 
@@ -66,33 +64,28 @@ class ClassesReport(StudyReport):
         """Accuracy on own against other classes, a line for each method from source to target."""
         if self.methods.empty:
             return None
-        rows = [
-            {
-                "panel": row["upgrade"].partition(" → ")[2],
-                "series": "zero-shot" if row["depth"] == "none" else row["depth"],
-                **{f"{c}_{model}": row[f"{c}_{model}"] for c in CLASSES for model in MODELS},
-            }
-            for row in records(self.methods)
-        ]
-        values = [row[f"{c}_{model}"] for row in rows for c in CLASSES for model in MODELS]
-        ends = [{"x": value, "y": value} for value in (min(values), max(values))]
+        rows = self.methods.assign(
+            panel=self.methods["upgrade"].str.partition(" → ")[2],
+            series=self.methods["depth"].replace("none", "zero-shot"),
+        )
+        values = self.methods[_ACCURACIES].to_numpy(float)
+        ends = [{"x": value, "y": value} for value in (values.min(), values.max())]
         x, y = (axis(f"{c}_source", f"{c} classes, accuracy in %") for c in CLASSES)
-        place = {"x": x, "y": y, "color": colour(NAMES, [ORANGE, BLUE, INK])}
+        names = ("shallow", "deep", "zero-shot")
+        place = {"x": x, "y": y, "color": colour(names, [ORANGE, BLUE, INK])}
         line = {**place, "x2": {"field": "own_target"}, "y2": {"field": "other_target"}}
         end = {**place, "x": {**x, "field": "own_target"}, "y": {**y, "field": "other_target"}}
         equal = {"x": {**x, "field": "x"}, "y": {**y, "field": "y"}}
+        layers = [
+            layer("line", equal, ends, color=GREY, strokeWidth=0.6),
+            layer("rule", line),
+            layer("point", place, size=14),
+            layer("circle", end, size=24, opacity=1),
+        ]
         return {
-            "data": {"values": rows},
+            "data": {"values": records(rows[["panel", "series", *_ACCURACIES]])},
             "facet": {"column": {"field": "panel", "sort": None, "title": None}},
-            "spec": chart(
-                [
-                    layer("line", equal, ends, color=GREY, strokeWidth=0.6),
-                    layer("rule", line),
-                    layer("point", place, size=14),
-                    layer("circle", end, size=24, opacity=1),
-                ],
-                *(230, 230),
-            ),
+            "spec": chart(layers, 230, 230),
         }
 
 
@@ -118,67 +111,53 @@ def analyze_classes(
     page = read_suite_page(card, Path(out))
     kinds, methods = list[Row](), list[Row]()
     for upgrade in page.expected.upgrades if page.results.methods else ():
-        found = measure_page(page, upgrade, max(page.expected.shots))
+        measured = measure_page(page, upgrade, max(page.expected.shots))
         title = page.path_title(upgrade)
-        methods += [_accuracies(one, title) for one in found if one.state == "complete"]
-        both = dict[str, Sequence[FourWays]]()
-        for depth in ("shallow", "deep"):
-            same = [one for one in found if one.info.depth == depth and one.info.learns]
-            able = both[depth] = [one for one in same if one.state == "complete"]
-            about: Row = {"upgrade": title, "depth": depth, "apply": f"{len(able)} of {len(same)}"}
-            kinds.append(about | _losses(able))
-        if min(map(len, both.values())) >= LEAST:
-            kinds.append(_compare(title, **both))
+        complete = [ways for ways in measured if ways.state == "complete"]
+        for ways in complete:
+            row: Row = {"upgrade": title, "method": ways.info.name, "depth": ways.info.depth}
+            methods.append(row | {name: float(ways.frame[name].mean()) for name in _ACCURACIES})
+        learning = [ways for ways in measured if ways.info.learns]
+        by_depth: dict[str, list[FourWays]] = {"shallow": [], "deep": []}
+        for depth, able in by_depth.items():
+            able += [ways for ways in complete if ways.info.depth == depth and ways.info.learns]
+            every = sum(ways.info.depth == depth for ways in learning)
+            about = {"upgrade": title, "depth": depth, "apply": f"{len(able)} of {every}"}
+            kinds.append(about | _losses([able], "more on others", "less on others"))
+        if min(map(len, by_depth.values())) >= LEAST:
+            both = by_depth["deep"], by_depth["shallow"]
+            about = {"upgrade": title, "depth": "deep − shallow", "apply": ""}
+            kinds.append(about | _losses(both, "deep forget more", "shallow forget more"))
     return ClassesReport(pd.DataFrame(kinds), pd.DataFrame(methods), card.name)
 
 
-def _accuracies(one: FourWays, upgrade: str) -> Row:
-    row: Row = {"upgrade": upgrade, "method": one.info.name, "depth": one.info.depth}
-    for classes in CLASSES:
-        for model in MODELS:
-            row[f"{classes}_{model}"] = float(one.frame[f"{classes}_{model}"].mean())
-    return row
+def _losses(groups: Sequence[Sequence[FourWays]], more: str, less: str) -> Row:
+    """What methods lose, or how much more those of one group than those of another; in points.
+
+    The verdict says in words what the interval of what is forgotten says.
+    """
+    row = Row()
+    if len(groups[0]) < LEAST:
+        for name in LOSSES:
+            row |= frames.interval_columns(name, None)
+        return row | {"verdict": f"{LEAST} methods are needed"}
+    tables = [_lost(methods) for methods in groups]
+    for name in LOSSES:
+        interval = crossed_interval([table[name] for table in tables], _mean_or_difference)
+        row |= frames.interval_columns(name, interval)
+        verdict = {1: more, -1: less, 0: "not decided"}[interval.sign]
+    return row | {"verdict": verdict}  # of the last, what is forgotten
+
+
+def _mean_or_difference(first: Array, *others: Array) -> float:
+    return float(first.mean() - sum(other.mean() for other in others))
 
 
 def _lost(methods: Sequence[FourWays]) -> dict[str, Array]:
     """What is lost of the gain on own classes and on others, ``[methods, pairs]`` in points."""
-    by_pair = [average_units(one.frame, "pair") for one in methods]
-    lost = {
-        f"{classes}_lost": np.array(
-            [(one[f"{classes}_source_gain"] - one[f"{classes}_target_gain"]) for one in by_pair]
-        )
-        for classes in CLASSES
-    }
-    return lost | {"forgotten": lost["other_lost"] - lost["own_lost"]}
-
-
-def _losses(methods: Sequence[FourWays]) -> Row:
-    if len(methods) < LEAST:
-        nothing: Row = {"verdict": f"{LEAST} methods are needed"}
-        for name in LOSSES:
-            nothing |= frames.interval_columns(name, None)
-        return nothing
-    found = {
-        name: crossed_interval([table], lambda one: float(one.mean()))
-        for name, table in _lost(methods).items()
-    }
-    return _decide(found, "more on others", "less on others")
-
-
-def _compare(upgrade: str, shallow: Sequence[FourWays], deep: Sequence[FourWays]) -> Row:
-    """Deep methods' losses less those of shallow ones."""
-    one, other = _lost(deep), _lost(shallow)
-    found = {
-        name: crossed_interval([one[name], other[name]], lambda a, b: float(a.mean() - b.mean()))
-        for name in one
-    }
-    row: Row = {"upgrade": upgrade, "depth": "deep − shallow", "apply": ""}
-    return row | _decide(found, "deep forget more", "shallow forget more")
-
-
-def _decide(found: Mapping[str, Interval], more: str, less: str) -> Row:
-    """The intervals of the losses, and in words what that of what is forgotten says."""
-    row = Row()
-    for name, interval in found.items():
-        row |= frames.interval_columns(name, interval)
-    return row | {"verdict": {1: more, -1: less, 0: "not decided"}[found["forgotten"].sign]}
+    by_pair = [average_units(ways.frame, "pair") for ways in methods]
+    own, other = (
+        np.array([means[f"{c}_source_gain"] - means[f"{c}_target_gain"] for means in by_pair])
+        for c in CLASSES
+    )
+    return dict(zip(LOSSES, (own, other, other - own), strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import product
 
 import pandas as pd
 from typing_extensions import Unpack
@@ -14,8 +14,7 @@ from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.extras.studies import depth_probe, frames
 from compatbench.extras.studies.depth_probe import RATES, DepthProbe
-from compatbench.extras.studies.frames import Row, StudyReport, records
-from compatbench.extras.studies.intervals import spearman_interval
+from compatbench.extras.studies.frames import Row, StudyReport, records, spearman_interval
 from compatbench.extras.studies.study import Fit, Names, Study, StudyOptions
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method.registry import MethodRegistry
@@ -61,14 +60,11 @@ class DepthReport(StudyReport):
         """All places, and the trends."""
         rows = [
             [
-                one["kind"],
-                one["place"],
-                f"{one['parameters']:,}",
-                *[frames.spread(one, name) for name in ("source", "target", "h")],
-                signed(one["source_gain"]),
-                signed(one["target_gain"]),
+                *(row["kind"], row["place"], f"{row['parameters']:,}"),
+                *(frames.spread(row, name) for name in ("source", "target", "h")),
+                *(signed(row[name]) for name in ("source_gain", "target_gain")),
             ]
-            for one in records(self.points)
+            for row in records(self.points)
         ]
         tasks = join(map(code, self.tasks), ", ")
         head = sentence(
@@ -77,9 +73,9 @@ class DepthReport(StudyReport):
             f"{self.max_steps} steps.",
         )
         notes = [
-            f"{one['kind']}, {TRENDS[one['measure']]}: {one['trend']}; ρ = "
-            f"{frames.with_interval(one, 'correlation', '{:+.2f}'.format)}"
-            for one in records(self.trends)
+            f"{row['kind']}, {TRENDS[row['measure']]}: {row['trend']}; ρ = "
+            f"{frames.with_interval(row, 'correlation', '{:+.2f}'.format)}"
+            for row in records(self.trends)
         ]
         header = ["Module", "Place", "Parameters", "Source", "Target", "H"]
         header += ["Source gain", "Target gain"]
@@ -140,19 +136,17 @@ def analyze_depth(
         CompatbenchError: an unknown name, towers of different sizes, or a fit that failed.
     """
     study = Study(source, target, **options)
-    depths = count_depths(*study.backbones)
-    name = DepthProbe.card.name
+    depths, name = range(count_depths(*study.backbones)), DepthProbe.card.name
     configs = {
         f"{kind}-{depth}": {"method": name, "kind": kind, "depth": depth, "rates": tuple(rates)}
-        for kind in KINDS
-        for depth in range(depths)
+        for kind, depth in product(KINDS, depths)
     }
     training = study.card.training.model_copy(update={"max_steps": steps})
     changes = {"methods": configs, "training": training}
     registry = MethodRegistry({name: DepthProbe})
     matrix = study.matrix(registry, list(configs), tasks, shots, seeds, changes)
     cells = [replace(cell, plugin=depth_probe.__file__) for cell in matrix.cells()]
-    return read_depth(study.fit(matrix, cells, RunStore(Path(study.out) / "runs" / FOLDER)))
+    return read_depth(study.fit(matrix, cells, RunStore(study.out / "runs" / FOLDER)))
 
 
 def count_depths(source: Backbone, target: Backbone) -> int:
@@ -177,25 +171,27 @@ def read_depth(fits: Sequence[Fit]) -> DepthReport:
     """The report of all fits of a study; an error if one was not measured, for a mean over the
     others would mislead.
     """
-    first, frame = fits[0].cell, pd.DataFrame([_measured(fit) for fit in fits])
-    points, trends = [], []
-    for kind, of_kind in frame.groupby("kind"):
-        trends += [{"kind": kind, **_trend(of_kind, measure)} for measure in TRENDS]
-        for depth, group in of_kind.groupby("depth"):
-            place = {0: "input", frame["depth"].max(): "output"}.get(depth, f"block {depth}")
-            point: Row = {"kind": kind, "depth": depth, "place": place}
-            point["parameters"] = int(group["parameters"].iloc[0])
-            for measure in MEASURES:
-                point |= frames.seed_means(group, measure)
-            points.append(point | {"rates": tuple(sorted(set(group["rate"])))})
-    source, target = first.backbones
+    frame = pd.DataFrame([_measured(fit) for fit in fits])
+    cell, last = fits[0].cell, frame["depth"].max()
+    points = []
+    for (kind, depth), group in frame.groupby(["kind", "depth"]):
+        place = {0: "input", last: "output"}.get(depth, f"block {depth}")
+        point: Row = {"kind": kind, "depth": depth, "place": place}
+        point["parameters"] = int(group["parameters"].iloc[0])
+        for measure in MEASURES:
+            point |= frames.seed_means(group, measure)
+        points.append(point | {"rates": tuple(sorted(set(group["rate"])))})
+    trends = [
+        {"kind": kind, **_trend(of_kind, measure)}
+        for kind, of_kind in frame.groupby("kind")
+        for measure in TRENDS
+    ]
     return DepthReport(
-        source,
-        target,
+        *cell.backbones,
         tuple(frame["task"].unique()),
-        first.shots,
+        cell.shots,
         tuple(frame["seed"].unique()),
-        first.training.max_steps,
+        cell.training.max_steps,
         pd.DataFrame(points),
         pd.DataFrame(trends),
     )
@@ -203,31 +199,31 @@ def read_depth(fits: Sequence[Fit]) -> DepthReport:
 
 def _measured(fit: Fit) -> Row:
     """One fit on source and target, in percent and points."""
-    cell = fit.cell
-    row = {"kind": cell.config["kind"], "depth": cell.config["depth"], "task": cell.task}
-    row |= {"seed": cell.seed, "rate": float(fit.module["rate"])}
-    row["parameters"] = fit.rows[0].parameters
-    measured = {each.backbone: each for each in fit.rows if each.test_set == cell.task}
+    cell, row = fit.cell, Row()
     for side, backbone in zip(("source", "target"), cell.backbones, strict=True):
-        on_backbone = measured.get(backbone)
-        if on_backbone is None or on_backbone.correct is None:
-            why = f": {on_backbone.reason}" if on_backbone else ""
+        places = [
+            each for each in fit.rows if (each.backbone, each.test_set) == (backbone, cell.task)
+        ]
+        measured = places[0].model_dump() if places else {"correct": None, "reason": ""}
+        if measured["correct"] is None:
+            why = f": {measured['reason']}" if measured["reason"] else ""
             raise CompatbenchError(f"{cell} was not measured on {backbone}{why}")
-        count = on_backbone.model_dump()
-        gain = count["correct"] - count["zero_shot_correct"]
-        row[side] = 100 * count["correct"] / count["total"]
-        row[f"{side}_gain"] = 100 * gain / count["total"]
+        right = measured["correct"], measured["correct"] - measured["zero_shot_correct"]
+        row[side], row[f"{side}_gain"] = (100 * number / measured["total"] for number in right)
+    row |= {"task": cell.task, "seed": cell.seed, "rate": float(fit.module["rate"])}
+    row |= {"kind": cell.config["kind"], "depth": cell.config["depth"]}
+    row["parameters"] = fit.rows[0].parameters
     return row | {"h": harmonic_mean(row["source"], row["target"])}
 
 
 def _trend(fits: pd.DataFrame, measure: str) -> Row:
     curves = fits.pivot(index="depth", columns=["seed", "task"], values=measure)
+    intervals = [spearman_interval(curves.index, curves[curve]) for curve in curves]
     # A figure that is the same at every depth has no trend.
-    found = [spearman_interval(curves.index, curves[curve]) for curve in curves]
-    interval = estimate([one.value if one else 0.0 for one in found])
+    interval = estimate([each.value if each else 0.0 for each in intervals])
     assert interval is not None
     words = {1: "rises with depth", -1: "falls with depth", 0: "no clear trend"}[interval.sign]
-    if len(found) < LEAST_CURVES:
+    if len(intervals) < LEAST_CURVES:
         words = f"too few curves to tell; {LEAST_CURVES} are needed"
-    row = {"measure": measure, "curves": len(found)}
+    row = {"measure": measure, "curves": len(intervals)}
     return row | frames.interval_columns("correlation", interval) | {"trend": words}

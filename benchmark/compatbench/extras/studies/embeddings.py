@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import product
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,7 @@ from compatbench.backbone.joint_maps import fit_rotation
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task
 from compatbench.extras.studies import frames
-from compatbench.extras.studies.frames import StudyReport, records
-from compatbench.extras.studies.intervals import spearman_interval
+from compatbench.extras.studies.frames import StudyReport, records, spearman_interval
 from compatbench.extras.studies.similarity import (
     linear_cka,
     mean_cosine,
@@ -64,23 +64,22 @@ class EmbeddingsReport(StudyReport):
         names = [name for name in PREDICTORS if name != "gap_change"]
         rows = [
             [
-                code(one["task"]),
-                *[frames.decimals(one[name], 2) for name in names],
-                f"{one['source_gap']:.2f} → {one['target_gap']:.2f}",
+                code(row["task"]),
+                *(frames.decimals(row[name], 2) for name in names),
+                f"{row['source_gap']:.2f} → {row['target_gap']:.2f}",
             ]
-            for one in records(self.geometry)
+            for row in records(self.geometry)
         ]
-        header = ["Task", *[PREDICTORS[name] for name in names], "gap"]
-        tables = [plain_table(header, rows)]
+        tables = [plain_table(["Task", *(PREDICTORS[name] for name in names), "gap"], rows)]
         if not self.predictions.empty:
             rows = [
                 [
-                    PREDICTORS[one["measure"]],
-                    frames.decimals(one["correlation"], 2, "+"),
-                    frames.interval_text(one, "correlation", "{:+.2f}".format),
-                    f"{one['clear']} of {one['methods']}",
+                    PREDICTORS[row["measure"]],
+                    frames.decimals(row["correlation"], 2, "+"),
+                    frames.interval_text(row, "correlation", "{:+.2f}".format),
+                    f"{row['clear']} of {row['methods']}",
                 ]
-                for one in records(summarize_predictions(self.predictions))
+                for row in records(summarize_predictions(self.predictions))
             ]
             header = ["Figure", "ρ with the mean loss", "95 % interval", "Methods excluding 0"]
             tables.append(plain_table(header, rows))
@@ -93,21 +92,16 @@ class EmbeddingsReport(StudyReport):
         if self.predictions.empty:
             return None
         each, whole = "each method", "mean loss"
-        methods = [
-            {"series": each, "figure": PREDICTORS[row["measure"]], "x": row["correlation"]}
-            for row in records(self.predictions.query("method != ''").dropna(subset="correlation"))
-        ]
-        means = [
-            {
-                "series": whole,
-                "figure": PREDICTORS[row["measure"]],
-                "x": row["correlation"],
-                "low": row["correlation_low"],
-                "high": row["correlation_high"],
-            }
-            for row in records(summarize_predictions(self.predictions))
-            if row["correlation"] is not None
-        ]
+        known = self.predictions.dropna(subset="correlation")
+        known = known.assign(
+            series=np.where(known["method"] == "", whole, each),
+            figure=known["measure"].map(PREDICTORS),
+            x=known["correlation"],
+            low=known["correlation_low"],
+            high=known["correlation_high"],
+        )
+        methods = records(known.loc[known["method"] != "", ["series", "figure", "x"]])
+        means = records(known.loc[known["method"] == "", ["series", "figure", "x", "low", "high"]])
         x = axis("x", "rank correlation with the loss, over tasks", domain=[-1.05, 1.05])
         y = {"field": "figure", "type": "nominal", "title": None, "sort": [*PREDICTORS.values()]}
         place = {"x": x, "y": y, "color": colour([each, whole], [SKY, BLUE])}
@@ -141,9 +135,9 @@ def analyze_embeddings(
         CompatbenchError: an unknown name, a broken results file, or missing images or weights.
     """
     study = Study(source, target, **options)
-    both, cache = study.backbones, study.cache
-    rows = [measure_geometry(*both, task, cache) for task in study.load_tasks(tasks)]
-    geometry, page = pd.DataFrame(rows), read_suite_page(study.card, Path(study.out))
+    models, cache = study.backbones, study.cache
+    rows = [measure_geometry(*models, task, cache) for task in study.load_tasks(tasks)]
+    geometry, page = pd.DataFrame(rows), read_suite_page(study.card, study.out)
     return EmbeddingsReport(geometry, predict_losses(page, geometry, (source, target)))
 
 
@@ -163,8 +157,8 @@ def measure_geometry(
         the means of normalised image and text features.
     """
     labels, models, samples = task.labels, (source, target), list(task.split("test"))
-    texts = [F.normalize(one.text_features(labels.fill()).cpu(), dim=-1) for one in models]
-    images = [F.normalize(cache.features(one, task, samples).cpu(), dim=-1) for one in models]
+    texts = [F.normalize(each.text_features(labels.fill()).cpu(), dim=-1) for each in models]
+    images = [F.normalize(cache.features(each, task, samples).cpu(), dim=-1) for each in models]
     targets = torch.tensor([sample.label for sample in samples])
     # The mean of each class that has images, in label order.
     means = [
@@ -172,7 +166,7 @@ def measure_geometry(
         for features in images
     ]
     row: dict[str, str | float | None] = {"task": task.name, "classes": len(labels)}
-    row["token_cosine"] = mean_cosine(*(mean_tokens(one, labels) for one in models))
+    row["token_cosine"] = mean_cosine(*(mean_tokens(each, labels) for each in models))
     row["text_cosine"] = mean_cosine(*texts)
     for name, (old, new) in (("text", texts), ("image", means)):
         row[f"{name}_procrustes"] = fit_rotation(old, new).residual if len(old) > 1 else None
@@ -197,20 +191,19 @@ def predict_losses(page: SuitePage, geometry: pd.DataFrame, upgrade: Upgrade) ->
     losses: dict[str, pd.Series] = {}
     if upgrade in page.expected.upgrades and len(known):
         for ranked in page.ranks(upgrade, max(page.expected.shots)):
-            one = ranked.standing
-            if one.state == "complete" and one.info.depth != "none":
-                lost = frames.task_means(one, "source_gain") - frames.task_means(one, "gain")
-                losses[one.info.name] = lost[known["task"]]
+            standing = ranked.standing
+            if standing.state == "complete" and standing.info.depth != "none":
+                before, after = (frames.task_means(standing, m) for m in ("source_gain", "gain"))
+                losses[standing.info.name] = (before - after)[known["task"]]
     if losses:
-        total = sum(losses.values(), pd.Series(0.0, known["task"]))
-        losses = {"": total / len(losses), **losses}
+        losses = {"": sum(losses.values(), pd.Series(0.0, known["task"])) / len(losses), **losses}
     rows = []
-    for method, loss in losses.items():
-        for measure in PREDICTORS:
-            row = {"method": method, "measure": measure, "tasks": len(known)}
-            row["loss"] = sum(loss) / len(loss)
-            found = None if known[measure].isna().any() else spearman_interval(known[measure], loss)
-            rows.append(row | frames.interval_columns("correlation", found))
+    for (method, loss), measure in product(losses.items(), PREDICTORS):
+        row = {"method": method, "measure": measure, "tasks": len(known)}
+        row["loss"] = sum(loss) / len(loss)
+        defined = known[measure].notna().all()
+        interval = spearman_interval(known[measure], loss) if defined else None
+        rows.append(row | frames.interval_columns("correlation", interval))
     return pd.DataFrame(rows)
 
 

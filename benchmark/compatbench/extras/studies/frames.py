@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from compatbench.results.estimate import Interval
+from compatbench.results.estimate import (
+    SEED,
+    Array,
+    Interval,
+    draw_resamples,
+    estimate,
+    percentile_interval,
+)
 from compatbench.results.standing import Mean, MeasureName, Standing, dataset_means, mean_over_seeds
 from compatbench.tables.figures.charts import save_chart
 from compatbench.tables.figures.spec_parts import Spec
@@ -105,22 +114,56 @@ def interval_text(row: Row, name: str, show: Callable[[float], str]) -> str:
     return NOTHING if low is None else f"{show(low)} to {show(high)}"
 
 
-def mean_points(rows: Sequence[Row], column: str, series: str) -> list[Row]:
+def mean_points(rows: Iterable[Row], column: str, series: str) -> list[Row]:
     """The means of ``mean_columns`` as records of a chart: ``x`` is the place among the rows."""
-    return [
-        {
-            "series": series,
-            "x": place,
-            "y": row[column],
-            "low": row[column] - (row[f"{column}_std"] or 0.0),
-            "high": row[column] + (row[f"{column}_std"] or 0.0),
-        }
-        for place, row in enumerate(rows)
-        if row[column] is not None
-    ]
+    points = []
+    for place, row in enumerate(rows):
+        if (mean := row[column]) is not None:
+            std = row[f"{column}_std"] or 0.0
+            points.append({"series": series, "x": place, "y": mean})
+            points[-1] |= {"low": mean - std, "high": mean + std}
+    return points
 
 
 def name_layers(count: int) -> list[str]:
     """Names along an axis: ``in``, the blocks by number, as many as have room, and ``out``."""
     step = 1 if count <= 9 else 2 if count <= 16 else 4
     return ["in", *(str(i) if i % step == 0 else "" for i in range(1, count - 1)), "out"]
+
+
+def spearman_interval(x: ArrayLike, y: ArrayLike) -> Interval | None:
+    """Spearman's rank correlation of pairs ``[units]``, with an interval over the units.
+
+    None if it is not defined: fewer than three pairs, or one side is constant.
+    """
+    pairs = {"x": np.asarray(x), "y": np.asarray(y)}
+    return estimate(pairs, statistic=_spearman) if len(pairs["x"]) > 2 else None
+
+
+def _spearman(x: Array, y: Array) -> Array:
+    """Pearson's correlation of the ranks of both sides; NaN where one is constant."""
+    from scipy.stats import rankdata
+
+    x, y = rankdata(x, axis=-1), rankdata(y, axis=-1)
+    x, y = x - x.mean(axis=-1, keepdims=True), y - y.mean(axis=-1, keepdims=True)
+    norms = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
+    products = (x * y).sum(axis=-1)
+    return np.divide(products, norms, out=np.full(norms.shape, np.nan), where=norms > 0)
+
+
+def crossed_interval(tables: Sequence[Array], statistic: Callable[..., float]) -> Interval:
+    """A statistic of tables whose rows and columns are both samples.
+
+    Columns (datasets) are the same in all tables, each ``[rows, columns]``, and are drawn
+    together; the rows (methods) of each table are drawn by themselves. So what differs from
+    method to method counts as chance, too, not only what differs from dataset to dataset.
+    """
+    value, columns = float(statistic(*tables)), tables[0].shape[1]
+    if columns == 1:
+        return Interval(value)
+    on_rows = [draw_resamples(len(table), seed=SEED + i) for i, table in enumerate(tables, 1)]
+    resampled = []
+    for i, drawn in enumerate(draw_resamples(columns)):
+        parts = [table[rows[i]][:, drawn] for table, rows in zip(tables, on_rows, strict=True)]
+        resampled.append(statistic(*parts))
+    return percentile_interval(value, resampled)

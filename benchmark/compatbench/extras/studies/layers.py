@@ -24,7 +24,6 @@ from compatbench.tables.figures.spec_parts import Spec
 from compatbench.tables.numbers import NOTHING
 from compatbench.tables.table import Table, code, plain_table, sentence
 
-_TOWERS = ("text", "image")
 _PANELS = {
     "parameter_change": "parameters: mean |change|",
     "parameter_relative": "parameters: relative change",
@@ -63,15 +62,15 @@ class LayersReport(StudyReport):
         """All layers, and what could not be compared."""
         rows = [
             [
-                one["tower"],
-                " → ".join(dict.fromkeys((one["layer"], one["target_layer"]))),
-                frames.decimals(one["parameter_change"], 4),
-                _share(one["parameter_relative"]),
-                frames.decimals(one["feature_change"], 2),
-                _share(one["feature_relative"]),
-                frames.decimals(one["cka"], 2),
+                row["tower"],
+                " → ".join(dict.fromkeys((row["layer"], row["target_layer"]))),
+                frames.decimals(row["parameter_change"], 4),
+                _share(row["parameter_relative"]),
+                frames.decimals(row["feature_change"], 2),
+                _share(row["feature_relative"]),
+                frames.decimals(row["cka"], 2),
             ]
-            for one in records(self.changes)
+            for row in records(self.changes)
         ]
         head = sentence(
             *(code(self.source), " → ", code(self.target)),
@@ -84,17 +83,15 @@ class LayersReport(StudyReport):
 
     def picture(self) -> Spec:
         """Change of parameters and of features, absolute and relative, and CKA, by layer."""
-        towers = [f"{tower} tower" for tower in _TOWERS]
-        count = int((self.changes["tower"] == "text").sum())
-        x = named_axis("x", "layer", frames.name_layers(count))
+        by_tower = dict(iter(self.changes.groupby("tower", sort=False)))
+        towers = [f"{tower} tower" for tower in ("text", "image")]
+        x = named_axis("x", "layer", frames.name_layers(len(by_tower["text"])))
         panels = []
         for column, title in _PANELS.items():
             rows = [
                 {"series": f"{tower} tower", "x": place, "y": value}
-                for tower in _TOWERS
-                for place, value in enumerate(
-                    self.changes.loc[self.changes["tower"] == tower, column].astype(float)
-                )
+                for tower, changes in by_tower.items()
+                for place, value in enumerate(changes[column].astype(float))
                 if value == value  # a number
             ]
             place = {"x": x, "y": axis("y", "", zero=True), "color": colour(towers)}
@@ -147,15 +144,16 @@ def compare_layers(
         raise CompatbenchError(
             f"layers are compared on four prompts or more; the tasks have {len(texts)}"
         )
-    changes, notes = _compare_towers("text", *(text_layers(one, texts) for one in (source, target)))
-    drawn, count = draw_images(tasks, images, seed), 0
+    models, count = (source, target), 0
+    changes, notes = _compare_towers("text", *(text_layers(model, texts) for model in models))
+    draw = draw_images(tasks, images, seed)
     try:
-        towers = [image_layers(backbone, drawn(backbone)) for backbone in (source, target)]
+        towers = [image_layers(model, draw(model)) for model in models]
     except NotTransferable as reason:
         notes.append(f"image towers are left out: {reason.reason}")
     else:
-        found, more = _compare_towers("image", *towers)
-        changes, notes = pd.concat([changes, found], ignore_index=True), notes + more
+        of_images, more = _compare_towers("image", *towers)
+        changes, notes = pd.concat([changes, of_images], ignore_index=True), notes + more
         count = len(towers[0][0].counts)
     names = tuple(task.name for task in tasks)
     return LayersReport(source.name, target.name, names, len(texts), count, changes, tuple(notes))
@@ -163,13 +161,13 @@ def compare_layers(
 
 def draw_images(tasks: Sequence[Task], count: int, seed: int) -> Callable[[Backbone], list[Tensor]]:
     """Test images, evenly from all tasks; each backbone gets the same, in its own preprocessing."""
-    generator = random.Random(seed)
-    chosen = []
+    generator, chosen = random.Random(seed), []
     for i, task in enumerate(tasks):
-        own = count * (i + 1) // len(tasks) - count * i // len(tasks)
+        share = count * (i + 1) // len(tasks) - count * i // len(tasks)
         samples = list(task.split("test"))
-        chosen += [(task, one) for one in generator.sample(samples, min(own, len(samples)))]
-    return lambda backbone: [backbone.preprocess(task.source.image(one)) for task, one in chosen]  # type: ignore[misc]
+        drawn = generator.sample(samples, min(share, len(samples)))
+        chosen += [(task.source, sample) for sample in drawn]
+    return lambda backbone: [backbone.preprocess(source.image(one)) for source, one in chosen]  # type: ignore[misc]
 
 
 def _compare_towers(
@@ -203,28 +201,23 @@ def _compare_towers(
 
 
 def _compare(old: Layer, new: Layer, with_weights: bool = True) -> Row:
-    common = [
-        name
-        for name, tensor in old.weights.items()
-        if with_weights and name in new.weights and new.weights[name].shape == tensor.shape
-    ]
+    shapes = {name: tensor.shape for name, tensor in new.weights.items() if with_weights}
+    common = [name for name, each in old.weights.items() if shapes.get(name) == each.shape]
     row: Row = {
         "layer": old.name,
         "target_layer": new.name,
         "compared": sum(old.weights[name].numel() for name in common),
         "parameters": sum(tensor.numel() for tensor in old.weights.values()),
     }
-    sides = {"parameter": [], "feature": []}
+    parameters = features = None, None
     if common:
-        sides["parameter"] = [
-            torch.cat([layer.weights[name].float().flatten() for name in common])
-            for layer in (old, new)
-        ]
+        parameters = mean_change(
+            *(torch.cat([x.weights[n].float().flatten() for n in common]) for x in (old, new))
+        )
     if old.rows.shape[-1] == new.rows.shape[-1] and torch.equal(old.counts, new.counts):
-        sides["feature"] = [old.rows, new.rows]
-    for name, both in sides.items():
-        change = mean_change(*both) if both else (None, None)
-        row[f"{name}_change"], row[f"{name}_relative"] = change
+        features = mean_change(old.rows, new.rows)
+    row["parameter_change"], row["parameter_relative"] = parameters
+    row["feature_change"], row["feature_relative"] = features
     return row | {"cka": linear_cka(old.means, new.means)}
 
 

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
 
+from typing_extensions import Unpack
+
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.device import resolve_device
 from compatbench.backbone.words import WordFeatures
@@ -70,44 +72,22 @@ class Fit:
     rows: tuple[Row, ...]
 
 
-@dataclass(frozen=True)
 class Study:
-    """An upgrade, and the suite that it is looked at in.
+    """An upgrade, and the suite that it is looked at in, which gives what a study is not given."""
 
-    Attributes:
-        source, target: names of the backbones.
-        suite: gives tasks, shots, seeds and results, unless a study is given others.
-        out: folder of ``results/`` and ``runs/``.
-        jobs: worker processes of the fits; None is one per core, or one on a GPU.
-        on_start, on_event: are called for each fit, as in ``compatbench.run``.
-    """
-
-    source: str
-    target: str
-    suite: str | SuiteCard = "mini"
-    device: str = "auto"
-    out: str | Path = "."
-    jobs: int | None = None
-    on_start: Callable[[Plan, int], object] = lambda plan, jobs: None
-    on_event: Callable[[Event], object] = lambda event: None
-
-    @cached_property
-    def card(self) -> SuiteCard:
-        return read_suite(self.suite)
+    def __init__(self, source: str, target: str, **options: Unpack[StudyOptions]) -> None:
+        self.source, self.target, self.options = source, target, options
+        self.card = read_suite(options.get("suite", "mini"))
+        self.out = Path(options.get("out", "."))
+        self.device = options.get("device", "auto")
+        self.cache = FeatureCache(default_cache_folder())
+        self.words = WordFeatures(default_cache_folder())
 
     @cached_property
     def backbones(self) -> tuple[Backbone, Backbone]:
         """Source and target, loaded; an error if a name is unknown, or weights are not here."""
         device = resolve_device(self.device)
         return load_backbone(self.source, device), load_backbone(self.target, device)
-
-    @property
-    def cache(self) -> FeatureCache:
-        return FeatureCache(default_cache_folder())
-
-    @property
-    def words(self) -> WordFeatures:
-        return WordFeatures(default_cache_folder())
 
     def load_tasks(self, wanted: Names | None) -> list[Task]:
         """The tasks that names and globs mean, by default those of the suite."""
@@ -138,8 +118,8 @@ class Study:
             )
         trained = [name for name in task_cards.names() if task_cards.read(name).parent is None]
         chosen = select_names(tasks or suite_tasks(self.card), trained, "task to learn from")
-        own = {"tasks": tuple(chosen), "upgrades": ((self.source, self.target),), "variants": ()}
-        suite = self.card.model_copy(update={**(changes or {}), **own, "retrained": False})
+        asked = {"tasks": tuple(chosen), "upgrades": ((self.source, self.target),), "variants": ()}
+        suite = self.card.model_copy(update={**(changes or {}), **asked, "retrained": False})
         numbers = [shots or max(suite.shots)]
         return select_matrix(suite, registry, methods, "all", numbers, seeds, [COPIED])
 
@@ -149,8 +129,9 @@ class Study:
         Raises:
             CompatbenchError: broken data, a store that cannot be written, or a fit that failed.
         """
-        compute = Compute(device=self.device, jobs=self.jobs)
-        run_plan(Plan(matrix, tuple(cells), store), compute, self.on_start, self.on_event)
+        compute = Compute(device=self.device, jobs=self.options.get("jobs"))
+        follow = [self.options.get(name, lambda *_: None) for name in ("on_start", "on_event")]
+        run_plan(Plan(matrix, tuple(cells), store), compute, *follow)
         fits = []
         for cell in cells:
             record = store.read(cell.key)

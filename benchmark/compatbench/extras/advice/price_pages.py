@@ -1,0 +1,206 @@
+"""What pages say and draw of the price of an upgrade: ways of bringing a module along."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from compatbench.extras.advice.price import (
+    Price,
+    access_of,
+    count_labels,
+    count_shots_of,
+    describe_access,
+    find_way,
+    price_ways,
+    show_labels,
+)
+from compatbench.results.estimate import Interval
+from compatbench.results.expected import Upgrade
+from compatbench.results.method_results import MethodInfo
+from compatbench.results.ranks import exact
+from compatbench.tables import markdown
+from compatbench.tables.figures.kinds import read_kinds
+from compatbench.tables.figures.spec_parts import Shown
+from compatbench.tables.figures.values import panel_record, two_digits
+from compatbench.tables.numbers import NOTHING, bounds, duration, percent, signed
+from compatbench.tables.pages.sections import Page, Section
+from compatbench.tables.suite_page import SuitePage
+from compatbench.tables.table import Column, Table, code, make_table, number, plain_table, text
+
+_FOLDER = Path(__file__).parent
+
+
+def has_prices(page: SuitePage) -> bool:
+    """Whether modules were trained anew on the target, by which ways can be measured."""
+    return bool(count_labels(page.results.transfers))
+
+
+def learning_methods(page: SuitePage) -> list[MethodInfo]:
+    """The methods whose modules have something to bring along."""
+    return [method.info for method in page.results.methods.values() if method.info.learns]
+
+
+def price_table(page: SuitePage, upgrade: Upgrade, shots: int, method: str) -> Table:
+    """Every way of bringing a method's modules along; by access, then by accuracy."""
+    header = ["Way", "Access", "Target", "95 %", "Gain", "Time", "Worth", "95 % of worth"]
+    rows = [
+        [
+            code(price.transfer),
+            text(describe_access(price.transfer)),
+            *map(number, (percent(exact(price.target)), bounds(price.target))),
+            *map(number, (signed(exact(price.gain)), duration(price.seconds))),
+            *map(number, (_worth(page, price.worth), _worth_bounds(page, price.worth))),
+            number(NOTHING if price.share is None else f"{round(100 * price.share)} %"),
+        ]
+        for price in _sorted(page, upgrade, shots, method)
+    ]
+    return plain_table([*header, "Datasets"], rows, left=(0, 1))
+
+
+def worth_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
+    """What each way is worth for each method, in labels per class."""
+    by_way: dict[str, dict[str, Any]] = {}
+    for info in learning_methods(page):
+        for price in _sorted(page, upgrade, shots, info.name):
+            record = by_way.setdefault(price.transfer, {})
+            record[info.name] = number(_worth(page, price.worth), price.worth and price.worth.value)
+    columns = [
+        Column("way", "Way", left=True),
+        Column("access", "Access", left=True),
+        *(Column(info.name, info.title, paper=info.paper) for info in learning_methods(page)),
+    ]
+    records = (
+        {"way": code(way), "access": text(describe_access(way)), **by_way[way]}
+        for way in sorted(by_way, key=_by_access)
+        if any(cell.value is not None for cell in by_way[way].values())
+    )
+    return make_table(columns, records)
+
+
+def price_answer(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
+    """What the owner of a module should do, in sentences: with nothing else, then by access."""
+    best = _best_by_access(page, upgrade, shots)
+    if (without := best.pop("nothing", None)) is None:
+        return ""
+    price, title = without
+    if price.gain is None or price.gain.sign < 1:
+        answer = "With nothing but the module, no method is clearly better than zero-shot: drop it."
+    else:
+        measured = count_labels(page.results.transfers)
+        enough = next((k for k in measured if price.worth and k >= price.worth.value), None)
+        advice = (
+            f"No number of labels up to {max(measured)} per class does as well."
+            if enough is None
+            else f"With {enough} labels per class or more, train anew."
+        )
+        answer = (
+            f"With nothing but the module, {title} ({markdown.code(price.transfer)}) does best: "
+            f"{percent(exact(price.target))} %, {signed(price.gain.value)} over "
+            f"zero-shot. That is worth {_worth(page, price.worth)} labels per class "
+            f"(95 %: {_worth_bounds(page, price.worth)}). {advice}"
+        )
+    more = [
+        f"\n  - with {access}: {title} ({markdown.code(price.transfer)}), "
+        f"{percent(exact(price.target))} %, "
+        f"worth {_worth(page, price.worth)} ({_worth_bounds(page, price.worth)})"
+        for access, (price, title) in best.items()
+        if price.gain is not None and price.gain.sign > 0
+    ]
+    head = "With more access, these do best, with their worth in labels per class:"
+    return f"{answer} {head}\n{''.join(more)}" if more else answer
+
+
+def _best_by_access(page: SuitePage, upgrade: Upgrade, shots: int) -> dict[str, tuple[Price, str]]:
+    """The most accurate way of each access that has a worth, with the method's linked title."""
+    priced = [
+        (price, markdown.linked(info.title, info.paper))
+        for info in learning_methods(page)
+        for price in price_ways(page.results, page.expected, info.name, upgrade, shots)
+        if find_way(price.transfer) and price.worth and price.target
+    ]
+    # Of those that are equally accurate the first stays.
+    priced.sort(key=lambda pair: exact(pair[0].target) or 0.0, reverse=True)
+    best: dict[str, tuple[Price, str]] = {}
+    for price, title in priced:
+        best.setdefault(describe_access(price.transfer), (price, title))
+    return dict(sorted(best.items(), key=lambda item: _by_access(item[1][0].transfer)))
+
+
+def _worth(page: SuitePage, worth: Interval | None) -> str:
+    """Labels per class: ``0``, ``3.4``, or ``> 16`` where more would be needed than there are."""
+    return NOTHING if worth is None else _labels(page, worth.value)
+
+
+def _worth_bounds(page: SuitePage, worth: Interval | None) -> str:
+    if worth is None or worth.low == -math.inf:
+        return NOTHING
+    return f"{_labels(page, worth.low)} to {_labels(page, worth.high)}"
+
+
+def _labels(page: SuitePage, labels: float) -> str:
+    return "0" if labels == 0 else show_labels(labels, max(count_labels(page.results.transfers)))
+
+
+def _sorted(page: SuitePage, upgrade: Upgrade, shots: int, method: str) -> list[Price]:
+    def place(price: Price) -> tuple[object, ...]:
+        return (*_by_access(price.transfer)[:2], -(price.target.value if price.target else -1))
+
+    return sorted(
+        price_ways(page.results, page.expected, method, upgrade, shots),
+        key=place,  # type: ignore[arg-type]
+    )
+
+
+def _by_access(transfer: str) -> tuple[list[str], int, str]:
+    """Ways of equal access stand together, those without any first; more labels later."""
+    needs = access_of(transfer) if find_way(transfer) else []
+    return needs, count_shots_of(transfer), transfer
+
+
+def _section(page: Page, place: int, title: str, template: str) -> Section:
+    functions = {f.__name__: f for f in (price_table, worth_table, price_answer)}
+    return Section(page, place, title, has_prices, str(_FOLDER / template), functions)
+
+
+PRICE = _section("suite", 60, "The price of an upgrade", "price.md.jinja")
+ANSWER = _section("leaderboard", 10, "Keep, port or retrain?", "price_answer.md.jinja")
+
+
+def price_values(page: SuitePage, upgrade: Upgrade) -> Shown:
+    """Accuracy by labels of methods trained anew, the first zero-shot's; the best way by access."""
+    anew, values = count_labels(page.results.transfers), []
+    labels, shots = [0, *anew], max(page.expected.shots)
+    places = [round(math.log2(1 + count), 4) for count in labels]
+    rows = {row.standing.info.name: row for row in reversed(page.all_ranks(upgrade, shots))}
+    for info in learning_methods(page):
+        prices = price_ways(page.results, page.expected, info.name, upgrade, shots)
+        means = {price.transfer: price.target.value for price in prices if price.target}
+        if not anew or not means.keys() >= {*anew.values()}:
+            continue
+        zero = next(p.target.value - p.gain.value for p in prices if p.target and p.gain)
+        curve = [two_digits(value) for value in (zero, *(means[way] for way in anew.values()))]
+        best: dict[str, float] = {}
+        for name, value in means.items():
+            if find_way(name) is not None and "labels" not in access_of(name):
+                access = describe_access(name)
+                best[access] = max(value, best.get(access, value))
+        lines = {"trained anew": (places, curve)}
+        for access, value in sorted(best.items()):
+            lines[f"best with {access}"] = ([places[0], places[-1]], [two_digits(value)] * 2)
+        values.append(panel_record(rows[info.name], lines))
+    order = dict.fromkeys(["trained anew", *sorted({*chain(*(each["line"] for each in values))})])
+    signals = {"ticks": places, "names": list(map(str, labels)), "order": [*order]}
+    return Shown(values, signals)
+
+
+def price_figures(page: SuitePage) -> Iterator[tuple[str, Shown]]:
+    """A figure for each upgrade of a suite that has prices."""
+    for upgrade in page.expected.upgrades if has_prices(page) else ():
+        yield page.path_title(upgrade), price_values(page, upgrade)
+
+
+[PRICE_FIGURE] = read_kinds(str(_FOLDER / "price.yaml.jinja"), price=price_figures)

@@ -1,0 +1,133 @@
+"""What pages say and draw of classes that modules were not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from compatbench.engine.cell import NOT_APPLICABLE
+from compatbench.results.expected import Upgrade
+from compatbench.results.four_ways import CLASSES, MODELS, Classes, FourWays, measure_four_ways
+from compatbench.results.ranks import exact
+from compatbench.tables.figures.kinds import read_kinds
+from compatbench.tables.figures.spec_parts import Shown
+from compatbench.tables.figures.values import record, two_digits
+from compatbench.tables.markdown import escape
+from compatbench.tables.numbers import bounds, percent, signed
+from compatbench.tables.pages.sections import Page, Section
+from compatbench.tables.suite_page import SuitePage
+from compatbench.tables.table import Table, number, plain_table, text
+
+# What a protocol calls the classes that modules were trained on, and the others.
+NAMES = {"base-to-new": ("Base", "New"), "cross-dataset": ("Trained", "Others")}
+_FOLDER = Path(__file__).parent
+_Figures = Mapping[str, Callable[[FourWays], str]]  # by the title of the column
+
+
+def has_other_classes(page: SuitePage) -> bool:
+    """Whether modules are tested on classes that they were not fitted for."""
+    return page.expected.protocol != "few-shot" and bool(page.results.all)
+
+
+def measure_page(page: SuitePage, upgrade: Upgrade, shots: int) -> list[FourWays]:
+    """Every method four ways, but those that see all test images first, which are ranked apart."""
+    methods = [method for method in page.results.methods.values() if not method.info.sees_tests]
+    return measure_four_ways(methods, page.expected, upgrade, shots)
+
+
+def classes_table(page: SuitePage, upgrade: Upgrade, shots: int, top: int | None = None) -> Table:
+    """The four accuracies of every method, and their harmonic means; of the first ``top``."""
+    own, other = NAMES[page.expected.protocol]
+    figures: _Figures = {
+        own: lambda ways: _sides(ways, "own"),
+        other: lambda ways: _sides(ways, "other"),
+        f"H of {own.lower()} and {other.lower()}": lambda ways: " → ".join(
+            percent(exact(ways.over_classes(model))) for model in MODELS
+        ),
+        f"H, {own.lower()}": lambda ways: percent(exact(ways.over_models("own"))),
+        f"H, {other.lower()}": lambda ways: percent(exact(ways.over_models("other"))),
+        "Four-way H": lambda ways: percent(exact(ways.four)),
+        "95 %": lambda ways: bounds(ways.four),
+    }
+    return _table(measure_page(page, upgrade, shots)[:top], figures, {own, f"H, {own.lower()}"})
+
+
+def forgetting_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
+    """Gains over zero-shot on both kinds of classes, what is forgotten, and negative flips."""
+    own, other = NAMES[page.expected.protocol]
+    figures: _Figures = {
+        f"Gain, {own.lower()}": lambda ways: _sides(ways, "own", "_gain", signed),
+        f"Gain, {other.lower()}": lambda ways: _sides(ways, "other", "_gain", signed),
+        "Forgotten": lambda ways: signed(exact(ways.forgotten)),
+        "95 %": lambda ways: bounds(ways.forgotten, signed),
+        f"NFR, {own.lower()}": lambda ways: percent(exact(ways.mean("own_negative_flips"))),
+        f"NFR, {other.lower()}": lambda ways: percent(exact(ways.mean("other_negative_flips"))),
+    }
+    learning = [ways for ways in measure_page(page, upgrade, shots) if ways.info.learns]
+    return _table(learning, figures, {f"Gain, {own.lower()}", f"NFR, {own.lower()}"})
+
+
+def _table(methods: Iterable[FourWays], figures: _Figures, of_own: Collection[str]) -> Table:
+    """A row for each method; where it does not apply to other classes, figures ``of_own`` alone."""
+    rows = []
+    for ways in methods:
+        applies = not ways.reasons["other"].startswith(NOT_APPLICABLE)
+        shown = [
+            number(figure(ways) if applies or title in of_own else "n/a")
+            for title, figure in figures.items()
+        ]
+        rows.append([text(ways.info.title, ways.info.paper), *shown])
+    return plain_table(["Method", *figures], rows)
+
+
+def _sides(
+    ways: FourWays, classes: Classes, end: str = "", show: Callable[[float | None], str] = percent
+) -> str:
+    """On source and target: the accuracies ``61.9 → 56.8``, or the gains ``+4.3 → -1.2``."""
+    return " → ".join(show(exact(ways.mean(f"{classes}_{model}{end}"))) for model in MODELS)
+
+
+def classes_sentence(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
+    """How many methods apply to other classes, the best one and the best floor; or nothing."""
+    methods = measure_page(page, upgrade, shots)
+    complete = [ways for ways in methods if ways.state == "complete" and ways.info.learns]
+    if not complete:
+        return ""
+    refused = sum(ways.state == "not applicable" for ways in methods)
+    helped = sum((exact(ways.mean("other_target_gain")) or 0) > 0 for ways in complete)
+    best, floors = complete[0], [w for w in methods if w.info.depth == "none" and w.four]
+    floor = "".join(f"; {escape(w.info.title)}: {percent(exact(w.four))}" for w in floors[:1])
+    return (
+        f"Methods that apply to other classes: {len(complete)}; to their own classes only: "
+        f"{refused}. Best four-way H: {escape(best.info.title)} "
+        f"({percent(exact(best.four))}{floor}). Above the target's zero-shot on other classes: "
+        f"{helped} of {len(complete)}."
+    )
+
+
+def _section(page: Page, place: int, title: str, template: str) -> Section:
+    functions = {one.__name__: one for one in (classes_table, forgetting_table, classes_sentence)}
+    return Section(page, place, title, has_other_classes, str(_FOLDER / template), functions)
+
+
+CLASSES_SECTION = _section("suite", 70, "Known and other classes", "classes.md.jinja")
+ANSWER = _section("leaderboard", 20, "Known and other classes: {}", "classes_answer.md.jinja")
+WORDS = _section("words", 10, "Words of protocols", "classes_words.md.jinja")
+
+
+def class_figures(page: SuitePage) -> Iterator[tuple[str, Shown]]:
+    """For each upgrade, the accuracies on own and on other classes, source then target."""
+    shots = max(page.expected.shots)
+    for upgrade in page.expected.upgrades if has_other_classes(page) else ():
+        rows, values = {row.standing.info.name: row for row in page.ranks(upgrade, shots)}, []
+        for ways in measure_page(page, upgrade, shots):
+            if ways.state == "complete" and ways.info.name in rows:
+                means = {
+                    classes: [two_digits(exact(ways.mean(f"{classes}_{m}"))) for m in MODELS]
+                    for classes in CLASSES
+                }
+                values.append(record(rows[ways.info.name], **means))
+        yield page.path_title(upgrade), Shown(values, {})
+
+
+[CLASSES_FIGURE] = read_kinds(str(_FOLDER / "classes.yaml.jinja"), classes=class_figures)
