@@ -13,13 +13,13 @@ from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.extras.studies import frames
 from compatbench.extras.studies.frames import Row, StudyReport, records
-from compatbench.results.estimate import estimate
+from compatbench.results.estimate import estimate, interval_columns
 from compatbench.results.expected import Upgrade
 from compatbench.results.standing import Standing, compute_standing
 from compatbench.tables.figures.charts import axis, chart, colour, layer, level
 from compatbench.tables.figures.colours import BLUE, GREY, RED
 from compatbench.tables.figures.spec_parts import Spec
-from compatbench.tables.numbers import percent
+from compatbench.tables.numbers import percent, with_interval
 from compatbench.tables.suite_page import SuitePage, read_suite_page
 from compatbench.tables.table import Table, code, join, plain_table, sentence
 
@@ -39,7 +39,7 @@ class GainsReport(StudyReport):
                 [
                     one["title"],
                     *[frames.spread(one, name) for name in ("source", "copied", "words")],
-                    *[frames.with_interval(one, name) for name in ("gain", "over_zero_shot")],
+                    *[with_interval(one, name) for name in ("gain", "over_zero_shot")],
                     *[frames.spread(one, name) for name in ("copied_h", "words_h")],
                 ]
                 for one in found
@@ -133,6 +133,6 @@ def _compare(copied: Standing, words: Standing) -> Row:
         row |= frames.mean_columns(f"{name}_h", standing.mean("h"))
     before, after = frames.task_means(copied, "target"), frames.task_means(words, "target")
     row["zero_shot"] = before.mean() - frames.task_means(copied, "gain").mean()
-    row |= frames.interval_columns("gain", estimate(after - before))
+    row |= interval_columns("gain", estimate(after - before))
     over = frames.task_means(words, "gain")
-    return row | frames.interval_columns("over_zero_shot", estimate(over))
+    return row | interval_columns("over_zero_shot", estimate(over))

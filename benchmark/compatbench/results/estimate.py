@@ -49,6 +49,14 @@ class Interval:
         return math.isfinite(self.low) and math.isfinite(self.high)
 
 
+def interval_columns(name: str, interval: Interval | None) -> dict[str, float | None]:
+    """The columns ``name``, ``name_low`` and ``name_high`` of a frame; None for what is unknown."""
+    low = high = None
+    if interval is not None and interval.low > -math.inf:
+        low, high = interval.low, interval.high
+    return {name: interval and interval.value, f"{name}_low": low, f"{name}_high": high}
+
+
 def mean(values: Array) -> Any:
     """The mean over units; paired differences are such values."""
     return values.mean(axis=-1)

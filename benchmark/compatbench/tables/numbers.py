@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from compatbench.files.sizes import format_bytes
 
@@ -47,3 +47,17 @@ def bounds(interval: Interval | None, show: Callable[[float | None], str] = perc
     if interval is None or not interval.bounded:
         return NOTHING
     return f"{show(interval.low)} to {show(interval.high)}"
+
+
+def with_interval(row: Mapping[str, Any], name: str, show: Callable[[Any], str] = signed) -> str:
+    """The columns of ``interval_columns``: ``+1.2 (-0.3 to +2.5)``."""
+    if row[name] is None:
+        return NOTHING
+    between = interval_text(row, name, show)
+    return show(row[name]) + ("" if between == NOTHING else f" ({between})")
+
+
+def interval_text(row: Mapping[str, Any], name: str, show: Callable[[Any], str]) -> str:
+    """The bounds alone: ``-0.3 to +2.5``."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return NOTHING if low is None else f"{show(low)} to {show(high)}"

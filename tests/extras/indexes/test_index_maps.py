@@ -11,7 +11,6 @@ from torch import Tensor
 
 from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes.index_maps import WAYS, FeatureMap, fit_map, judge_map
-from compatbench.method.registry import builtin_transfers
 
 
 def unit(rows: int, width: int, seed: int) -> Tensor:
@@ -86,19 +85,11 @@ def test_other_widths_are_mapped_both_ways() -> None:
             assert torch.allclose(found.norm(dim=-1), torch.ones(60, dtype=torch.float64))
 
 
-def test_too_few_images_are_refused() -> None:
-    for way in ("images", "low-rank", "ridge"):
-        with pytest.raises(CompatbenchError, match="7 images are too few for"):
-            fit_map(way, WORDS, (SOURCE[:7], TARGET[:7]))
-
-
-def test_the_fewest_images_are_enough_to_judge_a_map_too() -> None:
-    for way in ("images", "low-rank", "ridge"):
-        assert judge_map(way, WORDS, (SOURCE[:8], TARGET[:8]))["residual"] > 0
-
-
-def test_no_file_of_the_folder_is_taken_for_a_broken_transfer() -> None:
-    assert builtin_transfers().broken == {}
+@pytest.mark.parametrize("way", ["images", "low-rank", "ridge"])
+def test_the_fewest_images_are_enough_and_less_are_refused(way: str) -> None:
+    assert judge_map(way, WORDS, (SOURCE[:8], TARGET[:8]))["residual"] > 0
+    with pytest.raises(CompatbenchError, match="7 images are too few for"):
+        fit_map(way, WORDS, (SOURCE[:7], TARGET[:7]))
 
 
 def test_float32_is_computed_in_float32() -> None:

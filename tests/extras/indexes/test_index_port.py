@@ -113,7 +113,7 @@ def test_an_index_of_the_same_width_may_stay_as_it_is(index: Path, tmp_path: Pat
         ({"images": (np.ones((9, 2)), np.ones((8, 2))), "way": "images"}, "pairs of shapes"),
         ({"images": (np.full((9, 2), np.inf),) * 2, "way": "images"}, "the pairs hold a NaN"),
         ({"images": (np.zeros((9, 2)),) * 2, "way": "images"}, "or a vector of zeros"),
-        ({"images": (np.ones((9, 2)),) * 2, "way": "images"}, "width 2, .* photos.npy have 128"),
+        ({"images": (np.ones((9, 2)),) * 2, "way": "images"}, "width 2, .* old model have 128"),
         ({"images": (np.ones((9, WIDTH)), np.ones((9, 2)))}, "width 2, .* new model have 128"),
         ({"images": (np.array(["a"]),) * 2}, "give two matrices of numbers"),
         ({"index": "."}, "is a folder"),

@@ -129,18 +129,6 @@ def test_files_that_are_not_as_they_are_written_are_found_by_an_audit(tmp_path: 
     assert any("cannot be read" in each.problem for each in check_files(path.parent, None))
 
 
-def test_what_is_committed_shows_what_it_must() -> None:
-    frame, _ = read_retrieval(COMMITTED)["mini"]
-    pooled = frame[(frame["gallery"] == POOLED) & (frame["target"] == "mini-eva-clip-anew")]
-    best = pooled.groupby(["queries", "way"])["map"].max()
-    for queries in ("texts", "images"):
-        own = best[queries]
-        assert own["copied"] < own["words"] < own["re-encoded"]
-        assert own["copied"] < own["images"]
-        assert own["ridge"] < own["re-encoded"]
-    assert not frame.duplicated(KEY).any()
-
-
 def test_what_to_expect_is_of_the_nearest_number_of_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

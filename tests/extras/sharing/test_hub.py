@@ -157,26 +157,19 @@ def test_what_cannot_be_had_or_sent_is_one_line(hub: Hub, monkeypatch: pytest.Mo
     hub.repositories["models/me/bad"] = {"module.safetensors": b"no module"}
     hub.repositories["datasets/me/empty"] = {"README.md": b""}
     hub.private |= dict.fromkeys(hub.repositories, False)
-    told("no such repository, or your token may not see it", "pull", "hf://me/nothing")
-    told("the repository holds no module.safetensors", "pull", "hf://me/empty")
-    told("hf://me/bad: cannot read module .*module.safetensors", "pull", "hf://me/bad")
-    told("holds no results: no results/SUITE", "pull", "hf://datasets/me/empty")
-    told("not a place of a module or results on the hub; write hf://OWNER", "pull", "me/it")
-    told(
-        "not a place of a module on the hub; write hf://OWNER/NAME", *push[:2], "hf://datasets/a/b"
-    )
-    told("cannot read module damaged.safetensors", "push", "damaged.safetensors", "hf://me/it")
-    told("gone holds no results|cannot read module gone", "push", "gone", "hf://me/it")
-    told(
-        "hf://me/public is public; give another name",
-        *push[:2],
-        "hf://me/public",
-        "--private",
-        "--yes",
-    )
-    evaluate = ("evaluate", "hf://me/nothing", "--backbone", "mini-eva-clip")
-    told("hf://me/nothing cannot be read: there is no such", *evaluate)
-    told("hf://me/nothing cannot be read: there is no such", "advise", "hf://me/nothing")
+    for what, *words in (
+        ("no such repository, or your token may not see it", "pull", "hf://me/nothing"),
+        ("the repository holds no module.safetensors", "pull", "hf://me/empty"),
+        ("hf://me/bad: cannot read module .*module.safetensors", "pull", "hf://me/bad"),
+        ("holds no results: no results/SUITE", "pull", "hf://datasets/me/empty"),
+        ("not a place of a module or results on the hub; write hf://OWNER", "pull", "me/it"),
+        ("of a module on the hub; write hf://OWNER/NAME", *push[:2], "hf://datasets/a/b"),
+        ("cannot read module damaged.safetensors", "push", "damaged.safetensors", "hf://me/it"),
+        ("gone holds no results|cannot read module gone", "push", "gone", "hf://me/it"),
+        ("hf://me/public is public", *push[:2], "hf://me/public", "--private", "--yes"),
+        ("hf://me/nothing cannot be read: there is no such", "advise", "hf://me/nothing"),
+    ):
+        told(what, *words)
     before = len(hub.requests)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     told("without your token of the hub: 'hf auth login' saves it", *push, "--yes")

@@ -84,21 +84,6 @@ def test_a_probe_is_zero_shot_at_first_then_what_hooks_in_the_models_own_forward
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("depth", DEPTHS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_fit_learns_at_every_depth(
-    kind: str, depth: int, clip: Backbone, labels: Labels, data: FewShotData
-) -> None:
-    method = probe(kind, depth, max_steps=40, rates=(0.03,))
-    fitted = method.fit(clip, data, torch.Generator().manual_seed(1))
-    start = method.init(clip, data, torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        logits = [method.attach(one, clip, labels)(data.train.plain) for one in (fitted, start)]
-    after, before = (float(F.cross_entropy(one, data.train.targets)) for one in logits)
-    assert after < before - 0.1
-
-
-@pytest.mark.slow
 def test_the_rate_is_the_best_on_the_validation_images_and_the_smallest_of_equals(
     clip: Backbone, labels: Labels, data: FewShotData, make_data: MakeData
 ) -> None:
@@ -167,7 +152,7 @@ def fit(kind: str, depth: int, task: str, seed: int, correct: dict[str, list[int
     return Fit(cell, DepthProbe(), module, rows)
 
 
-def test_the_report_has_the_means_of_the_cells() -> None:
+def test_the_report_has_the_means_of_the_cells_and_trends_from_five_curves_on() -> None:
     found = report({"mini-clip": [60, 61, 62, 63], "mini-eva-clip": [58, 56, 54, 52]}, 1, 2)
     points = records(found.points)
     assert [one["place"] for one in points] == 2 * ["input", "block 1", "block 2", "output"]
@@ -177,24 +162,15 @@ def test_the_report_has_the_means_of_the_cells() -> None:
     assert (first["source_gain"], first["target_gain"]) == (21.5, 9.5)
     assert first["h"] == pytest.approx((2 * 61 * 59 / 120 + 2 * 62 * 60 / 122) / 2)
     assert points[3]["rates"] == pytest.approx((0.04,))
-    trends = found.trends.set_index(["kind", "measure"])["correlation"]
-    assert trends["bias", "source_gain"] == pytest.approx(1)
-    assert trends["bias", "target_gain"] == pytest.approx(-1)
-    start = "bias, gain on the target: too few curves to tell; 5 are needed; ρ = -1.00 (-1.00 to"
-    assert found.tables()[0].notes[1].startswith(start)
-    assert draw(found.picture(), "") == draw(found.picture(), "")
-
-
-def test_trends_are_told_from_five_curves_on() -> None:
+    few = "bias, gain on the target: too few curves to tell; 5 are needed; ρ = -1.00 (-1.00 to"
+    assert found.tables()[0].notes[1].startswith(few)
+    assert b"<svg" in draw(found.picture(), "")
     found = report({"mini-clip": [60] * 4, "mini-eva-clip": [58, 57, 55, 54]}, 1, 2, 3)
     trends = found.trends.set_index(["kind", "measure"])
     assert set(trends["curves"]) == {6}
     assert trends.loc[("map", "target_gain"), "trend"] == "falls with depth"
     flat = trends.loc[("map", "source_gain")]
     assert (flat["correlation"], flat["trend"]) == (0, "no clear trend")
-
-
-def test_a_fit_that_was_not_measured_gives_no_report() -> None:
     with pytest.raises(CompatbenchError, match="was not measured on mini-eva-clip"):
         report({"mini-clip": [60] * 4}, 1)
 

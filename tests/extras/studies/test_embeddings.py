@@ -42,8 +42,8 @@ def test_a_backbone_has_not_moved_from_itself(clip: Backbone, kept: FeatureCache
     assert [found[name] for name in nothing] == pytest.approx([0, 0, 0], abs=1e-9)
 
 
-def test_figures_are_those_of_the_features(
-    clip: Backbone, eva: Backbone, kept: FeatureCache
+def test_figures_are_those_of_the_features_and_spaces_of_two_sizes_have_no_cosine(
+    clip: Backbone, eva: Backbone, stranger: Backbone, kept: FeatureCache
 ) -> None:
     task = load_task("mini-food")
     found = measure_geometry(clip, eva, task, kept)
@@ -52,19 +52,13 @@ def test_figures_are_those_of_the_features(
     images = F.normalize(kept.features(clip, task, list(task.split("test"))), dim=-1).double()
     assert found["source_gap"] == pytest.approx(float((images.mean(0) - old.mean(0)).norm()))
     assert found["gap_change"] == pytest.approx(found["target_gap"] - found["source_gap"])
-
-
-def test_joint_spaces_of_two_sizes_have_no_cosine(
-    clip: Backbone, stranger: Backbone, kept: FeatureCache
-) -> None:
-    found = measure_geometry(clip, stranger, load_task("mini-food"), kept)
+    found = measure_geometry(clip, stranger, task, kept)
     assert (found["token_cosine"], found["text_cosine"]) == (None, None)
     assert None not in (found["text_procrustes"], found["text_cka"])
 
 
 def test_class_tokens_are_the_mean_of_a_names_own(clip: Backbone, labels: Labels) -> None:
-    found = mean_tokens(clip, labels)
-    for row, name in zip(found, labels.names, strict=True):
+    for row, name in zip(mean_tokens(clip, labels), labels.names, strict=True):
         torch.testing.assert_close(row, clip.embed_text(name).mean(0))
 
 

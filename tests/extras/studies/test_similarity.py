@@ -1,4 +1,4 @@
-"""Measures of change against scipy, against their definitions, and under what must not matter."""
+"""Measures of change and intervals beside scipy and their definitions, and what must not matter."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from torch import Tensor
 
+from compatbench.extras.studies.frames import crossed_interval, spearman_interval
 from compatbench.extras.studies.similarity import (
     linear_cka,
     mean_change,
@@ -90,3 +92,44 @@ def test_the_plain_figures_are_those_of_their_definitions() -> None:
     # Of fewer rows than neighbours all others are taken.
     assert neighbour_overlap(x, draw(2, 9, 2), 20) == 1
     assert neighbour_overlap(x[:1], x[:1], 5) is None
+
+
+def test_a_correlation_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.normal(8, 2, 30).round()  # with ties
+    y = (x * 0.5 + rng.normal(0, 1, 30)).round()
+    found = spearman_interval(x, y)
+    bounds = stats.bootstrap(
+        (x, y),
+        lambda a, b: stats.spearmanr(a, b).statistic,
+        paired=True,
+        method="percentile",
+        random_state=1,
+    ).confidence_interval
+    assert found is not None
+    assert found.value == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert (found.low, found.high) == pytest.approx((bounds.low, bounds.high), abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [2, 2, 2])]
+)
+def test_a_correlation_that_is_not_defined_is_none(x: list[int], y: list[int]) -> None:
+    assert spearman_interval(x, y) is None
+
+
+def test_methods_that_differ_widen_a_crossed_interval() -> None:
+    rng = np.random.default_rng(4)
+    datasets = rng.normal(0, 1, 10)
+
+    def table(spread: float) -> np.ndarray:
+        return spread * rng.normal(size=(6, 1)) + datasets + 0.1 * rng.normal(size=(6, 10))
+
+    def difference(a: np.ndarray, b: np.ndarray) -> float:
+        return a.mean() - b.mean()
+
+    alike = crossed_interval([table(0.0), table(0.0)], difference)
+    unlike = crossed_interval([table(3.0), table(3.0)], difference)
+    # What is common to a dataset's column cancels.
+    assert alike.high - alike.low < 0.2
+    assert unlike.high - unlike.low > 1

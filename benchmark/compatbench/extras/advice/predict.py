@@ -30,15 +30,8 @@ from compatbench.method import Method, Module
 from compatbench.method.registry import find_transfer
 from compatbench.plugins import open_address
 from compatbench.results.evaluation import Evaluation, evaluate
-from compatbench.transfers._shared.survival import (  # pyright: ignore[reportMissingImports]
-    PLACES,
-    WORDS,
-    FourAnswers,
-    Gain,
-    describe_method,
-    find_estimator,
-    predict_gain,
-)
+from compatbench.transfers._shared import survival  # pyright: ignore[reportMissingImports]
+from compatbench.transfers._shared.survival import WORDS, Gain  # pyright: ignore[reportMissingImports]
 
 FEW = 100  # images; with less there is a warning
 Models = tuple[Backbone, Backbone]  # source and target
@@ -138,10 +131,10 @@ def predict(
     device = resolve_device(device)
     models = load_backbone(fitted.source, device), load_backbone(backbone, device)
     task = open_images(fitted, None if images is None else Path(images))
-    kinds = {way: describe_method(method.card, way, *models, task.labels) for way in ways}
+    kinds = {way: survival.describe_method(method.card, way, *models, task.labels) for way in ways}
     if images is None:
         moves = measure_moves(*models, given if isinstance(given, Path) else None)
-        blind, outlooks = find_estimator("models", fitted.source, backbone), []
+        blind, outlooks = survival.find_estimator("models", fitted.source, backbone), []
         for way, kind in kinds.items():
             why = find_obstacle(method, module, way, models, task)
             gain = None if why else blind.predict(describe_moves(kind, moves))
@@ -176,8 +169,10 @@ def expect(measured: Evaluation, kind: Mapping[str, float], classes: int) -> Out
         return Outlook(measured.transfer, None, measured.reason)
     if old is None:
         raise CompatbenchError(f"'{source}' is not here; its answers are needed")
-    four = FourAnswers(old.predictions, old.zero_shot, new.predictions, new.zero_shot)
-    return Outlook(measured.transfer, predict_gain(four, classes, kind, source, measured.backbone))
+    four = survival.FourAnswers(old.predictions, old.zero_shot, new.predictions, new.zero_shot)
+    return Outlook(
+        measured.transfer, survival.predict_gain(four, classes, kind, source, measured.backbone)
+    )
 
 
 def open_images(fitted: Fitted, folder: Path | None) -> Task:
@@ -238,5 +233,7 @@ def describe_moves(module: Mapping[str, float], geometry: Mapping[str, float]) -
     moved = {"image-layers": geometry["images"]}
     moved |= dict.fromkeys(("feature", "classifier", "bound"), joint)
     features = {f"{place} moved": module[place] * change for place, change in moved.items()}
-    features |= {f"{place} unrelated": module[place] * module["unrelated"] for place in PLACES}
+    features |= {
+        f"{place} unrelated": module[place] * module["unrelated"] for place in survival.PLACES
+    }
     return dict(module) | features | {"bound through words": module["bound"] * module["words"]}

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from compatbench.data.cards import COPIED
 from compatbench.messages import count
-from compatbench.results.estimate import Array, Interval, estimate, mean
+from compatbench.results.estimate import Array, Interval, estimate, interval_columns, mean
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.method_results import SuiteResults, remembered
 from compatbench.results.standing import (
@@ -22,7 +23,7 @@ from compatbench.results.standing import (
     mean_of_all,
     measure_interval,
 )
-from compatbench.tables.numbers import NOTHING
+from compatbench.tables.numbers import NOTHING, with_interval
 
 if TYPE_CHECKING:
     from compatbench.method.transfer import Transfer
@@ -168,15 +169,11 @@ def show_labels(labels: float, most: int) -> str:
 def describe_prices(prices: Sequence[Price]) -> Iterator[dict[str, Any]]:
     """What each way needs, takes and is worth, as rows of ``Advice.prices``."""
     for price in prices:
-        worth = price.worth
-        low, high = (worth.low, worth.high) if worth and worth.low > -math.inf else (None, None)
         yield {
             "way": price.transfer,
             "needs": describe_access(price.transfer),
             "seconds": price.seconds,
-            "worth": worth and worth.value,
-            "worth_low": low,
-            "worth_high": high,
+            **interval_columns("worth", price.worth),
             "share": price.share,
         }
 
@@ -185,16 +182,12 @@ def format_prices(prices: Sequence[Price]) -> list[str]:
     """The same as lines of a table, of 79 columns at most; nothing if no worth is known."""
     if all(price.worth is None for price in prices):
         return []
-    most = max(count_labels([price.transfer for price in prices]))
+    show = partial(show_labels, most=max(count_labels([price.transfer for price in prices])))
     rows = [("way", "needs", "time", "worth in labels per class")]
     for row in describe_prices(prices):
         time = NOTHING if row["seconds"] is None else f"{row['seconds']:,.1f} s"
-        worth = NOTHING if row["worth"] is None else show_labels(row["worth"], most)
-        if row["worth_low"] is not None:
-            bounds = (show_labels(row[f"worth_{end}"], most) for end in ("low", "high"))
-            worth += f" ({' to '.join(bounds)})"
         name = "untouched" if row["way"] == COPIED else row["way"]
-        rows.append((name, row["needs"], time, worth))
+        rows.append((name, row["needs"], time, with_interval(row, "worth", show)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         f"{way:{widths[0]}}  {needs:{widths[1]}}  {time:>{widths[2]}}  {worth}"

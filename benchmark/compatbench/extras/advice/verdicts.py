@@ -13,7 +13,7 @@ The verdict of a method on one upgrade, from the ways of bringing its modules al
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from textwrap import fill
 from typing import Any
@@ -32,7 +32,8 @@ from compatbench.extras.advice.price import (
     format_prices,
 )
 from compatbench.messages import count
-from compatbench.results.estimate import Interval
+from compatbench.results.estimate import interval_columns
+from compatbench.tables.numbers import with_interval
 
 CHEAP = {"words", "source weights"}  # what a way without images may need
 WIDTH = 79
@@ -80,10 +81,10 @@ def judge(case: Case) -> dict[str, Any]:
         "shots": case.shots,
         "verdict": verdict,
         "transfer": chosen,
-        **_bounds("expected", case.estimate(chosen or ZERO_SHOT)),
+        **interval_columns("expected", case.estimate(chosen or ZERO_SHOT)),
         "certain": gain is not None and gain.sign == 1,
         "cheap": cheap,
-        **_bounds("over_copied", over),
+        **interval_columns("over_copied", over),
         "worth": worth,
         "tasks": len(case.tasks),
         "seeds": len(case.accuracy[case.ways[0]]),
@@ -98,15 +99,10 @@ def describe_ways(case: Case) -> Iterator[dict[str, Any]]:
             **case.about,
             "way": name,
             "needs": ", ".join(sorted(access_of(name))) if name in case.ways else "",
-            **_bounds("accuracy", case.estimate(name)),
-            **_bounds("gain", None if name == OLD else case.estimate(name, ZERO_SHOT)),
+            **interval_columns("accuracy", case.estimate(name)),
+            **interval_columns("gain", None if name == OLD else case.estimate(name, ZERO_SHOT)),
             "reason": case.reasons.get(name, ""),
         }
-
-
-def _bounds(name: str, interval: Interval | None) -> dict[str, float | None]:
-    value = (interval.value, interval.low, interval.high) if interval else (None,) * 3
-    return dict(zip((name, f"{name}_low", f"{name}_high"), value, strict=True))
 
 
 @dataclass(frozen=True, repr=False)
@@ -152,24 +148,26 @@ class Advice:
 
 def _explain(case: Case) -> Iterator[str]:
     """A verdict in a line, and below it the figures."""
+    plain, signed = "{:.1f}".format, "{:+.1f}".format
     row, said = judge(case), []
     title = f"{case.method}: {VERDICTS[row['verdict']].format(row['transfer'])}"
     if row["verdict"] != "unknown" and row["expected"] is not None:
-        title += f"; expect {_range(row, 'expected')} %"
+        title += f"; expect {with_interval(row, 'expected', plain)} %"
     yield _wrap(title)
     for way in describe_ways(case):
         name = "untouched" if way["way"] == COPIED else way["way"]
-        gain = "" if way["gain"] is None else f"gain {_range(way, 'gain', '+.1f')}"
-        why = way["reason"] or "not measured on all tasks and seeds"
-        text = why if way["accuracy"] is None else f"{_range(way, 'accuracy'):23}{gain}"
+        gain = "" if way["gain"] is None else f"gain {with_interval(way, 'gain', signed)}"
+        text = f"{with_interval(way, 'accuracy', plain):23}{gain}"
+        if way["accuracy"] is None:
+            text = way["reason"] or "not measured on all tasks and seeds"
         yield _wrap(f"{name:20} {text}".rstrip(), "  ")
     if row["over_copied"] is not None:
-        over = _range(row, "over_copied", "+.1f")
+        over = with_interval(row, "over_copied", signed)
         said.append(f"{row['cheap']} against the module untouched: {over}.")
     if (worth := row["worth"]) is not None:
         most = f"more than {max(count_labels(case.ways))}"
-        count = most if math.isinf(worth) else f"{worth:.1f}"
-        said.append(f"Retraining is as good with {count} labelled images per class.")
+        labels = most if math.isinf(worth) else plain(worth)
+        said.append(f"Retraining is as good with {labels} labelled images per class.")
     if not _retraining(case):
         said.append("Retraining was not measured.")
     if row["transfer"] and not row["certain"]:
@@ -181,12 +179,6 @@ def _explain(case: Case) -> Iterator[str]:
 
 def _retraining(case: Case) -> bool:
     return any("labels" in access_of(name) for name in case.ways)
-
-
-def _range(row: Mapping[str, Any], name: str, form: str = ".1f") -> str:
-    """``62.0 (57.1 to 66.9)``."""
-    value, *bounds = (format(row[name + end], form) for end in ("", "_low", "_high"))
-    return f"{value} ({' to '.join(bounds)})"
 
 
 def _basis(cases: Sequence[Case]) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
@@ -12,12 +11,8 @@ from compatbench.cli.command import Call
 from compatbench.cli.output import print_frame, print_json, say
 from compatbench.cli.stoppable import stoppable
 from compatbench.errors import CompatbenchError
-from compatbench.files.kinds import require
-from compatbench.messages import first_line
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from compatbench.extras.indexes.index_port import PortedIndex
 
 # Options of ``port`` that are for modules alone, and those that are for indexes alone.
@@ -64,27 +59,11 @@ def port(call: Call) -> None:
     if values["images"] is not None and values["pairs"] is not None:
         raise CompatbenchError("--images and --pairs: give one of the two")
     arguments = {name: values[name] for name in ("way", "out", "column", "device", "source")}
-    arguments["images"] = load_pairs(values["pairs"]) if values["pairs"] else values["images"]
+    arguments["images"] = values["pairs"] or values["images"]
     arguments |= {"index": path, "target": values["backbone"]}
     with stoppable("no index was written"):
         ported = Call("port_index", arguments, reports=frozenset({"progress"}))()
     print_ported(ported)
-
-
-def load_pairs(pairs: tuple[Path, Path]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The vectors of the same images on both models."""
-    old, new = map(_load_matrix, pairs)
-    return old, new
-
-
-def _load_matrix(path: Path) -> NDArray[Any]:
-    from numpy.lib.format import open_memmap
-
-    try:
-        return open_memmap(require(path, follow=True), mode="r")
-    except (OSError, ValueError) as error:
-        why = first_line(error) if isinstance(error, OSError) else "it is no .npy file of numbers"
-        raise CompatbenchError(f"--pairs: cannot read {path}: {why}; give a .npy") from None
 
 
 def print_ported(ported: PortedIndex) -> None:
@@ -93,10 +72,8 @@ def print_ported(ported: PortedIndex) -> None:
         say(escape(f"nothing to write: {ported.path} has the new model's width and stays as it is"))
     else:
         rate = ported.rows / max(ported.seconds, 1e-9)
+        what, of = ("images", f", {ported.images:,} images") if ported.images else ("words", "")
         say(escape(f"wrote {ported.path}: {ported.rows:,} × {ported.new_width}, {ported.dtype}"))
-        what, of = "words", ""
-        if ported.images:
-            what, of = "images", f", {ported.images:,} images"
         say(escape(f"  by {ported.way}{of}; {rate:,.0f} vectors/s"))
         say(
             f"  {what} left out of the fit: cosine with the new model's own {ported.cosine:.2f}, "

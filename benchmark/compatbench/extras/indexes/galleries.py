@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images.source import Sample
 from compatbench.data.images.views import View
 from compatbench.data.task import Task
-from compatbench.extras.indexes.index_maps import WAYS, FeatureMap, Pair, fit_map
+from compatbench.extras.indexes.index_maps import WAYS, FeatureMap, fit_map
 from compatbench.extras.indexes.retrieval_files import CEILING, FIGURES, OLD, POOLED
 
 # Queries of a gallery, evenly over it: images, and captions, of which none is left out of the
@@ -88,37 +89,39 @@ class Galleries:
     def questions(self) -> list[Question]:
         """All that is asked, gallery by gallery."""
         tasks = list(enumerate(self.tasks))
-        tests = [(i, task, one) for i, task in tasks for one in task.split("test")]
+        tests = [(i, task.labels.names, one) for i, task in tasks for one in task.split("test")]
         names = [(i, name.casefold()) for i, task in tasks for name in task.labels.names]
         numbers = {name: i for i, name in enumerate(dict.fromkeys(name for _, name in names))}
-
-        def kind_of(task: Task, sample: Sample) -> int:
-            return -1 if sample.label < 0 else numbers[task.labels.names[sample.label].casefold()]
-
+        kinds = torch.tensor(
+            [
+                -1 if sample.label < 0 else numbers[classes[sample.label].casefold()]
+                for _, classes, sample in tests
+            ]
+        )
         owners = torch.tensor([i for i, _, _ in tests])
-        kinds = torch.tensor([kind_of(task, one) for _, task, one in tests])
         text_owners = torch.tensor([i for i, _ in names], dtype=torch.long)
         text_kinds = torch.tensor([numbers[name] for _, name in names], dtype=torch.long)
         homes = torch.tensor([row for row, _ in self.captions], dtype=torch.long)
         captioned = torch.isin(owners, owners[homes])
-        found = []
+        questions = []
         for number, name in enumerate([*(task.name for task in self.tasks), POOLED]):
-            whole = number == len(self.tasks)
             here, texts, captions = (
-                torch.ones_like(one, dtype=torch.bool) if whole else one == number
-                for one in (owners, text_owners, owners[homes])
+                (of == number) | (number == len(self.tasks))
+                for of in (owners, text_owners, owners[homes])
             )
             labelled = _rows(here & (kinds >= 0))
             if len(labelled):
-                own, asking = kinds[labelled], _rows(texts)
-                found.append(Question(name, "texts", labelled, own, asking, text_kinds[asking]))
+                known, asking = kinds[labelled], _rows(texts)
+                wanted = text_kinds[asking]
+                questions.append(Question(name, "texts", labelled, known, asking, wanted))
                 asked = _thin(torch.arange(len(labelled)), "images")
-                asking, wanted = labelled[asked], own[asked]
-                found.append(Question(name, "images", labelled, own, asking, wanted, asked))
+                asking, wanted = labelled[asked], known[asked]
+                questions.append(Question(name, "images", labelled, known, asking, wanted, asked))
             if captions.any():
                 images, asking = _rows(here & captioned), _thin(_rows(captions), "captions")
-                found.append(Question(name, "captions", images, images, asking, homes[asking]))
-        return found
+                wanted = homes[asking]
+                questions.append(Question(name, "captions", images, images, asking, wanted))
+        return questions
 
     @cached_property
     def pool(self) -> list[tuple[Task, list[Sample]]]:
@@ -164,32 +167,28 @@ class Galleries:
             rows += self._measure("copied", old.images, new)
         words = old.words, new.words
         rows += self._measure("words", fit_map("words", words)(old.images), new)
-        for way in (way for way, needs in WAYS.items() if "images" in needs):
-            for count in self.pairs:
-                measured = [
-                    self._measure(way, self._fit(way, old, new, count, seed)(old.images), new)
-                    for seed in self.seeds
-                ]
-                for same in zip(*measured, strict=True):
-                    means = {name: sum(row[name] for row in same) / len(same) for name in FIGURES}
-                    rows.append({**same[0], **means, "pairs": count, "seeds": len(same)})
+        ways = [way for way, needs in WAYS.items() if "images" in needs]
+        for way, count in product(ways, self.pairs):
+            measured = []
+            for seed in self.seeds:
+                order = torch.randperm(len(old.pool), generator=torch.Generator().manual_seed(seed))
+                images = old.pool[order[:count]], new.pool[order[:count]]
+                gallery = fit_map(way, words, images)(old.images)
+                measured.append(self._measure(way, gallery, new))
+            for same in zip(*measured, strict=True):
+                means = {name: sum(row[name] for row in same) / len(same) for name in FIGURES}
+                rows.append({**same[0], **means, "pairs": count, "seeds": len(same)})
         return rows + self._measure(CEILING, new.images, new)
-
-    def _fit(self, way: str, old: Seen, new: Seen, count: int, seed: int) -> FeatureMap:
-        order = torch.randperm(len(old.pool), generator=torch.Generator().manual_seed(seed))
-        rows = order[:count]
-        images: Pair = old.pool[rows], new.pool[rows]
-        return fit_map(way, (old.words, new.words), images)
 
     def _measure(self, way: str, gallery: Tensor, new: Seen) -> list[dict[str, Any]]:
         """Every question, put by the model of the queries."""
         rows = []
-        for one in self.questions:
-            asking = getattr(new, one.queries)[one.asking]
-            found = rank_gallery(asking, gallery[one.images], one.wanted, one.kinds, one.itself)
-            row = {"gallery": one.gallery, "queries": one.queries, "images": len(one.images)}
-            row |= {"asked": len(found), "way": way, "pairs": 0, "seeds": 1}
-            rows.append(row | dict(zip(FIGURES, (100 * found.mean(0)).tolist(), strict=True)))
+        for each in self.questions:
+            asking, images = getattr(new, each.queries)[each.asking], gallery[each.images]
+            ranked = rank_gallery(asking, images, each.wanted, each.kinds, each.itself)
+            row = {"gallery": each.gallery, "queries": each.queries, "images": len(images)}
+            row |= {"asked": len(ranked), "way": way, "pairs": 0, "seeds": 1}
+            rows.append(row | dict(zip(FIGURES, (100 * ranked.mean(0)).tolist(), strict=True)))
         return rows
 
 

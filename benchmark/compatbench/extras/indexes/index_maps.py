@@ -77,19 +77,18 @@ def fit_map(way: str, words: Pair | None = None, images: Pair | None = None) -> 
 
 
 def _fit(way: str, words: Pair | None, images: Pair | None) -> FeatureMap:
-    if way == "copied":
-        raise ValueError("a copied index has no map")
+    by_words = fit_rotation(*words).rotation if words and "words" in WAYS[way] else None
     if "images" not in WAYS[way]:
-        assert words is not None
-        return FeatureMap(fit_rotation(*words).rotation)
+        assert by_words is not None, "a copied index has no map"
+        return FeatureMap(by_words)
     assert images is not None
     source, target = paired(*images)
     if way == "images":
         return FeatureMap(find_turn(source, target))
     if way == "low-rank":
         return FeatureMap(*find_affine(target, source, find_turn(target, source)))
-    assert words is not None
-    prior = fit_rotation(*words).rotation.to(source)
+    assert by_words is not None
+    prior = by_words.to(source)
     best = choose_damping(target, source, prior)
     return FeatureMap(find_ridge(target, source, prior, best))
 

@@ -35,7 +35,8 @@ from compatbench.files.atomic import open_atomic, write_atomic
 from compatbench.files.kinds import require_new
 
 MOST_IMAGES = 2048  # of a folder that are encoded, evenly over its names
-Progress = Callable[[str], object]
+Report = Callable[[str], object]
+Vectors = tuple[NDArray[Any], NDArray[Any]] | tuple[Path, Path]
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,11 @@ def port_index(
     target: str,
     *,
     way: str | None = None,
-    images: str | Path | tuple[NDArray[Any], NDArray[Any]] | None = None,
+    images: str | Path | Vectors | None = None,
     out: str | Path | None = None,
     column: str | None = None,
     device: str = "auto",
-    progress: Progress = lambda line: None,
+    progress: Report = lambda line: None,
 ) -> PortedIndex:
     """Writes a stored index of image embeddings for another backbone; nothing is encoded again.
 
@@ -97,7 +98,7 @@ def port_index(
             models' vectors of some images), or ``copied``, which writes nothing. By default
             ``ridge`` with images and ``words`` without.
         images: a folder of images, which both models encode; or their vectors on both, two
-            matrices ``[n, e]`` with the same images in the same rows.
+            matrices ``[n, e]`` or ``.npy`` files, with the same images in the same rows.
         out: the file to write; by default INDEX-for-MODEL in this folder.
         column: of the vectors, where a parquet file has several.
 
@@ -152,9 +153,7 @@ def port_index(
                 "cannot be used as it is; port it by words"
             )
         return replace(ported, expected=find_expected(source, target, way, 0))
-    words, pairs = _gather(models, way, images, progress)
-    if pairs is not None:
-        _check_pairs(pairs, vectors, [model.embed_dim for model in models])
+    words, pairs = _gather(models, way, images, vectors.width, progress)
     to_target, count = fit_map(way, words, pairs), len(pairs[0]) if pairs else 0
     ported = replace(
         ported,
@@ -191,60 +190,57 @@ def stream_index(
         write_atomic(out.with_name(f"{out.name}.json"), f"{text}\n".encode())
 
 
-def _check_pairs(pairs: Pair, index: VectorFile, widths: Sequence[int]) -> None:
-    """``widths`` are those of both models; of models that are not loaded none are known."""
-    wanted = [(str(index.path), index.width), *(("the new model", width) for width in widths[1:])]
-    for vectors, (what, width) in zip(pairs, wanted, strict=False):
-        if vectors.shape[1] != width:
-            raise CompatbenchError(
-                f"pairs of width {vectors.shape[1]}, where the vectors of {what} have {width}: "
-                "give those of these two models, the old one's first"
-            )
-
-
 def _gather(
-    models: Sequence[Backbone],
-    way: str,
-    images: Path | tuple[NDArray[Any], NDArray[Any]] | None,
-    progress: Progress,
+    models: Sequence[Backbone], way: str, images: Path | Vectors | None, width: int, report: Report
 ) -> tuple[Pair | None, Pair | None]:
     """What a way needs: features of the words, and of images in an order that is drawn."""
     words = None
     if "words" in WAYS[way]:
         features = WordFeatures(default_cache_folder())
         words = features.of(models[0]).cpu(), features.of(models[1]).cpu()
+    if images is None:
+        return words, None
     if isinstance(images, Path):
         files = list_images(images, MOST_IMAGES)
-        old, new = (encode_files(model, images, files, progress) for model in models)
-    elif images is not None:
-        old, new = _read_pairs(images)
+        old, new = (encode_files(model, images, files, report) for model in models)
     else:
-        return words, None
+        old, new = _read_pairs(images, [width, *(model.embed_dim for model in models[1:])])
     order = torch.randperm(len(old), generator=torch.Generator().manual_seed(0))
     return words, (old[order], new[order])
 
 
-def _read_pairs(given: tuple[NDArray[Any], NDArray[Any]]) -> Pair:
+def _read_pairs(given: Vectors, widths: Sequence[int]) -> list[Tensor]:
+    """``widths`` are those of both models; of models that are not loaded none are known."""
     try:
-        source, target = (torch.as_tensor(np.asarray(one, np.float64)) for one in given)
-    except (TypeError, ValueError):
+        matrices = (np.load(one) if isinstance(one, Path) else one for one in given)
+        pairs = [torch.as_tensor(np.asarray(matrix, np.float64)) for matrix in matrices]
+    except OSError as error:
+        why = f"cannot read {error.filename}: {error.strerror}"
+        raise CompatbenchError(f"pairs: {why}; give a .npy") from None
+    except (TypeError, ValueError, EOFError):
         raise CompatbenchError("pairs: give two matrices of numbers, such as two .npy") from None
-    shapes = tuple(source.shape), tuple(target.shape)
-    if source.ndim != 2 or target.ndim != 2 or len(source) != len(target):
+    shapes = [tuple(vectors.shape) for vectors in pairs]
+    if {len(shape) for shape in shapes} != {2} or shapes[0][0] != shapes[1][0]:
         raise CompatbenchError(
             f"pairs of shapes {shapes[0]} and {shapes[1]}: give two matrices, the vectors of the "
             "same images in the same rows"
         )
-    if not all(one.isfinite().all() and one.any(dim=1).all() for one in (source, target)):
+    for what, (_, width), wanted in zip(("old", "new"), shapes, widths, strict=False):
+        if width != wanted:
+            raise CompatbenchError(
+                f"pairs of width {width}, where the vectors of the {what} model have {wanted}: "
+                "give those of these two models, the old one's first"
+            )
+    if not all(vectors.isfinite().all() and vectors.any(dim=1).all() for vectors in pairs):
         raise CompatbenchError(
             "the pairs hold a NaN, an infinite number or a vector of zeros; drop those rows"
         )
-    return source, target
+    return pairs
 
 
 @torch.no_grad()
 def encode_files(
-    backbone: Backbone, folder: Path, files: Sequence[str], progress: Progress
+    backbone: Backbone, folder: Path, files: Sequence[str], progress: Report
 ) -> Tensor:
     """Features of image files, not normalised, ``[n, e]``."""
     samples = [Sample(file, 0) for file in files]

@@ -9,17 +9,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compatbench.backbone.load.find_weights import OFFLINE, check_network, hub_cache, is_offline
+from compatbench.engine.single_module import read_fitted
 from compatbench.errors import CompatbenchError
+from compatbench.extras.sharing.readme import describe_module, describe_results
 from compatbench.files.atomic import cannot_write
-from compatbench.files.kinds import require
+from compatbench.files.kinds import require, require_new
 from compatbench.files.scratch import scratch_folder
 from compatbench.files.sizes import format_bytes
 from compatbench.messages import first_line
 from compatbench.method import Module, load_module
 from compatbench.plugins import open_address
+from compatbench.results.result_files import NO_SUITES, RESULTS, read_results
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -32,27 +35,32 @@ _RESULT_FILE = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(NamedTuple):
     """A repository of the hub; modules are in those of models, results in those of datasets."""
 
-    kind: Literal["model", "dataset"]
+    kind: str  # model or dataset
     repository: str
 
     def __str__(self) -> str:
         return f"hf://{'datasets/' * (self.kind == 'dataset')}{self.repository}"
 
 
-def read_address(given: str | Path, kind: Literal["model", "dataset"] | None = None) -> Address:
-    """Reads an address, which has to be of the ``kind``."""
+# What an address of each kind looks like, and what is there.
+_PLACES = {
+    "model": ("hf://OWNER/NAME", "a module"),
+    "dataset": ("hf://datasets/OWNER/NAME", "results"),
+}
+
+
+def read_address(given: str | Path, *kinds: str) -> Address:
+    """Reads an address, which has to be of one of the ``kinds``, if any are given."""
     match = _ADDRESS.fullmatch(str(given))
-    found = match and Address("dataset" if match[1] else "model", match[2])
-    if not found or kind not in (None, found.kind):
-        wanted = {"model": "hf://OWNER/NAME", "dataset": "hf://datasets/OWNER/NAME"}
-        place = wanted[kind] if kind else " or ".join(wanted.values())
-        thing = {"model": "a module", "dataset": "results"}.get(kind or "", "a module or results")
+    kind = match and ("dataset" if match[1] else "model")
+    kinds = kinds or tuple(_PLACES)
+    if not match or kind not in kinds:
+        place, thing = (" or ".join(words) for words in zip(*map(_PLACES.get, kinds), strict=True))
         raise CompatbenchError(f"'{given}' is not a place of {thing} on the hub; write {place}")
-    return found
+    return Address(str(kind), match[2])
 
 
 @dataclass(frozen=True)
@@ -127,9 +135,6 @@ def push_module(
     Raises:
         CompatbenchError: a damaged module, or an address that is none.
     """
-    from compatbench.engine.single_module import read_fitted
-    from compatbench.extras.sharing.readme import describe_module
-
     address = read_address(to, "model")
     fitted, _ = read_fitted(open_address(module))
     readme = describe_module(fitted, str(address), Path(out), licence)
@@ -150,8 +155,6 @@ def push_results(folder: str | Path, to: str, *, private: bool = False) -> Uploa
     Raises:
         CompatbenchError: no results, a broken results file, or an address that is none.
     """
-    from compatbench.extras.sharing.readme import describe_results
-    from compatbench.results.result_files import read_results
 
     folder, address = Path(folder), read_address(to, "dataset")
     results = read_results(folder)
@@ -178,8 +181,7 @@ def pull_module(address: str | Path) -> Module:
     """
     place = read_address(address, "model")
     with _asking(place, "read") as api:
-        kept = {"cache_dir": hub_cache(), "local_files_only": is_offline()}
-        file = api.hf_hub_download(place.repository, MODULE_FILE, **kept)
+        file = api.hf_hub_download(place.repository, MODULE_FILE, **_from_cache())
     try:
         return load_module(Path(file))
     except CompatbenchError as error:
@@ -196,40 +198,38 @@ def pull_results(address: str, out: str | Path = ".") -> list[Path]:
     Raises:
         CompatbenchError: as ``pull_module``; or results of such a suite are there already.
     """
-    from compatbench.results.result_files import NO_SUITES, RESULTS, read_results
-
     place, out = read_address(address, "dataset"), Path(out)
     with _asking(place, "read") as api:
-        kept = {"cache_dir": hub_cache(), "local_files_only": is_offline()}
-        wanted = {"repo_type": place.kind, "allow_patterns": f"{RESULTS}/*"}
-        folder = Path(api.snapshot_download(place.repository, **wanted, **kept))
-    names = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
-    chosen = {name: found for name in sorted(names) if (found := _RESULT_FILE.fullmatch(name))}
-    suites = sorted({found[1] for found in chosen.values()} - {*NO_SUITES})
+        wanted = {"repo_type": place.kind, "allow_patterns": f"{RESULTS}/*", **_from_cache()}
+        folder = Path(api.snapshot_download(place.repository, **wanted))
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")))
+    files = {name: match[1] for name in names if (match := _RESULT_FILE.fullmatch(name))}
+    suites = sorted({*files.values()} - {*NO_SUITES})
     if not suites:
         raise CompatbenchError(f"{place} holds no results: no {RESULTS}/SUITE/METHOD.csv")
     targets = [require(out / RESULTS, "folder") / suite for suite in suites]
     for target in targets:
-        if target.exists():
-            raise CompatbenchError(f"{target} exists; give another --out")
+        require_new(target)
     try:
         (out / RESULTS).mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".pull-", dir=out) as staging:
-            for name in chosen:
+            for name in files:
                 copy = Path(staging, name)
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(names[name], copy)
-            for suite in suites:
-                try:
-                    read_results(Path(staging, RESULTS, suite))
-                except CompatbenchError as error:
-                    what = str(error).replace(f"{Path(staging)}/", "")
-                    raise CompatbenchError(f"{place}: {what}") from None
+                shutil.copyfile(folder / name, copy)
+            for target in targets:
+                read_results(Path(staging, RESULTS, target.name))
             for target in targets:
                 Path(staging, RESULTS, target.name).rename(target)
     except OSError as error:
         raise cannot_write(out / RESULTS, error) from None
+    except CompatbenchError as error:
+        raise CompatbenchError(f"{place}: {str(error).replace(f'{staging}/', '')}") from None
     return targets
+
+
+def _from_cache() -> dict[str, Any]:
+    return {"cache_dir": hub_cache(), "local_files_only": is_offline()}
 
 
 @contextmanager
@@ -251,7 +251,6 @@ def _asking(address: Address, done: str) -> Iterator[HfApi]:
 def _reason(error: Exception) -> str:
     from huggingface_hub import errors
 
-    status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
         if is_offline():
             return f"it is not on this machine, and nothing may be fetched ({OFFLINE})"
@@ -261,9 +260,9 @@ def _reason(error: Exception) -> str:
         return "there is no such repository, or your token may not see it"
     if isinstance(error, errors.EntryNotFoundError):
         return f"the repository holds no {MODULE_FILE}"
+    status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
         return f"the hub refuses your token ({status})"
     of_network = isinstance(error, OSError) or type(error).__module__.startswith("httpx")
-    if of_network and status is None:
-        return f"the hub cannot be reached: {first_line(error).strip(' .')}"
-    return first_line(error).strip(" .")
+    why = "the hub cannot be reached: " if of_network and status is None else ""
+    return why + first_line(error).strip(" .")

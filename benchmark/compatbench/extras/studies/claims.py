@@ -30,10 +30,11 @@ from compatbench.extras.studies import frames
 from compatbench.extras.studies.frames import Row, StudyReport, crossed_interval, records
 from compatbench.extras.studies.study import read_suite
 from compatbench.messages import count
-from compatbench.results.estimate import Array, Interval, estimate, mean
+from compatbench.results.estimate import Array, Interval, estimate, interval_columns, mean
 from compatbench.results.expected import Upgrade
 from compatbench.results.result_files import RESULTS
 from compatbench.results.standing import MeasureName, Standing, compute_standing
+from compatbench.tables.numbers import with_interval
 from compatbench.tables.suite_page import SuitePage, read_suite_page
 from compatbench.tables.table import Table, plain_table, sentence, text
 
@@ -90,7 +91,7 @@ def _effect(finding: Row) -> str:
     show, unit = "{:+.1f}".format, finding["unit"]
     if unit.startswith("of "):
         show, unit = (lambda value: f"{100 * value:.0f}"), f"% {unit}"
-    value, space, interval = frames.with_interval(finding, "effect", show).partition(" ")
+    value, space, interval = with_interval(finding, "effect", show).partition(" ")
     return value if finding["effect"] is None else f"{value} {unit}{space}{interval}"
 
 
@@ -185,7 +186,7 @@ def _finding(
     unit: str = "points",
 ) -> Row:
     """A row of the report; the verdict is that on an effect above 0, if no other is given."""
-    row = {"says": says, "data": data} | frames.interval_columns("effect", effect)
+    row = {"says": says, "data": data} | interval_columns("effect", effect)
     return row | {"unit": unit, "verdict": verdict or above(effect), "why": why}
 
 
@@ -223,12 +224,10 @@ def depth_decides(evidence: Evidence) -> Iterator[Row]:
             continue
         effect, why = _compare(tables), [evidence.not_counted]
         said = verdict = above(effect)
-        if needed := _needed(tables, said):
+        if needed := list(_needed(groups, tables, said)):
             verdict = "not decided"
-            shown = f"any one of {len(needed)} methods"
-            if len(needed) == 1:
-                [(group, row)] = needed
-                shown = evidence.methods[groups[group][row]].info.title
+            title = evidence.methods[needed[0]].info.title
+            shown = title if len(needed) == 1 else f"any one of {len(needed)} methods"
             why.append(f"the interval says {said}, but without {shown} it does not")
         yield _finding(says, data, effect, verdict, "; ".join(filter(None, why)))
 
@@ -238,16 +237,16 @@ def _compare(tables: Sequence[Array]) -> Interval:
     return crossed_interval(tables, lambda a, b: float(a.mean() - b.mean()))
 
 
-def _needed(tables: Sequence[Array], said: Verdict) -> list[tuple[int, int]]:
-    """The methods, by table and row, without any one of which the verdict would be another."""
-    needed = []
-    for i, table in enumerate(tables):
-        for row in range(len(table)) if len(table) > 1 and said != "not decided" else ():
+def _needed(
+    groups: Sequence[Sequence[str]], tables: Sequence[Array], said: Verdict
+) -> Iterator[str]:
+    """The methods without any one of which the verdict would be another."""
+    for i, (names, table) in enumerate(zip(groups, tables, strict=True)):
+        for row, name in enumerate(names if len(names) > 1 and said != "not decided" else ()):
             others = [*tables]
             others[i] = np.delete(table, row, axis=0)
             if above(_compare(others)) != said:
-                needed.append((i, row))
-    return needed
+                yield name
 
 
 def contcoop_is_best(evidence: Evidence) -> Iterator[Row]:

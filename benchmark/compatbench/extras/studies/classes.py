@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 
 from compatbench.data.cards import SuiteCard
-from compatbench.extras.studies import frames
 from compatbench.extras.studies.class_pages import measure_page
 from compatbench.extras.studies.frames import Row, StudyReport, crossed_interval, records
 from compatbench.extras.studies.study import read_suite
-from compatbench.results.estimate import Array, average_units
+from compatbench.results.estimate import Array, average_units, interval_columns
 from compatbench.results.four_ways import CLASSES, MODELS, FourWays, require_other_classes
 from compatbench.tables.figures.charts import axis, chart, colour, layer
 from compatbench.tables.figures.colours import BLUE, GREY, INK, ORANGE
 from compatbench.tables.figures.spec_parts import Spec
+from compatbench.tables.numbers import with_interval
 from compatbench.tables.suite_page import read_suite_page
 from compatbench.tables.table import Table, code, plain_table, sentence, text
 
@@ -44,7 +44,7 @@ class ClassesReport(StudyReport):
                 [
                     row["depth"],
                     row["apply"],
-                    *(frames.with_interval(row, n) for n in LOSSES),
+                    *(with_interval(row, n) for n in LOSSES),
                     row["verdict"],
                 ]
                 for row in records(of_upgrade)
@@ -139,12 +139,12 @@ def _losses(groups: Sequence[Sequence[FourWays]], more: str, less: str) -> Row:
     row = Row()
     if len(groups[0]) < LEAST:
         for name in LOSSES:
-            row |= frames.interval_columns(name, None)
+            row |= interval_columns(name, None)
         return row | {"verdict": f"{LEAST} methods are needed"}
     tables = [_lost(methods) for methods in groups]
     for name in LOSSES:
         interval = crossed_interval([table[name] for table in tables], _mean_or_difference)
-        row |= frames.interval_columns(name, interval)
+        row |= interval_columns(name, interval)
         verdict = {1: more, -1: less, 0: "not decided"}[interval.sign]
     return row | {"verdict": verdict}  # of the last, what is forgotten
 

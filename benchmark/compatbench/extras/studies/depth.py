@@ -18,11 +18,11 @@ from compatbench.extras.studies.frames import Row, StudyReport, records, spearma
 from compatbench.extras.studies.study import Fit, Names, Study, StudyOptions
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method.registry import MethodRegistry
-from compatbench.results.estimate import estimate
+from compatbench.results.estimate import estimate, interval_columns
 from compatbench.tables.figures.charts import axis, chart, level, means, named_axis
 from compatbench.tables.figures.colours import BLUE, RED
 from compatbench.tables.figures.spec_parts import Spec
-from compatbench.tables.numbers import signed
+from compatbench.tables.numbers import signed, with_interval
 from compatbench.tables.table import Table, code, join, plain_table, sentence
 
 KINDS = ("bias", "map")
@@ -74,7 +74,7 @@ class DepthReport(StudyReport):
         )
         notes = [
             f"{row['kind']}, {TRENDS[row['measure']]}: {row['trend']}; ρ = "
-            f"{frames.with_interval(row, 'correlation', '{:+.2f}'.format)}"
+            f"{with_interval(row, 'correlation', '{:+.2f}'.format)}"
             for row in records(self.trends)
         ]
         header = ["Module", "Place", "Parameters", "Source", "Target", "H"]
@@ -226,4 +226,4 @@ def _trend(fits: pd.DataFrame, measure: str) -> Row:
     if len(intervals) < LEAST_CURVES:
         words = f"too few curves to tell; {LEAST_CURVES} are needed"
     row = {"measure": measure, "curves": len(intervals)}
-    return row | frames.interval_columns("correlation", interval) | {"trend": words}
+    return row | interval_columns("correlation", interval) | {"trend": words}

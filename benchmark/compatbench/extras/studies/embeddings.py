@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -15,21 +16,17 @@ from compatbench.backbone import Backbone
 from compatbench.backbone.joint_maps import fit_rotation
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task
-from compatbench.extras.studies import frames
+from compatbench.extras.studies import frames, similarity
 from compatbench.extras.studies.frames import StudyReport, records, spearman_interval
-from compatbench.extras.studies.similarity import (
-    linear_cka,
-    mean_cosine,
-    modality_gap,
-    neighbour_overlap,
-)
 from compatbench.extras.studies.study import Names, Study, StudyOptions
+from compatbench.results.estimate import interval_columns
 from compatbench.results.expected import Upgrade
 from compatbench.tables.figures.charts import axis, chart, colour, layer, level
 from compatbench.tables.figures.colours import BLUE, SKY
 from compatbench.tables.figures.spec_parts import Spec
+from compatbench.tables.numbers import interval_text
 from compatbench.tables.suite_page import SuitePage, read_suite_page
-from compatbench.tables.table import Table, code, plain_table
+from compatbench.tables.table import Column, Table, code, make_table, number, plain_table
 from compatbench.transfers._shared.survival import mean_tokens  # pyright: ignore[reportMissingImports]
 
 NEIGHBOURS = 5
@@ -61,22 +58,20 @@ class EmbeddingsReport(StudyReport):
 
     def tables(self) -> list[Table]:
         """The figures of every task; and, if there are results, how they go with the losses."""
-        names = [name for name in PREDICTORS if name != "gap_change"]
+        two = partial(frames.decimals, digits=2)
+        columns = [Column(name, title, show=two) for name, title in PREDICTORS.items()]
+        columns[-1] = Column("gap", "gap")
         rows = [
-            [
-                code(row["task"]),
-                *(frames.decimals(row[name], 2) for name in names),
-                f"{row['source_gap']:.2f} → {row['target_gap']:.2f}",
-            ]
-            for row in records(self.geometry)
+            {**row, "gap": number(f"{row['source_gap']:.2f} → {row['target_gap']:.2f}")}
+            for row in records(self.geometry.assign(task=self.geometry["task"].map(code)))
         ]
-        tables = [plain_table(["Task", *(PREDICTORS[name] for name in names), "gap"], rows)]
+        tables = [make_table([Column("task", "Task", left=True), *columns], rows)]
         if not self.predictions.empty:
             rows = [
                 [
                     PREDICTORS[row["measure"]],
                     frames.decimals(row["correlation"], 2, "+"),
-                    frames.interval_text(row, "correlation", "{:+.2f}".format),
+                    interval_text(row, "correlation", "{:+.2f}".format),
                     f"{row['clear']} of {row['methods']}",
                 ]
                 for row in records(summarize_predictions(self.predictions))
@@ -166,13 +161,13 @@ def measure_geometry(
         for features in images
     ]
     row: dict[str, str | float | None] = {"task": task.name, "classes": len(labels)}
-    row["token_cosine"] = mean_cosine(*(mean_tokens(each, labels) for each in models))
-    row["text_cosine"] = mean_cosine(*texts)
+    row["token_cosine"] = similarity.mean_cosine(*(mean_tokens(each, labels) for each in models))
+    row["text_cosine"] = similarity.mean_cosine(*texts)
     for name, (old, new) in (("text", texts), ("image", means)):
         row[f"{name}_procrustes"] = fit_rotation(old, new).residual if len(old) > 1 else None
-        row[f"{name}_cka"] = linear_cka(old, new)
-        row[f"{name}_neighbours"] = neighbour_overlap(old, new, NEIGHBOURS)
-    before, after = map(modality_gap, images, texts)
+        row[f"{name}_cka"] = similarity.linear_cka(old, new)
+        row[f"{name}_neighbours"] = similarity.neighbour_overlap(old, new, NEIGHBOURS)
+    before, after = map(similarity.modality_gap, images, texts)
     return row | {"source_gap": before, "target_gap": after, "gap_change": after - before}
 
 
@@ -203,7 +198,7 @@ def predict_losses(page: SuitePage, geometry: pd.DataFrame, upgrade: Upgrade) ->
         row["loss"] = sum(loss) / len(loss)
         defined = known[measure].notna().all()
         interval = spearman_interval(known[measure], loss) if defined else None
-        rows.append(row | frames.interval_columns("correlation", interval))
+        rows.append(row | interval_columns("correlation", interval))
     return pd.DataFrame(rows)
 
 

@@ -23,7 +23,7 @@ from compatbench.results.standing import Mean, MeasureName, Standing, dataset_me
 from compatbench.tables.figures.charts import save_chart
 from compatbench.tables.figures.spec_parts import Spec
 from compatbench.tables.markdown import render_table
-from compatbench.tables.numbers import NOTHING, signed
+from compatbench.tables.numbers import NOTHING
 from compatbench.tables.table import Table
 from compatbench.tables.table import spread as cell_spread
 
@@ -81,14 +81,6 @@ def task_means(standing: Standing, measure: MeasureName) -> pd.Series:
     return pd.Series(dataset_means(standing, measure))
 
 
-def interval_columns(name: str, interval: Interval | None) -> Row:
-    """An interval as the columns ``name``, ``name_low`` and ``name_high``."""
-    low = high = None
-    if interval is not None and interval.bounded:
-        low, high = interval.low, interval.high
-    return {name: interval and interval.value, f"{name}_low": low, f"{name}_high": high}
-
-
 def decimals(value: float | None, digits: int, sign: str = "-") -> str:
     """A number, never ``-0.00``; ``sign="+"`` gives positive numbers theirs, too."""
     return NOTHING if value is None else f"{round(value, digits) + 0.0:{sign}.{digits}f}"
@@ -98,20 +90,6 @@ def spread(row: Row, name: str) -> str:
     """The columns of ``mean_columns``: ``44.9 ± 0.4``."""
     value = row[name]
     return cell_spread(None if value is None else Mean(value, row[f"{name}_std"])).text
-
-
-def with_interval(row: Row, name: str, show: Callable[[float], str] = signed) -> str:
-    """The columns of ``interval_columns``: ``+1.2 (-0.3 to +2.5)``."""
-    if row[name] is None:
-        return NOTHING
-    bounds = interval_text(row, name, show)
-    return show(row[name]) + ("" if bounds == NOTHING else f" ({bounds})")
-
-
-def interval_text(row: Row, name: str, show: Callable[[float], str]) -> str:
-    """The bounds alone: ``-0.3 to +2.5``."""
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return NOTHING if low is None else f"{show(low)} to {show(high)}"
 
 
 def mean_points(rows: Iterable[Row], column: str, series: str) -> list[Row]:

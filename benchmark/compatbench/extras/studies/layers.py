@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import torch
@@ -21,9 +22,17 @@ from compatbench.extras.studies.study import Names, Study, StudyOptions
 from compatbench.extras.studies.tower_states import Layer, image_layers, text_layers
 from compatbench.tables.figures.charts import axis, chart, colour, layer, named_axis
 from compatbench.tables.figures.spec_parts import Spec
-from compatbench.tables.numbers import NOTHING
-from compatbench.tables.table import Table, code, plain_table, sentence
+from compatbench.tables.table import Column, Table, code, make_table, sentence
 
+_COLUMNS = (
+    Column("tower", "Tower", left=True),
+    Column("layers", "Layer", left=True),
+    Column("parameter_change", "Parameters", show=partial(frames.decimals, digits=4)),
+    Column("parameter_relative", "relative", show=lambda share: f"{100 * share:.0f} %"),
+    Column("feature_change", "Features", show=partial(frames.decimals, digits=2)),
+    Column("feature_relative", "relative", show=lambda share: f"{100 * share:.0f} %"),
+    Column("cka", "CKA", show=partial(frames.decimals, digits=2)),
+)
 _PANELS = {
     "parameter_change": "parameters: mean |change|",
     "parameter_relative": "parameters: relative change",
@@ -60,24 +69,15 @@ class LayersReport(StudyReport):
 
     def tables(self) -> list[Table]:
         """All layers, and what could not be compared."""
-        rows = [
-            [
-                row["tower"],
-                " → ".join(dict.fromkeys((row["layer"], row["target_layer"]))),
-                frames.decimals(row["parameter_change"], 4),
-                _share(row["parameter_relative"]),
-                frames.decimals(row["feature_change"], 2),
-                _share(row["feature_relative"]),
-                frames.decimals(row["cka"], 2),
-            ]
-            for row in records(self.changes)
-        ]
         head = sentence(
             *(code(self.source), " → ", code(self.target)),
             f": {self.texts:,} prompts and {self.images:,} test images of {len(self.tasks)} tasks.",
         )
-        header = ("Tower", "Layer", "Parameters", "relative", "Features", "relative", "CKA")
-        return [plain_table(header, rows, (0, 1), head, self.notes)]
+        rows = [
+            {**row, "layers": " → ".join(dict.fromkeys((row["layer"], row["target_layer"])))}
+            for row in records(self.changes)
+        ]
+        return [make_table(_COLUMNS, rows, caption=head, notes=self.notes)]
 
     pictured = "Change of parameters and features by layer"
 
@@ -228,7 +228,3 @@ def _listed(names: list[str]) -> str:
         first = names.index(f"block {blocks[0]}")
         names[first : first + len(blocks)] = [f"blocks {blocks[0]} to {blocks[-1]}"]
     return ", ".join(names)
-
-
-def _share(value: float | None) -> str:
-    return NOTHING if value is None else f"{100 * value:.0f} %"
