@@ -55,10 +55,11 @@ def show_rows(frame: pd.DataFrame) -> str:
     def place(column: pd.Series) -> pd.Series:
         if column.name == "gallery":
             return column.replace(POOLED, "\uffff")  # the last
-        return column.map(places[column.name].index) if column.name in places else column
+        order = places.get(str(column.name))
+        return column.map(order.index) if order else column
 
-    order = ["source", "target", "way", "pairs", "gallery", "queries"]
-    rows = frame.sort_values(order, kind="stable", key=place)
+    by = ["source", "target", "way", "pairs", "gallery", "queries"]
+    rows = frame.sort_values(by, kind="stable", key=place)
     return rows.to_csv(index=False, float_format="%.4f", lineterminator="\n")
 
 

@@ -217,14 +217,16 @@ def pull_results(address: str, out: str | Path = ".") -> list[Path]:
                 copy = Path(staging, name)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / name, copy)
-            for target in targets:
-                read_results(Path(staging, RESULTS, target.name))
+            try:
+                for target in targets:
+                    read_results(Path(staging, RESULTS, target.name))
+            except CompatbenchError as error:
+                why = str(error).replace(f"{staging}/", "")
+                raise CompatbenchError(f"{place}: {why}") from None
             for target in targets:
                 Path(staging, RESULTS, target.name).rename(target)
     except OSError as error:
         raise cannot_write(out / RESULTS, error) from None
-    except CompatbenchError as error:
-        raise CompatbenchError(f"{place}: {str(error).replace(f'{staging}/', '')}") from None
     return targets
 
 

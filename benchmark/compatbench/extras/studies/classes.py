@@ -83,7 +83,7 @@ class ClassesReport(StudyReport):
             layer("circle", end, size=24, opacity=1),
         ]
         return {
-            "data": {"values": records(rows[["panel", "series", *_ACCURACIES]])},
+            "data": {"values": records(rows.loc[:, ["panel", "series", *_ACCURACIES]])},
             "facet": {"column": {"field": "panel", "sort": None, "title": None}},
             "spec": chart(layers, 230, 230),
         }
@@ -136,7 +136,7 @@ def _losses(groups: Sequence[Sequence[FourWays]], more: str, less: str) -> Row:
 
     The verdict says in words what the interval of what is forgotten says.
     """
-    row = Row()
+    row, verdict = Row(), ""
     if len(groups[0]) < LEAST:
         for name in LOSSES:
             row |= interval_columns(name, None)

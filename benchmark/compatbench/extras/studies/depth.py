@@ -174,7 +174,8 @@ def read_depth(fits: Sequence[Fit]) -> DepthReport:
     frame = pd.DataFrame([_measured(fit) for fit in fits])
     cell, last = fits[0].cell, frame["depth"].max()
     points = []
-    for (kind, depth), group in frame.groupby(["kind", "depth"]):
+    for names, group in frame.groupby(["kind", "depth"]):
+        kind, depth = tuple(names)  # type: ignore[arg-type]
         place = {0: "input", last: "output"}.get(depth, f"block {depth}")
         point: Row = {"kind": kind, "depth": depth, "place": place}
         point["parameters"] = int(group["parameters"].iloc[0])
@@ -186,8 +187,10 @@ def read_depth(fits: Sequence[Fit]) -> DepthReport:
         for kind, of_kind in frame.groupby("kind")
         for measure in TRENDS
     ]
+    source, target = cell.backbones
     return DepthReport(
-        *cell.backbones,
+        source,
+        target,
         tuple(frame["task"].unique()),
         cell.shots,
         tuple(frame["seed"].unique()),
