@@ -38,10 +38,10 @@ ROOM_BUDGETS = {
     "cli": 1_725,
     "data": 5_345,
     "engine": 4_047,
-    "extras": 9_465,
+    "extras": 8_780,
     "files": 605,
     "method": 2_368,
-    "results": 2_782,
+    "results": 2_790,
     "tables": 2_640,
 }
 PROGRAMS = tuple(
