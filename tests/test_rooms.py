@@ -36,7 +36,7 @@ MOST_LINES = 360
 ROOM_BUDGETS = {
     "backbone": 4_275,
     "cli": 1_725,
-    "data": 5_345,
+    "data": 5_130,
     "engine": 4_047,
     "extras": 8_780,
     "files": 605,
