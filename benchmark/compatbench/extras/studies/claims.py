@@ -197,15 +197,14 @@ def many_fail(evidence: Evidence) -> Iterator[Row]:
     data, effect = "no complete method gains on the source", None
     if able:
         gains = evidence.scores(able, "gain")
-        effect = estimate(dict(zip(able, gains, strict=True)), statistic=_share_failing)
+        # The share of methods whose mean gain over tasks is below 0.
+        effect = estimate(
+            dict(zip(able, gains, strict=True)),
+            statistic=lambda *of_methods: np.mean([mean(each) < 0 for each in of_methods], axis=0),
+        )
         data = f"{int((gains.mean(axis=1) < 0).sum())} of {len(able)} methods, {evidence.tasks}"
     verdict = above(effect, MANY)
     yield _finding(says, data, effect, verdict, evidence.not_counted, "of these methods")
-
-
-def _share_failing(*gains: Array) -> Array:
-    """The share of methods whose mean gain is below 0; one array of tasks for each method."""
-    return np.mean([mean(of_method) < 0 for of_method in gains], axis=0)
 
 
 def depth_decides(evidence: Evidence) -> Iterator[Row]:
