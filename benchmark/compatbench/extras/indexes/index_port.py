@@ -225,16 +225,16 @@ def _read_pairs(given: Vectors, widths: Sequence[int]) -> list[Tensor]:
             f"pairs of shapes {shapes[0]} and {shapes[1]}: give two matrices, the vectors of the "
             "same images in the same rows"
         )
+    if not all(vectors.isfinite().all() and vectors.any(dim=1).all() for vectors in pairs):
+        raise CompatbenchError(
+            "the pairs hold a NaN, an infinite number or a vector of zeros; drop those rows"
+        )
     for what, (_, width), wanted in zip(("old", "new"), shapes, widths, strict=False):
         if width != wanted:
             raise CompatbenchError(
                 f"pairs of width {width}, where the vectors of the {what} model have {wanted}: "
                 "give those of these two models, the old one's first"
             )
-    if not all(vectors.isfinite().all() and vectors.any(dim=1).all() for vectors in pairs):
-        raise CompatbenchError(
-            "the pairs hold a NaN, an infinite number or a vector of zeros; drop those rows"
-        )
     return pairs
 
 
