@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
 
 from ._shared.dassl import Dassl, Part
@@ -28,11 +27,8 @@ class MaPLe(Dassl):
         "coupling_bias": Part("prompt_learner.proj.bias", "d", f"{PROJECTIONS}.bias"),
     }
     unlike = ("film_", "adapter_", "prompt_learner.ctx_", "linear_probe_proj")
+    shapes: ClassVar = {"depth": ("text_prompts", 0), "length": ("text_prompts", 1)}
     suffix = "prompt_learner.token_suffix"
-
-    def config(self, module: Module) -> dict[str, Any]:
-        depth, length = module["text_prompts"].shape[:2]
-        return {"depth": depth, "length": length}
 
 
 class IVLP(Dassl):
@@ -46,11 +42,11 @@ class IVLP(Dassl):
     unlike = ("film_", "prompt_learner.ZS_")
     suffix = "prompt_learner.token_suffix"
     first = 1
-
-    def config(self, module: Module) -> dict[str, Any]:
-        shapes = {kind: module[f"{kind}_prompts"].shape for kind in ("text", "image")}
-        depths = {f"{kind}_depth": shape[0] for kind, shape in shapes.items()}
-        return depths | {f"{kind}_length": shape[1] for kind, shape in shapes.items()}
+    shapes: ClassVar = {
+        f"{kind}_{what}": (f"{kind}_prompts", dim)
+        for kind in ("text", "image")
+        for dim, what in enumerate(("depth", "length"))
+    }
 
 
 class PromptSRC(IVLP):
@@ -74,7 +70,4 @@ class VPT(Dassl):
     parts: ClassVar = {"image_prompts": IMAGE}
     unlike = ("prompt_learner.", "film_")
     first = 1
-
-    def config(self, module: Module) -> dict[str, Any]:
-        depth, length = module["image_prompts"].shape[:2]
-        return {"depth": depth, "length": length}
+    shapes: ClassVar = {"depth": ("image_prompts", 0), "length": ("image_prompts", 1)}

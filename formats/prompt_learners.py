@@ -74,6 +74,9 @@ class ATPrompt(Dassl):
         "attribute_context": Part("ctx_att1", "N D", more="ctx_att{}"),
     }
     first: ClassVar = 2
+    shapes: ClassVar = {
+        "context_length": ("context", -2), "attribute_length": ("attribute_context", -2)
+    }  # fmt: skip
     unlike = ("meta_net.",)
     suffix = "token_suffix"
 
@@ -95,9 +98,7 @@ class ATPrompt(Dassl):
         module = Module(
             {"context": given.take("ctx", "M D"), "attribute_context": torch.stack(rows)}
         )
-        sizes = (module[name].shape[-2] for name in ("context", "attribute_context"))
-        names = ("context_length", "attribute_length")
-        return Converted(module, dict(zip(names, sizes, strict=True)))
+        return Converted(module, self.config(module))
 
 
 class CoCoOp(Dassl):
@@ -155,6 +156,4 @@ class DePT(Dassl):
     }
     unlike = ("prompt_learner.compound_", "prompt_learner.meta_net.linear2")
     suffix = "prompt_learner.token_suffix"
-
-    def config(self, module: Module) -> dict[str, Any]:
-        return {"context_length": len(module["context"])}
+    shapes: ClassVar = {"context_length": ("context", 0)}

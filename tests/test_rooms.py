@@ -34,13 +34,13 @@ MOST_LINES = 360
 # The most lines of Python that a room may have, extras together and each of the parts beside the
 # harness. A number only ever falls: who moves code from one room to another moves its lines, too.
 ROOM_BUDGETS = {
-    "backbone": 4_275,
+    "backbone": 4_085,
     "cli": 1_725,
     "data": 5_130,
     "engine": 4_047,
     "extras": 8_776,
     "files": 605,
-    "method": 2_368,
+    "method": 2_340,
     "results": 2_790,
     "tables": 2_640,
 }
@@ -49,7 +49,7 @@ PROGRAMS = tuple(
 )
 BUDGETS = {
     "the harness": (35_200, ("benchmark/compatbench",)),
-    "transfers and formats": (2_700, ("transfers", "formats")),
+    "transfers and formats": (2_630, ("transfers", "formats")),
     "programs": (5_900, PROGRAMS),
     "programs, with fits beside the authors' code": (9_050, (*PROGRAMS, "benchmark/authors")),
     "tests": (28_500, ("tests",)),

@@ -36,11 +36,13 @@ class Dassl(Format):
     Attributes:
         parts: by our names. What else is in a file is not read: frozen towers, and buffers that
             ``attach`` makes anew.
+        shapes: settings of the method that a tensor's shape tells: its name, and the dimension.
         unlike: a file with a name that begins with one of these is of another format.
         first: the number of the first of ``more``.
     """
 
     parts: ClassVar[Mapping[str, Part]]
+    shapes: ClassVar[Mapping[str, tuple[str, int]]] = {}
     unlike: ClassVar[tuple[str, ...]] = ()
     first: ClassVar[int] = 0
 
@@ -49,8 +51,8 @@ class Dassl(Format):
         return has and not any(name.startswith(self.unlike) for name in file.tensors)
 
     def config(self, module: Module) -> dict[str, Any]:
-        """The settings of the method that shapes tell."""
-        return {}
+        """The settings of the method that the file tells."""
+        return {name: module[tensor].shape[dim] for name, (tensor, dim) in self.shapes.items()}
 
     def read(self, given: Import) -> Converted:
         trained = {}

@@ -32,15 +32,11 @@ def coca(**text: object) -> nn.Module:
     return randomise(CoCa(16, decoder, config, image), 3)  # type: ignore[arg-type]
 
 
-def _with_pad_mask() -> nn.Module:
-    model = custom(no_causal_mask=True)
-    model.text.use_pad_mask = True
-    return model
-
-
-def _with_corrected_class_mask() -> nn.Module:
-    model = coca()
-    model.text.correct_cls_mask = True  # type: ignore[union-attr]
+def _with_part(name: str, part: object, model: nn.Module | None = None) -> nn.Module:
+    """A model, by default a CLIP, with another part at a dotted name."""
+    model = model or tiny_clip()
+    owner, _, last = name.rpartition(".")
+    setattr(model.get_submodule(owner), last, part)
     return model
 
 
@@ -52,9 +48,11 @@ WHOLE: dict[str, Callable[[], nn.Module]] = {
     "CLIPA": lambda: tiny_clip(no_causal_mask=True, pool_type="last"),
     "MobileCLIP-S": lambda: custom(no_causal_mask=True),
     "CoCa": coca,
-    "CoCa with the corrected mask": _with_corrected_class_mask,
+    "CoCa with the corrected mask": lambda: _with_part("text.correct_cls_mask", True, coca()),
     "bidirectional with a class token": lambda: coca(no_causal_mask=True),
-    "bidirectional with hidden padding": _with_pad_mask,
+    "bidirectional with hidden padding": lambda: _with_part(
+        "text.use_pad_mask", True, custom(no_causal_mask=True)
+    ),
     "causal, pooled at the last row": lambda: custom(pool_type="last"),
     "causal, pooled at the first row": lambda: custom(pool_type="first"),
     "normalised queries and keys": lambda: custom(qk_norm=True),
@@ -81,12 +79,6 @@ SHARED: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def _with_part(name: str, part: object) -> nn.Module:
-    model = tiny_clip()
-    setattr(model, name, part)
-    return model
-
-
 def _with_block_of_another_class() -> nn.Module:
     model = tiny_clip()
     block = model.transformer.resblocks[1]
@@ -94,16 +86,12 @@ def _with_block_of_another_class() -> nn.Module:
     return model
 
 
-def _with_extra_key() -> nn.Module:
-    model = tiny_clip()
-    model.transformer.resblocks[1].attn = nn.MultiheadAttention(32, 2, add_bias_kv=True)
-    return model
-
-
 FULL = torch.full((CONTEXT_LENGTH, CONTEXT_LENGTH), -torch.inf)
 UNKNOWN_TEXT_TOWERS: dict[str, Callable[[], nn.Module]] = {
     "block of another class": _with_block_of_another_class,
-    "another key in a block": _with_extra_key,
+    "another key in a block": lambda: _with_part(
+        "transformer.resblocks.1.attn", nn.MultiheadAttention(32, 2, add_bias_kv=True)
+    ),
     "mask of zeros": lambda: _with_part("attn_mask", torch.zeros_like(FULL)),
     "mask that also hides the past": lambda: _with_part("attn_mask", FULL.triu(1) + FULL.tril(-5)),
     "no pooling": lambda: tiny_clip(pool_type="none"),
@@ -174,13 +162,10 @@ def _siglip_tower() -> nn.Module:
     return visual
 
 
-def _gated_tower() -> nn.Module:
-    visual: Any = eva_tower()
-    visual.trunk.blocks[1].attn.gate = nn.Linear(32, 32)
-    return visual
-
-
-SHARED_KEYS = dict(attn_type="rope", qkv_fused=False, num_kv_heads=1)
+GATE, SHARED_KEYS = (
+    "trunk.blocks.1.attn.gate",
+    dict(attn_type="rope", qkv_fused=False, num_kv_heads=1),
+)
 # What is said of it, and the tower.
 UNKNOWN_IMAGE_TOWERS: list[tuple[str, Callable[[], Any]]] = [
     ("neither CLIP's nor EVA's", lambda: resnet().visual),
@@ -188,7 +173,7 @@ UNKNOWN_IMAGE_TOWERS: list[tuple[str, Callable[[], Any]]] = [
     ("blocks are not open_clip's standard", lambda: clip_tower(block_type="custom")),
     ("pooled by 'none'", lambda: clip_tower(pool_type="none")),
     ("pooled by ''", lambda: eva_tower(global_pool="")),
-    ("attention is not EVA-CLIP's", _gated_tower),
+    ("attention is not EVA-CLIP's", lambda: _with_part(GATE, nn.Linear(32, 32), eva_tower())),
     ("attention is not EVA-CLIP's", lambda: eva_tower(**SHARED_KEYS)),
     ("positions are not EVA-CLIP's", lambda: eva_tower(rope_type="mixed")),
 ]

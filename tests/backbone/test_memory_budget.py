@@ -92,20 +92,13 @@ def test_the_estimate_is_close_to_what_is_kept_and_a_budget_of_zero_keeps_almost
             assert bytes_kept(lambda: clip.encode_prompts(prompts), clip) < 0.1 * kept
 
 
-@pytest.mark.parametrize(
-    ("budget", "learned", "kept"),
-    [
-        (25, True, [False, False, True, True]),  # the last are needed first
-        (0, False, [True] * 4),  # without a backward pass nothing is computed again
-        (None, True, [False, False, True, True]),  # half of the free memory
-    ],
-)
-def test_which_pieces_keep_their_activations(
-    budget: int | None, learned: bool, kept: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_which_pieces_keep_their_activations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_module, "ALWAYS", 10)
     monkeypatch.setattr(memory_module, "free_memory", lambda _: 50)
-    with memory_budget(budget):
-        assert SelectiveCheckpoint([10] * 4, torch.device("cpu"), learned).kept == kept
+    last = [False, False, True, True]  # these are needed first
+    # Without a backward pass nothing is computed again; without a budget it is half of the memory.
+    for budget, learned, kept in ((25, True, last), (0, False, [True] * 4), (None, True, last)):
+        with memory_budget(budget):
+            assert SelectiveCheckpoint([10] * 4, torch.device("cpu"), learned).kept == kept
     monkeypatch.setattr(memory_module, "free_memory", lambda _: pytest.fail("looked"))
     SelectiveCheckpoint([5, 5], torch.device("cpu"), learned=True)  # too small a problem

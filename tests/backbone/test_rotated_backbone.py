@@ -35,23 +35,19 @@ def test_all_features_are_turned_but_not_hidden_tokens_nor_the_backbone_itself(
     backbone: Backbone, size: int
 ) -> None:
     rotation = orthonormal(size, EMBED_DIM, seed=1).float()
-    texts, images = LABELS.fill(), unseen_images()
+    texts, images, hidden = LABELS.fill(), unseen_images(), ImageInput("hidden", 3)
     before = backbone.text_features(texts), backbone.encode_images(images)
     turned = RotatedBackbone(backbone, rotation)
-    assert turned.embed_dim == size
+    assert (turned.embed_dim, backbone.embed_dim) == (size, EMBED_DIM)
     for wanted in (FEATURES, DENSE):
         expected = backbone.encode_images(images, wanted) @ rotation.T
         assert torch.allclose(turned.encode_images(images, wanted), expected, atol=1e-5)
-    assert torch.allclose(
-        turned.text_features(texts), backbone.text_features(texts) @ rotation.T, atol=1e-5
-    )
-    hidden = turned.encode_images(images, ImageInput("hidden", 3))
-    assert torch.equal(hidden, backbone.encode_images(images, ImageInput("hidden", 3)))
-    expected = backbone.image.encode(hidden, block=3) @ rotation.T
-    assert torch.allclose(turned.image.encode(hidden, block=3), expected, atol=1e-5)
-    assert torch.equal(backbone.text_features(texts), before[0])
+    assert torch.allclose(turned.text_features(texts), before[0] @ rotation.T, atol=1e-5)
+    tokens = turned.encode_images(images, hidden)
+    assert torch.equal(tokens, backbone.encode_images(images, hidden))
+    expected = backbone.image.encode(tokens, block=3) @ rotation.T
+    assert torch.allclose(turned.image.encode(tokens, block=3), expected, atol=1e-5)
     assert torch.equal(backbone.encode_images(images), before[1])
-    assert backbone.embed_dim == EMBED_DIM
     assert turned.weights_key != backbone.weights_key
 
 

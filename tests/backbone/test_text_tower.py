@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kinds_of_towers import SHARED, UNKNOWN_TEXT_TOWERS, WHOLE
 from open_clip_reference import assert_same, draw, encode_contexts, encode_texts, run_tower
@@ -96,6 +96,7 @@ def test_texts_that_share_all_some_or_none_of_their_tokens(
     assert_same(backbone64.text_features(texts), encode_texts(backbone64, texts))
 
 
+@settings(max_examples=25)
 @given(
     shared=st.integers(1, 12),
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=30),

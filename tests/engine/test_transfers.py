@@ -131,7 +131,7 @@ def test_a_transfer_that_takes_more_than_its_card_declares_cannot_be_run(
     ("label", "words"),
     [
         ("retrained", "'retrained' needs a number of images per class: 'retrained[+]4'"),
-        ("retrained+0", "'retrained[+]0': shots: Input should be greater than 0"),
+        ("retrained+0", "'shots' of transfer 'retrained[+]0': Input should be greater"),
         ("retrained+04", "write 'retrained[+]4'"),
         ("retrained+500", "500 labels per class cannot be drawn from 'mini-weather', which has"),
         ("words+4", "'4' is not a setting of 'words', which has raw"),

@@ -345,8 +345,8 @@ REFUSED: list[tuple[str, Callable[[Desk], Path], dict[str, Any], str]] = [
     ("auto", lambda desk: save_dassl(desk.folder, {"ctx_of_mine": torch.ones(2)}), {},
      "of no format that is recognised"),
     # settings
-    ("coop", dassl("coop"), {"alfa": 1}, "setting 'alfa': 'coop' has no such setting"),
-    ("coop", dassl("coop"), {"position": "left"}, "setting 'position': Input should be 'end'"),
+    ("coop", dassl("coop"), {"alfa": 1}, "'alfa' of 'coop', .*: there is no such setting"),
+    ("coop", dassl("coop"), {"position": "left"}, "'position' of 'coop', .*: Input should"),
     ("atprompt", dassl("atprompt"), {"attributes": ["color", "size"]},
      "another word than 'size' as attribute 2"),
     ("atprompt", dassl("atprompt"), {"attributes": ["color"]},

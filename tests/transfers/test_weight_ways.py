@@ -25,7 +25,6 @@ from compatbench.transfers.transfusion import (
 )
 
 LORA = builtin_methods().get("clip_lora")
-BITFIT = builtin_methods().get("bitfit")
 
 
 def low_rank(backbone: Backbone, *kinds: str) -> Module:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import takewhile
-from typing import Any, NamedTuple, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import Any, NamedTuple
 
 from compatbench.data.cards import (
     SuiteCard,
@@ -17,13 +14,11 @@ from compatbench.data.cards import (
     whole_name,
 )
 from compatbench.errors import CompatbenchError
-from compatbench.method import Method
+from compatbench.method import Method, read_settings
 from compatbench.method.registry import MethodRegistry
 
 # Where a module acts whose fit runs blocks of a tower.
 TOWERS = {"text-input", "text-layers", "image-layers"}
-
-ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class Settings(NamedTuple):
@@ -88,16 +83,3 @@ def _changes(suite: SuiteCard, names: Iterable[str], task: str | None) -> Iterat
             kind = f"task (methods.{name}.tasks of suite '{suite.name}')"
             if whole in select_names(wanted, task_cards.names(), kind):
                 yield dict(changes)
-
-
-def read_settings(model: type[ModelT], values: dict[str, Any], whose: str) -> ModelT:
-    """Settings, checked."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        # Of a union pydantic names the type as well, as if it were a field.
-        parts = takewhile(lambda part: "-" not in part and "[" not in part, map(str, first["loc"]))
-        unknown = first["type"] == "extra_forbidden"
-        problem = "there is no such setting" if unknown else first["msg"]
-        raise CompatbenchError(f"setting '{'.'.join(parts)}' of {whose}: {problem}") from None

@@ -16,10 +16,11 @@ from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.engine.cell import Cell
 from compatbench.engine.costs import RATES, TimeEstimate, count_costs
 from compatbench.engine.matrix import Matrix, Names, select_matrix
-from compatbench.engine.method_settings import read_settings, resolve_settings
+from compatbench.engine.method_settings import resolve_settings
 from compatbench.engine.missing import Missing, fetch_missing, find_missing
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
+from compatbench.method import read_settings
 from compatbench.method.registry import MethodRegistry, builtin_methods
 
 

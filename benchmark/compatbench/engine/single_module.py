@@ -21,12 +21,11 @@ from compatbench.data.cards import (
 )
 from compatbench.data.cards.shots import Shots, show_shots
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.engine.method_settings import read_settings
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore, fit_description
 from compatbench.engine.worker import Worker, build_method
 from compatbench.errors import CompatbenchError
-from compatbench.method import Method, Module, load_module
+from compatbench.method import Method, Module, load_module, read_settings
 from compatbench.method.convert import read_module
 from compatbench.method.registry import builtin_methods
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, ValidationError
 
 from compatbench.backbone import Labels, load_backbone
 from compatbench.backbone.device import resolve_device
@@ -20,8 +19,8 @@ from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import hash_file
 from compatbench.files.kinds import require_new
-from compatbench.messages import first_line, first_problem
-from compatbench.method import Method, Module, load_module
+from compatbench.messages import first_line
+from compatbench.method import Module, load_module, read_settings
 from compatbench.method.checkpoint_reader import Checkpoint, read_checkpoint
 from compatbench.method.format import Format, Import
 from compatbench.method.registry import builtin_formats, builtin_methods, find_format
@@ -117,7 +116,9 @@ def import_module(
         given.labels = replace(labels, names=labels.names[: len(rows)])
     with torch.no_grad():
         module, config, confirmed = chosen.read(given)
-        method = _build(chosen, config | given.settings, checkpoint.path)
+        cls = builtin_methods().get(chosen.method)
+        whose = f"'{chosen.method}', for {checkpoint.path}"
+        method = cls(read_settings(cls.Config, config | given.settings, whose))
         module = module.to(given.backbone.device)
         confirmed |= chosen.confirm(given, method, module)
         try:
@@ -237,18 +238,6 @@ def _choose(kind: str, file: Checkpoint) -> Format:
         known = ", ".join(builtin_formats().names())
         raise CompatbenchError(f"{file.path} is of no format that is recognised; name it: {known}")
     return find_format(names[0])
-
-
-def _build(chosen: Format, config: Mapping[str, Any], path: Path) -> Method:
-    cls = builtin_methods().get(chosen.method)
-    try:
-        settings: BaseModel = cls.Config.model_validate(config)
-    except ValidationError as error:
-        name, problem = first_problem(error)
-        if error.errors()[0]["type"] == "extra_forbidden":
-            problem = f"'{chosen.method}' has no such setting"
-        raise CompatbenchError(f"{path}: setting '{name}': {problem}") from None
-    return cls(settings)
 
 
 def _draw_of(path: Path) -> dict[str, int]:

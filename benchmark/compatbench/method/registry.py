@@ -13,14 +13,11 @@ from pathlib import Path
 from types import GenericAlias, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeGuard, TypeVar
 
-from pydantic import ValidationError
-
 from compatbench.data.cards import select_names, unknown_name
 from compatbench.data.cards.names import NAME
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.project_folders import content_files
-from compatbench.messages import first_problem
-from compatbench.method import Method, MethodCard
+from compatbench.method import Method, MethodCard, read_settings
 from compatbench.method.format import Format
 from compatbench.method.identity import class_file, method_identity, plugin_file
 from compatbench.method.outside_files import describe_import_error, load_file
@@ -223,11 +220,7 @@ class TransferRegistry(Registry[Transfer]):
             raise CompatbenchError(
                 f"transfer '{label}' needs a number of images per class: '{label}+4'"
             )
-        try:
-            return cls(cls.Config.model_validate(values))
-        except ValidationError as error:
-            name, problem = first_problem(error)
-            raise CompatbenchError(f"transfer '{label}': {name}: {problem}") from None
+        return cls(read_settings(cls.Config, values, f"transfer '{label}'"))
 
     def choose(self, wanted: Iterable[str]) -> list[str]:
         """The labels that are asked for, each once; ``.py`` files are loaded."""
