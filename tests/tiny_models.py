@@ -24,13 +24,16 @@ def text_config(width: int = 32, **changes: object) -> dict[str, object]:
     return {**sizes, "width": width, **changes}
 
 
-def image_config() -> dict[str, object]:
-    return dict(image_size=24, patch_size=12, width=32, head_width=16, layers=2)
+def image_config(layers: int = 2) -> dict[str, object]:
+    return dict(image_size=24, patch_size=12, width=32, head_width=16, layers=layers)
 
 
-def tiny_clip(seed: int = 1, width: int = 32, embed_dim: int = 16, **text: object) -> CLIP:
+def tiny_clip(
+    seed: int = 1, width: int = 32, embed_dim: int = 16, image_layers: int = 2, **text: object
+) -> CLIP:
     """A CLIP with QuickGELU, as OpenAI's."""
-    model = CLIP(embed_dim, image_config(), text_config(width, **text), quick_gelu=True)  # type: ignore[arg-type]
+    image = image_config(image_layers)
+    model = CLIP(embed_dim, image, text_config(width, **text), quick_gelu=True)  # type: ignore[arg-type]
     model.visual.preprocess_cfg = dict(size=24, mean=(0.5,) * 3, std=(0.25,) * 3)  # type: ignore[assignment]
     return randomise(model, seed)  # type: ignore[return-value]
 

@@ -2,7 +2,7 @@
 
     apt-get download scowl=2020.12.07-4 wordnet-base=1:3.0-39
     dpkg -x scowl_*.deb scowl && dpkg -x wordnet-base_*.deb wordnet
-    python benchmark/research/make_words.py --scowl scowl --wordnet wordnet
+    python benchmark/research/make_words.py scowl wordnet
 
 A word of SCOWL's levels 10 to 35 is taken if its most frequent sense as a noun is, in WordNet,
 an animal, an artefact, food, a place, a natural object or phenomenon, a plant or a substance.
@@ -12,9 +12,11 @@ them. No task's class names were looked at, and no model had a say.
 
 from __future__ import annotations
 
-import argparse
+import re
 from collections.abc import Iterator
 from pathlib import Path
+
+import typer
 
 LEVELS = (10, 20, 35)
 VARIETIES = ("english", "american")
@@ -34,21 +36,7 @@ SHORTEST = 3  # letters
 UNKIND = {"ass", "bastard", "bitch", "bugger", "cock", "cunt", "dago", "dildo", "dyke", "fag"}
 UNKIND |= {"faggot", "prick", "pussy", "shit", "slut", "tit", "tits", "turd", "twat", "wog"}
 
-HEADER = """\
-# {count:,} common English names of things, by benchmark/research/make_words.py from two sources.
-# SCOWL 2020.12.07 (levels 10 to 35): Copyright 2000-2011 by Kevin Atkinson. Permission to use,
-# copy, modify, distribute and sell these word lists, the associated scripts, the output created
-# from the scripts, and its documentation for any purpose is hereby granted without fee, provided
-# that the above copyright notice appears in all copies and that both that copyright notice and
-# this permission notice appear in supporting documentation. Kevin Atkinson makes no
-# representations about the suitability of this array for any purpose. It is provided "as is"
-# without express or implied warranty.
-# WordNet 3.0, which says what is a thing: Copyright 2006 by Princeton University. Permission to
-# use, copy, modify and distribute this software and database and its documentation for any
-# purpose and without fee or royalty is hereby granted, provided that this copyright notice
-# appears on all copies. It is provided "as is"; Princeton University makes no representations or
-# warranties, express or implied.
-"""
+WORDS = Path(__file__).parents[1] / "compatbench" / "backbone" / "words.txt"
 
 
 def make_words(scowl: Path, wordnet: Path) -> list[str]:
@@ -87,20 +75,13 @@ def _rows(path: Path) -> Iterator[list[str]]:
             yield line.split()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--scowl", type=Path, required=True, help="folder of the unpacked package")
-    parser.add_argument("--wordnet", type=Path, required=True, help="likewise")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(__file__).parents[1] / "compatbench" / "backbone" / "words.txt",
-    )
-    options = parser.parse_args()
-    words = make_words(options.scowl, options.wordnet)
-    text = HEADER.format(count=len(words)) + "".join(f"{word}\n" for word in words)
-    options.out.write_text(text, encoding="ascii")
+def main(scowl: Path, wordnet: Path, out: Path = WORDS) -> None:
+    """Write the words of two unpacked packages below the licences that head the list."""
+    head = [line for line in WORDS.read_text("ascii").splitlines() if line.startswith("#")]
+    words = make_words(scowl, wordnet)
+    head[0] = re.sub(r"[\d,]+", f"{len(words):,}", head[0], count=1)
+    out.write_text("\n".join([*head, *words, ""]), encoding="ascii")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import create_model
 from torch import Tensor
 
 from compatbench.backbone.joint_maps import fit_rotation
@@ -69,62 +69,20 @@ class RosettaVariant(Rosetta):
         return super()._affinity(features, keys)
 
 
-def _describe(name: str, summary: str) -> MethodCard:
-    return MethodCard(
-        f"rosetta_{name}",
-        f"Rosetta, {summary}",
-        "compatbench",
-        "classifier",
-        summary,
-        needs={"words"},
-    )
+def vary(name: str, summary: str, **settings: object) -> type[RosettaVariant]:
+    """The method with other settings, under a name of its own."""
+    known = RosettaVariant.Config.model_fields
+    changed: Any = {field: (known[field].annotation, value) for field, value in settings.items()}
+    about = f"rosetta_{name}", f"Rosetta, {summary}", "compatbench", "classifier", summary
+    config = create_model("Config", __base__=RosettaVariant.Config, **changed)
+    values = {"card": MethodCard(*about, needs={"words"}), "Config": config, "__module__": __name__}
+    return type(name, (RosettaVariant,), values)
 
 
-class Copied(RosettaVariant):
-    card = _describe("copied", "copied as it is")
-
-    class Config(RosettaVariant.Config):
-        turn: Literal["words", "rotation", "none"] = "none"
-
-
-class Rotated(RosettaVariant):
-    card = _describe("rotated", "turned about the origin")
-
-    class Config(RosettaVariant.Config):
-        turn: Literal["words", "rotation", "none"] = "rotation"
-
-
-class Undamped(RosettaVariant):
-    card = _describe("undamped", "without ρ")
-
-    class Config(RosettaVariant.Config):
-        damped: bool = False
-
-
-class FewWords(RosettaVariant):
-    card = _describe("few_words", "250 words")
-
-    class Config(RosettaVariant.Config):
-        words: PositiveInt = 250
-
-
-class LabelValues(RosettaVariant):
-    card = _describe("labels", "labels as values")
-
-    class Config(RosettaVariant.Config):
-        ridge_values: bool = False
-
-
-class Linear(RosettaVariant):
-    card = _describe("linear", "linear kernel")
-
-    class Config(RosettaVariant.Config):
-        kernel: Literal["exponential", "linear"] = "linear"
-
-
-class First(RosettaVariant):
-    card = _describe("first", "first configuration")
-
-    class Config(RosettaVariant.Config):
-        trust: Literal["left-out", "fixed"] = "fixed"
-        weight: NonNegativeFloat = 1.5
+Copied = vary("copied", "copied as it is", turn="none")
+Rotated = vary("rotated", "turned about the origin", turn="rotation")
+Undamped = vary("undamped", "without ρ", damped=False)
+FewWords = vary("few_words", "250 words", words=250)
+LabelValues = vary("labels", "labels as values", ridge_values=False)
+Linear = vary("linear", "linear kernel", kernel="linear")
+First = vary("first", "first configuration", trust="fixed", weight=1.5)

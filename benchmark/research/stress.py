@@ -119,9 +119,7 @@ class StressReport(StudyReport):
                     [row], "target", row["method"].removesuffix(THROUGH_WORDS)
                 )
             ]
-            layers = means(
-                x, y, ["zero-shot", *names], [GREY, BLUE, ORANGE, GREEN, RED, PURPLE, SKY, INK]
-            )
+            layers = means(x, y, ["zero-shot", *names], COLOURS)
             data = {"values": [*zero, *rows]}
             panels.append(chart(layers, 300, 220, title="words" if suffix else "copied", data=data))
         how = {"sizes": "narrowed", "words": "by words"}.get(self.kind, self.kind)

@@ -11,12 +11,12 @@ first shows what a batch takes, the second what grows with the images.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from typing import Any
 
 import torch
+import typer
 from imagenet_memory import peak_gib
 
 from compatbench.backbone import Backbone
@@ -37,35 +37,30 @@ def thin_clip() -> Backbone:
     return wrap(model, "thin")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("method", choices=["tip_adapter_f", "cocoop"])
-    parser.add_argument("--images", type=int, default=50_000)
-    parser.add_argument("--thin", action="store_true", help="a text tower of one narrow block")
-    asked = parser.parse_args()
+def main(name: str, images: int = 50_000, thin: bool = False) -> None:
     torch.set_num_threads(1)
     draw = torch.Generator().manual_seed(1)
-    backbone = thin_clip() if asked.thin else build_clip("wide", seed=1, embed_dim=SIZE)
+    backbone = thin_clip() if thin else build_clip("wide", seed=1, embed_dim=SIZE)
     template = "a photo of a {}."
     labels = Labels(tuple(f"thing {i}" for i in range(CLASSES)), (template,), template)
     targets = torch.arange(CLASSES).repeat_interleave(SHOTS)
     train = torch.randn(len(targets), SIZE, generator=draw)
     few = FeatureSet(train, train[None], targets)
     data = FewShotData(labels, SHOTS, few, few)
-    images = torch.randn(asked.images, SIZE, generator=draw)
-    method = builtin_methods().get(asked.method)()
+    features = torch.randn(images, SIZE, generator=draw)
+    method = builtin_methods().get(name)()
     with torch.no_grad():
         module = method.init(backbone, data, draw).detach()  # type: ignore[attr-defined]
         classify = method.attach(module, backbone, labels)
         before, start, sizes, answers = peak_gib(), time.perf_counter(), [], []
-        for count, logits in answer_batches(classify, images):
+        for count, logits in answer_batches(classify, features):
             answers.append(predict(logits))
             sizes.append(count)
-    figures = {"method": asked.method, "images": sum(sizes), "batch": sizes[0]}
+    figures = {"method": name, "images": sum(sizes), "batch": sizes[0]}
     figures["text"] = f"{backbone.text.depth} × {backbone.text.width}"
     figures |= {"seconds": round(time.perf_counter() - start, 1)}
     print(json.dumps(figures | {"before_gib": before, "peak_gib": peak_gib()}))
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

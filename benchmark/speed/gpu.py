@@ -1,37 +1,33 @@
 """What a GPU does with compatbench: rates, encoding, CoOp's step, memory, logits; in gpu.json.
 
-benchmark/speed/gpu.sh [--coop CHECKOUT]     # everything, in under eight minutes
+benchmark/speed/gpu.sh     # everything, in under eight minutes
 python benchmark/speed/gpu.py --device cpu --tiny --out FILE     # the same in seconds, to try it
 
 Times are read when the device has computed what it was given, and are the medians of rounds.
-``--coop`` is a checkout of KaiyangZhou/CoOp, whose own prompt learner, text encoder and CLIP are
-then timed beside ours; of Dassl nothing is needed.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import importlib
 import io
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+import typer
 from gpu_methods import Places, compare
 from PIL import Image
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from workload import CONTEXT, cross_entropy, labels_of, make_small, make_workload, read_names
 
@@ -69,8 +65,8 @@ TINY = Size(128, 0.0, 12, 2, (3, 5), ("zeroshot", "coop", "tip_adapter"))
 class Bench:
     """One device, and the figures of it."""
 
-    def __init__(self, device: str, size: Size, coop: Path | None) -> None:
-        self.device, self.size, self.coop = torch.device(device), size, coop
+    def __init__(self, device: str, size: Size) -> None:
+        self.device, self.size = torch.device(device), size
         workload = make_small("tiny", 32, 64, 1, 2) if size is TINY else make_workload()
         self._model = workload.backbone
         image = torch.zeros(1, 3, *self._model.preprocess_settings["size"], requires_grad=True)
@@ -154,24 +150,12 @@ class Bench:
         rows = []
         for classes in self.size.classes:
             names = read_names("imagenet" if classes > 47 else "dtd")[:classes]
-            for precision in ("fp32", "fp16"):
-                if precision == "fp16" and self.device.type == "cpu":
-                    continue  # CLIP's own code does not compute in it there
+            for precision in ("fp32", "fp16") if self.device.type == "cuda" else ("fp32",):
                 row: dict[str, Any] = {"classes": classes, "precision": precision}
                 with self.backbone(precision) as backbone:
-                    row["seconds"], row["gib"] = self.time(own_step(backbone, names))
-                    if self.coop is not None:
-                        row |= self._authors_step(backbone, names)
+                    row["seconds"], row["gib"] = self.time(coop_step(backbone, names))
                 rows.append(row)
         return rows
-
-    def _authors_step(self, backbone: Backbone, names: tuple[str, ...]) -> dict[str, Any]:
-        assert self.coop is not None
-        try:
-            seconds, gib = self.time(authors_step(self.coop, backbone, names))
-        except torch.cuda.OutOfMemoryError:
-            return {"authors": "out of memory"}
-        return {"authors": seconds, "authors_gib": gib}
 
     def logits(self) -> dict[str, float]:
         """How far each method's logits on the device are from a processor's."""
@@ -194,89 +178,29 @@ def write_images(folder: Path, count: int) -> list[Sample]:
     return samples
 
 
-def draw(backbone: Backbone, *shape: int) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(shape, generator=generator).to(backbone.device)
+def coop_step(backbone: Backbone, names: tuple[str, ...]) -> Callable[[], None]:
+    """A step whose image features are at hand."""
+    labels, rng = labels_of(names), torch.Generator().manual_seed(1)
 
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=rng).to(backbone.device)
 
-def own_step(backbone: Backbone, names: tuple[str, ...]) -> Callable[[], None]:
-    """A step by compatbench, whose image features are at hand."""
-    labels = labels_of(names)
-    context = (0.02 * draw(backbone, CONTEXT, backbone.token_width)).requires_grad_()
-    images = draw(backbone, BATCH, backbone.embed_dim)
+    context = (0.02 * draw(CONTEXT, backbone.token_width)).requires_grad_()
+    images, optimiser = draw(BATCH, backbone.embed_dim), torch.optim.SGD([context], lr=0.002)
     targets = torch.arange(BATCH, device=backbone.device) % len(names)
-    return _step(
-        [context],
-        lambda: cross_entropy(
-            images,
-            backbone.encode_prompts(backbone.prompts(labels, context)),
-            targets,
-            backbone.logit_scale,
-        ),
-    )
-
-
-def authors_step(checkout: Path, backbone: Backbone, names: tuple[str, ...]) -> Callable[[], None]:
-    """A step by CoOp's own code, which encodes its images in every step."""
-    coop, clip = load_authors(checkout)
-    weights = {
-        name: tensor.detach().clone() for name, tensor in backbone.model.state_dict().items()
-    }
-    weights.pop("attn_mask", None)
-    settings = SimpleNamespace(
-        N_CTX=CONTEXT, CTX_INIT="", CSC=False, CLASS_TOKEN_POSITION="end", PREC="fp16"
-    )
-    side = backbone.preprocess_settings["size"]
-    config = SimpleNamespace(
-        TRAINER=SimpleNamespace(COOP=settings), INPUT=SimpleNamespace(SIZE=side)
-    )
-    model = clip.build_model({name: tensor.cpu() for name, tensor in weights.items()})
-    if backbone.dtype == torch.float32:
-        model.float()
-    with redirect_stdout(io.StringIO()):
-        custom: nn.Module = coop.CustomCLIP(config, list(names), model).to(backbone.device)
-    for name, parameter in custom.named_parameters():
-        parameter.requires_grad_("prompt_learner" in name)
-    images = draw(backbone, BATCH, 3, *side)
-    targets = torch.arange(BATCH, device=backbone.device) % len(names)
-    learned = [parameter for parameter in custom.parameters() if parameter.requires_grad]
-    return _step(learned, lambda: F.cross_entropy(custom(images), targets))
-
-
-def _step(learned: Sequence[Tensor], loss: Callable[[], Tensor]) -> Callable[[], None]:
-    optimiser = torch.optim.SGD(learned, lr=0.002)
 
     def step() -> None:
         optimiser.zero_grad()
-        loss().backward()
+        texts = backbone.encode_prompts(backbone.prompts(labels, context))
+        cross_entropy(images, texts, targets, backbone.logit_scale).backward()
         optimiser.step()
 
     return step
 
 
-def load_authors(checkout: Path) -> tuple[ModuleType, ModuleType]:
-    """CoOp's module and its copy of CLIP; what it takes of Dassl for training has stand-ins."""
-    given: dict[str, dict[str, Any]] = {
-        "dassl": {},
-        "dassl.engine": {
-            "TRAINER_REGISTRY": SimpleNamespace(register=lambda: lambda cls: cls),
-            "TrainerX": object,
-        },
-        "dassl.metrics": {"compute_accuracy": None},
-        "dassl.utils": {"load_pretrained_weights": None, "load_checkpoint": None},
-        "dassl.optim": {"build_optimizer": None, "build_lr_scheduler": None},
-    }
-    for name, values in given.items():
-        sys.modules[name] = ModuleType(name)
-        vars(sys.modules[name]).update(values)
-    if str(checkout) not in sys.path:
-        sys.path.insert(0, str(checkout))
-    return importlib.import_module("trainers.coop"), importlib.import_module("clip.model")
-
-
-def measure(device: str, size: Size, coop: Path | None) -> dict[str, Any]:
+def measure(device: str, size: Size) -> dict[str, Any]:
     """All figures of a device."""
-    start, bench = time.perf_counter(), Bench(device, size, coop)
+    start, bench = time.perf_counter(), Bench(device, size)
     figures: dict[str, Any] = {"torch": torch.__version__, "cores": count_cores()}
     parts: dict[str, Callable[[], Any]] = {
         "products": bench.products,
@@ -291,21 +215,14 @@ def measure(device: str, size: Size, coop: Path | None) -> dict[str, Any]:
     return figures | {"seconds": time.perf_counter() - start}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="little of everything, to try it")
-    parser.add_argument("--coop", type=Path, help="a checkout of KaiyangZhou/CoOp")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the file of all cards' figures")
-    options = parser.parse_args()
+def main(device: str = "cuda", tiny: bool = False, out: Path = RESULTS) -> None:
+    """Measure a device, beside the cards that the file holds; --tiny: little of everything."""
     torch.set_num_threads(1)
-    card = (
-        torch.cuda.get_device_name(options.device) if "cuda" in options.device else options.device
-    )
-    figures = measure(options.device, TINY if options.tiny else FULL, options.coop)
-    cards = json.loads(options.out.read_text()) if options.out.is_file() else {}
-    options.out.write_text(json.dumps(cards | {card: figures}, indent=1) + "\n", encoding="utf-8")
+    card = torch.cuda.get_device_name(device) if "cuda" in device else device
+    figures = measure(device, TINY if tiny else FULL)
+    cards = json.loads(out.read_text()) if out.is_file() else {}
+    out.write_text(json.dumps(cards | {card: figures}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

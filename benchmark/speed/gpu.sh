@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that a GPU has to show, in under eight minutes: its tests, then its figures, which
-# 'python benchmark/pages.py speed' shows in docs/speed.md under the card's name. Options are those of gpu.py, such as --coop CHECKOUT.
+# 'python benchmark/pages.py speed' shows in docs/speed.md under the card's name. Options are those of gpu.py.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python}

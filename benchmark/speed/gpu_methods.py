@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -32,10 +33,13 @@ class Places:
 
     def backbone(self, backbone: Backbone) -> Backbone:
         if backbone.name not in self._moved:
-            model = copy.deepcopy(backbone.model).to(self.device)
+            model = self.copy_model(backbone)
             moved = Backbone(backbone.card, model, self.device, backbone.weights_key)
             self._moved[backbone.name] = moved
         return self._moved[backbone.name]
+
+    def copy_model(self, backbone: Backbone) -> Any:
+        return copy.deepcopy(backbone.model).to(self.device)
 
     def move(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -53,15 +57,15 @@ class Places:
         return [self.move(part) for part in value] if isinstance(value, list) else value
 
 
-def compare(cls: type[Method], places: Places) -> float:
+def compare(cls: type[Method], places: Places, limits: Mapping[str, float] = LIMITS) -> float:
     """How far logits after two steps of training differ, in parts of the largest logit.
 
     The module is fitted on the processor and on the device, and attached where it was fitted, to
     its source and to the target.
     """
     subject = MethodUnderTest(cls)
-    known = LIMITS.keys() & cls.Config.model_fields
-    method = cls(cls.Config.model_validate({name: LIMITS[name] for name in known}))
+    known = limits.keys() & cls.Config.model_fields
+    method = cls(cls.Config.model_validate({name: limits[name] for name in known}))
     data = subject.draw()
 
     def fit(backbone: Backbone, given: Any) -> Module:

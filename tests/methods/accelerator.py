@@ -10,113 +10,80 @@ import json
 import sys
 import time
 import traceback
-from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from fake_accelerator import NAME, DeviceTensor, OnDevice, constructors, waits
+from gpu_methods import Places, compare
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from compatbench.backbone import Backbone
-from compatbench.errors import NotTransferable
-from compatbench.extras.check.method_under_test import MethodUnderTest
 from compatbench.method import Method, Module
 from compatbench.method.registry import builtin_methods
 
-
-def put(value: Any) -> Any:
-    """What a fit is given, with its tensors and backbones on the device."""
-    if isinstance(value, DeviceTensor):
-        return value
-    if isinstance(value, Tensor):
-        return DeviceTensor(value.detach().clone())
-    if isinstance(value, Backbone):
-        return on_device(value)
-    if isinstance(value, Module):
-        return Module(put(value.trained), put(value.stored), value.about)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: put(getattr(value, f.name)) for f in fields(value)})
-    if isinstance(value, dict):
-        return {name: put(one) for name, one in value.items()}
-    return [put(one) for one in value] if isinstance(value, list) else value
+LIMITS = {"max_steps": 2, "max_iterations": 5}
 
 
-_moved: dict[str, Backbone] = {}
+class Accelerator(Places):
+    """Puts what fits and classifiers are given behind tensors of the accelerator."""
 
+    def move(self, value: Any) -> Any:
+        if isinstance(value, DeviceTensor):
+            return value
+        if isinstance(value, Tensor):
+            return DeviceTensor(value.detach().clone())
+        if isinstance(value, Module):
+            return Module(self.move(value.trained), self.move(value.stored), value.about)
+        return super().move(value)
 
-def on_device(backbone: Backbone) -> Backbone:
-    """A backbone with its weights on the device."""
-    if backbone.name not in _moved:
+    def copy_model(self, backbone: Backbone) -> nn.Module:
         model = copy.deepcopy(backbone.model)
         for part in model.modules():
-            for name, one in list(part._parameters.items()):
-                if one is not None:
-                    part._parameters[name] = nn.Parameter(put(one), requires_grad=False)
+            for name, weight in list(part._parameters.items()):
+                if weight is not None:
+                    part._parameters[name] = nn.Parameter(self.move(weight), requires_grad=False)
             for name, buffer in list(part._buffers.items()):
-                part._buffers[name] = put(buffer)
+                part._buffers[name] = self.move(buffer)
             for name, value in list(vars(part).items()):
                 if isinstance(value, Tensor):
-                    setattr(part, name, put(value))
-        _moved[backbone.name] = Backbone(
-            backbone.card, model, torch.device(NAME, 0), backbone.weights_key
-        )
-    return _moved[backbone.name]
+                    setattr(part, name, self.move(value))
+        return model
 
 
-def run(cls: type[Method]) -> dict[str, Any]:
+def run(cls: type[Method], places: Places) -> dict[str, Any]:
     """A fit of two steps and its logits on both devices: how they differ, and what waits."""
-    subject = MethodUnderTest(cls)
-    limits = {"max_steps": 2, "max_iterations": 5}
-    known = limits.keys() & cls.Config.model_fields
-    method = cls(cls.Config.model_validate({name: limits[name] for name in known}))
-    data, at_steps = subject.draw(), list[int]()
-    module = method.fit(subject.source, data, torch.Generator().manual_seed(1)).detach()
-    with OnDevice():
-        source, ours = on_device(subject.source), put(data)
-        waits.clear()
-        hook = register_optimizer_step_pre_hook(lambda *_: at_steps.append(sum(waits.values())))
-        try:
-            moved = method.fit(source, ours, torch.Generator().manual_seed(1)).detach()
-        finally:
-            hook.remove()
-    between = [after - before for before, after in pairwise(at_steps)]
-    found: dict[str, Any] = {"waits": sum(waits.values()), "each": min(between, default=0)}
-    found["kinds"] = dict(+waits)
-    different = []
-    for backbone in (subject.source, subject.target):
-        images = subject.inputs(backbone)
-        with torch.no_grad():
-            try:
-                expected = method.attach(module, backbone, data.labels)(images)
-            except NotTransferable:
-                continue
-            with OnDevice():
-                classify = method.attach(put(moved), on_device(backbone), data.labels)
-                logits = classify(put(images))
-        distance = (logits.numbers - expected).abs().max() / expected.abs().max()
-        different.append(float(distance))
-    return found | {"different": max(different)}
+    at_steps: list[int] = []
+    waits.clear()
+    hook = register_optimizer_step_pre_hook(lambda *_: at_steps.append(sum(waits.values())))
+    try:
+        with OnDevice():
+            different = compare(cls, places, LIMITS)
+    finally:
+        hook.remove()
+    there = at_steps[len(at_steps) // 2 :]  # the first fit is the processor's
+    between = [after - before for before, after in pairwise(there)]
+    return {"each": min(between, default=0), "kinds": dict(+waits), "different": different}
 
 
 def main(names: list[str]) -> None:
     torch.set_num_threads(1)
     with constructors():
+        places = Accelerator(torch.device(NAME, 0))
         for name in names or builtin_methods().names():
             start = time.process_time()
             try:
-                found = run(builtin_methods().get(name))
+                figures = run(builtin_methods().get(name), places)
             except Exception as error:
-                frames = traceback.extract_tb(error.__traceback__)
-                places = [f"{Path(f.filename).name}:{f.lineno}" for f in frames]
-                found: dict[str, Any] = {
-                    "error": f"{type(error).__name__}: {error}".splitlines()[0]
-                }
-                found["at"] = [one for one in places if not one.startswith("accelerator")][-4:]
+                last = [
+                    f"{Path(frame.filename).name}:{frame.lineno}"
+                    for frame in traceback.extract_tb(error.__traceback__)[-4:]
+                ]
+                figures = {"error": f"{type(error).__name__}: {error}".splitlines()[0], "at": last}
             seconds = round(time.process_time() - start, 2)
-            print(json.dumps({"method": name, "seconds": seconds, **found}), flush=True)
+            print(json.dumps({"method": name, "seconds": seconds, **figures}), flush=True)
 
 
 if __name__ == "__main__":

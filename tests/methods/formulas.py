@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,17 +12,33 @@ import pytest
 import torch
 from image_reference import draw_images, few_shots, run_image_tower, run_text_tower
 from open_clip_reference import encode_texts, text_tower
+from tiny_models import wrap
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.method import FewShotData, Method, Module
-from compatbench.method.trained import Batch, TrainedMethod
+from compatbench.method.registry import builtin_methods
 
 WORDS = "a photo of a"
 Tensors = Mapping[str, Tensor]
-Logits = Callable[[Backbone, Labels, Tensors, Tensor], Tensor]
-Loss = Callable[[Backbone, Labels, Tensors, Tensor, Tensor], Tensor]
 Update = Callable[[str, Tensor, Tensor], Tensor]
+
+
+def make(name: str, **settings: Any) -> Any:
+    """A method with its published settings but for these, of its recipe too."""
+    cls: Any = builtin_methods().get(name)
+    if "recipe" in settings:
+        settings["recipe"] = cls.Config().recipe.model_copy(update=settings["recipe"])
+    return cls(cls.Config.model_validate(settings))
+
+
+def seeded(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def close(found: Any, expected: Any, rtol: float = 1e-9) -> None:
+    """Fails unless numbers are those of a formula, in double precision."""
+    torch.testing.assert_close(found, expected, rtol=rtol, atol=rtol)
 
 
 def scale_of(backbone: Backbone) -> Tensor:
@@ -74,11 +91,16 @@ def embed(backbone: Backbone, words: str) -> Tensor:
 
 def noise_like(tensors: Tensors, seed: int = 1, scale: float = 0.3) -> dict[str, Tensor]:
     """Tensors of the same names and shapes, drawn from one normal of this scale."""
-    rng = torch.Generator().manual_seed(seed)
+    rng = seeded(seed)
     return {
         name: scale * torch.randn(x.shape, generator=rng, dtype=torch.float64)
         for name, x in tensors.items()
     }
+
+
+def stream_of_features() -> Tensor:
+    """Features of thirty images, near to one another so that not all are surely one class."""
+    return 3 * torch.randn(30, 16, generator=seeded(9)).double()
 
 
 def descend(name: str, x: Tensor, gradient: Tensor) -> Tensor:
@@ -96,22 +118,76 @@ def adam(eps: float, rate: float = 0.1, coupled: float = 0.0, decoupled: float =
     return update
 
 
-def prompted(
-    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor
-) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Case:
+    """What a formula is evaluated on.
+
+    Attributes:
+        own: the module's tensors.
+        images: features, or images where the method takes more than features.
+        settings: of the method, where they are not as published.
+    """
+
+    backbone: Backbone
+    labels: Labels
+    own: Tensors
+    images: Tensor
+    targets: Tensor = field(default_factory=lambda: torch.empty(0))
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def scale(self) -> Tensor:
+        return scale_of(self.backbone)
+
+    @property
+    def photos(self) -> Tensor:
+        """Features of "a photo of a …." as open_clip gives them, ``[C, e]``, not normalised."""
+        return self.fill("a photo of a {}.")
+
+    @property
+    def unit_photos(self) -> Tensor:
+        return unit(self.photos)
+
+    def fill(self, template: str) -> Tensor:
+        return fill(self.backbone, self.labels, template)
+
+    def cosines(self, texts: Tensor, images: Tensor | None = None) -> Tensor:
+        """The scaled cosines of images, by default its own, and of texts."""
+        return cosine_logits(self.backbone, texts, self.images if images is None else images)
+
+    def entropy(self, logits: Tensor) -> Tensor:
+        return cross_entropy(logits, self.targets)
+
+
+def prompted(at: Case) -> tuple[Tensor, Tensor]:
     """Features of images and of classes under deep prompts.
 
     The first text prompts stand in the place of the words; the image's are their own, or linear
     functions of the text's, token by token: F_i(P_i) = W_i P_i + b_i.
     """
+    own = at.own
     if "coupling_weight" in own:
         layers = zip(own["coupling_weight"], own["coupling_bias"], strict=True)
         pairs = list(zip(own["text_prompts"], layers, strict=True))
         image = [torch.stack([w @ token + b for token in tokens]) for tokens, (w, b) in pairs]
     else:
         image = list(own["image_prompts"])
-    features = run_image_tower(backbone.model.visual, images, image)
-    return features, run_text_tower(backbone, labels.names, WORDS, list(own["text_prompts"]))
+    features = run_image_tower(at.backbone.model.visual, at.images, image)
+    return features, run_text_tower(at.backbone, at.labels.names, WORDS, list(own["text_prompts"]))
+
+
+def shift_weights(backbone: Backbone, own: Tensors) -> Backbone:
+    """A copy of the model with differences added to its parameters, found without the engine."""
+    changed = wrap(copy.deepcopy(backbone.model), "changed")
+    towers = {"image": changed.model.visual, "text": text_tower(changed)}
+    for name, delta in own.items():
+        tower, _, path = name.partition(".")
+        if tower in towers:
+            owner, _, attribute = path.rpartition(".")
+            module = towers[tower].get_submodule(owner)
+            frozen = module._parameters.pop(attribute)
+            setattr(module, attribute, frozen.data + delta)
+    return changed
 
 
 def naive_plan(similarity: Tensor, epsilon: float, steps: int, tolerance: float) -> Tensor:
@@ -129,22 +205,37 @@ def naive_plan(similarity: Tensor, epsilon: float, steps: int, tolerance: float)
     return torch.tensor(plan, dtype=torch.float64)
 
 
+def transport(backbone: Backbone, images: Tensor, texts: Tensor) -> Tensor:
+    """z_ic = s Σ_pn T_pn cos(f_ip, t_nc), of ``[I, P, e]`` and ``[N, C, e]``.
+
+    With the published constants; the plan T is held fixed.
+    """
+    rows = []
+    for image in images:
+        row = []
+        for c in range(texts.shape[1]):
+            similarity = unit(image) @ unit(texts[:, c]).T
+            plan = naive_plan(similarity.detach(), 0.1, 100, 1e-2)
+            row.append(scale_of(backbone) * (plan * similarity).sum())
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
 @dataclass(frozen=True)
 class Formula:
     """A method with some settings, and its formula.
 
     Attributes:
-        logits: of a backbone, labels, the module's tensors, and images.
-        loss: of the same and targets; by default the cross-entropy of the logits.
+        loss: by default the cross-entropy of the logits.
         update: a tensor's name, its value and its gradient → the tensor after one step.
         recipe: changes of the recipe for that step.
         start: what tensors are before it, where they are not drawn.
         exact, step: how far logits, and tensors after a step, may be from the formula.
     """
 
-    method: type[Method]
-    logits: Logits
-    loss: Loss | None = None
+    method: str
+    logits: Callable[[Case], Tensor]
+    loss: Callable[[Case], Tensor] | None = None
     update: Update = descend
     recipe: Mapping[str, object] = field(default_factory=lambda: {"warmup_epochs": 0, "lr": 0.1})
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -152,73 +243,68 @@ class Formula:
     exact: float = 1e-10
     step: float = 1e-8
 
-    @property
-    def takes_features(self) -> bool:
-        return self.method.image_input is Method.image_input
-
     def build(self, **settings: object) -> Any:
-        values = {**self.settings, **settings}
-        return self.method(self.method.Config.model_validate(values))
+        return make(self.method, **{**self.settings, **settings})
+
+    def case(self, *given: Any) -> Case:
+        return Case(*given, settings=self.settings)
+
+    def see(
+        self, backbone: Backbone, data: FewShotData
+    ) -> tuple[FewShotData, list[Tensor], Callable[[Tensor], Tensor]]:
+        """Shots as the method takes them, what the formula takes for them, and how to read images.
+
+        Where a method takes more than features, the formula takes images.
+        """
+        method = self.build()
+        if type(method).image_input is Method.image_input:
+            return data, [*data.train.views], lambda images: images
+        wanted = method.image_input(backbone)
+        shots, views = few_shots(backbone, data.labels, wanted)
+        return shots, views, lambda images: backbone.encode_images(images, wanted)
 
     def draw_module(self, backbone: Backbone, data: FewShotData) -> Module:
         """What the method stores, with noise for what it learns."""
         method = self.build()
-        begin = method.init if hasattr(method, "init") else method.fit
-        module = begin(backbone, data, torch.Generator().manual_seed(1))
+        module = getattr(method, "init", method.fit)(backbone, data, seeded())
         return Module(noise_like(module.trained), module.stored)
 
     def check_logits(
-        self, backbone: Backbone, data: FewShotData, inputs: Tensor, images: Tensor | None = None
+        self,
+        backbone: Backbone,
+        data: FewShotData,
+        images: Tensor,
+        target: Backbone | None = None,
     ) -> None:
-        """The classifier of a random module gives the formula's logits.
+        """The classifier of a random module, on its source or a target, gives the formula's logits.
 
         Args:
-            inputs: what it takes for the images; the images themselves, unless they are given.
+            data: features of shots; unless the method takes features alone, images are drawn.
+            images: features of others, likewise.
         """
-        module = self.draw_module(backbone, data)
-        found = self.build().attach(module, backbone, data.labels)(inputs)
-        images = inputs if images is None else images
-        expected = self.logits(backbone, data.labels, module.tensors, images)
+        data, views, encode = self.see(backbone, data)
+        if views[0].ndim > 2:
+            images = draw_images(backbone, 4)
+        module, where = self.draw_module(backbone, data), target or backbone
+        found = self.build().attach(module, where, data.labels)(encode(images))
+        expected = self.logits(self.case(where, data.labels, module.tensors, images))
         assert expected.std() > 0.1
-        torch.testing.assert_close(found, expected, rtol=self.exact, atol=self.exact)
+        close(found, expected, self.exact)
 
-    def naive_loss(
-        self, backbone: Backbone, labels: Labels, tensors: Tensors, images: Tensor, targets: Tensor
-    ) -> Tensor:
-        if self.loss is not None:
-            return self.loss(backbone, labels, tensors, images, targets)
-        return cross_entropy(self.logits(backbone, labels, tensors, images), targets)
-
-    def check_loss(self, backbone: Backbone, data: FewShotData) -> None:
-        """The loss of a random module is the formula's."""
-        module, method = self.draw_module(backbone, data), self.build()
-        batch = Batch(data.train.plain, data.train.targets, backbone, data.labels)
-        found = method.loss(method.attach(module, backbone, data.labels), batch)
-        given = backbone, data.labels, module.tensors, batch.features, batch.targets
-        torch.testing.assert_close(found, self.naive_loss(*given), rtol=1e-9, atol=1e-9)
-
-    def check_first_step(
-        self, backbone: Backbone, data: FewShotData, images: Tensor | None = None
-    ) -> None:
-        """After one step of a fit, every tensor is where the gradient of the formula takes it.
-
-        Args:
-            images: the first view, where it is not features.
-        """
-        assert issubclass(self.method, TrainedMethod)
-        recipe = self.method.Config().recipe.model_copy(update=dict(self.recipe))
-        subject = self.build(recipe=recipe, max_steps=1)
-        found = subject.fit(backbone, data, torch.Generator().manual_seed(3))
-
-        rng = torch.Generator().manual_seed(3)
+    def check_first_step(self, backbone: Backbone, data: FewShotData) -> None:
+        """After one step of a fit, every tensor is where the gradient of the formula takes it."""
+        data, views, _ = self.see(backbone, data)
+        subject, rng = self.build(recipe=self.recipe, max_steps=1), seeded(3)
+        found = subject.fit(backbone, data, seeded(3))
         first = subject.init(backbone, data, rng)
         for name, expected in (self.start(backbone, data) if self.start else {}).items():
             torch.testing.assert_close(first[name], expected)
         parameters = {name: x.clone().requires_grad_() for name, x in first.trained.items()}
-        chosen = torch.randperm(len(data.train), generator=rng)[: recipe.batch_size]
-        view = data.train.views[0] if images is None else images
-        batch = view[chosen], data.train.targets[chosen]
-        value = self.naive_loss(backbone, data.labels, {**first.stored, **parameters}, *batch)
+        batch_size = subject.config.recipe.batch_size
+        chosen = torch.randperm(len(data.train), generator=rng)[:batch_size]
+        batch = views[0][chosen], data.train.targets[chosen]
+        at = self.case(backbone, data.labels, {**first.stored, **parameters}, *batch)
+        value = self.loss(at) if self.loss else at.entropy(self.logits(at))
         gradients = torch.autograd.grad(value, list(parameters.values()))
         assert found.trained.keys() == parameters.keys()
         for (name, x), gradient in zip(parameters.items(), gradients, strict=True):
@@ -232,12 +318,7 @@ def logits_test(formulas: Mapping[str, Formula]) -> Callable[..., None]:
 
     @pytest.mark.parametrize("formula", formulas.values(), ids=formulas)
     def test(backbone64: Backbone, data64: FewShotData, images64: Tensor, formula: Formula) -> None:
-        if formula.takes_features:
-            formula.check_logits(backbone64, data64, images64)
-            return
-        wanted, images = formula.build().image_input(backbone64), draw_images(backbone64, 4)
-        data, _ = few_shots(backbone64, data64.labels, wanted)
-        formula.check_logits(backbone64, data, backbone64.encode_images(images, wanted), images)
+        formula.check_logits(backbone64, data64, images64)
 
     return test
 
@@ -248,10 +329,6 @@ def step_test(formulas: Mapping[str, Formula]) -> Callable[..., None]:
     @pytest.mark.parametrize("formula", formulas.values(), ids=formulas)
     @pytest.mark.usefixtures("float64")
     def test(clip64: Backbone, data64: FewShotData, formula: Formula) -> None:
-        if formula.takes_features:
-            formula.check_first_step(clip64, data64)
-            return
-        data, views = few_shots(clip64, data64.labels, formula.build().image_input(clip64))
-        formula.check_first_step(clip64, data, views[0])
+        formula.check_first_step(clip64, data64)
 
     return test

@@ -23,16 +23,17 @@ WAITS = {"cross_modal": 1, "flyp": 1, "plot": 3, "plot_pp": 5}
 def test_methods_keep_to_the_device_and_do_not_wait_for_it_in_every_step() -> None:
     """In a process of its own, since a registered device is there for the whole process."""
     command = [sys.executable, str(Path(__file__).with_name("accelerator.py"))]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    tests = Path(__file__).parents[1]
+    paths = os.pathsep.join([str(tests), str(tests.parent / "benchmark" / "speed")])
+    environment = os.environ | {"PYTHONPATH": paths}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=600, check=True, env=environment
     )
-    found: dict[str, Any] = {}
-    for line in done.stdout.splitlines():
-        found |= {(one := json.loads(line))["method"]: one}
+    lines: list[dict[str, Any]] = [*map(json.loads, done.stdout.splitlines())]
+    found = {figures["method"]: figures for figures in lines}
     assert {path.stem for path in content_files("methods")} <= set(found)
-    assert {name: one["error"] for name, one in found.items() if "error" in one} == {}
-    far = {name: one["different"] for name, one in found.items() if one["different"] > 1e-4}
-    assert far == {}
-    waiting = {name: one["each"] for name, one in found.items() if one["each"] > 0}
-    assert {n: most for n, most in waiting.items() if most > WAITS.get(n, 0)} == {}
+    assert {name: figures["error"] for name, figures in found.items() if "error" in figures} == {}
+    far = {name: figures["different"] for name, figures in found.items()}
+    assert {name: distance for name, distance in far.items() if distance > 1e-4} == {}
+    waiting = {name: figures["each"] for name, figures in found.items()}
+    assert {name: n for name, n in waiting.items() if n > WAITS.get(name, 0)} == {}

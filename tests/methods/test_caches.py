@@ -1,13 +1,26 @@
-"""Tip-Adapter, APE and their trained forms: a cache of the shots beside the zero-shot logits."""
+"""Caches of shots or of test images beside the zero-shot logits: Tip-Adapter, APE, ProKeR, TDA."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import Any
 
 import pytest
 import torch
-from formulas import Formula, Tensors, adam, logits_test, scale_of, step_test, unit, unit_texts
+from formulas import (
+    Case,
+    Formula,
+    Tensors,
+    adam,
+    close,
+    logits_test,
+    make,
+    scale_of,
+    step_test,
+    stream_of_features,
+    unit,
+    unit_texts,
+)
 from tiny_models import MakeData
 from torch import Tensor
 
@@ -15,30 +28,28 @@ from compatbench.backbone import Backbone, Labels
 from compatbench.method import FewShotData
 from compatbench.methods._shared.cache import choose_channels
 from compatbench.methods.ape import APE
-from compatbench.methods.ape_t import APET
-from compatbench.methods.tip_adapter import TipAdapter
-from compatbench.methods.tip_adapter_f import TipAdapterF
 
 
-def tip_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
+def tip_logits(at: Case) -> Tensor:
     """z = s f̂ W_0ᵀ + α exp(−β (1 − f̂ Gᵀ)) Y; 1.17 and 1 are the weights before a search."""
-    alpha, beta = own.get("alpha", 1.17), own.get("beta", 1.0)
+    alpha, beta = at.own.get("alpha", 1.17), at.own.get("beta", 1.0)
     rows = []
-    for f in unit(images):
-        row = list(scale_of(backbone) * unit_texts(backbone, labels) @ f)
-        for key, owner in zip(own["keys"], own["values"].argmax(-1).tolist(), strict=True):
+    for f in unit(at.images):
+        row = list(at.scale * at.unit_photos @ f)
+        for key, owner in zip(at.own["keys"], at.own["values"].argmax(-1).tolist(), strict=True):
             row[owner] = row[owner] + alpha * torch.exp(-beta * (1 - f.dot(key)))
         rows.append(torch.stack(row))
     return torch.stack(rows)
 
 
-def ape_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
+def ape_logits(at: Case) -> Tensor:
     """A cache in chosen channels, its values weighted by exp(γ KL)."""
-    texts, alpha, beta, gamma = unit_texts(backbone, labels), *map(float, _weights(own))
-    where = own["channels"].nonzero()[:, 0].tolist()
-    logits = scale_of(backbone) * unit(images) @ texts.T
-    for i, image in enumerate(images):
-        for key, owner in zip(own["keys"], own["values"].argmax(-1).tolist(), strict=True):
+    texts = at.unit_photos
+    alpha, beta, gamma = (float(at.own[name]) for name in ("alpha", "beta", "gamma"))
+    where = at.own["channels"].nonzero()[:, 0].tolist()
+    logits = at.scale * unit(at.images) @ texts.T
+    for i, image in enumerate(at.images):
+        for key, owner in zip(at.own["keys"], at.own["values"].argmax(-1).tolist(), strict=True):
             key = unit(key[where])
             said = torch.stack([key.dot(unit(t[where])) for t in texts]).softmax(0)
             kl = 0.0
@@ -50,49 +61,69 @@ def ape_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor)
     return logits
 
 
-def _weights(own: Tensors) -> list[Tensor]:
-    return [own[name] for name in ("alpha", "beta", "gamma")]
-
-
-def ape_t_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
+def ape_t_logits(at: Case) -> Tensor:
     """One residual per class moves its text and its keys in chosen channels."""
-    where = own["channels"].nonzero()[:, 0].tolist()
-    columns = []
-    for c, text in enumerate(unit_texts(backbone, labels)):
+    own, where, columns = at.own, at.own["channels"].nonzero()[:, 0].tolist(), []
+    for c, text in enumerate(at.unit_photos):
         shift = torch.zeros_like(text)
         for j, k in enumerate(where):
             shift[k] = own["residual"][c, j]
-        column = [scale_of(backbone) * f.dot(text + shift) for f in unit(images)]
-        for key, value, u in zip(own["keys"], own["values"], own["value_weights"], strict=True):
+        column = [at.scale * f.dot(text + shift) for f in unit(at.images)]
+        for key, value, u in zip(
+            at.own["keys"], at.own["values"], at.own["value_weights"], strict=True
+        ):
             if value[c]:
-                for i, f in enumerate(unit(images)):
+                for i, f in enumerate(unit(at.images)):
                     nearness = torch.exp(-own["beta"] * (1 - f.dot(key + shift)))
                     column[i] = column[i] + own["alpha"] * u * nearness
         columns.append(torch.stack(column))
     return torch.stack(columns, dim=1)
 
 
-def start_of_tip_f(backbone: Backbone, data: FewShotData) -> Tensors:
+def first_keys(backbone: Backbone, data: FewShotData) -> Tensors:
     return {"keys": unit(data.train.views.mean(0))}
 
 
 def start_of_ape_t(backbone: Backbone, data: FewShotData) -> Tensors:
-    channels = choose_channels(APET.Config(), unit_texts(backbone, data.labels))
+    channels = choose_channels(make("ape_t").config, unit_texts(backbone, data.labels))
     start = {"residual": torch.zeros(5, int(channels.sum())), "value_weights": torch.ones(15)}
-    return start_of_tip_f(backbone, data) | start | {"channels": channels}
+    return first_keys(backbone, data) | start | {"channels": channels}
+
+
+def proker_logits(at: Case) -> Tensor:
+    """z_c = s · (⟨f, t_c⟩ + Σ_j exp(−β (1 − ⟨f, g_j⟩)) α_jc), ``[images, C]``."""
+    rows = []
+    for f in unit(at.images):
+        row = list(at.unit_photos @ f)
+        for key, weights in zip(at.own["keys"], at.own["alpha"], strict=True):
+            near = torch.exp(-at.own["beta"] * (1 - f.dot(key)))
+            row = [z + near * a for z, a in zip(row, weights, strict=True)]
+        rows.append(at.scale * torch.stack(row))
+    return torch.stack(rows)
+
+
+def solve_naively(backbone: Backbone, data: FewShotData, beta: float, penalty: float) -> Tensors:
+    """α = (κ/λ + I)⁻¹ (Y − G W_0ᵀ) by the inverse, over all views."""
+    keys = unit(torch.cat(list(data.train.views)))
+    kernel = torch.tensor([[float(-beta * (1 - a.dot(b))) for b in keys] for a in keys]).exp()
+    errors = -keys @ unit_texts(backbone, data.labels).T
+    for row, owner in zip(errors, data.train.targets.tolist() * len(data.train.views), strict=True):
+        row[owner] += 1
+    alpha = torch.linalg.inv(kernel.to(keys) / penalty + torch.eye(len(keys)).to(keys)) @ errors
+    return {"keys": keys, "alpha": alpha, "beta": torch.tensor(beta).to(keys)}
 
 
 STEPS = {
     "tip_adapter_f": Formula(
-        TipAdapterF,
+        "tip_adapter_f",
         tip_logits,
         update=adam(1e-4, decoupled=0.01),
         recipe={"lr": 0.1},
-        start=start_of_tip_f,
+        start=first_keys,
         exact=1e-9,
     ),
     "ape_t": Formula(
-        APET,
+        "ape_t",
         ape_t_logits,
         update=adam(1e-3, decoupled=0.1),
         recipe={"lr": 0.1},
@@ -101,15 +132,13 @@ STEPS = {
         step=1e-6,
     ),
 }
-
-FORMULAS = {
-    "tip_adapter": Formula(TipAdapter, tip_logits, exact=1e-6),
-    "tip_adapter-other": Formula(TipAdapter, tip_logits, settings={"most_alpha": 30.0}, exact=1e-6),
-    "ape": Formula(APE, ape_logits, exact=1e-6),
-    "ape-other": Formula(
-        APE, ape_logits, settings={"most_alpha": 30.0, "most_gamma": 1.5}, exact=1e-6
-    ),
-    **STEPS,
+SEARCHED = {"most_alpha": 30.0}
+FORMULAS = STEPS | {
+    "tip_adapter": Formula("tip_adapter", tip_logits, exact=1e-6),
+    "tip_adapter-other": Formula("tip_adapter", tip_logits, settings=SEARCHED, exact=1e-6),
+    "ape": Formula("ape", ape_logits, exact=1e-6),
+    "ape-other": Formula("ape", ape_logits, settings=SEARCHED | {"most_gamma": 1.5}, exact=1e-6),
+    "proker": Formula("proker", proker_logits, exact=1e-9),
 }
 
 
@@ -118,17 +147,14 @@ test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
 
 
 @pytest.mark.parametrize("count", [None, 2])
-@pytest.mark.parametrize("method", [TipAdapter, APE, TipAdapterF, APET])
+@pytest.mark.parametrize("name", ["tip_adapter", "ape", "tip_adapter_f", "ape_t"])
 def test_the_cache_has_normalised_means_over_the_last_views_and_one_hot_labels(
-    clip64: Backbone, labels: Labels, make_data: MakeData, method: Any, count: int | None
+    clip64: Backbone, few: MakeData, name: str, count: int | None
 ) -> None:
-    data = make_data(clip64, labels, shots=[2, 1, 3, 0, 1], views=3)
-    subject = method(method.Config(cache_views=count))
-    module = getattr(subject, "init", subject.fit)(clip64, data, torch.Generator())
-    for i in range(7):
-        one, two, three = data.train.views[:, i]
-        mean = (one + two + three) / 3 if count is None else (two + three) / 2
-        torch.testing.assert_close(module["keys"][i], mean / mean.norm())
+    data, method = few(shots=[2, 1, 3, 0, 1], views=3), make(name, cache_views=count)
+    module = getattr(method, "init", method.fit)(clip64, data, torch.Generator())
+    used = data.train.views[-(count or 3) :]
+    close(module["keys"], unit(sum(used) / len(used)))  # type: ignore[arg-type]
     owners = [0, 0, 1, 2, 2, 2, 4]
     assert module["values"].tolist() == [[float(c == owner) for c in range(5)] for owner in owners]
 
@@ -149,18 +175,13 @@ def naive_channels(
 @pytest.mark.parametrize("shots", [[2, 2, 2, 2, 2], [2, 1, 3, 0, 1]])
 @pytest.mark.parametrize("weights", [(0.7, 0.3), (0.1, 0.9)])
 def test_ape_s_channels_equal_the_criterion(
-    clip64: Backbone,
-    labels: Labels,
-    make_data: MakeData,
-    shots: list[int],
-    weights: tuple[float, float],
+    clip64: Backbone, few: MakeData, shots: list[int], weights: tuple[float, float]
 ) -> None:
-    data = make_data(clip64, labels, shots=shots)
-    config = APE.Config(channels=0.4, similarity_weight=weights[0], variance_weight=weights[1])
-    module = APE(config).fit(clip64, data, torch.Generator())
-    keys = list(unit(data.train.views.mean(0)))
-    texts, owners = unit_texts(clip64, labels), data.train.targets.tolist()
-    expected = naive_channels(texts, keys, owners, 6, weights)
+    data, (similarity, variance) = few(shots=shots), weights
+    method = make("ape", channels=0.4, similarity_weight=similarity, variance_weight=variance)
+    module = method.fit(clip64, data, torch.Generator())
+    keys, owners = [*unit(data.train.views.mean(0))], data.train.targets.tolist()
+    expected = naive_channels(unit_texts(clip64, data.labels), keys, owners, 6, weights)
     assert set(module["channels"].nonzero()[:, 0].tolist()) == expected
 
 
@@ -172,3 +193,64 @@ def test_channels_of_the_text_alone_equal_the_criterion_and_half_are_kept(
     assert set(mask.nonzero()[:, 0].tolist()) == naive_channels(texts, [], [], 8, (0.7, 0.3))
     # The authors' 500 of 1,024.
     assert int(choose_channels(APE.Config(), b16_sized.zero_shot(labels)).sum()) == 250
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("seed", [0, 3])
+def test_proker_takes_the_first_best_pair_of_its_grid(
+    clip64: Backbone, few: MakeData, seed: int
+) -> None:
+    data, scores = few(val=4, seed=seed), {}
+    module = make("proker", beta_steps=4, penalty_steps=3).fit(clip64, data, torch.Generator())
+    for pair in itertools.product([0.5, 4 / 3, 13 / 6, 3.0], [0.001, 0.5005, 1.0]):
+        own = solve_naively(clip64, data, *pair)
+        logits = proker_logits(Case(clip64, data.labels, own, data.val.plain))
+        scores[pair] = int((logits.argmax(-1) == data.val.targets).sum())
+    assert len(set(scores.values())) > 1  # or any choice would do
+    best = max(scores, key=lambda pair: scores[pair])
+    assert (float(module["beta"]), float(module["penalty"])) == pytest.approx(best)
+    close(module["alpha"], solve_naively(clip64, data, *best)["alpha"])
+
+
+def test_proker_without_validation_images_has_the_last_views(
+    clip64: Backbone, few: MakeData
+) -> None:
+    data = few(val=0, views=3)
+    module = make("proker", cache_views=2).fit(clip64, data, torch.Generator())
+    close(module["keys"], unit(torch.cat(list(data.train.views[1:]))))
+
+
+def tda_logits(backbone: Backbone, labels: Labels, images: Tensor) -> tuple[Tensor, list[int]]:
+    """TDA with lists of cached images, one image at a time; and how many were ever cached."""
+    texts, alpha, beta, rows, counts = unit_texts(backbone, labels), 2.0, 5.0, [], [0, 0, 0]
+    positive: dict[int, list[tuple[float, Tensor, Tensor]]] = {c: [] for c in range(5)}
+    negative: dict[int, list[tuple[float, Tensor, Tensor]]] = {c: [] for c in range(5)}
+    for f in unit(images):
+        logits = scale_of(backbone) * texts @ f
+        p = logits.softmax(0)
+        entropy, guess = -sum(float(x) * math.log(float(x)) for x in p), int(p.argmax())
+        doubtful = 0.2 < entropy / math.log2(5) < 0.5
+        counts[2] += doubtful
+        places = [(positive, 3, torch.eye(5)[guess])]
+        places += [(negative, 2, ((p > 0.03) & (p < 1)).float())] if doubtful else []
+        for cache, size, value in places:
+            cache[guess].append((entropy, f, value.double()))
+            cache[guess] = sorted(cache[guess], key=lambda entry: entry[0])[:size]
+        for cache, factor, slope in ((positive, alpha, beta), (negative, -0.117, 1.0)):
+            for _, key, value in itertools.chain(*cache.values()):
+                logits = logits + factor * math.exp(-slope * (1 - float(f.dot(key)))) * value
+        rows.append(logits)
+    counts[:2] = [sum(map(len, cache.values())) for cache in (positive, negative)]
+    return torch.stack(rows), counts
+
+
+@pytest.mark.usefixtures("float64")
+def test_tda_s_caches_give_the_formula_s_logits(clip64: Backbone, data64: FewShotData) -> None:
+    method, labels = make("tda"), data64.labels
+    stream = stream_of_features()
+    expected, (positive, negative, doubtful) = tda_logits(clip64, labels, stream)
+    # Images were turned away from both caches.
+    assert positive < len(stream)
+    assert 0 < negative < doubtful
+    module = method.fit(clip64, data64, torch.Generator())
+    close(method.attach(module, clip64, labels)(stream), expected)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from formulas import (
+    Case,
     Formula,
     Tensors,
     adam,
@@ -19,28 +19,22 @@ from formulas import (
     embed,
     fill,
     logits_test,
+    make,
     mean_cosine,
     photo_texts,
     scale_of,
+    seeded,
     step_test,
     unit,
 )
 from open_clip_reference import encode_contexts, run_tower, text_tower
-from tiny_models import MakeData, tiny_clip, wrap
+from tiny_models import tiny_clip, wrap
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import NotTransferable
-from compatbench.method import FewShotData, Method, Module
+from compatbench.method import FewShotData, Module
 from compatbench.method.trained import Batch
-from compatbench.methods.cocoop import CoCoOp
-from compatbench.methods.contcoop import ContCoOp
-from compatbench.methods.coop import CoOp
-from compatbench.methods.dept import DePT
-from compatbench.methods.kgcoop import KgCoOp
-from compatbench.methods.proda import ProDA
-from compatbench.methods.prograd import ProGrad
-from compatbench.methods.tcp import TCP
 
 
 def place_names(backbone: Backbone, labels: Labels, contexts: Tensor, position: str) -> Tensor:
@@ -63,51 +57,46 @@ def place_names(backbone: Backbone, labels: Labels, contexts: Tensor, position: 
     return run_tower(tower, torch.stack(rows), torch.tensor(last))
 
 
-def coop_logits(
-    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, position: str = "end"
-) -> Tensor:
-    texts = place_names(backbone, labels, own["context"], position)
-    return cosine_logits(backbone, texts, images)
+def coop_logits(at: Case) -> Tensor:
+    position = at.settings.get("position", "end")
+    return at.cosines(place_names(at.backbone, at.labels, at.own["context"], position))
 
 
-def kgcoop_texts(backbone: Backbone, labels: Labels, own: Tensors) -> Tensor:
-    return encode_contexts(backbone, labels.names, own["context"])
+def kgcoop_texts(at: Case) -> Tensor:
+    return encode_contexts(at.backbone, at.labels.names, at.own["context"])
 
 
-def cocoop_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
+def cocoop_logits(at: Case) -> Tensor:
     """v_m(x) = v_m + W₂ ReLU(W₁ f̂ + b₁) + b₂; every image has class weights of its own."""
     rows = []
-    for f in images:
-        hidden = torch.clamp(own["down"] @ unit(f) + own["down_bias"], min=0)
-        shift = own["up"] @ hidden + own["up_bias"]
-        texts = encode_contexts(backbone, labels.names, own["context"] + shift)
-        rows.append(cosine_logits(backbone, texts, f[None])[0])
+    for f in at.images:
+        hidden = torch.clamp(at.own["down"] @ unit(f) + at.own["down_bias"], min=0)
+        shift = at.own["up"] @ hidden + at.own["up_bias"]
+        texts = encode_contexts(at.backbone, at.labels.names, at.own["context"] + shift)
+        rows.append(at.cosines(texts, f[None])[0])
     return torch.stack(rows)
 
 
-def tcp_texts(
-    backbone: Backbone,
-    labels: Labels,
-    own: Tensors,
-    block: int = 2,
-    teacher: str | None = None,
-    template: str | None = None,
-) -> Tensor:
-    """Before a late block, the context rows of class c become W₂ q(W₁ t⁰_c + b₁) + b₂."""
-    tower = text_tower(backbone)
-    teacher = teacher or labels.teacher_template
-    template = template or "{}" + teacher.split("{}")[1]
-    ids = backbone.tokenizer([f"X X X X {template.format(name)}" for name in labels.names])
+def tcp_texts(at: Case) -> Tensor:
+    """Before a block, the context rows of class c become W₂ q(W₁ t⁰_c + b₁) + b₂.
+
+    The block lies at two thirds of the depth.
+    """
+    tower = text_tower(at.backbone)
+    block = tower.transformer.layers * 2 // 3
+    teacher = at.settings.get("teacher") or at.labels.teacher_template
+    template = at.settings.get("template") or "{}" + teacher.split("{}")[1]
+    ids = at.backbone.tokenizer([f"X X X X {template.format(name)}" for name in at.labels.names])
     words = tower.token_embedding(ids)
-    shared = own["context"].expand(len(ids), -1, -1)
+    shared = at.own["context"].expand(len(ids), -1, -1)
     x = torch.cat([words[:, :1], shared, words[:, 5:]], dim=1) + tower.positional_embedding
     for i, layer in enumerate(tower.transformer.resblocks):
         if i == block:
             rows = []
-            for t in unit(fill(backbone, labels, teacher)):
-                u = own["down"] @ t + own["down_bias"]
+            for t in unit(at.fill(teacher)):
+                u = at.own["down"] @ t + at.own["down_bias"]
                 hidden = u * torch.sigmoid(1.702 * u)
-                rows.append((own["up"] @ hidden + own["up_bias"]).reshape(4, 32))
+                rows.append((at.own["up"] @ hidden + at.own["up_bias"]).reshape(4, 32))
             x = torch.cat([x[:, :1], torch.stack(rows), x[:, 5:]], dim=1)
         x = layer(x, attn_mask=tower.attn_mask)
     x = tower.ln_final(x)[torch.arange(len(x)), ids.argmax(-1)]
@@ -120,17 +109,15 @@ def dept_head(own: Tensors, kind: str, rows: Tensor) -> Tensor:
     return torch.stack([own["head"] @ x + own["head_bias"] for x in moved])
 
 
-def dept_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
-    return 0.3 * coop_logits(backbone, labels, own, images) + 0.7 * dept_head(own, "image", images)
+def dept_logits(at: Case) -> Tensor:
+    return 0.3 * coop_logits(at) + 0.7 * dept_head(at.own, "image", at.images)
 
 
-def dept_loss(
-    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, targets: Tensor
-) -> Tensor:
-    texts = encode_contexts(backbone, labels.names, own["context"])
-    entropy = cross_entropy(cosine_logits(backbone, texts, images), targets)
-    of_images = cross_entropy(dept_head(own, "image", images), targets)
-    of_texts = cross_entropy(dept_head(own, "text", texts[targets]), targets)
+def dept_loss(at: Case) -> Tensor:
+    texts = encode_contexts(at.backbone, at.labels.names, at.own["context"])
+    entropy = at.entropy(at.cosines(texts))
+    of_images = at.entropy(dept_head(at.own, "image", at.images))
+    of_texts = at.entropy(dept_head(at.own, "text", texts[at.targets]))
     return 0.3 * entropy + 0.7 * (of_images + of_texts) / 2
 
 
@@ -140,29 +127,22 @@ def dept_update(name: str, x: Tensor, gradient: Tensor) -> Tensor:
     return x - rate * (gradient + 5e-4 * x)
 
 
-def contcoop_texts(
-    backbone: Backbone,
-    labels: Labels,
-    own: Tensors,
-    heads: int = 1,
-    attention: str = "self",
-    output_projection: bool = False,
-    residual: bool = True,
-    class_embedding: str = "tokens",
-    biases: bool = False,
-) -> Tensor:
+def contcoop_texts(at: Case) -> Tensor:
     """U = [p; E]; p + the first N rows of softmax(U W_q (U W_k)ᵀ / √D) U W_v as context."""
+    own, settings = at.own, at.settings
+    heads, attention = settings.get("heads", 1), settings.get("attention", "self")
     prompts, width = own["prompts"], 32 // heads
     zero = torch.zeros(32, dtype=prompts.dtype)
-    assert any("bias" in name for name in own) == biases
+    assert any("bias" in name for name in own) == settings.get("biases", False)
     bias = {n: own.get(f"{n}_bias", zero) for n in ("query", "value", "projection")}
-    teacher = fill(backbone, labels, labels.teacher_template)
+    kind = settings.get("class_embedding", "tokens")
+    teacher = at.fill(at.labels.teacher_template)
     contexts = []
-    for name, text in zip(labels.names, teacher, strict=True):
-        words = embed(backbone, name)
-        if class_embedding == "mean":
+    for name, text in zip(at.labels.names, teacher, strict=True):
+        words = embed(at.backbone, name)
+        if kind == "mean":
             words = torch.stack([sum(words) / len(words)])
-        elif class_embedding == "feature":
+        elif kind == "feature":
             words = torch.stack([unit(text) @ own["projection"] + bias["projection"]])
         seen = {"self": torch.cat([prompts, words]), "cross": words, "prompts": prompts}[attention]
         parts = []
@@ -173,9 +153,9 @@ def contcoop_texts(
             v = (seen @ own["value"] + bias["value"])[:, columns]
             parts.append(torch.softmax(q @ k.T / math.sqrt(width), dim=1) @ v)
         mixed = torch.cat(parts, dim=1)
-        mixed = mixed @ own["output"] if output_projection else mixed
-        contexts.append(mixed + prompts if residual else mixed)
-    return encode_contexts(backbone, labels.names, torch.stack(contexts))
+        mixed = mixed @ own["output"] if "output_projection" in settings else mixed
+        contexts.append(mixed + prompts if settings.get("residual", True) else mixed)
+    return encode_contexts(at.backbone, at.labels.names, torch.stack(contexts))
 
 
 def proda_weights(backbone: Backbone, labels: Labels, contexts: Tensor) -> Tensor:
@@ -187,26 +167,20 @@ def proda_weights(backbone: Backbone, labels: Labels, contexts: Tensor) -> Tenso
     return unit(torch.stack(rows))
 
 
-def proda_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
-    mean = proda_weights(backbone, labels, own["contexts"]).mean(0)
-    return scale_of(backbone) * unit(images) @ mean.T
+def proda_logits(at: Case) -> Tensor:
+    mean = proda_weights(at.backbone, at.labels, at.own["contexts"]).mean(0)
+    return at.scale * unit(at.images) @ mean.T
 
 
-def taught(method: type[Method], texts_of: Callable[..., Tensor], **options: Any) -> Formula:
+def taught(method: str, texts_of: Callable[[Case], Tensor], **options: Any) -> Formula:
     """A method that holds the texts of its classes to a teacher's: L_ce + 8 (1 − mean cos)."""
 
-    def logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
-        return cosine_logits(backbone, texts_of(backbone, labels, own), images)
+    def loss(at: Case) -> Tensor:
+        texts = texts_of(at)
+        teacher = at.fill(at.settings.get("teacher") or at.labels.teacher_template)
+        return at.entropy(at.cosines(texts)) + 8.0 * (1 - mean_cosine(texts, teacher))
 
-    def loss(
-        backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, targets: Tensor
-    ) -> Tensor:
-        template = options.get("settings", {}).get("teacher") or labels.teacher_template
-        teacher = fill(backbone, labels, template)
-        distance = 1 - mean_cosine(texts_of(backbone, labels, own), teacher)
-        return cross_entropy(logits(backbone, labels, own, images), targets) + 8.0 * distance
-
-    return Formula(method, logits, loss, **options)
+    return Formula(method, lambda at: at.cosines(texts_of(at)), loss, **options)
 
 
 CONTCOOP: dict[str, dict[str, Any]] = {
@@ -223,12 +197,15 @@ CONTCOOP: dict[str, dict[str, Any]] = {
 
 TCP_WORDS = {"teacher": "an {} drawn.", "template": "person doing {}, a type of car"}
 
+OF_TCP: dict[str, Any] = dict(
+    update=adam(1e-3, rate=2e-3, coupled=5e-4), recipe={"warmup_epochs": 0}
+)
 FORMULAS = {
-    "coop": Formula(CoOp, coop_logits),
+    "coop": Formula("coop", coop_logits),
     **{
         f"coop-{position}-{length}": Formula(
-            CoOp,
-            partial(coop_logits, position=position),
+            "coop",
+            coop_logits,
             settings={"position": position, "context_length": length, "class_specific": own},
         )
         for position, length, own in [
@@ -237,32 +214,24 @@ FORMULAS = {
         ]
     },
     "kgcoop": taught(
-        KgCoOp,
+        "kgcoop",
         kgcoop_texts,
         start=lambda backbone, data: {"context": embed(backbone, "a photo of a")},
     ),
     "kgcoop-teacher": taught(
-        KgCoOp, kgcoop_texts, settings={"teacher": "a drawing of a {}.", "context_words": None}
+        "kgcoop", kgcoop_texts, settings={"teacher": "a drawing of a {}.", "context_words": None}
     ),
     # A wider bottleneck, so that no step finds all its units off.
-    "cocoop": Formula(CoCoOp, cocoop_logits, settings={"reduction": 1}),
-    "tcp": taught(
-        TCP, tcp_texts, update=adam(1e-3, rate=2e-3, coupled=5e-4), recipe={"warmup_epochs": 0}
-    ),
-    "tcp-words": taught(
-        TCP,
-        partial(tcp_texts, **TCP_WORDS),
-        update=adam(1e-3, rate=2e-3, coupled=5e-4),
-        recipe={"warmup_epochs": 0},
-        settings=TCP_WORDS,
-    ),
+    "cocoop": Formula("cocoop", cocoop_logits, settings={"reduction": 1}),
+    "tcp": taught("tcp", tcp_texts, **OF_TCP),
+    "tcp-words": taught("tcp", tcp_texts, settings=TCP_WORDS, **OF_TCP),
     "dept": Formula(
-        DePT, dept_logits, dept_loss, dept_update, recipe={"warmup_epochs": 0}, step=1e-10
+        "dept", dept_logits, dept_loss, dept_update, recipe={"warmup_epochs": 0}, step=1e-10
     ),
-    "proda": Formula(ProDA, proda_logits, settings={"prompts": 8, "context_length": 4}),
+    "proda": Formula("proda", proda_logits, settings={"prompts": 8, "context_length": 4}),
     **{
-        name: taught(ContCoOp, partial(contcoop_texts, **setting), settings=setting)
-        for name, setting in CONTCOOP.items()
+        name: taught("contcoop", contcoop_texts, settings=settings)
+        for name, settings in CONTCOOP.items()
     },
 }
 
@@ -273,48 +242,12 @@ test_logits_equal_the_formula = logits_test(FORMULAS)
 test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
 
 
-@pytest.mark.usefixtures("float64")
-def test_contcoop_is_its_formula_through_25_steps(
-    backbone64: Backbone, make_data: MakeData, labels: Labels
-) -> None:
-    data, epochs, size = make_data(backbone64, labels, shots=5), 5, 5
-    recipe = {"batch_size": size, "epochs": epochs, "lr": 0.05, "warmup_lr": 1e-3}
-    method = ContCoOp(ContCoOp.Config.model_validate({"recipe": recipe}))
-    found = method.fit(backbone64, data, torch.Generator().manual_seed(3))
-    assert method.plan_steps(data.shots, len(data.train)) == (epochs, 5)
-
-    rng = torch.Generator().manual_seed(3)
-    # The start words, and matrices of variance 2/D.
-    own = {"prompts": embed(backbone64, "a photo of a").detach().clone()}
-    for name in ("query", "key", "value"):
-        own[name] = torch.randn(32, 32, generator=rng) * math.sqrt(2 / 32)
-    speed = {name: torch.zeros_like(x) for name, x in own.items()}
-    for epoch in range(epochs):
-        order = torch.randperm(len(data.train), generator=rng)
-        view = data.train.views[epoch % len(data.train.views)]
-        rate = 0.05 * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / epochs)) if epoch else 1e-3
-        for step in range(5):
-            rows = order[step * size : (step + 1) * size]
-            leaves = {name: x.clone().requires_grad_() for name, x in own.items()}
-            texts = contcoop_texts(backbone64, labels, leaves)
-            teacher = fill(backbone64, labels, labels.teacher_template)
-            loss = cross_entropy(
-                cosine_logits(backbone64, texts, view[rows]), data.train.targets[rows]
-            ) + 8 * (1 - mean_cosine(texts, teacher))
-            gradients = torch.autograd.grad(loss, list(leaves.values()))
-            for (name, x), gradient in zip(own.items(), gradients, strict=True):
-                speed[name] = 0.9 * speed[name] + gradient + 5e-4 * x
-                own[name] = x - rate * speed[name]
-    for name, expected in own.items():
-        torch.testing.assert_close(found[name], expected, rtol=1e-10, atol=1e-10)
-
-
 def test_words_as_context_are_their_template_for_whatever_classes(
     backbone64: Backbone, images64: Tensor
 ) -> None:
     labels = Labels(("boat", "fire engine", "cat"), ("{}",), "{}")
     module = Module({"context": backbone64.embed_text("a photo of a")})
-    logits = CoOp().attach(module, backbone64, labels)(images64)
+    logits = make("coop").attach(module, backbone64, labels)(images64)
     expected = cosine_logits(backbone64, photo_texts(backbone64, labels), images64)
     torch.testing.assert_close(logits, expected, rtol=1e-6, atol=1e-6)
 
@@ -322,8 +255,8 @@ def test_words_as_context_are_their_template_for_whatever_classes(
 def test_class_specific_contexts_are_drawn_apart_and_serve_their_classes_only(
     clip: Backbone, data: FewShotData
 ) -> None:
-    method = CoOp(CoOp.Config(context_length=4, class_specific=True))
-    module = method.init(clip, data, torch.Generator().manual_seed(0))
+    method = make("coop", context_length=4, class_specific=True)
+    module = method.init(clip, data, seeded(0))
     assert not torch.equal(module["context"][0], module["context"][1])
     with pytest.raises(NotTransferable, match="number of classes of 5, not 2"):
         method.attach(module, clip, Labels(("boat", "cat"), ("{}",), "{}"))
@@ -332,21 +265,15 @@ def test_class_specific_contexts_are_drawn_apart_and_serve_their_classes_only(
 @pytest.mark.parametrize("setting", [{"position": "middle"}, {"class_specific": True}])
 def test_settings_that_mean_nothing_to_cocoop_are_refused(setting: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(setting))):
-        CoCoOp.Config.model_validate(setting)
+        make("cocoop", **setting)
 
 
-@pytest.mark.parametrize(("layers", "block"), [(2, 1), (5, 3), (6, 4), (12, 8)])
+@pytest.mark.parametrize("layers", [2, 5, 6, 12])
 def test_tcp_s_block_lies_at_two_thirds_of_the_depth(
-    data64: FewShotData, images64: Tensor, layers: int, block: int
+    data64: FewShotData, images64: Tensor, layers: int
 ) -> None:
     backbone = wrap(tiny_clip(layers=layers).double(), "deep")
-    taught(TCP, partial(tcp_texts, block=block)).check_logits(backbone, data64, images64)
-
-
-def test_tcp_has_no_place_in_a_single_block(clip: Backbone, data: FewShotData) -> None:
-    module = TCP().init(clip, data, torch.Generator())
-    with pytest.raises(NotTransferable, match="a single block"):
-        TCP().attach(module, wrap(tiny_clip(layers=1), "single"), data.labels)
+    FORMULAS["tcp"].check_logits(backbone, data64, images64)
 
 
 def proda_bound(backbone: Backbone, weights: Tensor, images: Tensor, targets: Tensor) -> Tensor:
@@ -372,11 +299,10 @@ def test_proda_s_first_step_follows_the_gradient_of_its_bound(
     float64: None, clip64: Backbone, data64: FewShotData
 ) -> None:
     formula = FORMULAS["proda"]
-    recipe = ProDA.Config().recipe.model_copy(update={"warmup_epochs": 0, "lr": 0.1})
-    method = formula.build(recipe=recipe, max_steps=1, prompts_per_step=3)
-    found = method.fit(clip64, data64, torch.Generator().manual_seed(3))["contexts"]
+    method = formula.build(recipe={"warmup_epochs": 0, "lr": 0.1}, max_steps=1, prompts_per_step=3)
+    found = method.fit(clip64, data64, seeded(3))["contexts"]
 
-    rng = torch.Generator().manual_seed(3)
+    rng = seeded(3)
     start = method.init(clip64, data64, rng)["contexts"].requires_grad_()
     order = torch.randperm(len(data64.train), generator=rng)
     images, targets = data64.train.views[0][order], data64.train.targets[order]
@@ -413,15 +339,14 @@ def test_prograd_takes_out_of_the_gradient_what_is_in_conflict_with_the_teacher(
     texts = fill(clip64, labels, template or "a photo of a {}.")
     teacher = cosine_logits(clip64, texts, images)
     targets = teacher.argmin(1) if wrong else teacher.argmax(1)
-    start = 0.3 * torch.randn(16, 32, generator=torch.Generator().manual_seed(3))
-    settings = {"strength": strength, "temperature": temperature, "teacher": template}
-    method = ProGrad(ProGrad.Config.model_validate(settings))
+    start = 0.3 * torch.randn(16, 32, generator=seeded(3))
+    method = make("prograd", strength=strength, temperature=temperature, teacher=template)
     context, again = (start.clone().requires_grad_() for _ in range(2))
     classifier = method.attach(Module({"context": context}), clip64, labels)
     loss = method.loss(classifier, Batch(images, targets, clip64, labels))
     (found,) = torch.autograd.grad(loss, context)
 
-    logits = coop_logits(clip64, labels, {"context": again}, images)
+    logits = coop_logits(Case(clip64, labels, {"context": again}, images))
     entropy = cross_entropy(logits, targets)
     soft = (teacher / temperature).softmax(1)
     distilled = -(soft * (logits / temperature).log_softmax(1)).sum(1).mean() * temperature**2
@@ -443,7 +368,7 @@ def test_prograd_s_context_ends_with_the_words_of_the_template(
 ) -> None:
     labels = dataclasses.replace(data.labels, templates=(template,))
     other = dataclasses.replace(data, labels=labels)
-    context = ProGrad().init(clip, other, torch.Generator())["context"]
+    context = make("prograd").init(clip, other, torch.Generator())["context"]
     blank = torch.zeros(16 - words, 32)
     own = embed(clip, template.partition("{")[0].strip())[-words:] if words else blank[:0]
     assert torch.equal(context, torch.cat([blank, own]))
@@ -453,7 +378,7 @@ def test_in_prograd_a_word_takes_one_vector_and_tokens_left_stay_before_the_name
     clip64: Backbone, data64: FewShotData
 ) -> None:
     labels, words = data64.labels, "a type of pet, a photo of a"
-    method = ProGrad(ProGrad.Config(teacher=words + " {}."))
+    method = make("prograd", teacher=words + " {}.")
     module = method.init(clip64, data64, torch.Generator())
     tokens = embed(clip64, words)
     expected = torch.cat([torch.zeros(8, 32), tokens[:8]])

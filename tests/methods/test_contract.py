@@ -8,22 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from tiny_models import MakeData
+from formulas import make, seeded
+from tiny_models import MakeData, tiny_clip, wrap
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.extras.check.method_under_test import MethodUnderTest
-from compatbench.extras.check.models import build_clip
-from compatbench.method import CosineClassifier, FewShotData, Method, Module
+from compatbench.method import FewShotData, Module
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import TrainedMethod
 
 ALL = builtin_methods().names()
-
-# What takes other inputs than features is left to its own test and to the conformance kit.
-NAMES = [n for n in ALL if builtin_methods().get(n).image_input is Method.image_input]
 
 
 def test_all_methods_load() -> None:
@@ -40,50 +36,8 @@ def test_a_method_is_named_as_its_file(name: str) -> None:
 def test_a_module_has_as_many_parameters_before_its_first_step(tested: MethodUnderTest) -> None:
     """The table of methods counts them there."""
     if isinstance(method := tested.build(), TrainedMethod):
-        start = method.init(tested.source, tested.draw(), torch.Generator().manual_seed(1))
+        start = method.init(tested.source, tested.draw(), seeded())
         assert tested.fitted.parameters == start.parameters
-
-
-# Of five classes on a CLIP with the widths and depths of ViT-B/16.
-PARAMETERS = {
-    "atprompt": 2 * 2 * 512 + 2 * 512,
-    "bitfit": 12 * 11 * 512 + 512,
-    "clip_adapter": 131_072,
-    "clip_lora": 184_320,
-    "cocoop": 35_360,
-    "contcoop": 788_480,
-    "coop": 8192,
-    "coprompt": 3_555_072 + 2 * 131_072,
-    "ivlp": 12 * 2 * (512 + 768),
-    "kgcoop": 2048,
-    "kdpl": 2048,
-    "maple": 3_555_072,
-    "mma": 674_560,
-    "mmrl": 4_992_256,
-    "plot": 4 * 16 * 512,
-    "plot_pp": 4 * 4 * 512 + 6_144,
-    "proda": 32 * 16 * 512,
-    "prograd": 8192,
-    "promptsrc": 46_080,
-    "protext": 18_432,
-    "taskres": 5 * 512,
-    "tcp": 329_856 + 2048,
-    "vpt_deep": 73_728,
-    "vpt_shallow": 8 * 768,
-}
-
-
-@pytest.mark.slow
-def test_parameters_at_vit_b_16(labels: Labels, make_data: MakeData) -> None:
-    widths = dict(token_width=512, embed_dim=512, image_width=768, head_width=64)
-    backbone = build_clip("b16-sized", seed=7, **widths)
-    data = make_data(backbone, labels)
-    found = {}
-    for name in PARAMETERS:
-        method = builtin_methods().get(name)()
-        assert isinstance(method, TrainedMethod)
-        found[name] = method.init(backbone, data, torch.Generator()).parameters
-    assert found == PARAMETERS
 
 
 # What is drawn before the first step: a tensor, its settings, and the numbers that a linear layer
@@ -127,10 +81,8 @@ def test_what_is_drawn_has_the_published_spread(
     size: int | float,
 ) -> None:
     labels = Labels(tuple(f"thing {i}" for i in range(200)), ("{}",), "{}")
-    cls = builtin_methods().get(name)
-    method: Any = cls(cls.Config.model_validate(settings))
     data = make_data(b16_sized, labels, shots=1)
-    drawn: Tensor = method.init(b16_sized, data, torch.Generator().manual_seed(0))[tensor]
+    drawn: Tensor = make(name, **settings).init(b16_sized, data, seeded(0))[tensor]
     bound = size**-0.5 if isinstance(size, int) else 6.0 * size
     spread = bound / 3**0.5 if isinstance(size, int) else size
     assert drawn.abs().max() <= bound
@@ -172,8 +124,7 @@ def test_a_search_takes_what_is_first_best_on_the_validation_images(
     eva64: Backbone, labels: Labels, make_data: MakeData, name: str, seed: int
 ) -> None:
     settings, tried = SEARCHES[name]
-    cls = builtin_methods().get(name)
-    method = cls(cls.Config.model_validate(settings))
+    method = make(name, **settings)
     data = make_data(eva64, labels, val=4, seed=seed)
     module = method.fit(eva64, data, torch.Generator())
     scores = {}
@@ -197,13 +148,15 @@ def test_a_search_takes_what_is_first_best_on_the_validation_images(
         ("gda", {"alpha": 0.1}),
         ("timo", {"alpha": 100.0}),
         ("lfa", {"beta": 0.5}),
+        ("proker", {"beta": 1.7, "penalty": 0.1}),
         ("cross_modal", {"lr": 1e-3, "weight_decay": 0, "batch_size": 8, "steps": 3}),
     ],
 )
 def test_without_validation_images_the_published_settings_stay(
     clip: Backbone, labels: Labels, make_data: MakeData, name: str, weights: dict[str, float]
 ) -> None:
-    module = build(name).fit(clip, make_data(clip, labels, val=0), torch.Generator())
+    caps = {"max_steps": 3} if name in ("ape_t", "cross_modal") else {}
+    module = make(name, **caps).fit(clip, make_data(clip, labels, val=0), torch.Generator())
     assert {n: float(module.stored[n]) for n in weights} == pytest.approx(weights)
 
 
@@ -218,53 +171,49 @@ def test_without_validation_images_the_published_settings_stay(
 def test_settings_that_do_not_fit_the_backbone_are_refused(
     clip: Backbone, data: FewShotData, name: str, settings: dict[str, object], why: str
 ) -> None:
-    cls = builtin_methods().get(name)
-    method: Any = cls(cls.Config.model_validate(settings))
     with pytest.raises(CompatbenchError, match=why):
-        method.init(clip, data, torch.Generator())
+        make(name, **settings).init(clip, data, torch.Generator())
 
 
-# Tensors that are made for three text and two image blocks, with one more.
-DEEPER = {
-    "text": {
-        "ivlp": {"text_prompts": (4, 2, 32), "image_prompts": (2, 2, 32)},
-        "clip_lora": {"text_a": (4, 3, 2, 32), "text_b": (4, 3, 32, 2)},
-    },
-    "image": {
-        "ivlp": {"text_prompts": (3, 2, 32), "image_prompts": (3, 2, 32)},
-        "clip_lora": {"image_a": (3, 3, 2, 32), "image_b": (3, 3, 32, 2)},
-        "vpt_deep": {"image_prompts": (3, 8, 32)},
-    },
-}
+DEEP = {"image_layers": 3}
+# A model by its fixture, or a CLIP with changes of its text tower.
+REFUSED: list[tuple[str, dict[str, Any], Any, Any, str]] = [
+    ("ivlp", {}, {"layers": 4}, "clip", "text towers of 4 blocks or more"),
+    ("clip_lora", {"encoder": "text"}, {"layers": 4}, "clip", "text towers of 4 blocks or more"),
+    ("ivlp", {}, DEEP, "clip", "image towers of 3 blocks or more"),
+    (
+        "clip_lora",
+        {"encoder": "image"},
+        {"image_layers": 3},
+        "clip",
+        "image towers of 3 blocks or more",
+    ),
+    ("vpt_deep", {}, DEEP, "clip", "image towers of 3 blocks or more"),
+    ("bitfit", {}, "clip", {"layers": 2}, r"has no 'transformer.resblocks.2.*bias'"),
+    ("tcp", {}, "clip", {"layers": 1}, "a single block"),
+    ("mmrl", {}, "clip", {"no_causal_mask": True}, "a causal text tower"),
+    ("flyp", {}, "clip", {"layers": 2}, "text tower has no 'transformer.resblocks.2.ln_1.weight'"),
+    ("flyp", {}, "clip", {"layers": 4}, "has a 'transformer.resblocks.3.ln_1.weight', for which"),
+    ("flyp", {}, "clip", {"embed_dim": 24}, "'text_projection' of size 32 × 16, not 32 × 24"),
+    ("flyp", {}, "clip", "eva", "a 'class_embedding' of size 32, not 128"),
+]
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"), [(kind, name) for kind, names in DEEPER.items() for name in names]
-)
-def test_a_tower_of_fewer_blocks_is_refused(
-    clip: Backbone, labels: Labels, kind: str, name: str
+@pytest.mark.parametrize(("name", "settings", "source", "target", "why"), REFUSED)
+def test_a_tower_for_which_a_module_is_not_made_is_refused(
+    request: pytest.FixtureRequest,
+    data: FewShotData,
+    name: str,
+    settings: dict[str, Any],
+    source: Any,
+    target: Any,
+    why: str,
 ) -> None:
-    module = Module({n: torch.zeros(shape) for n, shape in DEEPER[kind][name].items()})
-    cls = builtin_methods().get(name)
-    settings = {"encoder": kind} if name == "clip_lora" else {}
-    with pytest.raises(NotTransferable, match=rf"{kind} towers of \d blocks or more"):
-        cls(cls.Config.model_validate(settings)).attach(module, clip, labels)
-
-
-def build(name: str) -> Method:
-    return MethodUnderTest(builtin_methods().get(name)).build()
-
-
-# The first step of a trained method is held against its formula.
-CLOSED_FORMS = [n for n in NAMES if not issubclass(builtin_methods().get(n), TrainedMethod)]
-
-
-@pytest.mark.parametrize("name", [n for n in CLOSED_FORMS if builtin_methods().get(n).card.learns])
-def test_a_closed_form_makes_its_own_shots_likelier(
-    name: str, clip: Backbone, data: FewShotData
-) -> None:
-    module = build(name).fit(clip, data, torch.Generator())
-    features, targets = data.train.plain, data.train.targets
-    logits = build(name).attach(module, clip, data.labels)(features)
-    zero_shot = CosineClassifier(clip.zero_shot(data.labels), clip.logit_scale)(features)
-    assert F.cross_entropy(logits, targets) < F.cross_entropy(zero_shot, targets) - 0.01
+    old, new = (
+        request.getfixturevalue(model) if isinstance(model, str) else wrap(tiny_clip(**model), "x")
+        for model in (source, target)
+    )
+    method = make(name, **settings)
+    module = method.init(old, data, seeded())
+    with pytest.raises(NotTransferable, match=why):
+        method.attach(module, new, data.labels)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
-import torch.nn.functional as F
 from formulas import (
+    Case,
     Formula,
     Tensors,
     adam,
+    close,
     cosine_logits,
-    cross_entropy,
-    fill,
     logits_test,
+    make,
     photo_texts,
     scale_of,
+    seeded,
     step_test,
+    stream_of_features,
     unit,
     unit_texts,
 )
@@ -29,40 +30,33 @@ from tiny_models import MakeData
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.method import FewShotData, Module
-from compatbench.methods.clap import CLAP
-from compatbench.methods.clip_adapter import CLIPAdapter
-from compatbench.methods.gda import GDA
-from compatbench.methods.graph_adapter import GraphAdapter
-from compatbench.methods.lfa import LFA, procrustes
-from compatbench.methods.simpleshot import SimpleShot
-from compatbench.methods.taskres import TaskRes
-from compatbench.methods.wise_ft import WiSEFT
-from compatbench.methods.zeroshot import ZeroShot, ZeroShotEnsemble
-from compatbench.methods.zs_lp import ZSLP
+from compatbench.method import FewShotData
+from compatbench.method.trained import Batch
+from compatbench.methods.lfa import procrustes
 
 
-def zero_shot_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
-    return cosine_logits(backbone, photo_texts(backbone, labels), images)
+def zero_shot_logits(at: Case) -> Tensor:
+    return at.cosines(at.photos)
 
 
-def ensemble_logits(
-    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, first: int
-) -> Tensor:
-    each = [unit(fill(backbone, labels, template)) for template in labels.templates[first:]]
-    return cosine_logits(backbone, sum(each) / len(each), images)  # type: ignore[arg-type]
+def ensemble_logits(at: Case) -> Tensor:
+    first = {"all": 0, "rest": 1}[at.settings["templates"]]
+    each = [unit(at.fill(template)) for template in at.labels.templates[first:]]
+    return at.cosines(sum(each) / len(each))  # type: ignore[arg-type]
 
 
-def taskres_logits(
-    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, alpha: float
-) -> Tensor:
+def taskres_logits(at: Case) -> Tensor:
     """w_c = t_c + α x_c, t not normalised."""
-    texts = photo_texts(backbone, labels) + alpha * own["residual"]
-    return cosine_logits(backbone, texts, images)
+    texts = at.photos + at.settings.get("alpha", 1.0) * at.own["residual"]
+    return at.cosines(texts)
 
 
-def zs_lp_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
-    return cosine_logits(backbone, own["weights"], images)
+def zs_lp_logits(at: Case) -> Tensor:
+    return at.cosines(at.own["weights"])
+
+
+def zero_residual(backbone: Backbone, data: FewShotData) -> Tensors:
+    return {"residual": torch.zeros(5, 16)}
 
 
 def free_step(name: str, x: Tensor, gradient: Tensor) -> Tensor:
@@ -70,23 +64,20 @@ def free_step(name: str, x: Tensor, gradient: Tensor) -> Tensor:
     return x - 0.1 * gradient
 
 
-def clap_loss(
-    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, targets: Tensor
-) -> Tensor:
+def clap_loss(at: Case) -> Tensor:
     """Cross-entropy + mean over classes of λ_c ‖w_c − t_c‖²."""
-    entropy = cross_entropy(cosine_logits(backbone, own["weights"], images), targets)
-    distances = (own["weights"] - photo_texts(backbone, labels)).square().sum(1)
-    return entropy + (own["multipliers"] * distances).mean()
+    entropy = at.entropy(at.cosines(at.own["weights"]))
+    distances = (at.own["weights"] - at.photos).square().sum(1)
+    return entropy + (at.own["multipliers"] * distances).mean()
 
 
-def adapter_logits(
-    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, ratio: float
-) -> Tensor:
+def adapter_logits(at: Case) -> Tensor:
     """f' = α ReLU(A_2 ReLU(A_1 f)) + (1 − α) f, f as it leaves the tower."""
-    hidden = [torch.clamp(own["down"] @ f, min=0) for f in images]
-    adapted = [torch.clamp(own["up"] @ h, min=0) for h in hidden]
-    mixed = [ratio * a + (1 - ratio) * f for a, f in zip(adapted, images, strict=True)]
-    return cosine_logits(backbone, photo_texts(backbone, labels), torch.stack(mixed))
+    ratio = at.settings["ratio"]
+    hidden = [torch.clamp(at.own["down"] @ f, min=0) for f in at.images]
+    adapted = [torch.clamp(at.own["up"] @ h, min=0) for h in hidden]
+    mixed = [ratio * a + (1 - ratio) * f for a, f in zip(adapted, at.images, strict=True)]
+    return at.cosines(at.photos, torch.stack(mixed))
 
 
 def naive_graph(text: Tensor, group: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
@@ -103,16 +94,10 @@ def naive_graph(text: Tensor, group: list[Tensor], weight: Tensor, bias: Tensor)
     return torch.tanh(degree @ adjacency @ degree @ nodes @ weight + bias)[0]
 
 
-def graph_logits(
-    backbone: Backbone,
-    labels: Labels,
-    own: Tensors,
-    images: Tensor,
-    alpha: float = 0.7,
-    beta: float = 0.7,
-) -> Tensor:
+def graph_logits(at: Case) -> Tensor:
     """Text weights mixed with graph convolutions over text and image nodes, in four graphs."""
-    texts = fill(backbone, labels, labels.templates[0])
+    texts, own = at.fill(at.labels.templates[0]), at.own
+    alpha, beta = (at.settings.get(name, 0.7) for name in ("alpha", "beta"))
     rows = []
     for c, t in enumerate(texts):
         refined = {}
@@ -122,65 +107,77 @@ def graph_logits(
             refined[kind] = sum(parts) / 4
         mixed = alpha * refined["text"] + (1 - alpha) * refined["image"]
         rows.append(beta * t + (1 - beta) * mixed)
-    return cosine_logits(backbone, torch.stack(rows), images)
+    return at.cosines(torch.stack(rows))
 
 
-def wise_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
+def wise_logits(at: Case) -> Tensor:
     """The zero-shot head (s W_0, 0) of this backbone and what is added to it."""
-    head = scale_of(backbone) * unit_texts(backbone, labels) + own["weight"]
-    return unit(images) @ head.T + own["bias"]
+    head = at.scale * at.unit_photos + at.own["weight"]
+    return unit(at.images) @ head.T + at.own["bias"]
 
 
-def gda_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
+def gda_logits(at: Case) -> Tensor:
     """z = s f̂ W_0ᵀ + α (f̂ Wᵀ + b)."""
-    gaussian = unit(images) @ own["weight"].T + own["bias"]
-    return zero_shot_logits(backbone, labels, own, images) + own["alpha"] * gaussian
+    gaussian = unit(at.images) @ at.own["weight"].T + at.own["bias"]
+    return zero_shot_logits(at) + at.own["alpha"] * gaussian
 
 
-def lfa_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
+def lfa_logits(at: Case) -> Tensor:
     """Images turned by β R + (1 − β) I."""
-    matrix = own["beta"] * own["rotation"] + (1 - own["beta"]) * torch.eye(16).double()
-    return cosine_logits(backbone, photo_texts(backbone, labels), unit(images) @ matrix)
+    matrix = at.own["beta"] * at.own["rotation"] + (1 - at.own["beta"]) * torch.eye(16).double()
+    return at.cosines(at.photos, unit(at.images) @ matrix)
 
 
+BRISK = {"warmup_epochs": 0, "lr": 0.1, "eps": 0.01}
 STEPS = {
-    "clap": Formula(CLAP, zs_lp_logits, clap_loss, free_step),
+    "clap": Formula("clap", zs_lp_logits, clap_loss, free_step),
     **{
         f"taskres-{alpha}": Formula(
-            TaskRes,
-            partial(taskres_logits, alpha=alpha),
+            "taskres",
+            taskres_logits,
             update=adam(0.01),  # the decay of zero is zero
-            recipe={"warmup_epochs": 0, "lr": 0.1, "eps": 0.01},
+            recipe=BRISK,
             settings={"alpha": alpha},
-            start=lambda backbone, data: {"residual": torch.zeros(5, 16)},
+            start=zero_residual,
         )
         for alpha in (0.5, 1.0)
     },
     "zs_lp": Formula(
-        ZSLP,
+        "zs_lp",
         zs_lp_logits,
         update=free_step,
         start=lambda backbone, data: {"weights": photo_texts(backbone, data.labels)},
     ),
     "zs_lp-residual": Formula(
-        ZSLP,
-        partial(taskres_logits, alpha=1.0),
+        "zs_lp",
+        taskres_logits,
         update=free_step,
         settings={"stores": "residual"},
-        start=lambda backbone, data: {"residual": torch.zeros(5, 16)},
+        start=zero_residual,
     ),
     **{
         f"clip_adapter-{ratio}": Formula(
-            CLIPAdapter, partial(adapter_logits, ratio=ratio), settings={"ratio": ratio}, exact=1e-9
+            "clip_adapter", adapter_logits, settings={"ratio": ratio}, exact=1e-9
         )
         for ratio in (0.2, 0.6)
     },
     **{
+        f"wise_ft-{alpha}": Formula(  # α of the step of fine-tuning is kept
+            "wise_ft",
+            wise_logits,
+            update=adam(0.01, rate=alpha * 0.1),
+            recipe={"lr": 0.1, "eps": 0.01},
+            settings={"alpha": alpha},
+            exact=1e-8,
+        )
+        for alpha in (0.5, 0.2, 1.0)
+    },
+    **{
         f"graph_adapter-{alpha}": Formula(
-            GraphAdapter,
-            partial(graph_logits, alpha=alpha, beta=beta),
+            "graph_adapter",
+            graph_logits,
             update=adam(0.01, coupled=5e-4),
-            recipe={"warmup_epochs": 0, "lr": 0.1, "eps": 0.01},
+            recipe=BRISK,
             settings={"alpha": alpha, "beta": beta},
             exact=1e-8,
             step=1e-6,
@@ -188,22 +185,16 @@ STEPS = {
         for alpha, beta in ((0.7, 0.7), (0.6, 0.3))
     },
 }
-
-FORMULAS = {
-    "zeroshot": Formula(ZeroShot, zero_shot_logits, exact=1e-7),
+FORMULAS = STEPS | {
+    "zeroshot": Formula("zeroshot", zero_shot_logits, exact=1e-7),
     **{
         f"zeroshot_ensemble-{which}": Formula(
-            ZeroShotEnsemble,
-            partial(ensemble_logits, first=first),
-            settings={"templates": which},
-            exact=1e-7,
+            "zeroshot_ensemble", ensemble_logits, settings={"templates": which}, exact=1e-7
         )
-        for which, first in (("all", 0), ("rest", 1))
+        for which in ("all", "rest")
     },
-    "gda": Formula(GDA, gda_logits, exact=1e-6),
-    "lfa": Formula(LFA, lfa_logits, exact=1e-7),
-    "wise_ft": Formula(WiSEFT, wise_logits, exact=1e-8),
-    **STEPS,
+    "gda": Formula("gda", gda_logits, exact=1e-6),
+    "lfa": Formula("lfa", lfa_logits, exact=1e-7),
 }
 
 
@@ -211,41 +202,29 @@ test_logits_equal_the_formula = logits_test(FORMULAS)
 test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
 
 
-def test_clap_s_loss_equals_the_formula(
-    float64: None, backbone64: Backbone, data64: FewShotData
-) -> None:
+@pytest.mark.usefixtures("float64")
+def test_clap_s_loss_equals_the_formula(backbone64: Backbone, data64: FewShotData) -> None:
     """At the first step, w is t and nothing pulls."""
-    FORMULAS["clap"].check_loss(backbone64, data64)
+    module, train = FORMULAS["clap"].draw_module(backbone64, data64), data64.train
+    method, labels = make("clap"), data64.labels
+    batch = Batch(train.plain, train.targets, backbone64, labels)
+    found = method.loss(method.attach(module, backbone64, labels), batch)
+    at = Case(backbone64, labels, module.tensors, train.plain, train.targets)
+    close(found, clap_loss(at))
 
 
 def test_clap_s_multipliers_are_zero_shot_probabilities_of_the_truth(
-    backbone64: Backbone, labels: Labels, make_data: MakeData
+    clip64: Backbone, few: MakeData
 ) -> None:
-    data = make_data(backbone64, labels, shots=[2, 1, 3, 0, 1])
-    found = CLAP().init(backbone64, data, torch.Generator())["multipliers"]
-    said = [zero_shot_logits(backbone64, labels, {}, view).softmax(1) for view in data.train.views]
+    data = few(shots=[2, 1, 3, 0, 1])
+    found = make("clap").init(clip64, data, torch.Generator())["multipliers"]
+    texts = photo_texts(clip64, data.labels)
+    said = [cosine_logits(clip64, texts, view).softmax(1) for view in data.train.views]
+    mean = (sum(said) / len(said)).gather(1, data.train.targets[:, None])[:, 0]  # type: ignore[union-attr]
     for c in range(5):
-        own = [p[i, c] for p in said for i, y in enumerate(data.train.targets) if y == c]
-        expected = torch.stack(own).mean() if own else torch.ones(()).double()
-        torch.testing.assert_close(found[c], expected, rtol=1e-5, atol=1e-7)
+        own = mean[data.train.targets == c]
+        close(found[c], own.mean() if len(own) else torch.ones(()).double(), 1e-5)
     assert found.std() > 0.05
-
-
-@pytest.mark.parametrize("alpha", [0.5, 0.2, 1.0])
-def test_wise_ft_s_module_is_alpha_times_one_step_of_fine_tuning(
-    float64: None, clip64: Backbone, data64: FewShotData, alpha: float
-) -> None:
-    recipe = WiSEFT.Config().recipe.model_copy(update={"lr": 0.1, "eps": 0.01})
-    method = WiSEFT(WiSEFT.Config(recipe=recipe, max_steps=1, alpha=alpha))
-    module = method.fit(clip64, data64, torch.Generator())
-
-    train, start = data64.train, scale_of(clip64) * unit_texts(clip64, data64.labels)
-    head, bias = start.clone().requires_grad_(), torch.zeros(5, requires_grad=True)
-    loss = cross_entropy(unit(train.views[0]) @ head.T + bias, train.targets)
-    slopes = torch.autograd.grad(loss, [head, bias])
-    tuned = [-alpha * 0.1 * slope / (slope.abs() + 0.01) for slope in slopes]
-    assert tuned[0].abs().max() > 0.01
-    torch.testing.assert_close([module["weight"], module["bias"]], tuned, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("absent", [False, True])
@@ -259,20 +238,19 @@ def test_graphs_of_eight_classes_of_which_one_may_have_no_image(
     names = ("dog", "cat", "tree", "red apple", "boat", "car", "house", "sun")
     shots = [2] * 4 + [0 if absent else 2] + [2] * 3
     data = make_data(backbone64, Labels(names, ("a {}.",), "{}"), shots=shots)
-    Formula(GraphAdapter, graph_logits, exact=1e-8).check_logits(backbone64, data, images64)
+    Formula("graph_adapter", graph_logits, exact=1e-8).check_logits(backbone64, data, images64)
 
 
-@pytest.mark.parametrize(("count", "used"), [(None, [0, 1, 2]), (2, [1, 2])])
+@pytest.mark.parametrize("count", [None, 2])
 def test_graph_adapter_s_image_nodes_are_class_means_over_the_last_views(
-    clip64: Backbone, labels: Labels, make_data: MakeData, count: int | None, used: list[int]
+    clip64: Backbone, few: MakeData, count: int | None
 ) -> None:
-    data = make_data(clip64, labels, shots=[2, 1, 3, 0, 1], views=3)
-    method = GraphAdapter(GraphAdapter.Config(node_views=count))
+    data, method = few(shots=[2, 1, 3, 0, 1], views=3), make("graph_adapter", node_views=count)
     nodes = method.init(clip64, data, torch.Generator())["image_nodes"]
+    mean = data.train.views[-(count or 3) :].mean(0)
     for c in range(5):
-        own = [v[i] for v in data.train.views[used] for i in range(7) if data.train.targets[i] == c]
-        expected = sum(own) / len(own) if own else torch.zeros(16).double()
-        torch.testing.assert_close(nodes[c], expected)
+        own = mean[data.train.targets == c]
+        close(nodes[c], own.mean(0) if len(own) else torch.zeros(16).double())
 
 
 def naive_gaussian(views: Tensor, targets: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -313,42 +291,35 @@ def test_gda_s_classifier_equals_the_formula(
     """A class without shots has the mean of the other means, and its share of the prior."""
     backbone = request.getfixturevalue(name)
     data = make_data(backbone, labels, shots=shots)
-    module = GDA().fit(backbone, data, torch.Generator())
+    module = make("gda").fit(backbone, data, torch.Generator())
     weight, bias = naive_gaussian(data.train.views, data.train.targets.tolist())
     assert np.abs(weight).max() > 1
     seen = [c for c in range(5) if shots[c]]
     bias = bias + math.log(len(seen)) - math.log(5)
-    close = partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance)
-    close(module["weight"][seen], weight)
-    close(module["bias"][seen], bias)
+    near = partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance)
+    near(module["weight"][seen], weight)
+    near(module["bias"][seen], bias)
     for c in {*range(5)} - {*seen}:
-        close(module["weight"][c], weight.mean(0))
+        near(module["weight"][c], weight.mean(0))
 
 
-def test_gda_is_zero_shot_where_nothing_can_be_estimated(
-    clip: Backbone, labels: Labels, make_data: MakeData
-) -> None:
+def test_gda_is_zero_shot_where_nothing_can_be_estimated(clip64: Backbone, few: MakeData) -> None:
     """One view of one shot: every feature is its class's mean, and the covariance is zero."""
-    module = GDA().fit(clip, make_data(clip, labels, shots=1, views=1), torch.Generator())
+    module = make("gda").fit(clip64, few(shots=1, views=1), torch.Generator())
     assert not module["weight"].any()
     assert len(module["bias"].unique()) == 1
 
 
-def test_lfa_s_rotation_is_the_procrustes_solution(
-    clip64: Backbone, labels: Labels, make_data: MakeData
-) -> None:
-    data = make_data(clip64, labels, shots=30)
-    rotation = LFA().fit(clip64, data, torch.Generator())["rotation"]
-    shots = F.normalize(data.train.views, dim=-1).reshape(-1, 16).numpy()
-    texts = clip64.zero_shot(labels).numpy()
-    wanted = np.concatenate([texts[data.train.targets.numpy()]] * len(data.train.views))
-
-    def distance(matrix: np.ndarray) -> float:
-        return float(np.linalg.norm(shots @ matrix - wanted))
-
+def test_lfa_s_rotation_is_the_procrustes_solution(clip64: Backbone, few: MakeData) -> None:
+    data = few(shots=30)
+    rotation = make("lfa").fit(clip64, data, torch.Generator())["rotation"]
+    shots = unit(data.train.views).reshape(-1, 16)
+    texts = unit_texts(clip64, data.labels)
+    wanted = torch.cat([texts[data.train.targets]] * len(data.train.views))
     # Five texts span less than the space, so the solution is one of many; its value is not.
-    best, _ = scipy.linalg.orthogonal_procrustes(shots, wanted)
-    assert distance(rotation.numpy()) == pytest.approx(distance(best), abs=1e-6)
+    best = torch.from_numpy(scipy.linalg.orthogonal_procrustes(shots, wanted)[0])
+    found, expected = ((shots @ matrix - wanted).norm() for matrix in (rotation, best))
+    close(found, expected, 1e-6)
     torch.testing.assert_close(rotation @ rotation.T, torch.eye(16, dtype=torch.float64))
 
 
@@ -356,30 +327,25 @@ def test_directions_that_no_shot_of_lfa_s_has_stay_as_they_are() -> None:
     x = torch.eye(4, dtype=torch.float64)[:2]
     y = torch.tensor([[0.0, 1.0, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
     apart = torch.eye(4, dtype=torch.float64)[2:]
-    torch.testing.assert_close(apart @ procrustes(x, y), apart, rtol=1e-6, atol=1e-5)
+    close(apart @ procrustes(x, y), apart, 1e-5)
 
 
 @pytest.mark.parametrize("shots", [[3, 3, 3, 3, 3], [2, 1, 3, 1, 1], [2, 3, 0, 3, 2]])
 def test_simpleshot_is_the_nearest_mean_of_centred_features(
-    clip64: Backbone, labels: Labels, make_data: MakeData, images64: Tensor, shots: list[int]
+    clip64: Backbone, few: MakeData, images64: Tensor, shots: list[int]
 ) -> None:
     """−s · ‖g(f) − m_c‖², g centred and normalised; the mean of no shots is at the centre."""
-    data = make_data(clip64, labels, shots=shots)
-    module = SimpleShot().fit(clip64, data, torch.Generator())
-    logits = SimpleShot().attach(module, clip64, labels)(images64)
-    samples = [
-        (unit(image), int(c))
-        for view in data.train.views
-        for image, c in zip(view, data.train.targets, strict=True)
-    ]
-    centre: Any = sum(f for f, _ in samples) / len(samples)
+    data, method = few(shots=shots), make("simpleshot")
+    module = method.fit(clip64, data, torch.Generator())
+    logits = method.attach(module, clip64, data.labels)(images64)
+    features = unit(torch.cat([*data.train.views]))
+    owners, centre = data.train.targets.repeat(len(data.train.views)), features.mean(0)
     for c in range(5):
-        own = [unit(f - centre) for f, y in samples if y == c]
-        mean = sum(own) / len(own) if own else torch.zeros(16).double()
-        for i, image in enumerate(images64):
+        own = unit(features[owners == c] - centre)
+        mean = own.mean(0) if len(own) else torch.zeros(16).double()
+        for image, row in zip(images64, logits, strict=True):
             distance = (unit(unit(image) - centre) - mean).norm()
-            expected = -float(scale_of(clip64)) * float(distance) ** 2
-            assert float(logits[i, c]) == pytest.approx(expected, rel=1e-6, abs=1e-6)
+            close(row[c], -scale_of(clip64) * distance**2, 1e-6)
 
 
 def test_what_zs_lp_stores_decides_the_transfer_and_not_the_source(
@@ -387,10 +353,46 @@ def test_what_zs_lp_stores_decides_the_transfer_and_not_the_source(
 ) -> None:
     logits = {}
     for stores in ("weights", "residual"):
-        method = ZSLP(ZSLP.Config.model_validate({"max_steps": 20, "stores": stores}))
-        module: Module = method.fit(clip64, data64, torch.Generator().manual_seed(1))
+        method = make("zs_lp", max_steps=20, stores=stores)
+        module = method.fit(clip64, data64, seeded())
         for backbone in (clip64, eva64):
             classify = method.attach(module, backbone, data64.labels)
             logits[stores, backbone.name] = classify(images64)
     torch.testing.assert_close(logits["weights", "clip64"], logits["residual", "clip64"])
     assert (logits["weights", "eva64"] - logits["residual", "eva64"]).abs().max() > 0.1
+
+
+def transclip_logits(backbone: Backbone, labels: Labels, images: Tensor, rounds: int) -> Tensor:
+    """TransCLIP's rounds, image by image and class by class."""
+    x, texts = unit(images), unit_texts(backbone, labels)
+    start = torch.stack([scale_of(backbone) * texts @ f for f in x])
+    near = torch.zeros(len(x), len(x)).double()
+    for i, f in enumerate(x):
+        others = sorted((j for j in range(len(x)) if j != i), key=lambda j: -float(f.dot(x[j])))
+        for j in others[:3]:
+            near[i, j] = f.dot(x[j])
+    z, spread, means, logits = start.softmax(1), torch.full((16,), 1 / 16).double(), [], start
+    for c in range(5):
+        surest = sorted(range(len(x)), key=lambda i: -float(z[i, c]))[:8]
+        means.append(unit(sum(z[i, c] * x[i] for i in surest)))
+    for _ in range(rounds):
+        gaussians = [[-((f - m) ** 2 / spread).sum() / 2 for m in means] for f in x]
+        fixed = start + torch.tensor(gaussians).double() / 50
+        for _ in range(5):
+            logits = fixed + (near.T @ z + near @ z) / 6
+            z = logits.softmax(1)
+        means = [unit(sum(z[i, c] * x[i] for i in range(len(x)))) for c in range(5)]
+        squares = [z[i, c] * (x[i] - means[c]) ** 2 for i in range(len(x)) for c in range(5)]
+        spread = torch.stack(squares).sum(0) / len(x)
+    return logits
+
+
+@pytest.mark.usefixtures("float64")
+def test_transclip_s_rounds_give_the_formula_s_logits(
+    clip64: Backbone, data64: FewShotData
+) -> None:
+    method, labels, stream = make("transclip", rounds=4), data64.labels, stream_of_features()
+    module = method.fit(clip64, data64, torch.Generator())
+    found = method.attach(module, clip64, labels)(stream)
+    assert (found - transclip_logits(clip64, labels, stream, rounds=3)).abs().max() > 1e-4
+    close(found, transclip_logits(clip64, labels, stream, rounds=4))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
 from formulas import (
+    Case,
     Formula,
-    Tensors,
     adam,
+    close,
     cosine_logits,
     embed,
     fill,
     logits_test,
+    make,
+    seeded,
     step_test,
     unit,
 )
@@ -27,11 +29,7 @@ from compatbench.backbone import Backbone, Labels
 from compatbench.errors import NotTransferable
 from compatbench.method import FewShotData, Module
 from compatbench.method.trained import Batch
-from compatbench.methods.atprompt import ATPrompt
-from compatbench.methods.cupl import CuPL
-from compatbench.methods.dclip import DCLIP, join
-from compatbench.methods.protext import ProText
-from compatbench.methods.timo import TIMO
+from compatbench.methods.dclip import join
 
 
 def described(backbone: Backbone, labels: Labels, templates: int = 0) -> list[Tensor]:
@@ -43,11 +41,10 @@ def described(backbone: Backbone, labels: Labels, templates: int = 0) -> list[Te
     return rows
 
 
-def cupl_logits(
-    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, templates: int = 0
-) -> Tensor:
-    means = [texts.sum(0) / len(texts) for texts in described(backbone, labels, templates)]
-    return cosine_logits(backbone, torch.stack(means), images)
+def cupl_logits(at: Case) -> Tensor:
+    templates = 3 if "templates" in at.settings else 0
+    means = [texts.mean(0) for texts in described(at.backbone, at.labels, templates)]
+    return at.cosines(torch.stack(means))
 
 
 # What the labels of all tests become.
@@ -64,46 +61,46 @@ JOINED = (
 )
 
 
-def dclip_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
+def dclip_logits(at: Case) -> Tensor:
     """The mean over a class's texts of s · cos."""
-    texts = described(backbone, replace(labels, descriptions=JOINED))
-    scores = [cosine_logits(backbone, one, images).mean(1) for one in texts]
+    texts = described(at.backbone, replace(at.labels, descriptions=JOINED))
+    scores = [at.cosines(one).mean(1) for one in texts]
     return torch.stack(scores, dim=1)
 
 
-def timo_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
+def timo_logits(at: Case) -> Tensor:
     rows = []
-    for weights, texts in zip(own["text_weights"], described(backbone, labels, 1), strict=True):
+    for weights, texts in zip(
+        at.own["text_weights"], described(at.backbone, at.labels, 1), strict=True
+    ):
         rows.append(sum(weight * text for weight, text in zip(weights, texts, strict=False)))
-    text = own["alpha"] * unit(images) @ unit(torch.stack(rows)).T
-    return text + unit(images) @ own["weight"].T + own["bias"]
+    text = at.own["alpha"] * unit(at.images) @ unit(torch.stack(rows)).T
+    return text + unit(at.images) @ at.own["weight"].T + at.own["bias"]
 
 
-def atprompt_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
+def atprompt_logits(at: Case) -> Tensor:
     """Features of [SOS, u₁, E(a₁), u₂, E(a₂), v, E(name), ".", EOT]; a₁ has four tokens."""
-    first, second = own["attribute_context"]
-    rows = [first, embed(backbone, "playfulness"), second, embed(backbone, "energy")]
-    texts = encode_contexts(backbone, labels.names, torch.cat([*rows, own["context"]]))
-    return cosine_logits(backbone, texts, images)
+    first, second = at.own["attribute_context"]
+    rows = [first, embed(at.backbone, "playfulness"), second, embed(at.backbone, "energy")]
+    texts = encode_contexts(at.backbone, at.labels.names, torch.cat([*rows, at.own["context"]]))
+    return at.cosines(texts)
 
 
-def protext_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
-    first, *deep = own["prompts"]
-    texts = encode_contexts(backbone, labels.names, first, dict(enumerate(deep, start=1)))
-    return cosine_logits(backbone, texts, images)
+def protext_logits(at: Case) -> Tensor:
+    first, *deep = at.own["prompts"]
+    texts = encode_contexts(at.backbone, at.labels.names, first, dict(enumerate(deep, start=1)))
+    return at.cosines(texts)
 
 
 FORMULAS = {
-    "cupl": Formula(CuPL, cupl_logits),
-    "cupl-templates": Formula(
-        CuPL, partial(cupl_logits, templates=3), settings={"templates": "all"}
-    ),
-    "dclip": Formula(DCLIP, dclip_logits),
-    "timo": Formula(TIMO, timo_logits),
+    "cupl": Formula("cupl", cupl_logits),
+    "cupl-templates": Formula("cupl", cupl_logits, settings={"templates": "all"}),
+    "dclip": Formula("dclip", dclip_logits),
+    "timo": Formula("timo", timo_logits),
     "atprompt": Formula(
-        ATPrompt, atprompt_logits, settings={"attributes": ["playfulness", "energy"]}
+        "atprompt", atprompt_logits, settings={"attributes": ["playfulness", "energy"]}
     ),
-    "protext": Formula(ProText, protext_logits),
+    "protext": Formula("protext", protext_logits),
 }
 
 
@@ -113,17 +110,16 @@ test_the_first_step_follows_the_gradient_of_the_formula = step_test(
 )
 
 
-@pytest.mark.parametrize("method", [CuPL, DCLIP])
+@pytest.mark.parametrize("name", ["cupl", "dclip"])
 def test_one_text_that_is_the_template_is_zero_shot(
-    clip64: Backbone, labels: Labels, images64: Tensor, method: type[CuPL]
+    clip64: Backbone, labels: Labels, images64: Tensor, name: str
 ) -> None:
-    texts = tuple((f"A photo of a {name}.",) for name in labels.names)
+    texts = tuple((f"A photo of a {each}.",) for each in labels.names)
     own = replace(labels, descriptions=texts, templates=("A photo of a {}.",))
-    logits = method().attach(Module(), clip64, own)(images64)
-    expected = cosine_logits(clip64, fill(clip64, own, own.templates[0]), images64)
-    torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
+    logits = make(name).attach(Module(), clip64, own)(images64)
+    close(logits, cosine_logits(clip64, fill(clip64, own, own.templates[0]), images64), 1e-10)
     with pytest.raises(NotTransferable, match="no descriptions"):
-        method().attach(Module(), clip64, replace(labels, descriptions=()))
+        make(name).attach(Module(), clip64, replace(labels, descriptions=()))
 
 
 @pytest.mark.parametrize(
@@ -168,74 +164,58 @@ def naive_timo(
 def test_timo_s_texts_are_weighted_by_images_and_are_rows_beside_them(
     backbone64: Backbone, data64: FewShotData, gamma: float, beta: int | None
 ) -> None:
-    module = TIMO(TIMO.Config(gamma=gamma, beta=beta)).fit(backbone64, data64, torch.Generator())
+    module = make("timo", gamma=gamma, beta=beta).fit(backbone64, data64, torch.Generator())
     weights, weight, bias = naive_timo(backbone64, data64, gamma, beta or 3)
-    torch.testing.assert_close(module["text_weights"], torch.stack(weights), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(module["weight"], weight, rtol=1e-8, atol=1e-9)
-    torch.testing.assert_close(module["bias"], bias, rtol=1e-8, atol=1e-9)
+    close(module["text_weights"], torch.stack(weights))
+    close([module["weight"], module["bias"]], [weight, bias], 1e-8)
 
 
 def test_timo_without_shots_of_a_class_weights_its_texts_alike(
-    clip64: Backbone, labels: Labels, make_data: MakeData
+    clip64: Backbone, few: MakeData
 ) -> None:
-    module = TIMO().fit(clip64, make_data(clip64, labels, shots=[3, 0, 3, 3, 3]), torch.Generator())
-    torch.testing.assert_close(module["text_weights"][1], torch.full((3,), 1 / 3).double())
-    torch.testing.assert_close(module["weight"][1], module["weight"][[0, 2, 3, 4]].mean(0))
+    module = make("timo").fit(clip64, few(shots=[3, 0, 3, 3, 3]), torch.Generator())
+    close(module["text_weights"][1], torch.full((3,), 1 / 3).double(), 1e-6)
+    close(module["weight"][1], module["weight"][[0, 2, 3, 4]].mean(0))
 
 
 def test_words_for_all_vectors_of_atprompt_are_a_sentence(
     clip64: Backbone, labels: Labels, images64: Tensor
 ) -> None:
-    own = {
-        "attribute_context": clip64.embed_text("a drawing")[None],
-        "context": clip64.embed_text("of the"),
-    }
-    method = ATPrompt(ATPrompt.Config(attributes=("habitat",)))
-    logits = method.attach(Module(own), clip64, labels)(images64)
+    context, attribute = clip64.embed_text("of the"), clip64.embed_text("a drawing")[None]
+    own = Module({"attribute_context": attribute, "context": context})
+    logits = make("atprompt", attributes=("habitat",)).attach(own, clip64, labels)(images64)
     texts = fill(clip64, labels, "a drawing habitat of the {}.")
     torch.testing.assert_close(logits, cosine_logits(clip64, texts, images64))
     with pytest.raises(NotTransferable, match="number of attributes of 1, not 2"):
-        ATPrompt().attach(Module(own), clip64, labels)
+        make("atprompt").attach(own, clip64, labels)
     for none in ((), (" ",)):
         with pytest.raises(ValueError, match="attributes"):
-            ATPrompt.Config(attributes=none)
+            make("atprompt", attributes=none)
 
 
+@pytest.mark.usefixtures("float64")
 def test_protext_s_first_step_follows_the_gradient_of_its_loss(
-    float64: None, clip64: Backbone, data64: FewShotData
+    clip64: Backbone, data64: FewShotData
 ) -> None:
     """1000 · the mean over texts and entries of (t̂_c − t̂⁰)², for the sentences of a batch."""
-    recipe = ProText.Config().recipe.model_copy(update={"warmup_epochs": 0, "batch_size": 6})
-    method = ProText(ProText.Config(recipe=recipe, max_steps=1))
-    found = method.fit(clip64, data64, torch.Generator().manual_seed(3))["prompts"]
-
-    rng, labels = torch.Generator().manual_seed(3), data64.labels
+    method = make("protext", recipe={"warmup_epochs": 0, "batch_size": 6}, max_steps=1)
+    found = method.fit(clip64, data64, seeded(3))["prompts"]
+    rng, labels = seeded(3), data64.labels
     start = method.init(clip64, data64, rng)["prompts"].requires_grad_()
     torch.testing.assert_close(start[0], embed(clip64, "a photo of a"))
     first, *deep = start
     texts = unit(encode_contexts(clip64, labels.names, first, dict(enumerate(deep, start=1))))
-    pairs = [(c, t) for c, own in enumerate(described(clip64, labels)) for t in own]
-    order = torch.randperm(len(pairs), generator=rng)[:6].tolist()
-    errors = [(texts[pairs[i][0]] - pairs[i][1]).square().mean() for i in order]
-    loss = 1000 * torch.stack(errors).mean()
-    batch = Batch(
-        torch.stack([pairs[i][1] for i in order]),
-        torch.tensor([pairs[i][0] for i in order]),
-        clip64,
-        labels,
-    )
+    pairs = [(c, text) for c, own in enumerate(described(clip64, labels)) for text in own]
+    drawn = [pairs[i] for i in torch.randperm(len(pairs), generator=rng)[:6].tolist()]
+    loss = 1000 * torch.stack([(texts[c] - text).square().mean() for c, text in drawn]).mean()
+    classes, sentences = torch.tensor([c for c, _ in drawn]), torch.stack([t for _, t in drawn])
     classifier = method.attach(Module({"prompts": start}), clip64, labels)
-    torch.testing.assert_close(method.loss(classifier, batch), loss, rtol=1e-9, atol=1e-9)
+    close(method.loss(classifier, Batch(sentences, classes, clip64, labels)), loss)
     (gradient,) = torch.autograd.grad(loss, start)
     assert gradient.abs().amax((1, 2)).min() > 1e-3
-    expected = adam(1e-8, rate=0.03, decoupled=0.1)("prompts", start, gradient).detach()
-    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+    close(found, adam(1e-8, rate=0.03, decoupled=0.1)("prompts", start, gradient).detach(), 1e-8)
 
 
-def test_protext_sees_no_image(clip: Backbone, labels: Labels, make_data: MakeData) -> None:
-    method = ProText(ProText.Config(max_steps=2))
-    one, other = (
-        method.fit(clip, make_data(clip, labels, shots=n), torch.Generator().manual_seed(1))
-        for n in (1, 3)
-    )
-    assert one.fingerprint == other.fingerprint
+def test_protext_sees_no_image(clip64: Backbone, few: MakeData) -> None:
+    fits = [make("protext", max_steps=2).fit(clip64, few(shots=n), seeded()) for n in (1, 3)]
+    assert fits[0].fingerprint == fits[1].fingerprint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from formulas import fill, unit
+from formulas import fill, seeded, unit
 from tiny_models import MakeData
 from torch import Tensor
 
@@ -46,7 +46,7 @@ def test_a_fit_on_the_second_of_two_templates_is_one_on_it_alone(
         own = Labels(labels.names, texts, "{}", labels.descriptions)
         data = make_data(clip64, own)
         subject = method(method.Config.model_validate(caps | settings))
-        module = subject.fit(clip64, data, torch.Generator().manual_seed(1))
+        module = subject.fit(clip64, data, seeded(1))
         return subject.attach(module.detach(), clip64, own)(images64)
 
     chosen = classify(2, templates="rest")

@@ -11,49 +11,46 @@ import pytest
 import torch
 from formulas import (
     WORDS,
+    Case,
     Formula,
     Tensors,
     adam,
+    close,
     cosine_logits,
     cross_entropy,
     embed,
     fill,
     logits_test,
+    make,
     mean_cosine,
     noise_like,
     photo_texts,
     prompted,
+    seeded,
+    shift_weights,
     step_test,
     unit,
 )
 from image_reference import few_shots, run_image_tower
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 from open_clip_reference import text_tower
-from tiny_models import tiny_clip, wrap
-from torch import Tensor
+from tiny_models import wrap
+from torch import Tensor, nn
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.method import FewShotData, Module, NotTransferable
 from compatbench.method.trained import Batch
-from compatbench.methods.bitfit import BitFit
-from compatbench.methods.clip_lora import CLIPLoRA
-from compatbench.methods.coprompt import CoPrompt
-from compatbench.methods.ivlp import IVLP
-from compatbench.methods.maple import MaPLe
-from compatbench.methods.promptsrc import PromptSRC
-from compatbench.methods.vpt_deep import VPTDeep
-from compatbench.methods.vpt_shallow import VPTShallow
 
 
-def vpt_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
+def vpt_logits(at: Case) -> Tensor:
     """Tokens of each block among the image's own, before the zero-shot classifier."""
-    features = run_image_tower(backbone.model.visual, images, list(own["image_prompts"]))
-    return cosine_logits(backbone, photo_texts(backbone, labels), features)
+    features = run_image_tower(at.backbone.model.visual, at.images, list(at.own["image_prompts"]))
+    return at.cosines(at.photos, features)
 
 
-def prompted_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
-    features, texts = prompted(backbone, labels, own, images)
-    return cosine_logits(backbone, texts, features)
+def prompted_logits(at: Case) -> Tensor:
+    features, texts = prompted(at)
+    return at.cosines(texts, features)
 
 
 TEMPLATES = {
@@ -62,73 +59,50 @@ TEMPLATES = {
 }
 
 
-def promptsrc_loss(
-    backbone: Backbone,
-    labels: Labels,
-    own: Tensors,
-    images: Tensor,
-    targets: Tensor,
-    templates: str,
-) -> Tensor:
+def promptsrc_loss(at: Case) -> Tensor:
     """Cross-entropy and three distances from what the frozen model says."""
-    features, texts = prompted(backbone, labels, own, images)
-    frozen = backbone.model.visual(images)  # type: ignore[operator]
-    teacher = unit(torch.stack([fill(backbone, labels, t) for t in TEMPLATES[templates]]).mean(0))
+    features, texts = prompted(at)
+    frozen = at.backbone.model.visual(at.images)  # type: ignore[operator]
+    teacher = unit(torch.stack([at.fill(t) for t in TEMPLATES[at.settings["templates"]]]).mean(0))
     logits, frozen_logits = (
-        cosine_logits(backbone, classes, rows)
-        for classes, rows in ((texts, features), (teacher, frozen))
+        at.cosines(classes, rows) for classes, rows in ((texts, features), (teacher, frozen))
     )
     text_loss = (unit(texts) - teacher).abs().mean()
     image_loss = (unit(features) - unit(frozen)).abs().mean()
     p, log_q = frozen_logits.softmax(1), logits.log_softmax(1)
     divergence = (p * (p.log() - log_q)).mean()
-    return cross_entropy(logits, targets) + 25 * text_loss + 10 * image_loss + divergence
+    return at.entropy(logits) + 25 * text_loss + 10 * image_loss + divergence
 
 
-def adapted(
-    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor
-) -> tuple[Tensor, Tensor]:
+def adapted(at: Case) -> tuple[Tensor, Tensor]:
     """MaPLe's features of images and classes behind adapters."""
 
     def adapt(rows: Tensor, tower: str, ratio: float) -> Tensor:
-        down, up = own[f"{tower}_down"], own[f"{tower}_up"]
+        down, up = at.own[f"{tower}_down"], at.own[f"{tower}_up"]
         adapted = [(up @ (down @ row).clamp(min=0)).clamp(min=0) for row in rows]
         return ratio * torch.stack(adapted) + (1 - ratio) * rows
 
-    features, texts = prompted(backbone, labels, own, images)
+    features, texts = prompted(at)
     return adapt(features, "image", 0.1), adapt(texts, "text", 0.2)
 
 
-def coprompt_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
-    features, texts = adapted(backbone, labels, own, images)
-    return cosine_logits(backbone, texts, features)
+def coprompt_logits(at: Case) -> Tensor:
+    features, texts = adapted(at)
+    return at.cosines(texts, features)
 
 
-def add_low_ranks(
-    backbone: Backbone,
-    labels: Labels,
-    own: Tensors,
-    images: Tensor,
-    scale: float,
-    template: str = "a photo of a {}.",
-) -> Tensor:
+def add_low_ranks(at: Case) -> Tensor:
     """CLIP-LoRA, merged: W + (α/√r) B A for the queries, keys and values of the towers."""
-    model: Any = copy.deepcopy(backbone.model)
-    visual = model.visual
-    towers = {
-        "text": getattr(model, "text", model).transformer.resblocks,
-        "image": visual.transformer.resblocks if hasattr(visual, "transformer") else None,
-    }
-    towers["image"] = towers["image"] or visual.trunk.blocks
-    for kind in [kind for kind in towers if f"{kind}_a" in own]:
-        for block, a, b in zip(towers[kind], own[f"{kind}_a"], own[f"{kind}_b"], strict=True):
-            for j in range(3):
-                matrix_of(block.attn, j).data += scale * b[j] @ a[j]
-    return cosine_logits(
-        backbone,
-        fill(wrap(model, "updated"), labels, template),
-        run_image_tower(visual, images, []),
-    )
+    scale = at.settings.get("alpha", 1) / math.sqrt(at.settings.get("rank", 2))
+    updated = wrap(copy.deepcopy(at.backbone.model), "updated")
+    for kind, blocks in blocks_of(updated).items():
+        if f"{kind}_a" in at.own:
+            pairs = zip(at.own[f"{kind}_a"], at.own[f"{kind}_b"], strict=True)
+            for block, (a, b) in zip(blocks, pairs, strict=True):
+                for j in range(3):
+                    matrix_of(block.attn, j).data += scale * b[j] @ a[j]
+    texts = fill(updated, at.labels, at.settings.get("template", "a photo of a {}."))
+    return at.cosines(texts, run_image_tower(updated.model.visual, at.images, []))
 
 
 def matrix_of(attn: Any, j: int) -> Tensor:
@@ -138,72 +112,182 @@ def matrix_of(attn: Any, j: int) -> Tensor:
     return attn.in_proj_weight.chunk(3)[j]
 
 
-def bitfit_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
+def bitfit_logits(at: Case) -> Tensor:
     """Every bias b of the text tower, found without the engine, becomes b + Δb."""
-    changed = wrap(copy.deepcopy(backbone.model), "changed")
-    names = [name for name, _ in text_tower(backbone).named_parameters()]
-    assert list(own) == [n for n in names if n.endswith("bias") and not n.startswith("visual.")]
-    for name, shift in own.items():
-        owner, _, attribute = name.rpartition(".")
-        module = text_tower(changed).get_submodule(owner)
-        bias = module._parameters.pop(attribute)
-        setattr(module, attribute, bias + shift)
-    return cosine_logits(backbone, photo_texts(changed, labels), images)
+    names = [name for name, _ in text_tower(at.backbone).named_parameters()]
+    assert list(at.own) == [n for n in names if n.endswith("bias") and not n.startswith("visual.")]
+    own = {f"text.{name}": change for name, change in at.own.items()}
+    return at.cosines(photo_texts(shift_weights(at.backbone, own), at.labels))
 
 
-LOW_RANKS: dict[str, tuple[dict[str, Any], float]] = {
-    "clip_lora": ({}, 1 / math.sqrt(2)),
-    "clip_lora-text": ({"encoder": "text"}, 1 / math.sqrt(2)),
-    "clip_lora-image": ({"encoder": "image"}, 1 / math.sqrt(2)),
-    "clip_lora-rank": ({"rank": 3, "alpha": 0.5}, 0.5 / math.sqrt(3)),
-    "clip_lora-template": ({"template": "a drawing of a {}."}, 1 / math.sqrt(2)),
+def blocks_of(backbone: Backbone) -> dict[str, Any]:
+    """The blocks of the text tower and of the image tower."""
+    visual: Any = backbone.model.visual
+    image = visual.transformer.resblocks if hasattr(visual, "transformer") else visual.trunk.blocks
+    return {"text": text_tower(backbone).transformer.resblocks, "image": image}
+
+
+def add_adapter(
+    block: Any, given: tuple[Tensor], output: Tensor, own: Tensors, kind: str, i: int, scale: float
+) -> Tensor:
+    """B(x) + κ (U ReLU(S ReLU(D LN(x) + ·) + ·) + ·)."""
+
+    def layer(name: str, x: Tensor) -> Tensor:
+        return x @ own[name][i].T + own[f"{name}_bias"][i]
+
+    def relu(x: Tensor) -> Tensor:
+        return x * (x > 0)  # with a gradient of 0 at 0, where biases start
+
+    norm: nn.Module = block.ln_1 if hasattr(block, "ln_1") else block.norm1
+    hidden = relu(layer("shared", relu(layer(f"{kind}_down", norm(given[0])))))
+    return output + scale * layer(f"{kind}_up", hidden)
+
+
+def mma_logits(at: Case) -> Tensor:
+    """Adapters in the last two thirds of the smaller tower, and in the same blocks of the other."""
+    towers, scale = blocks_of(at.backbone), at.settings.get("scale", 1e-3)
+    depth = min(map(len, towers.values()))
+    hooks = [
+        block.register_forward_hook(partial(add_adapter, own=at.own, kind=kind, i=i, scale=scale))
+        for kind, blocks in towers.items()
+        for i, block in enumerate(blocks[depth // 3 : depth])
+    ]
+    try:
+        features = at.backbone.model.visual(at.images)  # type: ignore[operator]
+        return at.cosines(at.photos, features)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def mma_loss(at: Case) -> Tensor:
+    """The gradient is that of κ = 1."""
+    return at.entropy(mma_logits(at)) / at.settings["scale"]
+
+
+def put_behind(block: Any, given: tuple[Tensor], count: int, tokens: Tensor) -> tuple[Tensor]:
+    """A block's input, in which tokens follow the image's own."""
+    x = given[0]
+    return (torch.cat([x[:, :count], tokens.expand(len(x), -1, -1)], dim=1),)
+
+
+def represented(at: Case) -> tuple[Tensor, Tensor, Tensor]:
+    """Features of images, of their learned tokens, and of classes, from 5/12 of the blocks on."""
+    towers, tower, own = blocks_of(at.backbone), text_tower(at.backbone), at.own
+    depth = min(map(len, towers.values()))
+    first, count = 5 * depth // 12, len(at.own["tokens"])
+    text, image = (
+        [own["tokens"] @ w.T + b for w, b in zip(own[kind], own[f"{kind}_bias"], strict=True)]
+        for kind in ("text", "image")
+    )
+    ids = at.backbone.tokenizer([f"a photo of a {name}." for name in at.labels.names])
+    x = tower.token_embedding(ids) + tower.positional_embedding
+    for i, block in enumerate(towers["text"]):
+        if 0 <= i - first < len(text):
+            behind = x[:, 1 if i == first else 1 + count :]
+            x = torch.cat([x[:, :1], text[i - first].expand(len(x), -1, -1), behind], dim=1)
+        mask = torch.full((x.shape[1], x.shape[1]), -torch.inf).triu(1).to(x)
+        x = block(x, attn_mask=mask)
+    ends = ids.argmax(-1) + count
+    texts = tower.ln_final(x)[torch.arange(len(x)), ends] @ tower.text_projection
+
+    visual: Any = at.backbone.model.visual
+    rows: list[Tensor] = []
+    hooks = [towers["image"][-1].register_forward_hook(lambda *given: rows.append(given[2]))]
+    if first:
+        features = run_image_tower(visual, at.images, [image[0][:0]] * first + image)
+    else:  # behind the norm before the first block
+        own_tokens = len(visual.positional_embedding)
+        for block, tokens in zip(towers["image"], image, strict=True):
+            put = partial(put_behind, count=own_tokens, tokens=tokens)
+            hooks.append(block.register_forward_pre_hook(put))
+        features = visual(at.images)
+    for hook in hooks:
+        hook.remove()
+    norm = visual.ln_post if hasattr(visual, "ln_post") else visual.trunk.norm
+    return features, norm(rows[0][:, -count:]).mean(1) @ at.own["projection"], texts
+
+
+def mmrl_logits(at: Case) -> Tensor:
+    """0.7 z + 0.3 z'."""
+    features, others, texts = represented(at)
+    first, second = (at.cosines(texts, each) for each in (features, others))
+    return 0.7 * first + 0.3 * second
+
+
+def mmrl_loss(at: Case) -> Tensor:
+    """0.7 CE(z) + 0.3 CE(z'), and half of the distances from the frozen model."""
+    features, others, texts = represented(at)
+    first, second = (at.entropy(at.cosines(texts, each)) for each in (features, others))
+    frozen = at.backbone.model.visual(at.images)  # type: ignore[operator]
+    away = 2 - mean_cosine(features, frozen) - mean_cosine(texts, at.photos)
+    return 0.7 * first + 0.3 * second + 0.5 * away
+
+
+LOW_RANKS: dict[str, dict[str, Any]] = {
+    "clip_lora": {},
+    "clip_lora-text": {"encoder": "text"},
+    "clip_lora-image": {"encoder": "image"},
+    "clip_lora-rank": {"rank": 3, "alpha": 0.5},
+    "clip_lora-template": {"template": "a drawing of a {}."},
 }
-
+PROMPTED: dict[str, dict[str, Any]] = {
+    "ivlp": {},
+    "ivlp-other": {"text_length": 4, "text_depth": 1, "image_length": 3, "image_depth": 2},
+    "maple": {},
+    "maple-1": {"depth": 1},
+}
 STEPS = {
     "bitfit": Formula(
-        BitFit,
+        "bitfit",
         bitfit_logits,
         update=adam(0.1, rate=1e-3),
         recipe={"warmup_epochs": 0, "eps": 0.1},
         exact=1e-9,
         step=1e-10,
     ),
-    "vpt_deep": Formula(VPTDeep, vpt_logits, exact=1e-9),
-    "vpt_deep-1": Formula(VPTDeep, vpt_logits, settings={"depth": 1}, exact=1e-9),
-    "vpt_shallow": Formula(VPTShallow, vpt_logits, exact=1e-9),
-    "ivlp": Formula(IVLP, prompted_logits, exact=1e-9),
-    "ivlp-other": Formula(
-        IVLP,
-        prompted_logits,
-        settings={"text_length": 4, "text_depth": 1, "image_length": 3, "image_depth": 2},
-        exact=1e-9,
-    ),
-    "maple": Formula(MaPLe, prompted_logits, exact=1e-9),
-    "maple-1": Formula(MaPLe, prompted_logits, settings={"depth": 1}, exact=1e-9),
+    "vpt_deep": Formula("vpt_deep", vpt_logits, exact=1e-9),
+    "vpt_deep-1": Formula("vpt_deep", vpt_logits, settings={"depth": 1}, exact=1e-9),
+    "vpt_shallow": Formula("vpt_shallow", vpt_logits, exact=1e-9),
     **{
-        f"promptsrc-{templates}": Formula(
-            PromptSRC,
+        name: Formula(name.partition("-")[0], prompted_logits, settings=settings, exact=1e-9)
+        for name, settings in PROMPTED.items()
+    },
+    **{
+        f"promptsrc-{which}": Formula(
+            "promptsrc",
             prompted_logits,
-            partial(promptsrc_loss, templates=templates),
-            settings={"templates": templates},
+            promptsrc_loss,
+            settings={"templates": which},
             exact=1e-9,
         )
-        for templates in TEMPLATES
+        for which in TEMPLATES
     },
+    "mma": Formula(
+        "mma",
+        mma_logits,
+        mma_loss,
+        settings={"scale": 0.05, "width": 4},
+        exact=1e-9,
+    ),
+    "mmrl": Formula(
+        "mmrl",
+        mmrl_logits,
+        mmrl_loss,
+        update=adam(0.1, rate=1e-3, decoupled=5e-4),
+        recipe={"warmup_epochs": 0, "eps": 0.1},
+        settings={"length": 3, "width": 8},
+        exact=1e-9,
+        step=1e-9,
+    ),
 }
 
 FORMULAS = STEPS | {
-    "coprompt": Formula(CoPrompt, coprompt_logits, exact=1e-9),
+    "coprompt": Formula("coprompt", coprompt_logits, exact=1e-9),
+    "mma-published": Formula("mma", mma_logits, exact=1e-9),
     **{
-        name: Formula(
-            CLIPLoRA,
-            partial(
-                add_low_ranks, scale=scale, template=settings.get("template", "a photo of a {}.")
-            ),
-            settings=settings,
-            exact=1e-9,
-        )
-        for name, (settings, scale) in LOW_RANKS.items()
+        name: Formula("clip_lora", add_low_ranks, settings=settings, exact=1e-9)
+        for name, settings in LOW_RANKS.items()
     },
 }
 
@@ -212,20 +296,18 @@ test_logits_equal_the_formula = logits_test(FORMULAS)
 test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
 
 
-@pytest.mark.parametrize("method", [IVLP, MaPLe, PromptSRC, CoPrompt])
-def test_text_prompts_start_at_words(
-    backbone: Backbone, labels: Labels, method: type[IVLP | MaPLe]
-) -> None:
-    module = method().init(backbone, few_shots(backbone, labels)[0], torch.Generator())
+@pytest.mark.parametrize("name", ["ivlp", "maple", "promptsrc", "coprompt"])
+def test_text_prompts_start_at_words(backbone: Backbone, labels: Labels, name: str) -> None:
+    module = make(name).init(backbone, few_shots(backbone, labels)[0], torch.Generator())
     first, *_ = module["text_prompts"]
     assert torch.equal(first, embed(backbone, WORDS)[: len(first)])
 
 
 def test_vpt_s_text_is_the_same_for_every_task_or_the_task_s(clip: Backbone) -> None:
     labels = Labels(("dog", "tree"), ("{} texture.",), "{} texture.")
-    module = VPTDeep().init(clip, few_shots(clip, labels)[0], torch.Generator())
+    module = make("vpt_deep").init(clip, few_shots(clip, labels)[0], torch.Generator())
     for template in ("a photo of a {}.", None):
-        method = VPTDeep(VPTDeep.Config(template=template))
+        method = make("vpt_deep", template=template)
         expected = clip.zero_shot(labels, template or "{} texture.")
         torch.testing.assert_close(method.attach(module, clip, labels).weights, expected)
 
@@ -236,8 +318,8 @@ def test_the_first_tokens_enter_another_tower_as_declared(
 ) -> None:
     """After a norm of another tower's, they are other tokens if they are carried raw."""
     data, _ = few_shots(clip64, labels)
-    method = VPTDeep(VPTDeep.Config(entry=entry, max_steps=1))
-    module = method.fit(clip64, data, torch.Generator().manual_seed(1))
+    method = make("vpt_deep", entry=entry, max_steps=1)
+    module = method.fit(clip64, data, seeded(1))
     assert set(module.stored) == ({"entered"} if entry == "post-ln" else set())
     raw = module["image_prompts"][0].double()
     model: Any = copy.deepcopy(clip64.model)
@@ -258,7 +340,7 @@ def test_maple_s_first_image_prompts_can_be_carried_behind_the_source_s_norm(
     clip: Backbone, labels: Labels
 ) -> None:
     data, _ = few_shots(clip, labels)
-    module = MaPLe(MaPLe.Config(entry="post-ln", max_steps=2)).fit(clip, data, torch.Generator())
+    module = make("maple", entry="post-ln", max_steps=2).fit(clip, data, torch.Generator())
     tokens, weight, bias = (
         module[name][0] for name in ("text_prompts", "coupling_weight", "coupling_bias")
     )
@@ -274,20 +356,20 @@ def test_coprompt_s_loss_and_its_gradients_equal_the_formula(
     train, drawn = data.train, set()
     own = FORMULAS["coprompt"].draw_module(backbone64, data).trained
     tensors = [tensor.requires_grad_() for tensor in own.values()]
-    classifier = CoPrompt().attach(Module(own), backbone64, labels)
-    features, texts = adapted(backbone64, labels, own, views[0])
+    classifier = make("coprompt").attach(Module(own), backbone64, labels)
+    features, texts = adapted(Case(backbone64, labels, own, views[0]))
     entropy = cross_entropy(cosine_logits(backbone64, texts, features), train.targets)
     image_loss = 1 - mean_cosine(features, backbone64.model.visual(views[1]))  # type: ignore[operator]
     for seed in range(4):
-        rng = torch.Generator().manual_seed(seed)
+        rng = seeded(seed)
         tokens = train.inputs(torch.arange(10))
         given = train.views[0], train.targets, backbone64, labels, tokens, train.views[1], rng
-        found = CoPrompt().loss(classifier, Batch(*given))
+        found = make("coprompt").loss(classifier, Batch(*given))
         template = labels.templates[int(torch.randint(3, (), generator=rng.manual_seed(seed)))]
         drawn.add(template)
         text_loss = 1 - mean_cosine(texts, fill(backbone64, labels, template))
         expected = entropy + text_loss + image_loss
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        close(found, expected)
         gradients = [torch.autograd.grad(x, tensors, retain_graph=True) for x in (found, expected)]
         torch.testing.assert_close(*gradients, rtol=1e-7, atol=1e-9)
         assert all(gradient.abs().max() > 1e-6 for gradient in gradients[0])
@@ -295,28 +377,19 @@ def test_coprompt_s_loss_and_its_gradients_equal_the_formula(
 
 
 def test_promptsrc_s_average_over_epochs_is_gaussian() -> None:
-    weights = PromptSRC().epoch_weights(50)
+    weights = make("promptsrc").epoch_weights(50)
     density = [math.exp(-((j - 30) ** 2) / (2 * 30**2)) for j in range(1, 51)]
     assert weights == pytest.approx([value / sum(density) for value in density])
 
 
-def test_bitfit_refuses_a_shallower_tower(clip: Backbone, data: FewShotData) -> None:
-    module = BitFit().init(clip, data, torch.Generator())
-    shallower = wrap(tiny_clip(layers=2), "shallower")
-    with pytest.raises(NotTransferable, match=r"has no 'transformer.resblocks.2.*bias'"):
-        BitFit().attach(module, shallower, data.labels)
-
-
-def drop_features(
-    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, seed: int
-) -> Tensor:
+def drop_features(at: Case, seed: int) -> Tensor:
     """CLIP-LoRA's branches beside a CLIP's projections, under dropout.
 
     Of the text a mask of the columns, of images a mask of every number, all drawn from one stream,
     text first and in order of the blocks.
     """
-    generator = torch.Generator().manual_seed(seed)
-    model: Any = copy.deepcopy(backbone.model)
+    generator = seeded(seed)
+    model: Any = copy.deepcopy(at.backbone.model)
 
     def branch(block: Any, a: Tensor, b: Tensor, masks: Tensor) -> None:
         attn = block.attn
@@ -325,8 +398,8 @@ def drop_features(
         def attend(q_x: Tensor, k_x: Any = None, v_x: Any = None, attn_mask: Any = None) -> Tensor:
             parts = []
             for j in range(3):
-                own = q_x @ weight.chunk(3)[j].T + bias.chunk(3)[j]
-                parts.append(own + (q_x * masks[j] / 0.75) @ a[j].T @ b[j].T / math.sqrt(2))
+                plain = q_x @ weight.chunk(3)[j].T + bias.chunk(3)[j]
+                parts.append(plain + (q_x * masks[j] / 0.75) @ a[j].T @ b[j].T / math.sqrt(2))
             q, k, v = (y.unflatten(-1, (heads, -1)).transpose(1, 2) for y in parts)
             scores = q @ k.mT / math.sqrt(q.shape[-1])
             scores = scores if attn_mask is None else scores + attn_mask
@@ -334,31 +407,45 @@ def drop_features(
 
         block.attention = attend
 
-    layers, width = backbone.text.depth, backbone.text.width
+    layers, width = at.backbone.text.depth, at.backbone.text.width
     keep = torch.rand(layers, 3, 1, width, generator=generator) >= 0.25
     for i, block in enumerate(model.transformer.resblocks):
-        branch(block, own["text_a"][i], own["text_b"][i], keep[i])
-    shape = len(images), backbone.image.tokens, backbone.image.width
+        branch(block, at.own["text_a"][i], at.own["text_b"][i], keep[i])
+    shape = len(at.images), at.backbone.image.tokens, at.backbone.image.width
     for i, block in enumerate(model.visual.transformer.resblocks):
         masks = torch.stack([torch.rand(shape, generator=generator) >= 0.25 for _ in range(3)])
-        branch(block, own["image_a"][i], own["image_b"][i], masks)
-    features = run_image_tower(model.visual, images, [])
-    return cosine_logits(backbone, photo_texts(wrap(model, "masked"), labels), features)
+        branch(block, at.own["image_a"][i], at.own["image_b"][i], masks)
+    features = run_image_tower(model.visual, at.images, [])
+    return at.cosines(photo_texts(wrap(model, "masked"), at.labels), features)
 
 
 def test_clip_lora_s_loss_under_dropout_and_its_gradients_equal_the_formula(
     float64: None, clip64: Backbone, labels: Labels
 ) -> None:
     data, views = few_shots(clip64, labels)
-    own = noise_like(CLIPLoRA().init(clip64, data, torch.Generator()).trained)
+    own = noise_like(make("clip_lora").init(clip64, data, torch.Generator()).trained)
     tensors = [tensor.requires_grad_() for tensor in own.values()]
-    classifier = CLIPLoRA().attach(Module(own), clip64, labels)
-    rng, tokens = torch.Generator().manual_seed(5), data.train.inputs(torch.arange(10))
+    classifier = make("clip_lora").attach(Module(own), clip64, labels)
+    rng, tokens = seeded(5), data.train.inputs(torch.arange(10))
     batch = Batch(data.train.plain, data.train.targets, clip64, labels, tokens, rng=rng)
-    found = CLIPLoRA().loss(classifier, batch)
-    seed = int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(5)))
-    expected = cross_entropy(drop_features(clip64, labels, own, views[0], seed), batch.targets)
+    found = make("clip_lora").loss(classifier, batch)
+    seed = int(torch.randint(2**62, (), generator=seeded(5)))
+    expected = cross_entropy(
+        drop_features(Case(clip64, labels, own, views[0]), seed), batch.targets
+    )
     assert (expected - cross_entropy(classifier(tokens), batch.targets)).abs() > 1e-2
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    close(found, expected)
     gradients = [torch.autograd.grad(loss, tensors) for loss in (found, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-11)
+
+
+def test_adapters_for_more_blocks_than_a_tower_has_are_refused(
+    clip: Backbone, eva64: Backbone, data: FewShotData
+) -> None:
+    """Of three text blocks and two or six image blocks, two of each have adapters."""
+    module = make("mma").init(clip, data, torch.Generator())
+    assert module["shared"].shape == (2, 32, 32)
+    assert [make("mma").image_input(one).block for one in (clip, eva64)] == [0, 1]
+    deeper = Module({name: torch.cat([x, x]) for name, x in module.trained.items()})
+    with pytest.raises(NotTransferable, match="a number of adapted blocks of 4, not 2"):
+        make("mma").attach(deeper, clip, data.labels)

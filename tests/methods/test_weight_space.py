@@ -2,126 +2,141 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import scipy.stats
 import torch
 from formulas import (
+    Case,
     Formula,
-    Tensors,
     adam,
     cosine_logits,
     cross_entropy,
     fill,
-    photo_texts,
-    scale_of,
+    logits_test,
+    make,
+    seeded,
+    shift_weights,
+    step_test,
     unit,
-    unit_texts,
 )
 from image_reference import draw_images, few_shots, run_image_tower
-from open_clip_reference import encode_texts, text_tower
+from open_clip_reference import encode_texts
 from tiny_models import tiny_clip, wrap
 from torch import Tensor
+from torch.func import functional_call
 
 from compatbench.backbone import PIXELS, Backbone, Labels
-from compatbench.method import FewShotData, NotTransferable
-from compatbench.methods.clipood import CLIPood
-from compatbench.methods.flyp import FLYP
-from compatbench.methods.wise_ft_weights import WiSEFTWeights
-
-SEED = 3  # of ``check_first_step``
+from compatbench.extras.check.method_under_test import MethodUnderTest
+from compatbench.method import POOLED, FewShotData
+from compatbench.method.registry import builtin_methods
 
 
-def shift(backbone: Backbone, own: Tensors) -> Backbone:
-    """A copy of the model with differences added to its parameters, found without the engine."""
-    changed = wrap(copy.deepcopy(backbone.model), "changed")
-    towers = {"image": changed.model.visual, "text": text_tower(changed)}
-    for name, delta in own.items():
-        tower, _, path = name.partition(".")
-        if tower in towers:
-            owner, _, attribute = path.rpartition(".")
-            module = towers[tower].get_submodule(owner)
-            frozen = module._parameters.pop(attribute)
-            setattr(module, attribute, frozen.data + delta)
-    return changed
+def encode_images(at: Case) -> Tensor:
+    return run_image_tower(shift_weights(at.backbone, at.own).model.visual, at.images, [])
 
 
-def encode_images(backbone: Backbone, own: Tensors, images: Tensor) -> Tensor:
-    return run_image_tower(shift(backbone, own).model.visual, images, [])
+def clipood_logits(at: Case) -> Tensor:
+    return at.cosines(at.photos, encode_images(at))
 
 
-def clipood_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
-    features = encode_images(backbone, own, images)
-    return cosine_logits(backbone, photo_texts(backbone, labels), features)
-
-
-def clipood_loss(
-    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, targets: Tensor
-) -> Tensor:
+def clipood_loss(at: Case) -> Tensor:
     """Up to a constant, a wrong class gains s λ (1 − cos(t_y, t_c))."""
-    texts, logits = unit_texts(backbone, labels), clipood_logits(backbone, labels, own, images)
-    extra = torch.stack([0.3 * (1 - texts @ texts[y]) for y in targets])
-    return cross_entropy(logits + scale_of(backbone) * extra, targets)
+    texts, logits = at.unit_photos, clipood_logits(at)
+    extra = torch.stack([0.3 * (1 - texts @ texts[y]) for y in at.targets])
+    return at.entropy(logits + at.scale * extra)
 
 
-def wise_ft_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
-    weights = scale_of(backbone) * unit_texts(backbone, labels) + own["weight"]
-    return unit(encode_images(backbone, own, images)) @ weights.T + own["bias"]
+def wise_ft_logits(at: Case) -> Tensor:
+    weights = at.scale * at.unit_photos + at.own["weight"]
+    return unit(encode_images(at)) @ weights.T + at.own["bias"]
 
 
-def flyp_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
-    changed = shift(backbone, own)
-    texts = torch.stack([unit(fill(changed, labels, t)) for t in labels.templates]).mean(0)
-    logits = cosine_logits(backbone, texts, run_image_tower(changed.model.visual, images, []))
-    return own["log_scale"].exp() * logits
+def flyp_logits(at: Case) -> Tensor:
+    changed = shift_weights(at.backbone, at.own)
+    texts = torch.stack([unit(fill(changed, at.labels, t)) for t in at.labels.templates]).mean(0)
+    logits = at.cosines(texts, run_image_tower(changed.model.visual, at.images, []))
+    return at.own["log_scale"].exp() * logits
 
 
-def flyp_loss(
-    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, targets: Tensor
-) -> Tensor:
+def flyp_loss(at: Case) -> Tensor:
     """CLIP's own loss of images and their texts, in the templates that the fit draws."""
-    rng = torch.Generator().manual_seed(SEED)
-    torch.randperm(len(targets), generator=rng)
-    drawn = torch.randint(3, (len(targets),), generator=rng)
-    changed = shift(backbone, own)
-    pairs = zip(drawn.tolist(), targets.tolist(), strict=True)
-    texts = encode_texts(changed, [labels.templates[t].format(labels.names[y]) for t, y in pairs])
-    features = run_image_tower(changed.model.visual, images, [])
-    logits = own["log_scale"].exp() * cosine_logits(backbone, texts, features)
-    diagonal = torch.arange(len(targets))
+    rng = seeded(3)  # as in a first step
+    torch.randperm(len(at.targets), generator=rng)
+    drawn = torch.randint(3, (len(at.targets),), generator=rng)
+    changed = shift_weights(at.backbone, at.own)
+    pairs = zip(drawn.tolist(), at.targets.tolist(), strict=True)
+    texts = encode_texts(
+        changed, [at.labels.templates[t].format(at.labels.names[y]) for t, y in pairs]
+    )
+    features = run_image_tower(changed.model.visual, at.images, [])
+    logits = at.own["log_scale"].exp() * at.cosines(texts, features)
+    diagonal = torch.arange(len(at.targets))
     return (cross_entropy(logits, diagonal) + cross_entropy(logits.T, diagonal)) / 2
+
+
+SMOOTH = {"eps": 0.1}  # of Adam
+
+
+def own_name(backbone: Backbone, name: str) -> str:
+    """The model's name of what 2SFS calls ``text.…`` or ``image.…``."""
+    tower, _, name = name.partition(".")
+    eva = hasattr(backbone.model, "text")
+    if tower == "text":
+        return f"text.{name}" if eva else name
+    if not eva:
+        return f"visual.{name}"
+    for common, own in (("transformer.resblocks", "blocks"), ("ln_post", "norm"), ("ln_", "norm")):
+        name = name.replace(common, own)
+    return f"visual.trunk.{name}"
+
+
+def twosfs_logits(at: Case) -> Tensor:
+    """s · cos(f', t' + r) by the whole model, with differences added to its norms."""
+    model, weights = at.backbone.model, dict(at.backbone.model.named_parameters())
+    names = {n: own_name(at.backbone, n) for n in at.own if n != "residual"}
+    shifted = {name: weights[name] + at.own[n] for n, name in names.items()}
+    tokens = at.backbone.tokenizer([f"a photo of a {name}." for name in at.labels.names])
+    features, texts, scale = functional_call(model, shifted, (at.images, tokens))
+    return scale * features @ unit(texts + at.own["residual"]).T
+
+
+def prolip_logits(at: Case) -> Tensor:
+    """s · cos(x (P + D), t), P replaced in the image tower."""
+    visual, change = at.backbone.model.visual, at.own["projection"]
+    weights = dict(visual.named_parameters())  # type: ignore[union-attr]
+    name, shift = ("proj", change) if "proj" in weights else ("head.proj.weight", change.T)
+    features = functional_call(visual, {name: weights[name] + shift}, (at.images,))  # type: ignore[arg-type]
+    return at.cosines(at.unit_photos, features)
 
 
 SMOOTH = {"eps": 0.1}  # of Adam
 STEPS = {
     # Half of a step: the average with the start, and α.
-    "clipood": Formula(CLIPood, clipood_logits, clipood_loss, adam(0.1, 2.5e-6), SMOOTH),
-    "wise_ft_weights": Formula(WiSEFTWeights, wise_ft_logits, None, adam(0.1, 1.5e-5), SMOOTH),
-    "flyp": Formula(FLYP, flyp_logits, flyp_loss, adam(0.1, 1e-5), SMOOTH),
+    "clipood": Formula("clipood", clipood_logits, clipood_loss, adam(0.1, 2.5e-6), SMOOTH),
+    "wise_ft_weights": Formula("wise_ft_weights", wise_ft_logits, None, adam(0.1, 1.5e-5), SMOOTH),
+    "flyp": Formula("flyp", flyp_logits, flyp_loss, adam(0.1, 1e-5), SMOOTH),
+}
+STEPS = {name: replace(each, exact=1e-9, step=1e-9) for name, each in STEPS.items()}
+FORMULAS = {
+    "twosfs": Formula("twosfs", twosfs_logits, exact=1e-9),
+    "prolip": Formula("prolip", prolip_logits, exact=1e-9),
+    **STEPS,
 }
 
 
-@pytest.mark.parametrize("name", STEPS)
-def test_logits_and_the_first_step_equal_the_formula(
-    float64: None, clip64: Backbone, labels: Labels, name: str
-) -> None:
-    formula = replace(STEPS[name], exact=1e-9, step=1e-9)
-    data, views = few_shots(clip64, labels, PIXELS)
-    formula.check_logits(clip64, data, draw_images(clip64, 4))
-    formula.check_first_step(clip64, data, views[0])
+test_logits_equal_the_formula = logits_test(FORMULAS)
+test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
 
 
 def test_clipood_averages_the_weights_after_every_step(
     float64: None, clip64: Backbone, labels: Labels
 ) -> None:
     data, views = few_shots(clip64, labels, PIXELS)
-    recipe = CLIPood.Config().recipe.model_copy(update={"lr": 0.01, "eps": 1e-3})
-    method = CLIPood(CLIPood.Config(recipe=recipe, max_steps=3))
-    found = method.fit(clip64, data, torch.Generator().manual_seed(1)).trained
+    method = make("clipood", recipe={"lr": 0.01, "eps": 1e-3}, max_steps=3)
+    found = method.fit(clip64, data, seeded(1)).trained
     own = {name: torch.zeros_like(x).requires_grad_() for name, x in found.items()}
     adamw = torch.optim.AdamW(own.values(), lr=0.01, eps=1e-3, weight_decay=0.1)
     shares = scipy.stats.beta(0.1, 0.1).pdf([(k + 0.5) / 4 for k in range(4)])
@@ -129,7 +144,7 @@ def test_clipood_averages_the_weights_after_every_step(
     for k in range(3):
         adamw.param_groups[0]["lr"] = 0.01 * (1 + math.cos(math.pi * k / 3)) / 2
         adamw.zero_grad()
-        clipood_loss(clip64, labels, own, views[k % 2], data.train.targets).backward()
+        clipood_loss(Case(clip64, labels, own, views[k % 2], data.train.targets)).backward()
         adamw.step()
         for name, tensor in own.items():
             mean[name] += shares[k + 1] / shares.sum() * tensor.detach()
@@ -138,45 +153,80 @@ def test_clipood_averages_the_weights_after_every_step(
 
 
 def test_differences_are_added_to_the_weights_of_a_tower_of_the_same_sizes(
-    clip64: Backbone, eva64: Backbone, labels: Labels, images64: Tensor
+    clip64: Backbone, eva64: Backbone, data64: FewShotData, images64: Tensor
 ) -> None:
-    data, _ = few_shots(clip64, labels, PIXELS)
-    other, images = wrap(tiny_clip(seed=8).double(), "other"), draw_images(clip64, 4)
+    other = wrap(tiny_clip(seed=8).double(), "other")
     for formula in STEPS.values():
-        module = formula.draw_module(clip64, data)
-        found = formula.build().attach(module, other, labels)(images)
-        expected = formula.logits(other, labels, module.tensors, images)
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        formula.check_logits(clip64, data64, images64, other)
+
     # The text towers of the pair are of one size, their image towers are not.
-    formula = Formula(FLYP, flyp_logits, settings={"encoder": "text"})
-    module = formula.draw_module(clip64, data)
-    texts = [unit(fill(shift(eva64, module.tensors), labels, t)) for t in labels.templates]
-    expected = cosine_logits(eva64, torch.stack(texts).mean(0), images64)
-    found = formula.build().attach(module, eva64, labels)(images64)
-    expected = module["log_scale"].exp() * expected
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    def logits(at: Case) -> Tensor:
+        changed = shift_weights(at.backbone, at.own)
+        texts = [unit(fill(changed, at.labels, template)) for template in at.labels.templates]
+        return at.own["log_scale"].exp() * at.cosines(torch.stack(texts).mean(0))
 
-
-DIFFERENCES: Sequence[tuple[str, dict[str, int], str]] = (
-    ("clip", {"layers": 4}, r"text tower has a 'transformer.resblocks.3.ln_1.weight', for which"),
-    ("clip", {"layers": 2}, r"text tower has no 'transformer.resblocks.2.ln_1.weight'"),
-    ("clip", {"embed_dim": 24}, r"'text_projection' of size 32 × 16, not 32 × 24"),
-    ("eva", {}, r"a 'class_embedding' of size 32, not 128"),
-)
-
-
-@pytest.mark.parametrize(("target", "sizes", "why"), DIFFERENCES)
-def test_the_first_difference_is_named(
-    clip: Backbone, eva: Backbone, labels: Labels, target: str, sizes: dict[str, int], why: str
-) -> None:
-    module = FLYP().init(clip, few_shots(clip, labels, PIXELS)[0], torch.Generator())
-    backbone = eva if target == "eva" else wrap(tiny_clip(**sizes), "other")
-    with pytest.raises(NotTransferable, match=why):
-        FLYP().attach(module, backbone, labels)
+    text_alone = Formula("flyp", logits, settings={"encoder": "text"}, exact=1e-9)
+    text_alone.check_logits(clip64, data64, images64, eva64)
 
 
 def test_flyp_starts_at_the_zero_shot_ensemble(clip: Backbone, data: FewShotData) -> None:
-    module, images = FLYP().init(clip, data, torch.Generator()), draw_images(clip, 4)
+    module, images = make("flyp").init(clip, data, torch.Generator()), draw_images(clip, 4)
     features = clip.encode_images(images)
     expected = cosine_logits(clip, clip.zero_shot_ensemble(data.labels), features)
-    torch.testing.assert_close(FLYP().attach(module, clip, data.labels)(images), expected)
+    torch.testing.assert_close(make("flyp").attach(module, clip, data.labels)(images), expected)
+
+
+def test_twosfs_tunes_no_more_than_both_towers_have() -> None:
+    """So that a module of CLIP's is one of EVA-CLIP's, if the sizes are."""
+    tested = MethodUnderTest(builtin_methods().get("twosfs"))
+    source, target = (
+        set(make("twosfs").init(one, tested.draw(), torch.Generator()).trained)
+        for one in (tested.source, tested.target)
+    )
+    # Weight and bias of two norms in each of twelve blocks and of one behind them, and r.
+    assert source == target
+    assert len(source) == 2 * 2 * (2 * 12 + 1) + 1
+    assert tested.attach(tested.target)(tested.inputs(tested.target)).isfinite().all()
+
+
+def test_twosfs_steps_in_two_stages(clip64: Backbone, labels: Labels, float64: None) -> None:
+    """Two steps of AdamW on the norms, at two rates of a cosine, and then one on the residual."""
+    data, views = few_shots(clip64, labels, make("twosfs").image_input(clip64))
+    method = make("twosfs", max_steps=3, first_share=0.7)
+    found = method.fit(clip64, data, seeded(3))
+    own = {n: torch.zeros_like(t).requires_grad_() for n, t in found.trained.items()}
+    norms, head = [t for n, t in own.items() if n != "residual"], [own["residual"]]
+    for trained, stage in ((norms, views), (head, views[:1])):
+        optimizer = torch.optim.AdamW(trained, lr=2e-4, weight_decay=1e-2)
+        for step, images in enumerate(stage):
+            rate = 1e-6 + (2e-4 - 1e-6) * (1 + math.cos(math.pi * step / len(stage))) / 2
+            optimizer.param_groups[0]["lr"] = rate
+            logits = twosfs_logits(Case(clip64, labels, own, images))
+            gradients = torch.autograd.grad(cross_entropy(logits, data.train.targets), trained)
+            for tensor, gradient in zip(trained, gradients, strict=True):
+                tensor.grad = gradient
+            optimizer.step()
+    for name, tensor in found.trained.items():
+        assert tensor.abs().min() > 1e-6, name
+        # Adam divides by the gradient's own size, which some numbers have hardly any of.
+        torch.testing.assert_close(tensor, own[name].detach(), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("weight", [None, 3.0])
+def test_prolip_s_steps_are_those_of_the_formula(
+    clip64: Backbone, labels: Labels, float64: None, weight: float | None
+) -> None:
+    """Two steps of Adam on two views: the penalty's gradient, 2 λ D, is in the second."""
+    data, views = few_shots(clip64, labels, POOLED)
+    found = make("prolip", max_steps=2, weight=weight).fit(clip64, data, torch.Generator())
+    penalty = 1 / 2 if weight is None else weight  # of two shots
+    change = torch.zeros(32, 16, requires_grad=True)
+    optimizer = torch.optim.Adam([change], lr=1e-4, eps=1e-4)
+    for rate, images in zip((1e-4, 0.5e-4), views, strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        logits = prolip_logits(Case(clip64, labels, {"projection": change}, images))
+        [gradient] = torch.autograd.grad(cross_entropy(logits, data.train.targets), change)
+        change.grad = gradient + 2 * penalty * change.detach()
+        optimizer.step()
+    assert change.abs().max() > 1e-5
+    torch.testing.assert_close(found["projection"], change.detach(), rtol=1e-9, atol=1e-12)
