@@ -13,8 +13,8 @@ from checkout import Checkout, under
 from feature_loaders import Accuracy, at_scale, epochs
 from test_feature_caches import CACHE, CACHE_VIEWS, EPOCHS, SHORT, prepare_tip, script, settings_of
 from test_inside_towers import PROMPTING, VIT_B, WORDS
-from test_prompt_learners import PRECISE, make
-from whole_fits import Problem, difference, fit, pose
+from test_prompt_learners import PRECISE
+from whole_fits import Problem, difference, fit, make, pose
 
 from compatbench.method import Module, convert
 from compatbench.method.registry import builtin_methods
@@ -93,7 +93,11 @@ DEPT = {
     "OPTIM.BASE_LR_MULT": 1.0,
     "OPTIM.NEW_LAYERS": ["linear_probe", "film"],
 }
-ATTRIBUTES = ["color", "habitat", "growth"]
+MORE: dict[str, dict[str, Any]] = {  # what an import asks for
+    "tcp": dict(template="{}.", teacher="a photo of a {}."),
+    "atprompt": dict(attributes=["color", "habitat", "growth"]),
+    "taskres": dict(alpha=0.7),
+}
 # The format, the trainer, its settings, and what of the problem and the checkout it needs.
 TRAINERS: dict[str, tuple[str, str, dict[str, Any], Any, Any]] = {
     "coop": ("KaiyangZhou/CoOp", "trainers.coop:CoOp", PLAIN, {}, {}),
@@ -102,7 +106,24 @@ TRAINERS: dict[str, tuple[str, str, dict[str, Any], Any, Any]] = {
         "trainers.coop_atp:CoOp_ATP",
         under("COOP", **PRECISE | dict(N_CTX=2))
         | under("ATPROMPT", USE_ATPROMPT=True, ATT_NUM=3, N_ATT1=2, N_ATT2=2, N_ATT3=2)
-        | under("ATPROMPT", **{f"ATT{i}_TEXT": word for i, word in enumerate(ATTRIBUTES, 1)}),
+        | under(
+            "ATPROMPT",
+            **{f"ATT{i}_TEXT": word for i, word in enumerate(MORE["atprompt"]["attributes"], 1)},
+        ),
+        {},
+        {},
+    ),
+    "clip_adapter": (
+        "gaopengcuhk/CLIP-Adapter",
+        "clip_adapter:CLIP_Adapter",
+        {},
+        dict(embed_dim=1024),  # their adapter has no other size
+        dict(beside=["KaiyangZhou/CoOp"]),
+    ),
+    "taskres": (
+        "geekyutao/TaskRes",
+        "trainers.taskres:TaskRes",
+        under("TaskRes", PREC="fp32", RESIDUAL_SCALE=0.7, ENHANCED_BASE="none"),
         {},
         {},
     ),
@@ -173,31 +194,8 @@ def test_a_trainers_checkpoint(
     problem = pose(**sizes)
 
     ours = fit(make(CoOp, dict(epochs=1), context_length=2), problem)
-    tcp = dict(template="{}.", teacher="a photo of a {}.")
-    more: Any = {"tcp": tcp, "atprompt": dict(attributes=ATTRIBUTES)}.get(kind, {})
     with checkout.trainer(name, problem, ours, settings, **where) as trainer:
-        round_trip(kind, trainer, problem, tmp_path, import_file, **more)
-
-
-@pytest.mark.authors("gaopengcuhk/CLIP-Adapter")
-def test_clip_adapter(
-    checkout: Checkout, tmp_path: Path, import_file: Callable[..., Module]
-) -> None:
-    problem = pose(embed_dim=1024)  # their adapter has no other size
-    ours, name = fit(make(CoOp, dict(epochs=1), context_length=2), problem), "clip_adapter"
-    with checkout.trainer(
-        f"{name}:CLIP_Adapter", problem, ours, {}, beside=["KaiyangZhou/CoOp"]
-    ) as trainer:
-        round_trip(name, trainer, problem, tmp_path, import_file)
-
-
-@pytest.mark.authors("geekyutao/TaskRes")
-def test_taskres(checkout: Checkout, tmp_path: Path, import_file: Callable[..., Module]) -> None:
-    problem = pose()
-    ours = fit(make(CoOp, dict(epochs=1), context_length=2), problem)
-    settings = under("TaskRes", PREC="fp32", RESIDUAL_SCALE=0.7, ENHANCED_BASE="none")
-    with checkout.trainer("trainers.taskres:TaskRes", problem, ours, settings) as trainer:
-        round_trip("taskres", trainer, problem, tmp_path, import_file, alpha=0.7)
+        round_trip(kind, trainer, problem, tmp_path, import_file, **MORE.get(kind, {}))
 
 
 @pytest.mark.authors("gaopengcuhk/Tip-Adapter")
@@ -207,9 +205,8 @@ def test_tip_adapter(
 ) -> None:
     """Its script saves a cache, classifies with it, and later reads the one that we write."""
     problem, found = at_scale(pose(views=EPOCHS + CACHE_VIEWS)), []
-    recipe = TipAdapterF.Config().recipe.model_copy(update=SHORT)
-    ours = fit(TipAdapterF(TipAdapterF.Config(recipe=recipe, **CACHE)), problem)
-    settings = settings_of(ours, tmp_path, train_epoch=EPOCHS, lr=recipe.lr)
+    ours = fit(make(TipAdapterF, SHORT, **CACHE), problem)
+    settings = settings_of(ours, tmp_path, train_epoch=EPOCHS, lr=ours.recipe.lr)
     with script(checkout, problem) as (load, clip):
         main: Any = load("main")
         arguments = prepare_tip(load("utils"), clip, problem, settings)

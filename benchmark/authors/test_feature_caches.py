@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,12 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import packaging.version
 import pytest
 import torch
 from checkout import Checkout
 from feature_loaders import Accuracy, at_scale, epochs, queries, val, views
-from whole_fits import Compare, OurFit, Problem, fit, pose
+from whole_fits import Compare, OurFit, Problem, fit, make, pose
 
 from compatbench.methods.ape import APE
 from compatbench.methods.ape_t import APET
@@ -42,9 +40,6 @@ def problem() -> Problem:
 def script(checkout: Checkout, problem: Problem) -> Iterator[tuple[Load, Any]]:
     """Yields what imports the authors' modules, and their CLIP with the problem's weights."""
     with checkout.open(absent=["cv2"]) as load:
-        # Of setuptools, which a part of CLIP asks for a comparison of versions.
-        sys.modules["pkg_resources"] = ModuleType("pkg_resources")
-        vars(sys.modules["pkg_resources"])["packaging"] = packaging
         vars(load("utils"))["cls_acc"] = Accuracy()
         yield load, load("clip.model").build_model({**problem.weights}).eval()
 
@@ -90,9 +85,8 @@ def test_tip_adapter(
 def test_tip_adapter_f(
     checkout: Checkout, compare: Compare, problem: Problem, tmp_path: Path
 ) -> None:
-    recipe = TipAdapterF.Config().recipe.model_copy(update=SHORT)
-    ours = fit(TipAdapterF(TipAdapterF.Config(recipe=recipe, **CACHE)), problem)
-    settings = settings_of(ours, tmp_path, train_epoch=EPOCHS, lr=recipe.lr)
+    ours = fit(make(TipAdapterF, SHORT, **CACHE), problem)
+    settings = settings_of(ours, tmp_path, train_epoch=EPOCHS, lr=ours.recipe.lr)
     with script(checkout, problem) as (load, clip):
         main: Any = load("main")
         arguments = prepare_tip(load("utils"), clip, problem, settings)
@@ -155,9 +149,9 @@ def test_ape(checkout: Checkout, compare: Compare, problem: Problem, ape_folder:
 
 @pytest.mark.authors("yangyangyang127/APE")
 def test_ape_t(checkout: Checkout, compare: Compare, problem: Problem, ape_folder: Path) -> None:
-    recipe = APET.Config().recipe.model_copy(update=SHORT)
-    ours = fit(APET(APET.Config(channels=0.5, beta_steps=50, recipe=recipe, **CACHE)), problem)
-    settings = ape_settings(ours, ape_folder, train_epoch=EPOCHS, lr=recipe.lr, eps=recipe.eps)
+    ours = fit(make(APET, SHORT, channels=0.5, beta_steps=50, **CACHE), problem)
+    pace = dict(train_epoch=EPOCHS, lr=ours.recipe.lr, eps=ours.recipe.eps)
+    settings = ape_settings(ours, ape_folder, **pace)
     with script(checkout, problem) as (load, clip):
         main: Any = load("main")
         arguments = prepare_ape(load("extract_features"), clip, problem, settings)

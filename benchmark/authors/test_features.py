@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from checkout import Checkout, Loader, under
 from feature_loaders import ViewSet
 from torch import Tensor
-from whole_fits import NAMES, Compare, ImageBatch, fit, pose
+from whole_fits import NAMES, Compare, ImageBatch, fit, make, pose
 
 from compatbench.data.cards import task_cards
 from compatbench.methods.clap import CLAP
@@ -21,23 +20,15 @@ from compatbench.methods.graph_adapter import GraphAdapter
 from compatbench.methods.taskres import TaskRes
 from compatbench.methods.zs_lp import ZSLP
 
-SHORT = dict(epochs=6, batch_size=8)
-NOTHING: Mapping[str, Any] = {}
 # The dataset of which they average over templates: its own, and seven that Tip-Adapter chose.
 IMAGENET = task_cards.read("imagenet").templates
 COOP = "KaiyangZhou/CoOp"  # in whose folder of trainers the authors' files are meant to lie
 
 
-def shorten(method: Any, recipe: Mapping[str, Any] = NOTHING, **settings: Any) -> Any:
-    """A method with its own recipe, but fewer epochs and images in a batch."""
-    changed = method.Config().recipe.model_copy(update={**SHORT, **recipe})
-    return method(method.Config(recipe=changed, **settings))
-
-
 @pytest.mark.authors("gaopengcuhk/CLIP-Adapter")
 def test_clip_adapter(checkout: Checkout, compare: Compare) -> None:
     problem = pose(embed_dim=1024)  # their adapter has no other size
-    ours = fit(shorten(CLIPAdapter), problem)
+    ours = fit(make(CLIPAdapter), problem)
     name = "clip_adapter:CLIP_Adapter"
     with checkout.trainer(name, problem, ours, {}, beside=[COOP]) as trainer:
         down, up = (trainer.model.adapter.fc[i].weight for i in (0, 2))
@@ -51,7 +42,7 @@ def test_clip_adapter(checkout: Checkout, compare: Compare) -> None:
 @pytest.mark.authors("geekyutao/TaskRes")
 def test_taskres(checkout: Checkout, compare: Compare) -> None:
     problem = pose(templates=IMAGENET)
-    ours = fit(shorten(TaskRes, templates="all"), problem)
+    ours = fit(make(TaskRes, templates="all"), problem)
     settings = under("TaskRes", PREC="fp32", RESIDUAL_SCALE=0.5, ENHANCED_BASE="none")
     settings["DATASET.NAME"] = "ImageNet"
     with checkout.trainer("trainers.taskres:TaskRes", problem, ours, settings) as trainer:
@@ -71,7 +62,7 @@ def test_clap(
     constraint: str,
 ) -> None:
     problem = pose(views=3, templates=IMAGENET)
-    ours = fit(shorten(method, dict(pool_views=True), templates="all"), problem)
+    ours = fit(make(method, dict(pool_views=True), templates="all"), problem)
     settings = under("ADAPTER", PREC="fp32", INIT="ZS", CONSTRAINT=constraint, ENHANCED_BASE="none")
     settings["DATASET.NAME"] = "ImageNet"
     images = ViewSet(problem)
@@ -111,7 +102,7 @@ def test_graph_adapter(
 ) -> None:
     names = (*NAMES, "violin", "river", "bread")  # they ask for a multiple of four, and e = 512
     problem = pose(views=5, names=names, embed_dim=512)
-    ours = fit(shorten(GraphAdapter, node_views=2), problem)
+    ours = fit(make(GraphAdapter, node_views=2), problem)
 
     def base_text_features(*_: Any) -> Tensor:
         """Is called by the published file, and missing from it; as in TaskRes."""

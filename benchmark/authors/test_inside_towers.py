@@ -13,11 +13,13 @@ from unittest import mock
 import pytest
 import torch
 from checkout import Checkout, Loader, under
+from test_prompt_learners import PRECISE
 from torch import Tensor, nn
-from whole_fits import NAMES, Compare, OurFit, Problem, fit, pose
+from whole_fits import NAMES, Compare, OurFit, Problem, fit, make, pose
 
 from compatbench.method.trained import Recipe
 from compatbench.methods import clip_lora
+from compatbench.methods.atprompt import ATPrompt
 from compatbench.methods.clip_lora import PROJECTIONS, CLIPLoRA
 from compatbench.methods.coprompt import CoPrompt
 from compatbench.methods.ivlp import IVLP
@@ -36,6 +38,17 @@ Parts = dict[str, Tensor | list[Tensor]]
 """The authors' parameters by our names; one for each block where they are listed."""
 
 
+def give(parts: Parts, module: Any) -> None:
+    """Fills the authors' parameters with ours."""
+    for name, part in parts.items():
+        for mine, own in zip(module[name], part, strict=True):
+            own.data.copy_(mine)
+
+
+def take(parts: Parts) -> dict[str, Tensor]:
+    return {name: torch.stack([*part]) for name, part in parts.items()}
+
+
 def compare_fits(
     checkout: Checkout,
     compare: Compare,
@@ -49,12 +62,9 @@ def compare_fits(
 ) -> None:
     """Trains the authors' prompts from our start; ``find`` finds them in their model."""
     with checkout.trainer(trainer, problem, ours, settings, **data) as theirs:
-        for tensor, part in find(theirs.model).items():
-            for mine, own in zip(ours.start[tensor], part, strict=True):  # type: ignore[index]
-                own.data.copy_(mine)
+        give(find(theirs.model), ours.start)
         theirs.train()
-        fitted = {tensor: torch.stack([*part]) for tensor, part in find(theirs.model).items()}
-        compare(ours, fitted, theirs.model.eval()(problem.queries), name=name)
+        compare(ours, take(find(theirs.model)), theirs.model.eval()(problem.queries), name=name)
 
 
 def deep_prompts(transformer: Any) -> list[Tensor]:
@@ -126,6 +136,23 @@ def test_promptsrc(checkout: Checkout, compare: Compare, mean: float, std: float
     settings |= under("PROMPTSRC", GPA_MEAN=mean * epochs, GPA_STD=std * epochs)
     name = f"promptsrc, mean {mean}"
     compare_fits(checkout, compare, trainer, ours, problem, settings, independent_parts, name)
+
+
+@pytest.mark.authors("zhengli97/ATPrompt")
+def test_atprompt(checkout: Checkout, compare: Compare) -> None:
+    problem = pose()
+    ours = fit(make(ATPrompt, attributes=("color", "habitat", "growth")), problem)
+    words = dict(USE_ATPROMPT=True, ATT_NUM=3, N_ATT1=2, N_ATT2=2, N_ATT3=2)
+    words |= dict(ATT1_TEXT="color", ATT2_TEXT="habitat", ATT3_TEXT="growth")
+    settings = under("COOP", **PRECISE | dict(N_CTX=2)) | under("ATPROMPT", **words)
+
+    def find(model: Any) -> Parts:
+        learner = model.prompt_learner
+        attributes = [learner.ctx_att1, learner.ctx_att2, learner.ctx_att3]
+        return {"context": [*learner.ctx], "attribute_context": attributes}
+
+    trainer = "trainers.coop_atp:CoOp_ATP"
+    compare_fits(checkout, compare, trainer, ours, problem, settings, find)
 
 
 class PairLoader(Loader):

@@ -10,12 +10,11 @@ import pytest
 import torch
 from checkout import Checkout, under
 from torch import Tensor, nn
-from whole_fits import Compare, Problem, fit, pose
+from whole_fits import Compare, Problem, fit, make, pose
 
 from compatbench.data.cards import suite_cards, task_cards
 from compatbench.engine.method_settings import resolve_settings
 from compatbench.method import DENSE, Labels, Method, Module
-from compatbench.method.trained import Recipe
 from compatbench.methods.cocoop import CoCoOp
 from compatbench.methods.coop import CoOp
 from compatbench.methods.dept import HEAD, DePT
@@ -46,13 +45,6 @@ DATASETS = {
     "eurosat": "EuroSAT",
     "ucf101": "UCF101",
 }
-
-
-def make(cls: type[Method], recipe: dict[str, Any] | None = None, **settings: Any) -> Any:
-    """A method whose recipe has batches of eight in six epochs, or what else is given."""
-    changes = dict(epochs=6, batch_size=8) | (recipe or {})
-    published = cls.Config().recipe  # type: ignore[attr-defined]
-    return cls(cls.Config(recipe=Recipe(**dict(published) | changes), **settings))
 
 
 @pytest.mark.authors("KaiyangZhou/CoOp")

@@ -10,14 +10,9 @@ import open_clip
 import pytest
 import torch
 from checkout import Checkout, under
-from test_inside_towers import (
-    Parts,
-    image_parts,
-    independent_parts,
-)
-from test_prompt_learners import PRECISE, make
-from test_tower_fits import give, take
-from whole_fits import NAMES, Compare, Problem, fit, pose
+from test_inside_towers import Parts, give, image_parts, independent_parts, take
+from test_prompt_learners import PRECISE
+from whole_fits import NAMES, Compare, Problem, fit, make, pose
 
 from compatbench.method import FewShotData, Method, Teacher
 from compatbench.methods.kdpl import KDPL

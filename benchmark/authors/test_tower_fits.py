@@ -11,32 +11,15 @@ import pytest
 import torch
 from checkout import Checkout, Loader, under
 from feature_loaders import at_scale
-from test_inside_towers import (
-    RECIPE,
-    Parts,
-    compare_fits,
-    deep_prompts,
-)
-from test_prompt_learners import make
+from test_inside_towers import RECIPE, Parts, compare_fits, deep_prompts, give, take
 from torch import Tensor
-from whole_fits import NAMES, Compare, fit, pose
+from whole_fits import NAMES, Compare, fit, make, pose
 
 from compatbench.method.trained import Recipe
 from compatbench.methods.mma import MMA
 from compatbench.methods.mmrl import MMRL
 from compatbench.methods.plot_pp import PLOTPlusPlus
 from compatbench.methods.protext import ProText
-
-
-def give(parts: Parts, module: Any) -> None:
-    """Fills the authors' parameters with ours."""
-    for name, part in parts.items():
-        for mine, own in zip(module[name], part, strict=True):
-            own.data.copy_(mine)
-
-
-def take(parts: Parts) -> dict[str, Tensor]:
-    return {name: torch.stack([*part]) for name, part in parts.items()}
 
 
 @pytest.mark.authors("ZjjConan/Multi-Modal-Adapter")

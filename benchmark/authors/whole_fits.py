@@ -12,9 +12,8 @@ from open_clip.model import CLIP
 from torch import Tensor
 
 from compatbench.backbone import Backbone
-from compatbench.data.cards import BackboneCard
 from compatbench.data.labels import Labels
-from compatbench.extras.check.models import randomise
+from compatbench.extras.check.models import randomise, wrap
 from compatbench.method import FeatureSet, FewShotData, Method, Module
 from compatbench.method.trained import Recipe, TrainedMethod
 
@@ -81,8 +80,6 @@ def pose(
     text["heads"] = width // 64
     model: Any = randomise(CLIP(embed_dim, image, text, quick_gelu=True), seed + 1).double()
     model.visual.preprocess_cfg = dict(size=24, mean=(0.5,) * 3, std=(0.25,) * 3)
-    facts = dict(name="random", title="random", config="random", licence="none")
-    card = BackboneCard.model_validate(facts | dict(weights="none.safetensors", sha256="0" * 64))
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(len(names), 3, 24, 24, generator=generator, dtype=torch.float64)
 
@@ -92,7 +89,7 @@ def pose(
 
     targets, val_targets = (torch.arange(len(names)).repeat_interleave(n) for n in (shots, 2))
     return Problem(
-        Backbone(card, model, torch.device("cpu")),
+        wrap(model, "random", None),
         {name: tensor.clone() for name, tensor in model.state_dict().items()},
         Labels(tuple(names), tuple(templates), teacher),
         shots,
@@ -142,6 +139,13 @@ class OurFit:
     @property
     def steps(self) -> int:
         return sum(map(len, self.batches))
+
+
+def make(cls: type[Method], recipe: dict[str, Any] | None = None, **settings: Any) -> Any:
+    """A method whose recipe has batches of eight in six epochs, or what else is given."""
+    changes = dict(epochs=6, batch_size=8) | (recipe or {})
+    published = cls.Config().recipe  # type: ignore[attr-defined]
+    return cls(cls.Config(recipe=Recipe(**dict(published) | changes), **settings))
 
 
 def fit(method: Method, problem: Problem, seed: int = 0) -> OurFit:

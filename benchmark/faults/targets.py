@@ -32,11 +32,12 @@ from compatbench.errors import CompatbenchWarning
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method import Module, load_module
 from compatbench.method.predictions import Predictions
-from compatbench.results.method_results import MethodInfo, MethodResults
-from compatbench.results.result_files import read_method, write_results
-from compatbench.results.rows import Cost, Row, read_csv, to_frame, write_csv
+from compatbench.results.method_results import MethodResults
+from compatbench.results.result_files import read_method
+from compatbench.results.rows import Cost, Row, read_csv
 
 KEY, DATA = "5" * 64, "d" * 64
+PUBLISHED = Path(__file__).parents[2] / "results" / "mini-ablation"  # with few rows
 
 
 @dataclass(frozen=True)
@@ -60,37 +61,14 @@ def _card(path: str, model: type) -> tuple[Callable[[Path], bytes], Callable[[Pa
     return lambda _: (tasks_folder() / path).read_bytes(), lambda file: read_card(file, model)
 
 
-def _rows() -> list[Row]:
-    values: dict[str, Any] = dict(method="coop", task="cats", test_set="cats", source="old")
-    values |= dict(shots=4, total=100, correct=50, zero_shot_correct=40, parameters=8, ece=4.25)
-    values |= dict(status="ok", key=KEY, data=DATA)
-    flips = dict(negative_flips=4, positive_flips=4, inconsistent_errors=2)
-    return [
-        Row.model_validate({**values, "seed": seed, "backbone": backbone, **more})
-        for seed in (1, 2)
-        for backbone, more in (("old", {}), ("new", flips))
-    ]
-
-
-def _costs() -> list[Cost]:
-    values = dict(key=KEY, test_set="cats", fit_seconds=1.5, evaluate_seconds=0.25)
-    return [Cost.model_validate({**values, "backbone": name}) for name in ("new", "old")]
-
-
-def _about(folder: Path) -> bytes:
-    info = MethodInfo("coop", "CoOp", "arXiv:2109.01134", "shallow", ("text-input",))
-    config = {"recipe": {"lr": 0.002, "epochs": {"1": 50}}, "position": "end"}
-    made = {"torch": ("2.6",), "processor": ("x",)}
-    rows, costs = to_frame(_rows(), Row), to_frame(_costs(), Cost)
-    results = MethodResults(info, config, {"lr": (1, 2)}, made, rows, costs)
-    write_results(folder / "tiny", results)
-    return (folder / "tiny" / "coop.json").read_bytes()
+def _published(end: str) -> Callable[[Path], bytes]:
+    return lambda _: (PUBLISHED / f"zeroshot.{end}").read_bytes()
 
 
 def _read_about(file: Path) -> MethodResults:
-    (file.parent / "coop.csv").write_bytes(_csv(_rows()))
-    (file.parent / "coop.cost.csv").write_bytes(_csv(_costs()))
-    return read_method(file.parent, "coop")
+    for end in ("csv", "cost.csv"):
+        (file.parent / f"zeroshot.{end}").write_bytes(_published(end)(file))
+    return read_method(file.parent, "zeroshot")
 
 
 def _record() -> CellRecord:
@@ -121,10 +99,6 @@ def _saved(save: Callable[[Path], object]) -> Callable[[Path], bytes]:
         return (folder / "good").read_bytes()
 
     return good
-
-
-def _csv(lines: list[Row] | list[Cost]) -> bytes:
-    return write_csv(to_frame(lines, type(lines[0]))).encode()
 
 
 MODULE = Module({"context": torch.tensor([[1.5, -2.0]])}, {"labels": torch.tensor([0, 1])})
@@ -188,9 +162,9 @@ TARGETS = (
     Target("task card", "card.yaml", *_card("mini-weather.yaml", TaskCard)),
     Target("backbone card", "card.yaml", *_card("backbones/mini-clip.yaml", BackboneCard)),
     Target("suite card", "card.yaml", *_card("suites/mini.yaml", SuiteCard)),
-    Target("rows", "r.csv", lambda _: _csv(_rows()), lambda file: read_csv(file, Row)),
-    Target("costs", "c.csv", lambda _: _csv(_costs()), lambda file: read_csv(file, Cost)),
-    Target("settings", "coop.json", _about, _read_about),
+    Target("rows", "r.csv", _published("csv"), lambda file: read_csv(file, Row)),
+    Target("costs", "c.csv", _published("cost.csv"), lambda file: read_csv(file, Cost)),
+    Target("settings", "zeroshot.json", _published("json"), _read_about),
     Target("record", "record.json", _good_record, _read_record, sealed=True),
     Target("module", "m", _saved(partial(MODULE.save, about=ABOUT)), _read_module, sealed=True),
     Target(

@@ -66,10 +66,6 @@ def write_sections(
 
     Yields:
         The name of each section that was written.
-
-    Raises:
-        CompatbenchError: a page that cannot be read, markers that are no pair, an unknown name, or
-            whatever a study raises.
     """
     try:
         text = path.read_text(encoding="utf-8")

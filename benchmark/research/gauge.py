@@ -98,19 +98,7 @@ class GaugeReport(StudyReport):
 def analyze_gauge(
     source: str, target: str, *, tasks: Names | None = None, **options: Unpack[StudyOptions]
 ) -> GaugeReport:
-    """How much of an upgrade is a rotation of the joint space, by words and by test images.
-
-    Args:
-        source, target: the old and the new model, names of ``backbones()``.
-        tasks: whose test images are used; all of the suite by default.
-        options: ``suite`` and ``device``.
-
-    Returns:
-        A report: ``maps`` has a row for each map between the two spaces.
-
-    Raises:
-        CompatbenchError: an unknown name, or images or weights that are missing.
-    """
+    """Two models, by their names, compared on the test images of tasks, by default all."""
     study = Study(source, target, **options)
     return measure_gauge(*study.backbones, study.load_tasks(tasks), study.cache, study.words)
 

@@ -40,14 +40,7 @@ WORDS = Path(__file__).parents[1] / "compatbench" / "backbone" / "words.txt"
 
 
 def make_words(scowl: Path, wordnet: Path) -> list[str]:
-    """The words, in alphabetical order.
-
-    Args:
-        scowl, wordnet: where the packages were unpacked.
-
-    Raises:
-        OSError: a file of theirs is not there.
-    """
+    """The words, in alphabetical order, by what two packages were unpacked to."""
     things = set(_things(wordnet / "usr" / "share" / "wordnet"))
     folder = scowl / "usr" / "share" / "dict" / "scowl"
     words: set[str] = set()

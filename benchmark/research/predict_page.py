@@ -219,10 +219,7 @@ class SurvivalReport:
             "encoding": {
                 "x": axis("images", "predicted gain over zero-shot, points"),
                 "y": axis("gain", "measured gain, points"),
-                "color": {
-                    "condition": {"test": "datum.gain < 0", "value": RED},
-                    "value": BLUE,
-                },
+                "color": {"condition": {"test": "datum.gain < 0", "value": RED}, "value": BLUE},
             },
         }
         lines = [{**zero, "encoding": {axis_name: {"datum": 0}}} for axis_name in "xy"]

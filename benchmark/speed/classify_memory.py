@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import typer
-from imagenet_memory import peak_gib
+from workload import peak_gib
 
 from compatbench.backbone import Backbone
 from compatbench.data.labels import Labels

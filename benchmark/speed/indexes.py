@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import typer
-from imagenet_memory import peak_gib
-from workload import matmul_rate
+from workload import matmul_rate, peak_gib
 
 from compatbench.engine.cell import provenance
 from compatbench.extras.indexes.index_maps import FeatureMap

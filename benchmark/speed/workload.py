@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.data.cards import BackboneCard
+from compatbench.extras.check.models import wrap
 
 CONTEXT = 16
 PART = 50
@@ -33,7 +33,7 @@ def make_workload() -> Workload:
 
     torch.manual_seed(0)
     model = open_clip.create_model("ViT-B-16", pretrained=None, precision="fp32")
-    return Workload(wrap(model.eval().requires_grad_(False), "ViT-B-16"))
+    return Workload(wrap(model.eval().requires_grad_(False), "ViT-B-16", None))
 
 
 def make_small(name: str, embed_dim: int, width: int, heads: int, layers: int) -> Workload:
@@ -47,13 +47,7 @@ def make_small(name: str, embed_dim: int, width: int, heads: int, layers: int) -
     settings = dict(size=(24, 24), mode="RGB", mean=(0.0,) * 3, std=(1.0,) * 3, fill_color=0)
     settings |= dict(interpolation="bicubic", resize_mode="shortest")
     model.visual.preprocess_cfg = settings
-    return Workload(wrap(model, name))
-
-
-def wrap(model: Any, name: str) -> Backbone:
-    facts = dict(name=name, title=name, config=name, weights="none", sha256="0" * 64)
-    facts |= dict(tokenizer=None, lineage="", licence="none")
-    return Backbone(BackboneCard.model_validate(facts), model, torch.device("cpu"))
+    return Workload(wrap(model, name, None))
 
 
 @dataclass(frozen=True)
@@ -123,6 +117,12 @@ def time_plain(function: Callable[[], Any], rounds: int) -> tuple[float, Any]:
         result = function()
         best = min(best, time.process_time() - start)
     return best, result
+
+
+def peak_gib() -> float:
+    # Not getrusage: its peak is that of the parent until this program was started.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
 
 
 def matmul_rate(size: int = 1024, rounds: int = 10) -> float:

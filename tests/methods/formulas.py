@@ -240,7 +240,7 @@ class Formula:
     recipe: Mapping[str, object] = field(default_factory=lambda: {"warmup_epochs": 0, "lr": 0.1})
     settings: Mapping[str, object] = field(default_factory=dict)
     start: Callable[[Backbone, FewShotData], Tensors] | None = None
-    exact: float = 1e-10
+    exact: float = 1e-9
     step: float = 1e-8
 
     def build(self, **settings: object) -> Any:
@@ -270,11 +270,7 @@ class Formula:
         return Module(noise_like(module.trained), module.stored)
 
     def check_logits(
-        self,
-        backbone: Backbone,
-        data: FewShotData,
-        images: Tensor,
-        target: Backbone | None = None,
+        self, backbone: Backbone, data: FewShotData, images: Tensor, target: Backbone | None = None
     ) -> None:
         """The classifier of a random module, on its source or a target, gives the formula's logits.
 

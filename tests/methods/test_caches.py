@@ -120,7 +120,6 @@ STEPS = {
         update=adam(1e-4, decoupled=0.01),
         recipe={"lr": 0.1},
         start=first_keys,
-        exact=1e-9,
     ),
     "ape_t": Formula(
         "ape_t",
@@ -138,7 +137,7 @@ FORMULAS = STEPS | {
     "tip_adapter-other": Formula("tip_adapter", tip_logits, settings=SEARCHED, exact=1e-6),
     "ape": Formula("ape", ape_logits, exact=1e-6),
     "ape-other": Formula("ape", ape_logits, settings=SEARCHED | {"most_gamma": 1.5}, exact=1e-6),
-    "proker": Formula("proker", proker_logits, exact=1e-9),
+    "proker": Formula("proker", proker_logits),
 }
 
 

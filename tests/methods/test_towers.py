@@ -243,33 +243,22 @@ STEPS = {
         bitfit_logits,
         update=adam(0.1, rate=1e-3),
         recipe={"warmup_epochs": 0, "eps": 0.1},
-        exact=1e-9,
         step=1e-10,
     ),
-    "vpt_deep": Formula("vpt_deep", vpt_logits, exact=1e-9),
-    "vpt_deep-1": Formula("vpt_deep", vpt_logits, settings={"depth": 1}, exact=1e-9),
-    "vpt_shallow": Formula("vpt_shallow", vpt_logits, exact=1e-9),
+    "vpt_deep": Formula("vpt_deep", vpt_logits),
+    "vpt_deep-1": Formula("vpt_deep", vpt_logits, settings={"depth": 1}),
+    "vpt_shallow": Formula("vpt_shallow", vpt_logits),
     **{
-        name: Formula(name.partition("-")[0], prompted_logits, settings=settings, exact=1e-9)
+        name: Formula(name.partition("-")[0], prompted_logits, settings=settings)
         for name, settings in PROMPTED.items()
     },
     **{
         f"promptsrc-{which}": Formula(
-            "promptsrc",
-            prompted_logits,
-            promptsrc_loss,
-            settings={"templates": which},
-            exact=1e-9,
+            "promptsrc", prompted_logits, promptsrc_loss, settings={"templates": which}
         )
         for which in TEMPLATES
     },
-    "mma": Formula(
-        "mma",
-        mma_logits,
-        mma_loss,
-        settings={"scale": 0.05, "width": 4},
-        exact=1e-9,
-    ),
+    "mma": Formula("mma", mma_logits, mma_loss, settings={"scale": 0.05, "width": 4}),
     "mmrl": Formula(
         "mmrl",
         mmrl_logits,
@@ -277,16 +266,15 @@ STEPS = {
         update=adam(0.1, rate=1e-3, decoupled=5e-4),
         recipe={"warmup_epochs": 0, "eps": 0.1},
         settings={"length": 3, "width": 8},
-        exact=1e-9,
         step=1e-9,
     ),
 }
 
 FORMULAS = STEPS | {
-    "coprompt": Formula("coprompt", coprompt_logits, exact=1e-9),
-    "mma-published": Formula("mma", mma_logits, exact=1e-9),
+    "coprompt": Formula("coprompt", coprompt_logits),
+    "mma-published": Formula("mma", mma_logits),
     **{
-        name: Formula("clip_lora", add_low_ranks, settings=settings, exact=1e-9)
+        name: Formula("clip_lora", add_low_ranks, settings=settings)
         for name, settings in LOW_RANKS.items()
     },
 }

@@ -71,9 +71,9 @@ SIZES = {"context_length": 4, "prompts": 3}
 PLUS_PLUS = Formula(
     "plot_pp", plus_plus_logits, settings={"phrases": PHRASES, "image_prompts": 2}, exact=1e-9
 )
-STEPS = {"plot": Formula("plot", plot_logits, settings=SIZES, exact=1e-9)}
+STEPS = {"plot": Formula("plot", plot_logits, settings=SIZES)}
 FORMULAS = STEPS | {
-    "plot-pooled": Formula("plot", pooled_logits, settings=SIZES | {"pooled": True}, exact=1e-9),
+    "plot-pooled": Formula("plot", pooled_logits, settings=SIZES | {"pooled": True}),
     "plot_pp": PLUS_PLUS,
 }
 

@@ -77,9 +77,6 @@ def flyp_loss(at: Case) -> Tensor:
     return (cross_entropy(logits, diagonal) + cross_entropy(logits.T, diagonal)) / 2
 
 
-SMOOTH = {"eps": 0.1}  # of Adam
-
-
 def own_name(backbone: Backbone, name: str) -> str:
     """The model's name of what 2SFS calls ``text.…`` or ``image.…``."""
     tower, _, name = name.partition(".")
@@ -121,8 +118,8 @@ STEPS = {
 }
 STEPS = {name: replace(each, exact=1e-9, step=1e-9) for name, each in STEPS.items()}
 FORMULAS = {
-    "twosfs": Formula("twosfs", twosfs_logits, exact=1e-9),
-    "prolip": Formula("prolip", prolip_logits, exact=1e-9),
+    "twosfs": Formula("twosfs", twosfs_logits),
+    "prolip": Formula("prolip", prolip_logits),
     **STEPS,
 }
 
@@ -165,7 +162,7 @@ def test_differences_are_added_to_the_weights_of_a_tower_of_the_same_sizes(
         texts = [unit(fill(changed, at.labels, template)) for template in at.labels.templates]
         return at.own["log_scale"].exp() * at.cosines(torch.stack(texts).mean(0))
 
-    text_alone = Formula("flyp", logits, settings={"encoder": "text"}, exact=1e-9)
+    text_alone = Formula("flyp", logits, settings={"encoder": "text"})
     text_alone.check_logits(clip64, data64, images64, eva64)
 
 

@@ -145,13 +145,13 @@ def randomise(model: nn.Module, seed: int) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def wrap(model: nn.Module, name: str) -> Backbone:
-    """A model as a backbone with the mini suite's tokenizer."""
+def wrap(model: nn.Module, name: str, tokenizer: str | None = "mini/tokenizer.txt.gz") -> Backbone:
+    """A model as a backbone with the mini suite's tokenizer, or with CLIP's where it is None."""
     visual: Any = model.visual
     if not hasattr(visual, "preprocess_cfg"):
         visual.preprocess_cfg = dict(size=IMAGE_SIZE, mean=(0.5,) * 3, std=(0.25,) * 3)
     facts = dict(name=name, title=name, config=name, weights="none.safetensors", sha256="0" * 64)
-    facts |= dict(tokenizer="mini/tokenizer.txt.gz", lineage="", licence="none")
+    facts |= dict(tokenizer=tokenizer, lineage="", licence="none")
     return Backbone(BackboneCard.model_validate(facts), model, torch.device("cpu"))
 
 
