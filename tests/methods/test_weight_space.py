@@ -117,15 +117,19 @@ STEPS = {
     "flyp": Formula("flyp", flyp_logits, flyp_loss, adam(0.1, 1e-5), SMOOTH),
 }
 STEPS = {name: replace(each, exact=1e-9, step=1e-9) for name, each in STEPS.items()}
-FORMULAS = {
-    "twosfs": Formula("twosfs", twosfs_logits),
-    "prolip": Formula("prolip", prolip_logits),
-    **STEPS,
-}
 
 
-test_logits_equal_the_formula = logits_test(FORMULAS)
+test_logits_equal_the_formula = logits_test(
+    {"twosfs": Formula("twosfs", twosfs_logits), "prolip": Formula("prolip", prolip_logits)}
+)
 test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
+
+
+@pytest.mark.parametrize("formula", STEPS.values(), ids=STEPS)
+def test_logits_of_tuned_weights_equal_the_formula(
+    clip64: Backbone, data64: FewShotData, images64: Tensor, formula: Formula
+) -> None:
+    formula.check_logits(clip64, data64, images64)
 
 
 def test_clipood_averages_the_weights_after_every_step(
