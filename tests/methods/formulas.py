@@ -16,7 +16,7 @@ from tiny_models import wrap
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.method import FewShotData, Method, Module
+from compatbench.method import FEATURES, FewShotData, Module
 from compatbench.method.registry import builtin_methods
 
 WORDS = "a photo of a"
@@ -256,10 +256,9 @@ class Formula:
 
         Where a method takes more than features, the formula takes images.
         """
-        method = self.build()
-        if type(method).image_input is Method.image_input:
+        wanted = self.build().image_input(backbone)
+        if wanted == FEATURES:
             return data, [*data.train.views], lambda images: images
-        wanted = method.image_input(backbone)
         shots, views = few_shots(backbone, data.labels, wanted)
         return shots, views, lambda images: backbone.encode_images(images, wanted)
 
