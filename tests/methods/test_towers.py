@@ -102,6 +102,8 @@ def add_low_ranks(at: Case) -> Tensor:
                 for j in range(3):
                     matrix_of(block.attn, j).data += scale * b[j] @ a[j]
     texts = fill(updated, at.labels, at.settings.get("template", "a photo of a {}."))
+    if at.settings.get("encoder") == "text":  # of features
+        return at.cosines(texts)
     return at.cosines(texts, run_image_tower(updated.model.visual, at.images, []))
 
 
