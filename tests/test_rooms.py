@@ -38,7 +38,7 @@ ROOM_BUDGETS = {
     "cli": 1_725,
     "data": 5_130,
     "engine": 4_047,
-    "extras": 8_776,
+    "extras": 8_763,
     "files": 605,
     "method": 2_340,
     "results": 2_790,

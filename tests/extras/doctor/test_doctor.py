@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from command_line import invoke
 
 import compatbench as cb
 from compatbench.backbone import Backbone
@@ -119,3 +121,11 @@ def test_what_is_missing_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch) 
     assert "--data-root" in missing.fix
     with pytest.raises(CompatbenchError, match="did you mean dtd"):
         cb.diagnose(tasks=["dt"])
+
+
+def test_zero_shot_is_shown_beside_what_is_published() -> None:
+    shown = invoke("doctor", "--task", "mini-weather", "--backbone", "mini-clip", "--verify")
+    assert shown.exit_code == 0
+    assert re.search(
+        r"mini-weather +mini-clip +top1 +\d+\.\d+ .*nothing is published", shown.output
+    )

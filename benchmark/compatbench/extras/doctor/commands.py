@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
+import pandas as pd
 from rich.markup import escape
 
 from compatbench.cli.command import Call
-from compatbench.cli.output import MARKS, print_facts, say
+from compatbench.cli.output import MARKS, print_facts, print_frame, say
 
-if TYPE_CHECKING:
-    from compatbench.extras.doctor.published_zero_shot import Comparison
-
-STYLES = {"not compared": "dim", "agrees": "green", "disagrees": "red", "differs": "yellow"}
+COLUMNS = ["task", "backbone", "metric", "measured"]
+COLUMNS += ["published", "within", "source", "verdict", "reason"]
 
 
 def doctor(call: Call) -> int:
@@ -26,9 +24,10 @@ def doctor(call: Call) -> int:
     print_facts(diagnosis.machine)
     if call.arguments["verify"]:
         say("[bold]Zero-shot[/], top-1 or mean per-class recall in percent")
-        for comparison in diagnosis.comparisons:
-            say(f"  {_describe_comparison(comparison)}")
-        if not diagnosis.comparisons:
+        if diagnosis.comparisons:
+            figures = pd.DataFrame(diagnosis.comparisons).reindex(columns=COLUMNS)
+            print_frame(figures.round(2), whole=160)
+        else:
             say("  no task and backbone are both here, so nothing was run")
     what = escape(f"suite '{diagnosis.suite}'" if diagnosis.suite else "what was asked for")
     if diagnosis.ready:
@@ -41,15 +40,3 @@ def doctor(call: Call) -> int:
         why = f"can run, but must not be trusted yet; {disagreeing}"
     say(f"[red]Not ready[/]: {what} {why}.")
     return 1
-
-
-def _describe_comparison(comparison: Comparison) -> str:
-    where = f"{escape(comparison.task)} on {escape(comparison.backbone)}"
-    if comparison.published is None:
-        return f"{where}: {comparison.measured:.2f}; {comparison.reason}"
-    metric = "top-1" if comparison.metric == "top1" else "recall"
-    mark = f"[{STYLES[comparison.verdict]}]{comparison.verdict}[/]"
-    limit = "" if comparison.verdict == "not compared" else f" (within {comparison.within:g})"
-    published = f"published {comparison.published:.2f} by {comparison.source}"
-    measured = f"{metric} {comparison.measured:.2f}"
-    return f"{where}: {measured}, {published}: {mark}{limit}; {comparison.reason}"
