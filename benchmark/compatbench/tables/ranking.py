@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from compatbench.data.cards.shots import count_shots
@@ -13,8 +14,7 @@ from compatbench.results.measures import list_measures
 from compatbench.results.method_results import MethodInfo
 from compatbench.results.ranking_table import find_gaps
 from compatbench.results.ranks import Ranked, exact, rounded
-from compatbench.tables.measure_columns import further_measures, measure_column
-from compatbench.tables.numbers import NOTHING, bounds, duration, percent
+from compatbench.tables.numbers import NOTHING, bounds, duration, percent, signed
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.table import (
     Cell,
@@ -27,6 +27,35 @@ from compatbench.tables.table import (
     spread,
     text,
 )
+
+# What every method's tables show, in this order; measures that are registered since come behind.
+EVERYWHERE = ("source", "target", "h", "gain", "negative_flips", "positive_flips", "target_ece")
+# What tables of their own show.
+_ELSEWHERE = frozenset({"source_gain", "inconsistent_errors", "source_ece", "diversity"})
+_TITLES = {"target_ece": "ECE"}  # where the source's is not shown
+
+
+@cache
+def measure_column(name: str, **more: Any) -> Column:
+    """The column of a registered measure; ``more`` are fields of ``Column``."""
+    measure = list_measures("upgrade")[name]
+    about = ", ".join(filter(None, (measure.sentence, measure.unit)))
+    show = signed if measure.unit == "points" else percent
+    return Column(name, _TITLES.get(name, measure.title), about, show, **more)
+
+
+def further_measures(
+    shown: Collection[str] = EVERYWHERE, rows: Iterable[Ranked] | None = None
+) -> list[str]:
+    """Registered measures that no table names; of ``rows``, those of which one has a figure."""
+    rows = None if rows is None else list(rows)
+    return [
+        name
+        for name in list_measures("upgrade")
+        if name not in shown and name not in EVERYWHERE and name not in _ELSEWHERE
+        if rows is None or any(row.value(name) is not None for row in rows)
+    ]
+
 
 PAGE = ("rank", "method", "depth", "source", "target", "h", "interval", "gain")
 SHORT = ("rank", "method", "source", "target", "h", "gain")

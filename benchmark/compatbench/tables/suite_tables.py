@@ -18,9 +18,8 @@ from compatbench.results.standing import (
     follow_path,
     mean_of_all,
 )
-from compatbench.tables.measure_columns import EVERYWHERE, further_measures, measure_column
 from compatbench.tables.numbers import percent, signed
-from compatbench.tables.ranking import method_cell
+from compatbench.tables.ranking import EVERYWHERE, further_measures, measure_column, method_cell
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.table import (
     Cell,

@@ -17,7 +17,6 @@ from compatbench.results.ranks import ALPHA, Ranked, rank_datasets
 from compatbench.results.result_files import FIGURES, PAGES, RESULTS, check_name
 from compatbench.tables import markdown
 from compatbench.tables.figures.kinds import list_kinds
-from compatbench.tables.numbers import percent
 from compatbench.tables.pages.report_site import report
 from compatbench.tables.pages.sections import (
     TABLES,
@@ -140,7 +139,7 @@ def _render(name: str, **context: Any) -> str:
         ALPHA=ALPHA,
         find_disagreements=find_disagreements,
         rank_datasets=rank_datasets,
-        advice=_advice,
+        choose_methods=_choose_methods,
         about=render_method,
         marks=MARKS,
         **context,
@@ -148,42 +147,28 @@ def _render(name: str, **context: Any) -> str:
     return f"{text}\n\n{markdown.define_links(text)}".strip() + "\n"
 
 
-def _advice(page: SuitePage) -> str:
-    """Which method to choose: whatever the upgrade, and for each upgrade of the suite."""
-    upgrades, shots = page.expected.upgrades, max(page.expected.shots)
+def _choose_methods(page: SuitePage) -> dict[str, Any]:
+    """Whatever the upgrade, the method whose lowest H is the highest, of all and of shallow ones.
+
+    And the first of every upgrade. Nothing if no method has a rank on every upgrade.
+    """
+    shots = max(page.expected.shots)
     ranks: list[dict[str, Ranked]] = [
         {
             row.standing.info.name: row
             for row in page.ranks(upgrade, shots)
             if row.rank and row.standing.info.learns and not row.sees_tests
         }
-        for upgrade in upgrades
+        for upgrade in page.expected.upgrades
     ]
     lowest = {
         name: min(rows[name].value("h") or 0.0 for rows in ranks)
         for name in ranks[0]
         if all(name in rows for rows in ranks)
     }
-    if not lowest:
-        return ""
-
-    def safest(*kinds: str) -> str:
+    chosen: dict[str, Any] = {"firsts": [rows[:1] for rows in map(list, map(dict.values, ranks))]}
+    for what, kinds in (("safest", ("shallow", "deep")), ("shallow", ("shallow",))):
         names = [name for name in lowest if ranks[0][name].kind in kinds]
-        name = max(names, key=lowest.__getitem__, default=None)
-        return "" if name is None else f"{_bold(ranks[0][name])} ({percent(lowest[name])})"
-
-    what = "H" if len(upgrades) == 1 else f"lowest H over the {len(upgrades)} upgrades"
-    text = f"**Which method?** Judged by the {what}, choose {safest('shallow', 'deep')}"
-    if prompts := safest("shallow"):
-        text += f", or of prompts and other shallow modules {prompts}"
-    firsts = [
-        f"{_bold(row)} ({percent(row.value('h'))}) for {markdown.escape(page.path_title(upgrade))}"
-        for upgrade, rows in zip(upgrades, ranks, strict=True)
-        for row in list(rows.values())[:1]
-    ]
-    alone = f" If the upgrade is known: {'; '.join(firsts)}." if len(upgrades) > 1 else ""
-    return f"{text}.{alone}"
-
-
-def _bold(row: Ranked) -> str:
-    return f"**{markdown.escape(row.standing.info.title)}**"
+        if name := max(names, key=lowest.__getitem__, default=None):
+            chosen[what] = ranks[0][name], lowest[name]
+    return chosen if lowest else {}

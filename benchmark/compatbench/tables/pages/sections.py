@@ -72,23 +72,16 @@ TABLES = (
 )
 
 
-def _core(place: int, title: str, template: str, applies: Callable[[SuitePage], object]) -> Section:
-    return Section("suite", place, title, lambda page: bool(applies(page)), template, TABLES)
-
-
-_CORE = (
-    _core(10, "Step by step", "sections/paths.md.jinja", lambda page: page.paths),
-    _core(20, "By shots", "sections/shots.md.jinja", lambda page: len(page.expected.shots) > 1),
-    _core(
-        *(30, "Ablation", "sections/ablation.md.jinja"),
-        lambda page: page.configs.keys() & page.results.methods,
-    ),
-    _core(
-        *(40, "Compared with retraining", "sections/retained.md.jinja"),
-        lambda page: page.expected.retrained,
-    ),
-    _core(50, "By kind of upgrade", "sections/groups.md.jinja", lambda page: page.groups),
-)
+_CORE = [
+    Section("suite", place, title, applies, f"sections/{name}.md.jinja", TABLES)
+    for place, title, name, applies in (
+        (10, "Step by step", "paths", lambda page: bool(page.paths)),
+        (20, "By shots", "shots", lambda page: len(page.expected.shots) > 1),
+        (30, "Ablation", "ablation", lambda p: bool(p.configs.keys() & p.results.methods)),
+        (40, "Compared with retraining", "retained", lambda page: page.expected.retrained),
+        (50, "By kind of upgrade", "groups", lambda page: bool(page.groups)),
+    )
+]
 
 
 def render_method(page: SuitePage, rows: Sequence[Ranked]) -> str:

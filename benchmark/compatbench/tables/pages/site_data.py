@@ -15,10 +15,16 @@ from compatbench.results.expected import Upgrade
 from compatbench.results.ranks import Ranked, rounded
 from compatbench.tables.figures.plan import PlannedFigure, figures_of_suite, figures_of_upgrade
 from compatbench.tables.markdown import define_links, link_definitions
-from compatbench.tables.measure_columns import further_measures, measure_column
 from compatbench.tables.numbers import NOTHING
 from compatbench.tables.pages.sections import list_sections, render_method
-from compatbench.tables.ranking import PAGE, gap_table, list_columns, ranking_table
+from compatbench.tables.ranking import (
+    PAGE,
+    further_measures,
+    gap_table,
+    list_columns,
+    measure_column,
+    ranking_table,
+)
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.suite_tables import rows_by_method
 from compatbench.tables.table import Cell, Column
