@@ -41,7 +41,7 @@ ROOM_BUDGETS = {
     "extras": 8_763,
     "files": 605,
     "method": 2_340,
-    "results": 2_790,
+    "results": 2_776,
     "tables": 2_579,
 }
 PROGRAMS = tuple(

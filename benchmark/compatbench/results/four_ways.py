@@ -82,20 +82,6 @@ class FourWays:
             return estimate(both, "pair", harmonic_mean_of_means)
         return estimate(self.frame[["pair", name]], "pair")
 
-    def over_classes(self, model: Model) -> Interval | None:
-        return self.mean(f"h_{model}")
-
-    def over_models(self, classes: Classes) -> Interval | None:
-        return self.mean(f"h_{classes}")
-
-    @property
-    def four(self) -> Interval | None:
-        return self.mean("four")
-
-    @property
-    def forgotten(self) -> Interval | None:
-        return self.mean("forgotten")
-
 
 def list_pairs(expected: Expected) -> tuple[tuple[str, str], ...]:
     """The pairs of a task that modules are trained on and a test set of other classes."""
@@ -117,7 +103,7 @@ def measure_four_ways(
     """Every method on one upgrade: complete ones by ``four``, best first, then the others by H."""
 
     def order(ways: FourWays) -> tuple[bool, float, str]:
-        figure = ways.four if ways.state == "complete" else ways.over_models("own")
+        figure = ways.mean("four" if ways.state == "complete" else "h_own")
         return ways.state != "complete", -figure.value if figure else 0.0, ways.info.name
 
     return sorted((_measure(method, expected, upgrade, shots) for method in methods), key=order)

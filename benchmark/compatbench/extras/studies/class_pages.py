@@ -42,12 +42,12 @@ def classes_table(page: SuitePage, upgrade: Upgrade, shots: int, top: int | None
         own: lambda ways: _sides(ways, "own"),
         other: lambda ways: _sides(ways, "other"),
         f"H of {own.lower()} and {other.lower()}": lambda ways: " → ".join(
-            percent(exact(ways.over_classes(model))) for model in MODELS
+            percent(exact(ways.mean(f"h_{model}"))) for model in MODELS
         ),
-        f"H, {own.lower()}": lambda ways: percent(exact(ways.over_models("own"))),
-        f"H, {other.lower()}": lambda ways: percent(exact(ways.over_models("other"))),
-        "Four-way H": lambda ways: percent(exact(ways.four)),
-        "95 %": lambda ways: bounds(ways.four),
+        f"H, {own.lower()}": lambda ways: percent(exact(ways.mean("h_own"))),
+        f"H, {other.lower()}": lambda ways: percent(exact(ways.mean("h_other"))),
+        "Four-way H": lambda ways: percent(exact(ways.mean("four"))),
+        "95 %": lambda ways: bounds(ways.mean("four")),
     }
     return _table(measure_page(page, upgrade, shots)[:top], figures, {own, f"H, {own.lower()}"})
 
@@ -58,8 +58,8 @@ def forgetting_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
     figures: _Figures = {
         f"Gain, {own.lower()}": lambda ways: _sides(ways, "own", "_gain", signed),
         f"Gain, {other.lower()}": lambda ways: _sides(ways, "other", "_gain", signed),
-        "Forgotten": lambda ways: signed(exact(ways.forgotten)),
-        "95 %": lambda ways: bounds(ways.forgotten, signed),
+        "Forgotten": lambda ways: signed(exact(ways.mean("forgotten"))),
+        "95 %": lambda ways: bounds(ways.mean("forgotten"), signed),
         f"NFR, {own.lower()}": lambda ways: percent(exact(ways.mean("own_negative_flips"))),
         f"NFR, {other.lower()}": lambda ways: percent(exact(ways.mean("other_negative_flips"))),
     }
@@ -95,13 +95,13 @@ def classes_sentence(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
         return ""
     refused = sum(ways.state == "not applicable" for ways in methods)
     helped = sum((exact(ways.mean("other_target_gain")) or 0) > 0 for ways in complete)
-    best, floors = complete[0], [w for w in methods if w.info.depth == "none" and w.four]
-    floor = "".join(f"; {escape(w.info.title)}: {percent(exact(w.four))}" for w in floors[:1])
+    best, floors = complete[0], [w for w in methods if w.info.depth == "none" and w.mean("four")]
+    four = [percent(exact(ways.mean("four"))) for ways in (best, *floors)]
+    floor = f"; {escape(floors[0].info.title)}: {four[1]}" if floors else ""
     return (
         f"Methods that apply to other classes: {len(complete)}; to their own classes only: "
-        f"{refused}. Best four-way H: {escape(best.info.title)} "
-        f"({percent(exact(best.four))}{floor}). Above the target's zero-shot on other classes: "
-        f"{helped} of {len(complete)}."
+        f"{refused}. Best four-way H: {escape(best.info.title)} ({four[0]}{floor}). Above the "
+        f"target's zero-shot on other classes: {helped} of {len(complete)}."
     )
 
 
