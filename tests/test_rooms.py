@@ -50,8 +50,8 @@ PROGRAMS = tuple(
 BUDGETS = {
     "the harness": (35_200, ("benchmark/compatbench",)),
     "transfers and formats": (2_630, ("transfers", "formats")),
-    "programs": (5_900, PROGRAMS),
-    "programs, with fits beside the authors' code": (9_050, (*PROGRAMS, "benchmark/authors")),
+    "programs": (5_620, PROGRAMS),
+    "programs, with fits beside the authors' code": (8_730, (*PROGRAMS, "benchmark/authors")),
     "tests": (28_500, ("tests",)),
 }
 
