@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 from rich.markup import escape
@@ -59,35 +59,23 @@ class Call:
         return self.shell["as_json"]
 
 
-@dataclass(frozen=True)
-class ShellOption:
+class ShellOption(NamedTuple):
     """An option or argument, and what its value is for.
 
     Attributes:
+        option: with its annotation, its default and its help.
         of: the record that it is a field of; ``shell``, if the function does not have it;
-            ``process``, if it is dealt with when it is read.
+            ``process``, if it is dealt with when it is read; else empty.
+        takes_none: whether the function is told that nothing was given.
     """
 
-    parameter: Parameter
     option: Option
-    of: str = ""
+    of: str
+    takes_none: bool
 
     @property
-    def default(self) -> object:
-        """A value or ``REQUIRED``; None if nothing is given to the function then."""
-        default = self.option.default
-        default = self.parameter.default if default is ... else default
-        if self.option.repeated or default is COMPUTED or default == ():
-            return None
-        return Path(default) if self._kind is Path and isinstance(default, str) else default
-
-    @property
-    def annotation(self) -> str:
-        return self.option.annotation or self.parameter.annotation
-
-    @property
-    def _kind(self) -> Any:
-        return shell_type(self.annotation)
+    def kind(self) -> Any:
+        return shell_type(self.option.annotation)
 
     def read(self, value: Any) -> Any:
         """The value as the function takes it."""
@@ -95,22 +83,27 @@ class ShellOption:
             return None
         if self.option.read:
             return load(self.option.read)(value)
-        listed = self._kind is str and _is_list(self.annotation) and isinstance(value, str)
+        listed = self.kind is str and _is_list(self.option.annotation) and isinstance(value, str)
         return split(value) if listed else value
 
     def in_signature(self, name: str) -> inspect.Parameter:
         """The parameter that typer makes an option of."""
-        option, kind, default = self.option, self._kind, self.default
+        option, kind, default = self.option, self.kind, self.option.default
         names = (option.names,) if isinstance(option.names, str) else option.names
-        settings: dict[str, Any] = {"min": option.least, "max": option.most}
-        settings |= {"help": self._help(name), "envvar": option.envvar}
         several = ("FILE" if kind is Path else "NAME") if option.repeated else None
+        settings: dict[str, Any] = {"min": option.least, "max": option.most}
+        settings |= {"help": escape(option.help), "envvar": option.envvar}
         settings["metavar"] = option.metavar or several
         if option.completes:
             settings["autocompletion"] = complete(option.completes)
         if option.at_once:
+
+            def callback(value: Any) -> None:
+                if value:
+                    load(option.at_once)(value)
+
             # Cards of one's own have to be there before other options name them.
-            settings |= {"callback": _at_once(option.at_once), "is_eager": name == "cards"}
+            settings |= {"callback": callback, "is_eager": name == "cards"}
         if names == ("",) or (default is REQUIRED and not names):
             info = typer.Argument(**settings)
         else:
@@ -119,23 +112,10 @@ class ShellOption:
             info = typer.Option(*names, **settings)
         kind = list[kind] if option.repeated else kind
         kind = kind | None if default is None else kind
+        default = inspect.Parameter.empty if default is REQUIRED else default
         return inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if default is REQUIRED else default,
-            annotation=Annotated[kind, info],
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
         )
-
-    def _help(self, name: str) -> str:
-        """What the docstring says; if it says nothing, what that of ``run`` or ``Compute`` does."""
-        texts = [self.option.help, self.parameter.help]
-        for place in ("run", "Compute"):
-            if name in (parameters := read_signature(place).parameters):
-                texts.append(parameters[name].help)
-        text = next(filter(None, texts), "")
-        if "/" not in text.split(" ")[0]:  # an address keeps its small letter
-            text = text[:1].upper() + text[1:]
-        return escape(text)
 
 
 def add_command(app: typer.Typer, name: str, command: Command, panel: str | None = None) -> None:
@@ -169,18 +149,38 @@ def shell_options(command: Command) -> dict[str, ShellOption]:
     }
     for record, (place, *chosen) in command.records.items():
         record_fields = read_signature(place).parameters
-        for name in chosen or record_fields:
-            placed[name] = record_fields[name], record
-    nothing = Parameter("str", None, "")
+        placed |= {name: (record_fields[name], record) for name in chosen or record_fields}
     of_the_shell = [*command.options, *command.also]
     of_the_shell += ["cards"] * (not CARD_NAMES.isdisjoint(placed))
     for name in of_the_shell:
-        placed.setdefault(name, (nothing, "shell"))
-    options = {}
-    for name, (parameter, of) in placed.items():
-        option = _overlay(SHARED.get(name, Option()), command.options.get(name, Option()))
-        options[name] = ShellOption(parameter, option, "process" if option.at_once else of)
-    return options
+        placed.setdefault(name, (Parameter("str", None, ""), "shell"))
+    return {
+        name: _describe(name, parameter, of, command.options.get(name, Option()))
+        for name, (parameter, of) in placed.items()
+    }
+
+
+def _describe(name: str, parameter: Parameter, of: str, own: Option) -> ShellOption:
+    """An option: what its command says of it, or else ``SHARED``, the signature and docstrings."""
+    nothing = Option()
+    said = {each.name: getattr(own, each.name) for each in fields(Option)}
+    said = {key: value for key, value in said.items() if value != getattr(nothing, key)}
+    option = replace(SHARED.get(name, nothing), **said)
+    annotation = option.annotation or parameter.annotation
+    default = parameter.default if option.default is ... else option.default
+    if option.repeated or default is COMPUTED or default == ():
+        default = None  # and nothing is given to the function then
+    if shell_type(annotation) is Path and isinstance(default, str):
+        default = Path(default)
+    # What the docstring does not say, that of ``run`` or ``Compute`` does.
+    others = [read_signature(place).parameters.get(name) for place in ("run", "Compute")]
+    texts = [option.help, parameter.help, *(each.help for each in others if each is not None)]
+    text = next(filter(None, texts), "")
+    if "/" not in text.split(" ")[0]:  # an address keeps its small letter
+        text = text[:1].upper() + text[1:]
+    whole = replace(option, annotation=annotation, default=default, help=text)
+    takes_none = bool(of) or parameter.default in (None, REQUIRED)
+    return ShellOption(whole, "process" if option.at_once else of, takes_none)
 
 
 def read_call(
@@ -188,12 +188,10 @@ def read_call(
 ) -> Call:
     """The call that a command's values make."""
     call, records = Call(command.function), {name: {} for name in command.records}
-    targets = {"": call.arguments, "shell": call.shell, **records}
+    targets = {"": call.arguments, "shell": call.shell, "process": {}, **records}
     for name, option in options.items():
-        if option.of == "process":
-            continue
         value = option.read(values[name])
-        if value is not None or option.parameter.default in (None, REQUIRED) or option.of:
+        if value is not None or option.takes_none:
             targets[option.of][name] = value
     parameters = read_signature(command.function).parameters
     for name, (place, *_) in command.records.items():
@@ -227,21 +225,3 @@ def _is_list(annotation: str) -> bool:
     members = _members(annotation)
     lists = ("Sequence[", "Collection[", "list[")
     return "str" not in members and any(member.startswith(lists) for member in members)
-
-
-def _overlay(below: Option, above: Option) -> Option:
-    """What the upper says, and the lower where that says nothing."""
-    nothing = Option()
-    said = {each.name: getattr(above, each.name) for each in fields(Option)}
-    return replace(
-        below, **{name: value for name, value in said.items() if value != getattr(nothing, name)}
-    )
-
-
-def _at_once(place: str) -> Callable[[Any], Any]:
-    def callback(value: Any) -> Any:
-        if value:
-            load(place)(value)
-        return value
-
-    return callback

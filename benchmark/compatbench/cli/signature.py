@@ -59,16 +59,12 @@ def read_signature(place: str) -> Signature:
         for name in names.split(", ")
     }
     parameters = {
-        name: Parameter(ast.unparse(annotation) if annotation else "str", default, "")
+        name: Parameter(
+            ast.unparse(annotation) if annotation else "str", default, helps.get(name, "")
+        )
         for name, annotation, default in _parts(definition)
     }
-    return Signature(
-        plain(text.strip()),
-        {
-            name: Parameter(each.annotation, each.default, helps.get(name, ""))
-            for name, each in parameters.items()
-        },
-    )
+    return Signature(plain(text.strip()), parameters)
 
 
 def plain(text: str) -> str:
@@ -109,12 +105,10 @@ def _parts(
                 yield field.target.id, field.annotation, _value(field.value)
         return
     arguments = definition.args
-    named = [*arguments.posonlyargs, *arguments.args]
-    defaults = [None] * (len(named) - len(arguments.defaults)) + arguments.defaults
-    for argument, default in (
-        *zip(named, defaults, strict=True),
-        *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True),
-    ):
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    positional = len(named) - len(arguments.kwonlyargs)
+    defaults = [None] * (positional - len(arguments.defaults)) + arguments.defaults
+    for argument, default in zip(named, [*defaults, *arguments.kw_defaults], strict=True):
         yield argument.arg, argument.annotation, _value(default)
 
 

@@ -213,9 +213,8 @@ class TimeEstimate:
         if not isinstance(fitted, TrainedMethod):
             return seconds + CLOSED_FORM_SECONDS
         step = STEP_SECONDS
-        if TEXT_PLACES.intersection(
-            method.places
-        ):  # forward and backward to the inputs: the weights are frozen
+        if TEXT_PLACES.intersection(method.places):
+            # Forward and backward to the inputs: the weights are frozen.
             flops = 4.0 * source.text_weights * classes * NAME_TOKENS
             step += method.step_cost * (flops / rate + source.text_blocks * BLOCK_SECONDS)
         if in_image:
