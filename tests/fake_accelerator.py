@@ -12,7 +12,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -186,10 +185,10 @@ def whole_harness() -> Iterator[None]:
 _serve = local.serve
 
 
-def serve(connection: Any, settings: Any, frames: Path) -> None:
+def serve(connection: Any, job: Any, name: str, device: str) -> None:
     """The life of a worker process that knows the accelerator; leaves a note of its card."""
     global own_card
-    own_card = torch.device(settings.compute.device).index or 0
-    (settings.store.parent / f"worker on {settings.compute.device}").touch()
+    own_card = torch.device(device).index or 0
+    (job.store.parent / f"worker on {device}").touch()
     with whole_harness():
-        _serve(connection, settings, frames)
+        _serve(connection, job, name, device)

@@ -62,6 +62,12 @@ def finish(store: RunStore, cell: Cell, *backbones: str) -> CellRecord:
     return record
 
 
+def said(result: subprocess.CompletedProcess[str]) -> str:
+    """What a command said that had to end well."""
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
 def expect_one_line(result: subprocess.CompletedProcess[str], message: str) -> None:
     """A command that ended with one clear line and exit code 2."""
     assert result.returncode == 2, result.stdout + result.stderr

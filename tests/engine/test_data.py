@@ -18,7 +18,7 @@ from compatbench.backbone import load_backbone
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method import load_module
 
-from .running import Run
+from .running import Run, said
 
 NAMES = ["red_fox", "blue_whale", "tree_frog", "barn_owl", "sea_star"]
 SUBSET = ["tree_frog", "red_fox", "sea_star"]
@@ -79,9 +79,7 @@ def output_in(run: Run, place: Path, *arguments: str, **environment: str) -> str
     if (place / "tasks").is_dir():
         own = {"COMPATBENCH_TASKS": str(place / "tasks"), "COMPATBENCH_DATA": str(place / "data")}
         environment = own | environment
-    result = run(*arguments, cwd=place, **environment)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    return said(run(*arguments, cwd=place, **environment))
 
 
 def rows(place: Path, method: str, suite: str = "beasts") -> dict[tuple[str, str], dict[str, str]]:

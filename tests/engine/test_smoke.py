@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from compatbench.files.project_folders import tasks_folder
 from compatbench.method import load_module
 from compatbench.method.registry import builtin_methods
 
-from .running import SMOKE, Run, expect_one_line
+from .running import SMOKE, Run, expect_one_line, said, wait_until
 
 
 def read_results(folder: Path, suite: str = "smoke") -> dict[str, list[dict[str, str]]]:
@@ -53,8 +52,7 @@ def test_every_method_has_numbers_that_agree_with_each_other(
     (tmp_path / "short.yaml").write_text(
         text.replace("name: smoke", "name: short").replace("max_steps: 20", "max_steps: 3")
     )
-    result = compatbench("run", "--suite", "./short.yaml", "--methods", "all", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    said(compatbench("run", "--suite", "./short.yaml", "--methods", "all", cwd=tmp_path))
     results = read_results(tmp_path, "short")
     assert sorted(results) == sorted(builtin_methods().names())
     zero_shot = set()
@@ -83,9 +81,7 @@ def test_every_method_has_numbers_that_agree_with_each_other(
 
 def test_a_second_run_changes_nothing(compatbench: Run, smoke: Path) -> None:
     before = snapshot(smoke)
-    result = compatbench(*SMOKE, cwd=smoke)
-    assert result.returncode == 0, result.stderr
-    assert "all done" in result.stdout
+    assert "all done" in said(compatbench(*SMOKE, cwd=smoke))
     # A device is checked all the same.
     for more in ([], ["--executor", "ray"]):
         result = compatbench(*SMOKE, *more, "--device", "tpu", cwd=smoke)
@@ -97,16 +93,9 @@ def test_a_killed_run_goes_on_where_it_stopped(
     compatbench: Run, smoke: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "compatbench", *SMOKE, "--jobs", "2"]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 120
-    while len(list((tmp_path / "runs").rglob("*.json"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    nowhere = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **nowhere)
+    assert wait_until(lambda: len([*tmp_path.glob("runs/**/*.json")]) >= 3)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     written = cells(tmp_path).items()
@@ -114,11 +103,8 @@ def test_a_killed_run_goes_on_where_it_stopped(
     assert finished
     assert not (tmp_path / "results" / "smoke").exists()
 
-    result = compatbench(*SMOKE, "--jobs", "1", cwd=tmp_path)
-
     # One process gives the same results as two.
-    assert result.returncode == 0, result.stderr
-    assert f"{len(finished)} done" in result.stdout
+    assert f"{len(finished)} done" in said(compatbench(*SMOKE, "--jobs", "1", cwd=tmp_path))
     assert read_results(tmp_path) == read_results(smoke)
     assert {key: cells(tmp_path)[key][0] for key in finished} == finished
 
@@ -137,9 +123,7 @@ def test_a_new_target_costs_its_evaluation_only(
     card = cards / "backbones" / "mini-eva-clip.yaml"
     card.write_text(card.read_text().replace(before, hash_file(weights)))
 
-    result = compatbench(*SMOKE, cwd=folder, COMPATBENCH_TASKS=str(cards))
-
-    assert result.returncode == 0, result.stderr
+    said(compatbench(*SMOKE, cwd=folder, COMPATBENCH_TASKS=str(cards)))
     assert snapshot(folder / "runs" / "modules") == snapshot(smoke / "runs" / "modules")
     for method, rows in read_results(folder).items():
         old = {row["backbone"]: row for row in read_results(smoke)[method]}
@@ -156,8 +140,7 @@ def test_modules_are_retrained_on_the_target_where_a_suite_asks_for_it(
     text = text.replace("name: smoke", "name: again").replace("publish: false", "retrained: true")
     (tmp_path / "again.yaml").write_text(text)
     command = ("run", "--suite", "./again.yaml", "--methods", "zeroshot,tip_adapter")
-    result = compatbench(*command, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    said(compatbench(*command, cwd=tmp_path))
     with (tmp_path / "results" / "again" / "tip_adapter.csv").open() as file:
         rows = list(csv.DictReader(file))
     *attached, retrained = rows

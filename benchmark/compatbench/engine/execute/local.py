@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
-from compatbench.engine.execute.events import MARK, Event, OnEvent, Reader
+from compatbench.engine.execute.events import LINES, MARK, Event, OnEvent, Reader
 from compatbench.engine.execute.loop import Job, Puller, count_tried, read_end, work
 from compatbench.engine.failures import count_oom_kills, note_failure
 from compatbench.engine.store import RunStore
@@ -104,6 +104,9 @@ class LocalCrew:
             del self._workers[name]
             process.join()
             if process.exitcode:
+                code, lines = process.exitcode, self._job.folder / f"{name}{LINES}"
+                if code > 0 and not lines.is_file():
+                    raise CompatbenchError(f"a worker cannot start: it ended with exit code {code}")
                 yield from self._note_death(name, process.exitcode)
                 job, store = self._job, self._store
                 if not all(job.has_ended(store, cell, store.read(cell.key)) for cell in job.cells):
