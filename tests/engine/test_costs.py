@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -38,7 +40,7 @@ def blocks_of(tower: nn.Module) -> int:
 @pytest.mark.parametrize("name", ["mini-clip", "mini-eva-clip", "vit-b16-openai", "eva02-b16"])
 def test_the_table_of_sizes_is_that_of_the_architectures(name: str) -> None:
     """A row for another architecture is made as it is here."""
-    model = build_architecture(read_backbone(name), device="meta")
+    model: Any = build_architecture(read_backbone(name), device="meta")
     visual, text = model.visual, getattr(model, "text", model)
     patches = next(each for each in visual.modules() if isinstance(each, nn.Conv2d))
     [side] = (
