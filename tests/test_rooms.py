@@ -35,9 +35,9 @@ MOST_LINES = 360
 # harness. A number only ever falls: who moves code from one room to another moves its lines, too.
 ROOM_BUDGETS = {
     "backbone": 4_085,
-    "cli": 1_725,
+    "cli": 1_699,
     "data": 5_130,
-    "engine": 4_047,
+    "engine": 4_025,
     "extras": 8_763,
     "files": 605,
     "method": 2_340,
