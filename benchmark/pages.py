@@ -25,6 +25,7 @@ DOCS = HERE.parent / "docs"
 PAGES = {
     "api": "research/api_pages",
     "indexes": "research/indexes_page",
+    "intervals": "research/intervals_page",
     "methods": "research/methods_page",
     "predict": "research/predict_page",
     "recipes": "research/recipes_page",

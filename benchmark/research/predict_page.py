@@ -162,7 +162,7 @@ class SurvivalReport:
             f"{self._range(_rank_harm, 2)}; intervals hold in "
             f"{self._range(lambda rows: 100 * rows['held'].mean(), 0)} % of their gains."
         )
-        means = "Means over upgrades in points, with 95 % intervals (bootstrap over upgrades):"
+        means = "Means over upgrades in points, with 95 % intervals over upgrades:"
         narrow = "* Upgrades share models, so these intervals are rather too narrow."
         parts = (self._scores(), ["", apart, "", means, ""], self._policies(), ["", narrow])
         return "\n".join([head, "", *(line for part in parts for line in part), *self._gates()])

@@ -51,7 +51,7 @@ def read(suite: str, out: Path) -> dict[tuple[str, str], list[Ranked]]:
 
 
 def lead(rosetta: Ranked, other: Ranked) -> str:
-    """H of Rosetta less that of another, in points, with a bootstrap interval over tasks."""
+    """H of Rosetta less that of another, in points, with an interval over tasks."""
     tasks = rosetta.standing.tasks
     both = [(rosetta.value("h", task), other.value("h", task)) for task in tasks]
     gap = estimate([a - b for a, b in both if a is not None and b is not None])

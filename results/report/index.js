@@ -12,13 +12,13 @@ compatbench.index = {
 {"name":"mini-shots","title":"Mini, by shots"}
 ],
 "columns": [
-{"title":"Rank","about":"=: shared, H differs by no more than chance","down":false,"text":false,"exact":false},
+{"title":"Rank","about":"=: shared, H does not differ significantly","down":false,"text":false,"exact":false},
 {"title":"Method","about":"links to its paper","down":false,"text":true,"exact":true},
 {"title":"Depth","about":"where the module acts","down":false,"text":true,"exact":true},
 {"title":"Source","about":"accuracy on the model it was trained for, percent","down":true,"text":false,"exact":true},
 {"title":"Target","about":"accuracy of the same module on the new model, percent","down":true,"text":false,"exact":true},
 {"title":"H","about":"harmonic mean of source and target, per dataset and seed, then averaged, percent","down":true,"text":false,"exact":true},
-{"title":"95 % of H","about":"bootstrap over datasets","down":true,"text":false,"exact":false},
+{"title":"95 % of H","about":"over datasets","down":true,"text":false,"exact":false},
 {"title":"Gain","about":"target accuracy minus the target's zero-shot, points","down":true,"text":false,"exact":true},
 {"title":"NFR","about":"negative flip rate: right before, wrong now, percent","down":false,"text":false,"exact":true},
 {"title":"Parameters","about":"numbers that the fit determined","down":false,"text":false,"exact":true},
@@ -30,4 +30,4 @@ compatbench.index = {
 "colours": {"ink":"#1a1a1a","line":"#d9d9d9","paper":"#ffffff","blue":"#0072b2","orange":"#e69f00","green":"#009e73","red":"#d55e00","purple":"#cc79a7","sky":"#56b4e9","grey":"#777777"},
 "font": "Liberation Sans, Arial, Helvetica, sans-serif"
 };
-/* compiled from 6a8046a3659f687395a102bfc8d3e17c25cec5a9d59177a567e5e5e23b43a0b1 by vl-convert 1.9.0.post1 */
+/* compiled from 314e2196a787225690560cccf7fb8dac487a538d50e8c5c32febfd1b3f4aa1d3 by vl-convert 1.9.0.post1 */

@@ -139,7 +139,7 @@ def _load_archive(path: Path) -> object:
     That would refuse a file whole if it holds a scheduler, as those of Dassl's trainers do.
 
     Raises:
-        CompatbenchError: it holds an object that is not passed over.
+        CompatbenchError: it holds an object that is not ignored.
     """
     names = get_unsafe_globals_in_checkpoint(str(path))
     for name in sorted(names):

@@ -17,12 +17,11 @@ from numpy.typing import ArrayLike
 
 from compatbench.data.cards import COPIED
 from compatbench.messages import one_line
-from compatbench.results.estimate import Interval, estimate
+from compatbench.results.estimate import Interval
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.measures import list_measures
 from compatbench.results.method_results import MethodResults
 from compatbench.results.standing import (
-    Figures,
     Mean,
     MeasureName,
     Standing,
@@ -142,22 +141,20 @@ def rank_methods(standings: Sequence[Standing]) -> list[Ranked]:
 def _rank_track(standings: Sequence[Standing]) -> list[Ranked]:
     """Complete standings by H, best first; then those without a rank, by their state.
 
-    A method is tied with the best of a group if the 95 % interval of their mean difference
-    contains 0, by a paired bootstrap over tasks and seeds. The best is compared, not the
-    neighbour, so that a chain of small steps is not one tie.
+    The best shares its place with those that follow, up to the first that differs from it: by
+    Student's paired test over tasks, with Holm's correction for all methods that are compared with
+    it. The same is done for those that are left. The best is compared, not the neighbour, so that a
+    chain of small steps is not one tie.
     """
     standings = sorted(standings, key=lambda item: item.info.name)
     complete = [item for item in standings if item.state == "complete"]
-    groups: list[list[Standing]] = []
-    for item in sorted(complete, key=lambda item: exact(item.mean("h")) or 0.0, reverse=True):
-        if groups and _tied(groups[-1][0], item):
-            groups[-1].append(item)
-        else:
-            groups.append([item])
-    ranked = []
-    for group in groups:
-        place = f"{len(ranked) + 1}{'=' if len(group) > 1 else ''}"
-        ranked += [Ranked(place, item) for item in group]
+    left = sorted(complete, key=lambda item: exact(item.mean("h")) or 0.0, reverse=True)
+    ranked: list[Ranked] = []
+    while left:
+        size = 1 + _count_tied(left[0], left[1:])
+        place = f"{len(ranked) + 1}{'=' if size > 1 else ''}"
+        ranked += [Ranked(place, item) for item in left[:size]]
+        left = left[size:]
     for state in ("not ranked", "not transferable", "incomplete", "refused"):
         ranked += [Ranked("", item) for item in standings if item.state == state]
     return ranked
@@ -196,19 +193,39 @@ def _join(standings: Sequence[Standing]) -> Standing:
     )
 
 
-def _tied(first: Standing, second: Standing) -> bool:
-    seeds = sorted({*first.seeds, *second.seeds})
-    differences = (_h_by_cell(first, seeds) - _h_by_cell(second, seeds)).ravel()
-    # One pair of numbers says nothing about chance.
-    interval = estimate(differences)
-    return len(differences) > 1 and interval is not None and interval.sign == 0
+def _count_tied(best: Standing, others: Sequence[Standing]) -> int:
+    """How many methods stand before the first whose H differs from that of the best."""
+    tables = [dataset_means(standing, "h") or {} for standing in (best, *others)]
+    scores = np.array([list(table.values()) for table in tables])
+    return next((i for i, p in enumerate(holm(paired_test(scores))) if p < ALPHA), len(others))
 
 
-def _h_by_cell(standing: Standing, seeds: Sequence[int]) -> Figures:
-    """``[tasks, seeds]``, tasks by name; a method that learns nothing has the same at each seed."""
-    tasks = sorted(range(len(standing.tasks)), key=lambda i: standing.tasks[i])
-    known = {seed: i for i, seed in enumerate(standing.seeds)}
-    return standing.figures("h").T[np.ix_(tasks, [known.get(seed, 0) for seed in seeds])]
+def paired_test(scores: ArrayLike) -> list[float]:
+    """p values of Student's paired test of the first row of ``[methods, datasets]`` with others.
+
+    1 where there is no difference, or only one dataset.
+    """
+    from scipy.special import stdtr
+
+    first, *others = np.asarray(scores, dtype=float)
+    count, p_values = len(first), []
+    for other in others:
+        differences = first - other
+        error = differences.std(ddof=1) / math.sqrt(count) if count > 1 else math.inf
+        if error:
+            p_values.append(float(2 * stdtr(count - 1, -abs(differences.mean()) / error)))
+        else:
+            p_values.append(float(not differences.any()))
+    return p_values
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values corrected for their number, as Holm does (1979)."""
+    corrected, least = [0.0] * len(p_values), 0.0
+    for done, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = max(least, min(1.0, (len(p_values) - done) * p_values[index]))
+        corrected[index] = least
+    return corrected
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ and seed, averaged over datasets, and then over seeds. All figures are in percen
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import fsum, isnan, nan, sqrt
 from typing import Any, Literal
@@ -211,7 +211,12 @@ def dataset_means(standing: Standing, measure: MeasureName) -> dict[str, float] 
 def measure_interval(standing: Standing, measure: MeasureName) -> Interval | None:
     """The mean of a measure over datasets with its 95 % interval; None if anything is missing."""
     means = dataset_means(standing, measure)
-    return None if means is None else estimate([*means.values()])
+    interval = None if means is None else estimate([*means.values()])
+    if interval is None or not interval.bounded:
+        return interval
+    if list_measures("upgrade")[measure].unit != "percent":
+        return interval
+    return replace(interval, low=max(interval.low, 0.0), high=min(interval.high, 100.0))
 
 
 def paired_interval(one: Standing, other: Standing, measure: MeasureName) -> Interval | None:

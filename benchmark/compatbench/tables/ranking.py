@@ -63,13 +63,13 @@ TERMINAL = ("rank", "method", "depth", "source", "target", "h", "gain", "paramet
 NARROW = ("fit", "parameters", "depth", "±", "source")
 SPREAD = ("source", "target", "h")  # shown with their standard deviation
 _FIRST = (
-    Column("rank", "Rank", "=: shared, H differs by no more than chance", exact=False),
+    Column("rank", "Rank", "=: shared, H does not differ significantly", exact=False),
     Column("method", "Method", "links to its paper", left=True),
     Column("depth", "Depth", "where the module acts", left=True),
     measure_column("source", best="highest"),
     measure_column("target", best="highest"),
     measure_column("h", best="highest"),
-    Column("interval", "95 % of H", "bootstrap over datasets", descending=True, exact=False),
+    Column("interval", "95 % of H", "over datasets", descending=True, exact=False),
     measure_column("gain", descending=True),
     measure_column("negative_flips"),
 )

@@ -139,7 +139,7 @@ def zero_shot_facts(rows: pd.DataFrame) -> list[dict[str, str]]:
 def rank_agreement(source: pd.DataFrame) -> dict[str, str]:
     """Spearman's correlation of the methods' source accuracy with the published averages.
 
-    The interval is a bootstrap over tasks.
+    The interval is over tasks.
     """
     table = mean_accuracy(source, "task")
     methods = [name for name in PUBLISHED if name in table.index and name != "zeroshot"]
@@ -192,7 +192,7 @@ def below_zero_shot(source: pd.DataFrame) -> dict[str, str]:
     return fact(
         "no method below zero-shot",
         "every published method gains over zero-shot on its own model",
-        "no method below zero-shot by more than its interval (bootstrap over tasks)",
+        "no method below zero-shot by more than its interval over tasks",
         ", ".join(below) or "none",
         not below,
     )

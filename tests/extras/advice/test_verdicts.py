@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import norm, t
+from scipy.stats import norm, t, ttest_1samp
 from synthetic_results import (
     CELLS,
     COOP,
@@ -105,9 +105,10 @@ def test_an_interval_is_over_images_and_seeds_or_over_tasks() -> None:
     assert (whole.value, whole.high) == (100, 100)
     assert 85 < whole.low < 95
     assert estimate_mean(images, np.array([[50.0, np.nan]])) is None
-    tasks = ("a", "b", "c", "d", "e")
+    tasks = ("a", "b", "c", "d", "e", "f")
     many = replace(TWO_BY_TWO, tasks=tasks)
-    told = advise(on_tasks("coop", [70, 72, 75, 80, 90]), expected=many)
-    assert "bootstrap over tasks" in str(told)
+    told = advise(on_tasks("coop", [70, 72, 75, 80, 90, 76]), expected=many)
+    assert "Student's t over tasks" in str(told)
     [low, high] = told.frame[["expected_low", "expected_high"]].to_numpy()[0]
-    assert 71 <= low < 78.4 < high <= 91
+    theirs = ttest_1samp([71, 73, 76, 81, 91, 77], 0).confidence_interval()
+    assert (low, high) == (pytest.approx(theirs.low), pytest.approx(theirs.high))

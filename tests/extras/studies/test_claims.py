@@ -157,10 +157,10 @@ def test_contcoop_is_held_against_others(
 @pytest.mark.parametrize(
     ("own", "others", "families", "expected"),
     [
-        (66, 62, 1, ["yes", "yes"]),
-        (55, 62, 1, ["no", "no"]),
-        (60, 55, 1, ["?", "yes"]),
-        (66, 62, 2, ["yes", "yes"]),
+        (66, 62, 6, ["yes", "yes"]),
+        (55, 62, 6, ["no", "no"]),
+        (60, 55, 6, ["?", "yes"]),
+        (66, 62, 1, ["?", "?"]),  # of three variants
     ],
 )
 def test_variants_are_held_against_zero_shot_and_against_the_baselines(
@@ -182,8 +182,8 @@ def test_variants_are_held_against_zero_shot_and_against_the_baselines(
     found = findings(5, *methods, expected=replace(EXPECTED, variants=variants))
     assert verdicts(found) == expected
     assert found[0]["data"].startswith(f"{3 * families} variants of {families} task")
-    # Two families have the same mean, so nothing is left to vary between them.
-    assert (found[0]["effect_high"] == pytest.approx(found[0]["effect_low"])) == (families == 2)
+    # Families have the same mean, so nothing is left to vary between them.
+    assert (found[0]["effect_high"] == pytest.approx(found[0]["effect_low"])) == (families == 6)
 
 
 def test_each_reading_of_contcoop_is_held_against_what_is_no_reading() -> None:

@@ -54,8 +54,7 @@ def test_the_report_says_what_each_kind_loses(tmp_path: Path) -> None:
     assert found.loc["shallow", "other_lost"] == pytest.approx(60 - 40 - (50 - 50))
     assert found.loc["deep", "forgotten"] == pytest.approx((55 - 45) - (75 - 50))
     assert found.loc["deep − shallow", "forgotten"] == pytest.approx(-15 - 5)
-    verdicts = ["more on others", "less on others", "shallow forget more"]
-    assert [*found["verdict"]] == verdicts
+    assert {*found["verdict"]} == {"not decided"}  # the suite has too few tasks for a verdict
     assert {*report.methods["method"]} == {f"{a}{i}" for a in ("prompt", "tower") for i in range(3)}
     assert np.isfinite(report.methods.filter(like="_").to_numpy(float)).all()
     text = report.markdown()

@@ -97,7 +97,7 @@ class LocalCrew:
         self._workers[name] = process, device
 
     def tend(self) -> Iterator[Event]:
-        """Looks after the workers, once; what happened to cells that they cannot tell of."""
+        """Looks after the workers, once; what happened to cells that they cannot report."""
         wait([process.sentinel for process, _ in self._workers.values()], POLL_SECONDS)
         dead = {name: p for name, (p, _) in self._workers.items() if not p.is_alive()}
         for name, process in dead.items():

@@ -12,13 +12,12 @@ import numpy as np
 from compatbench.data.cards import COPIED
 from compatbench.extras.advice.price import Price, count_labels, price_ways
 from compatbench.messages import one_line
-from compatbench.results.estimate import LEVEL, Array, Interval, estimate
+from compatbench.results.estimate import FEWEST_UNITS, LEVEL, Array, Interval, estimate
 from compatbench.results.evaluation import Evaluation
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.method_results import SuiteResults
 from compatbench.results.standing import compute_standing
 
-FEWEST_TASKS = 5  # for a bootstrap over tasks
 OLD, ZERO_SHOT = "old model", "zero-shot"  # beside the ways
 
 
@@ -58,10 +57,10 @@ class Case:
 def estimate_mean(images: Array, way: Array, minus: Array | None = None) -> Interval | None:
     """A mean accuracy, or a mean difference, with a 95 % interval; None if any is missing.
 
-    Of five tasks or more the interval is a bootstrap over tasks. Fewer are not a sample, and it is
-    over images and seeds: p(1 − p) / n of each accuracy, after one right and one wrong image more
-    (Agresti and Caffo, 2000), and Student's t over seeds. Answers of two ways for an image are
-    taken to be independent, so the interval of a difference is wider than it has to be.
+    Of six tasks or more the interval is over tasks. Fewer are not a sample, and it is over images
+    and seeds: p(1 − p) / n of each accuracy, after one right and one wrong image more (Agresti and
+    Caffo, 2000), and Student's t over seeds. Answers of two ways for an image are taken to be
+    independent, so the interval of a difference is wider than it has to be.
 
     Args:
         images: in the test sets, ``[tasks]``.
@@ -73,7 +72,7 @@ def estimate_mean(images: Array, way: Array, minus: Array | None = None) -> Inte
     figures = way if minus is None else way - minus
     if np.isnan(figures).any():
         return None
-    if figures.shape[1] >= FEWEST_TASKS:
+    if figures.shape[1] >= FEWEST_UNITS:
         return estimate(figures.mean(axis=0))
     shares = [one.mean(axis=0) / 100 for one in (way, minus) if one is not None]
     shares = [(share * images + 1) / (images + 2) for share in shares]
@@ -110,7 +109,7 @@ def read_cases(
                 accuracy[f"retrained+{shots}"] = anew.figures("target")
         priced = bool(count_labels(results.transfers))
         prices = price_ways(results, expected, method, upgrade, shots) if priced else []
-        if len(expected.tasks) < FEWEST_TASKS:
+        if len(expected.tasks) < FEWEST_UNITS:
             prices = [replace(p, worth=p.worth and Interval(p.worth.value)) for p in prices]
         given = expected.tasks, images, accuracy, reasons, tuple(prices)
         yield Case(method, upgrade, shots, *given)

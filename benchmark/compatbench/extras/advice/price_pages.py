@@ -18,7 +18,8 @@ from compatbench.extras.advice.price import (
     price_ways,
     show_labels,
 )
-from compatbench.results.estimate import Interval
+from compatbench.messages import count
+from compatbench.results.estimate import FEWEST_UNITS, Interval
 from compatbench.results.expected import Upgrade
 from compatbench.results.method_results import MethodInfo
 from compatbench.results.ranks import exact
@@ -87,8 +88,16 @@ def price_answer(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
     if (without := best.pop("nothing", None)) is None:
         return ""
     price, title = without
-    if price.gain is None or price.gain.sign < 1:
-        answer = "With nothing but the module, no method is clearly better than zero-shot: drop it."
+    way = f"{title} ({markdown.code(price.transfer)})"
+    if price.gain is None or not price.gain.decides:
+        answer = (
+            f"With nothing but the module, cannot tell: {count(len(page.expected.tasks), 'task')} "
+            f"are too few for a verdict, which takes {FEWEST_UNITS}. {way} has the highest "
+            f"accuracy, {percent(exact(price.target))} %, worth {_worth(page, price.worth)} "
+            "labels per class."
+        )
+    elif price.gain.sign < 1:
+        answer = "With nothing but the module, no method is shown to be better than zero-shot."
     else:
         measured = count_labels(page.results.transfers)
         enough = next((k for k in measured if price.worth and k >= price.worth.value), None)
@@ -98,7 +107,7 @@ def price_answer(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
             else f"With {enough} labels per class or more, train anew."
         )
         answer = (
-            f"With nothing but the module, {title} ({markdown.code(price.transfer)}) does best: "
+            f"With nothing but the module, {way} has the highest accuracy: "
             f"{percent(exact(price.target))} %, {signed(price.gain.value)} over "
             f"zero-shot. That is worth {_worth(page, price.worth)} labels per class "
             f"(95 %: {_worth_bounds(page, price.worth)}). {advice}"
@@ -108,9 +117,9 @@ def price_answer(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
         f"{percent(exact(price.target))} %, "
         f"worth {_worth(page, price.worth)} ({_worth_bounds(page, price.worth)})"
         for access, (price, title) in best.items()
-        if price.gain is not None and price.gain.sign > 0
+        if price.gain is not None and price.gain.value > 0
     ]
-    head = "With more access, these do best, with their worth in labels per class:"
+    head = "With more access, the highest accuracies, with their worth in labels per class (95 %):"
     return f"{answer} {head}\n{''.join(more)}" if more else answer
 
 

@@ -23,7 +23,7 @@ import pandas as pd
 
 from compatbench.data.cards import COPIED, backbone_cards
 from compatbench.data.cards.shots import count_shots
-from compatbench.extras.advice.cases import FEWEST_TASKS, OLD, ZERO_SHOT, Case
+from compatbench.extras.advice.cases import OLD, ZERO_SHOT, Case
 from compatbench.extras.advice.price import (
     access_of,
     break_even,
@@ -32,7 +32,7 @@ from compatbench.extras.advice.price import (
     format_prices,
 )
 from compatbench.messages import count
-from compatbench.results.estimate import interval_columns
+from compatbench.results.estimate import FEWEST_UNITS, interval_columns
 from compatbench.tables.numbers import with_interval
 
 CHEAP = {"words", "source weights"}  # what a way without images may need
@@ -189,8 +189,8 @@ def _basis(cases: Sequence[Case]) -> str:
         images = count(int(np.nan_to_num(case.images).sum()), "test image")
         return f"{tasks} ({', '.join(case.tasks)}), {count(seeds, 'seed')} and {images}"
 
-    many = any(len(case.tasks) >= FEWEST_TASKS for case in cases)
-    chance = "a bootstrap over tasks" if many else "the counts of images and the seeds"
+    many = any(len(case.tasks) >= FEWEST_UNITS for case in cases)
+    chance = "Student's t over tasks" if many else "the counts of images and the seeds"
     text = f"This rests on {'; '.join(dict.fromkeys(map(basis, cases)))}. Accuracies are in "
     text += f"percent, gains over the new model's zero-shot; 95 % intervals are from {chance}."
     if not all(map(_retraining, cases)):

@@ -99,7 +99,8 @@ def analyze_claims(suite: str | SuiteCard = "mini", out: str | Path = ".") -> li
     """Compares the founding paper's claims with results: supported, contradicted or undecided.
 
     The paper is arXiv:2412.20895. Each claim is shown with its data, the size of the effect, and a
-    bootstrap interval over datasets, which decides the verdict. A missing cell gives no mean.
+    95 % interval over datasets, which decides the verdict if there are six or more. A missing cell
+    gives no mean.
 
     Args:
         suite: as for ``run``.
@@ -325,7 +326,7 @@ def holds_elsewhere(evidence: Evidence) -> Iterator[Row]:
 
 def above(effect: Interval | None, bound: float = 0.0) -> Verdict:
     """The verdict on a claim that the effect is greater than a bound."""
-    if effect is None or not effect.bounded:
+    if effect is None or not effect.decides:
         return "not decided"
     if effect.low > bound:
         return "supported"
@@ -334,7 +335,7 @@ def above(effect: Interval | None, bound: float = 0.0) -> Verdict:
 
 def as_reported(effect: Interval, reported: float) -> Verdict:
     """The verdict on a reported gain: the interval lies above 0, and reaches what was reported."""
-    if effect.bounded and effect.high < reported:
+    if effect.decides and effect.high < reported:
         return "contradicted"
     return "supported" if above(effect) == "supported" else "not decided"
 

@@ -138,10 +138,10 @@ def crossed_interval(tables: Sequence[Array], statistic: Callable[..., float]) -
     """
     value, columns = float(statistic(*tables)), tables[0].shape[1]
     if columns == 1:
-        return Interval(value)
+        return Interval(value, units=1)
     on_rows = [draw_resamples(len(table), seed=SEED + i) for i, table in enumerate(tables, 1)]
     resampled = []
     for i, drawn in enumerate(draw_resamples(columns)):
         parts = [table[rows[i]][:, drawn] for table, rows in zip(tables, on_rows, strict=True)]
         resampled.append(statistic(*parts))
-    return percentile_interval(value, resampled)
+    return percentile_interval(value, resampled, columns)

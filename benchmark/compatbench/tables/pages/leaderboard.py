@@ -150,25 +150,25 @@ def _render(name: str, **context: Any) -> str:
 def _choose_methods(page: SuitePage) -> dict[str, Any]:
     """Whatever the upgrade, the method whose lowest H is the highest, of all and of shallow ones.
 
-    And the first of every upgrade. Nothing if no method has a rank on every upgrade.
+    And the ranking of every upgrade. Nothing if no method has a rank on every upgrade.
     """
     shots = max(page.expected.shots)
-    ranks: list[dict[str, Ranked]] = [
-        {
-            row.standing.info.name: row
-            for row in page.ranks(upgrade, shots)
-            if row.rank and row.standing.info.learns and not row.sees_tests
-        }
+    rankings = [
+        [row for row in page.ranks(upgrade, shots) if row.rank and not row.sees_tests]
         for upgrade in page.expected.upgrades
     ]
+    known: list[dict[str, Ranked]] = [
+        {row.standing.info.name: row for row in rows if row.standing.info.learns}
+        for rows in rankings
+    ]
     lowest = {
-        name: min(rows[name].value("h") or 0.0 for rows in ranks)
-        for name in ranks[0]
-        if all(name in rows for rows in ranks)
+        name: min(rows[name].value("h") or 0.0 for rows in known)
+        for name in known[0]
+        if all(name in rows for rows in known)
     }
-    chosen: dict[str, Any] = {"firsts": [rows[:1] for rows in map(list, map(dict.values, ranks))]}
+    chosen: dict[str, Any] = {"rankings": rankings}
     for what, kinds in (("safest", ("shallow", "deep")), ("shallow", ("shallow",))):
-        names = [name for name in lowest if ranks[0][name].kind in kinds]
+        names = [name for name in lowest if known[0][name].kind in kinds]
         if name := max(names, key=lowest.__getitem__, default=None):
-            chosen[what] = ranks[0][name], lowest[name]
+            chosen[what] = known[0][name], lowest[name]
     return chosen if lowest else {}
