@@ -1,4 +1,4 @@
-"""The ways of bringing a module along, each against its formula written out."""
+"""Transfers, each against its formula written out."""
 
 from __future__ import annotations
 

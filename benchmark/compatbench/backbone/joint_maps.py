@@ -24,7 +24,7 @@ UNDETERMINED = 1e-12
 
 @dataclass(frozen=True)
 class Rotation:
-    """Target ≈ source · R, both less their means."""
+    """Target ≈ source · R, both centred."""
 
     # R ``[e_s, e_t]``, float64, semi-orthogonal: R Rᵀ = I if e_s <= e_t, RᵀR = I if e_s >= e_t.
     rotation: Tensor

@@ -33,7 +33,7 @@ def methods(names: str | Sequence[str] = "all") -> pd.DataFrame:
 
 
 def transfers() -> pd.DataFrame:
-    """The ways of bringing a module to a backbone, those that need least first.
+    """The transfers, which move a module to a backbone, those that need least first.
 
     Name, settings that may follow it after ``+``, what it needs beside the module, the places at
     which modules may act, title, paper, and what it does.

@@ -1,4 +1,4 @@
-"""What a way of bringing a module to another backbone is made of.
+"""What a transfer, which moves a module to another backbone, is made of.
 
 A transfer is one file: a class with a ``card`` and ``attach``. Its card says what it needs besides
 the module and the target (``access``). It is given that in a ``TransferData``, and nothing else.

@@ -26,7 +26,7 @@ from compatbench.results.result_files import RESULTS, check_name, read_results, 
 from compatbench.results.standing import Standing
 from compatbench.results.tuning_records import is_tuned
 
-# What stands after the title of a method, and what it means.
+# Marks after a method's title, and what they mean.
 MARKS = {
     "†": "not tuned: rate and steps are not as 'compatbench tune' has chosen them.",
     "‡": "a method of this project.",

@@ -1,4 +1,4 @@
-"""What a way of bringing a module along is worth in labels per class."""
+"""What a transfer of a module is worth in labels per class."""
 
 from __future__ import annotations
 

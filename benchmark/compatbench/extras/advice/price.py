@@ -34,7 +34,7 @@ _RETRAINED = re.compile(r"retrained\+(\d+)")
 
 @dataclass(frozen=True)
 class Price:
-    """A way of bringing one method's modules along on one upgrade.
+    """What a transfer of one method's modules gives on one upgrade.
 
     A figure is None where a cell that it needs is missing, failed or not transferable.
     """

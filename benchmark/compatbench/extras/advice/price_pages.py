@@ -1,4 +1,4 @@
-"""What pages say and draw of the price of an upgrade: ways of bringing a module along."""
+"""What pages say and draw of the price of an upgrade, by transfer."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def learning_methods(page: SuitePage) -> list[MethodInfo]:
 
 
 def price_table(page: SuitePage, upgrade: Upgrade, shots: int, method: str) -> Table:
-    """Every way of bringing a method's modules along; by access, then by accuracy."""
+    """Every transfer of a method's modules; by access, then by accuracy."""
     header = ["Way", "Access", "Target", "95 %", "Gain", "Time", "Worth", "95 % of worth"]
     rows = [
         [

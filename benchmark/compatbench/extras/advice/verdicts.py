@@ -1,6 +1,6 @@
 """What the owner of a module should do in an upgrade: keep it, port it, retrain it, or drop it.
 
-The verdict of a method on one upgrade, from the ways of bringing its modules along (transfers):
+The verdict of a method on one upgrade, from what each transfer of its modules gives:
 
 * ``keep`` the module untouched if it gains over the new model's zero-shot, and no way that needs
   neither images nor the old model at test time is better by more than the 95 % interval;
@@ -166,8 +166,8 @@ def _explain(case: Case) -> Iterator[str]:
         said.append(f"{row['cheap']} against the module untouched: {over}.")
     if (worth := row["worth"]) is not None:
         most = f"more than {max(count_labels(case.ways))}"
-        labels = most if math.isinf(worth) else plain(worth)
-        said.append(f"Retraining is as good with {labels} labelled images per class.")
+        labels = most if math.isinf(worth) else "fewer than 1" if worth < 1 else plain(worth)
+        said.append(f"Retraining takes {labels} labelled images per class to be as accurate.")
     if not _retraining(case):
         said.append("Retraining was not measured.")
     if row["transfer"] and not row["certain"]:
