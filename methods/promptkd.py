@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from compatbench.method import (
@@ -36,9 +36,8 @@ class PromptKD(TrainedMethod):
         L = w · KL(softmax z_T ‖ softmax z_S), summed, over batch size times classes.
 
     BN normalises by the batch in a fit, and afterwards by the running mean and variance. Recipe:
-    n = 4, J = 9, w = 1000, SGD at 5e-3, batch 8, 20 epochs; the teacher is OpenAI's ViT-L/14,
-    fitted at 5e-3, batch 8, 20 epochs, averaged about epoch 15. By default it has PromptSRC's
-    few-shot recipe. The last step is kept; the authors keep the epoch that is best on test images.
+    n = 4, J = 9, w = 1000, SGD at 5e-3, batch 8, 20 epochs; the teacher is OpenAI's ViT-L/14.
+    The last step is kept; the authors keep the epoch that is best on test images.
     """
 
     card = MethodCard(
@@ -54,8 +53,6 @@ class PromptKD(TrainedMethod):
         recipe: Recipe = Recipe(lr=5e-3, epochs=20, batch_size=8)
         teacher: str = "vit-l14-openai"
         teacher_recipe: Recipe = PromptSRC.Config(max_steps=None).recipe
-        # Mean and standard deviation of its average over epochs, as shares of them: see PromptSRC.
-        teacher_average: tuple[NonNegativeFloat, PositiveFloat] = (0.6, 0.6)
         length: NonNegativeInt = 4
         depth: PositiveInt = 9
         weight: NonNegativeFloat = 1000.0
@@ -87,12 +84,8 @@ class PromptKD(TrainedMethod):
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         assert data.teacher is not None
         cap = self.config.max_steps
-        mean, std = self.config.teacher_average
         tuned = PromptSRC.Config(
-            recipe=self.config.teacher_recipe,
-            max_steps=cap and max(cap // 2, 1),
-            average_mean=mean,
-            average_std=std,
+            recipe=self.config.teacher_recipe, max_steps=cap and max(cap // 2, 1)
         )
         source, method = data.teacher.backbone, PromptSRC(tuned)
         found = method.fit(source, data.teacher.data, rng)

@@ -222,8 +222,10 @@ def test_a_lost_node_loses_no_cell(
     events = run(cells, settings, gpus_per_cell=1)
     thread.join()
 
-    assert [event.error for event in events if event.kind == "finished"] == [""] * 4
-    assert len([event for event in events if event.kind == "retried"]) == 1
+    # The doomed worker may outlive its node for long enough to end its cell, which ends twice.
+    ended = [event for event in events if event.kind == "finished"]
+    assert {event.cell.seed for event in ended} == {1, 2, 3, 4}
+    assert {event.error for event in ended} == {""}
     assert all(len(record_of(cell, settings).records) == 2 for cell in cells)
     assert [node for node, *_ in notes(tmp_path, "stays")].count(doomed.node_id) == 1
 

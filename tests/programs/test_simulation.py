@@ -19,8 +19,8 @@ def job(seconds: float, task: str = "pets", **values: object) -> Job:
     ("cells", "workers", "makespan"),
     [
         ([job(1), job(2), job(4)], 1, 7),
-        # The cheap begin, so that a ranking stands early: 1 and 2 on one, 1 and 4 on the other.
-        ([job(1), job(1), job(2), job(4)], 2, 5),
+        # The long begin, so that none is left alone at the end: 4 on one, 2, 1 and 1 on the other.
+        ([job(1), job(1), job(2), job(4)], 2, 4),
         # The longest cell bounds any number of workers.
         ([job(1), job(1), job(10)], 100, 10),
         # Two of the cheap on each, and one of the costly.

@@ -58,6 +58,7 @@ class RunStore:
         self.folder = folder
         self._inode = _inode(folder)
         self._seen: set[str] = set()  # keys of zero-shot's predictions that are here
+        self._zero_shot: dict[str, dict[Where, Predictions]] = {}  # by key, for every row needs one
 
     def cell_path(self, key: str) -> Path:
         return self.folder / "cells" / key[:2] / f"{key}.json"
@@ -111,10 +112,14 @@ class RunStore:
 
     def read_zero_shot(self, where: Where, precision: str) -> Predictions | None:
         """What zero-shot answers at a place; None if that is lost."""
-        return self.read_predictions(zero_shot_key(where[2], precision)).get(where)
+        key = zero_shot_key(where[2], precision)
+        if key not in self._zero_shot and (predictions := self.read_predictions(key)):
+            self._zero_shot[key] = predictions
+        return self._zero_shot.get(key, {}).get(where)
 
     def write_zero_shot(self, where: Where, precision: str, predictions: Predictions) -> None:
         """Keeps what zero-shot answers at a place."""
+        self._zero_shot.pop(zero_shot_key(where[2], precision), None)
         self.write_predictions(zero_shot_key(where[2], precision), {where: predictions})
 
     def left(self, cell: Cell, record: CellRecord | None) -> list[Where]:

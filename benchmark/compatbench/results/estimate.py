@@ -157,6 +157,8 @@ def percentile_interval(
 ) -> Interval:
     """What the resamples of units gave, but for its ends; those without a figure are left out."""
     values = np.asarray(resampled, dtype=float)
+    if units == 1:
+        return Interval(value, units=units)
     # A resample's variance is that of the sample, which is too small by a factor 1 − 1/units.
     outside = 50 * math.erfc(_student(units) * math.sqrt(units / (units - 1)) / math.sqrt(2))
     low, high = np.percentile(

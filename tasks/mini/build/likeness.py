@@ -147,7 +147,7 @@ def rank_agreement(source: pd.DataFrame) -> dict[str, str]:
     accuracy, resamples = table.loc[methods].to_numpy(), draw_resamples(table.shape[1])
     draws = [accuracy.mean(axis=1), *(accuracy[:, some].mean(axis=1) for some in resamples)]
     found = [published.corr(pd.Series(one, methods), method="spearman") for one in draws]
-    interval = percentile_interval(found[0], found[1:])
+    interval = percentile_interval(found[0], found[1:], table.shape[1])
     return fact(
         "ranks of the methods",
         "16-shot averages of the methods on ViT-B/16",

@@ -29,7 +29,7 @@ def test_layers_as_json_csv_table_and_figure(tmp_path: Path) -> None:
     # The target's text tower began as the source's, and the further up, the more has changed.
     assert text["input"]["feature_relative"] < text["block 1"]["feature_relative"]
     assert text["block 1"]["feature_relative"] < text["output"]["feature_relative"]
-    assert figure.read_text().startswith("<?xml")
+    assert figure.read_text().startswith("<svg")
     rows = read_csv(output_of(*command, "--csv"))
     assert [row["layer"] for row in rows] == [one["layer"] for one in found]
     assert rows[-1]["parameter_change"] == ""

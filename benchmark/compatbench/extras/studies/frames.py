@@ -137,8 +137,6 @@ def crossed_interval(tables: Sequence[Array], statistic: Callable[..., float]) -
     method to method counts as chance, too, not only what differs from dataset to dataset.
     """
     value, columns = float(statistic(*tables)), tables[0].shape[1]
-    if columns == 1:
-        return Interval(value, units=1)
     on_rows = [draw_resamples(len(table), seed=SEED + i) for i, table in enumerate(tables, 1)]
     resampled = []
     for i, drawn in enumerate(draw_resamples(columns)):

@@ -166,7 +166,7 @@ def _choose_methods(page: SuitePage) -> dict[str, Any]:
         for name in known[0]
         if all(name in rows for rows in known)
     }
-    chosen: dict[str, Any] = {"rankings": rankings}
+    chosen: dict[str, Any] = {"rankings": rankings, "safest": None, "shallow": None}
     for what, kinds in (("safest", ("shallow", "deep")), ("shallow", ("shallow",))):
         names = [name for name in lowest if known[0][name].kind in kinds]
         if name := max(names, key=lowest.__getitem__, default=None):
