@@ -37,7 +37,7 @@ ROOM_BUDGETS = {
     "backbone": 4_085,
     "cli": 1_699,
     "data": 5_130,
-    "engine": 4_025,
+    "engine": 4_030,
     "extras": 8_775,
     "files": 595,
     "method": 2_340,
