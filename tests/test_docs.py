@@ -135,8 +135,9 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     shown = walk("tutorial.md")
     for language, _, printed in BLOCK.findall((DOCS / "tutorial.md").read_text(encoding="utf-8")):
         if language == "text":  # numbers may differ by an image between processors
-            columns = printed.splitlines()[:2]
-            assert all(line in shown.splitlines() for line in columns)
+            # Short times are wider, and the last column then has no room.
+            columns = [line.removesuffix("    Fit") for line in printed.splitlines()[:2]]
+            assert all(line in shown for line in columns)
     verdicts = re.findall(r"(?m)^(\w+): (?:keep|port|retrain|use)", shown)
     assert sorted(verdicts) == ["mine", "taskres"]
 

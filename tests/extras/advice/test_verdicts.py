@@ -72,7 +72,7 @@ def test_a_module_is_worth_labels_and_a_refusal_has_its_reason() -> None:
     assert untouched.split()[:2] == ["untouched", "nothing"]
     assert untouched.split()[-1] == "1.4"
     assert max(map(len, str(found).splitlines())) < 80
-    assert "as good with 1.4 labelled images" in str(found)
+    assert "takes 1.4 labelled images per class" in str(found)
     refused = advise(refuse(flat(COOP, 50, 62), "512 is not 768"), *more)
     assert refused.frame["transfer"].tolist() == ["retrained+2"]
     assert "512 is not 768" in str(refused)
