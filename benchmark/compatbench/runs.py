@@ -137,10 +137,10 @@ def run(
     planned = take_shard(planned, shard)
     failures = run_plan(planned, compute or Compute(), on_start, on_event)
     _publish(planned, out)
-    whole, asked = results(planned.suite, out), planned.matrix
+    whole, matrix = results(planned.suite, out), planned.matrix
     # What was asked for and is not there yet is missing.
     whole = replace(whole, expected=replace(whole.expected, seeds=planned.suite.seeds))
-    part = whole.restrict(asked.tasks, asked.seeds, asked.shots)
+    part = whole.restrict(matrix.tasks, matrix.seeds, matrix.shots)
     return replace(part, failures=failures)
 
 
@@ -150,7 +150,7 @@ def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:
     Raises:
         CompatbenchError: an unknown suite, no results of it, or a broken results file.
     """
-    card = suite_cards.read(suite) if isinstance(suite, str) else suite
+    card = suite_cards.read(suite)
     page = read_suite_page(card, Path(out))
     if not page.results.methods:
         folder = Path(out) / RESULTS / card.name

@@ -19,7 +19,7 @@ from typing_extensions import Unpack
 from words_gains import study_gains
 
 from compatbench.cli.progress import RunProgress
-from compatbench.data.cards import select_names
+from compatbench.data.cards import select_names, suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.extras.studies.claims import analyze_claims
 from compatbench.extras.studies.classes import analyze_classes
@@ -27,7 +27,7 @@ from compatbench.extras.studies.depth import analyze_depth
 from compatbench.extras.studies.embeddings import analyze_embeddings
 from compatbench.extras.studies.frames import StudyReport
 from compatbench.extras.studies.layers import analyze_layers
-from compatbench.extras.studies.study import StudyOptions, read_suite
+from compatbench.extras.studies.study import StudyOptions
 from compatbench.files.atomic import write_atomic
 from compatbench.results.expected import upgrade_pairs
 from compatbench.tables.markdown import fill_section
@@ -90,7 +90,7 @@ def _sections(
     tasks: str | None, steps: int, options: StudyOptions
 ) -> dict[str, Callable[[], Sequence[StudyReport]]]:
     """What each section shows."""
-    suite, out = read_suite(options.get("suite", "mini")), options.get("out", ".")
+    suite, out = suite_cards.read(options.get("suite", "mini")), options.get("out", ".")
     pairs = upgrade_pairs(suite.upgrades)
     first, seeds = pairs[0], suite.seeds[:1]
     stress = partial(analyze_stress, methods=STRESS_METHODS, seeds=seeds, **options)

@@ -1,4 +1,4 @@
-"""Sizes of backbones, from the table ``model_sizes.csv``: those of open_clip and the mini ones."""
+"""Sizes of backbones, from a table that ``benchmark/scale/model_sizes.py`` writes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from compatbench.backbone.load import read_backbone
 from compatbench.errors import CompatbenchError
 
 FLOAT = 4  # bytes
+TABLE = Path(__file__).with_name("model_sizes.csv")  # the models of open_clip and the mini ones
 
 
 class ModelSize(NamedTuple):
@@ -52,7 +53,7 @@ class ModelSize(NamedTuple):
 
 @cache
 def _read_table() -> dict[str, ModelSize]:
-    with Path(__file__).with_name("model_sizes.csv").open(newline="") as file:
+    with TABLE.open(newline="") as file:
         _, *lines = csv.reader(file)
     return {config: ModelSize(*map(int, sizes)) for config, *sizes in lines}
 

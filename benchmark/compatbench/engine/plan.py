@@ -62,9 +62,7 @@ class Plan:
     cells: tuple[Cell, ...]  # that can be run here
     store: RunStore
     draws: ShotsFiles = field(default_factory=dict)  # given, and not made here
-    missing: Missing = field(
-        default_factory=Missing
-    )  # images and weights that are not on this machine
+    missing: Missing = field(default_factory=Missing)  # images and weights
     # Keys of the cells that this job of several has to run; None is all.
     shard: frozenset[str] | None = None
     broken: tuple[Cell, ...] = ()  # what cannot be measured, because images are broken
@@ -156,7 +154,7 @@ def make_plan(
     skip_missing: bool = False,
 ) -> Plan:
     """Reads a suite and plans its cells; ``compatbench.run`` says what is given and raised."""
-    card = suite_cards.read(suite) if isinstance(suite, str) else suite
+    card = suite_cards.read(suite)
     name = suite if isinstance(suite, str) else suite.name
     if precision is not None:
         values = card.training.model_dump() | {"precision": precision}

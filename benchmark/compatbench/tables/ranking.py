@@ -9,7 +9,7 @@ from typing import Any
 
 from compatbench.data.cards.shots import count_shots
 from compatbench.messages import one_line
-from compatbench.results.estimate import Interval
+from compatbench.results.estimate import FEWEST_UNITS, Interval
 from compatbench.results.measures import list_measures
 from compatbench.results.method_results import MethodInfo
 from compatbench.results.ranking_table import find_gaps
@@ -66,9 +66,9 @@ _FIRST = (
     Column("rank", "Rank", "=: shared, H does not differ significantly", exact=False),
     Column("method", "Method", "links to its paper", left=True),
     Column("depth", "Depth", "where the module acts", left=True),
-    measure_column("source", best="highest"),
-    measure_column("target", best="highest"),
-    measure_column("h", best="highest"),
+    measure_column("source", best=True),
+    measure_column("target", best=True),
+    measure_column("h", best=True),
     Column("interval", "95 % of H", "over datasets", descending=True, exact=False),
     measure_column("gain", descending=True),
     measure_column("negative_flips"),
@@ -87,9 +87,12 @@ def ranking_table(
 ) -> Table:
     """The ranking, by H; if ``top`` is given, only so many methods and the first floors below.
 
-    By rank a method is sorted by its place among all ``rows``.
+    By rank a method is sorted by its place among all ``rows``. The highest figures are in bold if
+    there are as many datasets as a verdict takes.
     """
     columns = {column.key: column for column in list_columns()}
+    if any(len({*row.standing.datasets}) < FEWEST_UNITS for row in rows):
+        columns = {key: replace(column, best=False) for key, column in columns.items()}
     records = list(map(_record, range(1, len(rows) + 1), rows))
     shown = make_table((columns[key] for key in keys), records, narrow=NARROW)
     if top is None:

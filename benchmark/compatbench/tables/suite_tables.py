@@ -26,7 +26,6 @@ from compatbench.tables.table import (
     Column,
     Table,
     join,
-    mark_best,
     number,
     plain_table,
 )
@@ -37,7 +36,7 @@ def dataset_table(page: SuitePage, upgrade: Upgrade, shots: int, measure: Measur
     standings, tasks = _standings(page, upgrade, shots), page.expected.tasks
     means = {page.task_title(task): [s.mean(measure, task) for s in standings] for task in tasks}
     means["Mean"] = [standing.mean(measure) for standing in standings]
-    return _by_method(standings, {title: _best(map(exact, of)) for title, of in means.items()})
+    return _by_method(standings, {title: _cells(map(exact, of)) for title, of in means.items()})
 
 
 def variant_table(page: SuitePage, upgrade: Upgrade, shots: int, task: str) -> Table:
@@ -63,7 +62,7 @@ def variant_table(page: SuitePage, upgrade: Upgrade, shots: int, task: str) -> T
     return _by_method(
         standings,
         {
-            title: [*map(join, zip(_best(source[title]), _best(target[title]), strict=True))]
+            title: [*map(join, zip(_cells(source[title]), _cells(target[title]), strict=True))]
             for title in source
         },
     )
@@ -125,7 +124,7 @@ def shots_table(page: SuitePage, upgrade: Upgrade, measure: MeasureName) -> Tabl
     by_count = [{s.info.name: s for s in _standings(page, upgrade, count)} for count in counts]
     standings = list(by_count[-1].values())
     columns = {
-        str(show_shots(count)): _best(exact(at[s.info.name].mean(measure)) for s in standings)
+        str(show_shots(count)): _cells(exact(at[s.info.name].mean(measure)) for s in standings)
         for count, at in zip(counts, by_count, strict=True)
     }
     return _by_method(standings, columns)
@@ -167,9 +166,9 @@ def _standings(page: SuitePage, upgrade: Upgrade, shots: int) -> list[Standing]:
     return [ranked.standing for ranked in page.ranks(upgrade, shots)]
 
 
-def _best(values: Iterable[float | None]) -> list[Cell]:
-    """A column of percentages, the highest in bold."""
-    return mark_best([number(percent(value), value) for value in values])
+def _cells(values: Iterable[float | None]) -> list[Cell]:
+    """Percentages, empty where one is missing."""
+    return [number(percent(value), value) for value in values]
 
 
 def _by_method(standings: Sequence[Standing], columns: Mapping[str, Sequence[Cell]]) -> Table:

@@ -89,12 +89,12 @@ def join(cells: Iterable[Cell], between: str = " → ") -> Cell:
     return replace(sentence(first, *more), value=first.value)
 
 
-def mark_best(cells: Sequence[Cell], lowest: bool = False) -> list[Cell]:
-    """The cells of a column, in bold those that show the best value with one decimal."""
+def _mark_best(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells of a column, in bold those that show the highest value with one decimal."""
     values = [cell.value for cell in cells if isinstance(cell.value, (int, float))]
     if not values:
         return [*cells]
-    best = percent(min(values) if lowest else max(values))
+    best = percent(max(values))
     return [
         cell.bold()
         if isinstance(cell.value, (int, float)) and percent(cell.value) == best
@@ -112,7 +112,7 @@ class Column:
         about: a sentence for readers who point at the title.
         show: how a number is written.
         left: aligned left, as words are.
-        best: whether the highest or the lowest value is in bold.
+        best: whether the highest value is in bold.
         descending: whether who sorts by it wants the highest value first.
         paper: to which the title refers.
         exact: whether the value by which it is sorted is the number that it shows.
@@ -123,7 +123,7 @@ class Column:
     about: str = ""
     show: Callable[[Any], str] = str
     left: bool = False
-    best: Literal["highest", "lowest"] | None = None
+    best: bool = False
     descending: bool = False
     exact: bool = True
     paper: str = ""
@@ -185,7 +185,7 @@ def make_table(
     by_column = []
     for column in columns:
         cells = [column.cell(record.get(column.key)) for record in records]
-        by_column.append(mark_best(cells, column.best == "lowest") if column.best else cells)
+        by_column.append(_mark_best(cells) if column.best else cells)
     return Table(columns, tuple(zip(*by_column, strict=True)), **more)
 
 

@@ -105,8 +105,10 @@ class Catalog(Generic[AnyCard]):
         parts = wanted.split(",") if isinstance(wanted, str) else wanted
         return [self.resolve(part.strip()) for part in parts]
 
-    def read(self, name: str) -> AnyCard:
-        """Reads a card by its name, or by the path of its YAML file."""
+    def read(self, name: str | AnyCard) -> AnyCard:
+        """Reads a card by its name, or by the path of its YAML file; a card is given back."""
+        if not isinstance(name, str):
+            return name
         path = Path(name) if is_card_path(name) else self.path(name)
         card = read_card(path, self._model, self.path)
         given = getattr(card, "name", name)
@@ -128,8 +130,8 @@ class Catalog(Generic[AnyCard]):
 class TaskCatalog(Catalog[TaskCard]):
     """The cards of tasks, and those of halves of their classes."""
 
-    def read(self, name: str) -> TaskCard:
-        whole, half = split_half(name)
+    def read(self, name: str | TaskCard) -> TaskCard:
+        whole, half = split_half(name) if isinstance(name, str) else ("", None)
         if half is None or name in self.names():
             return super().read(name)
         return halve_card(super().read(whole), half)

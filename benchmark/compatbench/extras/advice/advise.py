@@ -58,7 +58,7 @@ def advise(
             "a module is measured on the task and with the shots that it has: leave out tasks and "
             "shots"
         )
-    card = suite_cards.read(suite) if isinstance(suite, str) else suite
+    card = suite_cards.read(suite)
     pairs = upgrade_pairs(card.upgrades)
     if upgrade is not None:
         parts = upgrade.split(",") if isinstance(upgrade, str) else upgrade

@@ -85,7 +85,7 @@ def retrieve(
     Raises:
         CompatbenchError: an unknown name, or weights or images that are not on this machine.
     """
-    card = suite_cards.read(suite) if isinstance(suite, str) else suite
+    card = suite_cards.read(suite)
     device = resolve_device(device)
     upgrades = upgrade_pairs(card.upgrades)
     source = backbone_cards.resolve(source or upgrades[0][0])

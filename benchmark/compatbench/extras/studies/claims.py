@@ -24,11 +24,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from compatbench.data.cards import SuiteCard
+from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.extras.studies import frames
 from compatbench.extras.studies.frames import Row, StudyReport, crossed_interval, records
-from compatbench.extras.studies.study import read_suite
 from compatbench.messages import count
 from compatbench.results.estimate import Array, Interval, estimate, interval_columns, mean
 from compatbench.results.expected import Upgrade
@@ -112,7 +111,7 @@ def analyze_claims(suite: str | SuiteCard = "mini", out: str | Path = ".") -> li
     Raises:
         CompatbenchError: an unknown suite, no results of it, or a broken results file.
     """
-    page = read_suite_page(read_suite(suite), Path(out))
+    page = read_suite_page(suite_cards.read(suite), Path(out))
     if not page.results.methods:
         raise CompatbenchError(
             f"{Path(out) / RESULTS / page.name} holds no results; start with "

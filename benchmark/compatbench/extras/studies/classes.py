@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from compatbench.data.cards import SuiteCard
+from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.extras.studies.class_pages import measure_page
 from compatbench.extras.studies.frames import Row, StudyReport, crossed_interval, records
-from compatbench.extras.studies.study import read_suite
 from compatbench.results.estimate import Array, average_units, interval_columns
 from compatbench.results.four_ways import CLASSES, MODELS, FourWays, require_other_classes
 from compatbench.tables.figures.charts import axis, chart, colour, layer
@@ -106,7 +105,7 @@ def analyze_classes(
     Raises:
         CompatbenchError: a suite without a protocol.
     """
-    card = read_suite(suite)
+    card = suite_cards.read(suite)
     require_other_classes(card.name, card.protocol)
     page = read_suite_page(card, Path(out))
     kinds, methods = list[Row](), list[Row]()

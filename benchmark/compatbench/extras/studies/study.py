@@ -40,11 +40,6 @@ from compatbench.results.rows import Row
 Names = str | Sequence[str]
 
 
-def read_suite(suite: str | SuiteCard) -> SuiteCard:
-    """The card of a suite by its name; a card is given back."""
-    return suite_cards.read(suite) if isinstance(suite, str) else suite
-
-
 class StudyOptions(TypedDict, total=False):
     """What every analysis can be told.
 
@@ -77,7 +72,7 @@ class Study:
 
     def __init__(self, source: str, target: str, **options: Unpack[StudyOptions]) -> None:
         self.source, self.target, self.options = source, target, options
-        self.card = read_suite(options.get("suite", "mini"))
+        self.card = suite_cards.read(options.get("suite", "mini"))
         self.out = Path(options.get("out", "."))
         self.device = options.get("device", "auto")
         self.cache = FeatureCache(default_cache_folder())

@@ -112,7 +112,7 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
             {
                 "title": column.title,
                 "about": column.about,
-                "down": column.descending or column.best is not None,
+                "down": column.descending or column.best,
                 "text": column.left,
                 "exact": column.exact,
             }

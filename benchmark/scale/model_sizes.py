@@ -1,0 +1,92 @@
+"""The table of models' sizes that ``compatbench plan`` reads, made from architectures alone.
+
+python benchmark/scale/model_sizes.py            # of every model of the open_clip that is installed
+python benchmark/scale/model_sizes.py --check    # writes nothing; fails if the table is another
+
+Models whose text tower is another library's, which would be downloaded, are left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from torch import nn
+
+from compatbench.backbone.build import build_architecture
+from compatbench.backbone.load.names import model_names, tags_of
+from compatbench.data.cards.schemas import BackboneCard
+from compatbench.engine.model_size import TABLE, ModelSize
+from compatbench.errors import CompatbenchError
+
+
+def measure_architecture(config: str) -> ModelSize | None:
+    """The sizes of a model that open_clip knows, built without memory; None if it cannot be."""
+    # Of some models the tag decides how images are normalised; the sizes are the same.
+    where = {"tag": tags[0]} if (tags := tags_of(config)) else {"path": config}
+    facts = {"name": "unnamed", "title": config, "config": config, "licence": "unknown"}
+    try:
+        card = BackboneCard.model_validate(facts | where)
+        model: Any = build_architecture(card, device="meta")
+    except CompatbenchError:
+        return None
+    visual, text = model.visual, getattr(model, "text", model)
+    patches = next((each for each in visual.modules() if isinstance(each, nn.Conv2d)), None)
+    if patches is None or not hasattr(text, "transformer"):
+        return None
+    projection, width = getattr(text, "text_projection", None), patches.out_channels
+    if projection is not None:  # or else the towers are of one width
+        width = getattr(projection, "out_features", None) or projection.shape[1]
+    size = visual.preprocess_cfg["size"]
+    side = size if isinstance(size, int) else min(size)
+    return ModelSize(
+        parameters=_count_weights(model),
+        embed_dim=width,
+        text_weights=_count_weights(text.transformer),
+        text_blocks=_count_blocks(text.transformer),
+        image_weights=_count_weights(visual),
+        image_blocks=_count_blocks(visual),
+        image_tokens=(side // patches.kernel_size[0]) ** 2 + 1,
+        image_width=patches.out_channels,
+        image_side=side,
+    )
+
+
+def _count_weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _count_blocks(tower: nn.Module) -> int:
+    """The length of the longest list of modules in a tower."""
+    lists = [each for each in tower.modules() if isinstance(each, (nn.ModuleList, nn.Sequential))]
+    return max((len(modules) for modules in lists), default=1)
+
+
+def make_table() -> str:
+    """The table as CSV, the mini models first."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("config", *ModelSize._fields))
+    for config in sorted(model_names(), key=lambda name: (not name.startswith("mini-"), name)):
+        if (size := measure_architecture(config)) is not None:
+            writer.writerow((config, *size))
+    return text.getvalue()
+
+
+def main(
+    check: Annotated[bool, typer.Option(help="Write nothing; fail if it is stale.")] = False,
+) -> None:
+    """Write the table of models' sizes."""
+    text, path = make_table(), Path(TABLE)
+    if check and text != path.read_text(encoding="utf-8"):
+        sys.exit(f"{path} is not up to date; run 'python benchmark/scale/model_sizes.py'")
+    if not check:
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
