@@ -27,7 +27,6 @@ class Distilled(Transfer):
         paper="arXiv:2407.03056",
         access={"unlabelled"},
         summary="The old model with its module teaches the module on unlabelled images.",
-        trains=True,
     )
 
     def attach(

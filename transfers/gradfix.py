@@ -35,8 +35,9 @@ class GradFix(Transfer):
         title="GradFix",
         paper="arXiv:2510.09658",
         access={"labels"},
+        plain=True,
         summary="What the target's gradient on k images per class disagrees with is left out.",
-        trains=True,
+        version=2,
     )
 
     class Config(MethodConfig):

@@ -31,7 +31,6 @@ class Warm(Transfer):
         access={"labels"},
         summary="The module is trained further on k labelled images per class.",
         settings={"pull": {"pull": True}},
-        trains=True,
     )
 
     class Config(MethodConfig):

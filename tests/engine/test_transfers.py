@@ -8,16 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 
+from compatbench.backbone import load_backbone
+from compatbench.backbone.words import WordFeatures
 from compatbench.data.cards import suite_cards
 from compatbench.data.draws import draw_first, draw_shots
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
+from compatbench.engine.attach import Carried
 from compatbench.engine.cell import Cell
 from compatbench.engine.matrix import select_matrix
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
-from compatbench.engine.worker import Worker
+from compatbench.engine.task_images import TaskImages
+from compatbench.engine.worker import Worker, build_method
 from compatbench.errors import CompatbenchError
+from compatbench.method import FeatureSet, Module
 from compatbench.method.registry import (
     MethodRegistry,
     TransferRegistry,
@@ -46,6 +51,24 @@ def test_modules_are_copied_unless_another_transfer_is_asked_for() -> None:
     assert chosen("taskres") == [("taskres", "copied")]
     assert chosen("taskres", "copied", "words") == [("taskres", "copied"), ("taskres", "words")]
     assert {transfer for _, transfer in chosen("all")} == {"copied"}
+
+
+def test_a_transfer_sees_plain_images_alone_if_its_card_says_so(worker: Worker) -> None:
+    cell = cell_of("taskres")
+    task, training = load_task(cell.task), cell.training.model_copy(update={"views": 3})
+    images = TaskImages(task, training, cell.seed, worker.cache)
+    model = load_backbone(cell.source)
+    carried = Carried(
+        build_method(cell), Module(), model, model, task.labels_for(frozenset()), images
+    )
+
+    def train(transfer: str) -> FeatureSet:
+        words = WordFeatures(worker.cache.folder.parent)
+        return carried.data(find_transfer(transfer), words).labels.train
+
+    assert len(train("warm+2").views) == 3
+    plain = train("gradfix+2")
+    assert torch.equal(plain.views, plain.plain[None])
 
 
 def test_a_pattern_means_the_methods_that_a_transfer_serves() -> None:

@@ -85,6 +85,9 @@ class Carried:
             given["unlabelled"] = self._unlabelled(transfer)
         if "labels" in access:
             images, shots = self.images, transfer.config.shots
+            if transfer.card.plain:
+                training = images.training.model_copy(update={"views": 1})
+                images = replace(images, training=training)
             draw = draw_first(images.task, shots, images.seed, images.training.val_shots)
             given["labels"] = images.few_shot(draw, shots, self.target, self.method, self.teacher)
         if "source weights" in access:

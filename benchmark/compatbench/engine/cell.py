@@ -118,7 +118,8 @@ class CellRecord(BaseModel):
     seed: int
     transfer: str = COPIED
     status: Literal["ok", "failed"]  # of the fit; a failed one has no records
-    fit_seconds: float = 0.0  # wall clock of the fit alone, image features excluded
+    # Wall clock of the fit alone, image features excluded; None if the record of it was lost.
+    fit_seconds: float | None = 0.0
     parameters: int = 0  # numbers that the fit determined
     module_bytes: int = 0  # size of the module's tensors
     module: str = ""  # their fingerprint

@@ -41,8 +41,8 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 class RunStore:
     """Cells, modules and predictions under one folder, by key; each file is written whole or not.
 
-    A module is what a fit costs: it is on the disk when ``write_module`` returns, with all
-    that is known of its fit. A record is what an evaluation costs, and is left to the
+    A module is what a fit costs: it is on the disk when ``write_module`` returns, with what
+    decides its fit. A record is what an evaluation costs, and is left to the
     system to write: if the machine crashes within about half a minute, the record may be
     gone or torn. Its checksum tells, and the cell goes on from its module. So it is with
     predictions, which are written before the record that is made from them.
@@ -78,11 +78,12 @@ class RunStore:
     def read(self, key: str) -> CellRecord | None:
         """The cell's record, or None if the cell was never fitted.
 
-        If the record is missing or damaged, it is that of the fit alone, from the module.
+        If the record is missing or damaged, it is that of the fit alone, from the module; how long
+        the fit took is then unknown.
         """
 
         def read_fit(path: Path) -> CellRecord:
-            return CellRecord.model_validate(read_module(path).about)
+            return CellRecord.model_validate({"fit_seconds": None, **read_module(path).about})
 
         record = self._read(self.cell_path(key), read_record)
         return record or self._read(self.module_path(key), read_fit)
@@ -146,7 +147,7 @@ class RunStore:
         """Whether a cell is done, whether its last attempt failed, and the seconds that it took."""
         if (record := self.read(cell.key)) is None:
             return False, False, 0.0
-        seconds = record.fit_seconds + sum(outcome.seconds for outcome in record.records)
+        seconds = (record.fit_seconds or 0) + sum(outcome.seconds for outcome in record.records)
         return self.is_done(cell, record), bool(record.errors), seconds
 
     def claim(self, key: str) -> AbstractContextManager[bool]:
@@ -236,8 +237,9 @@ class RunStore:
 
 
 def fit_description(record: CellRecord) -> dict[str, Any]:
-    """What a module's file says of its fit, as JSON values."""
-    return record.model_dump(mode="json", exclude={"records", "error", "trace", "failure"})
+    """What a module's file says of its fit, as JSON values: the same for equal fits."""
+    how = {"fit_seconds", "peak_memory", "attempt"}
+    return record.model_dump(mode="json", exclude=how | {"records", "error", "trace", "failure"})
 
 
 def read_module(path: Path, fingerprint: str = "") -> Module:

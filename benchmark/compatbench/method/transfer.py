@@ -56,8 +56,7 @@ class TransferCard:
         summary: the idea in one line.
         takes: the places at which a module may act.
         settings: the names that may follow the transfer's, with what each sets of ``Config``.
-        trains: whether it takes gradients through the method, so that both must be in one process;
-            an audit, which runs methods in processes of their own, does not run its cells again.
+        plain: whether it is given labelled images under the plain view alone, not the training's.
         gates: the transfer that it is, where the module is expected to help; zero-shot elsewhere.
         version: raised with every change of the numbers that it gives; part of the key.
         files: data that it reads, as paths from its own file; part of the key of one from outside.
@@ -70,7 +69,7 @@ class TransferCard:
     summary: str
     takes: Set[Place] = EVERYWHERE
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
-    trains: bool = False
+    plain: bool = False
     gates: str = ""
     version: int = 1
     files: tuple[str, ...] = ()

@@ -136,7 +136,7 @@ class Cost(BaseModel):
     key: Key
     backbone: BackboneName
     test_set: Name
-    fit_seconds: Seconds
+    fit_seconds: Seconds | None = None  # None if the record of the fit was lost
     evaluate_seconds: Seconds
     peak_memory: Count | None = None
 
