@@ -102,7 +102,7 @@ class CLIPLoRA(TrainedMethod):
             seed = int(torch.randint(2**62, (), generator=batch.rng))
             generator = torch.Generator(batch.targets.device).manual_seed(seed)
             draw = partial(draw_mask, rate=self.config.dropout, generator=generator)
-            classifier = dataclasses.replace(classifier, draw=draw)
+            classifier = dataclasses.replace(classifier, draw=draw, rng=generator)
         return super().loss(classifier, batch)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> LowRankClassifier:
@@ -127,6 +127,7 @@ class LowRankClassifier:
         prompts: the text of each class.
         scale: the factor α/√r.
         draw: gives dropout masks, those of the text first; None for no dropout.
+        rng: what ``draw`` draws from.
     """
 
     module: Module
@@ -134,6 +135,7 @@ class LowRankClassifier:
     prompts: tuple[str, ...]
     scale: float
     draw: Draw | None = None
+    rng: torch.Generator | None = None
 
     def __call__(self, inputs: Tensor) -> Tensor:
         compare = CosineClassifier(self.texts, self.backbone.logit_scale)
@@ -168,7 +170,8 @@ class LowRankClassifier:
             )
             for part, a, b in zip(PROJECTIONS, *pairs, strict=True)
         }
-        return self.backbone.image.encode(inputs, block_updates=updates)  # type: ignore[arg-type]
+        tower = self.backbone.image
+        return tower.encode(inputs, block_updates=updates, rng=self.rng)  # type: ignore[arg-type]
 
 
 def draw_mask(

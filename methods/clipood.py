@@ -22,7 +22,7 @@ from compatbench.method import (
 )
 from compatbench.method.trained import Batch, Recipe, TrainedMethod
 
-from ._shared.towers import shift_tower, zero_shift
+from ._shared.towers import Tower, shift_tower, zero_shift
 
 
 class CLIPood(TrainedMethod):
@@ -66,6 +66,10 @@ class CLIPood(TrainedMethod):
 
     def image_input(self, backbone: Backbone) -> ImageInput:
         return PIXELS
+
+    @property
+    def trained_towers(self) -> tuple[Tower, ...]:
+        return ("image",)
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         return Module(zero_shift(backbone, "image"))

@@ -73,13 +73,12 @@ class FLYP(TrainedMethod):
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         trained = {"log_scale": torch.zeros((), device=backbone.device)}
-        for tower in self.towers:
+        for tower in self.trained_towers:
             trained |= zero_shift(backbone, tower)
         return Module(trained)
 
     @property
-    def towers(self) -> tuple[Tower, ...]:
-        """Those that are trained."""
+    def trained_towers(self) -> tuple[Tower, ...]:
         return ("text", "image") if self.config.encoder == "both" else (self.config.encoder,)
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
@@ -107,7 +106,7 @@ class FLYP(TrainedMethod):
         texts = tuple(text for template in templates for text in labels.fill(template))
         scale = backbone.logit_scale * module["log_scale"].exp()
         shifted: dict[Tower, Mapping[str, Tensor]] = {
-            tower: shift_tower(module, backbone, tower) for tower in self.towers
+            tower: shift_tower(module, backbone, tower) for tower in self.trained_towers
         }
         return Tuned(backbone, texts, scale, shifted)
 

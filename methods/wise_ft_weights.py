@@ -16,7 +16,7 @@ from compatbench.method import (
 )
 from compatbench.method.trained import Recipe
 
-from ._shared.towers import shift_tower, zero_shift
+from ._shared.towers import Tower, shift_tower, zero_shift
 from .wise_ft import WiSEFT
 
 
@@ -56,6 +56,10 @@ class WiSEFTWeights(WiSEFT):
 
     def image_input(self, backbone: Backbone) -> ImageInput:
         return PIXELS
+
+    @property
+    def trained_towers(self) -> tuple[Tower, ...]:
+        return ("image",)
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         head = super().init(backbone, data, rng)

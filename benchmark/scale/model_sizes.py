@@ -53,6 +53,7 @@ def measure_architecture(config: str) -> ModelSize | None:
         image_tokens=(side // patches.kernel_size[0]) ** 2 + 1,
         image_width=patches.out_channels,
         image_side=side,
+        gated=int(any(type(each).__name__ in ("SwiGLU", "GluMlp") for each in visual.modules())),
     )
 
 

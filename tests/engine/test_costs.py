@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 import torch
+from open_clip.model import CLIP
+from tiny_models import wrap
 
 from compatbench.backbone import DENSE, PIXELS, POOLED, ImageInput, load_backbone, memory_budget
+from compatbench.backbone.device import PeakBytes
 from compatbench.data.cards import SuiteCard, backbone_cards, suite_cards, task_cards
 from compatbench.engine.costs import TimeEstimate, count_costs
 from compatbench.engine.matrix import Matrix, select_matrix
-from compatbench.engine.model_size import measure_model
+from compatbench.engine.model_size import ModelSize, measure_model
+from compatbench.engine.step_memory import AUTOGRAD, count_step
+from compatbench.method import FeatureSet, FewShotData, Labels
 from compatbench.method.registry import builtin_methods
+from compatbench.method.trained import TrainedMethod
 
 SMOKE = suite_cards.read("smoke")
 
 
-def matrix_of(suite: SuiteCard, *methods: str, seeds: list[int] | None = None) -> Matrix:
-    return select_matrix(suite, builtin_methods(), methods, seeds=seeds)
+def matrix_of(
+    suite: SuiteCard,
+    *methods: str,
+    seeds: list[int] | None = None,
+    shots: list[int] | None = None,
+) -> Matrix:
+    return select_matrix(suite, builtin_methods(), methods, shots=shots, seeds=seeds)
 
 
 def changed(**values: object) -> SuiteCard:
@@ -78,6 +92,54 @@ def test_the_real_suites_are_counted_without_data_or_weights() -> None:
     # Tokens of the first block, of the test images alone, on ViT-B/16s or larger.
     deep = count_costs(matrix_of(suite_cards.read("ood"), "coop", "vpt_deep", seeds=[1]))
     assert deep.tokens_bytes > 2 * images * 197 * 768 * 4
+
+
+def test_the_largest_step_is_named_and_what_cards_do_not_hold() -> None:
+    matrix = matrix_of(
+        suite_cards.read("large"), "coop", "mma", "flyp", "wise_ft_weights", seeds=[1]
+    )
+    costs = count_costs(matrix)
+    assert (costs.step.method, costs.step.images) == ("flyp", 256)
+    size = measure_model(costs.step.backbone)
+    assert size is not None
+    # Differences, shifted weights, gradients and two moments of both towers.
+    assert costs.step.states == 5 * 4 * (size.text_weights + size.image_weights)
+    # At once only what keeps to the room; hundreds of gigabytes in one batch.
+    assert costs.step.count_bytes(2**30) < costs.step.states + 4 * 2**30
+    assert costs.step.count_bytes() > 200 * 2**30
+    assert "of 256 images at once" in costs.step.describe(costs.room_bytes)
+    assert costs.beyond == {24: [], 48: [], 80: []}
+    largest = matrix_of(suite_cards.read("full"), "coop", "flyp", shots=[1], seeds=[1])
+    assert count_costs(largest).beyond == {24: ["coop", "flyp"], 48: ["flyp"], 80: ["flyp"]}
+
+
+@pytest.mark.parametrize("name", ["mma", "wise_ft_weights", "clipood", "vpt_deep", "flyp"])
+def test_a_step_takes_what_is_counted_within_a_quarter(name: str) -> None:
+    """Of a tower twelve blocks deep, as ViT-B/16, with a quarter of its width and of its tokens."""
+    images, cls = 8, cast(type[TrainedMethod], builtin_methods().get(name))
+    values = {"max_steps": 2, "recipe": cls.Config().recipe.model_dump() | {"batch_size": images}}
+    choice: Any = SimpleNamespace(name=name)
+    choice.build = lambda task: cls(cls.Config.model_validate(values))
+    image = dict(image_size=96, patch_size=12, width=192, head_width=64, layers=12)
+    text = dict(context_length=32, vocab_size=2514, width=64, heads=2, layers=12)
+    model: Any = CLIP(64, image, text, quick_gelu=True).requires_grad_(False)  # type: ignore[arg-type]
+    method, backbone = choice.build(""), wrap(model, "deep")
+    wanted, pixels = method.image_input(backbone), torch.randn(images, 3, 96, 96)
+    features = backbone.encode_images(pixels)
+    seen = FeatureSet(
+        features, features[None], torch.arange(images), [backbone.encode_images(pixels, wanted)]
+    )
+    names = tuple(task_cards.read("mini-objects").classes)
+    data = FewShotData(Labels(names, ("a {}.",), "a {}."), 1, seen, seen)
+    with PeakBytes() as peak:
+        method.fit(backbone, data, torch.Generator().manual_seed(1))
+    weights = [
+        sum(weight.numel() for weight in tower.parameters())
+        for tower in (model, model.transformer, model.visual)
+    ]
+    size = ModelSize(weights[0], 64, weights[1], 12, weights[2], 12, 65, 192, 96, 0)
+    step = count_step(choice, "mini-objects", backbone.name, size)
+    assert peak.most / 1.25 < step.count_bytes() - AUTOGRAD < 1.25 * peak.most
 
 
 def test_an_estimate_counts_steps_or_follows_what_a_method_was_measured_to_take() -> None:

@@ -13,7 +13,7 @@ from compatbench.backbone.image.image_tower import (
     ImageTower,
 )
 from compatbench.backbone.parts.blocks import BlockUpdates
-from compatbench.backbone.text.memory import memory_budget, set_memory_budget
+from compatbench.backbone.parts.memory import memory_budget, set_memory_budget
 from compatbench.backbone.text.prompts import Prompts
 from compatbench.data.labels import Labels
 

@@ -53,9 +53,9 @@ SHARED = {
     "steps": Option(least=1),
     "seed": Option(least=0),
     "memory_budget": Option(
-        help="Most memory for the activations of each worker's text encoder, and for the images "
-        "that it classifies at once, such as '2G'; by default half of what is free, and 1 GiB. "
-        "Less is slower.",
+        help="Most memory that each tower of a worker keeps for a backward pass, and for the "
+        "images that are classified at once, such as '2G'; by default half of what is free, and "
+        "1 GiB. Less is slower: batches of images run in micro-batches.",
         annotation="str",
         read="compatbench.files.sizes:parse_bytes",
     ),

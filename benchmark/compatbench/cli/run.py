@@ -42,6 +42,7 @@ def plan(call: Call) -> None:
     """Shows the cells of every method, what they cost, and what is missing."""
     with console.status("reading the suite and the methods"):
         from compatbench import Compute
+        from compatbench.backbone import memory_budget
         from compatbench.cli.progress import say_plan
 
         compute = Compute(**call.shell["compute"])
@@ -54,7 +55,8 @@ def plan(call: Call) -> None:
     hidden += [] if frame["missing"].any() else ["missing"]
     print_frame(frame.assign(about=about).drop(columns=["seconds", *hidden]), right=["about"])
     if planned.to_do or planned.missing:
-        _print_costs(planned, device, compute.count_decoders())
+        with memory_budget(compute.memory_budget):
+            _print_costs(planned, device, compute.count_decoders())
     say_plan(planned, workers)
     if planned.missing:
         say(f"'compatbench doctor --suite {call.arguments['suite']}' shows more, and what to do")
@@ -83,9 +85,10 @@ def _print_costs(plan: Plan, device: str, decoders: int) -> None:
         (
             f"{memory} of a worker",
             format_bytes(costs.memory_bytes),
-            "counted: libraries, weights, features, a batch of images or a step of training; "
-            "text towers keep at most --memory-budget",
+            "counted: libraries, weights, features, and a batch of images or a step of training: "
+            + costs.step.describe(costs.room_bytes),
         ),
+        ("GPUs that hold a worker", *_describe_cards(costs.beyond)),
     ]
     if decoders > 1:
         size, how = format_bytes(decoders * costs.decoder_bytes), "with images ready in /dev/shm"
@@ -97,6 +100,13 @@ def _print_costs(plan: Plan, device: str, decoders: int) -> None:
     if costs.unknown:
         names = ", ".join(costs.unknown)
         say(f"not counted: {names}, whose sizes are not known")
+
+
+def _describe_cards(beyond: dict[int, list[str]]) -> tuple[str, str]:
+    """The least card that holds all methods in micro-batches, and what smaller ones do not."""
+    least = next((f"{card} GB" for card, methods in beyond.items() if not methods), "none")
+    short = [f"{card} GB: not {', '.join(names)}" for card, names in beyond.items() if names]
+    return least, "; ".join(["counted: batches of images in micro-batches", *short])
 
 
 def tune(call: Call) -> None:

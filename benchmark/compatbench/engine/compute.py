@@ -33,9 +33,10 @@ class Compute:
         decoders: processes, of each worker, that decode images; where there are few images,
             threads. By default one on processors, whose backbones take longer than any image, and
             for GPUs the worker's share of the cores.
-        memory_budget: most bytes for the activations of each worker's text encoder, and for the
-            images that it classifies at once; by default half of what is free, and 1 GiB. Less is
-            slower.
+        memory_budget: most bytes that each tower of a worker keeps for a backward pass, and for the
+            images that are classified at once; by default half of what is free (image towers on a
+            processor: 4 GiB), and 1 GiB. Less is slower: what does not fit is computed again, of
+            images in micro-batches.
         cache_limit: most bytes of disk for image features and tokens: those unused longest are
             deleted, and tokens that do not fit are computed whenever they are needed.
         timeout: seconds after which an attempt at a cell is ended; the encoding of its images does

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from compatbench.backbone import FEATURES, ImageInput
-from compatbench.backbone.text.memory import current_budget
+from compatbench.backbone.parts.memory import ON_CPU, current_budget
 from compatbench.data.cards import COPIED, task_cards
 from compatbench.data.encoding import AHEAD, PIECE
 from compatbench.data.feature_cache import WHOLE
@@ -24,8 +23,17 @@ from compatbench.data.images.views import View
 from compatbench.engine.cell import Cell
 from compatbench.engine.matrix import Matrix, MethodChoice
 from compatbench.engine.missing import fit_backbones, suite_backbones
-from compatbench.engine.model_size import FLOAT, ModelSize, measure_model
+from compatbench.engine.model_size import FLOAT, measure_model
 from compatbench.engine.predict import MOST
+from compatbench.engine.step_memory import (
+    CARDS,
+    NAME_TOKENS,
+    TEXT_PLACES,
+    StepMemory,
+    image_input,
+    list_steps,
+    methods_beyond,
+)
 from compatbench.method.trained import TrainedMethod
 
 # Operations a second of float32, by kind of device: of one core, and of a card.
@@ -33,16 +41,12 @@ RATES = {"cpu": 5e10, "cuda": 2e13, "mps": 2e12}
 # Seconds beside the products, on one core: of a training step, of one block of a tower in it, of a
 # closed-form fit, and of a record.
 STEP_SECONDS, BLOCK_SECONDS, CLOSED_FORM_SECONDS, RECORD_SECONDS = 6e-4, 1e-3, 0.3, 0.02
-# Bytes: of a worker's libraries, of training through a tower, of a process that decodes beside
-# its images, and of an answer.
-LIBRARIES, AUTOGRAD, DECODER, PREDICTION = 550 * 2**20, 250 * 2**20, 280 * 2**20, 8
-NAME_TOKENS = 4  # of a class name, with the end of text
+# Bytes: of a worker's libraries, of a process that decodes beside its images, and of an answer.
+LIBRARIES, DECODER, PREDICTION = 550 * 2**20, 280 * 2**20, 8
 BACKBONES_AT_HAND = 4  # that a worker keeps
-KEPT = 16  # numbers that a block keeps for the backward pass, for each of a token's
 BATCH = 128  # images that are encoded together
 WIDEST = 6  # the hidden layer of an MLP, four times as wide, beside what enters and leaves it
 LOGITS = 3  # copies of all logits that are in use at once
-TEXT_PLACES = {"text-input", "text-layers"}
 HIDDEN = ImageInput("hidden")
 
 
@@ -59,6 +63,9 @@ class Costs:
     # Libraries, weights, the features of a fit and of a test set; a batch of images, what is
     # classified at once or what a step of training keeps, whichever is most.
     memory_bytes: int
+    step: StepMemory  # that takes most, where each tower's activations keep to the room
+    room_bytes: int
+    beyond: dict[int, list[str]]  # methods that cards of so many gigabytes do not hold
     decoder_bytes: int  # of each process that decodes images, with the pieces that it has ready
     unknown: tuple[str, ...]  # backbones whose size is not known before they are loaded
 
@@ -99,23 +106,21 @@ def count_costs(matrix: Matrix) -> Costs:
     encoded = {name: tested + drawn * (name in fitted) for name in sizes}
     tokens = 0
     for name, size in known.items():
-        towers = [SimpleNamespace(depth=n) for n in (size.image_blocks, size.text_blocks)]
-        sketch: Any = SimpleNamespace(name=name, image=towers[0], text=towers[1])
         takers: dict[ImageInput, list[MethodChoice]] = defaultdict(list)
         for choice in matrix.choices:
-            takers[choice.build(matrix.tasks[0]).image_input(sketch)].append(choice)
+            takers[image_input(choice, matrix.tasks[0], name, size)].append(choice)
         for wanted in takers.keys() - {FEATURES}:
             images = tested + (name in fitted) * _count_drawn(matrix, takers[wanted])[0]
             tokens += images * size.input_bytes(wanted)
-    at_once = [
-        _training_bytes(choice, task, known[name])
-        for choice, task, name in product(matrix.choices, matrix.tasks, fitted & known.keys())
-    ]
+    steps = list_steps(matrix, {name: known[name] for name in sorted(fitted & known.keys())})
+    room = current_budget() or ON_CPU
+    step = max(steps, key=lambda step: step.count_bytes(room), default=StepMemory())
     classes = max(len(task_cards.read(task).classes) for task in matrix.tasks)
-    at_once += [min(MOST, most * classes * LOGITS * FLOAT)]
+    at_once = [step.count_bytes(room), min(MOST, most * classes * LOGITS * FLOAT)]
     at_once += [BATCH * size.input_bytes(HIDDEN) * WIDEST for size in known.values()]
     weights = sorted((size.parameters * FLOAT for size in known.values()), reverse=True)
     features = (largest + most) * max((size.embed_dim for size in known.values()), default=0)
+    held = LIBRARIES + sum(weights[:BACKBONES_AT_HAND]) + features * FLOAT
     side = max((size.image_side for size in known.values()), default=0)
     plan_once = cache(plan_fit)
     return Costs(
@@ -130,7 +135,10 @@ def count_costs(matrix: Matrix) -> Costs:
         tokens_bytes=tokens,
         predictions_bytes=PREDICTION
         * sum(len(cell.backbones) * sum(tests[cell.task]) for cell in matrix.places),
-        memory_bytes=LIBRARIES + sum(weights[:BACKBONES_AT_HAND]) + max(at_once) + features * FLOAT,
+        memory_bytes=held + max(at_once),
+        step=step,
+        room_bytes=room,
+        beyond={card: methods_beyond(steps, held, card) for card in CARDS},
         decoder_bytes=DECODER + (2 + AHEAD) * PIECE * 3 * side**2 * FLOAT,
         unknown=tuple(name for name in sizes if name not in known),
     )
@@ -156,21 +164,6 @@ def _count_drawn(matrix: Matrix, choices: Sequence[MethodChoice]) -> tuple[int, 
         for images, whole in parts:
             drawn += whole if images >= WHOLE * whole else images * len(matrix.seeds)
     return drawn, largest
-
-
-def _training_bytes(choice: MethodChoice, task: str, size: ModelSize) -> int:
-    """Bytes that a step of training through a tower adds, for its backward pass, at most."""
-    method = choice.build(task)
-    if not isinstance(method, TrainedMethod):
-        return 0
-    images, text, image = method.config.recipe.batch_size, 0.0, 0
-    if TEXT_PLACES.intersection(method.card.places):
-        prompts = images if method.card.prompts_per_image else 1
-        text = prompts * len(task_cards.read(task).classes) * NAME_TOKENS * size.text_numbers
-        text = min(text * KEPT * FLOAT, current_budget() or math.inf)
-    if "image-layers" in method.card.places:
-        image = images * size.input_bytes(HIDDEN) * size.image_blocks * KEPT
-    return AUTOGRAD + int(text) + image if text or image else 0
 
 
 class TimeEstimate:

@@ -28,6 +28,7 @@ class ModelSize(NamedTuple):
     image_tokens: int  # of one image, in the image tower
     image_width: int  # of each of them
     image_side: int  # pixels
+    gated: int  # 1 if the MLPs of the image tower have a gate, as EVA02's
 
     @property
     def image_flops(self) -> float:

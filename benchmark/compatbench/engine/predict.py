@@ -15,7 +15,7 @@ from torch import Tensor
 
 from compatbench.backbone import FEATURES, Backbone, ImageInput, RotatedBackbone
 from compatbench.backbone.device import fit_batch
-from compatbench.backbone.text.memory import current_budget
+from compatbench.backbone.parts.memory import current_budget
 from compatbench.data.encoding import BATCH
 from compatbench.data.feature_cache import FeatureCache, StoredRows
 from compatbench.data.task import Task

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from compatbench.backbone import Backbone, DroppingBackbone, load_backbone
 from compatbench.backbone.build import allow_tf32
 from compatbench.backbone.device import PeakMemory, resolve_device, wait_for
-from compatbench.backbone.text.memory import set_memory_budget
+from compatbench.backbone.parts.memory import set_memory_budget
 from compatbench.backbone.words import WordFeatures, save_words
 from compatbench.data.cards import COPIED
 from compatbench.data.draws import draw_shots, load_test_set

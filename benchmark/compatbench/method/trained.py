@@ -124,6 +124,11 @@ class TrainedMethod(Method):
 
     config: Config
 
+    @property
+    def trained_towers(self) -> tuple[Literal["text", "image"], ...]:
+        """The towers of which every weight is trained; for estimates of memory."""
+        return ()
+
     @abstractmethod
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         """The module before the first step."""
@@ -214,7 +219,8 @@ class TrainedMethod(Method):
         if stage.pool_views:
             seen = [(model, _pool(views)) for model, views in seen]
             images = seen[0][1]
-        sums = {name: torch.zeros_like(tensor) for name, tensor in trained.items()}
+        averaged = trained if weights is not None else {}
+        sums = {name: torch.zeros_like(tensor) for name, tensor in averaged.items()}
         for epoch in range(epochs):
             order = torch.randperm(len(images), generator=rng)
             on_device = order.to(device)

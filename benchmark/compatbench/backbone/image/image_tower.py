@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from compatbench.backbone.image.image_anatomy import EvaAnatomy, examine_image_tower
-from compatbench.backbone.parts.blocks import BlockUpdates, updates_of, widen
+from compatbench.backbone.parts.blocks import BlockUpdates, Updates, updates_of, widen
+from compatbench.backbone.parts.memory import in_micro_batches, kept_numbers
 from compatbench.backbone.parts.parameters import (
     CommonNames,
     change_tower,
@@ -143,10 +144,12 @@ class ImageTower:
         block_updates: BlockUpdates | None = None,
         weights: Mapping[str, Tensor] | None = None,
         dense: bool = False,
+        rng: torch.Generator | None = None,
     ) -> Tensor:
         """Image features, not normalised, ``[batch, e]``; float32 from a tower in half precision.
 
-        Differentiable in hidden tokens, prompts, weights and what updates use.
+        Differentiable in hidden tokens, prompts, weights and what updates use. A batch whose
+        backward pass would not fit the memory budget runs in micro-batches.
 
         Args:
             hidden: the tokens that enter ``block``, ``[batch, tokens, d]``, as ``embed`` gives
@@ -160,20 +163,24 @@ class ImageTower:
             dense: give the image feature, and behind it each patch, which goes through last
                 norm and projection as the pooled row does, ``[batch, 1 + patches, e]``
                 (PLOT, arXiv:2210.01253, section 3.2).
+            rng: the generator that updates draw from, if any do: a micro-batch that is computed
+                again sees the same draws.
         """
         tower = self.replace(weights) if weights else self
         anatomy = tower._anatomy
+        if dense and anatomy.attends:
+            raise NotTransferable("the image tower pools by attention, so patches have no features")
         last = 1 if anatomy.class_pooled and not dense else self.tokens
-        x = tower._run(hidden, block, prompts, block_updates, last)
-        features = tower.project(anatomy.pool(x))
-        if dense:
-            if anatomy.attends:
-                raise NotTransferable(
-                    "the image tower pools by attention, so patches have no features"
-                )
-            patches = tower.project(anatomy.norm(x[:, anatomy.extra :]))
-            features = torch.cat([features[:, None], patches], dim=1)
-        return features
+
+        def finish(x: Tensor) -> tuple[Tensor]:
+            features = tower.project(anatomy.pool(x))
+            if dense:
+                patches = tower.project(anatomy.norm(x[:, anatomy.extra :]))
+                features = torch.cat([features[:, None], patches], dim=1)
+            return (features,)
+
+        trained = any(weight.requires_grad for weight in (weights or {}).values())
+        return tower._run(finish, hidden, block, prompts, block_updates, last, trained, rng)[0]
 
     def encode_rows(
         self, hidden: Tensor, *, block: int = 0, prompts: Sequence[Tensor] = ()
@@ -184,9 +191,14 @@ class ImageTower:
         a tower that pools by attention the norm comes after that, and rows are what is pooled.
         Arguments are those of ``encode``; both are float32 from a tower in half precision.
         """
-        x, anatomy = self._run(hidden, block, prompts, None, None), self._anatomy
-        rows = x if anatomy.attends else anatomy.norm(x)
-        return widen(anatomy.pool(x[:, : self.tokens])), widen(rows)
+        anatomy = self._anatomy
+
+        def finish(x: Tensor) -> tuple[Tensor, Tensor]:
+            rows = x if anatomy.attends else anatomy.norm(x)
+            return widen(anatomy.pool(x[:, : self.tokens])), widen(rows)
+
+        pooled, rows = self._run(finish, hidden, block, prompts)
+        return pooled, rows
 
     def project(self, rows: Tensor) -> Tensor:
         """From before the projection to the joint space, ``[..., e]`` of ``[..., d]``."""
@@ -198,21 +210,48 @@ class ImageTower:
 
     def _run(
         self,
+        finish: Callable[[Tensor], Sequence[Tensor]],
         hidden: Tensor,
         block: int,
         prompts: Sequence[Tensor],
-        block_updates: BlockUpdates | None,
+        block_updates: BlockUpdates | None = None,
+        last: int | None = None,
+        trained: bool = False,
+        rng: torch.Generator | None = None,
+    ) -> list[Tensor]:
+        """What is made of the last block's output, its first ``last`` rows."""
+        if self._drop is not None:
+            block_updates = self._drop(self.depth, block_updates)
+        updates = updates_of(block_updates, self.depth, "image")
+
+        def compute(part: slice) -> Sequence[Tensor]:
+            own = [rows[part] if rows.ndim == 3 else rows for rows in prompts]
+            return finish(self._run_blocks(hidden[part], block, own, updates, last))
+
+        inputs = trained or block_updates or any(x.requires_grad for x in (hidden, *prompts))
+        if not (inputs and torch.is_grad_enabled()):
+            return list(compute(slice(None)))
+        tokens = self.tokens + (prompts[0].shape[-2] if prompts else 0)
+        sizes = tokens, self.width, self.depth - max(block, 0) * (hidden.ndim == 3)
+        gated = isinstance(self._anatomy, EvaAnatomy)
+        numbers = kept_numbers(*sizes, trained=trained, gated=gated)
+        size = numbers * hidden.dtype.itemsize
+        return in_micro_batches(compute, len(hidden), size, hidden.device, rng)
+
+    def _run_blocks(
+        self,
+        x: Tensor,
+        block: int,
+        prompts: Sequence[Tensor],
+        updates: Sequence[Updates],
         last: int | None,
     ) -> Tensor:
         """The output of the last block, its first ``last`` rows."""
-        x, anatomy = hidden, self._anatomy
+        anatomy = self._anatomy
         if x.ndim == 4:
             x, block = anatomy.embed(x), -1
         if block < 0:
             x, block = anatomy.enter(x), 0
-        if self._drop is not None:
-            block_updates = self._drop(self.depth, block_updates)
-        updates = updates_of(block_updates, self.depth, "image")
         for i in range(block, self.depth):
             if i - block < len(prompts):
                 rows = prompts[i - block].to(x.dtype).expand(len(x), -1, -1)

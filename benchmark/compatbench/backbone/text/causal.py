@@ -31,7 +31,7 @@ from compatbench.backbone.parts.blocks import (
     attend,
     updates_of,
 )
-from compatbench.backbone.text.memory import SelectiveCheckpoint
+from compatbench.backbone.parts.memory import SelectiveCheckpoint
 from compatbench.backbone.text.prompts import Prompts, Swap, replace_rows
 from compatbench.backbone.text.text_anatomy import TextAnatomy
 

@@ -23,9 +23,9 @@ from compatbench.backbone.parts.blocks import (
     apply_update,
     updates_of,
 )
+from compatbench.backbone.parts.memory import SelectiveCheckpoint
 from compatbench.backbone.parts.parameters import rotate_projection
 from compatbench.backbone.text.causal import CausalTower, chunk_rows
-from compatbench.backbone.text.memory import SelectiveCheckpoint
 from compatbench.backbone.text.prompts import Inserted, Prompts, replace_rows
 from compatbench.backbone.text.text_anatomy import TextAnatomy
 from compatbench.errors import CompatbenchError, NotTransferable
