@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import clean_environment  # noqa: F401  first, as its text says
 import pytest
 import torch
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 from tiny_models import MakeData, tiny_clip, tiny_eva_clip, wrap
+from warm_processes import CONTEXT
 
 from compatbench.backbone import Backbone
 from compatbench.data.labels import Labels
@@ -27,6 +29,13 @@ settings.register_profile("suite", deadline=None, derandomize=True, database=Non
 settings.load_profile("suite")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: quick ones then fill up what is left of the workers' time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_configure() -> None:
     """Compiled files are kept: tests start many processes, each of which would compile again."""
     sys.dont_write_bytecode = False
@@ -38,6 +47,24 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A feature cache of the tests' own, shared by all of them, in other workers of xdist too."""
     base = tmp_path_factory.getbasetemp()
     return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _warm_workers() -> Iterator[None]:
+    """Workers, of runs and of checks in this process, need not load anything."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("multiprocessing.get_context", lambda method=None: CONTEXT)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """Options of commands set variables, for workers; they end with the test."""
+    before = dict(os.environ)
+    yield
+    for name in {*os.environ} - {*before}:
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -38,7 +38,7 @@ SCENARIOS = {
     "disk": Scenario(
         scenarios.disk,
         12,
-        2,
+        1,
         (
             *("of these without one clear line", "files half-written", "finished cells lost"),
             *("exit code with room", "results that differ"),
@@ -47,14 +47,14 @@ SCENARIOS = {
     "sharing": Scenario(
         scenarios.sharing,
         8,
-        3,
+        2,
         (
             *("that failed", "cells lost", "cells fitted more than once", "cells never fitted"),
             *("images encoded more than once", "results that differ"),
         ),
     ),
     "kills": Scenario(
-        scenarios.kills, 50, 4, ("rounds with other results", "finished cells run again or lost")
+        scenarios.kills, 50, 3, ("rounds with other results", "finished cells run again or lost")
     ),
     "damage": Scenario(damage.spoil_all, 1000, 20, ("failed", "bytes unnoticed")),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 import warnings
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from compatbench.data.layouts.listing import Classes
 from compatbench.data.layouts.scanners import open_layout, read_split
 from compatbench.engine.cell import CellRecord
 from compatbench.engine.predict import read_predictions, write_predictions
-from compatbench.engine.store import RunStore
+from compatbench.engine.store import DAMAGED, RunStore
 from compatbench.errors import CompatbenchWarning
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method import Module, load_module
@@ -90,7 +91,9 @@ def _read_record(file: Path) -> CellRecord | None:
     with warnings.catch_warnings():
         # That it was set aside is what the warning says.
         warnings.simplefilter("ignore", CompatbenchWarning)
-        return store.read(KEY)
+        record = store.read(KEY)
+    shutil.rmtree(store.folder / DAMAGED, ignore_errors=True)  # or it fills with thousands
+    return record
 
 
 def _saved(save: Callable[[Path], object]) -> Callable[[Path], bytes]:

@@ -63,11 +63,16 @@ def finish(store: RunStore, cell: Cell) -> None:
     store.write(describe_cell(cell, "ok", **about))
 
 
-def make_cells(folder: Path, cells: int) -> Path:
-    """A store of so many finished cells, their results and pages; the YAML file of the suite."""
-    path = folder / "load.yaml"
-    seeds = list(range(1, max(cells // FITS, 1) + 1))
-    path.write_text(f"extends: mini\nname: load\ntitle: Load\npublish: true\nseeds: {seeds}\n")
+def make_cells(folder: Path, seeds: int, *fields: str) -> Path:
+    """A store of finished cells of `mini`, their results and pages; the YAML file of the suite.
+
+    Args:
+        seeds: the number of seeds, of about ``FITS`` cells each.
+        fields: more lines of the suite's card.
+    """
+    path, draws = folder / "load.yaml", list(range(1, seeds + 1))
+    card = ("extends: mini", "name: load", "title: Load", "publish: true", f"seeds: {draws}")
+    path.write_text("\n".join((*card, *fields)))
     plan = make_plan(str(path), out=folder)
     for cell in plan.cells:
         finish(plan.store, cell)
@@ -132,7 +137,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         cells, board = Path(name, "cells"), Path(name, "board")
         cells.mkdir()
-        place = ["--suite", str(make_cells(cells, CELLS)), "--out", str(cells)]
+        place = ["--suite", str(make_cells(cells, CELLS // FITS)), "--out", str(cells)]
         make_board(board, METHODS)
         figures = {words: measure(*words.split(), *place) for words in list(BARS)[:-1]}
         tasks = {"COMPATBENCH_TASKS": str(board / "tasks")}

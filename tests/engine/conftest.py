@@ -83,25 +83,8 @@ def compatbench() -> Run:
 
 
 @pytest.fixture(scope="session")
-def process() -> Run:
-    """Runs the command line as a user does, in a process of its own; seconds slower."""
-
-    def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "compatbench", *arguments],
-            cwd=cwd,
-            env=os.environ | COLUMNS | environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def smoke(process: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished smoke run of some methods, with two workers."""
+def smoke(compatbench: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished smoke run of some methods."""
     folder = tmp_path_factory.mktemp("smoke")
-    said(process(*SMOKE, "--jobs", "2", cwd=folder))
+    said(compatbench(*SMOKE, cwd=folder))
     return folder

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,16 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from warm_processes import Command
 
 from compatbench.engine.cell import Cell, CellRecord, describe_cell
 from compatbench.engine.store import RunStore
 from compatbench.method.predictions import Predictions
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-SMOKE = ("run", "--suite", "smoke", "--methods", "zeroshot,taskres,gda,tip_adapter,coop")
+METHODS = "zeroshot,taskres,gda,tip_adapter,coop"
+SMOKE = ("run", "--suite", "smoke", "--methods", METHODS)
 HEAD = "import os, time\nfrom pathlib import Path\n"
+SLEEP = """Path('begun').touch()
+        while not Path('go').exists():
+            time.sleep(0.02)"""
 PATIENCE = 240.0  # seconds, on a machine that is busy
-METHOD = """
+METHOD_FILE = """
 class {cls}(Method):
     card = MethodCard("{name}", "{cls}", "none", "classifier", "for a test")
     def fit(self, backbone, data, rng):
@@ -39,7 +43,7 @@ class {cls}(Method):
 def write_methods(path: Path, head: str = "", attach: str = "pass", **fits: str) -> None:
     """Writes a method file, or adds to it: methods by name, and what they do in their fit."""
     bodies = [
-        METHOD.format(cls=name.title(), name=name, fit=fit, attach=attach)
+        METHOD_FILE.format(cls=name.title(), name=name, fit=fit, attach=attach)
         for name, fit in fits.items()
     ]
     with path.open("a") as file:
@@ -84,32 +88,34 @@ def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> bo
     return found
 
 
-def heed_hang_up() -> None:
-    """For a child: what 'nohup' starts ignores SIGHUP, and so would the tests' runs."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 class SlowRun:
-    """A run of the smoke suite with a method that sleeps in its fit."""
+    """A run of the smoke suite with a method that sleeps in its fit until ``go_on``.
 
-    def __init__(self, folder: Path, *options: str, **popen: Any) -> None:
+    Args:
+        also: other methods.
+        before: called in the new process before the command; a function that can be pickled.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        also: str = "",
+        before: Callable[[], object] | None = None,
+        **env: str,
+    ) -> None:
         # Sockets of Ray are in it, and their paths may not be long.
         self.temporary = Path(tempfile.mkdtemp(prefix="c", dir="/tmp"))
         self.folder = folder
         folder.mkdir(exist_ok=True)
-        write_methods(folder / "slow.py", HEAD, slow="Path('begun').touch(); time.sleep(20)")
-        environment = os.environ | {"TMPDIR": str(self.temporary)}
-        environment.pop("RAY_ADDRESS", None)
-        command = [sys.executable, "-m", "compatbench", "run", "--suite", "smoke", *options]
-        streams = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
-        self.process = subprocess.Popen(
-            [*command, "--methods", "./slow.py"],
-            cwd=folder,
-            env=environment | popen.pop("env", {}),
-            text=True,
-            **{"start_new_session": True, "preexec_fn": heed_hang_up, **streams, **popen},
-        )
+        write_methods(folder / "slow.py", HEAD, slow=SLEEP)
+        command = ["run", "--suite", "smoke", *options, "--methods", f"{also},./slow.py".strip(",")]
+        environment = os.environ | {"TMPDIR": str(self.temporary)} | env
+        self.process = Command(command, folder, environment, *filter(None, [before]))
         self._sessions = {self.process.pid}
+
+    def go_on(self) -> None:
+        (self.folder / "go").touch()
 
     def wait_for_fit(self) -> None:
         begun = self.folder / "begun"
@@ -154,14 +160,15 @@ class SlowRun:
 
 
 @contextmanager
-def slow_run(folder: Path, *options: str, **popen: Any) -> Iterator[SlowRun]:
+def slow_run(folder: Path, *options: str, **more: Any) -> Iterator[SlowRun]:
     """Starts a run; what is left of it is ended and removed afterwards."""
-    run = SlowRun(folder, *options, **popen)
+    run = SlowRun(folder, *options, **more)
     try:
         yield run
     finally:
         for pid in run.processes():
             os.kill(pid, signal.SIGKILL)
+        run.process.close()
         shutil.rmtree(run.temporary, ignore_errors=True)
 
 

@@ -134,7 +134,7 @@ def test_each_kind_of_failure_costs_its_cell_alone_with_one_worker_too(
     write_methods(bad, attach="return lambda features: features[:, :2]", wrong="pass")
     result = compatbench(
         *["run", "--suite", "smoke", "--methods", "./bad.py,zeroshot", "--jobs", "1"],
-        *["--retry", "killed", "--timeout", "15s"],
+        *["--retry", "killed", "--timeout", "8s"],
         cwd=tmp_path,
     )
     assert result.returncode == 1, result.stdout + result.stderr
@@ -165,6 +165,6 @@ def test_each_kind_of_failure_costs_its_cell_alone_with_one_worker_too(
 
     assert row_of("zeroshot") == ("ok", "")
     assert row_of("breaks") == ("failed", "RuntimeError: no luck")
-    assert row_of("hangs") == ("failed", "TimedOut: no end after 15 s")
+    assert row_of("hangs") == ("failed", "TimedOut: no end after 8 s")
     assert row_of("picky") == ("not transferable", "made for mini-clip")
     assert row_of("wrong")[1].startswith("ValueError: logits have shape")

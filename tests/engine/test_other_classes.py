@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -20,6 +21,7 @@ from compatbench.method.registry import builtin_methods
 from compatbench.results.collect import rows_of
 
 
+@pytest.mark.slow
 def test_a_prompt_serves_new_classes_and_a_residual_does_not(worker: Worker) -> None:
     card = suite_cards.read("mini-base-to-new")
     names = ["zeroshot", "kgcoop", "taskres"]
@@ -63,6 +65,7 @@ def test_a_prompt_serves_new_classes_and_a_residual_does_not(worker: Worker) -> 
     assert all(one.reason.startswith("not applicable: the module knows the") for one in others)
 
 
+@pytest.mark.slow
 def test_one_task_s_module_is_tested_on_others_under_the_same_key(worker: Worker) -> None:
     card = suite_cards.read("mini-cross")
     one = {"upgrades": (("mini-clip", "mini-clip-next"),)}

@@ -64,6 +64,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_ported_module_is_evaluated_without_a_transfer_as_with_it(
     saved: Path, tmp_path: Path
 ) -> None:

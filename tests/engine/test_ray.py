@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,8 +31,10 @@ from compatbench.engine.execute.local import open_job
 
 pytestmark = pytest.mark.slow
 
-# A node whose process is gone is lost after a second, not after a quarter of a minute.
-IMPATIENT = {"health_check_period_ms": 200, "health_check_failure_threshold": 5}
+# A node whose process is gone is lost after some seconds, not after a quarter of a minute; and no
+# worker is started before it has a cell.
+SYSTEM = {"health_check_period_ms": 500, "health_check_failure_threshold": 5}
+SYSTEM |= {"prestart_worker_first_driver": False, "enable_worker_prestart": False}
 
 # What the methods of these tests do in their fit; FOLDER is the test's own.
 HEAD = """
@@ -61,9 +62,16 @@ Plugin = Callable[..., list[Cell]]
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head without cores, and two nodes that together hold three GPUs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        patch.setenv("TMPDIR", "/tmp")  # in it are sockets, whose paths may not be long
+        yield from make_cluster()
+
+
+def make_cluster() -> Iterator[Cluster]:
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": IMPATIENT},
+        head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": SYSTEM},
     )
     cluster.add_node(num_cpus=2, num_gpus=1, include_dashboard=False)
     cluster.add_node(num_cpus=4, num_gpus=2, include_dashboard=False)
@@ -140,7 +148,7 @@ def record_of(cell: Cell, settings: Settings) -> CellRecord:
 def test_results_are_those_of_the_local_run_byte_for_byte(
     cluster: Cluster, compatbench: Run, tmp_path: Path
 ) -> None:
-    command = ["run", "--suite", "smoke", "--methods", "coop,linear_probe,zeroshot"]
+    command = ["run", "--suite", "smoke", "--methods", "coop,zeroshot"]
     cluster_options = ["--executor", "ray", "--address", cluster.address, "--gpus-per-cell", "0.5"]
     found = {}
     for name, options in (("local", ["--jobs", "1"]), ("ray", cluster_options)):
@@ -151,90 +159,81 @@ def test_results_are_those_of_the_local_run_byte_for_byte(
         paths = [path for path in out.glob("results/smoke/*") if ".cost" not in path.name]
         found[name] = {path.name: path.read_bytes() for path in paths}
     assert "with 6 workers" in result.stdout
-    assert "3 of 3 cells" in result.stdout
-    assert len(found["local"]) == 6
+    assert "2 of 2 cells" in result.stdout
+    assert len(found["local"]) == 4
     assert found["ray"] == found["local"]
     assert not list(tmp_path.rglob(".shared*"))
 
 
-def test_workers_at_work_together_see_devices_of_their_own(
-    settings: Settings, make_cells: Plugin, tmp_path: Path
-) -> None:
-    cells = make_cells(seeds=3, meets="wait_for(3, 'meets.*.note')")
-    events = run(cells, replace(settings, cache=tmp_path / "fresh"), gpus_per_cell=1)
-    places = notes(tmp_path, "meets")
-    assert len(places) == 3
-    assert len({(node, device) for node, device, _ in places}) == 3
-    assert {device for _, device, _ in places} == {"0", "1"}
-    assert {threads for *_, threads in places} == {"1"}
-    # What happens is told as by a local run.
-    assert {event.kind for event in events} == {"started", "encoding", "measured", "finished"}
-    for cell in cells:
-        kinds = [event.kind for event in events if event.cell == cell]
-        assert kinds[0] == "started"
-        assert kinds[-1] == "finished"
-        assert kinds.count("measured") == 2
-
-
-def test_death_is_retried_and_an_error_is_not(
+def test_death_is_retried_and_an_error_or_the_end_of_its_time_is_not(
     settings: Settings, make_cells: Plugin, tmp_path: Path
 ) -> None:
     cells = make_cells(
         once="len(list(FOLDER.glob('once.*.note'))) > 1 or os._exit(3)",
         ever="os.kill(os.getpid(), 9)",
         error="raise RuntimeError('no luck today')",
+        hangs="time.sleep(600)",
     )
-    events = run(cells, settings)
+    events = run(cells, settings, timeout=5, retry={"killed": 1})
     died = "WorkerDied: the worker's process, or its machine, is gone"
     ends = {event.cell.method: event.error for event in events if event.kind == "finished"}
-    assert ends == {"once": "", "ever": died, "error": "RuntimeError: no luck today"}
+    late = "TimedOut: no end after 5 s"
+    assert ends == {
+        "once": "",
+        "ever": died,
+        "error": "RuntimeError: no luck today",
+        "hangs": late,
+    }
     retried = [event.cell.method for event in events if event.kind == "retried"]
-    assert sorted(retried) == ["ever", "ever", "ever", "once"]
+    assert sorted(retried) == ["ever", "once"]
     records = {cell.method: record_of(cell, settings) for cell in cells}
     assert {name: (record.error, record.failure) for name, record in records.items()} == {
         "once": ("", None),
         "ever": (died, "killed"),
         "error": ("RuntimeError: no luck today", "error"),
+        "hangs": (late, "timeout"),
     }
     tried = {name: len(notes(tmp_path, name)) for name in records}
-    assert tried == {"once": 2, "ever": 4, "error": 1}
+    assert tried == {"once": 2, "ever": 2, "error": 1, "hangs": 1}
 
 
-def test_a_lost_node_loses_no_cell(
+def test_workers_see_devices_of_their_own_and_a_lost_node_loses_no_cell(
     cluster: Cluster, settings: Settings, make_cells: Plugin, tmp_path: Path
 ) -> None:
     doomed = cluster.add_node(num_cpus=1, num_gpus=1, include_dashboard=False)
     cells = make_cells(seeds=4, stays="wait_for(4, 'stays.*.note'); wait_for(1, 'gone')")
 
     def remove() -> None:
-        while len(notes(tmp_path, "stays")) < 4:
-            time.sleep(0.02)
+        wait_until(lambda: len(notes(tmp_path, "stays")) == 4)
         cluster.remove_node(doomed, allow_graceful=False)
         # A worker outlives its node by a moment, in which it could end its cell.
         for path in tmp_path.glob("stays.*.note"):
             if path.read_text().startswith(doomed.node_id):
-                while is_running(int(path.name.split(".")[1])):
-                    time.sleep(0.02)
+                pid = int(path.name.split(".")[1])
+                wait_until(lambda pid=pid: not is_running(pid))
         (tmp_path / "gone").touch()
 
     thread = threading.Thread(target=remove, daemon=True)
     thread.start()
-    events = run(cells, settings, gpus_per_cell=1)
+    events = run(cells, replace(settings, cache=tmp_path / "fresh"), gpus_per_cell=1)
     thread.join()
 
-    # The doomed worker may outlive its node for long enough to end its cell, which ends twice.
+    # All four were at work together; the cell of the lost node was then run once more.
+    places = notes(tmp_path, "stays")
+    assert len({(node, device) for node, device, _ in places}) == 4
+    assert {device for _, device, _ in places} == {"0", "1"}
+    assert {threads for *_, threads in places} == {"1"}
+    assert [node for node, *_ in places].count(doomed.node_id) == 1
+    # What happens is told as by a local run; a cell ends twice if the doomed worker ends it, too.
+    assert {event.kind for event in events} >= {"started", "encoding", "measured", "finished"}
     ended = [event for event in events if event.kind == "finished"]
     assert {event.cell.seed for event in ended} == {1, 2, 3, 4}
     assert {event.error for event in ended} == {""}
     assert all(len(record_of(cell, settings).records) == 2 for cell in cells)
-    assert [node for node, *_ in notes(tmp_path, "stays")].count(doomed.node_id) == 1
-
-
-def test_a_cell_that_hangs_is_ended(settings: Settings, make_cells: Plugin) -> None:
-    [cell] = make_cells(hangs="time.sleep(300)")
-    events = run([cell], settings, timeout=2)
-    assert events[-1].error == "TimedOut: no end after 2 s"
-    assert record_of(cell, settings).failure == "timeout"
+    for cell in cells:
+        kinds = [event.kind for event in events if event.cell == cell]
+        assert (kinds[0], kinds[-1]) == ("started", "finished")
+        assert kinds.count("measured") >= 2
 
 
 def test_a_run_that_is_stopped_leaves_no_worker_on_the_cluster(
@@ -273,17 +272,12 @@ def test_a_node_has_to_see_the_drivers_folders(tmp_path: Path) -> None:
     assert away.find_difference().startswith(f"does not see the driver's {tmp_path / 'away'};")
 
 
-@pytest.mark.parametrize(
-    ("compute", "message"),
-    [
+def test_what_no_cluster_holds_and_an_address_without_one_are_refused(settings: Settings) -> None:
+    for compute, message in (
         ({"gpus_per_cell": 4}, "no node of the Ray cluster has 4 GPUs and 1 cores"),
         ({"gpus_per_cell": 1.5}, r"gpus_per_cell 1\.5: give a part of one GPU"),
         ({"address": "127.0.0.1:1"}, "'127.0.0.1:1': Connection refused; give auto, or HOST:PORT"),
         ({"address": "head:port"}, "invalid literal for int"),
-    ],
-)
-def test_what_no_cluster_holds_and_an_address_without_one_are_refused(
-    settings: Settings, compute: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(CompatbenchError, match=message):
-        run([], settings, **compute)
+    ):
+        with pytest.raises(CompatbenchError, match=message):
+            run([], settings, **compute)

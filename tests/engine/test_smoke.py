@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,7 @@ from compatbench.files.project_folders import tasks_folder
 from compatbench.method import load_module
 from compatbench.method.registry import builtin_methods
 
-from .running import SMOKE, Run, expect_one_line, said, wait_until
+from .running import METHODS, SMOKE, Run, expect_one_line, said, slow_run, wait_until
 
 
 def read_results(folder: Path, suite: str = "smoke") -> dict[str, list[dict[str, str]]]:
@@ -50,7 +48,7 @@ def test_every_method_has_numbers_that_agree_with_each_other(
 ) -> None:
     text = (tasks_folder() / "suites" / "smoke.yaml").read_text()
     (tmp_path / "short.yaml").write_text(
-        text.replace("name: smoke", "name: short").replace("max_steps: 20", "max_steps: 3")
+        text.replace("name: smoke", "name: short").replace("max_steps: 20", "max_steps: 1")
     )
     said(compatbench("run", "--suite", "./short.yaml", "--methods", "all", cwd=tmp_path))
     results = read_results(tmp_path, "short")
@@ -92,12 +90,10 @@ def test_a_second_run_changes_nothing(compatbench: Run, smoke: Path) -> None:
 def test_a_killed_run_goes_on_where_it_stopped(
     compatbench: Run, smoke: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "compatbench", *SMOKE, "--jobs", "2"]
-    nowhere = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
-    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **nowhere)
-    assert wait_until(lambda: len([*tmp_path.glob("runs/**/*.json")]) >= 3)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with slow_run(tmp_path, "--jobs", "2", also=METHODS) as run:
+        assert wait_until(lambda: len([*tmp_path.glob("runs/cells/**/*.json")]) >= 3)
+        os.killpg(run.process.pid, signal.SIGKILL)
+        run.process.wait()
     written = cells(tmp_path).items()
     finished = {key: when for key, (when, cell) in written if len(cell["records"]) == 2}
     assert finished

@@ -49,6 +49,7 @@ def test_the_committed_pages_have_every_section_and_its_figure() -> None:
             assert (REPOSITORY / "docs" / page / f"{name}.svg").is_file() == drawn
 
 
+@pytest.mark.slow
 def test_the_committed_gains_are_those_of_the_committed_results() -> None:
     picture = body("alignment", "gains").split("\n\n")[0]
     gains = f"{picture}\n\n{study_gains(MINI, REPOSITORY).markdown()}"
@@ -81,6 +82,7 @@ def test_a_method_with_a_missing_cell_has_no_mean(page: SuitePage) -> None:
         assert len(compare_transfers(replace(page, results=results), PAIR, 16)) == count
 
 
+@pytest.mark.slow
 def test_one_section_of_a_page_is_written_as_it_was_committed(tmp_path: Path) -> None:
     page = tmp_path / "why.md"
     page.write_text("# Why\n<!-- claims:begin -->\n<!-- claims:end -->\nEnd\n")

@@ -23,5 +23,5 @@ def test_nothing_is_lost_or_doubled_by_kills_crowds_damage_or_a_full_disk() -> N
     )
     assert result.returncode == 0, result.stdout + result.stderr
     results = json.loads(result.stdout)
-    assert results["kills"]["kills"] == 4
+    assert results["kills"]["kills"] == 3
     assert results["disk"]["runs stopped by a full disk"] > 0

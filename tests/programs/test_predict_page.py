@@ -62,6 +62,7 @@ def test_the_fit_is_the_weighted_ridge_and_intervals_hold_where_rows_are_alike(r
     assert 0.85 <= find_held(rows, ("differ", "sides"), FLOOR).mean() <= 0.95
 
 
+@pytest.mark.slow
 def test_what_is_judged_is_not_in_the_fit_and_advice_takes_the_best_way(rows) -> None:
     # An upgrade whose gains are turned is predicted by the others, and so with the wrong sign.
     turned = rows.assign(gain=rows["gain"].where(rows["target"] != "b0", -rows["gain"]))
@@ -85,6 +86,7 @@ def test_what_is_judged_is_not_in_the_fit_and_advice_takes_the_best_way(rows) ->
     assert follow(ways, np.array([-0.1, -0.2])).tolist() == [0.0]
 
 
+@pytest.mark.slow
 def test_the_estimators_that_ship_are_those_of_the_committed_rows() -> None:
     written = json.loads((DOCS / SHIPPED).read_text())
     assert written["provenance"]["rows"] == sha256_bytes(ROWS.read_bytes())

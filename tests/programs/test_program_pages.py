@@ -7,7 +7,7 @@ from pages import DOCS, PAGES, make_files
 
 from compatbench.method.registry import builtin_methods
 
-SLOW = {"api", "indexes", "methods", "rosetta", "scale"}
+SLOW = {"api", "indexes", "intervals", "methods", "recipes", "rosetta", "scale"}
 ROUNDED = {"predict"}  # whose fits differ in their last digits on other processors
 
 

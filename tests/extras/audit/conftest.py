@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,18 +99,20 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-@pytest.fixture
-def project(
-    original: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Project]:
-    """A copy that a test may change, with its cards in force."""
-    root = tmp_path / "project"
+@contextmanager
+def change_of(original: Project, root: Path) -> Iterator[Project]:
+    """A copy of a project, with its cards in force, on a branch."""
     shutil.copytree(original.folder, root, symlinks=True)
     git(root, "checkout", "-q", "-b", "change")
-    monkeypatch.setenv("COMPATBENCH_TASKS", str(root / "tasks"))
-    for name in ("GITHUB_BASE_REF", "GITHUB_STEP_SUMMARY"):
-        monkeypatch.delenv(name, raising=False)
-    os.environ.pop("COMPATBENCH_CARDS", None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPATBENCH_TASKS", str(root / "tasks"))
+        forget_files()
+        yield Project(root)
     forget_files()
-    yield Project(root)
-    forget_files()
+
+
+@pytest.fixture
+def project(original: Project, tmp_path: Path) -> Iterator[Project]:
+    """A copy that a test may change."""
+    with change_of(original, tmp_path / "project") as project:
+        yield project

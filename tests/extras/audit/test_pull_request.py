@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import compatbench as cb
 from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.change import Change, read_base_results
-from compatbench.extras.audit.pull_request import check_pull_request
+from compatbench.extras.audit.pull_request import PullRequest, check_pull_request
 from compatbench.extras.audit.untrusted import copy_without_labels
 from compatbench.files.project_folders import content_folder, tasks_folder
 
-from .conftest import Project, git, set_field
+from .conftest import Project, change_of, git, set_field
 
 pytestmark = pytest.mark.slow
 
@@ -43,32 +45,44 @@ def test_a_copy_of_the_cards_has_no_label_of_a_test_image(tmp_path: Path) -> Non
         assert "-1" not in {row["label"] for row in rows if row["split"] != "test"}
 
 
+@pytest.fixture(scope="module")
+def checked(
+    original: Project, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[PullRequest, Path]]:
+    """A change with new methods, wrong rows, and rows of a method that it does not change.
+
+    And the folder that it was run in.
+    """
+    place = tmp_path_factory.mktemp("change")
+    with change_of(original, place / "project") as project:
+        methods = project.folder / "methods"
+        shutil.copy(content_folder("methods") / "gda.py", methods)
+        (methods / "peeks.py").write_text(LABELS)
+        (methods / "taskres.py").write_text(f"{(methods / 'taskres.py').read_text()}\n# changed\n")
+        project.edit("taskres.csv", set_field(3, "correct", lambda value: int(value) + 1))
+        project.edit("coop.csv", set_field(3, "correct", lambda value: int(value) - 1))
+        yield project.check(place / "work"), place / "work"
+
+
 def test_a_method_that_is_one_file_is_run_and_gets_its_rows(
-    project: Project, tmp_path: Path
+    checked: tuple[PullRequest, Path], tmp_path: Path
 ) -> None:
-    shutil.copy(content_folder("methods") / "gda.py", project.folder / "methods")
-    (project.folder / "methods" / "peeks.py").write_text(LABELS)
-    found = project.check(tmp_path / "work")
+    found, work = checked
     failed = [problem for problem in found.problems if "'gda'" in problem or "sees" in problem]
     assert failed == [], found.problems
     assert found.rows is not None
-    assert {each.info.name for each in found.rows.all} == {"gda", "peeks"}
+    assert {each.info.name for each in found.rows.all} == {"gda", "peeks", "taskres"}
     assert "- `gda`: 4 rows made here" in found.summary
     # They are the rows of an ordinary run, and lie where results lie.
-    made = (tmp_path / "work" / "results" / "tiny" / "gda.csv").read_text()
-    shutil.rmtree(project.folder / "methods")
-    import compatbench as cb
-
-    cb.run("tiny", methods=["gda"], seeds=[1, 2], out=tmp_path / "plain")
-    assert (tmp_path / "plain" / "results" / "tiny" / "gda.csv").read_text() == made
+    made = (work / "results" / "tiny" / "gda.csv").read_text()
+    cb.run("tiny", methods=["gda"], seeds=[1, 2], out=tmp_path, compute=cb.Compute(jobs=1))
+    assert (tmp_path / "results" / "tiny" / "gda.csv").read_text() == made
 
 
-def test_rows_that_are_sent_must_be_those_that_are_made(project: Project) -> None:
-    path = project.folder / "methods" / "taskres.py"
-    path.write_text(f"{path.read_text()}\n# changed\n")
-    project.edit("taskres.csv", set_field(3, "correct", lambda value: int(value) + 1))
-    project.edit("coop.csv", set_field(3, "correct", lambda value: int(value) - 1))
-    found = project.check()
+def test_rows_that_are_sent_must_be_those_that_are_made(
+    checked: tuple[PullRequest, Path],
+) -> None:
+    found, _ = checked
     problems = " ".join(found.problems)
     assert "results of 'taskres': 1 rows are not what the run here gives" in problems
     assert "1 rows of coop changed under an unchanged key" in problems

@@ -111,6 +111,7 @@ def naive(model: Backbone, gallery: np.ndarray, captions: dict[int, list[str]]) 
     return 100 * np.mean(np.array(figures, dtype=float), axis=0)
 
 
+@pytest.mark.slow
 def test_every_caption_looks_for_its_image(
     work: Path, clip64: Backbone, eva64: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +157,7 @@ def test_classes_and_captions_are_asked_apart(work: Path) -> None:
     assert len(study.captions) == 4 + 18
 
 
+@pytest.mark.slow
 def test_tasks_need_not_be_of_the_suite(work: Path) -> None:
     found = cb.retrieve("mini", targets="mini-eva-clip", tasks="./listed.yaml", pairs=[0])
     assert {*found.frame["gallery"]} == {"listed", POOLED}

@@ -67,6 +67,7 @@ def measured():
         return cb.retrieve("mini", tasks="mini-arrows", targets="mini-eva-clip", pairs=[8])
 
 
+@pytest.mark.slow
 def test_committed_figures_are_what_the_code_gives(measured) -> None:
     """Those of one gallery by what does not depend on a draw from other tasks."""
     frame, _ = read_retrieval(COMMITTED)["mini"]

@@ -1,0 +1,26 @@
+"""What the caller's environment says decides nothing here.
+
+Imported by `conftest` before anything else: some libraries read their variables only once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from functools import partial
+
+# Variables that this program, or a library it uses, would heed; GIT_ and HOME because of git.
+FAMILIES = (
+    *("COMPATBENCH_", "GIT_", "GITHUB_", "HF_", "HUGGING", "RAY_", "SLURM_", "TRANSFORMERS_"),
+    *("XDG_", "COLUMNS", "LINES", "CLICOLOR", "FORCE_COLOR", "NO_COLOR", "TTY_", "LC_", "LANG"),
+)
+KEPT = {"COMPATBENCH_SNAPSHOTS", "GIT_SSL_CAINFO"}
+
+for variable in {*os.environ} - KEPT:
+    if variable.startswith(FAMILIES):
+        del os.environ[variable]
+HOME = tempfile.mkdtemp(prefix="home-")
+os.environ |= {"HOME": HOME, "LANG": "C.UTF-8", "TERM": "dumb"}
+atexit.register(partial(shutil.rmtree, HOME, ignore_errors=True))

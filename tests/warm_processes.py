@@ -1,0 +1,150 @@
+"""Processes that have loaded everything when they start, which otherwise takes each seconds.
+
+They are forked from a server of `multiprocessing`, which has loaded the program and does no more.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import io
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from compatbench.files.processes import inherited
+
+LOADED = [
+    *("compatbench.cli.run", "compatbench.engine.execute.on_ray", "open_clip", "ray"),
+    "compatbench.extras.check.run_checks",
+]
+
+
+class WarmProcess(ForkServerProcess):
+    """Has the environment of its parent, not of the server."""
+
+    def start(self) -> None:
+        with mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}):
+            forkserver.set_forkserver_preload(LOADED)
+            forkserver.ensure_running()
+        self._args = (dict(os.environ), self._target, self._args)  # type: ignore[attr-defined]
+        self._target = _with_environment
+        super().start()
+
+
+class WarmContext(ForkServerContext):
+    """Takes the place of the context that the program asks for."""
+
+    Process = WarmProcess  # type: ignore[assignment]
+
+
+CONTEXT = WarmContext()
+
+
+def _with_environment(environment: dict[str, str], target: Any, args: tuple[Any, ...]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    target(*args)
+
+
+def _nothing() -> None: ...
+
+
+class Command:
+    """A command of the program in a process and a session of its own, with Popen's functions.
+
+    Args:
+        before: called in the new process before the command; a function that can be pickled.
+    """
+
+    def __init__(
+        self,
+        words: list[str],
+        cwd: Path,
+        env: dict[str, str],
+        before: Callable[[], object] = _nothing,
+    ) -> None:
+        handles = [tempfile.mkstemp(prefix="said-") for _ in range(2)]
+        for handle, _ in handles:
+            os.close(handle)
+        self._said = [Path(name) for _, name in handles]
+        self._process = CONTEXT.Process(target=_run, args=(words, cwd, env, self._said, before))
+        with inherited(1):
+            self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    returncode = property(poll)
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if (code := self.poll()) is None:
+            raise subprocess.TimeoutExpired("compatbench", timeout or 0.0)
+        return code
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What it has said on both streams until its end."""
+        self.wait(timeout)
+        out, errors = (path.read_text() for path in self._said)
+        return out, errors
+
+    def send_signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Ends it, and forgets what it has said."""
+        self.kill()
+        self._process.join()
+        for path in self._said:
+            path.unlink()
+
+
+def _run(
+    words: list[str],
+    cwd: Path,
+    env: dict[str, str],
+    said: list[Path],
+    before: Callable[[], object],
+) -> None:
+    """As a shell starts a command, and as the interpreter ends one."""
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    tempfile.tempdir = None
+    for stream, path in enumerate(said, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(os.fdopen(stream, "wb", closefd=False), "utf-8", line_buffering=True)
+        for stream in (1, 2)
+    )
+    fork = multiprocessing.get_context("fork")  # for its workers, which so are of its group
+    multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment]
+    before()
+    sys.argv = ["compatbench", *words]
+    from compatbench.cli import main
+
+    try:
+        main()
+    finally:
+        atexit._run_exitfuncs()
