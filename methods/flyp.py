@@ -83,19 +83,20 @@ class FLYP(TrainedMethod):
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         templates = choose_templates(data.labels, self.config.templates)
+        targets = data.train.targets.cpu()  # prompts are chosen there, without waiting
 
         def loss(module: Module, batch: Batch) -> Tensor:
-            drawn = torch.randint(len(templates), batch.targets.shape, generator=rng)
-            return self.contrast(self.tune(module, backbone, data.labels), batch, drawn)
+            assert batch.rows is not None
+            drawn = torch.randint(len(templates), batch.rows.shape, generator=rng)
+            pairs = drawn * len(data.labels) + targets[batch.rows]
+            return self.contrast(self.tune(module, backbone, data.labels), batch, pairs)
 
         return self.train(self.init(backbone, data, rng), loss, backbone, data, rng)
 
-    def contrast(self, tuned: Tuned, batch: Batch, drawn: Tensor) -> Tensor:
-        """The loss of a batch, whose texts are in the templates of these numbers, ``[batch]``."""
-        # On the processor, for prompts are chosen there.
-        pairs = drawn * len(batch.labels) + batch.targets.cpu()
+    def contrast(self, tuned: Tuned, batch: Batch, pairs: Tensor) -> Tensor:
+        """The loss of a batch, whose texts have these numbers, ``[batch]``, on the processor."""
         pairs, where = pairs.unique(return_inverse=True)
-        texts = tuned.encode_texts(pairs)[where.to(batch.targets.device)]
+        texts = tuned.encode_texts(pairs)[where.to(batch.targets.device, non_blocking=True)]
         logits = CosineClassifier(texts, tuned.scale)(tuned.encode_images(batch.inputs))
         diagonal = torch.arange(len(logits), device=logits.device)
         return (F.cross_entropy(logits, diagonal) + F.cross_entropy(logits.T, diagonal)) / 2
@@ -131,7 +132,7 @@ class Tuned:
         prompts = self.backbone.text_prompts(self.texts)
         if rows is not None:
             lengths = tuple(prompts.lengths[row] for row in rows.tolist())
-            suffix = prompts.suffix[rows.to(prompts.suffix.device)]
+            suffix = prompts.suffix[rows.to(prompts.suffix.device, non_blocking=True)]
             prompts = replace(prompts, suffix=suffix, lengths=lengths)
         return self.backbone.encode_prompts(prompts, self.weights.get("text"))
 

@@ -24,7 +24,7 @@ from PIL import Image
 from compatbench.backbone import FEATURES, ImageInput, load_backbone
 from compatbench.backbone.build import allow_tf32
 from compatbench.backbone.device import MOST, fit_batch
-from compatbench.data import encoding
+from compatbench.data import encoding, feature_cache
 from compatbench.data.cache_files import list_entries, prune_entries, read_entry, write_entry
 from compatbench.data.cards import suite_cards
 from compatbench.data.encoding import BATCH, Images
@@ -271,6 +271,58 @@ def test_tokens_that_are_encoded_when_read_have_the_bytes_of_stored_ones(
         for index in ([last - 3, 0, last, 0, 70], [0, 1], [5], range(80, 180)):
             assert torch.equal(fresh[torch.tensor(index)], stored[torch.tensor(index)])
         assert all(map(torch.equal, fresh.batches(), stored.batches()))
+
+
+def test_rows_are_read_ahead_for_an_accelerator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, wanted, backbone = FakeTask(count=3 * BATCH), ImageInput("hidden", 1), FakeBackbone()
+    rows = FeatureCache(tmp_path, limit=1).tokens(backbone, task, task.samples, wanted)[0]
+    parts = torch.arange(3 * BATCH).split(BATCH)
+    expected = [rows[part] for part in parts]
+    before = backbone.encoded
+    rows.prefetch(parts[0])  # a processor has no time beside what it computes
+    assert backbone.encoded == before
+    monkeypatch.setattr(feature_cache, "reads_ahead", lambda device: True)
+    rows.prefetch(parts[1])
+    feature_cache._READER.submit(lambda: None).result()  # behind it
+    ahead = backbone.encoded
+    assert ahead > before
+    assert torch.equal(rows[parts[1]], expected[1])
+    assert backbone.encoded == ahead  # not again
+    rows.prefetch(parts[1])
+    assert torch.equal(rows[parts[2]], expected[2])  # what was not foreseen
+    batches = rows.batches()
+    next(batches)
+    feature_cache._READER.submit(lambda: None).result()
+    ahead = backbone.encoded
+    assert torch.equal(next(batches), expected[1])
+    feature_cache._READER.submit(lambda: None).result()
+    assert backbone.encoded > ahead  # those of the third
+    assert torch.equal(next(batches), expected[2])
+
+
+def test_all_sets_together_take_half_of_the_disk_s_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not half of what is left each, which would fill the disk."""
+    task, room = FakeTask(count=8), [0]
+    cache = FeatureCache(tmp_path)
+
+    def free(_: object) -> SimpleNamespace:
+        used = sum(entry.size for entry in list_entries(tmp_path))
+        return SimpleNamespace(free=room[0] - used)
+
+    monkeypatch.setattr(feature_cache.shutil, "disk_usage", free)
+    room[0] = 10**9
+
+    def see(block: int) -> StoredRows:
+        return cache.tokens(FakeBackbone(), task, task.samples, ImageInput("hidden", block))[0]
+
+    assert type(see(0)) is StoredRows
+    room[0] = 5 * sum(entry.size for entry in list_entries(tmp_path))  # two sets and a half
+    kinds = [type(see(block)) for block in (1, 2, 0)]
+    assert kinds == [StoredRows, FreshRows, StoredRows]
 
 
 def test_prune_deletes_the_oldest_first(tmp_path: Path) -> None:

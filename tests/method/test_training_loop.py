@@ -223,6 +223,40 @@ def test_views_are_cycled_by_epoch_and_a_batch_holds_what_was_asked_for(
                 assert torch.equal(batch.inputs, tokens[epoch % 3][rows])
 
 
+class Recorded:
+    """Rows that note which they were asked for, and told of before."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows, self.asked, self.told = rows, list[Tensor](), list[Tensor]()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        self.asked.append(index)
+        return self.rows[index]
+
+    def prefetch(self, index: Tensor) -> None:
+        self.told.append(index)
+
+
+def test_rows_on_disk_are_told_which_a_step_will_ask_for_next(
+    clip: Backbone, labels: Labels, make_data: MakeData
+) -> None:
+    data, rows = make_data(clip, labels, views=1), Recorded(torch.randn(15, 16))
+    train = dataclasses.replace(data.train, view_inputs=[rows])
+    method = toy(epochs=2, batch_size=4)
+    method.fit(clip, dataclasses.replace(data, train=train), seeded())
+    assert len(rows.asked) == 2 * 3
+    # Not the rest of an epoch that is dropped, nor the next epoch's, which is not drawn yet.
+    foreseen = [*rows.asked[1:3], *rows.asked[4:6]]
+    assert all(map(torch.equal, rows.told, foreseen))
+    assert len(rows.told) == 4
+    for batch, asked in zip(method.batches, rows.asked, strict=True):
+        assert batch.rows is not None
+        assert torch.equal(batch.rows, asked)
+
+
 def test_batches_of_pooled_views_mix_all_of_them(
     clip: Backbone, labels: Labels, make_data: MakeData
 ) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,13 @@ from filelock import FileLock
 from torch import Tensor
 
 from compatbench.data.cache_files import FEATURES as FOLDER
-from compatbench.data.cache_files import Unfinished, prune_entries, read_entry, write_entry
+from compatbench.data.cache_files import (
+    Unfinished,
+    list_entries,
+    prune_entries,
+    read_entry,
+    write_entry,
+)
 from compatbench.data.encoding import BATCH, ImageEncoder, Images, OnEncoded, encode, views_together
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.images.source import Sample
@@ -25,7 +32,7 @@ from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError
 
 WHOLE = 0.5  # a draw of at least this share of a split has the whole split encoded
-FREE_SHARE = 0.5  # of the disk's free room that the tokens of one set may take
+FREE_SHARE = 0.5  # of the room that the disk has for this cache: what all sets may take together
 MOST_IN_MEMORY = 512 * 2**20  # bytes of recently used entries that a process keeps
 PART = 4 * BATCH  # images in an entry of tokens; 155 MB of them at ViT-B/16
 
@@ -133,8 +140,8 @@ class FeatureCache:
     def _row_bytes(self, parts: Sequence[Sequence[Images]]) -> int | None:
         """Bytes of an image in these entries, of which one that is missing is computed.
 
-        0 if all are there; None if they exceed the limit, or take over half of the disk's free
-        room.
+        0 if all are there; None if they exceed the limit, or if all sets together would take more
+        than half of the room that the disk has for them.
         """
         every = [images for part in parts for images in part]
         missing = [images for images in every if not self._path(images).is_file()]
@@ -144,7 +151,9 @@ class FeatureCache:
         row_bytes = first.nbytes // max(len(first), 1)
         counted, most = every, float(self.limit or 0)
         if self.limit is None:
-            counted, most = missing[1:], FREE_SHARE * shutil.disk_usage(self.folder).free
+            stored = sum(entry.size for entry in list_entries(self.folder.parent))
+            room = stored + shutil.disk_usage(self.folder).free
+            counted, most = missing[1:], FREE_SHARE * room - stored
         fits = row_bytes * sum(len(images.samples) for images in counted) <= most
         return row_bytes if fits else None
 
@@ -225,6 +234,14 @@ def _cover(
     return split, torch.tensor([places[sample.id] for sample in samples], dtype=torch.long)
 
 
+_READER = ThreadPoolExecutor(1, "rows that are asked for next")  # of a process
+
+
+def reads_ahead(device: torch.device) -> bool:
+    """Whether rows are read before they are asked for: on a processor both would share a core."""
+    return device.type != "cpu"
+
+
 class StoredRows:
     """Rows ``[N]`` of memory-mapped entries of ``PART`` images, read on demand to a device.
 
@@ -237,12 +254,24 @@ class StoredRows:
         self._views = views
         self._rows = rows
         self._device = device
+        self._following: tuple[Tensor, Future[Tensor]] | None = None
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """The rows of an index ``[n]``, ``[n, ...]``; no device is waited for."""
+        following, self._following = self._following, None
+        if following is not None and torch.equal(following[0], index):
+            return following[1].result()
+        return self._load(index)
+
+    def prefetch(self, index: Tensor) -> None:
+        """Begins to read the rows that are asked for next, beside what an accelerator computes."""
+        if reads_ahead(self._device):
+            self._following = index, _READER.submit(self._load, index)
+
+    def _load(self, index: Tensor) -> Tensor:
         views = self._read(self._rows[index.cpu()].tolist())
         rows = views[0] if len(views) == 1 else torch.stack(views, dim=1)
         if self._device.type == "cuda":
@@ -255,8 +284,12 @@ class StoredRows:
 
     def batches(self) -> Iterator[Tensor]:
         """All rows in order, a batch at a time."""
-        for index in torch.arange(len(self)).split(BATCH):
-            yield self[index]
+        parts = torch.arange(len(self)).split(BATCH)
+        for index, following in zip(parts, (*parts[1:], None), strict=True):
+            rows = self[index]
+            if following is not None:
+                self.prefetch(following)
+            yield rows
 
 
 class FreshRows(StoredRows):

@@ -12,7 +12,10 @@ from compatbench.backbone import Backbone, Labels
 
 
 class Rows(Protocol):
-    """A tensor, or what hands out its rows as one would, reading only those from disk."""
+    """A tensor, or what hands out its rows as one would, reading only those from disk.
+
+    If it has ``prefetch``, a training loop calls that with the index that it will ask for next.
+    """
 
     def __len__(self) -> int: ...
 

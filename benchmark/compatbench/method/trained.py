@@ -88,6 +88,7 @@ class Batch:
         tokens: where ``image_input`` names something else than features, that, ``[batch, ...]``.
         other_view: features of the same images under the next training view, ``[batch, e]``.
         rng: the fit's generator, for what a loss draws.
+        rows: which of the fit's images they are, ``[batch]``, on the processor.
         teacher: the same images as the teacher backbone sees them, if the card needs one.
     """
 
@@ -98,6 +99,7 @@ class Batch:
     tokens: Tensor | None = None
     other_view: Tensor | None = None
     rng: torch.Generator | None = None
+    rows: Tensor | None = None
     teacher: Batch | None = None
 
     @property
@@ -223,13 +225,14 @@ class TrainedMethod(Method):
         sums = {name: torch.zeros_like(tensor) for name, tensor in averaged.items()}
         for epoch in range(epochs):
             order = torch.randperm(len(images), generator=rng)
-            on_device = order.to(device)
+            on_device, last = order.to(device, non_blocking=True), per_epoch * stage.batch_size
             for step in range(per_epoch):
                 where = epoch, epochs, epoch * per_epoch + step, epochs * per_epoch
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(group["recipe"], *where)
                 part = slice(step * stage.batch_size, (step + 1) * stage.batch_size)
-                rows = order[part], on_device[part]
+                following = slice(part.stop, part.stop + stage.batch_size)
+                rows = order[part], on_device[part], order[:last][following]
                 batch: Batch | None = None
                 for model, views in reversed(seen):  # the teacher's is in the method's own
                     batch = _draw_batch(model, views, data.labels, rows, epoch, rng, batch)
@@ -265,25 +268,30 @@ def _draw_batch(
     backbone: Backbone,
     images: FeatureSet,
     labels: Labels,
-    rows: tuple[Tensor, Tensor],
+    rows: tuple[Tensor, Tensor, Tensor],
     epoch: int,
     rng: torch.Generator,
     teacher: Batch | None,
 ) -> Batch:
-    """Some images under the view of an epoch; ``rows`` on the processor and on the device."""
+    """Some images under the view of an epoch; ``rows`` on the processor and on the device, and
+    those of the next step, which are read ahead."""
     view, next_view = (i % len(images.views) for i in (epoch, epoch + 1))
     inputs = None if images.view_inputs is None else images.view_inputs[view]
-    by_processor, on_device = rows
+    by_processor, on_device, following = rows
     # Rows on disk are found by the processor, which so waits for no device.
     index = on_device if isinstance(inputs, Tensor) else by_processor
+    tokens = None if inputs is None else inputs[index]
+    if len(following) and hasattr(inputs, "prefetch"):
+        inputs.prefetch(following)
     return Batch(
         features=images.views[view][on_device],
         targets=images.targets[on_device],
         backbone=backbone,
         labels=labels,
-        tokens=None if inputs is None else inputs[index],
+        tokens=tokens,
         other_view=images.views[next_view][on_device],
         rng=rng,
+        rows=by_processor,
         teacher=teacher,
     )
 
