@@ -94,7 +94,8 @@ def lines_of(results: MethodResults) -> list[Row]:
 
 def by_transfer(transfer: str, copied: MethodResults) -> MethodResults:
     """The same results, of modules that are brought along this way."""
-    return replace(copied, rows=copied.rows.assign(transfer=transfer), transfer=transfer)
+    rows = copied.rows.assign(transfer=transfer).astype(copied.rows.dtypes)
+    return replace(copied, rows=rows, transfer=transfer)
 
 
 def through_words(copied: MethodResults) -> MethodResults:

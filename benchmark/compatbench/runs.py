@@ -10,7 +10,7 @@ from tempfile import TemporaryFile
 from typing import Any, Literal
 
 from compatbench.backbone.load import planning
-from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks
 from compatbench.engine.cell import Cell, provenance
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event
@@ -140,7 +140,8 @@ def run(
     whole, matrix = results(planned.suite, out), planned.matrix
     # What was asked for and is not there yet is missing.
     whole = replace(whole, expected=replace(whole.expected, seeds=planned.suite.seeds))
-    part = whole.restrict(matrix.tasks, matrix.seeds, matrix.shots)
+    tasks = None if set(matrix.tasks) == {*suite_tasks(planned.suite)} else matrix.tasks
+    part = whole.restrict(tasks, matrix.seeds, matrix.shots)
     return replace(part, failures=failures)
 
 

@@ -115,7 +115,7 @@ def test_a_cap_above_the_steps_of_a_recipe_is_not_tried(monkeypatch: Any, tmp_pa
     tuning = TuningCard(rates=(1,), steps=(500, 5000, 50_000))
     with monkeypatch.context() as patch:
         changed = card.model_copy(update={"tuning": tuning, "development": ("mini-food",)})
-        patch.setattr(suite_cards, "read", lambda name: changed)
+        patch.setattr(suite_cards, "read", lambda of: changed if isinstance(of, str) else of)
         plan = cb.plan_tuning("coop", "mini", tmp_path)
     # CoOp's own 200 epochs of 7 batches are 1,400 steps.
     assert [one.name for one in plan.matrix.choices] == [

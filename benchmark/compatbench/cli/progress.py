@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from compatbench.cli.output import format_seconds, say
+from compatbench.data.cards import suite_tasks
 from compatbench.data.images.dataset_files import BrokenImages
+from compatbench.messages import count
+from compatbench.results.collect import Looks
 
 if TYPE_CHECKING:
+    from compatbench.engine.cell import Cell
     from compatbench.engine.execute.events import Event
     from compatbench.engine.plan import Plan
     from compatbench.tables.suite_page import SuitePage
 
 RANKING_SECONDS = 5.0  # between two looks at the ranking
+PRIOR_SECONDS = 5.0  # for which a run is taken to be as quick as it is expected to be
 
 
 class RunProgress(Progress):
@@ -37,23 +44,26 @@ class RunProgress(Progress):
         self._workers = 1
         self._left: dict[str, float] = {}  # expected seconds by key
         self._running: dict[str, TaskID] = {}
+        self._pace = Pace()
         self._tenths = 0
         self._said: set[str] = set()  # what is said once
         self._ranking: RenderableType = Text()
-        self._rank_at = 0.0
+        self._rank_at, self._looks = 0.0, Looks()
         super().__init__(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=8),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rest]}"),
+            BarColumn(bar_width=8, table_column=Column(no_wrap=True)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            # Last, so that what is longer than the terminal is wide goes on below.
+            TextColumn(
+                "{task.description}{task.fields[rest]}",
+                markup=False,
+                table_column=Column(overflow="fold"),
+            ),
             console=console,
             refresh_per_second=2,
-            speed_estimate_period=1800,
             transient=True,
             disable=not console.is_terminal,
         )
         self._cells = self.add_task("reading the suite and the methods", total=None, rest="")
-        self._seconds = self.add_task("expected seconds", visible=False, rest="")
 
     def announce_plan(self, plan: Plan, workers: int) -> None:
         """Says what is planned, and begins to show it."""
@@ -65,7 +75,6 @@ class RunProgress(Progress):
         self.plan, self._workers = plan, max(workers, 1)
         self._left = {cell.key: plan.estimate.cell(cell) for cell in plan.to_do}
         self.update(self._cells, description="cells", total=len(self._left))
-        self.update(self._seconds, total=sum(self._left.values()))
 
     def on_event(self, event: Event) -> None:
         """Notes an event and draws."""
@@ -73,9 +82,11 @@ class RunProgress(Progress):
         if event.kind == "started":
             records = len(cell.backbones) * len(cell.test_sets)
             self._running[key] = self.add_task(str(cell), total=records, rest="")
+            self._pace.start(key, self.get_time())
         elif event.kind in ("encoding", "measured"):
             done, total = event.encoded
-            rest = f"{done:,} of {total:,} images" if done < total else ""
+            self._pace.encodes.update({key} if event.kind == "encoding" else ())
+            rest = f", {done:,} of {total:,} images" if done < total else ""
             self.update(self._running[key], advance=event.kind == "measured", rest=rest)
         else:
             self._end_attempt(event)
@@ -98,19 +109,19 @@ class RunProgress(Progress):
             say(line, self.console)
         if event.kind != "finished":
             return
-        self.advance(self._seconds, self._left.pop(event.cell.key, 0.0))
+        self._pace.end(event.cell, self.get_time(), self._left.pop(event.cell.key, 0.0))
         total = int(self._tasks[self._cells].total or 0)
         done = total - len(self._left)
-        rest = f"about {format_seconds(self.seconds_left())} left" if self._left else ""
+        rest = f", about {format_seconds(self.seconds_left())} left" if self._left else ""
         self.update(self._cells, completed=done, rest=rest)
         if not self.console.is_terminal and done * 10 // total > self._tenths:
             self._tenths = done * 10 // total
-            say(f"{done} of {total} cells" + (f", {rest}" if rest else ""), self.console)
+            say(f"{done} of {total} cells{rest}", self.console)
 
     def seconds_left(self) -> float:
-        """What is counted, or as long as it takes at the pace since the first cell was finished."""
-        counted = sum(self._left.values()) / self._workers
-        return self._tasks[self._seconds].time_remaining or counted
+        """What is left at the pace of this run."""
+        tasks = {cell.task for cell in self.plan.to_do if cell.key in self._left}
+        return self._pace.left(sum(self._left.values()), tasks) / self._workers
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """The bars, and the ranking, which is cut at its foot where the terminal ends."""
@@ -125,37 +136,107 @@ class RunProgress(Progress):
         from compatbench.tables.terminal_ranking import render_ranking
 
         now = time.monotonic()
-        measured = measured_so_far(plan)
-        page = read_suite_page(plan.suite, out, measured)
-        if (part := _largest_part(page, restriction_of(plan))) is not None:
-            self._ranking = render_ranking(part, self.console.width)
-        # A look at many records takes a moment: a fiftieth of the time at most.
-        took = time.monotonic() - now
-        self._rank_at = now + max(RANKING_SECONDS, 50 * took)
+        page = read_suite_page(plan.suite, out, measured_so_far(plan, self._looks))
+        page = page.restrict(**restriction_of(plan))
+        if (part := finished_part(page)) is not None:
+            ranked, left = render_ranking(part, self.console.width), _say_left(page, part)
+            self._ranking = Group(ranked, Text(left, no_wrap=True, overflow="ellipsis"))
+        took = time.monotonic() - now  # of a look: a twentieth of the time at most
+        self._rank_at = now + max(RANKING_SECONDS, 20 * took)
 
 
-def _largest_part(page: SuitePage, asked: dict[str, Any]) -> SuitePage | None:
-    """The part of what was asked for with the most methods that can be ranked already.
+class Pace:
+    """How long cells take in this run, as a multiple of what they were expected to take.
 
-    Seeds are run one after the other, so it has the first seeds, and the methods that are
-    finished for these; None if no method is finished for any.
+    It is the median over the cells that have ended, each with the weight of its expected seconds.
+    Where a cell had to encode images, which is done once for all methods, that is counted apart.
     """
-    parts = []
-    for count in range(len(asked["seeds"]), 0, -1):
-        part = asked | {"seeds": asked["seeds"][:count]}
-        narrowed = page.restrict(**part)
-        ranks = narrowed.ranks(narrowed.expected.upgrades[0], max(narrowed.expected.shots))
-        done = {one.standing.info.name for one in ranks if one.standing.state == "complete"}
-        parts.append(part | {"methods": done})
-    most = max(parts, key=lambda part: len(part["methods"]))
-    return page.restrict(**most) if most["methods"] else None
+
+    def __init__(self) -> None:
+        self.encodes = set[str]()  # keys
+        self._started: dict[str, float] = {}
+        self._measured = [(1.0, PRIOR_SECONDS)]  # pace and weight
+        self._encoding: dict[str, float] = {}  # seconds, by task
+
+    def start(self, key: str, now: float) -> None:
+        self._started[key] = now
+
+    def end(self, cell: Cell, now: float, expected: float) -> None:
+        took = now - self._started.pop(cell.key, now)
+        encoding = self._encoding.setdefault(cell.task, 0.0)
+        if cell.key in self.encodes:
+            self._encoding[cell.task] = encoding + max(took - self.value * expected, 0.0)
+        elif took and expected:
+            self._measured.append((took / expected, expected))
+
+    @property
+    def value(self) -> float:
+        """The weighted median."""
+        measured = sorted(self._measured)
+        sums = list(accumulate(weight for _, weight in measured))
+        middle = next(place for place, end in enumerate(sums) if 2 * end >= sums[-1])
+        return measured[middle][0]
+
+    def left(self, expected: float, tasks: Collection[str]) -> float:
+        """Seconds that cells of these tasks take, with the encoding for tasks that are new."""
+        known = self._encoding.values()
+        new = sum(task not in self._encoding for task in tasks)
+        return self.value * expected + (new * sum(known) / len(known) if known else 0.0)
+
+
+def finished_part(page: SuitePage) -> SuitePage | None:
+    """The part of a page in which every method that is shown has finished every task.
+
+    It has at least half of the tasks as soon as a method has so many, and then as many methods as
+    possible, of the first seeds; before, methods times tasks are as many as possible. None if no
+    method has finished any task.
+    """
+    expected, parts = page.expected, dict[tuple[Any, ...], dict[str, Any]]()
+    for last in range(1, len(expected.seeds) + 1):
+        seeds = expected.seeds[:last]
+        tasks_of = tasks_finished(page.restrict(seeds=seeds))
+        for least in range(1, len(expected.tasks) + 1):
+            many = [done for done in tasks_of.values() if len(done) >= least]
+            tasks = [task for task in expected.tasks if all(task in done for done in many)]
+            methods = {name for name, done in tasks_of.items() if done.issuperset(tasks)}
+            if many and tasks:
+                enough = 2 * len(tasks) >= len(expected.tasks)
+                size = len(methods) if enough else len(methods) * len(tasks)
+                order = enough, size, len(tasks), len(seeds)
+                parts[order] = {"methods": methods, "tasks": tasks, "seeds": seeds}
+    return page.restrict(**parts[max(parts)]) if parts else None
+
+
+def tasks_finished(page: SuitePage) -> dict[str, set[str]]:
+    """The tasks on which a method has H for all seeds, of those that can be ranked."""
+    expected = page.expected
+    ranks = page.ranks(expected.upgrades[0], max(expected.shots))
+    standings = [ranked.standing for ranked in ranks]
+    return {
+        standing.info.name: {task for task in standing.tasks if standing.mean("h", task)}
+        for standing in standings
+        if standing.state in ("complete", "incomplete")
+    }
+
+
+def _say_left(page: SuitePage, part: SuitePage) -> str:
+    """How many methods are ranked, and how far the others are: ``coop 3/7, maple 1/7``."""
+    names = {result.info.name for result in part.results.methods.values()}
+    first = page.restrict(seeds=page.expected.seeds[:1])
+    others = {n: len(done) for n, done in tasks_finished(first).items() if n not in names and done}
+    far = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+    parts = [f"{name} {done}/{len(page.expected.tasks)}" for name, done in far]
+    return ", ".join([count(len(names), "method"), *parts])
 
 
 def restriction_of(plan: Plan) -> dict[str, Any]:
-    """What was asked for, as ``SuitePage.restrict`` takes it, so that exactly that is shown."""
+    """What was asked for, as ``SuitePage.restrict`` takes it, so that exactly that is shown.
+
+    Of all tasks of a suite those are shown that its means are over.
+    """
     matrix = plan.matrix
     return {
-        "tasks": matrix.tasks,
+        "tasks": None if set(matrix.tasks) == {*suite_tasks(plan.suite)} else matrix.tasks,
         "seeds": matrix.seeds,
         "shots": matrix.shots,
         "methods": {choice.name for choice in matrix.choices},

@@ -64,11 +64,11 @@ def plan(call: Call) -> None:
 
 def _print_costs(plan: Plan, device: str, decoders: int) -> None:
     """Prints images, disk and memory of the whole selection, what is missing included."""
-    from compatbench.engine.costs import RATES, count_costs
+    from compatbench.engine.costs import RATES
     from compatbench.files.sizes import format_bytes
 
     kind = device.partition(":")[0]
-    costs, rate = count_costs(plan.matrix), RATES.get(kind, RATES["cuda"])
+    costs, rate = plan.costs, RATES.get(kind, RATES["cuda"])
     speed = f"at {rate / 1e9:,.0f} GFLOP/s, as {kind} has about"
     memory = "GPU memory" if device.startswith("cuda") else "memory"
     rows = [

@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 from typing import NamedTuple
 
@@ -78,6 +78,7 @@ class FitSize(NamedTuple):
     views: list[View]
 
 
+@lru_cache(maxsize=4096)  # every place of a matrix asks, and there are few distinct fits
 def plan_fit(choice: MethodChoice, task: str, shots: int) -> FitSize:
     """The size of a fit, from the cards of its method and task."""
     card, method = task_cards.read(task), choice.build(task)
@@ -122,10 +123,9 @@ def count_costs(matrix: Matrix) -> Costs:
     features = (largest + most) * max((size.embed_dim for size in known.values()), default=0)
     held = LIBRARIES + sum(weights[:BACKBONES_AT_HAND]) + features * FLOAT
     side = max((size.image_side for size in known.values()), default=0)
-    plan_once = cache(plan_fit)
     return Costs(
         steps=sum(
-            plan_once(matrix.choice(cell), cell.task, cell.shots).steps
+            plan_fit(matrix.choice(cell), cell.task, cell.shots).steps
             for cell in matrix.places
             if cell.transfer == COPIED
         ),

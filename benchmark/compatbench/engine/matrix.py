@@ -69,7 +69,12 @@ class Matrix:
 
     def tests(self, task: str) -> tuple[str, ...]:
         """What the modules of a task are measured on: itself and its variants, or some of them."""
-        return tuple(t for t in (task, *suite_variants(self.suite, task)) if t in self.chosen)
+        return self._tests[task]
+
+    @cached_property
+    def _tests(self) -> dict[str, tuple[str, ...]]:
+        tests = {task: (task, *suite_variants(self.suite, task)) for task in self.tasks}
+        return {task: tuple(name for name in tests[task] if name in self.chosen) for task in tests}
 
     @property
     def retrained(self) -> int:

@@ -7,8 +7,9 @@ alone, and on what they are counted to cost; not on this machine, nor on what ea
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from math import log
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from compatbench.engine.plan import Plan
 from compatbench.errors import CompatbenchError
 
 ABOUT_THE_SAME = 4.0  # times
+QUICK_SHARE = 0.05  # of all the time, which the methods that are called quick take together
 MANY_WORKERS = 64  # among whom cells count as long ...
 LONG_SHARE = 0.25  # ... that take this share of a worker's time, or more
 
@@ -25,19 +27,42 @@ LONG_SHARE = 0.25  # ... that take this share of a worker's time, or more
 CellT = TypeVar("CellT", bound=Any)
 
 
-def order_cells(cells: Sequence[Cell], seconds: Callable[[Cell], float]) -> list[Cell]:
-    """Cells by seed first, then cheap methods before costly ones, then by source and task.
+def order_cells(
+    cells: Sequence[Cell], seconds: Callable[[Cell], float], last: Collection[str] = ()
+) -> list[Cell]:
+    """Cells in an order in which a ranking stands early, and soon changes again and again.
 
-    So the whole ranking stands early, and further seeds make it sharper. Methods of about the same
-    cost are run task by task, so that features are shared while they are in memory. The order that
-    is given decides which seed and which task come first.
+    Seed by seed, so that further seeds make the whole ranking sharper; of a seed, first what is
+    ranked, then the tasks that come ``last``, which are in no mean. Quick methods are run task by
+    task, so that features are shared while they are in memory, and some tasks of all of them are
+    done after seconds. The others follow method by method. Those of a class of cost are in order of
+    cost, and classes take turns so that each has had the same share of its time at any moment:
+    between two methods of a minute there are some of ten seconds.
+
+    The order that is given decides which seed and which task come first.
     """
     spent: dict[str, list[float]] = defaultdict(list)
     for cell in cells:
         spent[cell.name].append(seconds(cell))
-    cost = {name: round(log(sum(n) / len(n), ABOUT_THE_SAME)) for name, n in spent.items()}
+    total, before = {name: sum(spent[name]) for name in spent}, 0.0
+    turns, classes = dict[str, tuple[float, str]](), defaultdict[int, list[str]](list)
+    for name in sorted(spent, key=lambda name: (total[name] / len(spent[name]), name)):
+        before += total[name]
+        if before <= QUICK_SHARE * sum(total.values()):
+            turns[name] = 0.0, ""
+        else:
+            classes[round(log(total[name] / len(spent[name]), ABOUT_THE_SAME))].append(name)
+    for names in classes.values():
+        ends = accumulate(total[name] for name in names)
+        turns |= {
+            name: (end / sum(total[each] for each in names), name)
+            for name, end in zip(names, ends, strict=True)
+        }
     seeds, groups = _rank(cell.seed for cell in cells), _rank(map(_group_of, cells))
-    return sorted(cells, key=lambda c: (seeds[c.seed], cost[c.name], groups[_group_of(c)]))
+    return sorted(
+        cells,
+        key=lambda c: (seeds[c.seed], c.task in last, turns[c.name], groups[_group_of(c)]),
+    )
 
 
 def longest_first(cells: Sequence[CellT], seconds: Callable[[CellT], float]) -> list[CellT]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 
 import pandas as pd
 
@@ -14,11 +15,12 @@ from compatbench.data.cards import SuiteCard, TrainingCard, suite_cards, suite_t
 from compatbench.data.draws import ShotsFiles, read_draws
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.engine.cell import Cell
-from compatbench.engine.costs import RATES, TimeEstimate, count_costs
+from compatbench.engine.costs import RATES, Costs, TimeEstimate, count_costs
 from compatbench.engine.matrix import Matrix, Names, select_matrix
 from compatbench.engine.method_settings import resolve_settings
 from compatbench.engine.missing import Missing, fetch_missing, find_missing
 from compatbench.engine.store import RunStore
+from compatbench.engine.stored_costs import read_stored_costs
 from compatbench.errors import CompatbenchError
 from compatbench.method import read_settings
 from compatbench.method.registry import MethodRegistry, builtin_methods
@@ -101,9 +103,19 @@ class Plan:
 
     @cached_property
     def estimate(self) -> TimeEstimate:
-        """What cells take, by what earlier cells took."""
-        states = [(cell, *self.states[cell.key]) for cell in self.cells]
-        return TimeEstimate(self.matrix, [(cell, spent) for cell, done, _, spent in states if done])
+        """What cells take, by what earlier cells took.
+
+        Those are the finished cells of the store; of others, what results say that the very cell
+        took on another machine, times what this one takes where both are known, in the median.
+        """
+        states = {cell.key: self.states[cell.key] for cell in self.cells}
+        here = {key: spent for key, (done, _, spent) in states.items() if done}
+        stored = read_stored_costs(self.suite.name, self.store.folder.parent / "results")
+        paces = [here[key] / stored[key] for key in here.keys() & stored.keys() if stored[key]]
+        pace = median(paces) if paces else 1.0
+        known = {key: pace * seconds for key, seconds in stored.items()} | here
+        cells = [(cell, known[cell.key]) for cell in self.cells if cell.key in known]
+        return TimeEstimate(self.matrix, cells)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -125,6 +137,11 @@ class Plan:
         by_method = frame.groupby(["method", "transfer"], sort=False, as_index=False)
         return pd.DataFrame(by_method.sum())
 
+    @cached_property
+    def costs(self) -> Costs:
+        """What the whole matrix costs, whether it is done or not."""
+        return count_costs(self.matrix)
+
     @property
     def seconds(self) -> float:
         """What the cells that are not done take on one worker, with the encoding of images.
@@ -132,7 +149,7 @@ class Plan:
         Images are taken as encoded in proportion to the cells that are done.
         """
         done, cells, seconds = (float(self.frame[n].sum()) for n in ("done", "cells", "seconds"))
-        encoding = count_costs(self.matrix).encode_flops / RATES["cpu"]
+        encoding = self.costs.encode_flops / RATES["cpu"]
         return seconds + (1 - done / max(cells, 1)) * encoding
 
 

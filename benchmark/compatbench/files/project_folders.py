@@ -86,6 +86,13 @@ def installed_folder(name: str) -> Path:
     return Path(str(resources.files(f"compatbench.{name}"))).resolve()
 
 
+def shipped_results(name: str) -> Path:
+    """A folder of ``results/`` as it is installed, or of the clone that is run."""
+    package = Path(__file__).parents[1]
+    installed = package / name
+    return installed if installed.is_dir() else package.parents[1] / "results" / name
+
+
 def content_files(kind: str) -> list[Path]:
     """The files of ``methods/``, ``transfers/`` or ``formats/``, one piece of content each."""
     return sorted(content_folder(kind).glob("[!_]*.py"))

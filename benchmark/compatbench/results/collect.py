@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -113,7 +113,7 @@ def collect_results(plan: Plan, folder: Path) -> None:
     suite, registry = plan.suite, plan.matrix.registry
     teachers = find_teachers(suite, registry, [one.name for one in plan.matrix.choices])
     missing, before = find_missing(suite, teachers=teachers), read_methods(folder)
-    for name, new in _measured_methods(plan):
+    for name, new in _measured_methods(plan, Looks()):
         old = before.get(name)
         if old is not None:
             rows = _current_rows(suite, registry, name, old.rows, plan.draws, missing)
@@ -127,13 +127,32 @@ def collect_results(plan: Plan, folder: Path) -> None:
         write_results(folder, merge_results(old, new, keys))
 
 
-def measured_so_far(plan: Plan) -> SuiteResults:
+@dataclass
+class Looks:
+    """What was read of methods, and of cells that are done, from one look at a run to the next."""
+
+    methods: dict[str, MethodResults] = field(default_factory=dict)
+    cells: dict[str, tuple[CellRecord, list[Row], list[Cost]]] = field(default_factory=dict)
+
+    def read(self, plan: Plan, cell: Cell) -> tuple[CellRecord, list[Row], list[Cost]] | None:
+        """A cell's record, rows and costs; None if it has no record."""
+        if cell.key in self.cells:
+            return self.cells[cell.key]
+        if (record := plan.store.read(cell.key)) is None:
+            return None
+        read = record, rows_of(cell, record, plan.store), _costs_of(cell, record)
+        if plan.store.is_done(cell, record):
+            self.cells[cell.key] = read
+        return read
+
+
+def measured_so_far(plan: Plan, looks: Looks) -> SuiteResults:
     """The results that the records of planned cells give, without those of earlier runs."""
-    methods = [one for _, one in _measured_methods(plan) if len(one.rows)]
+    methods = [one for _, one in _measured_methods(plan, looks) if len(one.rows)]
     return split_results(plan.suite.name, methods)
 
 
-def _measured_methods(plan: Plan) -> Iterator[tuple[str, MethodResults]]:
+def _measured_methods(plan: Plan, looks: Looks) -> Iterator[tuple[str, MethodResults]]:
     """By method, the rows of its cells that have a record, by every transfer."""
     suite, registry, by_name = plan.suite, plan.matrix.registry, dict[str, list[Cell]]()
     for cell in plan.cells:
@@ -141,18 +160,20 @@ def _measured_methods(plan: Plan) -> Iterator[tuple[str, MethodResults]]:
     for cell in plan.broken:
         by_name.setdefault(cell.name, [])
     for name, cells in by_name.items():
-        read = [(cell, plan.store.read(cell.key)) for cell in cells]
-        measured = [(cell, record) for cell, record in read if record is not None]
-        described = describe_method(suite, registry.get(base := suite.base_method(name)), name)
+        measured = [read for cell in cells if (read := looks.read(plan, cell)) is not None]
+        base = suite.base_method(name)
+        if name not in looks.methods:
+            looks.methods[name] = describe_method(suite, registry.get(base), name)
+        described = looks.methods[name]
         info = replace(described.info, refused=find_refusal(registry.identify(base)[0]))
         yield (
             name,
             replace(
                 described,
                 info=info,
-                provenance=join_provenance([record.provenance for _, record in measured]),
-                rows=to_frame([row for one in measured for row in rows_of(*one, plan.store)], Row),
-                costs=to_frame([cost for one in measured for cost in _costs_of(*one)], Cost),
+                provenance=join_provenance([record.provenance for record, *_ in measured]),
+                rows=to_frame([row for _, rows, _ in measured for row in rows], Row),
+                costs=to_frame([cost for *_, costs in measured for cost in costs], Cost),
             ),
         )
 

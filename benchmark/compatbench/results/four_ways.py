@@ -69,6 +69,10 @@ class FourWays:
             return "not applicable" if alone else "not transferable"
         return "incomplete" if self.mean("four") is None else "complete"
 
+    @cached_property
+    def _columns(self) -> dict[str, list[Any]]:
+        return {str(name): self.frame[name].tolist() for name in self.frame}
+
     @remembered
     def mean(self, name: str) -> Interval | None:
         """The mean of a column of ``frame`` over seeds, then over pairs, with its interval.
@@ -78,9 +82,10 @@ class FourWays:
         """
         model = name.removeprefix("h_")
         if name != model and model in MODELS:
-            both = self.frame[["pair", f"own_{model}", f"other_{model}"]]
-            return estimate(both, "pair", harmonic_mean_of_means)
-        return estimate(self.frame[["pair", name]], "pair")
+            both = ("pair", f"own_{model}", f"other_{model}")
+            figures = {column: self._columns[column] for column in both}
+            return estimate(figures, "pair", harmonic_mean_of_means)
+        return estimate({"pair": self._columns["pair"], name: self._columns[name]}, "pair")
 
 
 def list_pairs(expected: Expected) -> tuple[tuple[str, str], ...]:

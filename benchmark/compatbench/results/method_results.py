@@ -14,7 +14,7 @@ from pydantic import ConfigDict
 
 from compatbench.data.cards import COPIED, ConfigName
 from compatbench.data.labels import Need
-from compatbench.results.rows import Cost, Row, to_frame, with_figures
+from compatbench.results.rows import Cost, Row, figures_of, to_frame, with_figures
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -83,13 +83,19 @@ class MethodResults:
         """The rows with their figures (see ``with_figures``) and what they took."""
         return with_figures(self.rows, self.costs)
 
+    @cached_property
+    def _figures(self) -> dict[str, NDArray[np.float64]]:
+        return figures_of(self.rows, self.costs)
+
     @remembered
     def column(self, name: str) -> NDArray[Any]:
         """A column of the table, of floats or of text, ``[rows + 1]``.
 
         The last entry is NaN, or an empty text, so that position −1 has none.
         """
-        values = self.table[name]
+        if name in self._figures:
+            return np.append(self._figures[name], np.nan)
+        values = self.rows[name]
         # Text is of another type in pandas 2 than in pandas 3.
         numeric = pd.api.types.is_numeric_dtype(values.dtype)
         dtype, nothing = (float, np.nan) if numeric else (object, "")
@@ -151,9 +157,13 @@ def split_results(name: str, methods: Iterable[MethodResults]) -> SuiteResults:
     """
     parts = []
     for whole in methods:
-        for transfer in {*whole.rows["transfer"]} or [COPIED]:
-            rows = whole.rows[whole.rows["transfer"] == transfer]
-            costs = whole.costs[whole.costs["key"].isin(rows["key"])]
+        transfers = {*whole.rows["transfer"].tolist()} or {COPIED}
+        for transfer in transfers:
+            rows, costs = whole.rows, whole.costs
+            if len(transfers) > 1:  # to choose rows takes longer than to look
+                rows = rows[rows["transfer"] == transfer]
+            if {*costs["key"].tolist()} - (keys := {*rows["key"].tolist()}):
+                costs = costs[costs["key"].isin(keys)]
             parts.append(replace(whole, rows=rows, costs=costs, transfer=transfer))
     return SuiteResults(name, tuple(sorted(parts, key=lambda part: _copied_first(part.transfer))))
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pandas as pd
 
 from compatbench.errors import CompatbenchError
-from compatbench.files.project_folders import other_folder
+from compatbench.files.project_folders import other_folder, shipped_results
 from compatbench.messages import first_line
 from compatbench.results.expected import Expected
 from compatbench.results.method_results import SuiteResults
-from compatbench.results.result_files import PUBLISHED, shipped_folder
+from compatbench.results.result_files import PUBLISHED
 from compatbench.results.standing import Standing, compute_standing
 
 PROTOCOL = "all classes"
@@ -27,7 +27,7 @@ COLUMNS += ["low", "high", "difference", "chance", "verdict", "sources"]
 
 def read_published() -> pd.DataFrame:
     """Every published figure: ``accuracy`` in percent, and the other columns of the files."""
-    return _read_folder(other_folder(PUBLISHED) or shipped_folder(PUBLISHED))
+    return _read_folder(other_folder(PUBLISHED) or shipped_results(PUBLISHED))
 
 
 @cache
@@ -93,7 +93,7 @@ def _chance(standing: Standing, figures: pd.DataFrame) -> float:
     share p of N test images that are right. Of several sources the one with the largest s'²/k
     counts. NaN if s is not known; a method that learns nothing has none.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     seeds, mean = len(standing.seeds), standing.mean("source")
     assert mean is not None
@@ -104,5 +104,5 @@ def _chance(standing: Standing, figures: pd.DataFrame) -> float:
     if mean.std is None:
         return float("nan")
     theirs = figures["std"].fillna(mean.std) ** 2 / figures["seeds"].fillna(seeds).astype(float)
-    spread = t.ppf(0.975, seeds - 1) * sqrt(mean.std**2 / seeds + theirs.max())
+    spread = stdtrit(seeds - 1, 0.975) * sqrt(mean.std**2 / seeds + theirs.max())
     return float(sqrt(spread**2 + binomial**2))

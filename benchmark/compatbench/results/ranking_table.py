@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -223,8 +224,10 @@ def find_disagreements(results: SuiteResults) -> list[tuple[str, str]]:
     It does not depend on the method, so a difference means that rows were made with
     other weights, other images, or on a machine that rounds otherwise.
     """
-    kinds = results.frame.query("status == 'ok'").drop_duplicates(
-        ["backbone", "test_set", "zero_shot_correct", "total"]
-    )
-    twice = kinds[kinds.duplicated(["backbone", "test_set"])]
-    return sorted(set(zip(twice["backbone"], twice["test_set"], strict=True)))
+    known = defaultdict[tuple[str, str], set[tuple[float, float]]](set)
+    for method in results.all:
+        names = ("status", "backbone", "test_set", "zero_shot_correct", "total")
+        for status, *pair, right, total in zip(*map(method.column, names), strict=True):
+            if status == "ok":
+                known[tuple(pair)].add((right, total))
+    return sorted(pair for pair, counts in known.items() if len(counts) > 1)

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-import compatbench
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import holds, write_atomic
 from compatbench.files.kinds import kind_of, require
@@ -64,13 +63,6 @@ def check_name(name: str, what: str) -> str:
     raise CompatbenchError(
         f"{what} {name!r} must consist of letters, digits, '_', '.', '+' and '-'"
     )
-
-
-def shipped_folder(name: str) -> Path:
-    """A folder of ``results/`` as it is installed, or of the clone that is run."""
-    package = Path(compatbench.__path__[0])
-    installed = package / name
-    return installed if installed.is_dir() else package.parents[1] / RESULTS / name
 
 
 def result_folders(out: Path) -> list[Path]:

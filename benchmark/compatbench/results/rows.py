@@ -12,12 +12,14 @@ import csv
 from collections import namedtuple
 from collections.abc import Iterable
 from functools import cache
+from io import StringIO
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, get_type_hints
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -43,6 +45,11 @@ Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]  # in columns of 64-bit integers
 TransferName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_+-]{0,60}$")]
 STRICT = ConfigDict(frozen=True, extra="forbid")
+
+# Python's own texts, for files are read and written a value at a time; pandas 2 has no other.
+_TEXT: Any = pd.Series(["text"]).dtype
+if isinstance(_TEXT, pd.StringDtype):
+    _TEXT = pd.StringDtype("python", na_value=np.nan)
 
 FLIPS = ("negative_flips", "positive_flips", "inconsistent_errors")
 MEASURES = list_measures("answers")
@@ -153,7 +160,7 @@ def to_frame(lines: Iterable[Row | Cost], model: Line) -> pd.DataFrame:
 def _make_frame(columns: dict[str, list[Any]]) -> pd.DataFrame:
     arrays = {}
     for name, values in columns.items():
-        dtype = "Int64" if name in _INTEGERS else "float64" if name in _REALS else "str"
+        dtype = "Int64" if name in _INTEGERS else "float64" if name in _REALS else _TEXT
         arrays[name] = pd.array(values, dtype=dtype)
     return pd.DataFrame(arrays, copy=False)
 
@@ -163,29 +170,43 @@ def places_of(lines: pd.DataFrame, model: Line) -> list[tuple[Any, ...]]:
     return list(zip(*(lines[name].tolist() for name in model.place), strict=True))
 
 
-def with_figures(rows: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
-    """The rows with their costs and every measure of a row; NaN where there is none."""
+def figures_of(rows: pd.DataFrame, costs: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+    """What rows took, and every measure of a row, each ``[rows]``; NaN where there is none."""
     # By hand, for a merge takes several times as long.
     known = {place: line for line, place in enumerate(places_of(costs, Cost))}
     lines = [known.get(place, -1) for place in places_of(rows, Cost)]
+    columns = {name: rows[name].to_numpy("float64", na_value=np.nan) for name in MEASURES}
+    derived = {}
+    for name, measure in list_measures("row").items():
+        columns[name] = derived[name] = measure.compute(columns)
     took = {
         name: np.append(costs[name].to_numpy("float64", na_value=np.nan), np.nan)[lines]
         for name in Cost.figures
     }
-    columns = {name: rows[name].to_numpy("float64", na_value=np.nan) for name in MEASURES}
-    derived = {}
-    for name, one in list_measures("row").items():
-        columns[name] = derived[name] = one.compute(columns)
-    return rows.assign(**derived, **took)
+    return derived | took
+
+
+def with_figures(rows: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
+    """The rows with their costs and every measure of a row; NaN where there is none."""
+    figures = pd.DataFrame(figures_of(rows, costs), index=rows.index, copy=False)
+    return pd.concat([rows, figures], axis="columns")
 
 
 def write_csv(frame: pd.DataFrame) -> str:
-    """Rows or costs as CSV text: the same lines give the same bytes."""
-    empty = [name for name in frame if name in _OPTIONAL and frame[name].isna().all()]
-    frame = frame.drop(columns=empty)
-    if "shots" in frame:
-        frame = frame.assign(shots=frame["shots"].map(show_shots).astype(object))
-    return frame.to_csv(index=False, lineterminator="\n")
+    """Rows or costs as CSV text: the same lines give the same bytes.
+
+    By Python's own writer, which takes a quarter of the time of pandas'.
+    """
+    columns = {
+        name: frame[name].to_numpy(object, na_value=None).tolist()
+        for name in frame
+        if name not in _OPTIONAL or frame[name].notna().any()
+    }
+    if "shots" in columns:
+        columns["shots"] = list(map(show_shots, columns["shots"]))
+    writer = csv.writer(text := StringIO(), lineterminator="\n")
+    writer.writerows([columns, *zip(*columns.values(), strict=True)])
+    return text.getvalue()
 
 
 def read_csv(path: Path, model: Line) -> pd.DataFrame:

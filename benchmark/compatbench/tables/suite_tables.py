@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
+
+import numpy as np
 
 from compatbench.data.cards.shots import show_shots
 from compatbench.results.expected import Upgrade
@@ -78,14 +81,17 @@ def published_lines(
     """
     compared = compare_published(page.results, page.expected, upgrade[0], shots)
     means, by_set = [], dict[str, list[dict[str, Any]]]()
+    by_method = defaultdict[str, list[dict[str, Any]]](list)
+    for line in compared.to_dict("records"):
+        by_method[line["method"]].append(line)
     for info in (standing.info for standing in _standings(page, upgrade, shots)):
-        of_method = compared.loc[compared["method"] == info.name]
-        on_tasks = of_method.loc[of_method["task"] == of_method["test_set"]]
-        if len(on_tasks):
-            mean = on_tasks[["measured", "published", "difference"]].mean().to_dict()
-            differ = (on_tasks["verdict"] == "differs").sum()
+        on_tasks = [line for line in by_method[info.name] if line["task"] == line["test_set"]]
+        if on_tasks:
+            figures = ("measured", "published", "difference")
+            mean = {name: float(np.mean([line[name] for line in on_tasks])) for name in figures}
+            differ = sum(line["verdict"] == "differs" for line in on_tasks)
             means.append({**mean, "info": info, "differ": differ, "datasets": len(on_tasks)})
-        for line in of_method.to_dict("records"):
+        for line in by_method[info.name]:
             by_set.setdefault(line["test_set"], []).append({**line, "info": info})
     known = {name: by_set[name] for name in page.tasks if name in by_set}
     return {"": means} | known if known else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,6 +114,22 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise CompatbenchError(f"cannot read card {path}: {first_line(error)}") from None
+    values = _load(path, text)
+    if not isinstance(values, dict):
+        raise CompatbenchError(f"{path}:1: a card is a mapping of fields to values")
+    values = dict(values)  # which the next reading is given as well
+    if isinstance(plugins := values.get("plugins"), list):
+        folder = path.parent.resolve()
+        values["plugins"] = [
+            folder / os.path.expanduser(plugin) if isinstance(plugin, str) else plugin
+            for plugin in plugins
+        ]
+    return values, text
+
+
+@lru_cache(maxsize=256)  # a plan asks thousands of times for some thirty cards
+def _load(path: Path, text: str) -> Any:
+    """The values of a text, which nobody changes; ``path`` is for its errors."""
     try:
         # An alias can stand for more values than any memory holds.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader)):
@@ -126,15 +143,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
         problem = getattr(error, "problem", None) or (str(error) or "a value").splitlines()[0]
         where = f"{path}:{mark.line + 1 if mark else 1}"
         raise CompatbenchError(f"{where}: not valid YAML: {problem}") from None
-    if not isinstance(values, dict):
-        raise CompatbenchError(f"{path}:1: a card is a mapping of fields to values")
-    if isinstance(plugins := values.get("plugins"), list):
-        folder = path.parent.resolve()
-        values["plugins"] = [
-            folder / os.path.expanduser(plugin) if isinstance(plugin, str) else plugin
-            for plugin in plugins
-        ]
-    return values, text
+    return values
 
 
 def _find_field(text: str, location: tuple[int | str, ...]) -> tuple[int, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from compatbench.data.cache_files import default_cache_folder
+from compatbench.data.cards import development_tasks
 from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event
@@ -38,8 +39,10 @@ def run_plan(
             failures.append((event.cell, event.error))
         on_event(event)
 
-    order = order_cells if compute.executor == "local" else longest_first
-    ordered = order(plan.to_do, plan.estimate.cell)
+    if compute.executor == "local":
+        ordered = order_cells(plan.to_do, plan.estimate.cell, development_tasks(plan.suite))
+    else:
+        ordered = longest_first(plan.to_do, plan.estimate.cell)
     # Workers elsewhere have current folders of their own.
     store, cache = plan.store.folder.absolute(), default_cache_folder().absolute()
     with open_job(ordered, store, cache, compute) as job:

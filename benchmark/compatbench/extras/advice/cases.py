@@ -67,7 +67,7 @@ def estimate_mean(images: Array, way: Array, minus: Array | None = None) -> Inte
         way: accuracies in percent, ``[seeds, tasks]``.
         minus: those that are subtracted, likewise, or ``[1, tasks]`` if they have no seed.
     """
-    from scipy.stats import t
+    from scipy.special import ndtri, stdtrit
 
     figures = way if minus is None else way - minus
     if np.isnan(figures).any():
@@ -79,8 +79,8 @@ def estimate_mean(images: Array, way: Array, minus: Array | None = None) -> Inte
     variance = sum(float((p * (1 - p) / (images + 2)).sum()) for p in shares)
     outside, half = (1 - LEVEL / 100) / 2, 0.0
     if (seeds := len(figures)) > 1:
-        half = t.isf(outside, seeds - 1) * figures.mean(axis=1).std(ddof=1) / math.sqrt(seeds)
-    half = math.hypot(half, t.isf(outside, math.inf) * 100 * math.sqrt(variance) / len(images))
+        half = -stdtrit(seeds - 1, outside) * figures.mean(axis=1).std(ddof=1) / math.sqrt(seeds)
+    half = math.hypot(half, ndtri(outside) * 100 * math.sqrt(variance) / len(images))
     mean, least = float(figures.mean()), 0 if minus is None else -100
     return Interval(mean, max(least, mean - half), min(100, mean + half))
 

@@ -12,8 +12,9 @@ import pandas as pd
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.kinds import require
+from compatbench.files.project_folders import shipped_results
 from compatbench.messages import first_line
-from compatbench.results.result_files import RESULTS, RETRIEVAL, check_name, shipped_folder
+from compatbench.results.result_files import RESULTS, RETRIEVAL, check_name
 
 if TYPE_CHECKING:
     from compatbench.extras.audit.findings import Finding
@@ -109,7 +110,7 @@ def find_expected(source: str, target: str, way: str, pairs: int) -> dict[str, A
     the least. Results in this folder come before those that the project has. Empty if the
     upgrade was never measured: figures of other models are no figures of these.
     """
-    for folder in (Path(RESULTS, RETRIEVAL), shipped_folder(RETRIEVAL)):
+    for folder in (Path(RESULTS, RETRIEVAL), shipped_results(RETRIEVAL)):
         for suite, (frame, _) in read_retrieval(folder).items():
             of_upgrade = (frame["source"] == source) & (frame["target"] == target)
             pooled = frame.loc[of_upgrade & (frame["gallery"] == POOLED)]
