@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from compatbench.method.transfer import TransferCard
 
 from .gated import Gated
 from .words import Words
@@ -11,11 +11,11 @@ from .words import Words
 class GatedWords(Gated):
     """As ``gated``, of the module as the transfer ``words`` attaches it."""
 
-    card = replace(
-        Gated.card,
+    card = TransferCard(
         name="gated-words",
         title="Gated, turned by words",
-        access=Gated.card.access | {"words"},
+        paper="",
+        access={"unlabelled", "source weights", "words"},
         summary="As gated, with the module turned by words.",
         gates="words",
     )

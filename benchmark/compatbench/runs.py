@@ -140,8 +140,8 @@ def run(
     whole, matrix = results(planned.suite, out), planned.matrix
     # What was asked for and is not there yet is missing.
     whole = replace(whole, expected=replace(whole.expected, seeds=planned.suite.seeds))
-    tasks = None if set(matrix.tasks) == {*suite_tasks(planned.suite)} else matrix.tasks
-    part = whole.restrict(tasks, matrix.seeds, matrix.shots)
+    is_whole = set(matrix.tasks) == {*suite_tasks(planned.suite)}
+    part = whole.restrict(None if is_whole else matrix.tasks, matrix.seeds, matrix.shots)
     return replace(part, failures=failures)
 
 

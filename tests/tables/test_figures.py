@@ -7,6 +7,7 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
+import vl_convert
 from made_up_suites import hostile_page, info, long_page, method, small_page
 from synthetic_results import UPGRADE, make_page, with_more
 
@@ -85,6 +86,22 @@ def test_the_digest_tells_old_data_from_another_drawing() -> None:
     older = re.sub(rb"by vl-convert \S+", b"by vl-convert 1.0.0", redrawn)
     assert is_current(older, first)
     assert not is_current(older, second)
+
+
+def test_a_figure_is_drawn_again_only_if_it_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    [figure, *_] = plan_figures([small_page()])
+    first, draw = figure.render(), vl_convert.vega_to_svg
+    monkeypatch.setattr(vl_convert, "vega_to_svg", lambda spec: pytest.fail("it is drawn again"))
+    assert figure.render(first) == first
+    monkeypatch.setattr(vl_convert, "vega_to_svg", draw)
+    for changed in (
+        b"",
+        b"\xff" + first,
+        first.replace(b"</svg>", b"<g/></svg>"),  # by hand
+        replace(figure, heading="of another upgrade").render(),
+        plan_figures([with_more(small_page(), method(info("new"), 55, 55))])[0].render(),
+    ):
+        assert figure.render(changed) == first != changed
 
 
 @pytest.mark.slow

@@ -17,13 +17,15 @@ from synthetic_results import (
     make_page,
     make_pairs,
     make_row,
+    on_tasks,
     refuse,
 )
 
-from compatbench.cli.progress import restriction_of
+from compatbench.cli.progress import finished_part, restriction_of
 from compatbench.data.cards import suite_cards
 from compatbench.engine.matrix import select_matrix
 from compatbench.method.registry import builtin_methods
+from compatbench.results.expected import Expected
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.terminal_ranking import print_ranking
 
@@ -133,3 +135,22 @@ def test_a_run_asks_for_what_its_options_select() -> None:
     only = restriction_of(SimpleNamespace(matrix=matrix))  # type: ignore[arg-type]
     assert (only["methods"], only["transfers"]) == ({"linear_probe"}, {"words"})
     assert (only["shots"], only["seeds"]) == ((8,), (7,))
+
+
+def test_a_ranking_in_the_making_rests_on_tasks_that_all_shown_methods_have_finished() -> None:
+    expected = Expected(tuple("abcd"), (4,), (1, 2), (("old", "new"),))
+    done = {"quick": (60, 60, 60, 90), "late": (50, 70, 70), "slow": (90,)}
+    methods = {n: on_tasks(n, values, info(n, n)) for n, values in done.items()}
+    part = finished_part(make_page(*methods.values(), expected=expected))
+    assert part is not None
+    # Two methods on three tasks, not one on four, nor three on one, which is less than half.
+    assert part.expected.tasks == ("a", "b", "c")
+    assert part.part == "3 of 4 tasks"
+    h = {r.standing.info.name: r.value("h") for r in part.ranks(("old", "new"), 4)}
+    # Both seeds are done; the second has two more, and source and target are equal.
+    assert h == {"quick": 61.0, "late": round((50 + 70 + 70) / 3 + 1, 4)}
+    # Of the first moments whatever is most: three methods on a task, or one on two.
+    first = {"quick": (60,), "late": (50,), "slow": (90,)}
+    page = make_page(*(on_tasks(n, v, info(n, n)) for n, v in first.items()), expected=expected)
+    assert len(finished_part(page).results.methods) == 3  # type: ignore[union-attr]
+    assert finished_part(make_page(expected=expected)) is None

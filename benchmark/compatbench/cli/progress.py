@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from compatbench.engine.plan import Plan
     from compatbench.tables.suite_page import SuitePage
 
-RANKING_SECONDS = 5.0  # between two looks at the ranking
+RANKING_SECONDS, STILL_SECONDS = 5.0, 25.0  # between two looks at the ranking, at least and at most
 PRIOR_SECONDS = 5.0  # for which a run is taken to be as quick as it is expected to be
 
 
@@ -42,7 +42,7 @@ class RunProgress(Progress):
         self.plan: Plan | None = None
         self._out = out
         self._workers = 1
-        self._left: dict[str, float] = {}  # expected seconds by key
+        self._left: dict[str, tuple[float, str]] = {}  # expected seconds and task by key
         self._running: dict[str, TaskID] = {}
         self._pace = Pace()
         self._tenths = 0
@@ -73,7 +73,7 @@ class RunProgress(Progress):
     def start_plan(self, plan: Plan, workers: int) -> None:
         """Begins to show the cells of a plan, and the ranking of its suite."""
         self.plan, self._workers = plan, max(workers, 1)
-        self._left = {cell.key: plan.estimate.cell(cell) for cell in plan.to_do}
+        self._left = {cell.key: (plan.estimate.cell(cell), cell.task) for cell in plan.to_do}
         self.update(self._cells, description="cells", total=len(self._left))
 
     def on_event(self, event: Event) -> None:
@@ -109,7 +109,8 @@ class RunProgress(Progress):
             say(line, self.console)
         if event.kind != "finished":
             return
-        self._pace.end(event.cell, self.get_time(), self._left.pop(event.cell.key, 0.0))
+        expected, _ = self._left.pop(event.cell.key, (0.0, ""))
+        self._pace.end(event.cell, self.get_time(), expected)
         total = int(self._tasks[self._cells].total or 0)
         done = total - len(self._left)
         rest = f", about {format_seconds(self.seconds_left())} left" if self._left else ""
@@ -120,8 +121,8 @@ class RunProgress(Progress):
 
     def seconds_left(self) -> float:
         """What is left at the pace of this run."""
-        tasks = {cell.task for cell in self.plan.to_do if cell.key in self._left}
-        return self._pace.left(sum(self._left.values()), tasks) / self._workers
+        seconds = sum(expected for expected, _ in self._left.values())
+        return self._pace.left(seconds, {task for _, task in self._left.values()}) / self._workers
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """The bars, and the ranking, which is cut at its foot where the terminal ends."""
@@ -135,14 +136,15 @@ class RunProgress(Progress):
         from compatbench.tables.suite_page import read_suite_page
         from compatbench.tables.terminal_ranking import render_ranking
 
-        now = time.monotonic()
+        before = time.thread_time()
         page = read_suite_page(plan.suite, out, measured_so_far(plan, self._looks))
         page = page.restrict(**restriction_of(plan))
         if (part := finished_part(page)) is not None:
-            ranked, left = render_ranking(part, self.console.width), _say_left(page, part)
-            self._ranking = Group(ranked, Text(left, no_wrap=True, overflow="ellipsis"))
-        took = time.monotonic() - now  # of a look: a twentieth of the time at most
-        self._rank_at = now + max(RANKING_SECONDS, 20 * took)
+            ranked = render_ranking(part, self.console.width)
+            self._ranking = Group(Text(_say_left(page, part)), ranked)
+        # Looks take a twentieth of a processor, or more if the ranking would stand still.
+        wait = 20 * (time.thread_time() - before)
+        self._rank_at = time.monotonic() + min(max(wait, RANKING_SECONDS), STILL_SECONDS)
 
 
 class Pace:
@@ -236,7 +238,7 @@ def restriction_of(plan: Plan) -> dict[str, Any]:
     """
     matrix = plan.matrix
     return {
-        "tasks": None if set(matrix.tasks) == {*suite_tasks(plan.suite)} else matrix.tasks,
+        "tasks": None if set(matrix.tasks) == {*suite_tasks(matrix.suite)} else matrix.tasks,
         "seeds": matrix.seeds,
         "shots": matrix.shots,
         "methods": {choice.name for choice in matrix.choices},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class Labels:
         return tuple(template.format(name) for name in self.names)
 
 
+# What a transfer may need besides the module and the target.
+Access = Literal["words", "unlabelled", "labels", "old model", "source weights"]
+ACCESS: tuple[Access, ...] = get_args(Access)
 Need = Literal["descriptions", "unlabelled", "teacher", "stream", "words"]
 # What each of them is, for lists and pages.
 NEEDS: dict[Need, str] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import log
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from compatbench.engine.plan import Plan
 from compatbench.errors import CompatbenchError
 
 ABOUT_THE_SAME = 4.0  # times
-QUICK_SHARE = 0.05  # of all the time, which the methods that are called quick take together
+QUICK_SHARE = 0.03  # of all the time, which the methods that are called quick take together
 MANY_WORKERS = 64  # among whom cells count as long ...
 LONG_SHARE = 0.25  # ... that take this share of a worker's time, or more
 
@@ -28,16 +28,20 @@ CellT = TypeVar("CellT", bound=Any)
 
 
 def order_cells(
-    cells: Sequence[Cell], seconds: Callable[[Cell], float], last: Collection[str] = ()
+    cells: Sequence[Cell],
+    seconds: Callable[[Cell], float],
+    last: Collection[str] = (),
+    workers: int = 1,
 ) -> list[Cell]:
     """Cells in an order in which a ranking stands early, and soon changes again and again.
 
     Seed by seed, so that further seeds make the whole ranking sharper; of a seed, first what is
-    ranked, then the tasks that come ``last``, which are in no mean. Quick methods are run task by
-    task, so that features are shared while they are in memory, and some tasks of all of them are
-    done after seconds. The others follow method by method. Those of a class of cost are in order of
-    cost, and classes take turns so that each has had the same share of its time at any moment:
-    between two methods of a minute there are some of ten seconds.
+    ranked, then the tasks that come ``last``, which are in no mean. Quick methods are run on as
+    many tasks at a time as there are ``workers``, of which each encodes the images of another, and
+    whose features are shared while they are in memory: so all of them have some tasks after
+    seconds. The others follow method by method. Those of a class of cost are in order of cost, and
+    classes take turns so that each has had the same share of its time at any moment: between two
+    methods of a minute there are some of ten seconds.
 
     The order that is given decides which seed and which task come first.
     """
@@ -45,24 +49,29 @@ def order_cells(
     for cell in cells:
         spent[cell.name].append(seconds(cell))
     total, before = {name: sum(spent[name]) for name in spent}, 0.0
-    turns, classes = dict[str, tuple[float, str]](), defaultdict[int, list[str]](list)
-    for name in sorted(spent, key=lambda name: (total[name] / len(spent[name]), name)):
+    by_cost = sorted(spent, key=lambda name: (total[name] / len(spent[name]), name))
+    shares, classes = dict[str, tuple[float, float]](), defaultdict[int, list[str]](list)
+    for name in by_cost:
         before += total[name]
-        if before <= QUICK_SHARE * sum(total.values()):
-            turns[name] = 0.0, ""
-        else:
+        if before > QUICK_SHARE * sum(total.values()):
             classes[round(log(total[name] / len(spent[name]), ABOUT_THE_SAME))].append(name)
     for names in classes.values():
-        ends = accumulate(total[name] for name in names)
-        turns |= {
-            name: (end / sum(total[each] for each in names), name)
-            for name, end in zip(names, ends, strict=True)
-        }
-    seeds, groups = _rank(cell.seed for cell in cells), _rank(map(_group_of, cells))
-    return sorted(
-        cells,
-        key=lambda c: (seeds[c.seed], c.task in last, turns[c.name], groups[_group_of(c)]),
-    )
+        of_class = [0.0, *accumulate(total[name] for name in names)]
+        spans = ((start / of_class[-1], end / of_class[-1]) for start, end in pairwise(of_class))
+        shares |= zip(names, spans, strict=True)
+    ranked_first = sorted(cells, key=lambda cell: cell.task in last)
+    seeds, groups = _rank(cell.seed for cell in cells), _rank(map(_group_of, ranked_first))
+    places = _rank(by_cost)
+
+    def turn(cell: Cell) -> tuple[float, ...]:
+        group, share = groups[_group_of(cell)], shares.get(cell.name)
+        place = seeds[cell.seed], cell.task in last
+        if share is None:
+            return (*place, 0, group // workers, places[cell.name], group)
+        start, end = share
+        return (*place, 1, start + (end - start) * group / len(groups), places[cell.name])
+
+    return sorted(cells, key=turn)
 
 
 def longest_first(cells: Sequence[CellT], seconds: Callable[[CellT], float]) -> list[CellT]:

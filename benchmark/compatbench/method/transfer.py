@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from compatbench.backbone import Backbone, ImageInput, Labels, RotatedBackbone
 from compatbench.data.cards import COPIED
+from compatbench.data.labels import ACCESS, Access
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import (
     Classifier,
@@ -32,9 +33,6 @@ __all__ = [
     "TransferCard", "TransferData", "UndeclaredAccess", "Unlabelled", "WordPair", "attach_rotated",
 ]  # fmt: skip
 
-# What a transfer may need besides the module and the target.
-Access = Literal["words", "unlabelled", "labels", "old model", "source weights"]
-ACCESS: tuple[Access, ...] = get_args(Access)
 EVERYWHERE: frozenset[Place] = frozenset(get_args(Place))
 # Which part of the joint space's coordinates a module is written in.
 JOINT_SPACE: frozenset[Place] = frozenset({"feature", "classifier"})

@@ -45,10 +45,12 @@ def mean_over_seeds(values: ArrayLike | Sequence[Sequence[float | None]]) -> Mea
     None if any value is missing (None or NaN), or if there are none.
     """
     table = np.asarray(values, dtype=float)
-    if table.size == 0 or np.isnan(table).any():
+    if table.size == 0:
         return None
     per_seed = [average(row) for row in table.tolist()]
     mean = average(per_seed)
+    if isnan(mean):
+        return None
     squares = fsum((value - mean) ** 2 for value in per_seed)
     return Mean(mean, sqrt(squares / (len(per_seed) - 1)) if len(per_seed) > 1 else None)
 

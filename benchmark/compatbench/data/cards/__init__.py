@@ -242,9 +242,16 @@ def suite_variants(suite: SuiteCard, task: str) -> tuple[str, ...]:
 
 def _parents() -> dict[str, str | None]:
     """The parent of every task card; None for what is no variant."""
-    builtin = {name: (tasks_folder() / f"{name}.yaml", 0) for name in task_cards.builtin_names()}
-    files = sorted((builtin | task_cards.own()).items())
-    return {name: _parent(*file) for name, file in files}
+    builtin, own = tuple(task_cards.builtin_names()), tuple(sorted(task_cards.own().items()))
+    return _read_parents(tasks_folder(), builtin, own)
+
+
+@lru_cache(maxsize=16)
+def _read_parents(
+    folder: Path, builtin: tuple[str, ...], own: tuple[tuple[str, tuple[Path, int]], ...]
+) -> dict[str, str | None]:
+    files = {name: (folder / f"{name}.yaml", 0) for name in builtin} | dict(own)
+    return {name: _parent(*file) for name, file in sorted(files.items())}
 
 
 @lru_cache(maxsize=1024)

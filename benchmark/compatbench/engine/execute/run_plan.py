@@ -40,7 +40,8 @@ def run_plan(
         on_event(event)
 
     if compute.executor == "local":
-        ordered = order_cells(plan.to_do, plan.estimate.cell, development_tasks(plan.suite))
+        last, workers = development_tasks(plan.suite), compute.count_workers()
+        ordered = order_cells(plan.to_do, plan.estimate.cell, last, workers)
     else:
         ordered = longest_first(plan.to_do, plan.estimate.cell)
     # Workers elsewhere have current folders of their own.

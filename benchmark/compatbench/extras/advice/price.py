@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from compatbench.data.cards import COPIED
+from compatbench.data.declared_transfers import Needs, declared_needs
+from compatbench.data.labels import ACCESS
 from compatbench.messages import count
 from compatbench.results.estimate import Array, Interval, estimate, interval_columns, mean
 from compatbench.results.expected import Expected, Upgrade
@@ -24,9 +26,6 @@ from compatbench.results.standing import (
     measure_interval,
 )
 from compatbench.tables.numbers import NOTHING, with_interval
-
-if TYPE_CHECKING:
-    from compatbench.method.transfer import Transfer
 
 _Means = tuple[dict[str, float] | None, dict[str, float] | None]  # accuracy and gain by dataset
 _RETRAINED = re.compile(r"retrained\+(\d+)")
@@ -126,11 +125,14 @@ def price_ways(
     return prices
 
 
-def find_way(transfer: str) -> Transfer | None:
-    """The transfer of this name, if it is here; what it is made of is loaded only then."""
+def needs_of(transfer: str) -> Needs | None:
+    """What a way needs, if it is here; its class is loaded only where its card does not say it."""
+    if (needs := declared_needs(transfer)) is not None:
+        return needs
     from compatbench.method.registry import known_transfer
 
-    return known_transfer(transfer)
+    way = known_transfer(transfer)
+    return way and Needs(frozenset(way.card.access), getattr(way.config, "shots", 0))
 
 
 def access_of(transfer: str) -> list[str]:
@@ -138,16 +140,14 @@ def access_of(transfer: str) -> list[str]:
 
     ``unknown`` of a transfer that is not here.
     """
-    from compatbench.method.transfer import ACCESS
-
-    if (way := find_way(transfer)) is None:
+    if (needs := needs_of(transfer)) is None:
         return ["unknown"]
-    return [need for need in ACCESS if need in way.card.access]
+    return [each for each in ACCESS if each in needs.access]
 
 
 def count_shots_of(transfer: str) -> int:
     """The labels per class that a way needs."""
-    return getattr((way := find_way(transfer)) and way.config, "shots", 0)
+    return needs.shots if (needs := needs_of(transfer)) else 0
 
 
 def describe_access(transfer: str) -> str:

@@ -14,7 +14,7 @@ from compatbench.extras.advice.price import (
     count_labels,
     count_shots_of,
     describe_access,
-    find_way,
+    needs_of,
     price_ways,
     show_labels,
 )
@@ -129,7 +129,7 @@ def _best_by_access(page: SuitePage, upgrade: Upgrade, shots: int) -> dict[str, 
         (price, markdown.linked(info.title, info.paper))
         for info in learning_methods(page)
         for price in price_ways(page.results, page.expected, info.name, upgrade, shots)
-        if find_way(price.transfer) and price.worth and price.target
+        if price.worth and price.target and needs_of(price.transfer)
     ]
     # Of those that are equally accurate the first stays.
     priced.sort(key=lambda pair: exact(pair[0].target) or 0.0, reverse=True)
@@ -166,7 +166,7 @@ def _sorted(page: SuitePage, upgrade: Upgrade, shots: int, method: str) -> list[
 
 def _by_access(transfer: str) -> tuple[list[str], int, str]:
     """Ways of equal access stand together, those without any first; more labels later."""
-    needs = access_of(transfer) if find_way(transfer) else []
+    needs = access_of(transfer) if needs_of(transfer) else []
     return needs, count_shots_of(transfer), transfer
 
 
@@ -194,7 +194,7 @@ def price_values(page: SuitePage, upgrade: Upgrade) -> Shown:
         curve = [two_digits(value) for value in (zero, *(means[way] for way in anew.values()))]
         best: dict[str, float] = {}
         for name, value in means.items():
-            if find_way(name) is not None and "labels" not in access_of(name):
+            if needs_of(name) is not None and "labels" not in access_of(name):
                 access = describe_access(name)
                 best[access] = max(value, best.get(access, value))
         lines = {"trained anew": (places, curve)}

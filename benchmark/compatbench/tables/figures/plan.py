@@ -41,10 +41,10 @@ class PlannedFigure:
         """``mini-scatter-1``: of its file, without ``.svg``."""
         return f"{self.suite}-{self.section}-{self.number}"
 
-    def render(self) -> bytes:
-        """The SVG, with a digest of its data and the version of vl-convert at its end."""
+    def render(self, drawn: bytes = b"") -> bytes:
+        """The SVG, signed at its end; as it was ``drawn``, if nothing has changed."""
         kind = find_kind(self.section)
-        return render_svg_figure(kind, self.shown, f"{kind.title}: {self.heading}")
+        return render_svg_figure(kind, self.shown, f"{kind.title}: {self.heading}", drawn)
 
 
 def plan_figures(pages: Sequence[SuitePage]) -> list[PlannedFigure]:

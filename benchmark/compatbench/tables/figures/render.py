@@ -9,17 +9,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from copy import deepcopy
+from functools import cache
 from html import escape
 from importlib.metadata import version
 from typing import Any
 
-from compatbench.files.hashes import sha256_bytes
+from compatbench.files.hashes import sha256_bytes, sha256_json
 from compatbench.tables.figures.colours import FAINT, GREY, INK, PAPER
 from compatbench.tables.figures.kinds import FigureKind
 from compatbench.tables.figures.spec_parts import COLUMNS, FONT, WIDTH, Shown, Spec
 
 _VEGA_LITE = "6.4"
-_SIGNATURE = re.compile(rb" from ([0-9a-f]{64}) by vl-convert (\S+) (?:-->|\*/)\n\Z")
+_SIGNATURE = re.compile(
+    rb" from ([0-9a-f]{64}) by vl-convert (\S+)(?: as [0-9a-f]{64})? (?:-->|\*/)\n\Z"
+)
+_FINISH = 1  # raised with every change of ``_finish``, so that all figures are drawn anew
 # Vega writes every digit of a coordinate. Texts and labels keep theirs: 0.001 is not 0.
 _MANY_DIGITS = re.compile(r'(aria-label="[^"]*"|>[^<]+<)|-?\d+\.\d{3,}')
 _CONFIG: Spec = {
@@ -42,11 +47,12 @@ _CONFIG: Spec = {
 }  # fmt: skip
 
 
-def render_svg_figure(kind: FigureKind, shown: Shown, label: str) -> bytes:
-    """A figure as SVG on white, with a digest of what it shows at its end.
+def render_svg_figure(kind: FigureKind, shown: Shown, label: str, drawn: bytes = b"") -> bytes:
+    """A figure as SVG on white, with digests of what it shows and of itself at its end.
 
     Args:
         label: what a screen reader says of it.
+        drawn: the figure as it was; given back, if it was drawn from the very same.
     """
     import vl_convert
 
@@ -56,8 +62,16 @@ def render_svg_figure(kind: FigureKind, shown: Shown, label: str) -> bytes:
         for transform in mark.get("transform", ()):
             transform.pop("avoidMarks", None)  # takes a canvas, which only browsers have
     spec["background"] = PAPER
-    svg = _finish(vl_convert.vega_to_svg(spec), label)
-    return f"{svg}\n<!-- drawn {_signature([kind.spec(), *shown])} -->\n".encode()
+
+    def sign(svg: str) -> bytes:
+        digest = sha256_json([_FINISH, spec, label, svg])
+        signature = f"{_signature([kind.spec(), *shown])} as {digest}"
+        return f"{svg}\n<!-- drawn {signature} -->\n".encode()
+
+    # To draw takes a hundred times as long as to see that nothing has changed.
+    if drawn and sign(drawn.decode(errors="replace").rpartition("\n<!-- drawn ")[0]) == drawn:
+        return drawn
+    return sign(_finish(vl_convert.vega_to_svg(spec), label))
 
 
 def render_chart(spec: Spec, label: str) -> bytes:
@@ -104,6 +118,11 @@ def compile_figure(kind: FigureKind, signals: Iterable[str], width: int | str) -
         signals: those that ``fill`` will set.
         width: pixels, or ``container``.
     """
+    return deepcopy(_compile_figure(kind, tuple(signals), width))
+
+
+@cache
+def _compile_figure(kind: FigureKind, signals: tuple[str, ...], width: int | str) -> Spec:
     import vl_convert
 
     spec = kind.spec()

@@ -84,11 +84,12 @@ def report(
     pages, folder = report_pages(out, published), require(out / RESULTS / FIGURES, "folder")
     site = require(out / RESULTS / REPORT, "folder")
     planned = plan_figures(pages)
-    files = {folder / f"{one.name}.svg": one.render() for one in planned if not one.missing}
+    drawn = {folder / f"{one.name}.svg": one for one in planned if not one.missing}
+    files = {path: one.render(_read(path)) for path, one in drawn.items()}
     files |= {site / name: content for name, content in render_site(pages).items()}
     require(site / "data", "folder")
     for path, content in files.items() if check else ():
-        old = path.read_bytes() if kind_of(path) == "file" else b""
+        old = _read(path)
         files[path] = old if is_current(old, content) else content
     write_changed(files, "compatbench report", check)
     for path in sorted({*folder.glob("*.svg"), *(site / "data").glob("*.js")} - set(files)):
@@ -97,6 +98,11 @@ def report(
         require(path).unlink()
     left_out = [f"{one.name}.svg is left out: {one.missing}" for one in planned if one.missing]
     return Report(files, tuple(left_out))
+
+
+def _read(path: Path) -> bytes:
+    """A file's bytes; none, if there is no such file."""
+    return path.read_bytes() if kind_of(path) == "file" else b""
 
 
 def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:

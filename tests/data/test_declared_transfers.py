@@ -1,0 +1,37 @@
+"""What a transfer needs is read from its file as its class says it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from compatbench.data.declared_transfers import declared_needs
+from compatbench.method.registry import builtin_transfers, find_transfer
+
+
+@pytest.mark.parametrize("name", builtin_transfers().names())
+def test_a_file_says_what_its_class_says(name: str) -> None:
+    cls = builtin_transfers().get(name)
+    number = ["4"] if "shots" in cls.Config.model_fields else []
+    for settings in ([], list(cls.card.settings)[:1]):
+        way = find_transfer(label := "+".join([name, *settings, *number]))
+        needs = declared_needs(label)
+        assert needs is not None
+        assert needs == (way.card.access, getattr(way.config, "shots", 0))
+
+
+@pytest.mark.parametrize("label", ["nothing", "copied+raw", "words+4", "retrained", "retrained+x"])
+def test_of_a_label_that_is_not_of_a_file_only_the_class_can_tell(label: str) -> None:
+    assert declared_needs(label) is None
+
+
+def test_all_pages_are_made_without_pytorch_and_the_statistics_of_scipy() -> None:
+    code = (
+        "import sys; from compatbench.tables.pages.leaderboard import render_pages as render;"
+        "from pathlib import Path; render(Path('.'));"
+        "print(*{'torch', 'open_clip', 'scipy.stats', 'vl_convert'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
