@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from many import BARS
+from commands import BARS, GROWTH, METHODS, ROUNDS, TASKS
+from commands import CELLS as MANY_CELLS
 from pages import fill_template
 
 from compatbench.backbone.text.causal import GROUP
@@ -58,8 +59,13 @@ def make_page(machine: dict[str, Any], cases: dict[str, Any], harness: dict[str,
         classify=_read("classify.jsonl"),
         harness=harness,
         parts=PARTS,
-        many=_read("many.json"),
+        commands=_read("commands.json"),
         bars=BARS,
+        rounds=ROUNDS,
+        methods=METHODS,
+        tasks=TASKS,
+        many=MANY_CELLS,
+        growth=GROWTH,
         trainers=_read("trainers.json"),
         cells=_read("cells.json"),
         indexes=_read("indexes.json"),

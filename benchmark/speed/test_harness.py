@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from cells import METHODS  # any that learn would do: nothing is fitted
-from many import finish
+from commands import finish
 from rich.console import Console
 from workload import time_plain
 

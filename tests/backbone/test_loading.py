@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loading_models import CONFIGS, HALF, make, put_in_hub_cache, same_weights
@@ -18,6 +19,7 @@ from open_clip import pretrained
 from safetensors.torch import save_file
 
 from compatbench.backbone import load_backbone
+from compatbench.backbone.build import build_architecture, build_model
 from compatbench.backbone.load import find_weights as finding
 from compatbench.backbone.load import planning, read_backbone, weights, weights_key
 from compatbench.backbone.load.find_weights import find_weights
@@ -283,3 +285,19 @@ def test_a_models_folder_brings_its_configuration(tmp_path: Path) -> None:
     assert (report.state, report.embed_dim) == ("found", 8)
     local.write_text(local.read_text().replace("0.3", "0.4"))
     assert weights_key(read_backbone(name)) != backbone.weights_key
+
+
+def test_weights_that_are_read_are_not_drawn_before() -> None:
+    """That takes longer than to read them, and would draw from a stream that is not ours."""
+    for name in ("mini-clip", "mini-eva-clip"):
+        state = torch.get_rng_state()
+        model = build_model(backbone_cards.read(name))
+        assert torch.equal(torch.get_rng_state(), state)
+        drawn = build_architecture(backbone_cards.read(name))
+        assert not torch.equal(torch.get_rng_state(), state)
+        drawn.load_state_dict(model.state_dict(), strict=True)
+        # What is not in the file is computed all the same.
+        for (name_of, buffer), (_, other) in zip(
+            model.named_buffers(), drawn.named_buffers(), strict=True
+        ):
+            assert torch.equal(buffer, other), name_of

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from compatbench.backbone.hf import build_hf_model, load_hf_tokenizer, needs_transformers
 from compatbench.backbone.load.checkpoint import fit_weights
@@ -32,6 +33,13 @@ from compatbench.messages import first_line
 MOST_MERGES = 32 << 20  # bytes, unpacked; CLIP's are 3 MB
 
 
+# What weights are drawn with, which takes longer than to read them.
+_RANDOM = {
+    *(torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_),
+    *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_),
+}
+
+
 def allow_tf32(allowed: bool) -> None:
     """Lets CUDA compute float32 products in TF32, or forbids it, in the whole process."""
     torch.set_float32_matmul_precision("high" if allowed else "highest")
@@ -40,12 +48,26 @@ def allow_tf32(allowed: bool) -> None:
         torch.backends.cudnn.allow_tf32 = allowed  # convolutions; PyTorch's default is True
 
 
+class _Unfilled(TorchFunctionMode):
+    """New weights are left as the memory was, for all of them are read from a file."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: Any = (), named: Any = None
+    ) -> Any:
+        if function in _RANDOM:
+            return arguments[0] if arguments else (named or {})["tensor"]
+        if function is torch.randn:
+            function = torch.empty
+        return function(*arguments, **named or {})
+
+
 def build_model(card: BackboneCard) -> nn.Module:
     """The card's model with its weights, float32, in evaluation mode, no gradients."""
     if card.provider == "hf":
         return build_hf_model(card)
     path = locate_weights(card)
-    model = build_architecture(card)
+    with _Unfilled():
+        model = build_architecture(card)
     model.load_state_dict(fit_weights(model, path, card), strict=True)
     return model.eval().requires_grad_(False)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.device import resolve_device
@@ -29,6 +32,8 @@ from compatbench.method.registry import builtin_transfers, find_transfer, gate_t
 from compatbench.method.transfer import Transfer
 from compatbench.plugins import open_address
 from compatbench.results.measures import Answers, score
+
+SMALL = 20_000_000  # parameters of a model that one thread serves best
 
 
 @dataclass(frozen=True, repr=False)
@@ -111,6 +116,17 @@ class Evaluation:
             "negative_flips": self.negative_flips,
             "positive_flips": self.positive_flips,
         }
+
+
+@contextmanager
+def _threads_for(backbone: Backbone) -> Iterator[None]:
+    """One thread for a small model: others would spend most of their time on waiting."""
+    before, size = torch.get_num_threads(), sum(p.numel() for p in backbone.model.parameters())
+    torch.set_num_threads(before if size > SMALL else 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _describe(backbone: str, answers: Answers | None) -> dict[str, Any]:
@@ -243,7 +259,8 @@ def evaluate(
     reason = note = ""
     try:
         if source_backbone is not None:
-            before, _ = answer_on(source_backbone, find_transfer(COPIED))
+            with _threads_for(source_backbone):
+                before, _ = answer_on(source_backbone, find_transfer(COPIED))
     except NotTransferable as why:
         raise CompatbenchError(
             f"{path} does not fit its own source '{fitted.source}' and task '{fitted.task}' as "
@@ -251,7 +268,8 @@ def evaluate(
         ) from None
     try:
         way = way if backbone != fitted.source else find_transfer(COPIED)
-        after, note = answer_on(target_backbone, way)
+        with _threads_for(target_backbone):
+            after, note = answer_on(target_backbone, way)
     except NotTransferable as why:
         reason = why.reason
     about = {"transfer": transfer, "note": note, "precision": precision}

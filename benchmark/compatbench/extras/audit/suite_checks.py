@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from typing import Any
 
 import pandas as pd
 
@@ -41,8 +42,15 @@ def check_settings(suite: StoredSuite) -> Iterator[Finding]:
 def _flatten(results: MethodResults) -> dict[str, str]:
     """The card and settings of a method as JSON, by dotted name."""
     about = {"method": asdict(results.info), "config": results.config, "differs": results.differs}
-    [flat] = pd.json_normalize(about).to_dict("records")
-    return {str(name): canonical_json(value) for name, value in flat.items()}
+    return dict(_leaves(about, ""))
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, str]]:
+    if not isinstance(value, Mapping):
+        yield name, canonical_json(value)
+        return
+    for key, inner in value.items():
+        yield from _leaves(inner, f"{name}.{key}" if name else str(key))
 
 
 def check_keys(suite: StoredSuite) -> list[Finding]:
@@ -69,7 +77,7 @@ def check_keys(suite: StoredSuite) -> list[Finding]:
 def score_again(suite: StoredSuite, store: RunStore) -> tuple[int, list[Finding]]:
     """How many rows have predictions in a store, and those that these predictions do not give."""
     again: list[Row] = []
-    for cell in suite.cells:
+    for cell in suite.cells if store.folder.is_dir() else ():
         record = store.read(cell.key)
         if record is not None and store.is_done(cell, record):
             again += rows_of(cell, record, store)

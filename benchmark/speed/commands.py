@@ -1,6 +1,10 @@
-"""What commands take where there is much: 20,000 finished cells, and 500 methods on 15 tasks.
+"""What whole commands take: in a clone, where there is much, and with more and more cells.
 
-python benchmark/speed/many.py    # a quarter of an hour; writes many.json
+python benchmark/speed/commands.py                # half an hour; writes commands.json
+python benchmark/speed/commands.py clone growth   # these parts, and keeps the others
+
+``clone`` is this one with its results; ``many`` are 20,000 finished cells, and 500 methods on 15
+tasks; ``growth`` is from 2,000 to 8,000 finished cells.
 """
 
 from __future__ import annotations
@@ -11,12 +15,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
+import compatbench as cb
 from compatbench.data.cards import task_cards
 from compatbench.data.task import load_task
 from compatbench.engine.cell import Cell, Outcome, describe_cell, provenance
@@ -33,15 +40,31 @@ from compatbench.tables.pages.leaderboard import write_pages
 from compatbench.tables.suite_page import published_pages
 
 CELLS, METHODS, TASKS = 20_000, 500, 15
+GROWTH = (2_000, 8_000)
 FITS = 272  # cells of one seed of the mini suite, by and large
+ROUNDS = 3  # of each command in a clone, of which the median counts
 # What each command may take: CPU seconds, and MB of memory where there is an aim. Audits run
 # nothing again here.
-BARS: dict[str, tuple[float, float | None]] = {
-    "plan": (8, 300),
-    "audit --cells 0": (15, None),
-    "runs gc": (20, None),
-    "leaderboard": (15, None),
+BARS: dict[str, dict[str, tuple[float, float | None]]] = {
+    "clone": {
+        "--help": (0.3, None),
+        "list tasks": (1, None),
+        "list methods": (1, None),
+        "plan": (2, None),
+        "evaluate": (3, None),
+        "leaderboard": (8, None),
+        "leaderboard --check": (8, None),
+        "report": (8, None),
+        "audit --cells 0": (10, None),
+    },
+    "many": {
+        "plan": (8, 300),
+        "audit --cells 0": (15, None),
+        "runs gc": (20, None),
+        "leaderboard": (15, None),
+    },
 }
+GROWING = ("plan", "leaderboard")  # over a store and its results
 HERE = Path(__file__).parent
 
 
@@ -133,19 +156,55 @@ def measure(*command: str, **variables: str) -> dict[str, float]:
     return {"cpu_seconds": round(seconds, 2), "mb": round(memory)}
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        cells, board = Path(name, "cells"), Path(name, "board")
-        cells.mkdir()
-        place = ["--suite", str(make_cells(cells, CELLS // FITS)), "--out", str(cells)]
-        make_board(board, METHODS)
-        figures = {words: measure(*words.split(), *place) for words in list(BARS)[:-1]}
-        tasks = {"COMPATBENCH_TASKS": str(board / "tasks")}
-        figures["leaderboard"] = measure("leaderboard", "--out", str(board), **tasks)
-    about = {"processor": provenance()["processor"], "cells": CELLS, "methods": METHODS}
-    text = json.dumps({**about, "tasks": TASKS, "commands": figures}, indent=1)
-    (HERE / "many.json").write_text(text + "\n", encoding="utf-8")
+def measure_clone(folder: Path) -> dict[str, Any]:
+    """Commands of this clone with its results, in the median of some rounds."""
+    module = folder / "module.safetensors"
+    cb.fit("gda", task="mini-food", source="mini-clip").save(module)
+    more = {"evaluate": [str(module), "--backbone", "mini-eva-clip"]}
+    more["plan"] = ["--out", str(folder)]
+    figures = {}
+    for words in BARS["clone"]:
+        rounds = [measure(*words.split(), *more.get(words, ())) for _ in range(ROUNDS)]
+        figures[words] = {name: median(each[name] for each in rounds) for name in rounds[0]}
+    return figures
+
+
+def measure_many(folder: Path) -> dict[str, Any]:
+    """Commands over very many cells, and over very many methods."""
+    cells, board = folder / "cells", folder / "board"
+    cells.mkdir()
+    place = ["--suite", str(make_cells(cells, CELLS // FITS)), "--out", str(cells)]
+    make_board(board, METHODS)
+    figures = {words: measure(*words.split(), *place) for words in list(BARS["many"])[:-1]}
+    tasks = {"COMPATBENCH_TASKS": str(board / "tasks")}
+    figures["leaderboard"] = measure("leaderboard", "--out", str(board), **tasks)
+    return figures
+
+
+def measure_growth(folder: Path) -> dict[str, Any]:
+    """Commands over more and more cells, by the number of cells."""
+    figures: dict[str, Any] = {words: {} for words in GROWING}
+    for count in GROWTH:
+        (place := folder / str(count)).mkdir()
+        suite = str(make_cells(place, count // FITS))
+        for words in GROWING:
+            more = ["--suite", suite] if words == "plan" else []
+            figures[words][count] = measure(words, *more, "--out", str(place))
+    return figures
+
+
+PARTS = {"clone": measure_clone, "many": measure_many, "growth": measure_growth}
+
+
+def main(wanted: Sequence[str]) -> None:
+    path = HERE / "commands.json"
+    made = json.loads(path.read_text(encoding="utf-8"))
+    for part in wanted or PARTS:
+        with tempfile.TemporaryDirectory() as name:
+            about = {"processor": provenance()["processor"]}
+            made[part] = about | {"commands": PARTS[part](Path(name))}
+    path.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
