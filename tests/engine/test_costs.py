@@ -14,9 +14,11 @@ from compatbench.backbone import DENSE, PIXELS, POOLED, ImageInput, load_backbon
 from compatbench.backbone.device import PeakBytes
 from compatbench.data.cards import SuiteCard, backbone_cards, suite_cards, task_cards
 from compatbench.engine.costs import TimeEstimate, count_costs
+from compatbench.engine.gpu_hours import estimate_hours, find_device_model, read_launches
 from compatbench.engine.matrix import Matrix, select_matrix
 from compatbench.engine.model_size import ModelSize, measure_model
 from compatbench.engine.step_memory import AUTOGRAD, count_step
+from compatbench.errors import CompatbenchError
 from compatbench.method import FeatureSet, FewShotData, Labels
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import TrainedMethod
@@ -140,6 +142,30 @@ def test_a_step_takes_what_is_counted_within_a_quarter(name: str) -> None:
     size = ModelSize(weights[0], 64, weights[1], 12, weights[2], 12, 65, 192, 96, 0)
     step = count_step(choice, "mini-objects", backbone.name, size)
     assert peak.most / 1.25 < step.count_bytes() - AUTOGRAD < 1.25 * peak.most
+
+
+def test_hours_on_a_card_are_counts_over_stated_rates() -> None:
+    upgrades = [["vit-b16-openai", "vit-l14-openai"]]
+    suite = changed(tasks=["mini-objects"], seeds=[1], shots=[4], upgrades=upgrades)
+    matrix = matrix_of(suite, "coop", "gda", "zeroshot")
+    rates = find_device_model("H100")._replace(launch_seconds=1e-3, peak_flops={"fp32": 2e12})
+    size, costs = measure_model("vit-b16-openai"), count_costs(matrix)
+    frame = estimate_hours(matrix, costs, rates, "fp32").set_index("method")
+    [cell] = [cell for cell in matrix.places if cell.name == "coop"]
+    assert size is not None
+    steps, classes = costs.steps, len(task_cards.read(cell.task).classes)
+    launches = read_launches()["coop"]
+    coop, whole = frame.loc["coop"], frame.loc["all"]
+    assert coop["products"] * 3600 == pytest.approx(steps * 16 * size.text_weights * classes / 1e12)
+    each = launches.fixed + 12 * launches.per_block
+    assert coop["launches"] * 3600 == pytest.approx(steps * each * 1e-3)
+    assert coop["hours"] == pytest.approx(max(coop["products"], coop["launches"]) + coop["other"])
+    assert whole["decode"] * 3600 == pytest.approx(costs.images / 6400)
+    assert whole["encode"] * 3600 == pytest.approx(costs.encode_flops / 1e12)
+    images = max(whole["decode"], whole["encode"])
+    assert whole["hours"] == pytest.approx(frame["hours"].iloc[:-1].sum() + images)
+    with pytest.raises(CompatbenchError, match="choose from h100, a100"):
+        find_device_model("h1000")
 
 
 def test_an_estimate_counts_steps_or_follows_what_a_method_was_measured_to_take() -> None:

@@ -22,9 +22,8 @@ COMMANDS = {
         "plan",
         "run",
         shown=f"{CLI}.run:plan",
-        also=("data_root",),
-        leave_out=("precision",),
-        records={"compute": ("Compute", "device", "jobs", "decoders")},
+        also=("data_root", "device_model"),
+        records={"compute": ("Compute", "device", "jobs", "decoders", "memory_budget")},
     ),
     "list": Command(
         f"{CLI}.inventory:list_names",

@@ -57,9 +57,21 @@ def plan(call: Call) -> None:
     if planned.to_do or planned.missing:
         with memory_budget(compute.memory_budget):
             _print_costs(planned, device, compute.count_decoders())
+    if call.shell["device_model"]:
+        _print_hours(planned, call.shell["device_model"])
     say_plan(planned, workers)
     if planned.missing:
         say(f"'compatbench doctor --suite {call.arguments['suite']}' shows more, and what to do")
+
+
+def _print_hours(plan: Plan, name: str) -> None:
+    """Prints the hours of all cells on a model of a GPU, and the rates that they are from."""
+    from compatbench.engine.gpu_hours import find_device_model
+
+    precision = plan.suite.training.precision
+    print_frame(plan.hours(name).round(2))
+    rates = find_device_model(name).describe(precision)
+    print_table([f"{name}, {precision}", "", "how"], rates)
 
 
 def _print_costs(plan: Plan, device: str, decoders: int) -> None:

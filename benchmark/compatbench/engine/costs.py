@@ -190,27 +190,61 @@ class TimeEstimate:
     def _count_seconds(
         self, choice: MethodChoice, task: str, shots: int, backbones: tuple[str, ...]
     ) -> float:
-        method, tests, rate = choice.method.card, self._matrix.tests(task), RATES["cpu"]
-        classes = len(task_cards.read(task).classes)
-        images = sum(task_cards.read(name).counts.get("test", 0) for name in tests)
-        sizes, in_image = list(map(measure_model, backbones)), "image-layers" in method.places
-        seconds = 0.0
-        for size in filter(None, sizes):
-            # Of one test image, beside a product with the class weights.
-            texts = 2.0 * size.text_weights * classes * NAME_TOKENS * method.prompts_per_image
-            seconds += (texts + in_image * size.image_flops) * images / rate
-            seconds += len(tests) * RECORD_SECONDS
-        if (source := sizes[0]) is None or choice.transfer != COPIED or not method.learns:
-            return seconds
-        fit, fitted = plan_fit(choice, task, shots), choice.build(task)
-        if not isinstance(fitted, TrainedMethod):
-            return seconds + CLOSED_FORM_SECONDS
-        step = STEP_SECONDS
-        if TEXT_PLACES.intersection(method.places):
-            # Forward and backward to the inputs: the weights are frozen.
-            flops = 4.0 * source.text_weights * classes * NAME_TOKENS
-            step += method.step_cost * (flops / rate + source.text_blocks * BLOCK_SECONDS)
-        if in_image:
-            flops = 3.0 * source.image_flops * min(fitted.config.recipe.batch_size, fit.images)
-            step += flops / rate + source.image_blocks * BLOCK_SECONDS
-        return seconds + fit.steps * step
+        work, rate = count_work(self._matrix, choice, task, shots, backbones), RATES["cpu"]
+        step = STEP_SECONDS + work.step_flops / rate + work.step_blocks * BLOCK_SECONDS
+        fit = work.steps * step + work.closed_form * CLOSED_FORM_SECONDS
+        return fit + work.test_flops / rate + work.records * RECORD_SECONDS
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is counted of a cell; operations are of floating-point numbers.
+
+    Attributes:
+        step_flops: of a training step; ``step_blocks`` are the blocks that it runs through.
+        depth: of the towers that a step runs through, on average.
+        test_flops: of all answers, beside products with the class weights.
+    """
+
+    records: int
+    test_flops: float
+    steps: int = 0
+    step_flops: float = 0.0
+    step_blocks: float = 0.0
+    depth: float = 0.0
+    closed_form: bool = False
+
+
+def count_work(
+    matrix: Matrix, choice: MethodChoice, task: str, shots: int, backbones: Sequence[str]
+) -> Work:
+    """The work of a cell: its fit on the first backbone, and its evaluation everywhere."""
+    method, tests = choice.method.card, matrix.tests(task)
+    classes = len(task_cards.read(task).classes)
+    images = sum(task_cards.read(name).counts.get("test", 0) for name in tests)
+    sizes, in_image = list(map(measure_model, backbones)), "image-layers" in method.places
+    known, flops = [size for size in sizes if size is not None], 0.0
+    for size in known:
+        # Of one test image, beside a product with the class weights.
+        texts = 2.0 * size.text_weights * classes * NAME_TOKENS * method.prompts_per_image
+        flops += (texts + in_image * size.image_flops) * images
+    tested = len(known) * len(tests), flops
+    if (source := sizes[0]) is None or choice.transfer != COPIED or not method.learns:
+        return Work(*tested)
+    fit, fitted = plan_fit(choice, task, shots), choice.build(task)
+    if not isinstance(fitted, TrainedMethod):
+        return Work(*tested, closed_form=True)
+    flops, blocks, depths = 0.0, 0.0, []
+    if TEXT_PLACES.intersection(method.places):
+        # Forward and backward to the inputs: the weights are frozen.
+        flops += method.step_cost * 4.0 * source.text_weights * classes * NAME_TOKENS
+        blocks += method.step_cost * source.text_blocks
+        depths.append(source.text_blocks)
+    if in_image:
+        batch = min(fitted.config.recipe.batch_size, fit.images)
+        passes = 3.0 if "image" in fitted.trained_towers else 2.0
+        flops += passes * source.image_flops * batch
+        blocks += source.image_blocks
+        depths.append(source.image_blocks)
+    depth = sum(depths) / max(len(depths), 1)
+    return Work(*tested, fit.steps, flops, blocks, depth)

@@ -16,6 +16,7 @@ from compatbench.data.draws import ShotsFiles, read_draws
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.engine.cell import Cell
 from compatbench.engine.costs import RATES, Costs, TimeEstimate, count_costs
+from compatbench.engine.gpu_hours import estimate_hours, find_device_model
 from compatbench.engine.matrix import Matrix, Names, select_matrix
 from compatbench.engine.method_settings import resolve_settings
 from compatbench.engine.missing import Missing, fetch_missing, find_missing
@@ -141,6 +142,11 @@ class Plan:
     def costs(self) -> Costs:
         """What the whole matrix costs, whether it is done or not."""
         return count_costs(self.matrix)
+
+    def hours(self, device_model: str) -> pd.DataFrame:
+        """Hours of all cells on a GPU, done or not: see ``engine.gpu_hours.estimate_hours``."""
+        model = find_device_model(device_model)
+        return estimate_hours(self.matrix, self.costs, model, self.suite.training.precision)
 
     @property
     def seconds(self) -> float:

@@ -1,0 +1,91 @@
+"""The table of operations in a training step that ``compatbench plan --device-model`` reads.
+
+python benchmark/scale/launches.py               # of every method that is trained
+python benchmark/scale/launches.py coop maple    # prints those of some, and writes nothing
+
+Each operation that computes starts a kernel or several on a GPU. They are counted on a processor,
+on tiny models 12 and 24 blocks deep, in the last of three steps: the forward pass, the backward
+pass and the optimiser, whose loops over tensors are one operation each, as on a GPU.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Annotated, Any
+from unittest import mock
+
+import torch
+import typer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from compatbench.backbone.image import image_anatomy
+from compatbench.engine.gpu_hours import TABLE, Launches
+from compatbench.extras.check import models
+from compatbench.extras.check.method_under_test import MethodUnderTest
+from compatbench.method import Method
+from compatbench.method.registry import builtin_methods
+from compatbench.method.trained import TrainedMethod
+
+DEPTHS = 12, 24
+AT = torch.ops.aten
+# They make room or another view of numbers that are there, and start nothing.
+FREE = {AT.empty.memory_format, AT.empty_like.default, AT.empty_strided.default}
+FREE |= {AT.new_empty.default, AT.new_empty_strided.default, AT._unsafe_view.default}
+FREE |= {AT.lift_fresh.default, AT._local_scalar_dense.default, AT.detach.default}
+
+
+class Counter(TorchDispatchMode):
+    """Counts operations that compute; ``at_steps`` has the counts at the ends of steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count, self.at_steps = 0, list[int]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view and func not in FREE
+        return func(*args, **(kwargs or {}))
+
+
+def count_step(cls: type[Method], depth: int) -> int:
+    """Operations of the last step of a fit, on towers so many blocks deep."""
+    subject, counter = MethodUnderTest(cls), Counter()
+    with mock.patch.object(models, "LAYERS", depth):
+        subject.source = models.build_clip(f"deep-{depth}", seed=1)
+    hook = register_optimizer_step_post_hook(lambda *_: counter.at_steps.append(counter.count))
+    foreach = "torch.optim.optimizer._get_foreach_kernels_supported_devices"
+    try:
+        # Attention in one operation, as for images of more tokens, and optimisers as on a GPU.
+        fused = mock.patch.object(image_anatomy, "FEW_TOKENS", 0)
+        with mock.patch(foreach, return_value=["cpu"]), fused, counter:
+            subject.fit()
+    finally:
+        hook.remove()
+    return counter.at_steps[-1] - counter.at_steps[-2]
+
+
+def count(cls: type[Method]) -> Launches:
+    """Operations of a step beside the blocks of towers, and for each block."""
+    few, many = (count_step(cls, depth) for depth in DEPTHS)
+    each = (many - few) / (DEPTHS[1] - DEPTHS[0])
+    return Launches(round(few - each * DEPTHS[0]), round(each, 1))
+
+
+def main(names: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """Count the operations of training steps."""
+    torch.set_num_threads(1)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("method", *Launches._fields))
+    for name in names or builtin_methods().names():
+        cls = builtin_methods().get(name)
+        if issubclass(cls, TrainedMethod):
+            writer.writerow((name, *count(cls)))
+            print(text.getvalue().splitlines()[-1], flush=True)
+    if not names:
+        TABLE.write_text(text.getvalue(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
