@@ -82,6 +82,7 @@ def test_a_plan_counts_cells_and_estimates_their_time(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_results_are_ranked_and_looked_at_as_frames() -> None:
     results = cb.results("mini", out=REPOSITORY)
     ranking = results.ranking("mini-clip", "mini-eva-clip")

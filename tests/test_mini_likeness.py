@@ -43,6 +43,7 @@ def rows(accuracies: dict[str, list[float]], shots: int = 16) -> pd.DataFrame:
     )
 
 
+@pytest.mark.slow
 def test_ranks_that_agree_give_one_and_ranks_that_disagree_minus_one() -> None:
     ordered = {name: [figure] for name, figure in likeness.PUBLISHED.items()}
     same = likeness.rank_agreement(rows(ordered))

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
+from warm_processes import CONTEXT
 
 from compatbench.backbone import FEATURES, ImageInput, load_backbone
 from compatbench.backbone.build import allow_tf32
@@ -513,6 +514,7 @@ def test_decoders_take_the_memory_that_plan_counts(
 def test_processes_decode_in_order_and_an_error_among_them_or_their_death_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("torch.multiprocessing.get_context", lambda _: CONTEXT)
     monkeypatch.setattr(encoding, "MANY", 10)
     monkeypatch.setattr(encoding, "PIECE", 4)
     task, backbone, views = Folder(tmp_path, 25), FakeBackbone(), tuple(VIEWS[:2])

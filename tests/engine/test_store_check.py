@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -124,9 +125,11 @@ def test_every_file_that_is_not_right_is_named_and_stays(
 
 @pytest.mark.slow
 def test_what_no_plan_asks_for_is_found_and_deleted_when_told(
-    store: RunStore, cells: tuple[Cell, Cell]
+    store: RunStore, cells: tuple[Cell, Cell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted, obsolete = cells
+    two = SimpleNamespace(names=lambda: ["smoke", "mini-price"], read=suite_cards.read)
+    monkeypatch.setattr("compatbench.extras.doctor.stores.suite_cards", two)  # all take seconds
     damaged = store.folder / "damaged" / "torn.json"
     damaged.parent.mkdir()
     damaged.write_text("{")
