@@ -54,7 +54,7 @@ def plan(
 
     Args:
         suite, methods, tasks, seeds, shots, transfers, out: as for ``run``.
-        shots_files, shard: as for ``run``.
+        precision, shots_files, shard: as for ``run``.
 
     Returns:
         A plan: ``frame`` has a row per method and transfer with its cells, how many are done,

@@ -19,6 +19,10 @@ from pages import fill_template
 from simulate import Job, Outcome, simulate
 
 from compatbench.data.cards import suite_cards, suite_tasks, suite_variants
+from compatbench.engine.costs import count_costs as count_plan
+from compatbench.engine.gpu_hours import DEVICE_MODELS, estimate_hours, read_launches
+from compatbench.engine.matrix import select_matrix
+from compatbench.method.registry import builtin_methods
 from compatbench.tables.figures.charts import Spec, axis, curves, draw
 
 PAGE = Path(__file__).parent / "scale.md.jinja"
@@ -26,6 +30,7 @@ GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LIVES = (200.0, 500.0, 1000.0, float("inf"))  # hours
 LIVES_GPUS = 64
 DRAWS = 5  # of the deaths
+REAL, CARD, PRECISION = "paper", "h100", "tf32"  # whose hours are shown method by method
 LABEL = "Days and efficiency against the number of GPUs"
 
 
@@ -82,10 +87,24 @@ def make_page(
         inf=float("inf"),
         lives_gpus=LIVES_GPUS,
         knee=_knee(costs, outcomes),
+        real=REAL,
+        launches=read_launches(),
+        rates=DEVICE_MODELS[CARD].describe(PRECISION),
+        **_real_hours(),
         # Seconds of encoding, if every cell did its own.
         alone=sum(costs.site.encode_seconds[name] for job in jobs for name in job.features),
         shared=f"{sum(costs.site.encode_seconds.values()) / HOUR:,.0f}",
     )
+
+
+def _real_hours() -> dict[str, object]:
+    """Hours of one seed of a real suite on a card, and without the fits on targets."""
+    suite, model, hours = suite_cards.read(REAL), DEVICE_MODELS[CARD], {}
+    for key in ("hours_of_methods", "hours_without_retrained"):
+        matrix = select_matrix(suite, builtin_methods(), "all", seeds=[1])
+        hours[key] = estimate_hours(matrix, count_plan(matrix), model, PRECISION).to_dict("records")
+        suite = suite.model_copy(update={"retrained": False})
+    return hours
 
 
 def _methods(jobs: Sequence[Job]) -> list[tuple[str, float, float]]:

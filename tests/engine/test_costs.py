@@ -119,7 +119,8 @@ def test_the_largest_step_is_named_and_what_cards_do_not_hold() -> None:
 def test_a_step_takes_what_is_counted_within_a_quarter(name: str) -> None:
     """Of a tower twelve blocks deep, as ViT-B/16, with a quarter of its width and of its tokens."""
     images, cls = 8, cast(type[TrainedMethod], builtin_methods().get(name))
-    values = {"max_steps": 2, "recipe": cls.Config().recipe.model_dump() | {"batch_size": images}}
+    recipe = cls.Config(max_steps=2).recipe.model_dump() | {"batch_size": images}
+    values = {"max_steps": 2, "recipe": recipe}
     choice: Any = SimpleNamespace(name=name)
     choice.build = lambda task: cls(cls.Config.model_validate(values))
     image = dict(image_size=96, patch_size=12, width=192, head_width=64, layers=12)
