@@ -49,8 +49,8 @@ def plan(
 ) -> Plan:
     """Shows what ``run`` would do: cells to do and done, what is missing, and what it costs.
 
-    Nothing is fetched and nothing is written. Times are counted from the cards and the models'
-    sizes, or scaled to what finished cells took.
+    Nothing is fetched and nothing is written. Times are those of the same cells
+    here or in ``results/``, or counted from the cards and the models' sizes.
 
     Args:
         suite, methods, tasks, seeds, shots, transfers, out: as for ``run``.
