@@ -47,6 +47,20 @@ def test_prompts_equal_the_tower_s_own_blocks_over_all_tokens(
     assert (found - visual(images)).abs().max() > 1e-4
 
 
+def test_tokens_that_the_next_prompts_replace_are_not_computed(visual: Any) -> None:
+    tower, images = ImageTower(visual, "tiny"), pixels(visual)
+    prompts = [draw(2, tower.width, seed=i) for i in range(2)]
+    for count, rows in ((1, tower.tokens + 2), (2, tower.tokens)):
+        seen: list[int] = []
+
+        def note(output: torch.Tensor, given: torch.Tensor, seen: list[int] = seen) -> torch.Tensor:
+            seen.append(given.shape[1])
+            return output
+
+        tower.encode(tower.embed(images), prompts=prompts[:count], block_updates={(0, "mlp"): note})
+        assert seen == [rows]
+
+
 def test_prompts_of_an_inner_block_of_no_rows_and_of_each_image(visual: Any) -> None:
     tower, images = ImageTower(visual, "tiny"), pixels(visual)
     hidden = tower.embed(images)

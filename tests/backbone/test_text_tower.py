@@ -18,7 +18,7 @@ from torch import nn
 
 from compatbench.backbone import Backbone, Labels, Prompts, memory_budget
 from compatbench.backbone.text.causal import CausalTower, pack
-from compatbench.backbone.text.prompts import Swap, move_names
+from compatbench.backbone.text.prompts import Inserted, Swap, move_names
 from compatbench.backbone.text.text_anatomy import examine_text_tower
 from compatbench.backbone.text.text_tower import PlainTower
 from compatbench.errors import CompatbenchError
@@ -213,3 +213,30 @@ def test_what_is_longer_than_the_context_is_refused_not_cut(clip: Backbone) -> N
 def test_a_tower_of_no_known_kind_is_refused(build: Callable[[], nn.Module]) -> None:
     with pytest.raises(CompatbenchError, match=r"'odd': its (text|blocks)"):
         examine_text_tower(build(), "odd")
+
+
+def test_blocks_before_rows_that_are_put_in_run_once_and_the_texts_common_rows_too(
+    clip: Backbone,
+) -> None:
+    """What the rows are is tested with MMRL, beside the towers' own blocks."""
+    texts = ("a photo of a dog.", "a photo of a red cat.")
+    calls: list[int] = []
+
+    def encode(*texts: str, seed: int = 1) -> torch.Tensor:
+        rows = (draw(3, clip.text.width, seed=seed).float(),)
+        prompts = dataclasses.replace(clip.text_prompts(texts), inserted=Inserted(1, rows))
+        return clip.encode_prompts(prompts).detach()
+
+    block: Any = clip.text._anatomy.blocks[0]
+    handle = block.register_forward_hook(lambda *_: calls.append(1))
+    run = CausalTower.encode
+    with mock.patch.object(CausalTower, "encode", autospec=True, side_effect=run) as encoded:
+        first, other = encode(*texts), encode(*texts, seed=2)
+    assert not torch.equal(first, other)
+    assert len(calls) == 1
+    shared = clip.text_prompts(texts).shared + 3
+    assert [call.args[1].shared for call in encoded.call_args_list] == [shared] * 2
+    assert torch.allclose(encode("a tree", texts[1])[1], first[1], atol=1e-5)  # other common rows
+    assert torch.equal(encode(*texts), first)
+    assert len(calls) == 3
+    handle.remove()

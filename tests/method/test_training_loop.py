@@ -150,6 +150,18 @@ def test_a_whole_fit_equals_the_formula(
     torch.testing.assert_close(found, weight, rtol=1e-12, atol=1e-12)
 
 
+def test_tensors_of_the_same_rate_are_stepped_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {name: torch.zeros(2) for name in "abc"}
+    method = toy()
+    recipe: Recipe = method.config.recipe  # type: ignore[attr-defined]
+    monkeypatch.setattr(type(method), "rate_factor", lambda _, name: 1 + (name == "b"))
+    groups = method._build_optimizer(tensors, recipe).param_groups
+    assert [(len(group["params"]), group["recipe"].lr / recipe.lr) for group in groups] == [
+        (2, 1),
+        (1, 2),
+    ]
+
+
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, Tensor]]:
     """The rate of every step of SGD, and the first tensor after it."""

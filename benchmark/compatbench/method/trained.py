@@ -253,11 +253,17 @@ class TrainedMethod(Method):
 
         Weight decay is coupled (L2) for SGD and Adam, as Dassl does, and decoupled for AdamW.
         """
-        groups = []
+        tensors: dict[float, list[Tensor]] = {}  # by their rate
         for name, tensor in trained.items():
-            scaled = recipe.model_copy(update={"lr": self.rate_factor(name) * recipe.lr})
-            groups.append({"params": [tensor.requires_grad_(True)], "recipe": scaled})
+            rate = self.rate_factor(name) * recipe.lr
+            tensors.setdefault(rate, []).append(tensor.requires_grad_(True))
+        groups = [
+            {"params": group, "recipe": recipe.model_copy(update={"lr": rate})}
+            for rate, group in tensors.items()
+        ]
         rates: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+        # One call for all tensors of a group. On CUDA that is the default.
+        rates["fused"] = all(tensor.device.type == "cpu" for tensor in trained.values()) or None
         if recipe.optimizer == "sgd":
             return torch.optim.SGD(groups, momentum=recipe.momentum, **rates)
         cls = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW

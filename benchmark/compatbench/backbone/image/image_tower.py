@@ -257,6 +257,8 @@ class ImageTower:
                 rows = prompts[i - block].to(x.dtype).expand(len(x), -1, -1)
                 x = torch.cat([x[:, : self.tokens], rows], dim=1)
             count = last if last and i == self.depth - 1 else x.shape[1]
+            if i + 1 - block < len(prompts):  # they replace what this block makes of its own
+                count = self.tokens
             x = anatomy.blocks[i](x, updates[i], count)
         return x
 

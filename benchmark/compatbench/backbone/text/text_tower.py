@@ -35,6 +35,9 @@ class TextTower:
     """A frozen text tower, whatever its kind."""
 
     _rotation: Tensor | None = None  # of the space that the projection among its weights leads to
+    # What was last asked of ``_split``, by names that its parts, kept with it, have; the tower of
+    # the blocks behind, and the rows that enter it. A fit asks the same at every step.
+    _entered: tuple[tuple[int, ...], tuple[Any, ...], TextTower, Tensor] | None = None
 
     def __init__(self, anatomy: TextAnatomy) -> None:
         self._anatomy = anatomy
@@ -93,24 +96,34 @@ class TextTower:
         anatomy = self._anatomy
         if not anatomy.sees_past_only or anatomy.mask is None or prompts.start != 1:
             raise NotTransferable("tokens are put into a causal text tower, behind start-of-text")
-        prompts = prompts.to(anatomy.positions.dtype)
+        room = len(anatomy.positions) + len(inserted.rows[0])
+        parts = anatomy, prompts.prefix, prompts.suffix
+        asked = *map(id, parts), inserted.block, room
+        if self._entered is None or self._entered[0] != asked or prompts.need_gradients:
+            x = self._enter(prompts.to(anatomy.positions.dtype), inserted.block, anatomy.mask)
+            later = replace(
+                anatomy,
+                blocks=anatomy.blocks[inserted.block :],
+                positions=anatomy.positions.new_zeros(room, self.width),  # x has them already
+                mask=anatomy.mask.new_full((room, room), -torch.inf).triu(1),
+            )
+            self._entered = asked, parts, TextTower(later), x
+        _, _, tower, x = self._entered
+        # All texts have the same rows behind the tokens, too, up to where they begin to differ.
+        shared, (first, *deep) = prompts.shared, inserted.rows
+        prefix = torch.cat([x[0, :1], first.to(x), x[0, 1:shared]])
+        deep = tuple(rows.to(x) for rows in deep)
+        return tower, Prompts(prefix, x[:, shared:], prompts.lengths, deep)
+
+    def _enter(self, prompts: Prompts, block: int, mask: Tensor) -> Tensor:
+        """The rows of prompts that enter a block, padded, ``[n, P + S, D]``."""
         prefix = prompts.prefix.expand(len(prompts.suffix), -1, -1)
         x = torch.cat([prefix, prompts.suffix], dim=1)
         length = x.shape[1]
-        x = x + anatomy.positions[:length]
-        for block in anatomy.blocks[: inserted.block]:
-            x = block(x, attn_mask=anatomy.mask[:length, :length])
-        room = len(anatomy.positions) + len(inserted.rows[0])
-        later = replace(
-            anatomy,
-            blocks=anatomy.blocks[inserted.block :],
-            positions=anatomy.positions.new_zeros(room, self.width),  # x has them already
-            mask=anatomy.mask.new_full((room, room), -torch.inf).triu(1),
-        )
-        lengths = tuple(n + prompts.shared - 1 for n in prompts.lengths)
-        first, *deep = inserted.rows
-        prefix = torch.cat([x[0, :1], first.to(x)])
-        return TextTower(later), Prompts(prefix, x[:, 1:], lengths, tuple(deep))
+        x = x + self._anatomy.positions[:length]
+        for run in self._anatomy.blocks[:block]:
+            x = run(x, attn_mask=mask[:length, :length])
+        return x
 
 
 def _build_tower(
