@@ -1,9 +1,13 @@
-"""What a wheel holds: every package of the sources, and nothing beside them."""
+"""What a wheel holds: every package of the sources, and nothing beside them; what tests see."""
 
 from __future__ import annotations
 
+import os
+import runpy
 from configparser import ConfigParser
 from pathlib import Path
+
+import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 # The programs that have made the mini suite.
@@ -24,3 +28,13 @@ def test_no_package_is_forgotten() -> None:
     # Folders without code: what they hold is listed as data.
     packages |= {root for root in roots if root in data}
     assert setup["options"]["packages"].split() == sorted(packages - NOT_SHIPPED)
+
+
+def test_no_variable_of_the_caller_reaches_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    callers = {"HF_HUB_OFFLINE": "1", "HF_HOME": "/nowhere", "LC_ALL": "C", "RAY_ADDRESS": "x:1"}
+    callers |= {"GITHUB_ACTIONS": "true", "COMPATBENCH_TASKS": "/nowhere", "NO_COLOR": "1"}
+    for name, value in (callers | {"HOME": "/nowhere"}).items():
+        monkeypatch.setenv(name, value)
+    runpy.run_path(str(Path(__file__).with_name("clean_environment.py")))
+    assert not callers.keys() & os.environ.keys()
+    assert Path.home().is_dir()
