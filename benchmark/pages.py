@@ -24,6 +24,7 @@ DOCS = HERE.parent / "docs"
 # Page -> the file that makes it. Its ``make_files`` gives contents by paths below docs/.
 PAGES = {
     "api": "research/api_pages",
+    "authors": "authors/authors_page",
     "indexes": "research/indexes_page",
     "intervals": "research/intervals_page",
     "methods": "research/methods_page",

@@ -1,6 +1,10 @@
 """Whole fits beside the authors' code; skipped where its checkouts are not there.
 
+python benchmark/authors/clone.py FOLDER
 COMPATBENCH_AUTHORS=FOLDER python -m pytest benchmark/authors
+python benchmark/pages.py authors
+
+A run of every test writes ``fits.csv``, from which ``docs/authors.md`` is made.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from checkout import Checkout
@@ -23,6 +28,7 @@ sys.path.append(str(Path(__file__).parents[2] / "tests"))
 FOLDER = "COMPATBENCH_AUTHORS"
 CLOSE = 1e-10  # largest relative difference of a whole fit in double precision
 COLUMNS = ("method", "repository", "steps", "moved", "parameters", "logits")
+FITS = Path(__file__).with_name("fits.csv")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -94,16 +100,21 @@ def compare(repository: str, record_property: Callable[[str, object], None]) -> 
     return compare
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The table of the fits that were compared."""
-    reports = [*terminalreporter.stats.get("passed", ()), *terminalreporter.stats.get("failed", ())]
-    properties = [pair for one in reports for pair in getattr(one, "user_properties", ())]
-    rows = [value for name, value in properties if name == "whole_fit"]
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The table of the fits that were compared; a run of all of them keeps it."""
+    reports = [
+        report for of in ("passed", "failed") for report in terminalreporter.stats.get(of, ())
+    ]
+    properties = [pair for report in reports for pair in getattr(report, "user_properties", ())]
+    rows = sorted(value for name, value in properties if name == "whole_fit")
     if not rows:
         return
+    fits = pd.DataFrame(rows, columns=COLUMNS)
     terminalreporter.section("whole fits beside the authors' code: largest relative differences")
-    for row in [COLUMNS, *sorted(rows)]:
-        cells = [f"{one:.1e}" if isinstance(one, float) else str(one) for one in row]
-        cells = ["-" if cell == "nan" else cell for cell in cells]
-        line = "{:<24}  {:<46}  {:>5}  {:>8}  {:>10}  {:>8}".format(*cells)
-        terminalreporter.write_line(line)
+    terminalreporter.write_line(
+        fits.to_string(index=False, na_rep="-", float_format="{:.1e}".format)
+    )
+    whole = [Path(path).resolve() for path in config.args] == [FITS.parent]
+    if whole and not {"failed", "error", "skipped"} & terminalreporter.stats.keys():
+        fits.to_csv(FITS, index=False, float_format="%.1e", lineterminator="\n")
+        terminalreporter.write_line(f"wrote {FITS}")
