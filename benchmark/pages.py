@@ -79,7 +79,7 @@ def main(
     stale = []
     for name in names or PAGES:
         for path, content in make_files(name, **assumed).items():
-            place = out / path
+            place = (out / path).resolve()
             if place.exists() and place.read_bytes() == content:
                 continue
             stale.append(f"{place} is not up to date; run 'python benchmark/pages.py {name}'")

@@ -54,12 +54,17 @@ def link_to_repository(page: Path, text: str) -> str:
     return LINK.sub(replace, text)
 
 
+def glob(pattern: str) -> str:
+    """A hidden toctree of the pages that match."""
+    return f"\n```{{toctree}}\n:hidden:\n:glob:\n\n{pattern}\n```\n"
+
+
 def table_of_contents(readme: Path, text: str) -> str:
     """Hidden toctrees of the pages that docs/README.md links, one per heading, each page once; of a
     folder below, one of all its pages.
     """
     if readme.parent != DOCS:
-        return "\n```{toctree}\n:hidden:\n:glob:\n\n*\n```\n"
+        return glob("*")
     trees, listed = "", {"README"}
     for section in re.split(r"(?m)^## ", text)[1:]:
         names = [Path(link[1]).with_suffix("").as_posix() for link in LINK.finditer(section)]
@@ -75,6 +80,8 @@ def table_of_contents(readme: Path, text: str) -> str:
 def read_source(app: Sphinx, name: str, source: list[str]) -> None:
     page = DOCS / f"{name}.md"
     contents = table_of_contents(page, source[0]) if page.name == "README.md" else ""
+    if any(page.with_suffix("").glob("*.md")):  # such as methods.md, with a page for each
+        contents = glob(f"{page.stem}/*")
     source[0] = link_to_repository(page, source[0]) + contents
 
 

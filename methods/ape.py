@@ -1,4 +1,9 @@
-"""APE: a cache over the channels that tell classes apart, its values weighted by the text."""
+"""APE: a cache over the channels that tell classes apart, its values weighted by the text.
+
+Only the channels of the image feature in which classes differ most are kept, and Tip-Adapter's
+cache of shots is compared within them. A cached shot counts the more, the less the text
+classifier agrees with its label; nothing is trained.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""ATPrompt: words for general attributes stand in the learned context."""
+"""ATPrompt: words for general attributes stand in the learned context.
+
+As in CoOp, free vectors stand before the class name and are trained on the shots. Between them
+stand fixed words for attributes such as shape or colour, each behind learned vectors of its
+own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""BitFit: nothing but the biases of the text tower is trained."""
+"""BitFit: nothing but the biases of the text tower is trained.
+
+The prompt stays hand-written, and the weights of the text tower stay as they are. The module
+holds what was added to each bias, so that another tower keeps biases of its own.
+"""
 
 from __future__ import annotations
 

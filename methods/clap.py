@@ -1,4 +1,9 @@
-"""CLAP: ZS-LP with every class held to its text feature as strongly as zero-shot is right."""
+"""CLAP: ZS-LP with every class held to its text feature as strongly as zero-shot is right.
+
+The class weights start at the text features and are trained by cross-entropy. A penalty pulls
+each class back to its text feature, strongly where zero-shot classifies the shots well and
+weakly where it does not.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""CLIP-Adapter: a bottleneck on the image feature, mixed with the feature itself."""
+"""CLIP-Adapter: a bottleneck on the image feature, mixed with the feature itself.
+
+Two small layers transform the image feature, and their output is mixed with the feature itself
+in a fixed ratio. The class weights stay the zero-shot text features.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""CLIP-LoRA: low-rank updates of the queries, keys and values of both towers."""
+"""CLIP-LoRA: low-rank updates of the queries, keys and values of both towers.
+
+To the query, key and value matrices of every attention layer the product of two thin matrices
+is added and trained on the shots. The prompt is hand-written, and the rest of both towers is
+frozen.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""CLIPood: the image tower is trained with a margin of text similarity, and averaged over steps."""
+"""CLIPood: the image tower is trained with a margin of text similarity, and averaged over steps.
+
+All weights of the image tower are trained, with a larger margin to classes whose text is unlike
+the right one's. What classifies is an average of the weights over the whole fit, in which the
+first and last steps count most.
+"""
 
 from __future__ import annotations
 

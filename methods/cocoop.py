@@ -1,4 +1,8 @@
-"""CoCoOp: the context is shifted by a function of the image."""
+"""CoCoOp: the context is shifted by a function of the image.
+
+A small network reads the image feature and shifts every context vector by its output. Each
+image so has prompts and class weights of its own, which makes the method slow to attach.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""ContCoOp: prompts that attend to the class names, and so follow an upgraded text tower."""
+"""ContCoOp: prompts that attend to the class names, and so follow an upgraded text tower.
+
+Learned prompt vectors attend to the embedding of the class name, so that each class has a
+context of its own. On an upgraded model the class embedding is the new model's, and the context
+changes with it.
+"""
 
 from __future__ import annotations
 

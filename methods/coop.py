@@ -1,4 +1,9 @@
-"""CoOp: the words around the class name become free vectors."""
+"""CoOp: the words around the class name become free vectors.
+
+A hand-written prompt such as "a photo of a" is replaced by vectors in the space of token
+embeddings, which are trained on the shots. Both towers are frozen, and all classes share the
+vectors.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""CoPrompt: MaPLe with adapters, held near the frozen model under other words and views."""
+"""CoPrompt: MaPLe with adapters, held near the frozen model under other words and views.
+
+To MaPLe's prompts an adapter behind each tower is added. A loss holds the features near those
+that the frozen model gives for another view of the image and another text of the class.
+"""
 
 from __future__ import annotations
 

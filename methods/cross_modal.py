@@ -1,4 +1,9 @@
-"""Cross-modal linear probe: the class texts are training samples beside the shots."""
+"""Cross-modal linear probe: the class texts are training samples beside the shots.
+
+The prompts of a class are texts whose features lie in the same space as those of its images, so
+they are used as more training samples of one linear classifier. The classifier starts at the
+zero-shot weights.
+"""
 
 from __future__ import annotations
 

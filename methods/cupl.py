@@ -1,4 +1,8 @@
-"""CuPL: the mean over several sentences about a class is its weight."""
+"""CuPL: the mean over several sentences about a class is its weight.
+
+A language model has written sentences about what each class looks like. The mean of their
+features replaces the feature of the hand-written prompt, and nothing is learned.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""DCLIP: a class is as likely as its descriptors are similar to the image, on average."""
+"""DCLIP: a class is as likely as its descriptors are similar to the image, on average.
+
+A language model has listed what can be seen of each class, such as "a long neck". An image is
+compared with every descriptor, and its similarities to those of a class are averaged; nothing
+is learned.
+"""
 
 from __future__ import annotations
 

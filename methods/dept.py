@@ -1,4 +1,9 @@
-"""DePT: a linear head beside the prompts, so that these keep what classes have in common."""
+"""DePT: a linear head beside the prompts, so that these keep what classes have in common.
+
+A linear head on rescaled features is trained beside CoOp's prompts, and takes up what is
+special to the training classes. The prompts are left with what classes share; at test time both
+classifiers are averaged.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""FLYP: both towers are trained with the contrastive loss that CLIP was pretrained with."""
+"""FLYP: both towers are trained with the contrastive loss that CLIP was pretrained with.
+
+Images are paired with prompts that hold their class name, and both towers are trained to match
+the pairs, as in pretraining. The class weights are then the features that the trained text
+tower gives.
+"""
 
 from __future__ import annotations
 

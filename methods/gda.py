@@ -1,4 +1,9 @@
-"""GDA: a Gaussian classifier with a shared covariance, beside the zero-shot classifier."""
+"""GDA: a Gaussian classifier with a shared covariance, beside the zero-shot classifier.
+
+The image features of each class are taken for a Gaussian with a mean of its own and a
+covariance that all classes share, which gives a linear classifier in closed form. It is added
+to the zero-shot classifier with a weight chosen on validation images.
+"""
 
 from __future__ import annotations
 

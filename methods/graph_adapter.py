@@ -1,4 +1,9 @@
-"""GraphAdapter: class weights refined by graphs over the text and image features of all classes."""
+"""GraphAdapter: class weights refined by graphs over the text and image features of all classes.
+
+One graph joins the text features of all classes, another their mean image features. The weight
+of a class is its text feature, mixed with what a learned graph convolution gathers from both
+graphs.
+"""
 
 from __future__ import annotations
 

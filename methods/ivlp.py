@@ -1,4 +1,9 @@
-"""IVLP: deep prompts in both towers, independent of each other."""
+"""IVLP: deep prompts in both towers, independent of each other.
+
+Learned tokens are put beside those of the text and of the image, and renewed in each of the
+first blocks of the two towers. Both sets are trained together on the shots, with no link
+between them.
+"""
 
 from __future__ import annotations
 

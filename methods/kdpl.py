@@ -1,4 +1,8 @@
-"""KDPL: CoOp that learns what a larger model says of its images, and no label."""
+"""KDPL: CoOp that learns what a larger model says of its images, and no label.
+
+A larger CLIP classifies the few training images zero-shot. CoOp's context is trained to give
+the same probabilities, and the labels of the images are not used.
+"""
 
 from __future__ import annotations
 

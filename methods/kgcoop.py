@@ -1,4 +1,8 @@
-"""KgCoOp: CoOp, kept near the hand-written prompts."""
+"""KgCoOp: CoOp, kept near the hand-written prompts.
+
+The context vectors are trained as in CoOp. A second loss keeps each class's text feature near
+that of a hand-written prompt, so that less general knowledge is lost.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Linear probe: logistic regression on image features, no text at all."""
+"""Linear probe: logistic regression on image features, no text at all.
+
+A linear classifier with a bias is fitted to the image features of the shots, its regularisation
+chosen on validation images. It belongs wholly to the source's feature space, which makes it the
+negative control of an upgrade.
+"""
 
 from __future__ import annotations
 

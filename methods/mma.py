@@ -1,4 +1,8 @@
-"""MMA: adapters beside the later blocks of both towers, which meet in a shared layer."""
+"""MMA: adapters beside the later blocks of both towers, which meet in a shared layer.
+
+In the later blocks of both towers a bottleneck runs beside the block, and its middle layer is
+shared by image and text. Early blocks, which hold general features, are left alone.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""MMRL: tokens of a shared space in the later blocks of both towers, with a class of their own."""
+"""MMRL: tokens of a shared space in the later blocks of both towers, with a class of their own.
+
+Rows of one learned space are projected into both towers as additional tokens of their later
+blocks. What the image tower makes of these tokens is a second feature, which classifies
+together with the usual one.
+"""
 
 from __future__ import annotations
 

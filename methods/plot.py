@@ -1,4 +1,9 @@
-"""PLOT: several prompts for a class, matched to the patches of an image by optimal transport."""
+"""PLOT: several prompts for a class, matched to the patches of an image by optimal transport.
+
+Each class has several learned contexts, which may describe different parts of an image. The
+logit is the similarity of patches and contexts under the cheapest plan that matches the two
+sets.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""PLOT++: several prompts of an image, matched to several of a class by optimal transport."""
+"""PLOT++: several prompts of an image, matched to several of a class by optimal transport.
+
+Several sets of learned tokens give several features of an image, and several contexts give
+several of a class. The two sets are matched by optimal transport, and no patches are used.
+"""
 
 from __future__ import annotations
 

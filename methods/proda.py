@@ -1,4 +1,8 @@
-"""ProDA: many prompts, and the distribution of their class weights."""
+"""ProDA: many prompts, and the distribution of their class weights.
+
+Many contexts are learned, and the class weights that they give are treated as draws from a
+Gaussian. Training minimises a bound on the expected loss under it, and the mean classifies.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""ProGrad: CoOp without the parts of its gradient that go against zero-shot knowledge."""
+"""ProGrad: CoOp without the parts of its gradient that go against zero-shot knowledge.
+
+Each step computes two gradients: that of the classification loss, and that of the distance to
+zero-shot's predictions. Where they conflict, the conflicting part of the first is removed
+before the context moves.
+"""
 
 from __future__ import annotations
 

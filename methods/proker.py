@@ -1,4 +1,8 @@
-"""ProKeR: kernel ridge regression of what the zero-shot classifier gets wrong."""
+"""ProKeR: kernel ridge regression of what the zero-shot classifier gets wrong.
+
+Where zero-shot is wrong on the shots, a kernel regression learns what to add. The solution is
+in closed form, and far from all shots the prediction is that of zero-shot.
+"""
 
 from __future__ import annotations
 

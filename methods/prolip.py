@@ -1,4 +1,8 @@
-"""ProLIP: the last projection of the image tower is fine-tuned, near to where it was."""
+"""ProLIP: the last projection of the image tower is fine-tuned, near to where it was.
+
+The matrix that projects the image tower's output into the joint space is trained on the shots.
+A penalty keeps it near its first value, and the module holds the difference.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""PromptKD: image prompts and a projection, taught by a larger model on unlabelled images."""
+"""PromptKD: image prompts and a projection, taught by a larger model on unlabelled images.
+
+A larger CLIP is first prompted on the few shots, and its class features are kept. Then the
+student's image tower learns, on all training images without labels, to answer among these
+features as the teacher does.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""PromptSRC: deep prompts in both towers, held near the frozen model while they are learned."""
+"""PromptSRC: deep prompts in both towers, held near the frozen model while they are learned.
+
+Prompts in both towers are trained as in IVLP. Three losses hold features and predictions near
+those of the frozen model, and the prompts of all epochs are averaged.
+"""
 
 from __future__ import annotations
 

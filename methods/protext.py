@@ -1,4 +1,8 @@
-"""ProText: prompts of the text tower, learned from texts alone."""
+"""ProText: prompts of the text tower, learned from texts alone.
+
+Deep prompts are trained so that the feature of a class name comes near those of sentences about
+the class. No image is seen in training, and the prompts serve any class names.
+"""
 
 from __future__ import annotations
 

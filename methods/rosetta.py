@@ -1,4 +1,9 @@
-"""Rosetta: a kernel classifier of the shots, read on another model through words."""
+"""Rosetta: a kernel classifier of the shots, read on another model through words.
+
+Kernel ridge regression on the shots is added to the zero-shot classifier of the model at hand.
+The module also carries the source's features of common words, from which the rotation between
+two models is found, so that the new model's image features can be read in the old space.
+"""
 
 from __future__ import annotations
 
@@ -28,18 +33,18 @@ class Rosetta(Method):
     """z = s · (f̂ t̂ᵀ + ρ · exp(−β (1 − m(f̂) Gᵀ)) V): the target's zero-shot, and what the shots add.
 
     A method of this project (docs/rosetta.md). Two experts that know different things are
-    added, and neither is fitted with an eye on the other:
+    added, and each is fitted without the other:
 
     * the backbone's own zero-shot classifier t̂;
     * kernel ridge regression on the shots alone. The keys G are their normalised features,
       K = exp(−β (1 − G Gᵀ)) as in Tip-Adapter, and V = γ (K + λI)⁻¹ Y with Y the one-hot
-      labels less their mean. Where Tip-Adapter's values are Y itself, shots that are alike
+      labels, centred. Where Tip-Adapter's values are Y itself, shots that are alike
       here share what they have to say.
 
     γ = w · r · σ(f̂ t̂ᵀ) / σ(K V₁), where σ is the spread over the classes, V₁ the values before
     γ, and r = σ(L) / σ(K V₁) what is left of the second expert when each shot is predicted from
     all others, L_i = y_i − (H Y)_i / H_ii with H = (K + λI)⁻¹. So the shots count as far as
-    they tell of one another, little if they are few. No validation image is used.
+    they predict each other, little if they are few. No validation image is used.
 
     The keys are in the source's coordinates. The module carries the source's features A of some
     common words, centred, and their mean ā. With B, b̄ those of the target and R the rotation
@@ -133,7 +138,7 @@ def solve_values(
 
 
 def centred_labels(targets: Tensor, classes: int) -> Tensor:
-    """One-hot labels less their mean, ``[N, C]``; 0 for a class without shots, on every shot."""
+    """Centred one-hot labels, ``[N, C]``; 0 for a class without shots, on every shot."""
     labels = F.one_hot(targets, classes).double()
     seen = labels.any(0)
     return (labels - 1 / seen.sum()) * seen

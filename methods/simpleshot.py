@@ -1,4 +1,8 @@
-"""SimpleShot: the nearest class mean of centred, normalised image features."""
+"""SimpleShot: the nearest class mean of centred, normalised image features.
+
+Image features are centred on the mean of the shots and normalised, and each class is the mean
+of its shots. An image gets the class of the nearest mean; no text is used.
+"""
 
 from __future__ import annotations
 

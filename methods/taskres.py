@@ -1,4 +1,9 @@
-"""TaskRes: an additive residual on the text classifier."""
+"""TaskRes: an additive residual on the text classifier.
+
+The text features of the classes stay frozen, and a vector for each class, which starts at zero,
+is trained and added to them. Only this vector is stored; the text features are those of the
+model at hand.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""TCP: prompts that carry class knowledge, made from the zero-shot features of the classes."""
+"""TCP: prompts that carry class knowledge, made from the zero-shot features of the classes.
+
+A small network turns the zero-shot feature of a class into prompt rows, which replace the
+learned context in a late block of the text tower. On another model the rows are made from that
+model's features.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""TDA: caches of the test images themselves, filled while they stream by."""
+"""TDA: caches of the test images themselves, filled while they stream by.
+
+Test images arrive one by one, and those that are classified with most certainty are kept in a
+cache per class. A second cache holds uncertain images and says what an image is not; nothing is
+trained.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""TIMO: images choose among the texts of a class, and texts are training rows beside images."""
+"""TIMO: images choose among the texts of a class, and texts are training rows beside images.
+
+The mean image feature of a class weighs the class's texts by how well they fit. The texts that
+fit best are in turn used as training rows of a Gaussian classifier beside the images.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Tip-Adapter: the few shots become a key-value cache beside the zero-shot classifier."""
+"""Tip-Adapter: the few shots become a key-value cache beside the zero-shot classifier.
+
+The features of the shots are keys and their labels are values. An image is compared with all
+keys, and the labels of those that are similar are added to its zero-shot logits; nothing is
+trained.
+"""
 
 from __future__ import annotations
 

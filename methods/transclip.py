@@ -1,4 +1,9 @@
-"""TransCLIP: all test images are classified together, by Gaussians, neighbours and the text."""
+"""TransCLIP: all test images are classified together, by Gaussians, neighbours and the text.
+
+Predictions start at zero-shot and are refined in rounds: by a Gaussian for each class, by the
+predictions of similar test images, and by the text. All test images have to be there at once,
+and nothing is trained.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""2SFS: first the layer norms of both towers are tuned, then a classifier on what they give."""
+"""2SFS: first the layer norms of both towers are tuned, then a classifier on what they give.
+
+In the first part of the steps the factors and biases of the layer norms in both towers are
+trained. Then the towers are frozen and a residual on the text features is trained, so that
+features are learned before a classifier is fitted to them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""VPT-deep: learned tokens among those of the image, renewed in every block."""
+"""VPT-deep: learned tokens among those of the image, renewed in every block.
+
+Each of the first blocks of the image tower has learned tokens of its own beside those of the
+image. The class weights are the zero-shot text features.
+"""
 
 from __future__ import annotations
 

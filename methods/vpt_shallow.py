@@ -1,4 +1,8 @@
-"""VPT-shallow: learned tokens among those of the image, once, at the tower's input."""
+"""VPT-shallow: learned tokens among those of the image, once, at the tower's input.
+
+The tokens enter with the image's own before the first block and pass through all blocks. The
+class weights are the zero-shot text features.
+"""
 
 from __future__ import annotations
 

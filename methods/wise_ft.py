@@ -1,4 +1,9 @@
-"""WiSE-FT: the average of the zero-shot head and a fine-tuned one."""
+"""WiSE-FT: the average of the zero-shot head and a fine-tuned one.
+
+The zero-shot classifier is fine-tuned as a linear head on image features. The result is
+averaged with the head that it started from, which keeps robustness that fine-tuning alone
+loses.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""WiSE-FT in weight space: the average of zero-shot and fine-tuned weights, tower and head."""
+"""WiSE-FT in weight space: the average of zero-shot and fine-tuned weights, tower and head.
+
+The image tower and the head are fine-tuned together, from the zero-shot model on. All weights
+are then averaged with those of the start; the tower's differences fit only towers of the same
+shape.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Zero-shot CLIP: hand-written prompts are the classifier; the floor of every comparison."""
+"""Zero-shot CLIP: hand-written prompts are the classifier; the floor of every comparison.
+
+The text tower encodes one prompt for each class, and an image gets the class whose text feature
+is most similar. Nothing is trained and nothing is carried, so an upgrade brings the new model's
+own accuracy.
+"""
 
 from __future__ import annotations
 

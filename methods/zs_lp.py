@@ -1,4 +1,8 @@
-"""ZS-LP: a linear probe of cosine logits, started at the text features."""
+"""ZS-LP: a linear probe of cosine logits, started at the text features.
+
+The class weights start at the text features and are trained on the shots by cross-entropy,
+without any penalty. What is stored is the trained weight itself, in the source's coordinates.
+"""
 
 from __future__ import annotations
 

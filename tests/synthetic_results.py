@@ -11,6 +11,7 @@ from compatbench.files.hashes import sha256_json
 from compatbench.results.expected import Expected
 from compatbench.results.method_results import MethodInfo, MethodResults, SuiteResults
 from compatbench.results.rows import Cost, Row, to_frame
+from compatbench.tables.pages.sections import list_sections
 from compatbench.tables.suite_page import SuitePage, TaskFacts
 
 ZERO_SHOT = {"old": 40, "new": 60, "mini-clip": 40}
@@ -133,3 +134,9 @@ def make_page(
         results=make_suite(*methods),
     )
     return replace(page, **changes)
+
+
+def render_sections(page: SuitePage) -> str:
+    """The tables of a suite's own, as the site has them before they are HTML."""
+    sections = list_sections("suite", page)
+    return "".join(f"\n## {section.title}\n\n{section.render(page)}\n" for section in sections)

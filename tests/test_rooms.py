@@ -38,21 +38,21 @@ ROOM_BUDGETS = {
     "cli": 1_808,
     "data": 5_244,
     "engine": 4_376,
-    "extras": 8_775,
+    "extras": 8_804,
     "files": 595,
     "method": 2_355,
-    "results": 2_825,
-    "tables": 2_581,
+    "results": 2_951,
+    "tables": 2_928,
 }
 PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (32_640, ("benchmark/compatbench",)),
+    "the harness": (33_873, ("benchmark/compatbench",)),
     "transfers and formats": (2_630, ("transfers", "formats")),
-    "programs": (5_894, PROGRAMS),
-    "programs, with fits beside the authors' code": (9_001, (*PROGRAMS, "benchmark/authors")),
-    "tests": (26_520, ("tests",)),
+    "programs": (6_154, PROGRAMS),
+    "programs, with fits beside the authors' code": (9_261, (*PROGRAMS, "benchmark/authors")),
+    "tests": (27_615, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.

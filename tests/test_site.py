@@ -43,6 +43,15 @@ def test_every_link_leads_somewhere() -> None:
     assert seen > 200
 
 
+def test_pages_are_small_and_their_tables_are_not_padded() -> None:
+    pages = [page for folder in ("docs", "results") for page in (REPOSITORY / folder).rglob("*.md")]
+    assert sum(page.stat().st_size for page in pages) <= 700_000
+    for page in pages:
+        text = re.sub(r"(?ms)^```.*?^```", "", page.read_text(encoding="utf-8"))
+        rows = re.findall(r"(?m)^\|.*\|$", text)
+        assert [row for row in rows if "  " in row or "----" in row] == [], page
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_needs_no_network(tmp_path: Path) -> None:
     for package in ("sphinx", "myst_parser", "furo"):

@@ -20,7 +20,7 @@ class Anchors(MappedTransfer):
     section 3: f is described by rel(f), its similarities to V anchors. There a head is trained on
     rel; a module that was not is given rel back as features: the f with rel(f) ≈ rel_t, by damped
     least squares, f = rel_t A (AᵀA + VλI)⁻¹, with A the words on the source and rel_t = f_t Bᵀ.
-    A linear head W becomes W A⁺ B. Anchors are words, less their mean, which takes from rel its
+    A linear head W becomes W A⁺ B. Anchors are words, centred, which takes from rel its
     mean over the anchors; λ is the mean variance of a direction of A, times ``damping``. Both are
     this project's: few directions of the words say much, and λ = 0 blows up the others.
     """

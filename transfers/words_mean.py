@@ -13,7 +13,7 @@ from ._shared.mapped import Map, MappedTransfer, linear
 class WordsMean(MappedTransfer):
     """The module sees (f_t - μ_t) Rᵀ + μ_s.
 
-    R is the turn of the transfer ``words``, from texts less their mean; μ are the means of the
+    R is the turn of the transfer ``words``, from centred texts; μ are the means of the
     images on both models. Texts and images lie apart in a joint space, so each modality has a
     mean of its own (arXiv:2602.17584 maps both by one rotation up to a shift). The target's
     zero-shot stays its own.

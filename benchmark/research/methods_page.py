@@ -1,20 +1,26 @@
-"""The capability table, ``docs/methods.md``: what methods carry, derive and need.
+"""The table ``docs/methods.md``, and what the page of each method says besides its results.
 
-It is measured, by fitting and attaching them on random models, not declared.
+What methods carry, derive and need is measured, by fitting and attaching them on random models, not
+declared. ``compatbench leaderboard`` writes the pages from it and from the results.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
+import json
 import re
+import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from recipes_page import list_deviations, read_recipes
 from torch import Tensor
 
 from compatbench.data.labels import NEEDS
@@ -24,31 +30,23 @@ from compatbench.extras.check.models import build_clip
 from compatbench.method import Backbone, FeatureSet, FewShotData, Method, Module, Teacher
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import Recipe, TrainedMethod
-from compatbench.tables.markdown import escape, link_definitions, linked, table
+from compatbench.tables.markdown import escape, table
 from compatbench.tables.numbers import NOTHING
 
 HEAD = """\
 # Methods
 
-Made by `python benchmark/pages.py methods`. The page is measured, not
-written by hand: each method was fitted and attached on small random models, and its sizes were
-taken on a random model with the widths and depths of ViT-B/16.
+For readers who choose a method. Made by `python benchmark/pages.py methods`. Each of the {count}
+methods has a page: its idea, formula, settings and results, and when its modules survive.
 
-## What a module contains
+*Must be equal* names the sizes in which the old and the new model may not differ: otherwise the
+result is *not transferable*. *Parameters* are those that are trained, at the sizes of ViT-B/16,
+with C classes and N training images. *Also given* is what a method is told besides a few labelled
+images, class names and templates. What a module holds was measured, by fitting and attaching each
+method on small random models.
 
-A module contains what was learned and what it stores in addition; the rest is computed from the
-backbone that it is attached to. If source and target differ in a size under *must be equal*, the
-result is *not transferable*. C is the number of classes, N that of training images.
 """
-COST = """\
-
-## What a method needs
-
-Trained parameters at the sizes of ViT-B/16, the published recipe (the default; a suite says
-where it differs), the module at which the method is the zero-shot classifier, which
-`compatbench check` tries, and what the method is given in addition to a few labelled images, class
-names and templates. Methods that are given all test images are ranked separately.
-"""
+FACTS = "../benchmark/compatbench/tables/pages/methods.json"
 # What a method may ask of a backbone, in words.
 ASKED = {
     "token embeddings": {"prompts", "image_prompts", "name_tokens", "embed", "embed_text"},
@@ -64,36 +62,90 @@ DRAWS = ((4, 1), (4, 2), (8, 1), (8, 2))
 
 
 def make_files() -> dict[str, str]:
-    """The page; the same methods give the same text."""
+    """The table, and what the page of each method says besides its results."""
     registry = builtin_methods()
-    carried, cost, papers = [], [], []
+    deviations, recipes = list_deviations(), read_recipes()
+    facts, rows = {}, []
     for method in map(registry.get, registry.names()):
-        card, tested = method.card, MethodUnderTest(method)
-        modules = [_start(tested, classes, shots) for classes, shots in DRAWS]
-        title, places = linked(card.title, card.paper), card.places if card.depth != "none" else ()
-        columns = (
-            places,
-            _shapes([module.trained for module in modules]),
-            _shapes([module.stored for module in modules]),
-            _derived(tested),
-            _needs(tested),
-        )
-        depth = card.depth if places else NOTHING
-        carried.append([title, f"`{card.name}`", depth, *map(_list, columns)])
-        parameters = write_size([module.parameters for module in modules])
-        zero_shot_at = _list(f"{name} = {value}" for name, value in card.zero_shot_at.items())
-        given = _list(words for need, words in NEEDS.items() if need in card.needs)
-        cost.append([title, escape(card.summary), parameters, _recipe(method), zero_shot_at, given])
-        papers.append(card.paper)
-    header = ["Method", "Name", "Depth", "Place", "Learned", "Kept", "Derived", "Must be equal"]
-    lines = [HEAD, *table(header, carried, left=range(8)), COST]
-    header = ["Method", "Idea", "Parameters", "Recipe", "Zero-shot at", "Also given"]
-    lines += table(header, cost, left=(0, 1, 3, 4, 5))
-    return {"methods.md": "\n".join([*lines, "", *link_definitions(papers)]) + "\n"}
+        name = method.card.name
+        facts[name] = made = describe_method(method) | {
+            "deviations": deviations.get(name),
+            "repository": recipes[name].repository if name in recipes else "",
+        }
+        title = f"[{escape(made['title'])}](methods/{name}.md)"
+        places = ", ".join(made["places"]) or NOTHING
+        cells = (made["parameters"], "; ".join(made["must_be_equal"]), "; ".join(made["given"]))
+        shown = [escape(cell) or NOTHING for cell in (method.card.summary, *cells)]
+        rows.append([title, made["depth"] if made["places"] else NOTHING, places, *shown])
+    header = ["Method", "Depth", "Place", "Idea", "Parameters", "Must be equal", "Also given"]
+    lines = table(header, rows, left=(0, 1, 2, 3, 5, 6))
+    text = json.dumps(facts, ensure_ascii=False, indent=1)
+    page = HEAD.format(count=len(facts)) + "\n".join(lines) + "\n"
+    return {"methods.md": page, FACTS: text + "\n"}
 
 
-def _list(items: Iterable[str]) -> str:
-    return "; ".join(map(escape, items)) or NOTHING
+def describe_method(method: type[Method]) -> dict[str, Any]:
+    """What a page says of a method: the words of its file, and what was measured."""
+    card, tested = method.card, MethodUnderTest(method)
+    modules = [_start(tested, classes, shots) for classes, shots in DRAWS]
+    headline, idea = read_idea(method)
+    return {
+        "title": card.title,
+        "paper": card.paper,
+        "file": Path(inspect.getfile(method)).name,
+        "headline": headline,
+        "idea": idea,
+        "details": to_markdown(inspect.getdoc(method) or ""),
+        "depth": card.depth,
+        "places": [*card.places] if card.depth != "none" else [],
+        "learned": _shapes([module.trained for module in modules]),
+        "stored": _shapes([module.stored for module in modules]),
+        "derived": _derived(tested),
+        "must_be_equal": _needs(tested),
+        "parameters": write_size([module.parameters for module in modules]),
+        "recipe": _recipe(method),
+        "zero_shot_at": [f"{name} = {value}" for name, value in card.zero_shot_at.items()],
+        "given": [words for need, words in NEEDS.items() if need in card.needs],
+        "learns": card.learns,
+    }
+
+
+def read_idea(method: type[Method]) -> tuple[str, str]:
+    """The sentence in the first line of a method's file, without the title, and what follows."""
+    about = inspect.cleandoc(sys.modules[method.__module__].__doc__ or "")
+    first, _, rest = about.partition("\n\n")
+    headline = first.partition(": ")[2]
+    return headline[:1].upper() + headline[1:], " ".join(rest.split())
+
+
+def to_markdown(docstring: str) -> str:
+    """A docstring as Markdown: its lists and formulas stay; no other text is markup."""
+    blocks = []
+    for block in docstring.split("\n\n"):
+        if block.startswith("    "):
+            blocks.append(f"```text\n{inspect.cleandoc(block)}\n```")
+        elif block.startswith("* "):
+            items = re.split(r"\n\* ", block.removeprefix("* "))
+            blocks.append("\n".join(f"* {_escape_words(item)}" for item in items))
+        else:
+            blocks.append(_escape_words(block))
+    return "\n\n".join(blocks)
+
+
+def _escape_words(text: str) -> str:
+    """A paragraph on one line; ``names`` are code, and the *title* of a paper is in italics."""
+    pieces = re.split(r"(``.+?``|(?<![\w*])\*[A-Z][^*]*\*)", " ".join(text.split()))
+    for i, piece in enumerate(pieces):
+        if piece.startswith("``"):
+            pieces[i] = f"`{piece[2:-2]}`"
+        elif i % 2:
+            pieces[i] = f"*{escape(piece[1:-1])}*"
+        elif piece.strip():
+            left, right = piece[: -len(piece.lstrip())], piece[len(piece.rstrip()) :]
+            # Behind a word, for nothing in the middle of a paragraph begins a list.
+            shown = escape(f"x {piece.strip()}", 5000).removeprefix("x ")
+            pieces[i] = f"{left}{shown}{right}"
+    return "".join(pieces)
 
 
 def _recipe(method: type[Method]) -> str:

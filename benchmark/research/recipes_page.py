@@ -1,13 +1,17 @@
-"""The recipes page, ``docs/recipes.md``: published settings, those of suite ``paper``, and why.
+"""``docs/recipes.md``: where suite ``paper`` differs from what is published, and why.
 
-The published settings are in ``benchmark/research/recipes/<method>.yaml``, read from the authors'
-scripts; ours are asked of the suite.
+``docs/recipes.csv`` has every setting, also those that are as published. These were read in the
+authors' scripts, and are in ``benchmark/research/recipes/<method>.yaml``; ours are asked of the
+suite.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +21,7 @@ from compatbench.data.cards import SuiteCard, suite_cards, task_cards
 from compatbench.data.cards.yaml_file import CardModel, read_card
 from compatbench.engine.method_settings import resolve_settings
 from compatbench.method.registry import MethodRegistry, builtin_methods
-from compatbench.tables.markdown import escape, link_definitions, linked, table
+from compatbench.tables.markdown import escape, table
 from compatbench.tables.numbers import NOTHING
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -25,19 +29,18 @@ SUITE = "paper"
 HEAD = """\
 # Recipes
 
-Made by `python benchmark/pages.py recipes`. How each method's authors run it at 16 images
-per class of all classes (on ViT-B/16, if their settings depend on the model), how suite `paper`
-runs it, and the reason for each remaining difference. Published settings were read in the files
-named.
+For readers who compare with published figures. Made by `python benchmark/pages.py recipes`. Every
+setting in which suite `paper` differs from how a method's authors run it at 16 images per class
+of all classes (on ViT-B/16, if their settings depend on the model), and the reason.
+[recipes.csv](recipes.csv) has all settings, also those that are as published, with the file in
+which each was read; `benchmark/research/recipes/` has the data.
 
 One difference applies to all methods and is not repeated: most authors compute in half precision,
-and learn vectors in it, which rounds away updates below 1/2048 of a value. Here what is
-learned is float32, and a suite's `precision` is that of the frozen towers.
+and learn vectors in it, which rounds away updates below 1/2048 of a value. Here what is learned
+is float32, and a suite's `precision` is that of the frozen towers.
 
-## Deviations
+As published in all that was read: {same}.
 
-Every setting in which `paper` differs from what is published, and why. As published in all that is
-listed below: {same}.
 """
 HEADER = ["Setting", "Datasets", "Published", "Source", "Ours", "Why"]
 MOST = 1000  # characters of a reason that are shown
@@ -129,31 +132,50 @@ def problems(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def make_files() -> dict[str, str]:
-    """The page; the same data give the same text."""
+    """The page and its data; the same recipes give the same text."""
+    lines, registry = list_settings(), builtin_methods()
+    titles = {name: escape(registry.get(name).card.title) for name in read_recipes()}
+    same = [title for name, title in titles.items() if not any(lines[name].values())]
+    rows = [
+        [f"[{titles[name]}](methods/{name}.md)", *(escape(cell, MOST) for cell in line)]
+        for name, of_method in lines.items()
+        for line, differs in of_method.items()
+        if differs
+    ]
+    page = table(["Method", *HEADER], rows, left=range(len(HEADER) + 1))
+    data = io.StringIO()
+    csv.writer(data, lineterminator="\n").writerows(
+        [
+            ["method", *(name.lower() for name in HEADER)],
+            *([name, *line] for name, of_method in lines.items() for line in of_method),
+        ]
+    )
+    text = HEAD.format(same=", ".join(same)) + "\n".join(page) + "\n"
+    return {"recipes.md": text, "recipes.csv": data.getvalue()}
+
+
+def list_deviations() -> dict[str, list[tuple[str, ...]]]:
+    """The lines in which ours differs, by method; a method without a recipe is not there."""
+    return {
+        name: [line for line, differs in lines.items() if differs]
+        for name, lines in list_settings().items()
+    }
+
+
+@cache
+def list_settings() -> dict[str, dict[tuple[str, ...], bool]]:
+    """By method the lines of settings, as in ``HEADER``, and whether ours differs."""
     suite, registry = suite_cards.read(SUITE), builtin_methods()
     titles = {task: task_cards.read(task).title for task in suite.tasks}
-    deviations, same, sections, papers = [], [], [], []
-    for recipe in read_recipes().values():
-        card, rows = registry.get(recipe.method).card, compare(recipe, suite, registry)
-        title, lines = escape(card.title), _section(recipe, rows, titles)
-        differing = [[title, *cells] for cells, differs in lines if differs]
-        deviations += differing
-        same += [] if differing else [title]
-        link = f"[{recipe.repository}](https://github.com/{recipe.repository})"
-        about = f"`{recipe.method}`: {linked(card.title, card.paper)}, "
-        about += f"{link if recipe.repository else 'no public code'}. {escape(recipe.note, MOST)}"
-        sections += ["", f"## {title}", "", about.strip(), ""]
-        sections += table(HEADER, [cells for cells, _ in lines], left=range(len(HEADER)))
-        papers.append(card.paper)
-    header = ["Method", *HEADER]
-    lines = [*table(header, deviations, left=range(len(header))), *sections, ""]
-    head = HEAD.format(same=", ".join(same))
-    return {"recipes.md": "\n".join([head, *lines, *link_definitions(papers)]) + "\n"}
+    return {
+        name: dict(_lines(recipe, compare(recipe, suite, registry), titles))
+        for name, recipe in read_recipes().items()
+    }
 
 
-def _section(
+def _lines(
     recipe: PublishedRecipe, rows: Sequence[Row], titles: dict[str, str]
-) -> list[tuple[list[str], bool]]:
+) -> list[tuple[tuple[str, ...], bool]]:
     """A line for each setting and group of tasks with the same values, and whether ours differs."""
     lines = []
     for setting in recipe.settings:
@@ -169,8 +191,7 @@ def _section(
         for shown, group in groups.items():
             others = "all" if len(groups) == 1 else "others"
             tasks = others if group is largest else ", ".join(group)
-            cells = [escape(cell, MOST) for cell in (setting.name, tasks, *shown)]
-            lines.append((cells, shown in differing))
+            lines.append(((setting.name, tasks, *shown), shown in differing))
     return lines
 
 

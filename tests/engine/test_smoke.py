@@ -145,5 +145,5 @@ def test_modules_are_retrained_on_the_target_where_a_suite_asks_for_it(
     # A suite from a file has its page.
     page = (tmp_path / "leaderboard.md").read_text()
     assert "compatbench run --suite again" in page
-    assert "## Compared with retraining" in (tmp_path / "results/again/README.md").read_text()
+    assert "[the site](../report/index.html)" in (tmp_path / "results/again/README.md").read_text()
     assert "all done" in compatbench(*command, cwd=tmp_path).stdout

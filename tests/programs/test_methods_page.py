@@ -1,14 +1,16 @@
-"""docs/methods.md says what the code does."""
+"""docs/methods.md and the page of each method say what the code does."""
 
 from __future__ import annotations
 
-import re
-
 import pytest
-from methods_page import DRAWS, write_size
-from pages import read_page
+from methods_page import DRAWS, read_idea, to_markdown, write_size
+from pages import DOCS, read_page
+
+from compatbench.method.registry import builtin_methods
+from compatbench.tables.pages.method_pages import read_facts
 
 PAGE = read_page("methods.md")
+FACTS = read_facts()
 
 
 @pytest.mark.parametrize(
@@ -27,16 +29,47 @@ PAGE = read_page("methods.md")
 )
 def test_modules_have_the_published_number_of_parameters(title: str, parameters: str) -> None:
     """Those in the papers and their authors' code, at ViT-B/16."""
-    rows = [line for line in PAGE.splitlines() if line.startswith((f"| [{title}]", f"| {title} "))]
-    assert rows[1].split("|")[3].strip() == parameters
+    [row] = [line for line in PAGE.splitlines() if line.startswith(f"| [{title}]")]
+    assert row.split("|")[5].strip() == parameters
 
 
 def test_what_is_measured_of_methods_that_are_known() -> None:
-    rows = re.sub(" +", " ", PAGE)
-    needs = "zero-shot text features; logit scale | feature size; classes"
-    assert f"| `taskres` | deep | classifier | residual: C × 512 | – | {needs} |" in rows
-    needs = "token embeddings; text tower; logit scale | token width"
-    assert f"| `coop` | shallow | text-input | context: 16 × 512 | – | {needs} |" in rows
+    taskres, coop = FACTS["taskres"], FACTS["coop"]
+    assert (taskres["learned"], taskres["stored"]) == (["residual: C × 512"], [])
+    assert taskres["derived"] == ["zero-shot text features", "logit scale"]
+    assert taskres["must_be_equal"] == ["feature size", "classes"]
+    assert (coop["depth"], coop["learned"]) == ("shallow", ["context: 16 × 512"])
+    assert coop["derived"] == ["token embeddings", "text tower", "logit scale"]
+    assert coop["must_be_equal"] == ["token width"]
+
+
+@pytest.mark.parametrize("name", builtin_methods().names())
+def test_each_method_has_a_page_with_its_idea_formula_and_results(name: str) -> None:
+    """The first lines of its file are the idea, in two or three sentences."""
+    method = builtin_methods().get(name)
+    headline, idea = read_idea(method)
+    assert (headline + idea).count(".") > 1
+    assert idea.endswith(".")
+    page = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# {method.card.title}\n")
+    titles = "Formula and details", "What it stores and needs", "Recipe", "When it survives"
+    assert [title for title in titles if f"\n## {title}\n" not in page] == []
+    assert "\n| Suite | Module |" in page  # every method was run
+    assert f"](methods/{name}.md)" in PAGE
+
+
+def test_no_page_is_of_a_method_that_is_gone() -> None:
+    pages = {path.stem for path in (DOCS / "methods").glob("*.md")}
+    assert pages == set(FACTS) == set(builtin_methods().names())
+
+
+def test_a_docstring_becomes_markdown_whose_formulas_are_no_markup() -> None:
+    text = "w_c = t*_c, x|y with ``lr``.\n\nRoe, *On a_b*, section 1.\n\n"
+    text += "    z = a * b\n\n* one\n  more\n* two"
+    assert to_markdown(text) == (
+        "w_c = t\\*\\_c, x\\|y with `lr`.\n\nRoe, *On a_b*, section 1.\n\n"
+        "```text\nz = a * b\n```\n\n* one more\n* two"
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,16 @@ from statistics import harmonic_mean, mean
 
 import numpy as np
 import pytest
-from synthetic_results import COOP, PROBE, UPGRADE, ZEROSHOT, make_method, make_page, make_row
+from synthetic_results import (
+    COOP,
+    PROBE,
+    UPGRADE,
+    ZEROSHOT,
+    make_method,
+    make_page,
+    make_row,
+    render_sections,
+)
 
 from compatbench.errors import CompatbenchError
 from compatbench.results.estimate import draw_resamples
@@ -16,7 +25,7 @@ from compatbench.results.four_ways import list_pairs, measure_four_ways
 from compatbench.results.method_results import MethodInfo, MethodResults
 from compatbench.results.ranking_table import Results
 from compatbench.tables.figures.plan import plan_figures
-from compatbench.tables.pages.leaderboard import render_leaderboard, render_suite
+from compatbench.tables.pages.leaderboard import render_leaderboard
 from compatbench.tables.suite_page import SuitePage, TaskFacts
 
 TASKS = ("cats.base", "dogs.base", "rats.base")
@@ -105,15 +114,15 @@ def test_what_does_not_apply_says_so_and_is_ordered_last() -> None:
     assert frame.loc["linear_probe", "state"] == "not applicable"
     assert frame.loc["linear_probe", "reason"] == NOT_APPLICABLE
     assert np.isnan(frame.loc["linear_probe", "four"])
-    text = render_suite(page)
+    text = render_sections(page)
     assert "## Known and other classes" in text
     assert "## Style shift" not in text
-    assert "Methods that apply to other classes: 1; to their own classes only: 1." in text
+    assert "1 apply to other classes and 1 to their own classes only." in text
     [line] = [line for line in text.splitlines() if "Linear probe" in line and "n/a" in line][:1]
     assert line.count("n/a") == 5
     assert "### Known and other classes: Tiny suite" in render_leaderboard([page])
     plain = replace(page.expected, protocol="few-shot")
-    assert "Known and other classes" not in render_suite(replace(page, expected=plain))
+    assert "Known and other classes" not in render_sections(replace(page, expected=plain))
     with pytest.raises(CompatbenchError, match="tests no other classes than those trained on"):
         Results(page.results, plain).classes(*UPGRADE)
 

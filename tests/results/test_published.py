@@ -10,7 +10,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from scipy.stats import t
-from synthetic_results import COOP, ZEROSHOT, make_method, make_page, make_row, make_suite
+from synthetic_results import (
+    COOP,
+    ZEROSHOT,
+    make_method,
+    make_page,
+    make_row,
+    make_suite,
+    render_sections,
+)
 
 import compatbench as cb
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
@@ -21,7 +29,6 @@ from compatbench.results.method_results import MethodInfo, MethodResults
 from compatbench.results.published import compare_published, read_published
 from compatbench.results.ranking_table import Results
 from compatbench.results.result_files import result_folders
-from compatbench.tables.pages.leaderboard import render_suite
 from compatbench.tables.suite_page import read_suite_page, suites_with_results
 
 CLIP = "vit-b16-openai"
@@ -134,8 +141,10 @@ def test_the_leaderboard_of_a_real_suite_shows_them_and_that_of_another_does_not
     euro = measured(1100, 1120, 1140, info=maple, task="eurosat", test_set="eurosat")
     rows = pd.concat([measured(1380, 1400, 1420).rows, euro.rows.assign(method="coop")])
     methods = replace(measured(1400), rows=rows), euro, measured(880, info=ZEROSHOT)
-    text = render_suite(replace(page, results=make_suite(*methods)))
-    shown = text.split("## Beside published figures: CLIP ViT-B/16 (OpenAI), 16 shots")[1]
+    text = render_sections(replace(page, results=make_suite(*methods)))
+    shown = text.split("## Beside published figures")[1].split("CLIP ViT-B/16 (OpenAI), 16 shots")[
+        1
+    ]
     means, dtd, euro_table = tables_in(shown)[:3]
     assert ["[CoOp][2109.01134]", "63.0", "77.4", "-14.4", "1 of 2"] in means
     assert ["[MaPLe][2210.03117]", "56.0", "92.3", "-36.3", "1 of 1"] in means
@@ -143,7 +152,7 @@ def test_the_leaderboard_of_a_real_suite_shows_them_and_that_of_another_does_not
     assert dtd[0][4:] == ["± 4.0", "agrees", "RVP, Table 8; arXiv:2307.06948, Table 13"]
     assert dtd[1][1:6] == ["44.0", "43.6", "+0.4", "± 2.2", "agrees"]
     assert euro_table[1][4:6] == ["± 4.1", "differs"]
-    assert "published figures" not in render_suite(make_page(measured(1400)))
+    assert "published figures" not in render_sections(make_page(measured(1400)))
 
 
 def tables_in(text: str) -> list[list[list[str]]]:

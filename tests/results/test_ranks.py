@@ -23,11 +23,13 @@ from synthetic_results import (
 )
 
 from compatbench.harmonic_mean import harmonic_mean
+from compatbench.results.estimate import draw_resamples
 from compatbench.results.expected import Expected
 from compatbench.results.method_results import MethodInfo
 from compatbench.results.ranks import (
     Ranked,
     critical_difference,
+    first_shares,
     rank_datasets,
     rank_methods,
     rank_test,
@@ -206,3 +208,19 @@ def test_ranks_are_shared_out_whatever_the_scores_and_their_order(
 def test_methods_that_never_differ_are_never_told_apart() -> None:
     found = rank_test(np.full((4, 6), 50.0))
     assert (found.statistic, found.p_value) == (0.0, 1.0)
+
+
+def test_first_shares_are_those_of_a_plain_bootstrap() -> None:
+    rng = np.random.default_rng(3)
+    scores = rng.normal(size=(5, 7)).round(2)
+    scores[4] = scores[0]  # equal methods share a draw
+    shares = np.zeros(5)
+    for draw in draw_resamples(7):
+        means = [sum(row[i] for i in draw) / 7 for row in scores]
+        first = [i for i, value in enumerate(means) if value > max(means) - 1e-9]
+        shares[first] += 1 / len(first)
+    found = first_shares([dict(enumerate(row)) for row in scores.tolist()])
+    assert found == pytest.approx(100 * shares / 2000)
+    assert sum(value or 0 for value in found) == pytest.approx(100)
+    assert first_shares([{"one": 1.0}, {"one": 2.0}]) == [None, None]
+    assert first_shares([]) == []

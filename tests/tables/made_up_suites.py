@@ -222,7 +222,7 @@ def path_page() -> SuitePage:
         make_method(of, [row for row in rows if row.method == of.name]) for of in (COOP, PROBE)
     ]
     expected = replace(TWO_BY_TWO, upgrades=upgrade_pairs([path]))
-    groups = {"Kin": (UPGRADE,), "Strangers": (("old", "middle"),)}
+    groups = {"Kin": (UPGRADE, ("old", "middle"))}
     return make_page(*methods, expected=expected, paths=(path,), groups=groups)
 
 

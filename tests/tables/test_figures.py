@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
 import vl_convert
 from made_up_suites import hostile_page, info, long_page, method, small_page
-from synthetic_results import UPGRADE, make_page, with_more
+from synthetic_results import UPGRADE, make_method, make_page, make_row, with_more
 
 from compatbench.results.expected import Expected
 from compatbench.results.ranks import Ranked, rank_datasets
@@ -19,6 +20,7 @@ from compatbench.tables.figures.render import is_current, render_svg_figure
 from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.figures.values import (
     cost_values,
+    dodge_labels,
     named_methods,
     path_values,
     scatter_values,
@@ -116,7 +118,7 @@ def test_only_the_figure_of_seconds_changes_with_the_times() -> None:
 @pytest.mark.slow
 def test_every_kind_is_drawn_with_all_its_marks_and_texts_stay_texts() -> None:
     walk = replace(long_page(), paths=(("old", "new", "other"),))
-    marks = {"scatter": 15, "ranks": 14, "size": 14, "time": 14, "decay": 13 * 3, "shots": None}
+    marks = {"scatter": 14, "ranks": 14, "size": 14, "time": 14, "decay": 13 * 3, "shots": None}
     drawn = {one.section: (one, one.render()) for one in reversed(plan_figures([walk]))}
     assert drawn.keys() == {*marks, "matrix"}
     for section, (planned, svg) in drawn.items():
@@ -129,7 +131,18 @@ def test_every_kind_is_drawn_with_all_its_marks_and_texts_stay_texts() -> None:
     assert {"Method 03", "Cats", "Mean", "+5.0"} <= set(texts)
     hostile = next(one for one in plan_figures([hostile_page()]) if one.section == "ranks")
     tags = {one.tag.rpartition("}")[2] for one in ElementTree.fromstring(hostile.render()).iter()}
-    assert tags <= {"svg", "rect", "g", "path", "text", "tspan", "line", "defs", "clipPath"}
+    assert tags <= {
+        "svg",
+        "style",
+        "rect",
+        "g",
+        "path",
+        "text",
+        "tspan",
+        "line",
+        "defs",
+        "clipPath",
+    }
 
 
 @pytest.mark.slow
@@ -137,7 +150,8 @@ def test_small_gains_keep_their_sign() -> None:
     gains = {"a": -0.6, "b": -0.04, "c": 0.0, "d": 0.6, "e": None, "f": -10.0}
     record = {"title": "One", "kind": "deep", "gains": [*gains.values()]}
     svg = render_svg_figure(find_kind("matrix"), Shown([record], {"sets": [*gains]}), "gains")
-    texts = [one.text for one in ElementTree.fromstring(svg).iter() if one.text]
+    root = ElementTree.fromstring(svg)
+    texts = [one.text for one in root.iter("{http://www.w3.org/2000/svg}text") if one.text]
     assert [one for one in texts if one not in ("One", *gains) and one.strip()] == [
         *("−0.6", "0.0", "0.0", "+0.6", "–", "−10.0")
     ]
@@ -193,10 +207,60 @@ def test_costs_are_in_order_and_the_axis_starts_below_the_smallest() -> None:
     assert 2 * ranks.signals["half"] == pytest.approx(tested[1].critical_difference, abs=1e-3)
 
 
-def test_the_front_the_ends_and_the_founding_papers_method_are_named() -> None:
+def test_four_methods_are_named_the_founding_papers_among_them() -> None:
     founding, both = info("m90", "Own", paper="arXiv:2412.20895"), ("new", "other")
     page = with_more(long_page(), method(founding, 48, 50, targets=both, shots=(1, 4)))
     rows = [row for row in rows_of(page).values() if row.value("h") is not None]
-    assert {"Zero-shot", "Method 03 (words)", "Own"} < {row.title for row in named_methods(rows)}
-    small = list(rows_of(small_page()).values())
-    assert set(named_methods(small)) == set(small)
+    plain = [row.title for row in rows if not row.transfer]
+    named = {row.title for row in named_methods(rows)}
+    assert named == {plain[0], "Own", "Zero-shot", plain[-1]}
+
+
+def test_bars_stand_where_they_tell_methods_apart_and_never_below_six_datasets() -> None:
+    def bars(tasks: int, gap: int) -> list[bool]:
+        names = tuple(f"t{i}" for i in range(tasks))
+        right = [10 * i * gap + 30 for i in range(4)]
+        methods = [
+            make_method(
+                info(f"m{i}"),
+                [
+                    make_row(
+                        right[i] + (i + j) % 4 * (gap == 0), method=f"m{i}", task=task, backbone=b
+                    )
+                    for j, task in enumerate(names)
+                    for b in UPGRADE
+                ],
+            )
+            for i in range(4)
+        ]
+        page = make_page(*methods, expected=Expected(names, (4,), (1,), (UPGRADE,)))
+        shown = next(one for one in plan_figures([page]) if one.section == "ranks")
+        assert ("No bar" in shown.said) == (not any(value["bar"] for value in shown.shown.values))
+        return [value["bar"] for value in shown.shown.values]
+
+    assert bars(8, gap=1) == [True, True, True, True]
+    assert bars(5, gap=1) == [False] * 4
+    assert bars(8, gap=0) == [False] * 4
+
+
+def test_methods_without_a_mark_are_said() -> None:
+    page = with_more(small_page(), make_method(info("gone"), [make_row(1, method="gone")]))
+    scatter = plan_figures([page])[0]
+    assert scatter.said == "No H, so no mark: gone."
+    assert b"No H, so no mark: gone." in scatter.render()
+
+
+def test_labels_keep_their_distance_and_their_order() -> None:
+    places = dodge_labels([50.0, 50.5, 40.0, 50.2], 1.0)
+    assert sorted(range(4), key=places.__getitem__) == [2, 0, 3, 1]
+    assert min(b - a for a, b in pairwise(sorted(places))) >= 0.99
+    assert dodge_labels([1.0, 9.0], 1.0) == [1.0, 9.0]
+
+
+def test_a_file_is_dark_where_the_reader_asks_for_it() -> None:
+    svg = plan_figures([small_page()])[0].render().decode()
+    [style] = re.findall("<style>(.*?)</style>", svg)
+    assert style.startswith("@media (prefers-color-scheme:dark){")
+    light = {*re.findall(r'(?:fill|stroke)="(#[0-9a-f]{6})"', svg.replace(style, ""))}
+    assert light
+    assert {colour for colour in light if f'="{colour}"]' not in style} == set()

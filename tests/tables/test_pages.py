@@ -26,6 +26,7 @@ from synthetic_results import (
     make_pairs,
     make_row,
     make_suite,
+    render_sections,
     through_words,
 )
 
@@ -34,7 +35,6 @@ from compatbench.errors import CompatbenchError
 from compatbench.results.result_files import write_results
 from compatbench.tables.pages.leaderboard import (
     render_leaderboard,
-    render_methods,
     render_pages,
     render_suite,
 )
@@ -63,14 +63,7 @@ Compare = Callable[[str, str], None]
 )
 def test_every_table_of_a_suite(page: Callable[[], SuitePage], same_as_before: Compare) -> None:
     name = page.__name__.removesuffix("_page")
-    text = render_suite(page())
-    # What all suites explain alike is in the snapshot of one.
-    end = None if name == "states" else text.index("## How to read the tables")
-    same_as_before(f"{name}.md", text[:end])
-
-
-def test_every_method_of_a_suite(same_as_before: Compare) -> None:
-    same_as_before("methods.md", render_methods(suites.settings_page()))
+    same_as_before(f"{name}.md", f"{render_suite(page())}\n{render_sections(page())}")
 
 
 def test_the_leaderboard_has_the_best_the_floors_what_is_apart_and_sections(
@@ -87,13 +80,10 @@ def test_the_leaderboard_has_the_best_the_floors_what_is_apart_and_sections(
 def test_a_registered_measure_is_shown_where_rows_have_it() -> None:
     coop, floor = flat(COOP, 60, 50), flat(ZEROSHOT, 40, 60)
     page = make_page(replace(coop, rows=coop.rows.assign(agreement=75.0)), floor)
-    assert "| Agreement |" in render_methods(page)
-    assert "- **Agreement**: images with the same predicted class" in render_suite(page)
     columns = choose_columns([page])
     assert "Agreement" in {column.title for column in columns.ranking}
     assert [*columns.measures][-1] == "agreement"
     plain = make_page(coop, floor)
-    assert "Agreement" not in render_methods(plain) + render_suite(plain)
     assert "agreement" not in choose_columns([plain]).measures
 
 
@@ -150,6 +140,7 @@ def test_the_order_of_rows_and_methods_does_not_show(rng: random.Random) -> None
         shuffled.append(replace(method, rows=method.rows.iloc[order], costs=method.costs[::-1]))
     again = replace(page, results=make_suite(*shuffled))
     assert render_suite(again) == render_suite(page)
+    assert render_sections(again) == render_sections(page)
     assert render_leaderboard([again]) == render_leaderboard([page])
 
 

@@ -172,7 +172,7 @@ def test_a_view_is_shared_by_its_address(open_page: OpenPage) -> None:
         assert caption == "Tiny suite: Old model → Other model, 1 shot"
         assert sorted_by(one) == {"Dogs: Gain": "descending"}
     assert again.locator("#board").inner_text() == page.locator("#board").inner_text()
-    values = [float(text.replace("–", "-99")) for text in column(again, 13)]
+    values = [float(text.replace("–", "-99")) for text in column(again, 14)]
     assert values == sorted(values, reverse=True)
     with again.expect_download() as download:
         again.get_by_role("button", name="CSV of this view").click()
@@ -236,3 +236,60 @@ def test_it_prints_on_white(open_page: OpenPage) -> None:
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(26, 26, 26)"
     assert page.locator(".controls").is_hidden()
     assert page.locator("#board tbody tr").count() == 15
+
+
+def test_no_row_says_so_and_capabilities_filter(open_page: OpenPage) -> None:
+    page = open_page()
+    page.get_by_label("Method contains", exact=True).fill("no such method")
+    assert page.locator("#board tbody").inner_text() == "No method passes these filters."
+    page.get_by_role("button", name="Clear filters").click()
+    page.get_by_label("Capability", exact=True).select_option("survives another width")
+    assert column(page, 2) == ["Zero-shot"]  # of made-up methods nothing is known
+
+
+def test_a_phone_shows_the_table_on_its_first_screen_with_h_first(open_page: OpenPage) -> None:
+    page = open_page(width=390)
+    heads = page.locator("#board thead th").all_inner_texts()
+    assert [text.strip() for text in heads[:4]] == ["Rank", "Method", "H", "Gain"]
+    place = page.locator("#board tbody tr").first.bounding_box()
+    assert place
+    assert place["y"] + place["height"] < 700
+    assert not page.locator("#choose-kind").is_visible()
+    page.locator("#filters summary").click()
+    assert page.locator("#choose-kind").is_visible()
+
+
+def test_paper_has_all_figures(open_page: OpenPage) -> None:
+    page = open_page(color_scheme="dark")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    left = "[...document.querySelectorAll('.plot:not([data-drawn])')].filter(e => e.offsetParent)"
+    assert page.evaluate(f"{left}.length") == 0
+    assert page.locator(".plot svg").count() > 4
+    assert (
+        page.locator("#scatter svg text").first.evaluate("e => e.getAttribute('fill')") == "#1a1a1a"
+    )
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert not page.evaluate("document.documentElement.classList.contains('paper')")
+
+
+def test_the_questions_lead_to_a_method(open_page: OpenPage) -> None:
+    page = open_page()
+    page.get_by_text("Which method should I try first?").click()
+    said = page.locator("#answer").inner_text()
+    assert said.startswith("Cannot tell")
+    page.get_by_label("When the new model comes I have").select_option("a list of words")
+    page.get_by_label("My classes will").select_option("change")
+    assert "nothing of this kind was measured" in page.locator("#answer").inner_text()
+
+
+def test_every_committed_suite_opens_with_rows(browser: Browser) -> None:
+    site = Path(__file__).parents[2] / "results" / "report"
+    page = browser.new_page()
+    names = [path.stem for path in (site / "data").glob("*.js")]
+    for name in names:
+        page.goto("about:blank")
+        page.goto(f"{site.as_uri()}/index.html#suite={name}")
+        page.locator("#board tbody th").first.wait_for()
+        assert page.locator("#choose-suite").input_value() == name
+    assert len(names) > 5
+    page.close()

@@ -172,6 +172,7 @@ def ranking_frame(ranks: Sequence[Ranked]) -> pd.DataFrame:
 
     * ``rank`` is ``2=`` if it is shared, and empty without an H; ``title`` is the method's own.
     * ``_std`` is over seeds; ``h_low`` and ``h_high`` bound the 95 % interval over datasets.
+    * ``p_first``: how often it has the highest H, in percent of bootstrap draws of datasets.
     * ``harmed`` counts datasets; ``parameters`` are those of the largest module.
     * ``measured`` of all ``cells`` have a result; ``reasons`` say why some were ``refused``.
     """

@@ -7,7 +7,7 @@ Classifiers over Multiple Data Sets*, JMLR 7 (2006).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from compatbench.data.cards import COPIED
 from compatbench.messages import one_line
-from compatbench.results.estimate import Interval
+from compatbench.results.estimate import Interval, resample_weights
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.measures import list_measures
 from compatbench.results.method_results import MethodResults
@@ -42,6 +42,7 @@ class Ranked:
 
     rank: str  # its place: ``2``, or ``2=`` if tied; empty for a method that has no H
     standing: Standing
+    p_first: float | None = None  # see ``first_shares``
 
     @property
     def transfer(self) -> str:
@@ -95,6 +96,7 @@ class Ranked:
         for side in ("source", "target", "h"):
             figures[f"{side}_std"] = (mean := one.mean(side)) and mean.std
         return figures | {
+            "p_first": self.p_first,
             "relative_nfr": one.relative_flips,
             **dict(
                 zip(("harmed", "worst_task", "worst_gain"), one.harmed or [None] * 3, strict=True)
@@ -150,14 +152,28 @@ def _rank_track(standings: Sequence[Standing]) -> list[Ranked]:
     complete = [item for item in standings if item.state == "complete"]
     left = sorted(complete, key=lambda item: exact(item.mean("h")) or 0.0, reverse=True)
     ranked: list[Ranked] = []
+    shares = dict(zip(left, first_shares([dataset_means(item, "h") for item in left]), strict=True))
     while left:
         size = 1 + _count_tied(left[0], left[1:])
         place = f"{len(ranked) + 1}{'=' if size > 1 else ''}"
-        ranked += [Ranked(place, item) for item in left[:size]]
+        ranked += [Ranked(place, item, shares[item]) for item in left[:size]]
         left = left[size:]
     for state in ("not ranked", "not transferable", "incomplete", "refused"):
         ranked += [Ranked("", item) for item in standings if item.state == state]
     return ranked
+
+
+def first_shares(means: Sequence[Mapping[str, float] | None]) -> list[float | None]:
+    """How often each method has the highest mean, in percent of bootstrap draws over datasets.
+
+    Methods that are equal share a draw. None with a single dataset: every draw is that one.
+    """
+    scores = np.array([list(of.values()) for of in means if of is not None], dtype=float)
+    if len(scores) < len(means) or scores.ndim < 2 or scores.shape[1] < 2:
+        return [None] * len(means)
+    drawn = scores @ resample_weights(scores.shape[1])
+    first = drawn >= drawn.max(axis=0) - 1e-9
+    return (100 * (first / first.sum(axis=0)).mean(axis=1)).tolist()
 
 
 def rank_upgrades(

@@ -37,7 +37,7 @@ from compatbench.results.rows import (
 
 RESULTS = "results"
 TUNING = "tuning"  # below the folder of a suite
-PAGES = ("README.md", "methods.md")  # there, too: made from its results
+PAGE = "README.md"  # there, too: made from its results
 # Below results/, beside a folder for each suite.
 FIGURES, PUBLISHED, REPORT, RETRIEVAL = "figures", "published", "report", "retrieval"
 NO_SUITES = (FIGURES, PUBLISHED, REPORT, RETRIEVAL)

@@ -17,8 +17,6 @@ _BLOCK_START = re.compile(r"^(\d*)([-+=.)])(?=[-=\s]|$)")
 _AUTOLINK = re.compile(r":(?=//)|(?<=www)\.", re.IGNORECASE)
 _MAIL = re.compile(r"(?<=\S)@(?=\S)")
 _PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})(v\d+)?", re.IGNORECASE)
-# Its second line is of dashes; in a cell a bar is escaped.
-_TABLE = re.compile(r"^\| .*\n\|(?: -+:? \|)+$(?:\n\| .*)*", re.MULTILINE)
 _SAFE_CODE = re.compile(r"[A-Za-z0-9_.,:/ +=-]+")
 
 
@@ -72,34 +70,15 @@ def define_links(text: str) -> str:
     return "\n".join(link_definitions(papers))
 
 
-def pad_tables(page: str) -> str:
-    """The page with the tables in it padded, as ``table`` pads them."""
-
-    def pad(block: re.Match[str]) -> str:
-        header, rule, *rows = ([*line[2:-2].split(" | ")] for line in block[0].splitlines())
-        left = [i for i, mark in enumerate(rule) if not mark.endswith(":")]
-        cells = [[cell.strip() for cell in row] for row in (header, *rows)]
-        return "\n".join(table(cells[0], cells[1:], left))
-
-    return _TABLE.sub(pad, page)
-
-
 def table(
     header: Sequence[str], rows: Iterable[Sequence[str]], left: Iterable[int] = (0,)
 ) -> list[str]:
-    """A table, padded to be read as plain text too; cells must be escaped already.
+    """A table; cells must be escaped already.
 
     Columns of text are aligned ``left``; all others hold numbers.
     """
-    columns = list(zip(header, *rows, strict=True))
-    for i, column in enumerate(columns):
-        width = max(3, *map(len, column))
-        if i in left:
-            cells, rule = [cell.ljust(width) for cell in column], "-" * width
-        else:
-            cells, rule = [cell.rjust(width) for cell in column], "-" * (width - 1) + ":"
-        columns[i] = (cells[0], rule, *cells[1:])
-    return [f"| {' | '.join(line)} |" for line in zip(*columns, strict=True)]
+    rule = ["---" if i in {*left} else "---:" for i in range(len(header))]
+    return [f"| {' | '.join(line)} |" for line in (header, rule, *rows)]
 
 
 def render_table(shown: Table, longest: int = 200) -> str:

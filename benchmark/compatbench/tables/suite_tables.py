@@ -17,61 +17,35 @@ from compatbench.results.ranks import Ranked, exact
 from compatbench.results.standing import (
     MeasureName,
     Standing,
-    compute_standing,
     follow_path,
     mean_of_all,
 )
 from compatbench.tables.numbers import percent, signed
-from compatbench.tables.ranking import EVERYWHERE, further_measures, measure_column, method_cell
+from compatbench.tables.ranking import method_cell
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.table import (
     Cell,
-    Column,
     Table,
-    join,
     number,
     plain_table,
 )
 
 
-def dataset_table(page: SuitePage, upgrade: Upgrade, shots: int, measure: MeasureName) -> Table:
-    """One measure, methods × tasks and their mean."""
-    standings, tasks = _standings(page, upgrade, shots), page.expected.tasks
-    means = {page.task_title(task): [s.mean(measure, task) for s in standings] for task in tasks}
-    means["Mean"] = [standing.mean(measure) for standing in standings]
-    return _by_method(standings, {title: _cells(map(exact, of)) for title, of in means.items()})
+def published(page: SuitePage) -> list[tuple[str, int, dict[str, list[dict[str, Any]]]]]:
+    """By source and number of shots, what was measured beside what is published for it."""
+    sources = dict.fromkeys(upgrade[0] for upgrade in page.expected.upgrades)
+    upgrades = [
+        (source, next(u for u in page.expected.upgrades if u[0] == source)) for source in sources
+    ]
+    return [
+        (source, shots, lines)
+        for source, upgrade in upgrades
+        for shots in sorted(page.expected.shots, reverse=True)
+        if (lines := _published_lines(page, upgrade, shots))
+    ]
 
 
-def variant_table(page: SuitePage, upgrade: Upgrade, shots: int, task: str) -> Table:
-    """``source → target`` accuracy on a task, on each of its variants, and on these in mean."""
-    standings = _standings(page, upgrade, shots)
-    sides: list[dict[str, list[float | None]]] = []
-    for side in ("source", "target"):
-        by_set = {
-            page.task_title(name): [
-                exact(
-                    compute_standing(
-                        standing.results, page.expected, upgrade, shots, (task, name)
-                    ).mean(side)
-                )
-                for standing in standings
-            ]
-            for name in (task, *page.expected.variants[task])
-        }
-        _, *variants = by_set.values()
-        by_set["Mean of variants"] = [mean_of_all(of) for of in zip(*variants, strict=True)]
-        sides.append(by_set)
-    source, target = sides
-    return _by_method(
-        standings,
-        {
-            title: [*map(join, zip(_cells(source[title]), _cells(target[title]), strict=True))]
-            for title in source
-        },
-    )
-
-
-def published_lines(
+def _published_lines(
     page: SuitePage, upgrade: Upgrade, shots: int
 ) -> dict[str, list[dict[str, Any]]]:
     """What was measured on the source beside what is published for it; empty if nothing is.
@@ -143,17 +117,6 @@ def rows_by_method(page: SuitePage) -> list[tuple[str, list[Ranked]]]:
         for row in page.all_ranks(upgrade, max(page.expected.shots)):
             by_method[row.standing.info.name].append(row)
     return sorted(by_method.items())
-
-
-def list_measure_columns(page: SuitePage) -> list[Column]:
-    """Of the measures that a method's tables show, the same for all methods of a page."""
-    rows = page.all_ranks(page.expected.upgrades[0], max(page.expected.shots))
-    return [measure_column(name) for name in (*EVERYWHERE, *further_measures(rows=rows))]
-
-
-def further_columns(page: SuitePage) -> list[Column]:
-    """The columns of these tables that no page explains in words of its own."""
-    return [column for column in list_measure_columns(page) if column.key not in EVERYWHERE]
 
 
 def flat_settings(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

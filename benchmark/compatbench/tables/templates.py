@@ -30,13 +30,14 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "shots": lambda count: str(show_shots(count)),
     "count_shots": count_shots,
     "slug": markdown.slug,
+    "paper": markdown.paper_id,
     "percent": percent,
     "signed": signed,
     "share": share,
     "share_bounds": lambda interval: bounds(interval, share),
     "signed_bounds": lambda interval: bounds(interval, signed),
     "linked": lambda info: markdown.linked(info.title, info.paper),
-    "setting": lambda value: markdown.escape(_show_setting(value)),
+    "setting": lambda value: markdown.escape(show_setting(value)),
     "duration": duration,
     "size": size,
     "value": lambda mean: None if mean is None else mean.value,
@@ -44,7 +45,7 @@ _FILTERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _show_setting(setting: Any) -> str:
+def show_setting(setting: Any) -> str:
     """A method's setting as a file has it."""
     if setting is None:
         return "none"
@@ -52,9 +53,9 @@ def _show_setting(setting: Any) -> str:
 
 
 def render_markdown(name: str, **context: Any) -> str:
-    """A template as Markdown, whose tables are rendered, without empty lines to spare."""
+    """A template as Markdown, without empty lines to spare."""
     made = template(name, autoescape=False, **_FILTERS).render(**context)
-    return markdown.pad_tables(re.sub(r"\n{3,}", "\n\n", made).strip())
+    return re.sub(r"\n{3,}", "\n\n", made).strip()
 
 
 @cache

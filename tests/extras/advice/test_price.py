@@ -7,14 +7,14 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import norm, t
-from synthetic_results import TWO_BY_TWO, UPGRADE, coop_by_way, make_page
+from synthetic_results import TWO_BY_TWO, UPGRADE, coop_by_way, make_page, render_sections
 
 from compatbench.extras.advice.price import break_even, price_ways, worth_interval
 from compatbench.extras.advice.price_pages import price_table, price_values
 from compatbench.results.estimate import Interval, draw_resamples
 from compatbench.tables.figures.plan import plan_figures
 from compatbench.tables.markdown import render_table
-from compatbench.tables.pages.leaderboard import render_leaderboard, render_suite
+from compatbench.tables.pages.leaderboard import render_leaderboard
 
 LABELS = (0, 1, 2, 4, 8, 16)
 CURVE = (50, 48, 54, 58, 60, 61)  # one label per class falls below zero-shot
@@ -88,7 +88,7 @@ def test_a_page_says_what_each_way_needs_and_is_worth() -> None:
     assert [row[6] for row in rows[2:]] == ["1.4", "–", "> 2", "–"]
     text = render_leaderboard([page])
     assert "### Keep, port or retrain?" in text
-    assert "## The price of an upgrade" in render_suite(page)
+    assert "## The price of an upgrade" in render_sections(page)
     assert "cannot tell: 2 tasks are too few for a verdict, which takes 6." in text
     assert "`copied`) has the highest accuracy, 62.0 %, worth 1.4 labels per class" in text
     assert "\n  - with 2 labels per class: [CoOp" in text

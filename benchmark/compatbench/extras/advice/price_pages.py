@@ -26,13 +26,21 @@ from compatbench.results.ranks import exact
 from compatbench.tables import markdown
 from compatbench.tables.figures.kinds import read_kinds
 from compatbench.tables.figures.spec_parts import Shown
-from compatbench.tables.figures.values import panel_record, two_digits
+from compatbench.tables.figures.values import dodge_labels, panel_record, two_digits
 from compatbench.tables.numbers import NOTHING, bounds, duration, percent, signed
 from compatbench.tables.pages.sections import Page, Section
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.table import Column, Table, code, make_table, number, plain_table, text
 
 _FOLDER = Path(__file__).parent
+# What one has, and what a way may need then; each has what the one before it has.
+_LEVELS: dict[str, set[str]] = {
+    "nothing": set(),
+    "words": {"words"},
+    "unlabelled images": {"words", "unlabelled"},
+    "the old model": {"words", "unlabelled", "old model", "source weights"},
+}
+_LABEL = 0.09  # the height of a line's name, as a share of the axis
 
 
 def has_prices(page: SuitePage) -> bool:
@@ -192,17 +200,25 @@ def price_values(page: SuitePage, upgrade: Upgrade) -> Shown:
             continue
         zero = next(p.target.value - p.gain.value for p in prices if p.target and p.gain)
         curve = [two_digits(value) for value in (zero, *(means[way] for way in anew.values()))]
-        best: dict[str, float] = {}
-        for name, value in means.items():
-            if needs_of(name) is not None and "labels" not in access_of(name):
-                access = describe_access(name)
-                best[access] = max(value, best.get(access, value))
         lines = {"trained anew": (places, curve)}
-        for access, value in sorted(best.items()):
-            lines[f"best with {access}"] = ([places[0], places[-1]], [two_digits(value)] * 2)
+        highest = -math.inf
+        for access, needs in _LEVELS.items():
+            within = [
+                v for name, v in means.items() if needs_of(name) and {*access_of(name)} <= needs
+            ]
+            if within and max(within) > highest:  # what needs more, and helps no more, is no line
+                highest = max(within)
+                lines[f"best with {access}"] = ([places[0], places[-1]], [two_digits(highest)] * 2)
         values.append(panel_record(rows[info.name], lines))
-    order = dict.fromkeys(["trained anew", *sorted({*chain(*(each["line"] for each in values))})])
-    signals = {"ticks": places, "names": list(map(str, labels)), "order": [*order]}
+    known = {*chain(*(each["line"] for each in values))}
+    order = [
+        line for line in ("trained anew", *(f"best with {a}" for a in _LEVELS)) if line in known
+    ]
+    every = [value for each in values for line in each["accuracy"] for value in line]
+    least = _LABEL * (max(every) - min(every)) if every else 0.0
+    for each in values:
+        each["label"] = dodge_labels([line[-1] for line in each["accuracy"]], least)
+    signals = {"ticks": places, "names": list(map(str, labels)), "order": order}
     return Shown(values, signals)
 
 

@@ -29,7 +29,7 @@ from compatbench.extras.audit.suite_checks import (
 from compatbench.files.scratch import scratch_folder
 from compatbench.method.registry import builtin_methods
 from compatbench.plugins import load, offered
-from compatbench.results.result_files import FIGURES, NO_SUITES, PAGES, REPORT, RESULTS
+from compatbench.results.result_files import FIGURES, NO_SUITES, PAGE, REPORT, RESULTS
 from compatbench.tables.pages.leaderboard import render_pages
 from compatbench.tables.suite_page import published_pages
 
@@ -180,7 +180,7 @@ def _check_pages(out: Path, suites: Sequence[SuiteCard]) -> list[Finding]:
     One of the suites may come from a file of its own.
     """
     folders = [out / RESULTS / card.name for card in suites if not card.publish]
-    stray = [folder / name for folder in folders for name in PAGES if (folder / name).exists()]
+    stray = [folder / PAGE for folder in folders if (folder / PAGE).exists()]
     findings = [Finding(str(path), "its suite has no pages") for path in stray]
     if not any(suite.publish for suite in suites):
         return findings

@@ -19,7 +19,7 @@ from compatbench.extras.audit.findings import Finding, compare_file
 from compatbench.method.registry import MethodRegistry, find_transfer, known_transfer
 from compatbench.results.collect import describe_method
 from compatbench.results.method_results import MethodResults
-from compatbench.results.result_files import PAGES, TUNING, file_texts, read_method
+from compatbench.results.result_files import PAGE, TUNING, file_texts, read_method
 from compatbench.results.rows import Row, to_frame
 
 KINDS = COST, ROWS, DESCRIPTION = ".cost.csv", ".csv", ".json"
@@ -114,7 +114,7 @@ def _read_methods(folder: Path) -> tuple[dict[str, MethodResults], list[Finding]
         name = path.name.removesuffix(kind)
         if kind != ROWS:
             # Tuning and pages are read where settings and pages are compared.
-            known = path.name in (TUNING, *PAGES) or (kind and folder / f"{name}{ROWS}" in paths)
+            known = path.name in (TUNING, PAGE) or (kind and folder / f"{name}{ROWS}" in paths)
             if not known:
                 findings.append(Finding(str(path), "no results of a method belong to this file"))
             continue

@@ -12,7 +12,6 @@ FUNCTIONS = {
 SECTIONS = {
     "classes": "class_pages:CLASSES_SECTION",
     "classes answer": "class_pages:ANSWER",
-    "classes words": "class_pages:WORDS",
 }
 FIGURES = {"classes": "class_pages:CLASSES_FIGURE"}
 GROUPS = {

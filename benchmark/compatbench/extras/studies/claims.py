@@ -80,7 +80,7 @@ class ClaimsReport(StudyReport):
         header = ["Claim", "What it says", "Data", "Effect, 95 % interval", "Verdict"]
         head = (
             f"Suite {self.suite}, {' → '.join(self.upgrade)}, {self.shots} shots, "
-            f"{self.complete} of {self.methods} methods complete:"
+            f"{self.complete} methods with all of their cells:"
         )
         return [plain_table(header, rows, range(5), sentence(head))]
 

@@ -6,12 +6,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from compatbench.engine.cell import NOT_APPLICABLE
+from compatbench.messages import count
+from compatbench.results.estimate import FEWEST_UNITS
 from compatbench.results.expected import Upgrade
 from compatbench.results.four_ways import CLASSES, MODELS, Classes, FourWays, measure_four_ways
 from compatbench.results.ranks import exact
 from compatbench.tables.figures.kinds import read_kinds
 from compatbench.tables.figures.spec_parts import Shown
-from compatbench.tables.figures.values import record, two_digits
+from compatbench.tables.figures.values import FOUNDING_PAPER, record, two_digits
 from compatbench.tables.markdown import escape
 from compatbench.tables.numbers import bounds, percent, signed
 from compatbench.tables.pages.sections import Page, Section
@@ -96,13 +98,23 @@ def classes_sentence(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
     refused = sum(ways.state == "not applicable" for ways in methods)
     helped = sum((exact(ways.mean("other_target_gain")) or 0) > 0 for ways in complete)
     best, floors = complete[0], [w for w in methods if w.info.depth == "none" and w.mean("four")]
-    four = [percent(exact(ways.mean("four"))) for ways in (best, *floors)]
-    floor = f"; {escape(floors[0].info.title)}: {four[1]}" if floors else ""
+    highest = f"{escape(best.info.title)} has the highest four-way H, {_four(best)}"
+    if floors and float(_four(best)) <= float(_four(floors[0])):
+        highest = f"None beats zero-shot: {highest}, and {escape(floors[0].info.title)} has "
+        highest += _four(floors[0])
+    elif floors:
+        highest += f", beside {_four(floors[0])} of {escape(floors[0].info.title)}"
+        if (tasks := len(page.expected.tasks)) < FEWEST_UNITS:
+            highest += f"; {count(tasks, 'task')} are too few to show that any beats zero-shot"
     return (
-        f"Methods that apply to other classes: {len(complete)}; to their own classes only: "
-        f"{refused}. Best four-way H: {escape(best.info.title)} ({four[0]}{floor}). Above the "
-        f"target's zero-shot on other classes: {helped} of {len(complete)}."
+        f"Of {count(len(page.results.methods), 'method')}, {len(complete)} apply to other classes "
+        f"and {refused} to their own classes only. {highest}. On other classes {helped} of the "
+        f"{len(complete)} end above the target's zero-shot."
     )
+
+
+def _four(ways: FourWays) -> str:
+    return percent(exact(ways.mean("four")))
 
 
 def _section(page: Page, place: int, title: str, template: str) -> Section:
@@ -112,7 +124,6 @@ def _section(page: Page, place: int, title: str, template: str) -> Section:
 
 CLASSES_SECTION = _section("suite", 70, "Known and other classes", "classes.md.jinja")
 ANSWER = _section("leaderboard", 20, "Known and other classes: {}", "classes_answer.md.jinja")
-WORDS = _section("words", 10, "Words of protocols", "classes_words.md.jinja")
 
 
 def class_figures(page: SuitePage) -> Iterator[tuple[str, Shown]]:
@@ -127,6 +138,12 @@ def class_figures(page: SuitePage) -> Iterator[tuple[str, Shown]]:
                     for classes in CLASSES
                 }
                 values.append(record(rows[ways.info.name], **means))
+        # The best two and the worst by the four accuracies, zero-shot, the founding paper's own.
+        own = [rows[n].title for n in rows if rows[n].figures["paper"] == FOUNDING_PAPER]
+        floor = [value["title"] for value in values if value["kind"] == "floor"]
+        titles = [value["title"] for value in values]
+        named = {*titles[:2], *titles[-1:], *floor[:1], *own[:1]}
+        values = [value | {"named": value["title"] in named} for value in values]
         yield page.path_title(upgrade), Shown(values, {})
 
 

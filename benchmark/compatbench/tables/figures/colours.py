@@ -12,3 +12,16 @@ COLOURS = {
 }
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = COLOURS.values()
 INK, FAINT, PAPER = "#1a1a1a", "#d9d9d9", "#ffffff"
+# On a dark ground; as the site's style has them.
+DARK = {
+    PAPER: "#15171a",
+    INK: "#e7e6e3",
+    FAINT: "#3a3d42",
+    GREY: "#9a9a9a",
+    BLUE: "#4ba3e3",
+    ORANGE: "#f0b429",
+    GREEN: "#2cc295",
+    RED: "#f0803c",
+    PURPLE: "#de9cc0",
+    SKY: "#9bd5f7",
+}

@@ -35,6 +35,8 @@ class PlannedFigure:
     heading: str  # what of: an upgrade or a path, and shots
     shown: Shown
     missing: str = ""  # why there is nothing to draw; empty if there is
+    said: str = ""  # of what there is no mark
+    in_file: Shown | None = None  # what the file shows, if that is less
 
     @property
     def name(self) -> str:
@@ -44,7 +46,8 @@ class PlannedFigure:
     def render(self, drawn: bytes = b"") -> bytes:
         """The SVG, signed at its end; as it was ``drawn``, if nothing has changed."""
         kind = find_kind(self.section)
-        return render_svg_figure(kind, self.shown, f"{kind.title}: {self.heading}", drawn)
+        label = f"{kind.title}: {self.heading}"
+        return render_svg_figure(kind, self.in_file or self.shown, label, drawn, self.said)
 
 
 def plan_figures(pages: Sequence[SuitePage]) -> list[PlannedFigure]:
@@ -73,6 +76,7 @@ def figures_of_upgrade(page: SuitePage, upgrade: Upgrade, shots: int) -> Iterato
     finished = [[row for row in ranked if row.value("h") is not None] for ranked in ranks]
     complete = [row for ranked in finished for row in _best(ranked)]
     plain = [row for row in complete if not row.transfer]
+    alike = [row for row in plain if not row.sees_tests]  # the rows of the main table
     heading = one_line(f"{page.path_title(upgrade)}, {count_shots(shots)}")
 
     def of(shown: Sequence[Ranked], groups: Sequence[Sequence[Ranked]]) -> str:
@@ -80,7 +84,7 @@ def figures_of_upgrade(page: SuitePage, upgrade: Upgrade, shots: int) -> Iterato
         left_out = f", the {_MOST} best by each transfer and zero-shot, out of {count}"
         return heading + left_out * (count > len(shown))
 
-    alone = of(plain, finished[:1])
+    alone, said = of(plain, finished[:1]), _say_missing(ranks[0])
     scatter = scatter_values(complete) if plain else _NOTHING
     missing = "" if plain else _INCOMPLETE
     ranked, too_few = rank_values(page.ranks(upgrade, shots), _MOST), ""
@@ -89,15 +93,29 @@ def figures_of_upgrade(page: SuitePage, upgrade: Upgrade, shots: int) -> Iterato
             "the test needs three methods with all of their cells, and two datasets; there are "
             f"{len(plain)} and {len(page.expected.tasks)}"
         )
+    bars = ranked is not None and any(value["bar"] for value in ranked.values)
+    no_bars = "" if bars else " No bar: no two methods are told apart."
     planned = (
-        ("scatter", of(complete, finished), scatter, missing),
-        ("matrix", of(rows, ranks), matrix_values(page, rows), ""),
-        ("ranks", alone, ranked or _NOTHING, too_few),
-        ("size", alone, cost_values(plain, "parameters") if plain else _NOTHING, missing),
-        ("time", alone, cost_values(plain, "fit_seconds") if plain else _NOTHING, missing),
+        ("scatter", of(complete, finished), scatter, missing, said),
+        ("matrix", of(rows, ranks), matrix_values(page, rows), "", ""),
+        ("ranks", alone, ranked or _NOTHING, too_few, (said + no_bars).strip()),
+        ("size", alone, cost_values(plain, "parameters") if plain else _NOTHING, missing, said),
+        ("time", alone, cost_values(plain, "fit_seconds") if plain else _NOTHING, missing, said),
     )
-    for section, title, shown, why_not in planned:
-        yield PlannedFigure(page.name, section, number, title, shown, why_not)
+    files = {"scatter": scatter_values(alike) if alike else None}
+    for section, title, shown, why_not, of_what in planned:
+        yield PlannedFigure(
+            page.name, section, number, title, shown, why_not, of_what, files.get(section)
+        )
+
+
+def _say_missing(rows: Sequence[Ranked]) -> str:
+    """The methods of a ranking that have no H, and so no mark."""
+    missing = [row.title for row in rows if row.value("h") is None]
+    if not missing:
+        return ""
+    more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+    return f"No H, so no mark: {', '.join(missing[:4])}{more}."
 
 
 def _best(rows: Sequence[Ranked]) -> list[Ranked]:

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import Any
 
 from compatbench.files.hashes import sha256_bytes, sha256_json
-from compatbench.tables.figures.colours import FAINT, GREY, INK, PAPER
+from compatbench.tables.figures.colours import DARK, FAINT, GREY, INK, PAPER
 from compatbench.tables.figures.kinds import FigureKind
 from compatbench.tables.figures.spec_parts import COLUMNS, FONT, WIDTH, Shown, Spec
 
@@ -24,9 +24,16 @@ _VEGA_LITE = "6.4"
 _SIGNATURE = re.compile(
     rb" from ([0-9a-f]{64}) by vl-convert (\S+)(?: as [0-9a-f]{64})? (?:-->|\*/)\n\Z"
 )
-_FINISH = 1  # raised with every change of ``_finish``, so that all figures are drawn anew
+_FINISH = 2  # raised with every change of ``_finish``, so that all figures are drawn anew
 # Vega writes every digit of a coordinate. Texts and labels keep theirs: 0.001 is not 0.
 _MANY_DIGITS = re.compile(r'(aria-label="[^"]*"|>[^<]+<)|-?\d+\.\d{3,}')
+# Light on dark where the reader's system asks for it, also in an image of a page.
+_DARK_RULES = "".join(
+    f'[{what}="{light}"]{{{what}:{dark}}}'
+    for light, dark in DARK.items()
+    for what in ("fill", "stroke")
+)
+_DARK = f"@media (prefers-color-scheme:dark){{{_DARK_RULES}}}"
 _CONFIG: Spec = {
     "font": FONT,
     "axis": {
@@ -47,17 +54,23 @@ _CONFIG: Spec = {
 }  # fmt: skip
 
 
-def render_svg_figure(kind: FigureKind, shown: Shown, label: str, drawn: bytes = b"") -> bytes:
-    """A figure as SVG on white, with digests of what it shows and of itself at its end.
+def render_svg_figure(
+    kind: FigureKind, shown: Shown, label: str, drawn: bytes = b"", said: str = ""
+) -> bytes:
+    """A figure as SVG, with digests of what it shows and of itself at its end.
 
     Args:
         label: what a screen reader says of it.
         drawn: the figure as it was; given back, if it was drawn from the very same.
+        said: a line below it.
     """
     import vl_convert
 
     spec = compile_figure(kind, shown.signals, WIDTH)
-    fill(spec, shown)
+    fill(spec, shown, kind.spec().get("columns", COLUMNS))
+    if said:
+        text = {"fontSize": 10, "fontWeight": "normal", "color": GREY, "font": FONT}
+        spec["title"] = {"text": said, **text, "orient": "bottom", "anchor": "start", "offset": 8}
     for mark in spec["marks"]:
         for transform in mark.get("transform", ()):
             transform.pop("avoidMarks", None)  # takes a canvas, which only browsers have
@@ -65,7 +78,7 @@ def render_svg_figure(kind: FigureKind, shown: Shown, label: str, drawn: bytes =
 
     def sign(svg: str) -> bytes:
         digest = sha256_json([_FINISH, spec, label, svg])
-        signature = f"{_signature([kind.spec(), *shown])} as {digest}"
+        signature = f"{_signature([kind.spec(), *shown, said])} as {digest}"
         return f"{svg}\n<!-- drawn {signature} -->\n".encode()
 
     # To draw takes a hundred times as long as to see that nothing has changed.
@@ -75,7 +88,7 @@ def render_svg_figure(kind: FigureKind, shown: Shown, label: str, drawn: bytes =
 
 
 def render_chart(spec: Spec, label: str) -> bytes:
-    """A Vega-Lite specification with its own data as SVG on white, with a digest of it."""
+    """A Vega-Lite specification with its own data as SVG, with a digest of it."""
     import vl_convert
 
     whole = {**spec, "config": _CONFIG, "background": PAPER}
@@ -86,6 +99,7 @@ def render_chart(spec: Spec, label: str) -> bytes:
 def _finish(svg: str, label: str) -> str:
     """An SVG with what a screen reader says of it, and with two decimals of every coordinate."""
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
+    svg = svg.replace(">", f"><style>{_DARK}</style>", 1)
     return _MANY_DIGITS.sub(lambda match: match[1] or f"{round(float(match[0]), 2):g}", svg)
 
 
@@ -128,7 +142,7 @@ def _compile_figure(kind: FigureKind, signals: tuple[str, ...], width: int | str
     spec = kind.spec()
     if "facet" not in spec:
         spec["width"] = width
-    names = ["narrow", "columns", "kinds", *signals]
+    columns, names = spec.get("columns", COLUMNS), ["narrow", "columns", "kinds", *signals]
     spec |= {"config": _CONFIG, "params": [{"name": name, "value": None} for name in names]}
     vega = vl_convert.vegalite_to_vega(spec, vl_version=_VEGA_LITE)
     _place_names(vega["marks"], kind.first_side)
@@ -137,14 +151,14 @@ def _compile_figure(kind: FigureKind, signals: tuple[str, ...], width: int | str
         for data in vega["data"]:
             if data["name"] in ("facet_domain_row", "facet_domain_column"):
                 stop = data["transform"][0]["stop"]
-                stop["signal"] = re.sub(rf"\b{COLUMNS}\)$", "columns)", stop["signal"])
+                stop["signal"] = re.sub(rf"\b{columns}\)$", "columns)", stop["signal"])
     return vega
 
 
-def fill(vega: Spec, shown: Shown) -> None:
+def fill(vega: Spec, shown: Shown, columns: int) -> None:
     """Gives a compiled specification its data."""
     kinds = sorted({one["kind"] for one in shown.values})
-    settings = {"narrow": False, "columns": COLUMNS, "kinds": kinds, **shown.signals}
+    settings = {"narrow": False, "columns": columns, "kinds": kinds, **shown.signals}
     for signal in vega["signals"]:
         if signal["name"] in settings:
             signal["value"] = settings[signal["name"]]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, compress, pairwise
 from typing import Any
 
 import numpy as np
 
 from compatbench.data.cards.shots import count_shots, show_shots
 from compatbench.messages import one_line
+from compatbench.results.estimate import FEWEST_UNITS
 from compatbench.results.expected import Upgrade
 from compatbench.results.ranks import Ranked, exact, rank_datasets, rounded
 from compatbench.results.standing import follow_path
@@ -48,7 +49,8 @@ def scatter_values(rows: Sequence[Ranked]) -> Shown:
     ]
     left, right = _range([x for x, _ in points])
     low, high = _range([y for _, y in points])
-    named, values = set(named_methods(rows)), []
+    inside = [left <= x <= right and low <= y <= high for x, y in points]
+    named, values = set(named_methods([*compress(rows, inside)])), []
     untouched = {
         row.figures["method"]: point
         for row, point in zip(rows, points, strict=True)
@@ -79,23 +81,11 @@ def zero_shot_accuracies(rows: Sequence[Ranked]) -> tuple[float, float] | None:
 
 
 def named_methods(rows: Sequence[Ranked]) -> list[Ranked]:
-    """The methods that the scatter names.
-
-    They are the front (no other method is better on both models), the best and the worst by
-    H, the founding paper's own, the floor, and the best of other transfers.
-    """
+    """The four that are named: the first and the last by H, zero-shot, the founding paper's own."""
     plain = [row for row in rows if not row.transfer]
-    through = [row for row in rows if row.transfer]
-    points = np.array([[row.value("source"), row.value("target")] for row in plain], dtype=float)
-    front = [
-        row
-        for row, point in zip(plain, points, strict=True)
-        if not ((points >= point).all(axis=1) & (points > point).any(axis=1)).any()
-    ]
-    ends = [*plain[-2:], *plain[:3]] if len(plain) > 5 else plain
     own = [row for row in plain if row.figures["paper"] == FOUNDING_PAPER]
-    floor = [row for row in plain if row.kind == "floor"][-1:]
-    return list(dict.fromkeys([*front, *ends, *own, *floor, *through[:3]]))
+    floor = [row for row in plain if row.kind == "floor"]
+    return list(dict.fromkeys([*plain[:1], *own[:1], *floor[:1], *plain[-1:]]))
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
@@ -123,8 +113,11 @@ def rank_values(rows: Sequence[Ranked], most: int) -> Shown | None:
     if (tested := rank_datasets(rows)) is None:
         return None
     methods, test = tested
+    # Only bars that tell a method from another say something; with few datasets none does.
+    apart, decides = test.critical_difference, test.datasets >= FEWEST_UNITS
+    bars = [decides and any(abs(one - rank) >= apart for one in test.ranks) for rank in test.ranks]
     values = [
-        record(row, rank=two_digits(rank))
+        record(row, rank=two_digits(rank), bar=bars[place])
         for place, (row, rank) in enumerate(zip(methods, test.ranks, strict=True))
         if place < most or row.kind == "floor"
     ]
@@ -181,6 +174,16 @@ def panel_record(row: Ranked, lines: Mapping[str, tuple[Sequence[float], Sequenc
     """The lines of a small panel: their names, places and accuracies."""
     at, accuracy = zip(*lines.values(), strict=True)
     return record(row, line=[*lines], at=list(map(list, at)), accuracy=list(map(list, accuracy)))
+
+
+def dodge_labels(values: Sequence[float], least: float) -> list[float]:
+    """Places for labels of these values, in their order, of which no two are nearer than this."""
+    places = [*values]
+    order = sorted(range(len(values)), key=values.__getitem__)
+    for before, after in pairwise(order):
+        places[after] = max(places[after], places[before] + least)
+    middle = sum(places) / len(places) - sum(values) / len(values)
+    return [round(place - middle, 2) for place in places]
 
 
 def path_values(page: SuitePage, path: Sequence[str]) -> Shown:

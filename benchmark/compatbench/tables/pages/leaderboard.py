@@ -1,7 +1,8 @@
 """The Markdown pages, from ``results/`` and the cards: the same results give the same bytes.
 
-``leaderboard.md`` has the best of each upgrade, ``results/<suite>/README.md`` every table,
-``results/<suite>/methods.md`` every method, and ``README.md`` a short ranking.
+``leaderboard.md`` has the best of each upgrade, ``results/<suite>/README.md`` says what a suite is
+and where its tables are, and ``README.md`` has a short ranking. A clone has a page for each method,
+``docs/methods/<name>.md``.
 """
 
 from __future__ import annotations
@@ -13,30 +14,31 @@ from typing import Any
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import kind_of
 from compatbench.results.ranking_table import find_disagreements
-from compatbench.results.ranks import ALPHA, Ranked, rank_datasets
-from compatbench.results.result_files import FIGURES, PAGES, RESULTS, check_name
+from compatbench.results.ranks import Ranked
+from compatbench.results.result_files import FIGURES, PAGE, RESULTS, check_name
 from compatbench.tables import markdown
 from compatbench.tables.figures.kinds import list_kinds
+from compatbench.tables.pages.method_pages import render_method_pages
 from compatbench.tables.pages.report_site import report
 from compatbench.tables.pages.sections import (
     TABLES,
     TOP,
     list_sections,
     list_sections_below,
-    render_method,
 )
 from compatbench.tables.suite_page import MARKS, SuitePage, published_pages, suites_with_results
 from compatbench.tables.templates import render_markdown, write_changed
 
 LEADERBOARD = "leaderboard.md"
+METHOD_PAGES = "docs/methods"  # of a clone
 SECTION = "leaderboard"  # between these markers the README has its table
 
 
 def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
     """Makes ``leaderboard.md`` and the pages of every suite again from ``results/``, byte for byte.
 
-    Each suite has ``results/<suite>/README.md``, with every table, and ``methods.md``, with every
-    method. The report and its figures are made as well.
+    Each suite has ``results/<suite>/README.md``. The report, with every table, and its figures are
+    made as well; in a clone also the page of each method.
 
     Args:
         out: as for ``run``.
@@ -67,12 +69,15 @@ def render_pages(out: Path, pages: Sequence[SuitePage] | None = None) -> dict[Pa
     if not pages:
         raise CompatbenchError(_why_no_pages(out))
     figures = find_figures(out)
-    rendered = {out / LEADERBOARD: render_leaderboard(pages, figures)}
+    folder = out / METHOD_PAGES
+    rendered = {out / LEADERBOARD: render_leaderboard(pages, figures, folder.is_dir())}
     for page in (each for suite in pages for each in (suite, *suite.sections)):
         if page.results.all:
-            folder = out / RESULTS / check_name(page.name, "suite")
-            texts = render_suite(page, figures), render_methods(page)
-            rendered |= {folder / name: text for name, text in zip(PAGES, texts, strict=True)}
+            suite = out / RESULTS / check_name(page.name, "suite")
+            rendered[suite / PAGE] = render_suite(page, figures)
+    if folder.is_dir():
+        texts = render_method_pages(pages)
+        rendered |= {folder / f"{check_name(name, 'method')}.md": texts[name] for name in texts}
     if text := read_readme(out):
         summary = _render("summary.md.jinja", page=pages[0], root="", top=TOP)
         summary = markdown.fill_section(text, SECTION, summary)
@@ -115,19 +120,18 @@ def write_pages(
     return list(files)
 
 
-def render_leaderboard(suites: Sequence[SuitePage], figures: Mapping[str, str] = {}) -> str:
-    """The whole of ``leaderboard.md``, with those of its figures that exist."""
-    return _render("leaderboard.md.jinja", suites=suites, figures=figures, root="", top=TOP)
+def render_leaderboard(
+    suites: Sequence[SuitePage], figures: Mapping[str, str] = {}, methods: bool = False
+) -> str:
+    """The whole of ``leaderboard.md``, with its figures and links to pages of methods, if any."""
+    of = {"suites": suites, "figures": figures, "methods": methods}
+    return _render("leaderboard.md.jinja", **of, root="", top=TOP)
 
 
 def render_suite(page: SuitePage, figures: Mapping[str, str] = {}) -> str:
-    """``results/<suite>/README.md``: every table of one suite."""
-    return _render("suite.md.jinja", page=page, figures=figures, root="../../")
-
-
-def render_methods(page: SuitePage) -> str:
-    """``results/<suite>/methods.md``: every method of one suite."""
-    return _render("methods.md.jinja", page=page)
+    """``results/<suite>/README.md``: what a suite is, where its tables are, and its pictures."""
+    shown = {name: about for name, about in figures.items() if name.rsplit("-", 2)[0] == page.name}
+    return _render("suite.md.jinja", page=page, shown=dict(sorted(shown.items())), root="../../")
 
 
 def _render(name: str, **context: Any) -> str:
@@ -136,11 +140,8 @@ def _render(name: str, **context: Any) -> str:
         tables=TABLES,
         sections=list_sections,
         sections_below=list_sections_below,
-        ALPHA=ALPHA,
         find_disagreements=find_disagreements,
-        rank_datasets=rank_datasets,
         choose_methods=_choose_methods,
-        about=render_method,
         marks=MARKS,
         **context,
     )

@@ -27,7 +27,13 @@ from compatbench.tables.figures.kinds import find_kind, list_kinds
 from compatbench.tables.figures.plan import plan_figures
 from compatbench.tables.figures.render import compile_figure, is_current, sign_script
 from compatbench.tables.figures.spec_parts import FONT, MARKS
-from compatbench.tables.pages.site_data import Json, choose_columns, describe_suites
+from compatbench.tables.pages.method_pages import read_facts, render_facts
+from compatbench.tables.pages.site_data import Json, choose_columns, describe_suite, to_html
+from compatbench.tables.pages.which_method import (
+    CAPABILITIES,
+    answer_questions,
+    list_capabilities,
+)
 from compatbench.tables.suite_page import (
     SuitePage,
     published_pages,
@@ -109,7 +115,7 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
     """Every file of the site by its path; the suites in this order."""
     settings: dict[str, int] = {}  # of methods, most of them alike in several suites
     columns = choose_columns(pages)
-    suites = list(zip(pages, describe_suites(pages, columns, settings), strict=True))
+    suites = [(page, describe_suite(page, columns, settings)) for page in pages]
     figures = [figure for _, suite in suites for figure in _all_figures(suite)]
     signals = {one["kind"]: one["signals"] for one in figures if not one["missing"]}
     index = {
@@ -126,6 +132,9 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
         ],
         "measures": [*columns.measures.values()],
         "settings": list(settings),
+        "methods": _describe_methods(pages),
+        "capabilities": list_capabilities(pages),
+        "advice": answer_questions(pages),
         "specs": {kind: _site_spec(kind, names) for kind, names in signals.items()},
         "colours": {"ink": INK, "line": FAINT, "paper": PAPER, **COLOURS},
         "font": FONT,
@@ -137,6 +146,7 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
         suites=[_suite_row(page) for page in pages],
         versions=_versions(pages),
         commands=[page.run_command() for page in pages],
+        capabilities=CAPABILITIES,
     )
     specs = {kind: [find_kind(kind).spec(), sorted(names)] for kind, names in signals.items()}
     script = sign_script(_script("index", index), index | {"specs": specs})
@@ -145,6 +155,13 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
         files[f"data/{check_name(page.name, 'suite')}.js"] = _script("suite", suite)
     files |= {name: read_source(f"site/{name}") + "\n" for name in SOURCES}
     return {name: text.encode() for name, text in files.items()}
+
+
+def _describe_methods(pages: Sequence[SuitePage]) -> Json:
+    """What each method of these results is, as HTML; nothing of one that is not the project's."""
+    measured = {method.info.name for page in pages for method in page.results.all}
+    facts = {name: facts for name, facts in read_facts().items() if name in measured}
+    return {name: to_html(render_facts(facts[name], "###", False), False) for name in facts}
 
 
 def _script(name: str, content: Json) -> str:

@@ -6,21 +6,20 @@ places of ``Section`` objects.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
 from compatbench import plugins
-from compatbench.results.ranks import Ranked, rank_upgrades
+from compatbench.results.ranks import rank_upgrades
 from compatbench.results.standing import compute_retained, paired_interval
 from compatbench.tables import ranking, suite_tables
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.templates import render_markdown
 
-# Of a suite's own page; of the leaderboard, below the suite's rankings; or words that the suite's
-# page explains at its end.
-Page = Literal["suite", "leaderboard", "words"]
+# Of a suite, on the site; or of the leaderboard, below the suite's rankings.
+Page = Literal["suite", "leaderboard"]
 
 
 @dataclass(frozen=True)
@@ -48,20 +47,10 @@ class Section:
     def heading(self, page: SuitePage) -> str:
         return self.title.format(page.whole_title)
 
-    def render(
-        self, page: SuitePage, figures: Collection[str] = (), root: str = "", whole: bool = False
-    ) -> str:
-        """Its Markdown.
-
-        Args:
-            figures: names of those that are drawn; only they are shown.
-            root: the way from the page to the folder of ``leaderboard.md``.
-            whole: nothing is folded away.
-        """
-        given = {"figures": figures, "root": root, "whole": whole, "top": TOP}
-        return render_markdown(
-            self.template, page=page, shots=max(page.expected.shots), **given, **self.functions
-        )
+    def render(self, page: SuitePage) -> str:
+        """Its Markdown."""
+        shots = max(page.expected.shots)
+        return render_markdown(self.template, page=page, shots=shots, top=TOP, **self.functions)
 
 
 TOP = 10  # rows of an upgrade on the leaderboard; the floors come on top
@@ -79,14 +68,15 @@ _CORE = [
         (20, "By shots", "shots", lambda page: len(page.expected.shots) > 1),
         (30, "Ablation", "ablation", lambda p: bool(p.configs.keys() & p.results.methods)),
         (40, "Compared with retraining", "retained", lambda page: page.expected.retrained),
-        (50, "By kind of upgrade", "groups", lambda page: bool(page.groups)),
+        (
+            50,
+            "By kind of upgrade",
+            "groups",
+            lambda page: any(len(of) > 1 for of in page.groups.values()),
+        ),
+        (90, "Beside published figures", "published", lambda p: bool(suite_tables.published(p))),
     )
 ]
-
-
-def render_method(page: SuitePage, rows: Sequence[Ranked]) -> str:
-    """Title, kind, settings, costs, and the command that measures a method again, as Markdown."""
-    return render_markdown("method.md.jinja", page=page, rows=rows, **TABLES)
 
 
 def list_sections_below(page: SuitePage) -> list[tuple[Section, SuitePage]]:

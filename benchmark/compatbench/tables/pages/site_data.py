@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 from markdown_it import MarkdownIt
 
-from compatbench.data.cards.shots import show_shots
+from compatbench.data.cards.shots import count_shots, show_shots
 from compatbench.messages import one_line
 from compatbench.results.expected import Upgrade
 from compatbench.results.ranks import Ranked, rounded
 from compatbench.tables.figures.plan import PlannedFigure, figures_of_suite, figures_of_upgrade
-from compatbench.tables.markdown import define_links, link_definitions
+from compatbench.tables.markdown import define_links
 from compatbench.tables.numbers import NOTHING
-from compatbench.tables.pages.sections import list_sections, render_method
+from compatbench.tables.pages.sections import list_sections
 from compatbench.tables.ranking import (
     PAGE,
     further_measures,
@@ -26,12 +26,13 @@ from compatbench.tables.ranking import (
     ranking_table,
 )
 from compatbench.tables.suite_page import SuitePage
-from compatbench.tables.suite_tables import rows_by_method
+from compatbench.tables.suite_tables import flat_settings, rows_by_method
 from compatbench.tables.table import Cell, Column
+from compatbench.tables.templates import show_setting
 
 # Columns of a ranking, and measures of which every row has figures by dataset; measures that are
 # registered since come on top.
-_RANKING = (*PAGE, "negative_flips", "parameters", "fit")
+_RANKING = (*PAGE, "p_first", "negative_flips", "parameters", "fit")
 _BY_DATASET = ("h", "source", "target", "gain", "negative_flips")
 _LINK = re.compile(r"<a [^>]*>(.*?)</a>")  # papers are linked once, from a method's page
 _LINK_INTO_CLONE = re.compile(r'<a href="(?!https://)[^"]*">(.*?)</a>')
@@ -66,28 +67,14 @@ def choose_columns(pages: Sequence[SuitePage]) -> SiteColumns:
     return SiteColumns(ranking, {n: measure_column(n).title for n in (*_BY_DATASET, *further)})
 
 
-def describe_suites(
-    pages: Sequence[SuitePage], columns: SiteColumns, settings: dict[str, int]
-) -> list[Json]:
-    """What the site shows of every suite; adds to ``settings``, which it refers to by number.
-
-    A suite that measures the same cells for another purpose repeats no ranking.
-    """
-    seen: set[tuple[Any, ...]] = set()
-    return [_describe_suite(page, columns, settings, seen) for page in pages]
-
-
-def _describe_suite(
-    page: SuitePage, columns: SiteColumns, settings: dict[str, int], seen: set[tuple[Any, ...]]
-) -> Json:
-    boards: list[Json] = []
-    most_first = sorted(page.expected.shots, reverse=True)
-    for upgrade, shots in product(page.expected.upgrades, most_first):
-        board = _describe_board(page, columns, upgrade, shots)
-        shown = {(upgrade, shots, repr(row[3][1:])) for row in board["rows"]}
-        if not shown <= seen:
-            boards.append(board)
-        seen |= shown
+def describe_suite(page: SuitePage, columns: SiteColumns, settings: dict[str, int]) -> Json:
+    """What the site shows of a suite; adds to ``settings``, which it refers to by number."""
+    boards = [
+        _describe_board(page, columns, upgrade, shots)
+        for upgrade, shots in product(
+            page.expected.upgrades, sorted(page.expected.shots, reverse=True)
+        )
+    ]
     notes = (page.note, page.likeness, page.legend)
     sections = list_sections("suite", page)
     sections += (one for one in list_sections("leaderboard", page) if one.on_site)
@@ -98,11 +85,11 @@ def _describe_suite(
         "boards": boards,
         "figures": [_figure(planned) for planned in figures_of_suite(page)],
         "parts": [
-            {"title": section.title, "html": _part(section.render(page, whole=True))}
-            for section in sections
+            {"title": section.title, "html": _part(section.render(page))} for section in sections
         ],
-        "methods": {name: _about(page, rows, settings) for name, rows in rows_by_method(page)},
+        "methods": {name: _settings(page, rows, settings) for name, rows in rows_by_method(page)},
         "gaps": _gaps(page),
+        "command": page.run_command("METHOD"),
     }
 
 
@@ -123,11 +110,20 @@ def _describe_board(page: SuitePage, columns: SiteColumns, upgrade: Upgrade, sho
     titles = [row.title for row in ranked]
     return {
         "upgrade": list(upgrade),
-        "title": one_line(page.path_title(upgrade)),
+        "title": _board_title(page, upgrade),
         "shots": str(show_shots(shots)),
         "rows": rows,
-        "figures": [_figure(one, titles) for one in figures_of_upgrade(page, upgrade, shots)],
+        "figures": [
+            _figure(one, titles, one_line(f"{page.path_title(upgrade)}, {count_shots(shots)}"))
+            for one in figures_of_upgrade(page, upgrade, shots)
+        ],
     }
+
+
+def _board_title(page: SuitePage, upgrade: Upgrade) -> str:
+    """The models, behind the kind of upgrade where that kind has no other."""
+    kinds = (one_line(title) for title, of in page.groups.items() if of == (upgrade,))
+    return ": ".join([*kinds, one_line(page.path_title(upgrade))])
 
 
 def _cell(cell: Cell) -> str | list[Any]:
@@ -136,10 +132,18 @@ def _cell(cell: Cell) -> str | list[Any]:
     return shown if cell.value == cell.text else [shown, cell.value]
 
 
-def _figure(one: PlannedFigure, titles: Sequence[str] = ()) -> Json:
-    """A figure; of its records each name stands once, and a row of the ranking is a number."""
+def _figure(one: PlannedFigure, titles: Sequence[str] = (), known_head: str = "") -> Json:
+    """A figure; of its records each name stands once, and a row of the ranking is a number.
+
+    Of its heading the script has the beginning.
+    """
     values = one.shown.values
     if titles:
+        # These stand in the row, too.
+        of_row = ("gains", "source", "target", "h")
+        values = [
+            {name: of for name, of in value.items() if name not in of_row} for value in values
+        ]
         places = {title: place for place, title in enumerate(titles)}
         values = [{"row": places[value["title"]], **value} for value in values]
     known = ("title", "kind") if titles else ()
@@ -147,7 +151,7 @@ def _figure(one: PlannedFigure, titles: Sequence[str] = ()) -> Json:
     fields = [name for name in names if name not in known]
     return {
         "kind": one.section,
-        "heading": one.heading,
+        "heading": f"{one.heading}. {one.said}".removesuffix(". ").removeprefix(known_head),
         "missing": one.missing,
         "signals": one.shown.signals,
         "fields": fields,
@@ -160,23 +164,23 @@ def _part(text: str) -> str:
     return _LINK.sub(r"\1", to_html(f"{text}\n\n{define_links(text)}"))
 
 
-def _about(page: SuitePage, rows: Sequence[Ranked], settings: dict[str, int]) -> list[Any]:
-    """What is said of a method: pieces by their number in ``settings``, and the rest."""
-    paragraphs = render_method(page, rows).split("\n\n")
-    papers = "\n".join(link_definitions(row.figures["paper"] for row in rows))
-    same, rest = ("\n\n".join([*part, papers]) for part in (paragraphs[:2], paragraphs[2:]))
-    pieces = to_html(same).split("; ")  # most settings are those of other methods and suites, too
-    return [[settings.setdefault(piece, len(settings)) for piece in pieces], to_html(rest)]
+def _settings(page: SuitePage, rows: Sequence[Ranked], settings: dict[str, int]) -> list[int]:
+    """The settings of a method, by their numbers in ``settings``: most are of several suites."""
+    config = flat_settings(rows[0].standing.results.config)
+    shown = (f"{name}: {show_setting(value)}" for name, value in config)
+    return [settings.setdefault(one_line(text), len(settings)) for text in shown]
 
 
-def to_html(markdown: str) -> str:
+def to_html(markdown: str, mixed: bool = True) -> str:
     """Markdown of this project's pages as HTML; markup in it is shown as text.
 
-    A cell of text has a class, in place of the style that the policy of the page forbids.
+    Where tables have ``mixed`` columns, a cell of text has a class, in place of the style that the
+    policy of the page forbids.
     """
     html = _AFTER_BLOCK.sub(r"\1", _MARKDOWN.render(markdown))
     html = _LINK_INTO_CLONE.sub(r"\1", html)  # the site is published without the clone
-    html = html.replace("<td>", '<td class="text">').replace("<th>", '<th class="text">')
+    if mixed:
+        html = html.replace("<td>", "<td class=text>").replace("<th>", "<th class=text>")
     html = html.replace(' style="text-align:right"', "")
     return re.sub(r"</t[dhr]>", "", html)  # HTML does without
 

@@ -17,10 +17,11 @@ const compatbench = {
 
 function start(index) {
   const at = (id) => document.getElementById(id);
-  const FILTERS = ["track", "kind", "q", "sets"];
+  const FILTERS = ["track", "kind", "can", "q", "sets"];
   const CHOICES = ["suite", "upgrade", "shots", ...FILTERS];
   const suites = new Map(); // name -> promise of its data
   const dark = matchMedia("(prefers-color-scheme: dark)");
+  const phone = matchMedia("(max-width: 40rem)");
   let suite, board, rows, state, drawn;
 
   function element(name, attributes = {}, ...children) {
@@ -79,6 +80,7 @@ function start(index) {
     at("all").hidden = method;
     at("method").hidden = !method;
     document.querySelector(".controls").hidden = method;
+    at("filters").hidden = method;
     if (method) showMethod(state.method);
     else showAll();
   }
@@ -117,7 +119,11 @@ function start(index) {
 
   // Columns of the ranking, then one per dataset of the measure that was asked for.
   function columns() {
-    const fixed = index.columns.map((one, i) => ({ ...one, cell: (row) => both(row.cells[i]) }));
+    // On a phone what the ranking is by comes first, and there is no room for the spread over seeds.
+    const short = ([text, value]) => [phone.matches ? text.replace(/ ± .*$/, "") : text, value];
+    const all = index.columns.map((one, i) => ({ ...one, row: i === 1, cell: (row) => short(both(row.cells[i])) }));
+    const early = phone.matches ? ["Rank", "Method", "H", "Gain"] : [];
+    const fixed = [...all.filter((one) => early.includes(one.title)), ...all.filter((one) => !early.includes(one.title))];
     const measure = index.measures.indexOf(state.sets);
     const sets = measure < 0 ? [] : suite.tasks.map((title, i) => ({
       title: `${title}: ${state.sets}`,
@@ -135,6 +141,7 @@ function start(index) {
   }
 
   const title = (row) => both(row.cells[1])[0];
+  const countShots = () => `${board.shots} shot${board.shots === "1" ? "" : "s"}`;
 
   function number(value, measure) {
     if (value === null) return "–";
@@ -155,7 +162,7 @@ function start(index) {
   function sorting(all) {
     const down = state.sort.startsWith("-");
     const column = all.find((one) => one.title === state.sort.slice(down ? 1 : 0));
-    return column ? { column, down } : { column: all[0], down: false };
+    return column ? { column, down } : { column: all.find((one) => one.title === "Rank") ?? all[0], down: false };
   }
 
   function showAll() {
@@ -166,6 +173,7 @@ function start(index) {
     rows = board.rows
       .filter((row) => title(row).toLowerCase().includes(query))
       .filter((row) => !state.kind || row.kind === state.kind)
+      .filter((row) => !state.can || can(row, state.can))
       .filter((row) => !state.track || row.track === (state.track === "-" ? "" : state.track))
       .sort(order(column, down));
     const heads = all.map((one) => {
@@ -179,9 +187,9 @@ function start(index) {
       });
       return element("th", { scope: "col", "aria-sort": sorted, ...(one.text && { class: "text" }) }, button);
     });
-    table(at("board"), heads, rows.map((row) => line(row, all)));
-    const shots = `${board.shots} shot${board.shots === "1" ? "" : "s"}`;
-    at("board-caption").textContent = `${suite.title}: ${board.title}, ${shots}`;
+    const none = element("tr", { class: "none" }, element("td", { colspan: all.length, class: "text" }, "No method passes these filters."));
+    table(at("board"), heads, rows.length ? rows.map((row) => line(row, all)) : [none]);
+    at("board-caption").textContent = `${suite.title}: ${board.title}, ${countShots()}`;
     at("board-status").textContent = `${rows.length} of ${board.rows.length} rows`;
     const [first, ...more] = suite.notes.map((text) => element("p", { class: "note" }, text));
     const rest = more.length ? [element("details", {}, element("summary", {}, "More about these figures"), ...more)] : [];
@@ -190,14 +198,20 @@ function start(index) {
     showParts();
   }
 
+  // What a method, and the transfer that its module came through, can do; of others nothing is known.
+  function can(row, what) {
+    const able = index.capabilities.methods[row.method]?.includes(what);
+    return able && (what !== "images" || !index.capabilities.images.some((track) => row.track.split(" ").includes(track)));
+  }
+
   function table(place, heads, lines) {
     place.replaceChildren(element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...lines));
   }
 
   function line(row, all) {
-    const cells = all.map((one, i) => {
+    const cells = all.map((one) => {
       const text = one.cell(row)[0];
-      if (i !== 1) return element("td", one.text ? { class: "text" } : {}, text);
+      if (!one.row) return element("td", one.text ? { class: "text" } : {}, text);
       const link = element("a", { href: address({ method: row.method }) }, text);
       return element("th", { scope: "row" }, link);
     });
@@ -236,18 +250,27 @@ function start(index) {
     drawn = key;
     seen.disconnect();
     for (const section of document.querySelectorAll(".chart")) {
-      const figures = [...board.figures, ...suite.figures].filter((one) => one.kind === section.id);
+      const own = board.figures.map((one) => ({ ...one, heading: `${board.title}, ${countShots()}${one.heading}` }));
+      const figures = [...own, ...suite.figures].filter((one) => one.kind === section.id);
       section.hidden = !figures.length;
       section.querySelector(".figures").replaceChildren(...figures.map((one) => figure(one, titles)));
     }
     for (const plot of document.querySelectorAll(".plot")) seen.observe(plot);
   }
 
+  // What figures take from a row; a matrix its gains, by dataset and in mean.
+  function ofRow(row) {
+    const [source, target, h, mean] = ["Source", "Target", "H", "Gain"]
+      .map((name) => both(row.cells[index.columns.findIndex((one) => one.title === name)])[1]);
+    const gains = [...row.sets[index.measures.indexOf("Gain")], mean];
+    return { title: title(row), kind: row.kind, source, target, h, gains };
+  }
+
   function figure(one, titles) {
     if (one.missing) return element("p", { class: "missing" }, `${one.heading}: ${one.missing}.`);
     const values = one.values
       .map((record) => Object.fromEntries(one.fields.map((name, i) => [name, record[i]])))
-      .map((value) => (value.row === undefined ? value : { title: title(board.rows[value.row]), kind: board.rows[value.row].kind, ...value }))
+      .map((value) => (value.row === undefined ? value : { ...ofRow(board.rows[value.row]), ...value }))
       .filter((value) => titles.has(value.title));
     if (!values.length) return element("p", { class: "missing" }, `${one.heading}: the filters leave no method that it shows.`);
     const plot = element("div", { class: "plot", role: "region", tabindex: 0, "aria-label": one.heading });
@@ -256,15 +279,16 @@ function start(index) {
     return element("figure", {}, plot, element("figcaption", {}, one.heading), readout);
   }
 
-  async function draw(plot) {
+  async function draw(plot, now = false) {
     if (!plot.clientWidth) return; // hidden since
     seen.unobserve(plot);
     const { kind, heading, signals, values } = plot.figure;
     const spec = colour(index.specs[kind]);
+    const panel = spec.signals.find((one) => one.name === "child_width")?.value ?? 105;
     const settings = {
       ...signals,
       narrow: plot.clientWidth < 520,
-      columns: Math.max(2, Math.floor((plot.clientWidth - 40) / 135)),
+      columns: Math.max(panel > 200 ? 1 : 2, Math.floor((plot.clientWidth - 40) / (panel + 30))),
       kinds: [...new Set(values.map((one) => one.kind))].sort(),
     };
     for (const signal of spec.signals) if (signal.name in settings) signal.value = settings[signal.name];
@@ -283,8 +307,18 @@ function start(index) {
     };
     view.addEventListener("click", tell);
     view.addEventListener("pointerover", tell);
-    await view.runAsync();
+    if (now) view.run();
+    else await view.runAsync();
     plot.dataset.drawn = "";
+  }
+
+  // On paper all figures are there, dark on light; they are drawn before the browser takes the page.
+  function paper(on) {
+    document.documentElement.classList.toggle("paper", on);
+    if (!rows || at("all").hidden) return;
+    drawn = undefined;
+    showFigures();
+    if (on) for (const plot of document.querySelectorAll(".plot")) draw(plot, true);
   }
 
   // A specification in the colours of the scheme and the page's font.
@@ -326,11 +360,11 @@ function start(index) {
   }
 
   // Wide tables scroll by themselves, and by keyboard.
-  function wrap(place, label) {
+  function wrap(place, label, kind = "facts right") {
     for (const made of place.querySelectorAll("table")) {
       const before = made.previousElementSibling?.textContent ?? "";
       const scroll = element("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": `${label}. ${before}`.slice(0, 120) });
-      made.className = "facts right";
+      made.className = kind;
       made.replaceWith(scroll);
       scroll.append(made);
     }
@@ -341,10 +375,12 @@ function start(index) {
   function showMethod(name) {
     const found = suite.boards.flatMap((one) => one.rows.filter((row) => row.method === name).map((row) => ({ ...row, board: one })));
     const shown = found.length ? title(found[0]) : name;
-    const [common, own] = suite.methods[name];
     document.title = `compatbench report: ${shown}`;
     at("method-title").textContent = `${shown} in ${suite.title}`;
-    at("about").innerHTML = common.map((i) => index.settings[i]).join("; ") + own;
+    at("card").innerHTML = index.methods[name] ?? "";
+    wrap(at("card"), shown, "facts");
+    at("settings").textContent = suite.methods[name].map((i) => index.settings[i]).join("; ") || "none";
+    at("command").textContent = suite.command.replace("METHOD", name);
     at("back").href = address({ method: "" });
     const shows = index.columns.map((one, i) => ({ ...one, i })).filter(({ i }) => i !== 1 && i !== 2);
     const named = (one) => element("th", { scope: "col", ...(one.text && { class: "text" }) }, one.title);
@@ -370,6 +406,26 @@ function start(index) {
     scrollTo(0, 0);
   }
 
+  // ---- which method?
+
+  function ask() {
+    const { choices, answers } = index.advice;
+    const asked = choices.map((_, i) => at(`ask-${i}`));
+    asked.forEach((control, i) => {
+      control.replaceChildren(...choices[i].map((one, place) => new Option(one, place)));
+      control.addEventListener("input", answer);
+    });
+    function answer() {
+      const place = asked.reduce((sum, control, i) => sum * choices[i].length + Number(control.value), 0);
+      const [verdict, method, how, reason] = answers[place];
+      const link = method && element("a", { href: address({ method }) }, how);
+      at("answer").replaceChildren(...(method ? [`${verdict} `, link, `: ${reason}`] : [verdict]));
+    }
+    at("which").hidden = !answers.length;
+    at("which").addEventListener("toggle", answer);
+    answer();
+  }
+
   // ---- controls
 
   for (const key of CHOICES) {
@@ -384,5 +440,11 @@ function start(index) {
   });
   addEventListener("hashchange", show);
   dark.addEventListener("change", () => rows && showFigures());
+  phone.addEventListener("change", () => rows && showAll());
+  addEventListener("beforeprint", () => paper(true));
+  addEventListener("afterprint", () => paper(false));
+  at("filters").open = !phone.matches; // there the table is on the first screen
+  state = read();
+  ask();
   show();
 }
