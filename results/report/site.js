@@ -141,6 +141,7 @@ function start(index) {
   }
 
   const title = (row) => both(row.cells[1])[0];
+  const countShots = () => `${board.shots} shot${board.shots === "1" ? "" : "s"}`;
 
   function number(value, measure) {
     if (value === null) return "–";
@@ -188,8 +189,7 @@ function start(index) {
     });
     const none = element("tr", { class: "none" }, element("td", { colspan: all.length, class: "text" }, "No method passes these filters."));
     table(at("board"), heads, rows.length ? rows.map((row) => line(row, all)) : [none]);
-    const shots = `${board.shots} shot${board.shots === "1" ? "" : "s"}`;
-    at("board-caption").textContent = `${suite.title}: ${board.title}, ${shots}`;
+    at("board-caption").textContent = `${suite.title}: ${board.title}, ${countShots()}`;
     at("board-status").textContent = `${rows.length} of ${board.rows.length} rows`;
     const [first, ...more] = suite.notes.map((text) => element("p", { class: "note" }, text));
     const rest = more.length ? [element("details", {}, element("summary", {}, "More about these figures"), ...more)] : [];
@@ -250,7 +250,8 @@ function start(index) {
     drawn = key;
     seen.disconnect();
     for (const section of document.querySelectorAll(".chart")) {
-      const figures = [...board.figures, ...suite.figures].filter((one) => one.kind === section.id);
+      const own = board.figures.map((one) => ({ ...one, heading: `${board.title}, ${countShots()}${one.heading}` }));
+      const figures = [...own, ...suite.figures].filter((one) => one.kind === section.id);
       section.hidden = !figures.length;
       section.querySelector(".figures").replaceChildren(...figures.map((one) => figure(one, titles)));
     }
