@@ -43,6 +43,12 @@ LABEL = "Predicted and measured gains, and what advice gains"
 ALPHA = 30.0  # the ridge's, for standardised features
 FLOOR = 0.02  # added to d for the scale of a residual
 SCORES = ("title", "without", "error", "auroc", "auroc_large", "held")
+FAMILY_LEVEL = 0.85  # of the gains of every family of methods that intervals hold
+FAMILIES = ("text-input", "text-layers", "image-layers", "feature", "classifier")
+TOGETHER = ("upgrade", "family", "task")
+# Two models of which neither is an upgrade of the other: their zero-shot is next to equal.
+NEAR_EQUAL = ("mini-clip", "mini-clip-next")
+TWO = ("differ", "sides_source")  # the features of a ridge that is as simple as may be
 TITLES = {"images": "ridge, unlabelled images", "models": "ridge, models alone"}
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -73,17 +79,37 @@ def fit_ridge(rows: pd.DataFrame, features: Sequence[str], floor: float | None) 
     return Estimator(tuple(features), weights, float(ridge.intercept_), 0.0, floor)
 
 
+def family_of(rows: pd.DataFrame) -> pd.Series:
+    """The last place at which the modules act, on the way from a text to a classifier, ``[rows]``.
+
+    Methods that act at several are few, so that they make no family of their own.
+    """
+    flags = rows.reindex(columns=FAMILIES, fill_value=0.0).to_numpy() > 0
+    last = [int(here.nonzero()[0].max(initial=0)) for here in flags]
+    return pd.Series([FAMILIES[place] for place in last], index=rows.index)
+
+
 def split_rows(rows: pd.DataFrame, by: str) -> Iterator[tuple[Mask, Mask]]:
     """What is judged, and what it is judged by, ``[rows]`` each: all ``by`` but one, in turn.
 
-    Without a target ``model``, nothing is known of it as a source either.
+    ``model`` is that of the target, of which nothing is known as a source either; ``together``
+    means that each of ``TOGETHER`` is another.
     """
-    names = {"upgrade": upgrade_of(rows), "method": rows["method"], "model": rows["target"]}[by]
-    for name in names.unique():
-        judged = (names == name).to_numpy()
-        rest = ~judged
+    names = {
+        "upgrade": upgrade_of(rows),
+        "method": rows["method"],
+        "model": rows["target"],
+        "task": rows["task"],
+        "family": family_of(rows),
+    }
+    parts = TOGETHER if by == "together" else (by,)
+    codes = [pd.factorize(names[part])[0] for part in parts]
+    for values in np.unique(np.stack(codes), axis=1).T:
+        alike = [code == value for code, value in zip(codes, values, strict=True)]
+        judged = np.logical_and.reduce(alike)
+        rest = ~np.logical_or.reduce(alike)
         if by == "model":
-            rest &= (rows["source"] != name).to_numpy()
+            rest &= ~rows["source"].isin(rows["target"][judged]).to_numpy()
         yield judged, rest
 
 
@@ -100,10 +126,17 @@ def leave_out(
 def width_of(rows: pd.DataFrame, features: Sequence[str], floor: float | None) -> float:
     """Half an interval, for a unit of scale: the 90 % quantile of residuals, upgrades left out.
 
-    With n residuals, the ⌈0.9 (n + 1)⌉-th smallest.
+    With n residuals, the ⌈0.9 (n + 1)⌉-th smallest; or where the gains of a family of methods are
+    further off, as much as holds 85 % of them.
     """
     residuals = np.abs(rows["gain"] - leave_out(rows, features, floor)) / scale_of(rows, floor)
-    rank = min(int(np.ceil(LEVEL * (len(residuals) + 1))), len(residuals))
+    families = residuals.groupby(family_of(rows))
+    widths = families.apply(lambda family: _quantile(family, FAMILY_LEVEL))
+    return max(_quantile(residuals, LEVEL), float(widths.max()))
+
+
+def _quantile(residuals: pd.Series, level: float) -> float:
+    rank = min(int(np.ceil(level * (len(residuals) + 1))), len(residuals))
     return float(np.sort(residuals)[rank - 1])
 
 
@@ -139,8 +172,8 @@ class SurvivalReport:
 
     Attributes:
         table: as ``collect_rows`` gives it, with the columns ``images`` and ``models``: gains
-            estimated without the row's upgrade; and ``held``, whether the gain is in the interval
-            of ``images``.
+            estimated without the row's upgrade; and ``held`` and ``held_family``, whether the gain
+            is in the interval of ``images`` without the upgrade, or without the family.
         scores: a row for each estimate.
         accuracy: gains over zero-shot by upgrade, a column for each policy.
     """
@@ -162,10 +195,28 @@ class SurvivalReport:
             f"{self._range(_rank_harm, 2)}; intervals hold in "
             f"{self._range(lambda rows: 100 * rows['held'].mean(), 0)} % of their gains."
         )
+        related = self.table["unrelated"] == 0
+        fallen = [100 * self._falls_back(self.table[mask]) for mask in (~related, related)]
+        advised = (
+            f"* The advice falls back to zero-shot for {fallen[0]:.0f} % of the modules where the "
+            f"target is unrelated to the source, and for {fallen[1]:.0f} % elsewhere."
+        )
         means = "Means over upgrades in points, with 95 % intervals over upgrades:"
         narrow = "* Upgrades share models, so these intervals are rather too narrow."
-        parts = (self._scores(), ["", apart, "", means, ""], self._policies(), ["", narrow])
+        parts = (
+            self._scores(),
+            ["", apart, "", "How many percent of the gains of each family intervals hold:", ""],
+            self._families(),
+            ["", means, ""],
+            self._policies(),
+            ["", narrow, advised],
+        )
         return "\n".join([head, "", *(line for part in parts for line in part), *self._gates()])
+
+    def _falls_back(self, rows: pd.DataFrame) -> float:
+        """The share of modules of which no way is expected to gain, upgrades left out."""
+        modules = rows.groupby([name for name in PLACE if name != "transfer"])["images"]
+        return float((modules.max() <= 0).mean())
 
     def _scores(self) -> list[str]:
         columns = {"error": (1, 100), "auroc": (3, 1), "auroc_large": (3, 1), "held": (1, 100)}
@@ -178,6 +229,14 @@ class SurvivalReport:
             rows.append([score["title"], score["without"], *figures])
         header = ["Estimate", "Left out", "Error", "AUROC", "AUROC ≥ 2", "Intervals hold"]
         return table(header, rows, left=(0, 1))
+
+    def _families(self) -> list[str]:
+        groups = self.table.groupby(family_of(self.table))
+        rows = [
+            [name, f"{len(family):,}", *(f"{100 * family[held].mean():.0f}" for held in _HELD)]
+            for name, family in groups
+        ]
+        return table(["Modules act last at", "Gains", "Upgrade left out", "Family left out"], rows)
 
     def _policies(self) -> list[str]:
         rows = []
@@ -201,6 +260,10 @@ class SurvivalReport:
                 f"{_interval(gated - by_upgrade(ran, 'gain'))} beside the same modules without "
                 "the gate."
             )
+            near = [" → ".join(pair) for pair in (NEAR_EQUAL, NEAR_EQUAL[::-1])]
+            if {*near} <= {*gated.index}:
+                rest = _interval(gated.drop(near))
+                lines[-1] += f" Without the upgrades between {' and '.join(NEAR_EQUAL)}: {rest}."
         return lines
 
     def _range(self, measure: Callable[[pd.DataFrame], float], digits: int) -> str:
@@ -250,6 +313,9 @@ class SurvivalReport:
         return {"hconcat": [left, {"width": 260, "height": 300, "layer": [lines[0], gained]}]}
 
 
+_HELD = ("held", "held_family")
+
+
 def _rank_harm(rows: pd.DataFrame) -> float:
     return float(roc_auc_score(rows["gain"] < 0, -rows["images"]))
 
@@ -264,6 +330,24 @@ def _interval(values: pd.Series) -> str:
     return f"{mean.value:+.1f} ({mean.low:+.1f} to {mean.high:+.1f})"
 
 
+LESS = "the fewer answers it changes"
+_FITTED = ("ridge of two features", "mean gain of the method")
+
+
+def simple_estimates(rows: pd.DataFrame) -> dict[str, Array]:
+    """What the features must be better than; fitted ones without the row's upgrade."""
+    means = np.zeros(len(rows))
+    for judged, rest in split_rows(rows, "upgrade"):
+        known = rows[rest].groupby(["method", "transfer"])["gain"].mean()
+        keys = pd.MultiIndex.from_frame(rows.loc[judged, ["method", "transfer"]])
+        means[judged] = known.reindex(keys).fillna(0.0)
+    return {
+        "ridge of two features": leave_out(rows, TWO, FLOOR),
+        "mean gain of the method": means,
+        LESS: -rows["differ"].to_numpy(),
+    }
+
+
 def judge(rows: pd.DataFrame) -> SurvivalReport:
     """Every estimate without the upgrade, the method and the model that it is judged on."""
     rows, scores = rows.reset_index(drop=True), []
@@ -272,19 +356,27 @@ def judge(rows: pd.DataFrame) -> SurvivalReport:
 
     def score(title: str, estimates: Array, without: str = "", held: float | None = None) -> None:
         ordered = roc_auc_score(harm, -estimates), roc_auc_score(harm[large], -estimates[large])
-        error = np.abs(estimates - rows["gain"]).mean()
+        # A share of images orders modules, and is no gain.
+        error = np.nan if title == LESS else np.abs(estimates - rows["gain"]).mean()
         scores.append(dict(zip(SCORES, (title, without, error, *ordered, held), strict=True)))
 
     estimated = rows
     for name, features in feature_names(rows).items():
         floor = FLOOR if name == "images" else None
-        for by in ("upgrade", "method", "model"):
+        for by in ("upgrade", "method", "model", "task"):
             estimates = leave_out(rows, features, floor, by)
             held = find_held(rows, features, floor, by)
             score(TITLES[name], estimates, by, held.mean())
             if by == "upgrade":
                 columns = {name: estimates} | ({"held": held} if name == "images" else {})
                 estimated = estimated.assign(**columns)
+        # Widths without all three would take as many fits again for each.
+        together = leave_out(rows, features, floor, "together")
+        score(TITLES[name], together, f"{', '.join(TOGETHER[:-1])} and {TOGETHER[-1]}")
+    known = feature_names(rows)["images"]
+    estimated = estimated.assign(held_family=find_held(rows, known, FLOOR, "family"))
+    for title, estimates in simple_estimates(rows).items():
+        score(title, estimates, "upgrade" if title in _FITTED else "")
     for name, title in RIVALS.items():
         score(title, rows[name].to_numpy())
     ways, copied = estimated["gain"].to_numpy(), estimated[estimated["transfer"] == COPIED]

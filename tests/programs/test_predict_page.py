@@ -12,6 +12,7 @@ from predict_page import (
     ALPHA,
     FLOOR,
     SHIPPED,
+    family_of,
     find_held,
     fit_ridge,
     fit_shipped,
@@ -45,8 +46,11 @@ def rows() -> pd.DataFrame:
     frame["sides"] = frame["differ"] * rng.uniform(-1, 1, len(frame))
     frame["gain"] = 0.5 * frame["sides"] + 0.05 * frame["differ"] * rng.normal(size=len(frame))
     frame["gated"] = frame["gain"].clip(lower=0).where(frame["method"] == "x")
-    frame["agreement"] = frame["doc"] = frame["atc"] = frame["sides"]
-    return frame.assign(**{"text-input": rng.normal(size=len(frame))})
+    for name in ("agreement", "doc", "atc", "sides_source"):
+        frame[name] = frame["sides"]
+    frame["text-input"] = rng.normal(size=len(frame))
+    frame["classifier"] = (frame["method"] == "z").astype(float)  # a family of its own
+    return frame.assign(unrelated=(frame["target"] < "b5").astype(float))
 
 
 def test_the_fit_is_the_weighted_ridge_and_intervals_hold_where_rows_are_alike(rows) -> None:
@@ -78,6 +82,14 @@ def test_what_is_judged_is_not_in_the_fit_and_advice_takes_the_best_way(rows) ->
         report.markdown()
     )
     assert abs(scores["ridge, models alone", "model"] - 0.5) < 0.1  # of noise
+    assert scores["ridge, unlabelled images", "upgrade, family and task"] > 0.9
+    assert scores["ridge of two features", "upgrade"] > 0.9
+    for own, rest in split_rows(rows, "together"):
+        for column in ("target", "task"):
+            assert not {*rows.loc[own, column]} & {*rows.loc[rest, column]}
+        assert not {*family_of(rows[own])} & {*family_of(rows[rest])}
+    for name in ("text-input", "classifier"):
+        assert f"| {name} " in report.markdown()
     [(own, rest), *_] = split_rows(rows.assign(source=["b0", "a"] * (len(rows) // 2)), "model")
     assert not (own & rest).any()
     assert (own | rest).sum() < len(rows)  # what starts at the model is in neither
@@ -87,6 +99,17 @@ def test_what_is_judged_is_not_in_the_fit_and_advice_takes_the_best_way(rows) ->
 
 
 @pytest.mark.slow
+def test_intervals_are_as_wide_as_the_family_that_is_furthest_off_needs(rows) -> None:
+    few = rows.assign(gain=rows["gain"].where(rows["method"] != "z", 8 * rows["gain"]))
+    few = pd.concat([few[few["method"] != "z"], few[few["method"] == "z"].iloc[::8]])
+    few = few.reset_index(drop=True)
+    names = ("differ", "sides")
+    residuals = np.abs(few["gain"] - leave_out(few, names, FLOOR)) / (few["differ"] + FLOOR)
+    width = width_of(few, names, FLOOR)
+    assert (residuals <= width).mean() > 0.95  # more than the 90 % that all together need
+    assert 0.85 <= (residuals <= width)[few["method"] == "z"].mean() <= 0.95
+
+
 def test_the_estimators_that_ship_are_those_of_the_committed_rows() -> None:
     written = json.loads((DOCS / SHIPPED).read_text())
     assert written["provenance"]["rows"] == sha256_bytes(ROWS.read_bytes())
