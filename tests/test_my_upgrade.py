@@ -20,7 +20,7 @@ from compatbench.data.task import load_task
 
 PAGE = Path(__file__).parents[1] / "docs" / "my-upgrade.md"
 NOTEBOOK = PAGE.with_suffix(".ipynb")
-VERDICT = "(keep it untouched|port it by words|retrain it|use zero-shot)"
+VERDICT = "(keep it untouched|port it by words|retrain it|use zero-shot|stay with|cannot tell)"
 
 
 def write_photos(folder: Path, classes: int = 3, count: int = 10) -> list[str]:

@@ -103,6 +103,32 @@ def test_places_of_one_cell(unranked: dict[str, str], expected: list[tuple[str, 
         assert explain_unranked(ranked) == [("CoOp", "not ranked", "here: too small")]
 
 
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ((0.2, 0.9), [("1", "a"), ("", "b")]),  # on source and target
+        ((0.2, 1.1), [("1", "b"), ("2", "a")]),  # the target's answers are changed
+        ((None, None), [("1", "b"), ("2", "a")]),  # not known, so it is not said
+    ],
+)
+def test_a_module_that_changes_next_to_no_answer_is_shown_without_a_place(
+    changed: tuple[float | None, float | None], expected: list[tuple[str, str]]
+) -> None:
+    by_backbone = dict(zip(("old", "new"), changed, strict=True))
+    methods = []
+    for name, h in (("a", 50), ("b", 51)):
+        rows = make_pairs(dict.fromkeys(CELLS, (h, h)), method=name)
+        if name == "b":
+            rows = [row.model_copy(update={"changed": by_backbone[row.backbone]}) for row in rows]
+        methods.append(make_method(replace(COOP, name=name), rows))
+    ranked = rank_upgrades(methods, TWO_BY_TWO, (UPGRADE,), 4)
+    assert places(ranked) == expected
+    if expected[-1][0] == "":
+        assert ranked[1].value("h") == 51
+        why = "it changes fewer than 1 % of zero-shot's answers, on source and target"
+        assert explain_unranked(ranked) == [("CoOp", "null", why)]
+
+
 # Of 100 images, on cats and on dogs.
 RIGHT = {"old": (50, 60), "kin": (70, 40), "cousin": (30, 20), "stranger": (10, 5)}
 

@@ -30,6 +30,7 @@ STORED = {
     "ece": "percent",
     "agreement": "percent",
     "ece_width": "percent",
+    "changed": "percent",
 }
 
 
@@ -68,6 +69,8 @@ def test_scores_against_a_naive_loop(images: list[tuple]) -> None:
         expected["positive_flips"] += target == label != source
         expected["inconsistent_errors"] += len({source, target, label}) == 3
         expected["agreement"] += source == target
+        expected["changed"] += zero_shot != target
+    expected["changed"] = round(100 * expected["changed"] / len(images), 4)
     expected["agreement"] = round(100 * expected["agreement"] / len(images), 4)
     found = score(answers_of(images))
     assert list(found) == list(STORED)

@@ -26,9 +26,10 @@ from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.measures.registry import Side, list_measures
 from compatbench.results.method_results import MethodInfo, MethodResults, remembered
 
-State = Literal["complete", "not ranked", "not transferable", "incomplete", "refused"]
+State = Literal["complete", "null", "not ranked", "not transferable", "incomplete", "refused"]
 MeasureName = str  # of a measure of an upgrade
 Figures = NDArray[np.float64]
+NULL = 1.0  # percent of zero-shot's answers: a module that changes fewer does nothing
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,20 @@ class Standing:
             return "not ranked"
         if self.refusals.any():
             return "not transferable"
-        return "incomplete" if self.mean("h") is None else "complete"
+        if self.mean("h") is None:
+            return "incomplete"
+        return "null" if self.changes_nothing else "complete"
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether a module that should changes next to none of zero-shot's answers, on either side.
+
+        Not known, and so not said, of results without predictions and without that column.
+        """
+        if not self.info.learns:
+            return False
+        means = [mean_over_seeds(changed) for changed in self.both("changed")]
+        return all(mean is not None and mean.value < NULL for mean in means)
 
     @property
     def coverage(self) -> tuple[int, int]:

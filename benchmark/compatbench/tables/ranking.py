@@ -14,6 +14,7 @@ from compatbench.results.measures import list_measures
 from compatbench.results.method_results import MethodInfo
 from compatbench.results.ranking_table import find_gaps
 from compatbench.results.ranks import Ranked, exact, rounded
+from compatbench.results.standing import NULL
 from compatbench.tables.numbers import NOTHING, bounds, duration, percent, signed
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.table import (
@@ -170,6 +171,8 @@ def explain_unranked(rows: Sequence[Ranked]) -> list[tuple[str, str, str]]:
             why = f"in {where} cells (source {percent(row.value('source'))}): {reasons}"
         elif state == "incomplete":
             why = f"with {figures['measured']} of {cells} cells measured, so no mean is given"
+        elif state == "null":
+            why = f"it changes fewer than {NULL:g} % of zero-shot's answers, on source and target"
         elif state == "not ranked":
             why = f"here: {row.standing.unranked}"
         elif state == "refused":

@@ -13,6 +13,7 @@ from synthetic_results import (
     COOP,
     TWO_BY_TWO,
     UPGRADE,
+    by_transfer,
     coop_by_way,
     flat,
     make_method,
@@ -22,8 +23,9 @@ from synthetic_results import (
     refuse,
 )
 
-from compatbench.extras.advice.cases import estimate_mean, read_cases
-from compatbench.extras.advice.verdicts import Advice
+from compatbench.extras.advice.cases import OLD, ZERO_SHOT, Case, estimate_mean, read_cases
+from compatbench.extras.advice.price import break_even
+from compatbench.extras.advice.verdicts import Advice, judge
 from compatbench.results.expected import Expected
 from compatbench.results.method_results import MethodResults
 
@@ -35,14 +37,18 @@ def advise(*methods: MethodResults, expected: Expected = TWO_BY_TWO) -> Advice:
 @pytest.mark.parametrize(
     ("ways", "verdict", "transfer"),
     [
-        ({"copied": 70, "words": 75}, "keep", "copied"),  # not clearly better
+        ({"copied": 70, "words": 75}, "keep", "copied"),  # not clearly worse
         ({"copied": 70, "words": 90}, "port", "words"),
-        ({"copied": 70, "distilled": 90, "kept": 90}, "keep", "copied"),  # not without images
-        ({"copied": 40, "words": 62}, "port", "words"),
-        ({"copied": 55, "words": 62}, "retrain or zero-shot", ""),
-        ({"copied": 60}, "retrain or zero-shot", ""),
+        ({"copied": 70, "distilled": 90, "kept": 90}, "port", "distilled"),  # one model at a time
+        ({"copied": 70, "words": 72, "retrained+4": 75}, "keep", "copied"),  # free before labels
+        ({"copied": 40, "words": 62}, "cannot tell", "words"),
+        ({"copied": 60}, "cannot tell", ""),
+        ({"copied": 40, "retrained+4": 60}, "cannot tell", ""),
+        ({"copied": 61, "retrained+4": 62}, "cannot tell", "copied"),  # meanwhile without labels
         ({"copied": 40, "retrained+4": 70, "warm+4": 80}, "retrain", "warm+4"),
-        ({"copied": 40, "retrained+4": 60}, "zero-shot", ""),
+        ({"copied": 51, "retrained+4": 50}, "cannot tell", ""),
+        ({"copied": 48, "retrained+4": 45}, "zero-shot", ""),
+        ({"copied": 48}, "retrain or zero-shot", ""),
         ({"words": 90}, "unknown", ""),
     ],
 )
@@ -56,11 +62,48 @@ def test_the_rule(ways: dict[str, int], verdict: str, transfer: str) -> None:
     assert max(map(len, str(found).splitlines())) < 80
 
 
+def test_thirty_images_cannot_tell_and_it_is_said_how_many_would() -> None:
+    few = Case(
+        "coop",
+        UPGRADE,
+        4,
+        ("cats",),
+        np.array([30.0]),
+        {OLD: np.array([[50.0]]), ZERO_SHOT: np.array([[60.0]]), "copied": np.array([[66.7]])},
+        {},
+    )
+    row = judge(few)
+    assert (row["verdict"], row["transfer"]) == ("cannot tell", "copied")
+    gain = few.estimate("copied", ZERO_SHOT)
+    assert gain is not None
+    # With so many images of the same spread the interval ends at 0.
+    reach = (gain.high - gain.low) / 2 * math.sqrt(30 / row["needed"])
+    assert reach == pytest.approx(gain.value, rel=0.01)
+    said = str(Advice((few,)))
+    assert f"cannot tell, about {round(row['needed'], -1):.0f} test images would decide" in said
+    assert "meanwhile keep it untouched" in " ".join(said.split())
+    many = replace(few, images=np.array([3000.0]))
+    assert judge(many)["verdict"] == "keep"
+
+
+def test_an_upgrade_that_loses_says_to_stay() -> None:
+    found = advise(flat(COOP, 90, 70))
+    [row] = found.frame.to_dict("records")
+    assert (row["verdict"], row["transfer"], row["expected"]) == ("stay", "copied", 90)
+    assert row["over_old"] == -20
+    assert row["over_old_high"] < 0
+    said = " ".join(str(found).split())
+    assert "coop: stay with the old model; expect 90.0" in said
+    assert "If the old model must go, keep it untouched." in said
+    assert advise(flat(COOP, 72, 70)).frame["verdict"].tolist() == ["keep"]  # not clearly
+
+
 def test_a_module_is_worth_labels_and_a_refusal_has_its_reason() -> None:
     ways = {"retrained+1": 58, "retrained+2": 64}
     more = [coop_by_way(name, target) for name, target in ways.items()]
     found = advise(coop_by_way("copied", 62), *more)
     assert found.frame["worth"].tolist() == [pytest.approx(1.449, abs=1e-3)]
+    assert found.frame["worth_same"].tolist() == found.frame["worth"].tolist()
     prices = found.prices.set_index("way")
     assert prices["needs"].tolist() == ["nothing", "1 label per class", "2 labels per class"]
     assert prices.loc["copied", "worth"] == pytest.approx(1.449, abs=1e-3)
@@ -72,15 +115,35 @@ def test_a_module_is_worth_labels_and_a_refusal_has_its_reason() -> None:
     assert untouched.split()[:2] == ["untouched", "nothing"]
     assert untouched.split()[-1] == "1.4"
     assert max(map(len, str(found).splitlines())) < 80
-    assert "takes 1.4 labelled images per class" in str(found)
+    said = " ".join(str(found).split())
+    assert "worth 1.4 labels per class of the best method trained anew, and 1.4 of the same" in said
+    assert "No method trained anew with up to 2 labels is shown to be better." in said
     refused = advise(refuse(flat(COOP, 50, 62), "512 is not 768"), *more)
-    assert refused.frame["transfer"].tolist() == ["retrained+2"]
+    assert refused.frame["verdict"].tolist() == ["cannot tell"]
     assert "512 is not 768" in str(refused)
     ways = refused.ways.set_index("way")
     assert ways.loc["retrained+2", ["accuracy", "gain"]].tolist() == [64, 4]
     assert np.isnan(ways.loc["copied", "accuracy"])
     missing = make_method(COOP, make_pairs(dict.fromkeys(CELLS[:3], (50, 62))))
     assert advise(missing).frame["verdict"].tolist() == ["unknown"]
+
+
+def test_the_best_method_trained_anew_is_the_measure_and_the_least_number_is_named() -> None:
+    probe = replace(COOP, name="probe", title="Probe")
+    others = [
+        by_transfer(f"retrained+{k}", flat(probe, 50, target)) for k, target in ((1, 69), (2, 90))
+    ]
+    own = [coop_by_way(f"retrained+{k}", target) for k, target in ((1, 58), (2, 73))]
+    [row] = advise(coop_by_way("copied", 72), *own, *others).frame.to_dict("records")
+    assert row["verdict"] == "keep"
+    best = break_even(72, (60, 69, 90), (0, 1, 2))
+    assert (row["worth"], row["worth_same"]) == (
+        pytest.approx(best),
+        pytest.approx(break_even(72, (60, 58, 73), (0, 1, 2))),
+    )
+    assert row["worth"] < row["worth_same"]
+    # With one label neither is better; with two CoOp is not, and the probe is.
+    assert (row["better_labels"], row["better_method"]) == (2, "probe")
 
 
 def test_an_interval_is_over_images_and_seeds_or_over_tasks() -> None:

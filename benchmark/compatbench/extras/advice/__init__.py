@@ -3,7 +3,7 @@
 from compatbench.plugins import Command, Option
 
 FUNCTIONS = {"advise": "advise:advise", "predict": "predict:predict"}
-SECTIONS = {"price": "price_pages:PRICE", "price answer": "price_pages:ANSWER"}
+SECTIONS = {"price": "price_pages:PRICE", "answers": "answers:ANSWERS"}
 FIGURES = {"price": "price_pages:PRICE_FIGURE"}
 COMMANDS = {
     "advise": Command(

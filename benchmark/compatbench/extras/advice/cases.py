@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from compatbench.data.cards import COPIED
-from compatbench.extras.advice.price import Price, count_labels, price_ways
+from compatbench.extras.advice.price import Price, count_labels, price_ways, train_anew
 from compatbench.messages import one_line
 from compatbench.results.estimate import FEWEST_UNITS, LEVEL, Array, Interval, estimate
 from compatbench.results.evaluation import Evaluation
@@ -34,6 +34,8 @@ class Case:
     accuracy: Mapping[str, Array]
     reasons: Mapping[str, str]  # why a transfer cannot attach the module
     prices: tuple[Price, ...] = ()  # where modules were trained anew with labels
+    # Accuracies of all methods trained anew, by labels per class and method, ``[seeds, tasks]``.
+    anew: Mapping[int, Mapping[str, Array]] = field(default_factory=dict)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -49,9 +51,18 @@ class Case:
         """A mean accuracy, or how much better one way is than another."""
         if way == minus or way not in self.accuracy:
             return None
-        return estimate_mean(
-            self.images, self.accuracy[way], None if minus is None else self.accuracy[minus]
-        )
+        return self.difference(self.accuracy[way], None if minus is None else self.accuracy[minus])
+
+    def difference(self, way: Array, minus: Array | None) -> Interval | None:
+        """The same of accuracies, ``[seeds, tasks]``."""
+        return estimate_mean(self.images, way, minus)
+
+    @property
+    def units(self) -> tuple[float, str]:
+        """How many units its intervals are over, and what they are."""
+        if len(self.tasks) >= FEWEST_UNITS:
+            return len(self.tasks), "task"
+        return float(self.images.sum()), "test image"
 
 
 def estimate_mean(images: Array, way: Array, minus: Array | None = None) -> Interval | None:
@@ -93,6 +104,14 @@ def read_cases(
     here = frame.loc[(frame["backbone"] == upgrade[1]) & (frame["status"] == "ok")]
     known = here.groupby("test_set").first().reindex([*expected.tasks])
     zero_shot, images = (known[name].to_numpy("float64") for name in ("zero_shot", "total"))
+    anew = {
+        labels: {
+            name: compute_standing(trained[name], expected, upgrade, shots).figures("target")
+            for name in train_anew(results, expected, upgrade, shots)[labels]
+        }
+        for labels, way in count_labels(results.transfers).items()
+        if (trained := results.of(way))
+    }
     for method in methods:
         accuracy, reasons = {OLD: np.array([[np.nan]]), ZERO_SHOT: zero_shot[None]}, {}
         for name in results.transfers:
@@ -105,13 +124,13 @@ def read_cases(
             if (refused := standing.refusals[1]).any():
                 reasons[name] = one_line(str(standing.column("target", "reason")[refused][0]))
             if name == COPIED and expected.retrained:
-                anew = compute_standing(one, expected, (upgrade[1], upgrade[1]), shots)
-                accuracy[f"retrained+{shots}"] = anew.figures("target")
+                there = compute_standing(one, expected, (upgrade[1], upgrade[1]), shots)
+                accuracy[f"retrained+{shots}"] = there.figures("target")
         priced = bool(count_labels(results.transfers))
         prices = price_ways(results, expected, method, upgrade, shots) if priced else []
         if len(expected.tasks) < FEWEST_UNITS:
             prices = [replace(p, worth=p.worth and Interval(p.worth.value)) for p in prices]
-        given = expected.tasks, images, accuracy, reasons, tuple(prices)
+        given = expected.tasks, images, accuracy, reasons, tuple(prices), anew
         yield Case(method, upgrade, shots, *given)
 
 

@@ -42,7 +42,10 @@ class Price:
     target: Interval | None  # accuracy there, mean over datasets, in percent
     gain: Interval | None  # over the target's zero-shot, in points
     seconds: float | None  # of bringing a module along and classifying a test set, in mean
-    worth: Interval | None = None  # in labels per class; infinite if more than were measured
+    # In labels per class with which the best method is trained anew, whichever that is; infinite
+    # if more than were measured.
+    worth: Interval | None = None
+    worth_same: float | None = None  # the same, if its own method alone is trained anew
     share: float | None = None  # of the datasets, on which it is worth any label, 0 to 1
 
 
@@ -70,15 +73,18 @@ def break_even(accuracy: ArrayLike, curve: ArrayLike, labels: Sequence[int]) -> 
 def worth_interval(accuracy: ArrayLike, curves: ArrayLike, labels: Sequence[int]) -> Interval:
     """``break_even`` of means over datasets, with an interval from a bootstrap over datasets.
 
-    Both are drawn together: ``accuracy`` is ``[datasets]``, ``curves`` ``[datasets, labels]``. A
-    bound is one of the resampled values, so that it may be infinite.
+    All are drawn together: ``accuracy`` is ``[datasets]``, ``curves`` ``[methods, datasets,
+    labels]``. With each number of labels that method counts whose mean is the highest. A bound is
+    one of the resampled values, so that it may be infinite.
     """
+    table = np.asarray(curves, dtype=float)
 
-    def worth(way: Array, *anew: Array) -> Array:
-        return break_even(mean(way), np.stack([mean(one) for one in anew], axis=-1), labels)
+    def worth(way: Array, places: Array) -> Array:
+        means = table[:, places.astype(int)].mean(axis=-2)
+        return break_even(mean(way), means.max(axis=0), labels)
 
-    curve = dict(zip(map(str, labels), np.asarray(curves, dtype=float).T, strict=True))
-    interval = estimate({"way": accuracy} | curve, statistic=worth, percentile="inverted_cdf")
+    figures = {"way": accuracy, "place": np.arange(table.shape[1])}
+    interval = estimate(figures, statistic=worth, percentile="inverted_cdf")
     assert interval is not None, "an accuracy is missing"
     return interval
 
@@ -90,13 +96,37 @@ def count_labels(transfers: Sequence[str]) -> dict[int, str]:
 
 
 @remembered
+def train_anew(
+    results: SuiteResults, expected: Expected, upgrade: Upgrade, shots: int
+) -> dict[int, dict[str, dict[str, float]]]:
+    """Accuracy on the target by labels per class, method and dataset, of modules trained there.
+
+    Of the methods alone that were trained with every number of labels.
+    """
+    by_labels: dict[int, dict[str, dict[str, float]]] = {}
+    for labels, name in count_labels(results.transfers).items():
+        standings = (
+            compute_standing(method, expected, upgrade, shots)
+            for method in results.of(name).values()
+            if not method.info.refused
+        )
+        means = {each.info.name: dataset_means(each, "target") for each in standings}
+        by_labels[labels] = {name: known for name, known in means.items() if known}
+    everywhere = set.intersection(*map(set, by_labels.values())) if by_labels else set()
+    return {
+        labels: {name: means for name, means in known.items() if name in everywhere}
+        for labels, known in by_labels.items()
+    }
+
+
+@remembered
 def price_ways(
     results: SuiteResults, expected: Expected, method: str, upgrade: Upgrade, shots: int
 ) -> list[Price]:
     """Every way that was measured of a method's modules, which were fitted with ``shots``.
 
-    What each is worth is measured by the same method trained anew on the target; of training
-    anew itself it is not said.
+    What each is worth is measured by modules trained anew on the target; of training anew itself
+    it is not said.
     """
     anew, prices, measured = count_labels(results.transfers), list[Price](), dict[str, _Means]()
     for name in results.transfers:
@@ -107,21 +137,25 @@ def price_ways(
         seconds = methods[method].column("evaluate_seconds")[standing.rows["target"]]
         target, gain = (measure_interval(standing, measure) for measure in ("target", "gain"))
         prices.append(Price(name, target, gain, mean_of_all(seconds.ravel().tolist())))
-    zero = next(
-        ({task: t[task] - g[task] for task in t} for t, g in measured.values() if t and g), None
-    )
-    curves = [zero, *(measured.get(name, (None, None))[0] for name in anew.values())]
-    if len(curves) == 1 or None in curves:
+    zero = next(([t[task] - g[task] for task in t] for t, g in measured.values() if t and g), None)
+    trained = train_anew(results, expected, upgrade, shots)
+    if zero is None or not (names := list(next(iter(trained.values()), ()))):
         return prices
-    table = np.array([[*curve.values()] for curve in curves if curve]).T
     labels = [0, *anew]
+    curves = np.array(
+        [[zero, *([*trained[k][name].values()] for k in anew)] for name in names]
+    ).swapaxes(1, 2)
     for i, price in enumerate(prices):
         accuracy = measured[price.transfer][0]
-        if accuracy is not None and price.transfer not in anew.values():
-            by_task = [*accuracy.values()]
-            share = float(np.mean(break_even(by_task, table, labels) > 0))
-            worth = worth_interval(by_task, table, labels)
-            prices[i] = replace(price, worth=worth, share=share)
+        if accuracy is None or price.transfer in anew.values():
+            continue
+        by_task, same = [*accuracy.values()], None
+        if method in names:
+            curve = curves[names.index(method)].mean(axis=0)
+            same = float(break_even(np.mean(by_task), curve, labels))
+        share = float(np.mean(np.array(by_task) > zero))
+        worth = worth_interval(by_task, curves, labels)
+        prices[i] = replace(price, worth=worth, worth_same=same, share=share)
     return prices
 
 
@@ -150,6 +184,13 @@ def count_shots_of(transfer: str) -> int:
     return needs.shots if (needs := needs_of(transfer)) else 0
 
 
+def cost_of(transfer: str) -> tuple[int, bool, int, bool]:
+    """The least is the cheapest: by labels, the old model beside the new, and other access."""
+    needs = access_of(transfer)
+    labels = max(count_shots_of(transfer), "labels" in needs)
+    return labels, "old model" in needs, len(needs), transfer != COPIED
+
+
 def describe_access(transfer: str) -> str:
     """``words, 4 labels per class``, or ``nothing``."""
     words = {
@@ -174,6 +215,7 @@ def describe_prices(prices: Sequence[Price]) -> Iterator[dict[str, Any]]:
             "needs": describe_access(price.transfer),
             "seconds": price.seconds,
             **interval_columns("worth", price.worth),
+            "worth_same": price.worth_same,
             "share": price.share,
         }
 

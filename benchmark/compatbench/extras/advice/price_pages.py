@@ -18,17 +18,15 @@ from compatbench.extras.advice.price import (
     price_ways,
     show_labels,
 )
-from compatbench.messages import count
-from compatbench.results.estimate import FEWEST_UNITS, Interval
+from compatbench.results.estimate import Interval
 from compatbench.results.expected import Upgrade
 from compatbench.results.method_results import MethodInfo
 from compatbench.results.ranks import exact
-from compatbench.tables import markdown
 from compatbench.tables.figures.kinds import read_kinds
 from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.figures.values import dodge_labels, panel_record, two_digits
 from compatbench.tables.numbers import NOTHING, bounds, duration, percent, signed
-from compatbench.tables.pages.sections import Page, Section
+from compatbench.tables.pages.sections import Section
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.table import Column, Table, code, make_table, number, plain_table, text
 
@@ -63,11 +61,12 @@ def price_table(page: SuitePage, upgrade: Upgrade, shots: int, method: str) -> T
             *map(number, (percent(exact(price.target)), bounds(price.target))),
             *map(number, (signed(exact(price.gain)), duration(price.seconds))),
             *map(number, (_worth(page, price.worth), _worth_bounds(page, price.worth))),
+            number(NOTHING if price.worth_same is None else _labels(page, price.worth_same)),
             number(NOTHING if price.share is None else f"{round(100 * price.share)} %"),
         ]
         for price in _sorted(page, upgrade, shots, method)
     ]
-    return plain_table([*header, "Datasets"], rows, left=(0, 1))
+    return plain_table([*header, "Same method", "Datasets"], rows, left=(0, 1))
 
 
 def worth_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
@@ -88,63 +87,6 @@ def worth_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
         if any(cell.value is not None for cell in by_way[way].values())
     )
     return make_table(columns, records)
-
-
-def price_answer(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
-    """What the owner of a module should do, in sentences: with nothing else, then by access."""
-    best = _best_by_access(page, upgrade, shots)
-    if (without := best.pop("nothing", None)) is None:
-        return ""
-    price, title = without
-    way = f"{title} ({markdown.code(price.transfer)})"
-    if price.gain is None or not price.gain.decides:
-        answer = (
-            f"With nothing but the module, cannot tell: {count(len(page.expected.tasks), 'task')} "
-            f"are too few for a verdict, which takes {FEWEST_UNITS}. {way} has the highest "
-            f"accuracy, {percent(exact(price.target))} %, worth {_worth(page, price.worth)} "
-            "labels per class."
-        )
-    elif price.gain.sign < 1:
-        answer = "With nothing but the module, no method is shown to be better than zero-shot."
-    else:
-        measured = count_labels(page.results.transfers)
-        enough = next((k for k in measured if price.worth and k >= price.worth.value), None)
-        advice = (
-            f"No number of labels up to {max(measured)} per class does as well."
-            if enough is None
-            else f"With {enough} labels per class or more, train anew."
-        )
-        answer = (
-            f"With nothing but the module, {way} has the highest accuracy: "
-            f"{percent(exact(price.target))} %, {signed(price.gain.value)} over "
-            f"zero-shot. That is worth {_worth(page, price.worth)} labels per class "
-            f"(95 %: {_worth_bounds(page, price.worth)}). {advice}"
-        )
-    more = [
-        f"\n  - with {access}: {title} ({markdown.code(price.transfer)}), "
-        f"{percent(exact(price.target))} %, "
-        f"worth {_worth(page, price.worth)} ({_worth_bounds(page, price.worth)})"
-        for access, (price, title) in best.items()
-        if price.gain is not None and price.gain.value > 0
-    ]
-    head = "With more access, the highest accuracies, with their worth in labels per class (95 %):"
-    return f"{answer} {head}\n{''.join(more)}" if more else answer
-
-
-def _best_by_access(page: SuitePage, upgrade: Upgrade, shots: int) -> dict[str, tuple[Price, str]]:
-    """The most accurate way of each access that has a worth, with the method's linked title."""
-    priced = [
-        (price, markdown.linked(info.title, info.paper))
-        for info in learning_methods(page)
-        for price in price_ways(page.results, page.expected, info.name, upgrade, shots)
-        if price.worth and price.target and needs_of(price.transfer)
-    ]
-    # Of those that are equally accurate the first stays.
-    priced.sort(key=lambda pair: exact(pair[0].target) or 0.0, reverse=True)
-    best: dict[str, tuple[Price, str]] = {}
-    for price, title in priced:
-        best.setdefault(describe_access(price.transfer), (price, title))
-    return dict(sorted(best.items(), key=lambda item: _by_access(item[1][0].transfer)))
 
 
 def _worth(page: SuitePage, worth: Interval | None) -> str:
@@ -178,13 +120,14 @@ def _by_access(transfer: str) -> tuple[list[str], int, str]:
     return needs, count_shots_of(transfer), transfer
 
 
-def _section(page: Page, place: int, title: str, template: str) -> Section:
-    functions = {f.__name__: f for f in (price_table, worth_table, price_answer)}
-    return Section(page, place, title, has_prices, str(_FOLDER / template), functions)
-
-
-PRICE = _section("suite", 60, "The price of an upgrade", "price.md.jinja")
-ANSWER = _section("leaderboard", 10, "Keep, port or retrain?", "price_answer.md.jinja")
+PRICE = Section(
+    "suite",
+    60,
+    "The price of an upgrade",
+    has_prices,
+    str(_FOLDER / "price.md.jinja"),
+    {function.__name__: function for function in (price_table, worth_table)},
+)
 
 
 def price_values(page: SuitePage, upgrade: Upgrade) -> Shown:

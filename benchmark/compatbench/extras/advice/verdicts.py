@@ -1,20 +1,22 @@
 """What the owner of a module should do in an upgrade: keep it, port it, retrain it, or drop it.
 
-The verdict of a method on one upgrade, from what each transfer of its modules gives:
+The verdict of a method on one upgrade, from what each transfer of its modules gives: of the ways
+whose gain over the new model's zero-shot is above 0 as a whole interval, the cheapest that is not
+clearly worse than the best (``choice``), with ways that need no labels before all others. It is
 
-* ``keep`` the module untouched if it gains over the new model's zero-shot, and no way that needs
-  neither images nor the old model at test time is better by more than the 95 % interval;
-* ``port`` it by the best of these ways if that gains over zero-shot, and is clearly better;
-* ``retrain`` if the best way with labels gains over zero-shot, or else ``zero-shot``;
-* ``retrain or zero-shot`` if no way with labels was measured; ``unknown`` if the module untouched
-  was not.
+* ``keep`` for the module untouched, ``port`` for another way without labels, else ``retrain``;
+* ``stay`` with the old model, where that is clearly better than this way;
+* without any such way ``zero-shot``, if all are clearly worse than that; ``retrain or zero-shot``
+  if no way with labels was measured, either;
+* else ``cannot tell``, with the number of test images (or tasks) that would decide;
+* ``unknown`` if the module untouched was not measured.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from textwrap import fill
 from typing import Any
 
@@ -24,72 +26,79 @@ import pandas as pd
 from compatbench.data.cards import COPIED, backbone_cards
 from compatbench.data.cards.shots import count_shots
 from compatbench.extras.advice.cases import OLD, ZERO_SHOT, Case
+from compatbench.extras.advice.choice import Way, choose_way, first_better, units_to_decide
 from compatbench.extras.advice.price import (
     access_of,
-    break_even,
+    cost_of,
     count_labels,
     describe_prices,
     format_prices,
+    show_labels,
 )
 from compatbench.messages import count
 from compatbench.results.estimate import FEWEST_UNITS, interval_columns
 from compatbench.tables.numbers import with_interval
 
-CHEAP = {"words", "source weights"}  # what a way without images may need
 WIDTH = 79
 VERDICTS = {
     "keep": "keep it untouched",
     "port": "port it by {}",
     "retrain": "retrain it ({})",
+    "stay": "stay with the old model",
     "zero-shot": "use zero-shot",
     "retrain or zero-shot": "retrain it, or use zero-shot",
+    "cannot tell": "cannot tell",
     "unknown": "no verdict, for measurements are missing",
 }
 
 
 def judge(case: Case) -> dict[str, Any]:
     """The verdict with what it rests on, a row of ``Advice.frame``."""
-    means = {name: float(figures.mean()) for name, figures in case.accuracy.items()}
-    known = {name: means[name] for name in case.ways if not math.isnan(means[name])}
-    cheap, labelled = (
-        max(names, key=known.__getitem__, default="")
-        for names in (
-            [name for name in known if name != COPIED and CHEAP.issuperset(access_of(name))],
-            [name for name in known if "labels" in access_of(name)],
-        )
-    )
-    gains = {"": False} | {name: mean > means[ZERO_SHOT] for name, mean in known.items()}
-    over = case.estimate(cheap, COPIED) if COPIED in known else None
-    better = bool(cheap) and (over is None or over.sign == 1)
-    if not {COPIED} & {*known, *case.reasons}:
-        verdict, chosen = "unknown", ""
-    elif gains.get(COPIED) and not better:
-        verdict, chosen = "keep", COPIED
-    elif gains[cheap] and better:
-        verdict, chosen = "port", cheap
-    elif gains[labelled]:
-        verdict, chosen = "retrain", labelled
-    else:
-        verdict, chosen = "zero-shot" if labelled else "retrain or zero-shot", ""
-    labels, worth = count_labels(case.ways), None
-    curve = [means[ZERO_SHOT], *(means[name] for name in labels.values())]
-    if verdict in ("keep", "port") and labels and not math.isnan(sum(curve)):
-        worth = float(break_even(known[chosen], curve, [0, *labels]))
-    gain = case.estimate(chosen, ZERO_SHOT)
+    gains = {way: case.estimate(way, ZERO_SHOT) for way in case.ways}
+    ways = [
+        Way(name, gain, cost_of(name), case.accuracy[name]) for name, gain in gains.items() if gain
+    ]
+    verdict, chosen, needed = "unknown", "", None
+    if {COPIED} & {*(way.name for way in ways), *case.reasons}:
+        way = choose_way(ways, case.difference)
+        verdict, chosen = _act(way.name) if way else "cannot tell", way.name if way else ""
+    if verdict == "cannot tell":
+        likely = max(ways, key=lambda way: (not way.cost[0], way.gain.value), default=None)
+        if all(way.gain.sign == -1 for way in ways):
+            labels = any(way.cost[0] for way in ways)
+            verdict = "zero-shot" if labels else "retrain or zero-shot"
+        elif likely is not None:
+            chosen = likely.name if likely.gain.value > 0 else ""
+            needed = units_to_decide(likely.gain, case.units[0])
+    over_old = case.estimate(chosen or ZERO_SHOT, OLD)
+    if verdict != "unknown" and over_old is not None and over_old.sign == -1:
+        verdict = "stay"
+    price = better = None
+    if chosen and _act(chosen) != "retrain":
+        price = next((price for price in case.prices if price.transfer == chosen), None)
+        better = first_better(case.accuracy[chosen], case.anew, case.difference)
+    expected = OLD if verdict == "stay" else chosen or ZERO_SHOT
     return {
         **case.about,
         "shots": case.shots,
         "verdict": verdict,
         "transfer": chosen,
-        **interval_columns("expected", case.estimate(chosen or ZERO_SHOT)),
-        "certain": gain is not None and gain.sign == 1,
-        "cheap": cheap,
-        **interval_columns("over_copied", over),
-        "worth": worth,
+        **interval_columns("expected", case.estimate(expected)),
+        **interval_columns("gain", gains.get(chosen)),
+        **interval_columns("over_old", over_old),
+        "needed": needed,
+        **interval_columns("worth", price and price.worth),
+        "worth_same": price and price.worth_same,
+        "better_labels": better and better[0],
+        "better_method": better[1] if better else "",
         "tasks": len(case.tasks),
         "seeds": len(case.accuracy[case.ways[0]]),
         "images": case.images.sum(),
     }
+
+
+def _act(way: str) -> str:
+    return "keep" if way == COPIED else "retrain" if "labels" in access_of(way) else "port"
 
 
 def describe_ways(case: Case) -> Iterator[dict[str, Any]]:
@@ -109,13 +118,16 @@ def describe_ways(case: Case) -> Iterator[dict[str, Any]]:
 class Advice:
     """Verdicts; accuracies in percent, gains in points, ``_low`` and ``_high`` bound 95 %.
 
-    ``frame`` has a row per upgrade and method: ``verdict``, the ``transfer`` that it names, the
-    ``expected`` accuracy on the target, whether its gain is ``certain`` (the interval is above 0),
-    ``over_copied`` of the best ``cheap`` way (without images), and ``worth``, the labels per class
-    at which retraining is as good. ``ways`` has a row per transfer; ``prices`` too, where modules
-    were trained anew with labels: what it needs (``needs``), the ``seconds`` that it takes, what it
-    is ``worth`` in labels per class, infinite if more than were measured, and the ``share`` of the
-    tasks on which it is worth any. ``str()`` says it in words.
+    ``frame`` has a row per upgrade and method: ``verdict``; the ``transfer`` that it names, or that
+    is the one to go on with while it cannot be told, or if the old model must go; the ``expected``
+    accuracy; its ``gain`` over zero-shot; ``over_old``, what it is better than the module on the
+    old model; how many test images, or tasks from six tasks on, are ``needed`` to tell; ``worth``,
+    the labels per class at which the best method trained anew is as good, and ``worth_same``, the
+    same method; and the least labels with which any is clearly better, ``better_labels``, by
+    ``better_method``. ``ways`` has a row per transfer; ``prices`` too, where modules were trained
+    anew with labels: what it needs (``needs``), the ``seconds`` that it takes, what it is
+    ``worth``, infinite if more than were measured, and the ``share`` of the tasks on which it is
+    worth any. ``str()`` says it in words.
     """
 
     cases: tuple[Case, ...]
@@ -149,8 +161,10 @@ class Advice:
 def _explain(case: Case) -> Iterator[str]:
     """A verdict in a line, and below it the figures."""
     plain, signed = "{:.1f}".format, "{:+.1f}".format
-    row, said = judge(case), []
+    row = judge(case)
     title = f"{case.method}: {VERDICTS[row['verdict']].format(row['transfer'])}"
+    if row["verdict"] == "cannot tell":
+        title += f"{_needed(case, row['needed'])}; meanwhile {_go_on(row['transfer'])}"
     if row["verdict"] != "unknown" and row["expected"] is not None:
         title += f"; expect {with_interval(row, 'expected', plain)} %"
     yield _wrap(title)
@@ -161,20 +175,49 @@ def _explain(case: Case) -> Iterator[str]:
         if way["accuracy"] is None:
             text = way["reason"] or "not measured on all tasks and seeds"
         yield _wrap(f"{name:20} {text}".rstrip(), "  ")
-    if row["over_copied"] is not None:
-        over = with_interval(row, "over_copied", signed)
-        said.append(f"{row['cheap']} against the module untouched: {over}.")
-    if (worth := row["worth"]) is not None:
-        most = f"more than {max(count_labels(case.ways))}"
-        labels = most if math.isinf(worth) else "fewer than 1" if worth < 1 else plain(worth)
-        said.append(f"Retraining takes {labels} labelled images per class to be as accurate.")
-    if not _retraining(case):
-        said.append("Retraining was not measured.")
-    if row["transfer"] and not row["certain"]:
-        said.append("The gain may be chance, for its interval reaches 0: test on more images.")
-    if said:
+    if said := [*_remarks(case, row)]:
         yield _wrap(" ".join(said), "  ")
     yield from (f"  {line}" for line in format_prices(case.prices))
+
+
+def _remarks(case: Case, row: dict[str, Any]) -> Iterator[str]:
+    """What an owner should know beside the verdict, in sentences."""
+    signed = "{:+.1f}".format
+    if row["verdict"] == "stay":
+        yield (
+            f"The upgrade loses against the module on the old model: "
+            f"{with_interval(row, 'over_old', signed)}. If the old model must go, "
+            f"{_go_on(row['transfer'])}."
+        )
+    labels = count_labels(case.ways)
+    if row["worth"] is not None and labels:
+        show = partial(show_labels, most=max(labels))
+        text = (
+            f"That is worth {show(row['worth'])} labels per class of the best method trained anew"
+        )
+        same = row["worth_same"]
+        yield text + ("." if same is None else f", and {show(same)} of the same method.")
+    if row["better_method"]:
+        number = count(row["better_labels"], "label")
+        yield f"With {number} per class, {row['better_method']} trained anew is better."
+    elif case.anew and row["transfer"] in case.ways and _act(row["transfer"]) != "retrain":
+        yield f"No method trained anew with up to {max(case.anew)} labels is shown to be better."
+    if not _retraining(case):
+        yield "Retraining was not measured."
+
+
+def _needed(case: Case, needed: float) -> str:
+    """How much more would have to be measured: ``, about 1,200 test images would decide``."""
+    units, noun = case.units
+    if needed > 100 * units:
+        return f", and 100 times the {noun}s would not decide"
+    # Two digits: the spread is an estimate, too.
+    digits = max(0, len(str(int(needed))) - 2)
+    return f", about {round(needed, -digits):,.0f} {noun}s would decide"
+
+
+def _go_on(way: str) -> str:
+    return VERDICTS[_act(way) if way else "zero-shot"].format(way)
 
 
 def _retraining(case: Case) -> bool:

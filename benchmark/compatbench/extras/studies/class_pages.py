@@ -7,7 +7,7 @@ from pathlib import Path
 
 from compatbench.engine.cell import NOT_APPLICABLE
 from compatbench.messages import count
-from compatbench.results.estimate import FEWEST_UNITS
+from compatbench.results.estimate import FEWEST_UNITS, Interval, average_units, estimate
 from compatbench.results.expected import Upgrade
 from compatbench.results.four_ways import CLASSES, MODELS, Classes, FourWays, measure_four_ways
 from compatbench.results.ranks import exact
@@ -104,8 +104,11 @@ def classes_sentence(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
         highest += _four(floors[0])
     elif floors:
         highest += f", beside {_four(floors[0])} of {escape(floors[0].info.title)}"
+        over = _difference(best, floors[0])
         if (tasks := len(page.expected.tasks)) < FEWEST_UNITS:
             highest += f"; {count(tasks, 'task')} are too few to show that any beats zero-shot"
+        elif over is None or over.sign < 1:
+            highest += "; it is not shown to beat zero-shot"
     return (
         f"Of {count(len(page.results.methods), 'method')}, {len(complete)} apply to other classes "
         f"and {refused} to their own classes only. {highest}. On other classes {helped} of the "
@@ -115,6 +118,17 @@ def classes_sentence(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
 
 def _four(ways: FourWays) -> str:
     return percent(exact(ways.mean("four")))
+
+
+def _difference(ways: FourWays, floor: FourWays) -> Interval | None:
+    """How much higher its four-way H is, over pairs of test sets."""
+    four, zero_shot = (
+        average_units({name: each.frame[name] for name in ("pair", "four")}, "pair")
+        for each in (ways, floor)
+    )
+    if four["pair"] != zero_shot["pair"]:
+        return None
+    return estimate(four["four"] - zero_shot["four"])
 
 
 def _section(page: Page, place: int, title: str, template: str) -> Section:

@@ -14,7 +14,6 @@ from typing import Any
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import kind_of
 from compatbench.results.ranking_table import find_disagreements
-from compatbench.results.ranks import Ranked
 from compatbench.results.result_files import FIGURES, PAGE, RESULTS, check_name
 from compatbench.tables import markdown
 from compatbench.tables.figures.kinds import list_kinds
@@ -141,35 +140,7 @@ def _render(name: str, **context: Any) -> str:
         sections=list_sections,
         sections_below=list_sections_below,
         find_disagreements=find_disagreements,
-        choose_methods=_choose_methods,
         marks=MARKS,
         **context,
     )
     return f"{text}\n\n{markdown.define_links(text)}".strip() + "\n"
-
-
-def _choose_methods(page: SuitePage) -> dict[str, Any]:
-    """Whatever the upgrade, the method whose lowest H is the highest, of all and of shallow ones.
-
-    And the ranking of every upgrade. Nothing if no method has a rank on every upgrade.
-    """
-    shots = max(page.expected.shots)
-    rankings = [
-        [row for row in page.ranks(upgrade, shots) if row.rank and not row.sees_tests]
-        for upgrade in page.expected.upgrades
-    ]
-    known: list[dict[str, Ranked]] = [
-        {row.standing.info.name: row for row in rows if row.standing.info.learns}
-        for rows in rankings
-    ]
-    lowest = {
-        name: min(rows[name].value("h") or 0.0 for rows in known)
-        for name in known[0]
-        if all(name in rows for rows in known)
-    }
-    chosen: dict[str, Any] = {"rankings": rankings, "safest": None, "shallow": None}
-    for what, kinds in (("safest", ("shallow", "deep")), ("shallow", ("shallow",))):
-        names = [name for name in lowest if known[0][name].kind in kinds]
-        if name := max(names, key=lowest.__getitem__, default=None):
-            chosen[what] = known[0][name], lowest[name]
-    return chosen if lowest else {}

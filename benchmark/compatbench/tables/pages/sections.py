@@ -18,8 +18,9 @@ from compatbench.tables import ranking, suite_tables
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.templates import render_markdown
 
-# Of a suite, on the site; or of the leaderboard, below the suite's rankings.
-Page = Literal["suite", "leaderboard"]
+# Of a suite, on the site; with which the leaderboard and the README begin; or of the leaderboard,
+# below the suite's rankings.
+Page = Literal["suite", "first", "leaderboard"]
 
 
 @dataclass(frozen=True)

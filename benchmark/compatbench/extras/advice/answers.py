@@ -1,0 +1,196 @@
+"""The first table of the leaderboard and the README: what you have, what to try, what to expect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from compatbench.data.cards import COPIED
+from compatbench.extras.advice.choice import (
+    Way,
+    choose_way,
+    gains_of_choosing,
+    units_to_decide,
+)
+from compatbench.extras.advice.price import (
+    access_of,
+    cost_of,
+    count_labels,
+    needs_of,
+    price_ways,
+    show_labels,
+)
+from compatbench.messages import count
+from compatbench.results.estimate import FEWEST_UNITS, Array, Interval, estimate
+from compatbench.results.expected import Upgrade
+from compatbench.results.method_results import MethodInfo
+from compatbench.results.standing import compute_standing, dataset_means
+from compatbench.tables.numbers import NOTHING, percent
+from compatbench.tables.pages.sections import Section
+from compatbench.tables.suite_page import MARKS, SuitePage
+from compatbench.tables.table import Cell, Table, number, plain_table, sentence, text
+
+_STAY = "the old model"  # the way that makes no upgrade
+_FREE = frozenset({"words", "source weights"})  # whoever has the module can have these
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate(Way):
+    """A method and a way of its modules on one upgrade; ``figures`` are by dataset."""
+
+    info: MethodInfo
+    needs: frozenset[str]
+    zero_shot: float
+    by_task: Array  # gains
+
+    @property
+    def labels(self) -> int:
+        return int(self.cost[0])
+
+
+class Held(NamedTuple):
+    """What an owner has besides the module."""
+
+    title: str
+    access: frozenset[str]
+    labels: int = 0
+
+    def allows(self, way: _Candidate) -> bool:
+        return self.access >= way.needs and self.labels >= way.labels
+
+    def is_used_by(self, way: _Candidate) -> bool:
+        """Whether a way needs what this has more than others; without any it has no row."""
+        special = self.access - _FREE or self.access
+        return not special or bool(special & way.needs)
+
+
+def answer_table(page: SuitePage) -> Table:
+    """A row for each upgrade and for what an owner may have."""
+    header = ["New model", "You have", "Try first, on your own images", "Accuracy", "Zero-shot"]
+    header += ["Beats zero-shot?", "Worth in labels", "Tasks"]
+    rows = []
+    for upgrade in page.expected.upgrades:
+        title = page.backbone_title(upgrade[1])
+        for row in _rows(page, upgrade):
+            rows.append([text(title), *row])
+            title = ""
+    return plain_table(header, rows, left=(0, 1, 2, 5))
+
+
+def _rows(page: SuitePage, upgrade: Upgrade) -> Iterator[list[Cell]]:
+    sources = [(page, _list_candidates(page, upgrade))]
+    sources += [
+        (section, _list_candidates(section, upgrade))
+        for section in page.sections
+        if count_labels(section.results.transfers) and upgrade in section.expected.upgrades
+    ]
+    for held in _what_is_held([each for _, candidates in sources for each in candidates]):
+        served = [
+            (source, [each for each in candidates if held.allows(each)])
+            for source, candidates in sources
+            if any(held.allows(each) and held.is_used_by(each) for each in candidates)
+        ]
+        if served:
+            # The suite that has a verdict, then the one that has prices, then the first.
+            source, candidates = max(served, key=lambda pair: _weight(pair[0]))
+            yield [text(held.title), *_answer(source, upgrade, candidates)]
+
+
+def _weight(page: SuitePage) -> tuple[bool, bool, int]:
+    tasks = len(page.expected.tasks)
+    return tasks >= FEWEST_UNITS, bool(count_labels(page.results.transfers)), tasks
+
+
+def _what_is_held(candidates: Sequence[_Candidate]) -> Iterator[Held]:
+    """From nothing to labels; of the numbers of labels every other one."""
+    yield Held("nothing but the module", frozenset())
+    yield Held("a list of words", _FREE)
+    yield Held("unlabelled images", _FREE | {"unlabelled"})
+    yield Held("the old model, kept", _FREE | {"old model"})
+    for most in sorted({each.labels for each in candidates} - {0})[::2]:
+        yield Held(f"{count(most, 'label')} per class", _FREE | {"labels"}, most)
+
+
+def _list_candidates(page: SuitePage, upgrade: Upgrade) -> list[_Candidate]:
+    """Every way of every method that has a rank, with its gain; and its old model."""
+    listed, shots = list[_Candidate](), max(page.expected.shots)
+    for method in page.results.all:
+        transfer, info = method.ranked_with or COPIED, method.info
+        if not info.learns or info.sees_tests or needs_of(transfer) is None:
+            continue
+        standing = compute_standing(method, page.expected, upgrade, shots)
+        means = [dataset_means(standing, name) for name in ("target", "gain", "source")]
+        if standing.state != "complete" or None in means:
+            continue
+        target, gain, source = (np.array([*(mean or {}).values()]) for mean in means)
+        ways = [(method.transfer or COPIED, target, cost_of(transfer), access_of(transfer))]
+        if method.transfer == COPIED:
+            ways.append((_STAY, source, (0, False, 0, False), ["old model"]))
+        zero_shot = target - gain
+        for name, figures, cost, needs in ways:
+            if (interval := estimate(figures - zero_shot)) is not None:
+                more = info, frozenset(needs), float(zero_shot.mean()), figures - zero_shot
+                listed.append(_Candidate(name, interval, cost, figures, *more))
+    return listed
+
+
+def _difference(way: Array, minus: Array) -> Interval | None:
+    return estimate(way - minus)
+
+
+def _answer(page: SuitePage, upgrade: Upgrade, candidates: Sequence[_Candidate]) -> list[Cell]:
+    """What to try, its accuracy and zero-shot's, whether it is better, and what it is worth."""
+    likely = max(candidates, key=lambda each: each.gain.value)
+    # The best of many is the best by luck, too: choosing so must gain on tasks not looked at.
+    honest = estimate(gains_of_choosing([each.by_task for each in candidates]))
+    found = choose_way(candidates, _difference) if honest and honest.sign == 1 else None
+    chosen = found if isinstance(found, _Candidate) else likely
+    what, beats, tasks = _describe(chosen), "yes", str(len(page.expected.tasks))
+    if found is None and max(each.gain.sign for each in candidates) == -1:
+        zero_shot = percent(chosen.zero_shot)
+        return [text("zero-shot"), *map(number, (zero_shot, zero_shot, "no", NOTHING, tasks))]
+    if found is None:
+        # No way can be told from zero-shot, so the caveat stands before what is likely.
+        what = sentence("cannot tell; " + ("" if likely.gain.value > 0 else "zero-shot, or "), what)
+        beats = f"not shown{_tasks_needed(honest)}"
+    shots = max(page.expected.shots)
+    prices = price_ways(page.results, page.expected, chosen.info.name, upgrade, shots)
+    price = next((each for each in prices if each.transfer == chosen.name), None)
+    worth = NOTHING
+    if price is not None and price.worth is not None:
+        worth = show_labels(price.worth.value, max(count_labels(page.results.transfers)))
+    accuracy, zero_shot = percent(float(chosen.figures.mean())), percent(chosen.zero_shot)
+    return [what, *map(number, (accuracy, zero_shot, beats, worth, tasks))]
+
+
+def _tasks_needed(gain: Interval | None) -> str:
+    """How many would decide, by the measured spread of a gain."""
+    if gain is None or not gain.bounded:
+        return f" (takes {FEWEST_UNITS} tasks or more)"
+    enough = units_to_decide(gain, gain.units)
+    return f" (takes about {enough:.0f} tasks)" if gain.value > 0 and enough <= 100 else ""
+
+
+def _describe(way: _Candidate) -> Cell:
+    title = text(way.info.title, way.info.paper).bold()
+    if way.name == _STAY:
+        return sentence("stay with the old model: ", title)
+    if way.name == COPIED:
+        return sentence(title, ", untouched")
+    if way.name.startswith("retrained+"):
+        return sentence(title, f", trained anew with {count(way.labels, 'label')}")
+    return sentence(title, f", moved by *{way.name}*")
+
+
+ANSWERS = Section(
+    "first",
+    10,
+    "What to try first: {}",
+    lambda page: bool(page.results.all),
+    str(Path(__file__).parent / "answers.md.jinja"),
+    {"answer_table": answer_table, "fewest": FEWEST_UNITS, "marks": MARKS},
+)

@@ -1,0 +1,86 @@
+"""The rule of every verdict: of ways that were measured, which to take, from intervals alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from compatbench.results.estimate import FEWEST_UNITS, Array, Interval
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """A way of going on after an upgrade."""
+
+    name: str
+    gain: Interval  # over the new model's zero-shot, in points
+    cost: tuple[Any, ...]  # the least is the cheapest; it begins with the labels per class
+    figures: Array  # accuracies in percent, of which differences are taken
+
+
+def choose_way(
+    ways: Sequence[Way], difference: Callable[[Array, Array], Interval | None]
+) -> Way | None:
+    """The cheapest way that is not clearly worse than the best; None where it cannot be told.
+
+    Only ways that gain as a whole interval are chosen from. Clearly worse is one whose
+    ``difference`` from the best is below 0 as a whole interval.
+    """
+    gaining = [way for way in ways if way.gain.sign == 1]
+    if not gaining:
+        return None
+    best = max(gaining, key=lambda way: way.gain.value)
+
+    def is_worse(way: Way) -> bool:
+        behind = None if way is best else difference(way.figures, best.figures)
+        return behind is not None and behind.sign == -1
+
+    good = (way for way in gaining if not is_worse(way))
+    return min(good, key=lambda way: (way.cost, -way.gain.value))
+
+
+def first_better(
+    figures: Array,
+    anew: Mapping[int, Mapping[str, Array]],
+    difference: Callable[[Array, Array], Interval | None],
+) -> tuple[int, str, Interval] | None:
+    """The least labels per class with which training anew is clearly better than a way.
+
+    Of the methods trained anew with k labels, ``anew[k]``, the most accurate is compared.
+
+    Returns:
+        The labels, the method, and by how much it is better; None if no number of labels is.
+    """
+    for labels, methods in anew.items():
+        name = max(methods, key=lambda name: float(methods[name].mean()))
+        over = difference(methods[name], figures)
+        if over is not None and over.sign == 1:
+            return labels, name, over
+    return None
+
+
+def units_to_decide(interval: Interval, units: float) -> float:
+    """How many units a difference of this size takes to be told from 0, if it has this spread.
+
+    An interval narrows as 1/√units. Infinite of a difference of 0; at least ``FEWEST_UNITS``.
+    """
+    if not interval.value or not interval.bounded:
+        return math.inf
+    reach = (interval.high - interval.low) / 2 / abs(interval.value)
+    return max(FEWEST_UNITS, math.ceil(units * reach**2))
+
+
+def gains_of_choosing(gains: ArrayLike) -> Array:
+    """What it gains on each task to take the way that is best on the other tasks, ``[tasks]``.
+
+    The best of many is best by luck as well, and so its gain is too high on the tasks by which it
+    was chosen; this one is not. ``gains`` are ``[ways, tasks]``.
+    """
+    table = np.asarray(gains, dtype=float)
+    chosen = (table.sum(axis=1, keepdims=True) - table).argmax(axis=0)
+    return table[chosen, np.arange(table.shape[1])]

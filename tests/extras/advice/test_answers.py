@@ -1,0 +1,158 @@
+"""The first table of the leaderboard, and the rule by which a way is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from synthetic_results import (
+    COOP,
+    PROBE,
+    TWO_BY_TWO,
+    by_transfer,
+    make_method,
+    make_page,
+    make_pairs,
+    on_tasks,
+)
+
+from compatbench.extras.advice.answers import answer_table
+from compatbench.extras.advice.choice import (
+    Way,
+    choose_way,
+    first_better,
+    gains_of_choosing,
+    units_to_decide,
+)
+from compatbench.results.estimate import Interval, estimate
+from compatbench.tables.pages.leaderboard import render_leaderboard
+from compatbench.tables.suite_page import SuitePage
+
+SIX = replace(TWO_BY_TWO, tasks=tuple("abcdef"))
+STEPS = np.array([0, 1, 2, 3, 4, 5])
+
+
+def make_way(name: str, gain: float, cost: int, spread: float = 0.2) -> Way:
+    figures = gain + spread * (STEPS - 2.5)
+    interval = estimate(figures)
+    assert interval is not None
+    return Way(name, interval, (cost,), figures)
+
+
+def choose(*ways: Way) -> str | None:
+    chosen = choose_way(ways, lambda way, other: estimate(way - other))
+    return chosen and chosen.name
+
+
+def test_the_cheapest_that_is_not_clearly_worse_than_the_best_is_taken() -> None:
+    free, wide = make_way("free", 3, 0), make_way("wide", 3, 0, spread=8)
+    assert choose(wide, make_way("loss", -3, 0)) is None
+    assert choose(free, make_way("labels", 3, 4)) == "free"
+    assert choose(free, make_way("labels", 9, 4)) == "labels"
+    assert choose(make_way("few", 9, 1), make_way("labels", 9, 4), free) == "few"
+    assert choose(wide, make_way("labels", 9, 4)) == "labels"  # what is not shown is not taken
+    assert choose(free, make_way("better", 3.1, 0, spread=1)) == "better"  # for the same cost
+
+
+def test_the_least_number_of_labels_is_of_the_most_accurate_method() -> None:
+    way = np.full(6, 50.0)
+    anew = {1: {"x": way - 9, "y": way + 9 * (STEPS - 2)}, 4: {"x": way + STEPS, "y": way - 5}}
+    found = first_better(way, anew, lambda one, other: estimate(one - other))
+    assert found is not None
+    assert found[:2] == (4, "x")
+    assert found[2].low > 0
+    assert first_better(way + 9, anew, lambda one, other: estimate(one - other)) is None
+
+
+def test_choosing_is_judged_on_the_task_left_out() -> None:
+    gains = np.random.default_rng(1).normal(size=(30, 7))
+    expected = [
+        gains[max(range(30), key=lambda way: np.delete(gains[way], task).mean()), task]
+        for task in range(7)
+    ]
+    assert gains_of_choosing(gains).tolist() == pytest.approx(expected)
+    # Of many that gain nothing one looks good, until it is chosen by other tasks.
+    drawn = np.random.default_rng(2).normal(size=(200, 40, 7))
+    assert np.mean([one.mean(axis=1).max() for one in drawn]) > 0.7
+    assert abs(np.mean([gains_of_choosing(one).mean() for one in drawn])) < 0.1
+
+
+def test_how_many_units_would_decide() -> None:
+    assert units_to_decide(Interval(2, -2, 6, 10), 10) == 40
+    assert units_to_decide(Interval(2, 1, 3, 7), 7) == 6
+    assert units_to_decide(Interval(0, -1, 1, 7), 7) == np.inf
+    assert units_to_decide(Interval(1, units=1), 1) == np.inf
+
+
+def read_rows(page: SuitePage) -> dict[str, list[str]]:
+    table = answer_table(page)
+    cells = [[cell.text for cell in row] for row in table.rows]
+    assert cells[0][0] == "New model"
+    return {row[1]: row[2:] for row in cells}
+
+
+def make_ways(ways: Mapping[str, Sequence[int]], **changes: object) -> SuitePage:
+    methods = [by_transfer(name, on_tasks("coop", values)) for name, values in ways.items()]
+    return make_page(*methods, expected=SIX, **changes)  # type: ignore[arg-type]
+
+
+def test_a_row_for_what_an_owner_has() -> None:
+    """Zero-shot is 60 on every task; the old model's accuracy is the target's."""
+    page = make_ways(
+        {
+            "copied": [70, 71, 72, 73, 74, 75],
+            "words": [71, 70, 73, 74, 73, 76],
+            "distilled": [80, 81, 82, 83, 84, 86],
+            "retrained+1": [50, 60, 62, 58, 61, 63],
+            "retrained+2": [90, 91, 92, 93, 94, 96],
+        }
+    )
+    rows = read_rows(page)
+    assert rows["nothing but the module"] == ["coop, untouched", "73.5", "60.0", "yes", "1.4", "6"]
+    assert rows["a list of words"][0] == "coop, untouched"  # words are not clearly better
+    assert rows["unlabelled images"][0] == "coop, moved by *distilled*"
+    assert rows["the old model, kept"][0] == "coop, untouched"  # as good as it is on the old
+    # With one label training anew is no better than the module untouched, which is free.
+    assert rows["1 label per class"][0] == "coop, untouched"
+    assert "2 labels per class" not in rows  # every other number
+    cells = {(task, seed): (80, 70 + seed) for task in SIX.tasks for seed in (1, 2)}
+    loses = make_page(make_method(COOP, make_pairs(cells)), expected=SIX)
+    stay = ["stay with the old model: CoOp", "80.0", "60.0", "yes", "–", "6"]
+    assert read_rows(loses)["the old model, kept"] == stay
+    text = render_leaderboard([page])
+    assert text.index("## What to try first: Tiny suite") < text.index("## How to read it")
+
+
+def test_what_cannot_be_told_says_so_before_what_is_likely() -> None:
+    wide = make_ways({"copied": [40, 90, 55, 80, 62, 70]})
+    [tried, *_, beats, worth, _] = read_rows(wide)["nothing but the module"]
+    assert tried == "cannot tell; coop, untouched"
+    assert beats.startswith("not shown (takes about ")
+    assert worth == "–"
+    worse = read_rows(make_ways({"copied": [40, 42, 41, 44, 40, 43]}))["nothing but the module"]
+    assert worse == ["zero-shot", "60.0", "60.0", "no", "–", "6"]
+    undecided = read_rows(make_ways({"copied": [10, 90, 55, 60, 62, 70]}))
+    assert undecided["nothing but the module"][0] == "cannot tell; zero-shot, or coop, untouched"
+    few = make_page(on_tasks("coop", [90, 91]), expected=replace(TWO_BY_TWO, tasks=("a", "b")))
+    assert "yes" not in str(read_rows(few))
+    single = make_page(on_tasks("coop", [90]), expected=replace(TWO_BY_TWO, tasks=("a",)))
+    assert read_rows(single)["nothing but the module"][3] == "not shown (takes 6 tasks or more)"
+
+
+def test_a_row_is_of_the_suite_that_can_decide() -> None:
+    few = make_page(
+        *(
+            by_transfer(name, on_tasks("linear_probe", [70, 80], PROBE))
+            for name in ("copied", "distilled", "retrained+1")
+        ),
+        expected=replace(TWO_BY_TWO, tasks=("a", "b")),
+    )
+    page = make_ways({"copied": [70, 71, 72, 73, 74, 75]}, sections=(few,))
+    rows = read_rows(page)
+    assert [rows[name][-1] for name in ("nothing but the module", "unlabelled images")] == [
+        "6",
+        "2",
+    ]
+    assert COOP.name in rows["nothing but the module"][0]
