@@ -78,7 +78,8 @@ def table(
     Columns of text are aligned ``left``; all others hold numbers.
     """
     rule = ["---" if i in {*left} else "---:" for i in range(len(header))]
-    return [f"| {' | '.join(line)} |" for line in (header, rule, *rows)]
+    lines = (header, rule, *rows)
+    return ["|" + "".join(f" {cell} |" if cell else " |" for cell in line) for line in lines]
 
 
 def render_table(shown: Table, longest: int = 200) -> str:
