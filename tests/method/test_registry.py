@@ -188,6 +188,7 @@ def test_a_format_file_has_one_format(tmp_path: Path) -> None:
     assert find_format("clip-lora").name == "clip_lora"
 
 
+@pytest.mark.slow
 def test_a_broken_file_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_one.py").write_text("x = 1\nraise ValueError('by design')\n")
     package = import_module("compatbench.methods")
