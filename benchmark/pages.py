@@ -11,6 +11,7 @@ What the figures are measured by stands at the end of each page.
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -60,7 +61,8 @@ def fill_template(path: Path, filters: Mapping[str, Callable[..., Any]], **value
         keep_trailing_newline=True,
     )
     environment.filters |= {"number": format, **filters}
-    return environment.get_template(path.name).render(**values)
+    page = environment.get_template(path.name).render(**values)
+    return re.sub(r"(?<=\|)  (?=\|)", " ", page)  # an empty cell of a table
 
 
 def read_page(name: str) -> str:
