@@ -225,7 +225,7 @@ def test_the_questions_are_answered_from_results_and_cannot_tell_is_an_answer() 
 
     verdict, name, how, reason = answer(of("zeroshot", 60), of("taskres", 70), of("coop", 65))
     assert (name, how) == ("taskres", "taskres, attached untouched")
-    assert verdict.startswith("Try first, with zero-shot beside it: 2 ways measured here are shown")
+    assert verdict.startswith("Try first, with zero-shot beside it: of 2 ways shown to beat")
     assert reason.startswith("H 69.5, +9.5 (")
     # Right on 59 and 61 of 100 where zero-shot is on 60; then on 49 and 50.
     verdict, name, *_ = answer(of("zeroshot", 60), of("coop", 59, odd=2))

@@ -19,7 +19,7 @@ from synthetic_results import (
 )
 
 from compatbench.extras.advice.answers import answer_table
-from compatbench.extras.advice.choice import (
+from compatbench.results.choice import (
     Way,
     choose_way,
     first_better,

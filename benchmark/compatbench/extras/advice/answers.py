@@ -10,25 +10,22 @@ from typing import NamedTuple
 import numpy as np
 
 from compatbench.data.cards import COPIED
-from compatbench.extras.advice.choice import (
-    Way,
-    choose_way,
-    gains_of_choosing,
-    units_to_decide,
-)
 from compatbench.extras.advice.price import (
-    access_of,
-    cost_of,
     count_labels,
-    needs_of,
     price_ways,
     show_labels,
 )
 from compatbench.messages import count
+from compatbench.results.choice import (
+    Way,
+    choose_checked,
+    units_to_decide,
+)
 from compatbench.results.estimate import FEWEST_UNITS, Array, Interval, estimate
 from compatbench.results.expected import Upgrade
 from compatbench.results.method_results import MethodInfo
 from compatbench.results.standing import compute_standing, dataset_means
+from compatbench.results.ways import access_of, cost_of, needs_of
 from compatbench.tables.numbers import NOTHING, percent
 from compatbench.tables.pages.sections import Section
 from compatbench.tables.suite_page import MARKS, SuitePage
@@ -145,9 +142,8 @@ def _difference(way: Array, minus: Array) -> Interval | None:
 def _answer(page: SuitePage, upgrade: Upgrade, candidates: Sequence[_Candidate]) -> list[Cell]:
     """What to try, its accuracy and zero-shot's, whether it is better, and what it is worth."""
     likely = max(candidates, key=lambda each: each.gain.value)
-    # The best of many is the best by luck, too: choosing so must gain on tasks not looked at.
-    honest = estimate(gains_of_choosing([each.by_task for each in candidates]))
-    found = choose_way(candidates, _difference) if honest and honest.sign == 1 else None
+    gains = [each.by_task for each in candidates]
+    found, held_out = choose_checked(candidates, gains, _difference)
     chosen = found if isinstance(found, _Candidate) else likely
     what, beats, tasks = _describe(chosen), "yes", str(len(page.expected.tasks))
     if found is None and max(each.gain.sign for each in candidates) == -1:
@@ -156,7 +152,7 @@ def _answer(page: SuitePage, upgrade: Upgrade, candidates: Sequence[_Candidate])
     if found is None:
         # No way can be told from zero-shot, so the caveat stands before what is likely.
         what = sentence("cannot tell; " + ("" if likely.gain.value > 0 else "zero-shot, or "), what)
-        beats = f"not shown{_tasks_needed(honest)}"
+        beats = f"not shown{_tasks_needed(held_out)}"
     shots = max(page.expected.shots)
     prices = price_ways(page.results, page.expected, chosen.info.name, upgrade, shots)
     price = next((each for each in prices if each.transfer == chosen.name), None)

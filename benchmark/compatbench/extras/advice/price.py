@@ -13,8 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from compatbench.data.cards import COPIED
-from compatbench.data.declared_transfers import Needs, declared_needs
-from compatbench.data.labels import ACCESS
 from compatbench.messages import count
 from compatbench.results.estimate import Array, Interval, estimate, interval_columns, mean
 from compatbench.results.expected import Expected, Upgrade
@@ -25,6 +23,7 @@ from compatbench.results.standing import (
     mean_of_all,
     measure_interval,
 )
+from compatbench.results.ways import access_of, count_shots_of
 from compatbench.tables.numbers import NOTHING, with_interval
 
 _Means = tuple[dict[str, float] | None, dict[str, float] | None]  # accuracy and gain by dataset
@@ -157,38 +156,6 @@ def price_ways(
         worth = worth_interval(by_task, curves, labels)
         prices[i] = replace(price, worth=worth, worth_same=same, share=share)
     return prices
-
-
-def needs_of(transfer: str) -> Needs | None:
-    """What a way needs, if it is here; its class is loaded only where its card does not say it."""
-    if (needs := declared_needs(transfer)) is not None:
-        return needs
-    from compatbench.method.registry import known_transfer
-
-    way = known_transfer(transfer)
-    return way and Needs(frozenset(way.card.access), getattr(way.config, "shots", 0))
-
-
-def access_of(transfer: str) -> list[str]:
-    """What a way needs besides the module and the target, always in one order.
-
-    ``unknown`` of a transfer that is not here.
-    """
-    if (needs := needs_of(transfer)) is None:
-        return ["unknown"]
-    return [each for each in ACCESS if each in needs.access]
-
-
-def count_shots_of(transfer: str) -> int:
-    """The labels per class that a way needs."""
-    return needs.shots if (needs := needs_of(transfer)) else 0
-
-
-def cost_of(transfer: str) -> tuple[int, bool, int, bool]:
-    """The least is the cheapest: by labels, the old model beside the new, and other access."""
-    needs = access_of(transfer)
-    labels = max(count_shots_of(transfer), "labels" in needs)
-    return labels, "old model" in needs, len(needs), transfer != COPIED
 
 
 def describe_access(transfer: str) -> str:

@@ -10,11 +10,8 @@ from typing import Any
 
 from compatbench.extras.advice.price import (
     Price,
-    access_of,
     count_labels,
-    count_shots_of,
     describe_access,
-    needs_of,
     price_ways,
     show_labels,
 )
@@ -22,6 +19,7 @@ from compatbench.results.estimate import Interval
 from compatbench.results.expected import Upgrade
 from compatbench.results.method_results import MethodInfo
 from compatbench.results.ranks import exact
+from compatbench.results.ways import access_of, count_shots_of, needs_of
 from compatbench.tables.figures.kinds import read_kinds
 from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.figures.values import dodge_labels, panel_record, two_digits

@@ -26,17 +26,16 @@ import pandas as pd
 from compatbench.data.cards import COPIED, backbone_cards
 from compatbench.data.cards.shots import count_shots
 from compatbench.extras.advice.cases import OLD, ZERO_SHOT, Case
-from compatbench.extras.advice.choice import Way, choose_way, first_better, units_to_decide
 from compatbench.extras.advice.price import (
-    access_of,
-    cost_of,
     count_labels,
     describe_prices,
     format_prices,
     show_labels,
 )
 from compatbench.messages import count
+from compatbench.results.choice import Way, choose_way, first_better, units_to_decide
 from compatbench.results.estimate import FEWEST_UNITS, interval_columns
+from compatbench.results.ways import access_of, cost_of
 from compatbench.tables.numbers import with_interval
 
 WIDTH = 79

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+import numpy as np
+
+from compatbench.data.cards import COPIED
 from compatbench.data.cards.shots import show_shots
-from compatbench.data.declared_transfers import declared_needs
-from compatbench.data.labels import ACCESS
 from compatbench.messages import count, one_line
+from compatbench.results.choice import Way, choose_checked
+from compatbench.results.estimate import Array, estimate
 from compatbench.results.expected import Upgrade
 from compatbench.results.ranks import Ranked
-from compatbench.results.standing import measure_interval
+from compatbench.results.standing import dataset_means, measure_interval
+from compatbench.results.ways import access_of, cost_of
 from compatbench.tables.numbers import bounds, percent, signed
 from compatbench.tables.pages.method_pages import read_facts
 from compatbench.tables.suite_page import SuitePage
@@ -57,7 +62,7 @@ def list_capabilities(pages: Sequence[SuitePage]) -> dict[str, Any]:
     methods = {method.info.name for page in pages for method in page.results.all}
     of_method = {name: _abilities(facts) for name, facts in read_facts().items() if name in methods}
     tracks = {transfer for page in pages for transfer in page.results.transfers}
-    images = sorted(track for track in tracks if _needs_of(track) & {"unlabelled", "labels"})
+    images = sorted(track for track in tracks if {*access_of(track)} & {"unlabelled", "labels"})
     return {"methods": of_method, "images": images}
 
 
@@ -69,16 +74,6 @@ def _abilities(facts: Mapping[str, Any]) -> list[str]:
         "classes": "classes" not in needs,
     }
     return [name for name, true in told.items() if true]
-
-
-def _needs_of(transfer: str) -> frozenset[str]:
-    """What a transfer needs besides the module; everything, if it is not known here."""
-    if (needs := declared_needs(transfer)) is not None:
-        return frozenset(needs.access)
-    from compatbench.method.registry import known_transfer
-
-    known = known_transfer(transfer)
-    return frozenset(ACCESS if known is None else known.card.access)
 
 
 def _list_relations(pages: Sequence[SuitePage]) -> dict[str, tuple[Upgrade, ...]]:
@@ -100,7 +95,7 @@ def _candidates(
     seen = set()
     for page in pages:
         for transfer in page.results.transfers:
-            if not _needs_of(transfer) <= {*allowed}:
+            if not {*access_of(transfer)} <= {*allowed}:
                 continue
             for upgrade in page.expected.upgrades:
                 for row in page.ranks(upgrade, max(page.expected.shots), transfer):
@@ -123,27 +118,28 @@ def _answer(
         fits = name in facts and "classes" in _abilities(facts[name])
         if upgrade in upgrades and (fits or not new_classes):
             by_way.setdefault((name, transfer), []).append(candidate)
-    whole = [of for of in by_way.values() if len(of) == len(upgrades)]
-    if not whole:
+    measured = [_measure(of) for of in by_way.values() if len(of) == len(upgrades)]
+    ways = [way for way in measured if way is not None]
+    if not ways:
         return ["Cannot tell: nothing of this kind was measured.", "", "", ""]
-    shown = [of for of in whole if all(_gain_sign(row) > 0 for _, row in of)]
-    best = max(shown or whole, key=lambda of: min(row.value("h") or 0.0 for _, row in of))
-    page, row = min(best, key=lambda candidate: candidate[1].value("h") or 0.0)
-    if shown:
-        verdict = f"Try first, with zero-shot beside it: {count(len(shown), 'way')} measured here "
-        verdict += (
-            f"{'is' if len(shown) == 1 else 'are'} shown to beat the new model's own zero-shot."
-        )
-    elif _gain_sign(row) < 0:
+    widest = max((way.tasks for way in ways), key=len)
+    ways = [way for way in ways if way.tasks == widest]
+    found, _ = choose_checked(ways, [way.by_task for way in ways], lambda a, b: estimate(a - b))
+    way = found if isinstance(found, _Way) else max(ways, key=lambda way: way.gain.value)
+    if found is not None:
+        shown = count(sum(way.gain.sign == 1 for way in ways), "way")
+        verdict = f"Try first, with zero-shot beside it: of {shown} shown to beat the new model's "
+        verdict += "own zero-shot, the cheapest that is not clearly worse than the best."
+    elif max(way.gain.sign for way in ways) == -1:
         verdict = "Keep none: use the new model's own zero-shot, or train anew. The best was"
     else:
         verdict = "Cannot tell: nothing measured here is shown to beat the new model's own "
         verdict += "zero-shot. Use zero-shot meanwhile, and try first"
-    interval = measure_interval(row.standing, "gain")
+    page, row = way.worst
     gain = signed(row.value("gain"))
-    if interval is not None and interval.bounded:
-        gain += f" ({bounds(interval, signed)})"
-    where = f"{one_line(page.title)}, {count(len(page.expected.tasks), 'dataset')}"
+    if way.gain.bounded:
+        gain += f" ({bounds(way.gain, signed)})"
+    where = f"{one_line(page.title)}, {count(len(way.tasks), 'dataset')}"
     where += f", {show_shots(max(page.expected.shots))} shots"
     worst = " at its worst" if len(upgrades) > 1 else ""
     reason = f"H {percent(row.value('h'))}, {gain} points over zero-shot{worst} ({where})."
@@ -151,7 +147,31 @@ def _answer(
     return [verdict, row.standing.info.name, f"{row.standing.info.title}, {how}", reason]
 
 
-def _gain_sign(row: Ranked) -> int:
-    """1 if the gain over zero-shot is shown, -1 if a loss is, else 0."""
-    interval = measure_interval(row.standing, "gain")
-    return 0 if interval is None else interval.sign
+@dataclass(frozen=True, eq=False)
+class _Way(Way):
+    """A method and a transfer on some upgrades: ``gain`` is the one that is least certain.
+
+    ``figures`` are accuracies on the target by task, in mean over the upgrades.
+    """
+
+    worst: Candidate  # the row of that gain
+    tasks: tuple[str, ...]
+    by_task: Array  # gains, in mean over the upgrades
+
+
+def _measure(rows: Sequence[Candidate]) -> _Way | None:
+    """A way by its rows, one for each upgrade; None where a figure is missing."""
+    means = [[dataset_means(row.standing, name) for _, row in rows] for name in ("target", "gain")]
+    gains = [measure_interval(row.standing, "gain") for _, row in rows]
+    worst, gain = min(
+        ((row, gain) for row, gain in zip(rows, gains, strict=True) if gain is not None),
+        key=lambda pair: pair[1].low,
+        default=(rows[0], None),
+    )
+    if gain is None or any(None in of for of in means):
+        return None
+    tasks = tuple(sorted(set.intersection(*({*(of or ())} for of in means[0]))))
+    by_task = [np.mean([[of[task] for task in tasks] for of in each], axis=0) for each in means]  # type: ignore[index]
+    row = worst[1]
+    name = f"{row.standing.info.name} {row.transfer}"
+    return _Way(name, gain, cost_of(row.transfer or COPIED), by_task[0], worst, tasks, by_task[1])

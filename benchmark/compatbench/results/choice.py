@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from compatbench.results.estimate import FEWEST_UNITS, Array, Interval
+from compatbench.results.estimate import FEWEST_UNITS, Array, Interval, estimate
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,21 @@ def choose_way(
 
     good = (way for way in gaining if not is_worse(way))
     return min(good, key=lambda way: (way.cost, -way.gain.value))
+
+
+def choose_checked(
+    ways: Sequence[Way],
+    gains: Sequence[Array],
+    difference: Callable[[Array, Array], Interval | None],
+) -> tuple[Way | None, Interval | None]:
+    """``choose_way``, if choosing by other tasks gains, too; and what that gains.
+
+    The best of many is the best by luck as well; ``gains`` are by task, ``[tasks]`` for each way.
+    """
+    held_out = estimate(gains_of_choosing(gains))
+    if held_out is None or held_out.sign != 1:
+        return None, held_out
+    return choose_way(ways, difference), held_out
 
 
 def first_better(
