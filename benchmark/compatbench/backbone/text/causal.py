@@ -239,9 +239,11 @@ def pack(
         hidden = F.pad(~of_one_suffix, (shared, 0))
         mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, -torch.inf)
         tensors = source.flatten(), position.flatten(), torch.tensor(last), mask
-        chunks.append(Chunk(*(tensor.to(device) for tensor in tensors), on_cpu=tensors[2:]))
+        chunks.append(
+            Chunk(*(tensor.to(device, non_blocking=True) for tensor in tensors), on_cpu=tensors[2:])
+        )
     restore = torch.tensor([i for group in groups for i in group]).argsort()
-    return chunks, restore.to(device)
+    return chunks, restore.to(device, non_blocking=True)
 
 
 def _best_groups(lengths: tuple[int, ...]) -> tuple[int, list[list[int]]]:

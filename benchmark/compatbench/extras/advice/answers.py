@@ -176,7 +176,7 @@ def _describe(way: _Candidate) -> Cell:
     if way.name == _STAY:
         return sentence("stay with the old model: ", title)
     if way.name == COPIED:
-        return sentence(title, ", untouched")
+        return sentence(title, ", untouched, with the words" if way.needs else ", untouched")
     if way.name.startswith("retrained+"):
         return sentence(title, f", trained anew with {count(way.labels, 'label')}")
     return sentence(title, f", moved by *{way.name}*")
