@@ -287,8 +287,9 @@ def _draw_batch(
     # Rows on disk are found by the processor, which so waits for no device.
     index = on_device if isinstance(inputs, Tensor) else by_processor
     tokens = None if inputs is None else inputs[index]
-    if len(following) and hasattr(inputs, "prefetch"):
-        inputs.prefetch(following)
+    prefetch = getattr(inputs, "prefetch", None)
+    if prefetch is not None and len(following):
+        prefetch(following)
     return Batch(
         features=images.views[view][on_device],
         targets=images.targets[on_device],

@@ -126,10 +126,16 @@ def _answer(
     ways = [way for way in ways if way.tasks == widest]
     found, _ = choose_checked(ways, [way.by_task for way in ways], lambda a, b: estimate(a - b))
     way = found if isinstance(found, _Way) else max(ways, key=lambda way: way.gain.value)
-    if found is not None:
-        shown = count(sum(way.gain.sign == 1 for way in ways), "way")
-        verdict = f"Try first, with zero-shot beside it: of {shown} shown to beat the new model's "
-        verdict += "own zero-shot, the cheapest that is not clearly worse than the best."
+    shown = sum(way.gain.sign == 1 for way in ways)
+    if found is not None and shown == 1:
+        verdict = "Try first, with zero-shot beside it: the only way that is shown to beat the new "
+        verdict += "model's own zero-shot."
+    elif found is not None:
+        verdict = f"Try first, with zero-shot beside it: of {shown} ways shown to beat the new "
+        verdict += "model's own zero-shot, the cheapest that is not clearly worse than the best."
+    elif shown:
+        verdict = "Cannot tell: to choose by some datasets is not shown to gain on the others. Use "
+        verdict += "the new model's own zero-shot meanwhile, and try first"
     elif max(way.gain.sign for way in ways) == -1:
         verdict = "Keep none: use the new model's own zero-shot, or train anew. The best was"
     else:
