@@ -19,6 +19,7 @@ import compatbench as cb
 from compatbench.backbone import load_backbone
 from compatbench.data.cards import suite_cards, suite_tasks, task_cards
 from compatbench.data.task import load_task
+from compatbench.method import load_module
 from compatbench.method.registry import builtin_methods
 
 REPOSITORY = Path(__file__).parents[1]
@@ -114,6 +115,22 @@ def test_a_run_returns_its_results_and_goes_on_where_it_stopped(tmp_path: Path) 
     again = run(second)
     assert second == []
     assert again.frame.equals(results.frame)
+    assert {*results.ranking()["method"]} == {"zeroshot", "taskres"}  # of the one upgrade
+    assert results._repr_html_().count("<table") == 1
+
+    part = cb.run("smoke", "taskres", seeds="1", transfers="copied", out=tmp_path)
+    assert [*part.suite.methods] == ["taskres"]  # what is there besides was not asked for
+    other = cb.run("smoke", "taskres", seeds=2, out=tmp_path)
+    assert {*other.ranking()["method"]} == {"taskres"}
+    assert other.expected.seeds == (2,)
+    fitted = cb.fit("taskres", "mini-weather", "mini-clip", shots=4, suite="smoke")
+    stored = [load_module(path) for path in (tmp_path / "runs" / "modules").rglob("*.safetensors")]
+    assert fitted.fingerprint in {module.fingerprint for module in stored}
+    plain = cb.fit("taskres", "mini-weather", "mini-clip", shots=4)
+    assert plain.fingerprint != fitted.fingerprint
+    again = cb.fit("taskres", "mini-weather", "mini-clip", shots=4, suite="smoke",
+                   config={"recipe": {"lr": 0.5}})  # fmt: skip
+    assert again.fingerprint not in (plain.fingerprint, fitted.fingerprint)
 
 
 @pytest.mark.slow

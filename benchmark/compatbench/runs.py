@@ -10,7 +10,8 @@ from tempfile import TemporaryFile
 from typing import Any, Literal
 
 from compatbench.backbone.load import planning
-from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks
+from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.data.cards.shots import Numbers
 from compatbench.engine.cell import Cell, provenance
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event
@@ -39,9 +40,9 @@ def plan(
     methods: Names = "all",
     *,
     tasks: Names = "all",
-    seeds: Sequence[int] | None = None,
-    shots: Sequence[int] | None = None,
-    transfers: Sequence[str] | None = None,
+    seeds: Numbers | None = None,
+    shots: Numbers | None = None,
+    transfers: Names | None = None,
     out: str | Path = ".",
     precision: str | None = None,
     shots_files: Sequence[Path] = (),
@@ -75,9 +76,9 @@ def run(
     methods: Names = "all",
     *,
     tasks: Names = "all",
-    seeds: Sequence[int] | None = None,
-    shots: Sequence[int] | None = None,
-    transfers: Sequence[str] | None = None,
+    seeds: Numbers | None = None,
+    shots: Numbers | None = None,
+    transfers: Names | None = None,
     out: str | Path = ".",
     precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None,
     shots_files: Sequence[Path] = (),
@@ -137,12 +138,10 @@ def run(
     planned = take_shard(planned, shard)
     failures = run_plan(planned, compute or Compute(), on_start, on_event)
     _publish(planned, out)
-    whole, matrix = results(planned.suite, out), planned.matrix
+    whole = results(planned.suite, out)
     # What was asked for and is not there yet is missing.
-    whole = replace(whole, expected=replace(whole.expected, seeds=planned.suite.seeds))
-    is_whole = set(matrix.tasks) == {*suite_tasks(planned.suite)}
-    part = whole.restrict(None if is_whole else matrix.tasks, matrix.seeds, matrix.shots)
-    return replace(part, failures=failures)
+    whole = replace(whole, expected=replace(whole.expected, seeds=planned.matrix.seeds))
+    return replace(whole.restrict(**planned.asked), failures=failures)
 
 
 def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:

@@ -42,9 +42,10 @@ def test_a_ranking_has_the_figures_of_every_method(results: Results) -> None:
     assert repr(results).endswith("2 tasks; old → new>")
     frame = results.ranking("old", "new")
     assert frame["method"].tolist() == ["coop", "zeroshot", "linear_probe", "partial"]
-    assert frame["rank"].tolist() == ["1", "2=", "2=", ""]  # other transfers are ranked apart
+    assert frame["rank"].tolist() == [1, 2, 2, pd.NA]  # other transfers are ranked apart
+    assert frame["tied"].tolist() == [False, True, True, False]
     coop, zeroshot, _, partial = (row for _, row in frame.iterrows())
-    assert (coop["rank"], coop["title"], coop["state"]) == ("1", "CoOp", "complete")
+    assert (coop["rank"], coop["title"], coop["state"]) == (1, "CoOp", "complete")
     assert (coop["source"], coop["target"], coop["gain"]) == (60, 57.5, -2.5)
     assert coop["target_std"] == pytest.approx(5 / 2**0.5)  # seeds: 55 and 60
     assert coop["h_low"] < coop["h"] < coop["h_high"]
@@ -52,7 +53,8 @@ def test_a_ranking_has_the_figures_of_every_method(results: Results) -> None:
     assert (coop["parameters"], coop["fit_seconds"]) == (8192, pytest.approx(0.4))
     assert pd.isna(zeroshot[["fit_seconds", "h_std"]]).all()
     assert pd.isna(partial[["h", "h_low", "harmed"]]).all()
-    assert (partial["rank"], partial["state"], partial["measured"]) == ("", "incomplete", 3)
+    assert (partial["state"], partial["measured"]) == ("incomplete", 3)
+    assert pd.isna(partial["rank"])
     frame = results.ranking("old", "new", transfer="words")
     assert frame[["method", "title", "transfer"]].to_numpy().tolist() == [
         ["linear_probe", "Linear probe", "words"]

@@ -15,7 +15,6 @@ from rich.table import Column
 from rich.text import Text
 
 from compatbench.cli.output import format_seconds, say
-from compatbench.data.cards import suite_tasks
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.messages import count
 from compatbench.results.collect import Looks
@@ -138,7 +137,7 @@ class RunProgress(Progress):
 
         before = time.thread_time()
         page = read_suite_page(plan.suite, out, measured_so_far(plan, self._looks))
-        page = page.restrict(**restriction_of(plan))
+        page = page.restrict(**plan.asked)
         if (part := finished_part(page)) is not None:
             ranked = render_ranking(part, self.console.width)
             self._ranking = Group(Text(_say_left(page, part)), ranked)
@@ -229,21 +228,6 @@ def _say_left(page: SuitePage, part: SuitePage) -> str:
     far = sorted(others.items(), key=lambda item: (-item[1], item[0]))
     parts = [f"{name} {done}/{len(page.expected.tasks)}" for name, done in far]
     return ", ".join([count(len(names), "method"), *parts])
-
-
-def restriction_of(plan: Plan) -> dict[str, Any]:
-    """What was asked for, as ``SuitePage.restrict`` takes it, so that exactly that is shown.
-
-    Of all tasks of a suite those are shown that its means are over.
-    """
-    matrix = plan.matrix
-    return {
-        "tasks": None if set(matrix.tasks) == {*suite_tasks(matrix.suite)} else matrix.tasks,
-        "seeds": matrix.seeds,
-        "shots": matrix.shots,
-        "methods": {choice.name for choice in matrix.choices},
-        "transfers": {choice.transfer for choice in matrix.choices},
-    }
 
 
 def say_plan(plan: Plan, workers: int) -> None:

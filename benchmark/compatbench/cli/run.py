@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def run(call: Call) -> int:
     """Follows the cells, and shows the ranking of what was asked for."""
     with stoppable():
-        from compatbench.cli.progress import RunProgress, restriction_of
+        from compatbench.cli.progress import RunProgress
         from compatbench.tables.suite_page import read_suite_page
         from compatbench.tables.terminal_ranking import print_ranking
 
@@ -26,7 +26,7 @@ def run(call: Call) -> int:
             results = call(on_start=progress.announce_plan, on_event=progress.on_event)
         plan = progress.plan
         assert plan is not None
-        print_ranking(console, read_suite_page(plan.suite, out).restrict(**restriction_of(plan)))
+        print_ranking(console, read_suite_page(plan.suite, out).restrict(**plan.asked))
         page = f"{out / 'leaderboard.md'}, " if plan.suite.publish else ""
         folders = f"results in {out / 'results' / plan.suite.name}/, modules in {out / 'runs'}/"
         say(escape(f"wrote {page}{folders}modules/"))

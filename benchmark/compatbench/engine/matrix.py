@@ -16,7 +16,7 @@ from compatbench.data.cards import (
     task_cards,
     whole_name,
 )
-from compatbench.data.cards.shots import ALL_SHOTS, check_draws
+from compatbench.data.cards.shots import ALL_SHOTS, Numbers, check_draws
 from compatbench.data.draws import ShotsFiles
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.engine.cell import Cell
@@ -193,9 +193,9 @@ def select_matrix(
     registry: MethodRegistry,
     methods: Names = "all",
     tasks: Names = "all",
-    shots: Sequence[int] | None = None,
-    seeds: Sequence[int] | None = None,
-    transfers: Sequence[str] | None = None,
+    shots: Numbers | None = None,
+    seeds: Numbers | None = None,
+    transfers: Names | None = None,
 ) -> Matrix:
     """The part of a suite that these names mean; ``compatbench.plan`` says what they may be."""
     names, named = _select_methods(suite, registry, methods)
@@ -226,7 +226,8 @@ def select_matrix(
             f"--shots '{wrong[0]}': no task here has so many images per class; 'all' takes all"
         )
     plain, choices = _choose_methods(suite, registry, names, chosen), []
-    for label in builtin_transfers().choose(transfers or suite.transfers):
+    ways = transfers.split(",") if isinstance(transfers, str) else transfers
+    for label in builtin_transfers().choose(ways or suite.transfers):
         way = find_transfer(label)
         able = [one for one in plain if one.method.card.depth != "none" or label == COPIED]
         own = [one for one in able if way.serves(one.method.card)]

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pandas as pd
 
 from compatbench.backbone.load import is_planning
 from compatbench.data.cards import SuiteCard, TrainingCard, suite_cards, suite_tasks
+from compatbench.data.cards.shots import Numbers
 from compatbench.data.draws import ShotsFiles, read_draws
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.engine.cell import Cell
@@ -32,11 +34,11 @@ def plan_cells(
     registry: MethodRegistry,
     methods: Names,
     tasks: Names = "all",
-    seeds: Sequence[int] | None = None,
-    shots: Sequence[int] | None = None,
+    seeds: Numbers | None = None,
+    shots: Numbers | None = None,
     files: ShotsFiles | None = None,
     missing: Missing | None = None,
-    transfers: Sequence[str] | None = None,
+    transfers: Names | None = None,
 ) -> list[Cell]:
     """Every cell of a suite for these methods and named configs; see ``Matrix.cells``."""
     matrix = select_matrix(suite, registry, methods, tasks, shots, seeds, transfers)
@@ -101,6 +103,21 @@ class Plan:
     def total(self) -> int:
         """Cells of this job, with those whose images or weights are missing."""
         return len(self.mine) if self.shard is not None else len(self.matrix.places)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What was asked for, as ``restrict`` of results and pages takes it.
+
+        If it is every task of the suite, it is those that the suite's means are over.
+        """
+        matrix = self.matrix
+        return {
+            "tasks": None if {*matrix.tasks} == {*suite_tasks(matrix.suite)} else matrix.tasks,
+            "seeds": matrix.seeds,
+            "shots": matrix.shots,
+            "methods": {choice.name for choice in matrix.choices},
+            "transfers": {choice.transfer for choice in matrix.choices},
+        }
 
     @cached_property
     def estimate(self) -> TimeEstimate:
@@ -168,9 +185,9 @@ def make_plan(
     suite: str | SuiteCard = "mini",
     methods: Names = "all",
     tasks: Names = "all",
-    seeds: Sequence[int] | None = None,
-    shots: Sequence[int] | None = None,
-    transfers: Sequence[str] | None = None,
+    seeds: Numbers | None = None,
+    shots: Numbers | None = None,
+    transfers: Names | None = None,
     out: Path = Path(),
     precision: str | None = None,
     shots_files: Sequence[Path] = (),

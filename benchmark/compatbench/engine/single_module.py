@@ -13,6 +13,7 @@ from compatbench.backbone.device import resolve_device
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import (
     COPIED,
+    SuiteCard,
     TrainingCard,
     backbone_cards,
     select_names,
@@ -54,7 +55,8 @@ def fit(
     shots: int = 16,
     seed: int = 1,
     config: Mapping[str, object] | None = None,
-    views: int = 1,
+    views: int | None = None,
+    suite: str | SuiteCard | None = None,
     device: str = "auto",
 ) -> Module:
     """Fits one module; nothing is stored but image features in the cache.
@@ -63,8 +65,11 @@ def fit(
         method: a name (see ``list methods``), or the path of a method file.
         task, source: names of a task and a backbone, or MODEL/TAG of open_clip.
         shots: images of every class.
-        config: settings that differ from the method's published recipe.
-        views: augmented views of each training image; 1 is the plain view alone.
+        config: settings that differ from the method's published recipe, or from the suite's.
+        views: augmented views of each training image; 1 is the plain view alone. By default the
+            suite's; without a suite 1.
+        suite: the suite whose settings and training it takes, so that the module is the one that
+            ``run`` fits there; without it, the published recipe is run.
 
     Returns:
         The module, which knows how it was fitted (``module.about``) and can be given to
@@ -75,9 +80,18 @@ def fit(
     """
     registry = builtin_methods()
     task, source = task_cards.resolve(task), backbone_cards.resolve(source)
-    names = registry.select(method)
+    card = None if suite is None else suite_cards.read(suite)
+    names = registry.select(method, card.configs if card else ())
     if len(names) != 1:
         raise CompatbenchError(f"fit takes one method; '{method}' means {', '.join(names)}")
+    known = card.methods if card else {}
+    settings = dict(known.get(names[0], {}))
+    of_tasks = settings.get("tasks", {})  # which hold more than what is said of all tasks
+    settings["tasks"] = of_tasks | {task: of_tasks.get(task, {}) | dict(config or {})}
+    training = card.training if card else TrainingCard()
+    if views is not None or card is None:
+        values = training.model_dump(exclude_defaults=True) | {"views": views or 1}
+        training = read_settings(TrainingCard, values, "fit")
     changes = {
         "name": "fit",
         "upgrades": ((source,),),
@@ -85,11 +99,11 @@ def fit(
         "variants": (),
         "shots": (shots,),
         "seeds": (seed,),
-        "methods": {names[0]: dict(config or {})},
-        "training": read_settings(TrainingCard, {"views": views}, "fit"),
+        "methods": known | {names[0]: settings},
+        "training": training,
     }
-    suite = suite_cards.read("mini").model_copy(update=changes)
-    [cell] = plan_cells(suite, registry, names, shots=[shots], transfers=[COPIED])
+    alone = (card or suite_cards.read("mini")).model_copy(update=changes)
+    [cell] = plan_cells(alone, registry, names, shots=[shots], transfers=[COPIED])
     cache = FeatureCache(default_cache_folder())
     worker = Worker(RunStore(Path("runs")), cache, resolve_device(device))
     record, module = worker.fit(cell, build_method(cell))

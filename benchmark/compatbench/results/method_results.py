@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
 from typing import Any, ClassVar, Literal, TypeVar, cast
@@ -137,6 +137,18 @@ class SuiteResults:
     def of(self, transfer: str) -> dict[str, MethodResults]:
         """Method -> its rows that are ranked with those of one transfer."""
         return {method.info.name: method for method in self.all if method.ranked_with == transfer}
+
+    def restrict(
+        self, methods: Collection[str] | None = None, transfers: Collection[str] | None = None
+    ) -> SuiteResults:
+        """The results of some methods and transfers; of all where it is not said."""
+        kept = (
+            method
+            for method in self.all
+            if (methods is None or method.info.name in methods)
+            and (transfers is None or method.transfer in transfers)
+        )
+        return replace(self, all=tuple(kept))
 
     @cached_property
     def methods(self) -> dict[str, MethodResults]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
 # Columns of a ranking that hold no real number.
 _COUNTS = (
-    *("harmed", "parameters", "parameters_low", "module_bytes", "peak_memory"),
+    *("rank", "harmed", "parameters", "parameters_low", "module_bytes", "peak_memory"),
     *("cells", "measured", "refused"),
 )
-_TEXTS = ("rank", "method", "worst_task", "reasons", "title", "paper", "depth", "transfer", "state")
+_TEXTS = ("method", "worst_task", "reasons", "title", "paper", "depth", "transfer", "state")
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,6 +58,8 @@ class Results:
         tasks: Sequence[str] | None = None,
         seeds: Sequence[int] | None = None,
         shots: Sequence[int] | None = None,
+        methods: Collection[str] | None = None,
+        transfers: Collection[str] | None = None,
     ) -> Results:
         """The results of a part of the suite: means are taken over exactly that part.
 
@@ -70,7 +73,8 @@ class Results:
         ):
             asked = () if values is None else values
             self._check(name, asked, {*getattr(self.expected, name), *self.frame[column]})
-        return replace(self, expected=self.expected.restrict(tasks, seeds, shots))
+        expected = self.expected.restrict(tasks, seeds, shots)
+        return replace(self, suite=self.suite.restrict(methods, transfers), expected=expected)
 
     def ranked(
         self, upgrade: Upgrade, shots: int | None = None, transfer: str = COPIED
@@ -84,10 +88,38 @@ class Results:
         return rank_upgrades(methods, self.expected, (upgrade,), shots)
 
     def ranking(
-        self, source: str, target: str, shots: int | None = None, transfer: str = COPIED
+        self,
+        source: str | None = None,
+        target: str | None = None,
+        shots: int | None = None,
+        transfer: str = COPIED,
     ) -> pd.DataFrame:
-        """The methods on one upgrade, best first; see ``ranking_frame`` for the columns."""
-        return ranking_frame(self.ranked((source, target), shots, transfer))
+        """The methods on one upgrade, best first; see ``ranking_frame`` for the columns.
+
+        Source and target may be left out where they follow: of a suite with one upgrade both.
+
+        Raises:
+            CompatbenchError: there are several upgrades, or none, between them; or as ``ranked``.
+        """
+        upgrades = [
+            upgrade
+            for upgrade in self.expected.upgrades
+            if source in (None, upgrade[0]) and target in (None, upgrade[1])
+        ]
+        if len(upgrades) > 1:
+            known = ", ".join(map(_show, upgrades))
+            raise CompatbenchError(f"ranking: give the source and the target of one of {known}")
+        chosen = upgrades[0] if upgrades else (source or "any", target or "any")
+        return ranking_frame(self.ranked(chosen, shots, transfer))
+
+    def _repr_html_(self) -> str:
+        """The rankings, as a notebook shows them."""
+        columns = ["rank", "tied", "title", "source", "target", "h", "gain"]
+        parts = [f"<p>{escape(repr(self))}</p>"]
+        for upgrade in self.expected.upgrades:
+            frame = self.ranking(*upgrade)[columns].round(1)
+            parts.append(f"<p>{escape(_show(upgrade))}</p>{frame.to_html(index=False, na_rep='')}")
+        return "".join(parts)
 
     def by_dataset(
         self,
@@ -170,14 +202,18 @@ def ranking_frame(ranks: Sequence[Ranked]) -> pd.DataFrame:
     Accuracies, H, flips and ECE are in percent, gains in points, times in seconds. A figure is
     missing (NaN, None) if any cell that it needs is.
 
-    * ``rank`` is ``2=`` if it is shared, and empty without an H; ``title`` is the method's own.
+    * ``rank`` is missing without an H, and ``tied`` if others share it; ``title`` is the method's.
     * ``_std`` is over seeds; ``h_low`` and ``h_high`` bound the 95 % interval over datasets.
     * ``p_first``: how often it has the highest H, in percent of bootstrap draws of datasets.
     * ``harmed`` counts datasets; ``parameters`` are those of the largest module.
     * ``measured`` of all ``cells`` have a result; ``reasons`` say why some were ``refused``.
     """
     frame = pd.DataFrame([ranked.figures for ranked in ranks], dtype=object)
-    types = dict.fromkeys(frame, "float64") | dict.fromkeys(_COUNTS, "Int64") | {"learns": "bool"}
+    types = (
+        dict.fromkeys(frame, "float64")
+        | dict.fromkeys(_COUNTS, "Int64")
+        | {"learns": "bool", "tied": "bool"}
+    )
     return frame.astype(types | dict.fromkeys(_TEXTS, "object"))
 
 

@@ -89,7 +89,12 @@ class Ranked:
         )
         peaks = np.fmax(*one.both("peak_memory"))  # known for all cells, or not at all
         fit_seconds = mean_of_all(one.column("source", "fit_seconds").flat)
-        figures: dict[str, Any] = {"rank": self.rank, "method": info.name}
+        place = self.rank.removesuffix("=")
+        figures: dict[str, Any] = {
+            "rank": int(place) if place else None,
+            "tied": place != self.rank,
+        }
+        figures["method"] = info.name
         means = list_measures("upgrade").values()
         figures |= {measure.column: exact(one.mean(measure.name)) for measure in means}
         figures |= zip(("h_low", "h_high"), bounds, strict=True)

@@ -93,15 +93,10 @@ class SuitePage:
         **asked: Sequence[Any] | None,
     ) -> SuitePage:
         """The page of some methods and transfers, and of what ``Expected.restrict`` is asked."""
-        kept = tuple(
-            one
-            for one in self.results.all
-            if (methods is None or one.info.name in methods)
-            and (transfers is None or one.transfer in transfers)
+        results, expected = self.results.restrict(methods, transfers), self.expected
+        return replace(
+            self, expected=expected.restrict(**asked), results=results, whole=self.whole or expected
         )
-        expected = self.expected.restrict(**asked)
-        results, whole = replace(self.results, all=kept), self.whole or self.expected
-        return replace(self, expected=expected, results=results, whole=whole)
 
     def run_command(self, method: str = "all") -> str:
         """The command that gives these results, or those of one method."""

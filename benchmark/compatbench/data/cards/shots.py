@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
 
@@ -40,11 +40,17 @@ Shots = Annotated[
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 
-def check_draws(shots: Sequence[Any], seeds: Sequence[Any]) -> tuple[list[int], list[int]]:
+# Seeds or shots as people give them: ``1``, ``"1,2"`` or ``[1, 2]``; the word ``all`` of shots.
+Numbers = int | str | Sequence[int | str]
+
+
+def check_draws(shots: Numbers, seeds: Numbers) -> tuple[list[int], list[int]]:
     """Numbers of shots, perhaps the word ``all``, and seeds, as they were asked for; or refused."""
     found = []
     checks = (("shots", shots, TypeAdapter[int](Shots)), ("seeds", seeds, TypeAdapter[int](Seed)))
-    for field, values, kind in checks:
+    for field, given, kind in checks:
+        values = given.split(",") if isinstance(given, str) else given
+        values = [values] if isinstance(values, int) else values
         if not len(values):
             raise CompatbenchError(f"{field}: the list is empty; give at least one number")
         try:
