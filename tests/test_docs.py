@@ -150,7 +150,7 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             # Short times are wider, and the last column then has no room.
             columns = [line.removesuffix("    Fit") for line in printed.splitlines()[:2]]
             assert all(line in shown for line in columns)
-    verdicts = re.findall(r"(?m)^(\w+): (?:keep|port|retrain|use)", shown)
+    verdicts = re.findall(r"(?m)^(\w+): (?:keep|port|retrain|use|stay|cannot tell)", shown)
     assert sorted(verdicts) == ["mine", "taskres"]
 
     backbone, names = load_backbone("mini-clip"), sorted(os.listdir("photos"))

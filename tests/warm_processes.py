@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -48,6 +49,7 @@ class WarmContext(ForkServerContext):
 
 
 CONTEXT = WarmContext()
+_STARTING = threading.Lock()  # tests start commands in threads, and a start changes the environment
 
 
 def _with_environment(environment: dict[str, str], target: Any, args: tuple[Any, ...]) -> None:
@@ -78,7 +80,7 @@ class Command:
             os.close(handle)
         self._said = [Path(name) for _, name in handles]
         self._process = CONTEXT.Process(target=_run, args=(words, cwd, env, self._said, before))
-        with inherited(1):
+        with _STARTING, inherited(1):
             self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid

@@ -141,7 +141,7 @@ def run(
     whole = results(planned.suite, out)
     # What was asked for and is not there yet is missing.
     whole = replace(whole, expected=replace(whole.expected, seeds=planned.matrix.seeds))
-    return replace(whole.restrict(**planned.asked), failures=failures)
+    return replace(whole.restrict(**planned.matrix.asked), failures=failures)
 
 
 def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:

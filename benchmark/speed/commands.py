@@ -49,7 +49,7 @@ BARS: dict[str, dict[str, tuple[float, float | None]]] = {
     "clone": {
         "--help": (0.3, None),
         "list tasks": (1, None),
-        "list methods": (3, None),  # which are loaded, and PyTorch with them
+        "list methods": (1, None),
         "plan": (2, None),
         "evaluate": (3, None),
         "leaderboard": (8, None),

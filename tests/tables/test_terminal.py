@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from io import StringIO
-from types import SimpleNamespace
 
 import pytest
 from made_up_suites import info, long_page, method
@@ -21,7 +20,7 @@ from synthetic_results import (
     refuse,
 )
 
-from compatbench.cli.progress import finished_part, restriction_of
+from compatbench.cli.progress import finished_part
 from compatbench.data.cards import suite_cards
 from compatbench.engine.matrix import select_matrix
 from compatbench.method.registry import builtin_methods
@@ -132,7 +131,7 @@ def test_a_run_asks_for_what_its_options_select() -> None:
         seeds=[7],
         transfers=["words"],
     )
-    only = restriction_of(SimpleNamespace(matrix=matrix))  # type: ignore[arg-type]
+    only = matrix.asked
     assert (only["methods"], only["transfers"]) == ({"linear_probe"}, {"words"})
     assert (only["shots"], only["seeds"]) == ((8,), (7,))
 

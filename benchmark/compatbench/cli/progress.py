@@ -137,7 +137,7 @@ class RunProgress(Progress):
 
         before = time.thread_time()
         page = read_suite_page(plan.suite, out, measured_so_far(plan, self._looks))
-        page = page.restrict(**plan.asked)
+        page = page.restrict(**plan.matrix.asked)
         if (part := finished_part(page)) is not None:
             ranked = render_ranking(part, self.console.width)
             self._ranking = Group(Text(_say_left(page, part)), ranked)

@@ -26,7 +26,7 @@ def run(call: Call) -> int:
             results = call(on_start=progress.announce_plan, on_event=progress.on_event)
         plan = progress.plan
         assert plan is not None
-        print_ranking(console, read_suite_page(plan.suite, out).restrict(**plan.asked))
+        print_ranking(console, read_suite_page(plan.suite, out).restrict(**plan.matrix.asked))
         page = f"{out / 'leaderboard.md'}, " if plan.suite.publish else ""
         folders = f"results in {out / 'results' / plan.suite.name}/, modules in {out / 'runs'}/"
         say(escape(f"wrote {page}{folders}modules/"))

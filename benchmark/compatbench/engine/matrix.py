@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import product
+from typing import Any
 
 from compatbench.data.cards import (
     COPIED,
@@ -75,6 +76,20 @@ class Matrix:
     def _tests(self) -> dict[str, tuple[str, ...]]:
         tests = {task: (task, *suite_variants(self.suite, task)) for task in self.tasks}
         return {task: tuple(name for name in tests[task] if name in self.chosen) for task in tests}
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What was asked for, as ``restrict`` of results and pages takes it.
+
+        If it is every task of the suite, it is those that the suite's means are over.
+        """
+        return {
+            "tasks": None if {*self.tasks} == {*suite_tasks(self.suite)} else self.tasks,
+            "seeds": self.seeds,
+            "shots": self.shots,
+            "methods": {choice.name for choice in self.choices},
+            "transfers": {choice.transfer for choice in self.choices},
+        }
 
     @property
     def retrained(self) -> int:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import pandas as pd
 
@@ -103,21 +102,6 @@ class Plan:
     def total(self) -> int:
         """Cells of this job, with those whose images or weights are missing."""
         return len(self.mine) if self.shard is not None else len(self.matrix.places)
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """What was asked for, as ``restrict`` of results and pages takes it.
-
-        If it is every task of the suite, it is those that the suite's means are over.
-        """
-        matrix = self.matrix
-        return {
-            "tasks": None if {*matrix.tasks} == {*suite_tasks(matrix.suite)} else matrix.tasks,
-            "seeds": matrix.seeds,
-            "shots": matrix.shots,
-            "methods": {choice.name for choice in matrix.choices},
-            "transfers": {choice.transfer for choice in matrix.choices},
-        }
 
     @cached_property
     def estimate(self) -> TimeEstimate:

@@ -70,6 +70,6 @@ def test_claims_as_table_markdown_and_json(tmp_path: Path) -> None:
     markdown = output_of("claims", "--out", REPOSITORY, "--markdown")
     assert {one["claim"] for one in reports[0]["findings"]} == {1, 2, 3, 4, 5}
     assert all(f"**{one['verdict']}**" in markdown for one in reports[0]["findings"])
-    assert "methods complete" in output_of("claims", "--out", REPOSITORY)
+    assert "methods with all of their cells" in output_of("claims", "--out", REPOSITORY)
     with pytest.raises(CompatbenchError, match="holds no results; start with 'compatbench run"):
         output_of("claims", "--out", tmp_path)
