@@ -21,6 +21,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -134,8 +135,8 @@ def _merge(entries: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
 def _place(value: Any, package: str) -> Any:
     """A value of an extra with its places from ``compatbench.`` on."""
     if isinstance(value, str):
-        is_whole = ":" not in value or value.startswith("compatbench.")
-        return value if is_whole else f"{package}.{value}"
+        is_place = re.fullmatch(r"[\w.]+:\w+", value) and not value.startswith("compatbench.")
+        return f"{package}.{value}" if is_place else value
     if isinstance(value, Option):
         return replace(value, read=_place(value.read, package))
     if isinstance(value, Command):

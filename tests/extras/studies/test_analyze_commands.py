@@ -64,6 +64,10 @@ def test_embeddings_are_held_against_the_committed_results(tmp_path: Path) -> No
         output_of(*command, "--out", tmp_path, "--figure", "a.svg")
 
 
+def test_the_help_of_a_group_is_text() -> None:
+    assert "compatbench." not in output_of("--help", COLUMNS="300")
+
+
 @pytest.mark.slow
 def test_claims_as_table_markdown_and_json(tmp_path: Path) -> None:
     reports = json.loads(output_of("claims", "--out", REPOSITORY, "--json"))
