@@ -37,7 +37,7 @@ ROOM_BUDGETS = {
     "backbone": 4_226,
     "cli": 1_792,
     "data": 5_250,
-    "engine": 4_407,
+    "engine": 4_409,
     "extras": 9_021,
     "files": 600,
     "method": 2_360,
@@ -48,11 +48,11 @@ PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (34_329, ("benchmark/compatbench",)),
+    "the harness": (34_332, ("benchmark/compatbench",)),
     "transfers and formats": (2_630, ("transfers", "formats")),
     "programs": (6_249, PROGRAMS),
     "programs, with fits beside the authors' code": (9_435, (*PROGRAMS, "benchmark/authors")),
-    "tests": (27_926, ("tests",)),
+    "tests": (27_931, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.

@@ -19,6 +19,7 @@ from compatbench.data.cards import (
     select_names,
     suite_cards,
     task_cards,
+    whole_name,
 )
 from compatbench.data.cards.shots import Shots, show_shots
 from compatbench.data.feature_cache import FeatureCache
@@ -87,7 +88,8 @@ def fit(
     known = card.methods if card else {}
     settings = dict(known.get(names[0], {}))
     of_tasks = settings.get("tasks", {})  # which hold more than what is said of all tasks
-    settings["tasks"] = of_tasks | {task: of_tasks.get(task, {}) | dict(config or {})}
+    whole = whole_name(task)
+    settings["tasks"] = of_tasks | {whole: of_tasks.get(whole, {}) | dict(config or {})}
     training = card.training if card else TrainingCard()
     if views is not None or card is None:
         values = training.model_dump(exclude_defaults=True) | {"views": views or 1}
