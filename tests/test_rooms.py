@@ -41,18 +41,18 @@ ROOM_BUDGETS = {
     "extras": 9_021,
     "files": 600,
     "method": 2_360,
-    "results": 3_170,
-    "tables": 2_925,
+    "results": 3_127,
+    "tables": 2_926,
 }
 PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (34_332, ("benchmark/compatbench",)),
+    "the harness": (34_291, ("benchmark/compatbench",)),
     "transfers and formats": (2_630, ("transfers", "formats")),
     "programs": (6_249, PROGRAMS),
     "programs, with fits beside the authors' code": (9_435, (*PROGRAMS, "benchmark/authors")),
-    "tests": (27_931, ("tests",)),
+    "tests": (27_951, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.

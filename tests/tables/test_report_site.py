@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import vl_convert
 from command_line import output_of
 from made_up_suites import HOSTILE, hostile_page, info, long_page, method, small_page
 from synthetic_results import lines_of, make_method, make_row, make_suite, refuse, with_more
@@ -163,6 +164,23 @@ def test_the_command_writes_the_site_and_the_figures(folder: Path) -> None:
     output = output_of("report", "--check", "--out", str(folder))
     assert "smoke-ranks-1.svg is left out: the test needs three methods" in output
     assert "index.html is up to date, 4 figures beside it" in output
+
+
+def test_the_check_draws_figures_itself(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A figure that signs itself rightly may still be another than the results give."""
+    out, draw = Path(shutil.copytree(folder, tmp_path / "copy")), vl_convert.vega_to_svg
+    [figure, *_] = sorted((out / "results" / "figures").glob("*.svg"))
+    figure.unlink()
+    monkeypatch.setattr(
+        vl_convert, "vega_to_svg", lambda spec: draw(spec).replace("</svg>", "<script/></svg>")
+    )
+    output_of("report", "--out", str(out))
+    assert b"<script/>" in figure.read_bytes()
+    monkeypatch.undo()
+    with pytest.raises(CompatbenchError, match=f"{figure.name} is not what results/ gives"):
+        output_of("report", "--check", "--out", str(out))
 
 
 @pytest.mark.slow

@@ -28,13 +28,13 @@ def declared_needs(label: str) -> Needs | None:
     None if no file there has a card of the name with plain values, or the label is not of it; then
     only the class itself can tell.
     """
-    name, *given = label.split("+")
+    name, *settings = label.split("+")
     card = _read_cards(content_folder("transfers")).get(name)
     if card is None or "access" not in card:
         return None
-    numbers = [part for part in given if part.isdecimal()]
+    numbers = [part for part in settings if part.isdecimal()]
     known = {*card.get("settings", ()), *numbers}
-    if not known.issuperset(given) or len(numbers) != ("labels" in card["access"]):
+    if not known.issuperset(settings) or len(numbers) != ("labels" in card["access"]):
         return None
     return Needs(frozenset(card["access"]), int(numbers[0]) if numbers else 0)
 

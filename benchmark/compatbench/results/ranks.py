@@ -13,7 +13,7 @@ from functools import cache, cached_property
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from compatbench.data.cards import COPIED
 from compatbench.messages import one_line
@@ -280,50 +280,21 @@ def rank_datasets(ranks: Sequence[Ranked]) -> tuple[list[Ranked], RankTest] | No
 
 def rank_test(scores: ArrayLike) -> RankTest:
     """Tests whether methods differ at all, of scores ``[methods, datasets]``, higher is better."""
-    from scipy.special import chdtrc
+    from scipy.stats import friedmanchisquare, rankdata
 
     table = np.asarray(scores, dtype=float)
-    methods, datasets = table.shape
-    ranks = rank_columns(-table)
-    # Methods that are equal on a dataset share their places, which the statistic is corrected for.
-    sizes = (table[:, None] == table).sum(axis=1)
-    untied = 1 - float((sizes**2 - 1).sum()) / (datasets * methods * (methods**2 - 1))
     statistic, p_value = 0.0, 1.0
-    if untied:  # of nothing but ties the formula makes 0 / 0
-        spread = float(((ranks.sum(axis=1) - datasets * (methods + 1) / 2) ** 2).sum())
-        statistic = 12 * spread / (methods * datasets * (methods + 1)) / untied
-        p_value = float(chdtrc(methods - 1, statistic))
-    means = tuple(ranks.mean(axis=1).tolist())
-    return RankTest(means, datasets, statistic, p_value, critical_difference(methods, datasets))
-
-
-def rank_columns(table: ArrayLike) -> NDArray[np.float64]:
-    """The places in every column of ``[rows, columns]``, 1 for the least; equals share theirs."""
-    table = np.asarray(table, dtype=float)
-    below, equal = (of(table, table[:, None]).sum(axis=1) for of in (np.less, np.equal))
-    return below + (equal + 1) / 2
+    if not (table == table[0]).all():  # of nothing but ties the formula makes 0 / 0
+        statistic, p_value = map(float, friedmanchisquare(*table))
+    # Methods that are equal on a dataset share their places.
+    ranks = tuple(rankdata(-table, axis=0).mean(axis=1).tolist())
+    return RankTest(ranks, table.shape[1], statistic, p_value, critical_difference(*table.shape))
 
 
 @cache
 def critical_difference(methods: int, datasets: int, alpha: float = ALPHA) -> float:
     """Nemenyi's: q_α · √(k (k + 1) / 6N), with q_α the studentised range over √2."""
-    quantile = studentized_range(1 - alpha, methods) / math.sqrt(2)
+    from scipy.stats import studentized_range
+
+    quantile = float(studentized_range.ppf(1 - alpha, methods, math.inf)) / math.sqrt(2)
     return quantile * math.sqrt(methods * (methods + 1) / (6 * datasets))
-
-
-def studentized_range(probability: float, count: int) -> float:
-    """The quantile of the range of ``count`` standard normal values.
-
-    The distribution is k · ∫ φ(z) (Φ(z) − Φ(z − q))^(k − 1) dz, here by the trapezoidal rule,
-    which is exact to rounding for it; to load scipy's own takes a second.
-    """
-    from scipy.special import ndtr
-
-    z = np.linspace(-9, 9, 2001)
-    above, weights = ndtr(z), np.exp(-(z**2) / 2) * (z[1] - z[0]) / math.sqrt(2 * math.pi)
-    low, high = 0.0, 20.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        share = count * float((weights * (above - ndtr(z - middle)) ** (count - 1)).sum())
-        low, high = (middle, high) if share < probability else (low, middle)
-    return (low + high) / 2

@@ -48,8 +48,8 @@ def check_draws(shots: Numbers, seeds: Numbers) -> tuple[list[int], list[int]]:
     """Numbers of shots, perhaps the word ``all``, and seeds, as they were asked for; or refused."""
     found = []
     checks = (("shots", shots, TypeAdapter[int](Shots)), ("seeds", seeds, TypeAdapter[int](Seed)))
-    for field, given, kind in checks:
-        values = given.split(",") if isinstance(given, str) else given
+    for field, asked, kind in checks:
+        values = asked.split(",") if isinstance(asked, str) else asked
         values = [values] if isinstance(values, int) else values
         if not len(values):
             raise CompatbenchError(f"{field}: the list is empty; give at least one number")

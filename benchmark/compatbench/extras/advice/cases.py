@@ -130,8 +130,8 @@ def read_cases(
         prices = price_ways(results, expected, method, upgrade, shots) if priced else []
         if len(expected.tasks) < FEWEST_UNITS:
             prices = [replace(p, worth=p.worth and Interval(p.worth.value)) for p in prices]
-        given = expected.tasks, images, accuracy, reasons, tuple(prices), anew
-        yield Case(method, upgrade, shots, *given)
+        figures = images, accuracy, reasons, tuple(prices), anew
+        yield Case(method, upgrade, shots, expected.tasks, *figures)
 
 
 def evaluated_case(evaluations: Sequence[Evaluation]) -> Case:

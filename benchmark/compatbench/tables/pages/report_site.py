@@ -90,8 +90,9 @@ def report(
     pages, folder = report_pages(out, published), require(out / RESULTS / FIGURES, "folder")
     site = require(out / RESULTS / REPORT, "folder")
     planned = plan_figures(pages)
+    # A check draws each figure itself: a committed one could sign whatever it shows.
     drawn = {folder / f"{one.name}.svg": one for one in planned if not one.missing}
-    files = {path: one.render(_read(path)) for path, one in drawn.items()}
+    files = {path: one.render(b"" if check else _read(path)) for path, one in drawn.items()}
     files |= {site / name: content for name, content in render_site(pages).items()}
     require(site / "data", "folder")
     for path, content in files.items() if check else ():
