@@ -35,9 +35,8 @@ class TextTower:
     """A frozen text tower, whatever its kind."""
 
     _rotation: Tensor | None = None  # of the space that the projection among its weights leads to
-    # Of the last call of ``_split``: the identities of its arguments, which are kept so that no other
-    # object takes them; the tower of the later blocks; and the rows that enter it. A fit calls it
-    # with the same arguments at every step.
+    # Of the last call of ``_split``: the identities of its arguments, kept so that no others take
+    # them; the tower of the later blocks; the rows that enter it. A fit repeats it at every step.
     _entered: tuple[tuple[int, ...], tuple[Any, ...], TextTower, Tensor] | None = None
 
     def __init__(self, anatomy: TextAnatomy) -> None:
