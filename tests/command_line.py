@@ -10,9 +10,13 @@ from compatbench.cli.app import app
 
 
 def invoke(*arguments: object, **environment: str) -> Result:
-    """Runs a command on a wide terminal; an error of ours is raised."""
+    """Runs a command on a wide terminal; an error of ours is raised.
+
+    The first argument may be several words, such as ``store runs ls``.
+    """
     variables = {"COLUMNS": "200"} | environment
-    given = [str(one) for one in arguments]
+    words = str(arguments[0]).split() if arguments else []
+    given = [*words, *map(str, arguments[1:])]
     return CliRunner().invoke(app, given, env=variables, catch_exceptions=False)
 
 

@@ -26,7 +26,7 @@ from compatbench.runs import results as results
 from compatbench.runs import run as run
 from compatbench.runs import tune as tune
 from compatbench.tables.pages.leaderboard import leaderboard as leaderboard
-from compatbench.tables.pages.report_site import report as report
+from compatbench.tables.pages.leaderboard import report as report
 
 __version__: str
 

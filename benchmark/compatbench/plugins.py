@@ -4,9 +4,9 @@ The functions of ``compatbench`` that are the core's are the imports of ``__init
 is a folder whose ``__init__`` has constants alone, each a dictionary:
 
     FUNCTIONS   name in ``compatbench`` -> place of the function
-    COMMANDS    words of a command, such as ``analyze depth`` -> ``Command``; it may stand in place
-                of one of the core's
-    GROUPS      first word of several commands -> their help
+    COMMANDS    words of a command, such as ``study claims`` -> ``Command``; it may stand in place
+                of one of the core's. All words but the last are groups
+    GROUPS      a word before several commands -> their help
     SECTIONS    page and place on it -> place of the section
     FIGURES     kind of figure -> place of the figure
     AUDITS      folder of results -> place of the function that checks its files
@@ -69,7 +69,8 @@ class Command:
 
     Attributes:
         function: a name in ``compatbench``, or the place of a function of the shell's alone.
-        panel: whose command it is: of ``run``, ``readers``, ``authors`` or ``owners``.
+        panel: where the top of ``--help`` shows it (``cli.app.PANELS``); one of a group has none.
+        was: its name until the last release, under which it still works, with a hint.
         shown: place of the function that is given the ``Call``, makes it, and prints what it
             gives; by default that is printed as it is. What it returns is the exit code.
         note: what a shell's user has to know beside the docstring: an example, the exit codes.
@@ -80,8 +81,9 @@ class Command:
     """
 
     function: str
-    panel: str
+    panel: str = ""
     shown: str = ""
+    was: str = ""
     note: str = ""
     options: Mapping[str, Option] = field(default_factory=dict)
     also: tuple[str, ...] = ()

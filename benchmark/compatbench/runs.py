@@ -29,7 +29,7 @@ from compatbench.results.result_files import FIGURES, REPORT, RESULTS, read_resu
 from compatbench.results.rows import Row
 from compatbench.results.tuning_records import Tuning, choose, tuning_path
 from compatbench.tables.pages.leaderboard import LEADERBOARD, read_readme, write_pages
-from compatbench.tables.pages.report_site import report
+from compatbench.tables.pages.report_site import write_site
 from compatbench.tables.suite_page import published_pages, read_suite_page
 
 Names = str | Sequence[str]
@@ -110,8 +110,8 @@ def run(
             trained in float32. ``tf32`` is float32 with the short products of NVIDIA's cards, in
             training, too. Another precision gives separate cells, which replace the previous rows
             in ``results/``.
-        shots_files: file of ``data shots`` with the images to train on, in place of the draw of
-            its task, shots and seed; there may be several.
+        shots_files: file of ``store data shots`` with the images to train on, in place of the draw
+            of its task, shots and seed; there may be several.
         skip_missing: leave out cells whose images or weights are missing, and run the others.
         shard: the I-th of N parts of the work, about equal in time, such as ``3/8``: one for each
             job of an array. The results of all parts add up.
@@ -131,7 +131,7 @@ def run(
     planned = make_plan(*asked, skip_missing)
     if not planned.cells:
         raise CompatbenchError(
-            f"nothing of suite '{planned.suite.name}' can run here; see 'compatbench doctor "
+            f"nothing of suite '{planned.suite.name}' can run here; see 'compatbench store doctor "
             f"--suite {suite if isinstance(suite, str) else planned.suite.name}'"
         )
     _check_folders(out, planned.suite.name)
@@ -187,7 +187,7 @@ def _publish(plan: Plan, out: Path) -> None:
         if suite.publish:
             pages = published_pages(out, suite)
             if (out / RESULTS / FIGURES).is_dir():
-                report(out, published=pages)
+                write_site(out, published=pages)
             write_pages(out, pages)
 
 
@@ -250,7 +250,9 @@ def _read_fits(plan: Plan, method: str) -> Tuning:
     try:
         chosen = choose(Tuning.model_construct(**about).frame)
     except ValueError as error:
-        raise CompatbenchError(f"method '{method}': {error}; 'runs ls' shows the fits") from None
+        raise CompatbenchError(
+            f"method '{method}': {error}; 'store runs ls' shows the fits"
+        ) from None
     return Tuning.model_validate(about | {"chosen": chosen, "config": configs[chosen]})
 
 

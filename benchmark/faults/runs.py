@@ -122,7 +122,7 @@ class Place:
             for path in sorted((self.folder / "results").rglob("*"))
             if path.is_file() and not path.name.endswith((".cost.csv", ".md"))
         }
-        fresh = finish(self.start("leaderboard", "--check"))
+        fresh = finish(self.start("report", "--check"))
         contents["pages are up to date"] = str(fresh == 0).encode()
         with tempfile.TemporaryDirectory() as name:
             copy = Place(self.suite, Path(name) / "copy")
@@ -130,7 +130,7 @@ class Place:
             for path in ((times or self.folder) / "results").rglob("*.cost.csv"):
                 target = copy.folder / path.relative_to(times or self.folder)
                 shutil.copy(path, target)
-            if finish(copy.start("leaderboard")):
+            if finish(copy.start("report")):
                 raise SystemExit(copy.log.read_text())
             for path in copy.folder.rglob("*.md"):
                 contents[str(path.relative_to(copy.folder))] = path.read_bytes()

@@ -167,7 +167,7 @@ def disk(undisturbed: Place, steps: int) -> Figures:
             stopped += code != 0
             unclear += code != 0 and not _is_clear(place.log.read_text())
             broken += len(list(place.folder.rglob("*.tmp")))
-            broken += finish(place.start("runs", "verify")) != 0
+            broken += finish(place.start("store", "runs", "verify")) != 0
             now = place.finished()
             lost += _changed(finished, now)
             finished = now

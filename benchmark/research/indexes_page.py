@@ -1,6 +1,6 @@
 """The figures of docs/indexes.md, and its picture, from results/retrieval/.
 
-``compatbench retrieve`` makes those, by the line that stands in results/retrieval/mini.json.
+``compatbench study retrieve`` makes those, by the line that stands in results/retrieval/mini.json.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The table ``docs/methods.md``, and what the page of each method says besides its results.
 
 What methods carry, derive and need is measured, by fitting and attaching them on random models, not
-declared. ``compatbench leaderboard`` writes the pages from it and from the results.
+declared. ``compatbench report`` writes the pages from it and from the results.
 """
 
 from __future__ import annotations

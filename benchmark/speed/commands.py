@@ -52,19 +52,18 @@ BARS: dict[str, dict[str, tuple[float, float | None]]] = {
         "list methods": (1, None),
         "plan": (2, None),
         "evaluate": (3, None),
-        "leaderboard": (8, None),
-        "leaderboard --check": (8, None),
         "report": (8, None),
-        "audit --cells 0": (10, None),
+        "report --check": (8, None),
+        "maintain audit --cells 0": (10, None),
     },
     "many": {
         "plan": (8, 300),
-        "audit --cells 0": (15, None),
-        "runs gc": (20, None),
-        "leaderboard": (15, None),
+        "maintain audit --cells 0": (15, None),
+        "store runs gc": (20, None),
+        "report": (15, None),
     },
 }
-GROWING = ("plan", "leaderboard")  # over a store and its results
+GROWING = ("plan", "report")  # over a store and its results
 HERE = Path(__file__).parent
 
 
@@ -177,7 +176,7 @@ def measure_many(folder: Path) -> dict[str, Any]:
     make_board(board, METHODS)
     figures = {words: measure(*words.split(), *place) for words in list(BARS["many"])[:-1]}
     tasks = {"COMPATBENCH_TASKS": str(board / "tasks")}
-    figures["leaderboard"] = measure("leaderboard", "--out", str(board), **tasks)
+    figures["report"] = measure("report", "--out", str(board), **tasks)
     return figures
 
 

@@ -1,4 +1,4 @@
-"""The commands that only look: list, leaderboard, help."""
+"""The commands that only look: list, report, help."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import output_of
+from command_line import invoke, output_of
 from typer.main import get_command
 
 from compatbench.cli.app import app
+from compatbench.cli.commands import COMMANDS
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods, builtin_transfers
+from compatbench.plugins import offered
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = {
@@ -40,9 +42,41 @@ def test_alone_it_says_what_a_reader_an_author_and_an_owner_may_want() -> None:
     commands = re.findall(r"^  compatbench (\S+)", "\n".join(lines), re.MULTILINE)
     assert commands == ["run", "new-method", "new-task"]
     assert max(map(len, lines)) <= 80
-    panels = output_of("--help")
-    order = [panels.index(f"For {who}: ") for who in ("readers", "authors", "owners")]
-    assert order == sorted(order)
+
+
+TEN = ["run", "plan", "list", "report"]
+TEN += ["evaluate", "advise", "predict", "new-task", "new-method", "check"]
+GROUPS = {
+    "module": ["import", "export", "port", "push", "pull"],
+    "store": ["runs", "cache", "data", "doctor"],
+    "study": ["analyze", "claims", "retrieve"],
+    "maintain": ["tune", "audit", "ci"],
+}
+
+
+def commands_in_help(*words: str) -> list[str]:
+    """The commands that the help of some words shows, in its order."""
+    shown = output_of(*words, "--help", COLUMNS="80")
+    assert max(map(len, shown.splitlines())) <= 80
+    return re.findall(r"^│ ([a-z][a-z-]*) ", shown, re.MULTILINE)
+
+
+def test_help_shows_ten_commands_and_four_groups() -> None:
+    assert commands_in_help() == [*TEN, *GROUPS]
+    for group, names in GROUPS.items():
+        assert sorted(commands_in_help(group)) == sorted(names)
+
+
+def test_an_old_name_does_the_same_and_names_the_new_one_in_a_line() -> None:
+    commands = COMMANDS | offered("COMMANDS")
+    old_names = {command.was.split()[0] for command in commands.values() if command.was}
+    assert old_names == {"leaderboard", *(name for names in GROUPS.values() for name in names)}
+    result = invoke("cache ls")
+    assert result.stdout == output_of("store cache ls")
+    assert result.stderr == (
+        "compatbench: 'compatbench cache ls' is now 'compatbench store cache ls'; the old name "
+        "ends with the next release\n"
+    )
 
 
 def test_help_names_the_first_command_and_says_what_every_option_is() -> None:
@@ -62,11 +96,11 @@ def test_a_leaderboard_that_its_results_do_not_give_is_refused(tmp_path: Path) -
     (results := tmp_path / "results" / "mini").mkdir(parents=True)
     for path in (REPOSITORY / "results" / "mini").glob("zeroshot.*"):
         shutil.copy(path, results)
-    output_of("leaderboard", "--out", tmp_path)
-    assert "up to date" in output_of("leaderboard", "--check", "--out", tmp_path)
+    output_of("report", "--out", tmp_path)
+    assert "up to date" in output_of("report", "--check", "--out", tmp_path)
     (tmp_path / "leaderboard.md").write_text("edited by hand\n")
     with pytest.raises(CompatbenchError, match="is not what results/ gives"):
-        output_of("leaderboard", "--check", "--out", tmp_path)
+        output_of("report", "--check", "--out", tmp_path)
 
 
 @pytest.mark.parametrize("package", ["methods", "tasks"])

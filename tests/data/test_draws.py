@@ -165,7 +165,7 @@ def test_a_file_serves_its_own_task_shots_and_seed_once(file: Path, tmp_path: Pa
 def test_the_command_exports_and_compares_draws(
     data: dict[str, Tree], file: Path, tmp_path: Path
 ) -> None:
-    arguments = ["data", "shots", "dtd", "--shots", "2", "--seed", "1"]
+    arguments = ["store data shots", "dtd", "--shots", "2", "--seed", "1"]
     out = tmp_path / "out.json"
     assert "94 training and 94 validation images" in invoke(*arguments, "--out", str(out)).output
     assert out.read_bytes() == file.read_bytes()
@@ -176,7 +176,7 @@ def test_the_command_exports_and_compares_draws(
     compared = invoke(*arguments, "--compare", str(out))
     assert (compared.exit_code, "is another draw" in compared.output) == (1, True)
     with pytest.raises(CompatbenchError, match="draw from 'imagenet'"):
-        invoke("data", "shots", "imagenet_a")
+        invoke("store data shots", "imagenet_a")
 
 
 MODULE = "dassl.data.datasets.base_dataset"
@@ -237,7 +237,7 @@ def test_a_pickle_and_a_list_give_the_draw_that_is_in_them(
     assert read_foreign_draw(write({"train": [*items, items[1]]}), task, 2, 1) == Draw(
         draw.train, ()
     )
-    words = ("data", "shots", "dtd", "--shots", "2", "--seed", "1", "--from", listed)
+    words = ("store data shots", "dtd", "--shots", "2", "--seed", "1", "--from", listed)
     output_of(*words, "--out", tmp_path / "mine.json")
     assert "is the same draw" in output_of(*words, "--compare", tmp_path / "mine.json")
     assert invoke(*words[:-2], "--compare", tmp_path / "mine.json").exit_code == 1

@@ -339,17 +339,17 @@ def test_prune_deletes_the_oldest_first(tmp_path: Path) -> None:
 def test_the_cache_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMPATBENCH_CACHE", str(tmp_path))
     make_entries(tmp_path, [1, 2])
-    assert "2 entries" in invoke("cache", "ls").output
-    assert "2 of 2 entries are intact" in invoke("cache", "verify").output
+    assert "2 entries" in invoke("store cache ls").output
+    assert "2 of 2 entries are intact" in invoke("store cache verify").output
     victim = list_entries(tmp_path)[0].path
     victim.write_bytes(victim.read_bytes()[:-3])
-    result = invoke("cache", "verify")
+    result = invoke("store cache verify")
     assert result.exit_code == 1
     assert "1 of 2 entries are intact" in result.output
     assert victim.name in result.output.replace("\n", "")
     with pytest.raises(CompatbenchError, match="say what to delete"):
-        invoke("cache", "prune")
-    assert "deleted 2 entries" in invoke("cache", "prune", "--all").output
+        invoke("store cache prune")
+    assert "deleted 2 entries" in invoke("store cache prune", "--all").output
     assert list_entries(tmp_path) == []
 
 

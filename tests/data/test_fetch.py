@@ -313,12 +313,12 @@ def test_a_licence_is_shown_and_agreed_to_before_anything_is_asked(
     server.files["shapes.zip"] = make_zip(IMAGES)
     (problem,) = fetch(agree=True).problems
     assert "must be agreed to: for friends only" in problem
-    result = invoke("data", "fetch", "shapes")
+    result = invoke("store data fetch", "shapes")
     assert result.exit_code == 1
     assert "give --agree" in result.stdout
     assert server.asked == []
     assert lies_in(tmp_path / "data") == set()
-    shown = output_of("data", "fetch", "shapes", "--agree")
+    shown = output_of("store data fetch", "shapes", "--agree")
     assert "shapes: licence: for friends only (https://example.org/shapes)" in shown
     assert "found shapes" in shown
     assert "train 4, test 4" in shown
@@ -367,4 +367,4 @@ def test_weights_that_are_here_are_not_fetched_and_others_say_what_to_do(
     assert here.file.is_file()
     assert missing.file is None
     assert "hf download" in missing.problem
-    assert "found mini-clip" in output_of("data", "weights", "mini-clip")
+    assert "found mini-clip" in output_of("store data weights", "mini-clip")

@@ -54,9 +54,9 @@ def test_a_damaged_or_unreadable_dataset_is_one_line_of_run_plan_and_doctor(
     (folder / "split_zhou_EuroSAT.json").unlink()
     message = refused("run", *arguments)
     assert "split_zhou_EuroSAT.json" in message
-    assert "compatbench doctor" in message
+    assert "compatbench store doctor" in message
     assert not (tmp_path / "out").exists()
-    doctor = invoke("doctor", "--suite", suite)
+    doctor = invoke("store doctor", "--suite", suite)
     assert (doctor.exit_code, "wrong eurosat" in doctor.output) == (1, True)
     assert "fix: " in doctor.output
     assert "broken images of eurosat" in invoke("plan", *arguments).output
@@ -105,7 +105,7 @@ def test_what_is_broken_costs_its_dataset_and_what_was_measured_stays(
         assert set(rows["task"][done]) == {"sound"}
         assert rows["reason"][~done].str.startswith("BrokenImages: ").all()
 
-    doctor = invoke("doctor", "--suite", run[2], "--deep")
+    doctor = invoke("store doctor", "--suite", run[2], "--deep")
     assert doctor.exit_code == 1
     assert doctor.output.count("1 of 12 images cannot be used") == 2
     assert all(doctor.output.count(str(path)) == 1 for path in (cut, empty))

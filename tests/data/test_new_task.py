@@ -470,7 +470,7 @@ def test_the_commands_that_are_shown_lead_to_a_verdict(work: Path) -> None:
     assert "Tip-Adapter" in output_of(*run, "--jobs", "1")
     [module] = work.glob(evaluate[1])
     assert "The module " in output_of("evaluate", module, *evaluate[2:])
-    assert invoke("doctor", "--suite", "pets-upgrade").exit_code == 0
+    assert invoke("store doctor", "--suite", "pets-upgrade").exit_code == 0
 
 
 @pytest.mark.slow

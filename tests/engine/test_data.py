@@ -134,7 +134,7 @@ def method_of(path: Path) -> str:
 
 @pytest.mark.slow
 def test_a_given_draw_is_trained_on_and_is_another_cell(compatbench: Run, place: Path) -> None:
-    exported = output_in(compatbench, place, "data", "shots", "beasts", "--shots", "2")
+    exported = output_in(compatbench, place, "store", "data", "shots", "beasts", "--shots", "2")
     draw = json.loads(exported)
     (place / "same.json").write_text(exported)
     used = {path for path, _ in draw["train"] + draw["val"]}

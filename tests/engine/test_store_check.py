@@ -73,16 +73,16 @@ def test_cells_are_listed_with_how_they_ended(store: RunStore, cells: tuple[Cell
     with pytest.raises(CompatbenchError, match="no state named 'okay'"):
         list_cells(store, states="okay")
     assert list_cells(RunStore(store.folder / "nothing")).empty
-    lines = invoke("runs", "ls").output.splitlines()
+    lines = invoke("store runs ls").output.splitlines()
     assert lines[1].split()[:4] == ["e" * 12, "ok", "gda", "mini-weather"]
     assert lines[-1].startswith("3 cells, ")
 
 
 def test_all_that_is_kept_of_a_cell_is_shown(store: RunStore) -> None:
-    shown = invoke("runs", "show", "ff").output
+    shown = invoke("store runs show", "ff").output
     for text in ("killed, attempt 1", "WorkerDied: [bold]signal 11", "bad.py:7 in fit"):
         assert text in shown
-    assert "1.0 MiB" in invoke("runs", "show", "e" * 10).output
+    assert "1.0 MiB" in invoke("store runs show", "e" * 10).output
 
 
 def test_a_key_that_no_cell_or_several_have_is_refused(store: RunStore, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_every_file_that_is_not_right_is_named_and_stays(
     assert "checksum" in found[spoiled]
     assert "of another cell" in found[moved]
     assert found[other] == "its record is of another module"
-    result = invoke("runs", "verify")
+    result = invoke("store runs verify")
     assert result.exit_code == 1
     assert result.output.count("damaged") == 3
     assert "5 of 8 files are intact" in result.output
@@ -138,7 +138,7 @@ def test_what_no_plan_asks_for_is_found_and_deleted_when_told(
     os.utime(unfinished, (0, 0))
     before = contents(store)
     waste = find_waste(store, [suite_cards.read("smoke")], builtin_methods())
-    said = invoke("runs", "gc", "--days", "0").output
+    said = invoke("store runs gc", "--days", "0").output
     assert waste.cells == 2
     assert set(waste.remains) == {damaged, unfinished}
     files = {store.module_path(obsolete.key), store.predictions_path(obsolete.key)}
@@ -146,9 +146,9 @@ def test_what_no_plan_asks_for_is_found_and_deleted_when_told(
     assert "2 files of 2 obsolete cells" in said
     assert "nothing was deleted" in said
     assert contents(store) == before
-    assert "(2 younger ones stay)" in invoke("runs", "gc", "--delete").output
+    assert "(2 younger ones stay)" in invoke("store runs gc", "--delete").output
     assert not unfinished.exists()
-    invoke("runs", "gc", "--delete", "--days", "0")
+    invoke("store runs gc", "--delete", "--days", "0")
     left = contents(store).keys()
     assert before.keys() - left == {*files, damaged, unfinished}
     assert store.module_path(wanted.key) in left

@@ -32,19 +32,21 @@ def test_a_checkpoint_becomes_a_module_and_is_evaluated_on_the_way(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    shown = output_of("import", "--inspect", checkpoint)
+    shown = output_of("module import", "--inspect", checkpoint)
     assert all(text in shown for text in (f"{checkpoint}: format coop", "ctx", "float16"))
-    shown = output_of("import", "auto", checkpoint, *PLACE, "--classes", "base")
+    shown = output_of("module import", "auto", checkpoint, *PLACE, "--classes", "base")
     assert "wrote coop-mini-food.safetensors: <Module coop / mini-food / mini-clip" in shown
     assert "classes and source: confirmed by the file" in shown
     with pytest.raises(cb.CompatbenchError, match="exists; give another --out"):
-        invoke("import", "coop", checkpoint, *PLACE, "--classes", "base")
+        invoke("module import", "coop", checkpoint, *PLACE, "--classes", "base")
     to = ("--backbone", "mini-eva-clip", "--json")
     found = json.loads(output_of("evaluate", "coop-mini-food.safetensors", *to))
     assert (found["images"], found["imported"]["format"]) == (139, "coop")
     again = output_of("evaluate", checkpoint, *PLACE, "--classes", "base", *to)
     assert json.loads(again) == found
-    shown = output_of("export", "coop", "coop-mini-food.safetensors", "back/model.pth.tar-50")
+    shown = output_of(
+        "module export", "coop", "coop-mini-food.safetensors", "back/model.pth.tar-50"
+    )
     assert "wrote back/model.pth.tar-50" in shown
     state = torch.load("back/model.pth.tar-50", weights_only=True)["state_dict"]
     assert torch.equal(state["ctx"], drawer()(*state["ctx"].shape))
@@ -52,9 +54,12 @@ def test_a_checkpoint_becomes_a_module_and_is_evaluated_on_the_way(
 
 def test_what_is_lacking_is_told(checkpoint: Path, tmp_path: Path) -> None:
     for given, message in [
-        (("import", "coop", checkpoint), "import needs --task, --source"),
-        (("import", "coop", checkpoint, *PLACE, "--set", "x"), "write it as NAME=VALUE"),
-        (("import", "coop", checkpoint, *PLACE, "--classes", "many"), "give all, base, new, or"),
+        (("module import", "coop", checkpoint), "import needs --task, --source"),
+        (("module import", "coop", checkpoint, *PLACE, "--set", "x"), "write it as NAME=VALUE"),
+        (
+            ("module import", "coop", checkpoint, *PLACE, "--classes", "many"),
+            "give all, base, new, or",
+        ),
         (("evaluate", checkpoint, "--backbone", "mini-clip"), "needs --source and --task"),
         (("evaluate", tmp_path, "--backbone", "mini-clip"), "needs --source and --task"),
         (
@@ -63,15 +68,18 @@ def test_what_is_lacking_is_told(checkpoint: Path, tmp_path: Path) -> None:
         ),
         (("evaluate", "m", "--backbone", "mini-clip", "--set", "alpha=1"), "give the source"),
         (
-            ("export", "kgcoop", tmp_path / "m", tmp_path / "n"),
+            ("module export", "kgcoop", tmp_path / "m", tmp_path / "n"),
             "cannot read module .*/m: No such file or directory$",
         ),
-        (("export", "kgcoop", tmp_path, tmp_path / "n"), "is a folder; give a module's file"),
-        (("export", "kgcoop", tmp_path / "m", checkpoint), "exists; give another FILE"),
+        (
+            ("module export", "kgcoop", tmp_path, tmp_path / "n"),
+            "is a folder; give a module's file",
+        ),
+        (("module export", "kgcoop", tmp_path / "m", checkpoint), "exists; give another FILE"),
     ]:
         with pytest.raises(cb.CompatbenchError, match=message):
             invoke(*given)
-    assert "KaiyangZhou/CoOp" in output_of("import")
+    assert "KaiyangZhou/CoOp" in output_of("module import")
 
 
 def test_a_module_of_another_method_is_not_exported(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_finished_fits_are_kept_and_the_record_has_the_same_bytes(
     again = cb.tune("taskres", str(folder / "tiny.yaml"), out=folder, on_event=started.append)
     assert (again, started, path.read_bytes()) == ([found], [], before)
     assert cb.plan_tuning("taskres", str(folder / "tiny.yaml"), folder).to_do == []
-    text = output_of("tune", "taskres", "--suite", folder / "tiny.yaml", "--out", folder)
+    text = output_of("maintain tune", "taskres", "--suite", folder / "tiny.yaml", "--out", folder)
     assert "chosen" in text
     assert "all done" in text
 
@@ -102,7 +102,7 @@ def test_what_the_command_prints_gives_the_suite_the_chosen_settings(
     tuned: tuple[Path, list[Tuning]],
 ) -> None:
     folder, [found] = tuned
-    text = output_of("tune", "taskres", "--suite", folder / "tiny.yaml", "--out", folder)
+    text = output_of("maintain tune", "taskres", "--suite", folder / "tiny.yaml", "--out", folder)
     lines = text.partition("nothing):\n")[2]
     indented = "".join(f"  {line}\n" for line in lines.splitlines())
     (folder / "set.yaml").write_text(f"{SUITE}methods:\n{indented}")

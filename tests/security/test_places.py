@@ -24,8 +24,7 @@ from compatbench.method import Module, load_module
 from compatbench.method.predictions import predict
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.result_files import read_results, write_results
-from compatbench.tables.pages.leaderboard import read_readme
-from compatbench.tables.pages.report_site import report
+from compatbench.tables.pages.leaderboard import read_readme, report
 
 KEY = "5" * 64
 MODULE = Module(trained={"context": torch.tensor([[1.5, -2.0]])})
@@ -211,6 +210,6 @@ def test_a_cache_that_cannot_be_written_is_named(
             prune_entries(tmp_path, 0, None)
     for name in ("b", "c"):
         put("pipe" if name == "b" else "folder", path.with_name(f"{name}.safetensors"), tmp_path)
-    assert invoke("cache", "ls", COMPATBENCH_CACHE=str(tmp_path)).exit_code == 0
+    assert invoke("store cache ls", COMPATBENCH_CACHE=str(tmp_path)).exit_code == 0
     assert len(prune_entries(tmp_path, 0, None)) == 3
     assert list(path.parent.iterdir()) == []

@@ -94,6 +94,6 @@ def test_listing_and_keys_run_no_file_that_was_not_asked_for(tmp_path: Path) -> 
 
 
 def test_the_command_line_says_that_a_plug_in_is_code() -> None:
-    for command in ("run", "plan", "check", "audit", "evaluate"):
+    for command in ("run", "plan", "check", "maintain audit", "evaluate"):
         output = output_of(command, "--help")
         assert "as code" in " ".join(output.replace("│", " ").split()), command

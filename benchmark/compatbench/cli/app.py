@@ -13,10 +13,9 @@ from compatbench.cli.output import say
 from compatbench.plugins import offered
 
 PANELS = {
-    "run": "Run the benchmark",
-    "readers": "For readers: choose a method",
-    "authors": "For authors: add a method",
-    "owners": "For owners: upgrade your model",
+    "measure": "For readers: choose a method",
+    "upgrade": "For owners: bring a module to a new model",
+    "add": "For owners and authors: add images or a method",
 }
 # What 'compatbench' alone prints: what each kind of user may want.
 START = """\
@@ -64,17 +63,27 @@ def _common(
 
 def _add_commands() -> None:
     commands = COMMANDS | offered("COMMANDS")
-    groups: dict[str, typer.Typer] = {}
-    helps = GROUPS | offered("GROUPS")
-    for panel, title in PANELS.items():
-        for words, command in commands.items():
-            if command.panel != panel:
-                continue
-            group, _, name = words.rpartition(" ")
-            if group and group not in groups:
-                groups[group] = typer.Typer(no_args_is_help=True, help=helps[group])
-                app.add_typer(groups[group], name=group, rich_help_panel=title)
-            add_command(groups.get(group, app), name, command, title)
+    order = [*PANELS, *GROUPS]
+    apps, helps = {"": app}, GROUPS | offered("GROUPS")
+
+    def group_of(words: str, hidden: bool) -> tuple[typer.Typer, str]:
+        """The group of a command, which is made for its first, and the command's name there."""
+        group, _, name = words.rpartition(" ")
+        if group not in apps:
+            above, word = group_of(group, hidden)
+            apps[group] = typer.Typer(no_args_is_help=True, help=helps[word])
+            panel = "More" if above is app else None
+            above.add_typer(apps[group], name=word, hidden=hidden, rich_help_panel=panel)
+        return apps[group], name
+
+    def place(words: str) -> int:
+        return order.index(commands[words].panel or words.split()[0])
+
+    for words in sorted(commands, key=place):
+        command = commands[words]
+        add_command(*group_of(words, hidden=False), command, PANELS.get(command.panel))
+        if command.was:
+            add_command(*group_of(command.was, hidden=True), command, now=words)
 
 
 _add_commands()

@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 
 from compatbench.cli.options import CARD_NAMES, SHARED, complete, split
-from compatbench.cli.output import console, print_json, say, show
+from compatbench.cli.output import console, print_json, say, say_renamed, show
 from compatbench.cli.signature import COMPUTED, Parameter, read_signature
 from compatbench.plugins import REQUIRED, Command, Option, load
 
@@ -118,13 +118,20 @@ class ShellOption(NamedTuple):
         )
 
 
-def add_command(app: typer.Typer, name: str, command: Command, panel: str | None = None) -> None:
-    """Adds a command; its help is the docstring of its function, and its note."""
+def add_command(
+    app: typer.Typer, name: str, command: Command, panel: str | None = None, now: str = ""
+) -> None:
+    """Adds a command; its help is the docstring of its function, and its note.
+
+    ``now`` are the words that call it today, if these are its old ones: it says so then.
+    """
     signature = read_signature(command.function)
     options = shell_options(command)
     reports = frozenset(_REPORTS) & signature.parameters.keys()
 
     def run(**values: Any) -> None:
+        if now:
+            say_renamed(f"compatbench {command.was}", f"compatbench {now}")
         call = read_call(command, options, values)
         call.reports = reports
         code = load(command.shown)(call) if command.shown else show(call())
@@ -135,7 +142,8 @@ def add_command(app: typer.Typer, name: str, command: Command, panel: str | None
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     paragraphs = f"{signature.text}\n\n{command.note}".strip().split("\n\n")
     text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    app.command(name, help=escape(text), rich_help_panel=panel)(run)
+    hidden = name == command.was and bool(now)  # in a group, that is hidden
+    app.command(name, help=escape(text), rich_help_panel=panel, hidden=hidden)(run)
 
 
 def shell_options(command: Command) -> dict[str, ShellOption]:

@@ -7,77 +7,52 @@ from compatbench.plugins import Command, Option
 CLI = "compatbench.cli"
 FILE = "Path | None"
 
+# What comes before several commands; those of the first line in the order of ``--help``.
 GROUPS = {
+    "module": "Modules as files: from and for other code, for a new model, on the Hub.",
+    "store": "What is on this machine: finished cells, features, datasets and weights.",
+    "study": "Why modules survive an upgrade, and what it does to stored indexes.",
+    "maintain": "Keep the repository's results true: tune, audit, check pull requests.",
     "data": "Fetch datasets and weights, and share few-shot draws.",
 }
 COMMANDS = {
     "run": Command(
         "run",
-        "run",
+        "measure",
         shown=f"{CLI}.run:run",
         also=("data_root", "offline", "trust_pickle"),
         records={"compute": ("Compute",)},
     ),
     "plan": Command(
         "plan",
-        "run",
+        "measure",
         shown=f"{CLI}.run:plan",
         also=("data_root", "device_model"),
         records={"compute": ("Compute", "device", "jobs", "decoders", "memory_budget")},
     ),
     "list": Command(
         f"{CLI}.inventory:list_names",
-        "run",
+        "measure",
         options={"names": Option("", completes="listed")},
-    ),
-    "leaderboard": Command(
-        "leaderboard",
-        "readers",
-        shown=f"{CLI}.pages:leaderboard",
-        note="The figures and the site of all results are those of 'compatbench report'.",
     ),
     "report": Command(
         "report",
-        "readers",
+        "measure",
         shown=f"{CLI}.pages:report",
-        leave_out=("published",),
+        was="leaderboard",
         note="Open results/report/index.html in a browser, or put the folder on any server; it "
         "makes no request outside of it.",
     ),
-    "new-method": Command(f"{CLI}.new_method:new_method", "authors"),
-    "tune": Command(
-        "tune",
-        "authors",
-        shown=f"{CLI}.run:tune",
-        note="The first line says how long it takes. Stop at any time; the same command continues. "
-        "The last lines are for the suite's file. Add the record in results/<suite>/tuning/ to the "
-        "method's pull request, or the leaderboard marks the method as not tuned.",
-        also=("data_root", "offline"),
-        records={"compute": ("Compute", "device", "jobs")},
-    ),
     "evaluate": Command(
         "evaluate",
-        "owners",
+        "upgrade",
         shown=f"{CLI}.modules:evaluate",
         options={"backbone": Option("--backbone")},
         also=("data_root", "as_json", "offline", "trust_pickle"),
     ),
-    "port": Command(
-        "port",
-        "owners",
-        shown=f"{CLI}.modules:port",
-        options={
-            "backbone": Option("--to"),
-            "transfer": Option("--with", metavar="TRANSFER"),
-            "out": Option(
-                help="The file to write; by default FILE-for-MODEL in this folder.", annotation=FILE
-            ),
-        },
-        also=("offline",),
-    ),
     "new-task": Command(
         "new_task",
-        "owners",
+        "add",
         shown=f"{CLI}.inventory:new_task",
         note="The last lines show the next commands.",
         options={
@@ -88,12 +63,13 @@ COMMANDS = {
             ),
         },
     ),
-    "import": Command(
+    "new-method": Command(f"{CLI}.new_method:new_method", "add"),
+    "module import": Command(
         "import_module",
-        "owners",
+        was="import",
         shown=f"{CLI}.modules:import_module",
-        note="Without arguments the command lists the formats. For example: compatbench import "
-        "coop output/seed1 --task dtd --source vit-b16-openai",
+        note="Without arguments the command lists the formats. For example: compatbench module "
+        "import coop output/seed1 --task dtd --source vit-b16-openai",
         options={
             "format": Option("", default=None),
             "file": Option("", default=None),
@@ -110,28 +86,51 @@ COMMANDS = {
         },
         also=("offline",),
     ),
-    "export": Command("export_module", "owners", shown=f"{CLI}.modules:export_module"),
-    "data shots": Command(
-        f"{CLI}.shots:export_shots",
-        "owners",
-        options={"seed": Option(most=2**32 - 1), "read": Option("--from")},
-        also=("data_root",),
+    "module export": Command("export_module", shown=f"{CLI}.modules:export_module", was="export"),
+    "module port": Command(
+        "port",
+        was="port",
+        shown=f"{CLI}.modules:port",
+        options={
+            "backbone": Option("--to"),
+            "transfer": Option("--with", metavar="TRANSFER"),
+            "out": Option(
+                help="The file to write; by default FILE-for-MODEL in this folder.", annotation=FILE
+            ),
+        },
+        also=("offline",),
     ),
-    "data fetch": Command(
+    "store data fetch": Command(
         "fetch_data",
-        "owners",
+        was="data fetch",
         shown=f"{CLI}.inventory:fetch_data",
         note="Exits with 1 if something is still missing, and says for each file what to do.",
         options={"tasks": Option("", annotation="str", repeated=True)},
         also=("data_root",),
     ),
-    "data weights": Command(
+    "store data weights": Command(
         "fetch_backbones",
-        "owners",
+        was="data weights",
         shown=f"{CLI}.inventory:fetch_backbones",
         note="Exits with 1 if something could not be fetched, and says what to do.",
         options={
             "backbones": Option("", annotation="str", repeated=True, completes="backbones"),
         },
+    ),
+    "store data shots": Command(
+        f"{CLI}.shots:export_shots",
+        was="data shots",
+        options={"seed": Option(most=2**32 - 1), "read": Option("--from")},
+        also=("data_root",),
+    ),
+    "maintain tune": Command(
+        "tune",
+        was="tune",
+        shown=f"{CLI}.run:tune",
+        note="The first line says how long it takes. Stop at any time; the same command continues. "
+        "The last lines are for the suite's file. Add the record in results/<suite>/tuning/ to the "
+        "method's pull request, or the leaderboard marks the method as not tuned.",
+        also=("data_root", "offline"),
+        records={"compute": ("Compute", "device", "jobs")},
     ),
 }

@@ -1,4 +1,4 @@
-"""What there is, what is fetched, and tasks of one's own: ``list``, ``data`` and ``new-task``."""
+"""What there is, what is fetched, tasks of one's own: ``list``, ``store data``, ``new-task``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``compatbench evaluate``, ``port``, ``import`` and ``export`` print of a module."""
+"""What ``compatbench evaluate`` and ``module port``, ``import`` and ``export`` print."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def import_module(call: Call) -> None:
         from compatbench import formats
 
         print_frame(formats())
-        say("'compatbench import --inspect FILE' says of which format a file is")
+        say("'compatbench module import --inspect FILE' says of which format a file is")
         return
     wanted = {"FILE": "file", "--task": "task", "--source": "source"}
     if asked := [name for name, parameter in wanted.items() if not call.arguments[parameter]]:
         raise CompatbenchError(
-            f"import needs {', '.join(asked)}; 'compatbench import --inspect FILE' shows what a "
-            "file needs"
+            f"import needs {', '.join(asked)}; 'compatbench module import --inspect FILE' shows "
+            "what a file needs"
         )
     module = call()
     facts = module.about["imported"]

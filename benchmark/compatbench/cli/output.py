@@ -43,6 +43,12 @@ def say(text: str, to: Console = console, style: str = "") -> None:
     to.print(text, soft_wrap=True, style=style)
 
 
+def say_renamed(old: str, new: str) -> None:
+    """Says on the other stream what a name of the last release is called today."""
+    line = f"compatbench: '{old}' is now '{new}'; the old name ends with the next release"
+    say(escape(line), error_console)
+
+
 def show(value: Any) -> int:
     """Prints what a function gives: a frame, a text, or several; returns the exit code.
 

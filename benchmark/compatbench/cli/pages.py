@@ -1,4 +1,4 @@
-"""What ``compatbench leaderboard`` and ``report`` print of the pages that they write."""
+"""What ``compatbench report`` prints of the pages that it makes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ from compatbench.cli.command import Call
 from compatbench.cli.output import say
 
 
-def leaderboard(call: Call) -> None:
-    """Names the pages."""
-    for path in call():
-        say(escape(f"{path} is up to date"))
-
-
 def report(call: Call) -> None:
-    """Names the site's first page, and what is left out."""
+    """Names the first page of each kind, and what is left out."""
     made = call()
     for line in made.left_out:
         say(escape(line))
     verb = "is up to date" if call.arguments["check"] else "written"
-    page = next(path for path in made.files if path.name == "index.html")
     figures = sum(path.suffix == ".svg" for path in made.files)
-    say(escape(f"{page} {verb}, {figures} figures beside it"))
+    if made.pages:
+        say(escape(f"{made.pages[0]} {verb}, with {len(made.pages) - 1} other pages"))
+    site = next(path for path in made.files if path.name == "index.html")
+    say(escape(f"{site} {verb}, with {figures} figures"))

@@ -1,4 +1,4 @@
-"""What ``compatbench run``, ``plan`` and ``tune`` print, and how they are followed and stopped."""
+"""What ``run``, ``plan`` and ``maintain tune`` print, and how they are followed and stopped."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def plan(call: Call) -> None:
         _print_hours(planned, call.shell["device_model"])
     say_plan(planned, workers)
     if planned.missing:
-        say(f"'compatbench doctor --suite {call.arguments['suite']}' shows more, and what to do")
+        doctor = f"compatbench store doctor --suite {call.arguments['suite']}"
+        say(escape(f"'{doctor}' shows more, and what to do"))
 
 
 def _print_hours(plan: Plan, name: str) -> None:

@@ -1,4 +1,4 @@
-"""``compatbench data shots``: few-shot draws as files that two labs can share."""
+"""``compatbench store data shots``: few-shot draws as files that two labs can share."""
 
 from __future__ import annotations
 

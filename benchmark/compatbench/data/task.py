@@ -151,7 +151,7 @@ def load_task(name: str, bare: bool = False) -> Task:
     files = task_cards.own()
     task = _load(name, (tasks_folder(), files.get(name), files.get(whole)), places)
     if not bare and not len(task.labels):
-        what = f"task '{name}' has captions and no classes; it is for 'compatbench retrieve' alone"
+        what = f"task '{name}' has captions and no classes; it is for 'study retrieve' alone"
         raise CompatbenchError(f"{what}: choose other tasks, or add 'classes' to its card")
     return task
 

@@ -204,8 +204,8 @@ def make_plan(
         reasons = list(missing.absent.values()) or [cell.broken for cell in broken]
         which = f" without {missing}" if len(reasons) > 1 else ""
         raise CompatbenchError(
-            f"suite '{card.name}' cannot run{which}: {reasons[0]}; 'compatbench doctor --suite "
-            f"{name}' shows what to do, and --skip-missing runs what is here"
+            f"suite '{card.name}' cannot run{which}: {reasons[0]}; 'compatbench store doctor "
+            f"--suite {name}' shows what to do, and --skip-missing runs what is here"
         )
     used = {cell.shots_file for cell in cells}
     if unused := [file for file in draws.values() if file not in used]:

@@ -47,8 +47,8 @@ def port(
     is an error if the result does not give the transfer's logits.
 
     Args:
-        module: a module: its file, which ``run`` leaves in ``runs/modules/`` and ``import``
-            writes, or ``hf://OWNER/NAME``, or what ``fit`` gives.
+        module: a module: its file, which ``run`` leaves in ``runs/modules/`` and ``module
+            import`` writes, or ``hf://OWNER/NAME``, or what ``fit`` gives.
         backbone: as for ``evaluate``.
         transfer: ``words``, ``words+raw``, or ``copied``, which changes nothing; by default words
             for methods that act in the joint space, and copied for others.

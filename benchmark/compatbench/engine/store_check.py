@@ -119,8 +119,8 @@ def find_record(store: RunStore, prefix: str) -> CellRecord:
     found = [path for path in find_files(store, [RECORDS]) if path.stem.startswith(prefix.lower())]
     if not found:
         raise CompatbenchError(
-            f"{store.folder} holds no cell whose key begins with '{prefix}'; see 'compatbench runs "
-            "ls'"
+            f"{store.folder} holds no cell whose key begins with '{prefix}'; "
+            "'compatbench store runs ls' lists them"
         )
     if len(found) > 1:
         raise CompatbenchError(

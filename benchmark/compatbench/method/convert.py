@@ -153,7 +153,7 @@ def export_module(
     """Writes a module as a checkpoint for other code.
 
     Args:
-        format: the format; ``import`` lists them.
+        format: the format; ``module import`` lists them.
         module: as for ``port``.
         file: the file to write; for formats of several files, the folder.
         dtype: ``float16``, ``bfloat16`` or ``float32``; by default that of the file it was
@@ -192,7 +192,9 @@ def export_module(
 
 def read_module(given: Module | Path) -> Module:
     """A module, or that of a file."""
-    other = "a checkpoint of other code needs --source and --task, see 'compatbench import --help'"
+    other = (
+        "a checkpoint of other code needs --source and --task (compatbench module import --help)"
+    )
     if isinstance(given, Path) and given.is_dir():
         raise CompatbenchError(
             f"{given} is a folder; give a module's file, *.safetensors, in it; {other}"

@@ -176,9 +176,9 @@ def evaluate(
         precision: number format of the frozen towers, as for ``run``.
         source: of a checkpoint of other code: the model that it was trained on. The task is then
             the one that it was trained for, or a variant.
-        format: of a checkpoint: its format, as for ``import``.
+        format: of a checkpoint: its format, as for ``import_module``.
         settings: of a checkpoint: settings that it does not hold, such as ``alpha=1``.
-        classes: of a checkpoint: the classes that it knows, as for ``import``.
+        classes: of a checkpoint: the classes that it knows, as for ``import_module``.
         gate: use the new model's zero-shot in place of the module where ``predict`` expects harm,
             from the task's training images without their labels: the transfer ``gated``, or with
             ``words`` ``gated-words``.

@@ -28,7 +28,7 @@ from compatbench.results.tuning_records import is_tuned
 
 # Marks after a method's title, and what they mean.
 MARKS = {
-    "†": "not tuned: rate and steps are not as 'compatbench tune' has chosen them.",
+    "†": "not tuned: rate and steps are not as 'compatbench maintain tune' has chosen them.",
     "‡": "a method of this project.",
 }
 PROJECT = "compatbench"  # the paper of its own methods

@@ -86,10 +86,12 @@ def read_source(name: str) -> str:
     return resources.files(f"compatbench.tables.{folder}").joinpath(name).read_text("utf-8").strip()
 
 
-def write_changed(files: Mapping[Path, bytes], command: str, check: bool) -> None:
+def write_changed(files: Mapping[Path, bytes], check: bool) -> None:
     """Writes the files that have changed; a check raises for the first of them instead."""
     for path, content in files.items():
         if not holds(path, content):
             if check:
-                raise CompatbenchError(f"{path} is not what results/ gives; run '{command}'")
+                raise CompatbenchError(
+                    f"{path} is not what results/ gives; run 'compatbench report'"
+                )
             write_atomic(path, content)

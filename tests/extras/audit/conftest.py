@@ -65,12 +65,12 @@ class Project:
         assert (self.results / name).read_text() != before
 
     def audit(self, *options: object, cells: int = 0) -> tuple[int, str]:
-        """The exit code of ``compatbench audit``, and what it prints."""
-        result = invoke("audit", "--out", self.folder, "--cells", cells, *options)
+        """The exit code of ``compatbench maintain audit``, and what it prints."""
+        result = invoke("maintain audit", "--out", self.folder, "--cells", cells, *options)
         return result.exit_code, result.output
 
     def check(self, work: Path | None = None) -> PullRequest:
-        """What ``compatbench ci`` finds."""
+        """What ``compatbench maintain ci`` finds."""
         return check_pull_request(self.folder, suite="tiny", work=work)
 
 

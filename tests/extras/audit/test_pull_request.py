@@ -86,7 +86,7 @@ def test_rows_that_are_sent_must_be_those_that_are_made(
     problems = " ".join(found.problems)
     assert "results of 'taskres': 1 rows are not what the run here gives" in problems
     assert "1 rows of coop changed under an unchanged key" in problems
-    assert found.summary.startswith("# compatbench ci\n\n**Failed**: ")
+    assert found.summary.startswith("# compatbench maintain ci\n\n**Failed**: ")
 
 
 def test_links_data_beside_methods_and_files_of_the_mini_suite_are_refused(

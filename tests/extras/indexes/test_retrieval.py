@@ -88,7 +88,7 @@ def test_a_gallery_of_one_task_is_all_and_pairs_are_drawn(measured, tmp_path: Pa
     again, about = read_retrieval(path.parent)["mini"]
     pd.testing.assert_frame_equal(again, measured.frame, rtol=0, atol=1e-4)
     assert about == json.loads(json.dumps(measured.about))
-    command = "compatbench retrieve --suite mini --source mini-clip --target mini-eva-clip"
+    command = "compatbench study retrieve --suite mini --source mini-clip --target mini-eva-clip"
     assert about["command"] == f"{command} --tasks mini-arrows --pairs 8"
     assert min(about["cpu_seconds_per_million"]["encoded"].values()) > 0
 
@@ -114,7 +114,7 @@ def test_rows_of_several_commands_stand_side_by_side(tmp_path: Path) -> None:
     assert facts["command"].count("\n") == 2
     assert facts["cpu_seconds_per_million"]["encoded"] == {"a": 0}
     path.with_suffix(".json").write_text("{}")
-    with pytest.raises(CompatbenchError, match=r"mini\.json holds no facts of 'compatbench retri"):
+    with pytest.raises(CompatbenchError, match=r"mini\.json holds no facts of 'compatbench study"):
         write_retrieval(tmp_path / "1", "mini", fresh, about)
 
 

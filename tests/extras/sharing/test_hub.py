@@ -64,7 +64,7 @@ def test_a_module_is_shown_then_sent_and_comes_back_as_it_was(hub: Hub, tmp_path
         shutil.copy(path, tmp_path / "results/mini")
     module = a_module()
     module.save("mine.safetensors")
-    command = ("push", "mine.safetensors", "hf://me/coop-food", "--licence", "mit")
+    command = ("module push", "mine.safetensors", "hf://me/coop-food", "--licence", "mit")
     refused = invoke(*command)  # nobody answers
     assert refused.exit_code == 1
     assert "to hf://me/coop-food, a model (public" in refused.stdout
@@ -88,7 +88,7 @@ def test_a_module_is_shown_then_sent_and_comes_back_as_it_was(hub: Hub, tmp_path
     assert 'cb.evaluate("hf://me/coop-food"' in text
     for back in (cb.pull_module("hf://me/coop-food"), cb.pull_module("hf:/me/coop-food/")):
         assert (back.fingerprint, back.about) == (module.fingerprint, module.about)
-    assert "wrote coop-food.safetensors" in output_of("pull", "hf://me/coop-food")
+    assert "wrote coop-food.safetensors" in output_of("module pull", "hf://me/coop-food")
     assert Path("coop-food.safetensors").read_bytes() == sent["module.safetensors"]
     # Where a module's file is taken, its address is; also from the cache, without the hub.
     files = cb.export_module("coop", "hf://me/coop-food", "back").files
@@ -122,13 +122,13 @@ def test_results_are_sent_and_come_back_byte_for_byte(hub: Hub, tmp_path: Path) 
         content = path.read_bytes() if path.is_file() else b"{}"
         (tmp_path / name).write_bytes(content)
     place = "hf://datasets/me/trial"
-    assert "coop.cost.csv" in output_of("push", "results/smoke", place, "--private", "--yes")
+    assert "coop.cost.csv" in output_of("module push", "results/smoke", place, "--private", "--yes")
     sent = hub.repositories["datasets/me/trial"]
     assert sent.keys() == {"README.md", *kept}
     assert hub.private == {"datasets/me/trial": True}
     assert "mini-eva-clip" in sent["README.md"].decode()
     sent |= {"evil.csv": b"x", "results/smoke/run.sh": b"x"}
-    assert "wrote elsewhere/results/smoke" in output_of("pull", place, "--out", "elsewhere")
+    assert "wrote elsewhere/results/smoke" in output_of("module pull", place, "--out", "elsewhere")
     found = {path for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()}
     assert {str(path.relative_to(tmp_path / "elsewhere")) for path in found} == kept
     assert all(
@@ -152,20 +152,25 @@ def test_what_cannot_be_had_or_sent_is_one_line(hub: Hub, monkeypatch: pytest.Mo
 
     a_module().save("mine.safetensors")
     Path("damaged.safetensors").write_bytes(Path("mine.safetensors").read_bytes()[:-8])
-    push = ("push", "mine.safetensors", "hf://me/it")
+    push = ("module push", "mine.safetensors", "hf://me/it")
     hub.repositories |= {"models/me/empty": {"README.md": b""}, "models/me/public": {}}
     hub.repositories["models/me/bad"] = {"module.safetensors": b"no module"}
     hub.repositories["datasets/me/empty"] = {"README.md": b""}
     hub.private |= dict.fromkeys(hub.repositories, False)
     for what, *words in (
-        ("no such repository, or your token may not see it", "pull", "hf://me/nothing"),
-        ("the repository holds no module.safetensors", "pull", "hf://me/empty"),
-        ("hf://me/bad: cannot read module .*module.safetensors", "pull", "hf://me/bad"),
-        ("holds no results: no results/SUITE", "pull", "hf://datasets/me/empty"),
-        ("not a place of a module or results on the hub; write hf://OWNER", "pull", "me/it"),
+        ("no such repository, or your token may not see it", "module pull", "hf://me/nothing"),
+        ("the repository holds no module.safetensors", "module pull", "hf://me/empty"),
+        ("hf://me/bad: cannot read module .*module.safetensors", "module pull", "hf://me/bad"),
+        ("holds no results: no results/SUITE", "module pull", "hf://datasets/me/empty"),
+        ("not a place of a module or results on the hub; write hf://OWNER", "module pull", "me/it"),
         ("of a module on the hub; write hf://OWNER/NAME", *push[:2], "hf://datasets/a/b"),
-        ("cannot read module damaged.safetensors", "push", "damaged.safetensors", "hf://me/it"),
-        ("gone holds no results|cannot read module gone", "push", "gone", "hf://me/it"),
+        (
+            "cannot read module damaged.safetensors",
+            "module push",
+            "damaged.safetensors",
+            "hf://me/it",
+        ),
+        ("gone holds no results|cannot read module gone", "module push", "gone", "hf://me/it"),
         ("hf://me/public is public", *push[:2], "hf://me/public", "--private", "--yes"),
         ("hf://me/nothing cannot be read: there is no such", "advise", "hf://me/nothing"),
     ):
@@ -176,7 +181,7 @@ def test_what_cannot_be_had_or_sent_is_one_line(hub: Hub, monkeypatch: pytest.Mo
     monkeypatch.setattr("huggingface_hub.get_token", lambda: TOKEN)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     told("nothing can be sent to hf://me/it: HF_HUB_OFFLINE is set", *push, "--yes")
-    told("not on this machine, and nothing may be fetched", "pull", "hf://me/other")
+    told("not on this machine, and nothing may be fetched", "module pull", "hf://me/other")
     assert len(hub.requests) == before
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     hub.status = 403
@@ -186,4 +191,4 @@ def test_what_cannot_be_had_or_sent_is_one_line(hub: Hub, monkeypatch: pytest.Mo
         place = f"http://127.0.0.1:{closed.getsockname()[1]}"
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", place)
     told("the hub cannot be reached: .*refused", *push, "--yes")
-    told("the hub cannot be reached: .*refused", "pull", "hf://me/other")
+    told("the hub cannot be reached: .*refused", "module pull", "hf://me/other")

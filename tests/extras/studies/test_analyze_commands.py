@@ -1,4 +1,4 @@
-"""``compatbench analyze`` and ``claims``: from the command line to tables, files and mistakes."""
+"""``compatbench study``: from the command line to tables, files and mistakes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_csv(text: str) -> list[dict[str, str]]:
 @pytest.mark.slow
 def test_layers_as_json_csv_table_and_figure(tmp_path: Path) -> None:
     figure = tmp_path / "figures" / "layers.svg"
-    command = ("analyze", "layers", *PAIR, "--task", "mini-weather", "--images", 8)
+    command = ("study analyze layers", *PAIR, "--task", "mini-weather", "--images", 8)
     found = json.loads(output_of(*command, "--json", "--figure", figure))
     text = {one["layer"]: one for one in found if one["tower"] == "text"}
     # The target's text tower began as the source's, and the further up, the more has changed.
@@ -39,7 +39,18 @@ def test_layers_as_json_csv_table_and_figure(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_depth_is_fitted_once_and_kept(tmp_path: Path) -> None:
     options = ("--task", "mini-weather", "--suite", "smoke", "--shots", 1, "--steps", 2)
-    command = ("analyze", "depth", *PAIR, *options, "--lr", 0.01, "--out", tmp_path, "--jobs", 1)
+    command = (
+        "study analyze",
+        "depth",
+        *PAIR,
+        *options,
+        "--lr",
+        0.01,
+        "--out",
+        tmp_path,
+        "--jobs",
+        1,
+    )
     first = json.loads(output_of(*command, "--json"))
     assert {(one["kind"], one["parameters"]) for one in first} == {("bias", 192), ("map", 768)}
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
@@ -54,7 +65,7 @@ def test_depth_is_fitted_once_and_kept(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_embeddings_are_held_against_the_committed_results(tmp_path: Path) -> None:
-    command = ("analyze", "embeddings", *PAIR, "--task", "mini-weather,mini-food")
+    command = ("study analyze embeddings", *PAIR, "--task", "mini-weather,mini-food")
     found = json.loads(output_of(*command, "--out", REPOSITORY, "--json"))
     assert [one["task"] for one in found["geometry"]] == ["mini-food", "mini-weather"]
     assert any(one["method"] == "contcoop" for one in found["predictions"])
@@ -70,10 +81,10 @@ def test_the_help_of_a_group_is_text() -> None:
 
 @pytest.mark.slow
 def test_claims_as_table_markdown_and_json(tmp_path: Path) -> None:
-    reports = json.loads(output_of("claims", "--out", REPOSITORY, "--json"))
-    markdown = output_of("claims", "--out", REPOSITORY, "--markdown")
+    reports = json.loads(output_of("study claims", "--out", REPOSITORY, "--json"))
+    markdown = output_of("study claims", "--out", REPOSITORY, "--markdown")
     assert {one["claim"] for one in reports[0]["findings"]} == {1, 2, 3, 4, 5}
     assert all(f"**{one['verdict']}**" in markdown for one in reports[0]["findings"])
-    assert "methods with all of their cells" in output_of("claims", "--out", REPOSITORY)
+    assert "methods with all of their cells" in output_of("study claims", "--out", REPOSITORY)
     with pytest.raises(CompatbenchError, match="holds no results; start with 'compatbench run"):
-        output_of("claims", "--out", tmp_path)
+        output_of("study claims", "--out", tmp_path)

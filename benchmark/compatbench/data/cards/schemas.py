@@ -213,7 +213,7 @@ class TrainingCard(CardModel):
 class TuningCard(CardModel):
     """How settings are chosen for a suite: the same budget for every method.
 
-    ``compatbench tune`` fits every rate with every cap on steps, on the suite's development tasks
+    ``maintain tune`` fits every rate with every cap on steps, on the suite's development tasks
     and first source.
     """
 

@@ -8,7 +8,7 @@ FIGURES = {"price": "price_pages:PRICE_FIGURE"}
 COMMANDS = {
     "advise": Command(
         "advise",
-        "owners",
+        "upgrade",
         shown="commands:advise",
         options={
             "module": Option(""),
@@ -19,7 +19,7 @@ COMMANDS = {
     ),
     "predict": Command(
         "predict",
-        "owners",
+        "upgrade",
         shown="commands:predict",
         options={"backbone": Option("--to")},
         also=("as_json", "offline", "trust_pickle"),

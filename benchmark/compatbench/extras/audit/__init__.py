@@ -7,9 +7,9 @@ FUNCTIONS = {
     "check_pull_request": "pull_request:check_pull_request",
 }
 COMMANDS = {
-    "audit": Command(
+    "maintain audit": Command(
         "audit_results",
-        "authors",
+        was="audit",
         shown="commands:audit",
         note="Exits with 1 if anything is found.",
         options={
@@ -28,9 +28,9 @@ COMMANDS = {
         },
         also=("cards", "data_root", "as_json", "offline", "trust_pickle"),
     ),
-    "ci": Command(
+    "maintain ci": Command(
         "check_pull_request",
-        "authors",
+        was="ci",
         shown="commands:ci",
         note="Exits with 1 if the change cannot be merged.",
         options={

@@ -185,7 +185,7 @@ def _check_pages(out: Path, suites: Sequence[SuiteCard]) -> list[Finding]:
     if not any(suite.publish for suite in suites):
         return findings
     own = next((suite for suite in suites if suite.name not in suite_cards.names()), None)
-    problem = "is not what the results give; run 'compatbench leaderboard'"
+    problem = "is not what the results give; run 'compatbench report'"
     with warnings.catch_warnings():
         # A folder that no suite explains is a finding of its own.
         warnings.simplefilter("ignore", CompatbenchWarning)
@@ -194,9 +194,9 @@ def _check_pages(out: Path, suites: Sequence[SuiteCard]) -> list[Finding]:
             for path, text in render_pages(out, pages).items():
                 findings += compare_file(path, text, problem)
             if any((out / RESULTS / name).is_dir() for name in (REPORT, FIGURES)):
-                from compatbench.tables.pages.report_site import report
+                from compatbench.tables.pages.report_site import write_site
 
-                report(out, True, pages)
+                write_site(out, True, pages)
         except CompatbenchError as error:
             findings.append(Finding(str(out / RESULTS), str(error)))
     return findings

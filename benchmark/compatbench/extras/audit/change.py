@@ -38,9 +38,8 @@ def find_change(folder: Path, base: str | None) -> Change:
     """What the working tree around a folder changes; ``check_pull_request`` says which base."""
     if not folder.is_dir():
         raise CompatbenchError(f"there is no folder {folder}")
-    problem = (
-        f"{folder.resolve()} is not in a git clone; 'compatbench ci' compares one with its base"
-    )
+    what = "'compatbench maintain ci' compares a clone with its base"
+    problem = f"{folder.resolve()} is not in a git clone; {what}"
     root = Path(_git(folder, "rev-parse", "--show-toplevel", problem=problem).decode().strip())
     name, commit = _find_commit(root, base)
     problem = (

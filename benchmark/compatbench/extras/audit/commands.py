@@ -1,4 +1,4 @@
-"""What ``compatbench audit`` and ``ci`` print."""
+"""What ``compatbench maintain audit`` and ``ci`` print."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class PullRequest:
         """The whole summary, the verdict first."""
         count = len(self.problems)
         verdict = f"**Failed**: {count} problem{'s' * (count != 1)}." if count else "**Passed.**"
-        lines = ["# compatbench ci", "", verdict, ""]
+        lines = ["# compatbench maintain ci", "", verdict, ""]
         lines += [f"- {escape(problem, longest=600)}" for problem in self.problems[:SHOWN]]
         if count > SHOWN:
             lines.append(f"- and {count - SHOWN} more")

@@ -160,5 +160,5 @@ def main(text: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        raise SystemExit("this program is started by 'compatbench ci'")
+        raise SystemExit("this program is started by 'compatbench maintain ci'")
     main(sys.argv[1])

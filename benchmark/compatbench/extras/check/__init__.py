@@ -18,7 +18,7 @@ FUNCTIONS = {
 COMMANDS = {
     "check": Command(
         "check_methods",
-        "authors",
+        "add",
         shown="commands:check",
         note="Names of transfers (see 'list transfers'), or the file of one, are checked by the "
         "rules of transfers. For one method the output is a table of its checks; for several, one "

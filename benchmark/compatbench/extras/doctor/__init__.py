@@ -8,9 +8,9 @@ GROUPS = {
 }
 FUNCTIONS = {"diagnose": "diagnosis:diagnose"}
 COMMANDS = {
-    "doctor": Command(
+    "store doctor": Command(
         "diagnose",
-        "owners",
+        was="doctor",
         shown="commands:doctor",
         note="Exits with 1 if something is missing or wrong.",
         options={
@@ -29,23 +29,23 @@ COMMANDS = {
         },
         also=("data_root", "trust_pickle"),
     ),
-    "runs ls": Command("stores:list_runs", "owners"),
-    "runs show": Command("stores:show_run", "owners"),
-    "runs verify": Command("stores:verify_runs", "owners"),
-    "runs gc": Command(
+    "store runs ls": Command("stores:list_runs", was="runs ls"),
+    "store runs show": Command("stores:show_run", was="runs show"),
+    "store runs verify": Command("stores:verify_runs", was="runs verify"),
+    "store runs gc": Command(
         "stores:collect_garbage",
-        "owners",
+        was="runs gc",
         options={
             "days": Option(least=0),
             "suite": Option(repeated=True),
             "shots_file": Option(annotation="Path", repeated=True),
         },
     ),
-    "cache ls": Command("stores:list_cache", "owners"),
-    "cache verify": Command("stores:verify_cache", "owners"),
-    "cache prune": Command(
+    "store cache ls": Command("stores:list_cache", was="cache ls"),
+    "store cache verify": Command("stores:verify_cache", was="cache verify"),
+    "store cache prune": Command(
         "stores:prune_cache",
-        "owners",
+        was="cache prune",
         options={"days": Option(least=0), "everything": Option("--all")},
     ),
 }

@@ -1,4 +1,4 @@
-"""What ``compatbench doctor`` prints."""
+"""What ``compatbench store doctor`` prints."""
 
 from __future__ import annotations
 

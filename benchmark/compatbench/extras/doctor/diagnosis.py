@@ -139,7 +139,9 @@ def _describe_machine(out: Path) -> dict[str, str]:
         "cache": f"{cache} ({_free(cache)} free)",
         "data": os.environ.get(VARIABLE) or f"{VARIABLE} is not set",
         "weights": os.environ.get(WEIGHTS_FOLDER) or f"{WEIGHTS_FOLDER} is not set",
-        "network": "not used" if is_offline() else "used by 'run' for weights, never by 'doctor'",
+        "network": "not used"
+        if is_offline()
+        else "used by 'run' for weights, never by 'store doctor'",
     }
 
 

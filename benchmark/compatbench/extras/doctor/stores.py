@@ -1,4 +1,4 @@
-"""``compatbench runs`` and ``compatbench cache``: look at, verify and clean what is on disk."""
+"""``compatbench store runs`` and ``store cache``: look at, verify and clean what is on disk."""
 
 from __future__ import annotations
 
@@ -162,7 +162,9 @@ def prune_cache(
         everything: Delete every entry.
     """
     if size is None and days is None and not everything:
-        raise CompatbenchError("cache prune: say what to delete: --size 10G, --days 30, or --all")
+        raise CompatbenchError(
+            "store cache prune: say what to delete: --size 10G, --days 30, or --all"
+        )
     most_bytes = 0 if everything else None if size is None else parse_bytes(size)
     seconds = None if days is None else days * DAY
     deleted = prune_entries(default_cache_folder(), most_bytes, seconds)

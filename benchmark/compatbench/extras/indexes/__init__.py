@@ -6,9 +6,9 @@ FUNCTIONS = {"port_index": "index_port:port_index", "retrieve": "retrieve:retrie
 SECTIONS = {"indexes": "retrieval_tables:INDEXES"}
 COMMANDS = {
     # In place of the core's, which ports modules alone.
-    "port": Command(
+    "module port": Command(
         "port",
-        "owners",
+        was="port",
         shown="commands:port",
         note="A stored index of image embeddings (.npy, .parquet or a flat .faiss) is ported, too: "
         "each vector is mapped to the new model's space, block by block, in memory that does not "
@@ -33,9 +33,9 @@ COMMANDS = {
         also=("offline",),
         records={"index": ("port_index", "source", "way", "images", "column")},
     ),
-    "retrieve": Command(
+    "study retrieve": Command(
         "retrieve",
-        "owners",
+        was="retrieve",
         shown="commands:retrieve",
         note="Adds the rows to results/retrieval/SUITE.csv, in place of older ones of the same "
         "upgrade, gallery and way.",

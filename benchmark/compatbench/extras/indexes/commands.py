@@ -1,4 +1,4 @@
-"""``compatbench retrieve``, and ``port`` where it is given a stored index."""
+"""``compatbench study retrieve``, and ``module port`` where it is given a stored index."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compatbench.errors import CompatbenchError
 if TYPE_CHECKING:
     from compatbench.extras.indexes.index_port import PortedIndex
 
-# Options of ``port`` that are for modules alone, and those that are for indexes alone.
+# Options of ``module port`` that are for modules alone, and those that are for indexes alone.
 OF_MODULES = {"transfer": "--with", "methods": "--methods"}
 OF_INDEXES = {
     "source": "--from", "way": "--by", "images": "--images", "pairs": "--pairs",
@@ -84,7 +84,7 @@ def print_ported(ported: PortedIndex) -> None:
     if not (expected := ported.expected):
         say(
             "This upgrade was never measured, so there is no recall to expect: try some queries, "
-            "or measure it with 'compatbench retrieve'."
+            "or measure it with 'compatbench study retrieve'."
         )
         return
     of = f" with {expected['pairs']:,} images" if expected["pairs"] else ""

@@ -80,7 +80,7 @@ def _join_facts(path: Path, old: dict[str, Any], new: dict[str, Any]) -> dict[st
             "tasks": sorted({*old["tasks"], *new["tasks"]}),
         }
     except (LookupError, TypeError, AttributeError):
-        facts = f"{path.with_suffix('.json')} holds no facts of 'compatbench retrieve'"
+        facts = f"{path.with_suffix('.json')} holds no facts of 'compatbench study retrieve'"
         raise CompatbenchError(f"{facts}; delete it and {path.name}, or use --out") from None
 
 
@@ -98,7 +98,7 @@ def read_file(path: Path) -> Measured:
         raise CompatbenchError(f"{path} cannot be read: {first_line(error)}") from None
     if missing := [name for name in COLUMNS if name not in frame]:
         raise CompatbenchError(
-            f"{path}: there is no column '{missing[0]}'; run 'compatbench retrieve' again"
+            f"{path}: there is no column '{missing[0]}'; run 'compatbench study retrieve' again"
         )
     return frame, about
 
@@ -134,10 +134,10 @@ def find_expected(source: str, target: str, way: str, pairs: int) -> dict[str, A
 
 
 def check_files(folder: Path, suites: Sequence[str] | None) -> Iterator[Finding]:
-    """The audit: whatever of a folder is not as ``compatbench retrieve`` writes it."""
+    """The audit: whatever of a folder is not as ``compatbench study retrieve`` writes it."""
     from compatbench.extras.audit.findings import Finding, compare_file
 
-    why = "is not as 'compatbench retrieve' writes it"
+    why = "is not as 'compatbench study retrieve' writes it"
     for path in sorted(folder.glob("*.csv")):
         if suites and path.stem not in suites:
             continue

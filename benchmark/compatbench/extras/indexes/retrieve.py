@@ -70,7 +70,8 @@ def retrieve(
 
     The test images of a suite's tasks, encoded by the old model, are the galleries; the new
     model's class names, images and, where a task has them, captions are the queries. The index is
-    measured as it is, ported in every way that ``port`` has, and with all images encoded again.
+    measured as it is, ported in every way that ``module port`` has, and with all images encoded
+    again.
 
     Args:
         suite: gives the tasks, whose test images are the galleries: each by itself, and all.
@@ -126,7 +127,7 @@ def retrieve(
     ]
     about = {
         "command": " ".join(
-            [f"compatbench retrieve --suite {card.name} --source {source}", *options]
+            [f"compatbench study retrieve --suite {card.name} --source {source}", *options]
         ),
         "cpu_seconds_per_million": {"encoded": costs, "mapped": time_map(old.images.shape[1])},
         "processor": provenance()["processor"],

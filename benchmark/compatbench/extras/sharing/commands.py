@@ -1,4 +1,4 @@
-"""``compatbench push`` and ``pull``: each of a module, or of results."""
+"""``compatbench module push`` and ``pull``, each of a module, or of results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def push(
     """Send a module, or the results of a suite, to the Hugging Face Hub.
 
     Shows first what would be sent, the text of the README in full, and asks. For example:
-    compatbench push mine.safetensors hf://me/coop-dtd
+    compatbench module push mine.safetensors hf://me/coop-dtd
 
     Args:
         what: A module's file, or a folder results/SUITE.
@@ -49,8 +49,8 @@ def push(
 def pull(address: str, out: Path | None = None) -> None:
     """Fetch a module, or results, from the Hugging Face Hub.
 
-    A module need not be fetched to be evaluated: 'evaluate', 'predict', 'port', 'advise' and
-    'export' take its address in place of a file.
+    A module need not be fetched to be evaluated: 'evaluate', 'predict', 'advise', 'module port' and
+    'module export' take its address in place of a file.
 
     Args:
         address: hf://OWNER/NAME of a module, hf://datasets/OWNER/NAME of results.

@@ -56,7 +56,7 @@ file is a module on a backbone and a test set.
 {facts}
 
 ```sh
-compatbench pull {address} --out FOLDER
+compatbench module pull {address} --out FOLDER
 ```
 """
 

@@ -26,17 +26,17 @@ _STUDY = {
     "figure": Option(help="Write the figure to this SVG file.", annotation="Path | None"),
 }
 COMMANDS = {
-    "analyze layers": Command(
+    "study analyze layers": Command(
         "analyze_layers",
-        "readers",
+        was="analyze layers",
         shown="commands:show_study",
         options={"images": Option(least=4), **_STUDY},
         also=("as_json",),
         records={"options": ("study:StudyOptions", "suite", "device")},
     ),
-    "analyze depth": Command(
+    "study analyze depth": Command(
         "analyze_depth",
-        "readers",
+        was="analyze depth",
         shown="commands:show_study",
         options={
             **_STUDY,
@@ -54,17 +54,17 @@ COMMANDS = {
         also=("as_json",),
         records={"options": ("study:StudyOptions", "suite", "device", "out", "jobs")},
     ),
-    "analyze embeddings": Command(
+    "study analyze embeddings": Command(
         "analyze_embeddings",
-        "readers",
+        was="analyze embeddings",
         shown="commands:show_embeddings",
         options={**_STUDY, "out": Option(default=".")},
         also=("as_json",),
         records={"options": ("study:StudyOptions", "suite", "device", "out")},
     ),
-    "claims": Command(
+    "study claims": Command(
         "analyze_claims",
-        "readers",
+        was="claims",
         shown="commands:claims",
         options={"markdown": Option(help="Print Markdown.", annotation="bool", default=False)},
         also=("as_json",),

@@ -1,4 +1,4 @@
-"""What ``compatbench analyze`` and ``claims`` print, and the files that they write."""
+"""What ``compatbench study`` print, and the files that they write."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ and where its tables are, and ``README.md`` has a short ranking. A clone has a p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from compatbench.results.result_files import FIGURES, PAGE, RESULTS, check_name
 from compatbench.tables import markdown
 from compatbench.tables.figures.kinds import list_kinds
 from compatbench.tables.pages.method_pages import render_method_pages
-from compatbench.tables.pages.report_site import report
+from compatbench.tables.pages.report_site import Report, write_site
 from compatbench.tables.pages.sections import (
     TABLES,
     TOP,
@@ -33,30 +34,51 @@ METHOD_PAGES = "docs/methods"  # of a clone
 SECTION = "leaderboard"  # between these markers the README has its table
 
 
-def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
-    """Makes ``leaderboard.md`` and the pages of every suite again from ``results/``, byte for byte.
+def report(out: str | Path = ".", check: bool = False) -> Report:
+    """Makes the leaderboard, pages and site of all results again from ``results/``, byte for byte.
 
-    Each suite has ``results/<suite>/README.md``. The report, with every table, and its figures are
-    made as well; in a clone also the page of each method.
+    ``leaderboard.md`` has the best of each upgrade, ``results/<suite>/README.md`` says what a suite
+    is, and the site ``results/report/`` and its figures show every table; a clone has a page for
+    each method as well. Nothing is trained and no weights are needed. A figure without results is
+    left out, as is the leaderboard if no suite here is published.
 
     Args:
         out: as for ``run``.
-        check: write nothing, and fail if a page or figure is not up to date.
+        check: write nothing, and fail if a page, a file of the site or a figure is not up to
+            date. A figure that shows the same data is, even if another version of vl-convert drew
+            it.
 
     Returns:
-        The pages.
+        The files of the site with their bytes, the pages, and what the results do not give.
 
     Raises:
-        CompatbenchError: no results, a broken results file, or a page that is out of date.
+        CompatbenchError: no results, a broken results file, or a file that is out of date.
     """
     out = Path(out)
     pages = published_pages(out)
-    if check:  # the quick part first
-        written = write_pages(out, pages, check)
-        report(out, check, pages)
-        return written
-    report(out, check, pages)
-    return write_pages(out, pages)
+    if check and pages:
+        write_pages(out, pages, check)  # the quick part first
+    made = write_site(out, check, pages)
+    if not pages:
+        return replace(made, left_out=(f"no leaderboard: {_why_no_pages(out)}", *made.left_out))
+    return replace(made, pages=tuple(write_pages(out, pages, check)))
+
+
+def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
+    """Makes all that ``report`` makes, and returns its pages alone.
+
+    Args:
+        out, check: as for ``report``.
+
+    Returns:
+        The pages, ``leaderboard.md`` first.
+
+    Raises:
+        CompatbenchError: as ``report``; also if no suite here is published.
+    """
+    if not (pages := report(out, check).pages):
+        raise CompatbenchError(_why_no_pages(Path(out)))
+    return list(pages)
 
 
 def render_pages(out: Path, pages: Sequence[SuitePage] | None = None) -> dict[Path, str]:
@@ -115,7 +137,7 @@ def write_pages(
 ) -> list[Path]:
     """Writes the pages that have changed; a check raises for the first of them instead."""
     files = {path: text.encode() for path, text in render_pages(out, pages).items()}
-    write_changed(files, "compatbench leaderboard", check)
+    write_changed(files, check)
     return list(files)
 
 

@@ -48,10 +48,11 @@ SOURCES = ("site.css", "site.js", "vega.min.js", "vega-interpreter.js", "LICENSE
 
 @dataclass(frozen=True)
 class Report:
-    """The files of a report, and lines on figures that the results do not give."""
+    """The files of a site, lines on what the results do not give, and pages beside the site."""
 
     files: dict[Path, bytes]
     left_out: tuple[str, ...]
+    pages: tuple[Path, ...] = ()
 
 
 def report_pages(out: Path, published: Sequence[SuitePage] | None = None) -> list[SuitePage]:
@@ -67,26 +68,13 @@ def report_pages(out: Path, published: Sequence[SuitePage] | None = None) -> lis
     return measured
 
 
-def report(
-    out: str | Path = ".", check: bool = False, published: Sequence[SuitePage] | None = None
+def write_site(
+    out: Path, check: bool = False, published: Sequence[SuitePage] | None = None
 ) -> Report:
-    """Makes the site ``results/report/`` and its figures from ``results/``, byte for byte.
+    """Writes the site and its figures, or compares them, as ``report`` does.
 
-    Nothing is trained and no weights are needed. A figure without results is left out.
-
-    Args:
-        out: as for ``run``.
-        check: write nothing, and fail if a file of the site or a figure is not up to date. A
-            figure that shows the same data is, even if another version of vl-convert drew it.
-        published: the pages, where the results have been read.
-
-    Returns:
-        The files with their bytes, and which figures the results do not give.
-
-    Raises:
-        CompatbenchError: no results, a broken results file, or a file that is out of date.
+    ``published`` are the pages of the leaderboard, where they have been read.
     """
-    out = Path(out)
     pages, folder = report_pages(out, published), require(out / RESULTS / FIGURES, "folder")
     site = require(out / RESULTS / REPORT, "folder")
     planned = plan_figures(pages)
@@ -98,7 +86,7 @@ def report(
     for path, content in files.items() if check else ():
         old = _read(path)
         files[path] = old if is_current(old, content) else content
-    write_changed(files, "compatbench report", check)
+    write_changed(files, check)
     for path in sorted({*folder.glob("*.svg"), *(site / "data").glob("*.js")} - set(files)):
         if check:
             raise CompatbenchError(f"{path} belongs to no results here; run 'compatbench report'")
