@@ -50,9 +50,20 @@ def test_a_function_keeps_its_name_from_the_folder_of_that_name() -> None:
     for name in folders:
         import_module(f"compatbench.{name}")
         assert isfunction(getattr(cb, name))
+        assert getattr(cb, name).__name__ == name
     shown = pydoc.render_doc(cb.results, renderer=pydoc.plaintext)
     assert "results(suite: 'str | SuiteCard' = 'mini'" in shown
     assert "rankings and what is missing" in shown
+
+    # What the folder has is there, too, however it is imported.
+    import compatbench.methods.coop as coop
+    import compatbench.results.measures.registry as measures
+    from compatbench.results.measures.registry import list_measures
+
+    assert measures.list_measures is list_measures
+    assert cb.results.measures.registry is measures  # pyright: ignore[reportFunctionMemberAccess]
+    assert coop.CoOp is builtin_methods().get("coop")
+    assert isfunction(cb.results)
 
 
 def test_listings_are_frames_with_a_row_per_name() -> None:
@@ -144,6 +155,11 @@ def test_a_module_is_fitted_evaluated_saved_and_evaluated_again(tmp_path: Path) 
     module.save(tmp_path / "module.safetensors")
     again = cb.evaluate(tmp_path / "module.safetensors", "mini-eva-clip")
     assert again.as_dict() == found.as_dict()
+    rows = found.frame.set_index("backbone")
+    assert rows.loc["mini-eva-clip", "accuracy"] == found.target.accuracy
+    assert rows.loc["mini-clip", "gain"] == found.source.gain
+    assert f"<td>{found.target.accuracy:.1f}</td>" in found._repr_html_()
+    assert found.verdict in found._repr_html_()
 
     half = cb.evaluate(module, "mini-eva-clip", precision="bf16")
     assert (half.as_dict()["precision"], found.as_dict()["precision"]) == ("bf16", "fp32")

@@ -11,6 +11,7 @@ function is imported when it is asked for, so that ``import compatbench`` is qui
 
 from __future__ import annotations
 
+import importlib
 import sys
 from types import ModuleType
 from typing import Any
@@ -27,7 +28,8 @@ _FOLDERS = ("formats", "methods", "results", "tasks", "transfers")
 class _Package(ModuleType):
     """The package, in which ``results`` is the function, whichever folder has been imported.
 
-    ``from compatbench.results import ...`` imports from the folder of that name all the same.
+    The function has the folder's names: after ``import compatbench.results.rows`` there is
+    ``compatbench.results.rows``, and ``from compatbench.results import ...`` is as ever.
     """
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -46,7 +48,11 @@ def __getattr__(name: str) -> Any:
         return sorted(functions())
     if name not in functions():
         raise AttributeError(f"module 'compatbench' has no attribute '{name}'")
-    return load(name)
+    function = load(name)
+    if name in _FOLDERS:
+        # Not a copy: what is imported of the folder later is there, too.
+        function.__dict__ = vars(importlib.import_module(f"{__name__}.{name}"))
+    return function
 
 
 def __dir__() -> list[str]:

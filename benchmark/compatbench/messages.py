@@ -40,3 +40,16 @@ def one_line(text: str, longest: int = 200) -> str:
     visible = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
     line = " ".join(visible.split())
     return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration in words: ``40 s``, ``3 min``, ``2 h 10 min``, ``5 days``."""
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours = minutes // 60
+    if hours < 72:
+        return f"{hours} h {minutes % 60} min"
+    return f"{round(hours / 24):,} days"

@@ -18,7 +18,6 @@ from stress import analyze_stress
 from typing_extensions import Unpack
 from words_gains import study_gains
 
-from compatbench.cli.progress import RunProgress
 from compatbench.data.cards import select_names, suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.extras.studies.claims import analyze_claims
@@ -30,6 +29,7 @@ from compatbench.extras.studies.layers import analyze_layers
 from compatbench.extras.studies.study import StudyOptions
 from compatbench.files.atomic import write_atomic
 from compatbench.results.expected import upgrade_pairs
+from compatbench.runs.progress import RunProgress
 from compatbench.tables.markdown import fill_section
 
 # What the stress tests of the page look at: a method of each kind, and prompts beside them.

@@ -20,11 +20,11 @@ from synthetic_results import (
     refuse,
 )
 
-from compatbench.cli.progress import finished_part
 from compatbench.data.cards import suite_cards
 from compatbench.engine.matrix import select_matrix
 from compatbench.method.registry import builtin_methods
 from compatbench.results.expected import Expected
+from compatbench.runs.progress import finished_part
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.terminal_ranking import print_ranking
 

@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
-from rich.segment import Segment
 
 from compatbench.files.kinds import require_new
 from compatbench.messages import printable
+from compatbench.tables.console import SafeConsole
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from compatbench.method import Module
     from compatbench.tables.table import Table
-
-
-class SafeConsole(Console):
-    """A console on which no text of a file or card can move the cursor or hide what is there."""
-
-    def render(
-        self, renderable: RenderableType, options: ConsoleOptions | None = None
-    ) -> Iterator[Segment]:
-        for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=printable(segment.text))
-
 
 MARKS = {"found": "[green]found[/]", "missing": "[yellow]missing[/]", "wrong": "[red]wrong[/]"}
 console = SafeConsole(highlight=False)
@@ -73,9 +62,7 @@ def print_json(data: Any) -> None:
         if hasattr(value, "columns"):  # a frame
             frame = value.astype(object).where(value.notna(), None)
             return frame.rename(columns=str).to_dict("records")
-        if dictionary := getattr(value, "as_dict", None) or getattr(value, "to_dict", None):
-            return dictionary()
-        return asdict(value)
+        return value.as_dict() if hasattr(value, "as_dict") else asdict(value)
 
     print_json_text(json.dumps(data, indent=1, ensure_ascii=False, default=as_values))
 
@@ -154,16 +141,3 @@ def _in_words(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def format_seconds(seconds: float) -> str:
-    """A duration in words: ``40 s``, ``3 min``, ``2 h 10 min``, ``5 days``."""
-    if seconds < 90:
-        return f"{max(round(seconds), 1)} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours = minutes // 60
-    if hours < 72:
-        return f"{hours} h {minutes % 60} min"
-    return f"{round(hours / 24):,} days"

@@ -7,25 +7,24 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from compatbench.cli.command import Call
-from compatbench.cli.output import console, format_seconds, print_frame, print_table, say
+from compatbench.cli.output import console, print_frame, print_table, say
 from compatbench.cli.stoppable import stoppable
+from compatbench.messages import format_seconds
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from compatbench.engine.plan import Plan
 
 
 def run(call: Call) -> int:
     """Follows the cells, and shows the ranking of what was asked for."""
     with stoppable():
-        from compatbench.cli.progress import RunProgress
         from compatbench.tables.suite_page import read_suite_page
         from compatbench.tables.terminal_ranking import print_ranking
 
         out = call.arguments["out"]
-        with RunProgress(console, out) as progress:
-            results = call(on_start=progress.announce_plan, on_event=progress.on_event)
-        plan = progress.plan
-        assert plan is not None
+        results, plan = _follow(call, out)
         print_ranking(console, read_suite_page(plan.suite, out).restrict(**plan.matrix.asked))
         page = f"{out / 'leaderboard.md'}, " if plan.suite.publish else ""
         folders = f"results in {out / 'results' / plan.suite.name}/, modules in {out / 'runs'}/"
@@ -38,12 +37,26 @@ def run(call: Call) -> int:
         return 1
 
 
+def _follow(call: Call, out: Path | None = None) -> tuple[Any, Plan]:
+    """What a command that runs a plan gives, and the plan; says what is planned, and shows it."""
+    from compatbench.runs.progress import RunProgress
+
+    with RunProgress(console, out) as progress:
+
+        def start(plan: Plan, workers: int) -> None:
+            say_plan(plan, workers)
+            progress.start_plan(plan, workers)
+
+        given = call(progress=False, on_start=start, on_event=progress.on_event)
+    assert progress.plan is not None
+    return given, progress.plan
+
+
 def plan(call: Call) -> None:
     """Shows the cells of every method, what they cost, and what is missing."""
     with console.status("reading the suite and the methods"):
         from compatbench import Compute
         from compatbench.backbone import memory_budget
-        from compatbench.cli.progress import say_plan
 
         compute = Compute(**call.shell["compute"])
         device = compute.list_devices()[0]
@@ -63,6 +76,31 @@ def plan(call: Call) -> None:
     if planned.missing:
         doctor = f"compatbench store doctor --suite {call.arguments['suite']}"
         say(escape(f"'{doctor}' shows more, and what to do"))
+
+
+def say_plan(plan: Plan, workers: int) -> None:
+    """What cannot be loaded or is not here, and why; then how much of the suite is left."""
+    for name, why in plan.matrix.registry.broken.items():
+        say(f"[yellow]left out[/] method '{escape(name)}', which cannot be loaded: {escape(why)}")
+    for name, why in plan.missing.test_sets.items():
+        if name not in plan.missing.broken:
+            say(f"[yellow]missing[/] images of {escape(name)}: {escape(why)}")
+    for name, why in dict.fromkeys((cell.test_sets[0], cell.broken) for cell in plan.broken):
+        say(f"[red]broken[/] images of {escape(name)}: {escape(why)}")
+    for name, why in plan.missing.backbones.items():
+        say(f"[yellow]missing[/] weights of {escape(name)}: {escape(why)}")
+    left, mine, total = len(plan.to_do), len(plan.mine), plan.total
+    done, what = mine - left, ""
+    if plan.shard is not None:
+        what = f" of {len(plan.cells):,} in this shard"
+    parts = [f"[bold]{plan.suite.name}[/]: {total:,} cell{'s' if total != 1 else ''}{what}"]
+    parts.append("all done" if done == total else f"{done:,} done, {left:,} to do")
+    if total > mine:
+        parts.append(f"{total - mine:,} without images or weights")
+    if workers and done < total:
+        many = f"{workers} worker{'s' if workers > 1 else ''}"
+        parts.append(f"about {format_seconds(plan.seconds / workers)} with {many}")
+    say(", ".join(parts))
 
 
 def _print_hours(plan: Plan, name: str) -> None:
@@ -127,10 +165,7 @@ def tune(call: Call) -> None:
     import yaml
 
     with stoppable():
-        from compatbench.cli.progress import RunProgress
-
-        with RunProgress(console) as progress:
-            tunings = call(on_start=progress.announce_plan, on_event=progress.on_event)
+        tunings, _ = _follow(call)
         entries: dict[str, Any] = {}
         for tuning in tunings:
             images = f"{sum(tuning.total):,} held-out images, in percent"

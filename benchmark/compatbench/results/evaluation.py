@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import torch
 
 from compatbench.backbone import Backbone, load_backbone
@@ -54,6 +56,24 @@ class Evaluation:
         upgrade = f"{self.fitted.source} → {self.backbone}, {self.transfer}"
         what = f"{self.fitted.method} on {self.test_set}, {upgrade}"
         return f"<Evaluation of {what}: {self.verdict}>"
+
+    def _repr_html_(self) -> str:
+        """Both backbones, as a notebook shows them."""
+        table = self.frame.round(1).to_html(index=False, na_rep="")
+        why = f"<p>{escape(self.reason)}</p>" if self.reason else ""
+        return f"<p>{escape(repr(self))}</p>{table}{why}"
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The source and the target: accuracy and zero-shot in percent, gain in points."""
+        answers = {self.fitted.source: self.source, self.backbone: self.target}
+        columns = ["accuracy", "zero_shot_accuracy", "gain"]
+        rows = [
+            [name, *(getattr(each, column, None) for column in columns)]
+            for name, each in answers.items()
+        ]
+        frame = pd.DataFrame(rows, columns=["backbone", "accuracy", "zero_shot", "gain"])
+        return frame.astype(dict.fromkeys(frame.columns[1:], "float64"))
 
     @property
     def h(self) -> float | None:

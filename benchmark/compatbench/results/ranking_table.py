@@ -13,6 +13,7 @@ import pandas as pd
 
 from compatbench.data.cards import COPIED
 from compatbench.errors import CompatbenchError
+from compatbench.messages import count
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.four_ways import four_ways_frame, measure_four_ways, require_other_classes
 from compatbench.results.measures import list_measures
@@ -44,7 +45,8 @@ class Results:
     failures: tuple[tuple[Cell, str], ...] = ()  # of the run that returned them, with errors
 
     def __repr__(self) -> str:
-        counts = f"{len(self.suite.methods)} methods, {len(self.expected.tasks)} tasks"
+        methods, tasks = len(self.suite.methods), len(self.expected.tasks)
+        counts = f"{count(methods, 'method')}, {count(tasks, 'task')}"
         upgrades = ", ".join(map(_show, self.expected.upgrades))
         return f"<Results of '{self.suite.name}': {counts}; {upgrades}>"
 

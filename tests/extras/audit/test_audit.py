@@ -22,7 +22,7 @@ def test_results_that_were_made_here_are_found_to_be_so(project: Project) -> Non
     assert "findings: 0" in output
     audit = cb.audit_results(project.folder, cells=0)
     assert (audit.rows, audit.scored, audit.findings, audit.cells) == (14, 14, [], [])
-    assert audit.to_frame().empty
+    assert audit.frame.empty
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_the_mini_suite_can_run_anywhere(tmp_path: Path) -> None:
     found = cb.diagnose(out=tmp_path, progress=looked_at.append)
     assert found.ready
     assert found.suite == "mini"
-    frame = found.to_frame()
+    frame = found.frame
     assert frame["name"].tolist() == looked_at
     assert set(frame["kind"]) == {"task", "backbone"}
     assert set(frame["state"]) == {"found"}

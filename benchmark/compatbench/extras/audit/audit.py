@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -51,11 +50,8 @@ class Audit:
     unchecked: dict[str, int] = field(default_factory=dict)
     cells: list[str] = field(default_factory=list)  # that were run again
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON values."""
-        return asdict(self)
-
-    def to_frame(self) -> pd.DataFrame:
+    @property
+    def frame(self) -> pd.DataFrame:
         """A row for each finding, with its file, line, field, problem and both values."""
         return pd.DataFrame(self.findings, columns=[column.name for column in fields(Finding)])
 
@@ -97,7 +93,7 @@ def audit_results(
 
     Returns:
         What was looked at and found: ``findings``, each with its file, line, field and both
-        values (``to_frame()``), ``notes``, and the ``cells`` that were run again.
+        values (``frame``), ``notes``, and the ``cells`` that were run again.
 
     Raises:
         CompatbenchError: no results, an unknown or broken suite, or a cache that cannot be

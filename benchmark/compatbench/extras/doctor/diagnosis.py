@@ -55,7 +55,8 @@ class Diagnosis:
         """Whether everything is here, and no published figure disagrees."""
         return not self.unusable and not self.disagreeing
 
-    def to_frame(self) -> pd.DataFrame:
+    @property
+    def frame(self) -> pd.DataFrame:
         """A row for each task and backbone: ``kind``, ``name``, ``state``, ``message``, ``fix``."""
         rows = [{"kind": "task", **vars(task)} for task in self.tasks]
         rows += [{"kind": "backbone", **vars(backbone)} for backbone in self.backbones]
@@ -88,7 +89,7 @@ def diagnose(
         progress: called with the name of each part before it is looked at.
 
     Returns:
-        ``ready``; a row for each task and backbone with its state and the fix (``to_frame()``);
+        ``ready``; a row for each task and backbone with its state and the fix (``frame``);
         facts of the machine; and the comparisons with published figures.
 
     Raises:

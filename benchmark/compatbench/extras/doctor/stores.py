@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from rich.markup import escape
 
-from compatbench.cli.output import format_seconds, print_facts, print_frame, say
+from compatbench.cli.output import print_facts, print_frame, say
 from compatbench.data.cache_files import (
     default_cache_folder,
     list_entries,
@@ -30,6 +30,7 @@ from compatbench.engine.store_check import (
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import delete_paths
 from compatbench.files.sizes import format_bytes, parse_bytes
+from compatbench.messages import format_seconds
 from compatbench.method.registry import builtin_methods
 
 DAY = 86400

@@ -50,7 +50,7 @@ def claims(call: Call) -> None:
 
 
 def _make_report(call: Call) -> Any:
-    from compatbench.cli.progress import RunProgress
+    from compatbench.runs.progress import RunProgress
 
     figure = call.shell["figure"]
     if call.shell["as_json"] and call.shell["as_csv"]:

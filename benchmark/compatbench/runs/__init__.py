@@ -28,6 +28,7 @@ from compatbench.results.ranking_table import Results
 from compatbench.results.result_files import FIGURES, REPORT, RESULTS, read_results, result_folders
 from compatbench.results.rows import Row
 from compatbench.results.tuning_records import Tuning, choose, tuning_path
+from compatbench.runs.progress import show_progress
 from compatbench.tables.pages.leaderboard import LEADERBOARD, read_readme, write_pages
 from compatbench.tables.pages.report_site import write_site
 from compatbench.tables.suite_page import published_pages, read_suite_page
@@ -85,6 +86,7 @@ def run(
     skip_missing: bool = False,
     shard: Shard | str | None = None,
     compute: Compute | None = None,
+    progress: bool = True,
     on_start: Callable[[Plan, int], object] = lambda plan, jobs: None,
     on_event: Callable[[Event], object] = lambda event: None,
 ) -> Results:
@@ -115,6 +117,7 @@ def run(
         skip_missing: leave out cells whose images or weights are missing, and run the others.
         shard: the I-th of N parts of the work, about equal in time, such as ``3/8``: one for each
             job of an array. The results of all parts add up.
+        progress: show how far it is, in a notebook, or on a terminal's stream of errors.
         on_start: is given the plan and the number of workers before the first cell.
         on_event: is given every event of a cell.
 
@@ -128,15 +131,16 @@ def run(
     """
     out = Path(out)
     asked = (suite, methods, tasks, seeds, shots, transfers, out, precision, shots_files)
-    planned = make_plan(*asked, skip_missing)
-    if not planned.cells:
-        raise CompatbenchError(
-            f"nothing of suite '{planned.suite.name}' can run here; see 'compatbench store doctor "
-            f"--suite {suite if isinstance(suite, str) else planned.suite.name}'"
-        )
-    _check_folders(out, planned.suite.name)
-    planned = take_shard(planned, shard)
-    failures = run_plan(planned, compute or Compute(), on_start, on_event)
+    with show_progress(progress, out, on_start, on_event) as follow:
+        planned = make_plan(*asked, skip_missing)
+        if not planned.cells:
+            raise CompatbenchError(
+                f"nothing of suite '{planned.suite.name}' can run here; see 'compatbench store doctor "
+                f"--suite {suite if isinstance(suite, str) else planned.suite.name}'"
+            )
+        _check_folders(out, planned.suite.name)
+        planned = take_shard(planned, shard)
+        failures = run_plan(planned, compute or Compute(), *follow)
     _publish(planned, out)
     whole = results(planned.suite, out)
     # What was asked for and is not there yet is missing.
@@ -197,6 +201,7 @@ def tune(
     *,
     out: str | Path = ".",
     compute: Compute | None = None,
+    progress: bool = True,
     on_start: Callable[[Plan, int], object] = lambda plan, jobs: None,
     on_event: Callable[[Event], object] = lambda event: None,
 ) -> list[Tuning]:
@@ -207,7 +212,7 @@ def tune(
     those of ``run`` are, and what was compared is written to ``results/<suite>/tuning/``.
 
     Args:
-        methods, suite, out, compute, on_start, on_event: as for ``run``.
+        methods, suite, out, compute, progress, on_start, on_event: as for ``run``.
 
     Returns:
         What was compared and chosen, by method. ``frame`` has a row per setting.
@@ -217,7 +222,8 @@ def tune(
             with neither a rate nor steps, or one of which every setting failed.
     """
     planned = plan_tuning(methods, suite, out)
-    run_plan(planned, compute or Compute(), on_start, on_event)
+    with show_progress(progress, None, on_start, on_event) as follow:
+        run_plan(planned, compute or Compute(), *follow)
     names = dict.fromkeys(choice.method.card.name for choice in planned.matrix.choices)
     tunings = [_read_fits(planned, name) for name in names]
     for tuning in tunings:

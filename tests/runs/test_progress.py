@@ -1,4 +1,4 @@
-"""What a run prints where there is no terminal: short, and without escape codes."""
+"""What is shown of a run: on a terminal, in a notebook, and in a log, which is short."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import io
 from dataclasses import replace
 from types import SimpleNamespace
 
+import IPython.display
+import pytest
 from rich.console import Console
 from rich.text import Text
 
-from compatbench.cli.progress import RunProgress
 from compatbench.data.cards import TrainingCard
 from compatbench.engine.cell import Cell
 from compatbench.engine.execute.events import Event
+from compatbench.runs import progress as runs_progress
+from compatbench.runs.progress import RunProgress, show_progress
 
 
 def make_cells(count: int) -> list[Cell]:
@@ -98,3 +101,70 @@ def test_a_display_of_80_columns_cuts_nothing() -> None:
     assert "2/540 cells, about 1 h 52 min left" in words
     assert f"0/2 {cells[0]}, 3,000 of 12,000 images" in words.replace("- ", "-")
     assert max(map(len, text.splitlines())) <= 80
+
+
+class Screen:
+    """A notebook's output: what stands there after each change."""
+
+    def __init__(self) -> None:
+        self.states: list[str] = []
+        self.displays = 0
+
+    def display(self, data: dict[str, str], raw: bool, display_id: bool) -> Screen:
+        assert raw
+        assert display_id
+        self.displays += 1
+        self.update(data, raw)
+        return self
+
+    def update(self, data: dict[str, str], raw: bool) -> None:
+        assert data["text/html"].startswith("<pre>")
+        self.states.append(data["text/plain"])
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    screen = Screen()
+    monkeypatch.setattr(IPython.display, "display", screen.display)
+    monkeypatch.setattr(runs_progress, "NOTEBOOK_SECONDS", 0)
+    return screen
+
+
+def test_a_notebook_has_one_display_that_ends_as_a_line(notebook: Screen) -> None:
+    cells, out = make_cells(4), io.StringIO()
+    with RunProgress(Console(file=out, force_jupyter=True)) as progress:
+        assert notebook.states == []  # a run with nothing to do shows nothing
+        start(progress, cells, 1)
+        for cell in cells[:3]:
+            progress.on_event(Event("started", cell))
+            progress.on_event(Event("measured", cell))
+            progress.on_event(Event("finished", cell))
+    assert notebook.displays == 1
+    assert "0/4" in notebook.states[0]
+    assert f"1/2 {cells[1]}" in " ".join(notebook.states[5].split())
+    assert "3/4 cells, about" in " ".join(notebook.states[-2].split())
+    assert notebook.states[-1] == "3 of 4 cells in 1 s"
+    assert out.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("wanted", "place"), [(True, "log"), (False, "terminal"), (True, "terminal")]
+)
+def test_python_shows_a_run_where_someone_looks(
+    wanted: bool, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, told = io.StringIO(), list[str]()
+    stream.isatty = lambda: place == "terminal"
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    on_start = lambda plan, workers: told.append("start")  # noqa: E731
+    with show_progress(wanted, None, on_start, lambda event: told.append(event.kind)) as follow:
+        plan = SimpleNamespace(
+            to_do=make_cells(2), estimate=SimpleNamespace(cell=lambda cell: 10.0)
+        )
+        follow[0](plan, 1)
+        follow[1](Event("started", plan.to_do[0]))
+        follow[1](Event("finished", plan.to_do[0]))
+    assert told == ["start", "started", "finished"]
+    assert ("1/2" in stream.getvalue()) == (wanted and place == "terminal")
+    assert (wanted and place == "terminal") or stream.getvalue() == ""

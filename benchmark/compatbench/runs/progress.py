@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column
 from rich.text import Text
 
-from compatbench.cli.output import format_seconds, say
 from compatbench.data.images.dataset_files import BrokenImages
-from compatbench.messages import count
+from compatbench.messages import count, format_seconds
 from compatbench.results.collect import Looks
+from compatbench.tables.console import SafeConsole
 
 if TYPE_CHECKING:
     from compatbench.engine.cell import Cell
@@ -25,16 +27,44 @@ if TYPE_CHECKING:
     from compatbench.engine.plan import Plan
     from compatbench.tables.suite_page import SuitePage
 
+OnStart = Callable[["Plan", int], object]
+OnEvent = Callable[["Event"], object]
 RANKING_SECONDS, STILL_SECONDS = 5.0, 25.0  # between two looks at the ranking, at least and at most
 PRIOR_SECONDS = 5.0  # for which a run is taken to be as quick as it is expected to be
+NOTEBOOK_SECONDS = 0.5  # between two states of a notebook's display
+
+
+@contextmanager
+def show_progress(
+    wanted: bool, out: Path | None, on_start: OnStart, on_event: OnEvent
+) -> Iterator[tuple[OnStart, OnEvent]]:
+    """The two callbacks of a run, which also show it, in a notebook or on a terminal.
+
+    Nothing is shown if it is not wanted, or where the stream of errors is neither.
+    """
+    console = SafeConsole(highlight=False, stderr=True)
+    if not wanted or not (console.is_jupyter or console.is_terminal):
+        yield on_start, on_event
+        return
+
+    def start(plan: Plan, workers: int) -> None:
+        progress.start_plan(plan, workers)
+        on_start(plan, workers)
+
+    def note(event: Event) -> None:
+        progress.on_event(event)
+        on_event(event)
+
+    with RunProgress(console, out) as progress:
+        yield start, note
 
 
 class RunProgress(Progress):
     """Follows the events of a run.
 
-    On a terminal it is a bar for the run and for each cell at work, and the ranking so far;
-    elsewhere, one line for every tenth of the run, so that a log stays short.
-    Without ``out``, the folder of ``results/``, no ranking is shown.
+    On a terminal and in a notebook it is a bar for the run and for each cell at work, and the
+    ranking so far; a notebook keeps a line of it. Elsewhere, it is one line for every tenth of the
+    run, so that a log stays short. Without ``out``, which has ``results/``, no ranking is shown.
     """
 
     def __init__(self, console: Console, out: Path | None = None) -> None:
@@ -48,6 +78,7 @@ class RunProgress(Progress):
         self._said: set[str] = set()  # what is said once
         self._ranking: RenderableType = Text()
         self._rank_at, self._looks = 0.0, Looks()
+        self._notebook = NotebookDisplay(console.width) if console.is_jupyter else None
         super().__init__(
             BarColumn(bar_width=8, table_column=Column(no_wrap=True)),
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
@@ -64,16 +95,23 @@ class RunProgress(Progress):
         )
         self._cells = self.add_task("reading the suite and the methods", total=None, rest="")
 
-    def announce_plan(self, plan: Plan, workers: int) -> None:
-        """Says what is planned, and begins to show it."""
-        say_plan(plan, workers)
-        self.start_plan(plan, workers)
-
     def start_plan(self, plan: Plan, workers: int) -> None:
         """Begins to show the cells of a plan, and the ranking of its suite."""
         self.plan, self._workers = plan, max(workers, 1)
         self._left = {cell.key: (plan.estimate.cell(cell), cell.task) for cell in plan.to_do}
         self.update(self._cells, description="cells", total=len(self._left))
+        self._show_in_notebook()
+
+    def stop(self) -> None:
+        """Ends the display."""
+        super().stop()
+        if self._notebook is not None and (total := self._tasks[self._cells].total):
+            took = format_seconds(self._tasks[self._cells].elapsed or 0.0)
+            self._notebook.show(f"{total - len(self._left):.0f} of {total:.0f} cells in {took}")
+
+    def _show_in_notebook(self) -> None:
+        if self._notebook is not None and self._left:
+            self._notebook.show_at_times(self.get_renderable)
 
     def on_event(self, event: Event) -> None:
         """Notes an event and draws."""
@@ -89,6 +127,7 @@ class RunProgress(Progress):
             self.update(self._running[key], advance=event.kind == "measured", rest=rest)
         else:
             self._end_attempt(event)
+        self._show_in_notebook()
 
     def _end_attempt(self, event: Event) -> None:
         # Not running here, if another process has run it meanwhile.
@@ -102,10 +141,10 @@ class RunProgress(Progress):
             line = f"[red]broken[/] images of {event.cell.task}: {why}"
         elif event.error:
             what = "[red]failed" if event.kind == "finished" else "[yellow]trying again"
-            say(f"{what}[/] {escape(str(event.cell))}: {escape(event.error)}", self.console)
+            self._say(f"{what}[/] {escape(str(event.cell))}: {escape(event.error)}")
         if line and line not in self._said:
             self._said.add(line)
-            say(line, self.console)
+            self._say(line)
         if event.kind != "finished":
             return
         expected, _ = self._left.pop(event.cell.key, (0.0, ""))
@@ -114,9 +153,14 @@ class RunProgress(Progress):
         done = total - len(self._left)
         rest = f", about {format_seconds(self.seconds_left())} left" if self._left else ""
         self.update(self._cells, completed=done, rest=rest)
-        if not self.console.is_terminal and done * 10 // total > self._tenths:
+        if self.console.is_terminal or self._notebook is not None:
+            return
+        if done * 10 // total > self._tenths:
             self._tenths = done * 10 // total
-            say(f"{done} of {total} cells{rest}", self.console)
+            self._say(f"{done} of {total} cells{rest}")
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True)
 
     def seconds_left(self) -> float:
         """What is left at the pace of this run."""
@@ -144,6 +188,41 @@ class RunProgress(Progress):
         # Looks take a twentieth of a processor, or more if the ranking would stand still.
         wait = 20 * (time.thread_time() - before)
         self._rank_at = time.monotonic() + min(max(wait, RANKING_SECONDS), STILL_SECONDS)
+
+
+class NotebookDisplay:
+    """What a cell of a notebook shows, and is replaced in place.
+
+    Rich's own display needs ipywidgets, which few environments have.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._handle: Any = None
+        self._next = 0.0
+
+    def show_at_times(self, get_renderable: Callable[[], RenderableType]) -> None:
+        """Shows what it is given, unless the last state was shown a moment ago."""
+        if time.monotonic() >= self._next:
+            self.show(get_renderable())
+            self._next = time.monotonic() + NOTEBOOK_SECONDS
+
+    def show(self, renderable: RenderableType) -> None:
+        """Shows it in place of the last state."""
+        from IPython.display import display  # a notebook has it
+
+        page = SafeConsole(
+            file=io.StringIO(), record=True, width=self._width, force_jupyter=False, highlight=False
+        )
+        page.print(renderable)
+        shown = {
+            "text/plain": page.export_text(clear=False).rstrip(),
+            "text/html": page.export_html(code_format="<pre>{code}</pre>", inline_styles=True),
+        }
+        if self._handle is None:
+            self._handle = display(shown, raw=True, display_id=True)
+        else:
+            self._handle.update(shown, raw=True)
 
 
 class Pace:
@@ -228,28 +307,3 @@ def _say_left(page: SuitePage, part: SuitePage) -> str:
     far = sorted(others.items(), key=lambda item: (-item[1], item[0]))
     parts = [f"{name} {done}/{len(page.expected.tasks)}" for name, done in far]
     return ", ".join([count(len(names), "method"), *parts])
-
-
-def say_plan(plan: Plan, workers: int) -> None:
-    """What cannot be loaded or is not here, and why; then how much of the suite is left."""
-    for name, why in plan.matrix.registry.broken.items():
-        say(f"[yellow]left out[/] method '{escape(name)}', which cannot be loaded: {escape(why)}")
-    for name, why in plan.missing.test_sets.items():
-        if name not in plan.missing.broken:
-            say(f"[yellow]missing[/] images of {escape(name)}: {escape(why)}")
-    for name, why in dict.fromkeys((cell.test_sets[0], cell.broken) for cell in plan.broken):
-        say(f"[red]broken[/] images of {escape(name)}: {escape(why)}")
-    for name, why in plan.missing.backbones.items():
-        say(f"[yellow]missing[/] weights of {escape(name)}: {escape(why)}")
-    left, mine, total = len(plan.to_do), len(plan.mine), plan.total
-    done, what = mine - left, ""
-    if plan.shard is not None:
-        what = f" of {len(plan.cells):,} in this shard"
-    parts = [f"[bold]{plan.suite.name}[/]: {total:,} cell{'s' if total != 1 else ''}{what}"]
-    parts.append("all done" if done == total else f"{done:,} done, {left:,} to do")
-    if total > mine:
-        parts.append(f"{total - mine:,} without images or weights")
-    if workers and done < total:
-        many = f"{workers} worker{'s' if workers > 1 else ''}"
-        parts.append(f"about {format_seconds(plan.seconds / workers)} with {many}")
-    say(", ".join(parts))
