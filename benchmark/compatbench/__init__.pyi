@@ -12,7 +12,6 @@ from compatbench.engine.compute import Compute as Compute
 from compatbench.engine.port import port as port
 from compatbench.engine.single_module import fit as fit
 from compatbench.engine.single_module import modules as modules
-from compatbench.engine.tuning import plan_tuning as plan_tuning
 from compatbench.errors import CompatbenchError as CompatbenchError
 from compatbench.method.convert import export_module as export_module
 from compatbench.method.convert import import_module as import_module
@@ -21,6 +20,7 @@ from compatbench.method.listings import formats as formats
 from compatbench.method.listings import methods as methods
 from compatbench.method.listings import transfers as transfers
 from compatbench.results.evaluation import evaluate as evaluate
+from compatbench.results.tuning import plan_tuning as plan_tuning
 from compatbench.runs import plan as plan
 from compatbench.runs import results as results
 from compatbench.runs import run as run

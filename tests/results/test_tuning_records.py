@@ -1,4 +1,4 @@
-"""Choosing rate and steps: which images take part, what is chosen, and what the pages say."""
+"""Choosing settings: which images take part, what is chosen, and what the pages say."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from compatbench.data.draws import HELD_OUT, draw_shots, hold_out, load_test_set
 from compatbench.data.task import load_task
 from compatbench.engine.plan import make_plan
 from compatbench.errors import CompatbenchError
-from compatbench.results.tuning_records import Tuning, choose
+from compatbench.method.registry import builtin_methods
+from compatbench.results.tuning import _next_settings
+from compatbench.results.tuning_records import Setting, Tuning, choose
 from compatbench.tables.pages.leaderboard import render_leaderboard
 from compatbench.tables.suite_page import read_suite_page
 
@@ -31,7 +33,7 @@ title: Tiny
 extends: smoke
 shots: [4]
 development: [mini-weather]
-tuning: {rates: [1, 30], steps: [10], seeds: [101, 102]}
+tuning: {rates: [1, 30], lengths: [1, 0.1], trainings: [{views: 1}], seeds: [101, 102]}
 """
 
 
@@ -41,14 +43,15 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Tuning]]
     folder = tmp_path_factory.mktemp("tuned")
     (folder / "tiny.yaml").write_text(SUITE)
     compute = cb.Compute(jobs=1)
-    return folder, cb.tune("taskres,gda", str(folder / "tiny.yaml"), out=folder, compute=compute)
+    return folder, cb.tune("taskres", str(folder / "tiny.yaml"), out=folder, compute=compute)
 
 
 def record(**changes: Any) -> dict[str, Any]:
     """A record as JSON values: three settings, of which the second is the best."""
     values: dict[str, Any] = dict(suite="tiny", method="coop", version=1, source="mini-clip")
     values |= dict(shots=12, tasks=["cats", "dogs"], seeds=[1], total=[50, 100], provenance={})
-    values |= dict(lr=[0.1, 0.3, 1.0], max_steps=[None] * 3, correct=[[20, 40], [30, 62], [40, 0]])
+    values |= dict(settings=[{"rate": rate} for rate in (1, 3, 10)])
+    values |= dict(correct=[[20, 40], [30, 62], [40, 0]])
     return values | dict(chosen=1, config={"lr": 0.002}) | changes
 
 
@@ -69,29 +72,80 @@ def test_a_quarter_of_the_training_images_is_held_out_and_no_test_image() -> Non
 def test_settings_are_compared_on_the_source_and_on_held_out_images_alone(
     tuned: tuple[Path, list[Tuning]],
 ) -> None:
-    folder, [found] = tuned  # closed forms have nothing to choose
-    assert found.frame["lr"].tolist() == [0.002, 0.002, 0.06, 0.06]
-    assert found.frame["max_steps"].tolist() == [20, 10, 20, 10]
-    assert (found.method, found.shots, found.total) == ("taskres", 3, (20, 20))
-    assert found.chosen == choose(found.frame)
-    assert found.config["recipe"]["lr"] == found.lr[found.chosen]
+    folder, [tuning] = tuned
+    grid = [(1, 1), (1, 0.1), (30, 1), (30, 0.1)]
+    assert [(each.rate, each.length) for each in tuning.settings[:4]] == grid
+    assert tuning.settings[-1].training == {"views": 1}
+    assert (tuning.method, tuning.shots, tuning.total) == ("taskres", 3, (20, 20))
+    assert tuning.chosen == choose(tuning.frame)
+    rate = tuning.settings[tuning.chosen].rate
+    assert tuning.config["recipe"]["lr"] == pytest.approx(0.002 * rate)
     cells = [json.loads(path.read_text()) for path in (folder / "runs/cells").rglob("*.json")]
-    assert len(cells) == 8
-    tested = {(one["backbone"], one["test_set"]) for cell in cells for one in cell["records"]}
+    assert len(cells) == 2 * len(tuning.settings)
+    tested = {(row["backbone"], row["test_set"]) for cell in cells for row in cell["records"]}
     names = [f"mini-weather.held-out-4-{seed}" for seed in (101, 102)]
     assert tested == {("mini-clip", name) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("had", "best", "further"),
+    [
+        ([1, 5, 25], 5, [{"views": 1}]),  # in the middle: no further rate
+        ([1, 5, 25], 25, 125),
+        ([1, 5, 25, 125], 125, 625),
+        ([1, 5, 25, 125, 625], 625, [{"views": 1}]),  # two more rates at most
+        ([1, 5, 25, 125], 25, [{"views": 1}]),
+        ([1, 5, 25], 1, 0.2),
+        ([0.04, 0.2, 1, 5, 25], 0.04, [{"views": 1}]),
+    ],
+)
+def test_a_best_rate_at_the_end_widens_the_grid_and_trainings_come_last(
+    had: list[float], best: float, further: Any
+) -> None:
+    tuning = TuningCard(rates=(1, 5, 25), trainings=({"views": 1},))
+    settings = [Setting(rate=rate) for rate in had]
+    expected = (
+        [Setting(rate=best, training=training) for training in further]
+        if isinstance(further, list)
+        else [Setting(rate=further)]
+    )
+    assert _next_settings(settings, Setting(rate=best), tuning) == expected
+    assert _next_settings([*settings, *expected], None, tuning) == []
+    done = [*settings, Setting(rate=best, training={"views": 1})]
+    assert _next_settings(done, done[-1], tuning) == []
+
+
+def test_a_setting_changes_rate_epochs_and_training_alone() -> None:
+    config = builtin_methods().get("coop").Config()
+    setting = Setting(rate=5, length=0.25, training={"crop_scale": [0.75, 1.0]})
+    assert setting.label == "rate-5+length-0.25+crop_scale-0.75-1.0"
+    assert setting.changes(config) == {
+        "recipe": {"lr": 0.01, "epochs": {1: 12, 2: 25, 8: 50}},
+        "training": {"crop_scale": [0.75, 1.0]},
+    }
+    assert Setting().changes(config) == {}
+
+
+def test_closed_forms_choose_among_trainings_and_development_tasks_may_be_beside(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(SUITE.replace("[mini-weather]", "[mini-science]"))
+    plan = cb.plan_tuning("gda", str(tmp_path / "tiny.yaml"), tmp_path)
+    names = [choice.name for choice in plan.matrix.choices]
+    assert names == ["gda+rate-1+length-1", "gda+rate-1+length-1+views-1"]
+    assert plan.matrix.tasks == ("mini-science",)
 
 
 def test_finished_fits_are_kept_and_the_record_has_the_same_bytes(
     tuned: tuple[Path, list[Tuning]],
 ) -> None:
-    folder, [found] = tuned
+    folder, [tuning] = tuned
     path = folder / "results" / "tiny" / "tuning" / "taskres.json"
     before = path.read_bytes()
-    assert Tuning.model_validate_json(before) == found
+    assert Tuning.model_validate_json(before) == tuning
     started = []
     again = cb.tune("taskres", str(folder / "tiny.yaml"), out=folder, on_event=started.append)
-    assert (again, started, path.read_bytes()) == ([found], [], before)
+    assert (again, started, path.read_bytes()) == ([tuning], [], before)
     assert cb.plan_tuning("taskres", str(folder / "tiny.yaml"), folder).to_do == []
     text = output_of("maintain tune", "taskres", "--suite", folder / "tiny.yaml", "--out", folder)
     assert "chosen" in text
@@ -101,26 +155,27 @@ def test_finished_fits_are_kept_and_the_record_has_the_same_bytes(
 def test_what_the_command_prints_gives_the_suite_the_chosen_settings(
     tuned: tuple[Path, list[Tuning]],
 ) -> None:
-    folder, [found] = tuned
+    folder, [tuning] = tuned
     text = output_of("maintain tune", "taskres", "--suite", folder / "tiny.yaml", "--out", folder)
     lines = text.partition("nothing):\n")[2]
     indented = "".join(f"  {line}\n" for line in lines.splitlines())
     (folder / "set.yaml").write_text(f"{SUITE}methods:\n{indented}")
     plan = make_plan(str(folder / "set.yaml"), "taskres", out=folder / "other")
-    assert plan.cells[0].config == found.config
+    assert plan.cells[0].config == tuning.config
 
 
-def test_a_cap_above_the_steps_of_a_recipe_is_not_tried(monkeypatch: Any, tmp_path: Path) -> None:
+def test_more_epochs_under_a_cap_that_binds_are_not_tried_twice(
+    monkeypatch: Any, tmp_path: Path
+) -> None:
     card = suite_cards.read("mini")
-    tuning = TuningCard(rates=(1,), steps=(500, 5000, 50_000))
+    tuning = TuningCard(rates=(1,), lengths=(0.25, 1, 8))
+    changed = card.model_copy(update={"tuning": tuning, "development": ("mini-food",)})
     with monkeypatch.context() as patch:
-        changed = card.model_copy(update={"tuning": tuning, "development": ("mini-food",)})
         patch.setattr(suite_cards, "read", lambda of: changed if isinstance(of, str) else of)
         plan = cb.plan_tuning("coop", "mini", tmp_path)
-    # CoOp's own 200 epochs of 7 batches are 1,400 steps.
-    assert [one.name for one in plan.matrix.choices] == [
-        f"coop+lr-0.002+steps-{cap}" for cap in (800, 500, 5000)
-    ]
+    # CoOp's own 200 epochs of 7 batches are 1,400 steps, under a cap of 800.
+    names = [f"coop+rate-1+length-{length}" for length in (1, 0.25)]
+    assert [choice.name for choice in plan.matrix.choices] == names
 
 
 def test_the_section_changes_no_key_and_is_not_inherited(tmp_path: Path) -> None:
@@ -209,8 +264,11 @@ def test_a_page_says_which_methods_were_not_tuned(tmp_path: Path) -> None:
     ("methods", "changes", "message"),
     [
         ("cop", {}, "no method named 'cop'; did you mean"),
-        ("gda,zeroshot", {}, "nothing to tune of zeroshot, gda: neither a rate nor steps"),
-        ("coop", {"[mini-weather]": "[mini-food]"}, "'development' names none of its tasks"),
+        (
+            "gda,zeroshot",
+            {"trainings: [{views: 1}], ": ""},
+            "nothing to tune of zeroshot, gda: no rate, steps or training images",
+        ),
         (
             "coop",
             {"[mini-weather]": "[mini-wether]"},

@@ -165,6 +165,8 @@ def tune(call: Call) -> None:
     import yaml
 
     with stoppable():
+        from compatbench.method.registry import builtin_methods
+
         tunings, _ = _follow(call)
         entries: dict[str, Any] = {}
         for tuning in tunings:
@@ -173,11 +175,7 @@ def tune(call: Call) -> None:
             frame, best = tuning.frame, tuning.chosen
             choice = ["chosen" if number == best else "" for number in frame.index]
             print_frame(frame.round({"accuracy": 1, "gain": 1, "error": 1}).assign(choice=choice))
-            entry: dict[str, Any] = {}
-            if tuning.lr[best] != tuning.lr[0]:
-                entry["recipe"] = {"lr": tuning.lr[best]}
-            if tuning.max_steps[best] != tuning.max_steps[0]:
-                entry["max_steps"] = tuning.max_steps[best]
-            entries[tuning.method] = entry
-        say("what 'methods' of the suite says of rates and steps ({}: nothing):")
+            published = builtin_methods().get(tuning.method).Config()
+            entries[tuning.method] = tuning.settings[best].changes(published)
+        say("what 'methods' of the suite says of these settings ({}: nothing):")
         say(escape(yaml.safe_dump(entries, sort_keys=False).rstrip()))

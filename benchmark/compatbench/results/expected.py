@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from compatbench.data.cards import SuiteCard, development_tasks, suite_tasks, suite_variants
+from compatbench.data.cards import (
+    SuiteCard,
+    development_tasks,
+    suite_tasks,
+    suite_variants,
+    whole_name,
+)
 from compatbench.data.cards.schemas import Protocol
 from compatbench.results.method_results import MethodInfo
 
@@ -59,7 +65,8 @@ def upgrade_pairs(paths: Iterable[Sequence[str]]) -> tuple[Upgrade, ...]:
 
 def expect_suite(suite: SuiteCard) -> Expected:
     """What a suite's card asks for; means leave its development tasks out, if it has others."""
-    tasks, development = suite_tasks(suite), development_tasks(suite)
+    tasks, chosen_on = suite_tasks(suite), development_tasks(suite)
+    development = tuple(task for task in tasks if whole_name(task) in chosen_on)
     ranked = tuple(task for task in tasks if task not in development)
     if not ranked:
         ranked, development = tasks, ()

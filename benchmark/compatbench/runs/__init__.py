@@ -7,27 +7,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Literal
+from typing import Literal
 
 from compatbench.backbone.load import planning
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.cards.shots import Numbers
-from compatbench.engine.cell import Cell, provenance
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.run_plan import run_plan
-from compatbench.engine.method_settings import resolve_settings
 from compatbench.engine.order import Shard, take_shard
 from compatbench.engine.plan import Plan, make_plan
-from compatbench.engine.tuning import plan_tuning
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import remove_remains, write_atomic
 from compatbench.files.kinds import require
-from compatbench.results.collect import collect_results, rows_of
+from compatbench.results.collect import collect_results
 from compatbench.results.ranking_table import Results
 from compatbench.results.result_files import FIGURES, REPORT, RESULTS, read_results, result_folders
-from compatbench.results.rows import Row
-from compatbench.results.tuning_records import Tuning, choose, tuning_path
+from compatbench.results.tuning import plan_search, read_tuning
+from compatbench.results.tuning_records import Tuning, tuning_path
 from compatbench.runs.progress import show_progress
 from compatbench.tables.pages.leaderboard import LEADERBOARD, read_readme, write_pages
 from compatbench.tables.pages.report_site import write_site
@@ -135,8 +132,8 @@ def run(
         planned = make_plan(*asked, skip_missing)
         if not planned.cells:
             raise CompatbenchError(
-                f"nothing of suite '{planned.suite.name}' can run here; see 'compatbench store doctor "
-                f"--suite {suite if isinstance(suite, str) else planned.suite.name}'"
+                f"nothing of suite '{planned.suite.name}' can run here; see 'compatbench store "
+                f"doctor --suite {suite if isinstance(suite, str) else planned.suite.name}'"
             )
         _check_folders(out, planned.suite.name)
         planned = take_shard(planned, shard)
@@ -205,9 +202,9 @@ def tune(
     on_start: Callable[[Plan, int], object] = lambda plan, jobs: None,
     on_event: Callable[[Event], object] = lambda event: None,
 ) -> list[Tuning]:
-    """Chooses methods' rates and steps for a suite, on training images of its development tasks.
+    """Chooses methods' settings for a suite, on training images of its development tasks.
 
-    Every setting that the suite's card names (``tuning``) is fitted on three quarters of each
+    The settings that the suite's card names (``tuning``) are fitted on three quarters of each
     few-shot draw and tested on the last, on the first source alone. Finished fits are kept, as
     those of ``run`` are, and what was compared is written to ``results/<suite>/tuning/``.
 
@@ -219,50 +216,16 @@ def tune(
 
     Raises:
         CompatbenchError: as ``run``; a suite that does not say how settings are chosen, methods
-            with neither a rate nor steps, or one of which every setting failed.
+            with nothing to choose, or one of which every setting failed.
     """
-    planned = plan_tuning(methods, suite, out)
-    with show_progress(progress, None, on_start, on_event) as follow:
-        run_plan(planned, compute or Compute(), *follow)
-    names = dict.fromkeys(choice.method.card.name for choice in planned.matrix.choices)
-    tunings = [_read_fits(planned, name) for name in names]
+    tried = set[str]()
+    while not {*(search := plan_search(methods, suite, out, tried)).settings} <= tried:
+        with show_progress(progress, None, on_start, on_event) as follow:
+            run_plan(search.plan, compute or Compute(), *follow)
+        tried |= {*search.settings}
+    tunings = [read_tuning(search, name) for name in search.methods]
     for tuning in tunings:
         text = json.dumps(tuning.model_dump(mode="json"), indent=1, sort_keys=True)
         path = tuning_path(Path(out), tuning.suite, tuning.method)
         write_atomic(path, f"{text}\n".encode())
     return tunings
-
-
-def _read_fits(plan: Plan, method: str) -> Tuning:
-    """What the fits of a plan give for a method."""
-    suite, matrix = plan.suite, plan.matrix
-    choices = [choice for choice in matrix.choices if choice.method.card.name == method]
-    configs = [resolve_settings(one.method, suite, one.name).config for one in choices]
-    rows = [
-        [_find_row(plan, cell) for cell in plan.cells if cell.name == choice.name]
-        for choice in choices
-    ]
-    about: dict[str, Any] = {
-        **dict(suite=suite.name, method=method, version=choices[0].method.card.version),
-        **dict(source=suite.upgrades[0][0], shots=matrix.shots[0], provenance=provenance()),
-        **dict(tasks=matrix.tasks, seeds=matrix.seeds),
-        "lr": [config.get("recipe", {}).get("lr") for config in configs],
-        "max_steps": [config.get("max_steps") for config in configs],
-        "correct": [[row and row.correct for row in of_choice] for of_choice in rows],
-        "total": [
-            max(row.total or 0 if row else 0 for row in of) for of in zip(*rows, strict=True)
-        ],
-    }
-    try:
-        chosen = choose(Tuning.model_construct(**about).frame)
-    except ValueError as error:
-        raise CompatbenchError(
-            f"method '{method}': {error}; 'store runs ls' shows the fits"
-        ) from None
-    return Tuning.model_validate(about | {"chosen": chosen, "config": configs[chosen]})
-
-
-def _find_row(plan: Plan, cell: Cell) -> Row | None:
-    record = plan.store.read(cell.key)
-    rows = rows_of(cell, record, plan.store) if record is not None else []
-    return rows[0] if rows and rows[0].status == "ok" else None

@@ -28,7 +28,7 @@ from compatbench.results.tuning_records import is_tuned
 
 # Marks after a method's title, and what they mean.
 MARKS = {
-    "†": "not tuned: rate and steps are not as 'compatbench maintain tune' has chosen them.",
+    "†": "not tuned: settings are not as 'compatbench maintain tune' has chosen them.",
     "‡": "a method of this project.",
 }
 PROJECT = "compatbench"  # the paper of its own methods
@@ -202,8 +202,9 @@ def _mark_titles(results: SuiteResults, suite: SuiteCard, out: Path) -> SuiteRes
     found = []
     for one in results.all:
         info, untuned = one.info, False
-        if suite.tuning is not None and "recipe" in one.config and info.name not in suite.configs:
-            untuned = not is_tuned(out, suite.name, info.name, one.config)
+        tuning = None if info.name in suite.configs else suite.tuning
+        if tuning and ("recipe" in one.config or (info.learns and tuning.trainings)):
+            untuned = not is_tuned(out, suite, info.name, one.config)
         marks = "†" * untuned + "‡" * (info.paper == PROJECT)
         found.append(replace(one, info=replace(info, title=f"{info.title} {marks}".rstrip())))
     return replace(results, all=tuple(found))

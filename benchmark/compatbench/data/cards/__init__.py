@@ -217,10 +217,9 @@ def _select_tasks(wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def development_tasks(suite: SuiteCard) -> tuple[str, ...]:
-    """The names of those of the suite's tasks on which settings and methods are chosen."""
+    """The names of the tasks on which settings are chosen, of the suite or beside it."""
     known = task_cards.names() if suite.development else []
-    chosen = select_names(suite.development, known, "development task")
-    return tuple(name for name in suite_tasks(suite) if whole_name(name) in chosen)
+    return tuple(select_names(suite.development, known, "development task"))
 
 
 def suite_variants(suite: SuiteCard, task: str) -> tuple[str, ...]:

@@ -211,14 +211,16 @@ class TrainingCard(CardModel):
 
 
 class TuningCard(CardModel):
-    """How settings are chosen for a suite: the same budget for every method.
+    """How settings are chosen for a suite: the same search for every method.
 
-    ``maintain tune`` fits every rate with every cap on steps, on the suite's development tasks
-    and first source.
+    ``maintain tune`` fits every rate with every length on the suite's development tasks and
+    first source; then further rates, while the best is the first or the last; then, with the
+    best of these, every other training.
     """
 
     rates: Annotated[tuple[PositiveFloat, ...], AT_LEAST_ONE] = (1, 3, 10, 30)  # × the published
-    steps: tuple[PositiveInt, ...] = ()  # caps on steps, apart from the suite's for the method
+    lengths: Annotated[tuple[PositiveFloat, ...], AT_LEAST_ONE] = (1,)  # × the published epochs
+    trainings: tuple[dict[str, Any], ...] = ()  # each what differs from the suite's 'training'
     seeds: Annotated[tuple[Seed, ...], AT_LEAST_ONE] = (101, 102)  # a draw each
 
 
