@@ -56,6 +56,7 @@ class PromptSRC(IVLP):
     """
 
     name = method = "promptsrc"
+    averaged = True
     unlike = ("film_",)
 
     def recognise(self, file: Checkpoint) -> bool:

@@ -39,12 +39,14 @@ class Dassl(Format):
         shapes: settings of the method that a tensor's shape tells: its name, and the dimension.
         unlike: a file with a name that begins with one of these is of another format.
         first: the number of the first of ``more``.
+        averaged: the file holds a mean over epochs, of its buffers too.
     """
 
     parts: ClassVar[Mapping[str, Part]]
     shapes: ClassVar[Mapping[str, tuple[str, int]]] = {}
     unlike: ClassVar[tuple[str, ...]] = ()
     first: ClassVar[int] = 0
+    averaged: ClassVar[bool] = False
 
     def recognise(self, file: Checkpoint) -> bool:
         has = all(part.key in file.tensors for part in self.parts.values())
@@ -69,7 +71,8 @@ class Dassl(Format):
         return (part.more.format(number) for number in range(self.first, 1000))
 
     def confirm(self, given: Import, method: Method, module: Module) -> bool:
-        return bool(self.suffix) and check_class_names(given, self.suffix, method, module)
+        how = (method, module, self.averaged)
+        return bool(self.suffix) and check_class_names(given, self.suffix, *how)
 
     def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
         state = {}

@@ -63,12 +63,17 @@ def drawer(seed: int = 0, dtype: torch.dtype = torch.float16) -> Callable[..., T
 
 
 def buffers(
-    backbone: Backbone, names: tuple[str, ...], vectors: int, words: str = "", prefix: str = ""
+    backbone: Backbone,
+    names: tuple[str, ...],
+    vectors: int,
+    words: str = "",
+    prefix: str = "",
+    dtype: torch.dtype = torch.float16,
 ) -> State:
     """Embeddings of start-of-text, and of all that stands behind the context, in the whole text."""
     words = words or " ".join(["X"] * vectors)
     ids = backbone.tokenizer([f"{words} {name}." for name in names])
-    rows = text_tower(backbone).token_embedding(ids).detach().half()
+    rows = text_tower(backbone).token_embedding(ids).detach().to(dtype)
     return {f"{prefix}token_prefix": rows[:, :1], f"{prefix}token_suffix": rows[:, 1 + vectors :]}
 
 

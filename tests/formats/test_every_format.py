@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -267,6 +269,33 @@ def test_prompts_of_half_the_classes_and_of_other_words(desk: Desk) -> None:
     assert module.about["imported"]["notes"] == ["the file has other words for 1 classes: 'dog'"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_mean_over_epochs_of_everything_in_the_file(dtype: torch.dtype, desk: Desk) -> None:
+    """PromptSRC's last file: buffers that were equal in all epochs are so no longer."""
+    weights = np.exp(-((np.arange(1, 21) - 15) ** 2) / 2)
+    state = files.dassl("promptsrc", desk.backbone, desk.labels)
+    words = (2, files.WORDS, "prompt_learner.", dtype)
+    state |= files.buffers(desk.backbone, desk.labels.names, *words)
+
+    def average(rows: Tensor) -> Tensor:
+        return functools.reduce(torch.add, (rows.to(dtype) * w for w in weights / weights.sum()))
+
+    def save(change: float = 0.0) -> Path:
+        mean = {key: average(rows) for key, rows in state.items()}
+        key = "prompt_learner.token_suffix"
+        mean[key] = mean[key] * (1 + change * torch.randn(mean[key].shape)).to(dtype)
+        return save_dassl(desk.folder, mean)
+
+    path = save()
+    held = read_checkpoint(path).tensors["prompt_learner.token_suffix"]
+    assert not torch.equal(held, state["prompt_learner.token_suffix"].to(dtype))
+    module = desk.import_file("auto", path)
+    assert module.about["imported"]["classes and source"] == "confirmed by the file"
+    # A model with the same words whose token embeddings were trained on.
+    with pytest.raises(CompatbenchError, match="no token embeddings of 'clip64'"):
+        desk.import_file("auto", save(change=0.01))
+
+
 def dassl(kind: str) -> Callable[[Desk], Path]:
     return lambda desk: save_dassl(desk.folder, files.dassl(kind, desk.backbone, desk.labels))
 
@@ -333,6 +362,12 @@ def three_rows(classes: Any = None) -> Callable[[Desk], Path]:
     return lambda desk: files.save_head(desk.folder / "head.npz", **arrays)
 
 
+def diverged(desk: Desk) -> Path:
+    state = files.dassl("coop", desk.backbone, desk.labels)
+    state["ctx"][1, 2] = float("nan")
+    return save_dassl(desk.folder, state)
+
+
 BOTH = dict(alpha=1, beta=1)
 REFUSED: list[tuple[str, Callable[[Desk], Path], dict[str, Any], str]] = [
     # another source, or a file of another format
@@ -344,6 +379,8 @@ REFUSED: list[tuple[str, Callable[[Desk], Path], dict[str, Any], str]] = [
     ("vpt", dassl("coop"), {}, "'image_encoder.VPT' is not there"),
     ("auto", lambda desk: save_dassl(desk.folder, {"ctx_of_mine": torch.ones(2)}), {},
      "of no format that is recognised"),
+    # a training that diverged
+    ("coop", diverged, {}, "'ctx' has numbers that are NaN or infinite"),
     # settings
     ("coop", dassl("coop"), {"alfa": 1}, "'alfa' of 'coop', .*: there is no such setting"),
     ("coop", dassl("coop"), {"position": "left"}, "'position' of 'coop', .*: Input should"),

@@ -78,7 +78,7 @@ class Import:
             file: another file than the one that is imported.
 
         Raises:
-            CompatbenchError: there is no such tensor, or a size differs.
+            CompatbenchError: there is no such tensor, a size differs, or a number is not finite.
         """
         file = file or self.file
         name = f"{file.path}: '{key}'" if key else f"{file.path}"
@@ -106,6 +106,11 @@ class Import:
                     f"{name} is {shape}, but {where} has {wanted}, not {found}; the files or "
                     "tensors are not of one module"
                 )
+        if not bool(tensor.isfinite().all()):
+            raise CompatbenchError(
+                f"{name} has numbers that are NaN or infinite: its training diverged; give the "
+                "file of an earlier epoch"
+            )
         self.dtype = self.dtype or str(tensor.dtype).removeprefix("torch.")
         # What was trained in half precision is exact in single.
         return tensor.to(torch.promote_types(self.backbone.dtype, torch.float32))
