@@ -8,6 +8,7 @@ import pytest
 import torch
 from command_line import invoke
 
+from compatbench.data.task import task_labels
 from compatbench.errors import CompatbenchError
 from compatbench.method import Module
 
@@ -96,7 +97,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "results").mkdir()
     about = {"method": "taskres", "config": {}, "task": "mini-weather", "source": "mini-clip"}
     module = Module(trained={"residual": torch.zeros(5, 64)})
-    module.save(tmp_path / "module.safetensors", about | {"shots": 1, "seed": 1})
+    labels = task_labels("mini-weather").described
+    module.save(tmp_path / "module.safetensors", about | {"labels": labels, "shots": 1, "seed": 1})
     return tmp_path
 
 

@@ -86,7 +86,7 @@ def test_a_ported_module_is_evaluated_without_a_transfer_as_with_it(
 def test_prompts_stay_as_they_are_and_the_rest_is_refused_in_a_line(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    about = {"config": {}, "task": "mini-weather", "source": "mini-clip", "shots": 4, "seed": 1}
+    about = load_module(saved).about | {"config": {}}
 
     def module(method: str, **tensors: torch.Tensor) -> Module:
         return Module(tensors, about={**about, "method": method})

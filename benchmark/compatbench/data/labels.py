@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,14 @@ class Labels:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """All but the descriptions, as JSON values: what a module's file says of its classes."""
+        names, templates = list(self.names), list(self.templates)
+        return {
+            "names": names, "templates": templates, "teacher_template": self.teacher_template
+        }  # fmt: skip
 
     def fill(self, template: str | None = None) -> tuple[str, ...]:
         """The template, by default the first, filled with every class name."""

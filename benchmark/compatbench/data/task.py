@@ -159,22 +159,21 @@ def load_task(name: str, bare: bool = False) -> Task:
 def restrict_task(task: Task, kept: Sequence[int]) -> Task:
     """A task of some classes alone: their images, labelled by their places in ``kept``.
 
-    Raises:
-        CompatbenchError: the task is a variant that has but some of its parent's classes itself.
+    Of a variant with some of its parent's classes, ``kept`` are the parent's labels.
     """
+    places, parent_labels = kept, None
     if task.parent_labels is not None:
-        raise CompatbenchError(
-            f"'{task.name}' has some classes of '{task.parent}' only, and so has the module; "
-            f"evaluate it on '{task.parent}'"
-        )
+        numbers = {label: number for number, label in enumerate(kept)}
+        places = [i for i, label in enumerate(task.parent_labels) if label in numbers]
+        parent_labels = tuple(numbers[task.parent_labels[place]] for place in places)
     source = copy.copy(task.source)
     source.samples = {
-        split: keep_classes(samples, kept) for split, samples in task.source.samples.items()
+        split: keep_classes(samples, places) for split, samples in task.source.samples.items()
     }
     counts = {split: len(samples) for split, samples in source.samples.items()}
     card = task.card.model_copy(update={"counts": counts, "least_per_class": {}})
-    names = tuple(task.labels.names[label] for label in kept)
-    return Task(card, replace(task.labels, names=names), source)
+    names = tuple(task.labels.names[label] for label in places)
+    return Task(card, replace(task.labels, names=names), source, parent_labels)
 
 
 def keep_classes(samples: Sequence[Sample], kept: Sequence[int]) -> list[Sample]:

@@ -16,8 +16,7 @@ from compatbench.backbone.joint_maps import find_rotation
 from compatbench.backbone.words import WordFeatures, find_words
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import COPIED, backbone_cards
-from compatbench.data.task import load_task, restrict_task
-from compatbench.engine.single_module import Fitted, build_method_of, read_fitted
+from compatbench.engine.single_module import Fitted, build_method_of, find_labels, read_fitted
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import Method, Module
 from compatbench.method.registry import find_transfer
@@ -75,9 +74,7 @@ def port(
         state = "was fitted on" if backbone == fitted.source else "is the same on any model, as on"
         raise CompatbenchError(f"{path} {state} '{backbone}': there is nothing to port")
     way = transfer or ("words" if find_transfer("words").serves(method.card) else COPIED)
-    task = load_task(fitted.task)
-    task = task if fitted.classes is None else restrict_task(task, fitted.classes)
-    labels, target = task.labels_for(method.card.needs), load_backbone(backbone, device)
+    labels, target = find_labels(path, fitted, method.card.needs), load_backbone(backbone, device)
     moved, rotation = module.to(target.device), None
     if way != COPIED:
         words = WordFeatures(default_cache_folder())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +26,17 @@ from compatbench.data.cards import (
 )
 from compatbench.data.cards.shots import Shots, show_shots
 from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.labels import Labels
+from compatbench.data.task import Task, load_task, restrict_task
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore, fit_description
 from compatbench.engine.worker import Worker, build_method
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.method import Method, Module, load_module, read_settings
 from compatbench.method.convert import read_module
 from compatbench.method.registry import builtin_methods
+
+Names = Sequence[str]
 
 
 class Fitted(BaseModel):
@@ -44,6 +51,7 @@ class Fitted(BaseModel):
     shots: Shots | None = None  # where it is known, of a module that was imported
     seed: int | None = None
     classes: tuple[int, ...] | None = None  # labels of those that it knows, if not all
+    labels: Labels | None = None  # of the classes that it knows; None in a file of old
     imported: dict[str, Any] | None = None  # from which file, and how
     ported: dict[str, Any] | None = None  # from which source, and with which transfer
 
@@ -109,7 +117,7 @@ def fit(
     cache = FeatureCache(default_cache_folder())
     worker = Worker(RunStore(Path("runs")), cache, resolve_device(device))
     record, module = worker.fit(cell, build_method(cell))
-    return Module(module.trained, module.stored, fit_description(record))
+    return Module(module.trained, module.stored, module.about | fit_description(record))
 
 
 def read_fitted(given: Module | Path) -> tuple[Module, Fitted]:
@@ -122,6 +130,78 @@ def read_fitted(given: Module | Path) -> tuple[Module, Fitted]:
         raise CompatbenchError(
             f"{given} does not say how it was fitted ('{field}'); give a module that 'run' wrote"
         ) from None
+
+
+def match_task(path: Path, fitted: Fitted, task: Task) -> tuple[Task, Task]:
+    """The module's task, and a task or variant, with its classes in its order, and its templates.
+
+    Classes are found by their names. A file of old does not have them: it is then taken to be of
+    the task that it names, whose classes have kept their order.
+
+    Raises:
+        CompatbenchError: the task has other classes.
+    """
+    owner = task if task.parent is None else load_task(task.parent)
+    there, kept = owner.labels.names, fitted.classes
+    if fitted.labels is None:
+        if fitted.task != owner.name:
+            raise CompatbenchError(
+                f"{path} was fitted for the task '{fitted.task}', whose classes are not those of "
+                f"'{task.name}'; evaluate it on that, or on a variant of it"
+            )
+        _note(f"{path}, as files of old, does not name its classes; '{owner.name}' gives them")
+        labels = owner.labels
+    else:
+        labels, known = fitted.labels, fitted.labels.names
+        kept = _find_names(path, fitted, known, owner)
+        if labels.templates != owner.labels.templates:
+            template = labels.templates[0]
+            _note(f"'{owner.name}' has other templates than the module's '{template}', which stay")
+    if kept is None or (labels == owner.labels and kept == (*range(len(there)),)):
+        return owner, task
+
+    def match(each: Task) -> Task:
+        matched = restrict_task(each, kept)
+        matched.labels = replace(labels, names=matched.labels.names)
+        return matched
+
+    matched = match(owner)
+    return matched, matched if task is owner else match(task)
+
+
+def _find_names(path: Path, fitted: Fitted, known: Names, owner: Task) -> tuple[int, ...]:
+    """The labels of names in a task, which may share some; errors are those of ``match_task``."""
+    there = owner.labels.names
+    lacking = Counter(known) - Counter(there)
+    unknown = Counter(there) - Counter(known) if fitted.classes is None else Counter[str]()
+    if lacking or unknown:
+        differences = [
+            f"{what} {', '.join(map(repr, [*names][:4]))}{' and others' * (len(names) > 4)}"
+            for what, names in (("lacks", lacking), ("also has", unknown))
+            if names
+        ]
+        raise CompatbenchError(
+            f"{path} was fitted for the {len(known)} classes of '{fitted.task}', and now "
+            f"'{owner.name}' {' and '.join(differences)}: give a task with its classes"
+        )
+    places = {name: [i for i, other in enumerate(there) if other == name] for name in known}
+    return tuple(places[name].pop(0) for name in known)
+
+
+def _note(text: str) -> None:
+    warnings.warn(text, CompatbenchWarning, stacklevel=4)
+
+
+def find_labels(path: Path, fitted: Fitted, needs: Collection[str]) -> Labels:
+    """The labels of a module, whose task need not be here unless it needs descriptions.
+
+    Raises:
+        CompatbenchError: as ``match_task``.
+    """
+    if fitted.labels is not None and "descriptions" not in needs:
+        return fitted.labels
+    owner, _ = match_task(path, fitted, load_task(fitted.task))
+    return owner.labels_for(needs)
 
 
 def build_method_of(fitted: Fitted, methods: str | None, path: Path) -> Method:

@@ -83,7 +83,8 @@ class RunStore:
         """
 
         def read_fit(path: Path) -> CellRecord:
-            return CellRecord.model_validate({"fit_seconds": None, **read_module(path).about})
+            about = {n: v for n, v in read_module(path).about.items() if n != "labels"}
+            return CellRecord.model_validate({"fit_seconds": None, **about})
 
         record = self._read(self.cell_path(key), read_record)
         return record or self._read(self.module_path(key), read_fit)
@@ -100,7 +101,8 @@ class RunStore:
 
     def write_module(self, module: Module, record: CellRecord) -> None:
         """Keeps a fitted module with the record of its fit."""
-        module.save(self._make_room(self.module_path(record.key)), fit_description(record))
+        about = module.about | fit_description(record)
+        module.save(self._make_room(self.module_path(record.key)), about)
 
     def read_predictions(self, key: str) -> dict[Where, Predictions]:
         """What the cell's module answered where it was measured; nothing if the file is lost."""

@@ -150,6 +150,7 @@ class Worker:
         wait_for(backbone.device)
         start = time.perf_counter()
         module = method.fit(backbone, data, rng).detach()
+        module.about["labels"] = load_task(cell.task).labels.described
         wait_for(backbone.device)
         seconds = time.perf_counter() - start
         record = describe_cell(

@@ -136,7 +136,7 @@ def import_module(
     }
     about: dict[str, Any] = {"method": chosen.method, "task": task, "source": source}
     about |= {"config": method.config.model_dump(mode="json"), **_draw_of(checkpoint.path)}
-    about |= {"classes": kept, "imported": imported}
+    about |= {"classes": kept, "labels": labels.described, "imported": imported}
     return Module(module.trained, module.stored, about)
 
 

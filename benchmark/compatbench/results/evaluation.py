@@ -20,11 +20,11 @@ from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import COPIED, TrainingCard, backbone_cards, task_cards
 from compatbench.data.cards.shots import show_shots
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.task import Task, load_task, restrict_task
+from compatbench.data.task import Task, load_task
 from compatbench.engine.attach import Carried
 from compatbench.engine.keys import find_teacher
 from compatbench.engine.predict import predict_zero_shot
-from compatbench.engine.single_module import Fitted, build_method_of, read_fitted
+from compatbench.engine.single_module import Fitted, build_method_of, match_task, read_fitted
 from compatbench.engine.task_images import TaskImages, hide_labels, label_tensor
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.harmonic_mean import harmonic_mean
@@ -187,7 +187,8 @@ def evaluate(
             ``hf://OWNER/NAME``, or what ``fit`` gives; with a source, a checkpoint of other code.
         backbone: the new model: a name (see ``list backbones``), or ``MODEL/TAG`` of open_clip,
             ``MODEL@FILE``, ``local-dir:FOLDER``, ``hf:FOLDER``.
-        task: the test set: the module's task, which is the default, or a variant of it.
+        task: the test set: the module's task, which is the default, a variant of it, or another
+            with the same class names, in any order.
         transfer: how the module reaches the new model (see ``list transfers``): ``copied``, or
             ``words``, which rotates the new model's joint space by words alone. With the
             ``words-*.safetensors`` that ``run`` leaves beside its modules, ``words`` does not need
@@ -232,16 +233,9 @@ def evaluate(
     path = given if isinstance(given, Path) else Path("the module")
     module, fitted = read_fitted(given)
     method = build_method_of(fitted, methods, path)
-    opened = isinstance(task, Task)
-    test_set = task if isinstance(task, Task) else load_task(task or fitted.task)
-    if fitted.task not in (test_set.name, test_set.parent):
-        raise CompatbenchError(
-            f"{path} was fitted for the task '{fitted.task}', whose classes are not those of "
-            f"'{test_set.name}'; evaluate it on that, or on a variant of it"
-        )
-    owner = test_set if opened else load_task(fitted.task)
-    if fitted.classes is not None and not opened:
-        owner, test_set = (restrict_task(each, fitted.classes) for each in (owner, test_set))
+    owner = test_set = task if isinstance(task, Task) else load_task(task or fitted.task)
+    if fitted.labels is not None or not isinstance(task, Task):  # which has the module's classes
+        owner, test_set = match_task(path, fitted, test_set)
     labels = owner.labels_for(method.card.needs)
     [transfer] = builtin_transfers().choose([transfer])
     way, words = find_transfer(transfer), None

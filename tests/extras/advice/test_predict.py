@@ -162,7 +162,7 @@ def test_mistakes_are_one_line(saved: Path, tmp_path: Path) -> None:
 
 def test_images_of_a_folder_are_its_own_and_few_are_said_to_be(saved: Path, tmp_path: Path) -> None:
     _, fitted = read_fitted(saved / "old.safetensors")
-    task = open_images(fitted, saved / "photos")
+    task = open_images(Path("old"), fitted, saved / "photos")
     found = sorted((saved / "photos").rglob("*.png"))
     assert sorted(Path(task.source.base, one.id) for one in task.split("test")) == found
     # Of equal names and sizes in two folders, the cache must not take one for the other.
@@ -171,7 +171,7 @@ def test_images_of_a_folder_are_its_own_and_few_are_said_to_be(saved: Path, tmp_
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.png").write_bytes(found[0].read_bytes())
         with pytest.warns(CompatbenchWarning, match=f"{name} holds 1 images.* too narrow"):
-            task = open_images(fitted, tmp_path / name)
+            task = open_images(Path("old"), fitted, tmp_path / name)
         keys.append(task.source.fingerprint(task.split("test")))
     assert keys[0] != keys[1]
 

@@ -14,6 +14,7 @@ from command_line import invoke, output_of
 from hub_stand_in import TOKEN, Hub
 
 import compatbench as cb
+from compatbench.data.task import task_labels
 from compatbench.method import Module
 from compatbench.results.result_files import read_method
 
@@ -98,15 +99,25 @@ def test_a_module_is_shown_then_sent_and_comes_back_as_it_was(hub: Hub, tmp_path
 
 def test_the_card_names_the_base_model_on_the_hub_and_where_a_module_is_from() -> None:
     imported = {"format": "coop", "file": "model.pth.tar-50"}
-    about = {"source": "vit-b16-openai", "key": None, "shots": None, "imported": imported}
+    about: dict[str, object] = {"source": "vit-b16-openai", "key": None, "shots": None}
+    about["imported"] = imported
+    about["labels"] = task_labels("dtd").described
     upload = cb.push_module(a_module(task="dtd", **about), "hf://me/it", out="nowhere")
     readme = upload.files["README.md"].decode()
     facts = yaml.safe_load(readme.split("---")[1])
     assert facts["base_model"] == "timm/vit_base_patch16_clip_224.openai"
     assert facts["base_model_relation"] == "adapter"
     assert "license" not in facts  # which is for the owner to say
-    for part in ("| MIT ", "coop, model.pth.tar-50", "DTD", "47 classes", "Not known here."):
+    for part in (
+        "| MIT ",
+        "coop, model.pth.tar-50",
+        "DTD",
+        "47 classes",
+        "Not known here.",
+        "| banded,",
+    ):
         assert part in readme
+    assert "Not known here." in readme
     assert "arxiv.org/abs/2109.01134" in readme
     assert "not sent before send()" in repr(upload)
     own = cb.push_module(a_module(method="mine<b>"), "hf://me/it", out="nowhere")

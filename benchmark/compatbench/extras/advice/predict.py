@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,20 @@ from compatbench.backbone.device import resolve_device
 from compatbench.backbone.joint_maps import find_rotation
 from compatbench.backbone.words import WordFeatures, find_words
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import COPIED, TrainingCard, backbone_cards, task_cards
+from compatbench.data.cards import (
+    COPIED,
+    TaskCard,
+    TrainingCard,
+    backbone_cards,
+    task_cards,
+    whole_name,
+)
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images.source import ImageSource, Sample
 from compatbench.data.layouts.recognise import list_images
-from compatbench.data.task import Task, task_labels
+from compatbench.data.task import Task
 from compatbench.engine.attach import Carried
-from compatbench.engine.single_module import Fitted, build_method_of, read_fitted
+from compatbench.engine.single_module import Fitted, build_method_of, find_labels, read_fitted
 from compatbench.engine.task_images import TaskImages
 from compatbench.errors import CompatbenchError, CompatbenchWarning, NotTransferable
 from compatbench.extras.studies.similarity import mean_cosine
@@ -130,7 +137,7 @@ def predict(
     ways = [COPIED, WORDS] if find_transfer(WORDS).serves(method.card) else [COPIED]
     device = resolve_device(device)
     models = load_backbone(fitted.source, device), load_backbone(backbone, device)
-    task = open_images(fitted, None if images is None else Path(images))
+    task = open_images(path, fitted, None if images is None else Path(images))
     kinds = {way: survival.describe_method(method.card, way, *models, task.labels) for way in ways}
     if images is None:
         moves = measure_moves(*models, given if isinstance(given, Path) else None)
@@ -175,7 +182,7 @@ def expect(measured: Evaluation, kind: Mapping[str, float], classes: int) -> Out
     )
 
 
-def open_images(fitted: Fitted, folder: Path | None) -> Task:
+def open_images(path: Path, fitted: Fitted, folder: Path | None) -> Task:
     """A module's task, of the classes that it knows, with the images in a folder, at any depth,
     as its unlabelled test images; or with none.
     """
@@ -195,10 +202,11 @@ def open_images(fitted: Fitted, folder: Path | None) -> Task:
             )
     counts = {split: len(samples) for split, samples in source.samples.items()}
     changes = {"counts": counts, "least_per_class": {}}
-    labels = task_labels(fitted.task)
-    if fitted.classes is not None:
-        labels = replace(labels, names=tuple(labels.names[label] for label in fitted.classes))
-    return Task(task_cards.read(fitted.task).model_copy(update=changes), labels, source)
+    if whole_name(fitted.task) in task_cards.names():
+        card = task_cards.read(fitted.task)
+    else:  # the module says by itself what is needed of it
+        card = TaskCard.model_construct(name=fitted.task)
+    return Task(card.model_copy(update=changes), find_labels(path, fitted, ()), source)
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ A module for a frozen vision-language model, in safetensors; the model itself is
 
 ## Use
 
-With compatbench, where the images of the task are:
+With compatbench, where the images of the task are, or of another with these classes (`--task`):
 
 ```sh
 compatbench evaluate {address} --backbone NEW_MODEL{methods}
@@ -73,6 +73,7 @@ def describe_module(module: Module, address: str, out: Path, licence: str | None
     if fitted.task in task_cards.names():
         about = task_cards.read(fitted.task)
         task, images = f"{about.title}, {len(about.classes)} classes", about.licence
+    classes = fitted.labels.names if fitted.labels else ()
     drawn = "" if fitted.shots is None else f"{count_shots(fitted.shots)}, seed {fitted.seed}"
     facts = {
         "method": sentence(shown.text(title, paper), ", ", shown.code(fitted.method)),
@@ -80,6 +81,7 @@ def describe_module(module: Module, address: str, out: Path, licence: str | None
         "licence of the backbone": terms,
         "task": sentence(shown.text(task), ", ", shown.code(fitted.task)),
         "licence of the images": images,
+        "classes": one_line(", ".join(classes[:20])) + ", ..." * (len(classes) > 20),
         "trained on": drawn,
         "imported from": _values(fitted.imported, "format", "file"),
         "ported": _values(fitted.ported, "from", "transfer"),
