@@ -42,11 +42,12 @@ class Option:
         annotation, default: in place of the signature's, as text, and as value or ``REQUIRED``.
         metavar: what stands for the value in the help.
         repeated: it may be given several times, and its value is a list.
-        completes: kind of names that a shell completes: suites, tasks, methods or backbones.
+        completes: kind of names that it takes: suites, tasks, methods, backbones or transfers.
         least, most: bounds of a number.
         envvar: variable that gives the value where the option does not.
         read: place of the function that makes the value of the text.
         at_once: place of a function that is called with the value before anything else is done.
+        was: its names until the last release, which still work, with a hint.
     """
 
     names: tuple[str, ...] | str = ()
@@ -61,6 +62,7 @@ class Option:
     envvar: str | None = None
     read: str = ""
     at_once: str = ""
+    was: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ def measure_clone(folder: Path) -> dict[str, Any]:
     """Commands of this clone with its results, in the median of some rounds."""
     module = folder / "module.safetensors"
     cb.fit("gda", task="mini-food", source="mini-clip").save(module)
-    more = {"evaluate": [str(module), "--backbone", "mini-eva-clip"]}
+    more = {"evaluate": [str(module), "--target", "mini-eva-clip"]}
     more["plan"] = ["--out", str(folder)]
     figures = {}
     for words in BARS["clone"]:

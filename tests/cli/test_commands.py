@@ -13,6 +13,7 @@ from command_line import invoke, output_of
 from typer.main import get_command
 
 from compatbench.cli.app import app
+from compatbench.cli.command import shell_options
 from compatbench.cli.commands import COMMANDS
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 from compatbench.errors import CompatbenchError
@@ -88,6 +89,23 @@ def test_help_names_the_first_command_and_says_what_every_option_is() -> None:
         assert [one.name for one in command.params if not getattr(one, "help", "")] == []
     assert len(commands) > 25
     assert "Nothing is fetched and nothing is written. Times are" in output_of("plan", "--help")
+
+
+def test_an_old_option_does_the_same_and_names_the_new_one_in_a_line() -> None:
+    result = invoke("store doctor", "--task=mini-food", "--backbone", "mini-clip")
+    assert result.stdout == output_of("store doctor", "--tasks=mini-food", "--backbones=mini-clip")
+    assert [line.split(";")[0] for line in result.stderr.splitlines()] == [
+        "compatbench: '--task' is now '--tasks'",
+        "compatbench: '--backbone' is now '--backbones'",
+    ]
+
+
+def test_one_word_names_one_thing_in_every_command() -> None:
+    """A model to move to is the target, however the function calls it."""
+    for name, command in (COMMANDS | offered("COMMANDS")).items():
+        flags = {option.flag(key) for key, option in shell_options(command).items()}
+        assert not flags & {"--to", "--with", "--by", "--backbone", "--method"}, name
+        assert not {"--task", "--tasks"} <= flags, name
 
 
 @pytest.mark.slow

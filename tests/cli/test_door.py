@@ -101,7 +101,7 @@ def test_in_a_checkout_a_new_method_goes_to_methods(
 
 
 def test_evaluate_agrees_with_the_run(module: Path, runs: Path) -> None:
-    command = ("evaluate", module, "--backbone", "mini-eva-clip")
+    command = ("evaluate", module, "--target", "mini-eva-clip")
     found = json.loads(invoke(*command, "--json").output)
     [path] = runs.glob(f"results/smoke/{found['method']}.csv")
     rows = {row["backbone"]: row for row in csv.DictReader(path.open())}
@@ -112,7 +112,7 @@ def test_evaluate_agrees_with_the_run(module: Path, runs: Path) -> None:
     target, source = found["target"]["accuracy"], found["source"]["accuracy"]
     assert found["positive_flips"] - found["negative_flips"] == pytest.approx(target - source)
     assert found["h"] == pytest.approx(2 * source * target / (source + target))
-    output = invoke("evaluate", module, "--backbone", "mini-clip").output
+    output = invoke("evaluate", module, "--target", "mini-clip").output
     assert "0.0 % of the images were right before and are wrong now" in output
 
 
@@ -121,7 +121,7 @@ def test_evaluate_says_that_a_module_cannot_be_attached(module: Path, tmp_path: 
     write_methods(tmp_path / "picky.py", attach=only, picky="pass")
     saved = load_module(module)
     saved.save(tmp_path / "m.safetensors", saved.about | {"method": "picky", "config": {}})
-    wanted = ["evaluate", str(tmp_path / "m.safetensors"), "--backbone", "mini-eva-clip"]
+    wanted = ["evaluate", str(tmp_path / "m.safetensors"), "--target", "mini-eva-clip"]
     with pytest.raises(CompatbenchError, match=r"method 'picky', which is not here.*--methods"):
         invoke(*wanted)
     output = invoke(*wanted, "--methods", str(tmp_path / "picky.py")).output
@@ -133,7 +133,7 @@ def test_evaluate_says_that_a_module_cannot_be_attached(module: Path, tmp_path: 
 
 def test_evaluate_refuses_files_that_are_no_modules(module: Path, tmp_path: Path) -> None:
     def evaluate(path: Path) -> None:
-        invoke("evaluate", path, "--backbone", "mini-clip")
+        invoke("evaluate", path, "--target", "mini-clip")
 
     with pytest.raises(CompatbenchError, match=r"cannot read module .*nowhere"):
         evaluate(tmp_path / "nowhere.safetensors")

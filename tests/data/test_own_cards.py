@@ -155,7 +155,7 @@ def test_a_path_serves_wherever_a_name_does(cards: Path, tmp_path: Path) -> None
     assert (card.tasks, card.upgrades) == (("pets",), (("house-clip", "mini-clip"),))
     arguments = ("--suite", suite, "--tasks", task, "--methods", "zeroshot", "--out", tmp_path)
     assert "Mine" in output_of("run", *arguments) or (tmp_path / "results" / "mine").is_dir()
-    assert "found pets" in invoke("store doctor", "--task", task).output
+    assert "found pets" in invoke("store doctor", "--tasks", task).output
 
 
 def test_a_suite_names_cards_in_its_own_folder(cards: Path, tmp_path: Path) -> None:

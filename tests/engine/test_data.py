@@ -122,7 +122,7 @@ def test_a_variant_of_some_classes_is_classified_among_these_alone(
     learned = rows(place, "taskres")
     assert {row["status"] for row in learned.values()} == {"ok"}
     [module] = [p for p in place.glob("runs/modules/*/*") if method_of(p) == "taskres"]
-    options = ["--backbone", "mini-eva-clip", "--task", "beasts-some", "--json"]
+    options = ["--target", "mini-eva-clip", "--task", "beasts-some", "--json"]
     found = json.loads(output_in(compatbench, place, "evaluate", str(module), *options, *roots))
     assert str(found["target"]["correct"]) == learned["mini-eva-clip", "beasts-some"]["correct"]
     assert str(found["source"]["correct"]) == learned["mini-clip", "beasts-some"]["correct"]

@@ -69,7 +69,7 @@ def test_a_ported_module_is_evaluated_without_a_transfer_as_with_it(
     saved: Path, tmp_path: Path
 ) -> None:
     new = tmp_path / "new.safetensors"
-    asked = ("module port", saved, "--to", EVA, "--out", new)
+    asked = ("module port", saved, "--target", EVA, "--out", new)
     assert "with words" in output_of(*asked)
     ported, moved = cb.evaluate(new, EVA), cb.evaluate(saved, EVA, transfer="words")
     classes = [each.target.predictions.classes for each in (ported, moved) if each.target]

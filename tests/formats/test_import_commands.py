@@ -39,7 +39,7 @@ def test_a_checkpoint_becomes_a_module_and_is_evaluated_on_the_way(
     assert "classes and source: confirmed by the file" in shown
     with pytest.raises(cb.CompatbenchError, match="exists; give another --out"):
         invoke("module import", "coop", checkpoint, *PLACE, "--classes", "base")
-    to = ("--backbone", "mini-eva-clip", "--json")
+    to = ("--target", "mini-eva-clip", "--json")
     found = json.loads(output_of("evaluate", "coop-mini-food.safetensors", *to))
     assert (found["images"], found["imported"]["format"]) == (139, "coop")
     again = output_of("evaluate", checkpoint, *PLACE, "--classes", "base", *to)
@@ -60,13 +60,13 @@ def test_what_is_lacking_is_told(checkpoint: Path, tmp_path: Path) -> None:
             ("module import", "coop", checkpoint, *PLACE, "--classes", "many"),
             "give all, base, new, or",
         ),
-        (("evaluate", checkpoint, "--backbone", "mini-clip"), "needs --source and --task"),
-        (("evaluate", tmp_path, "--backbone", "mini-clip"), "needs --source and --task"),
+        (("evaluate", checkpoint, "--target", "mini-clip"), "needs --source and --task"),
+        (("evaluate", tmp_path, "--target", "mini-clip"), "needs --source and --task"),
         (
-            ("evaluate", checkpoint, "--backbone", "mini-clip", "--source", "mini-clip"),
+            ("evaluate", checkpoint, "--target", "mini-clip", "--source", "mini-clip"),
             "give a task",
         ),
-        (("evaluate", "m", "--backbone", "mini-clip", "--set", "alpha=1"), "give the source"),
+        (("evaluate", "m", "--target", "mini-clip", "--set", "alpha=1"), "give the source"),
         (
             ("module export", "kgcoop", tmp_path / "m", tmp_path / "n"),
             "cannot read module .*/m: No such file or directory$",

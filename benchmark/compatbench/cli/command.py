@@ -6,13 +6,14 @@ import ast
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 from rich.markup import escape
 
+from compatbench.cli.arguments import ShellCommand
 from compatbench.cli.options import CARD_NAMES, SHARED, complete, split
 from compatbench.cli.output import console, print_json, say, say_renamed, show
 from compatbench.cli.signature import COMPUTED, Parameter, read_signature
@@ -86,6 +87,12 @@ class ShellOption(NamedTuple):
         listed = self.kind is str and _is_list(self.option.annotation) and isinstance(value, str)
         return split(value) if listed else value
 
+    def flag(self, name: str) -> str:
+        """Its name on the command line; empty, if it is an argument, which has none."""
+        names = (self.option.names,) if isinstance(self.option.names, str) else self.option.names
+        argument = self.option.default is REQUIRED and not names
+        return "" if argument else (names or (f"--{name.replace('_', '-')}",))[0]
+
     def in_signature(self, name: str) -> inspect.Parameter:
         """The parameter that typer makes an option of."""
         option, kind, default = self.option, self.kind, self.option.default
@@ -104,11 +111,11 @@ class ShellOption(NamedTuple):
 
             # Cards of one's own have to be there before other options name them.
             settings |= {"callback": callback, "is_eager": name == "cards"}
-        if names == ("",) or (default is REQUIRED and not names):
+        if not self.flag(name):
             info = typer.Argument(**settings)
         else:
             if kind is bool and not default:
-                names = names or (f"--{name.replace('_', '-')}",)  # and no --no-
+                names = names or (self.flag(name),)  # and no --no-
             info = typer.Option(*names, **settings)
         kind = list[kind] if option.repeated else kind
         kind = kind | None if default is None else kind
@@ -138,12 +145,19 @@ def add_command(
         if code:
             raise typer.Exit(code)
 
+    flags = {name: option.flag(name) for name, option in options.items()}
+    cls = partial(
+        ShellCommand,
+        renamed={old: flags[name] for name in flags for old in options[name].option.was},
+        naming={options[name].option.completes: flag for name, flag in flags.items() if flag},
+    )
     parameters = [option.in_signature(name) for name, option in options.items()]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     paragraphs = f"{signature.text}\n\n{command.note}".strip().split("\n\n")
     text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     hidden = name == command.was and bool(now)  # in a group, that is hidden
-    app.command(name, help=escape(text), rich_help_panel=panel, hidden=hidden)(run)
+    shown = {"help": escape(text), "rich_help_panel": panel, "hidden": hidden}
+    app.command(name, cls=cls, **shown)(run)  # type: ignore[arg-type]
 
 
 def shell_options(command: Command) -> dict[str, ShellOption]:

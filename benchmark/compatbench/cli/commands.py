@@ -47,7 +47,7 @@ COMMANDS = {
         "evaluate",
         "upgrade",
         shown=f"{CLI}.modules:evaluate",
-        options={"backbone": Option("--backbone")},
+        options={"backbone": Option("--target", was=("--backbone",))},
         also=("data_root", "as_json", "offline", "trust_pickle"),
     ),
     "new-task": Command(
@@ -92,8 +92,8 @@ COMMANDS = {
         was="port",
         shown=f"{CLI}.modules:port",
         options={
-            "backbone": Option("--to"),
-            "transfer": Option("--with", metavar="TRANSFER"),
+            "backbone": Option("--target", was=("--to",)),
+            "transfer": Option(was=("--with",)),
             "out": Option(
                 help="The file to write; by default FILE-for-MODEL in this folder.", annotation=FILE
             ),

@@ -68,7 +68,7 @@ def new_task(call: Call) -> None:
     run = f"run --suite {made.suite.stem} --methods {FIRST_METHOD} --seeds 1 --out {trial}"
     modules, backbone = f"{trial}/runs/modules/*/*.safetensors", shlex.quote(target)
     say(escape(f"  compatbench {run} {words}".rstrip()))
-    say(escape(f"  compatbench evaluate {modules} --backbone {backbone} {words}".rstrip()))
+    say(escape(f"  compatbench evaluate {modules} --target {backbone} {words}".rstrip()))
 
 
 def fetch_data(call: Call) -> int:

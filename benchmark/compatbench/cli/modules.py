@@ -31,7 +31,7 @@ def port(call: Call) -> None:
     place = re.sub(r"[^\w.-]+", "-", ported.about["source"])
     path = call.shell["out"] or Path(f"{module.stem}-for-{place}.safetensors")
     write_module(ported, path, f", with {ported.about['ported']['transfer']}")
-    say(escape(f"  compatbench evaluate {path} --backbone {backbone}"))
+    say(escape(f"  compatbench evaluate {path} --target {backbone}"))
 
 
 def import_module(call: Call) -> None:
@@ -57,7 +57,7 @@ def import_module(call: Call) -> None:
     path = call.shell["out"] or Path(f"{facts['format']}-{task}.safetensors")
     write_module(module, path)
     print_facts({name: value for name, value in facts.items() if name != "sha256"})
-    say(escape(f"  compatbench evaluate {path} --backbone NEW_MODEL"))
+    say(escape(f"  compatbench evaluate {path} --target NEW_MODEL"))
 
 
 def export_module(call: Call) -> None:

@@ -99,11 +99,13 @@ SHARED = {
     "backbone": Option(completes="backbones"),
     "source": Option(completes="backbones"),
     "target": Option(completes="backbones"),
+    "transfer": Option(completes="transfers"),
+    "transfers": Option(completes="transfers"),
 }
 
 
 def complete(kind: str) -> Callable[..., list[str]]:
-    """Completes names of suites, tasks, methods or backbones, or of what ``list`` is asked for."""
+    """Completes names of a kind, or of what ``list`` is asked for."""
 
     def completer(context: typer.Context, incomplete: str) -> list[str]:
         wanted = context.params.get("kind") if kind == "listed" else kind
@@ -123,7 +125,8 @@ def known_names(kind: str | None) -> list[str]:
         return ["all", *task_cards.names()]
     if kind == "backbones":
         return [*backbone_cards.names(), "local-dir:", "hf:"]
-    return ["all", *sorted(path.stem for path in content_files("methods"))]
+    several = ["all"] if kind == "methods" else []
+    return several + sorted(path.stem for path in content_files(kind or "methods"))
 
 
 def add_cards(places: Iterable[Path]) -> None:
@@ -149,8 +152,9 @@ def trust_pickle(wanted: bool) -> None:
         os.environ["COMPATBENCH_TRUST_PICKLE"] = "1"
 
 
-def split(text: str) -> list[Any]:
-    """The parts of a comma list; what they may be is checked by what they are given to."""
+def split(given: str | Iterable[str]) -> list[Any]:
+    """The parts of comma lists; what they may be is checked by what they are given to."""
+    text = given if isinstance(given, str) else ",".join(given)
     return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 

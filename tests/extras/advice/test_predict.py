@@ -126,7 +126,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.mark.slow
 def test_harm_is_foreseen_and_the_gate_falls_back(saved: Path) -> None:
-    module, asked = saved / "old.safetensors", ("--to", NEW)
+    module, asked = saved / "old.safetensors", ("--target", NEW)
     says = output_of("predict", module, *asked, "--images", saved / "photos")
     assert "images without labels" in says
     found = json.loads(output_of("predict", module, *asked, "--images", saved / "photos", "--json"))
@@ -143,7 +143,7 @@ def test_harm_is_foreseen_and_the_gate_falls_back(saved: Path) -> None:
     assert gated.target is not None
     assert open_gate.target.gain < 0 == gated.target.gain
     assert gated.note.startswith("The gate falls back to zero-shot: a gain of -")
-    assert "The gate falls back" in output_of("evaluate", module, "--backbone", NEW, "--gate")
+    assert "The gate falls back" in output_of("evaluate", module, "--target", NEW, "--gate")
 
 
 def test_mistakes_are_one_line(saved: Path, tmp_path: Path) -> None:

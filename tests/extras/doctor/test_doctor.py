@@ -124,7 +124,9 @@ def test_what_is_missing_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_zero_shot_is_shown_beside_what_is_published() -> None:
-    shown = invoke("store doctor", "--task", "mini-weather", "--backbone", "mini-clip", "--verify")
+    shown = invoke(
+        "store doctor", "--tasks", "mini-weather", "--backbones", "mini-clip", "--verify"
+    )
     assert shown.exit_code == 0
     assert re.search(
         r"mini-weather +mini-clip +top1 +\d+\.\d+ .*nothing is published", shown.output

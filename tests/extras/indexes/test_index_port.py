@@ -70,7 +70,7 @@ def test_images_and_their_vectors_give_one_map(index: Path, tmp_path: Path) -> N
         pixels = generator.integers(0, 255, (4, 4, 3), np.uint8)
         Image.fromarray(pixels).resize((64, 64)).save(folder / f"{i:02}.png")
     said = output_of(
-        *("module port", index, "--from", SOURCE, "--to", TARGET, "--by", "images"),
+        *("module port", index, "--source", SOURCE, "--target", TARGET, "--transfer", "images"),
         *("--images", folder.parent, "--out", "by-folder.npy"),
     )
     assert "by images, 12 images" in said
@@ -81,7 +81,8 @@ def test_images_and_their_vectors_give_one_map(index: Path, tmp_path: Path) -> N
         views = [model.preprocess(Image.open(one).convert("RGB")) for one in files]
         np.save(f"{name}.npy", model.encode_images(torch.stack(views)).numpy())  # type: ignore[arg-type]
     pairs = ("--pairs", f"{SOURCE}.npy", f"{TARGET}.npy")
-    given = ("module port", index, "--from", SOURCE, "--to", TARGET, "--by", "images", *pairs)
+    models = ("--source", SOURCE, "--target", TARGET)
+    given = ("module port", index, *models, "--transfer", "images", *pairs)
     output_of(*given, "--out", "by-pairs.npy")
     a, b = (np.load(f"by-{one}.npy").astype(np.float32) for one in ("folder", "pairs"))
     assert np.abs(a - b).max() <= 0.02
@@ -90,7 +91,8 @@ def test_images_and_their_vectors_give_one_map(index: Path, tmp_path: Path) -> N
 def test_an_index_of_the_same_width_may_stay_as_it_is(index: Path, tmp_path: Path) -> None:
     before = sorted(tmp_path.iterdir())
     assert "stays as it is" in output_of(
-        "module port", index, "--from", SOURCE, "--to", "mini-eva-clip", "--by", "copied"
+        *("module port", index, "--source", SOURCE, "--target", "mini-eva-clip"),
+        *("--transfer", "copied"),
     )
     assert sorted(tmp_path.iterdir()) == before
 
@@ -142,7 +144,7 @@ def test_a_port_that_is_ended_leaves_nothing(
 ) -> None:
     before = sorted(tmp_path.iterdir())
     monkeypatch.setattr(index_port, "write_atomic", lambda *_: signal.raise_signal(signal.SIGTERM))
-    result = invoke("module port", index, "--from", SOURCE, "--to", TARGET)
+    result = invoke("module port", index, "--source", SOURCE, "--target", TARGET)
     assert (result.exit_code, "no index was written" in result.output) == (130, True)
     assert sorted(tmp_path.iterdir()) == before
 
@@ -150,14 +152,14 @@ def test_a_port_that_is_ended_leaves_nothing(
 def test_options_of_the_other_kind_of_file_are_refused(index: Path, tmp_path: Path) -> None:
     (tmp_path / "old.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ")
     for arguments, message in (
-        ((index,), "is an index: give the model that made it with --from"),
-        ((index, "--from", SOURCE, "--with", "words"), "--with is for modules"),
-        (("old.safetensors", "--from", SOURCE), "--from is for indexes"),
-        ((index, "--from", SOURCE, "--images", ".", "--pairs", "a", "b"), "give one of the two"),
+        ((index,), "is an index: give the model that made it with --source"),
+        ((index, "--source", SOURCE, "--methods", "m.py"), "--methods is for modules"),
+        (("old.safetensors", "--source", SOURCE), "--source is for indexes"),
+        ((index, "--source", SOURCE, "--images", ".", "--pairs", "a", "b"), "give one of the two"),
         (
-            (index, "--from", SOURCE, "--pairs", "a.npy", "b.npy"),
+            (index, "--source", SOURCE, "--pairs", "a.npy", "b.npy"),
             "cannot read a.npy: .*; give a .npy",
         ),
     ):
         with pytest.raises(CompatbenchError, match=message):
-            output_of("module port", *arguments, "--to", TARGET)
+            output_of("module port", *arguments, "--target", TARGET)

@@ -23,7 +23,7 @@ def read_csv(text: str) -> list[dict[str, str]]:
 @pytest.mark.slow
 def test_layers_as_json_csv_table_and_figure(tmp_path: Path) -> None:
     figure = tmp_path / "figures" / "layers.svg"
-    command = ("study analyze layers", *PAIR, "--task", "mini-weather", "--images", 8)
+    command = ("study analyze layers", *PAIR, "--tasks", "mini-weather", "--images", 8)
     found = json.loads(output_of(*command, "--json", "--figure", figure))
     text = {one["layer"]: one for one in found if one["tower"] == "text"}
     # The target's text tower began as the source's, and the further up, the more has changed.
@@ -38,7 +38,7 @@ def test_layers_as_json_csv_table_and_figure(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_depth_is_fitted_once_and_kept(tmp_path: Path) -> None:
-    options = ("--task", "mini-weather", "--suite", "smoke", "--shots", 1, "--steps", 2)
+    options = ("--tasks", "mini-weather", "--suite", "smoke", "--shots", 1, "--steps", 2)
     command = (
         "study analyze",
         "depth",
@@ -65,7 +65,7 @@ def test_depth_is_fitted_once_and_kept(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_embeddings_are_held_against_the_committed_results(tmp_path: Path) -> None:
-    command = ("study analyze embeddings", *PAIR, "--task", "mini-weather,mini-food")
+    command = ("study analyze embeddings", *PAIR, "--tasks", "mini-weather,mini-food")
     found = json.loads(output_of(*command, "--out", REPOSITORY, "--json"))
     assert [one["task"] for one in found["geometry"]] == ["mini-food", "mini-weather"]
     assert any(one["method"] == "contcoop" for one in found["predictions"])

@@ -12,7 +12,7 @@ COMMANDS = {
         shown="commands:advise",
         options={
             "module": Option(""),
-            "methods": Option(("--methods", "--method")),
+            "methods": Option(was=("--method",)),
             "upgrade": Option(annotation="str", metavar="OLD,NEW"),
         },
         also=("data_root", "as_json", "offline", "trust_pickle"),
@@ -21,7 +21,7 @@ COMMANDS = {
         "predict",
         "upgrade",
         shown="commands:predict",
-        options={"backbone": Option("--to")},
+        options={"backbone": Option("--target", was=("--to",))},
         also=("as_json", "offline", "trust_pickle"),
     ),
 }

@@ -6,6 +6,7 @@ GROUPS = {
     "runs": "Look at, verify and clean the store of a run.",
     "cache": "Look at and clean the cache of image features.",
 }
+_SPLIT = "compatbench.cli.options:split"
 FUNCTIONS = {"diagnose": "diagnosis:diagnose"}
 COMMANDS = {
     "store doctor": Command(
@@ -14,17 +15,9 @@ COMMANDS = {
         shown="commands:doctor",
         note="Exits with 1 if something is missing or wrong.",
         options={
-            "tasks": Option(
-                "--task",
-                "Look at a task's images: a name or a glob; may be repeated.",
-                "str",
-                repeated=True,
-            ),
+            "tasks": Option(annotation="str", repeated=True, was=("--task",), read=_SPLIT),
             "backbones": Option(
-                "--backbone",
-                "Look at a backbone: a card's name, MODEL/TAG, or a file; may be repeated.",
-                repeated=True,
-                completes="backbones",
+                repeated=True, was=("--backbone",), read=_SPLIT, completes="backbones"
             ),
         },
         also=("data_root", "trust_pickle"),

@@ -79,8 +79,8 @@ def diagnose(
     Args:
         suite: look at all that a suite needs: its name or YAML file; by default ``mini``, if
             neither tasks nor backbones are given.
-        tasks: look at the images of these, too: names or globs.
-        backbones: look at these, too: names of cards, ``MODEL/TAG``, or files.
+        tasks: look at the images of these, too: names, globs, comma lists.
+        backbones: look at these, too: names of cards, ``MODEL/TAG``, or files; comma lists.
         out: the folder that ``run`` would write to; the room on its disk is measured.
         verify: also measure zero-shot accuracy for every pair of a task and a backbone that are
             here, and compare it with published figures.

@@ -13,12 +13,19 @@ COMMANDS = {
         note="A stored index of image embeddings (.npy, .parquet or a flat .faiss) is ported, too: "
         "each vector is mapped to the new model's space, block by block, in memory that does not "
         "grow with it. Type, order, lengths, ids and other columns stay. For example: compatbench "
-        "port photos.npy --from vit-b16-openai --to eva02-b16 --by words",
+        "port photos.npy --source vit-b16-openai --target eva02-b16",
         options={
-            "backbone": Option("--to"),
-            "transfer": Option("--with", metavar="TRANSFER"),
-            "source": Option("--from", "Of an index: the model that made it.", default=None),
-            "way": Option("--by"),
+            "backbone": Option("--target", was=("--to",)),
+            "transfer": Option(
+                help="Of a module 'words', 'words+raw' or 'copied'; by default words for methods "
+                "that act in the joint space, and copied for others. Of an index 'words', "
+                "'images', 'low-rank', 'ridge' or 'copied'; by default ridge with images and words "
+                "without.",
+                was=("--with", "--by"),
+            ),
+            "source": Option(
+                "--source", "Of an index: the model that made it.", default=None, was=("--from",)
+            ),
             "pairs": Option(
                 help="Of an index, in place of --images: the vectors of the same images on both "
                 "models, in the same rows.",
@@ -31,7 +38,7 @@ COMMANDS = {
             ),
         },
         also=("offline",),
-        records={"index": ("port_index", "source", "way", "images", "column")},
+        records={"index": ("port_index", "source", "images", "column")},
     ),
     "study retrieve": Command(
         "retrieve",

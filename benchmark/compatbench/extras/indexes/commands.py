@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     from compatbench.extras.indexes.index_port import PortedIndex
 
 # Options of ``module port`` that are for modules alone, and those that are for indexes alone.
-OF_MODULES = {"transfer": "--with", "methods": "--methods"}
+OF_MODULES = {"methods": "--methods"}
 OF_INDEXES = {
-    "source": "--from", "way": "--by", "images": "--images", "pairs": "--pairs",
-    "column": "--column",
+    "source": "--source", "images": "--images", "pairs": "--pairs", "column": "--column",
 }  # fmt: skip
 
 
@@ -55,12 +54,12 @@ def port(call: Call) -> None:
         modules.port(call)
         return
     if values["source"] is None:
-        raise CompatbenchError(f"{path} is an index: give the model that made it with --from")
+        raise CompatbenchError(f"{path} is an index: give the model that made it with --source")
     if values["images"] is not None and values["pairs"] is not None:
         raise CompatbenchError("--images and --pairs: give one of the two")
-    arguments = {name: values[name] for name in ("way", "out", "column", "device", "source")}
+    arguments = {name: values[name] for name in ("out", "column", "device", "source")}
     arguments["images"] = values["pairs"] or values["images"]
-    arguments |= {"index": path, "target": values["backbone"]}
+    arguments |= {"index": path, "target": values["backbone"], "way": values["transfer"]}
     with stoppable("no index was written"):
         ported = Call("port_index", arguments, reports=frozenset({"progress"}))()
     print_ported(ported)

@@ -140,7 +140,7 @@ def port_index(
         if vectors.width != models[0].embed_dim:
             raise CompatbenchError(
                 f"{path} has vectors of width {vectors.width}, and those of '{source}' have "
-                f"{models[0].embed_dim}: give --from the model that made them"
+                f"{models[0].embed_dim}: give --source the model that made them"
             )
     ported = PortedIndex(
         *(path, source, target, way, 0),

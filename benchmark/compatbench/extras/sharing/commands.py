@@ -64,4 +64,4 @@ def pull(address: str, out: Path | None = None) -> None:
         return
     path = out or Path(f"{place.repository.rpartition('/')[2]}.safetensors")
     write_module(hub.pull_module(address), path)
-    say(escape(f"  compatbench evaluate {path} --backbone NEW_MODEL"))
+    say(escape(f"  compatbench evaluate {path} --target NEW_MODEL"))

@@ -42,7 +42,7 @@ A module for a frozen vision-language model, in safetensors; the model itself is
 With compatbench, where the images of the task are, or of another with these classes (`--task`):
 
 ```sh
-compatbench evaluate {address} --backbone NEW_MODEL{methods}
+compatbench evaluate {address} --target NEW_MODEL{methods}
 ```
 
 In Python: `cb.evaluate("{address}", "NEW_MODEL")`, or `module = cb.pull_module("{address}")`.

@@ -19,7 +19,7 @@ GROUPS = {
     "and how the class embeddings have moved.",
 }
 _STUDY = {
-    "tasks": Option("--task"),
+    "tasks": Option(was=("--task",)),
     "suite": Option(default="mini"),
     "device": Option(default="auto"),
     "as_csv": Option("--csv", "Print CSV.", "bool", False),
@@ -40,7 +40,7 @@ COMMANDS = {
         shown="commands:show_study",
         options={
             **_STUDY,
-            "tasks": Option("--task", default=REQUIRED),
+            "tasks": Option("--tasks", default=REQUIRED, was=("--task",)),
             "jobs": Option(default=None),
             "out": Option(default="."),
             "rates": Option(
