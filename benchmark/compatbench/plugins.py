@@ -9,7 +9,7 @@ is a folder whose ``__init__`` has constants alone, each a dictionary:
     GROUPS      a word before several commands -> their help
     SECTIONS    page and place on it -> place of the section
     FIGURES     kind of figure -> place of the figure
-    AUDITS      folder of results -> place of the function that checks its files
+    AUDITS      folder of results -> place of the function that says what its files must hold
     ADDRESSES   scheme, such as ``hf`` -> place of what reads ``hf:...`` in place of a file
 
 A *place* is ``module:attribute``, the module below the extra's folder. Without its folder, all

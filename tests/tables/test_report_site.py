@@ -181,6 +181,14 @@ def test_the_check_draws_figures_itself(
     monkeypatch.undo()
     with pytest.raises(CompatbenchError, match=f"{figure.name} is not what results/ gives"):
         output_of("report", "--check", "--out", str(out))
+    # Nor is it excused by naming another vl-convert.
+    for path in (figure, out / "results" / "report" / "index.js"):
+        before = path.read_bytes()
+        path.write_bytes(re.sub(rb"by vl-convert \S+", b"by vl-convert 1.0.0", before))
+        with pytest.raises(CompatbenchError, match=f"{path.name} was drawn by vl-convert 1.0.0, "):
+            output_of("report", "--check", "--out", str(out))
+        path.write_bytes(before)
+        output_of("report", "--out", str(out))
 
 
 @pytest.mark.slow

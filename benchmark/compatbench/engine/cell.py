@@ -6,19 +6,39 @@ A cell leaves three files in the store: the module, the predictions, and a recor
 from __future__ import annotations
 
 import platform
+import re
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    NonNegativeInt,
+    PositiveInt,
+    StringConstraints,
+)
 
 from compatbench.data.cards import COPIED, TrainingCard
 from compatbench.data.cards.shots import Shots, count_shots
 
 SCHEMA = 3
 PACKAGES = ("compatbench", "torch", "open_clip_torch", "timm", "numpy", "scikit-learn")
+# What provenance names, and what it says: no mark of it makes markup or a link of a page.
+MadeBy = Literal[
+    "compatbench",
+    "torch",
+    "open_clip_torch",
+    "timm",
+    "numpy",
+    "scikit-learn",
+    "python",
+    "processor",
+]
+MadeWith = Annotated[str, StringConstraints(pattern=r"^[\w ()@.,+/-]{1,200}$")]
 
 # A backbone, a test set, and the hash of the backbone's weights and of the test set.
 Where = tuple[str, str, str]
@@ -176,4 +196,5 @@ def provenance() -> dict[str, str]:
 
     if cuda.is_initialized():
         processor = f"{processor}, {cuda.get_device_name()}"
+    processor = re.sub(r"[^\w ()@.,+/-]", " ", processor)[:200]
     return versions | {"python": platform.python_version(), "processor": processor}

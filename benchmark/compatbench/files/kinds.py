@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -50,6 +50,15 @@ def require_new(path: Path, other: str = "give another --out") -> Path:
     if kind_of(path):
         raise CompatbenchError(f"{path} exists; {other}, or delete it first")
     return path
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Whatever is in a folder and in folders in it, hidden or not, and is no folder itself."""
+    for path in sorted(folder.iterdir()) if kind_of(folder) == "folder" else ():
+        if kind_of(path) == "folder":
+            yield from files_below(path)
+        else:
+            yield path
 
 
 def delete_paths(paths: Iterable[Path]) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from compatbench.engine.cell import MadeBy, MadeWith
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import holds, write_atomic
 from compatbench.files.kinds import kind_of, require
@@ -41,6 +42,8 @@ PAGE = "README.md"  # there, too: made from its results
 # Below results/, beside a folder for each suite.
 FIGURES, PUBLISHED, REPORT, RETRIEVAL = "figures", "published", "report", "retrieval"
 NO_SUITES = (FIGURES, PUBLISHED, REPORT, RETRIEVAL)
+# What people write there; all else below results/ is made.
+WRITTEN = ("README.md", "few_shot.csv", "zero_shot.csv")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 
@@ -53,7 +56,7 @@ class _About(BaseModel):
     method: MethodInfo
     config: dict[str, Any]
     differs: dict[str, tuple[Any, Any]]
-    provenance: dict[str, tuple[str, ...]]
+    provenance: dict[MadeBy, tuple[MadeWith, ...]]
 
 
 def check_name(name: str, what: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError, mode
 
 from compatbench.data.cards import BackboneName, ConfigName, Name, SuiteCard
 from compatbench.data.cards.shots import Seed, Shots
+from compatbench.engine.cell import MadeBy, MadeWith
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import require
 from compatbench.messages import first_problem
@@ -80,7 +82,7 @@ class Tuning(BaseModel):
     total: tuple[Count, ...]  # of how many
     chosen: Count  # the setting's number, from 0
     config: dict[str, Any]  # all settings of the method, with the chosen ones
-    provenance: dict[str, str]
+    provenance: dict[MadeBy, MadeWith]
 
     @model_validator(mode="after")
     def _agree(self) -> Tuning:
@@ -130,10 +132,20 @@ def is_tuned(out: Path, suite: SuiteCard, method: str, config: Any) -> bool:
     """Whether a record in ``results/`` has chosen these settings; a broken one is an error."""
     if not (path := tuning_path(out, suite.name, method)).is_file():
         return False
+    record = read_record(path)
+    training = suite.methods.get(method, {}).get("training", {})
+    return record.config == config and record.settings[record.chosen].training == training
+
+
+def read_record(path: Path) -> Tuning:
+    """A record; a broken one is an error that names the field."""
     try:
-        record = Tuning.model_validate_json(path.read_bytes())
+        return Tuning.model_validate_json(path.read_bytes())
     except ValidationError as error:
         where, message = first_problem(error)
         raise CompatbenchError(f"{path}: '{where or 'file'}': {message}") from None
-    training = suite.methods.get(method, {}).get("training", {})
-    return record.config == config and record.settings[record.chosen].training == training
+
+
+def show_record(tuning: Tuning) -> str:
+    """A record as its file has it."""
+    return json.dumps(tuning.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"

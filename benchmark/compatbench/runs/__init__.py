@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from compatbench.results.collect import collect_results
 from compatbench.results.ranking_table import Results
 from compatbench.results.result_files import FIGURES, REPORT, RESULTS, read_results, result_folders
 from compatbench.results.tuning import plan_search, read_tuning
-from compatbench.results.tuning_records import Tuning, tuning_path
+from compatbench.results.tuning_records import Tuning, show_record, tuning_path
 from compatbench.runs.progress import show_progress
 from compatbench.tables.pages.leaderboard import LEADERBOARD, read_readme, write_pages
 from compatbench.tables.pages.report_site import write_site
@@ -225,7 +224,6 @@ def tune(
         tried |= {*search.settings}
     tunings = [read_tuning(search, name) for name in search.methods]
     for tuning in tunings:
-        text = json.dumps(tuning.model_dump(mode="json"), indent=1, sort_keys=True)
         path = tuning_path(Path(out), tuning.suite, tuning.method)
-        write_atomic(path, f"{text}\n".encode())
+        write_atomic(path, show_record(tuning).encode())
     return tunings

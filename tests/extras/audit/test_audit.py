@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,61 @@ def test_what_differs_is_named_with_its_place(
     code, output = project.audit()
     assert code == 1
     assert found in output
+
+
+def test_nothing_is_among_the_results_that_no_command_makes(
+    project: Project, tmp_path: Path
+) -> None:
+    """Everything that a stranger might leave there, for readers of the pages or of the site."""
+    results, outside = project.folder / "results", tmp_path / "outside"
+    outside.write_text("mine")
+    strays = ["report/evil.html", "figures/evil.html", "tiny/tuning/evil.html", "tiny/.evil.csv"]
+    strays += ["retrieval/evil.html", ".evil.csv", "evil.html", "published/more.csv"]
+    for name in (results / stray for stray in strays):
+        name.parent.mkdir(exist_ok=True)
+        name.write_text("<script>")
+    links = [project.folder / "README.md", results / "linked", results / "tiny" / "README.md"]
+    for link in links:
+        link.unlink(missing_ok=True)
+        link.symlink_to(outside)
+    hard = project.results / "coop.csv"
+    (tmp_path / "hard").hardlink_to(hard)
+    findings = cb.audit_results(project.folder, cells=0).findings
+    found = {Path(finding.file): finding.problem for finding in findings}
+    for stray in strays:
+        assert found[results / stray] == "no command makes it; move it away"
+    assert found[links[0]].startswith("is no file with a place for the ranking")
+    assert [found[path] for path in links[1:]] == ["is a link, not a file of its own"] * 2
+    assert found[hard] == "is a hard link, not a file of its own"
+
+
+def test_pages_of_a_clone_are_files_with_the_tables_that_are_made(project: Project) -> None:
+    leaderboard, moved = project.folder / "leaderboard.md", project.folder / "moved.md"
+    leaderboard.rename(moved)
+    leaderboard.symlink_to(moved)
+    (project.folder / "docs" / "methods").mkdir(parents=True)
+    (project.folder / "docs" / "methods" / "evil.md").write_text("| CoOp | 99 |")
+    (project.folder / "README.md").write_text("| CoOp | 99 |\n")
+    output = project.audit()[1]
+    for line in (
+        "leaderboard.md: is a link, not a file of its own",
+        "docs/methods/evil.md: no command makes it",
+        "README.md: is no file with a place for the ranking: <!-- leaderboard:begin",
+    ):
+        assert line in output
+
+
+def test_nobody_else_says_that_a_method_is_refused_or_what_made_its_rows(
+    project: Project,
+) -> None:
+    project.edit("taskres.json", lambda text: text.replace('"name"', '"refused": "x",\n  "name"'))
+    line = 'taskres.json: \'method.refused\': is not as resolved here; expected "", found "x"'
+    assert line in project.audit()[1]
+    project.edit("coop.json", lambda text: text.replace('"torch": [\n   "', '"torch": [\n   "<b>'))
+    project.edit("simpleshot.json", lambda text: text.replace('"torch"', '"[a](b)"'))
+    output = project.audit()[1]
+    assert "coop.json: 'provenance.torch.0': String should match pattern" in output
+    assert "simpleshot.json: 'provenance.[a](b).[key]': Input should be 'compatbench'" in output
 
 
 def test_a_cell_that_is_run_again_and_gives_another_number_is_a_finding(project: Project) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,8 +15,9 @@ from compatbench.data.draws import read_draws
 from compatbench.engine.compute import Compute
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import make_worker
-from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.extras.audit.findings import Finding, compare_file
+from compatbench.errors import CompatbenchError
+from compatbench.extras.audit.files import check_files
+from compatbench.extras.audit.findings import Finding
 from compatbench.extras.audit.stored_suite import StoredSuite, read_stored_suite
 from compatbench.extras.audit.suite_checks import (
     check_keys,
@@ -25,12 +25,10 @@ from compatbench.extras.audit.suite_checks import (
     run_again,
     score_again,
 )
+from compatbench.files.kinds import kind_of
 from compatbench.files.scratch import scratch_folder
 from compatbench.method.registry import builtin_methods
-from compatbench.plugins import load, offered
-from compatbench.results.result_files import FIGURES, NO_SUITES, PAGE, REPORT, RESULTS
-from compatbench.tables.pages.leaderboard import render_pages
-from compatbench.tables.suite_page import published_pages
+from compatbench.results.result_files import NO_SUITES, RESULTS
 
 CELLS = 10  # that are run again unless another number is given
 
@@ -122,11 +120,8 @@ def audit_results(
             else:
                 problem += f"; get it, or take them as reported: --unverified {card.name}"
                 audit.findings.append(Finding(str(suite.folder), problem))
-    progress("leaderboard.md, report, figures")
-    audit.findings += _check_pages(out, cards)
-    for name, place in offered("AUDITS").items():
-        progress(f"results/{name}/")
-        audit.findings += load(place)(out / RESULTS / name, suites)
+    progress("every file of results/ and of the pages")
+    audit.findings += check_files(out, cards, stored, suites)
     every = [(suite, cell) for suite in stored for cell in suite.cells]
     drawn = random.Random(seed).sample(every, min(cells, len(every)))
     with scratch_folder() as folder:
@@ -159,40 +154,12 @@ def _find_suites(
         if not (results / card.name).is_dir():
             raise CompatbenchError(f"{results} holds no results of suite '{card.name}'")
     for entry in () if wanted else entries:
-        if entry.is_symlink():
-            findings.append(Finding(str(entry), "is a link; results are read from here only"))
-        elif entry.is_dir() and entry.name in suite_cards.names():
+        if kind_of(entry) != "folder":
+            continue  # is found with the other files
+        if entry.name in suite_cards.names():
             cards.append(suite_cards.read(entry.name))
-        elif entry.is_dir() and entry.name not in NO_SUITES:
+        elif entry.name not in NO_SUITES:
             findings.append(Finding(str(entry), "no suite has that name; give its file: --suite"))
     if not cards and not findings:
         raise CompatbenchError(f"{results} holds no results; start with 'compatbench run'")
     return cards, findings
-
-
-def _check_pages(out: Path, suites: Sequence[SuiteCard]) -> list[Finding]:
-    """Pages and figures that are not what the results give; of pages, the line that differs.
-
-    One of the suites may come from a file of its own.
-    """
-    folders = [out / RESULTS / card.name for card in suites if not card.publish]
-    stray = [folder / PAGE for folder in folders if (folder / PAGE).exists()]
-    findings = [Finding(str(path), "its suite has no pages") for path in stray]
-    if not any(suite.publish for suite in suites):
-        return findings
-    own = next((suite for suite in suites if suite.name not in suite_cards.names()), None)
-    problem = "is not what the results give; run 'compatbench report'"
-    with warnings.catch_warnings():
-        # A folder that no suite explains is a finding of its own.
-        warnings.simplefilter("ignore", CompatbenchWarning)
-        try:
-            pages = published_pages(out, own)
-            for path, text in render_pages(out, pages).items():
-                findings += compare_file(path, text, problem)
-            if any((out / RESULTS / name).is_dir() for name in (REPORT, FIGURES)):
-                from compatbench.tables.pages.report_site import write_site
-
-                write_site(out, True, pages)
-        except CompatbenchError as error:
-            findings.append(Finding(str(out / RESULTS), str(error)))
-    return findings

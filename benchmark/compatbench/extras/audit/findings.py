@@ -41,13 +41,13 @@ def list_findings(wrong: pd.DataFrame, problem: str, field: str, suffix: str) ->
     ]
 
 
-def compare_file(path: Path, expected: str, problem: str) -> list[Finding]:
+def compare_file(path: Path, expected: bytes, problem: str) -> list[Finding]:
     """The first line in which a file is not, byte for byte, as expected; none if it is."""
     try:
         text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         return [Finding(str(path), f"{problem}: {error}")]
-    lines = zip_longest(expected.split("\n"), text.split("\n"))
+    lines = zip_longest(expected.decode().split("\n"), text.split("\n"))
     for number, (wanted, there) in enumerate(lines, 1):
         if wanted != there:
             shown = ("nothing" if line is None else line.strip() for line in (wanted, there))

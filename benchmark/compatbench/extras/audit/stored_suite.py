@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,14 +16,18 @@ from compatbench.engine.cell import PACKAGES, Cell, provenance
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import find_teachers, plan_cells
 from compatbench.errors import CompatbenchError
-from compatbench.extras.audit.findings import Finding, compare_file
+from compatbench.extras.audit.findings import Finding
+from compatbench.files.kinds import kind_of
+from compatbench.method.refusals import find_refusal
 from compatbench.method.registry import MethodRegistry, find_transfer, known_transfer
 from compatbench.results.collect import describe_method
 from compatbench.results.method_results import MethodResults
-from compatbench.results.result_files import PAGE, TUNING, file_texts, read_method
+from compatbench.results.result_files import TUNING, file_texts, read_method
 from compatbench.results.rows import Row, to_frame
+from compatbench.results.tuning_records import is_tuned, read_record, show_record
 
-KINDS = COST, ROWS, DESCRIPTION = ".cost.csv", ".csv", ".json"
+COST, ROWS, DESCRIPTION = ".cost.csv", ".csv", ".json"
+Files = dict[Path, tuple[bytes, str]]  # what each must hold, and what is wrong if it does not
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class StoredSuite:
     rows: pd.DataFrame  # of all methods, each with its ``method``, ``file`` and ``line``
     cells: list[Cell]  # of the methods known here
     missing: Missing  # what is not on this machine; its rows cannot be compared
+    files: Files  # all that the folder holds besides pages
     findings: list[Finding]  # of the reading of the files
 
     @property
@@ -66,7 +72,7 @@ def read_stored_suite(
     folder: Path, card: SuiteCard, registry: MethodRegistry, draws: ShotsFiles
 ) -> StoredSuite:
     """Reads a suite's folder, and plans the cells of its methods."""
-    methods, findings = _read_methods(folder)
+    methods, files, findings = _read_methods(folder)
     for path in card.plugins:
         registry.add_file(path)
     known = [name for name in methods if name in {*registry.names(), *card.configs}]
@@ -95,41 +101,64 @@ def read_stored_suite(
             suite, registry, [name], files=draws, missing=missing, transfers=transfers, seeds=seeds
         )
         described = describe_method(suite, method, name)
-        # Whether a method is refused is no part of its card.
-        info = replace(described.info, refused=results.info.refused)
-        expected[name] = replace(described, info=info)
+        # A check here refused it, or nobody did.
+        refused = find_refusal(registry.identify(method.card.name)[0])
+        expected[name] = replace(described, info=replace(described.info, refused=refused))
     rows = pd.concat(tables[1:] or tables, ignore_index=True)
-    return StoredSuite(folder, card, methods, expected, rows, cells, missing, findings)
+    files |= _read_tunings(folder, card, expected, findings)
+    return StoredSuite(folder, card, methods, expected, rows, cells, missing, files, findings)
 
 
-def _read_methods(folder: Path) -> tuple[dict[str, MethodResults], list[Finding]]:
-    """Reads every file of a folder; one that is broken is named, and the others are read."""
-    methods, findings = {}, []
-    try:
-        paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    except OSError as error:
-        return {}, [Finding(str(folder), f"cannot be read: {error.strerror}")]
-    for path in paths:
-        kind = next((kind for kind in KINDS if path.name.endswith(kind)), "")
-        name = path.name.removesuffix(kind)
-        if kind != ROWS:
-            # Tuning and pages are read where settings and pages are compared.
-            known = path.name in (TUNING, PAGE) or (kind and folder / f"{name}{ROWS}" in paths)
-            if not known:
-                findings.append(Finding(str(path), "no results of a method belong to this file"))
+def _read_methods(folder: Path) -> tuple[dict[str, MethodResults], Files, list[Finding]]:
+    """The methods of a folder, and their files; what is broken is named, and others are read."""
+    methods, files, findings = dict[str, MethodResults](), Files(), list[Finding]()
+    for path in sorted(folder.glob(f"[!.]*{ROWS}")):
+        if path.name.endswith(COST):
             continue
+        name = path.name.removesuffix(ROWS)
         try:
             methods[name] = read_method(folder, name)
         except CompatbenchError as error:
-            # The message names the place itself, if it is one.
-            place = re.match(rf"(?s)({re.escape(str(folder))}/[^:/ ]+):(\d+:)? *(.*)", str(error))
-            file, line, problem = place.groups() if place else (str(path), None, str(error))
-            findings.append(Finding(file, problem, int((line or "0:")[:-1])))
+            findings.append(_locate(path, error))
+            # They are named once; what they should hold is not known.
+            kept = (folder / f"{name}{kind}" for kind in (ROWS, COST, DESCRIPTION))
+            files |= {file: (file.read_bytes(), "") for file in kept if kind_of(file) == "file"}
             continue
         for kind, text in file_texts(methods[name]).items():
-            file = folder / f"{name}{kind}"
-            findings += compare_file(file, text, "is not as 'compatbench run' writes it")
-    return methods, findings
+            why = "is not as 'compatbench run' writes it"
+            files[folder / f"{name}{kind}"] = text.encode(), why
+    return methods, files, findings
+
+
+def _read_tunings(
+    folder: Path, card: SuiteCard, expected: Mapping[str, MethodResults], findings: list[Finding]
+) -> Files:
+    """The records of how settings were chosen, of methods that have those settings."""
+    files = Files()
+    for name, method in expected.items():
+        path = folder / TUNING / f"{name}{DESCRIPTION}"
+        if kind_of(path) != "file":
+            continue
+        try:
+            tuning = read_record(path)
+        except CompatbenchError as error:
+            files[path] = path.read_bytes(), ""
+            findings.append(_locate(path, error))
+            continue
+        files[path] = show_record(tuning).encode(), "is not as 'compatbench tune' writes it"
+        is_named = (tuning.suite, tuning.method) == (card.name, name)
+        if not is_named or not is_tuned(folder.parents[1], card, name, method.config):
+            problem = f"is of other settings than the suite's; run 'compatbench tune {name}'"
+            findings.append(Finding(str(path), problem))
+    return files
+
+
+def _locate(path: Path, error: CompatbenchError) -> Finding:
+    """What is wrong with a file; the message names the place itself, if it is one."""
+    folder = re.escape(str(path.parent))
+    place = re.match(rf"(?s)({folder}/[^:/ ]+):(\d+:)? *(.*)", str(error))
+    file, line, problem = place.groups() if place else (str(path), None, str(error))
+    return Finding(file, problem, int((line or "0:")[:-1]))
 
 
 def _as_recorded(card: SuiteCard, results: MethodResults) -> SuiteCard:

@@ -22,7 +22,8 @@ from compatbench.results.rows import Row, to_frame
 
 STALE = "is not what this checkout computes; the row is stale"
 # What of a row a run decides; keys and places are compared by themselves.
-DECIDED = ("status", *list_measures("answers"), "prompt_diversity", "parameters", "module_bytes")
+DECIDED = ("status", "reason", *list_measures("answers"), "prompt_diversity")
+DECIDED += ("parameters", "module_bytes")
 
 
 def check_settings(suite: StoredSuite) -> Iterator[Finding]:

@@ -55,4 +55,4 @@ COMMANDS = {
         also=("data_root", "as_json", "offline"),
     ),
 }
-AUDITS = {"retrieval": "retrieval_files:check_files"}
+AUDITS = {"retrieval": "retrieval_files:make_again"}

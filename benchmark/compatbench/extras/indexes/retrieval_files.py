@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -15,9 +14,6 @@ from compatbench.files.kinds import require
 from compatbench.files.project_folders import shipped_results
 from compatbench.messages import first_line
 from compatbench.results.result_files import RESULTS, RETRIEVAL, check_name
-
-if TYPE_CHECKING:
-    from compatbench.extras.audit.findings import Finding
 
 KEY = ("source", "target", "gallery", "queries", "way", "pairs")
 FIGURES = ("recall@1", "recall@5", "recall@10", "map")  # in percent
@@ -86,7 +82,7 @@ def _join_facts(path: Path, old: dict[str, Any], new: dict[str, Any]) -> dict[st
 
 def read_retrieval(folder: Path) -> dict[str, Measured]:
     """Rows and facts by suite, of a folder ``results/retrieval``; none, if it does not exist."""
-    return {path.stem: read_file(path) for path in sorted(folder.glob("*.csv"))}
+    return {path.stem: read_file(path) for path in sorted(folder.glob("[!.]*.csv"))}
 
 
 def read_file(path: Path) -> Measured:
@@ -133,19 +129,11 @@ def find_expected(source: str, target: str, way: str, pairs: int) -> dict[str, A
     return {}
 
 
-def check_files(folder: Path, suites: Sequence[str] | None) -> Iterator[Finding]:
-    """The audit: whatever of a folder is not as ``compatbench study retrieve`` writes it."""
-    from compatbench.extras.audit.findings import Finding, compare_file
-
+def make_again(folder: Path) -> dict[Path, tuple[bytes, str]]:
+    """For the audit: what a folder's files must hold, and what is wrong if they do not."""
     why = "is not as 'compatbench study retrieve' writes it"
-    for path in sorted(folder.glob("*.csv")):
-        if suites and path.stem not in suites:
-            continue
-        try:
-            rows, about = read_file(path)
-            text, facts = show_rows(rows.drop_duplicates([*KEY])), show_facts(about)
-        except CompatbenchError as error:
-            yield Finding(str(path), str(error))
-            continue
-        yield from compare_file(path, text, why)
-        yield from compare_file(path.with_suffix(".json"), facts, why)
+    made = {}
+    for suite, (rows, about) in read_retrieval(folder).items():
+        texts = {".csv": show_rows(rows.drop_duplicates([*KEY])), ".json": show_facts(about)}
+        made |= {folder / f"{suite}{end}": (text.encode(), why) for end, text in texts.items()}
+    return made

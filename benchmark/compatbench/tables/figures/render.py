@@ -13,8 +13,10 @@ from copy import deepcopy
 from functools import cache
 from html import escape
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_bytes, sha256_json
 from compatbench.tables.figures.colours import DARK, FAINT, GREY, INK, PAPER
 from compatbench.tables.figures.kinds import FigureKind
@@ -22,7 +24,7 @@ from compatbench.tables.figures.spec_parts import COLUMNS, FONT, WIDTH, Shown, S
 
 _VEGA_LITE = "6.4"
 _SIGNATURE = re.compile(
-    rb" from ([0-9a-f]{64}) by vl-convert (\S+)(?: as [0-9a-f]{64})? (?:-->|\*/)\n\Z"
+    rb" from [0-9a-f]{64} by vl-convert ([\w.]+)(?: as [0-9a-f]{64})? (?:-->|\*/)\n\Z"
 )
 _FINISH = 2  # raised with every change of ``_finish``, so that all figures are drawn anew
 # Vega writes every digit of a coordinate. Texts and labels keep theirs: 0.001 is not 0.
@@ -113,16 +115,18 @@ def _signature(content: Any) -> str:
     return f"from {digest} by vl-convert {version('vl-convert-python')}"
 
 
-def is_current(committed: bytes, rendered: bytes) -> bool:
-    """Whether a file shows what the results give now.
+def check_drawing(path: Path, committed: bytes, rendered: bytes) -> None:
+    """Refuses a file that says it was drawn by another vl-convert: it may place a tick elsewhere.
 
-    The same data give the same bytes with the same vl-convert. Another version may place
-    a tick differently; then the digest of the data decides, if the file has one.
+    Whether it shows the same cannot be told from what it says of itself.
     """
     old, new = _SIGNATURE.search(committed), _SIGNATURE.search(rendered)
-    if old is None or new is None or old[2] == new[2]:
-        return committed == rendered
-    return old[1] == new[1]
+    if old is not None and new is not None and old[1] != new[1]:
+        there, here = old[1].decode(), new[1].decode()
+        raise CompatbenchError(
+            f"{path} was drawn by vl-convert {there}, and {here} is here; install "
+            f"'vl-convert-python=={there}', or draw all anew: compatbench report"
+        )
 
 
 def compile_figure(kind: FigureKind, signals: Iterable[str], width: int | str) -> Spec:

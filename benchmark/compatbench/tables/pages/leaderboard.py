@@ -44,9 +44,8 @@ def report(out: str | Path = ".", check: bool = False) -> Report:
 
     Args:
         out: as for ``run``.
-        check: write nothing, and fail if a page, a file of the site or a figure is not up to
-            date. A figure that shows the same data is, even if another version of vl-convert drew
-            it.
+        check: write nothing, and fail if a page, a file of the site or a figure is not, byte for
+            byte, what is made here.
 
     Returns:
         The files of the site with their bytes, the pages, and what the results do not give.

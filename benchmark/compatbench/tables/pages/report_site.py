@@ -18,14 +18,14 @@ import compatbench
 from compatbench.data.cards.shots import show_shots
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_bytes
-from compatbench.files.kinds import kind_of, require
+from compatbench.files.kinds import files_below, kind_of, require
 from compatbench.messages import one_line
 from compatbench.results.result_files import FIGURES, REPORT, RESULTS, check_name
 from compatbench.results.rows import write_csv
 from compatbench.tables.figures.colours import COLOURS, FAINT, INK, PAPER
 from compatbench.tables.figures.kinds import find_kind, list_kinds
 from compatbench.tables.figures.plan import plan_figures
-from compatbench.tables.figures.render import compile_figure, is_current, sign_script
+from compatbench.tables.figures.render import check_drawing, compile_figure, sign_script
 from compatbench.tables.figures.spec_parts import FONT, MARKS
 from compatbench.tables.pages.method_pages import read_facts, render_facts
 from compatbench.tables.pages.site_data import Json, choose_columns, describe_suite, to_html
@@ -75,22 +75,34 @@ def write_site(
 
     ``published`` are the pages of the leaderboard, where they have been read.
     """
-    pages, folder = report_pages(out, published), require(out / RESULTS / FIGURES, "folder")
-    site = require(out / RESULTS / REPORT, "folder")
-    planned = plan_figures(pages)
-    # A check draws each figure itself: a committed one could sign whatever it shows.
-    drawn = {folder / f"{one.name}.svg": one for one in planned if not one.missing}
-    files = {path: one.render(b"" if check else _read(path)) for path, one in drawn.items()}
-    files |= {site / name: content for name, content in render_site(pages).items()}
-    require(site / "data", "folder")
-    for path, content in files.items() if check else ():
-        old = _read(path)
-        files[path] = old if is_current(old, content) else content
-    write_changed(files, check)
-    for path in sorted({*folder.glob("*.svg"), *(site / "data").glob("*.js")} - set(files)):
+    made = make_report(out, published, redraw=check)
+    folders = [out / RESULTS / name for name in (FIGURES, REPORT)]
+    there = {path for folder in folders for path in files_below(require(folder, "folder"))}
+    for path, content in made.files.items() if check else ():
+        check_drawing(path, _read(path), content)
+    require(out / RESULTS / REPORT / "data", "folder")
+    write_changed(made.files, check)
+    for path in sorted(there - set(made.files)):
         if check:
             raise CompatbenchError(f"{path} belongs to no results here; run 'compatbench report'")
-        require(path).unlink()
+        if path.parent.name in (FIGURES, "data") and path.suffix in (".svg", ".js"):
+            require(path).unlink()
+    return made
+
+
+def make_report(
+    out: Path, published: Sequence[SuitePage] | None = None, redraw: bool = True
+) -> Report:
+    """The site and its figures as ``write_site`` writes them; nothing is written.
+
+    A figure that was drawn is drawn again, for it could sign whatever it shows; or else kept where
+    what it is drawn from has not changed.
+    """
+    pages, results = report_pages(out, published), out / RESULTS
+    planned = plan_figures(pages)
+    drawn = {results / FIGURES / f"{one.name}.svg": one for one in planned if not one.missing}
+    files = {path: one.render(b"" if redraw else _read(path)) for path, one in drawn.items()}
+    files |= {results / REPORT / name: content for name, content in render_site(pages).items()}
     left_out = [f"{one.name}.svg is left out: {one.missing}" for one in planned if one.missing]
     return Report(files, tuple(left_out))
 
