@@ -25,6 +25,7 @@ from compatbench.data.cards import BackboneCard
 from compatbench.data.cards.sources import WebdatasetSource
 from compatbench.data.images.dataset_files import MOST_BYTES
 from compatbench.data.images.source import MOST_PIXELS, ImageSource, Sample
+from compatbench.data.layouts.containers import open_container
 from compatbench.data.layouts.listing import Classes
 from compatbench.data.layouts.scanners import open_layout
 from compatbench.errors import CompatbenchError
@@ -170,6 +171,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
     [
         (png(MOST_PIXELS // 1000 + 1, 1000), "pixels"),
         (png(2**31 - 1, 2**31 - 1), "pixels"),
+        (png(1, MOST_PIXELS), "pixels"),  # each line takes memory of its own
         (EPS, "no image format that is known"),
         (None, "larger than 1.0 GiB"),
     ],
@@ -183,3 +185,23 @@ def test_an_image_has_a_bounded_size_and_a_known_format(
         with path.open("r+b") as file:
             file.truncate(MOST_BYTES + 1)
     refused(lambda: ImageSource(tmp_path, {}).image(Sample("a.png", 0)), message)
+
+
+@pytest.mark.parametrize("column", ["image", "label"])
+def test_a_parquet_file_unpacks_within_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str
+) -> None:
+    """A value that is stored once, in all rows: 100 kB in the file, 40 MB in memory."""
+    monkeypatch.setattr("compatbench.data.layouts.containers.MOST_BYTES", 10_000_000)
+    rows: dict[str, list[object]] = {"image": [png(1, 1)] * 400, "label": ["cat"] * 400}
+    rows[column] = [bytes(100_000) if column == "image" else "x" * 100_000] * 400
+    path = tmp_path / "a.parquet"
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pytest.importorskip("pyarrow").table(rows), path)
+    assert path.stat().st_size < 200_000
+
+    def read() -> None:
+        images, _ = open_container(tmp_path, path.name)
+        images[0][0].read()
+
+    refused(read, "a.parquet cannot be read: it unpacks to more than 9 MiB")

@@ -28,15 +28,8 @@ from compatbench.data.cards.shots import Shots, count_shots
 SCHEMA = 3
 PACKAGES = ("compatbench", "torch", "open_clip_torch", "timm", "numpy", "scikit-learn")
 # What provenance names, and what it says: no mark of it makes markup or a link of a page.
-MadeBy = Literal[
-    "compatbench",
-    "torch",
-    "open_clip_torch",
-    "timm",
-    "numpy",
-    "scikit-learn",
-    "python",
-    "processor",
+MadeBy = Annotated[
+    str, StringConstraints(pattern=f"^({'|'.join((*PACKAGES, 'python', 'processor'))})$")
 ]
 MadeWith = Annotated[str, StringConstraints(pattern=r"^[\w ()@.,+/-]{1,200}$")]
 

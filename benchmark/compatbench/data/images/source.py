@@ -7,8 +7,10 @@ import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from PIL import Image
@@ -26,7 +28,10 @@ from compatbench.files.hashes import sha256_json
 
 SPLITS = ("train", "val", "test")
 PART = 64  # images that a thread decodes one after the other
-MOST_PIXELS = 100_000_000  # of an image: 300 MB as RGB
+MOST_PIXELS = 100_000_000  # of an image: 400 MB as RGB, and as much again while it is made
+MOST_SIDE = 65_535  # as of a JPEG; each line of an image takes memory of its own
+LARGE = 1 << 24  # pixels; such images are decoded one after the other
+_DECODING = Lock()
 # Others have no place in a dataset; Pillow runs Ghostscript for one of them.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
@@ -125,9 +130,11 @@ class ImageSource:
         content = self.content(sample)
         try:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                if image.width * image.height > MOST_PIXELS:
+                pixels = image.width * image.height
+                if pixels > MOST_PIXELS or max(image.size) > MOST_SIDE:
                     raise ValueError(f"it has {image.width} × {image.height} pixels, too many")
-                return image.convert("RGB")
+                with _DECODING if pixels > LARGE else nullcontext():
+                    return image.convert("RGB")
         except Image.UnidentifiedImageError:
             reason = "no image format that is known"
         except Exception as error:  # the decoders raise anything on a damaged file

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +31,7 @@ from compatbench.messages import first_line
 TAR, PARQUET = ".tar", ".parquet"
 _IMAGES = ("webp", "png", "jpg", "jpeg")  # in a shard
 _LABEL_BYTES = 9
+_STORED_ONCE = 1 << 28  # bytes of values that may be repeated at will
 _LABELS = ("label", "labels", "fine_label", "class", "category", "target")  # names of the column
 _READING = Lock()  # or several threads would read the same group, each into memory of its own
 Value = TypeVar("Value")
@@ -167,7 +168,26 @@ def read_columns(path: Path, names: list[str]) -> dict[str, list[Any]]:
     """The values of those of the columns that a parquet file has; images are left alone."""
     file = open_parquet(path)
     there = [name for name in names if name in file.schema_arrow.names]
-    return _guard(path, lambda: file.read(columns=there, use_threads=False).to_pydict())
+    if not there:
+        return {}
+    batches = _guard(path, lambda: [*_unpack(file, there, range(file.num_row_groups), 1024)])
+    return {name: [value for batch in batches for value in batch[name]] for name in there}
+
+
+def _unpack(file: Any, columns: list[str], groups: Sequence[int], rows: int) -> Iterator[Any]:
+    """The values of columns by name, so many rows at a time.
+
+    A value that is stored once may stand in many rows, as names of classes do. Images do not:
+    beyond 256 MiB, they take no more than four times what the file says of them.
+    """
+    declared = sum(file.metadata.row_group(group).total_byte_size for group in groups)
+    most = min(MOST_BYTES, max(_STORED_ONCE, 4 * declared))
+    read = file.iter_batches(rows, row_groups=[*groups], columns=columns, use_threads=False)
+    size = 0
+    for batch in read:
+        if (size := size + batch.nbytes) > most:
+            raise ValueError(f"it unpacks to more than {most >> 20:,} MiB")
+        yield batch.to_pydict()
 
 
 def _guard(path: Path, read: Callable[[], Value]) -> Value:
@@ -194,6 +214,6 @@ def _read_group(path: Path, group: int) -> list[bytes | None]:
     if file.metadata.row_group(group).total_byte_size > MOST_BYTES:
         raise unreadable(path, ValueError("a row group is larger than 1 GiB"))
     name = _image_column(path, file.schema_arrow)
-    table = _guard(path, lambda: file.read_row_group(group, columns=[name], use_threads=False))
-    images = table[name].to_pylist()
+    rows = _guard(path, lambda: [*_unpack(file, [name], [group], 1)])
+    images = [image for row in rows for image in row[name]]
     return [image.get("bytes") if isinstance(image, dict) else image for image in images]

@@ -9,7 +9,7 @@ from pathlib import Path
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.extras.audit.findings import Finding, compare_file
-from compatbench.extras.audit.stored_suite import StoredSuite
+from compatbench.extras.audit.stored_suite import Files, StoredSuite
 from compatbench.files.kinds import files_below, kind_of
 from compatbench.plugins import load, offered
 from compatbench.results.result_files import FIGURES, PUBLISHED, REPORT, RESULTS, WRITTEN
@@ -27,8 +27,9 @@ def check_files(
 
     Only folders of the suites are walked if some are ``wanted``, and otherwise all of ``results/``.
     """
-    results, problems = out / RESULTS, dict[Path, str]()
-    made = {path: made for suite in stored for path, made in suite.files.items()}
+    results, made, problems = out / RESULTS, Files(), dict[Path, str]()
+    for suite in stored:
+        made |= suite.files
     for name, place in offered("AUDITS").items():
         try:
             made |= load(place)(results / name)

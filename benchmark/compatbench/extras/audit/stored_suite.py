@@ -145,10 +145,11 @@ def _read_tunings(
             files[path] = path.read_bytes(), ""
             findings.append(_locate(path, error))
             continue
-        files[path] = show_record(tuning).encode(), "is not as 'compatbench tune' writes it"
+        command = f"compatbench maintain tune {name}"
+        files[path] = show_record(tuning).encode(), f"is not as '{command}' writes it"
         is_named = (tuning.suite, tuning.method) == (card.name, name)
         if not is_named or not is_tuned(folder.parents[1], card, name, method.config):
-            problem = f"is of other settings than the suite's; run 'compatbench tune {name}'"
+            problem = f"is of other settings than the suite's; run '{command}'"
             findings.append(Finding(str(path), problem))
     return files
 
