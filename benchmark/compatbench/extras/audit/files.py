@@ -54,7 +54,8 @@ def check_files(
         if kind not in ("file", ""):
             yield Finding(str(path), f"is a {kind}, not a file of its own")
         elif path in made:
-            yield from compare_file(path, *made[path])
+            expected, why = made[path]
+            yield from compare_file(path, expected, why)
         elif path not in written:
             yield Finding(str(path), "no command makes it; move it away")
 
