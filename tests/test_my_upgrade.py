@@ -2,58 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
 
 import pytest
 from command_line import invoke, output_of
 from data.trees import load_again
-from formats.files_of_authors import buffers, drawer, save_dassl
+from notebooks import (
+    expect_outputs,
+    read_notebook,
+    run_notebook,
+    texts_of,
+    without_times,
+    write_photos_and_checkpoint,
+)
 
 import compatbench as cb
-from compatbench.backbone import load_backbone
-from compatbench.data.task import load_task
 
 PAGE = Path(__file__).parents[1] / "docs" / "my-upgrade.md"
-NOTEBOOK = PAGE.with_suffix(".ipynb")
 VERDICT = "(keep it untouched|port it by words|retrain it|use zero-shot|stay with|cannot tell)"
-
-
-def write_photos(folder: Path, classes: int = 3, count: int = 10) -> list[str]:
-    """Class folders of drawings of the mini suite; the classes in the order of their labels."""
-    source, names = load_task("mini-food").source, load_task("mini-food").labels.names[:classes]
-    for label, name in enumerate(names):
-        place = folder / name
-        place.mkdir(parents=True)
-        drawings = [one for one in source.samples["train"] if one.label == label]
-        for number, drawing in enumerate(drawings[:count]):
-            source.image(drawing).save(place / f"{number}.png")
-    return sorted(names)
-
-
-def run_notebook() -> str:
-    """Runs the cells here; what they print."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    assert not any(cell.get("outputs") for cell in cells)
-    names: dict[str, object] = {}
-    with redirect_stdout(StringIO()) as printed:
-        for cell in cells:
-            if cell["cell_type"] == "code":
-                exec("".join(cell["source"]), names)
-    return printed.getvalue()
 
 
 @pytest.mark.slow
 def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COMPATBENCH_CARDS", "")
-    backbone, names = load_backbone("mini-clip"), write_photos(tmp_path / "photos")
-    state = {"ctx": drawer()(4, backbone.token_width)}
-    save_dassl(tmp_path / "output/seed1", state | buffers(backbone, tuple(names), 4))
+    write_photos_and_checkpoint(tmp_path)
     walks = re.findall(r"(?ms)^```sh\n(.*?)^```", PAGE.read_text(encoding="utf-8"))
     assert [len(walk.splitlines()) for walk in walks] == [3, 3, 3, 2]
     told = []
@@ -90,8 +65,10 @@ def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     before = records()
     load_again()
-    printed = run_notebook()
-    assert all(text in printed for text in told)
+    ran = run_notebook("my-upgrade", tmp_path)
+    expect_outputs(ran, read_notebook("my-upgrade"))
+    printed = "".join(texts_of(ran))
+    assert all(without_times(text) in printed for text in told)
     assert records() == before != {}
     advice = cb.advise("photos-upgrade", "taskres", out="photos-trial")
     assert str(advice).splitlines()[1] in images
