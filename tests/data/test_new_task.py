@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
 import re
 import shlex
 import shutil
@@ -13,9 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command_line import invoke, output_of
 from data.trees import CLASSES, NAMES, load_again, write, write_folders, write_parquet, write_shard
+from PIL import Image
 
 import compatbench as cb
 from compatbench.data import dataset_folders
@@ -28,6 +32,7 @@ from compatbench.data.new_task_choices import natural
 from compatbench.data.task import inspect_task, load_task
 from compatbench.errors import CompatbenchError
 
+IBEX, FOX = CLASSES
 WRITTEN = {"pets.yaml", "pets.csv", "pets-upgrade.yaml"}
 
 
@@ -109,6 +114,49 @@ def test_a_list_says_paths_labels_and_splits(work: Path) -> None:
     made = cb.new_task(folder, replace=True)
     assert made.task.counts == {"train": 8, "test": 8}
     check_reads_back(made)
+
+
+def test_lists_with_semicolons_and_lines_of_json(work: Path) -> None:
+    folder = write_folders(work / "pets" / "images").parent
+    rows = [(f"images/{name}/{n}.png", name) for name in CLASSES for n in range(8)]
+    write(folder / "labels.csv", "\n".join(["path;label", *map(";".join, rows)]))
+    made = cb.new_task(folder)
+    check_reads_back(made)
+    (folder / "labels.csv").unlink()
+    lines = [json.dumps({"file_name": path, "label": label, "more": [1]}) for path, label in rows]
+    write(folder / "metadata.jsonl", "\n".join(lines))
+    again = cb.new_task(folder, replace=True)
+    assert again.kind == "the list metadata.jsonl"
+    assert again.task == made.task
+    check_reads_back(again)
+    for text, message in (("[1]", "cannot be read"), ('{"a": 1}\n{"a"', "cannot be read")):
+        write(folder / "metadata.jsonl", text)
+        with pytest.raises(CompatbenchError, match=message):
+            cb.new_task(folder / "metadata.jsonl", replace=True)
+
+
+def test_images_that_are_in_training_and_test_are_noted(work: Path) -> None:
+    for split in ("train", "test"):
+        write_folders(work / "pets", 5, split)
+    for number in range(5):
+        for path in (work / "pets").glob(f"*/*/{number}.png"):
+            path.write_bytes(path.read_bytes() + repr(path.parts[-3:]).encode())
+    assert not any("in training, too" in note for note in cb.new_task("pets").notes)
+    shutil.copy(work / "pets" / "train" / FOX / "2.png", work / "pets" / "test" / FOX / "4.png")
+    [note] = [note for note in cb.new_task("pets", replace=True).notes if "too" in note]
+    pair = f"(test/{FOX}/4.png is train/{FOX}/2.png)"
+    assert note.startswith("of 10 test images, 1 are in training, too")
+    assert pair in note
+
+
+def test_several_targets_are_upgrades_of_one_suite(work: Path) -> None:
+    write_folders(work / "pets")
+    targets = ("mini-eva-clip", "mini-clip-next")
+    made = cb.new_task("pets", target="mini-eva-clip, mini-clip-next")
+    suite = suite_cards.read(made.suite.stem)
+    assert suite.upgrades == tuple(("mini-clip", target) for target in targets)
+    shown = output_of("new-task", "pets", "--target", ",".join(targets), "--replace")
+    assert "--backbone mini-eva-clip\n" in shown
 
 
 def test_shards_bring_names_and_prompts(work: Path) -> None:
@@ -268,7 +316,6 @@ def test_the_doctor_s_advice_is_about_the_folder(work: Path) -> None:
 
 
 Spoil = Callable[[Path], object]
-IBEX, FOX = CLASSES
 ROW = f"{IBEX}/0.png"
 
 
@@ -292,6 +339,13 @@ def fill(content: bytes | None, *numbers: int) -> Spoil:
             path.unlink() if content is None else path.write_bytes(content)
 
     return spoil
+
+
+def scan_of(white: int) -> bytes:
+    """A PNG of 16 bits, as microscopes and X-rays have it."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((8, 8), white, np.uint16)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def flatten(pets: Path) -> None:
@@ -321,7 +375,11 @@ SPOILED: list[tuple[Spoil, str]] = [
     (fill(None, *range(7)), f"class '{IBEX}' has 1 image and none to train on"),
     (rename(IBEX, "a\nb"), r"holds 'a\\nb'; rename it"),
     (rename(f"{IBEX}/0.png", f"{IBEX}/a\n.png"), r"'a\\n.png'; rename"),
-    (rename(IBEX, "red_Fox"), "are both called 'red Fox'"),
+    (rename(IBEX, "red_Fox"), "are both called 'red fox'"),
+    (rename(IBEX, "RED FOX"), "'RED FOX' and 'redFox' are both called 'red fox', whatever the cap"),
+    (rename(IBEX, "a|b"), r"the class name 'a\|b' cannot stand in a table"),
+    (fill(scan_of(4095), 3), r"3.png cannot be decoded \(it has more than 8 bits a pixel; save"),
+    (put("data-00000-of-00001.arrow", b""), r"'save_to_disk' writes; write parquet in its place"),
     (flatten, "holds 16 images and no class folders"),
     (
         lambda pets: write_folders(pets, 2, "train"),
@@ -352,7 +410,11 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"shots": 0}, "0 shots: class"),
     ({"name": "mini-food"}, "a task is named 'mini-food'"),
     ({"name": "a/b"}, "'a/b' cannot be a task's name"),
-    ({"template": ["a"]}, "field 'templates.0'"),
+    ({"template": ["a"]}, "field 'templates.0': 'a': give a prompt with {} for the class, once"),
+    ({"target": "ViT-B-16/no-such"}, "no-such"),
+    ({"target": "ViT-B-99@w.pt"}, "ViT-B-99"),
+    ({"target": "hf:nowhere"}, "nowhere"),
+    ({"target": "mini-eva-clip,mini-klip"}, "no backbone named 'mini-klip'"),
     ({"target": "mini-eva"}, "did you mean mini-eva-clip"),
     ({"target": "mini-clip"}, "names a backbone twice"),
     ({"test_share": 1.0}, "a share of 1.0 for testing"),

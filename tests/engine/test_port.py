@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import open_clip
 import pytest
 import torch
 from command_line import output_of
@@ -12,6 +14,7 @@ import compatbench as cb
 from compatbench.backbone import load_backbone
 from compatbench.backbone.joint_maps import fit_rotation
 from compatbench.backbone.words import encode_words, load_words
+from compatbench.data.task import load_task
 from compatbench.engine.port import turn_module
 from compatbench.errors import NotTransferable
 from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest
@@ -81,6 +84,31 @@ def test_a_ported_module_is_evaluated_without_a_transfer_as_with_it(
     assert copied.fingerprint != load_module(new).fingerprint
     with pytest.raises(cb.CompatbenchError, match="exists; give another --out"):
         output_of(*asked)
+
+
+def test_a_ported_module_is_used_without_compatbench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines on the page for owners, with a mini model in place of open_clip's own."""
+    page = (Path(__file__).parents[2] / "docs" / "my-upgrade.md").read_text(encoding="utf-8")
+    _, block = page.split("```py\n")
+    lines = block.split("```")[0]
+    assert len(lines.splitlines()) < 16
+    monkeypatch.chdir(tmp_path)
+    backbone = load_backbone(EVA)
+    module = cb.port(cb.fit("tip_adapter", "mini-weather", "mini-clip", shots=2), EVA)
+    module.save("photos-for-eva02.safetensors")
+    made = (backbone.model, None, None)
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", lambda *_: made)
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda _: backbone.tokenizer)
+    images = torch.randn(3, 3, *backbone.preprocess_settings["size"])
+    found: dict[str, Any] = {}
+    with torch.no_grad():
+        exec(lines, found)
+        method = builtin_methods().get("tip_adapter")()
+        attached = method.attach(module, backbone, load_task("mini-weather").labels)
+        wanted = attached(backbone.encode_images(images))
+        torch.testing.assert_close(found["logits"](images), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_prompts_stay_as_they_are_and_the_rest_is_refused_in_a_line(

@@ -61,12 +61,13 @@ def new_task(call: Call) -> None:
     say(escape(f"wrote {made.card.name}, {made.card.stem}.csv and {made.suite.name} to {out}"))
     say("next:")
     options = ["--cards", str(out)] if out.resolve() != Path.cwd() else []
-    for backbone in filter(is_card_path, (source, target)):
+    targets = target.split(",") if isinstance(target, str) else target
+    for backbone in filter(is_card_path, (source, *targets)):
         options += ["--cards", backbone]
     options += ["--data-root", made.data_root] if made.data_root else []
     trial, words = f"{made.task.name}-trial", shlex.join(options)
     run = f"run --suite {made.suite.stem} --methods {FIRST_METHOD} --seeds 1 --out {trial}"
-    modules, backbone = f"{trial}/runs/modules/*/*.safetensors", shlex.quote(target)
+    modules, backbone = f"{trial}/runs/modules/*/*.safetensors", shlex.quote(targets[0].strip())
     say(escape(f"  compatbench {run} {words}".rstrip()))
     say(escape(f"  compatbench evaluate {modules} --target {backbone} {words}".rstrip()))
 

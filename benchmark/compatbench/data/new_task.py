@@ -27,8 +27,10 @@ from compatbench.data.new_task_choices import choose_shots, name_classes, natura
 from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import cannot_write, write_atomic
+from compatbench.files.hashes import sha256_bytes
 from compatbench.files.project_folders import add_own_place
-from compatbench.messages import first_problem
+from compatbench.messages import count, first_problem
+from compatbench.plugins import load
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +75,7 @@ def new_task(
     name: str | None = None,
     *,
     source: str = "mini-clip",
-    target: str = "mini-eva-clip",
+    target: str | Sequence[str] = "mini-eva-clip",
     shots: int | None = None,
     seed: int = 1,
     test_share: float = 0.5,
@@ -95,7 +97,8 @@ def new_task(
             parquet files of the Hub's kind (``image``, ``label``). A folder, or one such file.
         name: the task's name; by default the folder's.
         source: the old model: a name (see ``list backbones``), or ``MODEL/TAG`` of open_clip.
-        target: the new model, likewise.
+        target: the new model, likewise; of several, a list with commas, the suite has an upgrade
+            to each.
         shots: training images of every class; by default 16, or 8, 4, 2, 1 if a class has fewer.
         seed: seed of the split, where there is no test split.
         test_share: share of each class that is then drawn for testing, above 0 and below 1.
@@ -142,11 +145,13 @@ def new_task(
         "licence": LICENCE,
     }
     card = _check(TaskCard, values, paths["task"])
-    suite = _make_suite(card, [_backbone(source), _backbone(target)], shots)
+    targets = [_backbone(each) for each in backbone_cards.resolve_all(target)]
+    suite = _make_suite(card, [[_backbone(source), each] for each in targets], shots)
     _check(SuiteCard, suite_cards.read(suite["extends"]).model_dump() | suite, paths["suite"])
     opened = open_images(listing, Classes(name, card.names, labels, labels))
     task = Task(card, Labels(card.names, card.templates, card.templates[0]), opened)
     decoded = _decode(task, seed, progress)
+    listing.notes += _find_twins(task, seed)
     rows = listing.frame.to_csv(index=False, lineterminator="\n")
     _write({paths["list"]: rows, paths["task"]: _dump(values), paths["suite"]: _dump(suite)})
     # What was made is found by name, in this process and its workers.
@@ -199,23 +204,26 @@ def _choose_files(name: str, out: Path, replace: bool) -> dict[str, Path]:
 
 
 def _backbone(name: str) -> str:
-    """A backbone's name; that of a card is known, others are looked at when they are loaded."""
+    """The name of a backbone that there is; its weights need not be here."""
     name = backbone_cards.resolve(name)
-    if not any(mark in name for mark in "/@:"):
+    if any(mark in name for mark in "/@:"):  # open_clip knows, which takes a second to load
+        load("compatbench.backbone.load.names:read_backbone")(name)
+    else:
         backbone_cards.path(name)
     return name
 
 
-def _make_suite(card: TaskCard, upgrade: list[str], shots: int) -> dict[str, Any]:
-    """The suite's fields: an upgrade on the task, with the settings of 'mini' or of 'paper'."""
-    source = upgrade[0]
+def _make_suite(card: TaskCard, upgrades: list[list[str]], shots: int) -> dict[str, Any]:
+    """The suite's fields: upgrades on the task, with the settings of 'mini' or of 'paper'."""
+    source, *_ = upgrades[0]
+    to = ", ".join(target for _, target in upgrades)
     ships = source in backbone_cards.builtin_names() and backbone_cards.read(source).weights
     return {
         "name": f"{card.name}-upgrade",
-        "title": f"{card.title}: {' → '.join(upgrade)}",
+        "title": f"{card.title}: {source} → {to}",
         "extends": "mini" if ships else "paper",
         "note": "The backbones are miniature models; see docs/mini-suite.md." if ships else "",
-        "upgrades": [upgrade],
+        "upgrades": upgrades,
         "tasks": [card.name],
         "variants": [],
         "shots": [shots],
@@ -245,6 +253,30 @@ def _decode(task: Task, seed: int, progress: Callable[[str], object]) -> int:
         more = f"; and {len(broken) - 1:,} more of {len(samples):,}" if len(broken) > 1 else ""
         raise CompatbenchError(f"{broken[0]}, or remove it{more}")
     return len(samples)
+
+
+def _find_twins(task: Task, seed: int) -> list[str]:
+    """Notes of test images that are training images, too: byte for byte, of those drawn."""
+    size, known = task.source.size, dict[tuple[int, str], Any]()
+    tested = [*task.source.samples["test"]]
+    if len(tested) > DECODED:
+        tested = random.Random(seed).sample(tested, DECODED)
+    sizes = {size(sample) for sample in tested}
+    for sample in (s for split in ("train", "val") for s in task.source.samples[split]):
+        if size(sample) in sizes:
+            known[size(sample), sha256_bytes(task.source.content(sample))] = sample
+    sizes = {bytes_of for bytes_of, _ in known}
+    twins = [
+        (sample, known[key])
+        for sample in tested
+        if size(sample) in sizes
+        and (key := (size(sample), sha256_bytes(task.source.content(sample)))) in known
+    ]
+    if not twins:
+        return []
+    pair = f"{twins[0][0].id} is {twins[0][1].id}"
+    of = f"of {count(len(tested), 'test image')}, {len(twins):,} are"
+    return [f"{of} in training, too, which flatters every module ({pair}); remove them"]
 
 
 def _dump(values: dict[str, Any]) -> str:

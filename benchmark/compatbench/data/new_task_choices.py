@@ -58,12 +58,17 @@ def name_classes(listing: Listing, file: str | Path | None = None) -> dict[str, 
         known = task_cards.read("imagenet")
         words = dict(zip(known.folders, known.names, strict=True))
         titles = {label: words.get(label, label) for label in ordered}
-    if odd := [title for title in titles.values() if not title.isprintable()]:
-        raise CompatbenchError(f"the class name {odd[0]!r} cannot be printed; rename the class")
-    if double := [title for title, count in Counter(titles.values()).items() if count > 1]:
-        both = " and ".join(repr(label) for label in ordered if titles[label] == double[0])
+    if odd := [title for title in titles.values() if not title.isprintable() or "|" in title]:
         raise CompatbenchError(
-            f"the classes {both} are both called '{double[0]}'; rename one, or give --class-names"
+            f"the class name {odd[0]!r} cannot stand in a table; rename it, or give --class-names"
+        )
+    # A text tower reads capitals as small letters.
+    folded = {label: title.casefold() for label, title in titles.items()}
+    if double := [title for title, count in Counter(folded.values()).items() if count > 1]:
+        both = " and ".join(repr(label) for label in ordered if folded[label] == double[0])
+        raise CompatbenchError(
+            f"the classes {both} are both called '{double[0]}', whatever the capitals; put them "
+            "together, rename one, or give --class-names"
         )
     if all(re.fullmatch("n?[0-9]+", title) for title in titles.values()):
         listing.notes.append(

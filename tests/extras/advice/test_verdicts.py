@@ -95,7 +95,12 @@ def test_an_upgrade_that_loses_says_to_stay() -> None:
     said = " ".join(str(found).split())
     assert "coop: stay with the old model; expect 90.0" in said
     assert "If the old model must go, keep it untouched." in said
-    assert advise(flat(COOP, 72, 70)).frame["verdict"].tolist() == ["keep"]  # not clearly
+    unclear = advise(flat(COOP, 72, 70))
+    assert unclear.frame["verdict"].tolist() == ["keep"]
+    said = " ".join(str(unclear).split())
+    assert "the upgrade loses against the module on the old model (-2.0 (" in said
+    assert "staying is a way." in said
+    assert "the upgrade loses" not in str(advise(flat(COOP, 70, 72)))
 
 
 def test_a_module_is_worth_labels_and_a_refusal_has_its_reason() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, get_args
 
-from pydantic import StringConstraints
+from pydantic import AfterValidator
 
 from compatbench.errors import CompatbenchError
 
@@ -16,24 +17,47 @@ _PART = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
 _FOLDER = r"[^\s./\\:~\x00-\x1f][^/\\:\x00-\x1f]{0,254}"
 _PATH = r"[^\s\x00-\x1f]([^\x00-\x1f]{0,998}[^\s\x00-\x1f])?"
 
+
+def written_as(pattern: str, what: str) -> AfterValidator:
+    """Takes a text of a pattern, and says in words what else is to be given."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"{text!r}: give {what}")
+        return text
+
+    return AfterValidator(check)
+
+
 # A name becomes part of a path, so it may hold neither separators nor dots alone.
-Name = Annotated[str, StringConstraints(pattern=rf"^{NAME}$")]
+_LETTERS = "a name of letters, digits, '-', '_' and '.'"
+Name = Annotated[str, written_as(NAME, _LETTERS)]
 # A method, or a config of one that a suite names: 'contcoop', 'contcoop+no-kd'.
-ConfigName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$")]
+ConfigName = Annotated[
+    str, written_as(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}", f"{_LETTERS}, perhaps with '+'")
+]
 # A path that stays inside the folder that it is relative to.
-RelativePath = Annotated[str, StringConstraints(pattern=rf"^{_PART}(/{_PART})*$")]
+RelativePath = Annotated[str, written_as(rf"{_PART}(/{_PART})*", "a plain path below the folder")]
 FilePattern = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9_*][\w.*-]*(/[\w*-][\w.*-]*)*$")
+    str,
+    written_as(
+        r"[A-Za-z0-9_*][\w.*-]*(/[\w*-][\w.*-]*)*",
+        "a plain path below the folder, perhaps with '*'",
+    ),
 ]
 # Likewise, of images, whose folders have all kinds of names; '.' is the folder itself.
 IMAGES_PATH = rf"(\.|{_FOLDER}(/{_FOLDER})*)"
-ImagesPath = Annotated[str, StringConstraints(pattern=rf"^{IMAGES_PATH}$")]
-Link = Annotated[str, StringConstraints(pattern=r"^https?://\S+$")]
+ImagesPath = Annotated[str, written_as(IMAGES_PATH, "a path below the folder, without '..'")]
+Link = Annotated[str, written_as(r"https?://\S+", "an address, https://...")]
 # The name of a card, or its path; or one that needs no card: MODEL/TAG, MODEL@FILE,
 # MODEL/TAG@FILE, local-dir:FOLDER, hf:FOLDER and hf:OWNER/NAME.
 _NO_CARD = rf"{NAME}(/{NAME})?(@{_PATH})?|(local-dir|hf):{_PATH}"
 BackboneName = Annotated[
-    str, StringConstraints(pattern=rf"^({_NO_CARD}|[^\s\x00-\x1f@:][^\x00-\x1f@:]*\.ya?ml)$")
+    str,
+    written_as(
+        rf"({_NO_CARD}|[^\s\x00-\x1f@:][^\x00-\x1f@:]*\.ya?ml)",
+        "the name or path of a card, MODEL/TAG, MODEL@FILE, local-dir:FOLDER or hf:FOLDER",
+    ),
 ]
 # Halves of a task's classes, as CoCoOp (arXiv:2203.05557) draws them for base-to-new: the first
 # ⌈C/2⌉ labels, and the others, numbered from 0. A half is a task of its own, without a card.

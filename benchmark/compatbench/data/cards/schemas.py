@@ -12,7 +12,6 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
-    StringConstraints,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -26,6 +25,7 @@ from compatbench.data.cards.names import (
     Name,
     RelativePath,
     split_half,
+    written_as,
 )
 from compatbench.data.cards.shots import MOST_VALIDATION_SHOTS, Seed, Shots
 from compatbench.data.cards.sources import ClassFoldersSource, Download, Source
@@ -37,9 +37,9 @@ COPIED = "copied"
 
 AT_LEAST_ONE = Field(min_length=1)
 UpgradePath = tuple[BackboneName, ...]  # a source, followed by its targets
-Template = Annotated[str, StringConstraints(pattern=r"^[^{}]*\{\}[^{}]*$")]
+Template = Annotated[str, written_as(r"[^{}]*\{\}[^{}]*", "a prompt with {} for the class, once")]
 Split = Literal["train", "val", "test"]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, written_as("[0-9a-f]{64}", "a SHA-256, 64 digits of 0-9a-f")]
 Protocol = Literal["few-shot", "base-to-new", "cross-dataset"]
 
 
@@ -144,7 +144,10 @@ class BackboneCard(CardModel):
     config: Name | None = None  # an open_clip model; a folder or repository brings its own
     tag: str | None = None  # open_clip's name of the weights
     repository: str = ""  # where the weights are on the Hugging Face hub
-    revision: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")] | None = None  # of it
+    # Of it.
+    revision: Annotated[str, written_as("[0-9a-f]{40}", "a commit, 40 digits of 0-9a-f")] | None = (
+        None
+    )
     hashes: dict[Name, Sha256] = {}  # SHA-256 of its files, by their names
     files: tuple[Name, ...] = ()  # other names that people have the file under
     path: str | None = None  # checkpoint or model folder on this machine

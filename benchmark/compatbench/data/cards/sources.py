@@ -6,9 +6,16 @@ from pathlib import PurePosixPath
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import PositiveInt, StringConstraints, TypeAdapter, model_validator
+from pydantic import PositiveInt, TypeAdapter, model_validator
 
-from compatbench.data.cards.names import FilePattern, ImagesPath, Link, Name, RelativePath
+from compatbench.data.cards.names import (
+    FilePattern,
+    ImagesPath,
+    Link,
+    Name,
+    RelativePath,
+    written_as,
+)
 from compatbench.data.cards.yaml_file import CardModel
 
 
@@ -97,7 +104,10 @@ Source = (
 
 NO_HASH = "none is published"
 Hash = Annotated[
-    str, StringConstraints(pattern=rf"^(md5:[0-9a-f]{{32}}|sha256:[0-9a-f]{{64}}|{NO_HASH})$")
+    str,
+    written_as(
+        rf"md5:[0-9a-f]{{32}}|sha256:[0-9a-f]{{64}}|{NO_HASH}", f"md5:..., sha256:... or {NO_HASH}"
+    ),
 ]
 
 

@@ -134,6 +134,9 @@ class ImageSource:
                 if pixels > MOST_PIXELS or max(image.size) > MOST_SIDE:
                     raise ValueError(f"it has {image.width} × {image.height} pixels, too many")
                 with _DECODING if pixels > LARGE else nullcontext():
+                    # Pillow would cut what is above 255: a scan of 16 bits is mostly white then.
+                    if image.mode[0] in "IF" and max(image.getextrema()) > 255:  # type: ignore[type-var]
+                        raise ValueError("it has more than 8 bits a pixel; save it with 8")
                     return image.convert("RGB")
         except Image.UnidentifiedImageError:
             reason = "no image format that is known"

@@ -8,6 +8,7 @@ they lie.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -200,7 +201,7 @@ def choose_columns(names: Iterable[str]) -> tuple[str, str, str] | None:
 
 
 def read_csv(path: Path, most: int | None = None) -> pd.DataFrame:
-    """The text of a CSV file, or a TSV file; the index has the line of each row.
+    """The text of a CSV or TSV file, or of lines of JSON; the index has the line of each row.
 
     Args:
         most: lines to read; by default all.
@@ -210,14 +211,24 @@ def read_csv(path: Path, most: int | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    separator = "\t" if path.suffix == ".tsv" else ","
     options: Any = {"header": None, "dtype": str, "keep_default_na": False, "nrows": most}
-    content = io.BytesIO(read_bytes(path))
+    content = read_bytes(path)
+    first = content.partition(b"\n")[0]
+    # Where a comma is the decimal sign, spreadsheets write semicolons.
+    separator = ";" if b";" in first and b"," not in first else ","
+    options["sep"] = "\t" if path.suffix == ".tsv" else separator
     try:
-        table = pd.read_csv(
-            content, sep=separator, encoding="utf-8-sig", skip_blank_lines=False, **options
-        )
-    except ValueError as error:  # as those of pandas are
+        if path.suffix == ".jsonl":  # as the Hub's folders of images have it
+            lines = [json.loads(line or "{}") for line in content.decode().splitlines()[:most]]
+            header = dict.fromkeys(name for line in lines for name in line)
+            texts = [[str(line.get(name, "")) for name in header] for line in lines]
+            table = pd.DataFrame([[*header], *texts])
+            table.index -= 1
+        else:
+            table = pd.read_csv(
+                io.BytesIO(content), encoding="utf-8-sig", skip_blank_lines=False, **options
+            )
+    except (ValueError, TypeError, AttributeError) as error:  # as those of pandas are
         why = first_line(error).removeprefix("Error tokenizing data. C error: ")
         raise unreadable(path, ValueError(why)) from None
     table = table.set_axis(table.index + 1).apply(lambda column: column.str.strip())

@@ -20,7 +20,7 @@ from compatbench.data.layouts.listing import (
 from compatbench.data.layouts.scanners import EXTENSIONS, is_image, scan_containers
 from compatbench.errors import CompatbenchError
 
-LISTS = (".csv", ".tsv")
+LISTS = (".csv", ".tsv", ".jsonl")
 # Beside CLIP_benchmark's shards: prompts with {c} for the class, and what the dataset is for.
 TEMPLATES, TYPE = "zeroshot_classification_templates.txt", "dataset_type.txt"
 PLAIN = "a photo of a {}."  # the zero-shot prompt, wherever it stands among the prompts
@@ -64,12 +64,17 @@ def scan(place: Path, ignore: Path | None = None) -> Listing:
         listing = scan_containers(folder, files, "parquet file")
     elif shards := ending(TAR):
         listing = _scan_shards(folder, sorted(shards, key=_by_number))
+    elif arrow := ending(".arrow"):
+        raise CompatbenchError(
+            f"{folder / arrow[0]} is what 'save_to_disk' writes; write parquet in its place, such "
+            "as load_from_disk(FOLDER)['train'].to_parquet('pets/train.parquet')"
+        )
     elif is_folder:
         return _scan_folders(folder, entries)
     else:
         raise CompatbenchError(
-            f"{place}: give a folder, a list (.csv, .tsv), a tar shard (.tar, not compressed) or a "
-            "parquet file"
+            f"{place}: give a folder, a list (.csv, .tsv, .jsonl), a tar shard (.tar, not "
+            "compressed) or a parquet file"
         )
     if listing.frame.empty:
         raise CompatbenchError(f"{place} holds no image with a label")

@@ -188,6 +188,11 @@ def _remarks(case: Case, row: dict[str, Any]) -> Iterator[str]:
             f"{with_interval(row, 'over_old', signed)}. If the old model must go, "
             f"{_go_on(row['transfer'])}."
         )
+    elif row["verdict"] != "unknown" and row["over_old"] is not None and row["over_old"] < 0:
+        yield (
+            f"With this the upgrade loses against the module on the old model "
+            f"({with_interval(row, 'over_old', signed)}), though not for certain: staying is a way."
+        )
     labels = count_labels(case.ways)
     if row["worth"] is not None and labels:
         show = partial(show_labels, most=max(labels))

@@ -79,8 +79,8 @@ def retrieve(
         targets: the new models, a comma list; by default those of the suite.
         tasks: of the suite, or others by name or by the path of a card.
         pairs: numbers of images that maps are fitted on, drawn from the training images, without
-            labels; by default 64, 256 and 1024. 0 leaves out the ways that need any, for tasks
-            without training images.
+            labels; by default 64, 256 and 1024, or as many as there are. 0 leaves out the ways that
+            need any, for tasks without training images.
         seeds: seeds of the draws of these images; by default 1, 2 and 3.
 
     Raises:
@@ -96,14 +96,17 @@ def retrieve(
     targets = backbone_cards.resolve_all(targets)
     if not targets or source in targets:
         raise CompatbenchError(f"no upgrade from '{source}' to another model; give --target")
-    counts = sorted({*pairs} - {0})
-    if not pairs or min(counts, default=LEAST_PAIRS) < LEAST_PAIRS or not seeds:
-        raise CompatbenchError(f"--pairs: give 0, or numbers of at least {LEAST_PAIRS}, and a seed")
     wanted, known = task_cards.resolve_all(tasks), list(suite_tasks(card))
     known += [name for name in wanted if name in task_cards.names() and name not in known]
     chosen = select_names(wanted, known, f"task of suite '{card.name}'")
-    study = Galleries([load_task(name, bare=True) for name in chosen], counts, tuple(seeds))
-    most = sum(len(task.split("train")) for task in study.tasks)
+    opened = [load_task(name, bare=True) for name in chosen]
+    most = sum(len(task.split("train")) for task in opened)
+    if pairs == PAIRS and most < max(PAIRS):
+        pairs = [*(number for number in PAIRS if number < most), most if most >= LEAST_PAIRS else 0]
+    counts = sorted({*pairs} - {0})
+    if not pairs or min(counts, default=LEAST_PAIRS) < LEAST_PAIRS or not seeds:
+        raise CompatbenchError(f"--pairs: give 0, or numbers of at least {LEAST_PAIRS}, and a seed")
+    study = Galleries(opened, counts, tuple(seeds))
     if most < max(counts, default=0):
         fewer = f"{most} at most" if most >= LEAST_PAIRS else 0
         raise CompatbenchError(
