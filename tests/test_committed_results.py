@@ -54,7 +54,7 @@ def test_every_method_is_ranked(page) -> None:
         standings = {one.standing.info.name: one.standing for one in ranked}
         assert sorted(standings) == sorted(METHODS)
         states = {name: one.state for name, one in standings.items() if one.state != "complete"}
-        assert set(states.values()) <= {"not ranked", "not transferable"}
+        assert set(states.values()) <= {"at chance", "not ranked", "not transferable"}
         assert not {*states} & {"coop", "contcoop", "clip_lora", "twosfs", "mma"}
 
 

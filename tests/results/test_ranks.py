@@ -129,6 +129,27 @@ def test_a_module_that_changes_next_to_no_answer_is_shown_without_a_place(
         assert explain_unranked(ranked) == [("CoOp", "null", why)]
 
 
+@pytest.mark.parametrize(
+    ("on_target", "tasks", "state"),
+    [
+        ([3, 4, 5, 6, 7, 8], 6, "at chance"),  # guessing among 20 classes gives 5
+        ([3, 4, 5, 6, 7, 8], 5, "complete"),  # too few tasks to say it
+        ([3, 4, 5, 6, 7, 60], 6, "complete"),  # on some tasks it works
+        ([12, 13, 12, 13, 12, 13], 6, "complete"),
+    ],
+)
+def test_a_module_at_chance_has_no_rank(on_target: list[int], tasks: int, state: str) -> None:
+    names = [f"task{number}" for number in range(6)][:tasks]
+    cells = {(name, 1): (60, right) for name, right in zip(names, on_target, strict=False)}
+    expected = Expected(tuple(names), (4,), (1,), (UPGRADE,), classes=dict.fromkeys(names, 20))
+    method = make_method(COOP, make_pairs(cells))
+    [ranked] = rank_upgrades([method], expected, (UPGRADE,), 4)
+    assert (ranked.standing.state, ranked.rank == "") == (state, state != "complete")
+    if state == "at chance":
+        why = "5.5 on the target, less than twice what guessing gives"
+        assert explain_unranked([ranked]) == [("CoOp", "at chance", why)]
+
+
 # Of 100 images, on cats and on dogs.
 RIGHT = {"old": (50, 60), "kin": (70, 40), "cousin": (30, 20), "stranger": (10, 5)}
 

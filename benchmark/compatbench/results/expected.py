@@ -10,6 +10,7 @@ from compatbench.data.cards import (
     development_tasks,
     suite_tasks,
     suite_variants,
+    task_cards,
     whole_name,
 )
 from compatbench.data.cards.schemas import Protocol
@@ -29,6 +30,7 @@ class Expected:
     variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of some of the tasks
     retrained: bool = False  # whether modules are also fitted on every target
     development: tuple[str, ...] = ()  # tasks that are measured, but in no mean
+    classes: Mapping[str, int] = field(default_factory=dict)  # how many, by task
     unranked: Mapping[str, str] = field(default_factory=dict)  # methods by name, with the reason
     # What 'variants' are: of a protocol, test sets with classes of their own.
     protocol: Protocol = "few-shot"
@@ -78,6 +80,7 @@ def expect_suite(suite: SuiteCard) -> Expected:
         variants={task: suite_variants(suite, task) for task in tasks},
         retrained=suite.retrained,
         development=development,
+        classes={task: len(task_cards.read(task).classes) for task in tasks},
         unranked=suite.unranked,
         protocol=suite.protocol,
     )

@@ -163,7 +163,7 @@ def _rank_track(standings: Sequence[Standing]) -> list[Ranked]:
         place = f"{len(ranked) + 1}{'=' if size > 1 else ''}"
         ranked += [Ranked(place, item, shares[item]) for item in left[:size]]
         left = left[size:]
-    for state in ("null", "not ranked", "not transferable", "incomplete", "refused"):
+    for state in ("at chance", "null", "not ranked", "not transferable", "incomplete", "refused"):
         ranked += [Ranked("", item) for item in standings if item.state == state]
     return ranked
 

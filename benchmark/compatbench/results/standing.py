@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from compatbench.results.estimate import (
+    FEWEST_UNITS,
     Interval,
     average,
     average_units,
@@ -26,7 +27,9 @@ from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.measures.registry import Side, list_measures
 from compatbench.results.method_results import MethodInfo, MethodResults, remembered
 
-State = Literal["complete", "null", "not ranked", "not transferable", "incomplete", "refused"]
+State = Literal[
+    "complete", "at chance", "null", "not ranked", "not transferable", "incomplete", "refused"
+]
 MeasureName = str  # of a measure of an upgrade
 Figures = NDArray[np.float64]
 NULL = 1.0  # percent of zero-shot's answers: a module that changes fewer does nothing
@@ -75,6 +78,8 @@ class Standing:
     # Positions in the table of ``results``, [seeds, tasks]; −1 where one is missing.
     rows: Mapping[Side, NDArray[np.intp]]
     unranked: str = ""  # why the suite gives the method no rank
+    # Accuracy of guessing in percent, by dataset; of those whose number of classes is known.
+    chance: Mapping[str, float] = field(default_factory=dict)
     memory: dict[Any, Any] = field(default_factory=dict, init=False)
 
     @property
@@ -113,7 +118,9 @@ class Standing:
             return "not transferable"
         if self.mean("h") is None:
             return "incomplete"
-        return "null" if self.changes_nothing else "complete"
+        if self.changes_nothing:
+            return "null"
+        return "at chance" if self.is_at_chance else "complete"
 
     @property
     def changes_nothing(self) -> bool:
@@ -125,6 +132,17 @@ class Standing:
             return False
         means = [mean_over_seeds(changed) for changed in self.both("changed")]
         return all(mean is not None and mean.value < NULL for mean in means)
+
+    @property
+    def is_at_chance(self) -> bool:
+        """Whether the module on the target is less than twice as accurate as guessing.
+
+        By its whole 95 % interval over datasets, and not said of fewer than a verdict takes.
+        """
+        means = dataset_means(self, "target") or {}
+        above = [value - 2 * self.chance.get(name, nan) for name, value in means.items()]
+        interval = estimate(above) if self.info.learns and len(above) >= FEWEST_UNITS else None
+        return interval is not None and interval.high < 0
 
     @property
     def coverage(self) -> tuple[int, int]:
@@ -188,7 +206,8 @@ def compute_standing(
         ]
         rows[side] = np.array(positions, dtype=np.intp).reshape(len(seeds), len(tasks))
     unranked = expected.unranked.get(results.info.name, "")
-    return Standing(results, upgrade, tasks, tasks, seeds, rows, unranked)
+    chance = {} if test_set else {task: 100 / count for task, count in expected.classes.items()}
+    return Standing(results, upgrade, tasks, tasks, seeds, rows, unranked, chance)
 
 
 @remembered

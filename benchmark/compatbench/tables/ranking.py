@@ -173,6 +173,10 @@ def explain_unranked(rows: Sequence[Ranked]) -> list[tuple[str, str, str]]:
             why = f"with {figures['measured']} of {cells} cells measured, so no mean is given"
         elif state == "null":
             why = f"it changes fewer than {NULL:g} % of zero-shot's answers, on source and target"
+        elif state == "at chance":
+            why = (
+                f"{percent(row.value('target'))} on the target, less than twice what guessing gives"
+            )
         elif state == "not ranked":
             why = f"here: {row.standing.unranked}"
         elif state == "refused":
