@@ -146,6 +146,7 @@ def test_a_module_at_chance_has_no_rank(on_target: list[int], tasks: int, state:
     [ranked] = rank_upgrades([method], expected, (UPGRADE,), 4)
     assert (ranked.standing.state, ranked.rank == "") == (state, state != "complete")
     if state == "at chance":
+        assert ranked.place == "at chance"
         why = "5.5 on the target, less than twice what guessing gives"
         assert explain_unranked([ranked]) == [("CoOp", "at chance", why)]
 

@@ -45,6 +45,12 @@ class Ranked:
     p_first: float | None = None  # see ``first_shares``
 
     @property
+    def place(self) -> str:
+        """The rank, or why a method with figures has none, or nothing."""
+        state = self.standing.state
+        return self.rank or (state if state in ("at chance", "null") else "")
+
+    @property
     def transfer(self) -> str:
         """How its module reached the target; empty if it was attached untouched, without words."""
         transfer = self.standing.results.ranked_with

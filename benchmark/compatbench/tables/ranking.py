@@ -120,7 +120,7 @@ def _record(place: int, row: Ranked) -> dict[str, Any]:
     """What a method shows in every column. A state stands in place of a mean that it explains."""
     figures, state = row.figures, row.figures["state"]
     # Other tracks are ranked among themselves.
-    rank = f"{row.track} {row.rank}".strip() if row.rank else NOTHING
+    rank = f"{row.track} {row.rank}".strip() if row.rank else row.place or NOTHING
     interval, low, seconds = None, figures["h_low"], figures["fit_seconds"]
     if low is not None:
         interval = Interval(figures["h"], low, figures["h_high"])

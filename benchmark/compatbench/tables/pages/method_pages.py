@@ -109,7 +109,7 @@ def _result_tables(results: Sequence[Result]) -> dict[str, Table]:
         gain = number(signed(row.value("gain")))
         if interval is not None and interval.bounded:
             gain = join([gain, number(f"({bounds(interval, signed)})")], " ")
-        how, rank = text(row.track or "untouched"), number(row.rank or NOTHING)
+        how, rank = text(row.track or "untouched"), number(row.place or NOTHING)
         rows.setdefault(page.path_title(upgrade), []).append(
             [text(page.title), how, rank, *means, gain]
         )
