@@ -52,6 +52,21 @@ def test_check_methods_gives_a_row_for_each_method_and_check() -> None:
         check_methods("taskres", "all,!*")
 
 
+def test_what_lies_above_a_clone_cannot_be_imported_by_a_check(tmp_path: Path) -> None:
+    above = str(Path(kit.__file__).parents[5])
+    (tmp_path / "looker.py").write_text(
+        "import sys\nfrom dataclasses import replace\n"
+        "from compatbench.methods.taskres import TaskRes\n"
+        "class Looker(TaskRes):\n"
+        "    card = replace(TaskRes.card, name='looker')\n"
+        "    def fit(self, backbone, data, rng):\n"
+        f"        assert {above!r} not in sys.path\n"
+        "        return super().fit(backbone, data, rng)\n"
+    )
+    found = check_methods(str(tmp_path / "looker.py"), "fit")
+    assert found["reason"].tolist() == [""]
+
+
 def test_a_file_that_cannot_be_loaded_fails_where_all_are_checked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

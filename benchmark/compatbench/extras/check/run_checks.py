@@ -34,7 +34,7 @@ SECONDS = 600.0  # that one check may take
 SHARE = 8  # plug-ins that are worth another process: to start it takes as long as to check some
 OnOutcome = Callable[[Outcome], object]
 # Nothing of the user's: no settings, plug-ins, cache or conftest.py.
-ALONE = ("-c", os.devnull, "--noconftest", "-p", "no:cacheprovider", "--rootdir")
+ALONE = ("-c", os.devnull, "--noconftest", "-p", "no:cacheprovider")
 
 
 def check_methods(
@@ -196,7 +196,9 @@ def run_tests(
     synthetic_models()  # before the clock of the first check runs
     codes = [find_checks(kind)[check].__code__ for check in checks]
     tests = [f"{code.co_filename}::{code.co_name}" for code in codes]
-    options = [*ALONE, os.path.dirname(plugin.__file__), "--checked", ",".join(names)]
+    # Folders above are no packages of tests: pytest would put what holds them on the path.
+    here = os.path.dirname(plugin.__file__)
+    options = [*ALONE, "--rootdir", here, "--confcutdir", here, "--checked", ",".join(names)]
     pytest.main([*options, *tests], plugins=[plugin, _Reporter(kind, connection)])
 
 
