@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import invoke, output_of
 from typer.main import get_command
 
+import compatbench
 from compatbench.cli.app import app
 from compatbench.cli.command import shell_options
 from compatbench.cli.commands import COMMANDS
@@ -53,6 +56,10 @@ GROUPS = {
     "study": ["analyze", "claims", "retrieve"],
     "maintain": ["tune", "audit", "ci"],
 }
+
+
+def json_of(*words: object) -> Any:
+    return json.loads(output_of(*words, "--json"))
 
 
 def commands_in_help(*words: str) -> list[str]:
@@ -106,6 +113,43 @@ def test_one_word_names_one_thing_in_every_command() -> None:
         flags = {option.flag(key) for key, option in shell_options(command).items()}
         assert not flags & {"--to", "--with", "--by", "--backbone", "--method"}, name
         assert not {"--task", "--tasks"} <= flags, name
+
+
+NO_TABLE = {"report", "new-method", "module export", "module port", "module push", "module pull"}
+NO_TABLE |= {f"store data {name}" for name in ("shots", "fetch", "weights")} | {"maintain ci"}
+NO_TABLE |= {"store runs verify", "store runs gc", "store cache verify", "store cache prune"}
+
+
+def test_every_command_that_prints_a_table_prints_json() -> None:
+    for name, command in (COMMANDS | offered("COMMANDS")).items():
+        flags = {option.flag(key) for key, option in shell_options(command).items()}
+        assert ("--json" in flags) == (name not in NO_TABLE), name
+
+
+def test_what_is_printed_as_json_is_what_the_function_gives() -> None:
+    assert [row["name"] for row in json_of("list", "methods", "coop,kg*")] == ["coop", "kgcoop"]
+    planned = json_of("plan", "--suite", "smoke", "--methods", "taskres")
+    assert planned == compatbench.plan("smoke", "taskres").frame.to_dict("records")
+    diagnosis = json_of("store doctor", "--tasks", "mini-food")
+    assert [task["state"] for task in diagnosis["tasks"]] == ["found"]
+    assert {row["name"] for row in json_of("module import")} >= {"coop", "clip_adapter"}
+    checks = json_of("check", "taskres", "--only", "card")
+    assert [(row["check"], row["status"]) for row in checks] == [("card", "pass")]
+
+
+@pytest.mark.slow
+def test_what_a_run_left_is_listed_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ranked = json_of("run", "--suite", "smoke", "--methods", "zeroshot,taskres", "--jobs", 1)
+    assert {row["method"] for row in ranked} == {"zeroshot", "taskres"}
+    assert {row["upgrade"] for row in ranked} == {"mini-clip → mini-eva-clip"}
+    files = {Path(row["file"]).stem for row in json_of("list", "modules")}
+    cells = json_of("store runs ls")
+    assert {row["key"] for row in cells} == files
+    assert json_of("store runs show", cells[0]["key"][:8])["method"] == cells[0]["method"]
+    assert sum(row["entries"] for row in json_of("store cache ls")) > 0
+    lines = output_of("store runs ls", COLUMNS="80").splitlines()
+    assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.slow

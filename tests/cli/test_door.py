@@ -155,7 +155,9 @@ def test_evaluate_refuses_files_that_are_no_modules(module: Path, tmp_path: Path
         evaluate(tmp_path / "large.safetensors")
 
 
-def test_list_modules_shows_paths_that_can_be_copied(runs: Path, module: Path) -> None:
-    output = invoke("list", "modules", "--out", str(runs), COLUMNS="80").output
-    assert str(module) in output
-    assert "taskres" in output
+def test_list_modules_shows_keys_and_the_path_of_one(runs: Path, module: Path) -> None:
+    lines = invoke("list", "modules", "--out", runs, COLUMNS="80").output.splitlines()
+    assert max(map(len, lines[:-1])) <= 80
+    assert [*lines[1].split()[:1], lines[1].split()[-1]] == ["taskres", module.stem[:12]]
+    [path] = runs.glob(str(Path(lines[-1].split()[-1]).relative_to(runs)))
+    assert path.stem.startswith(lines[-2].split()[-1])

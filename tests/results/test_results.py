@@ -23,7 +23,7 @@ from synthetic_results import (
 )
 
 from compatbench.errors import CompatbenchError
-from compatbench.results.method_results import MethodResults, merge_results
+from compatbench.results.method_results import MethodResults, merge_results, transfer_order
 from compatbench.results.result_files import read_method, read_results, write_results
 from compatbench.results.rows import Cost, Row, read_csv, to_frame, with_figures, write_csv
 
@@ -171,6 +171,13 @@ def test_a_folder_is_read_as_it_was_written_and_every_transfer_apart(tmp_path: P
     assert [one.transfer for one in read.all] == ["copied", "words"]
     assert len(read.frame) == len(both.rows) == 6
     assert write_results(folder, read_method(folder, "coop")) == []
+
+
+def test_transfers_stand_in_the_order_of_their_numbers() -> None:
+    names = ["words+raw", "retrained+16", "warm", "retrained+4", "copied", "words", "retrained+1"]
+    assert sorted(names, key=transfer_order) == [
+        *("copied", "retrained+1", "retrained+4", "retrained+16", "warm", "words", "words+raw")
+    ]
 
 
 def test_the_same_results_leave_the_files_untouched(tmp_path: Path) -> None:

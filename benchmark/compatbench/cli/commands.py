@@ -20,20 +20,22 @@ COMMANDS = {
         "run",
         "measure",
         shown=f"{CLI}.run:run",
-        also=("data_root", "offline", "trust_pickle"),
+        also=("data_root", "as_json", "offline", "trust_pickle"),
         records={"compute": ("Compute",)},
     ),
     "plan": Command(
         "plan",
         "measure",
         shown=f"{CLI}.run:plan",
-        also=("data_root", "device_model"),
+        also=("data_root", "as_json", "device_model"),
         records={"compute": ("Compute", "device", "jobs", "decoders", "memory_budget")},
     ),
     "list": Command(
         f"{CLI}.inventory:list_names",
         "measure",
+        shown=f"{CLI}.inventory:show_names",
         options={"names": Option("", completes="listed")},
+        also=("as_json",),
     ),
     "report": Command(
         "report",
@@ -62,6 +64,7 @@ COMMANDS = {
                 repeated=True,
             ),
         },
+        also=("as_json",),
     ),
     "new-method": Command(f"{CLI}.new_method:new_method", "add"),
     "module import": Command(
@@ -84,7 +87,7 @@ COMMANDS = {
                 annotation=FILE,
             ),
         },
-        also=("offline",),
+        also=("as_json", "offline"),
     ),
     "module export": Command("export_module", shown=f"{CLI}.modules:export_module", was="export"),
     "module port": Command(
@@ -130,7 +133,7 @@ COMMANDS = {
         note="The first line says how long it takes. Stop at any time; the same command continues. "
         "The last lines are for the suite's file. Add the record in results/<suite>/tuning/ to the "
         "method's pull request, or the leaderboard marks the method as not tuned.",
-        also=("data_root", "offline"),
+        also=("data_root", "as_json", "offline"),
         records={"compute": ("Compute", "device", "jobs")},
     ),
 }

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.markup import escape
 
 import compatbench
 from compatbench.cli.command import Call
 from compatbench.cli.output import MARKS, console, print_facts, print_frame, say
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 WIDE = 120
 HIDDEN = {  # in a terminal narrower than WIDE
@@ -26,7 +29,7 @@ def list_names(
     kind: Literal["methods", "tasks", "backbones", "suites", "transfers", "modules"],
     names: str = "all",
     out: str | Path = ".",
-) -> None:
+) -> pd.DataFrame:
     """List methods, tasks, backbones, suites, transfers or the modules in runs/.
 
     A terminal of 120 columns or more shows papers and ideas of the methods, too.
@@ -37,10 +40,23 @@ def list_names(
         out: as for ``run``.
     """
     if kind == "modules":
-        print_frame(compatbench.modules(names, out), whole=250)
+        return compatbench.modules(names, out)
+    return compatbench.transfers() if kind == "transfers" else getattr(compatbench, kind)(names)
+
+
+def show_names(call: Call) -> None:
+    """Shows what there is; of modules the beginnings of keys, for a whole path is too long."""
+    frame, kind = call(), call.arguments["kind"]
+    if call.prints_json(frame):
         return
-    frame = compatbench.transfers() if kind == "transfers" else getattr(compatbench, kind)(names)
-    print_frame(frame.drop(columns=HIDDEN.get(kind, []) if console.width < WIDE else []))
+    if kind != "modules":
+        print_frame(frame.drop(columns=HIDDEN.get(kind, []) if console.width < WIDE else []))
+        return
+    files = frame["file"].map(Path)
+    print_frame(frame.drop(columns="file").assign(key=[file.stem[:12] for file in files]))
+    last = files.iloc[-1]
+    example = last.parents[1] / "*" / f"{last.stem[:12]}*.safetensors"
+    say(escape(f"the file of the last, for example: {example}"))
 
 
 def new_task(call: Call) -> None:
@@ -48,6 +64,8 @@ def new_task(call: Call) -> None:
     from compatbench.data.cards import is_card_path
 
     made = call()
+    if call.prints_json(made.frame):
+        return
     source, target, out = (call.arguments[name] for name in ("source", "target", "out"))
     frame, total = made.frame, sum(sum(counts.values()) for counts in made.images.values())
     say(escape(f"{made.kind} in {made.folder}: {total:,} images of {len(frame)} classes"))

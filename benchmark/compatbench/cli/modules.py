@@ -37,12 +37,14 @@ def port(call: Call) -> None:
 def import_module(call: Call) -> None:
     """Writes the imported module; or shows a file, or the formats, if no module is asked for."""
     if call.shell["inspect"] is not None:
-        _print_inspection(call.shell["inspect"])
+        _print_inspection(call)
         return
     if call.arguments["format"] is None:
         from compatbench import formats
 
-        print_frame(formats())
+        if call.prints_json(table := formats()):
+            return
+        print_frame(table)
         say("'compatbench module import --inspect FILE' says of which format a file is")
         return
     wanted = {"FILE": "file", "--task": "task", "--source": "source"}
@@ -117,10 +119,12 @@ def _print_evaluation(evaluation: Evaluation) -> None:
         )
 
 
-def _print_inspection(file: Path) -> None:
+def _print_inspection(call: Call) -> None:
     from compatbench import inspect_checkpoint
 
-    checkpoint = inspect_checkpoint(file)
+    checkpoint = inspect_checkpoint(call.shell["inspect"])
+    if call.prints_json(checkpoint):
+        return
     kind = " or ".join(checkpoint.formats) or "not recognised"
     say(escape(f"{checkpoint.path}: format {kind}"))
     shown = list(checkpoint.tensors.items())[:40]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,10 @@ def print_json(data: Any) -> None:
         if hasattr(value, "columns"):  # a frame
             frame = value.astype(object).where(value.notna(), None)
             return frame.rename(columns=str).to_dict("records")
+        if isinstance(value, Path):
+            return str(value)
+        if hasattr(value, "model_dump"):
+            return value.model_dump(mode="json")
         return value.as_dict() if hasattr(value, "as_dict") else asdict(value)
 
     print_json_text(json.dumps(data, indent=1, ensure_ascii=False, default=as_values))
@@ -78,40 +82,34 @@ def write_module(module: Module, path: Path, way: str = "") -> None:
     say(escape(f"wrote {path}{way}: {module!r}"))
 
 
-def show_table(table: Table, whole: int = 0) -> None:
-    """Prints a table with what stands above and below it.
-
-    It takes ``whole`` columns even on a narrower terminal, which then wraps it: a path or a key is
-    to be copied.
-    """
+def show_table(table: Table) -> None:
+    """Prints a table with what stands above and below it."""
     from compatbench.tables.terminal import render_table
 
-    wide = SafeConsole(file=console.file, width=whole) if console.width < whole else console
     if table.caption is not None:
         say(escape(table.caption.text))
-    wide.print(render_table(table, wide.width))
+    console.print(render_table(table, console.width))
     for note in table.notes:
         say(escape(note))
 
 
 def print_table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[Any]],
-    right: Collection[str] = (),
-    whole: int = 0,
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Collection[str] = ()
 ) -> None:
     """Prints rows, whose cells may be ``Cell``; some columns are aligned right."""
     from compatbench.tables.table import plain_table
 
     left = [place for place, name in enumerate(columns) if name not in right]
-    show_table(plain_table(columns, rows, left), whole)
+    show_table(plain_table(columns, rows, left))
 
 
-def print_frame(frame: pd.DataFrame, right: Collection[str] = (), whole: int = 0) -> None:
-    """Prints a frame; its numbers are aligned right."""
+def print_frame(
+    frame: pd.DataFrame, right: Collection[str] = (), narrow: Sequence[str] = ()
+) -> None:
+    """Prints a frame; its numbers are aligned right, and a narrow terminal leaves columns out."""
     from compatbench.tables.table import frame_table
 
-    show_table(frame_table(frame, right), whole)
+    show_table(replace(frame_table(frame, right), narrow=tuple(narrow)))
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from compatbench.cli.command import Call
-from compatbench.cli.output import console, print_frame, print_table, say
+from compatbench.cli.output import console, error_console, print_frame, print_table, say
 from compatbench.cli.stoppable import stoppable
 from compatbench.messages import format_seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from rich.console import Console
 
     from compatbench.engine.plan import Plan
 
@@ -21,14 +23,17 @@ def run(call: Call) -> int:
     """Follows the cells, and shows the ranking of what was asked for."""
     with stoppable():
         from compatbench.tables.suite_page import read_suite_page
-        from compatbench.tables.terminal_ranking import print_ranking
+        from compatbench.tables.terminal_ranking import list_rankings, print_ranking
 
         out = call.arguments["out"]
         results, plan = _follow(call, out)
-        print_ranking(console, read_suite_page(plan.suite, out).restrict(**plan.matrix.asked))
-        page = f"{out / 'leaderboard.md'}, " if plan.suite.publish else ""
+        page = read_suite_page(plan.suite, out).restrict(**plan.matrix.asked)
+        if call.prints_json(list_rankings(page)):
+            return int(bool(results.failures))
+        print_ranking(console, page)
+        board = f"{out / 'leaderboard.md'}, " if plan.suite.publish else ""
         folders = f"results in {out / 'results' / plan.suite.name}/, modules in {out / 'runs'}/"
-        say(escape(f"wrote {page}{folders}modules/"))
+        say(escape(f"wrote {board}{folders}modules/"))
         if not results.failures:
             return 0
         tried = len(plan.to_do) + len(plan.broken)
@@ -41,10 +46,11 @@ def _follow(call: Call, out: Path | None = None) -> tuple[Any, Plan]:
     """What a command that runs a plan gives, and the plan; says what is planned, and shows it."""
     from compatbench.runs.progress import RunProgress
 
-    with RunProgress(console, out) as progress:
+    to = error_console if call.shell["as_json"] else console
+    with RunProgress(to, out) as progress:
 
         def start(plan: Plan, workers: int) -> None:
-            say_plan(plan, workers)
+            say_plan(plan, workers, to)
             progress.start_plan(plan, workers)
 
         given = call(progress=False, on_start=start, on_event=progress.on_event)
@@ -63,6 +69,8 @@ def plan(call: Call) -> None:
         planned = call()
         workers = compute.count_workers()
     frame = planned.frame
+    if call.prints_json(frame):
+        return
     about = [format_seconds(each / workers) if each else "" for each in frame["seconds"]]
     hidden = ["transfer"] if set(frame["transfer"]) <= {"copied"} else []
     hidden += [] if frame["missing"].any() else ["missing"]
@@ -78,17 +86,20 @@ def plan(call: Call) -> None:
         say(escape(f"'{doctor}' shows more, and what to do"))
 
 
-def say_plan(plan: Plan, workers: int) -> None:
+def say_plan(plan: Plan, workers: int, to: Console = console) -> None:
     """What cannot be loaded or is not here, and why; then how much of the suite is left."""
     for name, why in plan.matrix.registry.broken.items():
-        say(f"[yellow]left out[/] method '{escape(name)}', which cannot be loaded: {escape(why)}")
+        say(
+            f"[yellow]left out[/] method '{escape(name)}', which cannot be loaded: {escape(why)}",
+            to,
+        )
     for name, why in plan.missing.test_sets.items():
         if name not in plan.missing.broken:
-            say(f"[yellow]missing[/] images of {escape(name)}: {escape(why)}")
+            say(f"[yellow]missing[/] images of {escape(name)}: {escape(why)}", to)
     for name, why in dict.fromkeys((cell.test_sets[0], cell.broken) for cell in plan.broken):
-        say(f"[red]broken[/] images of {escape(name)}: {escape(why)}")
+        say(f"[red]broken[/] images of {escape(name)}: {escape(why)}", to)
     for name, why in plan.missing.backbones.items():
-        say(f"[yellow]missing[/] weights of {escape(name)}: {escape(why)}")
+        say(f"[yellow]missing[/] weights of {escape(name)}: {escape(why)}", to)
     left, mine, total = len(plan.to_do), len(plan.mine), plan.total
     done, what = mine - left, ""
     if plan.shard is not None:
@@ -100,7 +111,7 @@ def say_plan(plan: Plan, workers: int) -> None:
     if workers and done < total:
         many = f"{workers} worker{'s' if workers > 1 else ''}"
         parts.append(f"about {format_seconds(plan.seconds / workers)} with {many}")
-    say(", ".join(parts))
+    say(", ".join(parts), to)
 
 
 def _print_hours(plan: Plan, name: str) -> None:
@@ -162,12 +173,19 @@ def _describe_cards(beyond: dict[int, list[str]]) -> tuple[str, str]:
 
 def tune(call: Call) -> None:
     """Follows the fits, and shows every setting and what was chosen."""
+    import pandas as pd
     import yaml
 
     with stoppable():
         from compatbench.method.registry import builtin_methods
 
         tunings, _ = _follow(call)
+        frames = [
+            tuning.frame.assign(method=tuning.method, chosen=tuning.frame.index == tuning.chosen)
+            for tuning in tunings
+        ]
+        if call.prints_json(pd.concat(frames)):
+            return
         entries: dict[str, Any] = {}
         for tuning in tunings:
             images = f"{sum(tuning.total):,} held-out images, in percent"

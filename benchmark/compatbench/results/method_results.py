@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
@@ -131,7 +132,7 @@ class SuiteResults:
     def transfers(self) -> list[str]:
         """``copied``, and then every other transfer that was measured."""
         return sorted(
-            {COPIED, *(str(method.ranked_with) for method in self.all)}, key=_copied_first
+            {COPIED, *(str(method.ranked_with) for method in self.all)}, key=transfer_order
         )
 
     def of(self, transfer: str) -> dict[str, MethodResults]:
@@ -177,11 +178,13 @@ def split_results(name: str, methods: Iterable[MethodResults]) -> SuiteResults:
             if {*costs["key"].tolist()} - (keys := {*rows["key"].tolist()}):
                 costs = costs[costs["key"].isin(keys)]
             parts.append(replace(whole, rows=rows, costs=costs, transfer=transfer))
-    return SuiteResults(name, tuple(sorted(parts, key=lambda part: _copied_first(part.transfer))))
+    return SuiteResults(name, tuple(sorted(parts, key=lambda part: transfer_order(part.transfer))))
 
 
-def _copied_first(transfer: str | None) -> tuple[bool, str]:
-    return transfer != COPIED, transfer or ""
+def transfer_order(transfer: str | None) -> tuple[bool, list[str | int]]:
+    """Copied first, the others by name; ``retrained+4`` stands before ``retrained+16``."""
+    parts = re.split(r"(\d+)", transfer or "")
+    return transfer != COPIED, [int(part) if part.isdigit() else part for part in parts]
 
 
 def merge_results(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pandas as pd
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from compatbench.data.cards.shots import count_shots
 from compatbench.messages import one_line
+from compatbench.results.ranking_table import ranking_frame
 from compatbench.tables.ranking import TERMINAL, explain_unranked, gap_table, ranking_table
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.terminal import render_table
@@ -20,6 +22,21 @@ def print_ranking(console: Console, page: SuitePage) -> None:
         rows = "1 row" if count == "1" else f"{count} rows"
         text = f"{one_line(title)}: {rows} {kind}: {one_line(reason)}".removesuffix(": –")
         console.print(Text(text, style="red" if kind == "failed" else "yellow"))
+
+
+def list_rankings(page: SuitePage) -> pd.DataFrame:
+    """The rankings that are printed as one frame: of ``upgrade`` and ``transfer``, best first."""
+    ranked = (
+        (upgrade, transfer, page.ranks(upgrade, max(page.expected.shots), transfer))
+        for upgrade in page.expected.upgrades
+        for transfer in page.results.transfers
+    )
+    frames = [
+        ranking_frame(rows).assign(upgrade=" → ".join(upgrade), transfer=transfer)
+        for upgrade, transfer, rows in ranked
+        if rows
+    ]
+    return pd.concat(frames) if frames else pd.DataFrame()
 
 
 def render_ranking(page: SuitePage, width: int) -> RenderableType:

@@ -123,6 +123,21 @@ def test_what_is_missing_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch) 
         cb.diagnose(tasks=["dt"])
 
 
+def test_what_is_wrong_comes_first_and_the_rest_of_a_suite_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COMPATBENCH_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    text = "extends: mini\nname: mine\ntasks: [mini-food, dtd]\n"
+    (tmp_path / "mine.yaml").write_text(text)
+    shown = invoke("store doctor", "--suite", "mine.yaml")
+    lines = shown.output.splitlines()
+    assert (shown.exit_code, lines[0].strip()) == (1, "missing dtd")
+    assert lines[3].startswith("found 1 task and ")
+    named = invoke("store doctor", "--tasks", "mini-food,dtd").output
+    assert named.index("missing dtd") < named.index("found mini-food") < named.index("train 471")
+
+
 def test_zero_shot_is_shown_beside_what_is_published() -> None:
     shown = invoke(
         "store doctor", "--tasks", "mini-weather", "--backbones", "mini-clip", "--verify"

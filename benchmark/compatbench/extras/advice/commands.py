@@ -5,15 +5,13 @@ from __future__ import annotations
 from rich.markup import escape
 
 from compatbench.cli.command import Call
-from compatbench.cli.output import print_json_text, print_table, say
+from compatbench.cli.output import print_table, say
 
 
 def advise(call: Call) -> None:
     """Says the verdicts in words."""
     advice = call()
-    if call.shell["as_json"]:
-        print_json_text(advice.frame.to_json(orient="records", indent=1) or "[]")
-    else:
+    if not call.prints_json(advice.frame):
         say(escape(str(advice)))
 
 

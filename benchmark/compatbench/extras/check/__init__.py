@@ -25,5 +25,6 @@ COMMANDS = {
         "line each, and their failures at the end. To try one rule again: compatbench check "
         "./mine.py --only class-order. Exits with 1 if a check fails.",
         options={"methods": Option("", default=REQUIRED)},
+        also=("as_json",),
     ),
 }

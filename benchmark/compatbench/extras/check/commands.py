@@ -37,6 +37,8 @@ def check(call: Call) -> int:
             only,
             progress=lambda outcome: status.update(escape(f"{outcome.method}: {outcome.check}")),
         )
+    if call.prints_json(outcomes):
+        return int((outcomes["status"] == "fail").any())
     failed, names = outcomes["status"] == "fail", outcomes["method"].unique()
     alone = len(names) == 1
     # A check that is passed is shown with its rule, another with its reason.

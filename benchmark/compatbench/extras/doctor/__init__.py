@@ -20,10 +20,14 @@ COMMANDS = {
                 repeated=True, was=("--backbone",), read=_SPLIT, completes="backbones"
             ),
         },
-        also=("data_root", "trust_pickle"),
+        also=("data_root", "as_json", "trust_pickle"),
     ),
-    "store runs ls": Command("stores:list_runs", was="runs ls"),
-    "store runs show": Command("stores:show_run", was="runs show"),
+    "store runs ls": Command(
+        "stores:list_runs", was="runs ls", shown="stores:show_runs", also=("as_json",)
+    ),
+    "store runs show": Command(
+        "stores:show_run", was="runs show", shown="stores:show_record", also=("as_json",)
+    ),
     "store runs verify": Command("stores:verify_runs", was="runs verify"),
     "store runs gc": Command(
         "stores:collect_garbage",
@@ -34,7 +38,9 @@ COMMANDS = {
             "shots_file": Option(annotation="Path", repeated=True),
         },
     ),
-    "store cache ls": Command("stores:list_cache", was="cache ls"),
+    "store cache ls": Command(
+        "stores:list_cache", was="cache ls", shown="stores:show_cache", also=("as_json",)
+    ),
     "store cache verify": Command("stores:verify_cache", was="cache verify"),
     "store cache prune": Command(
         "stores:prune_cache",

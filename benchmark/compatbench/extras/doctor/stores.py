@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 from rich.markup import escape
 
+from compatbench.cli.command import Call
 from compatbench.cli.output import print_facts, print_frame, say
 from compatbench.data.cache_files import (
     default_cache_folder,
@@ -19,6 +20,7 @@ from compatbench.data.cache_files import (
 from compatbench.data.cards import suite_cards
 from compatbench.data.cards.shots import show_shots
 from compatbench.data.draws import read_draws
+from compatbench.engine.cell import CellRecord
 from compatbench.engine.store_check import (
     find_files,
     find_problems,
@@ -38,7 +40,7 @@ DAY = 86400
 
 def list_runs(
     methods: str = "all", tasks: str = "all", state: str = "all", out: str | Path = "."
-) -> None:
+) -> pd.DataFrame:
     """List cells: how each ended, its size on disk and its age.
 
     Args:
@@ -46,8 +48,13 @@ def list_runs(
         tasks: names, globs, comma lists.
         state: Of ok, not transferable, error, oom, killed, timeout: names, globs, exclusions.
     """
-    store = open_store(Path(out))
-    cells = list_cells(store, methods, tasks, state)
+    return list_cells(open_store(Path(out)), methods, tasks, state)
+
+
+def show_runs(call: Call) -> None:
+    """Shows the cells, and how much they take."""
+    if call.prints_json(cells := call()):
+        return
     size = format_bytes(cells["size"].sum())
     shown = {
         "key": cells["key"].str[:12],
@@ -55,19 +62,25 @@ def list_runs(
         "size": cells["size"].map(format_bytes),
         "age": cells["age"].map(format_seconds),
     }
-    print_frame(cells.assign(**shown), right=("shots", "size", "age"), whole=160)
-    say(f"{len(cells)} cells, {size}, in {store.folder}")
+    narrow = ("records", "source", "size")
+    print_frame(cells.assign(**shown), right=("shots", "size", "age"), narrow=narrow)
+    say(escape(f"{len(cells)} cells, {size}, in {Path(call.arguments['out'], 'runs')}"))
 
 
-def show_run(key: str, out: str | Path = ".") -> None:
+def show_run(key: str, out: str | Path = ".") -> CellRecord:
     """Show all that is stored of one cell.
 
     Args:
         key: The beginning of a cell's key, as 'ls' shows it.
     """
-    store = open_store(Path(out))
-    record = find_record(store, key)
-    module = store.module_path(record.key)
+    return find_record(open_store(Path(out)), key)
+
+
+def show_record(call: Call) -> None:
+    """Shows what a cell's record says, and where its module is."""
+    if call.prints_json(record := call()):
+        return
+    module = open_store(Path(call.arguments["out"])).module_path(record.key)
     facts = record.model_dump(exclude={"key", "schema_version", "records"}) | {
         "shots": show_shots(record.shots),
         "peak_memory": format_bytes(record.peak_memory) if record.peak_memory else None,
@@ -77,7 +90,8 @@ def show_run(key: str, out: str | Path = ".") -> None:
     print_facts(facts)
     if record.records:
         rows = pd.DataFrame([each.model_dump(exclude={"data"}) for each in record.records])
-        print_frame(rows.convert_dtypes().dropna(axis="columns", how="all").round(3), whole=160)
+        rows = rows.convert_dtypes().dropna(axis="columns", how="all").round(3)
+        print_frame(rows.set_index("backbone").T.reset_index(names=""))
 
 
 def verify_runs(out: str | Path = ".") -> int:
@@ -126,18 +140,24 @@ def collect_garbage(
     say("deleted" if delete else "nothing was deleted; --delete does")
 
 
-def list_cache() -> None:
+def list_cache() -> pd.DataFrame:
     """List what the cache holds, by backbone and task."""
-    folder = default_cache_folder()
     names = ["backbone", "task"]
     entries = [
         (*(str(entry.about.get(name, "?")) for name in names), entry.size)
-        for entry in list_entries(folder)
+        for entry in list_entries(default_cache_folder())
     ]
     sizes = pd.DataFrame(entries, columns=[*names, "size"])
-    groups = sizes.groupby(names)["size"].agg(entries="size", size="sum").reset_index()
+    return sizes.groupby(names)["size"].agg(entries="size", size="sum").reset_index()
+
+
+def show_cache(call: Call) -> None:
+    """Shows the groups, and how much they take together."""
+    if call.prints_json(groups := call()):
+        return
     print_frame(groups.assign(size=groups["size"].map(format_bytes)), right=("size",))
-    say(f"{len(entries)} entries, {format_bytes(sizes['size'].sum())}, in {folder}")
+    total = f"{groups['entries'].sum()} entries, {format_bytes(groups['size'].sum())}"
+    say(escape(f"{total}, in {default_cache_folder()}"))
 
 
 def verify_cache() -> int:

@@ -33,7 +33,7 @@ def retrieve(call: Call) -> None:
         return
     pooled = measured.frame.loc[measured.frame["gallery"] == POOLED]
     left_out = ["source", "gallery", "images", "asked", "seeds"]
-    print_frame(pooled.drop(columns=left_out).round(1), whole=90)
+    print_frame(pooled.drop(columns=left_out).round(1))
     say(escape(f"wrote {path}; over all {pooled['images'].max():,} images, in percent"))
 
 

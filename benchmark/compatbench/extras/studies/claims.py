@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Literal
 
 import numpy as np
@@ -56,6 +57,7 @@ class ClaimsReport(StudyReport):
     """The claims, compared with the results of one upgrade of a suite.
 
     Attributes:
+        over: the tasks and seeds that effects are means over, unless a finding says otherwise.
         complete, methods: how many methods are complete, and how many have results.
         findings: one row for each thing that a claim says: number of the ``claim``; what it
             ``says``, as a sentence that can be wrong; the ``data`` it was computed from; the
@@ -66,32 +68,36 @@ class ClaimsReport(StudyReport):
     suite: str
     upgrade: Upgrade
     shots: int
+    over: str
     complete: int
     methods: int
     findings: pd.DataFrame
 
     def tables(self) -> list[Table]:
-        """One row for each finding."""
-        rows = []
+        """One row for each finding; what limits several verdicts is said once, below."""
+        rows, marks = [], dict[str, str]()
         for row in records(self.findings):
-            data = f"{row['data']} ({row['why']})" if row["why"] else row["data"]
-            verdict = text(row["verdict"]).bold()
-            rows.append([str(row["claim"]), row["says"], data, _effect(row), verdict])
-        header = ["Claim", "What it says", "Data", "Effect, 95 % interval", "Verdict"]
+            limits = filter(None, (row["why"] or "").split("; "))
+            of_row = [marks.setdefault(limit, ascii_lowercase[len(marks)]) for limit in limits]
+            says = ": ".join(filter(None, (row["says"], row["data"])))
+            says += f" [{', '.join(of_row)}]" if of_row else ""
+            rows.append([str(row["claim"]), says, _effect(row), text(row["verdict"]).bold()])
+        header = ["Claim", "What it says, and of what", "Effect, 95 % interval", "Verdict"]
         head = (
-            f"Suite {self.suite}, {' → '.join(self.upgrade)}, {self.shots} shots, "
-            f"{self.complete} methods with all of their cells:"
+            f"Suite {self.suite}, {' → '.join(self.upgrade)}, {self.shots} shots, {self.over}, "
+            f"{self.complete} methods with all of their cells; effects in points:"
         )
-        return [plain_table(header, rows, range(5), sentence(head))]
+        notes = [f"[{mark}] {limit}" for limit, mark in marks.items()]
+        return [plain_table(header, rows, range(4), sentence(head), notes)]
 
 
 def _effect(finding: Row) -> str:
-    """``+1.2 points (-0.3 to +2.5)``; shares in percent."""
-    show, unit = "{:+.1f}".format, finding["unit"]
-    if unit.startswith("of "):
-        show, unit = (lambda value: f"{100 * value:.0f}"), f"% {unit}"
+    """``+1.2 (-0.3 to +2.5)``; shares in percent."""
+    show, unit = "{:+.1f}".format, ""
+    if finding["unit"].startswith("of "):
+        show, unit = (lambda value: f"{100 * value:.0f}"), " %"
     value, space, interval = with_interval(finding, "effect", show).partition(" ")
-    return value if finding["effect"] is None else f"{value} {unit}{space}{interval}"
+    return value if finding["effect"] is None else f"{value}{unit}{space}{interval}"
 
 
 def analyze_claims(suite: str | SuiteCard = "mini", out: str | Path = ".") -> list[ClaimsReport]:
@@ -130,7 +136,7 @@ def check_claims(page: SuitePage, upgrade: Upgrade, shots: int) -> ClaimsReport:
         for number, claim in enumerate(claims, start=1)
         for finding in claim(evidence)
     ]
-    counts = evidence.complete, len(evidence.ranked)
+    counts = evidence.tasks, evidence.complete, len(evidence.ranked)
     return ClaimsReport(page.name, upgrade, shots, *counts, pd.DataFrame(findings))
 
 
@@ -174,7 +180,7 @@ class Evidence:
         """The finding that nothing can be said without these methods."""
         has = "has" if len(names) == 1 else "have"
         why = f"{', '.join(names)} {has} no complete results, so there is no mean"
-        return _finding(says, self.tasks, why=why)
+        return _finding(says, "", why=why)
 
 
 def _finding(
@@ -202,7 +208,7 @@ def many_fail(evidence: Evidence) -> Iterator[Row]:
             dict(zip(able, gains, strict=True)),
             statistic=lambda *of_methods: np.mean([mean(each) < 0 for each in of_methods], axis=0),
         )
-        data = f"{int((gains.mean(axis=1) < 0).sum())} of {len(able)} methods, {evidence.tasks}"
+        data = f"{int((gains.mean(axis=1) < 0).sum())} of {len(able)} methods"
     verdict = above(effect, MANY)
     yield _finding(says, data, effect, verdict, evidence.not_counted, "of these methods")
 
@@ -210,7 +216,7 @@ def many_fail(evidence: Evidence) -> Iterator[Row]:
 def depth_decides(evidence: Evidence) -> Iterator[Row]:
     """Claim 2: shallow modules survive better than deep ones."""
     groups = [evidence.of_depth("shallow"), evidence.of_depth("deep")]
-    data = f"{len(groups[0])} shallow and {len(groups[1])} deep methods, {evidence.tasks}"
+    data = f"{len(groups[0])} shallow and {len(groups[1])} deep methods"
     gains = [evidence.scores(names, "gain") for names in groups]
     before = [evidence.scores(names, "source_gain") for names in groups]
     changes = [after - first for after, first in zip(gains, before, strict=True)]
@@ -264,10 +270,7 @@ def contcoop_is_best(evidence: Evidence) -> Iterator[Row]:
         best = max(h, key=lambda name: (h[name], name))
         place = 1 + sum(value > _mean(evidence.readings[reading], "h") for value in h.values())
         of_reading, of_best = evidence.scores([reading, best], "h")
-        data = (
-            f"against {methods[best].info.title}, the best of {len(h)}; {title} has rank "
-            f"{place}; {evidence.tasks}"
-        )
+        data = f"against {methods[best].info.title}, the best of {len(h)}; {title} has rank {place}"
         why = "the best of many is chosen by these same results, which favours it"
         yield _finding(says, data, estimate(of_reading - of_best), why=why, unit="points of H")
 
@@ -284,7 +287,7 @@ def gains_as_reported(evidence: Evidence) -> Iterator[Row]:
         contcoop, *baselines = evidence.scores(NAMED, measure)
         effect = estimate(contcoop - np.mean(baselines, axis=0))
         assert effect is not None  # every score is a number
-        data = f"mean of {len(BASELINES)} baselines, {evidence.tasks}"
+        data = f"against the mean of {len(BASELINES)} baselines"
         yield _finding(says, data, effect, as_reported(effect, reported))
 
 
