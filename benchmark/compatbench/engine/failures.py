@@ -10,6 +10,7 @@ from pathlib import Path
 
 from compatbench.engine.cell import Cell, CellRecord, FailureKind, Outcome, describe_cell
 from compatbench.engine.store import RunStore
+from compatbench.method.mistakes import explain
 
 OUT_OF_MEMORY, DIED, TIMED_OUT = "OutOfMemory", "WorkerDied", "TimedOut"
 LAST_FRAMES = 5  # that are stored with a failure
@@ -44,10 +45,9 @@ def kind_of(error: str) -> FailureKind:
 
 def describe_exception(error: Exception) -> Failure:
     """The failure that an exception of a cell is."""
-    text = f": {error}".splitlines()[0] if str(error) else ""
     frames = traceback.extract_tb(error.__traceback__)[-LAST_FRAMES:]
     trace = tuple(f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in frames)
-    return Failure(type(error).__name__ + text, trace)
+    return Failure(explain(error), trace)
 
 
 def describe_end(

@@ -23,6 +23,7 @@ from compatbench.engine.cell import Where
 from compatbench.errors import CompatbenchError
 from compatbench.files.tensors import load_tensors, save_tensors
 from compatbench.method import Classifier
+from compatbench.method.mistakes import check_logits
 from compatbench.method.predictions import Predictions, predict
 from compatbench.method.transfer import OldAnswers
 
@@ -53,7 +54,7 @@ def predict_module(
 
     Raises:
         NotTransferable: the backbone's image tower cannot give what is wanted.
-        ValueError: logits of a wrong shape, or not finite.
+        ValueError: no logits, logits of a wrong shape, or not finite.
     """
     if wanted == FEATURES:
         inputs = read_features(backbone, test_set, cache)
@@ -61,8 +62,7 @@ def predict_module(
         [inputs] = cache.tokens(_encoder(backbone), test_set, test_set.split("test"), wanted)
     width, parts = classes or len(test_set.labels), []
     for count, logits in answer_batches(classifier, inputs, stream, old):
-        if tuple(logits.shape) != (count, width):
-            raise ValueError(f"logits have shape {list(logits.shape)}, not {[count, width]}")
+        check_logits(logits, count, width, classifier)
         if not bool(torch.isfinite(logits).all()):
             raise ValueError("logits are not finite")
         parts.append(predict(test_set.select_columns(logits)))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from compatbench.data.labels import Need
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.files.tensors import fingerprint, load_tensors, save_tensors
 from compatbench.method.few_shot import FeatureSet, FewShotData, Rows, Teacher
+from compatbench.method.mistakes import check_words
 
 __all__ = [
     "DENSE", "FEATURES", "PIXELS", "POOLED", "Backbone", "Classifier", "CosineClassifier",
@@ -88,6 +89,11 @@ class MethodCard:
     prompts_per_image: int = 0
     zero_shot_at: Mapping[str, float | str] = field(default_factory=dict, hash=False)
     excused: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        check_words("inserts", self.places, tuple, get_args(Place))
+        check_words("needs", self.needs, Set, get_args(Need))
+        check_words("files", self.files, tuple)
 
     @property
     def identity(self) -> str:

@@ -17,11 +17,10 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import hash_file, sha256_bytes, sha256_json
 from compatbench.files.project_folders import CONTENT, content_folder
 from compatbench.method import Method
+from compatbench.method.mistakes import PLUGIN_PREFIX
 from compatbench.method.transfer import Transfer
 
 _CONTENT = rf"compatbench\.({'|'.join(CONTENT)})\.(.+)"
-# The packages of files that were loaded from anywhere have names that begin with this.
-PLUGIN_PREFIX = "compatbench_plugin_"
 
 
 def method_identity(cls: type[Any]) -> str:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import builtins
 import importlib
-import re
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
@@ -20,7 +18,8 @@ from types import CodeType, ModuleType
 import compatbench
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.project_folders import CONTENT, content_folder
-from compatbench.method.identity import PLUGIN_PREFIX, find_local, import_folders
+from compatbench.method.identity import find_local, import_folders
+from compatbench.method.mistakes import PLUGIN_PREFIX
 
 
 def load_file(path: Path) -> ModuleType:
@@ -82,16 +81,3 @@ class _Loader(SourceFileLoader):
 
 
 sys.meta_path.insert(0, _Loader)  # type: ignore[arg-type]
-
-
-def describe_import_error(error: Exception, path: Path) -> str:
-    """One line for a file that failed to load: where, and what."""
-    if isinstance(error, SyntaxError):
-        # A file that is no text has no lines.
-        line = f":{error.lineno}" if error.lineno else ""
-        return f"{error.filename or path}{line}: SyntaxError: {error.msg}"
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
-    line = f":{lines[-1]}" if lines else ""
-    text = re.sub(rf"{PLUGIN_PREFIX}[0-9a-f]+\.", "", str(error)).partition("\n")[0]
-    return f"{path}{line}: {type(error).__name__}: {text}"

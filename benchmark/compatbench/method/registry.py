@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import GenericAlias, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeGuard, TypeVar
 
 from compatbench.data.cards import select_names, unknown_name
@@ -20,11 +20,12 @@ from compatbench.files.project_folders import content_files
 from compatbench.method import Method, MethodCard, read_settings
 from compatbench.method.format import Format
 from compatbench.method.identity import class_file, method_identity, plugin_file
-from compatbench.method.outside_files import describe_import_error, load_file
+from compatbench.method.mistakes import explain_import
+from compatbench.method.outside_files import load_file
 from compatbench.method.transfer import Transfer, TransferCard
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 T = TypeVar("T", bound=Any)
 
@@ -101,7 +102,7 @@ class Registry(Generic[T]):
         try:
             loaded = load()
         except Exception as error:
-            raise CompatbenchError(describe_import_error(error, path)) from None
+            raise CompatbenchError(explain_import(error, path)) from None
         values = [loaded]
         if isinstance(loaded, ModuleType):  # what it imports is another's
             inside = f"{loaded.__name__}."
@@ -117,6 +118,8 @@ class Registry(Generic[T]):
         return names
 
     def _add_class(self, cls: type[T], path: Path) -> str:
+        if missing := ", ".join(sorted(getattr(cls, "__abstractmethods__", ()))):
+            raise CompatbenchError(f"{path}: {self.kind} class {cls.__name__} has no {missing}")
         mark = getattr(cls, self.mark)
         name = mark if isinstance(mark, str) else mark.name
         good = isinstance(name, str) and re.fullmatch(NAME, name) and name != "all"
@@ -144,8 +147,7 @@ class Registry(Generic[T]):
         return class_file(self.classes[name])
 
     def _is_marked(self, value: object, path: Path) -> TypeGuard[type[T]]:
-        # In Python 3.10 ``list[int]`` is an instance of ``type``, and no class.
-        if isinstance(value, GenericAlias) or not isinstance(value, type):
+        if not isinstance(value, type):
             return False
         if not issubclass(value, self.root) or (mark := vars(value).get(self.mark)) is None:
             return False

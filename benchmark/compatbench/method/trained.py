@@ -15,6 +15,7 @@ from torch import Tensor
 
 from compatbench.errors import CompatbenchError
 from compatbench.method import Backbone, FeatureSet, FewShotData, Labels, Method, Module
+from compatbench.method.mistakes import check_logits, check_loss, check_trainable
 
 # A cap on steps leaves a recipe at least this many epochs, if it has so many.
 LEAST_EPOCHS = 10
@@ -137,7 +138,9 @@ class TrainedMethod(Method):
 
     def loss(self, classifier: Any, batch: Batch) -> Tensor:
         """The loss of a batch, of the classifier that the method's own ``attach`` returned."""
-        return F.cross_entropy(classifier(batch.inputs), batch.targets)
+        logits = classifier(batch.inputs)
+        check_logits(logits, len(batch.targets), len(batch.labels), classifier, self.attach)
+        return F.cross_entropy(logits, batch.targets)
 
     def epochs(self, shots: int, per_epoch: int) -> int:
         """Epochs of a fit, with so many steps in each, where no suite caps its steps."""
@@ -213,6 +216,7 @@ class TrainedMethod(Method):
         whole = recipe is None and share == 1
         most, per_epoch = self.plan_steps(*size) if whole else self.plan_steps(*size, recipe, share)
         trained, epochs = module.trained, most if epochs is None else min(epochs, most)
+        check_trainable(trained, backbone.device, self.init, self.fit)
         optimizer, weights = self._build_optimizer(trained, stage), self.epoch_weights(epochs)
         device = next(iter(trained.values())).device
         seen = [(backbone, images)]
@@ -238,7 +242,9 @@ class TrainedMethod(Method):
                     batch = _draw_batch(model, views, data.labels, rows, epoch, rng, batch)
                 assert batch is not None
                 optimizer.zero_grad()
-                loss(module, batch).backward()
+                value = loss(module, batch)
+                check_loss(value, trained, loss, self.loss, self.attach)
+                value.backward()
                 optimizer.step()
             if weights is not None:
                 with torch.no_grad():

@@ -110,6 +110,11 @@ class RaisesInFit(
         raise ZeroDivisionError("one over nought")
 
 
+class AnswersNothing(Sound, breaks=r"attach: the classifier returned nothing \(None\)"):
+    def classifier(self, weights: Tensor, scale: float) -> Any:
+        return lambda features: None
+
+
 class CountsItsFits(Sound, breaks="same-seed: 'residual' differ"):
     fits = itertools.count()
 
@@ -118,7 +123,7 @@ class CountsItsFits(Sound, breaks="same-seed: 'residual' differ"):
         return Module(trained={"residual": residual + 1e-6 * next(self.fits)})
 
 
-class KeepsImages(Sound, breaks="same-seed: 'residual' differ; .* nothing from earlier fits"):
+class KeepsImages(Sound, breaks="same-seed: a fit changes 'seen' of its class, which the next"):
     """Its shots are all that any fit of this process was given."""
 
     seen: dict[float, Tensor] = {}

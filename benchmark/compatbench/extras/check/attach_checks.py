@@ -35,10 +35,11 @@ from compatbench.extras.check.models import (
     rotate_clip,
     synthetic_models,
 )
-from compatbench.extras.check.rules import Remark, describe_error, require
+from compatbench.extras.check.rules import Remark, require
 from compatbench.extras.check.transfer_checks import WORDS
 from compatbench.files.tensors import fingerprint
 from compatbench.method import Backbone, Module
+from compatbench.method.mistakes import explain
 from compatbench.method.registry import find_transfer
 from compatbench.method.transfer import TransferData, WordPair
 
@@ -106,7 +107,7 @@ def refusal(tested: MethodUnderTest, what: str, backbone: Backbone, labels: Labe
         require(why.reason.strip(), f"{what}: refused without a reason")
         return why.reason
     except Exception as error:
-        pytest.fail(f"{what}: raise NotTransferable, not {describe_error(error)}")
+        pytest.fail(f"{what}: raise NotTransferable, not {explain(error)}")
     require_logits(logits, f"logits for {what}", labels)
     return ""
 

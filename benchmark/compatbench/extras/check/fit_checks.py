@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import FunctionType
 from unittest.mock import patch
 
 import numpy as np
@@ -17,17 +18,40 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from compatbench.data.labels import NEEDS
 from compatbench.errors import NotTransferable
 from compatbench.extras.check.method_under_test import (
     FEW_STEPS,
     LABELS,
+    MOST_SECONDS,
     MethodUnderTest,
     relabel,
     require_logits,
 )
-from compatbench.extras.check.rules import Remark, describe_error, find_checks, quoted, require
+from compatbench.extras.check.rules import Remark, find_checks, quoted, require
 from compatbench.method import Backbone, FewShotData, Labels, load_module
+from compatbench.method.mistakes import explain, find_line, is_contributed
+
+CHANGEABLE = (list, dict, set, Tensor, np.ndarray)
+
+
+def _own_classes(cls: type) -> Iterator[type]:
+    """A class and those of which it is made, less the harness's own."""
+    yield from filter(is_contributed, cls.__mro__)
+
+
+def _own_functions(cls: type) -> Iterator[FunctionType]:
+    for base in _own_classes(cls):
+        yield from (each for each in vars(base).values() if isinstance(each, FunctionType))
+
+
+def _kept(cls: type) -> dict[str, str]:
+    """What containers of a class and of its bases hold."""
+    return {
+        name: repr(value)
+        for base in _own_classes(cls)
+        for name, value in vars(base).items()
+        if isinstance(value, CHANGEABLE)
+    }
 
 
 def test_card(unfitted: MethodUnderTest) -> None:
@@ -41,8 +65,6 @@ def test_card(unfitted: MethodUnderTest) -> None:
     acts = facts.depth != "none"
     right = acts == (facts.learns or "stream" in facts.needs)
     require(right, f"inserts={facts.inserts!r} and learns={facts.learns} contradict")
-    unknown = facts.needs - NEEDS.keys()
-    require(not unknown, f"the card needs {quoted(unknown)}; there are {quoted(NEEDS)}")
     named = "teacher" in unfitted.cls.Config.model_fields
     require(named or "teacher" not in facts.needs, "no setting 'teacher' names the teacher")
 
@@ -56,6 +78,15 @@ def test_settings(unfitted: MethodUnderTest) -> None:
         config.model_validate({"no_such_setting": 1})
         pytest.fail("an unknown setting is accepted; keep extra='forbid'")
     require(config.model_config.get("frozen"), "settings can be changed; keep frozen=True")
+    for name, value in config():
+        kind = type(value).__name__
+        why = f"setting '{name}' is a {kind}, which code can change; make it a tuple or a number"
+        require(not isinstance(value, CHANGEABLE), why + f" ({find_line(config)})")
+    for function in _own_functions(unfitted.cls):
+        defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+        why = f"a default of '{function.__name__}' is kept from call to call; make it None"
+        changeable = any(isinstance(value, CHANGEABLE) for value in defaults)
+        require(not changeable, f"{why} ({find_line(function)})")
 
 
 def test_fit(unfitted: MethodUnderTest, record_property: Remark) -> None:
@@ -68,12 +99,27 @@ def test_fit(unfitted: MethodUnderTest, record_property: Remark) -> None:
     record_property("remark", f"{module.parameters:,} parameters, {module.bytes:,} bytes")
 
 
+def test_attach(fitted: MethodUnderTest) -> None:
+    """A new instance attaches the module to its source, and classifies at once and in silence."""
+    seconds = fitted.first_seconds
+    require(
+        seconds < MOST_SECONDS,
+        f"the classifier takes {seconds:.0f} s for seven images on a tiny model; what is the same "
+        f"for every image belongs before it, in attach ({find_line(fitted.cls.attach)})",
+    )
+    printed = fitted.printed
+    require(not printed, f"{''.join(printed[:1])} is printed; leave it out")
+
+
 def test_same_seed(tested: MethodUnderTest) -> None:
     """The same data and seed fit the same module, bit for bit, whatever was fitted before."""
-    first = tested.fitted
+    first, kept = tested.fitted, _kept(tested.cls)
     _ = tested.fitted_otherwise
     _disturb_randomness()
     again = tested.fit()
+    moved = [name for name, value in _kept(tested.cls).items() if kept.get(name) != value]
+    why = f"a fit changes {quoted(moved)} of its class, which the next one sees"
+    require(not moved, f"{why}; keep it in the module ({find_line(tested.cls)})")
     changed = [
         name
         for name, tensor in first.tensors.items()
@@ -189,7 +235,7 @@ def _expect_served(tested: MethodUnderTest, what: str, data: FewShotData) -> Non
         module = tested.fit(data, steps=FEW_STEPS)
         logits = tested.logits(tested.source, module, data.labels)
     except Exception as error:
-        pytest.fail(f"{what}: {describe_error(error)}")
+        pytest.fail(f"{what}: {explain(error)}")
     require_logits(logits, f"{what}: logits", data.labels)
 
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import copy
+import io
+import sys
+import time
+import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import cached_property
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,6 +33,7 @@ from compatbench.method import (
     Module,
     Teacher,
 )
+from compatbench.method.mistakes import MethodMistake, author_line, check_logits
 
 TEMPLATES = ("a photo of a {}.", "a drawing of the {}.", "{} texture")
 TEXTS = ("a {} is seen.", "{}, which is old", "the {} of a friend", "a big {}")
@@ -45,6 +52,7 @@ LABELS = relabel(("dog", "hippopotamus", "red apple", "xylophone", "tree"))
 # need one to converge. Fewer where they only look whether a draw can be learned from.
 STEPS, FEW_STEPS = 3, 2
 MAX_ITERATIONS = 20  # of a solver
+MOST_SECONDS = 3.0  # of one processor, for seven images on a tiny model
 
 
 class MethodUnderTest:
@@ -58,6 +66,7 @@ class MethodUnderTest:
         self.card = method.card
         self.models = synthetic_models()
         self.source, self.target = self.models.source, self.models.target
+        self.printed: list[str] = []  # by the method, each with its line
 
     def build(self, steps: int = STEPS) -> Method:
         """The method with its published settings, but few optimiser steps."""
@@ -131,7 +140,13 @@ class MethodUnderTest:
     def fit(self, data: FewShotData | None = None, seed: int = 1, steps: int = STEPS) -> Module:
         """A module from a new instance of the method, by default of three shots."""
         rng = torch.Generator().manual_seed(seed)
-        return self.build(steps).fit(self.source, data or self.draw(), rng).detach()
+        method, data = self.build(steps), data or self.draw()
+        with self.listen():
+            module = method.fit(self.source, data, rng)
+        if not isinstance(module, Module):
+            problem = f"fit returned a {type(module).__name__}, not a Module"
+            raise MethodMistake(problem, method.fit)
+        return module.detach()
 
     @property
     def module(self) -> Module:
@@ -144,6 +159,24 @@ class MethodUnderTest:
         return self.fit()
 
     @cached_property
+    def first_seconds(self) -> float:
+        """Seconds of one processor for the unseen images on the source, by its own classifier."""
+        classify, inputs = self.attach(self.source), self.inputs(self.source)
+        start = time.process_time()
+        with torch.no_grad(), self.listen():
+            logits = classify(inputs)
+        check_logits(logits, len(inputs), len(LABELS), classify, self.cls.attach)
+        return time.process_time() - start
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the module has a classifier on its source that can be looked at."""
+        try:
+            return self.first_seconds < MOST_SECONDS
+        except Exception:
+            return False
+
+    @cached_property
     def fitted_otherwise(self) -> Module:
         """The module of three other shots and another seed, to be looked at only."""
         return self.fit(self.draw(seed=1), seed=2)
@@ -153,8 +186,16 @@ class MethodUnderTest:
         self, backbone: Backbone, module: Module | None = None, labels: Labels = LABELS
     ) -> Classifier:
         """The classifier that a new instance makes of a copy of a module."""
-        module = (module or self.fitted).detach()
-        return self.build().attach(module, backbone, self._known(labels))
+        module, method = (module or self.fitted).detach(), self.build()
+        with self.listen():
+            return method.attach(module, backbone, self._known(labels))
+
+    @contextmanager
+    def listen(self) -> Iterator[None]:
+        """Keeps what code prints, and where it does so, in ``printed``."""
+        ear = _Ear(self.printed)
+        with redirect_stdout(ear), redirect_stderr(ear):
+            yield
 
     @torch.no_grad()
     def logits(
@@ -180,10 +221,25 @@ class MethodUnderTest:
         return {"module": module.fingerprint, **prints}
 
 
+class _Ear(io.TextIOBase):
+    """A stream that notes who writes to it."""
+
+    def __init__(self, heard: list[str]) -> None:
+        self._heard = heard
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            frames = reversed([*traceback.walk_stack(sys._getframe())])
+            self._heard.append(f"{text.strip()[:50]!r} ({author_line(frames)})")
+        return len(text)
+
+
 def require_logits(logits: Tensor, what: str, labels: Labels = LABELS) -> None:
     """Fails the check unless there is a finite logit of every unseen image for every class."""
-    shape = [len(unseen_images()), len(labels)]
-    require([*logits.shape] == shape, f"{what} have shape {[*logits.shape]}, not {shape}")
+    try:
+        check_logits(logits, len(unseen_images()), len(labels))
+    except MethodMistake as mistake:
+        pytest.fail(f"{what}: {mistake}")
     require(logits.isfinite().all(), f"{what} are not finite")
 
 

@@ -1,7 +1,8 @@
 """A pytest plug-in: what the checks are tried on, what is excused, and another process.
 
-The checks of methods ask for the fixture ``tested``, or ``unfitted`` if they have something to look
-at even where the fit fails; those of transfers ask for ``carried``.
+The checks of methods ask for the fixture ``tested``; for ``fitted`` or ``unfitted`` if they have
+something to look at even where nothing can be attached, or fitted; those of transfers ask for
+``carried``.
 """
 
 from __future__ import annotations
@@ -82,13 +83,21 @@ def unfitted(checked_method: MethodUnderTest) -> Iterator[MethodUnderTest]:
 
 
 @pytest.fixture
-def tested(unfitted: MethodUnderTest) -> MethodUnderTest:
+def fitted(unfitted: MethodUnderTest) -> MethodUnderTest:
     """A method that could be fitted."""
     try:
         _ = unfitted.fitted
     except Exception:
         pytest.skip("there is no module to look at; fix 'fit' first")
     return unfitted
+
+
+@pytest.fixture
+def tested(fitted: MethodUnderTest) -> MethodUnderTest:
+    """A method of which the module could be attached to its source."""
+    if not fitted.classifies:
+        pytest.skip("the module has no classifier on its source; fix 'attach' first")
+    return fitted
 
 
 @pytest.fixture

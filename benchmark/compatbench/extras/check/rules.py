@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -57,11 +55,3 @@ def quoted(names: Iterable[str]) -> str:
     words = [f"'{name}'" for name in names]
     more = f" and {len(words) - 3} more" if len(words) > 3 else ""
     return ", ".join(words[:3]) + more
-
-
-def describe_error(error: BaseException) -> str:
-    """One line for an error in a method: what, and where."""
-    [text, *_] = str(error).splitlines() or [""]
-    *_, frame = traceback.extract_tb(error.__traceback__)
-    where = f"{Path(frame.filename).name}:{frame.lineno}"
-    return f"{type(error).__name__}{': ' if text else ''}{text} ({where})"

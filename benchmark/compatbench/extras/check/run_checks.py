@@ -21,12 +21,12 @@ from compatbench.extras.check.rules import (
     Outcome,
     Status,
     check_name,
-    describe_error,
     find_checks,
     find_rule,
 )
 from compatbench.files.processes import count_cores, end_with_parent, kill, silence, start_process
 from compatbench.messages import one_line
+from compatbench.method.mistakes import explain
 from compatbench.method.refusals import forget_refusal, remember_refusal
 from compatbench.method.registry import builtin_methods
 
@@ -237,7 +237,7 @@ def _judge(report: pytest.TestReport, call: pytest.CallInfo[None]) -> tuple[Stat
         return "fail", "the card excuses the method from this check, but it passes"
     error = call.excinfo.value
     told = isinstance(error, (pytest.skip.Exception, pytest.fail.Exception, CompatbenchError))
-    reason = str(error) if told else describe_error(error)
+    reason = str(error) if told else explain(error)
     if excuse := getattr(report, "wasxfail", ""):
         return "skip", f"{excuse} (excused: {reason})"
     return ("skip" if report.skipped else "fail"), reason
