@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+
+import compatbench
 
 REPOSITORY = Path(__file__).parents[1]
 # The programs that have made the mini suite.
@@ -50,3 +53,43 @@ def test_no_variable_of_the_caller_reaches_a_test(monkeypatch: pytest.MonkeyPatc
     runpy.run_path(str(Path(__file__).with_name("clean_environment.py")))
     assert not callers.keys() & os.environ.keys()
     assert Path.home().is_dir()
+
+
+SETUP = runpy.run_path(str(REPOSITORY / "setup.py"), run_name="setup")
+HOME = "https://git.example/us/compatbench"
+
+
+@pytest.mark.parametrize(
+    ("link", "absolute"),
+    [
+        ("[a](docs/report.md#b)", f"[a]({HOME}/blob/v1.2/docs/report.md#b)"),
+        ("![a](results/a.svg)", f"![a]({HOME}/raw/v1.2/results/a.svg)"),
+        ("[![a](../../b.svg)](../../c)", f"[![a]({HOME}/b.svg)]({HOME}/c)"),
+        ("[a](https://b.c) [d](#e)", "[a](https://b.c) [d](#e)"),
+    ],
+)
+def test_links_of_the_package_s_page_lead_to_the_repository(link: str, absolute: str) -> None:
+    assert SETUP["make_absolute"](link, HOME, "1.2") == absolute
+
+
+def test_no_link_of_the_package_s_page_is_relative() -> None:
+    facts = SETUP["describe"](REPOSITORY, HOME)
+    assert re.findall(r"\]\((?!https?:|#)[^)]*\)", facts["long_description"]) == []
+    assert facts["project_urls"]["Issues"] == f"{HOME}/issues"
+    assert SETUP["describe"](REPOSITORY, "") == {}
+
+
+def test_every_python_that_is_claimed_is_run_and_the_release_is_dated() -> None:
+    setup = ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    claimed = re.findall(r"Python :: (3\.\d+)", setup["metadata"]["classifiers"])
+    workflow = (REPOSITORY / ".github" / "workflows" / "ci.yml").read_text()
+    assert f'python: ["{claimed[0]}", "{claimed[-1]}"]' in workflow
+    assert setup["options"]["python_requires"].startswith(f">={claimed[0]}")
+    for text in ("README.md", "docs/tutorial.md"):
+        assert f"Python {claimed[0]} or newer" in (REPOSITORY / text).read_text(encoding="utf-8")
+    version = re.escape(compatbench.__version__)
+    changes = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## {version} \(\d{{4}}-\d\d-\d\d\)$", changes, re.MULTILINE)
+    citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(rf"^version: {version}$", citation, re.MULTILINE)

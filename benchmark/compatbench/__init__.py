@@ -18,7 +18,7 @@ from typing import Any
 
 from compatbench.plugins import functions, load
 
-__version__ = "0.1.0"
+__version__ = "0.3.0"
 
 
 # Functions whose name a folder has, too.

@@ -1,0 +1,52 @@
+"""What setup.cfg cannot say: where the links of README.md lead to from the page of a package."""
+
+import os
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s]+)(?=\))")
+
+
+def make_absolute(text: str, repository: str, version: str) -> str:
+    """A page with its relative links leading to a release in the repository.
+
+    Those to pictures lead to files. As on GitHub, ``../../actions`` is a page of the repository.
+    """
+
+    def replace(link: re.Match[str]) -> str:
+        target = link[1]
+        if target.startswith("../../"):
+            return f"{repository}/{target.removeprefix('../../')}"
+        kind = "raw" if target.endswith(".svg") else "blob"
+        return f"{repository}/{kind}/v{version}/{target}"
+
+    return LINK.sub(replace, text)
+
+
+def describe(folder: Path, repository: str) -> dict[str, object]:
+    """The arguments of ``setup`` for a repository; none where it is not known."""
+    if not repository:
+        return {}
+    code = (folder / "benchmark" / "compatbench" / "__init__.py").read_text(encoding="utf-8")
+    version = re.search(r'^__version__ = "(.+)"$', code, re.MULTILINE)
+    assert version is not None
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    page = f"{repository}/blob/v{version[1]}"
+    return {
+        "long_description": make_absolute(readme, repository, version[1]),
+        "url": repository,
+        "project_urls": {
+            "Documentation": f"{page}/docs/README.md",
+            "Leaderboard": f"{page}/leaderboard.md",
+            "Changelog": f"{page}/CHANGELOG.md",
+            "Issues": f"{repository}/issues",
+        },
+    }
+
+
+if __name__ == "__main__":
+    # As GitHub names the repository of a workflow.
+    places = [os.environ.get(name, "") for name in ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY")]
+    setup(**describe(Path(__file__).parent, "/".join(places) if all(places) else ""))
