@@ -443,7 +443,8 @@ function start(index) {
   phone.addEventListener("change", () => rows && showAll());
   addEventListener("beforeprint", () => paper(true));
   addEventListener("afterprint", () => paper(false));
-  at("filters").open = !phone.matches; // there the table is on the first screen
+  // On a phone the table is on the first screen; elsewhere the answer is.
+  at("filters").open = at("which").open = !phone.matches;
   state = read();
   ask();
   show();
