@@ -90,6 +90,16 @@ def test_the_page_of_commands_names_every_one() -> None:
     assert len(COMMANDS) > 40
 
 
+def test_every_page_opens_with_who_it_is_for_and_what_it_answers() -> None:
+    pages = [*DOCS.glob("*.md"), DOCS / "api/README.md", DOCS / "decisions/README.md"]
+    for page in [*pages, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "leaderboard.md"]:
+        title, *paragraphs = page.read_text(encoding="utf-8").split("\n\n")
+        opening = next(text for text in paragraphs if not text.startswith("<!--"))
+        assert title.startswith("# "), page
+        assert opening.startswith("For "), page
+        assert len(opening.split()) > 9, page
+
+
 @pytest.mark.parametrize("page", ["security.md", "reliability.md"])
 def test_every_promise_names_a_test_that_there_is(page: str) -> None:
     text = (DOCS / page).read_text()

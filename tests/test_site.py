@@ -32,7 +32,8 @@ def test_every_link_leads_somewhere() -> None:
     for page in sorted({path for place in PLACES for path in REPOSITORY.glob(place)}):
         text = re.sub(r"(?ms)^```.*?^```|`[^`\n]*`", "", page.read_text(encoding="utf-8"))
         for target in re.findall(r"\]\(<?([^)>\s]+)>?\)", text):
-            if re.match(r"\w+:|\.\./\.\./actions/", target):  # another site, a page of GitHub
+            # Another site, or a page of GitHub.
+            if re.match(r"\w+:|\.\./\.\./(actions|deployments)/", target):
                 continue
             path, _, anchor = target.partition("#")
             file = (page.parent / path).resolve() if path else page

@@ -14,6 +14,7 @@ from griffe2md import ConfigDict, render_object_docs
 
 REPOSITORY = Path(__file__).parents[2]
 MADE = "Made by `python benchmark/pages.py api`."
+ABOUT = "For authors of methods: the classes and functions that a method uses."
 # Page -> what is on it, as paths within ``compatbench``.
 PAGES: dict[str, tuple[str, ...]] = {
     "Method": ("method.Method", "method.MethodCard", "method.CosineClassifier"),
@@ -70,7 +71,7 @@ def make_files() -> dict[str, str]:
         pages[f"api/{title.lower()}.md"] = "\n".join([f"# {title}\n\n{MADE}\n", *parts])
         first = [f"`{each.name}`: {_first_line(each)}" for each in shown]
         lines += [f"* [{title}]({title.lower()}.md): {'; '.join(first)}"]
-    return pages | {"api/README.md": "\n".join(["# API", "", MADE, "", *lines]) + "\n"}
+    return pages | {"api/README.md": "\n".join(["# API", "", f"{ABOUT} {MADE}", "", *lines]) + "\n"}
 
 
 def _unlink(text: str) -> str:

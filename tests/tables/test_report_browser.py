@@ -135,7 +135,7 @@ def test_columns_sort_both_ways_by_mouse_and_keyboard(open_page: OpenPage) -> No
 
 def test_filters_drive_table_and_figures(open_page: OpenPage) -> None:
     page = open_page()
-    status = page.get_by_role("status")
+    status = page.locator("#board-status")
     marks = page.locator("#ranks svg .mark-symbol [aria-roledescription=point]")
     assert status.inner_text() == "15 of 15 rows"
     draw_all(page)
