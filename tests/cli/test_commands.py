@@ -94,6 +94,8 @@ def test_help_names_the_first_command_and_says_what_every_option_is() -> None:
         commands += getattr(command, "commands", {}).values()
         assert command.help, command.name
         assert [one.name for one in command.params if not getattr(one, "help", "")] == []
+        named = re.findall(r"compatbench ([a-z-]+)", command.help)
+        assert {*named} <= {*TEN, *GROUPS}, command.help  # no old name
     assert len(commands) > 25
     assert "Nothing is fetched and nothing is written. Times are" in output_of("plan", "--help")
 

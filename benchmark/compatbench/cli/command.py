@@ -111,11 +111,11 @@ class ShellOption(NamedTuple):
 
             # Cards of one's own have to be there before other options name them.
             settings |= {"callback": callback, "is_eager": name == "cards"}
-        if not self.flag(name):
+        if not (flag := self.flag(name)):
             info = typer.Argument(**settings)
         else:
             if kind is bool and not default:
-                names = names or (self.flag(name),)  # and no --no-
+                names = names or (flag,)  # and no --no-
             info = typer.Option(*names, **settings)
         kind = list[kind] if option.repeated else kind
         kind = kind | None if default is None else kind

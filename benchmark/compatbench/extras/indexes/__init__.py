@@ -13,7 +13,7 @@ COMMANDS = {
         note="A stored index of image embeddings (.npy, .parquet or a flat .faiss) is ported, too: "
         "each vector is mapped to the new model's space, block by block, in memory that does not "
         "grow with it. Type, order, lengths, ids and other columns stay. For example: compatbench "
-        "port photos.npy --source vit-b16-openai --target eva02-b16",
+        "module port photos.npy --source vit-b16-openai --target eva02-b16",
         options={
             "backbone": Option("--target", was=("--to",)),
             "transfer": Option(
