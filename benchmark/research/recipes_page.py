@@ -41,6 +41,8 @@ is float32, and a suite's `precision` is that of the frozen towers.
 
 As published in all that was read: {same}.
 
+Not read: {unread}.
+
 """
 HEADER = ["Setting", "Datasets", "Published", "Source", "Ours", "Why"]
 MOST = 1000  # characters of a reason that are shown
@@ -150,7 +152,16 @@ def make_files() -> dict[str, str]:
             *([name, *line] for name, of_method in lines.items() for line in of_method),
         ]
     )
-    text = HEAD.format(same=", ".join(same)) + "\n".join(page) + "\n"
+    unread = [
+        escape(registry.get(name).card.title)
+        for name in sorted(registry.classes)
+        if name not in titles and registry.get(name).card.learns
+    ]
+    text = (
+        HEAD.format(same=", ".join(same), unread=", ".join(unread) or "none")
+        + "\n".join(page)
+        + "\n"
+    )
     return {"recipes.md": text, "recipes.csv": data.getvalue()}
 
 

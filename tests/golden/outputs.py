@@ -1,6 +1,7 @@
 """The numbers that must not change without a new version, and the file that remembers them.
 
-    python tests/golden/outputs.py      writes golden.json anew
+    python tests/golden/outputs.py              writes them anew, each to its file in outputs/
+    python tests/golden/outputs.py coop kgcoop  those of these methods
 
 refuses numbers that moved under an unchanged version. Of a method, the version is that of its
 card and of the methods it builds on; of everything else, ``ENGINE_VERSION``.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
@@ -36,7 +37,7 @@ from compatbench.method.predictions import predict
 from compatbench.method.registry import builtin_methods
 from compatbench.results.measures import Answers, score
 
-FILE = Path(__file__).with_name("golden.json")
+FOLDER = Path(__file__).with_name("outputs")
 REFRESH = "python tests/golden/outputs.py"
 # Of the largest number of an output. Fits are in double precision, where processors differ by
 # far less; features of the mini models are in single precision.
@@ -233,20 +234,32 @@ def renew(name: str, kept: Entry | None) -> Entry:
     return {"version": version, "output": found}
 
 
-def main() -> None:
-    """Writes the golden outputs anew; those that are refused stay."""
-    golden, lines, refused = json.loads(FILE.read_text(encoding="utf-8")), [], []
-    for name in sorted(OUTPUTS):
-        entry = golden.get(name)
+def path_of(name: str) -> Path:
+    """The file of an output: one for each, so that two changes meet in none."""
+    return FOLDER / f"{name.replace(' ', '-')}.json"
+
+
+def read(name: str) -> Entry | None:
+    """An output as it is kept, if it is."""
+    path = path_of(name)
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def main(methods: Sequence[str]) -> None:
+    """Writes the golden outputs of methods, or all, anew; those that are refused stay."""
+    refused = []
+    for name in [f"method {method}" for method in methods] or sorted(OUTPUTS):
         try:
-            entry = renew(name, entry)
+            entry = renew(name, read(name))
         except ValueError as why:
             refused.append(str(why))
-        lines.append(f"{json.dumps(name)}: {json.dumps(entry)}")
-    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        else:
+            path_of(name).write_text(json.dumps(entry) + "\n", encoding="utf-8")
+    for path in {*FOLDER.glob("*.json")} - {*map(path_of, OUTPUTS)}:
+        path.unlink()  # of a method that is gone
     sys.exit("\n".join(refused) or None)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main()
+    main(sys.argv[1:])

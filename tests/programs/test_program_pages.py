@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 from pages import DOCS, PAGES, make_files
+from unrecorded_methods import UNRECORDED
 
 from compatbench.method.registry import builtin_methods
 
 SLOW = {"api", "indexes", "intervals", "methods", "recipes", "rosetta", "scale"}
+LISTS = {"authors", "methods", "recipes", "scale"}  # of all methods
 ROUNDED = {"predict"}  # whose fits differ in their last digits on other processors
 
 
@@ -20,6 +22,8 @@ ROUNDED = {"predict"}  # whose fits differ in their last digits on other process
     ],
 )
 def test_a_page_is_what_its_program_gives(name: str) -> None:
+    if UNRECORDED and name in LISTS:
+        pytest.skip(f"it is made after the merge: {', '.join(sorted(UNRECORDED))}")
     if name == "api":
         pytest.importorskip("griffe2md")
     builtin_methods.cache_clear()  # without methods that other tests have added

@@ -81,7 +81,7 @@ def plan_search(
     assert tuning is not None
     shots = max(n for n in card.shots if n < ALL_SHOTS)
     # Settings that an earlier search chose must not be where this one begins.
-    card = card.model_copy(update={"methods": dict(_without_chosen(card)), "tasks": tasks})
+    card = card.model_copy(update={"methods": dict(without_chosen(card)), "tasks": tasks})
     asked = select_matrix(card, registry, methods, tasks, transfers=["copied"]).choices
     proposed: dict[str, list[Setting]] = {
         choice.name: _first_settings(choice, tuning)
@@ -128,7 +128,7 @@ def _check_card(card: SuiteCard) -> tuple[str, ...]:
     return tasks
 
 
-def _without_chosen(card: SuiteCard) -> Iterator[tuple[str, dict[str, Any]]]:
+def without_chosen(card: SuiteCard) -> Iterator[tuple[str, dict[str, Any]]]:
     """What a suite says of methods, without what a search chooses: rate, epochs and training."""
     for name, settings in card.methods.items():
         if name in card.configs:

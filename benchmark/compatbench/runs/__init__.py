@@ -11,6 +11,7 @@ from typing import Literal
 from compatbench.backbone.load import planning
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.cards.shots import Numbers
+from compatbench.engine.changed_code import check_code
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.run_plan import run_plan
@@ -19,6 +20,7 @@ from compatbench.engine.plan import Plan, make_plan
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import remove_remains, write_atomic
 from compatbench.files.kinds import require
+from compatbench.method import Method
 from compatbench.results.collect import collect_results
 from compatbench.results.ranking_table import Results
 from compatbench.results.result_files import FIGURES, REPORT, RESULTS, read_results, result_folders
@@ -81,6 +83,7 @@ def run(
     shots_files: Sequence[Path] = (),
     skip_missing: bool = False,
     shard: Shard | str | None = None,
+    keep: bool = False,
     compute: Compute | None = None,
     progress: bool = True,
     on_start: Callable[[Plan, int], object] = lambda plan, jobs: None,
@@ -113,6 +116,8 @@ def run(
         skip_missing: leave out cells whose images or weights are missing, and run the others.
         shard: the I-th of N parts of the work, about equal in time, such as ``3/8``: one for each
             job of an array. The results of all parts add up.
+        keep: take finished cells of methods of the repository whose code changed while their
+            version did not.
         progress: show how far it is, in a notebook, or on a terminal's stream of errors.
         on_start: is given the plan and the number of workers before the first cell.
         on_event: is given every event of a cell.
@@ -135,6 +140,7 @@ def run(
                 f"doctor --suite {suite if isinstance(suite, str) else planned.suite.name}'"
             )
         _check_folders(out, planned.suite.name)
+        check_code(planned.store.folder, _begun(planned), keep)
         planned = take_shard(planned, shard)
         failures = run_plan(planned, compute or Compute(), *follow)
     _publish(planned, out)
@@ -142,6 +148,14 @@ def run(
     # What was asked for and is not there yet is missing.
     whole = replace(whole, expected=replace(whole.expected, seeds=planned.matrix.seeds))
     return replace(whole.restrict(**planned.matrix.asked), failures=failures)
+
+
+def _begun(plan: Plan) -> dict[type[Method], bool]:
+    """The methods of a plan, and whether any of their cells are done."""
+    to_do = {cell.key for cell in plan.to_do}
+    done = {cell.method for cell in plan.cells if cell.key not in to_do}
+    classes = {choice.method for choice in plan.matrix.choices}
+    return {method: method.card.name in done for method in classes}
 
 
 def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from command_line import forget_files, invoke
 import compatbench as cb
 from compatbench.engine.compute import Compute
 from compatbench.extras.audit.pull_request import PullRequest, check_pull_request
+from compatbench.extras.audit.untrusted import link_package
 from compatbench.files.project_folders import content_folder, tasks_folder
 from compatbench.tables.pages.leaderboard import write_pages
 
@@ -24,8 +27,10 @@ name: tiny
 title: Tiny
 upgrades: [[mini-clip, mini-eva-clip]]
 tasks: [mini-weather]
-shots: [2]
+shots: [4]
 seeds: [1, 2]
+development: [mini-weather]
+tuning: {rates: [1, 100], seeds: [101, 102]}
 training: {views: 1, max_steps: 5}
 """
 Change = Callable[[str], str]
@@ -69,6 +74,20 @@ class Project:
         result = invoke("maintain audit", "--out", self.folder, "--cells", cells, *options)
         return result.exit_code, result.output
 
+    def run(self, *words: object) -> str:
+        """What a command prints that is installed with the methods and cards of this folder."""
+        site = self.folder.parent / "site"
+        if not site.exists():
+            link_package(self.folder, self.folder / "tasks", site / "compatbench")
+        done = subprocess.run(
+            [sys.executable, "-m", "compatbench", *map(str, words), "--out", str(self.folder)],
+            env={**os.environ, "PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout
+
     def check(self, work: Path | None = None) -> PullRequest:
         """What ``compatbench maintain ci`` finds."""
         return check_pull_request(self.folder, suite="tiny", work=work)
@@ -92,7 +111,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Project:
         cb.run("tiny", methods=METHODS, out=root, compute=Compute(jobs=1))
         write_pages(root)
     forget_files()
-    (root / ".gitignore").write_text("/runs/\n")
+    (root / ".gitignore").write_text("/runs/\n__pycache__/\n")
     git(root, "init", "-q")
     git(root, "add", "-A")
     git(root, "commit", "-q", "-m", "Begin")

@@ -11,7 +11,8 @@ import pytest
 
 import compatbench as cb
 from compatbench.errors import CompatbenchError
-from compatbench.extras.audit.change import Change, read_base_results
+from compatbench.extras.audit.change import Change, find_change, read_base_results
+from compatbench.extras.audit.changed_files import check_files, find_methods
 from compatbench.extras.audit.pull_request import PullRequest, check_pull_request
 from compatbench.extras.audit.untrusted import copy_without_labels
 from compatbench.files.project_folders import content_folder, tasks_folder
@@ -49,18 +50,14 @@ def test_a_copy_of_the_cards_has_no_label_of_a_test_image(tmp_path: Path) -> Non
 def checked(
     original: Project, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[PullRequest, Path]]:
-    """A change with new methods, wrong rows, and rows of a method that it does not change.
-
-    And the folder that it was run in.
-    """
+    """A change with new methods, a data file and another comment, and the folder it was run in."""
     place = tmp_path_factory.mktemp("change")
     with change_of(original, place / "project") as project:
         methods = project.folder / "methods"
         shutil.copy(content_folder("methods") / "gda.py", methods)
         (methods / "peeks.py").write_text(LABELS)
+        (methods / "peeks.json").write_text("{}")
         (methods / "taskres.py").write_text(f"{(methods / 'taskres.py').read_text()}\n# changed\n")
-        project.edit("taskres.csv", set_field(3, "correct", lambda value: int(value) + 1))
-        project.edit("coop.csv", set_field(3, "correct", lambda value: int(value) - 1))
         yield project.check(place / "work"), place / "work"
 
 
@@ -73,36 +70,61 @@ def test_a_method_that_is_one_file_is_run_and_gets_its_rows(
     assert found.rows is not None
     assert {each.info.name for each in found.rows.all} == {"gda", "peeks", "taskres"}
     assert "- `gda`: 4 rows made here" in found.summary
+    assert "- files that are not committed are judged, too: methods/taskres.py and 3 more" in (
+        found.summary
+    )
     # They are the rows of an ordinary run, and lie where results lie.
     made = (work / "results" / "tiny" / "gda.csv").read_text()
     cb.run("tiny", methods=["gda"], seeds=[1, 2], out=tmp_path, compute=cb.Compute(jobs=1))
     assert (tmp_path / "results" / "tiny" / "gda.csv").read_text() == made
 
 
-def test_rows_that_are_sent_must_be_those_that_are_made(
-    checked: tuple[PullRequest, Path],
-) -> None:
-    found, _ = checked
-    problems = " ".join(found.problems)
-    assert "results of 'taskres': 1 rows are not what the run here gives" in problems
-    assert "1 rows of coop changed under an unchanged key" in problems
+def test_what_is_made_of_methods_is_left_out_and_rows_of_others_stay(project: Project) -> None:
+    project.edit("coop.csv", set_field(3, "correct", lambda value: int(value) - 1))
+    (project.folder / "leaderboard.md").write_text("mine")
+    found = project.check()
+    [generated, moved] = found.problems
+    assert generated == (
+        "leaderboard.md and 1 more: leave out what 'compatbench maintain submit' makes after "
+        "the merge"
+    )
+    assert moved.startswith("1 rows of coop changed under an unchanged key, the first of mini-")
     assert found.summary.startswith("# compatbench maintain ci\n\n**Failed**: ")
+    # A change of the harness brings its own, which the audit judges.
+    (project.folder / "setup.cfg").write_text("")
+    found = project.check()
+    assert found.problems == [moved]
+    assert "- 2 files of results and pages, which 'maintain audit' judges" in found.lines
 
 
-def test_links_data_beside_methods_and_files_of_the_mini_suite_are_refused(
+def test_links_strange_data_and_files_of_the_mini_suite_are_refused(
     project: Project, tmp_path: Path
 ) -> None:
-    (project.folder / "methods" / "data.bin").write_bytes(b"x")
-    (project.folder / "methods" / "link.py").symlink_to("coop.py")
+    methods = project.folder / "methods"
+    for name in ("data.bin", "nobodys.json", "named.json", "listed.csv"):
+        (methods / name).write_bytes(b"x")
+    (methods / "one.py").write_text("FILE = 'named.json'\nMethodCard('one', files=(FILE,))")
+    (methods / "two.py").write_text("FILES = ['listed.csv']\ncards.MethodCard(files=FILES)")
+    (methods / "link.py").symlink_to("coop.py")
     (project.folder / "tasks" / "mini" / "splits" / "weather.csv").write_text("x")
-    work = tmp_path / "work"
-    (project.folder / "methods" / "coop.py").unlink()  # or the link would be a method that changed
-    found = check_pull_request(project.folder, suite="tiny", job="untrusted", work=work)
-    assert [problem.partition(":")[0] for problem in found.problems] == [
-        "methods/data.bin",
-        "methods/link.py",
-        "tasks/mini/splits/weather.csv",
+    change = find_change(project.folder, None)
+    assert [problem.partition(": ")[::2] for problem in check_files(change)] == [
+        (
+            "methods/data.bin",
+            "data of a method is packaged as .csv, .json, .safetensors, .txt alone",
+        ),
+        ("methods/link.py", "is a link; put what it leads to in its place"),
+        ("methods/nobodys.json", "no method names it on its card: files=('nobodys.json',)"),
+        (
+            "tasks/mini/splits/weather.csv",
+            "ships with the project, and a change cannot be judged by its own files; the project's "
+            "owner has to add it",
+        ),
     ]
+    assert {"methods/one.py", "methods/two.py"} <= {*find_methods(change)}
+    (methods / "two.py").write_text("MethodCard(files=tuple(names()))")
+    with pytest.raises(CompatbenchError, match=r"two.py:1: 'files' cannot be read without running"):
+        find_methods(change)
 
 
 def test_a_clone_and_a_base_that_are_none_are_one_line(project: Project, tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from compatbench.extras.audit.changed_files import MADE_OF_METHODS, is_made
 
 GITHUB = Path(__file__).parents[3] / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.y*ml"))
@@ -32,14 +35,20 @@ def test_a_stranger_gets_no_secret_no_right_to_write_and_no_script(path: Path) -
     merged = set(workflow[ON]) <= {"push", "workflow_dispatch"}  # runs no stranger's code
     for job in workflow["jobs"].values():
         publish = {"contents": "read", "pages": "write", "id-token": "write"}
-        assert "permissions" not in job or (merged and job["permissions"] == publish)
+        assert "permissions" not in job or merged
+        may_write = job.get("permissions") == {"contents": "write"}
+        assert may_write or job.get("permissions", publish) == publish
         assert 0 < job["timeout-minutes"] <= 60
+        for step in job["steps"]:
+            if step.get("uses", "").startswith("actions/checkout@"):
+                assert step["with"]["persist-credentials"] is may_write
+            if may_write:  # it runs nothing of the repository, nor of what it installs
+                words = set(re.split(r"&& |\|\| ", step.get("run", "git")))
+                assert {word.split()[0] for word in words} <= {"git", "mv", "rmdir", "test"}
     for step in steps(path):
         assert "${{" not in step.get("run", "")  # which holds what a stranger can write
         if "uses" in step:
             assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"])
-        if step.get("uses", "").startswith("actions/checkout@"):
-            assert step["with"]["persist-credentials"] is False
 
 
 PULL_REQUEST = GITHUB / "workflows" / "pull-request.yml"
@@ -70,11 +79,27 @@ def test_only_the_base_of_a_pull_request_is_installed(job: str) -> None:
     assert all("working-directory" not in step for step in every)
 
 
+def test_results_are_committed_of_what_follows_from_methods_alone() -> None:
+    """The job that writes takes no other file from the one that has run what was merged."""
+    path = GITHUB / "workflows" / "results.yml"
+    [apply] = [step["run"] for step in steps(path) if "git apply" in step.get("run", "")]
+    taken = [pattern.strip("'") for pattern in re.findall(r"--include=(\S+)", apply)]
+    written = {"README.md", "tasks/suites/*.yaml"}  # by people, too
+    assert [name for name in taken if name not in written and not is_made(name)] == []
+    assert {name for name in MADE_OF_METHODS if not fnmatch_any(name, taken)} == set()
+
+
+def fnmatch_any(name: str, patterns: list[str]) -> bool:
+    """Whether a pattern takes a file, or all that begins so."""
+    begins = name.endswith(("/", "."))
+    return any(fnmatch(name + "x" * begins, pattern) for pattern in patterns)
+
+
 def test_every_python_that_is_promised_is_tested() -> None:
     setup = (GITHUB.parent / "setup.cfg").read_text()
     promised = re.findall(r"Programming Language :: Python :: (3\.\d+)", setup)
     matrix = read(GITHUB / "workflows" / "ci.yml")["jobs"]["test"]["strategy"]["matrix"]
-    assert matrix["python"] == promised
+    assert matrix["python"] == [promised[0], promised[-1]]
 
 
 def test_the_pages_are_built_by_what_the_extra_has() -> None:

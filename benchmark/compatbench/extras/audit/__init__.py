@@ -5,6 +5,7 @@ from compatbench.plugins import Command, Option
 FUNCTIONS = {
     "audit_results": "audit:audit_results",
     "check_pull_request": "pull_request:check_pull_request",
+    "submit": "submit:submit",
 }
 COMMANDS = {
     "maintain audit": Command(
@@ -27,6 +28,14 @@ COMMANDS = {
             ),
         },
         also=("cards", "data_root", "as_json", "offline", "trust_pickle"),
+    ),
+    "maintain submit": Command(
+        "submit",
+        shown="commands:submit",
+        note="Send a pull request without what it writes: the project makes that after the merge.",
+        options={"methods": Option("", completes="methods")},
+        also=("data_root", "offline"),
+        records={"compute": ("Compute",)},
     ),
     "maintain ci": Command(
         "check_pull_request",

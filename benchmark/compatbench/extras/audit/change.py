@@ -32,6 +32,7 @@ class Change:
     base: str  # the newest commit that it shares with the base branch
     name: str  # what the base was asked for as
     changed: frozenset[str]  # added, modified or deleted, committed or not
+    uncommitted: str = ""  # the first file that is not, and how many more
 
 
 def find_change(folder: Path, base: str | None) -> Change:
@@ -51,7 +52,11 @@ def find_change(folder: Path, base: str | None) -> Change:
     # A rename is one file gone and another added.
     listing = _git(root, "diff", "--no-renames", "--no-ext-diff", "--name-only", "-z", start, "--")
     listing += _git(root, "ls-files", "--others", "--exclude-standard", "-z")
-    return Change(root, start, name, frozenset(filter(None, os.fsdecode(listing).split("\0"))))
+    changed = frozenset(filter(None, os.fsdecode(listing).split("\0")))
+    status = os.fsdecode(_git(root, "status", "--porcelain", "--no-renames", "-uall", "-z"))
+    first, *others = filter(None, status.split("\0")) if status else ("",)
+    more = f" and {len(others)} more" if others else ""
+    return Change(root, start, name, changed, f"{first[3:]}{more}")
 
 
 def _find_commit(root: Path, base: str | None) -> tuple[str, str]:

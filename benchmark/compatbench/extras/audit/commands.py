@@ -1,4 +1,4 @@
-"""What ``compatbench maintain audit`` and ``ci`` print."""
+"""What ``compatbench maintain audit``, ``submit`` and ``ci`` print."""
 
 from __future__ import annotations
 
@@ -28,6 +28,15 @@ def audit(call: Call) -> int:
     for name, rows in audited.unchecked.items():
         say(f"[yellow]not verified[/] {escape(name)}: {rows:,} rows were not checked")
     return int(bool(audited.findings))
+
+
+def submit(call: Call) -> None:
+    """Shows the files that were written."""
+    made = call(progress=lambda line: say(escape(line), error_console, "dim"))
+    for path in made.written:
+        say(escape(path))
+    gone = f"; gone: {', '.join(made.gone)}" if made.gone else ""
+    say(f"methods: {', '.join(made.methods) or 'none'}{gone}; files written: {len(made.written)}")
 
 
 def ci(call: Call) -> int:

@@ -2,12 +2,12 @@
 
 There are two jobs. The untrusted one runs the contributed methods and leaves modules and
 predictions (``untrusted.py``). The trusted one, here, imports nothing of the change: it scores the
-predictions with labels that the other never saw, and compares the rows with those that are sent.
+predictions with labels that the other never saw, and says what they rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -31,10 +31,15 @@ from compatbench.extras.audit.change import (
     find_change,
     read_base_results,
 )
+from compatbench.extras.audit.changed_files import (
+    check_files,
+    find_methods,
+    is_made,
+    touches_harness,
+)
 from compatbench.extras.audit.untrusted import CLAIMED, JOB, JOBS, Job, Order, run_untrusted
 from compatbench.files.project_folders import in_clone
 from compatbench.files.scratch import scratch_folder
-from compatbench.method.identity import local_files
 from compatbench.method.predictions import Predictions
 from compatbench.results.measures import Answers, score
 from compatbench.results.method_results import (
@@ -42,14 +47,17 @@ from compatbench.results.method_results import (
     SuiteResults,
     split_results,
 )
-from compatbench.results.result_files import RESULTS, read_methods, read_results, write_results
+from compatbench.results.result_files import (
+    RESULTS,
+    read_methods,
+    read_results,
+    write_results,
+)
 from compatbench.results.rows import Row, to_frame
 from compatbench.tables.markdown import code, escape, link_definitions, render_table
 from compatbench.tables.ranking import ranking_table
 from compatbench.tables.suite_page import read_suite_page
 
-# What a measurement rests on, besides methods and what keys name.
-HARNESS = ("benchmark/compatbench/", "tasks/mini/", "tasks/__init__.py", "setup.cfg", "pyproject")
 SHOWN = 20  # problems in the summary
 # The floor, the strongest plain method, and the method of the founding paper.
 REFERENCES = ("zeroshot", "kgcoop", "contcoop")
@@ -96,8 +104,9 @@ def check_pull_request(
     The methods that changed are checked and run on all tasks and seeds of a suite, by the
     installed harness, best that of the base: in a container without network and without the labels
     of test images, where there is bubblewrap, and otherwise in a plain process, which the summary
-    says. Their predictions are scored here, by code that imports nothing of the change. Rows that
-    the change brings along have to be these rows; rows of other methods have to stay.
+    says. Their predictions are scored here, by code that imports nothing of the change. What
+    follows from methods, rows and pages, is made after the merge (``submit``), so a change brings
+    nothing of it; beside one of the harness, rows of other methods have to stay.
 
     Args:
         out: a folder of the clone.
@@ -128,7 +137,7 @@ def check_pull_request(
         folder = Path(work).resolve() if work is not None else place
         folder.mkdir(parents=True, exist_ok=True)
         order = Order(change.root.resolve(), folder, find_methods(change), suite, device)
-        pull = PullRequest([*_check_files(change)], _describe_change(change, order.methods))
+        pull = PullRequest([*check_files(change)], _describe_change(change, order.methods))
         if order.methods and job != "trusted":
             pull.lines += ["", run_untrusted(order, progress)]
         if job != "untrusted":
@@ -138,35 +147,17 @@ def check_pull_request(
     return pull
 
 
-def find_methods(change: Change) -> tuple[str, ...]:
-    """The method files that a change touches, or whose local imports it touches."""
-    touched = {(change.root / name).resolve() for name in change.changed}
-    files = filter(Path.is_file, sorted((change.root / "methods").glob("[!_]*.py")))
-    return tuple(
-        path.relative_to(change.root).as_posix() for path in files if local_files(path) & touched
-    )
-
-
-def _check_files(change: Change) -> Iterator[str]:
-    """What a change may not bring along: its own weights or splits, links, compiled methods."""
-    for name in sorted(change.changed):
-        path = change.root / name
-        top, suffix = Path(name).parts[0], path.suffix
-        if top in ("methods", "tasks") and path.is_symlink():
-            yield f"{name}: is a link; put what it leads to in its place"
-        elif top == "methods" and suffix != ".py":
-            yield f"{name}: methods are Python files, and nothing else belongs there"
-        elif top == "tasks" and suffix not in (".yaml", ".py", ".md"):
-            what = "ships with the project, and a change cannot be judged by its own files"
-            yield f"{name}: {what}; the project's owner has to add it"
-
-
 def _describe_change(change: Change, methods: tuple[str, ...]) -> list[str]:
     against = f"Against {code(change.name)} at {code(change.base[:12])}:"
     lines = [f"- methods: {', '.join(map(code, methods))}"] if methods else []
-    if any(name.startswith(HARNESS) for name in change.changed):
+    if touches_harness(change):
         lines.append("- the harness, or what it measures with: methods ran by the base's")
-    return ["", "## What changed", "", against, "", *(lines or ["- no method"])]
+        if made := sum(map(is_made, change.changed)):
+            lines.append(f"- {made} files of results and pages, which 'maintain audit' judges")
+    lines = lines or ["- no method"]
+    if change.uncommitted:
+        lines.append(f"- files that are not committed are judged, too: {change.uncommitted}")
+    return ["", "## What changed", "", against, "", *lines]
 
 
 def _judge(pull: PullRequest, change: Change, order: Order) -> None:
@@ -189,7 +180,7 @@ def _judge(pull: PullRequest, change: Change, order: Order) -> None:
     for results in made.values():
         write_results(order.work / RESULTS / card.name, results)
     pull.rows = split_results(card.name, made.values())
-    _compare(pull, sent, base, set(made))
+    _compare(pull, sent, base, sorted(made))
     others = [each for each in sent.all if each.info.name not in made]
     whole = split_results(card.name, [*others, *pull.rows.all])
     page = read_suite_page(card, change.root, whole)
@@ -261,25 +252,13 @@ def _report_gaps(pull: PullRequest, card: SuiteCard, made: Mapping[str, MethodRe
 def _compare(
     pull: PullRequest, sent: SuiteResults, base: SuiteResults, methods: Collection[str]
 ) -> None:
-    """Rows that are sent must be those that were made here, and all others those of the base."""
+    """Counts the rows that were made here; rows of other methods must be those of the base."""
     assert pull.rows is not None
     pull.lines += ["", "## Rows", ""]
-    both = compare_with_base(pull.rows, sent)
-    for name in sorted(methods):
-        changes = both.loc[both["method"] == name, "change"]
-        wrong = both.loc[changes.index[changes == "moved"]]
-        said = f"{(changes != 'added').sum()} rows made here"
-        if shared := (changes != "removed").sum():
-            said += f", {shared} sent, {len(wrong)} of them differ"
-        pull.lines.append(f"- {code(name)}: {said}")
-        if len(wrong):
-            what = f"{len(wrong)} rows are not what the run here gives"
-            pull.problems.append(
-                f"results of '{name}': {what}, the first of {_place(wrong.iloc[0])}; leave results "
-                "out, they are made after the merge"
-            )
+    counts = pull.rows.frame["method"].value_counts()
+    pull.lines += [f"- {code(name)}: {counts.get(name, 0)} rows made here" for name in methods]
     both = compare_with_base(base, sent)
-    both = both.loc[~both["method"].isin(methods)]
+    both = both.loc[~both["method"].isin([*methods])]
     kinds = {
         "changed under an unchanged key": both["same_key"] & (both["change"] == "moved"),
         "were removed": both["change"] == "removed",

@@ -24,7 +24,8 @@ from compatbench.engine.task_images import UNKNOWN
 from compatbench.errors import CompatbenchError
 from compatbench.extras.check.rules import Outcome
 from compatbench.files.hashes import hash_file
-from compatbench.files.project_folders import CONTENT, installed_folder
+from compatbench.files.project_folders import CONTENT, installed_folder, shipped_results
+from compatbench.results.result_files import PUBLISHED, RETRIEVAL
 
 JOB = "job.json"
 CLAIMED = "claimed"  # folder of rows, whose counts are worth nothing
@@ -89,7 +90,7 @@ def run_untrusted(order: Order, progress: Callable[[str], object]) -> str:
     progress(f"runs {', '.join(order.methods)} {how}")
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     environment |= {"COMPATBENCH_CACHE": str(order.work / "cache"), "OMP_NUM_THREADS": "1"}
-    _install(order.root, tasks, site / "compatbench")
+    link_package(order.root, tasks, site / "compatbench")
     done = subprocess.run(
         [*boxed, sys.executable, "-m", __spec__.name, ORDERS.dump_json(order).decode()],
         cwd=order.work,
@@ -106,9 +107,10 @@ def run_untrusted(order: Order, progress: Callable[[str], object]) -> str:
     return f"Run {how}."
 
 
-def _install(root: Path, tasks: Path, package: Path) -> None:
+def link_package(root: Path, tasks: Path, package: Path) -> None:
     """Makes a package of links: the installed harness, with a change's content and these cards."""
     folders = {path.name: path for path in Path(compatbench.__path__[0]).iterdir()}
+    folders |= {name: shipped_results(name) for name in (PUBLISHED, RETRIEVAL)}
     folders |= {name: installed_folder(name) for name in CONTENT}
     folders |= {name: root / name for name in CONTENT if (root / name).is_dir()}
     for name in CONTENT:

@@ -1,0 +1,55 @@
+"""Whether code of the repository changed since its version was run, which keys cannot tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from compatbench.errors import CompatbenchError
+from compatbench.files.atomic import holds, write_atomic
+from compatbench.method.identity import hash_sources, method_identity
+
+FOLDER = "code"  # of a store: a file for each version that was run, with the hash of its code
+
+
+def find_changed_code(runs: Path, method: type[Any]) -> str:
+    """One line about a method of the repository whose version was run in a store with other code.
+
+    Empty where that is not so, or not known; results of code from outside are told by its hash.
+    """
+    path = _path(runs, method)
+    if not path.is_file() or holds(path, hash_sources(method).encode()):
+        return ""
+    card = method.card
+    return (
+        f"method '{card.name}': its code changed since version {card.version} was run in {runs}; "
+        "raise 'version' on its card or, if no number changes, say 'run --keep'"
+    )
+
+
+def check_code(runs: Path, methods: Mapping[type[Any], bool], keep: bool) -> None:
+    """Remembers the code of methods that are run now.
+
+    Args:
+        runs: the folder of the store.
+        methods: the classes, and whether some of their cells are finished.
+        keep: the finished cells have the numbers of the present code.
+
+    Raises:
+        CompatbenchError: a method has finished cells of other code.
+    """
+    for method, is_begun in methods.items():
+        if ":" in method_identity(method):
+            continue  # its key is the code
+        changed = find_changed_code(runs, method)
+        if changed and is_begun and not keep:
+            raise CompatbenchError(changed)
+        path = _path(runs, method)
+        if changed or not path.is_file():
+            write_atomic(path, hash_sources(method).encode(), sync=False)
+
+
+def _path(runs: Path, method: type[Any]) -> Path:
+    """With the name, since a renamed method has another card under its identity of before."""
+    return runs / FOLDER / f"{method.card.name}@{method_identity(method)}.txt"
