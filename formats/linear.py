@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from compatbench.method.format import Config, Converted, Format, Import, torch_b
 
 WEIGHTS, BIASES = ("weight", "coef", "coef_"), ("bias", "intercept", "intercept_")
 CLASSES = ("classes", "classes_")
+WISE_FT = "classification_head"  # the part of a model that its names are of
 ABSENT = -1e4  # bias of a class that the head does not know
 
 
@@ -25,16 +27,22 @@ class Linear(Format):
     """
 
     name, method = "linear", "linear_probe"
+    normalized: ClassVar[bool] = False
 
     def recognise(self, file: Checkpoint) -> bool:
         weights, *others = (_named(file, names) for names in (WEIGHTS, BIASES, CLASSES))
         known = len(weights) + sum(map(len, others))
         flat = [name for name in weights if file.tensors[name].ndim == 2]
-        return len(flat) == len(weights) == 1 and known == len(file.tensors)
+        plain = len(flat) == len(weights) == 1 and known == len(file.tensors)
+        return plain and not is_head_of_wise_ft(file)
 
     def read(self, given: Import) -> Converted:
+        if not self.normalized:
+            if is_head_of_wise_ft(given.file):
+                raise given.error("is a head on normalised features; name linear_normalized")
+            given.notes.append("on features that are not normalised; else name linear_normalized")
         weight, bias = self._rows(given)
-        return Converted(Module({"weight": weight, "bias": bias}), {})
+        return Converted(Module({"weight": weight, "bias": bias}), {"normalized": self.normalized})
 
     def _rows(self, given: Import) -> tuple[Tensor, Tensor]:
         """W ``[C, e]`` and b ``[C]`` in label order."""
@@ -73,6 +81,9 @@ class Linear(Format):
         return [int(label) for label in labels]
 
     def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
+        if config.get("normalized", False) != self.normalized:
+            other = "linear" if self.normalized else "linear_normalized"
+            raise CompatbenchError(f"its features are not those of '{self.name}'; name {other}")
         named = {name: module[name] for name in ("weight", "bias")}
         if path.suffix == ".npz":
             import numpy as np
@@ -93,21 +104,20 @@ class Linear(Format):
 
 
 class NormalizedLinear(Linear):
-    """z = W f̂ on normalised features, without a bias; files are as those of ``linear``."""
+    """z = W f̂ + b on normalised features; files are as those of ``linear``.
 
-    name, method = "linear_normalized", "cross_modal"
+    So are WiSE-FT's heads (mlfoundations/wise-ft, src/models/modeling.py), known by their names.
+    """
+
+    name = "linear_normalized"
+    normalized = True
 
     def recognise(self, file: Checkpoint) -> bool:
-        return False
+        return is_head_of_wise_ft(file)
 
-    def read(self, given: Import) -> Converted:
-        weight, bias = self._rows(given)
-        if bool(bias.any()):
-            raise given.error("has a bias, which no method on normalised features has here")
-        return Converted(Module({"weight": weight / given.backbone.logit_scale}), {})
 
-    def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
-        raise CompatbenchError("the scale of the source is not in the module; it is not exported")
+def is_head_of_wise_ft(file: Checkpoint) -> bool:
+    return {name.rpartition(".")[0].rpartition(".")[2] for name in file.tensors} == {WISE_FT}
 
 
 def _named(file: Checkpoint, names: tuple[str, ...]) -> list[str]:

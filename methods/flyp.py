@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from compatbench.backbone.text.prompts import Prompts, pad_rows
 from compatbench.method import (
     FEATURES,
     PIXELS,
@@ -26,6 +27,8 @@ from compatbench.method import (
     Labels,
     MethodCard,
     Module,
+    NotTransferable,
+    require_shape,
 )
 from compatbench.method.trained import Batch, Recipe, TrainedMethod
 
@@ -42,7 +45,8 @@ class FLYP(TrainedMethod):
     class in a batch count as negatives of each other. Class weights w_c are the normalised mean
     over templates of the trained tower's normalised text features. Token embeddings and
     positions of the text tower stay frozen (theirs are trained). The module holds Δ and the
-    difference of log s; with ``encoder`` one tower alone is trained.
+    difference of log s; with ``encoder`` one tower alone is trained. One that was imported also
+    holds the differences of token embeddings and positions (``embeddings``).
 
     Recipe: that of the authors' few-shot script, AdamW at 1e-5 with weight decay 0.2 and
     batch 256, 20 epochs, a cosine over all steps, no warm-up. They keep the best of all epochs
@@ -114,7 +118,7 @@ class FLYP(TrainedMethod):
         shifted: dict[Tower, Mapping[str, Tensor]] = {
             tower: shift_tower(module, backbone, tower) for tower in self.trained_towers
         }
-        return Tuned(backbone, texts, scale, shifted)
+        return Tuned(backbone, texts, scale, shifted, shift_prompts(module, backbone, texts))
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         tuned = self.tune(module, backbone, labels)
@@ -131,10 +135,11 @@ class Tuned:
     texts: tuple[str, ...]  # all class names in one template, then in the next, ``[T · C]``
     scale: Tensor
     weights: Mapping[Tower, Mapping[str, Tensor]]
+    prompts: Prompts
 
     def encode_texts(self, rows: Tensor | None = None) -> Tensor:
         """Features of the texts of these numbers, or of all, not normalised, ``[rows, e]``."""
-        prompts = self.backbone.text_prompts(self.texts)
+        prompts = self.prompts
         if rows is not None:
             lengths = tuple(prompts.lengths[row] for row in rows.tolist())
             suffix = prompts.suffix[rows.to(prompts.suffix.device, non_blocking=True)]
@@ -146,3 +151,31 @@ class Tuned:
         if "image" not in self.weights:
             return inputs
         return self.backbone.image.encode(inputs, weights=self.weights["image"])
+
+
+def shift_prompts(module: Module, backbone: Backbone, texts: tuple[str, ...]) -> Prompts:
+    """Texts as prompts, with the differences of embeddings and positions added to their rows.
+
+    Raises:
+        NotTransferable: the backbone has other tokens, or another number of positions.
+    """
+    prompts = backbone.text_prompts(texts)
+    if "embeddings.tokens" not in module.trained:
+        return prompts
+    positions = require_shape(
+        module, "embeddings.positions", backbone.text.context_length, "texts of", dim=0
+    )
+    tokens = require_shape(
+        module, "embeddings.tokens", backbone.token_width, "text tokens of width"
+    )
+    around = backbone.text_tokens
+    ids = [[*around.start, *backbone.tokens(text), *around.end] for text in texts]
+    if max(map(max, ids)) >= len(tokens):
+        raise NotTransferable(f"the module was made for {len(tokens)} tokens, and this has others")
+    shared = prompts.shared
+    rest = pad_rows([row[shared:] for row in ids]).to(tokens.device)
+    return replace(
+        prompts,
+        prefix=prompts.prefix + tokens[ids[0][:shared]] + positions[:shared],
+        suffix=prompts.suffix + tokens[rest] + positions[shared : shared + rest.shape[1]],
+    )

@@ -12,6 +12,7 @@ import warnings
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
@@ -29,7 +30,7 @@ from compatbench.method import (
 
 
 class LinearProbe(Method):
-    """z = W f + b on the feature f as it leaves the image tower, not normalised.
+    """z = W f + b on the feature f as it leaves the image tower, not normalised by default.
 
     Radford et al., section 3.2, in the few-shot form of the CoOp authors: L-BFGS, the
     plain view, and an inverse regularisation C swept over seven decades on the
@@ -50,6 +51,7 @@ class LinearProbe(Method):
         sweep: tuple[PositiveFloat, ...] = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
         bisections: int = 8
         max_iterations: PositiveInt = 1000
+        normalized: bool = False  # the features, as those of stored embeddings often are
 
     config: Config
 
@@ -62,9 +64,13 @@ class LinearProbe(Method):
         bias = require_shape(module, "bias", len(labels), "a number of classes of")
 
         def classify(features: Tensor) -> Tensor:
-            return features @ weight.T + bias
+            return self._see(features) @ weight.T + bias
 
         return classify
+
+    def _see(self, features: Tensor) -> Tensor:
+        """The features as the classifier takes them."""
+        return F.normalize(features, dim=-1) if self.config.normalized else features
 
     def _search(self, data: FewShotData) -> float:
         """The C that classifies the few-shot validation set best; 1 if there is none."""
@@ -84,7 +90,7 @@ class LinearProbe(Method):
 
     def _validate(self, data: FewShotData, c: float) -> float:
         weight, bias = self._solve(data.train, c, len(data.labels))
-        logits = data.val.plain.cpu() @ weight.T + bias
+        logits = self._see(data.val.plain).cpu() @ weight.T + bias
         return float((logits.argmax(-1) == data.val.targets.cpu()).float().mean())
 
     def _solve(self, train: FeatureSet, c: float, classes: int) -> tuple[Tensor, Tensor]:
@@ -96,7 +102,7 @@ class LinearProbe(Method):
         solver = LogisticRegression(C=c, max_iter=self.config.max_iterations)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            solver.fit(train.plain.cpu().numpy(), train.targets.cpu().numpy())
+            solver.fit(self._see(train.plain).cpu().numpy(), train.targets.cpu().numpy())
         weight, bias = torch.zeros(classes, train.plain.shape[1]), torch.full((classes,), -1e4)
         seen = torch.from_numpy(solver.classes_)
         coefficients, intercept = solver.coef_, solver.intercept_

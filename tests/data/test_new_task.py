@@ -156,7 +156,7 @@ def test_several_targets_are_upgrades_of_one_suite(work: Path) -> None:
     suite = suite_cards.read(made.suite.stem)
     assert suite.upgrades == tuple(("mini-clip", target) for target in targets)
     shown = output_of("new-task", "pets", "--target", ",".join(targets), "--replace")
-    assert "--backbone mini-eva-clip\n" in shown
+    assert re.search(r"compatbench evaluate .* mini-eva-clip\n", shown)
 
 
 def test_shards_bring_names_and_prompts(work: Path) -> None:
@@ -288,7 +288,7 @@ def test_the_command_shows_what_it_found_on_80_columns(work: Path) -> None:
     [run, evaluate] = [line for line in lines if line.startswith("  compatbench ")]
     assert "--suite pets-upgrade" in run
     assert run.endswith(f"--cards cards --data-root pets={work}/pets")
-    assert "--backbone mini-eva-clip --cards cards" in evaluate
+    assert "--target mini-eva-clip --cards cards" in evaluate
     table = [line for line in lines if line.startswith("class ") and "/" not in line]
     assert len(table) == 13
     assert max(map(len, table)) <= 80

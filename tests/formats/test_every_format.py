@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -11,14 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from compatbench.backbone import Labels
+from compatbench.backbone import Backbone, Labels
 from compatbench.errors import CompatbenchError
-from compatbench.method import Module
+from compatbench.method import Module, convert
 from compatbench.method.checkpoint_reader import read_checkpoint
 from compatbench.method.convert import export_module, recognise
-from compatbench.method.registry import builtin_formats
+from compatbench.method.registry import builtin_formats, builtin_methods
 
 from . import files_of_authors as files
 from .files_of_authors import BIAS, EVERYWHERE, LEARNED, WEIGHT, Desk, save_dassl
@@ -110,12 +113,9 @@ def peft(
     return write
 
 
-def head(name: str, scale: float | None = None, **arrays: Tensor) -> Any:
+def head(name: str, **arrays: Tensor) -> Any:
     def write(desk: Desk) -> tuple[Path, Held]:
-        path = files.save_head(desk.folder / name, **arrays)
-        if scale is None:
-            return path, {"weight": WEIGHT, "bias": BIAS}
-        return path, {"weight": WEIGHT.double() / desk.backbone.logit_scale}
+        return files.save_head(desk.folder / name, **arrays), {"weight": WEIGHT, "bias": BIAS}
 
     return write
 
@@ -183,14 +183,20 @@ CASES = {
     "linear, safetensors": Case(
         "linear", head("head.safetensors", **PAIR), back="back.safetensors"
     ),
-    "linear_normalized": Case(
-        "linear_normalized", head("h.pt", scale=1.0, weight=WEIGHT), recognised=False, back="",
+    "linear_normalized": Case("linear_normalized", head("h.pt", **PAIR), recognised=False),
+    "linear_normalized, npz": Case(
+        "linear_normalized", head("h.npz", **SKLEARN), recognised=False, back="back.npz"
+    ),
+    "linear_normalized, WiSE-FT": Case(
+        "linear_normalized",
+        head("h.pt", **{f"classification_head.{n}": t for n, t in PAIR.items()}), same=False,
     ),
 }  # fmt: skip
 
 
 def test_every_format_has_a_case() -> None:
-    assert {case.kind for case in CASES.values()} == set(builtin_formats().classes)
+    whole = {"clip", "wise_ft_weights"}  # by tests of their own
+    assert {case.kind for case in CASES.values()} | whole == set(builtin_formats().classes)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -240,6 +246,85 @@ def test_classes_of_a_linear_head(desk: Desk) -> None:
     module = desk.import_file("linear", two, classes=str(desk.folder / "names.txt"))
     for name, row in (("weight", WEIGHT[0]), ("bias", BIAS[0])):
         assert torch.equal((module[name][1] - module[name][0]).float(), row)
+
+
+def pixels(backbone: Backbone, generator: torch.Generator) -> Tensor:
+    size = backbone.preprocess_settings["size"]
+    sides = (size, size) if isinstance(size, int) else size
+    return torch.randn(3, 3, *sides, generator=generator).to(backbone.dtype)
+
+
+@pytest.mark.parametrize("source", ["clip64", "eva64"])
+@pytest.mark.parametrize("start", ["module.", "model.", ""])
+def test_a_clip_that_was_fine_tuned_whole(source: str, start: str, desk: Desk) -> None:
+    """Towers, token embeddings, positions and scale, as the tuned model itself computes them."""
+    backbone = convert.load_backbone(source, "cpu")
+    model = copy.deepcopy(backbone.model)
+    generator = torch.Generator().manual_seed(5)
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point() and bool(tensor.isfinite().all()):
+            tensor += 0.02 * torch.randn(tensor.shape, generator=generator)
+    content = {"epoch": 5, "state_dict": {f"{start}{n}": t for n, t in model.state_dict().items()}}
+    path = files.save(desk.folder / "epoch_5.pt", content)
+    module = desk.import_file("auto", path, source)
+    assert module.about["method"] == "flyp"
+    method = builtin_methods().get("flyp")()
+    images = pixels(backbone, generator)
+    with torch.no_grad():
+        found = method.attach(module, backbone, desk.labels)(images)
+        tuned: Any = model
+        texts = [desk.labels.fill(template) for template in desk.labels.templates]
+        tokens = backbone.tokenizer([text for each in texts for text in each])
+        weights = F.normalize(tuned.encode_text(tokens), dim=-1).unflatten(0, (len(texts), -1))
+        weights = F.normalize(weights.mean(0), dim=-1)
+        wanted = F.normalize(tuned.encode_image(images), dim=-1) @ weights.T
+        apart = desk.import_file("wise_ft_weights", path, source)
+        method = builtin_methods().get("wise_ft_weights")()
+        other = method.attach(apart, backbone, desk.labels)(images)
+        first = F.normalize(tuned.encode_text(tokens[: len(desk.labels)]), dim=-1)
+        plain = F.normalize(tuned.encode_image(images), dim=-1) @ first.T
+    torch.testing.assert_close(found, tuned.logit_scale.exp() * wanted, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(other, tuned.logit_scale.exp() * plain, rtol=1e-7, atol=1e-7)
+    state = model.state_dict()
+    state[next(iter(state))] = torch.full_like(next(iter(state.values())), torch.nan)
+    with pytest.raises(CompatbenchError, match="that are NaN or infinite"):
+        desk.import_file("clip", files.save(path, state), source)
+
+
+def test_image_tower_and_head_of_wise_ft(desk: Desk) -> None:
+    model: Any = copy.deepcopy(desk.backbone.model)
+    generator = torch.Generator().manual_seed(5)
+    for tensor in model.visual.state_dict().values():
+        tensor += 0.02 * torch.randn(tensor.shape, generator=generator)
+    visual = {f"image_encoder.model.visual.{n}": t for n, t in model.visual.state_dict().items()}
+    head = {f"classification_head.{name}": tensor for name, tensor in PAIR.items()}
+    path = files.save(desk.folder / "checkpoint.pt", visual | head)
+    module = desk.import_file("auto", path)
+    method = builtin_methods().get(module.about["method"])()
+    images = pixels(desk.backbone, generator)
+    with torch.no_grad():
+        found = method.attach(module, desk.backbone, desk.labels)(images)
+        wanted = F.normalize(model.encode_image(images), dim=-1) @ WEIGHT.double().T + BIAS
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_probe_of_scikit_learn_on_normalised_embeddings(desk: Desk) -> None:
+    features = torch.randn(40, 16, generator=torch.Generator().manual_seed(3))
+    stored = (features / features.norm(dim=1, keepdim=True)).numpy()
+    probe = LogisticRegression(C=50.0).fit(stored, np.arange(40) % 5)
+    path = desk.folder / "probe.npz"
+    np.savez(path, coef=probe.coef_, intercept=probe.intercept_, classes=probe.classes_)
+    module = desk.import_file("linear_normalized", path)
+    config = module.about["config"]
+    method = builtin_methods().get("linear_probe")
+    attached = method(method.Config(**config)).attach(
+        module.map(Tensor.float), desk.backbone, desk.labels
+    )
+    found = attached(features)
+    wanted = torch.from_numpy(probe.decision_function(stored))
+    torch.testing.assert_close(found.double(), wanted.double(), rtol=1e-5, atol=1e-5)
+    with pytest.raises(CompatbenchError, match="features are not those of 'linear'; name linear_"):
+        export_module("linear", module, desk.folder / "back.npz")
 
 
 @pytest.mark.parametrize("position", ["middle", "front"])
@@ -435,8 +520,9 @@ REFUSED: list[tuple[str, Callable[[Desk], Path], dict[str, Any], str]] = [
     ("linear", three_rows([1, 1, 0]), {}, "has a class twice in 'classes'"),
     ("linear", three_rows([1, 0]), {}, "has 3 rows and 2 'classes'"),
     ("linear", three_rows(), {}, "'coef' is 3 × 16, but the number of classes of"),
-    ("linear_normalized", lambda desk: files.save_head(desk.folder / "h.pt", **PAIR), {},
-     "has a bias, which no method on normalised"),
+    ("linear", lambda desk: files.save_head(desk.folder / "h.pt", **{
+        f"classification_head.{name}": tensor for name, tensor in PAIR.items()
+    }), {}, "is a head on normalised features; name linear_normalized"),
 ]  # fmt: skip
 
 

@@ -206,10 +206,10 @@ def fit_weights(model: nn.Module, path: Path, card: BackboneCard) -> dict[str, T
             CompatbenchWarning,
             stacklevel=2,
         )
-    return _fit_tensors(tensors, model, f"backbone '{card.name}', {path}")
+    return fit_tensors(tensors, model, f"backbone '{card.name}', {path}")
 
 
-def _fit_tensors(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> dict[str, Tensor]:
+def fit_tensors(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> dict[str, Tensor]:
     """The tensors by the names that open_clip's model has for them.
 
     Knows plain CLIP's names (OpenAI, LAION), those with a separate text tower (``text.``),
