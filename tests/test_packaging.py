@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import compatbench
+from compatbench.cli.new_method import fill_template
 
 REPOSITORY = Path(__file__).parents[1]
 # The programs that have made the mini suite.
@@ -92,3 +95,15 @@ def test_every_python_that_is_claimed_is_run_and_the_release_is_dated() -> None:
     assert re.search(rf"^## {version} \(\d{{4}}-\d\d-\d\d\)$", changes, re.MULTILINE)
     citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
     assert re.search(rf"^version: {version}$", citation, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_a_new_method_passes_a_strict_type_checker(tmp_path: Path) -> None:
+    if (pyright := shutil.which("pyright")) is None:
+        pytest.skip("pyright is not installed")
+    (tmp_path / "mine.py").write_text(fill_template("mine"))
+    settings = {"typeCheckingMode": "strict", "extraPaths": [str(REPOSITORY / "benchmark")]}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
+    command = [pyright, "--pythonpath", sys.executable, "--project", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "0 errors" in done.stdout, done.stdout

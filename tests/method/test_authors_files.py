@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,11 +54,6 @@ MISTAKES = [
         "insert",
         ":6: TypeError: MethodCard.__init__() got an unexpected keyword",
     ),
-    (
-        "import Recipe, TrainedMethod",
-        "import Recipe, TrainedMethod\nfrom methods.coop import CoOp",
-        ":3: ModuleNotFoundError: No module named 'methods.coop'; write 'from compatbench.methods",
-    ),
     ("def attach(", "def attached(", ": method class Mine has no attach"),
     ("def init(", "def initialise(", ": method class Mine has no init"),
 ]
@@ -75,6 +71,18 @@ def test_a_mistake_in_a_file_is_told_in_a_line(
     assert str(raised.value).startswith(f"{path}{message}")
     assert "\n" not in str(raised.value)
     assert "http" not in str(raised.value)
+
+
+def test_an_import_from_a_folder_of_the_repository_names_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "sys.path", [place for place in sys.path if not (Path(place) / "methods").is_dir()]
+    )
+    path = tmp_path / "mine.py"
+    path.write_text(f"from methods.coop import CoOp\n{FILE}")
+    with pytest.raises(CompatbenchError, match=r"mine.py:1: .*; write 'from compatbench.methods"):
+        MethodRegistry().add_file(path)
 
 
 def test_a_cell_that_fails_tells_the_author_s_own_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import textwrap
 from collections.abc import Callable
@@ -45,9 +46,9 @@ class Kind(NamedTuple):
     @property
     def example(self) -> str:
         """The file."""
-        doc = textwrap.dedent(self.registry.root.__doc__ or "").partition("file::\n\n")[2]
-        whole = doc.split("\n    Attributes:")[0]
-        return textwrap.dedent(whole)
+        # Python 3.13 takes the indentation from docstrings, ``getdoc`` does so everywhere.
+        doc = (inspect.getdoc(self.registry.root) or "").partition("file::\n\n")[2]
+        return textwrap.dedent(doc.split("\nAttributes:")[0])
 
 
 KINDS = {

@@ -43,6 +43,7 @@ DRIVE_PAGE = re.compile(r"^https://drive\.google\.com/(?:file/d/|open\?id=)([\w-
 DRIVE_FILE = r"https://drive.usercontent.google.com/download?id=\1&export=download&confirm=t"
 Tell = Callable[[str], object]
 # What the readers raise on damaged files, encrypted ones, and unknown compression.
+_REFUSED = getattr(tarfile, "FilterError", ())
 _DAMAGED = (BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError)
 _DAMAGED += (RuntimeError, NotImplementedError)
 
@@ -242,11 +243,14 @@ def unpack(archive: Path, folder: Path, wanted: Iterable[str]) -> None:
         if is_zip:
             with ZipFile(archive) as zipped:
                 zipped.extractall(folder, filter(is_wanted, zipped.namelist()))
+        elif not hasattr(tarfile, "data_filter"):  # which keeps members in their folder
+            what = f"{archive.name} is not unpacked: that takes Python 3.11.4 or newer"
+            raise CompatbenchError(f"{what}; unpack it by hand, if you trust where it is from")
         else:
             with tarfile.open(archive) as tarred:
                 members = (member for member in tarred if is_wanted(member.name))
                 tarred.extractall(folder, members, filter="data")
-    except tarfile.FilterError as error:
+    except _REFUSED as error:
         fix = "unpack it by hand, if you trust where it is from"
         what = f"{archive.name} is not unpacked: {one_line(str(error))}"
         raise CompatbenchError(f"{what}; {fix}") from None
