@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ def find_changed_code(runs: Path, method: type[Any]) -> str:
     Empty where that is not so, or not known; results of code from outside are told by its hash.
     """
     path = _path(runs, method)
+    if ":" in method_identity(method):
+        return ""  # its key is the code
     if not path.is_file() or holds(path, hash_sources(method).encode()):
         return ""
     card = method.card
@@ -28,26 +30,24 @@ def find_changed_code(runs: Path, method: type[Any]) -> str:
     )
 
 
-def check_code(runs: Path, methods: Mapping[type[Any], bool], keep: bool) -> None:
-    """Remembers the code of methods that are run now.
+def check_code(runs: Path, methods: Mapping[type[Any], bool]) -> None:
+    """CompatbenchError if a method has finished cells of other code.
 
     Args:
         runs: the folder of the store.
         methods: the classes, and whether some of their cells are finished.
-        keep: the finished cells have the numbers of the present code.
-
-    Raises:
-        CompatbenchError: a method has finished cells of other code.
     """
     for method, is_begun in methods.items():
-        if ":" in method_identity(method):
-            continue  # its key is the code
-        changed = find_changed_code(runs, method)
-        if changed and is_begun and not keep:
+        if is_begun and (changed := find_changed_code(runs, method)):
             raise CompatbenchError(changed)
-        path = _path(runs, method)
-        if changed or not path.is_file():
-            write_atomic(path, hash_sources(method).encode(), sync=False)
+
+
+def remember_code(runs: Path, methods: Iterable[type[Any]]) -> None:
+    """Remembers the code of methods that are run now."""
+    for method in methods:
+        path, sources = _path(runs, method), hash_sources(method).encode()
+        if ":" not in method_identity(method) and not (path.is_file() and holds(path, sources)):
+            write_atomic(path, sources, sync=False)
 
 
 def _path(runs: Path, method: type[Any]) -> Path:

@@ -47,9 +47,9 @@ class Search:
         """The mean accuracy of every config of a method that is finished, by its name."""
         accuracies = {}
         for name, rows in self.rows(method).items():
-            shares = [row.correct / row.total for row in rows if row and row.correct is not None]
-            if len(shares) == len(rows):
-                accuracies[name] = sum(shares) / len(shares)
+            shares = [row.correct / row.total for row in rows if row and row.correct and row.total]
+            if None not in rows:
+                accuracies[name] = sum(shares) / len(rows)
         return accuracies
 
     def rows(self, method: str) -> dict[str, list[Row | None]]:

@@ -11,7 +11,7 @@ from typing import Literal
 from compatbench.backbone.load import planning
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.cards.shots import Numbers
-from compatbench.engine.changed_code import check_code
+from compatbench.engine.changed_code import check_code, remember_code
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.run_plan import run_plan
@@ -140,9 +140,16 @@ def run(
                 f"doctor --suite {suite if isinstance(suite, str) else planned.suite.name}'"
             )
         _check_folders(out, planned.suite.name)
-        check_code(planned.store.folder, _begun(planned), keep)
-        planned = take_shard(planned, shard)
-        failures = run_plan(planned, compute or Compute(), *follow)
+        runs, begun = planned.store.folder, _begun(planned)
+        if not keep:
+            check_code(runs, begun)
+        planned, (announce, show) = take_shard(planned, shard), follow
+
+        def start(started: Plan, workers: int) -> None:
+            remember_code(runs, begun)
+            announce(started, workers)
+
+        failures = run_plan(planned, compute or Compute(), start, show)
     _publish(planned, out)
     whole = results(planned.suite, out)
     # What was asked for and is not there yet is missing.

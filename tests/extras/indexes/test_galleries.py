@@ -217,4 +217,4 @@ def test_what_has_no_classes_is_for_retrieval_alone(work: Path) -> None:
     load_again()
     assert "there is no txt beside it" in inspect_task("shards").message
     with pytest.raises(CompatbenchError, match="the tasks have 20 training images; give 20 at"):
-        cb.retrieve("mine")
+        cb.retrieve("mine", pairs=[64])

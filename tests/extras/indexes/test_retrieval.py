@@ -20,8 +20,8 @@ from compatbench.extras.indexes.retrieval_files import (
     FIGURES,
     KEY,
     POOLED,
-    check_files,
     find_expected,
+    make_again,
     read_retrieval,
     write_retrieval,
 )
@@ -120,16 +120,18 @@ def test_rows_of_several_commands_stand_side_by_side(tmp_path: Path) -> None:
         write_retrieval(tmp_path / "1", "mini", fresh, about)
 
 
-def test_files_that_are_not_as_they_are_written_are_found_by_an_audit(tmp_path: Path) -> None:
+def test_files_are_made_again_from_their_rows_and_facts(tmp_path: Path) -> None:
+    for path, (made, _) in make_again(COMMITTED).items():
+        assert made == path.read_bytes()
     frame, about = read_retrieval(COMMITTED)["mini"]
-    assert [*check_files(COMMITTED, None)] == []
     path = write_retrieval(tmp_path, "mini", frame, about)
-    path.write_text(path.read_text().replace(",", ", ", 1))
-    [first, *_] = check_files(path.parent, ["mini"])
-    assert first.file == str(path)
-    assert [*check_files(path.parent, ["other"])] == []
+    path.write_text(path.read_text() + "\n")
+    made, why = make_again(path.parent)[path]
+    assert made != path.read_bytes()
+    assert "is not as" in why
     path.with_suffix(".json").unlink()
-    assert any("cannot be read" in each.problem for each in check_files(path.parent, None))
+    with pytest.raises(CompatbenchError, match="cannot be read"):
+        make_again(path.parent)
 
 
 def test_what_to_expect_is_of_the_nearest_number_of_images(
