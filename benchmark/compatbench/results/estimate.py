@@ -107,7 +107,7 @@ def estimate(
         figures = {"figures": figures}
     if by is not None:
         figures = average_units(figures, by)
-    columns = [np.asarray(figures[name], dtype=float) for name in figures if name != by]
+    columns = [np.asarray(figures[name], dtype=float) for name in map(str, figures) if name != by]
     if any(column.size == 0 or np.isnan(column).any() for column in columns):
         return None
     value = float(statistic(*columns))
@@ -129,7 +129,7 @@ def average_units(figures: Frame, by: str) -> dict[str, Any]:
     for row, unit in enumerate(figures[by]):
         rows.setdefault(unit, []).append(row)
     averages: dict[str, Any] = {by: [*rows]}
-    for name in (name for name in figures if name != by):
+    for name in (name for name in map(str, figures) if name != by):
         values = np.asarray(figures[name], dtype=float).tolist()
         averages[name] = np.array(
             [average([values[i] for i in of_unit]) for of_unit in rows.values()]

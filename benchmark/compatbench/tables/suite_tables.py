@@ -57,7 +57,7 @@ def _published_lines(
     means, by_set = [], dict[str, list[dict[str, Any]]]()
     by_method = defaultdict[str, list[dict[str, Any]]](list)
     for line in compared.to_dict("records"):
-        by_method[line["method"]].append(line)
+        by_method[line["method"]].append({str(name): value for name, value in line.items()})
     for info in (standing.info for standing in _standings(page, upgrade, shots)):
         on_tasks = [line for line in by_method[info.name] if line["task"] == line["test_set"]]
         if on_tasks:

@@ -62,16 +62,16 @@ def check_keys(suite: StoredSuite) -> list[Finding]:
     here = suite.here(both)
     known, strange = (here.loc[here["_merge"] == kind] for kind in ("both", "left_only"))
     findings = []
-    for row in strange.itertuples():
+    for row, line in zip(strange.itertuples(), strange["line"].astype(int), strict=True):
         problem = f"the suite has no such measurement: {row.task}, {row.backbone}, {row.seed}"
-        findings.append(Finding(row.file, problem, int(row.line)))
+        findings.append(Finding(str(row.file), problem, line))
     for field in ("key", "data"):
         stale = known.loc[known[field] != known[f"{field}_planned"]]
         findings += list_findings(stale, STALE, field, "_planned")
     problem = "a measurement of the suite has no row"
     for row in both.loc[both["_merge"] == "right_only"].itertuples():
         expected = f"a row of {row.cell} at {row.backbone} on {row.test_set}"
-        findings.append(Finding(row.file_planned, problem, 0, "", expected, "none"))
+        findings.append(Finding(str(row.file_planned), problem, 0, "", expected, "none"))
     return findings
 
 
