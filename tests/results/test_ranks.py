@@ -125,7 +125,7 @@ def test_a_module_that_changes_next_to_no_answer_is_shown_without_a_place(
     assert places(ranked) == expected
     if expected[-1][0] == "":
         assert ranked[1].value("h") == 51
-        why = "it changes fewer than 1 % of zero-shot's answers, on source and target"
+        why = "since it changes fewer than 1 % of zero-shot's answers, on source and target"
         assert explain_unranked(ranked) == [("CoOp", "null", why)]
 
 
@@ -147,7 +147,7 @@ def test_a_module_at_chance_has_no_rank(on_target: list[int], tasks: int, state:
     assert (ranked.standing.state, ranked.rank == "") == (state, state != "complete")
     if state == "at chance":
         assert ranked.place == "at chance"
-        why = "5.5 on the target, less than twice what guessing gives"
+        why = "with 5.5 on the target, less than twice what guessing gives"
         assert explain_unranked([ranked]) == [("CoOp", "at chance", why)]
 
 

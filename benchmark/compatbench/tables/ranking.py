@@ -172,11 +172,11 @@ def explain_unranked(rows: Sequence[Ranked]) -> list[tuple[str, str, str]]:
         elif state == "incomplete":
             why = f"with {figures['measured']} of {cells} cells measured, so no mean is given"
         elif state == "null":
-            why = f"it changes fewer than {NULL:g} % of zero-shot's answers, on source and target"
+            answers = f"{NULL:g} % of zero-shot's answers"
+            why = f"since it changes fewer than {answers}, on source and target"
         elif state == "at chance":
-            why = (
-                f"{percent(row.value('target'))} on the target, less than twice what guessing gives"
-            )
+            target = percent(row.value("target"))
+            why = f"with {target} on the target, less than twice what guessing gives"
         elif state == "not ranked":
             why = f"here: {row.standing.unranked}"
         elif state == "refused":
