@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from compatbench.data.cards import unknown_name
+from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import CONTENT
 from compatbench.messages import first_line, first_problem
@@ -46,6 +47,8 @@ def explain(error: BaseException) -> str:
     if isinstance(error, MethodMistake):
         return str(error)
     what = f"{describe_error(error)}{_suggest(error)}"
+    if isinstance(error, BrokenImages):  # no mistake of the code; rows are told apart by the name
+        return f"{type(error).__name__}: {what}"
     return what + _suffix(author_line(traceback.walk_tb(error.__traceback__)))
 
 
