@@ -38,7 +38,7 @@ ROOM_BUDGETS = {
     "cli": 1_686,
     "data": 5_382,
     "engine": 4_458,
-    "extras": 9_634,
+    "extras": 9_647,
     "files": 609,
     "method": 2_583,
     "results": 3_506,
@@ -49,11 +49,11 @@ PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (35_980, ("benchmark/compatbench",)),
+    "the harness": (35_993, ("benchmark/compatbench",)),
     "transfers and formats": (2_796, ("transfers", "formats")),
-    "programs": (6_260, PROGRAMS),
-    "programs, with fits beside the authors' code": (9_446, (*PROGRAMS, "benchmark/authors")),
-    "tests": (29_894, ("tests",)),
+    "programs": (6_261, PROGRAMS),
+    "programs, with fits beside the authors' code": (9_447, (*PROGRAMS, "benchmark/authors")),
+    "tests": (29_895, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.

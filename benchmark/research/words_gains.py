@@ -117,7 +117,8 @@ def compare_transfers(page: SuitePage, upgrade: Upgrade, shots: int) -> pd.DataF
             continue
         both = [compute_standing(one, page.expected, upgrade, shots) for one in (plain, method)]
         copied, words = both
-        if (copied.state, words.state) == ("complete", "complete"):
+        # A module that only guesses when it is copied is what words help most.
+        if {copied.state, words.state} <= {"complete", "at chance"}:
             row = {"method": plain.info.name, "title": plain.info.title}
             rows.append(row | _compare(copied, words))
     if not rows:

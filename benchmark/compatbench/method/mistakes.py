@@ -193,7 +193,7 @@ def check_trainable(
             problems.append(f"{what} is {kind}; what is trained is a tensor of float32")
         elif not tensor.is_leaf:
             problems.append(f"{what} has a gradient of its own: it was computed; detach() it")
-        elif tensor.device != device:
+        elif tensor.device.type != device.type:  # of two cards, PyTorch says it itself
             problems.append(
                 f"{what} is on {tensor.device} and the backbone on {device}; give "
                 "Module(...).to(backbone.device)"

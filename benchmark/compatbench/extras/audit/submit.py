@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from compatbench.extras.check.run_checks import check_methods
 from compatbench.files.atomic import write_atomic
 from compatbench.files.kinds import delete_paths, files_below, kind_of
 from compatbench.method.registry import builtin_methods, find_transfer, known_transfer
+from compatbench.results.method_results import MethodResults
 from compatbench.results.result_files import RESULTS, read_methods, result_folders
 from compatbench.results.tuning_records import read_record, show_record, tuning_path
 from compatbench.runs import run, tune
@@ -113,10 +114,11 @@ def submit(
 def find_unrecorded(card: SuiteCard, out: Path) -> Iterator[str]:
     """The methods of the repository of which a suite has not all rows of their present code."""
     registry, results = builtin_methods(), read_methods(out / RESULTS / card.name)
+    known = _known_transfers(card, results)
     for name in registry.names():
         if ":" in registry.identify(name)[0]:
             continue  # an installed package's
-        _, transfers, seeds = next(_list_runs(name, card, out))
+        _, transfers, seeds = _own_run(name, card, known)
         cells = plan_cells(card, registry, [name], transfers=transfers, seeds=seeds)
         kept = {*results[name].rows["key"]} if name in results else set()
         if not {cell.key for cell in cells} <= kept:
@@ -125,10 +127,7 @@ def find_unrecorded(card: SuiteCard, out: Path) -> Iterator[str]:
 
 def _list_runs(name: str, card: SuiteCard, out: Path) -> Iterator[PlannedRun]:
     """The suites that a method is run on: the one it is ranked on, and those with rows of it."""
-    method, labels = builtin_methods().get(name).card, dict.fromkeys(card.transfers)
-    for results in read_methods(out / RESULTS / card.name).values():
-        labels |= dict.fromkeys(filter(known_transfer, results.rows["transfer"].unique()))
-    yield card, [each for each in labels if find_transfer(each).serves(method)], [*card.seeds]
+    yield _own_run(name, card, _known_transfers(card, read_methods(out / RESULTS / card.name)))
     for folder in result_folders(out):
         if folder.name in suite_cards.names() and folder.name != card.name:
             of_suite = read_methods(folder)
@@ -136,6 +135,20 @@ def _list_runs(name: str, card: SuiteCard, out: Path) -> Iterator[PlannedRun]:
                 rows = of_suite[name].rows
                 transfers, seeds = rows["transfer"].unique(), sorted({*rows["seed"].tolist()})
                 yield suite_cards.read(folder.name), [*transfers], seeds
+
+
+def _known_transfers(card: SuiteCard, results: Mapping[str, MethodResults]) -> list[str]:
+    """Those that a suite asks for, and those that it has rows of."""
+    labels = dict.fromkeys(card.transfers)
+    for method in results.values():
+        labels |= dict.fromkeys(filter(known_transfer, method.rows["transfer"].unique()))
+    return [*labels]
+
+
+def _own_run(name: str, card: SuiteCard, transfers: Sequence[str]) -> PlannedRun:
+    """The run of a method on the suite that it is ranked on."""
+    method = builtin_methods().get(name).card
+    return card, [each for each in transfers if find_transfer(each).serves(method)], [*card.seeds]
 
 
 def _find_gone(out: Path) -> list[str]:
