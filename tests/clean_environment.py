@@ -16,7 +16,7 @@ FAMILIES = (
     *("COMPATBENCH_", "GIT_", "GITHUB_", "HF_", "HUGGING", "RAY_", "SLURM_", "TRANSFORMERS_"),
     *("XDG_", "COLUMNS", "LINES", "CLICOLOR", "FORCE_COLOR", "NO_COLOR", "TTY_", "LC_", "LANG"),
 )
-KEPT = {"COMPATBENCH_SNAPSHOTS", "GIT_SSL_CAINFO"}
+KEPT = {"COMPATBENCH_LONG_TESTS", "COMPATBENCH_SNAPSHOTS", "GIT_SSL_CAINFO"}
 
 for variable in {*os.environ} - KEPT:
     if variable.startswith(FAMILIES):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -69,6 +70,10 @@ def commit(project: Project, message: str) -> set[str]:
     return {*subprocess.check_output(command, cwd=project.folder, text=True).split()}
 
 
+@pytest.mark.skipif(
+    "COMPATBENCH_LONG_TESTS" not in os.environ,
+    reason="two minutes; with COMPATBENCH_LONG_TESTS=1, as the workflow has it",
+)
 def test_two_pull_requests_of_one_file_each_pass_are_merged_and_recorded(
     project: Project, tmp_path: Path
 ) -> None:
