@@ -36,12 +36,12 @@ MOST_LINES = 360
 ROOM_BUDGETS = {
     "backbone": 4_226,
     "cli": 1_686,
-    "data": 5_382,
+    "data": 5_383,
     "engine": 4_458,
     "extras": 9_647,
     "files": 609,
     "method": 2_583,
-    "results": 3_506,
+    "results": 3_515,
     "runs": 559,
     "tables": 2_995,
 }
@@ -49,11 +49,11 @@ PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (35_993, ("benchmark/compatbench",)),
+    "the harness": (36_003, ("benchmark/compatbench",)),
     "transfers and formats": (2_796, ("transfers", "formats")),
-    "programs": (6_261, PROGRAMS),
-    "programs, with fits beside the authors' code": (9_447, (*PROGRAMS, "benchmark/authors")),
-    "tests": (29_903, ("tests",)),
+    "programs": (6_256, PROGRAMS),
+    "programs, with fits beside the authors' code": (9_442, (*PROGRAMS, "benchmark/authors")),
+    "tests": (29_904, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.

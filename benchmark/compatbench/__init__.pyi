@@ -20,7 +20,7 @@ from compatbench.method.listings import formats as formats
 from compatbench.method.listings import methods as methods
 from compatbench.method.listings import transfers as transfers
 from compatbench.results.evaluation import evaluate as evaluate
-from compatbench.results.tuning import plan_tuning as plan_tuning
+from compatbench.results.tuning_search import plan_tuning as plan_tuning
 from compatbench.runs import plan as plan
 from compatbench.runs import results as results
 from compatbench.runs import run as run

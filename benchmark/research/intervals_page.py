@@ -151,15 +151,11 @@ def simulate(name: str, h: Array) -> Upgrade:
 
 
 def read_h(page: SuitePage, upgrade: tuple[str, str]) -> Array:
-    """H of the complete methods, ``[methods, tasks, seeds]``, of those that learn by every seed."""
+    """H of the methods that learn and are measured by every seed, ``[methods, tasks, seeds]``."""
     standings = [row.standing for row in page.ranks(upgrade, max(page.expected.shots))]
     seeds = len(page.expected.seeds)
     return np.array(
-        [
-            one.figures("h").T
-            for one in standings
-            if one.state == "complete" and len(one.seeds) == seeds
-        ]
+        [one.figures("h").T for one in standings if one.is_measured and len(one.seeds) == seeds]
     )
 
 

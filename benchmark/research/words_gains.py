@@ -103,7 +103,7 @@ def study_gains(suite: SuiteCard, out: str | Path = ".") -> GainsReport:
 
 
 def compare_transfers(page: SuitePage, upgrade: Upgrade, shots: int) -> pd.DataFrame:
-    """The methods that are complete with both transfers, the largest gain first, in percent.
+    """The methods that are measured with both transfers, the largest gain first, in percent.
 
     Returns:
         ``method``, ``title``; mean and standard deviation over seeds of ``source``, ``copied``,
@@ -117,8 +117,7 @@ def compare_transfers(page: SuitePage, upgrade: Upgrade, shots: int) -> pd.DataF
             continue
         both = [compute_standing(one, page.expected, upgrade, shots) for one in (plain, method)]
         copied, words = both
-        # A module that only guesses when it is copied is what words help most.
-        if {copied.state, words.state} <= {"complete", "at chance"}:
+        if copied.is_measured and words.is_measured:
             row = {"method": plain.info.name, "title": plain.info.title}
             rows.append(row | _compare(copied, words))
     if not rows:

@@ -145,6 +145,7 @@ def test_a_module_at_chance_has_no_rank(on_target: list[int], tasks: int, state:
     method = make_method(COOP, make_pairs(cells))
     [ranked] = rank_upgrades([method], expected, (UPGRADE,), 4)
     assert (ranked.standing.state, ranked.rank == "") == (state, state != "complete")
+    assert ranked.standing.is_measured
     if state == "at chance":
         assert ranked.place == "at chance"
         why = "with 5.5 on the target, less than twice what guessing gives"

@@ -22,8 +22,8 @@ from compatbench.data.task import load_task
 from compatbench.engine.plan import make_plan
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
-from compatbench.results.tuning import _next_settings
 from compatbench.results.tuning_records import Setting, Tuning, choose
+from compatbench.results.tuning_search import _next_settings
 from compatbench.tables.pages.leaderboard import render_leaderboard
 from compatbench.tables.suite_page import read_suite_page
 

@@ -130,9 +130,9 @@ COMMANDS = {
         "tune",
         was="tune",
         shown=f"{CLI}.run:tune",
-        note="The first line says how long it takes. Stop at any time; the same command continues. "
-        "The last lines are for the suite's file. Add the record in results/<suite>/tuning/ to the "
-        "method's pull request, or the leaderboard marks the method as not tuned.",
+        note="The first line of each round says how long it takes. Stop at any time; the same "
+        "command continues. The last lines are for the suite's file. Of a method that is sent as a "
+        "pull request, the project makes the record after the merge.",
         also=("data_root", "as_json", "offline"),
         records={"compute": ("Compute", "device", "jobs")},
     ),

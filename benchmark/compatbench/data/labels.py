@@ -29,10 +29,11 @@ class Labels:
     @property
     def described(self) -> dict[str, Any]:
         """All but the descriptions, as JSON values: what a module's file says of its classes."""
-        names, templates = list(self.names), list(self.templates)
         return {
-            "names": names, "templates": templates, "teacher_template": self.teacher_template
-        }  # fmt: skip
+            "names": list(self.names),
+            "templates": list(self.templates),
+            "teacher_template": self.teacher_template,
+        }
 
     def fill(self, template: str | None = None) -> tuple[str, ...]:
         """The template, by default the first, filled with every class name."""

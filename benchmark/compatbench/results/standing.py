@@ -123,6 +123,11 @@ class Standing:
         return "at chance" if self.is_at_chance else "complete"
 
     @property
+    def is_measured(self) -> bool:
+        """Whether all of its figures are there; means over methods count it, ranked or not."""
+        return self.state in ("complete", "at chance", "null")
+
+    @property
     def changes_nothing(self) -> bool:
         """Whether a module that should changes next to none of zero-shot's answers, on either side.
 

@@ -24,8 +24,8 @@ from compatbench.method import Method
 from compatbench.results.collect import collect_results
 from compatbench.results.ranking_table import Results
 from compatbench.results.result_files import FIGURES, REPORT, RESULTS, read_results, result_folders
-from compatbench.results.tuning import plan_search, read_tuning
 from compatbench.results.tuning_records import Tuning, show_record, tuning_path
+from compatbench.results.tuning_search import plan_search, read_tuning
 from compatbench.runs.progress import show_progress
 from compatbench.tables.pages.leaderboard import LEADERBOARD, read_readme, write_pages
 from compatbench.tables.pages.report_site import write_site

@@ -12,7 +12,7 @@ import pytest
 import compatbench as cb
 from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.change import Change, find_change, read_base_results
-from compatbench.extras.audit.changed_files import check_files, find_methods
+from compatbench.extras.audit.changed_files import check_change, find_methods
 from compatbench.extras.audit.pull_request import PullRequest, check_pull_request
 from compatbench.extras.audit.untrusted import copy_without_labels
 from compatbench.files.project_folders import content_folder, tasks_folder
@@ -108,7 +108,7 @@ def test_links_strange_data_and_files_of_the_mini_suite_are_refused(
     (methods / "link.py").symlink_to("coop.py")
     (project.folder / "tasks" / "mini" / "splits" / "weather.csv").write_text("x")
     change = find_change(project.folder, None)
-    assert [problem.partition(": ")[::2] for problem in check_files(change)] == [
+    assert [problem.partition(": ")[::2] for problem in check_change(change)] == [
         (
             "methods/data.bin",
             "data of a method is packaged as .csv, .json, .safetensors, .txt alone",

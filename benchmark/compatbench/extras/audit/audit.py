@@ -121,7 +121,7 @@ def audit_results(
                 problem += f"; get it, or take them as reported: --unverified {card.name}"
                 audit.findings.append(Finding(str(suite.folder), problem))
     progress("every file of results/ and of the pages")
-    audit.findings += check_files(out, cards, stored, suites)
+    audit.findings += check_files(out, cards, stored, suites_alone=bool(suites))
     every = [(suite, cell) for suite in stored for cell in suite.cells]
     drawn = random.Random(seed).sample(every, min(cells, len(every)))
     with scratch_folder() as folder:

@@ -19,13 +19,15 @@ from compatbench.tables.pages.leaderboard import LEADERBOARD, METHOD_PAGES
 HARNESS = ("benchmark/compatbench/", "tasks/mini/", "tasks/__init__.py", "setup.cfg", "pyproject")
 # What is made of methods, and nobody writes.
 MADE_OF_METHODS = (
-    *(f"{RESULTS}/", LEADERBOARD, f"{METHOD_PAGES}/", "docs/methods.md", "docs/recipes."),
-    *(
-        "docs/authors.md",
-        "docs/scale.",
-        "tests/golden/outputs/",
-        "benchmark/compatbench/engine/launches.csv",
-    ),
+    f"{RESULTS}/",
+    LEADERBOARD,
+    f"{METHOD_PAGES}/",
+    "docs/methods.md",
+    "docs/recipes.",
+    "docs/authors.md",
+    "docs/scale.",
+    "tests/golden/outputs/",
+    "benchmark/compatbench/engine/launches.csv",
     "benchmark/compatbench/tables/pages/methods.json",
 )
 DATA = (".csv", ".json", ".safetensors", ".txt")  # beside methods, as setup.cfg packages them
@@ -83,7 +85,7 @@ def declared_files(path: Path) -> list[Path]:
     return names
 
 
-def check_files(change: Change) -> Iterator[str]:
+def check_change(change: Change) -> Iterator[str]:
     """What a change may not bring along: its own weights or splits, links, what is made of it."""
     declared = {file for path in _method_files(change) for file in declared_files(path)}
     for name in sorted(change.changed):

@@ -21,11 +21,11 @@ STALE = "is not what the results give; run 'compatbench report'"
 
 
 def check_files(
-    out: Path, cards: Sequence[SuiteCard], stored: Sequence[StoredSuite], wanted: object
+    out: Path, cards: Sequence[SuiteCard], stored: Sequence[StoredSuite], suites_alone: bool
 ) -> Iterator[Finding]:
     """Files that are not, byte for byte, what is made here, and those that nothing makes.
 
-    Only folders of the suites are walked if some are ``wanted``, and otherwise all of ``results/``.
+    With ``suites_alone``, folders of these suites are walked, and otherwise all of ``results/``.
     """
     results, made, problems = out / RESULTS, Files(), dict[Path, str]()
     for suite in stored:
@@ -44,7 +44,7 @@ def check_files(
     is_clone = kind_of(out / METHOD_PAGES) == "folder"
     if (readme := out / "README.md") not in made and (is_clone or kind_of(readme) == "link"):
         yield Finding(str(readme), f"is no file with a place for the ranking: <!-- {SECTION}:begin")
-    folders = [suite.folder for suite in stored] if wanted else [results, out / METHOD_PAGES]
+    folders = [suite.folder for suite in stored] if suites_alone else [results, out / METHOD_PAGES]
     walked = {path for folder in folders for path in files_below(folder)}
     written = {results / PUBLISHED / name for name in WRITTEN}
     for path in sorted({*made, *walked}):

@@ -32,7 +32,7 @@ from compatbench.extras.audit.change import (
     read_base_results,
 )
 from compatbench.extras.audit.changed_files import (
-    check_files,
+    check_change,
     find_methods,
     is_made,
     touches_harness,
@@ -137,7 +137,7 @@ def check_pull_request(
         folder = Path(work).resolve() if work is not None else place
         folder.mkdir(parents=True, exist_ok=True)
         order = Order(change.root.resolve(), folder, find_methods(change), suite, device)
-        pull = PullRequest([*check_files(change)], _describe_change(change, order.methods))
+        pull = PullRequest([*check_change(change)], _describe_change(change, order.methods))
         if order.methods and job != "trusted":
             pull.lines += ["", run_untrusted(order, progress)]
         if job != "untrusted":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from compatbench.method.registry import builtin_methods, find_transfer, known_tr
 from compatbench.results.method_results import MethodResults
 from compatbench.results.result_files import RESULTS, read_methods, result_folders
 from compatbench.results.tuning_records import read_record, show_record, tuning_path
+from compatbench.results.tuning_search import NothingToTune
 from compatbench.runs import run, tune
 from compatbench.tables.pages.leaderboard import LEADERBOARD, METHOD_PAGES, report
 
@@ -182,12 +184,8 @@ def _tune(name: str, card: SuiteCard, out: Path, compute: Compute) -> None:
         write_settings(card, name, card.methods.get(method.identity, {}), out)
     if path.is_file() and read_record(path).version == method.version:
         return
-    try:
+    with suppress(NothingToTune):
         tune(name, card.name, out=out, compute=compute)
-    except CompatbenchError as error:
-        if not str(error).startswith("nothing to tune"):
-            raise
-    else:
         write_chosen(card, read_record(path), out)
 
 

@@ -12,8 +12,8 @@ import yaml
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.files.atomic import write_atomic
 from compatbench.method.registry import builtin_methods
-from compatbench.results.tuning import without_chosen
 from compatbench.results.tuning_records import Tuning
+from compatbench.results.tuning_search import without_chosen
 
 
 def write_chosen(card: SuiteCard, record: Tuning, out: Path) -> None:

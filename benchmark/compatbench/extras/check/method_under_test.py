@@ -193,8 +193,8 @@ class MethodUnderTest:
     @contextmanager
     def listen(self) -> Iterator[None]:
         """Keeps what code prints, and where it does so, in ``printed``."""
-        ear = _Ear(self.printed)
-        with redirect_stdout(ear), redirect_stderr(ear):
+        log = _PrintLog(self.printed)
+        with redirect_stdout(log), redirect_stderr(log):
             yield
 
     @torch.no_grad()
@@ -221,16 +221,16 @@ class MethodUnderTest:
         return {"module": module.fingerprint, **prints}
 
 
-class _Ear(io.TextIOBase):
+class _PrintLog(io.TextIOBase):
     """A stream that notes who writes to it."""
 
-    def __init__(self, heard: list[str]) -> None:
-        self._heard = heard
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
 
     def write(self, text: str) -> int:
         if text.strip():
             frames = reversed([*traceback.walk_stack(sys._getframe())])
-            self._heard.append(f"{text.strip()[:50]!r} ({author_line(frames)})")
+            self._lines.append(f"{text.strip()[:50]!r} ({author_line(frames)})")
         return len(text)
 
 

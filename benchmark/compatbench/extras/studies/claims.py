@@ -152,7 +152,7 @@ class Evidence:
         self.page, self.upgrade, self.shots = page, upgrade, shots
         standings = [ranked.standing for ranked in page.ranks(upgrade, shots)]
         self.ranked = [standing for standing in standings if standing.info.paper != OWN]
-        complete = [standing for standing in self.ranked if standing.state == "complete"]
+        complete = [standing for standing in self.ranked if standing.is_measured]
         learning = {each.info.name: each for each in complete if each.info.depth != "none"}
         self.complete = len(complete)
         self.methods = {name: each for name, each in learning.items() if name not in page.configs}
@@ -301,7 +301,7 @@ def holds_elsewhere(evidence: Evidence) -> Iterator[Row]:
             compute_standing(results[name], expected, evidence.upgrade, evidence.shots, test)
             for test in ((task, variant) for variant, task in parents.items())
         ]
-        if all(standing.state == "complete" for standing in standings):
+        if all(standing.is_measured for standing in standings):
             complete[name] = standings
     families = set(parents.values())
     data = f"{len(parents)} variants of {count(len(families), 'task')}, {evidence.seeds}"

@@ -1,4 +1,4 @@
-"""What ``compatbench study`` print, and the files that they write."""
+"""What commands of ``compatbench study`` print, and the files that they write."""
 
 from __future__ import annotations
 

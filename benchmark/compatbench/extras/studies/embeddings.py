@@ -187,7 +187,7 @@ def predict_losses(page: SuitePage, geometry: pd.DataFrame, upgrade: Upgrade) ->
     if upgrade in page.expected.upgrades and len(known):
         for ranked in page.ranks(upgrade, max(page.expected.shots)):
             standing = ranked.standing
-            if standing.state == "complete" and standing.info.depth != "none":
+            if standing.is_measured and standing.info.depth != "none":
                 before, after = (frames.task_means(standing, m) for m in ("source_gain", "gain"))
                 losses[standing.info.name] = (before - after)[known["task"]]
     if losses:

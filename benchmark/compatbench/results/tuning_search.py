@@ -35,6 +35,10 @@ from compatbench.results.tuning_records import Setting, Tuning, choose
 MOST_FURTHER_RATES = 2
 
 
+class NothingToTune(CompatbenchError):
+    """Methods with no setting to choose from."""
+
+
 @dataclass(frozen=True)
 class Search:
     """What is to be fitted next, and what has been proposed so far."""
@@ -91,7 +95,7 @@ def plan_search(
     proposed = {name: settings for name, settings in proposed.items() if len(settings) > 1}
     if not proposed:
         names = ", ".join(choice.name for choice in asked)
-        raise CompatbenchError(f"nothing to tune of {names}: no rate, steps or training images")
+        raise NothingToTune(f"nothing to tune of {names}: no rate, steps or training images")
     draws = []
     for task, seed in product(map(load_task, tasks), tuning.seeds):
         draw, _ = hold_out(task, shots, seed, card.training.val_shots)
