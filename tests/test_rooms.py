@@ -38,7 +38,7 @@ ROOM_BUDGETS = {
     "cli": 1_686,
     "data": 5_383,
     "engine": 4_458,
-    "extras": 9_647,
+    "extras": 9_909,
     "files": 609,
     "method": 2_583,
     "results": 3_515,
@@ -49,11 +49,11 @@ PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (36_003, ("benchmark/compatbench",)),
+    "the harness": (36_269, ("benchmark/compatbench",)),
     "transfers and formats": (2_796, ("transfers", "formats")),
     "programs": (6_256, PROGRAMS),
     "programs, with fits beside the authors' code": (9_442, (*PROGRAMS, "benchmark/authors")),
-    "tests": (29_904, ("tests",)),
+    "tests": (30_002, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.

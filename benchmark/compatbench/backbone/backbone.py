@@ -165,16 +165,20 @@ class Backbone:
             return self.encode_images(inputs)
         return self.image.encode(inputs, block=wanted.block)
 
+    @property
+    def image_sides(self) -> tuple[int, int]:
+        """Height and width of an image as the model takes it, in pixels."""
+        size = self.preprocess_settings["size"]
+        return (size, size) if isinstance(size, int) else tuple(size)
+
     def images_at_once(self, wanted: ImageInput = FEATURES) -> int:
         """How many images are best encoded together: with CUDA, by the memory that is free now."""
         if self.device.type != "cuda":
             return BATCH
         if wanted not in self._at_once:
-            size = self.preprocess_settings["size"]
-            sides = (size, size) if isinstance(size, int) else size
             room = SHARE * free_memory(self.device)
             self._at_once[wanted] = fit_batch(
-                lambda n: self.encode_images(torch.zeros(n, 3, *sides), wanted), room
+                lambda n: self.encode_images(torch.zeros(n, 3, *self.image_sides), wanted), room
             )
         return self._at_once[wanted]
 

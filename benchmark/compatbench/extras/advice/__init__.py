@@ -14,6 +14,7 @@ COMMANDS = {
             "module": Option(""),
             "methods": Option(was=("--method",)),
             "upgrade": Option(annotation="str", metavar="OLD,NEW"),
+            "targets": Option("--target", annotation="str", completes="backbones"),
         },
         also=("data_root", "as_json", "offline", "trust_pickle"),
     ),

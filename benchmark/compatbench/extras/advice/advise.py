@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
 from compatbench.data.cards import SuiteCard, backbone_cards, select_names, suite_cards
 from compatbench.engine.single_module import read_fitted
 from compatbench.errors import CompatbenchError
-from compatbench.extras.advice.cases import Case, evaluated_case, read_cases
-from compatbench.extras.advice.verdicts import Advice
+from compatbench.extras.advice.advice import Advice
+from compatbench.extras.advice.cases import evaluated_case, read_cases
+from compatbench.extras.advice.targets import backbones_here, describe_target
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.plugins import load, open_address
@@ -27,6 +28,7 @@ def advise(
     *,
     module: Module | str | Path | None = None,
     upgrade: Names | None = None,
+    targets: Names | None = None,
     tasks: Names = "all",
     shots: int | None = None,
     out: str | Path = ".",
@@ -43,6 +45,8 @@ def advise(
         module: of ``fit``, or the file of one. It is measured on the targets of the suite,
             untouched and through ``words``; what was run is not looked at.
         upgrade: (source, target), or "source,target", of those of the suite; by default all.
+        targets: new models to compare, each a row of ``Advice.targets``: with a module any
+            backbones, 'all' those on this machine; without one the suite's, 'all' all of them.
         tasks: of the suite, likewise; means are over these. Not with a module.
         shots: by default the most that the suite has. Not with a module.
         out: the folder of ``results/``.
@@ -58,6 +62,8 @@ def advise(
             "a module is measured on the task and with the shots that it has: leave out tasks and "
             "shots"
         )
+    if upgrade is not None and targets is not None:
+        raise CompatbenchError("give upgrade or targets: an upgrade names its target")
     card = suite_cards.read(suite)
     pairs = upgrade_pairs(card.upgrades)
     if upgrade is not None:
@@ -70,41 +76,57 @@ def advise(
             )
         pairs = ((asked[0], asked[1]),)
     if module is not None:
-        return Advice(tuple(_evaluate(module, methods, pairs, card.name, device)))
+        return _advise_module(module, methods, pairs, targets, card.name, device)
+    if targets is not None:
+        known = list(dict.fromkeys(target for _, target in pairs))
+        kept = select_names(targets, known, f"target of suite '{card.name}'")
+        pairs = [pair for pair in pairs if pair[1] in kept]
     of_suite: Results = load("results")(card, out)
     learning = sorted({method.info.name for method in of_suite.suite.all if method.info.learns})
     of = f"of suite '{card.name}'"
     chosen = select_names(methods, learning, f"method with modules in the results {of}")
     if tasks != "all":
-        known = of_suite.expected.measured_tasks
-        of_suite = of_suite.restrict(select_names(tasks, known, f"task {of}"))
+        measured = of_suite.expected.measured_tasks
+        of_suite = of_suite.restrict(select_names(tasks, measured, f"task {of}"))
     if shots is not None:
         of_suite = of_suite.restrict(shots=[shots])
     cases = (read_cases(of_suite.suite, of_suite.expected, pair, chosen) for pair in pairs)
-    return Advice(tuple(chain.from_iterable(cases)))
+    compared = {target: describe_target(target) for _, target in pairs} if targets else {}
+    return Advice(tuple(chain.from_iterable(cases)), compared)
 
 
-def _evaluate(
+def _advise_module(
     module: Module | str | Path,
     methods: Names,
     pairs: Sequence[tuple[str, str]],
+    targets: Names | None,
     suite: str,
     device: str,
-) -> Iterator[Case]:
-    given = open_address(module)
+) -> Advice:
+    address = open_address(module)
     file = (
         None if methods == "all" else ",".join([methods] if isinstance(methods, str) else methods)
     )
-    _, fitted = read_fitted(given)
-    targets = [target for source, target in pairs if source == fitted.source]
-    if not targets:
+    _, fitted = read_fitted(address)
+    if targets is None:
+        known = [target for source, target in pairs if source == fitted.source]
+    elif targets == "all":
+        known = backbones_here(fitted.source)
+    else:
+        names = targets.split(",") if isinstance(targets, str) else targets
+        known = list(dict.fromkeys(backbone_cards.resolve(name.strip()) for name in names))
+    if not known:
         raise CompatbenchError(
             f"the module was fitted on '{fitted.source}'; suite '{suite}' has no such upgrade of "
-            "it: give the suite of yours, --suite"
+            "it: give the suite of yours, --suite, or new models, --target"
         )
-    for target in targets:
-        evaluations = [evaluate(given, target, methods=file, device=device)]
-        if find_transfer("words").serves(builtin_methods().get(fitted.method).card):
+    words = find_transfer("words").serves(builtin_methods().get(fitted.method).card)
+    cases = []
+    for target in known:
+        evaluations = [evaluate(address, target, methods=file, device=device)]
+        if words:
             how = {"transfer": "words", "methods": file, "device": device}
-            evaluations.append(evaluate(given, target, **how))
-        yield evaluated_case(evaluations)
+            evaluations.append(evaluate(address, target, **how))
+        cases.append(evaluated_case(evaluations))
+    compared = {target: describe_target(target, device) for target in known} if targets else {}
+    return Advice(tuple(cases), compared)

@@ -5,14 +5,18 @@ from __future__ import annotations
 from rich.markup import escape
 
 from compatbench.cli.command import Call
-from compatbench.cli.output import print_table, say
+from compatbench.cli.output import print_table, say, show_table
+from compatbench.extras.advice.targets import target_table
 
 
 def advise(call: Call) -> None:
-    """Says the verdicts in words."""
+    """Says the verdicts in words; before them the table of the targets, if some are compared."""
     advice = call()
-    if not call.prints_json(advice.frame):
-        say(escape(str(advice)))
+    if call.prints_json(advice.targets if advice.facts else advice.frame):
+        return
+    if advice.facts:
+        show_table(target_table(advice.targets.to_dict("records")))
+    say(escape(str(advice)))
 
 
 def predict(call: Call) -> None:
