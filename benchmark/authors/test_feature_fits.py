@@ -20,6 +20,7 @@ from whole_fits import Compare, Problem, fit, pose
 from compatbench.method import POOLED
 from compatbench.methods.proker import ProKeR
 from compatbench.methods.prolip import ProLIP
+from compatbench.methods.ss_text import SSText
 from compatbench.methods.tda import TDA
 from compatbench.methods.timo import TIMO
 from compatbench.methods.transclip import TransCLIP
@@ -83,6 +84,28 @@ def test_timo(checkout: Checkout, compare: Compare) -> None:
     alpha, weight, bias, _ = found[0]
     theirs = dict(weight=weight.T, bias=bias, text_weights=weights, alpha=torch.tensor(alpha))
     compare(ours, theirs, logits[-1], parameters={name: ours.module[name] for name in theirs})
+
+
+@pytest.mark.authors("jusiro/SS-Text")
+@pytest.mark.parametrize(("solver", "penalty"), [("SStext+", "shots"), ("SStext", "total")])
+def test_ss_text(checkout: Checkout, compare: Compare, solver: str, penalty: Any) -> None:
+    """Of classes with four shots to none; for SS-Text+ they run the same with ``repel``."""
+    problem = pose(views=1)
+    rows = torch.tensor([*range(4), 4, 5, 8, 12, 13])  # none of the last class
+    problem = replace(problem, images=problem.images[:, rows], targets=problem.targets[rows])
+    ours = fit(SSText(SSText.Config(penalty=penalty, repel=solver == "SStext+")), problem)
+    text, scale = problem.backbone.zero_shot(problem.labels), problem.backbone.logit_scale
+    with checkout.open() as load:
+        runner: Any = load("solvers.runner")
+        adapter = load("modeling.adapters.models").Adapter(text, math.log(scale), adapter="ZS")
+        given = unit(problem, problem.images[0]), problem.targets
+        classes = range(len(problem.labels))
+        runner.run_adaptation(*given, adapter, solver=solver, classes=classes)
+        logits = adapter(unit(problem, problem.queries))
+    weights: Any = ours.method.attach(ours.module, problem.backbone, problem.labels)
+    theirs = F.normalize(adapter.adapter.prototypes.detach(), dim=-1)
+    name = "ss_text" if solver == "SStext+" else "ss_text, of all shots"
+    compare(ours, {"": theirs}, logits, parameters={"": weights.weights}, name=name)
 
 
 @pytest.mark.authors("MaxZanella/transduction-for-vlms")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,8 +17,10 @@ from compatbench.engine.method_settings import resolve_settings
 from compatbench.method import DENSE, Labels, Method, Module
 from compatbench.methods.cocoop import CoCoOp
 from compatbench.methods.coop import CoOp
+from compatbench.methods.dekg import DeKg
 from compatbench.methods.dept import HEAD, DePT
 from compatbench.methods.kgcoop import KgCoOp
+from compatbench.methods.mergetune import MergeTune
 from compatbench.methods.plot import PLOT
 from compatbench.methods.prograd import ProGrad
 from compatbench.methods.tcp import TCP
@@ -30,6 +32,7 @@ NETWORK = {
     "up": "prompt_learner.meta_net.linear2.weight",
     "up_bias": "prompt_learner.meta_net.linear2.bias",
 }
+MERGETUNE_DASSL = "Surrey-UP-Lab/MERGETUNE/Dassl.ProGrad.pytorch"
 PRECISE = dict(PREC="fp32", CSC=False, CLASS_TOKEN_POSITION="end", CTX_INIT="")
 # The tasks of suite ``paper`` by the names of the authors' datasets.
 DATASETS = {
@@ -93,7 +96,7 @@ def on_every_task(
         card = task_cards.read(task)
         teacher = card.teacher_template or card.templates[0]
         labels = Labels(start.labels.names, card.templates, teacher)
-        problem = dataclasses.replace(start, labels=labels)
+        problem = replace(start, labels=labels)
         config = resolve_settings(cls, suite_cards.read("paper"), task=task).config
         config["recipe"] |= dict(epochs=4, batch_size=10) | (recipe or {})
         ours = fit(cls(cls.Config.model_validate(config | {"max_steps": None})), problem)
@@ -103,7 +106,7 @@ def on_every_task(
         theirs |= {f"{task} {one}": tensor for one, tensor in found.items()}
         logits.append((ours.logits, other[0] if isinstance(other, tuple) else other))
         steps += ours.steps
-    both = dataclasses.replace(ours, logits=torch.cat([one for one, _ in logits]))
+    both = replace(ours, logits=torch.cat([one for one, _ in logits]))
     other, row = torch.cat([one for _, one in logits]), f"{cls.card.name}, {len(logits)} tasks"
     compare(both, theirs, other, parameters=mine, name=row, steps=steps)
 
@@ -117,6 +120,38 @@ def test_kgcoop(checkout: Checkout, compare: Compare) -> None:
     where = dict(inside="KgCoOp", dassl="htyao89/KgCoOp/Dassl.ProGrad.pytorch")
     name = "trainers.kgcoop:KgCoOp"
     on_every_task(KgCoOp, checkout, compare, name, CONTEXT, settings, **where)
+
+
+@pytest.mark.authors("cnunlp/DeKg")
+def test_dekg(checkout: Checkout, compare: Compare) -> None:
+    def settings(config: dict[str, Any]) -> dict[str, Any]:
+        words = PRECISE | dict(N_CTX=4, CTX_INIT=True, W=config["weight"])
+        return under("COOP", **words) | {"LOSS.WEIGHT": config["independence"]}
+
+    on_every_task(DeKg, checkout, compare, "trainers.DeKg:DeKg", CONTEXT, settings)
+
+
+@pytest.mark.authors("Surrey-UP-Lab/MERGETUNE")
+def test_mergetune(checkout: Checkout, compare: Compare) -> None:
+    """Their CoOp, and then their further training from its context."""
+    brisk = MergeTune.Config().coop_recipe.model_copy(update=dict(epochs=6, batch_size=8))
+    problem, method = pose(), make(MergeTune, coop_recipe=brisk)
+    ours, where = fit(method, problem), dict(inside="mergetune", dassl=MERGETUNE_DASSL)
+    first, second = (replace(ours, batches=part) for part in (ours.batches[:6], ours.batches[6:]))
+    assert len(second.batches) == 6
+    words = PRECISE | dict(N_CTX=4, CTX_INIT=True, W=10.0, LOSS_TYPE="cosine")
+    settings = under("COOP", **words, COOP_LMC=True, W_LMC=1.0, NUM_SAMPLES=5)
+    settings |= under("COOP_CLIP", N_CTX=4, CTX_INIT=True) | {"RESUME_COOP": None}
+    coop, _ = checkout.train("trainers.coop:CoOp", problem, first, settings, CONTEXT, **where)
+    name = "trainers.kgcoop_coop_LMC:KgCoOp_COOP_LMC"
+    with checkout.trainer(name, problem, second, settings, **where) as trainer:
+        trainer.after_train = lambda: None  # theirs chooses an epoch
+        learned = trainer.model.prompt_mid_learner.ctx
+        for context in (trainer.model.prompt_learner.ctx, learned):
+            context.data.copy_(coop["context"])
+        trainer.train()
+        logits, _ = trainer.model.eval()(problem.queries)
+    compare(ours, {"context": learned}, logits)
 
 
 @pytest.mark.authors("BeierZhu/Prompt-align")

@@ -34,7 +34,7 @@ from torch import Tensor
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import NotTransferable
 from compatbench.method import FewShotData, Module
-from compatbench.method.trained import Batch
+from compatbench.method.trained import Batch, Recipe
 
 
 def place_names(backbone: Backbone, labels: Labels, contexts: Tensor, position: str) -> Tensor:
@@ -195,6 +195,18 @@ CONTCOOP: dict[str, dict[str, Any]] = {
     "contcoop-all": dict(heads=2, attention="cross", output_projection=True, residual=False),
 }
 
+
+def dekg_loss(at: Case) -> Tensor:
+    """L_ce + 8 (1 − mean cos) + 6 tr(H K H K⁰), K of texts divided by their Frobenius norm."""
+    learned, teacher = kgcoop_texts(at), at.fill(at.labels.teacher_template)
+    count = len(teacher)
+    centring = torch.eye(count).double() - torch.ones(count, count).double() / count
+    kernels = [unit(t) @ unit(t).T / unit(t).square().sum() for t in (learned, teacher)]
+    dependence = torch.trace(centring @ kernels[0] @ centring @ kernels[1])
+    distance = 1 - mean_cosine(learned, teacher)
+    return at.entropy(at.cosines(learned)) + 8.0 * distance + 6.0 * dependence
+
+
 TCP_WORDS = {"teacher": "an {} drawn.", "template": "person doing {}, a type of car"}
 
 OF_TCP: dict[str, Any] = dict(
@@ -221,10 +233,12 @@ FORMULAS = {
     "kgcoop-teacher": taught(
         "kgcoop", kgcoop_texts, settings={"teacher": "a drawing of a {}.", "context_words": None}
     ),
+    "dekg": Formula("dekg", lambda at: at.cosines(kgcoop_texts(at)), dekg_loss),
     # A wider bottleneck, so that no step finds all its units off.
     "cocoop": Formula("cocoop", cocoop_logits, settings={"reduction": 1}),
     "tcp": taught("tcp", tcp_texts, **OF_TCP),
     "tcp-words": taught("tcp", tcp_texts, settings=TCP_WORDS, **OF_TCP),
+    "mergetune": Formula("mergetune", lambda at: at.cosines(kgcoop_texts(at))),
     "dept": Formula(
         "dept", dept_logits, dept_loss, dept_update, recipe={"warmup_epochs": 0}, step=1e-10
     ),
@@ -235,8 +249,8 @@ FORMULAS = {
     },
 }
 
-# ProDA draws prompts for a step; its own test is below.
-STEPS = {name: formula for name, formula in FORMULAS.items() if name != "proda"}
+# ProDA draws prompts for a step, and MERGETUNE has two stages; tests of their own are below.
+STEPS = {name: f for name, f in FORMULAS.items() if name not in ("proda", "mergetune")}
 
 test_logits_equal_the_formula = logits_test(FORMULAS)
 test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
@@ -316,6 +330,39 @@ def test_proda_s_first_step_follows_the_gradient_of_its_bound(
     expected = (start - 0.1 * (gradient + 5e-4 * start)).detach()
     assert (found - start).abs().max() > 1e-3
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_mergetune_s_steps_follow_coop_s_loss_and_then_that_of_the_line(
+    float64: None, clip64: Backbone, data64: FewShotData
+) -> None:
+    """Two steps of each; at the second step of the latter, the line is longer than a point."""
+    brisk = Recipe(lr=0.1, momentum=0, schedule="constant", epochs=2)
+    settings = dict(max_steps=4, coop_recipe=brisk, points=4, weight=2.0, line_weight=3.0)
+    method = make("mergetune", recipe=dict(brisk), **settings)
+    found = method.fit(clip64, data64, seeded(3))["context"]
+
+    rng, labels, coop_texts = seeded(3), data64.labels, None
+    context = method.init(clip64, data64, rng)["context"]
+    teacher = fill(clip64, labels, labels.teacher_template)
+    for step in range(4):
+        order = torch.randperm(len(data64.train), generator=rng)
+        view = data64.train.views[step % 2 % len(data64.train.views)]
+        at = Case(clip64, labels, {}, view[order], data64.train.targets[order])
+        context.requires_grad_()
+        texts = encode_contexts(clip64, labels.names, context)
+        if step == 2:
+            coop_texts = texts.detach()
+        loss = at.entropy(at.cosines(texts))
+        if coop_texts is not None:
+            line = [
+                at.entropy(at.cosines((1 - tau) * coop_texts + tau * texts))
+                for tau in (0.1, 0.35, 0.6, 0.85)
+            ]
+            loss = loss + 2 * (1 - mean_cosine(texts, teacher)) + 3 * sum(line) / len(line)
+        (gradient,) = torch.autograd.grad(loss, context)
+        context = (context - 0.1 * (gradient + 5e-4 * context)).detach()
+    assert (context - method.init(clip64, data64, seeded(3))["context"]).abs().max() > 1e-3
+    torch.testing.assert_close(found, context, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,15 @@ def lfa_logits(at: Case) -> Tensor:
     return at.cosines(at.photos, unit(at.images) @ matrix)
 
 
+def ss_text_logits(at: Case) -> Tensor:
+    """w_c = t_c + s V_c, less the unit vector along 2 w_c − w̄ where ``repel`` says so."""
+    texts = at.unit_photos + at.scale * at.own["visual"]
+    if at.settings.get("repel", True):
+        mean = sum(texts) / len(texts)  # type: ignore[arg-type]
+        texts = torch.stack([w - (2 * w - mean) / (2 * w - mean).norm() for w in texts])
+    return at.cosines(texts)
+
+
 BRISK = {"warmup_epochs": 0, "lr": 0.1, "eps": 0.01}
 STEPS = {
     "clap": Formula("clap", zs_lp_logits, clap_loss, free_step),
@@ -195,6 +204,12 @@ FORMULAS = STEPS | {
     },
     "gda": Formula("gda", gda_logits, exact=1e-6),
     "lfa": Formula("lfa", lfa_logits, exact=1e-7),
+    **{
+        f"ss_text-{repel}": Formula(
+            "ss_text", ss_text_logits, settings={"repel": repel}, exact=1e-7
+        )
+        for repel in (True, False)
+    },
 }
 
 
@@ -328,6 +343,31 @@ def test_directions_that_no_shot_of_lfa_s_has_stay_as_they_are() -> None:
     y = torch.tensor([[0.0, 1.0, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
     apart = torch.eye(4, dtype=torch.float64)[2:]
     close(apart @ procrustes(x, y), apart, 1e-5)
+
+
+@pytest.mark.parametrize(("penalty", "repel"), [("shots", True), ("total", False)])
+@pytest.mark.parametrize("shots", [[3, 3, 3, 3, 3], [2, 3, 0, 3, 1]])
+def test_ss_text_adds_the_shots_of_a_class_to_its_text(
+    clip64: Backbone,
+    few: MakeData,
+    images64: Tensor,
+    shots: list[int],
+    penalty: str,
+    repel: bool,
+) -> None:
+    """w_c = t_c + s Σ f / (N λ_c) with λ_c = 1/n_c or 1/N; a class without shots is its text."""
+    data, method = few(shots=shots), make("ss_text", penalty=penalty, repel=repel)
+    module = method.fit(clip64, data, torch.Generator())
+    features, rows = unit(data.train.plain), []
+    for c, text in enumerate(unit_texts(clip64, data.labels)):
+        mine = [f for f, y in zip(features, data.train.targets, strict=True) if y == c]
+        per_image = len(mine) / len(features) if penalty == "shots" else 1.0
+        rows.append(text + scale_of(clip64) * per_image * sum(mine))
+    weights = torch.stack(rows)
+    if repel:
+        weights = weights - unit(2 * weights - weights.mean(0))
+    found = method.attach(module, clip64, data.labels)(images64)
+    close(found, cosine_logits(clip64, weights, images64), 1e-6)
 
 
 @pytest.mark.parametrize("shots", [[3, 3, 3, 3, 3], [2, 1, 3, 1, 1], [2, 3, 0, 3, 2]])

@@ -1,0 +1,54 @@
+"""DeKg: KgCoOp, with learned texts that depend less on the hand-written ones.
+
+KgCoOp keeps each class's text feature near that of a hand-written prompt. A third loss keeps the
+way in which the learned features tell classes apart from being a copy of the hand-written one's,
+so that what the shots teach has room.
+"""
+
+from __future__ import annotations
+
+from pydantic import NonNegativeFloat
+from torch import Tensor
+
+from compatbench.method import CosineClassifier, MethodCard
+from compatbench.method.trained import Batch
+
+from .kgcoop import KgCoOp
+
+
+class DeKg(KgCoOp):
+    """L = L_ce + λ · (1/C) Σ_c (1 − cos(t_c, t⁰_c)) + μ · HSIC(t, t⁰).
+
+    Li et al., *Divergence-enhanced Knowledge-guided Context Optimization for Visual-Language Prompt
+    Tuning* (ICLR 2025). The Hilbert-Schmidt independence criterion of the C learned text
+    features and the hand-written ones is tr(H K H K⁰), with K = t tᵀ, K⁰ = t⁰ t⁰ᵀ,
+    H = I − 11ᵀ/C, and t and t⁰ divided by their Frobenius norms, as in the authors' code: it is
+    between 0 and 1. λ = 8, μ = 6. Recipe: KgCoOp's.
+    """
+
+    card = MethodCard(
+        name="dekg",
+        title="DeKg",
+        paper="ICLR 2025",
+        inserts="text-input",
+        summary="KgCoOp whose texts depend less on the hand-written ones",
+        zero_shot_at={"context": "a photo of a"},
+    )
+
+    class Config(KgCoOp.Config):
+        independence: NonNegativeFloat = 6.0
+
+    config: Config
+
+    def loss(self, classifier: CosineClassifier, batch: Batch) -> Tensor:
+        template = self.config.teacher or batch.labels.teacher_template
+        teacher = batch.backbone.zero_shot(batch.labels, template)
+        dependence = hsic(classifier.weights, teacher)
+        return super().loss(classifier, batch) + self.config.independence * dependence
+
+
+def hsic(x: Tensor, y: Tensor) -> Tensor:
+    """tr(H x xᵀ H y yᵀ) of rows ``[C, e]``, each matrix divided by its Frobenius norm."""
+    centred = x - x.mean(0)
+    # H is symmetric and H = H², so that the trace is the square norm of yᵀ H x.
+    return (y.T @ centred).square().sum() / (x.square().sum() * y.square().sum())
