@@ -147,6 +147,26 @@ def test_a_run_returns_its_results_and_goes_on_where_it_stopped(tmp_path: Path) 
 
 
 @pytest.mark.slow
+def test_a_setting_is_tried_beside_the_suite_s_and_leaves_no_row(tmp_path: Path) -> None:
+    cb.run("smoke", ["zeroshot", "taskres"], out=tmp_path, compute=cb.Compute(jobs=1))
+    before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*.csv")}
+    config = {"alpha": 1.0, "recipe": {"lr": 0.5}}
+    planned = cb.plan("smoke", "taskres", config=config, out=tmp_path)
+    assert planned.frame.set_index("method")["to do"].to_dict() == {
+        "taskres": 0,
+        "taskres+alpha-1.0+recipe.lr-0.5": 1,
+    }
+    tried = cb.run("smoke", "taskres", config=config, out=tmp_path, compute=cb.Compute(jobs=1))
+    assert {*tried.ranking()["method"]} == {*planned.frame["method"]}
+    assert {path: path.read_bytes() for path in (tmp_path / "results").rglob("*.csv")} == before
+    fitted = cb.fit("taskres", "mini-weather", "mini-clip", shots=4, suite="smoke", config=config)
+    [cell] = [cell for cell in planned.cells if "+" in cell.name]
+    module = load_module(next((tmp_path / "runs/modules").rglob(f"*{cell.fit_key}*")))
+    assert module.fingerprint == fitted.fingerprint
+    assert [*cb.results("smoke", out=tmp_path).suite.methods] == ["taskres", "zeroshot"]
+
+
+@pytest.mark.slow
 def test_a_module_is_fitted_evaluated_saved_and_evaluated_again(tmp_path: Path) -> None:
     module = cb.fit("tip_adapter", "mini-weather", "mini-clip", shots=4)
     found = cb.evaluate(module, "mini-eva-clip")

@@ -51,6 +51,13 @@ MISTAKES = [
     ("plan --cards nowhere", "--cards 'nowhere': "),
     ("plan --data-root nowhere", "there is no folder"),
     ("plan --shard 4/3", "4/3"),
+    (
+        "plan --suite smoke --methods coop --set recipe.lrr=1",
+        "setting 'recipe.lrr' of method 'coop",
+    ),
+    ("plan --suite smoke --methods coop --set method=vpt", "'method': there is no such setting"),
+    ("plan --suite smoke --methods coop --set a=1 --set a.b=2", "write it as NAME=VALUE"),
+    ("run --suite smoke --methods coop --set context_length=16", "with the same settings; drop"),
     ("plan --suite smke", "no suite named 'smke'; did you mean smoke"),
     ("module port photos.npy --target mini-clip", "give the model that made it with --source"),
     ("module port photos.npy --target mini-clip --methods m.py", "--methods is for modules, and"),

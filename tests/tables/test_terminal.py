@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from io import StringIO
+from typing import Any
 
 import pytest
 from made_up_suites import info, long_page, method
@@ -26,6 +27,8 @@ from compatbench.method.registry import builtin_methods
 from compatbench.results.expected import Expected
 from compatbench.runs.progress import finished_part
 from compatbench.tables.suite_page import SuitePage
+from compatbench.tables.table import plain_table
+from compatbench.tables.terminal import render_table
 from compatbench.tables.terminal_ranking import print_ranking
 
 
@@ -153,3 +156,34 @@ def test_a_ranking_in_the_making_rests_on_tasks_that_all_shown_methods_have_fini
     page = make_page(*(on_tasks(n, v, info(n, n)) for n, v in first.items()), expected=expected)
     assert len(finished_part(page).results.methods) == 3  # type: ignore[union-attr]
     assert finished_part(make_page(expected=expected)) is None
+
+
+LONG = "visual.transformer.resblocks.11.attn.out_proj.lora_A.default.weight"
+RECALL = ["target", "queries", "way", "pairs", "recall@1", "recall@5", "recall@10", "map"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "row", "whole"),
+    [
+        # A name is whole as long as the other columns have ten characters.
+        (["tensor", "shape", "type"], [LONG, "768 × 768", "float32"], ["768 × 768", "float32"]),
+        (["tensor", "shape"], [LONG, "4"], [LONG]),
+        (RECALL, ["ViT-L-14/datacomp_xl", "images", "old model", 0, *[99.9] * 4], ["old model"]),
+        (["name", "what it does", "n"], ["a", "some words " * 20, 12345], ["12345"]),
+        (["", "ViT-B-16-quickgelu/openai (source)", "ViT-L-14/datacomp_xl_s13b_b90k"],
+         ["with the module", "93.8", "94.1"], ["with the module", "93.8"]),
+    ],
+)  # fmt: skip
+def test_a_table_of_long_names_loses_nothing_on_80_columns(
+    columns: list[str], row: list[Any], whole: list[str]
+) -> None:
+    numbers = [place for place, value in enumerate(row) if value == "93.8" or value == "94.1"]
+    left = [i for i, value in enumerate(row) if isinstance(value, str) and i not in numbers]
+    console = Console(width=80, file=StringIO(), record=True)
+    console.print(render_table(plain_table(columns, [row], left), 80))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("\n") <= 6  # of columns that are squeezed to letters there are more
+    letters = "".join(map(str, [*columns, *row]))
+    assert sorted("".join(text.split())) == sorted("".join(letters.split()))
+    assert all(value in text for value in whole)

@@ -10,16 +10,15 @@ from rich.markup import escape
 
 import compatbench
 from compatbench.cli.command import Call
-from compatbench.cli.output import MARKS, console, print_facts, print_frame, say
+from compatbench.cli.output import MARKS, print_facts, print_frame, say
 
 if TYPE_CHECKING:
     import pandas as pd
 
-WIDE = 120
-HIDDEN = {  # in a terminal narrower than WIDE
-    "methods": ["paper", "idea"],
-    "suites": ["title"],
-    "transfers": ["settings", "takes", "title", "paper"],
+NARROW = {  # what a narrow terminal leaves out, the first ones first
+    "methods": ("idea", "paper"),
+    "suites": ("title",),
+    "transfers": ("paper", "title", "takes", "settings"),
 }
 MOST_CLASSES = 12  # of a new task that are shown
 FIRST_METHOD = "tip_adapter"
@@ -32,7 +31,7 @@ def list_names(
 ) -> pd.DataFrame:
     """List methods, tasks, backbones, suites, transfers or the modules in runs/.
 
-    A terminal of 120 columns or more shows papers and ideas of the methods, too.
+    A wide terminal shows papers and ideas of the methods, too.
 
     Args:
         kind: what to list.
@@ -50,7 +49,7 @@ def show_names(call: Call) -> None:
     if call.prints_json(frame):
         return
     if kind != "modules":
-        print_frame(frame.drop(columns=HIDDEN.get(kind, []) if console.width < WIDE else []))
+        print_frame(frame, narrow=NARROW.get(kind, ()))
         return
     files = frame["file"].map(Path)
     print_frame(frame.drop(columns="file").assign(key=[file.stem[:12] for file in files]))

@@ -17,6 +17,9 @@ from compatbench.plugins import Option
 # Parameters that hold names of cards.
 CARD_NAMES = {"suite", "task", "tasks", "backbone", "source", "target", "targets", "names"}
 HERE = "compatbench.cli.options"
+SET = Option(
+    "--set", annotation="str", repeated=True, metavar="NAME=VALUE", read=f"{HERE}:read_settings"
+)
 SHARED = {
     # Those that a command wants beside what its function takes.
     "cards": Option(
@@ -85,13 +88,8 @@ SHARED = {
     ),
     "shots_files": Option("--shots-file", annotation="Path", repeated=True),
     "shard": Option(metavar="I/N"),
-    "settings": Option(
-        "--set",
-        annotation="str",
-        repeated=True,
-        metavar="NAME=VALUE",
-        read=f"{HERE}:read_settings",
-    ),
+    "settings": SET,
+    "config": SET,
     "suite": Option(completes="suites"),
     "methods": Option(completes="methods"),
     "task": Option(completes="tasks"),
@@ -175,14 +173,21 @@ def read_seconds(text: str) -> float:
 
 
 def read_settings(texts: Iterable[str]) -> dict[str, Any]:
-    """Settings of the command line, ``NAME=VALUE``; a value that is JSON is read as such."""
+    """Settings of the command line, ``NAME=VALUE``; a value that is JSON is read as such.
+
+    ``recipe.lr=1`` is the part ``lr`` of the setting ``recipe``.
+    """
     settings: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        if not name.strip() or not equals:
+        *outer, name = name.strip().split(".")
+        place: Any = settings
+        for part in outer:
+            place = place.setdefault(part, {}) if isinstance(place, dict) else None
+        if not name or not equals or not isinstance(place, dict):
             raise CompatbenchError(f"--set '{text}': write it as NAME=VALUE, such as alpha=1")
         try:
-            settings[name.strip()] = json.loads(value)
+            place[name] = json.loads(value)
         except ValueError:
-            settings[name.strip()] = value
+            place[name] = value
     return settings

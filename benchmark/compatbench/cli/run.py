@@ -22,18 +22,19 @@ if TYPE_CHECKING:
 def run(call: Call) -> int:
     """Follows the cells, and shows the ranking of what was asked for."""
     with stoppable():
-        from compatbench.tables.suite_page import read_suite_page
+        from compatbench.runs import read_page
         from compatbench.tables.terminal_ranking import list_rankings, print_ranking
 
         out = call.arguments["out"]
         results, plan = _follow(call, out)
-        page = read_suite_page(plan.suite, out).restrict(**plan.matrix.asked)
+        page = read_page(plan, out).restrict(**plan.matrix.asked)
         if call.prints_json(list_rankings(page)):
             return int(bool(results.failures))
         print_ranking(console, page)
         board = f"{out / 'leaderboard.md'}, " if plan.suite.publish else ""
-        folders = f"results in {out / 'results' / plan.suite.name}/, modules in {out / 'runs'}/"
-        say(escape(f"wrote {board}{folders}modules/"))
+        rows = f"results in {out / 'results' / plan.suite.name}/, "
+        wrote = "a trial: wrote " if plan.trial else f"wrote {board}{rows}"
+        say(escape(f"{wrote}modules in {out / 'runs'}/modules/"))
         if not results.failures:
             return 0
         tried = len(plan.to_do) + len(plan.broken)

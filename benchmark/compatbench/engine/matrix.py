@@ -213,7 +213,7 @@ def select_matrix(
     transfers: Names | None = None,
 ) -> Matrix:
     """The part of a suite that these names mean; ``compatbench.plan`` says what they may be."""
-    names, named = _select_methods(suite, registry, methods)
+    names, named = select_methods(suite, registry, methods)
     if not names:
         raise CompatbenchError(f"--methods {_quote(methods)} leaves no method")
     variants = {task: suite_variants(suite, task) for task in suite_tasks(suite)}
@@ -264,7 +264,7 @@ def _quote(value: Names) -> str:
     return f"'{value if isinstance(value, str) else ','.join(value)}'"
 
 
-def _select_methods(
+def select_methods(
     suite: SuiteCard, registry: MethodRegistry, wanted: Names
 ) -> tuple[list[str], set[str]]:
     """The methods and named configs that a selection means, and those that it names itself."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from compatbench.data.cards import (
@@ -33,12 +34,13 @@ def resolve_settings(
 ) -> Settings:
     """A method's settings in a suite: its recipe, what the suite changes, and the cap on steps.
 
-    A config that the suite names begins with what the suite changes of the method itself. What
-    is said of the task comes after what is said of all; without a task, only that.
+    A config that the suite names begins with what the suite changes of the method itself, or of
+    the config that it is one of. What is said of the task comes after what is said of all;
+    without a task, only that.
     """
     name = name or cls.card.name
     training, values = suite.training.model_dump(), {}
-    for changes in _changes(suite, dict.fromkeys((cls.card.name, name)), task):
+    for changes in _changes(suite, dict.fromkeys((cls.card.name, *suite.lineage(name))), task):
         training |= changes.pop("training", {})
         recipe = changes.get("recipe")
         if isinstance(recipe, dict) and "recipe" in cls.Config.model_fields:
@@ -55,6 +57,26 @@ def resolve_settings(
         )
     config = read_settings(cls.Config, values, whose).model_dump(mode="json")
     return Settings(config, read_settings(TrainingCard, training, f"the training of {whose}"))
+
+
+def name_configs(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Methods or configs with further settings, as ``methods`` of a suite names configs."""
+    if wrong := {"method", "tasks"} & config.keys():
+        raise CompatbenchError(f"setting '{min(wrong)}': there is no such setting")
+    # Each a ``ConfigName``, for files of results and selections.
+    shown = [re.sub(r"[^\w.-]+", "-", f"{n}-{value}") for n, value in flat_settings(config)]
+    return {"+".join([name, *shown])[:100]: {"method": name, **config} for name in names}
+
+
+def flat_settings(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """``recipe.lr`` and its value, for every setting, by name."""
+    settings: list[tuple[str, Any]] = []
+    for name, value in sorted(config.items()):
+        inner = isinstance(value, Mapping) and value
+        settings += (
+            flat_settings(value, f"{prefix}{name}.") if inner else [(f"{prefix}{name}", value)]
+        )
+    return settings
 
 
 def suite_trainings(suite: SuiteCard, registry: MethodRegistry) -> list[TrainingCard]:

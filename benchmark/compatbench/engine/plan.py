@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,8 @@ from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.engine.cell import Cell
 from compatbench.engine.costs import RATES, Costs, TimeEstimate, count_costs
 from compatbench.engine.gpu_hours import estimate_hours, find_device_model
-from compatbench.engine.matrix import Matrix, Names, select_matrix
-from compatbench.engine.method_settings import resolve_settings
+from compatbench.engine.matrix import Matrix, Names, select_matrix, select_methods
+from compatbench.engine.method_settings import name_configs, resolve_settings
 from compatbench.engine.missing import Missing, fetch_missing, find_missing
 from compatbench.engine.store import RunStore
 from compatbench.engine.stored_costs import read_stored_costs
@@ -67,9 +67,10 @@ class Plan:
     store: RunStore
     draws: ShotsFiles = field(default_factory=dict)  # given, and not made here
     missing: Missing = field(default_factory=Missing)  # images and weights
+    broken: tuple[Cell, ...] = ()  # what cannot be measured, because images are broken
+    trial: bool = False  # of settings that are not the suite's; its rows are none of the suite's
     # Keys of the cells that this job of several has to run; None is all.
     shard: frozenset[str] | None = None
-    broken: tuple[Cell, ...] = ()  # what cannot be measured, because images are broken
 
     def __repr__(self) -> str:
         left = f"{self.total - len(self.to_do):,} done or missing, {len(self.to_do):,} to do"
@@ -176,6 +177,7 @@ def make_plan(
     precision: str | None = None,
     shots_files: Sequence[Path] = (),
     skip_missing: bool = False,
+    config: Mapping[str, object] | None = None,
 ) -> Plan:
     """Reads a suite and plans its cells; ``compatbench.run`` says what is given and raised."""
     card = suite_cards.read(suite)
@@ -186,6 +188,11 @@ def make_plan(
         card = card.model_copy(update={"training": training})
     if seeds is None and (first := [seed for seed in card.seeds if seed in card.run_seeds]):
         seeds = first
+    if config:
+        names, _ = select_methods(card, builtin_methods(), methods)
+        configs = name_configs(names, config)
+        card = card.model_copy(update={"methods": card.methods | configs, "publish": False})
+        methods = [*names, *configs]
     matrix = select_matrix(card, builtin_methods(), methods, tasks, shots, seeds, transfers)
     draws = read_draws(shots_files)
     teachers = find_teachers(card, matrix.registry, [one.name for one in matrix.choices])
@@ -213,4 +220,4 @@ def make_plan(
             f"--shots-file '{unused[0]}': no cell to fit has its task, shots and seed; choose them "
             "with --tasks, --shots and --seeds"
         )
-    return Plan(matrix, cells, RunStore(out / "runs"), draws, missing, broken=broken)
+    return Plan(matrix, cells, RunStore(out / "runs"), draws, missing, broken, bool(config))

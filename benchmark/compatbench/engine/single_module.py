@@ -22,12 +22,12 @@ from compatbench.data.cards import (
     select_names,
     suite_cards,
     task_cards,
-    whole_name,
 )
 from compatbench.data.cards.shots import Shots, show_shots
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.labels import Labels
 from compatbench.data.task import Task, load_task, restrict_task
+from compatbench.engine.method_settings import name_configs
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore, fit_description
 from compatbench.engine.worker import Worker, build_method
@@ -93,11 +93,7 @@ def fit(
     names = registry.select(method, card.configs if card else ())
     if len(names) != 1:
         raise CompatbenchError(f"fit takes one method; '{method}' means {', '.join(names)}")
-    known = card.methods if card else {}
-    settings = dict(known.get(names[0], {}))
-    of_tasks = settings.get("tasks", {})  # which hold more than what is said of all tasks
-    whole = whole_name(task)
-    settings["tasks"] = of_tasks | {whole: of_tasks.get(whole, {}) | dict(config or {})}
+    configs = name_configs(names, config) if config else {}
     training = card.training if card else TrainingCard()
     if views is not None or card is None:
         values = training.model_dump(exclude_defaults=True) | {"views": views or 1}
@@ -109,11 +105,11 @@ def fit(
         "variants": (),
         "shots": (shots,),
         "seeds": (seed,),
-        "methods": known | {names[0]: settings},
+        "methods": (card.methods if card else {}) | configs,
         "training": training,
     }
     alone = (card or suite_cards.read("mini")).model_copy(update=changes)
-    [cell] = plan_cells(alone, registry, names, shots=[shots], transfers=[COPIED])
+    [cell] = plan_cells(alone, registry, [*configs] or names, shots=[shots], transfers=[COPIED])
     cache = FeatureCache(default_cache_folder())
     worker = Worker(RunStore(Path("runs")), cache, resolve_device(device))
     record, module = worker.fit(cell, build_method(cell))

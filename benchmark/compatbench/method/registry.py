@@ -225,11 +225,15 @@ class TransferRegistry(Registry[Transfer]):
         return cls(read_settings(cls.Config, values, f"transfer '{label}'"))
 
     def choose(self, wanted: Iterable[str]) -> list[str]:
-        """The labels that are asked for, each once; ``.py`` files are loaded."""
+        """The labels that are asked for, each once.
+
+        Files are loaded; settings follow their paths as they do names: ``./mine.py+4``.
+        """
         labels = list[str]()
         for part in filter(None, (part.strip() for part in wanted)):
-            if part.endswith(".py"):
-                labels += self.add_file(Path(part))
+            path, of_file, settings = part.partition(".py")
+            if of_file and settings[:1] in ("", "+"):
+                labels += [name + settings for name in self.add_file(Path(path + of_file))]
             elif part == "all" or "*" in part:  # those that need no number
                 labels += [
                     name

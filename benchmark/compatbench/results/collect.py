@@ -19,7 +19,7 @@ from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.task import Task
 from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.matrix import select_matrix
-from compatbench.engine.method_settings import Settings, resolve_settings
+from compatbench.engine.method_settings import Settings, flat_settings, resolve_settings
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import Plan, find_teachers
 from compatbench.engine.store import RunStore
@@ -234,11 +234,7 @@ def _differences(before: Settings, after: Settings) -> dict[str, tuple[Any, Any]
 
 
 def _flatten(settings: Settings) -> dict[str, Any]:
-    config, recipe = dict(settings.config), settings.config.get("recipe")
-    if isinstance(recipe, dict):
-        config = {k: v for k, v in config.items() if k != "recipe"}
-        config |= {f"recipe.{key}": value for key, value in recipe.items()}
     training = settings.training.model_dump(mode="json", exclude={"max_steps", "precision"})
-    values = config | {f"training.{key}": value for key, value in training.items()}
+    values = dict(flat_settings({**settings.config, "training": training}))
     values.pop("max_steps", None)
     return values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -21,7 +21,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import remove_remains, write_atomic
 from compatbench.files.kinds import require
 from compatbench.method import Method
-from compatbench.results.collect import collect_results
+from compatbench.results.collect import Looks, collect_results, measured_so_far
 from compatbench.results.ranking_table import Results
 from compatbench.results.result_files import FIGURES, REPORT, RESULTS, read_results, result_folders
 from compatbench.results.tuning_records import Tuning, show_record, tuning_path
@@ -29,7 +29,7 @@ from compatbench.results.tuning_search import plan_search, read_tuning
 from compatbench.runs.progress import show_progress
 from compatbench.tables.pages.leaderboard import LEADERBOARD, read_readme, write_pages
 from compatbench.tables.pages.report_site import write_site
-from compatbench.tables.suite_page import published_pages, read_suite_page
+from compatbench.tables.suite_page import SuitePage, published_pages, read_suite_page
 
 Names = str | Sequence[str]
 
@@ -46,6 +46,7 @@ def plan(
     precision: str | None = None,
     shots_files: Sequence[Path] = (),
     shard: Shard | str | None = None,
+    config: Mapping[str, object] | None = None,
 ) -> Plan:
     """Shows what ``run`` would do: cells to do and done, what is missing, and what it costs.
 
@@ -54,7 +55,7 @@ def plan(
 
     Args:
         suite, methods, tasks, seeds, shots, transfers, out: as for ``run``.
-        precision, shots_files, shard: as for ``run``.
+        precision, shots_files, shard, config: as for ``run``.
 
     Returns:
         A plan: ``frame`` has a row per method and transfer with its cells, how many are done,
@@ -64,9 +65,8 @@ def plan(
         CompatbenchError: an unknown name, a broken card or method file, or an empty selection.
     """
     with planning():
-        planned = make_plan(
-            suite, methods, tasks, seeds, shots, transfers, Path(out), precision, shots_files, True
-        )
+        asked = (suite, methods, tasks, seeds, shots, transfers, Path(out), precision, shots_files)
+        planned = make_plan(*asked, True, config)
     return take_shard(planned, shard)
 
 
@@ -84,6 +84,7 @@ def run(
     skip_missing: bool = False,
     shard: Shard | str | None = None,
     keep: bool = False,
+    config: Mapping[str, object] | None = None,
     compute: Compute | None = None,
     progress: bool = True,
     on_start: Callable[[Plan, int], object] = lambda plan, jobs: None,
@@ -118,6 +119,8 @@ def run(
             job of an array. The results of all parts add up.
         keep: take finished cells of methods of the repository whose code changed while their
             version did not.
+        config: settings to try: each method is run as the suite sets it, and with these, as
+            ``METHOD+NAME-VALUE``. Nothing of a trial is written to ``results/`` and its pages.
         progress: show how far it is, in a notebook, or on a terminal's stream of errors.
         on_start: is given the plan and the number of workers before the first cell.
         on_event: is given every event of a cell.
@@ -133,7 +136,7 @@ def run(
     out = Path(out)
     asked = (suite, methods, tasks, seeds, shots, transfers, out, precision, shots_files)
     with show_progress(progress, out, on_start, on_event) as follow:
-        planned = make_plan(*asked, skip_missing)
+        planned = make_plan(*asked, skip_missing, config)
         if not planned.cells:
             raise CompatbenchError(
                 f"nothing of suite '{planned.suite.name}' can run here; see 'compatbench store "
@@ -150,11 +153,19 @@ def run(
             announce(started, workers)
 
         failures = run_plan(planned, compute or Compute(), start, show)
-    _publish(planned, out)
-    whole = results(planned.suite, out)
+    if not planned.trial:
+        _publish(planned, out)
+    page = read_page(planned, out)
+    whole = Results(page.results, page.expected)
     # What was asked for and is not there yet is missing.
     whole = replace(whole, expected=replace(whole.expected, seeds=planned.matrix.seeds))
     return replace(whole.restrict(**planned.matrix.asked), failures=failures)
+
+
+def read_page(plan: Plan, out: Path) -> SuitePage:
+    """A plan's suite as in ``results/``; of a trial, what the run store holds of its cells."""
+    measured = measured_so_far(plan, Looks()) if plan.trial else None
+    return read_suite_page(plan.suite, out, measured)
 
 
 def _begun(plan: Plan) -> dict[type[Method], bool]:

@@ -119,17 +119,6 @@ def rows_by_method(page: SuitePage) -> list[tuple[str, list[Ranked]]]:
     return sorted(by_method.items())
 
 
-def flat_settings(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """``recipe.lr`` and its value, for every setting, by name."""
-    settings: list[tuple[str, Any]] = []
-    for name, value in sorted(config.items()):
-        inner = isinstance(value, Mapping) and value
-        settings += (
-            flat_settings(value, f"{prefix}{name}.") if inner else [(f"{prefix}{name}", value)]
-        )
-    return settings
-
-
 def _standings(page: SuitePage, upgrade: Upgrade, shots: int) -> list[Standing]:
     """Of untouched modules, in the order of the ranking."""
     return [ranked.standing for ranked in page.ranks(upgrade, shots)]

@@ -342,9 +342,16 @@ class SuiteCard(CardModel):
         if self.train_on and not crossed:
             raise ValueError("only protocol 'cross-dataset' has 'train_on'")
 
+    def lineage(self, name: str) -> tuple[str, ...]:
+        """The method that a name means in this suite, and the configs that lead to the name."""
+        names = (name,)
+        while (base := self.methods.get(names[0], {}).get("method", names[0])) not in names:
+            names = (base, *names)
+        return names
+
     def base_method(self, name: str) -> str:
         """The method that a name means in this suite: itself, or that of the config."""
-        return self.methods.get(name, {}).get("method", name)
+        return self.lineage(name)[0]
 
     @property
     def configs(self) -> tuple[str, ...]:

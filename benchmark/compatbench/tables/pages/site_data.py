@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from markdown_it import MarkdownIt
 
 from compatbench.data.cards.shots import count_shots, show_shots
+from compatbench.engine.method_settings import flat_settings
 from compatbench.messages import one_line
 from compatbench.results.expected import Upgrade
 from compatbench.results.ranks import Ranked, rounded
@@ -26,7 +27,7 @@ from compatbench.tables.ranking import (
     ranking_table,
 )
 from compatbench.tables.suite_page import SuitePage
-from compatbench.tables.suite_tables import flat_settings, rows_by_method
+from compatbench.tables.suite_tables import rows_by_method
 from compatbench.tables.table import Cell, Column
 from compatbench.tables.templates import show_setting
 
