@@ -1,10 +1,13 @@
-"""What setup.cfg cannot say: where the links of README.md lead to from the page of a package."""
+"""What setup.cfg cannot say: where links of README.md lead to, and by what a clone is found."""
 
 import os
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from setuptools import setup
+from setuptools.command.editable_wheel import editable_wheel
+from wheel.wheelfile import WheelFile
 
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s]+)(?=\))")
 
@@ -46,7 +49,29 @@ def describe(folder: Path, repository: str) -> dict[str, object]:
     }
 
 
+class EditableWheel(editable_wheel):
+    """``pip install -e`` that also puts ``benchmark/`` last on the path.
+
+    By setuptools' hook alone, a clone named ``compatbench`` is a namespace package of that name in
+    the folder above it, which Python takes before it asks a hook; and type checkers ask none. A
+    package that is anywhere on the path goes before a namespace.
+    """
+
+    def run(self) -> None:
+        super().run()
+        [path] = Path(self.dist_dir).glob("*.whl")
+        with TemporaryDirectory() as folder:
+            with WheelFile(path) as wheel:
+                wheel.extractall(folder)
+            benchmark = Path(__file__).resolve().parent / "benchmark"
+            Path(folder, "compatbench.pth").write_text(f"{benchmark}\n", encoding="utf-8")
+            path.unlink()
+            with WheelFile(path, "w") as wheel:
+                wheel.write_files(folder)
+
+
 if __name__ == "__main__":
     # As GitHub names the repository of a workflow.
     places = [os.environ.get(name, "") for name in ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY")]
-    setup(**describe(Path(__file__).parent, "/".join(places) if all(places) else ""))
+    facts = describe(Path(__file__).parent, "/".join(places) if all(places) else "")
+    setup(cmdclass={"editable_wheel": EditableWheel}, **facts)

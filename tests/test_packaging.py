@@ -9,13 +9,19 @@ import runpy
 import shutil
 import subprocess
 import sys
+import zipfile
 from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 
 import compatbench
+from compatbench.backbone.load import find_weights
 from compatbench.cli.new_method import fill_template
+from compatbench.data.cards import suite_cards
+from compatbench.engine.plan import find_teachers
+from compatbench.errors import CompatbenchError
+from compatbench.method.registry import builtin_methods
 
 REPOSITORY = Path(__file__).parents[1]
 # The programs that have made the mini suite.
@@ -38,13 +44,59 @@ def test_no_package_is_forgotten() -> None:
     assert setup["options"]["packages"].split() == sorted(packages - NOT_SHIPPED)
 
 
+def test_a_wheel_has_the_models_of_smoke_and_says_where_others_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those are half of a wheel; the sources have all."""
+    setup = ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    patterns = setup["options.package_data"]["compatbench.tasks.mini"].split(", ")
+    models = [*(REPOSITORY / "tasks" / "mini").glob("*.safetensors")]
+    shipped = {path.stem: path for path in models if any(map(path.match, patterns))}
+    smoke = suite_cards.read("smoke")
+    needed = {*smoke.upgrades[0], *find_teachers(smoke, builtin_methods(), smoke.methods)}
+    assert needed <= shipped.keys()
+    assert sum(path.stat().st_size for path in shipped.values()) < 27e6
+    assert (REPOSITORY / "MANIFEST.in").read_text() == "include tasks/mini/*.safetensors\n"
+    monkeypatch.setattr(find_weights, "tasks_folder", lambda: tmp_path)
+    for path in shipped.values():
+        (tmp_path / "mini").mkdir(exist_ok=True)
+        (tmp_path / "mini" / path.name).symlink_to(path)
+    others = {path.stem for path in models} - shipped.keys()
+    assert others == {"mini-clip-next", "mini-clip-other"}
+    with pytest.raises(CompatbenchError) as raised:
+        compatbench.run("mini-paths", "zeroshot", out=tmp_path)
+    text = str(raised.value)
+    assert "put tasks/mini/mini-clip-next.safetensors of the repository there, or" in text
+    assert "\n" not in text
+
+
 def test_the_folder_above_a_clone_is_a_place_to_work(tmp_path: Path) -> None:
     """There the clone's folder bears the package's name, and would be found in its place."""
     (tmp_path / "compatbench").symlink_to(REPOSITORY)
-    command = [sys.executable, "-m", "compatbench", "list", "methods", "co*"]
-    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "coop" in shown.stdout
-    assert not (REPOSITORY / "__init__.py").exists()  # pytest would import the clone as a package
+    site, wheels = tmp_path / "site", tmp_path / "wheels"
+    wheels.mkdir()
+    clone = ["setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE", "benchmark"]
+    clone += ["methods", "transfers", "formats", "tasks", "results"]
+    (tmp_path / "clone").mkdir()  # in which setuptools may write
+    for name in clone:
+        (tmp_path / "clone" / name).symlink_to(REPOSITORY / name)
+    build = f"import setuptools.build_meta as b; b.build_editable({str(wheels)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path / "clone", check=True)
+    [wheel] = wheels.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(site)
+    # Of this interpreter all that is installed, but the package.
+    begin = "import runpy, site, sys; "
+    begin += "sys.meta_path[:] = [each for each in sys.meta_path if 'editable' not in repr(each)]; "
+    begin += "sys.path[:] = [place for place in sys.path if not place.endswith('benchmark')]; "
+    begin += f"site.addsitedir({str(site)!r}); sys.argv[1:] = ['list', 'methods', 'co*']; "
+    import_all = "import compatbench as cb, compatbench.methods.coop; print(cb.methods('co*'))"
+    as_module = "runpy.run_module('compatbench', run_name='__main__')"
+    for code in (import_all, as_module):
+        command = [sys.executable, "-c", begin + code]
+        shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert "coop" in shown.stdout, shown.stderr
 
 
 def test_no_variable_of_the_caller_reaches_a_test(monkeypatch: pytest.MonkeyPatch) -> None:

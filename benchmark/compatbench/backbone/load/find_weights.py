@@ -88,7 +88,9 @@ def find_weights(card: BackboneCard, download: bool = False) -> Path:
         path = tasks_folder() / card.weights
         if path.is_file():
             return path
-        raise _missing(card, f"weights {path} are", "restore the file (git checkout, or reinstall)")
+        # A wheel has the models of the suites ``mini`` and ``smoke`` alone.
+        fix = f"put tasks/{card.weights} of the repository there, or work in a clone"
+        raise _missing(card, f"weights {path} are", fix)
     if card.path is not None:
         return _find_in_path(card, Path(card.path).expanduser())
     published = published_weights(card)
