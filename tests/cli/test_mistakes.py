@@ -64,6 +64,7 @@ MISTAKES = [
     ("module port module.safetensors --target mini-clip --images .", "--images is for indexes"),
     ("module push results hf://me/mine --licence mit", "--licence is for modules"),
     ("study retrieve --pairs 64,many", "'many' is no number"),
+    ("study index nowhere.npy none.npy", "cannot read the index nowhere.npy"),
     ("run --address auto", "are for '--executor ray'"),
     ("run --device gpu", "--device 'gpu' cannot be used here"),
     ("run --executor ray --device tpu", "--device 'tpu'"),

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
+from numpy.typing import NDArray
 from random_matrices import draw
 from scipy.linalg import orthogonal_procrustes
-from torch import Tensor
 
 from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes.index_maps import WAYS, FeatureMap, fit_map, judge_map
 
 
-def unit(rows: int, width: int, seed: int) -> Tensor:
-    return torch.nn.functional.normalize(draw(rows, width, seed=seed), dim=-1)
+def unit(rows: int, width: int, seed: int) -> NDArray[np.float64]:
+    drawn = draw(rows, width, seed=seed).numpy()
+    return drawn / np.linalg.norm(drawn, axis=-1, keepdims=True)
 
 
 SOURCE, TARGET = unit(60, 6, 1), unit(60, 6, 2)
@@ -23,8 +23,8 @@ WORDS = unit(80, 6, 3), unit(80, 6, 4)
 
 def naive(way: str) -> tuple[np.ndarray, np.ndarray]:
     """M ``[e_s, e_t]`` and b of a way."""
-    s, t = SOURCE.numpy(), TARGET.numpy()
-    a, b = (one.numpy() - one.numpy().mean(0) for one in WORDS)
+    s, t = SOURCE, TARGET
+    a, b = (words - words.mean(0) for words in WORDS)
     turn, zero = orthogonal_procrustes(s, t)[0], np.zeros(6)
     if way == "words":
         return orthogonal_procrustes(a, b)[0], zero
@@ -50,15 +50,15 @@ def naive(way: str) -> tuple[np.ndarray, np.ndarray]:
 def test_a_map_is_its_formula_and_vectors_keep_their_length(way: str) -> None:
     matrix, bias = naive(way)
     found = fit_map(way, WORDS, (3 * SOURCE, 0.5 * TARGET))  # lengths of the pairs do not count
-    vectors = torch.cat([7 * unit(9, 6, 5), torch.zeros(1, 6, dtype=torch.float64)])
-    wanted = vectors.numpy() / 7 @ matrix + bias
+    vectors = np.concatenate([7 * unit(9, 6, 5), np.zeros((1, 6))])
+    wanted = vectors / 7 @ matrix + bias
     wanted[:-1] *= 7 / np.linalg.norm(wanted[:-1], axis=1, keepdims=True)
     wanted[-1] = 0
-    assert np.abs(found(vectors).numpy() - wanted).max() <= 1e-9
+    assert np.abs(found(vectors) - wanted).max() <= 1e-9
 
 
 def test_a_turned_model_is_found_again_and_judged_so() -> None:
-    turn = torch.linalg.qr(unit(6, 6, 7)).Q
+    turn = np.linalg.qr(unit(6, 6, 7)).Q
     images, words = (SOURCE, SOURCE @ turn), (WORDS[0], WORDS[0] @ turn)
     for way in WAYS.keys() - {"copied"}:
         judged = judge_map(way, words, images)
@@ -68,12 +68,11 @@ def test_a_turned_model_is_found_again_and_judged_so() -> None:
 
 def test_a_map_is_judged_on_what_it_was_not_fitted_on() -> None:
     s, t = SOURCE[:15], TARGET[:15]
-    mapped = fit_map("images", None, (SOURCE[15:], TARGET[15:]))(s).numpy()
-    own = t.numpy()
-    left = ((mapped - own) ** 2).sum() / ((own - own.mean(0)) ** 2).sum()
+    mapped = fit_map("images", None, (SOURCE[15:], TARGET[15:]))(s)
+    left = ((mapped - t) ** 2).sum() / ((t - t.mean(0)) ** 2).sum()
     judged = judge_map("images", None, (SOURCE, TARGET))
     assert judged["residual"] == pytest.approx(left, abs=1e-12)
-    assert judged["cosine"] == pytest.approx((mapped * own).sum(1).mean(), abs=1e-12)
+    assert judged["cosine"] == pytest.approx((mapped * t).sum(1).mean(), abs=1e-12)
 
 
 def test_other_widths_are_mapped_both_ways() -> None:
@@ -82,7 +81,7 @@ def test_other_widths_are_mapped_both_ways() -> None:
         for way in WAYS.keys() - {"copied"}:
             found = fit_map(way, words, images)(SOURCE)
             assert found.shape == (60, width)
-            assert torch.allclose(found.norm(dim=-1), torch.ones(60, dtype=torch.float64))
+            assert np.allclose(np.linalg.norm(found, axis=-1), 1)
 
 
 @pytest.mark.parametrize("way", ["images", "low-rank", "ridge"])
@@ -93,5 +92,5 @@ def test_the_fewest_images_are_enough_and_less_are_refused(way: str) -> None:
 
 
 def test_float32_is_computed_in_float32() -> None:
-    found = FeatureMap(torch.eye(6, dtype=torch.float64), torch.ones(6, dtype=torch.float64))
-    assert found(SOURCE.float()).dtype == torch.float32
+    found = FeatureMap(np.eye(6), np.ones(6))
+    assert found(SOURCE.astype(np.float32)).dtype == np.float32

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compatbench.errors import CompatbenchError
-from compatbench.extras.indexes import vector_files
+from compatbench.extras.indexes import raw_vectors
 from compatbench.extras.indexes.vector_files import is_vector_file, open_vectors
 from compatbench.files.atomic import open_atomic
 
@@ -88,7 +88,7 @@ def test_what_is_streamed_is_what_the_whole_gives(
     wanted = halve(vectors[:, columns]).astype(dtype)
     path, out = folder / f"a.{'npy' if kind == 'npy' else 'parquet'}", folder / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vector_files, "BLOCK", block)
+        patch.setattr(raw_vectors, "BLOCK", block)
         if kind == "npy":
             np.save(path, vectors)
             found = np.load(rewritten(path, out, columns))
@@ -137,7 +137,7 @@ IDS_INDEX = bytes.fromhex(FAISS["ids"])
         (np.ones((2, 3)).T, "stored by column"),
         (np.ones((0, 3)), "holds no vectors"),
         (b"\x93NUMPY\x01\x00v\x00{nonsense", "is no .npy file"),
-        (b"hello, world", "no .npy, parquet or flat Faiss index"),
+        (b"hello, world", "no .npy, parquet, safetensors or flat Faiss index"),
         (b"IHNf", "flat Faiss index .it begins with b'IHNf'"),
         (IDS_INDEX[:60], "truncated inside its header"),
         (IDS_INDEX[:90], "is truncated: 3 vectors of width 2"),

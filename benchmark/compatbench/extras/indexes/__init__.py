@@ -1,8 +1,13 @@
-"""Stored indexes of image embeddings: read, and written anew for another backbone."""
+"""Stored indexes of embeddings: read, measured, and written anew for another model."""
 
 from compatbench.plugins import Command, Option
 
-FUNCTIONS = {"port_index": "index_port:port_index", "retrieve": "retrieve:retrieve"}
+FUNCTIONS = {
+    "measure_index": "measure_index:measure_index",
+    "port_index": "index_port:port_index",
+    "retrieve": "retrieve:retrieve",
+}
+_PAIR = "tuple[Path, Path] | None"
 SECTIONS = {"indexes": "retrieval_tables:INDEXES"}
 COMMANDS = {
     # In place of the core's, which ports modules alone.
@@ -39,6 +44,26 @@ COMMANDS = {
         },
         also=("offline",),
         records={"index": ("port_index", "source", "images", "column")},
+    ),
+    "study index": Command(
+        "measure_index",
+        shown="commands:measure",
+        note="For example: compatbench study index old.npy new.npy --queries old-q.npy new-q.npy "
+        "--relevant qrels.csv. Nothing is written.",
+        options={
+            "old": Option(""),
+            "new": Option(""),
+            "queries": Option(annotation=_PAIR, metavar="OLD NEW"),
+            "words": Option(annotation=_PAIR, metavar="OLD NEW"),
+            "paired": Option(annotation=_PAIR, metavar="OLD NEW"),
+            "ids": Option(annotation=_PAIR, metavar="ITEMS QUERIES"),
+            "relevant": Option(annotation="Path | None"),
+            "labels": Option(annotation="Path | None"),
+            "query_labels": Option(annotation="Path | None"),
+            "pairs": Option(annotation="str", read="compatbench.cli.options:read_numbers"),
+            "seeds": Option(annotation="str", read="compatbench.cli.options:read_numbers"),
+        },
+        also=("as_json",),
     ),
     "study retrieve": Command(
         "retrieve",

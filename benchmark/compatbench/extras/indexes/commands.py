@@ -1,4 +1,4 @@
-"""``compatbench study retrieve``, and ``module port`` where it is given a stored index."""
+"""``compatbench study index`` and ``retrieve``, and ``module port`` of a stored index."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from compatbench.cli import modules
 from compatbench.cli.command import Call
-from compatbench.cli.output import print_frame, print_json, say
+from compatbench.cli.output import print_frame, print_json, say, show_table
 from compatbench.cli.stoppable import stoppable
 from compatbench.errors import CompatbenchError
 
@@ -20,6 +20,14 @@ OF_MODULES = {"methods": "--methods"}
 OF_INDEXES = {
     "source": "--source", "images": "--images", "pairs": "--pairs", "column": "--column",
 }  # fmt: skip
+
+
+def measure(call: Call) -> None:
+    """Shows every way with the most pairs, and the verdict."""
+    measured = call()
+    if not call.prints_json(measured):
+        show_table(measured.table())
+        say(escape(str(measured)))
 
 
 def retrieve(call: Call) -> None:

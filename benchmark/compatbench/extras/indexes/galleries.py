@@ -15,8 +15,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from compatbench.backbone import Backbone
@@ -26,7 +27,8 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images.source import Sample
 from compatbench.data.images.views import View
 from compatbench.data.task import Task
-from compatbench.extras.indexes.index_maps import WAYS, FeatureMap, fit_map
+from compatbench.extras.indexes.index_maps import WAYS, Vectors, fit_map
+from compatbench.extras.indexes.rankings import ByClass, measure, search
 from compatbench.extras.indexes.retrieval_files import CEILING, FIGURES, OLD, POOLED
 
 # Queries of a gallery, evenly over it: images, and captions, of which none is left out of the
@@ -34,18 +36,17 @@ from compatbench.extras.indexes.retrieval_files import CEILING, FIGURES, OLD, PO
 MOST_QUERIES = {"images": 2000, "captions": 30_000}
 BLOCK = 256  # queries that are ranked together
 TIMED = 256  # images that are encoded to say what encoding costs
-TIMED_VECTORS = 1 << 17
 
 
 @dataclass(frozen=True)
 class Seen:
     """All that a model makes of the tasks; features are normalised, in double precision."""
 
-    images: Tensor  # test images of all tasks, ``[N, e]``
-    texts: Tensor  # classes of all tasks, ``[C, e]``
-    captions: Tensor  # of test images of all tasks, ``[K, e]``
-    pool: Tensor  # the training images that pairs are drawn from, ``[P, e]``
-    words: Tensor  # ``[V, e]``
+    images: Vectors  # test images of all tasks, ``[N, e]``
+    texts: Vectors  # classes of all tasks, ``[C, e]``
+    captions: Vectors  # of test images of all tasks, ``[K, e]``
+    pool: Vectors  # the training images that pairs are drawn from, ``[P, e]``
+    words: Vectors  # ``[V, e]``
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,11 @@ class Question:
 
     gallery: str  # a task's name, or ``POOLED``
     queries: str  # of ``QUERIES``
-    images: Tensor  # rows of the gallery's images, ``[n]``
-    kinds: Tensor  # what each image is: its class, or for captions itself, ``[n]``
-    asking: Tensor  # rows of the queries, ``[q]``
-    wanted: Tensor  # the kind of image that each asks for, ``[q]``
-    itself: Tensor | None = None  # the place of each query in the gallery, ``[q]``
+    images: NDArray[Any]  # rows of the gallery's images, ``[n]``
+    kinds: NDArray[Any]  # what each image is: its class, or for captions itself, ``[n]``
+    asking: NDArray[Any]  # rows of the queries, ``[q]``
+    wanted: NDArray[Any]  # the kind of image that each asks for, ``[q]``
+    itself: NDArray[Any] | None = None  # the place of each query in the gallery, ``[q]``
 
 
 @dataclass(frozen=True)
@@ -92,33 +93,34 @@ class Galleries:
         tests = [(i, task.labels.names, one) for i, task in tasks for one in task.split("test")]
         names = [(i, name.casefold()) for i, task in tasks for name in task.labels.names]
         numbers = {name: i for i, name in enumerate(dict.fromkeys(name for _, name in names))}
-        kinds = torch.tensor(
+        kinds = np.array(
             [
                 -1 if sample.label < 0 else numbers[classes[sample.label].casefold()]
                 for _, classes, sample in tests
             ]
         )
-        owners = torch.tensor([i for i, _, _ in tests])
-        text_owners = torch.tensor([i for i, _ in names], dtype=torch.long)
-        text_kinds = torch.tensor([numbers[name] for _, name in names], dtype=torch.long)
-        homes = torch.tensor([row for row, _ in self.captions], dtype=torch.long)
-        captioned = torch.isin(owners, owners[homes])
+        owners = np.array([i for i, _, _ in tests])
+        text_owners = np.array([i for i, _ in names], dtype=np.intp)
+        text_kinds = np.array([numbers[name] for _, name in names], dtype=np.intp)
+        homes = np.array([row for row, _ in self.captions], dtype=np.intp)
+        captioned = np.isin(owners, owners[homes])
         questions = []
         for number, name in enumerate([*(task.name for task in self.tasks), POOLED]):
             here, texts, captions = (
                 (of == number) | (number == len(self.tasks))
                 for of in (owners, text_owners, owners[homes])
             )
-            labelled = _rows(here & (kinds >= 0))
+            labelled = np.flatnonzero(here & (kinds >= 0))
             if len(labelled):
-                known, asking = kinds[labelled], _rows(texts)
+                known, asking = kinds[labelled], np.flatnonzero(texts)
                 wanted = text_kinds[asking]
                 questions.append(Question(name, "texts", labelled, known, asking, wanted))
-                asked = _thin(torch.arange(len(labelled)), "images")
+                asked = _thin(np.arange(len(labelled)), "images")
                 asking, wanted = labelled[asked], known[asked]
                 questions.append(Question(name, "images", labelled, known, asking, wanted, asked))
             if captions.any():
-                images, asking = _rows(here & captioned), _thin(_rows(captions), "captions")
+                images = np.flatnonzero(here & captioned)
+                asking = _thin(np.flatnonzero(captions), "captions")
                 wanted = homes[asking]
                 questions.append(Question(name, "captions", images, images, asking, wanted))
         return questions
@@ -127,8 +129,8 @@ class Galleries:
     def pool(self) -> list[tuple[Task, list[Sample]]]:
         """Training images of all tasks, four times as many as the most pairs, by task."""
         every = [(task, sample) for task in self.tasks for sample in task.split("train")]
-        order = torch.randperm(len(every), generator=torch.Generator().manual_seed(0))
-        drawn = [every[i] for i in order[: 4 * max(self.pairs, default=0)].tolist()]
+        order = _shuffle(len(every), 0)[: 4 * max(self.pairs, default=0)]
+        drawn = [every[i] for i in order.tolist()]
         return [(task, [one for of, one in drawn if of is task]) for task in self.tasks]
 
     def see(self, backbone: Backbone, folder: Path) -> Seen:
@@ -138,9 +140,9 @@ class Galleries:
         def encode(task: Task, samples: Sequence[Sample], split: str) -> Tensor:
             return cache.features(backbone, task, samples, split=task.split(split)).cpu()
 
-        def join(parts: Sequence[Tensor]) -> Tensor:
+        def join(parts: Sequence[Tensor]) -> Vectors:
             whole = torch.cat([*parts]) if parts else torch.empty(0, backbone.embed_dim)
-            return F.normalize(whole.cpu().double(), dim=-1)
+            return torch.nn.functional.normalize(whole.cpu().double(), dim=-1).numpy()
 
         labels = [task.labels for task in self.tasks if len(task.labels)]
         captions = backbone.shorten([text for _, text in self.captions])
@@ -149,7 +151,7 @@ class Galleries:
             texts=join([backbone.zero_shot(one) for one in labels]),
             captions=join([backbone.encode_texts(captions)] if captions else []),
             pool=join([encode(task, own, "train") for task, own in self.pool if own]),
-            words=words.of(backbone).cpu().double(),
+            words=words.of(backbone).cpu().double().numpy(),
         )
 
     def time_encoding(self, backbone: Backbone, folder: Path) -> float:
@@ -171,8 +173,8 @@ class Galleries:
         for way, count in product(ways, self.pairs):
             measured = []
             for seed in self.seeds:
-                order = torch.randperm(len(old.pool), generator=torch.Generator().manual_seed(seed))
-                images = old.pool[order[:count]], new.pool[order[:count]]
+                drawn = _shuffle(len(old.pool), seed)[:count]
+                images = old.pool[drawn], new.pool[drawn]
                 gallery = fit_map(way, words, images)(old.images)
                 measured.append(self._measure(way, gallery, new))
             for same in zip(*measured, strict=True):
@@ -180,7 +182,7 @@ class Galleries:
                 rows.append({**same[0], **means, "pairs": count, "seeds": len(same)})
         return rows + self._measure(CEILING, new.images, new)
 
-    def _measure(self, way: str, gallery: Tensor, new: Seen) -> list[dict[str, Any]]:
+    def _measure(self, way: str, gallery: Vectors, new: Seen) -> list[dict[str, Any]]:
         """Every question, put by the model of the queries."""
         rows = []
         for each in self.questions:
@@ -192,18 +194,23 @@ class Galleries:
         return rows
 
 
-def _rows(mask: Tensor) -> Tensor:
-    return mask.nonzero().flatten()
-
-
-def _thin(rows: Tensor, queries: str) -> Tensor:
+def _thin(rows: NDArray[np.intp], queries: str) -> NDArray[np.intp]:
     return rows[:: -(-len(rows) // MOST_QUERIES[queries])]
 
 
+def _shuffle(count: int, seed: int) -> NDArray[np.intp]:
+    """Numbers below ``count`` in an order that is torch's, as it was in results of old."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
+
+
 def rank_gallery(
-    queries: Tensor, gallery: Tensor, asked: Tensor, classes: Tensor, itself: Tensor | None = None
-) -> Tensor:
-    """Recall at 1, 5 and 10 and the average precision of each query, 0 to 1, ``[q, 4]``.
+    queries: Vectors,
+    gallery: Vectors,
+    asked: NDArray[Any],
+    classes: NDArray[Any],
+    itself: NDArray[Any] | None = None,
+) -> NDArray[np.float64]:
+    """``FIGURES`` of each query over the whole ranking, 0 to 1, ``[q, 4]``.
 
     A query without any relevant image is left out.
 
@@ -212,28 +219,12 @@ def rank_gallery(
         asked, classes: the class of each, ``[Q]`` and ``[n]``.
         itself: the place of each query in the gallery, where it is not looked for, ``[Q]``.
     """
-    found, places = [], torch.arange(1, len(gallery) + 1, dtype=torch.float64)
-    for rows in torch.arange(len(queries)).split(BLOCK):
-        similar = queries[rows] @ gallery.T
-        relevant = asked[rows, None] == classes
-        if itself is not None:
-            own = itself[rows, None]
-            similar.scatter_(1, own, -torch.inf)
-            relevant.scatter_(1, own, False)
-        some = relevant.any(1)
-        order = similar[some].argsort(dim=1, descending=True, stable=True)
-        hits = relevant[some].gather(1, order)
-        precision = hits.cumsum(1) / places
-        average = (precision * hits).sum(1) / hits.sum(1)
-        recall = [hits[:, :k].any(1).double() for k in (1, 5, 10)]
-        found.append(torch.stack([*recall, average], dim=1))
-    return torch.cat(found)
-
-
-def time_map(width: int) -> float:
-    """CPU seconds to map a million vectors of this width, in float32."""
-    vectors, found = torch.randn(TIMED_VECTORS, width), FeatureMap(torch.eye(width))
-    start = time.process_time()
-    for block in vectors.split(4096):
-        found(block)
-    return round(1e6 * (time.process_time() - start) / TIMED_VECTORS, 2)
+    parts, whole = [np.empty((0, len(FIGURES)))], [(np.arange(len(gallery)), gallery)]
+    for first in range(0, len(queries), BLOCK):
+        rows = slice(first, first + BLOCK)
+        own = None if itself is None else itself[rows]
+        ranked = search(queries[rows], whole, len(gallery), own).rows
+        figures = measure(ranked, ByClass(asked[rows], classes, own))
+        parts.append(np.stack([figures[name] for name in FIGURES.values()], axis=1))
+    joined = np.concatenate(parts)
+    return joined[~np.isnan(joined).any(axis=1)]

@@ -1,16 +1,18 @@
-"""Maps from a source's features to a target's, for vectors that were stored: an index.
+"""Maps between the vectors of an old and a new model, for an index that was stored.
 
-A transfer shows a module the target's features in the source's coordinates. Here it is the other
-way round: what the source has encoded stays, and new queries are the target's.
+A transfer shows a module the target's features in the source's coordinates. Here what the source
+has encoded stays: either it is written anew in the target's space, or the target's queries are
+mapped to the source's. Everything is numpy, and runs where torch is not.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from compatbench.backbone.joint_maps import (
     choose_damping,
@@ -31,7 +33,10 @@ WAYS = {
     "ridge": frozenset({"words", "images"}),
 }
 LEAST_PAIRS = 8
-Pair = tuple[Tensor, Tensor]  # normalised features of the same things, ``[n, e_s]``, ``[n, e_t]``
+PAIRS, SEEDS = (64, 256, 1024), (1, 2, 3)  # that maps are fitted on, and draws of them
+TIMED_VECTORS, TIMES = 4096, 32  # of timing a map
+Vectors = NDArray[Any]
+Pair = tuple[Vectors, Vectors]  # normalised features of the same things, ``[n, e_s]``, ``[n, e_t]``
 
 
 @dataclass(frozen=True)
@@ -41,18 +46,35 @@ class FeatureMap:
     So an index of unit vectors is one still, and cosine, inner product and distance rank as before.
     """
 
-    matrix: Tensor  # M, ``[e_s, e_t]``
-    bias: Tensor | None = None  # b, ``[e_t]``
+    matrix: Vectors  # M, ``[e_s, e_t]``
+    bias: Vectors | None = None  # b, ``[e_t]``
 
-    def __call__(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def __call__(self, features: Vectors, lengths: Vectors | None = None) -> Vectors:
         """Features ``[n, e_s]`` in the target's space, ``[n, e_t]``; ``lengths`` are theirs."""
         if lengths is None:
-            lengths = features.norm(dim=-1, keepdim=True)
-        mapped = features @ self.matrix.to(features)
+            lengths = np.linalg.norm(features, axis=-1, keepdims=True)
+        mapped = features @ self.matrix.astype(features.dtype, copy=False)
         if self.bias is not None:
-            mapped.addcmul_(lengths, self.bias.to(features))
-        sizes = mapped.norm(dim=-1, keepdim=True)
-        return mapped.mul_(lengths / sizes.clamp_min(torch.finfo(sizes.dtype).tiny))
+            mapped += lengths * self.bias.astype(features.dtype, copy=False)
+        sizes = np.sqrt(np.einsum("ij,ij->i", mapped, mapped))[:, None]
+        mapped *= lengths / np.maximum(sizes, np.finfo(sizes.dtype).tiny)
+        return mapped
+
+    def in_single(self) -> FeatureMap:
+        """The same in single precision, which most indexes are in."""
+        bias = None if self.bias is None else self.bias.astype(np.float32)
+        return FeatureMap(self.matrix.astype(np.float32), bias)
+
+
+def time_map(width: int, new_width: int) -> float:
+    """CPU seconds to map a million vectors, in single precision."""
+    generator = np.random.default_rng(0)
+    vectors = generator.standard_normal((TIMED_VECTORS, width), np.float32)
+    turn = FeatureMap(generator.standard_normal((width, new_width), np.float32))
+    start = time.process_time()
+    for _ in range(TIMES):
+        turn(vectors)
+    return round(1e6 * (time.process_time() - start) / TIMES / TIMED_VECTORS, 2)
 
 
 def fit_map(way: str, words: Pair | None = None, images: Pair | None = None) -> FeatureMap:
@@ -61,9 +83,9 @@ def fit_map(way: str, words: Pair | None = None, images: Pair | None = None) -> 
     ``words`` is the semi-orthogonal matrix of the transfer of this name. With F the features of
     images, ``images`` is the orthogonal matrix nearest to them (svd(F_sᵀ F_t), not centred),
     ``low-rank`` adds an affine map of low rank to it, and ``ridge`` is the least squares that are
-    drawn to the matrix of the words. The first two are the first forms of Drift-Adapter
-    (arXiv:2509.23471), which maps queries back in place of stored vectors; rank and damping are
-    those of the transfers ``images`` and ``ridge``.
+    drawn to the matrix of the words, or without words to that of the images. The first two are the
+    first forms of Drift-Adapter (arXiv:2509.23471), with a rank of this project's; rank and damping
+    are those of the transfers ``images`` and ``ridge``.
 
     Raises:
         CompatbenchError: too few images.
@@ -87,10 +109,18 @@ def _fit(way: str, words: Pair | None, images: Pair | None) -> FeatureMap:
         return FeatureMap(find_turn(source, target))
     if way == "low-rank":
         return FeatureMap(*find_affine(target, source, find_turn(target, source)))
-    assert by_words is not None
-    prior = by_words.to(source)
-    best = choose_damping(target, source, prior)
+    # The damping is chosen on a quarter of the images, of which its matrix knows nothing.
+    rest = slice(len(source) // 4, None)
+    tried = find_turn(source[rest], target[rest]) if by_words is None else by_words
+    best = choose_damping(target, source, tried)
+    prior = find_turn(source, target) if by_words is None else by_words
     return FeatureMap(find_ridge(target, source, prior, best))
+
+
+def find_drift(source: Vectors, target: Vectors) -> FeatureMap:
+    """f_t ≈ f_s + d, with d the mean difference of pairs, of one width (arXiv:2506.00037)."""
+    source, target = paired(source, target)
+    return FeatureMap(np.eye(source.shape[1]), (target - source).mean(0))
 
 
 def judge_map(way: str, words: Pair | None = None, images: Pair | None = None) -> dict[str, float]:
@@ -105,7 +135,8 @@ def judge_map(way: str, words: Pair | None = None, images: Pair | None = None) -
     source, target = paired(*judged)
     held = max(1, len(source) // 4)
     rest = source[held:], target[held:]
-    found = _fit(way, *((words, rest) if "images" in WAYS[way] else (rest, images)))
-    mapped, target = F.normalize(found(source[:held]), dim=-1), target[:held]
-    left = (mapped - target).square().sum() / (target - target.mean(0)).square().sum()
+    to_target = _fit(way, *((words, rest) if "images" in WAYS[way] else (rest, images)))
+    mapped, _ = paired(to_target(source[:held]), target[:held])
+    target = target[:held]
+    left = ((mapped - target) ** 2).sum() / ((target - target.mean(0)) ** 2).sum()
     return {"cosine": float((mapped * target).sum(-1).mean()), "residual": float(left)}

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.device import resolve_device
@@ -30,13 +29,19 @@ from compatbench.data.layouts.recognise import list_images
 from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes.index_maps import WAYS, FeatureMap, Pair, fit_map, judge_map
 from compatbench.extras.indexes.retrieval_files import find_expected
-from compatbench.extras.indexes.vector_files import SUFFIXES, VectorFile, open_vectors
+from compatbench.extras.indexes.vector_files import (
+    SUFFIXES,
+    VectorFile,
+    check_lengths,
+    open_vectors,
+    read_pair,
+)
 from compatbench.files.atomic import open_atomic, write_atomic
 from compatbench.files.kinds import require_new
 
 MOST_IMAGES = 2048  # of a folder that are encoded, evenly over its names
 Report = Callable[[str], object]
-Vectors = tuple[NDArray[Any], NDArray[Any]] | tuple[Path, Path]
+Vectors = tuple[NDArray[Any], NDArray[Any]] | tuple[str | Path, str | Path]
 
 
 @dataclass(frozen=True)
@@ -92,13 +97,14 @@ def port_index(
     file appears whole or not at all, with its facts in a JSON beside it.
 
     Args:
-        index: a ``.npy`` matrix, a parquet file with a column of lists, or a flat Faiss index.
+        index: a ``.npy`` or safetensors matrix, a parquet file with a column of lists, or a flat
+            Faiss index.
         source, target: the model that made the index, and the one that queries will come from.
         way: ``words`` (nothing but the two models), ``images``, ``low-rank``, ``ridge`` (the two
             models' vectors of some images), or ``copied``, which writes nothing. By default
             ``ridge`` with images and ``words`` without.
         images: a folder of images, which both models encode; or their vectors on both, two
-            matrices ``[n, e]`` or ``.npy`` files, with the same images in the same rows.
+            matrices ``[n, e]`` or files like an index, with the same images in the same rows.
         out: the file to write; by default INDEX-for-MODEL in this folder.
         column: of the vectors, where a parquet file has several.
 
@@ -164,26 +170,27 @@ def port_index(
         **judge_map(way, words, pairs),
     )
     start = time.perf_counter()
-    stream_index(vectors, to_target, path_out, ported.facts, device)
+    stream_index(vectors, to_target, path_out, ported.facts)
     return replace(ported, seconds=time.perf_counter() - start)
 
 
 def stream_index(
-    index: VectorFile, to_target: FeatureMap, out: Path, facts: dict[str, Any], device: str = "cpu"
+    index: VectorFile, to_target: FeatureMap, out: Path, facts: dict[str, Any]
 ) -> None:
     """Writes the mapped index and its facts beside it; both stand there whole or not at all."""
+    to_target = to_target.in_single()
+    largest = np.finfo(index.dtype).max
 
     def change(block: NDArray[Any], first: int) -> NDArray[Any]:
-        vectors = torch.from_numpy(block.astype(np.float32, copy=False)).to(device)
-        lengths = vectors.norm(dim=-1, keepdim=True)
-        if not (finite := lengths.isfinite()).all():
-            row = first + int(finite.flatten().int().argmin())
+        vectors = block.astype(np.float32, copy=False)
+        mapped = to_target(vectors, check_lengths(index.path, vectors, first))
+        if largest < np.finfo(np.float32).max and (np.abs(mapped) > largest).any():
             raise CompatbenchError(
-                f"{index.path}: the vector in row {row:,} has a NaN or an infinite number; drop it"
+                f"{index.path}: a mapped vector is too long for {index.dtype}; save it as float32"
             )
-        return to_target(vectors, lengths).cpu().numpy()
+        return mapped
 
-    with open_atomic(out) as file, torch.inference_mode():
+    with open_atomic(out) as file:
         index.rewrite(file, to_target.matrix.shape[1], change)
         # First, so that no index ever stands there without its facts.
         text = json.dumps(facts, indent=1, ensure_ascii=False)
@@ -197,51 +204,23 @@ def _gather(
     words = None
     if "words" in WAYS[way]:
         features = WordFeatures(default_cache_folder())
-        words = features.of(models[0]).cpu(), features.of(models[1]).cpu()
+        words = features.of(models[0]).cpu().numpy(), features.of(models[1]).cpu().numpy()
     if images is None:
         return words, None
     if isinstance(images, Path):
         files = list_images(images, MOST_IMAGES)
         old, new = (encode_files(model, images, files, report) for model in models)
     else:
-        old, new = _read_pairs(images, [width, *(model.embed_dim for model in models[1:])])
-    order = torch.randperm(len(old), generator=torch.Generator().manual_seed(0))
+        widths = [width, *(model.embed_dim for model in models[1:])]
+        old, new = read_pair(images, "pairs", widths)
+    order = torch.randperm(len(old), generator=torch.Generator().manual_seed(0)).numpy()
     return words, (old[order], new[order])
-
-
-def _read_pairs(given: Vectors, widths: Sequence[int]) -> list[Tensor]:
-    """``widths`` are those of both models; of models that are not loaded none are known."""
-    try:
-        matrices = (np.load(one) if isinstance(one, Path) else one for one in given)
-        pairs = [torch.as_tensor(np.asarray(matrix, np.float64)) for matrix in matrices]
-    except OSError as error:
-        why = f"cannot read {error.filename}: {error.strerror}"
-        raise CompatbenchError(f"pairs: {why}; give a .npy") from None
-    except (TypeError, ValueError, EOFError):
-        raise CompatbenchError("pairs: give two matrices of numbers, such as two .npy") from None
-    shapes = [tuple(vectors.shape) for vectors in pairs]
-    if {len(shape) for shape in shapes} != {2} or shapes[0][0] != shapes[1][0]:
-        raise CompatbenchError(
-            f"pairs of shapes {shapes[0]} and {shapes[1]}: give two matrices, the vectors of the "
-            "same images in the same rows"
-        )
-    if not all(vectors.isfinite().all() and vectors.any(dim=1).all() for vectors in pairs):
-        raise CompatbenchError(
-            "the pairs hold a NaN, an infinite number or a vector of zeros; drop those rows"
-        )
-    for what, (_, width), wanted in zip(("old", "new"), shapes, widths, strict=False):
-        if width != wanted:
-            raise CompatbenchError(
-                f"pairs of width {width}, where the vectors of the {what} model have {wanted}: "
-                "give those of these two models, the old one's first"
-            )
-    return pairs
 
 
 @torch.no_grad()
 def encode_files(
     backbone: Backbone, folder: Path, files: Sequence[str], progress: Report
-) -> Tensor:
+) -> NDArray[Any]:
     """Features of image files, not normalised, ``[n, e]``."""
     samples = [Sample(file, 0) for file in files]
     source, parts = ImageSource(folder, {"test": samples}), []
@@ -249,4 +228,4 @@ def encode_files(
         progress(f"{backbone.name}: {first:,} of {len(samples):,} images")
         views = [backbone.preprocess(source.image(one)) for one in samples[first : first + BATCH]]
         parts.append(backbone.encode_images(torch.stack(views)).cpu())  # type: ignore[arg-type]
-    return torch.cat(parts)
+    return torch.cat(parts).numpy()

@@ -16,9 +16,10 @@ from compatbench.messages import first_line
 from compatbench.results.result_files import RESULTS, RETRIEVAL, check_name
 
 KEY = ("source", "target", "gallery", "queries", "way", "pairs")
-FIGURES = ("recall@1", "recall@5", "recall@10", "map")  # in percent
+# Columns in percent, and the measures that they hold: of images, Recall@k is a success.
+FIGURES = {f"recall@{k}": f"success@{k}" for k in (1, 5, 10)} | {"map": "map"}
 COLUMNS = ("source", "target", "gallery", "queries", "images", "asked", "way", "pairs", "seeds")
-COLUMNS += FIGURES
+COLUMNS += tuple(FIGURES)
 POOLED = "all"  # the gallery of all test sets
 QUERIES = ("texts", "images", "captions")
 OLD, CEILING = "old model", "re-encoded"  # beside the ways: no upgrade, and all of its work

@@ -24,12 +24,10 @@ from compatbench.data.cards import (
 from compatbench.data.task import load_task
 from compatbench.engine.cell import provenance
 from compatbench.errors import CompatbenchError
-from compatbench.extras.indexes.galleries import Galleries, Seen, time_map
-from compatbench.extras.indexes.index_maps import LEAST_PAIRS
+from compatbench.extras.indexes.galleries import Galleries, Seen
+from compatbench.extras.indexes.index_maps import LEAST_PAIRS, PAIRS, SEEDS, time_map
 from compatbench.extras.indexes.retrieval_files import COLUMNS, write_retrieval
 from compatbench.results.expected import upgrade_pairs
-
-PAIRS, SEEDS = (64, 256, 1024), (1, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -128,11 +126,15 @@ def retrieve(
         for name, values in asked.items()
         if values != {"tasks": "all", "pairs": PAIRS, "seeds": SEEDS}.get(name)
     ]
+    width = old.images.shape[1]
     about = {
         "command": " ".join(
             [f"compatbench study retrieve --suite {card.name} --source {source}", *options]
         ),
-        "cpu_seconds_per_million": {"encoded": costs, "mapped": time_map(old.images.shape[1])},
+        "cpu_seconds_per_million": {
+            "encoded": costs,
+            "mapped": time_map(width, width),
+        },
         "processor": provenance()["processor"],
         "tasks": list(chosen),
     }

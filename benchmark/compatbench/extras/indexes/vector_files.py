@@ -1,4 +1,4 @@
-"""Files of vectors, a row each: ``.npy``, parquet and flat indexes of Faiss.
+"""Files of vectors, a row each: ``.npy``, parquet, safetensors and flat indexes of Faiss.
 
 They are read and rewritten block by block, so that memory does not grow with the number of rows;
 nothing is memory-mapped, for the pages of a mapped file count as memory of the process.
@@ -6,10 +6,7 @@ nothing is memory-mapped, for the pages of a mapped file count as memory of the 
 
 from __future__ import annotations
 
-import io
-import shutil
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,73 +14,24 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from compatbench.errors import CompatbenchError
+from compatbench.extras.indexes.raw_vectors import (
+    Change,
+    VectorArray,
+    VectorFile,
+    read_faiss,
+    read_npy,
+    read_safetensors,
+    require_matrix,
+)
 from compatbench.files.kinds import kind_of, require
 from compatbench.messages import first_line
 
-# Bytes of the float32 vectors of a block, which stays in the processor's cache; a row group of a
-# parquet file is as many blocks.
-BLOCK, BLOCKS_OF_GROUP = 2 << 20, 16
-DTYPES = ("float16", "float32", "float64")
 MAGIC = {b"\x93NUM": "npy", b"PAR1": "parquet"}  # the first bytes; Faiss has many
-SUFFIXES = (".npy", ".parquet", ".faiss")
-# Vectors ``[n, width]`` and the number of the first, to the vectors in their place.
-Change = Callable[[NDArray[Any], int], NDArray[Any]]
-# Of an index of Faiss, after four letters for its kind: width, rows, two that are not used,
-# whether it is trained, and its metric, behind which all but the first two have a number.
-_FAISS = struct.Struct("<iqqq?i")
-_FLAT, _WITH_IDS = (b"IxFI", b"IxF2", b"IxFl"), (b"IxMp", b"IxM2")
-
-
-@dataclass(frozen=True)
-class VectorFile:
-    """An index that is open for reading."""
-
-    path: Path
-    rows: int
-    width: int
-    dtype: np.dtype
-
-    @property
-    def per_block(self) -> int:
-        """Rows in a block."""
-        return max(1, BLOCK // (4 * self.width))
-
-    def rewrite(self, file: BinaryIO, width: int, change: Change) -> None:
-        """Writes the same file with other vectors, of this width; all else is kept."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class RawVectors(VectorFile):
-    """Vectors that lie one behind the other, with a header before and perhaps ids behind them."""
-
-    start: int  # of the vectors, in bytes
-    header: Callable[[int], bytes]  # for vectors of a width
-
-    def __post_init__(self) -> None:
-        needed = self.start + self.rows * self.width * self.dtype.itemsize
-        if (size := self.path.stat().st_size) < needed:
-            raise CompatbenchError(
-                f"{self.path} is truncated: {self.rows:,} vectors of width {self.width} end at "
-                f"byte {needed:,}, and the file at {size:,}; copy it again"
-            )
-
-    def rewrite(self, file: BinaryIO, width: int, change: Change) -> None:
-        file.write(self.header(width))
-        with self.path.open("rb") as source:
-            source.seek(self.start)
-            for first in range(0, self.rows, self.per_block):
-                shape = min(self.per_block, self.rows - first), self.width
-                block = np.fromfile(source, self.dtype, shape[0] * shape[1])
-                if block.size < shape[0] * shape[1]:
-                    raise CompatbenchError(f"{self.path} became shorter while it was read")
-                changed = change(block.reshape(shape), first)
-                file.write(np.ascontiguousarray(changed, self.dtype).data)
-            shutil.copyfileobj(source, file)  # what stands behind the vectors
+BLOCKS_OF_GROUP = 16  # of a parquet file
+SUFFIXES = (".npy", ".parquet", ".safetensors", ".faiss")
 
 
 @dataclass(frozen=True)
@@ -96,6 +44,12 @@ class ParquetVectors(VectorFile):
     def per_block(self) -> int:
         """Rows in a row group."""
         return BLOCKS_OF_GROUP * super().per_block
+
+    def blocks(self, rows: int = 0) -> Iterator[NDArray[Any]]:
+        first, source = 0, _open_parquet(self.path)
+        for batch in self._batches(source, rows or self.per_block, columns=[self.column]):
+            yield self._vectors(batch.column(0), first)
+            first += len(batch)
 
     def rewrite(self, file: BinaryIO, width: int, change: Change) -> None:
         pa, pq = _pyarrow()
@@ -116,7 +70,7 @@ class ParquetVectors(VectorFile):
         packed = "NONE" if packed == "UNCOMPRESSED" else packed
         first = 0
         with pq.ParquetWriter(file, written, compression=packed, use_dictionary=others) as writer:
-            for batch in self._batches(source):
+            for batch in self._batches(source, self.per_block):
                 vectors = change(self._vectors(batch.column(place), first), first)
                 values = pa.array(vectors.astype(self.dtype, copy=False).reshape(-1))
                 columns = batch.columns
@@ -124,9 +78,9 @@ class ParquetVectors(VectorFile):
                 writer.write_batch(pa.record_batch(columns, schema=written))
                 first += len(batch)
 
-    def _batches(self, source: Any) -> Iterator[Any]:
+    def _batches(self, source: Any, rows: int, **columns: Any) -> Iterator[Any]:
         with _reading(self.path):
-            yield from source.iter_batches(self.per_block)
+            yield from source.iter_batches(rows, **columns)
 
     def _vectors(self, lists: Any, first: int) -> NDArray[Any]:
         """The lists of a batch as ``[n, width]``; each must be whole."""
@@ -154,7 +108,9 @@ def is_vector_file(path: Path) -> bool:
             first = file.read(4)
     except OSError:
         first = b""
-    return first in MAGIC or first[:2] in (b"Ix", b"Iw", b"IH") or path.suffix in SUFFIXES
+    # A module is a safetensors file, too.
+    by_name = path.suffix in SUFFIXES and path.suffix != ".safetensors"
+    return first in MAGIC or first[:2] in (b"Ix", b"Iw", b"IH") or by_name
 
 
 def open_vectors(path: Path, column: str | None = None) -> VectorFile:
@@ -166,7 +122,8 @@ def open_vectors(path: Path, column: str | None = None) -> VectorFile:
     """
     try:
         with _require(path).open("rb") as file:
-            kind = MAGIC.get(first := file.read(4), "faiss")
+            first = file.read(9)
+            kind = "safetensors" if first[8:] == b"{" else MAGIC.get(first[:4], "faiss")
             if not first:
                 raise CompatbenchError(f"{path} is empty; copy it again")
             if column is not None and kind != "parquet":
@@ -175,7 +132,8 @@ def open_vectors(path: Path, column: str | None = None) -> VectorFile:
             if kind == "parquet":
                 vectors: VectorFile = _read_parquet(path, column)
             else:
-                vectors = _read_npy(path, file) if kind == "npy" else _read_faiss(path, file)
+                readers = {"npy": read_npy, "safetensors": read_safetensors}
+                vectors = readers.get(kind, read_faiss)(path, file)
     except OSError as error:
         raise CompatbenchError(f"cannot read the index {path}: {error.strerror}") from None
     if not vectors.rows or not vectors.width:
@@ -183,63 +141,65 @@ def open_vectors(path: Path, column: str | None = None) -> VectorFile:
     return vectors
 
 
+def as_vectors(
+    given: str | Path | NDArray[Any], name: str, column: str | None = None
+) -> VectorFile:
+    """The vectors of a file, or an array as if it were one that messages call ``name``."""
+    if isinstance(given, (str, Path)):
+        return open_vectors(Path(given), column)
+    vectors = np.asarray(given)
+    require_matrix(Path(name), vectors.shape, vectors.dtype)
+    if not vectors.size:
+        raise CompatbenchError(f"{name} holds no vectors")
+    rows, width = vectors.shape
+    return VectorArray(Path(name), rows, width, vectors.dtype, vectors)
+
+
+def read_pair(
+    given: tuple[Any, Any], what: str, widths: Sequence[int] = ()
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The vectors of the same things on the old and the new model, in double precision, in memory.
+
+    ``widths`` are those of the two models, or of the first alone, where they are known.
+    """
+    files = [as_vectors(each, f"the {what}") for each in given]
+    if files[0].rows != files[1].rows:
+        shapes = " and ".join(str((file.rows, file.width)) for file in files)
+        raise CompatbenchError(
+            f"{what} of shapes {shapes}: give two matrices, of the same things in the same rows"
+        )
+    for age, file, wanted in zip(("old", "new"), files, widths, strict=False):
+        if file.width != wanted:
+            raise CompatbenchError(
+                f"{what} of width {file.width}, where the vectors of the {age} model have "
+                f"{wanted}: give those of these two models, the old one's first"
+            )
+    old, new = (np.concatenate([*file.blocks()]).astype(np.float64) for file in files)
+    for file, vectors in zip(files, (old, new), strict=True):
+        check_lengths(file.path, vectors, 0, zeros=False)
+    return old, new
+
+
+def check_lengths(
+    path: Path, vectors: NDArray[Any], first: int, zeros: bool = True
+) -> NDArray[Any]:
+    """The lengths of a block's vectors, ``[n, 1]``; ``first`` is the number of its first row.
+
+    A vector with a NaN or an infinite number is an error, and one of zeros where it cannot be.
+    """
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
+    wrong = ~np.isfinite(lengths) if zeros else ~(np.isfinite(lengths) & (lengths > 0))
+    if wrong.any():
+        row = int(wrong.argmax())
+        what = "is all zeros" if lengths[row] == 0 else "has a NaN or an infinite number"
+        raise CompatbenchError(f"{path}: the vector in row {first + row:,} {what}; drop it")
+    return lengths
+
+
 def _require(path: Path) -> Path:
     if kind_of(path, follow=True) == "folder":
         raise CompatbenchError(f"{path} is a folder; give a file in it, an index or a module")
     return require(path, follow=True)
-
-
-def _read_npy(path: Path, file: BinaryIO) -> RawVectors:
-    try:
-        version = npy.read_magic(file)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, by_columns, dtype = read(file)
-    except ValueError as error:
-        raise CompatbenchError(f"{path} is no .npy file: {first_line(error)}") from None
-    if len(shape) != 2 or dtype.name not in DTYPES or by_columns:
-        order = ", stored by column" if by_columns else ""
-        raise CompatbenchError(
-            f"{path} holds {dtype} of shape {shape}{order}; an index is a matrix of {DTYPES[0]} "
-            f"to {DTYPES[-1]}, a vector in each row: save it as "
-            "numpy.ascontiguousarray(VECTORS, 'float32')"
-        )
-
-    def header(width: int) -> bytes:
-        made = io.BytesIO()
-        about = {"descr": dtype.str, "fortran_order": False, "shape": (shape[0], width)}
-        npy.write_array_header_1_0(made, about)
-        return made.getvalue()
-
-    return RawVectors(path, *shape, dtype, file.tell(), header)
-
-
-def _read_faiss(path: Path, file: BinaryIO) -> RawVectors:
-    """A flat index, or one inside an ``IndexIDMap``; their layout needs no library."""
-    levels: list[tuple[bytes, tuple[Any, ...], bytes]] = []
-    try:
-        while not levels or levels[-1][0] not in _FLAT:
-            if (kind := file.read(4)) not in (*_FLAT, *_WITH_IDS):
-                raise CompatbenchError(
-                    f"{path} is no .npy, parquet or flat Faiss index (it begins with {kind!r}); "
-                    "of other indexes port the vectors that they were built from, saved as .npy, "
-                    "and build them again"
-                )
-            values = _FAISS.unpack(file.read(_FAISS.size))
-            levels.append((kind, values, file.read(4 if values[-1] > 1 else 0)))
-        (count,) = struct.unpack("<Q", file.read(8))
-    except struct.error:
-        raise CompatbenchError(f"{path} is truncated inside its header; copy it again") from None
-    width, rows = levels[-1][1][:2]
-    if min(width, rows) < 0 or count != width * rows:
-        raise CompatbenchError(
-            f"{path} is damaged: it has {count:,} numbers for {rows:,} × {width}"
-        )
-
-    def header(new: int) -> bytes:
-        parts = [kind + _FAISS.pack(new, *rest) + extra for kind, (_, *rest), extra in levels]
-        return b"".join(parts) + struct.pack("<Q", new * rows)
-
-    return RawVectors(path, rows, width, np.dtype("<f4"), file.tell(), header)
 
 
 def _read_parquet(path: Path, column: str | None) -> ParquetVectors:

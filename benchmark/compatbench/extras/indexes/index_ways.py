@@ -1,0 +1,234 @@
+"""The ways to go on with a stored index: how each ranks the items for the queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compatbench.extras.indexes.index_maps import FeatureMap, Pair, find_drift, fit_map
+from compatbench.extras.indexes.rankings import Array, Ranking, merge, search
+from compatbench.extras.indexes.retrieval_files import CEILING, OLD
+from compatbench.extras.indexes.unpaired_map import find_unpaired
+from compatbench.extras.indexes.vector_files import VectorFile
+
+DEPTH = 1000  # items that are ranked for a query, as in TREC's runs
+CASCADES = (50, 200, 1000)  # items of a cascade
+SHARES = (10, 50, 90)  # percent of an index that is half-migrated
+NEAREST = 10  # of CSLS
+BLOCK = 1 << 22  # scores that are computed together
+COMPARED = 1 << 14  # pairs of a query and an item that are compared together
+Report = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way, and what it takes.
+
+    Attributes:
+        name: ``OLD``, ``copied``, ``rewritten``, ``queries mapped``, ``cascade`` ...
+        by: the map.
+        pairs: that the map was fitted on.
+        at: N of a cascade, or the percentage of an index that is half-migrated.
+    """
+
+    name: str
+    by: str = ""
+    pairs: int = 0
+    at: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """A way's ranking by one draw; ``encoded`` are the items that the log has encoded."""
+
+    way: Way
+    rows: Array  # ``[Q, depth]``
+    encoded: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """An index on both models, and its queries, which are unit vectors in single precision."""
+
+    old: VectorFile
+    new: VectorFile
+    asked_old: Array  # ``[Q, e_s]``
+    asked_new: Array  # ``[Q, e_t]``
+    kept: NDArray[np.bool_]  # rows that stay; pairs do not, ``[N]``
+    itself: Array | None = None  # the row that each query is, ``[Q]``
+
+    @property
+    def same_width(self) -> bool:
+        return self.old.width == self.new.width
+
+    @property
+    def depth(self) -> int:
+        return min(DEPTH, int(self.kept.sum()))
+
+    def blocks(
+        self, side: VectorFile, turn: FeatureMap | None = None, only: Array | None = None
+    ) -> Iterator[tuple[Array, Array]]:
+        """Rows that stay and their unit vectors, mapped; ``only`` says which, ``[N]``."""
+        first, wanted = 0, self.kept if only is None else self.kept & only
+        per_block = int(np.clip(BLOCK // len(self.asked_new), 256, 16384))
+        for block in side.blocks(per_block):
+            rows = first + np.flatnonzero(wanted[first : first + len(block)])
+            if len(rows):
+                vectors = to_unit(block[rows - first])
+                yield rows, vectors if turn is None else turn(vectors)
+            first += len(block)
+
+    def search(
+        self,
+        queries: Array,
+        side: VectorFile,
+        turn: FeatureMap | None = None,
+        only: Array | None = None,
+    ) -> Ranking:
+        return search(queries, self.blocks(side, turn, only), self.depth, self.itself)
+
+
+def to_unit(vectors: Array) -> Array:
+    """Unit vectors in single precision."""
+    vectors = vectors.astype(np.float32)
+    vectors /= np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
+    return vectors
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """What maps are fitted on, and the maps.
+
+    Attributes:
+        pairs, words: unit vectors of the same items, and of the same texts, on both models.
+        counts: how many pairs a map is fitted on, rising.
+        draws: an order of the pairs by seed.
+        unpaired: unit vectors of different items.
+    """
+
+    pairs: Pair | None = None
+    words: Pair | None = None
+    counts: Sequence[int] = ()
+    draws: Mapping[int, Array] = field(default_factory=dict)
+    unpaired: Pair | None = None
+
+    def names(self) -> list[tuple[str, int, int]]:
+        """Every map, with the number of its pairs and the seed; the last is built on."""
+        listed = [("mini-vec2vec", 0, 0)] if self.unpaired else []
+        listed += [("words", 0, 0)] if self.words else []
+        if self.pairs and self.counts:
+            ways = ["images", "low-rank", "ridge"]
+            if self.pairs[0].shape == self.pairs[1].shape:
+                ways.insert(0, "drift")
+            listed += product(ways, self.counts, self.draws)
+        return listed
+
+    def fit(self, name: str, count: int, seed: int) -> tuple[FeatureMap | None, FeatureMap]:
+        """The maps from old to new, and from new to old; a drift is one of queries alone."""
+        if name == "mini-vec2vec":
+            assert self.unpaired is not None
+            there, back = find_unpaired(*self.unpaired)
+            return there.in_single(), back.in_single()
+        pairs = self.draw(count, seed)
+        if name == "drift":
+            assert pairs is not None
+            return None, find_drift(*_turned(pairs)).in_single()
+        there, back = fit_map(name, self.words, pairs), None
+        back = fit_map(name, self.words and _turned(self.words), pairs and _turned(pairs))
+        return there.in_single(), back.in_single()
+
+    def draw(self, count: int, seed: int) -> Pair | None:
+        """The pairs of a draw."""
+        if not count or self.pairs is None:
+            return None
+        rows = self.draws[seed][:count]
+        return self.pairs[0][rows], self.pairs[1][rows]
+
+
+def _turned(pair: Pair) -> Pair:
+    return pair[1], pair[0]
+
+
+def rank_ways(index: Index, maps: Maps, again: Ranking, report: Report) -> Iterator[Ranked]:
+    """Every way's ranking; ``again`` is that of the index that is encoded again."""
+    yield Ranked(Way(OLD), index.search(index.asked_old, index.old).rows)
+    if index.same_width:
+        yield Ranked(Way("copied"), index.search(index.asked_new, index.old).rows)
+    listed = maps.names()
+    for name, count, seed in listed:
+        report(f"{name}{f' of {count:,} pairs, draw {seed}' if count else ''}")
+        there, back = maps.fit(name, count, seed)
+        if there is not None:
+            found = index.search(index.asked_new, index.old, there)
+            yield Ranked(Way("rewritten", name, count), found.rows)
+        mapped = to_unit(back(index.asked_new))
+        found = index.search(mapped, index.old)
+        yield Ranked(Way("queries mapped", name, count), found.rows)
+        if there is not None and (name, count) == listed[-1][:2]:
+            if (pairs := maps.draw(count, seed)) is not None:
+                hubs = to_unit(back(pairs[1].astype(np.float32)))
+                yield Ranked(Way("queries mapped, CSLS", name, count), _csls(index, mapped, hubs))
+            yield from _cascades(index, (name, count), found)
+            yield from _parts(index, (name, count), there, mapped, seed)
+    yield Ranked(Way(CEILING), again.rows)
+
+
+def _csls(index: Index, queries: Array, hubs: Array) -> Array:
+    """Ranked by 2 cos − r, with r the mean cosine of an item to the nearest of the hubs."""
+
+    def blocks() -> Iterator[tuple[Array, Array]]:
+        for rows, vectors in index.blocks(index.old):
+            count = min(NEAREST, len(hubs))
+            near = np.partition(-(vectors @ hubs.T), count - 1, axis=1)[:, :count]
+            yield rows, np.hstack([vectors, near.mean(axis=1, keepdims=True)])
+
+    twice = np.hstack([2 * queries, np.ones((len(queries), 1), np.float32)])
+    return search(twice, blocks(), index.depth, index.itself).rows
+
+
+def _cascades(index: Index, by: tuple[str, int], found: Ranking) -> Iterator[Ranked]:
+    """The first N of the mapped queries, ranked by their new vectors; the others stay behind."""
+    fresh = _compare(index, found.rows[:, : CASCADES[-1]])
+    for first in (n for n in CASCADES if n < index.kept.sum()):
+        head, tail = found.rows[:, :first], found.rows[:, first:]
+        order = np.argsort(-fresh[:, :first], axis=1, kind="stable")
+        rows = np.hstack([np.take_along_axis(head, order, 1), tail])
+        encoded = len(np.unique(head[head >= 0]))
+        yield Ranked(Way("cascade", *by, first), rows, encoded)
+
+
+def _compare(index: Index, rows: Array) -> Array:
+    """The new model's cosine of each query with the items of its ranking, ``rows.shape``."""
+    flat, scores = rows.ravel(), np.full(rows.size, -np.inf, np.float32)
+    order = np.argsort(flat, kind="stable")
+    for block, vectors in index.blocks(index.new):
+        low, high = np.searchsorted(flat, [block[0], block[-1] + 1], sorter=order)
+        for start in range(low, high, COMPARED):
+            pairs = order[start : min(high, start + COMPARED)]
+            asked = index.asked_new[pairs // rows.shape[1]]
+            items = vectors[np.searchsorted(block, flat[pairs])]
+            scores[pairs] = np.einsum("ij,ij->i", asked, items)
+    return scores.reshape(rows.shape)
+
+
+def _parts(
+    index: Index, by: tuple[str, int], there: FeatureMap, mapped: Array, seed: int
+) -> Iterator[Ranked]:
+    """Indexes that are half-migrated, with a query for each part, and with the new one for both."""
+    drawn = np.random.default_rng(seed).random(len(index.kept))
+    for share in SHARES:
+        moved = drawn < np.quantile(drawn, share / 100)
+        ways = {"rewritten": (index.old, there), "re-encoded": (index.new, None)}
+        for what, (side, turn) in ways.items():
+            done = index.search(index.asked_new, side, turn, moved)
+            queries = {"both served": mapped}
+            if index.same_width:
+                queries["new query"] = index.asked_new
+            for served, asked in queries.items():
+                left = index.search(asked, index.old, only=~moved)
+                rows = merge([left, done], index.depth).rows
+                yield Ranked(Way(f"partly {what}, {served}", *by, share), rows)

@@ -1,0 +1,127 @@
+"""Exact search by blocks, and the measures of rankings beside trec_eval and their definitions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compatbench.extras.indexes.rankings import ByClass, Judged, measure, merge, search
+
+
+def draw(seed: int, queries: int, items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Queries, items, and grades of which most are 0; the first query has none."""
+    generator = np.random.default_rng(seed)
+    grades = generator.integers(0, 4, (queries, items)) * (generator.random((queries, items)) < 0.2)
+    grades[0] = 0
+    vectors = generator.standard_normal((queries + items, 3)).round(1)  # some are equal
+    return vectors[:queries], vectors[queries:], grades
+
+
+def in_blocks(items: np.ndarray, size: int, rows: np.ndarray | None = None):
+    rows = np.arange(len(items)) if rows is None else rows
+    for first in range(0, len(rows), size):
+        block = rows[first : first + size]
+        yield block, items[block]
+
+
+def naive(grades: list[float], ranked: list[int]) -> dict[str, float]:
+    """The measures of one query from their definitions."""
+    found = [grades[item] for item in ranked]
+    total = sum(grade > 0 for grade in grades)
+    if not total:
+        return {}
+    hits = [grade > 0 for grade in found]
+    places = [place for place, hit in enumerate(hits, 1) if hit]
+    gain = sum(grade / math.log2(place + 1) for place, grade in enumerate(found[:10], 1))
+    best = sorted(grades, reverse=True)[:10]
+    return {
+        **{f"success@{k}": float(any(hits[:k])) for k in (1, 5, 10)},
+        **{f"recall@{k}": sum(hits[:k]) / total for k in (1, 5, 10, 100)},
+        "mrr": 1 / places[0] if places else 0.0,
+        "map": sum((n + 1) / place for n, place in enumerate(places)) / total,
+        "ndcg@10": gain / sum(grade / math.log2(n + 2) for n, grade in enumerate(best)),
+    }
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 999),
+    queries=st.integers(1, 6),
+    items=st.integers(1, 60),
+    size=st.integers(1, 60),
+    depth=st.integers(1, 70),
+)
+def test_search_by_blocks_is_a_sort_and_measures_are_their_definitions(
+    seed: int, queries: int, items: int, size: int, depth: int
+) -> None:
+    asked, vectors, grades = draw(seed, queries, items)
+    ranking = search(asked, in_blocks(vectors, size), depth)
+    scores = asked @ vectors.T
+    wanted = np.take_along_axis(scores, np.argsort(-scores, axis=1, kind="stable"), 1)[:, :depth]
+    # Of equal items any may be the last that are kept.
+    assert np.abs(ranking.scores - wanted).max() <= 1e-12
+    assert np.abs(np.take_along_axis(scores, ranking.rows, 1) - wanted).max() <= 1e-12
+    assert all(len({*rows}) == len(rows) for rows in ranking.rows.tolist())
+    judged = Judged(*np.nonzero(grades), grades[np.nonzero(grades)], queries)
+    measured = measure(ranking.rows, judged)
+    for query in range(queries):
+        one = naive(grades[query].tolist(), ranking.rows[query].tolist())
+        for name, values in measured.items():
+            assert values[query] == pytest.approx(one.get(name, math.nan), nan_ok=True), name
+
+
+def test_classes_and_judgements_say_the_same_and_no_query_finds_itself() -> None:
+    generator = np.random.default_rng(0)
+    items, classes = generator.standard_normal((50, 4)), generator.integers(0, 5, 50)
+    itself = np.array([3, 17, 40])
+    by_class = ByClass(classes[itself], classes, itself)
+    same = (classes == classes[itself][:, None]) & (np.arange(50) != itself[:, None])
+    judged = Judged(*np.nonzero(same), np.ones(same.sum()), 3)
+    ranking = search(items[itself], in_blocks(items, 7), 50, itself)
+    assert not (ranking.rows == itself[:, None]).any()
+    assert (ranking.rows[:, -1] == -1).all()
+    kept = generator.random(50) < 0.7
+    kept[itself] = True
+    for one, other in ((by_class, judged), (by_class.keep(kept), judged.keep(kept))):
+        measured, wanted = measure(ranking.rows, one), measure(ranking.rows, other)
+        for name in wanted:
+            assert np.allclose(measured[name], wanted[name], equal_nan=True), name
+
+
+def test_an_index_in_two_parts_is_one_index() -> None:
+    asked, vectors, _ = draw(1, 4, 60)
+    part = np.arange(60) % 3 == 0
+    parts = [
+        search(asked, in_blocks(vectors, 8, np.flatnonzero(rows)), 25) for rows in (part, ~part)
+    ]
+    merged, whole = merge(parts, 25), search(asked, in_blocks(vectors, 60), 25)
+    assert np.array_equal(merged.scores, whole.scores)
+
+
+def test_measures_are_those_of_trec_eval() -> None:
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    names = {"map": "map", "mrr": "recip_rank", "ndcg@10": "ndcg_cut_10"}
+    names |= {f"{name}@{k}": f"{name}_{k}" for name in ("success", "recall") for k in (1, 5, 10)}
+    generator = np.random.default_rng(2)
+    asked, vectors = generator.standard_normal((8, 5)), generator.standard_normal((150, 5))
+    _, _, grades = draw(3, 8, 150)
+    judged = Judged(*np.nonzero(grades), grades[np.nonzero(grades)], 8)
+    ranking = search(asked, in_blocks(vectors, 64), 120)
+    run = {
+        str(query): {str(item): float(score) for item, score in zip(rows, scores, strict=True)}
+        for query, (rows, scores) in enumerate(zip(*ranking, strict=True))
+    }
+    qrels = {
+        str(query): {str(item): int(grade) for item, grade in enumerate(row)}
+        for query, row in enumerate(grades)
+        if row.any()
+    }
+    theirs = pytrec_eval.RelevanceEvaluator(qrels, {*names.values()}).evaluate(run)
+    measured = measure(ranking.rows, judged)
+    for ours, name in names.items():
+        wanted = [theirs[str(query)][name] for query in range(1, 8)]
+        assert np.allclose(measured[ours][1:], wanted, atol=1e-6), ours
