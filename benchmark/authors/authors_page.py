@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -11,26 +12,48 @@ from pages import fill_template
 from compatbench.method.registry import builtin_methods, builtin_transfers
 
 HERE = Path(__file__).parent
+# Ways that have a paper and no row.
+WITHOUT = {
+    "anchors": "lucmos/relreps has the similarities, and no way of reading them back",
+    "copied": "nothing is computed",
+    "images": "no public code was found",
+    "words-mean": "no public code was found",
+}
 
 
 def make_files() -> dict[str, str]:
-    """The page, by its path below docs/."""
-    sys.path.append(str(HERE.parent / "research"))
+    """The page, by its path below docs/; a method or way that has public code must have a row."""
+    sys.path += [str(HERE), str(HERE.parent / "research")]
+    from configurations import list_read
     from recipes_page import read_recipes
 
     repositories = pd.read_csv(HERE / "repositories.csv")
-    fits = pd.read_csv(HERE / "fits.csv").merge(repositories, on="repository", validate="m:1")
-    names = set(fits["method"].str.partition(",")[0])
-    recipes = read_recipes()
-    without = [(name, recipes.get(name)) for name in builtin_methods().names() if name not in names]
-    transfers = [name for name in builtin_transfers().names() if name not in names]
-    worst = fits[["parameters", "logits"]].max(axis=None)
+    fits = pd.read_csv(HERE / "fits.csv").merge(repositories, "left", "repository", validate="m:1")
+    rows = set(fits["method"].str.partition(",")[0])
+    recipes, read = read_recipes(), {}
+    without = {
+        name: "no public code" if name in recipes else "a method of this project"
+        for name in builtin_methods().names()
+        if name not in rows
+    }
+    ways = {name: cls for name, cls in builtin_transfers().classes.items() if name not in rows}
+    named = {name for name, recipe in recipes.items() if recipe.repository} - rows
+    unsaid = {name for name, cls in ways.items() if cls.card.paper} - WITHOUT.keys()
+    if missing := named | unsaid:
+        raise SystemExit(f"run their fits beside the authors' code: {', '.join(sorted(missing))}")
+    for name, recipe in recipes.items():
+        found = {setting.name for setting in list_read(recipe)}
+        rest = [each for each in recipe.settings if each.name not in found]
+        places = dict.fromkeys(re.split(r", |; | and (?=\w+\.)", each.source)[0] for each in rest)
+        if recipe.repository:
+            read[name] = len(found), len(recipe.settings), list(places)
     page = fill_template(
         HERE / "authors.md.jinja",
         {},
-        fits=fits.to_dict("records"),
-        worst=worst,
-        methods=without,
-        transfers=transfers,
+        fits=fits.fillna("").to_dict("records"),
+        worst=fits[["parameters", "logits"]].max(axis=None),
+        without=without,
+        ways={name: WITHOUT.get(name, "of this project") for name in ways},
+        read=read,
     )
     return {"authors.md": page}

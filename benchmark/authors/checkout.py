@@ -13,6 +13,8 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -21,18 +23,23 @@ from unittest import mock
 import packaging.version
 import pytest
 import torch
+from configurations import DASSL, Published, read_published
 from torch import Tensor, nn
-from whole_fits import OurFit, Problem
+from whole_fits import OurFit, Problem, compare
 
-from compatbench.method.trained import Recipe
-
-DASSL = "KaiyangZhou/Dassl.pytorch"
 # Of Dassl, only its engine, optimisers and schedules are run.
 ABSENT = (
     "dassl.data", "dassl.evaluation", "dassl.modeling", "dassl.engine.da", "dassl.engine.dg",
-    "dassl.engine.ssl", "torch.utils.tensorboard", "yacs", "gdown", "wilds", "tabulate",
+    "dassl.engine.ssl", "torch.utils.tensorboard", "gdown", "wilds", "tabulate", "plotnine",
 )  # fmt: skip
 NARROW = (torch.float16, torch.float32)
+SMALL = {
+    "INPUT.SIZE": (24, 24),
+    "TRAIN.PRINT_FREQ": 10**9,
+    "OUTPUT_DIR": "",
+    "USE_CUDA": False,
+    "VERBOSE": False,
+}
 
 
 class _StandIn(ModuleType):
@@ -63,10 +70,13 @@ class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 class Checkout:
     """The checkout of one repository in a folder ``FOLDER/OWNER/NAME``."""
 
-    def __init__(self, folder: str, repository: str, scratch: Path) -> None:
+    def __init__(
+        self, folder: str, repository: str, scratch: Path, record: Callable[[str, object], None]
+    ) -> None:
         self.folder = Path(folder)
         self.repository = repository
         self.scratch = scratch
+        self.compare = partial(compare, record, repository)
         self._saved: dict[str, Tensor] | None = None
 
     def path(self, place: str) -> Path:
@@ -126,36 +136,58 @@ class Checkout:
             if {"_download", "_MODELS"} <= vars(module).keys():
                 module._download = lambda *_, **__: str(path)  # type: ignore[attr-defined]
 
+    def published(
+        self, method: str, changes: Mapping[str, Any] = {}, task: str = "caltech101"
+    ) -> Published:
+        """What the authors' files say, in double precision and for a small problem.
+
+        Args:
+            changes: values by their dotted names: ``{"TRAINER.COOP.N_CTX": 4}``.
+        """
+        found = read_published(method, self.folder, task)
+        if "TRAINER" in found.tree:
+            found.change(SMALL)
+            size = found.tree.DATALOADER.TRAIN_X.BATCH_SIZE
+            found.change(pace(6, min(size, 8)))
+            for section in found.tree.TRAINER.values():
+                if "PREC" in getattr(section, "keys", tuple)():
+                    section["PREC"] = "fp32"
+            if not found.tree.MODEL.BACKBONE.NAME:  # a script's option
+                found.change({"MODEL.BACKBONE.NAME": "ViT-B/16"})
+        found.change(changes)
+        return found
+
     @contextmanager
     def trainer(
         self,
-        name: str,
+        published: Published,
         problem: Problem,
         ours: OurFit,
-        settings: Mapping[str, Any],
         *,
-        inside: str = "",
-        dassl: str = DASSL,
+        name: str = "",
+        inside: str | None = None,
         beside: Sequence[str] = (),
-        recipe: Recipe | None = None,
         absent: Sequence[str] = (),
         **data: Any,
     ) -> Iterator[Any]:
         """Yields a Dassl trainer that is built, and not yet trained; ``train()`` trains it.
 
         Args:
-            name: of module and class, such as ``trainers.coop:CoOp``.
-            ours: the fit whose batches it will see, and whose recipe it follows.
-            settings: of the method, under Dassl's names: ``{"TRAINER.COOP.N_CTX": 4}``.
-            dassl: where Dassl is, if the authors changed it.
+            published: the trainer and its configuration.
+            name: of another trainer, of module and class, such as ``trainers.coop:CoOp``.
+            ours: the fit whose batches it will see.
             inside, beside, absent: as for ``open``.
             data: attributes of Dassl's data manager beside loader and dataset.
         """
-        with self.open(problem, inside=inside, beside=[dassl, *beside], absent=absent) as load:
+        files = published.files
+        inside = files.get("folder", "") if inside is None else inside
+        beside = [files.get("dassl", DASSL), *beside]
+        beside += [files["repository"]] if "repository" in files else []
+        with self.open(problem, inside=inside, beside=beside, absent=absent) as load:
             engine = load("dassl.engine.trainer")
             manager = SimpleNamespace(
                 dataset=SimpleNamespace(classnames=list(problem.labels.names)),
-                train_loader_x=Loader(ours.batches),
+                train_loader_x=Loader(ours.batches) if ours.batches else None,
                 num_classes=len(problem.labels),
                 lab2cname=dict(enumerate(problem.labels.names)),
                 **dict.fromkeys(("train_loader_u", "val_loader", "test_loader")),
@@ -165,34 +197,29 @@ class Checkout:
             engine.DataManager = lambda cfg: manager
             for hook in ("before_train", "after_train", "after_epoch"):  # files and tests
                 setattr(engine.SimpleTrainer, hook, lambda self: None)
-            module, _, cls = name.partition(":")
-            defaults = dassl_settings(problem, recipe or ours.recipe, ours.epochs)
-            config = tree({**defaults, **settings})
-            yield getattr(load(module), cls)(config)
+            module, _, cls = (name or files["trainer"]).partition(":")
+            yield getattr(load(module), cls)(published.tree)
 
-    def train(
-        self,
-        name: str,
-        problem: Problem,
-        ours: OurFit,
-        settings: Mapping[str, Any],
-        names: Mapping[str, str],
-        **more: Any,
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Trains a Dassl trainer from our start; its parameters by our names, and its logits.
 
-        Args:
-            names: of the trainer's parameters, by ours: ``{"context": "prompt_learner.ctx"}``.
-            more: keyword arguments of ``trainer``.
-        """
-        assert ours.start is not None
-        with self.trainer(name, problem, ours, settings, **more) as trainer:
-            parameters = dict(trainer.model.named_parameters())
-            for mine, theirs in names.items():
-                parameters[theirs].data.copy_(ours.start[mine])
-            trainer.train()
-            logits = trainer.model.eval()(problem.queries)
-        return {mine: parameters[theirs] for mine, theirs in names.items()}, logits
+Parts = dict[str, "Tensor | list[Tensor]"]
+"""The authors' parameters by our names; one for each block where they are listed."""
+Find = Callable[[Any], Parts]
+
+
+def named(**names: str) -> Find:
+    """Finds parameters by their names in the authors' model."""
+    return lambda model: {ours: [*attrgetter(name)(model)] for ours, name in names.items()}
+
+
+def give(parts: Parts, module: Any) -> None:
+    """Fills the authors' parameters with ours."""
+    for name, part in parts.items():
+        for mine, own in zip(module[name], part, strict=True):
+            own.data.copy_(mine)
+
+
+def take(parts: Parts) -> dict[str, Tensor]:
+    return {name: torch.stack([*part]) for name, part in parts.items()}
 
 
 class Loader:
@@ -211,45 +238,13 @@ class Loader:
             yield {"img": batch.images, "img2": batch.other_images, "label": batch.targets}
 
 
-def dassl_settings(problem: Problem, recipe: Recipe, epochs: int) -> dict[str, Any]:
-    """Our recipe in Dassl's words, and what every trainer asks for."""
-    optim = dict(NAME=recipe.optimizer, LR=recipe.lr, WEIGHT_DECAY=recipe.weight_decay)
-    optim |= dict(MOMENTUM=recipe.momentum, SGD_DAMPNING=0, SGD_NESTEROV=False, RMSPROP_ALPHA=0.99)
-    optim |= dict(ADAM_BETA1=recipe.betas[0], ADAM_BETA2=recipe.betas[1])
-    optim |= dict(STAGED_LR=False, NEW_LAYERS=(), BASE_LR_MULT=0.1, STEPSIZE=(-1,), GAMMA=0.1)
-    optim |= dict(LR_SCHEDULER="cosine", MAX_EPOCH=epochs, WARMUP_EPOCH=recipe.warmup_epochs)
-    optim |= dict(WARMUP_TYPE="constant", WARMUP_CONS_LR=recipe.warmup_lr, WARMUP_RECOUNT=True)
-    size = problem.images.shape[-1]
-    return {
-        **{f"OPTIM.{name}": value for name, value in optim.items()},
-        "MODEL.BACKBONE.NAME": "ViT-B/16",
-        "MODEL.INIT_WEIGHTS": "",
-        "INPUT.SIZE": (size, size),
-        "TRAIN.PRINT_FREQ": 10**9,
-        "DATALOADER.TRAIN_X.BATCH_SIZE": recipe.batch_size,
-        "DATASET.NAME": "Caltech101",
-        "DATASET.SUBSAMPLE_CLASSES": "all",
-        "OUTPUT_DIR": "",
-        "USE_CUDA": False,
-        "VERBOSE": False,
-    }
-
-
 def under(section: str, **settings: Any) -> dict[str, Any]:
     """Settings of a section of Dassl's configuration."""
     return {f"TRAINER.{section}.{name}": value for name, value in settings.items()}
 
 
-def tree(settings: Mapping[str, Any]) -> SimpleNamespace:
-    """Settings by dotted names as nested attributes."""
-    root = SimpleNamespace()
-    for name, value in settings.items():
-        *folders, last = name.split(".")
-        place = root
-        for folder in folders:
-            place = vars(place).setdefault(folder, SimpleNamespace())
-        setattr(place, last, value)
-    return root
+def pace(epochs: int, batch_size: int) -> dict[str, int]:
+    return {"OPTIM.MAX_EPOCH": epochs, "DATALOADER.TRAIN_X.BATCH_SIZE": batch_size}
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,14 +10,6 @@ from torch.utils.data import Dataset
 from whole_fits import ImageBatch, Problem
 
 Pass = Sequence[tuple[Tensor, Tensor]]
-
-
-def at_scale(problem: Problem, scale: float = 100.0) -> Problem:
-    """The problem with CLIP's own logit scale, which these scripts write as a number."""
-    problem.backbone.logit_scale = scale
-    logarithm = torch.tensor(scale).log()
-    problem.backbone.model.logit_scale.data.copy_(logarithm)  # type: ignore[operator, union-attr]
-    return replace(problem, weights={**problem.weights, "logit_scale": logarithm})
 
 
 class PassLoader:

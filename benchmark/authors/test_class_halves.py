@@ -42,7 +42,7 @@ def clip_of_sizes() -> Any:
     return SimpleNamespace(
         dtype=torch.float32,
         ln_final=SimpleNamespace(weight=torch.zeros(8)),
-        visual=SimpleNamespace(output_dim=16, input_resolution=224),
+        visual=SimpleNamespace(output_dim=16, input_resolution=24),
         token_embedding=torch.nn.Embedding(49408, 8),
     )
 
@@ -59,7 +59,7 @@ def test_halves(
     tree = build_tree(task_cards.read(task), tmp_path / "data", SIZES)
     monkeypatch.setenv("COMPATBENCH_TASKS", str(write_cards(tmp_path / "tasks", [tree])))
     monkeypatch.setenv("COMPATBENCH_DATA", str(tmp_path / "data"))
-    words = dict(N_CTX=4, CTX_INIT="a photo of a", PREC="fp32")
+    cocoop = checkout.published("cocoop").tree
     with checkout.open(beside=[DASSL]) as load:
         base = checkout.path(DASSL) / "dassl" / "data" / "datasets" / "base_dataset.py"
         sys.modules["dassl.data.datasets"] = real_datasets(base)
@@ -83,12 +83,8 @@ def test_halves(
             assert list(ours.labels.names) == names
             template = load("trainers.zsclip").CUSTOM_TEMPLATES[cls]
             assert list(ours.labels.fill()) == [template.format(one) for one in names]
-            config = SimpleNamespace(
-                TRAINER=SimpleNamespace(COCOOP=SimpleNamespace(**words)),
-                INPUT=SimpleNamespace(SIZE=(224, 224)),
-            )
             learner = load("trainers.cocoop").PromptLearner(
-                config, theirs.classnames, clip_of_sizes()
+                cocoop, theirs.classnames, clip_of_sizes()
             )
             prompts = ours.labels.fill("a photo of a {}.")
             assert torch.equal(learner.tokenized_prompts.long(), open_clip.tokenize(prompts).long())

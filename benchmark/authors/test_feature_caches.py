@@ -13,27 +13,24 @@ from typing import Any
 import pytest
 import torch
 from checkout import Checkout
-from feature_loaders import Accuracy, at_scale, epochs, queries, val, views
-from whole_fits import Compare, OurFit, Problem, fit, make, pose
+from checkpoints import assert_alike, import_file
+from configurations import Published
+from feature_loaders import Accuracy, epochs, queries, val, views
+from whole_fits import Problem, fit, pose, recording
 
-from compatbench.methods.ape import APE
-from compatbench.methods.ape_t import APET
-from compatbench.methods.gda import GDA
-from compatbench.methods.tip_adapter import TipAdapter
-from compatbench.methods.tip_adapter_f import TipAdapterF
+from compatbench.method import convert
 
 EPOCHS, CACHE_VIEWS = 6, 3
 # As the authors do: every epoch has views of its own, and the last batch is the smaller one.
-SHORT = dict(epochs=EPOCHS, batch_size=8, drop_last=False)
-TEXTS: Any = dict(templates="all")
-CACHE: Any = TEXTS | dict(cache_views=CACHE_VIEWS)
+SHORT = dict(batch_size=8, drop_last=False)
+CACHE: Any = dict(templates="all", cache_views=CACHE_VIEWS)
 
 Load = Callable[[str], ModuleType]
 
 
 @pytest.fixture
 def problem() -> Problem:
-    return at_scale(pose(views=EPOCHS + CACHE_VIEWS))
+    return pose(views=EPOCHS + CACHE_VIEWS, scale=100.0)
 
 
 @contextmanager
@@ -44,15 +41,12 @@ def script(checkout: Checkout, problem: Problem) -> Iterator[tuple[Load, Any]]:
         yield load, load("clip.model").build_model({**problem.weights}).eval()
 
 
-def settings_of(ours: OurFit, folder: Path, **more: Any) -> dict[str, Any]:
-    """Our settings in the words of their configuration files."""
-    config: Any = ours.method.config
-    settings = dict(init_alpha=config.alpha, init_beta=config.beta, search_hp=True)
-    settings["search_scale"] = [config.most_beta, config.most_alpha]
-    settings["search_step"] = [config.beta_steps, config.alpha_steps]
-    settings |= dict(shots=4, augment_epoch=CACHE_VIEWS, dataset="none", backbone="none")
-    settings |= dict(load_cache=False, load_pre_feat=False, cache_dir=str(folder))
-    return settings | more
+def short(checkout: Checkout, method: str, folder: Path, **changes: Any) -> Published:
+    """The authors' settings of a task, with few views and epochs; files lie in the folder."""
+    changes = dict(augment_epoch=CACHE_VIEWS, train_epoch=EPOCHS) | changes
+    published = checkout.published(method, changes, "dtd")
+    published.tree.update(shots=4, dataset="none", load_pre_feat=False, cache_dir=str(folder))
+    return published
 
 
 def prepare_tip(utils: Any, clip: Any, problem: Problem, settings: dict[str, Any]) -> list[Any]:
@@ -65,35 +59,43 @@ def prepare_tip(utils: Any, clip: Any, problem: Problem, settings: dict[str, Any
 
 
 @pytest.mark.authors("gaopengcuhk/Tip-Adapter")
-def test_tip_adapter(
-    checkout: Checkout, compare: Compare, problem: Problem, tmp_path: Path
-) -> None:
-    ours, found = fit(TipAdapter(TipAdapter.Config(**CACHE)), problem), []
-    settings = settings_of(ours, tmp_path)
+@pytest.mark.parametrize("kind", ["tip_adapter", "tip_adapter_f"])
+def test_tip_adapter(checkout: Checkout, problem: Problem, tmp_path: Path, kind: str) -> None:
+    """Its script also saves a cache that we read, and reads the one that we write."""
+    trained, found = kind == "tip_adapter_f", []
+    published = short(checkout, kind, tmp_path)
+    ours = fit(published.method(SHORT if trained else {}, **CACHE), problem)
+    settings = published.tree
     with script(checkout, problem) as (load, clip):
         main: Any = load("main")
         arguments = prepare_tip(load("utils"), clip, problem, settings)
-        main.cls_acc, search = Accuracy(), main.search_hp
-        main.search_hp = lambda *args: found.append(search(*args)) or found[0]
-        main.run_tip_adapter(settings, *arguments)
+        with recording(main, "search_hp", found):
+            if trained:
+                main.cls_acc = Accuracy(growing=ours.steps + EPOCHS)
+                main.run_tip_adapter_F(settings, *arguments, clip, epochs(ours.batches))
+            else:
+                main.cls_acc = Accuracy()
+                main.run_tip_adapter(settings, *arguments)
+        path, logits = (
+            tmp_path / f"{'best_F' if trained else 'keys'}_4shots.pt",
+            main.cls_acc.logits,
+        )
+        (beta, alpha), saved = found[-1], torch.load(path)
+        module = import_file(kind, path, problem, alpha=alpha, beta=beta, templates="all")
+        assert_alike(module, problem, logits)
+        convert.export_module(kind, module, tmp_path / "back", dtype="float32")
+        again = settings | dict(load_cache=True, cache_dir=str(tmp_path / "back"))
+        keys, values = load("utils").build_cache_model(again, clip, None)
+    back = torch.load(tmp_path / "back" / path.name)
+    assert torch.equal(back, module["keys"] if trained else module["keys"].T)
+    if trained:
+        checkout.compare(ours, {"keys": saved}, logits)
+        return
+    assert torch.equal(keys, arguments[0])
+    assert torch.equal(values, arguments[1])
     theirs = dict(keys=arguments[0].T, values=arguments[1])
-    theirs |= dict(zip(("beta", "alpha"), map(torch.tensor, found[0]), strict=True))
-    compare(ours, theirs, main.cls_acc.logits, parameters=ours.module.stored)
-
-
-@pytest.mark.authors("gaopengcuhk/Tip-Adapter")
-def test_tip_adapter_f(
-    checkout: Checkout, compare: Compare, problem: Problem, tmp_path: Path
-) -> None:
-    ours = fit(make(TipAdapterF, SHORT, **CACHE), problem)
-    settings = settings_of(ours, tmp_path, train_epoch=EPOCHS, lr=ours.recipe.lr)
-    with script(checkout, problem) as (load, clip):
-        main: Any = load("main")
-        arguments = prepare_tip(load("utils"), clip, problem, settings)
-        main.cls_acc = Accuracy(growing=ours.steps + EPOCHS)
-        main.run_tip_adapter_F(settings, *arguments, clip, epochs(ours.batches))
-    keys = torch.load(tmp_path / "best_F_4shots.pt")
-    compare(ours, {"keys": keys}, main.cls_acc.logits)
+    theirs |= dict(beta=torch.tensor(beta), alpha=torch.tensor(alpha))
+    checkout.compare(ours, theirs, logits, parameters=ours.module.stored)
 
 
 @pytest.fixture
@@ -106,13 +108,10 @@ def ape_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Problem
     return tmp_path
 
 
-def ape_settings(ours: OurFit, folder: Path, **more: Any) -> dict[str, Any]:
-    config: Any = ours.method.config
-    size = int(ours.module["channels"].sum())
-    names = ("training_free_feat_num", "training_feat_num", "feat_num")
-    weights = [config.similarity_weight, config.variance_weight]
-    settings = dict.fromkeys(names, size) | dict(w_training_free=weights, w_training=weights)
-    return settings_of(ours, folder, **settings, **more)
+def choose_half(published: Published) -> dict[str, Any]:
+    """Their settings with as many channels as ours, which are a share of them: a half."""
+    numbers = ("training_free_feat_num", "training_feat_num", "feat_num")
+    return published.tree | dict.fromkeys(numbers, 16)
 
 
 def prepare_ape(extract: Any, clip: Any, problem: Problem, settings: dict[str, Any]) -> list[Any]:
@@ -129,29 +128,29 @@ def prepare_ape(extract: Any, clip: Any, problem: Problem, settings: dict[str, A
 
 
 @pytest.mark.authors("yangyangyang127/APE")
-def test_ape(checkout: Checkout, compare: Compare, problem: Problem, ape_folder: Path) -> None:
-    ours = fit(APE(APE.Config(channels=0.5, beta_steps=20, **CACHE)), problem)
-    config: Any = ours.method.config
-    settings = ape_settings(ours, ape_folder, init_gamma=config.gamma)
-    settings["search_scale"].append(config.most_gamma)
-    settings["search_step"].append(config.gamma_steps)
+def test_ape(checkout: Checkout, problem: Problem, ape_folder: Path) -> None:
+    changes = dict(training_free_feat_num=512, search_step=[20, 20, 5])
+    published, chosen = short(checkout, "ape", ape_folder, **changes), []
+    ours = fit(published.method(**CACHE), problem)
+    settings = choose_half(published)
     with script(checkout, problem) as (load, clip):
         main: Any = load("main")
         arguments = prepare_ape(load("extract_features"), clip, problem, settings)
-        main.cls_acc, criterion, chosen = Accuracy(), main.cal_criterion, []
-        main.cal_criterion = lambda *a, **k: chosen.append(criterion(*a, **k)) or chosen[0]
-        main.APE(settings, *arguments)
+        main.cls_acc = Accuracy()
+        with recording(main, "cal_criterion", chosen):
+            main.APE(settings, *arguments)
     channels = torch.zeros(len(arguments[0])).index_fill(0, chosen[0], 1.0)
     theirs = dict(keys=arguments[0].T, values=arguments[1], channels=channels)
     parameters = {name: ours.module[name] for name in theirs}
-    compare(ours, theirs, main.cls_acc.logits, parameters=parameters)
+    checkout.compare(ours, theirs, main.cls_acc.logits, parameters=parameters)
 
 
 @pytest.mark.authors("yangyangyang127/APE")
-def test_ape_t(checkout: Checkout, compare: Compare, problem: Problem, ape_folder: Path) -> None:
-    ours = fit(make(APET, SHORT, channels=0.5, beta_steps=50, **CACHE), problem)
-    pace = dict(train_epoch=EPOCHS, lr=ours.recipe.lr, eps=ours.recipe.eps)
-    settings = ape_settings(ours, ape_folder, **pace)
+def test_ape_t(checkout: Checkout, problem: Problem, ape_folder: Path) -> None:
+    changes = dict(training_feat_num=512, search_step=[50, 20, 20])
+    published = short(checkout, "ape_t", ape_folder, **changes)
+    ours = fit(published.method(SHORT, **CACHE), problem)
+    settings = choose_half(published)
     with script(checkout, problem) as (load, clip):
         main: Any = load("main")
         arguments = prepare_ape(load("extract_features"), clip, problem, settings)
@@ -161,23 +160,22 @@ def test_ape_t(checkout: Checkout, compare: Compare, problem: Problem, ape_folde
     # Theirs are in the order of the criterion, ours in that of the channels.
     theirs = dict(residual=adapter.res[:, adapter.indices.argsort()])
     theirs["value_weights"] = adapter.value_weights[:, 0]
-    compare(ours, theirs, main.cls_acc.logits)
+    checkout.compare(ours, theirs, main.cls_acc.logits)
 
 
 @pytest.mark.authors("mrflogs/ICLR24")
-def test_gda(checkout: Checkout, compare: Compare, problem: Problem) -> None:
-    ours = fit(GDA(GDA.Config(**TEXTS)), problem)
+def test_gda(checkout: Checkout, problem: Problem) -> None:
+    published = checkout.published("gda", dict(augment_epoch=len(problem.images)))
+    ours, sums = fit(published.method(templates="all"), problem), []
     with script(checkout, problem) as (load, clip):
         utils, main = load("utils"), load("main_few_shots")
         text = utils.clip_classifier(problem.labels.names, problem.labels.templates, clip)
         for name, loader in [("val", val(problem)), ("test", queries(problem))]:
             features, targets = utils.pre_load_features({}, name, clip, loader)
             vars(main).update({f"{name}_features": features, f"{name}_labels": targets})
-        main.cls_acc, einsum, sums = Accuracy(), torch.einsum, []
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch, "einsum", lambda *a: sums.append(einsum(*a)) or sums[-1])
-            count = len(problem.images)
-            main.run({"augment_epoch": count}, views(problem, count), text, clip)
+        main.cls_acc = Accuracy()
+        with recording(torch, "einsum", sums):
+            main.run(published.tree, views(problem, len(problem.images)), text, clip)
     weight, quadratic = sums[0].T, sums[1]
     bias = -torch.tensor(float(len(problem.labels))).log() - quadratic / 2
-    compare(ours, dict(weight=weight, bias=bias), main.cls_acc.logits)
+    checkout.compare(ours, dict(weight=weight, bias=bias), main.cls_acc.logits)

@@ -13,15 +13,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from checkout import Checkout
-from feature_loaders import at_scale
 from torch import Tensor, nn
-from whole_fits import Compare, Problem, fit, pose
+from whole_fits import Problem, at_scale, fit, pose, recording
 
 from compatbench.method import POOLED
-from compatbench.methods.proker import ProKeR
-from compatbench.methods.prolip import ProLIP
 from compatbench.methods.ss_text import SSText
-from compatbench.methods.tda import TDA
 from compatbench.methods.timo import TIMO
 from compatbench.methods.transclip import TransCLIP
 
@@ -52,8 +48,8 @@ def crowd() -> Problem:
 
 
 @pytest.mark.authors("lyymuwu/TIMO")
-def test_timo(checkout: Checkout, compare: Compare) -> None:
-    problem = at_scale(pose(views=3))
+def test_timo(checkout: Checkout) -> None:
+    problem = pose(views=3, scale=100.0)
     words = ("with fur", "in red light", "at night", "of stone", "in the sea")
     texts = [[f"{name} {w}." for w in words[: 3 + i]] for i, name in enumerate("abcde")]
     labels = replace(problem.labels, descriptions=tuple(map(tuple, texts)))
@@ -83,12 +79,14 @@ def test_timo(checkout: Checkout, compare: Compare) -> None:
         )
     alpha, weight, bias, _ = found[0]
     theirs = dict(weight=weight.T, bias=bias, text_weights=weights, alpha=torch.tensor(alpha))
-    compare(ours, theirs, logits[-1], parameters={name: ours.module[name] for name in theirs})
+    checkout.compare(
+        ours, theirs, logits[-1], parameters={name: ours.module[name] for name in theirs}
+    )
 
 
 @pytest.mark.authors("jusiro/SS-Text")
 @pytest.mark.parametrize(("solver", "penalty"), [("SStext+", "shots"), ("SStext", "total")])
-def test_ss_text(checkout: Checkout, compare: Compare, solver: str, penalty: Any) -> None:
+def test_ss_text(checkout: Checkout, solver: str, penalty: Any) -> None:
     """Of classes with four shots to none; for SS-Text+ they run the same with ``repel``."""
     problem = pose(views=1)
     rows = torch.tensor([*range(4), 4, 5, 8, 12, 13])  # none of the last class
@@ -105,11 +103,11 @@ def test_ss_text(checkout: Checkout, compare: Compare, solver: str, penalty: Any
     weights: Any = ours.method.attach(ours.module, problem.backbone, problem.labels)
     theirs = F.normalize(adapter.adapter.prototypes.detach(), dim=-1)
     name = "ss_text" if solver == "SStext+" else "ss_text, of all shots"
-    compare(ours, {"": theirs}, logits, parameters={"": weights.weights}, name=name)
+    checkout.compare(ours, {"": theirs}, logits, parameters={"": weights.weights}, name=name)
 
 
 @pytest.mark.authors("MaxZanella/transduction-for-vlms")
-def test_transclip(checkout: Checkout, compare: Compare, crowd: Problem) -> None:
+def test_transclip(checkout: Checkout, crowd: Problem) -> None:
     """What they return are probabilities."""
     problem = at_scale(crowd)
     ours = fit(TransCLIP(), problem)
@@ -120,11 +118,11 @@ def test_transclip(checkout: Checkout, compare: Compare, crowd: Problem) -> None
         solver.cls_acc = lambda *_: 0.0
         given = unit(problem, problem.queries), targets, text
         found, _ = solver.TransCLIP_solver(*[None] * 4, *given, verbose=False)
-    compare(replace(ours, logits=ours.logits.softmax(-1)), {}, found, parameters={})
+    checkout.compare(replace(ours, logits=ours.logits.softmax(-1)), {}, found, parameters={})
 
 
 @pytest.mark.authors("kdiAAA/TDA")
-def test_tda(checkout: Checkout, compare: Compare, crowd: Problem) -> None:
+def test_tda(checkout: Checkout, crowd: Problem) -> None:
     """At a scale that leaves doubts; theirs is written as 100."""
     text = crowd.backbone.zero_shot(crowd.labels).T
     cosines = unit(crowd, crowd.queries) @ text
@@ -135,13 +133,9 @@ def test_tda(checkout: Checkout, compare: Compare, crowd: Problem) -> None:
 
     scale = max((2.0**i for i in range(12)), key=count_doubts)
     problem, found, doubts = at_scale(crowd, scale), [], []
-    config = TDA.Config()
-    ours, text = fit(TDA(config), problem), text * scale / 100
-    sure = dict(enabled=True, shot_capacity=3, alpha=config.alpha, beta=config.beta)
-    unsure = dict(enabled=True, shot_capacity=2, alpha=0.117, beta=1.0)
-    bounds = dict(entropy_threshold=(0.2, 0.5), mask_threshold=(0.03, 1.0))
-    for name, (lower, upper) in bounds.items():
-        unsure[name] = dict(lower=lower, upper=upper)  # type: ignore[assignment]
+    published = checkout.published("tda")
+    ours, text = fit(published.method(), problem), text * scale / 100
+    sure, unsure = published.tree["positive"], published.tree["negative"]
     with checkout.open(absent=["wandb", "datasets", "clip"]) as load:
         runner: Any = load("tda_runner")
         runner.cls_acc = lambda logits, _: found.append(logits.clone()) or 0.0
@@ -151,53 +145,46 @@ def test_tda(checkout: Checkout, compare: Compare, crowd: Problem) -> None:
         clip = SimpleNamespace(encode_image=problem.backbone.encode_images)
         runner.run_test_tda(sure, unsure, stream, clip, text)
     assert any(doubts)
-    compare(ours, {}, torch.cat(found), parameters={})
+    checkout.compare(ours, {}, torch.cat(found), parameters={})
 
 
 @pytest.mark.authors("omarnust/BReg-Adapter")
-def test_proker(
-    checkout: Checkout, compare: Compare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    problem, chosen, solved = at_scale(pose(views=3)), [], []
-    ours = fit(ProKeR(), problem)
-    folder = tmp_path / "configs/RN50/configs_proker"
-    folder.mkdir(parents=True)
-    (folder / "none.yaml").write_text("beta: [0.5, 3, 20]\nlmbda: [0.001, 1, 10]")
-    monkeypatch.chdir(tmp_path)
+def test_proker(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their function reads the file itself."""
+    problem, chosen, solved = pose(views=3, scale=100.0), [], []
+    published = checkout.published("proker")
+    ours = fit(published.method(), problem)
+    monkeypatch.chdir(published.folder)
     with checkout.open(absent=["clip"]) as load:
         package(checkout, "trainers")
         module: Any = load("trainers.proker")
         module.cls_acc, module.save_hps = share_right, lambda best, *_: chosen.append(best)
-        solve = torch.linalg.solve
-        monkeypatch.setattr(
-            torch.linalg, "solve", lambda *a: solved.append(solve(*a)) or solved[-1]
-        )
         rows = unit(problem, problem.images).flatten(0, 1), problem.targets.repeat(3)
         val, queries = unit(problem, problem.val), unit(problem, problem.queries)
         text = problem.backbone.zero_shot(problem.labels).T
-        given = *rows, val, problem.val_targets, queries, text, "none", 4, 1, "tip-adapter"
-        logits = module.ProKeR(*given)
+        given = *rows, val, problem.val_targets, queries, text, published.task, 4, 1, "grid"
+        with recording(torch.linalg, "solve", solved):
+            logits = module.ProKeR(*given)
     theirs = dict(alpha=solved[-1], beta=torch.tensor(chosen[0]["beta"]))
     theirs["penalty"] = torch.tensor(chosen[0]["lmbda"])
     parameters = {name: ours.module[name] for name in theirs}
-    compare(ours, theirs, 100 * logits, parameters=parameters)
+    checkout.compare(ours, theirs, 100 * logits, parameters=parameters)
 
 
 @pytest.mark.authors("astra-vision/ProLIP")
-def test_prolip(
-    checkout: Checkout, compare: Compare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prolip(checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their first step sees the second of their views."""
-    problem, layers = at_scale(pose(views=7)), []
-    recipe = ProLIP.Config().recipe.model_copy(update=dict(epochs=20, lr=1e-2))
-    ours, backbone = fit(ProLIP(ProLIP.Config(recipe=recipe)), problem), problem.backbone
+    problem, layers = pose(views=7, scale=100.0), []
+    published = checkout.published("prolip", dict(train_epoch=20, lr_v=1e-2, aug_views=7))
+    ours = fit(published.method(dict(lr=1e-2)), problem)
+    backbone, settings = problem.backbone, published.tree
     folder = tmp_path / "features_ViTB16_none/4_shot/seed1"
     folder.mkdir(parents=True)
     torch.save(problem.targets, folder / "label.pth")
     for number, view in enumerate(problem.images.roll(1, 0)):
         torch.save(backbone.encode_images(view, POOLED), folder / f"f{number}.pth")
-    settings = dict(train_epoch=20, aug_views=7, lr_v=1e-2, lambda_funct_1_N=True, search_lr=False)
-    settings |= dict(backbone="ViT-B/16", dataset="none", root_path=str(tmp_path))
+    settings.update(backbone="ViT-B/16", dataset="none", root_path=str(tmp_path))
+    settings.update(save_checkpoints=False)
     monkeypatch.chdir(tmp_path)
     pooled = backbone.encode_images(problem.queries, POOLED)
     text = backbone.zero_shot(problem.labels).T
@@ -210,9 +197,9 @@ def test_prolip(
         module.VisProjViT.__init__ = lambda self, *a: layers.append(self) or build(self, *a)
         weights = {"visual.proj": problem.weights["visual.proj"].clone()}
         names = problem.labels.names
-        module.ProLIP(settings | dict(save_checkpoints=False)).forward(
+        module.ProLIP(settings).forward(
             *[None] * 7, text, *[None] * 3, nn.Identity(), weights, names, 1, 4, "", ""
         )
     found = layers[-1].vit_proj
     logits = 100 * F.normalize(pooled @ found, dim=-1) @ text
-    compare(ours, {"projection": found - problem.weights["visual.proj"]}, logits)
+    checkout.compare(ours, {"projection": found - problem.weights["visual.proj"]}, logits)

@@ -17,16 +17,13 @@ import pytest
 import sklearn.linear_model
 import torch
 from checkout import Checkout
-from feature_loaders import at_scale, plain, val
+from feature_loaders import epochs, plain, val
 from torch import Tensor, nn
 from torch.utils.data import default_collate
-from whole_fits import Compare, Problem, fit, pose
+from whole_fits import EPS, Problem, differences, fit, pose, recording
 
-from compatbench.methods.cross_modal import CrossModal
 from compatbench.methods.lfa import LFA
 from compatbench.methods.linear_probe import LinearProbe
-from compatbench.methods.lp_plus_plus import LPPlusPlus
-from compatbench.methods.wise_ft import WiSEFT
 
 
 @pytest.fixture
@@ -36,11 +33,10 @@ def pickles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.authors("FereshteShakeri/FewShot-CLIP-Strong-Baseline")
-def test_lp_plus_plus(
-    checkout: Checkout, compare: Compare, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lp_plus_plus(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     problem = pose()
-    ours = fit(LPPlusPlus(LPPlusPlus.Config(templates="all")), problem)
+    published = checkout.published("lp_plus_plus")
+    ours = fit(published.method(templates="all"), problem)
     kept: list[dict[str, Tensor]] = []
     alphas: list[Tensor] = []
     bias = ours.start.trained["bias"]  # type: ignore[union-attr]
@@ -70,18 +66,15 @@ def test_lp_plus_plus(
         variable = module.Variable
         module.Variable = lambda *a, **k: alphas.append(variable(*a, **k)) or alphas[0]
         monkeypatch.setattr(torch, "float16", torch.float64)
-        args = dict(train_epoch=ours.method.config.steps, shots=4, dataset="", output_dir="")
-        probe = module.LinearProbe_P2(args)
+        probe = module.LinearProbe_P2(published.tree | dict(dataset="", output_dir=""))
         labels = torch.arange(len(tests))
         probe(plain(problem), val(problem), tests, labels, text, clip, names)
     logits = kept[-1].pop("logits")
-    compare(ours, kept[-1], logits, steps=ours.method.config.steps)
+    checkout.compare(ours, kept[-1], logits, steps=ours.method.config.steps)
 
 
 @pytest.mark.authors("KaiyangZhou/CoOp")
-def test_linear_probe(
-    checkout: Checkout, compare: Compare, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_linear_probe(checkout: Checkout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     problem = pose(shots=16)
     ours, backbone = fit(LinearProbe(), problem), problem.backbone
     sets = dict(train=(problem.images[0], problem.targets), val=(problem.val, problem.val_targets))
@@ -108,21 +101,19 @@ def test_linear_probe(
         runpy.run_path(str(checkout.path(f"{checkout.repository}/lpclip") / "linear_probe.py"))
     weight, bias = torch.tensor(tested[-1].coef_), torch.tensor(tested[-1].intercept_)
     logits = backbone.encode_images(problem.queries) @ weight.T + bias
-    compare(ours, dict(weight=weight, bias=bias), logits)
+    checkout.compare(ours, dict(weight=weight, bias=bias), logits)
 
 
 @pytest.mark.authors("linzhiqiu/cross_modal_adaptation")
 def test_cross_modal(
-    checkout: Checkout,
-    compare: Compare,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    pickles: None,
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pickles: None
 ) -> None:
     scale = 4.60517  # the logarithm, as their script rounds it
-    problem = at_scale(pose(embed_dim=512), math.exp(scale))
-    sweep = dict(batch_sizes=(4, 8), steps=41, warmup_steps=5, check_every=10, augment=True)
-    ours = fit(CrossModal(CrossModal.Config(**sweep)), problem)
+    problem = pose(embed_dim=512, scale=math.exp(scale))
+    published = checkout.published("cross_modal")
+    sweep = published.tree["HYPER_DICT"]["linear"]
+    sweep.update(batch_size=[4, 8], max_iter=[41], warmup_iter=5)
+    ours = fit(published.method(batch_sizes=(4, 8), check_every=10, augment=True), problem)
     rng = torch.Generator().manual_seed(0)
     results: list[dict[str, Any]] = []
     classes, templates = len(problem.labels), len(problem.labels.templates)
@@ -151,23 +142,17 @@ def test_cross_modal(
         words += ["--image-augmentation=flip", f"--image-views={len(problem.images)}"]
         args = script.parser.parse_args(words)
         write_features(load, features, problem, args)
-        recipe = script.HYPER_DICT["linear"]
-        recipe.update(batch_size=[4, 8], max_iter=[41], warmup_iter=5)
-        script.EVAL_FREQ, script.DataLoader, train = 10, Batches, script.train
-
-        def record(*positional: Any, **named: Any) -> dict[str, Any]:
-            results.append(train(*positional, **named))
-            return results[-1]
-
-        script.train = record
-        script.main(args)
+        script.HYPER_DICT["linear"].update(sweep)
+        script.EVAL_FREQ, script.DataLoader = 10, Batches
+        with recording(script, "train", results):
+            script.main(args)
         # As their eval.py does: the first setting that is best on validation.
         best = max(results, key=lambda result: result["val_acc"])
         head = script.LogitHead(nn.Linear(512, classes, bias=False), scale)
         head.load_state_dict(best["logit_head"])
         logits = head(problem.backbone.encode_images(problem.queries))
     assert int(ours.module["steps"]) == best["iter"] + 1
-    compare(ours, {"weight": head.head.weight}, logits, steps=41 * len(results))
+    checkout.compare(ours, {"weight": head.head.weight}, logits, steps=41 * len(results))
 
 
 def write_features(load: Any, features: Any, problem: Problem, args: Any) -> None:
@@ -204,24 +189,23 @@ def write_features(load: Any, features: Any, problem: Problem, args: Any) -> Non
 
 
 @pytest.mark.authors("mlfoundations/wise-ft")
+@pytest.mark.parametrize("method", ["wise_ft", "wise_ft_weights"])
 def test_wise_ft(
-    checkout: Checkout,
-    compare: Compare,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    pickles: None,
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pickles: None, method: str
 ) -> None:
-    problem = pose(views=1)
-    recipe = WiSEFT.Config().recipe
+    """The head alone, and with the image tower, at an ε far above the rounding in its gradients."""
+    problem, alone = pose(views=1), method == "wise_ft"
     # Their weight decay pulls to zero, ours to the zero-shot head; they clip gradients too.
-    recipe = recipe.model_copy(update=dict(epochs=6, batch_size=5, weight_decay=0.0))
-    ours = fit(WiSEFT(WiSEFT.Config(recipe=recipe)), problem)
+    changes = dict(epochs=6, batch_size=5, wd=0.0, lr=1e-3, warmup_length=0)
+    published = checkout.published(method, changes)
+    ours = fit(published.method(dict(lr=1e-3, epochs=6, batch_size=5, eps=EPS)), problem)
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *_: None)
-    epochs = iter(ours.batches)
+    monkeypatch.setattr(torch.optim, "AdamW", partial(torch.optim.AdamW, eps=EPS))
+    orders = iter(ours.batches)
 
     class Batches:
         def __init__(self, dataset: Any, **_: Any) -> None:
-            self.dataset, self.batches = dataset, next(epochs)
+            self.dataset, self.batches = dataset, next(orders)
 
         def __len__(self) -> int:
             return len(self.batches)
@@ -231,20 +215,17 @@ def test_wise_ft(
                 yield default_collate([self.dataset[int(row)] for row in batch.rows])
 
     class Shots:
-        """The data set: features are taken once, of the plain view."""
+        """The data set; the head's features are taken once, of the plain view."""
 
         def __init__(self, *_: Any, **__: Any) -> None:
             self.classnames = problem.labels.names
             images, targets = problem.images[0].split(5), problem.targets.split(5)
-            self.train_loader = [*zip(images, targets, strict=True)]
+            plain = [*zip(images, targets, strict=True)]
+            self.train_loader = plain if alone else epochs(ours.batches)
 
-    settings = dict(load=None, save=str(tmp_path), cache_dir=str(tmp_path / "features"))
-    settings |= dict(train_dataset="Shots", eval_datasets=None, data_location="", classnames="")
-    settings |= dict(
-        model="ViT-B/16", device="cpu", freeze_encoder=True, template="simple_template"
-    )
-    settings |= dict(lr=recipe.lr, wd=recipe.weight_decay, warmup_length=0, epochs=6, batch_size=5)
-    settings |= dict(alpha=[ours.method.config.alpha], fisher=None, fisher_floor=0.0, ls=0.0)
+    settings = published.tree | dict(save=str(tmp_path), cache_dir=str(tmp_path / "features"))
+    settings |= dict(train_dataset="Shots", model="ViT-B/16", template="simple_template")
+    settings |= dict(device="cpu", freeze_encoder=alone, data_location="")
     with checkout.open(problem) as load:
         # The package imports every data set they have; only its common part is needed.
         sys.modules["src.datasets"] = datasets = ModuleType("src.datasets")
@@ -261,12 +242,15 @@ def test_wise_ft(
         logits = classifier(problem.queries)
     zero_shot = problem.backbone.logit_scale * problem.backbone.zero_shot(problem.labels)
     parameters = ours.module.trained | {"weight": zero_shot + ours.module["weight"]}
-    head = classifier.classification_head
-    compare(ours, dict(weight=head.weight, bias=head.bias), logits, parameters=parameters)
+    head, visual = classifier.classification_head, classifier.image_encoder.model.visual
+    theirs = {} if alone else differences(visual.named_parameters(prefix="visual"), problem)
+    checkout.compare(
+        ours, theirs | dict(weight=head.weight, bias=head.bias), logits, parameters=parameters
+    )
 
 
 @pytest.mark.authors("saic-fi/LFA")
-def test_lfa(checkout: Checkout, compare: Compare) -> None:
+def test_lfa(checkout: Checkout) -> None:
     """Their Procrustes solution. Its β and the refinement after it have no counterpart here."""
     problem = pose(embed_dim=8, names=[f"name {i}" for i in range(12)])
     ours = fit(LFA(), problem)
@@ -282,4 +266,4 @@ def test_lfa(checkout: Checkout, compare: Compare) -> None:
         rotation, mixed = align(beta=0.0), align(beta=1 - float(ours.module["beta"]))
         queries = utils.l2_norm(utils.l2_norm(backbone.encode_images(problem.queries)) @ mixed)
     logits = backbone.logit_scale * queries @ text.T
-    compare(ours, {"rotation": rotation}, logits, name="lfa, closed form")
+    checkout.compare(ours, {"rotation": rotation}, logits, name="lfa, closed form")

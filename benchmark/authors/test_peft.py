@@ -5,17 +5,17 @@ Skipped where the package ``peft`` is not installed, with ``accelerate``, which 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_checkpoints import CLOSE, import_file, logits_of  # noqa: F401
+from checkpoints import assert_alike, fill, import_file
 from torch import Tensor
 from whole_fits import Problem, difference, pose
 
-from compatbench.method import Module, convert
+from compatbench.method import convert
 
 peft: Any = pytest.importorskip("peft")
 
@@ -92,30 +92,20 @@ def classify(model: Any, problem: Problem) -> Tensor:
         ),
     ],
 )
-def test_an_adapter(
-    settings: dict[str, Any],
-    tmp_path: Path,
-    import_file: Callable[..., Module],  # noqa: F811
-) -> None:
-    problem, generator = pose(), torch.Generator().manual_seed(5)
-    assert difference(
-        {"": classify(build(problem), problem)}, {"": zero_shot(problem)}
-    ) < CLOSE  # fmt: skip
+def test_an_adapter(settings: dict[str, Any], tmp_path: Path) -> None:
+    problem = pose()
+    assert difference({"": classify(build(problem), problem)}, {"": zero_shot(problem)}) < 1e-9
     model = peft.get_peft_model(build(problem), peft.LoraConfig(r=4, lora_alpha=8, **settings))
-    learned = [p for p in model.parameters() if p.requires_grad]
-    assert learned
-    for parameter in learned:
-        parameter.data.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    fill([p for p in model.parameters() if p.requires_grad], 0.1, 5)
     model.save_pretrained(str(tmp_path / "adapter"))
     module = import_file("auto", tmp_path / "adapter", problem)
     wanted = classify(model.eval(), problem)
     assert difference({"": wanted}, {"": zero_shot(problem)}) > 1e-3
-    assert difference({"": logits_of(module, problem)}, {"": wanted}) < CLOSE
+    assert_alike(module, problem, wanted)
     convert.export_module("peft", module, tmp_path / "back", dtype="float32")
     again = import_file("peft", tmp_path / "back", problem)
     loaded = peft.PeftModel.from_pretrained(build(problem), str(tmp_path / "back"))
-    back = classify(loaded.eval(), problem)
-    assert difference({"": back}, {"": logits_of(again, problem)}) < CLOSE
+    assert_alike(again, problem, classify(loaded.eval(), problem))
 
 
 def zero_shot(problem: Problem) -> Tensor:

@@ -9,14 +9,11 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from checkout import Checkout, under
-from test_inside_towers import Parts, give, image_parts, independent_parts, take
-from test_prompt_learners import PRECISE
-from whole_fits import NAMES, Compare, Problem, fit, make, pose
+from checkout import Checkout, Parts, give, named, pace, take
+from trainers import Small, image_parts, independent_parts, run
+from whole_fits import NAMES, Problem, fit, pose, recording
 
 from compatbench.method import FewShotData, Method, Teacher
-from compatbench.methods.kdpl import KDPL
-from compatbench.methods.promptkd import PromptKD
 from compatbench.methods.promptsrc import PromptSRC
 
 
@@ -42,32 +39,23 @@ def teach(problem: Problem, teacher: Problem) -> Taught:
 
 
 @pytest.mark.authors("miccunifi/KDPL")
-def test_kdpl(checkout: Checkout, compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kdpl(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     problem = teach(pose(), pose(seed=5, embed_dim=24))
-    ours, teacher = fit(make(KDPL), problem), problem.teacher.backbone.model
+    teacher = problem.teacher.backbone.model
     monkeypatch.setattr(open_clip, "create_model_and_transforms", lambda *_, **__: (teacher, 0, 0))
-    settings = under("COOP", **PRECISE | dict(N_CTX=4, CTX_INIT="a photo of a"))
-    settings |= under("KDPL", TEACHER="ViT-H-14-quickgelu", CLASS_AGNOSTIC=False, PREC="fp32")
-    where: Any = dict(inside="src", absent=["pandas"])
-    name = "trainers.coop_kdpl:CoOp_KDPL"
-    with checkout.trainer(name, problem, ours, settings, **where) as theirs:
-        student = theirs.student_model
-        student.prompt_learner.ctx.data.copy_(ours.start["context"])  # type: ignore[index]
-        theirs.train()
-        compare(ours, {"context": student.prompt_learner.ctx}, student.eval()(problem.queries))
+    small = Small("kdpl", named(context="prompt_learner.ctx"))
+    checkout.compare(*run(checkout, small, problem, model="student_model"))
 
 
 @pytest.mark.authors("zhengli97/PromptKD")
-def test_promptkd(
-    checkout: Checkout, compare: Compare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_promptkd(checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their teacher has the prompts that PromptSRC has found for ours."""
     sizes: Any = dict(names=NAMES[:3])
     problem = teach(pose(embed_dim=512, **sizes), pose(seed=5, embed_dim=768, **sizes))
-    tuned, tune = [], PromptSRC.fit
-    monkeypatch.setattr(PromptSRC, "fit", lambda *a: tuned.append(tune(*a)) or tuned[0])
+    tuned, published = [], checkout.published("promptkd", pace(3, 4))
     recipe = PromptSRC.Config().recipe.model_copy(update=dict(epochs=2, batch_size=4))
-    ours = fit(make(PromptKD, dict(epochs=3, batch_size=4), teacher_recipe=recipe), problem)
+    with recording(PromptSRC, "fit", tuned):
+        ours = fit(published.method(teacher_recipe=recipe), problem)
     (tmp_path / "clip").mkdir()
     torch.save(problem.weights, tmp_path / "clip/ViT-B-16.pt")
     torch.save(problem.teacher.weights, tmp_path / "clip/ViT-L-14.pt")
@@ -75,20 +63,15 @@ def test_promptkd(
     folder.mkdir(parents=True)
     torch.save({"state_dict": {}, "epoch": 1}, folder / "model-best.pth.tar")
     monkeypatch.chdir(tmp_path)
-    settings = under("PROMPTKD", N_CTX_VISION=4, N_CTX_TEXT=4, CTX_INIT="a photo of a")
-    settings |= under("PROMPTKD", PROMPT_DEPTH_VISION=9, PROMPT_DEPTH_TEXT=9, PREC="fp32")
-    settings |= under("PROMPTKD", KD_WEIGHT=1000.0, TEMPERATURE=1.0, TEACHER_NAME="ViT-L/14")
-    settings |= {"TRAINER.NAME": "PromptKD", "TRAINER.MODAL": "base2novel"}
 
     def find(model: Any) -> Parts:
         down, norm, _, up = model.VPT_image_trans.conv1
         found: Parts = {"down": [*down.weight[..., 0, 0]], "down_bias": [*down.bias]}
         found |= {"up": [*up.weight[..., 0, 0]], "up_bias": [*up.bias]}
         found |= image_parts(model)
-        found |= {"gain": [*norm.weight], "shift": [*norm.bias]}
-        return found
+        return found | {"gain": [*norm.weight], "shift": [*norm.bias]}
 
-    with checkout.trainer("trainers.promptkd:PromptKD", problem, ours, settings) as theirs:
+    with checkout.trainer(published, problem, ours) as theirs:
         give(independent_parts(theirs.model_teacher), tuned[0])
         give(find(theirs.model), ours.start)
         theirs.train()
@@ -98,4 +81,4 @@ def test_promptkd(
         found = take(find(theirs.model))
     found |= dict(mean=norm.running_mean, variance=norm.running_var)
     parameters = {name: ours.module[name] for name in found}
-    compare(ours, found, scale * features @ texts.T, parameters=parameters)
+    checkout.compare(ours, found, scale * features @ texts.T, parameters=parameters)

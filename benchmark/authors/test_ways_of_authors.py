@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import enum
 import logging
+import re
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,24 +17,21 @@ import pytest
 import torch
 from checkout import Checkout
 from torch import Tensor, nn
-from whole_fits import Compare, OurFit, pose
+from whole_fits import OurFit, pose
 
 from compatbench.backbone import DroppingBackbone
 from compatbench.method import Module
+from compatbench.method.transfer import OldAnswers
 from compatbench.methods.clipood import CLIPood
 from compatbench.methods.zeroshot import ZeroShot
 from compatbench.transfers import transmiter
+from compatbench.transfers.delta import LogitDelta
 from compatbench.transfers.gradfix import mask_by_gradient
 from compatbench.transfers.transfusion import Matching, axes_of, permute, split
 
-# Of the script that TransMiter's authors run, with smaller sizes.
-SCRIPT = """--dataset DTD --source_model S --wd 1e-3 --proj_dim 32 --tot_logit_dim 32 --mul_dim 4
---lr 1e-3 --batch-size 16 --transfer_dropout 0.0 --epochs 3 --logit_norm_strategy standard
---temperature 1 --teacher_temperature 0.5 --main_loss_coef 1 --alpha_scale 1.0
---use_orthogonality --transfer_procrutes --loss_function kl --transfer_direct_pred
---class_padding_strategy openimage --latent_procrutes --reg_procrutes_coef 500
---truncate_ratio -1 --noise_alpha 0.5 --use_precompute_features --use_ft_logits
---ldn_network LogitAlone --transfer_fc_layers 1 --num_fc_layers 1 --max_interpolation 0.0"""
+EXTRACTION = "run_scripts/base2novel/knowledge_extraction/ket.sh"
+SMALLER = "--source_model S --dataset DTD --seed 1 --proj_dim 32 --tot_logit_dim 32 --epochs 3"
+SMALLER += " --batch-size 16"
 CLASSES, VOCABULARY = 5, 32
 # What the file of Trans-PEFT imports of transformers.
 LIBRARY = ("activations", "cache_utils", "generation", "utils", "models.qwen2.configuration_qwen2")
@@ -50,17 +49,18 @@ def draw(*shape: int, seed: int) -> Tensor:
 
 
 @pytest.mark.authors("jihwanp/TransMiter")
+@pytest.mark.parametrize("images", [70, 20])  # more than the vocabulary, and fewer
 def test_transmiter(
-    checkout: Checkout, compare: Compare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: int
 ) -> None:
     """The same start, batches and noise: both sides learn and turn the change of logits."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(transmiter, "BATCH", 16)
     monkeypatch.setattr(transmiter, "EPOCHS", 3)
-    features, heads = draw(70, 40, seed=1), 0.3 * draw(2, VOCABULARY, 40, seed=2)
+    features, heads = draw(images, 40, seed=1), 0.3 * draw(2, VOCABULARY, 40, seed=2)
     features = nn.functional.normalize(features, dim=-1)
     source, target = (30 * features @ head.T for head in heads)
-    teacher = source[:, :CLASSES] + 2 * draw(70, CLASSES, seed=3)
+    teacher = source[:, :CLASSES] + 2 * draw(images, CLASSES, seed=3)
 
     drawn: dict[str, list[Tensor]] = {"randperm": [], "rand": [], "randn": []}
     with monkeypatch.context() as patch:
@@ -98,7 +98,10 @@ def test_transmiter(
 
     absent = ["wandb", "datasets", "nltk", "pandas", "transformers", "geotorch", "engine.eval"]
     absent += [f"models.{name}" for name in ("modeling", "heads", "stats", "negative_class")]
-    monkeypatch.setattr(sys, "argv", ["", *SCRIPT.split()])
+    script = (checkout.path("jihwanp/TransMiter") / EXTRACTION).read_text()
+    options = script.partition("src/knowledge_extraction.py")[2].replace("\\\n", " ")
+    words = shlex.split(re.sub(r'--\w+ "?\$\w+"?', "", options))  # but for its own arguments
+    monkeypatch.setattr(sys, "argv", ["", *words, *SMALLER.split()])  # the last value holds
     models: list[Any] = []
     with checkout.open(absent=absent) as load:
         extraction: Any = load("src.knowledge_extraction")
@@ -112,6 +115,7 @@ def test_transmiter(
             extraction.add_extraction_arguments(load("engine.args").get_base_parser())
         )
         args.seed_log_path, args.eval_datasets, args.num_classes = str(tmp_path), "", CLASSES
+        args.setting = None  # theirs is for base and new classes
         build = extraction.ProxyModel
 
         def start_theirs(*given: Any) -> Any:
@@ -141,15 +145,49 @@ def test_transmiter(
         head.in_proj.weight.data, head.transfer_out_proj.weight.data = found["W_in"], found["W_out"]
         logits = model(None, target)["logits"]
     ours = result(Module({}), torch.cat([change(source), turned(target)]))
-    compare(ours, {}, torch.cat([learned, logits]), name="transmiter", steps=3 * steps)
+    checkout.compare(
+        ours, {}, torch.cat([learned, logits]), name=f"transmiter, {images} images", steps=3 * steps
+    )
 
 
 def keeping(function: Any, kept: list[Tensor]) -> Any:
     return lambda *a, **k: kept.append(function(*a, **k)) or kept[-1]
 
 
+@pytest.mark.authors("alisawuffles/proxy-tuning")
+def test_delta(checkout: Checkout) -> None:
+    """Their models of language are our logits, of which they take the next word's."""
+    problem, tuned, plain = pose(), 5 * draw(5, 5, seed=1), 5 * draw(5, 5, seed=2)
+    backbone, labels = problem.backbone, problem.labels
+    features = backbone.encode_images(problem.queries)
+    attached: Any = LogitDelta().attach(ZeroShot(), Module({}), backbone, labels, None)  # type: ignore[arg-type]
+    ours = attached(features, OldAnswers(tuned, plain))
+
+    class Words:
+        def __init__(self, logits: Tensor) -> None:
+            self.answer = SimpleNamespace(logits=logits[:, None], past_key_values=None)
+
+        def __call__(self, **_: Any) -> Any:
+            return self.answer
+
+        def prepare_inputs_for_generation(self, *_: Any, **__: Any) -> dict[str, Any]:
+            return {}
+
+    zero_shot = ZeroShot().attach(Module({}), backbone, labels)(features)
+    with checkout.open(absent=["transformers"]) as load:
+        experts: Any = load("modeling.dexperts").DExpertsLlama
+        mixed = experts.__new__(experts)
+        mixed.base, mixed.expert, mixed.antiexpert = map(Words, (zero_shot, tuned, plain))
+        mixed.use_chat_format_for_expert, mixed.alpha = False, 1.0
+        mixed.tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=-1)
+        mixed.update_analysis_data = lambda _, __, answers: answers
+        ids = torch.zeros(5, 1, dtype=torch.long)
+        _, kept = mixed.generate(ids, max_new_tokens=1, return_logits_for_analysis=True)
+    checkout.compare(result(Module({}), ours), {}, kept["dexperts"], name="delta")
+
+
 @pytest.mark.authors("fillo-rinaldi/GradFix")
-def test_gradfix(checkout: Checkout, compare: Compare) -> None:
+def test_gradfix(checkout: Checkout) -> None:
     """All weights of an image tower but key biases, whose gradient is zero."""
     problem, method = pose(templates=("a photo of a {}.",), views=1), CLIPood()
     backbone, data = problem.backbone, problem.data(method)
@@ -173,11 +211,11 @@ def test_gradfix(checkout: Checkout, compare: Compare) -> None:
             for one in (mine[name], theirs[name]):
                 one.chunk(3)[1].zero_()
     tensor = torch.zeros(1)
-    compare(result(Module(mine), tensor), theirs, tensor, name="gradfix")
+    checkout.compare(result(Module(mine), tensor), theirs, tensor, name="gradfix")
 
 
 @pytest.mark.authors("gccnlp/Trans-PEFT")
-def test_trans_peft(checkout: Checkout, compare: Compare) -> None:
+def test_trans_peft(checkout: Checkout) -> None:
     """The authors' layer around the parts of our blocks, which are the same."""
     problem, rate = pose(layers=6), 0.5
     backbone, visual = problem.backbone, problem.backbone.model.visual
@@ -206,11 +244,11 @@ def test_trans_peft(checkout: Checkout, compare: Compare) -> None:
             layer.knowledge_dropping = rate
             (hidden,) = module.Qwen2DecoderLayer.forward(layer, hidden)
     features = visual.ln_post(hidden[:, 0]) @ visual.proj  # type: ignore[operator, union-attr]
-    compare(result(Module({}), ours), {}, features, name="trans-peft")
+    checkout.compare(result(Module({}), ours), {}, features, name="trans-peft")
 
 
 @pytest.mark.authors("aimagelab/TransFusion")
-def test_transfusion(checkout: Checkout, compare: Compare) -> None:
+def test_transfusion(checkout: Checkout) -> None:
     """Both find the order of a tower that is the source's in another order, with noise.
 
     Theirs has an order for each sum of the residual stream, and one for queries, keys and values.
@@ -254,7 +292,7 @@ def test_transfusion(checkout: Checkout, compare: Compare) -> None:
             groups, orders, given, heads_permutation=heads, num_heads=2
         )
     tensor = torch.zeros(1)
-    compare(result(Module(ours), tensor), theirs, tensor, name="transfusion")
+    checkout.compare(result(Module(ours), tensor), theirs, tensor, name="transfusion")
 
 
 def renamed(name: str) -> str:

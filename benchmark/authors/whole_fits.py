@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -17,8 +17,10 @@ from compatbench.extras.check.models import randomise, wrap
 from compatbench.method import FeatureSet, FewShotData, Method, Module
 from compatbench.method.trained import Recipe, TrainedMethod
 
+# An ε of Adam far above the rounding in gradients that are zero, such as those of key biases.
+EPS = 1e-4
 NAMES = ("dog", "hippopotamus", "red apple", "grand piano", "tree")
-Compare = Callable[..., None]  # the fixture `compare` of conftest.py
+CLOSE = 1e-10  # largest relative difference of a whole fit in double precision
 TEMPLATES = ("a photo of a {}.", "a bad photo of the {}.", "itap of a {}.")
 
 
@@ -73,6 +75,7 @@ def pose(
     layers: int = 3,
     text_layers: int | None = None,
     seed: int = 0,
+    scale: float | None = None,
 ) -> Problem:
     """Random weights, images and targets. Heads have 64 channels, as OpenAI's code assumes."""
     image: Any = dict(image_size=24, patch_size=12, width=image_width, layers=layers, head_width=64)
@@ -88,7 +91,7 @@ def pose(
         return centres[targets] + noise
 
     targets, val_targets = (torch.arange(len(names)).repeat_interleave(n) for n in (shots, 2))
-    return Problem(
+    problem = Problem(
         wrap(model, "random", None),
         {name: tensor.clone() for name, tensor in model.state_dict().items()},
         Labels(tuple(names), tuple(templates), teacher),
@@ -99,6 +102,15 @@ def pose(
         val_targets,
         draw(torch.arange(len(names))),
     )
+    return problem if scale is None else at_scale(problem, scale)
+
+
+def at_scale(problem: Problem, scale: float = 100.0) -> Problem:
+    """The problem with CLIP's own logit scale, which some scripts write as a number."""
+    problem.backbone.logit_scale = scale
+    logarithm = torch.tensor(scale).log()
+    problem.backbone.model.logit_scale.data.copy_(logarithm)  # type: ignore[operator, union-attr]
+    return replace(problem, weights={**problem.weights, "logit_scale": logarithm})
 
 
 @dataclass(frozen=True)
@@ -139,13 +151,6 @@ class OurFit:
     @property
     def steps(self) -> int:
         return sum(map(len, self.batches))
-
-
-def make(cls: type[Method], recipe: dict[str, Any] | None = None, **settings: Any) -> Any:
-    """A method whose recipe has batches of eight in six epochs, or what else is given."""
-    changes = dict(epochs=6, batch_size=8) | (recipe or {})
-    published = cls.Config().recipe  # type: ignore[attr-defined]
-    return cls(cls.Config(recipe=Recipe(**dict(published) | changes), **settings))
 
 
 def fit(method: Method, problem: Problem, seed: int = 0) -> OurFit:
@@ -193,6 +198,29 @@ def _images(problem: Problem, view: int, rows: Tensor) -> ImageBatch:
     return ImageBatch(one, other, problem.targets[shots], rows)
 
 
+def differences(named: Iterable[tuple[str, Tensor]], problem: Problem) -> dict[str, Tensor]:
+    """What has changed of a CLIP's weights, by our names."""
+    return {common_name(name): tensor - problem.weights[name] for name, tensor in named}
+
+
+def common_name(name: str) -> str:
+    if name == "logit_scale":
+        return "log_scale"
+    tower, name = ("image", name[7:]) if name.startswith("visual.") else ("text", name)
+    return f"{tower}.{name}"
+
+
+def recording(owner: Any, name: str, values: list[Any]) -> Any:
+    """Keeps what a function returns while it is patched."""
+    original = getattr(owner, name)
+
+    def record(*args: Any, **kwargs: Any) -> Any:
+        values.append(original(*args, **kwargs))
+        return values[-1]
+
+    return mock.patch.object(owner, name, record)
+
+
 def difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
     """The largest difference in units of the tensor's largest entry, over all tensors."""
     assert ours.keys() == theirs.keys()
@@ -203,3 +231,36 @@ def difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> floa
         gap = (one.double() - other).abs().max() / other.abs().max().clamp(min=1e-300)
         worst = max(worst, float(gap))
     return worst
+
+
+def compare(
+    record: Callable[[str, object], None],
+    repository: str,
+    ours: OurFit,
+    theirs: Mapping[str, Tensor],
+    logits: Tensor,
+    *,
+    name: str = "",
+    parameters: Mapping[str, Tensor] | None = None,
+    steps: int | None = None,
+) -> None:
+    """Fails where parameters or logits differ, or where the fit moved nothing.
+
+    Args:
+        record: keeps the row of the table.
+        theirs: the authors' parameters by our names.
+        logits: theirs, of the queries.
+        name: of the row; by default the method's.
+        parameters: ours, where they have to be brought into another form.
+        steps: of the fit, where the harness does not batch them.
+    """
+    mine = ours.module.trained if parameters is None else parameters
+    gaps = difference(mine, theirs), difference({"": ours.logits}, {"": logits})
+    moved = float("nan")
+    if (start := ours.start) is not None:
+        fitted = ours.module
+        moved = min(difference({"": start[n]}, {"": fitted[n]}) for n in start.trained)
+    steps = ours.steps if steps is None else steps
+    record("whole_fit", [name or ours.method.card.name, repository, steps, moved, *gaps])
+    assert not moved < 1e-6, "a parameter has not moved"
+    assert max(gaps) < CLOSE, f"parameters differ by {gaps[0]:.1e}, logits by {gaps[1]:.1e}"

@@ -63,6 +63,7 @@ class Setting(CardModel):
     field: str = ""
     published: PerTask
     source: str  # a file of the authors' repository, or a section of the paper
+    theirs: str = ""  # it in the authors' ``files``, as an expression of the names there
     ours: PerTask = {}  # in words, where there is no field and ours differs
     deviation: PerTask = {}  # why ours differs, where it does
 
@@ -73,6 +74,7 @@ class PublishedRecipe(CardModel):
     method: str
     repository: str  # owner/name; '' where no code is public
     note: str = ""  # which of their protocols it is, if it is not the few-shot one
+    files: dict[str, PerTask] = {}  # where they stand; see benchmark/authors/configurations.py
     settings: tuple[Setting, ...]
 
 
@@ -103,11 +105,11 @@ def compare(recipe: PublishedRecipe, suite: SuiteCard, registry: MethodRegistry)
     for task in suite.tasks:
         config = settings_on(recipe.method, suite, task, registry)
         for setting in recipe.settings:
-            published = _value(setting.published, task)
-            ours = _value(setting.ours, task, published)
+            published = value_on(setting.published, task)
+            ours = value_on(setting.ours, task, published)
             if setting.field:
                 ours = _find(config, setting.field, max(suite.shots))
-            reason = _value(setting.deviation, task, "")
+            reason = value_on(setting.deviation, task, "")
             rows.append(Row(setting, task, published, ours, reason))
     return rows
 
@@ -152,11 +154,8 @@ def make_files() -> dict[str, str]:
             *([name, *line] for name, of_method in lines.items() for line in of_method),
         ]
     )
-    unread = [
-        escape(registry.get(name).card.title)
-        for name in sorted(registry.classes)
-        if name not in titles and registry.get(name).card.learns
-    ]
+    others = [cls.card for name, cls in sorted(registry.classes.items()) if name not in titles]
+    unread = [escape(card.title) for card in others if card.learns]
     text = (
         HEAD.format(same=", ".join(same), unread=", ".join(unread) or "none")
         + "\n".join(page)
@@ -206,7 +205,7 @@ def _lines(
     return lines
 
 
-def _value(values: dict[str, Any], task: str, default: Any = None) -> Any:
+def value_on(values: dict[str, Any], task: str, default: Any = None) -> Any:
     """The value for a task: its own, or that of all others."""
     for names, value in values.items():
         if task in names.replace(" ", "").split(","):

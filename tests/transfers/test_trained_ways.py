@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from compatbench.transfers import transmiter
 from compatbench.transfers._shared.training import accuracy
 from compatbench.transfers.distilled import distil
 from compatbench.transfers.gradfix import FACTORS, GradFix, mask_by_gradient
+from compatbench.transfers.retrained import Retrained
 from compatbench.transfers.transmiter import (
     LogitChange,
     TransMiter,
@@ -79,7 +81,11 @@ def descend(x: Tensor, loss: Any, steps: int) -> Tensor:
 
 @pytest.mark.parametrize("pull", [0.0, 0.7])
 def test_warm_takes_a_tenth_of_the_steps_down_the_written_loss(
-    pull: float, eva64: Backbone, labels: Labels, target_data: FewShotData
+    pull: float,
+    eva64: Backbone,
+    labels: Labels,
+    target_data: FewShotData,
+    beside_naive_code: Callable[..., None],
 ) -> None:
     start, train = residual(labels)["residual"], target_data.train
 
@@ -90,7 +96,8 @@ def test_warm_takes_a_tenth_of_the_steps_down_the_written_loss(
 
     module = residual(labels)
     found = train_further(taskres(30), module, eva64, target_data, seeded(), pull)
-    assert torch.allclose(found["residual"], descend(start, loss, 3), atol=1e-9)
+    name = f"warm{f', pull {pull}' if pull else ''}"
+    beside_naive_code(name, found["residual"], descend(start, loss, 3), 3)
     assert torch.equal(module["residual"], start)  # the old module is left as it was
 
 
@@ -116,7 +123,9 @@ def unlabelled(backbone: Backbone, labels: Labels, logits: Tensor, seed: int = 4
     return Unlabelled(features, features, features, old, backbone.logit_scale)
 
 
-def test_distillation_goes_down_the_written_divergence(eva64: Backbone, labels: Labels) -> None:
+def test_distillation_goes_down_the_written_divergence(
+    eva64: Backbone, labels: Labels, beside_naive_code: Callable[..., None]
+) -> None:
     answers = 3 * draw(12, len(labels), seed=7)
     images = unlabelled(eva64, labels, answers)
 
@@ -128,7 +137,25 @@ def test_distillation_goes_down_the_written_divergence(eva64: Backbone, labels: 
 
     start = residual(labels)["residual"]
     found = distil(taskres(20), residual(labels), eva64, labels, images, seeded())
-    assert torch.allclose(found["residual"], descend(start, loss, 2), atol=1e-9)
+    beside_naive_code("distilled", found["residual"], descend(start, loss, 2), 2)
+
+
+def test_retrained_starts_anew_down_the_written_loss(
+    eva64: Backbone,
+    labels: Labels,
+    target_data: FewShotData,
+    beside_naive_code: Callable[..., None],
+) -> None:
+    way, val = Retrained(Retrained.Config(shots=3)), target_data.val
+    given = TransferData(way, labels=target_data)
+    found = way.attach(taskres(3), residual(labels), eva64, labels, given)(val.plain)
+
+    def loss(x: Tensor) -> Tensor:
+        own = logits_of(x, target_data.train.views[0], eva64, labels)
+        return F.cross_entropy(own, target_data.train.targets)
+
+    naive = descend(torch.zeros(len(labels), 16), loss, 3)
+    beside_naive_code("retrained", found, logits_of(naive, val.plain, eva64, labels), 3)
 
 
 def test_gradfix_keeps_what_most_images_agree_with(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from unittest import mock
 
 import pytest
@@ -20,7 +22,13 @@ from compatbench.backbone.joint_maps import (
 )
 from compatbench.backbone.words import encode_words, load_words
 from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest, unseen_images
-from compatbench.extras.check.models import EMBED_DIM, build_clip, random_rotation, rotate_clip
+from compatbench.extras.check.models import (
+    EMBED_DIM,
+    build_clip,
+    random_rotation,
+    rotate_clip,
+    wrap,
+)
 from compatbench.method import Module
 from compatbench.method.predictions import predict
 from compatbench.method.registry import builtin_methods, find_transfer
@@ -226,16 +234,17 @@ def test_the_old_model_alone_and_in_a_sum() -> None:
 
 @pytest.mark.parametrize("name", ["taskres", "clip_lora"])  # of features, and of hidden tokens
 def test_the_expected_gain_decides_between_the_module_and_zero_shot(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch, beside_naive_code: Callable[..., None]
 ) -> None:
     tested, transfer = MethodUnderTest(builtin_methods().get(name)), find_transfer("gated")
-    method, source, target = tested.build(), tested.source, tested.target
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randn(60, *unseen_images().shape[1:], generator=generator)
+    method = tested.build()
+    source, target = (
+        wrap(copy.deepcopy(each.model).double(), each.name)
+        for each in (tested.source, tested.target)
+    )
+    images = draw(60, *unseen_images().shape[1:], seed=1)
     # Far from zero-shot, so that answers differ.
-    noise = {
-        n: t + torch.randn(t.shape, generator=generator) for n, t in tested.module.trained.items()
-    }
+    noise = {n: t + draw(*t.shape, seed=2) for n, t in tested.module.trained.items()}
     module = Module(noise, tested.module.stored, tested.module.about)
     features = [backbone.encode_images(images) for backbone in (source, target)]
     tokens, logits = [], []
@@ -259,7 +268,8 @@ def test_the_expected_gain_decides_between_the_module_and_zero_shot(
         monkeypatch.setattr(survival, "find_estimator", find)
         with torch.no_grad():
             classify = transfer.attach(method, module, target, LABELS, data)
-            assert torch.allclose(classify(tokens[1]), expected, atol=1e-4)
+            row = f"gated, {name}, {'kept' if weight > 0 else 'zero-shot'}"
+            beside_naive_code(row, classify(tokens[1]), expected)
         assert says in classify.note  # type: ignore[attr-defined]
         find.assert_called_once_with("images", source.name, target.name)
 

@@ -1,0 +1,113 @@
+"""Methods that train nothing and read class names or means, beside their authors' functions."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+import torch.nn.functional as F
+from checkout import Checkout
+from configurations import functions
+from torch import Tensor
+from whole_fits import NAMES, Problem, fit, pose, recording
+
+from compatbench.data.cards import task_cards
+from compatbench.methods.cupl import CuPL
+from compatbench.methods.dclip import DCLIP
+from compatbench.methods.simpleshot import SimpleShot
+
+PHRASES = ("a long neck", "has four legs", "used for digging", "often red", "green leaves")
+
+
+def defined(checkout: Checkout, scripts: Sequence[str], **names: Any) -> Any:
+    """The functions of scripts that would run when imported, over names that they expect."""
+    for script in scripts:
+        path = checkout.path(checkout.repository) / script
+        exec(compile(functions(path), str(path), "exec"), names)
+    return SimpleNamespace(**names)
+
+
+def described(*sentences: Sequence[str]) -> Problem:
+    problem = pose(scale=100.0)
+    return replace(problem, labels=replace(problem.labels, descriptions=sentences))
+
+
+def unit(problem: Problem) -> Tensor:
+    return F.normalize(problem.backbone.encode_images(problem.queries), dim=-1)
+
+
+@pytest.mark.authors("KaiyangZhou/CoOp")
+@pytest.mark.parametrize("method", ["zeroshot", "zeroshot_ensemble"])
+def test_zero_shot(checkout: Checkout, method: str) -> None:
+    problem = pose(templates=task_cards.read("oxford_pets").templates)
+    published = checkout.published(method, task="oxford_pets")
+    ours = fit(published.method(), problem)
+    with checkout.trainer(published, problem, ours) as trainer, torch.no_grad():
+        checkout.compare(ours, {}, trainer.model_inference(problem.queries))
+
+
+@pytest.mark.authors("sarahpratt/CuPL")
+def test_cupl(checkout: Checkout, tmp_path: Path) -> None:
+    """As many sentences for a class as it has letters."""
+    problem = described(*(tuple(f"{name} with {x}." for x in name) for name in NAMES))
+    ours, labels = fit(CuPL(), problem), problem.labels
+    file = tmp_path / "prompts.json"
+    file.write_text(json.dumps(dict(zip(labels.names, labels.descriptions, strict=True))))
+    with checkout.open(beside=["kdiAAA/TDA"]) as load:  # for OpenAI's clip
+        model = load("clip.model").build_model({**problem.weights}).eval()
+        names = dict(clip=load("clip"), model=model, PATH_TO_PROMPTS=file, tqdm=list)
+        script = defined(checkout, ["classify_imagenet.py"], torch=torch, json=json, **names)
+        weights = script.zeroshot_classifier_gpt(labels.names, labels.names, [], False)
+    checkout.compare(ours, {}, 100 * unit(problem) @ weights)
+
+
+@pytest.mark.authors("sachit-menon/classify_by_description_release")
+def test_dclip(checkout: Checkout, tmp_path: Path) -> None:
+    problem = described(*(PHRASES[: 1 + i] for i in range(len(NAMES))))
+    ours, labels = fit(DCLIP(), problem), problem.labels
+    file = tmp_path / "phrases.json"
+    file.write_text(json.dumps(dict(zip(labels.names, labels.descriptions, strict=True))))
+    with checkout.open(beside=["kdiAAA/TDA"]) as load:
+        model = load("clip.model").build_model({**problem.weights}).eval()
+        names: dict[str, Any] = dict(torch=torch, F=F, json=json, OrderedDict=OrderedDict)
+        script = defined(
+            checkout, ["loading_helpers.py", "load.py"], clip=load("clip"), **names, hparams={}
+        )
+        lines = (checkout.path(checkout.repository) / "load.py").read_text().splitlines()
+        settings = [x for x in lines if x.startswith("hparams[") and "descriptor_fname" not in x]
+        exec("\n".join(settings), names | dict(hparams=script.hparams))
+        script.hparams.update(descriptor_fname=str(file), device="cpu")
+        texts, _ = script.load_gpt_descriptions(script.hparams)
+        script.compute_description_encodings.__globals__["gpt_descriptions"] = texts
+        with torch.no_grad():
+            classes = script.compute_description_encodings(model).values()
+        images = unit(problem)
+        logits = torch.stack([script.aggregate_similarity(images @ v.T) for v in classes], 1)
+    checkout.compare(ours, {}, 100 * logits)
+
+
+@pytest.mark.authors("mileyan/simple_shot")
+def test_simpleshot(checkout: Checkout) -> None:
+    """Their distances, with the mean of the shots for that of base classes, which are not here."""
+    problem, distances = pose(views=1), []
+    ours = fit(SimpleShot(), problem)
+    shots = F.normalize(problem.backbone.encode_images(problem.images[0]), dim=-1).numpy()
+    arguments = SimpleNamespace(meta_val_way=len(NAMES), num_NN=1)
+    names = dict(np=np, LA=np.linalg, mode=scipy.stats.mode, args=arguments)
+    script = defined(checkout, ["src/train.py"], **names)
+    targets, queries = problem.targets.numpy(), unit(problem).numpy()
+    with recording(np.linalg, "norm", distances):
+        script.metric_class_type(
+            shots, queries, targets, np.arange(len(queries)), 4, train_mean=shots.mean(0)
+        )
+    logits = -problem.backbone.logit_scale * torch.tensor(distances[-1]).T.square()
+    checkout.compare(ours, {}, logits, parameters={})

@@ -1,0 +1,25 @@
+"""What ways of bringing a module along are compared by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from torch import Tensor
+
+
+@pytest.fixture
+def beside_naive_code(
+    record_property: Callable[[str, object], None],
+) -> Callable[..., None]:
+    """Compares a way with its formula written out, in double precision.
+
+    A run together with ``benchmark/authors`` gives the table of ``docs/authors.md`` its row.
+    """
+
+    def compare(name: str, ours: Tensor, naive: Tensor, steps: int = 0) -> None:
+        gap = float((ours - naive).abs().max() / naive.abs().max())
+        record_property("whole_fit", [name, "naive code", steps, None, None, gap])
+        assert gap < 1e-10, f"{name}: {gap:.1e}"
+
+    return compare
