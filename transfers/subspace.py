@@ -6,17 +6,16 @@ import torch
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.errors import NotTransferable
-from compatbench.method import Classifier, Method, MethodCard, Module
-from compatbench.method.transfer import Transfer, TransferCard, TransferData
+from compatbench.method import Method, Module
+from compatbench.method.transfer import TransferCard, TransferData
 
-from .transfusion import PROJECTIONS, split, tower_weights, towers_of
+from ._shared.weights import WeightTransfer, attention_weights, low_rank_towers, turn_updates
 
 # The share of the squared singular values of a weight that its subspace holds.
 SHARE = 0.9
 
 
-class Subspace(Transfer):
+class Subspace(WeightTransfer):
     """ΔW = b a becomes U Uᵀ ΔW V Vᵀ, with U, V the leading subspaces of the target's own W.
 
     That an update should act inside the subspaces of the model it is put on is the idea of LoRA-X
@@ -33,13 +32,10 @@ class Subspace(Transfer):
         takes={"text-layers", "image-layers"},
     )
 
-    def serves(self, method: MethodCard) -> bool:
-        return super().serves(method) and bool(method.zero_shot_at)
-
-    def attach(
+    def carry(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
-    ) -> Classifier:
-        return method.attach(carry_projected(module, target), target, labels)
+    ) -> Module:
+        return carry_projected(module, target)
 
 
 def leading_subspaces(weight: Tensor, share: float = SHARE) -> tuple[Tensor, Tensor]:
@@ -61,19 +57,11 @@ def carry_projected(module: Module, target: Backbone, share: float = SHARE) -> M
     Raises:
         NotTransferable: the module has other tensors, or was made for towers of other sizes.
     """
-    new = {}
-    for name, kind in towers_of(module).items():
-        weights, tensor = split(tower_weights(target, kind)), module[name]
-        if name not in (f"{kind}_a", f"{kind}_b"):
-            raise NotTransferable(f"'{name}' is no low-rank update")
-        made = []
-        for i, block in enumerate(tensor):
-            for letter, factor in zip(PROJECTIONS, block, strict=True):
-                weight = weights.get(f"transformer.resblocks.{i}.attn.{letter}.weight")
-                if weight is None or len(weight) not in factor.shape:
-                    raise NotTransferable(f"the target's {kind} tower has no weights for '{name}'")
-                u, v = leading_subspaces(weight, share)
-                exact = factor.double()
-                made.append(u @ (u.T @ exact) if name.endswith("_b") else (exact @ v) @ v.T)
-        new[name] = torch.stack(made).view_as(tensor).to(tensor)
-    return Module(new, module.stored)
+    turns = {}
+    for kind in low_rank_towers(module):
+        weights = attention_weights(target, kind, module[f"{kind}_a"])
+        bases = [leading_subspaces(weight, share) for weight in weights.flatten(0, 1)]
+        onto = ([basis @ basis.T for basis in side] for side in zip(*bases, strict=True))
+        out, into = (torch.stack(side).view(weights.shape) for side in onto)
+        turns[kind] = into, out
+    return turn_updates(module, turns)

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from compatbench.backbone import Backbone, Labels
+from compatbench.backbone.parts.blocks import PROJECTIONS
 from compatbench.errors import NotTransferable
-from compatbench.method import Classifier, Method, MethodCard, Module
-from compatbench.method.transfer import Transfer, TransferCard, TransferData
+from compatbench.method import Method, Module
+from compatbench.method.transfer import TransferCard, TransferData
+
+from ._shared.weights import WeightTransfer, tower_of_factor, tower_weights
 
 ROUNDS = 100
-PROJECTIONS = ("q", "k", "v")
 # The group of units on each axis of a weight; a bias has the first. "stream" is the residual
 # stream, one for the tower; the others are each block's own: channels of heads, which queries
 # and keys share, those of values, and the MLP's inner units. The joint space has none.
@@ -39,13 +41,12 @@ AT_ENDS = {
     "text_projection": ("stream", None),
 }
 _BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+?)(?:\.weight|\.bias)?")
-_LOW_RANK = re.compile(r"(text|image)_([ab])")
 
 Order = Mapping[str, Tensor]
 """For each group of units, the source's unit that comes to each place of the target."""
 
 
-class TransFusion(Transfer):
+class TransFusion(WeightTransfer):
     """A module of weight differences, in the order of the target's own units.
 
     Rinaldi et al., *Update Your Transformer to the Latest Release: Re-Basin of Task Vectors*:
@@ -62,13 +63,10 @@ class TransFusion(Transfer):
         takes={"text-layers", "image-layers"},
     )
 
-    def serves(self, method: MethodCard) -> bool:
-        return super().serves(method) and bool(method.zero_shot_at)
-
-    def attach(
+    def carry(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
-    ) -> Classifier:
-        return method.attach(carry_permuted(module, data.source, target), target, labels)
+    ) -> Module:
+        return carry_permuted(module, data.source, target)
 
 
 def axes_of(name: str, ndim: int) -> tuple[str | None, ...]:
@@ -210,11 +208,6 @@ def match_towers(source: Backbone, target: Backbone, kind: str) -> dict[str, Ten
     return Matching(a, b, number).solve()
 
 
-def tower_weights(backbone: Backbone, kind: str) -> dict[str, Tensor]:
-    """The frozen weights of the ``text`` or ``image`` tower, by CLIP's names."""
-    return backbone.text.weights if kind == "text" else backbone.image.weights
-
-
 def _count_heads(backbone: Backbone, kind: str) -> int | None:
     for name, part in backbone.model.named_modules():
         image = name.startswith("visual.")
@@ -235,10 +228,10 @@ def towers_of(module: Module) -> dict[str, str]:
     """
     towers = {}
     for name, tensor in module.trained.items():
-        low_rank = _LOW_RANK.fullmatch(name)
-        if not low_rank and not any(axes_of(n, t.ndim) for n, t in split({name: tensor}).items()):
+        tower = tower_of_factor(name)
+        if not tower and not any(axes_of(n, t.ndim) for n, t in split({name: tensor}).items()):
             raise NotTransferable(f"'{name}' is no difference of a tower's weights")
-        towers[name] = low_rank[1] if low_rank else "text"
+        towers[name] = tower or "text"
     return towers
 
 

@@ -21,7 +21,9 @@ from whole_fits import OurFit, pose
 
 from compatbench.backbone import DroppingBackbone
 from compatbench.method import Module
-from compatbench.method.transfer import OldAnswers
+from compatbench.method.registry import builtin_transfers
+from compatbench.method.transfer import OldAnswers, TransferData, Unlabelled
+from compatbench.methods.clip_lora import CLIPLoRA
 from compatbench.methods.clipood import CLIPood
 from compatbench.methods.zeroshot import ZeroShot
 from compatbench.transfers import transmiter
@@ -293,6 +295,51 @@ def test_transfusion(checkout: Checkout) -> None:
         )
     tensor = torch.zeros(1)
     checkout.compare(result(Module(ours), tensor), theirs, tensor, name="transfusion")
+
+
+@pytest.mark.authors("apanariello4/merge-and-rebase")
+@pytest.mark.parametrize("way", ["theseus", "bico", "orthogonal-shift"])
+def test_merge_and_rebase(checkout: Checkout, way: str) -> None:
+    """Updates of an image tower, for a wider one where they may be; images span its gradients."""
+    problem, other = pose(views=8), pose(seed=5, image_width=128 if "shift" in way else 192)
+    models, images = (problem.backbone, other.backbone), problem.images.flatten(0, 1)
+    method, transfer = CLIPLoRA(), builtin_transfers().get(way)()
+    start = method.init(problem.backbone, problem.data(method), torch.Generator())
+    names = ("image_a", "image_b")
+    module = Module({n: draw(*start[n].shape, seed=i) for i, n in enumerate(names)})
+    tokens = [one.encode_images(images, method.image_input(one)) for one in models]
+    features = [one.encode_images(images) for one in models]
+    logits = draw(len(images), len(problem.labels), seed=3)
+    seen = Unlabelled(*features, tokens[1], OldAnswers(logits, logits), 1.0, tokens[0])
+    data = TransferData(transfer, unlabelled=seen, source=problem.backbone)
+    ours: Any = transfer.carry(method, module, other.backbone, problem.labels, data)  # type: ignore[attr-defined]
+    mine, delta = (
+        {
+            f"visual.transformer.resblocks.{i}.attn.in_proj_weight": update.flatten(0, 1)
+            for i, update in enumerate(one["image_b"] @ one["image_a"])
+        }
+        for one in (ours, module)
+    )
+    batches = [*zip(images.split(32), logits.argmax(-1).split(32), strict=True)]
+    source, target = (copy.deepcopy(one.model).requires_grad_(True) for one in models)
+    texts = {id(copied): one for copied, one in zip((source, target), models, strict=True)}
+
+    def lose(model: Any, batch: Any) -> Any:
+        own, (x, y) = texts[id(model)], batch
+        cosines = (
+            nn.functional.normalize(model.encode_image(x), dim=-1) @ own.zero_shot(problem.labels).T
+        )
+        return nn.functional.cross_entropy(own.logit_scale * cosines, y), None
+
+    with checkout.open(inside="src") as load:
+        theirs = load("merge_and_rebase.rebase").get_method(way.replace("-", "_")).transport(
+            source_base=source.state_dict(), target_base=target.state_dict(), delta=delta,
+            source_model=source, target_model=target, source_dataloader=batches,
+            target_dataloader=batches, source_recipe=lose, target_recipe=lose, device="cpu",
+            verbose=False, show_progress=False,
+        )  # fmt: skip
+    tensor = torch.zeros(1)
+    checkout.compare(result(Module(mine), tensor), theirs, tensor, name=way)
 
 
 def renamed(name: str) -> str:

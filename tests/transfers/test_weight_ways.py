@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from typing import Any
 
@@ -14,8 +15,10 @@ from torch import Tensor
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import NotTransferable
 from compatbench.extras.check.models import wrap
-from compatbench.method import Module
-from compatbench.method.registry import builtin_methods
+from compatbench.method import FeatureSet, FewShotData, Module
+from compatbench.method.registry import builtin_methods, builtin_transfers
+from compatbench.method.transfer import OldAnswers, TransferData, Unlabelled
+from compatbench.transfers.few_shot_orthogonal import FewShotOrthogonal
 from compatbench.transfers.subspace import carry_projected, leading_subspaces
 from compatbench.transfers.transfusion import (
     carry_permuted,
@@ -24,7 +27,7 @@ from compatbench.transfers.transfusion import (
     split,
 )
 
-LORA = builtin_methods().get("clip_lora")
+LORA: Any = builtin_methods().get("clip_lora")
 
 
 def low_rank(backbone: Backbone, *kinds: str) -> Module:
@@ -135,3 +138,121 @@ def test_the_whole_space_leaves_an_update_as_it_is(eva64: Backbone) -> None:
     assert leading_subspaces(torch.eye(4), 0.9)[0].shape == (4, 4)
     with pytest.raises(NotTransferable, match="is no low-rank update"):
         carry_projected(Module({"ln_final.bias": 0.3 * draw(32)}), eva64)
+
+
+def carry(name: str, module: Module, old: Backbone, new: Backbone, labels: Labels) -> Module:
+    """The module for another model, by forty images that both see."""
+    transfer: Any = builtin_transfers().get(name)()
+    method, images = LORA(), 0.3 * draw(40, 3, 24, 24, seed=8)
+    wanted = method.image_input(old)
+    features = [each.encode_images(images).detach() for each in (old, new)]
+    inputs = [each.encode_images(images, wanted) for each in (old, new)]
+    answers = OldAnswers(draw(40, len(labels), seed=2), torch.zeros(40, len(labels)))
+    seen = Unlabelled(*features, inputs[1], answers, 1.0, inputs[0])
+    given = TransferData(transfer, unlabelled=seen, source=old)
+    with torch.no_grad():
+        return transfer.carry(method, module, new, labels, given)
+
+
+@pytest.mark.parametrize("name", ["theseus", "bico"])
+def test_on_a_shuffled_copy_the_turned_module_is_the_same_function(
+    name: str, clip64: Backbone, shuffled: Backbone, labels: Labels, pixels: Tensor
+) -> None:
+    """Activations and gradients are the same in another order, and span the space."""
+    method, module = LORA(), low_rank(clip64, "image")
+    expected = logits(method, module, clip64, labels, pixels)
+    carried = carry(name, module, clip64, shuffled, labels)
+    assert torch.allclose(logits(method, carried, shuffled, labels, pixels), expected, atol=1e-6)
+    assert float((logits(method, module, shuffled, labels, pixels) - expected).abs().max()) > 1e-3
+
+
+def test_theseus_turns_text_updates_by_what_queries_keys_and_values_are_given_and_make(
+    clip64: Backbone, shuffled: Backbone, labels: Labels
+) -> None:
+    """In the first block, from the embeddings of the prompts' different tokens."""
+    module = low_rank(clip64, "text")
+    carried = carry("theseus", module, clip64, shuffled, labels)
+    given, made = [], []
+    for backbone in (clip64, shuffled):
+        model: Any = backbone.model
+        ids = backbone.tokenizer([labels.templates[0].format(name) for name in labels.names])
+        x = model.token_embedding(ids) + model.positional_embedding
+        ends, shared = ids.argmax(-1), 0
+        while len(ids[:, shared].unique()) == 1:
+            shared += 1
+        rows = [x[0, :shared], *(row[shared : end + 1] for row, end in zip(x, ends, strict=True))]
+        block = model.transformer.resblocks[0]
+        normed = block.ln_1(torch.cat(rows))
+        given.append(normed)
+        made.append((normed @ block.attn.in_proj_weight.T + block.attn.in_proj_bias).chunk(3, -1))
+    for i in range(3):
+        turns = []
+        for x, y in (given, (made[0][i], made[1][i])):
+            u, _, v = torch.linalg.svd(x.T @ y)
+            turns.append(u @ v)
+        update = turns[1].T @ module["text_b"][0, i] @ module["text_a"][0, i] @ turns[0]
+        found = carried["text_b"][0, i] @ carried["text_a"][0, i]
+        # Five prompts do not span the space: what no row says is free.
+        left, right = made[1][i].detach(), given[1].detach().T
+        assert torch.allclose(left @ found @ right, left @ update @ right, atol=1e-6)
+
+
+def test_what_both_models_differ_in_is_taken_out_of_an_update(
+    clip64: Backbone, shuffled: Backbone, labels: Labels
+) -> None:
+    module = low_rank(clip64, "text", "image")
+    carried = carry("orthogonal-shift", module, clip64, shuffled, labels)
+    for kind in ("text", "image"):
+        towers = [getattr(backbone, kind).weights for backbone in (clip64, shuffled)]
+        for i in range(getattr(clip64, kind).depth):
+            name = f"transformer.resblocks.{i}.attn.in_proj_weight"
+            shift = (towers[1][name] - towers[0][name]).flatten()
+            old, new = (torch.cat([*(m[f"{kind}_b"][i] @ m[f"{kind}_a"][i])]).flatten()
+                        for m in (module, carried))  # fmt: skip
+            expected = old - old.dot(shift) / shift.dot(shift) * shift
+            assert torch.allclose(new, expected, atol=1e-9)
+            assert abs(float(new.dot(shift))) < 1e-6 < abs(float(old.dot(shift)))
+
+
+def test_models_of_other_sizes_are_refused(
+    clip64: Backbone, wider_text: Backbone, labels: Labels
+) -> None:
+    with pytest.raises(NotTransferable, match=r"text tower of .* has no such weights"):
+        carry("orthogonal-shift", low_rank(clip64, "text"), clip64, wider_text, labels)
+    with pytest.raises(NotTransferable, match=r"'text\.bias' is no low-rank update"):
+        carry("theseus", Module({"text.bias": 0.3 * draw(32)}), clip64, clip64, labels)
+
+
+@pytest.mark.usefixtures("float64")
+def test_few_shot_turns_follow_cross_entropy_and_their_distance_from_orthogonal(
+    clip64: Backbone, eva64: Backbone, data64: FewShotData
+) -> None:
+    """Two steps of AdamW without validation images; the second is off the orthogonal matrices."""
+    method = LORA(LORA.Config(max_steps=2, encoder="text"))
+    module = low_rank(clip64, "text")
+    none = data64.val
+    none = FeatureSet(none.plain[:0], none.views[:, :0], none.targets[:0])
+    data = FewShotData(data64.labels, data64.shots, data64.train, none)
+    config = FewShotOrthogonal.Config(shots=data.shots, rates=(0.05,), beta=2.0, epochs=2)
+    transfer = FewShotOrthogonal(config)
+    found = transfer.carry(
+        method, module, eva64, data.labels, TransferData(transfer, 3, labels=data)
+    )
+
+    a, b, rng = module["text_a"], module["text_b"], torch.Generator().manual_seed(3)
+    turns = torch.eye(32).repeat(*a.shape[:2], 1, 1).requires_grad_()
+    optimizer = torch.optim.AdamW([turns], lr=0.05, weight_decay=0.1)
+    for step in range(2):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 + math.cos(math.pi * step / 2)) / 2
+        order = torch.randperm(len(data.train), generator=rng)
+        turned = Module({"text_a": a @ turns, "text_b": turns.mT @ b})
+        logits = method.attach(turned, eva64, data.labels)(data.train.views[step][order])
+        loss = torch.nn.functional.cross_entropy(logits, data.train.targets[order])
+        apart = [(u.T @ u - torch.eye(32)).square().sum() for block in turns for u in block]
+        loss = loss + 2 * sum(x.sqrt() if x > 0 else 0 * x for x in apart) / len(apart)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float((turns.detach() - torch.eye(32)).abs().max()) > 0.05
+    for name, expected in (("text_a", a @ turns), ("text_b", turns.mT @ b)):
+        assert torch.allclose(found[name], expected.detach(), atol=1e-9)

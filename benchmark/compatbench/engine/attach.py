@@ -101,9 +101,12 @@ class Carried:
             images.see(one, pool, FEATURES, "train") for one in (self.source, self.target) if one
         ]
         inputs = images.see(self.target, pool, wanted, "train")
-        old = self.old_answers(images.task, pool, "train")
-        assert self.source is not None
-        return Unlabelled(*seen, inputs, old, self.source.logit_scale)  # type: ignore[arg-type]
+        old, source = self.old_answers(images.task, pool, "train"), self.source
+        assert source is not None
+        on_source = None
+        if "source weights" in transfer.card.access:
+            on_source = images.see(source, pool, self.method.image_input(source), "train")
+        return Unlabelled(*seen, inputs, old, source.logit_scale, on_source)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def attach(self, transfer: Transfer, given: TransferData, diversity: bool = False) -> Attached:

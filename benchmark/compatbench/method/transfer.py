@@ -110,6 +110,8 @@ class Unlabelled:
     inputs: Rows  # what the transfer's ``image_input`` names, on the target, ``[N, ...]``
     old: OldAnswers  # of the module on the source
     source_scale: float = 1.0  # the source's factor on cosine similarities
+    # What the method's ``image_input`` names, on the source; with ``source weights`` alone.
+    old_inputs: Rows | None = None
 
 
 class TransferData:

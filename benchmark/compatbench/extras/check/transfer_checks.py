@@ -96,8 +96,9 @@ def _give(transfer: Transfer, tested: MethodUnderTest) -> TransferData:
         old, new = tested.draw(shots=8).train, on_target.draw(shots=8).train
         wanted = transfer.image_input(tested.build(), tested.target)
         inputs = new.plain if wanted == FEATURES else new.inputs(torch.arange(len(new)))
-        logits = tested.attach(tested.source)(old.inputs(torch.arange(len(old))))
-        data["unlabelled"] = Unlabelled(old.plain, new.plain, inputs, _answers(logits))
+        old_inputs = old.inputs(torch.arange(len(old)))
+        answers = _answers(tested.attach(tested.source)(old_inputs))
+        data["unlabelled"] = Unlabelled(old.plain, new.plain, inputs, answers, 1.0, old_inputs)
     if "labels" in access:
         data["labels"] = on_target.draw(shots=transfer.config.shots)
     if "source weights" in access:

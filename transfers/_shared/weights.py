@@ -1,0 +1,87 @@
+"""Transfers of a module of weight differences, which carry it as another such module."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from compatbench.backbone import Backbone, Labels
+from compatbench.errors import NotTransferable
+from compatbench.method import Classifier, Method, MethodCard, Module
+from compatbench.method.transfer import Transfer, TransferData
+
+_LOW_RANK = re.compile(r"(text|image)_([ab])")
+
+
+class WeightTransfer(Transfer):
+    """Attaches what ``carry`` makes of a module that is zero-shot where its tensors are 0."""
+
+    def serves(self, method: MethodCard) -> bool:
+        return super().serves(method) and bool(method.zero_shot_at)
+
+    def carry(
+        self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
+    ) -> Module:
+        """The module for the target. Raises as ``Method.attach``."""
+        raise NotImplementedError
+
+    def attach(
+        self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
+    ) -> Classifier:
+        new = self.carry(method, module, target, labels, data)
+        return method.attach(new, target, labels)
+
+
+def tower_weights(backbone: Backbone, kind: str) -> dict[str, Tensor]:
+    """The frozen weights of the ``text`` or ``image`` tower, by CLIP's names."""
+    return backbone.text.weights if kind == "text" else backbone.image.weights
+
+
+def tower_of_factor(name: str) -> str | None:
+    """The tower of a low-rank update's factor, ``{tower}_a`` or ``{tower}_b``; else None."""
+    match = _LOW_RANK.fullmatch(name)
+    return match[1] if match else None
+
+
+def low_rank_towers(module: Module) -> list[str]:
+    """The towers in which a module adds b a to W of queries, keys and values.
+
+    Its tensors are ``{tower}_b`` ``[blocks, 3, d, r]`` and ``{tower}_a`` ``[blocks, 3, r, d]``.
+
+    Raises:
+        NotTransferable: it has others.
+    """
+    for name in module.trained:
+        if tower_of_factor(name) is None:
+            raise NotTransferable(f"'{name}' is no low-rank update")
+    return sorted({name.partition("_")[0] for name in module.trained})
+
+
+def attention_weights(backbone: Backbone, kind: str, like: Tensor) -> Tensor:
+    """W of queries, keys and values in the first blocks of a tower, ``[blocks, 3, d, d]``.
+
+    Raises:
+        NotTransferable: it has none for factors a, ``[blocks, 3, r, d]``, of this size.
+    """
+    weights, (blocks, *_, width) = tower_weights(backbone, kind), like.shape
+    names = [f"transformer.resblocks.{i}.attn.in_proj_weight" for i in range(blocks)]
+    found = [weights.get(name) for name in names]
+    if any(weight is None or weight.shape != (3 * width, width) for weight in found):
+        raise NotTransferable(f"the {kind} tower of '{backbone.name}' has no such weights")
+    return torch.stack(found).unflatten(1, (3, -1))  # type: ignore[arg-type]
+
+
+def turn_updates(module: Module, turns: Mapping[str, tuple[Tensor, Tensor]]) -> Module:
+    """b a becomes T_outᵀ b a T_in.
+
+    ``turns`` has T_in and T_out for each tower, ``[blocks, 3, d_s, d_t]``.
+    """
+    new = dict(module.trained)
+    for kind, (t_in, t_out) in turns.items():
+        a, b = module[f"{kind}_a"], module[f"{kind}_b"]
+        new[f"{kind}_a"] = (a.to(t_in) @ t_in).to(a)
+        new[f"{kind}_b"] = (t_out.mT @ b.to(t_out)).to(b)
+    return Module(new, module.stored)
