@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+import torch.nn.functional as F
 from kinds_of_towers import coca
 from loading_models import IMAGE
 from open_clip_reference import encode_texts
@@ -24,6 +26,8 @@ from compatbench.backbone.load import read_backbone
 from compatbench.backbone.text.prompts import move_names
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.extras.doctor.backbone_report import inspect_backbone
+from compatbench.method import Module
+from compatbench.method.registry import builtin_methods
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.usefixtures("no_weights_here")
@@ -164,8 +168,72 @@ def test_images_and_the_scale_equal_transformers_own(pair: Any) -> None:
         scale = (out.logits_per_image - bias) / cosine
     torch.testing.assert_close(backbone.encode_images(pixels), features, rtol=1e-9, atol=1e-9)
     assert backbone.logit_scale == pytest.approx(scale.item(), rel=1e-5)
-    with pytest.raises(NotTransferable):
-        _ = backbone.image
+    if kind not in ("clip", "siglip"):
+        with pytest.raises(NotTransferable):
+            _ = backbone.image
+
+
+@pytest.fixture
+def known(pair: Any) -> Any:
+    """The pair of a kind in whose towers methods can act, and pixels."""
+    kind, backbone, model = pair
+    if kind not in ("clip", "siglip"):
+        pytest.skip("its image tower is of another kind")
+    return kind, backbone, copy.deepcopy(model), torch.randn(2, 3, 64, 64, dtype=torch.float64)
+
+
+def own_features(kind: str, backbone: Backbone, model: Any, pixels: Tensor) -> tuple[Tensor, ...]:
+    texts = own_text_features(kind, backbone, model, [f"a photo of a {n}." for n in LABELS.names])
+    return texts, model.get_image_features(pixel_values=pixels).pooler_output
+
+
+def test_prompts_in_the_image_tower_are_rows_of_transformers_layers(known: Any) -> None:
+    kind, backbone, model, pixels = known
+    tower = backbone.image
+    prompts = torch.randn(2, 3, tower.width, dtype=torch.float64)
+    assert (tower.depth, tower.width) == (2, 32)
+    assert tower.tokens == (17 if kind == "clip" else 16)
+
+    def append(number: int) -> Any:
+        def hook(_: Any, given: Any, options: Any) -> Any:
+            x = given[0] if given else options["hidden_states"]
+            x = torch.cat([x[:, : tower.tokens], prompts[number].expand(len(x), -1, -1)], dim=1)
+            return (x, *given[1:]), {k: v for k, v in options.items() if k != "hidden_states"}
+
+        return hook
+
+    for number, layer in enumerate(model.vision_model.encoder.layers):
+        layer.register_forward_pre_hook(append(number), with_kwargs=True)
+    last = model.vision_model.encoder.layers[-1]
+    last.register_forward_hook(
+        lambda *given: (given[2][:, : tower.tokens] if isinstance(given[2], Tensor)
+                        else (given[2][0][:, : tower.tokens],))
+    )  # fmt: skip
+    expected = model.get_image_features(pixel_values=pixels).pooler_output
+    for hidden, block in ((pixels, 0), (tower.embed(pixels), 0)):
+        found = tower.encode(hidden, block=block, prompts=[*prompts])
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_low_rank_updates_are_those_of_transformers_matrices(known: Any) -> None:
+    kind, backbone, model, pixels = known
+    method = builtin_methods().get("clip_lora")()
+    module = method.init(backbone, None, torch.Generator().manual_seed(1))
+    trained = {name: torch.randn_like(tensor.double()) for name, tensor in module.trained.items()}
+    module = Module(trained)
+    for tower, layers in (("text", model.text_model), ("image", model.vision_model)):
+        for block, layer in enumerate(layers.encoder.layers):
+            for part, name in enumerate("qkv"):
+                b, a = (trained[f"{tower}_{side}"][block, part] for side in "ba")
+                matrix = getattr(layer.self_attn, f"{name}_proj").weight
+                with torch.no_grad():
+                    matrix += method.config.alpha / method.config.rank**0.5 * b @ a
+    texts, images = own_features(kind, backbone, model, pixels)
+    expected = backbone.logit_scale * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
+    labels = Labels(LABELS.names, ("a photo of a {}.",), "a photo of a {}.")
+    classify = method.attach(module, backbone, labels)
+    found = classify(backbone.image.embed(pixels))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_deep_prompts_are_refused_where_a_tower_has_no_start(pair: Any) -> None:
@@ -185,6 +253,17 @@ def test_a_report_tells_the_sizes_without_loading(pair: Any) -> None:
     assert report.embed_dim == backbone.embed_dim
     assert report.context_length == 20
     assert report.image_size == 64
+
+
+def test_a_report_sees_a_tokenizer_that_is_missing(tmp_path: Path) -> None:
+    write_model(tmp_path, "siglip")
+    assert inspect_backbone(f"hf:{tmp_path}").state == "found"
+    for path in tmp_path.glob("token*"):
+        path.unlink()
+    report = inspect_backbone(f"hf:{tmp_path}")
+    assert report.state == "wrong"
+    assert "no tokenizer can be read from" in report.message
+    assert "compatbench[hf]" in report.fix
 
 
 def test_code_in_the_folder_is_not_run(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Models of transformers as backbones: CLIP, SigLIP, ALIGN, FLAVA and BLIP.
 
-They are built from a folder; no code in it is run. A text tower is run from token embeddings by
-``PlainTower``, through its own layers. Towers of BERT's kind (ALIGN, BLIP) normalise the input of
+They are built from a folder; no code in it is run. CLIP and SigLIP are put together of open_clip's
+parts. Of others, the image tower is run as it is, and the text tower from token embeddings by
+``PlainTower``, through its own layers: those of BERT's kind (ALIGN, BLIP) normalise the input of
 the first layer, which is treated as part of that layer, and hide padding from all rows, so padding
 need not be computed.
 """
@@ -11,10 +12,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)
 
 
-def build_hf_model(card: BackboneCard, weights: bool = True) -> HuggingFaceModel:
+def build_hf_model(card: BackboneCard, weights: bool = True) -> nn.Module:
     """The card's model, float32, in evaluation mode, no gradients.
 
     Without ``weights`` they are random, on torch's current default device.
@@ -64,7 +64,10 @@ def build_hf_model(card: BackboneCard, weights: bool = True) -> HuggingFaceModel
             f"{missing[0]}",
             "give the folder of a model that was trained to compare images with texts",
         )
-    return HuggingFaceModel(model, family, settings).eval().requires_grad_(False)
+    made: Any = family.build(model)
+    made.visual.preprocess_cfg = settings
+    made.activation = str(model.config.text_config.hidden_act)
+    return made.eval().requires_grad_(False)
 
 
 def load_hf_tokenizer(card: BackboneCard, context_length: int) -> Any:
@@ -78,7 +81,8 @@ def load_hf_tokenizer(card: BackboneCard, context_length: int) -> Any:
         raise needs_transformers(card) from None
     except Exception as error:
         problem = f"no tokenizer can be read from {folder}: {first_line(error)}"
-        raise _error(card, problem, "fetch the model's tokenizer files") from None
+        fix = "fetch the model's tokenizer files, and pip install 'compatbench[hf]'"
+        raise _error(card, problem, fix) from None
 
 
 def needs_transformers(card: BackboneCard) -> BackboneError:
@@ -153,40 +157,41 @@ def _size(value: Any) -> tuple[tuple[int, int], bool]:
     return (value["height"], value["width"]), True
 
 
-@dataclass(frozen=True)
-class Family:
-    """How one family of transformers' models is put together."""
-
-    model: str  # name of the class
-    text: Callable[[Any], TextAnatomy]  # from a model to the anatomy of its text tower
-    # From a model and images ``[batch, 3, H, W]`` to features ``[batch, e]``.
-    image: Callable[[Any, Tensor], Tensor]
-    log_scale: Callable[[Any], Tensor]  # the logarithm of its factor on cosine similarities
-
-
 class HuggingFaceModel(nn.Module):
-    """A model of transformers with the parts that a backbone asks for."""
+    """A model of transformers, run as it is, with the parts that a backbone asks for.
 
-    def __init__(self, model: nn.Module, family: Family, preprocess_cfg: dict[str, Any]) -> None:
+    Args:
+        text: from the model to the anatomy of its text tower.
+        image: from the model and images ``[batch, 3, H, W]`` to features ``[batch, e]``.
+        log_scale: the logarithm of its factor on cosine similarities.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        text: Callable[[Any], TextAnatomy],
+        image: Callable[[Any, Tensor], Tensor],
+        log_scale: Tensor,
+    ) -> None:
         super().__init__()
-        self.visual = _Visual(model, family)
-        self.visual.preprocess_cfg = preprocess_cfg
-        self.logit_scale = nn.Parameter(family.log_scale(model).detach().clone())
+        self.visual = _Visual(model, image)
+        self._text = text
+        self.logit_scale = nn.Parameter(log_scale.detach().clone())
 
     def text_anatomy(self) -> TextAnatomy:
         """The parts of the text tower."""
-        return self.visual.family.text(self.visual.model)
+        return self._text(self.visual.model)
 
 
 class _Visual(nn.Module):
     preprocess_cfg: dict[str, Any]
 
-    def __init__(self, model: nn.Module, family: Family) -> None:
+    def __init__(self, model: nn.Module, image: Callable[[Any, Tensor], Tensor]) -> None:
         super().__init__()
-        self.model, self.family = model, family
+        self.model, self._image = model, image
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.family.image(self.model, images)
+        return self._image(self.model, images)
 
 
 class _Layer(nn.Module):
@@ -200,32 +205,10 @@ class _Layer(nn.Module):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         if self.norm is not None:
             x = self.norm(x)
-        # One mask for all, or one for every head of every text.
-        if attn_mask is not None and attn_mask.ndim == 2:
-            attn_mask = attn_mask[None, None]
-        elif attn_mask is not None:
+        if attn_mask is not None:  # one for every head of every text
             attn_mask = attn_mask.unflatten(0, (len(x), self.attn.num_heads))
         out = self.layer(x, attention_mask=attn_mask)
         return out[0] if isinstance(out, tuple) else out
-
-
-def _encoder_text(model: Any, *, projection: nn.Module, causal: bool, pool: str) -> TextAnatomy:
-    """CLIP's and SigLIP's text towers."""
-    text, config = model.text_model, model.config.text_config
-    positions = text.embeddings.position_embedding.weight
-    mask = None
-    if causal:
-        mask = positions.new_full((len(positions), len(positions)), -torch.inf).triu(1)
-    return TextAnatomy(
-        token_embedding=text.embeddings.token_embedding,
-        positions=positions,
-        blocks=tuple(_Layer(layer, config.num_attention_heads) for layer in text.encoder.layers),
-        ln_final=text.final_layer_norm,
-        projection=projection,
-        mask=mask,
-        pool=pool,
-        pad=config.pad_token_id or 0,
-    )
 
 
 def _bert_text(text: Any, config: Any, projection: nn.Module) -> TextAnatomy:
@@ -252,36 +235,48 @@ def _bert_text(text: Any, config: Any, projection: nn.Module) -> TextAnatomy:
     )
 
 
+def _as_open_clip(model: Any) -> nn.Module:
+    from compatbench.backbone.parts.from_transformers import OpenClipModel
+
+    return OpenClipModel(model)
+
+
+class Family(NamedTuple):
+    """One family of transformers' models: the class, and what makes a backbone's model of one."""
+
+    model: str
+    build: Callable[[Any], nn.Module]
+
+
 FAMILIES = {
-    "clip": Family(
-        "CLIPModel",
-        lambda m: _encoder_text(m, projection=m.text_projection, causal=True, pool="eos"),
-        lambda m, x: m.visual_projection(m.vision_model(pixel_values=x).pooler_output),
-        lambda m: m.logit_scale,
-    ),
-    "siglip": Family(
-        "SiglipModel",
-        lambda m: _encoder_text(m, projection=m.text_model.head, causal=False, pool="last"),
-        lambda m, x: m.vision_model(pixel_values=x).pooler_output,
-        lambda m: m.logit_scale.reshape(()),
-    ),
+    "clip": Family("CLIPModel", _as_open_clip),
+    "siglip": Family("SiglipModel", _as_open_clip),
     "align": Family(
         "AlignModel",
-        lambda m: _bert_text(m.text_model, m.config.text_config, m.text_projection),
-        lambda m, x: m.vision_model(pixel_values=x).pooler_output,
-        lambda m: -m.temperature.log(),
+        lambda model: HuggingFaceModel(
+            model,
+            lambda m: _bert_text(m.text_model, m.config.text_config, m.text_projection),
+            lambda m, x: m.vision_model(pixel_values=x).pooler_output,
+            -model.temperature.log(),
+        ),
     ),
     "flava": Family(
         "FlavaModel",
-        lambda m: _bert_text(m.text_model, m.config.text_config, m.text_projection),
-        lambda m, x: m.image_projection(m.image_model(pixel_values=x).last_hidden_state[:, 0]),
-        lambda m: m.logit_scale.clamp(0, math.log(100)),
+        lambda model: HuggingFaceModel(
+            model,
+            lambda m: _bert_text(m.text_model, m.config.text_config, m.text_projection),
+            lambda m, x: m.image_projection(m.image_model(pixel_values=x).last_hidden_state[:, 0]),
+            model.logit_scale.clamp(0, math.log(100)),
+        ),
     ),
     # Its published weights leave the temperature out; the configuration has its initial value.
     "blip": Family(
         "BlipForImageTextRetrieval",
-        lambda m: _bert_text(m.text_encoder, m.config.text_config, m.text_proj),
-        lambda m, x: m.vision_proj(m.vision_model(pixel_values=x).last_hidden_state[:, 0]),
-        lambda m: torch.tensor(float(m.config.logit_scale_init_value)),
+        lambda model: HuggingFaceModel(
+            model,
+            lambda m: _bert_text(m.text_encoder, m.config.text_config, m.text_proj),
+            lambda m, x: m.vision_proj(m.vision_model(pixel_values=x).last_hidden_state[:, 0]),
+            torch.tensor(float(model.config.logit_scale_init_value)),
+        ),
     ),
 }

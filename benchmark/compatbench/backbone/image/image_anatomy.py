@@ -110,7 +110,7 @@ def _merge(y: Tensor) -> Tensor:
 
 
 class ClipAnatomy:
-    """open_clip's ``VisionTransformer``."""
+    """open_clip's ``VisionTransformer``, and SigLIP's of transformers."""
 
     def __init__(self, visual: Any) -> None:
         self._visual = visual
@@ -119,7 +119,7 @@ class ClipAnatomy:
         vars(self._embedding)["_modules"] = visual._modules | {"ln_pre": nn.Identity()}
         # Tokens of an image, class token and registers first, and their width d.
         self.tokens, self.width = visual.positional_embedding.shape
-        self.extra = 1  # tokens before the patches
+        self.extra = int(visual.class_embedding is not None)  # tokens before the patches
         self.blocks = [ClipBlock(block) for block in visual.transformer.resblocks]
         self.attends = visual.attn_pool is not None  # it pools by attention
         # The feature depends on the last block's first row alone.
@@ -185,7 +185,10 @@ def examine_image_tower(visual: Any, name: str) -> ClipAnatomy | EvaAnatomy:
     from open_clip.transformer import VisionTransformer
     from timm.models.eva import Eva
 
-    if type(visual) is VisionTransformer:
+    from compatbench.backbone.parts.from_transformers import SiglipVision
+
+    clip = type(visual) in (VisionTransformer, SiglipVision)
+    if clip:
         odd = _odd_clip_part(visual)
     elif type(visual) is TimmModel and type(visual.trunk) is Eva:
         odd = _odd_eva_part(visual.trunk)
@@ -194,7 +197,7 @@ def examine_image_tower(visual: Any, name: str) -> ClipAnatomy | EvaAnatomy:
         odd = f"'{inner}' is neither CLIP's nor EVA's transformer"
     if odd:
         raise NotTransferable(f"nothing can be inserted into the image tower of '{name}': {odd}")
-    return ClipAnatomy(visual) if type(visual) is VisionTransformer else EvaAnatomy(visual)
+    return ClipAnatomy(visual) if clip else EvaAnatomy(visual)
 
 
 def _odd_clip_part(visual: Any) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from compatbench.backbone.build import build_architecture
+from compatbench.backbone.hf import load_hf_tokenizer
 from compatbench.backbone.load.checkpoint import fit_weights
 from compatbench.backbone.load.find_weights import find_weights
 from compatbench.backbone.load.names import (
@@ -70,6 +71,8 @@ def inspect_backbone(name: str) -> BackboneReport:
         facts["sha256"] = hash_weights(weights)
         if is_open_clip:
             fit_weights(model, weights, card)
+        else:
+            load_hf_tokenizer(card, facts["context_length"])
         facts["state"] = "found"
     except MissingWeights as error:
         facts |= {"state": "missing", "message": error.problem, "fix": error.fix}
@@ -94,14 +97,16 @@ def _activation(card: BackboneCard) -> dict[str, Any]:
 
 
 def _sizes(model: nn.Module, card: BackboneCard) -> dict[str, Any]:
+    tower: Any = text_tower(model)
+    facts = {"embed_dim": model_config(card).get("embed_dim")}
     if card.provider == "hf":
-        tower: Any = model.text_anatomy()  # type: ignore[operator]
-        config: Any = model.visual.model.config.text_config  # type: ignore[union-attr]
-        facts = {"activation": str(config.hidden_act), "activation_right": True}
-        facts["embed_dim"] = tower.projection.out_features
-    else:
-        tower = text_tower(model)
-        facts = {"embed_dim": model_config(card).get("embed_dim")}
+        projection = getattr(tower, "text_projection", None)
+        if hasattr(model, "text_anatomy"):
+            tower = model.text_anatomy()  # type: ignore[operator]
+            projection = tower.projection
+        facts = {"activation": model.activation, "activation_right": True}
+        wide = isinstance(projection, nn.Linear)
+        facts["embed_dim"] = projection.out_features if wide else projection.shape[1]  # type: ignore[union-attr]
     settings: dict[str, Any] = dict(model.visual.preprocess_cfg)  # type: ignore[union-attr, call-overload]
     size = settings["size"]
     return {
