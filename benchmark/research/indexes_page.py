@@ -11,16 +11,20 @@ from typing import Any
 import pandas as pd
 from pages import read_page
 
+from compatbench.extras.indexes.index_verdicts import show_way
 from compatbench.extras.indexes.retrieval_files import CEILING, OLD, ORDER, POOLED, read_retrieval
 from compatbench.extras.indexes.retrieval_tables import most_images, pooled_rows
 from compatbench.tables.figures.charts import Spec, axis, colour, draw
 from compatbench.tables.markdown import code, fill_section, table
-from compatbench.tables.numbers import NOTHING, percent
+from compatbench.tables.numbers import NOTHING, percent, signed
 
 COMMAND = "python benchmark/pages.py indexes"
 REPOSITORY = Path(__file__).parents[2]
 PICTURE = "indexes/recall.svg"
 KINDS = ("texts", "images")
+MEASURED = (
+    "`python benchmark/research/measured_indexes.py` measures every way on the mini suite's images."
+)
 LABEL = "Mean average precision by way, for each upgrade, asked by texts and by images"
 
 
@@ -32,7 +36,9 @@ def make_files() -> dict[str, str | bytes]:
     """The page with its sections as the results give them, and its picture."""
     frame, about = read()
     text = read_page("indexes.md")
+    measured = Path(__file__).with_name("measured_indexes.csv")
     parts = {
+        "measured": measured_section(pd.read_csv(measured)) if measured.exists() else MEASURED,
         "picture": f"![{LABEL}]({PICTURE})",
         "recall": "\n\n".join(map(upgrade_section, split(frame))),
         "datasets": "\n".join(by_dataset(frame)),
@@ -70,6 +76,29 @@ def upgrade_section(frame: pd.DataFrame) -> str:
     header = ["Way", "R@1", "R@10", "mAP", "R@1, images", "R@10, images", "mAP, images", "Share"]
     head = f"{code(first['source'])} → {code(first['target'])}:"
     return "\n".join([head, "", *table(header, rows)])
+
+
+def measured_section(frame: pd.DataFrame) -> str:
+    """Every way of every upgrade, with the most pairs, asked by texts and by images."""
+    lines = ["nDCG@10 and, between brackets, what is gained over the old model, with its interval:"]
+    for (source, target), rows in frame.groupby(["source", "target"], sort=False):  # type: ignore[misc]
+        most = rows.loc[rows["pairs"].isin([0, rows["pairs"].max()])].fillna({"by": ""})
+        body: dict[str, dict[str, str]] = {}
+        for row in most.to_dict("records"):
+            ends = [row[f"over_old_{end}"] for end in ("low", "high")]
+            gain = NOTHING if row["way"] == OLD else " to ".join(map(signed, ends))
+            shown = f"{percent(row['ndcg@10'])} ({gain})"
+            name = show_way(
+                {"by": "", **{key: value for key, value in row.items() if not pd.isna(value)}}
+            )
+            body.setdefault(name, {})[row["queries"]] = shown
+        header = ["Way", *(f"asked by {kind}" for kind in KINDS)]
+        cells = [[name, *(of.get(kind, NOTHING) for kind in KINDS)] for name, of in body.items()]
+        said = "; ".join(
+            f"asked by {kind}: *{of['verdict'].iloc[0]}*" for kind, of in rows.groupby("queries")
+        )
+        lines += ["", f"{code(source)} → {code(target)} ({said}):", "", *table(header, cells)]
+    return "\n".join(lines)
 
 
 def by_dataset(frame: pd.DataFrame) -> list[str]:

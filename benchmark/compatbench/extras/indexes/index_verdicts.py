@@ -89,7 +89,7 @@ class MeasuredIndex:
         records = [
             {
                 **row,
-                "way": _name(row),
+                "way": show_way(row),
                 "value": number(percent(row[self.measure]), row[self.measure]),
                 "over": number(_over(row), row["over_old"]),
             }
@@ -117,7 +117,7 @@ class MeasuredIndex:
             said = VERDICTS[self.verdict].format(row["at"] if row else 0)
             yield f"{said}, by {_by(row)}." if row and row["by"] else f"{said}."
         if row is not None:
-            likely = "Expect" if self.verdict in VERDICTS else f"Likely: {_name(row)}, with"
+            likely = "Expect" if self.verdict in VERDICTS else f"Likely: {show_way(row)}, with"
             yield (
                 f"{likely} {title} {with_interval(row, self.measure, percent)} %, "
                 f"{with_interval(row, 'over_old', signed)} over the old model in its own index, "
@@ -144,7 +144,7 @@ def _by(row: Mapping[str, Any]) -> str:
     return row["by"] + (f" of {row['pairs']:,} pairs" if row["pairs"] else "")
 
 
-def _name(row: Mapping[str, Any]) -> str:
+def show_way(row: Mapping[str, Any]) -> str:
     """``cascade@50 by ridge``, ``10 % rewritten, both served``."""
     name, _, more = row["way"].partition(", ")
     if row["way"].startswith("partly"):
