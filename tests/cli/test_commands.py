@@ -53,7 +53,7 @@ TEN += ["evaluate", "advise", "predict", "new-task", "new-method", "check"]
 GROUPS = {
     "module": ["import", "export", "port", "push", "pull"],
     "store": ["runs", "cache", "data", "doctor"],
-    "study": ["analyze", "claims", "retrieve"],
+    "study": ["analyze", "claims", "index", "retrieve"],
     "maintain": ["tune", "audit", "ci", "submit"],
 }
 
