@@ -89,7 +89,7 @@ def measured_section(frame: pd.DataFrame) -> str:
             gain = NOTHING if row["way"] == OLD else " to ".join(map(signed, ends))
             shown = f"{percent(row['ndcg@10'])} ({gain})"
             name = show_way(
-                {"by": "", **{key: value for key, value in row.items() if not pd.isna(value)}}
+                {"by": "", **{str(key): value for key, value in row.items() if not pd.isna(value)}}
             )
             body.setdefault(name, {})[row["queries"]] = shown
         header = ["Way", *(f"asked by {kind}" for kind in KINDS)]
@@ -97,7 +97,12 @@ def measured_section(frame: pd.DataFrame) -> str:
         said = "; ".join(
             f"asked by {kind}: *{of['verdict'].iloc[0]}*" for kind, of in rows.groupby("queries")
         )
-        lines += ["", f"{code(source)} → {code(target)} ({said}):", "", *table(header, cells)]
+        lines += [
+            "",
+            f"{code(str(source))} → {code(str(target))} ({said}):",
+            "",
+            *table(header, cells),
+        ]
     return "\n".join(lines)
 
 

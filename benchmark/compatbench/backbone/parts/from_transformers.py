@@ -48,7 +48,7 @@ def convert_vision(vision: Any, config: Any, projection: nn.Linear | None) -> Vi
     cls = SiglipVision if projection is None else VisionTransformer
     width = config.hidden_size
     with torch.device("meta"):  # what is made here is replaced
-        tower = cls(config.image_size, config.patch_size, width, 1, 1, 1.0)
+        tower: Any = cls(config.image_size, config.patch_size, width, 1, 1, 1.0)
     embeddings = vision.embeddings
     tower.conv1 = embeddings.patch_embedding
     tower.positional_embedding = embeddings.position_embedding.weight

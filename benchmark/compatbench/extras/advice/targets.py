@@ -48,7 +48,9 @@ def describe_target(name: str, device: str | None = None) -> dict[str, Any]:
     encode an image there, are known, too.
     """
     size, card = measure_model(name), backbone_cards.read(name)
-    facts = {"parameters": size and size.parameters, "width": size and size.embed_dim}
+    facts: dict[str, Any] = {"parameters": None, "width": None}
+    if size is not None:
+        facts = {"parameters": size.parameters, "width": size.embed_dim}
     if device is not None:
         backbone = load_backbone(name, resolve_device(device))
         facts["width"], facts["tokens"] = backbone.embed_dim, backbone.text.context_length

@@ -131,7 +131,8 @@ class MeasuredIndex:
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return frame.astype(object).where(frame.notna(), None).to_dict("records")
+    known = frame.astype(object).where(frame.notna(), None)
+    return [dict(zip(map(str, known), row, strict=True)) for row in known.itertuples(index=False)]
 
 
 def _over(row: Mapping[str, Any]) -> str:
