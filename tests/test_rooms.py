@@ -37,11 +37,11 @@ ROOM_BUDGETS = {
     "backbone": 4_400,
     "cli": 1_691,
     "data": 5_390,
-    "engine": 4_486,
+    "engine": 4_493,
     "extras": 11_204,
     "files": 609,
     "method": 2_589,
-    "results": 3_511,
+    "results": 3_512,
     "runs": 570,
     "tables": 3_007,
 }
@@ -49,11 +49,11 @@ PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (37_799, ("benchmark/compatbench",)),
+    "the harness": (37_807, ("benchmark/compatbench",)),
     "transfers and formats": (3_202, ("transfers", "formats")),
-    "programs": (6_361, PROGRAMS),
-    "programs, with fits beside the authors' code": (9_564, (*PROGRAMS, "benchmark/authors")),
-    "tests": (30_942, ("tests",)),
+    "programs": (6_368, PROGRAMS),
+    "programs, with fits beside the authors' code": (9_571, (*PROGRAMS, "benchmark/authors")),
+    "tests": (30_947, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.

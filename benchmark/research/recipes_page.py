@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
+from pages import DOCS
 from pydantic import BeforeValidator
 
 from compatbench.data.cards import SuiteCard, suite_cards, task_cards
@@ -135,13 +136,19 @@ def problems(rows: Sequence[Row]) -> Iterator[str]:
             yield f"{where}: ours is as published; drop the reason"
 
 
+def link_method(name: str, title: str) -> str:
+    """A method's title, with a link to its page if it has results and so a page."""
+    page = Path("methods", f"{name}.md")
+    return f"[{title}]({page})" if (DOCS / page).is_file() else title
+
+
 def make_files() -> dict[str, str]:
     """The page and its data; the same recipes give the same text."""
     lines, registry = list_settings(), builtin_methods()
     titles = {name: escape(registry.get(name).card.title) for name in read_recipes()}
     same = [title for name, title in titles.items() if not any(lines[name].values())]
     rows = [
-        [f"[{titles[name]}](methods/{name}.md)", *(escape(cell, MOST) for cell in line)]
+        [link_method(name, titles[name]), *(escape(cell, MOST) for cell in line)]
         for name, of_method in lines.items()
         for line, differs in of_method.items()
         if differs

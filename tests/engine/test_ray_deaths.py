@@ -16,6 +16,10 @@ pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
+    pytest.mark.skipif(
+        "COMPATBENCH_LONG_TESTS" not in os.environ,
+        reason="two minutes; with COMPATBENCH_LONG_TESTS=1, as the workflow has it",
+    ),
 ]
 # A run says within a minute that its cluster is lost; on a machine that does much else, later.
 LIMIT = 4 * 60.0

@@ -14,6 +14,7 @@ from compatbench.data.cards import (
     task_cards,
     whole_name,
 )
+from compatbench.engine.flat_settings import flat_settings
 from compatbench.errors import CompatbenchError
 from compatbench.method import Method, read_settings
 from compatbench.method.registry import MethodRegistry
@@ -66,17 +67,6 @@ def name_configs(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, d
     # Each a ``ConfigName``, for files of results and selections.
     shown = [re.sub(r"[^\w.-]+", "-", f"{n}-{value}") for n, value in flat_settings(config)]
     return {"+".join([name, *shown])[:100]: {"method": name, **config} for name in names}
-
-
-def flat_settings(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """``recipe.lr`` and its value, for every setting, by name."""
-    settings: list[tuple[str, Any]] = []
-    for name, value in sorted(config.items()):
-        inner = isinstance(value, Mapping) and value
-        settings += (
-            flat_settings(value, f"{prefix}{name}.") if inner else [(f"{prefix}{name}", value)]
-        )
-    return settings
 
 
 def suite_trainings(suite: SuiteCard, registry: MethodRegistry) -> list[TrainingCard]:

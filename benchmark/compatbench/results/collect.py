@@ -18,8 +18,9 @@ from compatbench.data.draws import ShotsFiles, load_test_set
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.task import Task
 from compatbench.engine.cell import Cell, CellRecord
+from compatbench.engine.flat_settings import flat_settings
 from compatbench.engine.matrix import select_matrix
-from compatbench.engine.method_settings import Settings, flat_settings, resolve_settings
+from compatbench.engine.method_settings import Settings, resolve_settings
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import Plan, find_teachers
 from compatbench.engine.store import RunStore

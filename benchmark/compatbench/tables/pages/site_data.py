@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from markdown_it import MarkdownIt
 
 from compatbench.data.cards.shots import count_shots, show_shots
-from compatbench.engine.method_settings import flat_settings
+from compatbench.engine.flat_settings import flat_settings
 from compatbench.messages import one_line
 from compatbench.results.expected import Upgrade
 from compatbench.results.ranks import Ranked, rounded
