@@ -53,7 +53,7 @@ BUDGETS = {
     "transfers and formats": (3_202, ("transfers", "formats")),
     "programs": (6_368, PROGRAMS),
     "programs, with fits beside the authors' code": (9_571, (*PROGRAMS, "benchmark/authors")),
-    "tests": (30_947, ("tests",)),
+    "tests": (30_948, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.
