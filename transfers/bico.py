@@ -55,9 +55,9 @@ class BiCo(Theseus):
 class Gradients(Activations):
     """Activations with gradients of what projections make in its place."""
 
-    def watch(self, number: int, output: Tensor, given: Tensor) -> Tensor:
-        self.given[number].append(given)
+    def watch(self, number: int, output: Tensor, rows: Tensor) -> Tensor:
+        self.inputs[number].append(rows)
         if not output.requires_grad:
             output = output.clone().requires_grad_()
-        output.register_hook(self.made[number].append)
+        output.register_hook(self.outputs[number].append)
         return output

@@ -81,8 +81,8 @@ class FewShotOrthogonal(WeightTransfer):
             optimizer="adamw", lr=rate, weight_decay=0.1, batch_size=128, epochs=config.epochs,
             schedule="cosine-step", warmup_epochs=0,
         )  # fmt: skip
-        found = learner.train(Module(start), loss, target, shots, data.generator(), recipe=recipe)
-        return turn(found)
+        turns = learner.train(Module(start), loss, target, shots, data.generator(), recipe=recipe)
+        return turn(turns)
 
 
 def gaps(u: Tensor) -> Tensor:

@@ -56,14 +56,17 @@ class Theseus(WeightTransfer):
             depth = len(module[f"{kind}_a"])
             if {depth} != {getattr(side.model, kind).depth for side in (old, new)}:
                 raise NotTransferable(f"the {kind} towers differ in depth, so no blocks match")
-            given, made = torch.zeros(()), torch.zeros(())
+            inputs, outputs = torch.zeros(()), torch.zeros(())
             rows = torch.arange(min(len(answers), self.config.images), device=answers.device)
             for batch in rows.split(BATCH):
-                a, b = (self.observe(kind, one, labels, batch, answers) for one in (old, new))
-                given, made = given + product(a.given, b.given), made + product(a.made, b.made)
+                a, b = (self.observe(kind, side, labels, batch, answers) for side in (old, new))
+                inputs, outputs = (
+                    inputs + product(a.inputs, b.inputs),
+                    outputs + product(a.outputs, b.outputs),
+                )
                 if not self.sees_images(kind):
                     break
-            turns[kind] = procrustes(given), procrustes(made)
+            turns[kind] = procrustes(inputs), procrustes(outputs)
         return turn_updates(module, turns)
 
     def sees_images(self, kind: str) -> bool:
@@ -99,21 +102,21 @@ class Activations:
     """Rows that a tower's projections are given and make, as a batch passes it.
 
     Attributes:
-        given, made: rows ``[n, d]`` in parts, for q, k and v of each block in turn.
+        inputs, outputs: rows ``[n, d]`` in parts, for q, k and v of each block in turn.
         updates: for the tower's run; they change nothing.
     """
 
     def __init__(self, depth: int) -> None:
         places: list[tuple[int, Part]] = [(i, part) for i in range(depth) for part in PROJECTIONS]
-        self.given: list[list[Tensor]] = [[] for _ in places]
-        self.made: list[list[Tensor]] = [[] for _ in places]
+        self.inputs: list[list[Tensor]] = [[] for _ in places]
+        self.outputs: list[list[Tensor]] = [[] for _ in places]
         self.updates: BlockUpdates = {
             place: partial(self.watch, number) for number, place in enumerate(places)
         }
 
-    def watch(self, number: int, output: Tensor, given: Tensor) -> Tensor:
-        self.given[number].append(given)
-        self.made[number].append(output)
+    def watch(self, number: int, output: Tensor, rows: Tensor) -> Tensor:
+        self.inputs[number].append(rows)
+        self.outputs[number].append(output)
         return output
 
 

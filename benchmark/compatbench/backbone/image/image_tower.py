@@ -31,7 +31,7 @@ class ImageInput:
     ``[batch, d]``; ``hidden``: the tokens that enter a block, ``[batch, tokens, d]``, for methods
     that act in that block or in later ones; ``dense``: the image feature, and behind it each patch
     projected like it, ``[batch, 1 + patches, e]``; ``pixels``: the preprocessed image,
-    ``[batch, 3, H, W]``. Any of it is cached. An image tower that is neither CLIP's nor EVA's
+    ``[batch, 3, H, W]``. Any of it is cached. An image tower that is not CLIP's, SigLIP's or EVA's
     gives features and pixels alone.
     """
 

@@ -137,7 +137,7 @@ class Maps:
         if name == "drift":
             assert pairs is not None
             return None, find_drift(*_turned(pairs)).in_single()
-        there, back = fit_map(name, self.words, pairs), None
+        there = fit_map(name, self.words, pairs)
         back = fit_map(name, self.words and _turned(self.words), pairs and _turned(pairs))
         return there.in_single(), back.in_single()
 
@@ -163,16 +163,16 @@ def rank_ways(index: Index, maps: Maps, again: Ranking, report: Report) -> Itera
         report(f"{name}{f' of {count:,} pairs, draw {seed}' if count else ''}")
         there, back = maps.fit(name, count, seed)
         if there is not None:
-            found = index.search(index.asked_new, index.old, there)
-            yield Ranked(Way("rewritten", name, count), found.rows)
+            rewritten = index.search(index.asked_new, index.old, there)
+            yield Ranked(Way("rewritten", name, count), rewritten.rows)
         mapped = to_unit(back(index.asked_new))
-        found = index.search(mapped, index.old)
-        yield Ranked(Way("queries mapped", name, count), found.rows)
+        ranking = index.search(mapped, index.old)
+        yield Ranked(Way("queries mapped", name, count), ranking.rows)
         if there is not None and (name, count) == listed[-1][:2]:
             if (pairs := maps.draw(count, seed)) is not None:
                 hubs = to_unit(back(pairs[1].astype(np.float32)))
                 yield Ranked(Way("queries mapped, CSLS", name, count), _csls(index, mapped, hubs))
-            yield from _cascades(index, (name, count), found)
+            yield from _cascades(index, (name, count), ranking)
             yield from _parts(index, (name, count), there, mapped, seed)
     yield Ranked(Way(CEILING), again.rows)
 
@@ -190,11 +190,11 @@ def _csls(index: Index, queries: Array, hubs: Array) -> Array:
     return search(twice, blocks(), index.depth, index.itself).rows
 
 
-def _cascades(index: Index, by: tuple[str, int], found: Ranking) -> Iterator[Ranked]:
+def _cascades(index: Index, by: tuple[str, int], ranking: Ranking) -> Iterator[Ranked]:
     """The first N of the mapped queries, ranked by their new vectors; the others stay behind."""
-    fresh = _compare(index, found.rows[:, : CASCADES[-1]])
+    fresh = _compare(index, ranking.rows[:, : CASCADES[-1]])
     for first in (n for n in CASCADES if n < index.kept.sum()):
-        head, tail = found.rows[:, :first], found.rows[:, first:]
+        head, tail = ranking.rows[:, :first], ranking.rows[:, first:]
         order = np.argsort(-fresh[:, :first], axis=1, kind="stable")
         rows = np.hstack([np.take_along_axis(head, order, 1), tail])
         encoded = len(np.unique(head[head >= 0]))

@@ -22,21 +22,21 @@ from compatbench.extras.indexes.vector_files import VectorFile, as_vectors, chec
 MOST_QUERIES = 2000  # rows of the index that ask, evenly over it, where no queries are given
 AGREED = 10  # neighbours in the index that is encoded again, where no relevance is known
 SAMPLED = 5000  # old vectors that the map without pairs sees
-Given = str | Path | NDArray[Any]
+VectorSource = str | Path | NDArray[Any]
 Report = Callable[[str], object]
 
 
 def measure_index(
-    old: Given,
-    new: Given,
+    old: VectorSource,
+    new: VectorSource,
     *,
-    queries: tuple[Given, Given] | None = None,
+    queries: tuple[VectorSource, VectorSource] | None = None,
     relevant: str | Path | pd.DataFrame | None = None,
     labels: Names | None = None,
     query_labels: Names | None = None,
     ids: tuple[Names, Names] | None = None,
-    words: tuple[Given, Given] | None = None,
-    paired: tuple[Given, Given] | None = None,
+    words: tuple[VectorSource, VectorSource] | None = None,
+    paired: tuple[VectorSource, VectorSource] | None = None,
     pairs: Sequence[int] = PAIRS,
     seeds: Sequence[int] = SEEDS,
     column: str | None = None,
@@ -161,9 +161,9 @@ def _take(file: VectorFile, rows: NDArray[np.intp]) -> NDArray[np.float32]:
 
 
 def _read_units(
-    given: tuple[Given, Given], what: str, files: Sequence[VectorFile]
+    pair: tuple[VectorSource, VectorSource], what: str, files: Sequence[VectorFile]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    old, new = read_pair(given, what, [file.width for file in files])
+    old, new = read_pair(pair, what, [file.width for file in files])
     return to_unit(old), to_unit(new)
 
 

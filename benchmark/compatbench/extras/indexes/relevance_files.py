@@ -18,38 +18,38 @@ from compatbench.messages import first_line
 Names = str | Path | Sequence[Any] | NDArray[Any]
 
 
-def read_names(given: Names, count: int, what: str) -> NDArray[Any]:
+def read_names(names: Names, count: int, what: str) -> NDArray[Any]:
     """One name for each of ``count`` things: the lines of a text, the values of a .npy or list."""
-    if isinstance(given, (str, Path)):
-        path = Path(given)
+    if isinstance(names, (str, Path)):
+        path = Path(names)
         if path.suffix == ".npy":
             values = _read(path, lambda: np.load(path, allow_pickle=False))
         else:
             values = _read(path, lambda: path.read_text(encoding="utf-8").splitlines())
         what = f"{path}, the {what},"
     else:
-        values, what = given, f"the {what}"
-    names = np.array([str(value).strip() for value in np.asarray(values).ravel()])
-    if len(names) != count:
-        raise CompatbenchError(f"{what} has {len(names):,} values for {count:,} vectors")
-    return names
+        values, what = names, f"the {what}"
+    texts = np.array([str(value).strip() for value in np.asarray(values).ravel()])
+    if len(texts) != count:
+        raise CompatbenchError(f"{what} has {len(texts):,} values for {count:,} vectors")
+    return texts
 
 
 def read_judgements(
-    given: str | Path | pd.DataFrame, counts: tuple[int, int], ids: tuple[Names, Names] | None
+    judgements: str | Path | pd.DataFrame, counts: tuple[int, int], ids: tuple[Names, Names] | None
 ) -> Judged:
     """The relevant items of queries.
 
     Args:
-        given: a file of TREC's qrels (query, iteration, item, grade, without a header), or a table
-            with a header whose first columns are query, item and, if it has one, grade: CSV, or
-            separated by tabs as in BEIR; or a frame of such columns. Grades of 0 and below are of
-            items that are not relevant; without grades all are.
+        judgements: a file of TREC's qrels (query, iteration, item, grade, without a header), or a
+            table with a header whose first columns are query, item and, if it has one, grade: CSV,
+            or separated by tabs as in BEIR; or a frame of such columns. Grades of 0 and below are
+            of items that are not relevant; without grades all are.
         counts: of items and of queries.
         ids: of items and of queries, in the order of their vectors; by default row numbers, from 0.
     """
-    name = str(given) if isinstance(given, (str, Path)) else "the frame"
-    table = _read_table(Path(given)) if isinstance(given, (str, Path)) else given
+    name = str(judgements) if isinstance(judgements, (str, Path)) else "the frame"
+    table = _read_table(Path(judgements)) if isinstance(judgements, (str, Path)) else judgements
     columns = [pd.Series(table.iloc[:, place]).tolist() for place in range(table.shape[1])]
     if len(columns) < 2:
         raise CompatbenchError(
