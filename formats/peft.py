@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from compatbench.errors import CompatbenchError
 from compatbench.messages import first_line
@@ -15,10 +18,15 @@ from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
 from compatbench.method.format import Config, Converted, Format, Import
 
-from .clip_lora import Update, config_of, split_updates, stack_updates
+from .clip_lora import PROJECTIONS, Update, config_of, split_updates, stack_updates
 
 START, MIDDLE = "base_model.model.", ".lora_A.weight"
 PLACE = r"(?:.*\.)?(text|vision)_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj"
+LAYER = (
+    r"(?:.*\.)?(text|vision)_model\.encoder\.layers\.(\d+)\."
+    r"(?:self_attn\.(q|k|v|out)_proj|mlp\.(fc[12]))"
+)
+INSIDE = {"out": "attn.out_proj.weight", "fc1": "mlp.c_fc.weight", "fc2": "mlp.c_proj.weight"}
 TOWERS = {"vision": "image", "text": "text"}
 MOST_BYTES = 1 << 20
 # Settings with another value mean another formula than W + s B A.
@@ -43,37 +51,24 @@ class PEFT(Format):
     name, method = "peft", "clip_lora"
 
     def recognise(self, file: Checkpoint) -> bool:
-        return any(name.startswith(START) and name.endswith(MIDDLE) for name in file.tensors)
+        paths = _changed(file)
+        return bool(paths) and all(re.fullmatch(PLACE, path) for path in paths)
 
     def read(self, given: Import) -> Converted:
-        config = _read_config(given.file.path.with_name("adapter_config.json"))
-        for name, values in PLAIN.items():
-            if (value := config.get(name, values[0])) not in values:
-                raise given.error(f"has '{name}': {value!r} in its settings, which is not imported")
-        stable, base = bool(config.get("use_rslora")), config.get("base_model_name_or_path")
-        if base:
-            given.notes.append(f"trained on {base}")
         updates, scales = [], []
-        for name in sorted(given.file.tensors):
-            if not name.endswith(MIDDLE):
-                if ".lora_B." not in name:
-                    raise given.error(f"holds '{name}', which is no LoRA of a linear layer")
-                continue
-            path = name.removeprefix(START).removesuffix(MIDDLE)
+        for path, scale in _read_scales(given):
             if (place := re.fullmatch(PLACE, path)) is None:
                 raise given.error(
                     f"changes '{path}', and '{self.method}' changes q, k and v of the towers of "
-                    "CLIPModel alone"
+                    "CLIPModel alone; import it as 'peft_layers'"
                 )
             tower, block, part = TOWERS[place[1]], int(place[2]), place[3]
             width, rank = "D" if tower == "text" else "d", f"r{len(updates)}"
-            a = given.take(name, f"{rank} {width}")
-            b = given.take(name.replace(".lora_A.", ".lora_B."), f"{width} {rank}")
+            a, b = _take_pair(given, path, f"{rank} {width}", f"{width} {rank}")
             if block >= (depth := getattr(given.backbone, tower).depth):
                 raise given.error(f"changes block {block} of {depth}; give its own source")
             updates.append(Update(tower, block, part, a, b))
-            alpha = _alpha_of(path, config)
-            scales.append(alpha / (math.sqrt(len(a)) if stable else len(a)))
+            scales.append(scale(len(a)))
         module = stack_updates(
             [
                 update._replace(b=update.b * (scale / scales[0]))
@@ -107,6 +102,85 @@ class PEFT(Format):
             path / "adapter_model.safetensors": save(tensors, {"format": "pt"}),
             path / "adapter_config.json": json.dumps(settings, indent=2).encode(),
         }
+
+
+class PEFTOfLayers(PEFT):
+    """The same of other layers as well: ``out_proj``, ``fc1``, ``fc2``, projections (all-linear).
+
+    A module of FLYP, which holds what is added to every weight: s B A, and elsewhere 0.
+    """
+
+    name, method = "peft_layers", "flyp"
+
+    def recognise(self, file: Checkpoint) -> bool:
+        return bool(_changed(file)) and not super().recognise(file)
+
+    def read(self, given: Import) -> Converted:
+        weights = {"text": given.backbone.text.weights, "image": given.backbone.image.weights}
+        trained = {
+            f"{tower}.{name}": torch.zeros_like(weight)
+            for tower in weights
+            for name, weight in weights[tower].items()
+        }
+        for number, (path, scale) in enumerate(_read_scales(given)):
+            a, b = _take_pair(given, path, f"r{number} i{number}", f"o{number} r{number}")
+            name, rows = _place_in_tower(path, given)
+            place = trained.get(name)
+            if place is None:
+                raise given.error(f"changes '{path}', and the source has no '{name}'")
+            place = place.T if name.endswith(("proj", "projection")) else place
+            place = place if rows is None else place.chunk(3)[rows]
+            if place.shape != (len(b), a.shape[1]):
+                raise given.error(f"changes '{path}' of another size; give its own source")
+            place += (scale(len(a)) * b.double() @ a.double()).to(place)
+        return Converted(Module(trained | {"log_scale": torch.zeros(())}), {})
+
+    def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
+        raise CompatbenchError("weights that were added up are not written as LoRA again")
+
+
+def _place_in_tower(path: str, given: Import) -> tuple[str, int | None]:
+    """The weight of a tower that a layer of CLIPModel is, and which third of its rows."""
+    if match := re.fullmatch(r"(text|visual)_projection", path):
+        return {"text": "text.text_projection", "visual": "image.proj"}[match[1]], None
+    if (match := re.fullmatch(LAYER, path)) is None:
+        raise given.error(f"changes '{path}', which is no linear layer of CLIPModel's towers")
+    tower, block, part = TOWERS[match[1]], match[2], match[3] or match[4]
+    start = f"{tower}.transformer.resblocks.{block}."
+    if part in PROJECTIONS:
+        return f"{start}attn.in_proj_weight", PROJECTIONS.index(part)
+    return start + INSIDE[part], None
+
+
+def _changed(file: Checkpoint) -> list[str]:
+    """The layers that an adapter changes, by their paths in the model."""
+    return [
+        name.removeprefix(START).removesuffix(MIDDLE)
+        for name in sorted(file.tensors)
+        if name.startswith(START) and name.endswith(MIDDLE)
+    ]
+
+
+def _read_scales(given: Import) -> Iterator[tuple[str, Callable[[int], float]]]:
+    """The layers of an adapter whose settings mean W + s B A; and s of each, by its rank."""
+    config = _read_config(given.file.path.with_name("adapter_config.json"))
+    for name, values in PLAIN.items():
+        if (value := config.get(name, values[0])) not in values:
+            raise given.error(f"has '{name}': {value!r} in its settings, which is not imported")
+    if base := config.get("base_model_name_or_path"):
+        given.notes.append(f"trained on {base}")
+    for name in sorted(given.file.tensors):
+        if not name.endswith(MIDDLE) and ".lora_B." not in name:
+            raise given.error(f"holds '{name}', which is no LoRA of a linear layer")
+    stable = bool(config.get("use_rslora"))
+    for path in _changed(given.file):
+        alpha = _alpha_of(path, config)
+        yield path, lambda rank, alpha=alpha: alpha / (math.sqrt(rank) if stable else rank)
+
+
+def _take_pair(given: Import, path: str, *shapes: str) -> tuple[Tensor, Tensor]:
+    name = f"{START}{path}{MIDDLE}"
+    return given.take(name, shapes[0]), given.take(name.replace(".lora_A.", ".lora_B."), shapes[1])
 
 
 def _read_config(path: Path) -> dict[str, Any]:

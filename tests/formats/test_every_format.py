@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
@@ -195,7 +196,7 @@ CASES = {
 
 
 def test_every_format_has_a_case() -> None:
-    whole = {"clip", "wise_ft_weights"}  # by tests of their own
+    whole = {"peft_layers", "clip", "wise_ft_weights"}  # by tests of their own
     assert {case.kind for case in CASES.values()} | whole == set(builtin_formats().classes)
 
 
@@ -289,6 +290,44 @@ def test_a_clip_that_was_fine_tuned_whole(source: str, start: str, desk: Desk) -
     state[next(iter(state))] = torch.full_like(next(iter(state.values())), torch.nan)
     with pytest.raises(CompatbenchError, match="that are NaN or infinite"):
         desk.import_file("clip", files.save(path, state), source)
+
+
+def test_an_adapter_of_every_linear_layer(desk: Desk) -> None:
+    """Of transformers' CLIPModel by PEFT's names; each update in the weight where it belongs."""
+    source, generator = convert.load_backbone("clip64", "cpu"), torch.Generator().manual_seed(5)
+    model: Any = copy.deepcopy(source.model)
+    tensors, scale = {}, 8 / 4
+
+    def update(path: str, weight: Tensor) -> None:
+        a = 0.1 * torch.randn(4, weight.shape[1], generator=generator)
+        b = 0.1 * torch.randn(len(weight), 4, generator=generator)
+        for letter, factor in (("A", a), ("B", b)):
+            tensors[f"base_model.model.{path}.lora_{letter}.weight"] = factor
+        weight.data += scale * b.to(weight) @ a.to(weight)
+
+    towers = (("text", model.transformer), ("vision", model.visual.transformer))
+    for tower, inner in towers:
+        for number, block in enumerate(inner.resblocks):
+            start = f"{tower}_model.encoder.layers.{number}"
+            for part, rows in zip("qkv", block.attn.in_proj_weight.chunk(3), strict=True):
+                update(f"{start}.self_attn.{part}_proj", rows)
+            update(f"{start}.self_attn.out_proj", block.attn.out_proj.weight)
+            update(f"{start}.mlp.fc1", block.mlp.c_fc.weight)
+            update(f"{start}.mlp.fc2", block.mlp.c_proj.weight)
+    update("text_projection", model.text_projection.T)
+    update("visual_projection", model.visual.proj.T)
+    files.save_peft(desk.folder, EVERYWHERE)
+    save_file(tensors, desk.folder / "adapter_model.safetensors", {"format": "pt"})
+    module = desk.import_file("auto", desk.folder, "clip64")
+    assert module.about["imported"]["format"] == "peft_layers"
+    images = pixels(source, generator)
+    with torch.no_grad():
+        found = builtin_methods().get("flyp")().attach(module, source, desk.labels)(images)
+        texts = [text for template in desk.labels.templates for text in desk.labels.fill(template)]
+        features = F.normalize(model.encode_text(source.tokenizer(texts)), dim=-1)
+        weights = F.normalize(features.unflatten(0, (-1, len(desk.labels))).mean(0), dim=-1)
+        wanted = F.normalize(model.encode_image(images), dim=-1) @ weights.T
+    torch.testing.assert_close(found, source.logit_scale * wanted.to(found), rtol=1e-4, atol=1e-4)
 
 
 def test_image_tower_and_head_of_wise_ft(desk: Desk) -> None:
