@@ -107,7 +107,8 @@ class PEFT(Format):
 class PEFTOfLayers(PEFT):
     """The same of other layers as well: ``out_proj``, ``fc1``, ``fc2``, projections (all-linear).
 
-    A module of FLYP, which holds what is added to every weight: s B A, and elsewhere 0.
+    A module of FLYP, which holds what is added to every weight: s B A, and elsewhere 0. Class
+    weights are the features of the class names in the task's first template.
     """
 
     name, method = "peft_layers", "flyp"
@@ -133,7 +134,8 @@ class PEFTOfLayers(PEFT):
             if place.shape != (len(b), a.shape[1]):
                 raise given.error(f"changes '{path}' of another size; give its own source")
             place += (scale(len(a)) * b.double() @ a.double()).to(place)
-        return Converted(Module(trained | {"log_scale": torch.zeros(())}), {})
+        module = Module(trained | {"log_scale": torch.zeros(())})
+        return Converted(module, {"templates": "first"})
 
     def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
         raise CompatbenchError("weights that were added up are not written as LoRA again")

@@ -108,6 +108,25 @@ def test_an_adapter(settings: dict[str, Any], tmp_path: Path) -> None:
     assert_alike(again, problem, classify(loaded.eval(), problem))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(target_modules="all-linear"),
+        dict(target_modules=["out_proj"]),
+        dict(target_modules=r".*vision_model.*\.(q_proj|fc1|fc2)", rank_pattern={"fc2": 2}),
+    ],
+)
+def test_an_adapter_of_other_layers(settings: dict[str, Any], tmp_path: Path) -> None:
+    problem = pose()
+    model = peft.get_peft_model(build(problem), peft.LoraConfig(r=4, lora_alpha=8, **settings))
+    fill([p for p in model.parameters() if p.requires_grad], 0.1, 5)
+    model.save_pretrained(str(tmp_path / "adapter"))
+    module = import_file("auto", tmp_path / "adapter", problem)
+    logits = classify(model.eval(), problem)
+    assert difference({"": logits}, {"": zero_shot(problem)}) > 1e-3
+    assert_alike(module, problem, logits)
+
+
 def zero_shot(problem: Problem) -> Tensor:
     backbone = problem.backbone
     features = torch.nn.functional.normalize(backbone.encode_images(problem.queries), dim=-1)

@@ -320,14 +320,15 @@ def test_an_adapter_of_every_linear_layer(desk: Desk) -> None:
     save_file(tensors, desk.folder / "adapter_model.safetensors", {"format": "pt"})
     module = desk.import_file("auto", desk.folder, "clip64")
     assert module.about["imported"]["format"] == "peft_layers"
+    assert module.about["config"]["templates"] == "first"
     images = pixels(source, generator)
     with torch.no_grad():
-        found = builtin_methods().get("flyp")().attach(module, source, desk.labels)(images)
-        texts = [text for template in desk.labels.templates for text in desk.labels.fill(template)]
-        features = F.normalize(model.encode_text(source.tokenizer(texts)), dim=-1)
-        weights = F.normalize(features.unflatten(0, (-1, len(desk.labels))).mean(0), dim=-1)
+        flyp: Any = builtin_methods().get("flyp")
+        method = flyp(flyp.Config.model_validate(module.about["config"]))
+        logits = method.attach(module, source, desk.labels)(images)
+        weights = F.normalize(model.encode_text(source.tokenizer(desk.labels.fill())), dim=-1)
         wanted = F.normalize(model.encode_image(images), dim=-1) @ weights.T
-    torch.testing.assert_close(found, source.logit_scale * wanted.to(found), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits, source.logit_scale * wanted.to(logits), rtol=1e-4, atol=1e-4)
 
 
 def test_image_tower_and_head_of_wise_ft(desk: Desk) -> None:
