@@ -27,7 +27,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 HALF = (0.5, 0.5, 0.5)
 RELEASES = {
     "Small": {
-        "openai": dict(url="https://openaipublic/x/Small.pt", hf_hub="us/small.openai/"),
+        "openai": dict(hf_hub="us/small.openai/"),
         "plain": dict(hf_hub="us/small.plain/"),
         "half": dict(hf_hub="us/small.half/", mean=HALF, std=HALF, interpolation="bilinear"),
     },

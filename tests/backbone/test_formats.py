@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from compatbench.backbone import load_backbone
+from compatbench.backbone.load import names
+from compatbench.data.cards import BackboneCard
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.extras.doctor.backbone_report import inspect_backbone
 
@@ -50,12 +52,13 @@ def save_torchscript(state: State, path: Path) -> None:
 
 
 def publish(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Has open_clip know a file as OpenAI's; returns the release."""
-    address = f"https://openaipublic/{hashlib.sha256(path.read_bytes()).hexdigest()}/Small.pt"
-    openai = RELEASES["Small"]["openai"] | {"url": address}
-    for model in ("Small", "Small-quickgelu"):
-        monkeypatch.setitem(pretrained._PRETRAINED, model, RELEASES[model] | {"openai": openai})
-    return openai
+    """Has a card know a file as OpenAI's; returns the release."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    facts = dict(name="small", title="Small", config="Small-quickgelu", tag="openai", licence="MIT")
+    card = BackboneCard.model_validate(facts | {"hashes": {"Small.pt": digest}})
+    cards = {(card.config, card.tag): card}
+    monkeypatch.setattr(names, "cards_by_release", lambda folder: cards)
+    return RELEASES["Small"]["openai"]
 
 
 def eva_names(state: State) -> State:

@@ -10,6 +10,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,14 +22,15 @@ from safetensors.torch import save_file
 from compatbench.backbone import load_backbone
 from compatbench.backbone.build import build_architecture, build_model
 from compatbench.backbone.load import find_weights as finding
-from compatbench.backbone.load import planning, read_backbone, weights, weights_key
+from compatbench.backbone.load import names, planning, read_backbone, weights, weights_key
 from compatbench.backbone.load.find_weights import find_weights
 from compatbench.backbone.load.names import preprocessing
 from compatbench.backbone.load.weights import hash_weights, locate_weights
-from compatbench.data.cards import backbone_cards
+from compatbench.data.cards import BackboneCard, backbone_cards
 from compatbench.errors import CompatbenchError, MissingWeights
 from compatbench.extras.doctor.backbone_report import inspect_backbone
 from compatbench.files.hashes import hash_file, sha256_bytes
+from compatbench.files.project_folders import tasks_folder
 
 pytestmark = pytest.mark.usefixtures("no_weights_here")
 
@@ -121,17 +123,25 @@ def test_weights_are_found_where_people_have_them(place: str, tmp_path: Path) ->
         assert inspect_backbone("Small/plain").path == path
 
 
-@pytest.mark.parametrize(
-    ("file", "address"),
-    [("Small.pt", "openaipublic/{}/Small.pt"), ("s-{:.8}.pt", "x/open_clip/releases/s-{:.8}.pt")],
-)
-def test_clips_own_cache_is_used_and_its_hash_is_checked(
-    file: str, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    digest = sha256_bytes(b"12345")
-    release = dict(url=f"https://{address.format(digest)}", quick_gelu=True)
+def publish(monkeypatch: pytest.MonkeyPatch, digest: str, by: str) -> str:
+    """Has a card or an address know the hash of a file; returns its name."""
+    file = "Small.pt" if by == "card" else f"s-{digest[:8]}.pt"
+    url = "" if by == "card" else f"https://x/open_clip/releases/{file}"
+    release = dict(url=url, hf_hub="us/small.openai/", quick_gelu=True)
     monkeypatch.setitem(pretrained._PRETRAINED, "Small-quickgelu", {"openai": release})
-    path = tmp_path / "home" / ".cache" / "clip" / file.format(digest)
+    facts = dict(name="small", title="Small", config="Small-quickgelu", tag="openai", licence="MIT")
+    facts |= dict(files=("Small.pt",), hashes={"Small.pt": digest})
+    cards = {("Small-quickgelu", "openai"): BackboneCard.model_validate(facts)}
+    monkeypatch.setattr(names, "cards_by_release", lambda _: cards if by == "card" else {})
+    return file
+
+
+@pytest.mark.parametrize("by", ["card", "address"])
+def test_clips_own_cache_is_used_and_its_hash_is_checked(
+    by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = publish(monkeypatch, sha256_bytes(b"12345"), by)
+    path = tmp_path / "home" / ".cache" / "clip" / file
     path.parent.mkdir(parents=True)
     path.write_bytes(b"12345")
     card = read_backbone("Small-quickgelu/openai")
@@ -139,6 +149,30 @@ def test_clips_own_cache_is_used_and_its_hash_is_checked(
     path.write_bytes(b"other")
     with pytest.raises(CompatbenchError, match="not the one that is published"):
         locate_weights(card)
+
+
+OPENAI = [model for model, tag in open_clip.list_pretrained() if tag == "openai"]
+
+
+@pytest.mark.parametrize("model", [model for model in OPENAI if model.endswith("-quickgelu")])
+def test_openais_archives_are_recognised_without_their_addresses(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = open_clip.get_pretrained_cfg(model, "openai")
+    card = names.cards_by_release(tasks_folder())[model, "openai"]
+    (file,) = card.files
+    if address := facts["url"]:  # open_clip 4 has none
+        assert address.endswith(f"/{card.hashes[file]}/{file}")
+    for other in (model, model.removesuffix("-quickgelu")):
+        tags = pretrained._PRETRAINED[other] | {"openai": facts | {"url": ""}}
+        monkeypatch.setitem(pretrained._PRETRAINED, other, tags)
+    assert str(names.recognise(card.hashes[file])) == f"{model}/openai"
+    assert names.recognise("0" * 64) is None
+
+
+def test_every_archive_of_openai_has_a_card() -> None:
+    assert len(OPENAI) == 2 * 9
+    assert {f"{model.removesuffix('-quickgelu')}-quickgelu" for model in OPENAI} <= {*OPENAI}
 
 
 def test_missing_weights_are_told_with_every_place_and_the_way_to_get_them(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def _places(card: BackboneCard, published: Published) -> dict[str, list[Path]]:
         places[f"{WEIGHTS_FOLDER}={root}"] = files + [root / name for name in authors]
     if repository:
         places[str(hub_cache())] = _in_hub_cache(hub_cache(), card, published)
-    if published.url:
+    if authors:
         cache = Path.home() / ".cache" / "clip"
         places[str(cache)] = [cache / name for name in authors]
     return places

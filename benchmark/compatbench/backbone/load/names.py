@@ -18,7 +18,6 @@ from compatbench.files.project_folders import tasks_folder
 LOCAL_DIR = "local-dir:"
 QUICK = "-quickgelu"
 _HUGGING_FACE = "hf:"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _DIGITS = 8  # of the hash, in the names of open_clip's files
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _KINDS_OF_NAMES = (
@@ -191,19 +190,15 @@ class Release(NamedTuple):
 
 
 def published_hash(url: str) -> str:
-    """The SHA-256 that a download address holds; empty if it holds none.
-
-    OpenAI's addresses have all 64 digits, those of open_clip's own releases the first 8.
-    """
-    part = url.split("/")[-2] if "openaipublic" in url else Path(url).stem.split("-")[-1]
-    short = "/open_clip/releases/" in url and len(part) == _DIGITS
-    return part if short or _SHA256.fullmatch(part) else ""
+    """The first digits of the SHA-256, which open_clip's own addresses hold; else empty."""
+    part = Path(url).stem.split("-")[-1]
+    return part if "/open_clip/releases/" in url and len(part) == _DIGITS else ""
 
 
 def recognise(digest: str) -> Release | None:
     """The release that a weights file is, whatever it is called; None if its SHA-256 is not known.
 
-    Known are the hashes in download addresses and those on the built-in cards.
+    Known are the hashes on the built-in cards, and those in open_clip's own addresses.
     """
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained
 
