@@ -184,3 +184,17 @@ def test_an_estimate_counts_steps_or_follows_what_a_method_was_measured_to_take(
     assert plain.cell(cells["coop"]) > plain.cell(cells["taskres"]) > 0
     assert measured.cell(cells["taskres"]) == pytest.approx(40)
     assert measured.cell(cells["coop"]) == plain.cell(cells["coop"])
+
+
+def test_ways_with_labels_are_counted_as_fits_on_every_target() -> None:
+    longer = changed(training=SMOKE.training.model_dump() | {"max_steps": 400})
+
+    def matrix(*ways: str) -> Matrix:
+        return select_matrix(longer, builtin_methods(), ["taskres"], transfers=ways)
+
+    every = matrix("copied", "words-mean", "retrained+4")
+    seconds = {cell.transfer: TimeEstimate(every).cell(cell) for cell in every.places}
+    assert seconds["words-mean"] < seconds["copied"] / 2 < seconds["retrained+4"]
+    once = count_costs(matrix("copied")).steps
+    assert count_costs(matrix("copied", "words-mean")).steps == once
+    assert count_costs(matrix("copied", "retrained+4")).steps == 2 * once  # it has one target

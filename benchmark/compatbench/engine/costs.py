@@ -34,6 +34,7 @@ from compatbench.engine.step_memory import (
     list_steps,
     methods_beyond,
 )
+from compatbench.method.registry import find_transfer
 from compatbench.method.trained import TrainedMethod
 
 # Operations a second of float32, by kind of device: of one core, and of a card.
@@ -125,9 +126,10 @@ def count_costs(matrix: Matrix) -> Costs:
     side = max((size.image_side for size in known.values()), default=0)
     return Costs(
         steps=sum(
-            plan_fit(matrix.choice(cell), cell.task, cell.shots).steps
+            len(models) * plan_fit(choice, cell.task, shots).steps
             for cell in matrix.places
-            if cell.transfer == COPIED
+            for choice in [matrix.choice(cell)]
+            for models, shots in [_list_fits(choice, cell.shots, cell.backbones)]
         ),
         images=sum(encoded.values()),
         encode_flops=sum(encoded[n] * size.image_flops for n, size in known.items()),
@@ -192,7 +194,7 @@ class TimeEstimate:
     ) -> float:
         work, rate = count_work(self._matrix, choice, task, shots, backbones), RATES["cpu"]
         step = STEP_SECONDS + work.step_flops / rate + work.step_blocks * BLOCK_SECONDS
-        fit = work.steps * step + work.closed_form * CLOSED_FORM_SECONDS
+        fit = work.steps * step + work.closed_forms * CLOSED_FORM_SECONDS
         return fit + work.test_flops / rate + work.records * RECORD_SECONDS
 
 
@@ -212,39 +214,59 @@ class Work:
     step_flops: float = 0.0
     step_blocks: float = 0.0
     depth: float = 0.0
-    closed_form: bool = False
+    closed_forms: int = 0  # fits without steps
+
+
+def _list_fits(
+    choice: MethodChoice, shots: int, backbones: Sequence[str]
+) -> tuple[Sequence[str], int]:
+    """The models that a cell fits its method on, and with how many shots.
+
+    A transfer that takes labels is counted as a fit on every target, which is the most it does.
+    """
+    if not choice.method.card.learns:
+        return (), shots
+    if choice.transfer == COPIED:
+        return backbones[:1], shots
+    transfer = find_transfer(choice.transfer)
+    labelled = "labels" in transfer.card.access
+    return (backbones[1:], transfer.config.shots) if labelled else ((), shots)
 
 
 def count_work(
     matrix: Matrix, choice: MethodChoice, task: str, shots: int, backbones: Sequence[str]
 ) -> Work:
-    """The work of a cell: its fit on the first backbone, and its evaluation everywhere."""
+    """The work of a cell: its fits, and its evaluation everywhere."""
     method, tests = choice.method.card, matrix.tests(task)
     classes = len(task_cards.read(task).classes)
     images = sum(task_cards.read(name).counts.get("test", 0) for name in tests)
-    sizes, in_image = list(map(measure_model, backbones)), "image-layers" in method.places
-    known, flops = [size for size in sizes if size is not None], 0.0
+    in_image, flops = "image-layers" in method.places, 0.0
+    known = [size for size in map(measure_model, backbones) if size is not None]
     for size in known:
         # Of one test image, beside a product with the class weights.
         texts = 2.0 * size.text_weights * classes * NAME_TOKENS * method.prompts_per_image
         flops += (texts + in_image * size.image_flops) * images
     tested = len(known) * len(tests), flops
-    if (source := sizes[0]) is None or choice.transfer != COPIED or not method.learns:
+    names, shots = _list_fits(choice, shots, backbones)
+    models = [size for size in map(measure_model, names) if size is not None]
+    if not models:
         return Work(*tested)
     fit, fitted = plan_fit(choice, task, shots), choice.build(task)
     if not isinstance(fitted, TrainedMethod):
-        return Work(*tested, closed_form=True)
+        return Work(*tested, closed_forms=len(models))
     flops, blocks, depths = 0.0, 0.0, []
-    if TEXT_PLACES.intersection(method.places):
-        # Forward and backward to the inputs: the weights are frozen.
-        flops += method.step_cost * 4.0 * source.text_weights * classes * NAME_TOKENS
-        blocks += method.step_cost * source.text_blocks
-        depths.append(source.text_blocks)
-    if in_image:
-        batch = min(fitted.config.recipe.batch_size, fit.images)
-        passes = 3.0 if "image" in fitted.trained_towers else 2.0
-        flops += passes * source.image_flops * batch
-        blocks += source.image_blocks
-        depths.append(source.image_blocks)
-    depth = sum(depths) / max(len(depths), 1)
-    return Work(*tested, fit.steps, flops, blocks, depth)
+    in_text = not TEXT_PLACES.isdisjoint(method.places)
+    batch = min(fitted.config.recipe.batch_size, fit.images)
+    passes = 3.0 if "image" in fitted.trained_towers else 2.0
+    for size in models:
+        if in_text:
+            # Forward and backward to the inputs: the weights are frozen.
+            flops += method.step_cost * 4.0 * size.text_weights * classes * NAME_TOKENS
+            blocks += method.step_cost * size.text_blocks
+            depths.append(size.text_blocks)
+        if in_image:
+            flops += passes * size.image_flops * batch
+            blocks += size.image_blocks
+            depths.append(size.image_blocks)
+    number, depth = len(models), sum(depths) / max(len(depths), 1)
+    return Work(*tested, number * fit.steps, flops / number, blocks / number, depth)

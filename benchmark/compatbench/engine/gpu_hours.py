@@ -92,7 +92,7 @@ def estimate_hours(
         launches = table.get(choice.method.card.name, Launches(0, 0.0))
         each = launches.fixed + launches.per_block * work.depth
         steps = work.steps * work.step_flops / rate, work.steps * each * model.launch_seconds
-        other = work.test_flops / rate + work.closed_form * CLOSED_FORM_SECONDS
+        other = work.test_flops / rate + work.closed_forms * CLOSED_FORM_SECONDS
         parts = hours.setdefault(cell.name, [0.0] * 4)
         for i, seconds in enumerate((*steps, other, max(steps) + other)):
             parts[i] += seconds / HOUR

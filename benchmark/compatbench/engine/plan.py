@@ -113,7 +113,8 @@ class Plan:
         """
         states = {cell.key: self.states[cell.key] for cell in self.cells}
         here = {key: spent for key, (done, _, spent) in states.items() if done}
-        stored = read_stored_costs(self.suite.name, self.store.folder.parent / "results")
+        costs = read_stored_costs(self.suite.name, self.store.folder.parent / "results")
+        stored = {cell.key: costs[cell.key].of(cell) for cell in self.cells if cell.key in costs}
         paces = [here[key] / stored[key] for key in here.keys() & stored.keys() if stored[key]]
         pace = median(paces) if paces else 1.0
         known = {key: pace * seconds for key, seconds in stored.items()} | here

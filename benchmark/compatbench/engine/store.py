@@ -146,10 +146,14 @@ class RunStore:
         return record is not None and record.status == "ok" and not self.left(cell, record)
 
     def read_state(self, cell: Cell) -> tuple[bool, bool, float]:
-        """Whether a cell is done, whether its last attempt failed, and the seconds that it took."""
+        """Whether a cell is done, whether its last attempt failed, and the seconds that it took.
+
+        The fit of a module that was brought along is no part of them.
+        """
         if (record := self.read(cell.key)) is None:
             return False, False, 0.0
-        seconds = (record.fit_seconds or 0) + sum(outcome.seconds for outcome in record.records)
+        fit = (record.fit_seconds or 0) if cell.key == cell.fit_key else 0
+        seconds = fit + sum(outcome.seconds for outcome in record.records)
         return self.is_done(cell, record), bool(record.errors), seconds
 
     def claim(self, key: str) -> AbstractContextManager[bool]:
