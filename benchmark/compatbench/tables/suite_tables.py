@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
-
-import numpy as np
 
 from compatbench.data.cards.shots import show_shots
 from compatbench.results.expected import Upgrade
@@ -28,6 +25,7 @@ from compatbench.tables.table import (
     Table,
     number,
     plain_table,
+    records,
 )
 
 
@@ -55,17 +53,14 @@ def _published_lines(
     """
     compared = compare_published(page.results, page.expected, upgrade[0], shots)
     means, by_set = [], dict[str, list[dict[str, Any]]]()
-    by_method = defaultdict[str, list[dict[str, Any]]](list)
-    for line in compared.to_dict("records"):
-        by_method[line["method"]].append({str(name): value for name, value in line.items()})
     for info in (standing.info for standing in _standings(page, upgrade, shots)):
-        on_tasks = [line for line in by_method[info.name] if line["task"] == line["test_set"]]
-        if on_tasks:
-            figures = ("measured", "published", "difference")
-            mean = {name: float(np.mean([line[name] for line in on_tasks])) for name in figures}
-            differ = sum(line["verdict"] == "differs" for line in on_tasks)
+        lines = compared.loc[compared["method"] == info.name]
+        on_tasks = lines.loc[lines["task"] == lines["test_set"]]
+        if len(on_tasks):
+            mean = on_tasks[["measured", "published", "difference"]].mean().to_dict()
+            differ = int((on_tasks["verdict"] == "differs").sum())
             means.append({**mean, "info": info, "differ": differ, "datasets": len(on_tasks)})
-        for line in by_method[info.name]:
+        for line in records(lines):
             by_set.setdefault(line["test_set"], []).append({**line, "info": info})
     known = {name: by_set[name] for name in page.tasks if name in by_set}
     return {"": means} | known if known else {}

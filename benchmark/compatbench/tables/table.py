@@ -214,3 +214,9 @@ def frame_table(frame: pd.DataFrame, right: Iterable[str] = ()) -> Table:
     left = [i for i, name in enumerate(frame.columns) if name not in numbers]
     rows = frame.astype(object).where(frame.notna(), "").itertuples(index=False)
     return plain_table([*map(str, frame.columns)], rows, left)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame as dictionaries; what is missing is None."""
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]

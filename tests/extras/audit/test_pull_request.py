@@ -11,8 +11,13 @@ import pytest
 
 import compatbench as cb
 from compatbench.errors import CompatbenchError
-from compatbench.extras.audit.change import Change, find_change, read_base_results
-from compatbench.extras.audit.changed_files import check_change, find_methods
+from compatbench.extras.audit.change import (
+    Change,
+    check_change,
+    find_change,
+    find_methods,
+    read_base_results,
+)
 from compatbench.extras.audit.pull_request import PullRequest, check_pull_request
 from compatbench.extras.audit.untrusted import copy_without_labels
 from compatbench.files.project_folders import content_folder, tasks_folder

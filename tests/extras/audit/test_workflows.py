@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from compatbench.extras.audit.changed_files import MADE_OF_METHODS, is_made
+from compatbench.extras.audit.change import MADE_OF_METHODS, is_made
 
 GITHUB = Path(__file__).parents[3] / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.y*ml"))

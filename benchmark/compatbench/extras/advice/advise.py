@@ -67,8 +67,7 @@ def advise(
     card = suite_cards.read(suite)
     pairs = upgrade_pairs(card.upgrades)
     if upgrade is not None:
-        parts = upgrade.split(",") if isinstance(upgrade, str) else upgrade
-        asked = tuple(backbone_cards.resolve(part.strip()) for part in parts)
+        asked = tuple(backbone_cards.resolve_all(upgrade))
         if asked not in pairs:
             known = ", ".join(map(" → ".join, pairs))
             raise CompatbenchError(
@@ -113,8 +112,7 @@ def _advise_module(
     elif targets == "all":
         known = backbones_here(fitted.source)
     else:
-        names = targets.split(",") if isinstance(targets, str) else targets
-        known = list(dict.fromkeys(backbone_cards.resolve(name.strip()) for name in names))
+        known = list(dict.fromkeys(backbone_cards.resolve_all(targets)))
     if not known:
         raise CompatbenchError(
             f"the module was fitted on '{fitted.source}'; suite '{suite}' has no such upgrade of "

@@ -27,16 +27,14 @@ from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.change import (
     Change,
-    compare_with_base,
-    find_change,
-    read_base_results,
-)
-from compatbench.extras.audit.changed_files import (
     check_change,
+    find_change,
     find_methods,
     is_made,
+    read_base_results,
     touches_harness,
 )
+from compatbench.extras.audit.suite_checks import find_moved
 from compatbench.extras.audit.untrusted import CLAIMED, JOB, JOBS, Job, Order, run_untrusted
 from compatbench.files.project_folders import in_clone
 from compatbench.files.scratch import scratch_folder
@@ -57,6 +55,7 @@ from compatbench.results.rows import Row, to_frame
 from compatbench.tables.markdown import code, escape, link_definitions, render_table
 from compatbench.tables.ranking import ranking_table
 from compatbench.tables.suite_page import read_suite_page
+from compatbench.tables.table import records
 
 SHOWN = 20  # problems in the summary
 # The floor, the strongest plain method, and the method of the founding paper.
@@ -219,8 +218,7 @@ def score_rows(claimed: pd.DataFrame, card: SuiteCard, order: Order) -> pd.DataF
             figures |= score(Answers(predictions[backbone, test_set], before, ours, labels))
         return Row.model_validate(row | figures)
 
-    rows = claimed.astype(object).where(claimed.notna(), None).to_dict("records")
-    return to_frame([count({str(name): row[name] for name in row}) for row in rows], Row)
+    return to_frame(map(count, records(claimed)), Row)
 
 
 def _report_checks(pull: PullRequest, job: Job) -> None:
@@ -257,11 +255,13 @@ def _compare(
     pull.lines += ["", "## Rows", ""]
     counts = pull.rows.frame["method"].value_counts()
     pull.lines += [f"- {code(name)}: {counts.get(name, 0)} rows made here" for name in methods]
-    both = compare_with_base(base, sent)
-    both = both.loc[~both["method"].isin([*methods])]
+    on, sides = ["method", *Row.place], ("_base", "")
+    both = base.frame.merge(sent.frame, "outer", on, suffixes=sides, indicator=True)
+    both = both.loc[~both["method"].isin([*methods])].sort_values([*Row.place])
+    same_key = (both["key"] == both["key_base"]) & (both["data"] == both["data_base"])
     kinds = {
-        "changed under an unchanged key": both["same_key"] & (both["change"] == "moved"),
-        "were removed": both["change"] == "removed",
+        "changed under an unchanged key": same_key & find_moved(both, "_base").any(axis=1),
+        "were removed": both["_merge"] == "left_only",
     }
     for what, chosen in kinds.items():
         if len(rows := both.loc[chosen]):

@@ -13,9 +13,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -90,21 +91,26 @@ def run_untrusted(order: Order, progress: Callable[[str], object]) -> str:
     progress(f"runs {', '.join(order.methods)} {how}")
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     environment |= {"COMPATBENCH_CACHE": str(order.work / "cache"), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(site)
     link_package(order.root, tasks, site / "compatbench")
-    done = subprocess.run(
-        [*boxed, sys.executable, "-m", __spec__.name, ORDERS.dump_json(order).decode()],
-        cwd=order.work,
-        env=environment | {"PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=SECONDS,
+    command = [*boxed, sys.executable, "-m", __spec__.name, ORDERS.dump_json(order).decode()]
+    problem, environment = (
+        "the contributed methods cannot be run",
+        environment | {"PYTHONPATH": str(site)},
     )
+    run_program(command, order.work, problem, env=environment, timeout=SECONDS)
     shutil.rmtree(site)
+    return f"Run {how}."
+
+
+def run_program(command: Sequence[str], folder: Path, problem: str, **options: Any) -> None:
+    """Runs a program in a folder; one that fails is an error, with its last line for the reason."""
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, **options
+    )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise CompatbenchError(f"the contributed methods cannot be run: {last}")
-    return f"Run {how}."
+        raise CompatbenchError(f"{problem}: {last}")
 
 
 def link_package(root: Path, tasks: Path, package: Path) -> None:

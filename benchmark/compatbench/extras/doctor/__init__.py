@@ -12,7 +12,7 @@ COMMANDS = {
     "store doctor": Command(
         "diagnose",
         was="doctor",
-        shown="commands:doctor",
+        shown="stores:doctor",
         note="Exits with 1 if something is missing or wrong.",
         options={
             "tasks": Option(annotation="str", repeated=True, was=("--task",), read=_SPLIT),

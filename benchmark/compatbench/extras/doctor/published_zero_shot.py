@@ -21,6 +21,7 @@ from compatbench.data.cards import BackboneCard, backbone_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task
 from compatbench.results.published import read_published
+from compatbench.tables.table import records
 
 # Points by which the two first sources differ at most, on equal metrics, over 13 models; and
 # never less than 0.3, for another library of image operations.
@@ -73,8 +74,7 @@ def find_figures(card: BackboneCard, task: str) -> list[dict[str, Any]]:
     cards = {name: backbone_cards.read(name) for name in {*figures.loc[on_task, "backbone"]}}
     release = card.config, card.tag
     names = [name for name, other in cards.items() if (other.config, other.tag) == release]
-    rows = figures.loc[on_task & figures["backbone"].isin(names)].to_dict("records")
-    return [{str(name): value for name, value in row.items()} for row in rows]
+    return records(figures.loc[on_task & figures["backbone"].isin(names)])
 
 
 def why_not_comparable(

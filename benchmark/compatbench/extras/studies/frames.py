@@ -25,6 +25,7 @@ from compatbench.tables.figures.spec_parts import Spec
 from compatbench.tables.markdown import render_table
 from compatbench.tables.numbers import NOTHING
 from compatbench.tables.table import Table
+from compatbench.tables.table import records as records
 from compatbench.tables.table import spread as cell_spread
 
 Row = dict[str, Any]  # of a frame; what is missing is None
@@ -57,12 +58,6 @@ class StudyReport(ABC):
         if (spec := self.picture()) is not None:
             save_chart(spec, path, self.pictured)
         return spec is not None
-
-
-def records(frame: pd.DataFrame) -> list[Row]:
-    """The rows of a frame as dictionaries; what is missing is None."""
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 def mean_columns(name: str, mean: Mean | None) -> Row:
