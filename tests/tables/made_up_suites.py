@@ -246,11 +246,14 @@ def tested_page() -> SuitePage:
     )
 
 
-def settings_page() -> SuitePage:
-    """A method with nested settings, one of them changed by the suite, and a transfer of it."""
-    coop = replace(
-        make_method(COOP, make_pairs(dict(zip(CELLS, [(80, 60), (40, 20)] * 2, strict=True)))),
-        config={"recipe": {"lr": 0.1}, "context_words": None},
-        differs={"recipe.lr": (0.002, 0.1)},
+def partial_page() -> SuitePage:
+    """Parts of what a suite asks for, and other tasks, seeds and shots than it has."""
+    rows = make_pairs({("dogs", 2): (70, 50), ("birds", 7): (70, 50)})
+    rows += make_pairs({(task, seed): (60, 40) for task in TASKS for seed in (1, 2, 3)}, shots=8)
+    other = method(info("other", "Other"), 80, 80)
+    return make_page(
+        make_method(info("coop", "CoOp"), rows),
+        method(info("zeroshot", "Zero-shot", "none"), 35, 55),
+        *(other, through_words(other)),
+        expected=replace(TWO_BY_TWO, seeds=(1, 2, 3)),
     )
-    return make_page(coop, through_words(flat(COOP, 50, 50)))

@@ -9,22 +9,19 @@ from xml.etree import ElementTree
 
 import pytest
 import vl_convert
-from made_up_suites import hostile_page, info, long_page, method, small_page
+from made_up_suites import hostile_page, info, long_page, method, small_page, states_page
 from synthetic_results import UPGRADE, make_method, make_page, make_row, with_more
 
 from compatbench.results.expected import Expected
-from compatbench.results.ranks import Ranked, rank_datasets
+from compatbench.results.ranks import Ranked
 from compatbench.tables.figures.kinds import find_kind
 from compatbench.tables.figures.plan import plan_figures
 from compatbench.tables.figures.render import render_svg_figure
 from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.figures.values import (
-    cost_values,
     dodge_labels,
     named_methods,
-    path_values,
     scatter_values,
-    shots_values,
 )
 from compatbench.tables.suite_page import SuitePage
 
@@ -33,26 +30,14 @@ def render_all(*pages: SuitePage) -> dict[str, bytes]:
     return {one.name: one.render() for one in plan_figures(pages) if not one.missing}
 
 
-def test_shots_upgrades_sections_and_paths_have_figures_of_their_own() -> None:
+def test_a_suite_that_measures_the_same_adds_its_own_figures_only() -> None:
     walk = replace(long_page(), name="walk", paths=(("old", "new", "other"),))
+    names = [one.name for one in plan_figures([small_page(), walk]) if one.suite == "walk"]
     kinds = ("scatter", "matrix", "ranks", "size", "time")
-    names = [one.name for one in plan_figures([small_page(), walk]) if not one.missing]
     assert names == [
-        *(f"tiny-{kind}-1" for kind in kinds),
         *(f"walk-{kind}-2" for kind in kinds),
         *("walk-shots-1", "walk-shots-2", "walk-decay-1"),
     ]
-
-
-def test_what_cannot_be_drawn_says_why() -> None:
-    alone = make_page(method(info("coop"), 60, 40))
-    missing = {d.section: d.missing for d in plan_figures([alone]) if d.missing}
-    assert missing == {
-        "ranks": "the test needs three methods with all of their cells, and two datasets; "
-        "there are 1 and 2"
-    }
-    nothing = replace(alone, expected=replace(alone.expected, seeds=(1, 2, 3)))
-    assert all(d.missing for d in plan_figures([nothing]) if d.section != "matrix")
 
 
 def test_of_many_methods_the_best_are_drawn_and_the_heading_says_so() -> None:
@@ -145,25 +130,6 @@ def rows_of(page: SuitePage) -> dict[str, Ranked]:
     return {row.title: row for row in page.all_ranks(UPGRADE, 4)}
 
 
-def test_curves_have_a_place_for_every_number_of_shots() -> None:
-    shown = shots_values(long_page(), UPGRADE)
-    half = next(one for one in shown.values if one["title"] == "Half done")
-    assert half["accuracy"][0] == [None, 55]
-    # Zero-shot is right on 40 and 60 of 100.
-    assert half["accuracy"][2:] == [[40, 40], [60, 60]]
-    assert shown.signals["names"] == ["1", "4"]
-    assert shown.values[-1]["title"] == "Zero-shot"  # the lowest H
-
-
-def test_a_path_has_the_gain_over_every_models_own_zero_shot() -> None:
-    values = path_values(long_page(), ("old", "new", "other")).values
-    first = next(one for one in values if one["title"] == "Method 00")
-    # Correct are 45 of 100 on the source and 65 on both targets; zero-shot are 40, 60 and 50.
-    assert first["gains"] == [5, 5, 15]
-    assert not {"Half done", "Zero-shot"} & {one["title"] for one in values}
-    assert "Method 03 (words)" in {one["title"] for one in values}
-
-
 def test_transferred_modules_are_tied_to_the_untouched_and_far_ones_leave_the_frame() -> None:
     page = with_more(long_page(), method(info("lost"), 2, 1, targets=("new", "other"), shots=(4,)))
     rows = [row for row in rows_of(page).values() if row.value("h") is not None]
@@ -173,22 +139,6 @@ def test_transferred_modules_are_tied_to_the_untouched_and_far_ones_leave_the_fr
     assert through["before"] == (plain["source"], plain["target"])
     assert [one["title"] for one in values if one["source"] < signals["x0"]] == ["lost"]
     assert (signals["zero_source"], signals["zero_target"]) == (40, 60)
-
-
-def test_costs_are_in_order_and_the_axis_starts_below_the_smallest() -> None:
-    values, signals = cost_values(list(rows_of(small_page()).values()), "parameters")
-    assert [(one["title"], one["cost"]) for one in values] == [
-        ("Tip-Adapter", 0),
-        ("Zero-shot", 0),
-        ("CoOp", 3070),
-        ("Linear probe", 5000),
-    ]
-    assert (signals["threshold"], signals["ticks"]) == (1000, [0, 1000])
-    tested = rank_datasets(list(rows_of(small_page()).values()))
-    assert tested is not None
-    ranks = next(one for one in plan_figures([small_page()]) if one.section == "ranks").shown
-    assert [one["rank"] for one in ranks.values] == list(tested[1].ranks)
-    assert 2 * ranks.signals["half"] == pytest.approx(tested[1].critical_difference, abs=1e-3)
 
 
 def test_four_methods_are_named_the_founding_papers_among_them() -> None:
@@ -232,13 +182,6 @@ def test_bars_stand_where_they_tell_methods_apart_and_never_below_six_datasets()
     assert bars(8, gap=0) == [False] * 4
 
 
-def test_methods_without_a_mark_are_said() -> None:
-    page = with_more(small_page(), make_method(info("gone"), [make_row(1, method="gone")]))
-    scatter = plan_figures([page])[0]
-    assert scatter.said == "No H, so no mark: gone."
-    assert b"No H, so no mark: gone." in scatter.render()
-
-
 def test_labels_keep_their_distance_and_their_order() -> None:
     places = dodge_labels([50.0, 50.5, 40.0, 50.2], 1.0)
     assert sorted(range(4), key=places.__getitem__) == [2, 0, 3, 1]
@@ -247,7 +190,9 @@ def test_labels_keep_their_distance_and_their_order() -> None:
 
 
 def test_a_file_is_dark_where_the_reader_asks_for_it() -> None:
-    svg = plan_figures([small_page()])[0].render().decode()
+    figure = plan_figures([states_page()])[0]
+    svg = figure.render().decode()
+    assert figure.said in svg  # which methods have no mark
     [style] = re.findall("<style>(.*?)</style>", svg)
     assert style.startswith("@media (prefers-color-scheme:dark){")
     light = {*re.findall(r'(?:fill|stroke)="(#[0-9a-f]{6})"', svg.replace(style, ""))}

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from io import StringIO
 from typing import Any
 
 import pytest
-from made_up_suites import info, long_page, method
+from made_up_suites import info
 from rich.console import Console
 from synthetic_results import (
-    COOP,
-    TWO_BY_TWO,
-    flat,
-    make_method,
     make_page,
-    make_pairs,
-    make_row,
     on_tasks,
-    refuse,
 )
 
 from compatbench.data.cards import suite_cards
@@ -26,103 +18,8 @@ from compatbench.engine.matrix import select_matrix
 from compatbench.method.registry import builtin_methods
 from compatbench.results.expected import Expected
 from compatbench.runs.progress import finished_part
-from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.table import plain_table
 from compatbench.tables.terminal import render_table
-from compatbench.tables.terminal_ranking import print_ranking
-
-
-def shown(page: SuitePage, width: int = 80) -> str:
-    console = Console(width=width, file=StringIO(), record=True)
-    print_ranking(console, page)
-    return console.export_text()
-
-
-def refused_page() -> SuitePage:
-    failed = make_row(None, method="gone", status="failed", reason="RuntimeError: no | <b>")
-    return make_page(
-        method(info("coop", "CoOp, a title of many words and letters", "shallow"), 60, 50),
-        method(info("zeroshot", "Zero-shot", "none"), 35, 55),
-        refuse(flat(info("r", "Refused"), 60, 60), "width 128, not 192"),
-        make_method(info("gone", "Gone"), [failed]),
-    )
-
-
-@pytest.mark.parametrize("width", [40, 60, 80, 120])
-def test_the_ranking_fits_any_width_and_keeps_its_figures(width: int) -> None:
-    text = shown(refused_page(), width=width)
-    assert max(map(len, text.splitlines())) <= width
-    first = next(line for line in text.splitlines() if line.lstrip().startswith("1 "))
-    assert "-5.0" in first
-    assert ("65.0 ± 0.0" in first) == (width >= 76)
-    assert ("shallow" in first) == (width >= 110)
-    words = " ".join(text.split())
-    assert "Refused: not transferable in all 4 cells (source 60.0): width 128, not 192" in words
-    assert "Gone: incomplete with 0 of 4 cells measured" in words
-    assert "Gone: 1 row failed: RuntimeError: no | <b>" in words
-
-
-def test_files_cannot_add_markup() -> None:
-    page = make_page(method(replace(COOP, title="[bold]x[/nope]\x1b[31m"), 60, 50))
-    assert "[bold]x[/nope] [31m" in shown(page)
-
-
-def test_means_are_taken_over_exactly_what_was_asked_for() -> None:
-    page = make_page(
-        make_method(info("coop", "CoOp"), make_pairs({("dogs", 2): (70, 50)})),
-        method(info("zeroshot", "Zero-shot", "none"), 35, 55),
-        method(info("other", "Other"), 80, 80),
-        expected=replace(TWO_BY_TWO, seeds=(1, 2, 3)),
-    )
-    assert "70.0" not in shown(page)  # incomplete as a whole
-    text = shown(page.restrict(tasks=["dogs"], seeds=[2], methods=["coop", "zeroshot"]))
-    assert "Old model → New model, 4 shots, 1 of 2 tasks, 1 of 3 seeds" in text
-    coop = next(line for line in text.splitlines() if "CoOp" in line)
-    # The other seeds and the cats are not there, and do not count.
-    assert coop.split()[3:7] == ["70.0", "50.0", "58.3", "-10.0"]
-    # The floor was measured once, for all seeds.
-    assert "Zero-shot (floor)" in text
-    assert "Other" not in text
-    assert "missing" not in text
-
-
-def test_shots_that_the_suite_does_not_have_are_ranked_if_asked_for() -> None:
-    page = make_page(
-        method(info("coop", "CoOp"), 60, 40, shots=(8, 16)),
-        method(info("probe", "Probe"), 80, 80, shots=(16,)),
-        method(info("zeroshot", "Zero-shot", "none"), 35, 55, shots=(16,)),
-        expected=replace(TWO_BY_TWO, shots=(16,)),
-    )
-    assert "Probe: 8 rows missing" not in shown(page)
-    text = shown(page.restrict(shots=[8], methods=["coop", "zeroshot"]))
-    assert text.splitlines()[0].strip() == "Old model → New model, 8 shots"
-    coop, floor = (line for line in text.splitlines() if "CoOp" in line or "Zero-shot" in line)
-    assert coop.split()[3:] == ["65.0", "±", "0.0", "45.0", "±", "0.0", "53.2", "±", "0.0", "-15.0"]
-    # It looks at no image, so its row at 16 shots is that of 8.
-    assert "(floor)" in floor
-    assert "48.0" in floor
-    assert "16 shots" not in text
-    assert "missing" not in text
-    assert "Probe: 8 rows missing" in " ".join(shown(page.restrict(shots=[8])).split())
-
-
-def test_a_seed_and_a_task_that_the_suite_does_not_have_are_named() -> None:
-    page = make_page(make_method(COOP, make_pairs({("birds", 7): (70, 50)})))
-    text = shown(page.restrict(tasks=["birds"], seeds=[7]))
-    assert "4 shots, tasks birds, seeds 7" in text
-    assert "70.0" in text
-    assert "missing" not in text
-
-
-def test_transfers_are_ranked_in_a_table_of_their_own() -> None:
-    text = shown(long_page())
-    assert "Old model → New model, 4 shots, through words" in text
-    assert shown(long_page().restrict(methods=["m03"])).count("words 1") == 2  # upgrades
-    copied, words = (
-        [line for line in shown(long_page().restrict(transfers=[one])).splitlines() if "→" in line]
-        for one in ("copied", "words")
-    )
-    assert ["through words" in line for line in (*copied, *words)] == [False, False, True, True]
 
 
 def test_a_run_asks_for_what_its_options_select() -> None:

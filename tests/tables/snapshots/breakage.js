@@ -1,0 +1,14 @@
+"use strict";
+compatbench.suite = {
+"title": "Tiny suite",
+"notes": ["Invented figures."],
+"tasks": ["Cats"],
+"boards": [
+{"upgrade":["old","new"],"title":"Old model → New model","shots":"4","rows":[["coop","shallow","",[["1=",1],"CoOp","shallow",["70.0 ± 0.0",70.0],["66.0 ± 0.0",66.0],["67.9 ± 0.0",67.941],["–",null],["–",null],["+6.0",6.0],["8.0",8.0],["8,192",8192],["0.4 s",0.4]],[[67.9],[70.0],[66.0],[6.0],[8.0]]],["zeroshot","floor","",[["1=",2],"Zero-shot","–",["40.0",40.0],["60.0",60.0],["48.0",48.0],["–",null],["–",null],["0.0",0.0],["–",null],["8,192",8192],["–",null]],[[48.0],[40.0],[60.0],[0.0],[null]]]],"figures":[{"kind":"scatter","heading":"","missing":"","signals":{"x0":38,"x1":72,"y0":59,"y1":67,"step":2,"zero_source":40.0,"zero_target":60.0},"fields":["row","named"],"values":[[0,true],[1,true]]},{"kind":"matrix","heading":"","missing":"","signals":{"sets":["Cats","Mean"]},"fields":["row"],"values":[[0],[1]]},{"kind":"ranks","heading":". No bar: no two methods are told apart.","missing":"the test needs three methods with all of their cells, and two datasets; there are 2 and 1","signals":{},"fields":[],"values":[]},{"kind":"size","heading":"","missing":"","signals":{"threshold":1000.0,"ticks":[0.0,1000.0],"lowest":47},"fields":["row","cost"],"values":[[1,0.0],[0,8190.0]]},{"kind":"time","heading":"","missing":"","signals":{"threshold":0.1,"ticks":[0.0,0.1],"lowest":47},"fields":["row","cost"],"values":[[1,0.0],[0,0.4]]}]}
+],
+"figures": [],
+"parts": [],
+"methods": {"coop":[0],"zeroshot":[0]},
+"gaps": [["Zero-shot","missing","4","–"]],
+"command": "compatbench run --suite tiny --methods METHOD"
+};
