@@ -19,6 +19,7 @@ from warm_processes import CONTEXT
 
 from compatbench.backbone import Backbone
 from compatbench.data.labels import Labels
+from compatbench.errors import CompatbenchError
 from compatbench.method import FeatureSet, FewShotData
 from compatbench.method.registry import builtin_methods
 
@@ -65,6 +66,18 @@ def _own_environment() -> Iterator[None]:
     for name in {*os.environ} - {*before}:
         del os.environ[name]
     os.environ.update(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _errors_are_one_line() -> Iterator[None]:
+    """Of whatever a test makes the program say; a name may hold a line break, and is quoted."""
+
+    def check(self: CompatbenchError, *words: object) -> None:
+        assert not any("\n" in str(each) for each in words), words
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CompatbenchError, "__init__", check)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -8,26 +8,23 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-import torch.nn.functional as F
 from command_line import forget_files, output_of
 from data.trees import load_again
 from formats.files_of_authors import buffers, drawer, save_dassl
 from notebooks import expect_outputs, read_notebook, run_notebook
 from typer.main import get_command
 
-from compatbench.backbone import FEATURES, load_backbone
+from compatbench.backbone import load_backbone
 from compatbench.cli.app import app
 from compatbench.engine import compute
 from compatbench.engine.compute import parse_retry
 from compatbench.engine.order import Shard
 from compatbench.errors import CompatbenchWarning
 from compatbench.extras.check.run_checks import check_methods, check_transfers
-from compatbench.method import CosineClassifier, load_module
+from compatbench.method import load_module
 from compatbench.method.registry import TransferRegistry, builtin_methods
 
 COMMAND: Any = get_command(app)
@@ -220,31 +217,13 @@ def test_the_examples_of_methods_keep_the_rules(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_transfer_with_settings_keeps_the_rules_and_is_its_formula(tmp_path: Path) -> None:
+def test_the_transfer_with_settings_keeps_the_rules(tmp_path: Path) -> None:
     [code] = [code for code in blocks(DOCS / "transfers.md", "python") if "Transfer)" in code]
     (place := tmp_path / "blended.py").write_text(code, encoding="utf-8")
     outcomes = check_transfers(str(place))
     assert outcomes.query("status == 'fail'")[["check", "reason"]].to_numpy().tolist() == []
-    registry = TransferRegistry()
-    labels = registry.choose([f"{place}+4", f"{place}+wary+4"])
+    labels = TransferRegistry().choose([f"{place}+4", f"{place}+wary+4"])
     assert labels == ["blended+4", "blended+wary+4"]
-    generator = torch.Generator().manual_seed(1)
-    texts = F.normalize(torch.randn(3, 8, generator=generator), dim=-1)
-    learned = F.normalize(torch.randn(3, 8, generator=generator), dim=-1)
-    images = F.normalize(learned[(targets := torch.arange(12) % 3)], dim=-1)
-    target = SimpleNamespace(zero_shot=lambda labels: texts, logit_scale=10.0)
-    classifier = CosineClassifier(learned, 10.0)
-    method = SimpleNamespace(image_input=lambda _: FEATURES, attach=lambda *given: classifier)
-    data = SimpleNamespace(
-        labels=SimpleNamespace(train=SimpleNamespace(plain=images, targets=targets))
-    )
-    for label, most in zip(labels, (1.0, 0.5), strict=True):
-        shares = [most * step / 10 for step in range(11)]
-        mixed = [10 * images @ (w * learned + (1 - w) * texts).T for w in shares]
-        right = [int((logits.argmax(1) == targets).sum()) for logits in mixed]
-        classify = registry.build(label).attach(method, None, target, None, data)
-        torch.testing.assert_close(classify(images), mixed[right.index(max(right))])
-        assert right.index(max(right)) > 0
 
 
 @pytest.mark.slow

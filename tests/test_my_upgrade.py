@@ -99,6 +99,5 @@ def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (["mine.safetensors", "--suite", "photos-b16-upgrade"], "was fitted on 'mini-clip'; suite"),
         (["mine.safetensors", "--shots", "4"], "leave out tasks and shots"),
     ]:
-        with pytest.raises(cb.CompatbenchError, match=message) as error:
+        with pytest.raises(cb.CompatbenchError, match=message):
             invoke("advise", *words)
-        assert "\n" not in str(error.value)

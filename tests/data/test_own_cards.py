@@ -88,8 +88,9 @@ def test_own_cards_are_found_besides_the_built_in_ones(
     elif way == "folder":
         monkeypatch.chdir(cards)
     elif way == "option":
+        monkeypatch.chdir(cards.parent)
         for kind, name in (("tasks", "pets"), ("backbones", "house-clip"), ("suites", "mine")):
-            shown = output_of("list", kind, "--cards", cards)
+            shown = output_of("list", kind, "--cards", cards.name)
             assert name in {line.split(" ")[0] for line in shown.splitlines()}
     else:
         assert cb.tasks(str(cards / "pets.yaml"))["name"].tolist() == ["pets"]
@@ -131,13 +132,6 @@ def test_own_descriptions_are_in_the_key_of_a_test_set(
     assert plain == key({"cat": ["it purrs"]})  # of no use, as a method that needs them says
     assert len({plain, key(texts), key(texts | {"dog": ["it howls"]})}) == 3
     assert key(texts) == key(texts | {"elk": ["it bells"]})
-
-
-def test_an_option_may_name_a_folder_in_the_current_one(
-    cards: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(cards.parent)
-    assert "pets" in output_of("list", "tasks", "pets", "--cards", cards.name)
 
 
 def test_a_path_serves_wherever_a_name_does(cards: Path, tmp_path: Path) -> None:
@@ -225,22 +219,6 @@ def test_a_broken_card_of_one_s_own_concerns_only_who_asks_for_it(
     assert suite_tasks(suite_cards.read("mine")) == ("pets",)
     with pytest.raises(CompatbenchError, match=r"broken.yaml:\d: not valid YAML"):
         task_cards.read("broken")
-
-
-def test_extends_finds_built_in_suites_and_one_s_own(
-    cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (cards / "suites" / "base.yaml").write_text(
-        SUITE.replace("name: mine", "name: base").replace(
-            "extends: smoke", "upgrades: [[mini-clip, mini-eva-clip]]\nshots: [2]\nseeds: [1]"
-        )
-    )
-    (tmp_path / "work" / "more.yaml").write_text("name: more\ntitle: More\nextends: base\n")
-    with pytest.raises(CompatbenchError, match=r"more.yaml:3: field 'extends': no suite named"):
-        suite_cards.read("more")
-    monkeypatch.setenv("COMPATBENCH_CARDS", str(cards))
-    assert suite_cards.read("more").shots == (2,)
-    assert suite_cards.read("mine").seeds == suite_cards.read("smoke").seeds
 
 
 def test_images_lie_beside_the_card_or_where_one_says(

@@ -98,6 +98,17 @@ def write(path: Path, content: bytes | str) -> Path:
     return path
 
 
+Spoil = Callable[[Path], object]  # what a test does to a dataset
+
+
+def rename(old: str, new: str) -> Spoil:
+    return lambda folder: (folder / old).rename(folder / new)
+
+
+def content(name: str, text: str | bytes) -> Spoil:
+    return lambda folder: write(folder / name, text)
+
+
 def write_folders(folder: Path, count: int = 8, around: str = "") -> Path:
     """``[around/]class/0.png`` and so on, of ``pets``."""
     for label, name in enumerate(CLASSES):

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from data.trees import picture
 from PIL import Image
 
-import compatbench as api
 from compatbench.backbone import load_backbone
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method import load_module
@@ -209,20 +208,6 @@ class Mine(ZeroShot):
 
     card = replace(ZeroShot.card, name="mine", title="Mine")
 """
-
-
-@pytest.mark.slow
-def test_a_part_of_a_suite_shows_its_numbers_and_other_shots_are_kept(
-    compatbench: Run, tmp_path: Path
-) -> None:
-    part = ["--methods", "tip_adapter", "--tasks", "mini-animals", "--seeds", "1"]
-    for options, shots in ((["--shots", "8"], "8 shots"), ([], "16 shots")):
-        said = output_in(compatbench, tmp_path, "run", *part, *options)
-        [row, *_] = [line for line in said.splitlines() if "Tip-Adapter" in line]
-        assert "–" not in row
-        assert row.split()[0] == "1"
-        assert shots in said
-    assert set(api.results("mini", tmp_path).frame["shots"]) == {8, 16}
 
 
 @pytest.mark.slow

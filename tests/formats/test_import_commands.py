@@ -52,36 +52,6 @@ def test_a_checkpoint_becomes_a_module_and_is_evaluated_on_the_way(
     assert torch.equal(state["ctx"], drawer()(*state["ctx"].shape))
 
 
-def test_what_is_lacking_is_told(checkpoint: Path, tmp_path: Path) -> None:
-    for given, message in [
-        (("module import", "coop", checkpoint), "import needs --task, --source"),
-        (("module import", "coop", checkpoint, *PLACE, "--set", "x"), "write it as NAME=VALUE"),
-        (
-            ("module import", "coop", checkpoint, *PLACE, "--classes", "many"),
-            "give all, base, new, or",
-        ),
-        (("evaluate", checkpoint, "--target", "mini-clip"), "needs --source and --task"),
-        (("evaluate", tmp_path, "--target", "mini-clip"), "needs --source and --task"),
-        (
-            ("evaluate", checkpoint, "--target", "mini-clip", "--source", "mini-clip"),
-            "give a task",
-        ),
-        (("evaluate", "m", "--target", "mini-clip", "--set", "alpha=1"), "give the source"),
-        (
-            ("module export", "kgcoop", tmp_path / "m", tmp_path / "n"),
-            "cannot read module .*/m: No such file or directory$",
-        ),
-        (
-            ("module export", "kgcoop", tmp_path, tmp_path / "n"),
-            "is a folder; give a module's file",
-        ),
-        (("module export", "kgcoop", tmp_path / "m", checkpoint), "exists; give another FILE"),
-    ]:
-        with pytest.raises(cb.CompatbenchError, match=message):
-            invoke(*given)
-    assert "KaiyangZhou/CoOp" in output_of("module import")
-
-
 def test_a_module_of_another_method_is_not_exported(tmp_path: Path) -> None:
     module = Module({"context": torch.zeros(4, 8)}, about={"method": "coop"})
     for kind, how, message in [

@@ -51,30 +51,6 @@ def test_the_same_module_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
-@pytest.mark.slow
-def test_every_single_damaged_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
-    path = tmp_path / "m.safetensors"
-    small_module().save(path, ABOUT)
-    whole = path.read_bytes()
-    expected = describe(small_module()), ABOUT
-    unseen = []
-    for position in range(len(whole)):
-        for flip in (0x01, 0x20):
-            damaged = bytearray(whole)
-            damaged[position] ^= flip
-            path.write_bytes(damaged)
-            try:
-                module = load_module(path)
-            except CompatbenchError:
-                continue
-            if (describe(module), module.about) != expected:
-                unseen.append((position, flip))
-    assert unseen == []
-    path.write_bytes(whole + b"\0")
-    with pytest.raises(CompatbenchError):
-        load_module(path)
-
-
 OURS = '{"schema": "compatbench-module-2"'
 # Headers, and what whole files say of themselves.
 REFUSED: list[Any] = [

@@ -205,22 +205,3 @@ def test_a_broken_file_stops_no_other(tmp_path: Path, monkeypatch: pytest.Monkey
         registry.select("coop,broken_one")
     checked = check_methods("all", "card")
     assert [*checked[checked["status"] == "fail"]["method"]] == ["broken_one"]
-
-
-@pytest.mark.parametrize(
-    ("wanted", "expected"),
-    [
-        ("all", {"coop", "kgcoop", "zeroshot", "tip_adapter_f"}),
-        ("all,!coop", {"kgcoop", "zeroshot", "tip_adapter_f"}),
-        ("!*coop", {"zeroshot", "tip_adapter_f"}),
-        ("*coop,!kg*", {"coop"}),
-        ("zeroshot,tip*", {"zeroshot", "tip_adapter_f"}),
-    ],
-)
-def test_selections(wanted: str, expected: set[str]) -> None:
-    known = builtin_methods().classes
-    names = ("coop", "kgcoop", "zeroshot", "tip_adapter_f")
-    registry = MethodRegistry({name: known[name] for name in names})
-    chosen = registry.select(wanted)
-    assert set(chosen) == expected
-    assert chosen == [name for name in registry.names() if name in expected]

@@ -150,18 +150,6 @@ def test_a_whole_fit_equals_the_formula(
     torch.testing.assert_close(found, weight, rtol=1e-12, atol=1e-12)
 
 
-def test_tensors_of_the_same_rate_are_stepped_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors = {name: torch.zeros(2) for name in "abc"}
-    method = toy()
-    recipe: Recipe = method.config.recipe  # type: ignore[attr-defined]
-    monkeypatch.setattr(type(method), "rate_factor", lambda _, name: 1 + (name == "b"))
-    groups = method._build_optimizer(tensors, recipe).param_groups
-    assert [(len(group["params"]), group["recipe"].lr / recipe.lr) for group in groups] == [
-        (2, 1),
-        (1, 2),
-    ]
-
-
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, Tensor]]:
     """The rate of every step of SGD, and the first tensor after it."""
@@ -175,17 +163,6 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, Tensor]]:
 
     monkeypatch.setattr(torch.optim.SGD, "step", watch)
     return taken
-
-
-@pytest.mark.parametrize("schedule", ["cosine-step", "cosine-epoch"])
-def test_the_rate_of_every_step_is_the_schedule_s(
-    clip: Backbone, data: FewShotData, steps: list[tuple[float, Tensor]], schedule: str
-) -> None:
-    method = toy(schedule=schedule)
-    method.fit(clip, data, seeded())
-    recipe: Recipe = method.config.recipe  # type: ignore[attr-defined]
-    expected = [learning_rate(recipe, step // 3, 4, step, 12) for step in range(12)]
-    assert [rate for rate, _ in steps] == expected
 
 
 def test_a_capped_recipe_of_small_batches_keeps_the_share_of_its_warm_up(

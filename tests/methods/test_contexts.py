@@ -21,7 +21,6 @@ from formulas import (
     logits_test,
     make,
     mean_cosine,
-    photo_texts,
     scale_of,
     seeded,
     step_test,
@@ -34,7 +33,7 @@ from torch import Tensor
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import NotTransferable
 from compatbench.method import FewShotData, Module
-from compatbench.method.trained import Batch, Recipe
+from compatbench.method.trained import Batch
 
 
 def place_names(backbone: Backbone, labels: Labels, contexts: Tensor, position: str) -> Tensor:
@@ -249,21 +248,11 @@ FORMULAS = {
     },
 }
 
-# ProDA draws prompts for a step, and MERGETUNE has two stages; tests of their own are below.
+# ProDA draws prompts for a step; a test of its own is below. MERGETUNE has two stages.
 STEPS = {name: f for name, f in FORMULAS.items() if name not in ("proda", "mergetune")}
 
 test_logits_equal_the_formula = logits_test(FORMULAS)
 test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
-
-
-def test_words_as_context_are_their_template_for_whatever_classes(
-    backbone64: Backbone, images64: Tensor
-) -> None:
-    labels = Labels(("boat", "fire engine", "cat"), ("{}",), "{}")
-    module = Module({"context": backbone64.embed_text("a photo of a")})
-    logits = make("coop").attach(module, backbone64, labels)(images64)
-    expected = cosine_logits(backbone64, photo_texts(backbone64, labels), images64)
-    torch.testing.assert_close(logits, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_class_specific_contexts_are_drawn_apart_and_serve_their_classes_only(
@@ -330,39 +319,6 @@ def test_proda_s_first_step_follows_the_gradient_of_its_bound(
     expected = (start - 0.1 * (gradient + 5e-4 * start)).detach()
     assert (found - start).abs().max() > 1e-3
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
-
-
-def test_mergetune_s_steps_follow_coop_s_loss_and_then_that_of_the_line(
-    float64: None, clip64: Backbone, data64: FewShotData
-) -> None:
-    """Two steps of each; at the second step of the latter, the line is longer than a point."""
-    brisk = Recipe(lr=0.1, momentum=0, schedule="constant", epochs=2)
-    settings = dict(max_steps=4, coop_recipe=brisk, points=4, weight=2.0, line_weight=3.0)
-    method = make("mergetune", recipe=dict(brisk), **settings)
-    found = method.fit(clip64, data64, seeded(3))["context"]
-
-    rng, labels, coop_texts = seeded(3), data64.labels, None
-    context = method.init(clip64, data64, rng)["context"]
-    teacher = fill(clip64, labels, labels.teacher_template)
-    for step in range(4):
-        order = torch.randperm(len(data64.train), generator=rng)
-        view = data64.train.views[step % 2 % len(data64.train.views)]
-        at = Case(clip64, labels, {}, view[order], data64.train.targets[order])
-        context.requires_grad_()
-        texts = encode_contexts(clip64, labels.names, context)
-        if step == 2:
-            coop_texts = texts.detach()
-        loss = at.entropy(at.cosines(texts))
-        if coop_texts is not None:
-            line = [
-                at.entropy(at.cosines((1 - tau) * coop_texts + tau * texts))
-                for tau in (0.1, 0.35, 0.6, 0.85)
-            ]
-            loss = loss + 2 * (1 - mean_cosine(texts, teacher)) + 3 * sum(line) / len(line)
-        (gradient,) = torch.autograd.grad(loss, context)
-        context = (context - 0.1 * (gradient + 5e-4 * context)).detach()
-    assert (context - method.init(clip64, data64, seeded(3))["context"]).abs().max() > 1e-3
-    torch.testing.assert_close(found, context, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,10 +13,8 @@ from formulas import (
     Formula,
     close,
     cross_entropy,
-    fill,
     logits_test,
     make,
-    scale_of,
     seeded,
     unit,
     unit_texts,
@@ -133,48 +131,6 @@ def test_without_validation_images_c_is_one(clip64: Backbone, few: MakeData) -> 
     assert fits[0].fingerprint == fits[1].fingerprint
 
 
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("batch_size", "augment"), [(8, False), (5, False), (8, True)])
-def test_cross_modal_s_steps_follow_the_gradient_on_images_and_texts(
-    clip64: Backbone, few: MakeData, monkeypatch: pytest.MonkeyPatch, batch_size: int, augment: bool
-) -> None:
-    """Three steps of AdamW, in which the samples are drawn in order; no validation images."""
-    drawn: list[tuple[int, int]] = []
-
-    def in_order(count: int, size: int, *_: object) -> Iterator[Tensor]:
-        drawn.append((count, size))
-        order = torch.arange(count).roll(5)  # with the training views, the last of them first
-        while True:
-            yield from order[: count // size * size].split(size)
-
-    monkeypatch.setattr(cross_modal, "_batches", in_order)
-    data = few(val=0)
-    sweep = dict(lrs=(0.05,), weight_decays=(0.01,), batch_sizes=(batch_size,))
-    method = make("cross_modal", **sweep, max_steps=3, augment=augment)
-    found = method.fit(clip64, data, torch.Generator())["weight"]
-    of_texts = batch_size // 2
-    of_images = batch_size - of_texts
-    shots = torch.cat([data.train.plain, *(data.train.views if augment else [])])
-    truth = data.train.targets.repeat(3)
-    assert drawn == [(len(shots), of_images), (15, of_texts)]
-
-    templates = [fill(clip64, data.labels, template) for template in data.labels.templates]
-    words, owners = torch.cat(templates).detach(), torch.arange(5).repeat(3)
-    start = unit(sum(templates) / 3).detach()  # type: ignore[arg-type]
-    weight = start.clone().requires_grad_()
-    adamw = torch.optim.AdamW([weight], lr=0.05, weight_decay=0.01)
-    for step in range(3):
-        i = (torch.arange(step * of_images, (step + 1) * of_images) - 5) % len(shots)
-        j = (torch.arange(step * of_texts, (step + 1) * of_texts) - 5) % 15
-        rows, targets = torch.cat([shots[i], words[j]]), torch.cat([truth[i], owners[j]])
-        adamw.param_groups[0]["lr"] = 0.05 * 0.5 * (1 + math.cos(math.pi * step / 3))
-        adamw.zero_grad()
-        cross_entropy(scale_of(clip64) * unit(rows) @ weight.T, targets).backward()
-        adamw.step()
-    assert (found - start).abs().max() > 0.05
-    close(found, weight.detach(), 1e-6)
-
-
 def test_the_rate_warms_up_then_follows_a_cosine() -> None:
     rate = make("cross_modal")._rate
     rates = [rate(1e-3, step, 12800) for step in (0, 1, 49, 50, 6450)]
@@ -182,13 +138,6 @@ def test_the_rate_warms_up_then_follows_a_cosine() -> None:
     assert rate(1e-3, 12799, 12800) < 1e-7
     # A cap on steps shortens the warm-up in proportion.
     assert [rate(1e-3, step, 512) for step in range(3)] == pytest.approx([1e-5, 5e-4, 1e-3])
-
-
-def test_batches_go_through_all_samples_and_drop_the_rest() -> None:
-    batches = cross_modal._batches(7, 3, seeded(0), torch.device("cpu"))
-    for _ in range(3):
-        first, second = next(batches).tolist(), next(batches).tolist()
-        assert (len(first), len(second), len({*first, *second})) == (3, 3, 6)
 
 
 @pytest.mark.parametrize(
@@ -261,21 +210,3 @@ def test_lp_plus_plus_s_fit_equals_the_formulas(
     expected = naive_fit(clip64, data, start["bias"], 25, accumulate)[-1]
     assert (found["text_weight"] - start["text_weight"]).abs().max() > 1e-4
     close(tuple(found[name] for name in ("weight", "bias", "text_weight")), expected, 1e-8)
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_lp_plus_plus_s_last_step_that_is_best_on_validation_images_is_kept(
-    clip64: Backbone, few: MakeData, seed: int
-) -> None:
-    data, method = few(val=4, seed=seed), make("lp_plus_plus", max_steps=30)
-    found, start = method.fit(clip64, data, seeded(3)), method.init(clip64, data, seeded(3))
-    features, texts = unit(data.val.plain), unit_texts(clip64, data.labels)
-    scores: list[int] = []
-    steps = naive_fit(clip64, data, start["bias"], 30, accumulate=True)
-    for weight, bias, a in steps:
-        logits = features @ weight.T + bias + a * (features @ texts.T)
-        scores.append(int((logits.argmax(-1) == data.val.targets).sum()))
-    assert len({*scores}) > 1
-    last_best = max(range(30), key=lambda step: (scores[step], step))
-    close(found["weight"], steps[last_best][0], 1e-8)

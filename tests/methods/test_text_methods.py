@@ -27,8 +27,10 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import NotTransferable
-from compatbench.method import FewShotData, Module
+from compatbench.method import FewShotData, Method, Module
+from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import Batch
+from compatbench.methods._shared.texts import Templates, choose_templates, mean_texts, zero_shot
 from compatbench.methods.dclip import join
 
 
@@ -108,18 +110,6 @@ test_logits_equal_the_formula = logits_test(FORMULAS)
 test_the_first_step_follows_the_gradient_of_the_formula = step_test(
     {"atprompt": FORMULAS["atprompt"]}
 )
-
-
-@pytest.mark.parametrize("name", ["cupl", "dclip"])
-def test_one_text_that_is_the_template_is_zero_shot(
-    clip64: Backbone, labels: Labels, images64: Tensor, name: str
-) -> None:
-    texts = tuple((f"A photo of a {each}.",) for each in labels.names)
-    own = replace(labels, descriptions=texts, templates=("A photo of a {}.",))
-    logits = make(name).attach(Module(), clip64, own)(images64)
-    close(logits, cosine_logits(clip64, fill(clip64, own, own.templates[0]), images64), 1e-10)
-    with pytest.raises(NotTransferable, match="no descriptions"):
-        make(name).attach(Module(), clip64, replace(labels, descriptions=()))
 
 
 @pytest.mark.parametrize(
@@ -219,3 +209,44 @@ def test_protext_s_first_step_follows_the_gradient_of_its_loss(
 def test_protext_sees_no_image(clip64: Backbone, few: MakeData) -> None:
     fits = [make("protext", max_steps=2).fit(clip64, few(shots=n), seeded()) for n in (1, 3)]
     assert fits[0].fingerprint == fits[1].fingerprint
+
+
+METHODS = {
+    name: method
+    for name, method in builtin_methods().classes.items()
+    if (field := method.Config.model_fields.get("templates")) and field.annotation == Templates
+    if method.image_input is Method.image_input  # or the data below would not be what it takes
+}
+
+
+@pytest.mark.parametrize(("which", "used"), [("first", [0]), ("rest", [1, 2]), ("all", [0, 1, 2])])
+def test_texts_are_means_over_the_chosen_templates(
+    backbone64: Backbone, labels: Labels, which: Templates, used: list[int]
+) -> None:
+    texts = [fill(backbone64, labels, labels.templates[i]) for i in used]
+    mean = torch.stack(texts).mean(0)
+    weights = unit(torch.stack([unit(each) for each in texts]).sum(0))
+    torch.testing.assert_close(mean_texts(backbone64, labels, which), mean)
+    torch.testing.assert_close(zero_shot(backbone64, labels, which), weights)
+    only = Labels(labels.names, labels.templates[:1], "{}")
+    assert choose_templates(only, which) == only.templates
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_a_fit_on_the_second_of_two_templates_is_one_on_it_alone(
+    clip64: Backbone, make_data: MakeData, labels: Labels, images64: Tensor, method: type[Method]
+) -> None:
+    """Whatever a fit and a classifier take from the text, they take from the chosen templates."""
+    caps = {"max_steps": 2} if "max_steps" in method.Config.model_fields else {}
+
+    def classify(count: int, **settings: object) -> Tensor:
+        texts = labels.templates[2 - count : 2]
+        own = Labels(labels.names, texts, "{}", labels.descriptions)
+        data = make_data(clip64, own)
+        subject = method(method.Config.model_validate(caps | settings))
+        module = subject.fit(clip64, data, seeded(1))
+        return subject.attach(module.detach(), clip64, own)(images64)
+
+    chosen = classify(2, templates="rest")
+    torch.testing.assert_close(chosen, classify(1), rtol=0, atol=0)
+    assert (chosen - classify(2, templates="first")).abs().max() > 1e-3

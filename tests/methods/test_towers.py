@@ -23,7 +23,6 @@ from formulas import (
     logits_test,
     make,
     mean_cosine,
-    noise_like,
     photo_texts,
     prompted,
     seeded,
@@ -370,63 +369,6 @@ def test_promptsrc_s_average_over_epochs_is_gaussian() -> None:
     weights = make("promptsrc").epoch_weights(50)
     density = [math.exp(-((j - 30) ** 2) / (2 * 30**2)) for j in range(1, 51)]
     assert weights == pytest.approx([value / sum(density) for value in density])
-
-
-def drop_features(at: Case, seed: int) -> Tensor:
-    """CLIP-LoRA's branches beside a CLIP's projections, under dropout.
-
-    Of the text a mask of the columns, of images a mask of every number, all drawn from one stream,
-    text first and in order of the blocks.
-    """
-    generator = seeded(seed)
-    model: Any = copy.deepcopy(at.backbone.model)
-
-    def branch(block: Any, a: Tensor, b: Tensor, masks: Tensor) -> None:
-        attn = block.attn
-        heads, weight, bias = attn.num_heads, attn.in_proj_weight, attn.in_proj_bias
-
-        def attend(q_x: Tensor, k_x: Any = None, v_x: Any = None, attn_mask: Any = None) -> Tensor:
-            parts = []
-            for j in range(3):
-                plain = q_x @ weight.chunk(3)[j].T + bias.chunk(3)[j]
-                parts.append(plain + (q_x * masks[j] / 0.75) @ a[j].T @ b[j].T / math.sqrt(2))
-            q, k, v = (y.unflatten(-1, (heads, -1)).transpose(1, 2) for y in parts)
-            scores = q @ k.mT / math.sqrt(q.shape[-1])
-            scores = scores if attn_mask is None else scores + attn_mask
-            return attn.out_proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
-
-        block.attention = attend
-
-    layers, width = at.backbone.text.depth, at.backbone.text.width
-    keep = torch.rand(layers, 3, 1, width, generator=generator) >= 0.25
-    for i, block in enumerate(model.transformer.resblocks):
-        branch(block, at.own["text_a"][i], at.own["text_b"][i], keep[i])
-    shape = len(at.images), at.backbone.image.tokens, at.backbone.image.width
-    for i, block in enumerate(model.visual.transformer.resblocks):
-        masks = torch.stack([torch.rand(shape, generator=generator) >= 0.25 for _ in range(3)])
-        branch(block, at.own["image_a"][i], at.own["image_b"][i], masks)
-    features = run_image_tower(model.visual, at.images, [])
-    return at.cosines(photo_texts(wrap(model, "masked"), at.labels), features)
-
-
-def test_clip_lora_s_loss_under_dropout_and_its_gradients_equal_the_formula(
-    float64: None, clip64: Backbone, labels: Labels
-) -> None:
-    data, views = few_shots(clip64, labels)
-    own = noise_like(make("clip_lora").init(clip64, data, torch.Generator()).trained)
-    tensors = [tensor.requires_grad_() for tensor in own.values()]
-    classifier = make("clip_lora").attach(Module(own), clip64, labels)
-    rng, tokens = seeded(5), data.train.inputs(torch.arange(10))
-    batch = Batch(data.train.plain, data.train.targets, clip64, labels, tokens, rng=rng)
-    found = make("clip_lora").loss(classifier, batch)
-    seed = int(torch.randint(2**62, (), generator=seeded(5)))
-    expected = cross_entropy(
-        drop_features(Case(clip64, labels, own, views[0]), seed), batch.targets
-    )
-    assert (expected - cross_entropy(classifier(tokens), batch.targets)).abs() > 1e-2
-    close(found, expected)
-    gradients = [torch.autograd.grad(loss, tensors) for loss in (found, expected)]
-    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-11)
 
 
 def test_adapters_for_more_blocks_than_a_tower_has_are_refused(

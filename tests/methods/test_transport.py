@@ -8,9 +8,6 @@ from formulas import (
     Case,
     Formula,
     close,
-    cross_entropy,
-    descend,
-    embed,
     logits_test,
     make,
     naive_plan,
@@ -18,11 +15,11 @@ from formulas import (
     step_test,
     transport,
 )
-from image_reference import few_shots, run_image_tower
+from image_reference import run_image_tower
 from open_clip_reference import encode_contexts, encode_texts
 from torch import Tensor
 
-from compatbench.backbone import DENSE, Backbone, Labels
+from compatbench.backbone import DENSE, Backbone
 from compatbench.errors import CompatbenchError
 from compatbench.method import FewShotData
 from compatbench.methods.plot import transport_plan
@@ -36,24 +33,17 @@ def plot_texts(at: Case) -> Tensor:
 
 
 def plot_logits(at: Case) -> Tensor:
-    texts = [
-        encode_contexts(at.backbone, at.labels.names, context) for context in at.own["contexts"]
-    ]
     patches = at.backbone.encode_images(at.images, DENSE)[:, 1:]
-    return transport(at.backbone, patches, torch.stack(texts))
+    return transport(at.backbone, patches, plot_texts(at))
 
 
 def pooled_logits(at: Case) -> Tensor:
     """With the cosine of the image's own feature."""
-    texts = [
-        encode_contexts(at.backbone, at.labels.names, context) for context in at.own["contexts"]
-    ]
-    cosines = at.cosines(torch.stack(texts).mean(0), at.backbone.encode_images(at.images))
-    return plot_logits(at) + cosines
+    features = at.backbone.encode_images(at.images)
+    return plot_logits(at) + at.cosines(plot_texts(at).mean(0), features)
 
 
-def plus_plus_logits(at: Case, pooled: bool = False) -> Tensor:
-    """In the first stage with the cosine of mean features."""
+def plus_plus_logits(at: Case) -> Tensor:
     visual = at.backbone.model.visual
     features = [run_image_tower(visual, at.images, [tokens]) for tokens in at.own["image_prompts"]]
     texts = torch.stack(
@@ -62,19 +52,15 @@ def plus_plus_logits(at: Case, pooled: bool = False) -> Tensor:
             for phrase, context in zip(PHRASES, at.own["contexts"], strict=True)
         ]
     )
-    logits = transport(at.backbone, torch.stack(features, dim=1), texts)
-    means = at.cosines(texts.mean(0), torch.stack(features).mean(0))
-    return logits + means if pooled else logits
+    return transport(at.backbone, torch.stack(features, dim=1), texts)
 
 
 SIZES = {"context_length": 4, "prompts": 3}
-PLUS_PLUS = Formula(
-    "plot_pp", plus_plus_logits, settings={"phrases": PHRASES, "image_prompts": 2}, exact=1e-9
-)
+PAIRS = {"phrases": PHRASES, "image_prompts": 2}
 STEPS = {"plot": Formula("plot", plot_logits, settings=SIZES)}
 FORMULAS = STEPS | {
     "plot-pooled": Formula("plot", pooled_logits, settings=SIZES | {"pooled": True}),
-    "plot_pp": PLUS_PLUS,
+    "plot_pp": Formula("plot_pp", plus_plus_logits, settings=PAIRS, exact=1e-9),
 }
 
 
@@ -99,26 +85,6 @@ def test_a_problem_s_plan_does_not_depend_on_the_others() -> None:
 def test_no_cost_is_too_high_for_float32() -> None:
     plan = transport_plan(torch.full((2, 16, 4), -1.0), 0.1, 100, 1e-2)
     torch.testing.assert_close(plan, torch.full((2, 16, 4), 1 / 64))
-
-
-@pytest.mark.usefixtures("float64")
-def test_plot_pp_trains_image_prompts_by_both_logits_and_then_all_by_transport(
-    clip64: Backbone, labels: Labels
-) -> None:
-    """A step of each stage, over all images, from the rates and gradients of the formulas."""
-    method = PLUS_PLUS.build(recipe=dict(PLUS_PLUS.recipe, batch_size=32), max_steps=2)
-    data, views = few_shots(clip64, labels, method.image_input(clip64))
-    own = method.init(clip64, data, seeded(3)).trained
-    assert torch.equal(own["contexts"][1], embed(clip64, "this is a photo of one")[:4])
-    for pooled, names in ((True, ["image_prompts"]), (False, ["contexts", "image_prompts"])):
-        parts = [own[name].requires_grad_() for name in names]
-        logits = plus_plus_logits(Case(clip64, labels, own, views[0]), pooled)
-        gradients = torch.autograd.grad(cross_entropy(logits, data.train.targets), parts)
-        assert all(gradient.abs().max() > 1e-6 for gradient in gradients)
-        for name, gradient in zip(names, gradients, strict=True):
-            own[name] = descend(name, own[name], gradient).detach()
-    found = method.fit(clip64, data, seeded(3)).trained
-    close(found, {name: expected.detach() for name, expected in own.items()})
 
 
 def test_plot_pp_refuses_a_phrase_shorter_than_the_first(clip: Backbone, data: FewShotData) -> None:

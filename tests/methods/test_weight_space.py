@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
-import scipy.stats
 import torch
 from formulas import (
     Case,
@@ -22,15 +20,15 @@ from formulas import (
     step_test,
     unit,
 )
-from image_reference import draw_images, few_shots, run_image_tower
+from image_reference import draw_images, run_image_tower
 from open_clip_reference import encode_texts
 from tiny_models import tiny_clip, wrap
 from torch import Tensor
 from torch.func import functional_call
 
-from compatbench.backbone import PIXELS, Backbone, Labels
+from compatbench.backbone import Backbone
 from compatbench.extras.check.method_under_test import MethodUnderTest
-from compatbench.method import POOLED, FewShotData
+from compatbench.method import FewShotData
 from compatbench.method.registry import builtin_methods
 
 
@@ -132,27 +130,6 @@ def test_logits_of_tuned_weights_equal_the_formula(
     formula.check_logits(clip64, data64, images64)
 
 
-def test_clipood_averages_the_weights_after_every_step(
-    float64: None, clip64: Backbone, labels: Labels
-) -> None:
-    data, views = few_shots(clip64, labels, PIXELS)
-    method = make("clipood", recipe={"lr": 0.01, "eps": 1e-3}, max_steps=3)
-    found = method.fit(clip64, data, seeded(1)).trained
-    own = {name: torch.zeros_like(x).requires_grad_() for name, x in found.items()}
-    adamw = torch.optim.AdamW(own.values(), lr=0.01, eps=1e-3, weight_decay=0.1)
-    shares = scipy.stats.beta(0.1, 0.1).pdf([(k + 0.5) / 4 for k in range(4)])
-    mean = {name: torch.zeros_like(x) for name, x in found.items()}
-    for k in range(3):
-        adamw.param_groups[0]["lr"] = 0.01 * (1 + math.cos(math.pi * k / 3)) / 2
-        adamw.zero_grad()
-        clipood_loss(Case(clip64, labels, own, views[k % 2], data.train.targets)).backward()
-        adamw.step()
-        for name, tensor in own.items():
-            mean[name] += shares[k + 1] / shares.sum() * tensor.detach()
-    assert {*own} == {f"image.{n}" for n, _ in clip64.model.visual.named_parameters()}  # type: ignore[union-attr]
-    torch.testing.assert_close(found, mean, rtol=1e-8, atol=1e-9)
-
-
 def test_differences_are_added_to_the_weights_of_a_tower_of_the_same_sizes(
     clip64: Backbone, eva64: Backbone, data64: FewShotData, images64: Tensor
 ) -> None:
@@ -188,46 +165,3 @@ def test_twosfs_tunes_no_more_than_both_towers_have() -> None:
     assert source == target
     assert len(source) == 2 * 2 * (2 * 12 + 1) + 1
     assert tested.attach(tested.target)(tested.inputs(tested.target)).isfinite().all()
-
-
-def test_twosfs_steps_in_two_stages(clip64: Backbone, labels: Labels, float64: None) -> None:
-    """Two steps of AdamW on the norms, at two rates of a cosine, and then one on the residual."""
-    data, views = few_shots(clip64, labels, make("twosfs").image_input(clip64))
-    method = make("twosfs", max_steps=3, first_share=0.7)
-    found = method.fit(clip64, data, seeded(3))
-    own = {n: torch.zeros_like(t).requires_grad_() for n, t in found.trained.items()}
-    norms, head = [t for n, t in own.items() if n != "residual"], [own["residual"]]
-    for trained, stage in ((norms, views), (head, views[:1])):
-        optimizer = torch.optim.AdamW(trained, lr=2e-4, weight_decay=1e-2)
-        for step, images in enumerate(stage):
-            rate = 1e-6 + (2e-4 - 1e-6) * (1 + math.cos(math.pi * step / len(stage))) / 2
-            optimizer.param_groups[0]["lr"] = rate
-            logits = twosfs_logits(Case(clip64, labels, own, images))
-            gradients = torch.autograd.grad(cross_entropy(logits, data.train.targets), trained)
-            for tensor, gradient in zip(trained, gradients, strict=True):
-                tensor.grad = gradient
-            optimizer.step()
-    for name, tensor in found.trained.items():
-        assert tensor.abs().min() > 1e-6, name
-        # Adam divides by the gradient's own size, which some numbers have hardly any of.
-        torch.testing.assert_close(tensor, own[name].detach(), rtol=0, atol=1e-8)
-
-
-@pytest.mark.parametrize("weight", [None, 3.0])
-def test_prolip_s_steps_are_those_of_the_formula(
-    clip64: Backbone, labels: Labels, float64: None, weight: float | None
-) -> None:
-    """Two steps of Adam on two views: the penalty's gradient, 2 λ D, is in the second."""
-    data, views = few_shots(clip64, labels, POOLED)
-    found = make("prolip", max_steps=2, weight=weight).fit(clip64, data, torch.Generator())
-    penalty = 1 / 2 if weight is None else weight  # of two shots
-    change = torch.zeros(32, 16, requires_grad=True)
-    optimizer = torch.optim.Adam([change], lr=1e-4, eps=1e-4)
-    for rate, images in zip((1e-4, 0.5e-4), views, strict=True):
-        optimizer.param_groups[0]["lr"] = rate
-        logits = prolip_logits(Case(clip64, labels, {"projection": change}, images))
-        [gradient] = torch.autograd.grad(cross_entropy(logits, data.train.targets), change)
-        change.grad = gradient + 2 * penalty * change.detach()
-        optimizer.step()
-    assert change.abs().max() > 1e-5
-    torch.testing.assert_close(found["projection"], change.detach(), rtol=1e-9, atol=1e-12)

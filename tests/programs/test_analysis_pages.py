@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from compatbench.data.cards import suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.extras.studies.frames import records
 from compatbench.harmonic_mean import harmonic_mean
-from compatbench.results.method_results import SuiteResults
 from compatbench.tables.markdown import fill_section
 from compatbench.tables.suite_page import SuitePage, read_suite_page
 
@@ -72,14 +70,6 @@ def test_gains_are_the_means_of_the_rows(page: SuitePage) -> None:
     assert found["gain_low"] <= found["gain"] <= found["gain_high"]
     both = [harmonic_mean(*pair) for pair in zip(source, words, strict=True)]
     assert found["words_h"] == pytest.approx(sum(both) / len(both))
-
-
-def test_a_method_with_a_missing_cell_has_no_mean(page: SuitePage) -> None:
-    whole = [page.results.of(transfer)["gda"] for transfer in ("copied", "words")]
-    partial = [replace(one, rows=one.rows.query("task != 'mini-faces'")) for one in whole]
-    for copied, words, count in ((*whole, 1), (partial[0], whole[1], 0), (whole[0], partial[1], 0)):
-        results = SuiteResults("mini", (copied, words))
-        assert len(compare_transfers(replace(page, results=results), PAIR, 16)) == count
 
 
 @pytest.mark.slow

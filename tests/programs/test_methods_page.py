@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from methods_page import DRAWS, read_idea, to_markdown, write_size
+from methods_page import read_idea
 from pages import DOCS, read_page
 from unrecorded_methods import UNRECORDED
 
@@ -34,16 +34,6 @@ def test_modules_have_the_published_number_of_parameters(title: str, parameters:
     assert row.split("|")[5].strip() == parameters
 
 
-def test_what_is_measured_of_methods_that_are_known() -> None:
-    taskres, coop = FACTS["taskres"], FACTS["coop"]
-    assert (taskres["learned"], taskres["stored"]) == (["residual: C × 512"], [])
-    assert taskres["derived"] == ["zero-shot text features", "logit scale"]
-    assert taskres["must_be_equal"] == ["feature size", "classes"]
-    assert (coop["depth"], coop["learned"]) == ("shallow", ["context: 16 × 512"])
-    assert coop["derived"] == ["token embeddings", "text tower", "logit scale"]
-    assert coop["must_be_equal"] == ["token width"]
-
-
 @pytest.mark.parametrize("name", sorted({*builtin_methods().names()} - UNRECORDED))
 def test_each_method_has_a_page_with_its_idea_formula_and_results(name: str) -> None:
     """The first lines of its file are the idea, in two or three sentences."""
@@ -63,28 +53,3 @@ def test_no_page_is_of_a_method_that_is_gone() -> None:
     pages = {path.stem for path in (DOCS / "methods").glob("*.md")}
     assert pages == set(FACTS)
     assert pages ^ {*builtin_methods().names()} <= UNRECORDED
-
-
-def test_a_docstring_becomes_markdown_whose_formulas_are_no_markup() -> None:
-    text = "w_c = t*_c, x|y with ``lr``.\n\nRoe, *On a_b*, section 1.\n\n"
-    text += "    z = a * b\n\n* one\n  more\n* two"
-    assert to_markdown(text) == (
-        "w_c = t\\*\\_c, x\\|y with `lr`.\n\nRoe, *On a_b*, section 1.\n\n"
-        "```text\nz = a * b\n```\n\n* one more\n* two"
-    )
-
-
-@pytest.mark.parametrize(
-    ("factors", "words"),
-    [
-        ((0, 0, 0, 0), "0"),
-        ((2048, 513, 1, 0), "2,048 + 513 · C + N"),
-        ((0, 0, 0, 1), "C · N"),
-        ((7, 0, 2, 3), "7 + 2 · N + 3 · C · N"),
-    ],
-)
-def test_sizes_in_words(factors: tuple[int, int, int, int], words: str) -> None:
-    fixed, per_class, per_image, per_both = factors
-    draws = [(classes, classes * shots) for classes, shots in DRAWS]
-    sizes = [fixed + per_class * c + per_image * n + per_both * c * n for c, n in draws]
-    assert write_size(sizes) == words

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import rosetta_page
 from pages import DOCS, PAGES, make_files
 from unrecorded_methods import UNRECORDED
 
+from compatbench.data.cards import suite_cards
 from compatbench.method.registry import builtin_methods
 
 SLOW = {"api", "indexes", "intervals", "methods", "recipes", "rosetta", "scale"}
@@ -29,3 +31,10 @@ def test_a_page_is_what_its_program_gives(name: str) -> None:
     builtin_methods.cache_clear()  # without methods that other tests have added
     for path, content in make_files(name).items():
         assert (DOCS / path).read_bytes() == content, f"run 'python benchmark/pages.py {name}'"
+
+
+def test_rosetta_is_reported_on_no_task_that_it_was_designed_on() -> None:
+    suite = suite_cards.read("mini")
+    parts = suite_cards.read(str(rosetta_page.HERE / "rosetta-parts.yaml"))
+    assert {"mini-animals", "mini-icons", "mini-travel"} == {*suite.development}
+    assert not {*parts.tasks} & {*suite.development}

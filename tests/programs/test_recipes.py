@@ -8,7 +8,6 @@ from recipes_page import (
     PublishedRecipe,
     Setting,
     compare,
-    make_files,
     problems,
     read_recipes,
 )
@@ -24,13 +23,6 @@ RECIPES = read_recipes()
 def test_each_deviation_has_a_reason_and_each_reason_a_deviation(name: str) -> None:
     assert RECIPES[name].method == name
     assert [*problems(compare(RECIPES[name], PAPER, builtin_methods()))] == []
-
-
-def test_the_page_names_methods_whose_published_recipe_was_not_read() -> None:
-    learning = {name for name, cls in builtin_methods().classes.items() if cls.card.learns}
-    page = make_files()["recipes.md"]
-    titles = [builtin_methods().get(name).card.title for name in sorted(learning - set(RECIPES))]
-    assert f"\nNot read: {', '.join(titles)}.\n" in page
 
 
 def _coop(**setting: object) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from gauge import measure_gauge, principal_angles, scaled_residual
 from scipy.linalg import subspace_angles
-from stress import StressTest, narrow, random_rotation
+from stress import StressTest, random_rotation
 from torch import Tensor
 
 from compatbench.backbone import Backbone
@@ -59,14 +59,6 @@ def test_a_rotation_is_orthogonal_and_its_largest_angle_is_the_one_asked_for() -
         assert torch.equal(matrix, random_rotation(12, angle, seed=1))
 
 
-def test_random_rotations_favour_no_direction() -> None:
-    entries = torch.stack([random_rotation(4, None, seed) for seed in range(500)])
-    assert torch.allclose(entries[0] @ entries[0].T, torch.eye(4).double(), atol=1e-12)
-    # A uniformly random unit vector has mean 0 and variance 1/e in each coordinate.
-    assert torch.allclose(entries.mean(0), torch.zeros(4, 4).double(), atol=0.1)
-    assert torch.allclose(entries.var(0), torch.full((4, 4), 0.25).double(), atol=0.06)
-
-
 def test_a_rotated_model_is_seen_to_be_rotated_and_nothing_else() -> None:
     source = synthetic_models().source
     rotation = random_rotation(EMBED_DIM, 60.0, seed=4).float()
@@ -85,16 +77,6 @@ def test_a_rotated_model_is_seen_to_be_rotated_and_nothing_else() -> None:
         assert maps.loc[name, "word_cosine"] == pytest.approx(1, abs=1e-4)
     assert maps.loc["none", "word_residual"] > 0.1
     assert maps.loc["none", "word_cosine"] < 0.95
-
-
-def test_models_of_other_sizes_have_no_figures_as_they_are() -> None:
-    bench = synthetic_models()
-    source, target = bench.source, bench.others["joint space"]
-    cache: Any = FakeCache(source, torch.eye(target.embed_dim, EMBED_DIM))
-    report = measure_gauge(source, target, [TASK], cache, WordFeatures(None))
-    assert list(report.maps["map"]) == ["words", "images"]
-    assert report.angle is None
-    assert report.sizes == (EMBED_DIM, target.embed_dim)
 
 
 def stress_test(*names: str, rotation: Tensor | None = None) -> StressTest:
@@ -153,30 +135,6 @@ def test_a_narrowed_target_is_out_of_reach_but_through_words() -> None:
     [table] = report.tables()
     assert table.rows[1][2].text == "–"
     assert "not transferable" in table.notes[0]
-
-
-def test_parts_of_the_word_list_find_the_same_rotation_of_a_rotated_model(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("stress.load_words", lambda: load_words()[::40])
-    monkeypatch.setattr("stress.FEWER", (4, 1))
-    test = stress_test("linear_probe", rotation=TURN)
-    points = test.report("words", test.by_words()).points
-    changes = list(points["change"].unique())
-    assert changes[:2] == ["23", "92"]
-    assert changes[-1].endswith("of few tokens")
-    assert min(targets(points, "linear_probe (words)")) > 90
-    assert max(targets(points, "linear_probe")) < 70
-
-
-def test_narrowing_keeps_the_directions_in_which_words_vary_most() -> None:
-    backbone = synthetic_models().source
-    words = WordFeatures(None).of(backbone)
-    changed = narrow(backbone, words, 5)
-    assert changed.embed_dim == 5
-    kept = changed.rotate(words - words.mean(0)).square().sum()
-    variances = torch.linalg.svdvals((words - words.mean(0)).double()).square()
-    assert float(kept) == pytest.approx(float(variances[:5].sum()), rel=1e-4)
 
 
 def test_principal_angles_are_those_of_scipy() -> None:

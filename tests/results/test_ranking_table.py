@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 from synthetic_results import (
     COOP,
@@ -36,29 +35,6 @@ def results() -> Results:
         *(replace(partial, rows=partial.rows[:-1]), through_words(flat(PROBE, 80, 60))),
     )
     return Results(suite, TWO_BY_TWO)
-
-
-def test_a_ranking_has_the_figures_of_every_method(results: Results) -> None:
-    assert repr(results).endswith("2 tasks; old → new>")
-    frame = results.ranking("old", "new")
-    assert frame["method"].tolist() == ["coop", "zeroshot", "linear_probe", "partial"]
-    assert frame["rank"].tolist() == [1, 2, 2, pd.NA]  # other transfers are ranked apart
-    assert frame["tied"].tolist() == [False, True, True, False]
-    coop, zeroshot, _, partial = (row for _, row in frame.iterrows())
-    assert (coop["rank"], coop["title"], coop["state"]) == (1, "CoOp", "complete")
-    assert (coop["source"], coop["target"], coop["gain"]) == (60, 57.5, -2.5)
-    assert coop["target_std"] == pytest.approx(5 / 2**0.5)  # seeds: 55 and 60
-    assert coop["h_low"] < coop["h"] < coop["h_high"]
-    assert (coop["harmed"], coop["worst_task"], coop["measured"]) == (1, "cats", 4)
-    assert (coop["parameters"], coop["fit_seconds"]) == (8192, pytest.approx(0.4))
-    assert pd.isna(zeroshot[["fit_seconds", "h_std"]]).all()
-    assert pd.isna(partial[["h", "h_low", "harmed"]]).all()
-    assert (partial["state"], partial["measured"]) == ("incomplete", 3)
-    assert pd.isna(partial["rank"])
-    frame = results.ranking("old", "new", transfer="words")
-    assert frame[["method", "title", "transfer"]].to_numpy().tolist() == [
-        ["linear_probe", "Linear probe", "words"]
-    ]
 
 
 @pytest.mark.parametrize(

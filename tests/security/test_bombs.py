@@ -42,9 +42,8 @@ CLIP = {
 
 
 def refused(read: Callable[[], object], message: str) -> None:
-    with pytest.raises(CompatbenchError, match=message) as error:
+    with pytest.raises(CompatbenchError, match=message):
         read()
-    assert len(str(error.value).splitlines()) == 1
 
 
 @cache

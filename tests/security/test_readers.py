@@ -24,9 +24,8 @@ def test_a_header_that_nests_without_end_is_refused(tmp_path: Path, header: str)
     path = tmp_path / "features" / "m.safetensors"
     path.parent.mkdir()
     save_file({"features": torch.zeros(2)}, path, {"compatbench": header})
-    with pytest.raises(CompatbenchError) as error:
+    with pytest.raises(CompatbenchError):
         load_module(path)
-    assert len(str(error.value).splitlines()) == 1
     assert read_entry(path) is None
     [entry] = list_entries(tmp_path)
     assert entry.about == {}

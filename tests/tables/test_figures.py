@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 import vl_convert
 from made_up_suites import hostile_page, info, long_page, method, small_page, states_page
-from synthetic_results import UPGRADE, make_method, make_page, make_row, with_more
+from synthetic_results import UPGRADE, make_page, with_more
 
 from compatbench.results.expected import Expected
 from compatbench.results.ranks import Ranked
@@ -21,7 +21,6 @@ from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.figures.values import (
     dodge_labels,
     named_methods,
-    scatter_values,
 )
 from compatbench.tables.suite_page import SuitePage
 
@@ -130,17 +129,6 @@ def rows_of(page: SuitePage) -> dict[str, Ranked]:
     return {row.title: row for row in page.all_ranks(UPGRADE, 4)}
 
 
-def test_transferred_modules_are_tied_to_the_untouched_and_far_ones_leave_the_frame() -> None:
-    page = with_more(long_page(), method(info("lost"), 2, 1, targets=("new", "other"), shots=(4,)))
-    rows = [row for row in rows_of(page).values() if row.value("h") is not None]
-    values, signals = scatter_values(rows)
-    through = next(one for one in values if one["kind"] == "transferred")
-    plain = next(one for one in values if one["title"] == "Method 03")
-    assert through["before"] == (plain["source"], plain["target"])
-    assert [one["title"] for one in values if one["source"] < signals["x0"]] == ["lost"]
-    assert (signals["zero_source"], signals["zero_target"]) == (40, 60)
-
-
 def test_four_methods_are_named_the_founding_papers_among_them() -> None:
     founding, both = info("m90", "Own", paper="arXiv:2412.20895"), ("new", "other")
     page = with_more(long_page(), method(founding, 48, 50, targets=both, shots=(1, 4)))
@@ -148,38 +136,6 @@ def test_four_methods_are_named_the_founding_papers_among_them() -> None:
     plain = [row.title for row in rows if not row.transfer]
     named = {row.title for row in named_methods(rows)}
     assert named == {plain[0], "Own", "Zero-shot", plain[-1]}
-
-
-def test_bars_stand_where_they_tell_methods_apart_and_never_below_six_datasets() -> None:
-    def bars(tasks: int, gap: int) -> list[bool]:
-        names = tuple(f"t{i}" for i in range(tasks))
-        right = [10 * i * gap + 30 for i in range(4)]
-        methods = [
-            make_method(
-                info(f"m{i}"),
-                [
-                    make_row(
-                        right[i] + (i + j) % 4 * (gap == 0), method=f"m{i}", task=task, backbone=b
-                    )
-                    for j, task in enumerate(names)
-                    for b in UPGRADE
-                ],
-            )
-            for i in range(4)
-        ]
-        page = make_page(*methods, expected=Expected(names, (4,), (1,), (UPGRADE,)))
-        shown = next(one for one in plan_figures([page]) if one.section == "ranks")
-        # With bars at every other method, they still stand in the order of their ranks.
-        values = [value | {"bar": i % 2 == 1} for i, value in enumerate(shown.shown.values)]
-        svg = replace(shown, shown=shown.shown._replace(values=values)).render().decode()
-        places = [svg.index(f">{value['title']}</text>") for value in values]
-        assert places == sorted(places)
-        assert ("No bar" in shown.said) == (not any(value["bar"] for value in shown.shown.values))
-        return [value["bar"] for value in shown.shown.values]
-
-    assert bars(8, gap=1) == [True, True, True, True]
-    assert bars(5, gap=1) == [False] * 4
-    assert bars(8, gap=0) == [False] * 4
 
 
 def test_labels_keep_their_distance_and_their_order() -> None:

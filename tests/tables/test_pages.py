@@ -33,6 +33,7 @@ from synthetic_results import (
 
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
+from compatbench.results.ranking_table import Results
 from compatbench.results.result_files import write_results
 from compatbench.tables.pages.leaderboard import (
     render_leaderboard,
@@ -71,7 +72,7 @@ def on_terminal(page: SuitePage, width: int = 80) -> str:
         suites.tested_page,
     ],
 )
-def test_a_suite_in_markdown_on_the_site_and_on_a_terminal(
+def test_a_suite_in_markdown_on_the_site_on_a_terminal_and_as_a_frame(
     make: Callable[[], SuitePage], same_as_before: Compare
 ) -> None:
     """With the values of all figures, which the site's data hold."""
@@ -79,6 +80,8 @@ def test_a_suite_in_markdown_on_the_site_and_on_a_terminal(
     same_as_before(f"{name}.md", f"{render_suite(page)}\n{render_sections(page)}")
     same_as_before(f"{name}.js", render_site([page])["data/tiny.js"].decode())
     same_as_before(f"{name}.txt", on_terminal(page))
+    frame = Results(page.results, page.expected).ranking(*page.expected.upgrades[0])
+    same_as_before(f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
