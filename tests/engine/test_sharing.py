@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command_line import output_of
@@ -11,7 +12,8 @@ from filelock import FileLock
 
 from compatbench.data.cards import suite_cards
 from compatbench.engine.compute import Compute
-from compatbench.engine.execute.events import Event
+from compatbench.engine.execute import loop
+from compatbench.engine.execute.events import MARK, Event
 from compatbench.engine.execute.local import open_job, run_here
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.worker import make_worker
@@ -110,3 +112,31 @@ def test_a_cell_that_another_run_has_is_waited_for(cache: Path, tmp_path: Path) 
         run_here(job, on_event)
     assert seen == ["waiting"]
     assert store.is_done(cell, store.read(cell.key))
+
+
+@pytest.mark.slow
+def test_a_cell_that_this_run_has_just_claimed_is_not_taken_for_anothers(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mark follows the claim; in between, another worker of the run may look."""
+    [cell] = plan_cells(suite_cards.read("smoke"), builtin_methods(), ["gda"])
+    worker = make_worker(tmp_path / "runs", cache, Compute())
+    store, seen, looks = worker.store, list[str](), list[float]()
+    store.claim_path(cell.key).parent.mkdir(parents=True)
+    lock = FileLock(store.claim_path(cell.key))
+    lock.acquire()
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        mark = job.folder / f"{cell.key}{MARK}"
+        if len(looks) == 1:
+            mark.write_text("2")
+        elif len(looks) == 3:
+            mark.unlink()
+            lock.release()
+            assert worker.run(cell).errors == []
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(sleep=sleep))
+    with open_job([cell], store.folder, cache, Compute(jobs=1)) as job:
+        run_here(job, lambda event: seen.append(event.kind))
+    assert (seen, len(looks)) == ([], 3)

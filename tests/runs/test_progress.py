@@ -168,3 +168,21 @@ def test_python_shows_a_run_where_someone_looks(
     assert told == ["start", "started", "finished"]
     assert ("1/2" in stream.getvalue()) == (wanted and place == "terminal")
     assert (wanted and place == "terminal") or stream.getvalue() == ""
+
+
+def test_news_of_a_cell_that_another_run_or_a_dead_worker_had_ends_nothing() -> None:
+    out, [cell, other] = io.StringIO(), make_cells(2)
+    with RunProgress(Console(file=out, width=200)) as progress:
+        start(progress, [cell, other], 2)
+        progress.on_event(Event("started", cell))
+        for _ in range(2):  # said by another worker, read after the first one's
+            progress.on_event(Event("waiting", cell))
+        progress.on_event(Event("measured", cell))
+        progress.on_event(Event("retried", cell, error="RuntimeError: killed"))
+        progress.on_event(Event("measured", cell))  # its last words
+        progress.on_event(Event("finished", cell))
+    lines = out.getvalue().splitlines()
+    assert lines[0].startswith("another run of this folder")
+    assert lines[1] == "trying again coop · task · 4 shots · seed 0: RuntimeError: killed"
+    assert lines[2].startswith("1 of 2 cells")
+    assert len(lines) == 3

@@ -124,7 +124,13 @@ class RunProgress(Progress):
             done, total = event.encoded
             self._pace.encodes.update({key} if event.kind == "encoding" else ())
             rest = f", {done:,} of {total:,} images" if done < total else ""
-            self.update(self._running[key], advance=event.kind == "measured", rest=rest)
+            # The last words of a worker may be read after its death.
+            if key in self._running:
+                self.update(self._running[key], advance=event.kind == "measured", rest=rest)
+        elif event.kind == "waiting":
+            self._say_once(
+                "another run of this folder has started some of these cells; waiting for them"
+            )
         else:
             self._end_attempt(event)
         self._show_in_notebook()
@@ -133,18 +139,12 @@ class RunProgress(Progress):
         # Not running here, if another process has run it meanwhile.
         if (task := self._running.pop(event.cell.key, None)) is not None:
             self.remove_task(task)
-        line = ""
-        if event.kind == "waiting":
-            line = "another run of this folder has started some of these cells; waiting for them"
-        elif event.error.startswith(BrokenImages.__name__):
+        if event.error.startswith(BrokenImages.__name__):
             why = escape(event.error.partition(": ")[2])
-            line = f"[red]broken[/] images of {event.cell.task}: {why}"
+            self._say_once(f"[red]broken[/] images of {event.cell.task}: {why}")
         elif event.error:
             what = "[red]failed" if event.kind == "finished" else "[yellow]trying again"
             self._say(f"{what}[/] {escape(str(event.cell))}: {escape(event.error)}")
-        if line and line not in self._said:
-            self._said.add(line)
-            self._say(line)
         if event.kind != "finished":
             return
         expected, _ = self._left.pop(event.cell.key, (0.0, ""))
@@ -158,6 +158,11 @@ class RunProgress(Progress):
         if done * 10 // total > self._tenths:
             self._tenths = done * 10 // total
             self._say(f"{done} of {total} cells{rest}")
+
+    def _say_once(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            self._say(line)
 
     def _say(self, line: str) -> None:
         self.console.print(line, soft_wrap=True)

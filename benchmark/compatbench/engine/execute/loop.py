@@ -71,7 +71,7 @@ class Puller:
     def __init__(self, job: Job, worker: Worker, tell: Callable[[Event | Note], object]) -> None:
         self._job, self._worker, self._tell = job, worker, tell
         self._name, self._frames = "", None  # of a process of its own
-        self._waited: set[str] = set()
+        self._held: dict[str, int] = {}  # how often a cell was seen to be of another run
         self._is_new = True  # without libraries and weights
 
     def in_process(self, name: str, frames: TextIO) -> Puller:
@@ -99,8 +99,9 @@ class Puller:
             return True
         with store.claim(cell.key) as held:
             if not held:
-                if cell.key not in self._waited and not mark.exists():
-                    self._waited.add(cell.key)
+                # Between its claim and its mark a cell of this run looks like one of another.
+                self._held[cell.key] = 0 if mark.exists() else self._held.get(cell.key, 0) + 1
+                if self._held[cell.key] == 2:
                     self._tell(Event("waiting", cell))
                 return False
             with suppress(FileNotFoundError):
