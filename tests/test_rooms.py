@@ -37,23 +37,23 @@ ROOM_BUDGETS = {
     "backbone": 4_395,
     "cli": 1_691,
     "data": 5_390,
-    "engine": 4_533,
+    "engine": 4_534,
     "extras": 11_025,
     "files": 609,
     "method": 2_589,
     "results": 3_512,
-    "runs": 570,
+    "runs": 575,
     "tables": 3_008,
 }
 PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (37_664, ("benchmark/compatbench",)),
+    "the harness": (37_670, ("benchmark/compatbench",)),
     "transfers and formats": (3_281, ("transfers", "formats")),
     "programs": (6_373, PROGRAMS),
     "programs, with fits beside the authors' code": (9_595, (*PROGRAMS, "benchmark/authors")),
-    "tests": (29_518, ("tests",)),
+    "tests": (29_566, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.
