@@ -139,20 +139,6 @@ def test_the_page_and_the_card_show_what_the_committed_results_give() -> None:
     assert likeness.fill_card(card, facts) == card
 
 
-def test_the_line_of_the_card_names_what_holds_and_what_does_not() -> None:
-    facts = [
-        likeness.fact(name, "", "", "", holds)
-        for name, holds in (("a", True), ("b", False), ("c", True))
-    ]
-    card = 'name: mini\nlikeness: ""\ntasks: []\n'
-    filled = yaml.safe_load(likeness.fill_card(card, facts))
-    assert filled["likeness"] == (
-        "Of 3 properties of real upgrades, 2 hold here (a; c). These do not: b."
-    )
-    filled = yaml.safe_load(likeness.fill_card(card, facts[1:2]))
-    assert filled["likeness"] == "Of 1 properties of real upgrades, 0 hold here. These do not: b."
-
-
 def test_one_table_of_published_figures_has_every_method_on_all_eleven_datasets() -> None:
     table = likeness.published_table()
     assert table.shape[1] == likeness.DATASETS

@@ -102,19 +102,26 @@ def test_features_are_those_of_the_images_in_order_and_computed_once(tmp_path: P
     assert torch.equal(again, features)
 
 
-@pytest.mark.parametrize("change", ["weights", "size", "images", "samples", "view", "precision"])
-def test_whatever_decides_a_feature_is_part_of_its_name(tmp_path: Path, change: str) -> None:
-    backbone, task = FakeBackbone(), FakeTask()
-    cache = FeatureCache(tmp_path)
-    cache.features(backbone, task, task.samples)
-    other = FakeBackbone("b" * 64 if change == "weights" else "a" * 64)
-    other.preprocess_settings = {"size": (9, 9) if change == "size" else (8, 8)}
-    other.dtype = torch.bfloat16 if change == "precision" else torch.float32
-    task.images = "two" if change == "images" else "one"
-    samples = task.samples[:4] if change == "samples" else task.samples
-    view = View(1) if change == "view" else View()
-    cache.features_of_views(other, task, samples, [view])
-    assert other.encoded == len(samples)
+def test_the_name_of_a_feature_is_as_ever_and_has_whatever_decides_it() -> None:
+    def key(number: int = 0, count: int = 5, images: str = "one", **changes: Any) -> str:
+        backbone, task = FakeBackbone(), FakeTask(count)
+        task.images = images
+        vars(backbone).update(changes)
+        return Images(backbone, task, task.samples, View(number)).key
+
+    values: list[Any] = ["a" * 64, "fake", {"size": (8, 8)}, "torch.float32"]
+    values += [FakeTask().fingerprint(FakeTask().samples), [0], ["features", 0], ENGINE_VERSION]
+    assert key() == sha256_json(values)
+    cuda, half = torch.device("cuda"), torch.float16
+    names = {key(), key(number=1), key(count=4), key(images="two"), key(weights_key="b" * 64)}
+    names |= {key(preprocess_settings={"size": (9, 9)}), key(dtype=torch.bfloat16)}
+    names |= {key(device=cuda), key(device=cuda, dtype=half), key(device=torch.device("mps"))}
+    assert key(device=torch.device("cuda:1")) == key(device=cuda)
+    allow_tf32(True)
+    names.add(key(device=cuda))
+    allow_tf32(False)
+    assert len(names) == 11
+    assert key(device=cuda) in names
 
 
 def test_a_damaged_entry_is_computed_again_with_one_warning(tmp_path: Path) -> None:
@@ -447,27 +454,6 @@ def test_a_run_that_was_stopped_goes_on_where_it_stopped(
     assert told[-1] == (2 * len(task.samples), 2 * len(task.samples))
     assert all(map(torch.equal, found, expected))
     assert not list(tmp_path.rglob("*.parts"))
-
-
-def test_the_name_of_a_processors_features_is_as_ever_and_devices_have_their_own() -> None:
-    backbone, task = FakeBackbone(), FakeTask()
-    values: list[Any] = ["a" * 64, "fake", {"size": (8, 8)}, "torch.float32"]
-    values += [task.fingerprint(task.samples), [0], ["features", 0], ENGINE_VERSION]
-
-    def key() -> str:
-        return Images(backbone, task, task.samples, View()).key
-
-    found = [key()]
-    assert found == [sha256_json(values)]
-    for device, dtype in (("cuda", torch.float32), ("cuda", torch.float16), ("mps", torch.float32)):
-        backbone.device, backbone.dtype = torch.device(device), dtype
-        found.append(key())
-    backbone.device, backbone.dtype = torch.device("cuda:1"), torch.float32
-    assert key() == found[1]
-    allow_tf32(True)
-    assert len({*found, key()}) == 5
-    allow_tf32(False)
-    assert key() == found[1]
 
 
 class Folder(FakeTask):

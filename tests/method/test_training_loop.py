@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone
 from compatbench.errors import CompatbenchError
-from compatbench.method import Classifier, FewShotData, Labels, MethodCard, Module, Teacher
+from compatbench.method import Classifier, FewShotData, Labels, MethodCard, Module
 from compatbench.method.trained import Batch, Recipe, TrainedMethod, learning_rate
 from compatbench.methods.clip_lora import CLIPLoRA
 
@@ -277,56 +277,3 @@ def test_the_step_cosine_falls_at_every_step_from_the_full_rate(final: float) ->
     rates = [learning_rate(recipe, step // 4, 20, step, 80) for step in range(80)]
     cosine = [(1 + math.cos(math.pi * step / 80)) / 2 for step in range(80)]
     assert rates == pytest.approx([final + (1e-3 - final) * part for part in cosine])
-
-
-class Staged(Toy):
-    """The weight is learned from the shots, then a bias from a teacher and unlabelled images."""
-
-    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        def fits(module: Module, batch: Batch) -> Tensor:
-            return self.loss(self.attach(module, backbone, data.labels), batch)
-
-        weight = self.train(self.init(backbone, data, rng), fits, backbone, data, rng, share=0.75)
-
-        def agrees(module: Module, batch: Batch) -> Tensor:
-            self.batches.append(batch)
-            assert batch.teacher is not None
-            return (module["bias"] - batch.teacher.features.mean()).square().mean()
-
-        second = Recipe(epochs=100, batch_size=2, optimizer="adam")
-        start = Module({"bias": torch.zeros(1)})
-        bias = self.train(
-            start, agrees, backbone, data, rng, recipe=second, share=0.25, unlabelled=True
-        )
-        return Module(weight.trained | bias.trained)
-
-
-@pytest.mark.parametrize(("cap", "steps"), [(None, (12, 700)), (8, (6, 2)), (1, (1, 1))])
-def test_stages_share_a_cap_and_have_their_images_and_recipes(
-    clip: Backbone,
-    wider_joint: Backbone,
-    labels: Labels,
-    make_data: MakeData,
-    cap: int | None,
-    steps: tuple[int, int],
-) -> None:
-    data = make_data(clip, labels)
-    pool = dataclasses.replace(data.train, targets=torch.full((15,), -1))
-    own = make_data(wider_joint, labels)
-    own = dataclasses.replace(own, unlabelled=own.train)
-    data = dataclasses.replace(data, unlabelled=pool, teacher=Teacher(wider_joint, own))
-    recipe = Recipe(epochs=4, batch_size=4)
-    method = Staged(Toy.Config(recipe=recipe, max_steps=cap))
-    module = method.fit(clip, data, seeded())
-    assert set(module.trained) == {"weight", "bias"}
-    few = [batch for batch in method.batches if len(batch.targets) == 4]
-    free = [batch for batch in method.batches if len(batch.targets) == 2]
-    assert (len(few), len(free)) == steps
-    assert all(batch.targets.min() >= 0 for batch in few)
-    for batch in free:
-        assert batch.targets.tolist() == [-1, -1]
-        assert batch.teacher is not None
-        assert batch.teacher.backbone is wider_joint
-        view = int((data.train.views[1] == batch.features[0]).all(-1).any())
-        rows = torch.tensor(which_images(batch, data.train.views[view]))
-        assert torch.equal(batch.teacher.features, own.train.views[view][rows])

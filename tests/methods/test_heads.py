@@ -30,7 +30,6 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.method import FewShotData
-from compatbench.method.trained import Batch
 from compatbench.methods.lfa import procrustes
 
 
@@ -214,17 +213,6 @@ FORMULAS = STEPS | {
 
 test_logits_equal_the_formula = logits_test(FORMULAS)
 test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
-
-
-@pytest.mark.usefixtures("float64")
-def test_clap_s_loss_equals_the_formula(backbone64: Backbone, data64: FewShotData) -> None:
-    """At the first step, w is t and nothing pulls."""
-    module, train = FORMULAS["clap"].draw_module(backbone64, data64), data64.train
-    method, labels = make("clap"), data64.labels
-    batch = Batch(train.plain, train.targets, backbone64, labels)
-    found = method.loss(method.attach(module, backbone64, labels), batch)
-    at = Case(backbone64, labels, module.tensors, train.plain, train.targets)
-    close(found, clap_loss(at))
 
 
 def test_clap_s_multipliers_are_zero_shot_probabilities_of_the_truth(

@@ -10,7 +10,6 @@ import torch
 from formulas import (
     Case,
     Formula,
-    adam,
     close,
     cosine_logits,
     embed,
@@ -29,7 +28,6 @@ from compatbench.backbone import Backbone, Labels
 from compatbench.errors import NotTransferable
 from compatbench.method import FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
-from compatbench.method.trained import Batch
 from compatbench.methods._shared.texts import Templates, choose_templates, mean_texts, zero_shot
 from compatbench.methods.dclip import join
 
@@ -181,29 +179,6 @@ def test_words_for_all_vectors_of_atprompt_are_a_sentence(
     for none in ((), (" ",)):
         with pytest.raises(ValueError, match="attributes"):
             make("atprompt", attributes=none)
-
-
-@pytest.mark.usefixtures("float64")
-def test_protext_s_first_step_follows_the_gradient_of_its_loss(
-    clip64: Backbone, data64: FewShotData
-) -> None:
-    """1000 · the mean over texts and entries of (t̂_c − t̂⁰)², for the sentences of a batch."""
-    method = make("protext", recipe={"warmup_epochs": 0, "batch_size": 6}, max_steps=1)
-    found = method.fit(clip64, data64, seeded(3))["prompts"]
-    rng, labels = seeded(3), data64.labels
-    start = method.init(clip64, data64, rng)["prompts"].requires_grad_()
-    torch.testing.assert_close(start[0], embed(clip64, "a photo of a"))
-    first, *deep = start
-    texts = unit(encode_contexts(clip64, labels.names, first, dict(enumerate(deep, start=1))))
-    pairs = [(c, text) for c, own in enumerate(described(clip64, labels)) for text in own]
-    drawn = [pairs[i] for i in torch.randperm(len(pairs), generator=rng)[:6].tolist()]
-    loss = 1000 * torch.stack([(texts[c] - text).square().mean() for c, text in drawn]).mean()
-    classes, sentences = torch.tensor([c for c, _ in drawn]), torch.stack([t for _, t in drawn])
-    classifier = method.attach(Module({"prompts": start}), clip64, labels)
-    close(method.loss(classifier, Batch(sentences, classes, clip64, labels)), loss)
-    (gradient,) = torch.autograd.grad(loss, start)
-    assert gradient.abs().amax((1, 2)).min() > 1e-3
-    close(found, adam(1e-8, rate=0.03, decoupled=0.1)("prompts", start, gradient).detach(), 1e-8)
 
 
 def test_protext_sees_no_image(clip64: Backbone, few: MakeData) -> None:

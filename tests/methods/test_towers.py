@@ -15,9 +15,6 @@ from formulas import (
     Formula,
     Tensors,
     adam,
-    close,
-    cosine_logits,
-    cross_entropy,
     embed,
     fill,
     logits_test,
@@ -38,7 +35,6 @@ from torch import Tensor, nn
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.method import FewShotData, Module, NotTransferable
-from compatbench.method.trained import Batch
 
 
 def vpt_logits(at: Case) -> Tensor:
@@ -335,34 +331,6 @@ def test_maple_s_first_image_prompts_can_be_carried_behind_the_source_s_norm(
     )
     expected = clip.model.visual.ln_pre(tokens @ weight.T + bias)  # type: ignore[operator, union-attr]
     torch.testing.assert_close(module.stored["entered"], expected)
-
-
-def test_coprompt_s_loss_and_its_gradients_equal_the_formula(
-    backbone64: Backbone, labels: Labels
-) -> None:
-    """Consistency under a template that is drawn, and under the next view."""
-    data, views = few_shots(backbone64, labels)
-    train, drawn = data.train, set()
-    own = FORMULAS["coprompt"].draw_module(backbone64, data).trained
-    tensors = [tensor.requires_grad_() for tensor in own.values()]
-    classifier = make("coprompt").attach(Module(own), backbone64, labels)
-    features, texts = adapted(Case(backbone64, labels, own, views[0]))
-    entropy = cross_entropy(cosine_logits(backbone64, texts, features), train.targets)
-    image_loss = 1 - mean_cosine(features, backbone64.model.visual(views[1]))  # type: ignore[operator]
-    for seed in range(4):
-        rng = seeded(seed)
-        tokens = train.inputs(torch.arange(10))
-        given = train.views[0], train.targets, backbone64, labels, tokens, train.views[1], rng
-        found = make("coprompt").loss(classifier, Batch(*given))
-        template = labels.templates[int(torch.randint(3, (), generator=rng.manual_seed(seed)))]
-        drawn.add(template)
-        text_loss = 1 - mean_cosine(texts, fill(backbone64, labels, template))
-        expected = entropy + text_loss + image_loss
-        close(found, expected)
-        gradients = [torch.autograd.grad(x, tensors, retain_graph=True) for x in (found, expected)]
-        torch.testing.assert_close(*gradients, rtol=1e-7, atol=1e-9)
-        assert all(gradient.abs().max() > 1e-6 for gradient in gradients[0])
-    assert len(drawn) > 1
 
 
 def test_promptsrc_s_average_over_epochs_is_gaussian() -> None:

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import pickle
+import tarfile
 import zipfile
+import zlib
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from command_line import output_of
+from PIL import Image
 from safetensors.torch import save_file
 
+from compatbench.backbone.build import MOST_MERGES, build_tokenizer
+from compatbench.backbone.hf import build_hf_model
+from compatbench.backbone.load import read_backbone
 from compatbench.backbone.load.checkpoint import read_tensors
 from compatbench.data.cache_files import list_entries, read_entry
+from compatbench.data.cards import BackboneCard
+from compatbench.data.cards.sources import WebdatasetSource
+from compatbench.data.images.dataset_files import MOST_BYTES
+from compatbench.data.images.source import MOST_PIXELS, ImageSource, Sample
+from compatbench.data.layouts.containers import open_container
+from compatbench.data.layouts.listing import Classes
+from compatbench.data.layouts.scanners import open_layout
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.method import load_module
 from compatbench.method.registry import MethodRegistry
@@ -96,3 +113,178 @@ def test_the_command_line_says_that_a_plug_in_is_code() -> None:
     for command in ("run", "plan", "check", "maintain audit", "evaluate"):
         output = output_of(command, "--help")
         assert "as code" in " ".join(output.replace("│", " ").split()), command
+
+
+CLIP = {
+    "config.json": {"model_type": "clip"},
+    "preprocessor_config.json": {
+        "size": {"height": 4, "width": 4},
+        "image_mean": [0, 0, 0],
+        "image_std": [1, 1, 1],
+    },
+}
+
+
+def refused(read: Callable[[], object], message: str) -> None:
+    with pytest.raises(CompatbenchError, match=message):
+        read()
+
+
+@cache
+def names(count: int) -> bytes:
+    """A safetensors file of empty tensors."""
+    entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    text = json.dumps({str(number): entry for number in range(count)}).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+@cache
+def packed(compression: int, twice: bool = False) -> bytes:
+    """A checkpoint whose parts are compressed, or stand twice in the archive's directory."""
+    good, out = io.BytesIO(), io.BytesIO()
+    torch.save({"w": torch.zeros(1 << 22)}, good)
+    with zipfile.ZipFile(good) as source, zipfile.ZipFile(out, "w", compression) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+        if twice:
+            target.filelist += target.filelist
+    return out.getvalue()
+
+
+def stretched() -> bytes:
+    """A checkpoint with one number that is said to be a million."""
+    out = io.BytesIO()
+    torch.save({"w": torch.zeros(1).expand(1_000_000)}, out)
+    return out.getvalue()
+
+
+CHECKPOINTS = {
+    "deflate": (lambda: packed(zipfile.ZIP_DEFLATED), "is compressed"),
+    "bzip2": (lambda: packed(zipfile.ZIP_BZIP2), "is compressed"),
+    "lzma": (lambda: packed(zipfile.ZIP_LZMA), "is compressed"),
+    "overlap": (lambda: packed(zipfile.ZIP_STORED, twice=True), "its parts overlap"),
+    "names": (lambda: names(500_000), "its header has [0-9,]+ bytes, of"),
+    "declared header": (lambda: (2**40).to_bytes(8, "little") + b"{}", "it is no safetensors file"),
+}
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+@pytest.mark.parametrize("provider", ["open_clip", "hf"])
+def test_a_checkpoint_is_not_unpacked(tmp_path: Path, kind: str, provider: str) -> None:
+    make, message = CHECKPOINTS[kind]
+    content = make()
+    if provider == "open_clip":
+        (tmp_path / "w.pt").write_bytes(content)
+        refused(lambda: read_tensors(tmp_path / "w.pt"), message)
+        return
+    for name, values in CLIP.items():
+        (tmp_path / name).write_text(json.dumps(values))
+    name = "pytorch_model.bin" if content.startswith(b"PK") else "model.safetensors"
+    (tmp_path / name).write_bytes(content)
+    refused(lambda: build_hf_model(read_backbone(f"hf:{tmp_path}")), message)
+
+
+def test_a_tensor_is_as_large_as_what_is_stored_of_it(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(stretched())
+    refused(lambda: read_tensors(tmp_path / "w.pt"), "'w' has more numbers than are stored")
+
+
+def test_a_module_or_an_entry_of_the_cache_with_too_many_names_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(names(500_000))
+    refused(lambda: load_module(path), "its header has")
+    assert read_entry(path) is None
+
+
+def test_merges_of_a_tokenizer_are_unpacked_within_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compatbench.backbone.build.tasks_folder", lambda: tmp_path)
+    facts = dict(name="b", title="B", licence="MIT", config="ViT-B-32", tag="openai")
+    card = BackboneCard.model_validate({**facts, "tokenizer": "merges.gz"})
+    good = gzip.compress(bytes(MOST_MERGES + 1))
+    for content, message in ((good, "unpacks to more"), (good[:99], "cannot read")):
+        (tmp_path / "merges.gz").write_bytes(content)
+        refused(lambda: build_tokenizer(card, 77), message)
+
+
+def member(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """A shard with one member, which says that it has so many bytes and has 1,024."""
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.GNU_FORMAT) + bytes(10 * 1024)
+
+
+@pytest.mark.parametrize(
+    "shard",
+    [
+        member("a.png", 2**40),
+        member("a.txt", 2**40),
+        member("a.png", -512),
+        member("a.txt", -512),
+        member("a.png", 1 << 62),
+        member("././@LongLink", 2**62, tarfile.GNUTYPE_LONGNAME),
+        member("pax", 2**62, tarfile.XHDTYPE),
+        member("a.png", 512, tarfile.GNUTYPE_SPARSE),
+    ],
+)
+def test_a_shards_members_are_as_large_as_they_say(tmp_path: Path, shard: bytes) -> None:
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "0.tar").write_bytes(shard)
+    (tmp_path / "test" / "nshards.txt").write_text("1")
+    card = WebdatasetSource.model_validate({"kind": "webdataset", "folder": "pets"})
+    classes = Classes("pets", ("cat",), ("cat",), ("cat",))
+    refused(lambda: open_layout(tmp_path, card, classes), "0.tar cannot be read")
+
+
+def png(width: int, height: int) -> bytes:
+    """A PNG that says it has this size; nothing is drawn."""
+    out = io.BytesIO()
+    Image.new("1", (1, 1)).save(out, "PNG")
+    head = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\1\0\0\0\0"
+    start, rest = out.getvalue()[:12], out.getvalue()[33:]
+    return start + head + zlib.crc32(head).to_bytes(4, "big") + rest
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (png(MOST_PIXELS // 1000 + 1, 1000), "pixels"),
+        (png(2**31 - 1, 2**31 - 1), "pixels"),
+        (png(1, MOST_PIXELS), "pixels"),  # each line takes memory of its own
+        (EPS, "no image format that is known"),
+        (None, "larger than 1.0 GiB"),
+    ],
+)
+def test_an_image_has_a_bounded_size_and_a_known_format(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(content or b"")
+    if content is None:  # a file with a hole takes no room
+        with path.open("r+b") as file:
+            file.truncate(MOST_BYTES + 1)
+    refused(lambda: ImageSource(tmp_path, {}).image(Sample("a.png", 0)), message)
+
+
+@pytest.mark.parametrize("column", ["image", "label"])
+def test_a_parquet_file_unpacks_within_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str
+) -> None:
+    """A value that is stored once, in all rows: 100 kB in the file, 40 MB in memory."""
+    monkeypatch.setattr("compatbench.data.layouts.containers.MOST_BYTES", 10_000_000)
+    rows: dict[str, list[object]] = {"image": [png(1, 1)] * 400, "label": ["cat"] * 400}
+    rows[column] = [bytes(100_000) if column == "image" else "x" * 100_000] * 400
+    path = tmp_path / "a.parquet"
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pytest.importorskip("pyarrow").table(rows), path)
+    assert path.stat().st_size < 200_000
+
+    def read() -> None:
+        images, _ = open_container(tmp_path, path.name)
+        images[0][0].read()
+
+    refused(read, "a.parquet cannot be read: it unpacks to more than 9 MiB")
