@@ -85,7 +85,7 @@ class ProLIP(TrainedMethod):
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         change, tower = module["projection"], backbone.image
-        shift_weights({"proj": tower.weights["proj"]}, {"proj": change}, "image")
+        shift_weights(tower.weights, {"proj": change}, "image")
         text = zero_shot(backbone, labels, self.config.templates)
         compare = CosineClassifier(text, backbone.logit_scale)
         # Not through changed weights, which have the tower's precision.

@@ -29,7 +29,8 @@ def run_image_tower(visual: Any, images: Tensor, prompts: Sequence[Tensor]) -> T
         x = torch.cat([start, x], dim=1) + visual.positional_embedding
         norm, blocks, rope = visual.ln_pre, visual.transformer.resblocks, None
     else:
-        x, rope = visual.trunk._pos_embed(visual.trunk.patch_embed(images))
+        placed = visual.trunk._pos_embed(visual.trunk.patch_embed(images))
+        x, rope = placed if isinstance(placed, tuple) else (placed, None)
         norm, blocks = visual.trunk.norm_pre, visual.trunk.blocks
     own = x.shape[1]
     for i, block in enumerate(blocks):

@@ -17,11 +17,12 @@ from typing import Annotated, Any
 import typer
 from torch import nn
 
+from compatbench.backbone import ImageTower
 from compatbench.backbone.build import build_architecture
 from compatbench.backbone.load.names import model_names, tags_of
 from compatbench.data.cards.schemas import BackboneCard
 from compatbench.engine.model_size import TABLE, ModelSize
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, NotTransferable
 
 
 def measure_architecture(config: str) -> ModelSize | None:
@@ -43,15 +44,21 @@ def measure_architecture(config: str) -> ModelSize | None:
         width = getattr(projection, "out_features", None) or projection.shape[1]
     size = visual.preprocess_cfg["size"]
     side = size if isinstance(size, int) else min(size)
+    try:
+        tower = ImageTower(visual, config)
+        blocks, tokens, channels = tower.depth, tower.tokens, tower.width
+    except NotTransferable:  # an estimate
+        blocks, channels = _count_blocks(visual), patches.out_channels
+        tokens = (side // patches.kernel_size[0]) ** 2 + 1
     return ModelSize(
         parameters=_count_weights(model),
         embed_dim=width,
         text_weights=_count_weights(text.transformer),
         text_blocks=_count_blocks(text.transformer),
         image_weights=_count_weights(visual),
-        image_blocks=_count_blocks(visual),
-        image_tokens=(side // patches.kernel_size[0]) ** 2 + 1,
-        image_width=patches.out_channels,
+        image_blocks=blocks,
+        image_tokens=tokens,
+        image_width=channels,
         image_side=side,
         gated=int(any(type(each).__name__ in ("SwiGLU", "GluMlp") for each in visual.modules())),
     )

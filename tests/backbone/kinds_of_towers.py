@@ -115,18 +115,39 @@ def _eva_shell() -> nn.Module:
     return tiny_eva_clip().visual
 
 
-def eva_tower(**changes: Any) -> nn.Module:
-    """timm's ``Eva`` where open_clip puts it."""
-    from timm.models.eva import Eva
-
+def timm_tower(kind: Any, **changes: Any) -> nn.Module:
+    """A tower of timm's where open_clip puts it."""
     visual: Any = copy.copy(_eva_shell())
     visual._modules = dict(visual._modules)
     settings: Any = dict(img_size=24, patch_size=12, embed_dim=32, depth=2, num_heads=2)
-    settings |= dict(num_classes=16, global_pool="token", use_rot_pos_emb=True) | changes
-    for setting in changes.keys() - inspect.signature(Eva).parameters.keys():
+    settings |= dict(num_classes=16, global_pool="token") | changes
+    for setting in settings.keys() - inspect.signature(kind).parameters.keys():
         pytest.skip(f"timm {timm.__version__} has no '{setting}'")
-    visual.trunk, visual.head = Eva(**settings), nn.Sequential()
+    visual.trunk, visual.head = kind(**settings), nn.Sequential()
     return randomise(visual, 4).double()
+
+
+def eva_tower(**changes: Any) -> nn.Module:
+    """timm's ``Eva``."""
+    from timm.models.eva import Eva
+
+    return timm_tower(Eva, **dict(use_rot_pos_emb=True) | changes)
+
+
+def vit_tower(**changes: Any) -> nn.Module:
+    """timm's ViT."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    return timm_tower(VisionTransformer, **changes)
+
+
+def _convolved(**sizes: Any) -> nn.Module:
+    """MobileCLIP's patches, which three convolutions make."""
+    from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
+
+    del sizes["patch_size"]
+    stem = ConvStem(channels=(8, 8, 32), stride=(3, 2, 2), kernel_size=(3, 2, 2), act_layer=nn.GELU)
+    return HybridEmbed(stem, proj=False, **sizes)
 
 
 EVA02 = dict(qkv_fused=False, swiglu_mlp=True, scale_mlp=True, scale_attn_inner=True)
@@ -149,6 +170,14 @@ IMAGE_TOWERS: dict[str, Callable[[], nn.Module]] = {
     "eva-pre-norm-and-map": lambda: eva_tower(
         attn_type="rope", use_pre_transformer_norm=True, global_pool="map", qk_norm=True
     ),
+    "siglip": lambda: vit_tower(
+        global_pool="map", class_token=False, num_classes=0, act_layer="gelu_tanh"
+    ),
+    "mobileclip": lambda: vit_tower(embed_layer=_convolved, no_embed_class=True),
+    "vit-norms-and-layer-scale": lambda: vit_tower(
+        qk_norm=True, init_values=0.5, pre_norm=True, reg_tokens=1, qkv_bias=False
+    ),
+    "vit-average": lambda: vit_tower(global_pool="avg"),
 }
 
 
@@ -159,12 +188,10 @@ def resnet() -> nn.Module:
     return model
 
 
-def _siglip_tower() -> nn.Module:
-    from timm.models.vision_transformer import VisionTransformer
+def _parallel_tower() -> nn.Module:
+    from timm.models.vision_transformer import ParallelThingsBlock
 
-    visual: Any = eva_tower()
-    visual.trunk = VisionTransformer(24, 12, embed_dim=32, depth=1, num_heads=2, num_classes=0)
-    return visual
+    return vit_tower(block_fn=ParallelThingsBlock)
 
 
 GATE, SHARED_KEYS = (
@@ -173,8 +200,8 @@ GATE, SHARED_KEYS = (
 )
 # What is said of it, and the tower.
 UNKNOWN_IMAGE_TOWERS: list[tuple[str, Callable[[], Any]]] = [
-    ("neither CLIP's nor EVA's", lambda: resnet().visual),
-    ("'VisionTransformer' is neither", _siglip_tower),
+    ("'ModifiedResNet' is not a transformer", lambda: resnet().visual),
+    ("blocks are not EVA's or timm's", _parallel_tower),
     ("blocks are not open_clip's standard", lambda: clip_tower(block_type="custom")),
     ("pooled by 'none'", lambda: clip_tower(pool_type="none")),
     ("pooled by ''", lambda: eva_tower(global_pool="")),

@@ -198,6 +198,7 @@ def another_image_size(state: State) -> State:
 SMALL, EVA = "Small/plain@w.pt", "Small-eva@w.pt"
 FOLDER = {"open_clip_config.json": json.dumps({"model_cfg": CONFIGS["Small"]}).encode()}
 BERT = {"config.json": b'{"model_type": "bert"}', "model.safetensors": b""}
+NAFLEX = BERT | {"config.json": b'{"model_type": "siglip2"}'}
 # A backbone's name, the files that are there, and what is said.
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("vit-b16-opena", {}, "did you mean vit-b16-openai"),
@@ -211,6 +212,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("local-dir:.", FOLDER, "holds no weights"),
     ("local-dir:.", FOLDER | {"a.pt": b"", "b.pt": b""}, "several checkpoints, a.pt, b.pt"),
     ("hf:.", BERT, "type 'bert' are not supported; supported: clip"),
+    ("hf:.", NAFLEX, "type 'siglip2' are not supported; NaFlex keeps the shape"),
     (SMALL, {"w.pt": b"version https://git-lfs.github.com/spec/v1\noid"}, "git-lfs pointer"),
     (SMALL, {"w.pt": b"<!DOCTYPE html><html>404</html>"}, "is not a checkpoint"),
     (SMALL, {"w.pt": b""}, "is not a checkpoint"),

@@ -17,6 +17,7 @@ from open_clip_reference import encode_texts
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_models import randomise, wrap
+from tiny_tokenizers import write_tokenizer
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels, load_backbone
@@ -32,7 +33,6 @@ from compatbench.method.registry import builtin_methods
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.usefixtures("no_weights_here")
 
-WORDS = ["a", "photo", "of", "dog", "tree", "red", "apple", "."]
 LABELS = Labels(("dog", "red apple", "tree"), ("a photo of a {}.",), "a photo of a {}.")
 TEXT = dict(vocab_size=16, hidden_size=32, intermediate_size=48, num_hidden_layers=3)
 TEXT |= dict(num_attention_heads=2, max_position_embeddings=20)
@@ -44,6 +44,11 @@ PROCESSOR = dict(size={"height": 64, "width": 64}, do_center_crop=False, resampl
 PROCESSOR |= dict(image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4], rescale_factor=1 / 255)
 CONFIGS: dict[str, dict[str, Any]] = {
     "clip": dict(text_config=ENDS, vision_config=VISION, projection_dim=16),
+    "metaclip_2": dict(
+        text_config=BERT | dict(hidden_act="gelu"),
+        vision_config=VISION | dict(hidden_act="gelu"),
+        projection_dim=16,
+    ),
     "siglip": dict(
         text_config=TEXT | dict(projection_size=32, pad_token_id=2, eos_token_id=3),
         vision_config=VISION,
@@ -61,25 +66,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "blip": dict(text_config=BERT | dict(is_decoder=True), vision_config=VISION)
     | dict(image_text_hidden_size=16),
 }
-STARTS = {"clip": "[CLS]", "align": "[CLS]", "flava": "[CLS]", "blip": "[CLS]", "siglip": ""}
-PADS = {"clip": "[SEP]", "siglip": "[MASK]"}
-
-
-def write_tokenizer(folder: Path, kind: str) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    special = ["[PAD]", "[CLS]", "[MASK]", "[SEP]"]
-    vocabulary = {word: i for i, word in enumerate([*special, *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[MASK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    start = STARTS[kind]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{start} $A [SEP]".strip(),
-        special_tokens=[(token, vocabulary[token]) for token in special],
-    )
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PADS.get(kind, "[PAD]"), sep_token="[SEP]"
-    ).save_pretrained(folder)
+OF_OPEN_CLIP = ("clip", "metaclip_2", "siglip")  # which are put together of its parts
 
 
 def write_model(folder: Path, kind: str, **processor: Any) -> Any:
@@ -168,7 +155,7 @@ def test_images_and_the_scale_equal_transformers_own(pair: Any) -> None:
         scale = (out.logits_per_image - bias) / cosine
     torch.testing.assert_close(backbone.encode_images(pixels), features, rtol=1e-9, atol=1e-9)
     assert backbone.logit_scale == pytest.approx(scale.item(), rel=1e-5)
-    if kind not in ("clip", "siglip"):
+    if kind not in OF_OPEN_CLIP:
         with pytest.raises(NotTransferable):
             _ = backbone.image
 
@@ -177,7 +164,7 @@ def test_images_and_the_scale_equal_transformers_own(pair: Any) -> None:
 def known(pair: Any) -> Any:
     """The pair of a kind in whose towers methods can act, and pixels."""
     kind, backbone, model = pair
-    if kind not in ("clip", "siglip"):
+    if kind not in OF_OPEN_CLIP:
         pytest.skip("its image tower is of another kind")
     return kind, backbone, copy.deepcopy(model), torch.randn(2, 3, 64, 64, dtype=torch.float64)
 
@@ -192,7 +179,7 @@ def test_prompts_in_the_image_tower_are_rows_of_transformers_layers(known: Any) 
     tower = backbone.image
     prompts = torch.randn(2, 3, tower.width, dtype=torch.float64)
     assert (tower.depth, tower.width) == (2, 32)
-    assert tower.tokens == (17 if kind == "clip" else 16)
+    assert tower.tokens == (16 if kind == "siglip" else 17)
 
     def append(number: int) -> Any:
         def hook(_: Any, given: Any, options: Any) -> Any:

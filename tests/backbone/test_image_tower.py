@@ -133,7 +133,7 @@ def test_a_resnet_gives_features_and_pixels_and_is_refused_the_rest(labels: Labe
     assert torch.equal(backbone.encode_images(images, PIXELS), images)
     assert backbone.zero_shot(labels).shape == (len(labels), 16)
     for wanted in (POOLED, DENSE, ImageInput("hidden")):
-        with pytest.raises(NotTransferable, match="neither CLIP's nor EVA's"):
+        with pytest.raises(NotTransferable, match="'ModifiedResNet' is not a transformer"):
             backbone.encode_images(images, wanted)
     context = Module({"context": backbone.embed_text("a photo")})
     logits = CoOp(CoOp.Config(context_length=2)).attach(context, backbone, labels)(features)

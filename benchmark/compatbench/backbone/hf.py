@@ -1,6 +1,6 @@
-"""Models of transformers as backbones: CLIP, SigLIP, ALIGN, FLAVA and BLIP.
+"""Models of transformers as backbones: CLIP, MetaCLIP 2, SigLIP, SigLIP 2, ALIGN, FLAVA and BLIP.
 
-They are built from a folder; no code in it is run. CLIP and SigLIP are put together of open_clip's
+They are built from a folder; no code in it is run. The first four are put together of open_clip's
 parts. Of others, the image tower is run as it is, and the text tower from token embeddings by
 ``PlainTower``, through its own layers: those of BERT's kind (ALIGN, BLIP) normalise the input of
 the first layer, which is treated as part of that layer, and hide padding from all rows, so padding
@@ -36,6 +36,8 @@ def build_hf_model(card: BackboneCard, weights: bool = True) -> nn.Module:
 
     Without ``weights`` they are random, on torch's current default device.
     """
+    from compatbench.backbone.parts.from_transformers import OpenClipModel
+
     path = find_weights(card, download=weights)
     folder = path.parent
     family, settings = _read_folder(folder, card)
@@ -58,13 +60,10 @@ def build_hf_model(card: BackboneCard, weights: bool = True) -> nn.Module:
         problem = f"transformers cannot load {folder} as {family.model}: {first_line(error)}"
         raise _error(card, problem) from None
     if missing:
-        raise _error(
-            card,
-            f"the weights in {folder} lack {len(missing)} tensors of {family.model}, such as "
-            f"{missing[0]}",
-            "give the folder of a model that was trained to compare images with texts",
-        )
-    made: Any = family.build(model)
+        problem = f"the weights in {folder} lack {len(missing)} tensors of {family.model}"
+        fix = "give the folder of a model that was trained to compare images with texts"
+        raise _error(card, f"{problem}, such as {missing[0]}", fix)
+    made: Any = (family.build or OpenClipModel)(model)
     made.visual.preprocess_cfg = settings
     made.activation = str(model.config.text_config.hidden_act)
     return made.eval().requires_grad_(False)
@@ -99,8 +98,10 @@ def _read_folder(folder: Path, card: BackboneCard) -> tuple[Family, dict[str, An
     except _UNREADABLE as error:
         raise _error(card, f"cannot read {folder / CONFIG}: {error}") from None
     if kind not in FAMILIES:
-        supported = f"supported: {', '.join(FAMILIES)}"
-        raise _error(card, f"models of type '{kind}' are not supported", supported)
+        fix = f"supported: {', '.join(FAMILIES)}"
+        if kind == "siglip2":
+            fix = "NaFlex keeps the shape of images; take a SigLIP 2 of one image size"
+        raise _error(card, f"models of type '{kind}' are not supported", fix)
     path = folder / PREPROCESSING
     try:
         settings, inexact = _translate(json.loads(path.read_text(encoding="utf-8")))
@@ -235,22 +236,17 @@ def _bert_text(text: Any, config: Any, projection: nn.Module) -> TextAnatomy:
     )
 
 
-def _as_open_clip(model: Any) -> nn.Module:
-    from compatbench.backbone.parts.from_transformers import OpenClipModel
-
-    return OpenClipModel(model)
-
-
 class Family(NamedTuple):
     """One family of transformers' models: the class, and what makes a backbone's model of one."""
 
     model: str
-    build: Callable[[Any], nn.Module]
+    build: Callable[[Any], nn.Module] | None = None  # default: it is put together of open_clip's
 
 
 FAMILIES = {
-    "clip": Family("CLIPModel", _as_open_clip),
-    "siglip": Family("SiglipModel", _as_open_clip),
+    "clip": Family("CLIPModel"),
+    "metaclip_2": Family("MetaClip2Model"),
+    "siglip": Family("SiglipModel"),  # and SigLIP 2 of a fixed image size
     "align": Family(
         "AlignModel",
         lambda model: HuggingFaceModel(

@@ -176,7 +176,7 @@ def test_an_image_tower_that_cannot_be_opened_is_left_out_with_a_line(clip: Back
     report = analyze(clip, odd)
     assert set(report.changes["tower"]) == {"text"}
     assert report.images == 0
-    assert "'Identity' is neither CLIP's nor EVA's transformer" in report.notes[-1]
+    assert "'Identity' is not a transformer of CLIP's" in report.notes[-1]
 
 
 def test_prompts_that_are_too_few_or_too_long_are_refused(

@@ -45,8 +45,8 @@ class ClipBlock(StandardBlock):
         return self.finish(x[:, :rows], _merge(mixed), updates, normed[:, :rows])
 
 
-class EvaBlock:
-    """A block of timm's ``Eva``, its norms before or after its parts; called as ``ClipBlock``."""
+class TimmBlock:
+    """A block of timm's, its norms before or after its parts; called as ``ClipBlock``."""
 
     def __init__(self, block: Any, rope: Callable[[], Tensor] | None) -> None:
         # The rope gives the sines and cosines of the patches, ``[..., patches, 2 · head width]``.
@@ -68,6 +68,8 @@ class EvaBlock:
         """What a part adds to its block's input: its output, normalised or scaled."""
         if self._post_norm:
             return getattr(self._block, f"norm{part}")(output)
+        if hasattr(self._block, f"ls{part}"):
+            return getattr(self._block, f"ls{part}")(output)
         gamma = getattr(self._block, f"gamma_{part}")
         return output if gamma is None else gamma * output
 
@@ -90,7 +92,7 @@ class EvaBlock:
         if attention.qkv is None:
             return attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)
         bias = attention.qkv.bias
-        if bias is None and attention.q_bias is not None:
+        if bias is None and getattr(attention, "q_bias", None) is not None:
             bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
         return F.linear(x, attention.qkv.weight, bias).chunk(3, dim=-1)
 
@@ -122,6 +124,7 @@ class ClipAnatomy:
         self.extra = int(visual.class_embedding is not None)  # tokens before the patches
         self.blocks = [ClipBlock(block) for block in visual.transformer.resblocks]
         self.attends = visual.attn_pool is not None  # it pools by attention
+        self.gated = False  # its MLPs have gates
         # The feature depends on the last block's first row alone.
         self.class_pooled = visual.pool_type == "tok" and not self.attends
 
@@ -146,8 +149,11 @@ class ClipAnatomy:
         return rows if self._visual.proj is None else rows @ self._visual.proj
 
 
-class EvaAnatomy:
-    """timm's ``Eva`` in open_clip's ``TimmModel``: EVA-CLIP and EVA02-CLIP. As ``ClipAnatomy``."""
+class TimmAnatomy:
+    """timm's ``Eva`` and ViT in open_clip's ``TimmModel``; as ``ClipAnatomy``.
+
+    The former is the tower of EVA-CLIP and PE-Core, the latter that of SigLIP and MobileCLIP-B.
+    """
 
     def __init__(self, visual: Any) -> None:
         self._head, self._trunk = visual.head, visual.trunk
@@ -155,13 +161,15 @@ class EvaAnatomy:
         self.width = trunk.embed_dim
         self.extra = trunk.num_prefix_tokens
         self.tokens = self.extra + trunk.patch_embed.num_patches
-        rope = None if trunk.rope is None else trunk.rope.get_embed
-        self.blocks = [EvaBlock(block, rope) for block in trunk.blocks]
+        self.gated = hasattr(trunk, "rope")
+        rope = trunk.rope if self.gated else None
+        self.blocks = [TimmBlock(block, rope and rope.get_embed) for block in trunk.blocks]
         self.attends = trunk.attn_pool is not None
         self.class_pooled = trunk.global_pool == "token" and not self.attends
 
     def embed(self, images: Tensor) -> Tensor:
-        return self._trunk._pos_embed(self._trunk.patch_embed(images))[0]
+        x = self._trunk._pos_embed(self._trunk.patch_embed(images))
+        return x[0] if isinstance(x, tuple) else x  # Eva's has the sines and cosines beside it
 
     def enter(self, tokens: Tensor) -> Tensor:
         return self._trunk.norm_pre(tokens)
@@ -176,28 +184,28 @@ class EvaAnatomy:
         return self._head(self._trunk.head(rows))
 
 
-def examine_image_tower(visual: Any, name: str) -> ClipAnatomy | EvaAnatomy:
+def examine_image_tower(visual: Any, name: str) -> ClipAnatomy | TimmAnatomy:
     """The anatomy of a model's image tower, if something can be inserted into its kind.
 
     Another, run as if it were one of these, would give plausible features that are wrong.
     """
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import VisionTransformer
-    from timm.models.eva import Eva
+    from timm.models import eva, vision_transformer
 
     from compatbench.backbone.parts.from_transformers import SiglipVision
 
     clip = type(visual) in (VisionTransformer, SiglipVision)
+    inner = type(getattr(visual, "trunk", visual))
     if clip:
         odd = _odd_clip_part(visual)
-    elif type(visual) is TimmModel and type(visual.trunk) is Eva:
-        odd = _odd_eva_part(visual.trunk)
+    elif type(visual) is TimmModel and inner in (eva.Eva, vision_transformer.VisionTransformer):
+        odd = _odd_timm_part(visual.trunk)
     else:
-        inner = type(getattr(visual, "trunk", visual)).__name__
-        odd = f"'{inner}' is neither CLIP's nor EVA's transformer"
+        odd = f"'{inner.__name__}' is not a transformer of CLIP's, EVA's or SigLIP's kind"
     if odd:
         raise NotTransferable(f"nothing can be inserted into the image tower of '{name}': {odd}")
-    return ClipAnatomy(visual) if clip else EvaAnatomy(visual)
+    return ClipAnatomy(visual) if clip else TimmAnatomy(visual)
 
 
 def _odd_clip_part(visual: Any) -> str | None:
@@ -211,25 +219,27 @@ def _odd_clip_part(visual: Any) -> str | None:
     return None
 
 
-def _odd_eva_part(trunk: Any) -> str | None:
-    from timm.layers.attention import AttentionRope
+def _odd_timm_part(trunk: Any) -> str | None:
+    from timm.layers.attention import Attention, AttentionRope
     from timm.models.eva import EvaAttention, EvaBlock, EvaBlockPostNorm
+    from timm.models.vision_transformer import Block
 
     if trunk.global_pool not in ("token", "avg", "map"):
         return f"it is pooled by '{trunk.global_pool}'"
     if trunk.dynamic_img_size:
         return "its images have no fixed size"
-    if trunk.rope is not None and (trunk.rope_mixed or not hasattr(trunk.rope, "feat_shape")):
+    rope = getattr(trunk, "rope", None)
+    if rope is not None and (trunk.rope_mixed or not hasattr(rope, "feat_shape")):
         return "its rotary positions are not EVA-CLIP's"
     for block in trunk.blocks:
-        if type(block) not in (EvaBlock, EvaBlockPostNorm):
-            return "its blocks are not timm's EVA blocks"
+        if type(block) not in (EvaBlock, EvaBlockPostNorm, Block):
+            return "its blocks are not EVA's or timm's standard ones"
         attention = block.attn
         if (
-            type(attention) not in (EvaAttention, AttentionRope)
+            type(attention) not in (EvaAttention, AttentionRope, Attention)
             or getattr(attention, "rotate_half", False)
             or getattr(attention, "gate", None) is not None
             or getattr(attention, "num_kv_groups", 1) != 1
         ):
-            return "its attention is not EVA-CLIP's"
+            return "its attention is not EVA-CLIP's or timm's standard one"
     return None

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from compatbench.backbone.image.image_anatomy import EvaAnatomy, examine_image_tower
+from compatbench.backbone.image.image_anatomy import TimmAnatomy, examine_image_tower
 from compatbench.backbone.parts.blocks import BlockUpdates, Updates, updates_of, widen
 from compatbench.backbone.parts.memory import in_micro_batches, kept_numbers
 from compatbench.backbone.parts.parameters import (
@@ -55,7 +55,7 @@ PIXELS = ImageInput("pixels")
 
 
 class ImageTower:
-    """A frozen image tower in which a method can act: a ViT of CLIP or of EVA-CLIP.
+    """A frozen image tower in which a method can act: a ViT of CLIP, EVA-CLIP or SigLIP.
 
     Tokens of a method come after the image's own and have no position: they get no
     positional embedding and are not rotated (RoPE), and they are not pooled. Raises
@@ -83,7 +83,7 @@ class ImageTower:
 
     @cached_property
     def _names(self) -> CommonNames:
-        return CommonNames(self._visual, eva=isinstance(self._anatomy, EvaAnatomy))
+        return CommonNames(self._visual, timm=isinstance(self._anatomy, TimmAnatomy))
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
@@ -233,8 +233,7 @@ class ImageTower:
             return list(compute(slice(None)))
         tokens = self.tokens + (prompts[0].shape[-2] if prompts else 0)
         sizes = tokens, self.width, self.depth - max(block, 0) * (hidden.ndim == 3)
-        gated = isinstance(self._anatomy, EvaAnatomy)
-        numbers = kept_numbers(*sizes, trained=trained, gated=gated)
+        numbers = kept_numbers(*sizes, trained=trained, gated=self._anatomy.gated)
         size = numbers * hidden.dtype.itemsize
         return in_micro_batches(compute, len(hidden), size, hidden.device, rng)
 

@@ -1,7 +1,7 @@
 """The parameters of a tower: the names that all towers share, and a tower with others in place.
 
-The names are CLIP's, such as ``transformer.resblocks.0.ln_1.weight``. timm's EVA has others; what
-CLIP has not, such as the norms inside its attention and MLP, keeps them behind the block's
+The names are CLIP's, such as ``transformer.resblocks.0.ln_1.weight``. timm's towers have others;
+what CLIP has not, such as the norms inside its attention and MLP, keeps them behind the block's
 (``transformer.resblocks.0.attn.norm.weight``).
 """
 
@@ -20,7 +20,7 @@ from compatbench.errors import CompatbenchError
 ModuleType = TypeVar("ModuleType", bound=nn.Module)
 Tower = TypeVar("Tower")
 
-_EVA = (
+_TIMM = (
     (r"^trunk\.patch_embed\.proj\.", "conv1."),
     (r"^trunk\.cls_token$", "class_embedding"),
     (r"^trunk\.pos_embed$", "positional_embedding"),
@@ -32,7 +32,7 @@ _EVA = (
     (r"\.attn\.([qkv])_proj\.", r".attn.\1_"),
     (r"\.mlp\.fc1\.", ".mlp.c_fc."),
     (r"\.mlp\.fc2\.", ".mlp.c_proj."),
-    (r"\.gamma_([12])$", r".ls_\1.gamma"),
+    (r"\.(?:gamma_([12])|ls([12])\.gamma)$", r".ls_\1\2.gamma"),
     (r"^trunk\.(?:fc_)?norm\.", "ln_post."),
     (r"^(?:trunk\.head|head\.proj)\.weight$", "proj"),
     (r"^(?:trunk\.head|head\.proj)\.bias$", "proj_bias"),
@@ -46,16 +46,16 @@ class CommonNames:
     are their biases where all three have one; and its projection is ``[d, e]``, as CLIP's.
     """
 
-    def __init__(self, visual: nn.Module, eva: bool) -> None:
+    def __init__(self, visual: nn.Module, timm: bool) -> None:
         self._parameters = {name: p.detach() for name, p in visual.named_parameters()}
         names: dict[str, tuple[str, ...]] = {}
-        names |= {_common(name) if eva else name: (name,) for name in self._parameters}
+        names |= {_common(name) if timm else name: (name,) for name in self._parameters}
         for first in [name for name in names if re.search(r"\.attn\.q_(weight|bias)$", name)]:
             parts = [first.replace(".q_", f".{part}_") for part in "qkv"]
             if all(part in names for part in parts):
                 joined = first.replace(".q_", ".in_proj_")
                 names[joined] = tuple(names.pop(part)[0] for part in parts)
-        self._names, self._turned = names, "proj" if eva else ""
+        self._names, self._turned = names, "proj" if timm else ""
 
     def read(self) -> dict[str, Tensor]:
         """All weights by their common names."""
@@ -80,7 +80,7 @@ class CommonNames:
 
 
 def _common(name: str) -> str:
-    for pattern, common in _EVA:
+    for pattern, common in _TIMM:
         name = re.sub(pattern, common, name)
     return name
 
