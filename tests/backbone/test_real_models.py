@@ -1,0 +1,166 @@
+"""The models of the suite upgrades-2026: their sizes, what their towers take, and what moves."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from image_reference import few_shots
+from shrunk_models import shrink
+
+import compatbench as cb
+from compatbench.backbone import Backbone, ImageTower, Labels
+from compatbench.backbone.build import build_architecture
+from compatbench.data.cards import backbone_cards, suite_cards
+from compatbench.errors import NotTransferable
+from compatbench.method import Method, Module
+from compatbench.method.registry import builtin_methods
+
+pytest.importorskip("transformers")  # for tokenizers that are not CLIP's
+pytestmark = pytest.mark.usefixtures("no_weights_here")
+
+PAGE = (Path(__file__).parents[2] / "docs" / "running-for-real.md").read_text(encoding="utf-8")
+SECTION = PAGE.split("## Upgrades to models of 2024 to 2026")[1].split("\n## ")[0]
+ROWS = [
+    [cell.strip(" `") for cell in line.strip("|").split("|")]
+    for line in SECTION.splitlines()
+    if line.startswith("| `")
+]
+SIZES = {name: cells for name, *cells in ROWS if "→" not in name}
+MOVES = {tuple(re.findall(r"[\w-]{3,}", name)): cells for name, *cells in ROWS if "→" in name}
+METHODS = ("coop", "taskres", "clip_adapter", "maple", "vpt_deep", "clip_lora")
+LABELS = Labels(("dog", "red apple", "tree"), ("a photo of a {}.",), "a photo of a {}.")
+NO_START = "prompts of inner blocks follow start-of-text, which this text tower does not have"
+
+
+def test_the_page_shows_the_upgrades_of_the_suite_and_their_models() -> None:
+    assert [*MOVES] == [tuple(upgrade) for upgrade in suite_cards.read("upgrades-2026").upgrades]
+    assert {name for upgrade in MOVES for name in upgrade} == {*SIZES}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_an_architecture_has_the_sizes_of_the_page(name: str) -> None:
+    card = backbone_cards.read(name)
+    model: Any = build_architecture(card, device="meta")
+    text, image = getattr(model, "text", model), ImageTower(model.visual, name)
+    joint, side = int(SIZES[name][1]), int(SIZES[name][3])
+    blocks, width, tokens = map(int, re.findall(r"\d+", SIZES[name][0])[:3])
+    found = len(text.transformer.resblocks), text.token_embedding.embedding_dim
+    assert (*found, text.context_length) == (blocks, width, tokens)
+    sizes = re.findall(r"\d+", SIZES[name][2])
+    assert (image.depth, image.width, image.tokens) == (*map(int, sizes),)
+    assert model.visual.preprocess_cfg["size"] in (side, (side, side))
+    # Prompts and low-rank updates at the size that it has.
+    prompts = [torch.empty(2, image.width, device="meta")] * 2
+    update = {(image.depth - 1, part): lambda output, _: output for part in ("q", "v", "mlp")}
+    with torch.no_grad():
+        pixels = torch.empty(1, 3, side, side, device="meta")
+        features = image.encode(pixels, prompts=prompts, block_updates=update)  # type: ignore[arg-type]
+    assert features.shape == (1, joint)
+    own = open_clip.get_model_config(card.config)["text_cfg"].get("hf_tokenizer_name")
+    assert (own is None) == (text.token_embedding.num_embeddings == 49408)
+    assert model.logit_scale.shape == ()
+    assert (model.logit_bias is not None) == name.startswith("siglip")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Backbone]:
+    """All of them, small and of random weights."""
+    return {name: shrink(name, tmp_path_factory.mktemp(name)) for name in SIZES}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_both_towers_equal_their_own_forward(name: str, models: dict[str, Backbone]) -> None:
+    backbone = models[name]
+    model: Any = backbone.model
+    texts, images = ("a photo of a dog.", "tree"), torch.randn(2, 3, *backbone.image_sides)
+    close: dict[str, float] = dict(rtol=1e-4, atol=1e-4)
+    own = model.encode_text(backbone.tokenizer(list(texts)))
+    torch.testing.assert_close(backbone.text_features(texts), own, **close)
+    for features in (backbone.encode_images(images), backbone.image.encode(images)):
+        torch.testing.assert_close(features, model.encode_image(images), **close)
+    assert backbone.logit_scale == pytest.approx(model.logit_scale.exp().item())
+    if model.logit_bias is not None:  # the same for all classes, so no softmax over them sees it
+        assert model.logit_bias.item() == -10
+        _, _, scale, bias = model(images, backbone.tokenizer(list(texts)))
+        assert scale.item() == pytest.approx(backbone.logit_scale)
+        assert bias.item() == -10
+
+
+def build(name: str) -> Method:
+    """A method that acts in the first two blocks, which all of the small towers have."""
+    kind = builtin_methods().get(name)
+    return kind(kind.Config(**({"depth": 2} if "depth" in kind.Config.model_fields else {})))
+
+
+def start(method: Any, backbone: Backbone) -> Module:
+    """The method's module before its first step."""
+    data, _ = few_shots(backbone, LABELS, method.image_input(backbone))
+    return method.init(backbone, data, torch.Generator().manual_seed(1))
+
+
+def classify(method: Method, module: Module, backbone: Backbone) -> torch.Tensor:
+    images = torch.randn(2, 3, *backbone.image_sides)
+    inputs = backbone.encode_images(images, method.image_input(backbone))
+    return method.attach(module, backbone, LABELS)(inputs)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", SIZES)
+def test_a_tower_takes_a_module_or_says_why_not(
+    name: str, method: str, models: dict[str, Backbone]
+) -> None:
+    backbone, made = models[name], build(method)
+    if method == "maple" and name.startswith("siglip"):
+        with pytest.raises(NotTransferable, match=NO_START):
+            classify(made, start(made, backbone), backbone)
+        return
+    module = start(made, backbone)
+    learned = {key: tensor.detach().requires_grad_() for key, tensor in module.trained.items()}
+    logits = classify(made, Module(learned, module.stored), backbone)
+    assert logits.shape == (2, 3)
+    logits.square().sum().backward()
+    assert any(t.grad is not None and t.grad.abs().max() > 0 for t in learned.values())
+
+
+def test_a_projection_or_rows_that_a_tower_lacks_are_a_reason(models: dict[str, Backbone]) -> None:
+    for method, name, reason in (
+        ("prolip", "siglip2-so400m16-384", "image tower has no 'proj'"),
+        ("plot", "pe-core-b16", "pools by attention"),
+        ("mmrl", "siglip-so400m14-384", "a causal text tower, behind start-of-text"),
+    ):
+        made, backbone = build(method), models[name]
+        with pytest.raises(NotTransferable, match=reason) as caught:
+            classify(made, start(made, backbone), backbone)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("upgrade", MOVES, ids=" to ".join)
+def test_what_moves_is_what_the_page_says(
+    upgrade: tuple[str, str], models: dict[str, Backbone]
+) -> None:
+    source, target = (models[name] for name in upgrade)
+
+    def answer(method: Method) -> str:
+        try:
+            module = start(method, source)
+            classify(method, module, source)
+        except NotTransferable:
+            return "none"
+        try:
+            return "yes" if classify(method, module, target).isfinite().all() else "not finite"
+        except NotTransferable as error:
+            return "no" if re.search(r"was made for .* (width|size) \d+, not", str(error)) else "?"
+
+    assert [answer(build(name)) for name in METHODS] == MOVES[upgrade]
+
+
+def test_the_suite_is_planned_without_weights() -> None:
+    planned = cb.plan("upgrades-2026", ["zeroshot", "taskres"], tasks="dtd", seeds=1)
+    assert {*planned.frame["method"]} == {"zeroshot", "taskres"}
+    assert {*SIZES} <= {*planned.missing.backbones}
+    assert (planned.frame["missing"] == planned.frame["cells"]).all()
