@@ -37,7 +37,7 @@ def measure_architecture(config: str) -> ModelSize | None:
         return None
     visual, text = model.visual, getattr(model, "text", model)
     patches = next((each for each in visual.modules() if isinstance(each, nn.Conv2d)), None)
-    if patches is None or not hasattr(text, "transformer"):
+    if patches is None or not hasattr(getattr(text, "transformer", None), "resblocks"):
         return None
     projection, width = getattr(text, "text_projection", None), patches.out_channels
     if projection is not None:  # or else the towers are of one width
@@ -48,13 +48,14 @@ def measure_architecture(config: str) -> ModelSize | None:
         tower = ImageTower(visual, config)
         blocks, tokens, channels = tower.depth, tower.tokens, tower.width
     except NotTransferable:  # an estimate
-        blocks, channels = _count_blocks(visual), patches.out_channels
-        tokens = (side // patches.kernel_size[0]) ** 2 + 1
+        lists = nn.ModuleList, nn.Sequential
+        blocks = max(len(each) for each in visual.modules() if isinstance(each, lists))
+        tokens, channels = (side // patches.kernel_size[0]) ** 2 + 1, patches.out_channels
     return ModelSize(
         parameters=_count_weights(model),
         embed_dim=width,
         text_weights=_count_weights(text.transformer),
-        text_blocks=_count_blocks(text.transformer),
+        text_blocks=len(text.transformer.resblocks),
         image_weights=_count_weights(visual),
         image_blocks=blocks,
         image_tokens=tokens,
@@ -66,12 +67,6 @@ def measure_architecture(config: str) -> ModelSize | None:
 
 def _count_weights(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _count_blocks(tower: nn.Module) -> int:
-    """The length of the longest list of modules in a tower."""
-    lists = [each for each in tower.modules() if isinstance(each, (nn.ModuleList, nn.Sequential))]
-    return max((len(modules) for modules in lists), default=1)
 
 
 def make_table() -> str:

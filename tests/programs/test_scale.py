@@ -126,7 +126,10 @@ def test_every_method_that_is_trained_is_in_the_table() -> None:
     assert trained ^ read_launches().keys() <= UNRECORDED
 
 
-@pytest.mark.parametrize("name", ["mini-clip", "mini-eva-clip", "vit-b16-openai", "eva02-b16"])
+CONFIGS = {"vit-b16-openai": "ViT-B-16", "eva02-b16": "EVA02-B-16", "mobileclip-b": "MobileCLIP-B"}
+CONFIGS |= {"siglip-b16": "ViT-B-16-SigLIP", "rn50-openai": "RN50", "coca-b32": "coca_ViT-B-32"}
+
+
+@pytest.mark.parametrize("name", ["mini-clip", "mini-eva-clip", *CONFIGS])
 def test_the_table_has_the_sizes_of_the_architectures(name: str) -> None:
-    config = {"vit-b16-openai": "ViT-B-16", "eva02-b16": "EVA02-B-16"}.get(name, name)
-    assert measure_model(name) == measure_architecture(config)
+    assert measure_model(name) == measure_architecture(CONFIGS.get(name, name))
