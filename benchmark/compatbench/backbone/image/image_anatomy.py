@@ -212,7 +212,7 @@ def _odd_clip_part(visual: Any) -> str | None:
     """What is not supported about CLIP's image tower, if anything."""
     if visual.pool_type not in ("tok", "avg"):
         return f"it is pooled by '{visual.pool_type}'"
-    if not visual.transformer.batch_first:
+    if not getattr(visual.transformer, "batch_first", True):  # open_clip 4 has no other
         return "its batch is not the first dimension"
     if not all(is_standard(block) for block in visual.transformer.resblocks):
         return "its blocks are not open_clip's standard ones"

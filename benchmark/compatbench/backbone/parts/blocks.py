@@ -21,6 +21,7 @@ HALF = (torch.bfloat16, torch.float16)
 """Precisions of towers whose results become float32."""
 
 _QUICK = 1.702
+_PLAIN = {f"{part}{of}" for part in ("in_proj_", "out_proj.") for of in ("weight", "bias")}
 
 
 def widen(tensor: Tensor) -> Tensor:
@@ -90,16 +91,15 @@ def apply_to_projections(updates: Updates, qkv: Tensor, given: Tensor) -> Tensor
 
 def is_standard(block: nn.Module) -> bool:
     """Whether a block is norm, multi-head attention, norm and MLP, and nothing else."""
-    from open_clip.transformer import ResidualAttentionBlock
+    from open_clip.transformer import Attention, ResidualAttentionBlock
 
-    attention = getattr(block, "attn", None)
+    attention: Any = getattr(block, "attn", None)
     return (
         type(block) is ResidualAttentionBlock
         and not hasattr(block, "ln_1_kv")
-        and type(attention) is nn.MultiheadAttention
-        and attention.in_proj_weight is not None
-        and attention.bias_k is None
-        and not attention.add_zero_attn
+        and type(attention) in (nn.MultiheadAttention, Attention)  # the latter in open_clip 4
+        and {name for name, _ in attention.named_parameters()} <= _PLAIN
+        and not getattr(attention, "add_zero_attn", False)
     )
 
 

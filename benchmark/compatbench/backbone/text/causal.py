@@ -167,7 +167,7 @@ class _Block(StandardBlock):
 
     def bytes(self, images: int, shared: int, chunk: Chunk, learned: bool) -> int:
         """Bytes that the backward pass needs of one block, from the sizes of what is saved."""
-        width = self.block.attn.embed_dim
+        width = self.block.attn.out_proj.out_features
         hidden = self.block.mlp.c_fc.out_features
         rows = images * (shared + chunk.rows)
         size, keys = chunk.mask.shape[1:]

@@ -39,7 +39,7 @@ class TextAnatomy:
     pad_mask: bool = False  # padding is hidden from the other rows of a bidirectional tower
     # Padding is everything after the text (transformers), not every token with its id.
     pads_by_place: bool = False
-    standard_blocks: bool = False  # all are pre-norm blocks around ``nn.MultiheadAttention``
+    standard_blocks: bool = False  # all are pre-norm blocks, ``is_standard``
 
     @property
     def context_length(self) -> int:
@@ -138,7 +138,8 @@ def _odd_part(anatomy: TextAnatomy, tower: Any) -> str | None:
     """What is not supported about a tower, if anything."""
     from open_clip.transformer import Transformer
 
-    if type(tower.transformer) is not Transformer or not tower.transformer.batch_first:
+    inner = tower.transformer
+    if type(inner) is not Transformer or not getattr(inner, "batch_first", True):
         return "its transformer is not open_clip's"
     if not anatomy.blocks or not all(_is_known(block) for block in anatomy.blocks):
         return "its blocks are not open_clip's"
