@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import compatbench
 from compatbench import plugins
-from compatbench.plugins import ROOT, Command, Option, functions, offered
+from compatbench.plugins import ROOT, functions, offered
 
 CONTENT = {"formats", "methods", "tasks", "transfers"}
 RESULTS = {"published", "retrieval"}
@@ -101,17 +100,6 @@ def test_an_extra_registers_constants_alone(extra: str) -> None:
     source = Path(package.__file__ or "").read_text(encoding="utf-8")
     imports = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
     assert all(line.startswith("from compatbench.plugins import") for line in imports)
-
-
-def test_what_the_extras_register_is_offered() -> None:
-    for extra in EXTRAS:
-        package = import_module(f"compatbench.extras.{extra}")
-        for name, place in getattr(package, "FUNCTIONS", {}).items():
-            assert functions()[name] == f"{package.__name__}.{place}"
-            assert getattr(compatbench, name).__doc__
-    assert all(isinstance(command, Command) for command in offered("COMMANDS").values())
-    for command in offered("COMMANDS").values():
-        assert all(isinstance(option, Option) for option in command.options.values())
 
 
 def test_two_may_not_offer_one_function(monkeypatch: pytest.MonkeyPatch) -> None:

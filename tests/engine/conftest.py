@@ -21,9 +21,8 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 
-from .running import SMOKE, Run, said, write_methods
+from .running import SMOKE, Run, said
 
-__all__ = ["Run", "write_methods"]
 COLUMNS = {"COLUMNS": "100"}
 
 

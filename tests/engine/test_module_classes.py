@@ -1,4 +1,4 @@
-"""A module knows its classes: whatever the order, the name or the templates of a task's card."""
+"""A module knows its classes, in any order; on others it is attached anew, or not applicable."""
 
 from __future__ import annotations
 

@@ -19,8 +19,7 @@ from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
 
-from .conftest import Run, write_methods
-from .running import wait_until
+from .running import Run, wait_until, write_methods
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 

@@ -1,4 +1,4 @@
-"""Caches of shots or of test images beside the zero-shot logits: Tip-Adapter, APE, ProKeR, TDA."""
+"""Caches of shots, words or images beside zero-shot: Tip-Adapter, APE, ProKeR, Rosetta, TDA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/recipes.md says how suite paper runs each method, and why it differs from the authors."""
+"""docs/recipes.md: how suite paper runs each method, why it differs, what authors' files say."""
 
 from __future__ import annotations
 

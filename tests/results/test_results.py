@@ -1,4 +1,4 @@
-"""Result files: what is written is read again, and nothing broken is read at all."""
+"""Result files: what is written is read again, nothing broken is; and the frames made of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files made to harm: what is read runs no code, takes no memory, and leaves no folder."""
+"""Files made to harm: what is read runs no code and takes no more memory than it should."""
 
 from __future__ import annotations
 

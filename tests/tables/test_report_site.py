@@ -33,13 +33,9 @@ def parse(script: bytes) -> dict[str, Any]:
     return json.loads(text[text.index("{") : text.rindex("}") + 1])
 
 
-def test_a_suite_shows_its_own_tables_and_methods_without_code_of_its_own() -> None:
+def test_a_method_of_nobody_s_file_has_its_settings_and_no_capabilities() -> None:
     files = render_site([long_page()])
     shown = parse(files["data/tiny.js"])
-    [part] = shown["parts"]
-    assert part["title"] == "By shots"
-    assert "<th class=text>Method<th>1<th>4" in part["html"]
-    assert "<img" not in part["html"]
     index = parse(files["index.js"])
     assert {index["settings"][i] for i in shown["methods"]["m03"]} == {"lr: 0.002"}
     assert {*index["methods"]} == {"zeroshot"}  # of the project alone, which knows no other

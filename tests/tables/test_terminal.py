@@ -1,4 +1,4 @@
-"""The ranking in the terminal: at any width, of what was asked for, with what has no mean."""
+"""On a terminal: a ranking in the making, and tables that lose nothing on 80 columns."""
 
 from __future__ import annotations
 
