@@ -95,12 +95,16 @@ def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert path.read_bytes() == first
 
 
-def test_a_damaged_record_is_that_of_the_fit(store: RunStore) -> None:
-    torn = store.cell_path(KEY).read_bytes()[:-9]
-    store.cell_path(KEY).write_bytes(torn)
+@pytest.mark.parametrize("name", [b"tox", b"to", b"\0\0\0"])
+def test_a_record_of_which_a_byte_is_another_is_that_of_the_fit(
+    store: RunStore, name: bytes
+) -> None:
+    """Every byte of every kind of file is changed by the tests of programs."""
+    damaged = store.cell_path(KEY).read_bytes().replace(b"toy", name)
+    store.cell_path(KEY).write_bytes(damaged)
     with pytest.warns(CompatbenchWarning, match="damaged"):
         assert store.read(KEY) == FROM_MODULE
-    assert (store.folder / "damaged" / f"{KEY}.json").read_bytes() == torn
+    assert (store.folder / "damaged" / f"{KEY}.json").read_bytes() == damaged
 
 
 @pytest.mark.slow

@@ -39,6 +39,12 @@ def test_a_suite_that_measures_the_same_adds_its_own_figures_only() -> None:
     ]
 
 
+def test_without_a_complete_method_every_figure_says_why_it_is_not_drawn() -> None:
+    page = make_page(method(info("coop"), 60, 40))
+    nothing = replace(page, expected=replace(page.expected, seeds=(1, 2, 3)))
+    assert all(one.missing for one in plan_figures([nothing]) if one.section != "matrix")
+
+
 def test_of_many_methods_the_best_are_drawn_and_the_heading_says_so() -> None:
     many = [method(info(f"m{i:02}"), 30 + i // 2, 30) for i in range(60)]
     page = make_page(*many, method(info("floor", depth="none"), 1, 1))
