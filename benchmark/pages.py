@@ -3,7 +3,7 @@
 python benchmark/pages.py                    # every page
 python benchmark/pages.py speed methods      # these
 python benchmark/pages.py --check            # writes nothing; fails if a page is not up to date
-python benchmark/pages.py scale --out /tmp --assume gpu_rate=4e13 --assume mean_life=36000
+python benchmark/pages.py scale --out /tmp --assume shared_rate=4e9 --assume mean_life=36000
 
 What the figures are measured by stands at the end of each page.
 """

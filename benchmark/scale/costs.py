@@ -1,22 +1,31 @@
-"""What each cell of the full matrix takes: measured on a processor, and scaled to a GPU."""
+"""The full matrix as a schedule sees it: what each cell takes, needs and writes.
+
+Seconds of cells and images are those of ``compatbench plan --device-model``; what the machines are
+like beside their cards is assumed.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
+from functools import cache
 from typing import Any
 
-from matrix import SUITE, Draw, matrix, size_of, token_bytes
 from simulate import Job, Site
 
-from compatbench.data.cards import suite_cards, task_cards
+from compatbench.backbone import FEATURES
+from compatbench.data.cards import SuiteCard, suite_cards, task_cards
 from compatbench.data.feature_cache import WHOLE
-from compatbench.engine.model_size import FLOAT
+from compatbench.engine.cell import Cell
+from compatbench.engine.costs import PREDICTION, plan_fit
+from compatbench.engine.gpu_hours import HOUR, DeviceModel, find_device_model, time_cells
+from compatbench.engine.matrix import Matrix, select_matrix
+from compatbench.engine.model_size import FLOAT, ModelSize, measure_model
+from compatbench.errors import CompatbenchError
+from compatbench.method.registry import builtin_methods
 
-MEASURED = Path(__file__).parent / "measured.json"
-HOUR = 3600.0
+SUITE, CARD, PRECISION = "full", "h100", "tf32"
+VIEWS = 16  # of each training image, whatever a method asks for
 
 
 def _assumed(default: float, unit: str, why: str) -> Any:
@@ -27,23 +36,6 @@ def _assumed(default: float, unit: str, why: str) -> Any:
 class Assumptions:
     """What was not measured; ``--assume NAME=NUMBER`` of ``pages.py`` changes one."""
 
-    gpu_rate: float = _assumed(
-        12e12,
-        "FLOP/s",
-        "what a GPU sustains in float32 products; three fifths of the 19.5e12 that the maker of "
-        "the A100 gives as its peak",
-    )
-    gpu_share: float = _assumed(
-        1.0,
-        "",
-        "a method's fit uses the same share of that rate as it uses of the core's; 0.5 is half",
-    )
-    step_seconds: float = _assumed(
-        0.02, "s", "least time of an optimiser's step: launching its kernels from Python"
-    )
-    image_rate: float = _assumed(
-        400.0, "1/s", "images that one worker reads, decodes and transforms"
-    )
     worker_rate: float = _assumed(1e9, "B/s", "what one worker reads from the file system")
     shared_rate: float = _assumed(8e9, "B/s", "what the file system gives to all workers together")
     write_rate: float = _assumed(
@@ -63,76 +55,59 @@ class Assumptions:
         ]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What ``measure.py`` has written.
-
-    Attributes:
-        processor: of the measurements; ``core_flops`` is its rate in products of matrices.
-        methods: seconds and work of each method's mini cells, on average.
-    """
-
-    processor: str
-    core_flops: float
-    store_seconds_per_cell: float
-    methods: Mapping[str, Mapping[str, float]]
-
-    @classmethod
-    def read(cls, path: Path = MEASURED) -> Measured:
-        """Reads measured.json, or a file like it."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
-
-
 @dataclass(frozen=True, eq=False)
 class Costs:
     """The whole matrix.
 
     Attributes:
-        feature_bytes, token_bytes: of the feature cache.
+        feature_bytes: of the feature cache.
         files: that are there in the end.
     """
 
+    suite: SuiteCard
     jobs: Sequence[Job]
     site: Site
+    records: int
     feature_bytes: float
-    token_bytes: float
-    module_bytes: float
     prediction_bytes: float
     files: int
 
 
-def count_costs(measured: Measured, assumed: Assumptions) -> Costs:
-    """Every cell with its cost, and the machines, from what is measured and assumed."""
-    entries = _Entries(measured, assumed)
-    jobs, modules, predictions, files = [], 0.0, 0.0, 0
-    images = {name: task_cards.read(name).counts for name in task_cards.names()}
-    for draw in matrix():
-        names, read = entries.needed(draw)
+def read_suite() -> SuiteCard:
+    """The full matrix, without fits on targets, with as many views as a cluster would keep."""
+    suite = suite_cards.read(SUITE)
+    training = suite.training.model_copy(update={"most_views": VIEWS})
+    return suite.model_copy(update={"retrained": False, "training": training})
+
+
+def count_costs(assumed: Assumptions) -> Costs:
+    """Every cell with its cost, and the machines."""
+    suite, model = read_suite(), find_device_model(CARD)
+    matrix = select_matrix(suite, builtin_methods(), "all")
+    entries, jobs, records, answers = _Entries(matrix, model), [], 0, 0
+    for cell, time in time_cells(matrix, model, PRECISION):
+        names = entries.needed(cell)
+        tests = [_count_images(name, "test") for name in matrix.tests(cell.task)]
         jobs.append(
             Job(
-                draw.source,
-                draw.task,
-                draw.shots,
-                draw.seed,
-                draw.kind.name,
-                _seconds(draw, measured, assumed),
-                draw.backbones,
+                cell.source,
+                cell.task,
+                cell.shots,
+                cell.seed,
+                cell.name,
+                time.seconds,
+                cell.backbones,
                 tuple(names),
-                read,
+                sum(entries.bytes[name] for name in names),
                 # Module, its record, and per backbone predictions and the record again.
-                writes=2 + 2 * len(draw.backbones),
+                writes=2 + 2 * len(cell.backbones),
             )
         )
-        modules += measured.methods[draw.kind.name]["module_bytes"]
-        answers = sum(images[name]["test"] for name in draw.test_sets) * len(draw.backbones)
-        predictions += answers * 2 * FLOAT
-        files += 3
+        records += len(cell.backbones) * len(tests)
+        answers += len(cell.backbones) * sum(tests)
+    weights = {name: _size_of(name).parameters * FLOAT for job in jobs for name in job.backbones}
     site = Site(
-        {
-            name: size_of(name).parameters * FLOAT
-            for upgrade in suite_cards.read(SUITE).upgrades
-            for name in upgrade
-        },
+        weights,
         entries.seconds,
         assumed.worker_rate,
         assumed.shared_rate,
@@ -140,60 +115,53 @@ def count_costs(measured: Measured, assumed: Assumptions) -> Costs:
         assumed.mean_life,
         assumed.restart,
     )
-    features, tokens = (
-        sum(size for name, size in entries.bytes.items() if name.startswith(kind))
-        for kind in ("features", "tokens")
-    )
-    return Costs(jobs, site, features, tokens, modules, predictions, files + len(entries.seconds))
-
-
-def _seconds(draw: Draw, measured: Measured, assumed: Assumptions) -> float:
-    """A cell's fit and evaluation: as long as on the mini suite, times work, over speed."""
-    mini = measured.methods[draw.kind.name]
-    faster = assumed.gpu_rate * assumed.gpu_share / measured.core_flops
-    fit = mini["fit_seconds"] * draw.work.fit / mini["fit_work"] / faster
-    evaluate = mini["evaluate_seconds"] * draw.work.evaluate / mini["evaluate_work"] / faster
-    return max(fit, draw.work.steps * assumed.step_seconds) + evaluate
+    files = 3 * len(jobs) + len(entries.seconds)  # module, record and predictions
+    features = sum(entries.bytes.values())
+    return Costs(suite, jobs, site, records, features, answers * PREDICTION, files)
 
 
 class _Entries:
     """The entries of the feature cache: what each takes to encode and to keep."""
 
-    def __init__(self, measured: Measured, assumed: Assumptions) -> None:
-        self._assumed = assumed
-        self._cards = {name: task_cards.read(name) for name in task_cards.names()}
-        self._views = len(suite_cards.read(SUITE).training.list_views(epochs=1))
+    def __init__(self, matrix: Matrix, model: DeviceModel) -> None:
+        self._matrix, self._model = matrix, model
         self.seconds: dict[str, float] = {}
         self.bytes: dict[str, float] = {}
 
-    def needed(self, draw: Draw) -> tuple[list[str], float]:
-        """The entries that a cell needs, and how many bytes of them it reads."""
-        counts: dict[str, int] = {**self._cards[draw.task].counts}
+    def needed(self, cell: Cell) -> list[str]:
+        """The entries that a cell needs."""
+        choice, draw = self._matrix.choice(cell), f"{cell.shots} shots, seed {cell.seed}"
+        images = plan_fit(choice, cell.task, cell.shots).images
+        classes = len(self._matrix.cards[cell.task].classes)
+        val = min(classes * min(cell.shots, cell.training.val_shots), images)
         names = []
-        for kind, images in (("train", draw.work.train), ("val", draw.work.val)):
-            views = (1 + self._views) if kind == "train" else 1
-            whole = images >= WHOLE * counts.get(kind, float("inf"))
-            where = draw.task if whole else f"{draw.task}, {draw.shots} shots, seed {draw.seed}"
-            count = counts[kind] if whole else images
-            names += self._add(draw, draw.source, f"{kind} of {where}", count * views)
-        for test in draw.test_sets:
-            for backbone in draw.backbones:
-                count = self._cards[test].counts["test"]
-                names += self._add(draw, backbone, f"test of {test}", count)
-        return names, sum(self.bytes[name] for name in names)
-
-    def _add(self, draw: Draw, backbone: str, what: str, images: int) -> list[str]:
-        size = size_of(backbone)
-        names = []
-        for kind, flops, width in (
-            ("features", size.image_flops, size.embed_dim * FLOAT),
-            ("tokens", 0.0, token_bytes(size)),  # what enters the first block costs its decoding
-        ):
-            if kind == "tokens" and not draw.work.tokens:
-                continue
-            name = f"{kind} of {backbone}: {what}"
-            each = max(1 / self._assumed.image_rate, flops / self._assumed.gpu_rate)
-            self.seconds[name] = images * each
-            self.bytes[name] = images * width
-            names.append(name)
+        for kind, wanted, views in (("train", images, 1 + VIEWS), ("val", val, 1)):
+            if choice.method.card.learns:
+                whole = _count_images(cell.task, kind) or wanted
+                is_whole = wanted >= WHOLE * whole
+                where = cell.task if is_whole else f"{cell.task}, {draw}"
+                count = (whole if is_whole else wanted) * views
+                names.append(self._add(cell.source, f"{kind} of {where}", count))
+        for test in self._matrix.tests(cell.task):
+            for backbone in cell.backbones:
+                names.append(self._add(backbone, f"test of {test}", _count_images(test, "test")))
         return names
+
+    def _add(self, backbone: str, what: str, images: int) -> str:
+        size, name = _size_of(backbone), f"features of {backbone}: {what}"
+        flops = size.image_flops / self._model.flops(PRECISION)
+        self.seconds[name] = images * max(1 / self._model.image_rate, flops)
+        self.bytes[name] = images * size.input_bytes(FEATURES)
+        return name
+
+
+@cache
+def _count_images(task: str, split: str) -> int:
+    return task_cards.read(task).counts.get(split, 0)
+
+
+@cache
+def _size_of(name: str) -> ModelSize:
+    if (size := measure_model(name)) is None:
+        raise CompatbenchError(f"the size of backbone '{name}' is not known")
+    return size

@@ -1,6 +1,5 @@
-"""docs/scale.md and its picture, from measured.json and the assumptions.
+"""docs/scale.md and its picture, from cards, rates and assumptions.
 
-python benchmark/scale/measure.py    # from results/mini, benchmark/speed and the cards
 python benchmark/scale/real_run.py   # runs six methods on a mini task
 """
 
@@ -13,12 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import real_run
-from costs import HOUR, Assumptions, Costs, Measured, count_costs
-from matrix import SUITE
+from costs import CARD, HOUR, PRECISION, Assumptions, Costs, count_costs
 from pages import fill_template
 from simulate import Job, Outcome, simulate
 
-from compatbench.data.cards import suite_cards, suite_tasks, suite_variants
+from compatbench.data.cards import suite_cards, suite_tasks
 from compatbench.engine.costs import count_costs as count_plan
 from compatbench.engine.gpu_hours import DEVICE_MODELS, estimate_hours, read_launches
 from compatbench.engine.matrix import select_matrix
@@ -30,17 +28,17 @@ GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LIVES = (200.0, 500.0, 1000.0, float("inf"))  # hours
 LIVES_GPUS = 64
 DRAWS = 5  # of the deaths
-REAL, CARD, PRECISION = "paper", "h100", "tf32"  # whose hours are shown method by method
+REAL = "paper"  # whose hours are shown method by method
 LABEL = "Days and efficiency against the number of GPUs"
 
 
 def make_files(**assumed: float) -> dict[str, str | bytes]:
     """The page and its picture, for these assumptions."""
-    assumptions, measured = Assumptions(**assumed), Measured.read()
-    costs = count_costs(measured, assumptions)
+    assumptions = Assumptions(**assumed)
+    costs = count_costs(assumptions)
     outcomes = [typical_run(costs, gpus) for gpus in GPUS]
     return {
-        "scale.md": make_page(measured, assumptions, costs, outcomes),
+        "scale.md": make_page(assumptions, costs, outcomes),
         "scale.svg": draw(picture(costs, outcomes), LABEL),
     }
 
@@ -58,25 +56,19 @@ def typical_run(costs: Costs, gpus: int, mean_life: float | None = None) -> Outc
     return runs[len(runs) // 2]
 
 
-def make_page(
-    measured: Measured, assumed: Assumptions, costs: Costs, outcomes: Sequence[Outcome]
-) -> str:
+def make_page(assumed: Assumptions, costs: Costs, outcomes: Sequence[Outcome]) -> str:
     """The page, from its text and the figures."""
-    suite, jobs = suite_cards.read(SUITE), costs.jobs
+    jobs = costs.jobs
     options = [
         (name, getattr(assumed, name), unit, why) for name, _, unit, why in Assumptions.table()
     ]
     return fill_template(
         PAGE,
         {"size": _size, "hours": _hours, "days": _days},
-        measured=measured,
         costs=costs,
         outcomes=outcomes,
-        suite=suite,
-        tasks=len(suite_tasks(suite)),
-        records=sum(
-            len(job.backbones) * (1 + len(suite_variants(suite, job.task))) for job in jobs
-        ),
+        suite=costs.suite,
+        tasks=len(suite_tasks(costs.suite)),
         methods=_methods(jobs),
         run=real_run.read(),
         six=real_run.METHODS,
@@ -144,7 +136,7 @@ def _limits(costs: Costs) -> Iterable[tuple[str, float, str]]:
         ("the longest chain", chain, f"{slowest}: weights, features, cell"),
         ("the longest cell", longest.seconds, "no cell is divided"),
         ("encoding", encode, f"no entry is divided: {entry}"),
-        ("reading features and tokens", read / site.shared_rate, reading),
+        ("reading features", read / site.shared_rate, reading),
         ("writing records", writes / site.write_rate, writing),
         ("loading weights", loads / site.worker_rate, f"{_size(loads)} of the largest group"),
     )

@@ -238,8 +238,8 @@ def count_work(
 ) -> Work:
     """The work of a cell: its fits, and its evaluation everywhere."""
     method, tests = choice.method.card, matrix.tests(task)
-    classes = len(task_cards.read(task).classes)
-    images = sum(task_cards.read(name).counts.get("test", 0) for name in tests)
+    classes = len(matrix.cards[task].classes)
+    images = sum(matrix.cards[name].counts.get("test", 0) for name in tests)
     in_image, flops = "image-layers" in method.places, 0.0
     known = [size for size in map(measure_model, backbones) if size is not None]
     for size in known:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
+from compatbench.engine.cell import Cell
 from compatbench.engine.costs import CLOSED_FORM_SECONDS, Costs, count_work
 from compatbench.engine.matrix import Matrix
 from compatbench.errors import CompatbenchError
@@ -45,13 +46,22 @@ class DeviceModel(NamedTuple):
     views: float = 400.0
     cores: int = 16
 
+    def flops(self, precision: str) -> float:
+        """Operations a second that products of towers reach."""
+        return self.peak_flops[precision] * self.share
+
+    @property
+    def image_rate(self) -> float:
+        """Views of images a second, on all cores."""
+        return self.views * self.cores
+
     def describe(self, precision: str) -> list[tuple[str, str, str]]:
         """Each rate, with its source."""
-        peak = self.peak_flops[precision]
+        share = f"{self.share:.0%} of {self.source}"
         return [
-            ("products", f"{peak * self.share:.3g} FLOP/s", f"{self.share:.0%} of {self.source}"),
+            ("products", f"{self.flops(precision):.3g} FLOP/s", share),
             ("launches", f"{self.launch_seconds * 1e6:g} µs", "assumed, of each operation"),
-            ("views", f"{self.views * self.cores:,.0f} 1/s", f"measured, {self.cores} cores"),
+            ("views", f"{self.image_rate:,.0f} 1/s", f"measured, {self.cores} cores"),
         ]
 
 
@@ -74,33 +84,62 @@ def find_device_model(name: str) -> DeviceModel:
     return model
 
 
+class CellTime(NamedTuple):
+    """Seconds of a cell; of products and launches of its training steps, the longer counts.
+
+    The processor starts operations while the GPU computes. Products of a step are those of its
+    towers, in their precision.
+    """
+
+    products: float
+    launches: float
+    other: float  # answers, and fits in closed form
+
+    @property
+    def seconds(self) -> float:
+        """In all, its images aside."""
+        return max(self.products, self.launches) + self.other
+
+
+def time_cells(
+    matrix: Matrix, model: DeviceModel, precision: str
+) -> Iterator[tuple[Cell, CellTime]]:
+    """The cells of a matrix, each with what it takes."""
+    rate, table = model.flops(precision), read_launches()
+    count = cache(partial(count_work, matrix))
+    for cell in matrix.places:
+        choice = matrix.choice(cell)
+        work = count(choice, cell.task, cell.shots, cell.backbones)
+        launches = table.get(choice.method.card.name, Launches(0, 0.0))
+        each = launches.fixed + launches.per_block * work.depth
+        yield (
+            cell,
+            CellTime(
+                work.steps * work.step_flops / rate,
+                work.steps * each * model.launch_seconds,
+                work.test_flops / rate + work.closed_forms * CLOSED_FORM_SECONDS,
+            ),
+        )
+
+
 def estimate_hours(
     matrix: Matrix, costs: Costs, model: DeviceModel, precision: str
 ) -> pd.DataFrame:
     """Hours by method, and in the last row those of all cells with their images.
 
-    Columns: ``products`` and ``launches`` of training steps, of which the longer counts, since the
-    processor starts operations while the GPU computes; ``other``: answers and fits in closed form;
-    ``decode`` and ``encode``, of which the longer counts, too; ``hours`` in all. Products of a
-    step are those of its towers, in their precision.
+    Columns: those of ``CellTime``; ``decode`` and ``encode``, of which the longer counts; ``hours``
+    in all.
     """
-    rate, table = model.peak_flops[precision] * model.share, read_launches()
     hours: dict[str, list[float]] = {}
-    for cell in matrix.places:
-        choice = matrix.choice(cell)
-        work = count_work(matrix, choice, cell.task, cell.shots, cell.backbones)
-        launches = table.get(choice.method.card.name, Launches(0, 0.0))
-        each = launches.fixed + launches.per_block * work.depth
-        steps = work.steps * work.step_flops / rate, work.steps * each * model.launch_seconds
-        other = work.test_flops / rate + work.closed_forms * CLOSED_FORM_SECONDS
+    for cell, time in time_cells(matrix, model, precision):
         parts = hours.setdefault(cell.name, [0.0] * 4)
-        for i, seconds in enumerate((*steps, other, max(steps) + other)):
+        for i, seconds in enumerate((*time, time.seconds)):
             parts[i] += seconds / HOUR
     columns = ["products", "launches", "other", "hours"]
     frame = pd.DataFrame.from_dict(hours, "index", columns=columns)
     total = frame.sum()
-    decode = costs.images / (model.views * model.cores) / HOUR
-    encode = costs.encode_flops / rate / HOUR
+    decode = costs.images / model.image_rate / HOUR
+    encode = costs.encode_flops / model.flops(precision) / HOUR
     total["hours"] += max(decode, encode)
     frame.loc["all"] = total
     frame["decode"], frame["encode"] = 0.0, 0.0

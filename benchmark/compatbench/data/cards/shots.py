@@ -38,6 +38,7 @@ Shots = Annotated[
     PlainSerializer(show_shots, return_type=int | str),
 ]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+_SHOTS, _SEED = TypeAdapter[int](Shots), TypeAdapter[int](Seed)
 
 
 # Seeds or shots as people give them: ``1``, ``"1,2"`` or ``[1, 2]``; the word ``all`` of shots.
@@ -47,8 +48,7 @@ Numbers = int | str | Sequence[int | str]
 def check_draws(shots: Numbers, seeds: Numbers) -> tuple[list[int], list[int]]:
     """Numbers of shots, perhaps the word ``all``, and seeds, as they were asked for; or refused."""
     found = []
-    checks = (("shots", shots, TypeAdapter[int](Shots)), ("seeds", seeds, TypeAdapter[int](Seed)))
-    for field, asked, kind in checks:
+    for field, asked, kind in (("shots", shots, _SHOTS), ("seeds", seeds, _SEED)):
         values = asked.split(",") if isinstance(asked, str) else asked
         values = [values] if isinstance(values, int) else values
         if not len(values):

@@ -111,6 +111,9 @@ Hash = Annotated[
 ]
 
 
+_NAME = TypeAdapter(Name)
+
+
 class Download(CardModel):
     """A file that a part of a dataset comes from: an archive, or a file that is used as it is."""
 
@@ -138,7 +141,7 @@ class Download(CardModel):
     def _check(self) -> Download:
         if not (self.url or self.page):
             raise ValueError("a download needs 'url' or 'page'")
-        TypeAdapter(Name).validate_python(self.file)
+        _NAME.validate_python(self.file)
         return self
 
     @property
