@@ -34,10 +34,10 @@ MOST_LINES = 360
 # The most lines of Python that a room may have, extras together and each of the parts beside the
 # harness. A number only ever falls: who moves code from one room to another moves its lines, too.
 ROOM_BUDGETS = {
-    "backbone": 4_395,
+    "backbone": 4_401,
     "cli": 1_691,
-    "data": 5_390,
-    "engine": 4_534,
+    "data": 5_393,
+    "engine": 4_580,
     "extras": 11_025,
     "files": 609,
     "method": 2_589,
@@ -49,10 +49,10 @@ PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (37_670, ("benchmark/compatbench",)),
+    "the harness": (37_725, ("benchmark/compatbench",)),
     "transfers and formats": (3_281, ("transfers", "formats")),
-    "programs": (6_373, PROGRAMS),
-    "programs, with fits beside the authors' code": (9_595, (*PROGRAMS, "benchmark/authors")),
+    "programs": (6_082, PROGRAMS),
+    "programs, with fits beside the authors' code": (9_304, (*PROGRAMS, "benchmark/authors")),
     "tests": (29_542, ("tests",)),
 }
 
