@@ -34,4 +34,4 @@ compatbench.index = {
 "colours": {"ink":"#1a1a1a","line":"#d9d9d9","paper":"#ffffff","blue":"#0072b2","orange":"#e69f00","green":"#009e73","red":"#d55e00","purple":"#cc79a7","sky":"#56b4e9","grey":"#777777"},
 "font": "Liberation Sans, Arial, Helvetica, sans-serif"
 };
-/* compiled from b7db3c1ba1dc219d4444612c8aeeabc3abda6d97dcee7a3d9b359f728651fd50 by vl-convert 1.9.0.post1 */
+/* compiled by vl-convert 1.9.0.post1 */

@@ -8,7 +8,6 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
-import vl_convert
 from made_up_suites import hostile_page, info, long_page, method, small_page, states_page
 from synthetic_results import UPGRADE, make_page, with_more
 
@@ -62,22 +61,6 @@ def test_equal_methods_and_one_that_lost_everything_can_be_drawn() -> None:
     same = [method(info(f"m{i}"), 50, 50, parameters=0, seconds=0) for i in range(3)]
     page = make_page(*same, expected=Expected(("cats",), (4,), (1,), (UPGRADE,)))
     assert len(render_all(with_more(page, method(info("lost"), 0, -10)))) == 4
-
-
-def test_a_figure_is_drawn_again_only_if_it_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    [figure, *_] = plan_figures([small_page()])
-    first, draw = figure.render(), vl_convert.vega_to_svg
-    monkeypatch.setattr(vl_convert, "vega_to_svg", lambda spec: pytest.fail("it is drawn again"))
-    assert figure.render(first) == first
-    monkeypatch.setattr(vl_convert, "vega_to_svg", draw)
-    for changed in (
-        b"",
-        b"\xff" + first,
-        first.replace(b"</svg>", b"<g/></svg>"),  # by hand
-        replace(figure, heading="of another upgrade").render(),
-        plan_figures([with_more(small_page(), method(info("new"), 55, 55))])[0].render(),
-    ):
-        assert figure.render(changed) == first != changed
 
 
 @pytest.mark.slow

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import vl_convert
 from command_line import output_of
 from made_up_suites import HOSTILE, hostile_page, info, long_page, method, small_page
 from synthetic_results import make_method, make_row, make_suite
@@ -113,29 +112,15 @@ def test_the_command_writes_the_site_and_the_figures(folder: Path) -> None:
     assert "index.html is up to date, with 4 figures" in output
 
 
-def test_the_check_draws_figures_itself(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A figure that signs itself rightly may still be another than the results give."""
-    out, draw = Path(shutil.copytree(folder, tmp_path / "copy")), vl_convert.vega_to_svg
+def test_what_another_program_has_drawn_is_not_compared(folder: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(folder, tmp_path / "copy"))
     [figure, *_] = sorted((out / "results" / "figures").glob("*.svg"))
-    figure.unlink()
-    monkeypatch.setattr(
-        vl_convert, "vega_to_svg", lambda spec: draw(spec).replace("</svg>", "<script/></svg>")
-    )
-    output_of("report", "--out", str(out))
-    assert b"<script/>" in figure.read_bytes()
-    monkeypatch.undo()
-    with pytest.raises(CompatbenchError, match=f"{figure.name} is not what results/ gives"):
-        output_of("report", "--check", "--out", str(out))
-    # Nor is it excused by naming another vl-convert.
     for path in (figure, out / "results" / "report" / "index.js"):
         before = path.read_bytes()
         path.write_bytes(re.sub(rb"by vl-convert \S+", b"by vl-convert 1.0.0", before))
         with pytest.raises(CompatbenchError, match=f"{path.name} was drawn by vl-convert 1.0.0, "):
             output_of("report", "--check", "--out", str(out))
         path.write_bytes(before)
-        output_of("report", "--out", str(out))
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -31,11 +30,6 @@ def escape(text: str, longest: int = 200) -> str:
     return _BLOCK_START.sub(r"\1\\\2", line)
 
 
-def escape_summary(text: str) -> str:
-    """Text as a ``<summary>`` element of a Markdown page shows it."""
-    return html.escape(_MAIL.sub(" @ ", one_line(text)), quote=False)
-
-
 def code(name: str) -> str:
     """A name in code type, or escaped if it holds anything that could end the code."""
     return f"`{name}`" if _SAFE_CODE.fullmatch(name) and name == name.strip() else escape(name)
@@ -52,14 +46,8 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
-def linked(title: str, paper: str) -> str:
-    """A title that refers to its paper; ``link_definitions`` goes at the end of the page."""
-    identifier = paper_id(paper)
-    return f"[{escape(title)}][{identifier}]" if identifier else escape(title)
-
-
 def link_definitions(papers: Iterable[str]) -> list[str]:
-    """The targets of the references of ``linked``, one a line."""
+    """The targets of references to papers, one a line."""
     identifiers = sorted({found for paper in papers if (found := paper_id(paper))})
     return [f"[{one}]: https://arxiv.org/abs/{one}" for one in identifiers]
 
@@ -110,9 +98,8 @@ def _render_span(span: Span, longest: int) -> str:
     if span.style == "number":
         return span.text
     shown = code(span.text) if span.style == "code" else escape(span.text, longest)
-    if identifier := paper_id(span.paper):
-        return f"[{shown}][{identifier}]"
-    return f"[{shown}]({span.link})" if span.link else shown
+    identifier = paper_id(span.paper)
+    return f"[{shown}][{identifier}]" if identifier else shown
 
 
 def fill_section(text: str, name: str, content: str) -> str:

@@ -145,10 +145,10 @@ def _record(place: int, row: Ranked) -> dict[str, Any]:
     }
 
 
-def method_cell(info: MethodInfo, transfer: str = "") -> Cell:
+def method_cell(info: MethodInfo) -> Cell:
     """The title, linked; the zero-shot classifier, which inserts nothing, is the floor."""
-    note = "floor" if info.depth == "none" else transfer
-    note = " ".join(filter(None, (note, info.sees_tests * "transductive")))
+    notes = "floor" * (info.depth == "none"), "transductive" * info.sees_tests
+    note = " ".join(filter(None, notes))
     title = text(info.title, info.paper)
     return sentence(title, " (", text(note), ")") if note else title
 

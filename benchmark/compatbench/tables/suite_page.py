@@ -20,7 +20,7 @@ from compatbench.data.cards import (
 from compatbench.data.labels import NEEDS
 from compatbench.errors import CompatbenchWarning
 from compatbench.results.expected import Expected, Upgrade, expect_suite, upgrade_pairs
-from compatbench.results.method_results import SuiteResults
+from compatbench.results.method_results import SuiteResults, remembered
 from compatbench.results.ranks import Ranked, rank_upgrades
 from compatbench.results.result_files import RESULTS, check_name, read_results, result_folders
 from compatbench.results.standing import Standing
@@ -67,15 +67,13 @@ class SuitePage:
     first_transfers: tuple[str, ...] = (COPIED,)
     out: Path | None = None  # the folder of results/, where the page was read
     whole: Expected | None = None  # what the suite asks for, if ``expected`` is only a part of it
-    _ranks: dict[tuple[Upgrade, int, str], list[Ranked]] = field(default_factory=dict, init=False)
+    memory: dict[Any, Any] = field(default_factory=dict, init=False)
 
+    @remembered
     def ranks(self, upgrade: Upgrade, shots: int, transfer: str = COPIED) -> list[Ranked]:
         """The methods of one transfer in the order of the ranking."""
-        key = (upgrade, shots, transfer)
-        if key not in self._ranks:
-            methods = self.results.of(transfer).values()
-            self._ranks[key] = rank_upgrades(methods, self.expected, (upgrade,), shots)
-        return self._ranks[key]
+        methods = self.results.of(transfer).values()
+        return rank_upgrades(methods, self.expected, (upgrade,), shots)
 
     def by_name(self, upgrade: Upgrade, shots: int) -> dict[str, Standing]:
         """The standings of untouched modules, by method."""

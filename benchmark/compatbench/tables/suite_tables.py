@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from compatbench.data.cards.shots import show_shots
 from compatbench.results.expected import Upgrade
 from compatbench.results.method_results import join_provenance
 from compatbench.results.published import compare_published
-from compatbench.results.ranks import Ranked, exact
+from compatbench.results.ranks import exact
 from compatbench.results.standing import (
     MeasureName,
     Standing,
@@ -21,7 +21,6 @@ from compatbench.tables.numbers import percent, signed
 from compatbench.tables.ranking import method_cell
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.table import (
-    Cell,
     Table,
     number,
     plain_table,
@@ -97,34 +96,14 @@ def shots_table(page: SuitePage, upgrade: Upgrade, measure: MeasureName) -> Tabl
     """A measure by number of training images per class, in the order of H at the largest."""
     counts = sorted(page.expected.shots)
     by_count = [{s.info.name: s for s in _standings(page, upgrade, count)} for count in counts]
-    standings = list(by_count[-1].values())
-    columns = {
-        str(show_shots(count)): _cells(exact(at[s.info.name].mean(measure)) for s in standings)
-        for count, at in zip(counts, by_count, strict=True)
-    }
-    return _by_method(standings, columns)
-
-
-def rows_by_method(page: SuitePage) -> list[tuple[str, list[Ranked]]]:
-    """Every method, by name, with its place on each upgrade at the most shots, untouched first."""
-    by_method: dict[str, list[Ranked]] = {method.info.name: [] for method in page.results.all}
-    for upgrade in page.expected.upgrades:
-        for row in page.all_ranks(upgrade, max(page.expected.shots)):
-            by_method[row.standing.info.name].append(row)
-    return sorted(by_method.items())
+    rows = []
+    for name, standing in by_count[-1].items():
+        values = [exact(standings[name].mean(measure)) for standings in by_count]
+        cells = [number(percent(value), value) for value in values]
+        rows.append([method_cell(standing.info), *cells])
+    return plain_table(["Method", *(str(show_shots(count)) for count in counts)], rows)
 
 
 def _standings(page: SuitePage, upgrade: Upgrade, shots: int) -> list[Standing]:
     """Of untouched modules, in the order of the ranking."""
     return [ranked.standing for ranked in page.ranks(upgrade, shots)]
-
-
-def _cells(values: Iterable[float | None]) -> list[Cell]:
-    """Percentages, empty where one is missing."""
-    return [number(percent(value), value) for value in values]
-
-
-def _by_method(standings: Sequence[Standing], columns: Mapping[str, Sequence[Cell]]) -> Table:
-    """A line for every method, with a column per title."""
-    methods = [method_cell(standing.info) for standing in standings]
-    return plain_table(["Method", *columns], zip(methods, *columns.values(), strict=True))

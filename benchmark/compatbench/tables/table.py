@@ -21,7 +21,6 @@ class Span(NamedTuple):
         style: a ``text`` comes from a card, a file or a result, and no renderer takes it for
             markup; a ``number`` is made here, and may hold ``<`` or ``=``.
         paper: to which it refers, such as ``arXiv:2109.01134``; of others there is no link.
-        link: the address to which it leads.
         tone: its colour on a terminal, such as ``green``.
         minor: left out where there is little room.
     """
@@ -30,7 +29,6 @@ class Span(NamedTuple):
     style: Literal["text", "number", "code"] = "text"
     bold: bool = False
     paper: str = ""
-    link: str = ""
     tone: str = ""
     minor: bool = False
 
@@ -58,9 +56,9 @@ def text(shown: str, paper: str = "") -> Cell:
     return Cell((Span(shown, paper=paper),), shown)
 
 
-def code(name: str, link: str = "") -> Cell:
+def code(name: str) -> Cell:
     """A name that commands know."""
-    return Cell((Span(name, "code", link=link),), name)
+    return Cell((Span(name, "code"),), name)
 
 
 def number(shown: str, value: float | str | None = None) -> Cell:
@@ -155,11 +153,6 @@ class Table:
 
     def __bool__(self) -> bool:
         return bool(self.rows)
-
-    def column(self, key: str) -> list[Cell]:
-        """The cells of one column."""
-        place = [column.key for column in self.columns].index(key)
-        return [row[place] for row in self.rows]
 
     def select(self, keys: Iterable[str]) -> Table:
         """The table of these columns, in this order."""

@@ -17,14 +17,13 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import holds, write_atomic
 from compatbench.messages import count
 from compatbench.tables import markdown
-from compatbench.tables.numbers import bounds, duration, percent, share, signed, size
-from compatbench.tables.table import Cell, Table, spread
+from compatbench.tables.numbers import bounds, percent, share, signed, size
+from compatbench.tables.table import Cell, Table
 
-# Text goes into Markdown through "md", "code" or "summary" only.
+# Text goes into Markdown through "md" or "code" only.
 _FILTERS: dict[str, Callable[..., Any]] = {
     "md": markdown.escape,
     "code": markdown.code,
-    "summary": markdown.escape_summary,
     "backbone": lambda name, page: page.backbone_title(name),
     "count": lambda items, noun: count(len(items), noun),
     "shots": lambda count: str(show_shots(count)),
@@ -36,12 +35,9 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "share": share,
     "share_bounds": lambda interval: bounds(interval, share),
     "signed_bounds": lambda interval: bounds(interval, signed),
-    "linked": lambda info: markdown.linked(info.title, info.paper),
     "setting": lambda value: markdown.escape(show_setting(value)),
-    "duration": duration,
     "size": size,
     "value": lambda mean: None if mean is None else mean.value,
-    "spread": spread,
 }
 
 

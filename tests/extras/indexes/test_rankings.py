@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 from compatbench.extras.indexes import rankings
 from compatbench.extras.indexes.rankings import ByClass, Judged, measure, merge, search
@@ -63,7 +64,7 @@ def test_search_is_a_sort_and_measures_are_their_definitions(
     assert np.abs(ranking.scores - wanted).max() <= 1e-12
     assert np.abs(np.take_along_axis(scores, ranking.rows, 1) - wanted).max() <= 1e-12
     assert all(len({*rows}) == len(rows) for rows in ranking.rows.tolist())
-    judged = Judged(*np.nonzero(grades), grades[np.nonzero(grades)], queries)
+    judged = Judged(csr_matrix(grades))
     measured = measure(ranking.rows, judged)
     for query in range(queries):
         one = naive(grades[query].tolist(), ranking.rows[query].tolist())
@@ -77,7 +78,7 @@ def test_classes_and_judgements_say_the_same_and_no_query_finds_itself() -> None
     itself = np.array([3, 17, 40])
     by_class = ByClass(classes[itself], classes, itself)
     same = (classes == classes[itself][:, None]) & (np.arange(50) != itself[:, None])
-    judged = Judged(*np.nonzero(same), np.ones(same.sum()), 3)
+    judged = Judged(csr_matrix(same.astype(float)))
     ranking = search(items[itself], items, 50, itself=itself)
     assert not (ranking.rows == itself[:, None]).any()
     assert (ranking.rows[:, -1] == -1).all()
@@ -104,7 +105,7 @@ def test_measures_are_those_of_trec_eval() -> None:
     generator = np.random.default_rng(2)
     asked, vectors = generator.standard_normal((8, 5)), generator.standard_normal((150, 5))
     _, _, grades = draw(3, 8, 150)
-    judged = Judged(*np.nonzero(grades), grades[np.nonzero(grades)], 8)
+    judged = Judged(csr_matrix(grades))
     ranking = search(asked, vectors, 120)
     run = {
         str(query): {str(item): float(score) for item, score in zip(rows, scores, strict=True)}

@@ -7,7 +7,6 @@ modules and predictions, rows without a right count, and ``job.json``; it judges
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from pydantic import TypeAdapter
 
 import compatbench
@@ -62,13 +62,9 @@ def copy_without_labels(tasks: Path, copy: Path) -> None:
     place = copy / "mini" / "manifest.json"
     manifest = json.loads(place.read_text("utf-8"))
     for path in sorted((copy / "mini" / "splits").glob("*.csv")):
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
-        split, label = header.index("split"), header.index("label")
-        for row in rows:
-            row[label] = str(UNKNOWN) if row[split] == "test" else row[label]
-        text = "".join(",".join(row) + "\n" for row in (header, *rows))
-        path.write_text(text, encoding="utf-8")
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+        rows.loc[rows["split"] == "test", "label"] = str(UNKNOWN)
+        rows.to_csv(path, index=False, lineterminator="\n")
         manifest["files"][f"splits/{path.name}"]["sha256"] = hash_file(path)
     place.write_text(json.dumps(manifest), encoding="utf-8")
 

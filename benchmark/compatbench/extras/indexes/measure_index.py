@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes.index_maps import LEAST_PAIRS, PAIRS, SEEDS
@@ -111,9 +112,9 @@ def measure_index(
     maps = Maps(stock, texts, numbers, draws, unpaired)
     again, known = index.search(index.asked_new, index.new), relevance is not None
     if relevance is None:
-        best = again.rows[:, :AGREED]
-        asking = np.repeat(np.arange(len(best)), best.shape[1])
-        relevance = Judged(asking, best.ravel(), np.ones(best.size), len(best))
+        asking, places = np.nonzero(again.rows[:, :AGREED] >= 0)
+        found = asking, again.rows[asking, places]
+        relevance = Judged(csr_matrix((np.ones(len(asking)), found), (len(asked[0]), count)))
     relevance = relevance.keep(kept)
     figures: dict[Way, list[dict[str, Any]]] = {}
     for ranked in rank_ways(index, maps, again, progress):
@@ -164,7 +165,7 @@ def _choose_pairs(
     """Rows that are not queried, and if there are enough not relevant either, twice ``most``."""
     free, wanted = np.flatnonzero(~queried), min(2 * most, len(queried) // 2)
     if isinstance(relevance, Judged):
-        others = np.setdiff1d(free, relevance.items)
+        others = np.setdiff1d(free, relevance.grades.indices)
         free = others if len(others) >= wanted else free
     return np.sort(np.random.default_rng(0).permutation(free)[:wanted])
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 Array = NDArray[Any]
 CUTS = (1, 5, 10, 100)  # of recall; of success the first three
@@ -98,45 +99,27 @@ class ByClass:
 class Judged:
     """Items with grades above 0, as in TREC's qrels."""
 
-    queries: Array  # the query of each judgement, ``[J]``
-    items: Array  # ``[J]``
-    grades: Array  # ``[J]``
-    count: int  # of queries
-    keys: Array = field(init=False)  # by which a pair is found
-
-    def __post_init__(self) -> None:
-        order = np.lexsort((self.items, self.queries))
-        for name in ("queries", "items", "grades"):
-            object.__setattr__(self, name, np.asarray(getattr(self, name))[order])
-        object.__setattr__(self, "keys", self._key(self.queries, self.items))
-
-    @staticmethod
-    def _key(queries: Array, items: Array) -> Array:
-        return queries.astype(np.int64) << 32 | items.astype(np.int64)
+    grades: csr_matrix  # ``[Q, N]``
 
     @property
     def totals(self) -> Array:
-        return np.bincount(self.queries, minlength=self.count)
+        return self.grades.getnnz(axis=1)
 
     @property
     def ideal(self) -> Array:
-        order = np.lexsort((-self.grades, self.queries))
-        place = np.arange(len(order)) - (np.cumsum(self.totals) - self.totals)[self.queries]
-        best, first = np.zeros((self.count, GRADED)), place < GRADED
-        best[self.queries[first], place[first]] = self.grades[order][first]
-        return best
+        rows = np.split(self.grades.data, self.grades.indptr[1:-1])
+        best = [np.sort(row)[::-1][:GRADED] for row in rows]
+        return np.array([np.pad(row, (0, GRADED - len(row))) for row in best])
 
     def keep(self, kept: Array) -> Judged:
         """Without the items that leave, ``[N]``."""
-        there = kept[self.items]
-        return Judged(self.queries[there], self.items[there], self.grades[there], self.count)
+        grades = csr_matrix(self.grades.multiply(kept))
+        grades.eliminate_zeros()
+        return Judged(grades)
 
     def grade(self, ranked: Array) -> Array:
-        if not len(self.keys):
-            return np.zeros(ranked.shape)
-        keys = self._key(np.arange(self.count)[:, None], ranked)
-        places = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
-        return np.where((self.keys[places] == keys) & (ranked >= 0), self.grades[places], 0.0)
+        grades = self.grades[np.arange(len(ranked))[:, None], ranked].toarray()
+        return np.where(ranked >= 0, grades, 0.0)
 
 
 def measure(ranked: Array, relevance: ByClass | Judged) -> dict[str, Array]:

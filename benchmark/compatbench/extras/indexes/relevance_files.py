@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes.rankings import ByClass, Judged
@@ -82,7 +83,8 @@ def read_judgements(
         raise CompatbenchError(f"{name} has no relevant item")
     keys = np.stack(places)[:, good]
     (queries, items), first = np.unique(keys, axis=1, return_index=True)
-    return Judged(queries, items, grades[good][first], counts[1])
+    shape = counts[::-1]
+    return Judged(csr_matrix((grades[good][first], (queries, items)), shape))
 
 
 def read_classes(

@@ -23,42 +23,11 @@ from compatbench.tables import markdown as md
 from compatbench.tables import table as shown
 from compatbench.tables.numbers import percent, signed
 from compatbench.tables.table import Cell, plain_table, sentence
+from compatbench.tables.templates import render_markdown
 
 TAGS = ["compatbench", "clip"]
 
-_MODULE = """\
-# {title}
-
-A module for a frozen vision-language model, in safetensors; the model itself is not in it.
-
-{facts}
-
-## Accuracy
-
-{accuracies}
-
-## Use
-
-With compatbench, where the images of the task are, or of another with these classes (`--task`):
-
-```sh
-compatbench evaluate {address} --target NEW_MODEL{methods}
-```
-
-In Python: `cb.evaluate("{address}", "NEW_MODEL")`, or `module = cb.pull_module("{address}")`.
-"""
-_RESULTS = """\
-# Results of the suite {suite}
-
-Accuracies of few-shot modules on the models they were trained on and on newer ones; a row of a
-file is a module on a backbone and a test set.
-
-{facts}
-
-```sh
-compatbench module pull {address} --out FOLDER
-```
-"""
+_FOLDER = Path(__file__).parent
 
 
 def describe_module(module: Module, address: str, out: Path, licence: str | None) -> str:
@@ -88,8 +57,9 @@ def describe_module(module: Module, address: str, out: Path, licence: str | None
         "trained numbers": f"{module.parameters:,}",
         "fingerprint": shown.code(module.fingerprint),
     }
-    text = _MODULE.format(
-        title=md.escape(f"{title} for {task.partition(',')[0]} on {source}"),
+    text = render_markdown(
+        str(_FOLDER / "module.md.jinja"),
+        title=f"{title} for {task.partition(',')[0]} on {source}",
         facts=_facts(facts),
         accuracies=_accuracies(str(module.about.get("key")), out),
         address=address,
@@ -102,7 +72,7 @@ def describe_module(module: Module, address: str, out: Path, licence: str | None
         base_model=base or None,
         base_model_relation="adapter" if base else None,
     )
-    return f"{_header(header)}{text}\n{md.define_links(text)}".rstrip() + "\n"
+    return f"{_header(header)}{text}\n\n{md.define_links(text)}".rstrip() + "\n"
 
 
 def describe_results(results: SuiteResults, address: str) -> str:
@@ -110,8 +80,9 @@ def describe_results(results: SuiteResults, address: str) -> str:
     names = ("method", "transfer", "task", "source", "backbone", "shots", "seed")
     values = {name: map(str, sorted(results.frame[name].unique())) for name in names}
     facts = _facts({name: ", ".join(each) for name, each in values.items()})
-    text = _RESULTS.format(suite=md.code(results.name), facts=facts, address=address)
-    return _header(DatasetCardData(tags=TAGS)) + text
+    known = {"suite": results.name, "facts": facts, "address": address}
+    text = render_markdown(str(_FOLDER / "results.md.jinja"), **known)
+    return f"{_header(DatasetCardData(tags=TAGS))}{text}\n"
 
 
 def _accuracies(key: str, out: Path) -> str:

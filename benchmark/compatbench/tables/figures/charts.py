@@ -11,7 +11,7 @@ from typing import Any
 
 from compatbench.files.atomic import write_atomic
 from compatbench.tables.figures.colours import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
-from compatbench.tables.figures.render import render_chart
+from compatbench.tables.figures.render import draw as draw
 from compatbench.tables.figures.spec_parts import Spec
 
 Rows = Sequence[dict[str, Any]]
@@ -56,9 +56,9 @@ def means(x: Spec, y: Spec, names: Sequence[str], colours: Sequence[str] = COLOU
     return [layer("rule", bar), layer("line", {**place, "y": y}, point={"size": 30})]
 
 
-def level(channel: str, value: float, colour: str = GREY, **style: Any) -> Spec:
+def level(channel: str, value: float, **style: Any) -> Spec:
     """A line across the chart at a value."""
-    return layer("rule", {channel: {"datum": value}}, [{}], color=colour, **style)
+    return layer("rule", {channel: {"datum": value}}, [{}], color=GREY, **style)
 
 
 def chart(layers: Iterable[Spec], width: int, height: int, **more: Any) -> Spec:
@@ -66,17 +66,10 @@ def chart(layers: Iterable[Spec], width: int, height: int, **more: Any) -> Spec:
     return {"layer": [*layers], "width": width, "height": height, **more}
 
 
-def curves(
-    rows: Rows, x: Spec, y: Spec, names: Sequence[str], colours: Sequence[str] = COLOURS
-) -> Spec:
+def curves(rows: Rows, x: Spec, y: Spec, names: Sequence[str]) -> Spec:
     """A line with points for each ``series`` of the records."""
-    place = {"x": x, "y": y, "color": colour(names, colours)}
+    place = {"x": x, "y": y, "color": colour(names)}
     return chart([layer("line", place, rows, point={"size": 35})], 460, 260)
-
-
-def draw(spec: Spec, label: str) -> bytes:
-    """The chart as SVG on white; ``label`` is what a screen reader says of it."""
-    return render_chart(spec, label)
 
 
 def save_chart(spec: Spec, path: Path, label: str) -> None:

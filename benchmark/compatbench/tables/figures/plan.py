@@ -43,11 +43,11 @@ class PlannedFigure:
         """``mini-scatter-1``: of its file, without ``.svg``."""
         return f"{self.suite}-{self.section}-{self.number}"
 
-    def render(self, drawn: bytes = b"") -> bytes:
-        """The SVG, signed at its end; as it was ``drawn``, if nothing has changed."""
+    def render(self) -> bytes:
+        """The SVG."""
         kind = find_kind(self.section)
         label = f"{kind.title}: {self.heading}"
-        return render_svg_figure(kind, self.in_file or self.shown, label, drawn, self.said)
+        return render_svg_figure(kind, self.in_file or self.shown, label, self.said)
 
 
 def plan_figures(pages: Sequence[SuitePage]) -> list[PlannedFigure]:

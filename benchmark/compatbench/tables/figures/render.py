@@ -6,27 +6,20 @@ font that text is measured in.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
-from copy import deepcopy
-from functools import cache
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from compatbench.errors import CompatbenchError
-from compatbench.files.hashes import sha256_bytes, sha256_json
 from compatbench.tables.figures.colours import DARK, FAINT, GREY, INK, PAPER
 from compatbench.tables.figures.kinds import FigureKind
 from compatbench.tables.figures.spec_parts import COLUMNS, FONT, WIDTH, Shown, Spec
 
 _VEGA_LITE = "6.4"
-_SIGNATURE = re.compile(
-    rb" from [0-9a-f]{64} by vl-convert ([\w.]+)(?: as [0-9a-f]{64})? (?:-->|\*/)\n\Z"
-)
-_FINISH = 2  # raised with every change of ``_finish``, so that all figures are drawn anew
+_SIGNATURE = re.compile(rb" by vl-convert ([\w.]+) (?:-->|\*/)\n\Z")
 # Vega writes every digit of a coordinate. Texts and labels keep theirs: 0.001 is not 0.
 _MANY_DIGITS = re.compile(r'(aria-label="[^"]*"|>[^<]+<)|-?\d+\.\d{3,}')
 # Light on dark where the reader's system asks for it, also in an image of a page.
@@ -56,14 +49,11 @@ _CONFIG: Spec = {
 }  # fmt: skip
 
 
-def render_svg_figure(
-    kind: FigureKind, shown: Shown, label: str, drawn: bytes = b"", said: str = ""
-) -> bytes:
-    """A figure as SVG, with digests of what it shows and of itself at its end.
+def render_svg_figure(kind: FigureKind, shown: Shown, label: str, said: str = "") -> bytes:
+    """A figure as SVG.
 
     Args:
         label: what a screen reader says of it.
-        drawn: the figure as it was; given back, if it was drawn from the very same.
         said: a line below it.
     """
     import vl_convert
@@ -77,49 +67,32 @@ def render_svg_figure(
         for transform in mark.get("transform", ()):
             transform.pop("avoidMarks", None)  # takes a canvas, which only browsers have
     spec["background"] = PAPER
-
-    def sign(svg: str) -> bytes:
-        digest = sha256_json([_FINISH, spec, label, svg])
-        signature = f"{_signature([kind.spec(), *shown, said])} as {digest}"
-        return f"{svg}\n<!-- drawn {signature} -->\n".encode()
-
-    # To draw takes a hundred times as long as to see that nothing has changed.
-    if drawn and sign(drawn.decode(errors="replace").rpartition("\n<!-- drawn ")[0]) == drawn:
-        return drawn
-    return sign(_finish(vl_convert.vega_to_svg(spec), label))
+    return _finish(vl_convert.vega_to_svg(spec), label)
 
 
-def render_chart(spec: Spec, label: str) -> bytes:
-    """A Vega-Lite specification with its own data as SVG, with a digest of it."""
+def draw(spec: Spec, label: str) -> bytes:
+    """A Vega-Lite specification with its own data as SVG; a screen reader says the label."""
     import vl_convert
 
     whole = {**spec, "config": _CONFIG, "background": PAPER}
-    svg = _finish(vl_convert.vegalite_to_svg(whole, vl_version=_VEGA_LITE), label)
-    return f"{svg}\n<!-- drawn {_signature(spec)} -->\n".encode()
+    return _finish(vl_convert.vegalite_to_svg(whole, vl_version=_VEGA_LITE), label)
 
 
-def _finish(svg: str, label: str) -> str:
+def _finish(svg: str, label: str) -> bytes:
     """An SVG with what a screen reader says of it, and with two decimals of every coordinate."""
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
     svg = svg.replace(">", f"><style>{_DARK}</style>", 1)
-    return _MANY_DIGITS.sub(lambda match: match[1] or f"{round(float(match[0]), 2):g}", svg)
+    svg = _MANY_DIGITS.sub(lambda match: match[1] or f"{round(float(match[0]), 2):g}", svg)
+    return f"{svg}\n<!-- drawn {name_program()} -->\n".encode()
 
 
-def sign_script(script: str, content: Any) -> str:
-    """A script that holds compiled specifications, with a digest of what it is made from."""
-    return f"{script}/* compiled {_signature(content)} */\n"
-
-
-def _signature(content: Any) -> str:
-    digest = sha256_bytes(json.dumps(content, sort_keys=True).encode())
-    return f"from {digest} by vl-convert {version('vl-convert-python')}"
+def name_program() -> str:
+    """What draws; the end of a file says it, for another version may place a tick elsewhere."""
+    return f"by vl-convert {version('vl-convert-python')}"
 
 
 def check_drawing(path: Path, committed: bytes, rendered: bytes) -> None:
-    """Refuses a file that says it was drawn by another vl-convert: it may place a tick elsewhere.
-
-    Whether it shows the same cannot be told from what it says of itself.
-    """
+    """Refuses a file that says it was drawn by another vl-convert."""
     old, new = _SIGNATURE.search(committed), _SIGNATURE.search(rendered)
     if old is not None and new is not None and old[1] != new[1]:
         there, here = old[1].decode(), new[1].decode()
@@ -136,11 +109,6 @@ def compile_figure(kind: FigureKind, signals: Iterable[str], width: int | str) -
         signals: those that ``fill`` will set.
         width: pixels, or ``container``.
     """
-    return deepcopy(_compile_figure(kind, tuple(signals), width))
-
-
-@cache
-def _compile_figure(kind: FigureKind, signals: tuple[str, ...], width: int | str) -> Spec:
     import vl_convert
 
     spec = kind.spec()

@@ -55,8 +55,6 @@ def report(out: str | Path = ".", check: bool = False) -> Report:
     """
     out = Path(out)
     pages = published_pages(out)
-    if check and pages:
-        write_pages(out, pages, check)  # the quick part first
     made = write_site(out, check, pages)
     if not pages:
         return replace(made, left_out=(f"no leaderboard: {_why_no_pages(out)}", *made.left_out))

@@ -25,7 +25,7 @@ from compatbench.results.rows import write_csv
 from compatbench.tables.figures.colours import COLOURS, FAINT, INK, PAPER
 from compatbench.tables.figures.kinds import find_kind, list_kinds
 from compatbench.tables.figures.plan import plan_figures
-from compatbench.tables.figures.render import check_drawing, compile_figure, sign_script
+from compatbench.tables.figures.render import check_drawing, compile_figure, name_program
 from compatbench.tables.figures.spec_parts import FONT, MARKS
 from compatbench.tables.pages.method_pages import read_facts, render_facts
 from compatbench.tables.pages.site_data import Json, choose_columns, describe_suite, to_html
@@ -75,11 +75,12 @@ def write_site(
 
     ``published`` are the pages of the leaderboard, where they have been read.
     """
-    made = make_report(out, published, redraw=check)
+    made = make_report(out, published)
     folders = [out / RESULTS / name for name in (FIGURES, REPORT)]
     there = {path for folder in folders for path in files_below(require(folder, "folder"))}
     for path, content in made.files.items() if check else ():
-        check_drawing(path, _read(path), content)
+        if kind_of(path) == "file":
+            check_drawing(path, path.read_bytes(), content)
     require(out / RESULTS / REPORT / "data", "folder")
     write_changed(made.files, check)
     for path in sorted(there - set(made.files)):
@@ -90,26 +91,15 @@ def write_site(
     return made
 
 
-def make_report(
-    out: Path, published: Sequence[SuitePage] | None = None, redraw: bool = True
-) -> Report:
-    """The site and its figures as ``write_site`` writes them; nothing is written.
-
-    A figure that was drawn is drawn again, for it could sign whatever it shows; or else kept where
-    what it is drawn from has not changed.
-    """
+def make_report(out: Path, published: Sequence[SuitePage] | None = None) -> Report:
+    """The site and its figures as ``write_site`` writes them; nothing is written."""
     pages, results = report_pages(out, published), out / RESULTS
     planned = plan_figures(pages)
     drawn = {results / FIGURES / f"{one.name}.svg": one for one in planned if not one.missing}
-    files = {path: one.render(b"" if redraw else _read(path)) for path, one in drawn.items()}
+    files = {path: one.render() for path, one in drawn.items()}
     files |= {results / REPORT / name: content for name, content in render_site(pages).items()}
     left_out = [f"{one.name}.svg is left out: {one.missing}" for one in planned if one.missing]
     return Report(files, tuple(left_out))
-
-
-def _read(path: Path) -> bytes:
-    """A file's bytes; none, if there is no such file."""
-    return path.read_bytes() if kind_of(path) == "file" else b""
 
 
 def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
@@ -149,8 +139,7 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
         commands=[page.run_command() for page in pages],
         capabilities=CAPABILITIES,
     )
-    specs = {kind: [find_kind(kind).spec(), sorted(names)] for kind, names in signals.items()}
-    script = sign_script(_script("index", index), index | {"specs": specs})
+    script = f"{_script('index', index)}/* compiled {name_program()} */\n"
     files = {"index.html": html.rstrip() + "\n", "index.js": script}
     for page, suite in suites:
         files[f"data/{check_name(page.name, 'suite')}.js"] = _script("suite", suite)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from compatbench.data.cards.shots import count_shots, show_shots
 from compatbench.engine.flat_settings import flat_settings
 from compatbench.messages import one_line
 from compatbench.results.expected import Upgrade
-from compatbench.results.ranks import Ranked, rounded
+from compatbench.results.ranks import rounded
 from compatbench.tables.figures.plan import PlannedFigure, figures_of_suite, figures_of_upgrade
 from compatbench.tables.markdown import define_links
 from compatbench.tables.numbers import NOTHING
@@ -27,7 +27,6 @@ from compatbench.tables.ranking import (
     ranking_table,
 )
 from compatbench.tables.suite_page import SuitePage
-from compatbench.tables.suite_tables import rows_by_method
 from compatbench.tables.table import Cell, Column
 from compatbench.tables.templates import show_setting
 
@@ -77,6 +76,7 @@ def describe_suite(page: SuitePage, columns: SiteColumns, settings: dict[str, in
         )
     ]
     notes = (page.note, page.likeness, page.legend)
+    configs = {method.info.name: method.config for method in reversed(page.results.all)}
     sections = list_sections("suite", page)
     sections += (one for one in list_sections("leaderboard", page) if one.on_site)
     return {
@@ -88,7 +88,7 @@ def describe_suite(page: SuitePage, columns: SiteColumns, settings: dict[str, in
         "parts": [
             {"title": section.title, "html": _part(section.render(page))} for section in sections
         ],
-        "methods": {name: _settings(page, rows, settings) for name, rows in rows_by_method(page)},
+        "methods": {name: _settings(configs[name], settings) for name in sorted(configs)},
         "gaps": _gaps(page),
         "command": page.run_command("METHOD"),
     }
@@ -165,10 +165,9 @@ def _part(text: str) -> str:
     return _LINK.sub(r"\1", to_html(f"{text}\n\n{define_links(text)}"))
 
 
-def _settings(page: SuitePage, rows: Sequence[Ranked], settings: dict[str, int]) -> list[int]:
+def _settings(config: Mapping[str, Any], settings: dict[str, int]) -> list[int]:
     """The settings of a method, by their numbers in ``settings``: most are of several suites."""
-    config = flat_settings(rows[0].standing.results.config)
-    shown = (f"{name}: {show_setting(value)}" for name, value in config)
+    shown = (f"{name}: {show_setting(value)}" for name, value in flat_settings(config))
     return [settings.setdefault(one_line(text), len(settings)) for text in shown]
 
 
