@@ -17,7 +17,7 @@ from tiny_tokenizers import write_tokenizer
 
 from compatbench.backbone import Backbone
 from compatbench.backbone.load import read_backbone
-from compatbench.data.cards import BackboneCard, backbone_cards
+from compatbench.data.cards import backbone_cards
 
 NARROWER = 16  # times, all widths: equal ones stay equal
 SHORTER = 6  # times, the towers
@@ -29,8 +29,8 @@ def shrink(name: str, folder: Path) -> Backbone:
 
     ``folder`` gets the files of tokenizers that are not CLIP's.
     """
-    card = backbone_cards.read(name)
-    config = copy.deepcopy(open_clip.get_model_config(card.config))
+    release: Any = backbone_cards.read(name)
+    config: Any = copy.deepcopy(open_clip.get_model_config(release.config))
     image, text = config["vision_cfg"], config["text_cfg"]
     config["embed_dim"] //= NARROWER
     text |= dict(width=text["width"] // NARROWER, heads=2, layers=text["layers"] // SHORTER)
@@ -56,7 +56,7 @@ def shrink(name: str, folder: Path) -> Backbone:
     write_tokenizer(folder, "clip" if "eos_id" in text else "siglip")
     beside = {"text_cfg": text | dict(hf_tokenizer_name="beside")}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config | beside}))
-    card: BackboneCard = read_backbone(f"local-dir:{folder}")
+    card = read_backbone(f"local-dir:{folder}")
     return Backbone(card.model_copy(update={"name": name}), model, torch.device("cpu"))
 
 

@@ -44,7 +44,7 @@ def test_the_page_shows_the_upgrades_of_the_suite_and_their_models() -> None:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_an_architecture_has_the_sizes_of_the_page(name: str) -> None:
-    card = backbone_cards.read(name)
+    card: Any = backbone_cards.read(name)
     model: Any = build_architecture(card, device="meta")
     text, image = getattr(model, "text", model), ImageTower(model.visual, name)
     joint, side = int(SIZES[name][1]), int(SIZES[name][3])
@@ -61,7 +61,8 @@ def test_an_architecture_has_the_sizes_of_the_page(name: str) -> None:
         pixels = torch.empty(1, 3, side, side, device="meta")
         features = image.encode(pixels, prompts=prompts, block_updates=update)  # type: ignore[arg-type]
     assert features.shape == (1, joint)
-    own = open_clip.get_model_config(card.config)["text_cfg"].get("hf_tokenizer_name")
+    config: Any = open_clip.get_model_config(card.config)
+    own = config["text_cfg"].get("hf_tokenizer_name")
     assert (own is None) == (text.token_embedding.num_embeddings == 49408)
     assert model.logit_scale.shape == ()
     assert (model.logit_bias is not None) == name.startswith("siglip")
