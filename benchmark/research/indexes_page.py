@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 from pages import read_page
 
-from compatbench.extras.indexes import retrieval_files
 from compatbench.extras.indexes.index_verdicts import show_way
 from compatbench.extras.indexes.retrieval_files import CEILING, OLD, ORDER, POOLED, read_retrieval
+from compatbench.extras.indexes.retrieval_tables import most_images, pooled_rows
 from compatbench.tables.figures.charts import Spec, axis, colour, draw
 from compatbench.tables.markdown import code, fill_section, table
 from compatbench.tables.numbers import NOTHING, percent, signed
@@ -63,10 +63,7 @@ def name_way(row: Any) -> str:
 def upgrade_section(frame: pd.DataFrame) -> str:
     """Every way of one upgrade, asked by texts and by images."""
     by_texts, by_images = (
-        {
-            (row["way"], row["pairs"]): row
-            for row in retrieval_files.pooled_rows(frame, kind).to_dict("records")
-        }
+        {(row["way"], row["pairs"]): row for row in pooled_rows(frame, kind).to_dict("records")}
         for kind in KINDS
     )
     ceiling, rows = by_texts[CEILING, 0]["map"], []
@@ -113,7 +110,7 @@ def by_dataset(frame: pd.DataFrame) -> list[str]:
     """On how many of the single galleries each way is better than what it is compared with."""
     single = frame.loc[(frame["queries"] == "texts") & (frame["gallery"] != POOLED)]
     keys = ["source", "target", "gallery"]
-    wide = retrieval_files.most_images(single).pivot(index=keys, columns="way", values="map")
+    wide = most_images(single).pivot(index=keys, columns="way", values="map")
     rows = []
     for _, of in wide.groupby(level=[0, 1], sort=False):
         first = of.reset_index().iloc[0]
@@ -165,9 +162,7 @@ def picture(frame: pd.DataFrame) -> Spec:
         }
         for rows in split(frame)
         for kind in KINDS
-        for row in retrieval_files.most_images(retrieval_files.pooled_rows(rows, kind)).to_dict(
-            "records"
-        )
+        for row in most_images(pooled_rows(rows, kind)).to_dict("records")
     ]
     x = axis("map", "mAP, %", zero=True)
     y = {"field": "way", "type": "nominal", "sort": list(ORDER), "title": None}

@@ -1,4 +1,4 @@
-"""Exact search, and the measures of rankings beside trec_eval and their definitions."""
+"""Exact search by blocks, and the measures of rankings beside trec_eval and their definitions."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.sparse import csr_matrix
 
-from compatbench.extras.indexes import rankings
 from compatbench.extras.indexes.rankings import ByClass, Judged, measure, merge, search
 
 
@@ -21,6 +19,13 @@ def draw(seed: int, queries: int, items: int) -> tuple[np.ndarray, np.ndarray, n
     grades[0] = 0
     vectors = generator.standard_normal((queries + items, 3)).round(1)  # some are equal
     return vectors[:queries], vectors[queries:], grades
+
+
+def in_blocks(items: np.ndarray, size: int, rows: np.ndarray | None = None):
+    rows = np.arange(len(items)) if rows is None else rows
+    for first in range(0, len(rows), size):
+        block = rows[first : first + size]
+        yield block, items[block]
 
 
 def naive(grades: list[float], ranked: list[int]) -> dict[str, float]:
@@ -47,24 +52,21 @@ def naive(grades: list[float], ranked: list[int]) -> dict[str, float]:
     seed=st.integers(0, 999),
     queries=st.integers(1, 6),
     items=st.integers(1, 60),
-    together=st.integers(1, 7),
+    size=st.integers(1, 60),
     depth=st.integers(1, 70),
 )
-def test_search_is_a_sort_and_measures_are_their_definitions(
-    seed: int, queries: int, items: int, together: int, depth: int
+def test_search_by_blocks_is_a_sort_and_measures_are_their_definitions(
+    seed: int, queries: int, items: int, size: int, depth: int
 ) -> None:
     asked, vectors, grades = draw(seed, queries, items)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rankings, "FEWEST_TOGETHER", together)
-        patch.setattr(rankings, "SCORES", 1)
-        ranking = search(asked, vectors, depth)
+    ranking = search(asked, in_blocks(vectors, size), depth)
     scores = asked @ vectors.T
     wanted = np.take_along_axis(scores, np.argsort(-scores, axis=1, kind="stable"), 1)[:, :depth]
     # Of equal items any may be the last that are kept.
     assert np.abs(ranking.scores - wanted).max() <= 1e-12
     assert np.abs(np.take_along_axis(scores, ranking.rows, 1) - wanted).max() <= 1e-12
     assert all(len({*rows}) == len(rows) for rows in ranking.rows.tolist())
-    judged = Judged(csr_matrix(grades))
+    judged = Judged(*np.nonzero(grades), grades[np.nonzero(grades)], queries)
     measured = measure(ranking.rows, judged)
     for query in range(queries):
         one = naive(grades[query].tolist(), ranking.rows[query].tolist())
@@ -78,8 +80,8 @@ def test_classes_and_judgements_say_the_same_and_no_query_finds_itself() -> None
     itself = np.array([3, 17, 40])
     by_class = ByClass(classes[itself], classes, itself)
     same = (classes == classes[itself][:, None]) & (np.arange(50) != itself[:, None])
-    judged = Judged(csr_matrix(same.astype(float)))
-    ranking = search(items[itself], items, 50, itself=itself)
+    judged = Judged(*np.nonzero(same), np.ones(same.sum()), 3)
+    ranking = search(items[itself], in_blocks(items, 7), 50, itself)
     assert not (ranking.rows == itself[:, None]).any()
     assert (ranking.rows[:, -1] == -1).all()
     kept = generator.random(50) < 0.7
@@ -93,8 +95,10 @@ def test_classes_and_judgements_say_the_same_and_no_query_finds_itself() -> None
 def test_an_index_in_two_parts_is_one_index() -> None:
     asked, vectors, _ = draw(1, 4, 60)
     part = np.arange(60) % 3 == 0
-    parts = [search(asked, vectors[of], 25, np.flatnonzero(of)) for of in (part, ~part)]
-    merged, whole = merge(parts, 25), search(asked, vectors, 25)
+    parts = [
+        search(asked, in_blocks(vectors, 8, np.flatnonzero(rows)), 25) for rows in (part, ~part)
+    ]
+    merged, whole = merge(parts, 25), search(asked, in_blocks(vectors, 60), 25)
     assert np.array_equal(merged.scores, whole.scores)
 
 
@@ -105,8 +109,8 @@ def test_measures_are_those_of_trec_eval() -> None:
     generator = np.random.default_rng(2)
     asked, vectors = generator.standard_normal((8, 5)), generator.standard_normal((150, 5))
     _, _, grades = draw(3, 8, 150)
-    judged = Judged(csr_matrix(grades))
-    ranking = search(asked, vectors, 120)
+    judged = Judged(*np.nonzero(grades), grades[np.nonzero(grades)], 8)
+    ranking = search(asked, in_blocks(vectors, 64), 120)
     run = {
         str(query): {str(item): float(score) for item, score in zip(rows, scores, strict=True)}
         for query, (rows, scores) in enumerate(zip(*ranking, strict=True))

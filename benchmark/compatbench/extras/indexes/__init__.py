@@ -8,7 +8,7 @@ FUNCTIONS = {
     "retrieve": "retrieve:retrieve",
 }
 _PAIR = "tuple[Path, Path] | None"
-SECTIONS = {"indexes": "retrieval_files:INDEXES"}
+SECTIONS = {"indexes": "retrieval_tables:INDEXES"}
 COMMANDS = {
     # In place of the core's, which ports modules alone.
     "module port": Command(

@@ -20,7 +20,7 @@ from compatbench.messages import count
 from compatbench.results import choice
 from compatbench.results.estimate import Interval, estimate, interval_columns
 from compatbench.tables.numbers import percent, signed, with_interval
-from compatbench.tables.table import Column, Table, make_table, number, records
+from compatbench.tables.table import Column, Table, make_table, number
 
 WIDTH = 79
 JUDGED, AGREEMENT = "ndcg@10", "recall@10"  # the measure of the verdict
@@ -86,23 +86,23 @@ class MeasuredIndex:
             Column("share", "Share", show=percent),
             Column("encode", "Encode", show="{:,}".format),
         ]
-        rows = [
+        records = [
             {
                 **row,
                 "way": show_way(row),
                 "value": number(percent(row[self.measure]), row[self.measure]),
                 "over": number(_over(row), row["over_old"]),
             }
-            for row in records(self.frame.loc[most])
+            for row in _records(self.frame.loc[most])
         ]
-        return make_table(columns, rows, narrow=("encode", "share"))
+        return make_table(columns, records, narrow=("encode", "share"))
 
     def __str__(self) -> str:
         return "\n".join(fill(line, WIDTH, break_on_hyphens=False) for line in self._lines())
 
     def _lines(self) -> Iterator[str]:
         title = TITLES[self.measure]
-        row = None if self.chosen is None else records(self.frame)[self.chosen]
+        row = None if self.chosen is None else _records(self.frame)[self.chosen]
         if self.measure == AGREEMENT:
             yield (
                 "cannot tell: no relevance is known, so nothing says that the new model is better; "
@@ -128,6 +128,11 @@ class MeasuredIndex:
             f"This rests on {self.queries:,} queries and {count(self.items, 'item')}; 95 % "
             "intervals are over queries."
         )
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    known = frame.astype(object).where(frame.notna(), None)
+    return [dict(zip(map(str, known), row, strict=True)) for row in known.itertuples(index=False)]
 
 
 def _over(row: Mapping[str, Any]) -> str:
@@ -183,7 +188,7 @@ def summarise(
         )
     means = {way: {name: of[name][asked] for name in names} for way, of in means.items()}
     old, again = means[Way(OLD)][by], means[Way(CEILING)][by]
-    seconds = time_map(index.old.shape[1], index.new.shape[1])
+    seconds = time_map(index.old.width, index.new.width)
     rows, gains = [], {}
     for way, of in means.items():
         gains[way] = of[by] - old
@@ -202,7 +207,7 @@ def summarise(
         if way.name in VERDICTS and way.name != OLD and (gain := estimate(gains[way])) is not None
     ]
     verdict, chosen, needed = _judge(ways, old, [row["way"] for row in rows], known)
-    return MeasuredIndex(frame, by, verdict, chosen, needed, old.size, len(index.rows))
+    return MeasuredIndex(frame, by, verdict, chosen, needed, old.size, int(index.kept.sum()))
 
 
 def _judge(
@@ -229,8 +234,8 @@ def _judge(
 
 def price(index: Index, way: Way, encoded: float) -> dict[str, Any]:
     """What a way takes: items to encode with the new model, and bytes to write."""
-    every, queries = index.size, len(index.asked_new)
-    whole = every * index.stored
+    every, queries = len(index.kept), len(index.asked_new)
+    whole = every * index.new.width * index.new.dtype.itemsize
     encode, write, cascade = way.pairs, 0, {"per_query": None, "encoded": None}
     if way.name == CEILING:
         encode, write = every, whole

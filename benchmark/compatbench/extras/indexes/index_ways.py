@@ -13,11 +13,14 @@ from compatbench.extras.indexes.index_maps import FeatureMap, Pair, find_drift, 
 from compatbench.extras.indexes.rankings import Array, Ranking, merge, search
 from compatbench.extras.indexes.retrieval_files import CEILING, OLD
 from compatbench.extras.indexes.unpaired_map import find_unpaired
+from compatbench.extras.indexes.vector_files import VectorFile
 
 DEPTH = 1000  # items that are ranked for a query, as in TREC's runs
 CASCADES = (50, 200, 1000)  # items of a cascade
 SHARES = (10, 50, 90)  # percent of an index that is half-migrated
 NEAREST = 10  # of CSLS
+BLOCK = 1 << 22  # scores that are computed together
+COMPARED = 1 << 14  # pairs of a query and an item that are compared together
 Report = Callable[[str], object]
 
 
@@ -49,28 +52,44 @@ class Ranked:
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """What stays of an index on both models, and its queries: unit vectors in single precision."""
+    """An index on both models, and its queries, which are unit vectors in single precision."""
 
-    size: int  # N, with the pairs, which do not stay
-    stored: int  # bytes of a vector of the new model, as it is stored
-    rows: NDArray[np.intp]  # of the items that stay, rising, ``[n]``
-    old: Array  # ``[n, e_s]``
-    new: Array  # ``[n, e_t]``
+    old: VectorFile
+    new: VectorFile
     asked_old: Array  # ``[Q, e_s]``
     asked_new: Array  # ``[Q, e_t]``
+    kept: NDArray[np.bool_]  # rows that stay; pairs do not, ``[N]``
     itself: Array | None = None  # the row that each query is, ``[Q]``
 
     @property
     def same_width(self) -> bool:
-        return self.old.shape[1] == self.new.shape[1]
+        return self.old.width == self.new.width
 
     @property
     def depth(self) -> int:
-        return min(DEPTH, len(self.rows))
+        return min(DEPTH, int(self.kept.sum()))
 
-    def search(self, queries: Array, vectors: Array, only: slice | Array = slice(None)) -> Ranking:
-        """Ranks the items by vectors of theirs; ``only`` says which, ``[n]``."""
-        return search(queries, vectors[only], self.depth, self.rows[only], self.itself)
+    def blocks(
+        self, side: VectorFile, turn: FeatureMap | None = None, only: Array | None = None
+    ) -> Iterator[tuple[Array, Array]]:
+        """Rows that stay and their unit vectors, mapped; ``only`` says which, ``[N]``."""
+        first, wanted = 0, self.kept if only is None else self.kept & only
+        per_block = int(np.clip(BLOCK // len(self.asked_new), 256, 16384))
+        for block in side.blocks(per_block):
+            rows = first + np.flatnonzero(wanted[first : first + len(block)])
+            if len(rows):
+                vectors = to_unit(block[rows - first])
+                yield rows, vectors if turn is None else turn(vectors)
+            first += len(block)
+
+    def search(
+        self,
+        queries: Array,
+        side: VectorFile,
+        turn: FeatureMap | None = None,
+        only: Array | None = None,
+    ) -> Ranking:
+        return search(queries, self.blocks(side, turn, only), self.depth, self.itself)
 
 
 def to_unit(vectors: Array) -> Array:
@@ -144,7 +163,7 @@ def rank_ways(index: Index, maps: Maps, again: Ranking, report: Report) -> Itera
         report(f"{name}{f' of {count:,} pairs, draw {seed}' if count else ''}")
         there, back = maps.fit(name, count, seed)
         if there is not None:
-            rewritten = index.search(index.asked_new, there(index.old))
+            rewritten = index.search(index.asked_new, index.old, there)
             yield Ranked(Way("rewritten", name, count), rewritten.rows)
         mapped = to_unit(back(index.asked_new))
         ranking = index.search(mapped, index.old)
@@ -160,17 +179,21 @@ def rank_ways(index: Index, maps: Maps, again: Ranking, report: Report) -> Itera
 
 def _csls(index: Index, queries: Array, hubs: Array) -> Array:
     """Ranked by 2 cos − r, with r the mean cosine of an item to the nearest of the hubs."""
-    count = min(NEAREST, len(hubs))
-    near = np.partition(-(index.old @ hubs.T), count - 1, axis=1)[:, :count]
-    items = np.hstack([index.old, near.mean(axis=1, keepdims=True)])
+
+    def blocks() -> Iterator[tuple[Array, Array]]:
+        for rows, vectors in index.blocks(index.old):
+            count = min(NEAREST, len(hubs))
+            near = np.partition(-(vectors @ hubs.T), count - 1, axis=1)[:, :count]
+            yield rows, np.hstack([vectors, near.mean(axis=1, keepdims=True)])
+
     twice = np.hstack([2 * queries, np.ones((len(queries), 1), np.float32)])
-    return index.search(twice, items).rows
+    return search(twice, blocks(), index.depth, index.itself).rows
 
 
 def _cascades(index: Index, by: tuple[str, int], ranking: Ranking) -> Iterator[Ranked]:
     """The first N of the mapped queries, ranked by their new vectors; the others stay behind."""
     fresh = _compare(index, ranking.rows[:, : CASCADES[-1]])
-    for first in (n for n in CASCADES if n < len(index.rows)):
+    for first in (n for n in CASCADES if n < index.kept.sum()):
         head, tail = ranking.rows[:, :first], ranking.rows[:, first:]
         order = np.argsort(-fresh[:, :first], axis=1, kind="stable")
         rows = np.hstack([np.take_along_axis(head, order, 1), tail])
@@ -180,25 +203,32 @@ def _cascades(index: Index, by: tuple[str, int], ranking: Ranking) -> Iterator[R
 
 def _compare(index: Index, rows: Array) -> Array:
     """The new model's cosine of each query with the items of its ranking, ``rows.shape``."""
-    scores = np.full(rows.shape, -np.inf, np.float32)
-    for query, items, row in zip(index.asked_new, rows, scores, strict=True):
-        row[items >= 0] = index.new[np.searchsorted(index.rows, items[items >= 0])] @ query
-    return scores
+    flat, scores = rows.ravel(), np.full(rows.size, -np.inf, np.float32)
+    order = np.argsort(flat, kind="stable")
+    for block, vectors in index.blocks(index.new):
+        low, high = np.searchsorted(flat, [block[0], block[-1] + 1], sorter=order)
+        for start in range(low, high, COMPARED):
+            pairs = order[start : min(high, start + COMPARED)]
+            asked = index.asked_new[pairs // rows.shape[1]]
+            items = vectors[np.searchsorted(block, flat[pairs])]
+            scores[pairs] = np.einsum("ij,ij->i", asked, items)
+    return scores.reshape(rows.shape)
 
 
 def _parts(
     index: Index, by: tuple[str, int], there: FeatureMap, mapped: Array, seed: int
 ) -> Iterator[Ranked]:
     """Indexes that are half-migrated, with a query for each part, and with the new one for both."""
-    drawn, there_now = np.random.default_rng(seed).random(index.size), there(index.old)
+    drawn = np.random.default_rng(seed).random(len(index.kept))
     for share in SHARES:
-        moved = (drawn < np.quantile(drawn, share / 100))[index.rows]
-        for what, side in {"rewritten": there_now, "re-encoded": index.new}.items():
-            done = index.search(index.asked_new, side, moved)
+        moved = drawn < np.quantile(drawn, share / 100)
+        ways = {"rewritten": (index.old, there), "re-encoded": (index.new, None)}
+        for what, (side, turn) in ways.items():
+            done = index.search(index.asked_new, side, turn, moved)
             queries = {"both served": mapped}
             if index.same_width:
                 queries["new query"] = index.asked_new
             for served, asked in queries.items():
-                left = index.search(asked, index.old, ~moved)
+                left = index.search(asked, index.old, only=~moved)
                 rows = merge([left, done], index.depth).rows
                 yield Ranked(Way(f"partly {what}, {served}", *by, share), rows)

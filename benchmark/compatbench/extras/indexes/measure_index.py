@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes.index_maps import LEAST_PAIRS, PAIRS, SEEDS
@@ -18,7 +17,7 @@ from compatbench.extras.indexes.index_ways import Index, Maps, Way, rank_ways, t
 from compatbench.extras.indexes.rankings import ByClass, Judged, measure
 from compatbench.extras.indexes.relevance_files import Names, read_classes, read_judgements
 from compatbench.extras.indexes.unpaired_map import FEWEST
-from compatbench.extras.indexes.vector_files import as_vectors, read_pair
+from compatbench.extras.indexes.vector_files import VectorFile, as_vectors, check_lengths, read_pair
 
 MOST_QUERIES = 2000  # rows of the index that ask, evenly over it, where no queries are given
 AGREED = 10  # neighbours in the index that is encoded again, where no relevance is known
@@ -45,9 +44,9 @@ def measure_index(
 ) -> MeasuredIndex:
     """Measures what to do with stored vectors when their model is replaced: text, image, audio.
 
-    No model is loaded. Vectors are compared by cosine, exactly. The pairs that maps are fitted on
-    are rows of the index that are not queried; they leave it, in every way alike, and so do not
-    answer. What is drawn is drawn several times, and figures are means.
+    No model is loaded. Vectors are compared by cosine, exactly, and read block by block. The pairs
+    that maps are fitted on are rows of the index that are not queried; they leave it, in every
+    way alike, and so do not answer. What is drawn is drawn several times, and figures are means.
 
     Args:
         old, new: the same things encoded by both models, in the same rows: arrays, or ``.npy``,
@@ -74,53 +73,74 @@ def measure_index(
         CompatbenchError: vectors of different rows, with a NaN or of zeros, ids that are unknown,
             or pairs that are queried, too.
     """
-    vectors = _read_units((old, new), "vectors", column=column)
-    widths, count = [side.shape[1] for side in vectors], len(vectors[0])
-    stored = as_vectors(new, "the new vectors", column).dtype.itemsize * widths[1]
+    files = as_vectors(old, "the old vectors", column), as_vectors(new, "the new vectors", column)
+    count = files[0].rows
+    if count != files[1].rows:
+        raise CompatbenchError(
+            f"{files[0].path} has {count:,} rows and {files[1].path} {files[1].rows:,}: give "
+            "vectors of the same things, in the same rows"
+        )
+    marks, _ = (_read_marks(file) for file in files)
     itself = None
     if queries is None:
         itself = np.arange(count)[:: max(2, -(-count // MOST_QUERIES))]
-        asked = vectors[0][itself], vectors[1][itself]
+        asked = tuple(_take(file, itself) for file in files)
     else:
-        asked = _read_units(queries, "queries", widths)
+        asked = _read_units(queries, "queries", files)
     relevance = _read_relevance(
         relevant, (labels, query_labels), ids, (count, len(asked[0])), itself
     )
-    queried = np.isin(_mark(vectors[0]), _mark(asked[0]))
-    left, kept = np.empty(0, np.intp), np.ones(count, bool)
+    queried = np.isin(marks, _mark(asked[0]))
     if paired is not None:
-        stock = _read_units(paired, "pairs", widths)
+        stock = _read_units(paired, "pairs", files)
         if (same := np.isin(_mark(stock[0]), _mark(asked[0]))).any():
             raise CompatbenchError(
                 f"{int(same.sum()):,} of the pairs are also queried, the first in row "
                 f"{int(same.argmax()):,}: maps must be fitted on others; drop these pairs"
             )
+        left, most = np.empty(0, np.intp), len(stock[0])
     else:
         left = _choose_pairs(queried, relevance, max(pairs, default=0))
-        stock = vectors[0][left], vectors[1][left]
-    numbers, most = _choose_numbers(pairs, len(stock[0])), len(stock[0])
+        stock, most = tuple(_take(file, left) for file in files), len(left)
+    numbers = _choose_numbers(pairs, most)
+    kept = np.ones(count, bool)
     kept[left] = False
-    rows = np.flatnonzero(kept)
-    index = Index(count, stored, rows, vectors[0][rows], vectors[1][rows], *asked, itself)
+    index = Index(*files, asked[0], asked[1], kept, itself)
     draws = {seed: np.random.default_rng(seed).permutation(most) for seed in seeds}
     unpaired = None
     if numbers and most >= FEWEST:
         others = np.random.default_rng(0).permutation(np.flatnonzero(kept & ~queried))[:SAMPLED]
         if len(others) >= FEWEST:
-            unpaired = vectors[0][np.sort(others)], stock[1]
-    texts = None if words is None else _read_units(words, "words", widths)
-    maps = Maps(stock, texts, numbers, draws, unpaired)
-    again, known = index.search(index.asked_new, index.new), relevance is not None
+            unpaired = _take(files[0], np.sort(others)), stock[1]
+    texts = None if words is None else _read_units(words, "words", files)
+    maps = Maps((stock[0], stock[1]), texts, numbers, draws, unpaired)
+    again = index.search(index.asked_new, index.new)
     if relevance is None:
-        asking, places = np.nonzero(again.rows[:, :AGREED] >= 0)
-        found = asking, again.rows[asking, places]
-        relevance = Judged(csr_matrix((np.ones(len(asking)), found), (len(asked[0]), count)))
-    relevance = relevance.keep(kept)
+        best = again.rows[:, :AGREED]
+        relevance = Judged(
+            np.repeat(np.arange(len(best)), best.shape[1]),
+            best.ravel(),
+            np.ones(best.size),
+            len(best),
+        )
+        known = False
+    else:
+        relevance, known = relevance.keep(kept), True
     figures: dict[Way, list[dict[str, Any]]] = {}
     for ranked in rank_ways(index, maps, again, progress):
         measured = measure(ranked.rows, relevance) | {"encoded": ranked.encoded}
         figures.setdefault(ranked.way, []).append(measured)
     return summarise(index, figures, known)
+
+
+def _read_marks(file: VectorFile) -> NDArray[np.uint64]:
+    """``_mark`` of every vector, which must be one: finite, and not all zeros."""
+    marks, first = [], 0
+    for block in file.blocks():
+        check_lengths(file.path, block.astype(np.float64), first, zeros=False)
+        marks.append(_mark(to_unit(block)))
+        first += len(block)
+    return np.concatenate(marks)
 
 
 def _mark(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
@@ -130,13 +150,20 @@ def _mark(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
     return (bits * factors).sum(axis=1, dtype=np.uint64)
 
 
+def _take(file: VectorFile, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Unit vectors of some rows, which rise."""
+    taken, first = [np.empty((0, file.width), np.float32)], 0
+    for block in file.blocks():
+        low, high = np.searchsorted(rows, [first, first + len(block)])
+        taken.append(to_unit(block[rows[low:high] - first]))
+        first += len(block)
+    return np.concatenate(taken)
+
+
 def _read_units(
-    pair: tuple[VectorSource, VectorSource],
-    what: str,
-    widths: Sequence[int] = (),
-    column: str | None = None,
+    pair: tuple[VectorSource, VectorSource], what: str, files: Sequence[VectorFile]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    old, new = read_pair(pair, what, widths, column)
+    old, new = read_pair(pair, what, [file.width for file in files])
     return to_unit(old), to_unit(new)
 
 
@@ -165,7 +192,7 @@ def _choose_pairs(
     """Rows that are not queried, and if there are enough not relevant either, twice ``most``."""
     free, wanted = np.flatnonzero(~queried), min(2 * most, len(queried) // 2)
     if isinstance(relevance, Judged):
-        others = np.setdiff1d(free, relevance.grades.indices)
+        others = np.setdiff1d(free, relevance.items)
         free = others if len(others) >= wanted else free
     return np.sort(np.random.default_rng(0).permutation(free)[:wanted])
 

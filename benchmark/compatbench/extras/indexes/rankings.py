@@ -1,19 +1,17 @@
-"""Rankings of items by queries, and how good they are: exact search, and measures."""
+"""Rankings of items by queries, and how good they are: exact search by blocks, and measures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 Array = NDArray[Any]
 CUTS = (1, 5, 10, 100)  # of recall; of success the first three
 GRADED = 10  # items that nDCG looks at
-SCORES, FEWEST_TOGETHER = 1 << 24, 256  # scores, and queries at least, that are computed together
 
 
 class Ranking(NamedTuple):
@@ -25,35 +23,30 @@ class Ranking(NamedTuple):
 
 def search(
     queries: Array,
-    vectors: Array,
+    blocks: Iterable[tuple[Array, Array]],
     depth: int,
-    rows: Array | None = None,
     itself: Array | None = None,
 ) -> Ranking:
     """The items with the largest inner products, exactly; of equal ones the first rows.
 
     Args:
         queries: ``[Q, e]``.
-        vectors: of the items, ``[n, e]``.
+        blocks: rows of items, rising, and their vectors ``[n, e]``; only one is in memory.
         depth: how many items of each query are kept.
-        rows: what the items are called, ``[n]``; by default their numbers.
         itself: the row that each query is not to find, ``[Q]``.
     """
-    rows, parts = np.arange(len(vectors)) if rows is None else rows, list[tuple[Array, Array]]()
-    step = max(FEWEST_TOGETHER, SCORES // max(len(vectors), 1))
-    for first in range(0, max(len(queries), 1), step):
-        part = slice(first, first + step)
-        scores, places = queries[part] @ vectors.T, np.arange(len(vectors))[None]
+    best = Ranking(
+        np.full((len(queries), 0), -1), np.empty((len(queries), 0), np.result_type(queries))
+    )
+    for rows, vectors in blocks:
+        scores = queries @ vectors.T
         if itself is not None:
-            scores[itself[part][:, None] == rows] = -np.inf
-        if depth < len(vectors):
-            places = np.sort(np.argpartition(-scores, depth - 1, axis=1)[:, :depth], axis=1)
-            scores = np.take_along_axis(scores, places, 1)
-        order = np.argsort(-scores, axis=1, kind="stable")
-        scores = np.take_along_axis(scores, order, 1)
-        found = rows[np.take_along_axis(np.broadcast_to(places, scores.shape), order, 1)]
-        parts.append((np.where(np.isneginf(scores), -1, found), scores))
-    return Ranking(*map(np.concatenate, zip(*parts, strict=True)))
+            # Where a row of the block is that of a query.
+            places = np.minimum(np.searchsorted(rows, itself), len(rows) - 1)
+            hit = rows[places] == itself
+            scores[hit, places[hit]] = -np.inf
+        best = _keep(best, rows, scores, depth)
+    return _sort(best)
 
 
 def merge(parts: Iterable[Ranking], depth: int) -> Ranking:
@@ -61,6 +54,35 @@ def merge(parts: Iterable[Ranking], depth: int) -> Ranking:
     rows, scores = (np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True))
     order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
     return Ranking(np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1))
+
+
+def _keep(best: Ranking, rows: Array, scores: Array, depth: int) -> Ranking:
+    """The best so far with those of a block, in the order of their rows."""
+    if best.rows.shape[1] < depth:
+        rows = np.broadcast_to(rows, scores.shape)
+    else:
+        # Late blocks have few that are above the last of the best, so only these are moved.
+        above = scores > best.scores.min(axis=1, keepdims=True)
+        counts = above.sum(axis=1)
+        if not counts.any():
+            return best
+        query, column = np.nonzero(above)
+        place = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
+        few = np.full((len(scores), counts.max()), -np.inf, scores.dtype)
+        few_rows = np.full(few.shape, -1)
+        few[query, place], few_rows[query, place] = scores[query, column], rows[column]
+        rows, scores = few_rows, few
+    rows, scores = np.hstack([best.rows, rows]), np.hstack([best.scores, scores])
+    if rows.shape[1] <= depth:
+        return Ranking(rows, scores)
+    kept = np.sort(np.argpartition(-scores, depth - 1, axis=1)[:, :depth], axis=1)
+    return Ranking(np.take_along_axis(rows, kept, 1), np.take_along_axis(scores, kept, 1))
+
+
+def _sort(best: Ranking) -> Ranking:
+    order = np.argsort(-best.scores, axis=1, kind="stable")
+    rows, scores = (np.take_along_axis(each, order, 1) for each in best)
+    return Ranking(np.where(np.isneginf(scores), -1, rows), scores)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,27 +121,45 @@ class ByClass:
 class Judged:
     """Items with grades above 0, as in TREC's qrels."""
 
-    grades: csr_matrix  # ``[Q, N]``
+    queries: Array  # the query of each judgement, ``[J]``
+    items: Array  # ``[J]``
+    grades: Array  # ``[J]``
+    count: int  # of queries
+    keys: Array = field(init=False)  # by which a pair is found
+
+    def __post_init__(self) -> None:
+        order = np.lexsort((self.items, self.queries))
+        for name in ("queries", "items", "grades"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name))[order])
+        object.__setattr__(self, "keys", self._key(self.queries, self.items))
+
+    @staticmethod
+    def _key(queries: Array, items: Array) -> Array:
+        return queries.astype(np.int64) << 32 | items.astype(np.int64)
 
     @property
     def totals(self) -> Array:
-        return self.grades.getnnz(axis=1)
+        return np.bincount(self.queries, minlength=self.count)
 
     @property
     def ideal(self) -> Array:
-        rows = np.split(self.grades.data, self.grades.indptr[1:-1])
-        best = [np.sort(row)[::-1][:GRADED] for row in rows]
-        return np.array([np.pad(row, (0, GRADED - len(row))) for row in best])
+        order = np.lexsort((-self.grades, self.queries))
+        place = np.arange(len(order)) - (np.cumsum(self.totals) - self.totals)[self.queries]
+        best, first = np.zeros((self.count, GRADED)), place < GRADED
+        best[self.queries[first], place[first]] = self.grades[order][first]
+        return best
 
     def keep(self, kept: Array) -> Judged:
         """Without the items that leave, ``[N]``."""
-        grades = csr_matrix(self.grades.multiply(kept))
-        grades.eliminate_zeros()
-        return Judged(grades)
+        there = kept[self.items]
+        return Judged(self.queries[there], self.items[there], self.grades[there], self.count)
 
     def grade(self, ranked: Array) -> Array:
-        grades = self.grades[np.arange(len(ranked))[:, None], ranked].toarray()
-        return np.where(ranked >= 0, grades, 0.0)
+        if not len(self.keys):
+            return np.zeros(ranked.shape)
+        keys = self._key(np.arange(self.count)[:, None], ranked)
+        places = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
+        return np.where((self.keys[places] == keys) & (ranked >= 0), self.grades[places], 0.0)
 
 
 def measure(ranked: Array, relevance: ByClass | Judged) -> dict[str, Array]:

@@ -43,8 +43,8 @@ class VectorFile:
         """Rows in a block."""
         return max(1, BLOCK // (4 * self.width))
 
-    def blocks(self) -> Iterator[NDArray[Any]]:
-        """The vectors in their order, ``per_block`` at a time, ``[n, width]``."""
+    def blocks(self, rows: int = 0) -> Iterator[NDArray[Any]]:
+        """The vectors in their order, by default ``per_block`` at a time, ``[n, width]``."""
         raise NotImplementedError
 
     def rewrite(self, file: BinaryIO, width: int, change: Change) -> None:
@@ -58,8 +58,9 @@ class VectorArray(VectorFile):
 
     vectors: NDArray[Any]
 
-    def blocks(self) -> Iterator[NDArray[Any]]:
-        yield self.vectors
+    def blocks(self, rows: int = 0) -> Iterator[NDArray[Any]]:
+        for first in range(0, self.rows, rows or self.per_block):
+            yield self.vectors[first : first + (rows or self.per_block)]
 
 
 @dataclass(frozen=True)
@@ -77,23 +78,23 @@ class RawVectors(VectorFile):
                 f"byte {needed:,}, and the file at {size:,}; copy it again"
             )
 
-    def blocks(self) -> Iterator[NDArray[Any]]:
+    def blocks(self, rows: int = 0) -> Iterator[NDArray[Any]]:
         with self.path.open("rb") as source:
             source.seek(self.start)
-            yield from self._read(source)
+            yield from self._read(source, rows or self.per_block)
 
     def rewrite(self, file: BinaryIO, width: int, change: Change) -> None:
         file.write(self.header(width))
         with self.path.open("rb") as source:
             source.seek(self.start)
-            for number, block in enumerate(self._read(source)):
+            for number, block in enumerate(self._read(source, self.per_block)):
                 changed = change(block, number * self.per_block)
                 file.write(np.ascontiguousarray(changed, self.dtype).data)
             shutil.copyfileobj(source, file)  # what stands behind the vectors
 
-    def _read(self, source: BinaryIO) -> Iterator[NDArray[Any]]:
-        for first in range(0, self.rows, self.per_block):
-            shape = min(self.per_block, self.rows - first), self.width
+    def _read(self, source: BinaryIO, rows: int) -> Iterator[NDArray[Any]]:
+        for first in range(0, self.rows, rows):
+            shape = min(rows, self.rows - first), self.width
             block = np.fromfile(source, self.dtype, shape[0] * shape[1])
             if block.size < shape[0] * shape[1]:
                 raise CompatbenchError(f"{self.path} became shorter while it was read")

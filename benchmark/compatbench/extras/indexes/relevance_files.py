@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes.rankings import ByClass, Judged
@@ -83,8 +82,7 @@ def read_judgements(
         raise CompatbenchError(f"{name} has no relevant item")
     keys = np.stack(places)[:, good]
     (queries, items), first = np.unique(keys, axis=1, return_index=True)
-    shape = counts[::-1]
-    return Judged(csr_matrix((grades[good][first], (queries, items)), shape))
+    return Judged(queries, items, grades[good][first], counts[1])
 
 
 def read_classes(
@@ -112,17 +110,23 @@ def read_classes(
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    """Queries, items and perhaps grades; without a header if the first grade is a number."""
-    first = _read(path, lambda: path.read_text(encoding="utf-8")).lstrip().partition("\n")[0]
-    between = "\t" if "\t" in first else "," if "," in first else r"\s+"
-    how = {"sep": between, "header": None, "dtype": str, "engine": "python", "encoding": "utf-8"}
-    table = _read(path, lambda: pd.read_csv(path, keep_default_na=False, **how))
-    if (short := table.isna().any(axis=1)).any():
-        row = int(short.argmax()) + 1
-        raise CompatbenchError(f"{path}: row {row} has fewer columns than {table.shape[1]}")
-    if table.shape[1] in (3, 4) and _is_number(table.iloc[0, -1].strip()):
-        return table.iloc[:, [0, -2, -1]]
-    return table.iloc[1:]
+    lines = _read(path, lambda: path.read_text(encoding="utf-8").splitlines())
+    lines = [line for line in lines if line.strip()]
+    if not lines:
+        raise CompatbenchError(f"{path} is empty")
+    first = lines[0]
+    between = "\t" if "\t" in first else "," if "," in first else None
+    rows = [[part.strip() for part in line.split(between)] for line in lines]
+    if len({len(row) for row in rows}) > 1:
+        wrong = next(place for place, row in enumerate(rows) if len(row) != len(rows[0]))
+        raise CompatbenchError(
+            f"{path}: line {wrong + 1} has {len(rows[wrong])} columns, and the first {len(rows[0])}"
+        )
+    if len(rows[0]) == 4 and _is_number(rows[0][3]):  # TREC's, without a header
+        return pd.DataFrame([(query, item, grade) for query, _, item, grade in rows])
+    if len(rows[0]) == 3 and _is_number(rows[0][2]):
+        return pd.DataFrame(rows)
+    return pd.DataFrame(rows[1:], columns=pd.Index(rows[0]))
 
 
 def _is_number(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""What was measured of stored indexes: ``results/retrieval/<suite>.csv``, its facts and table."""
+"""What was measured of stored indexes: ``results/retrieval/<suite>.csv``, with a JSON of facts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,6 @@ from compatbench.files.kinds import require
 from compatbench.files.project_folders import shipped_results
 from compatbench.messages import first_line
 from compatbench.results.result_files import RESULTS, RETRIEVAL, check_name
-from compatbench.tables.numbers import percent
-from compatbench.tables.pages.sections import Section
-from compatbench.tables.suite_page import SuitePage
-from compatbench.tables.table import Column, Table, code, make_table, sentence
 
 KEY = ("source", "target", "gallery", "queries", "way", "pairs")
 # Columns in percent, and the measures that they hold: of images, Recall@k is a success.
@@ -29,14 +25,6 @@ QUERIES = ("texts", "images", "captions")
 OLD, CEILING = "old model", "re-encoded"  # beside the ways: no upgrade, and all of its work
 # The order of the ways in a file, and in pictures.
 ORDER = (OLD, "copied", "words", "images", "low-rank", "ridge", CEILING)
-# Columns: a way, with the most images of those that were measured.
-SHOWN = {
-    OLD: "Old model",
-    "copied": "Copied",
-    "words": "Words",
-    "ridge": "Ridge",
-    CEILING: "Encoded again",
-}
 Measured = tuple[pd.DataFrame, dict[str, Any]]  # the rows and the facts of a suite
 
 
@@ -150,48 +138,3 @@ def make_again(folder: Path) -> dict[Path, tuple[bytes, str]]:
         texts = {".csv": show_rows(rows.drop_duplicates([*KEY])), ".json": show_facts(about)}
         made |= {folder / f"{suite}{end}": (text.encode(), why) for end, text in texts.items()}
     return made
-
-
-def pooled_rows(frame: pd.DataFrame, queries: str = "texts") -> pd.DataFrame:
-    """The rows of the gallery of all test sets, for one kind of queries."""
-    return frame.loc[(frame["gallery"] == POOLED) & (frame["queries"] == queries)]
-
-
-def most_images(frame: pd.DataFrame) -> pd.DataFrame:
-    """Each way once for each upgrade, gallery and kind of queries, with the most images."""
-    key = ["source", "target", "gallery", "queries", "way"]
-    return frame.sort_values("pairs", kind="stable").drop_duplicates(key, keep="last")
-
-
-def retrieval_table(frame: pd.DataFrame) -> Table:
-    """Mean average precision of the new model's texts by upgrade and way, in percent.
-
-    Where captions were asked for, too, they have rows of their own.
-    """
-    columns = [Column(way, title, show=percent) for way, title in SHOWN.items()]
-    records = []
-    for queries, by in {"texts": "", "captions": ", by captions"}.items():
-        pooled = most_images(pooled_rows(frame, queries))
-        for upgrade, of_upgrade in pooled.groupby(["source", "target"], sort=False):
-            source, target = map(str, tuple(upgrade))  # type: ignore[arg-type]
-            record = dict(zip(of_upgrade["way"], of_upgrade["map"], strict=True))
-            record["upgrade"] = sentence(code(source), " → ", code(target), by)
-            records.append(record)
-    return make_table([Column("upgrade", "Upgrade", left=True), *columns], records)
-
-
-def read_rows(page: SuitePage) -> pd.DataFrame:
-    """What was measured of stored indexes of a suite's tasks; empty if nothing was."""
-    measured = {} if page.out is None else read_retrieval(page.out / RESULTS / RETRIEVAL)
-    return measured[page.name][0] if page.name in measured else pd.DataFrame()
-
-
-INDEXES = Section(
-    page="leaderboard",
-    place=30,
-    title="Stored indexes",
-    applies=lambda page: not read_rows(page).empty,
-    template=str(Path(__file__).parent / "indexes.md.jinja"),
-    functions={"indexes_table": lambda page: retrieval_table(read_rows(page))},
-    on_site=True,
-)

@@ -45,9 +45,9 @@ class ParquetVectors(VectorFile):
         """Rows in a row group."""
         return BLOCKS_OF_GROUP * super().per_block
 
-    def blocks(self) -> Iterator[NDArray[Any]]:
+    def blocks(self, rows: int = 0) -> Iterator[NDArray[Any]]:
         first, source = 0, _open_parquet(self.path)
-        for batch in self._batches(source, columns=[self.column]):
+        for batch in self._batches(source, rows or self.per_block, columns=[self.column]):
             yield self._vectors(batch.column(0), first)
             first += len(batch)
 
@@ -70,7 +70,7 @@ class ParquetVectors(VectorFile):
         packed = "NONE" if packed == "UNCOMPRESSED" else packed
         first = 0
         with pq.ParquetWriter(file, written, compression=packed, use_dictionary=others) as writer:
-            for batch in self._batches(source):
+            for batch in self._batches(source, self.per_block):
                 vectors = change(self._vectors(batch.column(place), first), first)
                 values = pa.array(vectors.astype(self.dtype, copy=False).reshape(-1))
                 columns = batch.columns
@@ -78,9 +78,9 @@ class ParquetVectors(VectorFile):
                 writer.write_batch(pa.record_batch(columns, schema=written))
                 first += len(batch)
 
-    def _batches(self, source: Any, **columns: Any) -> Iterator[Any]:
+    def _batches(self, source: Any, rows: int, **columns: Any) -> Iterator[Any]:
         with _reading(self.path):
-            yield from source.iter_batches(self.per_block, **columns)
+            yield from source.iter_batches(rows, **columns)
 
     def _vectors(self, lists: Any, first: int) -> NDArray[Any]:
         """The lists of a batch as ``[n, width]``; each must be whole."""
@@ -156,20 +156,19 @@ def as_vectors(
 
 
 def read_pair(
-    given: tuple[Any, Any], what: str, widths: Sequence[int] = (), column: str | None = None
+    given: tuple[Any, Any], what: str, widths: Sequence[int] = ()
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """The vectors of the same things on the old and the new model, in double precision, in memory.
 
     ``widths`` are those of the two models, or of the first alone, where they are known.
     """
-    ages, (old, new) = ("old", "new"), given
-    files = [as_vectors(old, f"the old {what}", column), as_vectors(new, f"the new {what}", column)]
+    files = [as_vectors(each, f"the {what}") for each in given]
     if files[0].rows != files[1].rows:
         shapes = " and ".join(str((file.rows, file.width)) for file in files)
         raise CompatbenchError(
             f"{what} of shapes {shapes}: give two matrices, of the same things in the same rows"
         )
-    for age, file, wanted in zip(ages, files, widths, strict=False):
+    for age, file, wanted in zip(("old", "new"), files, widths, strict=False):
         if file.width != wanted:
             raise CompatbenchError(
                 f"{what} of width {file.width}, where the vectors of the {age} model have "
