@@ -157,7 +157,8 @@ class _Entries:
 
 @cache
 def _count_images(task: str, split: str) -> int:
-    return task_cards.read(task).counts.get(split, 0)
+    counts: dict[str, int] = {**task_cards.read(task).counts}
+    return counts.get(split, 0)
 
 
 @cache
