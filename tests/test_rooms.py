@@ -36,7 +36,7 @@ MOST_LINES = 360
 ROOM_BUDGETS = {
     "backbone": 4_401,
     "cli": 1_691,
-    "data": 5_393,
+    "data": 5_394,
     "engine": 4_580,
     "extras": 11_095,
     "files": 609,
@@ -49,7 +49,7 @@ PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (37_695, ("benchmark/compatbench",)),
+    "the harness": (37_696, ("benchmark/compatbench",)),
     "transfers and formats": (3_281, ("transfers", "formats")),
     "programs": (6_078, PROGRAMS),
     "programs, with fits beside the authors' code": (9_300, (*PROGRAMS, "benchmark/authors")),

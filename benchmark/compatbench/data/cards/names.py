@@ -112,6 +112,7 @@ def select_names(wanted: str | Iterable[str], known: Sequence[str], kind: str) -
 
 def unknown_name(name: str, known: Sequence[str], kind: str) -> str:
     """The message for an unknown name, with the most similar known ones."""
+    name = name if name.isprintable() else repr(name)[1:-1]  # a message is one line
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
         return f"no {kind} named '{name}'; did you mean {' or '.join(close)}?"
