@@ -125,15 +125,16 @@ class PEFTOfLayers(PEFT):
         }
         for number, (path, scale) in enumerate(_read_scales(given)):
             a, b = _take_pair(given, path, f"r{number} i{number}", f"o{number} r{number}")
-            name, rows = _place_in_tower(path, given)
-            place = trained.get(name)
-            if place is None:
+            name, third = _place_in_tower(path, given)
+            if (difference := trained.get(name)) is None:
                 raise given.error(f"changes '{path}', and the source has no '{name}'")
-            place = place.T if name.endswith(("proj", "projection")) else place
-            place = place if rows is None else place.chunk(3)[rows]
-            if place.shape != (len(b), a.shape[1]):
+            if name.endswith(("proj", "projection")):  # the last of a tower is [d, e]
+                difference = difference.T
+            if third is not None:
+                difference = difference.chunk(3)[third]
+            if difference.shape != (len(b), a.shape[1]):
                 raise given.error(f"changes '{path}' of another size; give its own source")
-            place += (scale(len(a)) * b.double() @ a.double()).to(place)
+            difference += (scale(len(a)) * b.double() @ a.double()).to(difference)
         module = Module(trained | {"log_scale": torch.zeros(())})
         return Converted(module, {"templates": "first"})
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCES = Path(__file__).parents[1] / "docs" / "example_package"
+SOURCES = Path(__file__).with_name("example_package")
 NAMES = [f"outside_{name}" for name in ("adapters", "centres", "hsic", "two_stages", "two_views")]
 
 

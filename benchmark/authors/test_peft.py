@@ -15,7 +15,7 @@ from checkpoints import assert_alike, fill, import_file
 from torch import Tensor
 from whole_fits import Problem, difference, pose
 
-from compatbench.method import convert
+from compatbench.method import Module, convert
 
 peft: Any = pytest.importorskip("peft")
 
@@ -80,6 +80,17 @@ def classify(model: Any, problem: Problem) -> Tensor:
     return model(input_ids=ids, pixel_values=problem.queries).logits_per_image
 
 
+def import_adapter(problem: Problem, settings: dict[str, Any], folder: Path) -> Module:
+    """The module of an adapter that PEFT has made and saved; it classifies as PEFT's model."""
+    model = peft.get_peft_model(build(problem), peft.LoraConfig(r=4, lora_alpha=8, **settings))
+    fill([p for p in model.parameters() if p.requires_grad], 0.1, 5)
+    model.save_pretrained(str(folder))
+    module, logits = import_file("auto", folder, problem), classify(model.eval(), problem)
+    assert difference({"": logits}, {"": zero_shot(problem)}) > 1e-3
+    assert_alike(module, problem, logits)
+    return module
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -95,13 +106,7 @@ def classify(model: Any, problem: Problem) -> Tensor:
 def test_an_adapter(settings: dict[str, Any], tmp_path: Path) -> None:
     problem = pose()
     assert difference({"": classify(build(problem), problem)}, {"": zero_shot(problem)}) < 1e-9
-    model = peft.get_peft_model(build(problem), peft.LoraConfig(r=4, lora_alpha=8, **settings))
-    fill([p for p in model.parameters() if p.requires_grad], 0.1, 5)
-    model.save_pretrained(str(tmp_path / "adapter"))
-    module = import_file("auto", tmp_path / "adapter", problem)
-    wanted = classify(model.eval(), problem)
-    assert difference({"": wanted}, {"": zero_shot(problem)}) > 1e-3
-    assert_alike(module, problem, wanted)
+    module = import_adapter(problem, settings, tmp_path / "adapter")
     convert.export_module("peft", module, tmp_path / "back", dtype="float32")
     again = import_file("peft", tmp_path / "back", problem)
     loaded = peft.PeftModel.from_pretrained(build(problem), str(tmp_path / "back"))
@@ -117,14 +122,7 @@ def test_an_adapter(settings: dict[str, Any], tmp_path: Path) -> None:
     ],
 )
 def test_an_adapter_of_other_layers(settings: dict[str, Any], tmp_path: Path) -> None:
-    problem = pose()
-    model = peft.get_peft_model(build(problem), peft.LoraConfig(r=4, lora_alpha=8, **settings))
-    fill([p for p in model.parameters() if p.requires_grad], 0.1, 5)
-    model.save_pretrained(str(tmp_path / "adapter"))
-    module = import_file("auto", tmp_path / "adapter", problem)
-    logits = classify(model.eval(), problem)
-    assert difference({"": logits}, {"": zero_shot(problem)}) > 1e-3
-    assert_alike(module, problem, logits)
+    import_adapter(pose(), settings, tmp_path / "adapter")
 
 
 def zero_shot(problem: Problem) -> Tensor:

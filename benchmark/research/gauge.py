@@ -22,10 +22,10 @@ from compatbench.backbone.words import WordFeatures
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task
 from compatbench.extras.studies import frames
-from compatbench.extras.studies.frames import StudyReport, records
+from compatbench.extras.studies.frames import StudyReport
 from compatbench.extras.studies.similarity import mean_cosine, modality_gap
 from compatbench.extras.studies.study import Names, Study, StudyOptions
-from compatbench.tables.table import Table, code, plain_table, sentence
+from compatbench.tables.table import Table, code, plain_table, records, sentence
 
 LEADING = 0.9  # of the variance of the words, by the directions whose angles are taken
 MAPS = {"none": "as it is", "words": "rotated by words", "images": "rotated by images"}

@@ -28,7 +28,7 @@ from compatbench.engine.store import RunStore
 from compatbench.engine.task_images import label_tensor
 from compatbench.errors import NotTransferable
 from compatbench.extras.studies import frames
-from compatbench.extras.studies.frames import Row, StudyReport, records
+from compatbench.extras.studies.frames import Row, StudyReport
 from compatbench.extras.studies.study import Fit, Names, Study, StudyOptions
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method.registry import builtin_methods, find_transfer
@@ -38,7 +38,7 @@ from compatbench.tables.figures.charts import axis, chart, means
 from compatbench.tables.figures.colours import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY
 from compatbench.tables.figures.spec_parts import Spec
 from compatbench.tables.numbers import NOTHING, percent
-from compatbench.tables.table import Table, code, plain_table, sentence
+from compatbench.tables.table import Table, code, plain_table, records, sentence
 
 # Largest angles of the rotations, in degrees, and how many of each; None is any rotation.
 ANGLES: tuple[float | None, ...] = (0, 45, 90, 135, 180, None)

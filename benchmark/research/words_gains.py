@@ -12,7 +12,7 @@ import pandas as pd
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.extras.studies import frames
-from compatbench.extras.studies.frames import Row, StudyReport, records
+from compatbench.extras.studies.frames import Row, StudyReport
 from compatbench.results.estimate import estimate, interval_columns
 from compatbench.results.expected import Upgrade
 from compatbench.results.standing import Standing, compute_standing
@@ -21,7 +21,7 @@ from compatbench.tables.figures.colours import BLUE, GREY, RED
 from compatbench.tables.figures.spec_parts import Spec
 from compatbench.tables.numbers import percent, with_interval
 from compatbench.tables.suite_page import SuitePage, read_suite_page
-from compatbench.tables.table import Table, code, join, plain_table, sentence
+from compatbench.tables.table import Table, code, join, plain_table, records, sentence
 
 
 @dataclass(frozen=True)

@@ -327,8 +327,10 @@ def test_an_adapter_of_every_linear_layer(desk: Desk) -> None:
         method = flyp(flyp.Config.model_validate(module.about["config"]))
         logits = method.attach(module, source, desk.labels)(images)
         weights = F.normalize(model.encode_text(source.tokenizer(desk.labels.fill())), dim=-1)
-        wanted = F.normalize(model.encode_image(images), dim=-1) @ weights.T
-    torch.testing.assert_close(logits, source.logit_scale * wanted.to(logits), rtol=1e-4, atol=1e-4)
+        cosines = F.normalize(model.encode_image(images), dim=-1) @ weights.T
+    torch.testing.assert_close(
+        logits, source.logit_scale * cosines.to(logits), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_image_tower_and_head_of_wise_ft(desk: Desk) -> None:

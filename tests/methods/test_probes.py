@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -22,6 +25,7 @@ from torch import Tensor
 from compatbench.backbone import Backbone, Labels
 from compatbench.method import FewShotData
 from compatbench.methods import cross_modal
+from compatbench.methods.linear_probe import LinearProbe
 
 
 def cross_modal_logits(at: Case) -> Tensor:
@@ -92,6 +96,33 @@ def test_the_fit_is_the_minimum_of_the_objective_and_absent_classes_are_never_pr
     close(found, expected, 0.01)
     for absent in {*range(5)} - {*present}:
         assert (logits[:, absent] < logits[:, present].min(1).values).all()
+
+
+def lpclip_choice(accuracy: Callable[[float], float], sweep: tuple[float, ...]) -> float:
+    """The CoOp authors' search: the first best of the sweep, then eight bisections in log C."""
+    scores = [accuracy(c) for c in sweep]
+    peak = sweep[scores.index(max(scores))]
+    left, right = math.log10(peak) - 1, math.log10(peak) + 1
+    final = peak
+    for _ in range(8):
+        if accuracy(10**left) < accuracy(10**right):
+            final, left = 10**right, (left + right) / 2
+        else:
+            final, right = 10**left, (left + right) / 2
+    return final
+
+
+@pytest.mark.parametrize("optimum", [-5.3, -1.2, 0.0, 0.4, 3.7, 6.0])
+def test_the_search_is_that_of_the_coop_authors(
+    data: FewShotData, monkeypatch: pytest.MonkeyPatch, optimum: float
+) -> None:
+    def accuracy(c: float) -> float:
+        return -abs(math.log10(c) - optimum)
+
+    monkeypatch.setattr(LinearProbe, "_validate", lambda self, data, c: accuracy(c))
+    expected = lpclip_choice(accuracy, (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6))
+    assert make("linear_probe")._search(data) == pytest.approx(expected)
+    assert abs(math.log10(expected) - optimum) < 1.1
 
 
 def test_without_validation_images_c_is_one(clip64: Backbone, few: MakeData) -> None:

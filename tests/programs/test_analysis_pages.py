@@ -10,10 +10,10 @@ from words_gains import compare_transfers, study_gains
 
 from compatbench.data.cards import suite_cards
 from compatbench.errors import CompatbenchError
-from compatbench.extras.studies.frames import records
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.tables.markdown import fill_section
 from compatbench.tables.suite_page import SuitePage, read_suite_page
+from compatbench.tables.table import records
 
 REPOSITORY = Path(__file__).parents[2]
 MINI = suite_cards.read("mini")

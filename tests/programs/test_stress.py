@@ -20,10 +20,10 @@ from compatbench.data.task import load_task
 from compatbench.engine.cell import Cell
 from compatbench.engine.worker import describe_cell
 from compatbench.extras.check.models import EMBED_DIM, rotate_clip, synthetic_models
-from compatbench.extras.studies.frames import records
 from compatbench.extras.studies.study import Fit
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods
+from compatbench.tables.table import records
 
 TASK = load_task("mini-weather")
 IMAGES = len(TASK.split("test"))

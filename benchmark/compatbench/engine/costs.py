@@ -125,12 +125,7 @@ def count_costs(matrix: Matrix) -> Costs:
     held = LIBRARIES + sum(weights[:BACKBONES_AT_HAND]) + features * FLOAT
     side = max((size.image_side for size in known.values()), default=0)
     return Costs(
-        steps=sum(
-            len(models) * plan_fit(choice, cell.task, shots).steps
-            for cell in matrix.places
-            for choice in [matrix.choice(cell)]
-            for models, shots in [_list_fits(choice, cell.shots, cell.backbones)]
-        ),
+        steps=sum(_count_steps(matrix.choice(cell), cell) for cell in matrix.places),
         images=sum(encoded.values()),
         encode_flops=sum(encoded[n] * size.image_flops for n, size in known.items()),
         features_bytes=sum(encoded[n] * size.embed_dim * FLOAT for n, size in known.items()),
@@ -231,6 +226,12 @@ def _list_fits(
     transfer = find_transfer(choice.transfer)
     labelled = "labels" in transfer.card.access
     return (backbones[1:], transfer.config.shots) if labelled else ((), shots)
+
+
+def _count_steps(choice: MethodChoice, cell: Cell) -> int:
+    """Steps of a cell's fits."""
+    models, shots = _list_fits(choice, cell.shots, cell.backbones)
+    return len(models) * plan_fit(choice, cell.task, shots).steps
 
 
 def count_work(

@@ -24,8 +24,9 @@ from synthetic_results import (
 )
 
 from compatbench.extras.advice.advice import Advice
-from compatbench.extras.advice.cases import OLD, ZERO_SHOT, Case, estimate_mean, judge, read_cases
+from compatbench.extras.advice.cases import OLD, ZERO_SHOT, Case, estimate_mean, read_cases
 from compatbench.extras.advice.price import break_even
+from compatbench.extras.advice.verdicts import judge
 from compatbench.results.expected import Expected
 from compatbench.results.method_results import MethodResults
 

@@ -19,9 +19,10 @@ from synthetic_results import (
 )
 
 from compatbench.extras.studies.claims import check_claims
-from compatbench.extras.studies.frames import Row, records
+from compatbench.extras.studies.frames import Row
 from compatbench.results.expected import Expected
 from compatbench.results.method_results import MethodInfo, MethodResults
+from compatbench.tables.table import records
 
 TASKS = tuple(f"t{i}" for i in range(6))
 EXPECTED = Expected(tasks=TASKS, shots=(4,), seeds=(1, 2), upgrades=(("old", "new"),))

@@ -24,11 +24,11 @@ from compatbench.extras.check.run_checks import check_methods
 from compatbench.extras.studies import depth_probe
 from compatbench.extras.studies.depth import KINDS, DepthReport, count_depths, read_depth
 from compatbench.extras.studies.depth_probe import DepthProbe
-from compatbench.extras.studies.frames import records
 from compatbench.extras.studies.study import Fit, Study
 from compatbench.method import FewShotData, Module
 from compatbench.method.registry import builtin_methods
 from compatbench.tables.figures.charts import draw
+from compatbench.tables.table import records
 
 DEPTHS = range(5)  # of a tower of three blocks
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from compatbench.backbone import Backbone
 from compatbench.data.task import load_task
 from compatbench.errors import CompatbenchError
-from compatbench.extras.studies.frames import records
 from compatbench.extras.studies.layers import LayersReport, compare_layers, draw_images
 from compatbench.extras.studies.tower_states import image_layers, text_layers
 from compatbench.tables.figures.charts import draw
+from compatbench.tables.table import records
 
 TASKS = [load_task("mini-weather"), load_task("mini-food")]
 TEXTS = ("a photo of a dog.", "a photo of a red apple.", "a photo of a hippopotamus.")

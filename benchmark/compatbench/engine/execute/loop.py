@@ -99,7 +99,7 @@ class Puller:
             return True
         with store.claim(cell.key) as held:
             if not held:
-                # Between its claim and its mark a cell of this run looks like one of another.
+                # A cell of this run looks so, too, between claim and mark, but not at two looks.
                 self._held[cell.key] = 0 if mark.exists() else self._held.get(cell.key, 0) + 1
                 if self._held[cell.key] == 2:
                     self._tell(Event("waiting", cell))

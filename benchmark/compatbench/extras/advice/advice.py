@@ -13,7 +13,7 @@ import pandas as pd
 
 from compatbench.data.cards import COPIED, backbone_cards
 from compatbench.data.cards.shots import count_shots
-from compatbench.extras.advice.cases import VERDICTS, Case, act, describe_ways, judge
+from compatbench.extras.advice.cases import Case
 from compatbench.extras.advice.price import (
     count_labels,
     describe_prices,
@@ -21,6 +21,7 @@ from compatbench.extras.advice.price import (
     show_labels,
 )
 from compatbench.extras.advice.targets import Facts, compare_targets, say_which
+from compatbench.extras.advice.verdicts import VERDICTS, act, describe_ways, judge
 from compatbench.messages import count
 from compatbench.results.estimate import FEWEST_UNITS
 from compatbench.results.ways import access_of

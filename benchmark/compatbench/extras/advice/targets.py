@@ -16,7 +16,8 @@ from compatbench.backbone.load.find_weights import find_weights
 from compatbench.data.cards import COPIED, backbone_cards
 from compatbench.engine.model_size import measure_model
 from compatbench.errors import CompatbenchError
-from compatbench.extras.advice.cases import OLD, ZERO_SHOT, Case, act, judge
+from compatbench.extras.advice.cases import OLD, ZERO_SHOT, Case
+from compatbench.extras.advice.verdicts import act, judge
 from compatbench.results.choice import Way, choose_checked, choose_way
 from compatbench.results.estimate import Interval, interval_columns
 from compatbench.results.ways import cost_of

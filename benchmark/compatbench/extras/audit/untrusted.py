@@ -87,13 +87,10 @@ def run_untrusted(order: Order, progress: Callable[[str], object]) -> str:
     progress(f"runs {', '.join(order.methods)} {how}")
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     environment |= {"COMPATBENCH_CACHE": str(order.work / "cache"), "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = str(site)
+    environment |= {"PYTHONPATH": str(site)}
     link_package(order.root, tasks, site / "compatbench")
     command = [*boxed, sys.executable, "-m", __spec__.name, ORDERS.dump_json(order).decode()]
-    problem, environment = (
-        "the contributed methods cannot be run",
-        environment | {"PYTHONPATH": str(site)},
-    )
+    problem = "the contributed methods cannot be run"
     run_program(command, order.work, problem, env=environment, timeout=SECONDS)
     shutil.rmtree(site)
     return f"Run {how}."

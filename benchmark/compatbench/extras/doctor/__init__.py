@@ -12,7 +12,7 @@ COMMANDS = {
     "store doctor": Command(
         "diagnose",
         was="doctor",
-        shown="stores:doctor",
+        shown="commands:doctor",
         note="Exits with 1 if something is missing or wrong.",
         options={
             "tasks": Option(annotation="str", repeated=True, was=("--task",), read=_SPLIT),

@@ -28,7 +28,7 @@ import pandas as pd
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.extras.studies import frames
-from compatbench.extras.studies.frames import Row, StudyReport, crossed_interval, records
+from compatbench.extras.studies.frames import Row, StudyReport, crossed_interval
 from compatbench.messages import count
 from compatbench.results.estimate import Array, Interval, estimate, interval_columns, mean
 from compatbench.results.expected import Upgrade
@@ -36,7 +36,7 @@ from compatbench.results.result_files import RESULTS
 from compatbench.results.standing import MeasureName, Standing, compute_standing
 from compatbench.tables.numbers import with_interval
 from compatbench.tables.suite_page import SuitePage, read_suite_page
-from compatbench.tables.table import Table, plain_table, sentence, text
+from compatbench.tables.table import Table, plain_table, records, sentence, text
 
 Verdict = Literal["supported", "contradicted", "not decided"]
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.extras.studies.class_pages import measure_page
-from compatbench.extras.studies.frames import Row, StudyReport, crossed_interval, records
+from compatbench.extras.studies.frames import Row, StudyReport, crossed_interval
 from compatbench.results.estimate import Array, average_units, interval_columns
 from compatbench.results.four_ways import CLASSES, MODELS, FourWays, require_other_classes
 from compatbench.tables.figures.charts import axis, chart, colour, layer
@@ -19,7 +19,7 @@ from compatbench.tables.figures.colours import BLUE, GREY, INK, ORANGE
 from compatbench.tables.figures.spec_parts import Spec
 from compatbench.tables.numbers import with_interval
 from compatbench.tables.suite_page import read_suite_page
-from compatbench.tables.table import Table, code, plain_table, sentence, text
+from compatbench.tables.table import Table, code, plain_table, records, sentence, text
 
 LOSSES = ("own_lost", "other_lost", "forgotten")
 LEAST = 2  # methods of a kind, of which something can be said

@@ -14,7 +14,7 @@ from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.extras.studies import depth_probe, frames
 from compatbench.extras.studies.depth_probe import RATES, DepthProbe
-from compatbench.extras.studies.frames import Row, StudyReport, records, spearman_interval
+from compatbench.extras.studies.frames import Row, StudyReport, spearman_interval
 from compatbench.extras.studies.study import Fit, Names, Study, StudyOptions
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method.registry import MethodRegistry
@@ -23,7 +23,7 @@ from compatbench.tables.figures.charts import axis, chart, level, means, named_a
 from compatbench.tables.figures.colours import BLUE, RED
 from compatbench.tables.figures.spec_parts import Spec
 from compatbench.tables.numbers import signed, with_interval
-from compatbench.tables.table import Table, code, join, plain_table, sentence
+from compatbench.tables.table import Table, code, join, plain_table, records, sentence
 
 KINDS = ("bias", "map")
 MEASURES = ("source", "target", "h", "source_gain", "target_gain")

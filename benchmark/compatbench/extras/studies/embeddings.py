@@ -17,7 +17,7 @@ from compatbench.backbone.joint_maps import fit_rotation
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task
 from compatbench.extras.studies import frames, similarity
-from compatbench.extras.studies.frames import StudyReport, records, spearman_interval
+from compatbench.extras.studies.frames import StudyReport, spearman_interval
 from compatbench.extras.studies.study import Names, Study, StudyOptions
 from compatbench.results.estimate import interval_columns
 from compatbench.results.expected import Upgrade
@@ -26,7 +26,7 @@ from compatbench.tables.figures.colours import BLUE, SKY
 from compatbench.tables.figures.spec_parts import Spec
 from compatbench.tables.numbers import interval_text
 from compatbench.tables.suite_page import SuitePage, read_suite_page
-from compatbench.tables.table import Column, Table, code, make_table, number, plain_table
+from compatbench.tables.table import Column, Table, code, make_table, number, plain_table, records
 from compatbench.transfers._shared.survival import mean_tokens  # pyright: ignore[reportMissingImports]
 
 NEIGHBOURS = 5

@@ -25,7 +25,6 @@ from compatbench.tables.figures.spec_parts import Spec
 from compatbench.tables.markdown import render_table
 from compatbench.tables.numbers import NOTHING
 from compatbench.tables.table import Table
-from compatbench.tables.table import records as records
 from compatbench.tables.table import spread as cell_spread
 
 Row = dict[str, Any]  # of a frame; what is missing is None

@@ -16,13 +16,13 @@ from compatbench.backbone import Backbone
 from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.extras.studies import frames
-from compatbench.extras.studies.frames import Row, StudyReport, records
+from compatbench.extras.studies.frames import Row, StudyReport
 from compatbench.extras.studies.similarity import linear_cka, mean_change
 from compatbench.extras.studies.study import Names, Study, StudyOptions
 from compatbench.extras.studies.tower_states import Layer, image_layers, text_layers
 from compatbench.tables.figures.charts import axis, chart, colour, layer, named_axis
 from compatbench.tables.figures.spec_parts import Spec
-from compatbench.tables.table import Column, Table, code, make_table, sentence
+from compatbench.tables.table import Column, Table, code, make_table, records, sentence
 
 _COLUMNS = (
     Column("tower", "Tower", left=True),
