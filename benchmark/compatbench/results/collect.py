@@ -222,10 +222,9 @@ def describe_method(suite: SuiteCard, method: type[Method], name: str) -> Method
         found = _differences(general, resolve_settings(method, suite, name, task))
         differs |= {f"{task}: {setting}": values for setting, values in found.items()}
     card = method.card
-    # Of a config such as coop+context-4 the title is "CoOp, context-4".
-    _, of_it, changed = name.partition(f"{card.name}+")
-    title = f"{card.title}, {changed.replace('+', ' ')}" if of_it else name
-    title = card.title if name == card.name else title
+    title = card.title if name == card.name else name
+    if name.startswith(f"{card.name}+"):  # such as coop+context-4
+        title = f"{card.title}, {name.removeprefix(f'{card.name}+').replace('+', ' ')}"
     facts = card.depth, card.places, card.learns, tuple(sorted(card.needs))
     info = MethodInfo(name, title, card.paper, *facts)
     return MethodResults(info, general.config, differs, {}, to_frame([], Row), transfer=None)
