@@ -193,9 +193,10 @@ def test_each_reading_of_contcoop_is_held_against_what_is_no_reading() -> None:
     page = replace(page, configs={"contcoop+a": "contcoop", "contcoop+b": "contcoop"})
     report = check_claims(page, ("old", "new"), 4)
     found = [one for one in records(report.findings) if one["claim"] == 3]
-    assert [one["says"].split("'")[0] for one in found] == ["ContCoOp", "contcoop+a", "contcoop+b"]
+    titles = [one["says"].removesuffix(" has the highest H") for one in found]
+    assert titles == ["ContCoOp", "contcoop+a", "contcoop+b"]
     assert verdicts(found) == ["yes", "yes", "no"]
-    assert all("the best of 3;" in one["data"] for one in found)
+    assert all(one["data"][-4:] == "of 4" for one in found)
     # Of the other claims configs are no methods.
     first = next(one for one in records(report.findings) if one["claim"] == 1)
     assert " of 4 methods" in first["data"]

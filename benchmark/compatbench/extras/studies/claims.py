@@ -256,13 +256,13 @@ def _needed(
 
 def contcoop_is_best(evidence: Evidence) -> Iterator[Row]:
     """Claim 3: ContCoOp is the best method; of a suite with several readings, each of them."""
-    methods, groups = evidence.methods, {"any other method": list(evidence.methods)}
+    methods, groups = evidence.methods, {"": list(evidence.methods)}
     readings = {CONTCOOP: None, **dict.fromkeys(evidence.readings)}
-    if len(readings) == 1:
-        groups["any other method at the text input"] = evidence.of_depth("shallow")
-    for reading, (group, names) in product(readings, groups.items()):
-        title = "ContCoOp" if reading == CONTCOOP else reading
-        says = f"{title}'s H is higher than that of {group}"
+    if len(readings) == 1 or evidence.of_depth("deep"):
+        groups[" of the methods at the text input"] = evidence.of_depth("shallow")
+    for (group, names), reading in product(groups.items(), readings):
+        title = "ContCoOp" if reading == CONTCOOP else evidence.readings[reading].info.title
+        says = f"{title} has the highest H{group}"
         h = {name: _mean(methods[name], "h") for name in names if name != CONTCOOP}
         if reading not in evidence.readings or not h:
             yield evidence.missing(says, [reading])
@@ -270,7 +270,7 @@ def contcoop_is_best(evidence: Evidence) -> Iterator[Row]:
         best = max(h, key=lambda name: (h[name], name))
         place = 1 + sum(value > _mean(evidence.readings[reading], "h") for value in h.values())
         of_reading, of_best = evidence.scores([reading, best], "h")
-        data = f"against {methods[best].info.title}, the best of {len(h)}; {title} has rank {place}"
+        data = f"against {methods[best].info.title}; rank {place} of {len(h) + 1}"
         why = "the best of many is chosen by these same results, which favours it"
         yield _finding(says, data, estimate(of_reading - of_best), why=why, unit="points of H")
 
