@@ -18,6 +18,7 @@ import compatbench as cb
 from compatbench.data.cards import suite_cards
 from compatbench.results.estimate import estimate
 from compatbench.results.ranks import Ranked
+from compatbench.results.tuning_records import read_record, tuning_path
 from compatbench.tables.markdown import escape, fill_section, table
 from compatbench.tables.numbers import NOTHING, signed
 
@@ -65,13 +66,19 @@ def compare(places: dict[tuple[str, str], list[Ranked]]) -> list[str]:
     keys = [(OWN, "words"), *((m, t) for m in BESIDE for t in ("copied", "words"))]
     for key in (key for key in keys if key in places):
         name = escape(places[key][0].standing.info.title)
-        row = [name, key[1], figure(places[key][0], "source")]
+        row = [name, key[1], settings_tried(key[0]), figure(places[key][0], "source")]
         for ranked, rosetta in zip(places[key], ours, strict=True):
             row += [figure(ranked, "target"), figure(ranked, "h")]
             row.append(NOTHING if ranked is rosetta else lead(rosetta, ranked))
         rows.append(row)
-    header = ["Method", "Transfer", "Source"]
+    header = ["Method", "Transfer", "Settings", "Source"]
     return table([*header, *columns("H", "Rosetta's lead")], rows, left=(0, 1))
+
+
+def settings_tried(method: str) -> str:
+    """How many settings were compared for it on the suite's development tasks."""
+    record = tuning_path(REPOSITORY, "mini", method)
+    return str(len(read_record(record).settings)) if record.is_file() else "1"
 
 
 def vary(places: dict[tuple[str, str], list[Ranked]]) -> list[str]:

@@ -36,5 +36,5 @@ def test_a_page_is_what_its_program_gives(name: str) -> None:
 def test_rosetta_is_reported_on_no_task_that_it_was_designed_on() -> None:
     suite = suite_cards.read("mini")
     parts = suite_cards.read(str(rosetta_page.HERE / "rosetta-parts.yaml"))
-    assert {"mini-animals", "mini-icons", "mini-travel"} == {*suite.development}
+    assert {"mini-animals", "mini-icons", "mini-travel"} <= {*suite.development}
     assert not {*parts.tasks} & {*suite.development}
