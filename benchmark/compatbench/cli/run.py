@@ -12,7 +12,8 @@ from compatbench.cli.stoppable import stoppable
 from compatbench.messages import format_seconds
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from copy import deepcopy
+from pathlib import Path
 
     from rich.console import Console
 
@@ -195,6 +196,7 @@ def tune(call: Call) -> None:
             choice = ["chosen" if number == best else "" for number in frame.index]
             print_frame(frame.round({"accuracy": 1, "gain": 1, "error": 1}).assign(choice=choice))
             published = builtin_methods().get(tuning.method).Config()
-            entries[tuning.method] = tuning.settings[best].changes(published)
+            # Of its own: YAML writes what two entries share once, and names it.
+            entries[tuning.method] = deepcopy(tuning.settings[best].changes(published))
         say("what 'methods' of the suite says of these settings ({}: nothing):")
         say(escape(yaml.safe_dump(entries, sort_keys=False).rstrip()))
