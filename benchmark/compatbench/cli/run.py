@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -12,8 +13,7 @@ from compatbench.cli.stoppable import stoppable
 from compatbench.messages import format_seconds
 
 if TYPE_CHECKING:
-    from copy import deepcopy
-from pathlib import Path
+    from pathlib import Path
 
     from rich.console import Console
 
