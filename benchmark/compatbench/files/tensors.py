@@ -44,11 +44,16 @@ def save_tensors(
 
     The same content gives the same bytes. ``schema`` says what kind of file it is.
     """
+    write_atomic(path, pack_tensors(tensors, schema, about), sync=sync)
+
+
+def pack_tensors(tensors: Mapping[str, Tensor], schema: str, about: Mapping[str, Any]) -> bytes:
+    """The bytes that ``save_tensors`` writes."""
     from safetensors.torch import save
 
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     values = {"schema": schema, "about": dict(about), "sha256": _checksum(cpu, schema, about)}
-    write_atomic(path, save(cpu, {KEY: canonical_json(values)}), sync=sync)
+    return save(cpu, {KEY: canonical_json(values)})
 
 
 def load_tensors(path: Path, schema: str, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

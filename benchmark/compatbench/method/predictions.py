@@ -12,9 +12,12 @@ class Predictions:
     """A module's answers on one backbone and one test set."""
 
     classes: Tensor  # predicted, int32 [images]
-    # Their softmax probabilities, float32 [images]. Logits are taken as the classifier gives
-    # them, scaled by the backbone's own logit scale.
+    # Their softmax probabilities, float32 [images], rounded to half precision, in which they are
+    # kept. Logits are taken as the classifier gives them, scaled by the backbone's own logit scale.
     confidence: Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "confidence", self.confidence.half().float())
 
 
 def predict(logits: Tensor) -> Predictions:

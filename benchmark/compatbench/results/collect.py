@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import product
@@ -17,7 +17,7 @@ from compatbench.data.cards import SuiteCard, suite_tasks
 from compatbench.data.draws import ShotsFiles, load_test_set
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.task import Task
-from compatbench.engine.cell import Cell, CellRecord
+from compatbench.engine.cell import Cell, CellRecord, Where
 from compatbench.engine.flat_settings import flat_settings
 from compatbench.engine.matrix import select_matrix
 from compatbench.engine.method_settings import Settings, resolve_settings
@@ -26,6 +26,7 @@ from compatbench.engine.plan import Plan, find_teachers
 from compatbench.engine.store import RunStore
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method
+from compatbench.method.predictions import Predictions
 from compatbench.method.refusals import find_refusal
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.measures import Answers, score
@@ -49,7 +50,6 @@ def rows_of(cell: Cell, record: CellRecord, store: RunStore) -> list[Row]:
     predictions, precision = store.read_predictions(cell.key), cell.training.precision
     fit = _place(cell) | {"parameters": record.parameters, "module_bytes": record.module_bytes}
     outcomes = {outcome.where: outcome for outcome in record.records}
-    on_source = {where[1]: where for where in cell.places if where[0] == cell.source}
     rows = []
     for where in cell.places:
         place = fit | dict(zip(("backbone", "test_set", "data"), where, strict=True))
@@ -59,15 +59,29 @@ def rows_of(cell: Cell, record: CellRecord, store: RunStore) -> list[Row]:
         elif outcome is not None and outcome.status != "ok":
             about = {"status": outcome.status, "reason": outcome.reason}
             rows.append(Row.model_validate(place | about))
-        elif outcome is not None and where in predictions:
-            source = on_source.get(where[1]) if where[0] != cell.source else None
-            before = predictions.get(source) if source is not None else None
-            if (zero_shot := store.read_zero_shot(where, precision)) is not None:
-                labels = _labels(load_test_set(where[1]))
-                figures = score(Answers(predictions[where], before, zero_shot, labels))
-                about = {"status": "ok", "prompt_diversity": outcome.prompt_diversity}
-                rows.append(Row.model_validate(place | about | figures))
+        elif outcome is None or where not in predictions:
+            continue
+        elif (zero_shot := store.read_zero_shot(where, precision)) is not None:
+            figures = score_place(where, cell.source, predictions, zero_shot)
+            about = {"status": "ok", "prompt_diversity": outcome.prompt_diversity}
+            rows.append(Row.model_validate(place | about | figures))
     return rows
+
+
+def score_place(
+    where: Where, source: str, predictions: Mapping[Where, Predictions], zero_shot: Predictions
+) -> dict[str, int | float | None]:
+    """Every measure of a cell's predictions at one place.
+
+    Args:
+        predictions: of the cell, at all its places.
+        zero_shot: of zero-shot, at this place.
+    """
+    backbone, test_set, _ = where
+    on_source = [w for w in predictions if w[:2] == (source, test_set)]
+    before = predictions[on_source[0]] if on_source and backbone != source else None
+    labels = _labels(load_test_set(test_set))
+    return score(Answers(predictions[where], before, zero_shot, labels))
 
 
 @lru_cache(maxsize=64)

@@ -37,6 +37,8 @@ from compatbench.results.rows import (
 )
 
 RESULTS = "results"
+PREDICTIONS = ".safetensors"  # of a method, where a suite keeps them
+FILES = (".csv", ".cost.csv", ".json", PREDICTIONS)  # how a method's files end
 TUNING = "tuning"  # below the folder of a suite
 PAGE = "README.md"  # there, too: made from its results
 # Below results/, beside a folder for each suite.
@@ -82,6 +84,11 @@ def read_results(folder: Path) -> SuiteResults:
 
 def read_methods(folder: Path) -> dict[str, MethodResults]:
     """The methods of ``results/<suite>/``, each with all its transfers, as its files hold them."""
+    return {method: read_method(folder, method) for method in list_methods(folder)}
+
+
+def list_methods(folder: Path) -> list[str]:
+    """The methods that have rows in ``results/<suite>/``."""
     check_name(folder.name, "suite")
     folder = _own(folder)
     try:
@@ -94,7 +101,7 @@ def read_methods(folder: Path) -> dict[str, MethodResults]:
         require(folder / name)
     tables = [name for name in names if name.endswith(".csv")]
     methods = [name.removesuffix(".csv") for name in tables if not name.endswith(".cost.csv")]
-    return {method: read_method(folder, _check_method(method)) for method in methods}
+    return [_check_method(method) for method in methods]
 
 
 def _own(folder: Path) -> Path:

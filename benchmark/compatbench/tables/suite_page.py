@@ -62,6 +62,7 @@ class SuitePage:
     sections: tuple[SuitePage, ...] = ()  # suites that extend this one and are shown under it
     likeness: str = ""  # one line: how far its results are like those of other suites
     about: str = ""  # the page that says more
+    predictions: bool = False  # whether they are kept beside the results
     elsewhere: frozenset[str] = frozenset()  # backbones and test sets that no clone has
     first_seeds: tuple[int, ...] = ()  # those of a run that asks for none
     first_transfers: tuple[str, ...] = (COPIED,)
@@ -188,6 +189,7 @@ def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = 
         paths=tuple(path for path in suite.upgrades if len(path) > 2),
         configs={name: suite.base_method(name) for name in suite.configs},
         elsewhere=frozenset(names_elsewhere(suite)),
+        predictions=suite.predictions,
         first_seeds=tuple(seed for seed in suite.seeds if seed in suite.run_seeds) or suite.seeds,
         first_transfers=tuple(suite.transfers),
         out=out,

@@ -6,11 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import compatbench as cb
 
-from .conftest import Project, set_field
+from .conftest import METHODS, Project, set_field
 
 pytestmark = pytest.mark.slow
 
@@ -116,8 +117,27 @@ def test_nobody_else_says_that_a_method_is_refused_or_what_made_its_rows(
     assert "simpleshot.json: 'provenance.[a](b).[key]': String should match pattern" in output
 
 
+def test_a_suite_that_keeps_predictions_needs_no_fit_for_its_measures(project: Project) -> None:
+    """Without a run store: rows are scored again, and a measure that they lack is added."""
+    shutil.rmtree(project.folder / "runs")
+    files = {path: path.read_bytes() for path in project.results.glob("*.csv")}
+    before = cb.audit_results(project.folder, cells=0)
+    assert (before.scored, before.findings) == (14, [])
+    for name in METHODS:
+        rows = pd.read_csv(project.results / f"{name}.csv", dtype=str)
+        rows.drop(columns="agreement").to_csv(project.results / f"{name}.csv", index=False)
+    assert cb.results("tiny", project.folder).frame["agreement"].isna().all()
+    cb.report(project.folder)
+    assert {path: path.read_bytes() for path in files} == files
+    project.edit("coop.csv", set_field(3, "correct", lambda value: int(value) - 1))
+    assert "coop.csv:3: 'correct': is not what the stored predictions give" in project.audit()[1]
+    kept = project.results / "taskres.safetensors"
+    kept.write_bytes(kept.read_bytes()[:-2] + b"xx")
+    assert "taskres.safetensors: is damaged: its checksum" in project.audit()[1]
+
+
 def test_a_cell_that_is_run_again_and_gives_another_number_is_a_finding(project: Project) -> None:
-    shutil.rmtree(project.folder / "runs")  # no predictions to score
+    project.drop_predictions()
     project.edit("taskres.csv", set_field(None, "correct", lambda value: int(value) + 1))
     assert "'correct'" not in project.audit()[1]
     code, output = project.audit(cells=9)
@@ -126,7 +146,7 @@ def test_a_cell_that_is_run_again_and_gives_another_number_is_a_finding(project:
 
 
 def test_of_results_of_another_machine_the_rows_that_differ_are_counted(project: Project) -> None:
-    shutil.rmtree(project.folder / "runs")
+    project.drop_predictions()
     other = '"torch": [\n   "0.1'
     project.edit("taskres.json", lambda text: text.replace('"torch": [\n   "', other))
     project.edit("taskres.csv", set_field(3, "correct", lambda value: int(value) + 1))

@@ -44,7 +44,10 @@ def list_findings(wrong: pd.DataFrame, problem: str, field: str, suffix: str) ->
 def compare_file(path: Path, expected: bytes, problem: str) -> list[Finding]:
     """The first line in which a file is not, byte for byte, as expected; none if it is."""
     try:
-        text = path.read_bytes().decode()
+        content = path.read_bytes()
+        if content == expected:
+            return []
+        text = content.decode()
     except (OSError, UnicodeDecodeError) as error:
         return [Finding(str(path), f"{problem}: {error}")]
     lines = zip_longest(expected.decode().split("\n"), text.split("\n"))

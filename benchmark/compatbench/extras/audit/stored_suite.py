@@ -21,12 +21,14 @@ from compatbench.files.kinds import kind_of
 from compatbench.method.refusals import find_refusal
 from compatbench.method.registry import MethodRegistry, find_transfer, known_transfer
 from compatbench.results.collect import describe_method
+from compatbench.results.kept_predictions import ByCell, pack_predictions, read_kept
 from compatbench.results.method_results import MethodResults
-from compatbench.results.result_files import TUNING, file_texts, read_method
+from compatbench.results.result_files import PREDICTIONS, TUNING, file_texts, read_method
 from compatbench.results.rows import Row, to_frame
 from compatbench.results.tuning_records import is_tuned, read_record, show_record
 
 COST, ROWS, DESCRIPTION = ".cost.csv", ".csv", ".json"
+NOT_WRITTEN = "is not as 'compatbench run' writes it"
 Files = dict[Path, tuple[bytes, str]]  # what each must hold, and what is wrong if it does not
 
 
@@ -38,6 +40,7 @@ class StoredSuite:
     card: SuiteCard
     methods: dict[str, MethodResults]  # what the files hold
     expected: dict[str, MethodResults]  # the card and settings of the methods known here
+    kept: Mapping[str, ByCell]  # predictions, by method
     rows: pd.DataFrame  # of all methods, each with its ``method``, ``file`` and ``line``
     cells: list[Cell]  # of the methods known here
     missing: Missing  # what is not on this machine; its rows cannot be compared
@@ -73,6 +76,7 @@ def read_stored_suite(
 ) -> StoredSuite:
     """Reads a suite's folder, and plans the cells of its methods."""
     methods, files, findings = _read_methods(folder)
+    kept = _read_predictions(folder, methods, files, findings)
     for path in card.plugins:
         registry.add_file(path)
     known = [name for name in methods if name in {*registry.names(), *card.configs}]
@@ -106,7 +110,7 @@ def read_stored_suite(
         expected[name] = replace(described, info=replace(described.info, refused=refused))
     rows = pd.concat(tables[1:] or tables, ignore_index=True)
     files |= _read_tunings(folder, card, expected, findings)
-    return StoredSuite(folder, card, methods, expected, rows, cells, missing, files, findings)
+    return StoredSuite(folder, card, methods, expected, kept, rows, cells, missing, files, findings)
 
 
 def _read_methods(folder: Path) -> tuple[dict[str, MethodResults], Files, list[Finding]]:
@@ -125,9 +129,25 @@ def _read_methods(folder: Path) -> tuple[dict[str, MethodResults], Files, list[F
             files |= {file: (file.read_bytes(), "") for file in kept if kind_of(file) == "file"}
             continue
         for kind, text in file_texts(methods[name]).items():
-            why = "is not as 'compatbench run' writes it"
-            files[folder / f"{name}{kind}"] = text.encode(), why
+            files[folder / f"{name}{kind}"] = text.encode(), NOT_WRITTEN
     return methods, files, findings
+
+
+def _read_predictions(
+    folder: Path, methods: Mapping[str, MethodResults], files: Files, findings: list[Finding]
+) -> dict[str, ByCell]:
+    """The predictions that are kept of methods; their files are added, and what is broken."""
+    kept = dict[str, ByCell]()
+    for name, results in methods.items():
+        path = folder / f"{name}{PREDICTIONS}"
+        try:
+            if by_cell := read_kept(folder, name):
+                kept[name] = by_cell
+                files[path] = pack_predictions(by_cell, results.rows), NOT_WRITTEN
+        except CompatbenchError as error:
+            findings.append(_locate(path, error))
+            files[path] = path.read_bytes(), ""
+    return kept
 
 
 def _read_tunings(
@@ -157,7 +177,7 @@ def _read_tunings(
 def _locate(path: Path, error: CompatbenchError) -> Finding:
     """What is wrong with a file; the message names the place itself, if it is one."""
     folder = re.escape(str(path.parent))
-    place = re.match(rf"(?s)({folder}/[^:/ ]+):(\d+:)? *(.*)", str(error))
+    place = re.match(rf"(?s)({folder}/[^:/ ]+):?(\d+:)? *(.*)", str(error))
     file, line, problem = place.groups() if place else (str(path), None, str(error))
     return Finding(file, problem, int((line or "0:")[:-1]))
 

@@ -19,7 +19,7 @@ from compatbench.files.atomic import write_atomic
 from compatbench.files.kinds import delete_paths, files_below, kind_of
 from compatbench.method.registry import builtin_methods, find_transfer, known_transfer
 from compatbench.results.method_results import MethodResults
-from compatbench.results.result_files import RESULTS, read_methods, result_folders
+from compatbench.results.result_files import FILES, RESULTS, read_methods, result_folders
 from compatbench.results.tuning_records import read_record, show_record, tuning_path
 from compatbench.results.tuning_search import NothingToTune
 from compatbench.runs import run, tune
@@ -168,7 +168,7 @@ def _find_gone(out: Path) -> list[str]:
 def _files_of(name: str, out: Path) -> Iterator[Path]:
     """All files of a method in ``results/``, and its page."""
     for folder in result_folders(out):
-        yield from (folder / f"{name}{end}" for end in (".csv", ".cost.csv", ".json"))
+        yield from (folder / f"{name}{end}" for end in FILES)
         yield tuning_path(out, folder.name, name)
     yield out / METHOD_PAGES / f"{name}.md"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pandas as pd
@@ -16,6 +16,7 @@ from compatbench.extras.audit.findings import Finding, list_findings
 from compatbench.extras.audit.stored_suite import DESCRIPTION, ROWS, StoredSuite
 from compatbench.files.hashes import canonical_json
 from compatbench.results.collect import rows_of
+from compatbench.results.kept_predictions import score_kept
 from compatbench.results.measures import list_measures
 from compatbench.results.method_results import MethodResults
 from compatbench.results.rows import Row, to_frame
@@ -76,13 +77,23 @@ def check_keys(suite: StoredSuite) -> list[Finding]:
 
 
 def score_again(suite: StoredSuite, store: RunStore) -> tuple[int, list[Finding]]:
-    """How many rows have predictions in a store, and those that these predictions do not give."""
+    """How many rows have predictions, and those that these predictions do not give.
+
+    They are those of a store, and of other cells those that the suite keeps.
+    """
     again: list[Row] = []
     for cell in suite.cells if store.folder.is_dir() else ():
         record = store.read(cell.key)
         if record is not None and store.is_done(cell, record):
             again += rows_of(cell, record, store)
-    return len(again), _compare(suite.rows, again, "is not what the stored predictions give")
+    done = {row.key for row in again}
+    here = {
+        name: replace(results, rows=suite.here(results.rows))
+        for name, results in suite.methods.items()
+    }
+    frames = [to_frame(again, Row), *score_kept(here, suite.kept, done).values()]
+    scored = pd.concat(frames, ignore_index=True)
+    return len(scored), _compare(suite.rows, scored, "is not what the stored predictions give")
 
 
 def run_again(
@@ -98,7 +109,7 @@ def run_again(
     differing = compared = 0
     for cell in cells:
         try:
-            again = rows_of(cell, worker.run(cell), worker.store)
+            again = to_frame(rows_of(cell, worker.run(cell), worker.store), Row)
         except CompatbenchError as error:
             findings.append(Finding(f"{suite.folder / cell.name}{ROWS}", f"{cell}: {error}"))
             continue
@@ -118,10 +129,10 @@ def run_again(
     return notes, findings
 
 
-def _compare(rows: pd.DataFrame, again: list[Row], problem: str) -> list[Finding]:
+def _compare(rows: pd.DataFrame, again: pd.DataFrame, problem: str) -> list[Finding]:
     """The fields in which rows differ from those of the same key, place and data made again."""
     on = ["method", *Row.place, "key", "data"]
-    both = rows.merge(to_frame(again, Row), on=on, suffixes=("", "_again"))
+    both = rows.merge(again, on=on, suffixes=("", "_again"))
     findings = []
     for field, moved in find_moved(both, "_again").items():
         findings += list_findings(both.loc[moved], problem, str(field), "_again")
