@@ -193,8 +193,9 @@ def test_a_module_is_fitted_evaluated_saved_and_evaluated_again(tmp_path: Path) 
     expected = classify(backbone.encode_images(torch.stack(pixels))).softmax(-1).amax(-1)
     assert half.target is not None
     measured = half.target.predictions.confidence[:64]
-    assert float((measured - expected).abs().max()) < 1e-6
-    assert float((found.target.predictions.confidence[:64] - expected).abs().max()) > 1e-4
+    # Confidences are kept in half precision.
+    assert float((measured - expected).abs().max()) < 3e-4
+    assert float((found.target.predictions.confidence[:64] - expected).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize(

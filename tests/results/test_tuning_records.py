@@ -168,13 +168,13 @@ def test_more_epochs_under_a_cap_that_binds_are_not_tried_twice(
     monkeypatch: Any, tmp_path: Path
 ) -> None:
     card = suite_cards.read("mini")
-    tuning = TuningCard(rates=(1,), lengths=(0.25, 1, 8))
+    tuning = TuningCard(rates=(1,), lengths=(0.1, 1, 8))
     changed = card.model_copy(update={"tuning": tuning, "development": ("mini-food",)})
     with monkeypatch.context() as patch:
         patch.setattr(suite_cards, "read", lambda of: changed if isinstance(of, str) else of)
         plan = cb.plan_tuning("coop", "mini", tmp_path)
-    # CoOp's own 200 epochs of 7 batches are 1,400 steps, under a cap of 800.
-    names = [f"coop+rate-1+length-{length}" for length in (1, 0.25)]
+    # CoOp's own 200 epochs of 7 batches are 1,400 steps, under a cap of 235.
+    names = [f"coop+rate-1+length-{length}" for length in (1, 0.1)]
     assert [choice.name for choice in plan.matrix.choices] == names
 
 

@@ -31,7 +31,7 @@ ByCell = Mapping[str, Mapping[Where, Predictions]]  # predictions by the cell's 
 
 
 def pack_predictions(by_cell: ByCell, rows: pd.DataFrame) -> bytes:
-    """The file of the predictions behind rows: the same predictions give the same bytes.
+    """The file of the predictions behind rows, empty without any: the same give the same bytes.
 
     Classes take a byte, or two if there are more than 256 of them; confidences take two.
     """
@@ -43,6 +43,8 @@ def pack_predictions(by_cell: ByCell, rows: pd.DataFrame) -> bytes:
     )
     kept = [(key, where) for key, where in places if where in by_cell.get(key, ())]
     answers = [by_cell[key][where] for key, where in kept]
+    if not answers:
+        return b""
     classes = torch.cat([each.classes for each in answers])
     tensors = {
         "classes": classes.to(torch.uint8 if int(classes.max()) < 256 else torch.int16),
@@ -91,10 +93,9 @@ def keep_predictions(folder: Path, names: Collection[str], store: RunStore) -> N
         rows = read_method(folder, name).rows
         by_cell, path = read_kept(folder, name), folder / f"{name}{PREDICTIONS}"
         by_cell |= {key: read for key in {*rows["key"]} if (read := store.read_predictions(key))}
-        if not by_cell.keys().isdisjoint(rows["key"]):
-            content = pack_predictions(by_cell, rows)
-            if not holds(path, content):
-                write_atomic(path, content)
+        content = pack_predictions(by_cell, rows)
+        if content and not holds(path, content):
+            write_atomic(path, content)
 
 
 def score_kept(
