@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.method import Classifier, Method, Module
-from compatbench.method.transfer import COPIED, Transfer, TransferCard, TransferData
+from compatbench.method.transfer import (
+    ANSWER,
+    COPIED,
+    EVERYWHERE,
+    Transfer,
+    TransferCard,
+    TransferData,
+)
 
 
 class Copied(Transfer):
@@ -16,6 +23,7 @@ class Copied(Transfer):
         paper="arXiv:2412.20895",
         access=frozenset(),
         summary="The module is attached untouched.",
+        takes=EVERYWHERE | ANSWER,
     )
 
     def attach(

@@ -43,7 +43,7 @@ class Gated(Transfer):
     way: type[Transfer] = Copied
 
     def serves(self, method: MethodCard) -> bool:
-        return method.depth != "none" and self.way().serves(method)
+        return super().serves(method) and method.depth != "none" and self.way().serves(method)
 
     def attach(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData

@@ -44,7 +44,7 @@ class GradFix(Transfer):
         shots: PositiveInt
 
     def serves(self, method: MethodCard) -> bool:
-        return has_zero_point(method)
+        return super().serves(method) and has_zero_point(method)
 
     def attach(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData

@@ -6,7 +6,14 @@ from torch import Tensor
 
 from compatbench.backbone import FEATURES, Backbone, ImageInput, Labels
 from compatbench.method import Classifier, Method, Module
-from compatbench.method.transfer import OldAnswers, Transfer, TransferCard, TransferData
+from compatbench.method.transfer import (
+    ANSWER,
+    EVERYWHERE,
+    OldAnswers,
+    Transfer,
+    TransferCard,
+    TransferData,
+)
 
 
 class Kept(Transfer):
@@ -22,6 +29,7 @@ class Kept(Transfer):
         paper="",
         access={"old model"},
         summary="The old model answers; the new one does nothing.",
+        takes=EVERYWHERE | ANSWER,
     )
 
     def image_input(self, method: Method, target: Backbone) -> ImageInput:

@@ -7,7 +7,7 @@ from pydantic import PositiveInt
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.method import Classifier, Method, MethodCard, MethodConfig, Module
-from compatbench.method.transfer import Transfer, TransferCard, TransferData
+from compatbench.method.transfer import ANSWER, EVERYWHERE, Transfer, TransferCard, TransferData
 
 
 class Retrained(Transfer):
@@ -24,6 +24,7 @@ class Retrained(Transfer):
         paper="",
         access={"labels"},
         summary="The method is fitted anew on the new model.",
+        takes=EVERYWHERE | ANSWER,
     )
 
     class Config(MethodConfig):
@@ -31,7 +32,7 @@ class Retrained(Transfer):
 
     def serves(self, method: MethodCard) -> bool:
         """Methods that look at images."""
-        return method.learns
+        return super().serves(method) and method.learns
 
     @torch.enable_grad()
     def attach(

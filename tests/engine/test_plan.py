@@ -18,7 +18,7 @@ from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks, suite_va
 from compatbench.data.cards.shots import ALL_SHOTS
 from compatbench.engine.cell import Cell, Where
 from compatbench.engine.keys import zero_shot_key
-from compatbench.engine.matrix import select_matrix
+from compatbench.engine.matrix import select_matrix, select_methods
 from compatbench.engine.method_settings import resolve_settings
 from compatbench.engine.missing import Missing
 from compatbench.engine.plan import make_plan, plan_cells
@@ -169,6 +169,15 @@ def test_all_means_what_the_suite_compares() -> None:
     assert selected(suite, "!kgcoop") == ["contcoop", "contcoop+no-kd"]
     assert selected(suite, "all,coop,!contcoop") == ["coop", "kgcoop", "contcoop+no-kd"]
     assert set(selected(smoke(), "all")) == set(REGISTRY.names())
+
+
+def test_what_refuses_images_is_compared_only_where_a_suite_names_it() -> None:
+    registry = builtin_methods()
+    for name, compared in (("mini", False), ("mini-thresholds", True)):
+        names, _ = select_methods(suite_cards.read(name), registry, "all")
+        assert ("threshold" in names) == compared, name
+    names, _ = select_methods(suite_cards.read("mini"), registry, "threshold,coop")
+    assert names == ["coop", "threshold"]
 
 
 def test_settings_are_the_recipe_s_but_for_what_the_suite_names() -> None:

@@ -17,8 +17,9 @@ from compatbench.results.kept_predictions import pack_predictions, read_kept
 Where = tuple[str, str, str]
 KEYS = st.sampled_from(["a" * 64, "b" * 64, "0" * 64])
 PLACES = st.tuples(st.sampled_from(["old", "new"]), st.sampled_from(["pets", "dtd"]), st.just("x"))
-ANSWERS = st.integers(0, 300).flatmap(
-    lambda most: st.lists(st.tuples(st.integers(0, most), st.floats(0, 1, width=16)), min_size=1)
+# Refused images are of class -1; the most classes need every type from one byte on.
+ANSWERS = st.tuples(st.sampled_from([-1, 0]), st.sampled_from([1, 127, 255, 300, 40_000])).flatmap(
+    lambda ends: st.lists(st.tuples(st.integers(*ends), st.floats(0, 1, width=16)), min_size=1)
 )
 
 

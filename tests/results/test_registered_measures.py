@@ -15,11 +15,16 @@ from synthetic_results import CELLS, COOP, TWO_BY_TWO, UPGRADE, make_method, mak
 from compatbench.method.predictions import Predictions, predict
 from compatbench.results.measures import Answers, list_measures, measure, score
 from compatbench.results.measures.standard import BINS
+from compatbench.results.method_results import find_unmeasured
 from compatbench.results.ranking_table import ranking_frame
 from compatbench.results.ranks import rank_upgrades
 from compatbench.results.rows import Row, read_csv, to_frame, write_csv
 
-IMAGES = st.lists(st.tuples(*[st.integers(0, 3)] * 4, st.floats(0.25, 1, width=32)), min_size=1)
+# Classes on the target, of which -1 is a refused image, and on the source; zero-shot's; labels.
+IMAGES = st.lists(
+    st.tuples(*[st.integers(-1, 3)] * 2, *[st.integers(0, 3)] * 2, st.floats(0.25, 1, width=32)),
+    min_size=1,
+)
 STORED = {
     "correct": "images",
     "total": "images",
@@ -31,6 +36,7 @@ STORED = {
     "agreement": "percent",
     "ece_width": "percent",
     "changed": "percent",
+    "answered": "percent",
 }
 
 
@@ -70,8 +76,11 @@ def test_scores_against_a_naive_loop(images: list[tuple]) -> None:
         expected["inconsistent_errors"] += len({source, target, label}) == 3
         expected["agreement"] += source == target
         expected["changed"] += zero_shot != target
+        expected["answered"] += target >= 0
     expected["changed"] = round(100 * expected["changed"] / len(images), 4)
     expected["agreement"] = round(100 * expected["agreement"] / len(images), 4)
+    share = round(100 * expected["answered"] / len(images), 4)
+    expected["answered"] = None if share == 100 else share  # type: ignore[assignment]
     found = score(answers_of(images))
     assert list(found) == list(STORED)
     apart = {"ece": 0, "ece_width": 0}
@@ -111,7 +120,8 @@ def test_the_order_of_the_images_changes_nothing(images: list[tuple], random) ->
 def test_on_the_source_nothing_is_compared_with_the_source() -> None:
     found = score(Answers(predictions([0, 1]), None, predictions([1, 1]), [0, 0]))
     compared = [name for name, value in found.items() if value is None]
-    assert compared == ["negative_flips", "positive_flips", "inconsistent_errors", "agreement"]
+    flips = ["negative_flips", "positive_flips", "inconsistent_errors"]
+    assert compared == [*flips, "agreement", "answered"]  # and no image was refused
     assert (found["correct"], found["zero_shot_correct"]) == (1, 0)
 
 
@@ -121,6 +131,31 @@ def test_a_name_is_registered_once() -> None:
         @measure("Again", "images")
         def correct(answers: Answers) -> int:
             return 0
+
+
+def test_precision_and_f1_count_what_was_answered() -> None:
+    """Rows of 7 images: right, answered, and what the naive formulas give."""
+    counts = [(3, 4), (7, 7), (0, 5), (0, 0), (2, 7)]
+    rows = [
+        make_row(None, seed=seed, correct=right, total=7, zero_shot_correct=1, answered=answered)
+        for seed, (right, given) in enumerate(counts)
+        for answered in [None if given == 7 else round(100 * given / 7, 4)]
+    ]
+    table = make_method(COOP, rows).table
+    precision = [100 * right / given if given else 0 for right, given in counts]
+    assert table["precision"].tolist() == pytest.approx(precision)
+    assert table["f1"].tolist() == pytest.approx(
+        [2 * p * r / (p + r) if r else 0 for p, (n, _) in zip(precision, counts, strict=True)
+         for r in [100 * n / 7]]
+    )  # fmt: skip
+    # Where no image was refused in any row, there is no such figure.
+    plain = make_method(COOP, [make_row(50, seed=seed) for seed in (1, 2)]).table
+    assert plain[["precision", "f1"]].isna().all().all()
+
+
+def test_what_is_rare_is_not_missing_where_no_row_has_it() -> None:
+    assert "answered" not in find_unmeasured([make_method(COOP, [make_row(50)])])
+    assert "agreement" in find_unmeasured([make_method(COOP, [make_row(50)])])
 
 
 @pytest.mark.parametrize("agreement", [62.5, None])

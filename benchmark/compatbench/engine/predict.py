@@ -42,6 +42,7 @@ def predict_module(
     classes: int | None = None,
     stream: int | None = None,
     old: OldAnswers | None = None,
+    refuses: bool = False,
 ) -> Predictions:
     """What a module that was attached to a backbone answers for a test set.
 
@@ -50,7 +51,8 @@ def predict_module(
     and prompts give the same either way. ``wanted`` is the method's ``image_input``; ``classes``
     are those that the classifier knows, by default as many as the test set has. For a method that
     needs a stream, all images are given in one call, in an order drawn with the seed ``stream``.
-    ``old`` are the old model's answers for the test set, for a classifier that takes them.
+    ``old`` are the old model's answers for the test set, for a classifier that takes them;
+    ``refuses`` is as for ``predict``.
 
     Raises:
         NotTransferable: the backbone's image tower cannot give what is wanted.
@@ -65,7 +67,7 @@ def predict_module(
         check_logits(logits, count, width, classifier)
         if not bool(torch.isfinite(logits).all()):
             raise ValueError("logits are not finite")
-        parts.append(predict(test_set.select_columns(logits)))
+        parts.append(predict(test_set.select_columns(logits), refuses))
     return Predictions(
         torch.cat([part.classes for part in parts]),
         torch.cat([part.confidence for part in parts]),

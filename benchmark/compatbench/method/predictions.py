@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+REFUSED = -1
+
 
 @dataclass(frozen=True)
 class Predictions:
     """A module's answers on one backbone and one test set."""
 
-    classes: Tensor  # predicted, int32 [images]
+    classes: Tensor  # predicted, int32 [images]; -1 (``REFUSED``) of an image without an answer
     # Their softmax probabilities, float32 [images], rounded to half precision, in which they are
     # kept. Logits are taken as the classifier gives them, scaled by the backbone's own logit scale.
     confidence: Tensor
@@ -20,8 +22,13 @@ class Predictions:
         object.__setattr__(self, "confidence", self.confidence.half().float())
 
 
-def predict(logits: Tensor) -> Predictions:
-    """The answers that logits ``[images, classes]`` give."""
+def predict(logits: Tensor, refuses: bool = False) -> Predictions:
+    """The answers that logits ``[images, classes]`` give.
+
+    With ``refuses``, an image whose logits are all below 0 has none.
+    """
     # The largest logit decides, as for the accuracy: probabilities may round to equal ones.
-    classes = logits.argmax(-1).int().cpu()
-    return Predictions(classes, logits.float().softmax(-1).amax(-1).cpu())
+    largest, classes = logits.max(-1)
+    if refuses:
+        classes = classes.masked_fill(largest < 0, REFUSED)
+    return Predictions(classes.int().cpu(), logits.float().softmax(-1).amax(-1).cpu())

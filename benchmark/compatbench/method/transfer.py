@@ -29,11 +29,13 @@ from compatbench.method import (
 )
 
 __all__ = [
-    "ACCESS", "COPIED", "EVERYWHERE", "JOINT_SPACE", "Access", "OldAnswers", "Transfer",
+    "ACCESS", "ANSWER", "COPIED", "EVERYWHERE", "JOINT_SPACE", "Access", "OldAnswers", "Transfer",
     "TransferCard", "TransferData", "UndeclaredAccess", "Unlabelled", "WordPair", "attach_rotated",
 ]  # fmt: skip
 
-EVERYWHERE: frozenset[Place] = frozenset(get_args(Place))
+# A module that refuses images is no change of answers, so a transfer says that it takes it.
+ANSWER: frozenset[Place] = frozenset({"answer"})
+EVERYWHERE: frozenset[Place] = frozenset(get_args(Place)) - ANSWER
 # Which part of the joint space's coordinates a module is written in.
 JOINT_SPACE: frozenset[Place] = frozenset({"feature", "classifier"})
 
@@ -52,7 +54,7 @@ class TransferCard:
             each class on the target; ``old model``: the module's logits on the source for every
             test image; ``source weights``: the source backbone itself, beside the target.
         summary: the idea in one line.
-        takes: the places at which a module may act.
+        takes: the places at which a module may act; by default any but ``answer``.
         settings: the names that may follow the transfer's, with what each sets of ``Config``.
         plain: whether it is given labelled images under the plain view alone, not the training's.
         gates: the transfer that it is, where the module is expected to help; zero-shot elsewhere.

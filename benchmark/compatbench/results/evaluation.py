@@ -51,6 +51,7 @@ class Evaluation:
     transfer: str = COPIED  # how the module reached the target
     note: str = ""  # what the transfer says of its classifier, as the gate does of its decision
     precision: str = "fp32"  # what the frozen towers computed in
+    refuses: bool = False  # whether the method leaves images without an answer
 
     def __repr__(self) -> str:
         upgrade = f"{self.fitted.source} → {self.backbone}, {self.transfer}"
@@ -106,9 +107,14 @@ class Evaluation:
 
     @property
     def verdict(self) -> str:
-        """``helps``, ``no help``, ``harms`` or ``not transferable``, by the gain on the target."""
+        """``helps``, ``no help``, ``harms`` or ``not transferable``, by the gain on the target.
+
+        ``refuses`` of a method that refuses images, whose gain says nothing.
+        """
         if self.target is None:
             return "not transferable"
+        if self.refuses:
+            return "refuses"
         gain = self.target.gain
         return "helps" if gain > 0 else "no help" if gain == 0 else "harms"
 
@@ -130,8 +136,8 @@ class Evaluation:
             "status": "ok" if self.target else "not transferable",
             "verdict": self.verdict,
             "reason": self.reason,
-            "source": _describe(fitted.source, self.source),
-            "target": _describe(self.backbone, self.target),
+            "source": _describe(fitted.source, self.source, self.refuses),
+            "target": _describe(self.backbone, self.target, self.refuses),
             "h": self.h,
             "negative_flips": self.negative_flips,
             "positive_flips": self.positive_flips,
@@ -149,11 +155,12 @@ def _threads_for(backbone: Backbone) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _describe(backbone: str, answers: Answers | None) -> dict[str, Any]:
+def _describe(backbone: str, answers: Answers | None, refuses: bool) -> dict[str, Any]:
     if answers is None:
         return {"backbone": backbone}
     counts = score(answers)
-    return {
+    answered = {"answered": 100 * float(answers.given.mean()), "precision": answers.precision}
+    return (answered if refuses else {}) | {
         "backbone": backbone,
         "correct": counts["correct"],
         "zero_shot_correct": counts["zero_shot_correct"],
@@ -286,5 +293,6 @@ def evaluate(
             after, note = answer_on(target_backbone, way)
     except NotTransferable as why:
         reason = why.reason
-    about = {"transfer": transfer, "note": note, "precision": precision}
+    about: dict[str, Any] = {"transfer": transfer, "note": note, "precision": precision}
+    about["refuses"] = method.card.refuses
     return Evaluation(fitted, backbone, test_set.name, before, after, reason, **about)

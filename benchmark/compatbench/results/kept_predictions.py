@@ -33,7 +33,7 @@ ByCell = Mapping[str, Mapping[Where, Predictions]]  # predictions by the cell's 
 def pack_predictions(by_cell: ByCell, rows: pd.DataFrame) -> bytes:
     """The file of the predictions behind rows, empty without any: the same give the same bytes.
 
-    Classes take a byte, or two if there are more than 256 of them; confidences take two.
+    Classes take the fewest bytes that hold them, most often one; confidences take two.
     """
     places = sorted(
         {
@@ -47,7 +47,7 @@ def pack_predictions(by_cell: ByCell, rows: pd.DataFrame) -> bytes:
         return b""
     classes = torch.cat([each.classes for each in answers])
     tensors = {
-        "classes": classes.to(torch.uint8 if int(classes.max()) < 256 else torch.int16),
+        "classes": classes.to(_smallest_type(int(classes.min()), int(classes.max()))),
         "confidence": torch.cat([each.confidence for each in answers]).half(),
     }
     wheres = sorted({where for _, where in kept})
@@ -58,6 +58,12 @@ def pack_predictions(by_cell: ByCell, rows: pd.DataFrame) -> bytes:
         cells.setdefault(key, []).append(number[where])
     about = {"places": [[*where, images[where]] for where in wheres], "cells": cells}
     return pack_tensors(tensors, SCHEMA, about)
+
+
+def _smallest_type(least: int, most: int) -> torch.dtype:
+    """The first type that holds both numbers; those of refused images are below 0."""
+    types = (torch.uint8, torch.int8, torch.int16, torch.int32)
+    return next(t for t in types if torch.iinfo(t).min <= least and most <= torch.iinfo(t).max)
 
 
 def read_kept(folder: Path, method: str) -> dict[str, dict[Where, Predictions]]:

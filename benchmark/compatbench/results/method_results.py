@@ -54,6 +54,11 @@ class MethodInfo:
         """Whether it sees all images of a test set before it answers; it is ranked apart."""
         return "stream" in self.needs
 
+    @property
+    def refuses(self) -> bool:
+        """Whether it leaves images without an answer, so that accuracies do not rank it."""
+        return "answer" in self.inserts
+
 
 @dataclass(frozen=True, eq=False)
 class MethodResults:
@@ -123,7 +128,8 @@ class MethodResults:
 
 def find_unmeasured(methods: Iterable[MethodResults]) -> list[str]:
     """The stored measures that no row has: they were registered after the rows were made."""
-    later = [name for name, one in list_measures("answers").items() if not one.standard]
+    stored = list_measures("answers").items()
+    later = [name for name, one in stored if not one.standard and not one.rare]
     seen = {name for each in methods for name in later if each.rows[name].notna().any()}
     return [name for name in later if name not in seen]
 

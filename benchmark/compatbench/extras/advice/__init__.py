@@ -3,7 +3,11 @@
 from compatbench.plugins import Command, Option
 
 FUNCTIONS = {"advise": "advise:advise", "predict": "predict:predict"}
-SECTIONS = {"price": "price_pages:PRICE", "answers": "answers:ANSWERS"}
+SECTIONS = {
+    "price": "price_pages:PRICE",
+    "answers": "answers:ANSWERS",
+    "thresholds": "stored_thresholds:THRESHOLDS",
+}
 FIGURES = {"price": "price_pages:PRICE_FIGURE"}
 COMMANDS = {
     "advise": Command(

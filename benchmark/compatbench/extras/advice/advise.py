@@ -81,7 +81,8 @@ def advise(
         kept = select_names(targets, known, f"target of suite '{card.name}'")
         pairs = [pair for pair in pairs if pair[1] in kept]
     of_suite: Results = load("results")(card, out)
-    learning = sorted({method.info.name for method in of_suite.suite.all if method.info.learns})
+    infos = [method.info for method in of_suite.suite.all]
+    learning = sorted({info.name for info in infos if info.learns and not info.refuses})
     of = f"of suite '{card.name}'"
     chosen = select_names(methods, learning, f"method with modules in the results {of}")
     if tasks != "all":
@@ -118,7 +119,13 @@ def _advise_module(
             f"the module was fitted on '{fitted.source}'; suite '{suite}' has no such upgrade of "
             "it: give the suite of yours, --suite, or new models, --target"
         )
-    words = find_transfer("words").serves(builtin_methods().get(fitted.method).card)
+    card = builtin_methods().get(fitted.method).card
+    if card.refuses:
+        raise CompatbenchError(
+            f"a module of '{fitted.method}' refuses images, and advice is by accuracy; "
+            "'compatbench evaluate' shows its precision"
+        )
+    words = find_transfer("words").serves(card)
     cases = []
     for target in known:
         evaluations = [evaluate(address, target, methods=file, device=device)]

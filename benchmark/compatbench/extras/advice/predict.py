@@ -129,6 +129,11 @@ def predict(
     path = given if isinstance(given, Path) else Path("the module")
     module, fitted = read_fitted(given)
     method = build_method_of(fitted, methods, path)
+    if method.card.refuses:
+        raise CompatbenchError(
+            f"{path} refuses images, and predictions are of accuracy; 'compatbench evaluate' shows "
+            "its precision"
+        )
     if backbone == fitted.source or method.card.depth == "none":
         why = "that is its own source"
         if backbone != fitted.source:

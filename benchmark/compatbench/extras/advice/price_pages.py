@@ -41,12 +41,13 @@ _LABEL = 0.09  # the height of a line's name, as a share of the axis
 
 def has_prices(page: SuitePage) -> bool:
     """Whether modules were trained anew on the target, by which ways can be measured."""
-    return bool(count_labels(page.results.transfers))
+    return bool(count_labels(page.results.transfers) and learning_methods(page))
 
 
 def learning_methods(page: SuitePage) -> list[MethodInfo]:
-    """The methods whose modules have something to bring along."""
-    return [method.info for method in page.results.methods.values() if method.info.learns]
+    """The methods whose modules have something to bring along that accuracy measures."""
+    infos = [method.info for method in page.results.methods.values()]
+    return [info for info in infos if info.learns and not info.refuses]
 
 
 def price_table(page: SuitePage, upgrade: Upgrade, shots: int, method: str) -> Table:

@@ -234,7 +234,7 @@ def _require_close(logits: Tensor, expected: Tensor, otherwise: str) -> None:
 def test_place(tested: MethodUnderTest, record_property: Remark) -> None:
     """The module acts where the card says that it inserts, and nowhere else."""
     # What acts on features and what acts on class weights cannot be told apart from outside.
-    output = {"feature": "output", "classifier": "output"}
+    output = {"feature": "output", "classifier": "output", "answer": "output"}
     declared = {output.get(place, place) for place in tested.card.places}
     observed = _observed_places(tested)
     more, less = sorted(observed - declared), sorted(declared - observed)
