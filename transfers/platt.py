@@ -62,7 +62,8 @@ def fit_chances(scores: Tensor, right: Tensor) -> Tensor:
     x = (x - x.mean()) / x.std(correction=0).clamp(min=1e-12)
     rows = torch.stack([x, torch.ones_like(x)], dim=1)
     misses = len(x) - hits
-    targets = torch.where(right, (hits + 1) / (hits + 2), 1 / (misses + 2)).double()
+    low, high = 1 / (misses + 2), (hits + 1) / (hits + 2)
+    targets = low + (high - low) * right.double()
     curve = torch.stack([x.new_zeros(()), targets.mean().logit()])
 
     def loss(of: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ def test_precision_and_f1_count_what_was_answered() -> None:
     """Rows of 7 images: right, answered, and what the naive formulas give."""
     counts = [(3, 4), (7, 7), (0, 5), (0, 0), (2, 7)]
     rows = [
-        make_row(None, seed=seed, correct=right, total=7, zero_shot_correct=1, answered=answered)
+        make_row(right, seed=seed, answered=answered).model_copy(update={"total": 7})
         for seed, (right, given) in enumerate(counts)
         for answered in [None if given == 7 else round(100 * given / 7, 4)]
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from compatbench.method import FeatureSet, FewShotData, Module
 from compatbench.method.predictions import predict
 from compatbench.method.registry import builtin_methods, builtin_transfers, find_transfer
 from compatbench.method.transfer import OldAnswers, TransferData, Unlabelled
+from compatbench.methods.threshold import choose_threshold
 from compatbench.transfers.platt import fit_chances
 
 THRESHOLD: Any = builtin_methods().get("threshold")
@@ -166,6 +168,24 @@ def test_platt_s_fit_is_finite_whatever_was_right(right: list[bool]) -> None:
     hits = sum(right)
     targets = [(hits + 1) / (hits + 2) if r else 1 / (4 - hits + 2) for r in right]
     assert alike.tolist() == pytest.approx([np.mean(targets)] * 4)
+
+
+def test_the_lines_of_the_page_are_the_transfers_and_the_rule_of_the_method() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "thresholds.md").read_text(encoding="utf-8")
+    lines: dict[str, Any] = {}
+    exec(page.split("```python\n")[1].split("```")[0], lines)
+    rng = np.random.default_rng(1)
+    old, new, right = rng.normal(0.3, 0.1, 50), rng.normal(0.5, 0.2, 50), rng.random(50) < 0.7
+    for label, move in (("quantile", "move_by_share"), ("zscore", "move_by_spread")):
+        by_transfer: Any = find_transfer(label)
+        for threshold in (-1.0, 0.25, 0.3, 0.35):
+            found = by_transfer.move(
+                torch.tensor(threshold).double(), *map(torch.tensor, (old, new))
+            )
+            assert float(found) == pytest.approx(lines[move](threshold, old, new))
+    for wanted in (0.5, 0.7, 0.9):
+        found = choose_threshold(torch.tensor(new), torch.tensor(right), wanted)
+        assert float(found) == lines["choose"](new, right, wanted)
 
 
 @pytest.mark.parametrize("label", ["quantile", "zscore"])

@@ -212,7 +212,7 @@ def compute_standing(
         rows[side] = np.array(positions, dtype=np.intp).reshape(len(seeds), len(tasks))
     unranked = expected.unranked.get(results.info.name, "")
     if results.info.refuses:
-        unranked = "it leaves images without an answer, of which accuracy counts all as wrong"
+        unranked = "it refuses images, which accuracy counts as wrong"
     chance = {} if test_set else {task: 100 / count for task, count in expected.classes.items()}
     return Standing(results, upgrade, tasks, tasks, seeds, rows, unranked, chance)
 

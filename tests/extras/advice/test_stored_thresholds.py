@@ -81,7 +81,7 @@ def test_the_leaderboard_says_how_many_are_kept_and_ranks_none() -> None:
     assert "\n### Stored thresholds\n" in text
     assert "0 of 12 copied thresholds are as precise as they were chosen to be" in text
     [ranked] = rank_upgrades([methods[0]], SIX, [UPGRADE], 4)
-    assert (ranked.rank, ranked.standing.state) == (None, "not ranked")
+    assert (ranked.rank, ranked.standing.state) == ("", "not ranked")
     # Accuracy, by which ways are priced and chosen, is not what a threshold is for.
     assert not has_prices(page)
     assert not answer_table(page).rows

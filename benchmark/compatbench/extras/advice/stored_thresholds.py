@@ -52,7 +52,8 @@ class Survival(NamedTuple):
 
 def list_survival(page: SuitePage, upgrade: Upgrade) -> Iterator[Survival]:
     """Every method that refuses images: on the source, then on the target by every way."""
-    for info in (each.info for each in page.results.methods.values() if each.info.refuses):
+    infos = [each.info for each in page.results.methods.values() if each.info.refuses]
+    for info in sorted(infos, key=lambda info: (info.name in page.configs, info.name)):
         for transfer in page.results.transfers:
             if (results := page.results.of(transfer).get(info.name)) is None:
                 continue
