@@ -10,13 +10,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from compatbench.backbone import DENSE, FEATURES, PIXELS, POOLED, Backbone, ImageInput, Labels
@@ -24,7 +23,7 @@ from compatbench.data.labels import Need
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.files.tensors import fingerprint, load_tensors, save_tensors
 from compatbench.method.few_shot import FeatureSet, FewShotData, Rows, Teacher
-from compatbench.method.mistakes import check_words
+from compatbench.method.mistakes import check_words, read_settings
 
 __all__ = [
     "DENSE", "FEATURES", "PIXELS", "POOLED", "Backbone", "Classifier", "CosineClassifier",
@@ -37,7 +36,6 @@ Place = Literal[
     "none", "text-input", "text-layers", "image-layers", "feature", "classifier", "answer"
 ]  # fmt: skip
 Depth = Literal["none", "shallow", "deep"]
-ModelT = TypeVar("ModelT", bound=BaseModel)
 
 MODULE_SCHEMA = "compatbench-module-2"
 
@@ -124,19 +122,6 @@ class MethodConfig(BaseModel):
     """The settings of a method: immutable; an unknown name is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-def read_settings(model: type[ModelT], values: Mapping[str, Any], whose: str) -> ModelT:
-    """Settings, checked; the error says ``whose`` they are."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        # Of a union pydantic names the type as well, as if it were a field.
-        parts = takewhile(lambda part: "-" not in part and "[" not in part, map(str, first["loc"]))
-        unknown = first["type"] == "extra_forbidden"
-        problem = "there is no such setting" if unknown else first["msg"]
-        raise CompatbenchError(f"setting '{'.'.join(parts)}' of {whose}: {problem}") from None
 
 
 class Module:

@@ -8,12 +8,13 @@ import traceback
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache, partial
 from importlib.metadata import entry_points
+from itertools import takewhile
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from compatbench.data.cards import unknown_name
@@ -21,6 +22,8 @@ from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import CONTENT
 from compatbench.messages import first_line, first_problem
+
+_ModelT = TypeVar("_ModelT", bound=BaseModel)
 
 # The packages of files that were loaded from anywhere have names that begin with this.
 PLUGIN_PREFIX = "compatbench_plugin_"
@@ -140,6 +143,19 @@ def _installed() -> set[str]:
     """The installed packages in which there is content."""
     groups = (entry_points(group=f"compatbench.{kind}") for kind in CONTENT)
     return {entry.value.partition(":")[0].partition(".")[0] for group in groups for entry in group}
+
+
+def read_settings(model: type[_ModelT], values: Mapping[str, Any], whose: str) -> _ModelT:
+    """Settings, checked; the error says ``whose`` they are."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        # Of a union pydantic names the type as well, as if it were a field.
+        parts = takewhile(lambda part: "-" not in part and "[" not in part, map(str, first["loc"]))
+        unknown = first["type"] == "extra_forbidden"
+        problem = "there is no such setting" if unknown else first["msg"]
+        raise CompatbenchError(f"setting '{'.'.join(parts)}' of {whose}: {problem}") from None
 
 
 def check_words(field: str, values: Collection[str], kind: type, known: Sequence[str] = ()) -> None:

@@ -74,8 +74,8 @@ def _measure(results: MethodResults, standing: Standing, side: Side, way: str) -
         shares = standing.column(side, "answered")
         answered = float(np.where(np.isnan(shares), 100, shares).mean())
         over = estimate([mean - wanted for mean in means.values()])
-    intervals = (measure_interval(standing, f"{prefix}{name}") for name in ("precision", "f1"))
-    return Survival(results.info, way, kept, precisions.size, *intervals, answered, over)
+    precision, f1 = (measure_interval(standing, f"{prefix}{name}") for name in ("precision", "f1"))
+    return Survival(results.info, way, kept, precisions.size, precision, f1, answered, over)
 
 
 def _wanted(results: MethodResults) -> float:
