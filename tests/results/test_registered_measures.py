@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_results import CELLS, COOP, TWO_BY_TWO, UPGRADE, make_method, make_pairs, make_row
 
+from compatbench.engine.single_module import Fitted
 from compatbench.method.predictions import Predictions, predict
+from compatbench.results.evaluation import Evaluation
 from compatbench.results.measures import Answers, list_measures, measure, score
 from compatbench.results.measures.standard import BINS
 from compatbench.results.method_results import find_unmeasured
@@ -151,6 +153,22 @@ def test_precision_and_f1_count_what_was_answered() -> None:
     # Where no image was refused in any row, there is no such figure.
     plain = make_method(COOP, [make_row(50, seed=seed) for seed in (1, 2)]).table
     assert plain[["precision", "f1"]].isna().all().all()
+
+
+def test_an_evaluation_of_a_module_that_refuses_tells_its_precision() -> None:
+    fitted = Fitted(method="threshold", config={}, task="cats", source="old")
+    sides = [Answers(predictions(c), None, predictions([0] * 4), [0, 1, 1, 1])
+             for c in ([0, 1, -1, 1], [0, 0, -1, 1])]  # fmt: skip
+    found = Evaluation(fitted, "new", "cats", *sides, refuses=True)
+    assert found.verdict == "refuses"
+    described = found.as_dict()
+    assert (described["source"]["precision"], described["source"]["answered"]) == (100, 75)
+    assert described["target"]["precision"] == pytest.approx(200 / 3)
+    plain = replace(found, refuses=False)
+    assert plain.verdict == "helps"
+    assert "precision" not in plain.as_dict()["target"]
+    none = Answers(predictions([-1, -1]), None, predictions([0, 0]), [0, 1])
+    assert none.precision == 0
 
 
 def test_what_is_rare_is_not_missing_where_no_row_has_it() -> None:
