@@ -52,7 +52,8 @@ def test_every_method_has_numbers_that_agree_with_each_other(
     )
     said(compatbench("run", "--suite", "./short.yaml", "--methods", "all", cwd=tmp_path))
     results = read_results(tmp_path, "short")
-    assert sorted(results) == sorted(builtin_methods().names())
+    methods = builtin_methods()
+    assert set(results) == {n for n in methods.names() if not methods.get(n).card.refuses}
     zero_shot = set()
     for method, (source, target) in results.items():
         assert (source["backbone"], target["backbone"]) == ("mini-clip", "mini-eva-clip")
