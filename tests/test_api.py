@@ -109,7 +109,8 @@ def test_results_are_ranked_and_looked_at_as_frames() -> None:
     assert set(through_words["method"]) < {*names}
     if not UNRECORDED:
         assert results.gaps().empty
-        assert f"{len(names)} methods" in repr(results)
+        configs = suite_cards.read("mini").configs
+        assert f"{len(names) + len(configs)} methods" in repr(results)
 
 
 @pytest.mark.slow

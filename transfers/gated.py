@@ -34,6 +34,7 @@ class Gated(Transfer):
 
     card = TransferCard(
         name="gated",
+        version=2,
         title="Gated",
         paper="",
         access={"unlabelled", "source weights"},

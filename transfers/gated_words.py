@@ -13,6 +13,7 @@ class GatedWords(Gated):
 
     card = TransferCard(
         name="gated-words",
+        version=2,
         title="Gated, turned by words",
         paper="",
         access={"unlabelled", "source weights", "words"},

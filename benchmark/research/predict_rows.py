@@ -59,6 +59,8 @@ def collect_rows(out: Path) -> pd.DataFrame:
     for suite in SUITES:
         frame = read_results(out / "results" / suite).frame
         frame = frame[(frame["test_set"] == frame["task"]) & (frame["status"] == "ok")]
+        # A config of a method stands for no other kind of module.
+        frame = frame[frame["method"].isin(builtin_methods().names())]
         gates = frame[frame["transfer"].isin(gate_of.values()) & (frame["seed"] == SEED)]
         gates = gates.set_index(["transfer", "method", "task", "source", "backbone"])
         gated_gains = ((gates["correct"] - gates["zero_shot_correct"]) / gates["total"]).to_dict()

@@ -6,10 +6,11 @@ be computed without a fit, also one that is registered after the rows were made.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -35,12 +36,7 @@ def pack_predictions(by_cell: ByCell, rows: pd.DataFrame) -> bytes:
 
     Classes take the fewest bytes that hold them, most often one; confidences take two.
     """
-    places = sorted(
-        {
-            (row.key, (row.backbone, row.test_set, row.data))
-            for row in rows.loc[rows["status"] == "ok"].itertuples()
-        }
-    )
+    places = sorted({(row.key, (row.backbone, row.test_set, row.data)) for row in _answered(rows)})
     kept = [(key, where) for key, where in places if where in by_cell.get(key, ())]
     answers = [by_cell[key][where] for key, where in kept]
     if not answers:
@@ -58,6 +54,11 @@ def pack_predictions(by_cell: ByCell, rows: pd.DataFrame) -> bytes:
         cells.setdefault(key, []).append(number[where])
     about = {"places": [[*where, images[where]] for where in wheres], "cells": cells}
     return pack_tensors(tensors, SCHEMA, about)
+
+
+def _answered(rows: pd.DataFrame) -> Iterator[Any]:
+    """The rows that are ok, as tuples with names."""
+    yield from rows.loc[rows["status"] == "ok"].itertuples()
 
 
 def _smallest_type(least: int, most: int) -> torch.dtype:
@@ -122,15 +123,16 @@ def score_kept(
     scored = {}
     for name, results in methods.items():
         by_cell, figures = kept.get(name, {}), {}
-        for row in results.rows.loc[results.rows["status"] == "ok"].itertuples():
+        for row in _answered(results.rows):
             where = row.backbone, row.test_set, row.data
             answers = by_cell.get(row.key, {}) if row.key not in but else {}
             if where in answers and where in zero_shot:
                 figures[row.Index] = score_place(where, row.source, answers, zero_shot[where])
         if figures:
             table = pd.DataFrame.from_dict(figures, orient="index")
-            rows = results.rows.loc[table.index]
-            scored[name] = rows.assign(**table.astype(rows.dtypes[table.columns]))
+            rows = results.rows.loc[table.index].copy()
+            rows[table.columns] = table.astype(rows.dtypes[table.columns])
+            scored[name] = rows
     return scored
 
 
@@ -140,6 +142,6 @@ def add_measures(folder: Path) -> None:
     lacking = find_unmeasured(methods.values())
     kept = {name: read_kept(folder, name) for name in methods if lacking}
     for name, scored in score_kept(methods, kept).items():
-        rows = methods[name].rows
-        rows = rows.assign(**scored[lacking].reindex(rows.index))
+        rows = methods[name].rows.copy()
+        rows[lacking] = scored[lacking].reindex(rows.index)
         write_results(folder, replace(methods[name], rows=rows))

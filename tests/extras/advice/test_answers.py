@@ -156,3 +156,23 @@ def test_a_row_is_of_the_suite_that_can_decide() -> None:
         "2",
     ]
     assert COOP.name in rows["nothing but the module"][0]
+
+
+def test_ways_on_the_same_tasks_are_compared_whichever_page_has_them() -> None:
+    """The best module is in the suite, the labels that it is worth are measured in a section."""
+    prices = make_ways(
+        {
+            "copied": [61, 63, 60, 62, 61, 64],
+            "distilled": [65, 66, 64, 67, 65, 66],
+            "retrained+1": [62, 64, 62, 63, 64, 63],
+            "retrained+2": [72, 74, 72, 73, 74, 73],
+            "retrained+4": [82, 84, 82, 83, 84, 83],
+        }
+    )
+    probe = by_transfer("copied", on_tasks("linear_probe", [72, 74, 72, 73, 74, 73], PROBE))
+    page = make_page(probe, expected=SIX, sections=(prices,))
+    rows = read_rows(page)
+    untouched = ["linear_probe, untouched", "74.0", "60.0", "yes", "2.0", "6"]
+    assert rows["nothing but the module"] == rows["unlabelled images"] == untouched
+    anew = ["coop, trained anew with 4 labels", "84.0", "60.0", "yes", "–", "6"]
+    assert rows["4 labels per class"] == anew

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import t
 from synthetic_results import TWO_BY_TWO, UPGRADE, by_transfer, make_method, make_page, make_row
 
+import compatbench as cb
+from compatbench.errors import CompatbenchError
 from compatbench.extras.advice.answers import answer_table
 from compatbench.extras.advice.price_pages import has_prices
 from compatbench.extras.advice.stored_thresholds import list_survival, survival_table
@@ -85,3 +88,8 @@ def test_the_leaderboard_says_how_many_are_kept_and_ranks_none() -> None:
     # Accuracy, by which ways are priced and chosen, is not what a threshold is for.
     assert not has_prices(page)
     assert not answer_table(page).rows
+
+
+def test_advice_is_about_methods_that_answer_every_image() -> None:
+    with pytest.raises(CompatbenchError, match="the results of suite 'mini-thresholds' have none"):
+        cb.advise("mini-thresholds", out=Path(__file__).parents[3])

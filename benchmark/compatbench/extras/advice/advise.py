@@ -84,6 +84,11 @@ def advise(
     infos = [method.info for method in of_suite.suite.all]
     learning = sorted({info.name for info in infos if info.learns and not info.refuses})
     of = f"of suite '{card.name}'"
+    if not learning:
+        raise CompatbenchError(
+            "advice is by accuracy, of methods that learn and answer every image; "
+            f"the results {of} have none"
+        )
     chosen = select_names(methods, learning, f"method with modules in the results {of}")
     if tasks != "all":
         measured = of_suite.expected.measured_tasks

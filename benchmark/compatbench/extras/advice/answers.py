@@ -11,9 +11,10 @@ import numpy as np
 
 from compatbench.data.cards import COPIED
 from compatbench.extras.advice.price import (
+    anew_curves,
     count_labels,
-    price_ways,
     show_labels,
+    worth_interval,
 )
 from compatbench.messages import count
 from compatbench.results.choice import (
@@ -65,6 +66,21 @@ class Held(NamedTuple):
         return not special or bool(special & way.needs)
 
 
+class _Pool(NamedTuple):
+    """All ways that were measured on the same tasks."""
+
+    prices: SuitePage  # of their pages the one with modules trained anew, if one has them
+    candidates: list[_Candidate]
+
+    @property
+    def tasks(self) -> int:
+        return len(self.prices.expected.tasks)
+
+    @property
+    def weight(self) -> tuple[bool, bool, int]:
+        return self.tasks >= FEWEST_UNITS, _has_prices(self.prices), self.tasks
+
+
 def answer_table(page: SuitePage) -> Table:
     """A row for each upgrade and for what an owner may have."""
     header = ["New model", "You have", "Try first, on your own images", "Accuracy", "Zero-shot"]
@@ -79,27 +95,39 @@ def answer_table(page: SuitePage) -> Table:
 
 
 def _rows(page: SuitePage, upgrade: Upgrade) -> Iterator[list[Cell]]:
-    sources = [(page, _list_candidates(page, upgrade))]
-    sources += [
-        (section, _list_candidates(section, upgrade))
-        for section in page.sections
-        if count_labels(section.results.transfers) and upgrade in section.expected.upgrades
-    ]
-    for held in _what_is_held([each for _, candidates in sources for each in candidates]):
+    pools = _pool_ways(page, upgrade)
+    for held in _what_is_held([each for pool in pools for each in pool.candidates]):
         served = [
-            (source, [each for each in candidates if held.allows(each)])
-            for source, candidates in sources
-            if any(held.allows(each) and held.is_used_by(each) for each in candidates)
+            pool
+            for pool in pools
+            if any(held.allows(each) and held.is_used_by(each) for each in pool.candidates)
         ]
         if served:
-            # The suite that has a verdict, then the one that has prices, then the first.
-            source, candidates = max(served, key=lambda pair: _weight(pair[0]))
-            yield [text(held.title), *_answer(source, upgrade, candidates)]
+            # The tasks that allow a verdict, then those with prices, then the most, then the first.
+            pool = max(served, key=lambda pool: pool.weight)
+            allowed = [each for each in pool.candidates if held.allows(each)]
+            yield [text(held.title), *_answer(pool, upgrade, allowed)]
 
 
-def _weight(page: SuitePage) -> tuple[bool, bool, int]:
-    tasks = len(page.expected.tasks)
-    return tasks >= FEWEST_UNITS, bool(count_labels(page.results.transfers)), tasks
+def _pool_ways(page: SuitePage, upgrade: Upgrade) -> list[_Pool]:
+    """The ways that a suite and its sections with prices measured, by the tasks of each."""
+    by_tasks: dict[tuple[str, ...], list[SuitePage]] = {}
+    for source in (page, *page.sections):
+        prices = count_labels(source.results.transfers)
+        if source is page or (prices and upgrade in source.expected.upgrades):
+            by_tasks.setdefault(tuple(source.expected.tasks), []).append(source)
+    pools = []
+    for pages in by_tasks.values():
+        first = dict[tuple[str, str], _Candidate]()
+        for source in pages:
+            for each in _list_candidates(source, upgrade):
+                first.setdefault((each.info.name, each.name), each)
+        pools.append(_Pool(max(pages, key=_has_prices), [*first.values()]))
+    return pools
+
+
+def _has_prices(page: SuitePage) -> bool:
+    return bool(count_labels(page.results.transfers))
 
 
 def _what_is_held(candidates: Sequence[_Candidate]) -> Iterator[Held]:
@@ -139,13 +167,13 @@ def _difference(way: Array, minus: Array) -> Interval | None:
     return estimate(way - minus)
 
 
-def _answer(page: SuitePage, upgrade: Upgrade, candidates: Sequence[_Candidate]) -> list[Cell]:
+def _answer(pool: _Pool, upgrade: Upgrade, candidates: Sequence[_Candidate]) -> list[Cell]:
     """What to try, its accuracy and zero-shot's, whether it is better, and what it is worth."""
     likely = max(candidates, key=lambda each: each.gain.value)
     gains = [each.by_task for each in candidates]
     found, held_out = choose_checked(candidates, gains, _difference)
     chosen = found if isinstance(found, _Candidate) else likely
-    what, beats, tasks = _describe(chosen), "yes", str(len(page.expected.tasks))
+    what, beats, tasks = _describe(chosen), "yes", str(pool.tasks)
     if found is None and max(each.gain.sign for each in candidates) == -1:
         zero_shot = percent(chosen.zero_shot)
         return [text("zero-shot"), *map(number, (zero_shot, zero_shot, "no", NOTHING, tasks))]
@@ -153,14 +181,21 @@ def _answer(page: SuitePage, upgrade: Upgrade, candidates: Sequence[_Candidate])
         # No way can be told from zero-shot, so the caveat stands before what is likely.
         what = sentence("cannot tell; " + ("" if likely.gain.value > 0 else "zero-shot, or "), what)
         beats = f"not shown{_tasks_needed(held_out)}"
-    shots = max(page.expected.shots)
-    prices = price_ways(page.results, page.expected, chosen.info.name, upgrade, shots)
-    price = next((each for each in prices if each.transfer == chosen.name), None)
-    worth = NOTHING
-    if price is not None and price.worth is not None:
-        worth = show_labels(price.worth.value, max(count_labels(page.results.transfers)))
+    worth = _show_worth(pool.prices, upgrade, chosen)
     accuracy, zero_shot = percent(float(chosen.figures.mean())), percent(chosen.zero_shot)
     return [what, *map(number, (accuracy, zero_shot, beats, worth, tasks))]
+
+
+def _show_worth(page: SuitePage, upgrade: Upgrade, way: _Candidate) -> str:
+    """In labels per class of the best method trained anew; nothing of training anew itself."""
+    anew = count_labels(page.results.transfers)
+    if way.name in anew.values():
+        return NOTHING
+    zero, shots = [*(way.figures - way.by_task)], max(page.expected.shots)
+    methods, curves = anew_curves(page.results, page.expected, upgrade, shots, zero)
+    if not methods:
+        return NOTHING
+    return show_labels(worth_interval(way.figures, curves, [0, *anew]).value, max(anew))
 
 
 def _tasks_needed(gain: Interval | None) -> str:

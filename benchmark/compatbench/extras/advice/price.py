@@ -118,6 +118,22 @@ def train_anew(
     }
 
 
+def anew_curves(
+    results: SuiteResults, expected: Expected, upgrade: Upgrade, shots: int, zero: Sequence[float]
+) -> tuple[list[str], Array]:
+    """The methods that were trained anew, and their accuracies ``[methods, datasets, labels]``.
+
+    ``zero``, zero-shot's accuracy by dataset, stands first: it is what is had without labels.
+    """
+    trained = train_anew(results, expected, upgrade, shots)
+    names = [*next(iter(trained.values()), ())]
+    curves = [
+        np.column_stack([zero, *([*means[name].values()] for means in trained.values())])
+        for name in names
+    ]
+    return names, np.array(curves)
+
+
 @remembered
 def price_ways(
     results: SuiteResults, expected: Expected, method: str, upgrade: Upgrade, shots: int
@@ -137,13 +153,11 @@ def price_ways(
         target, gain = (measure_interval(standing, measure) for measure in ("target", "gain"))
         prices.append(Price(name, target, gain, mean_of_all(seconds.ravel().tolist())))
     zero = next(([t[task] - g[task] for task in t] for t, g in measured.values() if t and g), None)
-    trained = train_anew(results, expected, upgrade, shots)
-    if zero is None or not (names := list(next(iter(trained.values()), ()))):
+    if zero is None:
         return prices
-    labels = [0, *anew]
-    curves = np.array(
-        [[zero, *([*trained[k][name].values()] for k in anew)] for name in names]
-    ).swapaxes(1, 2)
+    labels, (names, curves) = [0, *anew], anew_curves(results, expected, upgrade, shots, zero)
+    if not names:
+        return prices
     for i, price in enumerate(prices):
         accuracy = measured[price.transfer][0]
         if accuracy is None or price.transfer in anew.values():

@@ -106,7 +106,8 @@ def classes_sentence(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
         highest += f", beside {_four(floors[0])} of {escape(floors[0].info.title)}"
         over = _difference(best, floors[0])
         if (tasks := len(page.expected.tasks)) < FEWEST_UNITS:
-            highest += f"; {count(tasks, 'task')} are too few to show that any beats zero-shot"
+            few = f"{count(tasks, 'task')} {'is' if tasks == 1 else 'are'} too few"
+            highest += f"; {few} to show that any beats zero-shot"
         elif over is None or over.sign < 1:
             highest += "; it is not shown to beat zero-shot"
     return (

@@ -12,7 +12,7 @@ import pandas as pd
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.extras.studies.class_pages import measure_page
 from compatbench.extras.studies.frames import Row, StudyReport, crossed_interval
-from compatbench.results.estimate import Array, average_units, interval_columns
+from compatbench.results.estimate import FEWEST_UNITS, Array, average_units, interval_columns
 from compatbench.results.four_ways import CLASSES, MODELS, FourWays, require_other_classes
 from compatbench.tables.figures.charts import axis, chart, colour, layer
 from compatbench.tables.figures.colours import BLUE, GREY, INK, ORANGE
@@ -108,7 +108,7 @@ def analyze_classes(
     card = suite_cards.read(suite)
     require_other_classes(card.name, card.protocol)
     page = read_suite_page(card, Path(out))
-    kinds, methods = list[Row](), list[Row]()
+    tasks, kinds, methods = len(page.expected.tasks), list[Row](), list[Row]()
     for upgrade in page.expected.upgrades if page.results.methods else ():
         measured = measure_page(page, upgrade, max(page.expected.shots))
         title = page.path_title(upgrade)
@@ -122,18 +122,19 @@ def analyze_classes(
             able += [ways for ways in complete if ways.info.depth == depth and ways.info.learns]
             every = sum(ways.info.depth == depth for ways in learning)
             about = {"upgrade": title, "depth": depth, "apply": f"{len(able)} of {every}"}
-            kinds.append(about | _losses([able], "more on others", "less on others"))
+            kinds.append(about | _losses([able], tasks, "more on others", "less on others"))
         if min(map(len, by_depth.values())) >= LEAST:
             both = by_depth["deep"], by_depth["shallow"]
             about = {"upgrade": title, "depth": "deep − shallow", "apply": ""}
-            kinds.append(about | _losses(both, "deep forget more", "shallow forget more"))
+            kinds.append(about | _losses(both, tasks, "deep forget more", "shallow forget more"))
     return ClassesReport(pd.DataFrame(kinds), pd.DataFrame(methods), card.name)
 
 
-def _losses(groups: Sequence[Sequence[FourWays]], more: str, less: str) -> Row:
+def _losses(groups: Sequence[Sequence[FourWays]], tasks: int, more: str, less: str) -> Row:
     """What methods lose, or how much more those of one group than those of another; in points.
 
-    The verdict says in words what the interval of what is forgotten says.
+    The verdict says in words what the interval of what is forgotten says, if modules were trained
+    on enough tasks: those of one task share their module, on however many others it is tested.
     """
     row, verdict = Row(), ""
     if len(groups[0]) < LEAST:
@@ -144,7 +145,8 @@ def _losses(groups: Sequence[Sequence[FourWays]], more: str, less: str) -> Row:
     for name in LOSSES:
         interval = crossed_interval([table[name] for table in tables], _mean_or_difference)
         row |= interval_columns(name, interval)
-        verdict = {1: more, -1: less, 0: "not decided"}[interval.sign]
+        sign = interval.sign if tasks >= FEWEST_UNITS else 0
+        verdict = {1: more, -1: less, 0: "not decided"}[sign]
     return row | {"verdict": verdict}  # of the last, what is forgotten
 
 
