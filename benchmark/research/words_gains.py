@@ -32,7 +32,7 @@ class GainsReport(StudyReport):
 
     def tables(self) -> list[Table]:
         """One table for each upgrade that has results; an error if none has."""
-        header = ["Method", "Source", "Copied", "Words", "Gain", "Over zero-shot", "H copied"]
+        header = ["Method", "Source", "Copied", "Words", "Gain", "Over zero-shot"]
         tables = []
         for pair, found in self._known():
             rows = [
@@ -40,13 +40,12 @@ class GainsReport(StudyReport):
                     one["title"],
                     *[frames.spread(one, name) for name in ("source", "copied", "words")],
                     *[with_interval(one, name) for name in ("gain", "over_zero_shot")],
-                    *[frames.spread(one, name) for name in ("copied_h", "words_h")],
                 ]
                 for one in found
             ]
             zero_shot = percent(found[0]["zero_shot"])
             head = sentence(join(map(code, pair)), f", the target's zero-shot is {zero_shot}:")
-            tables.append(plain_table([*header, "H words"], rows, caption=head))
+            tables.append(plain_table(header, rows, caption=head))
         return tables
 
     pictured = "Target accuracy of modules copied and through words"

@@ -170,7 +170,7 @@ def test_a_prompt_serves_new_classes_and_a_residual_does_not(worker: Worker) -> 
 def test_one_task_s_module_is_tested_on_others_under_the_same_key(worker: Worker) -> None:
     card = suite_cards.read("mini-cross")
     one = {"upgrades": (("mini-clip", "mini-clip-next"),)}
-    suite = card.model_copy(update={"tasks": ("mini-signs",), "methods": {}, **one})
+    suite = card.model_copy(update={"tasks": ("mini-signs",), **one})
     [crossed] = plan_cells(suite, builtin_methods(), ["simpleshot"], seeds=[1])
     [zero] = plan_cells(suite, builtin_methods(), ["zeroshot"])
     plain = plan_cells(suite_cards.read("mini"), builtin_methods(), ["simpleshot"], seeds=[1])

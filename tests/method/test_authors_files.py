@@ -37,7 +37,7 @@ MISTAKES = [
     ("recipe: Recipe =", "recipe =", ":8: PydanticUserError: "),
     ("recipe: Recipe = Recipe(lr=0.1)", "weight = 2.0", ":8: PydanticUserError: A non-annotated"),
     ('="feature"', '="features"', ":6: no card's 'inserts' named 'features'; did you mean feature"),
-    ('="feature"', '=("feature", "tower")', ":6: no card's 'inserts' named 'tower'; known: none, "),
+    ('="feature"', '=("feature", "mlp")', ":6: no card's 'inserts' named 'mlp'; known: none, "),
     ('"a scale"', '"", needs={"unlabeled"}', ":6: no card's 'needs' named 'unlabeled'; did you"),
     (
         '"a scale"',

@@ -59,6 +59,7 @@ class SuitePage:
     paths: tuple[tuple[str, ...], ...] = ()  # the upgrade paths of more than one target
     # Named config -> the method that it configures, in the suite's order.
     configs: Mapping[str, str] = field(default_factory=dict)
+    extends: str | None = None  # the name of another suite
     sections: tuple[SuitePage, ...] = ()  # suites that extend this one and are shown under it
     likeness: str = ""  # one line: how far its results are like those of other suites
     about: str = ""  # the page that says more
@@ -187,6 +188,7 @@ def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = 
         max_steps=suite.training.max_steps,
         groups={title: upgrade_pairs(paths) for title, paths in suite.groups.items()},
         paths=tuple(path for path in suite.upgrades if len(path) > 2),
+        extends=suite.extends,
         configs={name: suite.base_method(name) for name in suite.configs},
         elsewhere=frozenset(names_elsewhere(suite)),
         predictions=suite.predictions,

@@ -113,8 +113,7 @@ def _pool_ways(page: SuitePage, upgrade: Upgrade) -> list[_Pool]:
     """The ways that a suite and its sections with prices measured, by the tasks of each."""
     by_tasks: dict[tuple[str, ...], list[SuitePage]] = {}
     for source in (page, *page.sections):
-        prices = count_labels(source.results.transfers)
-        if source is page or (prices and upgrade in source.expected.upgrades):
+        if source is page or (_has_prices(source) and upgrade in source.expected.upgrades):
             by_tasks.setdefault(tuple(source.expected.tasks), []).append(source)
     pools = []
     for pages in by_tasks.values():
@@ -223,5 +222,10 @@ ANSWERS = Section(
     "What to try first: {}",
     lambda page: bool(page.results.all),
     str(Path(__file__).parent / "answers.md.jinja"),
-    {"answer_table": answer_table, "fewest": FEWEST_UNITS, "marks": MARKS},
+    {
+        "answer_table": answer_table,
+        "has_prices": _has_prices,
+        "fewest": FEWEST_UNITS,
+        "marks": MARKS,
+    },
 )
