@@ -38,7 +38,7 @@ ROOM_BUDGETS = {
     "cli": 1_698,
     "data": 5_395,
     "engine": 4_589,
-    "extras": 11_359,
+    "extras": 11_361,
     "files": 614,
     "method": 2_610,
     "results": 3_759,
@@ -49,11 +49,11 @@ PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (38_284, ("benchmark/compatbench",)),
+    "the harness": (38_286, ("benchmark/compatbench",)),
     "transfers and formats": (3_516, ("transfers", "formats")),
     "programs": (6_146, PROGRAMS),
     "programs, with fits beside the authors' code": (9_366, (*PROGRAMS, "benchmark/authors")),
-    "tests": (30_529, ("tests",)),
+    "tests": (30_536, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.

@@ -63,6 +63,13 @@ def test_the_rule(ways: dict[str, int], verdict: str, transfer: str) -> None:
     assert max(map(len, str(found).splitlines())) < 80
 
 
+def test_a_module_that_takes_words_when_it_is_attached_is_untouched() -> None:
+    copied = coop_by_way("copied", 90)
+    found = advise(replace(copied, info=replace(copied.info, needs=("words",))))
+    [row] = found.frame.to_dict("records")
+    assert (row["verdict"], row["transfer"]) == ("keep", "copied")
+
+
 def test_thirty_images_cannot_tell_and_it_is_said_how_many_would() -> None:
     few = Case(
         "coop",

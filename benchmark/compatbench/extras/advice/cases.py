@@ -117,12 +117,14 @@ def read_cases(
         for name in results.transfers:
             if (one := results.of(name).get(method)) is None:
                 continue
+            # A method that takes words when it is attached is untouched, and is ranked with words.
+            way = one.transfer or name
             standing = compute_standing(one, expected, upgrade, shots)
-            accuracy[name] = standing.figures("target")
+            accuracy[way] = standing.figures("target")
             if np.isnan(accuracy[OLD]).any():
                 accuracy[OLD] = standing.figures("source")
             if (refused := standing.refusals[1]).any():
-                reasons[name] = one_line(str(standing.column("target", "reason")[refused][0]))
+                reasons[way] = one_line(str(standing.column("target", "reason")[refused][0]))
             if name == COPIED and expected.retrained:
                 there = compute_standing(one, expected, (upgrade[1], upgrade[1]), shots)
                 accuracy[f"retrained+{shots}"] = there.figures("target")
