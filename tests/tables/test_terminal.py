@@ -13,12 +13,14 @@ from synthetic_results import (
     on_tasks,
 )
 
+from compatbench.cli import output
 from compatbench.data.cards import suite_cards
 from compatbench.engine.matrix import select_matrix
 from compatbench.method.registry import builtin_methods
 from compatbench.results.expected import Expected
 from compatbench.runs.progress import finished_part
-from compatbench.tables.table import plain_table
+from compatbench.tables.console import SafeConsole
+from compatbench.tables.table import plain_table, sentence
 from compatbench.tables.terminal import render_table
 
 
@@ -84,3 +86,16 @@ def test_a_table_of_long_names_loses_nothing_on_80_columns(
     letters = "".join(map(str, [*columns, *row]))
     assert sorted("".join(text.split())) == sorted("".join(letters.split()))
     assert all(value in text for value in whole)
+
+
+@pytest.mark.parametrize(("terminal", "longest"), [(True, 80), (False, 199)])
+def test_prose_beside_a_table_is_broken_on_a_terminal_and_whole_in_a_file(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, longest: int
+) -> None:
+    written = StringIO()
+    console = SafeConsole(width=80, force_terminal=terminal, color_system=None, file=written)
+    monkeypatch.setattr(output, "console", console)
+    output.show_table(plain_table(["a"], [["1"]], caption=sentence(" ".join(["word"] * 40))))
+    lines = [line.rstrip() for line in written.getvalue().splitlines()]
+    assert max(map(len, lines)) <= longest
+    assert (len(lines) == 3) is not terminal

@@ -87,10 +87,15 @@ def show_table(table: Table) -> None:
     from compatbench.tables.terminal import render_table
 
     if table.caption is not None:
-        say(escape(table.caption.text))
+        _print_prose(table.caption.text)
     console.print(render_table(table, console.width))
     for note in table.notes:
-        say(escape(note))
+        _print_prose(note)
+
+
+def _print_prose(text: str) -> None:
+    """Prints what is broken between words on a terminal, and nowhere in a file."""
+    console.print(escape(text), soft_wrap=not console.is_terminal)
 
 
 def print_table(
