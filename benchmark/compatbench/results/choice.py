@@ -29,7 +29,8 @@ def choose_way(
     """The cheapest way that is not clearly worse than the best; None where it cannot be told.
 
     Only ways that gain as a whole interval are chosen from. Clearly worse is one whose
-    ``difference`` from the best is below 0 as a whole interval.
+    ``difference`` from the best is below 0 as a whole interval, and so is any that gains no more
+    than one that is clearly worse and costs no more: a wide interval makes no way better.
     """
     gaining = [way for way in ways if way.gain.sign == 1]
     if not gaining:
@@ -40,8 +41,15 @@ def choose_way(
         behind = None if way is best else difference(way.figures, best.figures)
         return behind is not None and behind.sign == -1
 
-    good = (way for way in gaining if not is_worse(way))
-    return min(good, key=lambda way: (way.cost, -way.gain.value))
+    worse = [way for way in gaining if is_worse(way)]
+
+    def is_good(way: Way) -> bool:
+        return not any(
+            other is way or (other.gain.value >= way.gain.value and other.cost <= way.cost)
+            for other in worse
+        )
+
+    return min(filter(is_good, gaining), key=lambda way: (way.cost, -way.gain.value))
 
 
 def choose_checked(

@@ -51,7 +51,7 @@ class _Candidate(Way):
 
 
 class Held(NamedTuple):
-    """What an owner has besides the module."""
+    """What an owner has besides the module: labels, or what the title says."""
 
     title: str
     access: frozenset[str]
@@ -82,20 +82,21 @@ class _Pool(NamedTuple):
 
 
 def answer_table(page: SuitePage) -> Table:
-    """A row for each upgrade and for what an owner may have."""
+    """A row for each upgrade and each answer, with all that an owner may have to get it."""
     header = ["New model", "You have", "Try first, on your own images", "Accuracy", "Zero-shot"]
     header += ["Beats zero-shot?", "Worth in labels", "Tasks"]
     rows = []
     for upgrade in page.expected.upgrades:
         title = page.backbone_title(upgrade[1])
-        for row in _rows(page, upgrade):
-            rows.append([text(title), *row])
+        for answer, held in _by_answer(page, upgrade).items():
+            rows.append([text(title), text(_either(held)), *answer])
             title = ""
     return plain_table(header, rows, left=(0, 1, 2, 5))
 
 
-def _rows(page: SuitePage, upgrade: Upgrade) -> Iterator[list[Cell]]:
-    pools = _pool_ways(page, upgrade)
+def _by_answer(page: SuitePage, upgrade: Upgrade) -> dict[tuple[Cell, ...], list[Held]]:
+    """What gets each answer; the answers by the first that gets them."""
+    pools, by_answer = _pool_ways(page, upgrade), dict[tuple[Cell, ...], list[Held]]()
     for held in _what_is_held([each for pool in pools for each in pool.candidates]):
         served = [
             pool
@@ -106,7 +107,19 @@ def _rows(page: SuitePage, upgrade: Upgrade) -> Iterator[list[Cell]]:
             # The tasks that allow a verdict, then those with prices, then the most, then the first.
             pool = max(served, key=lambda pool: pool.weight)
             allowed = [each for each in pool.candidates if held.allows(each)]
-            yield [text(held.title), *_answer(pool, upgrade, allowed)]
+            answer = tuple(_answer(pool, upgrade, allowed))
+            by_answer.setdefault(answer, []).append(held)
+    return by_answer
+
+
+def _either(held: Sequence[Held]) -> str:
+    """``a list of words, unlabelled images, or 1 or 4 labels per class``."""
+    titles = [each.title for each in held if not each.labels]
+    if labels := [each.labels for each in held if each.labels]:
+        *fewer, most = labels
+        titles.append(" or ".join([*map(str, fewer), f"{count(most, 'label')} per class"]))
+    *others, last = titles
+    return f"{', '.join(others)}{',' * (len(others) > 1)} or {last}" if others else last
 
 
 def _pool_ways(page: SuitePage, upgrade: Upgrade) -> list[_Pool]:
@@ -134,9 +147,9 @@ def _what_is_held(candidates: Sequence[_Candidate]) -> Iterator[Held]:
     yield Held("nothing but the module", frozenset())
     yield Held("a list of words", _FREE)
     yield Held("unlabelled images", _FREE | {"unlabelled"})
-    yield Held("the old model, kept", _FREE | {"old model"})
+    yield Held("the old model kept", _FREE | {"old model"})
     for most in sorted({each.labels for each in candidates} - {0})[::2]:
-        yield Held(f"{count(most, 'label')} per class", _FREE | {"labels"}, most)
+        yield Held("", _FREE | {"labels"}, most)
 
 
 def _list_candidates(page: SuitePage, upgrade: Upgrade) -> list[_Candidate]:
