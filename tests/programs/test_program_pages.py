@@ -8,7 +8,7 @@ from pages import DOCS, PAGES, make_files
 from unrecorded_methods import UNRECORDED
 
 from compatbench.data.cards import suite_cards
-from compatbench.method.registry import builtin_methods
+from compatbench.method.registry import builtin_methods, builtin_transfers
 
 SLOW = {"api", "indexes", "intervals", "methods", "recipes", "rosetta", "scale"}
 LISTS = {"authors", "methods", "recipes", "scale"}  # of all methods
@@ -28,7 +28,8 @@ def test_a_page_is_what_its_program_gives(name: str) -> None:
         pytest.skip(f"it is made after the merge: {', '.join(sorted(UNRECORDED))}")
     if name == "api":
         pytest.importorskip("griffe2md")
-    builtin_methods.cache_clear()  # without methods that other tests have added
+    for registered in (builtin_methods, builtin_transfers):
+        registered.cache_clear()  # without what other tests have added
     for path, content in make_files(name).items():
         assert (DOCS / path).read_bytes() == content, f"run 'python benchmark/pages.py {name}'"
 

@@ -143,3 +143,7 @@ def test_the_last_trial_of_the_mini_suite_is_the_suite() -> None:
     assert ranks is not None
     trial = f"| {ranks[1]}, {ranks[2]} | {rows['gain of the linear probe']} | {share} |"
     says("mini-suite", trial)
+    assert "(mma)" in rows["agreement of seeds"]
+    says(
+        "mini-suite", "The modules of MMA differ from seed to seed by more than those of any other"
+    )

@@ -44,7 +44,7 @@ RATES = {"cpu": 5e10, "cuda": 2e13, "mps": 2e12}
 STEP_SECONDS, BLOCK_SECONDS, CLOSED_FORM_SECONDS, RECORD_SECONDS = 6e-4, 1e-3, 0.3, 0.02
 # Bytes: of a worker's libraries, of a process that decodes beside its images, and of an answer.
 LIBRARIES, DECODER, PREDICTION = 550 * 2**20, 280 * 2**20, 8
-PLACE = 300  # of the header of predictions, by backbone and test set
+PLACE_HEADER = 300  # of predictions, by backbone and test set
 BACKBONES_AT_HAND = 4  # that a worker keeps
 BATCH = 128  # images that are encoded together
 WIDEST = 6  # the hidden layer of an MLP, four times as wide, beside what enters and leaves it
@@ -132,7 +132,7 @@ def count_costs(matrix: Matrix) -> Costs:
         features_bytes=sum(encoded[n] * size.embed_dim * FLOAT for n, size in known.items()),
         tokens_bytes=tokens,
         predictions_bytes=sum(
-            len(cell.backbones) * (PREDICTION * images + PLACE)
+            len(cell.backbones) * (PREDICTION * images + PLACE_HEADER)
             for cell in matrix.places
             for images in tests[cell.task]
         ),

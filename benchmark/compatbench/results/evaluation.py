@@ -159,7 +159,7 @@ def _describe(backbone: str, answers: Answers | None, refuses: bool) -> dict[str
     if answers is None:
         return {"backbone": backbone}
     counts = score(answers)
-    answered = {"answered": 100 * float(answers.given.mean()), "precision": answers.precision}
+    answered = {"answered": 100 * float(answers.answered.mean()), "precision": answers.precision}
     return (answered if refuses else {}) | {
         "backbone": backbone,
         "correct": counts["correct"],

@@ -10,7 +10,7 @@ from compatbench.results.measures.registry import Answers, Columns, add_mean, me
 @measure("Answered", "percent", rare=True)
 def answered(answers: Answers) -> float | None:
     """Images that get an answer; no number where none is refused."""
-    share = 100 * float(answers.given.mean())
+    share = 100 * float(answers.answered.mean())
     return None if share == 100 else round(share, 4)
 
 

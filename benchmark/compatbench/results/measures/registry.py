@@ -58,14 +58,14 @@ class Answers:
         return 100 * float(self.right(self.predictions).mean())
 
     @property
-    def given(self) -> NDArray[np.bool_]:
+    def answered(self) -> NDArray[np.bool_]:
         """Whether each image gets an answer."""
         return np.asarray(self.predictions.classes) >= 0
 
     @property
     def precision(self) -> float:
         """Percent right of the images that get an answer; 0 if none does."""
-        return 100 * float(self.right(self.predictions).sum()) / max(1, int(self.given.sum()))
+        return 100 * float(self.right(self.predictions).sum()) / max(1, int(self.answered.sum()))
 
     @property
     def zero_shot_accuracy(self) -> float:
