@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compatbench.backbone.build import allow_tf32, build_model, build_tokenizer, examine_tokenizer
+from compatbench.backbone.products import choose_products
 from compatbench.backbone.device import fit_batch
 from compatbench.backbone.image.image_tower import FEATURES, ImageInput, ImageTower
 from compatbench.backbone.load.names import read_backbone
@@ -50,7 +51,8 @@ def load_backbone(name: str, device: str = "cpu", precision: str = "fp32") -> Ba
         device: of torch, such as ``cpu`` or ``cuda:0``.
         precision: a name of ``PRECISIONS``, of the frozen towers. What leaves them (features,
             token embeddings) is float32 always. It decides for the whole process whether CUDA
-            computes products in TF32: with ``tf32`` alone.
+            computes products in TF32: with ``tf32`` alone. How the processor computes those of
+            float32 is decided, too (``products.py``).
 
     Raises:
         CompatbenchError: no such backbone or precision, or weights that are missing, damaged,
@@ -61,6 +63,7 @@ def load_backbone(name: str, device: str = "cpu", precision: str = "fp32") -> Ba
             f"there is no precision '{precision}'; give one of {', '.join(PRECISIONS)}"
         )
     allow_tf32(precision == "tf32")
+    choose_products()
     card = read_backbone(name)
     key = weights_key(card)
     model = build_model(card)

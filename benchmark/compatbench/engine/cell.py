@@ -187,6 +187,10 @@ def provenance() -> dict[str, str]:
             break
     from torch import cuda
 
+    from compatbench.backbone.products import choose_products
+
+    if products := choose_products():
+        processor = f"{processor}, products by {products}"
     if cuda.is_initialized():
         processor = f"{processor}, {cuda.get_device_name()}"
     processor = re.sub(r"[^\w ()@.,+/-]", " ", processor)[:200]

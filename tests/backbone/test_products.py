@@ -1,0 +1,97 @@
+"""Products by oneDNN beside float64, whatever lies how in memory; and that they are taken."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from compatbench.backbone import products
+from compatbench.backbone.products import choose_products
+
+LAYOUTS = ("rows", "columns", "strided", "turned")
+
+
+def lay(rows: int, columns: int, layout: str) -> Tensor:
+    """Random numbers ``[rows, columns]`` that lie in memory so."""
+    wide = torch.randn(max(rows, columns), 2 * max(rows, columns) + 3)
+    if layout == "columns":
+        return torch.randn(columns, rows).t()
+    if layout == "strided":
+        return wide[:rows, 1 : columns + 1]
+    if layout == "turned":
+        return wide[:columns, 1 : rows + 1].t()
+    return torch.randn(rows, columns)
+
+
+def assert_near(ours: Tensor, exact: Tensor) -> None:
+    assert ours.shape == exact.shape
+    torch.testing.assert_close(ours.double(), exact, rtol=0, atol=3e-4)
+
+
+@pytest.mark.parametrize("of_b", LAYOUTS)
+@pytest.mark.parametrize("of_a", LAYOUTS)
+@pytest.mark.parametrize("shape", [(96, 128, 160), (8, 512, 512), (5, 3, 7)])
+def test_products_are_those_of_float64(shape: tuple[int, int, int], of_a: str, of_b: str) -> None:
+    m, k, n = shape
+    a, b, bias = lay(m, k, of_a), lay(k, n, of_b), torch.randn(n)
+    before = a.clone(), b.clone(), bias.clone()
+    exact = a.double() @ b.double()
+    assert_near(products._mm(a, b), exact)
+    for beta, alpha in ((1, 1), (0.5, 0.5), (0, 2), (1, 0.25), (2, 0), (0, 0)):
+        ours = products._addmm(bias, a, b, beta=beta, alpha=alpha)
+        assert_near(ours, alpha * exact + beta * bias.double())
+    full = torch.randn(m, n)
+    assert_near(products._addmm(full, a, b), exact + full.double())
+    assert_near(products._addmm(a.new_empty(()), a, b, beta=0, alpha=3), 3 * exact)
+    assert all(map(torch.equal, (a, b, bias), before))
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_other_numbers_and_empty_matrices_are_left_to_pytorch(kind: torch.dtype) -> None:
+    a, b = torch.randn(128, 128, dtype=kind), torch.randn(128, 128, dtype=kind)
+    assert torch.equal(products._mm(a, b), a @ b)
+    assert products._mm(a[:0], b).shape == (0, 128)
+    assert not products._mm(a[:, :0], b[:0]).any()
+    with pytest.raises(RuntimeError, match="cannot be multiplied|size mismatch"):
+        products._mm(a, b[:5])
+
+
+def test_a_library_that_is_not_clearly_faster_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(products, "_ratio", lambda: products.CLEARLY - 0.01)
+    monkeypatch.setattr(torch.library, "Library", None)
+    assert choose_products.__wrapped__() == ""
+
+
+def test_linear_layers_and_their_gradients_go_through_it() -> None:
+    """In a process of its own, for the choice is one for the whole process."""
+    program = """
+import torch
+import torch.nn.functional as F
+from compatbench.backbone import products
+
+def grads(kind):
+    leaves = [t.to(kind).requires_grad_() for t in (rows, weight, bias)]
+    F.gelu(F.linear(*leaves)).square().sum().backward()
+    return [leaf.grad for leaf in leaves]
+
+rows, weight, bias = torch.randn(4, 64, 128), torch.randn(256, 128), torch.randn(256)
+exact, calls, multiply = grads(torch.float64), [], products._multiply
+products._ratio = lambda: 2.0
+products._multiply = lambda *a: calls.append(len(a)) or multiply(*a)
+assert products.choose_products() == products.choose_products() == "oneDNN"
+for ours, expected in zip(grads(torch.float32), exact, strict=True):
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-4, atol=1e-3)
+assert calls == [3, 2, 2], calls  # the layer, and its gradients of inputs and weights
+with torch.inference_mode():
+    torch.testing.assert_close(F.linear(rows, weight), rows @ weight.T)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
