@@ -1,4 +1,4 @@
-"""Compares what cells of the mini suite cost in two checkouts; notes it in cells.json.
+"""Compares what steps of the mini suite's fits cost in two checkouts; notes it in cells.json.
 
 python benchmark/speed/cells.py PYTHON_BEFORE PYTHON_AFTER
 
@@ -14,31 +14,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 TASK, STEPS, PAIRS = "mini-objects", 10, 7
 METHODS = (
-    *("coop", "contcoop", "kgcoop", "tcp", "prograd", "bitfit", "cocoop", "proda", "plot"),
-    *("maple", "ivlp", "promptsrc", "clip_lora"),
+    *("coop", "contcoop", "kgcoop", "tcp", "prograd", "bitfit", "cocoop", "proda", "plot_pp"),
+    *("maple", "promptsrc", "clip_lora", "promptkd", "mmrl", "mma", "twosfs", "coprompt"),
+    *("vpt_deep", "flyp", "kdpl", "wise_ft_weights"),
 )
 RESULTS = Path(__file__).parent / "cells.json"
 
 
-def cpu_seconds(function: Callable[[], object]) -> float:
-    start = time.process_time()
-    function()
-    return time.process_time() - start
-
-
 def serve() -> None:
-    """Answers each line of the input, a method or ``images``, with CPU seconds."""
+    """Says what the processor is, then answers each line, a method, with CPU seconds of a step."""
     import torch
 
     from compatbench.backbone import load_backbone
     from compatbench.data.cards import suite_cards
     from compatbench.data.feature_cache import FeatureCache
+    from compatbench.engine.cell import provenance
     from compatbench.engine.plan import plan_cells
     from compatbench.engine.store import RunStore
     from compatbench.engine.worker import Worker
@@ -47,16 +42,12 @@ def serve() -> None:
     torch.set_num_threads(1)
     suite, registry = suite_cards.read("mini"), builtin_methods()
     source = load_backbone("mini-clip")
+    print(provenance()["processor"], flush=True)
     with tempfile.TemporaryDirectory() as folder:
         worker = Worker(RunStore(Path(folder)), FeatureCache(Path(folder)))
         cells = plan_cells(suite, registry, METHODS, tasks=TASK, seeds=[1, 2, 3])
         prepared = {}
         for name in map(str.strip, sys.stdin):
-            if name == "images":
-                draws = [cell for cell in cells if cell.method == "coop"]
-                seconds = cpu_seconds(lambda d=draws: [worker.few_shot_data(c, source) for c in d])
-                print(seconds, flush=True)
-                continue
             if name not in prepared:
                 cell = next(cell for cell in cells if cell.method == name)
                 cls = registry.get(name)
@@ -65,8 +56,9 @@ def serve() -> None:
                 prepared[name] = method, data
             method, data = prepared[name]
             rng = torch.Generator().manual_seed(1)
-            seconds = cpu_seconds(lambda m=method, d=data, r=rng: m.fit(source, d, r))
-            print(seconds / STEPS, flush=True)
+            start = time.process_time()
+            method.fit(source, data, rng)
+            print((time.process_time() - start) / STEPS, flush=True)
 
 
 def start(python: str) -> subprocess.Popen[str]:
@@ -76,16 +68,19 @@ def start(python: str) -> subprocess.Popen[str]:
 
 def ask(process: subprocess.Popen[str], name: str) -> float:
     assert process.stdin is not None
-    assert process.stdout is not None
     process.stdin.write(f"{name}\n")
     process.stdin.flush()
-    return float(process.stdout.readline())
+    return float(read(process))
+
+
+def read(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
 
 
 def compare(before: str, after: str) -> None:
     both = start(before), start(after)
-    images = [ask(process, "images") for process in both]
-    steps = {}
+    processors, steps = [read(process) for process in both], {}
     for name in METHODS:
         for process in both:
             ask(process, name)
@@ -98,7 +93,7 @@ def compare(before: str, after: str) -> None:
         print(name, steps[name], flush=True)
     for process in both:
         process.communicate()
-    results = {"task": TASK, "pairs": PAIRS, "images": images, "steps": steps}
+    results = {"task": TASK, "pairs": PAIRS, "processors": processors, "steps": steps}
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compatbench.backbone.build import allow_tf32, build_model, build_tokenizer, examine_tokenizer
-from compatbench.backbone.products import choose_products
 from compatbench.backbone.device import fit_batch
 from compatbench.backbone.image.image_tower import FEATURES, ImageInput, ImageTower
 from compatbench.backbone.load.names import read_backbone
 from compatbench.backbone.load.weights import weights_key
 from compatbench.backbone.parts.blocks import BlockUpdates, widen
 from compatbench.backbone.parts.memory import SHARE, free_memory
+from compatbench.backbone.products import choose_products
 from compatbench.backbone.text.prompts import Prompts, pad_rows
 from compatbench.backbone.text.text_anatomy import examine_text_tower
 from compatbench.backbone.text.text_tower import TextTower
