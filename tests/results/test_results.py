@@ -23,7 +23,12 @@ from synthetic_results import (
 )
 
 from compatbench.errors import CompatbenchError
-from compatbench.results.method_results import MethodResults, merge_results, transfer_order
+from compatbench.results.method_results import (
+    MethodResults,
+    SuiteResults,
+    merge_results,
+    transfer_order,
+)
 from compatbench.results.result_files import read_method, read_results, write_results
 from compatbench.results.rows import Cost, Row, read_csv, to_frame, with_figures, write_csv
 
@@ -296,3 +301,11 @@ def test_of_two_new_lines_for_one_measurement_the_later_counts() -> None:
     merged = merge_results(None, twice, set())
     assert merged.rows.equals(later.rows)
     assert merged.costs.equals(later.costs)
+
+
+def test_a_method_is_counted_once_in_whatever_settings() -> None:
+    infos = (COOP, replace(COOP, name="kgcoop"), replace(COOP, name="coop+short"))
+    results = [make_method(info, make_pairs({("a", 1): (60, 50)}, info.name)) for info in infos]
+    assert SuiteResults("s", tuple(results[:2])).counted == "2 methods"
+    counted = SuiteResults("s", tuple(results)).counted
+    assert counted == "2 methods (1 of them in more than one setting)"

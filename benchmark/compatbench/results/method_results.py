@@ -15,6 +15,7 @@ from pydantic import ConfigDict
 
 from compatbench.data.cards import COPIED, ConfigName
 from compatbench.data.labels import Need
+from compatbench.messages import count
 from compatbench.results.measures import list_measures
 from compatbench.results.rows import Cost, Row, figures_of, to_frame, with_figures
 
@@ -169,6 +170,13 @@ class SuiteResults:
     def methods(self) -> dict[str, MethodResults]:
         """Method -> its rows with modules that are attached as they are, by name."""
         return {method.info.name: method for method in self.all if method.transfer == COPIED}
+
+    @property
+    def counted(self) -> str:
+        """How many methods there are: ``57 methods (2 of them in more than one setting)``."""
+        several = {name.partition("+")[0] for name in self.methods if "+" in name}
+        methods = count(len({name.partition("+")[0] for name in self.methods}), "method")
+        return methods + f" ({len(several)} of them in more than one setting)" * bool(several)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
