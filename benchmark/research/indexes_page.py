@@ -9,45 +9,40 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pages import read_page
+from pages import Page
 
 from compatbench.extras.indexes.index_verdicts import show_way
 from compatbench.extras.indexes.retrieval_files import CEILING, OLD, ORDER, POOLED, read_retrieval
 from compatbench.extras.indexes.retrieval_tables import most_images, pooled_rows
-from compatbench.tables.figures.charts import Spec, axis, colour, draw
-from compatbench.tables.markdown import code, fill_section, table
+from compatbench.tables.figures.spec_parts import Shown
+from compatbench.tables.markdown import render_table
 from compatbench.tables.numbers import NOTHING, percent, signed
+from compatbench.tables.table import Cell, Table, code, number, plain_table, sentence
 
 MEASURE = "python benchmark/research/measured_indexes.py"
 COMMAND = "python benchmark/pages.py indexes"
 REPOSITORY = Path(__file__).parents[2]
-PICTURE = "indexes/recall.svg"
 KINDS = ("texts", "images")
 REBASIS = "[rebasis](https://github.com/batuhanzorbeyzengin/rebasis)"
-LABEL = "Mean average precision by way, for each upgrade, asked by texts and by images"
 
 
 def read() -> tuple[pd.DataFrame, dict[str, Any]]:
     return read_retrieval(REPOSITORY / "results" / "retrieval")["mini"]
 
 
-def make_files() -> dict[str, str | bytes]:
-    """The page with its sections as the results give them, and its picture."""
+def make_page() -> Page:
+    """The sections of the page as the results give them, and its picture."""
     frame, about = read()
-    text = read_page("indexes.md")
     measured = pd.read_csv(Path(__file__).with_name("measured_indexes.csv"))
-    parts = {
+    sections = {
         "measured": measured_section(measured),
-        "claims": claims_section(measured),
-        "picture": f"![{LABEL}]({PICTURE})",
-        "recall": "\n\n".join(map(upgrade_section, split(frame))),
-        "datasets": "\n".join(by_dataset(frame)),
-        "cost": "\n".join(cost_lines(about)),
+        "claims": claims_table(measured),
+        "recall": "\n\n".join(render_table(upgrade_table(rows)) for rows in split(frame)),
+        "datasets": dataset_table(frame),
+        "cost": cost_table(about),
         "command": f"```sh slow\n{about['command']}\n{MEASURE}\n{COMMAND}\n```",
     }
-    for name, content in parts.items():
-        text = fill_section(text, name, content)
-    return {"indexes.md": text, PICTURE: draw(picture(frame), LABEL)}
+    return Page(sections, {"indexes/recall.svg": show_recall(frame)})
 
 
 def split(frame: pd.DataFrame) -> list[pd.DataFrame]:
@@ -60,7 +55,12 @@ def name_way(row: Any) -> str:
     return f"{row['way']}, {row['pairs']:,} images" if row["pairs"] else row["way"]
 
 
-def upgrade_section(frame: pd.DataFrame) -> str:
+def name_upgrade(frame: pd.DataFrame) -> Cell:
+    first = frame.iloc[0]
+    return sentence(code(first["source"]), " → ", code(first["target"]))
+
+
+def upgrade_table(frame: pd.DataFrame) -> Table:
     """Every way of one upgrade, asked by texts and by images."""
     by_texts, by_images = (
         {(row["way"], row["pairs"]): row for row in pooled_rows(frame, kind).to_dict("records")}
@@ -72,10 +72,8 @@ def upgrade_section(frame: pd.DataFrame) -> str:
         shown = [float(row[name]) for row in both for name in ("recall@1", "recall@10", "map")]
         share = f"{100 * texts['map'] / ceiling:.0f} %"
         rows.append([name_way(texts), *map(percent, shown), share])
-    first = frame.iloc[0]
     header = ["Way", "R@1", "R@10", "mAP", "R@1, images", "R@10, images", "mAP, images", "Share"]
-    head = f"{code(first['source'])} → {code(first['target'])}:"
-    return "\n".join([head, "", *table(header, rows)])
+    return plain_table(header, rows, caption=sentence(name_upgrade(frame), ":"))
 
 
 def with_most_pairs(frame: pd.DataFrame) -> pd.DataFrame:
@@ -83,7 +81,7 @@ def with_most_pairs(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[frame["pairs"].isin([0, frame["pairs"].max()])]
 
 
-def claims_section(frame: pd.DataFrame) -> str:
+def claims_table(frame: pd.DataFrame) -> Table:
     """What others report of ways to go on with an index, and the shares that are measured here."""
     most = with_most_pairs(frame)
 
@@ -129,20 +127,18 @@ def claims_section(frame: pd.DataFrame) -> str:
             f"{vec2vec[0]} rewritten, {vec2vec[1]} with queries mapped",
         ),
     ]
-    lines = [
-        "| claim | by | here, nDCG@10 as a share of that of encoding again |",
-        "| --- | --- | --- |",
-    ]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    header = ["claim", "by", "here, nDCG@10 as a share of that of encoding again"]
+    return plain_table(header, [map(number, row) for row in rows], (0, 1, 2))
 
 
 def measured_section(frame: pd.DataFrame) -> str:
     """Every way of every upgrade, with the most pairs, asked by texts and by images."""
-    lines = [
-        "nDCG@10; its share of that of encoding again; and between brackets what is gained over",
-        "the old model, a 95 % interval over queries:",
-    ]
-    for (source, target), rows in frame.groupby(["source", "target"], sort=False):  # type: ignore[misc]
+    head = (
+        "nDCG@10; its share of that of encoding again; and between brackets what is gained over\n"
+        "the old model, a 95 % interval over queries:"
+    )
+    parts = [head]
+    for _, rows in frame.groupby(["source", "target"], sort=False):
         most = with_most_pairs(rows).fillna({"by": ""})
         body: dict[str, dict[str, str]] = {}
         for row in most.to_dict("records"):
@@ -157,27 +153,22 @@ def measured_section(frame: pd.DataFrame) -> str:
         cells = [[name, *(of.get(kind, NOTHING) for kind in KINDS)] for name, of in body.items()]
         verdicts = rows.drop_duplicates("queries").set_index("queries")["verdict"]
         said = "; ".join(f"asked by {kind}: *{verdicts[kind]}*" for kind in KINDS)
-        lines += [
-            "",
-            f"{code(str(source))} → {code(str(target))} ({said}):",
-            "",
-            *table(header, cells),
-        ]
-    return "\n".join(lines)
+        caption = sentence(name_upgrade(rows), f" ({said}):")
+        parts.append(render_table(plain_table(header, cells, caption=caption)))
+    return "\n\n".join(parts)
 
 
-def by_dataset(frame: pd.DataFrame) -> list[str]:
+def dataset_table(frame: pd.DataFrame) -> Table:
     """On how many of the single galleries each way is better than what it is compared with."""
     single = frame.loc[(frame["queries"] == "texts") & (frame["gallery"] != POOLED)]
     keys = ["source", "target", "gallery"]
     wide = most_images(single).pivot(index=keys, columns="way", values="map")
     rows = []
     for _, of in wide.groupby(level=[0, 1], sort=False):
-        first = of.reset_index().iloc[0]
         best = of[["words", "ridge"]].max(axis=1)
         rows.append(
             [
-                f"{code(first['source'])} → {code(first['target'])}",
+                name_upgrade(of.reset_index()),
                 count(of["words"] > of["copied"]) if "copied" in of else NOTHING,
                 count(of["ridge"] > of["words"]),
                 count(best > of[OLD]),
@@ -190,25 +181,25 @@ def by_dataset(frame: pd.DataFrame) -> list[str]:
         "Ridge over words",
         "Better of both over the old model",
     ]
-    return table([*header, "Encoded again over the old model"], rows)
+    return plain_table([*header, "Encoded again over the old model"], rows)
 
 
 def count(wins: pd.Series) -> str:
     return f"{int(wins.sum())} of {len(wins)}"
 
 
-def cost_lines(about: dict[str, Any]) -> list[str]:
+def cost_table(about: dict[str, Any]) -> Table:
     """CPU seconds per million vectors."""
     seconds = about["cpu_seconds_per_million"]
     rows = [
-        [f"encode a million images with {code(name)}", f"{encoding:,.0f}"]
+        [sentence("encode a million images with ", code(name)), f"{encoding:,.0f}"]
         for name, encoding in seconds["encoded"].items()
     ]
     rows.append(["map a million vectors, in memory", f"{seconds['mapped']:,.1f}"])
-    return table(["", "CPU seconds"], rows)
+    return plain_table(["", "CPU seconds"], rows)
 
 
-def picture(frame: pd.DataFrame) -> Spec:
+def show_recall(frame: pd.DataFrame) -> Shown:
     """A panel for each upgrade; of ways with images, that with the most.
 
     The lines are the old index as it was, and one that is made anew.
@@ -218,29 +209,12 @@ def picture(frame: pd.DataFrame) -> Spec:
             "panel": f"→ {rows['target'].iloc[0]}",
             "series": f"asked by {kind}",
             "way": row["way"],
+            "place": ORDER.index(row["way"]),
             "map": round(float(row["map"]), 2),
         }
         for rows in split(frame)
         for kind in KINDS
         for row in most_images(pooled_rows(rows, kind)).to_dict("records")
     ]
-    x = axis("map", "mAP, %", zero=True)
-    y = {"field": "way", "type": "nominal", "sort": list(ORDER), "title": None}
     names = [f"asked by {kind}" for kind in KINDS]
-    place: Spec = {"x": x, "y": {**y, "axis": {"grid": True}}, "color": colour(names)}
-    lines: list[Spec] = [
-        {
-            "transform": [{"filter": {"field": "way", "equal": way}}],
-            "mark": {"type": "rule", "strokeDash": dash},
-            "encoding": {"x": x, "color": colour(names)},
-        }
-        for way, dash in ((OLD, [1, 3]), (CEILING, [5, 3]))
-    ]
-    return {
-        "data": {"values": marks},
-        "facet": {"column": {"field": "panel", "sort": None, "title": None}},
-        "spec": {
-            "width": 190,
-            "layer": [*lines, {"mark": {"type": "circle", "size": 40}, "encoding": place}],
-        },
-    }
+    return Shown(marks, {"series": names, "old": OLD, "anew": CEILING})

@@ -23,10 +23,10 @@ from compatbench.messages import one_line
 from compatbench.results.result_files import FIGURES, REPORT, RESULTS, check_name
 from compatbench.results.rows import write_csv
 from compatbench.tables.figures.colours import COLOURS, FAINT, INK, PAPER
-from compatbench.tables.figures.kinds import find_kind, list_kinds
+from compatbench.tables.figures.kinds import list_kinds
 from compatbench.tables.figures.plan import plan_figures
 from compatbench.tables.figures.render import check_drawing, compile_figure, name_program
-from compatbench.tables.figures.spec_parts import FONT, MARKS
+from compatbench.tables.figures.spec_parts import FONT, MARKS, Shown
 from compatbench.tables.pages.method_pages import read_facts, render_facts
 from compatbench.tables.pages.site_data import Json, choose_columns, describe_suite, to_html
 from compatbench.tables.pages.which_method import (
@@ -131,7 +131,7 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
         "font": FONT,
     }
     html = template("site/index.html.jinja", autoescape=True).render(
-        figure_kinds=list_kinds(),
+        figure_kinds=list_kinds().values(),
         kinds={kind: label for kind, (*_, label) in MARKS.items()},
         measures=[*columns.measures.values()],
         suites=[_suite_row(page) for page in pages],
@@ -171,9 +171,9 @@ def _all_figures(suite: Json) -> list[Json]:
     return [*suite["figures"], *(one for board in suite["boards"] for one in board["figures"])]
 
 
-def _site_spec(kind: str, signals: Iterable[str]) -> Json:
+def _site_spec(name: str, signals: Iterable[str]) -> Json:
     """A compiled specification as wide as its place, on no ground of its own."""
-    spec = compile_figure(find_kind(kind), signals, "container")
+    spec = compile_figure(list_kinds()[name], Shown([], dict.fromkeys(signals)), "container")
     return {key: value for key, value in spec.items() if key not in ("$schema", "background")}
 
 
