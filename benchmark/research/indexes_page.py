@@ -15,9 +15,8 @@ from compatbench.extras.indexes.index_verdicts import show_way
 from compatbench.extras.indexes.retrieval_files import CEILING, OLD, ORDER, POOLED, read_retrieval
 from compatbench.extras.indexes.retrieval_tables import most_images, pooled_rows
 from compatbench.tables.figures.spec_parts import Shown
-from compatbench.tables.markdown import render_table
+from compatbench.tables.markdown import code, table
 from compatbench.tables.numbers import NOTHING, percent, signed
-from compatbench.tables.table import Cell, Table, code, number, plain_table, sentence
 
 MEASURE = "python benchmark/research/measured_indexes.py"
 COMMAND = "python benchmark/pages.py indexes"
@@ -36,10 +35,10 @@ def make_page() -> Page:
     measured = pd.read_csv(Path(__file__).with_name("measured_indexes.csv"))
     sections = {
         "measured": measured_section(measured),
-        "claims": claims_table(measured),
-        "recall": "\n\n".join(render_table(upgrade_table(rows)) for rows in split(frame)),
-        "datasets": dataset_table(frame),
-        "cost": cost_table(about),
+        "claims": claims_section(measured),
+        "recall": "\n\n".join(map(upgrade_section, split(frame))),
+        "datasets": "\n".join(by_dataset(frame)),
+        "cost": "\n".join(cost_lines(about)),
         "command": f"```sh slow\n{about['command']}\n{MEASURE}\n{COMMAND}\n```",
     }
     return Page(sections, {"indexes/recall.svg": show_recall(frame)})
@@ -55,12 +54,7 @@ def name_way(row: Any) -> str:
     return f"{row['way']}, {row['pairs']:,} images" if row["pairs"] else row["way"]
 
 
-def name_upgrade(frame: pd.DataFrame) -> Cell:
-    first = frame.iloc[0]
-    return sentence(code(first["source"]), " → ", code(first["target"]))
-
-
-def upgrade_table(frame: pd.DataFrame) -> Table:
+def upgrade_section(frame: pd.DataFrame) -> str:
     """Every way of one upgrade, asked by texts and by images."""
     by_texts, by_images = (
         {(row["way"], row["pairs"]): row for row in pooled_rows(frame, kind).to_dict("records")}
@@ -72,8 +66,10 @@ def upgrade_table(frame: pd.DataFrame) -> Table:
         shown = [float(row[name]) for row in both for name in ("recall@1", "recall@10", "map")]
         share = f"{100 * texts['map'] / ceiling:.0f} %"
         rows.append([name_way(texts), *map(percent, shown), share])
+    first = frame.iloc[0]
     header = ["Way", "R@1", "R@10", "mAP", "R@1, images", "R@10, images", "mAP, images", "Share"]
-    return plain_table(header, rows, caption=sentence(name_upgrade(frame), ":"))
+    head = f"{code(first['source'])} → {code(first['target'])}:"
+    return "\n".join([head, "", *table(header, rows)])
 
 
 def with_most_pairs(frame: pd.DataFrame) -> pd.DataFrame:
@@ -81,7 +77,7 @@ def with_most_pairs(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[frame["pairs"].isin([0, frame["pairs"].max()])]
 
 
-def claims_table(frame: pd.DataFrame) -> Table:
+def claims_section(frame: pd.DataFrame) -> str:
     """What others report of ways to go on with an index, and the shares that are measured here."""
     most = with_most_pairs(frame)
 
@@ -127,18 +123,20 @@ def claims_table(frame: pd.DataFrame) -> Table:
             f"{vec2vec[0]} rewritten, {vec2vec[1]} with queries mapped",
         ),
     ]
-    header = ["claim", "by", "here, nDCG@10 as a share of that of encoding again"]
-    return plain_table(header, [map(number, row) for row in rows], (0, 1, 2))
+    lines = [
+        "| claim | by | here, nDCG@10 as a share of that of encoding again |",
+        "| --- | --- | --- |",
+    ]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def measured_section(frame: pd.DataFrame) -> str:
     """Every way of every upgrade, with the most pairs, asked by texts and by images."""
-    head = (
-        "nDCG@10; its share of that of encoding again; and between brackets what is gained over\n"
-        "the old model, a 95 % interval over queries:"
-    )
-    parts = [head]
-    for _, rows in frame.groupby(["source", "target"], sort=False):
+    lines = [
+        "nDCG@10; its share of that of encoding again; and between brackets what is gained over",
+        "the old model, a 95 % interval over queries:",
+    ]
+    for (source, target), rows in frame.groupby(["source", "target"], sort=False):  # type: ignore[misc]
         most = with_most_pairs(rows).fillna({"by": ""})
         body: dict[str, dict[str, str]] = {}
         for row in most.to_dict("records"):
@@ -153,22 +151,27 @@ def measured_section(frame: pd.DataFrame) -> str:
         cells = [[name, *(of.get(kind, NOTHING) for kind in KINDS)] for name, of in body.items()]
         verdicts = rows.drop_duplicates("queries").set_index("queries")["verdict"]
         said = "; ".join(f"asked by {kind}: *{verdicts[kind]}*" for kind in KINDS)
-        caption = sentence(name_upgrade(rows), f" ({said}):")
-        parts.append(render_table(plain_table(header, cells, caption=caption)))
-    return "\n\n".join(parts)
+        lines += [
+            "",
+            f"{code(str(source))} → {code(str(target))} ({said}):",
+            "",
+            *table(header, cells),
+        ]
+    return "\n".join(lines)
 
 
-def dataset_table(frame: pd.DataFrame) -> Table:
+def by_dataset(frame: pd.DataFrame) -> list[str]:
     """On how many of the single galleries each way is better than what it is compared with."""
     single = frame.loc[(frame["queries"] == "texts") & (frame["gallery"] != POOLED)]
     keys = ["source", "target", "gallery"]
     wide = most_images(single).pivot(index=keys, columns="way", values="map")
     rows = []
     for _, of in wide.groupby(level=[0, 1], sort=False):
+        first = of.reset_index().iloc[0]
         best = of[["words", "ridge"]].max(axis=1)
         rows.append(
             [
-                name_upgrade(of.reset_index()),
+                f"{code(first['source'])} → {code(first['target'])}",
                 count(of["words"] > of["copied"]) if "copied" in of else NOTHING,
                 count(of["ridge"] > of["words"]),
                 count(best > of[OLD]),
@@ -181,22 +184,22 @@ def dataset_table(frame: pd.DataFrame) -> Table:
         "Ridge over words",
         "Better of both over the old model",
     ]
-    return plain_table([*header, "Encoded again over the old model"], rows)
+    return table([*header, "Encoded again over the old model"], rows)
 
 
 def count(wins: pd.Series) -> str:
     return f"{int(wins.sum())} of {len(wins)}"
 
 
-def cost_table(about: dict[str, Any]) -> Table:
+def cost_lines(about: dict[str, Any]) -> list[str]:
     """CPU seconds per million vectors."""
     seconds = about["cpu_seconds_per_million"]
     rows = [
-        [sentence("encode a million images with ", code(name)), f"{encoding:,.0f}"]
+        [f"encode a million images with {code(name)}", f"{encoding:,.0f}"]
         for name, encoding in seconds["encoded"].items()
     ]
     rows.append(["map a million vectors, in memory", f"{seconds['mapped']:,.1f}"])
-    return plain_table(["", "CPU seconds"], rows)
+    return table(["", "CPU seconds"], rows)
 
 
 def show_recall(frame: pd.DataFrame) -> Shown:

@@ -12,10 +12,9 @@ from compatbench.tables.table import Cell, Span, Table, text
 
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&#$]|!(?=\[)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _BLOCK_START = re.compile(r"^(\d*)([-+=.)])(?=[-=\s]|$)")
-# GitHub makes links of bare addresses without any markup; of mail addresses even if escaped,
-# whose domains have a dot.
+# GitHub makes links of bare addresses without any markup; of mail addresses even if escaped.
 _AUTOLINK = re.compile(r":(?=//)|(?<=www)\.", re.IGNORECASE)
-_MAIL = re.compile(r"(?<=\S)@(?=[\w-]+\.)")
+_MAIL = re.compile(r"(?<=\S)@(?=\S)")
 _PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})(v\d+)?", re.IGNORECASE)
 _SAFE_CODE = re.compile(r"[A-Za-z0-9_.,:/ +=-]+")
 
@@ -23,7 +22,7 @@ _SAFE_CODE = re.compile(r"[A-Za-z0-9_.,:/ +=-]+")
 def escape(text: str, longest: int = 200) -> str:
     """Text as Markdown that shows that text, on one line, anywhere in a page.
 
-    An ``@`` before a domain is set apart, so that it makes no link.
+    An ``@`` inside a word is set apart, so that it makes no link.
     """
     line = _MAIL.sub(" @ ", one_line(text, longest))
     line = _SPECIAL.sub(r"\\\g<0>", line)
