@@ -20,6 +20,7 @@ from compatbench.extras.studies.frames import StudyReport, spearman_interval
 from compatbench.extras.studies.study import Names, Study, StudyOptions
 from compatbench.results.estimate import interval_columns
 from compatbench.results.expected import Upgrade
+from compatbench.results.result_files import RESULTS
 from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.numbers import interval_text
 from compatbench.tables.suite_page import SuitePage, read_suite_page
@@ -48,10 +49,15 @@ class EmbeddingsReport(StudyReport):
     Attributes:
         geometry: one row for each task, see ``measure_geometry``.
         predictions: see ``predict_losses``; empty without results.
+        results: the folder that they were looked for in.
     """
 
     geometry: pd.DataFrame
     predictions: pd.DataFrame
+    results: str = "results"
+
+    def data(self) -> EmbeddingsReport:
+        return self
 
     def tables(self) -> list[Table]:
         """The figures of every task; and, if there are results, how they go with the losses."""
@@ -62,7 +68,11 @@ class EmbeddingsReport(StudyReport):
             {**row, "gap": number(f"{row['source_gap']:.2f} → {row['target_gap']:.2f}")}
             for row in records(self.geometry.assign(task=self.geometry["task"].map(code)))
         ]
-        tables = [make_table([Column("task", "Task", left=True), *columns], rows)]
+        missing = (
+            f"{self.results} holds no complete method for this upgrade, so losses are left out."
+        )
+        notes = (none,) if self.predictions.empty else ()
+        tables = [make_table([Column("task", "Task", left=True), *columns], rows, notes=notes)]
         if not self.predictions.empty:
             rows = [
                 [
@@ -116,7 +126,8 @@ def analyze_embeddings(
     models, cache = study.backbones, study.cache
     rows = [measure_geometry(*models, task, cache) for task in study.load_tasks(tasks)]
     geometry, page = pd.DataFrame(rows), read_suite_page(study.card, study.out)
-    return EmbeddingsReport(geometry, predict_losses(page, geometry, (source, target)))
+    losses = predict_losses(page, geometry, (source, target))
+    return EmbeddingsReport(geometry, losses, str(study.out / RESULTS / study.card.name))
 
 
 def measure_geometry(

@@ -47,6 +47,10 @@ class StudyReport(ABC):
         """The main figures: the first frame of the report."""
         return next(value for value in vars(self).values() if isinstance(value, pd.DataFrame))
 
+    def data(self) -> Any:
+        """What JSON has of it: the main figures, or the whole report."""
+        return self.rows
+
     @abstractmethod
     def tables(self) -> list[Table]:
         """What readers see."""
