@@ -28,20 +28,8 @@ from compatbench.tables.templates import render_markdown
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
-# Page -> the file that makes it. Its ``make_page`` gives a ``Page``.
-PAGES = {
-    "api": "research/api_pages",
-    "authors": "authors/authors_page",
-    "indexes": "research/indexes_page",
-    "intervals": "research/intervals_page",
-    "methods": "research/methods_page",
-    "predict": "research/predict_page",
-    "recipes": "research/recipes_page",
-    "reliability": "faults/reliability_page",
-    "rosetta": "research/rosetta_page",
-    "scale": "scale/scale_page",
-    "speed": "speed/speed_page",
-}
+# Page -> the file that makes it, ``<name>_page.py``. Its ``make_page`` gives a ``Page``.
+PAGES = {path.stem.removesuffix("_page"): path for path in sorted(HERE.glob("*/*_page.py"))}
 
 
 @dataclass(frozen=True)
@@ -65,11 +53,11 @@ class Page:
 
 def make_files(name: str, **assumed: float) -> dict[Path, bytes]:
     """The files of a page by their paths below docs/."""
-    made = (HERE / PAGES[name]).with_name(name)
+    made = PAGES[name].with_name(name)
     for place in (HERE, made.parent):
         if str(place) not in sys.path:
             sys.path.append(str(place))
-    page = importlib.import_module(Path(PAGES[name]).name).make_page(**assumed)
+    page = importlib.import_module(PAGES[name].stem).make_page(**assumed)
     texts = dict(page.files)
     if page.values:
         texts[f"{name}.md"] = _write_page(made, page)
