@@ -9,8 +9,8 @@ scripts of the folder alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,16 @@ class Report:
     files: dict[Path, bytes]
     left_out: tuple[str, ...]
     pages: tuple[Path, ...] = ()
+    checked: bool = False  # whether they were compared alone, and not written
+
+    def parts(self) -> Iterator[str]:
+        """What a terminal shows: what is left out, and the first file of each kind."""
+        verb = "is up to date" if self.checked else "written"
+        yield from self.left_out
+        if self.pages:
+            yield f"{self.pages[0]} {verb}, with {len(self.pages) - 1} other pages"
+        site = next(path for path in self.files if path.name == "index.html")
+        yield f"{site} {verb}, with {sum(path.suffix == '.svg' for path in self.files)} figures"
 
 
 def report_pages(out: Path, published: Sequence[SuitePage] | None = None) -> list[SuitePage]:
@@ -88,7 +98,7 @@ def write_site(
             raise CompatbenchError(f"{path} belongs to no results here; run 'compatbench report'")
         if path.parent.name in (FIGURES, "data") and path.suffix in (".svg", ".js"):
             require(path).unlink()
-    return made
+    return replace(made, checked=check)
 
 
 def make_report(out: Path, published: Sequence[SuitePage] | None = None) -> Report:
