@@ -17,10 +17,7 @@ from compatbench.tables.figures.kinds import list_kinds
 from compatbench.tables.figures.plan import plan_figures
 from compatbench.tables.figures.render import render_svg_figure
 from compatbench.tables.figures.spec_parts import Shown
-from compatbench.tables.figures.values import (
-    dodge_labels,
-    named_methods,
-)
+from compatbench.tables.figures.values import dodge_labels, named_methods
 from compatbench.tables.suite_page import SuitePage
 
 

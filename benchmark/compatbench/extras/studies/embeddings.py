@@ -68,8 +68,8 @@ class EmbeddingsReport(StudyReport):
             {**row, "gap": number(f"{row['source_gap']:.2f} → {row['target_gap']:.2f}")}
             for row in records(self.geometry.assign(task=self.geometry["task"].map(code)))
         ]
-        none = f"{self.results} holds no complete method for this upgrade, so losses are left out"
-        notes = (none,) if self.predictions.empty else ()
+        missing = f"{self.results} holds no complete method for this upgrade; losses are left out"
+        notes = (missing,) if self.predictions.empty else ()
         tables = [make_table([Column("task", "Task", left=True), *columns], rows, notes=notes)]
         if not self.predictions.empty:
             rows = [

@@ -73,11 +73,16 @@ class StudyReport(ABC):
         shown = self.shown()
         return None if shown is None else with_data(self.figure_kind, shown)
 
+    def svg(self) -> bytes | None:
+        """The figure as SVG; None if there is nothing to draw."""
+        shown = self.shown()
+        return None if shown is None else render_svg_figure(self.figure_kind, shown)
+
     def save_figure(self, path: Path) -> bool:
         """Writes the figure as SVG; False if there is none."""
-        if (shown := self.shown()) is not None:
-            write_atomic(path, render_svg_figure(self.figure_kind, shown))
-        return shown is not None
+        if (svg := self.svg()) is not None:
+            write_atomic(path, svg)
+        return svg is not None
 
 
 def mean_columns(name: str, mean: Mean | None) -> Row:
