@@ -11,63 +11,72 @@ What the figures are measured by stands at the end of each page.
 from __future__ import annotations
 
 import importlib
-import re
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from compatbench.tables.figures.kinds import read_kinds
+from compatbench.tables.figures.render import render_svg_figure
+from compatbench.tables.figures.spec_parts import Shown
+from compatbench.tables.markdown import fill_section, render_table
+from compatbench.tables.table import Table
+from compatbench.tables.templates import render_markdown
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
-# Page -> the file that makes it. Its ``make_files`` gives contents by paths below docs/.
-PAGES = {
-    "api": "research/api_pages",
-    "authors": "authors/authors_page",
-    "indexes": "research/indexes_page",
-    "intervals": "research/intervals_page",
-    "methods": "research/methods_page",
-    "predict": "research/predict_page",
-    "recipes": "research/recipes_page",
-    "reliability": "faults/reliability_page",
-    "rosetta": "research/rosetta_page",
-    "scale": "scale/scale_page",
-    "speed": "speed/speed_page",
-}
+# Page -> the file that makes it, ``<name>_page.py``. Its ``make_page`` gives a ``Page``.
+PAGES = {path.stem.removesuffix("_page"): path for path in sorted(HERE.glob("*/*_page.py"))}
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page is made of; paths are below docs/.
+
+    Attributes:
+        values: of its template ``<name>.md.jinja``, which is beside the file that makes it; of a
+            page without one, its sections by name, and the rest is written by hand.
+        figures: data by the picture's path, whose last part names its kind in
+            ``<name>.yaml.jinja``.
+        files: contents of further files.
+        filters: of the template, beside those of all pages.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, Shown] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    filters: Mapping[str, Callable[..., str]] = field(default_factory=dict)
 
 
 def make_files(name: str, **assumed: float) -> dict[Path, bytes]:
     """The files of a page by their paths below docs/."""
-    folder, _, module = PAGES[name].partition("/")
-    for place in (HERE, HERE / folder):
+    made = PAGES[name].with_name(name)
+    for place in (HERE, made.parent):
         if str(place) not in sys.path:
             sys.path.append(str(place))
-    files = importlib.import_module(module).make_files(**assumed)
-    return {
-        Path(path): content if isinstance(content, bytes) else content.encode()
-        for path, content in files.items()
-    }
+    page = importlib.import_module(PAGES[name].stem).make_page(**assumed)
+    texts = dict(page.files)
+    if page.values:
+        texts[f"{name}.md"] = _write_page(made, page)
+    files = {Path(path): text.encode() for path, text in texts.items()}
+    for path, shown in page.figures.items():
+        kind = read_kinds(made.with_suffix(".yaml.jinja"))[Path(path).stem]
+        files[Path(path)] = render_svg_figure(kind, shown)
+    return files
 
 
-def fill_template(path: Path, filters: Mapping[str, Callable[..., Any]], **values: Any) -> str:
-    """A page by its Jinja template, in which ``number`` is Python's ``format``."""
-    environment = Environment(
-        loader=FileSystemLoader(path.parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"number": format, **filters}
-    page = environment.get_template(path.name).render(**values)
-    return re.sub(r"(?<=\|)  (?=\|)", " ", page)  # an empty cell of a table
-
-
-def read_page(name: str) -> str:
-    """A page as it is, for those of which only sections are made."""
-    return (DOCS / name).read_text(encoding="utf-8")
+def _write_page(made: Path, page: Page) -> str:
+    template = made.with_suffix(".md.jinja")
+    if template.is_file():
+        return render_markdown(str(template), page.filters, **page.values) + "\n"
+    text = (DOCS / f"{made.name}.md").read_text(encoding="utf-8")
+    for section, content in page.values.items():
+        shown = render_table(content) if isinstance(content, Table) else content
+        text = fill_section(text, section, shown)
+    return text
 
 
 def main(

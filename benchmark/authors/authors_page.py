@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from pages import fill_template
+from pages import Page
 
 from compatbench.method.registry import builtin_methods, builtin_transfers
 
@@ -22,8 +22,8 @@ WITHOUT = {
 }
 
 
-def make_files() -> dict[str, str]:
-    """The page, by its path below docs/; a method or way that has public code must have a row."""
+def make_page() -> Page:
+    """The page; a method or way that has public code must have a row."""
     sys.path += [str(HERE), str(HERE.parent / "research")]
     from configurations import list_read
     from recipes_page import read_recipes
@@ -48,13 +48,11 @@ def make_files() -> dict[str, str]:
         places = dict.fromkeys(re.split(r", |; | and (?=\w+\.)", each.source)[0] for each in rest)
         if recipe.repository:
             read[name] = len(found), len(recipe.settings), list(places)
-    page = fill_template(
-        HERE / "authors.md.jinja",
-        {},
-        fits=fits.fillna("").to_dict("records"),
-        worst=fits[["parameters", "logits"]].max(axis=None),
-        without=without,
-        ways={name: WITHOUT.get(name, "of this project") for name in ways},
-        read=read,
-    )
-    return {"authors.md": page}
+    values = {
+        "fits": fits.fillna("").to_dict("records"),
+        "worst": fits[["parameters", "logits"]].max(axis=None),
+        "without": without,
+        "ways": {name: WITHOUT.get(name, "of this project") for name in ways},
+        "read": read,
+    }
+    return Page(values)

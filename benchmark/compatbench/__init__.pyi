@@ -25,7 +25,6 @@ from compatbench.runs import plan as plan
 from compatbench.runs import results as results
 from compatbench.runs import run as run
 from compatbench.runs import tune as tune
-from compatbench.tables.pages.leaderboard import leaderboard as leaderboard
 from compatbench.tables.pages.leaderboard import report as report
 
 __version__: str

@@ -1,15 +1,13 @@
-"""docs/reliability.md, from its text and results.json."""
+"""``docs/reliability.md``, from results.json."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from pages import fill_template
-
-HERE = Path(__file__).parent
+from pages import Page
 
 
-def make_files() -> dict[str, str]:
-    results = json.loads((HERE / "results.json").read_text(encoding="utf-8"))
-    return {"reliability.md": fill_template(HERE / "reliability.md.jinja", {}, **results)}
+def make_page() -> Page:
+    results = Path(__file__).with_name("results.json").read_text(encoding="utf-8")
+    return Page(json.loads(results))

@@ -35,20 +35,12 @@ from compatbench.tables.markdown import fill_section
 # What the stress tests of the page look at: a method of each kind, and prompts beside them.
 STRESS_METHODS = "linear_probe,simpleshot,gda,clip_adapter,taskres,tip_adapter_f,kgcoop"
 SIZES = (32, 64, 96)
-# The sections; of those that have a figure, what it shows, for readers who cannot see it.
-SECTIONS = {
-    "layers": "Change of parameters and features by layer",
-    "depth": "Gain over zero-shot on source and target by depth",
-    "embeddings": "Rank correlations of the figures with the loss",
-    "claims": "",
-    "readings": "",
-    "classes": "Accuracy on base against new classes, before and after an upgrade",
-    "gauge": "",
-    "rotated": "Accuracy on the target against the angle of the rotation",
-    "gains": "Target accuracy of modules copied and through words",
-    "sizes": "",
-    "words": "",
-}
+# The sections, in the order of the pages.
+SECTIONS = (
+    *("layers", "depth", "embeddings", "claims", "readings", "classes"),
+    *("gauge", "rotated", "gains", "sizes", "words"),
+)
+TABLES_ALONE = ("sizes", "words")  # what they show of several upgrades
 
 
 def write_sections(
@@ -79,8 +71,8 @@ def write_sections(
         reports = sections[name]()
         body = "\n\n".join(report.markdown() for report in reports)
         figure = path.with_suffix("") / f"{name}.svg"
-        if SECTIONS[name] and reports[0].save_figure(figure):
-            body = f"![{SECTIONS[name]}]({path.stem}/{figure.name})\n\n{body}"
+        if name not in TABLES_ALONE and reports[0].save_figure(figure):
+            body = f"![{reports[0].figure_kind.alt}]({path.stem}/{figure.name})\n\n{body}"
         text = fill_section(text, name, body)
         write_atomic(path, text.encode())
         yield name

@@ -9,45 +9,39 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pages import read_page
+from pages import Page
 
 from compatbench.extras.indexes.index_verdicts import show_way
 from compatbench.extras.indexes.retrieval_files import CEILING, OLD, ORDER, POOLED, read_retrieval
 from compatbench.extras.indexes.retrieval_tables import most_images, pooled_rows
-from compatbench.tables.figures.charts import Spec, axis, colour, draw
-from compatbench.tables.markdown import code, fill_section, table
+from compatbench.tables.figures.spec_parts import Shown
+from compatbench.tables.markdown import code, table
 from compatbench.tables.numbers import NOTHING, percent, signed
 
 MEASURE = "python benchmark/research/measured_indexes.py"
 COMMAND = "python benchmark/pages.py indexes"
 REPOSITORY = Path(__file__).parents[2]
-PICTURE = "indexes/recall.svg"
 KINDS = ("texts", "images")
 REBASIS = "[rebasis](https://github.com/batuhanzorbeyzengin/rebasis)"
-LABEL = "Mean average precision by way, for each upgrade, asked by texts and by images"
 
 
 def read() -> tuple[pd.DataFrame, dict[str, Any]]:
     return read_retrieval(REPOSITORY / "results" / "retrieval")["mini"]
 
 
-def make_files() -> dict[str, str | bytes]:
-    """The page with its sections as the results give them, and its picture."""
+def make_page() -> Page:
+    """The sections of the page as the results give them, and its picture."""
     frame, about = read()
-    text = read_page("indexes.md")
     measured = pd.read_csv(Path(__file__).with_name("measured_indexes.csv"))
-    parts = {
+    sections = {
         "measured": measured_section(measured),
         "claims": claims_section(measured),
-        "picture": f"![{LABEL}]({PICTURE})",
         "recall": "\n\n".join(map(upgrade_section, split(frame))),
         "datasets": "\n".join(by_dataset(frame)),
         "cost": "\n".join(cost_lines(about)),
         "command": f"```sh slow\n{about['command']}\n{MEASURE}\n{COMMAND}\n```",
     }
-    for name, content in parts.items():
-        text = fill_section(text, name, content)
-    return {"indexes.md": text, PICTURE: draw(picture(frame), LABEL)}
+    return Page(sections, {"indexes/recall.svg": show_recall(frame)})
 
 
 def split(frame: pd.DataFrame) -> list[pd.DataFrame]:
@@ -208,7 +202,7 @@ def cost_lines(about: dict[str, Any]) -> list[str]:
     return table(["", "CPU seconds"], rows)
 
 
-def picture(frame: pd.DataFrame) -> Spec:
+def show_recall(frame: pd.DataFrame) -> Shown:
     """A panel for each upgrade; of ways with images, that with the most.
 
     The lines are the old index as it was, and one that is made anew.
@@ -218,29 +212,12 @@ def picture(frame: pd.DataFrame) -> Spec:
             "panel": f"→ {rows['target'].iloc[0]}",
             "series": f"asked by {kind}",
             "way": row["way"],
+            "place": ORDER.index(row["way"]),
             "map": round(float(row["map"]), 2),
         }
         for rows in split(frame)
         for kind in KINDS
         for row in most_images(pooled_rows(rows, kind)).to_dict("records")
     ]
-    x = axis("map", "mAP, %", zero=True)
-    y = {"field": "way", "type": "nominal", "sort": list(ORDER), "title": None}
     names = [f"asked by {kind}" for kind in KINDS]
-    place: Spec = {"x": x, "y": {**y, "axis": {"grid": True}}, "color": colour(names)}
-    lines: list[Spec] = [
-        {
-            "transform": [{"filter": {"field": "way", "equal": way}}],
-            "mark": {"type": "rule", "strokeDash": dash},
-            "encoding": {"x": x, "color": colour(names)},
-        }
-        for way, dash in ((OLD, [1, 3]), (CEILING, [5, 3]))
-    ]
-    return {
-        "data": {"values": marks},
-        "facet": {"column": {"field": "panel", "sort": None, "title": None}},
-        "spec": {
-            "width": 190,
-            "layer": [*lines, {"mark": {"type": "circle", "size": 40}, "encoding": place}],
-        },
-    }
+    return Shown(marks, {"series": names, "old": OLD, "anew": CEILING})

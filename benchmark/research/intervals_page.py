@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pages import fill_template
+from pages import Page
 from scipy import stats
 
 from compatbench.data.cards import suite_cards
@@ -159,21 +159,13 @@ def read_h(page: SuitePage, upgrade: tuple[str, str]) -> Array:
     )
 
 
-def make_files() -> dict[str, str]:
-    """The page, by its path below docs/."""
+def make_page() -> Page:
+    """The page, of all upgrades of the suite."""
     page = read_suite_page(suite_cards.read(SUITE), ROOT)
     upgrades = [
         simulate(page.path_title(upgrade), read_h(page, upgrade))
         for upgrade in page.expected.upgrades
     ]
-    content = fill_template(
-        Path(__file__).with_name("intervals.md.jinja"),
-        {},
-        upgrades=upgrades,
-        tasks=len(page.expected.tasks),
-        seeds=len(page.expected.seeds),
-        pairs=PAIRS,
-        families=FAMILIES,
-        suite=SUITE,
-    )
-    return {"intervals.md": content}
+    tasks, seeds = len(page.expected.tasks), len(page.expected.seeds)
+    values = {"upgrades": upgrades, "tasks": tasks, "seeds": seeds, "suite": SUITE}
+    return Page(values | {"pairs": PAIRS, "families": FAMILIES})

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pages import Page
 from recipes_page import list_deviations, read_recipes
 from torch import Tensor
 
@@ -30,22 +31,10 @@ from compatbench.extras.check.models import build_clip
 from compatbench.method import Backbone, FeatureSet, FewShotData, Method, Module, Teacher
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import Recipe, TrainedMethod
-from compatbench.tables.markdown import escape, table
+from compatbench.tables.markdown import escape
 from compatbench.tables.numbers import NOTHING
+from compatbench.tables.table import number, plain_table
 
-HEAD = """\
-# Methods
-
-For readers who choose a method. Made by `python benchmark/pages.py methods`. Each of the {count}
-methods has a page: its idea, formula, settings and results, and when its modules survive.
-
-*Must be equal* names the sizes in which the old and the new model may not differ: otherwise the
-result is *not transferable*. *Parameters* are those that are trained, at the sizes of ViT-B/16,
-with C classes and N training images. *Also given* is what a method is told besides a few labelled
-images, class names and templates. What a module holds was measured, by fitting and attaching each
-method on small random models.
-
-"""
 FACTS = "../benchmark/compatbench/tables/pages/methods.json"
 # What a method may ask of a backbone, in words.
 ASKED = {
@@ -61,7 +50,7 @@ SIZES = {"text tokens": "token width", "joint space": "feature size", "image tow
 DRAWS = ((4, 1), (4, 2), (8, 1), (8, 2))
 
 
-def make_files() -> dict[str, str]:
+def make_page() -> Page:
     """The table, and what the page of each method says besides its results."""
     registry = builtin_methods()
     deviations, recipes = list_deviations(), read_recipes()
@@ -72,16 +61,15 @@ def make_files() -> dict[str, str]:
             "deviations": deviations.get(name),
             "repository": recipes[name].repository if name in recipes else "",
         }
-        title = f"[{escape(made['title'])}](methods/{name}.md)"
-        places = ", ".join(made["places"]) or NOTHING
+        places = ", ".join(made["places"])
         cells = (made["parameters"], "; ".join(made["must_be_equal"]), "; ".join(made["given"]))
-        shown = [escape(cell) or NOTHING for cell in (method.card.summary, *cells)]
-        rows.append([title, made["depth"] if made["places"] else NOTHING, places, *shown])
+        shown = (places and made["depth"], places, method.card.summary, *cells)
+        title = number(f"[{escape(made['title'])}](methods/{name}.md)")
+        rows.append([title, *(cell or None for cell in shown)])
     header = ["Method", "Depth", "Place", "Idea", "Parameters", "Must be equal", "Also given"]
-    lines = table(header, rows, left=(0, 1, 2, 3, 5, 6))
+    values = {"methods": plain_table(header, rows, (0, 1, 2, 3, 5, 6)), "count": len(facts)}
     text = json.dumps(facts, ensure_ascii=False, indent=1)
-    page = HEAD.format(count=len(facts)) + "\n".join(lines) + "\n"
-    return {"methods.md": page, FACTS: text + "\n"}
+    return Page(values, files={FACTS: text + "\n"})
 
 
 def describe_method(method: type[Method]) -> dict[str, Any]:

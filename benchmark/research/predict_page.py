@@ -12,19 +12,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pages import read_page
+from pages import Page
 from predict_rows import PLACE, RIVALS, ROWS
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
 from compatbench.data.cards import COPIED
+from compatbench.extras.studies.frames import StudyReport
 from compatbench.files.hashes import sha256_bytes
 from compatbench.method.registry import gate_transfer
 from compatbench.results.estimate import estimate
-from compatbench.tables.figures.charts import Spec, axis, colour, draw
-from compatbench.tables.figures.colours import BLUE, GREY, RED
-from compatbench.tables.markdown import fill_section, table
+from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.numbers import NOTHING
+from compatbench.tables.table import Table, plain_table
 from compatbench.transfers._shared.survival import (
     FILE,
     LEVEL,
@@ -38,8 +38,6 @@ from compatbench.transfers._shared.survival import (
 )
 
 SHIPPED = Path("..", "transfers", "_shared", FILE)  # from docs/
-PICTURE = "predict/gains.svg"
-LABEL = "Predicted and measured gains, and what advice gains"
 ALPHA = 30.0  # the ridge's, for standardised features
 FLOOR = 0.02  # added to d for the scale of a residual
 SCORES = ("title", "without", "error", "auroc", "auroc_large", "held")
@@ -167,7 +165,7 @@ def follow(rows: pd.DataFrame, estimates: Array) -> pd.Series:
 
 
 @dataclass(frozen=True)
-class SurvivalReport:
+class SurvivalReport(StudyReport):
     """How well gains are predicted without the upgrade, or the method, that is judged.
 
     Attributes:
@@ -182,8 +180,18 @@ class SurvivalReport:
     scores: pd.DataFrame
     accuracy: pd.DataFrame
 
-    def markdown(self) -> str:
-        """Both tables, with what is said above and below them."""
+    figure, figures = "gains", Path(__file__).with_name("predict.yaml.jinja")
+
+    def tables(self) -> list[Table]:
+        """Scores, what intervals hold by family, and policies."""
+        return [self._scores(), self._families(), self._policies()]
+
+    def _falls_back(self, rows: pd.DataFrame) -> float:
+        """The share of modules of which no way is expected to gain, upgrades left out."""
+        modules = rows.groupby([name for name in PLACE if name != "transfer"])["images"]
+        return float((modules.max() <= 0).mean())
+
+    def _scores(self) -> Table:
         head = (
             f"{len(self.table):,} gains of modules, copied or through words, on "
             f"{upgrade_of(self.table).nunique()} upgrades, of which "
@@ -191,34 +199,10 @@ class SurvivalReport:
             f"{self.table['method'].nunique()} methods. Errors in points, intervals in percent."
         )
         apart = (
-            "* With images, upgrades left out, single upgrades have an AUROC of "
+            "With images, upgrades left out, single upgrades have an AUROC of "
             f"{self._range(_rank_harm, 2)}; intervals hold in "
             f"{self._range(lambda rows: 100 * rows['held'].mean(), 0)} % of their gains."
         )
-        related = self.table["unrelated"] == 0
-        fallen = [100 * self._falls_back(self.table[mask]) for mask in (~related, related)]
-        advised = (
-            f"* The advice falls back to zero-shot for {fallen[0]:.0f} % of the modules where the "
-            f"target is unrelated to the source, and for {fallen[1]:.0f} % elsewhere."
-        )
-        means = "Means over upgrades in points, with 95 % intervals over upgrades:"
-        narrow = "* Upgrades share models, so these intervals are rather too narrow."
-        parts = (
-            self._scores(),
-            ["", apart, "", "How many percent of the gains of each family intervals hold:", ""],
-            self._families(),
-            ["", means, ""],
-            self._policies(),
-            ["", narrow, advised],
-        )
-        return "\n".join([head, "", *(line for part in parts for line in part), *self._gates()])
-
-    def _falls_back(self, rows: pd.DataFrame) -> float:
-        """The share of modules of which no way is expected to gain, upgrades left out."""
-        modules = rows.groupby([name for name in PLACE if name != "transfer"])["images"]
-        return float((modules.max() <= 0).mean())
-
-    def _scores(self) -> list[str]:
         columns = {"error": (1, 100), "auroc": (3, 1), "auroc_large": (3, 1), "held": (1, 100)}
         rows = []
         for score in self.scores.to_dict("records"):
@@ -228,17 +212,19 @@ class SurvivalReport:
             ]
             rows.append([score["title"], score["without"], *figures])
         header = ["Estimate", "Left out", "Error", "AUROC", "AUROC ≥ 2", "Intervals hold"]
-        return table(header, rows, left=(0, 1))
+        return plain_table(header, rows, (0, 1), head, [apart])
 
-    def _families(self) -> list[str]:
+    def _families(self) -> Table:
         groups = self.table.groupby(family_of(self.table))
         rows = [
             [name, f"{len(family):,}", *(f"{100 * family[held].mean():.0f}" for held in _HELD)]
             for name, family in groups
         ]
-        return table(["Modules act last at", "Gains", "Upgrade left out", "Family left out"], rows)
+        header = ["Modules act last at", "Gains", "Upgrade left out", "Family left out"]
+        head = "How many percent of the gains of each family intervals hold:"
+        return plain_table(header, rows, caption=head)
 
-    def _policies(self) -> list[str]:
+    def _policies(self) -> Table:
         rows = []
         for name in self.accuracy:
             gains = 100 * self.accuracy[name]
@@ -247,15 +233,23 @@ class SurvivalReport:
                 for rival in ("always copy", "never copy")
             ]
             rows.append([name, _interval(gains), *beside])
+        related = self.table["unrelated"] == 0
+        fallen = [100 * self._falls_back(self.table[mask]) for mask in (~related, related)]
+        notes = [
+            "Upgrades share models, so these intervals are rather too narrow.",
+            f"The advice falls back to zero-shot for {fallen[0]:.0f} % of the modules where the "
+            f"target is unrelated to the source, and for {fallen[1]:.0f} % elsewhere.",
+        ]
         header = ["Policy", "Gain over zero-shot", "Beside always copy", "Beside never copy"]
-        return table(header, rows)
+        head = "Means over upgrades in points, with 95 % intervals over upgrades:"
+        return plain_table(header, rows, caption=head, notes=[*notes, *self._gates()])
 
     def _gates(self) -> list[str]:
         lines = []
         for way, ran in self.table.dropna(subset="gated").groupby("transfer"):
             suites, gated = ", ".join(ran["suite"].unique()), by_upgrade(ran, "gated")
             lines.append(
-                f"* Measured as the transfer {gate_transfer(way)} ({suites}), from training images "
+                f"Measured as the transfer {gate_transfer(way)} ({suites}), from training images "
                 f"without labels: {_interval(gated)} over zero-shot, and "
                 f"{_interval(gated - by_upgrade(ran, 'gain'))} beside the same modules without "
                 "the gate."
@@ -271,46 +265,18 @@ class SurvivalReport:
         figures = [measure(rows) for _, rows in self.table.groupby(upgrade_of(self.table))]
         return f"{min(figures):.{digits}f} to {max(figures):.{digits}f}"
 
-    def picture(self) -> Spec:
+    def shown(self) -> Shown:
         """Predicted against measured gains, and what policies gain on each upgrade."""
         names = ["source", "target", "method", "transfer"]
         means = (100 * self.table.groupby(names)[["images", "gain"]].mean()).round(2)
-        zero: Spec = {"mark": {"type": "rule", "color": GREY}, "data": {"values": [{}]}}
-        measured: Spec = {
-            "data": {"values": means.to_dict("records")},
-            "mark": {"type": "circle", "size": 8, "opacity": 1},
-            "encoding": {
-                "x": axis("images", "predicted gain over zero-shot, points"),
-                "y": axis("gain", "measured gain, points"),
-                "color": {"condition": {"test": "datum.gain < 0", "value": RED}, "value": BLUE},
-            },
-        }
-        lines = [{**zero, "encoding": {axis_name: {"datum": 0}}} for axis_name in "xy"]
-        shown = ("always copy", "advice, unlabelled images", "best in hindsight")
-        ordered = self.accuracy.sort_values("always copy", ascending=False)
-        policies = [
+        policies = ("always copy", "advice, unlabelled images", "best in hindsight")
+        ordered = 100 * self.accuracy.sort_values("always copy", ascending=False)
+        gains = [
             {"upgrade": str(upgrade).replace("mini-", ""), "series": name, "gain": gain}
-            for name in shown
-            for upgrade, gain in (100 * ordered[name]).round(2).items()
+            for name in policies
+            for upgrade, gain in ordered[name].round(2).items()
         ]
-        upgrades: Spec = {
-            "field": "upgrade",
-            "type": "nominal",
-            "sort": [str(upgrade).replace("mini-", "") for upgrade in ordered.index],
-            "title": None,
-            "axis": {"labelLimit": 260},
-        }
-        gained: Spec = {
-            "data": {"values": policies},
-            "mark": {"type": "point", "filled": True, "size": 35, "opacity": 1},
-            "encoding": {
-                "x": axis("gain", "gain over zero-shot, points"),
-                "y": upgrades,
-                "color": colour(shown, (RED, BLUE, GREY)),
-            },
-        }
-        left: Spec = {"width": 260, "height": 300, "layer": [*lines, measured]}
-        return {"hconcat": [left, {"width": 260, "height": 300, "layer": [lines[0], gained]}]}
+        return Shown([*means.to_dict("records"), *gains], {"series": policies})
 
 
 _HELD = ("held", "held_family")
@@ -410,8 +376,8 @@ def fit_shipped(rows: pd.DataFrame) -> dict[tuple[Knowledge, str], Estimator]:
     return estimators
 
 
-def make_files() -> dict[str, str | bytes]:
-    """The page, its picture, and the estimators that ship."""
+def make_page() -> Page:
+    """The section of the page, its picture, and the estimators that ship."""
     rows = read_rows()
     provenance = {
         "rows": sha256_bytes(ROWS.read_bytes()),
@@ -420,10 +386,6 @@ def make_files() -> dict[str, str | bytes]:
         "ridge": ALPHA,
         "level": LEVEL,
     }
-    report = judge(rows)
-    body = f"![{LABEL}]({PICTURE})\n\n{report.markdown()}"
-    return {
-        "predict.md": fill_section(read_page("predict.md"), "scores", body),
-        PICTURE: draw(report.picture(), LABEL),
-        str(SHIPPED): to_json(fit_shipped(rows), provenance),
-    }
+    report, shipped = judge(rows), to_json(fit_shipped(rows), provenance)
+    figures = {"predict/gains.svg": report.shown()}
+    return Page({"scores": report.markdown()}, figures, {str(SHIPPED): shipped})

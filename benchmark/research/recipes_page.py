@@ -15,36 +15,19 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pages import DOCS
+from pages import DOCS, Page
 from pydantic import BeforeValidator
 
 from compatbench.data.cards import SuiteCard, suite_cards, task_cards
 from compatbench.data.cards.yaml_file import CardModel, read_card
 from compatbench.engine.method_settings import resolve_settings
 from compatbench.method.registry import MethodRegistry, builtin_methods
-from compatbench.tables.markdown import escape, table
+from compatbench.tables.markdown import escape, render_table
 from compatbench.tables.numbers import NOTHING
+from compatbench.tables.table import number, plain_table
 
 RECIPES = Path(__file__).parent / "recipes"
 SUITE = "paper"
-HEAD = """\
-# Recipes
-
-For readers who compare with published figures. Made by `python benchmark/pages.py recipes`. Every
-setting in which suite `paper` differs from how a method's authors run it at 16 images per class
-of all classes (on ViT-B/16, if their settings depend on the model), and the reason.
-[recipes.csv](recipes.csv) has all settings, also those that are as published, with the file in
-which each was read; `benchmark/research/recipes/` has the data.
-
-One difference applies to all methods and is not repeated: most authors compute in half precision,
-and learn vectors in it, which rounds away updates below 1/2048 of a value. Here what is learned
-is float32, and a suite's `precision` is that of the frozen towers.
-
-As published in all that was read: {same}.
-
-Not read: {unread}.
-
-"""
 HEADER = ["Setting", "Datasets", "Published", "Source", "Ours", "Why"]
 MOST = 1000  # characters of a reason that are shown
 
@@ -142,18 +125,17 @@ def link_method(name: str, title: str) -> str:
     return f"[{title}]({page})" if (DOCS / page).is_file() else title
 
 
-def make_files() -> dict[str, str]:
+def make_page() -> Page:
     """The page and its data; the same recipes give the same text."""
     lines, registry = list_settings(), builtin_methods()
     titles = {name: escape(registry.get(name).card.title) for name in read_recipes()}
-    same = [title for name, title in titles.items() if not any(lines[name].values())]
     rows = [
-        [link_method(name, titles[name]), *(escape(cell, MOST) for cell in line)]
+        [number(link_method(name, titles[name])), *line]
         for name, of_method in lines.items()
         for line, differs in of_method.items()
         if differs
     ]
-    page = table(["Method", *HEADER], rows, left=range(len(HEADER) + 1))
+    settings = plain_table(["Method", *HEADER], rows, left=range(len(HEADER) + 1))
     data = io.StringIO()
     csv.writer(data, lineterminator="\n").writerows(
         [
@@ -162,13 +144,12 @@ def make_files() -> dict[str, str]:
         ]
     )
     others = [cls.card for name, cls in sorted(registry.classes.items()) if name not in titles]
-    unread = [escape(card.title) for card in others if card.learns]
-    text = (
-        HEAD.format(same=", ".join(same), unread=", ".join(unread) or "none")
-        + "\n".join(page)
-        + "\n"
-    )
-    return {"recipes.md": text, "recipes.csv": data.getvalue()}
+    values = {
+        "same": [title for name, title in titles.items() if not any(lines[name].values())],
+        "unread": [escape(card.title) for card in others if card.learns],
+        "settings": render_table(settings, MOST),
+    }
+    return Page(values, files={"recipes.csv": data.getvalue()})
 
 
 def list_deviations() -> dict[str, list[tuple[str, ...]]]:

@@ -12,15 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pages import read_page
+from pages import Page
 
 import compatbench as cb
 from compatbench.data.cards import suite_cards
 from compatbench.results.estimate import estimate
 from compatbench.results.ranks import Ranked
 from compatbench.results.tuning_records import read_record, tuning_path
-from compatbench.tables.markdown import escape, fill_section, table
-from compatbench.tables.numbers import NOTHING, signed
+from compatbench.tables.numbers import NOTHING, percent, signed
+from compatbench.tables.table import Cell, Table, number, plain_table
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -60,19 +60,20 @@ def lead(rosetta: Ranked, other: Ranked) -> str:
     return f"{signed(gap.value)} [{signed(gap.low)}, {signed(gap.high)}]"
 
 
-def compare(places: dict[tuple[str, str], list[Ranked]]) -> list[str]:
+def compare(places: dict[tuple[str, str], list[Ranked]]) -> Table:
     """Rosetta beside other methods, copied and through words."""
-    ours, rows = places[OWN, "words"], []
+    ours, rows = places[OWN, "words"], list[list[Cell | str]]()
     keys = [(OWN, "words"), *((m, t) for m in BESIDE for t in ("copied", "words"))]
     for key in (key for key in keys if key in places):
-        name = escape(places[key][0].standing.info.title)
-        row = [name, key[1], settings_tried(key[0]), figure(places[key][0], "source")]
+        first = places[key][0]
+        row: list[Cell | str] = [first.standing.info.title, key[1], settings_tried(key[0])]
+        row.append(percent(first.value("source")))
         for ranked, rosetta in zip(places[key], ours, strict=True):
-            row += [figure(ranked, "target"), figure(ranked, "h")]
-            row.append(NOTHING if ranked is rosetta else lead(rosetta, ranked))
+            row += [percent(ranked.value("target")), percent(ranked.value("h"))]
+            row.append(NOTHING if ranked is rosetta else number(lead(rosetta, ranked)))
         rows.append(row)
     header = ["Method", "Transfer", "Settings", "Source"]
-    return table([*header, *columns("H", "Rosetta's lead")], rows, left=(0, 1))
+    return plain_table([*header, *columns("H", "Rosetta's lead")], rows, left=(0, 1))
 
 
 def settings_tried(method: str) -> str:
@@ -81,28 +82,22 @@ def settings_tried(method: str) -> str:
     return str(len(read_record(record).settings)) if record.is_file() else "1"
 
 
-def vary(places: dict[tuple[str, str], list[Ranked]]) -> list[str]:
+def vary(places: dict[tuple[str, str], list[Ranked]]) -> Table:
     """Rosetta with one part changed at a time."""
     rows = []
     for method, title in PARTS.items():
         ranked = places[method, "words"]
-        figures = [figure(place, measure) for place in ranked for measure in ("target", "h")]
-        rows.append([title, figure(ranked[0], "source"), *figures])
-    return table(["", "Source", *columns("H")], rows)
+        values = [place.value(measure) for place in ranked for measure in ("target", "h")]
+        rows.append([title, *map(percent, (ranked[0].value("source"), *values))])
+    return plain_table(["", "Source", *columns("H")], rows)
 
 
 def columns(*rest: str) -> Iterable[str]:
     return [name for target in TARGETS for name in (target, *rest)]
 
 
-def figure(ranked: Ranked, measure: str) -> str:
-    value = ranked.value(measure)  # type: ignore[arg-type]
-    return NOTHING if value is None else f"{value:.1f}"
-
-
-def make_files() -> dict[str, str]:
-    """The page with both tables between their marks."""
+def make_page() -> Page:
+    """Both tables of the page."""
     measured = read("mini", REPOSITORY)
     parts = measured | read(str(HERE / "rosetta-parts.yaml"), HERE)
-    page = fill_section(read_page("rosetta.md"), "beside", "\n".join(compare(measured)))
-    return {"rosetta.md": fill_section(page, "parts", "\n".join(vary(parts)))}
+    return Page({"beside": compare(measured), "parts": vary(parts)})

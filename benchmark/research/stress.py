@@ -34,9 +34,7 @@ from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.method.transfer import TransferData, WordPair
 from compatbench.results.estimate import average
-from compatbench.tables.figures.charts import axis, chart, means
-from compatbench.tables.figures.colours import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY
-from compatbench.tables.figures.spec_parts import Spec
+from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.numbers import NOTHING, percent
 from compatbench.tables.table import Table, code, plain_table, records, sentence
 
@@ -46,7 +44,6 @@ ROTATIONS = 3
 FEWER = (16, 4, 1)  # every so many words of the list
 MOST_TOKENS = 2  # of a word that a tokenizer knows well
 
-COLOURS = (GREY, BLUE, ORANGE, GREEN, RED, PURPLE, SKY, INK)  # of zero-shot, then of methods
 RANDOM = "random"
 # Behind the name of a method whose modules were attached through words.
 THROUGH_WORDS = " (words)"
@@ -98,33 +95,25 @@ class StressReport(StudyReport):
         head = sentence(code(self.source), " → ", code(self.target), change)
         return [plain_table(header, rows.values(), caption=head, notes=notes)]
 
-    pictured = "Accuracy on the target by how it was changed"
+    figure, figures = "rotated", Path(__file__).with_name("alignment.yaml.jinja")
 
-    def picture(self) -> Spec:
+    def shown(self) -> Shown:
         """Accuracy on the target by how it was changed: copied modules left, ``words`` right."""
         points = records(self.points)
         zero_shot = {row["change"]: row["zero_shot"] for row in points}
-        names = [*dict.fromkeys(row["method"].removesuffix(THROUGH_WORDS) for row in points)]
-        zero = [{"series": "zero-shot", "x": x, "y": y} for x, y in zero_shot.items()]
-        title = "largest angle of the rotation, degrees" if RANDOM in zero_shot else "change"
-        x = {"field": "x", "type": "ordinal", "sort": [*zero_shot], "title": title}
-        y = axis("y", "accuracy on the target, %", zero=True)
-        panels = []
-        for suffix in ("", THROUGH_WORDS):
-            rows = [
-                mean | {"x": row["change"]}
-                for row in points
-                if row["target"] is not None and row["method"] in {name + suffix for name in names}
-                for mean in frames.mean_points(
-                    [row], "target", row["method"].removesuffix(THROUGH_WORDS)
-                )
-            ]
-            layers = means(x, y, ["zero-shot", *names], COLOURS)
-            data = {"values": [*zero, *rows]}
-            panels.append(chart(layers, 300, 220, title="words" if suffix else "copied", data=data))
-        how = {"sizes": "narrowed", "words": "by words"}.get(self.kind, self.kind)
-        title = f"{self.source} → {self.target}, {how}"
-        return {"hconcat": panels, "title": title, "resolve": {"scale": {"y": "shared"}}}
+        rows = [
+            {"panel": way, "series": "zero-shot", "x": x, "y": y, "low": y, "high": y}
+            for way in ("copied", "words")
+            for x, y in zero_shot.items()
+        ]
+        for row in points:
+            name, words = row["method"].removesuffix(THROUGH_WORDS), THROUGH_WORDS in row["method"]
+            place = {"panel": "words" if words else "copied", "x": row["change"]}
+            rows += [mean | place for mean in frames.mean_points([row], "target", name)]
+        how = {"sizes": "narrowed to a size", "words": "by so many words"}
+        how["rotated"] = "rotated, by its largest angle in degrees"
+        heading = f"{self.source} → {self.target}, {how[self.kind]}"
+        return Shown(rows, {"heading": heading, "series": [*{row["series"]: 0 for row in rows}]})
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,7 @@ from compatbench.extras.studies.frames import Row, StudyReport
 from compatbench.results.estimate import estimate, interval_columns
 from compatbench.results.expected import Upgrade
 from compatbench.results.standing import Standing, compute_standing
-from compatbench.tables.figures.charts import axis, chart, colour, layer, level
-from compatbench.tables.figures.colours import BLUE, GREY, RED
-from compatbench.tables.figures.spec_parts import Spec
+from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.numbers import percent, with_interval
 from compatbench.tables.suite_page import SuitePage, read_suite_page
 from compatbench.tables.table import Table, code, join, plain_table, records, sentence
@@ -48,34 +46,17 @@ class GainsReport(StudyReport):
             tables.append(plain_table(header, rows, caption=head))
         return tables
 
-    pictured = "Target accuracy of modules copied and through words"
+    figure, figures = "gains", Path(__file__).with_name("alignment.yaml.jinja")
 
-    def picture(self) -> Spec:
+    def shown(self) -> Shown:
         """From copied to ``words``, a line for each method, and the target's zero-shot."""
-        x = axis("words", "accuracy on the target, %", zero=True)
-        panels = []
-        for pair, found in self._known():
-            ordered = [row["title"] for row in sorted(found, key=lambda row: -row["words"])]
-            y = {"field": "title", "type": "nominal", "title": None, "sort": ordered}
-            marks = [
-                {"series": way, "title": row["title"], "words": row[way]}
-                for row in found
-                for way in ("copied", "words")
-            ]
-            lines = [{key: row[key] for key in ("title", "copied", "words")} for row in found]
-            layers = [
-                level("x", found[0]["zero_shot"], strokeDash=[4, 3]),
-                layer("rule", {"x": x, "x2": {"field": "copied"}, "y": y}, lines, color=GREY),
-                layer(
-                    "circle",
-                    {"x": x, "y": y, "color": colour(["copied", "words"], [RED, BLUE])},
-                    marks,
-                    size=40,
-                    opacity=1,
-                ),
-            ]
-            panels.append(chart(layers, 300, 16 * len(found), title=" → ".join(pair)))
-        return {"hconcat": panels}
+        names = ("title", "copied", "words", "zero_shot")
+        rows = [
+            {"panel": " → ".join(pair), **{name: row[name] for name in names}}
+            for pair, found in self._known()
+            for row in sorted(found, key=lambda row: -row["words"])
+        ]
+        return Shown(rows, {"series": ["copied", "words"]})
 
     def _known(self) -> list[tuple[Upgrade, list[dict[str, Any]]]]:
         known = [(pair, records(found)) for pair, found in self.gains.items() if len(found)]

@@ -9,11 +9,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 
 import real_run
 from costs import CARD, HOUR, PRECISION, Assumptions, Costs, count_costs
-from pages import fill_template
+from pages import Page
 from simulate import Job, Outcome, simulate
 
 from compatbench.data.cards import suite_cards, suite_tasks
@@ -21,26 +20,49 @@ from compatbench.engine.costs import count_costs as count_plan
 from compatbench.engine.gpu_hours import DEVICE_MODELS, estimate_hours, read_launches
 from compatbench.engine.matrix import select_matrix
 from compatbench.method.registry import builtin_methods
-from compatbench.tables.figures.charts import Spec, axis, curves, draw
+from compatbench.tables.figures.spec_parts import Shown
 
-PAGE = Path(__file__).parent / "scale.md.jinja"
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LIVES = (200.0, 500.0, 1000.0, float("inf"))  # hours
 LIVES_GPUS = 64
 DRAWS = 5  # of the deaths
 REAL = "paper"  # whose hours are shown method by method
-LABEL = "Days and efficiency against the number of GPUs"
 
 
-def make_files(**assumed: float) -> dict[str, str | bytes]:
+def make_page(**assumed: float) -> Page:
     """The page and its picture, for these assumptions."""
     assumptions = Assumptions(**assumed)
     costs = count_costs(assumptions)
     outcomes = [typical_run(costs, gpus) for gpus in GPUS]
-    return {
-        "scale.md": make_page(assumptions, costs, outcomes),
-        "scale.svg": draw(picture(costs, outcomes), LABEL),
+    encoding, jobs = costs.site.encode_seconds, costs.jobs
+    values = {
+        "costs": costs,
+        "outcomes": outcomes,
+        "suite": costs.suite,
+        "tasks": len(suite_tasks(costs.suite)),
+        "methods": _methods(jobs),
+        "run": real_run.read(),
+        "six": real_run.METHODS,
+        "assumptions": [
+            (name, getattr(assumptions, name), unit, why)
+            for name, _, unit, why in Assumptions.table()
+        ],
+        "one_gpu": _one_gpu(costs),
+        "limits": _limits(costs),
+        "lives": [(hours, typical_run(costs, LIVES_GPUS, hours * HOUR)) for hours in LIVES],
+        "inf": float("inf"),
+        "lives_gpus": LIVES_GPUS,
+        "knee": _knee(costs, outcomes),
+        "real": REAL,
+        "launches": read_launches(),
+        "rates": DEVICE_MODELS[CARD].describe(PRECISION),
+        # Seconds of encoding, if every cell did its own.
+        "alone": sum(encoding[name] for job in jobs for name in job.features),
+        "shared": f"{sum(encoding.values()) / HOUR:,.0f}",
     }
+    filters = {"size": _size, "hours": _hours, "days": _days}
+    figures = {"scale.svg": show_days(costs, outcomes)}
+    return Page(values | _real_hours(), figures, filters=filters)
 
 
 def typical_run(costs: Costs, gpus: int, mean_life: float | None = None) -> Outcome:
@@ -54,39 +76,6 @@ def typical_run(costs: Costs, gpus: int, mean_life: float | None = None) -> Outc
     sites = [replace(costs.site, mean_life=life, seed=seed) for seed in draws]
     runs = sorted((simulate(costs.jobs, gpus, site) for site in sites), key=lambda r: r.makespan)
     return runs[len(runs) // 2]
-
-
-def make_page(assumed: Assumptions, costs: Costs, outcomes: Sequence[Outcome]) -> str:
-    """The page, from its text and the figures."""
-    jobs = costs.jobs
-    options = [
-        (name, getattr(assumed, name), unit, why) for name, _, unit, why in Assumptions.table()
-    ]
-    return fill_template(
-        PAGE,
-        {"size": _size, "hours": _hours, "days": _days},
-        costs=costs,
-        outcomes=outcomes,
-        suite=costs.suite,
-        tasks=len(suite_tasks(costs.suite)),
-        methods=_methods(jobs),
-        run=real_run.read(),
-        six=real_run.METHODS,
-        assumptions=options,
-        one_gpu=_one_gpu(costs),
-        limits=_limits(costs),
-        lives=[(hours, typical_run(costs, LIVES_GPUS, hours * HOUR)) for hours in LIVES],
-        inf=float("inf"),
-        lives_gpus=LIVES_GPUS,
-        knee=_knee(costs, outcomes),
-        real=REAL,
-        launches=read_launches(),
-        rates=DEVICE_MODELS[CARD].describe(PRECISION),
-        **_real_hours(),
-        # Seconds of encoding, if every cell did its own.
-        alone=sum(costs.site.encode_seconds[name] for job in jobs for name in job.features),
-        shared=f"{sum(costs.site.encode_seconds.values()) / HOUR:,.0f}",
-    )
 
 
 def _real_hours() -> dict[str, object]:
@@ -166,26 +155,15 @@ def _size(size: float) -> str:
     return f"{size:,.1f} TB"
 
 
-def picture(costs: Costs, outcomes: Sequence[Outcome]) -> Spec:
+def show_days(costs: Costs, outcomes: Sequence[Outcome]) -> Shown:
     """Makespan and efficiency against the number of GPUs."""
-    alone = _one_gpu(costs)
-    longest = max(job.seconds for job in costs.jobs)
-    names = ("simulated", "in proportion", "the longest cell")
-    days, efficiency = [], []
+    alone, longest = _one_gpu(costs), max(job.seconds for job in costs.jobs)
+    names, rows = ("simulated", "in proportion", "the longest cell"), []
     for outcome in outcomes:
         seconds = (outcome.makespan, alone / outcome.workers, longest)
-        days += [
+        rows += [
             {"gpus": outcome.workers, "series": name, "days": round(each / HOUR / 24, 3)}
             for name, each in zip(names, seconds, strict=True)
         ]
-        share = alone / outcome.makespan / outcome.workers
-        efficiency.append({"gpus": outcome.workers, "share": round(share, 4), "series": names[0]})
-    x = axis("gpus", "GPUs", log=True, values=[outcome.workers for outcome in outcomes])
-    share = axis("share", "efficiency", domain=[0, 1.05], format="%")
-    size = {"width": 280, "height": 220}
-    return {
-        "hconcat": [
-            {**curves(days, x, axis("days", "days", log=True), names), **size},
-            {**curves(efficiency, x, share, names), **size},
-        ]
-    }
+        rows[-3]["efficiency"] = round(alone / outcome.makespan / outcome.workers, 4)
+    return Shown(rows, {"series": names, "ticks": [outcome.workers for outcome in outcomes]})

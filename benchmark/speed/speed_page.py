@@ -1,20 +1,18 @@
-"""docs/speed.md and its two pictures, from the JSON files beside this one."""
+"""``docs/speed.md`` and its two pictures, from the JSON files beside this one."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from commands import BARS, GROWTH, METHODS, ROUNDS, TASKS
 from commands import CELLS as MANY_CELLS
-from pages import fill_template
+from pages import Page
 
 from compatbench.backbone.text.causal import GROUP
 from compatbench.data.cards import task_cards
-from compatbench.tables.figures.charts import Spec, axis, chart, colour, curves, draw, layer
-from compatbench.tables.figures.colours import GREY
+from compatbench.tables.figures.spec_parts import Shown
 
 HERE = Path(__file__).parent
 PARTS = ("plan", "store", "read", "report")  # of what is done with finished cells
@@ -26,68 +24,43 @@ TITLES = {
 }
 
 
-CLASSES = "CPU seconds against the number of classes"
-CELLS = "CPU seconds against the number of cells"
-
-
-def make_files() -> dict[str, str | bytes]:
-    """The page and its pictures."""
+def make_page() -> Page:
+    """The page and its pictures; what was not measured is None."""
     data, harness = _read("results.json"), _read("harness.json")
-    cases = _by_name(data)
-    harness_cases = _by_name(harness)
-    return {
-        "speed.md": make_page(data["machine_info"], cases, harness),
-        "speed.svg": draw(picture(_by_classes(cases)), CLASSES),
-        "speed-cells.svg": draw(picture_of_cells(_finished(harness_cases)), CELLS),
-    }
-
-
-def make_page(machine: dict[str, Any], cases: dict[str, Any], harness: dict[str, Any]) -> str:
+    cases, harness_cases = _by_name(data), _by_name(harness)
+    by_classes, finished = _by_classes(cases), _finished(harness_cases)
     titled = [
-        (f"{case['extra_info']['dataset']}, forward and backward", case)
-        for case in _by_classes(cases)
+        (f"{case['extra_info']['dataset']}, forward and backward", case) for case in by_classes
     ]
     titled += [(title, cases[name]) for name, title in TITLES.items()]
-    harness_cases = _by_name(harness)
-    harness = harness | {"cases": harness_cases, "finished": _finished(harness_cases)}
-    return fill_template(
-        HERE / "speed.md.jinja",
-        FILTERS,
-        machine=machine,
-        cases=[(title, _seconds(case), case["extra_info"]) for title, case in titled],
-        memory=cases["test_imagenet_within_2_gib"]["extra_info"],
-        classify=_read("classify.jsonl"),
-        harness=harness,
-        parts=PARTS,
-        commands=_read("commands.json"),
-        bars=BARS,
-        rounds=ROUNDS,
-        methods=METHODS,
-        tasks=TASKS,
-        many=MANY_CELLS,
-        growth=GROWTH,
-        trainers=_read("trainers.json"),
-        cells=_read("cells.json"),
-        indexes=_read("indexes.json"),
-        gpus=_read("gpu.json") or {},
-        group=GROUP,
-    )
-
-
-def gpu(card: str, figures: dict[str, Any]) -> str:
-    """The section of one card, whose figures are those of gpu.py."""
-    return fill_template(HERE / "gpu.md.jinja", FILTERS, card=card, found=figures)
+    values = {
+        "machine": data["machine_info"],
+        "cases": [(title, _seconds(case), case["extra_info"]) for title, case in titled],
+        "memory": cases["test_imagenet_within_2_gib"]["extra_info"],
+        "classify": _read("classify.jsonl"),
+        "harness": harness | {"cases": harness_cases, "finished": finished},
+        "parts": PARTS,
+        "commands": _read("commands.json"),
+        "bars": BARS,
+        "rounds": ROUNDS,
+        "methods": METHODS,
+        "tasks": TASKS,
+        "many": MANY_CELLS,
+        "growth": GROWTH,
+        "trainers": _read("trainers.json"),
+        "cells": _read("cells.json"),
+        "indexes": _read("indexes.json"),
+        "gpus": _read("gpu.json") or {},
+        "group": GROUP,
+    }
+    filters = {"task": _task, "gib": lambda size: "" if size is None else f"{size:.2f}"}
+    figures = {"speed.svg": show_classes(by_classes), "speed-cells.svg": show_cells(finished)}
+    return Page(values, figures, filters=filters)
 
 
 def _task(name: str) -> str:
     """The task that was measured on, which may no longer be one."""
     return f"`{name}`" + ("" if name in task_cards.names() else ", a task of an earlier mini suite")
-
-
-FILTERS: dict[str, Callable[..., str]] = {
-    "task": _task,
-    "gib": lambda size: "" if size is None else f"{size:.2f}",
-}
 
 
 def _by_name(data: dict[str, Any]) -> dict[str, Any]:
@@ -118,21 +91,19 @@ def _read(name: str) -> Any:
     return json.loads(text) if path.suffix == ".json" else [*map(json.loads, text.splitlines())]
 
 
-def picture_of_cells(finished: list[dict[str, Any]]) -> Spec:
-    """Stacked CPU seconds against finished cells, of the most methods."""
-    shown = [facts for facts in finished if facts["methods"] == finished[-1]["methods"]]
+def show_cells(finished: list[dict[str, Any]]) -> Shown:
+    """CPU seconds against finished cells, of the most methods."""
     rows = [
-        {"cells": facts["cells"], "series": part, "seconds": round(facts["parts"][part], 3)}
-        for facts in shown
-        for part in PARTS
+        {"cells": facts["cells"], "series": part, "place": place}
+        | {"seconds": round(facts["parts"][part], 3)}
+        for facts in finished
+        for place, part in enumerate(PARTS)
+        if facts["methods"] == finished[-1]["methods"]
     ]
-    x, y = axis("cells", "finished cells"), axis("seconds", "CPU seconds")
-    return chart(
-        [layer("area", {"x": x, "y": y, "color": colour(PARTS)}, rows, opacity=0.7)], 460, 260
-    )
+    return Shown(rows, {"series": PARTS})
 
 
-def picture(by_classes: list[Any]) -> Spec:
+def show_classes(by_classes: list[Any]) -> Shown:
     """CPU seconds of both ways against classes, and how many times faster ours is."""
     names, rows = ("compatbench", "77 tokens for every class"), []
     for case in by_classes:
@@ -141,9 +112,4 @@ def picture(by_classes: list[Any]) -> Spec:
             row = {"classes": facts["classes"], "series": name, "seconds": round(seconds, 4)}
             rows.append(row | {"times": f"{facts['ratio']:.0f}×" if name == names[0] else ""})
     ticks = [case["extra_info"]["classes"] for case in by_classes]
-    x = axis("classes", "classes", log=True, values=ticks)
-    y = axis("seconds", "CPU seconds, forward and backward", log=True)
-    spec = curves(rows, x, y, names)
-    beside = {"x": x, "y": y, "text": {"field": "times"}}
-    spec["layer"].append(layer("text", beside, rows, dy=14, color=GREY))
-    return spec
+    return Shown(rows, {"series": names, "ticks": ticks})

@@ -76,7 +76,7 @@ def test_a_leaderboard_of_many_methods_reads_each_file_once_and_draws_only_the_b
         return parse(path, model)
 
     monkeypatch.setattr(result_files, "read_csv", read_once)
-    api.leaderboard(tmp_path)
+    api.report(tmp_path)
     assert len(read) == len(set(read)) == 2 * methods
     page = (tmp_path / "results" / "figures" / "board-scatter-1.svg").read_text()
     assert f"16 shots, the 50 best by each transfer and zero-shot, out of {methods}" in page

@@ -42,8 +42,7 @@ def test_the_committed_pages_have_every_section_and_its_figure() -> None:
         for name in sections:
             run = "| --" in body(page, name)
             assert run or "has not been run" in body(page, name)
-            drawn = run and bool(SECTIONS[name])
-            assert (f"]({page}/{name}.svg)" in body(page, name)) == drawn
+            drawn = f"]({page}/{name}.svg)" in body(page, name)
             assert (REPOSITORY / "docs" / page / f"{name}.svg").is_file() == drawn
 
 

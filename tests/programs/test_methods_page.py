@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 from methods_page import read_idea
-from pages import DOCS, read_page
+from pages import DOCS
 from unrecorded_methods import UNRECORDED
 
 from compatbench.method.registry import builtin_methods
 from compatbench.tables.pages.method_pages import read_facts
 
-PAGE = read_page("methods.md")
+PAGE = (DOCS / "methods.md").read_text(encoding="utf-8")
 FACTS = read_facts()
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pages
 import pytest
 import real_run
-import scale_page
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,10 +34,10 @@ def test_a_plan_s_disk_and_memory_are_within_half_of_what_a_run_took() -> None:
 def test_assumptions_reach_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     few = {"GPUS": (1, 64), "LIVES": (1000.0,), "DRAWS": 1, "REAL": "smoke"}
     for name, value in few.items():
-        monkeypatch.setattr(scale_page, name, value)
-    files = scale_page.make_files(restart=123.0)
-    assert "| `restart` | 123 | s |" in files["scale.md"]
-    assert files["scale.svg"].startswith(b"<svg ")
+        monkeypatch.setattr(f"scale_page.{name}", value)
+    page, picture = pages.make_files("scale", restart=123.0).values()
+    assert b"| `restart` | 123 | s |" in page
+    assert picture.startswith(b"<svg ")
 
 
 def job(seconds: float, task: str = "pets", **values: object) -> Job:

@@ -108,7 +108,9 @@ def targets(points: pd.DataFrame, method: str) -> list[float]:
 
 def test_a_copied_probe_falls_with_the_angle_and_through_words_it_does_not() -> None:
     test = stress_test("linear_probe", "coop")
-    points = test.report("rotated", test.rotated([0.0, 90.0, None], rotations=3)).points
+    report = test.report("rotated", test.rotated([0.0, 90.0, None], rotations=3))
+    assert b">linear_probe<" in (report.svg() or b"")
+    points = report.points
     unrotated, *copied = targets(points, "linear_probe")
     assert unrotated > 90
     assert all(value < unrotated - 20 for value in copied)

@@ -13,14 +13,11 @@ from synthetic_results import UPGRADE, make_page, with_more
 
 from compatbench.results.expected import Expected
 from compatbench.results.ranks import Ranked
-from compatbench.tables.figures.kinds import find_kind
+from compatbench.tables.figures.kinds import list_kinds
 from compatbench.tables.figures.plan import plan_figures
 from compatbench.tables.figures.render import render_svg_figure
 from compatbench.tables.figures.spec_parts import Shown
-from compatbench.tables.figures.values import (
-    dodge_labels,
-    named_methods,
-)
+from compatbench.tables.figures.values import dodge_labels, named_methods
 from compatbench.tables.suite_page import SuitePage
 
 
@@ -106,7 +103,7 @@ def test_every_kind_is_drawn_with_all_its_marks_and_texts_stay_texts() -> None:
 def test_small_gains_keep_their_sign() -> None:
     gains = {"a": -0.6, "b": -0.04, "c": 0.0, "d": 0.6, "e": None, "f": -10.0}
     record = {"title": "One", "kind": "deep", "gains": [*gains.values()]}
-    svg = render_svg_figure(find_kind("matrix"), Shown([record], {"sets": [*gains]}), "gains")
+    svg = render_svg_figure(list_kinds()["matrix"], Shown([record], {"sets": [*gains]}), "gains")
     root = ElementTree.fromstring(svg)
     texts = [one.text for one in root.iter("{http://www.w3.org/2000/svg}text") if one.text]
     assert [one for one in texts if one not in ("One", *gains) and one.strip()] == [

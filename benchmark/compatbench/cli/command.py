@@ -141,7 +141,11 @@ def add_command(
             say_renamed(f"compatbench {command.was}", f"compatbench {now}")
         call = read_call(command, options, values)
         call.reports = reports
-        code = load(command.shown)(call) if command.shown else show(call())
+        code = (
+            load(command.shown)(call)
+            if command.shown
+            else show(call(), call.shell.get("as_json", False))
+        )
         if code:
             raise typer.Exit(code)
 

@@ -40,7 +40,6 @@ COMMANDS = {
     "report": Command(
         "report",
         "measure",
-        shown=f"{CLI}.pages:report",
         was="leaderboard",
         note="Open results/report/index.html in a browser, or put the folder on any server; it "
         "makes no request outside of it.",

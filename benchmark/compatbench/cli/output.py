@@ -38,19 +38,24 @@ def say_renamed(old: str, new: str) -> None:
     say(escape(line), error_console)
 
 
-def show(value: Any) -> int:
-    """Prints what a function gives: a frame, a text, or several; returns the exit code.
+def show(value: Any, as_json: bool = False) -> int:
+    """Prints what a function gives: a frame, a table, a text, or several; returns the exit code.
 
-    A number is the exit code, of a function that has printed what there is to say.
+    A number is the exit code, of a function that has printed what there is to say. What has
+    ``parts`` is shown as these.
     """
     if isinstance(value, int):
         return value
-    if isinstance(value, str | Path):
+    if as_json:
+        print_json(value)
+    elif isinstance(value, str | Path):
         say(escape(str(value)))
+    elif hasattr(value, "without_minor"):  # a table
+        show_table(value)
     elif hasattr(value, "columns"):
         print_frame(value)
     elif value is not None:
-        for each in value:
+        for each in value.parts() if hasattr(value, "parts") else value:
             show(each)
     return 0
 

@@ -23,6 +23,7 @@ from compatbench.tables.table import Cell, Table
 # Text goes into Markdown through "md" or "code" only.
 _FILTERS: dict[str, Callable[..., Any]] = {
     "md": markdown.escape,
+    "number": format,
     "code": markdown.code,
     "backbone": lambda name, page: page.backbone_title(name),
     "count": lambda items, noun: count(len(items), noun),
@@ -48,9 +49,12 @@ def show_setting(setting: Any) -> str:
     return setting if isinstance(setting, str) else json.dumps(setting, ensure_ascii=False)
 
 
-def render_markdown(name: str, **context: Any) -> str:
-    """A template as Markdown, without empty lines to spare."""
-    made = template(name, autoescape=False, **_FILTERS).render(**context)
+def render_markdown(
+    name: str, filters: Mapping[str, Callable[..., str]] = {}, **context: Any
+) -> str:
+    """A template as Markdown, without empty lines to spare; it may have ``filters`` of its own."""
+    made = template(name, autoescape=False, **{**_FILTERS, **filters}).render(**context)
+    made = re.sub(r"(?<=\|)  (?=\|)", " ", made)  # an empty cell of a table
     return re.sub(r"\n{3,}", "\n\n", made).strip()
 
 

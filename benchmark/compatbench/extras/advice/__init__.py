@@ -13,7 +13,6 @@ COMMANDS = {
     "advise": Command(
         "advise",
         "upgrade",
-        shown="commands:advise",
         options={
             "module": Option(""),
             "methods": Option(was=("--method",)),
@@ -25,7 +24,6 @@ COMMANDS = {
     "predict": Command(
         "predict",
         "upgrade",
-        shown="commands:predict",
         options={"backbone": Option("--target", was=("--to",))},
         also=("as_json", "offline", "trust_pickle"),
     ),

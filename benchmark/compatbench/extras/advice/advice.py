@@ -20,12 +20,13 @@ from compatbench.extras.advice.price import (
     format_prices,
     show_labels,
 )
-from compatbench.extras.advice.targets import Facts, compare_targets, say_which
+from compatbench.extras.advice.targets import Facts, compare_targets, say_which, target_table
 from compatbench.extras.advice.verdicts import VERDICTS, act, describe_ways, judge
 from compatbench.messages import count
 from compatbench.results.estimate import FEWEST_UNITS
 from compatbench.results.ways import access_of
 from compatbench.tables.numbers import with_interval
+from compatbench.tables.table import Table
 
 WIDTH = 79
 
@@ -71,6 +72,14 @@ class Advice:
     def prices(self) -> pd.DataFrame:
         rows = [case.about | row for case in self.cases for row in describe_prices(case.prices)]
         return pd.DataFrame(rows)
+
+    def as_dict(self) -> pd.DataFrame:
+        """What JSON has: a row per target, if some are compared, or else per verdict."""
+        return self.targets if self.facts else self.frame
+
+    def parts(self) -> list[Table | str]:
+        """What a terminal shows: the targets, if some are compared, and the verdicts in words."""
+        return [*([target_table([*self._targets()])] if self.facts else ()), str(self)]
 
     def __repr__(self) -> str:
         return f"<Advice: {len(self.cases)} verdicts>"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,38 +16,20 @@ from compatbench.extras.advice.price import (
     show_labels,
     worth_interval,
 )
+from compatbench.extras.advice.price_pages import has_prices
 from compatbench.messages import count
-from compatbench.results.choice import (
-    Way,
-    choose_checked,
-    units_to_decide,
-)
+from compatbench.results.choice import choose_checked, units_to_decide
 from compatbench.results.estimate import FEWEST_UNITS, Array, Interval, estimate
 from compatbench.results.expected import Upgrade
-from compatbench.results.method_results import MethodInfo
-from compatbench.results.standing import compute_standing, dataset_means
-from compatbench.results.ways import access_of, cost_of, needs_of
+from compatbench.results.standing import dataset_means
 from compatbench.tables.numbers import NOTHING, percent
 from compatbench.tables.pages.sections import Section
+from compatbench.tables.pages.which_method import MeasuredWay, list_ways
 from compatbench.tables.suite_page import MARKS, SuitePage
 from compatbench.tables.table import Cell, Table, number, plain_table, sentence, text
 
 _STAY = "the old model"  # the way that makes no upgrade
 _FREE = frozenset({"words", "source weights"})  # whoever has the module can have these
-
-
-@dataclass(frozen=True, eq=False)
-class _Candidate(Way):
-    """A method and a way of its modules on one upgrade; ``figures`` are by dataset."""
-
-    info: MethodInfo
-    needs: frozenset[str]
-    zero_shot: float
-    by_task: Array  # gains
-
-    @property
-    def labels(self) -> int:
-        return int(self.cost[0])
 
 
 class Held(NamedTuple):
@@ -57,10 +39,10 @@ class Held(NamedTuple):
     access: frozenset[str]
     labels: int = 0
 
-    def allows(self, way: _Candidate) -> bool:
-        return self.access >= way.needs and self.labels >= way.labels
+    def allows(self, way: MeasuredWay) -> bool:
+        return self.access >= way.needs and self.labels >= way.cost[0]
 
-    def is_used_by(self, way: _Candidate) -> bool:
+    def is_used_by(self, way: MeasuredWay) -> bool:
         """Whether a way needs what this has more than others; without any it has no row."""
         special = self.access - _FREE or self.access
         return not special or bool(special & way.needs)
@@ -70,7 +52,7 @@ class _Pool(NamedTuple):
     """All ways that were measured on the same tasks."""
 
     prices: SuitePage  # of their pages the one with modules trained anew, if one has them
-    candidates: list[_Candidate]
+    candidates: list[MeasuredWay]
 
     @property
     def tasks(self) -> int:
@@ -78,7 +60,7 @@ class _Pool(NamedTuple):
 
     @property
     def weight(self) -> tuple[bool, bool, int]:
-        return self.tasks >= FEWEST_UNITS, _has_prices(self.prices), self.tasks
+        return self.tasks >= FEWEST_UNITS, has_prices(self.prices), self.tasks
 
 
 def answer_table(page: SuitePage) -> Table:
@@ -126,79 +108,65 @@ def _pool_ways(page: SuitePage, upgrade: Upgrade) -> list[_Pool]:
     """The ways that a suite and its sections with prices measured, by the tasks of each."""
     by_tasks: dict[tuple[str, ...], list[SuitePage]] = {}
     for source in (page, *page.sections):
-        if source is page or (_has_prices(source) and upgrade in source.expected.upgrades):
+        if source is page or (has_prices(source) and upgrade in source.expected.upgrades):
             by_tasks.setdefault(tuple(source.expected.tasks), []).append(source)
     pools = []
     for pages in by_tasks.values():
-        first = dict[tuple[str, str], _Candidate]()
+        first = dict[tuple[str, str], MeasuredWay]()
         for source in pages:
-            for each in _list_candidates(source, upgrade):
+            for each in _list_ways(source, upgrade):
                 first.setdefault((each.info.name, each.name), each)
-        pools.append(_Pool(max(pages, key=_has_prices), [*first.values()]))
+        pools.append(_Pool(max(pages, key=has_prices), [*first.values()]))
     return pools
 
 
-def _has_prices(page: SuitePage) -> bool:
-    return bool(count_labels(page.results.transfers))
-
-
-def _what_is_held(candidates: Sequence[_Candidate]) -> Iterator[Held]:
+def _what_is_held(candidates: Sequence[MeasuredWay]) -> Iterator[Held]:
     """From nothing to labels; of the numbers of labels every other one."""
     yield Held("nothing but the module", frozenset())
     yield Held("a list of words", _FREE)
     yield Held("unlabelled images", _FREE | {"unlabelled"})
     yield Held("the old model kept", _FREE | {"old model"})
-    for most in sorted({each.labels for each in candidates} - {0})[::2]:
+    for most in sorted({each.cost[0] for each in candidates} - {0})[::2]:
         yield Held("", _FREE | {"labels"}, most)
 
 
-def _list_candidates(page: SuitePage, upgrade: Upgrade) -> list[_Candidate]:
-    """Every way of every method that has a rank, with its gain; and its old model."""
-    listed, shots = list[_Candidate](), max(page.expected.shots)
-    for method in page.results.all:
-        transfer, info = method.ranked_with or COPIED, method.info
-        if not info.learns or info.sees_tests or needs_of(transfer) is None:
-            continue
-        standing = compute_standing(method, page.expected, upgrade, shots)
-        means = [dataset_means(standing, name) for name in ("target", "gain", "source")]
-        if standing.state != "complete" or None in means:
-            continue
-        target, gain, source = (np.array([*(mean or {}).values()]) for mean in means)
-        ways = [(method.transfer or COPIED, target, cost_of(transfer), access_of(transfer))]
-        if method.transfer == COPIED:
-            ways.append((_STAY, source, (0, False, 0, False), ["old model"]))
-        zero_shot = target - gain
-        for name, figures, cost, needs in ways:
-            if (interval := estimate(figures - zero_shot)) is not None:
-                more = info, frozenset(needs), float(zero_shot.mean()), figures - zero_shot
-                listed.append(_Candidate(name, interval, cost, figures, *more))
-    return listed
+def _list_ways(page: SuitePage, upgrade: Upgrade) -> Iterator[MeasuredWay]:
+    """Every way that was measured, and to stay with the old model."""
+    for way in list_ways(page, upgrade):
+        yield way
+        source = dataset_means(way.standing, "source")
+        if way.standing.results.transfer == COPIED and source is not None:
+            figures, needs = np.array([*source.values()]), frozenset({"old model"})
+            gains = figures - (way.figures - way.by_task)
+            if (gain := estimate(gains)) is not None:
+                old = {"name": _STAY, "gain": gain, "cost": (0, False, 0, False), "needs": needs}
+                yield replace(way, **old, figures=figures, by_task=gains)
 
 
 def _difference(way: Array, minus: Array) -> Interval | None:
     return estimate(way - minus)
 
 
-def _answer(pool: _Pool, upgrade: Upgrade, candidates: Sequence[_Candidate]) -> list[Cell]:
+def _answer(pool: _Pool, upgrade: Upgrade, candidates: Sequence[MeasuredWay]) -> list[Cell]:
     """What to try, its accuracy and zero-shot's, whether it is better, and what it is worth."""
     likely = max(candidates, key=lambda each: each.gain.value)
     gains = [each.by_task for each in candidates]
     found, held_out = choose_checked(candidates, gains, _difference)
-    chosen = found if isinstance(found, _Candidate) else likely
+    chosen = found if isinstance(found, MeasuredWay) else likely
     what, beats, tasks = _describe(chosen), "yes", str(pool.tasks)
+    zero_shot = percent(float((chosen.figures - chosen.by_task).mean()))
     if found is None and max(each.gain.sign for each in candidates) == -1:
-        zero_shot = percent(chosen.zero_shot)
         return [text("zero-shot"), *map(number, (zero_shot, zero_shot, "no", NOTHING, tasks))]
     if found is None:
         # No way can be told from zero-shot, so the caveat stands before what is likely.
         what = sentence("cannot tell; " + ("" if likely.gain.value > 0 else "zero-shot, or "), what)
         beats = f"not shown{_tasks_needed(held_out)}"
     worth = _show_worth(pool.prices, upgrade, chosen)
-    accuracy, zero_shot = percent(float(chosen.figures.mean())), percent(chosen.zero_shot)
+    accuracy = percent(float(chosen.figures.mean()))
     return [what, *map(number, (accuracy, zero_shot, beats, worth, tasks))]
 
 
-def _show_worth(page: SuitePage, upgrade: Upgrade, way: _Candidate) -> str:
+def _show_worth(page: SuitePage, upgrade: Upgrade, way: MeasuredWay) -> str:
     """In labels per class of the best method trained anew; nothing of training anew itself."""
     anew = count_labels(page.results.transfers)
     if way.name in anew.values():
@@ -218,14 +186,14 @@ def _tasks_needed(gain: Interval | None) -> str:
     return f" (takes about {enough:.0f} tasks)" if gain.value > 0 and enough <= 100 else ""
 
 
-def _describe(way: _Candidate) -> Cell:
+def _describe(way: MeasuredWay) -> Cell:
     title = text(way.info.title, way.info.paper).bold()
     if way.name == _STAY:
         return sentence("stay with the old model: ", title)
     if way.name == COPIED:
         return sentence(title, ", untouched, with the words" if way.needs else ", untouched")
     if way.name.startswith("retrained+"):
-        return sentence(title, f", trained anew with {count(way.labels, 'label')}")
+        return sentence(title, f", trained anew with {count(way.cost[0], 'label')}")
     return sentence(title, f", moved by *{way.name}*")
 
 
@@ -237,7 +205,7 @@ ANSWERS = Section(
     str(Path(__file__).parent / "answers.md.jinja"),
     {
         "answer_table": answer_table,
-        "has_prices": _has_prices,
+        "has_prices": has_prices,
         "fewest": FEWEST_UNITS,
         "marks": MARKS,
     },

@@ -37,6 +37,7 @@ from compatbench.method import Method, Module
 from compatbench.method.registry import find_transfer
 from compatbench.plugins import open_address
 from compatbench.results.evaluation import Evaluation, evaluate
+from compatbench.tables.table import Table, plain_table
 from compatbench.transfers._shared import survival  # pyright: ignore[reportMissingImports]
 from compatbench.transfers._shared.survival import WORDS, Gain  # pyright: ignore[reportMissingImports]
 
@@ -83,6 +84,19 @@ class Prediction:
     def advice(self) -> str:
         """``copy``, ``port by words`` or ``fall back to zero-shot``."""
         return ADVICE[self.best.transfer if self.best else ""]
+
+    def parts(self) -> list[Table | str]:
+        """What a terminal shows: the gain of every way, and what to do."""
+        fitted, known = self.fitted, "the models alone"
+        if self.images:
+            known = f"{self.images:,} images without labels"
+        upgrade = f"{fitted.source} → {self.backbone}"
+        rows = [(outlook.transfer, str(outlook.gain or outlook.reason)) for outlook in self.ways]
+        return [
+            f"{fitted.method}, {fitted.task}: {upgrade}, from {known}",
+            plain_table(["way", "gain over zero-shot, points (90 %)"], rows, left=(0, 1)),
+            f"Advice: {self.advice}. Fitted on miniature models; see docs/predict.md.",
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values; gains in percentage points."""

@@ -170,4 +170,4 @@ def price_figures(page: SuitePage) -> Iterator[tuple[str, Shown]]:
         yield page.path_title(upgrade), price_values(page, upgrade)
 
 
-[PRICE_FIGURE] = read_kinds(str(_FOLDER / "price.yaml.jinja"), price=price_figures)
+PRICE_FIGURE = read_kinds(_FOLDER / "price.yaml.jinja", price=price_figures)["price"]

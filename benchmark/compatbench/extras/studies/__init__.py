@@ -57,7 +57,7 @@ COMMANDS = {
     "study analyze embeddings": Command(
         "analyze_embeddings",
         was="analyze embeddings",
-        shown="commands:show_embeddings",
+        shown="commands:show_study",
         options={**_STUDY, "out": Option(default=".")},
         also=("as_json",),
         records={"options": ("study:StudyOptions", "suite", "device", "out")},

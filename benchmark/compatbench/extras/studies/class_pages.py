@@ -162,4 +162,4 @@ def class_figures(page: SuitePage) -> Iterator[tuple[str, Shown]]:
         yield page.path_title(upgrade), Shown(values, {})
 
 
-[CLASSES_FIGURE] = read_kinds(str(_FOLDER / "classes.yaml.jinja"), classes=class_figures)
+CLASSES_FIGURE = read_kinds(_FOLDER / "figures.yaml.jinja", classes=class_figures)["classes"]

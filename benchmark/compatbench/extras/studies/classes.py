@@ -14,9 +14,7 @@ from compatbench.extras.studies.class_pages import measure_page
 from compatbench.extras.studies.frames import Row, StudyReport, crossed_interval
 from compatbench.results.estimate import FEWEST_UNITS, Array, average_units, interval_columns
 from compatbench.results.four_ways import CLASSES, MODELS, FourWays, require_other_classes
-from compatbench.tables.figures.charts import axis, chart, colour, layer
-from compatbench.tables.figures.colours import BLUE, GREY, INK, ORANGE
-from compatbench.tables.figures.spec_parts import Spec
+from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.numbers import with_interval
 from compatbench.tables.suite_page import read_suite_page
 from compatbench.tables.table import Table, code, plain_table, records, sentence, text
@@ -57,9 +55,9 @@ class ClassesReport(StudyReport):
         nothing = f"Suite `{self.suite}` has not been run."
         return nothing if self.kinds.empty else super().markdown()
 
-    pictured = "Accuracy on own against other classes, from source to target"
+    figure = "own_and_other"
 
-    def picture(self) -> Spec | None:
+    def shown(self) -> Shown | None:
         """Accuracy on own against other classes, a line for each method from source to target."""
         if self.methods.empty:
             return None
@@ -68,24 +66,9 @@ class ClassesReport(StudyReport):
             series=self.methods["depth"].replace("none", "zero-shot"),
         )
         values = self.methods[_ACCURACIES].to_numpy(float)
-        ends = [{"x": value, "y": value} for value in (values.min(), values.max())]
-        x, y = (axis(f"{c}_source", f"{c} classes, accuracy in %") for c in CLASSES)
-        names = ("shallow", "deep", "zero-shot")
-        place = {"x": x, "y": y, "color": colour(names, [ORANGE, BLUE, INK])}
-        line = {**place, "x2": {"field": "own_target"}, "y2": {"field": "other_target"}}
-        end = {**place, "x": {**x, "field": "own_target"}, "y": {**y, "field": "other_target"}}
-        equal = {"x": {**x, "field": "x"}, "y": {**y, "field": "y"}}
-        layers = [
-            layer("line", equal, ends, color=GREY, strokeWidth=0.6),
-            layer("rule", line),
-            layer("point", place, size=14),
-            layer("circle", end, size=24, opacity=1),
-        ]
-        return {
-            "data": {"values": records(rows.loc[:, ["panel", "series", *_ACCURACIES]])},
-            "facet": {"column": {"field": "panel", "sort": None, "title": None}},
-            "spec": chart(layers, 230, 230),
-        }
+        names = ["shallow", "deep", "zero-shot"]
+        signals = {"least": values.min(), "most": values.max(), "series": names}
+        return Shown(records(rows[["panel", "series", *_ACCURACIES]]), signals)
 
 
 def analyze_classes(

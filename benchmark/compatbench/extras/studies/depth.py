@@ -19,9 +19,7 @@ from compatbench.extras.studies.study import Fit, Names, Study, StudyOptions
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.estimate import estimate, interval_columns
-from compatbench.tables.figures.charts import axis, chart, level, means, named_axis
-from compatbench.tables.figures.colours import BLUE, RED
-from compatbench.tables.figures.spec_parts import Spec
+from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.numbers import signed, with_interval
 from compatbench.tables.table import Table, code, join, plain_table, records, sentence
 
@@ -81,25 +79,22 @@ class DepthReport(StudyReport):
         header += ["Source gain", "Target gain"]
         return [plain_table(header, rows, (0, 1), head, notes)]
 
-    pictured = "Gain over zero-shot on source and target by depth"
+    figure = "depth"
 
-    def picture(self) -> Spec:
+    def shown(self) -> Shown:
         """Gain on source and target against the depth of the module."""
-        y = axis("y", "gain over zero-shot, points")
-        panels = []
-        for kind in KINDS:
-            points = [row for row in records(self.points) if row["kind"] == kind]
-            x = named_axis("x", "depth in the text tower", frames.name_layers(len(points)))
-            rows = [
-                mean
+        rows, places = list[Row](), 0
+        for _, points in self.points.groupby("kind", sort=False):
+            along = records(points)
+            places, title = len(along), f"{along[0]['kind']}, {along[0]['parameters']:,} parameters"
+            rows += [
+                {"panel": title, **mean}
                 for column, series in _LINES.items()
-                for mean in frames.mean_points(points, column, series)
+                for mean in frames.mean_points(along, column, series)
             ]
-            layers = [level("y", 0), *means(x, y, [*_LINES.values()], [BLUE, RED])]
-            title = f"{kind}, {points[0]['parameters']:,} parameters"
-            panels.append(chart(layers, 300, 200, title=title, data={"values": rows}))
-        title = f"{self.source} → {self.target}, {self.shots} shots"
-        return {"hconcat": panels, "title": title, "resolve": {"scale": {"y": "shared"}}}
+        heading = f"{self.source} → {self.target}, {self.shots} shots"
+        signals = {"heading": heading, "series": [*_LINES.values()], **frames.layer_axis(places)}
+        return Shown(rows, signals)
 
 
 def analyze_depth(

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -21,9 +20,8 @@ from compatbench.extras.studies.frames import StudyReport, spearman_interval
 from compatbench.extras.studies.study import Names, Study, StudyOptions
 from compatbench.results.estimate import interval_columns
 from compatbench.results.expected import Upgrade
-from compatbench.tables.figures.charts import axis, chart, colour, layer, level
-from compatbench.tables.figures.colours import BLUE, SKY
-from compatbench.tables.figures.spec_parts import Spec
+from compatbench.results.result_files import RESULTS
+from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.numbers import interval_text
 from compatbench.tables.suite_page import SuitePage, read_suite_page
 from compatbench.tables.table import Column, Table, code, make_table, number, plain_table, records
@@ -51,10 +49,15 @@ class EmbeddingsReport(StudyReport):
     Attributes:
         geometry: one row for each task, see ``measure_geometry``.
         predictions: see ``predict_losses``; empty without results.
+        results: the folder that they were looked for in.
     """
 
     geometry: pd.DataFrame
     predictions: pd.DataFrame
+    results: str = "results"
+
+    def data(self) -> EmbeddingsReport:
+        return self
 
     def tables(self) -> list[Table]:
         """The figures of every task; and, if there are results, how they go with the losses."""
@@ -65,7 +68,9 @@ class EmbeddingsReport(StudyReport):
             {**row, "gap": number(f"{row['source_gap']:.2f} → {row['target_gap']:.2f}")}
             for row in records(self.geometry.assign(task=self.geometry["task"].map(code)))
         ]
-        tables = [make_table([Column("task", "Task", left=True), *columns], rows)]
+        missing = f"{self.results} holds no complete method for this upgrade; losses are left out"
+        notes = (missing,) if self.predictions.empty else ()
+        tables = [make_table([Column("task", "Task", left=True), *columns], rows, notes=notes)]
         if not self.predictions.empty:
             rows = [
                 [
@@ -80,34 +85,20 @@ class EmbeddingsReport(StudyReport):
             tables.append(plain_table(header, rows))
         return tables
 
-    pictured = "Rank correlations of the figures with the loss"
+    figure = "embeddings"
 
-    def picture(self) -> Spec | None:
+    def shown(self) -> Shown | None:
         """Each figure's rank correlation with the loss: of the mean over methods, and of each."""
         if self.predictions.empty:
             return None
         each, whole = "each method", "mean loss"
-        known = self.predictions.dropna(subset="correlation")
-        known = known.assign(
-            series=np.where(known["method"] == "", whole, each),
-            figure=known["measure"].map(PREDICTORS),
-            x=known["correlation"],
-            low=known["correlation_low"],
-            high=known["correlation_high"],
-        )
-        methods = records(known.loc[known["method"] != "", ["series", "figure", "x"]])
-        means = records(known.loc[known["method"] == "", ["series", "figure", "x", "low", "high"]])
-        x = axis("x", "rank correlation with the loss, over tasks", domain=[-1.05, 1.05])
-        y = {"field": "figure", "type": "nominal", "title": None, "sort": [*PREDICTORS.values()]}
-        place = {"x": x, "y": y, "color": colour([each, whole], [SKY, BLUE])}
-        bar = {**place, "x": {**x, "field": "low"}, "x2": {"field": "high"}}
-        layers = [
-            level("x", 0),
-            layer("tick", place, methods, yOffset=4, height=8),
-            layer("rule", bar, means),
-            layer("circle", place, means, size=50, opacity=1),
-        ]
-        return chart(layers, 420, 220)
+        rows = []
+        for known in records(self.predictions.dropna(subset="correlation")):
+            row = {"figure": PREDICTORS[known["measure"]], "x": known["correlation"]}
+            if not known["method"]:
+                row |= {end: known[f"correlation_{end}"] for end in ("low", "high")}
+            rows.append(row | {"series": each if known["method"] else whole})
+        return Shown(rows, {"series": [each, whole]})
 
 
 def analyze_embeddings(
@@ -133,7 +124,8 @@ def analyze_embeddings(
     models, cache = study.backbones, study.cache
     rows = [measure_geometry(*models, task, cache) for task in study.load_tasks(tasks)]
     geometry, page = pd.DataFrame(rows), read_suite_page(study.card, study.out)
-    return EmbeddingsReport(geometry, predict_losses(page, geometry, (source, target)))
+    losses = predict_losses(page, geometry, (source, target))
+    return EmbeddingsReport(geometry, losses, str(study.out / RESULTS / study.card.name))
 
 
 def measure_geometry(

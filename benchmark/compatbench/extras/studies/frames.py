@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from compatbench.files.atomic import write_atomic
 from compatbench.results.estimate import (
     SEED,
     Array,
@@ -20,8 +21,9 @@ from compatbench.results.estimate import (
     percentile_interval,
 )
 from compatbench.results.standing import Mean, MeasureName, Standing, dataset_means, mean_over_seeds
-from compatbench.tables.figures.charts import save_chart
-from compatbench.tables.figures.spec_parts import Spec
+from compatbench.tables.figures.kinds import FigureKind, read_kinds
+from compatbench.tables.figures.render import render_svg_figure, with_data
+from compatbench.tables.figures.spec_parts import Shown, Spec
 from compatbench.tables.markdown import render_table
 from compatbench.tables.numbers import NOTHING
 from compatbench.tables.table import Table
@@ -31,14 +33,23 @@ Row = dict[str, Any]  # of a frame; what is missing is None
 
 
 class StudyReport(ABC):
-    """Base class of what the studies give."""
+    """Base class of what the studies give.
 
-    pictured: ClassVar[str] = ""  # what the figure shows, for who does not see it
+    Attributes:
+        figure: the kind of its figure, if it has one, in the template ``figures``.
+    """
+
+    figure: ClassVar[str] = ""
+    figures: ClassVar[Path] = Path(__file__).with_name("figures.yaml.jinja")
 
     @property
     def rows(self) -> pd.DataFrame:
         """The main figures: the first frame of the report."""
         return next(value for value in vars(self).values() if isinstance(value, pd.DataFrame))
+
+    def data(self) -> Any:
+        """What JSON has of it: the main figures, or the whole report."""
+        return self.rows
 
     @abstractmethod
     def tables(self) -> list[Table]:
@@ -48,15 +59,30 @@ class StudyReport(ABC):
         """The tables as a part of a page."""
         return "\n\n".join(render_table(table, longest=400) for table in self.tables())
 
+    def shown(self) -> Shown | None:
+        """The data of the figure; None if there is nothing to draw."""
+        return None
+
+    @property
+    def figure_kind(self) -> FigureKind:
+        """How the figure is drawn."""
+        return read_kinds(self.figures)[self.figure]
+
     def picture(self) -> Spec | None:
         """The figure as Vega-Lite; None if there is nothing to draw."""
-        return None
+        shown = self.shown()
+        return None if shown is None else with_data(self.figure_kind, shown)
+
+    def svg(self) -> bytes | None:
+        """The figure as SVG; None if there is nothing to draw."""
+        shown = self.shown()
+        return None if shown is None else render_svg_figure(self.figure_kind, shown)
 
     def save_figure(self, path: Path) -> bool:
         """Writes the figure as SVG; False if there is none."""
-        if (spec := self.picture()) is not None:
-            save_chart(spec, path, self.pictured)
-        return spec is not None
+        if (svg := self.svg()) is not None:
+            write_atomic(path, svg)
+        return svg is not None
 
 
 def mean_columns(name: str, mean: Mean | None) -> Row:
@@ -97,10 +123,14 @@ def mean_points(rows: Iterable[Row], column: str, series: str) -> list[Row]:
     return points
 
 
-def name_layers(count: int) -> list[str]:
-    """Names along an axis: ``in``, the blocks by number, as many as have room, and ``out``."""
+def layer_axis(count: int) -> Row:
+    """The ``names`` of places along an axis, and ``ticks`` where there is one.
+
+    They are ``in``, the blocks by number, as many as have room, and ``out``.
+    """
     step = 1 if count <= 9 else 2 if count <= 16 else 4
-    return ["in", *(str(i) if i % step == 0 else "" for i in range(1, count - 1)), "out"]
+    names = ["in", *(str(i) if i % step == 0 else "" for i in range(1, count - 1)), "out"]
+    return {"names": names, "ticks": [place for place, name in enumerate(names) if name]}
 
 
 def spearman_interval(x: ArrayLike, y: ArrayLike) -> Interval | None:

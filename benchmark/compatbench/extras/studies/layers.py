@@ -20,8 +20,7 @@ from compatbench.extras.studies.frames import Row, StudyReport
 from compatbench.extras.studies.similarity import linear_cka, mean_change
 from compatbench.extras.studies.study import Names, Study, StudyOptions
 from compatbench.extras.studies.tower_states import Layer, image_layers, text_layers
-from compatbench.tables.figures.charts import axis, chart, colour, layer, named_axis
-from compatbench.tables.figures.spec_parts import Spec
+from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.table import Column, Table, code, make_table, records, sentence
 
 _COLUMNS = (
@@ -79,26 +78,21 @@ class LayersReport(StudyReport):
         ]
         return [make_table(_COLUMNS, rows, caption=head, notes=self.notes)]
 
-    pictured = "Change of parameters and features by layer"
+    figure = "layers"
 
-    def picture(self) -> Spec:
+    def shown(self) -> Shown:
         """Change of parameters and of features, absolute and relative, and CKA, by layer."""
         by_tower = dict(iter(self.changes.groupby("tower", sort=False)))
-        towers = [f"{tower} tower" for tower in ("text", "image")]
-        x = named_axis("x", "layer", frames.name_layers(len(by_tower["text"])))
-        panels = []
-        for column, title in _PANELS.items():
-            rows = [
-                {"series": f"{tower} tower", "x": place, "y": value}
-                for tower, changes in by_tower.items()
-                for place, value in enumerate(changes[column].astype(float))
-                if value == value  # a number
-            ]
-            place = {"x": x, "y": axis("y", "", zero=True), "color": colour(towers)}
-            line = layer("line", place, rows, point={"size": 30})
-            panels.append(chart([line], 240, 150, title=title))
-        title = f"{self.source} → {self.target}"
-        return {"concat": panels, "columns": 3, "title": title}
+        rows = [
+            {"panel": title, "series": f"{tower} tower", "x": place, "y": value}
+            for column, title in _PANELS.items()
+            for tower, changes in by_tower.items()
+            for place, value in enumerate(changes[column].astype(float))
+            if value == value  # a number
+        ]
+        heading, towers = f"{self.source} → {self.target}", ["text tower", "image tower"]
+        axis = frames.layer_axis(len(by_tower["text"]))
+        return Shown(rows, {"heading": heading, "series": towers, **axis})
 
 
 def analyze_layers(

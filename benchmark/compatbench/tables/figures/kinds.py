@@ -1,7 +1,8 @@
 """The kinds of figures, which a site shows in this order; extras add their own.
 
-An extra names its kinds in a constant ``FIGURES`` of its package, a dictionary of names and the
-places of ``FigureKind`` objects.
+A kind is a document of a YAML template: a Vega-Lite specification for records called ``rows`` and
+for signals. An extra names its kinds that are of suites in a constant ``FIGURES`` of its package, a
+dictionary of names and the places of ``FigureKind`` objects.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -27,25 +29,29 @@ class FigureKind:
     """A kind of figure.
 
     Attributes:
-        name: in the names of files, and of the site's sections; without ``-``.
+        name: in the names of files, and of the site's sections; without ``-`` if it is of suites.
         alt: what is to be seen, for who does not see it.
-        about: what the site says of it.
         spec: its Vega-Lite specification, for records called ``rows`` and signals.
+        title, about: what the site says of it.
         of_suite: headings and data of those of one suite, where they are not of one ranking.
         first_side: where a name is best placed beside its mark.
     """
 
     name: str
-    title: str
     alt: str
-    about: str
     spec: Callable[[], Spec]
+    title: str = ""
+    about: str = ""
     of_suite: Callable[[SuitePage], Iterable[tuple[str, Shown]]] | None = None
     first_side: str = "top-right"
 
 
-def read_kinds(name: str, **of_suite: Callable[[SuitePage], Any]) -> list[FigureKind]:
-    """The kinds of a template, a YAML document each, with ``of_suite`` by their names."""
+def read_kinds(place: str | Path, **of_suite: Callable[[SuitePage], Any]) -> dict[str, FigureKind]:
+    """The kinds of a template by name, a YAML document each; ``of_suite`` is by their names.
+
+    Args:
+        place: a file's name in this folder, or its path.
+    """
     marks = {
         "marks": MARKS,
         "kind_names": {kind: label for kind, (*_, label) in MARKS.items()},
@@ -53,21 +59,18 @@ def read_kinds(name: str, **of_suite: Callable[[SuitePage], Any]) -> list[Figure
         "panel_columns": COLUMNS,
     }
     colours = {**COLOURS, "ink": INK, "faint": FAINT}
-    text = template(name, autoescape=False).render(**marks, **colours)
-    kinds = []
+    text = template(str(place), autoescape=False).render(**marks, **colours)
+    kinds = {}
     for entry in yaml.safe_load_all(text):
         entry.pop("parts", None)  # anchors of others
-        spec = partial(deepcopy, entry.pop("spec"))
-        kinds.append(FigureKind(**entry, spec=spec, of_suite=of_suite.get(entry["name"])))
+        name, spec = entry["name"], partial(deepcopy, entry.pop("spec"))
+        kinds[name] = FigureKind(**entry, spec=spec, of_suite=of_suite.get(name))
     return kinds
 
 
 @cache
-def list_kinds() -> tuple[FigureKind, ...]:
-    """All kinds: those of the core, then those of extras."""
+def list_kinds() -> dict[str, FigureKind]:
+    """All kinds that are of suites, by name: those of the core, then those of extras."""
     core = read_kinds("kinds.yaml.jinja", shots=shots_figures, decay=path_figures)
-    return (*core, *map(plugins.load, plugins.offered("FIGURES").values()))
-
-
-def find_kind(name: str) -> FigureKind:
-    return next(kind for kind in list_kinds() if kind.name == name)
+    offered = map(plugins.load, plugins.offered("FIGURES").values())
+    return core | {kind.name: kind for kind in offered}

@@ -9,7 +9,7 @@ from compatbench.data.cards.shots import count_shots
 from compatbench.messages import one_line
 from compatbench.results.expected import Upgrade
 from compatbench.results.ranks import Ranked
-from compatbench.tables.figures.kinds import find_kind, list_kinds
+from compatbench.tables.figures.kinds import list_kinds
 from compatbench.tables.figures.render import render_svg_figure
 from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.figures.values import (
@@ -45,7 +45,7 @@ class PlannedFigure:
 
     def render(self) -> bytes:
         """The SVG."""
-        kind = find_kind(self.section)
+        kind = list_kinds()[self.section]
         label = f"{kind.title}: {self.heading}"
         return render_svg_figure(kind, self.in_file or self.shown, label, self.said)
 
@@ -125,7 +125,7 @@ def _best(rows: Sequence[Ranked]) -> list[Ranked]:
 
 def figures_of_suite(page: SuitePage) -> Iterator[PlannedFigure]:
     """The figures of several rankings together: along shots or paths, and so on."""
-    for kind in list_kinds():
+    for kind in list_kinds().values():
         drawn = kind.of_suite(page) if kind.of_suite else ()
         for number, (title, (values, signals)) in enumerate(drawn, 1):
             heading = one_line(title)

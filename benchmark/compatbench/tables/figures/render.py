@@ -7,7 +7,6 @@ font that text is measured in.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
@@ -45,21 +44,36 @@ _CONFIG: Spec = {
     "legend": {"labelColor": INK, "labelFontSize": 11, "labelLimit": 240, "titleColor": INK,
                "titleFontSize": 11, "titleFontWeight": "normal"},
     "text": {"color": INK},
+    "title": {"color": INK},
     "view": {"stroke": None},
 }  # fmt: skip
 
 
-def render_svg_figure(kind: FigureKind, shown: Shown, label: str, said: str = "") -> bytes:
+def with_data(kind: FigureKind, shown: Shown, width: int | str = WIDTH) -> Spec:
+    """The whole Vega-Lite specification of a figure.
+
+    Args:
+        width: pixels, or ``container``; of a kind that does not say how wide it is.
+    """
+    spec, kinds = kind.spec(), sorted({row["kind"] for row in shown.values if "kind" in row})
+    if not spec.keys() & {"facet", "hconcat", "width"}:
+        spec["width"] = width
+    columns = spec.get("columns", COLUMNS)
+    signals = {"narrow": False, "columns": columns, "kinds": kinds, **shown.signals}
+    params = [{"name": name, "value": value} for name, value in signals.items()]
+    return spec | {"config": _CONFIG, "params": params, "datasets": {"rows": shown.values}}
+
+
+def render_svg_figure(kind: FigureKind, shown: Shown, label: str = "", said: str = "") -> bytes:
     """A figure as SVG.
 
     Args:
-        label: what a screen reader says of it.
+        label: what a screen reader says of it, by default the ``alt`` of its kind.
         said: a line below it.
     """
     import vl_convert
 
-    spec = compile_figure(kind, shown.signals, WIDTH)
-    fill(spec, shown, kind.spec().get("columns", COLUMNS))
+    spec = compile_figure(kind, shown)
     if said:
         text = {"fontSize": 10, "fontWeight": "normal", "color": GREY, "font": FONT}
         spec["title"] = {"text": said, **text, "orient": "bottom", "anchor": "start", "offset": 8}
@@ -67,15 +81,7 @@ def render_svg_figure(kind: FigureKind, shown: Shown, label: str, said: str = ""
         for transform in mark.get("transform", ()):
             transform.pop("avoidMarks", None)  # takes a canvas, which only browsers have
     spec["background"] = PAPER
-    return _finish(vl_convert.vega_to_svg(spec), label)
-
-
-def draw(spec: Spec, label: str) -> bytes:
-    """A Vega-Lite specification with its own data as SVG; a screen reader says the label."""
-    import vl_convert
-
-    whole = {**spec, "config": _CONFIG, "background": PAPER}
-    return _finish(vl_convert.vegalite_to_svg(whole, vl_version=_VEGA_LITE), label)
+    return _finish(vl_convert.vega_to_svg(spec), label or kind.alt)
 
 
 def _finish(svg: str, label: str) -> bytes:
@@ -102,39 +108,21 @@ def check_drawing(path: Path, committed: bytes, rendered: bytes) -> None:
         )
 
 
-def compile_figure(kind: FigureKind, signals: Iterable[str], width: int | str) -> Spec:
-    """The Vega specification of a kind of figure, without its data.
-
-    Args:
-        signals: those that ``fill`` will set.
-        width: pixels, or ``container``.
-    """
+def compile_figure(kind: FigureKind, shown: Shown, width: int | str = WIDTH) -> Spec:
+    """The Vega specification of a figure; ``width`` is as for ``with_data``."""
     import vl_convert
 
-    spec = kind.spec()
-    if "facet" not in spec:
-        spec["width"] = width
-    columns, names = spec.get("columns", COLUMNS), ["narrow", "columns", "kinds", *signals]
-    spec |= {"config": _CONFIG, "params": [{"name": name, "value": None} for name in names]}
+    spec = with_data(kind, shown, width)
+    columns = spec.get("columns")
     vega = vl_convert.vegalite_to_vega(spec, vl_version=_VEGA_LITE)
     _place_names(vega["marks"], kind.first_side)
-    if "layout" in vega:
+    if columns:
         vega["layout"]["columns"] = {"signal": "columns"}
         for data in vega["data"]:
             if data["name"] in ("facet_domain_row", "facet_domain_column"):
                 stop = data["transform"][0]["stop"]
                 stop["signal"] = re.sub(rf"\b{columns}\)$", "columns)", stop["signal"])
     return vega
-
-
-def fill(vega: Spec, shown: Shown, columns: int) -> None:
-    """Gives a compiled specification its data."""
-    kinds = sorted({one["kind"] for one in shown.values})
-    settings = {"narrow": False, "columns": columns, "kinds": kinds, **shown.signals}
-    for signal in vega["signals"]:
-        if signal["name"] in settings:
-            signal["value"] = settings[signal["name"]]
-    next(one for one in vega["data"] if one["name"] == "rows")["values"] = shown.values
 
 
 def _place_names(marks: list[dict[str, Any]], first: str) -> None:

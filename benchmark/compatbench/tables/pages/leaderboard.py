@@ -7,12 +7,13 @@ and where its tables are, and ``README.md`` has a short ranking. A clone has a p
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.kinds import kind_of
 from compatbench.results.method_results import find_unmeasured
 from compatbench.results.ranking_table import find_disagreements
@@ -78,20 +79,13 @@ def _add_measures(out: Path, page: SuitePage) -> bool:
 
 
 def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
-    """Makes all that ``report`` makes, and returns its pages alone.
-
-    Args:
-        out, check: as for ``report``.
-
-    Returns:
-        The pages, ``leaderboard.md`` first.
-
-    Raises:
-        CompatbenchError: as ``report``; also if no suite here is published.
-    """
-    if not (pages := report(out, check).pages):
-        raise CompatbenchError(_why_no_pages(Path(out)))
-    return list(pages)
+    """The ``pages`` of ``report``, by their name of the last release."""
+    warnings.warn(
+        "'leaderboard' is now 'report'; the old name ends with the next release",
+        CompatbenchWarning,
+        2,
+    )
+    return [*report(out, check).pages]
 
 
 def render_pages(out: Path, pages: Sequence[SuitePage] | None = None) -> dict[Path, str]:
@@ -121,9 +115,9 @@ def render_pages(out: Path, pages: Sequence[SuitePage] | None = None) -> dict[Pa
 
 def find_figures(out: Path) -> dict[str, str]:
     """The figures that have been drawn: the name of a file, and what is to be seen."""
-    kinds = {kind.name: kind.alt for kind in list_kinds()}
+    kinds = list_kinds()
     names = [path.stem for path in (out / RESULTS / FIGURES).glob("*-*-*.svg")]
-    return {name: kinds[kind] for name in names if (kind := name.rsplit("-", 2)[1]) in kinds}
+    return {name: kinds[kind].alt for name in names if (kind := name.rsplit("-", 2)[1]) in kinds}
 
 
 def _why_no_pages(out: Path) -> str:

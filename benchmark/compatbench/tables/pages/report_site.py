@@ -9,8 +9,8 @@ scripts of the folder alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from compatbench.messages import one_line
 from compatbench.results.result_files import FIGURES, REPORT, RESULTS, check_name
 from compatbench.results.rows import write_csv
 from compatbench.tables.figures.colours import COLOURS, FAINT, INK, PAPER
-from compatbench.tables.figures.kinds import find_kind, list_kinds
+from compatbench.tables.figures.kinds import list_kinds
 from compatbench.tables.figures.plan import plan_figures
 from compatbench.tables.figures.render import check_drawing, compile_figure, name_program
-from compatbench.tables.figures.spec_parts import FONT, MARKS
+from compatbench.tables.figures.spec_parts import FONT, MARKS, Shown
 from compatbench.tables.pages.method_pages import read_facts, render_facts
 from compatbench.tables.pages.site_data import Json, choose_columns, describe_suite, to_html
 from compatbench.tables.pages.which_method import (
@@ -53,6 +53,16 @@ class Report:
     files: dict[Path, bytes]
     left_out: tuple[str, ...]
     pages: tuple[Path, ...] = ()
+    checked: bool = False  # whether they were compared alone, and not written
+
+    def parts(self) -> Iterator[str]:
+        """What a terminal shows: what is left out, and the first file of each kind."""
+        verb = "is up to date" if self.checked else "written"
+        yield from self.left_out
+        if self.pages:
+            yield f"{self.pages[0]} {verb}, with {len(self.pages) - 1} other pages"
+        site = next(path for path in self.files if path.name == "index.html")
+        yield f"{site} {verb}, with {sum(path.suffix == '.svg' for path in self.files)} figures"
 
 
 def report_pages(out: Path, published: Sequence[SuitePage] | None = None) -> list[SuitePage]:
@@ -88,7 +98,7 @@ def write_site(
             raise CompatbenchError(f"{path} belongs to no results here; run 'compatbench report'")
         if path.parent.name in (FIGURES, "data") and path.suffix in (".svg", ".js"):
             require(path).unlink()
-    return made
+    return replace(made, checked=check)
 
 
 def make_report(out: Path, published: Sequence[SuitePage] | None = None) -> Report:
@@ -131,7 +141,7 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
         "font": FONT,
     }
     html = template("site/index.html.jinja", autoescape=True).render(
-        figure_kinds=list_kinds(),
+        figure_kinds=list_kinds().values(),
         kinds={kind: label for kind, (*_, label) in MARKS.items()},
         measures=[*columns.measures.values()],
         suites=[_suite_row(page) for page in pages],
@@ -171,9 +181,9 @@ def _all_figures(suite: Json) -> list[Json]:
     return [*suite["figures"], *(one for board in suite["boards"] for one in board["figures"])]
 
 
-def _site_spec(kind: str, signals: Iterable[str]) -> Json:
+def _site_spec(name: str, signals: Iterable[str]) -> Json:
     """A compiled specification as wide as its place, on no ground of its own."""
-    spec = compile_figure(find_kind(kind), signals, "container")
+    spec = compile_figure(list_kinds()[name], Shown([], dict.fromkeys(signals)), "container")
     return {key: value for key, value in spec.items() if key not in ("$schema", "background")}
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -15,9 +15,15 @@ from compatbench.messages import count, one_line
 from compatbench.results.choice import Way, choose_checked
 from compatbench.results.estimate import Array, estimate
 from compatbench.results.expected import Upgrade
-from compatbench.results.ranks import Ranked
-from compatbench.results.standing import dataset_means, measure_interval
-from compatbench.results.ways import access_of, cost_of
+from compatbench.results.method_results import MethodInfo
+from compatbench.results.ranks import exact
+from compatbench.results.standing import (
+    Standing,
+    compute_standing,
+    dataset_means,
+    measure_interval,
+)
+from compatbench.results.ways import access_of, cost_of, needs_of
 from compatbench.tables.numbers import bounds, percent, signed
 from compatbench.tables.pages.method_pages import read_facts
 from compatbench.tables.suite_page import SuitePage
@@ -39,8 +45,42 @@ HAVE: dict[str, frozenset[str]] = {
 }
 UNKNOWN = "I do not know yet"
 CLASSES = ("stay as they are", "change")
-# A row of a ranking, and the page that it is of.
-Candidate = tuple[SuitePage, Ranked]
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredWay(Way):
+    """A way of a method's modules on an upgrade; ``figures`` and ``by_task`` are by dataset."""
+
+    page: SuitePage
+    standing: Standing
+    needs: frozenset[str]
+    by_task: Array  # gains
+    datasets: tuple[str, ...]
+
+    @property
+    def info(self) -> MethodInfo:
+        return self.standing.info
+
+    @property
+    def transfer(self) -> str:
+        """That it is ranked with: words of a method that takes them when it is attached."""
+        return self.standing.results.ranked_with or COPIED
+
+
+def list_ways(page: SuitePage, upgrade: Upgrade) -> Iterator[MeasuredWay]:
+    """Every way of the methods that learn and have a rank, at the most shots."""
+    for method in page.results.all:
+        transfer, info = method.ranked_with or COPIED, method.info
+        if not info.learns or info.sees_tests or needs_of(transfer) is None:
+            continue
+        standing = compute_standing(method, page.expected, upgrade, max(page.expected.shots))
+        means = [dataset_means(standing, name) for name in ("target", "gain")]
+        interval = measure_interval(standing, "gain")
+        if standing.state != "complete" or interval is None or None in means:
+            continue
+        target, gain = (np.array([*(mean or {}).values()]) for mean in means)
+        about = page, standing, frozenset(access_of(transfer)), gain, tuple(means[0] or ())
+        yield MeasuredWay(method.transfer or COPIED, interval, cost_of(transfer), target, *about)
 
 
 def answer_questions(pages: Sequence[SuitePage]) -> dict[str, Any]:
@@ -49,9 +89,9 @@ def answer_questions(pages: Sequence[SuitePage]) -> dict[str, Any]:
     relations = {
         UNKNOWN: tuple(dict.fromkeys(u for of in upgrades.values() for u in of))
     } | upgrades
-    ways = {have: dict(_candidates(pages, needs)) for have, needs in HAVE.items()}
+    known = {way: each for upgrade in relations[UNKNOWN] for way, each in _first(pages, upgrade)}
     answers = [
-        _answer(ways[have], relations[relation], classes == CLASSES[1])
+        _answer(known, HAVE[have], relations[relation], classes == CLASSES[1])
         for have, relation, classes in product(HAVE, relations, CLASSES)
     ]
     return {"choices": [[*HAVE], [*relations], [*CLASSES]], "answers": answers}
@@ -88,44 +128,38 @@ def _list_relations(pages: Sequence[SuitePage]) -> dict[str, tuple[Upgrade, ...]
     return relations
 
 
-def _candidates(
-    pages: Sequence[SuitePage], allowed: Collection[str]
-) -> Iterator[tuple[tuple[str, str, Upgrade], Candidate]]:
-    """By method, transfer and upgrade, the first row that needs no more than is ``allowed``."""
+def _first(
+    pages: Sequence[SuitePage], upgrade: Upgrade
+) -> Iterator[tuple[tuple[str, str, Upgrade], MeasuredWay]]:
+    """By method, transfer and upgrade, the way as the first page has it that has it."""
     seen = set()
     for page in pages:
-        for transfer in page.results.transfers:
-            if not {*access_of(transfer)} <= {*allowed}:
-                continue
-            for upgrade in page.expected.upgrades:
-                for row in page.ranks(upgrade, max(page.expected.shots), transfer):
-                    key = row.standing.info.name, row.transfer, upgrade
-                    learns = row.standing.info.learns and not row.sees_tests
-                    if learns and row.value("h") is not None and key not in seen:
-                        seen.add(key)
-                        yield key, (page, row)
+        for way in list_ways(page, upgrade) if upgrade in page.expected.upgrades else ():
+            if (key := (way.info.name, way.transfer, upgrade)) not in seen:
+                seen.add(key)
+                yield key, way
 
 
 def _answer(
-    candidates: Mapping[tuple[str, str, Upgrade], Candidate],
+    known: Mapping[tuple[str, str, Upgrade], MeasuredWay],
+    allowed: frozenset[str],
     upgrades: Sequence[Upgrade],
     new_classes: bool,
 ) -> list[str]:
     """A verdict, a method and its track, and the reason."""
     facts = read_facts()
-    by_way: dict[tuple[str, str], list[Candidate]] = {}
-    for (name, transfer, upgrade), candidate in candidates.items():
+    by_way: dict[tuple[str, str], list[MeasuredWay]] = {}
+    for (name, transfer, upgrade), way in known.items():
         fits = name in facts and "classes" in _abilities(facts[name])
-        if upgrade in upgrades and (fits or not new_classes):
-            by_way.setdefault((name, transfer), []).append(candidate)
-    measured = [_measure(of) for of in by_way.values() if len(of) == len(upgrades)]
-    ways = [way for way in measured if way is not None]
+        if upgrade in upgrades and way.needs <= allowed and (fits or not new_classes):
+            by_way.setdefault((name, transfer), []).append(way)
+    ways = [_join(of) for of in by_way.values() if len(of) == len(upgrades)]
     if not ways:
         return ["Cannot tell: nothing of this kind was measured.", "", "", ""]
-    widest = max((way.tasks for way in ways), key=len)
-    ways = [way for way in ways if way.tasks == widest]
+    widest = max((way.datasets for way in ways), key=len)
+    ways = [way for way in ways if way.datasets == widest]
     found, _ = choose_checked(ways, [way.by_task for way in ways], lambda a, b: estimate(a - b))
-    way = found if isinstance(found, _Way) else max(ways, key=lambda way: way.gain.value)
+    way = found if isinstance(found, MeasuredWay) else max(ways, key=lambda way: way.gain.value)
     shown = sum(way.gain.sign == 1 for way in ways)
     if found is not None and shown == 1:
         verdict = "Try first, with zero-shot beside it: the only way that is shown to beat the new "
@@ -141,43 +175,25 @@ def _answer(
     else:
         verdict = "Cannot tell: nothing measured here is shown to beat the new model's own "
         verdict += "zero-shot. Use zero-shot meanwhile, and try first"
-    page, row = way.worst
-    gain = signed(row.value("gain"))
+    gain = signed(way.gain.value)
     if way.gain.bounded:
         gain += f" ({bounds(way.gain, signed)})"
-    where = f"{one_line(page.title)}, {count(len(way.tasks), 'dataset')}"
-    where += f", {show_shots(max(page.expected.shots))} shots"
+    where = f"{one_line(way.page.title)}, {count(len(way.datasets), 'dataset')}"
+    where += f", {show_shots(max(way.page.expected.shots))} shots"
     worst = " at its worst" if len(upgrades) > 1 else ""
-    reason = f"H {percent(row.value('h'))}, {gain} points over zero-shot{worst} ({where})."
-    how = f"through {row.transfer}" if row.transfer else "attached untouched"
-    return [verdict, row.standing.info.name, f"{row.standing.info.title}, {how}", reason]
+    h = percent(exact(way.standing.mean("h")))
+    reason = f"H {h}, {gain} points over zero-shot{worst} ({where})."
+    how = "attached untouched" if way.transfer == COPIED else f"through {way.transfer}"
+    return [verdict, way.info.name, f"{way.info.title}, {how}", reason]
 
 
-@dataclass(frozen=True, eq=False)
-class _Way(Way):
-    """A method and a transfer on some upgrades: ``gain`` is the one that is least certain.
-
-    ``figures`` are accuracies on the target by task, in mean over the upgrades.
-    """
-
-    worst: Candidate  # the row of that gain
-    tasks: tuple[str, ...]
-    by_task: Array  # gains, in mean over the upgrades
-
-
-def _measure(rows: Sequence[Candidate]) -> _Way | None:
-    """A way by its rows, one for each upgrade; None where a figure is missing."""
-    means = [[dataset_means(row.standing, name) for _, row in rows] for name in ("target", "gain")]
-    gains = [measure_interval(row.standing, "gain") for _, row in rows]
-    worst, gain = min(
-        ((row, gain) for row, gain in zip(rows, gains, strict=True) if gain is not None),
-        key=lambda pair: pair[1].low,
-        default=(rows[0], None),
+def _join(ways: Sequence[MeasuredWay]) -> MeasuredWay:
+    """A way on several upgrades as one: the gain that is least certain, means of the others."""
+    shared = tuple(sorted(set.intersection(*({*way.datasets} for way in ways))))
+    places = [[way.datasets.index(name) for name in shared] for way in ways]
+    figures, gains = (
+        np.mean([each[at] for each, at in zip(of, places, strict=True)], axis=0)
+        for of in ([way.figures for way in ways], [way.by_task for way in ways])
     )
-    if gain is None or any(None in of for of in means):
-        return None
-    tasks = tuple(sorted(set.intersection(*({*(of or ())} for of in means[0]))))
-    by_task = [np.mean([[of[task] for task in tasks] for of in each], axis=0) for each in means]  # type: ignore[index]
-    row = worst[1]
-    name = f"{row.standing.info.name} {row.transfer}"
-    return _Way(name, gain, cost_of(row.transfer or COPIED), by_task[0], worst, tasks, by_task[1])
+    worst = min(ways, key=lambda way: way.gain.low)
+    return replace(worst, figures=figures, by_task=gains, datasets=shared)

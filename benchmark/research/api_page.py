@@ -11,6 +11,7 @@ from pathlib import Path
 
 from griffe import GriffeLoader, Object
 from griffe2md import ConfigDict, render_object_docs
+from pages import Page
 
 REPOSITORY = Path(__file__).parents[2]
 MADE = "Made by `python benchmark/pages.py api`."
@@ -61,7 +62,7 @@ def load() -> Object:
     return loader.load("compatbench")  # type: ignore[return-value]
 
 
-def make_files() -> dict[str, str]:
+def make_page() -> Page:
     """The pages; the same docstrings give the same text."""
     pages, lines = {}, []
     for title, paths in PAGES.items():
@@ -71,7 +72,8 @@ def make_files() -> dict[str, str]:
         pages[f"api/{title.lower()}.md"] = "\n".join([f"# {title}\n\n{MADE}\n", *parts])
         first = [f"`{each.name}`: {_first_line(each)}" for each in shown]
         lines += [f"* [{title}]({title.lower()}.md): {'; '.join(first)}"]
-    return pages | {"api/README.md": "\n".join(["# API", "", f"{ABOUT} {MADE}", "", *lines]) + "\n"}
+    pages["api/README.md"] = "\n".join(["# API", "", f"{ABOUT} {MADE}", "", *lines]) + "\n"
+    return Page(files=pages)
 
 
 def _unlink(text: str) -> str:
