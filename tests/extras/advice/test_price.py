@@ -96,10 +96,10 @@ def test_the_picture_has_the_curve_and_the_best_way_of_each_access() -> None:
     assert signals["names"] == ["0", "1"]
     lines = dict(zip(panel["line"], panel["accuracy"], strict=True))
     assert lines == {
-        "trained anew": [60, 58], "best with nothing": [62, 62], "best with words": [63, 63],
+        "trained anew": [60, 58], "with nothing": [62, 62], "with words": [63, 63],
     }  # fmt: skip
     [planned] = [one for one in plan_figures([page]) if one.section == "price"]
     assert planned.name == "tiny-price-1"
     svg = planned.render().decode()
-    assert "best with words" in svg
+    assert "with words" in svg
     assert "trained anew" in svg

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from compatbench.data.cards import COPIED
 from compatbench.extras.advice.price import (
     Price,
     count_labels,
@@ -130,11 +131,14 @@ PRICE = Section(
 
 
 def price_values(page: SuitePage, upgrade: Upgrade) -> Shown:
-    """Accuracy by labels of methods trained anew, the first zero-shot's; the best way by access."""
+    """Accuracy by labels of methods trained anew, the first zero-shot's; the best by access."""
     anew, values = count_labels(page.results.transfers), []
     labels, shots = [0, *anew], max(page.expected.shots)
     places = [round(math.log2(1 + count), 4) for count in labels]
-    rows = {row.standing.info.name: row for row in reversed(page.all_ranks(upgrade, shots))}
+    ranks = reversed(page.all_ranks(upgrade, shots))
+    # A panel is named after the row of modules as they are, where there is one.
+    ranks = sorted(ranks, key=lambda row: row.standing.results.transfer == COPIED)
+    rows = {row.standing.info.name: row for row in ranks}
     for info in learning_methods(page):
         prices = price_ways(page.results, page.expected, info.name, upgrade, shots)
         means = {price.transfer: price.target.value for price in prices if price.target}
@@ -150,12 +154,10 @@ def price_values(page: SuitePage, upgrade: Upgrade) -> Shown:
             ]
             if within and max(within) > highest:  # what needs more, and helps no more, is no line
                 highest = max(within)
-                lines[f"best with {access}"] = ([places[0], places[-1]], [two_digits(highest)] * 2)
+                lines[f"with {access}"] = ([places[0], places[-1]], [two_digits(highest)] * 2)
         values.append(panel_record(rows[info.name], lines))
     known = {*chain(*(each["line"] for each in values))}
-    order = [
-        line for line in ("trained anew", *(f"best with {a}" for a in _LEVELS)) if line in known
-    ]
+    order = [line for line in ("trained anew", *(f"with {a}" for a in _LEVELS)) if line in known]
     every = [value for each in values for line in each["accuracy"] for value in line]
     least = _LABEL * (max(every) - min(every)) if every else 0.0
     for each in values:
