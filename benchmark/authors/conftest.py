@@ -26,7 +26,6 @@ sys.path += [str(Path(__file__).parents[1] / "research"), str(TESTS)]
 if TYPE_CHECKING:
     from checkout import Checkout
 
-# Taken here, as the tests beside which these may run see no variable of ours.
 FOLDER = os.environ.get("COMPATBENCH_AUTHORS", "")
 COLUMNS = ("method", "repository", "steps", "moved", "parameters", "logits")
 FITS = Path(__file__).with_name("fits.csv")
@@ -66,17 +65,18 @@ def checkout(
 
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
     """The table of the fits that were compared; a run of both folders keeps their rows."""
-    reports = [
-        report for of in ("passed", "failed") for report in terminalreporter.stats.get(of, ())
-    ]
+    reports = [each for of in ("passed", "failed") for each in terminalreporter.stats.get(of, ())]
     properties = [pair for report in reports for pair in getattr(report, "user_properties", ())]
     rows = sorted(value for name, value in properties if name == "whole_fit")
-    if not rows:
+    if not rows or hasattr(config, "workerinput"):  # a worker of xdist has a part of them
         return
+    from authors_page import list_versions  # which loads every method
+
     fits = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(COLUMNS[3:], float))
+    fits["version"] = fits["method"].str.partition(",")[0].map(list_versions())
     terminalreporter.section("whole fits beside the authors' code: largest relative differences")
     terminalreporter.write_line(
-        fits.to_string(index=False, na_rep="-", float_format="{:.1e}".format)
+        fits.to_string(columns=COLUMNS, index=False, na_rep="-", float_format="{:.1e}".format)
     )
     if {Path(path).resolve() for path in config.args} == WHOLE and exitstatus == 0:
         if {"skipped", "deselected"} & terminalreporter.stats.keys():

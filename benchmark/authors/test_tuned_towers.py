@@ -124,8 +124,8 @@ def test_clip_lora(checkout: Checkout, encoder: str) -> None:
     problem, masks = pose(), []
     changes = dict(n_iters=6, batch_size=6, lr=2e-3, encoder=encoder.replace("image", "vision"))
     published = checkout.published("clip_lora", changes)
-    with recording(clip_lora, "draw_mask", masks):
-        ours = fit(published.method(), problem)
+    with recording(clip_lora, "draw_mask", masks):  # the last rate is said in their lora.py
+        ours = fit(published.method(dict(final_lr=1e-6)), problem)
     with checkout.open(problem) as load:
         lora, layers = load("lora"), []
         apply = lora.apply_lora
