@@ -59,7 +59,7 @@ def make_files() -> dict[str, str]:
     page = fill_template(
         HERE / "authors.md.jinja",
         {},
-        fits=fits.fillna("").to_dict("records"),
+        fits=fits.astype(object).fillna("").to_dict("records"),
         worst=fits[["parameters", "logits"]].max(axis=None),
         without=without,
         ways={name: WITHOUT.get(name, "of this project") for name in ways},
