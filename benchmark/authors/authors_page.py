@@ -16,7 +16,6 @@ HERE = Path(__file__).parent
 WITHOUT = {
     "anchors": "lucmos/relreps has the similarities, and no way of reading them back",
     "copied": "nothing is computed",
-    "few-shot-orthogonal": "keigo0254/CrossModelTransfer trains in processes on GPUs; not run",
     "images": "no public code was found",
     "words-mean": "no public code was found",
 }
