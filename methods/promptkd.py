@@ -7,9 +7,11 @@ features as the teacher does.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from compatbench.method import (
@@ -58,6 +60,9 @@ class PromptKD(TrainedMethod):
         recipe: Recipe = Recipe(lr=5e-3, epochs=20, batch_size=8)
         teacher: str = "vit-l14-openai"
         teacher_recipe: Recipe = PromptSRC.Config(max_steps=None).recipe
+        # Of the epochs whose prompts make the teacher's, in parts of them; see PromptSRC.
+        teacher_mean: Annotated[float, Field(ge=0, le=1)] = 0.6
+        teacher_std: PositiveFloat = 0.6
         length: NonNegativeInt = 4
         depth: PositiveInt = 9
         weight: NonNegativeFloat = 1000.0
@@ -90,7 +95,10 @@ class PromptKD(TrainedMethod):
         assert data.teacher is not None
         cap = self.config.max_steps
         tuned = PromptSRC.Config(
-            recipe=self.config.teacher_recipe, max_steps=cap and max(cap // 2, 1)
+            recipe=self.config.teacher_recipe,
+            average_mean=self.config.teacher_mean,
+            average_std=self.config.teacher_std,
+            max_steps=cap and max(cap // 2, 1),
         )
         source, method = data.teacher.backbone, PromptSRC(tuned)
         found = method.fit(source, data.teacher.data, rng)

@@ -16,21 +16,28 @@ HERE = Path(__file__).parent
 WITHOUT = {
     "anchors": "lucmos/relreps has the similarities, and no way of reading them back",
     "copied": "nothing is computed",
-    "few-shot-orthogonal": "keigo0254/CrossModelTransfer trains in processes on GPUs; not run",
     "images": "no public code was found",
     "words-mean": "no public code was found",
 }
 
 
+def list_versions() -> dict[str, str]:
+    """What stands in keys for the code of each method and way."""
+    registries = builtin_methods(), builtin_transfers()
+    return {name: each.identify(name)[0] for each in registries for name in each.classes}
+
+
 def make_page() -> Page:
-    """The page; a method or way that has public code must have a row."""
+    """The page. A method or way that has public code needs a row of today's code."""
     sys.path += [str(HERE), str(HERE.parent / "research")]
     from configurations import list_read
     from recipes_page import read_recipes
 
     repositories = pd.read_csv(HERE / "repositories.csv")
     fits = pd.read_csv(HERE / "fits.csv").merge(repositories, "left", "repository", validate="m:1")
-    rows = set(fits["method"].str.partition(",")[0])
+    names = fits["method"].str.partition(",")[0]
+    rows, versions = set(names), names.map(list_versions()).fillna("")
+    old = set(names[fits["version"].fillna("") != versions])
     recipes, read = read_recipes(), {}
     without = {
         name: "no public code" if name in recipes else "a method of this project"
@@ -40,7 +47,7 @@ def make_page() -> Page:
     ways = {name: cls for name, cls in builtin_transfers().classes.items() if name not in rows}
     named = {name for name, recipe in recipes.items() if recipe.repository} - rows
     unsaid = {name for name, cls in ways.items() if cls.card.paper} - WITHOUT.keys()
-    if missing := named | unsaid:
+    if missing := named | unsaid | old:
         raise SystemExit(f"run their fits beside the authors' code: {', '.join(sorted(missing))}")
     for name, recipe in recipes.items():
         found = {setting.name for setting in list_read(recipe)}
@@ -49,7 +56,7 @@ def make_page() -> Page:
         if recipe.repository:
             read[name] = len(found), len(recipe.settings), list(places)
     values = {
-        "fits": fits.fillna("").to_dict("records"),
+        "fits": fits.astype(object).fillna("").to_dict("records"),
         "worst": fits[["parameters", "logits"]].max(axis=None),
         "without": without,
         "ways": {name: WITHOUT.get(name, "of this project") for name in ways},

@@ -103,16 +103,16 @@ class Checkout:
             absent: packages to stand in for, beside ``ABSENT``.
         """
         paths = [self.path(one) for one in (f"{self.repository}/{inside}", *beside)]
-        tops = {child.stem for path in paths for child in path.iterdir()}
+        tops = {child.stem for path in paths for child in path.iterdir()} | {"dassl", "clip"}
+        finder = _StandIns([*ABSENT, *absent])
         with ExitStack() as stack:
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")  # of code for older libraries
             stack.enter_context(mock.patch.dict(sys.modules))
             for name in [*sys.modules]:
-                if name.partition(".")[0] in tops | {"dassl", "clip"}:
+                if name.partition(".")[0] in tops or finder.find_spec(name, None):
                     del sys.modules[name]
             stack.enter_context(mock.patch.object(sys, "path", [*map(str, paths), *sys.path]))
-            finder = _StandIns([*ABSENT, *absent])
             stack.enter_context(mock.patch.object(sys, "meta_path", [finder, *sys.meta_path]))
             stack.enter_context(double_precision())
             sys.modules["pkg_resources"] = ModuleType("pkg_resources")  # gone from setuptools

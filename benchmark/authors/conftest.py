@@ -4,7 +4,7 @@ python benchmark/authors/clone.py FOLDER
 COMPATBENCH_AUTHORS=FOLDER python -m pytest benchmark/authors tests/transfers
 python benchmark/pages.py authors
 
-That run writes ``fits.csv``, from which ``docs/authors.md`` is made; what it skips keeps its row.
+That run writes ``fits.csv``, from which ``docs/authors.md`` is made; a fit left out keeps its row.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ sys.path += [str(Path(__file__).parents[1] / "research"), str(TESTS)]
 if TYPE_CHECKING:
     from checkout import Checkout
 
-# Taken here, as the tests beside which these may run see no variable of ours.
 FOLDER = os.environ.get("COMPATBENCH_AUTHORS", "")
 COLUMNS = ("method", "repository", "steps", "moved", "parameters", "logits")
 FITS = Path(__file__).with_name("fits.csv")
@@ -66,22 +65,22 @@ def checkout(
 
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
     """The table of the fits that were compared; a run of both folders keeps their rows."""
-    reports = [
-        report for of in ("passed", "failed") for report in terminalreporter.stats.get(of, ())
-    ]
+    reports = [each for of in ("passed", "failed") for each in terminalreporter.stats.get(of, ())]
     properties = [pair for report in reports for pair in getattr(report, "user_properties", ())]
     rows = sorted(value for name, value in properties if name == "whole_fit")
-    if not rows:
+    if not rows or hasattr(config, "workerinput"):  # a worker of xdist has a part of them
         return
+    from authors_page import list_versions  # which loads every method
+
     fits = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(COLUMNS[3:], float))
+    fits["version"] = fits["method"].str.partition(",")[0].map(list_versions())
     terminalreporter.section("whole fits beside the authors' code: largest relative differences")
     terminalreporter.write_line(
-        fits.to_string(index=False, na_rep="-", float_format="{:.1e}".format)
+        fits.to_string(columns=COLUMNS, index=False, na_rep="-", float_format="{:.1e}".format)
     )
     if {Path(path).resolve() for path in config.args} == WHOLE and exitstatus == 0:
-        if {"skipped", "deselected"} & terminalreporter.stats.keys():
-            before = pd.read_csv(FITS)
-            fits = pd.concat([before[~before["method"].isin(fits["method"])], fits])
-        fits = fits.sort_values("method")
+        before = pd.read_csv(FITS)
+        kept = before[~before["method"].isin(fits["method"])]
+        fits = pd.concat([kept, fits]).sort_values("method")
         fits.to_csv(FITS, index=False, float_format="%.1e", lineterminator="\n")
         terminalreporter.write_line(f"wrote {FITS}")

@@ -22,12 +22,6 @@ from compatbench.methods.timo import TIMO
 from compatbench.methods.transclip import TransCLIP
 
 
-def unit(problem: Problem, images: Tensor) -> Tensor:
-    """Normalised features of images ``[..., 3, H, W]``."""
-    features = problem.backbone.encode_images(images.flatten(0, -4))
-    return F.normalize(features, dim=-1).unflatten(0, images.shape[:-3])
-
-
 def share_right(logits: Tensor, targets: Tensor) -> float:
     return 100 * float((logits.argmax(-1) == targets).double().mean())
 
@@ -57,7 +51,7 @@ def test_timo(checkout: Checkout) -> None:
     ours, classes = fit(TIMO(), problem), len(labels)
     method: Any = ours.method
     features, found, logits = method.texts(problem.backbone, labels), [], []
-    views, val, queries = (unit(problem, x) for x in (problem.images, problem.val, problem.queries))
+    views, val, queries = map(problem.unit_features, (problem.images, problem.val, problem.queries))
     with checkout.open() as load:
         utils: Any = load("utils")
         models: Any = load("models")
@@ -96,10 +90,10 @@ def test_ss_text(checkout: Checkout, solver: str, penalty: Any) -> None:
     with checkout.open() as load:
         runner: Any = load("solvers.runner")
         adapter = load("modeling.adapters.models").Adapter(text, math.log(scale), adapter="ZS")
-        given = unit(problem, problem.images[0]), problem.targets
+        given = problem.unit_features(problem.images[0]), problem.targets
         classes = range(len(problem.labels))
         runner.run_adaptation(*given, adapter, solver=solver, classes=classes)
-        logits = adapter(unit(problem, problem.queries))
+        logits = adapter(problem.unit_features(problem.queries))
     weights: Any = ours.method.attach(ours.module, problem.backbone, problem.labels)
     theirs = F.normalize(adapter.adapter.prototypes.detach(), dim=-1)
     name = "ss_text" if solver == "SStext+" else "ss_text, of all shots"
@@ -116,7 +110,7 @@ def test_transclip(checkout: Checkout, crowd: Problem) -> None:
     with checkout.open() as load:
         solver: Any = load("TransCLIP_solver.TransCLIP")
         solver.cls_acc = lambda *_: 0.0
-        given = unit(problem, problem.queries), targets, text
+        given = problem.unit_features(problem.queries), targets, text
         found, _ = solver.TransCLIP_solver(*[None] * 4, *given, verbose=False)
     checkout.compare(replace(ours, logits=ours.logits.softmax(-1)), {}, found, parameters={})
 
@@ -125,7 +119,7 @@ def test_transclip(checkout: Checkout, crowd: Problem) -> None:
 def test_tda(checkout: Checkout, crowd: Problem) -> None:
     """At a scale that leaves doubts; theirs is written as 100."""
     text = crowd.backbone.zero_shot(crowd.labels).T
-    cosines = unit(crowd, crowd.queries) @ text
+    cosines = crowd.unit_features(crowd.queries) @ text
 
     def count_doubts(scale: float) -> int:
         doubts = torch.special.entr((scale * cosines).softmax(-1)).sum(-1) / math.log2(len(text.T))
@@ -159,8 +153,8 @@ def test_proker(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
         package(checkout, "trainers")
         module: Any = load("trainers.proker")
         module.cls_acc, module.save_hps = share_right, lambda best, *_: chosen.append(best)
-        rows = unit(problem, problem.images).flatten(0, 1), problem.targets.repeat(3)
-        val, queries = unit(problem, problem.val), unit(problem, problem.queries)
+        rows = problem.unit_features(problem.images).flatten(0, 1), problem.targets.repeat(3)
+        val, queries = problem.unit_features(problem.val), problem.unit_features(problem.queries)
         text = problem.backbone.zero_shot(problem.labels).T
         given = *rows, val, problem.val_targets, queries, text, published.task, 4, 1, "grid"
         with recording(torch.linalg, "solve", solved):

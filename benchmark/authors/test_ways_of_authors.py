@@ -8,6 +8,7 @@ import logging
 import re
 import shlex
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -17,7 +18,7 @@ import pytest
 import torch
 from checkout import Checkout
 from torch import Tensor, nn
-from whole_fits import OurFit, pose
+from whole_fits import OurFit, pose, recording
 
 from compatbench.backbone import DroppingBackbone
 from compatbench.method import Module
@@ -65,12 +66,12 @@ def test_transmiter(
     teacher = source[:, :CLASSES] + 2 * draw(images, CLASSES, seed=3)
 
     drawn: dict[str, list[Tensor]] = {"randperm": [], "rand": [], "randn": []}
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, ExitStack() as stack:
         begin = transmiter.start_change
         start = begin(VOCABULARY, torch.Generator().manual_seed(9))
         first = copy.deepcopy(start)
         for name, kept in drawn.items():
-            patch.setattr(torch, name, keeping(getattr(torch, name), kept))
+            stack.enter_context(recording(torch, name, kept))
         patch.setattr(transmiter, "start_change", lambda *_: start)
         change = transmiter.learn_change(source, teacher, torch.Generator().manual_seed(1))
     turned = change.turned(source, target)
@@ -150,10 +151,6 @@ def test_transmiter(
     checkout.compare(
         ours, {}, torch.cat([learned, logits]), name=f"transmiter, {images} images", steps=3 * steps
     )
-
-
-def keeping(function: Any, kept: list[Tensor]) -> Any:
-    return lambda *a, **k: kept.append(function(*a, **k)) or kept[-1]
 
 
 @pytest.mark.authors("alisawuffles/proxy-tuning")

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from checkout import Checkout
 from configurations import functions
-from torch import Tensor
 from whole_fits import NAMES, Problem, fit, pose, recording
 
 from compatbench.data.cards import task_cards
@@ -39,10 +38,6 @@ def defined(checkout: Checkout, scripts: Sequence[str], **names: Any) -> Any:
 def described(*sentences: Sequence[str]) -> Problem:
     problem = pose(scale=100.0)
     return replace(problem, labels=replace(problem.labels, descriptions=sentences))
-
-
-def unit(problem: Problem) -> Tensor:
-    return F.normalize(problem.backbone.encode_images(problem.queries), dim=-1)
 
 
 @pytest.mark.authors("KaiyangZhou/CoOp")
@@ -67,7 +62,7 @@ def test_cupl(checkout: Checkout, tmp_path: Path) -> None:
         names = dict(clip=load("clip"), model=model, PATH_TO_PROMPTS=file, tqdm=list)
         script = defined(checkout, ["classify_imagenet.py"], torch=torch, json=json, **names)
         weights = script.zeroshot_classifier_gpt(labels.names, labels.names, [], False)
-    checkout.compare(ours, {}, 100 * unit(problem) @ weights)
+    checkout.compare(ours, {}, 100 * problem.unit_features(problem.queries) @ weights)
 
 
 @pytest.mark.authors("sachit-menon/classify_by_description_release")
@@ -90,7 +85,7 @@ def test_dclip(checkout: Checkout, tmp_path: Path) -> None:
         script.compute_description_encodings.__globals__["gpt_descriptions"] = texts
         with torch.no_grad():
             classes = script.compute_description_encodings(model).values()
-        images = unit(problem)
+        images = problem.unit_features(problem.queries)
         logits = torch.stack([script.aggregate_similarity(images @ v.T) for v in classes], 1)
     checkout.compare(ours, {}, 100 * logits)
 
@@ -100,11 +95,11 @@ def test_simpleshot(checkout: Checkout) -> None:
     """Their distances, with the mean of the shots for that of base classes, which are not here."""
     problem, distances = pose(views=1), []
     ours = fit(SimpleShot(), problem)
-    shots = F.normalize(problem.backbone.encode_images(problem.images[0]), dim=-1).numpy()
+    shots = problem.unit_features(problem.images[0]).numpy()
     arguments = SimpleNamespace(meta_val_way=len(NAMES), num_NN=1)
     names = dict(np=np, LA=np.linalg, mode=scipy.stats.mode, args=arguments)
     script = defined(checkout, ["src/train.py"], **names)
-    targets, queries = problem.targets.numpy(), unit(problem).numpy()
+    targets, queries = problem.targets.numpy(), problem.unit_features(problem.queries).numpy()
     with recording(np.linalg, "norm", distances):
         script.metric_class_type(
             shots, queries, targets, np.arange(len(queries)), 4, train_mean=shots.mean(0)

@@ -8,6 +8,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from open_clip.model import CLIP
 from torch import Tensor
 
@@ -45,6 +46,11 @@ class Problem:
     val: Tensor
     val_targets: Tensor
     queries: Tensor
+
+    def unit_features(self, images: Tensor) -> Tensor:
+        """Normalised features of images ``[..., 3, H, W]``."""
+        features = self.backbone.encode_images(images.flatten(0, -4))
+        return F.normalize(features, dim=-1).unflatten(0, images.shape[:-3])
 
     def data(self, method: Method) -> FewShotData:
         """The images as the harness would hand them to a method."""

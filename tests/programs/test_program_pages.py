@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import authors_page
 import pytest
 import rosetta_page
 from pages import DOCS, PAGES, make_files
@@ -32,6 +33,13 @@ def test_a_page_is_what_its_program_gives(name: str) -> None:
         registered.cache_clear()  # without what other tests have added
     for path, content in make_files(name).items():
         assert (DOCS / path).read_bytes() == content, f"run 'python benchmark/pages.py {name}'"
+
+
+def test_a_fit_of_an_older_version_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = authors_page.list_versions() | {"gradfix": "gradfix.99"}
+    monkeypatch.setattr(authors_page, "list_versions", lambda: versions)
+    with pytest.raises(SystemExit, match=r"code: gradfix$"):
+        make_files("authors")
 
 
 def test_rosetta_is_reported_on_no_task_that_it_was_designed_on() -> None:

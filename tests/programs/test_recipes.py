@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from recipes_page import (
-    SUITE,
-    PublishedRecipe,
-    Setting,
-    compare,
-    problems,
-    read_recipes,
-)
+from recipes_page import SUITE, PublishedRecipe, Setting, compare, problems, read_recipes
 
 from compatbench.data.cards import suite_cards
 from compatbench.method.registry import builtin_methods

@@ -8,10 +8,7 @@ from typing import Any
 import pytest
 from made_up_suites import info
 from rich.console import Console
-from synthetic_results import (
-    make_page,
-    on_tasks,
-)
+from synthetic_results import make_page, on_tasks
 
 from compatbench.cli import output
 from compatbench.data.cards import suite_cards
