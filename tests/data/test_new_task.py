@@ -163,7 +163,7 @@ def test_images_that_are_in_training_and_test_are_noted(work: Path) -> None:
 def test_several_targets_are_upgrades_of_one_suite(work: Path) -> None:
     write_folders(work / "pets")
     targets = ("mini-eva-clip", "mini-clip-next")
-    made = cb.new_task("pets", target="mini-eva-clip, mini-clip-next")
+    made = cb.new_task("pets", target="mini-eva-clip, mini-clip-next,mini-eva-clip")
     suite = suite_cards.read(made.suite.stem)
     assert suite.upgrades == tuple(("mini-clip", target) for target in targets)
     shown = output_of("new-task", "pets", "--target", ",".join(targets), "--replace")

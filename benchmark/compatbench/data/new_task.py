@@ -147,7 +147,7 @@ def new_task(
         "licence": LICENCE,
     }
     card = _check(TaskCard, values, paths["task"])
-    targets = [_backbone(each) for each in backbone_cards.resolve_all(target)]
+    targets = dict.fromkeys(map(_backbone, backbone_cards.resolve_all(target)))
     suite = _make_suite(card, [[_backbone(source), each] for each in targets], shots)
     _check(SuiteCard, suite_cards.read(suite["extends"]).model_dump() | suite, paths["suite"])
     opened = open_images(listing, Classes(name, card.names, labels, labels))
