@@ -236,12 +236,15 @@ def test_a_dataset_of_save_to_disk_is_read_where_it_lies(
 
 
 def write_arrow(compression: str | None = None, **columns: list[Any]) -> Spoil:
-    pa = pytest.importorskip("pyarrow")
-    table, stream = pa.table(columns), pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression=compression)
-    with pa.ipc.new_stream(stream, table.schema, options=options) as writer:
-        writer.write_table(table)
-    return content("data-00000-of-00001.arrow", stream.getvalue().to_pybytes())
+    def spoil(pets: Path) -> None:
+        pa = pytest.importorskip("pyarrow")
+        table = pa.table(columns)
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        path = pets / "data-00000-of-00001.arrow"
+        with pa.ipc.new_stream(path, table.schema, options=options) as stream:
+            stream.write_table(table)
+
+    return spoil
 
 
 def with_offset(pets: Path) -> None:
