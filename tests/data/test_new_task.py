@@ -260,7 +260,7 @@ def with_offset(pets: Path) -> None:
     ("spoil", "message"),
     [
         (lambda pets: (pets / "data-00000-of-00001.arrow").unlink(), "00001.arrow is missing"),
-        (content("state.json", "{}"), "state.json: field '_data_files': "),
+        (content("state.json", '{"_data_files": 3}'), "state.json: field '_data_files': "),
         (content("state.json", '{"_data_files": [{"filename": "../x.arrow"}]}'), "a link out of"),
         (write_arrow(label=[0, 1]), "has no column of images; it has label"),
         (write_arrow(image=[b"x"]), "has no column 'label'; it has image"),

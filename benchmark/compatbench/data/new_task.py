@@ -265,11 +265,8 @@ def _find_twins(task: Task, seed: int) -> list[str]:
     """Notes of test images that are training images, too: byte for byte, of those drawn."""
     samples = task.source.samples
     tested, trained = _draw(samples["test"], seed), [*samples["train"], *samples["val"]]
-    of = f"of {count(len(tested), 'test image')},"
     if in_rows := any(isinstance(sample, RowImage) for sample in tested):
-        # Of a row nothing but its content says how large the image is.
-        of += " at least" if len(trained) > DECODED else ""
-        trained = _draw(trained, seed)
+        trained = _draw(trained, seed)  # of which nothing but their content says how large each is
 
     def size(sample: Any) -> int:
         return 0 if in_rows else task.source.size(sample)
@@ -284,8 +281,9 @@ def _find_twins(task: Task, seed: int) -> list[str]:
     twins = [(sample, known[digest]) for digest, sample in read(tested) if digest in known]
     if not twins:
         return []
-    what = f"{len(twins):,} are in training, too, which flatters every module"
-    return [f"{of} {what} ({twins[0][0].id} is {twins[0][1].id}); remove them"]
+    what = f"of {count(len(tested), 'test image')}, {len(twins):,} are in training, too, which"
+    pair = f"{twins[0][0].id} is {twins[0][1].id}"
+    return [f"{what} flatters every module ({pair}); remove them"]
 
 
 def _dump(values: dict[str, Any]) -> str:

@@ -120,7 +120,7 @@ def _open_rows(path: Path, name: str, labelled: bool) -> Content:
     column = next((column for column in _LABELS if column in schema.names), "")
     if labelled and not column:
         raise CompatbenchError(f"{path} has no column 'label'; it has {', '.join(schema.names)}")
-    places = [(group, row) for group, size in enumerate(file.rows) for row in range(size)]
+    places = [(group, row) for group, (size, _) in enumerate(file.groups) for row in range(size)]
     labels = read_columns(path, [column])[column] if labelled else [None] * len(places)
     if not all(label is None or isinstance(label, (str, int)) for label in labels):
         raise CompatbenchError(f"{path}: column '{column}' holds neither numbers nor names")
@@ -140,19 +140,17 @@ def hub_class_names(folder: Path) -> tuple[str, ...]:
     The Hub keeps them in ``dataset_info``; several datasets in one folder say nothing.
     """
     path = folder / "README.md"
-    parts = read_bytes(path).split(b"---\n", 2) if path.is_file() else []
-    if len(parts) < 3 or parts[0].strip():
+    if not path.is_file():
         return ()
     try:
-        info = yaml.safe_load(parts[1]).get("dataset_info")
-        dataset: Any = info[0] if isinstance(info, list) and len(info) == 1 else info
-        for feature in dataset["features"]:
-            if feature["name"] in _LABELS:
-                names = feature["dtype"]["class_label"]["names"]
-                return tuple(map(str, names.values() if isinstance(names, dict) else names))
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError):
-        pass  # another kind of page
-    return ()
+        _, head, _ = read_bytes(path).split(b"---\n", 2)
+        info = yaml.safe_load(head)["dataset_info"]
+        [dataset] = info if isinstance(info, list) else [info]
+        kinds = {feature["name"]: feature["dtype"] for feature in dataset["features"]}
+        names = next(kinds[name] for name in _LABELS if name in kinds)["class_label"]["names"]
+        return tuple(map(str, names.values() if isinstance(names, dict) else names))
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, StopIteration):
+        return ()  # another kind of page
 
 
 @dataclass(frozen=True)
@@ -160,40 +158,41 @@ class RowFile:
     """A file of rows in groups."""
 
     schema: Any
-    rows: list[int]  # of each group
-    sizes: list[int]  # of each group in bytes, as the file says
+    groups: list[tuple[int, int]]  # rows of each, and bytes, as the file says
     # Batches of some columns of some groups, so many rows at a time.
     read: Callable[[list[str], list[int], int], Iterable[Any]]
 
 
-def open_rows(path: Path) -> RowFile:
-    """A parquet or Arrow file, read by pyarrow, which is not among the requirements."""
+def import_pyarrow(path: Path) -> Any:
+    """pyarrow, which reads a file and is not among the requirements."""
     try:
-        import pyarrow.parquet  # noqa: F401
+        import pyarrow.parquet
     except ImportError:
-        kind, fix = path.suffix.removeprefix("."), "python -m pip install pyarrow"
+        kind, fix = path.suffix[1:] or "it", "python -m pip install pyarrow"
         raise CompatbenchError(f"{path}: pyarrow reads {kind} and is not here; {fix}") from None
+    return pyarrow
+
+
+def open_rows(path: Path) -> RowFile:
+    """A parquet or Arrow file."""
+    import_pyarrow(path)
     size_of(path)
     return _guard(path, lambda: (_open_arrow if path.suffix == ARROW else _open_parquet)(path))
 
 
 def _open_parquet(path: Path) -> RowFile:
-    from pyarrow.parquet import ParquetFile
-
-    file = ParquetFile(path)
+    file = import_pyarrow(path).parquet.ParquetFile(path)
     parts = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
 
     def read(columns: list[str], groups: list[int], rows: int) -> Iterable[Any]:
         return file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False)
 
-    sizes = [part.total_byte_size for part in parts]
-    return RowFile(file.schema_arrow, [part.num_rows for part in parts], sizes, read)
+    return RowFile(file.schema_arrow, [(p.num_rows, p.total_byte_size) for p in parts], read)
 
 
 def _open_arrow(path: Path) -> RowFile:
     """A stream of batches, which is mapped: nothing but what is asked for takes memory."""
-    import pyarrow as pa
-
+    pa = import_pyarrow(path)
     head, *messages = pa.ipc.MessageReader.open_stream(pa.memory_map(str(path)))
     if any(map(_is_compressed, messages)):  # to what size is known when it is in memory
         raise ValueError("its batches are compressed; save it without")
@@ -207,21 +206,22 @@ def _open_arrow(path: Path) -> RowFile:
         chosen = pa.Table.from_batches([parts[group] for group in groups], schema)
         return chosen.select(columns).to_batches(max_chunksize=rows)
 
-    return RowFile(schema, [part.num_rows for part in parts], [part.nbytes for part in parts], read)
+    return RowFile(schema, [(part.num_rows, part.nbytes) for part in parts], read)
 
 
 def _is_compressed(message: Any) -> bool:
     """Whether a batch is, which pyarrow does not tell: its head, a flatbuffer, has a field 3."""
-    head = message.metadata
+
+    def read(kind: str, place: int) -> int:
+        return struct.unpack_from(kind, message.metadata, place)[0]
 
     def field(table: int, number: int) -> int:
-        index = table - struct.unpack_from("<i", head, table)[0]
-        [size] = struct.unpack_from("<H", head, index)
-        offsets = struct.unpack_from(f"<{size // 2}H", head, index)[2:]
-        return table + offsets[number] if offsets[number:][:1] > (0,) else 0
+        index, place = table - read("<i", table), 4 + 2 * number
+        offset = read("<H", index + place) if place < read("<H", index) else 0
+        return offset and table + offset
 
-    batch = field(*struct.unpack_from("<I", head), 2)
-    return field(batch + struct.unpack_from("<I", head, batch)[0], 3) > 0
+    batch = field(read("<I", 0), 2)
+    return field(batch + read("<I", batch), 3) > 0
 
 
 def read_columns(path: Path, names: list[str]) -> dict[str, list[Any]]:
@@ -230,7 +230,7 @@ def read_columns(path: Path, names: list[str]) -> dict[str, list[Any]]:
     there = [name for name in names if name in file.schema.names]
     if not there:
         return {}
-    batches = _guard(path, lambda: [*_unpack(file, there, [*range(len(file.rows))], 1024)])
+    batches = _guard(path, lambda: [*_unpack(file, there, [*range(len(file.groups))], 1024)])
     return {name: [value for batch in batches for value in batch[name]] for name in there}
 
 
@@ -240,7 +240,7 @@ def _unpack(file: RowFile, columns: list[str], groups: list[int], rows: int) -> 
     A value that is stored once may stand in many rows, as names of classes do. Images do not:
     beyond 256 MiB, they take no more than four times what the file says of them.
     """
-    declared = sum(file.sizes[group] for group in groups)
+    declared = sum(file.groups[group][1] for group in groups)
     most = min(MOST_BYTES, max(_STORED_ONCE, 4 * declared))
     size = 0
     for batch in file.read(columns, groups, rows):
@@ -270,7 +270,7 @@ def _image_column(path: Path, schema: Any) -> str:
 @lru_cache(maxsize=2)  # images are read in their order, by threads on both sides of a border
 def _read_group(path: Path, group: int) -> list[bytes | None]:
     file = open_rows(path)
-    if file.sizes[group] > MOST_BYTES:
+    if file.groups[group][1] > MOST_BYTES:
         raise unreadable(path, ValueError("a row group is larger than 1 GiB"))
     name = _image_column(path, file.schema)
     rows = _guard(path, lambda: [*_unpack(file, [name], [group], 1)])

@@ -108,20 +108,16 @@ def _list_tree(root: Path) -> Iterator[str]:
 
 
 class SavedDataset(BaseModel):
-    """What ``save_to_disk`` of ``datasets`` writes beside its Arrow files."""
+    """What ``save_to_disk`` of ``datasets`` writes beside its Arrow files, as ``state.json``."""
 
-    files: list[dict[Literal["filename"], str]] = Field(alias="_data_files")
+    files: list[dict[Literal["filename"], str]] = Field([], alias="_data_files")
 
 
 def _list_saved(folder: Path, entries: Sequence[str]) -> list[str]:
-    """The files of datasets that were saved there; a cache may lie beside them."""
-    states = [name for name in entries if PurePosixPath(name).name == "state.json"]
-    return [
-        str(PurePosixPath(state).parent / file["filename"])
-        for state in states
-        if state.replace("state.json", "dataset_info.json") in entries
-        for file in read_json(folder / state, SavedDataset).files
-    ]
+    """The files of datasets that were saved there; others, of a cache, may lie beside them."""
+    places = [PurePosixPath(name) for name in entries]
+    states = [(p, read_json(folder / p, SavedDataset)) for p in places if p.name == "state.json"]
+    return [str(p.parent / f["filename"]) for p, state in states for f in state.files]
 
 
 def list_images(folder: Path, most: int | None = None) -> list[str]:
