@@ -262,6 +262,7 @@ def with_offset(pets: Path) -> None:
         (lambda pets: (pets / "data-00000-of-00001.arrow").unlink(), "00001.arrow is missing"),
         (content("state.json", '{"_data_files": 3}'), "state.json: field '_data_files': "),
         (content("state.json", '{"_data_files": [{"filename": "../x.arrow"}]}'), "a link out of"),
+        (content("data-00000-of-00001.arrow", b""), "00001.arrow cannot be read: "),
         (write_arrow(label=[0, 1]), "has no column of images; it has label"),
         (write_arrow(image=[b"x"]), "has no column 'label'; it has image"),
         (write_arrow(image=[b"x"], label=[0.5]), "'label' holds neither numbers nor names"),
@@ -450,7 +451,6 @@ SPOILED: list[tuple[Spoil, str]] = [
     (rename(IBEX, "RED FOX"), "'RED FOX' and 'redFox' are both called 'red fox', whatever the cap"),
     (rename(IBEX, "a|b"), r"the class name 'a\|b' cannot stand in a table"),
     (fill(scan_of(4095), 3), r"3.png cannot be decoded \(it has more than 8 bits a pixel; save"),
-    (content("a.arrow", b""), "a.arrow cannot be read: "),
     (flatten, "holds 16 images and no class folders"),
     (
         lambda pets: write_folders(pets, 2, "train"),
