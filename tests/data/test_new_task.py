@@ -349,7 +349,7 @@ def test_images_that_lie_elsewhere_are_named_by_an_option(
     text = output_of("new-task", tmp_path / "far away" / "My Pets", "--name", "pets")
     folder = f"{tmp_path}/far away/My Pets"
     assert f"--data-root 'pets={folder}'" in text
-    assert folder not in "".join(p.read_text() for p in work.iterdir())
+    assert folder.encode() not in b"".join(p.read_bytes() for p in work.iterdir())
     monkeypatch.setenv("COMPATBENCH_DATA_PETS", "")
     load_again()
     with pytest.raises(CompatbenchError, match="--data-root pets=FOLDER"):
