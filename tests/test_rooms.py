@@ -53,7 +53,7 @@ BUDGETS = {
     "transfers and formats": (3_516, ("transfers", "formats")),
     "programs": (6_146, PROGRAMS),
     "programs, with fits beside the authors' code": (9_366, (*PROGRAMS, "benchmark/authors")),
-    "tests": (30_664, ("tests",)),
+    "tests": (30_665, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.
