@@ -1,11 +1,13 @@
-"""What setup.cfg cannot say: where links of README.md lead to, and by what a clone is found."""
+"""What setup.cfg cannot say: links of README.md, where a clone is found, models in wheels."""
 
+import lzma
 import os
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import editable_wheel
 from wheel.wheelfile import WheelFile
 
@@ -49,6 +51,23 @@ def describe(folder: Path, repository: str) -> dict[str, object]:
     }
 
 
+def pack(folder: Path) -> None:
+    """Compresses the models in a folder, whose numbers have two bytes; they are used unpacked."""
+    pairs = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 0, "lp": 1, "pb": 1}]
+    for path in folder.glob("*.safetensors"):
+        path.with_suffix(".xz").write_bytes(lzma.compress(path.read_bytes(), filters=pairs))
+        path.unlink()
+
+
+class BuildPy(build_py):
+    """A wheel's code and data, of which its models are most."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            pack(Path(self.build_lib, "compatbench", "tasks", "mini"))
+
+
 class EditableWheel(editable_wheel):
     """``pip install -e`` that also puts ``benchmark/`` last on the path.
 
@@ -74,4 +93,4 @@ if __name__ == "__main__":
     # As GitHub names the repository of a workflow.
     places = [os.environ.get(name, "") for name in ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY")]
     facts = describe(Path(__file__).parent, "/".join(places) if all(places) else "")
-    setup(cmdclass={"editable_wheel": EditableWheel}, **facts)
+    setup(cmdclass={"build_py": BuildPy, "editable_wheel": EditableWheel}, **facts)

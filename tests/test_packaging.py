@@ -19,7 +19,7 @@ import pytest
 import compatbench
 from compatbench.backbone.load import find_weights
 from compatbench.cli.new_method import fill_template
-from compatbench.data.cards import suite_cards
+from compatbench.data.cards import backbone_cards, suite_cards
 from compatbench.engine.plan import find_teachers
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
@@ -70,6 +70,21 @@ def test_a_wheel_has_the_models_of_two_suites_and_says_where_others_are(
     text = str(raised.value)
     assert "put tasks/mini/mini-clip-other.safetensors of the repository there, or" in text
     assert "\n" not in text
+
+
+def test_models_of_a_wheel_are_compressed_and_used_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mini").mkdir()
+    model = tmp_path / "mini" / "mini-clip.safetensors"
+    model.write_bytes(bytes(range(256)) * 16)
+    SETUP["pack"](model.parent)
+    assert [path.name for path in model.parent.iterdir()] == ["mini-clip.xz"]
+    monkeypatch.setattr(find_weights, "tasks_folder", lambda: tmp_path)
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(tmp_path / "cache"))
+    for _ in range(2):
+        path = find_weights.find_weights(backbone_cards.read("mini-clip"))
+        assert path.read_bytes() == bytes(range(256)) * 16
 
 
 def test_the_folder_above_a_clone_is_a_place_to_work(tmp_path: Path) -> None:

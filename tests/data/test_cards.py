@@ -115,7 +115,7 @@ def test_a_mistake_is_named_with_file_line_and_field(
         ("a: !!int ''\n", "1: not valid YAML"),
         ("a: !!set {1, 2}\n", "1: not valid YAML"),
         ("? [a]\n: 1\n", "1: not valid YAML"),
-        ("[" * 3000, "1: not valid YAML"),
+        ("[" * 3000, "[12]: not valid YAML"),  # versions of libyaml differ
         (f"a: {'9' * 5000}\n", "1: not valid YAML"),
         ("a: {b: [.nan, 1]}\n", "1: not valid YAML"),
         ('a: {b: "\\ud800"}\n', "1: not valid YAML"),

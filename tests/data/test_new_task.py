@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import shutil
+import struct
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from data.trees import (
     rename,
     write,
     write_folders,
-    write_parquet,
+    write_rows,
     write_shard,
 )
 from PIL import Image
@@ -162,7 +163,7 @@ def test_images_that_are_in_training_and_test_are_noted(work: Path) -> None:
 def test_several_targets_are_upgrades_of_one_suite(work: Path) -> None:
     write_folders(work / "pets")
     targets = ("mini-eva-clip", "mini-clip-next")
-    made = cb.new_task("pets", target="mini-eva-clip, mini-clip-next")
+    made = cb.new_task("pets", target="mini-eva-clip, mini-clip-next,mini-eva-clip")
     suite = suite_cards.read(made.suite.stem)
     assert suite.upgrades == tuple(("mini-clip", target) for target in targets)
     shown = output_of("new-task", "pets", "--target", ",".join(targets), "--replace")
@@ -208,8 +209,8 @@ dataset_info:
 
 
 def test_names_of_parquet_s_labels_are_those_of_the_hub_s_page(work: Path) -> None:
-    write_parquet(work / "pets" / "data" / "train-00000-of-00001.parquet", [0, 1] * 5, names=False)
-    write_parquet(work / "pets" / "data" / "unlabelled.parquet", [-1, -1])
+    write_rows(work / "pets" / "data" / "train-00000-of-00001.parquet", [0, 1] * 5, names=False)
+    write_rows(work / "pets" / "data" / "unlabelled.parquet", [-1, -1])
     made = cb.new_task("pets")
     assert made.task.names == ("0", "1")
     assert any("unlabelled.parquet has no labels" in note for note in made.notes)
@@ -219,16 +220,86 @@ def test_names_of_parquet_s_labels_are_those_of_the_hub_s_page(work: Path) -> No
     assert cb.new_task("pets", replace=True).task.names == ("0", "1")
 
 
-def test_parquet_rows_are_read_once_for_all_threads_and_one_without_image_is_broken(
-    work: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("splits", [("",), ("train", "test"), ("train", "validation", "test")])
+def test_a_dataset_of_save_to_disk_is_read_where_it_lies(
+    work: Path, splits: tuple[str, ...]
 ) -> None:
-    write_parquet(work / "0.parquet", [0, 1] * 6)
-    opened, really = list[Path](), containers.open_parquet
-    monkeypatch.setattr(
-        containers, "open_parquet", lambda path: opened.append(path) or really(path)
-    )
+    for split in splits:
+        for shard in range(2):
+            write_rows(work / "pets" / split / f"data-0000{shard}-of-00002.arrow", [0, 1] * 4)
+        write(work / "pets" / split / "cache-1f.arrow", b"of a map that was made of it")
+    made = cb.new_task("pets")
+    assert made.kind == f"{2 * len(splits)} Arrow files"
+    assert made.task.names == NAMES
+    assert [*made.task.counts.values()] == ([16] * len(splits) if splits[0] else [8, 8])
+    check_reads_back(made)
 
-    rows = [row for row, _ in open_container(work, "0.parquet", labelled=False)[0]]
+
+def write_arrow(compression: str | None = None, **columns: list[Any]) -> Spoil:
+    def spoil(pets: Path) -> None:
+        pa = pytest.importorskip("pyarrow")
+        table = pa.table(columns)
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        path = pets / "data-00000-of-00001.arrow"
+        with pa.ipc.new_stream(path, table.schema, options=options) as stream:
+            stream.write_table(table)
+
+    return spoil
+
+
+def with_offset(pets: Path) -> None:
+    """Names of classes that are said to lie beyond the end of the file."""
+    write_arrow(image=[b"x"] * 2, label=["ab", "cd"])(pets)
+    path = pets / "data-00000-of-00001.arrow"
+    offsets = struct.pack("<3i", 0, 2, 4)
+    assert path.read_bytes().count(offsets) == 1
+    path.write_bytes(path.read_bytes().replace(offsets, struct.pack("<3i", 0, 2, 1 << 30)))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda pets: (pets / "data-00000-of-00001.arrow").unlink(), "00001.arrow is missing"),
+        (content("state.json", '{"_data_files": 3}'), "state.json: field '_data_files': "),
+        (content("state.json", '{"_data_files": [{"filename": "../x.arrow"}]}'), "a link out of"),
+        (content("data-00000-of-00001.arrow", b""), "00001.arrow cannot be read: "),
+        (write_arrow(label=[0, 1]), "has no column of images; it has label"),
+        (write_arrow(image=[b"x"]), "has no column 'label'; it has image"),
+        (write_arrow(image=[b"x"], label=[0.5]), "'label' holds neither numbers nor names"),
+        (
+            write_arrow(image=[{"bytes": b"x"}, {"bytes": None}] * 3, label=[0, 1] * 3),
+            "holds no image, but at most its address; put it there, or remove it; and 5 more of 6",
+        ),
+        (write_arrow(image=[b"x"], label=[0], compression="zstd"), "its batches are compressed"),
+        (with_offset, "arrow cannot be read: .*offset"),
+        (content("data-00000-of-00001.arrow", b"\xff\xff\xff\xff" * 99), "arrow cannot be read: "),
+    ],
+)
+def test_a_saved_dataset_that_cannot_be_used_is_one_line(
+    work: Path, spoil: Spoil, message: str
+) -> None:
+    write_rows(work / "pets" / "data-00000-of-00001.arrow", [0, 1] * 4)
+    spoil(work / "pets")
+    check_refused(work, message)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_rows_that_are_in_training_and_test_are_noted(work: Path, ending: str) -> None:
+    write_rows(work / "pets" / "train" / f"0.{ending}", [0, 1] * 3)
+    write_rows(work / "pets" / "test" / f"0.{ending}", [0, 1] * 2)
+    [note] = [note for note in cb.new_task("pets").notes if "too" in note]
+    assert note.startswith("of 4 test images, 4 are in training, too")
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_rows_are_read_once_for_all_threads_and_one_without_image_is_broken(
+    work: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr(containers, "_GROUP", 3)
+    write_rows(work / f"0.{ending}", [0, 1] * 6)
+    opened, really = list[Path](), containers.open_rows
+    monkeypatch.setattr(containers, "open_rows", lambda path: opened.append(path) or really(path))
+    rows = [row for row, _ in open_container(work, f"0.{ending}", labelled=False)[0]]
     with ThreadPoolExecutor(8) as pool:
         images = list(pool.map(lambda i: rows[i // 9].read(), range(9 * 6)))
     assert images == [rows[i // 9].read() for i in range(9 * 6)]
@@ -278,7 +349,7 @@ def test_images_that_lie_elsewhere_are_named_by_an_option(
     text = output_of("new-task", tmp_path / "far away" / "My Pets", "--name", "pets")
     folder = f"{tmp_path}/far away/My Pets"
     assert f"--data-root 'pets={folder}'" in text
-    assert folder not in "".join(p.read_text() for p in work.iterdir())
+    assert folder.encode() not in b"".join(p.read_bytes() for p in work.iterdir())
     monkeypatch.setenv("COMPATBENCH_DATA_PETS", "")
     load_again()
     with pytest.raises(CompatbenchError, match="--data-root pets=FOLDER"):
@@ -380,10 +451,6 @@ SPOILED: list[tuple[Spoil, str]] = [
     (rename(IBEX, "RED FOX"), "'RED FOX' and 'redFox' are both called 'red fox', whatever the cap"),
     (rename(IBEX, "a|b"), r"the class name 'a\|b' cannot stand in a table"),
     (fill(scan_of(4095), 3), r"3.png cannot be decoded \(it has more than 8 bits a pixel; save"),
-    (
-        content("data-00000-of-00001.arrow", b""),
-        r"'save_to_disk' writes; write parquet in its",
-    ),
     (flatten, "holds 16 images and no class folders"),
     (
         lambda pets: write_folders(pets, 2, "train"),
@@ -543,7 +610,7 @@ def test_the_page_on_own_data_is_true(work: Path) -> None:
     (write_folders(work / "birds") / "labels.csv").write_text("\n".join(["path,label", *rows]))
     write_shard(work / "shards" / "train" / "0.tar", [0, 1] * 4)
     write_shard(work / "shards" / "test" / "0.tar", [0, 1] * 4)
-    write_parquet(work / "hub" / "data" / "train-00000-of-00001.parquet", [0, 1] * 4)
+    write_rows(work / "hub" / "data" / "train-00000-of-00001.parquet", [0, 1] * 4)
     shown = ""
     for line in "".join(blocks).splitlines():
         command, *words = shlex.split(line)

@@ -142,17 +142,28 @@ def write_shard(path: Path, labels: Iterable[int], first: int = 0) -> Path:
     return write_members(path, *shard_members(labels, first))
 
 
-def write_parquet(path: Path, labels: list[int], names: bool = True) -> None:
-    """As the Hub has it: an image is a struct of bytes and a path, and labels have names."""
+def write_rows(path: Path, labels: list[int], names: bool = True) -> None:
+    """A parquet file of the Hub, or a dataset of ``save_to_disk``, by the ending of the path.
+
+    An image is a struct of bytes and a path, and labels have names.
+    """
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
     images = [{"bytes": picture(label, i, "PNG"), "path": None} for i, label in enumerate(labels)]
-    feature = {"names": [*NAMES], "_type": "ClassLabel"}
-    about = json.dumps({"info": {"features": {"label": feature}}}).encode()
-    table = pa.table({"image": images, "label": labels})
+    features = {"image": {"_type": "Image"}, "label": {"names": [*NAMES], "_type": "ClassLabel"}}
+    about = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    schema = pa.schema({"image": image, "label": pa.int64()}, about if names else None)
+    table = pa.table({"image": images, "label": labels}, schema)
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = table.replace_schema_metadata({b"huggingface": about} if names else None)
-    pq.write_table(table, path, row_group_size=3)
+    if path.suffix == ".parquet":
+        pq.write_table(table, path, row_group_size=3)
+        return
+    with pa.ipc.new_stream(path, schema) as stream:
+        stream.write_table(table, max_chunksize=3)
+    files = [{"filename": file.name} for file in sorted(path.parent.glob("data-*.arrow"))]
+    write(path.with_name("state.json"), json.dumps({"_data_files": files, "_split": None}))
+    write(path.with_name("dataset_info.json"), json.dumps({"features": features}))
 
 
 def build_tree(card: TaskCard, root: Path, sizes: Sizes = FEW) -> Tree:
@@ -189,7 +200,7 @@ def build_tree(card: TaskCard, root: Path, sizes: Sizes = FEW) -> Tree:
         write(folder / "classnames.txt", "\n".join(card.classes))
     elif kind == "parquet":
         for split, listed in labels.items():
-            write_parquet(folder / "data" / f"{split}-00000-of-00001.parquet", listed)
+            write_rows(folder / "data" / f"{split}-00000-of-00001.parquet", listed)
     else:
         for listed in rows.values():
             for number, (path, label) in enumerate(listed):

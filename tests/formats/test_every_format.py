@@ -352,7 +352,7 @@ def test_image_tower_and_head_of_wise_ft(desk: Desk) -> None:
 
 def test_a_probe_of_scikit_learn_on_normalised_embeddings(desk: Desk) -> None:
     features = torch.randn(40, 16, generator=torch.Generator().manual_seed(3))
-    stored = (features / features.norm(dim=1, keepdim=True)).numpy()
+    stored = (features / features.norm(dim=1, keepdim=True)).double().numpy()
     probe = LogisticRegression(C=50.0).fit(stored, np.arange(40) % 5)
     path = desk.folder / "probe.npz"
     np.savez(path, coef=probe.coef_, intercept=probe.intercept_, classes=probe.classes_)
@@ -367,6 +367,10 @@ def test_a_probe_of_scikit_learn_on_normalised_embeddings(desk: Desk) -> None:
     torch.testing.assert_close(found.double(), wanted.double(), rtol=1e-5, atol=1e-5)
     with pytest.raises(CompatbenchError, match="features are not those of 'linear'; name linear_"):
         export_module("linear", module, desk.folder / "back.npz")
+    # It is written in single precision, though the file was in double.
+    [path] = export_module("linear_normalized", module, desk.folder / "back.npz").files
+    again = desk.import_file("linear_normalized", path)
+    torch.testing.assert_close(again["weight"].float(), module["weight"].float())
 
 
 @pytest.mark.parametrize("position", ["middle", "front"])

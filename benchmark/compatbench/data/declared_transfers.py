@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,12 +53,8 @@ def _read_cards(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _plain_values(call: ast.Call) -> Iterator[tuple[str | None, Any]]:
+    named = {"COPIED": COPIED, "frozenset()": frozenset()}
     for keyword in call.keywords:
         text = ast.unparse(keyword.value)
-        if text in ("COPIED", "frozenset()"):
-            yield keyword.arg, {"COPIED": COPIED, "frozenset()": frozenset()}[text]
-            continue
-        try:
-            yield keyword.arg, ast.literal_eval(keyword.value)
-        except ValueError:
-            continue  # what is computed, only the class knows
+        with suppress(ValueError):  # what is computed, only the class knows
+            yield keyword.arg, named[text] if text in named else ast.literal_eval(text)

@@ -6,7 +6,7 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from compatbench.data.cards.own_cards import ENDINGS
 from compatbench.data.dataset_folders import variable_of
 from compatbench.data.images.source import SPLITS
 from compatbench.data.labels import Labels
+from compatbench.data.layouts.containers import RowImage
 from compatbench.data.layouts.listing import Classes, open_images
 from compatbench.data.layouts.recognise import scan
 from compatbench.data.new_task_choices import choose_shots, name_classes, natural, split_images
@@ -94,7 +95,8 @@ def new_task(
     Args:
         folder: class folders, below folders of splits or not; or a list (CSV, TSV) with columns
             such as ``path`` and ``label``, perhaps ``split``; tar shards of a webdataset, or
-            parquet files of the Hub's kind (``image``, ``label``). A folder, or one such file.
+            parquet files of the Hub's kind (``image``, ``label``), or what ``save_to_disk`` writes.
+            A folder, or one such file.
         name: the task's name; by default the folder's.
         source: the old model: a name (see ``list backbones``), or ``MODEL/TAG`` of open_clip.
         target: the new model, likewise; of several, a list with commas, the suite has an upgrade
@@ -145,7 +147,7 @@ def new_task(
         "licence": LICENCE,
     }
     card = _check(TaskCard, values, paths["task"])
-    targets = [_backbone(each) for each in backbone_cards.resolve_all(target)]
+    targets = dict.fromkeys(map(_backbone, backbone_cards.resolve_all(target)))
     suite = _make_suite(card, [[_backbone(source), each] for each in targets], shots)
     _check(SuiteCard, suite_cards.read(suite["extends"]).model_dump() | suite, paths["suite"])
     opened = open_images(listing, Classes(name, card.names, labels, labels))
@@ -242,10 +244,7 @@ def _check(model: type[TaskCard] | type[SuiteCard], values: dict[str, Any], path
 def _decode(task: Task, seed: int, progress: Callable[[str], object]) -> int:
     """Decodes images, all or a part drawn at random; an error counts those that fail."""
     task.source.check_files()
-    samples = [sample for split in SPLITS for sample in task.source.samples[split]]
-    if len(samples) > DECODED:
-        drawn = sorted(random.Random(seed).sample(range(len(samples)), DECODED))
-        samples = [samples[number] for number in drawn]  # in order, which parquet files like
+    samples = _draw([sample for split in SPLITS for sample in task.source.samples[split]], seed)
     broken = task.source.find_broken(
         samples, lambda done, total: progress(f"decoding images, {done:,} of {total:,}")
     )
@@ -255,28 +254,36 @@ def _decode(task: Task, seed: int, progress: Callable[[str], object]) -> int:
     return len(samples)
 
 
+def _draw(samples: Sequence[Any], seed: int) -> Sequence[Any]:
+    """The images, or as many of them as are decoded, in their order, which parquet files like."""
+    if len(samples) <= DECODED:
+        return samples
+    return [samples[i] for i in sorted(random.Random(seed).sample(range(len(samples)), DECODED))]
+
+
 def _find_twins(task: Task, seed: int) -> list[str]:
     """Notes of test images that are training images, too: byte for byte, of those drawn."""
-    size, known = task.source.size, dict[tuple[int, str], Any]()
-    tested = [*task.source.samples["test"]]
-    if len(tested) > DECODED:
-        tested = random.Random(seed).sample(tested, DECODED)
-    sizes = {size(sample) for sample in tested}
-    for sample in (s for split in ("train", "val") for s in task.source.samples[split]):
-        if size(sample) in sizes:
-            known[size(sample), sha256_bytes(task.source.content(sample))] = sample
-    sizes = {bytes_of for bytes_of, _ in known}
-    twins = [
-        (sample, known[key])
-        for sample in tested
-        if size(sample) in sizes
-        and (key := (size(sample), sha256_bytes(task.source.content(sample)))) in known
-    ]
+    samples = task.source.samples
+    tested, trained = _draw(samples["test"], seed), [*samples["train"], *samples["val"]]
+    if in_rows := any(isinstance(sample, RowImage) for sample in tested):
+        trained = _draw(trained, seed)  # of which nothing but their content says how large each is
+
+    def size(sample: Any) -> int:
+        return 0 if in_rows else task.source.size(sample)
+
+    shared = {*map(size, tested)} & {*map(size, trained)}
+
+    def read(samples: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+        alike = (sample for sample in samples if size(sample) in shared)
+        return ((sha256_bytes(task.source.content(sample)), sample) for sample in alike)
+
+    known = dict(read(trained))
+    twins = [(sample, known[digest]) for digest, sample in read(tested) if digest in known]
     if not twins:
         return []
+    what = f"of {count(len(tested), 'test image')}, {len(twins):,} are in training, too, which"
     pair = f"{twins[0][0].id} is {twins[0][1].id}"
-    of = f"of {count(len(tested), 'test image')}, {len(twins):,} are"
-    return [f"{of} in training, too, which flatters every module ({pair}); remove them"]
+    return [f"{what} flatters every module ({pair}); remove them"]
 
 
 def _dump(values: dict[str, Any]) -> str:

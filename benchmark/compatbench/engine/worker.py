@@ -36,6 +36,7 @@ from compatbench.engine.store import RunStore
 from compatbench.engine.task_images import TaskImages, hide_labels
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FewShotData, Method, Module
+from compatbench.method.mistakes import check_module
 from compatbench.method.predictions import Predictions
 from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.method.transfer import UndeclaredAccess
@@ -149,7 +150,8 @@ class Worker:
             backbone = DroppingBackbone(backbone, cell.training.mlp_drop, rng)
         wait_for(backbone.device)
         start = time.perf_counter()
-        module = method.fit(backbone, data, rng).detach()
+        check_module(module := method.fit(backbone, data, rng), method.fit)
+        module = module.detach()
         module.about["labels"] = load_task(cell.task).labels.described
         wait_for(backbone.device)
         seconds = time.perf_counter() - start

@@ -176,8 +176,9 @@ def export_module(
             f"the format '{chosen.name}' is for modules of '{chosen.method}', and this is one of "
             f"'{name}'{hint}"
         )
-    kind = dtype or about.get("imported", {}).get("dtype") or chosen.dtype
-    if kind not in ("float16", "float32", "bfloat16"):
+    kinds, kept = ("float16", "float32", "bfloat16"), about.get("imported", {}).get("dtype")
+    kind = dtype or (kept if kept in kinds else chosen.dtype)
+    if kind not in kinds:
         raise CompatbenchError(f"--dtype '{kind}': give float16, bfloat16 or float32")
     config = about.get("config", {})
     not_stored = {n: float(read[n] if n in read.stored else config[n]) for n in chosen.needs}

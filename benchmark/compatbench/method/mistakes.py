@@ -169,6 +169,13 @@ def check_words(field: str, values: Collection[str], kind: type, known: Sequence
             raise CompatbenchError(unknown_name(str(value), known, f"card's '{field}'"))
 
 
+def check_module(module: Any, function: Any) -> None:
+    """Refuses what a function returned if it is no module."""
+    if not hasattr(module, "trained"):
+        problem = f"{function.__name__} returned {_kind(module)}, not a Module"
+        raise MethodMistake(problem, function)
+
+
 def check_logits(logits: Any, images: int, classes: int, *functions: object) -> None:
     """Refuses what is no tensor of logits ``[images, classes]``.
 
@@ -188,7 +195,9 @@ def check_loss(loss: Any, trained: Mapping[str, Tensor], *functions: object) -> 
     """Refuses a loss that is no number, or that does not depend on what is trained."""
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         shape = f"shape {[*loss.shape]}" if isinstance(loss, Tensor) else _kind(loss)
-        raise MethodMistake(f"the loss is {shape}, not one number; take its mean", *functions)
+        raise MethodMistake(
+            f"the loss is {shape}, not a tensor of one number; take its mean", *functions
+        )
     if not loss.requires_grad:
         raise MethodMistake(
             f"the loss has no gradient for what is trained ({', '.join(trained)}): it is detached, "

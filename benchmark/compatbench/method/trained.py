@@ -15,7 +15,7 @@ from torch import Tensor
 
 from compatbench.errors import CompatbenchError
 from compatbench.method import Backbone, FeatureSet, FewShotData, Labels, Method, Module
-from compatbench.method.mistakes import check_logits, check_loss, check_trainable
+from compatbench.method.mistakes import check_logits, check_loss, check_module, check_trainable
 
 # A cap on steps leaves a recipe at least this many epochs, if it has so many.
 LEAST_EPOCHS = 10
@@ -183,7 +183,8 @@ class TrainedMethod(Method):
         def loss(module: Module, batch: Batch) -> Tensor:
             return self.loss(self.attach(module, backbone, data.labels), batch)
 
-        return self.train(self.init(backbone, data, rng), loss, backbone, data, rng)
+        check_module(module := self.init(backbone, data, rng), self.init)
+        return self.train(module, loss, backbone, data, rng)
 
     def train(
         self,

@@ -13,6 +13,7 @@ import yaml
 from compatbench.extras.audit.pull_request import check_pull_request
 from compatbench.extras.audit.suite_settings import set_method
 from compatbench.files.project_folders import content_folder
+from compatbench.results.result_files import FILES
 
 from .conftest import Project, git
 
@@ -95,9 +96,7 @@ def test_two_pull_requests_of_one_file_each_pass_are_merged_and_recorded(
     made = commit(project, "Results")
     assert {line for line in said.splitlines() if (project.folder / line).is_file()} == made
     names = ("first", "second", "zeroshot_ensemble")  # of which there were no rows, either
-    results = {
-        f"results/tiny/{name}{end}" for name in names for end in (".csv", ".cost.csv", ".json")
-    }
+    results = {f"results/tiny/{name}{end}" for name in names for end in FILES}
     tuned = {"results/tiny/tuning/second.json"}  # a closed form has nothing to choose
     assert made >= results | tuned | {"leaderboard.md"}
     pages = ("leaderboard.md", "results/tiny/README.md", "results/figures/", "results/report/")

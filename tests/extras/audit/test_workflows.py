@@ -95,6 +95,17 @@ def fnmatch_any(name: str, patterns: list[str]) -> bool:
     return any(fnmatch(name + "x" * begins, pattern) for pattern in patterns)
 
 
+def test_a_version_is_tagged_where_its_wheel_was_tried() -> None:
+    release = read(GITHUB / "workflows" / "release.yml")["jobs"]
+    ci = read(GITHUB / "workflows" / "ci.yml")["jobs"]
+    for job in (release["wheel"], ci["package"]):
+        assert ".ci/wheel" in [step.get("run") for step in job["steps"]]
+    assert release["tag"]["needs"] == "wheel"
+    script = (GITHUB.parent / ".ci" / "wheel").read_text()
+    assert '"$size" -gt 30000000' in script
+    assert "compatbench run --suite smoke" in script
+
+
 def test_every_python_that_is_promised_is_tested() -> None:
     setup = (GITHUB.parent / "setup.cfg").read_text()
     promised = re.findall(r"Programming Language :: Python :: (3\.\d+)", setup)

@@ -497,12 +497,14 @@ class ComputesElsewhere(Scales, told="fit: .* make tensors with device=backbone.
         return lambda features: classify(torch.cat([features, shift[None]]))
 
 
-class HasALossForEachImage(Scales, told=r"fit: the loss is shape \[15\], not one number; take its"):
+class HasALossForEachImage(
+    Scales, told=r"fit: the loss is shape \[15\], not a tensor of one number; take its"
+):
     def loss(self, classifier: Any, batch: Batch) -> Tensor:
         return F.cross_entropy(classifier(batch.inputs), batch.targets, reduction="none")
 
 
-class HasNoLoss(Scales, told=r"fit: the loss is nothing \(None\), not one number"):
+class HasNoLoss(Scales, told=r"fit: the loss is nothing \(None\), not a tensor of one"):
     def loss(self, classifier: Any, batch: Batch) -> Any:
         F.cross_entropy(classifier(batch.inputs), batch.targets)
 
@@ -522,6 +524,11 @@ class RefusesItsOwnRecipe(Scales, told="fit: Recipe: field 'lr': Input should be
 class ReturnsNoModule(Scales, told="fit: fit returned a dict, not a Module"):
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Any:
         return super().fit(backbone, data, rng).tensors
+
+
+class BeginsWithoutAModule(Scales, told="fit: init returned a dict, not a Module"):
+    def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Any:
+        return super().init(backbone, data, rng).tensors
 
 
 class ReturnsATuple(Scales, told="fit: the classifier returned a tuple, not a tensor of logits"):

@@ -5,6 +5,7 @@ Environment variables are read when they are needed, so that worker processes fo
 
 from __future__ import annotations
 
+import lzma
 import os
 import socket
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from compatbench.backbone.load.names import release_facts
+from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import BackboneCard
 from compatbench.data.cards.yaml_file import WEIGHTS_FOLDER
 from compatbench.errors import BackboneError, MissingWeights
+from compatbench.files.atomic import write_atomic
 from compatbench.files.project_folders import tasks_folder
 from compatbench.messages import first_line
 
@@ -87,6 +90,11 @@ def find_weights(card: BackboneCard, download: bool = False) -> Path:
     if card.weights is not None:
         path = tasks_folder() / card.weights
         if path.is_file():
+            return path
+        if (packed := path.with_suffix(".xz")).is_file():  # in a wheel
+            path = default_cache_folder() / "weights" / f"{card.sha256}{path.suffix}"
+            if not path.is_file():
+                write_atomic(path, lzma.decompress(packed.read_bytes()))
             return path
         # A wheel has the models of the suites ``mini`` and ``smoke`` alone.
         fix = f"put tasks/{card.weights} of the repository there, or work in a clone"

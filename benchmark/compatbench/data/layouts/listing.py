@@ -1,8 +1,8 @@
 """A listing: what every scanner of a layout gives; lists of images; how images are opened.
 
 A path is that of a file below the listing's folder, or of what lies in one: ``shards/0.tar/0007``
-is a member of a tar shard, ``data/train.parquet/7`` a row of a parquet file. All are read where
-they lie.
+is a member of a tar shard, ``data/train.parquet/7`` a row of a parquet file, ``0.arrow/7`` one of
+an Arrow file. All are read where they lie.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from compatbench.data.images.dataset_files import BrokenImages, WrongClasses, read_bytes, unreadable
 from compatbench.data.images.source import SPLITS, ImageSource, Sample, Stored
-from compatbench.data.layouts.containers import PARQUET, TAR, ParquetRow, open_container
+from compatbench.data.layouts.containers import CONTAINERS, RowImage, open_container
 from compatbench.errors import CompatbenchError
 from compatbench.messages import first_line
 
@@ -129,17 +129,17 @@ def open_images(listing: Listing, classes: Classes, within: Path | None = None) 
         else:
             samples[split].append(replace(stored, label=numbers[label]))
     source = ImageSource(listing.folder, samples, within)
-    if any(isinstance(image, ParquetRow) for image in listing.stored.values()):
+    if any(isinstance(image, RowImage) for image in listing.stored.values()):
         source.decoders = 1  # a group of rows is read once for all of its images
     return source
 
 
 def _find_stored(listing: Listing, path: str) -> Stored | None:
-    """The image of a path in a shard or parquet file; None if the path is a file's."""
-    if path in listing.stored or not (TAR in path or PARQUET in path):
+    """The image of a path in a shard or a file of rows; None if the path is a file's."""
+    if path in listing.stored or not any(ending in path for ending in CONTAINERS):
         return listing.stored.get(path)
     for around in reversed(PurePosixPath(path).parents):
-        if around.suffix in (TAR, PARQUET) and not (listing.folder / around).is_dir():
+        if around.suffix in CONTAINERS and not (listing.folder / around).is_dir():
             images, _ = open_container(listing.folder, str(around), labelled=False)
             listing.stored |= {image.id: image for image, _ in images}
             if path not in listing.stored:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
-from typing import Any
 
 import pandas as pd
 
 from compatbench.engine.cell import Cell
+from compatbench.engine.flat_settings import flat_settings
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError
@@ -44,15 +44,7 @@ def check_settings(suite: StoredSuite) -> Iterator[Finding]:
 def _flatten(results: MethodResults) -> dict[str, str]:
     """The card and settings of a method as JSON, by dotted name."""
     about = {"method": asdict(results.info), "config": results.config, "differs": results.differs}
-    return dict(_leaves(about, ""))
-
-
-def _leaves(value: Any, name: str) -> Iterator[tuple[str, str]]:
-    if not isinstance(value, Mapping):
-        yield name, canonical_json(value)
-        return
-    for key, inner in value.items():
-        yield from _leaves(inner, f"{name}.{key}" if name else str(key))
+    return {name: canonical_json(value) for name, value in flat_settings(about)}
 
 
 def check_keys(suite: StoredSuite) -> list[Finding]:

@@ -33,7 +33,7 @@ from compatbench.method import (
     Module,
     Teacher,
 )
-from compatbench.method.mistakes import MethodMistake, author_line, check_logits
+from compatbench.method.mistakes import MethodMistake, author_line, check_logits, check_module
 
 TEMPLATES = ("a photo of a {}.", "a drawing of the {}.", "{} texture")
 TEXTS = ("a {} is seen.", "{}, which is old", "the {} of a friend", "a big {}")
@@ -143,9 +143,7 @@ class MethodUnderTest:
         method, data = self.build(steps), data or self.draw()
         with self.listen():
             module = method.fit(self.source, data, rng)
-        if not isinstance(module, Module):
-            problem = f"fit returned a {type(module).__name__}, not a Module"
-            raise MethodMistake(problem, method.fit)
+        check_module(module, method.fit)
         return module.detach()
 
     @property

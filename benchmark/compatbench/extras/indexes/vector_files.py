@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from compatbench.data.layouts.containers import import_pyarrow
 from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes.raw_vectors import (
     Change,
@@ -52,7 +53,7 @@ class ParquetVectors(VectorFile):
             first += len(batch)
 
     def rewrite(self, file: BinaryIO, width: int, change: Change) -> None:
-        pa, pq = _pyarrow()
+        pa = import_pyarrow(self.path)
         source = _open_parquet(self.path)
         schema, place = source.schema_arrow, source.schema_arrow.get_field_index(self.column)
         old = schema.field(place)
@@ -69,7 +70,9 @@ class ParquetVectors(VectorFile):
         packed = source.metadata.row_group(0).column(place).compression
         packed = "NONE" if packed == "UNCOMPRESSED" else packed
         first = 0
-        with pq.ParquetWriter(file, written, compression=packed, use_dictionary=others) as writer:
+        with pa.parquet.ParquetWriter(
+            file, written, compression=packed, use_dictionary=others
+        ) as writer:
             for batch in self._batches(source, self.per_block):
                 vectors = change(self._vectors(batch.column(place), first), first)
                 values = pa.array(vectors.astype(self.dtype, copy=False).reshape(-1))
@@ -203,8 +206,7 @@ def _require(path: Path) -> Path:
 
 
 def _read_parquet(path: Path, column: str | None) -> ParquetVectors:
-    pa, _ = _pyarrow()
-    source = _open_parquet(path)
+    pa, source = import_pyarrow(path), _open_parquet(path)
     lists = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
     kinds = {
         field.name: field.type
@@ -227,28 +229,15 @@ def _read_parquet(path: Path, column: str | None) -> ParquetVectors:
 
 
 def _open_parquet(path: Path) -> Any:
-    _, pq = _pyarrow()
     with _reading(path):
         # With a buffer a row group is read in parts.
-        return pq.ParquetFile(path, buffer_size=1 << 20)
+        return import_pyarrow(path).parquet.ParquetFile(path, buffer_size=1 << 20)
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    pa, _ = _pyarrow()
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (import_pyarrow(path).ArrowException, OSError) as error:
         what = f"cannot read the index {path}: {first_line(error).rstrip('.')}"
         raise CompatbenchError(f"{what}; is it whole? Copy it again") from None
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise CompatbenchError(
-            "parquet files need pyarrow: pip install 'compatbench[parquet]'"
-        ) from None
-    return pyarrow, pyarrow.parquet
