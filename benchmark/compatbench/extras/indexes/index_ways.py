@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from compatbench.extras.indexes.index_maps import FeatureMap, Pair, find_drift, fit_map
 from compatbench.extras.indexes.rankings import Array, Ranking, merge, search
+from compatbench.extras.indexes.raw_vectors import one_ahead
 from compatbench.extras.indexes.retrieval_files import CEILING, OLD
 from compatbench.extras.indexes.unpaired_map import find_unpaired
 from compatbench.extras.indexes.vector_files import VectorFile
@@ -89,7 +90,7 @@ class Index:
         turn: FeatureMap | None = None,
         only: Array | None = None,
     ) -> Ranking:
-        return search(queries, self.blocks(side, turn, only), self.depth, self.itself)
+        return search(queries, one_ahead(self.blocks(side, turn, only)), self.depth, self.itself)
 
 
 def to_unit(vectors: Array) -> Array:

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from compatbench.errors import CompatbenchError
-from compatbench.extras.indexes.index_maps import LEAST_PAIRS, PAIRS, SEEDS
+from compatbench.extras.indexes.index_maps import LEAST_PAIRS, PAIRS, SEEDS, choose_numbers
 from compatbench.extras.indexes.index_verdicts import MeasuredIndex, summarise
 from compatbench.extras.indexes.index_ways import Index, Maps, Way, rank_ways, to_unit
 from compatbench.extras.indexes.rankings import ByClass, Judged, measure
@@ -59,7 +59,8 @@ def measure_index(
         labels, query_labels: in its place, a class of each item and of each query: lines of a
             text, or a ``.npy``; an item is relevant to queries of its class.
         ids: of the items and of the queries, as ``relevant`` has them; by default row numbers.
-        words: vectors of the same texts on both models, for the way ``words``.
+        words: vectors of the same texts on both models, for the way ``words``; those that are
+            queried are left out.
         paired: vectors of other things on both models, to fit maps on in place of rows.
         pairs: how many pairs maps are fitted on; by default 64, 256 and 1024, as far as half of
             the rows go. 0 leaves out the ways that need any.
@@ -90,10 +91,11 @@ def measure_index(
     relevance = _read_relevance(
         relevant, (labels, query_labels), ids, (count, len(asked[0])), itself
     )
-    queried = np.isin(marks, _mark(asked[0]))
+    marked = _mark(asked[0])
+    queried = np.isin(marks, marked)
     if paired is not None:
         stock = _read_units(paired, "pairs", files)
-        if (same := np.isin(_mark(stock[0]), _mark(asked[0]))).any():
+        if (same := np.isin(_mark(stock[0]), marked)).any():
             raise CompatbenchError(
                 f"{int(same.sum()):,} of the pairs are also queried, the first in row "
                 f"{int(same.argmax()):,}: maps must be fitted on others; drop these pairs"
@@ -102,7 +104,7 @@ def measure_index(
     else:
         left = _choose_pairs(queried, relevance, max(pairs, default=0))
         stock, most = tuple(_take(file, left) for file in files), len(left)
-    numbers = _choose_numbers(pairs, most)
+    numbers = choose_numbers(pairs, seeds, most)
     kept = np.ones(count, bool)
     kept[left] = False
     index = Index(*files, asked[0], asked[1], kept, itself)
@@ -112,7 +114,16 @@ def measure_index(
         others = np.random.default_rng(0).permutation(np.flatnonzero(kept & ~queried))[:SAMPLED]
         if len(others) >= FEWEST:
             unpaired = _take(files[0], np.sort(others)), stock[1]
-    texts = None if words is None else _read_units(words, "words", files)
+    texts = None
+    if words is not None:
+        listed = _read_units(words, "words", files)
+        others = ~np.isin(_mark(listed[0]), marked)
+        if others.sum() < LEAST_PAIRS:
+            raise CompatbenchError(
+                f"words: {others.sum()} of {len(others):,} are not queried; give {LEAST_PAIRS} or "
+                "more, and better some thousand"
+            )
+        texts = listed[0][others], listed[1][others]
     maps = Maps((stock[0], stock[1]), texts, numbers, draws, unpaired)
     again = index.search(index.asked_new, index.new)
     if relevance is None:
@@ -195,15 +206,3 @@ def _choose_pairs(
         others = np.setdiff1d(free, relevance.items)
         free = others if len(others) >= wanted else free
     return np.sort(np.random.default_rng(0).permutation(free)[:wanted])
-
-
-def _choose_numbers(pairs: Sequence[int], most: int) -> list[int]:
-    """The numbers of pairs that maps are fitted on; of the usual ones as many as there are."""
-    counts = sorted({*pairs} - {0})
-    if tuple(pairs) == PAIRS:
-        return [count for count in counts if count <= most] or [most] * (most >= LEAST_PAIRS)
-    if not pairs or min(counts, default=LEAST_PAIRS) < LEAST_PAIRS:
-        raise CompatbenchError(f"pairs: give 0, or numbers of at least {LEAST_PAIRS}")
-    if max(counts, default=0) > most:
-        raise CompatbenchError(f"pairs: {max(counts):,} are asked for, and there are {most:,}")
-    return counts
