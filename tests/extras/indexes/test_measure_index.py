@@ -106,7 +106,7 @@ def test_every_way_is_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
         assert frame[way] == pytest.approx(ndcg(scores), abs=1e-3), way
     cascade = measured.frame.set_index(["way", "at"]).loc[("cascade", 50)]
     looked_at = np.unique(np.nonzero(first)[1])
-    assert cascade["encode"] == PAIRS + len(looked_at)
+    assert cascade["encode"] == PAIRS + round(len(looked_at) * ITEMS / (ITEMS - len(left)))
     assert cascade["per_query"] == pytest.approx(len(looked_at) / QUERIES)
     assert cascade["encoded"] == pytest.approx(100 * (1 - len(looked_at) / (50 * QUERIES)))
 
@@ -134,6 +134,13 @@ def test_an_interval_is_what_a_bootstrap_over_queries_gives() -> None:
     assert by_draws is not None
     assert abs(by_student.low - by_draws.low) < 0.6
     assert abs(by_student.high - by_draws.high) < 0.6
+
+
+def test_a_cascade_that_encodes_all_is_not_cheaper_than_all() -> None:
+    world = World()
+    frame = world.measure().frame.set_index(["way", "at"])
+    assert frame.loc[("cascade", 50), "encoded"] > 90  # of a hundred items, each is looked at
+    assert frame.loc[("cascade", 50), "encode"] > frame.loc[("re-encoded", 0), "encode"]
 
 
 def test_the_verdict_follows_the_intervals() -> None:
@@ -247,7 +254,7 @@ def test_a_command_reads_every_format(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"pairs": [3]}, "numbers of at least 8"),
         ({"pairs": [500]}, "--pairs 500: there are 120; give 120 at most"),
         ({"seeds": []}, "and a seed"),
-        ({"words": World().queries}, "words: 0 of 60 are not queried; give 8"),
+        ({"words": World().queries}, "words: give 8 or more that are not"),
         ({"old": "none.npy"}, "cannot read the index none.npy"),
         ({"paired": "leak"}, "1 of the pairs are also queried, the first in row 2"),
         ({"qrels": [("0", "900", 1)]}, "no item '900' among 240"),

@@ -91,8 +91,7 @@ def measure_index(
     relevance = _read_relevance(
         relevant, (labels, query_labels), ids, (count, len(asked[0])), itself
     )
-    marked = _mark(asked[0])
-    queried = np.isin(marks, marked)
+    queried = np.isin(marks, marked := _mark(asked[0]))
     if paired is not None:
         stock = _read_units(paired, "pairs", files)
         if (same := np.isin(_mark(stock[0]), marked)).any():
@@ -105,8 +104,7 @@ def measure_index(
         left = _choose_pairs(queried, relevance, max(pairs, default=0))
         stock, most = tuple(_take(file, left) for file in files), len(left)
     numbers = choose_numbers(pairs, seeds, most)
-    kept = np.ones(count, bool)
-    kept[left] = False
+    kept = ~np.isin(np.arange(count), left)
     index = Index(*files, asked[0], asked[1], kept, itself)
     draws = {seed: np.random.default_rng(seed).permutation(most) for seed in seeds}
     unpaired = None
@@ -114,29 +112,20 @@ def measure_index(
         others = np.random.default_rng(0).permutation(np.flatnonzero(kept & ~queried))[:SAMPLED]
         if len(others) >= FEWEST:
             unpaired = _take(files[0], np.sort(others)), stock[1]
-    texts = None
-    if words is not None:
-        listed = _read_units(words, "words", files)
-        others = ~np.isin(_mark(listed[0]), marked)
+    texts = None if words is None else _read_units(words, "words", files)
+    if texts is not None:
+        others = ~np.isin(_mark(texts[0]), marked)
         if others.sum() < LEAST_PAIRS:
-            raise CompatbenchError(
-                f"words: {others.sum()} of {len(others):,} are not queried; give {LEAST_PAIRS} or "
-                "more, and better some thousand"
-            )
-        texts = listed[0][others], listed[1][others]
+            raise CompatbenchError(f"words: give {LEAST_PAIRS} or more that are not queried")
+        texts = texts[0][others], texts[1][others]
     maps = Maps((stock[0], stock[1]), texts, numbers, draws, unpaired)
     again = index.search(index.asked_new, index.new)
+    known = relevance is not None
     if relevance is None:
         best = again.rows[:, :AGREED]
-        relevance = Judged(
-            np.repeat(np.arange(len(best)), best.shape[1]),
-            best.ravel(),
-            np.ones(best.size),
-            len(best),
-        )
-        known = False
-    else:
-        relevance, known = relevance.keep(kept), True
+        asking = np.indices(best.shape)[0].ravel()
+        relevance = Judged(asking, best.ravel(), np.ones(best.size), len(best))
+    relevance = relevance.keep(kept)
     figures: dict[Way, list[dict[str, Any]]] = {}
     for ranked in rank_ways(index, maps, again, progress):
         measured = measure(ranked.rows, relevance) | {"encoded": ranked.encoded}
@@ -186,15 +175,14 @@ def _read_relevance(
     itself: NDArray[np.intp] | None,
 ) -> ByClass | Judged | None:
     of_items, of_queries = labels
-    if relevant is None:
-        if of_items is not None:
-            return read_classes(of_items, of_queries, counts, itself)
-        if of_queries is not None:
-            raise CompatbenchError("give the labels of the items, too")
-        return None
+    if relevant is None and of_items is not None:
+        return read_classes(of_items, of_queries, counts, itself)
     if of_items is not None or of_queries is not None:
-        raise CompatbenchError("give relevant items or labels, one of the two")
-    return read_judgements(relevant, counts, ids)
+        both = "relevant items or labels, one of the two"
+        raise CompatbenchError(
+            f"give {'the labels of the items, too' if relevant is None else both}"
+        )
+    return None if relevant is None else read_judgements(relevant, counts, ids)
 
 
 def _choose_pairs(

@@ -110,12 +110,8 @@ def retrieve(
     old, rows = see(source), []
     for name in targets:
         rows += [{"source": source, "target": name, **row} for row in study.compare(old, see(name))]
-    asked = {
-        "target": targets,
-        "tasks": tasks,
-        "pairs": tuple(counts) or (0,),
-        "seeds": tuple(seeds),
-    }
+    asked = {"suite": card.name, "source": source, "target": targets, "tasks": tasks}
+    asked |= {"pairs": tuple(counts) or (0,), "seeds": tuple(seeds)}
     options = [
         f"--{name} {values if isinstance(values, str) else ','.join(map(str, values))}"
         for name, values in asked.items()
@@ -123,13 +119,8 @@ def retrieve(
     ]
     width = old.images.shape[1]
     about = {
-        "command": " ".join(
-            [f"compatbench study retrieve --suite {card.name} --source {source}", *options]
-        ),
-        "cpu_seconds_per_million": {
-            "encoded": costs,
-            "mapped": time_map(width, width),
-        },
+        "command": " ".join(["compatbench study retrieve", *options]),
+        "cpu_seconds_per_million": {"encoded": costs, "mapped": time_map(width, width)},
         "processor": provenance()["processor"],
         "tasks": list(chosen),
     }
