@@ -38,9 +38,12 @@ def make_files() -> dict[str, str | bytes]:
         pd.read_csv(Path(__file__).with_name(f"{name}.csv")).fillna({"by": ""})
         for name in ("measured_indexes", "real_vectors")
     )
-    sets = [measured_table(rows) for _, rows in real.groupby("queries", sort=False)]
+    sets = [
+        f"*{name}*:\n\n{measured_table(rows)}".replace(f", {name} ", " ")
+        for name, rows in real.groupby("queries", sort=False)
+    ]
     parts = {
-        "measured": measured_table(mini),
+        "measured": measured_table(with_most_pairs(mini)),
         "real": "\n\n".join(sets),
         "claims": claims_section(mini, real),
         "picture": f"![{LABEL}]({PICTURE})",
@@ -72,12 +75,11 @@ def upgrade_section(frame: pd.DataFrame) -> str:
     )
     ceiling, rows = by_texts[CEILING, 0]["map"], []
     for key, texts in by_texts.items():
-        both = texts, by_images[key]
-        shown = [float(row[name]) for row in both for name in ("recall@1", "recall@10", "map")]
+        shown = [of[name] for of in (texts, by_images[key]) for name in ("recall@1", "map")]
         share = f"{100 * texts['map'] / ceiling:.0f} %"
         rows.append([name_way(texts), *map(percent, shown), share])
     first = frame.iloc[0]
-    header = ["Way", "R@1", "R@10", "mAP", "R@1, images", "R@10, images", "mAP, images", "Share"]
+    header = ["Way", "R@1", "mAP", "R@1, images", "mAP, images", "Share"]
     head = f"{code(first['source'])} → {code(first['target'])}:"
     return "\n".join([head, "", *table(header, rows)])
 
@@ -91,7 +93,8 @@ def claims_section(*frames: pd.DataFrame) -> str:
     """What others report of ways to go on with an index, and the shares that are measured here."""
 
     def span(way: str, by: str = "") -> list[str]:
-        rows = [with_most_pairs(of).query("way == @way and by == @by")["share"] for of in frames]
+        most = map(with_most_pairs, frames)
+        rows = [of.loc[(of["way"] == way) & (of["by"] == by), "share"] for of in most]
         return [f"{shares.min():.0f} to {shares.max():.0f} %" for shares in rows]
 
     mapped = "queries mapped"
@@ -121,12 +124,13 @@ def measured_table(frame: pd.DataFrame) -> str:
 
     Where there are several numbers of pairs, or parts, a cell has the figure of each.
     """
-    keys = ["source", "target", "queries"]
-    frame = (
-        frame.fillna({"by": ""}).groupby([*keys, "way", "by"], sort=False, as_index=False).agg(list)
-    )
-    body: dict[str, dict[str, str]] = {}
-    for row in frame.to_dict("records"):
+    columns: dict[str, dict[str, str]] = {}
+    verdicts: dict[str, str] = {}
+    keys = ["source", "target", "queries", "way", "by"]
+    # An orthogonal map gives one ranking either way.
+    same = (frame["way"] == "queries mapped") & frame["by"].isin(["words", "images"])
+    frame = frame.loc[~same]
+    for row in frame.groupby(keys, sort=False, as_index=False).agg(list).to_dict("records"):
         way, by, at, pairs = (row[name] for name in ("way", "by", "at", "pairs"))
         name = f"{way} by {by}" if by and not way.startswith("partly") else way
         if len(at) > 1:
@@ -137,12 +141,12 @@ def measured_table(frame: pd.DataFrame) -> str:
         if way != OLD:
             shown += f" ({signed(row['over_old_low'][-1])} to {signed(row['over_old_high'][-1])})"
         head = f"{code(row['source'])} → {code(row['target'])}, {row['queries']}"
-        body.setdefault(name, {})[head] = shown
-        body.setdefault("*verdict*", {})[head] = f"*{row['verdict'][0]}*"
-    body["*verdict*"] = body.pop("*verdict*")
-    heads = [*body["*verdict*"]]
-    cells = [[name, *(of.get(head, NOTHING) for head in heads)] for name, of in body.items()]
-    return "\n".join(table(["Way", *heads], cells))
+        columns.setdefault(head, {})[name] = shown
+        verdicts[head] = f"*{row['verdict'][0]}*"
+    # Ways that need equal widths are not in every column.
+    names = max(columns.values(), key=len)
+    cells = [[name, *(of.get(name, NOTHING) for of in columns.values())] for name in names]
+    return "\n".join(table(["Way", *columns], [*cells, ["*verdict*", *verdicts.values()]]))
 
 
 def by_dataset(frame: pd.DataFrame) -> list[str]:

@@ -106,18 +106,17 @@ def on_two_cores(path: Path) -> dict[str, Any]:
         path.with_name("ported.npy").unlink()
 
     works: dict[str, Any] = {
-        "plain map": lambda: plain(square),
-        "port": ported,
-        "plain search": lambda: plain(asked.T),
-        "search": lambda: index.search(asked, file),
-        "search mapped": lambda: index.search(asked, file, turn),
+        "map: product alone": lambda: plain(square),
+        "map: `module port`, file to file": ported,
+        "search: product alone": lambda: plain(asked.T),
+        "search: `study index`, of a file": lambda: index.search(asked, file),
     }
     with suppress(ImportError):
         faiss: Any = import_module("faiss")
         faiss.omp_set_num_threads(CORES)
         flat = faiss.IndexFlatIP(LARGE_WIDTH)
         flat.add(vectors)
-        works["faiss"] = lambda: flat.search(asked, index.depth)
+        works["search: Faiss, in memory"] = lambda: flat.search(asked, index.depth)
     with threadpool_limits(CORES):
         rounds = [[take(work) for work in works.values()] for _ in range(ROUNDS)]
     best = dict(zip(works, np.min(rounds, axis=0).round(3).tolist(), strict=True))
