@@ -49,7 +49,7 @@ def make_files() -> dict[str, str | bytes]:
         "picture": f"![{LABEL}]({PICTURE})",
         "recall": "\n\n".join(map(upgrade_section, split(frame))),
         "datasets": "\n".join(by_dataset(frame)),
-        "cost": "\n".join(cost_lines(about)),
+        "cost": cost_line(about),
         "command": f"```sh slow\n{about['command']}\n{MEASURE}\n{COMMAND}\n```",
     }
     for name, content in parts.items():
@@ -131,12 +131,8 @@ def measured_table(frame: pd.DataFrame) -> str:
     same = (frame["way"] == "queries mapped") & frame["by"].isin(["words", "images"])
     frame = frame.loc[~same]
     for row in frame.groupby(keys, sort=False, as_index=False).agg(list).to_dict("records"):
-        way, by, at, pairs = (row[name] for name in ("way", "by", "at", "pairs"))
+        way, by = row["way"], row["by"]
         name = f"{way} by {by}" if by and not way.startswith("partly") else way
-        if len(at) > 1:
-            numbers = at if at[0] else pairs
-            name += f", {' / '.join(f'{number:,}' for number in numbers)}"
-            name += ("" if way == "cascade" else " %") if at[0] else " pairs"
         shown = " / ".join(map(percent, row["ndcg@10"]))
         if way != OLD:
             shown += f" ({signed(row['over_old_low'][-1])} to {signed(row['over_old_high'][-1])})"
@@ -180,15 +176,14 @@ def count(wins: pd.Series) -> str:
     return f"{int(wins.sum())} of {len(wins)}"
 
 
-def cost_lines(about: dict[str, Any]) -> list[str]:
+def cost_line(about: dict[str, Any]) -> str:
     """CPU seconds per million vectors."""
     seconds = about["cpu_seconds_per_million"]
-    rows = [
-        [f"encode a million images with {code(name)}", f"{encoding:,.0f}"]
-        for name, encoding in seconds["encoded"].items()
-    ]
-    rows.append(["map a million vectors, in memory", f"{seconds['mapped']:,.1f}"])
-    return table(["", "CPU seconds"], rows)
+    least, most = min(seconds["encoded"].values()), max(seconds["encoded"].values())
+    return (
+        f"To encode a million images takes {least:,.0f} to {most:,.0f} CPU seconds, and to "
+        f"map a million vectors in memory {seconds['mapped']:,.1f}."
+    )
 
 
 def picture(frame: pd.DataFrame) -> Spec:
