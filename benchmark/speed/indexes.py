@@ -136,8 +136,9 @@ def measure(path: Path) -> dict[str, int]:
     rows = np.load(path, mmap_mode="r")[:: 5 * LARGE // QUERIES]
     asked = rows + np.random.default_rng(1).standard_normal(rows.shape, np.float32) / 100
     every = {"queries": (asked, asked), "pairs": [1024], "seeds": [1]}
-    clock, cpu = take(lambda: cb.measure_index(path, path, **every))
-    about = {"queries": len(asked), "clock": round(clock), "cpu": round(cpu)}
+    before = round(1024 * peak_gib())
+    _, cpu = take(lambda: cb.measure_index(path, path, **every))
+    about = {"queries": len(asked), "cpu": round(cpu), "before_mib": before}
     return about | {"peak_mib": round(1024 * peak_gib())}
 
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from compatbench.extras.indexes.index_maps import FeatureMap, Pair, find_drift, fit_map
 from compatbench.extras.indexes.rankings import Array, Ranking, merge, search
-from compatbench.extras.indexes.raw_vectors import one_ahead
 from compatbench.extras.indexes.retrieval_files import CEILING, OLD
 from compatbench.extras.indexes.unpaired_map import find_unpaired
 from compatbench.extras.indexes.vector_files import VectorFile
@@ -75,7 +74,7 @@ class Index:
     ) -> Iterator[tuple[Array, Array]]:
         """Rows that stay and their unit vectors, mapped; ``only`` says which, ``[N]``."""
         first, wanted = 0, self.kept if only is None else self.kept & only
-        per_block = int(np.clip(BLOCK // len(self.asked_new), 256, 16384))
+        per_block = int(np.clip(BLOCK // len(self.asked_new), 256, 4096))
         for block in side.blocks(per_block):
             rows = first + np.flatnonzero(wanted[first : first + len(block)])
             if len(rows):
@@ -90,7 +89,7 @@ class Index:
         turn: FeatureMap | None = None,
         only: Array | None = None,
     ) -> Ranking:
-        return search(queries, one_ahead(self.blocks(side, turn, only)), self.depth, self.itself)
+        return search(queries, self.blocks(side, turn, only), self.depth, self.itself)
 
 
 def to_unit(vectors: Array) -> Array:

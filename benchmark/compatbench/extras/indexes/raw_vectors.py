@@ -7,7 +7,6 @@ import json
 import shutil
 import struct
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from compatbench.errors import CompatbenchError
 from compatbench.messages import first_line
 
-BLOCK = 8 << 20  # bytes of float32 in a block; in small ones threads wait for each other
+BLOCK = 4 << 20  # bytes of float32 in a block; in small ones threads wait for each other
 DTYPES = ("float16", "float32", "float64")
 KINDS = "a .npy, parquet, safetensors or flat Faiss index"
 # Vectors ``[n, width]`` and the number of the first, to the vectors in their place.
@@ -28,15 +27,6 @@ Change = Callable[[NDArray[Any], int], NDArray[Any]]
 # whether it is trained, and its metric, behind which all but the first two have a number.
 _FAISS = struct.Struct("<iqqq?i")
 _FLAT, _WITH_IDS = (b"IxFI", b"IxF2", b"IxFl"), (b"IxMp", b"IxM2")
-
-
-def one_ahead(items: Iterator[Any]) -> Iterator[Any]:
-    """The same; each is made by another thread while the one before it is used."""
-    with ThreadPoolExecutor(1) as maker:
-        coming = maker.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = maker.submit(next, items, None)
-            yield item
 
 
 @dataclass(frozen=True)
@@ -97,10 +87,9 @@ class RawVectors(VectorFile):
         file.write(self.header(width))
         with self.path.open("rb") as source:
             source.seek(self.start)
-            blocks = enumerate(one_ahead(self._read(source, self.per_block)))
-            changed = (change(block, number * self.per_block) for number, block in blocks)
-            for vectors in one_ahead(changed):
-                file.write(np.ascontiguousarray(vectors, self.dtype).data)
+            for number, block in enumerate(self._read(source, self.per_block)):
+                changed = change(block, number * self.per_block)
+                file.write(np.ascontiguousarray(changed, self.dtype).data)
             shutil.copyfileobj(source, file)  # what stands behind the vectors
 
     def _read(self, source: BinaryIO, rows: int) -> Iterator[NDArray[Any]]:
