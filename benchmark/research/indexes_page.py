@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 from pages import Page
 
-from compatbench.extras.indexes.index_verdicts import show_way
 from compatbench.extras.indexes.retrieval_files import CEILING, OLD, ORDER, POOLED, read_retrieval
 from compatbench.extras.indexes.retrieval_tables import most_images, pooled_rows
 from compatbench.tables.figures.spec_parts import Shown
@@ -32,13 +31,21 @@ def read() -> tuple[pd.DataFrame, dict[str, Any]]:
 def make_page() -> Page:
     """The sections of the page as the results give them, and its picture."""
     frame, about = read()
-    measured = pd.read_csv(Path(__file__).with_name("measured_indexes.csv"))
+    mini, real = (
+        pd.read_csv(Path(__file__).with_name(f"{name}.csv")).fillna({"by": ""})
+        for name in ("measured_indexes", "real_vectors")
+    )
+    sets = [
+        f"*{name}*:\n\n{measured_table(rows)}".replace(f", {name} ", " ")
+        for name, rows in real.groupby("queries", sort=False)
+    ]
     sections = {
-        "measured": measured_section(measured),
-        "claims": claims_section(measured),
+        "measured": measured_table(with_most_pairs(mini)),
+        "real": "\n\n".join(sets),
+        "claims": claims_section(mini, real),
         "recall": "\n\n".join(map(upgrade_section, split(frame))),
         "datasets": "\n".join(by_dataset(frame)),
-        "cost": "\n".join(cost_lines(about)),
+        "cost": cost_line(about),
         "command": f"```sh slow\n{about['command']}\n{MEASURE}\n{COMMAND}\n```",
     }
     return Page(sections, {"indexes/recall.svg": show_recall(frame)})
@@ -62,12 +69,11 @@ def upgrade_section(frame: pd.DataFrame) -> str:
     )
     ceiling, rows = by_texts[CEILING, 0]["map"], []
     for key, texts in by_texts.items():
-        both = texts, by_images[key]
-        shown = [float(row[name]) for row in both for name in ("recall@1", "recall@10", "map")]
+        shown = [of[name] for of in (texts, by_images[key]) for name in ("recall@1", "map")]
         share = f"{100 * texts['map'] / ceiling:.0f} %"
         rows.append([name_way(texts), *map(percent, shown), share])
     first = frame.iloc[0]
-    header = ["Way", "R@1", "R@10", "mAP", "R@1, images", "R@10, images", "mAP, images", "Share"]
+    header = ["Way", "R@1", "mAP", "R@1, images", "mAP, images", "Share"]
     head = f"{code(first['source'])} → {code(first['target'])}:"
     return "\n".join([head, "", *table(header, rows)])
 
@@ -77,87 +83,60 @@ def with_most_pairs(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[frame["pairs"].isin([0, frame["pairs"].max()])]
 
 
-def claims_section(frame: pd.DataFrame) -> str:
+def claims_section(*frames: pd.DataFrame) -> str:
     """What others report of ways to go on with an index, and the shares that are measured here."""
-    most = with_most_pairs(frame)
 
-    def span(way: str, by: str = "") -> str:
-        shares = most.loc[(most["way"] == way) & most["by"].fillna("").isin([by])]["share"]
-        return f"{shares.min():.0f} to {shares.max():.0f} %"
+    def span(way: str, by: str = "") -> list[str]:
+        most = map(with_most_pairs, frames)
+        rows = [of.loc[(of["way"] == way) & (of["by"] == by), "share"] for of in most]
+        return [f"{shares.min():.0f} to {shares.max():.0f} %" for shares in rows]
 
-    mapped, both = "queries mapped", ("rewritten", "queries mapped")
-    ridge = [span(way, "ridge") for way in both]
-    vec2vec = [span(way, "mini-vec2vec") for way in both]
+    mapped = "queries mapped"
     rows = [
         (
-            "95 to 99 % of the recall of encoding again, queries mapped",
+            "95 to 99 % of the recall of encoding again, queries mapped, by an orthogonal map",
             "Drift-Adapter, arXiv:2509.23471",
-            f"{span(mapped, 'images')} (`images`), {span(mapped, 'low-rank')} (`low-rank`): its "
-            "first two maps, with our rank; its small network was not built, and no code of the "
-            "authors was found",
+            span(mapped, "images"),
         ),
+        ("the same, by a low-rank map", "Drift-Adapter, with our rank", span(mapped, "low-rank")),
+        ("24 to 50 % of it, queries mapped", f"{REBASIS}, text models", span(mapped, "ridge")),
         (
-            "24 to 50 % of it in another harness",
-            f"{REBASIS}, text models",
-            f"the same, and {ridge[1]} by `ridge`; its 62 migrations were not run",
-        ),
-        (
-            "a cascade reaches 98 to 100 % on near pairs of models, 77 to 99 % on far ones",
+            "a cascade reaches 98 to 100 % of it on near pairs of models, 77 to 99 % on far ones",
             "rebasis",
-            f"{span('cascade', 'ridge')} by 50 candidates and more, which for all queries together "
-            "are most of so small an index",
+            span("cascade", "ridge"),
         ),
-        (
-            "a naive swap keeps 12.5 %",
-            "rebasis",
-            f"{span('copied')}, by whether the new model's joint space began as a copy of the old",
-        ),
-        (
-            "rewriting and mapping queries are worth the same",
-            "rebasis, 0.727 and 0.719",
-            f"an orthogonal map gives one ranking either way; by `ridge` {ridge[0]} and {ridge[1]}",
-        ),
-        (
-            "a map without any pair",
-            "mini-vec2vec, arXiv:2510.02348",
-            f"{vec2vec[0]} rewritten, {vec2vec[1]} with queries mapped",
-        ),
+        ("a naive swap keeps 12.5 %", "rebasis", span("copied")),
+        ("rewriting is worth what mapping queries is", "rebasis", span("rewritten", "ridge")),
+        ("a map without any pair", "mini-vec2vec, arXiv:2510.02348", span(mapped, "mini-vec2vec")),
     ]
-    lines = [
-        "| claim | by | here, nDCG@10 as a share of that of encoding again |",
-        "| --- | --- | --- |",
-    ]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    cells = [[*row[:2], *row[2]] for row in rows]
+    return "\n".join(table(["Claim", "By", "Mini", "Real"], cells, (0, 1)))
 
 
-def measured_section(frame: pd.DataFrame) -> str:
-    """Every way of every upgrade, with the most pairs, asked by texts and by images."""
-    lines = [
-        "nDCG@10; its share of that of encoding again; and between brackets what is gained over",
-        "the old model, a 95 % interval over queries:",
-    ]
-    for (source, target), rows in frame.groupby(["source", "target"], sort=False):  # type: ignore[misc]
-        most = with_most_pairs(rows).fillna({"by": ""})
-        body: dict[str, dict[str, str]] = {}
-        for row in most.to_dict("records"):
-            ends = [row[f"over_old_{end}"] for end in ("low", "high")]
-            gain = NOTHING if row["way"] == OLD else " to ".join(map(signed, ends))
-            shown = f"{percent(row['ndcg@10'])}, {row['share']:.0f} % ({gain})"
-            name = show_way(
-                {"by": "", **{str(key): value for key, value in row.items() if not pd.isna(value)}}
-            )
-            body.setdefault(name, {})[row["queries"]] = shown
-        header = ["Way", *(f"asked by {kind}" for kind in KINDS)]
-        cells = [[name, *(of.get(kind, NOTHING) for kind in KINDS)] for name, of in body.items()]
-        verdicts = rows.drop_duplicates("queries").set_index("queries")["verdict"]
-        said = "; ".join(f"asked by {kind}: *{verdicts[kind]}*" for kind in KINDS)
-        lines += [
-            "",
-            f"{code(str(source))} → {code(str(target))} ({said}):",
-            "",
-            *table(header, cells),
-        ]
-    return "\n".join(lines)
+def measured_table(frame: pd.DataFrame) -> str:
+    """Every way, with a column for each upgrade and set of queries, and its verdict.
+
+    Where there are several numbers of pairs, or parts, a cell has the figure of each.
+    """
+    columns: dict[str, dict[str, str]] = {}
+    verdicts: dict[str, str] = {}
+    keys = ["source", "target", "queries", "way", "by"]
+    # An orthogonal map gives one ranking either way.
+    same = (frame["way"] == "queries mapped") & frame["by"].isin(["words", "images"])
+    frame = frame.loc[~same]
+    for row in frame.groupby(keys, sort=False, as_index=False).agg(list).to_dict("records"):
+        way, by = row["way"], row["by"]
+        name = f"{way} by {by}" if by and not way.startswith("partly") else way
+        shown = " / ".join(map(percent, row["ndcg@10"]))
+        if way != OLD:
+            shown += f" ({signed(row['over_old_low'][-1])} to {signed(row['over_old_high'][-1])})"
+        head = f"{code(row['source'])} → {code(row['target'])}, {row['queries']}"
+        columns.setdefault(head, {})[name] = shown
+        verdicts[head] = f"*{row['verdict'][0]}*"
+    # Ways that need equal widths are not in every column.
+    names = max(columns.values(), key=len)
+    cells = [[name, *(of.get(name, NOTHING) for of in columns.values())] for name in names]
+    return "\n".join(table(["Way", *columns], [*cells, ["*verdict*", *verdicts.values()]]))
 
 
 def by_dataset(frame: pd.DataFrame) -> list[str]:
@@ -191,15 +170,14 @@ def count(wins: pd.Series) -> str:
     return f"{int(wins.sum())} of {len(wins)}"
 
 
-def cost_lines(about: dict[str, Any]) -> list[str]:
+def cost_line(about: dict[str, Any]) -> str:
     """CPU seconds per million vectors."""
     seconds = about["cpu_seconds_per_million"]
-    rows = [
-        [f"encode a million images with {code(name)}", f"{encoding:,.0f}"]
-        for name, encoding in seconds["encoded"].items()
-    ]
-    rows.append(["map a million vectors, in memory", f"{seconds['mapped']:,.1f}"])
-    return table(["", "CPU seconds"], rows)
+    least, most = min(seconds["encoded"].values()), max(seconds["encoded"].values())
+    return (
+        f"To encode a million images takes {least:,.0f} to {most:,.0f} CPU seconds, and to "
+        f"map a million vectors in memory {seconds['mapped']:,.1f}."
+    )
 
 
 def show_recall(frame: pd.DataFrame) -> Shown:

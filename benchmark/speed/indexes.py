@@ -1,7 +1,9 @@
-"""What it takes to port an index: vectors per second beside a plain matrix product, and memory.
+"""What it takes to port, search and measure an index, beside plain matrix products.
 
-python benchmark/speed/indexes.py                      # a minute; writes indexes.json
+python benchmark/speed/indexes.py                      # half an hour, 6 GB of disk; indexes.json
 python benchmark/speed/indexes.py --most 10000000      # with ten million vectors, and 20 GB of disk
+
+With faiss-cpu, if that is installed, exact search is beside its own.
 """
 
 from __future__ import annotations
@@ -10,6 +12,9 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,23 +24,32 @@ import typer
 from threadpoolctl import threadpool_limits
 from workload import matmul_rate, peak_gib
 
+import compatbench as cb
 from compatbench.engine.cell import provenance
 from compatbench.extras.indexes.index_maps import FeatureMap
 from compatbench.extras.indexes.index_port import stream_index
+from compatbench.extras.indexes.index_ways import Index
 from compatbench.extras.indexes.vector_files import open_vectors
 
 HERE = Path(__file__).parent
-WIDTH, ROWS, ROUNDS = 512, 100_000, 5
+WIDTH, ROWS, ROUNDS = 512, 100_000, 3
 SIZES = (1_000, 100_000, 1_000_000, 10_000_000)
 
 
-def main(most: int = 1_000_000, child: Path | None = None) -> None:
+LARGE, LARGE_WIDTH, QUERIES, CORES = 1_000_000, 768, 1000, 2
+
+
+def main(most: int = 1_000_000, child: Path | None = None, measured: Path | None = None) -> None:
     threadpool_limits(1)
     if child is not None:
         print(json.dumps(port(child)))
         return
+    if measured is not None:
+        print(json.dumps(measure(measured)))
+        return
     with TemporaryDirectory(dir=".") as folder:
         path = Path(folder, "index.npy")
+        large = on_two_cores(path)
         vectors = np.random.default_rng(0).standard_normal((ROWS, WIDTH), np.float32)
         np.save(path, vectors)
         # In turn, so that what else runs on the machine is the same for both.
@@ -52,6 +66,7 @@ def main(most: int = 1_000_000, child: Path | None = None) -> None:
             "ported": ROWS / min(ported),
             "ratio": min(ported) / min(plain),
             "memory": [],
+            "large": large,
         }
         for rows in (size for size in SIZES if size <= most):
             # A file of zeros takes no room; what is written of it does.
@@ -59,11 +74,72 @@ def main(most: int = 1_000_000, child: Path | None = None) -> None:
                 about = {"descr": "<f4", "fortran_order": False, "shape": (rows, WIDTH)}
                 np.lib.format.write_array_header_1_0(file, about)
                 file.truncate(file.tell() + rows * WIDTH * 4)
-            command = [sys.executable, __file__, "--child", str(path)]
-            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            figures["memory"].append({"rows": rows, **json.loads(said)})
+            figures["memory"].append({"rows": rows, **run_apart("--child", path)})
     (HERE / "indexes.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(figures, indent=1))
+
+
+def run_apart(option: str, path: Path) -> dict[str, Any]:
+    """What this program says of an index in a process of its own, whose memory it counts."""
+    command = [sys.executable, __file__, option, str(path)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
+
+
+def on_two_cores(path: Path) -> dict[str, Any]:
+    """Seconds by the clock and of CPU to map and to search a large index: the best, in turn."""
+    generator = np.random.default_rng(0)
+    vectors = generator.standard_normal((LARGE, LARGE_WIDTH), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.save(path, vectors)
+    asked = vectors[:: LARGE // QUERIES]
+    square = np.ascontiguousarray(vectors[:LARGE_WIDTH])
+    turn, file = FeatureMap(square), open_vectors(path)
+    index = Index(file, file, asked, asked, np.ones(LARGE, bool))
+
+    def plain(matrix: np.ndarray) -> None:
+        for first in range(0, LARGE, 4096):
+            np.matmul(vectors[first : first + 4096], matrix)
+
+    def ported() -> None:
+        stream_index(file, turn, path.with_name("ported.npy"), {})
+        path.with_name("ported.npy").unlink()
+
+    works: dict[str, Any] = {
+        "map: product alone": lambda: plain(square),
+        "map: `module port`, file to file": ported,
+        "search: product alone": lambda: plain(asked.T),
+        "search: `study index`, of a file": lambda: index.search(asked, file),
+    }
+    with suppress(ImportError):
+        faiss: Any = import_module("faiss")
+        faiss.omp_set_num_threads(CORES)
+        flat = faiss.IndexFlatIP(LARGE_WIDTH)
+        flat.add(vectors)
+        works["search: Faiss, in memory"] = lambda: flat.search(asked, index.depth)
+    with threadpool_limits(CORES):
+        rounds = [[take(work) for work in works.values()] for _ in range(ROUNDS)]
+    best = dict(zip(works, np.min(rounds, axis=0).round(3).tolist(), strict=True))
+    about = {"rows": LARGE, "width": LARGE_WIDTH, "queries": QUERIES, "depth": index.depth}
+    return about | {"seconds": best, "measured": run_apart("--measured", path)}
+
+
+def take(work: Callable[[], object]) -> tuple[float, float]:
+    """The seconds that it takes, by the clock and of CPU."""
+    start = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
+def measure(path: Path) -> dict[str, int]:
+    """Seconds and peak memory in MiB of every way of an index, which stands for both models'."""
+    rows = np.load(path, mmap_mode="r")[:: 5 * LARGE // QUERIES]
+    asked = rows + np.random.default_rng(1).standard_normal(rows.shape, np.float32) / 100
+    every = {"queries": (asked, asked), "pairs": [1024], "seeds": [1]}
+    before = round(1024 * peak_gib())
+    _, cpu = take(lambda: cb.measure_index(path, path, **every))
+    about = {"queries": len(asked), "cpu": round(cpu), "before_mib": before}
+    return about | {"peak_mib": round(1024 * peak_gib())}
 
 
 def multiply(vectors: np.ndarray) -> float:

@@ -216,5 +216,5 @@ def test_what_has_no_classes_is_for_retrieval_alone(work: Path) -> None:
     write_shard(work / "wds" / "test" / "1.tar", range(5, 9), texts=False)
     load_again()
     assert "there is no txt beside it" in inspect_task("shards").message
-    with pytest.raises(CompatbenchError, match="the tasks have 20 training images; give 20 at"):
+    with pytest.raises(CompatbenchError, match="there are 20; give 20 at"):
         cb.retrieve("mine", pairs=[64])

@@ -103,6 +103,7 @@ def test_an_index_of_the_same_width_may_stay_as_it_is(index: Path, tmp_path: Pat
         ({"target": "mini-eva-clop"}, "'mini-eva-clop'.*did you mean"),
         ({"source": "mini-klip"}, "'mini-klip'"),
         ({"target": SOURCE}, "there is nothing to port"),
+        ({"target": "hf:dino"}, "models of type 'dinov2' are not supported"),  # no text tower
         ({"way": "magic"}, "there is no way 'magic'; choose from copied, words"),
         ({"way": "images"}, "'images' needs images: give --images FOLDER"),
         ({"way": "words", "images": "."}, "'words' takes no images"),
@@ -131,6 +132,9 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(
     np.save(tmp_path / "narrow.npy", vectors[:, :64])
     vectors[57, 3] = np.nan
     np.save(tmp_path / "nan.npy", vectors)
+    (tmp_path / "dino").mkdir()
+    (tmp_path / "dino" / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    (tmp_path / "dino" / "config.json").write_text('{"model_type": "dinov2"}')
     before = sorted(tmp_path.iterdir())
     asked = {"index": "photos.npy", "source": SOURCE, "target": TARGET, **given}
     with pytest.raises(CompatbenchError, match=message) as found:

@@ -106,7 +106,7 @@ def test_every_way_is_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
         assert frame[way] == pytest.approx(ndcg(scores), abs=1e-3), way
     cascade = measured.frame.set_index(["way", "at"]).loc[("cascade", 50)]
     looked_at = np.unique(np.nonzero(first)[1])
-    assert cascade["encode"] == PAIRS + len(looked_at)
+    assert cascade["encode"] == PAIRS + round(len(looked_at) * ITEMS / (ITEMS - len(left)))
     assert cascade["per_query"] == pytest.approx(len(looked_at) / QUERIES)
     assert cascade["encoded"] == pytest.approx(100 * (1 - len(looked_at) / (50 * QUERIES)))
 
@@ -119,6 +119,8 @@ def test_prices_and_intervals_are_of_the_whole_index() -> None:
     assert frame.loc[("re-encoded", 0), "encode"] == ITEMS
     assert frame.loc[("re-encoded", 0), "write"] == ITEMS * 12 * 4
     assert frame.loc[("partly re-encoded, both served", 10), "encode"] == PAIRS + ITEMS // 10
+    # Every item is looked at by some query, so that it is no cheaper than to encode all.
+    assert frame.loc[("cascade", 50), "encode"] == PAIRS + ITEMS
     assert {*frame.loc[("rewritten", 0), "write"]} == {ITEMS * 12 * 4}
     assert {*frame.loc[("queries mapped", 0), "write"]} == {0}
     assert (frame["ndcg@10_low"] <= frame["ndcg@10"]).all()
@@ -154,6 +156,15 @@ def test_the_verdict_follows_the_intervals() -> None:
     assert again["recall@10"] == 100
 
 
+def test_words_that_are_queried_are_left_out() -> None:
+    world = World()
+    words = [vectors[:30] + 0.1 for vectors in (world.old, world.new)]
+    more = [np.concatenate(both) for both in zip(words, world.queries, strict=True)]
+    wanted, frame = (world.measure(words=(old, new), pairs=[0]).frame for old, new in (words, more))
+    assert wanted.drop(columns="seconds").equals(frame.drop(columns="seconds"))
+    assert {"words"} < {*frame["by"]}
+
+
 def test_rows_of_the_index_ask_where_no_queries_are_given() -> None:
     world = World()
     measured = world.measure(queries=None, query_labels=None)
@@ -183,6 +194,10 @@ def write_files(folder: Path, world: World) -> list[str]:
     (folder / "qrels.txt").write_text(qrels + "0 0 0 0\n" * int(world.labels[0] != world.asked[0]))
     pd.DataFrame(rows).set_axis(["query", "item"], axis=1).to_csv(folder / "q.csv", index=False)
     (folder / "bad.csv").write_text("query,item\n0,x7\n")
+    holes = {"short": world.new[:9], "nan": world.old * np.nan, "zero": world.old * 0}
+    holes |= {"long": np.full((ITEMS, 8), np.inf, np.float16)}
+    for name, vectors in holes.items():
+        np.save(folder / f"{name}.npy", vectors)
     (folder / "classes.txt").write_text("".join(f"a {n}\n" for n in world.labels))
     (folder / "asked.txt").write_text("".join(f"a {n}\n" for n in world.asked))
     files = ["old.parquet", "new.safetensors", "--queries", "old-q.npy", "new-q.npy"]
@@ -203,8 +218,16 @@ def test_a_command_reads_every_format(tmp_path: Path, monkeypatch: pytest.Monkey
     labelled = output_of(*words, "--labels", "classes.txt", "--query-labels", "asked.txt")
     assert "cascade@50 by ridge" in labelled
     assert max(map(len, labelled.splitlines())) <= 80
-    with pytest.raises(CompatbenchError, match=r"bad\.csv: there is no item 'x7'"):
-        output_of(*words, "--relevant", "bad.csv")
+    for wrong, message in {
+        "old.parquet new.safetensors --relevant bad.csv": r"bad\.csv: there is no item 'x7'",
+        "old.parquet short.npy": "old.parquet has 240 rows and short.npy 9",
+        "nan.npy new.safetensors": "nan.npy: the vector in row 0 has a NaN",
+        "old.parquet zero.npy": "zero.npy: the vector in row 0 is all zeros",
+        "long.npy new.safetensors": "long.npy: the vector in row 0 has .* an infinite number",
+        "old.parquet new.safetensors --paired old-q.npy new-q.npy": "60 of the pairs are also",
+    }.items():
+        with pytest.raises(CompatbenchError, match=message):
+            output_of("study index", *wrong.split(), *words[3:6])
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -224,7 +247,9 @@ def test_a_command_reads_every_format(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"labels": None}, "give the labels of the items, too"),
         ({"relevant": pd.DataFrame({"q": [0], "i": [1]})}, "relevant items or labels, one of"),
         ({"pairs": [3]}, "numbers of at least 8"),
-        ({"pairs": [500]}, "500 are asked for, and there are 120"),
+        ({"pairs": [500]}, "--pairs 500: there are 120; give 120 at most"),
+        ({"seeds": []}, "and a seed"),
+        ({"words": World().queries}, "words: give 8 or more that are not"),
         ({"old": "none.npy"}, "cannot read the index none.npy"),
         ({"paired": "leak"}, "1 of the pairs are also queried, the first in row 2"),
         ({"qrels": [("0", "900", 1)]}, "no item '900' among 240"),

@@ -171,7 +171,7 @@ def test_wrong_questions_are_refused() -> None:
         ({"targets": "mini-clip"}, "no upgrade from 'mini-clip'"),
         ({"source": "mini-klip"}, "no backbone named 'mini-klip'"),
         ({"pairs": [3]}, "numbers of at least 8"),
-        ({"pairs": [10**6]}, "training images; give"),
+        ({"pairs": [10**6]}, "; give [0-9,]+ at most"),
         ({"tasks": "mini-nothing"}, "mini-nothing"),
         ({"suite": "nothing"}, "nothing"),
     ):

@@ -8,6 +8,7 @@ mapped to the source's. Everything is numpy, and runs where torch is not.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,19 @@ class FeatureMap:
         """The same in single precision, which most indexes are in."""
         bias = None if self.bias is None else self.bias.astype(np.float32)
         return FeatureMap(self.matrix.astype(np.float32), bias)
+
+
+def choose_numbers(pairs: Sequence[int], seeds: Sequence[int], most: int) -> list[int]:
+    """The numbers of pairs that maps are fitted on; of the usual ones as many as there are."""
+    if tuple(pairs) == PAIRS and most < max(PAIRS):
+        pairs = [*(number for number in PAIRS if number < most), most * (most >= LEAST_PAIRS)]
+    counts = sorted({*pairs} - {0})
+    if not pairs or min(counts, default=LEAST_PAIRS) < LEAST_PAIRS or not seeds:
+        raise CompatbenchError(f"--pairs: give 0, or numbers of at least {LEAST_PAIRS}, and a seed")
+    if most < max(counts, default=0):
+        fewer = f"{most:,} at most" if most >= LEAST_PAIRS else 0
+        raise CompatbenchError(f"--pairs {max(counts)}: there are {most:,}; give {fewer}")
+    return counts
 
 
 def time_map(width: int, new_width: int) -> float:

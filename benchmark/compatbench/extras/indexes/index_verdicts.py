@@ -245,7 +245,8 @@ def price(index: Index, way: Way, encoded: float) -> dict[str, Any]:
     elif way.name == "rewritten":
         write = whole
     elif way.name == "cascade":
-        encode += round(encoded)
+        # As if the pairs had stayed in the index, so that all of it is never cheaper than all.
+        encode += round(encoded * every / index.kept.sum())
         looked_at = queries * way.at
         cascade = {"per_query": encoded / queries, "encoded": 100 * (1 - encoded / looked_at)}
     return {"encode": encode, **cascade, "write": write}

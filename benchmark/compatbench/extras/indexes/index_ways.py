@@ -74,7 +74,7 @@ class Index:
     ) -> Iterator[tuple[Array, Array]]:
         """Rows that stay and their unit vectors, mapped; ``only`` says which, ``[N]``."""
         first, wanted = 0, self.kept if only is None else self.kept & only
-        per_block = int(np.clip(BLOCK // len(self.asked_new), 256, 16384))
+        per_block = int(np.clip(BLOCK // len(self.asked_new), 256, 4096))
         for block in side.blocks(per_block):
             rows = first + np.flatnonzero(wanted[first : first + len(block)])
             if len(rows):

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from compatbench.errors import CompatbenchError
-from compatbench.extras.indexes.index_maps import LEAST_PAIRS, PAIRS, SEEDS
+from compatbench.extras.indexes.index_maps import LEAST_PAIRS, PAIRS, SEEDS, choose_numbers
 from compatbench.extras.indexes.index_verdicts import MeasuredIndex, summarise
 from compatbench.extras.indexes.index_ways import Index, Maps, Way, rank_ways, to_unit
 from compatbench.extras.indexes.rankings import ByClass, Judged, measure
@@ -59,7 +59,8 @@ def measure_index(
         labels, query_labels: in its place, a class of each item and of each query: lines of a
             text, or a ``.npy``; an item is relevant to queries of its class.
         ids: of the items and of the queries, as ``relevant`` has them; by default row numbers.
-        words: vectors of the same texts on both models, for the way ``words``.
+        words: vectors of the same texts on both models, for the way ``words``; those that are
+            queried are left out.
         paired: vectors of other things on both models, to fit maps on in place of rows.
         pairs: how many pairs maps are fitted on; by default 64, 256 and 1024, as far as half of
             the rows go. 0 leaves out the ways that need any.
@@ -90,10 +91,10 @@ def measure_index(
     relevance = _read_relevance(
         relevant, (labels, query_labels), ids, (count, len(asked[0])), itself
     )
-    queried = np.isin(marks, _mark(asked[0]))
+    queried = np.isin(marks, marked := _mark(asked[0]))
     if paired is not None:
         stock = _read_units(paired, "pairs", files)
-        if (same := np.isin(_mark(stock[0]), _mark(asked[0]))).any():
+        if (same := np.isin(_mark(stock[0]), marked)).any():
             raise CompatbenchError(
                 f"{int(same.sum()):,} of the pairs are also queried, the first in row "
                 f"{int(same.argmax()):,}: maps must be fitted on others; drop these pairs"
@@ -102,9 +103,8 @@ def measure_index(
     else:
         left = _choose_pairs(queried, relevance, max(pairs, default=0))
         stock, most = tuple(_take(file, left) for file in files), len(left)
-    numbers = _choose_numbers(pairs, most)
-    kept = np.ones(count, bool)
-    kept[left] = False
+    numbers = choose_numbers(pairs, seeds, most)
+    kept = ~np.isin(np.arange(count), left)
     index = Index(*files, asked[0], asked[1], kept, itself)
     draws = {seed: np.random.default_rng(seed).permutation(most) for seed in seeds}
     unpaired = None
@@ -113,19 +113,19 @@ def measure_index(
         if len(others) >= FEWEST:
             unpaired = _take(files[0], np.sort(others)), stock[1]
     texts = None if words is None else _read_units(words, "words", files)
+    if texts is not None:
+        others = ~np.isin(_mark(texts[0]), marked)
+        if others.sum() < LEAST_PAIRS:
+            raise CompatbenchError(f"words: give {LEAST_PAIRS} or more that are not queried")
+        texts = texts[0][others], texts[1][others]
     maps = Maps((stock[0], stock[1]), texts, numbers, draws, unpaired)
     again = index.search(index.asked_new, index.new)
+    known = relevance is not None
     if relevance is None:
         best = again.rows[:, :AGREED]
-        relevance = Judged(
-            np.repeat(np.arange(len(best)), best.shape[1]),
-            best.ravel(),
-            np.ones(best.size),
-            len(best),
-        )
-        known = False
-    else:
-        relevance, known = relevance.keep(kept), True
+        asking = np.indices(best.shape)[0].ravel()
+        relevance = Judged(asking, best.ravel(), np.ones(best.size), len(best))
+    relevance = relevance.keep(kept)
     figures: dict[Way, list[dict[str, Any]]] = {}
     for ranked in rank_ways(index, maps, again, progress):
         measured = measure(ranked.rows, relevance) | {"encoded": ranked.encoded}
@@ -175,15 +175,14 @@ def _read_relevance(
     itself: NDArray[np.intp] | None,
 ) -> ByClass | Judged | None:
     of_items, of_queries = labels
-    if relevant is None:
-        if of_items is not None:
-            return read_classes(of_items, of_queries, counts, itself)
-        if of_queries is not None:
-            raise CompatbenchError("give the labels of the items, too")
-        return None
+    if relevant is None and of_items is not None:
+        return read_classes(of_items, of_queries, counts, itself)
     if of_items is not None or of_queries is not None:
-        raise CompatbenchError("give relevant items or labels, one of the two")
-    return read_judgements(relevant, counts, ids)
+        both = "relevant items or labels, one of the two"
+        raise CompatbenchError(
+            f"give {'the labels of the items, too' if relevant is None else both}"
+        )
+    return None if relevant is None else read_judgements(relevant, counts, ids)
 
 
 def _choose_pairs(
@@ -195,15 +194,3 @@ def _choose_pairs(
         others = np.setdiff1d(free, relevance.items)
         free = others if len(others) >= wanted else free
     return np.sort(np.random.default_rng(0).permutation(free)[:wanted])
-
-
-def _choose_numbers(pairs: Sequence[int], most: int) -> list[int]:
-    """The numbers of pairs that maps are fitted on; of the usual ones as many as there are."""
-    counts = sorted({*pairs} - {0})
-    if tuple(pairs) == PAIRS:
-        return [count for count in counts if count <= most] or [most] * (most >= LEAST_PAIRS)
-    if not pairs or min(counts, default=LEAST_PAIRS) < LEAST_PAIRS:
-        raise CompatbenchError(f"pairs: give 0, or numbers of at least {LEAST_PAIRS}")
-    if max(counts, default=0) > most:
-        raise CompatbenchError(f"pairs: {max(counts):,} are asked for, and there are {most:,}")
-    return counts

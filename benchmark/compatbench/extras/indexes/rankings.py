@@ -51,9 +51,9 @@ def search(
 
 def merge(parts: Iterable[Ranking], depth: int) -> Ranking:
     """One ranking of items that were searched in parts, by their scores."""
-    rows, scores = (np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True))
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
-    return Ranking(np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1))
+    joined = (np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True))
+    rows, scores = _sort(Ranking(*joined))
+    return Ranking(rows[:, :depth], scores[:, :depth])
 
 
 def _keep(best: Ranking, rows: Array, scores: Array, depth: int) -> Ranking:

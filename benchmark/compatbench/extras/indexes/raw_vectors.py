@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from compatbench.errors import CompatbenchError
 from compatbench.messages import first_line
 
-BLOCK = 2 << 20  # bytes of the float32 vectors of a block, which stays in the processor's cache
+BLOCK = 4 << 20  # bytes of float32 in a block; in small ones threads wait for each other
 DTYPES = ("float16", "float32", "float64")
 KINDS = "a .npy, parquet, safetensors or flat Faiss index"
 # Vectors ``[n, width]`` and the number of the first, to the vectors in their place.

@@ -25,7 +25,7 @@ from compatbench.data.task import load_task
 from compatbench.engine.cell import provenance
 from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes.galleries import Galleries, Seen
-from compatbench.extras.indexes.index_maps import LEAST_PAIRS, PAIRS, SEEDS, time_map
+from compatbench.extras.indexes.index_maps import PAIRS, SEEDS, choose_numbers, time_map
 from compatbench.extras.indexes.retrieval_files import COLUMNS, write_retrieval
 from compatbench.results.expected import upgrade_pairs
 
@@ -98,18 +98,8 @@ def retrieve(
     known += [name for name in wanted if name in task_cards.names() and name not in known]
     chosen = select_names(wanted, known, f"task of suite '{card.name}'")
     opened = [load_task(name, bare=True) for name in chosen]
-    most = sum(len(task.split("train")) for task in opened)
-    if pairs == PAIRS and most < max(PAIRS):
-        pairs = [*(number for number in PAIRS if number < most), most if most >= LEAST_PAIRS else 0]
-    counts = sorted({*pairs} - {0})
-    if not pairs or min(counts, default=LEAST_PAIRS) < LEAST_PAIRS or not seeds:
-        raise CompatbenchError(f"--pairs: give 0, or numbers of at least {LEAST_PAIRS}, and a seed")
+    counts = choose_numbers(pairs, seeds, sum(len(task.split("train")) for task in opened))
     study = Galleries(opened, counts, tuple(seeds))
-    if most < max(counts, default=0):
-        fewer = f"{most} at most" if most >= LEAST_PAIRS else 0
-        raise CompatbenchError(
-            f"--pairs {max(counts)}: the tasks have {most:,} training images; give {fewer}"
-        )
     folder, costs = default_cache_folder(), {}
 
     def see(name: str) -> Seen:
@@ -120,7 +110,8 @@ def retrieve(
     old, rows = see(source), []
     for name in targets:
         rows += [{"source": source, "target": name, **row} for row in study.compare(old, see(name))]
-    asked = {"target": targets, "tasks": tasks, "pairs": tuple(pairs), "seeds": tuple(seeds)}
+    asked = {"suite": card.name, "source": source, "target": targets, "tasks": tasks}
+    asked |= {"pairs": tuple(counts) or (0,), "seeds": tuple(seeds)}
     options = [
         f"--{name} {values if isinstance(values, str) else ','.join(map(str, values))}"
         for name, values in asked.items()
@@ -128,13 +119,8 @@ def retrieve(
     ]
     width = old.images.shape[1]
     about = {
-        "command": " ".join(
-            [f"compatbench study retrieve --suite {card.name} --source {source}", *options]
-        ),
-        "cpu_seconds_per_million": {
-            "encoded": costs,
-            "mapped": time_map(width, width),
-        },
+        "command": " ".join(["compatbench study retrieve", *options]),
+        "cpu_seconds_per_million": {"encoded": costs, "mapped": time_map(width, width)},
         "processor": provenance()["processor"],
         "tasks": list(chosen),
     }

@@ -31,7 +31,7 @@ from compatbench.files.kinds import kind_of, require
 from compatbench.messages import first_line
 
 MAGIC = {b"\x93NUM": "npy", b"PAR1": "parquet"}  # the first bytes; Faiss has many
-BLOCKS_OF_GROUP = 16  # of a parquet file
+BLOCKS_OF_GROUP = 8  # of a parquet file
 SUFFIXES = (".npy", ".parquet", ".safetensors", ".faiss")
 
 
