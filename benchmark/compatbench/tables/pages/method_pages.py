@@ -84,19 +84,21 @@ def _render_page(
 
 
 def _list_results(suites: Sequence[SuitePage]) -> Iterator[Result]:
-    """Every method on every upgrade at the most shots, what several suites repeat once.
+    """Every method on every upgrade at the most shots; what an earlier suite has, too, once.
 
     Of a suite that compares many transfers, the untouched modules alone.
     """
-    seen = set[tuple[Any, ...]]()
+    seeds_seen = dict[tuple[Any, ...], set[int]]()
     for page in suites:
-        many = len(page.results.transfers) > _FEW
-        for upgrade in page.expected.upgrades:
-            for row in page.all_ranks(upgrade, max(page.expected.shots)):
-                figures = [row.value(measure) for measure in (*SPREAD, "gain")]
-                key = (row.standing.info.name, upgrade, row.track, *figures)
-                if key not in seen and not (many and row.transfer):
-                    seen.add(key)
+        expected, many = page.expected, len(page.results.transfers) > _FEW
+        for upgrade in expected.upgrades:
+            for row in page.all_ranks(upgrade, max(expected.shots)):
+                method = row.standing.results
+                cells = (method.info.name, repr(method.config), row.track, upgrade)
+                cells = (*cells, expected.tasks, max(expected.shots), expected.protocol)
+                seen = seeds_seen.setdefault(cells, set())
+                if not seen >= {*expected.seeds} and not (many and row.transfer):
+                    seen |= {*expected.seeds}
                     yield Result(page, upgrade, row)
 
 
