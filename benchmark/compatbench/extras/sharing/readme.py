@@ -80,8 +80,8 @@ def describe_results(results: SuiteResults, address: str) -> str:
     names = ("method", "transfer", "task", "source", "backbone", "shots", "seed")
     values = {name: map(str, sorted(results.frame[name].unique())) for name in names}
     facts = _facts({name: ", ".join(each) for name, each in values.items()})
-    known = {"suite": results.name, "facts": facts, "address": address}
-    text = render_markdown(str(_FOLDER / "results.md.jinja"), **known)
+    template = str(_FOLDER / "results.md.jinja")
+    text = render_markdown(template, suite=results.name, facts=facts, address=address)
     return f"{_header(DatasetCardData(tags=TAGS))}{text}\n"
 
 
