@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -93,7 +93,12 @@ def test_the_program_that_measures_a_gpu_runs_on_a_processor(
 
     for folder in (SPEED.parent, SPEED):  # of what it imports
         monkeypatch.syspath_prepend(str(folder))
-    page = runpy.run_path(str(SPEED / "speed_page.py"))["gpu"](card, figures)
+    pages, speed_page = map(importlib.import_module, ("pages", "speed_page"))
+    read = speed_page._read
+    monkeypatch.setattr(
+        speed_page, "_read", lambda name: {card: figures} if name == "gpu.json" else read(name)
+    )
+    page = pages.make_files("speed")[Path("speed.md")].decode()
     assert [row["classes"] for row in figures["steps"]] == [3, 5]
     for line in ("## cpu", "| bf16 | 64 | ", "From 12 JPEG files", "| 5 | fp32 | ", "of 3 methods"):
         assert line in page

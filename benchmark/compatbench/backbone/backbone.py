@@ -51,8 +51,7 @@ def load_backbone(name: str, device: str = "cpu", precision: str = "fp32") -> Ba
         device: of torch, such as ``cpu`` or ``cuda:0``.
         precision: a name of ``PRECISIONS``, of the frozen towers. What leaves them (features,
             token embeddings) is float32 always. It decides for the whole process whether CUDA
-            computes products in TF32: with ``tf32`` alone. How the processor computes those of
-            float32 is decided, too (``products.py``).
+            computes products in TF32: with ``tf32`` alone.
 
     Raises:
         CompatbenchError: no such backbone or precision, or weights that are missing, damaged,
@@ -63,7 +62,6 @@ def load_backbone(name: str, device: str = "cpu", precision: str = "fp32") -> Ba
             f"there is no precision '{precision}'; give one of {', '.join(PRECISIONS)}"
         )
     allow_tf32(precision == "tf32")
-    choose_products()
     card = read_backbone(name)
     key = weights_key(card)
     model = build_model(card)
@@ -89,6 +87,7 @@ class Backbone:
     def __init__(
         self, card: BackboneCard, model: nn.Module, device: torch.device, weights_key: str = ""
     ) -> None:
+        choose_products()  # before the first product of any process
         self.card = card
         self.name = card.name
         self.model = model
