@@ -28,6 +28,7 @@ PAGES = {
     "authors": "authors/authors_page",
     "indexes": "research/indexes_page",
     "intervals": "research/intervals_page",
+    "laws": "research/laws_page",
     "methods": "research/methods_page",
     "predict": "research/predict_page",
     "recipes": "research/recipes_page",

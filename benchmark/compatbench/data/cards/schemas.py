@@ -152,6 +152,7 @@ class BackboneCard(CardModel):
     files: tuple[Name, ...] = ()  # other names that people have the file under
     path: str | None = None  # checkpoint or model folder on this machine
     weights: RelativePath | None = None  # safetensors file, relative to tasks/
+    made_by: str = ""  # the command that makes it, where it does not ship
     # Of the weights file; default: that of the file that is found.
     sha256: Sha256 | None = None
     tokenizer: RelativePath | None = None  # byte-pair merges, in tasks/; default: the model's
