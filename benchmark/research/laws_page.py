@@ -177,7 +177,7 @@ def answer(kind: Kind) -> str:
     """The sentence on a kind of upgrade, which needs six targets."""
     count = len(kind.targets)
     if count < FEWEST_UNITS:
-        return f"cannot tell: {count} of the {FEWEST_UNITS} targets that it needs are measured."
+        return f"cannot tell from {count} of the {FEWEST_UNITS} targets."
     share, spread, order, _ = (show(kind, *telling) for telling in TELLINGS.values())
     return (
         f"{share} % of the variance of a gain changes with the target. A method's mean gain "
@@ -203,7 +203,6 @@ def make_files() -> dict[str, str]:
     content = fill_template(
         Path(__file__).with_name("laws.md.jinja"),
         {},
-        kinds=kinds,
         several=several,
         answers={kind.title: answer(kind) for kind in kinds},
         components={

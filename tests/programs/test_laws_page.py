@@ -87,7 +87,7 @@ def test_clear_orders_that_every_target_has_are_never_reversed_and_opposite_ones
 
 
 def test_fewer_than_six_targets_answer_nothing():
-    assert answer(make_kind(5)) == "cannot tell: 5 of the 6 targets that it needs are measured."
+    assert answer(make_kind(5)) == "cannot tell from 5 of the 6 targets."
     assert not over_targets(make_kind(5).gains, spread_of_means).bounded
     assert "points between targets" in answer(make_kind(6))
 
