@@ -152,7 +152,7 @@ def over_targets(
     return Interval(value, low, high, count)
 
 
-# What one target tells of others: by a sentence, the statistic and the most that it can be.
+# What one target says about others: by a sentence, the statistic and the most that it can be.
 TELLINGS: dict[str, tuple[Callable[[Array], float], float]] = {
     "share of a gain's variance that changes with the target, %": (share_of_targets, 100),
     "standard deviation between targets of a method's mean gain, points": (spread_of_means, np.inf),
