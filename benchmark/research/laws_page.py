@@ -202,7 +202,7 @@ def make_files() -> dict[str, str]:
     several = [kind for kind in kinds if len(kind.targets) > 1]
     content = fill_template(
         Path(__file__).with_name("laws.md.jinja"),
-        {},
+        {"percent": percent},
         several=several,
         answers={kind.title: answer(kind) for kind in kinds},
         components={
