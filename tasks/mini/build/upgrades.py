@@ -15,6 +15,9 @@ import yaml
 from compatbench.files.hashes import hash_file
 
 from . import towers
+from .fetch import fetch
+from .names import table_path, write_table
+from .render import render
 from .sets import MINI_FOLDER, TASKS_FOLDER
 from .target import CONTRASTIVE, DISTILLATION, Plan, train
 
@@ -27,9 +30,12 @@ def train_upgrades(work: Path, seeds: Sequence[int] = SEEDS) -> None:
     """Trains a target of each kind by each seed, and writes its card; goes on where it stopped.
 
     Args:
-        work: The working folder; the weights go to ``upgrades/`` in it.
+        work: The working folder, which gets the drawings first; weights go to ``upgrades/`` in it.
         seeds: Of distillation, start and batches. Both kinds of a seed share the distillation.
     """
+    if not table_path(work).exists():
+        for prepare in (fetch, render, write_table):
+            prepare(work)
     for seed in seeds:
         for kind in CONTRASTIVE:
             train(work, plan_upgrade(work, kind, seed))
