@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from compatbench.data.cards import BackboneCard
 from compatbench.tables.markdown import fill_section
 from compatbench.tasks.mini.build import (
     classes,
@@ -17,7 +18,10 @@ from compatbench.tasks.mini.build import (
     likeness,
     sets,
     sheets,
+    target,
     tokenizer,
+    towers,
+    upgrades,
 )
 from compatbench.tasks.mini.build.names import slug
 from compatbench.tasks.mini.build.reading import read_split, sheet
@@ -147,3 +151,43 @@ def test_one_table_of_published_figures_has_every_method_on_all_eleven_datasets(
     # MaPLe's average is that of its own rows.
     assert table.loc["maple"].mean() == pytest.approx(81.8, abs=0.05)
     assert "share 2 methods, too few for ranks" in likeness.ceiling()
+
+
+def test_further_targets_differ_from_the_first_of_their_kind_in_their_seed_alone(tmp_path):
+    seeds = set()
+    for kind in (towers.TARGET, towers.ANEW):
+        first, other = (upgrades.plan_upgrade(tmp_path, kind, seed) for seed in (5, 6))
+        assert first.distilled != other.distilled
+        assert first.weights != other.weights
+        for name in ("distillation", "contrastive"):
+            recipes = vars(getattr(first, name)), vars(getattr(other, name))
+            assert {key for key in recipes[0] if recipes[0][key] != recipes[1][key]} == {"seed"}
+        seeds |= {target.CONTRASTIVE[kind].seed, target.DISTILLATION.seed}
+    assert not seeds & {*upgrades.SEEDS}
+    # Both kinds of a seed go on from one distillation.
+    both = [upgrades.plan_upgrade(tmp_path, k, 5).distilled for k in (towers.TARGET, towers.ANEW)]
+    assert both[0] == both[1]
+
+
+def test_a_further_target_gets_a_card_which_other_bits_do_not_replace(
+    tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "backbones"
+    folder.mkdir()
+    first = yaml.safe_load((sets.TASKS_FOLDER / "backbones/mini-eva-clip.yaml").read_text())
+    (folder / "mini-eva-clip.yaml").write_text(yaml.safe_dump(first))
+    monkeypatch.setattr(upgrades, "TASKS_FOLDER", tmp_path)
+    weights = upgrades.plan_upgrade(tmp_path, towers.TARGET, 5).weights
+    weights.parent.mkdir()
+    weights.write_bytes(b"weights")
+    upgrades.write_card(tmp_path, towers.TARGET, 5)
+    card = yaml.safe_load((folder / "mini-eva-clip-5.yaml").read_text())
+    BackboneCard.model_validate(card)
+    changed = {key for key in card if card[key] != first.get(key)}
+    assert changed == {"name", "title", "weights", "sha256", "made_by"}
+    assert card["sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert card["made_by"].endswith("upgrades --seeds 5")
+    weights.write_bytes(b"other weights")
+    upgrades.write_card(tmp_path, towers.TARGET, 5)
+    assert "has other bits" in capsys.readouterr().out
+    assert yaml.safe_load((folder / "mini-eva-clip-5.yaml").read_text()) == card

@@ -123,6 +123,23 @@ def test_weights_are_found_where_people_have_them(place: str, tmp_path: Path) ->
         assert inspect_backbone("Small/plain").path == path
 
 
+def test_weights_that_do_not_ship_are_made_by_a_command_that_a_line_names(tmp_path: Path) -> None:
+    card = read_backbone("mini-eva-clip")
+    made = dict(weights="mini/other.safetensors", made_by="make other --seeds 5")
+    card = card.model_copy(update=made)
+    with pytest.raises(MissingWeights, match=r"other\.safetensors are missing") as caught:
+        find_weights(card)
+    assert caught.value.fix == (
+        "make them with 'make other --seeds 5' and name their folder in COMPATBENCH_WEIGHTS"
+    )
+    path = tmp_path / "weights" / "other.safetensors"
+    save(path)
+    assert find_weights(card) == path
+    # Those that ship are looked for beside their cards alone.
+    with pytest.raises(MissingWeights, match="work in a clone"):
+        find_weights(card.model_copy(update={"made_by": ""}))
+
+
 def publish(monkeypatch: pytest.MonkeyPatch, digest: str, by: str) -> str:
     """Has a card or an address know the hash of a file; returns its name."""
     file = "Small.pt" if by == "card" else f"s-{digest[:8]}.pt"

@@ -24,8 +24,12 @@ STEPS = {
     "report": "report:report",
     "manifest": "manifest:write_manifest",
 }
-# Read the finished suite, or its results, and change neither, so they are no part of ``all``.
-EXTRA_STEPS = {"contact": "contact:write_contact_sheets", "likeness": "likeness:write_likeness"}
+# What does not ship, or reads the finished suite or its results, is no part of ``all``.
+EXTRA_STEPS = {
+    "upgrades": "upgrades:train_upgrades",
+    "contact": "contact:write_contact_sheets",
+    "likeness": "likeness:write_likeness",
+}
 
 
 def main() -> None:
@@ -36,12 +40,18 @@ def main() -> None:
     parser.add_argument("step", choices=[*STEPS, *EXTRA_STEPS, "all"])
     parser.add_argument("--work", type=Path, default=Path("mini-build"), help="working folder")
     parser.add_argument("--threads", type=int, default=1, help="threads inside one operation")
+    parser.add_argument("--seeds", type=int, nargs="+", help="of the step upgrades; default: all")
     arguments = parser.parse_args()
+    if arguments.seeds and arguments.step != "upgrades":
+        parser.error("--seeds is an option of the step upgrades")
     torch.set_num_threads(arguments.threads)
+    # Of so few tokens, the fused attention's backward pass takes three times as long on a CPU.
+    torch.backends.cuda.enable_flash_sdp(False)
     arguments.work.mkdir(parents=True, exist_ok=True)
+    options = {"seeds": arguments.seeds} if arguments.seeds else {}
     for step in STEPS if arguments.step == "all" else [arguments.step]:
         function = resolve_name(f"{__package__}.{(STEPS | EXTRA_STEPS)[step]}")
-        function(arguments.work.resolve())
+        function(arguments.work.resolve(), **options)
 
 
 if __name__ == "__main__":

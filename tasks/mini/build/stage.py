@@ -32,6 +32,7 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -81,6 +82,7 @@ class Stage:
         """
         parameters = [p for o in self.optimisers for g in o.param_groups for p in g["params"]]
         started, before = time.monotonic(), self.progress.seconds
+        cpu_started, cpu_before = time.process_time(), self.progress.cpu_seconds
         sums = np.zeros(2)
         with bar() as progress:
             task = progress.add_task(
@@ -97,6 +99,7 @@ class Stage:
                 sums += (step_loss.item(), step_figure.item())
                 self.progress.step = step + 1
                 self.progress.seconds = before + time.monotonic() - started
+                self.progress.cpu_seconds = cpu_before + time.process_time() - cpu_started
                 if self.progress.step % REPORT_EVERY == 0:
                     loss, figure = (sums / REPORT_EVERY).round(4).tolist()
                     row = {"step": self.progress.step, "loss": loss, "figure": figure}
@@ -127,7 +130,7 @@ class Stage:
 
 
 def write_facts(path: Path, **stages: Stage) -> None:
-    """Writes what the manifest says about a training: steps, pairs, seconds, losses, versions."""
+    """Writes what the manifest says about a training: steps, pairs, times, losses, versions."""
     facts: dict[str, Any] = {
         "versions": {
             "python": platform.python_version(),
@@ -140,6 +143,7 @@ def write_facts(path: Path, **stages: Stage) -> None:
                 "steps": stage.progress.step,
                 "images": stage.progress.step * BATCH,
                 "seconds": round(stage.progress.seconds),
+                "cpu_minutes": round(stage.progress.cpu_seconds / 60, 1),
                 "history": stage.progress.history,
             }
             for name, stage in stages.items()

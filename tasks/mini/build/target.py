@@ -1,4 +1,4 @@
-"""Step ``target``: makes the upgraded model the way EVA-CLIP was made.
+"""Steps ``target`` and ``anew``: make the upgraded models the way EVA-CLIP was made.
 
 First the image tower learns to predict the source's patch features at masked
 patches. Then both towers train contrastively on more data, the text tower from the
@@ -7,6 +7,7 @@ source's weights and at half the learning rate.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,9 +22,37 @@ from .stage import BATCH, Stage, write_facts
 from .training import Ahead, Recipe, contrast, draw_images, step_rng
 
 DISTILLATION = Recipe(seed=1, steps=350, rate=1.5e-3)
-CONTRASTIVE = Recipe(seed=1, steps=1400, text_factor=0.5)
-ANEW = Recipe(seed=4, steps=1600, text_factor=0.5)
+#: The contrastive training of each kind of target.
+CONTRASTIVE = {
+    towers.TARGET: Recipe(seed=1, steps=1400, text_factor=0.5),
+    towers.ANEW: Recipe(seed=4, steps=1600, text_factor=0.5),
+}
 MASKED_SHARE = 0.4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a target is trained from, and where its files go.
+
+    Attributes:
+        kind: The target of this kind that ships; decides sizes, sets and how it starts.
+        source: Weights of the source.
+        distilled: Folder of the distillation's checkpoint, which targets of both kinds share.
+        checkpoints: Folder of the checkpoint of what follows.
+        weights: Where the target's weights go.
+        facts: Where steps, losses and times go.
+        distillation: Its recipe.
+        contrastive: The recipe of what follows.
+    """
+
+    kind: str
+    source: Path
+    distilled: Path
+    checkpoints: Path
+    weights: Path
+    facts: Path
+    distillation: Recipe
+    contrastive: Recipe
 
 
 class MaskedPredictor(nn.Module):
@@ -65,7 +94,7 @@ class MaskedPredictor(nn.Module):
 
 def train_target(work: Path) -> None:
     """Trains the target model: distillation of the source, then contrastive training."""
-    _train(work, towers.TARGET, CONTRASTIVE)
+    train(work, _plan_shipped(work, towers.TARGET))
 
 
 def train_anew(work: Path) -> None:
@@ -74,25 +103,39 @@ def train_anew(work: Path) -> None:
     The distilled image tower and the source's text tower are the same as the target's,
     but the text projection starts from random weights, as the image projection does.
     """
-    _train(work, towers.ANEW, ANEW)
+    train(work, _plan_shipped(work, towers.ANEW))
 
 
-def _train(work: Path, name: str, recipe: Recipe) -> None:
-    path = towers.trained_path(work, name)
-    if path.exists():
+def _plan_shipped(work: Path, kind: str) -> Plan:
+    return Plan(
+        kind,
+        source=towers.trained_path(work, towers.SOURCE),
+        distilled=work / "distilled",
+        checkpoints=work / kind,
+        weights=towers.trained_path(work, kind),
+        facts=towers.facts_path(work, kind),
+        distillation=DISTILLATION,
+        contrastive=CONTRASTIVE[kind],
+    )
+
+
+def train(work: Path, plan: Plan) -> None:
+    """Trains a target, unless its weights are there; goes on from checkpoints."""
+    if plan.weights.exists():
         return
-    teacher = towers.load(towers.SOURCE, towers.trained_path(work, towers.SOURCE))
+    teacher = towers.load(towers.SOURCE, plan.source)
     # Both targets are distilled from the same start, so the second finds it done.
-    torch.manual_seed(DISTILLATION.seed)
-    model = towers.create(name).train()
+    torch.manual_seed(plan.distillation.seed)
+    model = towers.create(plan.kind).train()
     inherit_text_tower(model, teacher)
-    corpus = load_corpus(work, *towers.PRETRAINING[name])
-    distillation = distil(work, model, teacher, corpus)
-    if name == towers.ANEW:
-        forget_projections(model, recipe.seed)
-    contrastive = contrast(path.parent, "contrastive", model, corpus, recipe)
-    towers.save(model, path)
-    write_facts(towers.facts_path(work, name), distillation=distillation, contrastive=contrastive)
+    corpus = load_corpus(work, *towers.PRETRAINING[plan.kind])
+    distillation = distil(plan.distilled, model, teacher, corpus, plan.distillation)
+    if plan.kind == towers.ANEW:
+        forget_projections(model, plan.contrastive.seed)
+    contrastive = contrast(plan.checkpoints, "contrastive", model, corpus, plan.contrastive)
+    plan.weights.parent.mkdir(parents=True, exist_ok=True)
+    towers.save(model, plan.weights)
+    write_facts(plan.facts, distillation=distillation, contrastive=contrastive)
 
 
 def inherit_text_tower(model: towers.Model, teacher: towers.Model) -> None:
@@ -114,20 +157,22 @@ def forget_projections(model: towers.Model, seed: int) -> None:
     model.visual.trunk.head.reset_parameters()
 
 
-def distil(work: Path, model: towers.Model, teacher: towers.Model, corpus: Corpus) -> Stage:
+def distil(
+    folder: Path, model: towers.Model, teacher: towers.Model, corpus: Corpus, recipe: Recipe
+) -> Stage:
     """Masked distillation of the teacher's patch features into the model's image tower."""
     teacher.visual.output_tokens = True
     predictor = MaskedPredictor(model, teacher.visual.ln_post.normalized_shape[0])
     parameters = [p for p in predictor.parameters() if p.requires_grad]
-    group = {"params": parameters, "peak": DISTILLATION.rate}
+    group = {"params": parameters, "peak": recipe.rate}
     optimiser = torch.optim.AdamW([group], betas=(0.9, 0.98), weight_decay=0.05)
     trained = {"predictor": predictor}
-    stage = Stage("distillation", work / "distilled", DISTILLATION.steps, trained, [optimiser])
+    stage = Stage("distillation", folder, recipe.steps, trained, [optimiser])
     patches = model.visual.trunk.patch_embed.num_patches
 
     def draw(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        rng = step_rng(DISTILLATION.seed, 0, step)
-        images, *_ = draw_images(corpus, DISTILLATION, rng)
+        rng = step_rng(recipe.seed, 0, step)
+        images, *_ = draw_images(corpus, recipe, rng)
         masked = torch.from_numpy(rng.random((BATCH, patches)) < MASKED_SHARE)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             return images, masked, teacher.visual(images)[1].float()

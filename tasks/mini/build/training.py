@@ -157,7 +157,8 @@ def contrastive_step(
 def _encode(
     encode: Callable[[Model, torch.Tensor], torch.Tensor], model: Model, batch: torch.Tensor
 ) -> torch.Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
+    # The cache of cast weights is one for all threads: the tower that is done first would clear it.
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         return encode(model, batch)
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from command_line import forget_files
 
 import compatbench as cb
+from compatbench.tables.pages.leaderboard import write_pages
 
 from .conftest import METHODS, Project, set_field
 
@@ -134,6 +136,21 @@ def test_a_suite_that_keeps_predictions_needs_no_fit_for_its_measures(project: P
     kept = project.results / "taskres.safetensors"
     kept.write_bytes(kept.read_bytes()[:-2] + b"xx")
     assert "taskres.safetensors: is damaged: its checksum" in project.audit()[1]
+
+
+def test_rows_on_a_model_that_does_not_ship_but_can_be_made_are_reported(project: Project) -> None:
+    tasks = project.folder / "tasks"
+    (tasks / "mini" / "mini-eva-clip.safetensors").unlink()
+    code, output = project.audit()
+    assert code == 1
+    assert "missing here: weights of mini-eva-clip; get it" in output
+    card = tasks / "backbones" / "mini-eva-clip.yaml"
+    card.write_text(card.read_text() + "made_by: make it\n")
+    forget_files()
+    write_pages(project.folder)
+    code, output = project.audit()
+    assert code == 0, output
+    assert "missing here: weights of mini-eva-clip; they are reported, not verified" in output
 
 
 def test_a_cell_that_is_run_again_and_gives_another_number_is_a_finding(project: Project) -> None:

@@ -88,9 +88,11 @@ def find_weights(card: BackboneCard, download: bool = False) -> Path:
         BackboneError: a folder without weights.
     """
     if card.weights is not None:
-        path = tasks_folder() / card.weights
-        if path.is_file():
-            return path
+        path, folder = tasks_folder() / card.weights, os.environ.get(WEIGHTS_FOLDER)
+        made = [Path(folder).expanduser() / path.name] if folder and card.made_by else []
+        for place in (path, *made):
+            if place.is_file():
+                return place
         if (packed := path.with_suffix(".xz")).is_file():  # in a wheel
             path = default_cache_folder() / "weights" / f"{card.sha256}{path.suffix}"
             if not path.is_file():
@@ -98,6 +100,8 @@ def find_weights(card: BackboneCard, download: bool = False) -> Path:
             return path
         # A wheel has the models of the suites ``mini`` and ``smoke`` alone.
         fix = f"put tasks/{card.weights} of the repository there, or work in a clone"
+        if card.made_by:
+            fix = f"make them with '{card.made_by}' and name their folder in {WEIGHTS_FOLDER}"
         raise _missing(card, f"weights {path} are", fix)
     if card.path is not None:
         return _find_in_path(card, Path(card.path).expanduser())

@@ -40,6 +40,7 @@ UpgradePath = tuple[BackboneName, ...]  # a source, followed by its targets
 Template = Annotated[str, written_as(r"[^{}]*\{\}[^{}]*", "a prompt with {} for the class, once")]
 Split = Literal["train", "val", "test"]
 Sha256 = Annotated[str, written_as("[0-9a-f]{64}", "a SHA-256, 64 digits of 0-9a-f")]
+Commit = Annotated[str, written_as("[0-9a-f]{40}", "a commit, 40 digits of 0-9a-f")]
 Protocol = Literal["few-shot", "base-to-new", "cross-dataset"]
 
 
@@ -144,14 +145,12 @@ class BackboneCard(CardModel):
     config: Name | None = None  # an open_clip model; a folder or repository brings its own
     tag: str | None = None  # open_clip's name of the weights
     repository: str = ""  # where the weights are on the Hugging Face hub
-    # Of it.
-    revision: Annotated[str, written_as("[0-9a-f]{40}", "a commit, 40 digits of 0-9a-f")] | None = (
-        None
-    )
+    revision: Commit | None = None  # of it
     hashes: dict[Name, Sha256] = {}  # SHA-256 of its files, by their names
     files: tuple[Name, ...] = ()  # other names that people have the file under
     path: str | None = None  # checkpoint or model folder on this machine
     weights: RelativePath | None = None  # safetensors file, relative to tasks/
+    made_by: str = ""  # the command that makes it, where it does not ship
     # Of the weights file; default: that of the file that is found.
     sha256: Sha256 | None = None
     tokenizer: RelativePath | None = None  # byte-pair merges, in tasks/; default: the model's

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from compatbench.backbone.load import read_backbone
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.draws import read_draws
@@ -84,7 +85,7 @@ def audit_results(
         methods: files of methods that are not among ``methods()``, separated by commas; they are
             run as code.
         unverified: suites whose rows may stand though the weights or images are not here; of any
-            other such a row is a finding.
+            other such a row is a finding, but for weights that do not ship and can be made.
         shots_files: few-shot draws that the results were trained on.
         device: where to compute.
         progress: called with a line before each step.
@@ -115,7 +116,8 @@ def audit_results(
         if skipped := len(suite.rows) - len(suite.here(suite.rows)):
             audit.unchecked[card.name] = skipped
             problem = f"{skipped} rows are not checked; missing here: {suite.missing}"
-            if card.name in unverified:
+            made = {n for n in suite.missing.backbones if read_backbone(n).made_by}
+            if card.name in unverified or made == {*suite.missing.absent}:
                 audit.notes.append(f"{card.name}: {problem}; they are reported, not verified")
             else:
                 problem += f"; get it, or take them as reported: --unverified {card.name}"
