@@ -110,8 +110,8 @@ def reversals(differences: Array) -> float:
     reach = stats.t.ppf(1 - ALPHA / 2, tasks - 1) * differences.std(axis=1, ddof=1) / tasks**0.5
     clear, signs = np.abs(means) > reach, np.sign(means)
     shares = [
-        np.mean(np.delete(signs[chosen], one, axis=1) != signs[chosen, one, None])
-        for one, chosen in enumerate(clear.T)
+        np.mean(np.delete(signs[chosen], target, axis=1) != signs[chosen, target, None])
+        for target, chosen in enumerate(clear.T)
         if chosen.any()
     ]
     return 100 * float(np.mean(shares)) if shares else np.nan
@@ -120,7 +120,7 @@ def reversals(differences: Array) -> float:
 def reversed_orders(cells: Array) -> float:
     """How often two methods that are clearly apart on one target change places on another."""
     pairs = combinations(range(len(cells)), 2)
-    return reversals(np.array([cells[one] - cells[other] for one, other in pairs]))
+    return reversals(np.array([cells[method] - cells[other] for method, other in pairs]))
 
 
 def over_targets(
@@ -140,7 +140,7 @@ def over_targets(
         return None
     if count < FEWEST_UNITS:
         return Interval(value, units=count)
-    left = [statistic(np.delete(cells, one, axis=2)) for one in range(count)]
+    left = [statistic(np.delete(cells, target, axis=2)) for target in range(count)]
     if not all(0 < each < most for each in (value, *left)):
         return Interval(value, units=count)
     pseudo = [count * logarithm(value) - (count - 1) * logarithm(each) for each in left]

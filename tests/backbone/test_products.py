@@ -44,6 +44,8 @@ def test_products_are_those_of_float64(shape: tuple[int, int, int], of_a: str, o
     for beta, alpha in ((1, 1), (0.5, 0.5), (0, 2), (1, 0.25), (2, 0), (0, 0)):
         ours = products._addmm(bias, a, b, beta=beta, alpha=alpha)
         assert_near(ours, alpha * exact + beta * bias.double())
+    for other in (torch.randn(1).expand(n), torch.randn(3 * n)[::3]):
+        assert_near(products._addmm(other, a, b), exact + other.double())
     full = torch.randn(m, n)
     assert_near(products._addmm(full, a, b), exact + full.double())
     assert_near(products._addmm(a.new_empty(()), a, b, beta=0, alpha=3), 3 * exact)
@@ -56,6 +58,8 @@ def test_other_numbers_and_empty_matrices_are_left_to_pytorch(kind: torch.dtype)
     assert torch.equal(products._mm(a, b), a @ b)
     assert products._mm(a[:0], b).shape == (0, 128)
     assert not products._mm(a[:, :0], b[:0]).any()
+    with pytest.raises(RuntimeError, match="dtype"):
+        products._addmm(torch.randn(128, dtype=torch.float16), a, b)
     with pytest.raises(RuntimeError, match=r"cannot be multiplied|size mismatch"):
         products._mm(a, b[:5])
 

@@ -49,9 +49,9 @@ def test_components_are_those_of_the_analysis_of_variance():
 
 def test_components_find_what_was_put_in():
     spreads = dict(zip(EFFECTS, (3.0, 0.0, 2.0, 1.0, 2.0, 0.0, 1.0), strict=True))
-    found = [variance_components(draw_cells((12, 8, 6), spreads, seed)) for seed in range(400)]
+    estimates = [variance_components(draw_cells((12, 8, 6), spreads, seed)) for seed in range(400)]
     for effect, spread in spreads.items():
-        assert np.mean([each[effect] for each in found]) == pytest.approx(spread**2, abs=0.6)
+        assert np.mean([each[effect] for each in estimates]) == pytest.approx(spread**2, abs=0.6)
 
 
 def test_what_targets_share_is_nothing_where_they_are_equal_and_all_where_only_they_differ():
@@ -71,9 +71,12 @@ def test_intervals_over_six_targets_hold_the_true_figures():
     for seed in range(100):
         cells = fixed + draw_cells((12, 8, 6), {(2,): 1.0, (0, 2): 1.0, (0, 1, 2): 1.0}, seed)
         spread = over_targets(cells, spread_of_means)
-        found = over_targets(cells, share_of_targets, 100)
+        changing = over_targets(cells, share_of_targets, 100)
         held.append(
-            (spread.low <= (2 + 1 / 8) ** 0.5 <= spread.high, found.low <= share <= found.high)
+            (
+                spread.low <= (2 + 1 / 8) ** 0.5 <= spread.high,
+                changing.low <= share <= changing.high,
+            )
         )
     assert (np.mean(held, axis=0) > 0.85).all()
 

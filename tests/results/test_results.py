@@ -306,6 +306,6 @@ def test_of_two_new_lines_for_one_measurement_the_later_counts() -> None:
 def test_a_method_is_counted_once_in_whatever_settings() -> None:
     infos = (COOP, replace(COOP, name="kgcoop"), replace(COOP, name="coop+short"))
     results = [make_method(info, make_pairs({("a", 1): (60, 50)}, info.name)) for info in infos]
-    assert SuiteResults("s", tuple(results[:2])).counted == "2 methods"
-    counted = SuiteResults("s", tuple(results)).counted
+    assert SuiteResults("s", tuple(results[:2])).methods_in_words == "2 methods"
+    counted = SuiteResults("s", tuple(results)).methods_in_words
     assert counted == "2 methods (1 of them in more than one setting)"

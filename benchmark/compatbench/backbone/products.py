@@ -47,10 +47,12 @@ def _is_amd() -> bool:
 
 
 def _multiply(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``a @ b + bias``, ``[m, k]`` by ``[k, n]``, by oneDNN."""
+    """``a @ b + bias``, ``[m, k]`` by ``[k, n]`` and ``[n]``, by oneDNN."""
     weight = b.t()
     if not (b.is_contiguous() or weight.is_contiguous()):  # else it is a hundred times slower
         weight = weight.contiguous()
+    if bias is not None:  # the operation does not look at its strides
+        bias = bias.contiguous()
     return torch.ops.mkldnn._linear_pointwise.default(a, weight, bias, "none", [], "")
 
 
@@ -66,7 +68,8 @@ def _mm(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    row = bias.shape == b.shape[1:]  # a bias of outputs; where beta is 0, any is left out
+    # A bias of outputs; where beta is 0, any is left out.
+    row = bias.shape == b.shape[1:] and bias.dtype == a.dtype
     if (beta == 0 or row) and a.shape[1] == b.shape[0] and alpha != 0 and _is_large(a, b):
         if beta == 0:
             product = _multiply(a, b)

@@ -172,7 +172,7 @@ class SuiteResults:
         return {method.info.name: method for method in self.all if method.transfer == COPIED}
 
     @property
-    def counted(self) -> str:
+    def methods_in_words(self) -> str:
         """How many methods there are: ``57 methods (2 of them in more than one setting)``."""
         several = {name.partition("+")[0] for name in self.methods if "+" in name}
         methods = count(len({name.partition("+")[0] for name in self.methods}), "method")

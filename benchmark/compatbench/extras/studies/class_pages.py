@@ -111,7 +111,7 @@ def classes_sentence(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
         elif over is None or over.sign < 1:
             highest += "; it is not shown to beat zero-shot"
     return (
-        f"Of {page.results.counted}, {len(complete)} apply to other classes "
+        f"Of {page.results.methods_in_words}, {len(complete)} apply to other classes "
         f"and {refused} to their own classes only. {highest}. On other classes {helped} of the "
         f"{len(complete)} end above the target's zero-shot."
     )
