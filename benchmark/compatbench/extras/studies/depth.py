@@ -18,7 +18,7 @@ from compatbench.extras.studies.frames import Row, StudyReport, spearman_interva
 from compatbench.extras.studies.study import Fit, Names, Study, StudyOptions
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method.registry import MethodRegistry
-from compatbench.results.estimate import estimate, interval_columns
+from compatbench.results.estimate import FEWEST_UNITS, Interval, estimate, interval_columns
 from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.numbers import signed, with_interval
 from compatbench.tables.table import Table, code, join, plain_table, records, sentence
@@ -27,7 +27,6 @@ KINDS = ("bias", "map")
 MEASURES = ("source", "target", "h", "source_gain", "target_gain")
 TRENDS = {"source_gain": "gain on the source", "target_gain": "gain on the target", "h": "H"}
 _LINES = {"source_gain": "source", "target_gain": "target, same module"}
-LEAST_CURVES = 5  # with fewer, a bootstrap interval says nothing
 FOLDER = "depth"  # below runs/: these cells are no part of a suite
 
 
@@ -40,9 +39,9 @@ class DepthReport(StudyReport):
             ``output``), ``parameters``; mean and standard deviation over seeds of ``source``,
             ``target``, ``h``, and of the gains over the backbone's own zero-shot accuracy,
             ``source_gain`` and ``target_gain``; the learning ``rates`` that the fits chose.
-        trends: one row for each ``kind`` and ``measure``: ``curves``, one for each task and seed;
-            ``correlation``, the mean over the curves of Spearman's correlation of measure and
-            depth, with an interval over the curves; ``trend`` in words.
+        trends: one row for each ``kind`` and ``measure``: how many ``tasks``; ``correlation``,
+            the mean over tasks and seeds of Spearman's correlation of measure and depth, with an
+            interval over tasks, if they are enough for one; ``trend`` in words.
     """
 
     source: str
@@ -215,13 +214,15 @@ def _measured(fit: Fit) -> Row:
 
 
 def _trend(fits: pd.DataFrame, measure: str) -> Row:
-    curves = fits.pivot(index="depth", columns=["seed", "task"], values=measure)
-    intervals = [spearman_interval(curves.index, curves[curve]) for curve in curves]
+    curves = fits.pivot(index="depth", columns=["task", "seed"], values=measure)
+    known = [spearman_interval(curves.index, curves[curve]) for curve in curves]
     # A figure that is the same at every depth has no trend.
-    interval = estimate([each.value if each else 0.0 for each in intervals])
+    correlations = pd.DataFrame({"correlation": [each.value if each else 0.0 for each in known]})
+    tasks = curves.columns.get_level_values("task")
+    interval = estimate(correlations.assign(task=tasks), by="task")
     assert interval is not None
     words = {1: "rises with depth", -1: "falls with depth", 0: "no clear trend"}[interval.sign]
-    if len(intervals) < LEAST_CURVES:
-        words = f"too few curves to tell; {LEAST_CURVES} are needed"
-    row = {"measure": measure, "curves": len(intervals)}
+    if not interval.decides:
+        words, interval = f"{FEWEST_UNITS} tasks are needed to tell", Interval(interval.value)
+    row = {"measure": measure, "tasks": tasks.nunique()}
     return row | interval_columns("correlation", interval) | {"trend": words}
