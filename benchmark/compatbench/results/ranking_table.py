@@ -45,8 +45,7 @@ class Results:
     failures: tuple[tuple[Cell, str], ...] = ()  # of the run that returned them, with errors
 
     def __repr__(self) -> str:
-        methods, tasks = len(self.suite.methods), len(self.expected.tasks)
-        counts = f"{count(methods, 'method')}, {count(tasks, 'task')}"
+        counts = f"{self.suite.methods_in_words}, {count(len(self.expected.tasks), 'task')}"
         upgrades = ", ".join(map(_show, self.expected.upgrades))
         return f"<Results of '{self.suite.name}': {counts}; {upgrades}>"
 

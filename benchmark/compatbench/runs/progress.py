@@ -17,7 +17,7 @@ from rich.table import Column
 from rich.text import Text
 
 from compatbench.data.images.dataset_files import BrokenImages
-from compatbench.messages import count, format_seconds
+from compatbench.messages import format_seconds
 from compatbench.results.collect import Looks
 from compatbench.tables.console import SafeConsole
 
@@ -311,4 +311,4 @@ def _say_left(page: SuitePage, part: SuitePage) -> str:
     others = {n: len(done) for n, done in tasks_finished(first).items() if n not in names and done}
     far = sorted(others.items(), key=lambda item: (-item[1], item[0]))
     parts = [f"{name} {done}/{len(page.expected.tasks)}" for name, done in far]
-    return ", ".join([count(len(names), "method"), *parts])
+    return ", ".join([part.results.methods_in_words, *parts])
