@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from compatbench.data.cards import BackboneCard
@@ -21,6 +23,7 @@ from compatbench.tasks.mini.build import (
     target,
     tokenizer,
     towers,
+    training,
     upgrades,
 )
 from compatbench.tasks.mini.build.names import slug
@@ -153,20 +156,66 @@ def test_one_table_of_published_figures_has_every_method_on_all_eleven_datasets(
     assert "share 2 methods, too few for ranks" in likeness.ceiling()
 
 
-def test_further_targets_differ_from_the_first_of_their_kind_in_their_seed_alone(tmp_path):
-    seeds = set()
+def test_further_targets_differ_from_the_first_of_their_kind_in_what_their_name_says(tmp_path):
+    def facts(further: upgrades.Further) -> dict[str, object]:
+        plan = further.plan(tmp_path)
+        recipes = (plan.distillation and vars(plan.distillation), vars(plan.contrastive))
+        merged = {
+            f"{i}.{key}": value for i, r in enumerate(recipes) if r for key, value in r.items()
+        }
+        return merged | {"anchoring": plan.anchoring}
+
+    def changed(one: upgrades.Further, other: upgrades.Further) -> set[str]:
+        first, second = facts(one), facts(other)
+        return {key for key in first | second if first.get(key) != second.get(key)}
+
     for kind in (towers.TARGET, towers.ANEW):
-        first, other = (upgrades.plan_upgrade(tmp_path, kind, seed) for seed in (5, 6))
-        assert first.distilled != other.distilled
-        assert first.weights != other.weights
-        for name in ("distillation", "contrastive"):
-            recipes = vars(getattr(first, name)), vars(getattr(other, name))
-            assert {key for key in recipes[0] if recipes[0][key] != recipes[1][key]} == {"seed"}
-        seeds |= {target.CONTRASTIVE[kind].seed, target.DISTILLATION.seed}
-    assert not seeds & {*upgrades.SEEDS}
-    # Both kinds of a seed go on from one distillation.
-    both = [upgrades.plan_upgrade(tmp_path, k, 5).distilled for k in (towers.TARGET, towers.ANEW)]
-    assert both[0] == both[1]
+        first = upgrades.Further(kind, 5)
+        assert changed(first, upgrades.Further(kind, 6)) == {"0.seed", "1.seed"}
+        assert changed(first, upgrades.Further(kind, 5, 0.5)) == {"1.steps"}
+        assert changed(first, upgrades.Further(kind, 5, anchoring=1)) == {"anchoring"}
+    assert upgrades.Further(towers.APART, 5).plan(tmp_path).distillation is None
+    shipped = {target.CONTRASTIVE[k].seed for k in (towers.TARGET, towers.ANEW)}
+    every = upgrades.choose([*upgrades.TARGETS])
+    assert not (shipped | {target.DISTILLATION.seed}) & {each.seed for each in every}
+    # No two share a file, but for the distillation, which all of a seed go on from.
+    plans = [each.plan(tmp_path) for each in every]
+    for kept_apart in ("weights", "facts", "checkpoints"):
+        assert len({getattr(plan, kept_apart) for plan in plans}) == len(every)
+    assert len({plan.distilled for plan in plans if plan.distillation}) == 5
+
+
+def test_further_targets_are_chosen_by_name_or_by_what_they_are_for():
+    pair = ["mini-eva-clip-5", "mini-eva-clip-apart-5-length-0.5"]
+    assert [each.name for each in upgrades.choose([*pair, pair[0]])] == pair
+    of_both = {each.name for each in upgrades.choose(["replication", "properties"])}
+    assert len(upgrades.TARGETS["replication"]) == 10
+    assert len(upgrades.TARGETS["properties"]) == 24
+    assert len(of_both) == 10 + 24 - 8
+    with pytest.raises(SystemExit, match=r"no target.*'mini-eva-clip-4'.*replication"):
+        upgrades.choose(["mini-eva-clip-4"])
+
+
+def test_an_anchored_step_adds_the_distance_from_the_sources_texts():
+    torch.manual_seed(0)
+    model, frozen = (towers.create(towers.TARGET) for _ in range(2))
+    tokens = tokenizer.load_tokenizer()([f"a photo of a {i}." for i in range(256)])
+    order = tokens.argmax(-1).argsort(stable=True)
+    batch = training.Batch(torch.randn(256, 3, 48, 48), tokens[order], torch.arange(256))
+    losses, gradients = {}, {}
+    with ThreadPoolExecutor(2) as workers, torch.random.fork_rng():
+        for weight in (0.0, 2.0):
+            model.zero_grad()
+            anchor = (frozen.requires_grad_(False), weight) if weight else None
+            losses[weight], _ = training.contrastive_step(model, batch, workers, anchor)
+            gradients[weight] = model.text.token_embedding.weight.grad.clone()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        # Grouping as in training changes 16-bit rounding alone.
+        texts, kept = (towers.encode_text(each, batch.tokens) for each in (model, frozen))
+    distance = (texts - kept).square().sum(-1).mean()
+    assert losses[2.0] - losses[0.0] == pytest.approx(2 * float(distance), rel=0.02)
+    assert not torch.equal(gradients[0.0], gradients[2.0])
+    assert all(p.grad is None for p in frozen.parameters())
 
 
 def test_a_further_target_gets_a_card_which_other_bits_do_not_replace(
@@ -177,17 +226,36 @@ def test_a_further_target_gets_a_card_which_other_bits_do_not_replace(
     first = yaml.safe_load((sets.TASKS_FOLDER / "backbones/mini-eva-clip.yaml").read_text())
     (folder / "mini-eva-clip.yaml").write_text(yaml.safe_dump(first))
     monkeypatch.setattr(upgrades, "TASKS_FOLDER", tmp_path)
-    weights = upgrades.plan_upgrade(tmp_path, towers.TARGET, 5).weights
+    further = upgrades.Further(towers.TARGET, 5)
+    weights = further.plan(tmp_path).weights
     weights.parent.mkdir()
     weights.write_bytes(b"weights")
-    upgrades.write_card(tmp_path, towers.TARGET, 5)
+    upgrades.write_card(tmp_path, further)
     card = yaml.safe_load((folder / "mini-eva-clip-5.yaml").read_text())
     BackboneCard.model_validate(card)
     changed = {key for key in card if card[key] != first.get(key)}
     assert changed == {"name", "title", "weights", "sha256", "made_by"}
     assert card["sha256"] == hashlib.sha256(b"weights").hexdigest()
-    assert card["made_by"].endswith("upgrades --seeds 5")
+    assert card["made_by"].endswith("upgrades --only mini-eva-clip-5")
     weights.write_bytes(b"other weights")
-    upgrades.write_card(tmp_path, towers.TARGET, 5)
+    upgrades.write_card(tmp_path, further)
     assert "has other bits" in capsys.readouterr().out
     assert yaml.safe_load((folder / "mini-eva-clip-5.yaml").read_text()) == card
+
+
+def test_a_further_target_that_inherits_nothing_says_so(tmp_path, monkeypatch):
+    folder = tmp_path / "backbones"
+    folder.mkdir()
+    shipped = (sets.TASKS_FOLDER / "backbones/mini-eva-clip.yaml").read_text()
+    (folder / "mini-eva-clip.yaml").write_text(shipped)
+    monkeypatch.setattr(upgrades, "TASKS_FOLDER", tmp_path)
+    further = upgrades.Further(towers.APART, 5, 0.5)
+    weights = further.plan(tmp_path).weights
+    weights.parent.mkdir()
+    weights.write_bytes(b"weights")
+    upgrades.write_card(tmp_path, further)
+    card = BackboneCard.model_validate(
+        yaml.safe_load((folder / f"{further.name}.yaml").read_text())
+    )
+    assert card.text_from is None
+    assert "nothing inherited, seed 5, 0.5 of the steps" in card.title

@@ -40,15 +40,17 @@ def main() -> None:
     parser.add_argument("step", choices=[*STEPS, *EXTRA_STEPS, "all"])
     parser.add_argument("--work", type=Path, default=Path("mini-build"), help="working folder")
     parser.add_argument("--threads", type=int, default=1, help="threads inside one operation")
-    parser.add_argument("--seeds", type=int, nargs="+", help="of the step upgrades; default: all")
+    parser.add_argument(
+        "--only", nargs="+", help="targets of the step upgrades, or what they are for; default: all"
+    )
     arguments = parser.parse_args()
-    if arguments.seeds and arguments.step != "upgrades":
-        parser.error("--seeds is an option of the step upgrades")
+    if arguments.only and arguments.step != "upgrades":
+        parser.error("--only is an option of the step upgrades")
     torch.set_num_threads(arguments.threads)
     # Of so few tokens, the fused attention's backward pass takes three times as long on a CPU.
     torch.backends.cuda.enable_flash_sdp(False)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    options = {"seeds": arguments.seeds} if arguments.seeds else {}
+    options = {"only": arguments.only} if arguments.only else {}
     for step in STEPS if arguments.step == "all" else [arguments.step]:
         function = resolve_name(f"{__package__}.{(STEPS | EXTRA_STEPS)[step]}")
         function(arguments.work.resolve(), **options)

@@ -2,7 +2,8 @@
 
 First the image tower learns to predict the source's patch features at masked
 patches. Then both towers train contrastively on more data, the text tower from the
-source's weights and at half the learning rate.
+source's weights and at half the learning rate. Further targets (``upgrades.py``) may inherit
+nothing, or be held near the source's text features.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ DISTILLATION = Recipe(seed=1, steps=350, rate=1.5e-3)
 CONTRASTIVE = {
     towers.TARGET: Recipe(seed=1, steps=1400, text_factor=0.5),
     towers.ANEW: Recipe(seed=4, steps=1600, text_factor=0.5),
+    towers.APART: Recipe(seed=5, steps=1600),
 }
 MASKED_SHARE = 0.4
 
@@ -41,8 +43,10 @@ class Plan:
         checkpoints: Folder of the checkpoint of what follows.
         weights: Where the target's weights go.
         facts: Where steps, losses and times go.
-        distillation: Its recipe.
+        distillation: Its recipe; None if nothing is inherited, the text tower neither.
         contrastive: The recipe of what follows.
+        anchoring: Weight of a penalty in what follows: the mean squared distance of a caption's
+            unit features from those that the source gives it.
     """
 
     kind: str
@@ -51,8 +55,9 @@ class Plan:
     checkpoints: Path
     weights: Path
     facts: Path
-    distillation: Recipe
+    distillation: Recipe | None
     contrastive: Recipe
+    anchoring: float = 0.0
 
 
 class MaskedPredictor(nn.Module):
@@ -124,18 +129,25 @@ def train(work: Path, plan: Plan) -> None:
     if plan.weights.exists():
         return
     teacher = towers.load(towers.SOURCE, plan.source)
+    first = plan.distillation or plan.contrastive
     # Both targets are distilled from the same start, so the second finds it done.
-    torch.manual_seed(plan.distillation.seed)
+    torch.manual_seed(first.seed)
     model = towers.create(plan.kind).train()
-    inherit_text_tower(model, teacher)
     corpus = load_corpus(work, *towers.PRETRAINING[plan.kind])
-    distillation = distil(plan.distilled, model, teacher, corpus, plan.distillation)
+    stages: dict[str, Stage] = {}
+    if plan.distillation is not None:
+        inherit_text_tower(model, teacher)
+        recipe = plan.distillation
+        stages["distillation"] = distil(plan.distilled, model, teacher, corpus, recipe)
     if plan.kind == towers.ANEW:
         forget_projections(model, plan.contrastive.seed)
-    contrastive = contrast(plan.checkpoints, "contrastive", model, corpus, plan.contrastive)
+    anchor = (teacher, plan.anchoring) if plan.anchoring else None
+    stages["contrastive"] = contrast(
+        plan.checkpoints, "contrastive", model, corpus, plan.contrastive, anchor
+    )
     plan.weights.parent.mkdir(parents=True, exist_ok=True)
     towers.save(model, plan.weights)
-    write_facts(plan.facts, distillation=distillation, contrastive=contrastive)
+    write_facts(plan.facts, **stages)
 
 
 def inherit_text_tower(model: towers.Model, teacher: towers.Model) -> None:

@@ -17,7 +17,9 @@ from .sets import TASKS_FOLDER, Role
 
 SOURCE, NEXT, OTHER = "mini-clip", "mini-clip-next", "mini-clip-other"
 TARGET, ANEW = "mini-eva-clip", "mini-eva-clip-anew"
-#: Every model, and the config that says what it is built of.
+#: A kind of target that inherits nothing; none of it ships.
+APART = "mini-eva-clip-apart"
+#: Every model that ships, and the config that says what it is built of.
 CONFIGS = {SOURCE: SOURCE, NEXT: SOURCE, OTHER: SOURCE, TARGET: TARGET, ANEW: TARGET}
 #: The roles of the sets that each model learns from.
 PRETRAINING: dict[str, tuple[Role, ...]] = {
@@ -26,15 +28,16 @@ PRETRAINING: dict[str, tuple[Role, ...]] = {
     OTHER: ("target",),
     TARGET: ("source", "target"),
     ANEW: ("source", "target"),
+    APART: ("source", "target"),
 }
 
 Model = Any
 
 
 def create(name: str) -> Model:
-    """Makes a model with random weights."""
+    """Makes a model with random weights; of a further target, those of the target that ships."""
     register_mini_towers(TASKS_FOLDER)
-    return open_clip.create_model(CONFIGS[name], precision="fp32")
+    return open_clip.create_model(CONFIGS.get(name, TARGET), precision="fp32")
 
 
 def trained_path(work: Path, name: str) -> Path:

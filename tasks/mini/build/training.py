@@ -25,6 +25,7 @@ from .tokenizer import load_tokenizer
 from .towers import Model, encode_images, encode_text, text_parameters
 
 T = TypeVar("T")
+Anchor = tuple[Model, float]
 
 # Captions are encoded in groups of similar length: a third of the time is saved
 # that padding would cost.
@@ -125,12 +126,16 @@ class Ahead(Generic[T]):
 
 
 def contrastive_step(
-    model: Model, batch: Batch, workers: ThreadPoolExecutor
+    model: Model, batch: Batch, workers: ThreadPoolExecutor, anchor: Anchor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """CLIP's symmetric loss and its gradients; other pairs of the same concept are no negatives.
 
     The two towers run forwards and backwards side by side, one thread each. On few
     cores that others use too, this loses far less than two threads in every operation.
+
+    Args:
+        anchor: A frozen model and the weight of a penalty: how far, in mean squared distance, unit
+            text features are from that model's.
 
     Returns:
         The loss and the share of images whose own caption ranks first. The
@@ -147,6 +152,11 @@ def contrastive_step(
     logits = logits.masked_fill(same & ~torch.eye(BATCH, dtype=torch.bool), MASKED)
     own = torch.arange(BATCH)
     loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    if anchor is not None:
+        frozen, weight = anchor
+        with torch.no_grad():
+            kept = _encode(_encode_texts, frozen, batch.tokens)
+        loss = loss + weight * (texts - kept).square().sum(-1).mean()
     loss.backward()
     gradients = (images.grad, texts.grad)
     for done in [workers.submit(f.backward, g) for f, g in zip(features, gradients, strict=True)]:
@@ -167,7 +177,14 @@ def _encode_texts(model: Model, tokens: torch.Tensor) -> torch.Tensor:
     return torch.cat([encode_text(model, g[:, : int(g.argmax(-1).max()) + 1]) for g in groups])
 
 
-def contrast(folder: Path, name: str, model: Model, corpus: Corpus, recipe: Recipe) -> Stage:
+def contrast(
+    folder: Path,
+    name: str,
+    model: Model,
+    corpus: Corpus,
+    recipe: Recipe,
+    anchor: Anchor | None = None,
+) -> Stage:
     """Trains both towers contrastively, as one stage with its checkpoints in a folder."""
     tokenizer = load_tokenizer()
     stage = Stage(name, folder, recipe.steps, {"model": model}, make_optimisers(model, recipe))
@@ -180,7 +197,7 @@ def contrast(folder: Path, name: str, model: Model, corpus: Corpus, recipe: Reci
     def take_step(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad():
             model.logit_scale.clamp_(0, MAX_SCALE)
-        return contrastive_step(model, batches(step), stage.workers)
+        return contrastive_step(model, batches(step), stage.workers, anchor)
 
     stage.run(take_step)
     return stage

@@ -1,4 +1,4 @@
-"""Step ``upgrades``: further targets of each kind, by other seeds.
+"""Step ``upgrades``: further targets, for what one target of a kind cannot say.
 
 They are trained from the source that ships, and do not ship themselves. Their cards do, with the
 hashes of their weights.
@@ -7,7 +7,7 @@ hashes of their weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -21,58 +21,123 @@ from .render import render
 from .sets import MINI_FOLDER, TASKS_FOLDER
 from .target import CONTRASTIVE, DISTILLATION, Plan, train
 
-#: With the target that ships, six of each kind. Seeds 1 to 4 have made models that ship.
-SEEDS = (5, 6, 7, 8, 9)
-COMMAND = "python -m compatbench.tasks.mini.build upgrades --seeds"
+COMMAND = "python -m compatbench.tasks.mini.build upgrades --only"
 
 
-def train_upgrades(work: Path, seeds: Sequence[int] = SEEDS) -> None:
-    """Trains a target of each kind by each seed, and writes its card; goes on where it stopped.
+@dataclass(frozen=True)
+class Further:
+    """A target beside those that ship.
+
+    Attributes:
+        kind: What it inherits; a key of ``CONTRASTIVE``.
+        seed: Of distillation, start and batches. Both kinds of a seed that are distilled share
+            the distillation, and targets of all lengths and anchorings, too.
+        length: Share of its kind's contrastive steps.
+        anchoring: As of ``Plan``.
+    """
+
+    kind: str
+    seed: int
+    length: float = 1.0
+    anchoring: float = 0.0
+
+    @property
+    def name(self) -> str:
+        length = "" if self.length == 1 else f"-length-{self.length:g}"
+        anchoring = f"-anchored-{self.anchoring:g}" if self.anchoring else ""
+        return f"{self.kind}-{self.seed}{length}{anchoring}"
+
+    def plan(self, work: Path) -> Plan:
+        """What it is trained from, in a working folder."""
+        recipe = CONTRASTIVE[self.kind]
+        steps = round(self.length * recipe.steps)
+        return Plan(
+            self.kind,
+            source=MINI_FOLDER / f"{towers.SOURCE}.safetensors",
+            distilled=work / f"distilled-{self.seed}",
+            checkpoints=work / self.name,
+            weights=work / "upgrades" / f"{self.name}.safetensors",
+            facts=work / "upgrades" / f"{self.name}.json",
+            distillation=None
+            if self.kind == towers.APART
+            else replace(DISTILLATION, seed=self.seed),
+            contrastive=replace(recipe, seed=self.seed, steps=steps),
+            anchoring=self.anchoring,
+        )
+
+
+# Seeds 1 to 4 have made models that ship.
+_ANCHORINGS = (0.3, 1, 3, 10)
+#: The further targets by what they are for. ``docs/laws.md`` has the questions.
+TARGETS: dict[str, list[Further]] = {
+    # With the target that ships, six of each kind that ships.
+    "replication": [
+        Further(kind, seed) for seed in range(5, 10) for kind in (towers.TARGET, towers.ANEW)
+    ],
+    "properties": [
+        Further(kind, seed, length)
+        for seed in range(5, 9)
+        for kind in CONTRASTIVE
+        for length in (1, 0.5)
+    ],
+    "anchoring": [
+        Further(towers.ANEW, seed, anchoring=weight) for seed in (5, 6) for weight in _ANCHORINGS
+    ],
+}
+
+
+def choose(only: Sequence[str]) -> list[Further]:
+    """The targets of these names, or for these purposes; each once, in order.
+
+    Raises:
+        SystemExit: a name that is neither.
+    """
+    every = {each.name: each for group in TARGETS.values() for each in group}
+    chosen = dict[str, Further]()
+    for name in only:
+        group = TARGETS.get(name, [every[name]] if name in every else [])
+        if not group:
+            known = ", ".join([*TARGETS, *every])
+            raise SystemExit(f"there is no target, and no purpose of targets, '{name}': {known}")
+        chosen |= {each.name: each for each in group}
+    return list(chosen.values())
+
+
+def train_upgrades(work: Path, only: Sequence[str] = tuple(TARGETS)) -> None:
+    """Trains further targets, and writes their cards; goes on where it stopped.
 
     Args:
         work: The working folder, which gets the drawings first; weights go to ``upgrades/`` in it.
-        seeds: Of distillation, start and batches. Both kinds of a seed share the distillation.
+        only: Names of targets, or of what they are for.
     """
+    chosen = choose(only)
     if not table_path(work).exists():
         for prepare in (fetch, render, write_table):
             prepare(work)
-    for seed in seeds:
-        for kind in CONTRASTIVE:
-            train(work, plan_upgrade(work, kind, seed))
-            write_card(work, kind, seed)
+    for each in chosen:
+        train(work, each.plan(work))
+        write_card(work, each)
 
 
-def name_upgrade(kind: str, seed: int) -> str:
-    """The name of a further target."""
-    return f"{kind}-{seed}"
-
-
-def plan_upgrade(work: Path, kind: str, seed: int) -> Plan:
-    """What a further target is trained from."""
-    name = name_upgrade(kind, seed)
-    return Plan(
-        kind,
-        source=MINI_FOLDER / f"{towers.SOURCE}.safetensors",
-        distilled=work / f"distilled-{seed}",
-        checkpoints=work / name,
-        weights=work / "upgrades" / f"{name}.safetensors",
-        facts=work / "upgrades" / f"{name}.json",
-        distillation=replace(DISTILLATION, seed=seed),
-        contrastive=replace(CONTRASTIVE[kind], seed=seed),
-    )
-
-
-def write_card(work: Path, kind: str, seed: int) -> None:
+def write_card(work: Path, further: Further) -> None:
     """Writes a target's card: that of its kind, with its own name, file, hash and command."""
-    weights = plan_upgrade(work, kind, seed).weights
+    weights = further.plan(work).weights
     folder = TASKS_FOLDER / "backbones"
-    path = folder / f"{weights.stem}.yaml"
-    card = yaml.safe_load((folder / f"{kind}.yaml").read_text(encoding="utf-8"))
-    card["name"] = weights.stem
-    card["title"] = card["title"].replace(" (", f", seed {seed} (")
+    path = folder / f"{further.name}.yaml"
+    ships = towers.TARGET if further.kind == towers.APART else further.kind
+    card = yaml.safe_load((folder / f"{ships}.yaml").read_text(encoding="utf-8"))
+    if further.kind == towers.APART:
+        del card["text_from"]
+        card |= {"title": card["title"].replace(" (", ", nothing inherited (")}
+        card |= {"lineage": "none; trained from a random start"}
+    about = f", seed {further.seed}"
+    about += f", {further.length:g} of the steps" if further.length != 1 else ""
+    about += f", texts anchored by {further.anchoring:g}" if further.anchoring else ""
+    card["name"] = further.name
+    card["title"] = card["title"].replace(" (", f"{about} (")
     card["weights"] = f"mini/{weights.name}"
     card["sha256"] = hash_file(weights)
-    card["made_by"] = f"{COMMAND} {seed}"
+    card["made_by"] = f"{COMMAND} {further.name}"
     if path.exists() and card["sha256"] not in path.read_text(encoding="utf-8"):
         print(f"{weights} has other bits than {path} says; processors round differently")
         return
