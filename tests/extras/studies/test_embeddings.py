@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pandas as pd
@@ -10,18 +11,21 @@ import torch
 import torch.nn.functional as F
 from synthetic_results import COOP, PROBE, TWO_BY_TWO, ZEROSHOT, make_method, make_page, make_pairs
 
-from compatbench.backbone import Backbone
+from compatbench.backbone import Backbone, load_backbone
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.labels import Labels
 from compatbench.data.task import load_task
 from compatbench.extras.studies.embeddings import (
     PREDICTORS,
     EmbeddingsReport,
+    encode_task,
+    list_targets,
     mean_tokens,
     measure_geometry,
     predict_losses,
     summarize_predictions,
 )
+from compatbench.extras.studies.tower_states import inherited_share
 from compatbench.results.expected import Expected
 
 TASKS = tuple(f"t{i}" for i in range(6))
@@ -33,8 +37,18 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
     return FeatureCache(tmp_path_factory.mktemp("cache"))
 
 
-def test_a_backbone_has_not_moved_from_itself(clip: Backbone, kept: FeatureCache) -> None:
-    found = measure_geometry(clip, clip, load_task("mini-food"), kept)
+@pytest.fixture(scope="module")
+def measure(kept: FeatureCache) -> Callable[[Backbone, Backbone], dict[str, float | None]]:
+    def measure_food(*models: Backbone) -> dict[str, float | None]:
+        task = load_task("mini-food")
+        both = [encode_task(model, task, kept) for model in models]
+        return measure_geometry(*both, list_targets(task))
+
+    return measure_food
+
+
+def test_a_backbone_has_not_moved_from_itself(clip: Backbone, measure) -> None:
+    found = measure(clip, clip)
     same = [name for name in found if name.endswith(("_cosine", "_cka", "_neighbours"))]
     assert {name: found[name] for name in same} == pytest.approx(dict.fromkeys(same, 1))
     nothing = ["text_procrustes", "image_procrustes", "gap_change"]
@@ -42,18 +56,31 @@ def test_a_backbone_has_not_moved_from_itself(clip: Backbone, kept: FeatureCache
 
 
 def test_figures_are_those_of_the_features_and_spaces_of_two_sizes_have_no_cosine(
-    clip: Backbone, eva: Backbone, stranger: Backbone, kept: FeatureCache
+    clip: Backbone, eva: Backbone, stranger: Backbone, kept: FeatureCache, measure
 ) -> None:
     task = load_task("mini-food")
-    found = measure_geometry(clip, eva, task, kept)
+    found = measure(clip, eva)
     old, new = (b.zero_shot(task.labels).double() for b in (clip, eva))
     assert found["text_cosine"] == pytest.approx(float((old * new).sum(1).mean()))
     images = F.normalize(kept.features(clip, task, list(task.split("test"))), dim=-1).double()
     assert found["source_gap"] == pytest.approx(float((images.mean(0) - old.mean(0)).norm()))
     assert found["gap_change"] == pytest.approx(found["target_gap"] - found["source_gap"])
-    found = measure_geometry(clip, stranger, task, kept)
+    found = measure(clip, stranger)
     assert (found["token_cosine"], found["text_cosine"]) == (None, None)
     assert None not in (found["text_procrustes"], found["text_cka"])
+
+
+def test_inherited_are_the_tensors_that_point_where_the_sources_do(clip: Backbone) -> None:
+    assert inherited_share(clip, clip) == 1
+    names = ("mini-clip", "mini-clip-next", "mini-clip-other", "mini-eva-clip")
+    source, after, other, eva = map(load_backbone, names)
+    assert inherited_share(source, after) > 0.95
+    assert inherited_share(source, other) < 0.05
+    # Of EVA-CLIP the text tower alone.
+    parameters = {name: each.numel() for name, each in eva.model.named_parameters()}
+    of_text = sum(count for name, count in parameters.items() if not name.startswith("visual."))
+    share = of_text / sum(parameters.values())
+    assert inherited_share(source, eva) == pytest.approx(share, abs=0.01)
 
 
 def test_class_tokens_are_the_mean_of_a_names_own(clip: Backbone, labels: Labels) -> None:

@@ -9,6 +9,7 @@ from itertools import product
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from typing_extensions import Unpack
 
 from compatbench.backbone import Backbone
@@ -122,44 +123,73 @@ def analyze_embeddings(
     """
     study = Study(source, target, **options)
     models, cache = study.backbones, study.cache
-    rows = [measure_geometry(*models, task, cache) for task in study.load_tasks(tasks)]
+    rows = []
+    for task in study.load_tasks(tasks):
+        before, after = (encode_task(each, task, cache) for each in models)
+        figures = measure_geometry(before, after, list_targets(task))
+        rows.append({"task": task.name, "classes": len(task.labels), **figures})
     geometry, page = pd.DataFrame(rows), read_suite_page(study.card, study.out)
     losses = predict_losses(page, geometry, (source, target))
     return EmbeddingsReport(geometry, losses, str(study.out / RESULTS / study.card.name))
 
 
+@dataclass(frozen=True)
+class EncodedTask:
+    """What a model makes of a task.
+
+    Attributes:
+        texts: unit features of the classes under the first template, ``[classes, e]``.
+        images: unit features of the test images, ``[images, e]``.
+        tokens: mean token embeddings of the class names, ``[classes, d]``.
+    """
+
+    texts: Tensor
+    images: Tensor
+    tokens: Tensor
+
+
+def encode_task(backbone: Backbone, task: Task, cache: FeatureCache) -> EncodedTask:
+    """What a model makes of a task's classes and test images."""
+    texts = backbone.text_features(task.labels.fill())
+    images = cache.features(backbone, task, list(task.split("test")))
+    unit = (F.normalize(each.cpu(), dim=-1) for each in (texts, images))
+    return EncodedTask(*unit, mean_tokens(backbone, task.labels))
+
+
+def list_targets(task: Task) -> Tensor:
+    """The classes of a task's test images, ``[images]``."""
+    return torch.tensor([sample.label for sample in task.split("test")])
+
+
 def measure_geometry(
-    source: Backbone, target: Backbone, task: Task, cache: FeatureCache
-) -> dict[str, str | float | None]:
+    source: EncodedTask, target: EncodedTask, targets: Tensor
+) -> dict[str, float | None]:
     """The figures of one task before and after an upgrade; None where one is not defined.
 
-    Token figures are of the classes' mean token embeddings, text figures of the text
-    features of the task's first template, image figures of the test images' class means.
+    Token figures are of the classes' mean token embeddings, text figures of the texts, image
+    figures of the class means of the test images, whose classes are ``targets``, ``[images]``.
 
     Returns:
-        ``task``, ``classes``; ``*_cosine``: mean over classes of the cosine between old and new;
+        ``*_cosine``: mean over classes of the cosine between old and new;
         ``*_procrustes``: what the best rotation and scale leave of the difference, 0 to 1;
         ``*_cka``: linear CKA over the classes; ``*_neighbours``: share of the nearest other
         classes that stay the same; ``source_gap``, ``target_gap``, ``gap_change``: distance of
         the means of normalised image and text features.
     """
-    labels, models, samples = task.labels, (source, target), list(task.split("test"))
-    texts = [F.normalize(each.text_features(labels.fill()).cpu(), dim=-1) for each in models]
-    images = [F.normalize(cache.features(each, task, samples).cpu(), dim=-1) for each in models]
-    targets = torch.tensor([sample.label for sample in samples])
+    both = source, target
     # The mean of each class that has images, in label order.
     means = [
-        torch.stack([features[targets == label].mean(0) for label in targets.unique()])
-        for features in images
+        torch.stack([each.images[targets == label].mean(0) for label in targets.unique()])
+        for each in both
     ]
-    row: dict[str, str | float | None] = {"task": task.name, "classes": len(labels)}
-    row["token_cosine"] = similarity.mean_cosine(*(mean_tokens(each, labels) for each in models))
-    row["text_cosine"] = similarity.mean_cosine(*texts)
-    for name, (old, new) in (("text", texts), ("image", means)):
+    row: dict[str, float | None] = {}
+    row["token_cosine"] = similarity.mean_cosine(source.tokens, target.tokens)
+    row["text_cosine"] = similarity.mean_cosine(source.texts, target.texts)
+    for name, (old, new) in (("text", [each.texts for each in both]), ("image", means)):
         row[f"{name}_procrustes"] = fit_rotation(old, new).residual if len(old) > 1 else None
         row[f"{name}_cka"] = similarity.linear_cka(old, new)
         row[f"{name}_neighbours"] = similarity.neighbour_overlap(old, new, NEIGHBOURS)
-    before, after = map(similarity.modality_gap, images, texts)
+    before, after = (similarity.modality_gap(each.images, each.texts) for each in both)
     return row | {"source_gap": before, "target_gap": after, "gap_change": after - before}
 
 
