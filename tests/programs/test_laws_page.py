@@ -5,20 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from laws_page import (
+from laws_kinds import (
     EFFECTS,
-    TELLINGS,
     Kind,
-    answer,
     over_targets,
     read_kinds,
     reversals,
     reversed_orders,
     share_of_targets,
-    show,
     spread_of_means,
     variance_components,
 )
+from laws_page import TELLINGS, answer, show
 
 from compatbench.data.cards import suite_cards
 
@@ -37,7 +35,8 @@ def make_kind(targets: int, cells: np.ndarray | None = None) -> Kind:
     if cells is None:
         cells = draw_cells((5, 8, targets), dict.fromkeys(EFFECTS, 1.0), 0)
     names = tuple(f"t{i}" for i in range(targets))
-    return Kind("kind", tuple("abcde"), names, cells, -cells)
+    tasks = tuple(f"task{i}" for i in range(8))
+    return Kind("kind", tuple("abcde"), tasks, names, cells, -cells)
 
 
 def test_components_are_those_of_the_analysis_of_variance():

@@ -1,0 +1,217 @@
+"""Question 1 of ``docs/laws.md``: which property of an upgrade tells what copied modules lose?
+
+Hypothesis, figure, decision rule and this analysis were written before any row of its targets was
+seen, but for those of the first three targets of suite ``mini-upgrades``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from laws_kinds import Kind
+from numpy.typing import NDArray
+from predict_page import fit_ridge
+
+from compatbench.data.cards import COPIED
+from compatbench.extras.advice.predict import describe_moves
+from compatbench.method.registry import builtin_methods
+from compatbench.results.estimate import RESAMPLES, SEED, Interval
+from compatbench.tables.figures.spec_parts import Shown
+from compatbench.transfers._shared.survival import PLACES, describe_module
+
+FILE = Path(__file__).parent / "results" / "upgrade_properties.csv"
+# By column: the five that were asked for, and what moves the texts that copied modules are read by.
+PROPERTIES = {
+    "text_cosine": "cosine of old and new text features",
+    "text_procrustes": "what the best rotation leaves of text features",
+    "image_cka": "CKA of image features",
+    "token_cosine": "cosine of old and new class tokens",
+    "inherited": "share of inherited parameters",
+    "zero_shot": "gain of zero-shot",
+}
+TOGETHER = "all six, ridge"
+# All of a lineage are trained at two lengths, by these seeds.
+NAME = re.compile(r"(?P<lineage>.+?)-[5-8](?P<length>-length-0\.5)?$")
+TARGETS = 24
+RIDGE = 1.0  # of standardised properties, and of losses with their mean taken away
+# One interval for each property and for all together: seven at 5 % in all.
+TAIL = 100 * 0.05 / (len(PROPERTIES) + 1) / 2
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How well a property tells the losses of a lineage from those of the others.
+
+    ``share``: the part of the losses' variance that it explains, R², with its interval.
+    """
+
+    title: str
+    share: Interval
+
+    @property
+    def predicts(self) -> bool:
+        return self.share.low > 0
+
+
+def read_targets(
+    kinds: Sequence[Kind], zero_shot: pd.Series, properties: pd.DataFrame
+) -> pd.DataFrame:
+    """The targets of the question that are complete: lineage, length, loss and properties.
+
+    Args:
+        zero_shot: mean gain of zero-shot over the source's by target, in points.
+        properties: as ``upgrade_features.py`` writes them, a row for each target and task.
+    """
+    means = properties.drop(columns="task").groupby("target").mean()
+    losses = {
+        name: kind.losses[..., place].mean()
+        for kind in kinds
+        for place, name in enumerate(kind.targets)
+    }
+    rows = [
+        {"target": name, "loss": loss, "zero_shot": zero_shot[name]}
+        | {"lineage": matched["lineage"], "length": 0.5 if matched["length"] else 1.0}
+        | means.loc[name].drop("zero_shot", errors="ignore").to_dict()
+        for name, loss in losses.items()
+        if name in means.index and (matched := NAME.fullmatch(name))
+    ]
+    return pd.DataFrame(rows)
+
+
+def explained(losses: Array, values: Array, lineages: NDArray[np.int64], ridge: float) -> float:
+    """R² of losses, each told by a linear fit to the other lineages, ``values [targets, columns]``.
+
+    1 less the sum of squared errors, in parts of what the mean loss of the other lineages leaves;
+    0 or less is no better than that mean.
+    """
+    left = plain = 0.0
+    for judged, rest in _split(lineages):
+        centre, mean = values[rest].mean(0), losses[rest].mean()
+        size = np.maximum(values[rest].std(0), 1e-9)
+        known, asked = (values[rest] - centre) / size, (values[judged] - centre) / size
+        gram = known.T @ known + ridge * np.eye(values.shape[1])
+        slopes = np.linalg.solve(gram, known.T @ (losses[rest] - mean))
+        left += float(((losses[judged] - mean - asked @ slopes) ** 2).sum())
+        plain += float(((losses[judged] - mean) ** 2).sum())
+    return 1 - left / plain
+
+
+def _split(lineages: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    for lineage in np.unique(lineages):
+        yield lineages == lineage, lineages != lineage
+
+
+def draw_targets(targets: pd.DataFrame) -> Iterator[NDArray[np.int64]]:
+    """Resamples of the targets, by the seeds of each lineage and length."""
+    rng = np.random.default_rng(SEED)
+    strata = [*targets.groupby(["lineage", "length"]).indices.values()]
+    for _ in range(RESAMPLES):
+        yield np.concatenate([rng.choice(each, len(each)) for each in strata])
+
+
+def judge(targets: pd.DataFrame) -> dict[str, Judged]:
+    """How well each property, and all together, tell losses, a lineage left out at a time.
+
+    Intervals are percentiles over resamples of seeds, for these three lineages.
+    """
+    losses = targets["loss"].to_numpy()
+    lineages = np.unique(targets["lineage"], return_inverse=True)[1]
+    draws = [*draw_targets(targets)]
+    judged = {}
+    for name in (*PROPERTIES, TOGETHER):
+        columns, ridge = ([name], 0.0) if name in PROPERTIES else ([*PROPERTIES], RIDGE)
+        values = targets[columns].to_numpy(float)
+        ridge = ridge or 1e-9  # a property that is the same in all the others tells their mean
+        drawn = [explained(losses[d], values[d], lineages[d], ridge) for d in draws]
+        low, high = np.percentile(drawn, [TAIL, 100 - TAIL])
+        value = explained(losses, values, lineages, ridge)
+        share = Interval(value, float(low), float(high), len(targets))
+        judged[name] = Judged(PROPERTIES.get(name, name), share)
+    return judged
+
+
+def describe_gains(
+    kinds: Sequence[Kind], targets: pd.DataFrame, properties: pd.DataFrame
+) -> pd.DataFrame:
+    """The gains of all modules, and what ``predict`` knows of them without images; and properties.
+
+    A row for each method, task and target: ``gain`` in shares; ``known`` features by their own
+    names, and each property, at each place where a module may act, as ``<property> at <place>``.
+    """
+    of_task = properties.set_index(["target", "task"])
+    of_target, rows = targets.set_index("target"), []
+    for kind in kinds:
+        for place, target in enumerate(kind.targets):
+            if target not in of_target.index:
+                continue
+            lineage, zero_shot = of_target.loc[target, ["lineage", "zero_shot"]]
+            for (i, method), (j, task) in product(enumerate(kind.methods), enumerate(kind.tasks)):
+                card, facts = builtin_methods().get(method).card, of_task.loc[(target, task)]
+                apart = 1 - facts["token_cosine"]
+                module = describe_module(card.places, COPIED, bool(card.zero_shot_at), apart)
+                row = {"target": target, "lineage": lineage, "task": task}
+                row["gain"] = kind.gains[i, j, place] / 100
+                row |= describe_moves(module, facts)
+                known = facts.to_dict() | {"zero_shot": zero_shot}
+                row |= {
+                    f"{each} at {where}": known[each] * (where in card.places)
+                    for each in PROPERTIES
+                    for where in PLACES
+                }
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def measure_help(rows: pd.DataFrame, targets: pd.DataFrame) -> Interval:
+    """By how many points the error of ``predict`` without images falls with the properties.
+
+    Mean absolute errors of gains, of ridges that have seen neither the lineage nor the task; the
+    interval is over resamples of seeds, as of ``judge``, at 95 %.
+    """
+    added = [name for name in rows if " at " in name]
+    place = {"target", "lineage", "task", "gain"}
+    known = [name for name in rows if name not in place and name not in added]
+    errors = {}
+    for features in (known, [*known, *added]):
+        told = np.zeros(len(rows))
+        for (lineage, task), judged in rows.groupby(["lineage", "task"]).indices.items():
+            rest = rows[(rows["lineage"] != lineage) & (rows["task"] != task)]
+            told[judged] = fit_ridge(rest, features, None).estimate(rows.iloc[judged])
+        errors[len(features)] = np.abs(told - rows["gain"])
+    before, after = (100 * each.groupby(rows["target"]).mean() for each in errors.values())
+    less = (before - after)[targets["target"]].to_numpy()
+    drawn = [less[draw].mean() for draw in draw_targets(targets)]
+    return Interval(float(less.mean()), *np.percentile(drawn, [2.5, 97.5]).tolist(), len(less))
+
+
+def answer(targets: pd.DataFrame) -> str:
+    """The answer to the question in a sentence; or how far it is."""
+    if len(targets) < TARGETS:
+        return f"Not answered yet: {len(targets)} of {TARGETS} targets have been measured."
+    judged = judge(targets)
+    shown = [
+        f"{each.title} (R² {each.share.value:.2f}, {each.share.low:.2f} to {each.share.high:.2f})"
+        for each in judged.values()
+        if each.predicts
+    ]
+    if not shown:
+        return "No property was shown to predict the loss of a lineage that was left out."
+    return f"Of a lineage that was left out, the loss is predicted by: {'; '.join(shown)}."
+
+
+def show_losses(targets: pd.DataFrame) -> Shown:
+    """The loss of each target against each property, by lineage."""
+    rows = [
+        {"panel": title, "series": row["lineage"], "x": round(float(row[name]), 4)}
+        | {"y": round(float(row["loss"]), 2)}
+        for name, title in PROPERTIES.items()
+        for row in targets.to_dict("records")
+    ]
+    return Shown(rows, {"series": sorted(targets["lineage"].unique())})

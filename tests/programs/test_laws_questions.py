@@ -1,0 +1,154 @@
+"""The questions of docs/laws.md: their analyses find what was put in, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import laws_anchoring
+import laws_properties
+import numpy as np
+import pandas as pd
+import pytest
+from laws_kinds import Kind
+
+from compatbench.tables.figures.kinds import read_kinds
+from compatbench.tables.figures.render import render_svg_figure
+
+METHODS, TASKS = ("coop", "gda", "maple", "taskres"), tuple(f"t{i}" for i in range(8))
+LINEAGES = ("mini-eva-clip", "mini-eva-clip-anew", "mini-eva-clip-apart")
+GEOMETRY = {"words": 0.1, "residual": 0.3, "images": 1.0, "token_cosine": 0.9, "inherited": 0.5}
+
+
+def make_upgrades(effect: float, seed: int = 0) -> tuple[list[Kind], pd.Series, pd.DataFrame]:
+    """24 targets whose losses are ``effect`` times their text cosine, less a little noise."""
+    rng = np.random.default_rng(seed)
+    kinds, rows, zero_shot = [], [], {}
+    for lineage, level in zip(LINEAGES, (0.2, 0.5, 0.9), strict=True):
+        for length in ("", "-length-0.5"):
+            names = tuple(f"{lineage}-{i}{length}" for i in range(5, 9))
+            cosines = level + 0.2 * rng.random(4)
+            noise = rng.normal(size=(len(METHODS), len(TASKS), 4))
+            gains = noise - effect * cosines
+            kinds.append(Kind(lineage + length, METHODS, TASKS, names, gains, 5 - gains))
+            for name, cosine in zip(names, cosines, strict=True):
+                zero_shot[name] = rng.normal()
+                drawn = {each: rng.random() for each in ("text_procrustes", "image_cka")}
+                facts = GEOMETRY | drawn | {"text_cosine": cosine}
+                rows += [{"target": name, "task": task} | facts for task in TASKS]
+    return kinds, pd.Series(zero_shot), pd.DataFrame(rows)
+
+
+def test_targets_of_the_question_are_read_with_their_lineage_and_length():
+    kinds, zero_shot, properties = make_upgrades(10)
+    other = Kind("shipped", METHODS, TASKS, ("mini-eva-clip",), *(2 * [np.zeros((4, 8, 1))]))
+    targets = laws_properties.read_targets([*kinds, other], zero_shot, properties)
+    assert len(targets) == laws_properties.TARGETS
+    assert targets.groupby(["lineage", "length"]).size().tolist() == [4] * 6
+    first = targets.set_index("target").loc["mini-eva-clip-5"]
+    assert first["loss"] == pytest.approx(kinds[0].losses[..., 0].mean())
+    assert first["zero_shot"] == zero_shot["mini-eva-clip-5"]
+    fewer = laws_properties.read_targets(kinds[:5], zero_shot, properties)
+    assert laws_properties.answer(fewer) == (
+        "Not answered yet: 20 of 24 targets have been measured."
+    )
+
+
+def test_what_a_property_explains_is_that_of_lines_through_the_other_lineages():
+    rng = np.random.default_rng(1)
+    losses, values, lineages = rng.normal(size=24), rng.normal(size=24), np.repeat([0, 1, 2], 8)
+    left = plain = 0.0
+    for lineage in range(3):
+        rest, judged = lineages != lineage, lineages == lineage
+        slope, start = np.polyfit(values[rest], losses[rest], 1)
+        left += ((losses[judged] - start - slope * values[judged]) ** 2).sum()
+        plain += ((losses[judged] - losses[rest].mean()) ** 2).sum()
+    told = laws_properties.explained(losses, values[:, None], lineages, 1e-9)
+    assert told == pytest.approx(1 - left / plain, abs=1e-6)
+
+
+def test_the_property_that_decides_is_found_and_others_are_not():
+    targets = laws_properties.read_targets(*make_upgrades(20))
+    judged = laws_properties.judge(targets)
+    assert judged["text_cosine"].predicts
+    assert judged["text_cosine"].share.value > 0.9
+    for name in ("text_procrustes", "image_cka", "zero_shot", "token_cosine", "inherited"):
+        assert not judged[name].predicts
+    assert "cosine of old and new text features (R²" in laws_properties.answer(targets)
+
+
+def test_where_nothing_decides_no_property_is_named():
+    named = [
+        laws_properties.answer(laws_properties.read_targets(*make_upgrades(0, seed)))
+        for seed in range(5)
+    ]
+    assert sum(each.startswith("No property was shown") for each in named) >= 4
+
+
+def test_properties_help_to_predict_gains_where_these_go_with_them():
+    helped = {}
+    for effect in (0, 40):
+        kinds, zero_shot, properties = make_upgrades(effect)
+        targets = laws_properties.read_targets(kinds, zero_shot, properties)
+        rows = laws_properties.describe_gains(kinds, targets, properties)
+        assert len(rows) == 24 * len(METHODS) * len(TASKS)
+        gain = kinds[0].gains[1, 2, 3]
+        place = (rows["target"] == "mini-eva-clip-8") & (rows["task"] == "t2")
+        assert 100 * rows[place]["gain"].iloc[1] == pytest.approx(gain)
+        helped[effect] = laws_properties.measure_help(rows, targets)
+    assert helped[40].low > 1
+    assert helped[0].low < 0.2
+
+
+def make_anchored(gained: float, lost: float) -> tuple[list[Kind], pd.DataFrame]:
+    """Targets whose penalty gains modules and costs zero-shot so much for each unit of weight."""
+    rng, kinds, accuracy = np.random.default_rng(3), [], {}
+    for weight in ("", "-anchored-0.3", "-anchored-1", "-anchored-3", "-anchored-10"):
+        names = tuple(f"mini-eva-clip-anew-{seed}{weight}" for seed in (5, 6))
+        strength = float(weight.rpartition("-")[2] or 0)
+        gains = rng.normal(size=(4, 8, 2)) + gained * strength
+        kinds.append(Kind(weight, METHODS, TASKS, names, gains, -gains))
+        for name in names:
+            accuracy[name] = 60 + rng.normal(size=8) - lost * strength
+    return kinds, pd.DataFrame(accuracy, index=[*TASKS]).T
+
+
+def test_a_weight_is_named_that_keeps_modules_and_is_free():
+    prices = laws_anchoring.price_weights(*make_anchored(gained=2, lost=0.5))
+    assert [price.weight for price in prices] == [*laws_anchoring.WEIGHTS]
+    kinds, accuracy = make_anchored(gained=2, lost=0.5)
+    without, third = kinds[0].gains.mean((0, 2)), kinds[3].gains.mean((0, 2))
+    assert prices[2].gain.value == pytest.approx((third - without).mean())
+    lost = accuracy.loc["mini-eva-clip-anew-5-anchored-3"] - accuracy.loc["mini-eva-clip-anew-5"]
+    other = accuracy.loc["mini-eva-clip-anew-6-anchored-3"] - accuracy.loc["mini-eva-clip-anew-6"]
+    assert prices[2].zero_shot.value == pytest.approx(((lost + other) / 2).mean())
+    assert [price.keeps for price in prices[1:]] == [True] * 3
+    assert not prices[-1].is_free
+    assert "which costs less than" in laws_anchoring.answer(prices)
+    assert "At weight 10" not in laws_anchoring.answer(prices)
+
+
+def test_a_penalty_that_helps_no_module_is_not_named():
+    kinds, accuracy = make_anchored(gained=0, lost=1)
+    prices = laws_anchoring.price_weights(kinds, accuracy)
+    assert "At no weight" in laws_anchoring.answer(prices)
+    assert laws_anchoring.answer(prices[:2]) == (
+        "Not answered yet: 2 of 4 weights have been measured."
+    )
+    # Without both seeds a weight has no price.
+    one_seed = [Kind(k.title, METHODS, TASKS, k.targets[:1], k.gains, k.losses) for k in kinds[:2]]
+    assert laws_anchoring.price_weights(one_seed, accuracy) == []
+
+
+def test_figures_are_drawn_of_every_target_and_weight():
+    targets = laws_properties.read_targets(*make_upgrades(5))
+    losses = laws_properties.show_losses(targets)
+    assert len(losses.values) == 24 * len(laws_properties.PROPERTIES)
+    prices = laws_anchoring.show_prices(laws_anchoring.price_weights(*make_anchored(1, 1)))
+    kinds = read_kinds(Path(laws_properties.__file__).with_name("laws.yaml.jinja"))
+    drawn = {
+        name: render_svg_figure(kinds[name], shown).decode()
+        for name, shown in {"properties": losses, "anchoring": prices}.items()
+    }
+    for title in laws_properties.PROPERTIES.values():
+        assert title in drawn["properties"]
+    assert all(f">{weight:g}</text>" in drawn["anchoring"] for weight in laws_anchoring.WEIGHTS)
