@@ -3,8 +3,8 @@
 python benchmark/research/upgrade_features.py
 
 Weights of further targets do not ship. So unit features of texts and test images, and class
-tokens, lie in half precision in ``results/mini-upgrades/features/``, of every model that was here.
-From them alone ``results/upgrade_properties.csv`` beside this file is made.
+tokens, lie in half precision in ``results/upgrade-features/``, of every model that was here.
+From them alone ``upgrade_properties.csv`` beside that folder is made.
 """
 
 from __future__ import annotations
@@ -35,10 +35,9 @@ from compatbench.extras.studies.embeddings import (
 from compatbench.extras.studies.tower_states import inherited_share
 from compatbench.files.atomic import write_atomic
 
-ROOT = Path(__file__).parents[2]
 SUITE = suite_cards.read("mini-upgrades")
-FEATURES = ROOT / "results" / SUITE.name / "features"
-PROPERTIES = Path(__file__).parent / "results" / "upgrade_properties.csv"
+FEATURES = Path(__file__).parent / "results" / "upgrade-features"
+PROPERTIES = FEATURES.with_name("upgrade_properties.csv")
 (SOURCE,) = {path[0] for path in SUITE.upgrades}
 
 

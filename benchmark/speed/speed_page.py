@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from commands import BARS, GROWTH, METHODS, ROUNDS, TASKS
 from commands import CELLS as MANY_CELLS
 from pages import Page
 
 from compatbench.backbone.text.causal import GROUP
-from compatbench.data.cards import task_cards
+from compatbench.data.cards import suite_cards, task_cards
+from compatbench.results.estimate import Interval, estimate
+from compatbench.results.result_files import read_results
 from compatbench.tables.figures.spec_parts import Shown
+from compatbench.tables.numbers import bounds, signed
 
 HERE = Path(__file__).parent
+RESULTS = HERE.parents[1] / "results"
 PARTS = ("plan", "store", "read", "report")  # of what is done with finished cells
 # Rows after those of the datasets.
 TITLES = {
@@ -50,12 +57,65 @@ def make_page() -> Page:
         "trainers": _read("trainers.json"),
         "cells": _read("cells.json"),
         "indexes": _read("indexes.json"),
+        "sixteen_bits": compare_precisions(),
         "gpus": _read("gpu.json") or {},
         "group": GROUP,
     }
-    filters = {"task": _task, "gib": lambda size: "" if size is None else f"{size:.2f}"}
+    filters = {
+        "task": _task,
+        "bounds": bounds,
+        "signed": signed,
+        "gib": lambda size: "" if size is None else f"{size:.2f}",
+    }
     figures = {"speed.svg": show_classes(by_classes), "speed-cells.svg": show_cells(finished)}
     return Page(values, figures, filters=filters)
+
+
+@dataclass(frozen=True)
+class Precisions:
+    """What towers in bfloat16 do to the mean accuracy of methods, in points.
+
+    Attributes:
+        backbones: the source, then the targets.
+        methods: by name, the difference on each backbone, with its interval over tasks.
+    """
+
+    backbones: tuple[str, ...]
+    methods: Mapping[str, tuple[Interval, ...]]
+    tasks: int
+    seeds: int
+
+    @property
+    def clear(self) -> list[str]:
+        """What has an interval without 0, as ``method on backbone``."""
+        return [
+            f"{method} on {backbone}"
+            for method, differences in self.methods.items()
+            for backbone, each in zip(self.backbones, differences, strict=True)
+            if each.sign
+        ]
+
+
+def compare_precisions() -> Precisions:
+    """The same cells in bfloat16 and in float32, three seeds."""
+    keys = ["method", "backbone", "task", "seed"]
+    tables = []
+    for suite in ("mini-bf16", "mini"):
+        rows = read_results(RESULTS / suite).frame
+        rows = rows[(rows["transfer"] == "copied") & (rows["task"] == rows["test_set"])]
+        tables.append(rows.set_index(keys)["accuracy"])
+    both = pd.concat(tables, axis=1, join="inner", keys=["bf16", "fp32"]).dropna().reset_index()
+    both["less"] = both["bf16"] - both["fp32"]
+    card = suite_cards.read("mini-bf16")
+    backbones = tuple(dict.fromkeys(name for path in card.upgrades for name in path))
+    methods = {}
+    for method, rows in both.groupby("method"):
+        by_backbone = rows.groupby("backbone")
+        differences = (
+            estimate(by_backbone.get_group(name)[["task", "less"]], by="task") for name in backbones
+        )
+        methods[str(method)] = tuple(each for each in differences if each is not None)
+    return Precisions(backbones, methods, both["task"].nunique(), both["seed"].nunique())
 
 
 def _task(name: str) -> str:
