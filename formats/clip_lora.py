@@ -70,18 +70,18 @@ class CLIPLoRA(Format):
         first = "weights.layer_0."
         return "metadata.r" in file.values and any(n.startswith(first) for n in file.tensors)
 
-    def read(self, given: Import) -> Converted:
-        file = given.file
+    def read(self, imported: Import) -> Converted:
+        file = imported.file
         alpha, encoder = (file.values.get(f"metadata.{name}") for name in ("alpha", "encoder"))
         if alpha is None or encoder is None:
-            raise given.error("has no 'metadata' with alpha and encoder; is the format right?")
-        places = [*self._places(given, str(encoder))]
+            raise imported.error("has no 'metadata' with alpha and encoder; is the format right?")
+        places = [*self._places(imported, str(encoder))]
         layers = {name.split(".")[1] for name in file.tensors if name.startswith("weights.")}
         if layers != {f"layer_{i}" for i in range(len(places))}:
-            raise given.error(
-                f"has {len(layers)} layers, and '{given.backbone.name}' has {len(places)} at its "
-                f"position '{file.values.get('metadata.position')}': give the source that it was "
-                "trained on"
+            raise imported.error(
+                f"has {len(layers)} layers, and '{imported.backbone.name}' has {len(places)} at "
+                f"its position '{file.values.get('metadata.position')}': give the source that it "
+                "was trained on"
             )
         updates = []
         for i, (tower, block) in enumerate(places):
@@ -91,34 +91,37 @@ class CLIPLoRA(Format):
                 if f"{key}A" not in file.tensors:
                     continue
                 if part == "proj":
-                    raise given.error(
+                    raise imported.error(
                         f"changes the output projection ('{key}A'), and '{self.method}' does not; "
                         "train it with the parameters q, k and v"
                     )
-                pair = given.take(f"{key}A", f"r {width}"), given.take(f"{key}B", f"{width} r")
+                pair = (
+                    imported.take(f"{key}A", f"r {width}"),
+                    imported.take(f"{key}B", f"{width} r"),
+                )
                 updates.append(Update(tower, block, part[0], *pair))
         if not updates:
-            raise given.error("changes neither q, k nor v")
+            raise imported.error("changes neither q, k nor v")
         module = stack_updates(updates)
         return Converted(module, config_of(module, float(alpha)))
 
-    def _places(self, given: Import, encoder: str) -> Iterator[tuple[str, int]]:
+    def _places(self, imported: Import, encoder: str) -> Iterator[tuple[str, int]]:
         """Tower and block of each layer in the file, by the names of its positions."""
-        position = str(given.file.values.get("metadata.position", "all"))
+        position = str(imported.file.values.get("metadata.position", "all"))
         for tower, theirs in (("text", "text"), ("image", "vision")):
             if encoder not in (theirs, "both"):
                 continue
             try:
-                depth = getattr(given.backbone, tower).depth
+                depth = getattr(imported.backbone, tower).depth
             except NotTransferable as why:
-                raise given.error(f"does not fit the source: {why.reason}") from None
+                raise imported.error(f"does not fit the source: {why.reason}") from None
             third, half = depth // 3, depth // 2
             ranges = {"all": (0, depth), "bottom": (0, third), "mid": (third, 2 * third)}
             ranges |= {"up": (2 * third, depth), "half-up": (half, depth)}
             ranges |= {"half-bottom": (0, half), "top": (depth - 1, depth)}
             ranges |= {f"top{n}": (depth - n, depth) for n in (1, 2, 3)}
             if position not in ranges:
-                raise given.error(f"names the position '{position}', which is not known")
+                raise imported.error(f"names the position '{position}', which is not known")
             yield from ((tower, block) for block in range(*ranges[position]))
 
     def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:

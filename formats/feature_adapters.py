@@ -38,23 +38,23 @@ class TaskRes(Dassl):
     needs: ClassVar = {"alpha": "RESIDUAL_SCALE of the training, mostly 0.5"}
     base: ClassVar = "base_text_features"
 
-    def read(self, given: Import) -> Converted:
-        converted = super().read(given)
-        if self.base not in given.file.tensors:
+    def read(self, imported: Import) -> Converted:
+        converted = super().read(imported)
+        if self.base not in imported.file.tensors:
             return converted
-        theirs = F.normalize(given.take(self.base, "C e"), dim=-1)
+        theirs = F.normalize(imported.take(self.base, "C e"), dim=-1)
         best, cosines, chosen = -2.0, theirs, "first"
-        for which, templates in _choices(given.labels.templates).items():
-            filled = [given.labels.fill(template) for template in templates]
-            texts = [given.backbone.text_features(each) for each in filled]
+        for which, templates in _choices(imported.labels.templates).items():
+            filled = [imported.labels.fill(template) for template in templates]
+            texts = [imported.backbone.text_features(each) for each in filled]
             ours = F.normalize(torch.stack(texts).mean(0), dim=-1)
             if (least := float((theirs * ours).sum(-1).min())) > best:
                 best, cosines, chosen = least, theirs @ ours.T, which
-        likest, names = cosines.argmax(-1), given.labels.names
+        likest, names = cosines.argmax(-1), imported.labels.names
         wrong = likest != torch.arange(len(names), device=likest.device)
         if best < LIKE or bool(wrong.any()):
             label = int(cosines.diagonal().argmin() if not wrong.any() else wrong.int().argmax())
-            raise given.error(
+            raise imported.error(
                 f"has in '{self.base}' another text than ours for class {label}, '{names[label]}' "
                 f"(cosine {float(cosines[label, label]):.3f}; most like '{names[likest[label]]}'): "
                 "give the source and the task, in their order, that it was trained for; an "

@@ -36,39 +36,41 @@ class Linear(Format):
         plain = len(flat) == len(weights) == 1 and known == len(file.tensors)
         return plain and not is_head_of_wise_ft(file)
 
-    def read(self, given: Import) -> Converted:
+    def read(self, imported: Import) -> Converted:
         if not self.normalized:
-            if is_head_of_wise_ft(given.file):
-                raise given.error("is a head on normalised features; name linear_normalized")
-            given.notes.append("on features that are not normalised; else name linear_normalized")
-        weight, bias = self._rows(given)
+            if is_head_of_wise_ft(imported.file):
+                raise imported.error("is a head on normalised features; name linear_normalized")
+            imported.notes.append(
+                "on features that are not normalised; else name linear_normalized"
+            )
+        weight, bias = self._rows(imported)
         return Converted(Module({"weight": weight, "bias": bias}), {"normalized": self.normalized})
 
-    def _rows(self, given: Import) -> tuple[Tensor, Tensor]:
+    def _rows(self, imported: Import) -> tuple[Tensor, Tensor]:
         """W ``[C, e]`` and b ``[C]`` in label order."""
-        file = given.file
+        file = imported.file
         weights, biases = _named(file, WEIGHTS), _named(file, BIASES)
         if len(weights) != 1 or len(biases) > 1:
-            raise given.error("does not hold one 'weight', and one 'bias' at most")
-        classes = self._classes(given)
-        count = len(given.labels)
+            raise imported.error("does not hold one 'weight', and one 'bias' at most")
+        classes = self._classes(imported)
+        count = len(imported.labels)
         if count == 2 and len(file.tensors[weights[0]]) == 1:  # as scikit-learn keeps two classes
-            weight = given.take(weights[0], "one e")
-            bias = given.take(biases[0], "one") if biases else weight.new_zeros(1)
+            weight = imported.take(weights[0], "one e")
+            bias = imported.take(biases[0], "one") if biases else weight.new_zeros(1)
             return torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
         letter = "C" if classes is None else "k"
-        weight = given.take(weights[0], f"{letter} e")
-        bias = given.take(biases[0], letter) if biases else weight.new_zeros(len(weight))
+        weight = imported.take(weights[0], f"{letter} e")
+        bias = imported.take(biases[0], letter) if biases else weight.new_zeros(len(weight))
         if classes is None:
             return weight, bias
         if len(classes) != len(weight):
-            raise given.error(f"has {len(weight)} rows and {len(classes)} 'classes'")
+            raise imported.error(f"has {len(weight)} rows and {len(classes)} 'classes'")
         whole = weight.new_zeros(count, weight.shape[1]), weight.new_full((count,), ABSENT)
         whole[0][classes], whole[1][classes] = weight, bias
         return whole
 
-    def _classes(self, given: Import) -> list[int] | None:
-        file, names = given.file, list(given.labels.names)
+    def _classes(self, imported: Import) -> list[int] | None:
+        file, names = imported.file, list(imported.labels.names)
         key = next((name for name in CLASSES if name in file.tensors or name in file.values), None)
         if key is None:
             return None
@@ -77,7 +79,7 @@ class Linear(Format):
         wrong = [label for label in labels if label not in range(len(names))]
         if wrong or len(set(labels)) < len(labels):
             what = f"'{wrong[0]}', which is not a class of the task" if wrong else "a class twice"
-            raise given.error(f"has {what} in '{key}'; give the task that it was trained for")
+            raise imported.error(f"has {what} in '{key}'; give the task that it was trained for")
         return [int(label) for label in labels]
 
     def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:

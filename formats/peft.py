@@ -54,19 +54,19 @@ class PEFT(Format):
         paths = _changed(file)
         return bool(paths) and all(re.fullmatch(PLACE, path) for path in paths)
 
-    def read(self, given: Import) -> Converted:
+    def read(self, imported: Import) -> Converted:
         updates, scales = [], []
-        for path, scale in _read_scales(given):
+        for path, scale in _read_scales(imported):
             if (place := re.fullmatch(PLACE, path)) is None:
-                raise given.error(
+                raise imported.error(
                     f"changes '{path}', and '{self.method}' changes q, k and v of the towers of "
                     "CLIPModel alone; import it as 'peft_layers'"
                 )
             tower, block, part = TOWERS[place[1]], int(place[2]), place[3]
             width, rank = "D" if tower == "text" else "d", f"r{len(updates)}"
-            a, b = _take_pair(given, path, f"{rank} {width}", f"{width} {rank}")
-            if block >= (depth := getattr(given.backbone, tower).depth):
-                raise given.error(f"changes block {block} of {depth}; give its own source")
+            a, b = _take_pair(imported, path, f"{rank} {width}", f"{width} {rank}")
+            if block >= (depth := getattr(imported.backbone, tower).depth):
+                raise imported.error(f"changes block {block} of {depth}; give its own source")
             updates.append(Update(tower, block, part, a, b))
             scales.append(scale(len(a)))
         module = stack_updates(
@@ -116,24 +116,27 @@ class PEFTOfLayers(PEFT):
     def recognise(self, file: Checkpoint) -> bool:
         return bool(_changed(file)) and not super().recognise(file)
 
-    def read(self, given: Import) -> Converted:
-        weights = {"text": given.backbone.text.weights, "image": given.backbone.image.weights}
+    def read(self, imported: Import) -> Converted:
+        weights = {
+            "text": imported.backbone.text.weights,
+            "image": imported.backbone.image.weights,
+        }
         trained = {
             f"{tower}.{name}": torch.zeros_like(weight)
             for tower in weights
             for name, weight in weights[tower].items()
         }
-        for number, (path, scale) in enumerate(_read_scales(given)):
-            a, b = _take_pair(given, path, f"r{number} i{number}", f"o{number} r{number}")
-            name, third = _place_in_tower(path, given)
+        for number, (path, scale) in enumerate(_read_scales(imported)):
+            a, b = _take_pair(imported, path, f"r{number} i{number}", f"o{number} r{number}")
+            name, third = _place_in_tower(path, imported)
             if (difference := trained.get(name)) is None:
-                raise given.error(f"changes '{path}', and the source has no '{name}'")
+                raise imported.error(f"changes '{path}', and the source has no '{name}'")
             if name.endswith(("proj", "projection")):  # the last of a tower is [d, e]
                 difference = difference.T
             if third is not None:
                 difference = difference.chunk(3)[third]
             if difference.shape != (len(b), a.shape[1]):
-                raise given.error(f"changes '{path}' of another size; give its own source")
+                raise imported.error(f"changes '{path}' of another size; give its own source")
             difference += (scale(len(a)) * b.double() @ a.double()).to(difference)
         module = Module(trained | {"log_scale": torch.zeros(())})
         return Converted(module, {"templates": "first"})
@@ -142,12 +145,12 @@ class PEFTOfLayers(PEFT):
         raise CompatbenchError("weights that were added up are not written as LoRA again")
 
 
-def _place_in_tower(path: str, given: Import) -> tuple[str, int | None]:
+def _place_in_tower(path: str, imported: Import) -> tuple[str, int | None]:
     """The weight of a tower that a layer of CLIPModel is, and which third of its rows."""
     if match := re.fullmatch(r"(text|visual)_projection", path):
         return {"text": "text.text_projection", "visual": "image.proj"}[match[1]], None
     if (match := re.fullmatch(LAYER, path)) is None:
-        raise given.error(f"changes '{path}', which is no linear layer of CLIPModel's towers")
+        raise imported.error(f"changes '{path}', which is no linear layer of CLIPModel's towers")
     tower, block, part = TOWERS[match[1]], match[2], match[3] or match[4]
     start = f"{tower}.transformer.resblocks.{block}."
     if part in PROJECTIONS:
@@ -164,26 +167,28 @@ def _changed(file: Checkpoint) -> list[str]:
     ]
 
 
-def _read_scales(given: Import) -> Iterator[tuple[str, Callable[[int], float]]]:
+def _read_scales(imported: Import) -> Iterator[tuple[str, Callable[[int], float]]]:
     """The layers of an adapter whose settings mean W + s B A; and s of each, by its rank."""
-    config = _read_config(given.file.path.with_name("adapter_config.json"))
+    config = _read_config(imported.file.path.with_name("adapter_config.json"))
     for name, values in PLAIN.items():
         if (value := config.get(name, values[0])) not in values:
-            raise given.error(f"has '{name}': {value!r} in its settings, which is not imported")
+            raise imported.error(f"has '{name}': {value!r} in its settings, which is not imported")
     if base := config.get("base_model_name_or_path"):
-        given.notes.append(f"trained on {base}")
-    for name in sorted(given.file.tensors):
+        imported.notes.append(f"trained on {base}")
+    for name in sorted(imported.file.tensors):
         if not name.endswith(MIDDLE) and ".lora_B." not in name:
-            raise given.error(f"holds '{name}', which is no LoRA of a linear layer")
+            raise imported.error(f"holds '{name}', which is no LoRA of a linear layer")
     stable = bool(config.get("use_rslora"))
-    for path in _changed(given.file):
+    for path in _changed(imported.file):
         alpha = _alpha_of(path, config)
         yield path, lambda rank, alpha=alpha: alpha / (math.sqrt(rank) if stable else rank)
 
 
-def _take_pair(given: Import, path: str, *shapes: str) -> tuple[Tensor, Tensor]:
+def _take_pair(imported: Import, path: str, *shapes: str) -> tuple[Tensor, Tensor]:
     name = f"{START}{path}{MIDDLE}"
-    return given.take(name, shapes[0]), given.take(name.replace(".lora_A.", ".lora_B."), shapes[1])
+    return imported.take(name, shapes[0]), imported.take(
+        name.replace(".lora_A.", ".lora_B."), shapes[1]
+    )
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -35,10 +35,10 @@ class CoOp(Dassl):
         context = module["context"]
         return {"context_length": context.shape[-2], "class_specific": context.ndim == 3}
 
-    def read(self, given: Import) -> Converted:
-        if getattr(given.file.tensors.get("ctx"), "ndim", 0) != 3:
-            return super().read(given)
-        module = Module({"context": given.take("ctx", "C M D")})
+    def read(self, imported: Import) -> Converted:
+        if getattr(imported.file.tensors.get("ctx"), "ndim", 0) != 3:
+            return super().read(imported)
+        module = Module({"context": imported.take("ctx", "C M D")})
         return Converted(module, self.config(module))
 
 
@@ -80,23 +80,23 @@ class ATPrompt(Dassl):
     unlike = ("meta_net.",)
     suffix = "token_suffix"
 
-    def read(self, given: Import) -> Converted:
-        words, rows = given.settings.setdefault("attributes", ["color", "shape"]), []
-        held = sum(f"token_middle{number}" in given.file.tensors for number in (1, 2, 3))
+    def read(self, imported: Import) -> Converted:
+        words, rows = imported.settings.setdefault("attributes", ["color", "shape"]), []
+        held = sum(f"token_middle{number}" in imported.file.tensors for number in (1, 2, 3))
         if held not in (0, len(words)):
-            raise given.error(f"has {held} attributes, and --set attributes has {len(words)}")
+            raise imported.error(f"has {held} attributes, and --set attributes has {len(words)}")
         for number, word in enumerate(words, 1):
-            rows.append(given.take(f"ctx_att{number}", "N D"))
+            rows.append(imported.take(f"ctx_att{number}", "N D"))
             if not held:
                 continue
-            held_word = given.file.tensors[f"token_middle{number}"][0]
-            if not torch.equal(held_word, given.backbone.embed_text(word).to(held_word.dtype)):
-                raise given.error(
+            held_word = imported.file.tensors[f"token_middle{number}"][0]
+            if not torch.equal(held_word, imported.backbone.embed_text(word).to(held_word.dtype)):
+                raise imported.error(
                     f"has another word than '{word}' as attribute {number}: give the words and "
                     """the source that it was trained with, --set 'attributes=["color"]'"""
                 )
         module = Module(
-            {"context": given.take("ctx", "M D"), "attribute_context": torch.stack(rows)}
+            {"context": imported.take("ctx", "M D"), "attribute_context": torch.stack(rows)}
         )
         return Converted(module, self.config(module))
 
@@ -120,10 +120,10 @@ class CoCoOp(Dassl):
             return ""
         return f"has a network of {len(rows)} outputs, where {self.name} has {wanted}"
 
-    def read(self, given: Import) -> Converted:
-        converted = super().read(given)
-        if problem := self._problem(given.file):
-            raise given.error(f"{problem}; is the format right?")
+    def read(self, imported: Import) -> Converted:
+        converted = super().read(imported)
+        if problem := self._problem(imported.file):
+            raise imported.error(f"{problem}; is the format right?")
         return converted
 
     def config(self, module: Module) -> dict[str, Any]:

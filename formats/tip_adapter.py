@@ -26,16 +26,16 @@ class TipAdapter(Format):
         # One matrix is like another.
         return file.path.name.startswith(self.start) and [*file.tensors] == [""]
 
-    def read(self, given: Import) -> Converted:
-        if not given.file.path.name.startswith(self.start):
-            raise given.error(
+    def read(self, imported: Import) -> Converted:
+        if not imported.file.path.name.startswith(self.start):
+            raise imported.error(
                 f"is not named {self.start}...shots.pt, as those of '{self.name}' are"
             )
-        values = given.file.beside(given.file.path.name.replace(self.start, "values_", 1))
-        keys = given.take("", self.sizes)
+        values = imported.file.beside(imported.file.path.name.replace(self.start, "values_", 1))
+        keys = imported.take("", self.sizes)
         keys = keys if self.sizes == "N e" else keys.T.contiguous()
-        stored = {"values": given.take("", "N C", values)}
-        config = {name: float(given.settings[name]) for name in self.needs}
+        stored = {"values": imported.take("", "N C", values)}
+        config = {name: float(imported.settings[name]) for name in self.needs}
         stored |= {name: torch.tensor(value).to(keys) for name, value in config.items()}
         return Converted(Module(stored={"keys": keys, **stored}), config)
 
@@ -56,8 +56,8 @@ class TipAdapterF(TipAdapter):
     name = method = "tip_adapter_f"
     start, sizes = "best_F_", "N e"
 
-    def read(self, given: Import) -> Converted:
-        given.notes.append("the authors' code chooses its epoch on the test set")
-        converted = super().read(given)
+    def read(self, imported: Import) -> Converted:
+        imported.notes.append("the authors' code chooses its epoch on the test set")
+        converted = super().read(imported)
         stored = dict(converted.module.stored)
         return converted._replace(module=Module({"keys": stored.pop("keys")}, stored))

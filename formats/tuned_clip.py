@@ -35,21 +35,23 @@ class TunedCLIP(Format):
     def recognise(self, file: Checkpoint) -> bool:
         return _start_of(file) is not None and self.has_head == (f"{HEAD}weight" in file.tensors)
 
-    def read(self, given: Import) -> Converted:
-        backbone, tuned = given.backbone, _load(given)
+    def read(self, imported: Import) -> Converted:
+        backbone, tuned = imported.backbone, _load(imported)
         trained = {"log_scale": tuned.model.logit_scale - backbone.model.logit_scale}  # type: ignore[operator]
         parts = [_embeddings(each.model) for each in (tuned, backbone)]
         trained |= {f"embeddings.{name}": new - parts[1][name] for name, new in parts[0].items()}
         module = Module(trained | _difference(tuned, backbone, "text", "image")).detach()
         return Converted(module, {})
 
-    def confirm(self, given: Import, method: Any, module: Module) -> bool:
+    def confirm(self, imported: Import, method: Any, module: Module) -> bool:
         """Compares features of texts with those of the file's own tower; no class is confirmed."""
-        texts = method.tune(module, given.backbone, given.labels)
-        pair = texts.encode_texts(), _load(given).text_features(texts.texts)
-        found, wanted = (F.normalize(features, dim=-1) for features in pair)
-        if float((found - wanted).abs().max()) > CLOSE:
-            raise given.error("has a text tower whose embeddings are not added as CLIP adds them")
+        texts = method.tune(module, imported.backbone, imported.labels)
+        pair = texts.encode_texts(), _load(imported).text_features(texts.texts)
+        encoded, wanted = (F.normalize(features, dim=-1) for features in pair)
+        if float((encoded - wanted).abs().max()) > CLOSE:
+            raise imported.error(
+                "has a text tower whose embeddings are not added as CLIP adds them"
+            )
         return False
 
 
@@ -64,21 +66,26 @@ class WiSEFTWeights(TunedCLIP):
     name = method = "wise_ft_weights"
     has_head = True
 
-    def read(self, given: Import) -> Converted:
-        backbone, tuned = given.backbone, _load(given)
-        if f"{HEAD}weight" in given.file.tensors:
-            weight, bias = given.take(f"{HEAD}weight", "C e"), given.take(f"{HEAD}bias", "C")
+    def read(self, imported: Import) -> Converted:
+        backbone, tuned = imported.backbone, _load(imported)
+        if f"{HEAD}weight" in imported.file.tensors:
+            weight, bias = (
+                imported.take(f"{HEAD}weight", "C e"),
+                imported.take(f"{HEAD}bias", "C"),
+            )
         else:
-            weight = tuned.logit_scale * tuned.zero_shot(given.labels)
+            weight = tuned.logit_scale * tuned.zero_shot(imported.labels)
             bias = torch.zeros_like(weight[:, 0])
-        which = given.settings.setdefault("templates", "first")
+        which = imported.settings.setdefault("templates", "first")
         if which != "first":
-            raise given.error("is imported beside the task's first template, --set templates=first")
-        start = backbone.logit_scale * backbone.zero_shot(given.labels)
+            raise imported.error(
+                "is imported beside the task's first template, --set templates=first"
+            )
+        start = backbone.logit_scale * backbone.zero_shot(imported.labels)
         head = {"weight": weight.to(start) - start, "bias": bias.to(start)}
         return Converted(Module(_difference(tuned, backbone, "image") | head).detach(), {})
 
-    def confirm(self, given: Import, method: Any, module: Module) -> bool:
+    def confirm(self, imported: Import, method: Any, module: Module) -> bool:
         return False
 
 
@@ -93,28 +100,30 @@ def _start_of(file: Checkpoint) -> str | None:
     return starts.pop() if len(starts) == 1 else None
 
 
-def _load(given: Import) -> Backbone:
+def _load(imported: Import) -> Backbone:
     """The source with the weights of the file."""
-    backbone, start = given.backbone, _start_of(given.file)
+    backbone, start = imported.backbone, _start_of(imported.file)
     if start is None or backbone.card.provider == "hf":
-        raise given.error("is no state dict of a whole CLIP, by the names of CLIP or open_clip")
+        raise imported.error("is no state dict of a whole CLIP, by the names of CLIP or open_clip")
     tensors = {
         name.removeprefix(start): tensor
-        for name, tensor in given.file.tensors.items()
+        for name, tensor in imported.file.tensors.items()
         if name.startswith(start) and not name.startswith(HEAD)
     }
     for name, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
-            raise given.error(f"has numbers in '{name}' that are NaN or infinite")
-        given.dtype = given.dtype or str(tensor.dtype).removeprefix("torch.")
-    own = backbone.model.state_dict()
-    if "transformer.resblocks.0.ln_1.weight" in own.keys() - tensors.keys():
+            raise imported.error(f"has numbers in '{name}' that are NaN or infinite")
+        imported.dtype = imported.dtype or str(tensor.dtype).removeprefix("torch.")
+    source_state = backbone.model.state_dict()
+    if "transformer.resblocks.0.ln_1.weight" in source_state.keys() - tensors.keys():
         # WiSE-FT drops the text tower, which it does not train.
-        tensors = own | {name: t for name, t in tensors.items() if name.startswith("visual.")}
+        tensors = source_state | {
+            name: t for name, t in tensors.items() if name.startswith("visual.")
+        }
     model: nn.Module = copy.deepcopy(backbone.model)
-    what = f"{given.file.path}, for '{backbone.name}'"
+    what = f"{imported.file.path}, for '{backbone.name}'"
     fitted = fit_tensors(tensors, model, what)
-    model.load_state_dict({name: tensor.to(own[name]) for name, tensor in fitted.items()})
+    model.load_state_dict({name: tensor.to(source_state[name]) for name, tensor in fitted.items()})
     return Backbone(backbone.card, model, backbone.device, "tuned")
 
 

@@ -64,7 +64,7 @@ def multipliers(text: Tensor, backbone: Backbone, data: FewShotData) -> Tensor:
     zero_shot = CosineClassifier(text, backbone.logit_scale)
     targets, views = data.train.targets, data.train.views
     truth = targets.expand(len(views), -1)[..., None]
-    own = zero_shot(views).softmax(-1).gather(-1, truth)[..., 0].mean(0)
+    truth_share = zero_shot(views).softmax(-1).gather(-1, truth)[..., 0].mean(0)
     counts = targets.bincount(minlength=len(data.labels))
-    sums = torch.zeros(len(data.labels)).to(own).index_add(0, targets, own)
+    sums = torch.zeros(len(data.labels)).to(truth_share).index_add(0, targets, truth_share)
     return torch.where(counts > 0, sums / counts.clamp(min=1), 1.0)

@@ -109,7 +109,7 @@ class CLIPood(TrainedMethod):
         """Shares ω_k / Σ ω of the weights after k = 0 … ``steps`` steps."""
         where = [(k + 0.5) / (steps + 1) for k in range(steps + 1)]
         density = [(x * (1 - x)) ** (self.config.beta - 1) for x in where]
-        return [one / sum(density) for one in density]
+        return [height / sum(density) for height in density]
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> ShiftedClassifier:
         return ShiftedClassifier(module, backbone, backbone.zero_shot(labels))

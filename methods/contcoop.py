@@ -124,8 +124,8 @@ class ContCoOp(TrainedMethod):
         elif self.config.attention == "self":
             rows = torch.cat([prompts.expand(len(labels), -1, -1), names], dim=1)
             hidden = F.pad(hidden, (len(prompts), 0))
-        given = {"query": prompts, "key": rows, "value": rows}
-        parts = [_linear(module, layer, x) for layer, x in given.items()]
+        entered = {"query": prompts, "key": rows, "value": rows}
+        parts = [_linear(module, layer, x) for layer, x in entered.items()]
         heads = []
         for query, key, value in zip(*(x.chunk(self.config.heads, -1) for x in parts), strict=True):
             scores = query @ key.mT / math.sqrt(query.shape[-1])

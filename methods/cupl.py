@@ -40,4 +40,6 @@ class CuPL(ZeroShot):
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
         texts = class_texts(backbone, labels, self.config.templates)
-        return CosineClassifier(torch.stack([own.mean(0) for own in texts]), backbone.logit_scale)
+        return CosineClassifier(
+            torch.stack([of_class.mean(0) for of_class in texts]), backbone.logit_scale
+        )

@@ -48,9 +48,9 @@ class DCLIP(ZeroShot):
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         # Where a task has no descriptions, ``describe`` says so.
         pairs = zip(labels.names, labels.descriptions, strict=False)
-        texts = tuple(tuple(join(name, text) for text in own) for name, own in pairs)
+        texts = tuple(tuple(join(name, text) for text in of_class) for name, of_class in pairs)
         features = backbone.describe(replace(labels, descriptions=texts))
-        weights = torch.stack([own.mean(0) for own in features])
+        weights = torch.stack([of_class.mean(0) for of_class in features])
         scale = backbone.logit_scale
 
         def classify(images: Tensor) -> Tensor:

@@ -67,8 +67,8 @@ class DePT(CoOp):
         head = draw_linear((classes, size + 1), size, rng)
         ones, zeros = torch.ones(size), torch.zeros(size)
         tensors = (ones, zeros, ones, zeros, head[:, :size], head[:, size])
-        own = dict(zip(HEAD, tensors, strict=True))
-        return Module(prompts | own).to(backbone.device).detach()
+        feature_head = dict(zip(HEAD, tensors, strict=True))
+        return Module(prompts | feature_head).to(backbone.device).detach()
 
     def rate_factor(self, name: str) -> float:
         return self.config.head_rate if name in HEAD else 1.0

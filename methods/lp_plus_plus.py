@@ -99,9 +99,9 @@ class LPPlusPlus(Method):
         """W, b and a before the first step."""
         features, targets = F.normalize(data.train.views[0], dim=-1), data.train.targets
         owners = F.one_hot(targets, len(data.labels)).to(features)
-        own = features @ zero_shot(backbone, data.labels, self.config.templates).T * owners
+        to_own = features @ zero_shot(backbone, data.labels, self.config.templates).T * owners
         shots = owners.sum(0)
-        mean_cosine = (own.sum(0) / shots.clamp(min=1))[shots > 0].mean()
+        mean_cosine = (to_own.sum(0) / shots.clamp(min=1))[shots > 0].mean()
         bias = draw_linear((len(data.labels),), backbone.embed_dim, rng)
         text_weight = self.config.text_scale * mean_cosine.expand(len(data.labels))
         return Module(

@@ -90,12 +90,14 @@ class MMA(TrainedMethod):
         require_shape(module, "image_down", backbone.image.width, "image tokens of width")
         blocks, scale = late_blocks(backbone, 4), self.config.scale
         require_shape(module, "shared", len(blocks), "a number of adapted blocks of", dim=0)
-        own = {name: divide_gradient(x, scale) for name, x in module.trained.items()}
+        weights = {name: divide_gradient(x, scale) for name, x in module.trained.items()}
 
-        def beside(output: Tensor, given: Tensor, kind: str, i: int) -> Tensor:
+        def beside(output: Tensor, rows: Tensor, kind: str, i: int) -> Tensor:
             for name in (f"{kind}_down", "shared"):
-                given = F.relu(F.linear(given, own[name][i], own[f"{name}_bias"][i]))
-            return output + scale * F.linear(given, own[f"{kind}_up"][i], own[f"{kind}_up_bias"][i])
+                rows = F.relu(F.linear(rows, weights[name][i], weights[f"{name}_bias"][i]))
+            return output + scale * F.linear(
+                rows, weights[f"{kind}_up"][i], weights[f"{kind}_up_bias"][i]
+            )
 
         def updates(kind: str) -> BlockUpdates:
             return {

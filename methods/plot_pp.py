@@ -123,7 +123,7 @@ class SetClassifier:
 
     def __init__(self, plans: PatchClassifier, backbone: Backbone, prompts: Tensor) -> None:
         self._plans, self._tower = plans, backbone.image
-        self._sets = [self._tower.enter(own) for own in prompts]
+        self._sets = [self._tower.enter(of_set) for of_set in prompts]
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Logits ``[batch, C]`` of tokens before the first block, ``[batch, tokens, d]``."""

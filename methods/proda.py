@@ -137,10 +137,10 @@ def upper_bound(weights: Tensor, images: Tensor, targets: Tensor, scale: float) 
     mean = weights.mean(0)
     centred = weights - mean
     squares = images.square()
-    own = squares @ centred.square().sum(0).T
+    variances = squares @ centred.square().sum(0).T
     weighted = squares * centred[:, targets]
     mixed = torch.einsum("kbe,kce->bc", weighted, centred)
-    spread = (own + own.gather(1, targets[:, None]) - 2 * mixed) / (len(weights) + 1)
+    spread = (variances + variances.gather(1, targets[:, None]) - 2 * mixed) / (len(weights) + 1)
     return F.cross_entropy(scale * images @ mean.T + 0.5 * scale**2 * spread, targets)
 
 

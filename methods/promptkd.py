@@ -101,9 +101,9 @@ class PromptKD(TrainedMethod):
             max_steps=cap and max(cap // 2, 1),
         )
         source, method = data.teacher.backbone, PromptSRC(tuned)
-        found = method.fit(source, data.teacher.data, rng)
+        teacher_module = method.fit(source, data.teacher.data, rng)
         with torch.no_grad():
-            teacher = method.attach(found, source, data.labels)
+            teacher = method.attach(teacher_module, source, data.labels)
 
         def loss(module: Module, batch: Batch) -> Tensor:
             assert batch.teacher is not None
@@ -138,13 +138,13 @@ class Student(CosineClassifier):
         self._module, self._tower, self._learning = module, backbone.image, learning
 
     def encode(self, inputs: Tensor) -> Tensor:
-        own, features = self._module, self._tower.encode(inputs, prompts=self._prompts)
+        module, features = self._module, self._tower.encode(inputs, prompts=self._prompts)
         hidden = F.batch_norm(
-            F.linear(features, own["down"], own["down_bias"]),
-            own["mean"],
-            own["variance"],
-            own["gain"],
-            own["shift"],
+            F.linear(features, module["down"], module["down_bias"]),
+            module["mean"],
+            module["variance"],
+            module["gain"],
+            module["shift"],
             training=self._learning,
         )
-        return F.linear(F.relu(hidden), own["up"], own["up_bias"])
+        return F.linear(F.relu(hidden), module["up"], module["up_bias"])

@@ -82,7 +82,7 @@ class ProText(TrainedMethod):
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         described = backbone.describe(data.labels)
         features = torch.cat(described)
-        counts = torch.tensor([len(own) for own in described])
+        counts = torch.tensor([len(of_class) for of_class in described])
         classes = torch.arange(len(counts)).repeat_interleave(counts).to(features.device)
         # To the training loop, the sentences are what images are to other methods.
         sentences = FeatureSet(features, features[None], classes)

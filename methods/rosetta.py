@@ -77,9 +77,9 @@ class Rosetta(Method):
         kernel, classes = self._affinity(keys, keys), len(data.labels)
         values, left_out = solve_values(kernel, data.train.targets, classes, self.config.ridge)
         # It is 0 for shots of one class alone, which say nothing.
-        own = spread(kernel @ values).clamp(min=1e-6)
+        within = spread(kernel @ values).clamp(min=1e-6)
         text = spread(keys @ backbone.zero_shot(data.labels).T)
-        values = values * (self.config.weight * spread(left_out) / own * text / own)
+        values = values * (self.config.weight * spread(left_out) / within * text / within)
         words = self._encode(backbone)
         mean = words.mean(0)
         return Module({"values": values}, {"keys": keys, "words": words - mean, "mean": mean})

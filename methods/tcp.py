@@ -79,13 +79,17 @@ class TCP(KgCoOp):
         if block == 0:
             raise NotTransferable("the text tower has a single block, and none to act in")
         teacher = self.config.teacher or labels.teacher_template
-        own = _project(module, backbone.zero_shot(labels, teacher)).unflatten(1, context.shape)
+        class_prompts = _project(module, backbone.zero_shot(labels, teacher)).unflatten(
+            1, context.shape
+        )
         template = self.config.template or f"{{}}{teacher.split('{}', 1)[1].removesuffix('.')}."
         words, tail = template.split("{}")
         context = torch.cat([context, backbone.embed_text(words)])
         contexts = context.expand(len(labels), -1, -1)
         prompts = backbone.prompts(labels, contexts, stop=tail)
-        features = backbone.encode_prompts(dataclasses.replace(prompts, swap=Swap(block, own)))
+        features = backbone.encode_prompts(
+            dataclasses.replace(prompts, swap=Swap(block, class_prompts))
+        )
         return CosineClassifier(features, backbone.logit_scale)
 
 

@@ -77,21 +77,21 @@ class TDA(Method):
         def classify(stream: Tensor) -> Tensor:
             features = F.normalize(stream, dim=-1)
             logits = backbone.logit_scale * features @ text.T
-            found, p = logits.clone(), logits.softmax(-1)
+            adapted, p = logits.clone(), logits.softmax(-1)
             entropies = torch.special.entr(p).sum(-1)
             (low, high), (least, most) = config.doubtful, config.excluded
             doubts = entropies / math.log2(max(len(text), 2))
             sure = Cache(text, config.capacity)
             unsure = Cache(text, config.negative_capacity)
             for i, guess in enumerate(logits.argmax(-1).tolist()):
-                given = guess, float(entropies[i]), features[i]
-                sure.offer(*given, F.one_hot(torch.tensor(guess), len(text)))
+                offered = guess, float(entropies[i]), features[i]
+                sure.offer(*offered, F.one_hot(torch.tensor(guess), len(text)))
                 if low < doubts[i] < high:
-                    unsure.offer(*given, (p[i] > least) & (p[i] < most))
-                found[i] += weights["alpha"] * sure.answer(features[i], weights["beta"])
+                    unsure.offer(*offered, (p[i] > least) & (p[i] < most))
+                adapted[i] += weights["alpha"] * sure.answer(features[i], weights["beta"])
                 against = unsure.answer(features[i], weights["negative_beta"])
-                found[i] -= weights["negative_alpha"] * against
-            return found
+                adapted[i] -= weights["negative_alpha"] * against
+            return adapted
 
         return classify
 
@@ -110,10 +110,10 @@ class Cache:
 
     def offer(self, guess: int, entropy: float, key: Tensor, value: Tensor) -> None:
         """Takes an image in if a place is empty or its entropy is lower than the highest."""
-        own = self.entropies[guess]
-        place = own.index(max(own))
-        if entropy < own[place]:
-            own[place] = entropy
+        entropies = self.entropies[guess]
+        place = entropies.index(max(entropies))
+        if entropy < entropies[place]:
+            entropies[place] = entropy
             self.keys[guess, place] = key
             self.values[guess, place] = value.to(self.values)
 

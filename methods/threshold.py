@@ -91,8 +91,8 @@ class Threshold(Method):
 
         def classify(features: Tensor) -> Tensor:
             logits = plain(features)
-            own = threshold.expand(len(labels))[logits.argmax(-1)]
-            return logits - backbone.logit_scale * own[:, None]
+            least = threshold.expand(len(labels))[logits.argmax(-1)]
+            return logits - backbone.logit_scale * least[:, None]
 
         return classify
 

@@ -86,8 +86,8 @@ class TIMO(Method):
     def texts(self, backbone: Backbone, labels: Labels) -> Tensor:
         """Features of equally many texts of each class, normalised, ``[C, P, e]``."""
         texts = class_texts(backbone, labels, self.config.templates)
-        fewest = min(len(own) for own in texts)
-        return torch.stack([own[:fewest] for own in texts])
+        fewest = min(len(of_class) for of_class in texts)
+        return torch.stack([of_class[:fewest] for of_class in texts])
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         weight = require_shape(module, "weight", backbone.embed_dim, "image features of size")

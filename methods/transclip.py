@@ -92,12 +92,12 @@ class TransCLIP(Method):
 
 def find_neighbours(x: Tensor, count: int) -> Tensor:
     """A + Aᵀ ``[Q, Q]``, sparse, of normalised rows ``[Q, e]``."""
-    size, found = len(x), []
+    size, best = len(x), []
     for rows in torch.arange(size, device=x.device).split(1024):
         cosines = x[rows] @ x.T
         cosines[torch.arange(len(rows)), rows] = -torch.inf  # itself
-        found.append(cosines.topk(min(count, size - 1)))
-    values, columns = (torch.cat(parts) for parts in zip(*found, strict=True))
+        best.append(cosines.topk(min(count, size - 1)))
+    values, columns = (torch.cat(parts) for parts in zip(*best, strict=True))
     rows = torch.arange(size, device=x.device)[:, None].expand_as(columns)
     where = torch.stack([rows.flatten(), columns.flatten()])
     nearest = torch.sparse_coo_tensor(where, values.flatten(), (size, size), check_invariants=True)

@@ -104,15 +104,15 @@ class TunedTowers(CosineClassifier):
     """Cosine similarity behind towers with a module's differences; ``text`` is t', ``[C, e]``."""
 
     def __init__(self, module: Module, backbone: Backbone, texts: tuple[str, ...]) -> None:
-        own, self.image = module.tensors, backbone.image
+        tensors, self.image = module.tensors, backbone.image
         text, image = (
-            {name.removeprefix(kind): own[name] for name in own if name.startswith(kind)}
+            {name.removeprefix(kind): tensors[name] for name in tensors if name.startswith(kind)}
             for kind in ("text.", "image.")
         )
         weights = shift_weights(backbone.text.weights, text)
         features = backbone.encode_prompts(backbone.text_prompts(texts), weights)
         self.text = F.normalize(features, dim=-1)
-        head = shift_weights({"residual": self.text}, {"residual": own["residual"]})
+        head = shift_weights({"residual": self.text}, {"residual": tensors["residual"]})
         super().__init__(head["residual"], backbone.logit_scale)
         self.image_weights = shift_weights(self.image.weights, image, "image")
 

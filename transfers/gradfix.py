@@ -83,14 +83,14 @@ def vote_signs(
     are even.
     """
     start = module.detach()
-    given = [start.trained[name].requires_grad_(True) for name in names]
+    trained = [start.trained[name].requires_grad_(True) for name in names]
     classify = method.attach(start, target, data.labels)
-    sums = [torch.zeros_like(tensor) for tensor in given]
+    sums = [torch.zeros_like(tensor) for tensor in trained]
     for row, label in enumerate(data.train.targets):
         logits = classify(data.train.inputs(torch.tensor([row], device=label.device)))
         loss = F.cross_entropy(logits, label[None])
         for total, slope in zip(
-            sums, torch.autograd.grad(loss, given, retain_graph=True), strict=True
+            sums, torch.autograd.grad(loss, trained, retain_graph=True), strict=True
         ):
             total -= slope.sign()
     return {name: total.sign() for name, total in zip(names, sums, strict=True)}

@@ -165,10 +165,10 @@ def learn_change(logits: Tensor, teacher: Tensor, rng: torch.Generator) -> Logit
         if step % per_epoch == 0:
             order = torch.randperm(len(logits), generator=rng)
         rows = order[step % per_epoch * BATCH :][:BATCH].to(logits.device)
-        given = logits[rows]
+        entered = logits[rows]
         if bool(torch.rand((), generator=rng) < 0.5):
-            noise = torch.randn(given.shape, generator=rng).to(given)
-            given = given + NOISE * given.std(-1, keepdim=True) * noise
+            noise = torch.randn(entered.shape, generator=rng).to(entered)
+            entered = entered + NOISE * entered.std(-1, keepdim=True) * noise
         phase = (step - warmup) / (steps - warmup)
         rate = RATE * (
             (step + 1) / warmup if step < warmup else (1 + math.cos(math.pi * phase)) / 2
@@ -176,7 +176,7 @@ def learn_change(logits: Tensor, teacher: Tensor, rng: torch.Generator) -> Logit
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
-        change_loss(LogitChange(turn(), net)(given), teacher[rows]).backward()
+        change_loss(LogitChange(turn(), net)(entered), teacher[rows]).backward()
         optimizer.step()
     with torch.no_grad():
         return LogitChange(turn(), net.requires_grad_(False))

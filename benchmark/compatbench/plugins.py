@@ -121,12 +121,12 @@ def load(place: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def open_address(given: Any) -> Any:
+def open_address(address: Any) -> Any:
     """What an address stands for, such as ``hf://OWNER/NAME``; the path of a file for a text."""
-    if not isinstance(given, (str, Path)):
-        return given
-    reader = offered("ADDRESSES").get(str(given).partition(":/")[0])
-    return load(reader)(given) if reader else Path(given)
+    if not isinstance(address, (str, Path)):
+        return address
+    reader = offered("ADDRESSES").get(str(address).partition(":/")[0])
+    return load(reader)(address) if reader else Path(address)
 
 
 def _merge(entries: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ MEAN_ERROR = 2
 
 
 def check_class_names(
-    given: Import, key: str, method: Method, module: Module, averaged: bool = False
+    imported: Import, key: str, method: Method, module: Module, averaged: bool = False
 ) -> bool:
     """Compares the rows ``[C, S, D]`` under a key; False if the file has none.
 
@@ -55,12 +55,12 @@ def check_class_names(
     Raises:
         CompatbenchError: the rows are of another source, other classes or another order of them.
     """
-    rows = given.file.tensors.get(key)
+    rows = imported.file.tensors.get(key)
     if rows is None:
         return False
-    width, most = given.backbone.token_width, given.backbone.text.context_length
-    given.take(key, "C S D")
-    behind = _behind_context(given, method, module, most - rows.shape[1])
+    width, most = imported.backbone.token_width, imported.backbone.text.context_length
+    imported.take(key, "C S D")
+    behind = _behind_context(imported, method, module, most - rows.shape[1])
     # The file may hold them in half precision.
     wanted = [each.to(rows.dtype) for each in behind]
     allowed = MEAN_ERROR * torch.finfo(rows.dtype).eps * averaged
@@ -72,38 +72,38 @@ def check_class_names(
     wrong = [label for label, each in enumerate(wanted) if not is_of(label, each)]
     if not wrong:
         return True
-    names, end = given.labels.names, wanted[0][-1].float()
+    names, end = imported.labels.names, wanted[0][-1].float()
     errors = (rows.reshape(-1, width).float() - end).norm(dim=-1)
     if not bool((errors <= allowed * end.norm()).any()):
-        raise given.error(
-            f"holds in '{key}' no token embeddings of '{given.backbone.name}'; give the source "
+        raise imported.error(
+            f"holds in '{key}' no token embeddings of '{imported.backbone.name}'; give the source "
             "that it was trained on"
         )
     for label in wrong:
         for other, each in enumerate(wanted):
             if is_of(label, each):
-                raise given.error(
+                raise imported.error(
                     f"has '{names[other]}' as class {label} in '{key}', where the task has "
                     f"'{names[label]}': give the task, or the classes, in the order of the file"
                 )
     if 2 * len(wrong) > len(names):
-        raise given.error(
+        raise imported.error(
             f"has other words behind the context in '{key}' than '{names[wrong[0]]}': give the "
             "task that it was trained for, or the words that are not learned, such as --set "
             "context_words='a photo of a', --set template='person doing {}.' or --set teacher="
         )
     listed = ", ".join(f"'{names[label]}'" for label in wrong[:5])
-    given.notes.append(f"the file has other words for {len(wrong)} classes: {listed}")
+    imported.notes.append(f"the file has other words for {len(wrong)} classes: {listed}")
     return True
 
 
-def _behind_context(given: Import, method: Method, module: Module, before: int) -> list[Tensor]:
+def _behind_context(imported: Import, method: Method, module: Module, before: int) -> list[Tensor]:
     """What the method puts behind start-of-text and context, of each class ``[n, D]``.
 
     Args:
         before: rows that the file leaves to start-of-text and context.
     """
-    backbone, labels = given.backbone, given.labels
+    backbone, labels = imported.backbone, imported.labels
     fields = type(method.config).model_fields
     if "position" in fields:  # the file has the name behind the context, wherever it is put
         method = type(method)(method.config.model_copy(update={"position": "end"}))
@@ -113,9 +113,9 @@ def _behind_context(given: Import, method: Method, module: Module, before: int) 
         torch.cat([prefix, rows[:length]])
         for rows, length in zip(prompts.suffix, prompts.lengths, strict=True)
     ]
-    context = _context_rows(method, module, given)
+    context = _context_rows(method, module, imported)
     if before != prompts.start + context:
-        raise given.error(
+        raise imported.error(
             f"leaves {before} tokens to start-of-text and context, and the context has {context}; "
             f"'{backbone.name}' reads {backbone.text.context_length}: give the source that it was "
             "trained on"
@@ -123,8 +123,8 @@ def _behind_context(given: Import, method: Method, module: Module, before: int) 
     return [whole[before:] for whole in wholes]
 
 
-def _context_rows(method: Method, module: Module, given: Import) -> int:
-    rows = method.contexts(module, given.backbone, given.labels)
+def _context_rows(method: Method, module: Module, imported: Import) -> int:
+    rows = method.contexts(module, imported.backbone, imported.labels)
     rows = (
         module.trained.get("context", module.trained.get("text_prompts")) if rows is None else rows
     )

@@ -56,13 +56,13 @@ class Dassl(Format):
         """The settings of the method that the file tells."""
         return {name: module[tensor].shape[dim] for name, (tensor, dim) in self.shapes.items()}
 
-    def read(self, given: Import) -> Converted:
+    def read(self, imported: Import) -> Converted:
         trained = {}
         for name, part in self.parts.items():
-            rows = [given.take(part.key, part.sizes)]
+            rows = [imported.take(part.key, part.sizes)]
             keys = self._more(part) if part.more else iter(())
-            while (key := next(keys, "")) in given.file.tensors:
-                rows.append(given.take(key, part.sizes))
+            while (key := next(keys, "")) in imported.file.tensors:
+                rows.append(imported.take(key, part.sizes))
             trained[name] = torch.stack(rows) if part.more else rows[0]
         module = Module(trained)
         return Converted(module, self.config(module))
@@ -70,9 +70,9 @@ class Dassl(Format):
     def _more(self, part: Part) -> Iterator[str]:
         return (part.more.format(number) for number in range(self.first, 1000))
 
-    def confirm(self, given: Import, method: Method, module: Module) -> bool:
+    def confirm(self, imported: Import, method: Method, module: Module) -> bool:
         how = (method, module, self.averaged)
-        return bool(self.suffix) and check_class_names(given, self.suffix, *how)
+        return bool(self.suffix) and check_class_names(imported, self.suffix, *how)
 
     def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
         state = {}

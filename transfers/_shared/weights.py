@@ -68,10 +68,10 @@ def attention_weights(backbone: Backbone, kind: str, like: Tensor) -> Tensor:
     """
     weights, (blocks, *_, width) = tower_weights(backbone, kind), like.shape
     names = [f"transformer.resblocks.{i}.attn.in_proj_weight" for i in range(blocks)]
-    found = [weights.get(name) for name in names]
-    if any(weight is None or weight.shape != (3 * width, width) for weight in found):
+    parts = [weights.get(name) for name in names]
+    if any(weight is None or weight.shape != (3 * width, width) for weight in parts):
         raise NotTransferable(f"the {kind} tower of '{backbone.name}' has no such weights")
-    return torch.stack(found).unflatten(1, (3, -1))  # type: ignore[arg-type]
+    return torch.stack(parts).unflatten(1, (3, -1))  # type: ignore[arg-type]
 
 
 def turn_updates(module: Module, turns: Mapping[str, tuple[Tensor, Tensor]]) -> Module:

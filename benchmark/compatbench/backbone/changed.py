@@ -127,8 +127,8 @@ class DroppingBackbone(Backbone):
 
 
 def _leave_out(update: Update | None) -> Update:
-    def left_out(output: Tensor, given: Tensor) -> Tensor:
+    def left_out(output: Tensor, entered: Tensor) -> Tensor:
         nothing = torch.zeros_like(output)
-        return nothing if update is None else update(nothing, given)
+        return nothing if update is None else update(nothing, entered)
 
     return left_out

@@ -186,10 +186,10 @@ def shell_options(command: Command) -> dict[str, ShellOption]:
     }
 
 
-def _describe(name: str, parameter: Parameter, of: str, own: Option) -> ShellOption:
+def _describe(name: str, parameter: Parameter, of: str, shown_as: Option) -> ShellOption:
     """An option: what its command says of it, or else ``SHARED``, the signature and docstrings."""
     nothing = Option()
-    said = {each.name: getattr(own, each.name) for each in fields(Option)}
+    said = {each.name: getattr(shown_as, each.name) for each in fields(Option)}
     said = {key: value for key, value in said.items() if value != getattr(nothing, key)}
     option = replace(SHARED.get(name, nothing), **said)
     annotation = option.annotation or parameter.annotation

@@ -150,9 +150,9 @@ def trust_pickle(wanted: bool) -> None:
         os.environ["COMPATBENCH_TRUST_PICKLE"] = "1"
 
 
-def split(given: str | Iterable[str]) -> list[Any]:
+def split(listed: str | Iterable[str]) -> list[Any]:
     """The parts of comma lists; what they may be is checked by what they are given to."""
-    text = given if isinstance(given, str) else ",".join(given)
+    text = listed if isinstance(listed, str) else ",".join(listed)
     return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 

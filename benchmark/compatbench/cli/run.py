@@ -55,9 +55,9 @@ def _follow(call: Call, out: Path | None = None) -> tuple[Any, Plan]:
             say_plan(plan, workers, to)
             progress.start_plan(plan, workers)
 
-        given = call(progress=False, on_start=start, on_event=progress.on_event)
+        returned = call(progress=False, on_start=start, on_event=progress.on_event)
     assert progress.plan is not None
-    return given, progress.plan
+    return returned, progress.plan
 
 
 def plan(call: Call) -> None:

@@ -75,30 +75,32 @@ class Carried:
         Raises:
             NotTransferable: an image tower cannot give what the method takes.
         """
-        access, given = transfer.card.access, dict[str, Any]()
+        access, parts = transfer.card.access, dict[str, Any]()
         if "words" in access:
             if source_words is None:
                 assert self.source is not None
                 source_words = words.of(self.source)
-            given["words"] = WordPair(source_words, words.of(self.target))
+            parts["words"] = WordPair(source_words, words.of(self.target))
         if "unlabelled" in access:
-            given["unlabelled"] = self._unlabelled(transfer)
+            parts["unlabelled"] = self._unlabelled(transfer)
         if "labels" in access:
             images, shots = self.images, transfer.config.shots
             if transfer.card.plain:
                 training = images.training.model_copy(update={"views": 1})
                 images = replace(images, training=training)
             draw = draw_first(images.task, shots, images.seed, images.training.val_shots)
-            given["labels"] = images.few_shot(draw, shots, self.target, self.method, self.teacher)
+            parts["labels"] = images.few_shot(draw, shots, self.target, self.method, self.teacher)
         if "source weights" in access:
-            given["source"] = self.source
-        return TransferData(transfer, self.images.seed, **given)
+            parts["source"] = self.source
+        return TransferData(transfer, self.images.seed, **parts)
 
     def _unlabelled(self, transfer: Transfer) -> Unlabelled:
         images, pool = self.images, self.images.pool
         wanted = transfer.image_input(self.method, self.target)
         seen = [
-            images.see(one, pool, FEATURES, "train") for one in (self.source, self.target) if one
+            images.see(model, pool, FEATURES, "train")
+            for model in (self.source, self.target)
+            if model
         ]
         inputs = images.see(self.target, pool, wanted, "train")
         old, source = self.old_answers(images.task, pool, "train"), self.source
@@ -109,7 +111,7 @@ class Carried:
         return Unlabelled(*seen, inputs, old, source.logit_scale, on_source)  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def attach(self, transfer: Transfer, given: TransferData, diversity: bool = False) -> Attached:
+    def attach(self, transfer: Transfer, data: TransferData, diversity: bool = False) -> Attached:
         """The module through a transfer, by default without its ``diversity``.
 
         Raises as ``Transfer.attach``.
@@ -118,14 +120,14 @@ class Carried:
         wait_for(target.device)
         start = time.perf_counter()
         wanted = transfer.image_input(method, target)
-        classifier = transfer.attach(method, module, target, labels, given)
-        found = None
+        classifier = transfer.attach(method, module, target, labels, data)
+        spread = None
         if diversity:
-            found = prompt_diversity(method.contexts(module, target, labels))
-            found = None if found is None else round(found, 4)
+            spread = prompt_diversity(method.contexts(module, target, labels))
+            spread = None if spread is None else round(spread, 4)
         wait_for(target.device)
         seconds = time.perf_counter() - start
-        return Attached(classifier, self, transfer, given, wanted, found, seconds)
+        return Attached(classifier, self, transfer, data, wanted, spread, seconds)
 
 
 @dataclass(frozen=True)

@@ -136,11 +136,11 @@ def parse_retry(text: str) -> dict[FailureKind, int]:
     """How often each kind of failure is tried again: ``oom,killed:3``; once without a number."""
     retry: dict[FailureKind, int] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
-        found = _RETRY.fullmatch(part)
-        if found is None:
+        matched = _RETRY.fullmatch(part)
+        if matched is None:
             raise CompatbenchError(
                 f"--retry '{part}': give kinds of failure ({', '.join(KINDS)}), each with the "
                 "number of further attempts or without: oom,killed:3"
             )
-        retry.update({kind: int(found[2] or 1) for kind in KINDS if kind == found[1]})
+        retry.update({kind: int(matched[2] or 1) for kind in KINDS if kind == matched[1]})
     return retry

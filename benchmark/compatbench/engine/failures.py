@@ -84,10 +84,10 @@ def count_oom_kills() -> int:
     Linux counts them in ``/proc/vmstat``, for containers too; 0 where there is no such file.
     """
     try:
-        found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
+        matched = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
     except OSError:
         return 0
-    return int(found[1]) if found else 0
+    return int(matched[1]) if matched else 0
 
 
 def next_attempt(before: CellRecord | None) -> int:

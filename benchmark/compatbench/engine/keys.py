@@ -112,15 +112,15 @@ def transfer_key(module: str, transfer: str, task: str, seed: int, training: Tra
     if transfer == COPIED:
         return module
     way = find_transfer(transfer)
-    own, access = describe_transfer(way), way.card.access
+    needed, access = describe_transfer(way), way.card.access
     if "unlabelled" in access:
-        own["unlabelled"] = _hash_unlabelled(task)
+        needed["unlabelled"] = _hash_unlabelled(task)
     if "labels" in access:
         how = way.config.shots, seed, training.val_shots
-        own["labels"] = _hash_draw(draw_first, task, *how)
+        needed["labels"] = _hash_draw(draw_first, task, *how)
     words = words_hash() if "words" in access else ""
     parts = [way.card.name, way.card.version, words, ENGINE_VERSION, module]
-    return sha256_json([*parts, own] if own else parts)
+    return sha256_json([*parts, needed] if needed else parts)
 
 
 @cache

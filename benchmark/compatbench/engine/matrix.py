@@ -166,9 +166,11 @@ class Matrix:
         missing, cells = missing or Missing(), []
         # Of every choice and task, and of all test sets, once: not of every cell.
         name_fit = cache(
-            lambda one, task: (
-                identify(one.identity, one.method.card, task, one.settings[task].config),
-                changed_settings(one.method, one.settings[task].config),
+            lambda resolved, task: (
+                identify(
+                    resolved.identity, resolved.method.card, task, resolved.settings[task].config
+                ),
+                changed_settings(resolved.method, resolved.settings[task].config),
             )
         )
         places_of = cache(
@@ -226,10 +228,10 @@ def select_matrix(
     variants = {task: suite_variants(suite, task) for task in suite_tasks(suite)}
     trained = {whole_name(task): task for task in variants}  # of halves, by the task's name
     wanted = [
-        part[: len(part) - len(given)] + each  # a task stands for its variants, too
+        part[: len(part) - len(name_asked)] + each  # a task stands for its variants, too
         for part in task_cards.resolve_all(tasks)
-        for given in [part.removeprefix("!")]
-        for name in [trained.get(given, given)]
+        for name_asked in [part.removeprefix("!")]
+        for name in [trained.get(name_asked, name_asked)]
         for each in (name, *variants.get(name, ()))
     ]
     known = [name for task, more in variants.items() for name in (task, *more)]
@@ -251,14 +253,14 @@ def select_matrix(
     ways = transfers.split(",") if isinstance(transfers, str) else transfers
     for label in builtin_transfers().choose(ways or suite.transfers):
         way = find_transfer(label)
-        able = [one for one in plain if one.method.card.depth != "none" or label == COPIED]
-        own = [one for one in able if way.serves(one.method.card)]
+        able = [choice for choice in plain if choice.method.card.depth != "none" or label == COPIED]
+        served = [choice for choice in able if way.serves(choice.method.card)]
         # What it changes nothing of is measured where it was asked for by name.
-        if not own and transfers is not None:
-            own = [one for one in able if one.name in named]
-            for one in own:
-                way.require(one.method.card)
-        choices += [replace(one, transfer=label) for one in own]
+        if not served and transfers is not None:
+            served = [choice for choice in able if choice.name in named]
+            for choice in served:
+                way.require(choice.method.card)
+        choices += [replace(choice, transfer=label) for choice in served]
     if not choices:
         raise CompatbenchError(
             f"--transfers {_quote(transfers or '')} changes nothing for {', '.join(names)}: choose "
@@ -286,8 +288,8 @@ def select_methods(
     # Accuracy does not compare what refuses images, so a suite has it only by its name.
     known = [n for n in registry.names() if n in suite.compare or not registry.get(n).card.refuses]
     compared = select_names(suite.compare, [*known, *suite.configs], "method")
-    given = wanted.split(",") if isinstance(wanted, str) else wanted
-    parts = [part.strip() for part in given if part.strip()]
+    listed = wanted.split(",") if isinstance(wanted, str) else wanted
+    parts = [part.strip() for part in listed if part.strip()]
     if not parts:
         raise CompatbenchError("--methods '' names no method; 'all' is what the suite compares")
     if all(part.startswith("!") for part in parts):
@@ -304,7 +306,9 @@ def _choose_methods(
     for name in names:
         cls = registry.get(suite.base_method(name))
         settings = {task: resolve_settings(cls, suite, name, task) for task in tasks}
-        values = [[one.config, one.training.model_dump()] for one in settings.values()]
+        values = [
+            [resolved.config, resolved.training.model_dump()] for resolved in settings.values()
+        ]
         first = seen.setdefault(sha256_json([cls.card.name, values]), name)
         if first != name:
             raise CompatbenchError(

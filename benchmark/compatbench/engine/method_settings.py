@@ -71,13 +71,13 @@ def name_configs(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, d
 
 def suite_trainings(suite: SuiteCard, registry: MethodRegistry) -> list[TrainingCard]:
     """Every training that a suite has: its own, and those of methods and tasks that differ."""
-    found = [suite.training]
+    trainings = [suite.training]
     for name in suite.methods:
         if (base := suite.base_method(name)) in registry.classes:
             for task in suite_tasks(suite):
                 training = resolve_settings(registry.get(base), suite, name, task).training
-                found += [training] if training not in found else []
-    return found
+                trainings += [training] if training not in trainings else []
+    return trainings
 
 
 def _changes(suite: SuiteCard, names: Iterable[str], task: str | None) -> Iterator[dict[str, Any]]:
@@ -89,9 +89,9 @@ def _changes(suite: SuiteCard, names: Iterable[str], task: str | None) -> Iterat
     for name in names:
         values = dict(suite.methods.get(name, {}))
         values.pop("method", None)
-        own = values.pop("tasks", {})
+        by_task = values.pop("tasks", {})
         yield values
-        for wanted, changes in own.items():
+        for wanted, changes in by_task.items():
             kind = f"task (methods.{name}.tasks of suite '{suite.name}')"
             if whole in select_names(wanted, task_cards.names(), kind):
                 yield dict(changes)

@@ -50,12 +50,12 @@ def plan_cells(
 
 def find_teachers(suite: SuiteCard, registry: MethodRegistry, names: Iterable[str]) -> list[str]:
     """The backbones that these methods and named configs of a suite learn from, each once."""
-    found = set[str]()
+    teachers = set[str]()
     for name in names:
         cls = registry.get(suite.base_method(name))
         for task in suite_tasks(suite) if "teacher" in cls.card.needs else ():
-            found.add(resolve_settings(cls, suite, name, task).config["teacher"])
-    return sorted(found)
+            teachers.add(resolve_settings(cls, suite, name, task).config["teacher"])
+    return sorted(teachers)
 
 
 @dataclass(frozen=True, repr=False)
@@ -196,7 +196,7 @@ def make_plan(
         methods = [*names, *configs]
     matrix = select_matrix(card, builtin_methods(), methods, tasks, shots, seeds, transfers)
     draws = read_draws(shots_files)
-    teachers = find_teachers(card, matrix.registry, [one.name for one in matrix.choices])
+    teachers = find_teachers(card, matrix.registry, [choice.name for choice in matrix.choices])
     tests = [name for task in matrix.tasks for name in (task, *matrix.tests(task))]
     missing = find_missing(card, dict.fromkeys(tests), teachers)
     if (

@@ -60,15 +60,15 @@ def port(
         CompatbenchError: as ``evaluate``; or the module does not fit the backbone, or no rotation
             of its tensors gives the logits that it has through the transfer.
     """
-    given, backbone = open_address(module), backbone_cards.resolve(backbone)
+    address, backbone = open_address(module), backbone_cards.resolve(backbone)
     device = resolve_device(device)
-    path = given if isinstance(given, Path) else Path("the module")
+    path = address if isinstance(address, Path) else Path("the module")
     if transfer not in (None, *WAYS):
         raise CompatbenchError(
             f"transfer '{transfer}': a module is written anew with {', '.join(WAYS)}; other "
             "transfers are for 'evaluate --transfer'"
         )
-    module, fitted = read_fitted(given)
+    module, fitted = read_fitted(address)
     method = build_method_of(fitted, methods, path)
     if backbone == fitted.source or method.card.depth == "none":
         state = "was fitted on" if backbone == fitted.source else "is the same on any model, as on"
@@ -120,9 +120,14 @@ def turn_module(
     """
     wanted = attach_rotated(method, module, target, labels, rotation)(probes)
     size = len(rotation)
-    numbers = {name: one for name, one in module.tensors.items() if one.is_floating_point()}
+    numbers = {
+        name: tensor for name, tensor in module.tensors.items() if tensor.is_floating_point()
+    }
     axes = [
-        (name, i) for name, one in numbers.items() for i, n in enumerate(one.shape) if n == size
+        (name, i)
+        for name, tensor in numbers.items()
+        for i, n in enumerate(tensor.shape)
+        if n == size
     ]
     if len(axes) > MOST_AXES:
         raise NotTransferable(
@@ -132,10 +137,10 @@ def turn_module(
     best, least = module, float("inf")
     for turned in _turns(module, axes, rotation):
         try:
-            found = method.attach(turned, target, labels)(probes)
+            answered = method.attach(turned, target, labels)(probes)
         except (NotTransferable, RuntimeError, IndexError):  # an axis has the source's size still
             continue
-        if (error := float((found - wanted).abs().max())) < least:
+        if (error := float((answered - wanted).abs().max())) < least:
             best, least = turned, error
     if not least <= CLOSE * float(wanted.abs().max()):
         raise NotTransferable(
@@ -151,9 +156,9 @@ def _turns(module: Module, axes: list[tuple[str, int]], rotation: Tensor) -> Ite
         for some in combinations(axes, count):
             tensors = module.tensors
             for name, axis in some:
-                own = tensors[name].to(rotation).movedim(axis, -1) @ rotation
-                tensors[name] = own.movedim(-1, axis)
-            tensors = {n: one.to(module[n]).contiguous() for n, one in tensors.items()}
+                turned = tensors[name].to(rotation).movedim(axis, -1) @ rotation
+                tensors[name] = turned.movedim(-1, axis)
+            tensors = {n: tensor.to(module[n]).contiguous() for n, tensor in tensors.items()}
             kept = {name: tensors[name] for name in module.trained}
             yield Module(kept, {name: tensors[name] for name in module.stored})
 

@@ -116,15 +116,15 @@ def fit(
     return Module(module.trained, module.stored, module.about | fit_description(record))
 
 
-def read_fitted(given: Module | Path) -> tuple[Module, Fitted]:
+def read_fitted(source: Module | Path) -> tuple[Module, Fitted]:
     """A module, or that of a file, and what it says of its fit."""
-    module = read_module(given)
+    module = read_module(source)
     try:
         return module, Fitted.model_validate(module.about)
     except ValidationError as error:
         field = ".".join(map(str, error.errors()[0]["loc"]))
         raise CompatbenchError(
-            f"{given} does not say how it was fitted ('{field}'); give a module that 'run' wrote"
+            f"{source} does not say how it was fitted ('{field}'); give a module that 'run' wrote"
         ) from None
 
 

@@ -61,7 +61,7 @@ def find_files(store: RunStore, patterns: Iterable[str] = (RECORDS, MODULES, PRE
     No link is followed: links, and all else that stands in place of a file or folder, are
     among what is found.
     """
-    found = list[Path]()
+    paths = list[Path]()
     for pattern in patterns:
         *folders, files = pattern.split("/")
         places = [store.folder]
@@ -70,10 +70,10 @@ def find_files(store: RunStore, patterns: Iterable[str] = (RECORDS, MODULES, PRE
             if "?" in part:
                 inner = [path for place in places for path in place.glob(part)]
             places = [path for path in inner if kind_of(path) == "folder"]
-            found += set(inner).difference(places)
-        found += [path for place in places for path in place.glob(files)]
+            paths += set(inner).difference(places)
+        paths += [path for place in places for path in place.glob(files)]
     stats = {}
-    for path in sorted(found, key=str):  # ten times as fast as by the parts of paths
+    for path in sorted(paths, key=str):  # ten times as fast as by the parts of paths
         with suppress(FileNotFoundError):  # another process has moved or removed it
             stats[path] = path.lstat()
     return stats
@@ -116,21 +116,21 @@ def list_cells(
 
 def find_record(store: RunStore, prefix: str) -> CellRecord:
     """The record of the one cell whose key begins like this."""
-    found = [path for path in find_files(store, [RECORDS]) if path.stem.startswith(prefix.lower())]
-    if not found:
+    paths = [path for path in find_files(store, [RECORDS]) if path.stem.startswith(prefix.lower())]
+    if not paths:
         raise CompatbenchError(
             f"{store.folder} holds no cell whose key begins with '{prefix}'; "
             "'compatbench store runs ls' lists them"
         )
-    if len(found) > 1:
+    if len(paths) > 1:
         raise CompatbenchError(
-            f"{len(found)} cells have keys that begin with '{prefix}'; give more of it, such as "
-            f"'{found[0].stem[: len(prefix) + 8]}'"
+            f"{len(paths)} cells have keys that begin with '{prefix}'; give more of it, such as "
+            f"'{paths[0].stem[: len(prefix) + 8]}'"
         )
     try:
-        return read_record(found[0])
+        return read_record(paths[0])
     except ValueError as error:
-        raise CompatbenchError(f"{found[0]} is damaged: {str(error).splitlines()[0]}") from None
+        raise CompatbenchError(f"{paths[0]} is damaged: {str(error).splitlines()[0]}") from None
 
 
 def find_problems(files: Iterable[Path]) -> dict[Path, str]:
@@ -173,12 +173,12 @@ def find_waste(
     """
     files, obsolete = find_files(store), set()
     precisions = get_args(TrainingCard.model_fields["precision"].annotation)
-    found = [
+    trained = [
         training.model_copy(update={"precision": precision})
         for suite, precision in product(suites, precisions)
         for training in suite_trainings(suite, registry)
     ]
-    trainings = {canonical_json(describe_training(training)): training for training in found}
+    trainings = {canonical_json(describe_training(training)): training for training in trained}
     # By method, the training that its last cell had first.
     likely = defaultdict[str, list[TrainingCard]](lambda: list(trainings.values()))
     locate = cache(lambda name: locate_weights(read_backbone(name)))
@@ -186,11 +186,11 @@ def find_waste(
         for record in read_records(files):
             with suppress(CompatbenchError):
                 locate(record.source)
-                own = likely[record.method]
-                for training, key in _keys_now(record, tuple(own), registry, draws or {}):
+                likeliest = likely[record.method]
+                for training, key in _keys_now(record, tuple(likeliest), registry, draws or {}):
                     if key == record.key:
-                        own.remove(training)
-                        own.insert(0, training)
+                        likeliest.remove(training)
+                        likeliest.insert(0, training)
                         break
                 else:
                     obsolete.add(record.key)

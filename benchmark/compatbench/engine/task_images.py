@@ -102,7 +102,7 @@ class TaskImages:
             unlabelled = replace(unlabelled, targets=torch.full_like(unlabelled.targets, -1))
         train = feature_set("train", draw.train, views)
         val, labels = feature_set("val", draw.val, [View()]), task.labels_for(method.card.needs)
-        own = None
+        teacher_data = None
         if teacher is not None:
-            own = Teacher(teacher, self.few_shot(draw, shots, teacher, method))
-        return FewShotData(labels, shots, train, val, unlabelled, own)
+            teacher_data = Teacher(teacher, self.few_shot(draw, shots, teacher, method))
+        return FewShotData(labels, shots, train, val, unlabelled, teacher_data)

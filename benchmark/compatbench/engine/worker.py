@@ -125,11 +125,11 @@ class Worker:
 
     def _fitted(self, cell: Cell, method: Method) -> tuple[CellRecord, Module]:
         """The cell's fit, from the store or made now; transfers of one module share it."""
-        if (found := self._read_fit(cell)) is not None:
-            return found
+        if (fitted := self._read_fit(cell)) is not None:
+            return fitted
         with self.store.locked(self.store.folder / "locks" / f"{cell.fit_key}.lock"):
-            if (found := self._read_fit(cell)) is not None:
-                return found
+            if (fitted := self._read_fit(cell)) is not None:
+                return fitted
             record, module = self.fit(cell, method)
             record = self._complete(record)
             self.store.write_module(module, record)
@@ -204,10 +204,10 @@ class Worker:
         def attach() -> Attached:
             moved, teacher = module.to(backbone.device), self._teacher(cell, method)
             carried = Carried(method, moved, source, backbone, labels, images, teacher)
-            given = carried.data(transfer, self._words)
+            data = carried.data(transfer, self._words)
             if "words" in transfer.card.access:
                 save_words(self.store.folder / "modules", source, self._words.of(source))
-            return carried.attach(transfer, given, diversity=cell.transfer == COPIED)
+            return carried.attach(transfer, data, diversity=cell.transfer == COPIED)
 
         attached = _attempt(attach)
         for where in places:

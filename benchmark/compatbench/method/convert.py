@@ -109,30 +109,30 @@ def import_module(
             )
     labels, kept = choose_classes(task_labels(task), classes, task)
     backbone = load_backbone(source, resolve_device(device))
-    given = Import(checkpoint, backbone, labels, dict(settings))
+    reading = Import(checkpoint, backbone, labels, dict(settings))
     rows = checkpoint.tensors.get(chosen.suffix)
     if classes == "all" and rows is not None:
         # It serves all classes, and was trained on the first of them.
-        given.labels = replace(labels, names=labels.names[: len(rows)])
+        reading.labels = replace(labels, names=labels.names[: len(rows)])
     with torch.no_grad():
-        module, config, confirmed = chosen.read(given)
+        module, config, confirmed = chosen.read(reading)
         cls = builtin_methods().get(chosen.method)
         whose = f"'{chosen.method}', for {checkpoint.path}"
-        method = cls(read_settings(cls.Config, config | given.settings, whose))
-        module = module.to(given.backbone.device)
-        confirmed |= chosen.confirm(given, method, module)
+        method = cls(read_settings(cls.Config, config | reading.settings, whose))
+        module = module.to(reading.backbone.device)
+        confirmed |= chosen.confirm(reading, method, module)
         try:
-            method.attach(module, given.backbone, labels)
+            method.attach(module, reading.backbone, labels)
         except NotTransferable as why:
-            raise given.error(f"does not fit '{source}' and '{task}': {why.reason}") from None
+            raise reading.error(f"does not fit '{source}' and '{task}': {why.reason}") from None
     imported = {
         "format": chosen.name,
         "file": checkpoint.path.name,
         "sha256": hash_file(checkpoint.path),
         "settings": settings,
-        "dtype": given.dtype,
+        "dtype": reading.dtype,
         "classes and source": "confirmed by the file" if confirmed else "as given",
-        "notes": given.notes,
+        "notes": reading.notes,
     }
     about: dict[str, Any] = {"method": chosen.method, "task": task, "source": source}
     about |= {"config": method.config.model_dump(mode="json"), **_draw_of(checkpoint.path)}
@@ -191,18 +191,18 @@ def export_module(
     return Exported([*contents], not_stored)
 
 
-def read_module(given: Module | Path) -> Module:
+def read_module(module: Module | Path) -> Module:
     """A module, or that of a file."""
     other = (
         "a checkpoint of other code needs --source and --task (compatbench module import --help)"
     )
-    if isinstance(given, Path) and given.is_dir():
+    if isinstance(module, Path) and module.is_dir():
         raise CompatbenchError(
-            f"{given} is a folder; give a module's file, *.safetensors, in it; {other}"
+            f"{module} is a folder; give a module's file, *.safetensors, in it; {other}"
         )
-    if isinstance(given, Path) and zipfile.is_zipfile(given):
-        raise CompatbenchError(f"{given} is not a module of compatbench; {other}")
-    return load_module(given) if isinstance(given, Path) else given
+    if isinstance(module, Path) and zipfile.is_zipfile(module):
+        raise CompatbenchError(f"{module} is not a module of compatbench; {other}")
+    return load_module(module) if isinstance(module, Path) else module
 
 
 def choose_classes(

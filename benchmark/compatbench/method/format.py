@@ -93,17 +93,17 @@ class Import:
             raise CompatbenchError(
                 f"{name} is {shape}, where the format has {sizes}; is the format right?"
             )
-        for letter, found in zip(sizes.split(), tensor.shape, strict=True):
-            if letter in SIZES and found != (wanted := SIZES[letter].of(self)):
+        for letter, length in zip(sizes.split(), tensor.shape, strict=True):
+            if letter in SIZES and length != (wanted := SIZES[letter].of(self)):
                 size = SIZES[letter]
                 raise CompatbenchError(
-                    f"{name} is {shape}, but the {size.what} is {wanted}, not {found}; "
-                    f"{size.fix}{self._half(letter, found)}"
+                    f"{name} is {shape}, but the {size.what} is {wanted}, not {length}; "
+                    f"{size.fix}{self._half(letter, length)}"
                 )
-            wanted, where = self._found.setdefault(letter, (found, name))
-            if found != wanted:
+            wanted, where = self._found.setdefault(letter, (length, name))
+            if length != wanted:
                 raise CompatbenchError(
-                    f"{name} is {shape}, but {where} has {wanted}, not {found}; the files or "
+                    f"{name} is {shape}, but {where} has {wanted}, not {length}; the files or "
                     "tensors are not of one module"
                 )
         if not bool(tensor.isfinite().all()):
@@ -115,11 +115,11 @@ class Import:
         # What was trained in half precision is exact in single.
         return tensor.to(torch.promote_types(self.backbone.dtype, torch.float32))
 
-    def _half(self, letter: str, found: int) -> str:
+    def _half(self, letter: str, length: int) -> str:
         halves = {-(-len(self.labels) // 2): "base", len(self.labels) // 2: "new"}
-        if letter != "C" or found not in halves:
+        if letter != "C" or length not in halves:
             return ""
-        return f" ({found} are its first half, base-to-new's 'base': --classes base)"
+        return f" ({length} are its first half, base-to-new's 'base': --classes base)"
 
 
 def torch_bytes(content: Any) -> bytes:
@@ -179,10 +179,10 @@ class Format(ABC):
         """Whether the names and shapes in a file are those of this format, and of no other."""
 
     @abstractmethod
-    def read(self, given: Import) -> Converted:
+    def read(self, imported: Import) -> Converted:
         """The module of a file; what does not fit is a ``CompatbenchError``."""
 
-    def confirm(self, given: Import, method: Method, module: Module) -> bool:
+    def confirm(self, imported: Import, method: Method, module: Module) -> bool:
         """Whether the file tells that classes and source are the right ones.
 
         Args:

@@ -41,7 +41,7 @@ def transfers() -> pd.DataFrame:
     rows = []
     for cls in builtin_transfers().classes.values():
         card, numbered = cls.card, "shots" in cls.Config.model_fields
-        needs = ", ".join(one for one in ACCESS if one in card.access) or "none"
+        needs = ", ".join(kind for kind in ACCESS if kind in card.access) or "none"
         takes = "all" if card.takes >= EVERYWHERE else ", ".join(sorted(card.takes))
         settings = ", ".join([*card.settings, *["labels per class"] * numbered])
         about = (settings, needs, takes, card.title, card.paper, card.summary)

@@ -199,12 +199,12 @@ class TransferRegistry(Registry[Transfer]):
 
         After the name come names of the card's ``settings``, and a number for ``shots``.
         """
-        name, *given = label.split("+")
+        name, *listed = label.split("+")
         cls = self.get(name)
         known, values = cls.card.settings, dict[str, Any]()
         takes_shots = "shots" in cls.Config.model_fields
-        order = [setting for setting in known if setting in given]
-        for setting in given:
+        order = [setting for setting in known if setting in listed]
+        for setting in listed:
             if setting in known:
                 values |= known[setting]
             elif takes_shots and setting.isdecimal():

@@ -126,7 +126,7 @@ def collect_results(plan: Plan, folder: Path) -> None:
     ``draws`` that the plan has take the place of others of the same task, shots and seed.
     """
     suite, registry = plan.suite, plan.matrix.registry
-    teachers = find_teachers(suite, registry, [one.name for one in plan.matrix.choices])
+    teachers = find_teachers(suite, registry, [choice.name for choice in plan.matrix.choices])
     missing, before = find_missing(suite, teachers=teachers), read_methods(folder)
     for name, new in _measured_methods(plan, Looks()):
         old = before.get(name)
@@ -163,7 +163,7 @@ class Looks:
 
 def measured_so_far(plan: Plan, looks: Looks) -> SuiteResults:
     """The results that the records of planned cells give, without those of earlier runs."""
-    methods = [one for _, one in _measured_methods(plan, looks) if len(one.rows)]
+    methods = [method for _, method in _measured_methods(plan, looks) if len(method.rows)]
     return split_results(plan.suite.name, methods)
 
 
@@ -233,8 +233,8 @@ def describe_method(suite: SuiteCard, method: type[Method], name: str) -> Method
     if suite.training.precision != "fp32":
         differs["precision"] = ("fp32", suite.training.precision)
     for task in suite_tasks(suite):
-        found = _differences(general, resolve_settings(method, suite, name, task))
-        differs |= {f"{task}: {setting}": values for setting, values in found.items()}
+        changed = _differences(general, resolve_settings(method, suite, name, task))
+        differs |= {f"{task}: {setting}": values for setting, values in changed.items()}
     card = method.card
     title = card.title if name == card.name else name
     if name.startswith(f"{card.name}+"):  # such as coop+context-4

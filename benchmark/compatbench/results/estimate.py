@@ -69,9 +69,9 @@ def mean(values: Array) -> Any:
     return values.mean(axis=-1)
 
 
-def harmonic_mean_of_means(one: Array, other: Array) -> Any:
+def harmonic_mean_of_means(first: Array, second: Array) -> Any:
     """The harmonic mean of two means over units."""
-    return harmonic_mean(mean(one), mean(other))
+    return harmonic_mean(mean(first), mean(second))
 
 
 def ratio_of_means(numerators: Array, denominators: Array) -> Any:

@@ -221,24 +221,26 @@ def evaluate(
     if gate:
         transfer = gate_transfer(transfer)
     device, cache = resolve_device(device), FeatureCache(default_cache_folder())
-    given, backbone = open_address(module), backbone_cards.resolve(backbone)
+    address, backbone = open_address(module), backbone_cards.resolve(backbone)
     if source is not None:
-        if not isinstance(given, Path) or not isinstance(task, str):
-            lacking = "a task, too" if isinstance(given, Path) else "the file of one, not a module"
+        if not isinstance(address, Path) or not isinstance(task, str):
+            lacking = (
+                "a task, too" if isinstance(address, Path) else "the file of one, not a module"
+            )
             raise CompatbenchError(
                 f"a source is for a checkpoint of other code: give {lacking}, or leave the source "
                 "out"
             )
         trained_for = task_cards.read(task).parent or task
         how = {"settings": settings, "classes": classes, "device": device}
-        given = import_module(format, given, trained_for, source, **how)
+        address = import_module(format, address, trained_for, source, **how)
     elif settings or classes or format != AUTO:
         raise CompatbenchError(
             "settings, classes and format are those of a checkpoint of other code: give the source "
             "that it was trained on, too, or leave them out"
         )
-    path = given if isinstance(given, Path) else Path("the module")
-    module, fitted = read_fitted(given)
+    path = address if isinstance(address, Path) else Path("the module")
+    module, fitted = read_fitted(address)
     method = build_method_of(fitted, methods, path)
     owner = test_set = task if isinstance(task, Task) else load_task(task or fitted.task)
     if fitted.labels is not None or not isinstance(task, Task):  # which has the module's classes

@@ -132,13 +132,13 @@ def _measure(results: MethodResults, expected: Expected, upgrade: Upgrade, shots
     seeds = expected.seeds_of(results.info)
     where = [(" / ".join(pair), seed) for pair in list_pairs(expected) for seed in seeds]
     four = np.array([columns[f"{c}_{m}"] for c in CLASSES for m in MODELS])
-    own, other = (columns[f"{c}_source_gain"] - columns[f"{c}_target_gain"] for c in CLASSES)
+    known, other = (columns[f"{c}_source_gain"] - columns[f"{c}_target_gain"] for c in CLASSES)
     for classes in CLASSES:
         both = (columns[f"{classes}_{model}"] for model in MODELS)
         columns[f"h_{classes}"] = harmonic_mean(*both)
     with np.errstate(divide="ignore"):
         columns["four"] = np.where(four.min(axis=0) == 0, 0.0, 4 / (1 / four).sum(axis=0))
-    columns["forgotten"] = other - own
+    columns["forgotten"] = other - known
     names = {"pair": [pair for pair, _ in where], "seed": [seed for _, seed in where]}
     return FourWays(results.info, upgrade, pd.DataFrame(names | columns), reasons)
 

@@ -130,7 +130,7 @@ class MethodResults:
 def find_unmeasured(methods: Iterable[MethodResults]) -> list[str]:
     """The stored measures that no row has: they were registered after the rows were made."""
     stored = list_measures("answers").items()
-    later = [name for name, one in stored if not one.standard and not one.rare]
+    later = [name for name, transfer in stored if not transfer.standard and not transfer.rare]
     seen = {name for each in methods for name in later if each.rows[name].notna().any()}
     return [name for name in later if name not in seen]
 

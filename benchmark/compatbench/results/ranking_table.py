@@ -154,8 +154,8 @@ class Results:
         """
         require_other_classes(self.suite.name, self.expected.protocol)
         methods, shots = self._choose((source, target), shots, transfer)
-        found = measure_four_ways(methods, self.expected, (source, target), shots)
-        return four_ways_frame(found)
+        measured = measure_four_ways(methods, self.expected, (source, target), shots)
+        return four_ways_frame(measured)
 
     def published(self, source: str, shots: int | None = None) -> pd.DataFrame:
         """What was measured on a source beside published figures; see ``compare_published``.
@@ -242,17 +242,17 @@ def find_gaps(results: SuiteResults, expected: Expected) -> pd.DataFrame:
             for _, target in expected.upgrades:
                 pairs.setdefault((target, target), f"{target}, retrained")
         draws = product(expected.shots if learns else expected.shots[:1], sets)
-        found = []
+        lacking = []
         for (shots, (task, name)), seed, ((source, backbone), shown) in product(
             draws, expected.seeds_of(method.info), pairs.items()
         ):
             row = method.find_row(task, source, backbone, name, shots, seed)
             place = (task, name, shots, seed, shown)
             if row < 0:
-                found.append((method.info.name, method.title, "missing", "", *place))
+                lacking.append((method.info.name, method.title, "missing", "", *place))
             elif statuses[row] == "failed":
-                found.append((method.info.name, method.title, "failed", reasons[row], *place))
-        gaps += sorted(found, key=lambda gap: gap[:4])
+                lacking.append((method.info.name, method.title, "failed", reasons[row], *place))
+        gaps += sorted(lacking, key=lambda gap: gap[:4])
     return pd.DataFrame(gaps, columns=columns)
 
 

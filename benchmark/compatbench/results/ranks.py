@@ -84,17 +84,17 @@ class Ranked:
     @cached_property
     def figures(self) -> dict[str, Any]:
         """All that is known of the method, as ``ranking_frame`` has it; None is missing."""
-        one, info = self.standing, self.standing.info
-        interval = measure_interval(one, "h")
+        standing, info = self.standing, self.standing.info
+        interval = measure_interval(standing, "h")
         bounds = (interval.low, interval.high) if interval and interval.bounded else (None, None)
-        fitted = one.column("source", "status") == "ok"
-        sizes = [one.column("source", name)[fitted] for name in ("parameters", "module_bytes")]
+        fitted = standing.column("source", "status") == "ok"
+        sizes = [standing.column("source", name)[fitted] for name in ("parameters", "module_bytes")]
         fewest, most, largest = (
             int(choose(values)) if values.size else None
             for choose, values in ((min, sizes[0]), (max, sizes[0]), (max, sizes[1]))
         )
-        peaks = np.fmax(*one.both("peak_memory"))  # known for all cells, or not at all
-        fit_seconds = mean_of_all(one.column("source", "fit_seconds").flat)
+        peaks = np.fmax(*standing.both("peak_memory"))  # known for all cells, or not at all
+        fit_seconds = mean_of_all(standing.column("source", "fit_seconds").flat)
         place = self.rank.removesuffix("=")
         figures: dict[str, Any] = {
             "rank": int(place) if place else None,
@@ -102,32 +102,36 @@ class Ranked:
         }
         figures["method"] = info.name
         means = list_measures("upgrade").values()
-        figures |= {measure.column: exact(one.mean(measure.name)) for measure in means}
+        figures |= {measure.column: exact(standing.mean(measure.name)) for measure in means}
         figures |= zip(("h_low", "h_high"), bounds, strict=True)
         for side in ("source", "target", "h"):
-            figures[f"{side}_std"] = (mean := one.mean(side)) and mean.std
+            figures[f"{side}_std"] = (mean := standing.mean(side)) and mean.std
         return figures | {
             "p_first": self.p_first,
-            "relative_nfr": one.relative_flips,
+            "relative_nfr": standing.relative_flips,
             **dict(
-                zip(("harmed", "worst_task", "worst_gain"), one.harmed or [None] * 3, strict=True)
+                zip(
+                    ("harmed", "worst_task", "worst_gain"),
+                    standing.harmed or [None] * 3,
+                    strict=True,
+                )
             ),
             "parameters": most,
             "parameters_low": fewest,
             "module_bytes": largest,
             "fit_seconds": fit_seconds if info.learns else None,
-            "evaluate_seconds": mean_of_all(one.column("target", "evaluate_seconds").flat),
+            "evaluate_seconds": mean_of_all(standing.column("target", "evaluate_seconds").flat),
             "peak_memory": int(peaks.max()) if peaks.size and np.isfinite(peaks).all() else None,
-            "cells": one.coverage[1],
-            "measured": one.coverage[0],
-            "refused": int(one.refusals.any(axis=0).sum()),
-            "reasons": tuple(sorted(set(one.both("reason")[one.refusals]))),
+            "cells": standing.coverage[1],
+            "measured": standing.coverage[0],
+            "refused": int(standing.refusals.any(axis=0).sum()),
+            "reasons": tuple(sorted(set(standing.both("reason")[standing.refusals]))),
             "title": info.title,
             "paper": info.paper,
             "depth": info.depth,
             "learns": info.learns,
-            "transfer": one.results.transfer,
-            "state": one.state,
+            "transfer": standing.results.transfer,
+            "state": standing.state,
         }
 
 

@@ -261,9 +261,9 @@ def measure_interval(standing: Standing, measure: MeasureName) -> Interval | Non
     return replace(interval, low=max(interval.low, 0.0), high=min(interval.high, 100.0))
 
 
-def paired_interval(one: Standing, other: Standing, measure: MeasureName) -> Interval | None:
+def paired_interval(first: Standing, second: Standing, measure: MeasureName) -> Interval | None:
     """The mean difference ``one`` − ``other`` over datasets; None if anything is missing."""
-    left, right = dataset_means(one, measure), dataset_means(other, measure)
+    left, right = dataset_means(first, measure), dataset_means(second, measure)
     if left is None or right is None:
         return None
     return estimate([left[dataset] - right[dataset] for dataset in left])

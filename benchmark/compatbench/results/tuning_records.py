@@ -91,7 +91,7 @@ class Tuning(BaseModel):
             raise ValueError("there must be a count for each task and seed, and two at least")
         if len(self.settings) != len(self.correct) or self.settings[0] != Setting():
             raise ValueError("there must be counts for each setting, the recipe's own first")
-        if any((n or 0) > most for one in self.correct for n, most in zip(one, self.total)):  # noqa: B905
+        if any((n or 0) > most for counts in self.correct for n, most in zip(counts, self.total)):  # noqa: B905
             raise ValueError("more images are right than there are")
         if self.chosen != choose(self.frame):
             raise ValueError("'chosen' is not what the counts give")

@@ -48,8 +48,8 @@ def slug(heading: str) -> str:
 
 def link_definitions(papers: Iterable[str]) -> list[str]:
     """The targets of references to papers, one a line."""
-    identifiers = sorted({found for paper in papers if (found := paper_id(paper))})
-    return [f"[{one}]: https://arxiv.org/abs/{one}" for one in identifiers]
+    identifiers = sorted({paper_number for paper in papers if (paper_number := paper_id(paper))})
+    return [f"[{identifier}]: https://arxiv.org/abs/{identifier}" for identifier in identifiers]
 
 
 def define_links(text: str) -> str:

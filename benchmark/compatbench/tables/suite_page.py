@@ -84,7 +84,9 @@ class SuitePage:
 
     def all_ranks(self, upgrade: Upgrade, shots: int) -> list[Ranked]:
         """All methods on an upgrade: the untouched modules first, then those of each transfer."""
-        return [one for name in self.results.transfers for one in self.ranks(upgrade, shots, name)]
+        return [
+            ranked for name in self.results.transfers for ranked in self.ranks(upgrade, shots, name)
+        ]
 
     def restrict(
         self,
@@ -100,13 +102,21 @@ class SuitePage:
 
     def run_command(self, method: str = "all") -> str:
         """The command that gives these results, or those of one method."""
-        shown = [one for one in self.results.all if method in ("all", one.info.name)]
-        found = {one.transfer for one in shown if one.transfer is not None}
+        shown = [
+            method_results
+            for method_results in self.results.all
+            if method in ("all", method_results.info.name)
+        ]
+        ways_used = {
+            method_results.transfer
+            for method_results in shown
+            if method_results.transfer is not None
+        }
         command = f"compatbench run --suite {check_name(self.name, 'suite')} --methods {method}"
         if self.first_seeds and set(self.first_seeds) != {*self.expected.seeds}:
             command += f" --seeds {','.join(map(str, self.expected.seeds))}"
-        if not found <= {*self.first_transfers}:
-            ways = sorted(found, key=lambda name: (name != COPIED, name))
+        if not ways_used <= {*self.first_transfers}:
+            ways = sorted(ways_used, key=lambda name: (name != COPIED, name))
             command += f" --transfers {','.join(check_name(way, 'transfer') for way in ways)}"
         return command
 
@@ -123,18 +133,18 @@ class SuitePage:
     @property
     def legend(self) -> str:
         """What the ``MARKS`` after titles mean, and what else some methods are given."""
-        last = [one.info.title.rpartition(" ")[2] for one in self.results.all]
+        last = [method.info.title.rpartition(" ")[2] for method in self.results.all]
         used = {mark for marks in last if {*marks} <= {*MARKS} for mark in marks}
         parts = [f"{mark} {text}" for mark, text in MARKS.items() if mark in used]
-        given = {
+        by_need = {
             words: [
-                one.info.title.rstrip("".join(MARKS)).rstrip()
-                for one in self.results.methods.values()
-                if need in one.info.needs
+                method.info.title.rstrip("".join(MARKS)).rstrip()
+                for method in self.results.methods.values()
+                if need in method.info.needs
             ]
             for need, words in NEEDS.items()
         }
-        if told := [f"{words}: {', '.join(names)}" for words, names in given.items() if names]:
+        if told := [f"{words}: {', '.join(names)}" for words, names in by_need.items() if names]:
             parts.append(f"Also given, by method: {'; '.join(told)}.")
         return " ".join(parts)
 
@@ -172,7 +182,9 @@ def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = 
         for name in (task, *whole.variants[task])
     ]
     results = results or read_results(out / RESULTS / suite.name)
-    run = {seed for one in results.all for seed in one.rows["seed"]}  # a user's may be a first one
+    run = {
+        seed for method in results.all for seed in method.rows["seed"]
+    }  # a user's may be a first one
     seeds = tuple(seed for seed in suite.seeds if seed in run) or suite.seeds
     return SuitePage(
         name=suite.name,
@@ -201,15 +213,15 @@ def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = 
 
 def _mark_titles(results: SuiteResults, suite: SuiteCard, out: Path) -> SuiteResults:
     """The results with ``MARKS`` after the titles."""
-    found = []
-    for one in results.all:
-        info, untuned = one.info, False
+    marked = []
+    for method in results.all:
+        info, untuned = method.info, False
         tuning = None if info.name in suite.configs else suite.tuning
-        if tuning and ("recipe" in one.config or (info.learns and tuning.trainings)):
-            untuned = not is_tuned(out, suite, info.name, one.config)
+        if tuning and ("recipe" in method.config or (info.learns and tuning.trainings)):
+            untuned = not is_tuned(out, suite, info.name, method.config)
         marks = "†" * untuned + "‡" * (info.paper == PROJECT)
-        found.append(replace(one, info=replace(info, title=f"{info.title} {marks}".rstrip())))
-    return replace(results, all=tuple(found))
+        marked.append(replace(method, info=replace(info, title=f"{info.title} {marks}".rstrip())))
+    return replace(results, all=tuple(marked))
 
 
 def _backbone_title(name: str) -> str:

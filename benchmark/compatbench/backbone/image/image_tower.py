@@ -225,8 +225,8 @@ class ImageTower:
         updates = updates_of(block_updates, self.depth, "image")
 
         def compute(part: slice) -> Sequence[Tensor]:
-            own = [rows[part] if rows.ndim == 3 else rows for rows in prompts]
-            return finish(self._run_blocks(hidden[part], block, own, updates, last))
+            part_prompts = [rows[part] if rows.ndim == 3 else rows for rows in prompts]
+            return finish(self._run_blocks(hidden[part], block, part_prompts, updates, last))
 
         inputs = trained or block_updates or any(x.requires_grad for x in (hidden, *prompts))
         if not (inputs and torch.is_grad_enabled()):

@@ -254,9 +254,9 @@ def _translate_eva(tensors: dict[str, Tensor], trunk: nn.Module) -> dict[str, Te
     from timm.models.eva import checkpoint_filter_fn
 
     image = {name: t for name, t in tensors.items() if name.startswith("visual.")}
-    own = trunk.state_dict()
+    expected = trunk.state_dict()
     # timm would silently resize the positions of another image size, so it is not shown them.
-    sized = {f"visual.{name}": own[name] for name in _EVA_SIZES if f"visual.{name}" in image}
+    sized = {f"visual.{name}": expected[name] for name in _EVA_SIZES if f"visual.{name}" in image}
     translated = checkpoint_filter_fn(image | sized, trunk)  # type: ignore[arg-type]
     translated |= {name: image[f"visual.{name}"] for name in _EVA_SIZES if name in translated}
     rest = {name: t for name, t in tensors.items() if name not in image}

@@ -65,15 +65,15 @@ def updates_of(updates: BlockUpdates | None, depth: int, tower: str) -> list[Upd
     return of_blocks  # type: ignore[return-value]
 
 
-def apply_update(updates: Updates, part: Part, output: Tensor, given: Tensor) -> Tensor:
+def apply_update(updates: Updates, part: Part, output: Tensor, entered: Tensor) -> Tensor:
     """A part's output, changed if there is an update of it, which sees rows of a tower in half
     precision in float32."""
     if part not in updates:
         return output
     dtype = output.dtype
     if dtype in HALF:
-        output, given = output.float(), given.float()
-    changed = updates[part](output, given)
+        output, entered = output.float(), entered.float()
+    changed = updates[part](output, entered)
     if changed.shape != output.shape:
         raise CompatbenchError(
             f"an update of '{part}' made {list(changed.shape)} of {list(output.shape)}"
@@ -81,12 +81,12 @@ def apply_update(updates: Updates, part: Part, output: Tensor, given: Tensor) ->
     return changed.to(dtype)
 
 
-def apply_to_projections(updates: Updates, qkv: Tensor, given: Tensor) -> Tensor:
+def apply_to_projections(updates: Updates, qkv: Tensor, entered: Tensor) -> Tensor:
     """Queries, keys and values ``[..., 3D]`` of rows, changed by the updates of them."""
     if updates.keys().isdisjoint(PROJECTIONS):
         return qkv
     parts = zip(PROJECTIONS, qkv.chunk(3, dim=-1), strict=True)
-    return torch.cat([apply_update(updates, p, y, given) for p, y in parts], dim=-1)
+    return torch.cat([apply_update(updates, p, y, entered) for p, y in parts], dim=-1)
 
 
 def is_standard(block: nn.Module) -> bool:
@@ -117,13 +117,13 @@ class StandardBlock:
         """Queries, keys and values ``[..., 3D]`` of normalised rows ``[..., D]``."""
         return F.linear(normed, self.block.attn.in_proj_weight, self.block.attn.in_proj_bias)
 
-    def finish(self, x: Tensor, mixed: Tensor, updates: Updates, given: Tensor) -> Tensor:
+    def finish(self, x: Tensor, mixed: Tensor, updates: Updates, entered: Tensor) -> Tensor:
         """The block's output, from its input rows and what attention was given and computed."""
         block = self.block
-        x = x + block.ls_1(apply_update(updates, "attn", block.attn.out_proj(mixed), given))
+        x = x + block.ls_1(apply_update(updates, "attn", block.attn.out_proj(mixed), entered))
         normed = block.ln_2(x)
         x = x + block.ls_2(apply_update(updates, "mlp", self._mlp(normed), normed))
-        return apply_update(updates, "block", x, given)
+        return apply_update(updates, "block", x, entered)
 
     def _mlp(self, normed: Tensor) -> Tensor:
         mlp = self.block.mlp

@@ -254,7 +254,7 @@ class _Updated(nn.Module):
 
     def forward(self, x: Tensor, *arguments: Any, **options: Any) -> Any:
         output = self.part(x, *arguments, **options)
-        given = self.part.ln_1(x) if self._name == "block" else x
+        entered = self.part.ln_1(x) if self._name == "block" else x
         if isinstance(output, tuple):  # attention, and its weights
-            return apply_update(self._updates, self._name, output[0], given), *output[1:]
-        return apply_update(self._updates, self._name, output, given)
+            return apply_update(self._updates, self._name, output[0], entered), *output[1:]
+        return apply_update(self._updates, self._name, output, entered)

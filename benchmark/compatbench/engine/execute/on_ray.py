@@ -189,7 +189,7 @@ def _connect(compute: Compute, sockets: Path) -> None:
     # Until Ray ends this process, if it loses the head while it connects; by default a minute.
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "30")
     inherited = {name: value for name, value in os.environ.items() if name.startswith(INHERITED)}
-    own = {"include_dashboard": False, "_temp_dir": str(sockets)} if where == "local" else {}
+    settings = {"include_dashboard": False, "_temp_dir": str(sockets)} if where == "local" else {}
     try:
         if ":" in where:  # Ray itself would try for minutes
             host, _, port = where.rpartition(":")
@@ -199,7 +199,7 @@ def _connect(compute: Compute, sockets: Path) -> None:
             log_to_driver=False,
             # BLAS reads its thread count when it is loaded, before any of our code runs.
             runtime_env={"env_vars": {**inherited, "OMP_NUM_THREADS": str(compute.threads)}},
-            **own,
+            **settings,
         )
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
         text = first_line(error).rstrip(".:")

@@ -166,4 +166,4 @@ def list_measures(kind: Kind) -> dict[str, Measure]:
 
 def score(answers: Answers) -> dict[str, int | float | None]:
     """Every stored measure of these answers, in the order of the columns of a results file."""
-    return {name: one.compute(answers) for name, one in list_measures("answers").items()}
+    return {name: measure.compute(answers) for name, measure in list_measures("answers").items()}

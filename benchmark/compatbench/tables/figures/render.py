@@ -134,8 +134,8 @@ def _place_names(marks: list[dict[str, Any]], first: str) -> None:
     symbols = [mark["name"] for mark in marks if mark["type"] == "symbol"]
     for mark in marks:
         if mark.get("name") == "names_marks":
-            for given in ("align", "baseline"):
-                mark["encode"]["update"].pop(given, None)
+            for placed in ("align", "baseline"):
+                mark["encode"]["update"].pop(placed, None)
             around = ["top-right", "right", "top", "top-left", "left", "bottom-right", "bottom"]
             around.sort(key=lambda side: side != first)
             mark["transform"] = [

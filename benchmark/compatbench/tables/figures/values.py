@@ -58,10 +58,10 @@ def scatter_values(rows: Sequence[Ranked]) -> Shown:
     }
     for row, (source, target) in zip(rows, points, strict=True):
         h = round(row.value("h") or 0.0, 1)
-        one = record(row, source=source, target=target, h=h, named=row in named)
+        values_of_row = record(row, source=source, target=target, h=h, named=row in named)
         if row.transfer and (before := untouched.get(row.figures["method"])):
-            one["before"] = before
-        values.append(one)
+            values_of_row["before"] = before
+        values.append(values_of_row)
     zero = zero_shot_accuracies(rows) or (None, None)
     step = next(size for size in (1, 2, 5, 10, 20) if (high - low + right - left) / size <= 24)
     frame = {"x0": left, "x1": right, "y0": low, "y1": high, "step": step}
@@ -83,9 +83,9 @@ def zero_shot_accuracies(rows: Sequence[Ranked]) -> tuple[float, float] | None:
 def named_methods(rows: Sequence[Ranked]) -> list[Ranked]:
     """The four that are named: the first and the last by H, zero-shot, the founding paper's own."""
     plain = [row for row in rows if not row.transfer]
-    own = [row for row in plain if row.figures["paper"] == FOUNDING_PAPER]
+    founding = [row for row in plain if row.figures["paper"] == FOUNDING_PAPER]
     floor = [row for row in plain if row.kind == "floor"]
-    return list(dict.fromkeys([*plain[:1], *own[:1], *floor[:1], *plain[-1:]]))
+    return list(dict.fromkeys([*plain[:1], *founding[:1], *floor[:1], *plain[-1:]]))
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
@@ -115,7 +115,9 @@ def rank_values(rows: Sequence[Ranked], most: int) -> Shown | None:
     methods, test = tested
     # Only bars that tell a method from another say something; with few datasets none does.
     apart, decides = test.critical_difference, test.datasets >= FEWEST_UNITS
-    bars = [decides and any(abs(one - rank) >= apart for one in test.ranks) for rank in test.ranks]
+    bars = [
+        decides and any(abs(other - rank) >= apart for other in test.ranks) for rank in test.ranks
+    ]
     values = [
         record(row, rank=two_digits(rank), bar=bars[place])
         for place, (row, rank) in enumerate(zip(methods, test.ranks, strict=True))
@@ -134,11 +136,11 @@ def cost_values(rows: Sequence[Ranked], what: str) -> Shown:
         h = row.value("h")
         if cost is not None and h is not None:
             values.append(record(row, cost=float(f"{cost:.3g}"), h=two_digits(h)))
-    values.sort(key=lambda one: (one["cost"], -one["h"], one["title"]))
-    positive = [one["cost"] for one in values if one["cost"] > 0] or [1.0]
+    values.sort(key=lambda point: (point["cost"], -point["h"], point["title"]))
+    positive = [point["cost"] for point in values if point["cost"] > 0] or [1.0]
     first, last = (math.floor(math.log10(end)) for end in (min(positive), max(positive)))
     ticks = [0.0, *(10.0**power for power in range(first, last + 1))]
-    h = np.array([one["h"] for one in values] or [0.0])
+    h = np.array([point["h"] for point in values] or [0.0])
     # A method that lost everything is not worth half of the figure.
     lowest = math.floor(float(h[h >= np.median(h) - 20].min()) - 1)
     return Shown(values, {"threshold": 10.0**first, "ticks": ticks, "lowest": lowest})
@@ -197,7 +199,7 @@ def path_values(page: SuitePage, path: Sequence[str]) -> Shown:
         gains = [gain for mean in means if (gain := two_digits(exact(mean))) is not None]
         if len(gains) == len(path):
             values.append(record(row, gains=gains, models=models))
-    values.sort(key=lambda one: (-one["gains"][-1], one["title"]))
+    values.sort(key=lambda point: (-point["gains"][-1], point["title"]))
     return Shown(values, {"foot": _FOOT})
 
 

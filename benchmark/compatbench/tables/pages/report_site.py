@@ -68,7 +68,7 @@ class Report:
 def report_pages(out: Path, published: Sequence[SuitePage] | None = None) -> list[SuitePage]:
     """The suites of the leaderboard, each with its sections behind it; without any, all suites."""
     shown = published_pages(out) if published is None else published
-    pages = [one for page in shown for one in (page, *page.sections)]
+    pages = [each for page in shown for each in (page, *page.sections)]
     pages = pages or [read_suite_page(card, out) for card in suites_with_results(out)]
     if not (measured := [page for page in pages if page.results.all]):
         raise CompatbenchError(
@@ -105,10 +105,14 @@ def make_report(out: Path, published: Sequence[SuitePage] | None = None) -> Repo
     """The site and its figures as ``write_site`` writes them; nothing is written."""
     pages, results = report_pages(out, published), out / RESULTS
     planned = plan_figures(pages)
-    drawn = {results / FIGURES / f"{one.name}.svg": one for one in planned if not one.missing}
-    files = {path: one.render() for path, one in drawn.items()}
+    drawn = {
+        results / FIGURES / f"{figure.name}.svg": figure for figure in planned if not figure.missing
+    }
+    files = {path: figure.render() for path, figure in drawn.items()}
     files |= {results / REPORT / name: content for name, content in render_site(pages).items()}
-    left_out = [f"{one.name}.svg is left out: {one.missing}" for one in planned if one.missing]
+    left_out = [
+        f"{figure.name}.svg is left out: {figure.missing}" for figure in planned if figure.missing
+    ]
     return Report(files, tuple(left_out))
 
 
@@ -118,7 +122,11 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
     columns = choose_columns(pages)
     suites = [(page, describe_suite(page, columns, settings)) for page in pages]
     figures = [figure for _, suite in suites for figure in _all_figures(suite)]
-    signals = {one["kind"]: one["signals"] for one in figures if not one["missing"]}
+    signals = {
+        shown_figure["kind"]: shown_figure["signals"]
+        for shown_figure in figures
+        if not shown_figure["missing"]
+    }
     index = {
         "suites": [{"name": page.name, "title": one_line(page.title)} for page in pages],
         "columns": [
@@ -173,12 +181,15 @@ def _script(name: str, content: Json) -> str:
 
 def _dump(value: Any) -> str:
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        return "[\n" + ",\n".join(_dump(one) for one in value) + "\n]"
+        return "[\n" + ",\n".join(_dump(item) for item in value) + "\n]"
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _all_figures(suite: Json) -> list[Json]:
-    return [*suite["figures"], *(one for board in suite["boards"] for one in board["figures"])]
+    return [
+        *suite["figures"],
+        *(figure for board in suite["boards"] for figure in board["figures"]),
+    ]
 
 
 def _site_spec(name: str, signals: Iterable[str]) -> Json:
@@ -189,12 +200,12 @@ def _site_spec(name: str, signals: Iterable[str]) -> Json:
 
 def _suite_row(page: SuitePage) -> tuple[str, ...]:
     methods = page.results.all
-    texts = [write_csv(one.rows) + write_csv(one.costs) for one in methods]
+    texts = [write_csv(method.rows) + write_csv(method.costs) for method in methods]
     return (
         one_line(page.title),
         page.name,
         f"{len(methods)}",
-        f"{sum(len(one.rows) for one in methods):,}",
+        f"{sum(len(method.rows) for method in methods):,}",
         f"{len(page.expected.tasks)}",
         ", ".join(str(show_shots(count)) for count in page.expected.shots),
         ", ".join(map(str, page.expected.seeds)),

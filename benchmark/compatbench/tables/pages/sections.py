@@ -83,13 +83,15 @@ _CORE = [
 def list_sections_below(page: SuitePage) -> list[tuple[Section, SuitePage]]:
     """What the leaderboard has below a suite, of it and of the suites that are its sections."""
     pages = [page, *page.sections]
-    pairs = [(section, one) for one in pages for section in list_sections("leaderboard", one)]
+    pairs = [(section, each) for each in pages for section in list_sections("leaderboard", each)]
     return sorted(pairs, key=lambda pair: pair[0].place)
 
 
 def list_sections(kind: Page, page: SuitePage) -> list[Section]:
     """The sections of a kind that a suite has, in their order."""
-    return [one for one in _all_sections() if one.page == kind and one.applies(page)]
+    return [
+        section for section in _all_sections() if section.page == kind and section.applies(page)
+    ]
 
 
 @cache

@@ -78,7 +78,7 @@ def describe_suite(page: SuitePage, columns: SiteColumns, settings: dict[str, in
     notes = (page.note, page.likeness, page.legend)
     configs = {method.info.name: method.config for method in reversed(page.results.all)}
     sections = list_sections("suite", page)
-    sections += (one for one in list_sections("leaderboard", page) if one.on_site)
+    sections += (each for each in list_sections("leaderboard", page) if each.on_site)
     return {
         "title": one_line(page.title),
         "notes": [one_line(text, 2000) for text in notes if text],
@@ -115,8 +115,8 @@ def _describe_board(page: SuitePage, columns: SiteColumns, upgrade: Upgrade, sho
         "shots": str(show_shots(shots)),
         "rows": rows,
         "figures": [
-            _figure(one, titles, one_line(f"{page.path_title(upgrade)}, {count_shots(shots)}"))
-            for one in figures_of_upgrade(page, upgrade, shots)
+            _figure(figure, titles, one_line(f"{page.path_title(upgrade)}, {count_shots(shots)}"))
+            for figure in figures_of_upgrade(page, upgrade, shots)
         ],
     }
 
@@ -133,12 +133,12 @@ def _cell(cell: Cell) -> str | list[Any]:
     return shown if cell.value == cell.text else [shown, cell.value]
 
 
-def _figure(one: PlannedFigure, titles: Sequence[str] = (), known_head: str = "") -> Json:
+def _figure(figure: PlannedFigure, titles: Sequence[str] = (), known_head: str = "") -> Json:
     """A figure; of its records each name stands once, and a row of the ranking is a number.
 
     Of its heading the script has the beginning.
     """
-    values = one.shown.values
+    values = figure.shown.values
     if titles:
         # These stand in the row, too.
         of_row = ("gains", "source", "target", "h")
@@ -151,10 +151,10 @@ def _figure(one: PlannedFigure, titles: Sequence[str] = (), known_head: str = ""
     names = dict.fromkeys(name for value in values for name in value)
     fields = [name for name in names if name not in known]
     return {
-        "kind": one.section,
-        "heading": f"{one.heading}. {one.said}".removesuffix(". ").removeprefix(known_head),
-        "missing": one.missing,
-        "signals": one.shown.signals,
+        "kind": figure.section,
+        "heading": f"{figure.heading}. {figure.said}".removesuffix(". ").removeprefix(known_head),
+        "missing": figure.missing,
+        "signals": figure.shown.signals,
         "fields": fields,
         "values": [[value.get(name) for name in fields] for value in values],
     }

@@ -158,13 +158,13 @@ def _answer(
         return ["Cannot tell: nothing of this kind was measured.", "", "", ""]
     widest = max((way.datasets for way in ways), key=len)
     ways = [way for way in ways if way.datasets == widest]
-    found, _ = choose_checked(ways, [way.by_task for way in ways], lambda a, b: estimate(a - b))
-    way = found if isinstance(found, MeasuredWay) else max(ways, key=lambda way: way.gain.value)
+    chosen, _ = choose_checked(ways, [way.by_task for way in ways], lambda a, b: estimate(a - b))
+    way = chosen if isinstance(chosen, MeasuredWay) else max(ways, key=lambda way: way.gain.value)
     shown = sum(way.gain.sign == 1 for way in ways)
-    if found is not None and shown == 1:
+    if chosen is not None and shown == 1:
         verdict = "Try first, with zero-shot beside it: the only way that is shown to beat the new "
         verdict += "model's own zero-shot."
-    elif found is not None:
+    elif chosen is not None:
         verdict = f"Try first, with zero-shot beside it: of {shown} ways shown to beat the new "
         verdict += "model's own zero-shot, the cheapest that is not clearly worse than the best."
     elif shown:
