@@ -9,8 +9,9 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from compatbench.extras.indexes.block_threads import map_blocks
 from compatbench.extras.indexes.index_maps import FeatureMap, Pair, find_drift, fit_map
-from compatbench.extras.indexes.rankings import Array, Ranking, merge, search
+from compatbench.extras.indexes.rankings import Array, Prepare, Ranking, merge, search
 from compatbench.extras.indexes.retrieval_files import CEILING, OLD
 from compatbench.extras.indexes.unpaired_map import find_unpaired
 from compatbench.extras.indexes.vector_files import VectorFile
@@ -19,7 +20,7 @@ DEPTH = 1000  # items that are ranked for a query, as in TREC's runs
 CASCADES = (50, 200, 1000)  # items of a cascade
 SHARES = (10, 50, 90)  # percent of an index that is half-migrated
 NEAREST = 10  # of CSLS
-BLOCK = 1 << 22  # scores that are computed together
+BLOCK = 1 << 20  # scores that are computed together
 COMPARED = 1 << 14  # pairs of a query and an item that are compared together
 Report = Callable[[str], object]
 
@@ -69,18 +70,20 @@ class Index:
     def depth(self) -> int:
         return min(DEPTH, int(self.kept.sum()))
 
-    def blocks(
-        self, side: VectorFile, turn: FeatureMap | None = None, only: Array | None = None
-    ) -> Iterator[tuple[Array, Array]]:
-        """Rows that stay and their unit vectors, mapped; ``only`` says which, ``[N]``."""
-        first, wanted = 0, self.kept if only is None else self.kept & only
-        per_block = int(np.clip(BLOCK // len(self.asked_new), 256, 4096))
-        for block in side.blocks(per_block):
+    @property
+    def per_block(self) -> int:
+        return int(np.clip(BLOCK // len(self.asked_new), 256, 4096))
+
+    def prepare(self, turn: FeatureMap | None = None, only: Array | None = None) -> Prepare:
+        """A block to the rows that stay and their unit vectors, mapped; ``only`` says which."""
+        wanted = self.kept if only is None else self.kept & only
+
+        def prepared(block: Array, first: int) -> tuple[Array, Array]:
             rows = first + np.flatnonzero(wanted[first : first + len(block)])
-            if len(rows):
-                vectors = to_unit(block[rows - first])
-                yield rows, vectors if turn is None else turn(vectors)
-            first += len(block)
+            vectors = to_unit(block[rows - first] if len(rows) < len(block) else block)
+            return rows, vectors if turn is None else turn(vectors)
+
+        return prepared
 
     def search(
         self,
@@ -89,7 +92,8 @@ class Index:
         turn: FeatureMap | None = None,
         only: Array | None = None,
     ) -> Ranking:
-        return search(queries, self.blocks(side, turn, only), self.depth, self.itself)
+        blocks, prepare = side.blocks(self.per_block), self.prepare(turn, only)
+        return search(queries, blocks, self.depth, self.itself, prepare)
 
 
 def to_unit(vectors: Array) -> Array:
@@ -180,14 +184,17 @@ def rank_ways(index: Index, maps: Maps, again: Ranking, report: Report) -> Itera
 def _csls(index: Index, queries: Array, hubs: Array) -> Array:
     """Ranked by 2 cos − r, with r the mean cosine of an item to the nearest of the hubs."""
 
-    def blocks() -> Iterator[tuple[Array, Array]]:
-        for rows, vectors in index.blocks(index.old):
-            count = min(NEAREST, len(hubs))
-            near = np.partition(-(vectors @ hubs.T), count - 1, axis=1)[:, :count]
-            yield rows, np.hstack([vectors, near.mean(axis=1, keepdims=True)])
+    prepare = index.prepare()
+
+    def with_hubs(block: Array, first: int) -> tuple[Array, Array]:
+        rows, vectors = prepare(block, first)
+        count = min(NEAREST, len(hubs))
+        near = np.partition(-(vectors @ hubs.T), count - 1, axis=1)[:, :count]
+        return rows, np.hstack([vectors, near.mean(axis=1, keepdims=True)])
 
     twice = np.hstack([2 * queries, np.ones((len(queries), 1), np.float32)])
-    return search(twice, blocks(), index.depth, index.itself).rows
+    blocks = index.old.blocks(index.per_block)
+    return search(twice, blocks, index.depth, index.itself, with_hubs).rows
 
 
 def _cascades(index: Index, by: tuple[str, int], ranking: Ranking) -> Iterator[Ranked]:
@@ -204,14 +211,19 @@ def _cascades(index: Index, by: tuple[str, int], ranking: Ranking) -> Iterator[R
 def _compare(index: Index, rows: Array) -> Array:
     """The new model's cosine of each query with the items of its ranking, ``rows.shape``."""
     flat, scores = rows.ravel(), np.full(rows.size, -np.inf, np.float32)
-    order = np.argsort(flat, kind="stable")
-    for block, vectors in index.blocks(index.new):
-        low, high = np.searchsorted(flat, [block[0], block[-1] + 1], sorter=order)
+    order, prepare = np.argsort(flat, kind="stable"), index.prepare()
+
+    def compare(block: Array, first: int) -> None:
+        there, vectors = prepare(block, first)
+        low, high = np.searchsorted(flat, [first, first + len(block)], sorter=order)
         for start in range(low, high, COMPARED):
             pairs = order[start : min(high, start + COMPARED)]
             asked = index.asked_new[pairs // rows.shape[1]]
-            items = vectors[np.searchsorted(block, flat[pairs])]
+            items = vectors[np.searchsorted(there, flat[pairs])]
             scores[pairs] = np.einsum("ij,ij->i", asked, items)
+
+    for _ in map_blocks(compare, index.new.blocks(index.per_block)):
+        pass
     return scores.reshape(rows.shape)
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from compatbench.errors import CompatbenchError
+from compatbench.extras.indexes.block_threads import map_blocks
 from compatbench.extras.indexes.index_maps import LEAST_PAIRS, PAIRS, SEEDS, choose_numbers
 from compatbench.extras.indexes.index_verdicts import MeasuredIndex, summarise
 from compatbench.extras.indexes.index_ways import Index, Maps, Way, rank_ways, to_unit
@@ -135,12 +136,12 @@ def measure_index(
 
 def _read_marks(file: VectorFile) -> NDArray[np.uint64]:
     """``_mark`` of every vector, which must be one: finite, and not all zeros."""
-    marks, first = [], 0
-    for block in file.blocks():
+
+    def marked(block: NDArray[Any], first: int) -> NDArray[np.uint64]:
         check_lengths(file.path, block.astype(np.float64), first, zeros=False)
-        marks.append(_mark(to_unit(block)))
-        first += len(block)
-    return np.concatenate(marks)
+        return _mark(to_unit(block))
+
+    return np.concatenate([*map_blocks(marked, file.blocks())])
 
 
 def _mark(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
@@ -152,12 +153,12 @@ def _mark(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
 
 def _take(file: VectorFile, rows: NDArray[np.intp]) -> NDArray[np.float32]:
     """Unit vectors of some rows, which rise."""
-    taken, first = [np.empty((0, file.width), np.float32)], 0
-    for block in file.blocks():
+
+    def taken(block: NDArray[Any], first: int) -> NDArray[np.float32]:
         low, high = np.searchsorted(rows, [first, first + len(block)])
-        taken.append(to_unit(block[rows[low:high] - first]))
-        first += len(block)
-    return np.concatenate(taken)
+        return to_unit(block[rows[low:high] - first])
+
+    return np.concatenate([*map_blocks(taken, file.blocks())])
 
 
 def _read_units(

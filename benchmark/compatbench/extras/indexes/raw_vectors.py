@@ -16,12 +16,14 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from compatbench.errors import CompatbenchError
+from compatbench.extras.indexes.block_threads import map_blocks
 from compatbench.messages import first_line
 
 BLOCK = 4 << 20  # bytes of float32 in a block; in small ones threads wait for each other
 DTYPES = ("float16", "float32", "float64")
 KINDS = "a .npy, parquet, safetensors or flat Faiss index"
-# Vectors ``[n, width]`` and the number of the first, to the vectors in their place.
+# Vectors ``[n, width]`` and the number of the first, to the vectors in their place; called for
+# several blocks at once.
 Change = Callable[[NDArray[Any], int], NDArray[Any]]
 # Of an index of Faiss, after four letters for its kind: width, rows, two that are not used,
 # whether it is trained, and its metric, behind which all but the first two have a number.
@@ -84,12 +86,14 @@ class RawVectors(VectorFile):
             yield from self._read(source, rows or self.per_block)
 
     def rewrite(self, file: BinaryIO, width: int, change: Change) -> None:
+        def changed_block(block: NDArray[Any], first: int) -> NDArray[Any]:
+            return np.ascontiguousarray(change(block, first), self.dtype)
+
         file.write(self.header(width))
         with self.path.open("rb") as source:
             source.seek(self.start)
-            for number, block in enumerate(self._read(source, self.per_block)):
-                changed = change(block, number * self.per_block)
-                file.write(np.ascontiguousarray(changed, self.dtype).data)
+            for changed in map_blocks(changed_block, self._read(source, self.per_block)):
+                file.write(changed.data)
             shutil.copyfileobj(source, file)  # what stands behind the vectors
 
     def _read(self, source: BinaryIO, rows: int) -> Iterator[NDArray[Any]]:

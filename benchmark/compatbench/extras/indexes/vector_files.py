@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from compatbench.data.layouts.containers import import_pyarrow
 from compatbench.errors import CompatbenchError
+from compatbench.extras.indexes.block_threads import map_blocks
 from compatbench.extras.indexes.raw_vectors import (
     Change,
     VectorArray,
@@ -69,17 +70,19 @@ class ParquetVectors(VectorFile):
         others = [name for name in schema.names if name != self.column]
         packed = source.metadata.row_group(0).column(place).compression
         packed = "NONE" if packed == "UNCOMPRESSED" else packed
-        first = 0
+
+        def changed_batch(batch: Any, first: int) -> Any:
+            vectors = change(self._vectors(batch.column(place), first), first)
+            values = pa.array(vectors.astype(self.dtype, copy=False).reshape(-1))
+            columns = batch.columns
+            columns[place] = pa.FixedSizeListArray.from_arrays(values, width).cast(kind)
+            return pa.record_batch(columns, schema=written)
+
         with pa.parquet.ParquetWriter(
             file, written, compression=packed, use_dictionary=others
         ) as writer:
-            for batch in self._batches(source, self.per_block):
-                vectors = change(self._vectors(batch.column(place), first), first)
-                values = pa.array(vectors.astype(self.dtype, copy=False).reshape(-1))
-                columns = batch.columns
-                columns[place] = pa.FixedSizeListArray.from_arrays(values, width).cast(kind)
-                writer.write_batch(pa.record_batch(columns, schema=written))
-                first += len(batch)
+            for batch in map_blocks(changed_batch, self._batches(source, self.per_block)):
+                writer.write_batch(batch)
 
     def _batches(self, source: Any, rows: int, **columns: Any) -> Iterator[Any]:
         with _reading(self.path):
