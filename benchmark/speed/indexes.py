@@ -3,17 +3,19 @@
 python benchmark/speed/indexes.py                      # half an hour, 6 GB of disk; indexes.json
 python benchmark/speed/indexes.py --most 10000000      # with ten million vectors, and 20 GB of disk
 
-With faiss-cpu, if that is installed, exact search is beside its own.
+With faiss-cpu, if that is installed, exact search is beside its own, in memory and by blocks.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,12 +26,12 @@ import typer
 from threadpoolctl import threadpool_limits
 from workload import matmul_rate, peak_gib
 
-import compatbench as cb
 from compatbench.engine.cell import provenance
 from compatbench.extras.indexes.index_maps import FeatureMap
 from compatbench.extras.indexes.index_port import stream_index
-from compatbench.extras.indexes.index_ways import Index
-from compatbench.extras.indexes.vector_files import open_vectors
+from compatbench.extras.indexes.index_ways import Index, to_unit
+from compatbench.extras.indexes.rankings import Ranking, merge
+from compatbench.extras.indexes.vector_files import VectorFile, open_vectors
 
 HERE = Path(__file__).parent
 WIDTH, ROWS, ROUNDS = 512, 100_000, 3
@@ -37,15 +39,14 @@ SIZES = (1_000, 100_000, 1_000_000, 10_000_000)
 
 
 LARGE, LARGE_WIDTH, QUERIES, CORES = 1_000_000, 768, 1000, 2
+LARGE_ROUNDS = 5
+OF_FAISS = 1 << 16  # rows in a block that Faiss searches
 
 
-def main(most: int = 1_000_000, child: Path | None = None, measured: Path | None = None) -> None:
+def main(most: int = 1_000_000, child: Path | None = None) -> None:
     threadpool_limits(1)
     if child is not None:
         print(json.dumps(port(child)))
-        return
-    if measured is not None:
-        print(json.dumps(measure(measured)))
         return
     with TemporaryDirectory(dir=".") as folder:
         path = Path(folder, "index.npy")
@@ -74,20 +75,15 @@ def main(most: int = 1_000_000, child: Path | None = None, measured: Path | None
                 about = {"descr": "<f4", "fortran_order": False, "shape": (rows, WIDTH)}
                 np.lib.format.write_array_header_1_0(file, about)
                 file.truncate(file.tell() + rows * WIDTH * 4)
-            figures["memory"].append({"rows": rows, **run_apart("--child", path)})
+            command = [sys.executable, __file__, "--child", str(path)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            figures["memory"].append({"rows": rows, **json.loads(done.stdout)})
     (HERE / "indexes.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(figures, indent=1))
 
 
-def run_apart(option: str, path: Path) -> dict[str, Any]:
-    """What this program says of an index in a process of its own, whose memory it counts."""
-    command = [sys.executable, __file__, option, str(path)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)
-
-
 def on_two_cores(path: Path) -> dict[str, Any]:
-    """Seconds by the clock and of CPU to map and to search a large index: the best, in turn."""
+    """Seconds by the clock and of CPU to map and to search a large index, every round, in turn."""
     generator = np.random.default_rng(0)
     vectors = generator.standard_normal((LARGE, LARGE_WIDTH), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -114,14 +110,28 @@ def on_two_cores(path: Path) -> dict[str, Any]:
     with suppress(ImportError):
         faiss: Any = import_module("faiss")
         faiss.omp_set_num_threads(CORES)
-        flat = faiss.IndexFlatIP(LARGE_WIDTH)
-        flat.add(vectors)
-        works["search: Faiss, in memory"] = lambda: flat.search(asked, index.depth)
+        of_file, metric = partial(by_faiss, faiss, asked, file), faiss.METRIC_INNER_PRODUCT
+        in_memory = partial(faiss.knn, asked, vectors, metric=metric)
+        works["search: Faiss, in memory"] = lambda: in_memory(k=index.depth)
+        works["search: Faiss, of a file"] = lambda: of_file(index.depth)
     with threadpool_limits(CORES):
-        rounds = [[take(work) for work in works.values()] for _ in range(ROUNDS)]
-    best = dict(zip(works, np.min(rounds, axis=0).round(3).tolist(), strict=True))
+        rounds = [[take(work) for work in works.values()] for _ in range(LARGE_ROUNDS)]
+    seconds = {
+        name: {"clock": np.round(clock, 2).tolist(), "cpu": np.round(cpu, 2).tolist()}
+        for name, (clock, cpu) in zip(works, np.transpose(rounds, (1, 2, 0)), strict=True)
+    }
     about = {"rows": LARGE, "width": LARGE_WIDTH, "queries": QUERIES, "depth": index.depth}
-    return about | {"seconds": best, "measured": run_apart("--measured", path)}
+    return about | {"seconds": seconds, "measured": measure(path)}
+
+
+def by_faiss(faiss: Any, asked: np.ndarray, file: VectorFile, depth: int) -> Ranking:
+    """The same search by Faiss, of blocks that are read and scaled as ours."""
+    parts, first = list[Ranking](), 0
+    for block in file.blocks(OF_FAISS):
+        scores, rows = faiss.knn(asked, to_unit(block), depth, faiss.METRIC_INNER_PRODUCT)
+        parts.append(Ranking(first + rows, scores))
+        first += len(block)
+    return merge(parts, depth)
 
 
 def take(work: Callable[[], object]) -> tuple[float, float]:
@@ -132,14 +142,20 @@ def take(work: Callable[[], object]) -> tuple[float, float]:
 
 
 def measure(path: Path) -> dict[str, int]:
-    """Seconds and peak memory in MiB of every way of an index, which stands for both models'."""
+    """CPU seconds and peak MiB of ``study index``; one file stands for both models'."""
     rows = np.load(path, mmap_mode="r")[:: 5 * LARGE // QUERIES]
     asked = rows + np.random.default_rng(1).standard_normal(rows.shape, np.float32) / 100
-    every = {"queries": (asked, asked), "pairs": [1024], "seeds": [1]}
-    before = round(1024 * peak_gib())
-    _, cpu = take(lambda: cb.measure_index(path, path, **every))
-    about = {"queries": len(asked), "cpu": round(cpu), "before_mib": before}
-    return about | {"peak_mib": round(1024 * peak_gib())}
+    np.save(queries := path.with_name("queries.npy"), asked)
+    command = [sys.executable, "-m", "compatbench", "study", "index", path, path]
+    command += ["--queries", queries, queries, "--pairs", "1024", "--seeds", "1"]
+    limits = {f"{name}_NUM_THREADS": str(CORES) for name in ("OMP", "OPENBLAS", "MKL")}
+    process = subprocess.Popen(command, env=os.environ | limits, stdout=subprocess.DEVNULL)
+    start = time.perf_counter()
+    _, status, used = os.wait4(process.pid, 0)
+    assert status == 0
+    about = {"queries": len(asked), "clock": round(time.perf_counter() - start)}
+    cpu = round(used.ru_utime + used.ru_stime)
+    return about | {"cpu": cpu, "peak_mib": round(used.ru_maxrss / 1024)}
 
 
 def multiply(vectors: np.ndarray) -> float:

@@ -236,7 +236,7 @@ def test_a_command_reads_every_format(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         ({"new": np.ones((3, 8))}, "has 240 rows and the new vectors 3"),
         ({"old": np.full((ITEMS, 8), np.nan)}, "the old vectors: the vector in row 0 has a NaN"),
-        ({"new": np.eye(ITEMS, 8)}, "the new vectors: the vector in row 8 is all zeros"),
+        ({"new": np.eye(ITEMS, 8)}, "row 8 is all zeros; drop it, on both models"),
         ({"old": np.full((ITEMS, 8), np.inf, np.float16)}, "row 0 has a NaN or an infinite"),
         ({"old": np.ones(4)}, "an index is a matrix"),
         ({"queries": (np.ones((5, 8)), np.ones((4, 8)))}, "queries of shapes"),
@@ -246,6 +246,7 @@ def test_a_command_reads_every_format(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"query_labels": ["z"] * QUERIES}, "no query has a label of an item"),
         ({"labels": None}, "give the labels of the items, too"),
         ({"relevant": pd.DataFrame({"q": [0], "i": [1]})}, "relevant items or labels, one of"),
+        ({"qrels": [("0", "9", 1)], "queries": None}, "of queries: give the queries, too"),
         ({"pairs": [3]}, "numbers of at least 8"),
         ({"pairs": [500]}, "--pairs 500: there are 120; give 120 at most"),
         ({"seeds": []}, "and a seed"),

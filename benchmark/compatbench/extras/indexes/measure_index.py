@@ -183,7 +183,11 @@ def _read_relevance(
         raise CompatbenchError(
             f"give {'the labels of the items, too' if relevant is None else both}"
         )
-    return None if relevant is None else read_judgements(relevant, counts, ids)
+    if relevant is None:
+        return None
+    if itself is not None:
+        raise CompatbenchError("relevant items are those of queries: give the queries, too")
+    return read_judgements(relevant, counts, ids)
 
 
 def _choose_pairs(

@@ -198,7 +198,8 @@ def check_lengths(
     if wrong.any():
         row = int(wrong.argmax())
         what = "is all zeros" if lengths[row] == 0 else "has a NaN or an infinite number"
-        raise CompatbenchError(f"{path}: the vector in row {first + row:,} {what}; drop it")
+        which = "" if zeros else ", on both models"
+        raise CompatbenchError(f"{path}: the vector in row {first + row:,} {what}; drop it{which}")
     return lengths
 
 
