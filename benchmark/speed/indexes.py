@@ -86,7 +86,7 @@ def on_two_cores(path: Path) -> dict[str, Any]:
     """Seconds by the clock and of CPU to map and to search a large index, every round, in turn."""
     generator = np.random.default_rng(0)
     vectors = generator.standard_normal((LARGE, LARGE_WIDTH), np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]  # with no copy
     np.save(path, vectors)
     asked = vectors[:: LARGE // QUERIES]
     square = np.ascontiguousarray(vectors[:LARGE_WIDTH])

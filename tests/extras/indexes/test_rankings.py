@@ -9,14 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compatbench.extras.indexes.rankings import (
-    ByClass,
-    Judged,
-    Ranking,
-    measure,
-    merge,
-    search,
-)
+from compatbench.extras.indexes.rankings import ByClass, Judged, measure, merge, search
 
 
 def draw(seed: int, queries: int, items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -29,8 +22,10 @@ def draw(seed: int, queries: int, items: int) -> tuple[np.ndarray, np.ndarray, n
     return vectors[:queries], vectors[queries:], grades
 
 
-def in_blocks(items: np.ndarray, size: int) -> list[np.ndarray]:
-    return [items[first : first + size] for first in range(0, len(items), size)]
+def in_blocks(items: np.ndarray, size: int, rows: np.ndarray | None = None):
+    rows = np.arange(len(items)) if rows is None else rows
+    blocks = [rows[first : first + size] for first in range(0, len(rows), size)]
+    return lambda reach: [reach(block, items[block]) for block in blocks]
 
 
 def naive(grades: list[float], ranked: list[int]) -> dict[str, float]:
@@ -96,16 +91,10 @@ def test_classes_and_judgements_say_the_same_and_no_query_finds_itself() -> None
 
 def test_an_index_in_two_parts_is_one_index() -> None:
     asked, vectors, _ = draw(1, 4, 60)
-    third = np.arange(60) % 3 == 0
-
-    def search_part(part: np.ndarray) -> Ranking:
-        def prepare(block: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
-            places = np.flatnonzero(part[first : first + len(block)])
-            return first + places, block[places]
-
-        return search(asked, in_blocks(vectors, 8), 25, prepare=prepare)
-
-    parts = [search_part(third), search_part(~third)]
+    part = np.arange(60) % 3 == 0
+    parts = [
+        search(asked, in_blocks(vectors, 8, np.flatnonzero(rows)), 25) for rows in (part, ~part)
+    ]
     merged, whole = merge(parts, 25), search(asked, in_blocks(vectors, 60), 25)
     assert np.array_equal(merged.scores, whole.scores)
 

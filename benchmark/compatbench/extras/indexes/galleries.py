@@ -219,11 +219,11 @@ def rank_gallery(
         asked, classes: the class of each, ``[Q]`` and ``[n]``.
         itself: the place of each query in the gallery, where it is not looked for, ``[Q]``.
     """
-    parts = [np.empty((0, len(FIGURES)))]
+    parts, every = [np.empty((0, len(FIGURES)))], np.arange(len(gallery))
     for first in range(0, len(queries), BLOCK):
         rows = slice(first, first + BLOCK)
         own = None if itself is None else itself[rows]
-        ranked = search(queries[rows], [gallery], len(gallery), own).rows
+        ranked = search(queries[rows], lambda reach: [reach(every, gallery)], len(every), own).rows
         figures = measure(ranked, ByClass(asked[rows], classes, own))
         parts.append(np.stack([figures[name] for name in FIGURES.values()], axis=1))
     joined = np.concatenate(parts)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compatbench.extras.indexes.block_threads import map_blocks
 from compatbench.extras.indexes.index_maps import FeatureMap, Pair, find_drift, fit_map
-from compatbench.extras.indexes.rankings import Array, Prepare, Ranking, merge, search
+from compatbench.extras.indexes.rankings import Array, Ranking, merge, search
 from compatbench.extras.indexes.retrieval_files import CEILING, OLD
 from compatbench.extras.indexes.unpaired_map import find_unpaired
 from compatbench.extras.indexes.vector_files import VectorFile
@@ -23,6 +26,7 @@ NEAREST = 10  # of CSLS
 BLOCK = 1 << 20  # scores that are computed together
 COMPARED = 1 << 14  # pairs of a query and an item that are compared together
 Report = Callable[[str], object]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -70,30 +74,33 @@ class Index:
     def depth(self) -> int:
         return min(DEPTH, int(self.kept.sum()))
 
-    @property
-    def per_block(self) -> int:
-        return int(np.clip(BLOCK // len(self.asked_new), 256, 4096))
-
-    def prepare(self, turn: FeatureMap | None = None, only: Array | None = None) -> Prepare:
-        """A block to the rows that stay and their unit vectors, mapped; ``only`` says which."""
+    def each(
+        self,
+        function: Callable[[Array, Array], Result],
+        side: VectorFile,
+        turn: Callable[[Array], Array] | None = None,
+        only: Array | None = None,
+    ) -> Iterator[Result]:
+        """A function of rows that stay and their unit vectors, mapped; ``only`` says which."""
         wanted = self.kept if only is None else self.kept & only
 
-        def prepared(block: Array, first: int) -> tuple[Array, Array]:
+        def of_block(block: Array, first: int) -> Result:
             rows = first + np.flatnonzero(wanted[first : first + len(block)])
             vectors = to_unit(block[rows - first] if len(rows) < len(block) else block)
-            return rows, vectors if turn is None else turn(vectors)
+            return function(rows, vectors if turn is None else turn(vectors))
 
-        return prepared
+        per_block = int(np.clip(BLOCK // len(self.asked_new), 256, 4096))
+        return map_blocks(of_block, side.blocks(per_block))
 
     def search(
         self,
         queries: Array,
         side: VectorFile,
-        turn: FeatureMap | None = None,
+        turn: Callable[[Array], Array] | None = None,
         only: Array | None = None,
     ) -> Ranking:
-        blocks, prepare = side.blocks(self.per_block), self.prepare(turn, only)
-        return search(queries, blocks, self.depth, self.itself, prepare)
+        each = partial(self.each, side=side, turn=turn, only=only)
+        return search(queries, each, self.depth, self.itself)
 
 
 def to_unit(vectors: Array) -> Array:
@@ -183,18 +190,14 @@ def rank_ways(index: Index, maps: Maps, again: Ranking, report: Report) -> Itera
 
 def _csls(index: Index, queries: Array, hubs: Array) -> Array:
     """Ranked by 2 cos − r, with r the mean cosine of an item to the nearest of the hubs."""
+    count = min(NEAREST, len(hubs))
 
-    prepare = index.prepare()
-
-    def with_hubs(block: Array, first: int) -> tuple[Array, Array]:
-        rows, vectors = prepare(block, first)
-        count = min(NEAREST, len(hubs))
+    def with_hubs(vectors: Array) -> Array:
         near = np.partition(-(vectors @ hubs.T), count - 1, axis=1)[:, :count]
-        return rows, np.hstack([vectors, near.mean(axis=1, keepdims=True)])
+        return np.hstack([vectors, near.mean(axis=1, keepdims=True)])
 
     twice = np.hstack([2 * queries, np.ones((len(queries), 1), np.float32)])
-    blocks = index.old.blocks(index.per_block)
-    return search(twice, blocks, index.depth, index.itself, with_hubs).rows
+    return index.search(twice, index.old, with_hubs).rows
 
 
 def _cascades(index: Index, by: tuple[str, int], ranking: Ranking) -> Iterator[Ranked]:
@@ -211,19 +214,19 @@ def _cascades(index: Index, by: tuple[str, int], ranking: Ranking) -> Iterator[R
 def _compare(index: Index, rows: Array) -> Array:
     """The new model's cosine of each query with the items of its ranking, ``rows.shape``."""
     flat, scores = rows.ravel(), np.full(rows.size, -np.inf, np.float32)
-    order, prepare = np.argsort(flat, kind="stable"), index.prepare()
+    order = np.argsort(flat, kind="stable")
 
-    def compare(block: Array, first: int) -> None:
-        there, vectors = prepare(block, first)
-        low, high = np.searchsorted(flat, [first, first + len(block)], sorter=order)
+    def compare(there: Array, vectors: Array) -> None:
+        if not len(there):
+            return
+        low, high = np.searchsorted(flat, [there[0], there[-1] + 1], sorter=order)
         for start in range(low, high, COMPARED):
             pairs = order[start : min(high, start + COMPARED)]
             asked = index.asked_new[pairs // rows.shape[1]]
             items = vectors[np.searchsorted(there, flat[pairs])]
             scores[pairs] = np.einsum("ij,ij->i", asked, items)
 
-    for _ in map_blocks(compare, index.new.blocks(index.per_block)):
-        pass
+    deque(index.each(compare, index.new), 0)
     return scores.reshape(rows.shape)
 
 

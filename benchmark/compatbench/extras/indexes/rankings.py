@@ -9,10 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from compatbench.extras.indexes.block_threads import map_blocks
-
 Array = NDArray[Any]
-Prepare = Callable[[Array, int], tuple[Array, Array]]  # of a block, see ``search``
 CUTS = (1, 5, 10, 100)  # of recall; of success the first three
 GRADED = 10  # items that nDCG looks at
 
@@ -24,13 +21,10 @@ class Ranking(NamedTuple):
     scores: Array  # inner products, falling, ``[Q, depth]``
 
 
-def search(
-    queries: Array,
-    blocks: Iterable[Array],
-    depth: int,
-    itself: Array | None = None,
-    prepare: Prepare = lambda vectors, first: (first + np.arange(len(vectors)), vectors),
-) -> Ranking:
+Each = Callable[[Callable[[Array, Array], Ranking]], Iterable[Ranking]]
+
+
+def search(queries: Array, each: Each, depth: int, itself: Array | None = None) -> Ranking:
     """The items with the largest inner products, exactly; of equal ones the first rows.
 
     Beyond the first ``depth`` of a query only items above the last of its best are looked at; the
@@ -38,16 +32,14 @@ def search(
 
     Args:
         queries: ``[Q, e]``.
-        blocks: of vectors, rising in rows; some of them are in memory at a time.
+        each: calls a function with rows of items, rising, and their vectors ``[n, e]``, block by
+            block, and gives what it returns, in this order.
         depth: how many items of each query are kept.
         itself: the row that each query is not to find, ``[Q]``.
-        prepare: a block and the number of its first row, to the rows of items, rising, and their
-            vectors ``[n, e]``.
     """
     least = np.full((len(queries), 1), -np.inf, np.result_type(queries))  # that is still kept
 
-    def reach(block: Array, first: int) -> Ranking:
-        rows, vectors = prepare(block, first)
+    def reach(rows: Array, vectors: Array) -> Ranking:
         scores = queries @ vectors.T
         if itself is not None and len(rows):
             # Where a row of the block is that of a query.
@@ -57,7 +49,7 @@ def search(
         return _pick(rows, scores, scores >= least)
 
     parts, width = list[Ranking](), 0
-    for part in map_blocks(reach, blocks):
+    for part in each(reach):
         parts, width = [*parts, part], width + part.rows.shape[1]
         if width > 2 * depth:
             parts, width = [_keep(_join(parts), depth)], depth
