@@ -19,8 +19,8 @@ from compatbench.files.sizes import format_bytes
 from compatbench.messages import count
 from compatbench.results import choice
 from compatbench.results.estimate import Interval, estimate, interval_columns
-from compatbench.tables.numbers import percent, signed, with_interval
-from compatbench.tables.table import Column, Table, make_table, number
+from compatbench.tables.numbers import interval_text, percent, signed, with_interval
+from compatbench.tables.table import Column, Table, make_table, number, records
 
 WIDTH = 79
 JUDGED, AGREEMENT = "ndcg@10", "recall@10"  # the measure of the verdict
@@ -86,23 +86,23 @@ class MeasuredIndex:
             Column("share", "Share", show=percent),
             Column("encode", "Encode", show="{:,}".format),
         ]
-        records = [
+        rows = [
             {
                 **row,
                 "way": show_way(row),
                 "value": number(percent(row[self.measure]), row[self.measure]),
-                "over": number(_over(row), row["over_old"]),
+                "over": number(interval_text(row, "over_old", signed), row["over_old"]),
             }
-            for row in _records(self.frame.loc[most])
+            for row in records(self.frame.loc[most])
         ]
-        return make_table(columns, records, narrow=("encode", "share"))
+        return make_table(columns, rows, narrow=("encode", "share"))
 
     def __str__(self) -> str:
         return "\n".join(fill(line, WIDTH, break_on_hyphens=False) for line in self._lines())
 
     def _lines(self) -> Iterator[str]:
         title = TITLES[self.measure]
-        row = None if self.chosen is None else _records(self.frame)[self.chosen]
+        row = None if self.chosen is None else records(self.frame)[self.chosen]
         if self.measure == AGREEMENT:
             yield (
                 "cannot tell: no relevance is known, so nothing says that the new model is better; "
@@ -128,17 +128,6 @@ class MeasuredIndex:
             f"This rests on {self.queries:,} queries and {count(self.items, 'item')}; 95 % "
             "intervals are over queries."
         )
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    known = frame.astype(object).where(frame.notna(), None)
-    return [dict(zip(map(str, known), row, strict=True)) for row in known.itertuples(index=False)]
-
-
-def _over(row: Mapping[str, Any]) -> str:
-    if row["way"] == OLD:
-        return ""
-    return f"{signed(row['over_old_low'])} to {signed(row['over_old_high'])}"
 
 
 def _by(row: Mapping[str, Any]) -> str:

@@ -128,9 +128,8 @@ def measure_index(
         relevance = Judged(asking, best.ravel(), np.ones(best.size), len(best))
     relevance = relevance.keep(kept)
     figures: dict[Way, list[dict[str, Any]]] = {}
-    for ranked in rank_ways(index, maps, again, progress):
-        measured = measure(ranked.rows, relevance) | {"encoded": ranked.encoded}
-        figures.setdefault(ranked.way, []).append(measured)
+    for way, rows, encoded in rank_ways(index, maps, again, progress):
+        figures.setdefault(way, []).append(measure(rows, relevance) | {"encoded": encoded})
     return summarise(index, figures, known)
 
 

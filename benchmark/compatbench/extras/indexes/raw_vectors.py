@@ -73,36 +73,38 @@ class RawVectors(VectorFile):
     header: Callable[[int], bytes]  # for vectors of a width
 
     def __post_init__(self) -> None:
-        needed = self.start + self.rows * self.width * self.dtype.itemsize
-        if (size := self.path.stat().st_size) < needed:
+        if (size := self.path.stat().st_size) < self.end:
             raise CompatbenchError(
                 f"{self.path} is truncated: {self.rows:,} vectors of width {self.width} end at "
-                f"byte {needed:,}, and the file at {size:,}; copy it again"
+                f"byte {self.end:,}, and the file at {size:,}; copy it again"
             )
 
+    @property
+    def end(self) -> int:
+        """Of the vectors, in bytes."""
+        return self.start + self.rows * self.width * self.dtype.itemsize
+
     def blocks(self, rows: int = 0) -> Iterator[NDArray[Any]]:
+        rows = rows or self.per_block
         with self.path.open("rb") as source:
             source.seek(self.start)
-            yield from self._read(source, rows or self.per_block)
+            for first in range(0, self.rows, rows):
+                shape = min(rows, self.rows - first), self.width
+                block = np.fromfile(source, self.dtype, shape[0] * shape[1])
+                if block.size < shape[0] * shape[1]:
+                    raise CompatbenchError(f"{self.path} became shorter while it was read")
+                yield block.reshape(shape)
 
     def rewrite(self, file: BinaryIO, width: int, change: Change) -> None:
         def changed_block(block: NDArray[Any], first: int) -> NDArray[Any]:
             return np.ascontiguousarray(change(block, first), self.dtype)
 
         file.write(self.header(width))
+        for changed in map_blocks(changed_block, self.blocks()):
+            file.write(changed.data)
         with self.path.open("rb") as source:
-            source.seek(self.start)
-            for changed in map_blocks(changed_block, self._read(source, self.per_block)):
-                file.write(changed.data)
+            source.seek(self.end)
             shutil.copyfileobj(source, file)  # what stands behind the vectors
-
-    def _read(self, source: BinaryIO, rows: int) -> Iterator[NDArray[Any]]:
-        for first in range(0, self.rows, rows):
-            shape = min(rows, self.rows - first), self.width
-            block = np.fromfile(source, self.dtype, shape[0] * shape[1])
-            if block.size < shape[0] * shape[1]:
-                raise CompatbenchError(f"{self.path} became shorter while it was read")
-            yield block.reshape(shape)
 
 
 def read_npy(path: Path, file: BinaryIO) -> RawVectors:
