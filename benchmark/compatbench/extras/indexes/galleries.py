@@ -78,13 +78,9 @@ class Galleries:
     @cached_property
     def captions(self) -> list[tuple[int, str]]:
         """Every caption, with the row of its image among those of all tasks."""
-        found, row = [], 0
-        for task in self.tasks:
-            texts = task.find_captions()
-            for sample in task.split("test"):
-                found += [(row, text) for text in texts.get(sample.id, ())]
-                row += 1
-        return found
+        texts = ((task.find_captions(), task.split("test")) for task in self.tasks)
+        of_images = (known.get(sample.id, ()) for known, samples in texts for sample in samples)
+        return [(row, text) for row, captions in enumerate(of_images) for text in captions]
 
     @cached_property
     def questions(self) -> list[Question]:

@@ -81,20 +81,15 @@ class MeasuredIndex:
         most = self.frame["pairs"].isin([0, self.frame["pairs"].max()])
         columns = [
             Column("way", "Way", left=True),
-            Column("value", TITLES[self.measure]),
-            Column("over", "Over old"),
+            Column(self.measure, TITLES[self.measure], show=percent),
+            Column("over_old", "Over old"),
             Column("share", "Share", show=percent),
             Column("encode", "Encode", show="{:,}".format),
         ]
-        rows = [
-            {
-                **row,
-                "way": show_way(row),
-                "value": number(percent(row[self.measure]), row[self.measure]),
-                "over": number(interval_text(row, "over_old", signed), row["over_old"]),
-            }
-            for row in records(self.frame.loc[most])
-        ]
+        rows = records(self.frame.loc[most])
+        for row in rows:
+            over = number(interval_text(row, "over_old", signed), row["over_old"])
+            row |= {"way": show_way(row), "over_old": over}
         return make_table(columns, rows, narrow=("encode", "share"))
 
     def __str__(self) -> str:

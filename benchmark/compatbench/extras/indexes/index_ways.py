@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from typing import NamedTuple, TypeVar
@@ -27,6 +27,9 @@ BLOCK = 1 << 20  # scores that are computed together
 COMPARED = 1 << 14  # pairs of a query and an item that are compared together
 Report = Callable[[str], object]
 Result = TypeVar("Result")
+Of = Callable[[Array, Array], Result]  # of rows of items and of their vectors
+Turn = Callable[[Array], Array] | None  # of vectors
+Rows = Array | None  # whether each row is one of them, ``[N]``
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,7 @@ class Index:
         return min(DEPTH, int(self.kept.sum()))
 
     def each(
-        self,
-        function: Callable[[Array, Array], Result],
-        side: VectorFile,
-        turn: Callable[[Array], Array] | None = None,
-        only: Array | None = None,
+        self, function: Of[Result], side: VectorFile, turn: Turn = None, only: Rows = None
     ) -> Iterator[Result]:
         """A function of rows that stay and their unit vectors, mapped; ``only`` says which."""
         wanted = self.kept if only is None else self.kept & only
@@ -92,11 +91,7 @@ class Index:
         return map_blocks(of_block, side.blocks(per_block))
 
     def search(
-        self,
-        queries: Array,
-        side: VectorFile,
-        turn: Callable[[Array], Array] | None = None,
-        only: Array | None = None,
+        self, queries: Array, side: VectorFile, turn: Turn = None, only: Rows = None
     ) -> Ranking:
         each = partial(self.each, side=side, turn=turn, only=only)
         return search(queries, each, self.depth, self.itself)
@@ -120,22 +115,18 @@ class Maps:
         unpaired: unit vectors of different items.
     """
 
-    pairs: Pair | None = None
-    words: Pair | None = None
-    counts: Sequence[int] = ()
-    draws: Mapping[int, Array] = field(default_factory=dict)
-    unpaired: Pair | None = None
+    pairs: Pair
+    words: Pair | None
+    counts: Sequence[int]
+    draws: Mapping[int, Array]
+    unpaired: Pair | None
 
     def names(self) -> list[tuple[str, int, int]]:
         """Every map, with the number of its pairs and the seed; the last is built on."""
         listed = [("mini-vec2vec", 0, 0)] if self.unpaired else []
         listed += [("words", 0, 0)] if self.words else []
-        if self.pairs and self.counts:
-            ways = ["images", "low-rank", "ridge"]
-            if self.pairs[0].shape == self.pairs[1].shape:
-                ways.insert(0, "drift")
-            listed += product(ways, self.counts, self.draws)
-        return listed
+        ways = ["drift"] if self.pairs[0].shape == self.pairs[1].shape else []
+        return [*listed, *product([*ways, "images", "low-rank", "ridge"], self.counts, self.draws)]
 
     def fit(self, name: str, count: int, seed: int) -> tuple[FeatureMap | None, FeatureMap]:
         """The maps from old to new, and from new to old; a drift is one of queries alone."""
@@ -153,7 +144,7 @@ class Maps:
 
     def draw(self, count: int, seed: int) -> Pair | None:
         """The pairs of a draw."""
-        if not count or self.pairs is None:
+        if not count:
             return None
         rows = self.draws[seed][:count]
         return self.pairs[0][rows], self.pairs[1][rows]
@@ -236,13 +227,12 @@ def _parts(
     drawn = np.random.default_rng(seed).random(len(index.kept))
     for share in SHARES:
         moved = drawn < np.quantile(drawn, share / 100)
+        left = {"both served": index.search(mapped, index.old, only=~moved)}
+        if index.same_width:
+            left["new query"] = index.search(index.asked_new, index.old, only=~moved)
         ways = {"rewritten": (index.old, there), "re-encoded": (index.new, None)}
         for what, (side, turn) in ways.items():
             done = index.search(index.asked_new, side, turn, moved)
-            queries = {"both served": mapped}
-            if index.same_width:
-                queries["new query"] = index.asked_new
-            for served, asked in queries.items():
-                left = index.search(asked, index.old, only=~moved)
-                rows = merge([left, done], index.depth).rows
+            for served, part in left.items():
+                rows = merge([part, done], index.depth).rows
                 yield Ranked(Way(f"partly {what}, {served}", *by, share), rows)

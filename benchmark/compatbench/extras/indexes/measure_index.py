@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes.block_threads import map_blocks
 from compatbench.extras.indexes.index_maps import LEAST_PAIRS, PAIRS, SEEDS, choose_numbers
 from compatbench.extras.indexes.index_verdicts import MeasuredIndex, summarise
-from compatbench.extras.indexes.index_ways import Index, Maps, Way, rank_ways, to_unit
+from compatbench.extras.indexes.index_ways import Index, Maps, Report, Way, rank_ways, to_unit
 from compatbench.extras.indexes.rankings import ByClass, Judged, measure
-from compatbench.extras.indexes.relevance_files import Names, read_classes, read_judgements
+from compatbench.extras.indexes.relevance_files import Names, read_relevance
 from compatbench.extras.indexes.unpaired_map import FEWEST
 from compatbench.extras.indexes.vector_files import VectorFile, as_vectors, check_lengths, read_pair
 
@@ -24,7 +24,6 @@ MOST_QUERIES = 2000  # rows of the index that ask, evenly over it, where no quer
 AGREED = 10  # neighbours in the index that is encoded again, where no relevance is known
 SAMPLED = 5000  # old vectors that the map without pairs sees
 VectorSource = str | Path | NDArray[Any]
-Report = Callable[[str], object]
 
 
 def measure_index(
@@ -89,9 +88,8 @@ def measure_index(
         asked = tuple(_take(file, itself) for file in files)
     else:
         asked = _read_units(queries, "queries", files)
-    relevance = _read_relevance(
-        relevant, (labels, query_labels), ids, (count, len(asked[0])), itself
-    )
+    by, counts = (relevant, labels, query_labels), (count, len(asked[0]))
+    relevance = read_relevance(*by, ids, counts, itself)
     queried = np.isin(marks, marked := _mark(asked[0]))
     if paired is not None:
         stock = _read_units(paired, "pairs", files)
@@ -165,28 +163,6 @@ def _read_units(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     old, new = read_pair(pair, what, [file.width for file in files])
     return to_unit(old), to_unit(new)
-
-
-def _read_relevance(
-    relevant: str | Path | pd.DataFrame | None,
-    labels: tuple[Names | None, Names | None],
-    ids: tuple[Names, Names] | None,
-    counts: tuple[int, int],
-    itself: NDArray[np.intp] | None,
-) -> ByClass | Judged | None:
-    of_items, of_queries = labels
-    if relevant is None and of_items is not None:
-        return read_classes(of_items, of_queries, counts, itself)
-    if of_items is not None or of_queries is not None:
-        both = "relevant items or labels, one of the two"
-        raise CompatbenchError(
-            f"give {'the labels of the items, too' if relevant is None else both}"
-        )
-    if relevant is None:
-        return None
-    if itself is not None:
-        raise CompatbenchError("relevant items are those of queries: give the queries, too")
-    return read_judgements(relevant, counts, ids)
 
 
 def _choose_pairs(

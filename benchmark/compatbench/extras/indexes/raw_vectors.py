@@ -40,6 +40,10 @@ class VectorFile:
     width: int
     dtype: np.dtype
 
+    def __post_init__(self) -> None:
+        if not self.rows or not self.width:
+            raise CompatbenchError(f"{self.path} holds no vectors")
+
     @property
     def per_block(self) -> int:
         """Rows in a block."""
@@ -73,6 +77,7 @@ class RawVectors(VectorFile):
     header: Callable[[int], bytes]  # for vectors of a width
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (size := self.path.stat().st_size) < self.end:
             raise CompatbenchError(
                 f"{self.path} is truncated: {self.rows:,} vectors of width {self.width} end at "

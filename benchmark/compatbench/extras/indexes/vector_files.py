@@ -136,15 +136,11 @@ def open_vectors(path: Path, column: str | None = None) -> VectorFile:
                 raise CompatbenchError(f"--column is for parquet files, and {path} is none")
             file.seek(0)
             if kind == "parquet":
-                vectors: VectorFile = _read_parquet(path, column)
-            else:
-                readers = {"npy": read_npy, "safetensors": read_safetensors}
-                vectors = readers.get(kind, read_faiss)(path, file)
+                return _read_parquet(path, column)
+            readers = {"npy": read_npy, "safetensors": read_safetensors, "faiss": read_faiss}
+            return readers[kind](path, file)
     except OSError as error:
         raise CompatbenchError(f"cannot read the index {path}: {error.strerror}") from None
-    if not vectors.rows or not vectors.width:
-        raise CompatbenchError(f"{path} holds no vectors")
-    return vectors
 
 
 def as_vectors(
@@ -155,8 +151,6 @@ def as_vectors(
         return open_vectors(Path(given), column)
     vectors = np.asarray(given)
     require_matrix(Path(name), vectors.shape, vectors.dtype)
-    if not vectors.size:
-        raise CompatbenchError(f"{name} holds no vectors")
     rows, width = vectors.shape
     return VectorArray(Path(name), rows, width, vectors.dtype, vectors)
 
