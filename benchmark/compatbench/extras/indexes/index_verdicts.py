@@ -173,25 +173,22 @@ def summarise(
     means = {way: {name: of[name][asked] for name in names} for way, of in means.items()}
     old, again = means[Way(OLD)][by], means[Way(CEILING)][by]
     seconds = time_map(index.old.width, index.new.width)
-    rows, gains = [], {}
+    rows, ways = list[dict[str, Any]](), list[choice.Way]()
     for way, of in means.items():
-        gains[way] = of[by] - old
+        gain = None if way.name == OLD else estimate(of[by] - old)
         row = {"way": way.name, "by": way.by, "pairs": way.pairs, "at": way.at}
         row |= {name: float(of[name].mean()) for name in names}
-        row |= interval_columns(by, estimate(of[by]))
-        row |= interval_columns("over_old", None if way.name == OLD else estimate(gains[way]))
+        row |= interval_columns(by, estimate(of[by])) | interval_columns("over_old", gain)
         row["share"] = 100 * row[by] / again.mean() if again.any() else None
         encoded = float(np.mean([draw["encoded"] for draw in figures[way]]))
         row |= price(index, way, encoded) | {"seconds": seconds if way.by else None}
+        if way.name in VERDICTS and gain is not None:
+            cost = row["encode"], row["write"]
+            ways.append(choice.Way(str(len(rows)), gain, cost, of[by]))
         rows.append(row)
-    frame = pd.DataFrame(rows)
-    ways = [
-        choice.Way(str(place), gain, (row["encode"], row["write"]), means[way][by])
-        for place, (way, row) in enumerate(zip(means, rows, strict=True))
-        if way.name in VERDICTS and way.name != OLD and (gain := estimate(gains[way])) is not None
-    ]
     verdict, chosen, needed = _judge(ways, old, [row["way"] for row in rows], known)
-    return MeasuredIndex(frame, by, verdict, chosen, needed, old.size, int(index.kept.sum()))
+    items = int(index.kept.sum())
+    return MeasuredIndex(pd.DataFrame(rows), by, verdict, chosen, needed, old.size, items)
 
 
 def _judge(

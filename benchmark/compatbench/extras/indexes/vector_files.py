@@ -48,10 +48,9 @@ class ParquetVectors(VectorFile):
         return BLOCKS_OF_GROUP * super().per_block
 
     def blocks(self, rows: int = 0) -> Iterator[NDArray[Any]]:
-        first, source = 0, _open_parquet(self.path)
-        for batch in self._batches(source, rows or self.per_block, columns=[self.column]):
-            yield self._vectors(batch.column(0), first)
-            first += len(batch)
+        source, rows = _open_parquet(self.path), rows or self.per_block
+        batches = self._batches(source, rows, columns=[self.column])
+        return map_blocks(lambda batch, first: self._vectors(batch.column(0), first), batches)
 
     def rewrite(self, file: BinaryIO, width: int, change: Change) -> None:
         pa = import_pyarrow(self.path)
