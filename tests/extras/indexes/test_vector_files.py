@@ -188,16 +188,15 @@ def test_lists_that_are_no_vectors_are_named_by_their_row(tmp_path: Path) -> Non
 
 
 def test_threads_change_no_byte_and_name_the_first_row_that_is_none(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    vectors = generator.standard_normal((4000, 768), np.float32)
-    to_new = FeatureMap(generator.standard_normal((768, 768), np.float32))
-    np.save(path := tmp_path / "index.npy", vectors)
+    vectors, turn = np.random.default_rng(0).standard_normal((2, 4000, 768), np.float32)
+    np.save(tmp_path / "index.npy", vectors)
     vectors[[1500, 3900]] = np.nan
-    np.save(holes := tmp_path / "holes.npy", vectors)
+    np.save(tmp_path / "holes.npy", vectors)
     for count in (1, 2):
         with threadpool_limits(count, user_api="blas"):
-            stream_index(open_vectors(path), to_new, tmp_path / str(count), {})
+            index, holes = (open_vectors(tmp_path / f"{name}.npy") for name in ("index", "holes"))
+            stream_index(index, FeatureMap(turn[:768]), tmp_path / str(count), {})
             with pytest.raises(CompatbenchError, match="the vector in row 1,500 has a NaN"):
-                stream_index(open_vectors(holes), to_new, tmp_path / "out", {})
-        assert not (tmp_path / "out").exists()
+                stream_index(holes, FeatureMap(turn[:768]), tmp_path / "out", {})
+    assert not (tmp_path / "out").exists()
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,6 @@ Report = Callable[[str], object]
 Result = TypeVar("Result")
 Of = Callable[[Array, Array], Result]  # of rows of items and of their vectors
 Turn = Callable[[Array], Array] | None  # of vectors
-Rows = Array | None  # whether each row is one of them, ``[N]``
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,8 @@ class Way:
     at: int = 0
 
 
-class Ranked(NamedTuple):
-    """A way's ranking by one draw; ``encoded`` are the items that the log has encoded."""
-
-    way: Way
-    rows: Array  # ``[Q, depth]``
-    encoded: int = 0
+# A ranking by one draw, ``[Q, depth]``, and how many items the log of queries has encoded.
+Ranked = tuple[Way, Array, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +72,7 @@ class Index:
         return min(DEPTH, int(self.kept.sum()))
 
     def each(
-        self, function: Of[Result], side: VectorFile, turn: Turn = None, only: Rows = None
+        self, function: Of[Result], side: VectorFile, turn: Turn = None, only: Array | None = None
     ) -> Iterator[Result]:
         """A function of rows that stay and their unit vectors, mapped; ``only`` says which."""
         wanted = self.kept if only is None else self.kept & only
@@ -91,7 +86,7 @@ class Index:
         return map_blocks(of_block, side.blocks(per_block))
 
     def search(
-        self, queries: Array, side: VectorFile, turn: Turn = None, only: Rows = None
+        self, queries: Array, side: VectorFile, turn: Turn = None, only: Array | None = None
     ) -> Ranking:
         each = partial(self.each, side=side, turn=turn, only=only)
         return search(queries, each, self.depth, self.itself)
@@ -156,26 +151,26 @@ def _turned(pair: Pair) -> Pair:
 
 def rank_ways(index: Index, maps: Maps, again: Ranking, report: Report) -> Iterator[Ranked]:
     """Every way's ranking; ``again`` is that of the index that is encoded again."""
-    yield Ranked(Way(OLD), index.search(index.asked_old, index.old).rows)
+    yield Way(OLD), index.search(index.asked_old, index.old).rows, 0
     if index.same_width:
-        yield Ranked(Way("copied"), index.search(index.asked_new, index.old).rows)
+        yield Way("copied"), index.search(index.asked_new, index.old).rows, 0
     listed = maps.names()
     for name, count, seed in listed:
         report(f"{name}{f' of {count:,} pairs, draw {seed}' if count else ''}")
         there, back = maps.fit(name, count, seed)
         if there is not None:
             rewritten = index.search(index.asked_new, index.old, there)
-            yield Ranked(Way("rewritten", name, count), rewritten.rows)
+            yield Way("rewritten", name, count), rewritten.rows, 0
         mapped = to_unit(back(index.asked_new))
         ranking = index.search(mapped, index.old)
-        yield Ranked(Way("queries mapped", name, count), ranking.rows)
+        yield Way("queries mapped", name, count), ranking.rows, 0
         if there is not None and (name, count) == listed[-1][:2]:
             if (pairs := maps.draw(count, seed)) is not None:
                 hubs = to_unit(back(pairs[1].astype(np.float32)))
-                yield Ranked(Way("queries mapped, CSLS", name, count), _csls(index, mapped, hubs))
+                yield Way("queries mapped, CSLS", name, count), _csls(index, mapped, hubs), 0
             yield from _cascades(index, (name, count), ranking)
             yield from _parts(index, (name, count), there, mapped, seed)
-    yield Ranked(Way(CEILING), again.rows)
+    yield Way(CEILING), again.rows, 0
 
 
 def _csls(index: Index, queries: Array, hubs: Array) -> Array:
@@ -198,7 +193,7 @@ def _cascades(index: Index, by: tuple[str, int], ranking: Ranking) -> Iterator[R
         order = np.argsort(-fresh[:, :first], axis=1, kind="stable")
         rows = np.hstack([np.take_along_axis(head, order, 1), tail])
         encoded = len(np.unique(head[head >= 0]))
-        yield Ranked(Way("cascade", *by, first), rows, encoded)
+        yield Way("cascade", *by, first), rows, encoded
 
 
 def _compare(index: Index, rows: Array) -> Array:
@@ -235,4 +230,4 @@ def _parts(
             done = index.search(index.asked_new, side, turn, moved)
             for served, part in left.items():
                 rows = merge([part, done], index.depth).rows
-                yield Ranked(Way(f"partly {what}, {served}", *by, share), rows)
+                yield Way(f"partly {what}, {served}", *by, share), rows, 0

@@ -106,11 +106,9 @@ def measure_index(
     kept = ~np.isin(np.arange(count), left)
     index = Index(*files, asked[0], asked[1], kept, itself)
     draws = {seed: np.random.default_rng(seed).permutation(most) for seed in seeds}
-    unpaired = None
-    if numbers and most >= FEWEST:
-        others = np.random.default_rng(0).permutation(np.flatnonzero(kept & ~queried))[:SAMPLED]
-        if len(others) >= FEWEST:
-            unpaired = _take(files[0], np.sort(others)), stock[1]
+    others = np.random.default_rng(0).permutation(np.flatnonzero(kept & ~queried))[:SAMPLED]
+    enough = numbers and min(most, len(others)) >= FEWEST
+    unpaired = (_take(files[0], np.sort(others)), stock[1]) if enough else None
     texts = None if words is None else _read_units(words, "words", files)
     if texts is not None:
         others = ~np.isin(_mark(texts[0]), marked)
