@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -38,10 +39,7 @@ SIZES = (1_000, 100_000, 1_000_000, 10_000_000)
 Work = Callable[[], object]
 
 
-def main(most: int = 1_000_000, child: Path | None = None) -> None:
-    if child is not None:
-        port(child)
-        return
+def main(most: int = 1_000_000) -> None:
     with TemporaryDirectory(dir=".") as folder:
         path = Path(folder, "index.npy")
         figures: dict[str, Any] = {"processor": provenance()["processor"]}
@@ -54,7 +52,7 @@ def main(most: int = 1_000_000, child: Path | None = None) -> None:
                 about = {"descr": "<f4", "fortran_order": False, "shape": (rows, WIDTH)}
                 np.lib.format.write_array_header_1_0(file, about)
                 file.truncate(file.tell() + rows * WIDTH * 4)
-            used = run(__file__, "--child", path)
+            used = run(f"import indexes, pathlib; indexes.port(pathlib.Path('{path.resolve()}'))")
             figures["memory"].append({"rows": rows, **used})
     (HERE / "indexes.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(figures, indent=1))
@@ -133,22 +131,27 @@ def measure(path: Path) -> dict[str, int]:
     rows = np.load(path, mmap_mode="r")[:: 5 * ROWS // QUERIES]
     asked = rows + np.random.default_rng(1).standard_normal(rows.shape, np.float32) / 100
     np.save(queries := path.with_name("queries.npy"), asked)
-    options = ["--queries", queries, queries, "--pairs", "1024", "--seeds", "1"]
-    return {
-        "queries": len(asked),
-        **run("-m", "compatbench", "study", "index", path, path, *options),
-    }
+    old, of_old = (f"'{each.resolve()}'" for each in (path, queries))
+    options = f"queries=({of_old}, {of_old}), pairs=[1024], seeds=[1]"
+    statement = f"import compatbench as cb; cb.measure_index({old}, {old}, {options})"
+    return {"queries": len(asked), **run(statement)}
 
 
-def run(*command: Any) -> dict[str, int]:
-    """CPU seconds and peak MiB of Python in a process of its own, with two threads."""
-    limits = {f"{name}_NUM_THREADS": "2" for name in ("OMP", "OPENBLAS", "MKL")}
-    process = subprocess.Popen(
-        [sys.executable, *command], env=os.environ | limits, stdout=subprocess.DEVNULL
+def run(statement: str) -> dict[str, int]:
+    """CPU seconds and peak MiB of a process of its own, with one thread."""
+    limits = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+    said = "print(time.process_time(), open('/proc/self/status').read())"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import time; {statement}; {said}"],
+        cwd=HERE,
+        env=os.environ | limits,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    _, status, used = os.wait4(process.pid, 0)
-    assert status == 0
-    return {"cpu": round(used.ru_utime + used.ru_stime), "peak_mib": round(used.ru_maxrss / 1024)}
+    peak = re.search(r"VmHWM:\s+(\d+) kB", done.stdout)
+    assert peak is not None
+    return {"cpu": round(float(done.stdout.split()[0])), "peak_mib": int(peak[1]) // 1024}
 
 
 if __name__ == "__main__":
