@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compatbench.extras.indexes.block_threads import map_blocks
+from compatbench.extras.indexes.block_threads import Result, map_blocks
 from compatbench.extras.indexes.index_maps import FeatureMap, Pair, find_drift, fit_map
 from compatbench.extras.indexes.rankings import Array, Ranking, merge, search
 from compatbench.extras.indexes.retrieval_files import CEILING, OLD
@@ -26,7 +25,6 @@ NEAREST = 10  # of CSLS
 BLOCK = 1 << 20  # scores that are computed together
 COMPARED = 1 << 14  # pairs of a query and an item that are compared together
 Report = Callable[[str], object]
-Result = TypeVar("Result")
 Of = Callable[[Array, Array], Result]  # of rows of items and of their vectors
 Turn = Callable[[Array], Array] | None  # of vectors
 
