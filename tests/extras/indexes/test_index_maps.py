@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from random_matrices import draw
 from scipy.linalg import orthogonal_procrustes
 
-from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes.index_maps import WAYS, FeatureMap, fit_map, judge_map
 
 
@@ -85,10 +84,8 @@ def test_other_widths_are_mapped_both_ways() -> None:
 
 
 @pytest.mark.parametrize("way", ["images", "low-rank", "ridge"])
-def test_the_fewest_images_are_enough_and_less_are_refused(way: str) -> None:
+def test_the_fewest_images_are_enough(way: str) -> None:
     assert judge_map(way, WORDS, (SOURCE[:8], TARGET[:8]))["residual"] > 0
-    with pytest.raises(CompatbenchError, match="7 images are too few for"):
-        fit_map(way, WORDS, (SOURCE[:7], TARGET[:7]))
 
 
 def test_float32_is_computed_in_float32() -> None:

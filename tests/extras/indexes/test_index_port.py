@@ -118,6 +118,7 @@ def test_an_index_of_the_same_width_may_stay_as_it_is(index: Path, tmp_path: Pat
         ({"images": (np.zeros((9, WIDTH)),) * 2, "way": "images"}, "in row 0 is all zeros"),
         ({"images": (np.ones((9, 2)),) * 2, "way": "images"}, "width 2, .* old model have 128"),
         ({"images": (np.ones((9, WIDTH)), np.ones((9, 2)))}, "width 2, .* new model have 128"),
+        ({"images": (np.ones((7, WIDTH)),) * 2}, "7 images are too few for 'ridge'"),
         ({"images": (np.array(["a"]),) * 2}, "an index is a matrix of float16"),
         ({"index": "."}, "is a folder"),
         ({"column": "id"}, "--column is for parquet files"),

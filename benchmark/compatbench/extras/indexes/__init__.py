@@ -7,7 +7,8 @@ FUNCTIONS = {
     "port_index": "index_port:port_index",
     "retrieve": "retrieve:retrieve",
 }
-_PAIR = "tuple[Path, Path] | None"
+_PAIR, _PATH = "tuple[Path, Path] | None", Option(annotation="Path | None")
+_NUMBERS = Option(annotation="str", read="compatbench.cli.options:read_numbers")
 SECTIONS = {"indexes": "retrieval_tables:INDEXES"}
 COMMANDS = {
     # In place of the core's, which ports modules alone.
@@ -34,7 +35,7 @@ COMMANDS = {
             "pairs": Option(
                 help="Of an index, in place of --images: the vectors of the same images on both "
                 "models, in the same rows.",
-                annotation="tuple[Path, Path] | None",
+                annotation=_PAIR,
                 metavar="OLD.npy NEW.npy",
             ),
             "out": Option(
@@ -53,15 +54,12 @@ COMMANDS = {
         options={
             "old": Option(""),
             "new": Option(""),
-            "queries": Option(annotation=_PAIR, metavar="OLD NEW"),
-            "words": Option(annotation=_PAIR, metavar="OLD NEW"),
-            "paired": Option(annotation=_PAIR, metavar="OLD NEW"),
+            **dict.fromkeys(
+                ("queries", "words", "paired"), Option(annotation=_PAIR, metavar="OLD NEW")
+            ),
             "ids": Option(annotation=_PAIR, metavar="ITEMS QUERIES"),
-            "relevant": Option(annotation="Path | None"),
-            "labels": Option(annotation="Path | None"),
-            "query_labels": Option(annotation="Path | None"),
-            "pairs": Option(annotation="str", read="compatbench.cli.options:read_numbers"),
-            "seeds": Option(annotation="str", read="compatbench.cli.options:read_numbers"),
+            **dict.fromkeys(("relevant", "labels", "query_labels"), _PATH),
+            **dict.fromkeys(("pairs", "seeds"), _NUMBERS),
         },
         also=("as_json",),
     ),
@@ -73,8 +71,7 @@ COMMANDS = {
         "upgrade, gallery and way.",
         options={
             "targets": Option("--target", completes="backbones"),
-            "pairs": Option(annotation="str", read="compatbench.cli.options:read_numbers"),
-            "seeds": Option(annotation="str", read="compatbench.cli.options:read_numbers"),
+            **dict.fromkeys(("pairs", "seeds"), _NUMBERS),
             "out": Option(help="Folder of results/.", annotation="Path", default="."),
         },
         also=("data_root", "as_json", "offline"),

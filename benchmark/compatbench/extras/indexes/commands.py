@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 # Options of ``module port`` that are for modules alone, and those that are for indexes alone.
 OF_MODULES = {"methods": "--methods"}
-OF_INDEXES = {
-    "source": "--source", "images": "--images", "pairs": "--pairs", "column": "--column",
-}  # fmt: skip
+OF_INDEXES = {name: f"--{name}" for name in ("source", "images", "pairs", "column")}
 
 
 def measure(call: Call) -> None:

@@ -78,13 +78,9 @@ class Galleries:
     @cached_property
     def captions(self) -> list[tuple[int, str]]:
         """Every caption, with the row of its image among those of all tasks."""
-        found, row = [], 0
-        for task in self.tasks:
-            texts = task.find_captions()
-            for sample in task.split("test"):
-                found += [(row, text) for text in texts.get(sample.id, ())]
-                row += 1
-        return found
+        texts = ((task.find_captions(), task.split("test")) for task in self.tasks)
+        of_images = (known.get(sample.id, ()) for known, samples in texts for sample in samples)
+        return [(row, text) for row, captions in enumerate(of_images) for text in captions]
 
     @cached_property
     def questions(self) -> list[Question]:
@@ -219,11 +215,11 @@ def rank_gallery(
         asked, classes: the class of each, ``[Q]`` and ``[n]``.
         itself: the place of each query in the gallery, where it is not looked for, ``[Q]``.
     """
-    parts, whole = [np.empty((0, len(FIGURES)))], [(np.arange(len(gallery)), gallery)]
+    parts, every = [np.empty((0, len(FIGURES)))], np.arange(len(gallery))
     for first in range(0, len(queries), BLOCK):
         rows = slice(first, first + BLOCK)
         own = None if itself is None else itself[rows]
-        ranked = search(queries[rows], whole, len(gallery), own).rows
+        ranked = search(queries[rows], lambda reach: [reach(every, gallery)], len(every), own).rows
         figures = measure(ranked, ByClass(asked[rows], classes, own))
         parts.append(np.stack([figures[name] for name in FIGURES.values()], axis=1))
     joined = np.concatenate(parts)

@@ -100,19 +100,7 @@ def fit_map(way: str, words: Pair | None = None, images: Pair | None = None) -> 
     drawn to the matrix of the words, or without words to that of the images. The first two are the
     first forms of Drift-Adapter (arXiv:2509.23471), with a rank of this project's; rank and damping
     are those of the transfers ``images`` and ``ridge``.
-
-    Raises:
-        CompatbenchError: too few images.
     """
-    if "images" in WAYS[way] and images is not None and len(images[0]) < LEAST_PAIRS:
-        raise CompatbenchError(
-            f"{len(images[0])} images are too few for '{way}': give {LEAST_PAIRS} or more, and "
-            "better some hundreds; 'words' needs none"
-        )
-    return _fit(way, words, images)
-
-
-def _fit(way: str, words: Pair | None, images: Pair | None) -> FeatureMap:
     by_words = fit_rotation(*words).rotation if words and "words" in WAYS[way] else None
     if "images" not in WAYS[way]:
         assert by_words is not None, "a copied index has no map"
@@ -149,7 +137,7 @@ def judge_map(way: str, words: Pair | None = None, images: Pair | None = None) -
     source, target = paired(*judged)
     held = max(1, len(source) // 4)
     rest = source[held:], target[held:]
-    to_target = _fit(way, *((words, rest) if "images" in WAYS[way] else (rest, images)))
+    to_target = fit_map(way, *((words, rest) if "images" in WAYS[way] else (rest, images)))
     mapped, _ = paired(to_target(source[:held]), target[:held])
     target = target[:held]
     left = ((mapped - target) ** 2).sum() / ((target - target.mean(0)) ** 2).sum()

@@ -27,7 +27,14 @@ from compatbench.data.encoding import BATCH
 from compatbench.data.images.source import ImageSource, Sample
 from compatbench.data.layouts.recognise import list_images
 from compatbench.errors import CompatbenchError
-from compatbench.extras.indexes.index_maps import WAYS, FeatureMap, Pair, fit_map, judge_map
+from compatbench.extras.indexes.index_maps import (
+    LEAST_PAIRS,
+    WAYS,
+    FeatureMap,
+    Pair,
+    fit_map,
+    judge_map,
+)
 from compatbench.extras.indexes.retrieval_files import find_expected
 from compatbench.extras.indexes.vector_files import (
     SUFFIXES,
@@ -213,6 +220,11 @@ def _gather(
     else:
         widths = [width, *(model.embed_dim for model in models[1:])]
         old, new = read_pair(images, "pairs", widths)
+    if len(old) < LEAST_PAIRS:
+        raise CompatbenchError(
+            f"{len(old)} images are too few for '{way}': give {LEAST_PAIRS} or more, and better "
+            "some hundreds; 'words' needs none"
+        )
     order = torch.randperm(len(old), generator=torch.Generator().manual_seed(0)).numpy()
     return words, (old[order], new[order])
 

@@ -19,8 +19,8 @@ from compatbench.files.sizes import format_bytes
 from compatbench.messages import count
 from compatbench.results import choice
 from compatbench.results.estimate import Interval, estimate, interval_columns
-from compatbench.tables.numbers import percent, signed, with_interval
-from compatbench.tables.table import Column, Table, make_table, number
+from compatbench.tables.numbers import interval_text, percent, signed, with_interval
+from compatbench.tables.table import Column, Table, make_table, number, records
 
 WIDTH = 79
 JUDGED, AGREEMENT = "ndcg@10", "recall@10"  # the measure of the verdict
@@ -81,28 +81,23 @@ class MeasuredIndex:
         most = self.frame["pairs"].isin([0, self.frame["pairs"].max()])
         columns = [
             Column("way", "Way", left=True),
-            Column("value", TITLES[self.measure]),
-            Column("over", "Over old"),
+            Column(self.measure, TITLES[self.measure], show=percent),
+            Column("over_old", "Over old"),
             Column("share", "Share", show=percent),
             Column("encode", "Encode", show="{:,}".format),
         ]
-        records = [
-            {
-                **row,
-                "way": show_way(row),
-                "value": number(percent(row[self.measure]), row[self.measure]),
-                "over": number(_over(row), row["over_old"]),
-            }
-            for row in _records(self.frame.loc[most])
-        ]
-        return make_table(columns, records, narrow=("encode", "share"))
+        rows = records(self.frame.loc[most])
+        for row in rows:
+            over = number(interval_text(row, "over_old", signed), row["over_old"])
+            row |= {"way": show_way(row), "over_old": over}
+        return make_table(columns, rows, narrow=("encode", "share"))
 
     def __str__(self) -> str:
         return "\n".join(fill(line, WIDTH, break_on_hyphens=False) for line in self._lines())
 
     def _lines(self) -> Iterator[str]:
         title = TITLES[self.measure]
-        row = None if self.chosen is None else _records(self.frame)[self.chosen]
+        row = None if self.chosen is None else records(self.frame)[self.chosen]
         if self.measure == AGREEMENT:
             yield (
                 "cannot tell: no relevance is known, so nothing says that the new model is better; "
@@ -128,17 +123,6 @@ class MeasuredIndex:
             f"This rests on {self.queries:,} queries and {count(self.items, 'item')}; 95 % "
             "intervals are over queries."
         )
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    known = frame.astype(object).where(frame.notna(), None)
-    return [dict(zip(map(str, known), row, strict=True)) for row in known.itertuples(index=False)]
-
-
-def _over(row: Mapping[str, Any]) -> str:
-    if row["way"] == OLD:
-        return ""
-    return f"{signed(row['over_old_low'])} to {signed(row['over_old_high'])}"
 
 
 def _by(row: Mapping[str, Any]) -> str:
@@ -189,25 +173,22 @@ def summarise(
     means = {way: {name: of[name][asked] for name in names} for way, of in means.items()}
     old, again = means[Way(OLD)][by], means[Way(CEILING)][by]
     seconds = time_map(index.old.width, index.new.width)
-    rows, gains = [], {}
+    rows, ways = list[dict[str, Any]](), list[choice.Way]()
     for way, of in means.items():
-        gains[way] = of[by] - old
+        gain = None if way.name == OLD else estimate(of[by] - old)
         row = {"way": way.name, "by": way.by, "pairs": way.pairs, "at": way.at}
         row |= {name: float(of[name].mean()) for name in names}
-        row |= interval_columns(by, estimate(of[by]))
-        row |= interval_columns("over_old", None if way.name == OLD else estimate(gains[way]))
+        row |= interval_columns(by, estimate(of[by])) | interval_columns("over_old", gain)
         row["share"] = 100 * row[by] / again.mean() if again.any() else None
         encoded = float(np.mean([draw["encoded"] for draw in figures[way]]))
         row |= price(index, way, encoded) | {"seconds": seconds if way.by else None}
+        if way.name in VERDICTS and gain is not None:
+            cost = row["encode"], row["write"]
+            ways.append(choice.Way(str(len(rows)), gain, cost, of[by]))
         rows.append(row)
-    frame = pd.DataFrame(rows)
-    ways = [
-        choice.Way(str(place), gain, (row["encode"], row["write"]), means[way][by])
-        for place, (way, row) in enumerate(zip(means, rows, strict=True))
-        if way.name in VERDICTS and way.name != OLD and (gain := estimate(gains[way])) is not None
-    ]
     verdict, chosen, needed = _judge(ways, old, [row["way"] for row in rows], known)
-    return MeasuredIndex(frame, by, verdict, chosen, needed, old.size, int(index.kept.sum()))
+    items = int(index.kept.sum())
+    return MeasuredIndex(pd.DataFrame(rows), by, verdict, chosen, needed, old.size, items)
 
 
 def _judge(

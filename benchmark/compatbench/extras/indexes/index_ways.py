@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compatbench.extras.indexes.block_threads import Result, map_blocks
 from compatbench.extras.indexes.index_maps import FeatureMap, Pair, find_drift, fit_map
 from compatbench.extras.indexes.rankings import Array, Ranking, merge, search
 from compatbench.extras.indexes.retrieval_files import CEILING, OLD
@@ -19,9 +22,11 @@ DEPTH = 1000  # items that are ranked for a query, as in TREC's runs
 CASCADES = (50, 200, 1000)  # items of a cascade
 SHARES = (10, 50, 90)  # percent of an index that is half-migrated
 NEAREST = 10  # of CSLS
-BLOCK = 1 << 22  # scores that are computed together
+BLOCK = 1 << 20  # scores that are computed together
 COMPARED = 1 << 14  # pairs of a query and an item that are compared together
 Report = Callable[[str], object]
+Of = Callable[[Array, Array], Result]  # of rows of items and of their vectors
+Turn = Callable[[Array], Array] | None  # of vectors
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,8 @@ class Way:
     at: int = 0
 
 
-@dataclass(frozen=True, eq=False)
-class Ranked:
-    """A way's ranking by one draw; ``encoded`` are the items that the log has encoded."""
-
-    way: Way
-    rows: Array  # ``[Q, depth]``
-    encoded: int = 0
+# A ranking by one draw, ``[Q, depth]``, and how many items the log of queries has encoded.
+Ranked = tuple[Way, Array, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,27 +69,25 @@ class Index:
     def depth(self) -> int:
         return min(DEPTH, int(self.kept.sum()))
 
-    def blocks(
-        self, side: VectorFile, turn: FeatureMap | None = None, only: Array | None = None
-    ) -> Iterator[tuple[Array, Array]]:
-        """Rows that stay and their unit vectors, mapped; ``only`` says which, ``[N]``."""
-        first, wanted = 0, self.kept if only is None else self.kept & only
-        per_block = int(np.clip(BLOCK // len(self.asked_new), 256, 4096))
-        for block in side.blocks(per_block):
+    def each(
+        self, function: Of[Result], side: VectorFile, turn: Turn = None, only: Array | None = None
+    ) -> Iterator[Result]:
+        """A function of rows that stay and their unit vectors, mapped; ``only`` says which."""
+        wanted = self.kept if only is None else self.kept & only
+
+        def of_block(block: Array, first: int) -> Result:
             rows = first + np.flatnonzero(wanted[first : first + len(block)])
-            if len(rows):
-                vectors = to_unit(block[rows - first])
-                yield rows, vectors if turn is None else turn(vectors)
-            first += len(block)
+            vectors = to_unit(block[rows - first] if len(rows) < len(block) else block)
+            return function(rows, vectors if turn is None else turn(vectors))
+
+        per_block = int(np.clip(BLOCK // len(self.asked_new), 256, 4096))
+        return map_blocks(of_block, side.blocks(per_block))
 
     def search(
-        self,
-        queries: Array,
-        side: VectorFile,
-        turn: FeatureMap | None = None,
-        only: Array | None = None,
+        self, queries: Array, side: VectorFile, turn: Turn = None, only: Array | None = None
     ) -> Ranking:
-        return search(queries, self.blocks(side, turn, only), self.depth, self.itself)
+        each = partial(self.each, side=side, turn=turn, only=only)
+        return search(queries, each, self.depth, self.itself)
 
 
 def to_unit(vectors: Array) -> Array:
@@ -110,22 +108,18 @@ class Maps:
         unpaired: unit vectors of different items.
     """
 
-    pairs: Pair | None = None
-    words: Pair | None = None
-    counts: Sequence[int] = ()
-    draws: Mapping[int, Array] = field(default_factory=dict)
-    unpaired: Pair | None = None
+    pairs: Pair
+    words: Pair | None
+    counts: Sequence[int]
+    draws: Mapping[int, Array]
+    unpaired: Pair | None
 
     def names(self) -> list[tuple[str, int, int]]:
         """Every map, with the number of its pairs and the seed; the last is built on."""
         listed = [("mini-vec2vec", 0, 0)] if self.unpaired else []
         listed += [("words", 0, 0)] if self.words else []
-        if self.pairs and self.counts:
-            ways = ["images", "low-rank", "ridge"]
-            if self.pairs[0].shape == self.pairs[1].shape:
-                ways.insert(0, "drift")
-            listed += product(ways, self.counts, self.draws)
-        return listed
+        ways = ["drift"] if self.pairs[0].shape == self.pairs[1].shape else []
+        return [*listed, *product([*ways, "images", "low-rank", "ridge"], self.counts, self.draws)]
 
     def fit(self, name: str, count: int, seed: int) -> tuple[FeatureMap | None, FeatureMap]:
         """The maps from old to new, and from new to old; a drift is one of queries alone."""
@@ -143,7 +137,7 @@ class Maps:
 
     def draw(self, count: int, seed: int) -> Pair | None:
         """The pairs of a draw."""
-        if not count or self.pairs is None:
+        if not count:
             return None
         rows = self.draws[seed][:count]
         return self.pairs[0][rows], self.pairs[1][rows]
@@ -155,39 +149,38 @@ def _turned(pair: Pair) -> Pair:
 
 def rank_ways(index: Index, maps: Maps, again: Ranking, report: Report) -> Iterator[Ranked]:
     """Every way's ranking; ``again`` is that of the index that is encoded again."""
-    yield Ranked(Way(OLD), index.search(index.asked_old, index.old).rows)
+    yield Way(OLD), index.search(index.asked_old, index.old).rows, 0
     if index.same_width:
-        yield Ranked(Way("copied"), index.search(index.asked_new, index.old).rows)
+        yield Way("copied"), index.search(index.asked_new, index.old).rows, 0
     listed = maps.names()
     for name, count, seed in listed:
         report(f"{name}{f' of {count:,} pairs, draw {seed}' if count else ''}")
         there, back = maps.fit(name, count, seed)
         if there is not None:
             rewritten = index.search(index.asked_new, index.old, there)
-            yield Ranked(Way("rewritten", name, count), rewritten.rows)
+            yield Way("rewritten", name, count), rewritten.rows, 0
         mapped = to_unit(back(index.asked_new))
         ranking = index.search(mapped, index.old)
-        yield Ranked(Way("queries mapped", name, count), ranking.rows)
+        yield Way("queries mapped", name, count), ranking.rows, 0
         if there is not None and (name, count) == listed[-1][:2]:
             if (pairs := maps.draw(count, seed)) is not None:
                 hubs = to_unit(back(pairs[1].astype(np.float32)))
-                yield Ranked(Way("queries mapped, CSLS", name, count), _csls(index, mapped, hubs))
+                yield Way("queries mapped, CSLS", name, count), _csls(index, mapped, hubs), 0
             yield from _cascades(index, (name, count), ranking)
             yield from _parts(index, (name, count), there, mapped, seed)
-    yield Ranked(Way(CEILING), again.rows)
+    yield Way(CEILING), again.rows, 0
 
 
 def _csls(index: Index, queries: Array, hubs: Array) -> Array:
     """Ranked by 2 cos − r, with r the mean cosine of an item to the nearest of the hubs."""
+    count = min(NEAREST, len(hubs))
 
-    def blocks() -> Iterator[tuple[Array, Array]]:
-        for rows, vectors in index.blocks(index.old):
-            count = min(NEAREST, len(hubs))
-            near = np.partition(-(vectors @ hubs.T), count - 1, axis=1)[:, :count]
-            yield rows, np.hstack([vectors, near.mean(axis=1, keepdims=True)])
+    def with_hubs(vectors: Array) -> Array:
+        near = np.partition(-(vectors @ hubs.T), count - 1, axis=1)[:, :count]
+        return np.hstack([vectors, near.mean(axis=1, keepdims=True)])
 
     twice = np.hstack([2 * queries, np.ones((len(queries), 1), np.float32)])
-    return search(twice, blocks(), index.depth, index.itself).rows
+    return index.search(twice, index.old, with_hubs).rows
 
 
 def _cascades(index: Index, by: tuple[str, int], ranking: Ranking) -> Iterator[Ranked]:
@@ -198,20 +191,25 @@ def _cascades(index: Index, by: tuple[str, int], ranking: Ranking) -> Iterator[R
         order = np.argsort(-fresh[:, :first], axis=1, kind="stable")
         rows = np.hstack([np.take_along_axis(head, order, 1), tail])
         encoded = len(np.unique(head[head >= 0]))
-        yield Ranked(Way("cascade", *by, first), rows, encoded)
+        yield Way("cascade", *by, first), rows, encoded
 
 
 def _compare(index: Index, rows: Array) -> Array:
     """The new model's cosine of each query with the items of its ranking, ``rows.shape``."""
     flat, scores = rows.ravel(), np.full(rows.size, -np.inf, np.float32)
     order = np.argsort(flat, kind="stable")
-    for block, vectors in index.blocks(index.new):
-        low, high = np.searchsorted(flat, [block[0], block[-1] + 1], sorter=order)
+
+    def compare(there: Array, vectors: Array) -> None:
+        if not len(there):
+            return
+        low, high = np.searchsorted(flat, [there[0], there[-1] + 1], sorter=order)
         for start in range(low, high, COMPARED):
             pairs = order[start : min(high, start + COMPARED)]
             asked = index.asked_new[pairs // rows.shape[1]]
-            items = vectors[np.searchsorted(block, flat[pairs])]
+            items = vectors[np.searchsorted(there, flat[pairs])]
             scores[pairs] = np.einsum("ij,ij->i", asked, items)
+
+    deque(index.each(compare, index.new), 0)
     return scores.reshape(rows.shape)
 
 
@@ -222,13 +220,12 @@ def _parts(
     drawn = np.random.default_rng(seed).random(len(index.kept))
     for share in SHARES:
         moved = drawn < np.quantile(drawn, share / 100)
+        left = {"both served": index.search(mapped, index.old, only=~moved)}
+        if index.same_width:
+            left["new query"] = index.search(index.asked_new, index.old, only=~moved)
         ways = {"rewritten": (index.old, there), "re-encoded": (index.new, None)}
         for what, (side, turn) in ways.items():
             done = index.search(index.asked_new, side, turn, moved)
-            queries = {"both served": mapped}
-            if index.same_width:
-                queries["new query"] = index.asked_new
-            for served, asked in queries.items():
-                left = index.search(asked, index.old, only=~moved)
-                rows = merge([left, done], index.depth).rows
-                yield Ranked(Way(f"partly {what}, {served}", *by, share), rows)
+            for served, part in left.items():
+                rows = merge([part, done], index.depth).rows
+                yield Way(f"partly {what}, {served}", *by, share), rows, 0

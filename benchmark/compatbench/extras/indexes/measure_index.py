@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from compatbench.errors import CompatbenchError
+from compatbench.extras.indexes.block_threads import map_blocks
 from compatbench.extras.indexes.index_maps import LEAST_PAIRS, PAIRS, SEEDS, choose_numbers
 from compatbench.extras.indexes.index_verdicts import MeasuredIndex, summarise
-from compatbench.extras.indexes.index_ways import Index, Maps, Way, rank_ways, to_unit
+from compatbench.extras.indexes.index_ways import Index, Maps, Report, Way, rank_ways, to_unit
 from compatbench.extras.indexes.rankings import ByClass, Judged, measure
-from compatbench.extras.indexes.relevance_files import Names, read_classes, read_judgements
+from compatbench.extras.indexes.relevance_files import Names, read_relevance
 from compatbench.extras.indexes.unpaired_map import FEWEST
 from compatbench.extras.indexes.vector_files import VectorFile, as_vectors, check_lengths, read_pair
 
@@ -23,7 +24,6 @@ MOST_QUERIES = 2000  # rows of the index that ask, evenly over it, where no quer
 AGREED = 10  # neighbours in the index that is encoded again, where no relevance is known
 SAMPLED = 5000  # old vectors that the map without pairs sees
 VectorSource = str | Path | NDArray[Any]
-Report = Callable[[str], object]
 
 
 def measure_index(
@@ -88,9 +88,8 @@ def measure_index(
         asked = tuple(_take(file, itself) for file in files)
     else:
         asked = _read_units(queries, "queries", files)
-    relevance = _read_relevance(
-        relevant, (labels, query_labels), ids, (count, len(asked[0])), itself
-    )
+    by, counts = (relevant, labels, query_labels), (count, len(asked[0]))
+    relevance = read_relevance(*by, ids, counts, itself)
     queried = np.isin(marks, marked := _mark(asked[0]))
     if paired is not None:
         stock = _read_units(paired, "pairs", files)
@@ -107,11 +106,9 @@ def measure_index(
     kept = ~np.isin(np.arange(count), left)
     index = Index(*files, asked[0], asked[1], kept, itself)
     draws = {seed: np.random.default_rng(seed).permutation(most) for seed in seeds}
-    unpaired = None
-    if numbers and most >= FEWEST:
-        others = np.random.default_rng(0).permutation(np.flatnonzero(kept & ~queried))[:SAMPLED]
-        if len(others) >= FEWEST:
-            unpaired = _take(files[0], np.sort(others)), stock[1]
+    others = np.random.default_rng(0).permutation(np.flatnonzero(kept & ~queried))[:SAMPLED]
+    enough = numbers and min(most, len(others)) >= FEWEST
+    unpaired = (_take(files[0], np.sort(others)), stock[1]) if enough else None
     texts = None if words is None else _read_units(words, "words", files)
     if texts is not None:
         others = ~np.isin(_mark(texts[0]), marked)
@@ -127,20 +124,19 @@ def measure_index(
         relevance = Judged(asking, best.ravel(), np.ones(best.size), len(best))
     relevance = relevance.keep(kept)
     figures: dict[Way, list[dict[str, Any]]] = {}
-    for ranked in rank_ways(index, maps, again, progress):
-        measured = measure(ranked.rows, relevance) | {"encoded": ranked.encoded}
-        figures.setdefault(ranked.way, []).append(measured)
+    for way, rows, encoded in rank_ways(index, maps, again, progress):
+        figures.setdefault(way, []).append(measure(rows, relevance) | {"encoded": encoded})
     return summarise(index, figures, known)
 
 
 def _read_marks(file: VectorFile) -> NDArray[np.uint64]:
     """``_mark`` of every vector, which must be one: finite, and not all zeros."""
-    marks, first = [], 0
-    for block in file.blocks():
+
+    def marked(block: NDArray[Any], first: int) -> NDArray[np.uint64]:
         check_lengths(file.path, block.astype(np.float64), first, zeros=False)
-        marks.append(_mark(to_unit(block)))
-        first += len(block)
-    return np.concatenate(marks)
+        return _mark(to_unit(block))
+
+    return np.concatenate([*map_blocks(marked, file.blocks())])
 
 
 def _mark(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
@@ -152,12 +148,12 @@ def _mark(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
 
 def _take(file: VectorFile, rows: NDArray[np.intp]) -> NDArray[np.float32]:
     """Unit vectors of some rows, which rise."""
-    taken, first = [np.empty((0, file.width), np.float32)], 0
-    for block in file.blocks():
+
+    def taken(block: NDArray[Any], first: int) -> NDArray[np.float32]:
         low, high = np.searchsorted(rows, [first, first + len(block)])
-        taken.append(to_unit(block[rows[low:high] - first]))
-        first += len(block)
-    return np.concatenate(taken)
+        return to_unit(block[rows[low:high] - first])
+
+    return np.concatenate([*map_blocks(taken, file.blocks())])
 
 
 def _read_units(
@@ -165,24 +161,6 @@ def _read_units(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     old, new = read_pair(pair, what, [file.width for file in files])
     return to_unit(old), to_unit(new)
-
-
-def _read_relevance(
-    relevant: str | Path | pd.DataFrame | None,
-    labels: tuple[Names | None, Names | None],
-    ids: tuple[Names, Names] | None,
-    counts: tuple[int, int],
-    itself: NDArray[np.intp] | None,
-) -> ByClass | Judged | None:
-    of_items, of_queries = labels
-    if relevant is None and of_items is not None:
-        return read_classes(of_items, of_queries, counts, itself)
-    if of_items is not None or of_queries is not None:
-        both = "relevant items or labels, one of the two"
-        raise CompatbenchError(
-            f"give {'the labels of the items, too' if relevant is None else both}"
-        )
-    return None if relevant is None else read_judgements(relevant, counts, ids)
 
 
 def _choose_pairs(

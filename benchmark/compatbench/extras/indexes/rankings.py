@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -21,62 +21,76 @@ class Ranking(NamedTuple):
     scores: Array  # inner products, falling, ``[Q, depth]``
 
 
-def search(
-    queries: Array,
-    blocks: Iterable[tuple[Array, Array]],
-    depth: int,
-    itself: Array | None = None,
-) -> Ranking:
+Each = Callable[[Callable[[Array, Array], Ranking]], Iterable[Ranking]]
+
+
+def search(queries: Array, each: Each, depth: int, itself: Array | None = None) -> Ranking:
     """The items with the largest inner products, exactly; of equal ones the first rows.
+
+    Beyond the first ``depth`` of a query only items above the last of its best are looked at; the
+    best are chosen anew when as many have been gathered.
 
     Args:
         queries: ``[Q, e]``.
-        blocks: rows of items, rising, and their vectors ``[n, e]``; only one is in memory.
+        each: calls a function with rows of items, rising, and their vectors ``[n, e]``, block by
+            block, and gives what it returns, in this order.
         depth: how many items of each query are kept.
         itself: the row that each query is not to find, ``[Q]``.
     """
-    best = Ranking(
-        np.full((len(queries), 0), -1), np.empty((len(queries), 0), np.result_type(queries))
-    )
-    for rows, vectors in blocks:
+    least = np.full((len(queries), 1), -np.inf, np.result_type(queries))  # that is still kept
+
+    def reach(rows: Array, vectors: Array) -> Ranking:
         scores = queries @ vectors.T
-        if itself is not None:
+        if itself is not None and len(rows):
             # Where a row of the block is that of a query.
             places = np.minimum(np.searchsorted(rows, itself), len(rows) - 1)
             hit = rows[places] == itself
             scores[hit, places[hit]] = -np.inf
-        best = _keep(best, rows, scores, depth)
-    return _sort(best)
+        return _pick(rows, scores, scores >= least)
+
+    parts, width = list[Ranking](), 0
+    for part in each(reach):
+        parts, width = [*parts, part], width + part.rows.shape[1]
+        if width > 2 * depth:
+            parts, width = [_keep(_join(parts), depth)], depth
+            last = parts[0].scores.min(axis=1, keepdims=True)
+            least = np.nextafter(last, np.inf, dtype=least.dtype)  # later rows lose a tie
+    return _sort(_keep(_join(parts), depth))
 
 
 def merge(parts: Iterable[Ranking], depth: int) -> Ranking:
     """One ranking of items that were searched in parts, by their scores."""
-    joined = (np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True))
-    rows, scores = _sort(Ranking(*joined))
+    rows, scores = _sort(_join(parts))
     return Ranking(rows[:, :depth], scores[:, :depth])
 
 
-def _keep(best: Ranking, rows: Array, scores: Array, depth: int) -> Ranking:
-    """The best so far with those of a block, in the order of their rows."""
-    if best.rows.shape[1] < depth:
-        rows = np.broadcast_to(rows, scores.shape)
-    else:
-        # Late blocks have few that are above the last of the best, so only these are moved.
-        above = scores > best.scores.min(axis=1, keepdims=True)
-        counts = above.sum(axis=1)
-        if not counts.any():
-            return best
-        query, column = np.nonzero(above)
-        place = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-        few = np.full((len(scores), counts.max()), -np.inf, scores.dtype)
-        few_rows = np.full(few.shape, -1)
-        few[query, place], few_rows[query, place] = scores[query, column], rows[column]
-        rows, scores = few_rows, few
-    rows, scores = np.hstack([best.rows, rows]), np.hstack([best.scores, scores])
-    if rows.shape[1] <= depth:
-        return Ranking(rows, scores)
-    kept = np.sort(np.argpartition(-scores, depth - 1, axis=1)[:, :depth], axis=1)
-    return Ranking(np.take_along_axis(rows, kept, 1), np.take_along_axis(scores, kept, 1))
+def _join(parts: Iterable[Ranking]) -> Ranking:
+    return Ranking(*(np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True)))
+
+
+def _pick(rows: Array, scores: Array, picked: Array) -> Ranking:
+    """The picked ``[Q, n]`` of the items, in their order, with nothing behind the last."""
+    places = np.flatnonzero(picked)
+    if len(places) == picked.size:
+        return Ranking(np.broadcast_to(rows, scores.shape), scores)
+    query, column = np.divmod(places, len(rows))
+    counts = np.bincount(query, minlength=len(scores))
+    place = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
+    few = np.full((len(scores), counts.max(initial=0)), -np.inf, scores.dtype)
+    few_rows = np.full(few.shape, -1)
+    few[query, place], few_rows[query, place] = scores.ravel()[places], rows[column]
+    return Ranking(few_rows, few)
+
+
+def _keep(items: Ranking, depth: int) -> Ranking:
+    """The best of each query, in the order that they are in; of equal ones the first."""
+    if items.rows.shape[1] <= depth:
+        return items
+    last = np.partition(items.scores, -depth, axis=1)[:, [-depth]]
+    kept = items.scores > last
+    equal = items.scores == last
+    kept |= equal & (equal.cumsum(axis=1) <= depth - kept.sum(axis=1, keepdims=True))
+    return Ranking(*(each[kept].reshape(-1, depth) for each in items))
 
 
 def _sort(best: Ranking) -> Ranking:

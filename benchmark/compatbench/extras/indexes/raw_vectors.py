@@ -16,12 +16,14 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from compatbench.errors import CompatbenchError
+from compatbench.extras.indexes.block_threads import map_blocks
 from compatbench.messages import first_line
 
 BLOCK = 4 << 20  # bytes of float32 in a block; in small ones threads wait for each other
 DTYPES = ("float16", "float32", "float64")
 KINDS = "a .npy, parquet, safetensors or flat Faiss index"
-# Vectors ``[n, width]`` and the number of the first, to the vectors in their place.
+# Vectors ``[n, width]`` and the number of the first, to the vectors in their place; called for
+# several blocks at once.
 Change = Callable[[NDArray[Any], int], NDArray[Any]]
 # Of an index of Faiss, after four letters for its kind: width, rows, two that are not used,
 # whether it is trained, and its metric, behind which all but the first two have a number.
@@ -37,6 +39,10 @@ class VectorFile:
     rows: int
     width: int
     dtype: np.dtype
+
+    def __post_init__(self) -> None:
+        if not self.rows or not self.width:
+            raise CompatbenchError(f"{self.path} holds no vectors")
 
     @property
     def per_block(self) -> int:
@@ -71,34 +77,39 @@ class RawVectors(VectorFile):
     header: Callable[[int], bytes]  # for vectors of a width
 
     def __post_init__(self) -> None:
-        needed = self.start + self.rows * self.width * self.dtype.itemsize
-        if (size := self.path.stat().st_size) < needed:
+        super().__post_init__()
+        if (size := self.path.stat().st_size) < self.end:
             raise CompatbenchError(
                 f"{self.path} is truncated: {self.rows:,} vectors of width {self.width} end at "
-                f"byte {needed:,}, and the file at {size:,}; copy it again"
+                f"byte {self.end:,}, and the file at {size:,}; copy it again"
             )
 
+    @property
+    def end(self) -> int:
+        """Of the vectors, in bytes."""
+        return self.start + self.rows * self.width * self.dtype.itemsize
+
     def blocks(self, rows: int = 0) -> Iterator[NDArray[Any]]:
+        rows = rows or self.per_block
         with self.path.open("rb") as source:
             source.seek(self.start)
-            yield from self._read(source, rows or self.per_block)
+            for first in range(0, self.rows, rows):
+                shape = min(rows, self.rows - first), self.width
+                block = np.fromfile(source, self.dtype, shape[0] * shape[1])
+                if block.size < shape[0] * shape[1]:
+                    raise CompatbenchError(f"{self.path} became shorter while it was read")
+                yield block.reshape(shape)
 
     def rewrite(self, file: BinaryIO, width: int, change: Change) -> None:
-        file.write(self.header(width))
-        with self.path.open("rb") as source:
-            source.seek(self.start)
-            for number, block in enumerate(self._read(source, self.per_block)):
-                changed = change(block, number * self.per_block)
-                file.write(np.ascontiguousarray(changed, self.dtype).data)
-            shutil.copyfileobj(source, file)  # what stands behind the vectors
+        def changed_block(block: NDArray[Any], first: int) -> NDArray[Any]:
+            return np.ascontiguousarray(change(block, first), self.dtype)
 
-    def _read(self, source: BinaryIO, rows: int) -> Iterator[NDArray[Any]]:
-        for first in range(0, self.rows, rows):
-            shape = min(rows, self.rows - first), self.width
-            block = np.fromfile(source, self.dtype, shape[0] * shape[1])
-            if block.size < shape[0] * shape[1]:
-                raise CompatbenchError(f"{self.path} became shorter while it was read")
-            yield block.reshape(shape)
+        file.write(self.header(width))
+        for changed in map_blocks(changed_block, self.blocks()):
+            file.write(changed.data)
+        with self.path.open("rb") as source:
+            source.seek(self.end)
+            shutil.copyfileobj(source, file)  # what stands behind the vectors
 
 
 def read_npy(path: Path, file: BinaryIO) -> RawVectors:

@@ -35,6 +35,29 @@ def read_names(names: Names, count: int, what: str) -> NDArray[Any]:
     return texts
 
 
+def read_relevance(
+    relevant: str | Path | pd.DataFrame | None,
+    labels: Names | None,
+    query_labels: Names | None,
+    ids: tuple[Names, Names] | None,
+    counts: tuple[int, int],
+    itself: NDArray[np.intp] | None,
+) -> ByClass | Judged | None:
+    """What is relevant, by judgements or by classes; of items that ask, ``itself``, by classes."""
+    if relevant is None and labels is not None:
+        return read_classes(labels, query_labels, counts, itself)
+    if labels is not None or query_labels is not None:
+        both = "relevant items or labels, one of the two"
+        raise CompatbenchError(
+            f"give {'the labels of the items, too' if relevant is None else both}"
+        )
+    if relevant is None:
+        return None
+    if itself is not None:
+        raise CompatbenchError("relevant items are those of queries: give the queries, too")
+    return read_judgements(relevant, counts, ids)
+
+
 def read_judgements(
     judgements: str | Path | pd.DataFrame, counts: tuple[int, int], ids: tuple[Names, Names] | None
 ) -> Judged:
@@ -50,7 +73,7 @@ def read_judgements(
     """
     name = str(judgements) if isinstance(judgements, (str, Path)) else "the frame"
     table = _read_table(Path(judgements)) if isinstance(judgements, (str, Path)) else judgements
-    columns = [pd.Series(table.iloc[:, place]).tolist() for place in range(table.shape[1])]
+    columns = table.to_numpy(object).T.tolist()
     if len(columns) < 2:
         raise CompatbenchError(
             f"{name} has one column; give TREC's qrels or a table of query, item and grade, or "
@@ -122,15 +145,9 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise CompatbenchError(
             f"{path}: line {wrong + 1} has {len(rows[wrong])} columns, and the first {len(rows[0])}"
         )
-    if len(rows[0]) == 4 and _is_number(rows[0][3]):  # TREC's, without a header
-        return pd.DataFrame([(query, item, grade) for query, _, item, grade in rows])
-    if len(rows[0]) == 3 and _is_number(rows[0][2]):
-        return pd.DataFrame(rows)
+    if len(rows[0]) in (3, 4) and rows[0][-1].lstrip("-").isdecimal():  # TREC's have no header
+        return pd.DataFrame([(row[0], *row[-2:]) for row in rows])
     return pd.DataFrame(rows[1:], columns=pd.Index(rows[0]))
-
-
-def _is_number(text: str) -> bool:
-    return text.lstrip("-").isdecimal()
 
 
 def _read(path: Path, read: Any) -> Any:

@@ -119,10 +119,7 @@ def find_expected(source: str, target: str, way: str, pairs: int) -> dict[str, A
             ported = ported.loc[ported["pairs"] == nearest]
             again = pooled.loc[pooled["way"] == CEILING]
             recall = {
-                name: {
-                    row["queries"]: {figure: round(row[figure], 1) for figure in FIGURES}
-                    for row in rows.to_dict("records")
-                }
+                name: rows.set_index("queries")[[*FIGURES]].map(round, ndigits=1).to_dict("index")
                 for name, rows in (("ported", ported), (CEILING, again))
             }
             images = int(ported["images"].iloc[0])

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from compatbench.data.layouts.containers import import_pyarrow
 from compatbench.errors import CompatbenchError
+from compatbench.extras.indexes.block_threads import map_blocks
 from compatbench.extras.indexes.raw_vectors import (
     Change,
     VectorArray,
@@ -47,10 +48,9 @@ class ParquetVectors(VectorFile):
         return BLOCKS_OF_GROUP * super().per_block
 
     def blocks(self, rows: int = 0) -> Iterator[NDArray[Any]]:
-        first, source = 0, _open_parquet(self.path)
-        for batch in self._batches(source, rows or self.per_block, columns=[self.column]):
-            yield self._vectors(batch.column(0), first)
-            first += len(batch)
+        source, rows = _open_parquet(self.path), rows or self.per_block
+        batches = self._batches(source, rows, columns=[self.column])
+        return map_blocks(lambda batch, first: self._vectors(batch.column(0), first), batches)
 
     def rewrite(self, file: BinaryIO, width: int, change: Change) -> None:
         pa = import_pyarrow(self.path)
@@ -69,17 +69,19 @@ class ParquetVectors(VectorFile):
         others = [name for name in schema.names if name != self.column]
         packed = source.metadata.row_group(0).column(place).compression
         packed = "NONE" if packed == "UNCOMPRESSED" else packed
-        first = 0
+
+        def changed_batch(batch: Any, first: int) -> Any:
+            vectors = change(self._vectors(batch.column(place), first), first)
+            values = pa.array(vectors.astype(self.dtype, copy=False).reshape(-1))
+            columns = batch.columns
+            columns[place] = pa.FixedSizeListArray.from_arrays(values, width).cast(kind)
+            return pa.record_batch(columns, schema=written)
+
         with pa.parquet.ParquetWriter(
             file, written, compression=packed, use_dictionary=others
         ) as writer:
-            for batch in self._batches(source, self.per_block):
-                vectors = change(self._vectors(batch.column(place), first), first)
-                values = pa.array(vectors.astype(self.dtype, copy=False).reshape(-1))
-                columns = batch.columns
-                columns[place] = pa.FixedSizeListArray.from_arrays(values, width).cast(kind)
-                writer.write_batch(pa.record_batch(columns, schema=written))
-                first += len(batch)
+            for batch in map_blocks(changed_batch, self._batches(source, self.per_block)):
+                writer.write_batch(batch)
 
     def _batches(self, source: Any, rows: int, **columns: Any) -> Iterator[Any]:
         with _reading(self.path):
@@ -133,15 +135,11 @@ def open_vectors(path: Path, column: str | None = None) -> VectorFile:
                 raise CompatbenchError(f"--column is for parquet files, and {path} is none")
             file.seek(0)
             if kind == "parquet":
-                vectors: VectorFile = _read_parquet(path, column)
-            else:
-                readers = {"npy": read_npy, "safetensors": read_safetensors}
-                vectors = readers.get(kind, read_faiss)(path, file)
+                return _read_parquet(path, column)
+            readers = {"npy": read_npy, "safetensors": read_safetensors, "faiss": read_faiss}
+            return readers[kind](path, file)
     except OSError as error:
         raise CompatbenchError(f"cannot read the index {path}: {error.strerror}") from None
-    if not vectors.rows or not vectors.width:
-        raise CompatbenchError(f"{path} holds no vectors")
-    return vectors
 
 
 def as_vectors(
@@ -152,8 +150,6 @@ def as_vectors(
         return open_vectors(Path(given), column)
     vectors = np.asarray(given)
     require_matrix(Path(name), vectors.shape, vectors.dtype)
-    if not vectors.size:
-        raise CompatbenchError(f"{name} holds no vectors")
     rows, width = vectors.shape
     return VectorArray(Path(name), rows, width, vectors.dtype, vectors)
 
@@ -195,7 +191,8 @@ def check_lengths(
     if wrong.any():
         row = int(wrong.argmax())
         what = "is all zeros" if lengths[row] == 0 else "has a NaN or an infinite number"
-        raise CompatbenchError(f"{path}: the vector in row {first + row:,} {what}; drop it")
+        which = "" if zeros else ", on both models"
+        raise CompatbenchError(f"{path}: the vector in row {first + row:,} {what}; drop it{which}")
     return lengths
 
 
