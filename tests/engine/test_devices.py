@@ -120,11 +120,9 @@ def test_a_task_on_two_cards_has_the_rows_of_a_processor(tmp_path: Path) -> None
     environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "FAKE_CARDS": "2"}
     environment["COMPATBENCH_CACHE"] = str(tmp_path / "cache")
     (tmp_path / "short.yaml").write_text(SUITE)
-    command, more = (
-        [sys.executable, "-c", PROGRAM],
-        {"cwd": tmp_path, "env": os.environ | environment},
-    )
-    done = subprocess.run(command, capture_output=True, text=True, **more)
+    where = {"cwd": tmp_path, "env": os.environ | environment}
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, capture_output=True, text=True, **where)
     assert (done.returncode, done.stderr) == (0, "")
     found = {}
     for name in ("processor", "cards"):

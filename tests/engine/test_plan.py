@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -373,25 +372,3 @@ def test_a_method_whose_code_changed_is_not_all_done(tmp_path: Path) -> None:
         run()
     assert run(keep=True).failures == ()
     run()
-
-
-def test_the_hash_is_of_the_file_its_imports_and_its_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mine, shared, data = (tmp_path / name for name in ("mine.py", "shared.py", "mine.json"))
-    text = "import shared\nfrom compatbench.methods.simpleshot import SimpleShot\n\n\n"
-    text += "class Mine(SimpleShot):\n    card = None\n"
-    mine.write_text(text)
-    shared.write_text("X = 1\n")
-    data.write_text("{}")
-    monkeypatch.setattr("compatbench.method.identity.class_file", lambda cls: mine)
-
-    class Mine(SimpleShot):
-        card = replace(SimpleShot.card, files=("mine.json",))
-
-    hashes = [hash_sources(Mine)]
-    for path, changed in ((mine, f"# why\n{text}"), (shared, "X = 2\n"), (data, "[]")):
-        path.write_text(changed)
-        hashes.append(hash_sources(Mine))
-    assert hashes[0] == hashes[1]  # a comment
-    assert len({*hashes}) == 3

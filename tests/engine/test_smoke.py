@@ -138,9 +138,7 @@ def test_modules_are_retrained_on_the_target_where_a_suite_asks_for_it(
     (tmp_path / "again.yaml").write_text(text)
     command = ("run", "--suite", "./again.yaml", "--methods", "zeroshot,tip_adapter")
     said(compatbench(*command, cwd=tmp_path))
-    with (tmp_path / "results" / "again" / "tip_adapter.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    *attached, retrained = rows
+    *attached, retrained = read_results(tmp_path, "again")["tip_adapter"]
     assert attached == read_results(smoke)["tip_adapter"]
     assert (retrained["source"], retrained["backbone"]) == ("mini-eva-clip", "mini-eva-clip")
     # A suite from a file has its page.

@@ -140,7 +140,6 @@ def test_the_last_trial_of_the_mini_suite_is_the_suite() -> None:
     rows = {row[0]: row[3] for row in read_tables("mini-suite", "likeness")[0][1:]}
     ranks = re.match(r"(\S+) \(.*?\) over (\d+ methods)", rows["ranks of the methods"])
     share = rows["gain of CoOp beside the probe's"].split(": ")[1]
-    assert ranks is not None
     trial = f"| {ranks[1]}, {ranks[2]} | {rows['gain of the linear probe']} | {share} |"
     says("mini-suite", trial)
     assert "(mma)" in rows["agreement of seeds"]
