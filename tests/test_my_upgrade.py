@@ -88,10 +88,7 @@ def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for words, message in [
         (["--suite", "photos-upgrade"], "holds no results; run the suite first"),
         (["--suite", "nowhere"], "no suite named 'nowhere'"),
-        (
-            ["--suite", "mini", "--out", "trial", "--methods", "coop"],
-            "named 'coop'; known: taskres",
-        ),
+        (["--suite", "mini", "--out", "trial", "--methods", "coop"], "'coop'; known: taskres"),
         (["--suite", "mini", "--upgrade", "mini-eva-clip,mini-clip"], "has no upgrade mini-eva"),
         (["--suite", "mini", "--out", "trial", "--tasks", "photos"], "no task of suite 'mini'"),
         (["--suite", "mini", "--out", "trial", "--shots", "3"], "shots: '3' is not one of 16"),

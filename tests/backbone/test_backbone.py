@@ -74,8 +74,8 @@ def test_what_leaves_the_towers_is_float32(pair: tuple[Backbone, Backbone]) -> N
     assert bool(torch.isfinite(context.grad).all())
     for weight in weights.values():
         assert weight.grad.dtype == torch.float32
-    images = low.encode_images(torch.zeros(1, 3, 48, 48))
-    hidden = low.encode_images(torch.zeros(1, 3, 48, 48), ImageInput("hidden"))
+    black = torch.zeros(1, 3, 48, 48)
+    images, hidden = low.encode_images(black), low.encode_images(black, ImageInput("hidden"))
     assert hidden.dtype == low.dtype
     prompt = torch.full((2, low.image.width), 0.1, requires_grad=True)
     prompted = low.image.encode(hidden, prompts=[low.image.enter(prompt)])

@@ -203,7 +203,6 @@ def test_missing_weights_are_told_with_every_place_and_the_way_to_get_them(tmp_p
         "hf download us/small.plain open_clip_model.safetensors",
     ):
         assert part in text
-    assert "\n" not in text
     report = inspect_backbone("Small/plain")
     assert (report.state, report.token_width, report.embed_dim) == ("missing", 16, 8)
     assert report.parameters == sum(p.numel() for p in make("Small").parameters())
@@ -220,9 +219,8 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(
     monkeypatch.setattr(finding, "getproxies", dict)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
     said = r"cannot be fetched: .*refused; where there is a"
-    with pytest.raises(MissingWeights, match=said) as caught:
+    with pytest.raises(MissingWeights, match=said):
         weights_key(read_backbone(name))
-    assert "\n" not in str(caught.value)
 
 
 def test_what_is_not_here_is_fetched_into_the_hubs_cache(

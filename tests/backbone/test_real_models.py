@@ -135,9 +135,8 @@ def test_a_projection_or_rows_that_a_tower_lacks_are_a_reason(models: dict[str, 
         ("mmrl", "siglip-so400m14-384", "a causal text tower, behind start-of-text"),
     ):
         made, backbone = build(method), models[name]
-        with pytest.raises(NotTransferable, match=reason) as caught:
+        with pytest.raises(NotTransferable, match=reason):
             classify(made, start(made, backbone), backbone)
-        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("upgrade", MOVES, ids=" to ".join)
