@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from synthetic_results import (
@@ -167,6 +167,7 @@ def counts(least: int) -> st.SearchStrategy[dict[tuple[str, int], int]]:
     return st.fixed_dictionaries(dict.fromkeys(SIX, st.integers(least, least + 10)))
 
 
+@settings(max_examples=20)
 @given(counts(40), counts(ZERO_SHOT["new"] + 15))
 def test_the_share_times_the_retrained_gain_is_the_old_gain(old: dict, right: dict) -> None:
     expected = replace(EXPECTED, tasks=tuple("abcdef"))
