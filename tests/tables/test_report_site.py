@@ -201,11 +201,6 @@ def test_what_methods_can_do_is_what_was_measured_of_them() -> None:
     assert can["methods"] == known
 
 
-def test_a_folder_without_results_gives_one_line(tmp_path: Path) -> None:
-    with pytest.raises(CompatbenchError, match="holds no results; give the folder"):
-        output_of("report", "--out", str(tmp_path))
-
-
 def test_the_suites_of_the_leaderboard_come_first_and_trials_stay_out(tmp_path: Path) -> None:
     row = make_row(task="mini-weather", source="mini-clip", backbone="mini-clip")
     for suite in ("smoke", "mini-shots"):
