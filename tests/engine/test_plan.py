@@ -32,7 +32,7 @@ from compatbench.methods.taskres import TaskRes
 from compatbench.results.collect import describe_method
 from compatbench.results.rows import Row, read_csv, to_frame, write_csv
 
-from .running import finish
+from .running import finish, write_suite
 
 REGISTRY = builtin_methods()
 CLIP, EVA, ANEW = "mini-clip", "mini-eva-clip", "mini-eva-clip-anew"
@@ -344,23 +344,12 @@ def test_cells_are_expected_to_take_what_results_say_that_they_took(tmp_path: Pa
     assert {c.name: plan.estimate.cell(c) for c in plan.cells} == pytest.approx(twice)
 
 
-SUITE = """name: one
-title: One
-upgrades: [[mini-clip, mini-eva-clip]]
-tasks: [mini-weather]
-shots: [1]
-seeds: [1]
-training: {views: 1}
-"""
-
-
 @pytest.mark.slow
 def test_a_method_whose_code_changed_is_not_all_done(tmp_path: Path) -> None:
-    (tmp_path / "one.yaml").write_text(SUITE)
+    suite, alone = str(write_suite(tmp_path, "one", shots=[1])), cb.Compute(jobs=1)
 
     def run(keep: bool = False) -> cb.Results:
-        return cb.run(str(tmp_path / "one.yaml"), "simpleshot", out=tmp_path, keep=keep,
-                      compute=cb.Compute(jobs=1))  # fmt: skip
+        return cb.run(suite, "simpleshot", out=tmp_path, keep=keep, compute=alone)
 
     run()
     kept = tmp_path / "runs" / "code" / "simpleshot@simpleshot.1.txt"

@@ -18,10 +18,11 @@ from compatbench.engine.execute.events import MARK, Event
 from compatbench.engine.execute.local import open_job, run_here
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.worker import make_worker
-from compatbench.files.project_folders import tasks_folder
 from compatbench.method.registry import builtin_methods
 from compatbench.tables.pages.leaderboard import render_pages
 from compatbench.tables.suite_page import published_pages
+
+from .running import write_suite
 
 METHODS = "zeroshot,gda,taskres,simpleshot"
 
@@ -29,11 +30,8 @@ METHODS = "zeroshot,gda,taskres,simpleshot"
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smoke suite with a page of its own, and three seeds."""
-    text = (tasks_folder() / "suites" / "smoke.yaml").read_text()
-    text = text.replace("name: smoke", "name: mine").replace("publish: false", "publish: true")
-    path = tmp_path_factory.mktemp("suite") / "mine.yaml"
-    path.write_text(text.replace("seeds: [1]", "seeds: [1, 2, 3]"))
-    return path
+    folder = tmp_path_factory.mktemp("suite")
+    return write_suite(folder, "mine", publish=True, seeds=[1, 2, 3])
 
 
 @pytest.fixture(scope="module")
