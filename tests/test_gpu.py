@@ -45,12 +45,8 @@ def test_logits_of_every_method_are_those_of_a_processor() -> None:
 def test_features_are_those_of_a_processor_and_of_smaller_batches(wanted: ImageInput) -> None:
     task = load_task("mini-weather")
     samples, found = task.split("test")[:100], []
-    for device, precision in (
-        ("cpu", "fp32"),
-        ("cuda", "fp32"),
-        ("cuda", "bf16"),
-        ("cuda", "fp16"),
-    ):
+    kinds = [("cpu", "fp32"), *(("cuda", precision) for precision in ("fp32", "bf16", "fp16"))]
+    for device, precision in kinds:
         backbone = load_backbone("mini-eva-clip", device, precision)
         own = None if wanted == FEATURES else wanted
         entries = [Images(backbone, task, samples, View(i), own) for i in range(2)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
-from functools import cache
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +13,9 @@ import timm
 import torch
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
+from timm.models.eva import Eva
+from timm.models.vision_transformer import ParallelThingsBlock, VisionTransformer
+from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
 from tiny_models import (
     CONTEXT_LENGTH,
     image_config,
@@ -110,14 +113,9 @@ def clip_tower(quick_gelu: bool = True, **changes: Any) -> nn.Module:
     return randomise(model, 3).double().visual  # type: ignore[return-value]
 
 
-@cache
-def _eva_shell() -> nn.Module:
-    return tiny_eva_clip().visual
-
-
 def timm_tower(kind: Any, **changes: Any) -> nn.Module:
     """A tower of timm's where open_clip puts it."""
-    visual: Any = copy.copy(_eva_shell())
+    visual: Any = copy.copy(EVA_SHELL)
     visual._modules = dict(visual._modules)
     settings: Any = dict(img_size=24, patch_size=12, embed_dim=32, depth=2, num_heads=2)
     settings |= dict(num_classes=16, global_pool="token") | changes
@@ -127,25 +125,13 @@ def timm_tower(kind: Any, **changes: Any) -> nn.Module:
     return randomise(visual, 4).double()
 
 
-def eva_tower(**changes: Any) -> nn.Module:
-    """timm's ``Eva``."""
-    from timm.models.eva import Eva
-
-    return timm_tower(Eva, **dict(use_rot_pos_emb=True) | changes)
+EVA_SHELL = tiny_eva_clip().visual
+eva_tower = partial(timm_tower, Eva, use_rot_pos_emb=True)
+vit_tower = partial(timm_tower, VisionTransformer)
 
 
-def vit_tower(**changes: Any) -> nn.Module:
-    """timm's ViT."""
-    from timm.models.vision_transformer import VisionTransformer
-
-    return timm_tower(VisionTransformer, **changes)
-
-
-def _convolved(**sizes: Any) -> nn.Module:
+def _convolved(patch_size: int, **sizes: Any) -> nn.Module:
     """MobileCLIP's patches, which three convolutions make."""
-    from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
-
-    del sizes["patch_size"]
     stem = ConvStem(channels=(8, 8, 32), stride=(3, 2, 2), kernel_size=(3, 2, 2), act_layer=nn.GELU)
     return HybridEmbed(stem, proj=False, **sizes)
 
@@ -188,20 +174,12 @@ def resnet() -> nn.Module:
     return model
 
 
-def _parallel_tower() -> nn.Module:
-    from timm.models.vision_transformer import ParallelThingsBlock
-
-    return vit_tower(block_fn=ParallelThingsBlock)
-
-
-GATE, SHARED_KEYS = (
-    "trunk.blocks.1.attn.gate",
-    dict(attn_type="rope", qkv_fused=False, num_kv_heads=1),
-)
+GATE = "trunk.blocks.1.attn.gate"
+SHARED_KEYS = dict(attn_type="rope", qkv_fused=False, num_kv_heads=1)
 # What is said of it, and the tower.
 UNKNOWN_IMAGE_TOWERS: list[tuple[str, Callable[[], Any]]] = [
     ("'ModifiedResNet' is not a transformer", lambda: resnet().visual),
-    ("blocks are not EVA's or timm's", _parallel_tower),
+    ("blocks are not EVA's or timm's", lambda: vit_tower(block_fn=ParallelThingsBlock)),
     ("blocks are not open_clip's standard", lambda: clip_tower(block_type="custom")),
     ("pooled by 'none'", lambda: clip_tower(pool_type="none")),
     ("pooled by ''", lambda: eva_tower(global_pool="")),

@@ -71,18 +71,15 @@ def test_what_leaves_the_towers_is_float32(pair: tuple[Backbone, Backbone]) -> N
     weights = {n: w.float().requires_grad_() for n, w in low.text.weights.items() if "bias" in n}
     features = low.encode_prompts(low.prompts(labels, context), weights)
     features.square().sum().backward()
-    assert context.grad is not None
     assert bool(torch.isfinite(context.grad).all())
     for weight in weights.values():
-        assert weight.grad is not None
         assert weight.grad.dtype == torch.float32
-    images = low.encode_images(torch.zeros(1, 3, 48, 48))
-    hidden = low.encode_images(torch.zeros(1, 3, 48, 48), ImageInput("hidden"))
+    black = torch.zeros(1, 3, 48, 48)
+    images, hidden = low.encode_images(black), low.encode_images(black, ImageInput("hidden"))
     assert hidden.dtype == low.dtype
     prompt = torch.full((2, low.image.width), 0.1, requires_grad=True)
     prompted = low.image.encode(hidden, prompts=[low.image.enter(prompt)])
     prompted.sum().backward()
-    assert prompt.grad is not None
     learned = [features, context.grad, prompted, prompt.grad]
     for tensor in (*learned, images, low.embed_text("rain"), low.zero_shot(labels)):
         assert tensor.dtype == torch.float32

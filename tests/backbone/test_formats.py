@@ -181,9 +181,8 @@ def test_a_truncated_file_is_told(write: Any, share: float, tmp_path: Path) -> N
     path = tmp_path / ("w.safetensors" if write is save_file else "w.pt")
     write(make("Small").state_dict(), path)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(CompatbenchError, match=r"damaged or incomplete \([\d,]+ bytes\)") as caught:
+    with pytest.raises(CompatbenchError, match=r"damaged or incomplete \([\d,]+ bytes\)"):
         load_backbone(f"Small/plain@{path}")
-    assert "\n" not in str(caught.value)
 
 
 def write(name: str, write: Any = torch.save, change: Any = dict) -> Callable[[Path], object]:
@@ -238,11 +237,8 @@ def test_what_cannot_be_loaded_is_told(
             Path(file).write_bytes(content)
         else:
             content(Path(file))
-    with pytest.raises(CompatbenchError, match=message) as caught:
+    with pytest.raises(CompatbenchError, match=message):
         load_backbone(name)
-    assert "\n" not in str(caught.value)
     if not files:
         report = inspect_backbone(name)
-        assert report.state == "wrong"
-        assert report.message
-        assert report.fix
+        assert (report.state, bool(report.message), bool(report.fix)) == ("wrong", True, True)

@@ -169,11 +169,6 @@ def known(pair: Any) -> Any:
     return kind, backbone, copy.deepcopy(model), torch.randn(2, 3, 64, 64, dtype=torch.float64)
 
 
-def own_features(kind: str, backbone: Backbone, model: Any, pixels: Tensor) -> tuple[Tensor, ...]:
-    texts = own_text_features(kind, backbone, model, [f"a photo of a {n}." for n in LABELS.names])
-    return texts, model.get_image_features(pixel_values=pixels).pooler_output
-
-
 def test_prompts_in_the_image_tower_are_rows_of_transformers_layers(known: Any) -> None:
     kind, backbone, model, pixels = known
     tower = backbone.image
@@ -215,11 +210,10 @@ def test_low_rank_updates_are_those_of_transformers_matrices(known: Any) -> None
                 matrix = getattr(layer.self_attn, f"{name}_proj").weight
                 with torch.no_grad():
                     matrix += method.config.alpha / method.config.rank**0.5 * b @ a
-    texts, images = own_features(kind, backbone, model, pixels)
+    texts = own_text_features(kind, backbone, model, [f"a photo of a {n}." for n in LABELS.names])
+    images = model.get_image_features(pixel_values=pixels).pooler_output
     expected = backbone.logit_scale * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
-    labels = Labels(LABELS.names, ("a photo of a {}.",), "a photo of a {}.")
-    classify = method.attach(module, backbone, labels)
-    found = classify(backbone.image.embed(pixels))
+    found = method.attach(module, backbone, LABELS)(backbone.image.embed(pixels))
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -353,9 +347,8 @@ def test_a_tokenizer_whose_files_are_missing_is_told(
 ) -> None:
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "tokenizer_config.json").unlink()
-    with pytest.raises(CompatbenchError, match="tokenizer") as caught:
+    with pytest.raises(CompatbenchError, match="tokenizer"):
         load_backbone(f"local-dir:{tmp_path}")
-    assert "\n" not in str(caught.value)
 
 
 def test_the_images_of_coca_equal_encode_image() -> None:

@@ -87,9 +87,11 @@ def test_rows_before_the_projection(visual: Any) -> None:
 
 @pytest.mark.parametrize("name", ["clip", "clip-average", "eva-mini", "eva-registers"])
 def test_dense_features_are_the_feature_and_every_patch_projected(name: str) -> None:
+    """They see prompts, and need a pooled row."""
     visual: Any = IMAGE_TOWERS[name]()
     tower, images = ImageTower(visual, "tiny"), pixels(visual)
-    found = tower.encode(tower.embed(images), dense=True)
+    hidden = tower.embed(images)
+    found = tower.encode(hidden, dense=True)
     assert_same(found[:, 0], visual(images))
     if name.startswith("clip"):
         tokens = visual.ln_post(visual.transformer(visual._embeds(images)))
@@ -98,18 +100,13 @@ def test_dense_features_are_the_feature_and_every_patch_projected(name: str) -> 
         tokens = visual.trunk.forward_features(images)
         patches = visual.head(visual.trunk.head(tokens[:, visual.trunk.num_prefix_tokens :]))
     assert_same(found[:, 1:], patches)
-
-
-def test_dense_features_see_the_prompts_and_need_a_pooled_row() -> None:
-    visual = IMAGE_TOWERS["clip"]()
-    tower, images = ImageTower(visual, "tiny"), pixels(visual)
     prompts = [draw(2, tower.width, seed=i) for i in range(2)]
-    dense = tower.encode(tower.embed(images), prompts=prompts, dense=True)
-    assert_same(dense[:, 0], tower.encode(tower.embed(images), prompts=prompts))
-    assert (dense - tower.encode(tower.embed(images), dense=True)).abs()[:, 1:].max() > 1e-4
-    tower = ImageTower(IMAGE_TOWERS["clip-attention-pool"](), "tiny")
+    prompted = tower.encode(hidden, prompts=prompts, dense=True)
+    assert_same(prompted[:, 0], tower.encode(hidden, prompts=prompts))
+    assert (prompted - found).abs()[:, 1:].max() > 1e-4
+    pooling = IMAGE_TOWERS["clip-attention-pool"]()
     with pytest.raises(NotTransferable, match="pools by attention"):
-        tower.encode(tower.embed(images), dense=True)
+        ImageTower(pooling, "tiny").encode(pixels(pooling), dense=True)
 
 
 def test_a_backbone_gives_what_is_wanted(backbone64: Backbone) -> None:

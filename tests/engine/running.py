@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from warm_processes import Command
 
 from compatbench.engine.cell import Cell, CellRecord, describe_cell
@@ -38,6 +39,14 @@ class {cls}(Method):
         {attach}
         return CosineClassifier(backbone.zero_shot(labels), 1.0)
 """
+
+
+def write_suite(folder: Path, name: str, **changes: object) -> Path:
+    """The file of a suite that is the smoke suite but for these fields."""
+    path = folder / f"{name}.yaml"
+    values = {"name": name, "title": name.title(), "extends": "smoke", **changes}
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
 
 
 def write_methods(path: Path, head: str = "", attach: str = "pass", **fits: str) -> None:

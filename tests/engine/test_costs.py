@@ -26,13 +26,8 @@ from compatbench.method.trained import TrainedMethod
 SMOKE = suite_cards.read("smoke")
 
 
-def matrix_of(
-    suite: SuiteCard,
-    *methods: str,
-    seeds: list[int] | None = None,
-    shots: list[int] | None = None,
-) -> Matrix:
-    return select_matrix(suite, builtin_methods(), methods, shots=shots, seeds=seeds)
+def matrix_of(suite: SuiteCard, *methods: str, **selection: Any) -> Matrix:
+    return select_matrix(suite, builtin_methods(), methods, **selection)
 
 
 def changed(**values: object) -> SuiteCard:
@@ -42,7 +37,6 @@ def changed(**values: object) -> SuiteCard:
 @pytest.mark.parametrize("name", ["mini-clip", "mini-eva-clip"])
 def test_what_is_stored_of_an_image_has_the_counted_size(name: str) -> None:
     size, backbone = measure_model(name), load_backbone(name)
-    assert size is not None
     image = torch.zeros(1, 3, size.image_side, size.image_side)
     for wanted in (ImageInput("features"), POOLED, DENSE, PIXELS, ImageInput("hidden", block=2)):
         taken = backbone.encode_images(image, wanted)
@@ -77,13 +71,10 @@ def test_images_are_counted_once_for_each_backbone_split_and_view() -> None:
 
 
 def test_the_largest_step_is_named_and_what_cards_do_not_hold() -> None:
-    matrix = matrix_of(
-        suite_cards.read("large"), "coop", "mma", "flyp", "wise_ft_weights", seeds=[1]
-    )
-    costs = count_costs(matrix)
+    large, methods = suite_cards.read("large"), ("coop", "mma", "flyp", "wise_ft_weights")
+    costs = count_costs(matrix_of(large, *methods, seeds=[1]))
     assert (costs.step.method, costs.step.images) == ("flyp", 256)
     size = measure_model(costs.step.backbone)
-    assert size is not None
     # Differences, shifted weights, gradients and two moments of both towers.
     assert costs.step.states == 5 * 4 * (size.text_weights + size.image_weights)
     # At once only what keeps to the room; hundreds of gigabytes in one batch.
@@ -133,7 +124,6 @@ def test_hours_on_a_card_are_counts_over_stated_rates() -> None:
     size, costs = measure_model("vit-b16-openai"), count_costs(matrix)
     frame = estimate_hours(matrix, costs, rates, "fp32").set_index("method")
     [cell] = [cell for cell in matrix.places if cell.name == "coop"]
-    assert size is not None
     steps, classes = costs.steps, len(task_cards.read(cell.task).classes)
     launches = read_launches()["coop"]
     coop, whole = frame.loc["coop"], frame.loc["all"]
@@ -169,12 +159,11 @@ def test_an_estimate_counts_steps_or_follows_what_a_method_was_measured_to_take(
 def test_ways_with_labels_are_counted_as_fits_on_every_target() -> None:
     longer = changed(training=SMOKE.training.model_dump() | {"max_steps": 400})
 
-    def matrix(*ways: str) -> Matrix:
-        return select_matrix(longer, builtin_methods(), ["taskres"], transfers=ways)
-
-    every = matrix("copied", "words-mean", "retrained+4")
+    ways = ("copied", "words-mean", "retrained+4")
+    every = matrix_of(longer, "taskres", transfers=ways)
     seconds = {cell.transfer: TimeEstimate(every).cell(cell) for cell in every.places}
     assert seconds["words-mean"] < seconds["copied"] / 2 < seconds["retrained+4"]
-    once = count_costs(matrix("copied")).steps
-    assert count_costs(matrix("copied", "words-mean")).steps == once
-    assert count_costs(matrix("copied", "retrained+4")).steps == 2 * once  # it has one target
+    copied, words, anew = (
+        count_costs(matrix_of(longer, "taskres", transfers={"copied", way})).steps for way in ways
+    )
+    assert (words, anew) == (copied, 2 * copied)  # it has one target

@@ -120,15 +120,13 @@ def test_a_variant_of_some_classes_is_classified_among_these_alone(
     # A residual was learned for each of five classes; three of them are served, too.
     learned = rows(place, "taskres")
     assert {row["status"] for row in learned.values()} == {"ok"}
-    [module] = [p for p in place.glob("runs/modules/*/*") if method_of(p) == "taskres"]
+    modules = {load_module(path).about["method"]: path for path in place.glob("runs/modules/*/*")}
     options = ["--target", "mini-eva-clip", "--task", "beasts-some", "--json"]
-    found = json.loads(output_in(compatbench, place, "evaluate", str(module), *options, *roots))
+    found = json.loads(
+        output_in(compatbench, place, "evaluate", str(modules["taskres"]), *options, *roots)
+    )
     assert str(found["target"]["correct"]) == learned["mini-eva-clip", "beasts-some"]["correct"]
     assert str(found["source"]["correct"]) == learned["mini-clip", "beasts-some"]["correct"]
-
-
-def method_of(path: Path) -> str:
-    return load_module(path).about["method"]  # type: ignore[return-value]
 
 
 @pytest.mark.slow
@@ -202,10 +200,7 @@ MINE = """\
 from dataclasses import replace
 from compatbench.methods.zeroshot import ZeroShot
 
-
 class Mine(ZeroShot):
-    \"\"\"Mine.\"\"\"
-
     card = replace(ZeroShot.card, name="mine", title="Mine")
 """
 

@@ -21,15 +21,9 @@ from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError
 from compatbench.files import processes
 
+from .running import write_suite
+
 METHODS = ("zeroshot", "tip_adapter", "kgcoop", "vpt_shallow")
-SUITE = """
-name: short
-title: Short
-extends: smoke
-publish: false
-shots: [2]
-training: {views: 1, max_steps: 2}
-"""
 # Runs the suite on a processor, and on all cards of a make-believe accelerator.
 PROGRAM = f"""
 import torch
@@ -119,12 +113,10 @@ def test_a_task_on_two_cards_has_the_rows_of_a_processor(tmp_path: Path) -> None
     """In processes of their own, since a registered device is there for the whole process."""
     environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "FAKE_CARDS": "2"}
     environment["COMPATBENCH_CACHE"] = str(tmp_path / "cache")
-    (tmp_path / "short.yaml").write_text(SUITE)
-    command, more = (
-        [sys.executable, "-c", PROGRAM],
-        {"cwd": tmp_path, "env": os.environ | environment},
-    )
-    done = subprocess.run(command, capture_output=True, text=True, **more)
+    write_suite(tmp_path, "short", shots=[2], training={"views": 1, "max_steps": 2})
+    where = {"cwd": tmp_path, "env": os.environ | environment}
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, capture_output=True, text=True, **where)
     assert (done.returncode, done.stderr) == (0, "")
     found = {}
     for name in ("processor", "cards"):

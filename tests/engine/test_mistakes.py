@@ -9,7 +9,7 @@ import pytest
 
 from compatbench.files.project_folders import tasks_folder
 
-from .running import Run, expect_one_line, said
+from .running import Run, expect_one_line, said, write_suite
 
 # A file of the cards, what of it is replaced, and what is said; of the others a bit is flipped.
 SPOILT = [
@@ -50,14 +50,6 @@ def test_broken_results_of_another_suite_stop_a_run_before_its_work(
     assert not (tmp_path / "runs" / "cells").exists()
 
 
-SUITE = """\
-name: real
-title: Real
-upgrades: [[{source}, mini-eva-clip]]
-tasks: [mini-weather]
-shots: [1]
-seeds: [1]
-"""
 NOT_HERE = (
     "open_clip_model.safetensors of timm/vit_base_patch16_clip_224.openai is not on this machine, "
     "and nothing may be fetched (HF_HUB_OFFLINE)"
@@ -76,7 +68,7 @@ NOT_HERE = (
 def test_a_backbone_that_cannot_be_had(
     compatbench: Run, tmp_path: Path, source: str, message: str
 ) -> None:
-    (tmp_path / "real.yaml").write_text(SUITE.format(source=source))
+    write_suite(tmp_path, "real", upgrades=[[source, "mini-eva-clip"]])
     home = {"HF_HOME": str(tmp_path), "HOME": str(tmp_path)}
     options = ["--suite", "real.yaml", "--methods", "coop"]
     expect_one_line(compatbench("run", *options, "--offline", cwd=tmp_path, **home), message)

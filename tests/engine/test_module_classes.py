@@ -52,8 +52,6 @@ def test_classes_are_found_by_name_in_any_order(module: Module, task: Task) -> N
     before, after = cb.evaluate(module, TARGET), cb.evaluate(module, TARGET, task)
     assert after.test_set == "pantry"
     for one, other in ((before.source, after.source), (before.target, after.target)):
-        assert one is not None
-        assert other is not None
         assert sorted(np.bincount(one.targets)) == sorted(np.bincount(other.targets))
         assert one.accuracy == other.accuracy
         assert one.zero_shot_accuracy == other.zero_shot_accuracy
@@ -82,8 +80,6 @@ def test_templates_are_the_module_s(module: Module, task: Task) -> None:
     with pytest.warns(CompatbenchWarning, match=r"'pantry' has other templates than the module's"):
         found = cb.evaluate(module, TARGET, named(task, templates=("an ugly {}",)))
     before = cb.evaluate(module, TARGET)
-    assert found.target is not None
-    assert before.target is not None
     assert found.target.accuracy == before.target.accuracy
     assert found.target.zero_shot_accuracy == before.target.zero_shot_accuracy
 
@@ -141,7 +137,6 @@ def test_a_prompt_serves_new_classes_and_a_residual_does_not(worker: Worker) -> 
         assert {row.status for row in rows} == {"ok"}
         assert len(found) == 4
         module = worker.store.read_module(worker.store.read(cell.fit_key))  # type: ignore[arg-type]
-        assert module is not None
         answers = {}
         for name in cell.backbones:
             backbone = load_backbone(name)

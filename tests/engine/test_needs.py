@@ -31,6 +31,7 @@ METHODS = """
     import torch
     import torch.nn.functional as F
     from compatbench.method import Method, MethodCard, Module
+    from compatbench.methods.zeroshot import ZeroShot
 
     class Told(Method):
         card = MethodCard("told", "Told", "none", "classifier", "is told much",
@@ -62,16 +63,12 @@ METHODS = """
 
             return classify
 
-    class Untold(Method):
+    class Untold(ZeroShot):
         card = MethodCard("untold", "Untold", "none", "classifier", "is told nothing")
 
         def fit(self, backbone, data, rng):
             assert data.teacher is None and data.unlabelled is None
             return Module({"w": torch.zeros(1)})
-
-        def attach(self, module, backbone, labels):
-            weights = backbone.zero_shot(labels)
-            return lambda images: F.normalize(images, dim=-1) @ weights.T
 """
 
 

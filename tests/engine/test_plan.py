@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from compatbench.methods.taskres import TaskRes
 from compatbench.results.collect import describe_method
 from compatbench.results.rows import Row, read_csv, to_frame, write_csv
 
-from .running import finish
+from .running import finish, write_suite
 
 REGISTRY = builtin_methods()
 CLIP, EVA, ANEW = "mini-clip", "mini-eva-clip", "mini-eva-clip-anew"
@@ -345,23 +344,12 @@ def test_cells_are_expected_to_take_what_results_say_that_they_took(tmp_path: Pa
     assert {c.name: plan.estimate.cell(c) for c in plan.cells} == pytest.approx(twice)
 
 
-SUITE = """name: one
-title: One
-upgrades: [[mini-clip, mini-eva-clip]]
-tasks: [mini-weather]
-shots: [1]
-seeds: [1]
-training: {views: 1}
-"""
-
-
 @pytest.mark.slow
 def test_a_method_whose_code_changed_is_not_all_done(tmp_path: Path) -> None:
-    (tmp_path / "one.yaml").write_text(SUITE)
+    suite, alone = str(write_suite(tmp_path, "one", shots=[1])), cb.Compute(jobs=1)
 
     def run(keep: bool = False) -> cb.Results:
-        return cb.run(str(tmp_path / "one.yaml"), "simpleshot", out=tmp_path, keep=keep,
-                      compute=cb.Compute(jobs=1))  # fmt: skip
+        return cb.run(suite, "simpleshot", out=tmp_path, keep=keep, compute=alone)
 
     run()
     kept = tmp_path / "runs" / "code" / "simpleshot@simpleshot.1.txt"
@@ -373,25 +361,3 @@ def test_a_method_whose_code_changed_is_not_all_done(tmp_path: Path) -> None:
         run()
     assert run(keep=True).failures == ()
     run()
-
-
-def test_the_hash_is_of_the_file_its_imports_and_its_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mine, shared, data = (tmp_path / name for name in ("mine.py", "shared.py", "mine.json"))
-    text = "import shared\nfrom compatbench.methods.simpleshot import SimpleShot\n\n\n"
-    text += "class Mine(SimpleShot):\n    card = None\n"
-    mine.write_text(text)
-    shared.write_text("X = 1\n")
-    data.write_text("{}")
-    monkeypatch.setattr("compatbench.method.identity.class_file", lambda cls: mine)
-
-    class Mine(SimpleShot):
-        card = replace(SimpleShot.card, files=("mine.json",))
-
-    hashes = [hash_sources(Mine)]
-    for path, changed in ((mine, f"# why\n{text}"), (shared, "X = 2\n"), (data, "[]")):
-        path.write_text(changed)
-        hashes.append(hash_sources(Mine))
-    assert hashes[0] == hashes[1]  # a comment
-    assert len({*hashes}) == 3

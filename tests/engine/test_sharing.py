@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,10 +18,11 @@ from compatbench.engine.execute.events import MARK, Event
 from compatbench.engine.execute.local import open_job, run_here
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.worker import make_worker
-from compatbench.files.project_folders import tasks_folder
 from compatbench.method.registry import builtin_methods
 from compatbench.tables.pages.leaderboard import render_pages
 from compatbench.tables.suite_page import published_pages
+
+from .running import write_suite
 
 METHODS = "zeroshot,gda,taskres,simpleshot"
 
@@ -28,11 +30,8 @@ METHODS = "zeroshot,gda,taskres,simpleshot"
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smoke suite with a page of its own, and three seeds."""
-    text = (tasks_folder() / "suites" / "smoke.yaml").read_text()
-    text = text.replace("name: smoke", "name: mine").replace("publish: false", "publish: true")
-    path = tmp_path_factory.mktemp("suite") / "mine.yaml"
-    path.write_text(text.replace("seeds: [1]", "seeds: [1, 2, 3]"))
-    return path
+    folder = tmp_path_factory.mktemp("suite")
+    return write_suite(folder, "mine", publish=True, seeds=[1, 2, 3])
 
 
 @pytest.fixture(scope="module")
@@ -91,52 +90,54 @@ def test_shards_add_up_in_one_folder_or_copied_into_one(
     assert published(suite, joined, whole) == published(suite, whole, whole)
 
 
-@pytest.mark.slow
-def test_a_cell_that_another_run_has_is_waited_for(cache: Path, tmp_path: Path) -> None:
-    """It is looked at again when it is free, and not run again."""
+@pytest.fixture
+def held(cache: Path, tmp_path: Path) -> Iterator[SimpleNamespace]:
+    """A job of one cell, which another has claimed, and what the other may do."""
     [cell] = plan_cells(suite_cards.read("smoke"), builtin_methods(), ["gda"])
     worker = make_worker(tmp_path / "runs", cache, Compute())
-    store, seen = worker.store, list[str]()
+    store = worker.store
+    store.claim_path(cell.key).parent.mkdir(parents=True)
+    lock = FileLock(store.claim_path(cell.key))
+    lock.acquire()
+
+    def finish() -> None:
+        lock.release()
+        assert worker.run(cell).errors == []
+        assert store.is_done(cell, store.read(cell.key))
+
+    with open_job([cell], store.folder, cache, Compute(jobs=1)) as job:
+        yield SimpleNamespace(job=job, finish=finish, mark=job.folder / f"{cell.key}{MARK}")
+
+
+@pytest.mark.slow
+def test_a_cell_that_another_run_has_is_waited_for(held: SimpleNamespace) -> None:
+    """It is looked at again when it is free, and not run again."""
+    seen: list[str] = []
 
     def on_event(event: Event) -> None:
         seen.append(event.kind)
         if seen == ["waiting"]:
-            # The other finishes it meanwhile.
-            lock.release()
-            assert worker.run(cell).errors == []
+            held.finish()
 
-    store.claim_path(cell.key).parent.mkdir(parents=True)
-    lock = FileLock(store.claim_path(cell.key))
-    lock.acquire()
-    with open_job([cell], store.folder, cache, Compute(jobs=1)) as job:
-        run_here(job, on_event)
+    run_here(held.job, on_event)
     assert seen == ["waiting"]
-    assert store.is_done(cell, store.read(cell.key))
 
 
 @pytest.mark.slow
 def test_a_cell_that_this_run_has_just_claimed_is_not_taken_for_anothers(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    held: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its mark follows the claim; in between, another worker of the run may look."""
-    [cell] = plan_cells(suite_cards.read("smoke"), builtin_methods(), ["gda"])
-    worker = make_worker(tmp_path / "runs", cache, Compute())
-    store, seen, looks = worker.store, list[str](), list[float]()
-    store.claim_path(cell.key).parent.mkdir(parents=True)
-    lock = FileLock(store.claim_path(cell.key))
-    lock.acquire()
+    seen, looks = list[str](), list[float]()
 
     def sleep(seconds: float) -> None:
         looks.append(seconds)
-        mark = job.folder / f"{cell.key}{MARK}"
         if len(looks) == 1:
-            mark.write_text("2")
+            held.mark.write_text("2")
         elif len(looks) == 3:
-            mark.unlink()
-            lock.release()
-            assert worker.run(cell).errors == []
+            held.mark.unlink()
+            held.finish()
 
     monkeypatch.setattr(loop, "time", SimpleNamespace(sleep=sleep))
-    with open_job([cell], store.folder, cache, Compute(jobs=1)) as job:
-        run_here(job, lambda event: seen.append(event.kind))
+    run_here(held.job, lambda event: seen.append(event.kind))
     assert (seen, len(looks)) == ([], 3)

@@ -10,6 +10,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,15 +22,12 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
 ]
 RAY = ["--executor", "ray"]
+NEEDS_RAY = pytest.mark.skipif(find_spec("ray") is None, reason="the extra 'ray' is not installed")
+ON_RAY = pytest.param(RAY, marks=NEEDS_RAY)
 LONG = pytest.mark.skipif(
     "COMPATBENCH_LONG_TESTS" not in os.environ,
     reason="two minutes; with COMPATBENCH_LONG_TESTS=1, as the workflow has it",
 )
-
-
-def skip_without_ray(options: list[str]) -> None:
-    if "ray" in options:
-        pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
 
 @pytest.mark.parametrize(
@@ -37,13 +35,12 @@ def skip_without_ray(options: list[str]) -> None:
     [
         (["--jobs", "1"], signal.SIGTERM),
         (["--jobs", "2"], signal.SIGINT),
-        (RAY, signal.SIGINT),
+        pytest.param(RAY, signal.SIGINT, marks=NEEDS_RAY),
     ],
 )
 def test_a_run_that_is_stopped_says_how_to_go_on_and_leaves_nothing(
     tmp_path: Path, options: list[str], stop: signal.Signals
 ) -> None:
-    skip_without_ray(options)
     with slow_run(tmp_path, *options) as run:
         run.wait_for_fit()
         assert len(run.processes()) > (options != ["--jobs", "1"])
@@ -63,8 +60,8 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_leaves_nothing(
         assert run.has_ended()
 
 
+@NEEDS_RAY
 def test_ray_that_is_stopped_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
-    skip_without_ray(RAY)
     with slow_run(tmp_path, *RAY) as run:
         run.find("gcs_server")
         run.process.send_signal(signal.SIGTERM)
@@ -105,11 +102,10 @@ def test_a_run_whose_terminal_is_closed_ends_as_by_ctrl_c(tmp_path: Path) -> Non
         assert run.has_ended()
 
 
-@pytest.mark.parametrize("options", [["--jobs", "2"], RAY])
+@pytest.mark.parametrize("options", [["--jobs", "2"], ON_RAY])
 def test_what_a_killed_run_leaves_is_removed_by_the_next_run(
     tmp_path: Path, options: list[str]
 ) -> None:
-    skip_without_ray(options)
     with slow_run(tmp_path / "killed", *options) as run:
         run.wait_for_fit()
         run.processes()
@@ -155,6 +151,7 @@ def kill_part(name: str, folder: Path, in_fit: bool) -> None:
 
 
 @LONG
+@NEEDS_RAY
 @pytest.mark.parametrize(
     ("in_fit", "parts"),
     # While it starts, one that Ray waits for, and one that the node starts later.
@@ -163,7 +160,6 @@ def kill_part(name: str, folder: Path, in_fit: bool) -> None:
 def test_a_vital_part_that_dies_ends_the_run_in_one_line_within_a_minute(
     tmp_path: Path, in_fit: bool, parts: list[str]
 ) -> None:
-    skip_without_ray(RAY)
     with ThreadPoolExecutor() as pool:
         runs = [pool.submit(kill_part, name, tmp_path / name, in_fit) for name in parts]
     for each in runs:
@@ -171,8 +167,8 @@ def test_a_vital_part_that_dies_ends_the_run_in_one_line_within_a_minute(
 
 
 @LONG
+@NEEDS_RAY
 def test_a_run_goes_on_without_the_dashboard(tmp_path: Path) -> None:
-    skip_without_ray(RAY)
     with slow_run(tmp_path, *RAY, "--jobs", "1") as run:
         run.wait_for_fit()
         for pid, command in run.processes().items():

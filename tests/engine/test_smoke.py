@@ -17,7 +17,7 @@ from compatbench.files.project_folders import tasks_folder
 from compatbench.method import load_module
 from compatbench.method.registry import builtin_methods
 
-from .running import METHODS, SMOKE, Run, expect_one_line, said, slow_run, wait_until
+from .running import METHODS, SMOKE, Run, expect_one_line, said, slow_run, wait_until, write_suite
 
 
 def read_results(folder: Path, suite: str = "smoke") -> dict[str, list[dict[str, str]]]:
@@ -46,10 +46,7 @@ def cells(folder: Path) -> dict[str, tuple[int, dict]]:
 def test_every_method_has_numbers_that_agree_with_each_other(
     compatbench: Run, tmp_path: Path
 ) -> None:
-    text = (tasks_folder() / "suites" / "smoke.yaml").read_text()
-    (tmp_path / "short.yaml").write_text(
-        text.replace("name: smoke", "name: short").replace("max_steps: 20", "max_steps: 1")
-    )
+    write_suite(tmp_path, "short", training={"views": 2, "max_steps": 1})
     said(compatbench("run", "--suite", "./short.yaml", "--methods", "all", cwd=tmp_path))
     results = read_results(tmp_path, "short")
     methods = builtin_methods()
@@ -133,14 +130,10 @@ def test_a_new_target_costs_its_evaluation_only(
 def test_modules_are_retrained_on_the_target_where_a_suite_asks_for_it(
     compatbench: Run, smoke: Path, tmp_path: Path
 ) -> None:
-    text = (tasks_folder() / "suites" / "smoke.yaml").read_text()
-    text = text.replace("name: smoke", "name: again").replace("publish: false", "retrained: true")
-    (tmp_path / "again.yaml").write_text(text)
+    write_suite(tmp_path, "again", publish=True, retrained=True)
     command = ("run", "--suite", "./again.yaml", "--methods", "zeroshot,tip_adapter")
     said(compatbench(*command, cwd=tmp_path))
-    with (tmp_path / "results" / "again" / "tip_adapter.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    *attached, retrained = rows
+    *attached, retrained = read_results(tmp_path, "again")["tip_adapter"]
     assert attached == read_results(smoke)["tip_adapter"]
     assert (retrained["source"], retrained["backbone"]) == ("mini-eva-clip", "mini-eva-clip")
     # A suite from a file has its page.

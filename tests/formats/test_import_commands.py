@@ -12,7 +12,6 @@ from command_line import invoke, output_of
 import compatbench as cb
 from compatbench.backbone import load_backbone
 from compatbench.data.task import task_labels
-from compatbench.method import Module
 
 from .files_of_authors import buffers, drawer, save_dassl
 
@@ -50,14 +49,3 @@ def test_a_checkpoint_becomes_a_module_and_is_evaluated_on_the_way(
     assert "wrote back/model.pth.tar-50" in shown
     state = torch.load("back/model.pth.tar-50", weights_only=True)["state_dict"]
     assert torch.equal(state["ctx"], drawer()(*state["ctx"].shape))
-
-
-def test_a_module_of_another_method_is_not_exported(tmp_path: Path) -> None:
-    module = Module({"context": torch.zeros(4, 8)}, about={"method": "coop"})
-    for kind, how, message in [
-        ("maple", {}, r"is for modules of 'maple'.* give coop"),
-        ("coop", {"dtype": "int8"}, "--dtype 'int8'"),
-    ]:
-        with pytest.raises(cb.CompatbenchError, match=message):
-            cb.export_module(kind, module, tmp_path / "m", **how)
-    assert list(tmp_path.iterdir()) == []

@@ -32,7 +32,6 @@ def test_changed_numbers_need_a_new_version_to_become_golden(
 ) -> None:
     name = "method kgcoop"
     kept = read(name)
-    assert kept is not None
     changed = copy.deepcopy(kept["output"])
     changed["source"][0][0] *= 1.01
     monkeypatch.setitem(OUTPUTS, name, lambda: changed)

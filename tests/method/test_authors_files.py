@@ -39,21 +39,9 @@ MISTAKES = [
     ('="feature"', '="features"', ":6: no card's 'inserts' named 'features'; did you mean feature"),
     ('="feature"', '=("feature", "mlp")', ":6: no card's 'inserts' named 'mlp'; known: none, "),
     ('"a scale"', '"", needs={"unlabeled"}', ":6: no card's 'needs' named 'unlabeled'; did you"),
-    (
-        '"a scale"',
-        '"", needs="stream"',
-        ":6: the card's needs='stream': write needs={'stream'}",
-    ),
-    (
-        '"a scale"',
-        '"", files=("mine.json")',
-        ":6: the card's files='mine.json': write files=('mine",
-    ),
-    (
-        "inserts",
-        "insert",
-        ":6: TypeError: MethodCard.__init__() got an unexpected keyword",
-    ),
+    ('"a scale"', '"", needs="stream"', ":6: the card's needs='stream': write needs={'stream'}"),
+    ('"a scale"', '"", files=("mine.json")', ":6: the card's files='mine.json': write files=('mi"),
+    ("inserts", "insert", ":6: TypeError: MethodCard.__init__() got an unexpected keyword"),
     ("def attach(", "def attached(", ": method class Mine has no attach"),
     ("def init(", "def initialise(", ": method class Mine has no init"),
 ]

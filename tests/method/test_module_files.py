@@ -39,6 +39,11 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     assert describe(loaded) == describe(module)
     assert loaded.fingerprint == module.fingerprint
     assert loaded.about == ABOUT
+    content = bytearray((tmp_path / "m.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "m.safetensors").write_bytes(content)
+    with pytest.raises(CompatbenchError, match="is damaged: its checksum"):
+        load_module(tmp_path / "m.safetensors")
 
 
 def test_the_same_module_gives_the_same_bytes(tmp_path: Path) -> None:

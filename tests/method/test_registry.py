@@ -195,8 +195,7 @@ def test_a_broken_file_stops_no_other(tmp_path: Path, monkeypatch: pytest.Monkey
     package = import_module("compatbench.methods")
     monkeypatch.setattr(package, "__path__", [str(tmp_path), *package.__path__])
     files = [content_folder("methods") / "coop.py", tmp_path / "broken_one.py"]
-    for module in ("method.registry",):
-        monkeypatch.setattr(f"compatbench.{module}.content_files", lambda kind: files)
+    monkeypatch.setattr("compatbench.method.registry.content_files", lambda kind: files)
     registry = builtin_methods()
     why = f"{tmp_path / 'broken_one.py'}:2: ValueError: by design"
     assert registry.broken == {"broken_one": why}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,19 +69,14 @@ def unit(x: Tensor) -> Tensor:
     return x / x.norm(dim=-1, keepdim=True)
 
 
-def fill(backbone: Backbone, labels: Labels, template: str) -> Tensor:
+def fill(backbone: Backbone, labels: Labels, template: str = "a photo of a {}.") -> Tensor:
     """Features of the class names in a template as open_clip gives them, ``[C, e]``."""
     return encode_texts(backbone, [template.format(name) for name in labels.names])
 
 
-def photo_texts(backbone: Backbone, labels: Labels) -> Tensor:
-    """Features of "a photo of a …." as open_clip gives them, ``[C, e]``, not normalised."""
-    return fill(backbone, labels, "a photo of a {}.")
-
-
 def unit_texts(backbone: Backbone, labels: Labels) -> Tensor:
-    """The same normalised."""
-    return unit(photo_texts(backbone, labels))
+    """Normalised features of "a photo of a …."."""
+    return unit(fill(backbone, labels))
 
 
 def embed(backbone: Backbone, words: str) -> Tensor:
@@ -141,15 +136,15 @@ class Case:
 
     @property
     def photos(self) -> Tensor:
-        """Features of "a photo of a …." as open_clip gives them, ``[C, e]``, not normalised."""
-        return self.fill("a photo of a {}.")
+        """Features of "a photo of a ….", not normalised."""
+        return self.fill()
 
     @property
     def unit_photos(self) -> Tensor:
         return unit(self.photos)
 
-    def fill(self, template: str) -> Tensor:
-        return fill(self.backbone, self.labels, template)
+    def fill(self, *template: str) -> Tensor:
+        return fill(self.backbone, self.labels, *template)
 
     def cosines(self, texts: Tensor, images: Tensor | None = None) -> Tensor:
         """The scaled cosines of images, by default its own, and of texts."""
@@ -243,6 +238,9 @@ class Formula:
     exact: float = 1e-9
     step: float = 1e-8
 
+    def __str__(self) -> str:
+        return "-".join([self.method, *map(str, self.settings.values())])
+
     def build(self, **settings: object) -> Any:
         return make(self.method, **{**self.settings, **settings})
 
@@ -308,20 +306,27 @@ class Formula:
             torch.testing.assert_close(found[name], expected, rtol=self.step, atol=self.step / 100)
 
 
-def logits_test(formulas: Mapping[str, Formula]) -> Callable[..., None]:
+def variants(
+    method: str, logits: Callable[[Case], Tensor], *settings: Mapping[str, object], **options: Any
+) -> list[Formula]:
+    """A method's formula under each of these settings."""
+    return [Formula(method, logits, settings=each, **options) for each in settings]
+
+
+def logits_test(formulas: Sequence[Formula]) -> Callable[..., None]:
     """A test of the classifier of every method against its formula."""
 
-    @pytest.mark.parametrize("formula", formulas.values(), ids=formulas)
+    @pytest.mark.parametrize("formula", formulas, ids=str)
     def test(backbone64: Backbone, data64: FewShotData, images64: Tensor, formula: Formula) -> None:
         formula.check_logits(backbone64, data64, images64)
 
     return test
 
 
-def step_test(formulas: Mapping[str, Formula]) -> Callable[..., None]:
+def step_test(formulas: Sequence[Formula]) -> Callable[..., None]:
     """A test of the first step of every method's fit against the gradient of its formula."""
 
-    @pytest.mark.parametrize("formula", formulas.values(), ids=formulas)
+    @pytest.mark.parametrize("formula", formulas, ids=str)
     @pytest.mark.usefixtures("float64")
     def test(clip64: Backbone, data64: FewShotData, formula: Formula) -> None:
         formula.check_first_step(clip64, data64)

@@ -166,12 +166,18 @@ def test_without_validation_images_the_published_settings_stay(
         ("contcoop", {"heads": 5}, "5 heads do not divide a width of 32"),
         ("coop", {"context_length": 4, "context_words": "a photo"}, "'a photo' are 2 tokens, .* 4"),
         ("ivlp", {"text_length": 5}, "'a photo of a' are 4 tokens, too few.* of 5"),
+        ("plot_pp", {"phrases": ("a photo of a", "this is a")}, "'this is a' is 3 tokens, fewer"),
+        # Settings that mean nothing to the method.
+        ("cocoop", {"position": "middle"}, "position"),
+        ("cocoop", {"class_specific": True}, "class_specific"),
+        ("atprompt", {"attributes": ()}, "attributes"),
+        ("atprompt", {"attributes": (" ",)}, "attributes"),
     ],
 )
-def test_settings_that_do_not_fit_the_backbone_are_refused(
+def test_settings_that_do_not_fit_the_method_or_the_backbone_are_refused(
     clip: Backbone, data: FewShotData, name: str, settings: dict[str, object], why: str
 ) -> None:
-    with pytest.raises(CompatbenchError, match=why):
+    with pytest.raises((CompatbenchError, ValueError), match=why):
         make(name, **settings).init(clip, data, torch.Generator())
 
 
@@ -181,13 +187,7 @@ REFUSED: list[tuple[str, dict[str, Any], Any, Any, str]] = [
     ("ivlp", {}, {"layers": 4}, "clip", "text towers of 4 blocks or more"),
     ("clip_lora", {"encoder": "text"}, {"layers": 4}, "clip", "text towers of 4 blocks or more"),
     ("ivlp", {}, DEEP, "clip", "image towers of 3 blocks or more"),
-    (
-        "clip_lora",
-        {"encoder": "image"},
-        {"image_layers": 3},
-        "clip",
-        "image towers of 3 blocks or more",
-    ),
+    ("clip_lora", {"encoder": "image"}, DEEP, "clip", "image towers of 3 blocks or more"),
     ("vpt_deep", {}, DEEP, "clip", "image towers of 3 blocks or more"),
     ("bitfit", {}, "clip", {"layers": 2}, r"has no 'transformer.resblocks.2.*bias'"),
     ("tcp", {}, "clip", {"layers": 1}, "a single block"),

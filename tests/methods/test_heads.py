@@ -16,14 +16,15 @@ from formulas import (
     adam,
     close,
     cosine_logits,
+    fill,
     logits_test,
     make,
-    photo_texts,
     scale_of,
     step_test,
     stream_of_features,
     unit,
     unit_texts,
+    variants,
 )
 from tiny_models import MakeData
 from torch import Tensor
@@ -55,6 +56,10 @@ def zs_lp_logits(at: Case) -> Tensor:
 
 def zero_residual(backbone: Backbone, data: FewShotData) -> Tensors:
     return {"residual": torch.zeros(5, 16)}
+
+
+def zero_shot_weights(backbone: Backbone, data: FewShotData) -> Tensors:
+    return {"weights": fill(backbone, data.labels)}
 
 
 def free_step(name: str, x: Tensor, gradient: Tensor) -> Tensor:
@@ -126,89 +131,39 @@ def lfa_logits(at: Case) -> Tensor:
     return at.cosines(at.photos, unit(at.images) @ matrix)
 
 
-def ss_text_logits(at: Case) -> Tensor:
-    """w_c = t_c + s V_c, less the unit vector along 2 w_c − w̄ where ``repel`` says so."""
-    texts = at.unit_photos + at.scale * at.own["visual"]
-    if at.settings.get("repel", True):
-        mean = sum(texts) / len(texts)  # type: ignore[arg-type]
-        texts = torch.stack([w - (2 * w - mean) / (2 * w - mean).norm() for w in texts])
-    return at.cosines(texts)
-
-
 BRISK = {"warmup_epochs": 0, "lr": 0.1, "eps": 0.01}
-STEPS = {
-    "clap": Formula("clap", zs_lp_logits, clap_loss, free_step),
-    **{
-        f"taskres-{alpha}": Formula(
-            "taskres",
-            taskres_logits,
-            update=adam(0.01),  # the decay of zero is zero
-            recipe=BRISK,
-            settings={"alpha": alpha},
-            start=zero_residual,
-        )
-        for alpha in (0.5, 1.0)
-    },
-    "zs_lp": Formula(
-        "zs_lp",
-        zs_lp_logits,
-        update=free_step,
-        start=lambda backbone, data: {"weights": photo_texts(backbone, data.labels)},
+STEPS = [
+    Formula("clap", zs_lp_logits, clap_loss, free_step),
+    *variants(  # the decay of zero is zero
+        *("taskres", taskres_logits, {"alpha": 0.5}, {"alpha": 1.0}),
+        **dict(update=adam(0.01), recipe=BRISK, start=zero_residual),
     ),
-    "zs_lp-residual": Formula(
-        "zs_lp",
-        taskres_logits,
-        update=free_step,
-        settings={"stores": "residual"},
-        start=zero_residual,
+    Formula("zs_lp", zs_lp_logits, update=free_step, start=zero_shot_weights),
+    *variants(
+        *("zs_lp", taskres_logits, {"stores": "residual"}),
+        **dict(update=free_step, start=zero_residual),
     ),
-    **{
-        f"clip_adapter-{ratio}": Formula(
-            "clip_adapter", adapter_logits, settings={"ratio": ratio}, exact=1e-9
-        )
-        for ratio in (0.2, 0.6)
-    },
-    **{
-        f"wise_ft-{alpha}": Formula(  # α of the step of fine-tuning is kept
-            "wise_ft",
-            wise_logits,
-            update=adam(0.01, rate=alpha * 0.1),
-            recipe={"lr": 0.1, "eps": 0.01},
-            settings={"alpha": alpha},
-            exact=1e-8,
-        )
-        for alpha in (0.5, 0.2, 1.0)
-    },
-    **{
-        f"graph_adapter-{alpha}": Formula(
-            "graph_adapter",
-            graph_logits,
-            update=adam(0.01, coupled=5e-4),
-            recipe=BRISK,
-            settings={"alpha": alpha, "beta": beta},
-            exact=1e-8,
-            step=1e-6,
-        )
-        for alpha, beta in ((0.7, 0.7), (0.6, 0.3))
-    },
-}
-FORMULAS = STEPS | {
-    "zeroshot": Formula("zeroshot", zero_shot_logits, exact=1e-7),
-    **{
-        f"zeroshot_ensemble-{which}": Formula(
-            "zeroshot_ensemble", ensemble_logits, settings={"templates": which}, exact=1e-7
-        )
-        for which in ("all", "rest")
-    },
-    "gda": Formula("gda", gda_logits, exact=1e-6),
-    "lfa": Formula("lfa", lfa_logits, exact=1e-7),
-    **{
-        f"ss_text-{repel}": Formula(
-            "ss_text", ss_text_logits, settings={"repel": repel}, exact=1e-7
-        )
-        for repel in (True, False)
-    },
-}
+    *variants("clip_adapter", adapter_logits, {"ratio": 0.2}, {"ratio": 0.6}),
+    *(  # α of the step of fine-tuning is kept
+        Formula("wise_ft", wise_logits, update=adam(0.01, 0.1 * kept["alpha"]), settings=kept,
+                recipe={"lr": 0.1, "eps": 0.01}, exact=1e-8)
+        for kept in ({"alpha": 0.5}, {"alpha": 0.2}, {"alpha": 1.0})
+    ),
+    *variants(
+        *("graph_adapter", graph_logits, {}, {"alpha": 0.6, "beta": 0.3}),
+        **dict(update=adam(0.01, coupled=5e-4), recipe=BRISK, exact=1e-8, step=1e-6),
+    ),
+]  # fmt: skip
+FORMULAS = [
+    *STEPS,
+    Formula("zeroshot", zero_shot_logits, exact=1e-7),
+    *variants(
+        *("zeroshot_ensemble", ensemble_logits, {"templates": "all"}, {"templates": "rest"}),
+        exact=1e-7,
+    ),
+    Formula("gda", gda_logits, exact=1e-6),
+    Formula("lfa", lfa_logits, exact=1e-7),
+]
 
 
 test_logits_equal_the_formula = logits_test(FORMULAS)
@@ -220,7 +175,7 @@ def test_clap_s_multipliers_are_zero_shot_probabilities_of_the_truth(
 ) -> None:
     data = few(shots=[2, 1, 3, 0, 1])
     found = make("clap").init(clip64, data, torch.Generator())["multipliers"]
-    texts = photo_texts(clip64, data.labels)
+    texts = fill(clip64, data.labels)
     said = [cosine_logits(clip64, texts, view).softmax(1) for view in data.train.views]
     mean = (sum(said) / len(said)).gather(1, data.train.targets[:, None])[:, 0]  # type: ignore[union-attr]
     for c in range(5):
@@ -336,25 +291,29 @@ def test_directions_that_no_shot_of_lfa_s_has_stay_as_they_are() -> None:
 @pytest.mark.parametrize("shots", [[3, 3, 3, 3, 3], [2, 3, 0, 3, 1]])
 def test_ss_text_adds_the_shots_of_a_class_to_its_text(
     clip64: Backbone,
+    backbone64: Backbone,
     few: MakeData,
     images64: Tensor,
     shots: list[int],
     penalty: str,
     repel: bool,
 ) -> None:
-    """w_c = t_c + s Σ f / (N λ_c) with λ_c = 1/n_c or 1/N; a class without shots is its text."""
+    """w_c = t_c + s Σ f / (N λ_c) with λ_c = 1/n_c or 1/N; a class without shots is its text.
+
+    Less the unit vector along 2 w_c − w̄, the mean of all, where ``repel`` says so.
+    """
     data, method = few(shots=shots), make("ss_text", penalty=penalty, repel=repel)
     module = method.fit(clip64, data, torch.Generator())
     features, rows = unit(data.train.plain), []
-    for c, text in enumerate(unit_texts(clip64, data.labels)):
+    for c, text in enumerate(unit_texts(backbone64, data.labels)):
         mine = [f for f, y in zip(features, data.train.targets, strict=True) if y == c]
         per_image = len(mine) / len(features) if penalty == "shots" else 1.0
-        rows.append(text + scale_of(clip64) * per_image * sum(mine))
+        rows.append(text + scale_of(backbone64) * per_image * sum(mine))
     weights = torch.stack(rows)
     if repel:
         weights = weights - unit(2 * weights - weights.mean(0))
-    found = method.attach(module, clip64, data.labels)(images64)
-    close(found, cosine_logits(clip64, weights, images64), 1e-6)
+    found = method.attach(module, backbone64, data.labels)(images64)
+    close(found, cosine_logits(backbone64, weights, images64), 1e-6)
 
 
 @pytest.mark.parametrize("shots", [[3, 3, 3, 3, 3], [2, 1, 3, 1, 1], [2, 3, 0, 3, 2]])

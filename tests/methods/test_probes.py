@@ -18,6 +18,7 @@ from formulas import (
     seeded,
     unit,
     unit_texts,
+    variants,
 )
 from tiny_models import MakeData
 from torch import Tensor
@@ -38,12 +39,10 @@ def plus_plus_logits(at: Case) -> Tensor:
     return unit(at.images) @ at.own["weight"].T + at.own["bias"] + at.own["text_weight"] * cosines
 
 
-FORMULAS = {
-    "cross_modal": Formula(
-        "cross_modal", cross_modal_logits, settings={"max_steps": 1}, exact=1e-7
-    ),
-    "lp_plus_plus": Formula("lp_plus_plus", plus_plus_logits),
-}
+FORMULAS = [
+    *variants("cross_modal", cross_modal_logits, {"max_steps": 1}, exact=1e-7),
+    Formula("lp_plus_plus", plus_plus_logits),
+]
 
 
 test_logits_equal_the_formula = logits_test(FORMULAS)

@@ -20,12 +20,12 @@ from formulas import (
     logits_test,
     make,
     mean_cosine,
-    photo_texts,
     prompted,
     seeded,
     shift_weights,
     step_test,
     unit,
+    variants,
 )
 from image_reference import few_shots, run_image_tower
 from open_clip import OPENAI_IMAGENET_TEMPLATES
@@ -114,7 +114,7 @@ def bitfit_logits(at: Case) -> Tensor:
     names = [name for name, _ in text_tower(at.backbone).named_parameters()]
     assert list(at.own) == [n for n in names if n.endswith("bias") and not n.startswith("visual.")]
     own = {f"text.{name}": change for name, change in at.own.items()}
-    return at.cosines(photo_texts(shift_weights(at.backbone, own), at.labels))
+    return at.cosines(fill(shift_weights(at.backbone, own), at.labels))
 
 
 def blocks_of(backbone: Backbone) -> dict[str, Any]:
@@ -221,60 +221,36 @@ def mmrl_loss(at: Case) -> Tensor:
     return 0.7 * first + 0.3 * second + 0.5 * away
 
 
-LOW_RANKS: dict[str, dict[str, Any]] = {
-    "clip_lora": {},
-    "clip_lora-text": {"encoder": "text"},
-    "clip_lora-image": {"encoder": "image"},
-    "clip_lora-rank": {"rank": 3, "alpha": 0.5},
-    "clip_lora-template": {"template": "a drawing of a {}."},
-}
-PROMPTED: dict[str, dict[str, Any]] = {
-    "ivlp": {},
-    "ivlp-other": {"text_length": 4, "text_depth": 1, "image_length": 3, "image_depth": 2},
-    "maple": {},
-    "maple-1": {"depth": 1},
-}
-STEPS = {
-    "bitfit": Formula(
-        "bitfit",
-        bitfit_logits,
-        update=adam(0.1, rate=1e-3),
-        recipe={"warmup_epochs": 0, "eps": 0.1},
-        step=1e-10,
+SMOOTH = {"warmup_epochs": 0, "eps": 0.1}  # of Adam
+STEPS = [
+    Formula("bitfit", bitfit_logits, None, adam(0.1, 1e-3), SMOOTH, step=1e-10),
+    *variants("vpt_deep", vpt_logits, {}, {"depth": 1}),
+    Formula("vpt_shallow", vpt_logits),
+    *variants(
+        *("ivlp", prompted_logits, {}),
+        {"text_length": 4, "text_depth": 1, "image_length": 3, "image_depth": 2},
     ),
-    "vpt_deep": Formula("vpt_deep", vpt_logits),
-    "vpt_deep-1": Formula("vpt_deep", vpt_logits, settings={"depth": 1}),
-    "vpt_shallow": Formula("vpt_shallow", vpt_logits),
-    **{
-        name: Formula(name.partition("-")[0], prompted_logits, settings=settings)
-        for name, settings in PROMPTED.items()
-    },
-    **{
-        f"promptsrc-{which}": Formula(
-            "promptsrc", prompted_logits, promptsrc_loss, settings={"templates": which}
-        )
-        for which in TEMPLATES
-    },
-    "mma": Formula("mma", mma_logits, mma_loss, settings={"scale": 0.05, "width": 4}),
-    "mmrl": Formula(
-        "mmrl",
-        mmrl_logits,
-        mmrl_loss,
-        update=adam(0.1, rate=1e-3, decoupled=5e-4),
-        recipe={"warmup_epochs": 0, "eps": 0.1},
-        settings={"length": 3, "width": 8},
-        step=1e-9,
+    *variants("maple", prompted_logits, {}, {"depth": 1}),
+    *variants(
+        "promptsrc", prompted_logits, *({"templates": of} for of in TEMPLATES), loss=promptsrc_loss
     ),
-}
+    *variants("mma", mma_logits, {"scale": 0.05, "width": 4}, loss=mma_loss),
+    *variants(
+        *("mmrl", mmrl_logits, {"length": 3, "width": 8}),
+        **dict(loss=mmrl_loss, update=adam(0.1, 1e-3, decoupled=5e-4), recipe=SMOOTH, step=1e-9),
+    ),
+]
 
-FORMULAS = STEPS | {
-    "coprompt": Formula("coprompt", coprompt_logits),
-    "mma-published": Formula("mma", mma_logits),
-    **{
-        name: Formula("clip_lora", add_low_ranks, settings=settings)
-        for name, settings in LOW_RANKS.items()
-    },
-}
+LOW_RANKS: list[dict[str, Any]] = [
+    *({}, {"encoder": "text"}, {"encoder": "image"}, {"rank": 3, "alpha": 0.5}),
+    {"template": "a drawing of a {}."},
+]
+FORMULAS = [
+    *STEPS,
+    Formula("coprompt", coprompt_logits),
+    Formula("mma", mma_logits),
+    *variants("clip_lora", add_low_ranks, *LOW_RANKS),
+]
 
 
 test_logits_equal_the_formula = logits_test(FORMULAS)

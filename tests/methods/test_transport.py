@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from formulas import (
     Case,
-    Formula,
     close,
     logits_test,
-    make,
     naive_plan,
     seeded,
     step_test,
     transport,
+    variants,
 )
 from image_reference import run_image_tower
 from open_clip_reference import encode_contexts, encode_texts
 from torch import Tensor
 
-from compatbench.backbone import DENSE, Backbone
-from compatbench.errors import CompatbenchError
-from compatbench.method import FewShotData
+from compatbench.backbone import DENSE
 from compatbench.methods.plot import transport_plan
 
 PHRASES = ("a photo of a", "this is a photo of one", "one image of a")
@@ -56,22 +52,24 @@ def plus_plus_logits(at: Case) -> Tensor:
 
 
 SIZES = {"context_length": 4, "prompts": 3}
-PAIRS = {"phrases": PHRASES, "image_prompts": 2}
-STEPS = {"plot": Formula("plot", plot_logits, settings=SIZES)}
-FORMULAS = STEPS | {
-    "plot-pooled": Formula("plot", pooled_logits, settings=SIZES | {"pooled": True}),
-    "plot_pp": Formula("plot_pp", plus_plus_logits, settings=PAIRS, exact=1e-9),
-}
+STEPS = variants("plot", plot_logits, SIZES)
+FORMULAS = [
+    *STEPS,
+    *variants("plot", pooled_logits, SIZES | {"pooled": True}),
+    *variants("plot_pp", plus_plus_logits, {"phrases": PHRASES, "image_prompts": 2}),
+]
 
 
 test_logits_equal_the_formula = logits_test(FORMULAS)
 test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
 
 
-def test_a_plan_moves_all_patches_to_all_prompts() -> None:
+def test_a_plan_moves_all_patches_to_all_prompts_and_no_cost_is_too_high_for_float32() -> None:
     plan = transport_plan(torch.rand(3, 5, 16, 4, generator=seeded(2)).double(), 0.1, 1000, 1e-12)
     close(plan.sum(-1), torch.full((3, 5, 16), 1 / 16).double())
     close(plan.sum(-2), torch.full((3, 5, 4), 1 / 4).double())
+    plan = transport_plan(torch.full((2, 16, 4), -1.0), 0.1, 100, 1e-2)
+    torch.testing.assert_close(plan, torch.full((2, 16, 4), 1 / 64))
 
 
 def test_a_problem_s_plan_does_not_depend_on_the_others() -> None:
@@ -80,14 +78,3 @@ def test_a_problem_s_plan_does_not_depend_on_the_others() -> None:
     together = transport_plan(torch.stack([easy, hard]).double(), 0.1, 100, 1e-2)
     for plan, similarity in zip(together, (easy, hard), strict=True):
         close(plan, naive_plan(similarity, 0.1, 100, 1e-2), 1e-10)
-
-
-def test_no_cost_is_too_high_for_float32() -> None:
-    plan = transport_plan(torch.full((2, 16, 4), -1.0), 0.1, 100, 1e-2)
-    torch.testing.assert_close(plan, torch.full((2, 16, 4), 1 / 64))
-
-
-def test_plot_pp_refuses_a_phrase_shorter_than_the_first(clip: Backbone, data: FewShotData) -> None:
-    method = make("plot_pp", phrases=("a photo of a", "this is a"))
-    with pytest.raises(CompatbenchError, match="'this is a' is 3 tokens, fewer than the first"):
-        method.init(clip, data, torch.Generator())

@@ -78,9 +78,8 @@ def test_what_is_judged_is_not_in_the_fit_and_advice_takes_the_best_way(rows) ->
     assert scores["ridge, unlabelled images", "method"] > 0.9
     assert "single upgrades have an AUROC of 0." in report.markdown()
     measured = 100 * rows.loc[rows["method"] == "x", "gated"].mean()
-    assert f"transfer gated (s), from training images without labels: +{measured:.1f} (" in (
-        report.markdown()
-    )
+    gated = "transfer gated (s), from training images without labels"
+    assert f"{gated}: +{measured:.1f} (" in report.markdown()
     assert abs(scores["ridge, models alone", "model"] - 0.5) < 0.1  # of noise
     assert scores["ridge, unlabelled images", "upgrade, family and task"] > 0.9
     assert scores["ridge of two features", "upgrade"] > 0.9

@@ -1,15 +1,17 @@
-"""Pages that programs make say what they are made from."""
+"""Pages that programs make say what they are made from, and what the code does."""
 
 from __future__ import annotations
 
 import authors_page
 import pytest
 import rosetta_page
+from methods_page import read_idea
 from pages import DOCS, PAGES, make_files
 from unrecorded_methods import UNRECORDED
 
 from compatbench.data.cards import suite_cards
 from compatbench.method.registry import builtin_methods, builtin_transfers
+from compatbench.tables.pages.method_pages import read_facts
 
 SLOW = {"api", "indexes", "intervals", "methods", "recipes", "rosetta", "scale"}
 LISTS = {"authors", "methods", "recipes", "scale"}  # of all methods
@@ -47,3 +49,48 @@ def test_rosetta_is_reported_on_no_task_that_it_was_designed_on() -> None:
     parts = suite_cards.read(str(rosetta_page.HERE / "rosetta-parts.yaml"))
     assert {"mini-animals", "mini-icons", "mini-travel"} <= {*suite.development}
     assert not {*parts.tasks} & {*suite.development}
+
+
+PAGE = (DOCS / "methods.md").read_text(encoding="utf-8")
+FACTS = read_facts()
+
+
+@pytest.mark.parametrize(
+    ("title", "parameters"),
+    [
+        *[("Zero-shot", "0"), ("CoOp", "8,192"), ("CoCoOp", "35,360"), ("KgCoOp", "2,048")],
+        *[("ProGrad", "8,192"), ("TCP", "331,904"), ("PLOT", "32,768"), ("ProText", "18,432")],
+        *[("KDPL (CoOp)", "2,048"), ("ContCoOp", "788,480"), ("ATPrompt (CoOp)", "3,072")],
+        *[("CLIP-Adapter", "131,072"), ("TaskRes", "512 · C"), ("CLAP", "512 · C")],
+        *[("GDA", "513 · C"), ("Tip-Adapter-F", "512 · N"), ("Rosetta", "C · N")],
+        *[("VPT-deep", "73,728"), ("VPT-shallow", "6,144"), ("IVLP", "30,720")],
+        *[("MaPLe", "3,555,072"), ("PromptSRC", "46,080"), ("CoPrompt", "3,817,216")],
+        *[("CLIP-LoRA", "184,320"), ("BitFit (text)", "68,096"), ("MMA", "674,560")],
+        *[("MMRL", "4,992,256"), ("PLOT++", "14,336"), ("ProDA", "262,144")],
+    ],
+)
+def test_modules_have_the_published_number_of_parameters(title: str, parameters: str) -> None:
+    """Those in the papers and their authors' code, at ViT-B/16."""
+    [row] = [line for line in PAGE.splitlines() if line.startswith(f"| [{title}]")]
+    assert row.split("|")[5].strip() == parameters
+
+
+@pytest.mark.parametrize("name", sorted({*builtin_methods().names()} - UNRECORDED))
+def test_each_method_has_a_page_with_its_idea_formula_and_results(name: str) -> None:
+    """The first lines of its file are the idea, in two or three sentences."""
+    method = builtin_methods().get(name)
+    headline, idea = read_idea(method)
+    assert (headline + idea).count(".") > 1
+    assert idea.endswith(".")
+    page = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# {method.card.title}\n")
+    titles = "Formula and details", "What it stores and needs", "Recipe", "When it survives"
+    assert [title for title in titles if f"\n## {title}\n" not in page] == []
+    assert "\n| Suite | Module |" in page  # every method was run
+    assert f"](methods/{name}.md)" in PAGE
+
+
+def test_no_page_is_of_a_method_that_is_gone() -> None:
+    pages = {path.stem for path in (DOCS / "methods").glob("*.md")}
+    assert pages == set(FACTS)
+    assert pages ^ {*builtin_methods().names()} <= UNRECORDED

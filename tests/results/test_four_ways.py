@@ -91,7 +91,6 @@ def test_figures_are_the_sums_written_out() -> None:
     by_task = np.mean([RIGHT[1], RIGHT[2]], axis=0)
     drawn = [harmonic_mean([*by_task[rows, :2].mean(axis=0)]) for rows in draw_resamples(3)]
     source = found["h_source"]
-    assert source is not None
     assert [source.low, source.high] == pytest.approx([*np.percentile(drawn, [2.5, 97.5])])
 
 

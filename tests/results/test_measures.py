@@ -50,7 +50,6 @@ def test_harmonic_mean_by_hand(a: float, b: float, h: float) -> None:
 def test_h_is_taken_per_dataset_and_seed_then_averaged() -> None:
     standing = standing_of(make_pairs(FIGURES))
     h = standing.mean("h")
-    assert h is not None
     assert h.value == pytest.approx(45.5)  # seeds: 36 and 55
     assert h.std == pytest.approx(19 / 2**0.5)  # ddof = 1
     assert (standing.state, standing.coverage) == ("complete", (4, 4))
@@ -58,7 +57,6 @@ def test_h_is_taken_per_dataset_and_seed_then_averaged() -> None:
     found = values(standing, "source", "target", "gain", "source_gain")
     assert found == pytest.approx([70, 36.25, -23.75, 30])
     dogs = standing.mean("h", "dogs")
-    assert dogs is not None
     assert dogs.value == pytest.approx(46)
 
 

@@ -40,7 +40,6 @@ def test_a_ranking_in_the_making_rests_on_tasks_that_all_shown_methods_have_fini
     done = {"quick": (60, 60, 60, 90), "late": (50, 70, 70), "slow": (90,)}
     methods = {n: on_tasks(n, values, info(n, n)) for n, values in done.items()}
     part = finished_part(make_page(*methods.values(), expected=expected))
-    assert part is not None
     # Two methods on three tasks, not one on four, nor three on one, which is less than half.
     assert part.expected.tasks == ("a", "b", "c")
     assert part.part == "3 of 4 tasks"

@@ -222,11 +222,8 @@ def test_the_old_model_alone_and_in_a_sum() -> None:
         given = TransferData(transfer)
         classify = transfer.attach(tested.build(), tested.module, tested.target, LABELS, given)
         found[label] = classify(features, old)  # type: ignore[call-arg]
-    own = (
-        tested.target.logit_scale
-        * F.normalize(features, dim=-1)
-        @ tested.target.zero_shot(LABELS).T
-    )
+    cosines = F.normalize(features, dim=-1) @ tested.target.zero_shot(LABELS).T
+    own = tested.target.logit_scale * cosines
     assert torch.equal(found["kept"], old.logits)
     naive = own.log_softmax(-1) + old.logits.log_softmax(-1) - old.zero_shot.log_softmax(-1)
     assert torch.allclose(found["delta"].softmax(-1), naive.softmax(-1), atol=1e-6)
