@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+from pathlib import Path
+from unittest import mock
 
 from typer.testing import CliRunner, Result
 
 from compatbench.cli.app import app
+from compatbench.data.dataset_folders import set_data_roots
 
 
 def invoke(*arguments: object, **environment: str) -> Result:
@@ -23,6 +28,29 @@ def invoke(*arguments: object, **environment: str) -> Result:
 def output_of(*arguments: object, **environment: str) -> str:
     """What a command that ends well prints; not what it says beside on the other stream."""
     result = invoke(*arguments, **environment)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def invoke_in(folder: Path, *arguments: object, **environment: str) -> Result:
+    """Runs a command in a folder; what it remembers of files and options ends with it.
+
+    A run has one worker unless told otherwise.
+    """
+    alone = arguments[0] == "run" and not {"--jobs", "--executor"} & {*arguments}
+    with contextlib.chdir(folder), mock.patch.dict(os.environ):
+        forget_files()
+        try:
+            jobs = ["--jobs", "1"] if alone else []
+            return invoke(*arguments, *jobs, **{"COLUMNS": "100"} | environment)
+        finally:
+            set_data_roots([])
+            forget_files()
+
+
+def output_in(folder: Path, *arguments: object, **environment: str) -> str:
+    """What a command that ends well prints in a folder."""
+    result = invoke_in(folder, *arguments, **environment)
     assert result.exit_code == 0, result.output
     return result.stdout
 

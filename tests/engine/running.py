@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,6 @@ from compatbench.engine.cell import Cell, CellRecord, describe_cell
 from compatbench.engine.store import RunStore
 from compatbench.method.predictions import Predictions
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
 METHODS = "zeroshot,taskres,gda,tip_adapter,coop"
 SMOKE = ("run", "--suite", "smoke", "--methods", METHODS)
 HEAD = "import os, time\nfrom pathlib import Path\n"
@@ -73,20 +71,6 @@ def finish(store: RunStore, cell: Cell, *backbones: str) -> CellRecord:
     record = describe_cell(cell, "ok", records=records)
     store.write(record)
     return record
-
-
-def said(result: subprocess.CompletedProcess[str]) -> str:
-    """What a command said that had to end well."""
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
-def expect_one_line(result: subprocess.CompletedProcess[str], message: str) -> None:
-    """A command that ended with one clear line and exit code 2."""
-    assert result.returncode == 2, result.stdout + result.stderr
-    [line] = result.stderr.strip().splitlines()
-    assert line.startswith("compatbench: ")
-    assert message in line
 
 
 def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> bool:

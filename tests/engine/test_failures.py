@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import invoke_in
 
 from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell
@@ -19,7 +20,7 @@ from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
 
-from .running import Run, finish, write_methods
+from .running import finish, write_methods
 
 FRAMES = """\
 Timeout (0:00:05)!
@@ -116,9 +117,7 @@ def records_in(out: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_each_kind_of_failure_costs_its_cell_alone_with_one_worker_too(
-    compatbench: Run, tmp_path: Path
-) -> None:
+def test_each_kind_of_failure_costs_its_cell_alone_with_one_worker_too(tmp_path: Path) -> None:
     bad = tmp_path / "bad.py"
     write_methods(
         bad,
@@ -132,13 +131,10 @@ def test_each_kind_of_failure_costs_its_cell_alone_with_one_worker_too(
     only = "if backbone.name != 'mini-clip': raise NotTransferable('made for mini-clip')"
     write_methods(bad, attach=only, picky="pass")
     write_methods(bad, attach="return lambda features: features[:, :2]", wrong="pass")
-    result = compatbench(
-        *["run", "--suite", "smoke", "--methods", "./bad.py,zeroshot", "--jobs", "1"],
-        *["--retry", "killed", "--timeout", "8s"],
-        cwd=tmp_path,
-    )
-    assert result.returncode == 1, result.stdout + result.stderr
-    assert "Traceback" not in result.stdout + result.stderr
+    command = ["run", "--suite", "smoke", "--methods", "./bad.py,zeroshot"]
+    result = invoke_in(tmp_path, *command, "--retry", "killed", "--timeout", "8s")
+    assert result.exit_code == 1, result.output
+    assert "Traceback" not in result.output
     assert "5 of 8 cells failed" in result.stdout
     assert result.stdout.count("trying again") == 2
     found = records_in(tmp_path)

@@ -1,15 +1,18 @@
-"""Wrong input ends in one clear line and exit code 2, never in a traceback."""
+"""Wrong input ends in one clear line, an error of ours."""
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from command_line import invoke_in, output_in
 
+from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import tasks_folder
 
-from .running import Run, expect_one_line, said, write_suite
+from .running import write_suite
 
 # A file of the cards, what of it is replaced, and what is said; of the others a bit is flipped.
 SPOILT = [
@@ -25,7 +28,7 @@ SPOILT = [
 
 @pytest.mark.parametrize(("pattern", "old", "new", "message"), SPOILT)
 def test_a_spoilt_card_or_file(
-    compatbench: Run, tmp_path: Path, pattern: str, old: bytes, new: bytes, message: str
+    tmp_path: Path, pattern: str, old: bytes, new: bytes, message: str
 ) -> None:
     cards = Path(shutil.copytree(tasks_folder(), tmp_path / "tasks"))
     for path in cards.glob(pattern):
@@ -36,17 +39,18 @@ def test_a_spoilt_card_or_file(
     worker = ["--timeout", "10m"] if old else []
     options = ["--suite", "smoke", "--methods", "zeroshot,coop", "--jobs", "1", *worker]
     environment = {"COMPATBENCH_TASKS": str(cards), "COMPATBENCH_CACHE": str(tmp_path / "cache")}
-    expect_one_line(compatbench("run", *options, cwd=tmp_path, **environment), message)
+    with pytest.raises(CompatbenchError, match=message):
+        invoke_in(tmp_path, "run", *options, **environment)
 
 
 def test_broken_results_of_another_suite_stop_a_run_before_its_work(
-    compatbench: Run, smoke: Path, tmp_path: Path
+    smoke: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(smoke / "results" / "smoke", tmp_path / "results" / "other")
     path = tmp_path / "results" / "other" / "coop.csv"
     path.write_text(path.read_text().replace(",ok,", ",fine,", 1))
-    result = compatbench("run", "--suite", "smoke", "--methods", "zeroshot", cwd=tmp_path)
-    expect_one_line(result, "coop.csv:2: 'status'")
+    with pytest.raises(CompatbenchError, match=r"coop\.csv:2: 'status'"):
+        invoke_in(tmp_path, "run", "--suite", "smoke", "--methods", "zeroshot")
     assert not (tmp_path / "runs" / "cells").exists()
 
 
@@ -65,14 +69,13 @@ NOT_HERE = (
         ("mini-clip@nothing.pt", "nothing.pt"),
     ],
 )
-def test_a_backbone_that_cannot_be_had(
-    compatbench: Run, tmp_path: Path, source: str, message: str
-) -> None:
+def test_a_backbone_that_cannot_be_had(tmp_path: Path, source: str, message: str) -> None:
     write_suite(tmp_path, "real", upgrades=[[source, "mini-eva-clip"]])
     home = {"HF_HOME": str(tmp_path), "HOME": str(tmp_path)}
     options = ["--suite", "real.yaml", "--methods", "coop"]
-    expect_one_line(compatbench("run", *options, "--offline", cwd=tmp_path, **home), message)
+    with pytest.raises(CompatbenchError, match=re.escape(message)):
+        invoke_in(tmp_path, "run", *options, "--offline", **home)
     if message == NOT_HERE:
         # A plan is shown without the weights.
-        said(compatbench("plan", *options, cwd=tmp_path, **home))
+        output_in(tmp_path, "plan", *options, **home)
         assert not (tmp_path / "hub").exists()

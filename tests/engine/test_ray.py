@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import output_in
 
 from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell, CellRecord
@@ -19,7 +20,7 @@ from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
 
-from .running import Run, wait_until, write_methods
+from .running import wait_until, write_methods
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
@@ -142,21 +143,18 @@ def record_of(cell: Cell, settings: Settings) -> CellRecord:
     return RunStore(settings.store).read(cell.key)  # type: ignore[return-value]
 
 
-def test_results_are_those_of_the_local_run_byte_for_byte(
-    cluster: Cluster, compatbench: Run, tmp_path: Path
-) -> None:
+def test_results_are_those_of_the_local_run_byte_for_byte(cluster: Cluster, tmp_path: Path) -> None:
     command = ["run", "--suite", "smoke", "--methods", "coop,zeroshot"]
     cluster_options = ["--executor", "ray", "--address", cluster.address, "--gpus-per-cell", "0.5"]
     found = {}
     for name, options in (("local", ["--jobs", "1"]), ("ray", cluster_options)):
         out = tmp_path / name
         out.mkdir()
-        result = compatbench(*command, "--device", "cpu", *options, cwd=out)
-        assert result.returncode == 0, result.stderr
+        said = output_in(out, *command, "--device", "cpu", *options)
         paths = [path for path in out.glob("results/smoke/*") if ".cost" not in path.name]
         found[name] = {path.name: path.read_bytes() for path in paths}
-    assert "with 6 workers" in result.stdout
-    assert "2 of 2 cells" in result.stdout
+    assert "with 6 workers" in said
+    assert "2 of 2 cells" in said
     assert len(found["local"]) == 4
     assert found["ray"] == found["local"]
     assert not list(tmp_path.rglob(".shared*"))
