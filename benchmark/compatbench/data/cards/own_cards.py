@@ -43,14 +43,12 @@ def own_cards() -> list[OwnCard]:
     """
     found: dict[str, OwnCard] = {}
     for place in own_places():
-        if place.is_dir():
-            cards = [card for path in _list_files(place) if (card := look_at(path))]
-        elif card := look_at(place):
-            cards = [card]
-        else:
-            raise CompatbenchError(f"{CARDS_VARIABLE}: {why_no_card(place)}")
-        for card in cards:
-            found.setdefault(os.path.realpath(card.path), card)
+        is_folder = place.is_dir()
+        for path in _list_files(place) if is_folder else [place]:
+            if card := look_at(path):
+                found.setdefault(os.path.realpath(path), card)
+            elif not is_folder:
+                raise CompatbenchError(f"{CARDS_VARIABLE}: {why_no_card(place)}")
     return [*found.values()]
 
 
