@@ -36,9 +36,9 @@ MOST_LINES = 360
 ROOM_BUDGETS = {
     "backbone": 4_495,
     "cli": 1_690,
-    "data": 5_469,
+    "data": 5_444,
     "engine": 4_606,
-    "extras": 11_350,
+    "extras": 11_293,
     "files": 614,
     "method": 2_621,
     "results": 3_780,
@@ -49,11 +49,11 @@ PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (38_455, ("benchmark/compatbench",)),
+    "the harness": (38_373, ("benchmark/compatbench",)),
     "transfers and formats": (3_535, ("transfers", "formats")),
     "programs": (6_996, PROGRAMS),
     "programs, with fits beside the authors' code": (10_269, (*PROGRAMS, "benchmark/authors")),
-    "tests": (30_819, ("tests",)),
+    "tests": (30_825, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.

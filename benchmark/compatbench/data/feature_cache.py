@@ -197,13 +197,10 @@ class FeatureCache:
                         f"cannot write the feature cache {path.parent}: {error.strerror}; "
                         "set COMPATBENCH_CACHE to a folder that can be written"
                     ) from None
-            missing = []
             for one in wanted:
-                if (entry := read_entry(self._path(one))) is None:
-                    missing.append(one)
-                else:
+                if (entry := read_entry(self._path(one))) is not None:
                     found[one.key] = entry
-            if not missing:
+            if not (missing := [one for one in wanted if one.key not in found]):
                 return found
             unfinished = Unfinished(list(map(self._path, missing)))
             try:

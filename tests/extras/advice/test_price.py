@@ -73,13 +73,13 @@ def test_the_interval_is_a_bootstrap_over_datasets_as_wide_as_student_s() -> Non
 def test_a_page_says_what_each_way_needs_and_is_worth() -> None:
     ways = {"copied": 62, "warm+2": 70, "retrained+1": 58, "retrained+2": 64}
     page = make_page(*(coop_by_way(name, target) for name, target in ways.items()))
-    prices = {one.transfer: one for one in price_ways(page.results, TWO_BY_TWO, "coop", UPGRADE, 4)}
+    prices = {one.transfer: one for one in price_ways(page.results, TWO_BY_TWO, "coop", UPGRADE)}
     assert prices["copied"].worth == Interval(*[pytest.approx(1.449, abs=1e-3)] * 3, units=2)
     assert prices["copied"].share == 1
     assert prices["warm+2"].worth == Interval(math.inf, math.inf, math.inf, units=2)
     assert prices["retrained+1"].worth is None
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in
-            render_table(price_table(page, UPGRADE, 4, "coop")).splitlines()]  # fmt: skip
+            render_table(price_table(page, UPGRADE, "coop")).splitlines()]  # fmt: skip
     # Fewer labels first; of equal access the most accurate first.
     order = ["copied", "retrained+1", "warm+2", "retrained+2"]
     assert [row[0].strip("`") for row in rows[2:]] == order

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from compatbench.extras.audit.pull_request import check_pull_request
-from compatbench.extras.audit.suite_settings import set_method
+from compatbench.extras.audit.submit import set_method
 from compatbench.files.project_folders import content_folder
 from compatbench.results.result_files import FILES
 

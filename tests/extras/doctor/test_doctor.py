@@ -24,7 +24,7 @@ from compatbench.extras.doctor.published_zero_shot import (
     compare_zero_shot,
     find_figures,
     judge,
-    published_prompts,
+    published_labels,
     why_not_comparable,
 )
 from compatbench.results.published import read_published
@@ -69,12 +69,12 @@ def test_what_is_of_another_kind_is_not_compared_and_what_is_loose_decides_nothi
 
 
 def test_the_prompts_are_those_of_the_figures() -> None:
-    assert len(published_prompts("imagenet_a", ["cat"])) == 80
-    texts = published_prompts("stanford_cars", ["2012 Acura TL Sedan"])
-    assert len(texts) == 8
-    assert texts[0] == ("a photo of a Acura TL Sedan 2012.",)
-    assert published_prompts("dtd", ["banded"]) == []
-    assert all(published_prompts(task, ["x"]) for task in TOLERANCES)
+    assert len(published_labels("imagenet_a", ["cat"]).templates) == 80
+    cars = published_labels("stanford_cars", ["2012 Acura TL Sedan"])
+    assert len(cars.templates) == 8
+    assert cars.fill() == ("a photo of a Acura TL Sedan 2012.",)
+    assert published_labels("dtd", ["banded"]).templates == ()
+    assert all(published_labels(task, ["x"]).templates for task in TOLERANCES)
 
 
 def test_zero_shot_is_measured_with_each_figure_s_prompts_and_metric(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -240,25 +239,11 @@ def suite_variants(suite: SuiteCard, task: str) -> tuple[str, ...]:
 
 
 def _parents() -> dict[str, str | None]:
-    """The parent of every task card; None for what is no variant."""
-    builtin, own = tuple(task_cards.builtin_names()), tuple(sorted(task_cards.own().items()))
-    return _read_parents(tasks_folder(), builtin, own)
-
-
-@lru_cache(maxsize=16)
-def _read_parents(
-    folder: Path, builtin: tuple[str, ...], own: tuple[tuple[str, tuple[Path, int]], ...]
-) -> dict[str, str | None]:
-    files = {name: (folder / f"{name}.yaml", 0) for name in builtin} | dict(own)
-    return {name: _parent(*file) for name, file in sorted(files.items())}
-
-
-@lru_cache(maxsize=1024)
-def _parent(path: Path, changed: int) -> str | None:
-    try:
-        return read_card(path, TaskCard).parent
-    except CompatbenchError:
-        return None  # reported when the task is asked for
+    """The parent of every task card, as its text says; None for what is no variant."""
+    paths = {name: tasks_folder() / f"{name}.yaml" for name in task_cards.builtin_names()}
+    paths |= {name: path for name, (path, _) in task_cards.own().items()}
+    cards = ((name, look_at(path)) for name, path in sorted(paths.items()))
+    return {name: card and card.parent for name, card in cards}
 
 
 def names_elsewhere(suite: SuiteCard) -> set[str]:

@@ -79,10 +79,7 @@ def half_labels(classes: int, half: Half) -> range:
 def split_half(name: str) -> tuple[str, Half | None]:
     """The name of the task that a name is a half of, and which; None of a whole task."""
     task, _, end = name.rpartition(".")
-    for half in HALVES:
-        if task and end == half:
-            return task, half
-    return name, None
+    return (task, end) if task and end in HALVES else (name, None)
 
 
 def whole_name(name: str) -> str:

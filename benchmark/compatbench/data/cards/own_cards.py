@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import time
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +30,7 @@ class OwnCard(NamedTuple):
 
     kind: str
     name: str
+    parent: str | None  # the task of which it is a variant
     path: Path
     changed: int  # ns since the epoch
 
@@ -41,14 +43,12 @@ def own_cards() -> list[OwnCard]:
     """
     found: dict[str, OwnCard] = {}
     for place in own_places():
-        if place.is_dir():
-            cards = [card for path in _list_files(place) if (card := look_at(path))]
-        elif card := look_at(place):
-            cards = [card]
-        else:
-            raise CompatbenchError(f"{CARDS_VARIABLE}: {why_no_card(place)}")
-        for card in cards:
-            found.setdefault(os.path.realpath(card.path), card)
+        is_folder = place.is_dir()
+        for path in _list_files(place) if is_folder else [place]:
+            if card := look_at(path):
+                found.setdefault(os.path.realpath(path), card)
+            elif not is_folder:
+                raise CompatbenchError(f"{CARDS_VARIABLE}: {why_no_card(place)}")
     return [*found.values()]
 
 
@@ -102,11 +102,11 @@ def _look(path: Path, changed: int, size: int) -> OwnCard | None:
     lines = {name: line for line, name in re.findall(r"(?m)^((\w+)[ \t]*:.*)$", text)}
     if not {"name", "title"} <= lines.keys():
         return None
-    try:
-        name = str(yaml.load(lines["name"], SAFE_LOADER)["name"])
-    except MALFORMED:
-        name = path.stem
+    told = {"name": path.stem, "parent": ""}
+    for field in told:
+        with suppress(MALFORMED):
+            told[field] = str(yaml.load(lines[field], SAFE_LOADER)[field] or "")
     for kind, fields in _FIELDS.items():
         if lines.keys() & {*fields.split()}:
-            return OwnCard(kind, name, path, changed)
+            return OwnCard(kind, told["name"], told["parent"] or None, path, changed)
     return None

@@ -57,18 +57,16 @@ class Drawings(ImageSource):
             drawing = Drawing(f"{row['set']}/{tile}/{paint}", label, row["set"], tile, paint)
             samples[row["split"]].append(drawing)
         for sheet in sorted({drawing.sheet for part in samples.values() for drawing in part}):
-            name = f"drawings/{sheet}.webp"
-            _read(self._folder / name, self._hash(name))
+            _read(*self._listed(f"drawings/{sheet}.webp"))
         super().__init__(self._folder, samples)
 
     def fingerprint(self, samples: Sequence[Drawing]) -> str:
         names = [f"drawings/{sheet}.webp" for sheet in sorted({s.sheet for s in samples})]
-        hashes = [self._hash(name) for name in (*names, "drawings/sets.csv")]
+        hashes = [self._listed(name)[1] for name in (*names, "drawings/sets.csv")]
         return sha256_json([[sample.id for sample in samples], hashes, ENGINE_VERSION])
 
     def image(self, sample: Drawing) -> Image.Image:
-        name = f"drawings/{sample.sheet}.webp"
-        sheet = _decode_sheet(self._folder / name, self._hash(name))
+        sheet = _decode_sheet(*self._listed(f"drawings/{sample.sheet}.webp"))
         row, column = divmod(sample.tile, COLUMNS)
         tile = sheet[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
         painting = importlib.import_module("compatbench.tasks.mini.painting")
@@ -80,14 +78,14 @@ class Drawings(ImageSource):
         return {row["set"]: row["monochrome"] in ("1", "true", "True") for row in rows}
 
     def _rows(self, name: str) -> list[dict[str, str]]:
-        text = _read(self._folder / name, self._hash(name)).decode("utf-8")
+        text = _read(*self._listed(name)).decode("utf-8")
         return list(csv.DictReader(io.StringIO(text, newline="")))
 
-    def _hash(self, name: str) -> str:
-        """The SHA-256 of a file, as the manifest lists it."""
+    def _listed(self, name: str) -> tuple[Path, str]:
+        """A file and its SHA-256, as the manifest lists it."""
         if name not in self._manifest:
             raise CompatbenchError(f"{self._folder}/manifest.json does not list {name}")
-        return self._manifest[name]["sha256"]
+        return self._folder / name, self._manifest[name]["sha256"]
 
 
 @lru_cache(maxsize=64)

@@ -124,10 +124,8 @@ def open_images(listing: Listing, classes: Classes, within: Path | None = None) 
                 raise WrongClasses(f"{where}: {what}")
             what = f"split {split!r} of {path!r}: give it one of {', '.join(SPLITS)}"
             raise BrokenImages(f"{where}: {what}")
-        if (stored := _find_stored(listing, path)) is None:
-            samples[split].append(Sample(path, numbers[label]))
-        else:
-            samples[split].append(replace(stored, label=numbers[label]))
+        sample = _find_stored(listing, path) or Sample(path, -1)
+        samples[split].append(replace(sample, label=numbers[label]))
     source = ImageSource(listing.folder, samples, within)
     if any(isinstance(image, RowImage) for image in listing.stored.values()):
         source.decoders = 1  # a group of rows is read once for all of its images

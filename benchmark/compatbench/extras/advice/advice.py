@@ -55,10 +55,10 @@ class Advice:
 
     @property
     def targets(self) -> pd.DataFrame:
-        return pd.DataFrame([*self._targets()])
+        return pd.DataFrame(self._targets())
 
-    def _targets(self) -> Iterator[dict[str, Any]]:
-        return compare_targets(self.cases, self.facts) if self.facts else iter(())
+    def _targets(self) -> list[dict[str, Any]]:
+        return compare_targets(self.cases, self.facts) if self.facts else []
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -79,7 +79,7 @@ class Advice:
 
     def parts(self) -> list[Table | str]:
         """What a terminal shows: the targets, if some are compared, and the verdicts in words."""
-        return [*([target_table([*self._targets()])] if self.facts else ()), str(self)]
+        return [*([target_table(self._targets())] if self.facts else ()), str(self)]
 
     def __repr__(self) -> str:
         return f"<Advice: {len(self.cases)} verdicts>"
@@ -87,7 +87,7 @@ class Advice:
     def __str__(self) -> str:
         parts, last = list[str](), ""
         if self.facts:
-            parts.append(_wrap(say_which([*self._targets()])))
+            parts.append(_wrap(say_which(self._targets())))
         for case in self.cases:
             shots = "" if case.shots is None else f", {count_shots(case.shots)}"
             if (upgrade := f"{' → '.join(case.upgrade)}{shots}") != last:

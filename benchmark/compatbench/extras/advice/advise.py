@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from compatbench.data.cards import SuiteCard, backbone_cards, select_names, suite_cards
+from compatbench.data.cards import COPIED, SuiteCard, backbone_cards, select_names, suite_cards
 from compatbench.engine.single_module import read_fitted
 from compatbench.errors import CompatbenchError
 from compatbench.extras.advice.advice import Advice
@@ -130,13 +130,9 @@ def _advise_module(
             f"a module of '{fitted.method}' refuses images, and advice is by accuracy; "
             "'compatbench evaluate' shows its precision"
         )
-    words = find_transfer("words").serves(card)
-    cases = []
+    ways, cases = [COPIED, *(["words"] if find_transfer("words").serves(card) else [])], []
     for target in known:
-        evaluations = [evaluate(address, target, methods=file, device=device)]
-        if words:
-            how = {"transfer": "words", "methods": file, "device": device}
-            evaluations.append(evaluate(address, target, **how))
-        cases.append(evaluated_case(evaluations))
+        how = {"methods": file, "device": device}
+        cases.append(evaluated_case([evaluate(address, target, transfer=w, **how) for w in ways]))
     compared = {target: describe_target(target, device) for target in known} if targets else {}
     return Advice(tuple(cases), compared)

@@ -171,8 +171,8 @@ def _show_worth(page: SuitePage, upgrade: Upgrade, way: MeasuredWay) -> str:
     anew = count_labels(page.results.transfers)
     if way.name in anew.values():
         return NOTHING
-    zero, shots = [*(way.figures - way.by_task)], max(page.expected.shots)
-    methods, curves = anew_curves(page.results, page.expected, upgrade, shots, zero)
+    zero = [*(way.figures - way.by_task)]
+    methods, curves = anew_curves(page.results, page.expected, upgrade, zero)
     if not methods:
         return NOTHING
     return show_labels(worth_interval(way.figures, curves, [0, *anew]).value, max(anew))

@@ -107,7 +107,7 @@ def read_cases(
     anew = {
         labels: {
             name: compute_standing(trained[name], expected, upgrade, shots).figures("target")
-            for name in train_anew(results, expected, upgrade, shots)[labels]
+            for name in train_anew(results, expected, upgrade)[labels]
         }
         for labels, way in count_labels(results.transfers).items()
         if (trained := results.of(way))
@@ -129,7 +129,7 @@ def read_cases(
                 there = compute_standing(one, expected, (upgrade[1], upgrade[1]), shots)
                 accuracy[f"retrained+{shots}"] = there.figures("target")
         priced = bool(count_labels(results.transfers))
-        prices = price_ways(results, expected, method, upgrade, shots) if priced else []
+        prices = price_ways(results, expected, method, upgrade) if priced else []
         if len(expected.tasks) < FEWEST_UNITS:
             prices = [replace(p, worth=p.worth and Interval(p.worth.value)) for p in prices]
         figures = images, accuracy, reasons, tuple(prices), anew

@@ -96,7 +96,7 @@ def count_labels(transfers: Sequence[str]) -> dict[int, str]:
 
 @remembered
 def train_anew(
-    results: SuiteResults, expected: Expected, upgrade: Upgrade, shots: int
+    results: SuiteResults, expected: Expected, upgrade: Upgrade
 ) -> dict[int, dict[str, dict[str, float]]]:
     """Accuracy on the target by labels per class, method and dataset, of modules trained there.
 
@@ -105,7 +105,7 @@ def train_anew(
     by_labels: dict[int, dict[str, dict[str, float]]] = {}
     for labels, name in count_labels(results.transfers).items():
         standings = (
-            compute_standing(method, expected, upgrade, shots)
+            compute_standing(method, expected, upgrade, max(expected.shots))
             for method in results.of(name).values()
             if not method.info.refused
         )
@@ -119,13 +119,13 @@ def train_anew(
 
 
 def anew_curves(
-    results: SuiteResults, expected: Expected, upgrade: Upgrade, shots: int, zero: Sequence[float]
+    results: SuiteResults, expected: Expected, upgrade: Upgrade, zero: Sequence[float]
 ) -> tuple[list[str], Array]:
     """The methods that were trained anew, and their accuracies ``[methods, datasets, labels]``.
 
     ``zero``, zero-shot's accuracy by dataset, stands first: it is what is had without labels.
     """
-    trained = train_anew(results, expected, upgrade, shots)
+    trained = train_anew(results, expected, upgrade)
     names = [*next(iter(trained.values()), ())]
     curves = [
         np.column_stack([zero, *([*means[name].values()] for means in trained.values())])
@@ -136,9 +136,9 @@ def anew_curves(
 
 @remembered
 def price_ways(
-    results: SuiteResults, expected: Expected, method: str, upgrade: Upgrade, shots: int
+    results: SuiteResults, expected: Expected, method: str, upgrade: Upgrade
 ) -> list[Price]:
-    """Every way that was measured of a method's modules, which were fitted with ``shots``.
+    """Every way that was measured of a method's modules, at the most shots.
 
     What each is worth is measured by modules trained anew on the target; of training anew itself
     it is not said.
@@ -147,7 +147,7 @@ def price_ways(
     for name in results.transfers:
         if method not in (methods := results.of(name)):
             continue
-        standing = compute_standing(methods[method], expected, upgrade, shots)
+        standing = compute_standing(methods[method], expected, upgrade, max(expected.shots))
         measured[name] = dataset_means(standing, "target"), dataset_means(standing, "gain")
         seconds = methods[method].column("evaluate_seconds")[standing.rows["target"]]
         target, gain = (measure_interval(standing, measure) for measure in ("target", "gain"))
@@ -155,7 +155,7 @@ def price_ways(
     zero = next(([t[task] - g[task] for task in t] for t, g in measured.values() if t and g), None)
     if zero is None:
         return prices
-    labels, (names, curves) = [0, *anew], anew_curves(results, expected, upgrade, shots, zero)
+    labels, (names, curves) = [0, *anew], anew_curves(results, expected, upgrade, zero)
     if not names:
         return prices
     for i, price in enumerate(prices):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from compatbench.extras.advice.price import (
     price_ways,
     show_labels,
 )
-from compatbench.results.estimate import Interval
+from compatbench.results.estimate import interval_columns
 from compatbench.results.expected import Upgrade
 from compatbench.results.method_results import MethodInfo
 from compatbench.results.ranks import exact
@@ -24,7 +25,7 @@ from compatbench.results.ways import access_of, count_shots_of, needs_of
 from compatbench.tables.figures.kinds import read_kinds
 from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.figures.values import dodge_labels, panel_record, two_digits
-from compatbench.tables.numbers import NOTHING, bounds, duration, percent, signed
+from compatbench.tables.numbers import NOTHING, bounds, duration, interval_text, percent, signed
 from compatbench.tables.pages.sections import Section
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.table import Column, Table, code, make_table, number, plain_table, text
@@ -51,31 +52,30 @@ def learning_methods(page: SuitePage) -> list[MethodInfo]:
     return [info for info in infos if info.learns and not info.refuses]
 
 
-def price_table(page: SuitePage, upgrade: Upgrade, shots: int, method: str) -> Table:
+def price_table(page: SuitePage, upgrade: Upgrade, method: str) -> Table:
     """Every transfer of a method's modules; by access, then by accuracy."""
     header = ["Way", "Access", "Target", "95 %", "Gain", "Time", "Worth", "95 % of worth"]
-    rows = [
-        [
-            code(price.transfer),
-            text(describe_access(price.transfer)),
-            *map(number, (percent(exact(price.target)), bounds(price.target))),
-            *map(number, (signed(exact(price.gain)), duration(price.seconds))),
-            *map(number, (_worth(page, price.worth), _worth_bounds(page, price.worth))),
-            number(NOTHING if price.worth_same is None else _labels(page, price.worth_same)),
-            number(NOTHING if price.share is None else f"{round(100 * price.share)} %"),
-        ]
-        for price in _sorted(page, upgrade, shots, method)
-    ]
+    rows, show = [], partial(_labels, page)
+    for price in _sorted(page, upgrade, method):
+        worth = interval_columns("worth", price.worth)
+        figures = (
+            *(percent(exact(price.target)), bounds(price.target), signed(exact(price.gain))),
+            *(duration(price.seconds), show(worth["worth"]), interval_text(worth, "worth", show)),
+            show(price.worth_same),
+            NOTHING if price.share is None else f"{round(100 * price.share)} %",
+        )
+        way = code(price.transfer), text(describe_access(price.transfer))
+        rows.append([*way, *map(number, figures)])
     return plain_table([*header, "Same method", "Datasets"], rows, left=(0, 1))
 
 
-def worth_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
+def worth_table(page: SuitePage, upgrade: Upgrade) -> Table:
     """What each way is worth for each method, in labels per class."""
     by_way: dict[str, dict[str, Any]] = {}
     for info in learning_methods(page):
-        for price in _sorted(page, upgrade, shots, info.name):
-            record = by_way.setdefault(price.transfer, {})
-            record[info.name] = number(_worth(page, price.worth), price.worth and price.worth.value)
+        for price in _sorted(page, upgrade, info.name):
+            worth = price.worth and price.worth.value
+            by_way.setdefault(price.transfer, {})[info.name] = number(_labels(page, worth), worth)
     columns = [
         Column("way", "Way", left=True),
         Column("access", "Access", left=True),
@@ -89,29 +89,17 @@ def worth_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
     return make_table(columns, records)
 
 
-def _worth(page: SuitePage, worth: Interval | None) -> str:
+def _labels(page: SuitePage, labels: float | None) -> str:
     """Labels per class: ``0``, ``3.4``, or ``> 16`` where more would be needed than there are."""
-    return NOTHING if worth is None else _labels(page, worth.value)
+    if not labels:
+        return NOTHING if labels is None else "0"
+    return show_labels(labels, max(count_labels(page.results.transfers)))
 
 
-def _worth_bounds(page: SuitePage, worth: Interval | None) -> str:
-    if worth is None or worth.low == -math.inf:
-        return NOTHING
-    return f"{_labels(page, worth.low)} to {_labels(page, worth.high)}"
-
-
-def _labels(page: SuitePage, labels: float) -> str:
-    return "0" if labels == 0 else show_labels(labels, max(count_labels(page.results.transfers)))
-
-
-def _sorted(page: SuitePage, upgrade: Upgrade, shots: int, method: str) -> list[Price]:
-    def place(price: Price) -> tuple[object, ...]:
-        return (*_by_access(price.transfer)[:2], -(price.target.value if price.target else -1))
-
-    return sorted(
-        price_ways(page.results, page.expected, method, upgrade, shots),
-        key=place,  # type: ignore[arg-type]
-    )
+def _sorted(page: SuitePage, upgrade: Upgrade, method: str) -> list[Price]:
+    prices = price_ways(page.results, page.expected, method, upgrade)
+    prices = sorted(prices, key=lambda price: -(price.target.value if price.target else -1))
+    return sorted(prices, key=lambda price: _by_access(price.transfer)[:2])
 
 
 def _by_access(transfer: str) -> tuple[list[str], int, str]:
@@ -133,14 +121,14 @@ PRICE = Section(
 def price_values(page: SuitePage, upgrade: Upgrade) -> Shown:
     """Accuracy by labels of methods trained anew, the first zero-shot's; the best by access."""
     anew, values = count_labels(page.results.transfers), []
-    labels, shots = [0, *anew], max(page.expected.shots)
+    labels = [0, *anew]
     places = [round(math.log2(1 + count), 4) for count in labels]
-    ranks = reversed(page.all_ranks(upgrade, shots))
+    ranks = reversed(page.all_ranks(upgrade, max(page.expected.shots)))
     # A panel is named after the row of modules as they are, where there is one.
     ranks = sorted(ranks, key=lambda row: row.standing.results.transfer == COPIED)
     rows = {row.standing.info.name: row for row in ranks}
     for info in learning_methods(page):
-        prices = price_ways(page.results, page.expected, info.name, upgrade, shots)
+        prices = price_ways(page.results, page.expected, info.name, upgrade)
         means = {price.transfer: price.target.value for price in prices if price.target}
         if not anew or not means.keys() >= {*anew.values()}:
             continue

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -48,14 +47,14 @@ def describe_target(name: str, device: str | None = None) -> dict[str, Any]:
     encode an image there, are known, too.
     """
     size, card = measure_model(name), backbone_cards.read(name)
-    facts: dict[str, Any] = {"parameters": None, "width": None}
+    facts = dict[str, Any].fromkeys(("tokens", "image_seconds", "parameters", "width"))
     if size is not None:
-        facts = {"parameters": size.parameters, "width": size.embed_dim}
+        facts |= {"parameters": size.parameters, "width": size.embed_dim}
     if device is not None:
         backbone = load_backbone(name, resolve_device(device))
-        facts["width"], facts["tokens"] = backbone.embed_dim, backbone.text.context_length
+        facts |= {"width": backbone.embed_dim, "tokens": backbone.text.context_length}
         facts["image_seconds"] = _time_image(backbone)
-    return {"tokens": None, "image_seconds": None, **facts, "licence": card.licence}
+    return facts | {"licence": card.licence}
 
 
 def _time_image(backbone: Backbone) -> float:
@@ -80,10 +79,6 @@ class _Outcome:
     methods: int
 
     @property
-    def name(self) -> str:
-        return self.case.upgrade[1]
-
-    @property
     def way(self) -> str:
         """Where its accuracy stands in the case."""
         return OLD if self.verdict == "stay" else self.transfer or ZERO_SHOT
@@ -92,21 +87,22 @@ class _Outcome:
         return self.case.estimate(self.transfer or ZERO_SHOT, OLD)
 
 
-def compare_targets(cases: Sequence[Case], facts: Mapping[str, Facts]) -> Iterator[dict[str, Any]]:
+def compare_targets(cases: Sequence[Case], facts: Mapping[str, Facts]) -> list[dict[str, Any]]:
     """A row for each target, first the one to take, if that can be told; then by accuracy.
 
     It is chosen as a way is: of the models on which the chosen way is more accurate than the
     module on the old model by a whole interval, the one whose way is cheapest and that is not
     clearly worse than the best.
     """
-    by_target = groupby(sorted(cases, key=lambda case: case.upgrade[1]), lambda c: c.upgrade[1])
-    outcomes = [_outcome(list(group)) for _, group in by_target]
+    outcomes = {
+        target: _outcome([case for case in cases if case.upgrade[1] == target])
+        for target in sorted({case.upgrade[1] for case in cases})
+    }
     chosen = _choose(outcomes, facts)
-    ordered = sorted(outcomes, key=lambda each: (each is not chosen, -_expected(each)))
-    for each in ordered:
-        yield {
-            "target": each.name,
-            "chosen": each is chosen,
+    rows = [
+        {
+            "target": target,
+            "chosen": target == chosen,
             "verdict": each.verdict,
             "method": each.case.method,
             "transfer": each.transfer,
@@ -115,8 +111,12 @@ def compare_targets(cases: Sequence[Case], facts: Mapping[str, Facts]) -> Iterat
             **interval_columns("expected", each.case.estimate(each.way)),
             **interval_columns("gain", each.case.estimate(each.way, ZERO_SHOT)),
             **interval_columns("over_old", each.over_old()),
-            **facts[each.name],
+            **facts[target],
         }
+        for target, each in outcomes.items()
+    ]
+    # Where accuracy is not known it counts as less than none.
+    return sorted(rows, key=lambda row: (not row["chosen"], -(row["expected"] or -1.0)))
 
 
 def _outcome(cases: Sequence[Case]) -> _Outcome:
@@ -145,25 +145,20 @@ def _outcome(cases: Sequence[Case]) -> _Outcome:
     return _Outcome(case, verdict, likely.name, *survives)
 
 
-def _choose(outcomes: Sequence[_Outcome], facts: Mapping[str, Facts]) -> _Outcome | None:
+def _choose(outcomes: Mapping[str, _Outcome], facts: Mapping[str, Facts]) -> str | None:
     """The target to take; None where no upgrade is known to gain, or where that cannot be told."""
-    ways = {
+    ways = [
         Way(
-            each.name,
+            target,
             gain,
-            (*cost_of(each.transfer or COPIED)[:2], facts[each.name]["parameters"] or 0),
+            (*cost_of(each.transfer or COPIED)[:2], facts[target]["parameters"] or 0),
             each.case.accuracy[each.transfer or ZERO_SHOT],
-        ): each
-        for each in outcomes
+        )
+        for target, each in outcomes.items()
         if each.verdict not in ("unknown", "stay") and (gain := each.over_old())
-    }
-    chosen = choose_way([*ways], outcomes[0].case.difference)
-    return ways[chosen] if chosen else None
-
-
-def _expected(outcome: _Outcome) -> float:
-    accuracy = outcome.case.estimate(outcome.way)
-    return accuracy.value if accuracy else -1.0
+    ]
+    chosen = choose_way(ways, next(iter(outcomes.values())).case.difference)
+    return chosen and chosen.name
 
 
 def target_table(rows: Sequence[Facts]) -> Table:

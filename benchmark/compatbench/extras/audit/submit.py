@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.engine.compute import Compute
 from compatbench.engine.plan import plan_cells
 from compatbench.errors import CompatbenchError
-from compatbench.extras.audit.suite_settings import write_chosen, write_settings
 from compatbench.extras.audit.untrusted import run_program
 from compatbench.extras.check.run_checks import check_methods
 from compatbench.files.atomic import write_atomic
@@ -21,7 +24,7 @@ from compatbench.method.registry import builtin_methods, find_transfer, known_tr
 from compatbench.results.method_results import MethodResults
 from compatbench.results.result_files import FILES, RESULTS, read_methods, result_folders
 from compatbench.results.tuning_records import read_record, show_record, tuning_path
-from compatbench.results.tuning_search import NothingToTune
+from compatbench.results.tuning_search import NothingToTune, without_chosen
 from compatbench.runs import run, tune
 from compatbench.tables.pages.leaderboard import LEADERBOARD, METHOD_PAGES, report
 
@@ -102,7 +105,7 @@ def submit(
     for name in gone:
         delete_paths(_files_of(name, out))
         if name in card.methods:
-            write_settings(card, name, {}, out)
+            _write_settings(card, name, {}, out)
     if names or gone:
         progress("golden outputs and pages")
         for program in ((GOLDEN, *names), (LAUNCHES,), PAGES):
@@ -183,12 +186,53 @@ def _tune(name: str, card: SuiteCard, out: Path, compute: Compute) -> None:
     if old != path and old.is_file() and not path.is_file():
         renamed = read_record(old).model_copy(update={"method": name})
         write_atomic(path, show_record(renamed).encode())
-        write_settings(card, name, card.methods.get(method.identity, {}), out)
+        _write_settings(card, name, card.methods.get(method.identity, {}), out)
     if path.is_file() and read_record(path).version == method.version:
         return
     with suppress(NothingToTune):
         tune(name, card.name, out=out, compute=compute)
-        write_chosen(card, read_record(path), out)
+        record = read_record(path)
+        chosen = record.settings[record.chosen].changes(builtin_methods().get(name).Config())
+        rest = dict(without_chosen(card)).get(name, {})  # what the card says besides, which stays
+        recipe = {**rest.get("recipe", {}), **chosen.pop("recipe", {})}
+        settings = rest | chosen | ({"recipe": recipe} if recipe else {})
+        if settings != card.methods.get(name, {}):
+            _write_settings(card, name, settings, out)
+
+
+def _write_settings(card: SuiteCard, name: str, settings: Mapping[str, Any], out: Path) -> None:
+    """Writes the settings of a method on the card, if that is of the clone ``out``."""
+    path = suite_cards.path(card.name)
+    if path.resolve().is_relative_to(out.resolve()):
+        text = set_method(path.read_text(encoding="utf-8"), name, settings)
+        write_atomic(path, text.encode())
+
+
+def set_method(text: str, name: str, settings: Mapping[str, Any]) -> str:
+    """The text of a card with the settings of a method, on a line of its own in ``methods``.
+
+    A method that has settings keeps its place; without any it is left out.
+    """
+    shown = yaml.safe_dump({**settings}, default_flow_style=True, sort_keys=False, width=10_000)
+    line = f"  {name}: {shown.strip()}\n" if settings else ""
+    head, mark, rest = text.partition("\nmethods:\n")
+    if not mark:
+        return f"{text.rstrip()}\nmethods:\n{line}" if line else text
+    block = re.match(r"(?:[ #].*\n|\n)*", rest)
+    assert block is not None
+    # An entry is its first line and those that are further in.
+    entries = re.split(r"(?m)^(?=  [^ #\n])", block[0])
+    places = [number for number, entry in enumerate(entries) if entry.startswith(f"  {name}:")]
+    if places:
+        # Comments that follow are the next entry's.
+        comment = re.search(r"(?m)^  #", entries[places[0]])
+        entries[places[0]] = line + (entries[places[0]][comment.start() :] if comment else "")
+    elif line:
+        later = [
+            number for number, entry in enumerate(entries) if entry[:2] == "  " and entry > line
+        ]
+        entries.insert(min(later, default=len(entries)), line)
+    return head + mark + "".join(entries) + rest[block.end() :]
 
 
 def _look(out: Path) -> dict[Path, tuple[int, int]]:

@@ -34,10 +34,7 @@ def check_settings(suite: StoredSuite) -> Iterator[Finding]:
         for field in sorted(wanted.keys() | stored.keys()):
             values = [each.get(field, "nothing") for each in (wanted, stored)]
             if values[0] != values[1]:
-                file, shown = (
-                    f"{suite.folder / name}{DESCRIPTION}",
-                    (value[:60] for value in values),
-                )
+                file, shown = f"{suite.folder / name}{DESCRIPTION}", (v[:60] for v in values)
                 yield Finding(file, "is not as resolved here", 0, field, *shown)
 
 

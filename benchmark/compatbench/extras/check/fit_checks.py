@@ -34,24 +34,15 @@ from compatbench.method.mistakes import explain, find_line, is_contributed
 CHANGEABLE = (list, dict, set, Tensor, np.ndarray)
 
 
-def _own_classes(cls: type) -> Iterator[type]:
-    """A class and those of which it is made, less the harness's own."""
-    yield from filter(is_contributed, cls.__mro__)
-
-
-def _own_functions(cls: type) -> Iterator[FunctionType]:
-    for base in _own_classes(cls):
-        yield from (each for each in vars(base).values() if isinstance(each, FunctionType))
+def _own_values(cls: type) -> Iterator[tuple[str, object]]:
+    """What a class and those of which it is made hold by name, less the harness's own."""
+    for base in filter(is_contributed, cls.__mro__):
+        yield from vars(base).items()
 
 
 def _kept(cls: type) -> dict[str, str]:
     """What containers of a class and of its bases hold."""
-    return {
-        name: repr(value)
-        for base in _own_classes(cls)
-        for name, value in vars(base).items()
-        if isinstance(value, CHANGEABLE)
-    }
+    return {n: repr(value) for n, value in _own_values(cls) if isinstance(value, CHANGEABLE)}
 
 
 def test_card(unfitted: MethodUnderTest) -> None:
@@ -82,11 +73,12 @@ def test_settings(unfitted: MethodUnderTest) -> None:
         kind = type(value).__name__
         why = f"setting '{name}' is a {kind}, which code can change; make it a tuple or a number"
         require(not isinstance(value, CHANGEABLE), why + f" ({find_line(config)})")
-    for function in _own_functions(unfitted.cls):
-        defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
-        why = f"a default of '{function.__name__}' is kept from call to call; make it None"
-        changeable = any(isinstance(value, CHANGEABLE) for value in defaults)
-        require(not changeable, f"{why} ({find_line(function)})")
+    for name, function in _own_values(unfitted.cls):
+        if isinstance(function, FunctionType):
+            defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+            why = f"a default of '{name}' is kept from call to call; make it None"
+            changeable = any(isinstance(value, CHANGEABLE) for value in defaults)
+            require(not changeable, f"{why} ({find_line(function)})")
 
 
 def test_fit(unfitted: MethodUnderTest, record_property: Remark) -> None:

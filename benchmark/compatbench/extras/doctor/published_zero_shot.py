@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, Literal
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from compatbench.backbone import Backbone
 from compatbench.data.cards import BackboneCard, backbone_cards
 from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.labels import Labels
 from compatbench.data.task import Task
 from compatbench.results.published import read_published
 from compatbench.tables.table import records
@@ -99,21 +99,21 @@ def judge(figure: Mapping[str, Any], measured: float, within: float) -> Verdict:
     return "differs" if figure["source"] == LOOSE else "disagrees"
 
 
-def published_prompts(task: str, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """The texts that the published figures were made with: for each template, one of each class.
+def published_labels(task: str, names: Sequence[str]) -> Labels:
+    """The names and templates that the published figures were made with.
 
-    Empty for a task of which no figure on the same images was published with its prompts.
+    Without templates for a task of which no figure on the same images was published with them.
     """
+    templates = TEMPLATES.get(task, ())
     if task == "imagenet" or task.startswith("imagenet_"):
         from open_clip import OPENAI_IMAGENET_TEMPLATES
 
         # open_clip has them as functions of the class name.
-        return [tuple(map(template, names)) for template in OPENAI_IMAGENET_TEMPLATES]
+        templates = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
     if task == "stanford_cars":
         # The dataset itself has "Acura TL Sedan 2012" for "2012 Acura TL Sedan".
         names = [re.sub(r"^(\d{4}) (.*)$", r"\2 \1", name) for name in names]
-    templates = TEMPLATES.get(task, ())
-    return [tuple(template.replace("{}", name) for name in names) for template in templates]
+    return Labels(tuple(names), templates, "")
 
 
 @torch.no_grad()
@@ -140,13 +140,11 @@ def compare_zero_shot(backbone: Backbone, task: Task, cache: FeatureCache) -> li
         return [Comparison(task.name, backbone.name, measure(single, "top1"), reason)]
     # The prompts of a loose figure are not known.
     decided = any(figure["source"] != LOOSE for figure in figures)
-    texts = published_prompts(task.name, names) if decided else []
-    # Mean of normalised features, normalised.
-    each = [F.normalize(backbone.text_features(filled), dim=-1) for filled in texts]
-    ensemble = F.normalize(reduce(torch.add, each), dim=-1) if each else single
+    labels = published_labels(task.name, names)
+    whole = backbone.zero_shot_ensemble(labels) if decided and labels.templates else single
     compared = []
     for figure in figures:
-        why, weights = "same test images, prompts and metric", ensemble
+        why, weights = "same test images, prompts and metric", whole
         within = TOLERANCES.get(task.name, 1.0)
         if figure["source"] == LOOSE:
             why = "same split by its size; prompts not stated: a loose check that decides nothing"

@@ -31,13 +31,13 @@ def has_other_classes(page: SuitePage) -> bool:
     return page.expected.protocol != "few-shot" and bool(page.results.all)
 
 
-def measure_page(page: SuitePage, upgrade: Upgrade, shots: int) -> list[FourWays]:
-    """Every method four ways, but those that see all test images first, which are ranked apart."""
+def measure_page(page: SuitePage, upgrade: Upgrade) -> list[FourWays]:
+    """Every method four ways, at the most shots; those that see test images first are left out."""
     methods = [method for method in page.results.methods.values() if not method.info.sees_tests]
-    return measure_four_ways(methods, page.expected, upgrade, shots)
+    return measure_four_ways(methods, page.expected, upgrade, max(page.expected.shots))
 
 
-def classes_table(page: SuitePage, upgrade: Upgrade, shots: int, top: int | None = None) -> Table:
+def classes_table(page: SuitePage, upgrade: Upgrade, top: int | None = None) -> Table:
     """The four accuracies of every method, and their harmonic means; of the first ``top``."""
     own, other = NAMES[page.expected.protocol]
     figures: _Figures = {
@@ -51,10 +51,10 @@ def classes_table(page: SuitePage, upgrade: Upgrade, shots: int, top: int | None
         "Four-way H": lambda ways: percent(exact(ways.mean("four"))),
         "95 %": lambda ways: bounds(ways.mean("four")),
     }
-    return _table(measure_page(page, upgrade, shots)[:top], figures, {own, f"H, {own.lower()}"})
+    return _table(measure_page(page, upgrade)[:top], figures, {own, f"H, {own.lower()}"})
 
 
-def forgetting_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
+def forgetting_table(page: SuitePage, upgrade: Upgrade) -> Table:
     """Gains over zero-shot on both kinds of classes, what is forgotten, and negative flips."""
     own, other = NAMES[page.expected.protocol]
     figures: _Figures = {
@@ -65,7 +65,7 @@ def forgetting_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
         f"NFR, {own.lower()}": lambda ways: percent(exact(ways.mean("own_negative_flips"))),
         f"NFR, {other.lower()}": lambda ways: percent(exact(ways.mean("other_negative_flips"))),
     }
-    learning = [ways for ways in measure_page(page, upgrade, shots) if ways.info.learns]
+    learning = [ways for ways in measure_page(page, upgrade) if ways.info.learns]
     return _table(learning, figures, {f"Gain, {own.lower()}", f"NFR, {own.lower()}"})
 
 
@@ -89,9 +89,9 @@ def _sides(
     return " → ".join(show(exact(ways.mean(f"{classes}_{model}{end}"))) for model in MODELS)
 
 
-def classes_sentence(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
+def classes_sentence(page: SuitePage, upgrade: Upgrade) -> str:
     """How many methods apply to other classes, the best one and the best floor; or nothing."""
-    methods = measure_page(page, upgrade, shots)
+    methods = measure_page(page, upgrade)
     complete = [ways for ways in methods if ways.state == "complete" and ways.info.learns]
     if not complete:
         return ""
@@ -143,10 +143,10 @@ ANSWER = _section("leaderboard", 20, "Known and other classes: {}", "classes_ans
 
 def class_figures(page: SuitePage) -> Iterator[tuple[str, Shown]]:
     """For each upgrade, the accuracies on own and on other classes, source then target."""
-    shots = max(page.expected.shots)
     for upgrade in page.expected.upgrades if has_other_classes(page) else ():
-        rows, values = {row.standing.info.name: row for row in page.ranks(upgrade, shots)}, []
-        for ways in measure_page(page, upgrade, shots):
+        ranks, values = page.ranks(upgrade, max(page.expected.shots)), []
+        rows = {row.standing.info.name: row for row in ranks}
+        for ways in measure_page(page, upgrade):
             if ways.state == "complete" and ways.info.name in rows:
                 means = {
                     classes: [two_digits(exact(ways.mean(f"{classes}_{m}"))) for m in MODELS]

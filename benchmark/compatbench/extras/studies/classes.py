@@ -93,7 +93,7 @@ def analyze_classes(
     page = read_suite_page(card, Path(out))
     tasks, kinds, methods = len(page.expected.tasks), list[Row](), list[Row]()
     for upgrade in page.expected.upgrades if page.results.methods else ():
-        measured = measure_page(page, upgrade, max(page.expected.shots))
+        measured = measure_page(page, upgrade)
         title = page.path_title(upgrade)
         complete = [ways for ways in measured if ways.state == "complete"]
         for ways in complete:

@@ -70,13 +70,11 @@ class StudyReport(ABC):
 
     def picture(self) -> Spec | None:
         """The figure as Vega-Lite; None if there is nothing to draw."""
-        shown = self.shown()
-        return None if shown is None else with_data(self.figure_kind, shown)
+        return (shown := self.shown()) and with_data(self.figure_kind, shown)
 
     def svg(self) -> bytes | None:
         """The figure as SVG; None if there is nothing to draw."""
-        shown = self.shown()
-        return None if shown is None else render_svg_figure(self.figure_kind, shown)
+        return (shown := self.shown()) and render_svg_figure(self.figure_kind, shown)
 
     def save_figure(self, path: Path) -> bool:
         """Writes the figure as SVG; False if there is none."""
