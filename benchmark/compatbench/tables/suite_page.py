@@ -14,7 +14,7 @@ from compatbench.data.cards import (
     backbone_cards,
     names_elsewhere,
     suite_cards,
-    suite_tasks,
+    suite_test_sets,
     task_cards,
 )
 from compatbench.data.labels import NEEDS
@@ -166,11 +166,7 @@ class SuitePage:
 def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = None) -> SuitePage:
     """A suite with its results in the folder that holds ``results/``, or these in their place."""
     whole = expect_suite(suite)
-    cards = [
-        task_cards.read(name)
-        for task in suite_tasks(suite)
-        for name in (task, *whole.variants[task])
-    ]
+    cards = [task_cards.read(name) for name in suite_test_sets(suite)]
     results = results or read_results(out / RESULTS / suite.name)
     run = {seed for one in results.all for seed in one.rows["seed"]}  # a user's may be a first one
     seeds = tuple(seed for seed in suite.seeds if seed in run) or suite.seeds
