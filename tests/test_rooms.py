@@ -36,24 +36,24 @@ MOST_LINES = 360
 ROOM_BUDGETS = {
     "backbone": 4_495,
     "cli": 1_690,
-    "data": 5_444,
-    "engine": 4_606,
+    "data": 5_439,
+    "engine": 4_601,
     "extras": 11_293,
     "files": 614,
     "method": 2_621,
     "results": 3_780,
     "runs": 586,
-    "tables": 2_898,
+    "tables": 2_894,
 }
 PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (38_373, ("benchmark/compatbench",)),
+    "the harness": (38_359, ("benchmark/compatbench",)),
     "transfers and formats": (3_535, ("transfers", "formats")),
-    "programs": (6_996, PROGRAMS),
-    "programs, with fits beside the authors' code": (10_269, (*PROGRAMS, "benchmark/authors")),
-    "tests": (30_825, ("tests",)),
+    "programs": (6_997, PROGRAMS),
+    "programs, with fits beside the authors' code": (10_270, (*PROGRAMS, "benchmark/authors")),
+    "tests": (30_829, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.

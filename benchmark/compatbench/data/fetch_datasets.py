@@ -17,14 +17,7 @@ from zipfile import BadZipFile, ZipFile
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
-from compatbench.data.cards import (
-    TaskCard,
-    suite_cards,
-    suite_tasks,
-    suite_variants,
-    task_cards,
-    whole_name,
-)
+from compatbench.data.cards import TaskCard, suite_cards, suite_test_sets, task_cards, whole_name
 from compatbench.data.cards.sources import Download
 from compatbench.data.dataset_folders import dataset_folder, find_dataset
 from compatbench.data.download import NoFile, check_digest, download
@@ -94,9 +87,7 @@ def fetch_data(
     """
     names = task_cards.select_names(tasks) if tasks else []
     if suite is not None:
-        card = suite_cards.read(suite)
-        for name in suite_tasks(card):
-            names += [whole_name(task) for task in (name, *suite_variants(card, name))]
+        names += map(whole_name, suite_test_sets(suite_cards.read(suite)))
     if not names:
         raise CompatbenchError("nothing to fetch: name tasks, or a suite")
     return [_fetch(name, agree, keep, tell, progress) for name in dict.fromkeys(names)]

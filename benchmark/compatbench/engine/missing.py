@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from compatbench.backbone.load import locate_weights, planning, read_backbone
-from compatbench.data.cards import SuiteCard, suite_tasks, suite_variants
+from compatbench.data.cards import SuiteCard, suite_test_sets
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.task import load_task
 from compatbench.errors import CompatbenchError
@@ -32,11 +32,6 @@ class Missing:
     def __str__(self) -> str:
         kinds = {"images": self.test_sets, "weights": self.backbones}
         return "; ".join(f"{kind} of {', '.join(names)}" for kind, names in kinds.items() if names)
-
-
-def suite_test_sets(suite: SuiteCard) -> list[str]:
-    """The tasks of a suite, each followed by its variants."""
-    return [name for task in suite_tasks(suite) for name in (task, *suite_variants(suite, task))]
 
 
 def suite_backbones(suite: SuiteCard) -> list[str]:

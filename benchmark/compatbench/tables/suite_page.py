@@ -14,7 +14,7 @@ from compatbench.data.cards import (
     backbone_cards,
     names_elsewhere,
     suite_cards,
-    suite_tasks,
+    suite_test_sets,
     task_cards,
 )
 from compatbench.data.labels import NEEDS
@@ -176,11 +176,7 @@ class SuitePage:
 def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = None) -> SuitePage:
     """A suite with its results in the folder that holds ``results/``, or these in their place."""
     whole = expect_suite(suite)
-    cards = [
-        task_cards.read(name)
-        for task in suite_tasks(suite)
-        for name in (task, *whole.variants[task])
-    ]
+    cards = [task_cards.read(name) for name in suite_test_sets(suite)]
     results = results or read_results(out / RESULTS / suite.name)
     run = {
         seed for method in results.all for seed in method.rows["seed"]

@@ -238,6 +238,11 @@ def suite_variants(suite: SuiteCard, task: str) -> tuple[str, ...]:
     return tuple(name for name in chosen if parents[name] == task)
 
 
+def suite_test_sets(suite: SuiteCard) -> list[str]:
+    """The tasks of a suite, each followed by its variants."""
+    return [name for task in suite_tasks(suite) for name in (task, *suite_variants(suite, task))]
+
+
 def _parents() -> dict[str, str | None]:
     """The parent of every task card, as its text says; None for what is no variant."""
     paths = {name: tasks_folder() / f"{name}.yaml" for name in task_cards.builtin_names()}
@@ -248,8 +253,7 @@ def _parents() -> dict[str, str | None]:
 
 def names_elsewhere(suite: SuiteCard) -> set[str]:
     """The backbones and test sets of a suite that do not ship with the project."""
-    tasks = suite_tasks(suite)
-    test_sets = {name for task in tasks for name in (task, *suite_variants(suite, task))}
+    test_sets = {*suite_test_sets(suite)}
     builtin = {*task_cards.builtin_names(), *backbone_cards.builtin_names()}
 
     def ships(name: str) -> bool:

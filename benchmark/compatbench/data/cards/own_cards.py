@@ -104,7 +104,7 @@ def _look(path: Path, changed: int, size: int) -> OwnCard | None:
         return None
     told = {"name": path.stem, "parent": ""}
     for field in told:
-        with suppress(MALFORMED):
+        with suppress(*MALFORMED):
             told[field] = str(yaml.load(lines[field], SAFE_LOADER)[field] or "")
     for kind, fields in _FIELDS.items():
         if lines.keys() & {*fields.split()}:

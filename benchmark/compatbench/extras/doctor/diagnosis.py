@@ -17,11 +17,11 @@ from compatbench.backbone import load_backbone
 from compatbench.backbone.device import resolve_device
 from compatbench.backbone.load import WEIGHTS_FOLDER, is_offline, planning
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import suite_cards, task_cards, whole_name
+from compatbench.data.cards import suite_cards, suite_test_sets, task_cards, whole_name
 from compatbench.data.dataset_folders import VARIABLE
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import TaskReport, inspect_task, load_task, task_labels
-from compatbench.engine.missing import suite_backbones, suite_test_sets
+from compatbench.engine.missing import suite_backbones
 from compatbench.extras.doctor.backbone_report import BackboneReport, inspect_backbone
 from compatbench.extras.doctor.published_zero_shot import Comparison, compare_zero_shot
 from compatbench.files.processes import count_cores
