@@ -117,7 +117,8 @@ def count(both: list[subprocess.Popen[str]], pythons: list[str]) -> dict[str, An
         read(process)  # its processor
     for name in METHODS:
         if name not in TAUGHT:
-            ask(both[0], name), ask(both[1], name)  # what is computed once is not counted
+            for process in both:  # what is computed once is not counted
+                ask(process, name)
             counted[name] = [int(ask(process, name, "operations")) for process in both]
             print(name, counted[name], flush=True)
     return {"operations": {"commits": commits, "steps": counted}}

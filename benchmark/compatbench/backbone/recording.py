@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from compatbench.backbone.parts.memory import SHARE, current_budget, free_memory, memory_budget
 
 MOST_MEMORY = 1 / 8  # of a card, which a graph holds as long as it lives
+ROUNDING = 0.01  # of a change, at most; inputs of another computation change most of it
 AT = torch.ops.aten
 SIZED = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
@@ -127,3 +128,31 @@ class CudaGraph:
 
     def replay(self) -> None:
         self._graph.replay()
+
+
+def require_same(
+    start: list[Tensor], once: list[Tensor], again: list[Tensor], trained: int
+) -> None:
+    """Refuses states that differ by more than rounding, or in which nothing ``trained`` moved."""
+    learned = False
+    for i, states in enumerate(zip(start, once, again, strict=True)):
+        before, a, b = (x.double() for x in states)
+        moved, apart, size = (float(x.norm()) for x in (a - before, a - b, a))
+        exact = torch.finfo(states[0].dtype).eps if states[0].is_floating_point() else 0.0
+        learned |= i < trained and moved > 80 * exact * size
+        if not apart <= ROUNDING * moved + 8 * exact * size:
+            raise NotRepeatable("a repeated step is not the same")
+    if not learned:
+        raise NotRepeatable("steps are too small to be compared")
+
+
+def clone(tensors: list[Tensor]) -> list[Tensor]:
+    """Copies of their values."""
+    return [x.detach().clone() for x in tensors]
+
+
+@torch.no_grad()
+def fill(values: list[Tensor], tensors: list[Tensor]) -> None:
+    """Gives tensors other values."""
+    for x, value in zip(tensors, values, strict=True):
+        x.copy_(value)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from compatbench.backbone.recording import CudaGraph, NotRepeatable, Watch
+from compatbench.backbone.recording import CudaGraph, Watch, clone, fill, require_same
 
 if TYPE_CHECKING:
     from compatbench.method import Module
@@ -27,7 +26,6 @@ VARIABLE = "COMPATBENCH_CUDA_GRAPHS"  # 0: no step is recorded
 RECORDERS = {"cuda": CudaGraph}  # by the kind of device
 LEAST_STEPS = 50  # of a fit that is recorded
 WARM_UP = 3  # steps before: what is computed once is there then, and the optimiser's state
-ROUNDING = 0.01  # of an update, at most; inputs that are not the step's own change most of it
 PARTS = "features", "targets", "tokens", "other_view"  # of a batch
 
 
@@ -50,8 +48,7 @@ def set_rate(group: dict[str, Any], rate: float) -> None:
 class GraphedStep:
     """Takes a step of each batch that it is called with; with a recorder, it comes to repeat one.
 
-    Args:
-        step: of a batch; changes the module and the optimiser, whose rates are then tensors.
+    A step changes the module and the optimiser, whose rates are then tensors, and nothing else.
     """
 
     def __init__(
@@ -81,7 +78,7 @@ class GraphedStep:
         if self._recorder is None or (self._read and not usual):
             self._step(batch)
         elif self._read:
-            _copy(_tensors(batch), _tensors(self._batch))
+            fill(_tensors(batch), _tensors(self._batch))
             self._recorder.replay()
         else:
             self._recorder.run(lambda: self._step(batch))
@@ -91,73 +88,52 @@ class GraphedStep:
         recorder, groups, rng = self._recorder, self._optimizer.param_groups, self._rng.get_state()
         assert recorder is not None
         state, device = self._state(), inputs[0].device
-        start, rehearsal, recording = _clone(state), Watch(device, state), Watch(device, state)
+        start, rehearsal, recording = clone(state), Watch(device, state), Watch(device, state)
 
-        def take(watch: Watch | None = None) -> None:
-            with watch or nullcontext():
+        def take(watch: Watch) -> None:
+            with watch:
                 self._step(self._batch)
 
+        def take_copy() -> None:
+            self._step(_hold(self._batch))
+
         try:
-            _copy(inputs, _tensors(self._batch))
+            fill(inputs, _tensors(self._batch))
             recorder.rehearse(lambda: take(rehearsal))
-            _copy(start, state)
+            fill(start, state)
             self._optimizer.zero_grad()
             for group in groups:
                 group["capturable"] = True  # Adam is asked for it; at other times PyTorch warns
             recorder.capture(lambda: take(recording))
-            once = self._take_two(inputs, lambda: recorder.run(take))
-            _copy(start, state)
+            # On copies: what is remembered by its tensor is then computed anew.
+            once = self._take_two(inputs, lambda: recorder.run(take_copy))
+            fill(start, state)
             again = self._take_two(inputs, recorder.replay)
-            _require_same(start, once, again, len(self._module.trained))
+            require_same(start, once, again, len(self._module.trained))
             self._read = recording.read
         except Exception as error:  # a method's own error comes again
             logging.getLogger(__name__).info("steps are taken one by one: %s", error)
             self._recorder = None
         for group in groups:
             group["capturable"] = False
-        _copy(start, state)
+        fill(start, state)
         self._rng.set_state(rng)
 
     def _take_two(self, inputs: list[Tensor], take: Callable[[], None]) -> list[Tensor]:
         """The state after two steps of unlike inputs at unlike rates."""
-        for share, values in ((1.0, inputs), (0.5, [x.flip(-1) for x in inputs])):
+        others = [x.flip(-1) * (2 if x.is_floating_point() else 1) for x in inputs]
+        for share, values in ((1.0, inputs), (0.5, others)):
             for group in self._optimizer.param_groups:
                 set_rate(group, share * group["recipe"].lr)
-            _copy(values, _tensors(self._batch))
+            fill(values, _tensors(self._batch))
             take()
-        return _clone(self._state())
+        return clone(self._state())
 
     def _state(self) -> list[Tensor]:
         """All that a step changes, what is trained first, and the rates."""
         kept = [x for state in self._optimizer.state.values() for x in state.values()]
         rates = [group["lr"] for group in self._optimizer.param_groups]
-        return [x for x in (*self._module.tensors.values(), *kept, *rates) if x is not None]
-
-
-def _require_same(
-    start: list[Tensor], once: list[Tensor], again: list[Tensor], trained: int
-) -> None:
-    """Refuses states that differ by more than rounding, or in which nothing ``trained`` moved."""
-    learned = False
-    for i, states in enumerate(zip(start, once, again, strict=True)):
-        before, a, b = (x.double() for x in states)
-        moved, apart, size = (float(x.norm()) for x in (a - before, a - b, a))
-        exact = torch.finfo(states[0].dtype).eps if states[0].is_floating_point() else 0.0
-        learned |= i < trained and moved > 80 * exact * size
-        if not apart <= ROUNDING * moved + 8 * exact * size:
-            raise NotRepeatable("a repeated step is not the same")
-    if not learned:
-        raise NotRepeatable("steps are too small to be compared")
-
-
-def _clone(tensors: list[Tensor]) -> list[Tensor]:
-    return [x.detach().clone() for x in tensors]
-
-
-@torch.no_grad()
-def _copy(values: list[Tensor], tensors: list[Tensor]) -> None:
-    for x, value in zip(tensors, values, strict=True):
-        x.copy_(value)
+        return [x for x in (*self._module.tensors.values(), *kept, *rates) if isinstance(x, Tensor)]
 
 
 def _tensors(batch: Batch) -> list[Tensor]:
