@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from compatbench.backbone.recording import CudaGraph, Watch, clone, fill, require_same
+from compatbench.messages import first_line
 
 if TYPE_CHECKING:
     from compatbench.method import Module
@@ -112,7 +113,7 @@ class GraphedStep:
             require_same(start, once, again, len(self._module.trained))
             self._read = recording.read
         except Exception as error:  # a method's own error comes again
-            logging.getLogger(__name__).info("steps are taken one by one: %s", error)
+            logging.getLogger(__name__).info("steps are taken one by one: %s", first_line(error))
             self._recorder = None
         for group in groups:
             group["capturable"] = False
