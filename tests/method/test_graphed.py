@@ -166,6 +166,11 @@ def remember(method: Toy, batch: Batch, loss: Tensor) -> Tensor:
     return loss * method.remembered[1]
 
 
+def keep(method: Toy, batch: Batch, loss: Tensor) -> Tensor:
+    method.total = loss.detach()
+    return loss
+
+
 DANGERS: dict[str, tuple[Callable[[Toy, Batch, Tensor], Tensor], str]] = {
     "a number is read": (lambda _, batch, loss: loss * (1 + float(loss.detach())), "asks for"),
     "a value decides": (lambda _, batch, loss: loss if loss > 1 else 2 * loss, "asks for"),
@@ -181,7 +186,8 @@ DANGERS: dict[str, tuple[Callable[[Toy, Batch, Tensor], Tensor], str]] = {
     ),
     "a tensor is made of numbers": (lambda _, batch, loss: loss * torch.tensor(2.0), "made of"),
     "another tensor is changed": (add_up, "changes a tensor"),
-    "inputs are remembered": (remember, "not the same"),
+    "inputs are remembered": (remember, "leaves a tensor"),
+    "a loss is kept": (keep, "leaves a tensor"),
 }  # fmt: skip
 
 

@@ -6,6 +6,8 @@ what it has asked of the processor stays as it was.
 
 from __future__ import annotations
 
+import gc
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakSet
@@ -18,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from compatbench.backbone.parts.memory import SHARE, current_budget, free_memory, memory_budget
 
 MOST_MEMORY = 1 / 8  # of a card, which a graph holds as long as it lives
-ROUNDING = 0.01  # of a change, at most; inputs of another computation change most of it
+ROUNDING = 1e-3  # of a change, at most; inputs of another computation change most of it
 AT = torch.ops.aten
 SIZED = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
@@ -62,6 +64,13 @@ class Watch(TorchDispatchMode):
             raise NotRepeatable(f"{func} computes on the processor")
         return result
 
+    def require_nothing_left(self) -> None:
+        """Refuses what has left a tensor: a recording's would have no value, and go with it."""
+        if self._made:
+            gc.collect()
+        if self._made:
+            raise NotRepeatable("it leaves a tensor behind")
+
     def _check(self, func: Any, args: Any, kwargs: Any) -> None:
         sized = not SIZED.isdisjoint(func.tags)
         if func is AT.index.Tensor:
@@ -102,7 +111,8 @@ class CudaGraph:
         """Runs it, and refuses what waits for the device or takes much of its memory."""
         torch.cuda.empty_cache()
         before, mode = torch.cuda.memory_reserved(self._device), torch.cuda.get_sync_debug_mode()
-        torch.cuda.set_sync_debug_mode("error")
+        with warnings.catch_warnings(action="ignore"):  # that it does not find all
+            torch.cuda.set_sync_debug_mode("error")
         try:
             with memory_budget(self._budget):
                 self.run(compute)

@@ -103,6 +103,7 @@ class GraphedStep:
             recorder.rehearse(lambda: take(rehearsal))
             fill(start, state)
             self._optimizer.zero_grad()
+            rehearsal.require_nothing_left()
             for group in groups:
                 group["capturable"] = True  # Adam is asked for it; at other times PyTorch warns
             recorder.capture(lambda: take(recording))
