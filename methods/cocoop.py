@@ -46,6 +46,7 @@ class CoCoOp(CoOp):
         summary="shifts the context by a function of the image",
         zero_shot_at={"context": "a photo of a", "up*": 0.0},
         prompts_per_image=1,
+        replays=True,
     )
 
     class Config(CoOp.Config):

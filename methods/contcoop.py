@@ -8,6 +8,7 @@ changes with it.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -66,6 +67,7 @@ class ContCoOp(TrainedMethod):
         summary="prompts attend to class-name embeddings",
         version=2,
         step_cost=1.7,
+        replays=True,
     )
 
     class Config(TrainedMethod.Config):
@@ -146,8 +148,7 @@ class ContCoOp(TrainedMethod):
             rows = _linear(module, "projection", features)[:, None]
             return rows, torch.zeros(rows.shape[:2], dtype=torch.bool, device=rows.device)
         names, lengths = backbone.name_tokens(labels)
-        counts = torch.tensor(lengths, device=names.device)[:, None]
-        hidden = torch.arange(names.shape[1], device=names.device) >= counts
+        counts, hidden = _padding(lengths, names.shape[1], names.device)
         if self.config.class_embedding == "tokens":
             return names, hidden
         names = names.masked_fill(hidden[..., None], 0).sum(1) / counts
@@ -156,6 +157,16 @@ class ContCoOp(TrainedMethod):
     def loss(self, classifier: CosineClassifier, batch: Batch) -> Tensor:
         distance = teacher_distance(classifier, batch)
         return super().loss(classifier, batch) + self.config.weight * distance
+
+
+@lru_cache(maxsize=8)
+def _padding(lengths: tuple[int, ...], width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The lengths of rows, ``[C, 1]``, and which of so many columns are behind them, ``[C, n]``.
+
+    They are remembered, as a fit asks for them at every step.
+    """
+    counts = torch.tensor(lengths, device=device)[:, None]
+    return counts, torch.arange(width, device=device) >= counts
 
 
 def _linear(module: Module, layer: str, x: Tensor) -> Tensor:

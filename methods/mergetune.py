@@ -7,6 +7,8 @@ the shots well. The result is one context in place of an ensemble of the two.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
@@ -39,6 +41,7 @@ class MergeTune(KgCoOp):
         paper="arXiv:2601.10497",
         inserts="text-input",
         summary="CoOp's context, trained further to lie between CoOp and zero-shot",
+        replays=True,
         zero_shot_at={"context": "a photo of a"},
     )
 
@@ -57,7 +60,8 @@ class MergeTune(KgCoOp):
             return super(KgCoOp, self).loss(self.attach(module, backbone, data.labels), batch)
 
         start = self.init(*on)
-        coop = self.train(start, coop_loss, *on, recipe=config.coop_recipe, share=0.5)
+        stage = partial(self.train, share=0.5, replays=True)
+        coop = stage(start, coop_loss, *on, recipe=config.coop_recipe)
         with torch.no_grad():
             coop_texts = self.encode(coop, backbone, data.labels)
 
@@ -70,7 +74,7 @@ class MergeTune(KgCoOp):
             near_zero_shot = self.loss(CosineClassifier(texts, scale), batch)
             return near_zero_shot + config.line_weight * torch.stack(line).mean()
 
-        return self.train(coop, merge_loss, *on, share=0.5)
+        return stage(coop, merge_loss, *on)
 
     def line(self) -> list[float]:
         """The τ at which the line is tried: 0.1 and on, 1 / ``points`` apart, at most 1."""

@@ -47,6 +47,7 @@ class ProGrad(CoOp):
         inserts="text-input",
         summary="drops gradient parts that conflict with zero-shot",
         step_cost=1.5,
+        replays=True,
     )
 
     class Config(CoOp.Config):

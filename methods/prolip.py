@@ -47,6 +47,7 @@ class ProLIP(TrainedMethod):
         paper="arXiv:2410.05270",
         inserts="feature",
         summary="fine-tunes the image tower's last projection, held near to where it was",
+        replays=True,
         zero_shot_at={"projection": 0.0},
     )
 
@@ -81,7 +82,8 @@ class ProLIP(TrainedMethod):
             penalty = weight * module["projection"].square().sum()
             return F.cross_entropy(logits, batch.targets) + penalty
 
-        return self.train(self.init(backbone, data, rng), loss, backbone, data, rng)
+        module = self.init(backbone, data, rng)
+        return self.train(module, loss, backbone, data, rng, replays=True)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         change, tower = module["projection"], backbone.image

@@ -54,6 +54,7 @@ class PromptKD(TrainedMethod):
         inserts=("image-layers", "feature", "classifier"),
         summary="image prompts taught by a prompted larger model on unlabelled images",
         needs={"teacher", "unlabelled"},
+        replays=True,
     )
 
     class Config(TrainedMethod.Config):
@@ -115,7 +116,8 @@ class PromptKD(TrainedMethod):
 
         start = self.init(backbone, data, rng)
         start.stored["texts"] = teacher.weights
-        return self.train(start, loss, backbone, data, rng, share=0.5, unlabelled=True)
+        on = backbone, data, rng
+        return self.train(start, loss, *on, share=0.5, unlabelled=True, replays=True)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Student:
         require_shape(module, "texts", len(labels), "a number of classes of", dim=0)

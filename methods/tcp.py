@@ -54,6 +54,7 @@ class TCP(KgCoOp):
         inserts=("text-input", "text-layers"),
         summary="projects class features into prompts of a late text block",
         step_cost=1.5,
+        replays=True,
     )
 
     class Config(KgCoOp.Config):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,7 @@ class TwoSFS(TrainedMethod):
         paper="arXiv:2503.11609",
         inserts=("text-layers", "image-layers", "classifier"),
         summary="tunes the layer norms of both towers, then class weights",
+        replays=True,
         zero_shot_at={"*": 0.0},
     )
 
@@ -86,14 +88,15 @@ class TwoSFS(TrainedMethod):
 
         start, on = self.init(backbone, data, rng).trained, (backbone, data, rng)
         head = Module({"residual": start.pop("residual")})
-        norms = self.train(Module(start, head.trained), tune_norms, *on, epochs=first, share=share)
+        stage = partial(self.train, replays=True)
+        norms = stage(Module(start, head.trained), tune_norms, *on, epochs=first, share=share)
         tuned = self.attach(norms, backbone, data.labels)
 
         def tune_head(module: Module, batch: Batch) -> Tensor:
             classify = CosineClassifier(tuned.text + module["residual"], backbone.logit_scale)
             return F.cross_entropy(classify(tuned.encode(batch.inputs)), batch.targets)
 
-        head = self.train(head, tune_head, *on, epochs=epochs - first, share=1 - share)
+        head = stage(head, tune_head, *on, epochs=epochs - first, share=1 - share)
         return Module(norms.trained | head.trained)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> TunedTowers:

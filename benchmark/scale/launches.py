@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import Annotated, Any
+from typing import Annotated
 from unittest import mock
 
 import torch
 import typer
-from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.utils._python_dispatch import TorchDispatchMode
+from operations import count_steps
 
 from compatbench.backbone.image import image_anatomy
 from compatbench.engine.gpu_hours import TABLE, Launches
@@ -29,39 +28,18 @@ from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import TrainedMethod
 
 DEPTHS = 12, 24
-AT = torch.ops.aten
-# They make room or another view of numbers that are there, and start nothing.
-FREE = {AT.empty.memory_format, AT.empty_like.default, AT.empty_strided.default}
-FREE |= {AT.new_empty.default, AT.new_empty_strided.default, AT._unsafe_view.default}
-FREE |= {AT.lift_fresh.default, AT._local_scalar_dense.default, AT.detach.default}
-
-
-class Counter(TorchDispatchMode):
-    """Counts operations that compute; ``at_steps`` has the counts at the ends of steps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count, self.at_steps = 0, list[int]()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += not func.is_view and func not in FREE
-        return func(*args, **(kwargs or {}))
 
 
 def count_step(cls: type[Method], depth: int) -> int:
     """Operations of the last step of a fit, on towers so many blocks deep."""
-    subject, counter = MethodUnderTest(cls), Counter()
+    subject = MethodUnderTest(cls)
     with mock.patch.object(models, "LAYERS", depth):
         subject.source = models.build_clip(f"deep-{depth}", seed=1)
-    hook = register_optimizer_step_post_hook(lambda *_: counter.at_steps.append(counter.count))
     foreach = "torch.optim.optimizer._get_foreach_kernels_supported_devices"
-    try:
-        # Attention in one operation, as for images of more tokens, and optimisers as on a GPU.
-        fused = mock.patch.object(image_anatomy, "FEW_TOKENS", 0)
-        with mock.patch(foreach, return_value=["cpu"]), fused, counter:
-            subject.fit()
-    finally:
-        hook.remove()
+    # Attention in one operation, as for images of more tokens, and optimisers as on a GPU.
+    fused = mock.patch.object(image_anatomy, "FEW_TOKENS", 0)
+    with mock.patch(foreach, return_value=["cpu"]), fused, count_steps() as counter:
+        subject.fit()
     return counter.at_steps[-1] - counter.at_steps[-2]
 
 

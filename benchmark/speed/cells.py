@@ -1,10 +1,11 @@
 """Compares what steps of the mini suite's fits cost in two checkouts; notes it in cells.json.
 
-python benchmark/speed/cells.py PYTHON_BEFORE PYTHON_AFTER
+python benchmark/speed/cells.py PYTHON_BEFORE PYTHON_AFTER               # CPU seconds, one thread
+python benchmark/speed/cells.py PYTHON_BEFORE PYTHON_AFTER --operations  # what a step computes
 
 The arguments are the interpreters of the two environments. One process of each fits in turn,
 so that both meet the same load of the machine; a ratio is the median over pairs of neighbours.
-All figures are CPU seconds of one thread.
+Operations are counted in the median step of a fit, on the processor.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import median, median_high
+from typing import Any
 
 TASK, STEPS, PAIRS = "mini-objects", 10, 7
 METHODS = (
@@ -23,12 +26,16 @@ METHODS = (
     *("maple", "promptsrc", "clip_lora", "promptkd", "mmrl", "mma", "twosfs", "coprompt"),
     *("vpt_deep", "flyp", "kdpl", "wise_ft_weights"),
 )
+TAUGHT = {"promptkd", "kdpl"}  # a suite's teacher may be another in each checkout
 RESULTS = Path(__file__).parent / "cells.json"
+sys.path.append(str(Path(__file__).parents[1] / "scale"))
 
 
 def serve() -> None:
-    """Says what the processor is, then answers each line, a method, with CPU seconds of a step."""
+    """Says what the processor is, then answers each line, a method and what is asked of its step:
+    ``seconds`` of the processor, or ``operations``."""
     import torch
+    from operations import count_steps
 
     from compatbench.backbone import load_backbone
     from compatbench.data.cards import suite_cards
@@ -47,7 +54,7 @@ def serve() -> None:
         worker = Worker(RunStore(Path(folder)), FeatureCache(Path(folder)))
         cells = plan_cells(suite, registry, METHODS, tasks=TASK, seeds=[1, 2, 3])
         prepared = {}
-        for name in map(str.strip, sys.stdin):
+        for name, asked in map(str.split, sys.stdin):
             if name not in prepared:
                 cell = next(cell for cell in cells if cell.method == name)
                 cls = registry.get(name)
@@ -57,8 +64,13 @@ def serve() -> None:
             method, data = prepared[name]
             rng = torch.Generator().manual_seed(1)
             start = time.process_time()
-            method.fit(source, data, rng)
-            print((time.process_time() - start) / STEPS, flush=True)
+            if asked == "seconds":
+                method.fit(source, data, rng)
+                print((time.process_time() - start) / STEPS, flush=True)
+                continue
+            with count_steps() as counter:
+                method.fit(source, data, rng)
+            print(median_high(b - a for a, b in pairwise(counter.at_steps)), flush=True)
 
 
 def start(python: str) -> subprocess.Popen[str]:
@@ -66,9 +78,9 @@ def start(python: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def ask(process: subprocess.Popen[str], name: str) -> float:
+def ask(process: subprocess.Popen[str], name: str, asked: str = "seconds") -> float:
     assert process.stdin is not None
-    process.stdin.write(f"{name}\n")
+    process.stdin.write(f"{name} {asked}\n")
     process.stdin.flush()
     return float(read(process))
 
@@ -78,8 +90,8 @@ def read(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def compare(before: str, after: str) -> None:
-    both = start(before), start(after)
+def compare(both: list[subprocess.Popen[str]]) -> dict[str, Any]:
+    """CPU seconds of a step of each method."""
     processors, steps = [read(process) for process in both], {}
     for name in METHODS:
         for process in both:
@@ -91,16 +103,40 @@ def compare(before: str, after: str) -> None:
         ratio = median(a / b for a, b in zip(*times, strict=True))
         steps[name] = {"before": min(times[0]), "after": min(times[1]), "ratio": ratio}
         print(name, steps[name], flush=True)
+    return {"task": TASK, "pairs": PAIRS, "processors": processors, "steps": steps}
+
+
+def count(both: list[subprocess.Popen[str]], pythons: list[str]) -> dict[str, Any]:
+    """Operations of a step of each method that has no teacher, and the commits."""
+    where = "import compatbench; print(compatbench.__path__[0])"
+    commits, counted = [], {}
+    for python, process in zip(pythons, both, strict=True):
+        folder = subprocess.check_output([python, "-c", where], text=True).strip()
+        head = ["git", "-C", folder, "rev-parse", "--short=8", "HEAD"]
+        commits.append(subprocess.check_output(head, text=True).strip())
+        read(process)  # its processor
+    for name in METHODS:
+        if name not in TAUGHT:
+            for process in both:  # what is computed once is not counted
+                ask(process, name)
+            counted[name] = [int(ask(process, name, "operations")) for process in both]
+            print(name, counted[name], flush=True)
+    return {"operations": {"commits": commits, "steps": counted}}
+
+
+def main(pythons: list[str], operations: bool) -> None:
+    both = [start(python) for python in pythons]
+    known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    known |= count(both, pythons) if operations else compare(both)
     for process in both:
         process.communicate()
-    results = {"task": TASK, "pairs": PAIRS, "processors": processors, "steps": steps}
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    RESULTS.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--serve"]:
         serve()
-    elif len(sys.argv) == 3:
-        compare(*sys.argv[1:])
+    elif len(sys.argv) == 3 or sys.argv[3:] == ["--operations"]:
+        main(sys.argv[1:3], operations=len(sys.argv) == 4)
     else:
         sys.exit(__doc__)

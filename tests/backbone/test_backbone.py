@@ -46,6 +46,8 @@ def test_name_tokens_are_embeddings_of_the_names_alone(clip: Backbone, labels: L
         ids = clip.tokenizer.encode(name)
         assert torch.equal(rows[c, : len(ids)], table[ids])  # type: ignore[index]
         assert torch.equal(clip.embed_text(name), table[ids])  # type: ignore[index]
+        clip.embed_text(name).zero_()  # it is remembered, and each caller has a copy
+        assert torch.equal(clip.embed_text(name), table[ids])  # type: ignore[index]
     assert not rows.requires_grad
 
 

@@ -10,9 +10,11 @@ import json
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from fake_accelerator import NAME, DeviceTensor, OnDevice, constructors, waits
@@ -21,7 +23,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from compatbench.backbone import Backbone
-from compatbench.method import Method, Module
+from compatbench.backbone.recording import CudaGraph, NotRepeatable
+from compatbench.method import Method, Module, graphed
 from compatbench.method.registry import builtin_methods
 
 LIMITS = {"max_steps": 2, "max_iterations": 5}
@@ -68,6 +71,33 @@ def run(cls: type[Method], places: Places) -> dict[str, Any]:
     return {"each": min(between, default=0), "kinds": dict(+waits), "different": different}
 
 
+class Rehearsal(CudaGraph):
+    """Rehearses a step, and records nothing."""
+
+    rehearsed = 0
+
+    def __init__(self, device: torch.device) -> None:
+        pass
+
+    def run(self, compute: Callable[[], None]) -> None:
+        compute()
+
+    rehearse = run
+
+    def capture(self, compute: Callable[[], None]) -> None:
+        Rehearsal.rehearsed += 1
+        raise NotRepeatable("only rehearsed")
+
+
+def rehearse(cls: type[Method], places: Places) -> int:
+    """How many stages of a fit have steps that may be repeated on the accelerator."""
+    Rehearsal.rehearsed = 0
+    of_fits = mock.patch.multiple(graphed, RECORDERS={NAME: Rehearsal}, LEAST_STEPS=1, WARM_UP=1)
+    with of_fits, OnDevice():
+        compare(cls, places, LIMITS | {"max_steps": 6})
+    return Rehearsal.rehearsed
+
+
 def main(names: list[str]) -> None:
     torch.set_num_threads(1)
     with constructors():
@@ -75,7 +105,10 @@ def main(names: list[str]) -> None:
         for name in names or builtin_methods().names():
             start = time.process_time()
             try:
-                figures = run(builtin_methods().get(name), places)
+                cls = builtin_methods().get(name)
+                figures = run(cls, places)
+                if cls.card.replays:
+                    figures["rehearsed"] = rehearse(cls, places)
             except Exception as error:
                 last = [
                     f"{Path(frame.filename).name}:{frame.lineno}"

@@ -10,8 +10,9 @@ import real_run
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from launches import Counter, count_step
+from launches import count_step
 from model_sizes import measure_architecture
+from operations import Counter
 from simulate import Job, Site, simulate
 from unrecorded_methods import UNRECORDED
 

@@ -105,6 +105,7 @@ class Backbone:
         self._text_prompts: dict[tuple[str, ...], Prompts] = {}
         self._at_once: dict[ImageInput, int] = {}
         self._name_rows: dict[tuple[str, ...], tuple[Tensor, tuple[int, ...]]] = {}
+        self._id_rows: dict[tuple[int, ...], Tensor] = {}
 
     @cached_property
     def embed_dim(self) -> int:
@@ -195,7 +196,13 @@ class Backbone:
 
     def embed_text(self, text: str) -> Tensor:
         """Token embeddings of a text, without start and end, ``[tokens, D]``."""
-        return self.embed(torch.tensor(self.tokens(text), dtype=torch.long))
+        return self._embed_ids(tuple(self.tokens(text)))
+
+    def _embed_ids(self, ids: tuple[int, ...]) -> Tensor:
+        """A copy of the token embeddings of ids, which are sent to the device once, ``[n, D]``."""
+        if ids not in self._id_rows:
+            self._id_rows[ids] = self.embed(torch.tensor(ids, dtype=torch.long))
+        return self._id_rows[ids].clone()
 
     def name_tokens(self, labels: Labels) -> tuple[Tensor, tuple[int, ...]]:
         """Token embeddings of the class names, ``[C, n, D]``, and their numbers of tokens."""
@@ -238,7 +245,7 @@ class Backbone:
 
     def _around(self, labels: Labels, stop: str = ".") -> tuple[Tensor, Tensor, tuple[int, ...]]:
         """What stands before and after a context, ``[start, D]`` and ``[C, n, D]``."""
-        start = self.embed(torch.tensor(self.text_tokens.start, dtype=torch.long))
+        start = self._embed_ids(self.text_tokens.start)
         return start, *self._embed_rows(tuple(f"{name}{stop}" for name in labels.names), end=True)
 
     def text_prompts(self, texts: tuple[str, ...]) -> Prompts:

@@ -69,6 +69,9 @@ class MethodCard:
             estimates of time alone.
         prompts_per_image: prompts of every class that each test image needs; 0 if prompts do
             not depend on the image; for estimates as well.
+        replays: each step of a fit does the same, with the tensors of its batch and of the module
+            alone: nothing is drawn, counted, asked of rows or decided by a value, and nothing else
+            is changed. On CUDA such steps are recorded and repeated.
         zero_shot_at: the module at which the method is the zero-shot classifier, if there is
             one: for each tensor that differs from the fitted one the number that fills it, or
             the words it holds the token embeddings of.
@@ -88,6 +91,7 @@ class MethodCard:
     learns: bool = True
     step_cost: float = 1.0
     prompts_per_image: int = 0
+    replays: bool = False
     zero_shot_at: Mapping[str, float | str] = field(default_factory=dict, hash=False)
     excused: Mapping[str, str] = field(default_factory=dict, hash=False)
 

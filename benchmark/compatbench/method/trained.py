@@ -15,6 +15,7 @@ from torch import Tensor
 
 from compatbench.errors import CompatbenchError
 from compatbench.method import Backbone, FeatureSet, FewShotData, Labels, Method, Module
+from compatbench.method.graphed import GraphedStep, find_recorder, set_rate
 from compatbench.method.mistakes import check_logits, check_loss, check_module, check_trainable
 
 # A cap on steps leaves a recipe at least this many epochs, if it has so many.
@@ -184,7 +185,7 @@ class TrainedMethod(Method):
             return self.loss(self.attach(module, backbone, data.labels), batch)
 
         check_module(module := self.init(backbone, data, rng), self.init)
-        return self.train(module, loss, backbone, data, rng)
+        return self.train(module, loss, backbone, data, rng, replays=self.card.replays)
 
     def train(
         self,
@@ -198,6 +199,7 @@ class TrainedMethod(Method):
         epochs: int | None = None,
         share: float = 1.0,
         unlabelled: bool = False,
+        replays: bool = False,
     ) -> Module:
         """A fit, or a stage of one: the module whose trained tensors minimise a loss.
 
@@ -210,6 +212,7 @@ class TrainedMethod(Method):
             epochs: where the stage has fewer than the recipe.
             share: of the steps that a suite allows for the fit; those of all stages add up to 1.
             unlabelled: batches are of ``data.unlabelled``, not of the few-shot images.
+            replays: the loss is what ``MethodCard.replays`` says.
         """
         part, stage = "unlabelled" if unlabelled else "train", recipe or self.config.recipe
         images: FeatureSet = getattr(data, part)
@@ -218,8 +221,18 @@ class TrainedMethod(Method):
         most, per_epoch = self.plan_steps(*size) if whole else self.plan_steps(*size, recipe, share)
         trained, epochs = module.trained, most if epochs is None else min(epochs, most)
         check_trainable(trained, backbone.device, self.init, self.fit)
-        optimizer, weights = self._build_optimizer(trained, stage), self.epoch_weights(epochs)
-        device = next(iter(trained.values())).device
+        weights, device = self.epoch_weights(epochs), next(iter(trained.values())).device
+        recorder = find_recorder(device, epochs * per_epoch) if replays else None
+        optimizer = self._build_optimizer(trained, stage, rates_on_device=recorder is not None)
+
+        def train_on(batch: Batch) -> None:
+            optimizer.zero_grad()
+            value = loss(module, batch)
+            check_loss(value, trained, loss, self.loss, self.attach)
+            value.backward()
+            optimizer.step()
+
+        take_step = GraphedStep(train_on, module, optimizer, rng, recorder)
         seen = [(backbone, images)]
         if data.teacher is not None:
             seen.append((data.teacher.backbone, getattr(data.teacher.data, part)))
@@ -234,19 +247,16 @@ class TrainedMethod(Method):
             for step in range(per_epoch):
                 where = epoch, epochs, epoch * per_epoch + step, epochs * per_epoch
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(group["recipe"], *where)
+                    set_rate(group, learning_rate(group["recipe"], *where))
                 part = slice(step * stage.batch_size, (step + 1) * stage.batch_size)
-                following = slice(part.stop, part.stop + stage.batch_size)
+                ahead = 0 if take_step.records_next else stage.batch_size
+                following = slice(part.stop, part.stop + ahead)
                 rows = order[part], on_device[part], order[:last][following]
                 batch: Batch | None = None
                 for model, views in reversed(seen):  # the teacher's is in the method's own
                     batch = _draw_batch(model, views, data.labels, rows, epoch, rng, batch)
                 assert batch is not None
-                optimizer.zero_grad()
-                value = loss(module, batch)
-                check_loss(value, trained, loss, self.loss, self.attach)
-                value.backward()
-                optimizer.step()
+                take_step(batch)
             if weights is not None:
                 with torch.no_grad():
                     for name, tensor in trained.items():
@@ -254,7 +264,7 @@ class TrainedMethod(Method):
         return Module(trained if weights is None else sums, module.stored).detach()
 
     def _build_optimizer(
-        self, trained: Mapping[str, Tensor], recipe: Recipe
+        self, trained: Mapping[str, Tensor], recipe: Recipe, rates_on_device: bool = False
     ) -> torch.optim.Optimizer:
         """The recipe's optimiser of tensors; their rates are set before every step.
 
@@ -268,9 +278,14 @@ class TrainedMethod(Method):
             {"params": group, "recipe": recipe.model_copy(update={"lr": rate})}
             for rate, group in tensors.items()
         ]
+        if rates_on_device:
+            for group in groups:
+                device = group["params"][0].device
+                group["lr"] = torch.tensor(recipe.lr, dtype=torch.float32, device=device)
         rates: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
         # One call for all tensors of a group. On CUDA that is the default.
-        rates["fused"] = all(tensor.device.type == "cpu" for tensor in trained.values()) or None
+        on_cpu = all(tensor.device.type == "cpu" for tensor in trained.values())
+        rates["fused"] = rates_on_device or on_cpu or None
         if recipe.optimizer == "sgd":
             return torch.optim.SGD(groups, momentum=recipe.momentum, **rates)
         cls = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW

@@ -1,0 +1,416 @@
+"""Steps that are recorded and repeated, on a processor by a make-believe graph; what refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_models import MakeData
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from compatbench.backbone import Backbone
+from compatbench.backbone.parts.memory import current_budget
+from compatbench.backbone.recording import CudaGraph, NotRepeatable, Watch, tensors_of
+from compatbench.extras.check.method_under_test import MethodUnderTest
+from compatbench.method import FewShotData, Labels, MethodCard, Module, graphed
+from compatbench.method.registry import builtin_methods
+from compatbench.method.trained import Batch, Recipe, TrainedMethod
+
+# What is not among them draws (clip_lora, coprompt, flyp, proda), looks whether Sinkhorn's steps
+# are enough (plot, plot_pp), averages beside its module (clipood), trains a whole tower, where
+# products take longest (wise_ft_weights), or sorts (ape_t).
+REPEATED = {
+    *("atprompt", "bitfit", "clap", "clip_adapter", "cocoop", "contcoop", "coop", "dekg", "dept"),
+    *("graph_adapter", "ivlp", "kdpl", "kgcoop", "maple", "mergetune", "mma", "mmrl", "prograd"),
+    *("prolip", "promptkd", "promptsrc", "protext", "taskres", "tcp", "tip_adapter_f", "twosfs"),
+    *("vpt_deep", "vpt_shallow", "wise_ft", "zs_lp"),
+}
+
+
+class Recording(TorchDispatchMode):
+    """Notes each operation with the tensors and numbers that it had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, Any]] = []  # which keep all tensors
+        self.before: dict[torch.UntypedStorage, torch.UntypedStorage] = {}
+        self._made: set[torch.UntypedStorage] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        for storage in {x.untyped_storage() for x in tensors_of((args, kwargs))} - self._made:
+            if storage not in self.before:
+                self.before[storage] = storage.clone()
+        result = func(*args, **kwargs)
+        self._made |= {x.untyped_storage() for x in tensors_of(result)} - self.before.keys()
+        self.calls.append((func, args, kwargs, result))
+        return result
+
+
+class FakeGraph(CudaGraph):
+    """What a CUDA graph does: the same operations, in the same memory, with the same numbers."""
+
+    made: list[FakeGraph]
+
+    def __init__(self, device: torch.device) -> None:
+        self.replays = 0
+        self.made.append(self)
+
+    def run(self, compute: Callable[[], None]) -> None:
+        compute()
+
+    rehearse = run
+
+    def capture(self, compute: Callable[[], None]) -> None:
+        with Recording() as recording:
+            compute()
+        self._calls = recording.calls
+        for (
+            storage,
+            before,
+        ) in recording.before.items():  # while it is recorded, nothing is computed
+            storage.copy_(before)
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        self.replays += 1
+        for func, args, kwargs, before in self._calls:
+            results = tensors_of(func(*args, **kwargs))
+            for old, new in zip(tensors_of(before), results, strict=True):
+                if old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+class Refusing(FakeGraph):
+    """Takes all steps one by one, with the optimiser of recorded ones."""
+
+    def rehearse(self, compute: Callable[[], None]) -> None:
+        raise NotRepeatable("not now")
+
+
+Graphs = Callable[..., list[FakeGraph]]
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Graphs]:
+    """Sets the kind of graph that fits on the processor have, and returns where they are noted."""
+
+    def use(kind: type[FakeGraph] = FakeGraph) -> list[FakeGraph]:
+        monkeypatch.setattr(FakeGraph, "made", [], raising=False)
+        monkeypatch.setitem(graphed.RECORDERS, "cpu", kind)
+        return FakeGraph.made
+
+    monkeypatch.setattr(graphed, "LEAST_STEPS", 5)
+    return use  # type: ignore[return-value]
+
+
+def require_equal(module: Module, other: Module) -> None:
+    assert module.tensors.keys() == other.tensors.keys()
+    for name, tensor in module.tensors.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def test_the_methods_whose_steps_are_repeated_are_known() -> None:
+    registry = builtin_methods()
+    assert {name for name in registry.names() if registry.get(name).card.replays} == REPEATED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(REPEATED))
+def test_a_fit_of_repeated_steps_is_the_one_of_single_steps(name: str, graphs: Graphs) -> None:
+    """Bit for bit, of every stage; MMA has 5 steps, the fewest."""
+    subject, made = MethodUnderTest(builtin_methods().get(name)), graphs()
+    module = subject.fit(steps=15)
+    assert all(graph.replays > 2 for graph in made)
+    assert len(made) == 1 + (name in ("mergetune", "promptkd", "twosfs"))
+    graphs(Refusing)
+    require_equal(module, subject.fit(steps=15))
+
+
+class Toy(TrainedMethod):
+    """A linear classifier, whose loss a test may change."""
+
+    card = MethodCard("toy", "Toy", "none", "classifier", "a linear classifier", replays=True)
+
+    class Config(TrainedMethod.Config):
+        recipe: Recipe = Recipe(epochs=6, batch_size=4, lr=0.1)
+
+    def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        start = {"weight": torch.randn(len(data.labels), backbone.embed_dim, generator=rng)}
+        self.total, self.images = torch.zeros(()), len(data.train)
+        self.remembered = self.total, self.total  # a tensor, and what was computed of it
+        self.targets, self.rng = data.train.targets, rng
+        return Module(start)
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Any:
+        return lambda features: F.normalize(features, dim=-1) @ module["weight"].T
+
+
+def add_up(method: Toy, batch: Batch, loss: Tensor) -> Tensor:
+    with torch.no_grad():
+        method.total.add_(loss)
+    return loss + 0 * method.total
+
+
+def remember(method: Toy, batch: Batch, loss: Tensor) -> Tensor:
+    """What is remembered by its tensor is made again for each batch, but not for a held one."""
+    if method.remembered[0] is not batch.features:
+        method.remembered = batch.features, batch.features.mean() + 1
+    return loss * method.remembered[1]
+
+
+def keep(method: Toy, batch: Batch, loss: Tensor) -> Tensor:
+    method.total = loss.detach()
+    return loss
+
+
+DANGERS: dict[str, tuple[Callable[[Toy, Batch, Tensor], Tensor], str]] = {
+    "a number is read": (lambda _, batch, loss: loss * (1 + float(loss.detach())), "asks for"),
+    "a value decides": (lambda _, batch, loss: loss if loss > 1 else 2 * loss, "asks for"),
+    "numbers choose": (lambda _, batch, loss: loss + loss[None][loss[None] > 0].sum(), "asks for"),
+    "the batch's generator draws": (
+        lambda _, batch, loss: loss * torch.rand((), generator=batch.rng), "generator"
+    ),
+    "the fit's generator draws": (
+        lambda method, batch, loss: loss * torch.rand((), generator=method.rng), "draws"
+    ),
+    "rows are looked at": (
+        lambda method, batch, loss: loss * method.targets[batch.rows].float().mean(), "object"
+    ),
+    "a tensor is made of numbers": (lambda _, batch, loss: loss * torch.tensor(2.0), "made of"),
+    "another tensor is changed": (add_up, "changes a tensor"),
+    "inputs are remembered": (remember, "leaves a tensor"),
+    "a loss is kept": (keep, "leaves a tensor"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("loss", "reason"), DANGERS.values(), ids=DANGERS)
+def test_what_must_not_be_repeated_is_not(
+    loss: Callable[[Toy, Batch, Tensor], Tensor],
+    reason: str,
+    graphs: Graphs,
+    clip: Backbone,
+    data: FewShotData,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The fit goes on as if nothing had been tried, and does not try again."""
+
+    class Dangerous(Toy):
+        def loss(self, classifier: Any, batch: Batch) -> Tensor:
+            return loss(self, batch, super().loss(classifier, batch))
+
+    modules = []
+    caplog.set_level(logging.INFO, "compatbench.method.graphed")
+    for kind in (FakeGraph, Refusing):
+        made = graphs(kind)
+        modules.append(Dangerous().fit(clip, data, torch.Generator().manual_seed(1)))
+    require_equal(*modules)
+    assert [graph.replays for graph in made] == [0]
+    said, refused = caplog.messages
+    assert reason in said
+    assert refused == "steps are taken one by one: not now"
+
+
+def fail(*_: object) -> None:
+    raise RuntimeError("operation not permitted when stream is capturing")
+
+
+class Failing(FakeGraph):
+    def capture(self, compute: Callable[[], None]) -> None:
+        with pytest.raises(RuntimeError, match="capturing"):
+            super().capture(lambda: (compute(), fail()))  # type: ignore[arg-type, return-value]
+        fail()
+
+
+class Stale(FakeGraph):
+    """Repeats one batch, whatever it is given."""
+
+    def replay(self) -> None:
+        features = next(x for f, a, *_ in self._calls for x in tensors_of(a) if x.shape == (4, 16))
+        if self.replays == 0:
+            self._first = features.clone()
+        features.copy_(self._first)
+        super().replay()
+
+
+class Constant(FakeGraph):
+    """Repeats the rate that it was recorded with."""
+
+    def capture(self, compute: Callable[[], None]) -> None:
+        super().capture(compute)
+        self._calls = [
+            (func, args, kwargs | ({"lr": kwargs["lr"].clone()} if "lr" in kwargs else {}), result)
+            for func, args, kwargs, result in self._calls
+        ]
+
+
+class Idle(FakeGraph):
+    def replay(self) -> None:
+        pass
+
+
+def toy(**settings: Any) -> Toy:
+    recipe = {"epochs": 6, "batch_size": 4, "lr": 0.1} | settings
+    return Toy(Toy.Config(recipe=Recipe.model_validate(recipe), max_steps=None))
+
+
+def fit(method: Toy, backbone: Backbone, data: FewShotData) -> Module:
+    return method.fit(backbone, data, torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize(
+    ("kind", "replays"), [(FakeGraph, 15 + 2), (Failing, 0), (Idle, 0), (Stale, 2), (Constant, 2)]
+)
+def test_a_graph_that_fails_or_is_wrong_changes_nothing(
+    kind: type[FakeGraph],
+    replays: int,
+    optimizer: str,
+    graphs: Graphs,
+    clip: Backbone,
+    data: FewShotData,
+) -> None:
+    """Three of 18 steps come before; two are repeated to be compared."""
+    graphs(Refusing)
+    expected = fit(toy(optimizer=optimizer), clip, data)
+    made = graphs(kind)
+    require_equal(fit(toy(optimizer=optimizer), clip, data), expected)
+    assert [graph.replays for graph in made] == [replays]
+
+
+def test_steps_of_another_size_are_taken_one_by_one_between_repeated_ones(
+    graphs: Graphs, clip: Backbone, labels: Labels, make_data: MakeData
+) -> None:
+    """15 images: of four batches the last has three, and the fourth step is one."""
+    data, method, made = make_data(clip, labels, shots=[3] * 5), toy(drop_last=False), graphs()
+    module = fit(method, clip, data)
+    assert [graph.replays for graph in made] == [2 + 5 * 3]
+    graphs(Refusing)
+    require_equal(module, fit(method, clip, data))
+
+
+def test_nothing_is_read_ahead_while_a_step_is_recorded(
+    graphs: Graphs, clip: Backbone, data: FewShotData
+) -> None:
+    class Rows:
+        def __init__(self) -> None:
+            self.told = list[int]()
+
+        def __len__(self) -> int:
+            return len(data.train)
+
+        def __getitem__(self, index: Tensor) -> Tensor:
+            self.told.append(0)
+            return data.train.views[0][index]
+
+        def prefetch(self, index: Tensor) -> None:
+            self.told[-1] += 1
+
+    rows = Rows()
+    images = dataclasses.replace(data.train, view_inputs=[rows], views=data.train.views[:1])
+    graphs()
+    fit(toy(batch_size=2), clip, dataclasses.replace(data, train=images))
+    assert rows.told[:8] == [1, 1, 1, 0, 1, 1, 0, 1]  # nor is another epoch's first batch known
+
+
+def test_short_fits_fits_of_others_losses_and_processes_that_say_so_record_nothing(
+    graphs: Graphs, clip: Backbone, data: FewShotData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Subclass(Toy):
+        card = dataclasses.replace(Toy.card, replays=False)
+
+    made = graphs()
+    fit(Subclass(), clip, data)
+    method = toy()
+    loss = lambda module, batch: module["weight"].square().sum()  # noqa: E731
+    method.train(method.init(clip, data, torch.Generator()), loss, clip, data, torch.Generator())
+    fit(Toy(Toy.Config(max_steps=4)), clip, data)
+    monkeypatch.setenv(graphed.VARIABLE, "0")
+    fit(toy(), clip, data)
+    monkeypatch.delenv(graphed.VARIABLE)
+    monkeypatch.setattr(FakeGraph, "broken", True)
+    fit(toy(), clip, data)
+    assert made == []
+    monkeypatch.setattr(FakeGraph, "broken", False)
+    fit(toy(), clip, data)
+    assert len(made) == 1
+
+
+def test_a_graph_that_fails_is_the_last_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And leaves the stream that was set before."""
+    streams = ["usual"]
+
+    @contextmanager
+    def stream(name: str) -> Iterator[None]:
+        before, streams[0] = streams[0], name
+        yield
+        streams[0] = before  # as torch.cuda.graph, not where something fails
+
+    @contextmanager
+    def restored(name: str) -> Iterator[None]:
+        before, streams[0] = streams[0], name
+        try:
+            yield
+        finally:
+            streams[0] = before
+
+    monkeypatch.setattr(torch.cuda, "stream", restored)
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **kwargs: stream(kwargs["stream"]))
+    monkeypatch.setattr(CudaGraph, "broken", False)
+    graph = object.__new__(CudaGraph)
+    vars(graph).update(_graph=None, _stream="side", _budget=2**30)
+    used: list[Any] = []
+    graph.capture(lambda: used.append((streams[0], current_budget())))
+    assert used == [("side", 2**30)]
+    assert not CudaGraph.broken
+    with pytest.raises(RuntimeError):
+        graph.capture(fail)
+    assert (CudaGraph.broken, streams) == (True, ["usual"])
+
+
+def on(device: str) -> Tensor:
+    return torch.ones(4, device=device)
+
+
+@pytest.mark.parametrize(
+    ("compute", "problem"),
+    [
+        (lambda x: x * on("cpu"), "computes on the processor"),
+        (lambda x: on("cpu").exp(), "computes on the processor"),
+        (lambda x: x.new_empty(3).copy_(torch.ones(3)), "computes on the processor"),
+        (lambda x: x * torch.tensor(2.0), "made of"),
+        (lambda x: on("cpu").add_(1), "changes a tensor|computes on the processor"),
+        (lambda x: x[x > 0], "asks for"),
+        (lambda x: x.nonzero(), "asks for"),
+        (lambda x: torch.ones(4, device="meta", out=OUTSIDE), "changes a tensor"),
+        (lambda x: OUTSIDE.mul_(2), "changes a tensor"),
+        (lambda x: torch.ops.aten._foreach_add_([x.clone(), OUTSIDE], 1), "changes a tensor"),
+        (lambda x: OUTSIDE[1:].zero_(), "changes a tensor"),
+        (lambda x: torch.where(x > 0, x, 0.0) * 2 + x.clone().mul_(3).sum(), ""),
+        (lambda x: x.mul_(2), ""),
+    ],
+)
+def test_a_watch_refuses(compute: Callable[[Tensor], Tensor], problem: str) -> None:
+    """On a device whose tensors have no numbers; its own tensors may be changed."""
+    x = on("meta")
+    refused = pytest.raises(NotRepeatable, match=problem) if problem else nullcontext()
+    with refused, Watch(x.device, [x]):
+        compute(x)
+
+
+OUTSIDE = on("meta")
+
+
+def test_a_watch_keeps_what_was_there_before_and_nothing_else() -> None:
+    weight, x = torch.ones(2, 4, requires_grad=True), torch.ones(3, 4)
+    with Watch(x.device, []) as watch:
+        (x @ weight.T).exp().square().sum().backward()
+    read = {tensor.untyped_storage() for tensor in watch.read}
+    assert read == {x.untyped_storage(), weight.untyped_storage()}
