@@ -64,7 +64,7 @@ def make_page() -> Page:
     }
     filters = {
         "task": _task,
-        "bounds": bounds,
+        "span": partial(bounds, show=signed),
         "signed": signed,
         "gib": lambda size: "" if size is None else f"{size:.2f}",
     }
