@@ -193,7 +193,7 @@ def _tune(name: str, card: SuiteCard, out: Path, compute: Compute) -> None:
         tune(name, card.name, out=out, compute=compute)
         record = read_record(path)
         chosen = record.settings[record.chosen].changes(builtin_methods().get(name).Config())
-        rest = dict(without_chosen(card)).get(name, {})  # what the card says besides, which stays
+        rest = dict(without_chosen(card)).get(name, {})  # what else the card says, which stays
         recipe = {**rest.get("recipe", {}), **chosen.pop("recipe", {})}
         settings = rest | chosen | ({"recipe": recipe} if recipe else {})
         if settings != card.methods.get(name, {}):
