@@ -24,6 +24,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from compatbench.backbone import Backbone
 from compatbench.backbone.recording import CudaGraph, NotRepeatable
+from compatbench.extras.check.method_under_test import MethodUnderTest
 from compatbench.method import Method, Module, graphed
 from compatbench.method.registry import builtin_methods
 
@@ -91,10 +92,12 @@ class Rehearsal(CudaGraph):
 
 def rehearse(cls: type[Method], places: Places) -> int:
     """How many stages of a fit have steps that may be repeated on the accelerator."""
-    Rehearsal.rehearsed = 0
+    Rehearsal.rehearsed, subject = 0, MethodUnderTest(cls)
+    method = cls(cls.Config.model_validate({"max_steps": 6}))
     of_fits = mock.patch.multiple(graphed, RECORDERS={NAME: Rehearsal}, LEAST_STEPS=1, WARM_UP=1)
     with of_fits, OnDevice():
-        compare(cls, places, LIMITS | {"max_steps": 6})
+        backbone, data = places.backbone(subject.source), places.move(subject.draw())
+        method.fit(backbone, data, torch.Generator().manual_seed(1))
     return Rehearsal.rehearsed
 
 
