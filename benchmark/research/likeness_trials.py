@@ -1,6 +1,6 @@
 """Trials that might make the mini suite more like real ones: other classes, smaller patches.
 
-python benchmark/research/likeness_trials.py train FOLDER 6    # or 12, the control; hours of a core
+python benchmark/research/likeness_trials.py train FOLDER 6    # or 12, the control; 8 or 4 minutes
 python benchmark/research/likeness_trials.py measure FOLDER patch-6    # a name of TRIALS
 
 A trial is the mini suite with another source, or with tasks of more classes, and the methods that
@@ -131,7 +131,6 @@ def measure(
     name: str,
     work: Work = Path("mini-build"),
     methods: Annotated[str, typer.Option(help="Some of the trial's.")] = "all",
-    jobs: int = 1,
 ) -> None:
     """Fit the methods of a trial, and write its rows; goes on where it stopped.
 
@@ -140,7 +139,7 @@ def measure(
     trial, cards = TRIALS[name], folder / name
     suite = write_suite(cards, folder / "models", name, work)
     os.environ["COMPATBENCH_TASKS"] = str(cards.resolve())
-    results = cb.run(suite, methods, out=cards, compute=Compute(jobs=jobs), progress=False)
+    results = cb.run(suite, methods, out=cards, compute=Compute(jobs=1), progress=False)
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     with (cards / "seconds.txt").open("a", encoding="utf-8") as file:  # of each call
         print(sum(times.ru_utime + times.ru_stime for times in used), file=file)
@@ -168,7 +167,8 @@ def write_suite(cards: Path, models: Path, name: str, work: Path) -> str:
         return suite
     ignored = shutil.ignore_patterns("build", "__pycache__")
     shutil.copytree(TASKS_FOLDER, cards, ignore=ignored, dirs_exist_ok=True)
-    source, values = towers.SOURCE, {"name": suite, "title": name, "extends": "mini"}
+    source = towers.SOURCE
+    values: dict[str, object] = {"name": suite, "title": name, "extends": "mini"}
     if trial.patch:
         source = name_source(trial.patch)
         weights = models / f"{source}.safetensors"

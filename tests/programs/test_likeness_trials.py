@@ -20,10 +20,8 @@ def test_a_patch_of_another_size_is_seen_as_the_old_kernel_sees_it_enlarged(tmp_
         enlarged = old.conv1(F.interpolate(pixels, size=(12, 12), mode="bilinear"))
         torch.testing.assert_close(new.conv1(pixels), enlarged, atol=1e-5, rtol=1e-4)
     assert len(new.positional_embedding) == 1 + (48 // patch) ** 2
-    corners = (1, len(new.positional_embedding) - 1)  # the first and the last patch stay there
-    for corner, place in zip(corners, (1, 16), strict=True):
-        cosines = F.cosine_similarity(new.positional_embedding[[corner]], old.positional_embedding)
-        assert int(cosines.argmax()) == place
+    last = F.cosine_similarity(new.positional_embedding[[-1]], old.positional_embedding)
+    assert int(last.argmax()) == 16
 
 
 @pytest.mark.parametrize("names", likeness_trials.JOINED, ids="-".join)
@@ -31,7 +29,5 @@ def test_no_two_classes_of_a_joined_task_show_the_same(names):
     spec = likeness_trials.join_specs(names)
     parts = [likeness_trials.concepts(parts) for parts in spec.classes.values()]
     assert len(parts) >= likeness_trials.CLASSES
-    if len(names) > 1:  # within a task, classes were written to be apart
-        first = likeness_trials.join_specs(names[:1]).classes
-        ours = [likeness_trials.concepts(first[name]) for name in first]
-        assert not set().union(*ours) & set().union(*parts[len(first) :])
+    first = len(likeness_trials.join_specs(names[:1]).classes)
+    assert not set().union(*parts[:first]) & set().union(*parts[first:])
