@@ -73,7 +73,6 @@ TRIALS = {
     "longer": Trial(),
     "patch-12": Trial(12),
     "patch-6": Trial(6),
-    "patch-6-classes-40": Trial(6, more_classes=True),
 }
 app = typer.Typer()
 
@@ -134,7 +133,7 @@ def measure(
 ) -> None:
     """Fit the methods of a trial, and write its rows; goes on where it stopped.
 
-    Several of them may share a trial, and the last to end writes all of its rows.
+    Once a trial's suite is written, several may share it; the last to end writes all of its rows.
     """
     trial, cards = TRIALS[name], folder / name
     suite = write_suite(cards, folder / "models", name, work)
