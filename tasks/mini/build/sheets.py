@@ -19,44 +19,44 @@ if TYPE_CHECKING:
 COLUMNS = 32
 DRAWINGS_FOLDER = MINI_FOLDER / "drawings"
 SPLITS_FOLDER = MINI_FOLDER / "splits"
-SETS_TABLE = DRAWINGS_FOLDER / "sets.csv"
 
 
-def write_sheets(work: Path, splits: list[Split]) -> None:
+def write_sheets(work: Path, splits: list[Split], folder: Path = MINI_FOLDER) -> None:
     """Writes the sprite sheets of all drawings in the splits, sets.csv, and the splits.
 
     A split's rows are written with the drawing's tile in its sheet instead of its
-    row in the rendered array.
+    row in the rendered array. What ``drawings/`` and ``splits/`` of the folder had is removed.
     """
-    DRAWINGS_FOLDER.mkdir(exist_ok=True)
-    SPLITS_FOLDER.mkdir(exist_ok=True)
+    drawings_folder, splits_folder = folder / "drawings", folder / "splits"
+    drawings_folder.mkdir(exist_ok=True)
+    splits_folder.mkdir(exist_ok=True)
     used = pd.concat([split.rows for split in splits])
     tiles: dict[tuple[str, int], int] = {}
     table = []
     names = [name for name in icon_sets() if name in set(used.set)]
-    for stale in DRAWINGS_FOLDER.glob("*.webp"):
+    for stale in drawings_folder.glob("*.webp"):
         if stale.stem not in names:
             stale.unlink()
     for name in track(names, "sheets"):
         rows = sorted(set(used.row[used.set == name]))
         tiles |= {(name, row): tile for tile, row in enumerate(rows)}
         drawings = np.load(drawings_path(work, name), mmap_mode="r")[rows]
-        save_sheet(drawings, DRAWINGS_FOLDER / f"{name}.webp")
+        save_sheet(drawings, drawings_folder / f"{name}.webp")
         icon_set = icon_sets()[name]
         table.append(
             (name, int(icon_set.monochrome), len(rows), icon_set.licence, icon_set.attribution)
         )
     pd.DataFrame(table, columns=["set", "monochrome", "tiles", "licence", "attribution"]).to_csv(
-        SETS_TABLE, index=False, lineterminator="\n"
+        drawings_folder / "sets.csv", index=False, lineterminator="\n"
     )
-    for stale in SPLITS_FOLDER.glob("*.csv"):
+    for stale in splits_folder.glob("*.csv"):
         stale.unlink()
     for split in splits:
         rows = split.rows
         keys = zip(rows.set, rows.row, strict=True)
         written = rows.assign(tile=[tiles[key] for key in keys])
         written[["split", "label", "set", "tile", "paint"]].to_csv(
-            SPLITS_FOLDER / f"{split.name}.csv", index=False, lineterminator="\n"
+            splits_folder / f"{split.name}.csv", index=False, lineterminator="\n"
         )
 
 

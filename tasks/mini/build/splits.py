@@ -41,8 +41,8 @@ class Task:
     facts: pd.DataFrame
 
 
-def make_task(work: Path, spec: TaskSpec, finder: Finder) -> Task:
-    """Chooses a task's classes and makes its splits.
+def make_task(work: Path, spec: TaskSpec, finder: Finder, most_classes: int | None = None) -> Task:
+    """Chooses a task's classes, by default as many as tasks.yaml allows, and makes its splits.
 
     Drawings are dealt to both sides at random, design by design. Classes with too few drawings
     on a side are left out; of the others, those with the most drawings stay. No model has a say.
@@ -59,7 +59,7 @@ def make_task(work: Path, spec: TaskSpec, finder: Finder) -> Task:
         and c.pretraining >= bounds["min_pretraining"]
     ]
     eligible.sort(key=lambda c: (-len(c.drawings), c.name))
-    chosen = sorted(eligible[: bounds["classes"]], key=lambda c: c.name)
+    chosen = sorted(eligible[: most_classes or bounds["classes"]], key=lambda c: c.name)
     by_name = {c.name: side for c, side in zip(found, sides, strict=True)}
     rows = []
     for label, c in enumerate(chosen):
