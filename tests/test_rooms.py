@@ -36,9 +36,9 @@ MOST_LINES = 360
 ROOM_BUDGETS = {
     "backbone": 4_670,
     "cli": 1_690,
-    "data": 5_439,
+    "data": 5_445,
     "engine": 4_601,
-    "extras": 11_293,
+    "extras": 11_303,
     "files": 614,
     "method": 2_795,
     "results": 3_780,
@@ -49,10 +49,10 @@ PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (38_708, ("benchmark/compatbench",)),
+    "the harness": (38_724, ("benchmark/compatbench",)),
     "transfers and formats": (3_535, ("transfers", "formats")),
-    "programs": (7_301, PROGRAMS),
-    "programs, with fits beside the authors' code": (10_574, (*PROGRAMS, "benchmark/authors")),
+    "programs": (7_313, PROGRAMS),
+    "programs, with fits beside the authors' code": (10_586, (*PROGRAMS, "benchmark/authors")),
     "tests": (31_344, ("tests",)),
 }
 

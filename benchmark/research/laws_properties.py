@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,10 @@ from compatbench.extras.advice.predict import describe_moves
 from compatbench.method.registry import builtin_methods
 from compatbench.results.estimate import RESAMPLES, SEED, Interval
 from compatbench.tables.figures.spec_parts import Shown
-from compatbench.transfers._shared.survival import PLACES, describe_module
+from compatbench.transfers._shared.survival import (  # pyright: ignore[reportMissingImports]
+    PLACES,
+    describe_module,
+)
 
 FILE = Path(__file__).parent / "results" / "upgrade_properties.csv"
 # By column: the five that were asked for, and what moves the texts that copied modules are read by.
@@ -145,21 +149,26 @@ def describe_gains(
     A row for each method, task and target: ``gain`` in shares; ``known`` features by their own
     names, and each property, at each place where a module may act, as ``<property> at <place>``.
     """
-    of_task = properties.set_index(["target", "task"])
-    of_target, rows = targets.set_index("target"), []
+    figures = [name for name in properties if name not in ("target", "task")]
+    of_task: dict[tuple[str, str], dict[str, float]] = {
+        (row["target"], row["task"]): {str(name): row[name] for name in figures}
+        for row in properties.to_dict("records")
+    }
+    of_target = {row["target"]: row for row in targets.to_dict("records")}
+    rows = list[dict[str, Any]]()
     for kind in kinds:
         for place, target in enumerate(kind.targets):
-            if target not in of_target.index:
+            if target not in of_target:
                 continue
-            lineage, zero_shot = of_target.loc[target, ["lineage", "zero_shot"]]
+            lineage, zero_shot = (of_target[target][name] for name in ("lineage", "zero_shot"))
             for (i, method), (j, task) in product(enumerate(kind.methods), enumerate(kind.tasks)):
-                card, facts = builtin_methods().get(method).card, of_task.loc[(target, task)]
+                card, facts = builtin_methods().get(method).card, of_task[target, task]
                 apart = 1 - facts["token_cosine"]
                 module = describe_module(card.places, COPIED, bool(card.zero_shot_at), apart)
                 row = {"target": target, "lineage": lineage, "task": task}
                 row["gain"] = kind.gains[i, j, place] / 100
                 row |= describe_moves(module, facts)
-                known = facts.to_dict() | {"zero_shot": zero_shot}
+                known = facts | {"zero_shot": zero_shot}
                 row |= {
                     f"{each} at {where}": known[each] * (where in card.places)
                     for each in PROPERTIES
@@ -175,20 +184,22 @@ def measure_help(rows: pd.DataFrame, targets: pd.DataFrame) -> Interval:
     Mean absolute errors of gains, of ridges that have seen neither the lineage nor the task; the
     interval is over resamples of seeds, as of ``judge``, at 95 %.
     """
-    added = [name for name in rows if " at " in name]
-    place = {"target", "lineage", "task", "gain"}
-    known = [name for name in rows if name not in place and name not in added]
+    names = [*map(str, rows)]
+    added = [name for name in names if " at " in name]
+    known = [name for name in names if name not in ("target", "lineage", "task", "gain", *added)]
     errors = {}
     for features in (known, [*known, *added]):
         told = np.zeros(len(rows))
-        for (lineage, task), judged in rows.groupby(["lineage", "task"]).indices.items():
+        for lineage, task in set(zip(rows["lineage"], rows["task"], strict=True)):
+            judged = np.flatnonzero((rows["lineage"] == lineage) & (rows["task"] == task))
             rest = rows[(rows["lineage"] != lineage) & (rows["task"] != task)]
             told[judged] = fit_ridge(rest, features, None).estimate(rows.iloc[judged])
         errors[len(features)] = np.abs(told - rows["gain"])
     before, after = (100 * each.groupby(rows["target"]).mean() for each in errors.values())
     less = (before - after)[targets["target"]].to_numpy()
     drawn = [less[draw].mean() for draw in draw_targets(targets)]
-    return Interval(float(less.mean()), *np.percentile(drawn, [2.5, 97.5]).tolist(), len(less))
+    low, high = map(float, np.percentile(drawn, [2.5, 97.5]))
+    return Interval(float(less.mean()), low, high, len(less))
 
 
 def answer(targets: pd.DataFrame) -> str:

@@ -71,7 +71,8 @@ def read_features(path: Path) -> tuple[dict[str, EncodedTask], dict[str, float]]
     del facts["sha256"]
     encoded = {
         task: EncodedTask(
-            *(F.normalize(tensors[f"{task}.{part}"], dim=-1) for part in ("texts", "images")),
+            F.normalize(tensors[f"{task}.texts"], dim=-1),
+            F.normalize(tensors[f"{task}.images"], dim=-1),
             tensors[f"{task}.tokens"],
         )
         for task in SUITE.tasks

@@ -86,7 +86,7 @@ class Unfinished:
         """The first rows of all entries, as many of each, ``[entries, n, ...]``; or nothing."""
         import torch
 
-        found: list[Tensor] = []
+        views: list[Tensor] = []
         for folder in self._folders:
             parts = list[Any]()
             while True:
@@ -96,9 +96,9 @@ class Unfinished:
                 parts.append(part)
             if not parts:
                 return []
-            found.append(torch.cat(parts))
-        least = min(map(len, found))
-        return [torch.stack([rows[:least] for rows in found])]
+            views.append(torch.cat(parts))
+        least = min(map(len, views))
+        return [torch.stack([rows[:least] for rows in views])]
 
     def write(self, start: int, rows: Tensor, about: dict[str, Any]) -> None:
         """Keeps rows of each entry, from the row ``start`` on."""

@@ -84,8 +84,8 @@ def check_digest(path: Path, digest: str) -> None:
     kind, _, wanted = digest.partition(":")
     if not digest:
         return
-    if (found := hash_file(path, kind)) != wanted:
-        name, both = path.name.removesuffix(".part"), f"{found}, not {wanted}"
+    if (read := hash_file(path, kind)) != wanted:
+        name, both = path.name.removesuffix(".part"), f"{read}, not {wanted}"
         raise CompatbenchError(f"{name} is damaged or another file: its {kind} is {both}")
 
 

@@ -143,7 +143,7 @@ def encode(
 
     decoder = Decoder(
         first.task.source,
-        tuple(one.view for one in entries),
+        tuple(entry.view for entry in entries),
         backbone.preprocess,
         _side(backbone),
         backbone.dtype,
@@ -174,7 +174,7 @@ def _encode(first: Images, rows: Tensor, at_once: int) -> tuple[Tensor, int]:
     wanted = [first.wanted] if first.wanted else []
     while True:
         try:
-            parts = [first.backbone.encode_images(one, *wanted) for one in rows.split(at_once)]
+            parts = [first.backbone.encode_images(batch, *wanted) for batch in rows.split(at_once)]
             return (parts[0] if len(parts) == 1 else torch.cat(parts)), at_once
         except torch.cuda.OutOfMemoryError:
             at_once = min(at_once, len(rows)) // 2
@@ -248,7 +248,7 @@ class Decoder:
         with ThreadPoolExecutor(min(threads, MOST_THREADS)) as pool:
             following = [pool.submit(self.decode, sample) for sample in pieces[0]]
             for piece in [*pieces[1:], ()]:
-                current, following = following, [pool.submit(self.decode, one) for one in piece]
+                current, following = following, [pool.submit(self.decode, image) for image in piece]
                 yield torch.stack([future.result() for future in current], dim=1)
 
     def _in_processes(

@@ -87,16 +87,20 @@ class FeatureCache:
         """The same under each of several views, for which an image is decoded once."""
         encoded, rows = _cover(samples, split)
         wanted = [Images(backbone, task, encoded, view) for view in views]
-        found = {one.key: self._memory[one.key] for one in wanted if one.key in self._memory}
-        missing = list({one.key: one for one in wanted if one.key not in found}.values())
+        entries = {
+            images.key: self._memory[images.key] for images in wanted if images.key in self._memory
+        }
+        missing = list(
+            {images.key: images for images in wanted if images.key not in entries}.values()
+        )
         row_bytes = backbone.embed_dim * torch.float32.itemsize if missing else 0
-        for one, entry in zip(missing, self._entries(missing, row_bytes), strict=True):
-            found[one.key] = self._memory[one.key] = entry.to(backbone.device)
+        for images, entry in zip(missing, self._entries(missing, row_bytes), strict=True):
+            entries[images.key] = self._memory[images.key] = entry.to(backbone.device)
         held = sum(tensor.nbytes for tensor in self._memory.values())
         while held > MOST_IN_MEMORY and len(self._memory) > 1:
             held -= self._memory.pop(next(iter(self._memory))).nbytes
-        features = [found[one.key] for one in wanted]
-        return features if rows is None else [one[rows.to(one.device)] for one in features]
+        features = [entries[images.key] for images in wanted]
+        return features if rows is None else [each[rows.to(each.device)] for each in features]
 
     def tokens(
         self,
@@ -116,8 +120,8 @@ class FeatureCache:
         """
         encoded, rows = _cover(samples, split)
         rows = torch.arange(len(encoded)) if rows is None else rows
-        own = [View(number) for number in range(1 + wanted.views)]
-        groups = [own if wanted.views else [view] for view in views]
+        stored_views = [View(number) for number in range(1 + wanted.views)]
+        groups = [stored_views if wanted.views else [view] for view in views]
         whole = [
             [Images(backbone, task, encoded, view, wanted) for view in group] for group in groups
         ]
@@ -165,15 +169,17 @@ class FeatureCache:
 
         Those that are missing are computed together, which give ``row_bytes`` for an image.
         """
-        if broken := [self._broken[one.key] for one in wanted if one.key in self._broken]:
+        if broken := [self._broken[images.key] for images in wanted if images.key in self._broken]:
             raise broken[0]  # or images would be encoded again for each method
-        entries = {one.key: self._read(one) for one in wanted}
-        missing = list({one.key: one for one in wanted if entries[one.key] is None}.values())
+        entries = {images.key: self._read(images) for images in wanted}
+        missing = list(
+            {images.key: images for images in wanted if entries[images.key] is None}.values()
+        )
         if missing:
             most = views_together(missing[0].backbone, len(missing[0].samples), row_bytes)
             for i in range(0, len(missing), most):
                 entries |= self._compute(missing[i : i + most])
-        return [entries[one.key] for one in wanted]  # type: ignore[misc]
+        return [entries[images.key] for images in wanted]  # type: ignore[misc]
 
     def _read(self, images: Images) -> Tensor | None:
         entry = read_entry(path := self._path(images), warn=True)
@@ -185,7 +191,7 @@ class FeatureCache:
 
     def _compute(self, wanted: Sequence[Images]) -> dict[str, Tensor]:
         """Entries by their keys, computed unless another process was faster."""
-        found: dict[str, Tensor] = {}
+        computed: dict[str, Tensor] = {}
         with ExitStack() as locks:
             # In one order, or two processes could wait for each other.
             for path in sorted(map(self._path, wanted)):
@@ -197,28 +203,28 @@ class FeatureCache:
                         f"cannot write the feature cache {path.parent}: {error.strerror}; "
                         "set COMPATBENCH_CACHE to a folder that can be written"
                     ) from None
-            for one in wanted:
-                if (entry := read_entry(self._path(one))) is not None:
-                    found[one.key] = entry
-            if not (missing := [one for one in wanted if one.key not in found]):
-                return found
+            for images in wanted:
+                if (entry := read_entry(self._path(images))) is not None:
+                    computed[images.key] = entry
+            if not (missing := [images for images in wanted if images.key not in computed]):
+                return computed
             unfinished = Unfinished(list(map(self._path, missing)))
             try:
                 entries = encode(missing, self.on_encoded, self.decoders, unfinished)
             except BrokenImages as error:
                 unfinished.remove()
-                self._broken |= {one.key: error.with_traceback(None) for one in missing}
+                self._broken |= {images.key: error.with_traceback(None) for images in missing}
                 raise
-            for one, entry in zip(missing, entries, strict=True):
-                path = self._path(one)
-                write_entry(path, entry, one.about)
+            for images, entry in zip(missing, entries, strict=True):
+                path = self._path(images)
+                write_entry(path, entry, images.about)
                 # Mapped, so that the computed tensor can be freed; unless it has just made way.
-                mapped = None if one.wanted is None else read_entry(path)
-                found[one.key] = entry if mapped is None else mapped
+                mapped = None if images.wanted is None else read_entry(path)
+                computed[images.key] = entry if mapped is None else mapped
             unfinished.remove()
             if self.limit is not None:
                 prune_entries(self.folder.parent, self.limit, None)
-        return found
+        return computed
 
 
 def _cover(
@@ -277,7 +283,7 @@ class StoredRows:
 
     def _read(self, chosen: Sequence[int]) -> list[Tensor]:
         """Rows of the entries, by view."""
-        return [torch.stack([one[i // PART][i % PART] for i in chosen]) for one in self._views]
+        return [torch.stack([view[i // PART][i % PART] for i in chosen]) for view in self._views]
 
     def batches(self) -> Iterator[Tensor]:
         """All rows in order, a batch at a time."""
@@ -314,12 +320,12 @@ class FreshRows(StoredRows):
         late = rows >= whole
         if self._device.type != "cpu" or not late.any():
             return self._compute(chosen, True)
-        views = [one[(rows - whole).clamp(min=0)] for one in self._compute(range(whole, count))]
+        views = [view[(rows - whole).clamp(min=0)] for view in self._compute(range(whole, count))]
         if not late.all():
-            for one, early in zip(views, self._compute(rows[~late].tolist(), True), strict=True):
-                one[~late] = early
+            for view, early in zip(views, self._compute(rows[~late].tolist(), True), strict=True):
+                view[~late] = early
         return views
 
     def _compute(self, chosen: Sequence[int], filled: bool = False) -> list[Tensor]:
         samples = [self._images[0].samples[i] for i in chosen]
-        return self._encode([replace(one, samples=samples) for one in self._images], filled)
+        return self._encode([replace(images, samples=samples) for images in self._images], filled)

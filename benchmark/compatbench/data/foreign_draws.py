@@ -97,7 +97,7 @@ def _find(path: Path, item: Mapping[str, Any], ids: set[str], task: str) -> tupl
         raise CompatbenchError(f"{path}: an image without path ('_impath') or label ('_label')")
     parts = place.replace("\\", "/").split("/")
     ends = ("/".join(parts[start:]) for start in range(len(parts)))  # the longest first
-    if (found := next((end for end in ends if end in ids), None)) is None:
+    if (ending := next((end for end in ends if end in ids), None)) is None:
         what = f"'{one_line(place)}' is not an image to draw from of '{task}'"
         raise CompatbenchError(f"{path}: {what}")
-    return found, label
+    return ending, label

@@ -174,12 +174,12 @@ def new_task(
     )
 
 
-def _choose_name(given: str | None, place: Path) -> str:
+def _choose_name(wanted: str | None, place: Path) -> str:
     folder = Path(os.path.realpath(place.parent if place.is_file() else place)).name
-    name = given or re.sub(r"[^a-z0-9_.-]+", "-", folder.lower()).strip("-._")
+    name = wanted or re.sub(r"[^a-z0-9_.-]+", "-", folder.lower()).strip("-._")
     if not re.fullmatch(NAME, name) or name.endswith(ENDINGS):
         raise CompatbenchError(
-            f"'{given or place}' cannot be a task's name; give one of letters, digits, '-', '_' "
+            f"'{wanted or place}' cannot be a task's name; give one of letters, digits, '-', '_' "
             "and '.': --name my-photos"
         )
     return name

@@ -274,14 +274,14 @@ def inspect_task(name: str, deep: bool = False) -> TaskReport:
     card = task_cards.read(name := task_cards.resolve(name))
     labels, classes, parent_labels = _describe_classes(card)
     folder: Path | None = tasks_folder()
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     state, class_order, message, fix = "found", None, "", ""
     broken: Sequence[str] = ()
     try:
         if card.source.kind != "drawings":
             folder = dataset_folder(name, card.source.folder)
         source = _open(card, classes)
-        found = {split: len(listed) for split, listed in source.samples.items() if listed}
+        counts = {split: len(listed) for split, listed in source.samples.items() if listed}
         # Numbers mean something only with a list of the names beside them.
         unnamed = card.source.kind in ("webdataset", "parquet")
         unnamed |= getattr(card.source, "numbered", False)
@@ -311,5 +311,5 @@ def inspect_task(name: str, deep: bool = False) -> TaskReport:
                 again = f"compatbench new-task {shlex.quote(str(folder))} --name {name} --replace"
                 fix = f"put the images back in {folder}; or, if it is meant to be so now: {again}"
     return TaskReport(
-        name, state, folder, {**card.counts}, found, class_order, message, fix, (*broken,)
+        name, state, folder, {**card.counts}, counts, class_order, message, fix, (*broken,)
     )

@@ -139,8 +139,8 @@ class GraphedStep:
 
 
 def _tensors(batch: Batch) -> list[Tensor]:
-    own = [x for name in PARTS if (x := getattr(batch, name)) is not None]
-    return own if batch.teacher is None else own + _tensors(batch.teacher)
+    tensors = [x for name in PARTS if (x := getattr(batch, name)) is not None]
+    return tensors if batch.teacher is None else tensors + _tensors(batch.teacher)
 
 
 def _shapes(batch: Batch) -> list[tuple[torch.Size, torch.dtype]]:
@@ -149,7 +149,7 @@ def _shapes(batch: Batch) -> list[tuple[torch.Size, torch.dtype]]:
 
 def _hold(batch: Batch) -> Batch:
     """A copy in memory of its own; to use its generator or its rows is an error."""
-    own = {name: x.clone() for name in PARTS if (x := getattr(batch, name)) is not None}
+    copies = {name: x.clone() for name in PARTS if (x := getattr(batch, name)) is not None}
     nothing: Any = object()
     teacher = batch.teacher and _hold(batch.teacher)
-    return replace(batch, **own, teacher=teacher, rng=nothing, rows=nothing)
+    return replace(batch, **copies, teacher=teacher, rng=nothing, rows=nothing)

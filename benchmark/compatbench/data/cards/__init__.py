@@ -50,8 +50,8 @@ class Catalog(Generic[AnyCard]):
 
     def names(self) -> list[str]:
         """The names of all cards, sorted."""
-        own = [card.name for card in own_cards() if card.kind == self.kind]
-        return sorted({*self.builtin_names(), *own})
+        added = [card.name for card in own_cards() if card.kind == self.kind]
+        return sorted({*self.builtin_names(), *added})
 
     def builtin_names(self) -> list[str]:
         """The names of the cards that ship with the project, sorted."""
@@ -69,7 +69,7 @@ class Catalog(Generic[AnyCard]):
 
     def own_folder(self, name: str) -> Path | None:
         """The folder around one's own card of this name; None if there is no such card."""
-        return None if name not in (own := self.own()) else own[name][0].parent
+        return None if name not in (added := self.own()) else added[name][0].parent
 
     def path(self, name: str) -> Path:
         """The file of a card.
@@ -77,27 +77,27 @@ class Catalog(Generic[AnyCard]):
         Raises:
             CompatbenchError: no card has the name, or two have.
         """
-        own = {card.path for card in own_cards() if (card.kind, card.name) == (self.kind, name)}
+        added = {card.path for card in own_cards() if (card.kind, card.name) == (self.kind, name)}
         builtin = [self._folder() / f"{name}.yaml"] * (name in self.builtin_names())
-        found = {os.path.realpath(path): path for path in (*sorted(own), *builtin)}
-        if not found:
+        real_paths = {os.path.realpath(path): path for path in (*sorted(added), *builtin)}
+        if not real_paths:
             raise CompatbenchError(unknown_name(name, self.names(), self.kind))
-        if len(found) > 1:
-            both = " and ".join(map(str, [*found.values()][:2]))
+        if len(real_paths) > 1:
+            both = " and ".join(map(str, [*real_paths.values()][:2]))
             raise CompatbenchError(
                 f"two cards are of a {self.kind} named '{name}', {both}; rename one (its 'name')"
             )
-        return next(reversed(found.values()))
+        return next(reversed(real_paths.values()))
 
     def resolve(self, name: str) -> str:
         """The name itself; of the path of a card, the card's name, by which it is found now."""
         if not is_card_path(name):
             return name
         card = read_card(path := Path(os.path.expanduser(name)).absolute(), self._model)
-        if (found := look_at(path)) is None or found.kind != self.kind:
+        if (seen := look_at(path)) is None or seen.kind != self.kind:
             raise CompatbenchError(why_no_card(path))
         add_own_place(path)
-        return str(getattr(card, "name", found.name))
+        return str(getattr(card, "name", seen.name))
 
     def resolve_all(self, wanted: str | Sequence[str]) -> list[str]:
         """The parts of a selection, with names in place of paths."""
@@ -110,9 +110,9 @@ class Catalog(Generic[AnyCard]):
             return name
         path = Path(name) if is_card_path(name) else self.path(name)
         card = read_card(path, self._model, self.path)
-        given = getattr(card, "name", name)
-        if not is_card_path(name) and given != name:
-            raise CompatbenchError(f"{path}: field 'name' is '{given}', not the file's name")
+        said = getattr(card, "name", name)
+        if not is_card_path(name) and said != name:
+            raise CompatbenchError(f"{path}: field 'name' is '{said}', not the file's name")
         return cast(
             AnyCard, _resolve_suite(card, path.parent) if isinstance(card, SuiteCard) else card
         )

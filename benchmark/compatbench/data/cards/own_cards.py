@@ -41,15 +41,15 @@ def own_cards() -> list[OwnCard]:
     Raises:
         CompatbenchError: a folder or file that is named is not there, or a file is not a card.
     """
-    found: dict[str, OwnCard] = {}
+    cards: dict[str, OwnCard] = {}
     for place in own_places():
         is_folder = place.is_dir()
         for path in _list_files(place) if is_folder else [place]:
             if card := look_at(path):
-                found.setdefault(os.path.realpath(path), card)
+                cards.setdefault(os.path.realpath(path), card)
             elif not is_folder:
                 raise CompatbenchError(f"{CARDS_VARIABLE}: {why_no_card(place)}")
-    return [*found.values()]
+    return [*cards.values()]
 
 
 def why_no_card(path: Path) -> str:
@@ -85,12 +85,12 @@ def _list_yaml(folder: Path, changed: int) -> list[str]:
 def look_at(path: Path) -> OwnCard | None:
     """The card that a file holds, which may be a broken one; None if it holds none."""
     try:
-        found = os.stat(path)
+        facts = os.stat(path)
     except OSError:
         return None
-    if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size > LARGEST:
         return None
-    return _look(path, found.st_mtime_ns, found.st_size)
+    return _look(path, facts.st_mtime_ns, facts.st_size)
 
 
 @lru_cache(maxsize=4096)

@@ -164,8 +164,8 @@ class BackboneCard(CardModel):
     def _path_may_be_read(cls, path: str | None, info: ValidationInfo) -> str | None:
         if path is None or info.context is None:
             return path
-        given = (info.context / Path(path).expanduser()).absolute()
-        return check_place(str(given), info.context)
+        place = (info.context / Path(path).expanduser()).absolute()
+        return check_place(str(place), info.context)
 
     @model_validator(mode="after")
     def _weights_are_somewhere(self) -> BackboneCard:

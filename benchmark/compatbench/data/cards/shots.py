@@ -47,15 +47,15 @@ Numbers = int | str | Sequence[int | str]
 
 def check_draws(shots: Numbers, seeds: Numbers) -> tuple[list[int], list[int]]:
     """Numbers of shots, perhaps the word ``all``, and seeds, as they were asked for; or refused."""
-    found = []
+    draws = []
     for field, asked, kind in (("shots", shots, _SHOTS), ("seeds", seeds, _SEED)):
         values = asked.split(",") if isinstance(asked, str) else asked
         values = [values] if isinstance(values, int) else values
         if not len(values):
             raise CompatbenchError(f"{field}: the list is empty; give at least one number")
         try:
-            found.append([kind.validate_python(value) for value in values])
+            draws.append([kind.validate_python(value) for value in values])
         except ValidationError as error:
             first = error.errors()[0]
             raise CompatbenchError(f"{field}: {first['input']!r}: {first['msg']}") from None
-    return found[0], found[1]
+    return draws[0], draws[1]

@@ -48,8 +48,8 @@ def check_place(place: str, card_folder: Path) -> str:
 
     Only those in the card's folder, and in the one that the reader names for weights, are read.
     """
-    given = os.environ.get(WEIGHTS_FOLDER)
-    folders = [card_folder, *([Path(given).expanduser()] if given else [])]
+    weights = os.environ.get(WEIGHTS_FOLDER)
+    folders = [card_folder, *([Path(weights).expanduser()] if weights else [])]
     real = Path(os.path.realpath(Path(place).expanduser()))
     if not any(real.is_relative_to(os.path.realpath(folder)) for folder in folders):
         where = f"neither in the card's folder nor in one that {WEIGHTS_FOLDER} names"
@@ -77,8 +77,8 @@ def read_card(path: Path, model: type[Card], find: Callable[[str], Path] | None 
             except CompatbenchError as error:
                 raise CompatbenchError(f"{where}: {error}") from None
         inherited, _ = _parse(base_path)
-        for own in ("tuning", "run_seeds", "likeness", "about", "predictions"):
-            inherited.pop(own, None)
+        for name in ("tuning", "run_seeds", "likeness", "about", "predictions"):
+            inherited.pop(name, None)
         if "extends" in inherited:
             raise CompatbenchError(f"{where}: {base} extends a card itself")
         read_card(base_path, model)  # its own mistakes are reported as its own

@@ -48,12 +48,12 @@ def inside(folder: Path, *parts: str | Path) -> Path:
 def size_of(path: Path) -> int:
     """The bytes of a plain file; a pipe would be waited for."""
     try:
-        found = os.stat(path)
+        facts = os.stat(path)
     except OSError as error:
         raise unreadable(path, error) from None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(facts.st_mode):
         raise unreadable(path, ValueError("it is not a plain file"))
-    return found.st_size
+    return facts.st_size
 
 
 def read_bytes(path: Path, start: int = 0, size: int = -1) -> bytes:

@@ -151,13 +151,13 @@ def _answer(pool: _Pool, upgrade: Upgrade, candidates: Sequence[MeasuredWay]) ->
     """What to try, its accuracy and zero-shot's, whether it is better, and what it is worth."""
     likely = max(candidates, key=lambda each: each.gain.value)
     gains = [each.by_task for each in candidates]
-    found, held_out = choose_checked(candidates, gains, _difference)
-    chosen = found if isinstance(found, MeasuredWay) else likely
+    shown, held_out = choose_checked(candidates, gains, _difference)
+    chosen = shown if isinstance(shown, MeasuredWay) else likely
     what, beats, tasks = _describe(chosen), "yes", str(pool.tasks)
     zero_shot = percent(float((chosen.figures - chosen.by_task).mean()))
-    if found is None and max(each.gain.sign for each in candidates) == -1:
+    if shown is None and max(each.gain.sign for each in candidates) == -1:
         return [text("zero-shot"), *map(number, (zero_shot, zero_shot, "no", NOTHING, tasks))]
-    if found is None:
+    if shown is None:
         # No way can be told from zero-shot, so the caveat stands before what is likely.
         what = sentence("cannot tell; " + ("" if likely.gain.value > 0 else "zero-shot, or "), what)
         beats = f"not shown{_tasks_needed(held_out)}"

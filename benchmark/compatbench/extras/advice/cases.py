@@ -85,7 +85,7 @@ def estimate_mean(images: Array, way: Array, minus: Array | None = None) -> Inte
         return None
     if figures.shape[1] >= FEWEST_UNITS:
         return estimate(figures.mean(axis=0))
-    shares = [one.mean(axis=0) / 100 for one in (way, minus) if one is not None]
+    shares = [accuracy.mean(axis=0) / 100 for accuracy in (way, minus) if accuracy is not None]
     shares = [(share * images + 1) / (images + 2) for share in shares]
     variance = sum(float((p * (1 - p) / (images + 2)).sum()) for p in shares)
     outside, half = (1 - LEVEL / 100) / 2, 0.0
@@ -115,18 +115,18 @@ def read_cases(
     for method in methods:
         accuracy, reasons = {OLD: np.array([[np.nan]]), ZERO_SHOT: zero_shot[None]}, {}
         for name in results.transfers:
-            if (one := results.of(name).get(method)) is None:
+            if (measured := results.of(name).get(method)) is None:
                 continue
             # A method that takes words when it is attached is untouched, and is ranked with words.
-            way = one.transfer or name
-            standing = compute_standing(one, expected, upgrade, shots)
+            way = measured.transfer or name
+            standing = compute_standing(measured, expected, upgrade, shots)
             accuracy[way] = standing.figures("target")
             if np.isnan(accuracy[OLD]).any():
                 accuracy[OLD] = standing.figures("source")
             if (refused := standing.refusals[1]).any():
                 reasons[way] = one_line(str(standing.column("target", "reason")[refused][0]))
             if name == COPIED and expected.retrained:
-                there = compute_standing(one, expected, (upgrade[1], upgrade[1]), shots)
+                there = compute_standing(measured, expected, (upgrade[1], upgrade[1]), shots)
                 accuracy[f"retrained+{shots}"] = there.figures("target")
         priced = bool(count_labels(results.transfers))
         prices = price_ways(results, expected, method, upgrade) if priced else []

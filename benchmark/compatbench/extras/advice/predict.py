@@ -138,10 +138,10 @@ def predict(
     Raises:
         CompatbenchError: as ``evaluate``; or a folder without images.
     """
-    given = open_address(module)
+    address = open_address(module)
     backbone = backbone_cards.resolve(backbone)
-    path = given if isinstance(given, Path) else Path("the module")
-    module, fitted = read_fitted(given)
+    path = address if isinstance(address, Path) else Path("the module")
+    module, fitted = read_fitted(address)
     method = build_method_of(fitted, methods, path)
     if method.card.refuses:
         raise CompatbenchError(
@@ -159,16 +159,18 @@ def predict(
     task = open_images(path, fitted, None if images is None else Path(images))
     kinds = {way: survival.describe_method(method.card, way, *models, task.labels) for way in ways}
     if images is None:
-        moves = measure_moves(*models, given if isinstance(given, Path) else None)
+        moves = measure_moves(*models, address if isinstance(address, Path) else None)
         blind, outlooks = survival.find_estimator("models", fitted.source, backbone), []
         for way, kind in kinds.items():
             why = find_obstacle(method, module, way, models, task)
             gain = None if why else blind.predict(describe_moves(kind, moves))
             outlooks.append(Outlook(way, gain, why))
         return Prediction(fitted, backbone, 0, tuple(outlooks))
-    test = partial(evaluate, given, backbone, task, methods=methods, device=device)
-    found = (expect(test(transfer=way), kind, len(task.labels)) for way, kind in kinds.items())
-    return Prediction(fitted, backbone, len(task.split("test")), tuple(found))
+    test = partial(evaluate, address, backbone, task, methods=methods, device=device)
+    outlooks_seen = (
+        expect(test(transfer=way), kind, len(task.labels)) for way, kind in kinds.items()
+    )
+    return Prediction(fitted, backbone, len(task.split("test")), tuple(outlooks_seen))
 
 
 @torch.no_grad()

@@ -135,12 +135,12 @@ def _outcome(cases: Sequence[Case]) -> _Outcome:
     if not ways:
         return _Outcome(cases[0], "unknown", "", *survives)
     by_task = [way.figures.mean(axis=0) - case.accuracy[ZERO_SHOT][0] for case, way in ways]
-    found, _ = choose_checked([way for _, way in ways], by_task, cases[0].difference)
-    likely = found or max((way for _, way in ways), key=lambda way: way.gain.value)
+    shown, _ = choose_checked([way for _, way in ways], by_task, cases[0].difference)
+    likely = shown or max((way for _, way in ways), key=lambda way: way.gain.value)
     case = next(case for case, way in ways if way is likely)
     over_old = case.estimate(likely.name, OLD)
-    verdict = act(likely.name) if found else "cannot tell"
-    if found and over_old is not None and over_old.sign == -1:
+    verdict = act(likely.name) if shown else "cannot tell"
+    if shown and over_old is not None and over_old.sign == -1:
         verdict = "stay"
     return _Outcome(case, verdict, likely.name, *survives)
 

@@ -153,9 +153,9 @@ def declared_files(path: Path) -> list[Path]:
         if isinstance(target, ast.Name)
     }
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    given = [(each, word) for each in calls for word in each.keywords if word.arg == "files"]
+    declared = [(each, word) for each in calls for word in each.keywords if word.arg == "files"]
     names = list[Path]()
-    for call, word in given:
+    for call, word in declared:
         if "Card" not in ast.unparse(call.func):
             continue
         listed = texts.get(word.value.id) if isinstance(word.value, ast.Name) else word.value

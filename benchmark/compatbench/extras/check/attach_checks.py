@@ -307,7 +307,7 @@ def _classify(
     def note_image(output: Any, _: Tensor, **inserted: Any) -> None:
         _try_updates(inserted.get("block_updates"), backbone.image.width)
         outputs = output if isinstance(output, tuple) else (output,)
-        log["image-layers"].append(fingerprint({str(i): one for i, one in enumerate(outputs)}))
+        log["image-layers"].append(fingerprint({str(i): layer for i, layer in enumerate(outputs)}))
 
     watch(backbone, "encode_prompts", note_text)
     watch(backbone.image, "encode", note_image)

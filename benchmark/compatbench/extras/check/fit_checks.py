@@ -323,7 +323,7 @@ def _derived_rows(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
     yield "zero-shot weights", backbone.zero_shot_ensemble(LABELS)
     yield "features of descriptions", torch.cat(backbone.describe(LABELS))
     names, lengths = backbone.name_tokens(LABELS)
-    own = torch.cat([row[:length] for row, length in zip(names, lengths, strict=True)])
-    yield "class-name embeddings", own
+    embeddings = torch.cat([row[:length] for row, length in zip(names, lengths, strict=True)])
+    yield "class-name embeddings", embeddings
     ends = [*backbone.text_tokens.start, *backbone.text_tokens.end]
     yield "start- and end-of-text embeddings", backbone.embed(torch.tensor(ends))

@@ -127,7 +127,7 @@ class Galleries:
         every = [(task, sample) for task in self.tasks for sample in task.split("train")]
         order = _shuffle(len(every), 0)[: 4 * max(self.pairs, default=0)]
         drawn = [every[i] for i in order.tolist()]
-        return [(task, [one for of, one in drawn if of is task]) for task in self.tasks]
+        return [(task, [image for of, image in drawn if of is task]) for task in self.tasks]
 
     def see(self, backbone: Backbone, folder: Path) -> Seen:
         """Encodes what is asked of a model; images and words through the cache in a folder."""
@@ -144,9 +144,9 @@ class Galleries:
         captions = backbone.shorten([text for _, text in self.captions])
         return Seen(
             images=join([encode(task, task.split("test"), "test") for task in self.tasks]),
-            texts=join([backbone.zero_shot(one) for one in labels]),
+            texts=join([backbone.zero_shot(of_task) for of_task in labels]),
             captions=join([backbone.encode_texts(captions)] if captions else []),
-            pool=join([encode(task, own, "train") for task, own in self.pool if own]),
+            pool=join([encode(task, pooled, "train") for task, pooled in self.pool if pooled]),
             words=words.of(backbone).cpu().double().numpy(),
         )
 
@@ -218,9 +218,11 @@ def rank_gallery(
     parts, every = [np.empty((0, len(FIGURES)))], np.arange(len(gallery))
     for first in range(0, len(queries), BLOCK):
         rows = slice(first, first + BLOCK)
-        own = None if itself is None else itself[rows]
-        ranked = search(queries[rows], lambda reach: [reach(every, gallery)], len(every), own).rows
-        figures = measure(ranked, ByClass(asked[rows], classes, own))
+        places = None if itself is None else itself[rows]
+        ranked = search(
+            queries[rows], lambda reach: [reach(every, gallery)], len(every), places
+        ).rows
+        figures = measure(ranked, ByClass(asked[rows], classes, places))
         parts.append(np.stack([figures[name] for name in FIGURES.values()], axis=1))
     joined = np.concatenate(parts)
     return joined[~np.isnan(joined).any(axis=1)]

@@ -238,6 +238,8 @@ def encode_files(
     source, parts = ImageSource(folder, {"test": samples}), []
     for first in range(0, len(samples), BATCH):
         progress(f"{backbone.name}: {first:,} of {len(samples):,} images")
-        views = [backbone.preprocess(source.image(one)) for one in samples[first : first + BATCH]]
+        views = [
+            backbone.preprocess(source.image(sample)) for sample in samples[first : first + BATCH]
+        ]
         parts.append(backbone.encode_images(torch.stack(views)).cpu())  # type: ignore[arg-type]
     return torch.cat(parts).numpy()

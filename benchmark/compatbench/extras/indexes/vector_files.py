@@ -143,25 +143,25 @@ def open_vectors(path: Path, column: str | None = None) -> VectorFile:
 
 
 def as_vectors(
-    given: str | Path | NDArray[Any], name: str, column: str | None = None
+    source: str | Path | NDArray[Any], name: str, column: str | None = None
 ) -> VectorFile:
     """The vectors of a file, or an array as if it were one that messages call ``name``."""
-    if isinstance(given, (str, Path)):
-        return open_vectors(Path(given), column)
-    vectors = np.asarray(given)
+    if isinstance(source, (str, Path)):
+        return open_vectors(Path(source), column)
+    vectors = np.asarray(source)
     require_matrix(Path(name), vectors.shape, vectors.dtype)
     rows, width = vectors.shape
     return VectorArray(Path(name), rows, width, vectors.dtype, vectors)
 
 
 def read_pair(
-    given: tuple[Any, Any], what: str, widths: Sequence[int] = ()
+    pair: tuple[Any, Any], what: str, widths: Sequence[int] = ()
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """The vectors of the same things on the old and the new model, in double precision, in memory.
 
     ``widths`` are those of the two models, or of the first alone, where they are known.
     """
-    files = [as_vectors(each, f"the {what}") for each in given]
+    files = [as_vectors(each, f"the {what}") for each in pair]
     if files[0].rows != files[1].rows:
         shapes = " and ".join(str((file.rows, file.width)) for file in files)
         raise CompatbenchError(

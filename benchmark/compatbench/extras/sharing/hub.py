@@ -52,14 +52,14 @@ _PLACES = {
 }
 
 
-def read_address(given: str | Path, *kinds: str) -> Address:
+def read_address(text: str | Path, *kinds: str) -> Address:
     """Reads an address, which has to be of one of the ``kinds``, if any are given."""
-    match = _ADDRESS.fullmatch(str(given))
+    match = _ADDRESS.fullmatch(str(text))
     kind = match and ("dataset" if match[1] else "model")
     kinds = kinds or tuple(_PLACES)
     if not match or kind not in kinds:
         place, thing = (" or ".join(words) for words in zip(*map(_PLACES.get, kinds), strict=True))
-        raise CompatbenchError(f"'{given}' is not a place of {thing} on the hub; write {place}")
+        raise CompatbenchError(f"'{text}' is not a place of {thing} on the hub; write {place}")
     return Address(str(kind), match[2])
 
 

@@ -319,8 +319,8 @@ def holds_elsewhere(evidence: Evidence) -> Iterator[Row]:
         elif without := [name for name in names if name not in complete]:
             yield evidence.missing(says, without)
         else:
-            own, *others = np.array([[_mean(s, measure) for s in complete[n]] for n in names])
-            leads = own - sum(others) / len(others) if others else own
+            founding, *others = np.array([[_mean(s, measure) for s in complete[n]] for n in names])
+            leads = founding - sum(others) / len(others) if others else founding
             by_variant = {"family": [*parents.values()], "lead": leads}
             effect = estimate(by_variant, by) if by else estimate(leads)
             yield _finding(says, data, effect, why="" if by else why, unit=unit)

@@ -39,34 +39,34 @@ def measure_page(page: SuitePage, upgrade: Upgrade) -> list[FourWays]:
 
 def classes_table(page: SuitePage, upgrade: Upgrade, top: int | None = None) -> Table:
     """The four accuracies of every method, and their harmonic means; of the first ``top``."""
-    own, other = NAMES[page.expected.protocol]
+    known, other = NAMES[page.expected.protocol]
     figures: _Figures = {
-        own: lambda ways: _sides(ways, "own"),
+        known: lambda ways: _sides(ways, "own"),
         other: lambda ways: _sides(ways, "other"),
-        f"H of {own.lower()} and {other.lower()}": lambda ways: " → ".join(
+        f"H of {known.lower()} and {other.lower()}": lambda ways: " → ".join(
             percent(exact(ways.mean(f"h_{model}"))) for model in MODELS
         ),
-        f"H, {own.lower()}": lambda ways: percent(exact(ways.mean("h_own"))),
+        f"H, {known.lower()}": lambda ways: percent(exact(ways.mean("h_own"))),
         f"H, {other.lower()}": lambda ways: percent(exact(ways.mean("h_other"))),
         "Four-way H": lambda ways: percent(exact(ways.mean("four"))),
         "95 %": lambda ways: bounds(ways.mean("four")),
     }
-    return _table(measure_page(page, upgrade)[:top], figures, {own, f"H, {own.lower()}"})
+    return _table(measure_page(page, upgrade)[:top], figures, {known, f"H, {known.lower()}"})
 
 
 def forgetting_table(page: SuitePage, upgrade: Upgrade) -> Table:
     """Gains over zero-shot on both kinds of classes, what is forgotten, and negative flips."""
-    own, other = NAMES[page.expected.protocol]
+    known, other = NAMES[page.expected.protocol]
     figures: _Figures = {
-        f"Gain, {own.lower()}": lambda ways: _sides(ways, "own", "_gain", signed),
+        f"Gain, {known.lower()}": lambda ways: _sides(ways, "own", "_gain", signed),
         f"Gain, {other.lower()}": lambda ways: _sides(ways, "other", "_gain", signed),
         "Forgotten": lambda ways: signed(exact(ways.mean("forgotten"))),
         "95 %": lambda ways: bounds(ways.mean("forgotten"), signed),
-        f"NFR, {own.lower()}": lambda ways: percent(exact(ways.mean("own_negative_flips"))),
+        f"NFR, {known.lower()}": lambda ways: percent(exact(ways.mean("own_negative_flips"))),
         f"NFR, {other.lower()}": lambda ways: percent(exact(ways.mean("other_negative_flips"))),
     }
     learning = [ways for ways in measure_page(page, upgrade) if ways.info.learns]
-    return _table(learning, figures, {f"Gain, {own.lower()}", f"NFR, {own.lower()}"})
+    return _table(learning, figures, {f"Gain, {known.lower()}", f"NFR, {known.lower()}"})
 
 
 def _table(methods: Iterable[FourWays], figures: _Figures, of_own: Collection[str]) -> Table:
@@ -133,7 +133,10 @@ def _difference(ways: FourWays, floor: FourWays) -> Interval | None:
 
 
 def _section(page: Page, place: int, title: str, template: str) -> Section:
-    functions = {one.__name__: one for one in (classes_table, forgetting_table, classes_sentence)}
+    functions = {
+        function.__name__: function
+        for function in (classes_table, forgetting_table, classes_sentence)
+    }
     return Section(page, place, title, has_other_classes, str(_FOLDER / template), functions)
 
 
@@ -154,10 +157,10 @@ def class_figures(page: SuitePage) -> Iterator[tuple[str, Shown]]:
                 }
                 values.append(record(rows[ways.info.name], **means))
         # The best two and the worst by the four accuracies, zero-shot, the founding paper's own.
-        own = [rows[n].title for n in rows if rows[n].figures["paper"] == FOUNDING_PAPER]
+        founding = [rows[n].title for n in rows if rows[n].figures["paper"] == FOUNDING_PAPER]
         floor = [value["title"] for value in values if value["kind"] == "floor"]
         titles = [value["title"] for value in values]
-        named = {*titles[:2], *titles[-1:], *floor[:1], *own[:1]}
+        named = {*titles[:2], *titles[-1:], *floor[:1], *founding[:1]}
         values = [value | {"named": value["title"] in named} for value in values]
         yield page.path_title(upgrade), Shown(values, {})
 

@@ -140,8 +140,8 @@ def _mean_or_difference(first: Array, *others: Array) -> float:
 def _lost(methods: Sequence[FourWays]) -> dict[str, Array]:
     """What is lost of the gain on own classes and on others, ``[methods, pairs]`` in points."""
     by_pair = [average_units(ways.frame, "pair") for ways in methods]
-    own, other = (
+    known, other = (
         np.array([means[f"{c}_source_gain"] - means[f"{c}_target_gain"] for means in by_pair])
         for c in CLASSES
     )
-    return dict(zip(LOSSES, (own, other, other - own), strict=True))
+    return dict(zip(LOSSES, (known, other, other - known), strict=True))

@@ -150,7 +150,7 @@ def count_depths(source: Backbone, target: Backbone) -> int:
         CompatbenchError: no module can be carried from every place of the one text tower to the
             same place of the other.
     """
-    sizes = [(one.text.depth, one.token_width) for one in (source, target)]
+    sizes = [(model.text.depth, model.token_width) for model in (source, target)]
     if sizes[0] != sizes[1]:
         (blocks, width), (others, other) = sizes
         raise CompatbenchError(

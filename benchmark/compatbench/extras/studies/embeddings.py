@@ -152,8 +152,8 @@ def encode_task(backbone: Backbone, task: Task, cache: FeatureCache) -> EncodedT
     """What a model makes of a task's classes and test images."""
     texts = backbone.text_features(task.labels.fill())
     images = cache.features(backbone, task, list(task.split("test")))
-    unit = (F.normalize(each.cpu(), dim=-1) for each in (texts, images))
-    return EncodedTask(*unit, mean_tokens(backbone, task.labels))
+    texts, images = (F.normalize(each.cpu(), dim=-1) for each in (texts, images))
+    return EncodedTask(texts, images, mean_tokens(backbone, task.labels))
 
 
 def list_targets(task: Task) -> Tensor:

@@ -161,7 +161,7 @@ def draw_images(tasks: Sequence[Task], count: int, seed: int) -> Callable[[Backb
         samples = list(task.split("test"))
         drawn = generator.sample(samples, min(share, len(samples)))
         chosen += [(task.source, sample) for sample in drawn]
-    return lambda backbone: [backbone.preprocess(source.image(one)) for source, one in chosen]  # type: ignore[misc]
+    return lambda backbone: [backbone.preprocess(source.image(image)) for source, image in chosen]  # type: ignore[misc]
 
 
 def _compare_towers(

@@ -57,7 +57,8 @@ def inherited_share(source: Backbone, target: Backbone) -> float:
 def _tower_weights(backbone: Backbone) -> dict[str, Tensor]:
     """The weights of both towers in double precision, by tower and name."""
     model = backbone.model
-    image = {f"image {name}": each for name, each in model.visual.named_parameters()}
+    visual: nn.Module = model.visual  # type: ignore[assignment]
+    image = {f"image {name}": each for name, each in visual.named_parameters()}
     # Where the text tower lies in the model itself, the image tower and the scale do, too.
     text = {
         f"text {name}": each
@@ -96,7 +97,7 @@ def text_states(backbone: Backbone, texts: tuple[str, ...]) -> list[Tensor]:
     blocks = examine_text_tower(model, backbone.name).blocks
     backbone.text_prompts(texts).check_fits(backbone.text.context_length, backbone.text.depth)
     seen: list[Tensor] = []
-    hooks = [blocks[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))]
+    hooks = [blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))]
     hooks += [block.register_forward_hook(lambda _, __, out: seen.append(out)) for block in blocks]  # type: ignore[arg-type]
     try:
         model.encode_text(backbone.tokenizer(list(texts)).to(backbone.device))  # type: ignore[operator]
@@ -150,8 +151,8 @@ def _layers(
     outputs = [*((x, counts) for x in states), (features.float().cpu()[:, None], ones)]
     names = ["input", *[f"block {i}" for i in range(1, len(states))], "output"]
     layers = []
-    for name, (x, own), group in zip(names, outputs, groups, strict=True):
-        inside = torch.arange(x.shape[1]) < own[:, None]
-        means = (x * inside[..., None]).sum(1) / own[:, None]
-        layers.append(Layer(name, x[inside], means, own, group))
+    for name, (x, lengths), group in zip(names, outputs, groups, strict=True):
+        inside = torch.arange(x.shape[1]) < lengths[:, None]
+        means = (x * inside[..., None]).sum(1) / lengths[:, None]
+        layers.append(Layer(name, x[inside], means, lengths, group))
     return layers
