@@ -37,7 +37,7 @@ ROOM_BUDGETS = {
     "backbone": 4_670,
     "cli": 1_690,
     "data": 5_445,
-    "engine": 4_601,
+    "engine": 4_603,
     "extras": 11_303,
     "files": 614,
     "method": 2_795,
@@ -49,11 +49,11 @@ PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (38_724, ("benchmark/compatbench",)),
+    "the harness": (38_726, ("benchmark/compatbench",)),
     "transfers and formats": (3_535, ("transfers", "formats")),
     "programs": (7_331, PROGRAMS),
     "programs, with fits beside the authors' code": (10_604, (*PROGRAMS, "benchmark/authors")),
-    "tests": (31_344, ("tests",)),
+    "tests": (31_364, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.

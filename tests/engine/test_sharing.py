@@ -106,7 +106,8 @@ def held(cache: Path, tmp_path: Path) -> Iterator[SimpleNamespace]:
         assert store.is_done(cell, store.read(cell.key))
 
     with open_job([cell], store.folder, cache, Compute(jobs=1)) as job:
-        yield SimpleNamespace(job=job, finish=finish, mark=job.folder / f"{cell.key}{MARK}")
+        mark = job.folder / f"{cell.key}{MARK}"
+        yield SimpleNamespace(job=job, finish=finish, mark=mark, claim=lock.acquire)
 
 
 @pytest.mark.slow
@@ -141,3 +142,22 @@ def test_a_cell_that_this_run_has_just_claimed_is_not_taken_for_anothers(
     monkeypatch.setattr(loop, "time", SimpleNamespace(sleep=sleep))
     run_here(held.job, lambda event: seen.append(event.kind))
     assert (seen, len(looks)) == ([], 3)
+
+
+@pytest.mark.slow
+def test_a_worker_waits_until_another_has_told_of_its_last_cell(
+    held: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run may end with its first worker; the record of a cell is there before the news of it."""
+    held.mark.write_text("2")
+    held.finish()
+    held.claim()
+    looks = list[float]()
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        held.mark.unlink()
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(sleep=sleep))
+    run_here(held.job, lambda event: None)
+    assert len(looks) == 1

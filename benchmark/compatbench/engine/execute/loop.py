@@ -95,7 +95,9 @@ class Puller:
     def _try(self, cell: Cell) -> bool:
         """Whether a cell has ended; it is run here if it is free."""
         store, mark = self._worker.store, self._job.folder / f"{cell.key}{MARK}"
-        if self._job.has_ended(store, cell, store.read(cell.key)):
+        # Until its mark is gone, the worker of a cell has not told of its end, and the end of the
+        # first worker may be that of the run.
+        if self._job.has_ended(store, cell, store.read(cell.key)) and not mark.exists():
             return True
         with store.claim(cell.key) as held:
             if not held:
@@ -118,8 +120,8 @@ class Puller:
             if not error:
                 # Whoever still gets the lock of the removed file reads the record first.
                 store.claim_path(cell.key).unlink(missing_ok=True)
+            self._tell(Event("finished" if ended else "retried", cell, error=error))
             mark.unlink(missing_ok=True)
-        self._tell(Event("finished" if ended else "retried", cell, error=error))
         return ended
 
     def _run(self, cell: Cell) -> CellRecord:
