@@ -38,7 +38,7 @@ ROOM_BUDGETS = {
     "cli": 1_690,
     "data": 5_445,
     "engine": 4_603,
-    "extras": 11_303,
+    "extras": 11_318,
     "files": 614,
     "method": 2_795,
     "results": 3_780,
@@ -49,11 +49,11 @@ PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (38_726, ("benchmark/compatbench",)),
+    "the harness": (38_741, ("benchmark/compatbench",)),
     "transfers and formats": (3_535, ("transfers", "formats")),
-    "programs": (7_331, PROGRAMS),
-    "programs, with fits beside the authors' code": (10_604, (*PROGRAMS, "benchmark/authors")),
-    "tests": (31_364, ("tests",)),
+    "programs": (7_355, PROGRAMS),
+    "programs, with fits beside the authors' code": (10_628, (*PROGRAMS, "benchmark/authors")),
+    "tests": (31_369, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.

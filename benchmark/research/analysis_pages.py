@@ -7,7 +7,7 @@ python benchmark/research/analysis_pages.py docs/alignment.md --only rotated
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from words_gains import study_gains
 
 from compatbench.data.cards import select_names, suite_cards
 from compatbench.errors import CompatbenchError
-from compatbench.extras.studies.claims import analyze_claims
+from compatbench.extras.studies.claims import ClaimsReport, analyze_claims, show_effect
 from compatbench.extras.studies.classes import analyze_classes
 from compatbench.extras.studies.depth import analyze_depth
 from compatbench.extras.studies.embeddings import analyze_embeddings
@@ -31,6 +31,7 @@ from compatbench.files.atomic import write_atomic
 from compatbench.results.expected import upgrade_pairs
 from compatbench.runs.progress import RunProgress
 from compatbench.tables.markdown import fill_section
+from compatbench.tables.table import Cell, Table, plain_table, records, text
 
 # What the stress tests of the page look at: a method of each kind, and prompts beside them.
 STRESS_METHODS = "linear_probe,simpleshot,gda,clip_adapter,taskres,tip_adapter_f,kgcoop"
@@ -41,6 +42,32 @@ SECTIONS = (
     *("gauge", "rotated", "gains", "sizes", "words"),
 )
 TABLES_ALONE = ("sizes", "words")  # what they show of several upgrades
+SAYS = " has the highest H"
+
+
+@dataclass(frozen=True)
+class ReadingsReport(StudyReport):
+    """Claim 3 of every reading of ContCoOp in a suite, a column for each of its upgrades."""
+
+    upgrades: Sequence[ClaimsReport]
+
+    def tables(self) -> list[Table]:
+        first, cells = self.upgrades[0], dict[str, list[Cell]]()
+        rivals, limits = set[str](), set[str]()
+        for report in self.upgrades:
+            for finding in records(report.findings.query("claim == 3")):
+                rivals.add(finding["data"].partition(";")[0])
+                limits |= {*(finding["why"] or "").split("; ")} - {""}
+                effect = text(show_effect(finding))
+                if finding["verdict"] != "not decided":
+                    effect = text(f"{effect.text} {finding['verdict']}").bold()
+                cells.setdefault(finding["says"].removesuffix(SAYS), []).append(effect)
+        header = ["Reading", *(" → ".join(each.upgrade) for each in self.upgrades)]
+        head = f"Claim 3 ({SAYS.strip()}), {' or '.join(sorted(rivals))}: suite {first.suite}, "
+        head += f"{first.shots} shots, {first.over}; points of H:"
+        rows = [[reading, *of] for reading, of in cells.items()]
+        chance = f"{len(rows)} intervals of 95 % for each upgrade: some leave 0 out by chance"
+        return [plain_table(header, rows, range(len(header)), head, [*sorted(limits), chance])]
 
 
 def write_sections(
@@ -91,10 +118,7 @@ def _sections(
         "depth": lambda: [analyze_depth(*first, tasks, steps=steps, **options)],
         "embeddings": lambda: [analyze_embeddings(*first, **options)],
         "claims": lambda: analyze_claims(suite, out),
-        "readings": lambda: [
-            replace(one, findings=one.findings.query("claim == 3"))
-            for one in analyze_claims(f"{suite.name}-ablation", out)
-        ],
+        "readings": lambda: [ReadingsReport(analyze_claims(f"{suite.name}-ablation", out))],
         "classes": lambda: [
             analyze_classes(f"{suite.name}-{name}", out) for name in ("base-to-new", "cross")
         ],

@@ -15,6 +15,7 @@ from compatbench.backbone import Backbone, load_backbone
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.labels import Labels
 from compatbench.data.task import load_task
+from compatbench.engine.predict import predict_zero_shot
 from compatbench.extras.studies.embeddings import (
     PREDICTORS,
     EmbeddingsReport,
@@ -65,6 +66,9 @@ def test_figures_are_those_of_the_features_and_spaces_of_two_sizes_have_no_cosin
     images = F.normalize(kept.features(clip, task, list(task.split("test"))), dim=-1).double()
     assert found["source_gap"] == pytest.approx(float((images.mean(0) - old.mean(0)).norm()))
     assert found["gap_change"] == pytest.approx(found["target_gap"] - found["source_gap"])
+    tests = (predict_zero_shot(each, task, kept).classes for each in (clip, eva))
+    before, after = (float((each == list_targets(task)).double().mean()) for each in tests)
+    assert found["zero_shot_gain"] == pytest.approx(100 * (after - before))
     found = measure(clip, stranger)
     assert (found["token_cosine"], found["text_cosine"]) == (None, None)
     assert None not in (found["text_procrustes"], found["text_cka"])
@@ -128,9 +132,10 @@ def test_a_figure_that_orders_the_losses_is_found() -> None:
     assert list(summary.index) == list(PREDICTORS)
     assert (summary["clear"]["text_cosine"], summary["methods"]["text_cosine"]) == (1, 2)
     assert summary["clear"]["image_cka"] == 0
-    report = EmbeddingsReport(GEOMETRY, predictions)
+    report = EmbeddingsReport(GEOMETRY, predictions, inherited=0.5)
     assert "| text cosine " in report.markdown()
     assert "1 of 2" in report.markdown()
+    assert "of the target's parameters, 50% lie in tensors of the source" in report.markdown()
     assert b"mean loss" in (report.svg() or b"")
 
 
@@ -140,4 +145,4 @@ def test_incomplete_methods_and_other_upgrades_predict_nothing() -> None:
     assert predict_losses(replace(whole, expected=partial), GEOMETRY, ("old", "new")).empty
     assert predict_losses(whole, GEOMETRY, ("new", "old")).empty
     assert predict_losses(make_page(expected=TWO_BY_TWO), GEOMETRY, ("old", "new")).empty
-    assert EmbeddingsReport(GEOMETRY, pd.DataFrame()).picture() is None
+    assert EmbeddingsReport(GEOMETRY, pd.DataFrame(), 0.5).picture() is None

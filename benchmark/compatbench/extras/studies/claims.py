@@ -81,7 +81,7 @@ class ClaimsReport(StudyReport):
             of_row = [marks.setdefault(limit, ascii_lowercase[len(marks)]) for limit in limits]
             says = ": ".join(filter(None, (row["says"], row["data"])))
             says += f" [{', '.join(of_row)}]" if of_row else ""
-            rows.append([str(row["claim"]), says, _effect(row), text(row["verdict"]).bold()])
+            rows.append([str(row["claim"]), says, show_effect(row), text(row["verdict"]).bold()])
         header = ["Claim", "What it says, and of what", "Effect, 95 % interval", "Verdict"]
         head = (
             f"Suite {self.suite}, {' → '.join(self.upgrade)}, {self.shots} shots, {self.over}, "
@@ -91,7 +91,7 @@ class ClaimsReport(StudyReport):
         return [plain_table(header, rows, range(4), sentence(head), notes)]
 
 
-def _effect(finding: Row) -> str:
+def show_effect(finding: Row) -> str:
     """``+1.2 (-0.3 to +2.5)``; shares in percent."""
     show, unit = "{:+.1f}".format, ""
     if finding["unit"].startswith("of "):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 
@@ -19,6 +19,7 @@ from compatbench.data.task import Task
 from compatbench.extras.studies import frames, similarity
 from compatbench.extras.studies.frames import StudyReport, spearman_interval
 from compatbench.extras.studies.study import Names, Study, StudyOptions
+from compatbench.extras.studies.tower_states import inherited_share
 from compatbench.results.estimate import interval_columns
 from compatbench.results.expected import Upgrade
 from compatbench.results.result_files import RESULTS
@@ -40,6 +41,7 @@ PREDICTORS = {
     "image_cka": "image CKA",
     "image_neighbours": "image neighbours",
     "gap_change": "gap change",
+    "zero_shot_gain": "zero-shot gain",
 }
 
 
@@ -50,28 +52,37 @@ class EmbeddingsReport(StudyReport):
     Attributes:
         geometry: one row for each task, see ``measure_geometry``.
         predictions: see ``predict_losses``; empty without results.
-        results: the folder that they were looked for in.
+        inherited: the share of the target's parameters that it has from the source.
+        results: the folder that losses were looked for in.
     """
 
     geometry: pd.DataFrame
     predictions: pd.DataFrame
+    inherited: float
     results: str = "results"
 
     def data(self) -> EmbeddingsReport:
         return self
 
     def tables(self) -> list[Table]:
-        """The figures of every task; and, if there are results, how they go with the losses."""
+        """The figures of every task, and how they go with losses, if those are known."""
         two = partial(frames.decimals, digits=2)
         columns = [Column(name, title, show=two) for name, title in PREDICTORS.items()]
-        columns[-1] = Column("gap", "gap")
+        points = partial(frames.decimals, digits=1, sign="+")
+        columns[-2:] = Column("gap", "gap"), replace(columns[-1], show=points)
         rows = [
             {**row, "gap": number(f"{row['source_gap']:.2f} → {row['target_gap']:.2f}")}
             for row in records(self.geometry.assign(task=self.geometry["task"].map(code)))
         ]
-        missing = f"{self.results} holds no complete method for this upgrade; losses are left out"
-        notes = (missing,) if self.predictions.empty else ()
-        tables = [make_table([Column("task", "Task", left=True), *columns], rows, notes=notes)]
+        notes = [f"of the target's parameters, {self.inherited:.0%} lie in tensors of the source"]
+        if self.predictions.empty:
+            missing = "holds no complete method for this upgrade; losses are left out"
+            notes.append(f"{self.results} {missing}")
+        task, half = Column("task", "Task", left=True), len(columns) // 2
+        tables = [
+            make_table([task, *columns[:half]], rows),
+            make_table([task, *columns[half:]], rows, notes=notes),
+        ]
         if not self.predictions.empty:
             rows = [
                 [
@@ -130,7 +141,8 @@ def analyze_embeddings(
         rows.append({"task": task.name, "classes": len(task.labels), **figures})
     geometry, page = pd.DataFrame(rows), read_suite_page(study.card, study.out)
     losses = predict_losses(page, geometry, (source, target))
-    return EmbeddingsReport(geometry, losses, str(study.out / RESULTS / study.card.name))
+    where = str(study.out / RESULTS / study.card.name)
+    return EmbeddingsReport(geometry, losses, inherited_share(*models), where)
 
 
 @dataclass(frozen=True)
@@ -174,7 +186,8 @@ def measure_geometry(
         ``*_procrustes``: what the best rotation and scale leave of the difference, 0 to 1;
         ``*_cka``: linear CKA over the classes; ``*_neighbours``: share of the nearest other
         classes that stay the same; ``source_gap``, ``target_gap``, ``gap_change``: distance of
-        the means of normalised image and text features.
+        the means of normalised image and text features; ``zero_shot_gain``: of the target over
+        the source, in points.
     """
     both = source, target
     # The mean of each class that has images, in label order.
@@ -190,7 +203,9 @@ def measure_geometry(
         row[f"{name}_cka"] = similarity.linear_cka(old, new)
         row[f"{name}_neighbours"] = similarity.neighbour_overlap(old, new, NEIGHBOURS)
     before, after = (similarity.modality_gap(each.images, each.texts) for each in both)
-    return row | {"source_gap": before, "target_gap": after, "gap_change": after - before}
+    row |= {"source_gap": before, "target_gap": after, "gap_change": after - before}
+    right = [((each.images @ each.texts.T).argmax(1) == targets).double().mean() for each in both]
+    return row | {"zero_shot_gain": 100 * float(right[1] - right[0])}
 
 
 def predict_losses(page: SuitePage, geometry: pd.DataFrame, upgrade: Upgrade) -> pd.DataFrame:
