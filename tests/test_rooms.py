@@ -36,24 +36,24 @@ MOST_LINES = 360
 ROOM_BUDGETS = {
     "backbone": 4_670,
     "cli": 1_690,
-    "data": 5_445,
-    "engine": 4_603,
-    "extras": 11_318,
+    "data": 5_448,
+    "engine": 4_604,
+    "extras": 11_363,
     "files": 614,
     "method": 2_795,
-    "results": 3_780,
+    "results": 3_790,
     "runs": 586,
-    "tables": 2_894,
+    "tables": 2_901,
 }
 PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (38_741, ("benchmark/compatbench",)),
+    "the harness": (38_807, ("benchmark/compatbench",)),
     "transfers and formats": (3_535, ("transfers", "formats")),
     "programs": (7_355, PROGRAMS),
     "programs, with fits beside the authors' code": (10_628, (*PROGRAMS, "benchmark/authors")),
-    "tests": (31_369, ("tests",)),
+    "tests": (31_399, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.

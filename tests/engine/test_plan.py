@@ -64,7 +64,7 @@ def paths(suite: SuiteCard, method: str = "coop", **selection: Any) -> list[tupl
 def test_a_task_stands_for_its_variants_which_can_be_named_alone() -> None:
     suite = suite_cards.read("ood")
     whole = select_matrix(suite, REGISTRY, "zeroshot", "imagenet")
-    assert whole.tests("imagenet") == ("imagenet", *suite_variants(suite, "imagenet"))
+    assert whole.tests("imagenet") == ("imagenet", *suite_variants(suite)["imagenet"])
     part = select_matrix(suite, REGISTRY, "zeroshot", "imagenet_r,imagenet_v2")
     assert part.tasks == ("imagenet",)
     assert set(part.tests("imagenet")) == {"imagenet_r", "imagenet_v2"}

@@ -75,7 +75,8 @@ class Matrix:
 
     @cached_property
     def _tests(self) -> dict[str, tuple[str, ...]]:
-        tests = {task: (task, *suite_variants(self.suite, task)) for task in self.tasks}
+        variants = suite_variants(self.suite)
+        tests = {task: (task, *variants[task]) for task in self.tasks}
         return {task: tuple(name for name in tests[task] if name in self.chosen) for task in tests}
 
     @property
@@ -225,7 +226,7 @@ def select_matrix(
     names, named = select_methods(suite, registry, methods)
     if not names:
         raise CompatbenchError(f"--methods {_quote(methods)} leaves no method")
-    variants = {task: suite_variants(suite, task) for task in suite_tasks(suite)}
+    variants = suite_variants(suite)
     trained = {whole_name(task): task for task in variants}  # of halves, by the task's name
     wanted = [
         part[: len(part) - len(name_asked)] + each  # a task stands for its variants, too

@@ -77,7 +77,7 @@ def expect_suite(suite: SuiteCard) -> Expected:
         shots=suite.shots,
         seeds=suite.seeds,
         upgrades=upgrade_pairs(suite.upgrades),
-        variants={task: suite_variants(suite, task) for task in tasks},
+        variants=suite_variants(suite),
         retrained=suite.retrained,
         development=development,
         classes={task: len(task_cards.read(task).classes) for task in tasks},

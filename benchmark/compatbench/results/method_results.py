@@ -141,6 +141,7 @@ class SuiteResults:
 
     name: str
     all: tuple[MethodResults, ...]  # every method by every transfer, those copied first
+    digest: str = ""  # SHA-256 of the files of rows and costs, in the order of their names
     memory: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -185,7 +186,7 @@ class SuiteResults:
         return pd.concat([empty, *(method.table for method in self.all)], ignore_index=True)
 
 
-def split_results(name: str, methods: Iterable[MethodResults]) -> SuiteResults:
+def split_results(name: str, methods: Iterable[MethodResults], digest: str = "") -> SuiteResults:
     """A suite's results by transfer, of methods with all their transfers.
 
     A method without any row is one of copied modules.
@@ -200,7 +201,8 @@ def split_results(name: str, methods: Iterable[MethodResults]) -> SuiteResults:
             if {*costs["key"].tolist()} - (keys := {*rows["key"].tolist()}):
                 costs = costs[costs["key"].isin(keys)]
             parts.append(replace(whole, rows=rows, costs=costs, transfer=transfer))
-    return SuiteResults(name, tuple(sorted(parts, key=lambda part: transfer_order(part.transfer))))
+    parts.sort(key=lambda part: transfer_order(part.transfer))
+    return SuiteResults(name, tuple(parts), digest)
 
 
 def transfer_order(transfer: str | None) -> tuple[bool, list[str | int]]:

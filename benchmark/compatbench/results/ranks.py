@@ -81,6 +81,11 @@ class Ranked:
         """A mean, of all tasks or of one, with four decimals: none depends on the last digit."""
         return rounded(exact(self.standing.mean(measure, task)), 4)
 
+    def by_task(self, measure: MeasureName) -> list[float | None]:
+        """A mean over seeds for each task, rounded as ``value``; None where a seed is missing."""
+        means = self.standing.figures(measure).mean(axis=0).tolist()
+        return [None if math.isnan(mean) else rounded(mean, 4) for mean in means]
+
     @cached_property
     def figures(self) -> dict[str, Any]:
         """All that is known of the method, as ``ranking_frame`` has it; None is missing."""

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from compatbench.engine.cell import MadeBy, MadeWith
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import holds, write_atomic
+from compatbench.files.hashes import sha256_bytes
 from compatbench.files.kinds import kind_of, require
 from compatbench.messages import first_problem
 from compatbench.results.method_results import (
@@ -79,7 +80,9 @@ def result_folders(out: Path) -> list[Path]:
 
 def read_results(folder: Path) -> SuiteResults:
     """Reads ``results/<suite>/``; a folder that does not exist holds no results."""
-    return split_results(folder.name, read_methods(folder).values())
+    methods = read_methods(folder)
+    tables = (path.read_bytes() for path in sorted(folder.glob("[!.]*.csv")))
+    return split_results(folder.name, methods.values(), sha256_bytes(*tables))
 
 
 def read_methods(folder: Path) -> dict[str, MethodResults]:

@@ -19,6 +19,7 @@ from compatbench.data.cards import (
 )
 from compatbench.data.labels import NEEDS
 from compatbench.errors import CompatbenchWarning
+from compatbench.results.estimate import FEWEST_UNITS
 from compatbench.results.expected import Expected, Upgrade, expect_suite, upgrade_pairs
 from compatbench.results.method_results import SuiteResults, remembered
 from compatbench.results.ranks import Ranked, rank_upgrades
@@ -61,6 +62,8 @@ class SuitePage:
     configs: Mapping[str, str] = field(default_factory=dict)
     extends: str | None = None  # the name of another suite
     sections: tuple[SuitePage, ...] = ()  # suites that extend this one and are shown under it
+    # Suites that extend it and have many targets of a kind; they have no pages of their own.
+    replications: tuple[SuitePage, ...] = ()
     likeness: str = ""  # one line: how far its results are like those of other suites
     about: str = ""  # the page that says more
     predictions: bool = False  # whether they are kept beside the results
@@ -245,15 +248,23 @@ def published_pages(out: Path, also: SuiteCard | None = None) -> list[SuitePage]
     ``also`` is a suite from a file of its own, which is not among the installed ones.
     """
     known = suites_with_results(out, also)
-    sections: dict[str, list[SuitePage]] = {}
+    sections, replications = dict[str, list[SuitePage]](), dict[str, list[SuitePage]]()
     for suite in known:
-        if suite.publish == "section" and suite.extends in suite_cards.names():
+        if suite.extends not in suite_cards.names():
+            continue
+        if suite.publish == "section":
             sections.setdefault(suite.extends, []).append(read_suite_page(suite, out))
+        elif not suite.publish and any(len(of) >= FEWEST_UNITS for of in suite.groups.values()):
+            replications.setdefault(suite.extends, []).append(read_suite_page(suite, out))
     shown = {suite.name: suite for suite in known if suite.publish is True}
     # A section may have results before its suite has any.
     for name in sections:
         shown.setdefault(name, suite_cards.read(name))
     return [
-        replace(read_suite_page(shown[name], out), sections=tuple(sections.get(name, ())))
+        replace(
+            read_suite_page(shown[name], out),
+            sections=tuple(sections.get(name, ())),
+            replications=tuple(replications.get(name, ())),
+        )
         for name in sorted(shown)
     ]

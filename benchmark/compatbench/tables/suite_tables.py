@@ -52,6 +52,8 @@ def _published_lines(
     """
     compared = compare_published(page.results, page.expected, upgrade[0], shots)
     means, by_set = [], dict[str, list[dict[str, Any]]]()
+    if compared.empty:
+        return {}
     for info in (standing.info for standing in _standings(page, upgrade, shots)):
         lines = compared.loc[compared["method"] == info.name]
         on_tasks = lines.loc[lines["task"] == lines["test_set"]]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from synthetic_results import (
     COOP,
@@ -18,7 +19,7 @@ from synthetic_results import (
     on_tasks,
 )
 
-from compatbench.extras.advice.answers import answer_table
+from compatbench.extras.advice.answers import answer_table, describe_kinds
 from compatbench.results.choice import (
     Way,
     choose_way,
@@ -189,3 +190,32 @@ def test_ways_on_the_same_tasks_are_compared_whichever_page_has_them() -> None:
     assert rows["nothing but the module"] == rows["unlabelled images"] == untouched
     anew = ["coop, trained anew with 4 labels", "84.0", "60.0", "yes", "–", "6"]
     assert rows["4 labels per class"] == anew
+
+
+def test_the_interval_of_a_kind_is_over_its_targets() -> None:
+    """On the k-th of further targets the module has k more answers right than on the first."""
+    base = on_tasks("coop", [70, 71, 72, 73, 74, 75])
+    names = ["new", *(f"new-{seed}" for seed in range(5))]
+    rows = base.rows.set_index("backbone")
+    targets = [
+        rows.loc[["new"]].assign(correct=rows.loc["new"]["correct"] + more).rename({"new": name})
+        for more, name in enumerate(names)
+    ]
+    every = pd.concat([rows.loc[["old"]], *targets]).reset_index()[base.rows.columns]
+    method = replace(base, rows=every.astype(base.rows.dtypes))
+    upgrades = tuple(("old", name) for name in names)
+
+    def page_of(count: int) -> SuitePage:
+        kind = {"Text tower inherited": upgrades[:count], "Others": upgrades[count:]}
+        many = make_page(method, expected=replace(SIX, upgrades=upgrades), groups=kind)
+        return make_page(base, expected=SIX, replications=(many,))
+
+    over = estimate([13.5 + more for more in range(6)])
+    assert over is not None
+    [told] = [cell.text for cell in describe_kinds(page_of(6))]
+    assert told == (
+        f"coop, untouched: +16.0 points over zero-shot (+{over.low:.1f} to +{over.high:.1f}), "
+        "mean of 6 targets (Text tower inherited)"
+    )
+    assert told.partition("untouched")[2] in render_leaderboard([page_of(6)])
+    assert describe_kinds(page_of(5)) == []

@@ -221,26 +221,29 @@ def development_tasks(suite: SuiteCard) -> tuple[str, ...]:
     return tuple(select_names(suite.development, known, "development task"))
 
 
-def suite_variants(suite: SuiteCard, task: str) -> tuple[str, ...]:
-    """The names of the test sets beside a task's own: variants, or what the protocol tests on."""
+def suite_variants(suite: SuiteCard) -> dict[str, tuple[str, ...]]:
+    """By task the test sets beside its own: variants, or what the protocol tests on."""
+    tasks = suite_tasks(suite)
     if suite.protocol == "base-to-new":
-        return (half_name(whole_name(task), "new"),)
+        return {task: (half_name(whole_name(task), "new"),) for task in tasks}
     if suite.protocol == "cross-dataset":
-        if others := tuple(name for name in _select_tasks(suite.tasks) if name != task):
-            return others
-        raise CompatbenchError(
-            f"suite '{suite.name}': protocol 'cross-dataset' tests modules of '{task}' on other "
-            "tasks; name some in 'tasks'"
-        )
-    parents = _parents()
-    variants = [name for name, parent in parents.items() if parent is not None]
-    chosen = select_names(suite.variants, variants, "variant") if suite.variants else ()
-    return tuple(name for name in chosen if parents[name] == task)
+        tested = _select_tasks(suite.tasks)
+        others = {task: tuple(name for name in tested if name != task) for task in tasks}
+        if alone := [task for task in tasks if not others[task]]:
+            raise CompatbenchError(
+                f"suite '{suite.name}': protocol 'cross-dataset' tests modules of '{alone[0]}' on "
+                "other tasks; name some in 'tasks'"
+            )
+        return others
+    parents = _parents() if suite.variants else {}
+    known = [name for name, parent in parents.items() if parent is not None]
+    chosen = select_names(suite.variants, known, "variant") if suite.variants else ()
+    return {task: tuple(name for name in chosen if parents[name] == task) for task in tasks}
 
 
 def suite_test_sets(suite: SuiteCard) -> list[str]:
     """The tasks of a suite, each followed by its variants."""
-    return [name for task in suite_tasks(suite) for name in (task, *suite_variants(suite, task))]
+    return [name for task, more in suite_variants(suite).items() for name in (task, *more)]
 
 
 def _parents() -> dict[str, str | None]:

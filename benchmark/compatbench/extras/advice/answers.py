@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from compatbench.results.choice import choose_checked, units_to_decide
 from compatbench.results.estimate import FEWEST_UNITS, Array, Interval, estimate
 from compatbench.results.expected import Upgrade
 from compatbench.results.standing import dataset_means
-from compatbench.tables.numbers import NOTHING, percent
+from compatbench.tables.numbers import NOTHING, bounds, percent, signed
 from compatbench.tables.pages.sections import Section
 from compatbench.tables.pages.which_method import MeasuredWay, list_ways
 from compatbench.tables.suite_page import MARKS, SuitePage
@@ -48,6 +49,14 @@ class Held(NamedTuple):
         return not special or bool(special & way.needs)
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """A way to try, if one is; and what a row of the table says: those that say it are equal."""
+
+    way: MeasuredWay | None = field(compare=False)
+    cells: tuple[Cell, ...]
+
+
 class _Pool(NamedTuple):
     """All ways that were measured on the same tasks."""
 
@@ -71,14 +80,43 @@ def answer_table(page: SuitePage) -> Table:
     for upgrade in page.expected.upgrades:
         title = page.backbone_title(upgrade[1])
         for answer, held in _by_answer(page, upgrade).items():
-            rows.append([text(title), text(_either(held)), *answer])
+            rows.append([text(title), text(_either(held)), *answer.cells])
             title = ""
     return plain_table(header, rows, left=(0, 1, 2, 5))
 
 
-def _by_answer(page: SuitePage, upgrade: Upgrade) -> dict[tuple[Cell, ...], list[Held]]:
+def describe_kinds(page: SuitePage) -> list[Cell]:
+    """What the table's untouched modules gain on further targets of their kind, a text for each.
+
+    The interval is over targets, of which a replication of the suite has six or more.
+    """
+    texts = []
+    for upgrade in page.expected.upgrades:
+        kinds = [
+            (many, title, upgrades)
+            for many in page.replications
+            for title, upgrades in many.groups.items()
+            if upgrade in upgrades and len(upgrades) >= FEWEST_UNITS
+        ]
+        answers = _by_answer(page, upgrade) if kinds else ()
+        untouched = [a.way for a in answers if a.way is not None and a.way.name == COPIED]
+        for (many, title, upgrades), way in product(kinds, untouched):
+            gains = [
+                other.gain.value
+                for each in upgrades
+                for other in list_ways(many, each)
+                if (other.info.name, other.name) == (way.info.name, COPIED)
+            ]
+            if len(gains) == len(upgrades) and (over := estimate(gains)) is not None:
+                gain = f": {signed(over.value)} points over zero-shot ({bounds(over, signed)}), "
+                gain += f"mean of {over.units} targets ("
+                texts.append(sentence(_describe(way), gain, text(title), ")"))
+    return texts
+
+
+def _by_answer(page: SuitePage, upgrade: Upgrade) -> dict[_Answer, list[Held]]:
     """What gets each answer; the answers by the first that gets them."""
-    pools, by_answer = _pool_ways(page, upgrade), dict[tuple[Cell, ...], list[Held]]()
+    pools, by_answer = _pool_ways(page, upgrade), dict[_Answer, list[Held]]()
     for held in _what_is_held([each for pool in pools for each in pool.candidates]):
         served = [
             pool
@@ -89,8 +127,7 @@ def _by_answer(page: SuitePage, upgrade: Upgrade) -> dict[tuple[Cell, ...], list
             # The tasks that allow a verdict, then those with prices, then the most, then the first.
             pool = max(served, key=lambda pool: pool.weight)
             allowed = [each for each in pool.candidates if held.allows(each)]
-            answer = tuple(_answer(pool, upgrade, allowed))
-            by_answer.setdefault(answer, []).append(held)
+            by_answer.setdefault(_answer(pool, upgrade, allowed), []).append(held)
     return by_answer
 
 
@@ -147,7 +184,7 @@ def _difference(way: Array, minus: Array) -> Interval | None:
     return estimate(way - minus)
 
 
-def _answer(pool: _Pool, upgrade: Upgrade, candidates: Sequence[MeasuredWay]) -> list[Cell]:
+def _answer(pool: _Pool, upgrade: Upgrade, candidates: Sequence[MeasuredWay]) -> _Answer:
     """What to try, its accuracy and zero-shot's, whether it is better, and what it is worth."""
     likely = max(candidates, key=lambda each: each.gain.value)
     gains = [each.by_task for each in candidates]
@@ -156,14 +193,15 @@ def _answer(pool: _Pool, upgrade: Upgrade, candidates: Sequence[MeasuredWay]) ->
     what, beats, tasks = _describe(chosen), "yes", str(pool.tasks)
     zero_shot = percent(float((chosen.figures - chosen.by_task).mean()))
     if shown is None and max(each.gain.sign for each in candidates) == -1:
-        return [text("zero-shot"), *map(number, (zero_shot, zero_shot, "no", NOTHING, tasks))]
+        figures = zero_shot, zero_shot, "no", NOTHING, tasks
+        return _Answer(None, (text("zero-shot"), *map(number, figures)))
     if shown is None:
         # No way can be told from zero-shot, so the caveat stands before what is likely.
         what = sentence("cannot tell; " + ("" if likely.gain.value > 0 else "zero-shot, or "), what)
         beats = f"not shown{_tasks_needed(held_out)}"
     worth = _show_worth(pool.prices, upgrade, chosen)
     accuracy = percent(float(chosen.figures.mean()))
-    return [what, *map(number, (accuracy, zero_shot, beats, worth, tasks))]
+    return _Answer(chosen, (what, *map(number, (accuracy, zero_shot, beats, worth, tasks))))
 
 
 def _show_worth(page: SuitePage, upgrade: Upgrade, way: MeasuredWay) -> str:
@@ -205,6 +243,7 @@ ANSWERS = Section(
     str(Path(__file__).parent / "answers.md.jinja"),
     {
         "answer_table": answer_table,
+        "describe_kinds": describe_kinds,
         "has_prices": has_prices,
         "fewest": FEWEST_UNITS,
         "marks": MARKS,

@@ -82,6 +82,8 @@ def read_stored_suite(
     known = [name for name in methods if name in {*registry.names(), *card.configs}]
     missing = find_missing(card, teachers=find_teachers(card, registry, known))
     cells, expected, tables = list[Cell](), {}, [to_frame([], Row).assign(file="", line=0)]
+    # By precision and transfers: a plan serves all methods that have them.
+    plans = dict[tuple[str, tuple[str, ...]], tuple[SuiteCard, list[str]]]()
     # Seeds of the suite that nothing was run for are not asked for, on pages as here.
     run = {seed for results in methods.values() for seed in results.rows["seed"].dropna()}
     seeds = [seed for seed in card.seeds if seed in run] or None
@@ -100,14 +102,18 @@ def read_stored_suite(
             for label in suite.transfers
             if label == COPIED or find_transfer(label).serves(method.card)
         ]
-        transfers = list(dict.fromkeys([*asked, *recorded]))
-        cells += plan_cells(
-            suite, registry, [name], files=draws, missing=missing, transfers=transfers, seeds=seeds
-        )
+        precision, transfers = suite.training.precision, tuple(dict.fromkeys([*asked, *recorded]))
+        _, alike = plans.setdefault((precision, transfers), (suite, []))
+        alike.append(name)
         described = describe_method(suite, method, name)
         # A check here refused it, or nobody did.
         refused = find_refusal(registry.identify(method.card.name)[0])
         expected[name] = replace(described, info=replace(described.info, refused=refused))
+    for (_, transfers), (suite, alike) in plans.items():
+        cells += plan_cells(
+            suite, registry, alike, files=draws, missing=missing, transfers=transfers, seeds=seeds
+        )
+    cells.sort(key=lambda cell: cell.name)
     rows = pd.concat(tables[1:] or tables, ignore_index=True)
     files |= _read_tunings(folder, card, expected, findings)
     return StoredSuite(folder, card, methods, expected, kept, rows, cells, missing, files, findings)

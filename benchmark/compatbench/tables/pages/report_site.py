@@ -17,11 +17,9 @@ from typing import Any
 import compatbench
 from compatbench.data.cards.shots import show_shots
 from compatbench.errors import CompatbenchError
-from compatbench.files.hashes import sha256_bytes
 from compatbench.files.kinds import files_below, kind_of, require
 from compatbench.messages import one_line
 from compatbench.results.result_files import FIGURES, REPORT, RESULTS, check_name
-from compatbench.results.rows import write_csv
 from compatbench.tables.figures.colours import COLOURS, FAINT, INK, PAPER
 from compatbench.tables.figures.kinds import list_kinds
 from compatbench.tables.figures.plan import plan_figures
@@ -200,7 +198,6 @@ def _site_spec(name: str, signals: Iterable[str]) -> Json:
 
 def _suite_row(page: SuitePage) -> tuple[str, ...]:
     methods = page.results.all
-    texts = [write_csv(method.rows) + write_csv(method.costs) for method in methods]
     return (
         one_line(page.title),
         page.name,
@@ -209,7 +206,7 @@ def _suite_row(page: SuitePage) -> tuple[str, ...]:
         f"{len(page.expected.tasks)}",
         ", ".join(str(show_shots(count)) for count in page.expected.shots),
         ", ".join(map(str, page.expected.seeds)),
-        sha256_bytes(*(text.encode() for text in texts))[:16],
+        page.results.digest[:16],
     )
 
 

@@ -103,10 +103,7 @@ def _describe_board(page: SuitePage, columns: SiteColumns, upgrade: Upgrade, sho
     for row, cells in zip(ranked, table.rows, strict=True):
         shown = [_cell(cell) for cell in cells]
         shown[keys.index("method")] = row.title
-        sets = [
-            [rounded(row.value(name, task), 1) for task in page.expected.tasks]
-            for name in columns.measures
-        ]
+        sets = [[rounded(mean, 1) for mean in row.by_task(name)] for name in columns.measures]
         rows.append([row.figures["method"], row.kind, one_line(row.track), shown, sets])
     titles = [row.title for row in ranked]
     return {
