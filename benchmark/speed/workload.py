@@ -113,8 +113,7 @@ def relative_error(computed: Tensor, expected: Tensor) -> float:
 @contextmanager
 def stock_products() -> Iterator[None]:
     """PyTorch's own choice of library for products, by which other code computes."""
-    products._registered.clear()
-    products.choose_products.cache_clear()
+    products.restore_products()
     try:
         yield
     finally:

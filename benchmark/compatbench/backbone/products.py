@@ -40,6 +40,12 @@ def choose_products() -> str:
     return "oneDNN"
 
 
+def restore_products() -> None:
+    """Leaves the choice to PyTorch again, until ``choose_products`` is called."""
+    _registered.clear()
+    choose_products.cache_clear()
+
+
 def _is_amd() -> bool:
     cpuinfo = Path("/proc/cpuinfo")
     facts = cpuinfo.read_text() if cpuinfo.is_file() else platform.processor()

@@ -1,10 +1,64 @@
-"""Ways to bring a module along: what a transfer needs, and which is the cheapest."""
+"""Ways to bring a module along: what each needs and costs, and what was measured of it."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
 
 from compatbench.data.cards import COPIED
 from compatbench.data.declared_transfers import Needs, declared_needs
 from compatbench.data.labels import ACCESS
+from compatbench.results.choice import Way
+from compatbench.results.estimate import Array
+from compatbench.results.expected import Expected, Upgrade
+from compatbench.results.method_results import MethodInfo, SuiteResults
+from compatbench.results.standing import (
+    Standing,
+    compute_standing,
+    dataset_means,
+    measure_interval,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredWay(Way):
+    """A way of a method's modules on an upgrade; ``figures`` and ``by_task`` are by dataset."""
+
+    suite: str
+    shots: int
+    standing: Standing
+    needs: frozenset[str]
+    by_task: Array  # gains
+    datasets: tuple[str, ...]
+
+    @property
+    def info(self) -> MethodInfo:
+        return self.standing.info
+
+    @property
+    def transfer(self) -> str:
+        """That it is ranked with: words of a method that takes them when it is attached."""
+        return self.standing.results.ranked_with or COPIED
+
+
+def list_ways(results: SuiteResults, expected: Expected, upgrade: Upgrade) -> Iterator[MeasuredWay]:
+    """Every way of the methods that learn and have a rank, at the most shots."""
+    shots = max(expected.shots)
+    for method in results.all:
+        transfer, info = method.ranked_with or COPIED, method.info
+        if not info.learns or info.sees_tests or needs_of(transfer) is None:
+            continue
+        standing = compute_standing(method, expected, upgrade, shots)
+        means = [dataset_means(standing, name) for name in ("target", "gain")]
+        interval = measure_interval(standing, "gain")
+        if standing.state != "complete" or interval is None or None in means:
+            continue
+        target, gain = (np.array([*(mean or {}).values()]) for mean in means)
+        needs, datasets = frozenset(access_of(transfer)), tuple(means[0] or ())
+        about = results.name, shots, standing, needs, gain, datasets
+        yield MeasuredWay(method.transfer or COPIED, interval, cost_of(transfer), target, *about)
 
 
 def needs_of(transfer: str) -> Needs | None:

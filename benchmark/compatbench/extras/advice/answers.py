@@ -23,9 +23,9 @@ from compatbench.results.choice import choose_checked, units_to_decide
 from compatbench.results.estimate import FEWEST_UNITS, Array, Interval, estimate
 from compatbench.results.expected import Upgrade
 from compatbench.results.standing import dataset_means
+from compatbench.results.ways import MeasuredWay, list_ways
 from compatbench.tables.numbers import NOTHING, bounds, percent, signed
 from compatbench.tables.pages.sections import Section
-from compatbench.tables.pages.which_method import MeasuredWay, list_ways
 from compatbench.tables.suite_page import MARKS, SuitePage
 from compatbench.tables.table import Cell, Table, number, plain_table, sentence, text
 
@@ -104,7 +104,7 @@ def describe_kinds(page: SuitePage) -> list[Cell]:
             gains = [
                 other.gain.value
                 for each in upgrades
-                for other in list_ways(many, each)
+                for other in list_ways(many.results, many.expected, each)
                 if (other.info.name, other.name) == (way.info.name, COPIED)
             ]
             if len(gains) == len(upgrades) and (over := estimate(gains)) is not None:
@@ -169,7 +169,7 @@ def _what_is_held(candidates: Sequence[MeasuredWay]) -> Iterator[Held]:
 
 def _list_ways(page: SuitePage, upgrade: Upgrade) -> Iterator[MeasuredWay]:
     """Every way that was measured, and to stay with the old model."""
-    for way in list_ways(page, upgrade):
+    for way in list_ways(page.results, page.expected, upgrade):
         yield way
         source = dataset_means(way.standing, "source")
         if way.standing.results.transfer == COPIED and source is not None:

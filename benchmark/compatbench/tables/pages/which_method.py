@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -12,18 +12,11 @@ import numpy as np
 from compatbench.data.cards import COPIED
 from compatbench.data.cards.shots import show_shots
 from compatbench.messages import count, one_line
-from compatbench.results.choice import Way, choose_checked
-from compatbench.results.estimate import Array, estimate
+from compatbench.results.choice import choose_checked
+from compatbench.results.estimate import estimate
 from compatbench.results.expected import Upgrade
-from compatbench.results.method_results import MethodInfo
 from compatbench.results.ranks import exact
-from compatbench.results.standing import (
-    Standing,
-    compute_standing,
-    dataset_means,
-    measure_interval,
-)
-from compatbench.results.ways import access_of, cost_of, needs_of
+from compatbench.results.ways import MeasuredWay, access_of, list_ways
 from compatbench.tables.numbers import bounds, percent, signed
 from compatbench.tables.pages.method_pages import read_facts
 from compatbench.tables.suite_page import SuitePage
@@ -47,42 +40,6 @@ UNKNOWN = "I do not know yet"
 CLASSES = ("stay as they are", "change")
 
 
-@dataclass(frozen=True, eq=False)
-class MeasuredWay(Way):
-    """A way of a method's modules on an upgrade; ``figures`` and ``by_task`` are by dataset."""
-
-    page: SuitePage
-    standing: Standing
-    needs: frozenset[str]
-    by_task: Array  # gains
-    datasets: tuple[str, ...]
-
-    @property
-    def info(self) -> MethodInfo:
-        return self.standing.info
-
-    @property
-    def transfer(self) -> str:
-        """That it is ranked with: words of a method that takes them when it is attached."""
-        return self.standing.results.ranked_with or COPIED
-
-
-def list_ways(page: SuitePage, upgrade: Upgrade) -> Iterator[MeasuredWay]:
-    """Every way of the methods that learn and have a rank, at the most shots."""
-    for method in page.results.all:
-        transfer, info = method.ranked_with or COPIED, method.info
-        if not info.learns or info.sees_tests or needs_of(transfer) is None:
-            continue
-        standing = compute_standing(method, page.expected, upgrade, max(page.expected.shots))
-        means = [dataset_means(standing, name) for name in ("target", "gain")]
-        interval = measure_interval(standing, "gain")
-        if standing.state != "complete" or interval is None or None in means:
-            continue
-        target, gain = (np.array([*(mean or {}).values()]) for mean in means)
-        about = page, standing, frozenset(access_of(transfer)), gain, tuple(means[0] or ())
-        yield MeasuredWay(method.transfer or COPIED, interval, cost_of(transfer), target, *about)
-
-
 def answer_questions(pages: Sequence[SuitePage]) -> dict[str, Any]:
     """The choices of each question, and an answer for every combination, in their order."""
     upgrades = _list_relations(pages)
@@ -90,8 +47,9 @@ def answer_questions(pages: Sequence[SuitePage]) -> dict[str, Any]:
         UNKNOWN: tuple(dict.fromkeys(u for of in upgrades.values() for u in of))
     } | upgrades
     known = {way: each for upgrade in relations[UNKNOWN] for way, each in _first(pages, upgrade)}
+    titles = {page.results.name: one_line(page.title) for page in pages}
     answers = [
-        _answer(known, HAVE[have], relations[relation], classes == CLASSES[1])
+        _answer(known, titles, HAVE[have], relations[relation], classes == CLASSES[1])
         for have, relation, classes in product(HAVE, relations, CLASSES)
     ]
     return {"choices": [[*HAVE], [*relations], [*CLASSES]], "answers": answers}
@@ -134,7 +92,8 @@ def _first(
     """By method, transfer and upgrade, the way as the first page has it that has it."""
     seen = set()
     for page in pages:
-        for way in list_ways(page, upgrade) if upgrade in page.expected.upgrades else ():
+        measured = upgrade in page.expected.upgrades
+        for way in list_ways(page.results, page.expected, upgrade) if measured else ():
             if (key := (way.info.name, way.transfer, upgrade)) not in seen:
                 seen.add(key)
                 yield key, way
@@ -142,6 +101,7 @@ def _first(
 
 def _answer(
     known: Mapping[tuple[str, str, Upgrade], MeasuredWay],
+    titles: Mapping[str, str],
     allowed: frozenset[str],
     upgrades: Sequence[Upgrade],
     new_classes: bool,
@@ -178,8 +138,8 @@ def _answer(
     gain = signed(way.gain.value)
     if way.gain.bounded:
         gain += f" ({bounds(way.gain, signed)})"
-    where = f"{one_line(way.page.title)}, {count(len(way.datasets), 'dataset')}"
-    where += f", {show_shots(max(way.page.expected.shots))} shots"
+    where = f"{titles[way.suite]}, {count(len(way.datasets), 'dataset')}"
+    where += f", {show_shots(way.shots)} shots"
     worst = " at its worst" if len(upgrades) > 1 else ""
     h = percent(exact(way.standing.mean("h")))
     reason = f"H {h}, {gain} points over zero-shot{worst} ({where})."
