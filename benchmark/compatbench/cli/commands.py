@@ -12,8 +12,8 @@ GROUPS = {
     "module": "Modules as files: from and for other code, for a new model, on the Hub.",
     "store": "What is on this machine: finished cells, features, datasets and weights.",
     "study": "Why modules survive an upgrade, and what it does to stored indexes.",
-    "maintain": "Keep the repository's results true: tune, submit, audit, check pull requests.",
-    "data": "Fetch datasets and weights, and share few-shot draws.",
+    "maintain": "What keeps the project's results true: tuning, audits, pull requests.",
+    "data": "Datasets and weights, fetched and checked; few-shot draws, shared.",
 }
 COMMANDS = {
     "run": Command(

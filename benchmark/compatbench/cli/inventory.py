@@ -29,7 +29,7 @@ def list_names(
     names: str = "all",
     out: str | Path = ".",
 ) -> pd.DataFrame:
-    """List methods, tasks, backbones, suites, transfers or the modules in runs/.
+    """Lists methods, tasks, backbones, suites, transfers or the modules in runs/.
 
     A wide terminal shows papers and ideas of the methods, too.
 

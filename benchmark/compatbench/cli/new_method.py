@@ -18,7 +18,7 @@ _TEMPLATE = Path(__file__).with_name("new_method.py.txt")
 
 
 def new_method(name: str) -> None:
-    """Write a commented method file that works as it is, to start from.
+    """Writes a commented method file that works as it is, to start from.
 
     It is written to methods/ in a checkout, and to the current folder elsewhere.
 

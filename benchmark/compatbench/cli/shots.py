@@ -18,7 +18,7 @@ def export_shots(
     compare: Path | None = None,
     read: Path | None = None,
 ) -> int:
-    """Export a few-shot draw, computed from the task's split as CoOp's code does.
+    """Exports a few-shot draw, computed from the task's split as CoOp's code does.
 
     The file lists each image's path and label, and the hash of the split that they were drawn
     from. 'compatbench run --shots-file FILE' trains on the images of a file, so that two labs use

@@ -3,8 +3,8 @@
 from compatbench.plugins import Command, Option
 
 GROUPS = {
-    "runs": "Look at, verify and clean the store of a run.",
-    "cache": "Look at and clean the cache of image features.",
+    "runs": "The store of a run: what it holds, checked and cleaned.",
+    "cache": "The cache of image features: what it holds, checked and cleaned.",
 }
 _SPLIT = "compatbench.cli.options:split"
 FUNCTIONS = {"diagnose": "diagnosis:diagnose"}

@@ -41,7 +41,7 @@ DAY = 86400
 def list_runs(
     methods: str = "all", tasks: str = "all", state: str = "all", out: str | Path = "."
 ) -> pd.DataFrame:
-    """List cells: how each ended, its size on disk and its age.
+    """Lists cells: how each ended, its size on disk and its age.
 
     Args:
         methods: names, globs, comma lists.
@@ -68,7 +68,7 @@ def show_runs(call: Call) -> None:
 
 
 def show_run(key: str, out: str | Path = ".") -> CellRecord:
-    """Show all that is stored of one cell.
+    """Shows all that is stored of one cell.
 
     Args:
         key: The beginning of a cell's key, as 'ls' shows it.
@@ -95,7 +95,7 @@ def show_record(call: Call) -> None:
 
 
 def verify_runs(out: str | Path = ".") -> int:
-    """Compare every file with its checksum and its name; exit with 1 if one is not right.
+    """Compares every file with its checksum and its name; exits with 1 if one is not right.
 
     Nothing is moved. When a run needs such a file, it sets it aside and makes it again.
     """
@@ -110,7 +110,7 @@ def collect_garbage(
     shots_file: list[Path] | None = None,
     out: str | Path = ".",
 ) -> None:
-    """Find files that no plan needs any more: modules and predictions of cells that changed.
+    """Finds files that no plan needs any more: modules and predictions of cells that changed.
 
     A cell is obsolete if its method, images and weights are here and give another key now, with
     the training of every installed suite. Records stay: they are small, and are results. What was
@@ -141,7 +141,7 @@ def collect_garbage(
 
 
 def list_cache() -> pd.DataFrame:
-    """List what the cache holds, by backbone and task."""
+    """Lists what the cache holds, by backbone and task."""
     names = ["backbone", "task"]
     entries = [
         (*(str(entry.about.get(name, "?")) for name in names), entry.size)
@@ -161,7 +161,7 @@ def show_cache(call: Call) -> None:
 
 
 def verify_cache() -> int:
-    """Compare every entry with its checksum; exit with 1 if one is damaged.
+    """Compares every entry with its checksum; exits with 1 if one is damaged.
 
     Damaged entries are computed again when they are needed.
     """
@@ -175,7 +175,7 @@ def prune_cache(
     days: float | None = None,
     everything: bool = False,
 ) -> None:
-    """Delete entries, the oldest first. Nothing is lost: they are computed again when needed.
+    """Deletes entries, the oldest first. Nothing is lost: they are computed again when needed.
 
     Args:
         size: Keep at most this much, such as '10G'.

@@ -20,7 +20,7 @@ def push(
     licence: str | None = None,
     out: str | Path = ".",
 ) -> int:
-    """Send a module, or the results of a suite, to the Hugging Face Hub.
+    """Sends a module, or the results of a suite, to the Hugging Face Hub.
 
     Shows first what would be sent, the text of the README in full, and asks. For example:
     compatbench module push mine.safetensors hf://me/coop-dtd
@@ -47,7 +47,7 @@ def push(
 
 
 def pull(address: str, out: Path | None = None) -> None:
-    """Fetch a module, or results, from the Hugging Face Hub.
+    """Fetches a module, or results, from the Hugging Face Hub.
 
     A module need not be fetched to be evaluated: 'evaluate', 'predict', 'advise', 'module port' and
     'module export' take its address in place of a file.

@@ -15,7 +15,7 @@ SECTIONS = {
 }
 FIGURES = {"classes": "class_pages:CLASSES_FIGURE"}
 GROUPS = {
-    "analyze": "Analyse an upgrade: which layers have moved, at which depth a module survives, "
+    "analyze": "An upgrade analysed: which layers have moved, at which depth a module survives, "
     "and how the class embeddings have moved.",
 }
 _STUDY = {
