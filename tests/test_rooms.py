@@ -41,7 +41,7 @@ ROOM_BUDGETS = {
     "extras": 11_363,
     "files": 614,
     "method": 2_795,
-    "results": 3_844,
+    "results": 3_847,
     "runs": 586,
     "tables": 2_861,
 }
@@ -49,11 +49,11 @@ PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (38_827, ("benchmark/compatbench",)),
+    "the harness": (38_830, ("benchmark/compatbench",)),
     "transfers and formats": (3_535, ("transfers", "formats")),
-    "programs": (7_354, PROGRAMS),
-    "programs, with fits beside the authors' code": (10_627, (*PROGRAMS, "benchmark/authors")),
-    "tests": (31_399, ("tests",)),
+    "programs": (7_353, PROGRAMS),
+    "programs, with fits beside the authors' code": (10_626, (*PROGRAMS, "benchmark/authors")),
+    "tests": (31_398, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.

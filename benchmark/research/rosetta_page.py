@@ -53,8 +53,7 @@ def read(suite: str, out: Path) -> dict[tuple[str, str], list[Ranked]]:
 
 def lead(rosetta: Ranked, other: Ranked) -> str:
     """H of Rosetta less that of another, in points, with an interval over tasks."""
-    tasks = rosetta.standing.tasks
-    both = [(rosetta.value("h", task), other.value("h", task)) for task in tasks]
+    both = zip(rosetta.by_task("h"), other.by_task("h"), strict=True)
     gap = estimate([a - b for a, b in both if a is not None and b is not None])
     assert gap is not None
     return f"{signed(gap.value)} [{signed(gap.low)}, {signed(gap.high)}]"

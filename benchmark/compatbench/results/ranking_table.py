@@ -140,7 +140,7 @@ class Results:
         for standing in (
             ranked.standing for ranked in self.ranked((source, target), shots, transfer)
         ):
-            means = {task: exact(standing.mean(measure, task)) for task in standing.tasks}
+            means = standing.by_task(measure)
             rows[standing.info.name] = means | {"mean": exact(standing.mean(measure))}
         return pd.DataFrame.from_dict(rows, "index", dtype="float64").rename_axis("method")
 

@@ -77,14 +77,13 @@ class Ranked:
         title = one_line(self.standing.info.title, longest=40) or self.standing.info.name
         return f"{title} ({self.track})" if self.track else title
 
-    def value(self, measure: MeasureName, task: str | None = None) -> float | None:
-        """A mean, of all tasks or of one, with four decimals: none depends on the last digit."""
-        return rounded(exact(self.standing.mean(measure, task)), 4)
+    def value(self, measure: MeasureName) -> float | None:
+        """A mean with four decimals: none depends on the last digit."""
+        return rounded(exact(self.standing.mean(measure)), 4)
 
     def by_task(self, measure: MeasureName) -> list[float | None]:
-        """A mean over seeds for each task, rounded as ``value``; None where a seed is missing."""
-        means = self.standing.figures(measure).mean(axis=0).tolist()
-        return [None if math.isnan(mean) else rounded(mean, 4) for mean in means]
+        """The same of each task."""
+        return [rounded(mean, 4) for mean in self.standing.by_task(measure).values()]
 
     @cached_property
     def figures(self) -> dict[str, Any]:

@@ -156,10 +156,14 @@ class Standing:
         return int(done.sum()), done.size
 
     @remembered
-    def mean(self, measure: MeasureName, task: str | None = None) -> Mean | None:
-        """A measure over all tasks, or of one task; None if anything of it is missing."""
-        columns = slice(None) if task is None else [self.tasks.index(task)]
-        return mean_over_seeds(self.figures(measure)[:, columns])
+    def mean(self, measure: MeasureName) -> Mean | None:
+        """A measure over all tasks and seeds; None if anything of it is missing."""
+        return mean_over_seeds(self.figures(measure))
+
+    def by_task(self, measure: MeasureName) -> dict[str, float | None]:
+        """A measure over seeds, of each task; None if anything of it is missing."""
+        columns = self.figures(measure).T.tolist()
+        return dict(zip(self.tasks, map(mean_of_all, columns), strict=True))
 
     @cached_property
     def relative_flips(self) -> float | None:
@@ -180,8 +184,8 @@ class Standing:
 
         On these the old module is worse than none. None if any gain is missing.
         """
-        means = [(self.mean("gain", task), task) for task in self.tasks]
-        gains = [(mean.value, task) for mean, task in means if mean is not None]
+        means = self.by_task("gain")
+        gains = [(mean, task) for task, mean in means.items() if mean is not None]
         if not gains or len(gains) < len(means):
             return None
         worst, task = min(gains)

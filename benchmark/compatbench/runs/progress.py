@@ -298,7 +298,7 @@ def tasks_finished(page: SuitePage) -> dict[str, set[str]]:
     ranks = page.ranks(expected.upgrades[0], max(expected.shots))
     standings = [ranked.standing for ranked in ranks]
     return {
-        standing.info.name: {task for task in standing.tasks if standing.mean("h", task)}
+        standing.info.name: {task for task, h in standing.by_task("h").items() if h is not None}
         for standing in standings
         if standing.state in ("complete", "incomplete")
     }

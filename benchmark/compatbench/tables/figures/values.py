@@ -102,7 +102,7 @@ def matrix_values(page: SuitePage, rows: Sequence[Ranked]) -> Shown:
     tasks = page.expected.tasks
     sets = [*(one_line(page.task_title(task), 24) for task in tasks), "Mean"]
     values = [
-        record(row, gains=[rounded(row.value("gain", task), 1) for task in (*tasks, None)])
+        record(row, gains=[rounded(v, 1) for v in (*row.by_task("gain"), row.value("gain"))])
         for row in rows
     ]
     return Shown(values, {"sets": sets})
