@@ -151,11 +151,15 @@ def to_frame(lines: Iterable[Row | Cost], model: Line) -> pd.DataFrame:
     return _make_frame({name: [getattr(line, name) for line in lines] for name in model.columns})
 
 
+# Found once: to read a name takes as long as to make a column.
+_DTYPES = {name: pd.api.types.pandas_dtype(name) for name in ("Int64", "float64", "str")}
+
+
 def _make_frame(columns: dict[str, list[Any]]) -> pd.DataFrame:
     arrays = {}
     for name, values in columns.items():
-        dtype = "Int64" if name in _INTEGERS else "float64" if name in _REALS else "str"
-        arrays[name] = pd.array(values, dtype=dtype)
+        kind = "Int64" if name in _INTEGERS else "float64" if name in _REALS else "str"
+        arrays[name] = pd.array(values, dtype=_DTYPES[kind])
     return pd.DataFrame(arrays, copy=False)
 
 
