@@ -26,7 +26,7 @@ from laws_kinds import (
 from pages import Page
 
 from compatbench.data.cards import backbone_cards, suite_cards
-from compatbench.results.estimate import FEWEST_UNITS, Array
+from compatbench.results.estimate import FEWEST_UNITS, Array, estimate
 from compatbench.results.result_files import read_results
 from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.numbers import NOTHING, bounds, percent, signed
@@ -72,11 +72,13 @@ def answer(kind: Kind) -> str:
 
 
 def list_methods(kinds: list[Kind]) -> dict[str, list[tuple[str, str]]]:
-    """By method and kind: its mean gain, and the standard deviation between targets."""
+    """By method and kind: its mean gain, with its interval over targets, and their deviation."""
     figures = dict[str, list[tuple[str, str]]]()
     for kind in kinds:
         for name, means in zip(kind.methods, kind.gains.mean(axis=1), strict=True):
-            figures.setdefault(name, []).append((signed(means.mean()), percent(means.std(ddof=1))))
+            gain, deviation = estimate(means), percent(means.std(ddof=1))
+            between = f" ({bounds(gain, signed)})" if gain is not None and gain.decides else ""
+            figures.setdefault(name, []).append((signed(means.mean()) + between, deviation))
     return figures
 
 
