@@ -60,7 +60,8 @@ def run_notebook(name: str, folder: Path) -> NotebookNode:
     What libraries say on the stream of errors is no output.
     """
     notebook, resources = read_notebook(name), {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=300, resources=resources).execute()
+    # On a machine that does much else a kernel takes more than a minute to start.
+    NotebookClient(notebook, timeout=300, startup_timeout=300, resources=resources).execute()
     for cell in notebook.cells:
         cell.metadata.clear()  # the hours at which it was run
         if cell.cell_type == "code":
