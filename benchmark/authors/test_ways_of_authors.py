@@ -1,4 +1,4 @@
-"""Ways of bringing a module along beside their authors' code, on random features and weights."""
+"""Transfers beside their authors' code, on random features and weights."""
 
 from __future__ import annotations
 
