@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NARROW = {  # what a narrow terminal leaves out, the first ones first
     "methods": ("idea", "paper"),
+    "backbones": ("architecture",),
     "suites": ("title",),
     "transfers": ("paper", "title", "takes", "settings"),
 }
