@@ -38,7 +38,7 @@ ROOM_BUDGETS = {
     "cli": 1_691,
     "data": 5_453,
     "engine": 4_604,
-    "extras": 11_363,
+    "extras": 11_365,
     "files": 614,
     "method": 2_795,
     "results": 3_851,
@@ -49,11 +49,11 @@ PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (38_840, ("benchmark/compatbench",)),
+    "the harness": (38_842, ("benchmark/compatbench",)),
     "transfers and formats": (3_535, ("transfers", "formats")),
     "programs": (7_355, PROGRAMS),
     "programs, with fits beside the authors' code": (10_628, (*PROGRAMS, "benchmark/authors")),
-    "tests": (31_402, ("tests",)),
+    "tests": (31_406, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.

@@ -151,6 +151,10 @@ def test_rows_on_a_model_that_does_not_ship_but_can_be_made_are_reported(project
     code, output = project.audit()
     assert code == 0, output
     assert "missing here: weights of mini-eva-clip; they are reported, not verified" in output
+    # To score what it answered takes no weights: line 3 is of the model that is not here.
+    shutil.rmtree(project.folder / "runs")
+    project.edit("taskres.csv", set_field(3, "correct", lambda value: int(value) + 1))
+    assert "taskres.csv:3: 'correct': is not what the stored predictions" in project.audit()[1]
 
 
 def test_a_cell_that_is_run_again_and_gives_another_number_is_a_finding(project: Project) -> None:

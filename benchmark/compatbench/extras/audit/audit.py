@@ -115,7 +115,7 @@ def audit_results(
         audit.findings += [*suite.findings, *check_settings(suite), *check_keys(suite), *findings]
         if skipped := len(suite.rows) - len(suite.here(suite.rows)):
             audit.unchecked[card.name] = skipped
-            problem = f"{skipped} rows are not checked; missing here: {suite.missing}"
+            problem = f"{skipped} rows cannot be made again; missing here: {suite.missing}"
             made = {n for n in suite.missing.backbones if read_backbone(n).made_by}
             if card.name in unverified or made == {*suite.missing.absent}:
                 audit.notes.append(f"{card.name}: {problem}; they are reported, not verified")

@@ -58,10 +58,11 @@ class StoredSuite:
         columns = ["method", *Row.place, "key", "data", "cell", "file"]
         return pd.DataFrame(lines, columns=columns).astype({"shots": "Int64", "seed": "Int64"})
 
-    def here(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The rows whose weights and images are on this machine."""
-        away = rows[["source", "backbone"]].isin(list(self.missing.backbones)).any(axis=1)
-        away |= rows[["task", "test_set"]].isin(list(self.missing.test_sets)).any(axis=1)
+    def here(self, rows: pd.DataFrame, weights: bool = True) -> pd.DataFrame:
+        """The rows whose images and, if they matter, weights are on this machine."""
+        away = rows[["task", "test_set"]].isin(list(self.missing.test_sets)).any(axis=1)
+        if weights:
+            away |= rows[["source", "backbone"]].isin(list(self.missing.backbones)).any(axis=1)
         return rows.loc[~away]
 
     def is_of_this_machine(self, method: str) -> bool:

@@ -68,7 +68,8 @@ def check_keys(suite: StoredSuite) -> list[Finding]:
 def score_again(suite: StoredSuite, store: RunStore) -> tuple[int, list[Finding]]:
     """How many rows have predictions, and those that these predictions do not give.
 
-    They are those of a store, and of other cells those that the suite keeps.
+    They are those of a store, and of other cells those that the suite keeps, for which no weights
+    are needed.
     """
     again: list[Row] = []
     for cell in suite.cells if store.folder.is_dir() else ():
@@ -77,7 +78,7 @@ def score_again(suite: StoredSuite, store: RunStore) -> tuple[int, list[Finding]
             again += rows_of(cell, record, store)
     done = {row.key for row in again}
     here = {
-        name: replace(results, rows=suite.here(results.rows))
+        name: replace(results, rows=suite.here(results.rows, weights=False))
         for name, results in suite.methods.items()
     }
     frames = [to_frame(again, Row), *score_kept(here, suite.kept, done).values()]
