@@ -152,7 +152,9 @@ def to_frame(lines: Iterable[Row | Cost], model: Line) -> pd.DataFrame:
 
 
 # Found once: to read a name takes as long as to make a column.
-_DTYPES = {name: pd.api.types.pandas_dtype(name) for name in ("Int64", "float64", "str")}
+_DTYPES: dict[str, Any] = {
+    name: pd.api.types.pandas_dtype(name) for name in ("Int64", "float64", "str")
+}
 
 
 def _make_frame(columns: dict[str, list[Any]]) -> pd.DataFrame:
