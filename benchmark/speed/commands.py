@@ -188,7 +188,8 @@ def measure_growth(folder: Path) -> dict[str, Any]:
         suite = str(make_cells(place, count // FITS))
         for words in GROWING:
             more = ["--suite", suite] if words == "plan" else []
-            figures[words][count] = measure(words, *more, "--out", str(place))
+            cards = {"COMPATBENCH_CARDS": str(place)}  # by which a report knows the suite
+            figures[words][count] = measure(words, *more, "--out", str(place), **cards)
     return figures
 
 
