@@ -38,7 +38,7 @@ ROOM_BUDGETS = {
     "cli": 1_691,
     "data": 5_453,
     "engine": 4_604,
-    "extras": 11_365,
+    "extras": 11_366,
     "files": 614,
     "method": 2_795,
     "results": 3_853,
@@ -49,7 +49,7 @@ PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (38_844, ("benchmark/compatbench",)),
+    "the harness": (38_845, ("benchmark/compatbench",)),
     "transfers and formats": (3_535, ("transfers", "formats")),
     "programs": (7_356, PROGRAMS),
     "programs, with fits beside the authors' code": (10_629, (*PROGRAMS, "benchmark/authors")),

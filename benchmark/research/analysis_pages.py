@@ -42,7 +42,7 @@ SECTIONS = (
     *("gauge", "rotated", "gains", "sizes", "words"),
 )
 TABLES_ALONE = ("sizes", "words")  # what they show of several upgrades
-SAYS = " has the highest H"
+HIGHEST = " has the highest H"
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class ReadingsReport(StudyReport):
                 effect = text(show_effect(finding))
                 if finding["verdict"] != "not decided":
                     effect = text(f"{effect.text} {finding['verdict']}").bold()
-                cells.setdefault(finding["says"].removesuffix(SAYS), []).append(effect)
+                cells.setdefault(finding["says"].removesuffix(HIGHEST), []).append(effect)
         header = ["Reading", *(" → ".join(each.upgrade) for each in self.upgrades)]
-        head = f"Claim 3 ({SAYS.strip()}), {' or '.join(sorted(rivals))}: suite {first.suite}, "
+        head = f"Claim 3 ({HIGHEST.strip()}), {' or '.join(sorted(rivals))}: suite {first.suite}, "
         head += f"{first.shots} shots, {first.over}; points of H:"
         rows = [[reading, *of] for reading, of in cells.items()]
         chance = f"{len(rows)} intervals of 95 % for each upgrade: some leave 0 out by chance"

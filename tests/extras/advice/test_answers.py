@@ -207,8 +207,8 @@ def test_the_interval_of_a_kind_is_over_its_targets() -> None:
 
     def page_of(count: int) -> SuitePage:
         kind = {"Text tower inherited": upgrades[:count], "Others": upgrades[count:]}
-        many = make_page(method, expected=replace(SIX, upgrades=upgrades), groups=kind)
-        return make_page(base, expected=SIX, replications=(many,))
+        replication = make_page(method, expected=replace(SIX, upgrades=upgrades), groups=kind)
+        return make_page(base, expected=SIX, replications=(replication,))
 
     over = estimate([13.5 + more for more in range(6)])
     assert over is not None

@@ -86,25 +86,26 @@ def answer_table(page: SuitePage) -> Table:
 
 
 def describe_kinds(page: SuitePage) -> list[Cell]:
-    """What the table's untouched modules gain on further targets of their kind, a text for each.
+    """What the table's untouched modules gain on all targets of a kind, a text for each.
 
-    The interval is over targets, of which a replication of the suite has six or more.
+    The interval is over targets, of which a replication of the suite has six or more, that of the
+    table among them.
     """
     texts = []
     for upgrade in page.expected.upgrades:
         kinds = [
-            (many, title, upgrades)
-            for many in page.replications
-            for title, upgrades in many.groups.items()
+            (replication, title, upgrades)
+            for replication in page.replications
+            for title, upgrades in replication.groups.items()
             if upgrade in upgrades and len(upgrades) >= FEWEST_UNITS
         ]
         answers = _by_answer(page, upgrade) if kinds else ()
         untouched = [a.way for a in answers if a.way is not None and a.way.name == COPIED]
-        for (many, title, upgrades), way in product(kinds, untouched):
+        for (replication, title, upgrades), way in product(kinds, untouched):
             gains = [
                 other.gain.value
                 for each in upgrades
-                for other in list_ways(many.results, many.expected, each)
+                for other in list_ways(replication.results, replication.expected, each)
                 if (other.info.name, other.name) == (way.info.name, COPIED)
             ]
             if len(gains) == len(upgrades) and (over := estimate(gains)) is not None:
