@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Callable, Iterable
@@ -17,6 +16,8 @@ import numpy as np
 import open_clip
 import timm
 import torch
+
+from compatbench.files.atomic import open_atomic
 
 from .progress import bar
 
@@ -116,9 +117,8 @@ class Stage:
             "optimisers": [o.state_dict() for o in self.optimisers],
             "progress": vars(self.progress),
         }
-        partial = self._path.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self._path)
+        with open_atomic(self._path) as file:
+            torch.save(state, file)
 
     def _resume(self) -> None:
         state = torch.load(self._path, weights_only=True)
