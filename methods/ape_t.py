@@ -83,9 +83,8 @@ class APET(TrainedMethod):
         module = Module(trained, cache | {"channels": channels})
         return store(module, alpha=config.alpha, beta=config.beta)
 
-    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        module, val = super().fit(backbone, data, rng), data.val
-        features = F.normalize(val.plain, dim=-1)
+    def finish(self, module: Module, backbone: Backbone, data: FewShotData) -> Module:
+        val, features = data.val, F.normalize(data.val.plain, dim=-1)
         text, keys, values = _refine(
             module, zero_shot(backbone, data.labels, self.config.templates)
         )

@@ -52,5 +52,5 @@ class TipAdapterF(TrainedMethod, TipAdapter):
         module = Module({"keys": cache["keys"].clone()}, {"values": cache["values"]})
         return store(module, alpha=self.config.alpha, beta=self.config.beta)
 
-    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        return search_cache(super().fit(backbone, data, rng), self.config, backbone, data)
+    def finish(self, module: Module, backbone: Backbone, data: FewShotData) -> Module:
+        return search_cache(module, self.config, backbone, data)

@@ -71,9 +71,8 @@ class WiSEFT(TrainedMethod):
         weight, bias = torch.zeros_like(text), torch.zeros_like(text[:, 0])
         return Module({"weight": weight, "bias": bias})
 
-    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        tuned = super().fit(backbone, data, rng)
-        return Module({name: self.config.alpha * t for name, t in tuned.trained.items()})
+    def finish(self, module: Module, backbone: Backbone, data: FewShotData) -> Module:
+        return Module({name: self.config.alpha * t for name, t in module.trained.items()})
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         residual = require_shape(module, "weight", backbone.embed_dim, "image features of size")

@@ -45,8 +45,7 @@ class ImagePrompted(TrainedMethod):
     def image_input(self, backbone: Backbone) -> ImageInput:
         return ImageInput("hidden", block=0)
 
-    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        module = super().fit(backbone, data, rng)
+    def finish(self, module: Module, backbone: Backbone, data: FewShotData) -> Module:
         if self.config.entry == "raw":
             return module
         entered = backbone.image.enter(self.image_prompts(module)[0])

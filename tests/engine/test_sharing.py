@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from command_line import output_of
 from filelock import FileLock
 
 from compatbench.data.cards import suite_cards
+from compatbench.engine import worker as engine_worker
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute import loop
 from compatbench.engine.execute.events import MARK, Event
 from compatbench.engine.execute.local import open_job, run_here
 from compatbench.engine.plan import plan_cells
+from compatbench.engine.store import RunStore
 from compatbench.engine.worker import make_worker
+from compatbench.method import Module
 from compatbench.method.registry import builtin_methods
+from compatbench.method.together import fit_together
 from compatbench.tables.pages.leaderboard import render_pages
 from compatbench.tables.suite_page import published_pages
 
@@ -161,3 +168,38 @@ def test_a_worker_waits_until_another_has_told_of_its_last_cell(
     monkeypatch.setattr(loop, "time", SimpleNamespace(sleep=sleep))
     run_here(held.job, lambda event: None)
     assert len(looks) == 1
+
+
+@pytest.mark.slow
+def test_seeds_are_fitted_together_but_those_that_another_fits_now(
+    suite: Path, whole: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they answer is what single fits answer; of a method without steps they stay single."""
+    counts = list[int]()
+
+    def note(*fits: Any) -> list[Module]:
+        counts.append(len(fits[0]))
+        return fit_together(*fits)
+
+    monkeypatch.setattr(engine_worker, "fit_together", note)
+    registry, card = builtin_methods(), suite_cards.read(str(suite))
+    cells = plan_cells(card, registry, ["gda", "taskres"])
+    compute, ended = Compute(jobs=1, fits_together=3), list[str]()
+    other = [cell.fit_key for cell in cells if cell.method == "taskres"][2]
+    store, kept = RunStore(tmp_path / "runs"), RunStore(whole / "runs")
+    lock = ExitStack()
+    lock.enter_context(store.lock_fit(other))
+
+    def on_event(event: Event) -> None:
+        ended.extend([str(event.cell)] * (event.kind == "finished"))
+        if event.kind == "measured" and event.cell.method == "taskres":
+            lock.close()
+
+    with open_job(cells, store.folder, cache, compute) as job:
+        run_here(job, on_event)
+    assert sorted(ended) == sorted(map(str, cells))
+    assert counts == [2]
+    for cell in cells:
+        assert store.read_predictions(cell.key).keys() == set(cell.places)
+        for where, answers in store.read_predictions(cell.key).items():
+            assert torch.equal(answers.classes, kept.read_predictions(cell.key)[where].classes)

@@ -160,6 +160,10 @@ class RunStore:
         """Claims the right to run a cell; its record has to be read again under the claim."""
         return self.locked(self.claim_path(key), wait=False)
 
+    def lock_fit(self, key: str, *, wait: bool = True) -> AbstractContextManager[bool]:
+        """Claims the right to make a fit, which cells of other transfers share."""
+        return self.locked(self.folder / "locks" / f"{key}.lock", wait=wait)
+
     @contextmanager
     def locked(self, path: Path, *, wait: bool = True) -> Iterator[bool]:
         """Holds a lock file; gives False if another process holds it and ``wait`` is False."""

@@ -7,8 +7,9 @@ predictions, which ``compatbench.results`` scores.
 from __future__ import annotations
 
 import gc
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.task import load_task
 from compatbench.engine.attach import Attached, Carried
 from compatbench.engine.cell import Cell, CellRecord, Outcome, Where, describe_cell
+from compatbench.engine.companions import Companions
 from compatbench.engine.compute import Compute
 from compatbench.engine.failures import describe_exception, kind_of, next_attempt, note_failure
 from compatbench.engine.keys import find_teacher
@@ -35,10 +37,12 @@ from compatbench.engine.predict import predict_zero_shot
 from compatbench.engine.store import RunStore
 from compatbench.engine.task_images import TaskImages, hide_labels
 from compatbench.errors import CompatbenchError, NotTransferable
+from compatbench.messages import first_line
 from compatbench.method import FewShotData, Method, Module
 from compatbench.method.mistakes import check_module
 from compatbench.method.predictions import Predictions
 from compatbench.method.registry import builtin_methods, find_transfer
+from compatbench.method.together import can_be_together, fit_together
 from compatbench.method.transfer import UndeclaredAccess
 
 
@@ -60,6 +64,7 @@ class Worker:
         self._attempt = 1
         self._keep = lru_cache(maxsize=4)(partial(load_backbone, device=device))
         self._words = WordFeatures(features.folder.parent)
+        self.companions = Companions()  # of the cells that it is asked to run
 
     def run(
         self, cell: Cell, on_predicted: Callable[[Outcome], object] = lambda _: None
@@ -127,14 +132,17 @@ class Worker:
         """The cell's fit, from the store or made now; transfers of one module share it."""
         if (fitted := self._read_fit(cell)) is not None:
             return fitted
-        with self.store.locked(self.store.folder / "locks" / f"{cell.fit_key}.lock"):
+        with self.store.lock_fit(cell.fit_key):
             if (fitted := self._read_fit(cell)) is not None:
                 return fitted
-            record, module = self.fit(cell, method)
-            record = self._complete(record)
-            self.store.write_module(module, record)
-            self.store.write(record)
-            return record, module
+            with self.companions.claim(self.store, cell) as others:
+                fitted = self._fit_together([cell, *others]) if others else []
+                fitted = fitted or [self.fit(cell, method)]
+                fitted = [(self._complete(record), module) for record, module in fitted]
+                for record, module in fitted:
+                    self.store.write_module(module, record)
+                    self.store.write(record)
+            return fitted[0]
 
     def _read_fit(self, cell: Cell) -> tuple[CellRecord, Module] | None:
         record = self.store.read(cell.fit_key)
@@ -151,19 +159,28 @@ class Worker:
         wait_for(backbone.device)
         start = time.perf_counter()
         check_module(module := method.fit(backbone, data, rng), method.fit)
-        module = module.detach()
-        module.about["labels"] = load_task(cell.task).labels.described
+        return _describe_fit(cell, module, backbone.device, start)
+
+    def _fit_together(self, cells: Sequence[Cell]) -> list[tuple[CellRecord, Module]]:
+        """As ``fit`` for each of several cells; nothing if that cannot be in one batch."""
+        methods = [build_method(cell) for cell in cells]
+        if not can_be_together(methods[0]):
+            return []
+        backbone = self._load(cells[0].source, cells[0].training.precision)
+        pairs = zip(cells, methods, strict=True)
+        draws = [self.few_shot_data(cell, backbone, method) for cell, method in pairs]
+        rngs = [torch.Generator().manual_seed(cell.seed) for cell in cells]
         wait_for(backbone.device)
-        seconds = time.perf_counter() - start
-        record = describe_cell(
-            cell.copied,
-            status="ok",
-            fit_seconds=round(seconds, 4),
-            parameters=module.parameters,
-            module_bytes=module.bytes,
-            module=module.fingerprint,
-        )
-        return record, module
+        start = time.perf_counter()
+        try:
+            modules = fit_together(methods, backbone, draws, rngs)
+        except Exception as error:  # a method's own error comes again
+            logging.getLogger(__name__).info("fits are made one by one: %s", first_line(error))
+            return []
+        return [
+            _describe_fit(cell, module, backbone.device, start, len(cells))
+            for cell, module in zip(cells, modules, strict=True)
+        ]
 
     def few_shot_data(
         self, cell: Cell, backbone: Backbone, method: Method | None = None
@@ -259,6 +276,25 @@ def find_method(name: str, plugin: str | None) -> type[Method]:
     if plugin is not None and name not in registry.classes:
         registry.add_file(Path(plugin))
     return registry.get(name)
+
+
+def _describe_fit(
+    cell: Cell, module: Module, device: torch.device, start: float, fits: int = 1
+) -> tuple[CellRecord, Module]:
+    """The record of a fit that began at ``start``, with so many others, and its module."""
+    module = module.detach()
+    module.about["labels"] = load_task(cell.task).labels.described
+    wait_for(device)
+    seconds = (time.perf_counter() - start) / fits
+    record = describe_cell(
+        cell.copied,
+        status="ok",
+        fit_seconds=round(seconds, 4),
+        parameters=module.parameters,
+        module_bytes=module.bytes,
+        module=module.fingerprint,
+    )
+    return record, module
 
 
 def _attempt(attach: Callable[[], Attached]) -> Attached | dict[str, Any]:

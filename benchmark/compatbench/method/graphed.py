@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,13 +20,12 @@ from compatbench.messages import first_line
 
 if TYPE_CHECKING:
     from compatbench.method import Module
-    from compatbench.method.trained import Batch
+    from compatbench.method.batch import Batch
 
 VARIABLE = "COMPATBENCH_CUDA_GRAPHS"  # 0: no step is recorded
 RECORDERS = {"cuda": CudaGraph}  # by the kind of device
 LEAST_STEPS = 50  # of a fit that is recorded
 WARM_UP = 3  # steps before: what is computed once is there then, and the optimiser's state
-PARTS = "features", "targets", "tokens", "other_view"  # of a batch
 
 
 def find_recorder(device: torch.device, steps: int) -> CudaGraph | None:
@@ -74,12 +72,12 @@ class GraphedStep:
             self._batch = _hold(batch)
         usual = self._recorder is not None and _shapes(batch) == _shapes(self._batch)
         if usual and self.records_next:
-            self._record(_tensors(batch))
+            self._record(batch.tensors)
         self._taken += 1
         if self._recorder is None or (self._read and not usual):
             self._step(batch)
         elif self._read:
-            fill(_tensors(batch), _tensors(self._batch))
+            fill(batch.tensors, self._batch.tensors)
             self._recorder.replay()
         else:
             self._recorder.run(lambda: self._step(batch))
@@ -99,7 +97,7 @@ class GraphedStep:
             self._step(_hold(self._batch))
 
         try:
-            fill(inputs, _tensors(self._batch))
+            fill(inputs, self._batch.tensors)
             recorder.rehearse(lambda: take(rehearsal))
             fill(start, state)
             self._optimizer.zero_grad()
@@ -127,7 +125,7 @@ class GraphedStep:
         for share, values in ((1.0, inputs), (0.5, others)):
             for group in self._optimizer.param_groups:
                 set_rate(group, share * group["recipe"].lr)
-            fill(values, _tensors(self._batch))
+            fill(values, self._batch.tensors)
             take()
         return clone(self._state())
 
@@ -138,18 +136,10 @@ class GraphedStep:
         return [x for x in (*self._module.tensors.values(), *kept, *rates) if isinstance(x, Tensor)]
 
 
-def _tensors(batch: Batch) -> list[Tensor]:
-    tensors = [x for name in PARTS if (x := getattr(batch, name)) is not None]
-    return tensors if batch.teacher is None else tensors + _tensors(batch.teacher)
-
-
 def _shapes(batch: Batch) -> list[tuple[torch.Size, torch.dtype]]:
-    return [(x.shape, x.dtype) for x in _tensors(batch)]
+    return [(x.shape, x.dtype) for x in batch.tensors]
 
 
 def _hold(batch: Batch) -> Batch:
-    """A copy in memory of its own; to use its generator or its rows is an error."""
-    copies = {name: x.clone() for name in PARTS if (x := getattr(batch, name)) is not None}
-    nothing: Any = object()
-    teacher = batch.teacher and _hold(batch.teacher)
-    return replace(batch, **copies, teacher=teacher, rng=nothing, rows=nothing)
+    """A copy in memory of its own."""
+    return batch.having([x.clone() for x in batch.tensors])

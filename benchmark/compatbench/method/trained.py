@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from compatbench.errors import CompatbenchError
-from compatbench.method import Backbone, FeatureSet, FewShotData, Labels, Method, Module
+from compatbench.method import Backbone, FeatureSet, FewShotData, Method, Module
+from compatbench.method.batch import Batch, draw_batch, join_images, pool_views
 from compatbench.method.graphed import GraphedStep, find_recorder, set_rate
 from compatbench.method.mistakes import check_logits, check_loss, check_module, check_trainable
 
@@ -79,35 +79,28 @@ def learning_rate(recipe: Recipe, epoch: int, epochs: int, step: int = 0, steps:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One step's images, and where they come from.
+class Fit:
+    """What fits of one method and task that are made in one batch may differ in.
 
-    Attributes:
-        features: image features under one training view, not normalised, ``[batch, e]``.
-        targets: labels, ``[batch]``; -1 of unlabelled images.
-        backbone: the source.
-        labels: class names and templates.
-        tokens: where ``image_input`` names something else than features, that, ``[batch, ...]``.
-        other_view: features of the same images under the next training view, ``[batch, e]``.
-        rng: the fit's generator, for what a loss draws.
-        rows: which of the fit's images they are, ``[batch]``, on the processor.
-        teacher: the same images as the teacher backbone sees them, if the card needs one.
+    Of the recipe that is the learning rate alone.
     """
 
-    features: Tensor
-    targets: Tensor
-    backbone: Backbone
-    labels: Labels
-    tokens: Tensor | None = None
-    other_view: Tensor | None = None
-    rng: torch.Generator | None = None
-    rows: Tensor | None = None
-    teacher: Batch | None = None
+    data: FewShotData
+    rng: torch.Generator
+    recipe: Recipe
 
-    @property
-    def inputs(self) -> Tensor:
-        """What the method's classifier takes for the images."""
-        return self.features if self.tokens is None else self.tokens
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a fit, and whether they may be recorded (``MethodCard.replays``).
+
+    ``part``: of the few-shot data, from which batches are.
+    """
+
+    epochs: int
+    per_epoch: int
+    part: str
+    replays: bool
 
 
 class TrainedMethod(Method):
@@ -178,6 +171,10 @@ class TrainedMethod(Method):
         """Weights with which the modules after each epoch are averaged; None keeps the last."""
         return None
 
+    def finish(self, module: Module, backbone: Backbone, data: FewShotData) -> Module:
+        """What a fit returns, of the module after the last step."""
+        return module
+
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         """The module after the last step, or the weighted sum of those after each epoch."""
 
@@ -185,7 +182,8 @@ class TrainedMethod(Method):
             return self.loss(self.attach(module, backbone, data.labels), batch)
 
         check_module(module := self.init(backbone, data, rng), self.init)
-        return self.train(module, loss, backbone, data, rng, replays=self.card.replays)
+        module = self.train(module, loss, backbone, data, rng, replays=self.card.replays)
+        return self.finish(module, backbone, data)
 
     def train(
         self,
@@ -215,15 +213,36 @@ class TrainedMethod(Method):
             replays: the loss is what ``MethodCard.replays`` says.
         """
         part, stage = "unlabelled" if unlabelled else "train", recipe or self.config.recipe
-        images: FeatureSet = getattr(data, part)
-        size = data.shots, len(images)
+        size = data.shots, len(getattr(data, part))
         whole = recipe is None and share == 1
         most, per_epoch = self.plan_steps(*size) if whole else self.plan_steps(*size, recipe, share)
-        trained, epochs = module.trained, most if epochs is None else min(epochs, most)
+        epochs = most if epochs is None else min(epochs, most)
+        plan = Plan(epochs, per_epoch, part, replays)
+        return self._descend(module, loss, backbone, [Fit(data, rng, stage)], plan)
+
+    def _descend(
+        self,
+        module: Module,
+        loss: Callable[[Module, Batch], Tensor],
+        backbone: Backbone,
+        fits: Sequence[Fit],
+        plan: Plan,
+    ) -> Module:
+        """The module of a fit, or of several in one, whose trained tensors minimise a loss.
+
+        Args:
+            module: of several, the tensors of each begin with its number and a slash.
+            loss: the sum of those of all fits. A batch has as many images of each, one fit after
+                the other.
+            fits: alike, but for what ``Fit`` says.
+        """
+        trained, stage, rng = module.trained, fits[0].recipe, fits[0].rng
         check_trainable(trained, backbone.device, self.init, self.fit)
+        epochs, per_epoch = plan.epochs, plan.per_epoch
         weights, device = self.epoch_weights(epochs), next(iter(trained.values())).device
-        recorder = find_recorder(device, epochs * per_epoch) if replays else None
-        optimizer = self._build_optimizer(trained, stage, rates_on_device=recorder is not None)
+        recorder = find_recorder(device, epochs * per_epoch) if plan.replays else None
+        rates = self._choose_rates(trained, fits)
+        optimizer = _build_optimizer(trained, stage, rates, rates_on_device=recorder is not None)
 
         def train_on(batch: Batch) -> None:
             optimizer.zero_grad()
@@ -233,28 +252,31 @@ class TrainedMethod(Method):
             optimizer.step()
 
         take_step = GraphedStep(train_on, module, optimizer, rng, recorder)
-        seen = [(backbone, images)]
-        if data.teacher is not None:
-            seen.append((data.teacher.backbone, getattr(data.teacher.data, part)))
-        if stage.pool_views:
-            seen = [(model, _pool(views)) for model, views in seen]
-            images = seen[0][1]
+
+        def see(draws: Sequence[FewShotData]) -> FeatureSet:
+            images = [getattr(data, plan.part) for data in draws]
+            return join_images([*map(pool_views, images)] if stage.pool_views else images)
+
+        seen = [(backbone, images := see([fit.data for fit in fits]))]
+        if teachers := [fit.data.teacher for fit in fits if fit.data.teacher is not None]:
+            seen.append((teachers[0].backbone, see([teacher.data for teacher in teachers])))
         averaged = trained if weights is not None else {}
         sums = {name: torch.zeros_like(tensor) for name, tensor in averaged.items()}
         for epoch in range(epochs):
-            order = torch.randperm(len(images), generator=rng)
-            on_device, last = order.to(device, non_blocking=True), per_epoch * stage.batch_size
+            order = _shuffle(len(images), [fit.rng for fit in fits])
+            on_device = order.to(device, non_blocking=True)
+            last = per_epoch * stage.batch_size
             for step in range(per_epoch):
                 where = epoch, epochs, epoch * per_epoch + step, epochs * per_epoch
                 for group in optimizer.param_groups:
                     set_rate(group, learning_rate(group["recipe"], *where))
                 part = slice(step * stage.batch_size, (step + 1) * stage.batch_size)
                 ahead = 0 if take_step.records_next else stage.batch_size
-                following = slice(part.stop, part.stop + ahead)
-                rows = order[part], on_device[part], order[:last][following]
+                following = order[:, :last][:, part.stop : part.stop + ahead]
+                rows = order[:, part].flatten(), on_device[:, part].flatten(), following.flatten()
                 batch: Batch | None = None
                 for model, views in reversed(seen):  # the teacher's is in the method's own
-                    batch = _draw_batch(model, views, data.labels, rows, epoch, rng, batch)
+                    batch = draw_batch(model, views, fits[0].data.labels, rows, epoch, rng, batch)
                 assert batch is not None
                 take_step(batch)
             if weights is not None:
@@ -263,72 +285,50 @@ class TrainedMethod(Method):
                         sums[name] += weights[epoch] * tensor
         return Module(trained if weights is None else sums, module.stored).detach()
 
-    def _build_optimizer(
-        self, trained: Mapping[str, Tensor], recipe: Recipe, rates_on_device: bool = False
-    ) -> torch.optim.Optimizer:
-        """The recipe's optimiser of tensors; their rates are set before every step.
-
-        Weight decay is coupled (L2) for SGD and Adam, as Dassl does, and decoupled for AdamW.
-        """
-        tensors: dict[float, list[Tensor]] = {}  # by their rate
-        for name, tensor in trained.items():
-            rate = self.rate_factor(name) * recipe.lr
-            tensors.setdefault(rate, []).append(tensor.requires_grad_(True))
-        groups = [
-            {"params": group, "recipe": recipe.model_copy(update={"lr": rate})}
-            for rate, group in tensors.items()
-        ]
-        if rates_on_device:
-            for group in groups:
-                device = group["params"][0].device
-                group["lr"] = torch.tensor(recipe.lr, dtype=torch.float32, device=device)
-        rates: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
-        # One call for all tensors of a group. On CUDA that is the default.
-        on_cpu = all(tensor.device.type == "cpu" for tensor in trained.values())
-        rates["fused"] = rates_on_device or on_cpu or None
-        if recipe.optimizer == "sgd":
-            return torch.optim.SGD(groups, momentum=recipe.momentum, **rates)
-        cls = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-        return cls(groups, betas=recipe.betas, eps=recipe.eps, **rates)
+    def _choose_rates(self, trained: Mapping[str, Tensor], fits: Sequence[Fit]) -> dict[str, float]:
+        """The learning rate of each tensor."""
+        if len(fits) == 1:
+            return {name: self.rate_factor(name) * fits[0].recipe.lr for name in trained}
+        rates = {}
+        for numbered in trained:
+            number, _, name = numbered.partition("/")
+            rates[numbered] = self.rate_factor(name) * fits[int(number)].recipe.lr
+        return rates
 
 
-def _draw_batch(
-    backbone: Backbone,
-    images: FeatureSet,
-    labels: Labels,
-    rows: tuple[Tensor, Tensor, Tensor],
-    epoch: int,
-    rng: torch.Generator,
-    teacher: Batch | None,
-) -> Batch:
-    """Some images under the view of an epoch; ``rows`` on the processor and on the device, and
-    those of the next step, which are read ahead."""
-    view, next_view = (i % len(images.views) for i in (epoch, epoch + 1))
-    inputs = None if images.view_inputs is None else images.view_inputs[view]
-    by_processor, on_device, following = rows
-    # Rows on disk are found by the processor, which so waits for no device.
-    index = on_device if isinstance(inputs, Tensor) else by_processor
-    tokens = None if inputs is None else inputs[index]
-    prefetch = getattr(inputs, "prefetch", None)
-    if prefetch is not None and len(following):
-        prefetch(following)
-    return Batch(
-        features=images.views[view][on_device],
-        targets=images.targets[on_device],
-        backbone=backbone,
-        labels=labels,
-        tokens=tokens,
-        other_view=images.views[next_view][on_device],
-        rng=rng,
-        rows=by_processor,
-        teacher=teacher,
-    )
+def _shuffle(images: int, rngs: Sequence[torch.Generator]) -> Tensor:
+    """An order of the images of each fit, ``[fits, images / fits]``, by generators of their own."""
+    count = images // len(rngs)
+    orders = [torch.randperm(count, generator=rng) for rng in rngs]
+    return torch.stack([order + i * count for i, order in enumerate(orders)])
 
 
-def _pool(images: FeatureSet) -> FeatureSet:
-    """Every view of every image as an image of its own, in one view."""
-    if images.view_inputs is not None:
-        raise CompatbenchError("recipe.pool_views is for methods that take image features")
-    count = len(images.views)
-    views = images.views.flatten(0, 1)
-    return FeatureSet(images.plain.repeat(count, 1), views[None], images.targets.repeat(count))
+def _build_optimizer(
+    trained: Mapping[str, Tensor],
+    recipe: Recipe,
+    rates: Mapping[str, float],
+    rates_on_device: bool = False,
+) -> torch.optim.Optimizer:
+    """The recipe's optimiser of tensors, which have rates of their own; set before every step.
+
+    Weight decay is coupled (L2) for SGD and Adam, as Dassl does, and decoupled for AdamW.
+    """
+    tensors: dict[float, list[Tensor]] = {}  # by their rate
+    for name, tensor in trained.items():
+        tensors.setdefault(rates[name], []).append(tensor.requires_grad_(True))
+    groups = [
+        {"params": group, "recipe": recipe.model_copy(update={"lr": rate})}
+        for rate, group in tensors.items()
+    ]
+    if rates_on_device:
+        for group in groups:
+            device = group["params"][0].device
+            group["lr"] = torch.tensor(recipe.lr, dtype=torch.float32, device=device)
+    settings: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    # One call for all tensors of a group. On CUDA that is the default.
+    on_cpu = all(tensor.device.type == "cpu" for tensor in trained.values())
+    settings["fused"] = rates_on_device or on_cpu or None
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=recipe.momentum, **settings)
+    cls = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return cls(groups, betas=recipe.betas, eps=recipe.eps, **settings)

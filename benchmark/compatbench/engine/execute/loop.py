@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from compatbench.engine.cell import Cell, CellRecord
+from compatbench.engine.companions import Companions
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import FRAMES, MARK, Diary, Event, Note
 from compatbench.engine.failures import (
@@ -70,6 +71,7 @@ class Puller:
 
     def __init__(self, job: Job, worker: Worker, tell: Callable[[Event | Note], object]) -> None:
         self._job, self._worker, self._tell = job, worker, tell
+        worker.companions = Companions(job.cells, job.compute.fits_together)
         self._name, self._frames = "", None  # of a process of its own
         self._held: dict[str, int] = {}  # how often a cell was seen to be of another run
         self._is_new = True  # without libraries and weights

@@ -1,0 +1,146 @@
+"""The images of a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compatbench.errors import CompatbenchError
+from compatbench.method import Backbone, FeatureSet, Labels
+from compatbench.method.few_shot import Rows
+
+_PARTS = "features", "targets", "tokens", "other_view"  # of a batch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's images, and where they come from.
+
+    Attributes:
+        features: image features under one training view, not normalised, ``[batch, e]``.
+        targets: labels, ``[batch]``; -1 of unlabelled images.
+        backbone: the source.
+        labels: class names and templates.
+        tokens: where ``image_input`` names something else than features, that, ``[batch, ...]``.
+        other_view: features of the same images under the next training view, ``[batch, e]``.
+        rng: the fit's generator, for what a loss draws.
+        rows: which of the fit's images they are, ``[batch]``, on the processor.
+        teacher: the same images as the teacher backbone sees them, if the card needs one.
+    """
+
+    features: Tensor
+    targets: Tensor
+    backbone: Backbone
+    labels: Labels
+    tokens: Tensor | None = None
+    other_view: Tensor | None = None
+    rng: torch.Generator | None = None
+    rows: Tensor | None = None
+    teacher: Batch | None = None
+
+    @property
+    def inputs(self) -> Tensor:
+        """What the method's classifier takes for the images."""
+        return self.features if self.tokens is None else self.tokens
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of the images, then of the teacher's, but not their rows."""
+        tensors = [x for name in _PARTS if (x := getattr(self, name)) is not None]
+        return tensors if self.teacher is None else tensors + self.teacher.tensors
+
+    def having(self, tensors: Iterable[Tensor]) -> Batch:
+        """A batch of other ``tensors``; to draw for it, or to ask for its rows, is an error."""
+        left = iter(tensors)
+        parts = {name: next(left) for name in _PARTS if getattr(self, name) is not None}
+        nothing: Any = object()
+        teacher = self.teacher and self.teacher.having(left)
+        return replace(self, **parts, teacher=teacher, rng=nothing, rows=nothing)
+
+
+def draw_batch(
+    backbone: Backbone,
+    images: FeatureSet,
+    labels: Labels,
+    rows: tuple[Tensor, Tensor, Tensor],
+    epoch: int,
+    rng: torch.Generator,
+    teacher: Batch | None,
+) -> Batch:
+    """Some images under the view of an epoch; ``rows`` on the processor and on the device, and
+    those of the next step, which are read ahead."""
+    view, next_view = (i % len(images.views) for i in (epoch, epoch + 1))
+    inputs = None if images.view_inputs is None else images.view_inputs[view]
+    by_processor, on_device, following = rows
+    # Rows on disk are found by the processor, which so waits for no device.
+    index = on_device if isinstance(inputs, Tensor) else by_processor
+    tokens = None if inputs is None else inputs[index]
+    prefetch = getattr(inputs, "prefetch", None)
+    if prefetch is not None and len(following):
+        prefetch(following)
+    return Batch(
+        features=images.views[view][on_device],
+        targets=images.targets[on_device],
+        backbone=backbone,
+        labels=labels,
+        tokens=tokens,
+        other_view=images.views[next_view][on_device],
+        rng=rng,
+        rows=by_processor,
+        teacher=teacher,
+    )
+
+
+def pool_views(images: FeatureSet) -> FeatureSet:
+    """Every view of every image as an image of its own, in one view."""
+    if images.view_inputs is not None:
+        raise CompatbenchError("recipe.pool_views is for methods that take image features")
+    count = len(images.views)
+    views = images.views.flatten(0, 1)
+    return FeatureSet(images.plain.repeat(count, 1), views[None], images.targets.repeat(count))
+
+
+def join_images(sets: Sequence[FeatureSet]) -> FeatureSet:
+    """The images of several fits, as many of each and one fit after the other."""
+    if len(sets) == 1:
+        return sets[0]
+    if len({len(images) for images in sets}) > 1:
+        raise CompatbenchError("fits of unlike numbers of images have no batch in common")
+    inputs = [images.view_inputs for images in sets if images.view_inputs is not None]
+    return FeatureSet(
+        torch.cat([images.plain for images in sets]),
+        torch.cat([images.views for images in sets], dim=1),
+        torch.cat([images.targets for images in sets]),
+        [_join_rows(parts) for parts in zip(*inputs, strict=True)] if inputs else None,
+    )
+
+
+def _join_rows(parts: Sequence[Rows]) -> Rows:
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    return torch.cat(tensors) if tensors else _JoinedRows(parts)
+
+
+class _JoinedRows:
+    """Rows on disk of several fits. An index has as many of each, one fit after the other."""
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        return torch.cat([part[rows] for part, rows in self._split(index)])
+
+    def prefetch(self, index: Tensor) -> None:
+        """Begins to read the rows that are asked for next."""
+        for part, rows in self._split(index):
+            part.prefetch(rows)  # type: ignore[attr-defined]  # as all rows on disk do
+
+    def _split(self, index: Tensor) -> Iterable[tuple[Rows, Tensor]]:
+        for i, part in enumerate(self._parts):
+            yield part, index.chunk(len(self._parts))[i] - i * len(part)
