@@ -28,9 +28,10 @@ SPEED = Path(__file__).parents[1] / "benchmark" / "speed"
 
 
 @pytest.fixture
-def _gpu() -> None:
+def _gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
+    monkeypatch.syspath_prepend(str(SPEED))  # of ``gpu_methods``
 
 
 @pytest.mark.gpu
