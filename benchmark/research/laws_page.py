@@ -26,13 +26,16 @@ from laws_kinds import (
 from pages import Page
 
 from compatbench.data.cards import backbone_cards, suite_cards
+from compatbench.extras.studies.law import FILE as law_file
 from compatbench.results.estimate import FEWEST_UNITS, Array, estimate
 from compatbench.results.result_files import read_results
 from compatbench.tables.figures.spec_parts import Shown
+from compatbench.tables.markdown import fill_section
 from compatbench.tables.numbers import NOTHING, bounds, percent, signed
 
 ROOT = Path(__file__).parents[2]
 SUITE = "mini-upgrades"
+CHOICE = ROOT / "docs" / "choose-a-method.md"  # which has the answers, too
 NAMES = {effect: " × ".join(AXES[axis] for axis in effect) for effect in EFFECTS}
 NAMES[0, 1, 2] = "what is left"
 
@@ -93,6 +96,7 @@ def answer_questions(kinds: list[Kind], rows: pd.DataFrame) -> tuple[dict, dict[
     values: dict[str, Any] = {
         "properties": laws_properties,
         "properties_answer": laws_properties.answer(targets),
+        "law": laws_properties.fit_law(targets),
         "anchoring": laws_anchoring,
         "anchoring_answer": laws_anchoring.answer(prices),
         "prices": prices,
@@ -136,4 +140,17 @@ def make_page() -> Page:
         "suite": suite,
     }
     questions, figures = answer_questions(every, rows)
-    return Page(values | questions, figures, filters={"percent": percent, "bounds": bounds})
+    files = {
+        str(law_file): questions["law"].model_dump_json(indent=1) + "\n",
+        CHOICE.name: fill_section(CHOICE.read_text(encoding="utf-8"), "laws", _list(questions)),
+    }
+    return Page(values | questions, figures, files, {"percent": percent, "bounds": bounds})
+
+
+def _list(questions: dict[str, Any]) -> str:
+    """The questions and their answers, a line each."""
+    asked = {
+        "Which property of an upgrade predicts what copied modules lose?": "properties_answer",
+        "Can a new model be trained to keep old modules?": "anchoring_answer",
+    }
+    return "\n".join(f"* {question} {questions[answer]}" for question, answer in asked.items())

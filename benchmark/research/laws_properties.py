@@ -21,6 +21,7 @@ from predict_page import fit_ridge
 
 from compatbench.data.cards import COPIED
 from compatbench.extras.advice.predict import describe_moves
+from compatbench.extras.studies.law import Law, Line
 from compatbench.method.registry import builtin_methods
 from compatbench.results.estimate import RESAMPLES, SEED, Interval
 from compatbench.tables.figures.spec_parts import Shown
@@ -215,6 +216,36 @@ def answer(targets: pd.DataFrame) -> str:
     if not shown:
         return "No property was shown to predict the loss of a lineage that was left out."
     return f"Of a lineage that was left out, the loss is predicted by: {'; '.join(shown)}."
+
+
+def fit_law(targets: pd.DataFrame) -> Law:
+    """The lines of the properties that predict, fitted to all targets; none of too few targets."""
+    if len(targets) < TARGETS:
+        return Law(targets=len(targets), wanted=TARGETS, lines=())
+    judged, losses = judge(targets), targets["loss"].to_numpy()
+    lineages = np.unique(targets["lineage"], return_inverse=True)[1]
+    lines = []
+    for name, title in PROPERTIES.items():
+        if not judged[name].predicts:
+            continue
+        values = targets[name].to_numpy(float)
+        slope, intercept = np.polyfit(values, losses, 1)
+        errors = np.zeros(len(losses))
+        for left_out, rest in _split(lineages):
+            errors[left_out] = losses[left_out] - np.polyval(
+                np.polyfit(values[rest], losses[rest], 1), values[left_out]
+            )
+        figures = {
+            "slope": slope,
+            "intercept": intercept,
+            "error": np.abs(errors).mean(),
+            "low": values.min(),
+            "high": values.max(),
+        }
+        rounded = {key: round(float(figure), 4) for key, figure in figures.items()}
+        column = {"zero_shot": "zero_shot_gain"}.get(name, name)
+        lines.append(Line(name=column, title=title, **rounded))
+    return Law(targets=len(targets), wanted=TARGETS, lines=tuple(lines))
 
 
 def show_losses(targets: pd.DataFrame) -> Shown:

@@ -76,6 +76,32 @@ def test_the_property_that_decides_is_found_and_others_are_not():
     assert "cosine of old and new text features (R²" in laws_properties.answer(targets)
 
 
+def test_the_law_is_the_line_of_the_property_that_decides():
+    targets = laws_properties.read_targets(*make_upgrades(20))
+    law = laws_properties.fit_law(targets)
+    (line,) = law.lines
+    assert (line.name, law.targets) == ("text_cosine", laws_properties.TARGETS)
+    assert line.slope == pytest.approx(20, rel=0.05)
+    assert line.intercept == pytest.approx(5, abs=0.5)
+    assert 0 < line.error < 1
+    assert (line.low, line.high) == pytest.approx(
+        (targets["text_cosine"].min(), targets["text_cosine"].max()), abs=1e-4
+    )
+    inside, *_, last = law.tell({"text_cosine": 0.5})
+    assert "at 0.50 copied modules lost 15." in inside
+    assert last == "these are lines of 24 upgrades of miniature models"
+    assert "cannot tell what modules lose" in law.tell({"text_cosine": 0.01})[0]
+
+
+def test_without_a_property_that_predicts_the_law_says_so():
+    few = laws_properties.read_targets(*make_upgrades(20)).head(20)
+    (told,) = laws_properties.fit_law(few).tell({})
+    assert "cannot be told yet: 20 of 24 upgrades" in told
+    nothing = laws_properties.read_targets(*make_upgrades(0))
+    (told,) = laws_properties.fit_law(nothing).tell({})
+    assert "of none of these figures was it shown" in told
+
+
 def test_where_nothing_decides_no_property_is_named():
     named = [
         laws_properties.answer(laws_properties.read_targets(*make_upgrades(0, seed)))

@@ -18,6 +18,7 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task
 from compatbench.extras.studies import frames, similarity
 from compatbench.extras.studies.frames import StudyReport, spearman_interval
+from compatbench.extras.studies.law import read_law
 from compatbench.extras.studies.study import Names, Study, StudyOptions
 from compatbench.extras.studies.tower_states import inherited_share
 from compatbench.results.estimate import interval_columns
@@ -75,6 +76,8 @@ class EmbeddingsReport(StudyReport):
             for row in records(self.geometry.assign(task=self.geometry["task"].map(code)))
         ]
         notes = [f"of the target's parameters, {self.inherited:.0%} lie in tensors of the source"]
+        means = self.geometry[[*PREDICTORS]].astype(float).mean()
+        notes += read_law().tell({**means.to_dict(), "inherited": self.inherited})
         if self.predictions.empty:
             missing = "holds no complete method for this upgrade; losses are left out"
             notes.append(f"{self.results} {missing}")
