@@ -542,18 +542,18 @@ def test_what_cannot_be_written_leaves_things_as_they_were(
 ) -> None:
     from compatbench.data import new_task as module
 
-    write = module.write_atomic
+    open_atomic = module.open_atomic
 
-    def fail(path: Path, content: bytes) -> None:
-        if "upgrade" in path.name:
+    def fail(path: Path) -> Any:
+        if path.suffix == ".csv":
             raise CompatbenchError(f"cannot write {path}: No space left on device")
-        write(path, content)
+        return open_atomic(path)
 
     write_folders(work / "pets")
     for replace in (False, True):
         before = {path.name: path.read_bytes() for path in work.iterdir() if path.is_file()}
         with monkeypatch.context() as patch:
-            patch.setattr(module, "write_atomic", fail)
+            patch.setattr(module, "open_atomic", fail)
             with pytest.raises(CompatbenchError, match="No space"):
                 cb.new_task("pets", seed=5, replace=replace)
         after = {path.name: path.read_bytes() for path in work.iterdir() if path.is_file()}
