@@ -87,12 +87,8 @@ class FeatureCache:
         """The same under each of several views, for which an image is decoded once."""
         encoded, rows = _cover(samples, split)
         wanted = [Images(backbone, task, encoded, view) for view in views]
-        entries = {
-            images.key: self._memory[images.key] for images in wanted if images.key in self._memory
-        }
-        missing = list(
-            {images.key: images for images in wanted if images.key not in entries}.values()
-        )
+        entries = {images.key: self._memory.get(images.key) for images in wanted}
+        missing = [images for images in wanted if entries[images.key] is None]
         row_bytes = backbone.embed_dim * torch.float32.itemsize if missing else 0
         for images, entry in zip(missing, self._entries(missing, row_bytes), strict=True):
             entries[images.key] = self._memory[images.key] = entry.to(backbone.device)

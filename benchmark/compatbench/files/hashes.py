@@ -18,11 +18,10 @@ def sha256_bytes(*parts: bytes) -> str:
 
 def hash_file(path: Path, kind: str = "sha256") -> str:
     """The SHA-256 of a file's bytes, or their MD5."""
-    digest = hashlib.new(kind, usedforsecurity=False)
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(
+            file, lambda: hashlib.new(kind, usedforsecurity=False)
+        ).hexdigest()
 
 
 def sha256_json(value: Any) -> str:
