@@ -19,9 +19,8 @@ def sha256_bytes(*parts: bytes) -> str:
 def hash_file(path: Path, kind: str = "sha256") -> str:
     """The SHA-256 of a file's bytes, or their MD5."""
     with path.open("rb") as file:
-        return hashlib.file_digest(
-            file, lambda: hashlib.new(kind, usedforsecurity=False)
-        ).hexdigest()
+        digest = hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False))
+    return digest.hexdigest()
 
 
 def sha256_json(value: Any) -> str:

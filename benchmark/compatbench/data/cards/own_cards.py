@@ -35,8 +35,8 @@ class OwnCard(NamedTuple):
     changed: int  # ns since the epoch
 
 
-def own_cards() -> list[OwnCard]:
-    """The cards of ``$COMPATBENCH_CARDS`` and of the current folder, each file once.
+def own_cards() -> dict[str, OwnCard]:
+    """The cards of ``$COMPATBENCH_CARDS`` and of the current folder, by their files' real paths.
 
     Raises:
         CompatbenchError: a folder or file that is named is not there, or a file is not a card.
@@ -49,7 +49,7 @@ def own_cards() -> list[OwnCard]:
                 cards.setdefault(os.path.realpath(path), card)
             elif not is_folder:
                 raise CompatbenchError(f"{CARDS_VARIABLE}: {why_no_card(place)}")
-    return [*cards.values()]
+    return cards
 
 
 def why_no_card(path: Path) -> str:
