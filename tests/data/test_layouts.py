@@ -210,6 +210,36 @@ def test_what_is_not_as_the_card_says_is_one_line_of_reader_and_doctor(
     assert files_in(work) == before
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_links_of_a_dataset_stay_inside_it_and_its_files_are_plain(work: Path, layout: str) -> None:
+    folder = write_layout(work, layout)
+    outside, within = work.parent / "outside", folder / ".within"
+    places = [place for place in files_in(folder) if place.name != "README.txt"]
+    assert len(places) > 2
+
+    def read() -> None:
+        load_again()
+        images_of(load_task("pets"))
+
+    for place in places:
+        is_file = place.is_file()
+        place.rename(outside)
+        place.symlink_to(outside)
+        with pytest.raises(CompatbenchError, match="is a link out of the dataset's folder"):
+            read()
+        place.unlink()
+        for make in (os.mkfifo, os.mkdir) if is_file else ():
+            make(place)
+            with pytest.raises(CompatbenchError, match="it is not a plain file"):
+                read()
+            place.rmdir() if place.is_dir() else place.unlink()
+        outside.rename(within)
+        place.symlink_to(within)
+        read()
+        place.unlink()
+        within.rename(place)
+
+
 def test_class_folders_are_listed_class_by_class_sorted_by_name(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
