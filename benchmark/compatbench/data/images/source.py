@@ -15,13 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from compatbench.data.images.dataset_files import (
-    BrokenImages,
-    inside,
-    read_bytes,
-    size_of,
-    unreadable,
-)
+from compatbench.data.images.dataset_files import BrokenImages, inside, read_bytes, size_of
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
@@ -81,7 +75,7 @@ class ImageSource:
         self, base: Path, samples: Mapping[str, Sequence[Any]], folder: Path | None = None
     ) -> None:
         if not base.is_dir():
-            raise unreadable(base, FileNotFoundError())
+            raise BrokenImages(f"{base} is missing; see docs/datasets.md")
         self.base = base
         self._folder = folder or base
         self._inside: set[Path] = set()  # folders that were found to be

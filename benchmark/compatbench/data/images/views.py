@@ -107,7 +107,9 @@ def _map_plane(
 
 
 def _solarize_add(image: Image.Image, value: float, generator: np.random.Generator) -> Image.Image:
-    return ImageOps.solarize(image.point(lambda level: min(level + int(value), 255)))
+    return ImageOps.solarize(
+        image.point([min(level + int(value), 255) for level in range(256)] * 3)
+    )
 
 
 def _cut_out(image: Image.Image, value: float, generator: np.random.Generator) -> Image.Image:
@@ -130,7 +132,7 @@ OPERATIONS: dict[str, tuple[Operation, float, float]] = {
     "invert": (_plain(ImageOps.invert), 0, 1),
     "rotate": (lambda image, value, draw: image.rotate(_sign(draw) * value), 0, 30),
     "posterize": (lambda image, value, draw: ImageOps.posterize(image, int(value)), 4, 8),
-    "solarize": (lambda image, value, draw: ImageOps.solarize(image, value), 0, 256),
+    "solarize": (lambda image, value, draw: ImageOps.solarize(image, math.ceil(value)), 0, 256),
     "solarize-add": (_solarize_add, 0, 110),
     "color": (_enhance(ImageEnhance.Color), 0.1, 1.9),
     "contrast": (_enhance(ImageEnhance.Contrast), 0.1, 1.9),
