@@ -65,14 +65,12 @@ def why_no_card(path: Path) -> str:
 def _list_files(folder: Path) -> list[Path]:
     files = []
     for place in (folder, *(folder / name for name in INNER)):
-        try:
+        with suppress(OSError):
             changed = os.stat(place).st_mtime_ns
             # A folder that has just changed may change again under the same time.
             settled = time.time_ns() - changed > SETTLED
             names = (_list_yaml if settled else _list_yaml.__wrapped__)(place, changed)
-        except OSError:
-            continue
-        files += [place / name for name in names]
+            files += [place / name for name in names]
     return files
 
 
@@ -84,21 +82,16 @@ def _list_yaml(folder: Path, changed: int) -> list[str]:
 
 def look_at(path: Path) -> OwnCard | None:
     """The card that a file holds, which may be a broken one; None if it holds none."""
-    try:
+    with suppress(OSError):
         facts = os.stat(path)
-    except OSError:
-        return None
-    if not stat.S_ISREG(facts.st_mode) or facts.st_size > LARGEST:
-        return None
-    return _look(path, facts.st_mtime_ns, facts.st_size)
+        if stat.S_ISREG(facts.st_mode) and facts.st_size <= LARGEST:
+            return _look(path, facts.st_mtime_ns, facts.st_size)
+    return None
 
 
 @lru_cache(maxsize=4096)
 def _look(path: Path, changed: int, size: int) -> OwnCard | None:
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
+    text = path.read_text(encoding="utf-8", errors="replace")
     lines = {name: line for line, name in re.findall(r"(?m)^((\w+)[ \t]*:.*)$", text)}
     if not {"name", "title"} <= lines.keys():
         return None
