@@ -11,6 +11,7 @@ import shutil
 import struct
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -107,43 +108,34 @@ def test_splits_that_are_there_are_kept(
     check_reads_back(made)
 
 
-def test_a_list_says_paths_labels_and_splits(work: Path) -> None:
+LISTED = [(f"images/{name}/{n}.png", name) for name in CLASSES for n in range(8)]
+SPLIT = [(*row, ("train", "Test")[n % 2]) for n, row in enumerate(LISTED)]
+RECORDS = [{"file_name": path, "label": label, "more": [1]} for path, label in LISTED]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (
+            "labels.csv",
+            ["\ufeffFile_Name,class", *(f'{path},"{label}, wild"' for path, label in LISTED)],
+        ),
+        ("labels.csv", ["path;label", *map(";".join, LISTED)]),
+        ("labels.tsv", ["image\tlabel\tsplit", *map("\t".join, SPLIT)]),
+        ("metadata.jsonl", map(json.dumps, RECORDS)),
+    ],
+)
+def test_a_list_says_paths_labels_and_splits(work: Path, name: str, lines: Iterable[str]) -> None:
     folder = write_folders(work / "pets" / "images").parent
-    paths = [f"images/{name}/{n}.png" for name in CLASSES for n in range(8)]
-    rows = [f"{path}," + ("ibex" if "Ibex" in path else '"a, fox"') for path in paths]
-    text = "\n".join(["File_Name,class", *rows, ""])
-    (folder / "labels.csv").write_text(text, encoding="utf-8-sig")
-    for given in (folder, folder / "labels.csv"):
+    write(folder / name, "\n".join([*lines, ""]))
+    for given in (folder, folder / name):
         made = cb.new_task(given, replace=True)
-        assert made.task.names == ("a, fox", "ibex")
-        assert made.kind == "the list labels.csv"
+        assert made.kind == f"the list {name}"
+        assert made.task.names in (NAMES, tuple(f"{title}, wild" for title in NAMES))
+        assert made.task.counts == {"train": 8, "test": 8}
         check_reads_back(made)
-    (folder / "labels.csv").unlink()
-    parts = zip(paths, ["train", "Test"] * 8, strict=True)
-    rows = [f"{path}\t{path.split('/')[1]}\t{part}" for path, part in parts]
-    write(folder / "labels.tsv", "\n".join(["image\tlabel\tsplit", *rows]))
-    made = cb.new_task(folder, replace=True)
-    assert made.task.counts == {"train": 8, "test": 8}
-    check_reads_back(made)
-
-
-def test_lists_with_semicolons_and_lines_of_json(work: Path) -> None:
-    folder = write_folders(work / "pets" / "images").parent
-    rows = [(f"images/{name}/{n}.png", name) for name in CLASSES for n in range(8)]
-    write(folder / "labels.csv", "\n".join(["path;label", *map(";".join, rows)]))
-    made = cb.new_task(folder)
-    check_reads_back(made)
-    (folder / "labels.csv").unlink()
-    lines = [json.dumps({"file_name": path, "label": label, "more": [1]}) for path, label in rows]
-    write(folder / "metadata.jsonl", "\n".join(lines))
-    again = cb.new_task(folder, replace=True)
-    assert again.kind == "the list metadata.jsonl"
-    assert again.task == made.task
-    check_reads_back(again)
-    for text, message in (("[1]", "cannot be read"), ('{"a": 1}\n{"a"', "cannot be read")):
-        write(folder / "metadata.jsonl", text)
-        with pytest.raises(CompatbenchError, match=message):
-            cb.new_task(folder / "metadata.jsonl", replace=True)
+    splits = {row["path"]: row["split"] for row in read_rows(made.card)}
+    assert (splits == {path: split.lower() for path, _, split in SPLIT}) == (name == "labels.tsv")
 
 
 def test_images_that_are_in_training_and_test_are_noted(work: Path) -> None:
@@ -468,6 +460,8 @@ LISTS: list[tuple[str, str]] = [
     ("path,b\nx,y\n", "the columns are path,b"),
     ("path,label\n", "lists no image"),
     ("path,label\n\udcff\udcfe", "cannot be read"),
+    ("[1]", "cannot be read"),
+    ('{"a": 1}\n{"a"', "cannot be read"),
     ("path,label\na,b,c\n", "Expected 2 fields in line 2, saw 3"),
     ("path,label\n/etc/x,a\n", "csv:2: path '/etc/x' leaves .*make it one below"),
     ("path,label\nx.png,a\n", "csv:2: there is no file"),
@@ -509,8 +503,9 @@ def test_what_cannot_become_a_task_is_refused(work: Path, case: tuple[Any, str])
         wrong(pets)
         check_refused(work, message)
     elif isinstance(wrong, str):
-        write(pets / "labels.csv", wrong.encode(errors="surrogateescape"))
-        check_refused(work, message, "pets/labels.csv")
+        name = f"labels.{'jsonl' if wrong[0] in '[{' else 'csv'}"
+        write(pets / name, wrong.encode(errors="surrogateescape"))
+        check_refused(work, message, f"pets/{name}")
     else:
         write(pets / "names.txt", "a\nb\nc\n")
         check_refused(work, message, **wrong)
@@ -542,18 +537,18 @@ def test_what_cannot_be_written_leaves_things_as_they_were(
 ) -> None:
     from compatbench.data import new_task as module
 
-    write = module.write_atomic
+    open_atomic = module.open_atomic
 
-    def fail(path: Path, content: bytes) -> None:
-        if "upgrade" in path.name:
+    def fail(path: Path) -> Any:
+        if path.suffix == ".csv":
             raise CompatbenchError(f"cannot write {path}: No space left on device")
-        write(path, content)
+        return open_atomic(path)
 
     write_folders(work / "pets")
     for replace in (False, True):
         before = {path.name: path.read_bytes() for path in work.iterdir() if path.is_file()}
         with monkeypatch.context() as patch:
-            patch.setattr(module, "write_atomic", fail)
+            patch.setattr(module, "open_atomic", fail)
             with pytest.raises(CompatbenchError, match="No space"):
                 cb.new_task("pets", seed=5, replace=replace)
         after = {path.name: path.read_bytes() for path in work.iterdir() if path.is_file()}

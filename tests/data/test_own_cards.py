@@ -45,8 +45,8 @@ BACKBONE = MINI_CLIP.replace("name: mini-clip\n", "name: house-clip\n")
 
 
 @pytest.fixture
-def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a task, its images, a suite and a backbone; and, elsewhere, where one works."""
+def cards(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a task, its images, a suite and a backbone, beside the one where one works."""
     folder = tmp_path / "cards"
     write_folders(write_folders(folder / "my pets", 4, "train"), 2, "test")
     (folder / "suites").mkdir()
@@ -54,12 +54,7 @@ def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "house-clip.yaml").write_text(BACKBONE)
     (folder / "suites" / "mine.yaml").write_text(SUITE)
     (folder / "compose.yaml").write_text("name: web\nservices: {web: {image: nginx}}\n")
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    # What options and paths add is forgotten after the test.
-    monkeypatch.setenv("COMPATBENCH_CARDS", "")
     monkeypatch.setenv("COMPATBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("COMPATBENCH_DATA", raising=False)
     return folder
 
 

@@ -145,8 +145,5 @@ def test_the_harness_makes_temporary_folders_in_one_place() -> None:
         for path in HARNESS.rglob("*.py")
         if re.search(r"\b(mkd?s?temp|TemporaryDirectory|NamedTemporaryFile)\b", path.read_text())
     }
-    # These run in processes that have a folder of their own, which is removed with them.
-    own = {"extras/check/fit_checks.py"}
-    # It unpacks beside the place that files are then renamed to, and removes what is left there.
-    own |= {"data/fetch_datasets.py", "extras/sharing/hub.py"}
-    assert found == {"files/scratch.py", *own}
+    # It runs in processes that have a folder of their own, which is removed with them.
+    assert found == {"files/scratch.py", "extras/check/fit_checks.py"}

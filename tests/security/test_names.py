@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,15 +15,6 @@ from compatbench.cli import main
 from compatbench.cli.new_method import fill_template
 from compatbench.cli.output import console, print_facts, print_frame, print_json, say
 from compatbench.data.cards import backbone_cards, suite_cards
-from compatbench.data.cards.sources import (
-    ClassFoldersSource,
-    CoopSplitSource,
-    FgvcSource,
-    WebdatasetSource,
-)
-from compatbench.data.images.source import ImageSource
-from compatbench.data.layouts.listing import Classes
-from compatbench.data.layouts.scanners import open_layout
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.results.rows import Row, read_csv, to_frame, write_csv
@@ -37,78 +27,6 @@ def refused(read: Callable[[], object], message: str) -> str:
         read()
     assert SECRET[:8] not in str(error.value)
     return str(error.value)
-
-
-CLASSES = Classes("pets", ("cat",), ("cat",), ("cat",))
-ROWS = [["cat/1.png", 0, "cat"]]
-# Each layout with its text files, and its images.
-LAYOUTS = {
-    "coop-split": (
-        CoopSplitSource(kind="coop-split", folder="pets", split="split.json", images="images"),
-        {"split.json": json.dumps({"train": ROWS, "val": ROWS, "test": ROWS})},
-        "images/cat/1.png",
-    ),
-    "class-folders": (
-        ClassFoldersSource(kind="class-folders", folder="pets", test="test", images="images"),
-        {},
-        "images/test/cat/1.png",
-    ),
-    "fgvc": (
-        FgvcSource(kind="fgvc", folder="pets", images="images"),
-        {"variants.txt": "cat"}
-        | {f"images_variant_{split}.txt": "1 cat" for split in ("train", "val", "test")},
-        "images/1.jpg",
-    ),
-    "webdataset": (
-        WebdatasetSource(kind="webdataset", folder="pets"),
-        {"test/nshards.txt": "1", "classnames.txt": "cat"},
-        "test/0.tar",
-    ),
-}
-PLACES = [
-    (layout, place)
-    for layout, (_, texts, image) in LAYOUTS.items()
-    for place in [*texts, image, *(str(p) for p in Path(image).parents if str(p) != ".")]
-]
-
-
-def read_layout(folder: Path, layout: str) -> None:
-    """Reads a dataset, and asks for its first image."""
-    source: ImageSource = open_layout(folder, LAYOUTS[layout][0], CLASSES)
-    source.fingerprint(source.samples["test"])
-    source.image(source.samples["test"][0])
-
-
-def write_layout(folder: Path, layout: str) -> None:
-    _, texts, image = LAYOUTS[layout]
-    for name, text in {**texts, image: SECRET}.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-
-
-@pytest.mark.parametrize(("layout", "place"), PLACES)
-def test_links_of_a_dataset_stay_inside_it(tmp_path: Path, layout: str, place: str) -> None:
-    folder, outside = tmp_path / "pets", tmp_path / "outside"
-    write_layout(folder, layout)
-    (folder / place).rename(outside)
-    (folder / place).symlink_to(outside)
-    refused(lambda: read_layout(folder, layout), "is a link out of the dataset's folder")
-    (folder / place).unlink()
-    outside.rename(folder / "within")
-    (folder / place).symlink_to(folder / "within")
-    with pytest.raises(CompatbenchError, match=r"cannot be (decoded|read)"):
-        read_layout(folder, layout)
-
-
-@pytest.mark.parametrize(("layout", "place"), [one for one in PLACES if "." in one[1]])
-@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
-def test_a_file_of_a_dataset_is_a_plain_one(
-    tmp_path: Path, layout: str, place: str, make: Callable[[Path], None]
-) -> None:
-    write_layout(tmp_path, layout)
-    (tmp_path / place).unlink()
-    make(tmp_path / place)
-    refused(lambda: read_layout(tmp_path, layout), "it is not a plain file")
 
 
 BACKBONE = "name: mine\ntitle: Mine\nconfig: ViT-B-32\nlicence: MIT\npath: {}\n"

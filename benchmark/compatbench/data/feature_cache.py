@@ -87,19 +87,16 @@ class FeatureCache:
         """The same under each of several views, for which an image is decoded once."""
         encoded, rows = _cover(samples, split)
         wanted = [Images(backbone, task, encoded, view) for view in views]
-        entries = {
-            images.key: self._memory[images.key] for images in wanted if images.key in self._memory
-        }
-        missing = list(
-            {images.key: images for images in wanted if images.key not in entries}.values()
-        )
+        keys = [images.key for images in wanted]
+        entries = {key: self._memory[key] for key in keys if key in self._memory}
+        missing = [images for images in wanted if images.key not in entries]
         row_bytes = backbone.embed_dim * torch.float32.itemsize if missing else 0
         for images, entry in zip(missing, self._entries(missing, row_bytes), strict=True):
             entries[images.key] = self._memory[images.key] = entry.to(backbone.device)
         held = sum(tensor.nbytes for tensor in self._memory.values())
         while held > MOST_IN_MEMORY and len(self._memory) > 1:
             held -= self._memory.pop(next(iter(self._memory))).nbytes
-        features = [entries[images.key] for images in wanted]
+        features = [entries[key] for key in keys]
         return features if rows is None else [each[rows.to(each.device)] for each in features]
 
     def tokens(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 import re
-import shutil
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,12 +23,12 @@ from compatbench.data.task import TaskReport, inspect_task
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import cannot_write, write_atomic
 from compatbench.files.hashes import hash_file
+from compatbench.files.scratch import scratch_folder
 from compatbench.files.sizes import format_bytes
 from compatbench.messages import first_line, one_line
 
 LOCK = "downloads.json"  # in a dataset's folder: bytes and SHA-256 of what came, by file
 BUSY = ".fetching"
-UNPACKING = ".unpacking-"
 # An address of a file's page on Google Drive, and that of the file itself.
 DRIVE_PAGE = re.compile(r"^https://drive\.google\.com/(?:file/d/|open\?id=)([\w-]+)(?:/view.*)?$")
 DRIVE_FILE = r"https://drive.usercontent.google.com/download?id=\1&export=download&confirm=t"
@@ -107,8 +105,6 @@ def _fetch(name: str, agree: bool, keep: bool, tell: Tell, progress: Tell) -> Fe
         ]
         _show_licences(card, missing, agree, tell)
         with FileLock(folder / BUSY, timeout=0):
-            for left in folder.glob(f"{UNPACKING}*"):  # by a fetch that was killed
-                shutil.rmtree(left, ignore_errors=True)
             for wanted in missing:
                 try:
                     _get(card, wanted, folder, keep, progress)
@@ -189,7 +185,6 @@ def _read_lock(folder: Path) -> dict[str, dict[str, object]]:
 
 def _unpack(archive: Path, wanted: Download, folder: Path) -> None:
     """Unpacks in a folder beside, and renames: what has its name is whole."""
-    scratch = Path(tempfile.mkdtemp(prefix=UNPACKING, dir=folder))
 
     def unpack_into(place: Path, archive: Path, paths: Iterable[str]) -> list[Path]:
         unpack(archive, place, paths)
@@ -199,7 +194,7 @@ def _unpack(archive: Path, wanted: Download, folder: Path) -> None:
                 raise CompatbenchError(f"{what}; it is another file than the card's, delete it")
         return [place / path for path in paths]
 
-    try:
+    with scratch_folder(inside=folder) as scratch:
         if wanted.inner is not None:
             [archive] = unpack_into(scratch / "outer", archive, [wanted.inner])
         sources = unpack_into(scratch / "all", archive, wanted.gives.values())
@@ -207,8 +202,6 @@ def _unpack(archive: Path, wanted: Download, folder: Path) -> None:
             if not (place := folder / target).exists():
                 place.parent.mkdir(parents=True, exist_ok=True)
                 source.replace(place)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def unpack(archive: Path, folder: Path, wanted: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from compatbench.data.layouts.recognise import scan
 from compatbench.data.new_task_choices import choose_shots, name_classes, natural, split_images
 from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import cannot_write, write_atomic
+from compatbench.files.atomic import open_atomic
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.project_folders import add_own_place
 from compatbench.messages import count, first_problem
@@ -155,7 +155,7 @@ def new_task(
     decoded = _decode(task, seed, progress)
     listing.notes += _find_twins(task, seed)
     rows = listing.frame.to_csv(index=False, lineterminator="\n")
-    _write({paths["list"]: rows, paths["task"]: _dump(values), paths["suite"]: _dump(suite)})
+    _write({paths["suite"]: _dump(suite), paths["task"]: _dump(values), paths["list"]: rows})
     # What was made is found by name, in this process and its workers.
     add_own_place(where)
     if away:
@@ -291,16 +291,9 @@ def _dump(values: dict[str, Any]) -> str:
 
 
 def _write(texts: dict[Path, str]) -> None:
-    """Writes all files, or none: they take their places when all are on the disk."""
-    staged = {path: path.with_name(f".{path.name}.new") for path in texts}
-    try:
+    """Writes all files, or none: they take their places, the last first, when all are written."""
+    with ExitStack() as files:
         for path, text in texts.items():
-            write_atomic(staged[path], text.encode())
-        for path, new in staged.items():
-            new.replace(path)
-    except OSError as error:
-        raise cannot_write(Path(error.filename), error) from None
-    finally:
-        with suppress(NotADirectoryError):  # nothing was written
-            for new in staged.values():
-                new.unlink(missing_ok=True)
+            file = files.enter_context(open_atomic(path))
+            file.write(text.encode())
+            file.flush()  # a full disk is told before any of them has its name

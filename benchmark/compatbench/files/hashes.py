@@ -18,10 +18,8 @@ def sha256_bytes(*parts: bytes) -> str:
 
 def hash_file(path: Path, kind: str = "sha256") -> str:
     """The SHA-256 of a file's bytes, or their MD5."""
-    digest = hashlib.new(kind, usedforsecurity=False)
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        digest = hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False))
     return digest.hexdigest()
 
 

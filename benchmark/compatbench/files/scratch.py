@@ -48,10 +48,9 @@ def scratch_folder(*, for_sockets: bool = False, inside: Path | None = None) -> 
                 if (folder / LOCK).exists():
                     break
     except OSError as error:
-        raise CompatbenchError(
-            f"cannot write {root}: {error.strerror}; "
-            f"{'give another --out' if inside else 'set TMPDIR to a folder that can be written'}"
-        ) from None
+        fix = "give" if inside else "set TMPDIR to"
+        what = f"cannot write {root}: {error.strerror}; {fix} a folder that can be written"
+        raise CompatbenchError(what) from None
     try:
         yield folder
     finally:

@@ -76,14 +76,15 @@ def _checksum(tensors: Mapping[str, Tensor], schema: str, about: Mapping[str, An
     return sha256_bytes(fingerprint(tensors).encode(), description.encode())
 
 
-def check_header(path: Path) -> None:
-    """A ``ValueError`` refuses a safetensors file with a header that would take long to read."""
+def read_header(path: Path) -> bytes:
+    """A safetensors file's header; a ``ValueError`` refuses one that would take long to read."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-    if size > path.stat().st_size:
-        raise ValueError("it is no safetensors file, or cut short")
-    if size > MOST_HEADER:
-        raise ValueError(f"its header has {size:,} bytes, of {MOST_HEADER:,} at most")
+        if size > path.stat().st_size:
+            raise ValueError("it is no safetensors file, or cut short")
+        if size > MOST_HEADER:
+            raise ValueError(f"its header has {size:,} bytes, of {MOST_HEADER:,} at most")
+        return file.read(size)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -92,13 +93,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     A parser accepts other bytes for the same values, such as white space of another kind or
     ``1E-05`` for ``1e-05``. A ``ValueError`` refuses them: the file was changed.
     """
-    check_header(require(path, follow=True))
+    header = read_header(require(path, follow=True))
     with safe_open(path, "pt") as file:
         text = (file.metadata() or {}).get(KEY)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     values = json.loads(text or "{}")
-    with path.open("rb") as file:
-        header = file.read(int.from_bytes(file.read(8), "little"))
     # safetensors pads a header with spaces.
     if canonical_json(values) != (text or "{}") or not header.rstrip(b" ").endswith(b"}"):
         raise ValueError("its header is not as it was written")

@@ -23,7 +23,7 @@ from compatbench.backbone.load.names import QUICK, check_activation, model_names
 from compatbench.backbone.load.weights import hash_weights
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError, CompatbenchError, CompatbenchWarning
-from compatbench.files.tensors import check_header
+from compatbench.files.tensors import read_header
 from compatbench.messages import first_line
 
 TRUST_PICKLE = "COMPATBENCH_TRUST_PICKLE"
@@ -166,7 +166,7 @@ def check_size(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(9)
     if start.endswith(b"{"):
-        check_header(path)
+        read_header(path)
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()

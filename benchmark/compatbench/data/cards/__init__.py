@@ -23,7 +23,7 @@ from compatbench.data.cards.names import (
     unknown_name,
     whole_name,
 )
-from compatbench.data.cards.own_cards import ENDINGS, look_at, own_cards, why_no_card
+from compatbench.data.cards.own_cards import ENDINGS, OwnCard, look_at, own_cards, why_no_card
 from compatbench.data.cards.schemas import COPIED, BackboneCard, SuiteCard, TaskCard, TrainingCard
 from compatbench.data.cards.yaml_file import CardModel, check_place, read_card
 from compatbench.errors import CompatbenchError
@@ -50,26 +50,26 @@ class Catalog(Generic[AnyCard]):
 
     def names(self) -> list[str]:
         """The names of all cards, sorted."""
-        added = [card.name for card in own_cards() if card.kind == self.kind]
-        return sorted({*self.builtin_names(), *added})
+        return sorted({*self.builtin_names(), *(card.name for card in self._own())})
 
     def builtin_names(self) -> list[str]:
         """The names of the cards that ship with the project, sorted."""
         names = os.listdir(folder) if (folder := self._folder()).is_dir() else []
         return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
-    def own(self) -> dict[str, tuple[Path, int]]:
-        """The files of one's own cards by their names, and when each was changed."""
-        builtin = os.path.realpath(self._folder())  # which may be the current folder
-        return {
-            card.name: (card.path, card.changed)
-            for card in own_cards()
-            if card.kind == self.kind and os.path.realpath(card.path.parent) != builtin
-        }
+    def own(self) -> dict[str, OwnCard]:
+        """One's own cards by their names."""
+        return {card.name: card for card in self._own()}
+
+    def _own(self) -> list[OwnCard]:
+        """One's own cards of this kind; the current folder may be that of the built-in ones."""
+        builtin = os.path.realpath(self._folder())
+        cards = (card for path, card in own_cards().items() if os.path.dirname(path) != builtin)
+        return [card for card in cards if card.kind == self.kind]
 
     def own_folder(self, name: str) -> Path | None:
         """The folder around one's own card of this name; None if there is no such card."""
-        return None if name not in (added := self.own()) else added[name][0].parent
+        return card.path.parent if (card := self.own().get(name)) else None
 
     def path(self, name: str) -> Path:
         """The file of a card.
@@ -77,17 +77,16 @@ class Catalog(Generic[AnyCard]):
         Raises:
             CompatbenchError: no card has the name, or two have.
         """
-        added = {card.path for card in own_cards() if (card.kind, card.name) == (self.kind, name)}
-        builtin = [self._folder() / f"{name}.yaml"] * (name in self.builtin_names())
-        real_paths = {os.path.realpath(path): path for path in (*sorted(added), *builtin)}
-        if not real_paths:
+        paths = sorted(card.path for card in self._own() if card.name == name)
+        paths += [self._folder() / f"{name}.yaml"] * (name in self.builtin_names())
+        if not paths:
             raise CompatbenchError(unknown_name(name, self.names(), self.kind))
-        if len(real_paths) > 1:
-            both = " and ".join(map(str, [*real_paths.values()][:2]))
+        if len(paths) > 1:
+            both = " and ".join(map(str, paths[:2]))
             raise CompatbenchError(
                 f"two cards are of a {self.kind} named '{name}', {both}; rename one (its 'name')"
             )
-        return next(reversed(real_paths.values()))
+        return paths[0]
 
     def resolve(self, name: str) -> str:
         """The name itself; of the path of a card, the card's name, by which it is found now."""
@@ -249,9 +248,8 @@ def suite_test_sets(suite: SuiteCard) -> list[str]:
 def _parents() -> dict[str, str | None]:
     """The parent of every task card, as its text says; None for what is no variant."""
     paths = {name: tasks_folder() / f"{name}.yaml" for name in task_cards.builtin_names()}
-    paths |= {name: path for name, (path, _) in task_cards.own().items()}
-    cards = ((name, look_at(path)) for name, path in sorted(paths.items()))
-    return {name: card and card.parent for name, card in cards}
+    cards = {name: look_at(path) for name, path in paths.items()} | task_cards.own()
+    return {name: card and card.parent for name, card in sorted(cards.items())}
 
 
 def names_elsewhere(suite: SuiteCard) -> set[str]:

@@ -35,8 +35,8 @@ class OwnCard(NamedTuple):
     changed: int  # ns since the epoch
 
 
-def own_cards() -> list[OwnCard]:
-    """The cards of ``$COMPATBENCH_CARDS`` and of the current folder, each file once.
+def own_cards() -> dict[str, OwnCard]:
+    """The cards of ``$COMPATBENCH_CARDS`` and of the current folder, by their files' real paths.
 
     Raises:
         CompatbenchError: a folder or file that is named is not there, or a file is not a card.
@@ -49,7 +49,7 @@ def own_cards() -> list[OwnCard]:
                 cards.setdefault(os.path.realpath(path), card)
             elif not is_folder:
                 raise CompatbenchError(f"{CARDS_VARIABLE}: {why_no_card(place)}")
-    return [*cards.values()]
+    return cards
 
 
 def why_no_card(path: Path) -> str:
@@ -65,14 +65,12 @@ def why_no_card(path: Path) -> str:
 def _list_files(folder: Path) -> list[Path]:
     files = []
     for place in (folder, *(folder / name for name in INNER)):
-        try:
+        with suppress(OSError):
             changed = os.stat(place).st_mtime_ns
             # A folder that has just changed may change again under the same time.
             settled = time.time_ns() - changed > SETTLED
             names = (_list_yaml if settled else _list_yaml.__wrapped__)(place, changed)
-        except OSError:
-            continue
-        files += [place / name for name in names]
+            files += [place / name for name in names]
     return files
 
 
@@ -84,21 +82,16 @@ def _list_yaml(folder: Path, changed: int) -> list[str]:
 
 def look_at(path: Path) -> OwnCard | None:
     """The card that a file holds, which may be a broken one; None if it holds none."""
-    try:
+    with suppress(OSError):
         facts = os.stat(path)
-    except OSError:
-        return None
-    if not stat.S_ISREG(facts.st_mode) or facts.st_size > LARGEST:
-        return None
-    return _look(path, facts.st_mtime_ns, facts.st_size)
+        if stat.S_ISREG(facts.st_mode) and facts.st_size <= LARGEST:
+            return _look(path, facts.st_mtime_ns, facts.st_size)
+    return None
 
 
 @lru_cache(maxsize=4096)
 def _look(path: Path, changed: int, size: int) -> OwnCard | None:
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
+    text = path.read_text(encoding="utf-8", errors="replace")
     lines = {name: line for line, name in re.findall(r"(?m)^((\w+)[ \t]*:.*)$", text)}
     if not {"name", "title"} <= lines.keys():
         return None

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import PositiveInt, TypeAdapter, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from compatbench.data.cards.names import (
     FilePattern,
@@ -111,15 +111,13 @@ Hash = Annotated[
 ]
 
 
-_NAME = TypeAdapter(Name)
-
-
 class Download(CardModel):
     """A file that a part of a dataset comes from: an archive, or a file that is used as it is."""
 
     url: Link | None = None  # the file's own address; one of Google Drive's pages serves, too
     page: Link | None = None  # where a person gets it, if it has no address or that fails
-    file: Name = ""  # its name; default: the last part of the address
+    # Its name; default: the last part of the address.
+    file: Name = Field("", validate_default=True)
     hash: Hash
     bytes: PositiveInt | None = None
     # Paths in the dataset's folder, and what is put there, by its path in the archive ('.' is
@@ -141,7 +139,6 @@ class Download(CardModel):
     def _check(self) -> Download:
         if not (self.url or self.page):
             raise ValueError("a download needs 'url' or 'page'")
-        _NAME.validate_python(self.file)
         return self
 
     @property

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from compatbench.errors import CompatbenchError
 from compatbench.files.sizes import format_bytes
-from compatbench.messages import first_problem
+from compatbench.messages import first_line, first_problem
 
 MOST_BYTES = 1 << 30  # of a file that is read whole, and of an image in a shard
 Model = TypeVar("Model", bound=BaseModel)
@@ -29,11 +31,20 @@ class WrongClasses(BrokenImages):
     """The classes on the disk are not the card's, or not in its order."""
 
 
-def unreadable(path: Path, error: Exception) -> BrokenImages:
-    """What to raise when a dataset's file or folder could not be read."""
-    if isinstance(error, FileNotFoundError):
-        return BrokenImages(f"{path} is missing; see docs/datasets.md")
-    return BrokenImages(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}")
+@contextmanager
+def reading(path: Path, *others: type[Exception]) -> Iterator[None]:
+    """Names a dataset's file or folder in what goes wrong while it is read.
+
+    ``others``: what its reader raises besides ``OSError`` and ``ValueError``.
+    """
+    try:
+        yield
+    except CompatbenchError:
+        raise
+    except FileNotFoundError:
+        raise BrokenImages(f"{path} is missing; see docs/datasets.md") from None
+    except (OSError, ValueError, *others) as error:
+        raise BrokenImages(f"{path} cannot be read: {first_line(error)}") from None
 
 
 def inside(folder: Path, *parts: str | Path) -> Path:
@@ -47,34 +58,28 @@ def inside(folder: Path, *parts: str | Path) -> Path:
 
 def size_of(path: Path) -> int:
     """The bytes of a plain file; a pipe would be waited for."""
-    try:
+    with reading(path):
         facts = os.stat(path)
-    except OSError as error:
-        raise unreadable(path, error) from None
-    if not stat.S_ISREG(facts.st_mode):
-        raise unreadable(path, ValueError("it is not a plain file"))
+        if not stat.S_ISREG(facts.st_mode):
+            raise ValueError("it is not a plain file")
     return facts.st_size
 
 
 def read_bytes(path: Path, start: int = 0, size: int = -1) -> bytes:
     """The content of a dataset's file, or a part of it; never more than ``MOST_BYTES``."""
-    try:
+    with reading(path):
         if (size_of(path) - start if size < 0 else size) > MOST_BYTES:
             raise ValueError(f"it is larger than {format_bytes(MOST_BYTES)}")
         with path.open("rb") as file:
             file.seek(start)
             return file.read(size)
-    except (OSError, ValueError) as error:
-        raise unreadable(path, error) from None
 
 
 def read_lines(path: Path) -> list[str]:
     """As ``read_bytes``, for UTF-8: the lines that are not empty, without space around them."""
-    try:
-        lines = [line.strip() for line in read_bytes(path).decode("utf-8").split("\n")]
-    except ValueError as error:
-        raise unreadable(path, error) from None
-    return [line for line in lines if line]
+    with reading(path):
+        lines = read_bytes(path).decode("utf-8").split("\n")
+    return list(filter(None, map(str.strip, lines)))
 
 
 def read_json(path: Path, model: type[Model]) -> Model:

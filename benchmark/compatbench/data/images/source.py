@@ -15,19 +15,13 @@ from typing import Any
 
 from PIL import Image
 
-from compatbench.data.images.dataset_files import (
-    BrokenImages,
-    inside,
-    read_bytes,
-    size_of,
-    unreadable,
-)
+from compatbench.data.images.dataset_files import BrokenImages, inside, read_bytes, size_of
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 
 SPLITS = ("train", "val", "test")
-PART = 64  # images that a thread decodes one after the other
+PART = 1024  # images that are decoded between two reports of progress
 MOST_PIXELS = 100_000_000  # of an image: 400 MB as RGB, and as much again while it is made
 MOST_SIDE = 65_535  # as of a JPEG; each line of an image takes memory of its own
 LARGE = 1 << 24  # pixels; such images are decoded one after the other
@@ -81,7 +75,7 @@ class ImageSource:
         self, base: Path, samples: Mapping[str, Sequence[Any]], folder: Path | None = None
     ) -> None:
         if not base.is_dir():
-            raise unreadable(base, FileNotFoundError())
+            raise BrokenImages(f"{base} is missing; see docs/datasets.md")
         self.base = base
         self._folder = folder or base
         self._inside: set[Path] = set()  # folders that were found to be
@@ -158,21 +152,18 @@ class ImageSource:
     ) -> list[str]:
         """Decodes images, by default all, side by side; what is wrong with each that cannot be."""
 
-        def decode(samples: Sequence[Any]) -> list[str]:
-            errors = []
-            for sample in samples:
-                try:
-                    self.image(sample)
-                except CompatbenchError as error:
-                    errors.append(str(error))
-            return errors
+        def find_problem(sample: Any) -> str:
+            try:
+                self.image(sample)
+            except CompatbenchError as error:
+                return str(error)
+            return ""
 
         if samples is None:
             samples = [sample for split in SPLITS for sample in self.samples[split]]
-        parts = [samples[i : i + PART] for i in range(0, len(samples), PART)]
         broken: list[str] = []
         with ThreadPoolExecutor(self.decoders) as pool:  # decoders let other threads run
-            for number, errors in enumerate(pool.map(decode, parts)):
-                progress(number * PART, len(samples))
-                broken += errors
+            for start in range(0, len(samples), PART):
+                progress(start, len(samples))
+                broken += filter(None, pool.map(find_problem, samples[start : start + PART]))
         return broken

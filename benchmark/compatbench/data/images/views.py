@@ -106,13 +106,10 @@ def _map_plane(
     return image.transform(image.size, Image.Transform.AFFINE, tuple(matrix))
 
 
-def _solarize(image: Image.Image, value: float, generator: np.random.Generator) -> Image.Image:
-    return image.point([level if level < value else 255 - level for level in range(256)] * 3)
-
-
 def _solarize_add(image: Image.Image, value: float, generator: np.random.Generator) -> Image.Image:
-    added = image.point([int(min(level + value, 255)) for level in range(256)] * 3)
-    return _solarize(added, 128, generator)
+    return ImageOps.solarize(
+        image.point([min(level + int(value), 255) for level in range(256)] * 3)
+    )
 
 
 def _cut_out(image: Image.Image, value: float, generator: np.random.Generator) -> Image.Image:
@@ -135,7 +132,7 @@ OPERATIONS: dict[str, tuple[Operation, float, float]] = {
     "invert": (_plain(ImageOps.invert), 0, 1),
     "rotate": (lambda image, value, draw: image.rotate(_sign(draw) * value), 0, 30),
     "posterize": (lambda image, value, draw: ImageOps.posterize(image, int(value)), 4, 8),
-    "solarize": (_solarize, 0, 256),
+    "solarize": (lambda image, value, draw: ImageOps.solarize(image, math.ceil(value)), 0, 256),
     "solarize-add": (_solarize_add, 0, 110),
     "color": (_enhance(ImageEnhance.Color), 0.1, 1.9),
     "contrast": (_enhance(ImageEnhance.Contrast), 0.1, 1.9),

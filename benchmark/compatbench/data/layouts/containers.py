@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
@@ -23,12 +23,11 @@ from compatbench.data.images.dataset_files import (
     BrokenImages,
     inside,
     read_bytes,
+    reading,
     size_of,
-    unreadable,
 )
 from compatbench.data.images.source import Member, Stored
 from compatbench.errors import CompatbenchError
-from compatbench.messages import first_line
 
 TAR, PARQUET, ARROW = CONTAINERS = ".tar", ".parquet", ".arrow"
 _IMAGES = ("webp", "png", "jpg", "jpeg")  # in a shard
@@ -37,7 +36,6 @@ _GROUP = 64  # rows of an Arrow file that are read together
 _STORED_ONCE = 1 << 28  # bytes of values that may be repeated at will
 _LABELS = ("label", "labels", "fine_label", "class", "category", "target")  # names of the column
 _READING = Lock()  # or several threads would read the same group, each into memory of its own
-Value = TypeVar("Value")
 
 
 # The images of a file in its order, each with its label: a number, a name, or None; and the names
@@ -63,26 +61,23 @@ def _open_shard(path: Path, name: str, labelled: bool) -> Content:
     images: dict[str, tuple[int, int]] = {}
     texts: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
-    try:
-        # "r:" takes plain tars only: a compressed one would have to be unpacked.
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                # A negative size would be read without end.
-                if not 0 <= member.size <= total - member.offset_data or member.issparse():
-                    raise ValueError(f"{member.name!r} is not as large as it says")
-                stem, _, extension = member.name.rpartition(".")
-                if extension not in (*_IMAGES, "cls", "txt"):
-                    continue
-                file = tar.extractfile(member) if member.isreg() else None
-                if file is None or not member.name.isprintable():
-                    raise CompatbenchError(f"{path}: {member.name!r} is not a plain file")
-                if extension == "cls":
-                    labels[stem] = int(file.read(_LABEL_BYTES))
-                else:
-                    places = texts if extension == "txt" else images
-                    places[stem] = member.offset_data, member.size
-    except (tarfile.TarError, OSError, ValueError, MemoryError) as error:
-        raise unreadable(path, error) from None
+    # "r:" takes plain tars only: a compressed one would have to be unpacked.
+    with reading(path, tarfile.TarError, MemoryError), tarfile.open(path, "r:") as tar:
+        for member in tar:
+            # A negative size would be read without end.
+            if not 0 <= member.size <= total - member.offset_data or member.issparse():
+                raise ValueError(f"{member.name!r} is not as large as it says")
+            stem, _, extension = member.name.rpartition(".")
+            if extension not in (*_IMAGES, "cls", "txt"):
+                continue
+            file = tar.extractfile(member) if member.isreg() else None
+            if file is None or not member.name.isprintable():
+                raise CompatbenchError(f"{path}: {member.name!r} is not a plain file")
+            if extension == "cls":
+                labels[stem] = int(file.read(_LABEL_BYTES))
+            else:
+                places = texts if extension == "txt" else images
+                places[stem] = member.offset_data, member.size
     for stem in images.keys() | labels.keys():
         if stem not in images or labels.get(stem, -1 if labelled else 0) < 0:
             raise CompatbenchError(f"{path}: {stem!r} is not an image with a label")
@@ -124,14 +119,12 @@ def _open_rows(path: Path, name: str, labelled: bool) -> Content:
     labels = read_columns(path, [column])[column] if labelled else [None] * len(places)
     if not all(label is None or isinstance(label, (str, int)) for label in labels):
         raise CompatbenchError(f"{path}: column '{column}' holds neither numbers nor names")
-
-    def read_names() -> tuple[str, ...]:
+    with reading(path, Exception):
         about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = about.get("info", {}).get("features", {})
-        return tuple(map(str, features.get(column, {}).get("names", ())))
-
+        names = tuple(map(str, features.get(column, {}).get("names", ())))
     rows = (RowImage(f"{name}/{i}", -1, path, *place) for i, place in enumerate(places))
-    return list(zip(rows, labels, strict=True)), _guard(path, read_names)
+    return list(zip(rows, labels, strict=True)), names
 
 
 def hub_class_names(folder: Path) -> tuple[str, ...]:
@@ -177,7 +170,8 @@ def open_rows(path: Path) -> RowFile:
     """A parquet or Arrow file."""
     import_pyarrow(path)
     size_of(path)
-    return _guard(path, lambda: (_open_arrow if path.suffix == ARROW else _open_parquet)(path))
+    with reading(path, Exception):  # pyarrow raises anything on a damaged file
+        return (_open_arrow if path.suffix == ARROW else _open_parquet)(path)
 
 
 def _open_parquet(path: Path) -> RowFile:
@@ -230,7 +224,8 @@ def read_columns(path: Path, names: list[str]) -> dict[str, list[Any]]:
     there = [name for name in names if name in file.schema.names]
     if not there:
         return {}
-    batches = _guard(path, lambda: [*_unpack(file, there, [*range(len(file.groups))], 1024)])
+    with reading(path, Exception):
+        batches = [*_unpack(file, there, [*range(len(file.groups))], 1024)]
     return {name: [value for batch in batches for value in batch[name]] for name in there}
 
 
@@ -249,13 +244,6 @@ def _unpack(file: RowFile, columns: list[str], groups: list[int], rows: int) -> 
         yield batch.to_pydict()
 
 
-def _guard(path: Path, read: Callable[[], Value]) -> Value:
-    try:
-        return read()
-    except Exception as error:  # pyarrow raises anything on a damaged file
-        raise unreadable(path, ValueError(first_line(error))) from None
-
-
 def _image_column(path: Path, schema: Any) -> str:
     """The column that holds the images: binary, or a struct with ``bytes``, as the Hub has it."""
     for column in schema:
@@ -270,9 +258,10 @@ def _image_column(path: Path, schema: Any) -> str:
 @lru_cache(maxsize=2)  # images are read in their order, by threads on both sides of a border
 def _read_group(path: Path, group: int) -> list[bytes | None]:
     file = open_rows(path)
-    if file.groups[group][1] > MOST_BYTES:
-        raise unreadable(path, ValueError("a row group is larger than 1 GiB"))
     name = _image_column(path, file.schema)
-    rows = _guard(path, lambda: [*_unpack(file, [name], [group], 1)])
+    with reading(path, Exception):
+        if file.groups[group][1] > MOST_BYTES:
+            raise ValueError("a row group is larger than 1 GiB")
+        rows = [*_unpack(file, [name], [group], 1)]
     images = [image for row in rows for image in row[name]]
     return [image.get("bytes") if isinstance(image, dict) else image for image in images]

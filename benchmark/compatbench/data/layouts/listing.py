@@ -14,11 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from compatbench.data.images.dataset_files import BrokenImages, WrongClasses, read_bytes, unreadable
+from compatbench.data.images.dataset_files import BrokenImages, WrongClasses, read_bytes, reading
 from compatbench.data.images.source import SPLITS, ImageSource, Sample, Stored
 from compatbench.data.layouts.containers import CONTAINERS, RowImage, open_container
 from compatbench.errors import CompatbenchError
-from compatbench.messages import first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -215,7 +214,7 @@ def read_csv(path: Path, most: int | None = None) -> pd.DataFrame:
     # Where a comma is the decimal sign, spreadsheets write semicolons.
     separator = ";" if b";" in first and b"," not in first else ","
     options["sep"] = "\t" if path.suffix == ".tsv" else separator
-    try:
+    with reading(path, TypeError, AttributeError):
         if path.suffix == ".jsonl":  # as the Hub's folders of images have it
             lines = [json.loads(line or "{}") for line in content.decode().splitlines()[:most]]
             header = dict.fromkeys(name for line in lines for name in line)
@@ -226,9 +225,6 @@ def read_csv(path: Path, most: int | None = None) -> pd.DataFrame:
             table = pd.read_csv(
                 io.BytesIO(content), encoding="utf-8-sig", skip_blank_lines=False, **options
             )
-    except (ValueError, TypeError, AttributeError) as error:  # as those of pandas are
-        why = first_line(error).removeprefix("Error tokenizing data. C error: ")
-        raise unreadable(path, ValueError(why)) from None
     table = table.set_axis(table.index + 1).apply(lambda column: column.str.strip())
     header, rows = [*table.iloc[0]], table.iloc[1:]
     rows = rows[(rows != "").any(axis=1)].set_axis(header, axis=1)

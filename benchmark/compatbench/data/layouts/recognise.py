@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from compatbench.data.images.dataset_files import inside, read_json, read_lines, unreadable
+from compatbench.data.images.dataset_files import inside, read_json, read_lines, reading
 from compatbench.data.layouts.containers import ARROW, PARQUET, TAR
 from compatbench.data.layouts.listing import (
     CLASS_NAMES,
@@ -88,7 +88,8 @@ def _list_tree(root: Path) -> Iterator[str]:
     """
 
     def stop(error: OSError) -> None:
-        raise unreadable(Path(error.filename), error)
+        with reading(Path(error.filename)):
+            raise error
 
     for place, folders, files in os.walk(root, onerror=stop):
         inner = Path(place).relative_to(root)

@@ -24,7 +24,7 @@ from compatbench.data.images.dataset_files import (
     inside,
     read_json,
     read_lines,
-    unreadable,
+    reading,
 )
 from compatbench.data.images.source import SPLITS, ImageSource
 from compatbench.data.layouts.containers import hub_class_names, open_container
@@ -54,10 +54,8 @@ def list_folder(folder: Path) -> list[str]:
 
     What is hidden is left out.
     """
-    try:
+    with reading(folder):
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    except OSError as error:
-        raise unreadable(folder, error) from None
 
 
 def is_image(name: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pydantic import RootModel
@@ -14,7 +14,7 @@ from compatbench.data.images.dataset_files import (
     inside,
     read_bytes,
     read_json,
-    unreadable,
+    reading,
 )
 from compatbench.data.images.source import ImageSource, Member, Sample
 from compatbench.data.layouts.containers import PARQUET, read_columns
@@ -108,10 +108,8 @@ def _texts_beside(images: Sequence[Any]) -> Iterator[tuple[str, str, str]]:
         if not isinstance(image, Member) or image.text is None:
             what = f"there is no {TXT} beside it in a tar shard; add it"
             raise BrokenImages(f"image {image.id}: {what}")
-        try:
+        with reading(image.shard / f"{PurePosixPath(image.id).name}.{TXT}"):
             lines = read_bytes(image.shard, *image.text).decode().split("\n")
-        except ValueError as error:
-            raise unreadable(image.shard, ValueError(f"text of {image.id}: {error}")) from None
         for line in filter(None, map(str.strip, lines)):
             yield image.id, image.id, line
 

@@ -74,10 +74,9 @@ def inspect_backbone(name: str) -> BackboneReport:
         else:
             load_hf_tokenizer(card, facts["context_length"])
         facts["state"] = "found"
-    except MissingWeights as error:
-        facts |= {"state": "missing", "message": error.problem, "fix": error.fix}
     except BackboneError as error:
-        facts |= {"message": error.problem, "fix": error.fix}
+        state = "missing" if isinstance(error, MissingWeights) else "wrong"
+        facts |= {"state": state, "message": error.problem, "fix": error.fix}
     except CompatbenchError as error:
         facts["message"] = str(error)
     return BackboneReport(**facts)

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compatbench.backbone.load.find_weights import OFFLINE, check_network, hub_cache, is_offline
@@ -212,19 +211,18 @@ def pull_results(address: str, out: str | Path = ".") -> list[Path]:
         require_new(target)
     try:
         (out / RESULTS).mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".pull-", dir=out) as staging:
+        with scratch_folder(inside=out) as staging:
             for name in files:
-                copy = Path(staging, name)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(folder / name, copy)
+                (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / name, staging / name)
             try:
                 for target in targets:
-                    read_results(Path(staging, RESULTS, target.name))
+                    read_results(staging / RESULTS / target.name)
             except CompatbenchError as error:
                 why = str(error).replace(f"{staging}/", "")
                 raise CompatbenchError(f"{place}: {why}") from None
             for target in targets:
-                Path(staging, RESULTS, target.name).rename(target)
+                (staging / RESULTS / target.name).rename(target)
     except OSError as error:
         raise cannot_write(out / RESULTS, error) from None
     return targets
