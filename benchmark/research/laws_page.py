@@ -92,19 +92,19 @@ def answer_questions(kinds: list[Kind], rows: pd.DataFrame) -> tuple[dict, dict[
     (source,) = rows["source"].unique()
     gains = zero_shot.sub(zero_shot.loc[source]).mean(axis=1)
     targets = laws_properties.read_targets(kinds, gains, properties)
+    judged = laws_properties.judge(targets)
     prices = laws_anchoring.price_weights(kinds, zero_shot)
     values: dict[str, Any] = {
         "properties": laws_properties,
-        "properties_answer": laws_properties.answer(targets),
-        "law": laws_properties.fit_law(targets),
+        "properties_answer": laws_properties.answer(targets, judged),
+        "law": laws_properties.fit_law(targets, judged),
         "anchoring": laws_anchoring,
         "anchoring_answer": laws_anchoring.answer(prices),
         "prices": prices,
-        "judged": {},
+        "judged": judged,
     }
     figures = dict[str, Shown]()
-    if len(targets) == laws_properties.TARGETS:
-        values["judged"] = laws_properties.judge(targets)
+    if judged:
         gains_told = laws_properties.describe_gains(kinds, targets, properties)
         values["help"] = laws_properties.measure_help(gains_told, targets)
         figures["laws/properties.svg"] = laws_properties.show_losses(targets)

@@ -7,7 +7,7 @@ seen, but for those of the first three targets of suite ``mini-upgrades``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -124,8 +124,11 @@ def draw_targets(targets: pd.DataFrame) -> Iterator[NDArray[np.int64]]:
 def judge(targets: pd.DataFrame) -> dict[str, Judged]:
     """How well each property, and all together, tell losses, a lineage left out at a time.
 
-    Intervals are percentiles over resamples of seeds, for these three lineages.
+    Nothing while targets are missing. Intervals are percentiles over resamples of seeds, for these
+    three lineages.
     """
+    if len(targets) < TARGETS:
+        return {}
     losses = targets["loss"].to_numpy()
     lineages = np.unique(targets["lineage"], return_inverse=True)[1]
     draws = [*draw_targets(targets)]
@@ -203,11 +206,13 @@ def measure_help(rows: pd.DataFrame, targets: pd.DataFrame) -> Interval:
     return Interval(float(less.mean()), low, high, len(less))
 
 
-def answer(targets: pd.DataFrame) -> str:
-    """The answer to the question in a sentence; or how far it is."""
-    if len(targets) < TARGETS:
+def answer(targets: pd.DataFrame, judged: Mapping[str, Judged]) -> str:
+    """The answer to the question in a sentence; or how far it is.
+
+    ``judged``: by ``judge``; empty while targets are missing.
+    """
+    if not judged:
         return f"Not answered yet: {len(targets)} of {TARGETS} targets have been measured."
-    judged = judge(targets)
     shown = [
         f"{each.title} (R² {each.share.value:.2f}, {each.share.low:.2f} to {each.share.high:.2f})"
         for each in judged.values()
@@ -218,15 +223,13 @@ def answer(targets: pd.DataFrame) -> str:
     return f"Of a lineage that was left out, the loss is predicted by: {'; '.join(shown)}."
 
 
-def fit_law(targets: pd.DataFrame) -> Law:
+def fit_law(targets: pd.DataFrame, judged: Mapping[str, Judged]) -> Law:
     """The lines of the properties that predict, fitted to all targets; none of too few targets."""
-    if len(targets) < TARGETS:
-        return Law(targets=len(targets), wanted=TARGETS, lines=())
-    judged, losses = judge(targets), targets["loss"].to_numpy()
+    losses = targets["loss"].to_numpy(float)
     lineages = np.unique(targets["lineage"], return_inverse=True)[1]
     lines = []
     for name, title in PROPERTIES.items():
-        if not judged[name].predicts:
+        if name not in judged or not judged[name].predicts:
             continue
         values = targets[name].to_numpy(float)
         slope, intercept = np.polyfit(values, losses, 1)

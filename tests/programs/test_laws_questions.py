@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import laws_anchoring
 import laws_properties
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 from laws_kinds import Kind
 
+from compatbench.results.estimate import Interval
 from compatbench.tables.figures.kinds import read_kinds
 from compatbench.tables.figures.render import render_svg_figure
 
@@ -48,7 +50,7 @@ def test_targets_of_the_question_are_read_with_their_lineage_and_length():
     assert first["loss"] == pytest.approx(kinds[0].losses[..., 0].mean())
     assert first["zero_shot"] == zero_shot["mini-eva-clip-5"]
     fewer = laws_properties.read_targets(kinds[:5], zero_shot, properties)
-    assert laws_properties.answer(fewer) == (
+    assert laws_properties.answer(fewer, laws_properties.judge(fewer)) == (
         "Not answered yet: 20 of 24 targets have been measured."
     )
 
@@ -66,19 +68,25 @@ def test_what_a_property_explains_is_that_of_lines_through_the_other_lineages():
     assert told == pytest.approx(1 - left / plain, abs=1e-6)
 
 
-def test_the_property_that_decides_is_found_and_others_are_not():
+@pytest.fixture(scope="module")
+def decided() -> tuple[pd.DataFrame, dict[str, laws_properties.Judged]]:
+    """Targets whose losses go with one property, and the judgement of all."""
     targets = laws_properties.read_targets(*make_upgrades(20))
-    judged = laws_properties.judge(targets)
+    return targets, laws_properties.judge(targets)
+
+
+def test_the_property_that_decides_is_found_and_others_are_not(decided: Any):
+    targets, judged = decided
     assert judged["text_cosine"].predicts
     assert judged["text_cosine"].share.value > 0.9
     for name in ("text_procrustes", "image_cka", "zero_shot", "token_cosine", "inherited"):
         assert not judged[name].predicts
-    assert "cosine of old and new text features (R²" in laws_properties.answer(targets)
+    assert "cosine of old and new text features (R²" in laws_properties.answer(targets, judged)
 
 
-def test_the_law_is_the_line_of_the_property_that_decides():
-    targets = laws_properties.read_targets(*make_upgrades(20))
-    law = laws_properties.fit_law(targets)
+def test_the_law_is_the_line_of_the_property_that_decides(decided: Any):
+    targets, judged = decided
+    law = laws_properties.fit_law(targets, judged)
     (line,) = law.lines
     assert (line.name, law.targets) == ("text_cosine", laws_properties.TARGETS)
     assert line.slope == pytest.approx(20, rel=0.05)
@@ -93,20 +101,20 @@ def test_the_law_is_the_line_of_the_property_that_decides():
     assert "cannot tell what modules lose" in law.tell({"text_cosine": 0.01})[0]
 
 
-def test_without_a_property_that_predicts_the_law_says_so():
-    few = laws_properties.read_targets(*make_upgrades(20)).head(20)
-    (told,) = laws_properties.fit_law(few).tell({})
+def test_without_a_property_that_predicts_the_law_says_so(decided: Any):
+    few = decided[0].head(20)
+    (told,) = laws_properties.fit_law(few, laws_properties.judge(few)).tell({})
     assert "cannot be told yet: 20 of 24 upgrades" in told
-    nothing = laws_properties.read_targets(*make_upgrades(0))
-    (told,) = laws_properties.fit_law(nothing).tell({})
+    nothing = dict.fromkeys(
+        laws_properties.PROPERTIES, laws_properties.Judged("", Interval(0.1, -0.2, 0.4, 24))
+    )
+    (told,) = laws_properties.fit_law(decided[0], nothing).tell({})
     assert "of none of these figures was it shown" in told
 
 
 def test_where_nothing_decides_no_property_is_named():
-    named = [
-        laws_properties.answer(laws_properties.read_targets(*make_upgrades(0, seed)))
-        for seed in range(5)
-    ]
+    drawn = [laws_properties.read_targets(*make_upgrades(0, seed)) for seed in range(5)]
+    named = [laws_properties.answer(each, laws_properties.judge(each)) for each in drawn]
     assert sum(each.startswith("No property was shown") for each in named) >= 4
 
 
