@@ -68,7 +68,7 @@ class CrossModal(Method):
         weight_decays: tuple[NonNegativeFloat, ...] = (0.0, 0.01, 1e-4)
         batch_sizes: tuple[PositiveInt, ...] = (8, 32)
         steps: PositiveInt = 12_800
-        warmup_steps: int = Field(50, ge=0)
+        warmup_steps: int = Field(default=50, ge=0)
         warmup_lr: PositiveFloat = 1e-5
         check_every: PositiveInt = 100
         templates: Templates = "all"

@@ -58,7 +58,7 @@ class TwoSFS(TrainedMethod):
             optimizer="adamw", lr=2e-4, weight_decay=1e-2, schedule="cosine-step", final_lr=1e-6
         )
         steps_per_shot: PositiveInt = 300
-        first_share: float = Field(0.6, gt=0, lt=1)
+        first_share: float = Field(default=0.6, gt=0, lt=1)
         template: str | None = None
 
     config: Config

@@ -116,7 +116,7 @@ class TrainedMethod(Method):
 
         recipe: Recipe = Recipe()
         max_steps: PositiveInt | None = Field(
-            None, description="set by the suite: most optimiser steps of a fit"
+            default=None, description="set by the suite: most optimiser steps of a fit"
         )
 
     config: Any  # a subclass names its own ``Config``: no other type lets a strict checker pass

@@ -117,7 +117,7 @@ class Download(CardModel):
     url: Link | None = None  # the file's own address; one of Google Drive's pages serves, too
     page: Link | None = None  # where a person gets it, if it has no address or that fails
     # Its name; default: the last part of the address.
-    file: Name = Field("", validate_default=True)
+    file: Name = Field(default="", validate_default=True)
     hash: Hash
     bytes: PositiveInt | None = None
     # Paths in the dataset's folder, and what is put there, by its path in the archive ('.' is
