@@ -120,8 +120,8 @@ def analyze_claims(suite: str | SuiteCard = "mini", out: str | Path = ".") -> li
     page = read_suite_page(suite_cards.read(suite), Path(out))
     if not page.results.methods:
         raise CompatbenchError(
-            f"{Path(out) / RESULTS / page.name} holds no results; start with "
-            f"'compatbench run --suite {page.name}'"
+            f"{Path(out) / RESULTS / page.card.name} holds no results; start with "
+            f"'compatbench run --suite {page.card.name}'"
         )
     shots = max(page.expected.shots)
     return [check_claims(page, upgrade, shots) for upgrade in page.expected.upgrades]
@@ -137,7 +137,7 @@ def check_claims(page: SuitePage, upgrade: Upgrade, shots: int) -> ClaimsReport:
         for finding in claim(evidence)
     ]
     counts = evidence.tasks, evidence.complete, len(evidence.ranked)
-    return ClaimsReport(page.name, upgrade, shots, *counts, pd.DataFrame(findings))
+    return ClaimsReport(page.card.name, upgrade, shots, *counts, pd.DataFrame(findings))
 
 
 class Evidence:

@@ -69,7 +69,7 @@ def report(out: str | Path = ".", check: bool = False) -> Report:
 
 def _add_measures(out: Path, page: SuitePage) -> bool:
     """Whether a suite keeps predictions, and measures of them were added to its rows."""
-    folder = out / RESULTS / page.name
+    folder = out / RESULTS / page.card.name
     if not (find_unmeasured(page.results.all) and any(folder.glob(f"*{PREDICTIONS}"))):
         return False
     from compatbench.results.kept_predictions import add_measures  # takes PyTorch
@@ -101,7 +101,7 @@ def render_pages(out: Path, pages: Sequence[SuitePage] | None = None) -> dict[Pa
     rendered = {out / LEADERBOARD: render_leaderboard(pages, figures, folder.is_dir())}
     for page in (each for suite in pages for each in (suite, *suite.sections)):
         if page.results.all:
-            suite = out / RESULTS / check_name(page.name, "suite")
+            suite = out / RESULTS / check_name(page.card.name, "suite")
             rendered[suite / PAGE] = render_suite(page, figures)
     if folder.is_dir():
         texts = render_method_pages(pages)
@@ -158,7 +158,9 @@ def render_leaderboard(
 
 def render_suite(page: SuitePage, figures: Mapping[str, str] = {}) -> str:
     """``results/<suite>/README.md``: what a suite is, where its tables are, and its pictures."""
-    shown = {name: about for name, about in figures.items() if name.rsplit("-", 2)[0] == page.name}
+    shown = {
+        name: about for name, about in figures.items() if name.rsplit("-", 2)[0] == page.card.name
+    }
     return _render("suite.md.jinja", page=page, shown=dict(sorted(shown.items())), root="../../")
 
 

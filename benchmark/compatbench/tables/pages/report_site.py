@@ -126,7 +126,7 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
         if not shown_figure["missing"]
     }
     index = {
-        "suites": [{"name": page.name, "title": one_line(page.title)} for page in pages],
+        "suites": [{"name": page.card.name, "title": one_line(page.card.title)} for page in pages],
         "columns": [
             {
                 "title": column.title,
@@ -158,7 +158,7 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
     script = f"{_script('index', index)}/* compiled {name_program()} */\n"
     files = {"index.html": html.rstrip() + "\n", "index.js": script}
     for page, suite in suites:
-        files[f"data/{check_name(page.name, 'suite')}.js"] = _script("suite", suite)
+        files[f"data/{check_name(page.card.name, 'suite')}.js"] = _script("suite", suite)
     files |= {name: read_source(f"site/{name}") + "\n" for name in SOURCES}
     return {name: text.encode() for name, text in files.items()}
 
@@ -199,8 +199,8 @@ def _site_spec(name: str, signals: Iterable[str]) -> Json:
 def _suite_row(page: SuitePage) -> tuple[str, ...]:
     methods = page.results.all
     return (
-        one_line(page.title),
-        page.name,
+        one_line(page.card.title),
+        page.card.name,
         f"{len(methods)}",
         f"{sum(len(method.rows) for method in methods):,}",
         f"{len(page.expected.tasks)}",

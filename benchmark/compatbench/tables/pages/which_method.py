@@ -47,7 +47,7 @@ def answer_questions(pages: Sequence[SuitePage]) -> dict[str, Any]:
         UNKNOWN: tuple(dict.fromkeys(u for of in upgrades.values() for u in of))
     } | upgrades
     known = {way: each for upgrade in relations[UNKNOWN] for way, each in _first(pages, upgrade)}
-    titles = {page.results.name: one_line(page.title) for page in pages}
+    titles = {page.results.name: one_line(page.card.title) for page in pages}
     answers = [
         _answer(known, titles, HAVE[have], relations[relation], classes == CLASSES[1])
         for have, relation, classes in product(HAVE, relations, CLASSES)
