@@ -22,12 +22,7 @@ from compatbench.tables import markdown
 from compatbench.tables.figures.kinds import list_kinds
 from compatbench.tables.pages.method_pages import render_method_pages
 from compatbench.tables.pages.report_site import Report, write_site
-from compatbench.tables.pages.sections import (
-    TABLES,
-    TOP,
-    list_sections,
-    list_sections_below,
-)
+from compatbench.tables.pages.sections import TABLES, TOP, list_sections, list_sections_below
 from compatbench.tables.suite_page import MARKS, SuitePage, published_pages, suites_with_results
 from compatbench.tables.templates import render_markdown, write_changed
 
@@ -61,7 +56,7 @@ def report(out: str | Path = ".", check: bool = False) -> Report:
     added = [] if check else [_add_measures(out, page) for page in pages]
     if any(added):
         pages = published_pages(out)
-    made = write_site(out, check, pages)
+    made = write_site(out, pages, check)
     if not pages:
         return replace(made, left_out=(f"no leaderboard: {_why_no_pages(out)}", *made.left_out))
     return replace(made, pages=tuple(write_pages(out, pages, check)))
@@ -88,12 +83,11 @@ def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
     return [*report(out, check).pages]
 
 
-def render_pages(out: Path, pages: Sequence[SuitePage] | None = None) -> dict[Path, str]:
+def render_pages(out: Path, pages: Sequence[SuitePage]) -> dict[Path, str]:
     """``leaderboard.md``, the pages of each suite, and the ranking in a ``README.md`` with a place.
 
-    ``pages`` are the published ones, where they have been read.
+    ``pages`` are the published ones.
     """
-    pages = published_pages(out) if pages is None else pages
     if not pages:
         raise CompatbenchError(_why_no_pages(out))
     figures = find_figures(out)
@@ -139,9 +133,7 @@ def read_readme(out: Path) -> str:
         raise CompatbenchError(f"{readme} is not UTF-8 ({where}); save it as UTF-8") from None
 
 
-def write_pages(
-    out: Path, pages: Sequence[SuitePage] | None = None, check: bool = False
-) -> list[Path]:
+def write_pages(out: Path, pages: Sequence[SuitePage], check: bool = False) -> list[Path]:
     """Writes the pages that have changed; a check raises for the first of them instead."""
     files = {path: text.encode() for path, text in render_pages(out, pages).items()}
     write_changed(files, check)

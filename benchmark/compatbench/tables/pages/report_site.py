@@ -32,12 +32,7 @@ from compatbench.tables.pages.which_method import (
     answer_questions,
     list_capabilities,
 )
-from compatbench.tables.suite_page import (
-    SuitePage,
-    published_pages,
-    read_suite_page,
-    suites_with_results,
-)
+from compatbench.tables.suite_page import SuitePage, read_suite_page, suites_with_results
 from compatbench.tables.suite_tables import join_versions
 from compatbench.tables.templates import read_source, template, write_changed
 
@@ -63,10 +58,9 @@ class Report:
         yield f"{site} {verb}, with {sum(path.suffix == '.svg' for path in self.files)} figures"
 
 
-def report_pages(out: Path, published: Sequence[SuitePage] | None = None) -> list[SuitePage]:
+def report_pages(out: Path, published: Sequence[SuitePage]) -> list[SuitePage]:
     """The suites of the leaderboard, each with its sections behind it; without any, all suites."""
-    shown = published_pages(out) if published is None else published
-    pages = [each for page in shown for each in (page, *page.sections)]
+    pages = [each for page in published for each in (page, *page.sections)]
     pages = pages or [read_suite_page(card, out) for card in suites_with_results(out)]
     if not (measured := [page for page in pages if page.results.all]):
         raise CompatbenchError(
@@ -76,13 +70,8 @@ def report_pages(out: Path, published: Sequence[SuitePage] | None = None) -> lis
     return measured
 
 
-def write_site(
-    out: Path, check: bool = False, published: Sequence[SuitePage] | None = None
-) -> Report:
-    """Writes the site and its figures, or compares them, as ``report`` does.
-
-    ``published`` are the pages of the leaderboard, where they have been read.
-    """
+def write_site(out: Path, published: Sequence[SuitePage], check: bool = False) -> Report:
+    """Writes the site and its figures, or compares them, as ``report`` does."""
     made = make_report(out, published)
     folders = [out / RESULTS / name for name in (FIGURES, REPORT)]
     there = {path for folder in folders for path in files_below(require(folder, "folder"))}
@@ -99,18 +88,16 @@ def write_site(
     return replace(made, checked=check)
 
 
-def make_report(out: Path, published: Sequence[SuitePage] | None = None) -> Report:
+def make_report(out: Path, published: Sequence[SuitePage]) -> Report:
     """The site and its figures as ``write_site`` writes them; nothing is written."""
     pages, results = report_pages(out, published), out / RESULTS
-    planned = plan_figures(pages)
-    drawn = {
-        results / FIGURES / f"{figure.name}.svg": figure for figure in planned if not figure.missing
-    }
-    files = {path: figure.render() for path, figure in drawn.items()}
+    files, left_out = dict[Path, bytes](), list[str]()
+    for figure in plan_figures(pages):
+        if figure.missing:
+            left_out.append(f"{figure.name}.svg is left out: {figure.missing}")
+        else:
+            files[results / FIGURES / f"{figure.name}.svg"] = figure.render()
     files |= {results / REPORT / name: content for name, content in render_site(pages).items()}
-    left_out = [
-        f"{figure.name}.svg is left out: {figure.missing}" for figure in planned if figure.missing
-    ]
     return Report(files, tuple(left_out))
 
 
