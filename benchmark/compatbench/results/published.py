@@ -66,7 +66,7 @@ def compare_published(
                 same, where = of_method.loc[of_method["test_set"] == test_set], (task, test_set)
                 if same.empty:
                     continue
-                standing = compute_standing(results_of, expected, (source, source), shots, where)
+                standing = compute_standing(results_of, expected, (source, source), shots, (where,))
                 mean = standing.mean("source")
                 if mean is None:
                     continue

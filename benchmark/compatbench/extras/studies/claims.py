@@ -295,14 +295,12 @@ def holds_elsewhere(evidence: Evidence) -> Iterator[Row]:
     """Claim 5: ContCoOp's lead holds out of distribution, on variants of its task."""
     expected, results = evidence.page.expected, evidence.page.results.methods
     parents = {v: task for task in expected.tasks for v in expected.variants.get(task, ())}
-    complete: dict[str, list[Standing]] = {}
+    sets = tuple((task, variant) for variant, task in parents.items())
+    complete: dict[str, Standing] = {}
     for name in (name for name in NAMED if name in results):
-        standings = [
-            compute_standing(results[name], expected, evidence.upgrade, evidence.shots, test)
-            for test in ((task, variant) for variant, task in parents.items())
-        ]
-        if all(standing.is_measured for standing in standings):
-            complete[name] = standings
+        how = expected, evidence.upgrade, evidence.shots, sets
+        if (standing := compute_standing(results[name], *how)).is_measured:
+            complete[name] = standing
     families = set(parents.values())
     data = f"{len(parents)} variants of {count(len(families), 'task')}, {evidence.seeds}"
     # Variants of a task share one trained module, so each family counts once.
@@ -319,7 +317,9 @@ def holds_elsewhere(evidence: Evidence) -> Iterator[Row]:
         elif without := [name for name in names if name not in complete]:
             yield evidence.missing(says, without)
         else:
-            founding, *others = np.array([[_mean(s, measure) for s in complete[n]] for n in names])
+            founding, *others = (
+                np.array([*complete[name].by_task(measure).values()]) for name in names
+            )
             leads = founding - sum(others) / len(others) if others else founding
             by_variant = {"family": [*parents.values()], "lead": leads}
             effect = estimate(by_variant, by) if by else estimate(leads)
