@@ -20,7 +20,7 @@ from compatbench.extras.advice.price import (
 from compatbench.extras.advice.price_pages import has_prices
 from compatbench.messages import count
 from compatbench.results.choice import choose_checked, units_to_decide
-from compatbench.results.estimate import FEWEST_UNITS, Array, Interval, estimate
+from compatbench.results.estimate import FEWEST_UNITS, Interval, estimate
 from compatbench.results.expected import Upgrade
 from compatbench.results.standing import dataset_means
 from compatbench.results.ways import MeasuredWay, list_ways
@@ -181,25 +181,19 @@ def _list_ways(page: SuitePage, upgrade: Upgrade) -> Iterator[MeasuredWay]:
                 yield replace(way, **old, figures=figures, by_task=gains)
 
 
-def _difference(way: Array, minus: Array) -> Interval | None:
-    return estimate(way - minus)
-
-
 def _answer(pool: _Pool, upgrade: Upgrade, candidates: Sequence[MeasuredWay]) -> _Answer:
     """What to try, its accuracy and zero-shot's, whether it is better, and what it is worth."""
-    likely = max(candidates, key=lambda each: each.gain.value)
-    gains = [each.by_task for each in candidates]
-    shown, held_out = choose_checked(candidates, gains, _difference)
-    chosen = shown if isinstance(shown, MeasuredWay) else likely
+    choice = choose_checked(candidates, [each.by_task for each in candidates])
+    chosen = choice.way
     what, beats, tasks = _describe(chosen), "yes", str(pool.tasks)
     zero_shot = percent(float((chosen.figures - chosen.by_task).mean()))
-    if shown is None and max(each.gain.sign for each in candidates) == -1:
+    if choice.harmful:
         figures = zero_shot, zero_shot, "no", NOTHING, tasks
         return _Answer(None, (text("zero-shot"), *map(number, figures)))
-    if shown is None:
+    if not choice.shown:
         # No way can be told from zero-shot, so the caveat stands before what is likely.
-        what = sentence("cannot tell; " + ("" if likely.gain.value > 0 else "zero-shot, or "), what)
-        beats = f"not shown{_tasks_needed(held_out)}"
+        what = sentence("cannot tell; " + ("" if chosen.gain.value > 0 else "zero-shot, or "), what)
+        beats = f"not shown{_tasks_needed(choice.held_out)}"
     worth = _show_worth(pool.prices, upgrade, chosen)
     accuracy = percent(float(chosen.figures.mean()))
     return _Answer(chosen, (what, *map(number, (accuracy, zero_shot, beats, worth, tasks))))
