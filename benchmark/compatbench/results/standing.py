@@ -179,15 +179,15 @@ class Standing:
         return None if isnan(ratio) else ratio
 
     @cached_property
-    def harmed(self) -> tuple[int, str, float] | None:
+    def harmed(self) -> tuple[int, str, float] | tuple[None, None, None]:
         """How many datasets have a mean gain below 0, the task with the least gain, and that gain.
 
-        On these the old module is worse than none. None if any gain is missing.
+        On these the old module is worse than none. Nothing if any gain is missing.
         """
         means = self.by_task("gain")
         gains = [(mean, task) for task, mean in means.items() if mean is not None]
         if not gains or len(gains) < len(means):
-            return None
+            return None, None, None
         worst, task = min(gains)
         return sum(gain < 0 for gain, _ in gains), task, worst
 

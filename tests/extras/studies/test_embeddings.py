@@ -16,11 +16,11 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.labels import Labels
 from compatbench.data.task import load_task
 from compatbench.engine.predict import predict_zero_shot
+from compatbench.engine.task_images import label_tensor
 from compatbench.extras.studies.embeddings import (
     PREDICTORS,
     EmbeddingsReport,
     encode_task,
-    list_targets,
     mean_tokens,
     measure_geometry,
     predict_losses,
@@ -43,7 +43,7 @@ def measure(kept: FeatureCache) -> Callable[[Backbone, Backbone], dict[str, floa
     def measure_food(*models: Backbone) -> dict[str, float | None]:
         task = load_task("mini-food")
         both = [encode_task(model, task, kept) for model in models]
-        return measure_geometry(*both, list_targets(task))
+        return measure_geometry(*both, label_tensor(task.split("test")))
 
     return measure_food
 
@@ -67,7 +67,8 @@ def test_figures_are_those_of_the_features_and_spaces_of_two_sizes_have_no_cosin
     assert found["source_gap"] == pytest.approx(float((images.mean(0) - old.mean(0)).norm()))
     assert found["gap_change"] == pytest.approx(found["target_gap"] - found["source_gap"])
     tests = (predict_zero_shot(each, task, kept).classes for each in (clip, eva))
-    before, after = (float((each == list_targets(task)).double().mean()) for each in tests)
+    targets = label_tensor(task.split("test"))
+    before, after = (float((each == targets).double().mean()) for each in tests)
     assert found["zero_shot_gain"] == pytest.approx(100 * (after - before))
     found = measure(clip, stranger)
     assert (found["token_cosine"], found["text_cosine"]) == (None, None)
