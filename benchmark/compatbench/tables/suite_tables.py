@@ -30,13 +30,12 @@ from compatbench.tables.table import (
 
 def published(page: SuitePage) -> list[tuple[str, int, dict[str, list[dict[str, Any]]]]]:
     """By source and number of shots, what was measured beside what is published for it."""
-    sources = dict.fromkeys(upgrade[0] for upgrade in page.expected.upgrades)
-    upgrades = [
-        (source, next(u for u in page.expected.upgrades if u[0] == source)) for source in sources
-    ]
+    first = dict[str, Upgrade]()
+    for upgrade in page.expected.upgrades:
+        first.setdefault(upgrade[0], upgrade)
     return [
         (source, shots, lines)
-        for source, upgrade in upgrades
+        for source, upgrade in first.items()
         for shots in sorted(page.expected.shots, reverse=True)
         if (lines := _published_lines(page, upgrade, shots))
     ]

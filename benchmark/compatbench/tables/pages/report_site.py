@@ -106,11 +106,12 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
     settings: dict[str, int] = {}  # of methods, most of them alike in several suites
     columns = choose_columns(pages)
     suites = [(page, describe_suite(page, columns, settings)) for page in pages]
-    figures = [figure for _, suite in suites for figure in _all_figures(suite)]
     signals = {
-        shown_figure["kind"]: shown_figure["signals"]
-        for shown_figure in figures
-        if not shown_figure["missing"]
+        figure["kind"]: figure["signals"]
+        for _, suite in suites
+        for part in (suite, *suite["boards"])
+        for figure in part["figures"]
+        if not figure["missing"]
     }
     index = {
         "suites": [{"name": page.card.name, "title": one_line(page.card.title)} for page in pages],
@@ -168,13 +169,6 @@ def _dump(value: Any) -> str:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return "[\n" + ",\n".join(_dump(item) for item in value) + "\n]"
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _all_figures(suite: Json) -> list[Json]:
-    return [
-        *suite["figures"],
-        *(figure for board in suite["boards"] for figure in board["figures"]),
-    ]
 
 
 def _site_spec(name: str, signals: Iterable[str]) -> Json:
