@@ -24,7 +24,7 @@ from compatbench.results.standing import (
     mean_of_all,
     measure_interval,
 )
-from compatbench.results.ways import access_of, count_shots_of
+from compatbench.results.ways import UNKNOWN, access_of, needs_of
 from compatbench.tables.numbers import NOTHING, with_interval
 
 _RETRAINED = re.compile(r"retrained\+(\d+)")
@@ -172,10 +172,10 @@ def price_ways(
 def describe_access(transfer: str) -> str:
     """``words, 4 labels per class``, or ``nothing``."""
     words = {
-        "labels": f"{count(count_shots_of(transfer), 'label')} per class",
+        "labels": f"{count(needs_of(transfer).shots, 'label')} per class",
         "old model": "the old model",
         "unlabelled": "unlabelled images",
-        "unknown": NOTHING,
+        UNKNOWN: NOTHING,
     }
     return ", ".join(words.get(need, need) for need in access_of(transfer)) or "nothing"
 

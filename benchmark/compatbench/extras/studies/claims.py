@@ -227,7 +227,7 @@ def depth_decides(evidence: Evidence) -> Iterator[Row]:
         if not all(groups):
             yield _finding(says, data, why="one kind of method is missing")
             continue
-        effect, why = _compare(tables), [evidence.not_counted]
+        effect, why = crossed_interval(tables), [evidence.not_counted]
         said = verdict = above(effect)
         if needed := list(_needed(groups, tables, said)):
             verdict = "not decided"
@@ -235,11 +235,6 @@ def depth_decides(evidence: Evidence) -> Iterator[Row]:
             shown = title if len(needed) == 1 else f"any one of {len(needed)} methods"
             why.append(f"the interval says {said}, but without {shown} it does not")
         yield _finding(says, data, effect, verdict, "; ".join(filter(None, why)))
-
-
-def _compare(tables: Sequence[Array]) -> Interval:
-    # Methods and tasks are both drawn anew.
-    return crossed_interval(tables, lambda a, b: float(a.mean() - b.mean()))
 
 
 def _needed(
@@ -250,7 +245,7 @@ def _needed(
         for row, name in enumerate(names if len(names) > 1 and said != "not decided" else ()):
             others = [*tables]
             others[i] = np.delete(table, row, axis=0)
-            if above(_compare(others)) != said:
+            if above(crossed_interval(others)) != said:
                 yield name
 
 
