@@ -14,12 +14,7 @@ from compatbench.results.choice import Way
 from compatbench.results.estimate import Array
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.method_results import MethodInfo, SuiteResults
-from compatbench.results.standing import (
-    Standing,
-    compute_standing,
-    dataset_means,
-    measure_interval,
-)
+from compatbench.results.standing import Standing, compute_standing, dataset_means, measure_interval
 
 UNKNOWN = "unknown"  # what a transfer that is not here needs
 

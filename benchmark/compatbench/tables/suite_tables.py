@@ -11,21 +11,11 @@ from compatbench.results.expected import Upgrade
 from compatbench.results.method_results import join_provenance
 from compatbench.results.published import compare_published
 from compatbench.results.ranks import exact
-from compatbench.results.standing import (
-    MeasureName,
-    Standing,
-    follow_path,
-    mean_of_all,
-)
+from compatbench.results.standing import MeasureName, Standing, follow_path, mean_of_all
 from compatbench.tables.numbers import percent, signed
 from compatbench.tables.ranking import method_cell
 from compatbench.tables.suite_page import SuitePage
-from compatbench.tables.table import (
-    Table,
-    number,
-    plain_table,
-    records,
-)
+from compatbench.tables.table import Table, number, plain_table, records
 
 
 def published(page: SuitePage) -> list[tuple[str, int, dict[str, list[dict[str, Any]]]]]:

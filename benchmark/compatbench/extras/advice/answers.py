@@ -11,12 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from compatbench.data.cards import COPIED
-from compatbench.extras.advice.price import (
-    anew_curves,
-    count_labels,
-    show_labels,
-    worth_interval,
-)
+from compatbench.extras.advice.price import anew_curves, count_labels, show_labels, worth_interval
 from compatbench.extras.advice.price_pages import has_prices
 from compatbench.messages import count
 from compatbench.results.choice import choose_checked, units_to_decide

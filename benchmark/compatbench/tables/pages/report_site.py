@@ -27,11 +27,7 @@ from compatbench.tables.figures.render import check_drawing, compile_figure, nam
 from compatbench.tables.figures.spec_parts import FONT, MARKS, Shown
 from compatbench.tables.pages.method_pages import read_facts, render_facts
 from compatbench.tables.pages.site_data import Json, choose_columns, describe_suite, to_html
-from compatbench.tables.pages.which_method import (
-    CAPABILITIES,
-    answer_questions,
-    list_capabilities,
-)
+from compatbench.tables.pages.which_method import CAPABILITIES, answer_questions, list_capabilities
 from compatbench.tables.suite_page import SuitePage, read_suite_page, suites_with_results
 from compatbench.tables.suite_tables import join_versions
 from compatbench.tables.templates import read_source, template, write_changed
