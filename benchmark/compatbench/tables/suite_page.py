@@ -64,7 +64,7 @@ class SuitePage:
         return rank_upgrades(methods, self.expected, (upgrade,), shots)
 
     def by_name(self, upgrade: Upgrade, shots: int) -> dict[str, Standing]:
-        """The standings of untouched modules, by method."""
+        """The standings of untouched modules by method, in the order of the ranking."""
         standings = [ranked.standing for ranked in self.ranks(upgrade, shots)]
         return {standing.info.name: standing for standing in standings}
 

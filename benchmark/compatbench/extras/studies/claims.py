@@ -150,7 +150,7 @@ class Evidence:
 
     def __init__(self, page: SuitePage, upgrade: Upgrade, shots: int) -> None:
         self.page, self.upgrade, self.shots = page, upgrade, shots
-        standings = [ranked.standing for ranked in page.ranks(upgrade, shots)]
+        standings = page.by_name(upgrade, shots).values()
         self.ranked = [standing for standing in standings if standing.info.paper != OWN]
         complete = [standing for standing in self.ranked if standing.is_measured]
         learning = {each.info.name: each for each in complete if each.info.depth != "none"}

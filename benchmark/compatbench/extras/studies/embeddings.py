@@ -218,11 +218,10 @@ def predict_losses(page: SuitePage, geometry: pd.DataFrame, upgrade: Upgrade) ->
     known = geometry.loc[geometry["task"].isin(page.expected.tasks)]
     losses: dict[str, pd.Series] = {}
     if upgrade in page.expected.upgrades and len(known):
-        for ranked in page.ranks(upgrade, max(page.expected.shots)):
-            standing = ranked.standing
+        for name, standing in page.by_name(upgrade, max(page.expected.shots)).items():
             if standing.is_measured and standing.info.depth != "none":
                 before, after = (frames.task_means(standing, m) for m in ("source_gain", "gain"))
-                losses[standing.info.name] = (before - after)[known["task"]]
+                losses[name] = (before - after)[known["task"]]
     if losses:
         losses = {"": sum(losses.values(), pd.Series(0.0, known["task"])) / len(losses), **losses}
     rows = []
