@@ -95,16 +95,18 @@ def figures_of_upgrade(page: SuitePage, upgrade: Upgrade, shots: int) -> Iterato
         )
     bars = ranked is not None and any(value["bar"] for value in ranked.values)
     no_bars = "" if bars else " No bar: no two methods are told apart."
-    file = scatter_values(alike) if alike else None
     planned = (
-        ("scatter", of(complete, finished), scatter, missing, said, file),
-        ("matrix", of(rows, ranks), matrix_values(page, rows)),
+        ("scatter", of(complete, finished), scatter, missing, said),
+        ("matrix", of(rows, ranks), matrix_values(page, rows), "", ""),
         ("ranks", alone, ranked or _NOTHING, too_few, (said + no_bars).strip()),
         ("size", alone, cost_values(plain, "parameters") if plain else _NOTHING, missing, said),
         ("time", alone, cost_values(plain, "fit_seconds") if plain else _NOTHING, missing, said),
     )
-    for section, *about in planned:
-        yield PlannedFigure(page.card.name, section, number, *about)
+    files = {"scatter": scatter_values(alike) if alike else None}
+    for section, title, shown, why_not, of_what in planned:
+        yield PlannedFigure(
+            page.card.name, section, number, title, shown, why_not, of_what, files.get(section)
+        )
 
 
 def _say_missing(rows: Sequence[Ranked]) -> str:
