@@ -38,11 +38,7 @@ from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.results.ranking_table import Results
 from compatbench.results.result_files import write_results
-from compatbench.tables.pages.leaderboard import (
-    render_leaderboard,
-    render_pages,
-    render_suite,
-)
+from compatbench.tables.pages.leaderboard import render_leaderboard, render_pages, render_suite
 from compatbench.tables.pages.report_site import render_site
 from compatbench.tables.pages.sections import TOP
 from compatbench.tables.pages.site_data import choose_columns

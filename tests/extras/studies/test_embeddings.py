@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from synthetic_results import COOP, PROBE, TWO_BY_TWO, ZEROSHOT, make_method, make_page, make_pairs
+from synthetic_results import COOP, PROBE, TWO_BY_TWO, ZEROSHOT, by_task, make_page
 
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.data.feature_cache import FeatureCache
@@ -104,14 +104,9 @@ def page(losses: dict[str, list[int]]):
     """Methods with these losses: 60 right on the source, and ever fewer on the target."""
     methods = []
     for name, values in losses.items():
-        info = replace(PROBE if name == "probe" else COOP, name=name)
-        figures = {
-            (task, seed): (60, 80 - loss)
-            for task, loss in zip(TASKS, values, strict=True)
-            for seed in (1, 2)
-        }
-        methods.append(make_method(info, make_pairs(figures, method=name)))
-    floor = make_method(ZEROSHOT, make_pairs({(t, 1): (40, 60) for t in TASKS}, method="zeroshot"))
+        figures = {task: (60, 80 - loss) for task, loss in zip(TASKS, values, strict=True)}
+        methods.append(by_task(name, PROBE if name == "probe" else COOP, figures))
+    floor = by_task("zeroshot", ZEROSHOT, dict.fromkeys(TASKS, (40, 60)))
     return make_page(*methods, floor, expected=EXPECTED)
 
 
