@@ -75,7 +75,7 @@ def compare_targets(cases: Sequence[Case], facts: Mapping[str, Facts]) -> list[d
     module on the old model by a whole interval, the one whose way is cheapest and that is not
     clearly worse than the best.
     """
-    rows, ways, difference = list[dict[str, Any]](), list[Way](), cases[0].difference
+    rows, ways, judged = list[dict[str, Any]](), list[Way](), list[Case]()
     for target in sorted({case.upgrade[1] for case in cases}):
         of_target = [case for case in cases if case.upgrade[1] == target]
         case, verdict, transfer = _judge_target(of_target)
@@ -96,10 +96,11 @@ def compare_targets(cases: Sequence[Case], facts: Mapping[str, Facts]) -> list[d
             **facts[target],
         }
         rows.append(row)
+        judged.append(case)
         if verdict not in ("unknown", "stay") and over_old:
             cost = *cost_of(transfer or COPIED)[:2], row["parameters"] or 0
             ways.append(Way(target, over_old, cost, case.accuracy[taken]))
-    if chosen := choose_way(ways, difference):
+    if chosen := choose_way(ways, judged[0].difference):
         next(row for row in rows if row["target"] == chosen.name)["chosen"] = True
     # Where accuracy is not known it counts as less than none.
     return sorted(rows, key=lambda row: (not row["chosen"], -(row["expected"] or -1.0)))
