@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from compatbench.data.cards import COPIED
+from compatbench.data.cards import COPIED, SuiteCard
 from compatbench.files.hashes import sha256_json
 from compatbench.results.expected import Expected
 from compatbench.results.method_results import MethodInfo, MethodResults, SuiteResults
 from compatbench.results.rows import Cost, Row, to_frame
 from compatbench.tables.pages.sections import list_sections
-from compatbench.tables.suite_page import SuitePage, TaskFacts
+from compatbench.tables.suite_page import SuitePage
 
 ZERO_SHOT = {"old": 40, "new": 60, "mini-clip": 40}
 COOP = MethodInfo("coop", "CoOp", "arXiv:2109.01134", "shallow", ("text-input",))
@@ -75,6 +75,12 @@ def on_tasks(name: str, values: Sequence[int], info: MethodInfo = COOP) -> Metho
     return make_method(replace(info, name=name, title=name), make_pairs(cells, method=name))  # type: ignore[arg-type]
 
 
+def by_task(name: str, info: MethodInfo, figures: Mapping[str, tuple[int, int]]) -> MethodResults:
+    """A method with these accuracies on source and target by task; both seeds are alike."""
+    cells = {(task, seed): both for task, both in figures.items() for seed in (1, 2)}
+    return make_method(replace(info, name=name, title=name), make_pairs(cells, method=name))
+
+
 def refuse(results: MethodResults, reason: str) -> MethodResults:
     """The same results, but the module cannot be attached to the target."""
     where = results.rows["backbone"] == "new"
@@ -124,16 +130,23 @@ def make_page(
     *methods: MethodResults, expected: Expected = TWO_BY_TWO, **changes: Any
 ) -> SuitePage:
     """A suite's page with these methods."""
+    asked = {name: getattr(expected, name) for name in ("upgrades", "tasks", "shots", "seeds")}
     page = SuitePage(
-        name="tiny",
-        title="Tiny suite",
-        note="Invented figures.",
-        tasks={"cats": TaskFacts("Cats", "CC0"), "dogs": TaskFacts("Dogs", "CC0")},
+        # Some of the names that tests give are none of a card.
+        card=SuiteCard.model_construct(
+            name="tiny", title="Tiny suite", note="Invented figures.", **asked
+        ),
+        tasks={"cats": "Cats", "dogs": "Dogs"},
         backbones={"old": "Old model", "new": "New model"},
         expected=expected,
         results=make_suite(*methods),
     )
     return replace(page, **changes)
+
+
+def with_card(page: SuitePage, **fields: Any) -> SuitePage:
+    """The page of a suite whose card has these fields."""
+    return replace(page, card=page.card.model_copy(update=fields))
 
 
 def render_sections(page: SuitePage) -> str:

@@ -24,14 +24,10 @@ from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import backbone_cards, suite_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
+from compatbench.engine.task_images import label_tensor
 from compatbench.errors import CompatbenchError
 from compatbench.extras.advice.predict import measure_moves
-from compatbench.extras.studies.embeddings import (
-    EncodedTask,
-    encode_task,
-    list_targets,
-    measure_geometry,
-)
+from compatbench.extras.studies.embeddings import EncodedTask, encode_task, measure_geometry
 from compatbench.extras.studies.tower_states import inherited_share
 from compatbench.files.atomic import write_atomic
 
@@ -86,7 +82,7 @@ def measure_properties() -> pd.DataFrame:
     before, _ = models.pop(SOURCE)
     rows = [
         {"target": target, "task": task, **facts}
-        | measure_geometry(before[task], after[task], list_targets(load_task(task)))
+        | measure_geometry(before[task], after[task], label_tensor(load_task(task).split("test")))
         for target, (after, facts) in models.items()
         for task in SUITE.tasks
     ]

@@ -26,7 +26,7 @@ from compatbench.results.method_results import MethodInfo, MethodResults
 from compatbench.results.ranking_table import Results
 from compatbench.tables.figures.plan import plan_figures
 from compatbench.tables.pages.leaderboard import render_leaderboard
-from compatbench.tables.suite_page import SuitePage, TaskFacts
+from compatbench.tables.suite_page import SuitePage
 
 TASKS = ("cats.base", "dogs.base", "rats.base")
 NEW = {task: (task.replace("base", "new"),) for task in TASKS}
@@ -64,7 +64,7 @@ def of(info: MethodInfo, applies: bool = True) -> MethodResults:
 
 
 def page_of(*methods: MethodResults) -> SuitePage:
-    tasks = {name: TaskFacts(name, "CC0") for pair in list_pairs(EXPECTED) for name in pair}
+    tasks = {name: name for pair in list_pairs(EXPECTED) for name in pair}
     return make_page(*methods, expected=EXPECTED, tasks=tasks)
 
 

@@ -39,8 +39,6 @@ names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True)
 keys = st.text("0123456789abcdef", min_size=64, max_size=64)
 readable = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 sizes = st.integers(0, 2**63 - 1)
-
-
 fields: dict[str, Any] = {
     **dict.fromkeys(("method", "task", "test_set", "source", "backbone"), names),
     **dict.fromkeys(("key", "data"), keys),

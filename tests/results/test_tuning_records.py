@@ -188,12 +188,10 @@ def test_more_epochs_under_a_cap_that_binds_are_not_tried_twice(
 
 def test_the_section_changes_no_key_and_is_not_inherited(tmp_path: Path) -> None:
     plain = suite_cards.read("smoke")
-    both = [
-        plain,
-        plain.model_copy(update={"tuning": TuningCard(), "development": ("mini-weather",)}),
-    ]
-    keys = [[cell.key for cell in make_plan(card, "coop", out=tmp_path).cells] for card in both]
-    assert keys[0] == keys[1]
+    tuned = plain.model_copy(update={"tuning": TuningCard(), "development": ("mini-weather",)})
+    cells = (make_plan(card, "coop", out=tmp_path).cells for card in (plain, tuned))
+    first, second = ([cell.key for cell in of_card] for of_card in cells)
+    assert first == second
     (tmp_path / "tiny.yaml").write_text(SUITE.replace("extends: smoke", BASE))
     (tmp_path / "more.yaml").write_text("name: more\ntitle: More\nextends: tiny\n")
     assert suite_cards.read(str(tmp_path / "tiny.yaml")).tuning is not None

@@ -23,11 +23,12 @@ from synthetic_results import (
     on_tasks,
     refuse,
     through_words,
+    with_card,
 )
 
 from compatbench.results.expected import Expected, upgrade_pairs
 from compatbench.results.method_results import MethodInfo, MethodResults
-from compatbench.tables.suite_page import SuitePage, TaskFacts
+from compatbench.tables.suite_page import SuitePage
 
 Depth = Literal["none", "shallow", "deep"]
 
@@ -89,7 +90,8 @@ def hostile_page() -> SuitePage:
     bad = refuse(method(info("r", HOSTILE[0], paper=HOSTILE[2]), 60, 60), HOSTILE[1])
     page = make_page(*methods, bad)
     titles = dict(zip(("old", "new"), (HOSTILE[1], HOSTILE[4]), strict=True))
-    return replace(page, title=HOSTILE[1], note=HOSTILE[0] + HOSTILE[2], backbones=titles)
+    page = with_card(page, title=HOSTILE[1], note=HOSTILE[0] + HOSTILE[2])
+    return replace(page, backbones=titles)
 
 
 def long_page() -> SuitePage:
@@ -138,8 +140,6 @@ def states_page() -> SuitePage:
         refuse(flat(visual, 60, 50, 2), "width 128, not 192"),
         make_method(gone, broken[:-1]),
         flat(bad, 90, 90),
-        views=8,
-        max_steps=200,
     )
 
 
@@ -147,15 +147,15 @@ def apart_page() -> SuitePage:
     """A method that sees test images, one with a teacher, and a transfer beside untouched ones."""
     tda = MethodInfo("tda", "TDA", "", "deep", ("classifier",), needs=("stream",))
     kdpl = MethodInfo("kdpl", "KDPL", "", "shallow", ("text-input",), needs=("teacher",))
-    return make_page(
+    page = make_page(
         flat(ZEROSHOT, 40, 60),
         flat(COOP, 62, 57, 2),
         flat(tda, 90, 90),
         flat(kdpl, 50, 50),
         through_words(flat(COOP, 65, 60)),
         through_words(variant("other", (20, 20, 20, 20))),
-        first_seeds=(1,),
     )
+    return with_card(page, run_seeds=(1,))
 
 
 def breakage_page() -> SuitePage:
@@ -174,8 +174,7 @@ def breakage_page() -> SuitePage:
     variants = {"cats": ("cats-flat", "cats-3d")}
     expected = replace(TWO_BY_TWO, tasks=("cats",), development=("dogs",), variants=variants)
     page = make_page(make_method(COOP, rows), flat(ZEROSHOT, 40, 60), expected=expected)
-    facts = {"cats-flat": TaskFacts("Flat", "MIT"), "cats-3d": TaskFacts("3D", "MIT")}
-    return replace(page, tasks={**page.tasks, **facts})
+    return replace(page, tasks={**page.tasks, "cats-flat": "Flat", "cats-3d": "3D"})
 
 
 def ablation_page() -> SuitePage:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 from made_up_suites import hostile_page, info, long_page, method, small_page, states_page
-from synthetic_results import UPGRADE, make_page, with_more
+from synthetic_results import UPGRADE, make_page, with_card, with_more
 
 from compatbench.results.expected import Expected
 from compatbench.results.ranks import Ranked
@@ -26,7 +26,7 @@ def render_all(*pages: SuitePage) -> dict[str, bytes]:
 
 
 def test_a_suite_that_measures_the_same_adds_its_own_figures_only() -> None:
-    walk = replace(long_page(), name="walk", paths=(("old", "new", "other"),))
+    walk = replace(with_card(long_page(), name="walk"), paths=(("old", "new", "other"),))
     names = [one.name for one in plan_figures([small_page(), walk]) if one.suite == "walk"]
     kinds = ("scatter", "matrix", "ranks", "size", "time")
     assert names == [

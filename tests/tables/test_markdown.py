@@ -20,6 +20,7 @@ from synthetic_results import (
     make_row,
     render_sections,
     through_words,
+    with_card,
 )
 
 from compatbench.errors import CompatbenchError
@@ -27,7 +28,7 @@ from compatbench.messages import one_line
 from compatbench.tables.markdown import escape, fill_section, table
 from compatbench.tables.numbers import percent, signed
 from compatbench.tables.pages.leaderboard import render_leaderboard, render_suite
-from compatbench.tables.suite_page import SuitePage, TaskFacts
+from compatbench.tables.suite_page import SuitePage
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
@@ -112,20 +113,18 @@ def hostile_page(text: str) -> SuitePage:
     )
     differs = {f"{text}!": (text, [text])}
     config = flat(replace(info, name="coop+config"), 60, 50)
-    facts = TaskFacts(text, text)
     page = make_page(
         make_method(info, rows, differs=differs, provenance={text: (text,)}),
         replace(config, config={f"{text}!": text}),
         through_words(flat(info, 60, 50)),
-        title=text,
-        note=text,
-        tasks={"cats": facts, "dogs": facts},
+        tasks={"cats": text, "dogs": text},
         backbones={"old": text, "new": text},
         expected=replace(TWO_BY_TWO, shots=(4, 16), retrained=True),
         groups={text: (("old", "new"), ("old", "new"))},
         paths=(("old", "new"),),
         configs={"coop+config": "coop"},
     )
+    page = with_card(page, title=text, note=text)
     plain = replace(page, groups={}, paths=(), configs={}, expected=TWO_BY_TWO)
     return replace(page, sections=(page, plain))
 

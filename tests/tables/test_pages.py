@@ -30,6 +30,7 @@ from synthetic_results import (
     make_suite,
     render_sections,
     through_words,
+    with_card,
 )
 
 import compatbench as cb
@@ -37,11 +38,7 @@ from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.results.ranking_table import Results
 from compatbench.results.result_files import write_results
-from compatbench.tables.pages.leaderboard import (
-    render_leaderboard,
-    render_pages,
-    render_suite,
-)
+from compatbench.tables.pages.leaderboard import render_leaderboard, render_pages, render_suite
 from compatbench.tables.pages.report_site import render_site
 from compatbench.tables.pages.sections import TOP
 from compatbench.tables.pages.site_data import choose_columns
@@ -117,8 +114,8 @@ def test_the_leaderboard_has_the_best_the_floors_what_is_apart_and_sections(
 ) -> None:
     many = [suites.variant(f"m{10 + n}", (10 + n,) * 4) for n in range(TOP + 2)]
     words = through_words(suites.variant("other", (90,) * 4))
-    parts = replace(suites.ablation_page(), name="parts", title="Parts", note="")
-    empty = make_page(name="empty", title="Empty", sections=(parts,))
+    parts = with_card(suites.ablation_page(), name="parts", title="Parts", note="")
+    empty = with_card(make_page(sections=(parts,)), name="empty", title="Empty")
     page = make_page(*many, flat(ZEROSHOT, 1, 1), words, *suites.states_page().results.all[1:])
     same_as_before("leaderboard.md", render_leaderboard([page, empty]))
 
@@ -137,10 +134,10 @@ def test_the_command_gives_the_seeds_and_transfers_that_were_run() -> None:
     page = suites.apart_page()
     assert page.run_command().endswith("--methods all --seeds 1,2 --transfers copied,words")
     assert page.run_command("tda").endswith("--methods tda --seeds 1,2")
-    usual = replace(page, first_seeds=(1, 2), first_transfers=("copied", "words"))
+    usual = with_card(page, run_seeds=(), transfers=("copied", "words"))
     assert usual.run_command() == "compatbench run --suite tiny --methods all"
     with pytest.raises(CompatbenchError):
-        render_leaderboard([make_page(name="tiny; rm -r")])
+        render_leaderboard([with_card(make_page(), name="tiny; rm -r")])
 
 
 def test_a_part_of_a_suite_keeps_its_development_tasks(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from made_up_suites import hostile_page, long_page
+from synthetic_results import with_card
 
 from compatbench.tables.pages.report_site import render_site
 
@@ -51,7 +52,7 @@ def browser() -> Iterator[Browser]:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     walk = replace(long_page(), paths=(("old", "new", "other"),))
-    for name, content in render_site([walk, replace(hostile_page(), name="hostile")]).items():
+    for name, content in render_site([walk, with_card(hostile_page(), name="hostile")]).items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)

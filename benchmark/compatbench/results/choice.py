@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,9 +23,16 @@ class Way:
     figures: Array  # accuracies in percent, of which differences are taken
 
 
-def choose_way(
-    ways: Sequence[Way], difference: Callable[[Array, Array], Interval | None]
-) -> Way | None:
+_Way = TypeVar("_Way", bound=Way)
+Difference = Callable[[Array, Array], Interval | None]  # of the figures of two ways
+
+
+def difference_of_units(way: Array, minus: Array) -> Interval | None:
+    """The difference of figures that are one for each unit, ``[units]``."""
+    return estimate(way - minus)
+
+
+def choose_way(ways: Sequence[_Way], difference: Difference = difference_of_units) -> _Way | None:
     """The cheapest way that is not clearly worse than the best; None where it cannot be told.
 
     Only ways that gain as a whole interval are chosen from. Clearly worse is one whose
@@ -37,13 +44,13 @@ def choose_way(
         return None
     best = max(gaining, key=lambda way: way.gain.value)
 
-    def is_worse(way: Way) -> bool:
+    def is_worse(way: _Way) -> bool:
         behind = None if way is best else difference(way.figures, best.figures)
         return behind is not None and behind.sign == -1
 
     worse = [way for way in gaining if is_worse(way)]
 
-    def is_good(way: Way) -> bool:
+    def is_good(way: _Way) -> bool:
         return not any(
             other is way or (other.gain.value >= way.gain.value and other.cost <= way.cost)
             for other in worse
@@ -52,25 +59,40 @@ def choose_way(
     return min(filter(is_good, gaining), key=lambda way: (way.cost, -way.gain.value))
 
 
+class Choice(NamedTuple, Generic[_Way]):
+    """The way that is chosen, or where none can be, that which gains most.
+
+    Attributes:
+        shown: whether it is chosen.
+        harmful: whether each way is shown to lose.
+        held_out: what it gains to choose by other tasks.
+    """
+
+    way: _Way
+    shown: bool
+    harmful: bool
+    held_out: Interval | None
+
+
 def choose_checked(
-    ways: Sequence[Way],
-    gains: Sequence[Array],
-    difference: Callable[[Array, Array], Interval | None],
-) -> tuple[Way | None, Interval | None]:
-    """``choose_way``, if choosing by other tasks gains, too; and what that gains.
+    ways: Sequence[_Way], gains: Sequence[Array], difference: Difference = difference_of_units
+) -> Choice[_Way]:
+    """``choose_way``, if choosing by other tasks gains, too.
 
     The best of many is the best by luck as well; ``gains`` are by task, ``[tasks]`` for each way.
     """
     held_out = estimate(gains_of_choosing(gains))
-    if held_out is None or held_out.sign != 1:
-        return None, held_out
-    return choose_way(ways, difference), held_out
+    certain = held_out is not None and held_out.sign == 1
+    chosen = choose_way(ways, difference) if certain else None
+    harmful = all(way.gain.sign == -1 for way in ways)
+    likely = max(ways, key=lambda way: way.gain.value)
+    return Choice(chosen or likely, chosen is not None, harmful, held_out)
 
 
 def first_better(
     figures: Array,
     anew: Mapping[int, Mapping[str, Array]],
-    difference: Callable[[Array, Array], Interval | None],
+    difference: Difference = difference_of_units,
 ) -> tuple[int, str, Interval] | None:
     """The least labels per class with which training anew is clearly better than a way.
 

@@ -43,6 +43,10 @@ class Expected:
         """All tasks that the suite asks for."""
         return self.tasks + self.development
 
+    def test_sets(self, tasks: Iterable[str]) -> list[tuple[str, str]]:
+        """Each of some tasks with every test set of it: its own, then its variants."""
+        return [(task, name) for task in tasks for name in (task, *self.variants.get(task, ()))]
+
     def restrict(
         self,
         tasks: Sequence[str] | None = None,

@@ -117,20 +117,14 @@ def measure_four_ways(
 @remembered
 def _measure(results: MethodResults, expected: Expected, upgrade: Upgrade, shots: int) -> FourWays:
     columns, reasons = dict[str, Any](), dict[Classes, str]()
+    pairs, seeds = list_pairs(expected), expected.seeds_of(results.info)
     for number, classes in enumerate(CLASSES):
-        standings = [
-            compute_standing(results, expected, upgrade, shots, (pair[0], pair[number]))
-            for pair in list_pairs(expected)
-        ]
+        sets = tuple((pair[0], pair[number]) for pair in pairs)
+        standing = compute_standing(results, expected, upgrade, shots, sets)
         for name, measure in _MEASURES.items():
-            figures = [standing.figures(measure) for standing in standings]
-            columns[f"{classes}_{name}"] = np.concatenate(figures).ravel()
-        refused = (
-            str(why) for standing in standings for why in standing.both("reason")[standing.refusals]
-        )
-        reasons[classes] = next(refused, "")
-    seeds = expected.seeds_of(results.info)
-    where = [(" / ".join(pair), seed) for pair in list_pairs(expected) for seed in seeds]
+            columns[f"{classes}_{name}"] = standing.figures(measure).T.ravel()
+        reasons[classes] = next(map(str, standing.both("reason")[standing.refusals]), "")
+    where = [(" / ".join(pair), seed) for pair in pairs for seed in seeds]
     four = np.array([columns[f"{c}_{m}"] for c in CLASSES for m in MODELS])
     known, other = (columns[f"{c}_source_gain"] - columns[f"{c}_target_gain"] for c in CLASSES)
     for classes in CLASSES:

@@ -7,6 +7,7 @@ columns mean. Figures of one protocol, ``all classes``, are compared with result
 from __future__ import annotations
 
 from functools import cache
+from itertools import product
 from math import sqrt
 from pathlib import Path
 
@@ -54,32 +55,27 @@ def compare_published(
     figures = read_published()
     wanted = (figures["protocol"] == PROTOCOL) & (figures["backbone"] == source)
     figures = figures.loc[wanted & (figures["shots"].isna() | (figures["shots"] == shots))]
-    # Beside figures of few-shot classification; a protocol's other test sets are none.
-    variants = expected.variants if expected.protocol == "few-shot" else {}
+    published = dict(iter(figures.groupby(["method", "test_set"])))
     rows = []
-    for method, results_of in sorted(results.methods.items()):
-        of_method = figures.loc[figures["method"] == method]
-        if of_method.empty:
+    for (method, results_of), where in product(
+        sorted(results.methods.items()), expected.test_sets(expected.tasks)
+    ):
+        # Beside figures of few-shot classification; a protocol's other test sets are none.
+        if expected.protocol != "few-shot" and where[0] != where[1]:
             continue
-        for task in expected.tasks:
-            for test_set in (task, *variants.get(task, ())):
-                same, where = of_method.loc[of_method["test_set"] == test_set], (task, test_set)
-                if same.empty:
-                    continue
-                standing = compute_standing(results_of, expected, (source, source), shots, where)
-                mean = standing.mean("source")
-                if mean is None:
-                    continue
-                values = same["accuracy"].to_numpy(float)
-                published, low, high = map(float, (values.mean(), values.min(), values.max()))
-                chance = _chance(standing, same)
-                outside = max(low - mean.value, mean.value - high)
-                # NaN is neither.
-                verdict = "differs" if outside > chance else "one seed"
-                verdict = "agrees" if outside <= chance else verdict
-                about = (mean.value, mean.std, published, low, high, mean.value - published)
-                sources = "; ".join(sorted(same["source"]))
-                rows.append((method, *where, shots, *about, chance, verdict, sources))
+        if (same := published.get((method, where[1]))) is None:
+            continue
+        standing = compute_standing(results_of, expected, (source, source), shots, (where,))
+        if (mean := standing.mean("source")) is None:
+            continue
+        values = same["accuracy"].to_numpy(float)
+        middle, low, high = map(float, (values.mean(), values.min(), values.max()))
+        chance, outside = _chance(standing, same), max(low - mean.value, mean.value - high)
+        # NaN is neither.
+        verdict = "differs" if outside > chance else "one seed"
+        verdict = "agrees" if outside <= chance else verdict
+        about = (mean.value, mean.std, middle, low, high, mean.value - middle, chance, verdict)
+        rows.append((method, *where, shots, *about, "; ".join(sorted(same["source"]))))
     return pd.DataFrame(rows, columns=pd.Index(COLUMNS)).astype({"measured_std": "float64"})
 
 

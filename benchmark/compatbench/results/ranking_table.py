@@ -226,11 +226,7 @@ def find_gaps(results: SuiteResults, expected: Expected) -> pd.DataFrame:
     module that was fitted on it as a target.
     """
     columns = ["method", "title", "kind", "reason", "task", "test_set", "shots", "seed", "backbone"]
-    sets = [
-        (task, name)
-        for task in expected.measured_tasks
-        for name in (task, *expected.variants.get(task, ()))
-    ]
+    sets = expected.test_sets(expected.measured_tasks)
     gaps: list[tuple[object, ...]] = []
     for method in sorted(
         results.all, key=lambda method: (method.info.name, method.transfer != COPIED)

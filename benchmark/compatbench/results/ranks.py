@@ -92,37 +92,32 @@ class Ranked:
         interval = measure_interval(standing, "h")
         bounds = (interval.low, interval.high) if interval and interval.bounded else (None, None)
         fitted = standing.column("source", "status") == "ok"
-        sizes = [standing.column("source", name)[fitted] for name in ("parameters", "module_bytes")]
-        fewest, most, largest = (
-            int(choose(values)) if values.size else None
-            for choose, values in ((min, sizes[0]), (max, sizes[0]), (max, sizes[1]))
+        parameters, sizes = (
+            [int(number) for number in standing.column("source", name)[fitted]]
+            for name in ("parameters", "module_bytes")
         )
         peaks = np.fmax(*standing.both("peak_memory"))  # known for all cells, or not at all
         fit_seconds = mean_of_all(standing.column("source", "fit_seconds").flat)
         place = self.rank.removesuffix("=")
-        figures: dict[str, Any] = {
+        measures = list_measures("upgrade").values()
+        spreads = {side: standing.mean(side) for side in ("source", "target", "h")}
+        harmed, worst_task, worst_gain = standing.harmed
+        return {
             "rank": int(place) if place else None,
             "tied": place != self.rank,
-        }
-        figures["method"] = info.name
-        means = list_measures("upgrade").values()
-        figures |= {measure.column: exact(standing.mean(measure.name)) for measure in means}
-        figures |= zip(("h_low", "h_high"), bounds, strict=True)
-        for side in ("source", "target", "h"):
-            figures[f"{side}_std"] = (mean := standing.mean(side)) and mean.std
-        return figures | {
+            "method": info.name,
+            **{measure.column: exact(standing.mean(measure.name)) for measure in measures},
+            "h_low": bounds[0],
+            "h_high": bounds[1],
+            **{f"{side}_std": mean and mean.std for side, mean in spreads.items()},
             "p_first": self.p_first,
             "relative_nfr": standing.relative_flips,
-            **dict(
-                zip(
-                    ("harmed", "worst_task", "worst_gain"),
-                    standing.harmed or [None] * 3,
-                    strict=True,
-                )
-            ),
-            "parameters": most,
-            "parameters_low": fewest,
-            "module_bytes": largest,
+            "harmed": harmed,
+            "worst_task": worst_task,
+            "worst_gain": worst_gain,
+            "parameters": max(parameters, default=None),
+            "parameters_low": min(parameters, default=None),
+            "module_bytes": max(sizes, default=None),
             "fit_seconds": fit_seconds if info.learns else None,
             "evaluate_seconds": mean_of_all(standing.column("target", "evaluate_seconds").flat),
             "peak_memory": int(peaks.max()) if peaks.size and np.isfinite(peaks).all() else None,

@@ -28,14 +28,7 @@ from compatbench.results.method_results import (
     SuiteResults,
     split_results,
 )
-from compatbench.results.rows import (
-    Cost,
-    Row,
-    places_of,
-    read_csv,
-    to_frame,
-    write_csv,
-)
+from compatbench.results.rows import Cost, Row, places_of, read_csv, to_frame, write_csv
 
 RESULTS = "results"
 PREDICTIONS = ".safetensors"  # of a method, where a suite keeps them

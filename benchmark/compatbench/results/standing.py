@@ -72,8 +72,8 @@ class Standing:
 
     results: MethodResults
     upgrade: Upgrade
-    tasks: tuple[str, ...]  # a name of each column: the task's, unless upgrades are joined
-    datasets: tuple[str, ...]  # the task of each column
+    tasks: tuple[str, ...]  # a name of each column: the test set's, unless upgrades are joined
+    datasets: tuple[str, ...]  # the test set of each column: a task, or one that was asked for
     seeds: tuple[int, ...]
     # Positions in the table of ``results``, [seeds, tasks]; −1 where one is missing.
     rows: Mapping[Side, NDArray[np.intp]]
@@ -179,15 +179,15 @@ class Standing:
         return None if isnan(ratio) else ratio
 
     @cached_property
-    def harmed(self) -> tuple[int, str, float] | None:
+    def harmed(self) -> tuple[int, str, float] | tuple[None, None, None]:
         """How many datasets have a mean gain below 0, the task with the least gain, and that gain.
 
-        On these the old module is worse than none. None if any gain is missing.
+        On these the old module is worse than none. Nothing if any gain is missing.
         """
         means = self.by_task("gain")
         gains = [(mean, task) for task, mean in means.items() if mean is not None]
         if not gains or len(gains) < len(means):
-            return None
+            return None, None, None
         worst, task = min(gains)
         return sum(gain < 0 for gain, _ in gains), task, worst
 
@@ -198,27 +198,27 @@ def compute_standing(
     expected: Expected,
     upgrade: Upgrade,
     shots: int,
-    test_set: tuple[str, str] | None = None,
+    sets: tuple[tuple[str, str], ...] = (),
 ) -> Standing:
     """A method's standing; rows that the suite does not ask for are ignored.
 
-    With ``test_set``, (task, variant), it is on that one alone, in place of every task's own.
+    With ``sets``, each a task and a test set, it is on these in place of every task's own.
     """
-    tasks = (test_set[0],) if test_set else expected.tasks
-    sets = (test_set[1],) if test_set else tasks
+    places = sets or tuple((task, task) for task in expected.tasks)
     seeds, rows = expected.seeds_of(results.info), {}
     for side, backbone in zip(("source", "target"), upgrade, strict=True):
         positions = [
             results.find_row(task, upgrade[0], backbone, name, shots, seed)
             for seed in seeds
-            for task, name in zip(tasks, sets, strict=True)
+            for task, name in places
         ]
-        rows[side] = np.array(positions, dtype=np.intp).reshape(len(seeds), len(tasks))
+        rows[side] = np.array(positions, dtype=np.intp).reshape(len(seeds), len(places))
     unranked = expected.unranked.get(results.info.name, "")
     if results.info.refuses:
         unranked = "it refuses images, which accuracy counts as wrong"
-    chance = {} if test_set else {task: 100 / count for task, count in expected.classes.items()}
-    return Standing(results, upgrade, tasks, tasks, seeds, rows, unranked, chance)
+    chance = {} if sets else {task: 100 / count for task, count in expected.classes.items()}
+    names = tuple(name for _, name in places)
+    return Standing(results, upgrade, names, names, seeds, rows, unranked, chance)
 
 
 @remembered

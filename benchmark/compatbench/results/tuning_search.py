@@ -49,12 +49,12 @@ class Search:
 
     def accuracies(self, method: str) -> dict[str, float]:
         """The mean accuracy of every config of a method that is finished, by its name."""
-        accuracies = {}
-        for name, rows in self.rows(method).items():
-            shares = [row.correct / row.total for row in rows if row and row.correct and row.total]
-            if None not in rows:
-                accuracies[name] = sum(shares) / len(rows)
-        return accuracies
+        shares = {
+            name: [(row.correct or 0) / (row.total or 1) for row in rows if row]
+            for name, rows in self.rows(method).items()
+            if None not in rows
+        }
+        return {name: sum(each) / len(each) for name, each in shares.items()}
 
     def rows(self, method: str) -> dict[str, list[Row | None]]:
         """Of each config of a method, the row of every task and seed; None of a failed fit."""

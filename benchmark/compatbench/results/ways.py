@@ -14,12 +14,9 @@ from compatbench.results.choice import Way
 from compatbench.results.estimate import Array
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.method_results import MethodInfo, SuiteResults
-from compatbench.results.standing import (
-    Standing,
-    compute_standing,
-    dataset_means,
-    measure_interval,
-)
+from compatbench.results.standing import Standing, compute_standing, dataset_means, measure_interval
+
+UNKNOWN = "unknown"  # what a transfer that is not here needs
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +45,7 @@ def list_ways(results: SuiteResults, expected: Expected, upgrade: Upgrade) -> It
     shots = max(expected.shots)
     for method in results.all:
         transfer, info = method.ranked_with or COPIED, method.info
-        if not info.learns or info.sees_tests or needs_of(transfer) is None:
+        if not info.learns or info.sees_tests or UNKNOWN in access_of(transfer):
             continue
         standing = compute_standing(method, expected, upgrade, shots)
         means = [dataset_means(standing, name) for name in ("target", "gain")]
@@ -61,33 +58,24 @@ def list_ways(results: SuiteResults, expected: Expected, upgrade: Upgrade) -> It
         yield MeasuredWay(method.transfer or COPIED, interval, cost_of(transfer), target, *about)
 
 
-def needs_of(transfer: str) -> Needs | None:
-    """What a way needs, if it is here; its class is loaded only where its card does not say it."""
+def needs_of(transfer: str) -> Needs:
+    """What a way needs; its class is loaded only where its card does not say it."""
     if (needs := declared_needs(transfer)) is not None:
         return needs
     from compatbench.method.registry import known_transfer
 
-    way = known_transfer(transfer)
-    return way and Needs(frozenset(way.card.access), getattr(way.config, "shots", 0))
+    if (way := known_transfer(transfer)) is None:
+        return Needs(frozenset({UNKNOWN}), 0)
+    return Needs(frozenset(way.card.access), getattr(way.config, "shots", 0))
 
 
 def access_of(transfer: str) -> list[str]:
-    """What a way needs besides the module and the target, always in one order.
-
-    ``unknown`` of a transfer that is not here.
-    """
-    if (needs := needs_of(transfer)) is None:
-        return ["unknown"]
-    return [each for each in ACCESS if each in needs.access]
-
-
-def count_shots_of(transfer: str) -> int:
-    """The labels per class that a way needs."""
-    return needs.shots if (needs := needs_of(transfer)) else 0
+    """What a way needs besides the module and the target, always in one order."""
+    return [each for each in (*ACCESS, UNKNOWN) if each in needs_of(transfer).access]
 
 
 def cost_of(transfer: str) -> tuple[int, bool, int, bool]:
     """The least is the cheapest: by labels, the old model beside the new, and other access."""
     needs = access_of(transfer)
-    labels = max(count_shots_of(transfer), "labels" in needs)
+    labels = max(needs_of(transfer).shots, "labels" in needs)
     return labels, "old model" in needs, len(needs), transfer != COPIED

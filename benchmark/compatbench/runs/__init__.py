@@ -230,7 +230,7 @@ def _publish(plan: Plan, out: Path) -> None:
         if suite.publish:
             pages = published_pages(out, suite)
             if (out / RESULTS / FIGURES).is_dir():
-                write_site(out, published=pages)
+                write_site(out, pages)
             write_pages(out, pages)
 
 

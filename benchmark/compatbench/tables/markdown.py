@@ -46,16 +46,10 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
-def link_definitions(papers: Iterable[str]) -> list[str]:
-    """The targets of references to papers, one a line."""
-    identifiers = sorted({paper_number for paper in papers if (paper_number := paper_id(paper))})
-    return [f"[{identifier}]: https://arxiv.org/abs/{identifier}" for identifier in identifiers]
-
-
 def define_links(text: str) -> str:
-    """The targets of all papers to which a page refers."""
-    papers = (f"arXiv:{number}" for number in re.findall(r"\]\[(\d{4}\.\d{4,5})\]", text))
-    return "\n".join(link_definitions(papers))
+    """The targets of all references to papers in a text, one a line."""
+    papers = sorted({*re.findall(r"\]\[(\d{4}\.\d{4,5})\]", text)})
+    return "\n".join(f"[{paper}]: https://arxiv.org/abs/{paper}" for paper in papers)
 
 
 def table(

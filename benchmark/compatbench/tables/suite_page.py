@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from compatbench.data.cards import (
     COPIED,
@@ -35,41 +35,24 @@ MARKS = {
 PROJECT = "compatbench"  # the paper of its own methods
 
 
-class TaskFacts(NamedTuple):
-    """A task or variant, as the page names it."""
-
-    title: str
-    licence: str
-
-
 @dataclass(frozen=True)
 class SuitePage:
     """A suite as the pages show it: facts from its cards, and its results."""
 
-    name: str
-    title: str
-    note: str  # what a reader must know first
-    tasks: Mapping[str, TaskFacts]  # of tasks and of variants
-    backbones: Mapping[str, str]  # name -> title
+    card: SuiteCard
+    tasks: Mapping[str, str]  # title by name, of tasks and of variants
+    backbones: Mapping[str, str]  # title by name
     expected: Expected
     results: SuiteResults
-    views: int | str = 1  # of each training image in the cache; 1 is the plain one alone
-    max_steps: int | None = None  # most optimiser steps a fit may take
     # Title -> upgrades, of a suite that keeps kinds of upgrades apart.
     groups: Mapping[str, tuple[Upgrade, ...]] = field(default_factory=dict)
     paths: tuple[tuple[str, ...], ...] = ()  # the upgrade paths of more than one target
     # Named config -> the method that it configures, in the suite's order.
     configs: Mapping[str, str] = field(default_factory=dict)
-    extends: str | None = None  # the name of another suite
     sections: tuple[SuitePage, ...] = ()  # suites that extend this one and are shown under it
     # Suites that extend it and have many targets of a kind; they have no pages of their own.
     replications: tuple[SuitePage, ...] = ()
-    likeness: str = ""  # one line: how far its results are like those of other suites
-    about: str = ""  # the page that says more
-    predictions: bool = False  # whether they are kept beside the results
     elsewhere: frozenset[str] = frozenset()  # backbones and test sets that no clone has
-    first_seeds: tuple[int, ...] = ()  # those of a run that asks for none
-    first_transfers: tuple[str, ...] = (COPIED,)
     out: Path | None = None  # the folder of results/, where the page was read
     whole: Expected | None = None  # what the suite asks for, if ``expected`` is only a part of it
     memory: dict[Any, Any] = field(default_factory=dict, init=False)
@@ -81,7 +64,7 @@ class SuitePage:
         return rank_upgrades(methods, self.expected, (upgrade,), shots)
 
     def by_name(self, upgrade: Upgrade, shots: int) -> dict[str, Standing]:
-        """The standings of untouched modules, by method."""
+        """The standings of untouched modules by method, in the order of the ranking."""
         standings = [ranked.standing for ranked in self.ranks(upgrade, shots)]
         return {standing.info.name: standing for standing in standings}
 
@@ -105,22 +88,15 @@ class SuitePage:
 
     def run_command(self, method: str = "all") -> str:
         """The command that gives these results, or those of one method."""
-        shown = [
-            method_results
-            for method_results in self.results.all
-            if method in ("all", method_results.info.name)
-        ]
-        ways_used = {
-            method_results.transfer
-            for method_results in shown
-            if method_results.transfer is not None
-        }
-        command = f"compatbench run --suite {check_name(self.name, 'suite')} --methods {method}"
-        if self.first_seeds and set(self.first_seeds) != {*self.expected.seeds}:
+        card, shown = self.card, self.results.restrict(None if method == "all" else [method])
+        ways = {results.transfer for results in shown.all if results.transfer is not None}
+        command = f"compatbench run --suite {check_name(card.name, 'suite')} --methods {method}"
+        first = {*card.seeds} & {*card.run_seeds} or {*card.seeds}  # of a run that asks for none
+        if first != {*self.expected.seeds}:
             command += f" --seeds {','.join(map(str, self.expected.seeds))}"
-        if not ways_used <= {*self.first_transfers}:
-            ways = sorted(ways_used, key=lambda name: (name != COPIED, name))
-            command += f" --transfers {','.join(check_name(way, 'transfer') for way in ways)}"
+        if not ways <= {*card.transfers}:
+            ordered = sorted(ways, key=lambda name: (name != COPIED, name))
+            command += f" --transfers {','.join(check_name(way, 'transfer') for way in ordered)}"
         return command
 
     @property
@@ -131,7 +107,7 @@ class SuitePage:
     @property
     def whole_title(self) -> str:
         """The title with its mark."""
-        return f"{self.title} ({self.mark})" if self.mark else self.title
+        return f"{self.card.title} ({self.mark})" if self.mark else self.card.title
 
     @property
     def legend(self) -> str:
@@ -169,7 +145,7 @@ class SuitePage:
         return self.backbones.get(name, name)
 
     def task_title(self, name: str) -> str:
-        return self.tasks[name].title if name in self.tasks else name
+        return self.tasks.get(name, name)
 
     def path_title(self, path: Sequence[str]) -> str:
         """The backbones of an upgrade or a path by their titles."""
@@ -186,25 +162,15 @@ def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = 
     }  # a user's may be a first one
     seeds = tuple(seed for seed in suite.seeds if seed in run) or suite.seeds
     return SuitePage(
-        name=suite.name,
-        title=suite.title,
-        note=suite.note,
-        likeness=suite.likeness,
-        about=suite.about,
-        tasks={card.name: TaskFacts(card.title, card.licence) for card in cards},
+        card=suite,
+        tasks={card.name: card.title for card in cards},
         backbones={name: _backbone_title(name) for pair in whole.upgrades for name in pair},
         expected=replace(whole, seeds=seeds),
         results=_mark_titles(results, suite, out),
-        views=suite.training.views,
-        max_steps=suite.training.max_steps,
         groups={title: upgrade_pairs(paths) for title, paths in suite.groups.items()},
         paths=tuple(path for path in suite.upgrades if len(path) > 2),
-        extends=suite.extends,
         configs={name: suite.base_method(name) for name in suite.configs},
         elsewhere=frozenset(names_elsewhere(suite)),
-        predictions=suite.predictions,
-        first_seeds=tuple(seed for seed in suite.seeds if seed in suite.run_seeds) or suite.seeds,
-        first_transfers=tuple(suite.transfers),
         out=out,
         whole=None if seeds == suite.seeds else whole,
     )

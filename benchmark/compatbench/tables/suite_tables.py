@@ -11,32 +11,21 @@ from compatbench.results.expected import Upgrade
 from compatbench.results.method_results import join_provenance
 from compatbench.results.published import compare_published
 from compatbench.results.ranks import exact
-from compatbench.results.standing import (
-    MeasureName,
-    Standing,
-    follow_path,
-    mean_of_all,
-)
+from compatbench.results.standing import MeasureName, follow_path, mean_of_all
 from compatbench.tables.numbers import percent, signed
 from compatbench.tables.ranking import method_cell
 from compatbench.tables.suite_page import SuitePage
-from compatbench.tables.table import (
-    Table,
-    number,
-    plain_table,
-    records,
-)
+from compatbench.tables.table import Table, number, plain_table, records
 
 
 def published(page: SuitePage) -> list[tuple[str, int, dict[str, list[dict[str, Any]]]]]:
     """By source and number of shots, what was measured beside what is published for it."""
-    sources = dict.fromkeys(upgrade[0] for upgrade in page.expected.upgrades)
-    upgrades = [
-        (source, next(u for u in page.expected.upgrades if u[0] == source)) for source in sources
-    ]
+    first = dict[str, Upgrade]()
+    for upgrade in page.expected.upgrades:
+        first.setdefault(upgrade[0], upgrade)
     return [
         (source, shots, lines)
-        for source, upgrade in upgrades
+        for source, upgrade in first.items()
         for shots in sorted(page.expected.shots, reverse=True)
         if (lines := _published_lines(page, upgrade, shots))
     ]
@@ -54,7 +43,7 @@ def _published_lines(
     means, by_set = [], dict[str, list[dict[str, Any]]]()
     if compared.empty:
         return {}
-    for info in (standing.info for standing in _standings(page, upgrade, shots)):
+    for info in (standing.info for standing in page.by_name(upgrade, shots).values()):
         lines = compared.loc[compared["method"] == info.name]
         on_tasks = lines.loc[lines["task"] == lines["test_set"]]
         if len(on_tasks):
@@ -81,7 +70,7 @@ def path_table(
     """
     show = percent if figure == "accuracy" else signed
     rows = []
-    for standing in _standings(page, (path[0], path[-1]), shots):
+    for standing in page.by_name((path[0], path[-1]), shots).values():
         along = follow_path(standing.results, page.expected, path, shots)[figure]
         values = [exact(mean) for mean in along]
         cells, steps = [number(show(values[0]))], []
@@ -97,15 +86,10 @@ def path_table(
 def shots_table(page: SuitePage, upgrade: Upgrade, measure: MeasureName) -> Table:
     """A measure by number of training images per class, in the order of H at the largest."""
     counts = sorted(page.expected.shots)
-    by_count = [{s.info.name: s for s in _standings(page, upgrade, count)} for count in counts]
+    by_count = [page.by_name(upgrade, count) for count in counts]
     rows = []
     for name, standing in by_count[-1].items():
         values = [exact(standings[name].mean(measure)) for standings in by_count]
         cells = [number(percent(value), value) for value in values]
         rows.append([method_cell(standing.info), *cells])
     return plain_table(["Method", *(str(show_shots(count)) for count in counts)], rows)
-
-
-def _standings(page: SuitePage, upgrade: Upgrade, shots: int) -> list[Standing]:
-    """Of untouched modules, in the order of the ranking."""
-    return [ranked.standing for ranked in page.ranks(upgrade, shots)]

@@ -44,9 +44,6 @@ class Cell:
     def text(self) -> str:
         return "".join(span.text for span in self.spans)
 
-    def __add__(self, other: Cell) -> Cell:
-        return Cell((*self.spans, *other.spans), self.value)
-
     def bold(self) -> Cell:
         return replace(self, spans=tuple(span._replace(bold=True) for span in self.spans))
 
@@ -71,7 +68,8 @@ def spread(mean: Mean | None, value: float | None = None) -> Cell:
     shown = number(percent(mean and mean.value), mean and mean.value if value is None else value)
     if mean is None or mean.std is None:
         return shown
-    return shown + Cell((Span(f" ± {percent(mean.std)}", "number", minor=True),))
+    error = Span(f" ± {percent(mean.std)}", "number", minor=True)
+    return replace(shown, spans=(*shown.spans, error))
 
 
 def sentence(*parts: str | Cell) -> Cell:
@@ -195,10 +193,8 @@ def plain_table(
         tuple(column.cell(value) for column, value in zip(columns, row, strict=True))
         for row in rows
     )
-    head = caption
-    if isinstance(head, str):
-        head = text(head) if head else None  # type: ignore[assignment]
-    return Table(tuple(columns), made, head, tuple(notes))  # type: ignore[arg-type]
+    head = Column("", "").cell(caption) if caption else None
+    return Table(tuple(columns), made, head, tuple(notes))
 
 
 def frame_table(frame: pd.DataFrame, right: Iterable[str] = ()) -> Table:

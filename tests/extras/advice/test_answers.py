@@ -43,7 +43,7 @@ def make_way(name: str, gain: float, cost: int, spread: float = 0.2) -> Way:
 
 
 def choose(*ways: Way) -> str | None:
-    chosen = choose_way(ways, lambda way, other: estimate(way - other))
+    chosen = choose_way(ways)
     return chosen and chosen.name
 
 
@@ -63,11 +63,11 @@ def test_the_cheapest_that_is_not_clearly_worse_than_the_best_is_taken() -> None
 def test_the_least_number_of_labels_is_of_the_most_accurate_method() -> None:
     way = np.full(6, 50.0)
     anew = {1: {"x": way - 9, "y": way + 9 * (STEPS - 2)}, 4: {"x": way + STEPS, "y": way - 5}}
-    found = first_better(way, anew, lambda one, other: estimate(one - other))
+    found = first_better(way, anew)
     assert found is not None
     assert found[:2] == (4, "x")
     assert found[2].low > 0
-    assert first_better(way + 9, anew, lambda one, other: estimate(one - other)) is None
+    assert first_better(way + 9, anew) is None
 
 
 def test_choosing_is_judged_on_the_task_left_out() -> None:

@@ -20,6 +20,7 @@ from compatbench.extras.audit.pull_request import PullRequest, check_pull_reques
 from compatbench.extras.audit.untrusted import link_package
 from compatbench.files.project_folders import content_folder, tasks_folder
 from compatbench.tables.pages.leaderboard import write_pages
+from compatbench.tables.suite_page import published_pages
 
 METHODS = ("coop", "simpleshot", "taskres", "zeroshot")
 SUITE = """\
@@ -116,7 +117,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Project:
         patch.setenv("COMPATBENCH_TASKS", str(root / "tasks"))
         forget_files()
         cb.run("tiny", methods=METHODS, out=root, compute=Compute(jobs=1))
-        write_pages(root)
+        write_pages(root, published_pages(root))
     forget_files()
     (root / ".gitignore").write_text("/runs/\n__pycache__/\n")
     git(root, "init", "-q")

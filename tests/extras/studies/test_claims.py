@@ -11,6 +11,7 @@ from synthetic_results import (
     COOP,
     PROBE,
     ZEROSHOT,
+    by_task,
     lines_of,
     make_method,
     make_page,
@@ -36,13 +37,8 @@ def method(
     name: str, kind: MethodInfo, source: int, target: int, wobble: Sequence[int] = WOBBLE
 ) -> MethodResults:
     """A method with these accuracies, a little more or less from task to task."""
-    figures = {
-        (task, seed): (source + by, target + by)
-        for task, by in zip(TASKS, wobble, strict=True)
-        for seed in (1, 2)
-    }
-    info = replace(kind, name=name, title=name)
-    return make_method(info, make_pairs(figures, method=name))
+    figures = {task: (source + by, target + by) for task, by in zip(TASKS, wobble, strict=True)}
+    return by_task(name, kind, figures)
 
 
 def findings(claim: int, *methods: MethodResults, expected: Expected = EXPECTED) -> list[Row]:

@@ -125,8 +125,6 @@ def test_a_shallower_tower_refuses_a_deep_probe(clip: Backbone, labels: Labels) 
 
 
 PAIR = ("mini-clip", "mini-eva-clip")
-
-
 TWO, SIX = ("mini-weather", "mini-food"), tuple("abcdef")
 
 

@@ -9,18 +9,18 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from synthetic_results import COOP, PROBE, TWO_BY_TWO, ZEROSHOT, make_method, make_page, make_pairs
+from synthetic_results import COOP, PROBE, TWO_BY_TWO, ZEROSHOT, by_task, make_page
 
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.labels import Labels
 from compatbench.data.task import load_task
 from compatbench.engine.predict import predict_zero_shot
+from compatbench.engine.task_images import label_tensor
 from compatbench.extras.studies.embeddings import (
     PREDICTORS,
     EmbeddingsReport,
     encode_task,
-    list_targets,
     mean_tokens,
     measure_geometry,
     predict_losses,
@@ -44,7 +44,7 @@ def measure(kept: FeatureCache) -> Callable[[Backbone, Backbone], dict[str, floa
     def measure_food(*models: Backbone) -> dict[str, float | None]:
         task = load_task("mini-food")
         both = [encode_task(model, task, kept) for model in models]
-        return measure_geometry(*both, list_targets(task))
+        return measure_geometry(*both, label_tensor(task.split("test")))
 
     return measure_food
 
@@ -68,7 +68,8 @@ def test_figures_are_those_of_the_features_and_spaces_of_two_sizes_have_no_cosin
     assert found["source_gap"] == pytest.approx(float((images.mean(0) - old.mean(0)).norm()))
     assert found["gap_change"] == pytest.approx(found["target_gap"] - found["source_gap"])
     tests = (predict_zero_shot(each, task, kept).classes for each in (clip, eva))
-    before, after = (float((each == list_targets(task)).double().mean()) for each in tests)
+    targets = label_tensor(task.split("test"))
+    before, after = (float((each == targets).double().mean()) for each in tests)
     assert found["zero_shot_gain"] == pytest.approx(100 * (after - before))
     found = measure(clip, stranger)
     assert (found["token_cosine"], found["text_cosine"]) == (None, None)
@@ -104,14 +105,9 @@ def page(losses: dict[str, list[int]]):
     """Methods with these losses: 60 right on the source, and ever fewer on the target."""
     methods = []
     for name, values in losses.items():
-        info = replace(PROBE if name == "probe" else COOP, name=name)
-        figures = {
-            (task, seed): (60, 80 - loss)
-            for task, loss in zip(TASKS, values, strict=True)
-            for seed in (1, 2)
-        }
-        methods.append(make_method(info, make_pairs(figures, method=name)))
-    floor = make_method(ZEROSHOT, make_pairs({(t, 1): (40, 60) for t in TASKS}, method="zeroshot"))
+        figures = {task: (60, 80 - loss) for task, loss in zip(TASKS, values, strict=True)}
+        methods.append(by_task(name, PROBE if name == "probe" else COOP, figures))
+    floor = by_task("zeroshot", ZEROSHOT, dict.fromkeys(TASKS, (40, 60)))
     return make_page(*methods, floor, expected=EXPECTED)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -11,16 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from compatbench.data.cards import COPIED
-from compatbench.extras.advice.price import (
-    anew_curves,
-    count_labels,
-    show_labels,
-    worth_interval,
-)
+from compatbench.extras.advice.price import anew_curves, count_labels, show_labels, worth_interval
 from compatbench.extras.advice.price_pages import has_prices
 from compatbench.messages import count
 from compatbench.results.choice import choose_checked, units_to_decide
-from compatbench.results.estimate import FEWEST_UNITS, Array, Interval, estimate
+from compatbench.results.estimate import FEWEST_UNITS, Interval, estimate
 from compatbench.results.expected import Upgrade
 from compatbench.results.standing import dataset_means
 from compatbench.results.ways import MeasuredWay, list_ways
@@ -31,6 +26,8 @@ from compatbench.tables.table import Cell, Table, number, plain_table, sentence,
 
 _STAY = "the old model"  # the way that makes no upgrade
 _FREE = frozenset({"words", "source weights"})  # whoever has the module can have these
+_Tried = MeasuredWay | None  # None for zero-shot
+_Cells = tuple[Cell, ...]
 
 
 class Held(NamedTuple):
@@ -47,14 +44,6 @@ class Held(NamedTuple):
         """Whether a way needs what this has more than others; without any it has no row."""
         special = self.access - _FREE or self.access
         return not special or bool(special & way.needs)
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """A way to try, if one is; and what a row of the table says: those that say it are equal."""
-
-    way: MeasuredWay | None = field(compare=False)
-    cells: tuple[Cell, ...]
 
 
 class _Pool(NamedTuple):
@@ -79,8 +68,8 @@ def answer_table(page: SuitePage) -> Table:
     rows = []
     for upgrade in page.expected.upgrades:
         title = page.backbone_title(upgrade[1])
-        for answer, held in _by_answer(page, upgrade).items():
-            rows.append([text(title), text(_either(held)), *answer.cells])
+        for cells, (_, held) in _by_answer(page, upgrade).items():
+            rows.append([text(title), text(_either(held)), *cells])
             title = ""
     return plain_table(header, rows, left=(0, 1, 2, 5))
 
@@ -99,8 +88,8 @@ def describe_kinds(page: SuitePage) -> list[Cell]:
             for title, upgrades in replication.groups.items()
             if upgrade in upgrades and len(upgrades) >= FEWEST_UNITS
         ]
-        answers = _by_answer(page, upgrade) if kinds else ()
-        untouched = [a.way for a in answers if a.way is not None and a.way.name == COPIED]
+        answers = _by_answer(page, upgrade).values() if kinds else ()
+        untouched = [way for way, _ in answers if way is not None and way.name == COPIED]
         for (replication, title, upgrades), way in product(kinds, untouched):
             gains = [
                 other.gain.value
@@ -115,9 +104,9 @@ def describe_kinds(page: SuitePage) -> list[Cell]:
     return texts
 
 
-def _by_answer(page: SuitePage, upgrade: Upgrade) -> dict[_Answer, list[Held]]:
-    """What gets each answer; the answers by the first that gets them."""
-    pools, by_answer = _pool_ways(page, upgrade), dict[_Answer, list[Held]]()
+def _by_answer(page: SuitePage, upgrade: Upgrade) -> dict[_Cells, tuple[_Tried, list[Held]]]:
+    """The way of each answer, and who gets it; the answers by the first who does."""
+    pools, by_answer = _pool_ways(page, upgrade), dict[_Cells, tuple[_Tried, list[Held]]]()
     for held in _what_is_held([each for pool in pools for each in pool.candidates]):
         served = [
             pool
@@ -128,7 +117,8 @@ def _by_answer(page: SuitePage, upgrade: Upgrade) -> dict[_Answer, list[Held]]:
             # The tasks that allow a verdict, then those with prices, then the most, then the first.
             pool = max(served, key=lambda pool: pool.weight)
             allowed = [each for each in pool.candidates if held.allows(each)]
-            by_answer.setdefault(_answer(pool, upgrade, allowed), []).append(held)
+            way, cells = _answer(pool, upgrade, allowed)
+            by_answer.setdefault(cells, (way, []))[1].append(held)
     return by_answer
 
 
@@ -181,28 +171,24 @@ def _list_ways(page: SuitePage, upgrade: Upgrade) -> Iterator[MeasuredWay]:
                 yield replace(way, **old, figures=figures, by_task=gains)
 
 
-def _difference(way: Array, minus: Array) -> Interval | None:
-    return estimate(way - minus)
-
-
-def _answer(pool: _Pool, upgrade: Upgrade, candidates: Sequence[MeasuredWay]) -> _Answer:
+def _answer(
+    pool: _Pool, upgrade: Upgrade, candidates: Sequence[MeasuredWay]
+) -> tuple[_Tried, _Cells]:
     """What to try, its accuracy and zero-shot's, whether it is better, and what it is worth."""
-    likely = max(candidates, key=lambda each: each.gain.value)
-    gains = [each.by_task for each in candidates]
-    shown, held_out = choose_checked(candidates, gains, _difference)
-    chosen = shown if isinstance(shown, MeasuredWay) else likely
+    choice = choose_checked(candidates, [each.by_task for each in candidates])
+    chosen = choice.way
     what, beats, tasks = _describe(chosen), "yes", str(pool.tasks)
     zero_shot = percent(float((chosen.figures - chosen.by_task).mean()))
-    if shown is None and max(each.gain.sign for each in candidates) == -1:
+    if choice.harmful:
         figures = zero_shot, zero_shot, "no", NOTHING, tasks
-        return _Answer(None, (text("zero-shot"), *map(number, figures)))
-    if shown is None:
+        return None, (text("zero-shot"), *map(number, figures))
+    if not choice.shown:
         # No way can be told from zero-shot, so the caveat stands before what is likely.
-        what = sentence("cannot tell; " + ("" if likely.gain.value > 0 else "zero-shot, or "), what)
-        beats = f"not shown{_tasks_needed(held_out)}"
+        what = sentence("cannot tell; " + ("" if chosen.gain.value > 0 else "zero-shot, or "), what)
+        beats = f"not shown{_tasks_needed(choice.held_out)}"
     worth = _show_worth(pool.prices, upgrade, chosen)
     accuracy = percent(float(chosen.figures.mean()))
-    return _Answer(chosen, (what, *map(number, (accuracy, zero_shot, beats, worth, tasks))))
+    return chosen, (what, *map(number, (accuracy, zero_shot, beats, worth, tasks)))
 
 
 def _show_worth(page: SuitePage, upgrade: Upgrade, way: MeasuredWay) -> str:

@@ -105,12 +105,9 @@ def read_cases(
     known = here.groupby("test_set").first().reindex([*expected.tasks])
     zero_shot, images = (known[name].to_numpy("float64") for name in ("zero_shot", "total"))
     anew = {
-        labels: {
-            name: compute_standing(trained[name], expected, upgrade, shots).figures("target")
-            for name in train_anew(results, expected, upgrade)[labels]
-        }
-        for labels, way in count_labels(results.transfers).items()
-        if (trained := results.of(way))
+        labels: {name: standing.figures("target") for name, standing in trained.items()}
+        for labels, trained in train_anew(results, expected, upgrade).items()
+        if trained
     }
     for method in methods:
         accuracy, reasons = {OLD: np.array([[np.nan]]), ZERO_SHOT: zero_shot[None]}, {}

@@ -18,15 +18,15 @@ from compatbench.results.estimate import Array, Interval, estimate, interval_col
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.method_results import SuiteResults, remembered
 from compatbench.results.standing import (
+    Standing,
     compute_standing,
     dataset_means,
     mean_of_all,
     measure_interval,
 )
-from compatbench.results.ways import access_of, count_shots_of
+from compatbench.results.ways import UNKNOWN, access_of, needs_of
 from compatbench.tables.numbers import NOTHING, with_interval
 
-_Means = tuple[dict[str, float] | None, dict[str, float] | None]  # accuracy and gain by dataset
 _RETRAINED = re.compile(r"retrained\+(\d+)")
 
 
@@ -97,23 +97,22 @@ def count_labels(transfers: Sequence[str]) -> dict[int, str]:
 @remembered
 def train_anew(
     results: SuiteResults, expected: Expected, upgrade: Upgrade
-) -> dict[int, dict[str, dict[str, float]]]:
-    """Accuracy on the target by labels per class, method and dataset, of modules trained there.
+) -> dict[int, dict[str, Standing]]:
+    """By labels per class and method, the standings of modules that were trained on the target.
 
     Of the methods alone that were trained with every number of labels.
     """
-    by_labels: dict[int, dict[str, dict[str, float]]] = {}
+    by_labels: dict[int, dict[str, Standing]] = {}
     for labels, name in count_labels(results.transfers).items():
         standings = (
             compute_standing(method, expected, upgrade, max(expected.shots))
             for method in results.of(name).values()
             if not method.info.refused
         )
-        means = {each.info.name: dataset_means(each, "target") for each in standings}
-        by_labels[labels] = {name: known for name, known in means.items() if known}
+        by_labels[labels] = {s.info.name: s for s in standings if dataset_means(s, "target")}
     everywhere = set.intersection(*map(set, by_labels.values())) if by_labels else set()
     return {
-        labels: {name: means for name, means in known.items() if name in everywhere}
+        labels: {name: standing for name, standing in known.items() if name in everywhere}
         for labels, known in by_labels.items()
     }
 
@@ -127,10 +126,10 @@ def anew_curves(
     """
     trained = train_anew(results, expected, upgrade)
     names = [*next(iter(trained.values()), ())]
-    curves = [
-        np.column_stack([zero, *([*means[name].values()] for means in trained.values())])
-        for name in names
-    ]
+    curves = []
+    for name in names:
+        means = (dataset_means(known[name], "target") or {} for known in trained.values())
+        curves.append(np.column_stack([zero, *([*each.values()] for each in means)]))
     return names, np.array(curves)
 
 
@@ -143,42 +142,40 @@ def price_ways(
     What each is worth is measured by modules trained anew on the target; of training anew itself
     it is not said.
     """
-    anew, prices, measured = count_labels(results.transfers), list[Price](), dict[str, _Means]()
-    for name in results.transfers:
-        if method not in (methods := results.of(name)):
-            continue
-        standing = compute_standing(methods[method], expected, upgrade, max(expected.shots))
-        measured[name] = dataset_means(standing, "target"), dataset_means(standing, "gain")
-        seconds = methods[method].column("evaluate_seconds")[standing.rows["target"]]
+    standings = {
+        name: compute_standing(methods[method], expected, upgrade, max(expected.shots))
+        for name in results.transfers
+        if method in (methods := results.of(name))
+    }
+    accuracies = {name: dataset_means(each, "target") for name, each in standings.items()}
+    gains = (dataset_means(each, "gain") for each in standings.values())
+    both = zip(accuracies.values(), gains, strict=True)
+    zero = next(([t[task] - g[task] for task in t] for t, g in both if t and g), None)
+    anew, prices = count_labels(results.transfers), list[Price]()
+    names, curves = anew_curves(results, expected, upgrade, zero) if zero else ([], np.empty(0))
+    for name, standing in standings.items():
         target, gain = (measure_interval(standing, measure) for measure in ("target", "gain"))
-        prices.append(Price(name, target, gain, mean_of_all(seconds.ravel().tolist())))
-    zero = next(([t[task] - g[task] for task in t] for t, g in measured.values() if t and g), None)
-    if zero is None:
-        return prices
-    labels, (names, curves) = [0, *anew], anew_curves(results, expected, upgrade, zero)
-    if not names:
-        return prices
-    for i, price in enumerate(prices):
-        accuracy = measured[price.transfer][0]
-        if accuracy is None or price.transfer in anew.values():
-            continue
-        by_task, same = [*accuracy.values()], None
-        if method in names:
-            curve = curves[names.index(method)].mean(axis=0)
-            same = float(break_even(np.mean(by_task), curve, labels))
-        share = float(np.mean(np.array(by_task) > zero))
-        worth = worth_interval(by_task, curves, labels)
-        prices[i] = replace(price, worth=worth, worth_same=same, share=share)
+        seconds = mean_of_all(standing.column("target", "evaluate_seconds").ravel().tolist())
+        price, accuracy = Price(name, target, gain, seconds), accuracies[name]
+        if names and accuracy is not None and name not in anew.values():
+            by_task, labels, same = [*accuracy.values()], [0, *anew], None
+            if method in names:
+                curve = curves[names.index(method)].mean(axis=0)
+                same = float(break_even(np.mean(by_task), curve, labels))
+            share = float(np.mean(np.array(by_task) > zero))
+            worth = worth_interval(by_task, curves, labels)
+            price = replace(price, worth=worth, worth_same=same, share=share)
+        prices.append(price)
     return prices
 
 
 def describe_access(transfer: str) -> str:
     """``words, 4 labels per class``, or ``nothing``."""
     words = {
-        "labels": f"{count(count_shots_of(transfer), 'label')} per class",
+        "labels": f"{count(needs_of(transfer).shots, 'label')} per class",
         "old model": "the old model",
         "unlabelled": "unlabelled images",
-        "unknown": NOTHING,
+        UNKNOWN: NOTHING,
     }
     return ", ".join(words.get(need, need) for need in access_of(transfer)) or "nothing"
 

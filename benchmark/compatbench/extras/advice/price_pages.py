@@ -21,7 +21,7 @@ from compatbench.results.estimate import interval_columns
 from compatbench.results.expected import Upgrade
 from compatbench.results.method_results import MethodInfo
 from compatbench.results.ranks import exact
-from compatbench.results.ways import access_of, count_shots_of, needs_of
+from compatbench.results.ways import UNKNOWN, access_of, needs_of
 from compatbench.tables.figures.kinds import read_kinds
 from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.figures.values import dodge_labels, panel_record, two_digits
@@ -104,8 +104,8 @@ def _sorted(page: SuitePage, upgrade: Upgrade, method: str) -> list[Price]:
 
 def _by_access(transfer: str) -> tuple[list[str], int, str]:
     """Ways of equal access stand together, those without any first; more labels later."""
-    needs = access_of(transfer) if needs_of(transfer) else []
-    return needs, count_shots_of(transfer), transfer
+    needs = [each for each in access_of(transfer) if each != UNKNOWN]
+    return needs, needs_of(transfer).shots, transfer
 
 
 PRICE = Section(
@@ -137,9 +137,7 @@ def price_values(page: SuitePage, upgrade: Upgrade) -> Shown:
         lines = {"trained anew": (places, curve)}
         highest = -math.inf
         for access, needs in _LEVELS.items():
-            within = [
-                v for name, v in means.items() if needs_of(name) and {*access_of(name)} <= needs
-            ]
+            within = [v for name, v in means.items() if {*access_of(name)} <= needs]
             if within and max(within) > highest:  # what needs more, and helps no more, is no line
                 highest = max(within)
                 lines[f"with {access}"] = ([places[0], places[-1]], [two_digits(highest)] * 2)

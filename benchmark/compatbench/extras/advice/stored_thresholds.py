@@ -14,12 +14,7 @@ from compatbench.results.estimate import Interval, estimate
 from compatbench.results.expected import Upgrade
 from compatbench.results.measures.registry import Side
 from compatbench.results.method_results import MethodInfo, MethodResults
-from compatbench.results.standing import (
-    Standing,
-    compute_standing,
-    dataset_means,
-    measure_interval,
-)
+from compatbench.results.standing import Standing, compute_standing, dataset_means, measure_interval
 from compatbench.tables.numbers import NOTHING, bounds, percent
 from compatbench.tables.pages.sections import Section
 from compatbench.tables.ranking import method_cell

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.extras.advice.cases import OLD, ZERO_SHOT, Case
 from compatbench.extras.advice.verdicts import act, judge
 from compatbench.results.choice import Way, choose_checked, choose_way
-from compatbench.results.estimate import Interval, interval_columns
+from compatbench.results.estimate import interval_columns
 from compatbench.results.ways import cost_of
 from compatbench.tables.numbers import with_interval
 from compatbench.tables.table import Table, plain_table
@@ -68,25 +68,6 @@ def _time_image(backbone: Backbone) -> float:
     return round(min(taken), 4)
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """What to do on one target, and of which case."""
-
-    case: Case
-    verdict: str
-    transfer: str  # "" for zero-shot
-    survives: int  # of its methods: those whose modules, untouched, gain over zero-shot
-    methods: int
-
-    @property
-    def way(self) -> str:
-        """Where its accuracy stands in the case."""
-        return OLD if self.verdict == "stay" else self.transfer or ZERO_SHOT
-
-    def over_old(self) -> Interval | None:
-        return self.case.estimate(self.transfer or ZERO_SHOT, OLD)
-
-
 def compare_targets(cases: Sequence[Case], facts: Mapping[str, Facts]) -> list[dict[str, Any]]:
     """A row for each target, first the one to take, if that can be told; then by accuracy.
 
@@ -94,38 +75,45 @@ def compare_targets(cases: Sequence[Case], facts: Mapping[str, Facts]) -> list[d
     module on the old model by a whole interval, the one whose way is cheapest and that is not
     clearly worse than the best.
     """
-    outcomes = {
-        target: _outcome([case for case in cases if case.upgrade[1] == target])
-        for target in sorted({case.upgrade[1] for case in cases})
-    }
-    chosen = _choose(outcomes, facts)
-    rows = [
-        {
+    rows, ways, judged = list[dict[str, Any]](), list[Way](), list[Case]()
+    for target in sorted({case.upgrade[1] for case in cases}):
+        of_target = [case for case in cases if case.upgrade[1] == target]
+        case, verdict, transfer = _judge_target(of_target)
+        taken = transfer or ZERO_SHOT
+        way, over_old = OLD if verdict == "stay" else taken, case.estimate(taken, OLD)
+        untouched = [each.estimate(COPIED, ZERO_SHOT) for each in of_target]
+        row = {
             "target": target,
-            "chosen": target == chosen,
-            "verdict": each.verdict,
-            "method": each.case.method,
-            "transfer": each.transfer,
-            "survives": each.survives,
-            "methods": each.methods,
-            **interval_columns("expected", each.case.estimate(each.way)),
-            **interval_columns("gain", each.case.estimate(each.way, ZERO_SHOT)),
-            **interval_columns("over_old", each.over_old()),
+            "chosen": False,
+            "verdict": verdict,
+            "method": case.method,
+            "transfer": transfer,
+            "survives": sum(gain is not None and gain.sign == 1 for gain in untouched),
+            "methods": len(of_target),
+            **interval_columns("expected", case.estimate(way)),
+            **interval_columns("gain", case.estimate(way, ZERO_SHOT)),
+            **interval_columns("over_old", over_old),
             **facts[target],
         }
-        for target, each in outcomes.items()
-    ]
+        rows.append(row)
+        judged.append(case)
+        if verdict not in ("unknown", "stay") and over_old:
+            cost = *cost_of(transfer or COPIED)[:2], row["parameters"] or 0
+            ways.append(Way(target, over_old, cost, case.accuracy[taken]))
+    if chosen := choose_way(ways, judged[0].difference):
+        next(row for row in rows if row["target"] == chosen.name)["chosen"] = True
     # Where accuracy is not known it counts as less than none.
     return sorted(rows, key=lambda row: (not row["chosen"], -(row["expected"] or -1.0)))
 
 
-def _outcome(cases: Sequence[Case]) -> _Outcome:
-    """The verdict on one target: a module's own, or that of the best way of several methods."""
-    gains = [case.estimate(COPIED, ZERO_SHOT) for case in cases]
-    survives = sum(gain is not None and gain.sign == 1 for gain in gains), len(cases)
+def _judge_target(cases: Sequence[Case]) -> tuple[Case, str, str]:
+    """The verdict on one target, of which case, and through what; empty for zero-shot.
+
+    It is a module's own, or that of the best way of several methods.
+    """
     if len(cases) == 1:
         row = judge(cases[0])
-        return _Outcome(cases[0], row["verdict"], row["transfer"], *survives)
+        return cases[0], row["verdict"], row["transfer"]
     ways = [
         (case, Way(name, gain, cost_of(name), case.accuracy[name]))
         for case in cases
@@ -133,32 +121,15 @@ def _outcome(cases: Sequence[Case]) -> _Outcome:
         if (gain := case.estimate(name, ZERO_SHOT)) is not None
     ]
     if not ways:
-        return _Outcome(cases[0], "unknown", "", *survives)
+        return cases[0], "unknown", ""
     by_task = [way.figures.mean(axis=0) - case.accuracy[ZERO_SHOT][0] for case, way in ways]
-    shown, _ = choose_checked([way for _, way in ways], by_task, cases[0].difference)
-    likely = shown or max((way for _, way in ways), key=lambda way: way.gain.value)
+    likely, shown, *_ = choose_checked([way for _, way in ways], by_task, cases[0].difference)
     case = next(case for case, way in ways if way is likely)
     over_old = case.estimate(likely.name, OLD)
     verdict = act(likely.name) if shown else "cannot tell"
     if shown and over_old is not None and over_old.sign == -1:
         verdict = "stay"
-    return _Outcome(case, verdict, likely.name, *survives)
-
-
-def _choose(outcomes: Mapping[str, _Outcome], facts: Mapping[str, Facts]) -> str | None:
-    """The target to take; None where no upgrade is known to gain, or where that cannot be told."""
-    ways = [
-        Way(
-            target,
-            gain,
-            (*cost_of(each.transfer or COPIED)[:2], facts[target]["parameters"] or 0),
-            each.case.accuracy[each.transfer or ZERO_SHOT],
-        )
-        for target, each in outcomes.items()
-        if each.verdict not in ("unknown", "stay") and (gain := each.over_old())
-    ]
-    chosen = choose_way(ways, next(iter(outcomes.values())).case.difference)
-    return chosen and chosen.name
+    return case, verdict, likely.name
 
 
 def target_table(rows: Sequence[Facts]) -> Table:

@@ -53,7 +53,7 @@ from compatbench.results.result_files import (
     write_results,
 )
 from compatbench.results.rows import Row, to_frame
-from compatbench.tables.markdown import code, escape, link_definitions, render_table
+from compatbench.tables.markdown import code, define_links, escape, render_table
 from compatbench.tables.ranking import ranking_table
 from compatbench.tables.suite_page import read_suite_page
 from compatbench.tables.table import records
@@ -191,8 +191,8 @@ def _judge(pull: PullRequest, change: Change, order: Order) -> None:
         shots = max(page.expected.shots)
         ranks = page.restrict(methods={*made, *REFERENCES}).ranks(upgrade, shots)
         title = f"{' → '.join(map(code, upgrade))}:"
-        pull.lines += ["", title, "", render_table(ranking_table(ranks)), ""]
-        pull.lines += link_definitions(row.standing.info.paper for row in ranks)
+        table = render_table(ranking_table(ranks))
+        pull.lines += ["", title, "", table, "", *define_links(table).splitlines()]
 
 
 def score_rows(claimed: pd.DataFrame, card: SuiteCard, order: Order) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from compatbench.extras.indexes.retrieval_files import CEILING, OLD
 from compatbench.files.sizes import format_bytes
 from compatbench.messages import count
 from compatbench.results import choice
-from compatbench.results.estimate import Interval, estimate, interval_columns
+from compatbench.results.estimate import estimate, interval_columns
 from compatbench.tables.numbers import interval_text, percent, signed, with_interval
 from compatbench.tables.table import Column, Table, make_table, number, records
 
@@ -200,17 +200,13 @@ def _judge(
         best = max(others, key=lambda way: way.gain.value, default=None)
         return "cannot tell", None if best is None else int(best.name), None
 
-    def difference(figures: Array, minus: Array) -> Interval | None:
-        return estimate(figures - minus)
-
-    way, _ = choice.choose_checked(ways, [each.figures - old for each in ways], difference)
-    if way is not None:
+    way, shown, harmful, _ = choice.choose_checked(ways, [each.figures - old for each in ways])
+    if shown:
         return names[int(way.name)], int(way.name), None
-    if all(each.gain.sign == -1 for each in ways):
+    if harmful:
         return OLD, None, None
-    likely = max(ways, key=lambda each: each.gain.value)
-    needed = choice.units_to_decide(likely.gain, old.size)
-    return "cannot tell", int(likely.name) if likely.gain.value > 0 else None, needed
+    needed = choice.units_to_decide(way.gain, old.size)
+    return "cannot tell", int(way.name) if way.gain.value > 0 else None, needed
 
 
 def price(index: Index, way: Way, encoded: float) -> dict[str, Any]:

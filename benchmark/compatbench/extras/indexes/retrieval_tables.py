@@ -54,7 +54,7 @@ def retrieval_table(frame: pd.DataFrame) -> Table:
 def read_rows(page: SuitePage) -> pd.DataFrame:
     """What was measured of stored indexes of a suite's tasks; empty if nothing was."""
     measured = {} if page.out is None else read_retrieval(page.out / RESULTS / RETRIEVAL)
-    return measured[page.name][0] if page.name in measured else pd.DataFrame()
+    return measured[page.card.name][0] if page.card.name in measured else pd.DataFrame()
 
 
 INDEXES = Section(

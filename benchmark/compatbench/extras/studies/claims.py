@@ -120,8 +120,8 @@ def analyze_claims(suite: str | SuiteCard = "mini", out: str | Path = ".") -> li
     page = read_suite_page(suite_cards.read(suite), Path(out))
     if not page.results.methods:
         raise CompatbenchError(
-            f"{Path(out) / RESULTS / page.name} holds no results; start with "
-            f"'compatbench run --suite {page.name}'"
+            f"{Path(out) / RESULTS / page.card.name} holds no results; start with "
+            f"'compatbench run --suite {page.card.name}'"
         )
     shots = max(page.expected.shots)
     return [check_claims(page, upgrade, shots) for upgrade in page.expected.upgrades]
@@ -137,7 +137,7 @@ def check_claims(page: SuitePage, upgrade: Upgrade, shots: int) -> ClaimsReport:
         for finding in claim(evidence)
     ]
     counts = evidence.tasks, evidence.complete, len(evidence.ranked)
-    return ClaimsReport(page.name, upgrade, shots, *counts, pd.DataFrame(findings))
+    return ClaimsReport(page.card.name, upgrade, shots, *counts, pd.DataFrame(findings))
 
 
 class Evidence:
@@ -150,7 +150,7 @@ class Evidence:
 
     def __init__(self, page: SuitePage, upgrade: Upgrade, shots: int) -> None:
         self.page, self.upgrade, self.shots = page, upgrade, shots
-        standings = [ranked.standing for ranked in page.ranks(upgrade, shots)]
+        standings = page.by_name(upgrade, shots).values()
         self.ranked = [standing for standing in standings if standing.info.paper != OWN]
         complete = [standing for standing in self.ranked if standing.is_measured]
         learning = {each.info.name: each for each in complete if each.info.depth != "none"}
@@ -227,7 +227,7 @@ def depth_decides(evidence: Evidence) -> Iterator[Row]:
         if not all(groups):
             yield _finding(says, data, why="one kind of method is missing")
             continue
-        effect, why = _compare(tables), [evidence.not_counted]
+        effect, why = crossed_interval(tables), [evidence.not_counted]
         said = verdict = above(effect)
         if needed := list(_needed(groups, tables, said)):
             verdict = "not decided"
@@ -235,11 +235,6 @@ def depth_decides(evidence: Evidence) -> Iterator[Row]:
             shown = title if len(needed) == 1 else f"any one of {len(needed)} methods"
             why.append(f"the interval says {said}, but without {shown} it does not")
         yield _finding(says, data, effect, verdict, "; ".join(filter(None, why)))
-
-
-def _compare(tables: Sequence[Array]) -> Interval:
-    # Methods and tasks are both drawn anew.
-    return crossed_interval(tables, lambda a, b: float(a.mean() - b.mean()))
 
 
 def _needed(
@@ -250,7 +245,7 @@ def _needed(
         for row, name in enumerate(names if len(names) > 1 and said != "not decided" else ()):
             others = [*tables]
             others[i] = np.delete(table, row, axis=0)
-            if above(_compare(others)) != said:
+            if above(crossed_interval(others)) != said:
                 yield name
 
 
@@ -295,14 +290,12 @@ def holds_elsewhere(evidence: Evidence) -> Iterator[Row]:
     """Claim 5: ContCoOp's lead holds out of distribution, on variants of its task."""
     expected, results = evidence.page.expected, evidence.page.results.methods
     parents = {v: task for task in expected.tasks for v in expected.variants.get(task, ())}
-    complete: dict[str, list[Standing]] = {}
+    sets = tuple((task, variant) for variant, task in parents.items())
+    complete: dict[str, Standing] = {}
     for name in (name for name in NAMED if name in results):
-        standings = [
-            compute_standing(results[name], expected, evidence.upgrade, evidence.shots, test)
-            for test in ((task, variant) for variant, task in parents.items())
-        ]
-        if all(standing.is_measured for standing in standings):
-            complete[name] = standings
+        how = expected, evidence.upgrade, evidence.shots, sets
+        if (standing := compute_standing(results[name], *how)).is_measured:
+            complete[name] = standing
     families = set(parents.values())
     data = f"{len(parents)} variants of {count(len(families), 'task')}, {evidence.seeds}"
     # Variants of a task share one trained module, so each family counts once.
@@ -319,7 +312,9 @@ def holds_elsewhere(evidence: Evidence) -> Iterator[Row]:
         elif without := [name for name in names if name not in complete]:
             yield evidence.missing(says, without)
         else:
-            founding, *others = np.array([[_mean(s, measure) for s in complete[n]] for n in names])
+            founding, *others = (
+                np.array([*complete[name].by_task(measure).values()]) for name in names
+            )
             leads = founding - sum(others) / len(others) if others else founding
             by_variant = {"family": [*parents.values()], "lead": leads}
             effect = estimate(by_variant, by) if by else estimate(leads)

@@ -126,15 +126,11 @@ def _losses(groups: Sequence[Sequence[FourWays]], tasks: int, more: str, less: s
         return row | {"verdict": f"{LEAST} methods are needed"}
     tables = [_lost(methods) for methods in groups]
     for name in LOSSES:
-        interval = crossed_interval([table[name] for table in tables], _mean_or_difference)
+        interval = crossed_interval([table[name] for table in tables])
         row |= interval_columns(name, interval)
         sign = interval.sign if tasks >= FEWEST_UNITS else 0
         verdict = {1: more, -1: less, 0: "not decided"}[sign]
     return row | {"verdict": verdict}  # of the last, what is forgotten
-
-
-def _mean_or_difference(first: Array, *others: Array) -> float:
-    return float(first.mean() - sum(other.mean() for other in others))
 
 
 def _lost(methods: Sequence[FourWays]) -> dict[str, Array]:

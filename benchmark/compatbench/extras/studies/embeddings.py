@@ -16,6 +16,7 @@ from compatbench.backbone import Backbone
 from compatbench.backbone.joint_maps import fit_rotation
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task
+from compatbench.engine.task_images import label_tensor
 from compatbench.extras.studies import frames, similarity
 from compatbench.extras.studies.frames import StudyReport, spearman_interval
 from compatbench.extras.studies.law import read_law
@@ -140,7 +141,7 @@ def analyze_embeddings(
     rows = []
     for task in study.load_tasks(tasks):
         before, after = (encode_task(each, task, cache) for each in models)
-        figures = measure_geometry(before, after, list_targets(task))
+        figures = measure_geometry(before, after, label_tensor(task.split("test")))
         rows.append({"task": task.name, "classes": len(task.labels), **figures})
     geometry, page = pd.DataFrame(rows), read_suite_page(study.card, study.out)
     losses = predict_losses(page, geometry, (source, target))
@@ -169,11 +170,6 @@ def encode_task(backbone: Backbone, task: Task, cache: FeatureCache) -> EncodedT
     images = cache.features(backbone, task, list(task.split("test")))
     texts, images = (F.normalize(each.cpu(), dim=-1) for each in (texts, images))
     return EncodedTask(texts, images, mean_tokens(backbone, task.labels))
-
-
-def list_targets(task: Task) -> Tensor:
-    """The classes of a task's test images, ``[images]``."""
-    return torch.tensor([sample.label for sample in task.split("test")])
 
 
 def measure_geometry(
@@ -225,11 +221,10 @@ def predict_losses(page: SuitePage, geometry: pd.DataFrame, upgrade: Upgrade) ->
     known = geometry.loc[geometry["task"].isin(page.expected.tasks)]
     losses: dict[str, pd.Series] = {}
     if upgrade in page.expected.upgrades and len(known):
-        for ranked in page.ranks(upgrade, max(page.expected.shots)):
-            standing = ranked.standing
+        for name, standing in page.by_name(upgrade, max(page.expected.shots)).items():
             if standing.is_measured and standing.info.depth != "none":
                 before, after = (frames.task_means(standing, m) for m in ("source_gain", "gain"))
-                losses[standing.info.name] = (before - after)[known["task"]]
+                losses[name] = (before - after)[known["task"]]
     if losses:
         losses = {"": sum(losses.values(), pd.Series(0.0, known["task"])) / len(losses), **losses}
     rows = []

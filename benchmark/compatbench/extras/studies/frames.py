@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -151,17 +151,21 @@ def _spearman(x: Array, y: Array) -> Array:
     return np.divide(products, norms, out=np.full(norms.shape, np.nan), where=norms > 0)
 
 
-def crossed_interval(tables: Sequence[Array], statistic: Callable[..., float]) -> Interval:
-    """A statistic of tables whose rows and columns are both samples.
+def crossed_interval(tables: Sequence[Array]) -> Interval:
+    """The mean of a table, or its difference from that of another; rows and columns are samples.
 
     Columns (datasets) are the same in all tables, each ``[rows, columns]``, and are drawn
     together; the rows (methods) of each table are drawn by themselves. So what differs from
     method to method counts as chance, too, not only what differs from dataset to dataset.
     """
-    value, columns = float(statistic(*tables)), tables[0].shape[1]
+
+    def difference(first: Array, *others: Array) -> float:
+        return float(first.mean() - sum(other.mean() for other in others))
+
+    value, columns = difference(*tables), tables[0].shape[1]
     on_rows = [draw_resamples(len(table), seed=SEED + i) for i, table in enumerate(tables, 1)]
     resampled = []
     for i, drawn in enumerate(draw_resamples(columns)):
         parts = [table[rows[i]][:, drawn] for table, rows in zip(tables, on_rows, strict=True)]
-        resampled.append(statistic(*parts))
+        resampled.append(difference(*parts))
     return percentile_interval(value, resampled, columns)

@@ -105,7 +105,7 @@ def figures_of_upgrade(page: SuitePage, upgrade: Upgrade, shots: int) -> Iterato
     files = {"scatter": scatter_values(alike) if alike else None}
     for section, title, shown, why_not, of_what in planned:
         yield PlannedFigure(
-            page.name, section, number, title, shown, why_not, of_what, files.get(section)
+            page.card.name, section, number, title, shown, why_not, of_what, files.get(section)
         )
 
 
@@ -132,4 +132,4 @@ def figures_of_suite(page: SuitePage) -> Iterator[PlannedFigure]:
             if len(values) > _MOST:
                 heading += f", the {_MOST} best of {len(values)} methods"
             missing, best = "" if values else _INCOMPLETE, Shown(values[:_MOST], signals)
-            yield PlannedFigure(page.name, kind.name, number, heading, best, missing)
+            yield PlannedFigure(page.card.name, kind.name, number, heading, best, missing)

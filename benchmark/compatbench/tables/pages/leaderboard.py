@@ -22,12 +22,7 @@ from compatbench.tables import markdown
 from compatbench.tables.figures.kinds import list_kinds
 from compatbench.tables.pages.method_pages import render_method_pages
 from compatbench.tables.pages.report_site import Report, write_site
-from compatbench.tables.pages.sections import (
-    TABLES,
-    TOP,
-    list_sections,
-    list_sections_below,
-)
+from compatbench.tables.pages.sections import TABLES, TOP, list_sections, list_sections_below
 from compatbench.tables.suite_page import MARKS, SuitePage, published_pages, suites_with_results
 from compatbench.tables.templates import render_markdown, write_changed
 
@@ -61,7 +56,7 @@ def report(out: str | Path = ".", check: bool = False) -> Report:
     added = [] if check else [_add_measures(out, page) for page in pages]
     if any(added):
         pages = published_pages(out)
-    made = write_site(out, check, pages)
+    made = write_site(out, pages, check)
     if not pages:
         return replace(made, left_out=(f"no leaderboard: {_why_no_pages(out)}", *made.left_out))
     return replace(made, pages=tuple(write_pages(out, pages, check)))
@@ -69,7 +64,7 @@ def report(out: str | Path = ".", check: bool = False) -> Report:
 
 def _add_measures(out: Path, page: SuitePage) -> bool:
     """Whether a suite keeps predictions, and measures of them were added to its rows."""
-    folder = out / RESULTS / page.name
+    folder = out / RESULTS / page.card.name
     if not (find_unmeasured(page.results.all) and any(folder.glob(f"*{PREDICTIONS}"))):
         return False
     from compatbench.results.kept_predictions import add_measures  # takes PyTorch
@@ -88,12 +83,11 @@ def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
     return [*report(out, check).pages]
 
 
-def render_pages(out: Path, pages: Sequence[SuitePage] | None = None) -> dict[Path, str]:
+def render_pages(out: Path, pages: Sequence[SuitePage]) -> dict[Path, str]:
     """``leaderboard.md``, the pages of each suite, and the ranking in a ``README.md`` with a place.
 
-    ``pages`` are the published ones, where they have been read.
+    ``pages`` are the published ones.
     """
-    pages = published_pages(out) if pages is None else pages
     if not pages:
         raise CompatbenchError(_why_no_pages(out))
     figures = find_figures(out)
@@ -101,7 +95,7 @@ def render_pages(out: Path, pages: Sequence[SuitePage] | None = None) -> dict[Pa
     rendered = {out / LEADERBOARD: render_leaderboard(pages, figures, folder.is_dir())}
     for page in (each for suite in pages for each in (suite, *suite.sections)):
         if page.results.all:
-            suite = out / RESULTS / check_name(page.name, "suite")
+            suite = out / RESULTS / check_name(page.card.name, "suite")
             rendered[suite / PAGE] = render_suite(page, figures)
     if folder.is_dir():
         texts = render_method_pages(pages)
@@ -139,9 +133,7 @@ def read_readme(out: Path) -> str:
         raise CompatbenchError(f"{readme} is not UTF-8 ({where}); save it as UTF-8") from None
 
 
-def write_pages(
-    out: Path, pages: Sequence[SuitePage] | None = None, check: bool = False
-) -> list[Path]:
+def write_pages(out: Path, pages: Sequence[SuitePage], check: bool = False) -> list[Path]:
     """Writes the pages that have changed; a check raises for the first of them instead."""
     files = {path: text.encode() for path, text in render_pages(out, pages).items()}
     write_changed(files, check)
@@ -158,7 +150,9 @@ def render_leaderboard(
 
 def render_suite(page: SuitePage, figures: Mapping[str, str] = {}) -> str:
     """``results/<suite>/README.md``: what a suite is, where its tables are, and its pictures."""
-    shown = {name: about for name, about in figures.items() if name.rsplit("-", 2)[0] == page.name}
+    shown = {
+        name: about for name, about in figures.items() if name.rsplit("-", 2)[0] == page.card.name
+    }
     return _render("suite.md.jinja", page=page, shown=dict(sorted(shown.items())), root="../../")
 
 

@@ -113,7 +113,7 @@ def _result_tables(results: Sequence[Result]) -> dict[str, Table]:
             gain = join([gain, number(f"({bounds(interval, signed)})")], " ")
         how, rank = text(row.track or "untouched"), number(row.place or NOTHING)
         rows.setdefault(page.path_title(upgrade), []).append(
-            [text(page.title), how, rank, *means, gain]
+            [text(page.card.title), how, rank, *means, gain]
         )
     header = ["Suite", "Module", "Rank", "Source", "Target", "H", "Gain (95 %)"]
     return {where: plain_table(header, of, left=(0, 1)) for where, of in rows.items()}

@@ -27,17 +27,8 @@ from compatbench.tables.figures.render import check_drawing, compile_figure, nam
 from compatbench.tables.figures.spec_parts import FONT, MARKS, Shown
 from compatbench.tables.pages.method_pages import read_facts, render_facts
 from compatbench.tables.pages.site_data import Json, choose_columns, describe_suite, to_html
-from compatbench.tables.pages.which_method import (
-    CAPABILITIES,
-    answer_questions,
-    list_capabilities,
-)
-from compatbench.tables.suite_page import (
-    SuitePage,
-    published_pages,
-    read_suite_page,
-    suites_with_results,
-)
+from compatbench.tables.pages.which_method import CAPABILITIES, answer_questions, list_capabilities
+from compatbench.tables.suite_page import SuitePage, read_suite_page, suites_with_results
 from compatbench.tables.suite_tables import join_versions
 from compatbench.tables.templates import read_source, template, write_changed
 
@@ -63,10 +54,9 @@ class Report:
         yield f"{site} {verb}, with {sum(path.suffix == '.svg' for path in self.files)} figures"
 
 
-def report_pages(out: Path, published: Sequence[SuitePage] | None = None) -> list[SuitePage]:
+def report_pages(out: Path, published: Sequence[SuitePage]) -> list[SuitePage]:
     """The suites of the leaderboard, each with its sections behind it; without any, all suites."""
-    shown = published_pages(out) if published is None else published
-    pages = [each for page in shown for each in (page, *page.sections)]
+    pages = [each for page in published for each in (page, *page.sections)]
     pages = pages or [read_suite_page(card, out) for card in suites_with_results(out)]
     if not (measured := [page for page in pages if page.results.all]):
         raise CompatbenchError(
@@ -76,13 +66,8 @@ def report_pages(out: Path, published: Sequence[SuitePage] | None = None) -> lis
     return measured
 
 
-def write_site(
-    out: Path, check: bool = False, published: Sequence[SuitePage] | None = None
-) -> Report:
-    """Writes the site and its figures, or compares them, as ``report`` does.
-
-    ``published`` are the pages of the leaderboard, where they have been read.
-    """
+def write_site(out: Path, published: Sequence[SuitePage], check: bool = False) -> Report:
+    """Writes the site and its figures, or compares them, as ``report`` does."""
     made = make_report(out, published)
     folders = [out / RESULTS / name for name in (FIGURES, REPORT)]
     there = {path for folder in folders for path in files_below(require(folder, "folder"))}
@@ -99,18 +84,16 @@ def write_site(
     return replace(made, checked=check)
 
 
-def make_report(out: Path, published: Sequence[SuitePage] | None = None) -> Report:
+def make_report(out: Path, published: Sequence[SuitePage]) -> Report:
     """The site and its figures as ``write_site`` writes them; nothing is written."""
     pages, results = report_pages(out, published), out / RESULTS
-    planned = plan_figures(pages)
-    drawn = {
-        results / FIGURES / f"{figure.name}.svg": figure for figure in planned if not figure.missing
-    }
-    files = {path: figure.render() for path, figure in drawn.items()}
+    files, left_out = dict[Path, bytes](), list[str]()
+    for figure in plan_figures(pages):
+        if figure.missing:
+            left_out.append(f"{figure.name}.svg is left out: {figure.missing}")
+        else:
+            files[results / FIGURES / f"{figure.name}.svg"] = figure.render()
     files |= {results / REPORT / name: content for name, content in render_site(pages).items()}
-    left_out = [
-        f"{figure.name}.svg is left out: {figure.missing}" for figure in planned if figure.missing
-    ]
     return Report(files, tuple(left_out))
 
 
@@ -119,14 +102,15 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
     settings: dict[str, int] = {}  # of methods, most of them alike in several suites
     columns = choose_columns(pages)
     suites = [(page, describe_suite(page, columns, settings)) for page in pages]
-    figures = [figure for _, suite in suites for figure in _all_figures(suite)]
     signals = {
-        shown_figure["kind"]: shown_figure["signals"]
-        for shown_figure in figures
-        if not shown_figure["missing"]
+        figure["kind"]: figure["signals"]
+        for _, suite in suites
+        for part in (suite, *suite["boards"])
+        for figure in part["figures"]
+        if not figure["missing"]
     }
     index = {
-        "suites": [{"name": page.name, "title": one_line(page.title)} for page in pages],
+        "suites": [{"name": page.card.name, "title": one_line(page.card.title)} for page in pages],
         "columns": [
             {
                 "title": column.title,
@@ -158,7 +142,7 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
     script = f"{_script('index', index)}/* compiled {name_program()} */\n"
     files = {"index.html": html.rstrip() + "\n", "index.js": script}
     for page, suite in suites:
-        files[f"data/{check_name(page.name, 'suite')}.js"] = _script("suite", suite)
+        files[f"data/{check_name(page.card.name, 'suite')}.js"] = _script("suite", suite)
     files |= {name: read_source(f"site/{name}") + "\n" for name in SOURCES}
     return {name: text.encode() for name, text in files.items()}
 
@@ -183,13 +167,6 @@ def _dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _all_figures(suite: Json) -> list[Json]:
-    return [
-        *suite["figures"],
-        *(figure for board in suite["boards"] for figure in board["figures"]),
-    ]
-
-
 def _site_spec(name: str, signals: Iterable[str]) -> Json:
     """A compiled specification as wide as its place, on no ground of its own."""
     spec = compile_figure(list_kinds()[name], Shown([], dict.fromkeys(signals)), "container")
@@ -199,8 +176,8 @@ def _site_spec(name: str, signals: Iterable[str]) -> Json:
 def _suite_row(page: SuitePage) -> tuple[str, ...]:
     methods = page.results.all
     return (
-        one_line(page.title),
-        page.name,
+        one_line(page.card.title),
+        page.card.name,
         f"{len(methods)}",
         f"{sum(len(method.rows) for method in methods):,}",
         f"{len(page.expected.tasks)}",

@@ -75,12 +75,12 @@ def describe_suite(page: SuitePage, columns: SiteColumns, settings: dict[str, in
             page.expected.upgrades, sorted(page.expected.shots, reverse=True)
         )
     ]
-    notes = (page.note, page.likeness, page.legend)
+    notes = (page.card.note, page.card.likeness, page.legend)
     configs = {method.info.name: method.config for method in reversed(page.results.all)}
     sections = list_sections("suite", page)
     sections += (each for each in list_sections("leaderboard", page) if each.on_site)
     return {
-        "title": one_line(page.title),
+        "title": one_line(page.card.title),
         "notes": [one_line(text, 2000) for text in notes if text],
         "tasks": [one_line(page.task_title(task), 40) for task in page.expected.tasks],
         "boards": boards,

@@ -13,7 +13,6 @@ from compatbench.data.cards import COPIED
 from compatbench.data.cards.shots import show_shots
 from compatbench.messages import count, one_line
 from compatbench.results.choice import choose_checked
-from compatbench.results.estimate import estimate
 from compatbench.results.expected import Upgrade
 from compatbench.results.ranks import exact
 from compatbench.results.ways import MeasuredWay, access_of, list_ways
@@ -47,7 +46,7 @@ def answer_questions(pages: Sequence[SuitePage]) -> dict[str, Any]:
         UNKNOWN: tuple(dict.fromkeys(u for of in upgrades.values() for u in of))
     } | upgrades
     known = {way: each for upgrade in relations[UNKNOWN] for way, each in _first(pages, upgrade)}
-    titles = {page.results.name: one_line(page.title) for page in pages}
+    titles = {page.results.name: one_line(page.card.title) for page in pages}
     answers = [
         _answer(known, titles, HAVE[have], relations[relation], classes == CLASSES[1])
         for have, relation, classes in product(HAVE, relations, CLASSES)
@@ -118,19 +117,18 @@ def _answer(
         return ["Cannot tell: nothing of this kind was measured.", "", "", ""]
     widest = max((way.datasets for way in ways), key=len)
     ways = [way for way in ways if way.datasets == widest]
-    chosen, _ = choose_checked(ways, [way.by_task for way in ways], lambda a, b: estimate(a - b))
-    way = chosen if isinstance(chosen, MeasuredWay) else max(ways, key=lambda way: way.gain.value)
-    shown = sum(way.gain.sign == 1 for way in ways)
-    if chosen is not None and shown == 1:
+    choice = choose_checked(ways, [way.by_task for way in ways])
+    way, shown = choice.way, sum(way.gain.sign == 1 for way in ways)
+    if choice.shown and shown == 1:
         verdict = "Try first, with zero-shot beside it: the only way that is shown to beat the new "
         verdict += "model's own zero-shot."
-    elif chosen is not None:
+    elif choice.shown:
         verdict = f"Try first, with zero-shot beside it: of {shown} ways shown to beat the new "
         verdict += "model's own zero-shot, the cheapest that is not clearly worse than the best."
     elif shown:
         verdict = "Cannot tell: to choose by some datasets is not shown to gain on the others. Use "
         verdict += "the new model's own zero-shot meanwhile, and try first"
-    elif max(way.gain.sign for way in ways) == -1:
+    elif choice.harmful:
         verdict = "Keep none: use the new model's own zero-shot, or train anew. The best was"
     else:
         verdict = "Cannot tell: nothing measured here is shown to beat the new model's own "
