@@ -102,6 +102,8 @@ def answer_questions(kinds: list[Kind], rows: pd.DataFrame) -> tuple[dict, dict[
         "anchoring_answer": laws_anchoring.answer(prices),
         "prices": prices,
         "judged": judged,
+        "groups": laws_properties.list_groups(targets),
+        "losses": laws_properties.compare_spaces(targets),
     }
     figures = dict[str, Shown]()
     if judged:
@@ -144,7 +146,8 @@ def make_page() -> Page:
         str(law_file): questions["law"].model_dump_json(indent=1) + "\n",
         CHOICE.name: fill_section(CHOICE.read_text(encoding="utf-8"), "laws", _list(questions)),
     }
-    return Page(values | questions, figures, files, {"percent": percent, "bounds": bounds})
+    filters = {"percent": percent, "bounds": bounds, "signed": signed}
+    return Page(values | questions, figures, files, filters)
 
 
 def _list(questions: dict[str, Any]) -> str:

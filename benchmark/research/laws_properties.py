@@ -41,6 +41,11 @@ PROPERTIES = {
     "zero_shot": "gain of zero-shot",
 }
 TOGETHER = "all six, ridge"
+LINEAGES = {
+    "mini-eva-clip": "text tower and joint space inherited",
+    "mini-eva-clip-anew": "text tower inherited",
+    "mini-eva-clip-apart": "nothing inherited",
+}
 # All of a lineage are trained at two lengths, by these seeds.
 NAME = re.compile(r"(?P<lineage>.+?)-[5-8](?P<length>-length-0\.5)?$")
 TARGETS = 24
@@ -214,9 +219,7 @@ def answer(targets: pd.DataFrame, judged: Mapping[str, Judged]) -> str:
     if not judged:
         return f"Not answered yet: {len(targets)} of {TARGETS} targets have been measured."
     shown = [
-        f"{each.title} (R² {each.share.value:.2f}, {each.share.low:.2f} to {each.share.high:.2f})"
-        for each in judged.values()
-        if each.predicts
+        f"{each.title} (R² {show_r2(each.share)})" for each in judged.values() if each.predicts
     ]
     if not shown:
         return "No property was shown to predict the loss of a lineage that was left out."
@@ -249,6 +252,29 @@ def fit_law(targets: pd.DataFrame, judged: Mapping[str, Judged]) -> Law:
         column = {"zero_shot": "zero_shot_gain"}.get(name, name)
         lines.append(Line(name=column, title=title, **rounded))
     return Law(targets=len(targets), wanted=TARGETS, lines=tuple(lines))
+
+
+def list_groups(targets: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The targets of each lineage and length, for people; lineages in the order of their names."""
+    groups = targets.groupby(["lineage", "length"], sort=False)
+    return [
+        (LINEAGES[str(lineage)] + (", half the steps" if length < 1 else ""), group)
+        for (lineage, length), group in groups
+    ]
+
+
+def compare_spaces(targets: pd.DataFrame) -> dict[str, float]:
+    """The largest loss of targets that inherit the joint space, and the least of the others."""
+    inherits, losses = targets["lineage"] == "mini-eva-clip", targets["loss"]
+    return {"inherited": losses[inherits].max(), "own": losses[~inherits].min()}
+
+
+def show_r2(share: Interval) -> str:
+    """R² with its interval; of large ones no decimals."""
+    value, low, high = (
+        f"{x:.2f}" if abs(x) < 10 else f"{x:,.0f}" for x in (share.value, share.low, share.high)
+    )
+    return f"{value} ({low} to {high})"
 
 
 def show_losses(targets: pd.DataFrame) -> Shown:

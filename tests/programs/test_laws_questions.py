@@ -186,3 +186,15 @@ def test_figures_are_drawn_of_every_target_and_weight():
     for title in laws_properties.PROPERTIES.values():
         assert title in drawn["properties"]
     assert all(f">{weight:g}</text>" in drawn["anchoring"] for weight in laws_anchoring.WEIGHTS)
+
+
+def test_losses_are_listed_by_lineage_and_length_and_by_joint_space(decided: Any):
+    targets, _ = decided
+    groups = dict(laws_properties.list_groups(targets))
+    assert [len(group) for group in groups.values()] == [4] * 6
+    first = groups["text tower and joint space inherited, half the steps"]
+    assert set(first["target"]) == {f"mini-eva-clip-{i}-length-0.5" for i in range(5, 9)}
+    spaces = laws_properties.compare_spaces(targets)
+    assert spaces["inherited"] < spaces["own"] == targets["loss"].iloc[8:].min()
+    shown = laws_properties.show_r2(Interval(-11060.06, -12.4, 0.5, 24))
+    assert shown == "-11,060 (-12 to 0.50)"
