@@ -255,11 +255,14 @@ def fit_law(targets: pd.DataFrame, judged: Mapping[str, Judged]) -> Law:
 
 
 def list_groups(targets: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The targets of each lineage and length, for people; lineages in the order of their names."""
-    groups = targets.groupby(["lineage", "length"], sort=False)
+    """The targets of each lineage and length, for people."""
     return [
-        (LINEAGES[str(lineage)] + (", half the steps" if length < 1 else ""), group)
-        for (lineage, length), group in groups
+        (
+            title + ("" if length == 1 else ", half the steps"),
+            targets[(targets["lineage"] == name) & (targets["length"] == length)],
+        )
+        for length in (1.0, 0.5)
+        for name, title in LINEAGES.items()
     ]
 
 

@@ -71,7 +71,8 @@ def make_page(**assumed: float) -> Page:
 def _together() -> dict[str, float]:
     """How many times fewer operations three fits take in one batch, by method."""
     counted = pd.read_csv(TOGETHER, index_col="method")
-    return (counted["one by one"] / counted["together"]).to_dict()
+    fewer = counted["one by one"] / counted["together"]
+    return dict(zip(map(str, fewer.index), map(float, fewer), strict=True))
 
 
 def typical_run(costs: Costs, gpus: int, mean_life: float | None = None) -> Outcome:

@@ -77,8 +77,8 @@ class EmbeddingsReport(StudyReport):
             for row in records(self.geometry.assign(task=self.geometry["task"].map(code)))
         ]
         notes = [f"of the target's parameters, {self.inherited:.0%} lie in tensors of the source"]
-        means = self.geometry[[*PREDICTORS]].astype(float).mean()
-        notes += read_law().tell({**means.to_dict(), "inherited": self.inherited})
+        means = {name: float(self.geometry[name].astype(float).mean()) for name in PREDICTORS}
+        notes += read_law().tell(means | {"inherited": self.inherited})
         if self.predictions.empty:
             missing = "holds no complete method for this upgrade; losses are left out"
             notes.append(f"{self.results} {missing}")
