@@ -104,6 +104,7 @@ def answer_questions(kinds: list[Kind], rows: pd.DataFrame) -> tuple[dict, dict[
         "judged": judged,
         "groups": laws_properties.list_groups(targets),
         "losses": laws_properties.compare_spaces(targets),
+        "within": laws_properties.correlate_gains(targets),
     }
     figures = dict[str, Shown]()
     if judged:

@@ -46,6 +46,16 @@ LINEAGES = {
     "mini-eva-clip-anew": "text tower inherited",
     "mini-eva-clip-apart": "nothing inherited",
 }
+# Short, for the figure.
+SERIES = dict(zip(LINEAGES, ("both inherited", "text tower alone", "nothing"), strict=True))
+PANELS = {
+    "text_cosine": "text cosine",
+    "text_procrustes": "texts, left by a rotation",
+    "image_cka": "image CKA",
+    "token_cosine": "token cosine",
+    "inherited": "parameters inherited",
+    "zero_shot": "gain of zero-shot, points",
+}
 # All of a lineage are trained at two lengths, by these seeds.
 NAME = re.compile(r"(?P<lineage>.+?)-[5-8](?P<length>-length-0\.5)?$")
 TARGETS = 24
@@ -266,6 +276,12 @@ def list_groups(targets: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     ]
 
 
+def correlate_gains(targets: pd.DataFrame) -> list[float]:
+    """Within each lineage, Spearman's correlation of losses with zero-shot's gain."""
+    groups = (targets[targets["lineage"] == name] for name in LINEAGES)
+    return [float(each["loss"].rank().corr(each["zero_shot"].rank())) for each in groups]
+
+
 def compare_spaces(targets: pd.DataFrame) -> dict[str, float]:
     """The largest loss of targets that inherit the joint space, and the least of the others."""
     inherits, losses = targets["lineage"] == "mini-eva-clip", targets["loss"]
@@ -283,9 +299,9 @@ def show_r2(share: Interval) -> str:
 def show_losses(targets: pd.DataFrame) -> Shown:
     """The loss of each target against each property, by lineage."""
     rows = [
-        {"panel": title, "series": row["lineage"], "x": round(float(row[name]), 4)}
+        {"panel": title, "series": SERIES[row["lineage"]], "x": round(float(row[name]), 4)}
         | {"y": round(float(row["loss"]), 2)}
-        for name, title in PROPERTIES.items()
+        for name, title in PANELS.items()
         for row in targets.to_dict("records")
     ]
-    return Shown(rows, {"series": sorted(targets["lineage"].unique())})
+    return Shown(rows, {"series": [*SERIES.values()]})
