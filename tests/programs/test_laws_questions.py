@@ -183,7 +183,8 @@ def test_figures_are_drawn_of_every_target_and_weight():
         name: render_svg_figure(kinds[name], shown).decode()
         for name, shown in {"properties": losses, "anchoring": prices}.items()
     }
-    for title in laws_properties.PROPERTIES.values():
+    assert [*laws_properties.PANELS] == [*laws_properties.PROPERTIES]
+    for title in (*laws_properties.PANELS.values(), *laws_properties.SERIES.values()):
         assert title in drawn["properties"]
     assert all(f">{weight:g}</text>" in drawn["anchoring"] for weight in laws_anchoring.WEIGHTS)
 
