@@ -1,7 +1,9 @@
 """Question 1 of ``docs/laws.md``: which property of an upgrade tells what copied modules lose?
 
-Hypothesis, figure, decision rule and this analysis were written before any row of its targets was
-seen, but for those of the first three targets of suite ``mini-upgrades``.
+Hypothesis, figure, decision rule and the analysis that answers were written before any row of its
+targets was seen, but for those of the first three targets of suite ``mini-upgrades``. What
+describes the targets beside the rule was added after: ``list_groups``, ``compare_spaces`` and
+``correlate_gains``; and ``fit_law``, which had nothing to fit.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from command_line import output_of
 from filelock import FileLock
 
 from compatbench.data.cards import suite_cards
+from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.engine import worker as engine_worker
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute import loop
@@ -203,3 +204,25 @@ def test_seeds_are_fitted_together_but_those_that_another_fits_now(
         assert store.read_predictions(cell.key).keys() == set(cell.places)
         for where, answers in store.read_predictions(cell.key).items():
             assert torch.equal(answers.classes, kept.read_predictions(cell.key)[where].classes)
+
+
+@pytest.mark.slow
+def test_a_seed_whose_images_are_broken_fails_alone(
+    suite: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_shot_data = engine_worker.Worker.few_shot_data
+
+    def draw(self: Any, cell: Any, *of: Any) -> Any:
+        if cell.seed == 2:
+            raise BrokenImages("image 2.png cannot be decoded")
+        return few_shot_data(self, cell, *of)
+
+    monkeypatch.setattr(engine_worker.Worker, "few_shot_data", draw)
+    cells = plan_cells(suite_cards.read(str(suite)), builtin_methods(), ["taskres"])
+    store, compute = RunStore(tmp_path / "runs"), Compute(jobs=1, fits_together=3)
+    with open_job(cells, store.folder, cache, compute) as job:
+        run_here(job, lambda event: None)
+    records = {cell.seed: store.read(cell.key) for cell in cells}
+    assert {seed: bool(record and record.errors) for seed, record in records.items()} == {
+        1: False, 2: True, 3: False
+    }  # fmt: skip

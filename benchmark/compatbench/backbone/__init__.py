@@ -19,15 +19,15 @@ if TYPE_CHECKING:
         ImageInput,
         ImageTower,
     )
-    from compatbench.backbone.parts.blocks import BlockUpdates, is_learned
+    from compatbench.backbone.parts.blocks import BlockUpdates, requires_grad
     from compatbench.backbone.parts.memory import memory_budget, set_memory_budget
     from compatbench.backbone.text.prompts import Prompts
     from compatbench.data.labels import Labels
 
 __all__ = [
     "DENSE", "FEATURES", "PIXELS", "POOLED", "Backbone", "BlockUpdates", "DroppingBackbone",
-    "ImageInput", "ImageTower", "Labels", "Prompts", "RotatedBackbone", "is_learned",
-    "load_backbone", "memory_budget", "set_memory_budget",
+    "ImageInput", "ImageTower", "Labels", "Prompts", "RotatedBackbone", "load_backbone",
+    "memory_budget", "requires_grad", "set_memory_budget",
 ]  # fmt: skip
 _PLACES = {
     "backbone.backbone": ("Backbone", "load_backbone"),
@@ -35,7 +35,7 @@ _PLACES = {
     "backbone.image.image_tower": (
         "DENSE", "FEATURES", "PIXELS", "POOLED", "ImageInput", "ImageTower",
     ),
-    "backbone.parts.blocks": ("BlockUpdates", "is_learned"),
+    "backbone.parts.blocks": ("BlockUpdates", "requires_grad"),
     "backbone.parts.memory": ("memory_budget", "set_memory_budget"),
     "backbone.text.prompts": ("Prompts",),
     "data.labels": ("Labels",),

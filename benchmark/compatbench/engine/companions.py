@@ -40,6 +40,7 @@ class Companions:
 
 
 def _describe_kind(cell: Cell) -> str:
+    """What cells have in common whose fits may be in one batch."""
     config = cell.config | {"recipe": (cell.config.get("recipe") or {}) | {"lr": None}}
     kind = cell.method, cell.plugin, config, cell.task, cell.source, cell.shots, cell.training
     return repr(kind)

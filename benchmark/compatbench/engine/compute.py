@@ -34,8 +34,8 @@ class Compute:
             threads. By default one on processors, whose backbones take longer than any image, and
             for GPUs the worker's share of the cores.
         fits_together: most fits that a worker makes in one batch: of one method and task, with
-            other seeds or learning rates. For GPUs, which wait for the start of small operations:
-            each is one for all. Fits are the same but for rounding, and share the memory budget.
+            other seeds or learning rates. Meant for GPUs: small operations are started once for
+            all of them. Fits are the same but for rounding, and share the memory budget.
         memory_budget: most bytes that each tower of a worker keeps for a backward pass, and for the
             images that are classified at once; by default half of what is free (image towers on a
             processor: 4 GiB), and 1 GiB. Less is slower: what does not fit is computed again, of

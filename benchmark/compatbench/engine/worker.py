@@ -168,13 +168,13 @@ class Worker:
             return []
         backbone = self._load(cells[0].source, cells[0].training.precision)
         pairs = zip(cells, methods, strict=True)
-        draws = [self.few_shot_data(cell, backbone, method) for cell, method in pairs]
         rngs = [torch.Generator().manual_seed(cell.seed) for cell in cells]
-        wait_for(backbone.device)
-        start = time.perf_counter()
         try:
+            draws = [self.few_shot_data(cell, backbone, method) for cell, method in pairs]
+            wait_for(backbone.device)
+            start = time.perf_counter()
             modules = fit_together(methods, backbone, draws, rngs)
-        except Exception as error:  # a method's own error comes again
+        except Exception as error:  # that of this cell comes again; another's is not its own
             logging.getLogger(__name__).info("fits are made one by one: %s", first_line(error))
             return []
         return [

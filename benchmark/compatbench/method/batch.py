@@ -53,12 +53,12 @@ class Batch:
         tensors = [x for name in _PARTS if (x := getattr(self, name)) is not None]
         return tensors if self.teacher is None else tensors + self.teacher.tensors
 
-    def having(self, tensors: Iterable[Tensor]) -> Batch:
+    def with_tensors(self, tensors: Iterable[Tensor]) -> Batch:
         """A batch of other ``tensors``; to draw for it, or to ask for its rows, is an error."""
         left = iter(tensors)
         parts = {name: next(left) for name in _PARTS if getattr(self, name) is not None}
         nothing: Any = object()
-        teacher = self.teacher and self.teacher.having(left)
+        teacher = self.teacher and self.teacher.with_tensors(left)
         return replace(self, **parts, teacher=teacher, rng=nothing, rows=nothing)
 
 
@@ -105,7 +105,11 @@ def pool_views(images: FeatureSet) -> FeatureSet:
 
 
 def join_images(sets: Sequence[FeatureSet]) -> FeatureSet:
-    """The images of several fits, as many of each and one fit after the other."""
+    """The images of several fits, as many of each and one fit after the other.
+
+    Raises:
+        CompatbenchError: a fit has more images than another.
+    """
     if len(sets) == 1:
         return sets[0]
     if len({len(images) for images in sets}) > 1:
@@ -142,5 +146,6 @@ class _JoinedRows:
             part.prefetch(rows)  # type: ignore[attr-defined]  # as all rows on disk do
 
     def _split(self, index: Tensor) -> Iterable[tuple[Rows, Tensor]]:
-        for i, part in enumerate(self._parts):
-            yield part, index.chunk(len(self._parts))[i] - i * len(part)
+        chunks = index.chunk(len(self._parts))
+        for i, (part, rows) in enumerate(zip(self._parts, chunks, strict=True)):
+            yield part, rows - i * len(part)

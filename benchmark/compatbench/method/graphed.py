@@ -142,4 +142,4 @@ def _shapes(batch: Batch) -> list[tuple[torch.Size, torch.dtype]]:
 
 def _hold(batch: Batch) -> Batch:
     """A copy in memory of its own."""
-    return batch.having([x.clone() for x in batch.tensors])
+    return batch.with_tensors([x.clone() for x in batch.tensors])

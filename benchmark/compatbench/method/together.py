@@ -18,7 +18,7 @@ from compatbench.backbone.parts.memory import current_budget, memory_budget
 from compatbench.method import Backbone, FewShotData, Method, Module
 from compatbench.method.batch import Batch
 from compatbench.method.mistakes import check_module
-from compatbench.method.trained import Fit, Plan, TrainedMethod
+from compatbench.method.trained import Fit, Steps, TrainedMethod
 
 CHECKED = 2  # steps; in the first, a tensor that starts at zero may leave others no gradient
 ROUNDING = 1e-3  # of a gradient, at most; and of that of the whole module, a thousandth of it
@@ -75,7 +75,7 @@ def fit_together(
     recipes = [method.config.recipe for method in trained]
     fits = [Fit(*each) for each in zip(draws, rngs, recipes, strict=True)]
     epochs, per_epoch = first.plan_steps(draws[0].shots, len(draws[0].train))
-    plan = Plan(epochs, per_epoch, "train", replays=True)
+    plan = Steps(epochs, per_epoch, "train", replays=True)
     budget = current_budget()
     with memory_budget(None if budget is None else max(budget // count, 1)):
         joined = first._descend(_join(modules), _Losses(loss, count), backbone, fits, plan)
@@ -135,7 +135,7 @@ class _Losses:
         )
 
         def compute(own: tuple[dict[str, Tensor], dict[str, Tensor]], images: Any) -> Tensor:
-            return self._loss(Module(*own), batch.having(images))
+            return self._loss(Module(*own), batch.with_tensors(images))
 
         with warnings.catch_warnings():
             # Where PyTorch has no such operation of several fits, it takes one of each.
@@ -148,7 +148,7 @@ class _Losses:
         """Refuses gradients that are not those of single fits."""
         for i, module in enumerate(modules):
             trained = [*module.trained.values()]
-            alone = self._loss(module, batch.having([part[i] for part in parts]))
+            alone = self._loss(module, batch.with_tensors([part[i] for part in parts]))
             both = [
                 torch.autograd.grad(
                     value, trained, retain_graph=True, allow_unused=True, materialize_grads=True

@@ -91,7 +91,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Steps:
     """The steps of a fit, and whether they may be recorded (``MethodCard.replays``).
 
     ``part``: of the few-shot data, from which batches are.
@@ -217,7 +217,7 @@ class TrainedMethod(Method):
         whole = recipe is None and share == 1
         most, per_epoch = self.plan_steps(*size) if whole else self.plan_steps(*size, recipe, share)
         epochs = most if epochs is None else min(epochs, most)
-        plan = Plan(epochs, per_epoch, part, replays)
+        plan = Steps(epochs, per_epoch, part, replays)
         return self._descend(module, loss, backbone, [Fit(data, rng, stage)], plan)
 
     def _descend(
@@ -226,7 +226,7 @@ class TrainedMethod(Method):
         loss: Callable[[Module, Batch], Tensor],
         backbone: Backbone,
         fits: Sequence[Fit],
-        plan: Plan,
+        plan: Steps,
     ) -> Module:
         """The module of a fit, or of several in one, whose trained tensors minimise a loss.
 

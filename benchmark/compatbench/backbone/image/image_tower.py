@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from compatbench.backbone.image.image_anatomy import TimmAnatomy, examine_image_tower
-from compatbench.backbone.parts.blocks import BlockUpdates, Updates, is_learned, updates_of, widen
+from compatbench.backbone.parts.blocks import (
+    BlockUpdates,
+    Updates,
+    requires_grad,
+    updates_of,
+    widen,
+)
 from compatbench.backbone.parts.memory import in_micro_batches, kept_numbers
 from compatbench.backbone.parts.parameters import (
     CommonNames,
@@ -179,7 +185,7 @@ class ImageTower:
                 features = torch.cat([features[:, None], patches], dim=1)
             return (features,)
 
-        trained = any(map(is_learned, (weights or {}).values()))
+        trained = any(map(requires_grad, (weights or {}).values()))
         return tower._run(finish, hidden, block, prompts, block_updates, last, trained, rng)[0]
 
     def encode_rows(
@@ -228,7 +234,7 @@ class ImageTower:
             part_prompts = [rows[part] if rows.ndim == 3 else rows for rows in prompts]
             return finish(self._run_blocks(hidden[part], block, part_prompts, updates, last))
 
-        inputs = trained or block_updates or any(map(is_learned, (hidden, *prompts)))
+        inputs = trained or block_updates or any(map(requires_grad, (hidden, *prompts)))
         if not (inputs and torch.is_grad_enabled()):
             return list(compute(slice(None)))
         tokens = self.tokens + (prompts[0].shape[-2] if prompts else 0)

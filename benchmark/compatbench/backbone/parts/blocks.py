@@ -24,7 +24,7 @@ _QUICK = 1.702
 _PLAIN = {f"{part}{of}" for part in ("in_proj_", "out_proj.") for of in ("weight", "bias")}
 
 
-def is_learned(tensor: Tensor) -> bool:
+def requires_grad(tensor: Tensor) -> bool:
     """Whether a gradient is asked for of a tensor, or of one that is computed for several fits."""
     return torch.func.debug_unwrap(tensor).requires_grad  # which no other says within ``vmap``
 
@@ -138,7 +138,8 @@ class StandardBlock:
 class _Attend(torch.autograd.Function):
     """Attention of groups: queries ``[G, S, d]``, keys and values ``[G, K, d]``.
 
-    ``mask`` is added to the scores, ``[G, S, K]``. On small groups faster than torch's own.
+    ``mask`` is added to the scores, ``[G, S, K]``. On small groups faster than torch's own. The
+    shares of attention are an output, too: nothing else can be kept where ``vmap`` is to work.
     """
 
     @staticmethod
@@ -197,7 +198,7 @@ def _quick_mlp(mlp: Any, x: Tensor) -> Tensor:
     """An MLP with QuickGELU of rows ``[..., D]``; differentiable in its parameters, too."""
     parameters = mlp.c_fc.weight, mlp.c_fc.bias, mlp.c_proj.weight, mlp.c_proj.bias
     rows = x.flatten(0, -2)
-    if any(map(is_learned, parameters)):
+    if any(map(requires_grad, parameters)):
         out = _project(F.silu(_expand(rows, *parameters[:2])), *parameters[2:])
     else:
         out = _FrozenMlp.apply(rows, *parameters)[0]
@@ -213,7 +214,7 @@ def _project(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class _FrozenMlp(torch.autograd.Function):
-    """Keeps the hidden rows alone."""
+    """Keeps the hidden rows alone, which are an output for that (as of ``_Attend``)."""
 
     @staticmethod
     def forward(rows: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]

@@ -61,13 +61,13 @@ class Law(BaseModel):
         """What the law says of an upgrade, and what it does not, a sentence each."""
         if self.targets < self.wanted:
             return [
-                f"what to expect of a loss cannot be told yet: {self.targets} of {self.wanted} "
+                f"what copied modules lose cannot be told yet: {self.targets} of {self.wanted} "
                 "upgrades have been measured (docs/laws.md)"
             ]
         if not self.lines:
             return [
-                "what to expect of a loss cannot be told: of none of these figures was it shown "
-                "that it predicts the loss of another lineage (docs/laws.md)"
+                "what copied modules lose cannot be told: none of these figures was shown to "
+                "predict it for another lineage (docs/laws.md)"
             ]
         told = [line.tell(properties[line.name]) for line in self.lines]
         return [*told, f"these are lines of {self.targets} upgrades of miniature models"]
