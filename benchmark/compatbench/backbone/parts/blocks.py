@@ -135,7 +135,20 @@ class StandardBlock:
         return _quick_mlp(mlp, normed) if self._quick else mlp(normed)
 
 
-class _Attend(torch.autograd.Function):
+class _Function(torch.autograd.Function):
+    """A function that works under ``vmap``, and outside of it is called without a detour.
+
+    ``Function.apply`` reads the signature at every call, which takes longer than small products.
+    """
+
+    @classmethod
+    def apply(cls, *inputs: Any) -> Any:
+        if torch._C._are_functorch_transforms_active():
+            return super().apply(*inputs)
+        return super(torch.autograd.Function, cls).apply(*inputs)  # type: ignore[misc]
+
+
+class _Attend(_Function):
     """Attention of groups: queries ``[G, S, d]``, keys and values ``[G, K, d]``.
 
     ``mask`` is added to the scores, ``[G, S, K]``. On small groups faster than torch's own. The
@@ -213,7 +226,7 @@ def _project(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.addmm(bias, hidden, weight.T, alpha=1 / _QUICK)
 
 
-class _FrozenMlp(torch.autograd.Function):
+class _FrozenMlp(_Function):
     """Keeps the hidden rows alone, which are an output for that (as of ``_Attend``)."""
 
     @staticmethod
