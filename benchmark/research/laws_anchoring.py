@@ -88,10 +88,12 @@ def answer(prices: Sequence[Price]) -> str:
     free = [price for price in kept if price.is_free]
     chosen = free or kept
     best = max(chosen, key=lambda price: price.gain.value)
-    cost = f"costs less than {FREE} points of zero-shot" if free else "is not shown to be free"
+    cost = (
+        f"less than {FREE:g} points are lost" if free else "what is lost is not shown to be small"
+    )
     return (
-        f"At weight {best.weight:g} copied modules gain {_show(best.gain)} points more, which "
-        f"{cost} ({_show(best.zero_shot)})."
+        f"At weight {best.weight:g} copied modules gain {_show(best.gain)} points more than "
+        f"without the penalty; zero-shot changes by {_show(best.zero_shot)} points, so {cost}."
     )
 
 

@@ -157,7 +157,7 @@ def test_a_weight_is_named_that_keeps_modules_and_is_free():
     assert prices[2].zero_shot.value == pytest.approx(((lost + other) / 2).mean())
     assert [price.keeps for price in prices[1:]] == [True] * 3
     assert not prices[-1].is_free
-    assert "which costs less than" in laws_anchoring.answer(prices)
+    assert "less than 2 points are lost" in laws_anchoring.answer(prices)
     assert "At weight 10" not in laws_anchoring.answer(prices)
 
 

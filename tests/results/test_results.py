@@ -324,7 +324,7 @@ ANSWERS = st.tuples(st.sampled_from([-1, 0]), st.sampled_from([1, 127, 255, 300,
 def rows_at(places: list[tuple[str, Where]]) -> pd.DataFrame:
     columns = ["key", "backbone", "test_set", "data"]
     table = pd.DataFrame([(key, *where) for key, where in places], columns=columns)
-    return table.assign(status="ok")
+    return table.assign(source="old", status="ok")
 
 
 @given(st.dictionaries(st.tuples(KEYS, PLACES), ANSWERS, min_size=1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 from compatbench.data.cards import SuiteCard, suite_tasks
 from compatbench.data.draws import ShotsFiles, load_test_set
 from compatbench.data.images.dataset_files import BrokenImages
-from compatbench.data.task import Task
 from compatbench.engine.cell import Cell, CellRecord, Where
 from compatbench.engine.flat_settings import flat_settings
 from compatbench.engine.matrix import select_matrix
@@ -62,32 +60,36 @@ def rows_of(cell: Cell, record: CellRecord, store: RunStore) -> list[Row]:
         elif outcome is None or where not in predictions:
             continue
         elif (zero_shot := store.read_zero_shot(where, precision)) is not None:
-            figures = score_place(where, cell.source, predictions, zero_shot)
+            labels = read_labels(where[1])
+            figures = score_place(where, cell.source, predictions, zero_shot, labels)
             about = {"status": "ok", "prompt_diversity": outcome.prompt_diversity}
             rows.append(Row.model_validate(place | about | figures))
     return rows
 
 
 def score_place(
-    where: Where, source: str, predictions: Mapping[Where, Predictions], zero_shot: Predictions
+    where: Where,
+    source: str,
+    predictions: Mapping[Where, Predictions],
+    zero_shot: Predictions,
+    labels: NDArray[np.int64],
 ) -> dict[str, int | float | None]:
     """Every measure of a cell's predictions at one place.
 
     Args:
         predictions: of the cell, at all its places.
         zero_shot: of zero-shot, at this place.
+        labels: of the test set, ``[images]``.
     """
     backbone, test_set, _ = where
     on_source = [w for w in predictions if w[:2] == (source, test_set)]
     before = predictions[on_source[0]] if on_source and backbone != source else None
-    labels = _labels(load_test_set(test_set))
     return score(Answers(predictions[where], before, zero_shot, labels))
 
 
-@lru_cache(maxsize=64)
-def _labels(test_set: Task) -> NDArray[np.int64]:
+def read_labels(test_set: str) -> NDArray[np.int64]:
     """The labels of a test set, ``[images]``."""
-    return np.array([sample.label for sample in test_set.split("test")])
+    return np.array([sample.label for sample in load_test_set(test_set).split("test")])
 
 
 def _failed(cell: Cell) -> list[Row]:
@@ -232,7 +234,9 @@ def describe_method(suite: SuiteCard, method: type[Method], name: str) -> Method
     differs = _differences(recipe, general)
     if suite.training.precision != "fp32":
         differs["precision"] = ("fp32", suite.training.precision)
-    for task in suite_tasks(suite):
+    names = {method.card.name, *suite.lineage(name)}
+    by_task = any("tasks" in suite.methods.get(each, {}) for each in names)
+    for task in suite_tasks(suite) if by_task else ():
         changed = _differences(general, resolve_settings(method, suite, name, task))
         differs |= {f"{task}: {setting}": values for setting, values in changed.items()}
     card = method.card

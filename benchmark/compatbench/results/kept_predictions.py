@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -22,7 +22,7 @@ from compatbench.files.atomic import holds, write_atomic
 from compatbench.files.kinds import kind_of
 from compatbench.files.tensors import load_tensors, pack_tensors
 from compatbench.method.predictions import Predictions
-from compatbench.results.collect import score_place
+from compatbench.results.collect import read_labels, score_place
 from compatbench.results.method_results import MethodResults, find_unmeasured
 from compatbench.results.result_files import PREDICTIONS, read_method, read_methods, write_results
 
@@ -36,7 +36,7 @@ def pack_predictions(by_cell: ByCell, rows: pd.DataFrame) -> bytes:
 
     Classes take the fewest bytes that hold them, most often one; confidences take two.
     """
-    places = sorted({(row.key, (row.backbone, row.test_set, row.data)) for row in _answered(rows)})
+    places = sorted({(key, where) for _, key, _, where in _answered(rows)})
     kept = [(key, where) for key, where in places if where in by_cell.get(key, ())]
     answers = [by_cell[key][where] for key, where in kept]
     if not answers:
@@ -56,9 +56,11 @@ def pack_predictions(by_cell: ByCell, rows: pd.DataFrame) -> bytes:
     return pack_tensors(tensors, SCHEMA, about)
 
 
-def _answered(rows: pd.DataFrame) -> Iterator[Any]:
-    """The rows that are ok, as tuples with names."""
-    yield from rows.loc[rows["status"] == "ok"].itertuples()
+def _answered(rows: pd.DataFrame) -> Iterator[tuple[int, str, str, Where]]:
+    """Of the rows that are ok: index, key of the cell, source, and place."""
+    columns = ["key", "source", "backbone", "test_set", "data"]
+    for index, key, source, *where in rows.loc[rows["status"] == "ok", columns].itertuples():
+        yield index, key, source, (where[0], where[1], where[2])
 
 
 def _smallest_type(least: int, most: int) -> torch.dtype:
@@ -120,14 +122,14 @@ def score_kept(
     zero_shot: dict[Where, Predictions] = {}
     for answers in kept.get(ZERO_SHOT, {}).values():
         zero_shot |= answers
-    scored = {}
+    scored, labels_of = {}, cache(read_labels)
     for name, results in methods.items():
         by_cell, figures = kept.get(name, {}), {}
-        for row in _answered(results.rows):
-            where = row.backbone, row.test_set, row.data
-            answers = by_cell.get(row.key, {}) if row.key not in but else {}
+        for index, key, source, where in _answered(results.rows):
+            answers = by_cell.get(key, {}) if key not in but else {}
             if where in answers and where in zero_shot:
-                figures[row.Index] = score_place(where, row.source, answers, zero_shot[where])
+                labels = labels_of(where[1])
+                figures[index] = score_place(where, source, answers, zero_shot[where], labels)
         if figures:
             table = pd.DataFrame.from_dict(figures, orient="index")
             rows = results.rows.loc[table.index].copy()

@@ -17,7 +17,7 @@ from compatbench.data.cards import COPIED, ConfigName
 from compatbench.data.labels import Need
 from compatbench.messages import count
 from compatbench.results.measures import list_measures
-from compatbench.results.rows import Cost, Row, figures_of, to_frame, with_figures
+from compatbench.results.rows import Cost, Row, figures_of, in_order, to_frame, with_figures
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -227,10 +227,10 @@ def merge_results(
     done = rows["status"] != "failed"
     has_result = done.groupby([rows[name] for name in (*Row.place, "key")]).transform("any")
     rows = rows.loc[done | ~has_result].drop_duplicates(Row.place, keep="last")
-    rows = rows.sort_values(Row.place)
+    rows = in_order(rows, Row)
     keys = valid_keys.intersection(rows["key"])
     costs = pd.concat([old.costs.loc[old.costs["key"].isin(keys)], new.costs])
-    costs = costs.drop_duplicates(Cost.place, keep="last").sort_values(Cost.place)
+    costs = in_order(costs.drop_duplicates(Cost.place, keep="last"), Cost)
     made = [new, old] if "old" in rows.index.get_level_values("origin") else [new]
     return replace(
         new,

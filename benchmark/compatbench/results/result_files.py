@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +29,7 @@ from compatbench.results.method_results import (
     SuiteResults,
     split_results,
 )
-from compatbench.results.rows import Cost, Row, places_of, read_csv, to_frame, write_csv
+from compatbench.results.rows import Cost, Row, in_order, places_of, read_csv, to_frame, write_csv
 
 RESULTS = "results"
 PREDICTIONS = ".safetensors"  # of a method, where a suite keeps them
@@ -71,9 +72,13 @@ def result_folders(out: Path) -> list[Path]:
     return sorted(path for path in folders if path.name not in NO_SUITES)
 
 
-def read_results(folder: Path) -> SuiteResults:
-    """Reads ``results/<suite>/``; a folder that does not exist holds no results."""
-    methods = read_methods(folder)
+def read_results(folder: Path, methods: Mapping[str, MethodResults] | None = None) -> SuiteResults:
+    """Reads ``results/<suite>/``; a folder that does not exist holds no results.
+
+    Args:
+        methods: those of the folder, if they have been read.
+    """
+    methods = read_methods(folder) if methods is None else methods
     tables = (path.read_bytes() for path in sorted(folder.glob("[!.]*.csv")))
     return split_results(folder.name, methods.values(), sha256_bytes(*tables))
 
@@ -151,8 +156,8 @@ def file_texts(results: MethodResults) -> dict[str, str]:
     about |= {"schema_version": 1, "method": info}
     return {
         ".json": json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n",
-        ".cost.csv": write_csv(results.costs.sort_values(Cost.place)),
-        ".csv": write_csv(results.rows.sort_values(Row.place)),
+        ".cost.csv": write_csv(in_order(results.costs, Cost)),
+        ".csv": write_csv(in_order(results.rows, Row)),
     }
 
 

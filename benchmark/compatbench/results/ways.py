@@ -71,7 +71,8 @@ def needs_of(transfer: str) -> Needs:
 
 def access_of(transfer: str) -> list[str]:
     """What a way needs besides the module and the target, always in one order."""
-    return [each for each in (*ACCESS, UNKNOWN) if each in needs_of(transfer).access]
+    access = needs_of(transfer).access
+    return [each for each in (*ACCESS, UNKNOWN) if each in access]
 
 
 def cost_of(transfer: str) -> tuple[int, bool, int, bool]:

@@ -208,27 +208,35 @@ def suites_with_results(out: Path, also: SuiteCard | None = None) -> list[SuiteC
     return suites
 
 
-def published_pages(out: Path, also: SuiteCard | None = None) -> list[SuitePage]:
+def published_pages(
+    out: Path, also: SuiteCard | None = None, read: Mapping[str, SuiteResults] = {}
+) -> list[SuitePage]:
     """The suites that are published and have results, each with its sections, by name.
 
-    ``also`` is a suite from a file of its own, which is not among the installed ones.
+    Args:
+        also: a suite from a file of its own, which is not among the installed ones.
+        read: results that have been read, by suite.
     """
+
+    def page_of(suite: SuiteCard) -> SuitePage:
+        return read_suite_page(suite, out, read.get(suite.name))
+
     known = suites_with_results(out, also)
     sections, replications = dict[str, list[SuitePage]](), dict[str, list[SuitePage]]()
     for suite in known:
         if suite.extends not in suite_cards.names():
             continue
         if suite.publish == "section":
-            sections.setdefault(suite.extends, []).append(read_suite_page(suite, out))
+            sections.setdefault(suite.extends, []).append(page_of(suite))
         elif not suite.publish and any(len(of) >= FEWEST_UNITS for of in suite.groups.values()):
-            replications.setdefault(suite.extends, []).append(read_suite_page(suite, out))
+            replications.setdefault(suite.extends, []).append(page_of(suite))
     shown = {suite.name: suite for suite in known if suite.publish is True}
     # A section may have results before its suite has any.
     for name in sections:
         shown.setdefault(name, suite_cards.read(name))
     return [
         replace(
-            read_suite_page(shown[name], out),
+            page_of(shown[name]),
             sections=tuple(sections.get(name, ())),
             replications=tuple(replications.get(name, ())),
         )

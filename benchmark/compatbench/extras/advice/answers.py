@@ -17,6 +17,7 @@ from compatbench.messages import count
 from compatbench.results.choice import choose_checked, units_to_decide
 from compatbench.results.estimate import FEWEST_UNITS, Interval, estimate
 from compatbench.results.expected import Upgrade
+from compatbench.results.method_results import remembered
 from compatbench.results.standing import dataset_means
 from compatbench.results.ways import MeasuredWay, list_ways
 from compatbench.tables.numbers import NOTHING, bounds, percent, signed
@@ -104,6 +105,7 @@ def describe_kinds(page: SuitePage) -> list[Cell]:
     return texts
 
 
+@remembered
 def _by_answer(page: SuitePage, upgrade: Upgrade) -> dict[_Cells, tuple[_Tried, list[Held]]]:
     """The way of each answer, and who gets it; the answers by the first who does."""
     pools, by_answer = _pool_ways(page, upgrade), dict[_Cells, tuple[_Tried, list[Held]]]()

@@ -12,7 +12,14 @@ from compatbench.extras.audit.findings import Finding, compare_file
 from compatbench.extras.audit.stored_suite import Files, StoredSuite
 from compatbench.files.kinds import files_below, kind_of
 from compatbench.plugins import load, offered
-from compatbench.results.result_files import FIGURES, PUBLISHED, REPORT, RESULTS, WRITTEN
+from compatbench.results.result_files import (
+    FIGURES,
+    PUBLISHED,
+    REPORT,
+    RESULTS,
+    WRITTEN,
+    read_results,
+)
 from compatbench.tables.pages.leaderboard import METHOD_PAGES, SECTION, render_pages
 from compatbench.tables.pages.report_site import make_report
 from compatbench.tables.suite_page import published_pages
@@ -37,7 +44,7 @@ def check_files(
             problems[results / name] = str(error)
     if any(card.publish for card in cards):
         try:
-            made |= {path: (text, STALE) for path, text in _make_pages(out, cards).items()}
+            made |= {path: (text, STALE) for path, text in _make_pages(out, cards, stored).items()}
         except CompatbenchError as error:
             problems[results] = str(error)
     yield from (Finding(str(path), problem) for path, problem in problems.items())
@@ -60,13 +67,18 @@ def check_files(
             yield Finding(str(path), "no command makes it; move it away")
 
 
-def _make_pages(out: Path, cards: Sequence[SuiteCard]) -> dict[Path, bytes]:
+def _make_pages(
+    out: Path, cards: Sequence[SuiteCard], stored: Sequence[StoredSuite]
+) -> dict[Path, bytes]:
     """All pages, and the report where there is one; one of the suites may come from a file."""
     from_file = next((card for card in cards if card.name not in suite_cards.names()), None)
     with warnings.catch_warnings():
         # A folder that no suite explains is a finding of its own.
         warnings.simplefilter("ignore", CompatbenchWarning)
-        pages = published_pages(out, from_file)
+        # What is broken is read again, for the error that the pages give.
+        whole = (suite for suite in stored if not suite.findings)
+        read = {suite.card.name: read_results(suite.folder, suite.methods) for suite in whole}
+        pages = published_pages(out, from_file, read)
     made = {path: text.encode() for path, text in render_pages(out, pages).items()}
     if any(kind_of(out / RESULTS / name) for name in (REPORT, FIGURES)):
         made |= make_report(out, pages).files

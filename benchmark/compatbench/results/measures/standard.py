@@ -76,10 +76,11 @@ def ece(answers: Answers) -> float:
     confidence = np.asarray(answers.predictions.confidence, dtype=np.float64)
     # Equal confidences are ordered by being right, so that no order of images shows.
     order = np.lexsort((right, confidence))
-    rights = np.array_split(right[order].astype(float), BINS)
-    confidences = np.array_split(confidence[order], BINS)
-    gaps = [abs(r.sum() - c.sum()) for r, c in zip(rights, confidences, strict=True)]
-    return round(100 * float(np.sum(gaps)) / len(right), 4)
+    bins = min(BINS, len(right))
+    size, larger = divmod(len(right), bins)  # the first bins hold an image more
+    firsts = [bin * size + min(bin, larger) for bin in range(bins)]
+    gaps = np.add.reduceat(right[order] - confidence[order], firsts)
+    return round(100 * float(np.abs(gaps).sum()) / len(right), 4)
 
 
 def _percent(row: Columns, name: str) -> Figures:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from compatbench.data.cards.shots import count_shots
 from compatbench.messages import one_line
 from compatbench.results.expected import Upgrade
+from compatbench.results.method_results import remembered
 from compatbench.results.ranks import Ranked
 from compatbench.tables.figures.kinds import list_kinds
 from compatbench.tables.figures.render import render_svg_figure
@@ -68,7 +69,8 @@ def plan_figures(pages: Sequence[SuitePage]) -> list[PlannedFigure]:
     return figures
 
 
-def figures_of_upgrade(page: SuitePage, upgrade: Upgrade, shots: int) -> Iterator[PlannedFigure]:
+@remembered
+def figures_of_upgrade(page: SuitePage, upgrade: Upgrade, shots: int) -> list[PlannedFigure]:
     """The figures of one ranking."""
     transfers, number = page.results.transfers, page.expected.upgrades.index(upgrade) + 1
     ranks = [page.ranks(upgrade, shots, name) for name in transfers]
@@ -103,10 +105,12 @@ def figures_of_upgrade(page: SuitePage, upgrade: Upgrade, shots: int) -> Iterato
         ("time", alone, cost_values(plain, "fit_seconds") if plain else _NOTHING, missing, said),
     )
     files = {"scatter": scatter_values(alike) if alike else None}
-    for section, title, shown, why_not, of_what in planned:
-        yield PlannedFigure(
+    return [
+        PlannedFigure(
             page.card.name, section, number, title, shown, why_not, of_what, files.get(section)
         )
+        for section, title, shown, why_not, of_what in planned
+    ]
 
 
 def _say_missing(rows: Sequence[Ranked]) -> str:
@@ -123,8 +127,10 @@ def _best(rows: Sequence[Ranked]) -> list[Ranked]:
     return [row for place, row in enumerate(rows) if place < _MOST or row.kind == "floor"]
 
 
-def figures_of_suite(page: SuitePage) -> Iterator[PlannedFigure]:
+@remembered
+def figures_of_suite(page: SuitePage) -> list[PlannedFigure]:
     """The figures of several rankings together: along shots or paths, and so on."""
+    figures = []
     for kind in list_kinds().values():
         drawn = kind.of_suite(page) if kind.of_suite else ()
         for number, (title, (values, signals)) in enumerate(drawn, 1):
@@ -132,4 +138,5 @@ def figures_of_suite(page: SuitePage) -> Iterator[PlannedFigure]:
             if len(values) > _MOST:
                 heading += f", the {_MOST} best of {len(values)} methods"
             missing, best = "" if values else _INCOMPLETE, Shown(values[:_MOST], signals)
-            yield PlannedFigure(page.card.name, kind.name, number, heading, best, missing)
+            figures.append(PlannedFigure(page.card.name, kind.name, number, heading, best, missing))
+    return figures
