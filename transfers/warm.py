@@ -11,7 +11,7 @@ from compatbench.method import Classifier, FewShotData, Method, MethodConfig, Mo
 from compatbench.method.trained import Batch
 from compatbench.method.transfer import Transfer, TransferCard, TransferData
 
-from ._shared.training import accuracy, go_on_training, trainable
+from ._shared.training import best_module, go_on_training, trainable
 
 # No authors' values are known; the validation images choose among these.
 PULLS = (0.01, 0.1, 1.0)
@@ -72,11 +72,8 @@ def train_near(
 
     Of equal ones the weakest; every candidate sees the same batches.
     """
-    state, best, chosen = rng.get_state(), -1.0, module
-    for pull in PULLS:
-        new = train_further(method, module, target, data, rng.set_state(state), pull)
-        with torch.no_grad():
-            right = accuracy(method.attach(new, target, data.labels), data.val)
-        if right > best:
-            best, chosen = right, new
-    return chosen
+    state = rng.get_state()
+    modules = (
+        train_further(method, module, target, data, rng.set_state(state), pull) for pull in PULLS
+    )
+    return best_module(modules, method, target, data)
