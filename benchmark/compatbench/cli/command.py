@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -16,7 +16,7 @@ from rich.markup import escape
 from compatbench.cli.arguments import ShellCommand
 from compatbench.cli.options import CARD_NAMES, SHARED, complete, split
 from compatbench.cli.output import console, print_json, say, say_renamed, show
-from compatbench.cli.signature import COMPUTED, Parameter, read_signature
+from compatbench.cli.signature import COMPUTED, read_signature
 from compatbench.plugins import REQUIRED, Command, Option, load
 
 # Parameters that are called with lines: the first replaces the last line, the second stays.
@@ -89,14 +89,12 @@ class ShellOption(NamedTuple):
 
     def flag(self, name: str) -> str:
         """Its name on the command line; empty, if it is an argument, which has none."""
-        names = (self.option.names,) if isinstance(self.option.names, str) else self.option.names
-        argument = self.option.default is REQUIRED and not names
-        return "" if argument else (names or (f"--{name.replace('_', '-')}",))[0]
+        argument = self.option.default is REQUIRED and not self.option.names
+        return "" if argument else (self.option.names or (f"--{name.replace('_', '-')}",))[0]
 
     def in_signature(self, name: str) -> inspect.Parameter:
         """The parameter that typer makes an option of."""
         option, kind, default = self.option, self.kind, self.option.default
-        names = (option.names,) if isinstance(option.names, str) else option.names
         several = ("FILE" if kind is Path else "NAME") if option.repeated else None
         settings: dict[str, Any] = {"min": option.least, "max": option.most}
         settings |= {"help": escape(option.help), "envvar": option.envvar}
@@ -114,9 +112,8 @@ class ShellOption(NamedTuple):
         if not (flag := self.flag(name)):
             info = typer.Argument(**settings)
         else:
-            if kind is bool and not default:
-                names = names or (flag,)  # and no --no-
-            info = typer.Option(*names, **settings)
+            alone = (flag,) if kind is bool and not default else ()  # and no --no-
+            info = typer.Option(*(option.names or alone), **settings)
         kind = list[kind] if option.repeated else kind
         kind = kind | None if default is None else kind
         default = inspect.Parameter.empty if default is REQUIRED else default
@@ -167,7 +164,7 @@ def add_command(
 def shell_options(command: Command) -> dict[str, ShellOption]:
     """The options of a command by the names of their parameters."""
     parameters = read_signature(command.function).parameters
-    hidden = {*command.leave_out, *command.records, *_REPORTS}
+    hidden = {*command.records, *_REPORTS}
     placed = {
         name: (parameter, "")
         for name, parameter in parameters.items()
@@ -179,34 +176,38 @@ def shell_options(command: Command) -> dict[str, ShellOption]:
     of_the_shell = [*command.options, *command.also]
     of_the_shell += ["cards"] * (not CARD_NAMES.isdisjoint(placed))
     for name in of_the_shell:
-        placed.setdefault(name, (Parameter("str", None, ""), "shell"))
+        placed.setdefault(name, (Option(annotation="str", default=None), "shell"))
     return {
         name: _describe(name, parameter, of, command.options.get(name, Option()))
         for name, (parameter, of) in placed.items()
     }
 
 
-def _describe(name: str, parameter: Parameter, of: str, shown_as: Option) -> ShellOption:
+def _describe(name: str, parameter: Option, of: str, shown_as: Option) -> ShellOption:
     """An option: what its command says of it, or else ``SHARED``, the signature and docstrings."""
-    nothing = Option()
-    said = {each.name: getattr(shown_as, each.name) for each in fields(Option)}
-    said = {key: value for key, value in said.items() if value != getattr(nothing, key)}
-    option = replace(SHARED.get(name, nothing), **said)
-    annotation = option.annotation or parameter.annotation
-    default = parameter.default if option.default is ... else option.default
+    # What the docstring does not say, that of ``run`` or ``Compute`` does.
+    others = [read_signature(place).parameters.get(name, Option()) for place in ("Compute", "run")]
+    helps = [Option(help=other.help) for other in others]
+    option = _overlay(*helps, parameter, SHARED.get(name, Option()), shown_as)
+    default, text = option.default, option.help
     if option.repeated or default is COMPUTED or default == ():
         default = None  # and nothing is given to the function then
-    if shell_type(annotation) is Path and isinstance(default, str):
+    if shell_type(option.annotation) is Path and isinstance(default, str):
         default = Path(default)
-    # What the docstring does not say, that of ``run`` or ``Compute`` does.
-    others = [read_signature(place).parameters.get(name) for place in ("run", "Compute")]
-    texts = [option.help, parameter.help, *(each.help for each in others if each is not None)]
-    text = next(filter(None, texts), "")
     if "/" not in text.split(" ")[0]:  # an address keeps its small letter
         text = text[:1].upper() + text[1:]
-    whole = replace(option, annotation=annotation, default=default, help=text)
+    names = (option.names,) if isinstance(option.names, str) else option.names
     takes_none = bool(of) or parameter.default in (None, REQUIRED)
+    whole = replace(option, names=names, default=default, help=text)
     return ShellOption(whole, "process" if option.at_once else of, takes_none)
+
+
+def _overlay(*options: Option) -> Option:
+    """Of each fact what the last option says that says anything of it."""
+    nothing, said = vars(Option()), dict[str, Any]()
+    for option in options:
+        said |= {key: value for key, value in vars(option).items() if value != nothing[key]}
+    return Option(**said)
 
 
 def read_call(
