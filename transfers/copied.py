@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.method import Classifier, Method, Module
+from compatbench.method import Method, Module
 from compatbench.method.transfer import (
     ANSWER,
     COPIED,
@@ -26,7 +26,7 @@ class Copied(Transfer):
         takes=EVERYWHERE | ANSWER,
     )
 
-    def attach(
+    def carry(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
-    ) -> Classifier:
-        return method.attach(module, target, labels)
+    ) -> Module:
+        return module

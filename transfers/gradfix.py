@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import NotTransferable
-from compatbench.method import Classifier, FewShotData, Method, MethodCard, MethodConfig, Module
+from compatbench.method import FewShotData, Method, MethodCard, MethodConfig, Module
 from compatbench.method.transfer import Transfer, TransferCard, TransferData
 
 from ._shared.training import best_module
@@ -46,10 +46,10 @@ class GradFix(Transfer):
     def serves(self, method: MethodCard) -> bool:
         return super().serves(method) and has_zero_point(method)
 
-    def attach(
+    def carry(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
-    ) -> Classifier:
-        return method.attach(mask_by_gradient(method, module, target, data.labels), target, labels)
+    ) -> Module:
+        return mask_by_gradient(method, module, target, data.labels)
 
 
 def has_zero_point(card: MethodCard) -> bool:

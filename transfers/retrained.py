@@ -6,7 +6,7 @@ import torch
 from pydantic import PositiveInt
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.method import Classifier, Method, MethodCard, MethodConfig, Module
+from compatbench.method import Method, MethodCard, MethodConfig, Module
 from compatbench.method.transfer import ANSWER, EVERYWHERE, Transfer, TransferCard, TransferData
 
 
@@ -35,8 +35,7 @@ class Retrained(Transfer):
         return super().serves(method) and method.learns
 
     @torch.enable_grad()
-    def attach(
+    def carry(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
-    ) -> Classifier:
-        anew = method.fit(target, data.labels, data.generator()).detach()
-        return method.attach(anew, target, labels)
+    ) -> Module:
+        return method.fit(target, data.labels, data.generator()).detach()

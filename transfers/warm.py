@@ -7,7 +7,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.method import Classifier, FewShotData, Method, MethodConfig, Module
+from compatbench.method import FewShotData, Method, MethodConfig, Module
 from compatbench.method.trained import Batch
 from compatbench.method.transfer import Transfer, TransferCard, TransferData
 
@@ -37,12 +37,11 @@ class Warm(Transfer):
         shots: PositiveInt
         pull: bool = False
 
-    def attach(
+    def carry(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
-    ) -> Classifier:
+    ) -> Module:
         train = train_near if self.config.pull else train_further
-        new = train(method, module, target, data.labels, data.generator())
-        return method.attach(new, target, labels)
+        return train(method, module, target, data.labels, data.generator())
 
 
 def train_further(

@@ -217,15 +217,6 @@ def test_low_rank_updates_are_those_of_transformers_matrices(known: Any) -> None
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_deep_prompts_are_refused_where_a_tower_has_no_start(pair: Any) -> None:
-    kind, backbone, _ = pair
-    context = backbone.embed_text("a photo of a")
-    prompts = backbone.prompts(LABELS, context, deep=[context[:2]])
-    if kind == "siglip":
-        with pytest.raises(NotTransferable, match="start-of-text"):
-            backbone.encode_prompts(prompts)
-
-
 def test_a_report_tells_the_sizes_without_loading(pair: Any) -> None:
     _, backbone, _ = pair
     report = inspect_backbone(backbone.name)

@@ -206,10 +206,16 @@ class Transfer:
         """What the classifier takes for an image on the target; by default, as the method's."""
         return method.image_input(target)
 
+    def carry(
+        self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
+    ) -> Module:
+        """The module for ``target``, of a transfer that makes one."""
+        raise NotImplementedError
+
     def attach(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
     ) -> Classifier:
-        """The classifier that the module is on ``target``.
+        """The classifier that the module is on ``target``, by default that of ``carry``.
 
         With ``old model`` it is called with the ``OldAnswers`` for the same images, too. Gradients
         are off; what trains turns them on (``torch.enable_grad``).
@@ -217,7 +223,8 @@ class Transfer:
         Raises:
             NotTransferable: as ``Method.attach``.
         """
-        raise NotImplementedError
+        carried = self.carry(method, module, target, labels, data)
+        return method.attach(carried, target, labels)
 
 
 def attach_rotated(
