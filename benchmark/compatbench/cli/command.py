@@ -15,12 +15,11 @@ from rich.markup import escape
 
 from compatbench.cli.arguments import ShellCommand
 from compatbench.cli.options import CARD_NAMES, SHARED, complete, split
-from compatbench.cli.output import console, print_json, say, say_renamed, show
+from compatbench.cli.output import console, print_json, say_renamed, show
 from compatbench.cli.signature import COMPUTED, read_signature
 from compatbench.plugins import REQUIRED, Command, Option, load
 
-# Parameters that are called with lines: the first replaces the last line, the second stays.
-_REPORTS = ("progress", "tell")
+PROGRESS = "progress"  # the parameter that is called with lines, each in place of the last
 _KINDS = {"bool": bool, "str": str, "int": int, "float": float, "Path": Path, "Literal": Literal}
 _KINDS |= {"tuple": tuple}
 
@@ -33,25 +32,22 @@ class Call:
         function: name or place.
         arguments: of the function.
         shell: the values of options that the function does not have.
-        reports: its parameters that are called with lines.
+        reports: whether it takes ``progress``.
     """
 
     function: str
     arguments: dict[str, Any] = field(default_factory=dict)
     shell: dict[str, Any] = field(default_factory=dict)
-    reports: frozenset[str] = frozenset()
+    reports: bool = False
 
     def __call__(self, **changes: Any) -> Any:
         """What the function gives; ``changes`` go before what was given."""
-        function, reports = load(self.function), self.reports - changes.keys()
-        if not reports:
+        function = load(self.function)
+        if not self.reports or PROGRESS in changes:
             return function(**self.arguments | changes)
         with console.status("") as status:
-            ways = {
-                "progress": lambda line: status.update(escape(line)),
-                "tell": lambda line: say(escape(line)),
-            }
-            return function(**self.arguments | {name: ways[name] for name in reports} | changes)
+            progress = {PROGRESS: lambda line: status.update(escape(line))}
+            return function(**self.arguments | progress | changes)
 
     def prints_json(self, value: Any) -> bool:
         """Whether JSON was asked for, which is then printed."""
@@ -131,13 +127,12 @@ def add_command(
     """
     signature = read_signature(command.function)
     options = shell_options(command)
-    reports = frozenset(_REPORTS) & signature.parameters.keys()
 
     def run(**values: Any) -> None:
         if now:
             say_renamed(f"compatbench {command.was}", f"compatbench {now}")
         call = read_call(command, options, values)
-        call.reports = reports
+        call.reports = PROGRESS in signature.parameters
         code = (
             load(command.shown)(call)
             if command.shown
@@ -164,7 +159,7 @@ def add_command(
 def shell_options(command: Command) -> dict[str, ShellOption]:
     """The options of a command by the names of their parameters."""
     parameters = read_signature(command.function).parameters
-    hidden = {*command.records, *_REPORTS}
+    hidden = {*command.records, PROGRESS}
     placed = {
         name: (parameter, "")
         for name, parameter in parameters.items()
