@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.method import Method, Module
-from compatbench.method.transfer import (
-    ANSWER,
-    COPIED,
-    EVERYWHERE,
-    Transfer,
-    TransferCard,
-    TransferData,
-)
+from compatbench.method.transfer import ANYWHERE, COPIED, Transfer, TransferCard, TransferData
 
 
 class Copied(Transfer):
@@ -23,7 +16,7 @@ class Copied(Transfer):
         paper="arXiv:2412.20895",
         access=frozenset(),
         summary="The module is attached untouched.",
-        takes=EVERYWHERE | ANSWER,
+        takes=ANYWHERE,
     )
 
     def carry(

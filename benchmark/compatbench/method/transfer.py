@@ -29,13 +29,15 @@ from compatbench.method import (
 )
 
 __all__ = [
-    "ACCESS", "ANSWER", "COPIED", "EVERYWHERE", "JOINT_SPACE", "Access", "OldAnswers", "Transfer",
-    "TransferCard", "TransferData", "UndeclaredAccess", "Unlabelled", "WordPair", "attach_rotated",
+    "ACCESS", "ANSWER", "ANYWHERE", "COPIED", "EVERYWHERE", "JOINT_SPACE", "Access", "OldAnswers",
+    "Transfer", "TransferCard", "TransferData", "UndeclaredAccess", "Unlabelled", "WordPair",
+    "attach_rotated",
 ]  # fmt: skip
 
 # A module that refuses images is no change of answers, so a transfer says that it takes it.
 ANSWER: frozenset[Place] = frozenset({"answer"})
-EVERYWHERE: frozenset[Place] = frozenset(get_args(Place)) - ANSWER
+ANYWHERE: frozenset[Place] = frozenset(get_args(Place))
+EVERYWHERE = ANYWHERE - ANSWER
 # Which part of the joint space's coordinates a module is written in.
 JOINT_SPACE: frozenset[Place] = frozenset({"feature", "classifier"})
 
@@ -223,8 +225,7 @@ class Transfer:
         Raises:
             NotTransferable: as ``Method.attach``.
         """
-        carried = self.carry(method, module, target, labels, data)
-        return method.attach(carried, target, labels)
+        return method.attach(self.carry(method, module, target, labels, data), target, labels)
 
 
 def attach_rotated(
