@@ -78,7 +78,7 @@ def logits(method: Any, module: Module, backbone: Backbone, labels: Labels, x: T
 def carry(way: str, module: Module, old: Backbone, new: Backbone, labels: Labels) -> Module:
     """The module for another model; images, where they are needed, are forty that both see."""
     transfer: Any = builtin_transfers().get(way)()
-    method, given = LORA(), {"source": old}
+    method, given = LORA(), dict[str, Any](source=old)
     if "unlabelled" in transfer.card.access:
         images, wanted = 0.3 * draw(40, 3, 24, 24, seed=8), method.image_input(old)
         features = [each.encode_images(images).detach() for each in (old, new)]

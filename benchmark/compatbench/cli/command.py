@@ -132,7 +132,6 @@ def add_command(
         if now:
             say_renamed(f"compatbench {command.was}", f"compatbench {now}")
         call = read_call(command, options, values)
-        call.reports = PROGRESS in signature.parameters
         code = (
             load(command.shown)(call)
             if command.shown
@@ -209,13 +208,14 @@ def read_call(
     command: Command, options: Mapping[str, ShellOption], values: Mapping[str, Any]
 ) -> Call:
     """The call that a command's values make."""
-    call, records = Call(command.function), {name: {} for name in command.records}
+    parameters = read_signature(command.function).parameters
+    call = Call(command.function, reports=PROGRESS in parameters)
+    records = {name: {} for name in command.records}
     targets = {"": call.arguments, "shell": call.shell, "process": {}, **records}
     for name, option in options.items():
         value = option.read(values[name])
         if value is not None or option.takes_none:
             targets[option.of][name] = value
-    parameters = read_signature(command.function).parameters
     for name, (place, *_) in command.records.items():
         if name in parameters:
             call.arguments[name] = load(place)(**records[name])
