@@ -10,7 +10,7 @@ from ._shared.dassl import Dassl, Part
 
 TEXT = "prompt_learner.ctx"
 BLOCKS = "transformer.resblocks.{}.VPT_shallow"
-IMAGE = Part("image_encoder.VPT", "n d", f"image_encoder.{BLOCKS}")
+IMAGE = Part("image_encoder.VPT", "n d", f"image_encoder.{BLOCKS}", 1)
 PROJECTIONS = "prompt_learner.compound_prompt_projections.{}"
 
 
@@ -36,12 +36,11 @@ class IVLP(Dassl):
 
     name = method = "ivlp"
     parts: ClassVar = {
-        "text_prompts": Part(TEXT, "M D", f"text_encoder.{BLOCKS}"),
+        "text_prompts": Part(TEXT, "M D", f"text_encoder.{BLOCKS}", 1),
         "image_prompts": IMAGE,
     }
     unlike = ("film_", "prompt_learner.ZS_")
     suffix = "prompt_learner.token_suffix"
-    first = 1
     shapes: ClassVar = {
         f"{kind}_{what}": (f"{kind}_prompts", dim)
         for kind in ("text", "image")
@@ -70,5 +69,4 @@ class VPT(Dassl):
     name, method = "vpt", "vpt_deep"
     parts: ClassVar = {"image_prompts": IMAGE}
     unlike = ("prompt_learner.", "film_")
-    first = 1
     shapes: ClassVar = {"depth": ("image_prompts", 0), "length": ("image_prompts", 1)}

@@ -71,9 +71,8 @@ class ATPrompt(Dassl):
     name = method = "atprompt"
     parts: ClassVar = {
         "context": Part("ctx", "M D"),
-        "attribute_context": Part("ctx_att1", "N D", more="ctx_att{}"),
+        "attribute_context": Part("ctx_att1", "N D", "ctx_att{}", 2),
     }
-    first: ClassVar = 2
     shapes: ClassVar = {
         "context_length": ("context", -2), "attribute_length": ("attribute_context", -2)
     }  # fmt: skip

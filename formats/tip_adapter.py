@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from compatbench.method import Module
-from compatbench.method.checkpoint_reader import Checkpoint
+from compatbench.method.checkpoint_reader import Checkpoint, read_checkpoint
 from compatbench.method.format import Config, Converted, Format, Import, torch_bytes
 
 SEARCHED = "which the authors' search prints; before it, init_{} of their configuration"
@@ -31,7 +31,8 @@ class TipAdapter(Format):
             raise imported.error(
                 f"is not named {self.start}...shots.pt, as those of '{self.name}' are"
             )
-        values = imported.file.beside(imported.file.path.name.replace(self.start, "values_", 1))
+        path = imported.file.path
+        values = read_checkpoint(path.with_name(path.name.replace(self.start, "values_", 1)))
         keys = imported.take("", self.sizes)
         keys = keys if self.sizes == "N e" else keys.T.contiguous()
         stored = {"values": imported.take("", "N C", values)}

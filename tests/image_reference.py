@@ -25,8 +25,9 @@ def run_image_tower(visual: Any, images: Tensor, prompts: Sequence[Tensor]) -> T
     clip = hasattr(visual, "class_embedding")
     if clip:
         x = visual.conv1(images).flatten(2).mT
-        start = visual.class_embedding.expand(len(x), 1, -1)
-        x = torch.cat([start, x], dim=1) + visual.positional_embedding
+        if visual.class_embedding is not None:
+            x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1)
+        x = x + visual.positional_embedding
         norm, blocks, rope = visual.ln_pre, visual.transformer.resblocks, None
     else:
         placed = visual.trunk._pos_embed(visual.trunk.patch_embed(images))
@@ -45,7 +46,8 @@ def run_image_tower(visual: Any, images: Tensor, prompts: Sequence[Tensor]) -> T
         x = block(x, rope=torch.cat([rope, still], dim=-2))
     x = x[:, :own]
     if clip:
-        return visual._pool(x)[0] @ visual.proj
+        pooled = visual._pool(x)[0]
+        return pooled if visual.proj is None else pooled @ visual.proj
     return visual.head(visual.trunk.forward_head(visual.trunk.norm(x)))
 
 

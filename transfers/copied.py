@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.method import Classifier, Method, Module
-from compatbench.method.transfer import (
-    ANSWER,
-    COPIED,
-    EVERYWHERE,
-    Transfer,
-    TransferCard,
-    TransferData,
-)
+from compatbench.method import Method, Module
+from compatbench.method.transfer import ANYWHERE, COPIED, Transfer, TransferCard, TransferData
 
 
 class Copied(Transfer):
@@ -23,10 +16,10 @@ class Copied(Transfer):
         paper="arXiv:2412.20895",
         access=frozenset(),
         summary="The module is attached untouched.",
-        takes=EVERYWHERE | ANSWER,
+        takes=ANYWHERE,
     )
 
-    def attach(
+    def carry(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
-    ) -> Classifier:
-        return method.attach(module, target, labels)
+    ) -> Module:
+        return module

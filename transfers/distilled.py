@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compatbench.backbone import FEATURES, Backbone, Labels
-from compatbench.method import Classifier, FeatureSet, FewShotData, Method, Module
+from compatbench.method import FeatureSet, FewShotData, Method, Module
 from compatbench.method.trained import Batch
 from compatbench.method.transfer import Transfer, TransferCard, TransferData, Unlabelled
 
@@ -29,11 +29,10 @@ class Distilled(Transfer):
         summary="The old model with its module teaches the module on unlabelled images.",
     )
 
-    def attach(
+    def carry(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
-    ) -> Classifier:
-        new = distil(method, module, target, labels, data.unlabelled, data.generator())
-        return method.attach(new, target, labels)
+    ) -> Module:
+        return distil(method, module, target, labels, data.unlabelled, data.generator())
 
 
 def divergence(student: Tensor, teacher: Tensor) -> Tensor:

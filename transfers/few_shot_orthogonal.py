@@ -12,7 +12,7 @@ from compatbench.method import Method, MethodConfig, Module
 from compatbench.method.trained import Batch, Recipe
 from compatbench.method.transfer import TransferCard, TransferData
 
-from ._shared.training import accuracy, trainable
+from ._shared.training import best_module, trainable
 from ._shared.weights import WeightTransfer, low_rank_towers, turn_updates
 
 
@@ -46,15 +46,9 @@ class FewShotOrthogonal(WeightTransfer):
     def carry(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
     ) -> Module:
-        def right(rate: float) -> float:
-            with torch.no_grad():
-                return accuracy(method.attach(carried[rate], target, labels), data.labels.val)
-
-        carried = {
-            rate: self.turned(method, module, target, data, rate)
-            for rate in (self.config.rates if len(data.labels.val) else self.config.rates[:1])
-        }
-        return carried[max(carried, key=right)]
+        rates = self.config.rates if len(data.labels.val) else self.config.rates[:1]
+        modules = (self.turned(method, module, target, data, rate) for rate in rates)
+        return best_module(modules, method, target, data.labels)
 
     @torch.enable_grad()
     def turned(

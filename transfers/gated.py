@@ -13,12 +13,7 @@ from compatbench.method import Classifier, CosineClassifier, Method, MethodCard,
 from compatbench.method.predictions import predict
 from compatbench.method.transfer import COPIED, Transfer, TransferCard, TransferData
 
-from ._shared.survival import (
-    FourAnswers,
-    Gain,
-    describe_method,
-    predict_gain,
-)
+from ._shared.survival import FourAnswers, Gain, describe_method, predict_gain
 from .copied import Copied
 
 BATCH = 64  # images that are classified together

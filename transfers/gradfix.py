@@ -11,10 +11,10 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import NotTransferable
-from compatbench.method import Classifier, FewShotData, Method, MethodCard, MethodConfig, Module
+from compatbench.method import FewShotData, Method, MethodCard, MethodConfig, Module
 from compatbench.method.transfer import Transfer, TransferCard, TransferData
 
-from ._shared.training import accuracy
+from ._shared.training import best_module
 
 FACTORS = tuple(step / 10 for step in range(1, 11))
 
@@ -46,10 +46,10 @@ class GradFix(Transfer):
     def serves(self, method: MethodCard) -> bool:
         return super().serves(method) and has_zero_point(method)
 
-    def attach(
+    def carry(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
-    ) -> Classifier:
-        return method.attach(mask_by_gradient(method, module, target, data.labels), target, labels)
+    ) -> Module:
+        return mask_by_gradient(method, module, target, data.labels)
 
 
 def has_zero_point(card: MethodCard) -> bool:
@@ -104,13 +104,8 @@ def mask_by_gradient(method: Method, module: Module, target: Backbone, data: Few
     )
     signs = vote_signs(method, zero, list(learned), target, data)
     kept = {name: torch.where(t.sign() == signs[name], t, 0) for name, t in learned.items()}
-
-    def scaled(factor: float) -> Module:
-        new = {name: factor * tensor for name, tensor in kept.items()}
-        return Module(module.trained | new, module.stored)
-
-    def right(factor: float) -> float:
-        with torch.no_grad():
-            return accuracy(method.attach(scaled(factor), target, data.labels), data.val)
-
-    return scaled(max(FACTORS, key=right) if len(data.val) else 1.0)
+    scaled = (
+        Module(module.trained | {name: factor * t for name, t in kept.items()}, module.stored)
+        for factor in (FACTORS if len(data.val) else (1.0,))
+    )
+    return best_module(scaled, method, target, data)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import NotTransferable
-from compatbench.method import Classifier, Method, MethodConfig, Module
+from compatbench.method import Method, MethodConfig, Module
 from compatbench.method.transfer import ANSWER, Transfer, TransferCard, TransferData
 
 from ._shared.moved_threshold import best_scores, read_threshold, with_threshold
@@ -41,16 +41,15 @@ class Platt(Transfer):
     class Config(MethodConfig):
         shots: PositiveInt
 
-    def attach(
+    def carry(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
-    ) -> Classifier:
+    ) -> Module:
         images, old = data.labels.train, read_threshold(module)
         if (choose := getattr(method, "choose", None)) is None:
             raise NotTransferable("the method chooses its threshold by no probabilities ('choose')")
         scores, classes = best_scores(method, module, target, labels, images.plain)
         chances = fit_chances(scores, classes == images.targets)
-        new = choose(scores, classes, chances, len(old))
-        return method.attach(with_threshold(module, new), target, labels)
+        return with_threshold(module, choose(scores, classes, chances, len(old)))
 
 
 def fit_chances(scores: Tensor, right: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 from pydantic import PositiveInt
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.method import Classifier, Method, MethodCard, MethodConfig, Module
-from compatbench.method.transfer import ANSWER, EVERYWHERE, Transfer, TransferCard, TransferData
+from compatbench.method import Method, MethodCard, MethodConfig, Module
+from compatbench.method.transfer import ANYWHERE, Transfer, TransferCard, TransferData
 
 
 class Retrained(Transfer):
@@ -24,7 +24,7 @@ class Retrained(Transfer):
         paper="",
         access={"labels"},
         summary="The method is fitted anew on the new model.",
-        takes=EVERYWHERE | ANSWER,
+        takes=ANYWHERE,
     )
 
     class Config(MethodConfig):
@@ -35,8 +35,7 @@ class Retrained(Transfer):
         return super().serves(method) and method.learns
 
     @torch.enable_grad()
-    def attach(
+    def carry(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
-    ) -> Classifier:
-        anew = method.fit(target, data.labels, data.generator()).detach()
-        return method.attach(anew, target, labels)
+    ) -> Module:
+        return method.fit(target, data.labels, data.generator()).detach()

@@ -11,9 +11,6 @@ from compatbench.method.transfer import TransferCard, TransferData
 
 from ._shared.weights import WeightTransfer, attention_weights, low_rank_towers, turn_updates
 
-# The share of the squared singular values of a weight that its subspace holds.
-SHARE = 0.9
-
 
 class Subspace(WeightTransfer):
     """ΔW = b a becomes U Uᵀ ΔW V Vᵀ, with U, V the leading subspaces of the target's own W.
@@ -31,14 +28,22 @@ class Subspace(WeightTransfer):
         summary="Low-rank updates are projected onto leading subspaces of the target's weights.",
         takes={"text-layers", "image-layers"},
     )
+    share = 0.9  # of the squared singular values of a weight, that its subspace holds
 
     def carry(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
     ) -> Module:
-        return carry_projected(module, target)
+        turns = {}
+        for kind in low_rank_towers(module):
+            weights = attention_weights(target, kind, module[f"{kind}_a"])
+            bases = [leading_subspaces(weight, self.share) for weight in weights.flatten(0, 1)]
+            onto = ([basis @ basis.T for basis in side] for side in zip(*bases, strict=True))
+            out, into = (torch.stack(side).view(weights.shape) for side in onto)
+            turns[kind] = into, out
+        return turn_updates(module, turns)
 
 
-def leading_subspaces(weight: Tensor, share: float = SHARE) -> tuple[Tensor, Tensor]:
+def leading_subspaces(weight: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """The first r left and right singular vectors of a weight, each ``[d, r]``, float64.
 
     r is the least number whose squared singular values are ``share`` of all.
@@ -47,21 +52,3 @@ def leading_subspaces(weight: Tensor, share: float = SHARE) -> tuple[Tensor, Ten
     held = s.square().cumsum(0) / s.square().sum()
     rank = int((held < share).sum()) + 1
     return u[:, :rank], v[:rank].T
-
-
-def carry_projected(module: Module, target: Backbone, share: float = SHARE) -> Module:
-    """Low-rank updates of queries, keys and values: b becomes U Uᵀ b, and a becomes a V Vᵀ.
-
-    With ``share`` 1 the module stays as it is.
-
-    Raises:
-        NotTransferable: the module has other tensors, or was made for towers of other sizes.
-    """
-    turns = {}
-    for kind in low_rank_towers(module):
-        weights = attention_weights(target, kind, module[f"{kind}_a"])
-        bases = [leading_subspaces(weight, share) for weight in weights.flatten(0, 1)]
-        onto = ([basis @ basis.T for basis in side] for side in zip(*bases, strict=True))
-        out, into = (torch.stack(side).view(weights.shape) for side in onto)
-        turns[kind] = into, out
-    return turn_updates(module, turns)

@@ -14,7 +14,7 @@ from compatbench.errors import NotTransferable
 from compatbench.method import Method, Module
 from compatbench.method.transfer import TransferCard, TransferData
 
-from ._shared.weights import WeightTransfer, tower_of_factor, tower_weights
+from ._shared.weights import WeightTransfer, tower_of_factor
 
 ROUNDS = 100
 # The group of units on each axis of a weight; a bias has the first. "stream" is the residual
@@ -66,7 +66,22 @@ class TransFusion(WeightTransfer):
     def carry(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
     ) -> Module:
-        return carry_permuted(module, data.source, target)
+        towers = towers_of(module)
+        orders = {kind: match_towers(data.source, target, kind) for kind in {*towers.values()}}
+        new = {}
+        for name, tensor in module.trained.items():
+            order = orders[towers[name]]
+            if name.endswith("_a"):
+                new[name] = tensor[..., order["stream"].to(tensor.device)]
+            elif name.endswith("_b"):
+                rows = [torch.stack([order[f"{i}.{g}"] for g in ("qk", "qk", "v")])
+                        for i in range(len(tensor))]  # fmt: skip
+                index = torch.stack(rows)[..., None].to(tensor.device)
+                new[name] = tensor.gather(2, index.expand(tensor.shape))
+            else:
+                parts = split({name: tensor}).items()
+                new[name] = torch.cat([permute(n, t, order) for n, t in parts])
+        return Module(new, module.stored)
 
 
 def axes_of(name: str, ndim: int) -> tuple[str | None, ...]:
@@ -197,7 +212,7 @@ def match_towers(source: Backbone, target: Backbone, kind: str) -> dict[str, Ten
     Raises:
         NotTransferable: the towers are not built alike.
     """
-    a, b = (split(tower_weights(backbone, kind)) for backbone in (source, target))
+    a, b = (split(getattr(backbone, kind).weights) for backbone in (source, target))
     alike = {n: t.shape for n, t in a.items()} == {n: t.shape for n, t in b.items()}
     heads = {_count_heads(backbone, kind) for backbone in (source, target)} if alike else set()
     if len(heads) != 1:
@@ -233,22 +248,3 @@ def towers_of(module: Module) -> dict[str, str]:
             raise NotTransferable(f"'{name}' is no difference of a tower's weights")
         towers[name] = tower or "text"
     return towers
-
-
-def carry_permuted(module: Module, source: Backbone, target: Backbone) -> Module:
-    """The module's weight differences in the order of the target's units."""
-    towers = towers_of(module)
-    orders = {kind: match_towers(source, target, kind) for kind in set(towers.values())}
-    new = {}
-    for name, tensor in module.trained.items():
-        order = orders[towers[name]]
-        if name.endswith("_a"):
-            new[name] = tensor[..., order["stream"].to(tensor.device)]
-        elif name.endswith("_b"):
-            rows = [torch.stack([order[f"{i}.{g}"] for g in ("qk", "qk", "v")])
-                    for i in range(len(tensor))]  # fmt: skip
-            index = torch.stack(rows)[..., None].to(tensor.device)
-            new[name] = tensor.gather(2, index.expand(tensor.shape))
-        else:
-            new[name] = torch.cat([permute(n, t, order) for n, t in split({name: tensor}).items()])
-    return Module(new, module.stored)

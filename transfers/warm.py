@@ -7,11 +7,11 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.method import Classifier, FewShotData, Method, MethodConfig, Module
+from compatbench.method import FewShotData, Method, MethodConfig, Module
 from compatbench.method.trained import Batch
 from compatbench.method.transfer import Transfer, TransferCard, TransferData
 
-from ._shared.training import accuracy, go_on_training, trainable
+from ._shared.training import best_module, go_on_training, trainable
 
 # No authors' values are known; the validation images choose among these.
 PULLS = (0.01, 0.1, 1.0)
@@ -37,12 +37,11 @@ class Warm(Transfer):
         shots: PositiveInt
         pull: bool = False
 
-    def attach(
+    def carry(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
-    ) -> Classifier:
+    ) -> Module:
         train = train_near if self.config.pull else train_further
-        new = train(method, module, target, data.labels, data.generator())
-        return method.attach(new, target, labels)
+        return train(method, module, target, data.labels, data.generator())
 
 
 def train_further(
@@ -72,11 +71,8 @@ def train_near(
 
     Of equal ones the weakest; every candidate sees the same batches.
     """
-    state, best, chosen = rng.get_state(), -1.0, module
-    for pull in PULLS:
-        new = train_further(method, module, target, data, rng.set_state(state), pull)
-        with torch.no_grad():
-            right = accuracy(method.attach(new, target, data.labels), data.val)
-        if right > best:
-            best, chosen = right, new
-    return chosen
+    state = rng.get_state()
+    modules = (
+        train_further(method, module, target, data, rng.set_state(state), pull) for pull in PULLS
+    )
+    return best_module(modules, method, target, data)

@@ -78,7 +78,6 @@ class Command:
         note: what a shell's user has to know beside the docstring: an example, the exit codes.
         options: by parameter. Of a parameter that the function has not, an option for ``shown``.
         also: options of every command that wants them (``cli.options.SHARED``), by name.
-        leave_out: parameters that a shell does not offer.
         records: parameter -> class whose fields are options, and the names of these; all if none.
     """
 
@@ -89,7 +88,6 @@ class Command:
     note: str = ""
     options: Mapping[str, Option] = field(default_factory=dict)
     also: tuple[str, ...] = ()
-    leave_out: tuple[str, ...] = ()
     records: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 

@@ -6,7 +6,8 @@ The container is ``save_model`` of KaiyangZhou/Dassl.pytorch (dassl/engine/train
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -22,12 +23,18 @@ from .class_names import check_class_names
 class Part(NamedTuple):
     """Where a tensor of ours is in a state dict.
 
-    ``more`` is the name of those of further blocks, with ``{}`` for the number; ours is the stack.
+    ``more`` is the name of those of further blocks, with ``{}`` for the number, of which ``first``
+    is the first; ours is the stack.
     """
 
     key: str
     sizes: str
     more: str = ""
+    first: int = 0
+
+    def others(self) -> list[str]:
+        """The names that those of further blocks may have."""
+        return [self.more.format(n) for n in range(self.first, 1000)] if self.more else []
 
 
 class Dassl(Format):
@@ -38,14 +45,12 @@ class Dassl(Format):
             ``attach`` makes anew.
         shapes: settings of the method that a tensor's shape tells: its name, and the dimension.
         unlike: a file with a name that begins with one of these is of another format.
-        first: the number of the first of ``more``.
         averaged: the file holds a mean over epochs, of its buffers too.
     """
 
     parts: ClassVar[Mapping[str, Part]]
     shapes: ClassVar[Mapping[str, tuple[str, int]]] = {}
     unlike: ClassVar[tuple[str, ...]] = ()
-    first: ClassVar[int] = 0
     averaged: ClassVar[bool] = False
 
     def recognise(self, file: Checkpoint) -> bool:
@@ -59,16 +64,11 @@ class Dassl(Format):
     def read(self, imported: Import) -> Converted:
         trained = {}
         for name, part in self.parts.items():
-            rows = [imported.take(part.key, part.sizes)]
-            keys = self._more(part) if part.more else iter(())
-            while (key := next(keys, "")) in imported.file.tensors:
-                rows.append(imported.take(key, part.sizes))
+            others = takewhile(imported.file.tensors.__contains__, part.others())
+            rows = [imported.take(key, part.sizes) for key in (part.key, *others)]
             trained[name] = torch.stack(rows) if part.more else rows[0]
         module = Module(trained)
         return Converted(module, self.config(module))
-
-    def _more(self, part: Part) -> Iterator[str]:
-        return (part.more.format(number) for number in range(self.first, 1000))
 
     def confirm(self, imported: Import, method: Method, module: Module) -> bool:
         how = (method, module, self.averaged)
@@ -78,7 +78,7 @@ class Dassl(Format):
         state = {}
         for name, part in self.parts.items():
             rows = module[name] if part.more else [module[name]]
-            state |= dict(zip((part.key, *self._more(part)), rows, strict=False))
+            state |= dict(zip((part.key, *part.others()), rows, strict=False))
         state = {name: rows.clone() for name, rows in state.items()}
         content = {"state_dict": state, "epoch": 0, "optimizer": None, "scheduler": None}
         return {path: torch_bytes(content | {"val_result": 0.0})}

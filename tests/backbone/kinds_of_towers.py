@@ -26,6 +26,8 @@ from tiny_models import (
 )
 from torch import Tensor, nn
 
+from compatbench.backbone.parts.from_transformers import convert_vision
+
 
 def custom(seed: int = 2, **text: object) -> CustomTextCLIP:
     return randomise(CustomTextCLIP(16, image_config(), text_config(**text)), seed)  # type: ignore[arg-type, return-value]
@@ -136,6 +138,16 @@ def _convolved(patch_size: int, **sizes: Any) -> nn.Module:
     return HybridEmbed(stem, proj=False, **sizes)
 
 
+def transformers_tower() -> nn.Module:
+    """SigLIP's of transformers, put together of open_clip's parts."""
+    transformers = pytest.importorskip("transformers")
+    sizes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
+    config = transformers.SiglipVisionConfig(**sizes, image_size=24, patch_size=12)
+    vision = transformers.SiglipVisionModel(config)
+    vision = getattr(vision, "vision_model", vision)  # which earlier versions of transformers have
+    return randomise(convert_vision(vision, config, None), 4).double()
+
+
 EVA02 = dict(qkv_fused=False, swiglu_mlp=True, scale_mlp=True, scale_attn_inner=True)
 IMAGE_TOWERS: dict[str, Callable[[], nn.Module]] = {
     "clip": clip_tower,
@@ -159,6 +171,7 @@ IMAGE_TOWERS: dict[str, Callable[[], nn.Module]] = {
     "siglip": lambda: vit_tower(
         global_pool="map", class_token=False, num_classes=0, act_layer="gelu_tanh"
     ),
+    "siglip-of-transformers": transformers_tower,
     "mobileclip": lambda: vit_tower(embed_layer=_convolved, no_embed_class=True),
     "vit-norms-and-layer-scale": lambda: vit_tower(
         qk_norm=True, init_values=0.5, pre_norm=True, reg_tokens=1, qkv_bias=False

@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import pytest
 import torch
+from open_clip import pretrained
 from tiny_models import randomise
 from torch import nn
 
+from compatbench.backbone.load import names
 from compatbench.backbone.load.mini_towers import register_mini_towers
+from compatbench.data.cards import BackboneCard
 from compatbench.files.project_folders import tasks_folder
 
 TEXT = dict(context_length=16, vocab_size=49408, width=16, heads=2, layers=2)
@@ -41,6 +45,19 @@ def make(name: str, seed: int = 1) -> nn.Module:
     """A model of random weights, as if it had been trained."""
     register_mini_towers(tasks_folder())
     return randomise(open_clip.create_model(name), seed)
+
+
+def publish(monkeypatch: pytest.MonkeyPatch, digest: str, by: str = "card") -> str:
+    """Has a card or an address know the hash of a file; returns its name."""
+    file = "Small.pt" if by == "card" else f"s-{digest[:8]}.pt"
+    url = "" if by == "card" else f"https://x/open_clip/releases/{file}"
+    release = dict(url=url, hf_hub="us/small.openai/", quick_gelu=True)
+    monkeypatch.setitem(pretrained._PRETRAINED, "Small-quickgelu", {"openai": release})
+    facts = dict(name="small", title="Small", config="Small-quickgelu", tag="openai", licence="MIT")
+    facts |= dict(files=("Small.pt",), hashes={"Small.pt": digest})
+    cards = {("Small-quickgelu", "openai"): BackboneCard.model_validate(facts)}
+    monkeypatch.setattr(names, "cards_by_release", lambda _: cards if by == "card" else {})
+    return file
 
 
 def put_in_hub_cache(root: Path, repository: str, file: str) -> Path:

@@ -15,12 +15,6 @@ from compatbench.data.task import load_task
 from compatbench.errors import CompatbenchError
 
 
-def test_the_logit_scale_is_the_checkpoints_own(backbone: Backbone) -> None:
-    expected = float(torch.exp(backbone.model.logit_scale))  # type: ignore[arg-type]
-    assert backbone.logit_scale == pytest.approx(expected)
-    assert backbone.logit_scale != pytest.approx(100)
-
-
 def test_zero_shot_weights_are_normalised_features_and_their_ensemble_normalised_again(
     backbone: Backbone, labels: Labels
 ) -> None:

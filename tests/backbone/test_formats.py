@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from functools import partial
@@ -11,16 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from loading_models import CONFIGS, RELEASES, make, same_weights
+from loading_models import CONFIGS, make, publish, same_weights
 from open_clip import pretrained
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from compatbench.backbone import load_backbone
-from compatbench.backbone.load import names
-from compatbench.data.cards import BackboneCard
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.extras.doctor.backbone_report import inspect_backbone
+from compatbench.files.hashes import hash_file
 
 pytestmark = pytest.mark.usefixtures("no_weights_here")
 
@@ -49,16 +47,6 @@ def save_torchscript(state: State, path: Path) -> None:
             owner = owner.get_submodule(part)
         owner.register_buffer(last, tensor.clone())
     torch.jit.save(torch.jit.script(archive), path)
-
-
-def publish(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Has a card know a file as OpenAI's; returns the release."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    facts = dict(name="small", title="Small", config="Small-quickgelu", tag="openai", licence="MIT")
-    card = BackboneCard.model_validate(facts | {"hashes": {"Small.pt": digest}})
-    cards = {(card.config, card.tag): card}
-    monkeypatch.setattr(names, "cards_by_release", lambda folder: cards)
-    return RELEASES["Small"]["openai"]
 
 
 def eva_names(state: State) -> State:
@@ -131,7 +119,7 @@ def test_a_checkpoint_of_any_format_gives_the_model(
     path = tmp_path / ("w.safetensors" if write is save_file else "w.pt")
     write(change({n: t.half() for n, t in model.state_dict().items()}), path)
     if write is save_torchscript:  # only what is known to be OpenAI's is read
-        publish(path, monkeypatch)
+        publish(monkeypatch, hash_file(path))
     backbone = load_backbone(f"{architecture}@{path}")
     assert same_weights(backbone.model, model)
     images = torch.randn(2, 3, *backbone.preprocess_settings["size"])
@@ -158,9 +146,9 @@ def test_a_published_file_is_recognised_by_its_hash_under_any_name(
 ) -> None:
     path = tmp_path / "open_clip_model.safetensors"
     save_file(make("Small").state_dict(), path)  # OpenAI's tensors, without the marks of its files
-    openai, other = publish(path, monkeypatch), {"hf_hub": "us/other/", "quick_gelu": True}
-    tags = {"openai": openai, "other": other}
-    monkeypatch.setitem(pretrained._PRETRAINED, "Small-quickgelu", tags)
+    publish(monkeypatch, hash_file(path))
+    other = {"hf_hub": "us/other/", "quick_gelu": True}
+    monkeypatch.setitem(pretrained._PRETRAINED["Small-quickgelu"], "other", other)
     monkeypatch.delitem(pretrained._PRETRAINED["Small"], "half")  # which normalises otherwise
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIGS["Small"]}))
     said = "which are Small-quickgelu/openai, were trained with QuickGELU.*; "

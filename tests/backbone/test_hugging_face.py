@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-import torch.nn.functional as F
 from kinds_of_towers import coca
 from loading_models import IMAGE
 from open_clip_reference import encode_texts
@@ -27,8 +25,6 @@ from compatbench.backbone.load import read_backbone
 from compatbench.backbone.text.prompts import move_names
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.extras.doctor.backbone_report import inspect_backbone
-from compatbench.method import Module
-from compatbench.method.registry import builtin_methods
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.usefixtures("no_weights_here")
@@ -158,72 +154,6 @@ def test_images_and_the_scale_equal_transformers_own(pair: Any) -> None:
     if kind not in OF_OPEN_CLIP:
         with pytest.raises(NotTransferable):
             _ = backbone.image
-
-
-@pytest.fixture
-def known(pair: Any) -> Any:
-    """The pair of a kind in whose towers methods can act, and pixels."""
-    kind, backbone, model = pair
-    if kind not in OF_OPEN_CLIP:
-        pytest.skip("its image tower is of another kind")
-    return kind, backbone, copy.deepcopy(model), torch.randn(2, 3, 64, 64, dtype=torch.float64)
-
-
-def test_prompts_in_the_image_tower_are_rows_of_transformers_layers(known: Any) -> None:
-    kind, backbone, model, pixels = known
-    tower = backbone.image
-    prompts = torch.randn(2, 3, tower.width, dtype=torch.float64)
-    assert (tower.depth, tower.width) == (2, 32)
-    assert tower.tokens == (16 if kind == "siglip" else 17)
-
-    def append(number: int) -> Any:
-        def hook(_: Any, given: Any, options: Any) -> Any:
-            x = given[0] if given else options["hidden_states"]
-            x = torch.cat([x[:, : tower.tokens], prompts[number].expand(len(x), -1, -1)], dim=1)
-            return (x, *given[1:]), {k: v for k, v in options.items() if k != "hidden_states"}
-
-        return hook
-
-    for number, layer in enumerate(model.vision_model.encoder.layers):
-        layer.register_forward_pre_hook(append(number), with_kwargs=True)
-    last = model.vision_model.encoder.layers[-1]
-    last.register_forward_hook(
-        lambda *given: (given[2][:, : tower.tokens] if isinstance(given[2], Tensor)
-                        else (given[2][0][:, : tower.tokens],))
-    )  # fmt: skip
-    expected = model.get_image_features(pixel_values=pixels).pooler_output
-    for hidden, block in ((pixels, 0), (tower.embed(pixels), 0)):
-        found = tower.encode(hidden, block=block, prompts=[*prompts])
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-
-
-def test_low_rank_updates_are_those_of_transformers_matrices(known: Any) -> None:
-    kind, backbone, model, pixels = known
-    method = builtin_methods().get("clip_lora")()
-    module = method.init(backbone, None, torch.Generator().manual_seed(1))
-    trained = {name: torch.randn_like(tensor.double()) for name, tensor in module.trained.items()}
-    module = Module(trained)
-    for tower, layers in (("text", model.text_model), ("image", model.vision_model)):
-        for block, layer in enumerate(layers.encoder.layers):
-            for part, name in enumerate("qkv"):
-                b, a = (trained[f"{tower}_{side}"][block, part] for side in "ba")
-                matrix = getattr(layer.self_attn, f"{name}_proj").weight
-                with torch.no_grad():
-                    matrix += method.config.alpha / method.config.rank**0.5 * b @ a
-    texts = own_text_features(kind, backbone, model, [f"a photo of a {n}." for n in LABELS.names])
-    images = model.get_image_features(pixel_values=pixels).pooler_output
-    expected = backbone.logit_scale * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
-    found = method.attach(module, backbone, LABELS)(backbone.image.embed(pixels))
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
-
-
-def test_deep_prompts_are_refused_where_a_tower_has_no_start(pair: Any) -> None:
-    kind, backbone, _ = pair
-    context = backbone.embed_text("a photo of a")
-    prompts = backbone.prompts(LABELS, context, deep=[context[:2]])
-    if kind == "siglip":
-        with pytest.raises(NotTransferable, match="start-of-text"):
-            backbone.encode_prompts(prompts)
 
 
 def test_a_report_tells_the_sizes_without_loading(pair: Any) -> None:

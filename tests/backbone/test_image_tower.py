@@ -109,18 +109,20 @@ def test_dense_features_are_the_feature_and_every_patch_projected(name: str) -> 
         ImageTower(pooling, "tiny").encode(pixels(pooling), dense=True)
 
 
-def test_a_backbone_gives_what_is_wanted(backbone64: Backbone) -> None:
-    images, tower = pixels(backbone64.model.visual), backbone64.image
+def test_a_backbone_gives_what_is_wanted_and_makes_features_of_it(backbone64: Backbone) -> None:
+    images = pixels(backbone64.model.visual)
     features = backbone64.encode_images(images)
     assert_same(features, backbone64.model.encode_image(images))  # type: ignore[operator]
     assert torch.equal(backbone64.encode_images(images, PIXELS), images)
-    hidden = backbone64.encode_images(images, ImageInput("hidden", 1))
-    assert_same(tower.encode(hidden, block=1), features)
-    pooled, weights = backbone64.encode_images(images, POOLED), tower.weights
+    pooled, weights = backbone64.encode_images(images, POOLED), backbone64.image.weights
     assert_same(pooled @ weights["proj"] + weights.get("proj_bias", 0), features)
     dense = backbone64.encode_images(images, DENSE)
     assert dense.shape[1] == 1 + (images.shape[-1] // 12) ** 2
-    assert_same(dense[:, 0], features)
+    for wanted in (DENSE, POOLED, PIXELS, ImageInput("hidden", 1), ImageInput("pixels", views=2)):
+        given = backbone64.encode_images(images, wanted)
+        if wanted.views:
+            given = torch.stack([given, *[given.flip(-1)] * wanted.views], 1)
+        assert_same(backbone64.finish_images(given, wanted), features)
 
 
 def test_a_resnet_gives_features_and_pixels_and_is_refused_the_rest(labels: Labels) -> None:

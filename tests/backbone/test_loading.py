@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loading_models import CONFIGS, HALF, make, put_in_hub_cache, same_weights
+from loading_models import CONFIGS, HALF, make, publish, put_in_hub_cache, same_weights
 from open_clip import pretrained
 from safetensors.torch import save_file
 
@@ -26,7 +26,7 @@ from compatbench.backbone.load import names, planning, read_backbone, weights, w
 from compatbench.backbone.load.find_weights import find_weights
 from compatbench.backbone.load.names import preprocessing
 from compatbench.backbone.load.weights import hash_weights, locate_weights
-from compatbench.data.cards import BackboneCard, backbone_cards
+from compatbench.data.cards import backbone_cards
 from compatbench.errors import CompatbenchError, MissingWeights
 from compatbench.extras.doctor.backbone_report import inspect_backbone
 from compatbench.files.hashes import hash_file, sha256_bytes
@@ -137,19 +137,6 @@ def test_weights_that_do_not_ship_are_made_by_a_command_that_a_line_names(tmp_pa
     # Those that ship are looked for beside their cards alone.
     with pytest.raises(MissingWeights, match="work in a clone"):
         find_weights(card.model_copy(update={"made_by": ""}))
-
-
-def publish(monkeypatch: pytest.MonkeyPatch, digest: str, by: str) -> str:
-    """Has a card or an address know the hash of a file; returns its name."""
-    file = "Small.pt" if by == "card" else f"s-{digest[:8]}.pt"
-    url = "" if by == "card" else f"https://x/open_clip/releases/{file}"
-    release = dict(url=url, hf_hub="us/small.openai/", quick_gelu=True)
-    monkeypatch.setitem(pretrained._PRETRAINED, "Small-quickgelu", {"openai": release})
-    facts = dict(name="small", title="Small", config="Small-quickgelu", tag="openai", licence="MIT")
-    facts |= dict(files=("Small.pt",), hashes={"Small.pt": digest})
-    cards = {("Small-quickgelu", "openai"): BackboneCard.model_validate(facts)}
-    monkeypatch.setattr(names, "cards_by_release", lambda _: cards if by == "card" else {})
-    return file
 
 
 @pytest.mark.parametrize("by", ["card", "address"])

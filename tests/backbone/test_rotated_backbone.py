@@ -15,10 +15,7 @@ from torch import Tensor
 from compatbench.backbone import DENSE, FEATURES, POOLED, Backbone, ImageInput, RotatedBackbone
 from compatbench.backbone.joint_maps import fit_rotation
 from compatbench.extras.check.method_under_test import LABELS, unseen_images
-from compatbench.extras.check.models import (
-    EMBED_DIM,
-    synthetic_models,
-)
+from compatbench.extras.check.models import EMBED_DIM, synthetic_models
 
 SIZES = [EMBED_DIM - 6, EMBED_DIM, EMBED_DIM + 5]
 

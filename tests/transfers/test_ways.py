@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from random_matrices import draw
 from torch import Tensor
 
-from compatbench.backbone import DENSE, PIXELS, POOLED, Backbone, ImageInput
+from compatbench.backbone import Backbone
 from compatbench.backbone.joint_maps import (
     find_affine,
     find_ridge,
@@ -66,14 +66,6 @@ def attach(
     with torch.no_grad():
         classify = transfer.attach(tested.build(), module or tested.module, target, LABELS, data)
         return classify(features), features, data
-
-
-def test_the_turn_of_images_is_the_best_orthogonal_map() -> None:
-    source, target = pairs(6, 6)
-    found = find_turn(source, target)
-    naive = torch.linalg.svd(target.T @ source)
-    assert torch.allclose(found.T, naive.U @ naive.Vh, atol=1e-9)
-    assert torch.allclose(find_turn(target @ found.T, target), found, atol=1e-9)
 
 
 def test_an_affine_map_is_the_ridge_regression_cut_to_its_rank() -> None:
@@ -269,15 +261,3 @@ def test_the_expected_gain_decides_between_the_module_and_zero_shot(
             beside_naive_code(row, classify(tokens[1]), expected)
         assert says in classify.note  # type: ignore[attr-defined]
         find.assert_called_once_with("images", source.name, target.name)
-
-
-@pytest.mark.parametrize(
-    "wanted", [DENSE, POOLED, PIXELS, ImageInput("hidden", 1), ImageInput("pixels", views=2)]
-)
-def test_features_are_finished_from_what_classifiers_take(wanted: ImageInput) -> None:
-    backbone, images = MethodUnderTest(builtin_methods().get("taskres")).target, unseen_images()
-    features = backbone.encode_images(images)
-    given = backbone.encode_images(images, wanted)
-    if wanted.views:
-        given = torch.stack([given, *[given.flip(-1)] * wanted.views], 1)
-    assert torch.allclose(backbone.finish_images(given, wanted), features, atol=1e-5)

@@ -19,13 +19,8 @@ from compatbench.method import FeatureSet, FewShotData, Module
 from compatbench.method.registry import builtin_methods, builtin_transfers
 from compatbench.method.transfer import OldAnswers, TransferData, Unlabelled
 from compatbench.transfers.few_shot_orthogonal import FewShotOrthogonal
-from compatbench.transfers.subspace import carry_projected, leading_subspaces
-from compatbench.transfers.transfusion import (
-    carry_permuted,
-    match_towers,
-    permute,
-    split,
-)
+from compatbench.transfers.subspace import Subspace, leading_subspaces
+from compatbench.transfers.transfusion import match_towers, permute, split
 
 LORA: Any = builtin_methods().get("clip_lora")
 
@@ -80,34 +75,25 @@ def logits(method: Any, module: Module, backbone: Backbone, labels: Labels, x: T
     return method.attach(module, backbone, labels)(backbone.encode_images(x, wanted)).detach()
 
 
-# Ways that look at no image.
-ALONE: dict[str, Any] = {
-    "permuted": carry_permuted,
-    "projected": lambda module, _, new: carry_projected(module, new),
-}
-
-
 def carry(way: str, module: Module, old: Backbone, new: Backbone, labels: Labels) -> Module:
-    """The module for another model, where images are needed by forty that both see."""
-    if way in ALONE:
-        return ALONE[way](module, old, new)
+    """The module for another model; images, where they are needed, are forty that both see."""
     transfer: Any = builtin_transfers().get(way)()
-    method, images = LORA(), 0.3 * draw(40, 3, 24, 24, seed=8)
-    wanted = method.image_input(old)
-    features = [each.encode_images(images).detach() for each in (old, new)]
-    inputs = [each.encode_images(images, wanted) for each in (old, new)]
-    answers = OldAnswers(draw(40, len(labels), seed=2), torch.zeros(40, len(labels)))
-    seen = Unlabelled(*features, inputs[1], answers, 1.0, inputs[0])
-    given = TransferData(transfer, unlabelled=seen, source=old)
+    method, given = LORA(), dict[str, Any](source=old)
+    if "unlabelled" in transfer.card.access:
+        images, wanted = 0.3 * draw(40, 3, 24, 24, seed=8), method.image_input(old)
+        features = [each.encode_images(images).detach() for each in (old, new)]
+        inputs = [each.encode_images(images, wanted) for each in (old, new)]
+        answers = OldAnswers(draw(40, len(labels), seed=2), torch.zeros(40, len(labels)))
+        given["unlabelled"] = Unlabelled(*features, inputs[1], answers, 1.0, inputs[0])
     with torch.no_grad():
-        return transfer.carry(method, module, new, labels, given)
+        return transfer.carry(method, module, new, labels, TransferData(transfer, **given))
 
 
 @pytest.mark.parametrize(
     ("way", "name", "towers"),
     [
-        ("permuted", "clip_lora", ["text", "image"]),
-        ("permuted", "bitfit", []),
+        ("transfusion", "clip_lora", ["text", "image"]),
+        ("transfusion", "bitfit", []),
         # Activations and gradients are the same in another order, and span the space.
         ("theseus", "clip_lora", ["image"]),
         ("bico", "clip_lora", ["image"]),
@@ -130,7 +116,7 @@ def test_on_a_shuffled_copy_the_carried_module_is_the_same_function(
     carried = carry(way, module, clip64, shuffled, labels)
     expected = logits(method, module, clip64, labels, pixels)
     found = logits(method, carried, shuffled, labels, pixels)
-    assert torch.allclose(found, expected, atol=1e-9 if way == "permuted" else 1e-6)
+    assert torch.allclose(found, expected, atol=1e-9 if way == "transfusion" else 1e-6)
     # As it was, it is another function there.
     assert float((logits(method, module, shuffled, labels, pixels) - expected).abs().max()) > 1e-3
 
@@ -145,10 +131,10 @@ def test_towers_and_modules_of_another_kind_are_refused(
     clip64: Backbone, eva64: Backbone, wider_text: Backbone, labels: Labels
 ) -> None:
     for way, part, target, why in (
-        ("permuted", "image", eva64, "image towers are not built alike"),
-        ("permuted", "text", wider_text, "text towers are not built alike"),
-        ("permuted", "context", eva64, "'context' is no difference"),
-        ("projected", "ln_final.bias", eva64, "is no low-rank update"),
+        ("transfusion", "image", eva64, "image towers are not built alike"),
+        ("transfusion", "text", wider_text, "text towers are not built alike"),
+        ("transfusion", "context", eva64, "'context' is no difference"),
+        ("subspace", "ln_final.bias", eva64, "is no low-rank update"),
         ("orthogonal-shift", "text", wider_text, "text tower of .* has no such weights"),
         ("theseus", "text.bias", clip64, r"'text\.bias' is no low-rank update"),
     ):
@@ -158,9 +144,12 @@ def test_towers_and_modules_of_another_kind_are_refused(
             carry(way, module, clip64, target, labels)
 
 
-def test_a_subspace_projects_each_update_from_both_sides(clip64: Backbone, eva64: Backbone) -> None:
+def test_a_subspace_projects_each_update_from_both_sides(
+    clip64: Backbone, eva64: Backbone, labels: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Subspace, "share", 0.5)
     module = low_rank(clip64, "text")
-    found = carry_projected(module, eva64, share=0.5)
+    found = carry("subspace", module, clip64, eva64, labels)
     for i in range(clip64.text.depth):
         fused = eva64.text.weights[f"transformer.resblocks.{i}.attn.in_proj_weight"]
         for j, weight in enumerate(fused.chunk(3)):
@@ -171,11 +160,10 @@ def test_a_subspace_projects_each_update_from_both_sides(clip64: Backbone, eva64
             made = found["text_b"][i, j] @ found["text_a"][i, j]
             assert torch.allclose(made, left @ update @ right, atol=1e-9)
             assert rank < len(s)
-
-
-def test_the_whole_space_leaves_an_update_as_it_is(eva64: Backbone) -> None:
+    # The whole space leaves it as it is.
+    monkeypatch.setattr(Subspace, "share", 1.0)
     module = low_rank(eva64, "text", "image")
-    for name, tensor in carry_projected(module, eva64, share=1.0).trained.items():
+    for name, tensor in carry("subspace", module, eva64, eva64, labels).trained.items():
         assert torch.allclose(tensor, module[name], atol=1e-9)
     assert leading_subspaces(torch.eye(4), 0.9)[0].shape == (4, 4)
 

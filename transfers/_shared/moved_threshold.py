@@ -7,7 +7,7 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import NotTransferable
-from compatbench.method import Classifier, Method, Module
+from compatbench.method import Method, Module
 from compatbench.method.transfer import Transfer, TransferData
 
 FEWEST = 2  # images of a class on each model, of which a spread can be taken
@@ -24,9 +24,9 @@ class MovedThreshold(Transfer):
         """The threshold ``[]`` on the target, from best scores of some images, ``[N]`` each."""
         raise NotImplementedError
 
-    def attach(
+    def carry(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
-    ) -> Classifier:
+    ) -> Module:
         images, threshold = data.unlabelled, read_threshold(module)
         if not len(images.target):
             raise NotTransferable("there are no unlabelled images to move the threshold by")
@@ -39,7 +39,7 @@ class MovedThreshold(Transfer):
             if len(threshold) == 1 or min(int(of.sum()) for of in rows) < FEWEST:
                 rows = [torch.ones_like(of) for of in rows]
             moved.append(self.move(each, old[rows[0]], new[rows[1]]))
-        return method.attach(with_threshold(module, torch.stack(moved)), target, labels)
+        return with_threshold(module, torch.stack(moved))
 
 
 def read_threshold(module: Module) -> Tensor:

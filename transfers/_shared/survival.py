@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -44,8 +44,7 @@ KINDS = (*PLACES, "words", "bound", "unrelated")
 UNRELATED = 0.5
 
 
-@dataclass(frozen=True)
-class FourAnswers:
+class FourAnswers(NamedTuple):
     """What source and target answer for the same images, with the module and zero-shot."""
 
     source: Predictions
@@ -72,9 +71,8 @@ def describe_answers(four: FourAnswers, classes: int) -> dict[str, float]:
         which the source, with the module, agrees with the target's zero-shot; ``certain``: the mean
         confidence of the target's zero-shot.
     """
-    names = ("source", "source_zero_shot", "target", "target_zero_shot")
-    answers = [getattr(four, name).classes.numpy() for name in names]
-    sure = [getattr(four, name).confidence.double().numpy() for name in names]
+    answers = [each.classes.numpy() for each in four]
+    sure = [each.confidence.double().numpy() for each in four]
     old, old_zero, new, new_zero = answers
     differ = new != new_zero
     d = float(differ.mean())

@@ -8,36 +8,19 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from compatbench.backbone import Backbone, Labels
+from compatbench.backbone import Backbone
 from compatbench.errors import NotTransferable
-from compatbench.method import Classifier, Method, MethodCard, Module
-from compatbench.method.transfer import Transfer, TransferData
+from compatbench.method import MethodCard, Module
+from compatbench.method.transfer import Transfer
 
 _LOW_RANK = re.compile(r"(text|image)_([ab])")
 
 
 class WeightTransfer(Transfer):
-    """Attaches what ``carry`` makes of a module that is zero-shot where its tensors are 0."""
+    """Carries a module that is zero-shot where its tensors are 0."""
 
     def serves(self, method: MethodCard) -> bool:
         return super().serves(method) and bool(method.zero_shot_at)
-
-    def carry(
-        self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
-    ) -> Module:
-        """The module for the target. Raises as ``Method.attach``."""
-        raise NotImplementedError
-
-    def attach(
-        self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
-    ) -> Classifier:
-        new = self.carry(method, module, target, labels, data)
-        return method.attach(new, target, labels)
-
-
-def tower_weights(backbone: Backbone, kind: str) -> dict[str, Tensor]:
-    """The frozen weights of the ``text`` or ``image`` tower, by CLIP's names."""
-    return backbone.text.weights if kind == "text" else backbone.image.weights
 
 
 def tower_of_factor(name: str) -> str | None:
@@ -66,7 +49,7 @@ def attention_weights(backbone: Backbone, kind: str, like: Tensor) -> Tensor:
     Raises:
         NotTransferable: it has none for factors a, ``[blocks, 3, r, d]``, of this size.
     """
-    weights, (blocks, *_, width) = tower_weights(backbone, kind), like.shape
+    weights, (blocks, *_, width) = getattr(backbone, kind).weights, like.shape
     names = [f"transformer.resblocks.{i}.attn.in_proj_weight" for i in range(blocks)]
     parts = [weights.get(name) for name in names]
     if any(weight is None or weight.shape != (3 * width, width) for weight in parts):

@@ -63,7 +63,7 @@ def build_hf_model(card: BackboneCard, weights: bool = True) -> nn.Module:
         problem = f"the weights in {folder} lack {len(missing)} tensors of {family.model}"
         fix = "give the folder of a model that was trained to compare images with texts"
         raise _error(card, f"{problem}, such as {missing[0]}", fix)
-    made: Any = (family.build or OpenClipModel)(model)
+    made: Any = HuggingFaceModel(model, family) if family.text else OpenClipModel(model)
     made.visual.preprocess_cfg = settings
     made.activation = str(model.config.text_config.hidden_act)
     return made.eval().requires_grad_(False)
@@ -159,40 +159,53 @@ def _size(value: Any) -> tuple[tuple[int, int], bool]:
 
 
 class HuggingFaceModel(nn.Module):
-    """A model of transformers, run as it is, with the parts that a backbone asks for.
+    """A model of transformers, run as it is, with the parts that a backbone asks for."""
 
-    Args:
-        text: from the model to the anatomy of its text tower.
-        image: from the model and images ``[batch, 3, H, W]`` to features ``[batch, e]``.
-        log_scale: the logarithm of its factor on cosine similarities.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        text: Callable[[Any], TextAnatomy],
-        image: Callable[[Any, Tensor], Tensor],
-        log_scale: Tensor,
-    ) -> None:
+    def __init__(self, model: nn.Module, family: Family) -> None:
         super().__init__()
-        self.visual = _Visual(model, image)
-        self._text = text
-        self.logit_scale = nn.Parameter(log_scale.detach().clone())
+        self.visual = _Visual(model, family.image)
+        self._text = family.text
+        self.logit_scale = nn.Parameter(family.log_scale(model).detach().clone())
 
     def text_anatomy(self) -> TextAnatomy:
-        """The parts of the text tower."""
-        return self._text(self.visual.model)
+        """The text tower, of BERT's kind: its first row is projected, without a pooler."""
+        model: Any = self.visual.model
+        text, projection = (getattr(model, name) for name in self._text)
+        embeddings, config = text.embeddings, model.config.text_config
+        positions = embeddings.position_embeddings.weight
+        if (types := getattr(embeddings, "token_type_embeddings", None)) is not None:
+            positions = positions + types.weight[0]
+        norms = [embeddings.LayerNorm] + [None] * (len(text.encoder.layer) - 1)
+        return TextAnatomy(
+            token_embedding=embeddings.word_embeddings,
+            positions=positions,
+            blocks=tuple(
+                _Layer(layer, config.num_attention_heads, norm)
+                for layer, norm in zip(text.encoder.layer, norms, strict=True)
+            ),
+            ln_final=getattr(text, "layernorm", nn.Identity()),
+            projection=projection,
+            mask=None,
+            pool="first",
+            pad=config.pad_token_id or 0,
+            pad_mask=True,
+            pads_by_place=True,
+        )
 
 
 class _Visual(nn.Module):
     preprocess_cfg: dict[str, Any]
 
-    def __init__(self, model: nn.Module, image: Callable[[Any, Tensor], Tensor]) -> None:
+    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
-        self.model, self._image = model, image
+        self.model, self._names = model, names
 
     def forward(self, images: Tensor) -> Tensor:
-        return self._image(self.model, images)
+        tower, *projection = (getattr(self.model, name) for name in self._names)
+        encoded = tower(pixel_values=images)
+        if not projection:
+            return encoded.pooler_output
+        return projection[0](encoded.last_hidden_state[:, 0])
 
 
 class _Layer(nn.Module):
@@ -212,35 +225,20 @@ class _Layer(nn.Module):
         return out[0] if isinstance(out, tuple) else out
 
 
-def _bert_text(text: Any, config: Any, projection: nn.Module) -> TextAnatomy:
-    """BERT: a class token comes first; its row after the last layer is projected (no pooler)."""
-    embeddings, heads = text.embeddings, config.num_attention_heads
-    positions = embeddings.position_embeddings.weight
-    if (types := getattr(embeddings, "token_type_embeddings", None)) is not None:
-        positions = positions + types.weight[0]
-    first, *others = text.encoder.layer
-    return TextAnatomy(
-        token_embedding=embeddings.word_embeddings,
-        positions=positions,
-        blocks=(
-            _Layer(first, heads, embeddings.LayerNorm),
-            *(_Layer(layer, heads) for layer in others),
-        ),
-        ln_final=getattr(text, "layernorm", nn.Identity()),
-        projection=projection,
-        mask=None,
-        pool="first",
-        pad=config.pad_token_id or 0,
-        pad_mask=True,
-        pads_by_place=True,
-    )
-
-
 class Family(NamedTuple):
-    """One family of transformers' models: the class, and what makes a backbone's model of one."""
+    """One family of transformers' models; without ``text`` it is put together of open_clip's parts.
+
+    Attributes:
+        model: the class.
+        text, image: the names of a tower, and of the projection of its first row. That of texts is
+            of BERT's kind; images without a projection are what the tower's own pooler gives.
+        log_scale: the logarithm of its factor on cosine similarities.
+    """
 
     model: str
-    build: Callable[[Any], nn.Module] | None = None  # default: it is put together of open_clip's
+    text: tuple[str, ...] = ()
+    image: tuple[str, ...] = ()
+    log_scale: Callable[[Any], Tensor] = lambda model: model.logit_scale
 
 
 FAMILIES = {
@@ -249,30 +247,21 @@ FAMILIES = {
     "siglip": Family("SiglipModel"),  # and SigLIP 2 of a fixed image size
     "align": Family(
         "AlignModel",
-        lambda model: HuggingFaceModel(
-            model,
-            lambda m: _bert_text(m.text_model, m.config.text_config, m.text_projection),
-            lambda m, x: m.vision_model(pixel_values=x).pooler_output,
-            -model.temperature.log(),
-        ),
+        ("text_model", "text_projection"),
+        ("vision_model",),
+        lambda model: -model.temperature.log(),
     ),
     "flava": Family(
         "FlavaModel",
-        lambda model: HuggingFaceModel(
-            model,
-            lambda m: _bert_text(m.text_model, m.config.text_config, m.text_projection),
-            lambda m, x: m.image_projection(m.image_model(pixel_values=x).last_hidden_state[:, 0]),
-            model.logit_scale.clamp(0, math.log(100)),
-        ),
+        ("text_model", "text_projection"),
+        ("image_model", "image_projection"),
+        lambda model: model.logit_scale.clamp(0, math.log(100)),
     ),
     # Its published weights leave the temperature out; the configuration has its initial value.
     "blip": Family(
         "BlipForImageTextRetrieval",
-        lambda model: HuggingFaceModel(
-            model,
-            lambda m: _bert_text(m.text_encoder, m.config.text_config, m.text_proj),
-            lambda m, x: m.vision_proj(m.vision_model(pixel_values=x).last_hidden_state[:, 0]),
-            torch.tensor(float(model.config.logit_scale_init_value)),
-        ),
+        ("text_encoder", "text_proj"),
+        ("vision_model", "vision_proj"),
+        lambda model: torch.tensor(float(model.config.logit_scale_init_value)),
     ),
 }

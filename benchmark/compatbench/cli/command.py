@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -15,12 +15,11 @@ from rich.markup import escape
 
 from compatbench.cli.arguments import ShellCommand
 from compatbench.cli.options import CARD_NAMES, SHARED, complete, split
-from compatbench.cli.output import console, print_json, say, say_renamed, show
-from compatbench.cli.signature import COMPUTED, Parameter, read_signature
+from compatbench.cli.output import console, print_json, say_renamed, show
+from compatbench.cli.signature import COMPUTED, read_signature
 from compatbench.plugins import REQUIRED, Command, Option, load
 
-# Parameters that are called with lines: the first replaces the last line, the second stays.
-_REPORTS = ("progress", "tell")
+PROGRESS = "progress"  # the parameter that is called with lines, each in place of the last
 _KINDS = {"bool": bool, "str": str, "int": int, "float": float, "Path": Path, "Literal": Literal}
 _KINDS |= {"tuple": tuple}
 
@@ -33,25 +32,22 @@ class Call:
         function: name or place.
         arguments: of the function.
         shell: the values of options that the function does not have.
-        reports: its parameters that are called with lines.
+        reports: whether it takes ``progress``.
     """
 
     function: str
     arguments: dict[str, Any] = field(default_factory=dict)
     shell: dict[str, Any] = field(default_factory=dict)
-    reports: frozenset[str] = frozenset()
+    reports: bool = False
 
     def __call__(self, **changes: Any) -> Any:
         """What the function gives; ``changes`` go before what was given."""
-        function, reports = load(self.function), self.reports - changes.keys()
-        if not reports:
+        function = load(self.function)
+        if not self.reports or PROGRESS in changes:
             return function(**self.arguments | changes)
         with console.status("") as status:
-            ways = {
-                "progress": lambda line: status.update(escape(line)),
-                "tell": lambda line: say(escape(line)),
-            }
-            return function(**self.arguments | {name: ways[name] for name in reports} | changes)
+            progress = {PROGRESS: lambda line: status.update(escape(line))}
+            return function(**self.arguments | progress | changes)
 
     def prints_json(self, value: Any) -> bool:
         """Whether JSON was asked for, which is then printed."""
@@ -89,14 +85,12 @@ class ShellOption(NamedTuple):
 
     def flag(self, name: str) -> str:
         """Its name on the command line; empty, if it is an argument, which has none."""
-        names = (self.option.names,) if isinstance(self.option.names, str) else self.option.names
-        argument = self.option.default is REQUIRED and not names
-        return "" if argument else (names or (f"--{name.replace('_', '-')}",))[0]
+        argument = self.option.default is REQUIRED and not self.option.names
+        return "" if argument else (self.option.names or (f"--{name.replace('_', '-')}",))[0]
 
     def in_signature(self, name: str) -> inspect.Parameter:
         """The parameter that typer makes an option of."""
         option, kind, default = self.option, self.kind, self.option.default
-        names = (option.names,) if isinstance(option.names, str) else option.names
         several = ("FILE" if kind is Path else "NAME") if option.repeated else None
         settings: dict[str, Any] = {"min": option.least, "max": option.most}
         settings |= {"help": escape(option.help), "envvar": option.envvar}
@@ -114,9 +108,8 @@ class ShellOption(NamedTuple):
         if not (flag := self.flag(name)):
             info = typer.Argument(**settings)
         else:
-            if kind is bool and not default:
-                names = names or (flag,)  # and no --no-
-            info = typer.Option(*names, **settings)
+            alone = (flag,) if kind is bool and not default else ()  # and no --no-
+            info = typer.Option(*(option.names or alone), **settings)
         kind = list[kind] if option.repeated else kind
         kind = kind | None if default is None else kind
         default = inspect.Parameter.empty if default is REQUIRED else default
@@ -134,13 +127,11 @@ def add_command(
     """
     signature = read_signature(command.function)
     options = shell_options(command)
-    reports = frozenset(_REPORTS) & signature.parameters.keys()
 
     def run(**values: Any) -> None:
         if now:
             say_renamed(f"compatbench {command.was}", f"compatbench {now}")
         call = read_call(command, options, values)
-        call.reports = reports
         code = (
             load(command.shown)(call)
             if command.shown
@@ -167,7 +158,7 @@ def add_command(
 def shell_options(command: Command) -> dict[str, ShellOption]:
     """The options of a command by the names of their parameters."""
     parameters = read_signature(command.function).parameters
-    hidden = {*command.leave_out, *command.records, *_REPORTS}
+    hidden = {*command.records, PROGRESS}
     placed = {
         name: (parameter, "")
         for name, parameter in parameters.items()
@@ -179,47 +170,52 @@ def shell_options(command: Command) -> dict[str, ShellOption]:
     of_the_shell = [*command.options, *command.also]
     of_the_shell += ["cards"] * (not CARD_NAMES.isdisjoint(placed))
     for name in of_the_shell:
-        placed.setdefault(name, (Parameter("str", None, ""), "shell"))
+        placed.setdefault(name, (Option(annotation="str", default=None), "shell"))
     return {
         name: _describe(name, parameter, of, command.options.get(name, Option()))
         for name, (parameter, of) in placed.items()
     }
 
 
-def _describe(name: str, parameter: Parameter, of: str, shown_as: Option) -> ShellOption:
+def _describe(name: str, parameter: Option, of: str, shown_as: Option) -> ShellOption:
     """An option: what its command says of it, or else ``SHARED``, the signature and docstrings."""
-    nothing = Option()
-    said = {each.name: getattr(shown_as, each.name) for each in fields(Option)}
-    said = {key: value for key, value in said.items() if value != getattr(nothing, key)}
-    option = replace(SHARED.get(name, nothing), **said)
-    annotation = option.annotation or parameter.annotation
-    default = parameter.default if option.default is ... else option.default
+    # What the docstring does not say, that of ``run`` or ``Compute`` does.
+    others = [read_signature(place).parameters.get(name, Option()) for place in ("Compute", "run")]
+    helps = [Option(help=other.help) for other in others]
+    option = _overlay(*helps, parameter, SHARED.get(name, Option()), shown_as)
+    default, text = option.default, option.help
     if option.repeated or default is COMPUTED or default == ():
         default = None  # and nothing is given to the function then
-    if shell_type(annotation) is Path and isinstance(default, str):
+    if shell_type(option.annotation) is Path and isinstance(default, str):
         default = Path(default)
-    # What the docstring does not say, that of ``run`` or ``Compute`` does.
-    others = [read_signature(place).parameters.get(name) for place in ("run", "Compute")]
-    texts = [option.help, parameter.help, *(each.help for each in others if each is not None)]
-    text = next(filter(None, texts), "")
     if "/" not in text.split(" ")[0]:  # an address keeps its small letter
         text = text[:1].upper() + text[1:]
-    whole = replace(option, annotation=annotation, default=default, help=text)
+    names = (option.names,) if isinstance(option.names, str) else option.names
     takes_none = bool(of) or parameter.default in (None, REQUIRED)
+    whole = replace(option, names=names, default=default, help=text)
     return ShellOption(whole, "process" if option.at_once else of, takes_none)
+
+
+def _overlay(*options: Option) -> Option:
+    """Of each fact what the last option says that says anything of it."""
+    nothing, said = vars(Option()), dict[str, Any]()
+    for option in options:
+        said |= {key: value for key, value in vars(option).items() if value != nothing[key]}
+    return Option(**said)
 
 
 def read_call(
     command: Command, options: Mapping[str, ShellOption], values: Mapping[str, Any]
 ) -> Call:
     """The call that a command's values make."""
-    call, records = Call(command.function), {name: {} for name in command.records}
+    parameters = read_signature(command.function).parameters
+    call = Call(command.function, reports=PROGRESS in parameters)
+    records = {name: {} for name in command.records}
     targets = {"": call.arguments, "shell": call.shell, "process": {}, **records}
     for name, option in options.items():
         value = option.read(values[name])
         if value is not None or option.takes_none:
             targets[option.of][name] = value
-    parameters = read_signature(command.function).parameters
     for name, (place, *_) in command.records.items():
         if name in parameters:
             call.arguments[name] = load(place)(**records[name])

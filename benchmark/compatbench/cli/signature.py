@@ -13,7 +13,7 @@ from functools import cache
 from inspect import cleandoc
 
 from compatbench import plugins
-from compatbench.plugins import REQUIRED
+from compatbench.plugins import REQUIRED, Option
 
 COMPUTED = object()  # a default that is more than a value
 _SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Yields):\n", re.MULTILINE)
@@ -22,26 +22,14 @@ _REFERENCE = re.compile(r"^as (?:for|in|of) ``(\w+)``")
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """A parameter of a function, or a field of a record.
+class Signature:
+    """What a docstring says before its sections, and the parameters, or a record's fields, by name.
 
-    Attributes:
-        annotation: its text.
-        default: a value, ``REQUIRED`` or ``COMPUTED``.
-        help: its entry in the docstring; empty if there is none.
+    Of these it has annotation, default (a value, ``REQUIRED`` or ``COMPUTED``) and help.
     """
 
-    annotation: str
-    default: object
-    help: str
-
-
-@dataclass(frozen=True)
-class Signature:
-    """What a docstring says before its sections, and the parameters by name."""
-
     text: str
-    parameters: Mapping[str, Parameter]
+    parameters: Mapping[str, Option]
 
 
 @cache
@@ -59,8 +47,10 @@ def read_signature(place: str) -> Signature:
         for name in names.split(", ")
     }
     parameters = {
-        name: Parameter(
-            ast.unparse(annotation) if annotation else "str", default, helps.get(name, "")
+        name: Option(
+            help=helps.get(name, ""),
+            annotation=ast.unparse(annotation) if annotation else "str",
+            default=default,
         )
         for name, annotation, default in _parts(definition)
     }

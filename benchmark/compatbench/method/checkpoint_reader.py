@@ -51,14 +51,6 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     values: Mapping[str, Any]
 
-    def beside(self, name: str) -> Checkpoint:
-        """Another file of the same folder.
-
-        Raises:
-            CompatbenchError: it is not there, or cannot be read.
-        """
-        return read_checkpoint(self.path.with_name(name))
-
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Reads a file, or what is found in a folder.

@@ -29,13 +29,15 @@ from compatbench.method import (
 )
 
 __all__ = [
-    "ACCESS", "ANSWER", "COPIED", "EVERYWHERE", "JOINT_SPACE", "Access", "OldAnswers", "Transfer",
-    "TransferCard", "TransferData", "UndeclaredAccess", "Unlabelled", "WordPair", "attach_rotated",
+    "ACCESS", "ANSWER", "ANYWHERE", "COPIED", "EVERYWHERE", "JOINT_SPACE", "Access", "OldAnswers",
+    "Transfer", "TransferCard", "TransferData", "UndeclaredAccess", "Unlabelled", "WordPair",
+    "attach_rotated",
 ]  # fmt: skip
 
 # A module that refuses images is no change of answers, so a transfer says that it takes it.
 ANSWER: frozenset[Place] = frozenset({"answer"})
-EVERYWHERE: frozenset[Place] = frozenset(get_args(Place)) - ANSWER
+ANYWHERE: frozenset[Place] = frozenset(get_args(Place))
+EVERYWHERE = ANYWHERE - ANSWER
 # Which part of the joint space's coordinates a module is written in.
 JOINT_SPACE: frozenset[Place] = frozenset({"feature", "classifier"})
 
@@ -206,10 +208,16 @@ class Transfer:
         """What the classifier takes for an image on the target; by default, as the method's."""
         return method.image_input(target)
 
+    def carry(
+        self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
+    ) -> Module:
+        """The module for ``target``, of a transfer that makes one."""
+        raise NotImplementedError
+
     def attach(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
     ) -> Classifier:
-        """The classifier that the module is on ``target``.
+        """The classifier that the module is on ``target``, by default that of ``carry``.
 
         With ``old model`` it is called with the ``OldAnswers`` for the same images, too. Gradients
         are off; what trains turns them on (``torch.enable_grad``).
@@ -217,7 +225,7 @@ class Transfer:
         Raises:
             NotTransferable: as ``Method.attach``.
         """
-        raise NotImplementedError
+        return method.attach(self.carry(method, module, target, labels, data), target, labels)
 
 
 def attach_rotated(

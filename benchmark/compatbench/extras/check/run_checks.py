@@ -16,14 +16,7 @@ from compatbench.data.cards import select_names
 from compatbench.errors import CompatbenchError
 from compatbench.extras.check import plugin
 from compatbench.extras.check.models import synthetic_models
-from compatbench.extras.check.rules import (
-    Kind,
-    Outcome,
-    Status,
-    check_name,
-    find_checks,
-    find_rule,
-)
+from compatbench.extras.check.rules import Kind, Outcome, Status, check_name, find_checks, find_rule
 from compatbench.files.processes import count_cores, end_with_parent, kill, silence, start_process
 from compatbench.messages import one_line
 from compatbench.method.mistakes import explain
