@@ -132,7 +132,7 @@ class _Entries:
         """The entries that a cell needs."""
         choice, draw = self._matrix.choice(cell), f"{cell.shots} shots, seed {cell.seed}"
         images = plan_fit(choice, cell.task, cell.shots).images
-        classes = len(self._matrix.cards[cell.task].classes)
+        classes = len(task_cards.read(cell.task).classes)
         val = min(classes * min(cell.shots, cell.training.val_shots), images)
         names = []
         for kind, wanted, views in (("train", images, 1 + VIEWS), ("val", val, 1)):
