@@ -84,7 +84,7 @@ def test_halves_are_tasks_with_keys_of_their_own() -> None:
     suite = suite_cards.read("mini-base-to-new")
     matrix = select_matrix(suite, builtin_methods(), ["coop"], "mini-food")
     assert matrix.tasks == ("mini-food.base",)
-    assert matrix.tests("mini-food.base") == ("mini-food.base", "mini-food.new")
+    assert matrix.tests["mini-food.base"] == ("mini-food.base", "mini-food.new")
     crossed = select_matrix(suite_cards.read("mini-cross"), builtin_methods(), ["coop"])
     assert crossed.tasks == ("mini-objects",)
     assert "mini-objects" not in suite_variants(crossed.suite)["mini-objects"]

@@ -64,12 +64,12 @@ def paths(suite: SuiteCard, method: str = "coop", **selection: Any) -> list[tupl
 def test_a_task_stands_for_its_variants_which_can_be_named_alone() -> None:
     suite = suite_cards.read("ood")
     whole = select_matrix(suite, REGISTRY, "zeroshot", "imagenet")
-    assert whole.tests("imagenet") == ("imagenet", *suite_variants(suite)["imagenet"])
+    assert whole.tests["imagenet"] == ("imagenet", *suite_variants(suite)["imagenet"])
     part = select_matrix(suite, REGISTRY, "zeroshot", "imagenet_r,imagenet_v2")
     assert part.tasks == ("imagenet",)
-    assert set(part.tests("imagenet")) == {"imagenet_r", "imagenet_v2"}
+    assert set(part.tests["imagenet"]) == {"imagenet_r", "imagenet_v2"}
     part = select_matrix(suite, REGISTRY, "zeroshot", "all,!imagenet_r")
-    assert set(whole.tests("imagenet")) - set(part.tests("imagenet")) == {"imagenet_r"}
+    assert set(whole.tests["imagenet"]) - set(part.tests["imagenet"]) == {"imagenet_r"}
 
 
 def test_every_cell_has_a_key_of_its_own_and_what_learns_nothing_has_one_cell() -> None:

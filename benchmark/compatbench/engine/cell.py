@@ -161,11 +161,6 @@ class CellRecord(BaseModel):
         refused = any(record.status == "not transferable" for record in self.records)
         return "not transferable" if refused else "ok"
 
-    def left(self, cell: Cell) -> list[Where]:
-        """The places of the cell that still have no outcome, or a failed one."""
-        ended = {o.where for o in self.records if o.status != "failed"}
-        return [where for where in cell.places if where not in ended]
-
 
 def describe_cell(cell: Cell, status: str = "failed", **values: object) -> CellRecord:
     """A record of a cell with these values; without any, of a failed one."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import holds, write_atomic
 from compatbench.method.identity import hash_sources, method_identity
 
@@ -28,18 +27,6 @@ def find_changed_code(runs: Path, method: type[Any]) -> str:
         f"method '{card.name}': its code changed since version {card.version} was run in {runs}; "
         "raise 'version' on its card or, if no number changes, say 'run --keep'"
     )
-
-
-def check_code(runs: Path, methods: Mapping[type[Any], bool]) -> None:
-    """CompatbenchError if a method has finished cells of other code.
-
-    Args:
-        runs: the folder of the store.
-        methods: the classes, and whether some of their cells are finished.
-    """
-    for method, is_begun in methods.items():
-        if is_begun and (changed := find_changed_code(runs, method)):
-            raise CompatbenchError(changed)
 
 
 def remember_code(runs: Path, methods: Iterable[type[Any]]) -> None:

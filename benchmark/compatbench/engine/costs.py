@@ -100,7 +100,7 @@ def count_costs(matrix: Matrix) -> Costs:
     known = {name: size for name, size in sizes.items() if size is not None}
     fitted = {*fit_backbones(matrix.suite)}
     tests = {
-        task: [task_cards.read(name).counts.get("test", 0) for name in matrix.tests(task)]
+        task: [task_cards.read(name).counts.get("test", 0) for name in matrix.tests[task]]
         for task in matrix.tasks
     }
     tested, most = sum(map(sum, tests.values())), max(map(max, tests.values()))
@@ -227,7 +227,7 @@ def count_work(matrix: Matrix) -> Callable[[Cell], Work]:
 def _count_work(
     matrix: Matrix, choice: MethodChoice, task: str, shots: int, backbones: tuple[str, ...]
 ) -> Work:
-    method, tests = choice.method.card, matrix.tests(task)
+    method, tests = choice.method.card, matrix.tests[task]
     classes = len(task_cards.read(task).classes)
     images = sum(task_cards.read(name).counts.get("test", 0) for name in tests)
     in_image, flops = "image-layers" in method.places, 0.0

@@ -68,12 +68,9 @@ class Matrix:
     seeds: tuple[int, ...]
     chosen: frozenset[str]  # test sets: the tasks' own and variants
 
-    def tests(self, task: str) -> tuple[str, ...]:
-        """What the modules of a task are measured on: itself and its variants, or some of them."""
-        return self._tests[task]
-
     @cached_property
-    def _tests(self) -> dict[str, tuple[str, ...]]:
+    def tests(self) -> dict[str, tuple[str, ...]]:
+        """What the modules of each task are measured on: itself and its variants, or some."""
         variants = suite_variants(self.suite)
         tests = {task: (task, *variants[task]) for task in self.tasks}
         return {task: tuple(name for name in tests[task] if name in self.chosen) for task in tests}
@@ -123,7 +120,7 @@ class Matrix:
             for label in {choice.transfer for choice in self.choices}
         }
         for task, backbones in product(self.tasks, map(tuple, paths.values())):
-            tests = self.tests(task)
+            tests = self.tests[task]
             for draw, choice in product(draws, self.choices):
                 card = choice.method.card
                 if backbones[0] not in sources and not (card.learns and choice.transfer == COPIED):

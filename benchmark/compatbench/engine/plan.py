@@ -197,7 +197,7 @@ def make_plan(
     matrix = select_matrix(card, builtin_methods(), methods, tasks, shots, seeds, transfers)
     draws = read_draws(shots_files)
     teachers = find_teachers(card, matrix.registry, [choice.name for choice in matrix.choices])
-    tests = [name for task in matrix.tasks for name in (task, *matrix.tests(task))]
+    tests = [name for task in matrix.tasks for name in (task, *matrix.tests[task])]
     missing = find_missing(card, dict.fromkeys(tests), teachers)
     if (
         missing.backbones

@@ -11,7 +11,7 @@ from typing import Literal
 from compatbench.backbone.load import planning
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.cards.shots import Numbers
-from compatbench.engine.changed_code import check_code, remember_code
+from compatbench.engine.changed_code import find_changed_code, remember_code
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.run_plan import run_plan
@@ -152,8 +152,9 @@ def run(
             )
         _check_folders(out, planned.suite.name)
         runs, begun = planned.store.folder, _begun(planned)
-        if not keep:
-            check_code(runs, begun)
+        for method, is_begun in begun.items():
+            if is_begun and not keep and (changed := find_changed_code(runs, method)):
+                raise CompatbenchError(changed)
         planned, (announce, show) = take_shard(planned, shard), follow
 
         def start(started: Plan, workers: int) -> None:
