@@ -165,9 +165,8 @@ def run(
     if not planned.trial:
         _publish(planned, out)
     page = read_page(planned, out)
-    whole = Results(page.results, page.expected)
     # What was asked for and is not there yet is missing.
-    whole = replace(whole, expected=replace(whole.expected, seeds=planned.matrix.seeds))
+    whole = Results(page.results, replace(page.expected, seeds=planned.matrix.seeds))
     return replace(whole.restrict(**planned.matrix.asked), failures=failures)
 
 
