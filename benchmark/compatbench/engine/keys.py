@@ -25,7 +25,7 @@ def data_key(backbone: str, test_set: str) -> str:
 
     The weights are found, and fetched where that is allowed, but no model is loaded.
     """
-    return _hash_data(backbone, test_set, is_planning())
+    return sha256_json([*_hash_weights(backbone, is_planning()), _hash_test_set(test_set)])
 
 
 def zero_shot_key(data: str, precision: str) -> str:
@@ -121,11 +121,6 @@ def transfer_key(module: str, transfer: str, task: str, seed: int, training: Tra
     words = words_hash() if "words" in access else ""
     parts = [way.card.name, way.card.version, words, ENGINE_VERSION, module]
     return sha256_json([*parts, needed] if needed else parts)
-
-
-@cache
-def _hash_data(backbone: str, test_set: str, planning: bool) -> str:
-    return sha256_json([*_hash_weights(backbone, planning), _hash_test_set(test_set)])
 
 
 @cache
