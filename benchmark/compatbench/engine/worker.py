@@ -265,17 +265,9 @@ def make_worker(store: Path, cache: Path, compute: Compute) -> Worker:
 
 
 def build_method(cell: Cell) -> Method:
-    """The method of a cell with its settings; raises as ``find_method``."""
-    cls = find_method(cell.method, cell.plugin)
+    """The method of a cell with its settings, from the plug-in file that it is from."""
+    cls = builtin_methods().get(cell.method, cell.plugin)
     return cls(cls.Config.model_validate(cell.config))
-
-
-def find_method(name: str, plugin: str | None) -> type[Method]:
-    """The class of a method, from the plug-in file that it is from."""
-    registry = builtin_methods()
-    if plugin is not None and name not in registry.classes:
-        registry.add_file(Path(plugin))
-    return registry.get(name)
 
 
 def _describe_fit(
