@@ -15,7 +15,7 @@ from compatbench.engine.changed_code import find_changed_code, remember_code
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.run_plan import run_plan
-from compatbench.engine.order import Shard, take_shard
+from compatbench.engine.order import take_shard
 from compatbench.engine.plan import Plan, make_plan
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import remove_remains, write_atomic
@@ -53,7 +53,7 @@ def plan(
     out: str | Path = ".",
     precision: str | None = None,
     shots_files: Sequence[Path] = (),
-    shard: Shard | str | None = None,
+    shard: str | None = None,
     config: Mapping[str, object] | None = None,
 ) -> Plan:
     """Shows what ``run`` would do: cells to do and done, what is missing, and what it costs.
@@ -90,7 +90,7 @@ def run(
     precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None,
     shots_files: Sequence[Path] = (),
     skip_missing: bool = False,
-    shard: Shard | str | None = None,
+    shard: str | None = None,
     keep: bool = False,
     config: Mapping[str, object] | None = None,
     compute: Compute | None = None,
