@@ -131,6 +131,7 @@ class Matrix:
                 cell = Cell(
                     key="",
                     fit_key="",
+                    name=choice.name,
                     method=card.name,
                     config=choice.settings[task].config,
                     task=task,
@@ -141,7 +142,6 @@ class Matrix:
                     places=(),
                     training=choice.settings[task].training,
                     plugin=choice.plugin,
-                    config_name=choice.name if choice.name != card.name else "",
                     transfer=choice.transfer,
                     transfer_plugin=plugins[choice.transfer],
                 )
