@@ -25,7 +25,6 @@ from compatbench.engine.keys import (
     changed_settings,
     data_key,
     find_teacher,
-    fit_key,
     identify,
     module_key,
     transfer_key,
@@ -171,16 +170,16 @@ class Matrix:
         )
         for cell in self.places:
             choice, task, training = self.choice(cell), cell.task, cell.training
-            card, draw = choice.method.card, (cell.shots, cell.seed)
+            card, draw = choice.method.card, (task, cell.shots, cell.seed)
             if why := missing.test_sets.get(task):
                 cells += [_break(cell, why)] * (task in missing.broken)
                 continue
             if not {cell.source, find_teacher(card, cell.config)}.isdisjoint(missing.backbones):
                 continue
-            file = (draws or {}).get((task, *draw)) if card.learns else None
+            file = (draws or {}).get(draw) if card.learns else None
             try:
-                data = fit_key(cell.source, task, *draw, file, training.val_shots)
-                fitted = module_key(*name_fit(choice, task), data, *draw, training)
+                named = name_fit(choice, task)
+                fitted = module_key(*named, cell.source, draw, training, file)
                 key = transfer_key(fitted, choice.transfer, task, cell.seed, training)
             except BrokenImages as error:
                 cells.append(_break(cell, str(error)))

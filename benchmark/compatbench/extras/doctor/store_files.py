@@ -22,7 +22,6 @@ from compatbench.engine.cell import CellRecord
 from compatbench.engine.keys import (
     changed_settings,
     describe_training,
-    fit_key,
     identify,
     module_key,
     transfer_key,
@@ -177,14 +176,12 @@ def _keys_now(
     draws: ShotsFiles,
 ) -> Iterator[tuple[TrainingCard, str]]:
     """The keys that a cell may have now by training, each made when it is asked for."""
-    cls, shots, seed = registry.get(record.method), record.shots, record.seed
-    draw = (record.task, shots, seed)
+    cls, draw = registry.get(record.method), (record.task, record.shots, record.seed)
     try:
         changed = changed_settings(cls, record.config)
     except ValidationError:  # the method has other settings now
         return
     identity = identify(method_identity(cls), cls.card, record.task, record.config)
     for file, training in product({None, draws.get(draw)}, trainings):
-        data = fit_key(record.source, *draw, file, training.val_shots)
-        key = module_key(identity, changed, data, shots, seed, training)
-        yield training, transfer_key(key, record.transfer, record.task, seed, training)
+        key = module_key(identity, changed, record.source, draw, training, file)
+        yield training, transfer_key(key, record.transfer, record.task, record.seed, training)
