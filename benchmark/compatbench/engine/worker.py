@@ -107,7 +107,7 @@ class Worker:
 
     def _run(self, cell: Cell, on_predicted: Callable[[Outcome], object]) -> CellRecord:
         method = build_method(cell)
-        done, module = self._fitted(cell, method)
+        done, module = self._fitted(cell)
         if cell.key != cell.fit_key:  # through a transfer: what is known of this module already
             names = ("status", "fit_seconds", "parameters", "module_bytes", "module")
             new = describe_cell(cell, **{name: getattr(done, name) for name in names})
@@ -128,7 +128,7 @@ class Worker:
             self.store.write(done)
         return done
 
-    def _fitted(self, cell: Cell, method: Method) -> tuple[CellRecord, Module]:
+    def _fitted(self, cell: Cell) -> tuple[CellRecord, Module]:
         """The cell's fit, from the store or made now; transfers of one module share it."""
         if (fitted := self._read_fit(cell)) is not None:
             return fitted
@@ -137,7 +137,7 @@ class Worker:
                 return fitted
             with self.companions.claim(self.store, cell) as others:
                 fitted = self._fit_together([cell, *others]) if others else []
-                fitted = fitted or [self.fit(cell, method)]
+                fitted = fitted or self.fit(cell)
                 fitted = [(self._complete(record), module) for record, module in fitted]
                 for record, module in fitted:
                     self.store.write_module(module, record)
@@ -149,38 +149,37 @@ class Worker:
         module = self.store.read_module(record) if record and record.status == "ok" else None
         return None if record is None or module is None else (record, module)
 
-    def fit(self, cell: Cell, method: Method) -> tuple[CellRecord, Module]:
-        """A new module and the record of its fit, image features excluded; stores neither."""
-        backbone = self._load(cell.source, cell.training.precision)
-        data = self.few_shot_data(cell, backbone, method)
-        rng = torch.Generator().manual_seed(cell.seed)
-        if cell.training.mlp_drop:
-            backbone = DroppingBackbone(backbone, cell.training.mlp_drop, rng)
-        wait_for(backbone.device)
-        start = time.perf_counter()
-        check_module(module := method.fit(backbone, data, rng), method.fit)
-        return _describe_fit(cell, module, backbone.device, start)
+    def fit(self, *cells: Cell) -> list[tuple[CellRecord, Module]]:
+        """New modules and the records of their fits, image features excluded; stores neither.
 
-    def _fit_together(self, cells: Sequence[Cell]) -> list[tuple[CellRecord, Module]]:
-        """As ``fit`` for each of several cells; nothing if that cannot be in one batch."""
+        The fits of several cells are made in one batch.
+        """
         methods = [build_method(cell) for cell in cells]
-        if not can_be_together(methods[0]):
-            return []
         backbone = self._load(cells[0].source, cells[0].training.precision)
         pairs = zip(cells, methods, strict=True)
+        draws = [self.few_shot_data(cell, backbone, method) for cell, method in pairs]
         rngs = [torch.Generator().manual_seed(cell.seed) for cell in cells]
-        try:
-            draws = [self.few_shot_data(cell, backbone, method) for cell, method in pairs]
-            wait_for(backbone.device)
-            start = time.perf_counter()
+        if drop := cells[0].training.mlp_drop:
+            backbone = DroppingBackbone(backbone, drop, rngs[0])
+        wait_for(backbone.device)
+        start = time.perf_counter()
+        if len(cells) > 1:
             modules = fit_together(methods, backbone, draws, rngs)
-        except Exception as error:  # that of this cell comes again; another's is not its own
-            logging.getLogger(__name__).info("fits are made one by one: %s", first_line(error))
-            return []
+        else:
+            modules = [methods[0].fit(backbone, draws[0], rngs[0])]
+            check_module(modules[0], methods[0].fit)
         return [
             _describe_fit(cell, module, backbone.device, start, len(cells))
             for cell, module in zip(cells, modules, strict=True)
         ]
+
+    def _fit_together(self, cells: Sequence[Cell]) -> list[tuple[CellRecord, Module]]:
+        """As ``fit``; nothing if that cannot be in one batch."""
+        try:
+            return self.fit(*cells) if can_be_together(build_method(cells[0])) else []
+        except Exception as error:  # that of this cell comes again; another's is not its own
+            logging.getLogger(__name__).info("fits are made one by one: %s", first_line(error))
+            return []
 
     def few_shot_data(
         self, cell: Cell, backbone: Backbone, method: Method | None = None

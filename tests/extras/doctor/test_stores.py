@@ -13,7 +13,6 @@ import torch
 from command_line import invoke
 
 from compatbench.backbone import load_backbone
-from compatbench.backbone.device import PeakMemory
 from compatbench.backbone.words import save_words
 from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell, describe_cell
@@ -147,17 +146,3 @@ def test_what_no_plan_asks_for_is_found_and_deleted_when_told(
     left = contents(store).keys()
     assert before.keys() - left == {*files, damaged, unfinished}
     assert store.module_path(wanted.key) in left
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")
-def test_the_peak_is_that_of_the_cell_and_not_of_those_before() -> None:
-    memory, peaks = PeakMemory("cpu"), []
-    assert memory.read() is None
-    for size in (1, 2**26, 1):
-        memory.reset()
-        large = torch.ones(size)
-        peaks.append(memory.read() or 0)
-        del large
-    before, peak, after = peaks
-    assert peak - before > 0.9 * 2**28
-    assert peak - after > 0.5 * 2**28
