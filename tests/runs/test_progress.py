@@ -19,10 +19,10 @@ from compatbench.runs.progress import RunProgress, show_progress
 
 
 def make_cells(count: int) -> list[Cell]:
-    training, places = TrainingCard.model_validate({}), (("a", "b"), ("task",), ())
+    training, pair = TrainingCard.model_validate({}), ("a", "b")
     return [
-        Cell(f"key{i}", f"key{i}", *["coop"] * 2, {}, "task", 4, i, *places, training)
-        for i in range(count)
+        Cell(key, key, "coop", "coop", {}, "task", 4, i, pair, ("task",), (), training)
+        for i, key in enumerate(f"key{i}" for i in range(count))
     ]
 
 
