@@ -33,7 +33,7 @@ def remember_code(runs: Path, methods: Iterable[type[Any]]) -> None:
     """Remembers the code of methods that are run now."""
     for method in methods:
         path, sources = _path(runs, method), hash_sources(method).encode()
-        if ":" not in method_identity(method) and not (path.is_file() and holds(path, sources)):
+        if ":" not in method_identity(method) and not holds(path, sources):
             write_atomic(path, sources, sync=False)
 
 

@@ -31,7 +31,7 @@ from compatbench.engine.attach import Attached, Carried
 from compatbench.engine.cell import Cell, CellRecord, Outcome, Where, describe_cell
 from compatbench.engine.companions import Companions
 from compatbench.engine.compute import Compute
-from compatbench.engine.failures import describe_exception, kind_of, next_attempt, note_failure
+from compatbench.engine.failures import describe_exception, end_attempt, next_attempt, note_failure
 from compatbench.engine.keys import find_teacher
 from compatbench.engine.predict import predict_zero_shot
 from compatbench.engine.store import RunStore
@@ -93,18 +93,6 @@ class Worker:
         self.on_loaded()
         return backbone
 
-    def _complete(self, record: CellRecord) -> CellRecord:
-        """A record with the attempt's number, its kind of failure and its peak memory."""
-        errors = record.errors
-        return record.model_copy(
-            update={
-                "attempt": self._attempt,
-                "failure": kind_of(errors[0]) if errors else None,
-                "trace": record.trace if errors else (),
-                "peak_memory": max(record.peak_memory or 0, self._memory.read() or 0) or None,
-            }
-        )
-
     def _run(self, cell: Cell, on_predicted: Callable[[Outcome], object]) -> CellRecord:
         method = build_method(cell)
         done, module = self._fitted(cell)
@@ -124,7 +112,8 @@ class Worker:
                 outcomes[outcome.where[:2]] = outcome
                 on_predicted(outcome)
             self.store.write_predictions(cell.key, predictions)
-            done = self._complete(done.model_copy(update={"records": tuple(outcomes.values())}))
+            done = done.model_copy(update={"records": tuple(outcomes.values())})
+            done = end_attempt(done, self._attempt, self._memory.read())
             self.store.write(done)
         return done
 
@@ -138,7 +127,8 @@ class Worker:
             with self.companions.claim(self.store, cell) as others:
                 fitted = self._fit_together([cell, *others]) if others else []
                 fitted = fitted or self.fit(cell)
-                fitted = [(self._complete(record), module) for record, module in fitted]
+                peak = self._memory.read()
+                fitted = [(end_attempt(r, self._attempt, peak), module) for r, module in fitted]
                 for record, module in fitted:
                     self.store.write_module(module, record)
                     self.store.write(record)
