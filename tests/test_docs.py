@@ -21,7 +21,7 @@ from compatbench.backbone import load_backbone
 from compatbench.cli.app import app
 from compatbench.engine import compute
 from compatbench.engine.compute import parse_retry
-from compatbench.engine.order import Shard
+from compatbench.engine.order import parse_shard
 from compatbench.errors import CompatbenchWarning
 from compatbench.extras.check.run_checks import check_methods, check_transfers
 from compatbench.method import load_module
@@ -118,7 +118,7 @@ def test_the_example_for_slurm_is_a_script_whose_options_are_known() -> None:
         for word in shlex.split(command)
     ]
     expect_known(words)
-    assert Shard.parse(words[words.index("--shard") + 1]) == Shard(3, 16)
+    assert parse_shard(words[words.index("--shard") + 1]) == (3, 16)
     assert parse_retry(words[words.index("--retry") + 1])
 
 

@@ -34,13 +34,13 @@ MOST_LINES = 360
 # The most lines of Python that a room may have, extras together and each of the parts beside the
 # harness. A number only ever falls: who moves code from one room to another moves its lines, too.
 ROOM_BUDGETS = {
-    "backbone": 4_735,
-    "cli": 1_691,
+    "backbone": 4_714,
+    "cli": 1_677,
     "data": 5_399,
-    "engine": 4_696,
-    "extras": 11_388,
+    "engine": 4_362,
+    "extras": 11_606,
     "files": 610,
-    "method": 3_099,
+    "method": 3_093,
     "results": 3_866,
     "runs": 586,
     "tables": 2_785,
@@ -49,11 +49,11 @@ PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (39_201, ("benchmark/compatbench",)),
-    "transfers and formats": (3_535, ("transfers", "formats")),
+    "the harness": (39_042, ("benchmark/compatbench",)),
+    "transfers and formats": (3_472, ("transfers", "formats")),
     "programs": (7_497, PROGRAMS),
     "programs, with fits beside the authors' code": (10_770, (*PROGRAMS, "benchmark/authors")),
-    "tests": (31_642, ("tests",)),
+    "tests": (31_528, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.

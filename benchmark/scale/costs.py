@@ -87,7 +87,7 @@ def count_costs(assumed: Assumptions) -> Costs:
     entries, jobs, records, answers = _Entries(matrix, model), [], 0, 0
     for cell, time in time_cells(matrix, model, PRECISION):
         names = entries.needed(cell)
-        tests = [_count_images(name, "test") for name in matrix.tests(cell.task)]
+        tests = [_count_images(name, "test") for name in matrix.tests[cell.task]]
         jobs.append(
             Job(
                 cell.source,
@@ -132,7 +132,7 @@ class _Entries:
         """The entries that a cell needs."""
         choice, draw = self._matrix.choice(cell), f"{cell.shots} shots, seed {cell.seed}"
         images = plan_fit(choice, cell.task, cell.shots).images
-        classes = len(self._matrix.cards[cell.task].classes)
+        classes = len(task_cards.read(cell.task).classes)
         val = min(classes * min(cell.shots, cell.training.val_shots), images)
         names = []
         for kind, wanted, views in (("train", images, 1 + VIEWS), ("val", val, 1)):
@@ -142,7 +142,7 @@ class _Entries:
                 where = cell.task if is_whole else f"{cell.task}, {draw}"
                 count = (whole if is_whole else wanted) * views
                 names.append(self._add(cell.source, f"{kind} of {where}", count))
-        for test in self._matrix.tests(cell.task):
+        for test in self._matrix.tests[cell.task]:
             for backbone in cell.backbones:
                 names.append(self._add(backbone, f"test of {test}", _count_images(test, "test")))
         return names

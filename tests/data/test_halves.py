@@ -9,11 +9,17 @@ from typing import Any
 import pytest
 from data.trees import SetUp, Sizes, dassl_draw
 
-from compatbench.data.cards import suite_cards, suite_tasks, suite_variants, task_cards
+from compatbench.data.cards import (
+    TrainingCard,
+    suite_cards,
+    suite_tasks,
+    suite_variants,
+    task_cards,
+)
 from compatbench.data.draws import draw_shots
 from compatbench.data.images.source import Sample
 from compatbench.data.task import load_task
-from compatbench.engine.keys import data_key, fit_key
+from compatbench.engine.keys import data_key, module_key
 from compatbench.engine.matrix import select_matrix
 from compatbench.engine.method_settings import resolve_settings
 from compatbench.errors import CompatbenchError
@@ -79,12 +85,14 @@ def test_what_a_suite_says_of_a_task_holds_for_its_halves() -> None:
 
 def test_halves_are_tasks_with_keys_of_their_own() -> None:
     names = ("mini-food", "mini-food.base", "mini-food.new")
-    assert len({fit_key("mini-clip", name, 4, 1) for name in names}) == 3
+    draws = [(name, 4, 1) for name in names]
+    made = {module_key("coop.1", {}, "mini-clip", draw, TrainingCard()) for draw in draws}
+    assert len(made) == 3
     assert len({data_key("mini-clip", name) for name in names}) == 3
     suite = suite_cards.read("mini-base-to-new")
     matrix = select_matrix(suite, builtin_methods(), ["coop"], "mini-food")
     assert matrix.tasks == ("mini-food.base",)
-    assert matrix.tests("mini-food.base") == ("mini-food.base", "mini-food.new")
+    assert matrix.tests["mini-food.base"] == ("mini-food.base", "mini-food.new")
     crossed = select_matrix(suite_cards.read("mini-cross"), builtin_methods(), ["coop"])
     assert crossed.tasks == ("mini-objects",)
     assert "mini-objects" not in suite_variants(crossed.suite)["mini-objects"]

@@ -13,6 +13,7 @@ import torch
 
 from compatbench.backbone import device
 from compatbench.backbone.build import allow_tf32
+from compatbench.backbone.device import PeakMemory
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.engine import compute as module
 from compatbench.engine.compute import Compute
@@ -106,6 +107,20 @@ def test_a_backbone_at_hand_computes_in_its_own_precision(
         worker._load("mini-clip", precision)
         assert torch.get_float32_matmul_precision() == found
     assert loaded == ["tf32", "fp32"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")
+def test_the_peak_is_that_of_the_cell_and_not_of_those_before() -> None:
+    memory, peaks = PeakMemory("cpu"), []
+    assert memory.read() is None
+    for size in (1, 2**26, 1):
+        memory.reset()
+        large = torch.ones(size)
+        peaks.append(memory.read() or 0)
+        del large
+    before, peak, after = peaks
+    assert peak - before > 0.9 * 2**28
+    assert peak - after > 0.5 * 2**28
 
 
 @pytest.mark.slow

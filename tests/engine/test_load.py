@@ -16,7 +16,7 @@ from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import CellRecord
 from compatbench.engine.plan import make_plan
 from compatbench.engine.store import RunStore, unseal
-from compatbench.engine.store_check import find_waste
+from compatbench.extras.doctor.store_files import find_waste
 from compatbench.files.project_folders import TASKS_VARIABLE
 from compatbench.method.registry import builtin_methods
 from compatbench.results import result_files, rows

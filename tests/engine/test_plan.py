@@ -17,7 +17,7 @@ from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks, suite_va
 from compatbench.data.cards.shots import ALL_SHOTS
 from compatbench.engine.cell import Cell, Where
 from compatbench.engine.keys import zero_shot_key
-from compatbench.engine.matrix import select_matrix, select_methods
+from compatbench.engine.matrix import select_matrix
 from compatbench.engine.method_settings import resolve_settings
 from compatbench.engine.missing import Missing
 from compatbench.engine.plan import make_plan, plan_cells
@@ -64,12 +64,12 @@ def paths(suite: SuiteCard, method: str = "coop", **selection: Any) -> list[tupl
 def test_a_task_stands_for_its_variants_which_can_be_named_alone() -> None:
     suite = suite_cards.read("ood")
     whole = select_matrix(suite, REGISTRY, "zeroshot", "imagenet")
-    assert whole.tests("imagenet") == ("imagenet", *suite_variants(suite)["imagenet"])
+    assert whole.tests["imagenet"] == ("imagenet", *suite_variants(suite)["imagenet"])
     part = select_matrix(suite, REGISTRY, "zeroshot", "imagenet_r,imagenet_v2")
     assert part.tasks == ("imagenet",)
-    assert set(part.tests("imagenet")) == {"imagenet_r", "imagenet_v2"}
+    assert set(part.tests["imagenet"]) == {"imagenet_r", "imagenet_v2"}
     part = select_matrix(suite, REGISTRY, "zeroshot", "all,!imagenet_r")
-    assert set(whole.tests("imagenet")) - set(part.tests("imagenet")) == {"imagenet_r"}
+    assert set(whole.tests["imagenet"]) - set(part.tests["imagenet"]) == {"imagenet_r"}
 
 
 def test_every_cell_has_a_key_of_its_own_and_what_learns_nothing_has_one_cell() -> None:
@@ -167,17 +167,11 @@ def test_all_means_what_the_suite_compares() -> None:
     assert selected(suite, "all") == ["contcoop", "kgcoop", "contcoop+no-kd"]
     assert selected(suite, "!kgcoop") == ["contcoop", "contcoop+no-kd"]
     assert selected(suite, "all,coop,!contcoop") == ["coop", "kgcoop", "contcoop+no-kd"]
+    # What refuses images is compared only where a suite names it.
     plain = {name for name in REGISTRY.names() if not REGISTRY.get(name).card.refuses}
     assert set(selected(smoke(), "all")) == plain
-
-
-def test_what_refuses_images_is_compared_only_where_a_suite_names_it() -> None:
-    registry = builtin_methods()
-    for name, compared in (("mini", False), ("mini-thresholds", True)):
-        names, _ = select_methods(suite_cards.read(name), registry, "all")
-        assert ("threshold" in names) == compared, name
-    names, _ = select_methods(suite_cards.read("mini"), registry, "threshold,coop")
-    assert names == ["coop", "threshold"]
+    assert selected(smoke(), "threshold,coop") == ["coop", "threshold"]
+    assert "threshold" in selected(suite_cards.read("mini-thresholds"), "all")
 
 
 def test_settings_are_the_recipe_s_but_for_what_the_suite_names() -> None:

@@ -1,4 +1,4 @@
-"""CUDA graphs on a processor: they repeat what they have seen, in the same memory."""
+"""CUDA graphs on a processor, which repeat what they have seen; a method whose steps they may."""
 
 from __future__ import annotations
 
@@ -6,10 +6,40 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from compatbench.backbone import Backbone
 from compatbench.backbone.recording import CudaGraph, NotRepeatable, tensors_of
-from compatbench.method import Module
+from compatbench.method import FewShotData, Labels, MethodCard, Module
+from compatbench.method.trained import Recipe, TrainedMethod
+
+# The methods whose steps are repeated. What is not among them draws (clip_lora, coprompt, flyp,
+# proda), looks whether Sinkhorn's steps are enough (plot, plot_pp), averages beside its module
+# (clipood), trains a whole tower, where products take longest (wise_ft_weights), or sorts (ape_t).
+REPEATED = {
+    *("atprompt", "bitfit", "clap", "clip_adapter", "cocoop", "contcoop", "coop", "dekg", "dept"),
+    *("graph_adapter", "ivlp", "kdpl", "kgcoop", "maple", "mergetune", "mma", "mmrl", "prograd"),
+    *("prolip", "promptkd", "promptsrc", "protext", "taskres", "tcp", "tip_adapter_f", "twosfs"),
+    *("vpt_deep", "vpt_shallow", "wise_ft", "zs_lp"),
+}
+
+
+class Toy(TrainedMethod):
+    """A linear classifier, whose loss a test may change."""
+
+    card = MethodCard("toy", "Toy", "none", "classifier", "a linear classifier", replays=True)
+
+    class Config(TrainedMethod.Config):
+        recipe: Recipe = Recipe(epochs=6, batch_size=4, lr=0.1)
+
+    def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        weight = torch.randn(len(data.labels), backbone.embed_dim, generator=rng)
+        return Module({"weight": weight}, {"shift": torch.rand((), generator=rng)})
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Any:
+        weight = module["weight"] + module["shift"]
+        return lambda features: F.normalize(features, dim=-1) @ weight.T
 
 
 class Recording(TorchDispatchMode):

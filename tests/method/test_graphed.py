@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from make_believe_graphs import FakeGraph, Refusing, require_equal
+from make_believe_graphs import REPEATED, FakeGraph, Refusing, Toy, require_equal
 from tiny_models import MakeData
 from torch import Tensor
 
@@ -19,20 +18,9 @@ from compatbench.backbone import Backbone
 from compatbench.backbone.parts.memory import current_budget
 from compatbench.backbone.recording import CudaGraph, NotRepeatable, Watch, tensors_of
 from compatbench.extras.check.method_under_test import MethodUnderTest
-from compatbench.method import FewShotData, Labels, MethodCard, Module, graphed
+from compatbench.method import FewShotData, Labels, Module, graphed
 from compatbench.method.registry import builtin_methods
-from compatbench.method.trained import Batch, Recipe, TrainedMethod
-
-# What is not among them draws (clip_lora, coprompt, flyp, proda), looks whether Sinkhorn's steps
-# are enough (plot, plot_pp), averages beside its module (clipood), trains a whole tower, where
-# products take longest (wise_ft_weights), or sorts (ape_t).
-REPEATED = {
-    *("atprompt", "bitfit", "clap", "clip_adapter", "cocoop", "contcoop", "coop", "dekg", "dept"),
-    *("graph_adapter", "ivlp", "kdpl", "kgcoop", "maple", "mergetune", "mma", "mmrl", "prograd"),
-    *("prolip", "promptkd", "promptsrc", "protext", "taskres", "tcp", "tip_adapter_f", "twosfs"),
-    *("vpt_deep", "vpt_shallow", "wise_ft", "zs_lp"),
-}
-
+from compatbench.method.trained import Batch, Recipe
 
 Graphs = Callable[..., list[FakeGraph]]
 
@@ -67,44 +55,35 @@ def test_a_fit_of_repeated_steps_is_the_one_of_single_steps(name: str, graphs: G
     require_equal(module, subject.fit(steps=15))
 
 
-class Toy(TrainedMethod):
-    """A linear classifier, whose loss a test may change."""
-
-    card = MethodCard("toy", "Toy", "none", "classifier", "a linear classifier", replays=True)
-
-    class Config(TrainedMethod.Config):
-        recipe: Recipe = Recipe(epochs=6, batch_size=4, lr=0.1)
+class Watched(Toy):
+    """Keeps what a loss may do wrong with."""
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        start = {"weight": torch.randn(len(data.labels), backbone.embed_dim, generator=rng)}
         self.total, self.images = torch.zeros(()), len(data.train)
         self.remembered = self.total, self.total  # a tensor, and what was computed of it
         self.targets, self.rng = data.train.targets, rng
-        return Module(start)
-
-    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Any:
-        return lambda features: F.normalize(features, dim=-1) @ module["weight"].T
+        return super().init(backbone, data, rng)
 
 
-def add_up(method: Toy, batch: Batch, loss: Tensor) -> Tensor:
+def add_up(method: Watched, batch: Batch, loss: Tensor) -> Tensor:
     with torch.no_grad():
         method.total.add_(loss)
     return loss + 0 * method.total
 
 
-def remember(method: Toy, batch: Batch, loss: Tensor) -> Tensor:
+def remember(method: Watched, batch: Batch, loss: Tensor) -> Tensor:
     """What is remembered by its tensor is made again for each batch, but not for a held one."""
     if method.remembered[0] is not batch.features:
         method.remembered = batch.features, batch.features.mean() + 1
     return loss * method.remembered[1]
 
 
-def keep(method: Toy, batch: Batch, loss: Tensor) -> Tensor:
+def keep(method: Watched, batch: Batch, loss: Tensor) -> Tensor:
     method.total = loss.detach()
     return loss
 
 
-DANGERS: dict[str, tuple[Callable[[Toy, Batch, Tensor], Tensor], str]] = {
+DANGERS: dict[str, tuple[Callable[[Watched, Batch, Tensor], Tensor], str]] = {
     "a number is read": (lambda _, batch, loss: loss * (1 + float(loss.detach())), "asks for"),
     "a value decides": (lambda _, batch, loss: loss if loss > 1 else 2 * loss, "asks for"),
     "numbers choose": (lambda _, batch, loss: loss + loss[None][loss[None] > 0].sum(), "asks for"),
@@ -126,7 +105,7 @@ DANGERS: dict[str, tuple[Callable[[Toy, Batch, Tensor], Tensor], str]] = {
 
 @pytest.mark.parametrize(("loss", "reason"), DANGERS.values(), ids=DANGERS)
 def test_what_must_not_be_repeated_is_not(
-    loss: Callable[[Toy, Batch, Tensor], Tensor],
+    loss: Callable[[Watched, Batch, Tensor], Tensor],
     reason: str,
     graphs: Graphs,
     clip: Backbone,
@@ -135,7 +114,7 @@ def test_what_must_not_be_repeated_is_not(
 ) -> None:
     """The fit goes on as if nothing had been tried, and does not try again."""
 
-    class Dangerous(Toy):
+    class Dangerous(Watched):
         def loss(self, classifier: Any, batch: Batch) -> Tensor:
             return loss(self, batch, super().loss(classifier, batch))
 

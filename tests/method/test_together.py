@@ -7,24 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from make_believe_graphs import FakeGraph, Refusing, require_equal
+from make_believe_graphs import REPEATED, FakeGraph, Refusing, Toy, require_equal
 from torch import Tensor
 
 from compatbench.backbone import Backbone
 from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest
-from compatbench.method import FewShotData, Labels, Method, MethodCard, Module, graphed
+from compatbench.method import FewShotData, Method, MethodCard, Module, graphed
 from compatbench.method.registry import builtin_methods
 from compatbench.method.together import NotTogether, can_be_together, fit_together
-from compatbench.method.trained import Batch, Recipe, TrainedMethod
+from compatbench.method.trained import Batch
 
-# Besides those that cannot be repeated: fits of stages, or of a loss of their own (mergetune,
-# prolip, promptkd, protext, twosfs), and what takes gradients within its loss (prograd).
-TOGETHER = {
-    *("atprompt", "bitfit", "clap", "clip_adapter", "cocoop", "contcoop", "coop", "dekg", "dept"),
-    *("graph_adapter", "ivlp", "kdpl", "kgcoop", "maple", "mma", "mmrl", "promptsrc", "taskres"),
-    *("tcp", "tip_adapter_f", "vpt_deep", "vpt_shallow", "wise_ft", "zs_lp"),
-}
+# But for fits of stages, or of a loss of their own, and what takes gradients within its loss.
+STAGES = {"mergetune", "prolip", "promptkd", "protext", "twosfs"}
+TOGETHER = REPEATED - STAGES - {"prograd"}
 SEEDS = 1, 2, 3
 
 
@@ -60,23 +55,6 @@ def test_fits_together_are_those_of_single_fits_but_for_rounding(name: str) -> N
             for module in (a, b)
         )
         torch.testing.assert_close(logits, others, rtol=1e-4, atol=1e-4)
-
-
-class Toy(TrainedMethod):
-    """A linear classifier, whose loss a test may change."""
-
-    card = MethodCard("toy", "Toy", "none", "classifier", "a linear classifier", replays=True)
-
-    class Config(TrainedMethod.Config):
-        recipe: Recipe = Recipe(epochs=6, batch_size=4, lr=0.1)
-
-    def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        weight = torch.randn(len(data.labels), backbone.embed_dim, generator=rng)
-        return Module({"weight": weight}, {"shift": torch.rand((), generator=rng)})
-
-    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Any:
-        weight = module["weight"] + module["shift"]
-        return lambda features: F.normalize(features, dim=-1) @ weight.T
 
 
 def fit_both_ways(

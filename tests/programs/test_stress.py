@@ -94,7 +94,7 @@ def stress_test(*names: str, rotation: Tensor | None = None) -> StressTest:
     for name in names:
         backbones, tests = (source.name,), (TASK.name,)
         draw = TASK.name, 1, 1
-        cell = Cell(name, name, name, {}, *draw, backbones, tests, (), TrainingCard())
+        cell = Cell(name, name, name, name, {}, *draw, backbones, tests, (), TrainingCard())
         method = builtin_methods().get(name)()
         fits.append(Fit(cell, method, modules[name], describe_cell(cell)))
     rotation = torch.eye(EMBED_DIM) if rotation is None else rotation

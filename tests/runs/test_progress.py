@@ -19,10 +19,10 @@ from compatbench.runs.progress import RunProgress, show_progress
 
 
 def make_cells(count: int) -> list[Cell]:
-    training = TrainingCard.model_validate({})
+    training, pair = TrainingCard.model_validate({}), ("a", "b")
     return [
-        Cell(f"key{i}", f"key{i}", "coop", {}, "task", 4, i, ("a", "b"), ("task",), (), training)
-        for i in range(count)
+        Cell(key, key, "coop", "coop", {}, "task", 4, i, pair, ("task",), (), training)
+        for i, key in enumerate(f"key{i}" for i in range(count))
     ]
 
 
@@ -81,7 +81,7 @@ def test_images_are_encoded_once_for_a_task_and_counted_for_tasks_to_come() -> N
 def test_a_display_of_80_columns_cuts_nothing() -> None:
     out, now, cells = io.StringIO(), 0.0, make_cells(540)
     cells[0] = replace(
-        cells[0], method="wise_ft_weights", task="mini-layouts", transfer="retrained+4"
+        cells[0], name="wise_ft_weights", task="mini-layouts", transfer="retrained+4"
     )
     console = Console(file=out, width=80, force_terminal=True, legacy_windows=False)
     progress = RunProgress(console)

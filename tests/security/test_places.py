@@ -17,8 +17,13 @@ from synthetic_results import COOP, make_method, make_row
 from compatbench.data.cache_files import prune_entries, read_entry, write_entry
 from compatbench.engine.cell import CellRecord
 from compatbench.engine.store import RunStore
-from compatbench.engine.store_check import find_files, find_problems, find_waste, open_store
 from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.extras.doctor.store_files import (
+    find_files,
+    find_problems,
+    find_waste,
+    open_store,
+)
 from compatbench.files.kinds import delete_paths
 from compatbench.method import Module, load_module
 from compatbench.method.predictions import predict

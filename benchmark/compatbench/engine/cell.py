@@ -58,6 +58,7 @@ class Cell:
     key: str  # hash of everything that decides the records; empty until that is known
     # Of what decides the module, which the cells of all transfers share; the key of the copied.
     fit_key: str
+    name: str  # what the suite and the leaderboard call the method with this config
     method: str
     config: dict[str, Any] = field(hash=False)  # the method's resolved settings, as JSON values
     task: str
@@ -69,7 +70,6 @@ class Cell:
     training: TrainingCard
     plugin: str | None = None  # the file a method outside the package was loaded from
     shots_file: Path | None = None  # with the draw, if it is given and not made here
-    config_name: str = ""  # the name that the suite gives to this config of the method, if any
     transfer: str = COPIED  # how the module reaches the backbones
     transfer_plugin: str | None = None  # the file that the transfer was loaded from, if not ours
     broken: str = ""  # why it cannot be measured on these test sets, whose images are here
@@ -83,11 +83,6 @@ class Cell:
     def label(self) -> str:
         """The name for people: with the transfer, where the module is not copied."""
         return self.name if self.transfer == COPIED else f"{self.name} ({self.transfer})"
-
-    @property
-    def name(self) -> str:
-        """What the suite and the leaderboard call the method with this config."""
-        return self.config_name or self.method
 
     @property
     def source(self) -> str:
@@ -160,11 +155,6 @@ class CellRecord(BaseModel):
             return self.failure or "error"
         refused = any(record.status == "not transferable" for record in self.records)
         return "not transferable" if refused else "ok"
-
-    def left(self, cell: Cell) -> list[Where]:
-        """The places of the cell that still have no outcome, or a failed one."""
-        ended = {o.where for o in self.records if o.status != "failed"}
-        return [where for where in cell.places if where not in ended]
 
 
 def describe_cell(cell: Cell, status: str = "failed", **values: object) -> CellRecord:

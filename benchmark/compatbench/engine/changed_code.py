@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import holds, write_atomic
 from compatbench.method.identity import hash_sources, method_identity
 
@@ -30,23 +29,11 @@ def find_changed_code(runs: Path, method: type[Any]) -> str:
     )
 
 
-def check_code(runs: Path, methods: Mapping[type[Any], bool]) -> None:
-    """CompatbenchError if a method has finished cells of other code.
-
-    Args:
-        runs: the folder of the store.
-        methods: the classes, and whether some of their cells are finished.
-    """
-    for method, is_begun in methods.items():
-        if is_begun and (changed := find_changed_code(runs, method)):
-            raise CompatbenchError(changed)
-
-
 def remember_code(runs: Path, methods: Iterable[type[Any]]) -> None:
     """Remembers the code of methods that are run now."""
     for method in methods:
         path, sources = _path(runs, method), hash_sources(method).encode()
-        if ":" not in method_identity(method) and not (path.is_file() and holds(path, sources)):
+        if ":" not in method_identity(method) and not holds(path, sources):
             write_atomic(path, sources, sync=False)
 
 

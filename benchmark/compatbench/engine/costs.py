@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from itertools import product
 from typing import NamedTuple
 
@@ -30,9 +30,8 @@ from compatbench.engine.step_memory import (
     NAME_TOKENS,
     TEXT_PLACES,
     StepMemory,
+    count_step,
     image_input,
-    list_steps,
-    methods_beyond,
 )
 from compatbench.method.registry import find_transfer
 from compatbench.method.trained import TrainedMethod
@@ -101,7 +100,7 @@ def count_costs(matrix: Matrix) -> Costs:
     known = {name: size for name, size in sizes.items() if size is not None}
     fitted = {*fit_backbones(matrix.suite)}
     tests = {
-        task: [task_cards.read(name).counts.get("test", 0) for name in matrix.tests(task)]
+        task: [task_cards.read(name).counts.get("test", 0) for name in matrix.tests[task]]
         for task in matrix.tasks
     }
     tested, most = sum(map(sum, tests.values())), max(map(max, tests.values()))
@@ -115,7 +114,11 @@ def count_costs(matrix: Matrix) -> Costs:
         for wanted in takers.keys() - {FEATURES}:
             images = tested + (name in fitted) * _count_drawn(matrix, takers[wanted])[0]
             tokens += images * size.input_bytes(wanted)
-    steps = list_steps(matrix, {name: known[name] for name in sorted(fitted & known.keys())})
+    sources = sorted(fitted & known.keys())
+    steps = [
+        count_step(choice, task, name, known[name])
+        for choice, task, name in product(matrix.choices, matrix.tasks, sources)
+    ]
     room = current_budget() or ON_CPU
     step = max(steps, key=lambda step: step.count_bytes(room), default=StepMemory())
     classes = max(len(task_cards.read(task).classes) for task in matrix.tasks)
@@ -125,8 +128,9 @@ def count_costs(matrix: Matrix) -> Costs:
     features = (largest + most) * max((size.embed_dim for size in known.values()), default=0)
     held = LIBRARIES + sum(weights[:BACKBONES_AT_HAND]) + features * FLOAT
     side = max((size.image_side for size in known.values()), default=0)
+    work, least = count_work(matrix), [(step.method, held + step.count_bytes(0)) for step in steps]
     return Costs(
-        steps=sum(_count_steps(matrix.choice(cell), cell) for cell in matrix.places),
+        steps=sum(work(cell).steps for cell in matrix.places),
         images=sum(encoded.values()),
         encode_flops=sum(encoded[n] * size.image_flops for n, size in known.items()),
         features_bytes=sum(encoded[n] * size.embed_dim * FLOAT for n, size in known.items()),
@@ -139,7 +143,10 @@ def count_costs(matrix: Matrix) -> Costs:
         memory_bytes=held + max(at_once),
         step=step,
         room_bytes=room,
-        beyond={card: methods_beyond(steps, held, card) for card in CARDS},
+        beyond={
+            card: list(dict.fromkeys(name for name, takes in least if takes > card * 10**9))
+            for card in CARDS
+        },
         decoder_bytes=DECODER + (2 + AHEAD) * PIECE * 3 * side**2 * FLOAT,
         unknown=tuple(name for name in sizes if name not in known),
     )
@@ -174,7 +181,7 @@ class TimeEstimate:
     """
 
     def __init__(self, matrix: Matrix, finished: Iterable[tuple[Cell, float]] = ()) -> None:
-        self._matrix, self._count = matrix, cache(self._count_seconds)
+        self._work = count_work(matrix)
         # By method, what its finished cells took relative to what is counted.
         self._pace: dict[str, float] = {}
         sums = defaultdict[str, list[float]](lambda: [0.0, 0.0])
@@ -185,16 +192,11 @@ class TimeEstimate:
 
     def cell(self, cell: Cell) -> float:
         """Seconds of a cell of the matrix: its fit, and its evaluation everywhere."""
-        counted = self._count(self._matrix.choice(cell), cell.task, cell.shots, cell.backbones)
-        return max(self._pace.get(cell.name, 1.0) * counted, 1e-3)
-
-    def _count_seconds(
-        self, choice: MethodChoice, task: str, shots: int, backbones: tuple[str, ...]
-    ) -> float:
-        work, rate = count_work(self._matrix, choice, task, shots, backbones), RATES["cpu"]
+        work, rate = self._work(cell), RATES["cpu"]
         step = STEP_SECONDS + work.step_flops / rate + work.step_blocks * BLOCK_SECONDS
         fit = work.steps * step + work.closed_forms * CLOSED_FORM_SECONDS
-        return fit + work.test_flops / rate + work.records * RECORD_SECONDS
+        counted = fit + work.test_flops / rate + work.records * RECORD_SECONDS
+        return max(self._pace.get(cell.name, 1.0) * counted, 1e-3)
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,48 @@ class Work:
     closed_forms: int = 0  # fits without steps
 
 
+def count_work(matrix: Matrix) -> Callable[[Cell], Work]:
+    """What counts the work of a cell of a matrix: its fits, and its evaluation everywhere."""
+    count = cache(partial(_count_work, matrix))  # the same of all seeds
+    return lambda cell: count(matrix.choice(cell), cell.task, cell.shots, cell.backbones)
+
+
+def _count_work(
+    matrix: Matrix, choice: MethodChoice, task: str, shots: int, backbones: tuple[str, ...]
+) -> Work:
+    method, tests = choice.method.card, matrix.tests[task]
+    classes = len(task_cards.read(task).classes)
+    images = sum(task_cards.read(name).counts.get("test", 0) for name in tests)
+    in_image, flops = "image-layers" in method.places, 0.0
+    known = [size for size in map(measure_model, backbones) if size is not None]
+    for size in known:
+        # Of one test image, beside a product with the class weights.
+        texts = 2.0 * size.text_weights * classes * NAME_TOKENS * method.prompts_per_image
+        flops += (texts + in_image * size.image_flops) * images
+    tested = len(known) * len(tests), flops
+    models, shots = _list_fits(choice, shots, backbones)
+    fit, fitted = plan_fit(choice, task, shots), choice.build(task)
+    if not isinstance(fitted, TrainedMethod):
+        return Work(*tested, closed_forms=len(models))
+    flops, blocks, depths = 0.0, 0.0, []
+    in_text = not TEXT_PLACES.isdisjoint(method.places)
+    batch = min(fitted.config.recipe.batch_size, fit.images)
+    passes = 3.0 if "image" in fitted.trained_towers else 2.0
+    sizes = [size for size in map(measure_model, models) if size is not None]
+    for size in sizes:
+        if in_text:
+            # Forward and backward to the inputs: the weights are frozen.
+            flops += method.step_cost * 4.0 * size.text_weights * classes * NAME_TOKENS
+            blocks += method.step_cost * size.text_blocks
+            depths.append(size.text_blocks)
+        if in_image:
+            flops += passes * size.image_flops * batch
+            blocks += size.image_blocks
+            depths.append(size.image_blocks)
+    number, depth = max(len(sizes), 1), sum(depths) / max(len(depths), 1)
+    return Work(*tested, len(models) * fit.steps, flops / number, blocks / number, depth)
+
+
 def _list_fits(
     choice: MethodChoice, shots: int, backbones: Sequence[str]
 ) -> tuple[Sequence[str], int]:
@@ -230,48 +274,3 @@ def _list_fits(
     transfer = find_transfer(choice.transfer)
     labelled = "labels" in transfer.card.access
     return (backbones[1:], transfer.config.shots) if labelled else ((), shots)
-
-
-def _count_steps(choice: MethodChoice, cell: Cell) -> int:
-    """Steps of a cell's fits."""
-    models, shots = _list_fits(choice, cell.shots, cell.backbones)
-    return len(models) * plan_fit(choice, cell.task, shots).steps
-
-
-def count_work(
-    matrix: Matrix, choice: MethodChoice, task: str, shots: int, backbones: Sequence[str]
-) -> Work:
-    """The work of a cell: its fits, and its evaluation everywhere."""
-    method, tests = choice.method.card, matrix.tests(task)
-    classes = len(matrix.cards[task].classes)
-    images = sum(matrix.cards[name].counts.get("test", 0) for name in tests)
-    in_image, flops = "image-layers" in method.places, 0.0
-    known = [size for size in map(measure_model, backbones) if size is not None]
-    for size in known:
-        # Of one test image, beside a product with the class weights.
-        texts = 2.0 * size.text_weights * classes * NAME_TOKENS * method.prompts_per_image
-        flops += (texts + in_image * size.image_flops) * images
-    tested = len(known) * len(tests), flops
-    names, shots = _list_fits(choice, shots, backbones)
-    models = [size for size in map(measure_model, names) if size is not None]
-    if not models:
-        return Work(*tested)
-    fit, fitted = plan_fit(choice, task, shots), choice.build(task)
-    if not isinstance(fitted, TrainedMethod):
-        return Work(*tested, closed_forms=len(models))
-    flops, blocks, depths = 0.0, 0.0, []
-    in_text = not TEXT_PLACES.isdisjoint(method.places)
-    batch = min(fitted.config.recipe.batch_size, fit.images)
-    passes = 3.0 if "image" in fitted.trained_towers else 2.0
-    for size in models:
-        if in_text:
-            # Forward and backward to the inputs: the weights are frozen.
-            flops += method.step_cost * 4.0 * size.text_weights * classes * NAME_TOKENS
-            blocks += method.step_cost * size.text_blocks
-            depths.append(size.text_blocks)
-        if in_image:
-            flops += passes * size.image_flops * batch
-            blocks += size.image_blocks
-            depths.append(size.image_blocks)
-    number, depth = len(models), sum(depths) / max(len(depths), 1)
-    return Work(*tested, number * fit.steps, flops / number, blocks / number, depth)

@@ -96,6 +96,20 @@ def next_attempt(before: CellRecord | None) -> int:
     return 1 if before is None else before.attempt + bool(before.errors)
 
 
+def end_attempt(
+    record: CellRecord, attempt: int, peak_memory: int | None, trace: tuple[str, ...] | None = None
+) -> CellRecord:
+    """A record with the attempt's number, its kind of failure and its peak memory."""
+    errors = record.errors
+    how = {
+        "attempt": attempt,
+        "failure": kind_of(errors[0]) if errors else None,
+        "trace": () if not errors else record.trace if trace is None else trace,
+        "peak_memory": max(record.peak_memory or 0, peak_memory or 0) or None,
+    }
+    return record.model_copy(update=how)
+
+
 def note_failure(
     store: RunStore, cell: Cell, failure: Failure, peak_memory: int | None = None
 ) -> CellRecord:
@@ -107,15 +121,9 @@ def note_failure(
     before = store.read(cell.key)
     if before is not None and store.is_done(cell, before):
         return before
-    peaks = [before.peak_memory if before else None, peak_memory]
-    notes = {
-        "trace": failure.trace,
-        "failure": kind_of(failure.error),
-        "attempt": next_attempt(before),
-        "peak_memory": max(filter(None, peaks), default=None),
-    }
     if before is None or before.status == "failed":
-        record = describe_cell(cell, error=failure.error, **notes)
+        peak_before = None if before is None else before.peak_memory
+        record = describe_cell(cell, error=failure.error, peak_memory=peak_before)
     else:
         outcomes = {(o.backbone, o.test_set): o for o in before.records}
         for backbone, test_set, data in store.left(cell, before):
@@ -126,6 +134,7 @@ def note_failure(
                 status="failed",
                 reason=failure.error,
             )
-        record = before.model_copy(update={**notes, "records": tuple(outcomes.values())})
+        record = before.model_copy(update={"records": tuple(outcomes.values())})
+    record = end_attempt(record, next_attempt(before), peak_memory, failure.trace)
     store.write(record)
     return record

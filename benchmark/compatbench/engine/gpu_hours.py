@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,11 +106,9 @@ def time_cells(
 ) -> Iterator[tuple[Cell, CellTime]]:
     """The cells of a matrix, each with what it takes."""
     rate, table = model.flops(precision), read_launches()
-    count = cache(partial(count_work, matrix))
+    count = count_work(matrix)
     for cell in matrix.places:
-        choice = matrix.choice(cell)
-        work = count(choice, cell.task, cell.shots, cell.backbones)
-        launches = table.get(choice.method.card.name, Launches(0, 0.0))
+        work, launches = count(cell), table.get(cell.method, Launches(0, 0.0))
         each = launches.fixed + launches.per_block * work.depth
         yield (
             cell,
@@ -130,13 +128,9 @@ def estimate_hours(
     Columns: those of ``CellTime``; ``decode`` and ``encode``, of which the longer counts; ``hours``
     in all.
     """
-    hours: dict[str, list[float]] = {}
-    for cell, time in time_cells(matrix, model, precision):
-        parts = hours.setdefault(cell.name, [0.0] * 4)
-        for i, seconds in enumerate((*time, time.seconds)):
-            parts[i] += seconds / HOUR
-    columns = ["products", "launches", "other", "hours"]
-    frame = pd.DataFrame.from_dict(hours, "index", columns=columns)
+    rows = [(cell.name, *time, time.seconds) for cell, time in time_cells(matrix, model, precision)]
+    columns = ["method", "products", "launches", "other", "hours"]
+    frame = pd.DataFrame(rows, columns=columns).groupby("method", sort=False).sum() / HOUR
     total = frame.sum()
     decode = costs.images / model.image_rate / HOUR
     encode = costs.encode_flops / model.flops(precision) / HOUR
@@ -144,4 +138,4 @@ def estimate_hours(
     frame.loc["all"] = total
     frame["decode"], frame["encode"] = 0.0, 0.0
     frame.loc["all", ["decode", "encode"]] = decode, encode
-    return frame.rename_axis("method").reset_index()
+    return frame.reset_index()

@@ -10,7 +10,6 @@ from typing import Any
 from compatbench.backbone.load import is_planning, read_backbone, weights_key
 from compatbench.backbone.words import words_hash
 from compatbench.data.cards import COPIED, TrainingCard, task_cards, whole_name
-from compatbench.data.cards.shots import MOST_VALIDATION_SHOTS
 from compatbench.data.draws import Draw, draw_first, draw_shots, load_test_set
 from compatbench.data.task import Task, load_task
 from compatbench.engine_version import ENGINE_VERSION
@@ -25,28 +24,12 @@ def data_key(backbone: str, test_set: str) -> str:
 
     The weights are found, and fetched where that is allowed, but no model is loaded.
     """
-    return _hash_data(backbone, test_set, is_planning())
+    return sha256_json([*_hash_weights(backbone, is_planning()), _hash_test_set(test_set)])
 
 
 def zero_shot_key(data: str, precision: str) -> str:
     """The key of zero-shot's predictions at a place whose ``data_key`` is ``data``."""
     return sha256_json(["zero-shot", data, precision, ENGINE_VERSION])
-
-
-def fit_key(
-    backbone: str,
-    task: str,
-    shots: int,
-    seed: int,
-    file: Path | None = None,
-    most: int = MOST_VALIDATION_SHOTS,
-) -> str:
-    """Hash of a backbone's weights and of the images and labels of a few-shot draw.
-
-    The draw is read from the file, or else made here, as ``draw_shots`` says.
-    """
-    images = _hash_draw(draw_shots, task, shots, seed, file, most)
-    return sha256_json([*_hash_weights(backbone, is_planning()), *images])
 
 
 def changed_settings(method: type[Method], config: dict[str, Any]) -> dict[str, Any]:
@@ -76,20 +59,28 @@ def find_teacher(card: MethodCard, config: Mapping[str, Any]) -> str | None:
 
 
 def module_key(
-    method: str, changed: dict[str, Any], data: str, shots: int, seed: int, training: TrainingCard
+    method: str,
+    changed: dict[str, Any],
+    source: str,
+    draw: tuple[str, int, int],
+    training: TrainingCard,
+    file: Path | None = None,
 ) -> str:
     """Hash of everything that decides a module; the key of the cell whose module is copied.
 
-    ``method`` is what ``identify`` gives, ``changed`` the ``changed_settings``, ``data`` a
-    ``fit_key``. A default is in no key, so that a new setting changes none; the versions of
-    method and engine stand for defaults.
+    ``method`` is what ``identify`` gives, ``changed`` the ``changed_settings``. A draw is its task,
+    shots and seed; images and labels are read from the file, or else drawn here, as ``draw_shots``
+    says. A default is in no key, so that a new setting changes none; the versions of method and
+    engine stand for defaults.
     """
+    images = _hash_draw(draw_shots, *draw, file, training.val_shots)
+    _, shots, seed = draw
     return sha256_json(
         {
             "engine": ENGINE_VERSION,
             "method": method,
             "config": changed,
-            "data": data,
+            "data": sha256_json([*_hash_weights(source, is_planning()), *images]),
             "shots": shots,
             "seed": seed,
             # The cap on steps is in the config of the methods that it reaches.
@@ -121,11 +112,6 @@ def transfer_key(module: str, transfer: str, task: str, seed: int, training: Tra
     words = words_hash() if "words" in access else ""
     parts = [way.card.name, way.card.version, words, ENGINE_VERSION, module]
     return sha256_json([*parts, needed] if needed else parts)
-
-
-@cache
-def _hash_data(backbone: str, test_set: str, planning: bool) -> str:
-    return sha256_json([*_hash_weights(backbone, planning), _hash_test_set(test_set)])
 
 
 @cache

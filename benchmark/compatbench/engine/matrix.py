@@ -11,7 +11,6 @@ from typing import Any
 from compatbench.data.cards import (
     COPIED,
     SuiteCard,
-    TaskCard,
     select_names,
     suite_tasks,
     suite_variants,
@@ -26,7 +25,6 @@ from compatbench.engine.keys import (
     changed_settings,
     data_key,
     find_teacher,
-    fit_key,
     identify,
     module_key,
     transfer_key,
@@ -69,12 +67,9 @@ class Matrix:
     seeds: tuple[int, ...]
     chosen: frozenset[str]  # test sets: the tasks' own and variants
 
-    def tests(self, task: str) -> tuple[str, ...]:
-        """What the modules of a task are measured on: itself and its variants, or some of them."""
-        return self._tests[task]
-
     @cached_property
-    def _tests(self) -> dict[str, tuple[str, ...]]:
+    def tests(self) -> dict[str, tuple[str, ...]]:
+        """What the modules of each task are measured on: itself and its variants, or some."""
         variants = suite_variants(self.suite)
         tests = {task: (task, *variants[task]) for task in self.tasks}
         return {task: tuple(name for name in tests[task] if name in self.chosen) for task in tests}
@@ -98,12 +93,6 @@ class Matrix:
         """How many of the cells are fits on a target, for comparison."""
         sources = {upgrade[0] for upgrade in self.suite.upgrades}
         return sum(cell.source not in sources for cell in self.places)
-
-    @cached_property
-    def cards(self) -> dict[str, TaskCard]:
-        """The cards of its tasks and test sets."""
-        names = {name for task in self.tasks for name in (task, *self.tests(task))}
-        return {name: task_cards.read(name) for name in names}
 
     @cached_property
     def _choices(self) -> dict[tuple[str, str], MethodChoice]:
@@ -130,7 +119,7 @@ class Matrix:
             for label in {choice.transfer for choice in self.choices}
         }
         for task, backbones in product(self.tasks, map(tuple, paths.values())):
-            tests = self.tests(task)
+            tests = self.tests[task]
             for draw, choice in product(draws, self.choices):
                 card = choice.method.card
                 if backbones[0] not in sources and not (card.learns and choice.transfer == COPIED):
@@ -141,6 +130,7 @@ class Matrix:
                 cell = Cell(
                     key="",
                     fit_key="",
+                    name=choice.name,
                     method=card.name,
                     config=choice.settings[task].config,
                     task=task,
@@ -151,7 +141,6 @@ class Matrix:
                     places=(),
                     training=choice.settings[task].training,
                     plugin=choice.plugin,
-                    config_name=choice.name if choice.name != card.name else "",
                     transfer=choice.transfer,
                     transfer_plugin=plugins[choice.transfer],
                 )
@@ -181,16 +170,16 @@ class Matrix:
         )
         for cell in self.places:
             choice, task, training = self.choice(cell), cell.task, cell.training
-            card, draw = choice.method.card, (cell.shots, cell.seed)
+            card, draw = choice.method.card, (task, cell.shots, cell.seed)
             if why := missing.test_sets.get(task):
                 cells += [_break(cell, why)] * (task in missing.broken)
                 continue
             if not {cell.source, find_teacher(card, cell.config)}.isdisjoint(missing.backbones):
                 continue
-            file = (draws or {}).get((task, *draw)) if card.learns else None
+            file = (draws or {}).get(draw) if card.learns else None
             try:
-                data = fit_key(cell.source, task, *draw, file, training.val_shots)
-                fitted = module_key(*name_fit(choice, task), data, *draw, training)
+                named = name_fit(choice, task)
+                fitted = module_key(*named, cell.source, draw, training, file)
                 key = transfer_key(fitted, choice.transfer, task, cell.seed, training)
             except BrokenImages as error:
                 cells.append(_break(cell, str(error)))

@@ -10,14 +10,12 @@ from compatbench.data.cards import (
     SuiteCard,
     TrainingCard,
     select_names,
-    suite_tasks,
     task_cards,
     whole_name,
 )
 from compatbench.engine.flat_settings import flat_settings
 from compatbench.errors import CompatbenchError
 from compatbench.method import Method, read_settings
-from compatbench.method.registry import MethodRegistry
 
 # Where a module acts whose fit runs blocks of a tower.
 TOWERS = {"text-input", "text-layers", "image-layers"}
@@ -67,17 +65,6 @@ def name_configs(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, d
     # Each a ``ConfigName``, for files of results and selections.
     shown = [re.sub(r"[^\w.-]+", "-", f"{n}-{value}") for n, value in flat_settings(config)]
     return {"+".join([name, *shown])[:100]: {"method": name, **config} for name in names}
-
-
-def suite_trainings(suite: SuiteCard, registry: MethodRegistry) -> list[TrainingCard]:
-    """Every training that a suite has: its own, and those of methods and tasks that differ."""
-    trainings = [suite.training]
-    for name in suite.methods:
-        if (base := suite.base_method(name)) in registry.classes:
-            for task in suite_tasks(suite):
-                training = resolve_settings(registry.get(base), suite, name, task).training
-                trainings += [training] if training not in trainings else []
-    return trainings
 
 
 def _changes(suite: SuiteCard, names: Iterable[str], task: str | None) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from math import log
 from typing import Any, TypeVar
@@ -95,32 +95,21 @@ def _rank(values: Iterable[Hashable]) -> dict[Hashable, int]:
     return {value: rank for rank, value in enumerate(dict.fromkeys(values))}
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One of several parts of a plan: ``index`` is from 1 to ``count``."""
-
-    index: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Reads ``3/8``."""
-        index, slash, count = text.partition("/")
-        if slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
-            return cls(int(index), int(count))
-        raise CompatbenchError(f"--shard '{text}': give I/N, such as 3/8, with I from 1 to N")
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
+def parse_shard(text: str) -> tuple[int, int]:
+    """Index, from 1 on, and number of parts: ``3/8``."""
+    index, slash, count = text.partition("/")
+    if slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
+        return int(index), int(count)
+    raise CompatbenchError(f"--shard '{text}': give I/N, such as 3/8, with I from 1 to N")
 
 
-def take_shard(plan: Plan, shard: Shard | str | None) -> Plan:
-    """The plan with the cells of one shard to run; or as it is, without a shard."""
+def take_shard(plan: Plan, shard: str | None) -> Plan:
+    """The plan with the cells of one of several parts to run; or as it is, without a shard."""
     if shard is None:
         return plan
-    shard = Shard.parse(shard) if isinstance(shard, str) else shard
+    index, count = parse_shard(shard)
     seconds = list(map(TimeEstimate(plan.matrix).cell, plan.cells))
-    mine = divide(plan.cells, seconds, shard.count)[shard.index - 1]
+    mine = divide(plan.cells, seconds, count)[index - 1]
     return replace(plan, shard=frozenset(cell.key for cell in mine))
 
 

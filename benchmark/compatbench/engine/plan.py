@@ -22,7 +22,7 @@ from compatbench.engine.matrix import Matrix, Names, select_matrix, select_metho
 from compatbench.engine.method_settings import name_configs, resolve_settings
 from compatbench.engine.missing import Missing, fetch_missing, find_missing
 from compatbench.engine.store import RunStore
-from compatbench.engine.stored_costs import read_stored_costs
+from compatbench.engine.stored_costs import read_stored_seconds
 from compatbench.errors import CompatbenchError
 from compatbench.method import read_settings
 from compatbench.method.registry import MethodRegistry, builtin_methods
@@ -111,10 +111,9 @@ class Plan:
         Those are the finished cells of the store; of others, what results say that the very cell
         took on another machine, times what this one takes where both are known, in the median.
         """
-        states = {cell.key: self.states[cell.key] for cell in self.cells}
-        here = {key: spent for key, (done, _, spent) in states.items() if done}
-        costs = read_stored_costs(self.suite.name, self.store.folder.parent / "results")
-        stored = {cell.key: costs[cell.key].of(cell) for cell in self.cells if cell.key in costs}
+        here = {key: spent for key, (done, _, spent) in self.states.items() if done}
+        results = self.store.folder.parent / "results"
+        stored = read_stored_seconds(self.cells, self.suite.name, results)
         paces = [here[key] / stored[key] for key in here.keys() & stored.keys() if stored[key]]
         pace = median(paces) if paces else 1.0
         known = {key: pace * seconds for key, seconds in stored.items()} | here
@@ -197,7 +196,7 @@ def make_plan(
     matrix = select_matrix(card, builtin_methods(), methods, tasks, shots, seeds, transfers)
     draws = read_draws(shots_files)
     teachers = find_teachers(card, matrix.registry, [choice.name for choice in matrix.choices])
-    tests = [name for task in matrix.tasks for name in (task, *matrix.tests(task))]
+    tests = [name for task in matrix.tasks for name in (task, *matrix.tests[task])]
     missing = find_missing(card, dict.fromkeys(tests), teachers)
     if (
         missing.backbones

@@ -104,7 +104,7 @@ def answer_batches(
 ) -> Iterator[tuple[int, Tensor]]:
     """How many images come next, in order, and their logits ``[images, classes]``.
 
-    The arguments are as for ``measure``. A stream is one call, and so one batch.
+    The arguments are as for ``predict_module``. A stream is one call, and so one batch.
     """
 
     def answer(rows: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def answer_batches(
 def run_classifier(
     classifier: Callable[..., Tensor], inputs: Tensor | StoredRows, stream: int | None = None
 ) -> Tensor:
-    """Logits of all images ``[images, classes]``; the arguments are as for ``measure``."""
+    """Logits of all images ``[images, classes]``; arguments as for ``predict_module``."""
     return torch.cat([logits for _, logits in answer_batches(classifier, inputs, stream)])
 
 

@@ -30,7 +30,7 @@ from compatbench.data.task import Task, load_task, restrict_task
 from compatbench.engine.method_settings import name_configs
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore, fit_description
-from compatbench.engine.worker import Worker, build_method
+from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.method import Method, Module, load_module, read_settings
 from compatbench.method.convert import read_module
@@ -112,7 +112,7 @@ def fit(
     [cell] = plan_cells(alone, registry, [*configs] or names, shots=[shots], transfers=[COPIED])
     cache = FeatureCache(default_cache_folder())
     worker = Worker(RunStore(Path("runs")), cache, resolve_device(device))
-    record, module = worker.fit(cell, build_method(cell))
+    [(record, module)] = worker.fit(cell)
     return Module(module.trained, module.stored, module.about | fit_description(record))
 
 

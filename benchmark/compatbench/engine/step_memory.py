@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from itertools import product
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from compatbench.backbone import ImageInput
 from compatbench.backbone.parts.memory import kept_numbers
 from compatbench.data.cards import task_cards
-from compatbench.engine.matrix import Matrix, MethodChoice
+from compatbench.engine.matrix import MethodChoice
 from compatbench.engine.model_size import FLOAT, ModelSize
 from compatbench.files.sizes import format_bytes
 from compatbench.method.trained import TrainedMethod
@@ -68,12 +66,6 @@ def image_input(choice: MethodChoice, task: str, name: str, size: ModelSize) -> 
     return choice.build(task).image_input(sketch)
 
 
-def list_steps(matrix: Matrix, fitted: Mapping[str, ModelSize]) -> list[StepMemory]:
-    """The training steps of all methods and tasks on the backbones that are fitted on."""
-    places = product(matrix.choices, matrix.tasks, fitted.items())
-    return [count_step(choice, task, name, size) for choice, task, (name, size) in places]
-
-
 def count_step(choice: MethodChoice, task: str, name: str, size: ModelSize) -> StepMemory:
     """A training step of a method on a backbone, with its settings for a task."""
     method, text, image, states = choice.build(task), 0.0, 0, 0
@@ -93,12 +85,3 @@ def count_step(choice: MethodChoice, task: str, name: str, size: ModelSize) -> S
     for tower, weights in (("text", size.text_weights), ("image", size.image_weights)):
         states += (tower in method.trained_towers) * TRAINED_STATES * weights * FLOAT
     return StepMemory(choice.name, name, images, states, int(text), image)
-
-
-def methods_beyond(steps: Iterable[StepMemory], held: int, card: int) -> list[str]:
-    """The methods whose step does not fit a card of so many gigabytes, image by image.
-
-    ``held`` is what the worker holds besides: libraries, weights, features.
-    """
-    room = card * 10**9 - held
-    return list(dict.fromkeys(step.method for step in steps if step.count_bytes(0) > room))

@@ -126,13 +126,16 @@ class RunStore:
         self.write_predictions(zero_shot_key(where[2], precision), {where: predictions})
 
     def left(self, cell: Cell, record: CellRecord | None) -> list[Where]:
-        """The places of a cell that have no outcome yet, or whose predictions are lost."""
+        """The places of a cell without an outcome, or with a failed one, or lost predictions."""
         if record is None or not self.predictions_path(cell.key).is_file():
             return [*cell.places]
-        left, precision = set(record.left(cell)), cell.training.precision
-        predicted = [o.where for o in record.records if o.status == "ok" and o.where not in left]
-        left |= {w for w in predicted if not self.has_zero_shot(w, precision)}
-        return [where for where in cell.places if where in left]
+        status, precision = {o.where: o.status for o in record.records}, cell.training.precision
+        return [
+            where
+            for where in cell.places
+            if status.get(where, "failed") == "failed"
+            or (status[where] == "ok" and not self.has_zero_shot(where, precision))
+        ]
 
     def has_zero_shot(self, where: Where, precision: str) -> bool:
         """Whether zero-shot's predictions at a place are here."""

@@ -31,7 +31,7 @@ from compatbench.engine.attach import Attached, Carried
 from compatbench.engine.cell import Cell, CellRecord, Outcome, Where, describe_cell
 from compatbench.engine.companions import Companions
 from compatbench.engine.compute import Compute
-from compatbench.engine.failures import describe_exception, kind_of, next_attempt, note_failure
+from compatbench.engine.failures import describe_exception, end_attempt, next_attempt, note_failure
 from compatbench.engine.keys import find_teacher
 from compatbench.engine.predict import predict_zero_shot
 from compatbench.engine.store import RunStore
@@ -93,21 +93,9 @@ class Worker:
         self.on_loaded()
         return backbone
 
-    def _complete(self, record: CellRecord) -> CellRecord:
-        """A record with the attempt's number, its kind of failure and its peak memory."""
-        errors = record.errors
-        return record.model_copy(
-            update={
-                "attempt": self._attempt,
-                "failure": kind_of(errors[0]) if errors else None,
-                "trace": record.trace if errors else (),
-                "peak_memory": max(record.peak_memory or 0, self._memory.read() or 0) or None,
-            }
-        )
-
     def _run(self, cell: Cell, on_predicted: Callable[[Outcome], object]) -> CellRecord:
         method = build_method(cell)
-        done, module = self._fitted(cell, method)
+        done, module = self._fitted(cell)
         if cell.key != cell.fit_key:  # through a transfer: what is known of this module already
             names = ("status", "fit_seconds", "parameters", "module_bytes", "module")
             new = describe_cell(cell, **{name: getattr(done, name) for name in names})
@@ -124,11 +112,12 @@ class Worker:
                 outcomes[outcome.where[:2]] = outcome
                 on_predicted(outcome)
             self.store.write_predictions(cell.key, predictions)
-            done = self._complete(done.model_copy(update={"records": tuple(outcomes.values())}))
+            done = done.model_copy(update={"records": tuple(outcomes.values())})
+            done = end_attempt(done, self._attempt, self._memory.read())
             self.store.write(done)
         return done
 
-    def _fitted(self, cell: Cell, method: Method) -> tuple[CellRecord, Module]:
+    def _fitted(self, cell: Cell) -> tuple[CellRecord, Module]:
         """The cell's fit, from the store or made now; transfers of one module share it."""
         if (fitted := self._read_fit(cell)) is not None:
             return fitted
@@ -137,8 +126,9 @@ class Worker:
                 return fitted
             with self.companions.claim(self.store, cell) as others:
                 fitted = self._fit_together([cell, *others]) if others else []
-                fitted = fitted or [self.fit(cell, method)]
-                fitted = [(self._complete(record), module) for record, module in fitted]
+                fitted = fitted or self.fit(cell)
+                peak = self._memory.read()
+                fitted = [(end_attempt(r, self._attempt, peak), module) for r, module in fitted]
                 for record, module in fitted:
                     self.store.write_module(module, record)
                     self.store.write(record)
@@ -149,38 +139,37 @@ class Worker:
         module = self.store.read_module(record) if record and record.status == "ok" else None
         return None if record is None or module is None else (record, module)
 
-    def fit(self, cell: Cell, method: Method) -> tuple[CellRecord, Module]:
-        """A new module and the record of its fit, image features excluded; stores neither."""
-        backbone = self._load(cell.source, cell.training.precision)
-        data = self.few_shot_data(cell, backbone, method)
-        rng = torch.Generator().manual_seed(cell.seed)
-        if cell.training.mlp_drop:
-            backbone = DroppingBackbone(backbone, cell.training.mlp_drop, rng)
-        wait_for(backbone.device)
-        start = time.perf_counter()
-        check_module(module := method.fit(backbone, data, rng), method.fit)
-        return _describe_fit(cell, module, backbone.device, start)
+    def fit(self, *cells: Cell) -> list[tuple[CellRecord, Module]]:
+        """New modules and the records of their fits, image features excluded; stores neither.
 
-    def _fit_together(self, cells: Sequence[Cell]) -> list[tuple[CellRecord, Module]]:
-        """As ``fit`` for each of several cells; nothing if that cannot be in one batch."""
+        The fits of several cells are made in one batch.
+        """
         methods = [build_method(cell) for cell in cells]
-        if not can_be_together(methods[0]):
-            return []
         backbone = self._load(cells[0].source, cells[0].training.precision)
         pairs = zip(cells, methods, strict=True)
+        draws = [self.few_shot_data(cell, backbone, method) for cell, method in pairs]
         rngs = [torch.Generator().manual_seed(cell.seed) for cell in cells]
-        try:
-            draws = [self.few_shot_data(cell, backbone, method) for cell, method in pairs]
-            wait_for(backbone.device)
-            start = time.perf_counter()
+        if drop := cells[0].training.mlp_drop:
+            backbone = DroppingBackbone(backbone, drop, rngs[0])
+        wait_for(backbone.device)
+        start = time.perf_counter()
+        if len(cells) > 1:
             modules = fit_together(methods, backbone, draws, rngs)
-        except Exception as error:  # that of this cell comes again; another's is not its own
-            logging.getLogger(__name__).info("fits are made one by one: %s", first_line(error))
-            return []
+        else:
+            modules = [methods[0].fit(backbone, draws[0], rngs[0])]
+            check_module(modules[0], methods[0].fit)
         return [
             _describe_fit(cell, module, backbone.device, start, len(cells))
             for cell, module in zip(cells, modules, strict=True)
         ]
+
+    def _fit_together(self, cells: Sequence[Cell]) -> list[tuple[CellRecord, Module]]:
+        """As ``fit``; nothing if that cannot be in one batch."""
+        try:
+            return self.fit(*cells) if can_be_together(build_method(cells[0])) else []
+        except Exception as error:  # that of this cell comes again; another's is not its own
+            logging.getLogger(__name__).info("fits are made one by one: %s", first_line(error))
+            return []
 
     def few_shot_data(
         self, cell: Cell, backbone: Backbone, method: Method | None = None
@@ -265,17 +254,9 @@ def make_worker(store: Path, cache: Path, compute: Compute) -> Worker:
 
 
 def build_method(cell: Cell) -> Method:
-    """The method of a cell with its settings; raises as ``find_method``."""
-    cls = find_method(cell.method, cell.plugin)
+    """The method of a cell with its settings, from the plug-in file that it is from."""
+    cls = builtin_methods().get(cell.method, cell.plugin)
     return cls(cls.Config.model_validate(cell.config))
-
-
-def find_method(name: str, plugin: str | None) -> type[Method]:
-    """The class of a method, from the plug-in file that it is from."""
-    registry = builtin_methods()
-    if plugin is not None and name not in registry.classes:
-        registry.add_file(Path(plugin))
-    return registry.get(name)
 
 
 def _describe_fit(

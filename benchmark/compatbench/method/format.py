@@ -116,8 +116,7 @@ class Import:
         return tensor.to(torch.promote_types(self.backbone.dtype, torch.float32))
 
     def _half(self, letter: str, length: int) -> str:
-        halves = {-(-len(self.labels) // 2): "base", len(self.labels) // 2: "new"}
-        if letter != "C" or length not in halves:
+        if letter != "C" or length not in (len(self.labels) // 2, -(-len(self.labels) // 2)):
             return ""
         return f" ({length} are its first half, base-to-new's 'base': --classes base)"
 

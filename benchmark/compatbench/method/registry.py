@@ -50,8 +50,10 @@ class Registry(Generic[T]):
         """All names in order."""
         return sorted(self.classes)
 
-    def get(self, name: str) -> type[T]:
-        """The class of this name, if there is one and its file could be loaded."""
+    def get(self, name: str, file: str | None = None) -> type[T]:
+        """The class of this name, if there is one, from the ``file`` that it may be in."""
+        if file is not None and name not in self.classes:
+            self.add_file(Path(file))
         if name in self.broken:
             raise CompatbenchError(self.broken[name])
         if name not in self.classes:
@@ -288,10 +290,8 @@ def find_format(name: str) -> Format:
 
 def find_transfer(label: str, plugin: str | None = None) -> Transfer:
     """The transfer with its settings that a label means, from the file that it is from, if any."""
-    registry = builtin_transfers()
-    if plugin is not None and label.partition("+")[0] not in registry.classes:
-        registry.add_file(Path(plugin))
-    return registry.build(label)
+    builtin_transfers().get(label.partition("+")[0], plugin)
+    return builtin_transfers().build(label)
 
 
 def gate_transfer(transfer: str) -> str:

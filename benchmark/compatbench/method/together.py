@@ -18,7 +18,7 @@ from compatbench.backbone.parts.memory import current_budget, memory_budget
 from compatbench.method import Backbone, FewShotData, Method, Module
 from compatbench.method.batch import Batch
 from compatbench.method.mistakes import check_module
-from compatbench.method.trained import Fit, Steps, TrainedMethod
+from compatbench.method.trained import Stage, TrainedMethod, choose_rates
 
 CHECKED = 2  # steps; in the first, a tensor that starts at zero may leave others no gradient
 ROUNDING = 1e-3  # of a gradient, at most; and of that of the whole module, a thousandth of it
@@ -72,13 +72,16 @@ def fit_together(
     def loss(module: Module, batch: Batch) -> Tensor:
         return first.loss(first.attach(module, backbone, labels), batch)
 
-    recipes = [method.config.recipe for method in trained]
-    fits = [Fit(*each) for each in zip(draws, rngs, recipes, strict=True)]
-    epochs, per_epoch = first.plan_steps(draws[0].shots, len(draws[0].train))
-    plan = Steps(epochs, per_epoch, "train", replays=True)
+    rates = {
+        f"{i}/{name}": rate
+        for i, (method, module) in enumerate(zip(trained, modules, strict=True))
+        for name, rate in choose_rates(method, module, method.config.recipe.lr).items()
+    }
+    steps = first.plan_steps(draws[0].shots, len(draws[0].train))
+    stage = Stage(draws, rngs, first.config.recipe, rates, *steps)
     budget = current_budget()
     with memory_budget(None if budget is None else max(budget // count, 1)):
-        joined = first._descend(_join(modules), _Losses(loss, count), backbone, fits, plan)
+        joined = first._descend(_join(modules), _Losses(loss, count), backbone, stage)
     return [
         method.finish(module, backbone, data)
         for method, module, data in zip(trained, _split(joined, count), draws, strict=True)

@@ -79,28 +79,24 @@ def learning_rate(recipe: Recipe, epoch: int, epochs: int, step: int = 0, steps:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What fits of one method and task that are made in one batch may differ in.
+class Stage:
+    """A fit, or a stage of one; or several fits of one method and task, made in one batch.
 
-    Of the recipe that is the learning rate alone.
+    Attributes:
+        draws: of each fit; the generator of each is in ``rngs``.
+        rates: learning rates of the tensors, by name, in place of the recipe's.
+        part: of the few-shot data, from which batches are.
+        replays: its steps may be recorded (``MethodCard.replays``).
     """
 
-    data: FewShotData
-    rng: torch.Generator
+    draws: Sequence[FewShotData]
+    rngs: Sequence[torch.Generator]
     recipe: Recipe
-
-
-@dataclass(frozen=True)
-class Steps:
-    """The steps of a fit, and whether they may be recorded (``MethodCard.replays``).
-
-    ``part``: of the few-shot data, from which batches are.
-    """
-
+    rates: Mapping[str, float]
     epochs: int
     per_epoch: int
-    part: str
-    replays: bool
+    part: str = "train"
+    replays: bool = True
 
 
 class TrainedMethod(Method):
@@ -212,37 +208,37 @@ class TrainedMethod(Method):
             unlabelled: batches are of ``data.unlabelled``, not of the few-shot images.
             replays: the loss is what ``MethodCard.replays`` says.
         """
-        part, stage = "unlabelled" if unlabelled else "train", recipe or self.config.recipe
+        part, used = "unlabelled" if unlabelled else "train", recipe or self.config.recipe
         size = data.shots, len(getattr(data, part))
         whole = recipe is None and share == 1
         most, per_epoch = self.plan_steps(*size) if whole else self.plan_steps(*size, recipe, share)
         epochs = most if epochs is None else min(epochs, most)
-        plan = Steps(epochs, per_epoch, part, replays)
-        return self._descend(module, loss, backbone, [Fit(data, rng, stage)], plan)
+        rates = choose_rates(self, module, used.lr)
+        stage = Stage([data], [rng], used, rates, epochs, per_epoch, part, replays)
+        return self._descend(module, loss, backbone, stage)
 
     def _descend(
         self,
         module: Module,
         loss: Callable[[Module, Batch], Tensor],
         backbone: Backbone,
-        fits: Sequence[Fit],
-        plan: Steps,
+        stage: Stage,
     ) -> Module:
         """The module of a fit, or of several in one, whose trained tensors minimise a loss.
 
         Args:
-            module: of several, the tensors of each begin with its number and a slash.
+            module: of several, with the tensors of all.
             loss: the sum of those of all fits. A batch has as many images of each, one fit after
                 the other.
-            fits: alike, but for what ``Fit`` says.
         """
-        trained, stage, rng = module.trained, fits[0].recipe, fits[0].rng
+        trained, recipe, rng = module.trained, stage.recipe, stage.rngs[0]
+        labels = stage.draws[0].labels
         check_trainable(trained, backbone.device, self.init, self.fit)
-        epochs, per_epoch = plan.epochs, plan.per_epoch
+        epochs, per_epoch = stage.epochs, stage.per_epoch
         weights, device = self.epoch_weights(epochs), next(iter(trained.values())).device
-        recorder = find_recorder(device, epochs * per_epoch) if plan.replays else None
-        rates = self._choose_rates(trained, fits)
-        optimizer = _build_optimizer(trained, stage, rates, rates_on_device=recorder is not None)
+        recorder = find_recorder(device, epochs * per_epoch) if stage.replays else None
+        on_device = recorder is not None
+        optimizer = _build_optimizer(trained, recipe, stage.rates, rates_on_device=on_device)
 
         def train_on(batch: Batch) -> None:
             optimizer.zero_grad()
@@ -254,29 +250,30 @@ class TrainedMethod(Method):
         take_step = GraphedStep(train_on, module, optimizer, rng, recorder)
 
         def see(draws: Sequence[FewShotData]) -> FeatureSet:
-            images = [getattr(data, plan.part) for data in draws]
-            return join_images([*map(pool_views, images)] if stage.pool_views else images)
+            images = [getattr(data, stage.part) for data in draws]
+            return join_images([*map(pool_views, images)] if recipe.pool_views else images)
 
-        seen = [(backbone, images := see([fit.data for fit in fits]))]
-        if teachers := [fit.data.teacher for fit in fits if fit.data.teacher is not None]:
+        seen = [(backbone, images := see(stage.draws))]
+        if teachers := [data.teacher for data in stage.draws if data.teacher is not None]:
             seen.append((teachers[0].backbone, see([teacher.data for teacher in teachers])))
         averaged = trained if weights is not None else {}
         sums = {name: torch.zeros_like(tensor) for name, tensor in averaged.items()}
         for epoch in range(epochs):
-            order = _shuffle(len(images), [fit.rng for fit in fits])
-            on_device = order.to(device, non_blocking=True)
-            last = per_epoch * stage.batch_size
+            order = _shuffle(len(images), stage.rngs)
+            orders = order, order.to(device, non_blocking=True)
+            last = per_epoch * recipe.batch_size
             for step in range(per_epoch):
                 where = epoch, epochs, epoch * per_epoch + step, epochs * per_epoch
                 for group in optimizer.param_groups:
                     set_rate(group, learning_rate(group["recipe"], *where))
-                part = slice(step * stage.batch_size, (step + 1) * stage.batch_size)
-                ahead = 0 if take_step.records_next else stage.batch_size
+                part = slice(step * recipe.batch_size, (step + 1) * recipe.batch_size)
+                ahead = 0 if take_step.records_next else recipe.batch_size
                 following = order[:, :last][:, part.stop : part.stop + ahead]
-                rows = order[:, part].flatten(), on_device[:, part].flatten(), following.flatten()
+                here, there = (each[:, part].flatten() for each in orders)
+                rows = here, there, following.flatten()
                 batch: Batch | None = None
                 for model, views in reversed(seen):  # the teacher's is in the method's own
-                    batch = draw_batch(model, views, fits[0].data.labels, rows, epoch, rng, batch)
+                    batch = draw_batch(model, views, labels, rows, epoch, rng, batch)
                 assert batch is not None
                 take_step(batch)
             if weights is not None:
@@ -285,15 +282,10 @@ class TrainedMethod(Method):
                         sums[name] += weights[epoch] * tensor
         return Module(trained if weights is None else sums, module.stored).detach()
 
-    def _choose_rates(self, trained: Mapping[str, Tensor], fits: Sequence[Fit]) -> dict[str, float]:
-        """The learning rate of each tensor."""
-        if len(fits) == 1:
-            return {name: self.rate_factor(name) * fits[0].recipe.lr for name in trained}
-        rates = {}
-        for numbered in trained:
-            number, _, name = numbered.partition("/")
-            rates[numbered] = self.rate_factor(name) * fits[int(number)].recipe.lr
-        return rates
+
+def choose_rates(method: TrainedMethod, module: Module, rate: float) -> dict[str, float]:
+    """The learning rate of each trained tensor, where the recipe's is ``rate``."""
+    return {name: method.rate_factor(name) * rate for name in module.trained}
 
 
 def _shuffle(images: int, rngs: Sequence[torch.Generator]) -> Tensor:

@@ -11,11 +11,11 @@ from typing import Literal
 from compatbench.backbone.load import planning
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.cards.shots import Numbers
-from compatbench.engine.changed_code import check_code, remember_code
+from compatbench.engine.changed_code import find_changed_code, remember_code
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.run_plan import run_plan
-from compatbench.engine.order import Shard, take_shard
+from compatbench.engine.order import take_shard
 from compatbench.engine.plan import Plan, make_plan
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import remove_remains, write_atomic
@@ -53,7 +53,7 @@ def plan(
     out: str | Path = ".",
     precision: str | None = None,
     shots_files: Sequence[Path] = (),
-    shard: Shard | str | None = None,
+    shard: str | None = None,
     config: Mapping[str, object] | None = None,
 ) -> Plan:
     """Shows what ``run`` would do: cells to do and done, what is missing, and what it costs.
@@ -90,7 +90,7 @@ def run(
     precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None,
     shots_files: Sequence[Path] = (),
     skip_missing: bool = False,
-    shard: Shard | str | None = None,
+    shard: str | None = None,
     keep: bool = False,
     config: Mapping[str, object] | None = None,
     compute: Compute | None = None,
@@ -152,8 +152,9 @@ def run(
             )
         _check_folders(out, planned.suite.name)
         runs, begun = planned.store.folder, _begun(planned)
-        if not keep:
-            check_code(runs, begun)
+        for method, is_begun in begun.items():
+            if is_begun and not keep and (changed := find_changed_code(runs, method)):
+                raise CompatbenchError(changed)
         planned, (announce, show) = take_shard(planned, shard), follow
 
         def start(started: Plan, workers: int) -> None:
@@ -164,9 +165,8 @@ def run(
     if not planned.trial:
         _publish(planned, out)
     page = read_page(planned, out)
-    whole = Results(page.results, page.expected)
     # What was asked for and is not there yet is missing.
-    whole = replace(whole, expected=replace(whole.expected, seeds=planned.matrix.seeds))
+    whole = Results(page.results, replace(page.expected, seeds=planned.matrix.seeds))
     return replace(whole.restrict(**planned.matrix.asked), failures=failures)
 
 

@@ -136,7 +136,7 @@ def report(correct: dict[str, list[int]], *seeds: int, tasks: tuple[str, ...] = 
 
 def fit(kind: str, depth: int, task: str, seed: int, correct: dict[str, list[int]]) -> Fit:
     config, name = {"kind": kind, "depth": depth}, DepthProbe.card.name
-    cell = Cell("", "", name, config, task, 4, seed, PAIR, (task,), (), TrainingCard())
+    cell = Cell("", "", name, name, config, task, 4, seed, PAIR, (task,), (), TrainingCard())
     rows = tuple(
         make_row(
             task=task,

@@ -132,9 +132,7 @@ class LocalCrew:
                     failure = read_end(self._job, name, exit_code, self._oom_kills > kills)
                     record = note_failure(self._store, cell, failure)
                     mark.unlink()
-                    ended = self._job.has_ended(self._store, cell, record)
-                    error = next(iter(record.errors), "")
-                    yield Event("finished" if ended else "retried", cell, error=error)
+                    yield self._job.news(self._store, cell, record)
 
 
 def serve(_: Connection, job: Job, name: str, device: str) -> None:

@@ -60,6 +60,11 @@ class Job:
         failed = record.attempt - self.tried.get(cell.key, 0)
         return failed > self.compute.retry.get(kind_of(record.errors[0]), 0)
 
+    def news(self, store: RunStore, cell: Cell, record: CellRecord | None) -> Event:
+        """What is told of a cell after an attempt at it."""
+        kind = "finished" if self.has_ended(store, cell, record) else "retried"
+        return Event(kind, cell, error=next(iter(record.errors), "") if record else "")
+
 
 def count_tried(store: RunStore, cells: Sequence[Cell]) -> dict[str, int]:
     """The attempts at cells so far, by key; one that was interrupted is gone on with."""
@@ -67,19 +72,24 @@ def count_tried(store: RunStore, cells: Sequence[Cell]) -> dict[str, int]:
 
 
 class Puller:
-    """Runs the cells of a job that no other worker runs."""
+    """Runs the cells of a job that no other worker runs.
 
-    def __init__(self, job: Job, worker: Worker, tell: Callable[[Event | Note], object]) -> None:
+    In a process of its own it has a name, and a file for the last frames before the process dies.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        worker: Worker,
+        tell: Callable[[Event | Note], object],
+        name: str = "",
+        frames: TextIO | None = None,
+    ) -> None:
         self._job, self._worker, self._tell = job, worker, tell
+        self._name, self._frames = name, frames
         worker.companions = Companions(job.cells, job.compute.fits_together)
-        self._name, self._frames = "", None  # of a process of its own
         self._held: dict[str, int] = {}  # how often a cell was seen to be of another run
         self._is_new = True  # without libraries and weights
-
-    def in_process(self, name: str, frames: TextIO) -> Puller:
-        """As a process of this name, which writes its last frames down before it dies."""
-        self._name, self._frames = name, frames
-        return self
 
     def run(self) -> None:
         """Runs cells until all have ended, here or elsewhere.
@@ -111,20 +121,19 @@ class Puller:
             with suppress(FileNotFoundError):
                 # A worker of this run began it, and died.
                 record = note_failure(store, cell, read_end(self._job, mark.read_text()))
-                if not self._job.has_ended(store, cell, record):
-                    self._tell(Event("retried", cell, error=next(iter(record.errors), "")))
+                if (news := self._job.news(store, cell, record)).kind == "retried":
+                    self._tell(news)
             record = store.read(cell.key)
             if not self._job.has_ended(store, cell, record):
                 mark.write_text(self._name)
                 record = self._run(cell)
-            ended = self._job.has_ended(store, cell, record)
-            error = next(iter(record.errors), "") if record else ""
-            if not error:
+            news = self._job.news(store, cell, record)
+            if not news.error:
                 # Whoever still gets the lock of the removed file reads the record first.
                 store.claim_path(cell.key).unlink(missing_ok=True)
-            self._tell(Event("finished" if ended else "retried", cell, error=error))
+            self._tell(news)
             mark.unlink(missing_ok=True)
-        return ended
+        return news.kind == "finished"
 
     def _run(self, cell: Cell) -> CellRecord:
         self._tell(Event("started", cell))
@@ -168,7 +177,7 @@ def work(job: Job, name: str, device: str) -> None:
         faulthandler.enable(frames, all_threads=False)
         try:
             worker = make_worker(job.store, job.cache, job.compute.on(device))
-            Puller(job, worker, tell).in_process(name, frames).run()
+            Puller(job, worker, tell, name, frames).run()
         except CompatbenchError as error:
             tell(Note("broken", str(error)))
         except OSError as error:

@@ -22,13 +22,13 @@ from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Diary, Event, Note, OnEvent
 from compatbench.engine.execute.local import POLL_SECONDS, follow
 from compatbench.engine.execute.loop import Job, work
-from compatbench.engine.worker import find_method
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
 from compatbench.files.processes import end_with_parent, kill, silence, start_process
 from compatbench.files.scratch import scratch_folder
 from compatbench.messages import first_line
 from compatbench.method.identity import method_identity
+from compatbench.method.registry import builtin_methods
 
 DEATHS = 3  # that a cell, or a task, may cost: nodes come and go
 REACH_SECONDS = 5.0
@@ -62,7 +62,8 @@ class View:
 
 def identify(methods: Sequence[tuple[str, str | None]]) -> tuple[str, ...]:
     """The versions of the harness and of methods that are installed here."""
-    return (str(ENGINE_VERSION), *(method_identity(find_method(*each)) for each in methods))
+    classes = (builtin_methods().get(*each) for each in methods)
+    return (str(ENGINE_VERSION), *map(method_identity, classes))
 
 
 def run_on_ray(job: Job, on_event: OnEvent, on_workers: Callable[[int], object]) -> None:

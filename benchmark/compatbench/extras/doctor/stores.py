@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 from rich.markup import escape
@@ -17,25 +19,27 @@ from compatbench.data.cache_files import (
     prune_entries,
     read_entry,
 )
-from compatbench.data.cards import suite_cards
+from compatbench.data.cards import select_names, suite_cards
 from compatbench.data.cards.shots import show_shots
 from compatbench.data.draws import read_draws
-from compatbench.engine.cell import CellRecord
-from compatbench.engine.store_check import (
+from compatbench.engine.cell import CellRecord, FailureKind
+from compatbench.engine.store import read_record
+from compatbench.errors import CompatbenchError
+from compatbench.extras.doctor.store_files import (
+    RECORDS,
     find_files,
     find_problems,
-    find_record,
     find_waste,
-    list_cells,
     open_store,
+    read_records,
 )
-from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import delete_paths
 from compatbench.files.sizes import format_bytes, parse_bytes
 from compatbench.messages import format_seconds
 from compatbench.method.registry import builtin_methods
 
 DAY = 86400
+STATES = ("ok", "not transferable", *get_args(FailureKind))  # of a cell
 
 
 def list_runs(
@@ -47,8 +51,27 @@ def list_runs(
         methods: names, globs, comma lists.
         tasks: names, globs, comma lists.
         state: Of ok, not transferable, error, oom, killed, timeout: names, globs, exclusions.
+
+    Returns:
+        A row for each; ``size`` is in bytes, of all its files, and ``age`` in seconds.
     """
-    return list_cells(open_store(Path(out)), methods, tasks, state)
+    store, now, rows = open_store(Path(out)), time.time(), []
+    files, sizes = find_files(store), Counter[str]()
+    for path, stat in files.items():
+        sizes[path.stem] += stat.st_size
+    names = ("key", "state", "method", "task", "source", "shots", "seed")
+    for record in read_records(files):
+        age = max(now - files[store.cell_path(record.key)].st_mtime, 0.0)
+        values = [getattr(record, name) for name in names]
+        rows.append((*values, len(record.records), sizes[record.key], age))
+    frame = pd.DataFrame(rows, columns=pd.Index([*names, "records", "size", "age"]))
+    chosen = pd.Series(data=True, index=frame.index)
+    for column, wanted in (("method", methods), ("task", tasks), ("state", state)):
+        known = STATES if column == "state" else sorted(set(frame[column]))
+        if rows:
+            chosen &= frame[column].isin(select_names(wanted, known, column))
+    order = ["method", "task", "source", "shots", "seed"]
+    return frame.sort_values(order, kind="stable").loc[chosen]
 
 
 def show_runs(call: Call) -> None:
@@ -73,7 +96,22 @@ def show_run(key: str, out: str | Path = ".") -> CellRecord:
     Args:
         key: The beginning of a cell's key, as 'ls' shows it.
     """
-    return find_record(open_store(Path(out)), key)
+    store = open_store(Path(out))
+    paths = [path for path in find_files(store, [RECORDS]) if path.stem.startswith(key.lower())]
+    if not paths:
+        raise CompatbenchError(
+            f"{store.folder} holds no cell whose key begins with '{key}'; "
+            "'compatbench store runs ls' lists them"
+        )
+    if len(paths) > 1:
+        raise CompatbenchError(
+            f"{len(paths)} cells have keys that begin with '{key}'; give more of it, such as "
+            f"'{paths[0].stem[: len(key) + 8]}'"
+        )
+    try:
+        return read_record(paths[0])
+    except ValueError as error:
+        raise CompatbenchError(f"{paths[0]} is damaged: {str(error).splitlines()[0]}") from None
 
 
 def show_record(call: Call) -> None:

@@ -1,9 +1,8 @@
-"""What a run store holds: its cells as a table, its files and their checksums, what may go."""
+"""The files of a run store: their checksums, and what may go."""
 
 from __future__ import annotations
 
-import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,22 +13,20 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import get_args
 
-import pandas as pd
 from pydantic import ValidationError
 
 from compatbench.backbone.load import locate_weights, planning, read_backbone
-from compatbench.data.cards import SuiteCard, TrainingCard, select_names
+from compatbench.data.cards import SuiteCard, TrainingCard, suite_tasks
 from compatbench.data.draws import ShotsFiles
-from compatbench.engine.cell import CellRecord, FailureKind
+from compatbench.engine.cell import CellRecord
 from compatbench.engine.keys import (
     changed_settings,
     describe_training,
-    fit_key,
     identify,
     module_key,
     transfer_key,
 )
-from compatbench.engine.method_settings import suite_trainings
+from compatbench.engine.method_settings import resolve_settings
 from compatbench.engine.predict import read_predictions
 from compatbench.engine.store import DAMAGED, RunStore, read_module, read_record
 from compatbench.errors import CompatbenchError
@@ -38,7 +35,6 @@ from compatbench.files.kinds import kind_of, require
 from compatbench.method.identity import method_identity
 from compatbench.method.registry import MethodRegistry
 
-STATES = ("ok", "not transferable", *get_args(FailureKind))  # of a cell
 # Where a store has the files of its cells, each named by the cell's key.
 RECORDS = "cells/??/*.json"
 MODULES = "modules/??/*.safetensors"
@@ -87,52 +83,6 @@ def read_records(files: Iterable[Path]) -> Iterator[CellRecord]:
                 yield read_record(path)
 
 
-def list_cells(
-    store: RunStore, methods: str = "all", tasks: str = "all", states: str = "all"
-) -> pd.DataFrame:
-    """The cells of a store that these names, globs and exclusions mean, one row each.
-
-    ``size`` is in bytes, of all files of the cell, and ``age`` in seconds.
-    """
-    files, now = find_files(store), time.time()
-    sizes: Counter[str] = Counter()
-    for path, stat in files.items():
-        sizes[path.stem] += stat.st_size
-    names = ("key", "state", "method", "task", "source", "shots", "seed")
-    rows = []
-    for record in read_records(files):
-        age = max(now - files[store.cell_path(record.key)].st_mtime, 0.0)
-        values = [getattr(record, name) for name in names]
-        rows.append((*values, len(record.records), sizes[record.key], age))
-    frame = pd.DataFrame(rows, columns=pd.Index([*names, "records", "size", "age"]))
-    chosen = pd.Series(data=True, index=frame.index)
-    for column, wanted in (("method", methods), ("task", tasks), ("state", states)):
-        known = STATES if column == "state" else sorted(set(frame[column]))
-        if rows:
-            chosen &= frame[column].isin(select_names(wanted, known, column))
-    order = ["method", "task", "source", "shots", "seed"]
-    return frame.sort_values(order, kind="stable").loc[chosen]
-
-
-def find_record(store: RunStore, prefix: str) -> CellRecord:
-    """The record of the one cell whose key begins like this."""
-    paths = [path for path in find_files(store, [RECORDS]) if path.stem.startswith(prefix.lower())]
-    if not paths:
-        raise CompatbenchError(
-            f"{store.folder} holds no cell whose key begins with '{prefix}'; "
-            "'compatbench store runs ls' lists them"
-        )
-    if len(paths) > 1:
-        raise CompatbenchError(
-            f"{len(paths)} cells have keys that begin with '{prefix}'; give more of it, such as "
-            f"'{paths[0].stem[: len(prefix) + 8]}'"
-        )
-    try:
-        return read_record(paths[0])
-    except ValueError as error:
-        raise CompatbenchError(f"{paths[0]} is damaged: {str(error).splitlines()[0]}") from None
-
-
 def find_problems(files: Iterable[Path]) -> dict[Path, str]:
     """What is wrong with files of a store, by path; those that are intact are left out."""
     problems, modules = {}, {record.key: record.module for record in read_records(files)}
@@ -176,7 +126,7 @@ def find_waste(
     trained = [
         training.model_copy(update={"precision": precision})
         for suite, precision in product(suites, precisions)
-        for training in suite_trainings(suite, registry)
+        for training in _list_trainings(suite, registry)
     ]
     trainings = {canonical_json(describe_training(training)): training for training in trained}
     # By method, the training that its last cell had first.
@@ -208,6 +158,17 @@ def find_waste(
     return Waste(len(obsolete), stale, remains)
 
 
+def _list_trainings(suite: SuiteCard, registry: MethodRegistry) -> list[TrainingCard]:
+    """Every training that a suite has: its own, and those of methods and tasks that differ."""
+    trainings = [suite.training]
+    for name in suite.methods:
+        if (base := suite.base_method(name)) in registry.classes:
+            for task in suite_tasks(suite):
+                training = resolve_settings(registry.get(base), suite, name, task).training
+                trainings += [training] if training not in trainings else []
+    return trainings
+
+
 def _keys_now(
     record: CellRecord,
     trainings: Iterable[TrainingCard],
@@ -215,14 +176,12 @@ def _keys_now(
     draws: ShotsFiles,
 ) -> Iterator[tuple[TrainingCard, str]]:
     """The keys that a cell may have now by training, each made when it is asked for."""
-    cls, shots, seed = registry.get(record.method), record.shots, record.seed
-    draw = (record.task, shots, seed)
+    cls, draw = registry.get(record.method), (record.task, record.shots, record.seed)
     try:
         changed = changed_settings(cls, record.config)
     except ValidationError:  # the method has other settings now
         return
     identity = identify(method_identity(cls), cls.card, record.task, record.config)
     for file, training in product({None, draws.get(draw)}, trainings):
-        data = fit_key(record.source, *draw, file, training.val_shots)
-        key = module_key(identity, changed, data, shots, seed, training)
-        yield training, transfer_key(key, record.transfer, record.task, seed, training)
+        key = module_key(identity, changed, record.source, draw, training, file)
+        yield training, transfer_key(key, record.transfer, record.task, record.seed, training)

@@ -13,22 +13,15 @@ import torch
 from command_line import invoke
 
 from compatbench.backbone import load_backbone
-from compatbench.backbone.device import PeakMemory
 from compatbench.backbone.words import save_words
 from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell, describe_cell
 from compatbench.engine.failures import Failure, note_failure
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
-from compatbench.engine.store_check import (
-    find_files,
-    find_problems,
-    find_record,
-    find_waste,
-    list_cells,
-    open_store,
-)
 from compatbench.errors import CompatbenchError
+from compatbench.extras.doctor.store_files import find_files, find_problems, find_waste
+from compatbench.extras.doctor.stores import list_runs, show_run
 from compatbench.method import Module
 from compatbench.method.predictions import predict
 from compatbench.method.registry import builtin_methods
@@ -63,16 +56,17 @@ def contents(store: RunStore) -> dict[Path, bytes]:
 
 
 def test_cells_are_listed_with_how_they_ended(store: RunStore, cells: tuple[Cell, Cell]) -> None:
-    rows = list_cells(store)[["key", "state", "method", "seed"]].values.tolist()
+    rows = list_runs()[["key", "state", "method", "seed"]].values.tolist()
     assert rows == [
         ["e" * 64, "ok", "gda", 1],
         [cells[0].key, "ok", "zeroshot", 1],
         ["f" * 64, "killed", "zeroshot", 9],
     ]
-    assert len(list_cells(store, states="all,!ok")) == len(list_cells(store, methods="g*")) == 1
+    assert len(list_runs(state="all,!ok")) == len(list_runs(methods="g*")) == 1
     with pytest.raises(CompatbenchError, match="no state named 'okay'"):
-        list_cells(store, states="okay")
-    assert list_cells(RunStore(store.folder / "nothing")).empty
+        list_runs(state="okay")
+    (store.folder / "new" / "runs").mkdir(parents=True)
+    assert list_runs(out=store.folder / "new").empty
     lines = invoke("store runs ls").output.splitlines()
     assert lines[1].split()[:4] == ["e" * 12, "ok", "gda", "mini-weather"]
     assert lines[-1].startswith("3 cells, ")
@@ -87,11 +81,11 @@ def test_all_that_is_kept_of_a_cell_is_shown(store: RunStore) -> None:
 
 def test_a_key_that_no_cell_or_several_have_is_refused(store: RunStore, tmp_path: Path) -> None:
     with pytest.raises(CompatbenchError, match="holds no cell whose key begins with '0123'"):
-        find_record(store, "0123")
+        show_run("0123")
     with pytest.raises(CompatbenchError, match="3 cells have keys that begin with ''"):
-        find_record(store, "")
+        show_run("")
     with pytest.raises(CompatbenchError, match="runs does not exist"):
-        open_store(tmp_path / "elsewhere")
+        show_run("f", tmp_path / "elsewhere")
 
 
 def test_every_file_that_is_not_right_is_named_and_stays(
@@ -152,17 +146,3 @@ def test_what_no_plan_asks_for_is_found_and_deleted_when_told(
     left = contents(store).keys()
     assert before.keys() - left == {*files, damaged, unfinished}
     assert store.module_path(wanted.key) in left
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")
-def test_the_peak_is_that_of_the_cell_and_not_of_those_before() -> None:
-    memory, peaks = PeakMemory("cpu"), []
-    assert memory.read() is None
-    for size in (1, 2**26, 1):
-        memory.reset()
-        large = torch.ones(size)
-        peaks.append(memory.read() or 0)
-        del large
-    before, peak, after = peaks
-    assert peak - before > 0.9 * 2**28
-    assert peak - after > 0.5 * 2**28
