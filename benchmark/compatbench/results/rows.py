@@ -202,7 +202,7 @@ def with_figures(rows: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
 def write_csv(frame: pd.DataFrame) -> str:
     """Rows or costs as CSV text: the same lines give the same bytes."""
     shown = [name for name in frame if name not in _OPTIONAL or frame[name].notna().any()]
-    columns = {name: frame[name].to_numpy(object, na_value=None).tolist() for name in shown}
+    columns = {name: frame[name].to_numpy(object, na_value="").tolist() for name in shown}
     if "shots" in columns:
         columns["shots"] = [*map(show_shots, columns["shots"])]
     text = io.StringIO()
