@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,7 @@ def answer_questions(kinds: list[Kind], rows: pd.DataFrame) -> tuple[dict, dict[
         figures["laws/properties.svg"] = laws_properties.show_losses(targets)
     if len(prices) == len(laws_anchoring.WEIGHTS):
         figures["laws/anchoring.svg"] = laws_anchoring.show_prices(prices)
+        values["levels"] = laws_anchoring.mean_gains(kinds)
     return values, figures
 
 
@@ -148,6 +150,7 @@ def make_page() -> Page:
         CHOICE.name: fill_section(CHOICE.read_text(encoding="utf-8"), "laws", _list(questions)),
     }
     filters = {"percent": percent, "bounds": bounds, "signed": signed}
+    filters["signed_bounds"] = partial(bounds, show=signed)
     return Page(values | questions, figures, files, filters)
 
 
