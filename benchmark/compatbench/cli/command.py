@@ -15,11 +15,12 @@ from rich.markup import escape
 
 from compatbench.cli.arguments import ShellCommand
 from compatbench.cli.options import CARD_NAMES, SHARED, complete, split
-from compatbench.cli.output import console, print_json, say_renamed, show
+from compatbench.cli.output import console, print_json, say, say_renamed, show
 from compatbench.cli.signature import COMPUTED, read_signature
 from compatbench.plugins import REQUIRED, Command, Option, load
 
-PROGRESS = "progress"  # the parameter that is called with lines, each in place of the last
+# Parameters that are called with lines: the first replaces the last line, the second stays.
+_REPORTS = ("progress", "tell")
 _KINDS = {"bool": bool, "str": str, "int": int, "float": float, "Path": Path, "Literal": Literal}
 _KINDS |= {"tuple": tuple}
 
@@ -32,22 +33,25 @@ class Call:
         function: name or place.
         arguments: of the function.
         shell: the values of options that the function does not have.
-        reports: whether it takes ``progress``.
+        reports: its parameters that are called with lines.
     """
 
     function: str
     arguments: dict[str, Any] = field(default_factory=dict)
     shell: dict[str, Any] = field(default_factory=dict)
-    reports: bool = False
+    reports: frozenset[str] = frozenset()
 
     def __call__(self, **changes: Any) -> Any:
         """What the function gives; ``changes`` go before what was given."""
-        function = load(self.function)
-        if not self.reports or PROGRESS in changes:
+        function, reports = load(self.function), self.reports - changes.keys()
+        if not reports:
             return function(**self.arguments | changes)
         with console.status("") as status:
-            progress = {PROGRESS: lambda line: status.update(escape(line))}
-            return function(**self.arguments | progress | changes)
+            ways = {
+                "progress": lambda line: status.update(escape(line)),
+                "tell": lambda line: say(escape(line)),
+            }
+            return function(**self.arguments | {name: ways[name] for name in reports} | changes)
 
     def prints_json(self, value: Any) -> bool:
         """Whether JSON was asked for, which is then printed."""
@@ -158,7 +162,7 @@ def add_command(
 def shell_options(command: Command) -> dict[str, ShellOption]:
     """The options of a command by the names of their parameters."""
     parameters = read_signature(command.function).parameters
-    hidden = {*command.records, PROGRESS}
+    hidden = {*command.records, *_REPORTS}
     placed = {
         name: (parameter, "")
         for name, parameter in parameters.items()
@@ -209,7 +213,7 @@ def read_call(
 ) -> Call:
     """The call that a command's values make."""
     parameters = read_signature(command.function).parameters
-    call = Call(command.function, reports=PROGRESS in parameters)
+    call = Call(command.function, reports=frozenset(_REPORTS) & parameters.keys())
     records = {name: {} for name in command.records}
     targets = {"": call.arguments, "shell": call.shell, "process": {}, **records}
     for name, option in options.items():

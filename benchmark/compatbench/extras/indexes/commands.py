@@ -67,7 +67,7 @@ def port(call: Call) -> None:
     arguments["images"] = values["pairs"] or values["images"]
     arguments |= {"index": path, "target": values["backbone"], "way": values["transfer"]}
     with stoppable("no index was written"):
-        ported = Call("port_index", arguments, reports=True)()
+        ported = Call("port_index", arguments, reports=frozenset({"progress"}))()
     print_ported(ported)
 
 
