@@ -1,6 +1,6 @@
 """Question 2 of ``docs/laws.md``: can a new model be trained to keep old modules, at what price?
 
-Hypothesis, figure, decision rule and this analysis were written before any target was trained.
+Hypothesis, figure, rule and analysis are of before any target was trained; ``mean_gains`` is not.
 """
 
 from __future__ import annotations

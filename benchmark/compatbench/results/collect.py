@@ -236,7 +236,7 @@ def describe_method(suite: SuiteCard, method: type[Method], name: str) -> Method
         differs["precision"] = ("fp32", suite.training.precision)
     names = {method.card.name, *suite.lineage(name)}
     by_task = any("tasks" in suite.methods.get(each, {}) for each in names)
-    for task in suite_tasks(suite) if by_task else ():
+    for task in suite_tasks(suite) if by_task else ():  # most suites set nothing by task
         changed = _differences(general, resolve_settings(method, suite, name, task))
         differs |= {f"{task}: {setting}": values for setting, values in changed.items()}
     card = method.card

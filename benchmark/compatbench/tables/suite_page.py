@@ -209,17 +209,17 @@ def suites_with_results(out: Path, also: SuiteCard | None = None) -> list[SuiteC
 
 
 def published_pages(
-    out: Path, also: SuiteCard | None = None, read: Mapping[str, SuiteResults] = {}
+    out: Path, also: SuiteCard | None = None, results: Mapping[str, SuiteResults] = {}
 ) -> list[SuitePage]:
     """The suites that are published and have results, each with its sections, by name.
 
     Args:
         also: a suite from a file of its own, which is not among the installed ones.
-        read: results that have been read, by suite.
+        results: those that have been read, by suite; others are read.
     """
 
     def page_of(suite: SuiteCard) -> SuitePage:
-        return read_suite_page(suite, out, read.get(suite.name))
+        return read_suite_page(suite, out, results.get(suite.name))
 
     known = suites_with_results(out, also)
     sections, replications = dict[str, list[SuitePage]](), dict[str, list[SuitePage]]()

@@ -78,7 +78,7 @@ def ece(answers: Answers) -> float:
     order = np.lexsort((right, confidence))
     bins = min(BINS, len(right))
     size, larger = divmod(len(right), bins)  # the first bins hold an image more
-    firsts = [bin * size + min(bin, larger) for bin in range(bins)]
+    firsts = [number * size + min(number, larger) for number in range(bins)]
     gaps = np.add.reduceat(right[order] - confidence[order], firsts)
     return round(100 * float(np.abs(gaps).sum()) / len(right), 4)
 
