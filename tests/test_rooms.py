@@ -36,13 +36,13 @@ MOST_LINES = 360
 ROOM_BUDGETS = {
     "backbone": 4_714,
     "cli": 1_681,
-    "data": 5_399,
-    "engine": 4_362,
-    "extras": 11_606,
+    "data": 5_406,
+    "engine": 4_381,
+    "extras": 11_610,
     "files": 610,
     "method": 3_093,
-    "results": 3_866,
-    "runs": 586,
+    "results": 3_875,
+    "runs": 547,
     "tables": 2_785,
 }
 PROGRAMS = tuple(
@@ -51,9 +51,9 @@ PROGRAMS = tuple(
 BUDGETS = {
     "the harness": (39_046, ("benchmark/compatbench",)),
     "transfers and formats": (3_472, ("transfers", "formats")),
-    "programs": (7_520, PROGRAMS),
-    "programs, with fits beside the authors' code": (10_793, (*PROGRAMS, "benchmark/authors")),
-    "tests": (31_539, ("tests",)),
+    "programs": (7_521, PROGRAMS),
+    "programs, with fits beside the authors' code": (10_794, (*PROGRAMS, "benchmark/authors")),
+    "tests": (31_537, ("tests",)),
 }
 
 # Folders that import each other, to be undone; a set only ever loses members.

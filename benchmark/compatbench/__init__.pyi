@@ -9,6 +9,7 @@ from compatbench.data.card_listings import tasks as tasks
 from compatbench.data.fetch_datasets import fetch_data as fetch_data
 from compatbench.data.new_task import new_task as new_task
 from compatbench.engine.compute import Compute as Compute
+from compatbench.engine.plan import plan as plan
 from compatbench.engine.port import port as port
 from compatbench.engine.single_module import fit as fit
 from compatbench.engine.single_module import modules as modules
@@ -21,7 +22,6 @@ from compatbench.method.listings import methods as methods
 from compatbench.method.listings import transfers as transfers
 from compatbench.results.evaluation import evaluate as evaluate
 from compatbench.results.tuning_search import plan_tuning as plan_tuning
-from compatbench.runs import plan as plan
 from compatbench.runs import results as results
 from compatbench.runs import run as run
 from compatbench.runs import tune as tune

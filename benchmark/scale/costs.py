@@ -85,7 +85,8 @@ def count_costs(assumed: Assumptions) -> Costs:
     suite, model = read_suite(), find_device_model(CARD)
     matrix = select_matrix(suite, builtin_methods(), "all")
     entries, jobs, records, answers = _Entries(matrix, model), [], 0, 0
-    for cell, time in time_cells(matrix, model, PRECISION):
+    seconds = time_cells(matrix, model, PRECISION)["seconds"]
+    for cell, spent in zip(matrix.places, seconds, strict=True):
         names = entries.needed(cell)
         tests = [_count_images(name, "test") for name in matrix.tests[cell.task]]
         jobs.append(
@@ -95,7 +96,7 @@ def count_costs(assumed: Assumptions) -> Costs:
                 cell.shots,
                 cell.seed,
                 cell.name,
-                time.seconds,
+                spent,
                 cell.backbones,
                 tuple(names),
                 sum(entries.bytes[name] for name in names),
@@ -131,8 +132,8 @@ class _Entries:
     def needed(self, cell: Cell) -> list[str]:
         """The entries that a cell needs."""
         choice, draw = self._matrix.choice(cell), f"{cell.shots} shots, seed {cell.seed}"
-        images = plan_fit(choice, cell.task, cell.shots).images
-        classes = len(task_cards.read(cell.task).classes)
+        images = plan_fit(choice, card := self._matrix.cards[cell.task], cell.shots).images
+        classes = len(card.classes)
         val = min(classes * min(cell.shots, cell.training.val_shots), images)
         names = []
         for kind, wanted, views in (("train", images, 1 + VIEWS), ("val", val, 1)):

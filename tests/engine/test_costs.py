@@ -13,7 +13,7 @@ from tiny_models import wrap
 from compatbench.backbone import DENSE, PIXELS, POOLED, ImageInput, load_backbone
 from compatbench.backbone.device import PeakBytes
 from compatbench.data.cards import SuiteCard, backbone_cards, suite_cards, task_cards
-from compatbench.engine.costs import TimeEstimate, count_costs
+from compatbench.engine.costs import count_costs, estimate_seconds
 from compatbench.engine.gpu_hours import estimate_hours, find_device_model, read_launches
 from compatbench.engine.matrix import Matrix, select_matrix
 from compatbench.engine.model_size import ModelSize, measure_model
@@ -103,8 +103,8 @@ def test_a_step_takes_what_is_counted_within_a_quarter(name: str) -> None:
     seen = FeatureSet(
         features, features[None], torch.arange(images), [backbone.encode_images(pixels, wanted)]
     )
-    names = tuple(task_cards.read("mini-objects").classes)
-    data = FewShotData(Labels(names, ("a {}.",), "a {}."), 1, seen, seen)
+    card = task_cards.read("mini-objects")
+    data = FewShotData(Labels(tuple(card.classes), ("a {}.",), "a {}."), 1, seen, seen)
     with PeakBytes() as peak:
         method.fit(backbone, data, torch.Generator().manual_seed(1))
     weights = [
@@ -112,7 +112,7 @@ def test_a_step_takes_what_is_counted_within_a_quarter(name: str) -> None:
         for tower in (model, model.transformer, model.visual)
     ]
     size = ModelSize(weights[0], 64, weights[1], 12, weights[2], 12, 65, 192, 96, 0)
-    step = count_step(choice, "mini-objects", backbone.name, size)
+    step = count_step(choice, card, backbone.name, size)
     assert peak.most / 1.25 < step.count_bytes() - AUTOGRAD < 1.25 * peak.most
 
 
@@ -142,18 +142,18 @@ def test_hours_on_a_card_are_counts_over_stated_rates() -> None:
 def test_an_estimate_counts_steps_or_follows_what_a_method_was_measured_to_take() -> None:
     def seconds(suite: SuiteCard, method: str) -> float:
         matrix = matrix_of(suite, method)
-        return sum(map(TimeEstimate(matrix).cell, matrix.places))
+        return sum(map(estimate_seconds(matrix), matrix.places))
 
     longer = changed(training=SMOKE.training.model_dump() | {"max_steps": 40})
     short, long = (seconds(one, "coop") - seconds(SMOKE, "zeroshot") for one in (SMOKE, longer))
     assert long == pytest.approx(2 * short)
     matrix = matrix_of(suite_cards.read("mini"), "coop", "taskres", seeds=[1])
     cells = {cell.name: cell for cell in matrix.cells()}
-    plain = TimeEstimate(matrix)
-    measured = TimeEstimate(matrix, [(cells["taskres"], 40.0)])
-    assert plain.cell(cells["coop"]) > plain.cell(cells["taskres"]) > 0
-    assert measured.cell(cells["taskres"]) == pytest.approx(40)
-    assert measured.cell(cells["coop"]) == plain.cell(cells["coop"])
+    plain = estimate_seconds(matrix)
+    measured = estimate_seconds(matrix, [(cells["taskres"], 40.0)])
+    assert plain(cells["coop"]) > plain(cells["taskres"]) > 0
+    assert measured(cells["taskres"]) == pytest.approx(40)
+    assert measured(cells["coop"]) == plain(cells["coop"])
 
 
 def test_ways_with_labels_are_counted_as_fits_on_every_target() -> None:
@@ -161,7 +161,7 @@ def test_ways_with_labels_are_counted_as_fits_on_every_target() -> None:
 
     ways = ("copied", "words-mean", "retrained+4")
     every = matrix_of(longer, "taskres", transfers=ways)
-    seconds = {cell.transfer: TimeEstimate(every).cell(cell) for cell in every.places}
+    seconds = {cell.transfer: estimate_seconds(every)(cell) for cell in every.places}
     assert seconds["words-mean"] < seconds["copied"] / 2 < seconds["retrained+4"]
     copied, words, anew = (
         count_costs(matrix_of(longer, "taskres", transfers={"copied", way})).steps for way in ways

@@ -327,15 +327,15 @@ def test_cells_are_expected_to_take_what_results_say_that_they_took(tmp_path: Pa
         (folder / f"{cell.name}.cost.csv").write_text("\n".join(lines))
     (folder / "broken.cost.csv").write_text("key,fit_seconds\nx,y\n")
     plan = make_plan("mini", "coop,gda", tasks="mini-food", seeds=[1], out=tmp_path / "out")
-    expected = {cell.name: plan.estimate.cell(cell) for cell in plan.cells}
+    expected = {cell.name: plan.estimate(cell) for cell in plan.cells}
     assert expected == pytest.approx({"coop": 406.0, "gda": 1.5})
     # A machine on which a cell has taken twice as long is expected to be so slow at others.
     [slow] = [cell.key for cell in plan.cells if cell.name == "gda"]
     plan.states.update({slow: (True, False, 3.0)})
-    assert {c.name: plan.estimate.cell(c) for c in plan.cells} == pytest.approx(expected)
+    assert {c.name: plan.estimate(c) for c in plan.cells} == pytest.approx(expected)
     del vars(plan)["estimate"]
     twice = {name: 2 * seconds for name, seconds in expected.items()}
-    assert {c.name: plan.estimate.cell(c) for c in plan.cells} == pytest.approx(twice)
+    assert {c.name: plan.estimate(c) for c in plan.cells} == pytest.approx(twice)
 
 
 @pytest.mark.slow

@@ -28,8 +28,8 @@ def make_cells(count: int) -> list[Cell]:
 
 def start(progress: RunProgress, cells: list[Cell], workers: int) -> None:
     """Begins to follow cells that are expected to take ten seconds each."""
-    estimate = SimpleNamespace(cell=lambda cell: 10.0)
-    progress.start_plan(SimpleNamespace(to_do=cells, estimate=estimate), workers)
+    plan = SimpleNamespace(to_do=cells, estimate=lambda cell: 10.0)
+    progress.start_plan(plan, workers)
 
 
 def test_a_log_gets_one_line_for_every_tenth_and_one_for_every_failure() -> None:
@@ -159,9 +159,7 @@ def test_python_shows_a_run_where_someone_looks(
     monkeypatch.setenv("TERM", "xterm")
     on_start = lambda plan, workers: told.append("start")  # noqa: E731
     with show_progress(wanted, None, on_start, lambda event: told.append(event.kind)) as follow:
-        plan = SimpleNamespace(
-            to_do=make_cells(2), estimate=SimpleNamespace(cell=lambda cell: 10.0)
-        )
+        plan = SimpleNamespace(to_do=make_cells(2), estimate=lambda cell: 10.0)
         follow[0](plan, 1)
         follow[1](Event("started", plan.to_do[0]))
         follow[1](Event("finished", plan.to_do[0]))

@@ -103,23 +103,9 @@ def _go_on(
         have = 0
     if have and have == size:
         return
-    headers = {"User-Agent": "compatbench", "Accept-Encoding": "identity"}
-    if have:
-        headers |= {"Range": f"bytes={have}-", **({"If-Range": known} if known else {})}
-    try:
-        response = urlopen(Request(url, headers=headers), timeout=TIMEOUT)
-    except HTTPError as error:
-        error.close()
-        if error.code == 416:
-            if error.headers.get("Content-Range", "") == f"bytes */{have}":
-                return
-            part.unlink(missing_ok=True)
-            raise _Broken("the server has another file now") from None
-        if error.code in BUSY:
-            raise _Broken(f"{error.code} {error.reason}") from None
-        raise NoFile(f"{url} answers with {error.code} {one_line(str(error.reason))}") from None
-    except (OSError, HTTPException, ValueError) as error:
-        raise _Broken(first_line(error)) from None
+    response = _ask(url, part, known, have)
+    if response is None:
+        return
     with response:
         if response.headers.get_content_type() == "text/html":
             raise NoFile(f"{url} answers with a web page")
@@ -149,6 +135,27 @@ def _go_on(
             os.fsync(file.fileno())
     if total is not None and have != total:
         raise _Broken(f"{have:,} of {total:,} bytes came")
+
+
+def _ask(url: str, part: Path, known: str, have: int) -> HTTPResponse | None:
+    """The answer of the server, asked for what follows ``have`` bytes; None if nothing does."""
+    headers = {"User-Agent": "compatbench", "Accept-Encoding": "identity"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", **({"If-Range": known} if known else {})}
+    try:
+        return urlopen(Request(url, headers=headers), timeout=TIMEOUT)  # type: ignore[no-any-return]
+    except HTTPError as error:
+        error.close()
+        if error.code == 416:
+            if error.headers.get("Content-Range", "") == f"bytes */{have}":
+                return None
+            part.unlink(missing_ok=True)
+            raise _Broken("the server has another file now") from None
+        if error.code in BUSY:
+            raise _Broken(f"{error.code} {error.reason}") from None
+        raise NoFile(f"{url} answers with {error.code} {one_line(str(error.reason))}") from None
+    except (OSError, HTTPException, ValueError) as error:
+        raise _Broken(first_line(error)) from None
 
 
 def _blocks(response: HTTPResponse) -> Iterator[bytes]:

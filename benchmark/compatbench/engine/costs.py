@@ -10,13 +10,13 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from itertools import product
 from typing import NamedTuple
 
 from compatbench.backbone import FEATURES, ImageInput
 from compatbench.backbone.parts.memory import ON_CPU, current_budget
-from compatbench.data.cards import COPIED, task_cards
+from compatbench.data.cards import COPIED, TaskCard
 from compatbench.data.encoding import AHEAD, PIECE
 from compatbench.data.feature_cache import WHOLE
 from compatbench.data.images.views import View
@@ -79,10 +79,9 @@ class FitSize(NamedTuple):
     views: list[View]
 
 
-@lru_cache(maxsize=4096)  # every place of a matrix asks, and there are few distinct fits
-def plan_fit(choice: MethodChoice, task: str, shots: int) -> FitSize:
+def plan_fit(choice: MethodChoice, card: TaskCard, shots: int) -> FitSize:
     """The size of a fit, from the cards of its method and task."""
-    card, method = task_cards.read(task), choice.build(task)
+    method = choice.build(card.name)
     images = split = card.counts.get("train", 0)
     if "unlabelled" not in method.card.needs:
         images = min(len(card.classes) * shots, split)
@@ -90,7 +89,7 @@ def plan_fit(choice: MethodChoice, task: str, shots: int) -> FitSize:
     shots, steps = min(shots, split // max(len(card.classes), 1)), 0
     if isinstance(method, TrainedMethod):
         steps = math.prod(method.plan_steps(shots, images))
-    training = choice.settings[task].training
+    training = choice.settings[card.name].training
     return FitSize(images, steps, training.list_views(method.count_epochs(shots, images)))
 
 
@@ -100,7 +99,7 @@ def count_costs(matrix: Matrix) -> Costs:
     known = {name: size for name, size in sizes.items() if size is not None}
     fitted = {*fit_backbones(matrix.suite)}
     tests = {
-        task: [task_cards.read(name).counts.get("test", 0) for name in matrix.tests[task]]
+        task: [matrix.cards[name].counts.get("test", 0) for name in matrix.tests[task]]
         for task in matrix.tasks
     }
     tested, most = sum(map(sum, tests.values())), max(map(max, tests.values()))
@@ -116,12 +115,12 @@ def count_costs(matrix: Matrix) -> Costs:
             tokens += images * size.input_bytes(wanted)
     sources = sorted(fitted & known.keys())
     steps = [
-        count_step(choice, task, name, known[name])
+        count_step(choice, matrix.cards[task], name, known[name])
         for choice, task, name in product(matrix.choices, matrix.tasks, sources)
     ]
     room = current_budget() or ON_CPU
     step = max(steps, key=lambda step: step.count_bytes(room), default=StepMemory())
-    classes = max(len(task_cards.read(task).classes) for task in matrix.tasks)
+    classes = max(len(matrix.cards[task].classes) for task in matrix.tasks)
     at_once = [step.count_bytes(room), min(MOST, most * classes * LOGITS * FLOAT)]
     at_once += [BATCH * size.input_bytes(HIDDEN) * WIDEST for size in known.values()]
     weights = sorted((size.parameters * FLOAT for size in known.values()), reverse=True)
@@ -161,9 +160,9 @@ def _count_drawn(matrix: Matrix, choices: Sequence[MethodChoice]) -> tuple[int, 
     drawn = largest = 0
     learners = [choice for choice in choices if choice.method.card.learns]
     for task, shots in product(matrix.tasks, matrix.shots):
-        card = task_cards.read(task)
+        card = matrix.cards[task]
         train = min(len(card.classes) * shots, split := card.counts.get("train", 0))
-        views = [plan_fit(choice, task, shots).views for choice in learners]
+        views = [plan_fit(choice, card, shots).views for choice in learners]
         largest = max(largest, train * max(map(len, views), default=1))
         parts = [(train, split)] * len({View()}.union(*views))
         whole = card.counts.get("val", train)
@@ -174,29 +173,28 @@ def _count_drawn(matrix: Matrix, choices: Sequence[MethodChoice]) -> tuple[int, 
     return drawn, largest
 
 
-class TimeEstimate:
-    """Seconds that the cells of a matrix take on a core, image features aside; above 0.
+def estimate_seconds(
+    matrix: Matrix, finished: Iterable[tuple[Cell, float]] = ()
+) -> Callable[[Cell], float]:
+    """What gives the seconds that a cell of a matrix takes on a core; above 0.
 
-    They are as counted, but for methods with finished cells.
+    Its fit, and its evaluation everywhere, image features aside. They are as counted, but for
+    methods with ``finished`` cells, whose counts are scaled to the seconds that those took.
     """
+    count_cell, rate = count_work(matrix), RATES["cpu"]
 
-    def __init__(self, matrix: Matrix, finished: Iterable[tuple[Cell, float]] = ()) -> None:
-        self._work = count_work(matrix)
-        # By method, what its finished cells took relative to what is counted.
-        self._pace: dict[str, float] = {}
-        sums = defaultdict[str, list[float]](lambda: [0.0, 0.0])
-        for cell, seconds in finished:
-            sums[cell.name][0] += seconds
-            sums[cell.name][1] += self.cell(cell)
-        self._pace = {name: spent / counted for name, (spent, counted) in sums.items()}
-
-    def cell(self, cell: Cell) -> float:
-        """Seconds of a cell of the matrix: its fit, and its evaluation everywhere."""
-        work, rate = self._work(cell), RATES["cpu"]
+    def count(cell: Cell) -> float:
+        work = count_cell(cell)
         step = STEP_SECONDS + work.step_flops / rate + work.step_blocks * BLOCK_SECONDS
         fit = work.steps * step + work.closed_forms * CLOSED_FORM_SECONDS
-        counted = fit + work.test_flops / rate + work.records * RECORD_SECONDS
-        return max(self._pace.get(cell.name, 1.0) * counted, 1e-3)
+        return max(fit + work.test_flops / rate + work.records * RECORD_SECONDS, 1e-3)
+
+    sums = defaultdict[str, list[float]](lambda: [0.0, 0.0])
+    for cell, seconds in finished:
+        sums[cell.name][0] += seconds
+        sums[cell.name][1] += count(cell)
+    paces = {name: spent / counted for name, (spent, counted) in sums.items()}
+    return lambda cell: max(paces.get(cell.name, 1.0) * count(cell), 1e-3)
 
 
 @dataclass(frozen=True)
@@ -228,8 +226,8 @@ def _count_work(
     matrix: Matrix, choice: MethodChoice, task: str, shots: int, backbones: tuple[str, ...]
 ) -> Work:
     method, tests = choice.method.card, matrix.tests[task]
-    classes = len(task_cards.read(task).classes)
-    images = sum(task_cards.read(name).counts.get("test", 0) for name in tests)
+    classes = len((card := matrix.cards[task]).classes)
+    images = sum(matrix.cards[name].counts.get("test", 0) for name in tests)
     in_image, flops = "image-layers" in method.places, 0.0
     known = [size for size in map(measure_model, backbones) if size is not None]
     for size in known:
@@ -238,7 +236,7 @@ def _count_work(
         flops += (texts + in_image * size.image_flops) * images
     tested = len(known) * len(tests), flops
     models, shots = _list_fits(choice, shots, backbones)
-    fit, fitted = plan_fit(choice, task, shots), choice.build(task)
+    fit, fitted = plan_fit(choice, card, shots), choice.build(task)
     if not isinstance(fitted, TrainedMethod):
         return Work(*tested, closed_forms=len(models))
     flops, blocks, depths = 0.0, 0.0, []

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from compatbench.engine.cell import Cell
 from compatbench.engine.costs import CLOSED_FORM_SECONDS, Costs, count_work
 from compatbench.engine.matrix import Matrix
 from compatbench.errors import CompatbenchError
@@ -84,40 +83,24 @@ def find_device_model(name: str) -> DeviceModel:
     return model
 
 
-class CellTime(NamedTuple):
-    """Seconds of a cell; of products and launches of its training steps, the longer counts.
+def time_cells(matrix: Matrix, model: DeviceModel, precision: str) -> pd.DataFrame:
+    """Seconds of the cells of a matrix, images aside, in a row each.
 
-    The processor starts operations while the GPU computes. Products of a step are those of its
-    towers, in their precision.
+    Columns: ``method``; ``products`` and ``launches`` of its training steps, of which the longer
+    counts, for the processor starts operations while the GPU computes; ``other``, answers and fits
+    in closed form; ``seconds`` in all. Products of a step are those of its towers,
+    in their precision.
     """
-
-    products: float
-    launches: float
-    other: float  # answers, and fits in closed form
-
-    @property
-    def seconds(self) -> float:
-        """In all, its images aside."""
-        return max(self.products, self.launches) + self.other
-
-
-def time_cells(
-    matrix: Matrix, model: DeviceModel, precision: str
-) -> Iterator[tuple[Cell, CellTime]]:
-    """The cells of a matrix, each with what it takes."""
-    rate, table = model.flops(precision), read_launches()
-    count = count_work(matrix)
+    rate, table, count = model.flops(precision), read_launches(), count_work(matrix)
+    rows = []
     for cell in matrix.places:
         work, launches = count(cell), table.get(cell.method, Launches(0, 0.0))
+        products = work.steps * work.step_flops / rate
         each = launches.fixed + launches.per_block * work.depth
-        yield (
-            cell,
-            CellTime(
-                work.steps * work.step_flops / rate,
-                work.steps * each * model.launch_seconds,
-                work.test_flops / rate + work.closed_forms * CLOSED_FORM_SECONDS,
-            ),
-        )
+        starts = work.steps * each * model.launch_seconds
+        other = work.test_flops / rate + work.closed_forms * CLOSED_FORM_SECONDS
+        rows.append((cell.name, products, starts, other, max(products, starts) + other))
+    return pd.DataFrame(rows, columns=["method", "products", "launches", "other", "seconds"])
 
 
 def estimate_hours(
@@ -125,12 +108,11 @@ def estimate_hours(
 ) -> pd.DataFrame:
     """Hours by method, and in the last row those of all cells with their images.
 
-    Columns: those of ``CellTime``; ``decode`` and ``encode``, of which the longer counts; ``hours``
-    in all.
+    Columns: those of ``time_cells``; ``decode`` and ``encode``, of which the longer counts; and
+    ``hours`` in all.
     """
-    rows = [(cell.name, *time, time.seconds) for cell, time in time_cells(matrix, model, precision)]
-    columns = ["method", "products", "launches", "other", "hours"]
-    frame = pd.DataFrame(rows, columns=columns).groupby("method", sort=False).sum() / HOUR
+    times = time_cells(matrix, model, precision).rename(columns={"seconds": "hours"})
+    frame = times.groupby("method", sort=False).sum() / HOUR
     total = frame.sum()
     decode = costs.images / model.image_rate / HOUR
     encode = costs.encode_flops / model.flops(precision) / HOUR

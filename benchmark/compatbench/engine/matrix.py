@@ -11,6 +11,7 @@ from typing import Any
 from compatbench.data.cards import (
     COPIED,
     SuiteCard,
+    TaskCard,
     select_names,
     suite_tasks,
     suite_variants,
@@ -93,6 +94,12 @@ class Matrix:
         """How many of the cells are fits on a target, for comparison."""
         sources = {upgrade[0] for upgrade in self.suite.upgrades}
         return sum(cell.source not in sources for cell in self.places)
+
+    @cached_property
+    def cards(self) -> dict[str, TaskCard]:
+        """The cards of its tasks and test sets, each read once."""
+        names = {name for task in self.tasks for name in (task, *self.tests[task])}
+        return {name: task_cards.read(name) for name in names}
 
     @cached_property
     def _choices(self) -> dict[tuple[str, str], MethodChoice]:

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from dataclasses import replace
 from itertools import accumulate, pairwise
 from math import log
 from typing import Any, TypeVar
 
 from compatbench.engine.cell import Cell
-from compatbench.engine.costs import TimeEstimate
-from compatbench.engine.plan import Plan
 from compatbench.errors import CompatbenchError
 
 ABOUT_THE_SAME = 4.0  # times
@@ -101,16 +98,6 @@ def parse_shard(text: str) -> tuple[int, int]:
     if slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
         return int(index), int(count)
     raise CompatbenchError(f"--shard '{text}': give I/N, such as 3/8, with I from 1 to N")
-
-
-def take_shard(plan: Plan, shard: str | None) -> Plan:
-    """The plan with the cells of one of several parts to run; or as it is, without a shard."""
-    if shard is None:
-        return plan
-    index, count = parse_shard(shard)
-    seconds = list(map(TimeEstimate(plan.matrix).cell, plan.cells))
-    mine = divide(plan.cells, seconds, count)[index - 1]
-    return replace(plan, shard=frozenset(cell.key for cell in mine))
 
 
 def divide(cells: Sequence[Cell], seconds: Sequence[float], count: int) -> list[list[Cell]]:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
 
 import pandas as pd
 
-from compatbench.backbone.load import is_planning
+from compatbench.backbone.load import is_planning, planning
 from compatbench.data.cards import SuiteCard, TrainingCard, suite_cards, suite_tasks
 from compatbench.data.cards.shots import Numbers
 from compatbench.data.draws import ShotsFiles, read_draws
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.engine.cell import Cell
-from compatbench.engine.costs import RATES, Costs, TimeEstimate, count_costs
+from compatbench.engine.costs import RATES, Costs, count_costs, estimate_seconds
 from compatbench.engine.gpu_hours import estimate_hours, find_device_model
 from compatbench.engine.matrix import Matrix, Names, select_matrix, select_methods
 from compatbench.engine.method_settings import name_configs, resolve_settings
 from compatbench.engine.missing import Missing, fetch_missing, find_missing
+from compatbench.engine.order import divide, parse_shard
 from compatbench.engine.store import RunStore
 from compatbench.engine.stored_costs import read_stored_seconds
 from compatbench.errors import CompatbenchError
@@ -105,8 +106,8 @@ class Plan:
         return len(self.mine) if self.shard is not None else len(self.matrix.places)
 
     @cached_property
-    def estimate(self) -> TimeEstimate:
-        """What cells take, by what earlier cells took.
+    def estimate(self) -> Callable[[Cell], float]:
+        """What gives the seconds of a cell, by what earlier cells took.
 
         Those are the finished cells of the store; of others, what results say that the very cell
         took on another machine, times what this one takes where both are known, in the median.
@@ -118,7 +119,7 @@ class Plan:
         pace = median(paces) if paces else 1.0
         known = {key: pace * seconds for key, seconds in stored.items()} | here
         cells = [(cell, known[cell.key]) for cell in self.cells if cell.key in known]
-        return TimeEstimate(self.matrix, cells)
+        return estimate_seconds(self.matrix, cells)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -133,7 +134,7 @@ class Plan:
             if self.shard is None or key in self.shard:
                 done, failed, _ = self.states[key] if key else (False, False, 0.0)
                 counts = 1, done, failed, bool(key) and not done, key is None
-                seconds = 0.0 if done else self.estimate.cell(cell)
+                seconds = 0.0 if done else self.estimate(cell)
                 rows.append((cell.name, cell.transfer, *map(int, counts), seconds))
         counted = ("cells", "done", "failed", "to do", "missing", "seconds")
         frame = pd.DataFrame(rows, columns=["method", "transfer", *counted])
@@ -159,6 +160,15 @@ class Plan:
         done, cells, seconds = (float(self.frame[n].sum()) for n in ("done", "cells", "seconds"))
         encoding = self.costs.encode_flops / RATES["cpu"]
         return seconds + (1 - done / max(cells, 1)) * encoding
+
+    def take_shard(self, shard: str | None) -> Plan:
+        """The plan with the cells of one of several parts to run; or as it is, without a shard."""
+        if shard is None:
+            return self
+        index, count = parse_shard(shard)
+        seconds = list(map(estimate_seconds(self.matrix), self.cells))
+        mine = divide(self.cells, seconds, count)[index - 1]
+        return replace(self, shard=frozenset(cell.key for cell in mine))
 
 
 def _place_of(cell: Cell) -> tuple[object, ...]:
@@ -221,3 +231,38 @@ def make_plan(
             "with --tasks, --shots and --seeds"
         )
     return Plan(matrix, cells, RunStore(out / "runs"), draws, missing, broken, bool(config))
+
+
+def plan(
+    suite: str | SuiteCard = "mini",
+    methods: Names = "all",
+    *,
+    tasks: Names = "all",
+    seeds: Numbers | None = None,
+    shots: Numbers | None = None,
+    transfers: Names | None = None,
+    out: str | Path = ".",
+    precision: str | None = None,
+    shots_files: Sequence[Path] = (),
+    shard: str | None = None,
+    config: Mapping[str, object] | None = None,
+) -> Plan:
+    """Shows what ``run`` would do: cells to do and done, what is missing, and what it costs.
+
+    Nothing is fetched and nothing is written. Times are those of the same cells
+    here or in ``results/``, or counted from the cards and the models' sizes.
+
+    Args:
+        suite, methods, tasks, seeds, shots, transfers, out: as for ``run``.
+        precision, shots_files, shard, config: as for ``run``.
+
+    Returns:
+        A plan: ``frame`` has a row per method and transfer with its cells, how many are done,
+        failed, to do and missing, and the seconds they take; ``missing`` says what is not here.
+
+    Raises:
+        CompatbenchError: an unknown name, a broken card or method file, or an empty selection.
+    """
+    with planning():
+        asked = (suite, methods, tasks, seeds, shots, transfers, Path(out), precision, shots_files)
+        return make_plan(*asked, True, config).take_shard(shard)

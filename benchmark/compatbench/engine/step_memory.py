@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from compatbench.backbone import ImageInput
 from compatbench.backbone.parts.memory import kept_numbers
-from compatbench.data.cards import task_cards
+from compatbench.data.cards import TaskCard
 from compatbench.engine.matrix import MethodChoice
 from compatbench.engine.model_size import FLOAT, ModelSize
 from compatbench.files.sizes import format_bytes
@@ -66,18 +66,18 @@ def image_input(choice: MethodChoice, task: str, name: str, size: ModelSize) -> 
     return choice.build(task).image_input(sketch)
 
 
-def count_step(choice: MethodChoice, task: str, name: str, size: ModelSize) -> StepMemory:
+def count_step(choice: MethodChoice, card: TaskCard, name: str, size: ModelSize) -> StepMemory:
     """A training step of a method on a backbone, with its settings for a task."""
-    method, text, image, states = choice.build(task), 0.0, 0, 0
+    method, text, image, states = choice.build(card.name), 0.0, 0, 0
     if not isinstance(method, TrainedMethod):
         return StepMemory()
     images, places = method.config.recipe.batch_size, method.card.places
     if TEXT_PLACES.intersection(places):
         prompts = images if method.card.prompts_per_image else 1
-        numbers = prompts * len(task_cards.read(task).classes) * NAME_TOKENS * size.text_numbers
+        numbers = prompts * len(card.classes) * NAME_TOKENS * size.text_numbers
         text = numbers * TEXT_NUMBERS * FLOAT
     if "image-layers" in places:
-        wanted = image_input(choice, task, name, size)
+        wanted = image_input(choice, card.name, name, size)
         blocks = size.image_blocks - (max(wanted.block, 0) if wanted.kind == "hidden" else 0)
         whole = "image" in method.trained_towers
         tokens = size.image_tokens, size.image_width

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.device import resolve_device
@@ -223,17 +224,8 @@ def evaluate(
     device, cache = resolve_device(device), FeatureCache(default_cache_folder())
     address, backbone = open_address(module), backbone_cards.resolve(backbone)
     if source is not None:
-        if not isinstance(address, Path) or not isinstance(task, str):
-            lacking = (
-                "a task, too" if isinstance(address, Path) else "the file of one, not a module"
-            )
-            raise CompatbenchError(
-                f"a source is for a checkpoint of other code: give {lacking}, or leave the source "
-                "out"
-            )
-        trained_for = task_cards.read(task).parent or task
         how = {"settings": settings, "classes": classes, "device": device}
-        address = import_module(format, address, trained_for, source, **how)
+        address = _import_checkpoint(address, task, source, format, how)
     elif settings or classes or format != AUTO:
         raise CompatbenchError(
             "settings, classes and format are those of a checkpoint of other code: give the source "
@@ -254,47 +246,64 @@ def evaluate(
     if way.card.access == {"words"}:
         words = find_words(path, fitted.source)
     images = TaskImages(hide_labels(owner), TrainingCard(), fitted.seed or 0, cache)
-    unlabelled = hide_labels(test_set)
     load = partial(load_backbone, device=device, precision=precision)
-    target_backbone = load(backbone)
-    source_backbone: Backbone | None = target_backbone
-    if backbone != fitted.source:
-        try:
-            source_backbone = load(fitted.source)
-        except CompatbenchError:
-            if words is None:
-                raise
-            source_backbone = None
-
-    def answer_on(on: Backbone, how: Transfer) -> tuple[Answers, str]:
-        moved = module.to(on.device)
-        name = find_teacher(method.card, fitted.config) if "labels" in how.card.access else None
-        teacher = None if name is None else load(name)
-        carried = Carried(method, moved, source_backbone, on, labels, images, teacher)
-        more = carried.data(how, WordFeatures(cache.folder.parent), words)
-        attached = carried.attach(how, more)
-        zero_shot = predict_zero_shot(on, unlabelled, cache)
-        labels_of_test = label_tensor(test_set.split("test"))
-        answers = Answers(attached.predict(unlabelled), None, zero_shot, labels_of_test)
-        return answers, getattr(attached.classifier, "note", "")
-
-    before = after = None
-    reason = note = ""
+    on_target = load(backbone)
     try:
-        if source_backbone is not None:
-            with _threads_for(source_backbone):
-                before, _ = answer_on(source_backbone, find_transfer(COPIED))
-    except NotTransferable as why:
-        raise CompatbenchError(
-            f"{path} does not fit its own source '{fitted.source}' and task '{fitted.task}' as "
-            f"they are now: {why.reason}"
-        ) from None
-    try:
-        way = way if backbone != fitted.source else find_transfer(COPIED)
-        with _threads_for(target_backbone):
-            after, note = answer_on(target_backbone, way)
-    except NotTransferable as why:
-        reason = why.reason
+        on_source = on_target if backbone == fitted.source else load(fitted.source)
+    except CompatbenchError:
+        if words is None:  # which stand for it
+            raise
+        on_source = None
+    teacher = find_teacher(method.card, fitted.config) if "labels" in way.card.access else None
+    carried = Carried(
+        *(method, module.to(on_target.device), on_source, on_target, labels, images),
+        teacher=None if teacher is None else load(teacher),
+    )
+    before, copied = None, find_transfer(COPIED)
+    if on_source is not None:
+        before, _, refusal = _answer(replace(carried, target=on_source), copied, test_set)
+        if refusal:
+            raise CompatbenchError(
+                f"{path} does not fit its own source '{fitted.source}' and task '{fitted.task}' as "
+                f"they are now: {refusal}"
+            )
+    way = way if backbone != fitted.source else copied
+    after, note, reason = _answer(carried, way, test_set, words)
     about: dict[str, Any] = {"transfer": transfer, "note": note, "precision": precision}
     about["refuses"] = method.card.refuses
     return Evaluation(fitted, backbone, test_set.name, before, after, reason, **about)
+
+
+def _import_checkpoint(
+    checkpoint: object, task: object, source: str, format: str, how: Mapping[str, Any]
+) -> Module:
+    """The module of a checkpoint of other code; see ``import_module`` for the settings in ``how``.
+
+    It is trained for the task, or for the one that the task is a variant of.
+    """
+    if not isinstance(checkpoint, Path) or not isinstance(task, str):
+        lacking = "a task, too" if isinstance(checkpoint, Path) else "the file of one, not a module"
+        raise CompatbenchError(
+            f"a source is for a checkpoint of other code: give {lacking}, or leave the source out"
+        )
+    return import_module(format, checkpoint, task_cards.read(task).parent or task, source, **how)
+
+
+def _answer(
+    carried: Carried, how: Transfer, test_set: Task, words: Tensor | None = None
+) -> tuple[Answers | None, str, str]:
+    """A module's answers, what the transfer notes of them, and why it cannot be attached, if so.
+
+    ``words`` are the source's word features ``[V, e_s]``, if they are known.
+    """
+    cache, unlabelled = carried.images.cache, hide_labels(test_set)
+    try:
+        with _threads_for(carried.target):
+            more = carried.data(how, WordFeatures(cache.folder.parent), words)
+            attached = carried.attach(how, more)
+            zero_shot = predict_zero_shot(carried.target, unlabelled, cache)
+            predictions = attached.predict(unlabelled)
+    except NotTransferable as why:
+        return None, "", why.reason
+    answers = Answers(predictions, None, zero_shot, label_tensor(test_set.split("test")))
+    return answers, getattr(attached.classifier, "note", ""), ""

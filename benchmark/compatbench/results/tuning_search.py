@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from compatbench.data.cards import SuiteCard, development_tasks, suite_cards
+from compatbench.data.cards import SuiteCard, development_tasks, suite_cards, task_cards
 from compatbench.data.cards.schemas import TuningCard
 from compatbench.data.cards.shots import ALL_SHOTS
 from compatbench.data.draws import HELD_OUT, count_kept, export_draw, hold_out
@@ -225,7 +225,7 @@ def _what_is_fitted(choice: MethodChoice, tasks: tuple[str, ...], shots: int) ->
     settings = choice.settings[tasks[0]]
     config, fits = dict(settings.config), []
     for task in tasks:
-        size, method = plan_fit(choice, task, shots), choice.build(task)
+        size, method = plan_fit(choice, task_cards.read(task), shots), choice.build(task)
         if isinstance(method, TrainedMethod):
             fits.append(method.plan_steps(shots, size.images))
     if fits:

@@ -1,4 +1,4 @@
-"""A suite as a whole: what a run would do, the run, its results, and the choice of settings."""
+"""A suite as a whole: its run, its results, and the choice of settings."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal
 
-from compatbench.backbone.load import planning
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.cards.shots import Numbers
 from compatbench.engine.changed_code import find_changed_code, remember_code
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.run_plan import run_plan
-from compatbench.engine.order import take_shard
+from compatbench.engine.matrix import Names
 from compatbench.engine.plan import Plan, make_plan
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import remove_remains, write_atomic
@@ -38,44 +37,6 @@ from compatbench.runs.progress import show_progress
 from compatbench.tables.pages.leaderboard import LEADERBOARD, read_readme, write_pages
 from compatbench.tables.pages.report_site import write_site
 from compatbench.tables.suite_page import SuitePage, published_pages, read_suite_page
-
-Names = str | Sequence[str]
-
-
-def plan(
-    suite: str | SuiteCard = "mini",
-    methods: Names = "all",
-    *,
-    tasks: Names = "all",
-    seeds: Numbers | None = None,
-    shots: Numbers | None = None,
-    transfers: Names | None = None,
-    out: str | Path = ".",
-    precision: str | None = None,
-    shots_files: Sequence[Path] = (),
-    shard: str | None = None,
-    config: Mapping[str, object] | None = None,
-) -> Plan:
-    """Shows what ``run`` would do: cells to do and done, what is missing, and what it costs.
-
-    Nothing is fetched and nothing is written. Times are those of the same cells
-    here or in ``results/``, or counted from the cards and the models' sizes.
-
-    Args:
-        suite, methods, tasks, seeds, shots, transfers, out: as for ``run``.
-        precision, shots_files, shard, config: as for ``run``.
-
-    Returns:
-        A plan: ``frame`` has a row per method and transfer with its cells, how many are done,
-        failed, to do and missing, and the seconds they take; ``missing`` says what is not here.
-
-    Raises:
-        CompatbenchError: an unknown name, a broken card or method file, or an empty selection.
-    """
-    with planning():
-        asked = (suite, methods, tasks, seeds, shots, transfers, Path(out), precision, shots_files)
-        planned = make_plan(*asked, True, config)
-    return take_shard(planned, shard)
 
 
 def run(
@@ -155,7 +116,7 @@ def run(
         for method, is_begun in begun.items():
             if is_begun and not keep and (changed := find_changed_code(runs, method)):
                 raise CompatbenchError(changed)
-        planned, (announce, show) = take_shard(planned, shard), follow
+        planned, (announce, show) = planned.take_shard(shard), follow
 
         def start(started: Plan, workers: int) -> None:
             remember_code(runs, begun)

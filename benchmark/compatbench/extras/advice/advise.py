@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from compatbench.data.cards import COPIED, SuiteCard, backbone_cards, select_names, suite_cards
+from compatbench.engine.matrix import Names
 from compatbench.engine.single_module import read_fitted
 from compatbench.errors import CompatbenchError
 from compatbench.extras.advice.advice import Advice
@@ -18,8 +19,6 @@ from compatbench.plugins import load, open_address
 from compatbench.results.evaluation import evaluate
 from compatbench.results.expected import upgrade_pairs
 from compatbench.results.ranking_table import Results
-
-Names = str | Sequence[str]
 
 
 def advise(

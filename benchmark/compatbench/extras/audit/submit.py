@@ -94,14 +94,7 @@ def submit(
                 where = f"check '{outcome['check']}' of method '{outcome['method']}'"
                 raise CompatbenchError(f"{where} fails: {outcome['reason']}")
     for name in names:
-        if card.tuning is not None:
-            progress(f"tunes {name}")
-            _tune(name, card, out, compute)
-        for each, transfers, seeds in [*_list_runs(name, suite_cards.read(suite), out)]:
-            progress(f"runs {name} on {each.name}, {', '.join(transfers)}")
-            done = run(each, name, transfers=transfers, seeds=seeds, out=out, compute=compute)
-            if done.failures:
-                raise CompatbenchError(f"method '{name}' failed on {each.name}: {done.failures[0]}")
+        _measure(name, suite, out, compute, progress)
     for name in gone:
         delete_paths(_files_of(name, out))
         if name in card.methods:
@@ -116,6 +109,20 @@ def submit(
     after = _look(out)
     written = {path.as_posix() for path, _ in before.items() ^ after.items()}
     return Submission(names, gone, sorted(written))
+
+
+def _measure(
+    name: str, suite: str, out: Path, compute: Compute, progress: Callable[[str], object]
+) -> None:
+    """Chooses the settings of a method, if the suite says how, and runs it."""
+    if (card := suite_cards.read(suite)).tuning is not None:
+        progress(f"tunes {name}")
+        _tune(name, card, out, compute)
+    for each, transfers, seeds in [*_list_runs(name, suite_cards.read(suite), out)]:
+        progress(f"runs {name} on {each.name}, {', '.join(transfers)}")
+        done = run(each, name, transfers=transfers, seeds=seeds, out=out, compute=compute)
+        if done.failures:
+            raise CompatbenchError(f"method '{name}' failed on {each.name}: {done.failures[0]}")
 
 
 def find_unrecorded(card: SuiteCard, out: Path) -> Iterator[str]:

@@ -28,7 +28,7 @@ from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.run_plan import run_plan
-from compatbench.engine.matrix import Matrix, select_matrix
+from compatbench.engine.matrix import Matrix, Names, select_matrix
 from compatbench.engine.plan import Plan
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
@@ -36,8 +36,6 @@ from compatbench.method import Method, Module
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.collect import rows_of
 from compatbench.results.rows import Row
-
-Names = str | Sequence[str]
 
 
 class StudyOptions(TypedDict, total=False):
