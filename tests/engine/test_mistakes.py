@@ -54,28 +54,16 @@ def test_broken_results_of_another_suite_stop_a_run_before_its_work(
     assert not (tmp_path / "runs" / "cells").exists()
 
 
-NOT_HERE = (
-    "open_clip_model.safetensors of timm/vit_base_patch16_clip_224.openai is not on this machine, "
-    "and nothing may be fetched (HF_HUB_OFFLINE)"
-)
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("vit-b16-openai", NOT_HERE),
-        ("ViT-B-16/openai", "use the model 'ViT-B-16-quickgelu'"),
-        ("vit-b16", "no backbone named 'vit-b16'; did you mean vit-"),
-        ("mini-clip@nothing.pt", "nothing.pt"),
-    ],
-)
-def test_a_backbone_that_cannot_be_had(tmp_path: Path, source: str, message: str) -> None:
-    write_suite(tmp_path, "real", upgrades=[[source, "mini-eva-clip"]])
+def test_a_backbone_that_cannot_be_had(tmp_path: Path) -> None:
+    """It is never fetched; a plan is shown without its weights."""
+    write_suite(tmp_path, "real", upgrades=[["vit-b16-openai", "mini-eva-clip"]])
     home = {"HF_HOME": str(tmp_path), "HOME": str(tmp_path)}
     options = ["--suite", "real.yaml", "--methods", "coop"]
+    message = (
+        "open_clip_model.safetensors of timm/vit_base_patch16_clip_224.openai is not on this "
+        "machine, and nothing may be fetched (HF_HUB_OFFLINE)"
+    )
     with pytest.raises(CompatbenchError, match=re.escape(message)):
         invoke_in(tmp_path, "run", *options, "--offline", **home)
-    if message == NOT_HERE:
-        # A plan is shown without the weights.
-        output_in(tmp_path, "plan", *options, **home)
-        assert not (tmp_path / "hub").exists()
+    output_in(tmp_path, "plan", *options, **home)
+    assert not (tmp_path / "hub").exists()

@@ -194,8 +194,3 @@ def test_a_module_is_asked_on_its_source_which_it_fits_without_a_transfer() -> N
     for least, why in ((0, ""), (3, "fewer classes")):
         carried = Carried(Narrow(least), *given)  # type: ignore[arg-type]
         assert Attached(nothing[0], carried, *nothing[1:], 0.0).keeps_classes == why
-
-
-def test_a_user_fits_a_half() -> None:
-    module = cb.fit("simpleshot", task="mini-signs.base", source="mini-clip", shots=2)
-    assert module.about["task"] == "mini-signs.base"

@@ -19,7 +19,7 @@ from compatbench.files.project_folders import tasks_folder
 from compatbench.method import load_module
 from compatbench.method.registry import builtin_methods
 
-from .running import METHODS, SMOKE, slow_run, wait_until, write_suite
+from .running import METHODS, SMOKE, SlowRun, wait_until, write_suite
 
 
 def read_results(folder: Path, suite: str = "smoke") -> dict[str, list[dict[str, str]]]:
@@ -86,7 +86,7 @@ def test_a_second_run_changes_nothing(smoke: Path) -> None:
 
 
 def test_a_killed_run_goes_on_where_it_stopped(smoke: Path, tmp_path: Path) -> None:
-    with slow_run(tmp_path, "--jobs", "2", also=METHODS) as run:
+    with SlowRun(tmp_path, "--jobs", "2", also=METHODS) as run:
         assert wait_until(lambda: len([*tmp_path.glob("runs/cells/**/*.json")]) >= 3)
         os.killpg(run.process.pid, signal.SIGKILL)
         run.process.wait()

@@ -44,7 +44,7 @@ fields: dict[str, Any] = {
     **dict.fromkeys(("key", "data"), keys),
     **dict.fromkeys(("parameters", "module_bytes"), sizes),
     "transfer": st.sampled_from(["copied", "words", "k-shot"]),
-    "shots": st.integers(1, 64),
+    "shots": st.integers(1, 64) | st.just("all"),
     "seed": st.integers(-(2**63), 2**63 - 1),
     "reason": readable,
 }

@@ -269,11 +269,9 @@ def test_a_page_says_which_methods_were_not_tuned(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("methods", "changes", "message"),
     [
-        ("cop", {}, "no method named 'cop'; did you mean"),
         ("gda,zeroshot", {"trainings: [{views: 1}], ": ""}, "nothing to tune of zeroshot, gda: no"),
         ("coop", {"[mini-weather]": "[mini-wether]"}, "no development task named 'mini-wether'; d"),
         ("coop", {"[mini-weather]": "[]"}, "must name its development tasks: 'development'"),
-        ("coop", {"tuning": "# tuning"}, "suite 'tiny' does not say how settings are chosen"),
         ("coop", {"shots: [4]": "shots: [2, all]"}, "too few images to hold a quarter out"),
         ("coop", {"[101, 102]": "[101]"}, "'tuning.seeds' give one draw, and a standard error"),
     ],
