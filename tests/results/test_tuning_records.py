@@ -156,15 +156,8 @@ def test_finished_fits_are_kept_and_the_record_has_the_same_bytes(
     assert (again, started, path.read_bytes()) == ([tuning], [], before)
     assert cb.plan_tuning("taskres", str(folder / "tiny.yaml"), folder).to_do == []
     text = output_of("maintain tune", "taskres", "--suite", folder / "tiny.yaml", "--out", folder)
-    assert "chosen" in text
     assert "all done" in text
-
-
-def test_what_the_command_prints_gives_the_suite_the_chosen_settings(
-    tuned: tuple[Path, list[Tuning]],
-) -> None:
-    folder, [tuning] = tuned
-    text = output_of("maintain tune", "taskres", "--suite", folder / "tiny.yaml", "--out", folder)
+    # What is printed gives the suite the chosen settings.
     lines = text.partition("nothing):\n")[2]
     indented = "".join(f"  {line}\n" for line in lines.splitlines())
     (folder / "set.yaml").write_text(f"{SUITE}methods:\n{indented}")
