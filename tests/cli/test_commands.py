@@ -147,21 +147,6 @@ def test_what_is_printed_as_json_is_what_the_function_gives() -> None:
 
 
 @pytest.mark.slow
-def test_what_a_run_left_is_listed_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    ranked = json_of("run", "--suite", "smoke", "--methods", "zeroshot,taskres", "--jobs", 1)
-    assert {row["method"] for row in ranked} == {"zeroshot", "taskres"}
-    assert {row["upgrade"] for row in ranked} == {"mini-clip → mini-eva-clip"}
-    files = {Path(row["file"]).stem for row in json_of("list", "modules")}
-    cells = json_of("store runs ls")
-    assert {row["key"] for row in cells} == files
-    assert json_of("store runs show", cells[0]["key"][:8])["method"] == cells[0]["method"]
-    assert sum(row["entries"] for row in json_of("store cache ls")) > 0
-    lines = output_of("store runs ls", COLUMNS="80").splitlines()
-    assert max(map(len, lines)) <= 80
-
-
-@pytest.mark.slow
 def test_a_leaderboard_that_its_results_do_not_give_is_refused(tmp_path: Path) -> None:
     """The committed one is compared by ``.ci/run``."""
     (results := tmp_path / "results" / "mini").mkdir(parents=True)

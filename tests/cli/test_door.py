@@ -6,6 +6,7 @@ import csv
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ from compatbench.method import Module, load_module
 from compatbench.method.refusals import find_refusal, remember_refusal
 from compatbench.method.registry import MethodRegistry, builtin_methods
 
+SMOKE = ("--suite", "smoke", "--methods", "zeroshot,taskres", "--jobs", "1")
+
 
 @pytest.fixture(autouse=True)
 def _fresh_registry() -> None:
@@ -30,8 +33,7 @@ def _fresh_registry() -> None:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a smoke run of two methods."""
     folder = tmp_path_factory.mktemp("runs")
-    arguments = ["--suite", "smoke", "--methods", "zeroshot,taskres"]
-    assert invoke("run", *arguments, "--out", str(folder), "--jobs", "1").exit_code == 0
+    assert invoke("run", *SMOKE, "--out", str(folder)).exit_code == 0
     return folder
 
 
@@ -145,9 +147,24 @@ def test_evaluate_refuses_modules_that_it_cannot_use(module: Path, tmp_path: Pat
             invoke("evaluate", tmp_path / "m.safetensors", "--target", "mini-clip")
 
 
-def test_list_modules_shows_keys_and_the_path_of_one(runs: Path, module: Path) -> None:
-    lines = invoke("list", "modules", "--out", runs, COLUMNS="80").output.splitlines()
-    assert max(map(len, lines[:-1])) <= 80
-    assert [*lines[1].split()[:1], lines[1].split()[-1]] == ["taskres", module.stem[:12]]
-    [path] = runs.glob(str(Path(lines[-1].split()[-1]).relative_to(runs)))
-    assert path.stem.startswith(lines[-2].split()[-1])
+@pytest.mark.slow
+def test_what_a_run_left_is_listed(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(runs)
+
+    def json_of(*words: object) -> Any:
+        return json.loads(invoke(*words, "--json").stdout)
+
+    ranked = json_of("run", *SMOKE)
+    assert {row["method"] for row in ranked} == {"zeroshot", "taskres"}
+    assert {row["upgrade"] for row in ranked} == {"mini-clip → mini-eva-clip"}
+    cells, files = json_of("store runs ls"), [Path(r["file"]) for r in json_of("list", "modules")]
+    assert {row["key"] for row in cells} == {file.stem for file in files}
+    assert json_of("store runs show", cells[0]["key"][:8])["method"] == cells[0]["method"]
+    assert sum(row["entries"] for row in json_of("store cache ls")) > 0
+    for command in ("store runs ls", "list modules"):
+        *lines, last = invoke(command, COLUMNS="80").output.splitlines()
+        assert max(map(len, lines)) <= 80
+        assert {"taskres", "zeroshot"} <= set(" ".join(lines).split())
+    # The last line names the file of the last module.
+    [path] = runs.glob(last.split()[-1])
+    assert path.stem.startswith(lines[-1].split()[-1])

@@ -5,35 +5,16 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any, Literal
 
 import pytest
 
 import compatbench as cb
-from compatbench.cli.command import shell_options, shell_type
+from compatbench.cli.command import shell_options
 from compatbench.cli.commands import COMMANDS
 from compatbench.cli.signature import COMPUTED, read_signature
 from compatbench.plugins import REQUIRED, Command, functions, load, offered
 
 ALL = COMMANDS | offered("COMMANDS")
-
-
-@pytest.mark.parametrize(
-    ("annotation", "kind"),
-    [
-        ("bool", bool),
-        ("int | None", int),
-        ("str | SuiteCard", str),
-        ("Names", str),
-        ("Module | str | Path", Path),
-        ("Sequence[int] | None", str),
-        ("tuple[Path, Path] | None", tuple[Path, Path]),
-        ("Literal['a', 'b'] | None", Literal["a", "b"]),
-    ],
-)
-def test_a_shell_reads_the_type_that_it_has_a_word_of(annotation: str, kind: Any) -> None:
-    assert shell_type(annotation) == kind
 
 
 @pytest.mark.parametrize("name", sorted(set(functions()) - {"CompatbenchError"}))
@@ -49,12 +30,6 @@ def test_what_is_read_of_the_source_is_what_python_says(name: str) -> None:
         if default is not COMPUTED:
             assert default is REQUIRED or default == parameter.default
             assert (default is REQUIRED) == (parameter.default is inspect.Parameter.empty)
-
-
-def test_an_entry_may_be_that_of_another_function() -> None:
-    run, plan = (read_signature(name).parameters for name in ("run", "plan"))
-    assert plan["tasks"].help == run["tasks"].help != ""
-    assert read_signature("port").parameters["methods"].help.startswith("the method's file")
 
 
 @pytest.mark.parametrize("command", ALL.values(), ids=ALL)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compatbench.engine.order import divide, longest_first, order_cells
+from compatbench.engine.order import divide, order_cells
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,3 @@ def test_every_cell_is_in_exactly_one_shard_of_about_an_equal_share(
     groups = [{(cell.source, cell.task) for cell in part} for part in parts]
     assert sum(map(len, groups)) <= len(set.union(*groups)) + count - 1
     assert parts == divide(cells, seconds, count)
-
-
-def test_for_many_workers_what_takes_long_begins_first() -> None:
-    small = [
-        Toy(seed=seed, cost=cost, number=i) for i in range(500) for seed, cost in ((1, 1), (2, 2))
-    ]
-    long = Toy(seed=2, cost=100.0, number=9)
-    ordered = longest_first([*small, long, Toy(seed=1, cost=1.5)], cost)
-    assert ordered[:2] == [long, Toy(seed=1, cost=1.5)]
-    assert [cell.seed for cell in ordered[2:]] == [1] * 500 + [2] * 500
-    assert longest_first([], cost) == []

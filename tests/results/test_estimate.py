@@ -101,12 +101,6 @@ def test_the_interval_of_a_mean_is_that_of_scipy() -> None:
     assert (found.low, found.high) == (pytest.approx(theirs.low), pytest.approx(theirs.high))
 
 
-def test_an_interval_over_seven_datasets_holds_the_mean_19_times_in_20() -> None:
-    rng = np.random.default_rng(3)
-    intervals = [estimate(rng.normal(size=7)) for _ in range(1000)]
-    assert 0.93 < np.mean([found.low <= 0 <= found.high for found in intervals]) < 0.97
-
-
 @given(st.lists(st.floats(-100, 100).map(lambda x: round(x, 2)), min_size=2, max_size=12))
 def test_an_interval_holds_its_mean_and_decides_with_six_units(values: list[float]) -> None:
     found = estimate(values)

@@ -28,8 +28,7 @@ from compatbench.results.expected import Expected
 from compatbench.results.method_results import MethodInfo, MethodResults
 from compatbench.results.published import compare_published, read_published
 from compatbench.results.ranking_table import Results
-from compatbench.results.result_files import result_folders
-from compatbench.tables.suite_page import read_suite_page, suites_with_results
+from compatbench.tables.suite_page import read_suite_page
 
 CLIP = "vit-b16-openai"
 PAPER = Expected(("dtd",), shots=(16,), seeds=(1, 2, 3), upgrades=((CLIP, "eva02-b16"),))
@@ -159,14 +158,6 @@ def tables_in(text: str) -> list[list[list[str]]]:
     """The lines of the Markdown tables of a text, without their headers, cell by cell."""
     tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("| ")]
     return [[re.split(r" +\| +", line.strip("| ")) for line in one[2:]] for one in tables]
-
-
-def test_their_folder_is_no_suite_s(tmp_path: Path) -> None:
-    for name in ("published", "figures", "mini"):
-        (tmp_path / "results" / name).mkdir(parents=True)
-    (tmp_path / "results" / "published" / "few_shot.csv").write_text("method\n")
-    assert [suite.name for suite in suites_with_results(tmp_path)] == ["mini"]
-    assert [folder.name for folder in result_folders(tmp_path)] == ["mini"]
 
 
 def test_a_notebook_gets_the_frame_and_learns_what_there_is(tmp_path: Path) -> None:
