@@ -46,7 +46,7 @@ def cells(folder: Path) -> dict[str, tuple[int, dict]]:
 
 @pytest.mark.slow
 def test_every_method_has_numbers_that_agree_with_each_other(tmp_path: Path) -> None:
-    write_suite(tmp_path, "short", training={"max_steps": 1})
+    write_suite(tmp_path, "short", shots=[2], training={"max_steps": 1, "views": 1})
     output_in(tmp_path, "run", "--suite", "./short.yaml", "--methods", "all")
     results = read_results(tmp_path, "short")
     methods = builtin_methods()
@@ -133,7 +133,5 @@ def test_modules_are_retrained_on_the_target_where_a_suite_asks_for_it(
     assert attached == read_results(smoke)["tip_adapter"]
     assert (retrained["source"], retrained["backbone"]) == ("mini-eva-clip", "mini-eva-clip")
     # A suite from a file has its page.
-    page = (tmp_path / "leaderboard.md").read_text()
-    assert "compatbench run --suite again" in page
-    assert "[the site](../report/index.html)" in (tmp_path / "results/again/README.md").read_text()
+    assert "compatbench run --suite again" in (tmp_path / "leaderboard.md").read_text()
     assert "all done" in output_in(tmp_path, *command)

@@ -1,7 +1,11 @@
-"""The pages of suites made up: as snapshots, and what no snapshot can show."""
+"""The pages of suites made up: as snapshots, and what no snapshot can show.
+
+Snapshots are files beside these tests, which COMPATBENCH_SNAPSHOTS=write writes anew.
+"""
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import warnings
@@ -48,7 +52,15 @@ from compatbench.tables.terminal_ranking import print_ranking
 BEGIN, END = "<!-- leaderboard:begin -->\n", "<!-- leaderboard:end -->\n"
 SMOKE = suite_cards.read("smoke")
 MINE = SMOKE.model_copy(update={"name": "mine", "title": "My suite", "publish": True})
-Compare = Callable[[str, str], None]
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+
+
+def same_as_before(name: str, text: str) -> None:
+    """Compares a text with the snapshot of a name."""
+    path = SNAPSHOTS / name
+    if os.environ.get("COMPATBENCH_SNAPSHOTS") == "write":
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
 
 
 def on_terminal(page: SuitePage, width: int = 80) -> str:
@@ -72,7 +84,7 @@ def on_terminal(page: SuitePage, width: int = 80) -> str:
     ],
 )
 def test_a_suite_in_markdown_on_the_site_on_a_terminal_and_as_a_frame(
-    make: Callable[[], SuitePage], same_as_before: Compare
+    make: Callable[[], SuitePage],
 ) -> None:
     """With the values of all figures, which the site's data hold."""
     page, name = make(), make.__name__.removesuffix("_page")
@@ -93,7 +105,7 @@ def test_a_ranking_fits_any_terminal_and_keeps_its_figures(width: int) -> None:
     assert "Visual prompt: not transferable in all 4 cells" in " ".join(" ".join(lines).split())
 
 
-def test_means_are_taken_over_exactly_what_was_asked_for(same_as_before: Compare) -> None:
+def test_means_are_taken_over_exactly_what_was_asked_for() -> None:
     """Other tasks, seeds and shots than the suite's are named, and what is left out is no gap."""
     page = suites.partial_page()
     asked: list[dict[str, Any]] = [
@@ -109,9 +121,7 @@ def test_means_are_taken_over_exactly_what_was_asked_for(same_as_before: Compare
     same_as_before("restricted.txt", "\n".join(shown))
 
 
-def test_the_leaderboard_has_the_best_the_floors_what_is_apart_and_sections(
-    same_as_before: Compare,
-) -> None:
+def test_the_leaderboard_has_the_best_the_floors_what_is_apart_and_sections() -> None:
     many = [suites.variant(f"m{10 + n}", (10 + n,) * 4) for n in range(TOP + 2)]
     words = through_words(suites.variant("other", (90,) * 4))
     parts = with_card(suites.ablation_page(), name="parts", title="Parts", note="")
