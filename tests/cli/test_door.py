@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import warnings
 from pathlib import Path
@@ -102,19 +101,7 @@ def test_in_a_checkout_a_new_method_goes_to_methods(
     assert (tmp_path / "methods" / "my_affine.py").is_file()
 
 
-def test_evaluate_agrees_with_the_run(module: Path, runs: Path) -> None:
-    command = ("evaluate", module, "--target", "mini-eva-clip")
-    evaluation = json.loads(invoke(*command, "--json").output)
-    [path] = runs.glob(f"results/smoke/{evaluation['method']}.csv")
-    rows = {row["backbone"]: row for row in csv.DictReader(path.open())}
-    for side in ("source", "target"):
-        row = rows[evaluation[side]["backbone"]]
-        assert evaluation[side]["correct"] == int(row["correct"])
-        assert evaluation[side]["zero_shot_correct"] == int(row["zero_shot_correct"])
-    target, source = evaluation["target"]["accuracy"], evaluation["source"]["accuracy"]
-    flips = evaluation["positive_flips"] - evaluation["negative_flips"]
-    assert flips == pytest.approx(target - source)
-    assert evaluation["h"] == pytest.approx(2 * source * target / (source + target))
+def test_evaluate_tells_what_breaks_where_nothing_does(module: Path) -> None:
     output = invoke("evaluate", module, "--target", "mini-clip").output
     assert "0.0 % of the images were right before and are wrong now" in output
 
