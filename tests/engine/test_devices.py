@@ -23,7 +23,7 @@ from compatbench.files import processes
 
 from .running import write_suite
 
-METHODS = ("zeroshot", "tip_adapter", "kgcoop", "vpt_shallow")
+METHODS = ("zeroshot", "tip_adapter", "kgcoop")
 # Runs the suite on a processor, and on all cards of a make-believe accelerator.
 PROGRAM = f"""
 import torch
