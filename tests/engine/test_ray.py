@@ -52,7 +52,7 @@ def note(name):
     node = ray.get_runtime_context().get_node_id()
     device = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     with open(FOLDER / f"{name}.{os.getpid()}.note", "w") as file:
-        file.write(f"{node} {device} {os.environ.get('OMP_NUM_THREADS')}")
+        file.write(f"{node} {device} {os.environ.get('OMP_NUM_THREADS')} {os.getpid()}")
 """
 
 Run = Callable[..., list[Event]]
@@ -103,11 +103,11 @@ def make_cells(folder: Path, seeds: int = 1, **fits: str) -> list[Cell]:
 
 
 def notes(folder: Path, name: str) -> list[list[str]]:
-    """Node, devices and threads of every process that noted something."""
+    """Node, devices, threads and id of every process that noted something."""
     return [path.read_text().split(" ") for path in sorted(folder.glob(f"{name}.*.note"))]
 
 
-def is_running(pid: int) -> bool:
+def is_running(pid: str) -> bool:
     """Whether a process is there, and no zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -145,13 +145,13 @@ def test_death_is_retried_and_an_error_or_the_end_of_its_time_is_not(
     )
     events = run(cells, timeout=5, retry={"killed": 1})
     died = "WorkerDied: the worker's process, or its machine, is gone"
-    ends = {e.cell.method: e.error.partition(" (")[0] for e in events if e.kind == "finished"}
     expected = {
         "once": ("", None),
         "ever": (died, "killed"),
         "error": ("RuntimeError: no luck today", "error"),
         "hangs": ("TimedOut: no end after 5 s", "timeout"),
     }
+    ends = {e.cell.method: e.error.partition(" (")[0] for e in events if e.kind == "finished"}
     assert ends == {name: error for name, (error, _) in expected.items()}
     retried = [event.cell.method for event in events if event.kind == "retried"]
     assert sorted(retried) == ["ever", "once"]
@@ -173,9 +173,8 @@ def test_workers_see_devices_of_their_own_and_a_lost_node_loses_no_cell(
         wait_until(lambda: len(notes(tmp_path, "stays")) == 4)
         cluster.remove_node(doomed, allow_graceful=False)
         # A worker outlives its node by a moment, in which it could end its cell.
-        for path in tmp_path.glob("stays.*.note"):
-            if path.read_text().startswith(doomed.node_id):
-                pid = int(path.name.split(".")[1])
+        for node, *_, pid in notes(tmp_path, "stays"):
+            if node == doomed.node_id:
                 wait_until(lambda pid=pid: not is_running(pid))
         (tmp_path / "gone").touch()
 
@@ -186,9 +185,8 @@ def test_workers_see_devices_of_their_own_and_a_lost_node_loses_no_cell(
 
     # All four were at work together; the cell of the lost node was then run once more.
     places = notes(tmp_path, "stays")
-    assert len({(node, device) for node, device, _ in places}) == 4
-    assert {device for _, device, _ in places} == {"0", "1"}
-    assert {threads for *_, threads in places} == {"1"}
+    assert len({(node, device) for node, device, *_ in places}) == 4
+    assert {(device, threads) for _, device, threads, _ in places} == {("0", "1"), ("1", "1")}
     assert [node for node, *_ in places].count(doomed.node_id) == 1
     # What happens is told as by a local run; a cell ends twice if the doomed worker ends it, too.
     assert {event.kind for event in events} >= {"started", "encoding", "measured", "finished"}
@@ -204,17 +202,15 @@ def test_workers_see_devices_of_their_own_and_a_lost_node_loses_no_cell(
 
 def test_a_run_that_is_stopped_leaves_no_worker_on_the_cluster(run: Run, tmp_path: Path) -> None:
     cells = make_cells(tmp_path, sleeps="time.sleep(600)")
-    pids: list[int] = []
 
     def stop(_: Event) -> None:
         assert wait_until(lambda: notes(tmp_path, "sleeps"))
-        pids.extend(int(path.name.split(".")[1]) for path in tmp_path.glob("sleeps.*.note"))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(cells, stop)
-    assert len(pids) == 1
-    assert wait_until(lambda: not is_running(pids[0]), 30)
+    [[*_, pid]] = notes(tmp_path, "sleeps")
+    assert wait_until(lambda: not is_running(pid), 30)
     assert not list(tmp_path.rglob("*.tmp"))
 
 
