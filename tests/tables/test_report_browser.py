@@ -52,14 +52,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def complaints() -> list[str]:
-    """What the browser says against the site, and what it asks for outside of its folder."""
-    return []
-
-
-@pytest.fixture
-def open_page(browser: Browser, site: Path, complaints: list[str]) -> Iterator[OpenPage]:
+def open_page(browser: Browser, site: Path) -> Iterator[OpenPage]:
+    """Opens views of the site, which the browser complains of in no word."""
     contexts = []
+    complaints: list[str] = []  # and what is asked for outside of its folder
 
     def open(view: str = "", width: int = 1400, **options: Any) -> Page:
         context = browser.new_context(viewport={"width": width, "height": 800}, **options)
@@ -71,7 +67,7 @@ def open_page(browser: Browser, site: Path, complaints: list[str]) -> Iterator[O
         page.on("dialog", lambda dialog: complaints.append(dialog.message))
         inside = site.as_uri()
         page.on("request", lambda one: one.url.startswith(inside) or complaints.append(one.url))
-        page.goto(f"{site.as_uri()}/index.html{view}")
+        page.goto(f"{inside}/index.html{view}")
         page.locator("#board tbody, #ways tbody").first.wait_for(state="attached")
         return page
 
