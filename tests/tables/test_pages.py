@@ -9,7 +9,6 @@ import os
 import random
 import re
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from io import StringIO
@@ -70,24 +69,11 @@ def on_terminal(page: SuitePage, width: int = 80) -> str:
 
 
 @pytest.mark.parametrize(
-    "make",
-    [
-        suites.small_page,
-        suites.states_page,
-        suites.apart_page,
-        suites.breakage_page,
-        suites.ablation_page,
-        suites.shots_page,
-        suites.path_page,
-        suites.retained_page,
-        suites.tested_page,
-    ],
+    "name", "small states apart breakage ablation shots path retained tested".split()
 )
-def test_a_suite_in_markdown_on_the_site_on_a_terminal_and_as_a_frame(
-    make: Callable[[], SuitePage],
-) -> None:
+def test_a_suite_in_markdown_on_the_site_on_a_terminal_and_as_a_frame(name: str) -> None:
     """With the values of all figures, which the site's data hold."""
-    page, name = make(), make.__name__.removesuffix("_page")
+    page = getattr(suites, f"{name}_page")()
     same_as_before(f"{name}.md", f"{render_suite(page)}\n{render_sections(page)}")
     same_as_before(f"{name}.js", render_site([page])["data/tiny.js"].decode())
     same_as_before(f"{name}.txt", on_terminal(page))
