@@ -51,6 +51,7 @@ from compatbench.tables.terminal_ranking import print_ranking
 BEGIN, END = "<!-- leaderboard:begin -->\n", "<!-- leaderboard:end -->\n"
 SMOKE = suite_cards.read("smoke")
 MINE = SMOKE.model_copy(update={"name": "mine", "title": "My suite", "publish": True})
+PAGES = ("small", "states", "apart", "breakage", "ablation", "shots", "path", "retained", "tested")
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 
 
@@ -68,9 +69,7 @@ def on_terminal(page: SuitePage, width: int = 80) -> str:
     return console.export_text()
 
 
-@pytest.mark.parametrize(
-    "name", "small states apart breakage ablation shots path retained tested".split()
-)
+@pytest.mark.parametrize("name", PAGES)
 def test_a_suite_in_markdown_on_the_site_on_a_terminal_and_as_a_frame(name: str) -> None:
     """With the values of all figures, which the site's data hold."""
     page = getattr(suites, f"{name}_page")()
