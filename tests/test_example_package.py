@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 SOURCES = Path(__file__).with_name("example_package")
-NAMES = [f"outside_{name}" for name in ("adapters", "centres", "hsic", "two_stages", "two_views")]
+NAMES = [f"outside_{name}" for name in ("adapters", "centres", "two_views")]
 
 
 @pytest.mark.slow
-def test_a_package_of_five_methods_is_installed_checked_and_run(tmp_path: Path) -> None:
+def test_a_package_of_three_methods_is_installed_checked_and_run(tmp_path: Path) -> None:
     place = tmp_path / "site"
     pip = ["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target"]
     environment = os.environ | {"PYTHONPATH": str(place), "COLUMNS": "200"}
@@ -39,7 +39,7 @@ def test_a_package_of_five_methods_is_installed_checked_and_run(tmp_path: Path) 
     names = ",".join(NAMES)
     listed = python("-m", "compatbench", "list", "methods", names)
     assert [line.split()[0] for line in listed.splitlines()[1:]] == NAMES
-    assert "5 of 5 methods pass" in python("-m", "compatbench", "check", names)
+    assert "3 of 3 methods pass" in python("-m", "compatbench", "check", names)
     python("-m", "compatbench", "run", "--suite", "smoke", "--methods", names, "--jobs", "1")
     for name in NAMES:
         with (tmp_path / "results" / "smoke" / f"{name}.csv").open() as rows:

@@ -1,7 +1,8 @@
-"""The commands that only look: list, report, help."""
+"""The commands that only look: list, report, help; and how commands are made from functions."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shutil
@@ -18,12 +19,14 @@ import compatbench
 from compatbench.cli.app import app
 from compatbench.cli.command import shell_options
 from compatbench.cli.commands import COMMANDS
+from compatbench.cli.signature import COMPUTED, read_signature
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods, builtin_transfers
-from compatbench.plugins import offered
+from compatbench.plugins import REQUIRED, Command, functions, load, offered
 
 REPOSITORY = Path(__file__).parents[2]
+ALL = COMMANDS | offered("COMMANDS")
 NAMES = {
     "methods": builtin_methods().names,
     "tasks": task_cards.names,
@@ -79,8 +82,7 @@ def test_help_shows_ten_commands_and_four_groups() -> None:
 
 
 def test_an_old_name_does_the_same_and_names_the_new_one_in_a_line() -> None:
-    commands = COMMANDS | offered("COMMANDS")
-    old_names = {command.was.split()[0] for command in commands.values() if command.was}
+    old_names = {command.was.split()[0] for command in ALL.values() if command.was}
     grouped = {name for names in GROUPS.values() for name in names}
     assert old_names == {"leaderboard", *grouped} - {"submit", "index"}
     result = invoke("cache ls")
@@ -115,22 +117,20 @@ def test_an_old_option_does_the_same_and_names_the_new_one_in_a_line() -> None:
 
 def test_one_word_names_one_thing_in_every_command() -> None:
     """A model to move to is the target, however the function calls it."""
-    for name, command in (COMMANDS | offered("COMMANDS")).items():
+    for name, command in ALL.items():
         flags = {option.flag(key) for key, option in shell_options(command).items()}
         assert not flags & {"--to", "--with", "--by", "--backbone", "--method"}, name
         assert not {"--task", "--tasks"} <= flags, name
 
 
 NO_TABLE = {"report", "new-method", "module export", "module port", "module push", "module pull"}
-NO_TABLE |= {f"store data {name}" for name in ("shots", "fetch", "weights")} | {
-    "maintain ci",
-    "maintain submit",
-}
-NO_TABLE |= {"store runs verify", "store runs gc", "store cache verify", "store cache prune"}
+NO_TABLE |= {"store data shots", "store data fetch", "store data weights", "store runs verify"}
+NO_TABLE |= {"store runs gc", "store cache verify", "store cache prune"}
+NO_TABLE |= {"maintain ci", "maintain submit"}
 
 
 def test_every_command_that_prints_a_table_prints_json() -> None:
-    for name, command in (COMMANDS | offered("COMMANDS")).items():
+    for name, command in ALL.items():
         flags = {option.flag(key) for key, option in shell_options(command).items()}
         assert ("--json" in flags) == (name not in NO_TABLE), name
 
@@ -142,23 +142,6 @@ def test_what_is_printed_as_json_is_what_the_function_gives() -> None:
     diagnosis = json_of("store doctor", "--tasks", "mini-food")
     assert [task["state"] for task in diagnosis["tasks"]] == ["found"]
     assert {row["name"] for row in json_of("module import")} >= {"coop", "clip_adapter"}
-    checks = json_of("check", "taskres", "--only", "card")
-    assert [(row["check"], row["status"]) for row in checks] == [("card", "pass")]
-
-
-@pytest.mark.slow
-def test_what_a_run_left_is_listed_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    ranked = json_of("run", "--suite", "smoke", "--methods", "zeroshot,taskres", "--jobs", 1)
-    assert {row["method"] for row in ranked} == {"zeroshot", "taskres"}
-    assert {row["upgrade"] for row in ranked} == {"mini-clip → mini-eva-clip"}
-    files = {Path(row["file"]).stem for row in json_of("list", "modules")}
-    cells = json_of("store runs ls")
-    assert {row["key"] for row in cells} == files
-    assert json_of("store runs show", cells[0]["key"][:8])["method"] == cells[0]["method"]
-    assert sum(row["entries"] for row in json_of("store cache ls")) > 0
-    lines = output_of("store runs ls", COLUMNS="80").splitlines()
-    assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.slow
@@ -181,3 +164,52 @@ def test_the_plug_in_folders_are_not_packages_of_their_own(package: str) -> None
     )
     assert result.returncode == 1
     assert f"import this package as 'compatbench.{package}'" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", sorted(set(functions()) - {"CompatbenchError"}))
+def test_what_is_read_of_the_source_is_what_python_says(name: str) -> None:
+    read = read_signature(name).parameters
+    if inspect.isclass(function := getattr(compatbench, name)):
+        assert list(read) == list(function.__dataclass_fields__)
+        return
+    kinds = (inspect.Parameter.VAR_KEYWORD,)
+    said = inspect.signature(function).parameters.values()
+    for parameter in (parameter for parameter in said if parameter.kind not in kinds):
+        default = read[parameter.name].default
+        if default is not COMPUTED:
+            assert default is REQUIRED or default == parameter.default
+            assert (default is REQUIRED) == (parameter.default is inspect.Parameter.empty)
+
+
+@pytest.mark.parametrize("command", ALL.values(), ids=ALL)
+def test_every_place_that_a_command_names_is_there(command: Command) -> None:
+    places = [command.function, command.shown]
+    for option in shell_options(command).values():
+        places += [option.option.read, option.option.at_once]
+    assert all(callable(load(place)) for place in filter(None, places))
+
+
+HEAVY = ("torch", "open_clip", "scipy", "vl_convert", "jinja2")
+
+
+@pytest.mark.parametrize(
+    ("words", "unwanted"),
+    [
+        ("--version", (*HEAVY, "pandas", "numpy", "pydantic", "yaml")),
+        ("--help", (*HEAVY, "pandas", "numpy", "pydantic", "yaml")),
+        ("run --help", (*HEAVY, "pandas", "numpy")),
+        ("list tasks", HEAVY),
+        ("list suites", HEAVY),
+    ],
+)
+def test_a_command_imports_nothing_heavy_that_it_does_not_need(
+    words: str, unwanted: tuple[str, ...]
+) -> None:
+    code = (
+        f"import sys; sys.argv[1:] = {words.split()}; from compatbench.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\nprint('imported', *sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = shown.stdout.splitlines()[-1].split()
+    assert imported[0] == "imported"
+    assert {*unwanted}.intersection(imported) == set()

@@ -7,8 +7,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +72,18 @@ def finish(store: RunStore, cell: Cell, *backbones: str) -> CellRecord:
     return record
 
 
-def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> bool:
-    """Whether a condition comes true in time."""
+def wait_until(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+    """What a condition gives once it is true, or at the end of its time."""
     deadline = time.monotonic() + seconds
-    while not (found := bool(condition())) and time.monotonic() < deadline:
+    while not (value := condition()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return found
+    return value
 
 
 class SlowRun:
     """A run of the smoke suite with a method that sleeps in its fit until ``go_on``.
+
+    What is left of it is ended and removed after its ``with``.
 
     Args:
         also: other methods.
@@ -107,6 +108,15 @@ class SlowRun:
         self.process = Command(command, folder, environment, *filter(None, [before]))
         self._sessions = {self.process.pid}
 
+    def __enter__(self) -> SlowRun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pid in self.processes():
+            os.kill(pid, signal.SIGKILL)
+        self.process.close()
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
     def go_on(self) -> None:
         (self.folder / "go").touch()
 
@@ -120,7 +130,8 @@ class SlowRun:
         found = {}
         for place in Path("/proc").glob("[0-9]*"):
             try:
-                _, parent, _, session = _stat(place)
+                fields = (place / "stat").read_text().rpartition(")")[2].split()
+                parent, session = int(fields[1]), int(fields[3])
                 if parent == self.process.pid:  # the driver of Ray has a session of its own
                     self._sessions.add(session)
                 if session in self._sessions:
@@ -131,16 +142,21 @@ class SlowRun:
 
     def find(self, name: str) -> int:
         """The process whose command line begins with a name, once there is one."""
-        found: list[int] = []
 
-        def look() -> bool:
+        def look() -> list[int]:
+            assert self.process.poll() is None, self.process.communicate()
             commands = self.processes().items()
-            found.extend(pid for pid, line in commands if f"/{line} ".split(" ")[0].endswith(name))
-            return bool(found) or self.process.poll() is not None
+            return [pid for pid, line in commands if f"/{line} ".split(" ")[0].endswith(name)]
 
-        assert wait_until(look)
-        assert found, self.process.communicate()
-        return found[0]
+        return wait_until(look)[0]
+
+    def end(self, code: int) -> tuple[str, str]:
+        """What it has said on both streams; it ends with this code and leaves nothing."""
+        said = self.process.communicate(timeout=PATIENCE)
+        assert self.process.returncode == code, said
+        assert self.left_over() == []
+        assert self.has_ended()
+        return said
 
     def has_ended(self) -> bool:
         """Whether no process is left, half a minute after the run's end."""
@@ -150,22 +166,3 @@ class SlowRun:
         """What is in the temporary folder, but for a folder that PyTorch makes once for a user."""
         left = (path.name for path in self.temporary.iterdir())
         return [name for name in left if not name.startswith("torchinductor")]
-
-
-@contextmanager
-def slow_run(folder: Path, *options: str, **more: Any) -> Iterator[SlowRun]:
-    """Starts a run; what is left of it is ended and removed afterwards."""
-    run = SlowRun(folder, *options, **more)
-    try:
-        yield run
-    finally:
-        for pid in run.processes():
-            os.kill(pid, signal.SIGKILL)
-        run.process.close()
-        shutil.rmtree(run.temporary, ignore_errors=True)
-
-
-def _stat(place: Path) -> tuple[str, int, int, int]:
-    """State, parent, group and session of a process."""
-    fields = (place / "stat").read_text().rpartition(")")[2].split()
-    return fields[0], int(fields[1]), int(fields[2]), int(fields[3])

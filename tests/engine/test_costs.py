@@ -139,21 +139,16 @@ def test_hours_on_a_card_are_counts_over_stated_rates() -> None:
         find_device_model("h1000")
 
 
-def test_an_estimate_counts_steps_or_follows_what_a_method_was_measured_to_take() -> None:
+def test_an_estimate_counts_steps() -> None:
+    """What a method was measured to take is followed in the tests of plans."""
+
     def seconds(suite: SuiteCard, method: str) -> float:
         matrix = matrix_of(suite, method)
         return sum(map(estimate_seconds(matrix), matrix.places))
 
     longer = changed(training=SMOKE.training.model_dump() | {"max_steps": 40})
     short, long = (seconds(one, "coop") - seconds(SMOKE, "zeroshot") for one in (SMOKE, longer))
-    assert long == pytest.approx(2 * short)
-    matrix = matrix_of(suite_cards.read("mini"), "coop", "taskres", seeds=[1])
-    cells = {cell.name: cell for cell in matrix.cells()}
-    plain = estimate_seconds(matrix)
-    measured = estimate_seconds(matrix, [(cells["taskres"], 40.0)])
-    assert plain(cells["coop"]) > plain(cells["taskres"]) > 0
-    assert measured(cells["taskres"]) == pytest.approx(40)
-    assert measured(cells["coop"]) == plain(cells["coop"])
+    assert long == pytest.approx(2 * short) != 0
 
 
 def test_ways_with_labels_are_counted_as_fits_on_every_target() -> None:

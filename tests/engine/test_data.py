@@ -19,10 +19,11 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method import load_module
 
+from .running import write_suite
+
 NAMES = ["red_fox", "blue_whale", "tree_frog", "barn_owl", "sea_star"]
 SUBSET = ["tree_frog", "red_fox", "sea_star"]
-OPTIONS = ["--suite", "beasts", "--methods", "zeroshot,taskres"]
-FIT = ["--suite", "beasts", "--methods", "taskres", "--jobs", "1"]
+TARGETS = ("mini-eva-clip", "mini-clip-next")
 
 TASK = f"""\
 name: beasts
@@ -74,7 +75,9 @@ def place(tmp_path: Path) -> Path:
 
 
 def do(place: Path, *arguments: str, **environment: str) -> str:
-    """What a command prints that reads cards and images of a place."""
+    """What a command prints that reads cards and images of a place; ``run`` takes its suite."""
+    if arguments[0] == "run":
+        arguments += ("--suite", "beasts")
     own = {"COMPATBENCH_TASKS": str(place / "tasks"), "COMPATBENCH_DATA": str(place / "data")}
     return output_in(place, *arguments, **own | environment)
 
@@ -105,8 +108,8 @@ def test_a_variant_of_some_classes_is_classified_among_these_alone(place: Path) 
     # Where the images lie is told on the command line, and reaches the worker.
     (place / "data" / "some").rename(place / "elsewhere")
     roots = ["--data-root", "data", "--data-root", "beasts-some=elsewhere"]
-    process = ["--jobs", "1", "--timeout", "10m"]  # with a limit, a worker has its own
-    do(place, "run", *OPTIONS, *roots, *process, COMPATBENCH_DATA="")
+    limit = ["--timeout", "10m"]  # with one, a worker has a process of its own
+    do(place, "run", "--methods", "zeroshot,taskres", *roots, *limit, COMPATBENCH_DATA="")
     zero_shot, whole = rows(place, "zeroshot"), right_by_hand(NAMES, place / "data/beasts/test")
     part = right_by_hand(SUBSET, place / "elsewhere/test")
     assert zero_shot["mini-clip", "beasts"]["correct"] == str(whole)
@@ -119,8 +122,10 @@ def test_a_variant_of_some_classes_is_classified_among_these_alone(place: Path) 
     modules = {load_module(path).about["method"]: path for path in place.glob("runs/modules/*/*")}
     options = ["--target", "mini-eva-clip", "--task", "beasts-some", "--json"]
     found = json.loads(do(place, "evaluate", str(modules["taskres"]), *options, *roots))
-    assert str(found["target"]["correct"]) == learned["mini-eva-clip", "beasts-some"]["correct"]
-    assert str(found["source"]["correct"]) == learned["mini-clip", "beasts-some"]["correct"]
+    for side in ("source", "target"):
+        row = learned[found[side]["backbone"], "beasts-some"]
+        for count in ("correct", "zero_shot_correct"):
+            assert str(found[side][count]) == row[count]
 
 
 @pytest.mark.slow
@@ -135,7 +140,7 @@ def test_a_given_draw_is_trained_on_and_is_another_cell(place: Path) -> None:
     (place / "other.json").write_text(json.dumps(draw))
 
     def run(*more: str) -> str:
-        do(place, "run", *FIT, *more)
+        do(place, "run", "--methods", "taskres", *more)
         return rows(place, "taskres")["mini-clip", "beasts"]["key"]
 
     first = run()
@@ -146,48 +151,36 @@ def test_a_given_draw_is_trained_on_and_is_another_cell(place: Path) -> None:
 
 
 INSIDE = """
+from dataclasses import replace
 from compatbench.method import *
-from compatbench.method.trained import TrainedMethod
-import torch
+from compatbench.methods.zeroshot import ZeroShot
 
-class Inside(TrainedMethod):
-    card = MethodCard("inside", "Inside", "none", "image-layers", "zero-shot from block 2 on")
+BLOCK = {"mini-clip": 2, "mini-eva-clip": 5, "mini-clip-next": 99}
+
+class Inside(ZeroShot):
+    card = replace(ZeroShot.card, name="inside", inserts="image-layers")
 
     def image_input(self, backbone):
         return ImageInput("hidden", BLOCK[backbone.name])
 
-    def init(self, backbone, data, rng):
-        assert data.train.view_inputs[1][torch.tensor([3, 0])].shape == (2, 17, 128)
-        return Module({"nothing": torch.zeros(1)})
-
     def attach(self, module, backbone, labels):
-        block, classify = BLOCK[backbone.name], CosineClassifier(backbone.zero_shot(labels), 1.0)
-
-        def run(tokens):
-            assert len(tokens) <= 128 and tokens.shape[1:] == (17, 128)
-            features = backbone.image.encode(tokens, block=block)
-            return classify(features) + 0 * module["nothing"]
-
-        return run
+        classify = CosineClassifier(backbone.zero_shot(labels), 1.0)
+        return lambda tokens: classify(backbone.image.encode(tokens, block=BLOCK[backbone.name]))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target_block", [5, 6])
-def test_tokens_reach_the_method_or_a_target_that_cannot_give_them_is_a_result(
-    tmp_path: Path, target_block: int
+def test_tokens_reach_the_method_and_a_target_that_cannot_give_them_is_a_result(
+    tmp_path: Path,
 ) -> None:
-    blocks = {"mini-clip": 2, "mini-eva-clip": target_block}
-    (tmp_path / "inside.py").write_text(INSIDE + f"\nBLOCK = {blocks}\n")
-    output_in(tmp_path, "run", "--suite", "smoke", "--methods", "./inside.py")
-    source, target = rows(tmp_path, "inside", "smoke").values()
-    # From an inner block on the frozen tower is zero-shot.
-    assert source["correct"] == source["zero_shot_correct"] != ""
-    if target_block == 5:
-        assert target["correct"] == target["zero_shot_correct"] != ""
-    else:
-        assert target["status"] == "not transferable"
-        assert target["reason"] == "the method acts from block 6 on, and the image tower has 6"
+    (tmp_path / "inside.py").write_text(INSIDE)
+    write_suite(tmp_path, "two", upgrades=[["mini-clip", name] for name in TARGETS])
+    output_in(tmp_path, "run", "--suite", "./two.yaml", "--methods", "./inside.py")
+    source, refused, near = rows(tmp_path, "inside", "two").values()
+    for row in (source, near):  # from an inner block on, the frozen tower is zero-shot
+        assert row["correct"] == row["zero_shot_correct"] != "", row
+    assert refused["status"] == "not transferable"
+    assert refused["reason"].startswith("the method acts from block 99 on, and the image tower has")
 
 
 MINE = """\
@@ -202,10 +195,6 @@ class Mine(ZeroShot):
 @pytest.mark.slow
 def test_a_suite_of_one_s_own_brings_its_method(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
-    (tmp_path / "own.yaml").write_text(
-        "name: own\ntitle: Own\nextends: mini\nplugins: [./mine.py]\n"
-        "tasks: [mini-animals]\nseeds: [1]\ncompare: [mine]\n"
-    )
-    command = ["--suite", "own.yaml"]
-    assert "Mine" in output_in(tmp_path, "run", *command)
-    assert "all done" in output_in(tmp_path, "plan", *command)
+    write_suite(tmp_path, "own", plugins=["./mine.py"], compare=["mine"])
+    assert "Mine" in output_in(tmp_path, "run", "--suite", "own.yaml")
+    assert "all done" in output_in(tmp_path, "plan", "--suite", "own.yaml")

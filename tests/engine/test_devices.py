@@ -19,12 +19,11 @@ from compatbench.engine import compute as module
 from compatbench.engine.compute import Compute
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
-from compatbench.errors import CompatbenchError
 from compatbench.files import processes
 
 from .running import write_suite
 
-METHODS = ("zeroshot", "tip_adapter", "kgcoop", "vpt_shallow")
+METHODS = ("zeroshot", "tip_adapter", "kgcoop")
 # Runs the suite on a processor, and on all cards of a make-believe accelerator.
 PROGRAM = f"""
 import torch
@@ -40,16 +39,13 @@ for out, compute in (("processor", cb.Compute(device="cpu", jobs=1)), ("cards", 
 """
 
 
-@pytest.fixture
-def _two_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_are_spread_over_all_cards_and_share_the_cores_for_decoding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     here = ["cpu", "cuda", "cuda:0", "cuda:1", "mps"]
-    monkeypatch.setattr(module, "available_devices", lambda: here)
-    monkeypatch.setattr(device, "available_devices", lambda: here)
+    for place in (module, device):
+        monkeypatch.setattr(place, "available_devices", lambda: here)
     monkeypatch.setattr(module, "count_cores", lambda: 16)
-
-
-@pytest.mark.usefixtures("_two_cards")
-def test_workers_are_spread_over_all_cards_and_share_the_cores_for_decoding() -> None:
     for given, devices, workers, decoders in (
         (Compute(device="cuda:all"), ["cuda:0", "cuda:1"], 2, 8),
         (Compute(device="cuda:all", jobs_per_gpu=3), ["cuda:0", "cuda:1"], 6, 2),
@@ -75,20 +71,6 @@ def test_cores_are_those_that_a_container_may_use(
         file.write_text(quota + "\n")
         found.append(processes.count_cores())
     assert found == [64, 64, 16, 1, 64]
-
-
-@pytest.mark.usefixtures("_two_cards")
-def test_wrong_devices_and_numbers_of_workers_are_one_line() -> None:
-    for given, problem in (
-        ({"device": "xpu:all"}, "'xpu:all' cannot be used here"),
-        ({"device": "cpu", "jobs_per_gpu": 2}, "--jobs-per-gpu is for GPUs"),
-        ({"executor": "ray", "jobs_per_gpu": 2}, "on Ray, --gpus-per-cell"),
-        ({"device": "cuda:all", "executor": "ray"}, "'cuda:all': Ray gives every worker"),
-        ({"jobs": 2, "jobs_per_gpu": 2}, "--jobs and --jobs-per-gpu both count workers"),
-        ({"decoders": 0}, "decoders 0: give a number of at least 1"),
-    ):
-        with pytest.raises(CompatbenchError, match=problem):
-            Compute(**given).check()
 
 
 def test_a_backbone_at_hand_computes_in_its_own_precision(

@@ -6,12 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compatbench.engine.order import divide, longest_first, order_cells, parse_shard
-from compatbench.errors import CompatbenchError
+from compatbench.engine.order import divide, longest_first, order_cells
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,22 @@ def test_workers_begin_with_tasks_of_their_own_and_what_is_in_no_mean_is_last() 
     ]
 
 
+@given(toys.filter(bool), st.integers(1, 12))
+def test_every_cell_is_in_exactly_one_shard_of_about_an_equal_share(
+    cells: list[Toy], count: int
+) -> None:
+    seconds = list(map(cost, cells))
+    parts = divide(cells, seconds, count)
+    assert len(parts) == count
+    assert Counter(cell for part in parts for cell in part) == Counter(cells)
+    share = sum(seconds) / count + max(seconds)
+    assert all(sum(map(cost, part)) <= share * (1 + 1e-9) for part in parts)
+    # Cells of a source and task are apart only where a shard ends.
+    groups = [{(cell.source, cell.task) for cell in part} for part in parts]
+    assert sum(map(len, groups)) <= len(set.union(*groups)) + count - 1
+    assert parts == divide(cells, seconds, count)
+
+
 def test_a_ranking_changes_every_half_minute_with_costs_as_those_of_the_mini_suite() -> None:
     """Two workers take the cells in order; a method's first half, or a whole one, is a change."""
     seconds = [0.3] * 24 + [4, 5, 5, 5, 6, 7, 8, 9, 11, 11, 12, 12, 13, 13, 14, 14, 14, 15]
@@ -94,28 +108,6 @@ def test_a_ranking_changes_every_half_minute_with_costs_as_those_of_the_mini_sui
             changes.append(end)
     assert changes[0] < 60
     assert max(after - before for before, after in pairwise(changes)) < 30
-
-
-@given(toys.filter(bool), st.integers(1, 12))
-def test_every_cell_is_in_exactly_one_shard_of_about_an_equal_share(
-    cells: list[Toy], count: int
-) -> None:
-    seconds = list(map(cost, cells))
-    parts = divide(cells, seconds, count)
-    assert len(parts) == count
-    assert Counter(cell for part in parts for cell in part) == Counter(cells)
-    share = sum(seconds) / count + max(seconds)
-    assert all(sum(map(cost, part)) <= share * (1 + 1e-9) for part in parts)
-    # Cells of a source and task are apart only where a shard ends.
-    groups = [{(cell.source, cell.task) for cell in part} for part in parts]
-    assert sum(map(len, groups)) <= len(set.union(*groups)) + count - 1
-    assert parts == divide(cells, seconds, count)
-
-
-@pytest.mark.parametrize("text", ["", "3", "0/4", "5/4", "1/0", "-1/4", "1/4/2", "a/b", "1 / 4"])
-def test_a_shard_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(CompatbenchError, match="give I/N"):
-        parse_shard(text)
 
 
 def test_for_many_workers_what_takes_long_begins_first() -> None:

@@ -111,26 +111,18 @@ def test_a_ported_module_is_used_without_compatbench(
         torch.testing.assert_close(found["logits"](images), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_prompts_stay_as_they_are_and_the_rest_is_refused_in_a_line(
-    saved: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prompts_stay_as_they_are_and_what_cannot_be_written_is_refused(saved: Path) -> None:
     about = load_module(saved).about | {"config": {}}
 
-    def module(method: str, **tensors: torch.Tensor) -> Module:
-        return Module(tensors, about={**about, "method": method})
+    def port(method: str, **tensors: torch.Tensor) -> Module:
+        return cb.port(Module(tensors, about=about | {"method": method}), EVA)
 
     width = load_backbone(EVA).token_width
     context = torch.randn(16, width)
-    prompts = cb.port(module("coop", context=context), EVA)
+    prompts = port("coop", context=context)
     assert torch.equal(prompts["context"], context)
     assert prompts.about["ported"]["transfer"] == "copied"
-    wide = module("coop", context=torch.randn(16, width + 1))
-    for given, to, way, says in (
-        (saved, "mini-clip", None, "old.safetensors was fitted on 'mini-clip': there is nothing"),
-        (saved, EVA, "images", "transfer 'images': a module is written anew with copied"),
-        (saved, "mini-evaclip", None, "did you mean mini-eva-clip"),
-        (module("zeroshot"), EVA, None, "the module is the same on any model"),
-        (wide, EVA, None, "cannot be written"),
-    ):
-        with pytest.raises(cb.CompatbenchError, match=says):
-            cb.port(given, to, transfer=way)
+    with pytest.raises(cb.CompatbenchError, match="the module is the same on any model"):
+        port("zeroshot")
+    with pytest.raises(cb.CompatbenchError, match="cannot be written"):
+        port("coop", context=torch.randn(16, width + 1))

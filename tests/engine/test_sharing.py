@@ -133,42 +133,25 @@ def test_a_cell_that_another_run_has_is_waited_for(held: SimpleNamespace) -> Non
 
 
 @pytest.mark.slow
-def test_a_cell_that_this_run_has_just_claimed_is_not_taken_for_anothers(
+def test_a_worker_waits_for_what_others_of_its_run_do(
     held: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its mark follows the claim; in between, another worker of the run may look."""
+    """The mark of a cell follows its claim, and the news of its end follow its record."""
     seen, looks = list[str](), list[float]()
 
     def sleep(seconds: float) -> None:
         looks.append(seconds)
-        if len(looks) == 1:
+        if len(looks) == 1:  # claimed just now, and so not taken for another run's
             held.mark.write_text("2")
-        elif len(looks) == 3:
-            held.mark.unlink()
+        elif len(looks) == 3:  # done, and the other has not told of it
             held.finish()
+            held.claim()
+        elif len(looks) == 5:
+            held.mark.unlink()
 
     monkeypatch.setattr(loop, "time", SimpleNamespace(sleep=sleep))
     run_here(held.job, lambda event: seen.append(event.kind))
-    assert (seen, len(looks)) == ([], 3)
-
-
-@pytest.mark.slow
-def test_a_worker_waits_until_another_has_told_of_its_last_cell(
-    held: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run may end with its first worker; the record of a cell is there before the news of it."""
-    held.mark.write_text("2")
-    held.finish()
-    held.claim()
-    looks = list[float]()
-
-    def sleep(seconds: float) -> None:
-        looks.append(seconds)
-        held.mark.unlink()
-
-    monkeypatch.setattr(loop, "time", SimpleNamespace(sleep=sleep))
-    run_here(held.job, lambda event: None)
-    assert len(looks) == 1
+    assert (seen, len(looks)) == ([], 5)
 
 
 @pytest.mark.slow

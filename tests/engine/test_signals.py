@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from .running import slow_run
+from .running import SlowRun
 
 pytestmark = [
     pytest.mark.slow,
@@ -41,7 +41,7 @@ LONG = pytest.mark.skipif(
 def test_a_run_that_is_stopped_says_how_to_go_on_and_leaves_nothing(
     tmp_path: Path, options: list[str], stop: signal.Signals
 ) -> None:
-    with slow_run(tmp_path, *options) as run:
+    with SlowRun(tmp_path, *options) as run:
         run.wait_for_fit()
         assert len(run.processes()) > (options != ["--jobs", "1"])
         # A terminal sends Ctrl-C to all processes of the run; a batch system ends the first.
@@ -49,27 +49,18 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_leaves_nothing(
             os.killpg(run.process.pid, stop)
         else:
             run.process.send_signal(stop)
-        _, errors = run.process.communicate(timeout=120)
-        assert run.process.returncode == 130, errors
-        lines = errors.strip().splitlines()
-        assert len(lines) == 2, errors
-        assert "stopped; finished cells are kept" in lines[0]
-        assert "run --suite smoke" in lines[1]
+        stopped, command = run.end(130)[1].strip().splitlines()
+        assert "stopped; finished cells are kept" in stopped
+        assert "run --suite smoke" in command
         assert not list(tmp_path.rglob("*.tmp"))
-        assert run.left_over() == []
-        assert run.has_ended()
 
 
 @NEEDS_RAY
 def test_ray_that_is_stopped_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
-    with slow_run(tmp_path, *RAY) as run:
+    with SlowRun(tmp_path, *RAY) as run:
         run.find("gcs_server")
         run.process.send_signal(signal.SIGTERM)
-        _, errors = run.process.communicate(timeout=120)
-        assert run.process.returncode == 130, errors
-        assert len(errors.strip().splitlines()) == 2, errors
-        assert run.left_over() == []
-        assert run.has_ended()
+        assert len(run.end(130)[1].strip().splitlines()) == 2
 
 
 def take_terminal(name: str) -> None:
@@ -91,24 +82,22 @@ def test_a_run_whose_terminal_is_closed_ends_as_by_ctrl_c(tmp_path: Path) -> Non
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    with slow_run(tmp_path, "--jobs", "2", before=terminal, TERM="xterm") as run:
+    with SlowRun(tmp_path, "--jobs", "2", before=terminal, TERM="xterm") as run:
         run.wait_for_fit()
         reader.join()  # a terminal that is read stays open
         os.close(theirs)
         os.close(ours)
-        assert run.process.wait(60) == 130
+        run.end(130)
         assert shown
-        assert run.left_over() == []
-        assert run.has_ended()
 
 
 @pytest.mark.parametrize("options", [["--jobs", "2"], ON_RAY])
 def test_what_a_killed_run_leaves_is_removed_by_the_next_run(
     tmp_path: Path, options: list[str]
 ) -> None:
-    with slow_run(tmp_path / "killed", *options) as run:
+    with SlowRun(tmp_path / "killed", *options) as run:
         run.wait_for_fit()
-        run.processes()
+        run.processes()  # which remembers the sessions of its children
         run.process.kill()
         run.process.communicate()
         assert run.has_ended()  # with it all the processes that it has started
@@ -116,7 +105,7 @@ def test_what_a_killed_run_leaves_is_removed_by_the_next_run(
         assert len([*runs.glob("compatbench-tmp-*")]) == 1
         assert len(run.left_over()) == (options is RAY)
         (run.folder / "begun").unlink()
-        with slow_run(run.folder, "--jobs", "1", TMPDIR=str(run.temporary)) as follower:
+        with SlowRun(run.folder, "--jobs", "1", TMPDIR=str(run.temporary)) as follower:
             follower.wait_for_fit()
             assert run.left_over() == []
             assert len([*runs.glob("compatbench-tmp-*")]) == 1  # its own
@@ -124,30 +113,22 @@ def test_what_a_killed_run_leaves_is_removed_by_the_next_run(
 
 def test_a_run_under_nohup_goes_on_when_its_terminal_is_closed(tmp_path: Path) -> None:
     ignore = partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)
-    with slow_run(tmp_path, "--jobs", "1", before=ignore) as run:
+    with SlowRun(tmp_path, "--jobs", "1", before=ignore) as run:
         run.wait_for_fit()
         run.process.send_signal(signal.SIGHUP)
         run.go_on()
-        assert run.process.wait(120) == 0
-
-
-# A run says within a minute that its cluster is lost; on a machine that does much else, later.
-LIMIT = 4 * 60.0
+        run.end(0)
 
 
 def kill_part(name: str, folder: Path, in_fit: bool) -> None:
     """Kills a part of Ray while it starts or in a fit; the run ends with one line, cleanly."""
-    with slow_run(folder, *RAY, "--jobs", "1") as run:
+    with SlowRun(folder, *RAY, "--jobs", "1") as run:
         if in_fit:
             run.wait_for_fit()
         os.kill(run.find(name), signal.SIGKILL)
-        output, errors = run.process.communicate(timeout=LIMIT)
-        assert run.process.returncode == 2, output + errors
-        [line] = errors.splitlines()
+        [line] = run.end(2)[1].splitlines()
         assert "the Ray cluster is lost: " in line
         assert "finished cells are kept, and the same command continues" in line
-        assert run.left_over() == []
-        assert run.has_ended()
 
 
 @LONG
@@ -169,15 +150,11 @@ def test_a_vital_part_that_dies_ends_the_run_in_one_line_within_a_minute(
 @LONG
 @NEEDS_RAY
 def test_a_run_goes_on_without_the_dashboard(tmp_path: Path) -> None:
-    with slow_run(tmp_path, *RAY, "--jobs", "1") as run:
+    with SlowRun(tmp_path, *RAY, "--jobs", "1") as run:
         run.wait_for_fit()
         for pid, command in run.processes().items():
             if "dashboard.py" in command or "log_monitor.py" in command:
                 os.kill(pid, signal.SIGKILL)
         run.go_on()
-        output, errors = run.process.communicate(timeout=LIMIT)
-        assert run.process.returncode == 0, errors
-        assert "1 of 1 cells" in output
-        assert errors == ""
-        assert run.left_over() == []
-        assert run.has_ended()
+        output, errors = run.end(0)
+        assert ("1 of 1 cells" in output, errors) == (True, "")

@@ -1,10 +1,11 @@
-"""The main job, end to end, on the embedded models and images."""
+"""The main job, end to end, on the embedded models and images, and what stops it."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -19,7 +20,7 @@ from compatbench.files.project_folders import tasks_folder
 from compatbench.method import load_module
 from compatbench.method.registry import builtin_methods
 
-from .running import METHODS, SMOKE, slow_run, wait_until, write_suite
+from .running import METHODS, SMOKE, SlowRun, wait_until, write_suite
 
 
 def read_results(folder: Path, suite: str = "smoke") -> dict[str, list[dict[str, str]]]:
@@ -46,7 +47,7 @@ def cells(folder: Path) -> dict[str, tuple[int, dict]]:
 
 @pytest.mark.slow
 def test_every_method_has_numbers_that_agree_with_each_other(tmp_path: Path) -> None:
-    write_suite(tmp_path, "short", training={"max_steps": 1})
+    write_suite(tmp_path, "short", shots=[2], training={"max_steps": 1, "views": 1})
     output_in(tmp_path, "run", "--suite", "./short.yaml", "--methods", "all")
     results = read_results(tmp_path, "short")
     methods = builtin_methods()
@@ -86,7 +87,7 @@ def test_a_second_run_changes_nothing(smoke: Path) -> None:
 
 
 def test_a_killed_run_goes_on_where_it_stopped(smoke: Path, tmp_path: Path) -> None:
-    with slow_run(tmp_path, "--jobs", "2", also=METHODS) as run:
+    with SlowRun(tmp_path, "--jobs", "2", also=METHODS) as run:
         assert wait_until(lambda: len([*tmp_path.glob("runs/cells/**/*.json")]) >= 3)
         os.killpg(run.process.pid, signal.SIGKILL)
         run.process.wait()
@@ -133,7 +134,60 @@ def test_modules_are_retrained_on_the_target_where_a_suite_asks_for_it(
     assert attached == read_results(smoke)["tip_adapter"]
     assert (retrained["source"], retrained["backbone"]) == ("mini-eva-clip", "mini-eva-clip")
     # A suite from a file has its page.
-    page = (tmp_path / "leaderboard.md").read_text()
-    assert "compatbench run --suite again" in page
-    assert "[the site](../report/index.html)" in (tmp_path / "results/again/README.md").read_text()
+    assert "compatbench run --suite again" in (tmp_path / "leaderboard.md").read_text()
     assert "all done" in output_in(tmp_path, *command)
+
+
+# A file of the cards, what of it is replaced, and what is said; of the others a bit is flipped.
+SPOILT = [
+    ("mini/mini-eva-clip.safetensors", b"", b"", "mini-eva-clip.safetensors is damaged or was"),
+    ("mini/drawings/*.webp", b"", b"", ".webp is damaged"),
+    pytest.param(  # as a worker process finds out
+        *("backbones/mini-eva-clip.yaml", b"config: mini-eva-clip", b"config: mini-clip"),
+        "the weights do not fit the architecture",
+        marks=pytest.mark.slow,
+    ),
+]
+
+
+@pytest.mark.parametrize(("pattern", "old", "new", "message"), SPOILT)
+def test_a_spoilt_card_or_file(
+    tmp_path: Path, pattern: str, old: bytes, new: bytes, message: str
+) -> None:
+    cards = Path(shutil.copytree(tasks_folder(), tmp_path / "tasks"))
+    for path in cards.glob(pattern):
+        content = path.read_bytes()
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        path.write_bytes(content.replace(old, new) if old else flipped)
+    worker = ["--timeout", "10m"] if old else []
+    options = ["--suite", "smoke", "--methods", "zeroshot,coop", "--jobs", "1", *worker]
+    environment = {"COMPATBENCH_TASKS": str(cards), "COMPATBENCH_CACHE": str(tmp_path / "cache")}
+    with pytest.raises(CompatbenchError, match=message):
+        invoke_in(tmp_path, "run", *options, **environment)
+
+
+def test_broken_results_of_another_suite_stop_a_run_before_its_work(
+    smoke: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(smoke / "results" / "smoke", tmp_path / "results" / "other")
+    path = tmp_path / "results" / "other" / "coop.csv"
+    path.write_text(path.read_text().replace(",ok,", ",fine,", 1))
+    with pytest.raises(CompatbenchError, match=r"coop\.csv:2: 'status'"):
+        invoke_in(tmp_path, "run", "--suite", "smoke", "--methods", "zeroshot")
+    assert not (tmp_path / "runs" / "cells").exists()
+
+
+def test_a_backbone_that_cannot_be_had(tmp_path: Path) -> None:
+    """It is never fetched; a plan is shown without its weights."""
+    write_suite(tmp_path, "real", upgrades=[["vit-b16-openai", "mini-eva-clip"]])
+    home = {"HF_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    options = ["--suite", "real.yaml", "--methods", "coop"]
+    message = (
+        "open_clip_model.safetensors of timm/vit_base_patch16_clip_224.openai is not on this "
+        "machine, and nothing may be fetched (HF_HUB_OFFLINE)"
+    )
+    with pytest.raises(CompatbenchError, match=re.escape(message)):
+        invoke_in(tmp_path, "run", *options, "--offline", **home)
+    output_in(tmp_path, "plan", *options, **home)
+    assert not (tmp_path / "hub").exists()

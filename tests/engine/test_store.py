@@ -98,7 +98,7 @@ def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["gone", "empty", "zeros"])
+@pytest.mark.parametrize("what", ["gone", "zeros"])
 def test_after_a_crash_of_the_machine_nothing_is_fitted_again(
     smoke: Path, tmp_path: Path, what: str
 ) -> None:
@@ -109,7 +109,7 @@ def test_after_a_crash_of_the_machine_nothing_is_fitted_again(
         if what == "gone":
             path.unlink()
         else:
-            path.write_bytes(bytes(path.stat().st_size if what == "zeros" else 0))
+            path.write_bytes(bytes(path.stat().st_size))
     with nullcontext() if what == "gone" else pytest.warns(CompatbenchWarning, match="damaged"):
         output_in(folder, *SMOKE)
     modules = sorted((smoke / "runs" / "modules").rglob("*.safetensors"))

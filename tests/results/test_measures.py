@@ -59,34 +59,33 @@ def test_h_is_taken_per_dataset_and_seed_then_averaged() -> None:
     assert standing.by_task("h")["dogs"] == pytest.approx(46)
 
 
-@pytest.mark.parametrize(("lost", "kept"), [("source", "target"), ("target", "source")])
-def test_a_missing_row_leaves_no_mean(lost, kept) -> None:
-    gone = ("cats", 2, "old" if lost == "source" else "new")
-    rows = [row for row in make_pairs(FIGURES) if (row.task, row.seed, row.backbone) != gone]
-    standing = standing_of(rows)
-    assert standing.mean("h") is standing.by_task("h")["cats"] is standing.mean(lost) is None
-    assert standing.by_task("h")["dogs"] is not None
-    assert standing.mean(kept) is not None
-    assert (standing.state, standing.coverage) == ("incomplete", (3, 4))
+PAIRS = make_pairs(FIGURES)
+LOST = PAIRS.index(make_row(50, task="cats", seed=2))
+FAILED = make_row(None, status="failed", reason="RuntimeError: no", parameters=0)
+REFUSED = lines_of(refuse(make_method(COOP, PAIRS), "sizes"))
 
 
-def test_a_failed_row_leaves_no_mean() -> None:
-    rows = make_pairs(FIGURES)[1:]
-    rows.append(make_row(None, status="failed", reason="RuntimeError: no", parameters=0))
+@pytest.mark.parametrize(
+    ("rows", "state", "coverage", "means"),
+    [
+        ([*PAIRS[:LOST], *PAIRS[LOST + 1 :]], "incomplete", (3, 4), [None, 36.25]),
+        ([*PAIRS[: LOST + 1], *PAIRS[LOST + 2 :]], "incomplete", (3, 4), [70, None]),
+        ([FAILED, *PAIRS[1:]], "incomplete", (3, 4), [None, 36.25]),
+        (REFUSED, "not transferable", (4, 4), [70, None]),
+    ],
+)
+def test_a_row_without_a_number_leaves_no_mean(
+    rows: list[Row], state: str, coverage: tuple[int, int], means: list[float | None]
+) -> None:
     standing = standing_of(rows)
-    assert standing.mean("h") is None
-    assert (standing.state, standing.coverage) == ("incomplete", (3, 4))
+    assert (standing.state, standing.coverage) == (state, coverage)
+    assert values(standing, "h", "source", "target") == [None, *means]
+    assert standing.by_task("h")["cats"] is None
+    assert (standing.by_task("h")["dogs"] is None) == (rows is REFUSED)
     figures = Ranked("", standing).figures
     assert figures["parameters"] == figures["parameters_low"] == 8192
-
-
-def test_a_module_that_cannot_be_attached_is_a_state_of_its_own() -> None:
-    refused = refuse(make_method(COOP, make_pairs(FIGURES)), "sizes")
-    standing = standing_of(lines_of(refused))
-    assert (standing.state, standing.coverage) == ("not transferable", (4, 4))
-    figures = Ranked("", standing).figures
-    assert (figures["reasons"], figures["refused"]) == (("sizes",), 4)
-    assert values(standing, "h", "source") == [None, pytest.approx(70)]
+    reasons = (("sizes",), 4) if rows is REFUSED else ((), 0)
+    assert (figures["reasons"], figures["refused"]) == reasons
 
 
 def test_rows_that_the_suite_does_not_ask_for_are_passed_over() -> None:

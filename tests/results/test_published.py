@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from math import sqrt
 from pathlib import Path
@@ -28,8 +29,7 @@ from compatbench.results.expected import Expected
 from compatbench.results.method_results import MethodInfo, MethodResults
 from compatbench.results.published import compare_published, read_published
 from compatbench.results.ranking_table import Results
-from compatbench.results.result_files import result_folders
-from compatbench.tables.suite_page import read_suite_page, suites_with_results
+from compatbench.tables.suite_page import read_suite_page
 
 CLIP = "vit-b16-openai"
 PAPER = Expected(("dtd",), shots=(16,), seeds=(1, 2, 3), upgrades=((CLIP, "eva02-b16"),))
@@ -85,52 +85,57 @@ def test_the_averages_are_those_that_the_sources_print() -> None:
     assert sorted(both["accuracy"]) == [54.87, 84.50]
 
 
-def test_a_difference_counts_beyond_seeds_and_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    results = make_suite(measured(1380, 1400, 1420))  # 70 ± 1 percent
+Compare = Callable[..., pd.DataFrame]
+
+
+@pytest.fixture
+def compare(monkeypatch: pytest.MonkeyPatch) -> Compare:
+    """Compares what was measured with these figures alone."""
+
+    def compare(
+        known: pd.DataFrame, *methods: MethodResults, on: str = CLIP, expected: Expected = PAPER
+    ) -> pd.DataFrame:
+        monkeypatch.setattr(published, "read_published", lambda: known)
+        return compare_published(make_suite(*methods), expected, on, 16)
+
+    return compare
+
+
+def test_a_difference_counts_beyond_seeds_and_test_images(compare: Compare) -> None:
     seeds, images = t.ppf(0.975, 2) ** 2 * 2 / 3, 1.96**2 * 70 * 30 / 2000
     chance = sqrt(seeds + images)
     for accuracy, verdict in ((70 + chance + 0.01, "differs"), (70 - chance + 0.01, "agrees")):
-        monkeypatch.setattr(published, "read_published", lambda x=accuracy: figures(x))
-        [one] = compare_published(results, PAPER, CLIP, 16).to_dict("records")
+        [one] = compare(figures(accuracy), measured(1380, 1400, 1420)).to_dict("records")
         assert (one["measured"], one["measured_std"]) == (70, 1)
         assert one["chance"] == pytest.approx(chance)
         assert one["difference"] == pytest.approx(70 - accuracy)
         assert one["verdict"] == verdict
 
 
-def test_a_figure_s_own_spread_is_taken_and_a_range_is_no_difference(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    results = make_suite(measured(1380, 1400, 1420))
+def test_a_figure_s_own_spread_is_taken_and_a_range_is_no_difference(compare: Compare) -> None:
     exact = figures(50.0, 90.0, std=0.5, seeds=5)
-    monkeypatch.setattr(published, "read_published", lambda: exact)
-    [one] = compare_published(results, PAPER, CLIP, 16).to_dict("records")
+    [one] = compare(exact, measured(1380, 1400, 1420)).to_dict("records")
     spread = t.ppf(0.975, 2) ** 2 * (1 / 3 + 0.25 / 5)
     assert one["chance"] == pytest.approx(sqrt(spread + 1.96**2 * 70 * 30 / 2000))
     assert (one["published"], one["low"], one["high"], one["difference"]) == (70, 50, 90, 0)
     assert (one["verdict"], one["sources"]) == ("agrees", "s0; s1")
 
 
-def test_one_seed_decides_only_for_what_learns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_seed_decides_only_for_what_learns_nothing(compare: Compare) -> None:
     both = pd.concat([figures(80.0), figures(80.0, method="zeroshot", shots=None)])
-    monkeypatch.setattr(published, "read_published", lambda: both)
-    results = make_suite(measured(1400), measured(1400, info=ZEROSHOT))
-    one_seed = replace(PAPER, seeds=(1,))
-    found = compare_published(results, one_seed, CLIP, 16).set_index("method")
+    methods, one_seed = (measured(1400), measured(1400, info=ZEROSHOT)), replace(PAPER, seeds=(1,))
+    found = compare(both, *methods, expected=one_seed).set_index("method")
     assert found["verdict"].to_dict() == {"coop": "one seed", "zeroshot": "differs"}
 
 
 def test_what_is_incomplete_of_another_protocol_or_another_model_is_not_compared(
-    monkeypatch: pytest.MonkeyPatch,
+    compare: Compare,
 ) -> None:
-    whole, part = make_suite(measured(1400, 1400, 1400)), make_suite(measured(1400, 1400))
-    monkeypatch.setattr(published, "read_published", lambda: figures(70.0))
-    assert len(compare_published(whole, PAPER, CLIP, 16)) == 1
-    assert compare_published(part, PAPER, CLIP, 16).empty
-    assert compare_published(whole, PAPER, "eva02-b16", 16).empty
-    other = figures(70.0, protocol="cross-dataset")
-    monkeypatch.setattr(published, "read_published", lambda: other)
-    assert compare_published(whole, PAPER, CLIP, 16).empty
+    whole = measured(1400, 1400, 1400)
+    assert len(compare(figures(70.0), whole)) == 1
+    assert compare(figures(70.0), measured(1400, 1400)).empty
+    assert compare(figures(70.0), whole, on="eva02-b16").empty
+    assert compare(figures(70.0, protocol="cross-dataset"), whole).empty
 
 
 def test_the_leaderboard_of_a_real_suite_shows_them_and_that_of_another_does_not(
@@ -159,14 +164,6 @@ def tables_in(text: str) -> list[list[list[str]]]:
     """The lines of the Markdown tables of a text, without their headers, cell by cell."""
     tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("| ")]
     return [[re.split(r" +\| +", line.strip("| ")) for line in one[2:]] for one in tables]
-
-
-def test_their_folder_is_no_suite_s(tmp_path: Path) -> None:
-    for name in ("published", "figures", "mini"):
-        (tmp_path / "results" / name).mkdir(parents=True)
-    (tmp_path / "results" / "published" / "few_shot.csv").write_text("method\n")
-    assert [suite.name for suite in suites_with_results(tmp_path)] == ["mini"]
-    assert [folder.name for folder in result_folders(tmp_path)] == ["mini"]
 
 
 def test_a_notebook_gets_the_frame_and_learns_what_there_is(tmp_path: Path) -> None:

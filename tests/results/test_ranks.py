@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from scipy import stats
 from synthetic_results import (
     CELLS,
     COOP,
+    PROBE,
     TWO_BY_TWO,
     UPGRADE,
     ZEROSHOT,
@@ -19,13 +21,17 @@ from synthetic_results import (
     make_page,
     make_pairs,
     make_row,
+    make_suite,
     on_tasks,
+    through_words,
 )
 
+from compatbench.errors import CompatbenchError
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.results.estimate import draw_resamples
 from compatbench.results.expected import Expected
-from compatbench.results.method_results import MethodInfo
+from compatbench.results.method_results import MethodInfo, MethodResults
+from compatbench.results.ranking_table import Results
 from compatbench.results.ranks import (
     Ranked,
     critical_difference,
@@ -83,50 +89,40 @@ def test_a_method_that_learns_nothing_is_compared_at_every_seed() -> None:
     assert places(ranked) == [("1", "a"), ("2", "zeroshot")]
 
 
-@pytest.mark.parametrize(
-    ("unranked", "expected"),
-    [
-        ({}, [("1=", "b"), ("1=", "a")]),  # one dataset tells nothing apart
-        ({"b": "too small"}, [("1", "a"), ("", "b")]),  # it has figures, but no place
-    ],
-)
-def test_places_of_one_cell(unranked: dict[str, str], expected: list[tuple[str, str]]) -> None:
-    suite = replace(TWO_BY_TWO, tasks=("cats",), seeds=(1,), unranked=unranked)
-    methods = [
-        make_method(replace(COOP, name=name), make_pairs({("cats", 1): (h, h)}, method=name))
-        for name, h in (("a", 50), ("b", 51))
-    ]
-    ranked = rank_upgrades(methods, suite, (UPGRADE,), 4)
-    assert places(ranked) == expected
-    if unranked:
-        assert ranked[1].value("h") == 51
-        assert explain_unranked(ranked) == [("CoOp", "not ranked", "here: too small")]
+ONE_CELL = dict(tasks=("cats",), seeds=(1,))
+NULL = ("null", "since it changes fewer than 1 % of zero-shot's answers, on source and target")
 
 
 @pytest.mark.parametrize(
-    ("changed", "expected"),
+    ("suite", "changed", "expected", "reason"),
     [
-        ((0.2, 0.9), [("1", "a"), ("", "b")]),  # on source and target
-        ((0.2, 1.1), [("1", "b"), ("2", "a")]),  # the target's answers are changed
-        ((None, None), [("1", "b"), ("2", "a")]),  # not known, so it is not said
+        (ONE_CELL, None, [("1=", "b"), ("1=", "a")], None),  # one dataset tells nothing apart
+        (
+            ONE_CELL | {"unranked": {"b": "too small"}},
+            None,
+            [("1", "a"), ("", "b")],
+            ("not ranked", "here: too small"),
+        ),
+        # A module that changes next to no answer on source and target.
+        ({}, (0.2, 0.9), [("1", "a"), ("", "b")], NULL),
+        ({}, (0.2, 1.1), [("1", "b"), ("2", "a")], None),
+        ({}, None, [("1", "b"), ("2", "a")], None),  # it is not known, and so it is not said
     ],
 )
-def test_a_module_that_changes_next_to_no_answer_is_shown_without_a_place(
-    changed: tuple[float | None, float | None], expected: list[tuple[str, str]]
+def test_a_method_with_figures_and_no_place_has_a_reason(
+    suite: Any, changed: tuple | None, expected: list, reason: tuple | None
 ) -> None:
-    by_backbone = dict(zip(("old", "new"), changed, strict=True))
     methods = []
     for name, h in (("a", 50), ("b", 51)):
         rows = make_pairs(dict.fromkeys(CELLS, (h, h)), method=name)
-        if name == "b":
+        if name == "b" and changed:
+            by_backbone = dict(zip(UPGRADE, changed, strict=True))
             rows = [row.model_copy(update={"changed": by_backbone[row.backbone]}) for row in rows]
         methods.append(make_method(replace(COOP, name=name), rows))
-    ranked = rank_upgrades(methods, TWO_BY_TWO, (UPGRADE,), 4)
+    ranked = rank_upgrades(methods, replace(TWO_BY_TWO, **suite), (UPGRADE,), 4)
     assert places(ranked) == expected
-    if expected[-1][0] == "":
-        assert ranked[1].value("h") == 51
-        why = "since it changes fewer than 1 % of zero-shot's answers, on source and target"
-        assert explain_unranked(ranked) == [("CoOp", "null", why)]
+    assert {row.standing.info.name: row.value("h") for row in ranked} == {"a": 50, "b": 51}
+    assert explain_unranked(ranked) == ([("CoOp", *reason)] if reason else [])
 
 
 @pytest.mark.parametrize(
@@ -272,3 +268,50 @@ def test_first_shares_are_those_of_a_plain_bootstrap() -> None:
     assert sum(value or 0 for value in found) == pytest.approx(100)
     assert first_shares([{"one": 1.0}, {"one": 2.0}]) == [None, None]
     assert first_shares([]) == []
+
+
+def by_cell(info: MethodInfo, source: int, target: int) -> MethodResults:
+    """Dogs, and the second seed, have 10 more right on the target."""
+    cells = {("cats", 1): (source, target)}
+    cells |= dict.fromkeys((("dogs", 1), ("cats", 2), ("dogs", 2)), (source, target + 10))
+    return make_method(info, make_pairs(cells, method=info.name))
+
+
+@pytest.fixture
+def results() -> Results:
+    partial = by_cell(replace(COOP, name="partial", title="Partial"), 50, 50)
+    suite = make_suite(
+        *(by_cell(COOP, 60, 50), by_cell(PROBE, 80, 20), by_cell(ZEROSHOT, 40, 60)),
+        *(replace(partial, rows=partial.rows[:-1]), through_words(by_cell(PROBE, 80, 60))),
+    )
+    return Results(suite, TWO_BY_TWO)
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (lambda one: one.ranking("old", "newer"), "'old → newer' is not one of old → new"),
+        (lambda one: one.ranking("old", "new", shots=5), "shots: '5' is not one of"),
+        (lambda one: one.ranking("old", "new", transfer="images"), "'images' is not one of copied"),
+        (lambda one: one.by_dataset("speed", "old", "new"), "'speed' is not one of source"),
+        (lambda one: one.restrict(tasks=["birds"]), "'birds' is not one of .*cats"),
+        (lambda one: one.restrict(seeds=[9]), "'9' is not one of"),
+    ],
+)
+def test_what_is_not_here_is_named(results: Results, ask, says: str) -> None:
+    with pytest.raises(CompatbenchError, match=says):
+        ask(results)
+
+
+def test_parts_figures_by_dataset_and_gaps(results: Results) -> None:
+    one_seed = results.restrict(tasks=["cats"], seeds=[1])
+    coop = one_seed.ranking("old", "new").set_index("method").loc["coop"]
+    assert (coop["cells"], coop["source"], coop["target"]) == (1, 60, 50)
+    frame = results.by_dataset("target", "old", "new")
+    assert frame.loc["coop"].tolist() == [55, 60, 57.5]
+    assert frame.loc["partial"].isna().tolist() == [False, True, True]
+    [gap] = results.gaps().to_dict("records")
+    assert (gap["method"], gap["kind"], gap["task"], gap["seed"], gap["backbone"]) == (
+        *("partial", "missing", "dogs", 2, "new"),
+    )
+    assert len(results.frame) == 8 + 8 + 8 + 7 + 8

@@ -27,19 +27,10 @@ IMAGES = st.lists(
     st.tuples(*[st.integers(-1, 3)] * 2, *[st.integers(0, 3)] * 2, st.floats(0.25, 1, width=32)),
     min_size=1,
 )
-STORED = {
-    "correct": "images",
-    "total": "images",
-    "zero_shot_correct": "images",
-    "negative_flips": "images",
-    "positive_flips": "images",
-    "inconsistent_errors": "images",
-    "ece": "percent",
-    "agreement": "percent",
-    "ece_width": "percent",
-    "changed": "percent",
-    "answered": "percent",
-}
+FLIPS = ("negative_flips", "positive_flips", "inconsistent_errors")
+COUNTS = ("correct", "total", "zero_shot_correct", *FLIPS)
+SHARES = ("ece", "agreement", "ece_width", "changed", "answered")
+STORED = dict.fromkeys(COUNTS, "images") | dict.fromkeys(SHARES, "percent")
 
 
 def predictions(classes: list[int], confidence: list[float] | None = None) -> Predictions:
@@ -79,10 +70,10 @@ def test_scores_against_a_naive_loop(images: list[tuple]) -> None:
         expected["agreement"] += source == target
         expected["changed"] += zero_shot != target
         expected["answered"] += target >= 0
-    expected["changed"] = round(100 * expected["changed"] / len(images), 4)
-    expected["agreement"] = round(100 * expected["agreement"] / len(images), 4)
-    share = round(100 * expected["answered"] / len(images), 4)
-    expected["answered"] = None if share == 100 else share  # type: ignore[assignment]
+    for name in ("agreement", "changed", "answered"):
+        expected[name] = round(100 * expected[name] / len(images), 4)
+    if expected["answered"] == 100:
+        expected["answered"] = None  # type: ignore[assignment]
     found = score(answers_of(images))
     assert list(found) == list(STORED)
     apart = {"ece": 0, "ece_width": 0}
@@ -122,8 +113,7 @@ def test_the_order_of_the_images_changes_nothing(images: list[tuple], random) ->
 def test_on_the_source_nothing_is_compared_with_the_source() -> None:
     found = score(Answers(predictions([0, 1]), None, predictions([1, 1]), [0, 0]))
     compared = [name for name, value in found.items() if value is None]
-    flips = ["negative_flips", "positive_flips", "inconsistent_errors"]
-    assert compared == [*flips, "agreement", "answered"]  # and no image was refused
+    assert compared == [*FLIPS, "agreement", "answered"]  # and no image was refused
     assert (found["correct"], found["zero_shot_correct"]) == (1, 0)
 
 

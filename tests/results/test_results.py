@@ -26,12 +26,7 @@ from synthetic_results import (
 from compatbench.errors import CompatbenchError
 from compatbench.method.predictions import Predictions
 from compatbench.results.kept_predictions import pack_predictions, read_kept
-from compatbench.results.method_results import (
-    MethodResults,
-    SuiteResults,
-    merge_results,
-    transfer_order,
-)
+from compatbench.results.method_results import MethodResults, merge_results, transfer_order
 from compatbench.results.result_files import read_method, read_results, write_results
 from compatbench.results.rows import Cost, Row, read_csv, to_frame, with_figures, write_csv
 
@@ -44,7 +39,7 @@ fields: dict[str, Any] = {
     **dict.fromkeys(("key", "data"), keys),
     **dict.fromkeys(("parameters", "module_bytes"), sizes),
     "transfer": st.sampled_from(["copied", "words", "k-shot"]),
-    "shots": st.integers(1, 64),
+    "shots": st.integers(1, 64) | st.just("all"),
     "seed": st.integers(-(2**63), 2**63 - 1),
     "reason": readable,
 }
@@ -108,16 +103,14 @@ def test_a_table_has_accuracies_and_gains_in_percent_and_what_rows_took() -> Non
     assert frame["fit_seconds"].isna().tolist() == [True, False, False]
 
 
-def test_a_cost_file_names_peak_memory_only_where_it_was_measured(tmp_path: Path) -> None:
-    path, lines = tmp_path / "m.cost.csv", results().costs
-    path.write_text(write_csv(lines))
-    assert path.read_text().splitlines()[0] == "key,backbone,test_set,fit_seconds,evaluate_seconds"
-    assert read_csv(path, Cost).equals(lines)
+def test_a_cost_file_names_peak_memory_only_where_it_was_measured() -> None:
+    lines = results().costs
+    header = write_csv(lines).splitlines()[0]
+    assert header == "key,backbone,test_set,fit_seconds,evaluate_seconds"
     lines.loc[1, "peak_memory"] = 12_345
-    path.write_text(write_csv(lines))
-    assert path.read_text().splitlines()[0].endswith(",evaluate_seconds,peak_memory")
-    assert path.read_text().splitlines()[1].endswith(",")
-    assert read_csv(path, Cost).equals(lines)
+    longer, unmeasured, *_ = write_csv(lines).splitlines()
+    assert longer == f"{header},peak_memory"
+    assert unmeasured.endswith(",")
 
 
 @pytest.mark.parametrize(
@@ -211,16 +204,12 @@ def test_an_unsafe_method_name_is_never_written(tmp_path: Path, name: str) -> No
     assert list(tmp_path.rglob("*.csv")) == []
 
 
-def test_an_unsafe_name_or_a_link_is_an_error(tmp_path: Path) -> None:
-    folder, other = written(tmp_path), written(tmp_path / "other")
+def test_an_unsafe_name_is_never_read(tmp_path: Path) -> None:
+    folder = written(tmp_path)
     with pytest.raises(CompatbenchError, match="suite"):
         read_results(tmp_path / "a b")
     (folder / "a b.csv").touch()
     with pytest.raises(CompatbenchError, match="method 'a b'"):
-        read_results(folder)
-    (folder / "coop.csv").unlink()
-    (folder / "coop.csv").symlink_to(other / "coop.csv")
-    with pytest.raises(CompatbenchError, match="is a link"):
         read_results(folder)
 
 
@@ -302,14 +291,6 @@ def test_of_two_new_lines_for_one_measurement_the_later_counts() -> None:
     merged = merge_results(None, twice, set())
     assert merged.rows.equals(later.rows)
     assert merged.costs.equals(later.costs)
-
-
-def test_a_method_is_counted_once_in_whatever_settings() -> None:
-    infos = (COOP, replace(COOP, name="kgcoop"), replace(COOP, name="coop+short"))
-    results = [make_method(info, make_pairs({("a", 1): (60, 50)}, info.name)) for info in infos]
-    assert SuiteResults("s", tuple(results[:2])).methods_in_words == "2 methods"
-    counted = SuiteResults("s", tuple(results)).methods_in_words
-    assert counted == "2 methods (1 of them in more than one setting)"
 
 
 Where = tuple[str, str, str]

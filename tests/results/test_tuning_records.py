@@ -39,13 +39,22 @@ tuning: {rates: [1, 30], lengths: [1, 0.1], trainings: [{views: 1}], seeds: [101
 """
 
 
+def write(folder: Path, changes: dict[str, str]) -> str:
+    """The file of the suite with other words in it."""
+    text = SUITE
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "tiny.yaml").write_text(text)
+    return str(folder / "tiny.yaml")
+
+
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Tuning]]:
     """A folder with a suite's file and its record of one method, and what was returned."""
     folder = tmp_path_factory.mktemp("tuned")
-    (folder / "tiny.yaml").write_text(SUITE)
-    compute = cb.Compute(jobs=1)
-    return folder, cb.tune("taskres", str(folder / "tiny.yaml"), out=folder, compute=compute)
+    suite, compute = write(folder, {}), cb.Compute(jobs=1)
+    return folder, cb.tune("taskres", suite, out=folder, compute=compute)
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -134,14 +143,22 @@ def test_a_setting_changes_rate_epochs_and_training_alone() -> None:
     assert Setting().changes(config) == {}
 
 
-def test_closed_forms_choose_among_trainings_and_development_tasks_may_be_beside(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("method", "changes", "settings"),
+    [
+        # A closed form has no rate; a development task may be beside those of the suite.
+        ("gda", {"[mini-weather]": "[mini-science]"}, ["length-1", "length-1+views-1"]),
+        # CoOp's own 100 epochs of a batch are over the cap of 20 steps, as 800 would be.
+        ("coop", {"[1, 30]": "[1]", "[1, 0.1]": "[0.1, 1, 8]"}, ["length-1", "length-0.1"]),
+    ],
+)
+def test_what_would_change_nothing_is_not_tried(
+    tmp_path: Path, method: str, changes: dict[str, str], settings: list[str]
 ) -> None:
-    (tmp_path / "tiny.yaml").write_text(SUITE.replace("[mini-weather]", "[mini-science]"))
-    plan = cb.plan_tuning("gda", str(tmp_path / "tiny.yaml"), tmp_path)
+    plan = cb.plan_tuning(method, write(tmp_path, changes), tmp_path)
     names = [choice.name for choice in plan.matrix.choices]
-    assert names == ["gda+rate-1+length-1", "gda+rate-1+length-1+views-1"]
-    assert plan.matrix.tasks == ("mini-science",)
+    assert names == [f"{method}+rate-1+{setting}" for setting in settings]
+    assert plan.matrix.tasks == (changes.get("[mini-weather]", "[mini-weather]")[1:-1],)
 
 
 def test_finished_fits_are_kept_and_the_record_has_the_same_bytes(
@@ -156,15 +173,8 @@ def test_finished_fits_are_kept_and_the_record_has_the_same_bytes(
     assert (again, started, path.read_bytes()) == ([tuning], [], before)
     assert cb.plan_tuning("taskres", str(folder / "tiny.yaml"), folder).to_do == []
     text = output_of("maintain tune", "taskres", "--suite", folder / "tiny.yaml", "--out", folder)
-    assert "chosen" in text
     assert "all done" in text
-
-
-def test_what_the_command_prints_gives_the_suite_the_chosen_settings(
-    tuned: tuple[Path, list[Tuning]],
-) -> None:
-    folder, [tuning] = tuned
-    text = output_of("maintain tune", "taskres", "--suite", folder / "tiny.yaml", "--out", folder)
+    # What is printed gives the suite the chosen settings.
     lines = text.partition("nothing):\n")[2]
     indented = "".join(f"  {line}\n" for line in lines.splitlines())
     (folder / "set.yaml").write_text(f"{SUITE}methods:\n{indented}")
@@ -172,33 +182,14 @@ def test_what_the_command_prints_gives_the_suite_the_chosen_settings(
     assert plan.cells[0].config == tuning.config
 
 
-def test_more_epochs_under_a_cap_that_binds_are_not_tried_twice(
-    monkeypatch: Any, tmp_path: Path
-) -> None:
-    card = suite_cards.read("mini")
-    tuning = TuningCard(rates=(1,), lengths=(0.1, 1, 8))
-    changed = card.model_copy(update={"tuning": tuning, "development": ("mini-food",)})
-    with monkeypatch.context() as patch:
-        patch.setattr(suite_cards, "read", lambda of: changed if isinstance(of, str) else of)
-        plan = cb.plan_tuning("coop", "mini", tmp_path)
-    # CoOp's own 200 epochs of 7 batches are 1,400 steps, under a cap of 235.
-    names = [f"coop+rate-1+length-{length}" for length in (1, 0.1)]
-    assert [choice.name for choice in plan.matrix.choices] == names
-
-
-def test_the_section_changes_no_key_and_is_not_inherited(tmp_path: Path) -> None:
+def test_how_settings_are_chosen_changes_no_key(tmp_path: Path) -> None:
     plain = suite_cards.read("smoke")
     tuned = plain.model_copy(update={"tuning": TuningCard(), "development": ("mini-weather",)})
-    cells = (make_plan(card, "coop", out=tmp_path).cells for card in (plain, tuned))
-    first, second = ([cell.key for cell in of_card] for of_card in cells)
+    first, second = (
+        [cell.key for cell in make_plan(card, "coop", out=tmp_path).cells]
+        for card in (plain, tuned)
+    )
     assert first == second
-    (tmp_path / "tiny.yaml").write_text(SUITE.replace("extends: smoke", BASE))
-    (tmp_path / "more.yaml").write_text("name: more\ntitle: More\nextends: tiny\n")
-    assert suite_cards.read(str(tmp_path / "tiny.yaml")).tuning is not None
-    assert suite_cards.read(str(tmp_path / "more.yaml")).tuning is None
-
-
-BASE = "upgrades: [[mini-clip, mini-eva-clip]]\ntasks: [mini-weather]\nseeds: [1]"
 
 
 @pytest.mark.parametrize(
@@ -269,11 +260,9 @@ def test_a_page_says_which_methods_were_not_tuned(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("methods", "changes", "message"),
     [
-        ("cop", {}, "no method named 'cop'; did you mean"),
         ("gda,zeroshot", {"trainings: [{views: 1}], ": ""}, "nothing to tune of zeroshot, gda: no"),
         ("coop", {"[mini-weather]": "[mini-wether]"}, "no development task named 'mini-wether'; d"),
         ("coop", {"[mini-weather]": "[]"}, "must name its development tasks: 'development'"),
-        ("coop", {"tuning": "# tuning"}, "suite 'tiny' does not say how settings are chosen"),
         ("coop", {"shots: [4]": "shots: [2, all]"}, "too few images to hold a quarter out"),
         ("coop", {"[101, 102]": "[101]"}, "'tuning.seeds' give one draw, and a standard error"),
     ],
@@ -281,12 +270,8 @@ def test_a_page_says_which_methods_were_not_tuned(tmp_path: Path) -> None:
 def test_bad_input_is_told_in_one_line(
     tmp_path: Path, methods: str, changes: dict[str, str], message: str
 ) -> None:
-    text = SUITE
-    for old, new in changes.items():
-        text = text.replace(old, new)
-    (tmp_path / "tiny.yaml").write_text(text)
     with pytest.raises(CompatbenchError, match=message):
-        cb.tune(methods, str(tmp_path / "tiny.yaml"), out=tmp_path)
+        cb.tune(methods, write(tmp_path, changes), out=tmp_path)
     assert not (tmp_path / "runs").exists()
 
 
@@ -301,8 +286,7 @@ class Mine(TaskRes):
 
 
 def test_a_method_of_which_every_fit_fails_is_told(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(SUITE)
     (tmp_path / "mine.py").write_text(MINE)
-    mine, tiny = str(tmp_path / "mine.py"), str(tmp_path / "tiny.yaml")
+    mine, tiny = str(tmp_path / "mine.py"), write(tmp_path, {})
     with pytest.raises(CompatbenchError, match="'mine': every setting failed"):
         cb.tune(mine, tiny, out=tmp_path, compute=cb.Compute(jobs=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import IPython.display
 import pytest
@@ -26,22 +27,25 @@ def make_cells(count: int) -> list[Cell]:
     ]
 
 
-def start(progress: RunProgress, cells: list[Cell], workers: int) -> None:
-    """Begins to follow cells that are expected to take ten seconds each."""
-    plan = SimpleNamespace(to_do=cells, estimate=lambda cell: 10.0)
-    progress.start_plan(plan, workers)
+def plan_of(cells: list[Cell]) -> Any:
+    """A plan of cells that are expected to take ten seconds each."""
+    return SimpleNamespace(to_do=cells, estimate=lambda cell: 10.0)
+
+
+def tell(progress: RunProgress, cell: Cell, *kinds: Any, **more: Any) -> None:
+    for kind in kinds:
+        progress.on_event(Event(kind, cell, **more))
 
 
 def test_a_log_gets_one_line_for_every_tenth_and_one_for_every_failure() -> None:
     out = io.StringIO()
     cells = make_cells(40)
     with RunProgress(Console(file=out, width=200)) as progress:
-        start(progress, cells, 2)
+        progress.start_plan(plan_of(cells), 2)
         for cell in cells:
-            progress.on_event(Event("started", cell))
-            progress.on_event(Event("measured", cell))
+            tell(progress, cell, "started", "measured")
             error = "RuntimeError: [bold]no luck" if cell == cells[7] else ""
-            progress.on_event(Event("finished", cell, error=error))
+            tell(progress, cell, "finished", error=error)
     lines = out.getvalue().splitlines()
     assert lines[0].startswith("4 of 40 cells, about ")
     assert lines[-1] == "40 of 40 cells"
@@ -53,13 +57,13 @@ def test_the_time_left_follows_the_pace_of_this_run() -> None:
     now, cells = 0.0, make_cells(6)
     progress = RunProgress(Console(file=io.StringIO()))
     progress.get_time = lambda: now
-    start(progress, cells, 2)
+    progress.start_plan(plan_of(cells), 2)
     assert progress.seconds_left() == 6 * 10 / 2
     # The first is as quick as expected, a single slow one changes little, most decide.
     for cell, took, left in zip(cells, (10, 900, 30, 30), (50, 40, 3 * 30, 2 * 30), strict=False):
-        progress.on_event(Event("started", cell))
+        tell(progress, cell, "started")
         now += took
-        progress.on_event(Event("finished", cell))
+        tell(progress, cell, "finished")
         assert progress.seconds_left() == left / 2
 
 
@@ -68,13 +72,13 @@ def test_images_are_encoded_once_for_a_task_and_counted_for_tasks_to_come() -> N
     cells[2:] = [replace(cell, task="other") for cell in cells[2:]]
     progress = RunProgress(Console(file=io.StringIO()))
     progress.get_time = lambda: now
-    start(progress, cells, 1)
+    progress.start_plan(plan_of(cells), 1)
     for cell, took, left in zip(cells, (70, 10), (3 * 10 + 60, 2 * 10 + 60), strict=False):
-        progress.on_event(Event("started", cell))
+        tell(progress, cell, "started")
         if took > 10:
             progress.on_event(Event("encoding", cell, (8, 64)))
         now += took
-        progress.on_event(Event("finished", cell))
+        tell(progress, cell, "finished")
         assert progress.seconds_left() == left
 
 
@@ -86,12 +90,12 @@ def test_a_display_of_80_columns_cuts_nothing() -> None:
     console = Console(file=out, width=80, force_terminal=True, legacy_windows=False)
     progress = RunProgress(console)
     progress.get_time = lambda: now
-    start(progress, cells, 2)
+    progress.start_plan(plan_of(cells), 2)
     for cell in cells[1:3]:
-        progress.on_event(Event("started", cell))
+        tell(progress, cell, "started")
         now += 25
-        progress.on_event(Event("finished", cell))
-    progress.on_event(Event("started", cells[0]))
+        tell(progress, cell, "finished")
+    tell(progress, cells[0], "started")
     progress.on_event(Event("encoding", cells[0], (3_000, 12_000)))
     with console.capture() as shown:
         console.print(progress.get_renderable())
@@ -134,11 +138,9 @@ def test_a_notebook_has_one_display_that_ends_as_a_line(notebook: Screen) -> Non
     cells, out = make_cells(4), io.StringIO()
     with RunProgress(Console(file=out, force_jupyter=True)) as progress:
         assert notebook.states == []  # a run with nothing to do shows nothing
-        start(progress, cells, 1)
+        progress.start_plan(plan_of(cells), 1)
         for cell in cells[:3]:
-            progress.on_event(Event("started", cell))
-            progress.on_event(Event("measured", cell))
-            progress.on_event(Event("finished", cell))
+            tell(progress, cell, "started", "measured", "finished")
     assert notebook.displays == 1
     assert "0/4" in notebook.states[0]
     assert f"1/2 {cells[1]}" in " ".join(notebook.states[5].split())
@@ -159,10 +161,10 @@ def test_python_shows_a_run_where_someone_looks(
     monkeypatch.setenv("TERM", "xterm")
     on_start = lambda plan, workers: told.append("start")  # noqa: E731
     with show_progress(wanted, None, on_start, lambda event: told.append(event.kind)) as follow:
-        plan = SimpleNamespace(to_do=make_cells(2), estimate=lambda cell: 10.0)
-        follow[0](plan, 1)
-        follow[1](Event("started", plan.to_do[0]))
-        follow[1](Event("finished", plan.to_do[0]))
+        cells = make_cells(2)
+        follow[0](plan_of(cells), 1)
+        for kind in ("started", "finished"):
+            follow[1](Event(kind, cells[0]))
     assert told == ["start", "started", "finished"]
     assert ("1/2" in stream.getvalue()) == (wanted and place == "terminal")
     assert (wanted and place == "terminal") or stream.getvalue() == ""
@@ -171,14 +173,12 @@ def test_python_shows_a_run_where_someone_looks(
 def test_news_of_a_cell_that_another_run_or_a_dead_worker_had_ends_nothing() -> None:
     out, [cell, other] = io.StringIO(), make_cells(2)
     with RunProgress(Console(file=out, width=200)) as progress:
-        start(progress, [cell, other], 2)
-        progress.on_event(Event("started", cell))
-        for _ in range(2):  # said by another worker, read after the first one's
-            progress.on_event(Event("waiting", cell))
-        progress.on_event(Event("measured", cell))
-        progress.on_event(Event("retried", cell, error="RuntimeError: killed"))
-        progress.on_event(Event("measured", cell))  # its last words
-        progress.on_event(Event("finished", cell))
+        progress.start_plan(plan_of([cell, other]), 2)
+        tell(progress, cell, "started")
+        tell(progress, cell, "waiting", "waiting")  # of another worker, read after the first one's
+        tell(progress, cell, "measured")
+        tell(progress, cell, "retried", error="RuntimeError: killed")
+        tell(progress, cell, "measured", "finished")  # its last words
     lines = out.getvalue().splitlines()
     assert lines[0].startswith("another run of this folder")
     assert lines[1] == "trying again coop · task · 4 shots · seed 0: RuntimeError: killed"

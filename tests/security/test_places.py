@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -18,12 +17,7 @@ from compatbench.data.cache_files import prune_entries, read_entry, write_entry
 from compatbench.engine.cell import CellRecord
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.extras.doctor.store_files import (
-    find_files,
-    find_problems,
-    find_waste,
-    open_store,
-)
+from compatbench.extras.doctor.store_files import find_files, find_problems, find_waste, open_store
 from compatbench.files.kinds import delete_paths
 from compatbench.method import Module, load_module
 from compatbench.method.predictions import predict
@@ -34,25 +28,11 @@ from compatbench.tables.pages.leaderboard import read_readme, report
 KEY = "5" * 64
 MODULE = Module(trained={"context": torch.tensor([[1.5, -2.0]])})
 FIT = dict(method="toy", task="t", source="s", shots=4, seed=1, config={}, provenance={})
-RECORD = CellRecord.model_validate(
-    {**FIT, "key": KEY, "status": "ok", "module": MODULE.fingerprint}
-)
+RECORD = CellRecord(**FIT, key=KEY, status="ok", module=MODULE.fingerprint)  # type: ignore[arg-type]
+# Whoever opens a pipe to which nobody writes waits forever.
+pytestmark = pytest.mark.timeout(60)
 NO_FILES = ["folder", "pipe", "dangling link", "outward link"]
 NO_FOLDERS = ["file", *NO_FILES[1:]]
-
-
-@pytest.fixture(autouse=True)
-def _waits_for_nobody() -> Iterator[None]:
-    """Whoever opens a pipe to which nobody writes waits forever."""
-
-    def stop(*_: object) -> None:
-        raise TimeoutError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

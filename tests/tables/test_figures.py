@@ -12,12 +12,11 @@ from made_up_suites import hostile_page, info, long_page, method, small_page, st
 from synthetic_results import UPGRADE, make_page, with_card, with_more
 
 from compatbench.results.expected import Expected
-from compatbench.results.ranks import Ranked
 from compatbench.tables.figures.kinds import list_kinds
 from compatbench.tables.figures.plan import plan_figures
 from compatbench.tables.figures.render import render_svg_figure
 from compatbench.tables.figures.spec_parts import Shown
-from compatbench.tables.figures.values import dodge_labels, named_methods
+from compatbench.tables.figures.values import dodge_labels
 from compatbench.tables.suite_page import SuitePage
 
 
@@ -99,19 +98,6 @@ def test_small_gains_keep_their_sign() -> None:
     assert [one for one in texts if one not in ("One", *gains) and one.strip()] == [
         *("−0.6", "0.0", "0.0", "+0.6", "–", "−10.0")
     ]
-
-
-def rows_of(page: SuitePage) -> dict[str, Ranked]:
-    return {row.title: row for row in page.all_ranks(UPGRADE, 4)}
-
-
-def test_four_methods_are_named_the_founding_papers_among_them() -> None:
-    founding, both = info("m90", "Own", paper="arXiv:2412.20895"), ("new", "other")
-    page = with_more(long_page(), method(founding, 48, 50, targets=both, shots=(1, 4)))
-    rows = [row for row in rows_of(page).values() if row.value("h") is not None]
-    plain = [row.title for row in rows if not row.transfer]
-    named = {row.title for row in named_methods(rows)}
-    assert named == {plain[0], "Own", "Zero-shot", plain[-1]}
 
 
 def test_labels_keep_their_distance_and_their_order() -> None:

@@ -1,11 +1,14 @@
-"""The pages of suites made up: as snapshots, and what no snapshot can show."""
+"""The pages of suites made up: as snapshots, and what no snapshot can show.
+
+Snapshots are files beside these tests, which COMPATBENCH_SNAPSHOTS=write writes anew.
+"""
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from io import StringIO
@@ -48,7 +51,16 @@ from compatbench.tables.terminal_ranking import print_ranking
 BEGIN, END = "<!-- leaderboard:begin -->\n", "<!-- leaderboard:end -->\n"
 SMOKE = suite_cards.read("smoke")
 MINE = SMOKE.model_copy(update={"name": "mine", "title": "My suite", "publish": True})
-Compare = Callable[[str, str], None]
+PAGES = ("small", "states", "apart", "breakage", "ablation", "shots", "path", "retained", "tested")
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+
+
+def same_as_before(name: str, text: str) -> None:
+    """Compares a text with the snapshot of a name."""
+    path = SNAPSHOTS / name
+    if os.environ.get("COMPATBENCH_SNAPSHOTS") == "write":
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
 
 
 def on_terminal(page: SuitePage, width: int = 80) -> str:
@@ -57,25 +69,10 @@ def on_terminal(page: SuitePage, width: int = 80) -> str:
     return console.export_text()
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        suites.small_page,
-        suites.states_page,
-        suites.apart_page,
-        suites.breakage_page,
-        suites.ablation_page,
-        suites.shots_page,
-        suites.path_page,
-        suites.retained_page,
-        suites.tested_page,
-    ],
-)
-def test_a_suite_in_markdown_on_the_site_on_a_terminal_and_as_a_frame(
-    make: Callable[[], SuitePage], same_as_before: Compare
-) -> None:
+@pytest.mark.parametrize("name", PAGES)
+def test_a_suite_in_markdown_on_the_site_on_a_terminal_and_as_a_frame(name: str) -> None:
     """With the values of all figures, which the site's data hold."""
-    page, name = make(), make.__name__.removesuffix("_page")
+    page = getattr(suites, f"{name}_page")()
     same_as_before(f"{name}.md", f"{render_suite(page)}\n{render_sections(page)}")
     same_as_before(f"{name}.js", render_site([page])["data/tiny.js"].decode())
     same_as_before(f"{name}.txt", on_terminal(page))
@@ -93,7 +90,7 @@ def test_a_ranking_fits_any_terminal_and_keeps_its_figures(width: int) -> None:
     assert "Visual prompt: not transferable in all 4 cells" in " ".join(" ".join(lines).split())
 
 
-def test_means_are_taken_over_exactly_what_was_asked_for(same_as_before: Compare) -> None:
+def test_means_are_taken_over_exactly_what_was_asked_for() -> None:
     """Other tasks, seeds and shots than the suite's are named, and what is left out is no gap."""
     page = suites.partial_page()
     asked: list[dict[str, Any]] = [
@@ -109,9 +106,7 @@ def test_means_are_taken_over_exactly_what_was_asked_for(same_as_before: Compare
     same_as_before("restricted.txt", "\n".join(shown))
 
 
-def test_the_leaderboard_has_the_best_the_floors_what_is_apart_and_sections(
-    same_as_before: Compare,
-) -> None:
+def test_the_leaderboard_has_the_best_the_floors_what_is_apart_and_sections() -> None:
     many = [suites.variant(f"m{10 + n}", (10 + n,) * 4) for n in range(TOP + 2)]
     words = through_words(suites.variant("other", (90,) * 4))
     parts = with_card(suites.ablation_page(), name="parts", title="Parts", note="")

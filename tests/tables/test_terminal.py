@@ -11,28 +11,11 @@ from rich.console import Console
 from synthetic_results import make_page, on_tasks
 
 from compatbench.cli import output
-from compatbench.data.cards import suite_cards
-from compatbench.engine.matrix import select_matrix
-from compatbench.method.registry import builtin_methods
 from compatbench.results.expected import Expected
 from compatbench.runs.progress import finished_part
 from compatbench.tables.console import SafeConsole
 from compatbench.tables.table import plain_table, sentence
 from compatbench.tables.terminal import render_table
-
-
-def test_a_run_asks_for_what_its_options_select() -> None:
-    matrix = select_matrix(
-        suite_cards.read("smoke"),
-        builtin_methods(),
-        methods=["linear_probe", "zeroshot"],
-        shots=[8],
-        seeds=[7],
-        transfers=["words"],
-    )
-    only = matrix.asked
-    assert (only["methods"], only["transfers"]) == ({"linear_probe"}, {"words"})
-    assert (only["shots"], only["seeds"]) == ((8,), (7,))
 
 
 def test_a_ranking_in_the_making_rests_on_tasks_that_all_shown_methods_have_finished() -> None:

@@ -1,1 +1,1 @@
-"""Five methods of an author who is no author of compatbench."""
+"""Three methods of an author who is no author of compatbench."""
