@@ -26,7 +26,6 @@ from compatbench.extras.studies.embeddings import (
     predict_losses,
     summarize_predictions,
 )
-from compatbench.extras.studies.law import read_law
 from compatbench.extras.studies.tower_states import inherited_share
 from compatbench.results.expected import Expected
 
@@ -133,8 +132,7 @@ def test_a_figure_that_orders_the_losses_is_found() -> None:
     assert "| text cosine " in report.markdown()
     assert "1 of 2" in report.markdown()
     assert "of the target's parameters, 50% lie in tensors of the source" in report.markdown()
-    means = GEOMETRY[[*PREDICTORS]].mean().to_dict() | {"inherited": 0.5}
-    assert all(told in report.markdown() for told in read_law().tell(means))
+    assert "none of these figures was shown to predict it" in report.markdown()
     assert b"mean loss" in (report.svg() or b"")
 
 
