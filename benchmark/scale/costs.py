@@ -7,9 +7,8 @@ like beside their cards is assumed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from simulate import Job, Site
 
@@ -28,31 +27,20 @@ SUITE, CARD, PRECISION = "full", "h100", "tf32"
 VIEWS = 16  # of each training image, whatever a method asks for
 
 
-def _assumed(default: float, unit: str, why: str) -> Any:
-    return field(default=default, metadata={"unit": unit, "why": why})
-
-
-@dataclass(frozen=True)
-class Assumptions:
-    """What was not measured; ``--assume NAME=NUMBER`` of ``pages.py`` changes one."""
-
-    worker_rate: float = _assumed(1e9, "B/s", "what one worker reads from the file system")
-    shared_rate: float = _assumed(8e9, "B/s", "what the file system gives to all workers together")
-    write_rate: float = _assumed(
-        200.0, "1/s", "small files, written and synced, that it takes from all workers together"
-    )
-    mean_life: float = _assumed(
-        1000.0 * HOUR, "s", "mean time until a worker dies: process, GPU, node or pre-emption"
-    )
-    restart: float = _assumed(300.0, "s", "until a dead worker is back")
-
-    @classmethod
-    def table(cls) -> list[tuple[str, float, str, str]]:
-        """Name, default, unit and reason of each."""
-        return [
-            (f.name, float(f.default), f.metadata["unit"], f.metadata["why"])  # type: ignore[arg-type]
-            for f in fields(cls)
-        ]
+# What was not measured of a ``Site``; ``--assume NAME=NUMBER`` of ``pages.py`` changes one.
+ASSUMED: dict[str, tuple[float, str, str]] = {
+    "worker_rate": (1e9, "B/s", "what one worker reads from the file system"),
+    "shared_rate": (8e9, "B/s", "what the file system gives to all workers together"),
+    "write_rate": (
+        *(200.0, "1/s"),
+        "small files, written and synced, that it takes from all workers together",
+    ),
+    "mean_life": (
+        *(1000.0 * HOUR, "s"),
+        "mean time until a worker dies: process, GPU, node or pre-emption",
+    ),
+    "restart": (300.0, "s", "until a dead worker is back"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +68,8 @@ def read_suite() -> SuiteCard:
     return suite.model_copy(update={"retrained": False, "training": training})
 
 
-def count_costs(assumed: Assumptions) -> Costs:
-    """Every cell with its cost, and the machines."""
+def count_costs(**assumed: float) -> Costs:
+    """Every cell with its cost, and the machines, of which something may be ``assumed``."""
     suite, model = read_suite(), find_device_model(CARD)
     matrix = select_matrix(suite, builtin_methods(), "all")
     entries, jobs, records, answers = _Entries(matrix, model), [], 0, 0
@@ -106,15 +94,8 @@ def count_costs(assumed: Assumptions) -> Costs:
         records += len(cell.backbones) * len(tests)
         answers += len(cell.backbones) * sum(tests)
     weights = {name: _size_of(name).parameters * FLOAT for job in jobs for name in job.backbones}
-    site = Site(
-        weights,
-        entries.seconds,
-        assumed.worker_rate,
-        assumed.shared_rate,
-        assumed.write_rate,
-        assumed.mean_life,
-        assumed.restart,
-    )
+    assumed = {name: default for name, (default, *_) in ASSUMED.items()} | assumed
+    site = Site(weights, entries.seconds, **assumed)
     files = 3 * len(jobs) + len(entries.seconds)  # module, record and predictions
     features = sum(entries.bytes.values())
     return Costs(suite, jobs, site, records, features, answers * PREDICTION, files)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from measured_process import measure_process
 
 import compatbench as cb
 from compatbench.data.cards import task_cards
@@ -146,12 +146,7 @@ def make_board(folder: Path, methods: int, seeds: int = 3) -> None:
 
 def measure(*command: str, **variables: str) -> dict[str, float]:
     """CPU seconds and peak memory in MB of a command in a process of its own."""
-    code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=-3, check=True)\n"
-    code += "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
-    code += "print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)"
-    words = [sys.executable, "-c", code, sys.executable, "-m", "compatbench", *command]
-    done = subprocess.run(words, env=os.environ | variables, capture_output=True, check=True)
-    seconds, memory = map(float, done.stdout.split())
+    seconds, memory = measure_process("-m", "compatbench", *command, env=os.environ | variables)
     return {"cpu_seconds": round(seconds, 2), "mb": round(memory)}
 
 
