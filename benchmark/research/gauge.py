@@ -58,7 +58,6 @@ class GaugeReport(StudyReport):
 
     source: str
     target: str
-    tasks: tuple[str, ...]
     sizes: tuple[int, int]
     words: int
     images: int
@@ -77,11 +76,10 @@ class GaugeReport(StudyReport):
             for name, title in FIGURES.items()
         ]
         sizes = " and ".join(map(str, dict.fromkeys(self.sizes)))
-        rotated = ""
-        if self.angle is not None:
-            rotated = (
-                f"; by them the space was rotated by {self.angle:.0f}° (median over its planes)"
-            )
+        turned = (
+            f"; by them the space was rotated by {self.angle or 0:.0f}° (median over its planes)"
+        )
+        rotated = "" if self.angle is None else turned
         notes = [
             f"{self.words:,} words and {self.images:,} test images; {sizes} directions, of which "
             f"the words determine {self.rank}{rotated}.",
@@ -139,7 +137,6 @@ def measure_gauge(
     return GaugeReport(
         source=source.name,
         target=target.name,
-        tasks=tuple(task.name for task in tasks),
         sizes=sizes,
         words=len(texts[0]),
         images=len(images[0]),
