@@ -9,10 +9,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 import typer
+from numpy.typing import NDArray
+from scipy.linalg import subspace_angles
 from torch import Tensor
 from typing_extensions import Unpack
 
@@ -161,18 +164,15 @@ def scaled_residual(x: Tensor, y: Tensor) -> float:
     return 1 - product**2 / float(x.square().sum() * y.square().sum())
 
 
-def principal_angles(x: Tensor, y: Tensor, share: float) -> Tensor:
+def principal_angles(x: Tensor, y: Tensor, share: float) -> NDArray[np.float64]:
     """Angles, in degrees, between the leading directions of ``[n, e]`` and ``[n, e]``.
 
     As many directions are taken as hold ``share`` of the variance of ``y``.
     """
-    (_, _, of_x), (_, s, of_y) = (
-        torch.linalg.svd(z - z.mean(0), full_matrices=False) for z in (x, y)
-    )
-    held = s.square().cumsum(0) / s.square().sum()
+    of_x, of_y = (np.linalg.svd((z - z.mean(0)).numpy(), full_matrices=False) for z in (x, y))
+    held = np.cumsum(of_y.S**2) / np.sum(of_y.S**2)
     count = int((held < share).sum()) + 1
-    cosines = torch.linalg.svdvals(of_y[:count] @ of_x[:count].T).clamp(max=1)
-    return cosines.acos().rad2deg()
+    return np.rad2deg(subspace_angles(of_x.Vh[:count].T, of_y.Vh[:count].T))
 
 
 def main(source: str, target: str, tasks: str | None = None, suite: str = "mini") -> None:

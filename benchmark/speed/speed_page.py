@@ -83,7 +83,7 @@ def compare_precisions() -> dict[str, Any]:
         "methods": methods,
         "tasks": less["task"].nunique(),
         "seeds": less["seed"].nunique(),
-        "clear": [
+        "beyond_chance": [
             f"{method} on {name}"
             for method, differences in methods.items()
             for name, each in differences.items()
