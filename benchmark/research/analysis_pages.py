@@ -86,6 +86,8 @@ def write_sections(
     text = path.read_text(encoding="utf-8")
     sections = _sections(tasks, steps, options)
     there = [name for name in SECTIONS if f"<!-- {name}:" in text]
+    for name in there:
+        fill_section(text, name, "")  # broken markers fail before the work
     for name in select_names(only, there, "section of this page"):
         reports = sections[name]()
         body = "\n\n".join(report.markdown() for report in reports)

@@ -65,12 +65,24 @@ TWO = Inputs(("differ", "sides_source"), FLOOR)  # of a ridge that is as simple 
 def read_rows(path: Path = ROWS) -> pd.DataFrame:
     """The rows that are committed, with the features that are products of others."""
     rows = pd.read_csv(path)
-    return rows.assign(**describe_kinds(rows, rows))
+    return add_groups(rows.assign(**describe_kinds(rows, rows)))
+
+
+def add_groups(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with their upgrade and their family.
+
+    A family is the last place at which a module acts, on the way from a text to a classifier:
+    methods that act at several are few, so that they make no family of their own.
+    """
+    flags = rows.reindex(columns=FAMILIES, fill_value=0.0).to_numpy() > 0
+    families = [FAMILIES[here.nonzero()[0].max(initial=0)] for here in flags]
+    return rows.assign(upgrade=name_upgrade(rows["source"], rows["target"]), family=families)
 
 
 def list_inputs(rows: pd.DataFrame) -> dict[Knowledge, Inputs]:
     """Those of each estimator; in the rows features of answers stand before the module's."""
-    names = [name for name in rows if name not in (*PLACE, "gain", "gated", *RIVALS)]
+    others = (*PLACE, "upgrade", "family", "gain", "gated", *RIVALS)
+    names = [name for name in rows if name not in others]
     models = names.index("text-input")
     kinds = [name for name in names if name.startswith("differ ")]
     alone = tuple(name for name in names[models:] if name not in kinds)
@@ -88,16 +100,6 @@ def fit_ridge(rows: pd.DataFrame, inputs: Inputs) -> Estimator:
     return Estimator(tuple(features), weights, float(ridge.intercept_), 0.0, floor)
 
 
-def family_of(rows: pd.DataFrame) -> pd.Series:
-    """The last place at which the modules act, on the way from a text to a classifier, ``[rows]``.
-
-    Methods that act at several are few, so that they make no family of their own.
-    """
-    flags = rows.reindex(columns=FAMILIES, fill_value=0.0).to_numpy() > 0
-    last = [int(here.nonzero()[0].max(initial=0)) for here in flags]
-    return pd.Series([FAMILIES[place] for place in last], index=rows.index)
-
-
 def split_rows(*keys: ArrayLike) -> Iterator[tuple[Mask, Mask]]:
     """Rows that are alike in all keys, in turn, and those that are unlike them in each."""
     codes = [pd.factorize(np.asarray(key))[0] for key in keys]
@@ -112,9 +114,8 @@ def split_by(rows: pd.DataFrame, by: str = "upgrade") -> Iterator[tuple[Mask, Ma
     ``model`` is that of the target, of which nothing is known as a source either; ``together``
     means that each of ``TOGETHER`` is another.
     """
-    names = {"upgrade": upgrade_of(rows), "model": rows["target"], "family": family_of(rows)}
-    names |= {name: rows[name] for name in ("method", "task")}
-    for judged, rest in split_rows(*(names[n] for n in (TOGETHER if by == "together" else (by,)))):
+    keys = {"together": TOGETHER, "model": ("target",)}.get(by, (by,))
+    for judged, rest in split_rows(*(rows[key] for key in keys)):
         if by == "model":
             rest &= ~rows["source"].isin(rows["target"][judged]).to_numpy()
         yield judged, rest
@@ -136,8 +137,7 @@ def width_of(rows: pd.DataFrame, inputs: Inputs) -> float:
     """
     residuals = np.abs(rows["gain"] - leave_out(rows, inputs, split_by(rows)))
     residuals /= scale_of(rows, inputs.floor)
-    families = residuals.groupby(family_of(rows))
-    widths = families.apply(lambda family: _quantile(family, FAMILY_LEVEL))
+    widths = residuals.groupby(rows["family"]).apply(lambda family: _quantile(family, FAMILY_LEVEL))
     return max(_quantile(residuals, LEVEL), float(widths.max()))
 
 
@@ -155,16 +155,12 @@ def find_held(rows: pd.DataFrame, inputs: Inputs, by: str = "upgrade") -> Mask:
     return (errors <= widths * scale_of(rows, inputs.floor) + 1e-12).to_numpy()
 
 
-def upgrade_of(rows: pd.DataFrame) -> pd.Series:
-    return name_upgrade(rows["source"], rows["target"])
-
-
 def follow(rows: pd.DataFrame, estimates: Array) -> pd.Series:
     """What the way gains that is expected to gain most, or 0 where none is, by upgrade.
 
     Rows of one module on one target are its ways. The mean over modules of each upgrade.
     """
-    ordered = rows.assign(expected=estimates, upgrade=upgrade_of(rows)).sort_values("expected")
+    ordered = rows.assign(expected=estimates).sort_values("expected")
     chosen = ordered.groupby([*MODULE, "upgrade"]).tail(1)
     return chosen["gain"].where(chosen["expected"] > 0, 0.0).groupby(chosen["upgrade"]).mean()
 
@@ -189,14 +185,10 @@ class SurvivalReport(StudyReport):
         """Scores, what intervals hold by family, and policies."""
         return [self._scores(), self._families(), self._policies()]
 
-    def _falls_back(self, rows: pd.DataFrame) -> float:
-        """The share of modules of which no way is expected to gain, upgrades left out."""
-        return float((rows.groupby(MODULE)["images"].max() <= 0).mean())
-
     def _scores(self) -> Table:
         head = (
             f"{len(self.table):,} gains of modules, copied or through words, on "
-            f"{upgrade_of(self.table).nunique()} upgrades, of which "
+            f"{self.table['upgrade'].nunique()} upgrades, of which "
             f"{100 * (self.table['gain'] < 0).mean():.0f} % are losses; "
             f"{self.table['method'].nunique()} methods. Errors in points, intervals in percent."
         )
@@ -217,7 +209,7 @@ class SurvivalReport(StudyReport):
         return make_table(columns, records(self.scores), caption=text(head), notes=(apart,))
 
     def _families(self) -> Table:
-        groups = self.table.groupby(family_of(self.table))
+        groups = self.table.groupby("family")
         held = 100 * groups[["held", "held_family"]].mean()
         rows = [
             [family, f"{count:,}", *(f"{share:.0f}" for share in held.loc[family])]
@@ -236,12 +228,13 @@ class SurvivalReport(StudyReport):
                 for rival in ("always copy", "never copy")
             ]
             rows.append([name, _over_units(gains), *beside])
-        related = self.table["unrelated"] == 0
-        fallen = [100 * self._falls_back(self.table[mask]) for mask in (~related, related)]
+        # Of modules of which no way is expected to gain, the share; related models, and others.
+        best = self.table.groupby(["unrelated", *MODULE])["images"].max()
+        fallen = 100 * (best <= 0).groupby("unrelated").mean()
         notes = [
             "Upgrades share models, so these intervals are rather too narrow.",
-            f"The advice falls back to zero-shot for {fallen[0]:.0f} % of the modules where the "
-            f"target is unrelated to the source, and for {fallen[1]:.0f} % elsewhere.",
+            f"The advice falls back to zero-shot for {fallen[1]:.0f} % of the modules where the "
+            f"target is unrelated to the source, and for {fallen[0]:.0f} % elsewhere.",
         ]
         header = ["Policy", "Gain over zero-shot", "Beside always copy", "Beside never copy"]
         head = "Means over upgrades in points, with 95 % intervals over upgrades:"
@@ -250,11 +243,13 @@ class SurvivalReport(StudyReport):
     def _gates(self) -> list[str]:
         lines = []
         for way, ran in self.table.dropna(subset="gated").groupby("transfer"):
-            suites, gated = ", ".join(ran["suite"].unique()), by_upgrade(ran, "gated")
+            suites = ", ".join(ran["suite"].unique())
+            means = 100 * ran.groupby("upgrade")[["gated", "gain"]].mean()
+            gated = means["gated"]
             lines.append(
                 f"Measured as the transfer {gate_transfer(way)} ({suites}), from training images "
                 f"without labels: {_over_units(gated)} over zero-shot, and "
-                f"{_over_units(gated - by_upgrade(ran, 'gain'))} beside the same modules without "
+                f"{_over_units(gated - means['gain'])} beside the same modules without "
                 "the gate."
             )
             near = [" → ".join(pair) for pair in (NEAR_EQUAL, NEAR_EQUAL[::-1])]
@@ -265,7 +260,7 @@ class SurvivalReport(StudyReport):
 
     def _range(self, measure: Callable[[pd.DataFrame], float], digits: int) -> str:
         """The least and the most of a figure over upgrades."""
-        figures = [measure(rows) for _, rows in self.table.groupby(upgrade_of(self.table))]
+        figures = [measure(rows) for _, rows in self.table.groupby("upgrade")]
         return f"{min(figures):.{digits}f} to {max(figures):.{digits}f}"
 
     def shown(self) -> Shown:
@@ -284,11 +279,6 @@ class SurvivalReport(StudyReport):
 
 def _rank_harm(rows: pd.DataFrame) -> float:
     return float(roc_auc_score(rows["gain"] < 0, -rows["images"]))
-
-
-def by_upgrade(rows: pd.DataFrame, column: str) -> pd.Series:
-    """The mean of a column over the modules of each upgrade, in points."""
-    return 100 * rows.groupby(upgrade_of(rows))[column].mean()
 
 
 def _over_units(values: pd.Series) -> str:
@@ -369,7 +359,7 @@ def fit_shipped(rows: pd.DataFrame) -> dict[tuple[Knowledge, str], Estimator]:
 
     Widths are from estimators without one more upgrade.
     """
-    estimators, upgrades = {}, upgrade_of(rows)
+    estimators, upgrades = {}, rows["upgrade"]
     for name, inputs in list_inputs(rows).items():
         for left_out in ("", *sorted(upgrades.unique())):
             seen = rows[upgrades != left_out]

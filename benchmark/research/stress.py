@@ -30,7 +30,6 @@ from compatbench.errors import NotTransferable
 from compatbench.extras.studies import frames
 from compatbench.extras.studies.frames import Row, StudyReport
 from compatbench.extras.studies.study import Fit, Names, Study, StudyOptions
-from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.method.transfer import TransferData, WordPair
 from compatbench.results.estimate import average
@@ -65,9 +64,9 @@ class StressReport(StudyReport):
             parts of the word list).
         points: one row for each ``method`` (with `` (words)`` if its modules were attached
             through words) and ``change`` (largest angle or ``random``, size, or words): mean and
-            standard deviation, over rotations and seeds, of ``source``, and of ``target`` and ``h``
-            if the method is transferable, or else the ``reason``; ``zero_shot`` of the changed
-            target; ``flipped``, the most zero-shot answers that one of the rotations changed.
+            standard deviation, over rotations and seeds, of ``source``, and of ``target`` if the
+            method is transferable, or else the ``reason``; ``zero_shot`` of the changed target;
+            ``flipped``, the most zero-shot answers that one of the rotations changed.
     """
 
     source: str
@@ -235,8 +234,7 @@ class StressTest:
                     found = self._measure(name, change, by_words=bool(suffix))
                     point = {"method": name + suffix, "change": change.name}
                     point |= frames.seed_means(found.query("rotation == 0"), "source")
-                    for column in ("target", "h"):
-                        point |= frames.seed_means(found, column, "rotation")
+                    point |= frames.seed_means(found, "target", "rotation")
                     reason = next(filter(None, found["reason"]), "")
                     points.append(point | shared | {"reason": reason})
         return StressReport(self.source.name, self.target.name, kind, pd.DataFrame(points))
@@ -260,8 +258,7 @@ class StressTest:
                 except NotTransferable as why:
                     reason = why.reason
                 row: Row = {"rotation": rotation, "task": fit.cell.task, "seed": fit.cell.seed}
-                row |= {"source": source, "target": target, "h": harmonic_mean(source, target)}
-                rows.append(row | {"reason": reason})
+                rows.append(row | {"source": source, "target": target, "reason": reason})
         return pd.DataFrame(rows)
 
     @torch.no_grad()
@@ -283,8 +280,7 @@ class StressTest:
         for task in self._tasks.values():
             features = read_features(backbone, task, self.cache)
             answers.append((features @ backbone.zero_shot(task.labels).T).argmax(-1).cpu())
-            targets = torch.tensor([sample.label for sample in task.split("test")])
-            accuracies.append(_percent(answers[-1] == targets))
+            accuracies.append(_percent(answers[-1] == label_tensor(task.split("test"))))
         return torch.cat(answers), average(accuracies)
 
 

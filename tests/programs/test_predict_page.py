@@ -13,7 +13,7 @@ from predict_page import (
     FLOOR,
     SHIPPED,
     Inputs,
-    family_of,
+    add_groups,
     find_held,
     fit_ridge,
     fit_shipped,
@@ -53,7 +53,7 @@ def rows() -> pd.DataFrame:
         frame[name] = frame["sides"]
     frame["text-input"] = rng.normal(size=len(frame))
     frame["classifier"] = (frame["method"] == "z").astype(float)  # a family of its own
-    return frame.assign(unrelated=(frame["target"] < "b5").astype(float))
+    return add_groups(frame.assign(unrelated=(frame["target"] < "b5").astype(float)))
 
 
 def test_the_fit_is_the_weighted_ridge_and_intervals_hold_where_rows_are_alike(rows) -> None:
@@ -87,9 +87,8 @@ def test_what_is_judged_is_not_in_the_fit_and_advice_takes_the_best_way(rows) ->
     assert scores["ridge, unlabelled images", "upgrade, family and task"] > 0.9
     assert scores["ridge of two features", "upgrade"] > 0.9
     for own, rest in split_by(rows, "together"):
-        for column in ("target", "task"):
+        for column in ("target", "task", "family"):
             assert not {*rows.loc[own, column]} & {*rows.loc[rest, column]}
-        assert not {*family_of(rows[own])} & {*family_of(rows[rest])}
     for name in ("text-input", "classifier"):
         assert f"| {name} " in report.markdown()
     [(own, rest), *_] = split_by(rows.assign(source=["b0", "a"] * (len(rows) // 2)), "model")

@@ -115,7 +115,7 @@ def test_a_copied_probe_falls_with_the_angle_and_through_words_it_does_not() -> 
     assert all(value < unrotated - 20 for value in copied)
     assert all(abs(value - unrotated) <= 0.5 for value in targets(points, "linear_probe (words)"))
     probe = points[points["method"] == "linear_probe (words)"].iloc[-1]
-    assert (probe["change"], probe["h"]) == ("random", pytest.approx(unrotated, abs=0.5))
+    assert (probe["change"], probe["target"]) == ("random", pytest.approx(unrotated, abs=0.5))
     # No rotation changes zero-shot, nor prompts.
     assert set(points["flipped"]) == {0}
     assert points["zero_shot"].nunique() == len(set(targets(points, "coop"))) == 1
