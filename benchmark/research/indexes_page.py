@@ -94,12 +94,11 @@ def with_most_pairs(frame: pd.DataFrame) -> pd.DataFrame:
 
 def claims_table(*frames: pd.DataFrame) -> str:
     """The claims, and the shares that are measured here."""
-    shares = [with_most_pairs(of).groupby(["way", "by"])["share"] for of in frames]
-    ends = [of.agg(["min", "max"]) for of in shares]
-    rows = [
-        [claim, by, *("{:.0f} to {:.0f} %".format(*of.loc[way, fitted]) for of in ends)]
-        for claim, by, way, fitted in CLAIMS
+    shares = [
+        {key: f"{of.min():.0f} to {of.max():.0f} %" for key, of in groups}
+        for groups in (with_most_pairs(of).groupby(["way", "by"])["share"] for of in frames)
     ]
+    rows = [[claim, by, *(of[way, fitted] for of in shares)] for claim, by, way, fitted in CLAIMS]
     return "\n".join(table(["Claim", "By", "Mini", "Real"], rows, (0, 1)))
 
 
@@ -115,7 +114,8 @@ def measured_table(frame: pd.DataFrame) -> str:
         ["source", "target", "queries"], sort=False
     ):
         cells = columns[f"{name_upgrade(of_upgrade)}, {queries}"] = {}
-        for (way, by), rows in of_upgrade.groupby(["way", "by"], sort=False):
+        for key, rows in of_upgrade.groupby(["way", "by"], sort=False):
+            way, by = map(str, tuple(key))  # type: ignore[arg-type]
             name = f"{way} by {by}" if by and not way.startswith("partly") else way
             cells[name] = " / ".join(map(percent, rows["ndcg@10"]))
             if way != OLD:

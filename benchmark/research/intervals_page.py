@@ -21,6 +21,7 @@ from compatbench.data.cards import suite_cards
 from compatbench.results.estimate import Array, Interval, estimate, percentile_interval
 from compatbench.results.ranks import ALPHA, holm, paired_test
 from compatbench.tables.suite_page import SuitePage, read_suite_page
+from compatbench.tables.table import records
 
 ROOT = Path(__file__).parents[2]
 SUITE = "mini"
@@ -140,7 +141,7 @@ def simulate(h: Array) -> dict[str, Any]:
 def average_by_kind(rows: list[tuple], *columns: str) -> list[dict[str, Any]]:
     """The mean of each column by the ``kind`` that stands first."""
     frame = pd.DataFrame(rows, columns=["kind", *columns])
-    return frame.groupby("kind", sort=False, as_index=False).mean().to_dict("records")
+    return records(frame.groupby("kind", sort=False, as_index=False).mean())
 
 
 def read_h(page: SuitePage, upgrade: tuple[str, str]) -> Array:

@@ -13,6 +13,7 @@ from pages import show_interval
 
 from compatbench.results.estimate import Interval, estimate, interval_columns
 from compatbench.tables.figures.spec_parts import Shown
+from compatbench.tables.table import records
 
 WEIGHTS = (0.3, 1.0, 3.0, 10.0)
 SEEDS = (5, 6)
@@ -105,4 +106,4 @@ def show_prices(prices: Sequence[Price]) -> Shown:
         | interval_columns("y", price.gain)
         for price in prices
     ]
-    return Shown(pd.DataFrame(rows).round(2).to_dict("records"), {})
+    return Shown(records(pd.DataFrame(rows).round(2)), {})

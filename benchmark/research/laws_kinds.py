@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import chain, combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -87,10 +88,10 @@ def reversals(differences: Array) -> float:
     The mean over targets on which something is clear; NaN if there is none.
     """
     signs = np.sign(differences.mean(axis=1))
-    clear = stats.ttest_1samp(differences, 0, axis=1).pvalue < ALPHA
+    p_values: Any = stats.ttest_1samp(differences, 0, axis=1)[1]
     shares = [
         np.mean(np.delete(signs[chosen], target, axis=1) != signs[chosen, target, None])
-        for target, chosen in enumerate(clear.T)
+        for target, chosen in enumerate((p_values < ALPHA).T)
         if chosen.any()
     ]
     return 100 * float(np.mean(shares or np.nan))

@@ -22,6 +22,7 @@ from compatbench.extras.advice.predict import describe_moves
 from compatbench.method.registry import builtin_methods
 from compatbench.results.estimate import RESAMPLES, SEED, Array, Interval
 from compatbench.tables.figures.spec_parts import Shown
+from compatbench.tables.table import records
 from compatbench.transfers._shared.survival import (  # pyright: ignore[reportMissingImports]
     PLACES,
     describe_module,
@@ -132,11 +133,12 @@ def describe_gains(
     A row for each method, task and target: ``gain`` in shares; ``known`` features by their own
     names, and each property, at each place where a module may act, as ``<property> at <place>``.
     """
-    gained = gains[[*targets["target"]]].rename_axis(columns="target").stack().rename("gain")
-    known = gained.reset_index().merge(properties, on=["target", "task"])
+    gained = gains[[*targets["target"]]].rename_axis(columns="target").stack()
+    known = pd.DataFrame({"gain": gained}).reset_index()
+    known = known.merge(properties, on=["target", "task"])
     known = known.merge(targets[["target", "lineage", "zero_shot"]], on="target")
     rows = []
-    for facts in known.to_dict("records"):
+    for facts in records(known):
         card = builtin_methods().get(facts["method"]).card
         module = describe_module(
             card.places, COPIED, bool(card.zero_shot_at), 1 - facts["token_cosine"]
@@ -162,7 +164,7 @@ def measure_help(rows: pd.DataFrame, targets: pd.DataFrame) -> Interval:
     known = [name for name in names if name not in ("target", "lineage", "task", "gain", *added)]
     splits = [*split_rows(rows["lineage"], rows["task"])]
     errors = [
-        np.abs(leave_out(rows, Inputs(features, None), splits) - rows["gain"])
+        (rows["gain"] - leave_out(rows, Inputs(features, None), splits)).abs()
         for features in (known, [*known, *added])
     ]
     before, after = (100 * each.groupby(rows["target"]).mean() for each in errors)
@@ -184,7 +186,7 @@ def list_groups(targets: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The targets of each lineage and length, for people."""
     groups = targets.groupby(["length", "lineage"], sort=False)
     return [
-        (LINEAGES[lineage] + ("" if length == 1 else ", half the steps"), group)
+        (LINEAGES[str(lineage)] + ("" if length == 1 else ", half the steps"), group)
         for (length, lineage), group in groups
     ]
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from unittest import mock
 
 import pandas as pd
@@ -61,7 +61,7 @@ def count(cls: type[Method]) -> Launches:
     return Launches(round(few - each * DEPTHS[0]), round(each, 1))
 
 
-def count_together() -> Iterator[tuple[str, int, int]]:
+def count_together() -> Iterator[tuple[Any, ...]]:
     """The operations of a step of several fits, one by one and together, by method."""
     for name in builtin_methods().names():
         cls = builtin_methods().get(name)
@@ -70,7 +70,7 @@ def count_together() -> Iterator[tuple[str, int, int]]:
             yield name, FITS * count_step(cls, DEPTHS[0]), together
 
 
-def count_trained(names: Sequence[str]) -> Iterator[tuple[str, float, float]]:
+def count_trained(names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """Operations of those of the methods that are trained, by method."""
     for name in names:
         cls = builtin_methods().get(name)

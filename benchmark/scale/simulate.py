@@ -115,7 +115,7 @@ class _Worker:
         weights: in memory, the last used at the end.
     """
 
-    steps: Steps | None = None
+    steps: Steps = field(init=False)
     kind: str = ""
     since: float = 0.0
     weights: OrderedDict[str, None] = field(default_factory=OrderedDict)
