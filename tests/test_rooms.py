@@ -51,8 +51,8 @@ PROGRAMS = tuple(
 BUDGETS = {
     "the harness": (39_046, ("benchmark/compatbench",)),
     "transfers and formats": (3_472, ("transfers", "formats")),
-    "programs": (7_520, PROGRAMS),
-    "programs, with fits beside the authors' code": (10_793, (*PROGRAMS, "benchmark/authors")),
+    "programs": (7_169, PROGRAMS),
+    "programs, with fits beside the authors' code": (10_442, (*PROGRAMS, "benchmark/authors")),
     "tests": (31_539, ("tests",)),
 }
 
