@@ -19,10 +19,12 @@ from typing import Annotated, Any
 
 import typer
 
+from compatbench.results.estimate import Interval, interval_columns
 from compatbench.tables.figures.kinds import read_kinds
 from compatbench.tables.figures.render import render_svg_figure
 from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.markdown import fill_section, render_table
+from compatbench.tables.numbers import with_interval
 from compatbench.tables.table import Table
 from compatbench.tables.templates import render_markdown
 
@@ -77,6 +79,11 @@ def _write_page(made: Path, page: Page) -> str:
         shown = render_table(content) if isinstance(content, Table) else content
         text = fill_section(text, section, shown)
     return text
+
+
+def show_interval(interval: Interval) -> str:
+    """``+1.2 (-0.3 to +2.5)``."""
+    return with_interval(interval_columns("x", interval), "x", "{:+.1f}".format)
 
 
 def main(

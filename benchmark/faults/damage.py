@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -172,10 +171,8 @@ class Good:
             if len(text.splitlines()) != 1 or not text.strip():
                 return "failed", f"the message is not one line: {text!r:.200}"
             outcome = "refused", text
-        except KeyboardInterrupt:
-            raise
-        # Whatever else comes is what is looked for.
-        except BaseException as error:
+        # Whatever else comes is what is looked for, but for Ctrl-C.
+        except (Exception, SystemExit, GeneratorExit) as error:
             return "failed", f"{type(error).__name__}: {error!s:.200}"
         else:
             if self.target.sealed and value is not None and value != self.expected:
@@ -197,13 +194,6 @@ class Good:
                 yield place, self.content[:place] + bytes([value]) + self.content[place + 1 :]
 
 
-@contextmanager
-def good_file(target: Target) -> Iterator[Good]:
-    """A good file in a folder that is removed."""
-    with tempfile.TemporaryDirectory(prefix="compatbench-damage-") as folder:
-        yield Good.make(target, Path(folder))
-
-
 def spoil(good: Good, files: int) -> Counter[str]:
     """Spoils a file many times; the same target gives the same files."""
     rng, outcomes = random.Random(good.target.kind), Counter[str]()
@@ -223,7 +213,8 @@ def spoil_all(_: Place, files: int) -> Figures:
     """Spoils so many files of each kind, and every byte of those that have a checksum."""
     kinds, sealed = {}, {}
     for target in TARGETS:
-        with good_file(target) as good:
+        with tempfile.TemporaryDirectory(prefix="compatbench-damage-") as folder:
+            good = Good.make(target, Path(folder))
             outcomes = spoil(good, files)
             kinds[target.kind] = {name: outcomes[name] for name in ("refused", "read", "failed")}
             if target.sealed:

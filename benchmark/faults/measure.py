@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import damage
 import scenarios
@@ -25,50 +24,33 @@ from runs import Figures, Place, finish, prepare
 RESULTS = Path(__file__).parent / "results.json"
 
 
-class Scenario(NamedTuple):
-    """What is done, how much of it, and what of its figures must be 0."""
-
-    run: Callable[[Place, int], Figures]
-    full: int
-    short: int
-    faults: tuple[str, ...]
-
-
-SCENARIOS = {
-    "disk": Scenario(
-        scenarios.disk,
-        12,
-        1,
-        (
-            *("of these without one clear line", "files half-written", "finished cells lost"),
-            *("exit code with room", "results that differ"),
-        ),
-    ),
-    "sharing": Scenario(
-        scenarios.sharing,
-        8,
-        2,
-        (
-            *("that failed", "cells lost", "cells fitted more than once", "cells never fitted"),
-            *("images encoded more than once", "results that differ"),
-        ),
-    ),
-    "kills": Scenario(
-        scenarios.kills, 50, 3, ("rounds with other results", "finished cells run again or lost")
-    ),
-    "damage": Scenario(damage.spoil_all, 1000, 20, ("failed", "bytes unnoticed")),
+# What is done to runs, how much of it, and with --short.
+SCENARIOS: dict[str, tuple[Callable[[Place, int], Figures], int, int]] = {
+    "disk": (scenarios.disk, 12, 1),
+    "sharing": (scenarios.sharing, 8, 2),
+    "kills": (scenarios.kills, 50, 3),
+    "damage": (damage.spoil_all, 1000, 20),
+}
+# What of their figures must be 0.
+FAULTS = {
+    *("of these without one clear line", "files half-written", "finished cells lost"),
+    *("exit code with room", "results that differ", "that failed", "cells lost"),
+    *("cells fitted more than once", "cells never fitted", "images encoded more than once"),
+    *("rounds with other results", "finished cells run again or lost", "failed"),
+    "bytes unnoticed",
 }
 
 
 def find_faults(results: dict[str, Figures]) -> list[str]:
     """What should be 0 and is not."""
+    measured = {name: results[name] for name in SCENARIOS if name in results}
     faults = [
-        f"{name}: {fault}"
-        for name, scenario in SCENARIOS.items()
-        for fault in scenario.faults
-        if name in results and results[name][fault]
+        f"{name}: {figure}"
+        for name, figures in measured.items()
+        for figure, value in figures.items()
+        if figure in FAULTS and value
     ]
-    if "disk" in results and not results["disk"]["runs stopped by a full disk"]:
+    if "disk" in measured and not measured["disk"]["runs stopped by a full disk"]:
         faults.append("disk: it was never full")
     return faults
 
@@ -87,8 +69,8 @@ def main(short: bool = False, only: str | None = None) -> None:
             "cells": int(undisturbed.plan().frame["cells"].sum()),
         }
         for name in [only] if only else SCENARIOS:
-            scenario, begin = SCENARIOS[name], time.monotonic()
-            results[name] = scenario.run(undisturbed, scenario.short if short else scenario.full)
+            (scenario, *counts), begin = SCENARIOS[name], time.monotonic()
+            results[name] = scenario(undisturbed, counts[short])
             results[name]["seconds"] = round(time.monotonic() - begin)
             print(f"{name}: {results[name]}", file=sys.stderr)
     text = json.dumps(results, indent=1) + "\n"

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from compatbench.engine.store import RunStore
 
 TRAINED = ("gda", "tip_adapter", "taskres", "simpleshot")
 METHODS = ("zeroshot", *TRAINED)
+FORK = multiprocessing.get_context("fork")
 BACKBONES = {"mini-clip", "mini-eva-clip"}
 SUITE = """\
 name: faults
@@ -56,41 +58,18 @@ class Place:
     def log(self) -> Path:
         return self.folder.with_suffix(".log")
 
-    def run(self, *options: str, before: Callable[[], object] = lambda: None) -> int:
-        """Starts a run; returns the process's id.
-
-        Args:
-            before: called in the new process before the command.
-        """
+    def run(self, *options: str, before: Callable[[], object] | None = None) -> BaseProcess:
+        """Starts a run, with something that is called in its process ``before`` the command."""
         words = ["run", "--suite", str(self.suite), "--methods", ",".join(METHODS)]
         return self.start(*words, "--device", "cpu", *options, before=before)
 
-    def start(self, *words: str, before: Callable[[], object] = lambda: None) -> int:
-        """Starts a command on the folder, whose output goes to ``log``; returns its id."""
+    def start(self, *words: str, before: Callable[[], object] | None = None) -> BaseProcess:
+        """Starts a command on the folder, whose output goes to ``log``."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        pid = os.fork()
-        if pid:
-            return pid
-        code = 70
-        try:
-            # A group of its own, so that whatever is left of it can be ended together.
-            os.setpgid(0, 0)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
-            sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-            before()
-            sys.argv = ["compatbench", *words, "--out", str(self.folder)]
-            from compatbench.cli import main
-
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-        finally:
-            os._exit(code)
+        command = [*words, "--out", str(self.folder)]
+        process = FORK.Process(target=_type_command, args=(command, self.log, before))
+        process.start()
+        return process
 
     def plan(self) -> cb.api.Plan:
         """What a run here would do, and what is done."""
@@ -141,8 +120,7 @@ def prepare(folder: Path, shots: list[int]) -> Place:
     """Writes the suite and loads what runs need, so that copies of this process have it."""
     os.environ["COMPATBENCH_CACHE"] = str(folder / "cache")
     os.environ["COMPATBENCH_CARDS"] = str(folder / "cards")
-    fork = multiprocessing.get_context("fork")
-    multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment]
+    multiprocessing.get_context = lambda method=None: FORK  # type: ignore[assignment]
     suite = folder / "cards" / "suites" / "faults.yaml"
     suite.parent.mkdir(parents=True)
     suite.write_text(SUITE.format(shots=json.dumps(shots)))
@@ -152,25 +130,42 @@ def prepare(folder: Path, shots: list[int]) -> Place:
     return place
 
 
-def finish(pid: int) -> int:
+def _type_command(words: list[str], log: Path, before: Callable[[], object] | None) -> None:
+    # A group of its own, so that whatever is left of it can be ended together.
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for stream in (1, 2):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
+    if before is not None:
+        before()
+    sys.argv = ["compatbench", *words]
+    from compatbench.cli import main
+
+    main()
+
+
+def finish(process: BaseProcess) -> int:
     """Waits for a command; returns its exit code, or the negative number of the signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
 
 
-def workers_of(pid: int) -> list[int]:
+def workers_of(process: BaseProcess) -> list[int]:
     """The worker processes of a run."""
     with contextlib.suppress(OSError):
-        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        return [*map(int, children.split())]
     return []
 
 
 def kill(pid: int) -> bool:
     """Kills a process without warning; returns whether it was there."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    return True
+        return True
+    return False
 
 
 Figures = dict[str, Any]  # what a scenario has counted

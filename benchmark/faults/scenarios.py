@@ -63,18 +63,18 @@ def kills(undisturbed: Place, count: int) -> Figures:
 
 def _disturb(place: Place, draw: random.Random, made: Counter[str], count: int) -> int:
     """One run, disturbed while kills are left; returns its exit code."""
-    pid = place.run(*draw.choice(OPTIONS))
+    run = place.run(*draw.choice(OPTIONS))
+    driver = run.pid or 0
     while made.total() < count:
         time.sleep(draw.uniform(0, LONGEST * place.seconds))
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        workers = workers_of(pid)
+        if not run.is_alive():
+            break
+        workers = workers_of(run)
         victim = "worker" if workers and draw.random() < WORKERS else "driver"
-        made[victim] += kill(pid if victim == "driver" else draw.choice(workers))
+        made[victim] += kill(driver if victim == "driver" else draw.choice(workers))
         if victim == "driver":
             break
-    return finish(pid)
+    return finish(run)
 
 
 def _changed(before: dict[str, int], now: dict[str, int]) -> int:
@@ -86,10 +86,9 @@ def sharing(undisturbed: Place, processes: int) -> Figures:
     """Many runs of the suite at once, with one folder and one empty cache."""
     place = undisturbed.beside("shared")
     notes, cache = place.folder.with_suffix(".notes"), place.folder.with_suffix(".cache")
-    pids = [
-        place.run("--jobs", "1", before=partial(_note_work, notes, cache)) for _ in range(processes)
-    ]
-    codes = [finish(pid) for pid in pids]
+    before = partial(_note_work, notes, cache)
+    runs = [place.run("--jobs", "1", before=before) for _ in range(processes)]
+    codes = [*map(finish, runs)]
     lines = [line.split() for line in notes.read_text().splitlines()]
     fits = Counter(cell for what, cell, _ in lines if what == "fit")
     plan = place.plan().frame.set_index("method")
@@ -162,8 +161,7 @@ def disk(undisturbed: Place, steps: int) -> Figures:
             limit = 2**12 + step * 2**9
             bound = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
             place.log.unlink(missing_ok=True)
-            options = {} if mounted else {"before": bound}
-            code = finish(place.run("--jobs", "1", **options))
+            code = finish(place.run("--jobs", "1", before=None if mounted else bound))
             stopped += code != 0
             unclear += code != 0 and not _is_clear(place.log.read_text())
             broken += len(list(place.folder.rglob("*.tmp")))

@@ -19,7 +19,6 @@ from typing_extensions import Unpack
 from words_gains import study_gains
 
 from compatbench.data.cards import select_names, suite_cards
-from compatbench.errors import CompatbenchError
 from compatbench.extras.studies.claims import ClaimsReport, analyze_claims, show_effect
 from compatbench.extras.studies.classes import analyze_classes
 from compatbench.extras.studies.depth import analyze_depth
@@ -35,13 +34,11 @@ from compatbench.tables.table import Cell, Table, plain_table, records, text
 
 # What the stress tests of the page look at: a method of each kind, and prompts beside them.
 STRESS_METHODS = "linear_probe,simpleshot,gda,clip_adapter,taskres,tip_adapter_f,kgcoop"
-SIZES = (32, 64, 96)
 # The sections, in the order of the pages.
 SECTIONS = (
     *("layers", "depth", "embeddings", "claims", "readings", "classes"),
     *("gauge", "rotated", "gains", "sizes", "words"),
 )
-TABLES_ALONE = ("sizes", "words")  # what they show of several upgrades
 HIGHEST = " has the highest H"
 
 
@@ -86,10 +83,7 @@ def write_sections(
     Yields:
         The name of each section that was written.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CompatbenchError(f"cannot read {path}: {error}") from None
+    text = path.read_text(encoding="utf-8")
     sections = _sections(tasks, steps, options)
     there = [name for name in SECTIONS if f"<!-- {name}:" in text]
     for name in there:
@@ -98,7 +92,7 @@ def write_sections(
         reports = sections[name]()
         body = "\n\n".join(report.markdown() for report in reports)
         figure = path.with_suffix("") / f"{name}.svg"
-        if name not in TABLES_ALONE and reports[0].save_figure(figure):
+        if reports[0].save_figure(figure):
             body = f"![{reports[0].figure_kind.alt}]({path.stem}/{figure.name})\n\n{body}"
         text = fill_section(text, name, body)
         write_atomic(path, text.encode())
@@ -123,10 +117,10 @@ def _sections(
             analyze_classes(f"{suite.name}-{name}", out) for name in ("base-to-new", "cross")
         ],
         "gauge": lambda: [analyze_gauge(*p, **options) for p in study_gains(suite, out).gains],
-        "rotated": lambda: [stress(*first)],
+        "rotated": lambda: [stress(*first, "rotated")],
         "gains": lambda: [study_gains(suite, out)],
-        "sizes": lambda: [stress(*pair, sizes=SIZES) for pair in pairs],
-        "words": lambda: [stress(*pair, words=True) for pair in pairs],
+        "sizes": lambda: [stress(*pair, "sizes") for pair in pairs],
+        "words": lambda: [stress(*pair, "words") for pair in pairs],
     }
 
 

@@ -9,10 +9,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 import typer
+from numpy.typing import NDArray
+from scipy.linalg import subspace_angles
 from torch import Tensor
 from typing_extensions import Unpack
 
@@ -58,7 +61,6 @@ class GaugeReport(StudyReport):
 
     source: str
     target: str
-    tasks: tuple[str, ...]
     sizes: tuple[int, int]
     words: int
     images: int
@@ -77,11 +79,10 @@ class GaugeReport(StudyReport):
             for name, title in FIGURES.items()
         ]
         sizes = " and ".join(map(str, dict.fromkeys(self.sizes)))
-        rotated = ""
-        if self.angle is not None:
-            rotated = (
-                f"; by them the space was rotated by {self.angle:.0f}° (median over its planes)"
-            )
+        turned = (
+            f"; by them the space was rotated by {self.angle or 0:.0f}° (median over its planes)"
+        )
+        rotated = "" if self.angle is None else turned
         notes = [
             f"{self.words:,} words and {self.images:,} test images; {sizes} directions, of which "
             f"the words determine {self.rank}{rotated}.",
@@ -139,7 +140,6 @@ def measure_gauge(
     return GaugeReport(
         source=source.name,
         target=target.name,
-        tasks=tuple(task.name for task in tasks),
         sizes=sizes,
         words=len(texts[0]),
         images=len(images[0]),
@@ -164,18 +164,15 @@ def scaled_residual(x: Tensor, y: Tensor) -> float:
     return 1 - product**2 / float(x.square().sum() * y.square().sum())
 
 
-def principal_angles(x: Tensor, y: Tensor, share: float) -> Tensor:
+def principal_angles(x: Tensor, y: Tensor, share: float) -> NDArray[np.float64]:
     """Angles, in degrees, between the leading directions of ``[n, e]`` and ``[n, e]``.
 
     As many directions are taken as hold ``share`` of the variance of ``y``.
     """
-    (_, _, of_x), (_, s, of_y) = (
-        torch.linalg.svd(z - z.mean(0), full_matrices=False) for z in (x, y)
-    )
-    held = s.square().cumsum(0) / s.square().sum()
+    of_x, of_y = (np.linalg.svd((z - z.mean(0)).numpy(), full_matrices=False) for z in (x, y))
+    held = np.cumsum(of_y.S**2) / np.sum(of_y.S**2)
     count = int((held < share).sum()) + 1
-    cosines = torch.linalg.svdvals(of_y[:count] @ of_x[:count].T).clamp(max=1)
-    return cosines.acos().rad2deg()
+    return np.rad2deg(subspace_angles(of_x.Vh[:count].T, of_y.Vh[:count].T))
 
 
 def main(source: str, target: str, tasks: str | None = None, suite: str = "mini") -> None:

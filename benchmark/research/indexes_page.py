@@ -22,15 +22,28 @@ COMMAND = "python benchmark/pages.py indexes"
 REPOSITORY = Path(__file__).parents[2]
 KINDS = ("texts", "images")
 REBASIS = "[rebasis](https://github.com/batuhanzorbeyzengin/rebasis)"
-
-
-def read() -> tuple[pd.DataFrame, dict[str, Any]]:
-    return read_retrieval(REPOSITORY / "results" / "retrieval")["mini"]
+MAPPED = "queries mapped"
+# What others report of ways to go on with an index: the claim, whose it is, our way and its map.
+CLAIMS = (
+    (
+        "95 to 99 % of the recall of encoding again, queries mapped, by an orthogonal map",
+        *("Drift-Adapter, arXiv:2509.23471", MAPPED, "images"),
+    ),
+    ("the same, by a low-rank map", "Drift-Adapter, with our rank", MAPPED, "low-rank"),
+    ("24 to 50 % of it, queries mapped", f"{REBASIS}, text models", MAPPED, "ridge"),
+    (
+        "a cascade reaches 98 to 100 % of it on near pairs of models, 77 to 99 % on far ones",
+        *("rebasis", "cascade", "ridge"),
+    ),
+    ("a naive swap keeps 12.5 %", "rebasis", "copied", ""),
+    ("rewriting is worth what mapping queries is", "rebasis", "rewritten", "ridge"),
+    ("a map without any pair", "mini-vec2vec, arXiv:2510.02348", MAPPED, "mini-vec2vec"),
+)
 
 
 def make_page() -> Page:
     """The sections of the page as the results give them, and its picture."""
-    frame, about = read()
+    frame, about = read_retrieval(REPOSITORY / "results" / "retrieval")["mini"]
     mini, real = (
         pd.read_csv(Path(__file__).with_name(f"{name}.csv")).fillna({"by": ""})
         for name in ("measured_indexes", "real_vectors")
@@ -39,43 +52,39 @@ def make_page() -> Page:
         f"*{name}*:\n\n{measured_table(rows)}".replace(f", {name} ", " ")
         for name, rows in real.groupby("queries", sort=False)
     ]
+    upgrades = [rows for _, rows in frame.groupby(["source", "target"], sort=False)]
     sections = {
         "measured": measured_table(with_most_pairs(mini)),
         "real": "\n\n".join(sets),
-        "claims": claims_section(mini, real),
-        "recall": "\n\n".join(map(upgrade_section, split(frame))),
-        "datasets": "\n".join(by_dataset(frame)),
-        "cost": cost_line(about),
+        "claims": claims_table(mini, real),
+        "recall": "\n\n".join(map(upgrade_section, upgrades)),
+        "datasets": by_dataset(upgrades),
+        "cost": cost_line(about["cpu_seconds_per_million"]),
         "command": f"```sh slow\n{about['command']}\n{MEASURE}\n{COMMAND}\n```",
     }
-    return Page(sections, {"indexes/recall.svg": show_recall(frame)})
+    return Page(sections, {"indexes/recall.svg": show_recall(upgrades)})
 
 
-def split(frame: pd.DataFrame) -> list[pd.DataFrame]:
-    """The rows of each upgrade, in the order of the file."""
-    return [rows for _, rows in frame.groupby(["source", "target"], sort=False)]
-
-
-def name_way(row: Any) -> str:
-    """The way, with the images that its map was fitted on."""
-    return f"{row['way']}, {row['pairs']:,} images" if row["pairs"] else row["way"]
+def name_upgrade(rows: pd.DataFrame) -> str:
+    """The upgrade that rows are of."""
+    return " → ".join(code(rows[side].iloc[0]) for side in ("source", "target"))
 
 
 def upgrade_section(frame: pd.DataFrame) -> str:
     """Every way of one upgrade, asked by texts and by images."""
-    by_texts, by_images = (
-        {(row["way"], row["pairs"]): row for row in pooled_rows(frame, kind).to_dict("records")}
-        for kind in KINDS
-    )
-    ceiling, rows = by_texts[CEILING, 0]["map"], []
-    for key, texts in by_texts.items():
-        shown = [of[name] for of in (texts, by_images[key]) for name in ("recall@1", "map")]
-        share = f"{100 * texts['map'] / ceiling:.0f} %"
-        rows.append([name_way(texts), *map(percent, shown), share])
-    first = frame.iloc[0]
+    key, shown = ["way", "pairs"], ["recall@1", "map"]
+    texts, images = (pooled_rows(frame, kind).set_index(key)[shown] for kind in KINDS)
+    shares = 100 * texts["map"] / texts.loc[(CEILING, 0), "map"]
+    rows = [
+        [
+            f"{way}, {pairs:,} images" if pairs else way,
+            *map(percent, (*texts.loc[way, pairs], *images.loc[way, pairs])),
+            f"{shares[way, pairs]:.0f} %",
+        ]
+        for way, pairs in texts.index
+    ]
     header = ["Way", "R@1", "mAP", "R@1, images", "mAP, images", "Share"]
-    head = f"{code(first['source'])} → {code(first['target'])}:"
-    return "\n".join([head, "", *table(header, rows)])
+    return "\n".join([f"{name_upgrade(frame)}:", "", *table(header, rows)])
 
 
 def with_most_pairs(frame: pd.DataFrame) -> pd.DataFrame:
@@ -83,34 +92,14 @@ def with_most_pairs(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[frame["pairs"].isin([0, frame["pairs"].max()])]
 
 
-def claims_section(*frames: pd.DataFrame) -> str:
-    """What others report of ways to go on with an index, and the shares that are measured here."""
-
-    def span(way: str, by: str = "") -> list[str]:
-        most = map(with_most_pairs, frames)
-        rows = [of.loc[(of["way"] == way) & (of["by"] == by), "share"] for of in most]
-        return [f"{shares.min():.0f} to {shares.max():.0f} %" for shares in rows]
-
-    mapped = "queries mapped"
-    rows = [
-        (
-            "95 to 99 % of the recall of encoding again, queries mapped, by an orthogonal map",
-            "Drift-Adapter, arXiv:2509.23471",
-            span(mapped, "images"),
-        ),
-        ("the same, by a low-rank map", "Drift-Adapter, with our rank", span(mapped, "low-rank")),
-        ("24 to 50 % of it, queries mapped", f"{REBASIS}, text models", span(mapped, "ridge")),
-        (
-            "a cascade reaches 98 to 100 % of it on near pairs of models, 77 to 99 % on far ones",
-            "rebasis",
-            span("cascade", "ridge"),
-        ),
-        ("a naive swap keeps 12.5 %", "rebasis", span("copied")),
-        ("rewriting is worth what mapping queries is", "rebasis", span("rewritten", "ridge")),
-        ("a map without any pair", "mini-vec2vec, arXiv:2510.02348", span(mapped, "mini-vec2vec")),
+def claims_table(*frames: pd.DataFrame) -> str:
+    """The claims, and the shares that are measured here."""
+    shares = [
+        {key: f"{of.min():.0f} to {of.max():.0f} %" for key, of in groups}
+        for groups in (with_most_pairs(of).groupby(["way", "by"])["share"] for of in frames)
     ]
-    cells = [[*row[:2], *row[2]] for row in rows]
-    return "\n".join(table(["Claim", "By", "Mini", "Real"], cells, (0, 1)))
+    rows = [[claim, by, *(of[way, fitted] for of in shares)] for claim, by, way, fitted in CLAIMS]
+    return "\n".join(table(["Claim", "By", "Mini", "Real"], rows, (0, 1)))
 
 
 def measured_table(frame: pd.DataFrame) -> str:
@@ -118,69 +107,60 @@ def measured_table(frame: pd.DataFrame) -> str:
 
     Where there are several numbers of pairs, or parts, a cell has the figure of each.
     """
-    columns: dict[str, dict[str, str]] = {}
-    verdicts: dict[str, str] = {}
-    keys = ["source", "target", "queries", "way", "by"]
     # An orthogonal map gives one ranking either way.
-    same = (frame["way"] == "queries mapped") & frame["by"].isin(["words", "images"])
-    frame = frame.loc[~same]
-    for row in frame.groupby(keys, sort=False, as_index=False).agg(list).to_dict("records"):
-        way, by = row["way"], row["by"]
-        name = f"{way} by {by}" if by and not way.startswith("partly") else way
-        shown = " / ".join(map(percent, row["ndcg@10"]))
-        if way != OLD:
-            shown += f" ({signed(row['over_old_low'][-1])} to {signed(row['over_old_high'][-1])})"
-        head = f"{code(row['source'])} → {code(row['target'])}, {row['queries']}"
-        columns.setdefault(head, {})[name] = shown
-        verdicts[head] = f"*{row['verdict'][0]}*"
+    same = (frame["way"] == MAPPED) & frame["by"].isin(["words", "images"])
+    columns, last = dict[str, dict[str, str]](), ["*verdict*"]
+    for (*_, queries), of_upgrade in frame.loc[~same].groupby(
+        ["source", "target", "queries"], sort=False
+    ):
+        cells = columns[f"{name_upgrade(of_upgrade)}, {queries}"] = {}
+        for key, rows in of_upgrade.groupby(["way", "by"], sort=False):
+            way, by = map(str, tuple(key))  # type: ignore[arg-type]
+            name = f"{way} by {by}" if by and not way.startswith("partly") else way
+            cells[name] = " / ".join(map(percent, rows["ndcg@10"]))
+            if way != OLD:
+                low, high = (signed(rows[f"over_old_{end}"].iloc[-1]) for end in ("low", "high"))
+                cells[name] += f" ({low} to {high})"
+        last.append(f"*{of_upgrade['verdict'].iloc[0]}*")
     # Ways that need equal widths are not in every column.
     names = max(columns.values(), key=len)
-    cells = [[name, *(of.get(name, NOTHING) for of in columns.values())] for name in names]
-    return "\n".join(table(["Way", *columns], [*cells, ["*verdict*", *verdicts.values()]]))
+    rows = [[name, *(of.get(name, NOTHING) for of in columns.values())] for name in names]
+    return "\n".join(table(["Way", *columns], [*rows, last]))
 
 
-def by_dataset(frame: pd.DataFrame) -> list[str]:
+def by_dataset(upgrades: list[pd.DataFrame]) -> str:
     """On how many of the single galleries each way is better than what it is compared with."""
-    single = frame.loc[(frame["queries"] == "texts") & (frame["gallery"] != POOLED)]
-    keys = ["source", "target", "gallery"]
-    wide = most_images(single).pivot(index=keys, columns="way", values="map")
     rows = []
-    for _, of in wide.groupby(level=[0, 1], sort=False):
-        first = of.reset_index().iloc[0]
-        best = of[["words", "ridge"]].max(axis=1)
-        rows.append(
-            [
-                f"{code(first['source'])} → {code(first['target'])}",
-                count(of["words"] > of["copied"]) if "copied" in of else NOTHING,
-                count(of["ridge"] > of["words"]),
-                count(best > of[OLD]),
-                count(of[CEILING] > of[OLD]),
-            ]
-        )
+    for frame in upgrades:
+        single = frame.loc[(frame["queries"] == "texts") & (frame["gallery"] != POOLED)]
+        of = most_images(single).pivot(index="gallery", columns="way", values="map")
+        better = [
+            of["words"] > of["copied"] if "copied" in of else None,
+            of["ridge"] > of["words"],
+            of[["words", "ridge"]].max(axis=1) > of[OLD],
+            of[CEILING] > of[OLD],
+        ]
+        counts = [NOTHING if wins is None else f"{wins.sum()} of {len(wins)}" for wins in better]
+        rows.append([name_upgrade(frame), *counts])
     header = [
         "Upgrade",
         "Words over copied",
         "Ridge over words",
         "Better of both over the old model",
     ]
-    return table([*header, "Encoded again over the old model"], rows)
+    return "\n".join(table([*header, "Encoded again over the old model"], rows))
 
 
-def count(wins: pd.Series) -> str:
-    return f"{int(wins.sum())} of {len(wins)}"
-
-
-def cost_line(about: dict[str, Any]) -> str:
+def cost_line(seconds: dict[str, Any]) -> str:
     """CPU seconds per million vectors."""
-    seconds = about["cpu_seconds_per_million"]
-    least, most = min(seconds["encoded"].values()), max(seconds["encoded"].values())
+    costs = seconds["encoded"].values()
     return (
-        f"To encode a million images takes {least:,.0f} to {most:,.0f} CPU seconds, and to "
-        f"map a million vectors in memory {seconds['mapped']:,.1f}."
+        f"To encode a million images takes {min(costs):,.0f} to {max(costs):,.0f} CPU seconds, and "
+        f"to map a million vectors in memory {seconds['mapped']:,.1f}."
     )
 
 
-def show_recall(frame: pd.DataFrame) -> Shown:
+def show_recall(upgrades: list[pd.DataFrame]) -> Shown:
     """A panel for each upgrade; of ways with images, that with the most.
 
     The lines are the old index as it was, and one that is made anew.
@@ -193,7 +173,7 @@ def show_recall(frame: pd.DataFrame) -> Shown:
             "place": ORDER.index(row["way"]),
             "map": round(float(row["map"]), 2),
         }
-        for rows in split(frame)
+        for rows in upgrades
         for kind in KINDS
         for row in most_images(pooled_rows(rows, kind)).to_dict("records")
     ]

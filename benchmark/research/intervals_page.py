@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from pages import Page
 from scipy import stats
 
@@ -20,24 +21,12 @@ from compatbench.data.cards import suite_cards
 from compatbench.results.estimate import Array, Interval, estimate, percentile_interval
 from compatbench.results.ranks import ALPHA, holm, paired_test
 from compatbench.tables.suite_page import SuitePage, read_suite_page
+from compatbench.tables.table import records
 
 ROOT = Path(__file__).parents[2]
 SUITE = "mini"
 PAIRS, FAMILIES, RESAMPLES, SEED = 2_000, 1_000, 1_000, 34
 LEAST = 0.1  # points: pairs of methods whose difference varies less from task to task say nothing
-Draws = tuple[Array, Array]  # [pairs, tasks] and [pairs, tasks, seeds]: what tasks and seeds add
-
-
-class Upgrade(NamedTuple):
-    """What the page says of one upgrade; shares in percent."""
-
-    name: str
-    methods: int
-    between_tasks: float  # share of the variance, in the median pair
-    covered: dict[str, float]
-    width: dict[str, float]  # mean, in points
-    pairs_told_apart: dict[str, float]
-    families_told_apart: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -80,25 +69,25 @@ def resampled_means(values: Array, rng: np.random.Generator) -> Array:
     return values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(axis=1)
 
 
+def percentiles(resampled: Array) -> tuple[float, float]:
+    """The bounds of the plain percentile bootstrap."""
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return low, high
+
+
 def list_intervals(cells: Array, rng: np.random.Generator) -> Iterator[tuple[str, Interval]]:
     """Intervals of a mean of ``[tasks, seeds]``, by their names on the page."""
     means, value = cells.mean(axis=1), float(cells.mean())
     student = estimate(means)
     assert student is not None
     yield "Student's t, over tasks", student
-    resampled = resampled_means(means, rng)
-    yield "bootstrap over tasks, expanded", percentile_interval(value, resampled, len(means))
-    yield (
-        "bootstrap over tasks, percentile",
-        Interval(value, *np.percentile(resampled, [2.5, 97.5])),
-    )
+    of_tasks = resampled_means(means, rng)
+    yield "bootstrap over tasks, expanded", percentile_interval(value, of_tasks, len(means))
+    yield "bootstrap over tasks, percentile", Interval(value, *percentiles(of_tasks))
     bounds = stats.bootstrap((means,), np.mean, n_resamples=RESAMPLES, rng=rng, method="BCa")
     yield "bootstrap over tasks, BCa", Interval(value, *bounds.confidence_interval)
-    resampled = resampled_means(cells.ravel(), rng)
-    yield (
-        "bootstrap over tasks and seeds, percentile",
-        Interval(value, *np.percentile(resampled, [2.5, 97.5])),
-    )
+    of_cells = percentiles(resampled_means(cells.ravel(), rng))
+    yield "bootstrap over tasks and seeds, percentile", Interval(value, *of_cells)
 
 
 def tie_tests(rng: np.random.Generator) -> dict[str, Callable[[list[Array]], list[float]]]:
@@ -109,7 +98,7 @@ def tie_tests(rng: np.random.Generator) -> dict[str, Callable[[list[Array]], lis
         return paired_test([np.zeros(len(means[0])), *means])
 
     def by_cell(differences: list[Array]) -> list[float]:
-        bounds = [np.percentile(resampled_means(d.ravel(), rng), [2.5, 97.5]) for d in differences]
+        bounds = [percentiles(resampled_means(cells.ravel(), rng)) for cells in differences]
         return [float(low <= 0 <= high) for low, high in bounds]
 
     return {
@@ -119,35 +108,40 @@ def tie_tests(rng: np.random.Generator) -> dict[str, Callable[[list[Array]], lis
     }
 
 
-def simulate(name: str, h: Array) -> Upgrade:
-    """How often intervals hold zero, and methods that do not differ are told apart."""
+def simulate(h: Array) -> dict[str, Any]:
+    """How often intervals hold zero, and methods that do not differ are told apart.
+
+    Of ``intervals`` also the mean width in points; and which share of the variance is between
+    tasks, in percent, in the median pair.
+    """
     rng, spread = np.random.default_rng(SEED), measure_spread(h)
     shape = h.shape[1:]
-    covered, width = dict[str, list[bool]](), dict[str, list[float]]()
-    for _ in range(PAIRS):
-        for kind, interval in list_intervals(draw_differences(spread, shape, rng), rng):
-            covered.setdefault(kind, []).append(interval.low <= 0 <= interval.high)
-            width.setdefault(kind, []).append(interval.high - interval.low)
-    tests = tie_tests(rng)
-    apart = {kind: [0, 0] for kind in tests}  # pairs, families
+    intervals = [
+        (kind, interval.low <= 0 <= interval.high, interval.high - interval.low)
+        for _ in range(PAIRS)
+        for kind, interval in list_intervals(draw_differences(spread, shape, rng), rng)
+    ]
+    tests, told_apart = tie_tests(rng), []
     for _ in range(FAMILIES):
         methods = [draw_differences(spread, shape, rng) / np.sqrt(2) for _ in range(len(h))]
         best = methods.pop(int(np.argmax([cells.mean() for cells in methods])))
         differences = [best - cells for cells in methods]
         for kind, test in tests.items():
             different = np.array(test(differences)) < ALPHA
-            apart[kind][0] += int(different.sum())
-            apart[kind][1] += bool(different.any())
+            told_apart.append((kind, different.mean(), different.any()))
     variance = spread.of_tasks**2, spread.of_seeds**2
-    return Upgrade(
-        name,
-        len(h),
-        100 * float(np.median(variance[0] / (variance[0] + variance[1]))),
-        {kind: 100 * float(np.mean(hits)) for kind, hits in covered.items()},
-        {kind: float(np.mean(widths)) for kind, widths in width.items()},
-        {kind: 100 * pairs / (FAMILIES * (len(h) - 1)) for kind, (pairs, _) in apart.items()},
-        {kind: 100 * families / FAMILIES for kind, (_, families) in apart.items()},
-    )
+    return {
+        "methods": len(h),
+        "between_tasks": 100 * float(np.median(variance[0] / (variance[0] + variance[1]))),
+        "intervals": average_by_kind(intervals, "covered", "width"),
+        "tests": average_by_kind(told_apart, "pairs", "families"),
+    }
+
+
+def average_by_kind(rows: list[tuple], *columns: str) -> list[dict[str, Any]]:
+    """The mean of each column by the ``kind`` that stands first."""
+    frame = pd.DataFrame(rows, columns=["kind", *columns])
+    return records(frame.groupby("kind", sort=False, as_index=False).mean())
 
 
 def read_h(page: SuitePage, upgrade: tuple[str, str]) -> Array:
@@ -163,7 +157,7 @@ def make_page() -> Page:
     """The page, of all upgrades of the suite."""
     page = read_suite_page(suite_cards.read(SUITE), ROOT)
     upgrades = [
-        simulate(page.path_title(upgrade), read_h(page, upgrade))
+        {"name": page.path_title(upgrade), **simulate(read_h(page, upgrade))}
         for upgrade in page.expected.upgrades
     ]
     tasks, seeds = len(page.expected.tasks), len(page.expected.seeds)

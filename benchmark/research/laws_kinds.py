@@ -6,15 +6,14 @@ Written before any row of suite ``mini-upgrades`` was seen, but for the first ta
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import chain, combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from compatbench.data.cards import SuiteCard
-from compatbench.results.estimate import FEWEST_UNITS, Array, Interval, estimate
+from compatbench.results.estimate import Array, Interval, estimate
 from compatbench.results.ranks import ALPHA
 
 AXES = ("methods", "tasks", "targets")
@@ -22,43 +21,25 @@ EFFECTS = tuple(chain.from_iterable(combinations(range(3), size) for size in (1,
 OF_TARGETS = [effect for effect in EFFECTS if 2 in effect]
 
 
-@dataclass(frozen=True)
-class Kind:
-    """Targets that differ in the seed of their training: gains in points, and of what they are.
+def read_gains(rows: pd.DataFrame) -> pd.DataFrame:
+    """Gains of copied modules in points, ``[(method, task), backbone]``.
 
-    ``gains`` and ``losses``, ``[methods, tasks, targets]``: a gain is a module's accuracy less
-    zero-shot's on the same target; a loss is its gain on the source less that on the target.
+    A gain is a module's accuracy less zero-shot's on the same backbone.
     """
-
-    title: str
-    methods: tuple[str, ...]
-    tasks: tuple[str, ...]
-    targets: tuple[str, ...]
-    gains: Array
-    losses: Array
-
-
-def read_kinds(suite: SuiteCard, rows: pd.DataFrame) -> list[Kind]:
-    """The kinds of upgrades of a suite: of each the targets on which every method was measured."""
-    rows = rows[(rows["status"] == "ok") & (rows["transfer"] == "copied")]
-    rows = rows[(rows["task"] == rows["test_set"]) & ~rows["method"].str.startswith("zeroshot")]
-    tables = rows.pivot_table(index="method", columns=["backbone", "task"], values="gain")
-    methods, kinds = tuple(map(str, tables.index)), []
-    tasks = tuple(tables.columns.unique("task"))
-    for title, upgrades in suite.groups.items():
-        names = [path[-1] for path in upgrades if path[-1] in tables.columns]
-        names = [name for name in names if tables[name].notna().to_numpy().all()]
-        source = tables[upgrades[0][0]].to_numpy(float)
-        gains = np.array([tables[name].to_numpy(float) for name in names])
-        gains = gains.reshape(len(names), *source.shape).transpose(1, 2, 0)
-        kinds.append(Kind(title, methods, tasks, tuple(names), gains, source[..., None] - gains))
-    return kinds
+    rows = rows[(rows["transfer"] == "copied") & (rows["task"] == rows["test_set"])]
+    rows = rows[~rows["method"].str.startswith("zeroshot")]
+    return rows.pivot(index=["method", "task"], columns="backbone", values="gain")
 
 
 def read_zero_shot(rows: pd.DataFrame) -> pd.DataFrame:
-    """Zero-shot's accuracy in percent, ``[backbones, tasks]``."""
+    """Zero-shot's accuracy in percent, ``[task, backbone]``."""
     rows = rows[(rows["method"] == "zeroshot") & (rows["task"] == rows["test_set"])]
-    return rows.pivot_table(index="backbone", columns="task", values="accuracy")
+    return rows.pivot(index="task", columns="backbone", values="accuracy")
+
+
+def to_cells(table: pd.DataFrame) -> Array:
+    """The figures of a kind of target, ``[methods, tasks, targets]``."""
+    return table.to_numpy(float).reshape(*table.index.levshape, -1)  # type: ignore[attr-defined]
 
 
 def variance_components(cells: Array) -> dict[tuple[int, ...], float]:
@@ -106,15 +87,14 @@ def reversals(differences: Array) -> float:
     Of ``[compared, tasks, targets]``: clear is what Student's t over tasks tells from 0 at 5 %.
     The mean over targets on which something is clear; NaN if there is none.
     """
-    tasks, means = differences.shape[1], differences.mean(axis=1)
-    reach = stats.t.ppf(1 - ALPHA / 2, tasks - 1) * differences.std(axis=1, ddof=1) / tasks**0.5
-    clear, signs = np.abs(means) > reach, np.sign(means)
+    signs = np.sign(differences.mean(axis=1))
+    p_values: Any = stats.ttest_1samp(differences, 0, axis=1)[1]
     shares = [
         np.mean(np.delete(signs[chosen], target, axis=1) != signs[chosen, target, None])
-        for target, chosen in enumerate(clear.T)
+        for target, chosen in enumerate((p_values < ALPHA).T)
         if chosen.any()
     ]
-    return 100 * float(np.mean(shares)) if shares else np.nan
+    return 100 * float(np.mean(shares or np.nan))
 
 
 def reversed_orders(cells: Array) -> float:
@@ -125,7 +105,7 @@ def reversed_orders(cells: Array) -> float:
 
 def over_targets(
     cells: Array, statistic: Callable[[Array], float], most: float = np.inf
-) -> Interval | None:
+) -> Interval:
     """A statistic of ``[methods, tasks, targets]`` between 0 and ``most``.
 
     Its interval is for these methods and tasks: the jackknife's over targets, of the logarithm (of
@@ -136,10 +116,6 @@ def over_targets(
         return float(np.log(value / (1 - value / most)))
 
     count, value = cells.shape[2], statistic(cells)
-    if np.isnan(value):
-        return None
-    if count < FEWEST_UNITS:
-        return Interval(value, units=count)
     left = [statistic(np.delete(cells, target, axis=2)) for target in range(count)]
     if not all(0 < each < most for each in (value, *left)):
         return Interval(value, units=count)

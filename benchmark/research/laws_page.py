@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,24 @@ import pandas as pd
 from laws_kinds import (
     AXES,
     EFFECTS,
-    Kind,
     over_targets,
-    read_kinds,
+    read_gains,
     read_zero_shot,
     reversals,
     reversed_orders,
     share_of_targets,
     spread_of_means,
+    to_cells,
     variance_components,
 )
 from pages import Page
 
 from compatbench.data.cards import backbone_cards, suite_cards
-from compatbench.extras.studies.law import FILE as law_file
 from compatbench.results.estimate import FEWEST_UNITS, Array, estimate
 from compatbench.results.result_files import read_results
 from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.markdown import fill_section
-from compatbench.tables.numbers import NOTHING, bounds, percent, signed
+from compatbench.tables.numbers import bounds, percent, signed
 
 ROOT = Path(__file__).parents[2]
 SUITE = "mini-upgrades"
@@ -53,21 +51,15 @@ TELLINGS: dict[str, tuple[Callable[[Array], float], float]] = {
 }
 
 
-def show(kind: Kind, statistic: Callable[[Array], float], most: float) -> str:
-    """A statistic of gains; its interval only where there are targets enough."""
-    interval = over_targets(kind.gains, statistic, most)
-    if interval is None:
-        return NOTHING
-    between = f" ({bounds(interval)})" if interval.decides else ""
-    return percent(interval.value) + between
+def show(cells: Array, statistic: Callable[[Array], float], most: float) -> str:
+    """A statistic of gains, with its interval if there is one."""
+    interval = over_targets(cells, statistic, most)
+    return percent(interval.value) + (f" ({bounds(interval)})" if interval.decides else "")
 
 
-def answer(kind: Kind) -> str:
-    """The sentence on a kind of upgrade, which needs six targets."""
-    count = len(kind.targets)
-    if count < FEWEST_UNITS:
-        return f"cannot tell from {count} of the {FEWEST_UNITS} targets."
-    share, spread, order, _ = (show(kind, *telling) for telling in TELLINGS.values())
+def answer(shown: Sequence[str]) -> str:
+    """The sentence on a kind of upgrade, of its ``TELLINGS``."""
+    share, spread, order, _ = shown
     return (
         f"{share} % of the variance of a gain changes with the target. A method's mean gain "
         f"has a standard deviation of {spread} points between targets, and an order of two methods "
@@ -75,46 +67,44 @@ def answer(kind: Kind) -> str:
     )
 
 
-def list_methods(kinds: list[Kind]) -> dict[str, list[tuple[str, str]]]:
+def list_methods(kinds: Iterable[pd.DataFrame]) -> dict[str, list[tuple[str, str]]]:
     """By method and kind: its mean gain, with its interval over targets, and their deviation."""
     figures = dict[str, list[tuple[str, str]]]()
-    for kind in kinds:
-        for name, means in zip(kind.methods, kind.gains.mean(axis=1), strict=True):
-            gain, deviation = estimate(means), percent(means.std(ddof=1))
-            between = f" ({bounds(gain, signed)})" if gain is not None and gain.decides else ""
-            figures.setdefault(name, []).append((signed(means.mean()) + between, deviation))
+    for gains in kinds:
+        for name, means in gains.groupby("method").mean().iterrows():
+            gain = f"{signed(means.mean())} ({bounds(estimate(means), signed)})"
+            figures.setdefault(str(name), []).append((gain, percent(means.std())))
     return figures
 
 
-def answer_questions(kinds: list[Kind], rows: pd.DataFrame) -> tuple[dict, dict[str, Shown]]:
-    """The values of the template's sections on questions, and their figures, if answered."""
-    zero_shot = read_zero_shot(rows)
+def answer_questions(
+    gains: pd.DataFrame, losses: pd.DataFrame, zero_shot: pd.DataFrame, source: str
+) -> tuple[dict[str, Any], dict[str, Shown]]:
+    """The values of the template's sections on questions, and their figures."""
     properties = pd.read_csv(laws_properties.FILE)
-    (source,) = rows["source"].unique()
-    gains = zero_shot.sub(zero_shot.loc[source]).mean(axis=1)
-    targets = laws_properties.read_targets(kinds, gains, properties)
+    gained = zero_shot.sub(zero_shot[source], axis=0).mean()
+    targets = laws_properties.read_targets(losses, gained, properties)
     judged = laws_properties.judge(targets)
-    prices = laws_anchoring.price_weights(kinds, zero_shot)
+    described = laws_properties.describe_gains(gains, targets, properties)
+    prices = laws_anchoring.price_weights(gains, zero_shot)
     values: dict[str, Any] = {
+        "count": len(targets),
         "properties": laws_properties,
-        "properties_answer": laws_properties.answer(targets, judged),
-        "law": laws_properties.fit_law(targets, judged),
+        "properties_answer": laws_properties.answer(judged),
         "anchoring": laws_anchoring,
         "anchoring_answer": laws_anchoring.answer(prices),
         "prices": prices,
+        "levels": laws_anchoring.mean_gains(gains),
         "judged": judged,
+        "help": laws_properties.measure_help(described, targets),
         "groups": laws_properties.list_groups(targets),
         "losses": laws_properties.compare_spaces(targets),
         "within": laws_properties.correlate_gains(targets),
     }
-    figures = dict[str, Shown]()
-    if judged:
-        gains_told = laws_properties.describe_gains(kinds, targets, properties)
-        values["help"] = laws_properties.measure_help(gains_told, targets)
-        figures["laws/properties.svg"] = laws_properties.show_losses(targets)
-    if len(prices) == len(laws_anchoring.WEIGHTS):
-        figures["laws/anchoring.svg"] = laws_anchoring.show_prices(prices)
-        values["levels"] = laws_anchoring.mean_gains(kinds)
+    figures = {
+        "laws/properties.svg": laws_properties.show_losses(targets),
+        "laws/anchoring.svg": laws_anchoring.show_prices(prices),
+    }
     return values, figures
 
 
@@ -122,36 +112,37 @@ def make_page() -> Page:
     """Components, what one target says of another of its kind, and the questions."""
     suite = suite_cards.read(SUITE)
     rows = read_results(ROOT / "results" / SUITE).frame
-    every = read_kinds(suite, rows)
+    gains, (source,) = read_gains(rows), rows["source"].unique()
+    # In the order of the suite.
+    losses = -gains[[path[-1] for path in suite.upgrades]].sub(gains[source], axis=0)
+    of_kinds = {title: [path[-1] for path in upgrades] for title, upgrades in suite.groups.items()}
     # Kinds of which a target ships: sentences on that target are to hold for others, too.
-    kinds = [
-        kind for kind in every if not all(backbone_cards.read(n).made_by for n in kind.targets)
-    ]
-    several = [kind for kind in kinds if len(kind.targets) > 1]
+    kinds = {
+        title: names
+        for title, names in of_kinds.items()
+        if not all(backbone_cards.read(name).made_by for name in names)
+    }
+    tellings = {
+        title: [show(to_cells(gains[names]), *telling) for telling in TELLINGS.values()]
+        for title, names in kinds.items()
+    }
     values = {
-        "several": several,
-        "answers": {kind.title: answer(kind) for kind in kinds},
+        "answers": {title: answer(shown) for title, shown in tellings.items()},
         "components": {
-            kind.title: [variance_components(cells) for cells in (kind.gains, kind.losses)]
-            for kind in several
+            title: [variance_components(to_cells(table[names])) for table in (gains, losses)]
+            for title, names in kinds.items()
         },
         "effects": NAMES,
-        "tellings": {
-            name: [show(kind, *telling) for kind in several] for name, telling in TELLINGS.items()
-        },
-        "methods": list_methods(several),
-        "few": any(len(kind.targets) < FEWEST_UNITS for kind in several),
+        "tellings": dict(zip(TELLINGS, zip(*tellings.values(), strict=True), strict=True)),
+        "methods": list_methods(gains[names] for names in kinds.values()),
         "fewest": FEWEST_UNITS,
         "suite": suite,
     }
-    questions, figures = answer_questions(every, rows)
+    questions, figures = answer_questions(gains, losses, read_zero_shot(rows), source)
     files = {
-        str(law_file): questions["law"].model_dump_json(indent=1) + "\n",
         CHOICE.name: fill_section(CHOICE.read_text(encoding="utf-8"), "laws", _list(questions)),
     }
-    filters = {"percent": percent, "bounds": bounds, "signed": signed}
-    filters["signed_bounds"] = partial(bounds, show=signed)
-    return Page(values | questions, figures, files, filters)
+    return Page(values | questions, figures, files)
 
 
 def _list(questions: dict[str, Any]) -> str:

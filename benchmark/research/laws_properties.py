@@ -3,30 +3,26 @@
 Hypothesis, figure, decision rule and the analysis that answers were written before any row of its
 targets was seen, but for those of the first three targets of suite ``mini-upgrades``. What
 describes the targets beside the rule was added after: ``list_groups``, ``compare_spaces`` and
-``correlate_gains``; and ``fit_law``, which had nothing to fit.
+``correlate_gains``.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from laws_kinds import Kind
 from numpy.typing import NDArray
-from predict_page import fit_ridge
+from predict_page import Inputs, leave_out, split_rows
 
 from compatbench.data.cards import COPIED
 from compatbench.extras.advice.predict import describe_moves
-from compatbench.extras.studies.law import Law, Line
 from compatbench.method.registry import builtin_methods
-from compatbench.results.estimate import RESAMPLES, SEED, Interval
+from compatbench.results.estimate import RESAMPLES, SEED, Array, Interval
 from compatbench.tables.figures.spec_parts import Shown
+from compatbench.tables.table import records
 from compatbench.transfers._shared.survival import (  # pyright: ignore[reportMissingImports]
     PLACES,
     describe_module,
@@ -59,52 +55,28 @@ PANELS = {
     "zero_shot": "gain of zero-shot, points",
 }
 # All of a lineage are trained at two lengths, by these seeds.
-NAME = re.compile(r"(?P<lineage>.+?)-[5-8](?P<length>-length-0\.5)?$")
-TARGETS = 24
+NAME = r"^(?P<lineage>.+?)-[5-8](?P<length>-length-0\.5)?$"
 RIDGE = 1.0  # of standardised properties, and of losses with their mean taken away
 # One interval for each property and for all together: seven at 5 % in all.
 TAIL = 100 * 0.05 / (len(PROPERTIES) + 1) / 2
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Judged:
-    """How well a property tells the losses of a lineage from those of the others.
-
-    ``share``: the part of the losses' variance that it explains, R², with its interval.
-    """
-
-    title: str
-    share: Interval
-
-    @property
-    def predicts(self) -> bool:
-        return self.share.low > 0
 
 
 def read_targets(
-    kinds: Sequence[Kind], zero_shot: pd.Series, properties: pd.DataFrame
+    losses: pd.DataFrame, zero_shot: pd.Series, properties: pd.DataFrame
 ) -> pd.DataFrame:
-    """The targets of the question that are complete: lineage, length, loss and properties.
+    """The targets of the question: lineage, length, mean loss and properties.
 
     Args:
+        losses: of copied modules in points, a column for each target.
         zero_shot: mean gain of zero-shot over the source's by target, in points.
         properties: as ``upgrade_features.py`` writes them, a row for each target and task.
     """
+    targets = pd.DataFrame({"target": losses.columns, "loss": losses.mean().to_numpy()})
+    names = targets["target"].str.extract(NAME)
+    targets["lineage"], targets["length"] = names["lineage"], names["length"].isna() / 2 + 0.5
+    targets["zero_shot"] = targets["target"].map(zero_shot)
     means = properties.drop(columns="task").groupby("target").mean()
-    losses = {
-        name: kind.losses[..., place].mean()
-        for kind in kinds
-        for place, name in enumerate(kind.targets)
-    }
-    rows = [
-        {"target": name, "loss": loss, "zero_shot": zero_shot[name]}
-        | {"lineage": matched["lineage"], "length": 0.5 if matched["length"] else 1.0}
-        | means.loc[name].drop("zero_shot", errors="ignore").to_dict()
-        for name, loss in losses.items()
-        if name in means.index and (matched := NAME.fullmatch(name))
-    ]
-    return pd.DataFrame(rows)
+    return targets.dropna().join(means, on="target").reset_index(drop=True)
 
 
 def explained(losses: Array, values: Array, lineages: NDArray[np.int64], ridge: float) -> float:
@@ -114,7 +86,7 @@ def explained(losses: Array, values: Array, lineages: NDArray[np.int64], ridge: 
     0 or less is no better than that mean.
     """
     left = plain = 0.0
-    for judged, rest in _split(lineages):
+    for judged, rest in split_rows(lineages):
         centre, mean = values[rest].mean(0), losses[rest].mean()
         size = np.maximum(values[rest].std(0), 1e-9)
         known, asked = (values[rest] - centre) / size, (values[judged] - centre) / size
@@ -125,11 +97,6 @@ def explained(losses: Array, values: Array, lineages: NDArray[np.int64], ridge: 
     return 1 - left / plain
 
 
-def _split(lineages: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-    for lineage in np.unique(lineages):
-        yield lineages == lineage, lineages != lineage
-
-
 def draw_targets(targets: pd.DataFrame) -> Iterator[NDArray[np.int64]]:
     """Resamples of the targets, by the seeds of each lineage and length."""
     rng = np.random.default_rng(SEED)
@@ -138,64 +105,51 @@ def draw_targets(targets: pd.DataFrame) -> Iterator[NDArray[np.int64]]:
         yield np.concatenate([rng.choice(each, len(each)) for each in strata])
 
 
-def judge(targets: pd.DataFrame) -> dict[str, Judged]:
+def judge(targets: pd.DataFrame) -> dict[str, Interval]:
     """How well each property, and all together, tell losses, a lineage left out at a time.
 
-    Nothing while targets are missing. Intervals are percentiles over resamples of seeds, for these
-    three lineages.
+    The part of the losses' variance that it explains, R², by its title. Intervals are percentiles
+    over resamples of seeds, for these three lineages.
     """
-    if len(targets) < TARGETS:
-        return {}
-    losses = targets["loss"].to_numpy()
-    lineages = np.unique(targets["lineage"], return_inverse=True)[1]
-    draws = [*draw_targets(targets)]
-    judged = {}
-    for name in (*PROPERTIES, TOGETHER):
-        columns, ridge = ([name], 0.0) if name in PROPERTIES else ([*PROPERTIES], RIDGE)
+    losses, lineages = targets["loss"].to_numpy(), pd.factorize(targets["lineage"])[0]
+    # A property that is the same in all the others tells their mean.
+    fits = {title: ([name], 1e-9) for name, title in PROPERTIES.items()}
+    fits[TOGETHER] = [*PROPERTIES], RIDGE
+    draws, judged = [*draw_targets(targets)], {}
+    for title, (columns, ridge) in fits.items():
         values = targets[columns].to_numpy(float)
-        ridge = ridge or 1e-9  # a property that is the same in all the others tells their mean
         drawn = [explained(losses[d], values[d], lineages[d], ridge) for d in draws]
-        low, high = np.percentile(drawn, [TAIL, 100 - TAIL])
+        low, high = map(float, np.percentile(drawn, [TAIL, 100 - TAIL]))
         value = explained(losses, values, lineages, ridge)
-        share = Interval(value, float(low), float(high), len(targets))
-        judged[name] = Judged(PROPERTIES.get(name, name), share)
+        judged[title] = Interval(value, low, high, len(targets))
     return judged
 
 
 def describe_gains(
-    kinds: Sequence[Kind], targets: pd.DataFrame, properties: pd.DataFrame
+    gains: pd.DataFrame, targets: pd.DataFrame, properties: pd.DataFrame
 ) -> pd.DataFrame:
     """The gains of all modules, and what ``predict`` knows of them without images; and properties.
 
     A row for each method, task and target: ``gain`` in shares; ``known`` features by their own
     names, and each property, at each place where a module may act, as ``<property> at <place>``.
     """
-    figures = [name for name in properties if name not in ("target", "task")]
-    of_task: dict[tuple[str, str], dict[str, float]] = {
-        (row["target"], row["task"]): {str(name): row[name] for name in figures}
-        for row in properties.to_dict("records")
-    }
-    of_target = {row["target"]: row for row in targets.to_dict("records")}
-    rows = list[dict[str, Any]]()
-    for kind in kinds:
-        for place, target in enumerate(kind.targets):
-            if target not in of_target:
-                continue
-            lineage, zero_shot = (of_target[target][name] for name in ("lineage", "zero_shot"))
-            for (i, method), (j, task) in product(enumerate(kind.methods), enumerate(kind.tasks)):
-                card, facts = builtin_methods().get(method).card, of_task[target, task]
-                apart = 1 - facts["token_cosine"]
-                module = describe_module(card.places, COPIED, bool(card.zero_shot_at), apart)
-                row = {"target": target, "lineage": lineage, "task": task}
-                row["gain"] = kind.gains[i, j, place] / 100
-                row |= describe_moves(module, facts)
-                known = facts | {"zero_shot": zero_shot}
-                row |= {
-                    f"{each} at {where}": known[each] * (where in card.places)
-                    for each in PROPERTIES
-                    for where in PLACES
-                }
-                rows.append(row)
+    gained = gains[[*targets["target"]]].rename_axis(columns="target").stack()
+    known = pd.DataFrame({"gain": gained}).reset_index()
+    known = known.merge(properties, on=["target", "task"])
+    known = known.merge(targets[["target", "lineage", "zero_shot"]], on="target")
+    rows = []
+    for facts in records(known):
+        card = builtin_methods().get(facts["method"]).card
+        module = describe_module(
+            card.places, COPIED, bool(card.zero_shot_at), 1 - facts["token_cosine"]
+        )
+        row = {name: facts[name] for name in ("target", "lineage", "task")}
+        row |= {"gain": facts["gain"] / 100} | describe_moves(module, facts)
+        row |= {
+            f"{name} at {place}": facts[name] * (place in card.places)
+            for name, place in product(PROPERTIES, PLACES)
+        }
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -208,80 +162,39 @@ def measure_help(rows: pd.DataFrame, targets: pd.DataFrame) -> Interval:
     names = [*map(str, rows)]
     added = [name for name in names if " at " in name]
     known = [name for name in names if name not in ("target", "lineage", "task", "gain", *added)]
-    errors = {}
-    for features in (known, [*known, *added]):
-        told = np.zeros(len(rows))
-        for lineage, task in set(zip(rows["lineage"], rows["task"], strict=True)):
-            judged = np.flatnonzero((rows["lineage"] == lineage) & (rows["task"] == task))
-            rest = rows[(rows["lineage"] != lineage) & (rows["task"] != task)]
-            told[judged] = fit_ridge(rest, features, None).estimate(rows.iloc[judged])
-        errors[len(features)] = np.abs(told - rows["gain"])
-    before, after = (100 * each.groupby(rows["target"]).mean() for each in errors.values())
+    splits = [*split_rows(rows["lineage"], rows["task"])]
+    errors = [
+        (rows["gain"] - leave_out(rows, Inputs(features, None), splits)).abs()
+        for features in (known, [*known, *added])
+    ]
+    before, after = (100 * each.groupby(rows["target"]).mean() for each in errors)
     less = (before - after)[targets["target"]].to_numpy()
     drawn = [less[draw].mean() for draw in draw_targets(targets)]
     low, high = map(float, np.percentile(drawn, [2.5, 97.5]))
     return Interval(float(less.mean()), low, high, len(less))
 
 
-def answer(targets: pd.DataFrame, judged: Mapping[str, Judged]) -> str:
-    """The answer to the question in a sentence; or how far it is.
-
-    ``judged``: by ``judge``; empty while targets are missing.
-    """
-    if not judged:
-        return f"Not answered yet: {len(targets)} of {TARGETS} targets have been measured."
-    shown = [
-        f"{each.title} (R² {show_r2(each.share)})" for each in judged.values() if each.predicts
-    ]
+def answer(judged: Mapping[str, Interval]) -> str:
+    """The answer to the question in a sentence."""
+    shown = [f"{title} (R² {show_r2(share)})" for title, share in judged.items() if share.low > 0]
     if not shown:
         return "No property was shown to predict the loss of a lineage that was left out."
     return f"Of a lineage that was left out, the loss is predicted by: {'; '.join(shown)}."
 
 
-def fit_law(targets: pd.DataFrame, judged: Mapping[str, Judged]) -> Law:
-    """The lines of the properties that predict, fitted to all targets; none of too few targets."""
-    losses = targets["loss"].to_numpy(float)
-    lineages = np.unique(targets["lineage"], return_inverse=True)[1]
-    lines = []
-    for name, title in PROPERTIES.items():
-        if name not in judged or not judged[name].predicts:
-            continue
-        values = targets[name].to_numpy(float)
-        slope, intercept = np.polyfit(values, losses, 1)
-        errors = np.zeros(len(losses))
-        for left_out, rest in _split(lineages):
-            errors[left_out] = losses[left_out] - np.polyval(
-                np.polyfit(values[rest], losses[rest], 1), values[left_out]
-            )
-        figures = {
-            "slope": slope,
-            "intercept": intercept,
-            "error": np.abs(errors).mean(),
-            "low": values.min(),
-            "high": values.max(),
-        }
-        rounded = {key: round(float(figure), 4) for key, figure in figures.items()}
-        column = {"zero_shot": "zero_shot_gain"}.get(name, name)
-        lines.append(Line(name=column, title=title, **rounded))
-    return Law(targets=len(targets), wanted=TARGETS, lines=tuple(lines))
-
-
 def list_groups(targets: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The targets of each lineage and length, for people."""
+    groups = targets.groupby(["length", "lineage"], sort=False)
     return [
-        (
-            title + ("" if length == 1 else ", half the steps"),
-            targets[(targets["lineage"] == name) & (targets["length"] == length)],
-        )
-        for length in (1.0, 0.5)
-        for name, title in LINEAGES.items()
+        (LINEAGES[str(lineage)] + ("" if length == 1 else ", half the steps"), group)
+        for (length, lineage), group in groups
     ]
 
 
 def correlate_gains(targets: pd.DataFrame) -> list[float]:
     """Within each lineage, Spearman's correlation of losses with zero-shot's gain."""
-    groups = (targets[targets["lineage"] == name] for name in LINEAGES)
-    return [float(each["loss"].rank().corr(each["zero_shot"].rank())) for each in groups]
+    groups = targets.groupby("lineage")
+    return [each["loss"].corr(each["zero_shot"], method="spearman") for _, each in groups]
 
 
 def compare_spaces(targets: pd.DataFrame) -> dict[str, float]:

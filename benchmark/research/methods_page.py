@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from pages import Page
-from recipes_page import list_deviations, read_recipes
+from recipes_page import HEADER, list_lines, read_recipes
 from torch import Tensor
 
 from compatbench.data.labels import NEEDS
@@ -53,7 +53,10 @@ DRAWS = ((4, 1), (4, 2), (8, 1), (8, 2))
 def make_page() -> Page:
     """The table, and what the page of each method says besides its results."""
     registry = builtin_methods()
-    deviations, recipes = list_deviations(), read_recipes()
+    recipes, lines = read_recipes(), list_lines()
+    differing = lines[lines["differs"]].groupby("method")[HEADER]
+    deviations = {name: [] for name in recipes}
+    deviations |= {name: of.to_numpy().tolist() for name, of in differing}
     facts, rows = {}, []
     for method in map(registry.get, registry.names()):
         name = method.card.name

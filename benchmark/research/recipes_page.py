@@ -7,14 +7,13 @@ suite.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 from pages import DOCS, Page
 from pydantic import BeforeValidator
 
@@ -109,16 +108,6 @@ def settings_on(name: str, suite: SuiteCard, task: str, registry: MethodRegistry
     return settings.config | {"training": training, "task": card}
 
 
-def problems(rows: Sequence[Row]) -> Iterator[str]:
-    """Deviations without a reason, and reasons without a deviation, one a line."""
-    for row in rows:
-        where = f"{row.setting.name} on {row.task}"
-        if row.differs and not row.deviation:
-            yield f"{where}: published {row.published!r}, ours {row.ours!r}, and no reason"
-        elif row.deviation and not row.differs:
-            yield f"{where}: ours is as published; drop the reason"
-
-
 def link_method(name: str, title: str) -> str:
     """A method's title, with a link to its page if it has results and so a page."""
     page = Path("methods", f"{name}.md")
@@ -127,70 +116,48 @@ def link_method(name: str, title: str) -> str:
 
 def make_page() -> Page:
     """The page and its data; the same recipes give the same text."""
-    lines, registry = list_settings(), builtin_methods()
-    titles = {name: escape(registry.get(name).card.title) for name in read_recipes()}
-    rows = [
-        [number(link_method(name, titles[name])), *line]
-        for name, of_method in lines.items()
-        for line, differs in of_method.items()
-        if differs
-    ]
+    lines, cards = list_lines(), {n: c.card for n, c in builtin_methods().classes.items()}
+    titles = {name: escape(cards[name].title) for name in read_recipes()}
+    differing = lines[lines["differs"]]
+    links = [number(link_method(name, titles[name])) for name in differing["method"]]
+    rows = [[link, *line] for link, line in zip(links, differing[HEADER].to_numpy(), strict=True)]
     settings = plain_table(["Method", *HEADER], rows, left=range(len(HEADER) + 1))
-    data = io.StringIO()
-    csv.writer(data, lineterminator="\n").writerows(
-        [
-            ["method", *(name.lower() for name in HEADER)],
-            *([name, *line] for name, of_method in lines.items() for line in of_method),
-        ]
-    )
-    others = [cls.card for name, cls in sorted(registry.classes.items()) if name not in titles]
+    data = lines.drop(columns="differs").rename(columns=str.lower)
     values = {
-        "same": [title for name, title in titles.items() if not any(lines[name].values())],
-        "unread": [escape(card.title) for card in others if card.learns],
+        "same": [title for name, title in titles.items() if name not in {*differing["method"]}],
+        "unread": [
+            escape(card.title)
+            for name, card in sorted(cards.items())
+            if name not in titles and card.learns
+        ],
         "settings": render_table(settings, MOST),
     }
-    return Page(values, files={"recipes.csv": data.getvalue()})
-
-
-def list_deviations() -> dict[str, list[tuple[str, ...]]]:
-    """The lines in which ours differs, by method; a method without a recipe is not there."""
-    return {
-        name: [line for line, differs in lines.items() if differs]
-        for name, lines in list_settings().items()
-    }
+    return Page(values, files={"recipes.csv": data.to_csv(index=False, lineterminator="\n")})
 
 
 @cache
-def list_settings() -> dict[str, dict[tuple[str, ...], bool]]:
-    """By method the lines of settings, as in ``HEADER``, and whether ours differs."""
+def list_lines() -> pd.DataFrame:
+    """By ``method`` the lines of settings, as in ``HEADER``, and whether ours ``differs``.
+
+    A line is of a setting and a group of tasks with the same values.
+    """
     suite, registry = suite_cards.read(SUITE), builtin_methods()
-    titles = {task: task_cards.read(task).title for task in suite.tasks}
-    return {
-        name: dict(_lines(recipe, compare(recipe, suite, registry), titles))
-        for name, recipe in read_recipes().items()
-    }
-
-
-def _lines(
-    recipe: PublishedRecipe, rows: Sequence[Row], titles: dict[str, str]
-) -> list[tuple[tuple[str, ...], bool]]:
-    """A line for each setting and group of tasks with the same values, and whether ours differs."""
-    lines = []
-    for setting in recipe.settings:
-        groups: dict[tuple[str, ...], list[str]] = {}
-        differing = set[tuple[str, ...]]()
-        for row in rows:
-            if row.setting is setting:
-                ours = _write(row.ours) if row.differs else "as published"
-                shown = _write(row.published), setting.source, ours, row.deviation or NOTHING
-                groups.setdefault(shown, []).append(titles[row.task])
-                differing |= {shown} if row.differs else set()
-        largest = max(groups.values(), key=len)
-        for shown, group in groups.items():
-            others = "all" if len(groups) == 1 else "others"
-            tasks = others if group is largest else ", ".join(group)
-            lines.append(((setting.name, tasks, *shown), shown in differing))
-    return lines
+    titles, lines = {task: task_cards.read(task).title for task in suite.tasks}, []
+    for name, recipe in read_recipes().items():
+        rows = compare(recipe, suite, registry)
+        for setting in recipe.settings:
+            groups = defaultdict[tuple[str, ...], list[str]](list)
+            for row in rows:
+                if row.setting is setting:
+                    ours = _write(row.ours) if row.differs else "as published"
+                    groups[_write(row.published), ours, row.deviation].append(titles[row.task])
+            largest = max(groups.values(), key=len)
+            for (published, ours, reason), group in groups.items():
+                others = "all" if len(groups) == 1 else "others"
+                line = [setting.name, others if group is largest else ", ".join(group), published]
+                line += [setting.source, ours, reason or NOTHING]
+                lines.append([name, *line, ours != "as published"])
+    return pd.DataFrame(lines, columns=["method", *HEADER, "differs"])
 
 
 def value_on(values: dict[str, Any], task: str, default: Any = None) -> Any:

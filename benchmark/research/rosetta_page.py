@@ -16,8 +16,8 @@ from pages import Page
 
 import compatbench as cb
 from compatbench.data.cards import suite_cards
-from compatbench.results.estimate import estimate
 from compatbench.results.ranks import Ranked
+from compatbench.results.standing import paired_interval
 from compatbench.results.tuning_records import read_record, tuning_path
 from compatbench.tables.numbers import NOTHING, percent, signed
 from compatbench.tables.table import Cell, Table, number, plain_table
@@ -53,8 +53,7 @@ def read(suite: str, out: Path) -> dict[tuple[str, str], list[Ranked]]:
 
 def lead(rosetta: Ranked, other: Ranked) -> str:
     """H of Rosetta less that of another, in points, with an interval over tasks."""
-    both = zip(rosetta.by_task("h"), other.by_task("h"), strict=True)
-    gap = estimate([a - b for a, b in both if a is not None and b is not None])
+    gap = paired_interval(rosetta.standing, other.standing, "h")
     assert gap is not None
     return f"{signed(gap.value)} [{signed(gap.low)}, {signed(gap.high)}]"
 

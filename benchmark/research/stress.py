@@ -30,7 +30,6 @@ from compatbench.errors import NotTransferable
 from compatbench.extras.studies import frames
 from compatbench.extras.studies.frames import Row, StudyReport
 from compatbench.extras.studies.study import Fit, Names, Study, StudyOptions
-from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.method.transfer import TransferData, WordPair
 from compatbench.results.estimate import average
@@ -41,6 +40,7 @@ from compatbench.tables.table import Table, code, plain_table, records, sentence
 # Largest angles of the rotations, in degrees, and how many of each; None is any rotation.
 ANGLES: tuple[float | None, ...] = (0, 45, 90, 135, 180, None)
 ROTATIONS = 3
+SIZES = (32, 64, 96)  # of narrowed joint spaces
 FEWER = (16, 4, 1)  # every so many words of the list
 MOST_TOKENS = 2  # of a word that a tokenizer knows well
 
@@ -64,9 +64,9 @@ class StressReport(StudyReport):
             parts of the word list).
         points: one row for each ``method`` (with `` (words)`` if its modules were attached
             through words) and ``change`` (largest angle or ``random``, size, or words): mean and
-            standard deviation, over rotations and seeds, of ``source``, and of ``target`` and ``h``
-            if the method is transferable, or else the ``reason``; ``zero_shot`` of the changed
-            target; ``flipped``, the most zero-shot answers that one of the rotations changed.
+            standard deviation, over rotations and seeds, of ``source``, and of ``target`` if the
+            method is transferable, or else the ``reason``; ``zero_shot`` of the changed target;
+            ``flipped``, the most zero-shot answers that one of the rotations changed.
     """
 
     source: str
@@ -97,8 +97,10 @@ class StressReport(StudyReport):
 
     figure, figures = "rotated", Path(__file__).with_name("alignment.yaml.jinja")
 
-    def shown(self) -> Shown:
-        """Accuracy on the target by how it was changed: copied modules left, ``words`` right."""
+    def shown(self) -> Shown | None:
+        """Accuracy on a target by its rotation: copied modules left, ``words`` right."""
+        if self.kind != "rotated":
+            return None
         points = records(self.points)
         zero_shot = {row["change"]: row["zero_shot"] for row in points}
         rows = [
@@ -110,9 +112,7 @@ class StressReport(StudyReport):
             name, words = row["method"].removesuffix(THROUGH_WORDS), THROUGH_WORDS in row["method"]
             place = {"panel": "words" if words else "copied", "x": row["change"]}
             rows += [mean | place for mean in frames.mean_points([row], "target", name)]
-        how = {"sizes": "narrowed to a size", "words": "by so many words"}
-        how["rotated"] = "rotated, by its largest angle in degrees"
-        heading = f"{self.source} → {self.target}, {how[self.kind]}"
+        heading = f"{self.source} → {self.target}, rotated, by its largest angle in degrees"
         return Shown(rows, {"heading": heading, "series": [*{row["series"]: 0 for row in rows}]})
 
 
@@ -132,21 +132,16 @@ class Change:
 def analyze_stress(
     source: str,
     target: str,
+    kind: str,
     methods: Names,
     *,
-    sizes: Sequence[int] | None = None,
-    words: bool = False,
     seeds: Sequence[int] | None = None,
     **options: Unpack[StudyOptions],
 ) -> StressReport:
     """What modules are worth on a target whose joint space was rotated or made narrower.
 
     Modules are fitted on the source, unless ``runs/`` has them, and attached by ``copied`` and,
-    where they act on features, by ``words``.
-
-    Args:
-        sizes: narrower joint spaces, in place of rotations.
-        words: use parts of the word list, in place of rotations.
+    where they act on features, by ``words``. ``kind`` is that of the report.
     """
     study = Study(source, target, **options)
     matrix = study.matrix(builtin_methods(), methods, None, None, seeds)
@@ -157,11 +152,12 @@ def analyze_stress(
     ]
     fits = study.fit(matrix, cells, RunStore(Path(study.out) / "runs"))
     test = StressTest(*study.backbones, fits, study.cache, study.words)
-    if words:
-        return test.report("words", test.by_words())
-    if sizes is None:
-        return test.report("rotated", test.rotated(ANGLES, ROTATIONS))
-    return test.report("sizes", test.narrowed(sizes))
+    changes = {
+        "rotated": lambda: test.rotated(ANGLES, ROTATIONS),
+        "sizes": lambda: test.narrowed(SIZES),
+        "words": test.by_words,
+    }
+    return test.report(kind, changes[kind]())
 
 
 def random_rotation(size: int, angle: float | None, seed: int) -> Tensor:
@@ -238,8 +234,7 @@ class StressTest:
                     found = self._measure(name, change, by_words=bool(suffix))
                     point = {"method": name + suffix, "change": change.name}
                     point |= frames.seed_means(found.query("rotation == 0"), "source")
-                    for column in ("target", "h"):
-                        point |= frames.seed_means(found, column, "rotation")
+                    point |= frames.seed_means(found, "target", "rotation")
                     reason = next(filter(None, found["reason"]), "")
                     points.append(point | shared | {"reason": reason})
         return StressReport(self.source.name, self.target.name, kind, pd.DataFrame(points))
@@ -263,8 +258,7 @@ class StressTest:
                 except NotTransferable as why:
                     reason = why.reason
                 row: Row = {"rotation": rotation, "task": fit.cell.task, "seed": fit.cell.seed}
-                row |= {"source": source, "target": target, "h": harmonic_mean(source, target)}
-                rows.append(row | {"reason": reason})
+                rows.append(row | {"source": source, "target": target, "reason": reason})
         return pd.DataFrame(rows)
 
     @torch.no_grad()
@@ -286,8 +280,7 @@ class StressTest:
         for task in self._tasks.values():
             features = read_features(backbone, task, self.cache)
             answers.append((features @ backbone.zero_shot(task.labels).T).argmax(-1).cpu())
-            targets = torch.tensor([sample.label for sample in task.split("test")])
-            accuracies.append(_percent(answers[-1] == targets))
+            accuracies.append(_percent(answers[-1] == label_tensor(task.split("test"))))
         return torch.cat(answers), average(accuracies)
 
 

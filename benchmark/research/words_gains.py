@@ -13,9 +13,14 @@ from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.extras.studies import frames
 from compatbench.extras.studies.frames import Row, StudyReport
-from compatbench.results.estimate import estimate, interval_columns
+from compatbench.results.estimate import interval_columns
 from compatbench.results.expected import Upgrade
-from compatbench.results.standing import Standing, compute_standing
+from compatbench.results.standing import (
+    Standing,
+    compute_standing,
+    measure_interval,
+    paired_interval,
+)
 from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.numbers import percent, with_interval
 from compatbench.tables.suite_page import SuitePage, read_suite_page
@@ -87,8 +92,8 @@ def compare_transfers(page: SuitePage, upgrade: Upgrade, shots: int) -> pd.DataF
 
     Returns:
         ``method``, ``title``; mean and standard deviation over seeds of ``source``, ``copied``,
-        ``words``, ``copied_h`` and ``words_h``; ``zero_shot`` of the target; and, with an interval
-        over the tasks, what ``words`` is above copied, ``gain``, and above it, ``over_zero_shot``.
+        ``words``; ``zero_shot`` of the target; and, with an interval over the tasks, what
+        ``words`` is above copied, ``gain``, and above it, ``over_zero_shot``.
     """
     rows = []
     for method in page.results.of("words").values():
@@ -110,9 +115,7 @@ def _compare(copied: Standing, words: Standing) -> Row:
     row = frames.mean_columns("source", copied.mean("source"))
     for name, standing in (("copied", copied), ("words", words)):
         row |= frames.mean_columns(name, standing.mean("target"))
-        row |= frames.mean_columns(f"{name}_h", standing.mean("h"))
-    before, after = frames.task_means(copied, "target"), frames.task_means(words, "target")
-    row["zero_shot"] = before.mean() - frames.task_means(copied, "gain").mean()
-    row |= interval_columns("gain", estimate(after - before))
-    over = frames.task_means(words, "gain")
-    return row | interval_columns("over_zero_shot", estimate(over))
+    means = [frames.task_means(copied, measure).mean() for measure in ("target", "gain")]
+    row["zero_shot"] = means[0] - means[1]
+    row |= interval_columns("gain", paired_interval(words, copied, "target"))
+    return row | interval_columns("over_zero_shot", measure_interval(words, "gain"))

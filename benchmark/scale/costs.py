@@ -6,10 +6,9 @@ like beside their cards is assumed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from simulate import Job, Site
 
@@ -18,7 +17,7 @@ from compatbench.data.cards import SuiteCard, suite_cards, task_cards
 from compatbench.data.feature_cache import WHOLE
 from compatbench.engine.cell import Cell
 from compatbench.engine.costs import PREDICTION, plan_fit
-from compatbench.engine.gpu_hours import HOUR, DeviceModel, find_device_model, time_cells
+from compatbench.engine.gpu_hours import HOUR, find_device_model, time_cells
 from compatbench.engine.matrix import Matrix, select_matrix
 from compatbench.engine.model_size import FLOAT, ModelSize, measure_model
 from compatbench.errors import CompatbenchError
@@ -28,31 +27,20 @@ SUITE, CARD, PRECISION = "full", "h100", "tf32"
 VIEWS = 16  # of each training image, whatever a method asks for
 
 
-def _assumed(default: float, unit: str, why: str) -> Any:
-    return field(default=default, metadata={"unit": unit, "why": why})
-
-
-@dataclass(frozen=True)
-class Assumptions:
-    """What was not measured; ``--assume NAME=NUMBER`` of ``pages.py`` changes one."""
-
-    worker_rate: float = _assumed(1e9, "B/s", "what one worker reads from the file system")
-    shared_rate: float = _assumed(8e9, "B/s", "what the file system gives to all workers together")
-    write_rate: float = _assumed(
-        200.0, "1/s", "small files, written and synced, that it takes from all workers together"
-    )
-    mean_life: float = _assumed(
-        1000.0 * HOUR, "s", "mean time until a worker dies: process, GPU, node or pre-emption"
-    )
-    restart: float = _assumed(300.0, "s", "until a dead worker is back")
-
-    @classmethod
-    def table(cls) -> list[tuple[str, float, str, str]]:
-        """Name, default, unit and reason of each."""
-        return [
-            (f.name, float(f.default), f.metadata["unit"], f.metadata["why"])  # type: ignore[arg-type]
-            for f in fields(cls)
-        ]
+# What was not measured of a ``Site``; ``--assume NAME=NUMBER`` of ``pages.py`` changes one.
+ASSUMED: dict[str, tuple[float, str, str]] = {
+    "worker_rate": (1e9, "B/s", "what one worker reads from the file system"),
+    "shared_rate": (8e9, "B/s", "what the file system gives to all workers together"),
+    "write_rate": (
+        *(200.0, "1/s"),
+        "small files, written and synced, that it takes from all workers together",
+    ),
+    "mean_life": (
+        *(1000.0 * HOUR, "s"),
+        "mean time until a worker dies: process, GPU, node or pre-emption",
+    ),
+    "restart": (300.0, "s", "until a dead worker is back"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +68,19 @@ def read_suite() -> SuiteCard:
     return suite.model_copy(update={"retrained": False, "training": training})
 
 
-def count_costs(assumed: Assumptions) -> Costs:
-    """Every cell with its cost, and the machines."""
+def count_costs(**assumed: float) -> Costs:
+    """Every cell with its cost, and the machines, of which something may be ``assumed``."""
     suite, model = read_suite(), find_device_model(CARD)
     matrix = select_matrix(suite, builtin_methods(), "all")
-    entries, jobs, records, answers = _Entries(matrix, model), [], 0, 0
-    seconds = time_cells(matrix, model, PRECISION)["seconds"]
-    for cell, spent in zip(matrix.places, seconds, strict=True):
-        names = entries.needed(cell)
+    seconds, sizes, jobs, records, answers = {}, {}, [], 0, 0
+    times = time_cells(matrix, model, PRECISION)["seconds"]
+    for cell, spent in zip(matrix.places, times, strict=True):
+        names = []
+        for name, backbone, images in _list_entries(matrix, cell):
+            flops = _size_of(backbone).image_flops / model.flops(PRECISION)
+            seconds[name] = images * max(1 / model.image_rate, flops)
+            sizes[name] = images * _size_of(backbone).input_bytes(FEATURES)
+            names.append(name)
         tests = [_count_images(name, "test") for name in matrix.tests[cell.task]]
         jobs.append(
             Job(
@@ -99,7 +92,7 @@ def count_costs(assumed: Assumptions) -> Costs:
                 spent,
                 cell.backbones,
                 tuple(names),
-                sum(entries.bytes[name] for name in names),
+                sum(sizes[name] for name in names),
                 # Module, its record, and per backbone predictions and the record again.
                 writes=2 + 2 * len(cell.backbones),
             )
@@ -107,53 +100,29 @@ def count_costs(assumed: Assumptions) -> Costs:
         records += len(cell.backbones) * len(tests)
         answers += len(cell.backbones) * sum(tests)
     weights = {name: _size_of(name).parameters * FLOAT for job in jobs for name in job.backbones}
-    site = Site(
-        weights,
-        entries.seconds,
-        assumed.worker_rate,
-        assumed.shared_rate,
-        assumed.write_rate,
-        assumed.mean_life,
-        assumed.restart,
-    )
-    files = 3 * len(jobs) + len(entries.seconds)  # module, record and predictions
-    features = sum(entries.bytes.values())
-    return Costs(suite, jobs, site, records, features, answers * PREDICTION, files)
+    assumed = {name: default for name, (default, *_) in ASSUMED.items()} | assumed
+    site = Site(weights, seconds, **assumed)  # type: ignore[arg-type]
+    files = 3 * len(jobs) + len(seconds)  # module, record and predictions
+    return Costs(suite, jobs, site, records, sum(sizes.values()), answers * PREDICTION, files)
 
 
-class _Entries:
-    """The entries of the feature cache: what each takes to encode and to keep."""
-
-    def __init__(self, matrix: Matrix, model: DeviceModel) -> None:
-        self._matrix, self._model = matrix, model
-        self.seconds: dict[str, float] = {}
-        self.bytes: dict[str, float] = {}
-
-    def needed(self, cell: Cell) -> list[str]:
-        """The entries that a cell needs."""
-        choice, draw = self._matrix.choice(cell), f"{cell.shots} shots, seed {cell.seed}"
-        images = plan_fit(choice, card := self._matrix.cards[cell.task], cell.shots).images
-        classes = len(card.classes)
-        val = min(classes * min(cell.shots, cell.training.val_shots), images)
-        names = []
-        for kind, wanted, views in (("train", images, 1 + VIEWS), ("val", val, 1)):
-            if choice.method.card.learns:
-                whole = _count_images(cell.task, kind) or wanted
-                is_whole = wanted >= WHOLE * whole
-                where = cell.task if is_whole else f"{cell.task}, {draw}"
-                count = (whole if is_whole else wanted) * views
-                names.append(self._add(cell.source, f"{kind} of {where}", count))
-        for test in self._matrix.tests[cell.task]:
-            for backbone in cell.backbones:
-                names.append(self._add(backbone, f"test of {test}", _count_images(test, "test")))
-        return names
-
-    def _add(self, backbone: str, what: str, images: int) -> str:
-        size, name = _size_of(backbone), f"features of {backbone}: {what}"
-        flops = size.image_flops / self._model.flops(PRECISION)
-        self.seconds[name] = images * max(1 / self._model.image_rate, flops)
-        self.bytes[name] = images * size.input_bytes(FEATURES)
-        return name
+def _list_entries(matrix: Matrix, cell: Cell) -> Iterator[tuple[str, str, int]]:
+    """The entries of the feature cache that a cell needs: name, backbone and images."""
+    choice, draw = matrix.choice(cell), f"{cell.shots} shots, seed {cell.seed}"
+    images = plan_fit(choice, card := matrix.cards[cell.task], cell.shots).images
+    classes = len(card.classes)
+    val = min(classes * min(cell.shots, cell.training.val_shots), images)
+    for kind, wanted, views in (("train", images, 1 + VIEWS), ("val", val, 1)):
+        if choice.method.card.learns:
+            whole = _count_images(cell.task, kind) or wanted
+            is_whole = wanted >= WHOLE * whole
+            where = cell.task if is_whole else f"{cell.task}, {draw}"
+            name = f"features of {cell.source}: {kind} of {where}"
+            yield name, cell.source, (whole if is_whole else wanted) * views
+    for test in matrix.tests[cell.task]:
+        for backbone in cell.backbones:
+            name = f"features of {backbone}: test of {test}"
+            yield name, backbone, _count_images(test, "test")
 
 
 @cache

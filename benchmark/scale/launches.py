@@ -11,11 +11,10 @@ pass and the optimiser, whose loops over tensors are one operation each, as on a
 
 from __future__ import annotations
 
-import csv
-import io
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from unittest import mock
 
 import pandas as pd
@@ -62,17 +61,21 @@ def count(cls: type[Method]) -> Launches:
     return Launches(round(few - each * DEPTHS[0]), round(each, 1))
 
 
-def count_together() -> None:
-    """Writes the operations of a step of several fits, one by one and together."""
-    rows = []
+def count_together() -> Iterator[tuple[Any, ...]]:
+    """The operations of a step of several fits, one by one and together, by method."""
     for name in builtin_methods().names():
         cls = builtin_methods().get(name)
         with suppress(RuntimeError, NotTogether):  # or it takes gradients within its loss
             together = count_step(cls, DEPTHS[0], FITS)
-            rows.append((name, FITS * count_step(cls, DEPTHS[0]), together))
-            print(*rows[-1], flush=True)
-    columns = ["method", "one by one", "together"]
-    pd.DataFrame(rows, columns=columns).to_csv(TOGETHER, index=False)
+            yield name, FITS * count_step(cls, DEPTHS[0]), together
+
+
+def count_trained(names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """Operations of those of the methods that are trained, by method."""
+    for name in names:
+        cls = builtin_methods().get(name)
+        if issubclass(cls, TrainedMethod):
+            yield name, *count(cls)
 
 
 def main(
@@ -80,19 +83,17 @@ def main(
 ) -> None:
     """Count the operations of training steps."""
     torch.set_num_threads(1)
+    columns, path = ("method", *Launches._fields), TABLE
+    rows = count_trained(names or builtin_methods().names())
     if together:
-        count_together()
-        return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("method", *Launches._fields))
-    for name in names or builtin_methods().names():
-        cls = builtin_methods().get(name)
-        if issubclass(cls, TrainedMethod):
-            writer.writerow((name, *count(cls)))
-            print(text.getvalue().splitlines()[-1], flush=True)
+        columns, path, rows = ("method", "one by one", "together"), TOGETHER, count_together()
+    counted = []
+    for row in rows:
+        counted.append(row)
+        print(*row, sep=",", flush=True)
     if not names:
-        TABLE.write_text(text.getvalue(), encoding="utf-8")
+        frame = pd.DataFrame(counted, columns=[*columns])
+        path.write_text(frame.to_csv(index=False, lineterminator="\n"), encoding="utf-8")
 
 
 if __name__ == "__main__":

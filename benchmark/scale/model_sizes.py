@@ -1,20 +1,16 @@
 """The table of models' sizes that ``compatbench plan`` reads, made from architectures alone.
 
-python benchmark/scale/model_sizes.py            # of every model of the open_clip that is installed
-python benchmark/scale/model_sizes.py --check    # writes nothing; fails if the table is another
+python benchmark/scale/model_sizes.py    # of every model of the open_clip that is installed
 
 Models whose text tower is another library's, which would be downloaded, are left out.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import pandas as pd
 from torch import nn
 
 from compatbench.backbone import ImageTower
@@ -69,27 +65,13 @@ def _count_weights(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def make_table() -> str:
-    """The table as CSV, the mini models first."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("config", *ModelSize._fields))
-    for config in sorted(model_names(), key=lambda name: (not name.startswith("mini-"), name)):
-        if (size := measure_architecture(config)) is not None:
-            writer.writerow((config, *size))
-    return text.getvalue()
-
-
-def main(
-    check: Annotated[bool, typer.Option(help="Write nothing; fail if it is stale.")] = False,
-) -> None:
-    """Write the table of models' sizes."""
-    text, path = make_table(), Path(TABLE)
-    if check and text != path.read_text(encoding="utf-8"):
-        sys.exit(f"{path} is not up to date; run 'python benchmark/scale/model_sizes.py'")
-    if not check:
-        path.write_text(text, encoding="utf-8")
+def main() -> None:
+    """Write the table of models' sizes, the mini models first."""
+    names = sorted(model_names(), key=lambda name: (not name.startswith("mini-"), name))
+    sizes = {config: size for config in names if (size := measure_architecture(config))}
+    table = pd.DataFrame([*sizes.values()], pd.Index([*sizes], name="config"))
+    Path(TABLE).write_text(table.to_csv(lineterminator="\n"), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import pandas as pd
 import real_run
-from costs import CARD, HOUR, PRECISION, Assumptions, Costs, count_costs
+from costs import ASSUMED, CARD, HOUR, PRECISION, Costs, count_costs
 from launches import TOGETHER
 from pages import Page
 from simulate import Job, Outcome, simulate
@@ -33,8 +33,7 @@ REAL = "paper"  # whose hours are shown method by method
 
 def make_page(**assumed: float) -> Page:
     """The page and its picture, for these assumptions."""
-    assumptions = Assumptions(**assumed)
-    costs = count_costs(assumptions)
+    costs = count_costs(**assumed)
     outcomes = [typical_run(costs, gpus) for gpus in GPUS]
     encoding, jobs = costs.site.encode_seconds, costs.jobs
     values = {
@@ -46,8 +45,7 @@ def make_page(**assumed: float) -> Page:
         "run": real_run.read(),
         "six": real_run.METHODS,
         "assumptions": [
-            (name, getattr(assumptions, name), unit, why)
-            for name, _, unit, why in Assumptions.table()
+            (name, getattr(costs.site, name), unit, why) for name, (_, unit, why) in ASSUMED.items()
         ],
         "one_gpu": _one_gpu(costs),
         "limits": _limits(costs),

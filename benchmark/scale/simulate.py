@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -18,6 +18,7 @@ from compatbench.engine.order import longest_first
 
 # What a worker's time goes to.
 KINDS: tuple[str, ...] = ("compute", "encode", "wait", "load", "store", "lost")
+Steps = Generator[tuple[str, float | None], None, None]  # kinds of steps, and when each ends
 
 
 @dataclass(frozen=True)
@@ -109,20 +110,14 @@ class _Worker:
     """A GPU, or its part, and the process on it.
 
     Attributes:
-        life: how often it has died; events of an earlier life are void.
-        steps: what is left of its cell; the first of them is at work.
-        kind: of what it does now, and ``since`` when.
-        away: dead, and on its way back.
+        steps: what it does until it dies; the events of an earlier life are void.
+        kind: of what it does now, and ``since`` when; empty without a cell.
         weights: in memory, the last used at the end.
     """
 
-    number: int
-    life: int = 0
-    job: Job | None = None
-    steps: Iterator[tuple[str, float | None]] | None = None
+    steps: Steps = field(init=False)
     kind: str = ""
     since: float = 0.0
-    away: bool = False
     weights: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
 
@@ -130,69 +125,75 @@ class _Run:
     def __init__(self, jobs: Sequence[Job], workers: int, site: Site) -> None:
         self._site = site
         # In the order of a run, whatever the number of workers.
-        ordered = longest_first(jobs, lambda job: job.seconds)
-        self._waiting_jobs = deque(ordered)
-        self._left = len(jobs)
+        self._jobs = deque(longest_first(jobs, lambda job: job.seconds))
+        self._left, self._count = len(jobs), workers
         self._now = 0.0
         self._order = count()
-        self._events: list[tuple[float, int, _Worker, int, bool]] = []
-        self._workers = [_Worker(number) for number in range(workers)]
+        self._events: list[tuple[float, int, _Worker, Steps, bool]] = []
         self._reading = _Server(site.shared_rate)
         self._writing = _Server(site.write_rate)
         self._ready: set[str] = set()
-        self._encoding: dict[str, _Worker] = {}
-        self._waiting: dict[str, list[_Worker]] = {}
-        self._unemployed: list[_Worker] = []
+        self._encoding: set[str] = set()
+        self._waiting = defaultdict[str, list[_Worker]](list)  # by entry; for a cell by ""
         self._spent: dict[str, float] = dict.fromkeys(KINDS, 0.0)
         self._random = random.Random(site.seed)
         self._deaths = 0
 
     def run(self) -> Outcome:
-        for worker in self._workers:
-            self._at(0.0, worker)
-            self._plan_death(worker)
+        for _ in range(self._count):
+            self._begin(_Worker())
         while self._left:
-            self._now, _, worker, life, dies = heapq.heappop(self._events)
-            if life != worker.life:
-                continue
-            if dies:
-                self._die(worker)
-            else:
-                self._go_on(worker)
-        return Outcome(len(self._workers), self._now, self._spent, self._deaths)
+            self._now, _, worker, steps, dies = heapq.heappop(self._events)
+            if steps is worker.steps:
+                (self._die if dies else self._go_on)(worker)
+        return Outcome(self._count, self._now, self._spent, self._deaths)
+
+    def _begin(self, worker: _Worker, after: float = 0.0) -> None:
+        worker.steps, worker.since = self._live(worker), self._now
+        self._at(self._now + after, worker)
+        if self._site.mean_life < float("inf"):
+            life_time = self._random.expovariate(1 / self._site.mean_life)
+            self._at(self._now + life_time, worker, dies=True)
 
     def _at(self, when: float, worker: _Worker, dies: bool = False) -> None:
-        heapq.heappush(self._events, (when, next(self._order), worker, worker.life, dies))
-
-    def _plan_death(self, worker: _Worker) -> None:
-        if self._site.mean_life < float("inf"):
-            life = self._random.expovariate(1 / self._site.mean_life)
-            self._at(self._now + life, worker, dies=True)
+        heapq.heappush(self._events, (when, next(self._order), worker, worker.steps, dies))
 
     def _go_on(self, worker: _Worker) -> None:
         """A worker has done what it did, and begins what comes next."""
-        self._book(worker)
-        worker.away = False
-        while self._left:
-            if worker.steps is None:
-                if not self._waiting_jobs:
-                    self._unemployed.append(worker)
-                    return
-                worker.job = self._waiting_jobs.popleft()
-                worker.steps = self._steps(worker, worker.job)
-            step = next(worker.steps, None)
-            if step is None:
-                worker.job = worker.steps = None
-                self._left -= 1
-                continue
-            worker.kind, until = step
-            worker.since = self._now
-            if until is not None:  # else another worker wakes it
-                self._at(until, worker)
-            return
+        self._book(worker, worker.kind)
+        worker.kind, until = next(worker.steps)
+        worker.since = self._now
+        if until is not None:  # else another worker wakes it
+            self._at(until, worker)
 
-    def _steps(self, worker: _Worker, job: Job) -> Iterator[tuple[str, float | None]]:
-        """What a cell does: the kind of each step, and when it ends."""
+    def _book(self, worker: _Worker, kind: str) -> None:
+        if worker.kind:
+            self._spent[kind] += self._now - worker.since
+
+    def _die(self, worker: _Worker) -> None:
+        """A worker dies: its cell is run again, and what it was encoding by another."""
+        self._deaths += 1
+        worker.steps.close()
+        worker.weights.clear()
+        self._book(worker, "lost")
+        worker.kind = "lost"
+        self._begin(worker, self._site.restart)
+
+    def _live(self, worker: _Worker) -> Steps:
+        """What a worker does: the kind of each step, and when it ends."""
+        while True:
+            while not self._jobs:
+                yield from self._wait(worker)
+            job = self._jobs.popleft()
+            try:
+                yield from self._work(worker, job)
+            except GeneratorExit:
+                self._jobs.appendleft(job)  # its lock is free again
+                self._wake()
+                raise
+            self._left -= 1
+
+    def _work(self, worker: _Worker, job: Job) -> Steps:
         site = self._site
         for name in job.backbones:
             if name not in worker.weights:
@@ -202,58 +203,41 @@ class _Run:
             if len(worker.weights) > BACKBONES_AT_HAND:
                 worker.weights.popitem(last=False)
         for entry in job.features:
-            while entry not in self._ready:
-                if entry in self._encoding:
-                    self._waiting.setdefault(entry, []).append(worker)
-                    yield "wait", None
-                    continue
-                self._encoding[entry] = worker
-                yield "encode", self._now + site.encode_seconds.get(entry, 0.0)
-                del self._encoding[entry]
-                self._ready.add(entry)
-                self._wake(entry)
+            while entry in self._encoding:
+                yield from self._wait(worker, entry)
+            if entry not in self._ready:
+                yield from self._encode(entry)
         if job.read_bytes:
             yield "load", self._read(job.read_bytes)
         yield "compute", self._now + job.seconds
         if job.writes:
             yield "store", self._writing.serve(self._now, job.writes)
 
-    def _read(self, size: float) -> float:
-        return max(self._reading.serve(self._now, size), self._now + size / self._site.worker_rate)
+    def _encode(self, entry: str) -> Steps:
+        self._encoding.add(entry)
+        try:
+            yield "encode", self._now + self._site.encode_seconds.get(entry, 0.0)
+            self._ready.add(entry)
+        finally:
+            self._encoding.remove(entry)
+            self._wake(entry)
 
-    def _wake(self, entry: str) -> None:
+    def _wait(self, worker: _Worker, entry: str = "") -> Steps:
+        waiting = self._waiting[entry]
+        waiting.append(worker)
+        try:
+            yield "wait" if entry else "", None
+        except GeneratorExit:
+            if worker in waiting:
+                waiting.remove(worker)
+            raise
+
+    def _wake(self, entry: str = "") -> None:
         for worker in self._waiting.pop(entry, []):
             self._at(self._now, worker)
 
-    def _book(self, worker: _Worker) -> None:
-        if worker.job is not None or worker.away:
-            self._spent[worker.kind] += self._now - worker.since
-
-    def _die(self, worker: _Worker) -> None:
-        """A worker dies: its cell is run again, and what it was encoding by another."""
-        self._deaths += 1
-        worker.life += 1
-        for entry, owner in list(self._encoding.items()):
-            if owner is worker:
-                del self._encoding[entry]
-                self._wake(entry)
-        for waiting in self._waiting.values():
-            if worker in waiting:
-                waiting.remove(worker)
-        if worker in self._unemployed:
-            self._unemployed.remove(worker)
-        worker.weights.clear()
-        worker.steps, job, worker.job = None, worker.job, None
-        if job is not None or worker.away:
-            self._spent["lost"] += self._now - worker.since
-        if job is not None:
-            self._waiting_jobs.appendleft(job)  # its lock is free again
-        for idle in self._unemployed:
-            self._at(self._now, idle)
-        self._unemployed.clear()
-        worker.away, worker.kind, worker.since = True, "lost", self._now
-        self._at(self._now + self._site.restart, worker)
-        self._plan_death(worker)
+    def _read(self, size: float) -> float:
+        return max(self._reading.serve(self._now, size), self._now + size / self._site.worker_rate)
 
 
 def simulate(jobs: Sequence[Job], workers: int, site: Site) -> Outcome:

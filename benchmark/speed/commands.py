@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from measured_process import measure_process
 
 import compatbench as cb
 from compatbench.data.cards import task_cards
@@ -33,9 +33,8 @@ from compatbench.files.hashes import sha256_json
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method.predictions import Predictions
 from compatbench.results.collect import collect_results
-from compatbench.results.method_results import MethodInfo, MethodResults
+from compatbench.results.method_results import MethodInfo
 from compatbench.results.result_files import write_results
-from compatbench.results.rows import Cost, Row, to_frame
 from compatbench.tables.pages.leaderboard import write_pages
 from compatbench.tables.suite_page import published_pages
 
@@ -105,6 +104,13 @@ def make_cells(folder: Path, seeds: int, *fields: str) -> Path:
 
 def make_board(folder: Path, methods: int, seeds: int = 3) -> None:
     """Results of so many methods on 15 tasks, and in ``tasks/`` the cards with their suite."""
+    sys.path.append(str(HERE.parents[1] / "tests"))
+    from synthetic_results import (  # pyright: ignore[reportMissingImports]
+        ZEROSHOT,
+        make_method,
+        make_row,
+    )
+
     shutil.copytree(tasks_folder(), folder / "tasks")
     tasks = [name for name in task_cards.names() if task_cards.read(name).counts.get("train")]
     tasks, draws = tasks[:TASKS], list(range(1, seeds + 1))
@@ -112,46 +118,25 @@ def make_board(folder: Path, methods: int, seeds: int = 3) -> None:
         f"name: board\ntitle: Board\nupgrades: [[mini-clip, mini-eva-clip]]\ntasks: {tasks}\n"
         f"shots: [16]\nseeds: {draws}\n"
     )
+    flips = {"negative_flips": 1, "positive_flips": 2, "inconsistent_errors": 0}
     for number in range(methods):
         depth, name = "deep" if number % 2 else "shallow", f"method{number:03}"
         info = MethodInfo(name, name, "arXiv:2109.01134", depth, ("text-input",))  # type: ignore[arg-type]
         if number == 0:
-            info = MethodInfo("zeroshot", "Zero-shot", "", "none", ("none",), learns=False)
-        rows, costs = [], []
+            info = ZEROSHOT
+        rows = []
         for task, seed in product(tasks, draws if info.learns else draws[:1]):
-            key, total = sha256_json([info.name, task, seed]), task_cards.read(task).counts["test"]
-            for after, backbone in enumerate(("mini-clip", "mini-eva-clip")):
-                figures: dict[str, Any] = {"correct": total // 2 + int(key[:4], 16) % (total // 3)}
-                if after:
-                    figures["correct"] += 1
-                    figures |= dict(negative_flips=1, positive_flips=2, inconsistent_errors=0)
-                values = dict(method=info.name, task=task, test_set=task, source="mini-clip")
-                values |= dict(backbone=backbone, shots=16, seed=seed, status="ok", total=total)
-                values |= dict(zero_shot_correct=total // 2, ece=3.25, parameters=100)
-                values |= dict(module_bytes=400, key=key, data=sha256_json([task, backbone]))
-                rows.append(Row.model_validate(values | figures))
-                costs.append(
-                    Cost(
-                        key=key,
-                        backbone=backbone,
-                        test_set=task,
-                        fit_seconds=1.5,
-                        evaluate_seconds=0.1,
-                    )
-                )
-        made = {name: (version,) for name, version in provenance().items()}
-        frames = to_frame(rows, Row), to_frame(costs, Cost)
-        write_results(folder / "results" / "board", MethodResults(info, {}, {}, made, *frames))
+            right = 50 + int(sha256_json([info.name, task, seed])[:4], 16) % 33
+            about = {"method": info.name, "task": task, "source": "mini-clip", "seed": seed}
+            about |= {"shots": 16, "ece": 3.25}
+            rows.append(make_row(right, backbone="mini-clip", **about))
+            rows.append(make_row(right + 1, backbone="mini-eva-clip", **about, **flips))
+        write_results(folder / "results" / "board", make_method(info, rows))
 
 
 def measure(*command: str, **variables: str) -> dict[str, float]:
     """CPU seconds and peak memory in MB of a command in a process of its own."""
-    code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=-3, check=True)\n"
-    code += "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
-    code += "print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)"
-    words = [sys.executable, "-c", code, sys.executable, "-m", "compatbench", *command]
-    done = subprocess.run(words, env=os.environ | variables, capture_output=True, check=True)
-    seconds, memory = map(float, done.stdout.split())
+    seconds, memory = measure_process("-m", "compatbench", *command, env=os.environ | variables)
     return {"cpu_seconds": round(seconds, 2), "mb": round(memory)}
 
 

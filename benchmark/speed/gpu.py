@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +27,7 @@ import typer
 from gpu_methods import Places, compare
 from PIL import Image
 from torch import Tensor
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 from workload import CONTEXT, cross_entropy, labels_of, make_small, make_workload, read_names
 
@@ -89,19 +89,12 @@ class Bench:
 
     def time(self, function: Callable[[], object]) -> tuple[float, float | None]:
         """Median seconds of a round, and peak GiB on the device where that is known."""
-        cuda = self.device.type == "cuda"
-        if cuda:
-            torch.cuda.reset_peak_memory_stats(self.device)
-        function()
-        wait_for(self.device)
-        rounds: list[float] = []
-        while len(rounds) < 3 or sum(rounds) < self.size.seconds:
-            start = time.perf_counter()
-            function()
-            wait_for(self.device)
-            rounds.append(time.perf_counter() - start)
-        most = torch.cuda.max_memory_allocated(self.device) / 2**30 if cuda else None
-        return median(rounds), most
+        timer = Timer("function()", globals={"function": function})
+        if self.device.type != "cuda":
+            return timer.blocked_autorange(min_run_time=self.size.seconds).median, None
+        torch.cuda.reset_peak_memory_stats(self.device)
+        seconds = timer.blocked_autorange(min_run_time=self.size.seconds).median
+        return seconds, torch.cuda.max_memory_allocated(self.device) / 2**30
 
     def products(self) -> dict[str, float]:
         """TFLOP/s of a square product in each precision."""

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import typer
+from measured_process import measure_process
 from threadpoolctl import threadpool_limits
 
 from compatbench.engine.cell import provenance
@@ -140,18 +138,8 @@ def measure(path: Path) -> dict[str, int]:
 def run(statement: str) -> dict[str, int]:
     """CPU seconds and peak MiB of a process of its own, with one thread."""
     limits = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-    said = "print(time.process_time(), open('/proc/self/status').read())"
-    done = subprocess.run(
-        [sys.executable, "-c", f"import time; {statement}; {said}"],
-        cwd=HERE,
-        env=os.environ | limits,
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    peak = re.search(r"VmHWM:\s+(\d+) kB", done.stdout)
-    assert peak is not None
-    return {"cpu": round(float(done.stdout.split()[0])), "peak_mib": int(peak[1]) // 1024}
+    seconds, peak = measure_process("-c", statement, cwd=HERE, env=os.environ | limits)
+    return {"cpu": round(seconds), "peak_mib": int(peak)}
 
 
 if __name__ == "__main__":

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from commands import BARS, GROWTH, METHODS, ROUNDS, TASKS
-from commands import CELLS as MANY_CELLS
+import commands
 from pages import Page
 
 from compatbench.backbone.text.causal import GROUP
 from compatbench.data.cards import suite_cards, task_cards
-from compatbench.results.estimate import Interval, estimate
+from compatbench.results.estimate import estimate
 from compatbench.results.result_files import read_results
 from compatbench.tables.figures.spec_parts import Shown
-from compatbench.tables.numbers import bounds, signed
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "results"
@@ -49,12 +43,7 @@ def make_page() -> Page:
         "harness": harness | {"cases": harness_cases, "finished": finished},
         "parts": PARTS,
         "commands": _read("commands.json"),
-        "bars": BARS,
-        "rounds": ROUNDS,
-        "methods": METHODS,
-        "tasks": TASKS,
-        "many": MANY_CELLS,
-        "growth": GROWTH,
+        "measured": commands,
         "trainers": _read("trainers.json"),
         "cells": _read("cells.json"),
         "indexes": _read("indexes.json"),
@@ -64,59 +53,43 @@ def make_page() -> Page:
     }
     filters = {
         "task": _task,
-        "span": partial(bounds, show=signed),
-        "signed": signed,
         "gib": lambda size: "" if size is None else f"{size:.2f}",
     }
     figures = {"speed.svg": show_classes(by_classes), "speed-cells.svg": show_cells(finished)}
     return Page(values, figures, filters=filters)
 
 
-@dataclass(frozen=True)
-class Precisions:
-    """What towers in bfloat16 do to the mean accuracy of methods, in points.
+def compare_precisions() -> dict[str, Any]:
+    """What towers in bfloat16 do to the mean accuracy of methods, in points, three seeds.
 
-    Attributes:
-        backbones: the source, then the targets.
-        methods: by name, the difference on each backbone, with its interval over tasks.
+    By method the difference on the source and on each target, with its interval over tasks; and
+    what of them is ``clear``: the interval is without 0.
     """
-
-    backbones: tuple[str, ...]
-    methods: Mapping[str, tuple[Interval, ...]]
-    tasks: int
-    seeds: int
-
-    @property
-    def clear(self) -> list[str]:
-        """What has an interval without 0, as ``method on backbone``."""
-        return [
-            f"{method} on {backbone}"
-            for method, differences in self.methods.items()
-            for backbone, each in zip(self.backbones, differences, strict=True)
-            if each.sign
-        ]
-
-
-def compare_precisions() -> Precisions:
-    """The same cells in bfloat16 and in float32, three seeds."""
-    keys = ["method", "backbone", "task", "seed"]
-    tables = []
+    keys, accuracies = ["method", "backbone", "task", "seed"], []
     for suite in ("mini-bf16", "mini"):
         rows = read_results(RESULTS / suite).frame
         rows = rows[(rows["transfer"] == "copied") & (rows["task"] == rows["test_set"])]
-        tables.append(rows.set_index(keys)["accuracy"])
-    both = pd.concat(tables, axis=1, join="inner", keys=["bf16", "fp32"]).dropna().reset_index()
-    both["less"] = both["bf16"] - both["fp32"]
-    card = suite_cards.read("mini-bf16")
-    backbones = tuple(dict.fromkeys(name for path in card.upgrades for name in path))
-    methods = {}
-    for method, rows in both.groupby("method"):
-        by_backbone = rows.groupby("backbone")
-        differences = (
-            estimate(by_backbone.get_group(name)[["task", "less"]], by="task") for name in backbones
-        )
-        methods[str(method)] = tuple(each for each in differences if each is not None)
-    return Precisions(backbones, methods, both["task"].nunique(), both["seed"].nunique())
+        accuracies.append(rows.set_index(keys)["accuracy"])
+    less = accuracies[0].sub(accuracies[1]).dropna().rename("less").reset_index()
+    paths = suite_cards.read("mini-bf16").upgrades
+    backbones = [*dict.fromkeys(name for path in paths for name in path)]
+    groups = less.groupby(["method", "backbone"])[["task", "less"]]
+    methods = {
+        method: {name: estimate(groups.get_group((method, name)), "task") for name in backbones}
+        for method in less["method"].unique()
+    }
+    return {
+        "backbones": backbones,
+        "methods": methods,
+        "tasks": less["task"].nunique(),
+        "seeds": less["seed"].nunique(),
+        "beyond_chance": [
+            f"{method} on {name}"
+            for method, differences in methods.items()
+            for name, each in differences.items()
+            if each is not None and each.sign
+        ],
+    }
 
 
 def _task(name: str) -> str:

@@ -29,7 +29,9 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
 from compatbench.engine.cell import Cell, provenance
 from compatbench.engine.plan import plan_cells
+from compatbench.engine.predict import predict_module
 from compatbench.engine.store import RunStore
+from compatbench.engine.task_images import label_tensor
 from compatbench.engine.worker import Worker
 from compatbench.method import FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
@@ -93,18 +95,13 @@ def fit(method: Method, backbone: Backbone, data: FewShotData) -> tuple[float, M
     return time.process_time() - start, module
 
 
-def count_correct(
-    method: Method, module: Module, backbone: Backbone, cache: FeatureCache
-) -> tuple[int, int]:
-    """Test images that a module has right, and how many there are."""
+def answer_right(method: Method, module: Module, backbone: Backbone, cache: FeatureCache) -> Tensor:
+    """Which test images a module has right."""
     task = load_task(TASK)
-    samples = task.split("test")
     with torch.no_grad():
-        logits = method.attach(module, backbone, task.labels)(
-            cache.features(backbone, task, samples)
-        )
-    targets = torch.tensor([sample.label for sample in samples])
-    return int((logits.argmax(-1) == targets).sum()), len(samples)
+        classify = method.attach(module, backbone, task.labels)
+        answers = predict_module(classify, backbone, task, cache)
+    return answers.classes == label_tensor(task.split("test"))
 
 
 def main() -> None:
@@ -127,13 +124,13 @@ def main() -> None:
             in_step = dataclasses.replace(data, train=train)
             after, module = fit(method, fast, data)
             before, other = fit(method, plain, in_step)
-            right, total = count_correct(method, module, fast, cache)
+            right, others = (answer_right(method, m, fast, cache) for m in (module, other))
             fits[cell.method] = {
                 "trainers": before,
                 "compatbench": after,
-                "correct": right,
-                "correct_trainers": count_correct(method, other, fast, cache)[0],
-                "images": total,
+                "correct": int(right.sum()),
+                "correct_trainers": int(others.sum()),
+                "images": len(right),
             }
             print(cell.method, fits[cell.method], flush=True)
     facts = dict(task=TASK, classes=len(load_task(TASK).labels.names), context=context)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
 from laws_kinds import (
     EFFECTS,
-    Kind,
     over_targets,
-    read_kinds,
+    read_gains,
     reversals,
     reversed_orders,
     share_of_targets,
     spread_of_means,
+    to_cells,
     variance_components,
 )
-from laws_page import TELLINGS, answer, show
-
-from compatbench.data.cards import suite_cards
 
 
 def draw_cells(shape: tuple[int, int, int], spreads: dict, seed: int) -> np.ndarray:
@@ -29,14 +28,6 @@ def draw_cells(shape: tuple[int, int, int], spreads: dict, seed: int) -> np.ndar
         sizes = [shape[axis] if axis in effect else 1 for axis in range(3)]
         cells = cells + spread * rng.normal(size=sizes)
     return cells
-
-
-def make_kind(targets: int, cells: np.ndarray | None = None) -> Kind:
-    if cells is None:
-        cells = draw_cells((5, 8, targets), dict.fromkeys(EFFECTS, 1.0), 0)
-    names = tuple(f"t{i}" for i in range(targets))
-    tasks = tuple(f"task{i}" for i in range(8))
-    return Kind("kind", tuple("abcde"), tasks, names, cells, -cells)
 
 
 def test_components_are_those_of_the_analysis_of_variance():
@@ -86,26 +77,16 @@ def test_clear_orders_that_every_target_has_are_never_reversed_and_opposite_ones
     assert np.isnan(reversals(unclear))
 
 
-def test_fewer_than_six_targets_answer_nothing():
-    assert answer(make_kind(5)) == "cannot tell from 5 of the 6 targets."
-    assert "(" not in show(make_kind(5), *next(iter(TELLINGS.values())))
-    assert "points between targets" in answer(make_kind(6))
-
-
-def test_a_target_without_the_rows_of_every_method_is_left_out():
-    suite = suite_cards.read("mini-upgrades")
-    names = sorted({name for path in suite.upgrades for name in path})
+def test_cells_are_the_gains_of_copied_modules_on_the_tasks_themselves():
     rows = pd.DataFrame(
         [
-            dict(method=m, transfer="copied", task=t, test_set=t, backbone=b, status="ok", gain=1.0)
-            for m in ("coop", "gda", "zeroshot")
-            for t in suite.tasks
-            for b in names
+            dict(method=method, transfer=way, task=task, test_set=test, backbone=b, gain=gain)
+            for gain, (method, way, task, test, b) in enumerate(
+                product(("coop", "gda", "zeroshot"), ("copied", "words"), "st", "st", "xyz")
+            )
         ]
     )
-    last = suite.upgrades[0][-1]
-    missing = (rows.method == "gda") & (rows.backbone == last) & (rows.task == suite.tasks[0])
-    full, fewer = read_kinds(suite, rows), read_kinds(suite, rows[~missing])
-    assert full[0].methods == ("coop", "gda")
-    assert set(full[0].targets) - set(fewer[0].targets) == {last}
-    assert (full[0].losses == 0).all()
+    cells = to_cells(read_gains(rows)[["z", "x"]])
+    assert cells.shape == (2, 2, 2)
+    known = rows.query("method == 'gda' and transfer == 'copied' and task == test_set == 't'")
+    assert cells[1, 1].tolist() == [*known.set_index("backbone")["gain"][["z", "x"]]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import laws_properties
 import numpy as np
 import pandas as pd
 import pytest
-from laws_kinds import Kind
 
 from compatbench.results.estimate import Interval
 from compatbench.tables.figures.kinds import read_kinds
@@ -19,40 +19,40 @@ from compatbench.tables.figures.render import render_svg_figure
 METHODS, TASKS = ("coop", "gda", "maple", "taskres"), tuple(f"t{i}" for i in range(8))
 LINEAGES = ("mini-eva-clip", "mini-eva-clip-anew", "mini-eva-clip-apart")
 GEOMETRY = {"words": 0.1, "residual": 0.3, "images": 1.0, "token_cosine": 0.9, "inherited": 0.5}
+MODULES = pd.MultiIndex.from_product([METHODS, TASKS], names=["method", "task"])
 
 
-def make_upgrades(effect: float, seed: int = 0) -> tuple[list[Kind], pd.Series, pd.DataFrame]:
+def make_upgrades(effect: float, seed: int = 0) -> tuple[pd.DataFrame, pd.Series, pd.DataFrame]:
     """24 targets whose losses are ``effect`` times their text cosine, less a little noise."""
     rng = np.random.default_rng(seed)
-    kinds, rows, zero_shot = [], [], {}
-    for lineage, level in zip(LINEAGES, (0.2, 0.5, 0.9), strict=True):
-        for length in ("", "-length-0.5"):
-            names = tuple(f"{lineage}-{i}{length}" for i in range(5, 9))
-            cosines = level + 0.2 * rng.random(4)
-            noise = rng.normal(size=(len(METHODS), len(TASKS), 4))
-            gains = noise - effect * cosines
-            kinds.append(Kind(lineage + length, METHODS, TASKS, names, gains, 5 - gains))
-            for name, cosine in zip(names, cosines, strict=True):
-                zero_shot[name] = rng.normal()
-                drawn = {each: rng.random() for each in ("text_procrustes", "image_cka")}
-                facts = GEOMETRY | drawn | {"text_cosine": cosine}
-                rows += [{"target": name, "task": task} | facts for task in TASKS]
-    return kinds, pd.Series(zero_shot), pd.DataFrame(rows)
+    gains, rows, zero_shot = {}, [], {}
+    for (lineage, level), length in product(
+        zip(LINEAGES, (0.2, 0.5, 0.9), strict=True), ("", "-length-0.5")
+    ):
+        for number in range(5, 9):
+            name, cosine = f"{lineage}-{number}{length}", level + 0.2 * rng.random()
+            gains[name] = rng.normal(size=len(MODULES)) - effect * cosine
+            zero_shot[name] = rng.normal()
+            drawn = {each: rng.random() for each in ("text_procrustes", "image_cka")}
+            facts = GEOMETRY | drawn | {"text_cosine": cosine}
+            rows += [{"target": name, "task": task} | facts for task in TASKS]
+    return pd.DataFrame(gains, MODULES), pd.Series(zero_shot), pd.DataFrame(rows)
+
+
+def read_targets(effect: float, seed: int = 0) -> pd.DataFrame:
+    """The targets, whose losses are 5 points less their gains."""
+    gains, *known = make_upgrades(effect, seed)
+    return laws_properties.read_targets(5 - gains, *known)
 
 
 def test_targets_of_the_question_are_read_with_their_lineage_and_length():
-    kinds, zero_shot, properties = make_upgrades(10)
-    other = Kind("shipped", METHODS, TASKS, ("mini-eva-clip",), *(2 * [np.zeros((4, 8, 1))]))
-    targets = laws_properties.read_targets([*kinds, other], zero_shot, properties)
-    assert len(targets) == laws_properties.TARGETS
+    gains, zero_shot, properties = make_upgrades(10)
+    others = gains.assign(**{"mini-eva-clip": 1.0, "mini-eva-clip-anew-5-anchored-3": 1.0})
+    targets = laws_properties.read_targets(5 - others, zero_shot, properties)
     assert targets.groupby(["lineage", "length"]).size().tolist() == [4] * 6
     first = targets.set_index("target").loc["mini-eva-clip-5"]
-    assert first["loss"] == pytest.approx(kinds[0].losses[..., 0].mean())
+    assert first["loss"] == pytest.approx(5 - gains["mini-eva-clip-5"].mean())
     assert first["zero_shot"] == zero_shot["mini-eva-clip-5"]
-    fewer = laws_properties.read_targets(kinds[:5], zero_shot, properties)
-    assert laws_properties.answer(fewer, laws_properties.judge(fewer)) == (
-        "Not answered yet: 20 of 24 targets have been measured."
-    )
 
 
 def test_what_a_property_explains_is_that_of_lines_through_the_other_lineages():
@@ -69,92 +69,62 @@ def test_what_a_property_explains_is_that_of_lines_through_the_other_lineages():
 
 
 @pytest.fixture(scope="module")
-def decided() -> tuple[pd.DataFrame, dict[str, laws_properties.Judged]]:
+def decided() -> tuple[pd.DataFrame, dict[str, Interval]]:
     """Targets whose losses go with one property, and the judgement of all."""
-    targets = laws_properties.read_targets(*make_upgrades(20))
+    targets = read_targets(20)
     return targets, laws_properties.judge(targets)
 
 
 def test_the_property_that_decides_is_found_and_others_are_not(decided: Any):
-    targets, judged = decided
-    assert judged["text_cosine"].predicts
-    assert judged["text_cosine"].share.value > 0.9
-    for name in ("text_procrustes", "image_cka", "zero_shot", "token_cosine", "inherited"):
-        assert not judged[name].predicts
-    assert "cosine of old and new text features (R²" in laws_properties.answer(targets, judged)
-
-
-def test_the_law_is_the_line_of_the_property_that_decides(decided: Any):
-    targets, judged = decided
-    law = laws_properties.fit_law(targets, judged)
-    (line,) = law.lines
-    assert (line.name, law.targets) == ("text_cosine", laws_properties.TARGETS)
-    assert line.slope == pytest.approx(20, rel=0.05)
-    assert line.intercept == pytest.approx(5, abs=0.5)
-    assert 0 < line.error < 1
-    assert (line.low, line.high) == pytest.approx(
-        (targets["text_cosine"].min(), targets["text_cosine"].max()), abs=1e-4
-    )
-    inside, *_, last = law.tell({"text_cosine": 0.5})
-    assert "at 0.50 copied modules lost 15." in inside
-    assert last == "these are lines of 24 upgrades of miniature models"
-    assert "cannot tell what modules lose" in law.tell({"text_cosine": 0.01})[0]
-
-
-def test_without_a_property_that_predicts_the_law_says_so(decided: Any):
-    few = decided[0].head(20)
-    (told,) = laws_properties.fit_law(few, laws_properties.judge(few)).tell({})
-    assert "cannot be told yet: 20 of 24 upgrades" in told
-    nothing = dict.fromkeys(
-        laws_properties.PROPERTIES, laws_properties.Judged("", Interval(0.1, -0.2, 0.4, 24))
-    )
-    (told,) = laws_properties.fit_law(decided[0], nothing).tell({})
-    assert "none of these figures was shown" in told
+    _, judged = decided
+    shares = {name: judged[title] for name, title in laws_properties.PROPERTIES.items()}
+    assert shares["text_cosine"].value > 0.9
+    known = {name for name, share in shares.items() if share.low > 0}
+    assert known == {"text_cosine"}
+    assert "cosine of old and new text features (R²" in laws_properties.answer(judged)
 
 
 def test_where_nothing_decides_no_property_is_named():
-    drawn = [laws_properties.read_targets(*make_upgrades(0, seed)) for seed in range(5)]
-    named = [laws_properties.answer(each, laws_properties.judge(each)) for each in drawn]
+    judged = [laws_properties.judge(read_targets(0, seed)) for seed in range(5)]
+    named = [laws_properties.answer(each) for each in judged]
     assert sum(each.startswith("No property was shown") for each in named) >= 4
 
 
 def test_properties_help_to_predict_gains_where_these_go_with_them():
     helped = {}
     for effect in (0, 40):
-        kinds, zero_shot, properties = make_upgrades(effect)
-        targets = laws_properties.read_targets(kinds, zero_shot, properties)
-        rows = laws_properties.describe_gains(kinds, targets, properties)
+        gains, zero_shot, properties = make_upgrades(effect)
+        targets = laws_properties.read_targets(5 - gains, zero_shot, properties)
+        rows = laws_properties.describe_gains(gains, targets, properties)
         assert len(rows) == 24 * len(METHODS) * len(TASKS)
-        gain = kinds[0].gains[1, 2, 3]
         place = (rows["target"] == "mini-eva-clip-8") & (rows["task"] == "t2")
+        gain = gains.loc[("gda", "t2"), "mini-eva-clip-8"]
         assert 100 * rows[place]["gain"].iloc[1] == pytest.approx(gain)
         helped[effect] = laws_properties.measure_help(rows, targets)
     assert helped[40].low > 1
     assert helped[0].low < 0.2
 
 
-def make_anchored(gained: float, lost: float) -> tuple[list[Kind], pd.DataFrame]:
+def make_anchored(gained: float, lost: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Targets whose penalty gains modules and costs zero-shot so much for each unit of weight."""
-    rng, kinds, accuracy = np.random.default_rng(3), [], {}
-    for weight in ("", "-anchored-0.3", "-anchored-1", "-anchored-3", "-anchored-10"):
-        names = tuple(f"mini-eva-clip-anew-{seed}{weight}" for seed in (5, 6))
-        strength = float(weight.rpartition("-")[2] or 0)
-        gains = rng.normal(size=(4, 8, 2)) + gained * strength
-        kinds.append(Kind(weight, METHODS, TASKS, names, gains, -gains))
-        for name in names:
-            accuracy[name] = 60 + rng.normal(size=8) - lost * strength
-    return kinds, pd.DataFrame(accuracy, index=[*TASKS]).T
+    rng, gains, accuracy = np.random.default_rng(3), {}, {}
+    for weight in (0.0, *laws_anchoring.WEIGHTS):
+        for name in laws_anchoring.name_targets(weight):
+            gains[name] = rng.normal(size=len(MODULES)) + gained * weight
+            accuracy[name] = 60 + rng.normal(size=len(TASKS)) - lost * weight
+    return pd.DataFrame(gains, MODULES), pd.DataFrame(accuracy, [*TASKS])
 
 
 def test_a_weight_is_named_that_keeps_modules_and_is_free():
-    prices = laws_anchoring.price_weights(*make_anchored(gained=2, lost=0.5))
+    gains, accuracy = make_anchored(gained=2, lost=0.5)
+    prices = laws_anchoring.price_weights(gains, accuracy)
     assert [price.weight for price in prices] == [*laws_anchoring.WEIGHTS]
-    kinds, accuracy = make_anchored(gained=2, lost=0.5)
-    without, third = kinds[0].gains.mean((0, 2)), kinds[3].gains.mean((0, 2))
-    assert prices[2].gain.value == pytest.approx((third - without).mean())
-    lost = accuracy.loc["mini-eva-clip-anew-5-anchored-3"] - accuracy.loc["mini-eva-clip-anew-5"]
-    other = accuracy.loc["mini-eva-clip-anew-6-anchored-3"] - accuracy.loc["mini-eva-clip-anew-6"]
-    assert prices[2].zero_shot.value == pytest.approx(((lost + other) / 2).mean())
+    without = [f"mini-eva-clip-anew-{seed}" for seed in (5, 6)]
+    third = [f"{name}-anchored-3" for name in without]
+    gained, lost = (table[third].mean() for table in (gains, accuracy))
+    assert prices[2].gain.value == pytest.approx(gained.mean() - gains[without].mean().mean())
+    lost = lost.mean() - accuracy[without].mean().mean()
+    assert prices[2].zero_shot.value == pytest.approx(lost)
     assert [price.keeps for price in prices[1:]] == [True] * 3
     assert not prices[-1].is_free
     assert "less than 2 points are lost" in laws_anchoring.answer(prices)
@@ -162,31 +132,22 @@ def test_a_weight_is_named_that_keeps_modules_and_is_free():
 
 
 def test_levels_are_means_over_both_seeds():
-    kinds, _ = make_anchored(gained=2, lost=0.5)
-    inherited = Kind(
-        "", METHODS, TASKS, ("mini-eva-clip-5", "mini-eva-clip-6"), *[np.ones((4, 8, 2))] * 2
-    )
-    levels = laws_anchoring.mean_gains([*kinds, inherited])
-    assert levels["without"] == pytest.approx(kinds[0].gains.mean())
-    assert levels["10"] == pytest.approx(kinds[4].gains.mean())
+    gains, _ = make_anchored(gained=2, lost=0.5)
+    inherited = gains.assign(**{"mini-eva-clip-5": 1.0, "mini-eva-clip-6": 1.0})
+    levels = laws_anchoring.mean_gains(inherited)
+    columns = gains.to_numpy()
+    assert levels["without"] == pytest.approx(columns[:, :2].mean())
+    assert levels["10"] == pytest.approx(columns[:, -2:].mean())
     assert levels["inherited"] == 1
 
 
 def test_a_penalty_that_helps_no_module_is_not_named():
-    kinds, accuracy = make_anchored(gained=0, lost=1)
-    prices = laws_anchoring.price_weights(kinds, accuracy)
+    prices = laws_anchoring.price_weights(*make_anchored(gained=0, lost=1))
     assert "At no weight" in laws_anchoring.answer(prices)
-    assert laws_anchoring.answer(prices[:2]) == (
-        "Not answered yet: 2 of 4 weights have been measured."
-    )
-    # Without both seeds a weight has no price.
-    one_seed = [Kind(k.title, METHODS, TASKS, k.targets[:1], k.gains, k.losses) for k in kinds[:2]]
-    assert laws_anchoring.price_weights(one_seed, accuracy) == []
 
 
 def test_figures_are_drawn_of_every_target_and_weight():
-    targets = laws_properties.read_targets(*make_upgrades(5))
-    losses = laws_properties.show_losses(targets)
+    losses = laws_properties.show_losses(read_targets(5))
     assert len(losses.values) == 24 * len(laws_properties.PROPERTIES)
     prices = laws_anchoring.show_prices(laws_anchoring.price_weights(*make_anchored(1, 1)))
     kinds = read_kinds(Path(laws_properties.__file__).with_name("laws.yaml.jinja"))

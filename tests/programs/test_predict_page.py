@@ -12,7 +12,8 @@ from predict_page import (
     ALPHA,
     FLOOR,
     SHIPPED,
-    family_of,
+    Inputs,
+    add_groups,
     find_held,
     fit_ridge,
     fit_shipped,
@@ -20,13 +21,15 @@ from predict_page import (
     judge,
     leave_out,
     read_rows,
-    split_rows,
+    split_by,
     width_of,
 )
 from predict_rows import ROWS
 
 from compatbench.files.hashes import sha256_bytes
 from compatbench.transfers._shared.survival import read_estimators
+
+INPUTS = Inputs(("differ", "sides"), FLOOR)
 
 
 @pytest.fixture(scope="module")
@@ -50,27 +53,27 @@ def rows() -> pd.DataFrame:
         frame[name] = frame["sides"]
     frame["text-input"] = rng.normal(size=len(frame))
     frame["classifier"] = (frame["method"] == "z").astype(float)  # a family of its own
-    return frame.assign(unrelated=(frame["target"] < "b5").astype(float))
+    return add_groups(frame.assign(unrelated=(frame["target"] < "b5").astype(float)))
 
 
 def test_the_fit_is_the_weighted_ridge_and_intervals_hold_where_rows_are_alike(rows) -> None:
-    found = fit_ridge(rows, ("differ", "sides"), FLOOR)
+    found = fit_ridge(rows, INPUTS)
     x, y = rows[["differ", "sides"]].to_numpy(), rows["gain"].to_numpy()
     sizes, weights = x.std(0), 1 / (rows["differ"].to_numpy() + FLOOR)
     z = x / sizes
     naive = np.linalg.solve(z.T @ (weights[:, None] * z) + ALPHA * np.eye(2), z.T @ (weights * y))
     assert found.weights == pytest.approx(naive / sizes, abs=1e-9)
-    left = np.abs(y - leave_out(rows, ("differ", "sides"), FLOOR)) * weights
+    left = np.abs(y - leave_out(rows, INPUTS, split_by(rows))) * weights
     # The ⌈0.9 · 361⌉-th of 360.
-    assert width_of(rows, ("differ", "sides"), FLOOR) == pytest.approx(np.sort(left)[324], abs=1e-9)
-    assert 0.85 <= find_held(rows, ("differ", "sides"), FLOOR).mean() <= 0.95
+    assert width_of(rows, INPUTS) == pytest.approx(np.sort(left)[324], abs=1e-9)
+    assert 0.85 <= find_held(rows, INPUTS).mean() <= 0.95
 
 
 @pytest.mark.slow
 def test_what_is_judged_is_not_in_the_fit_and_advice_takes_the_best_way(rows) -> None:
     # An upgrade whose gains are turned is predicted by the others, and so with the wrong sign.
     turned = rows.assign(gain=rows["gain"].where(rows["target"] != "b0", -rows["gain"]))
-    estimates = leave_out(turned, ("differ", "sides"), FLOOR)
+    estimates = leave_out(turned, INPUTS, split_by(turned))
     own = (turned["target"] == "b0").to_numpy()
     assert np.corrcoef(estimates[own], turned["gain"][own])[0, 1] < -0.9
     report = judge(rows)
@@ -83,13 +86,12 @@ def test_what_is_judged_is_not_in_the_fit_and_advice_takes_the_best_way(rows) ->
     assert abs(scores["ridge, models alone", "model"] - 0.5) < 0.1  # of noise
     assert scores["ridge, unlabelled images", "upgrade, family and task"] > 0.9
     assert scores["ridge of two features", "upgrade"] > 0.9
-    for own, rest in split_rows(rows, "together"):
-        for column in ("target", "task"):
+    for own, rest in split_by(rows, "together"):
+        for column in ("target", "task", "family"):
             assert not {*rows.loc[own, column]} & {*rows.loc[rest, column]}
-        assert not {*family_of(rows[own])} & {*family_of(rows[rest])}
     for name in ("text-input", "classifier"):
         assert f"| {name} " in report.markdown()
-    [(own, rest), *_] = split_rows(rows.assign(source=["b0", "a"] * (len(rows) // 2)), "model")
+    [(own, rest), *_] = split_by(rows.assign(source=["b0", "a"] * (len(rows) // 2)), "model")
     assert not (own & rest).any()
     assert (own | rest).sum() < len(rows)  # what starts at the model is in neither
     ways = pd.concat([rows.head(1), rows.head(1).assign(transfer="words", gain=0.3)])

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 from gauge import measure_gauge, principal_angles, scaled_residual
-from scipy.linalg import subspace_angles
 from stress import StressTest, random_rotation
 from torch import Tensor
 
@@ -116,7 +115,7 @@ def test_a_copied_probe_falls_with_the_angle_and_through_words_it_does_not() -> 
     assert all(value < unrotated - 20 for value in copied)
     assert all(abs(value - unrotated) <= 0.5 for value in targets(points, "linear_probe (words)"))
     probe = points[points["method"] == "linear_probe (words)"].iloc[-1]
-    assert (probe["change"], probe["h"]) == ("random", pytest.approx(unrotated, abs=0.5))
+    assert (probe["change"], probe["target"]) == ("random", pytest.approx(unrotated, abs=0.5))
     # No rotation changes zero-shot, nor prompts.
     assert set(points["flipped"]) == {0}
     assert points["zero_shot"].nunique() == len(set(targets(points, "coop"))) == 1
@@ -139,12 +138,10 @@ def test_a_narrowed_target_is_out_of_reach_but_through_words() -> None:
     assert "not transferable" in table.notes[0]
 
 
-def test_principal_angles_are_those_of_scipy() -> None:
-    scales, rng = torch.tensor([9.0, 8, 7, 0.1, 0.1, 0.1]), torch.Generator().manual_seed(1)
-    x, y = (torch.randn(50, 6, generator=rng, dtype=torch.float64) for _ in range(2))
-    x, y = x * scales, y * scales[[0, 1, 5, 3, 4, 2]]
-    bases = [np.linalg.svd(z - z.mean(0))[2][:3].T for z in (x.numpy(), y.numpy())]
-    found = principal_angles(x, y, 0.9).sort(descending=True).values
-    assert np.allclose(found, np.rad2deg(subspace_angles(*bases)), atol=1e-6)
+def test_leading_directions_are_those_of_most_variance() -> None:
+    rng = torch.Generator().manual_seed(1)
+    x, y = (torch.randn(500, 6, generator=rng, dtype=torch.float64) for _ in range(2))
+    x, y = x * torch.tensor([9, 8, 7, 0.1, 0.1, 0.1]), y * torch.tensor([9, 8, 0.1, 0.1, 0.1, 7])
+    assert np.allclose(sorted(principal_angles(x, y, 0.9)), [0, 0, 90], atol=1)
     assert scaled_residual(x, 3 * x + 1) == pytest.approx(0, abs=1e-9)
     assert scaled_residual(x, -x) == 1
