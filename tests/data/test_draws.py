@@ -91,16 +91,6 @@ def file(tmp_path: Path, data: dict[str, Tree]) -> Path:
     return path
 
 
-def test_what_was_exported_is_imported_again(file: Path) -> None:
-    task = load_task("dtd")
-    content = json.loads(file.read_text())
-    assert content["split"] == split_hash(task)
-    assert content["train"][0][0].startswith("banded/")
-    assert (len(content["train"]), len(content["val"])) == (94, 94)
-    assert draw_shots(task, 2, 1, file) == draw_shots(task, 2, 1)
-    assert read_draws([file]) == {("dtd", 2, 1): file}
-
-
 def change(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
     content = json.loads(path.read_text())
     edit(content)
@@ -150,11 +140,15 @@ def test_a_file_serves_its_own_task_shots_and_seed_once(file: Path, tmp_path: Pa
         read_draws([file, other])
 
 
-def test_the_command_exports_and_compares_draws(
+def test_what_was_exported_is_imported_again_and_compared(
     data: dict[str, Tree], file: Path, tmp_path: Path
 ) -> None:
+    task, content, out = load_task("dtd"), json.loads(file.read_text()), tmp_path / "out.json"
+    assert content["split"] == split_hash(task)
+    assert content["train"][0][0].startswith("banded/")
+    assert draw_shots(task, 2, 1, file) == draw_shots(task, 2, 1)
+    assert read_draws([file]) == {("dtd", 2, 1): file}
     arguments = ["store data shots", "dtd", "--shots", "2", "--seed", "1"]
-    out = tmp_path / "out.json"
     assert "94 training and 94 validation images" in invoke(*arguments, "--out", str(out)).output
     assert out.read_bytes() == file.read_bytes()
     assert invoke(*arguments).output == file.read_text()

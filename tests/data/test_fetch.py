@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import json
+import re
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -209,44 +210,32 @@ def _member(name: str, kind: bytes, to: str = "") -> tarfile.TarInfo:
     return member
 
 
-@pytest.mark.parametrize(
-    "archive",
-    [
-        make_zip(IMAGES) + make_zip(IMAGES | {"../../evil.jpg": b"x"}),
-        make_zip(IMAGES | {"/tmp/evil.jpg": b"x"}, top=""),
-        make_zip(IMAGES | {"..\\..\\evil.jpg": b"x"}),
-        make_tar(IMAGES | {"../../evil.jpg": b"x"}),
-        make_tar(IMAGES, _member("top/train/evil", tarfile.SYMTYPE, "../../../..")),
-        make_tar(IMAGES, _member("top/train/evil", tarfile.LNKTYPE, "/etc/passwd")),
-        make_tar(IMAGES, _member("top/train/evil", tarfile.FIFOTYPE), mode="w"),
-    ],
-)
-def test_an_archive_that_leads_out_of_its_folder_is_refused(
-    server: Server, fetch: Fetch, tmp_path: Path, archive: bytes
-) -> None:
-    server.files["shapes.zip"] = archive
-    (problem,) = fetch().problems
-    assert "shapes.zip is not unpacked" in problem
-    assert "evil" in problem
-    assert lies_in(tmp_path) == {"shapes.yaml", "data/shapes.zip"}
+EVIL = r"shapes.zip is not unpacked.*evil"
 
 
 @pytest.mark.parametrize(
     ("content", "line"),
     [
+        (make_zip(IMAGES) + make_zip(IMAGES | {"../../evil.jpg": b"x"}), EVIL),
+        (make_zip(IMAGES | {"/tmp/evil.jpg": b"x"}, top=""), EVIL),
+        (make_zip(IMAGES | {"..\\..\\evil.jpg": b"x"}), EVIL),
+        (make_tar(IMAGES | {"../../evil.jpg": b"x"}), EVIL),
+        (make_tar(IMAGES, _member("top/train/evil", tarfile.SYMTYPE, "../../../..")), EVIL),
+        (make_tar(IMAGES, _member("top/train/evil", tarfile.LNKTYPE, "/etc/passwd")), EVIL),
+        (make_tar(IMAGES, _member("top/train/evil", tarfile.FIFOTYPE), mode="w"), EVIL),
         (b"no archive", "is damaged, or no zip or tar archive"),
         (make_zip(IMAGES)[:-300], "is damaged"),
         (make_tar(IMAGES)[:-20], "is damaged"),
         (make_zip({"train/circle/0.jpg": b"x"}), "holds no 'top/test'"),
     ],
 )
-def test_a_damaged_archive_gives_nothing(
+def test_an_archive_that_is_damaged_or_leads_out_of_its_folder_gives_nothing(
     server: Server, fetch: Fetch, tmp_path: Path, content: bytes, line: str
 ) -> None:
     server.files["shapes.zip"] = content
     (problem,) = fetch().problems
-    assert line in problem
-    assert lies_in(tmp_path / "data") == {"shapes.zip"}
+    assert re.search(line, problem)
+    assert lies_in(tmp_path) == {"shapes.yaml", "data/shapes.zip"}
     (tmp_path / "data/shapes.zip").unlink()
     server.files["shapes.zip"] = make_zip(IMAGES)
     assert fetch().ready  # what was damaged is not remembered as what must come

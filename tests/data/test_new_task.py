@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import invoke, output_of
+from command_line import output_of
 from data.trees import (
     CLASSES,
     NAMES,
@@ -150,6 +150,11 @@ def test_images_that_are_in_training_and_test_are_noted(work: Path) -> None:
     pair = f"(test/{FOX}/4.png is train/{FOX}/2.png)"
     assert note.startswith("of 10 test images, 1 are in training, too")
     assert pair in note
+    for ending in ("parquet", "arrow"):
+        write_rows(work / ending / "train" / f"0.{ending}", [0, 1] * 3)
+        write_rows(work / ending / "test" / f"0.{ending}", [0, 1] * 2)
+        [note] = [note for note in cb.new_task(ending).notes if "too" in note]
+        assert note.startswith("of 4 test images, 4 are in training, too")
 
 
 def test_several_targets_are_upgrades_of_one_suite(work: Path) -> None:
@@ -273,14 +278,6 @@ def test_a_saved_dataset_that_cannot_be_used_is_one_line(
     write_rows(work / "pets" / "data-00000-of-00001.arrow", [0, 1] * 4)
     spoil(work / "pets")
     check_refused(work, message)
-
-
-@pytest.mark.parametrize("ending", ["parquet", "arrow"])
-def test_rows_that_are_in_training_and_test_are_noted(work: Path, ending: str) -> None:
-    write_rows(work / "pets" / "train" / f"0.{ending}", [0, 1] * 3)
-    write_rows(work / "pets" / "test" / f"0.{ending}", [0, 1] * 2)
-    [note] = [note for note in cb.new_task("pets").notes if "too" in note]
-    assert note.startswith("of 4 test images, 4 are in training, too")
 
 
 @pytest.mark.parametrize("ending", ["parquet", "arrow"])
@@ -453,6 +450,10 @@ SPOILED: list[tuple[Spoil, str]] = [
     (link("x", "/etc"), "is a link out of the dataset's folder"),
     (link("x", FOX), "is a link to a folder; put the folder its"),
     (content("0.tar", b"no tar" * 200), "0.tar cannot be read"),
+    (
+        lambda pets: [write(pets / f"{name}.csv", "path,label\nx,y\n") for name in "ab"],
+        "has several lists, a.csv and b.csv",
+    ),
 ]
 # Lists of images.
 LISTS: list[tuple[str, str]] = [
@@ -509,12 +510,6 @@ def test_what_cannot_become_a_task_is_refused(work: Path, case: tuple[Any, str])
     else:
         write(pets / "names.txt", "a\nb\nc\n")
         check_refused(work, message, **wrong)
-
-
-def test_of_several_lists_one_is_to_be_named(work: Path) -> None:
-    for name in ("a.csv", "b.csv"):
-        write(work / "pets" / name, "path,label\nx,y\n")
-    check_refused(work, "has several lists, a.csv and b.csv")
 
 
 def test_two_tasks_of_one_name_are_refused(work: Path) -> None:
@@ -584,17 +579,6 @@ def test_a_list_is_never_replaced_by_itself(work: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_that_are_shown_lead_to_a_verdict(work: Path) -> None:
-    write_folders(work / "pets", 20)
-    text = output_of("new-task", "pets")
-    run, evaluate = (line.split()[1:] for line in text.splitlines() if line.startswith("  compat"))
-    assert "Tip-Adapter" in output_of(*run, "--jobs", "1")
-    [module] = work.glob(evaluate[1])
-    assert "The module " in output_of("evaluate", module, *evaluate[2:])
-    assert invoke("store doctor", "--suite", "pets-upgrade").exit_code == 0
-
-
-@pytest.mark.slow
 def test_the_page_on_own_data_is_true(work: Path) -> None:
     """Its commands, in its order, on what it says that one has."""
     page = (Path(__file__).parents[2] / "docs" / "own-data.md").read_text(encoding="utf-8")
@@ -618,6 +602,8 @@ def test_the_page_on_own_data_is_true(work: Path) -> None:
             COLUMNS="80",
             COMPATBENCH_CARDS="",
         )
+    # The first command shows the two that follow it on the page.
+    assert all(f"  {line}\n" in shown for line in blocks[0].splitlines()[1:])
     assert "The module " in shown
     assert re.search(r"^more-photos +More-photos +task +2 +40 +40", shown, re.MULTILINE)
     for name in ("photos", "photos-b16", "photos-4", "birds", "shards", "hub", "cards/more-photos"):
