@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,10 @@ from compatbench.method.together import fit_together
 SPEED = Path(__file__).parents[1] / "benchmark" / "speed"
 
 
+def on_gpu(test: Any) -> Any:
+    return pytest.mark.gpu(pytest.mark.usefixtures("_gpu")(test))
+
+
 @pytest.fixture
 def _gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.cuda.is_available():
@@ -34,8 +39,7 @@ def _gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SPEED))  # of ``gpu_methods``
 
 
-@pytest.mark.gpu
-@pytest.mark.usefixtures("_gpu")
+@on_gpu
 def test_logits_of_every_method_are_those_of_a_processor() -> None:
     from gpu_methods import Places, compare
 
@@ -44,8 +48,7 @@ def test_logits_of_every_method_are_those_of_a_processor() -> None:
     assert {name: distance for name, distance in far.items() if distance > 1e-3} == {}
 
 
-@pytest.mark.gpu
-@pytest.mark.usefixtures("_gpu")
+@on_gpu
 @pytest.mark.parametrize("name", ["coop", "tcp", "maple", "taskres", "mmrl", "promptkd"])
 def test_repeated_steps_are_those_that_are_taken_one_by_one(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -72,8 +75,7 @@ def test_repeated_steps_are_those_that_are_taken_one_by_one(
     assert float((logits[0] - logits[1]).abs().max() / logits[1].abs().max()) < 1e-3
 
 
-@pytest.mark.gpu
-@pytest.mark.usefixtures("_gpu")
+@on_gpu
 @pytest.mark.parametrize("name", ["coop", "tcp", "maple", "taskres", "mmrl", "kdpl"])
 def test_fits_in_one_batch_are_single_fits(name: str) -> None:
     from gpu_methods import Places
@@ -97,8 +99,7 @@ def test_fits_in_one_batch_are_single_fits(name: str) -> None:
         assert float((logits - others).abs().max() / others.abs().max()) < 1e-3
 
 
-@pytest.mark.gpu
-@pytest.mark.usefixtures("_gpu")
+@on_gpu
 @pytest.mark.parametrize("wanted", [FEATURES, ImageInput("hidden", 3)])
 def test_features_are_those_of_a_processor_and_of_smaller_batches(wanted: ImageInput) -> None:
     task = load_task("mini-weather")
@@ -116,8 +117,7 @@ def test_features_are_those_of_a_processor_and_of_smaller_batches(wanted: ImageI
         assert float(F.cosine_similarity(found[0], other).min()) > least
 
 
-@pytest.mark.gpu
-@pytest.mark.usefixtures("_gpu")
+@on_gpu
 def test_rows_of_a_task_are_those_of_a_processor_but_for_ties(tmp_path: Path) -> None:
     """In processes on all cards, with a limit of time, as ``--device cuda:all`` starts them."""
     rows = []

@@ -127,22 +127,18 @@ SETUP = runpy.run_path(str(REPOSITORY / "setup.py"), run_name="setup")
 HOME = "https://git.example/us/compatbench"
 
 
-@pytest.mark.parametrize(
-    ("link", "absolute"),
-    [
-        ("[a](docs/report.md#b)", f"[a]({HOME}/blob/v1.2/docs/report.md#b)"),
-        ("![a](results/a.svg)", f"![a]({HOME}/raw/v1.2/results/a.svg)"),
-        ("[![a](../../b.svg)](../../c)", f"[![a]({HOME}/b.svg)]({HOME}/c)"),
-        ("[a](https://b.c) [d](#e)", "[a](https://b.c) [d](#e)"),
-    ],
-)
-def test_links_of_the_package_s_page_lead_to_the_repository(link: str, absolute: str) -> None:
-    assert SETUP["make_absolute"](link, HOME, "1.2") == absolute
-
-
-def test_no_link_of_the_package_s_page_is_relative() -> None:
+def test_links_of_the_package_s_page_lead_to_the_repository() -> None:
     facts = SETUP["describe"](REPOSITORY, HOME)
-    assert re.findall(r"\]\((?!https?:|#)[^)]*\)", facts["long_description"]) == []
+    page, release = facts["long_description"], compatbench.__version__
+    for link in (
+        f"[the results as a site]({HOME}/blob/v{release}/docs/report.md)",
+        f"]({HOME}/raw/v{release}/results/figures/mini-scatter-1.svg)",
+        f"[![CI]({HOME}/actions/workflows/ci.yml/badge.svg)]({HOME}/actions/workflows/ci.yml)",
+        "](https://arxiv.org/abs/2412.20895)",
+        "](#where-to-begin)",
+    ):
+        assert link in page, link
+    assert re.findall(r"\]\((?!https?:|#)[^)]*\)", page) == []
     assert facts["project_urls"]["Issues"] == f"{HOME}/issues"
     assert SETUP["describe"](REPOSITORY, "") == {}
 
