@@ -36,7 +36,6 @@ from PIL import Image
 import compatbench as cb
 from compatbench.data import dataset_folders
 from compatbench.data.cards import suite_cards, task_cards
-from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.layouts import containers
 from compatbench.data.layouts.containers import open_container
 from compatbench.data.new_task import NewTask
@@ -281,7 +280,7 @@ def test_a_saved_dataset_that_cannot_be_used_is_one_line(
 
 
 @pytest.mark.parametrize("ending", ["parquet", "arrow"])
-def test_rows_are_read_once_for_all_threads_and_one_without_image_is_broken(
+def test_rows_are_read_once_for_all_threads(
     work: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
     monkeypatch.setattr(containers, "_GROUP", 3)
@@ -293,10 +292,6 @@ def test_rows_are_read_once_for_all_threads_and_one_without_image_is_broken(
         images = list(pool.map(lambda i: rows[i // 9].read(), range(9 * 6)))
     assert images == [rows[i // 9].read() for i in range(9 * 6)]
     assert len(opened) == 1 + 2  # its description, and two groups of three rows
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    pq.write_table(pa.table({"image": [b"x", None], "label": [0, 1]}), work / "1.parquet")
-    with pytest.raises(BrokenImages, match=r"1.parquet/1 holds no image"):
-        open_container(work, "1.parquet")[0][1][0].read()
 
 
 def test_parquet_without_pyarrow_is_one_line(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,7 +441,6 @@ SPOILED: list[tuple[Spoil, str]] = [
         f"beside train lies '{IBEX}', which is no split",
     ),
     (without_test, f"'{IBEX}' has 3 images and none to test on"),
-    (link(f"{IBEX}/x.png", "/etc/passwd"), "is a link out of"),
     (link("x", "/etc"), "is a link out of the dataset's folder"),
     (link("x", FOX), "is a link to a folder; put the folder its"),
     (content("0.tar", b"no tar" * 200), "0.tar cannot be read"),
@@ -463,12 +457,10 @@ LISTS: list[tuple[str, str]] = [
     ("path,label\n\udcff\udcfe", "cannot be read"),
     ("[1]", "cannot be read"),
     ('{"a": 1}\n{"a"', "cannot be read"),
-    ("path,label\na,b,c\n", "Expected 2 fields in line 2, saw 3"),
     ("path,label\n/etc/x,a\n", "csv:2: path '/etc/x' leaves .*make it one below"),
     ("path,label\nx.png,a\n", "csv:2: there is no file"),
     (f"path,label\n{ROW},\n", "csv:2: label ''"),
     (f'path,label\n{ROW},"a\nb"\n', r"label 'a\\nb'"),
-    (f"path,label,split\n{ROW},a,later\n", "split 'later' is none of train"),
     (f"path,label\n{ROW},a\n{ROW},b\n", "csv:3: .* in line 2, too"),
 ]
 OPTIONS: list[tuple[dict[str, Any], str]] = [
