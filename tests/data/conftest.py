@@ -48,8 +48,4 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder, in which nothing is known of earlier tasks."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    # What options and paths add is forgotten after the test.
-    monkeypatch.setenv("COMPATBENCH_CARDS", "")
-    monkeypatch.setenv("COMPATBENCH_DATA_PETS", "")
-    monkeypatch.delenv("COMPATBENCH_DATA", raising=False)
     return tmp_path / "work"

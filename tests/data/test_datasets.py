@@ -95,10 +95,8 @@ def test_a_dataset_may_lie_elsewhere_or_nowhere(
 
 
 def test_the_option_sets_the_root_and_exceptions_from_it(
-    data: dict[str, Tree], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: dict[str, Tree], tmp_path: Path
 ) -> None:
-    for name in ("COMPATBENCH_DATA", "COMPATBENCH_DATA_OXFORD_PETS"):
-        monkeypatch.setenv(name, "to be put back")
     odd = tmp_path / "a=b"
     odd.mkdir()
     set_data_roots([str(odd), f"oxford_pets={data['oxford_pets'].folder}"])

@@ -30,26 +30,23 @@ def write(path: Path, values: object) -> Path:
     return path
 
 
-def test_texts_are_in_the_order_of_the_classes_without_repeats(tmp_path: Path) -> None:
-    texts = {"Red_fox": ["b", " a  c ", "", "b"], "owl": ["x"], "another": ["y"]}
-    path = write(tmp_path / "texts.json", texts)
-    assert read_descriptions(path, ("owl", "red fox")) == (("x",), ("b", "a c"))
-
-
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"owl": ["x"]}, "no text of the class 'fox'"),
-        ({"owl": ["x"], "fox": [""]}, "no text of the class 'fox'"),
+        ({"owl": ["x"]}, "no text of the class 'red fox'"),
+        ({"owl": ["x"], "red fox": [""]}, "no text of the class 'red fox'"),
         ({"owl": "x"}, "texts.json: field 'owl'"),
         ([1], "texts.json: "),
     ],
 )
-def test_a_file_that_lacks_something_is_refused(
+def test_texts_are_in_the_order_of_the_classes_and_a_file_that_lacks_some_is_refused(
     tmp_path: Path, values: object, reason: str
 ) -> None:
+    names, texts = ("owl", "red fox"), {"Red_fox": ["b", " a  c ", "", "b"], "owl": ["x"], "a": []}
+    path = tmp_path / "texts.json"
+    assert read_descriptions(write(path, texts), names) == (("x",), ("b", "a c"))
     with pytest.raises(CompatbenchError, match=reason):
-        read_descriptions(write(tmp_path / "texts.json", values), ("owl", "fox"))
+        read_descriptions(write(path, values), names)
 
 
 @pytest.mark.parametrize("name", list(task_cards.names()))

@@ -42,6 +42,7 @@ from compatbench.data.new_task import NewTask
 from compatbench.data.new_task_choices import natural
 from compatbench.data.task import inspect_task, load_task
 from compatbench.errors import CompatbenchError
+from compatbench.files.atomic import open_atomic
 
 IBEX, FOX = CLASSES
 WRITTEN = {"pets.yaml", "pets.csv", "pets-upgrade.yaml"}
@@ -522,9 +523,8 @@ def test_two_tasks_of_one_name_are_refused(work: Path) -> None:
 def test_what_cannot_be_written_leaves_things_as_they_were(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from compatbench.data import new_task as module
-
-    open_atomic = module.open_atomic
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in work.iterdir() if path.is_file()}
 
     def fail(path: Path) -> Any:
         if path.suffix == ".csv":
@@ -533,15 +533,14 @@ def test_what_cannot_be_written_leaves_things_as_they_were(
 
     write_folders(work / "pets")
     for replace in (False, True):
-        before = {path.name: path.read_bytes() for path in work.iterdir() if path.is_file()}
+        before = files()
         with monkeypatch.context() as patch:
-            patch.setattr(module, "open_atomic", fail)
+            patch.setattr("compatbench.data.new_task.open_atomic", fail)
             with pytest.raises(CompatbenchError, match="No space"):
                 cb.new_task("pets", seed=5, replace=replace)
-        after = {path.name: path.read_bytes() for path in work.iterdir() if path.is_file()}
-        assert after == before
+        assert files() == before
         cb.new_task("pets", replace=replace)
-        assert {path.name for path in work.iterdir()} == WRITTEN | {"pets"}
+        assert files().keys() == WRITTEN
     (work / "list.txt").touch()
     with pytest.raises(CompatbenchError, match=r"cannot write .*list\.txt is no folder"):
         cb.new_task("pets", "others", out="list.txt")
