@@ -1,11 +1,10 @@
-"""Files as authors' code writes them, from random numbers, and what they are imported with."""
+"""Files as authors' code writes them, from random numbers."""
 
 from __future__ import annotations
 
 import json
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.method import Module, convert
-
-
-@dataclass(frozen=True)
-class Desk:
-    """A folder, and a source and a task for the files in it."""
-
-    folder: Path
-    backbone: Backbone
-    labels: Labels
-
-    def import_file(
-        self, kind: str, path: Path, source: str = "clip64", classes: Any = None, **settings: Any
-    ) -> Module:
-        """The module of a file."""
-        how = {"settings": settings, "classes": classes}
-        return convert.import_module(kind, path, "things", source, **how)
-
 
 State = dict[str, Tensor]
 WORDS = "a photo of a"

@@ -6,7 +6,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from compatbench.backbone import Backbone
+from compatbench.backbone import Backbone, Labels
 from compatbench.errors import CompatbenchError
 from compatbench.method import Module, convert
 from compatbench.method.checkpoint_reader import read_checkpoint
@@ -27,12 +27,37 @@ from compatbench.method.convert import export_module, recognise
 from compatbench.method.registry import builtin_formats, builtin_methods
 
 from . import files_of_authors as files
-from .files_of_authors import BIAS, EVERYWHERE, LEARNED, WEIGHT, Desk, save_dassl
+from .files_of_authors import BIAS, EVERYWHERE, LEARNED, WEIGHT, save_dassl
 
 CONFIRMED, GIVEN = "confirmed by the file", "as given"
 OF_THE_FILE = ("templates", "class_specific")  # settings that a file tells
 
 STACKED = ("attribute_context", "coupling_bias", "coupling_weight", "image_prompts", "text_prompts")
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A folder, and a source and a task of five classes for the files in it."""
+
+    folder: Path
+    backbone: Backbone
+    labels: Labels
+
+    def import_file(
+        self, kind: str, path: Path, source: str = "clip64", classes: Any = None, **settings: Any
+    ) -> Module:
+        """The module of a file."""
+        how = {"settings": settings, "classes": classes}
+        return convert.import_module(kind, path, "things", source, **how)
+
+
+@pytest.fixture
+def desk(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: Labels) -> Desk:
+    """Sources are tiny, and no card is read."""
+    monkeypatch.setattr(convert, "load_backbone", lambda name, _: request.getfixturevalue(name))
+    monkeypatch.setattr(convert, "task_labels", lambda name: labels)
+    return Desk(tmp_path, request.getfixturevalue("clip64"), labels)
+
 
 Held = Mapping[str, Tensor]
 """What a module holds by name; of low-rank updates each matrix that they add, ``[blocks, 3, d, d]``
