@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -79,24 +80,18 @@ def test_imagenet_s_validation_images_are_spare_training_images(
     assert draw_shots(task, 2, 1, path) == draw
 
 
-def test_a_dataset_may_lie_elsewhere_or_nowhere(
-    data: dict[str, Tree], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COMPATBENCH_DATA", str(tmp_path))
-    monkeypatch.setenv("COMPATBENCH_DATA_DTD", str(data["dtd"].folder))
+def test_a_dataset_may_lie_elsewhere_or_nowhere(data: dict[str, Tree], tmp_path: Path) -> None:
+    """As variables say, or the option, which sets the root and exceptions from it."""
+    os.environ |= {
+        "COMPATBENCH_DATA": f"{tmp_path}",
+        "COMPATBENCH_DATA_DTD": f"{data['dtd'].folder}",
+    }
     assert inspect_task("dtd").state == "found"
     report = inspect_task("eurosat")
     assert (report.state, report.folder) == ("missing", tmp_path / "eurosat")
-    monkeypatch.delenv("COMPATBENCH_DATA")
-    with pytest.raises(
-        CompatbenchError, match="task 'eurosat': no folder of datasets is set; give"
-    ):
+    del os.environ["COMPATBENCH_DATA"], os.environ["COMPATBENCH_DATA_DTD"]
+    with pytest.raises(CompatbenchError, match="'eurosat': no folder of datasets is set; give"):
         load_task("eurosat")
-
-
-def test_the_option_sets_the_root_and_exceptions_from_it(
-    data: dict[str, Tree], tmp_path: Path
-) -> None:
     odd = tmp_path / "a=b"
     odd.mkdir()
     set_data_roots([str(odd), f"oxford_pets={data['oxford_pets'].folder}"])

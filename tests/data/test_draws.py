@@ -67,14 +67,11 @@ def test_more_validation_items_leave_the_training_items_as_they_are() -> None:
     assert few == draw_few_shot(train, val, 6, 1)[0]
     assert Counter(item.label for item in held_out) == {0: 5, 1: 2, 2: 5}
     assert len(draw_few_shot(train, val, 2, 1, most=5)[1]) == 6  # no more than shots
-
-
-def test_spare_training_items_validate_where_there_are_no_others() -> None:
-    train = make_items([6, 3, 2], 3)
-    few, held_out = draw_few_shot(train, None, 2, 1)
+    # Spare training items validate where there are no others.
+    few, held_out = draw_few_shot(train := make_items([6, 3, 2], 3), None, 2, 1)
     assert few == dassl_draw(train, [], 2, 1)[0]
     assert Counter(item.label for item in held_out) == {0: 2, 1: 1}
-    assert not set(few) & set(held_out)
+    assert not {*few} & {*held_out}
 
 
 def forget() -> None:

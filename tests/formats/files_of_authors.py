@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,12 @@ def buffers(
     ids = backbone.tokenizer([f"{words} {name}." for name in names])
     rows = text_tower(backbone).token_embedding(ids).detach().to(dtype)
     return {f"{prefix}token_prefix": rows[:, :1], f"{prefix}token_suffix": rows[:, 1 + vectors :]}
+
+
+def save_coop(folder: Path, backbone: Backbone, names: Sequence[str]) -> Path:
+    """A context of four random vectors, for prompts of these classes."""
+    state = {"ctx": drawer()(4, backbone.token_width)}
+    return save_dassl(folder, state | buffers(backbone, tuple(names), 4))
 
 
 Rows = dict[str, tuple[int, ...]]  # keys of a state dict, and shapes
