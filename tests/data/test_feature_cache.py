@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import active_children
 from pathlib import Path
@@ -57,11 +57,13 @@ class FakeBackbone:
         self.weights_key = "a" * 64
         self.preprocess_settings = {"size": (8, 8)}
         self.encoded = 0
+        self.refuses: Callable[[torch.Tensor], object] = lambda images: None  # raises an error
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float()
 
     def encode_images(self, images: torch.Tensor, wanted: ImageInput = FEATURES) -> torch.Tensor:
+        self.refuses(images)
         self.encoded += len(images)
         features = images.mean((-1, -2))
         return features if wanted == FEATURES else features[:, None] + images.flatten(2).mT
@@ -368,17 +370,14 @@ def test_an_image_is_decoded_once_for_all_views_with_the_same_bytes(
 
 
 def test_batches_that_do_not_fit_are_halved(tmp_path: Path) -> None:
-    class Small(FakeBackbone):
-        def encode_images(
-            self, images: torch.Tensor, wanted: ImageInput = FEATURES
-        ) -> torch.Tensor:
-            if len(images) > fits:
-                raise torch.cuda.OutOfMemoryError
-            return super().encode_images(images, wanted)
+    def refuse(images: torch.Tensor) -> None:
+        if len(images) > fits:
+            raise torch.cuda.OutOfMemoryError
 
-    task, fits = FakeTask(BATCH + 5), 9
+    task, fits, backbone = FakeTask(BATCH + 5), 9, FakeBackbone()
     expected = FeatureCache(tmp_path / "whole").features(FakeBackbone(), task, task.samples)
-    found = FeatureCache(tmp_path / "halved").features(backbone := Small(), task, task.samples)
+    backbone.refuses = refuse
+    found = FeatureCache(tmp_path / "halved").features(backbone, task, task.samples)
     assert torch.equal(found, expected)
     assert backbone.encoded == len(task.samples)
     fits = 0
@@ -395,14 +394,11 @@ def test_as_many_images_as_fit_are_a_power_of_two() -> None:
 def test_a_run_that_was_stopped_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Stopped(FakeBackbone):
-        def encode_images(
-            self, images: torch.Tensor, wanted: ImageInput = FEATURES
-        ) -> torch.Tensor:
-            if self.encoded == 2 * 2 * BATCH:  # of two views
-                raise KeyboardInterrupt
-            return super().encode_images(images, wanted)
+    def stop(_: torch.Tensor) -> None:
+        if stopped.encoded == 2 * 2 * BATCH:  # of two views
+            raise KeyboardInterrupt
 
+    (stopped := FakeBackbone()).refuses = stop
     monkeypatch.setattr(encoding, "KEEP_SECONDS", 0.0)
     task, told, views = FakeTask(3 * BATCH + 7), list[tuple[int, int]](), VIEWS[:2]
     expected = FeatureCache(tmp_path / "whole").features_of_views(
@@ -410,7 +406,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_stopped(
     )
     cache = FeatureCache(tmp_path, lambda *progress: told.append(progress))
     with pytest.raises(KeyboardInterrupt):
-        cache.features_of_views(Stopped(), task, task.samples, views)
+        cache.features_of_views(stopped, task, task.samples, views)
     # The last part of one view is torn: both go on from the one before.
     torn = [one.path for one in list_entries(tmp_path) if one.path.stem == f"{BATCH:09}"]
     assert len(torn) == 2

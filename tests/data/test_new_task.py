@@ -11,8 +11,8 @@ import shutil
 import struct
 import sys
 from collections import Counter
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -88,54 +88,63 @@ def test_class_folders_are_split_by_a_seed(work: Path) -> None:
     assert cb.new_task("pets", test_share=0.2, replace=True).images["test"] == {0: 2, 1: 2}
 
 
-@pytest.mark.parametrize(
-    ("splits", "kept"),
-    [
-        (("train", "test"), {"train": 8, "test": 6}),
-        (("Training", "validation", "TEST"), {"train": 8, "val": 4, "test": 6}),
-        (("train", "val"), {"train": 8, "test": 4}),
-        (("train",), {"train": 4, "test": 4}),
-    ],
-)
-def test_splits_that_are_there_are_kept(
-    work: Path, splits: tuple[str, ...], kept: dict[str, int]
+def split_folders(**images: int) -> Spoil:
+    """So many images of each class in each split."""
+    return lambda pets: [write_folders(pets / "images", n, split) for split, n in images.items()]
+
+
+def listed(name: str, *lines: str) -> Spoil:
+    def write_list(pets: Path) -> None:
+        write_folders(pets / "images")
+        write(pets / name, "\n".join([*lines, ""]))
+
+    return write_list
+
+
+def saved(*splits: str) -> Spoil:
+    """By ``save_to_disk``, which leaves files of its own in between."""
+
+    def write_all(pets: Path) -> None:
+        for split, shard in product(splits, range(2)):
+            write_rows(pets / split / f"data-0000{shard}-of-00002.arrow", [0, 1] * 4)
+            write(pets / split / "cache-1f.arrow", b"of a map that was made of it")
+
+    return write_all
+
+
+ROWS = [(f"images/{name}/{n}.png", name) for name in CLASSES for n in range(8)]
+SPLIT = [(*row, ("train", "train", "Test")[n % 3]) for n, row in enumerate(ROWS)]
+WILD = [f'{path},"{name}, wild"' for path, name in ROWS]
+RECORDS = [{"file_name": path, "label": name, "more": [1]} for path, name in ROWS]
+# What is there, and what is made of it: images by split, and its kind.
+FOUND: list[tuple[Spoil, list[int], str]] = [
+    (split_folders(train=4, test=3), [8, 6], "class folders with splits"),
+    (split_folders(Training=4, validation=2, TEST=3), [8, 4, 6], "class folders with splits"),
+    (split_folders(train=4, val=2), [8, 4], "class folders with splits"),
+    (split_folders(train=4), [4, 4], "class folders"),
+    (listed("labels.csv", "\ufeffFile_Name,class", *WILD), [8, 8], "the list labels.csv"),
+    (listed("labels.csv", "path;label", *map(";".join, ROWS)), [8, 8], "the list labels.csv"),
+    (listed("a.tsv", "image\tlabel\tsplit", *map("\t".join, SPLIT)), [11, 5], "the list a.tsv"),
+    (listed("metadata.jsonl", *map(json.dumps, RECORDS)), [8, 8], "the list metadata.jsonl"),
+    (saved(""), [8, 8], "2 Arrow files"),
+    (saved("train", "test"), [16, 16], "4 Arrow files"),
+    (saved("train", "validation", "test"), [16, 16, 16], "6 Arrow files"),
+]
+
+
+@pytest.mark.parametrize(("write_all", "counts", "kind"), FOUND)
+def test_what_lies_there_becomes_a_task(
+    work: Path, write_all: Spoil, counts: list[int], kind: str
 ) -> None:
-    sizes = {"train": 4, "training": 4, "validation": 2, "val": 2, "test": 3}
-    for split in splits:
-        write_folders(work / "pets" / "images", sizes[split.lower()], split)
-    made = cb.new_task("pets", "pets")
-    assert made.task.counts == kept
-    check_reads_back(made)
-
-
-LISTED = [(f"images/{name}/{n}.png", name) for name in CLASSES for n in range(8)]
-SPLIT = [(*row, ("train", "Test")[n % 2]) for n, row in enumerate(LISTED)]
-RECORDS = [{"file_name": path, "label": label, "more": [1]} for path, label in LISTED]
-
-
-@pytest.mark.parametrize(
-    ("name", "lines"),
-    [
-        (
-            "labels.csv",
-            ["\ufeffFile_Name,class", *(f'{path},"{label}, wild"' for path, label in LISTED)],
-        ),
-        ("labels.csv", ["path;label", *map(";".join, LISTED)]),
-        ("labels.tsv", ["image\tlabel\tsplit", *map("\t".join, SPLIT)]),
-        ("metadata.jsonl", map(json.dumps, RECORDS)),
-    ],
-)
-def test_a_list_says_paths_labels_and_splits(work: Path, name: str, lines: Iterable[str]) -> None:
-    folder = write_folders(work / "pets" / "images").parent
-    write(folder / name, "\n".join([*lines, ""]))
-    for given in (folder, folder / name):
-        made = cb.new_task(given, replace=True)
-        assert made.kind == f"the list {name}"
-        assert made.task.names in (NAMES, tuple(f"{title}, wild" for title in NAMES))
-        assert made.task.counts == {"train": 8, "test": 8}
+    write_all(work / "pets")
+    file = kind.partition("the list ")[2]
+    for place in ["pets", f"pets/{file}"] if file else ["pets"]:
+        made = cb.new_task(place, "pets", replace=True)
+        assert made.kind == kind
+        assert made.task.names in (NAMES, tuple(f"{name}, wild" for name in NAMES))
+        splits = ["train", "test"] if len(counts) == 2 else ["train", "val", "test"]
+        assert made.task.counts == dict(zip(splits, counts, strict=True))
         check_reads_back(made)
-    splits = {row["path"]: row["split"] for row in read_rows(made.card)}
-    assert (splits == {path: split.lower() for path, _, split in SPLIT}) == (name == "labels.tsv")
 
 
 def test_images_that_are_in_training_and_test_are_noted(work: Path) -> None:
@@ -215,21 +224,6 @@ def test_names_of_parquet_s_labels_are_those_of_the_hub_s_page(work: Path) -> No
     assert cb.new_task("pets", replace=True).task.names == NAMES
     (work / "pets" / "README.md").write_text("---\n: [\n---\n")
     assert cb.new_task("pets", replace=True).task.names == ("0", "1")
-
-
-@pytest.mark.parametrize("splits", [("",), ("train", "test"), ("train", "validation", "test")])
-def test_a_dataset_of_save_to_disk_is_read_where_it_lies(
-    work: Path, splits: tuple[str, ...]
-) -> None:
-    for split in splits:
-        for shard in range(2):
-            write_rows(work / "pets" / split / f"data-0000{shard}-of-00002.arrow", [0, 1] * 4)
-        write(work / "pets" / split / "cache-1f.arrow", b"of a map that was made of it")
-    made = cb.new_task("pets")
-    assert made.kind == f"{2 * len(splits)} Arrow files"
-    assert made.task.names == NAMES
-    assert [*made.task.counts.values()] == ([16] * len(splits) if splits[0] else [8, 8])
-    check_reads_back(made)
 
 
 def write_arrow(compression: str | None = None, **columns: list[Any]) -> Spoil:
