@@ -10,9 +10,8 @@ import re
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +19,7 @@ import pytest
 import yaml
 from command_line import invoke, output_of
 from data.trees import DATASETS
+from hub_stand_in import LocalServer
 
 import compatbench as cb
 from compatbench.data import download as downloads
@@ -66,7 +66,7 @@ def make_tar(files: dict[str, bytes], *others: tarfile.TarInfo, mode: str = "w:g
     return buffer.getvalue()
 
 
-class Server:
+class Server(LocalServer):
     """Serves ``files`` by name, with ranges and entity tags; ``breaks`` are used up, one each."""
 
     def __init__(self) -> None:
@@ -74,17 +74,7 @@ class Server:
         self.breaks: list[int] = []  # bytes after which an answer ends
         self.kind = "application/octet-stream"
         self.asked: list[str] = []  # the Range of each request, or ''
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.answer(self)
-
-            def log_message(self, format: str, *args: Any) -> None: ...
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        super().__init__()
 
     def answer(self, to: BaseHTTPRequestHandler) -> None:
         self.asked.append(wanted := to.headers.get("Range", ""))

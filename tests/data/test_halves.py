@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,25 +98,6 @@ def test_halves_are_tasks_with_keys_of_their_own() -> None:
     alone = crossed.suite.model_copy(update={"tasks": ("mini-objects",)})
     with pytest.raises(CompatbenchError, match="tests modules of 'mini-objects' on other tasks; "):
         select_matrix(alone, builtin_methods(), ["coop"])
-
-
-SUITE = "name: own\ntitle: Own\nextends: mini\n"
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ("protocol: base-to-new\n", "protocol 'base-to-new' has test sets of its own: set 'varia"),
-        ("protocol: cross-dataset\nvariants: []\n", "needs 'train_on', the task to learn from"),
-        ("train_on: [mini-food]\n", "only protocol 'cross-dataset' has 'train_on'"),
-        ("protocol: old-to-new\n", "field 'protocol': Input should be 'few-shot', 'base-to-new'"),
-    ],
-)
-def test_a_wrong_suite_is_one_line(tmp_path: Path, fields: str, message: str) -> None:
-    path = tmp_path / "own.yaml"
-    path.write_text(SUITE + fields)
-    with pytest.raises(CompatbenchError, match=message):
-        suite_cards.read(str(path))
 
 
 @pytest.mark.parametrize(
