@@ -51,10 +51,21 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _warm_workers() -> Iterator[None]:
-    """Workers, of runs and of checks in this process, need not load anything."""
-    with pytest.MonkeyPatch.context() as patch:
+def _surroundings(cache: Path) -> Iterator[None]:
+    """Of all tests, unless one wants others.
+
+    Features are cached in a folder of the tests. Workers, of runs and of checks in this process,
+    need not load anything. Whatever a test makes the program say is one line; a name may hold a
+    line break, and is quoted. scikit-learn's many small products would wait for idle threads.
+    """
+
+    def check(self: CompatbenchError, *words: object) -> None:
+        assert not any("\n" in str(each) for each in words), words
+
+    with pytest.MonkeyPatch.context() as patch, threadpool_limits(limits=1):
+        patch.setenv("COMPATBENCH_CACHE", str(cache))
         patch.setattr("multiprocessing.get_context", lambda method=None: CONTEXT)
+        patch.setattr(CompatbenchError, "__init__", check)
         yield
 
 
@@ -68,26 +79,6 @@ def _own_environment() -> Iterator[None]:
     os.environ.update(before)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _errors_are_one_line() -> Iterator[None]:
-    """Of whatever a test makes the program say; a name may hold a line break, and is quoted."""
-
-    def check(self: CompatbenchError, *words: object) -> None:
-        assert not any("\n" in str(each) for each in words), words
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CompatbenchError, "__init__", check)
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _own_cache(cache: Path) -> Iterator[None]:
-    """In force unless a test wants an empty one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMPATBENCH_CACHE", str(cache))
-        yield
-
-
 @pytest.fixture(autouse=True, scope="module")
 def _own_methods() -> None:
     """Methods that the tests of one file have added are not there for those of the next."""
@@ -99,13 +90,6 @@ def _one_thread() -> None:
     """Tests share the machine with whatever else runs on it."""
     if torch.get_num_threads() != 1:
         torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread_of_numpy() -> Iterator[None]:
-    """As above: scikit-learn's many small products would wait for idle threads."""
-    with threadpool_limits(limits=1):
-        yield
 
 
 # The models by their names: the source, a CLIP of token width 32 and embedding size 16, and its

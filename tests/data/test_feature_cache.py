@@ -51,19 +51,20 @@ class FakeBackbone:
     embed_dim = 3
     device = torch.device("cpu")
     dtype = torch.float32
+    refuse: Callable[[torch.Tensor], object] | None = None  # raises an error
 
     def __init__(self) -> None:
         self.card = SimpleNamespace(config="fake")
         self.weights_key = "a" * 64
         self.preprocess_settings = {"size": (8, 8)}
         self.encoded = 0
-        self.refuses: Callable[[torch.Tensor], object] = lambda images: None  # raises an error
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float()
 
     def encode_images(self, images: torch.Tensor, wanted: ImageInput = FEATURES) -> torch.Tensor:
-        self.refuses(images)
+        if self.refuse is not None:
+            self.refuse(images)
         self.encoded += len(images)
         features = images.mean((-1, -2))
         return features if wanted == FEATURES else features[:, None] + images.flatten(2).mT
@@ -376,7 +377,7 @@ def test_batches_that_do_not_fit_are_halved(tmp_path: Path) -> None:
 
     task, fits, backbone = FakeTask(BATCH + 5), 9, FakeBackbone()
     expected = FeatureCache(tmp_path / "whole").features(FakeBackbone(), task, task.samples)
-    backbone.refuses = refuse
+    backbone.refuse = refuse
     found = FeatureCache(tmp_path / "halved").features(backbone, task, task.samples)
     assert torch.equal(found, expected)
     assert backbone.encoded == len(task.samples)
@@ -398,7 +399,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_stopped(
         if stopped.encoded == 2 * 2 * BATCH:  # of two views
             raise KeyboardInterrupt
 
-    (stopped := FakeBackbone()).refuses = stop
+    (stopped := FakeBackbone()).refuse = stop
     monkeypatch.setattr(encoding, "KEEP_SECONDS", 0.0)
     task, told, views = FakeTask(3 * BATCH + 7), list[tuple[int, int]](), VIEWS[:2]
     expected = FeatureCache(tmp_path / "whole").features_of_views(
