@@ -11,12 +11,11 @@ import open_clip
 import pytest
 import torch
 from kinds_of_towers import coca
-from loading_models import IMAGE
+from loading_models import IMAGE, write_tokenizer
 from open_clip_reference import encode_texts
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_models import randomise, wrap
-from tiny_tokenizers import write_tokenizer
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels, load_backbone

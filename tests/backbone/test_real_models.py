@@ -15,9 +15,9 @@ import pytest
 import timm
 import torch
 from image_reference import few_shots
+from loading_models import write_tokenizer
 from open_clip.model import CLIP, CustomTextCLIP
 from tiny_models import VOCABULARY, randomise, wrap
-from tiny_tokenizers import write_tokenizer
 
 import compatbench as cb
 from compatbench.backbone import Backbone, ImageTower, Labels

@@ -12,7 +12,6 @@ import torch
 from compatbench.backbone.words import (
     TEMPLATE,
     WordFeatures,
-    encode_words,
     find_words,
     load_words,
     save_words,
@@ -64,17 +63,12 @@ def test_the_list_is_made_of_common_words_whose_first_sense_is_a_thing(tmp_path:
     assert make_words(tmp_path, tmp_path) == ["cat", "sofa"]
 
 
-def test_word_features_are_the_text_features_of_the_prompts() -> None:
-    backbone = synthetic_models().source
-    found = encode_words(backbone, SOME)
-    plain = backbone.text_features(tuple(TEMPLATE.format(word) for word in SOME))
-    assert torch.allclose(found, torch.nn.functional.normalize(plain, dim=-1), atol=1e-6)
-
-
 @pytest.mark.usefixtures("few_words")
-def test_word_features_are_computed_once_and_kept_until_they_are_damaged(tmp_path: Path) -> None:
+def test_word_features_are_those_of_prompts_and_kept_until_they_are_damaged(tmp_path: Path) -> None:
     backbone = synthetic_models().source
     first = WordFeatures(tmp_path).of(backbone)
+    plain = backbone.text_features(tuple(TEMPLATE.format(word) for word in SOME))
+    assert torch.allclose(first, torch.nn.functional.normalize(plain, dim=-1), atol=1e-6)
     [entry] = tmp_path.rglob("*.safetensors")
     before, content = entry.stat().st_mtime_ns, bytearray(entry.read_bytes())
     assert torch.equal(WordFeatures(tmp_path).of(backbone), first)

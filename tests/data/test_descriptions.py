@@ -72,6 +72,10 @@ def test_only_a_method_that_needs_them_is_given_them_and_has_them_in_its_key(
     assert dataclasses.replace(described, descriptions=()) == task.labels
     assert len(described.descriptions) == len(task.labels)
 
+    variant = load_task("mini-objects-mono")  # has its parent's
+    parent = load_task("mini-objects")
+    assert variant.labels_for(READER.needs) == parent.labels_for(READER.needs)
+
     assert identify("plain.1", PLAIN, "mini-food") == "plain.1"
     before = identify("plain.1", READER, "mini-food")
     cards = shutil.copytree(tasks_folder(), tmp_path / "tasks")
@@ -92,13 +96,6 @@ def test_committed_rows_of_other_classes_are_of_these_texts() -> None:
     """With others, measure mini-base-to-new and mini-cross anew: no key of a test set has them."""
     found = sha256_bytes((tasks_folder() / "descriptions" / "mini.json").read_bytes())
     assert found == "ce1497f419f4e5829a638155ac4744d5d94adc740d0aae23d6e39f76fc6eb23a"
-
-
-def test_a_variant_has_its_parent_s() -> None:
-    parents = {name: task_cards.read(name).parent for name in task_cards.names()}
-    [name, *_] = [n for n, parent in parents.items() if parent and n.startswith("mini-")]
-    own, parent = load_task(name), load_task(str(parents[name]))
-    assert own.labels_for(READER.needs) == parent.labels_for(READER.needs)
 
 
 LABELS = Labels(
