@@ -74,7 +74,7 @@ class FakeTask(Task):
     name = "fake"
 
     def __init__(self, count: int = 5) -> None:
-        self.images = "one"
+        self.images, self.decoded = "one", 0
         self.samples = [Sample(f"image {i}", 0) for i in range(count)]
         self.source = self  # type: ignore[assignment]
 
@@ -82,6 +82,7 @@ class FakeTask(Task):
         return f"{self.images} {[sample.id for sample in samples]}"
 
     def image(self, sample: Sample) -> Image.Image:
+        self.decoded += 1
         number = int(sample.id.split()[1])
         pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         return Image.fromarray(pixels)
@@ -337,20 +338,12 @@ def test_sizes_are_read_as_they_are_written(size: int) -> None:
 VIEWS = [View(), View(1), View(2), View(mirror=True)]
 
 
-class CountedTask(FakeTask):
-    decoded = 0
-
-    def image(self, sample: Sample) -> Any:
-        self.decoded += 1
-        return super().image(sample)
-
-
 @pytest.mark.parametrize("wanted", [FEATURES, ImageInput("hidden", 1)])
 def test_an_image_is_decoded_once_for_all_views_with_the_same_bytes(
     tmp_path: Path, wanted: ImageInput
 ) -> None:
     count = 2 * BATCH + 3
-    task, backbone = CountedTask(count), FakeBackbone()
+    task, backbone = FakeTask(count), FakeBackbone()
 
     def see(cache: FeatureCache, views: list[View]) -> list[torch.Tensor]:
         asked = (backbone, task, task.samples)

@@ -51,7 +51,7 @@ class Sizes:
     pictures: bool = True
 
 
-FEW, EMPTY = Sizes(), Sizes(pictures=False)
+EMPTY = Sizes(pictures=False)
 IMAGENET = task_cards.read("imagenet")
 DATASETS = [name for name in task_cards.names() if not name.startswith("mini-")]
 
@@ -166,7 +166,7 @@ def write_rows(path: Path, labels: list[int], names: bool = True) -> None:
     write(path.with_name("dataset_info.json"), json.dumps({"features": features}))
 
 
-def build_tree(card: TaskCard, root: Path, sizes: Sizes = FEW) -> Tree:
+def build_tree(card: TaskCard, root: Path, sizes: Sizes = Sizes()) -> Tree:
     """Writes a dataset under a data root, in the place where its card looks for it."""
     source: Any = card.source
     folder, kind = root / source.folder, source.kind
