@@ -201,14 +201,23 @@ def test_a_transform_that_cannot_be_done_exactly_is_refused(
         assert found["mean"] == found["std"] == pytest.approx((0.5,) * 3)
 
 
-def test_weights_that_lack_tensors_are_refused(tmp_path: Path) -> None:
-    write_model(tmp_path, "clip")
+def test_weights_that_lack_tensors_and_a_folder_without_a_tokenizer_are_told(
+    tmp_path: Path,
+) -> None:
+    write_model(tmp_path, "siglip")
+    assert inspect_backbone(f"hf:{tmp_path}").state == "found"
     path = tmp_path / "model.safetensors"
     tensors = load_file(path)
-    del tensors["text_projection.weight"]
+    del tensors["logit_scale"]
     save_file(tensors, path, {"format": "pt"})
-    with pytest.raises(CompatbenchError, match="lack 1 tensors of CLIPModel, such as text_proj"):
+    with pytest.raises(CompatbenchError, match="lack 1 tensors of SiglipModel, such as logit_sc"):
         load_backbone(f"hf:{tmp_path}")
+    for path in tmp_path.glob("token*"):
+        path.unlink()
+    report = inspect_backbone(f"hf:{tmp_path}")
+    assert report.state == "wrong"
+    assert "no tokenizer can be read from" in report.message
+    assert "compatbench[hf]" in report.fix
 
 
 INNER = dict(context_length=16, vocab_size=16, width=16, heads=2, layers=2)
@@ -253,14 +262,8 @@ def test_prompts_that_spell_a_text_equal_that_text(of_open_clip: Backbone) -> No
 def test_a_tokenizer_whose_files_are_missing_is_told(
     of_open_clip: Backbone, tmp_path: Path
 ) -> None:
-    write_model(tmp_path / "siglip", "siglip")
-    assert inspect_backbone(f"hf:{tmp_path}/siglip").state == "found"
-    for path in tmp_path.rglob("token*"):
+    for path in tmp_path.glob("token*"):
         path.unlink()
-    report = inspect_backbone(f"hf:{tmp_path}/siglip")
-    assert report.state == "wrong"
-    assert "no tokenizer can be read from" in report.message
-    assert "compatbench[hf]" in report.fix
     with pytest.raises(CompatbenchError, match="tokenizer"):
         load_backbone(of_open_clip.name)
 
