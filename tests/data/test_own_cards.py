@@ -98,13 +98,6 @@ def test_own_cards_are_found_besides_the_built_in_ones(
     assert inspect_task("pets").folder == cards / "my pets"
 
 
-def test_a_task_with_the_name_of_a_half_is_one_line(found: Path) -> None:
-    (found / "pets.yaml").write_text(TASK.replace("name: pets", "name: pets.new"))
-    for read in (task_cards.read, load_task):
-        with pytest.raises(CompatbenchError, match=r"pets.yaml:1: field 'name'.* new classes "):
-            read("pets.new")
-
-
 def test_own_descriptions_are_in_the_key_of_a_test_set(found: Path) -> None:
     """A module of another task may be given them, whose key knows nothing of them."""
 
@@ -201,6 +194,11 @@ def test_a_broken_card_of_one_s_own_concerns_only_who_asks_for_it(found: Path) -
     assert suite_tasks(suite_cards.read("mine")) == ("pets",)
     with pytest.raises(CompatbenchError, match=r"broken.yaml:\d: not valid YAML"):
         task_cards.read("broken")
+    # Nor may a task have the name of a half.
+    (found / "pets.yaml").write_text(TASK.replace("name: pets", "name: pets.new"))
+    for read in (task_cards.read, load_task):
+        with pytest.raises(CompatbenchError, match=r"pets.yaml:1: field 'name'.* new classes "):
+            read("pets.new")
 
 
 def test_images_lie_beside_the_card_or_where_one_says(
