@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.trees import DATASETS, SetUp, Sizes, Tree, load_again
+from data.trees import DATASETS, SetUp, Tree, load_again
 
 from compatbench.data.cards import task_cards
 from compatbench.data.dataset_folders import set_data_roots
@@ -107,7 +107,7 @@ def test_a_dataset_may_lie_elsewhere_or_nowhere(data: dict[str, Tree], tmp_path:
 def test_what_changes_an_image_in_use_or_its_label_changes_the_fingerprint(
     change: str, set_up: SetUp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tree = set_up("eurosat", sizes=Sizes())["eurosat"]
+    tree = set_up("eurosat", pictures=True)
     split = tree.folder / "split_zhou_EuroSAT.json"
     task = load_task("eurosat")
     before = task.fingerprint(task.split("test"))

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from data.trees import SetUp, Sizes, dassl_draw
+from data.trees import SetUp, dassl_draw
 
 from compatbench.data.cards import (
     TrainingCard,
@@ -56,7 +56,7 @@ def test_the_eleven_datasets_have_the_published_halves() -> None:
 
 @pytest.mark.parametrize("name", ["oxford_pets", "flowers102"])
 def test_halves_draw_their_part_of_the_whole_task(name: str, set_up: SetUp) -> None:
-    tree = set_up(name, sizes=Sizes(train=6, val=3, test=2, pictures=False))[name]
+    tree = set_up(name, train=6, val=3, test=2)
     rows = {split: [Sample(*row) for row in rows] for split, rows in tree.rows.items()}
     few, held_out = dassl_draw(rows["train"], rows["val"], 4, seed=3)
     for half in ("base", "new"):

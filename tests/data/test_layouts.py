@@ -21,7 +21,6 @@ from data.trees import (
     LAYOUTS,
     NAMES,
     SetUp,
-    Sizes,
     Spoil,
     build_tree,
     content,
@@ -61,7 +60,7 @@ def write_layout(work: Path, layout: str, **fields: Any) -> Path:
     }
     write(work / "pets.yaml", yaml.safe_dump(card))
     load_again()
-    build_tree(TaskCard.model_validate(card), work, Sizes(5, 0, 2))
+    build_tree(TaskCard.model_validate(card), work, 5, 0, 2)
     return work / "pets"
 
 
@@ -307,7 +306,7 @@ def test_images_may_lie_without_the_folder_that_coop_puts_them_in(work: Path) ->
 @pytest.mark.parametrize("name", ["imagenet_v2", "imagenet_a"])
 def test_coop_s_list_of_names_is_held_against_the_card(name: str, set_up: SetUp) -> None:
     """Only this list tells the order of ImageNetV2's folders, which are numbers."""
-    path = set_up(name)[name].folder / "classnames.txt"
+    path = set_up(name).folder / "classnames.txt"
     assert inspect_task(name).class_order is True
     path.write_text("\n".join(reversed(path.read_text().splitlines())))
     with pytest.raises(CompatbenchError, match=r"classnames.txt: label 0 is 'n\d+ "):
