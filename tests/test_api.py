@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from unrecorded_methods import UNRECORDED
 
 import compatbench as cb
 from compatbench.backbone import load_backbone
@@ -91,19 +90,12 @@ def test_a_plan_counts_cells_and_estimates_their_time(tmp_path: Path) -> None:
 def test_results_are_ranked_and_looked_at_as_frames() -> None:
     results = cb.results("mini", out=REPOSITORY)
     ranking = results.ranking("mini-clip", "mini-eva-clip")
-    names = [name for name, cls in builtin_methods().classes.items() if not cls.card.refuses]
-    assert {*names} - UNRECORDED - {*ranking["method"]} == {"rosetta"}  # is ranked with words
     assert ranking["h"][:20].is_monotonic_decreasing
     best = ranking.iloc[0]
     by_task = results.by_dataset("h", "mini-clip", "mini-eva-clip")
     assert by_task.loc[best["method"], "mean"] == pytest.approx(best["h"])
     through_words = results.ranking("mini-clip", "mini-eva-clip", transfer="words")
-    assert set(through_words["method"]) < {*names}
-    if not UNRECORDED:
-        assert results.gaps().empty
-        configs = suite_cards.read("mini").configs
-        counted = f"{len(names)} methods ({len(configs)} of them in more than one setting)"
-        assert counted in repr(results)
+    assert "rosetta" in {*through_words["method"]} - {*ranking["method"]}
 
 
 @pytest.mark.slow
