@@ -51,10 +51,21 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _warm_workers() -> Iterator[None]:
-    """Workers, of runs and of checks in this process, need not load anything."""
-    with pytest.MonkeyPatch.context() as patch:
+def _surroundings(cache: Path) -> Iterator[None]:
+    """Of all tests, unless one wants others.
+
+    Features are cached in a folder of the tests. Workers, of runs and of checks in this process,
+    need not load anything. Whatever a test makes the program say is one line; a name may hold a
+    line break, and is quoted. scikit-learn's many small products would wait for idle threads.
+    """
+
+    def check(self: CompatbenchError, *words: object) -> None:
+        assert not any("\n" in str(each) for each in words), words
+
+    with pytest.MonkeyPatch.context() as patch, threadpool_limits(limits=1):
+        patch.setenv("COMPATBENCH_CACHE", str(cache))
         patch.setattr("multiprocessing.get_context", lambda method=None: CONTEXT)
+        patch.setattr(CompatbenchError, "__init__", check)
         yield
 
 
@@ -66,26 +77,6 @@ def _own_environment() -> Iterator[None]:
     for name in {*os.environ} - {*before}:
         del os.environ[name]
     os.environ.update(before)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _errors_are_one_line() -> Iterator[None]:
-    """Of whatever a test makes the program say; a name may hold a line break, and is quoted."""
-
-    def check(self: CompatbenchError, *words: object) -> None:
-        assert not any("\n" in str(each) for each in words), words
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CompatbenchError, "__init__", check)
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _own_cache(cache: Path) -> Iterator[None]:
-    """In force unless a test wants an empty one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMPATBENCH_CACHE", str(cache))
-        yield
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -101,21 +92,13 @@ def _one_thread() -> None:
         torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread_of_numpy() -> Iterator[None]:
-    """As above: scikit-learn's many small products would wait for idle threads."""
-    with threadpool_limits(limits=1):
-        yield
-
-
 # The models by their names: the source, a CLIP of token width 32 and embedding size 16, and its
-# upgrade, an EVA-CLIP of the same sizes; targets of which one size or both differ; and a backbone
+# upgrade, an EVA-CLIP of the same sizes; targets of which one size or two differ; and a backbone
 # with the widths of ViT-B/16, for published parameter counts.
 MODELS = {
     "clip": tiny_clip,
     "eva": tiny_eva_clip,
     "wider_text": partial(tiny_clip, seed=3, width=48),
-    "wider_joint": partial(tiny_clip, seed=4, embed_dim=24),
     "stranger": partial(tiny_eva_clip, seed=5, width=48, embed_dim=24),
     "b16_sized": partial(tiny_clip, seed=6, width=512, embed_dim=512, heads=8, layers=1),
     "clip64": lambda: tiny_clip().double(),
@@ -131,7 +114,7 @@ def _model_fixture(name: str) -> Any:
     return model
 
 
-clip, eva, wider_text, wider_joint, stranger, b16_sized, clip64, eva64 = map(_model_fixture, MODELS)
+clip, eva, wider_text, stranger, b16_sized, clip64, eva64 = map(_model_fixture, MODELS)
 
 
 @pytest.fixture(scope="session", params=["clip", "eva"])

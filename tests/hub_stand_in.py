@@ -13,15 +13,11 @@ from typing import Any
 TOKEN = "hf_a-token-of-the-test"
 
 
-class Hub:
-    """``repositories`` by kind and name, such as ``models/me/coop``: paths and their bytes."""
+class LocalServer:
+    """Answers on this machine, in a thread of its own."""
 
     def __init__(self) -> None:
-        self.repositories: dict[str, dict[str, bytes]] = {}
-        self.private: dict[str, bool] = {}
-        self.requests: list[str] = []
-        self.status: int | None = None  # of every answer, in place of the right one
-        outer = self
+        outer: Any = self  # whose ``answer`` is called with each request
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -34,6 +30,17 @@ class Hub:
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self.http.server_port}"
+
+
+class Hub(LocalServer):
+    """``repositories`` by kind and name, such as ``models/me/coop``: paths and their bytes."""
+
+    def __init__(self) -> None:
+        self.repositories: dict[str, dict[str, bytes]] = {}
+        self.private: dict[str, bool] = {}
+        self.requests: list[str] = []
+        self.status: int | None = None  # of every answer, in place of the right one
+        super().__init__()
 
     def answer(self, to: BaseHTTPRequestHandler) -> None:
         path = to.path.partition("?")[0]

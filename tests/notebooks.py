@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import nbformat
 from data.trees import load_again
-from formats.files_of_authors import buffers, drawer, save_dassl
+from formats.files_of_authors import save_coop
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -38,9 +38,8 @@ def write_photos(folder: Path, classes: int = 3, count: int = 10) -> list[str]:
 
 def write_photos_and_checkpoint(folder: Path) -> None:
     """``photos/``, and a checkpoint of CoOp of these classes in ``output/seed1/``."""
-    backbone, names = load_backbone("mini-clip"), write_photos(folder / "photos")
-    state = {"ctx": drawer()(4, backbone.token_width)}
-    save_dassl(folder / "output/seed1", state | buffers(backbone, tuple(names), 4))
+    names = write_photos(folder / "photos")
+    save_coop(folder / "output/seed1", load_backbone("mini-clip"), names)
 
 
 # Notebook -> what writes the files that it begins with.

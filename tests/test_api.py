@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from unrecorded_methods import UNRECORDED
 
 import compatbench as cb
 from compatbench.backbone import load_backbone
@@ -26,15 +25,7 @@ from compatbench.method.registry import builtin_methods
 REPOSITORY = Path(__file__).parents[1]
 
 
-def test_every_name_of_the_interface_is_there_and_documented() -> None:
-    for name in cb.__all__:
-        assert getattr(cb, name).__doc__, name
-        assert name in dir(cb)
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        cb.nothing  # noqa: B018
-
-
-def test_what_a_star_imports_is_what_the_page_lists() -> None:
+def test_the_interface_is_what_the_page_lists_and_documented() -> None:
     page = (REPOSITORY / "docs" / "python.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
     listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
@@ -43,6 +34,9 @@ def test_what_a_star_imports_is_what_the_page_lists() -> None:
     public = {name for name in found if not name.startswith("_")}
     assert public == {*listed, "CompatbenchError", "Compute"}
     assert sorted(public) == dir(cb) == sorted(cb.__all__)
+    assert all(found[name].__doc__ for name in public)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        cb.nothing  # noqa: B018
 
 
 def test_a_function_keeps_its_name_from_the_folder_of_that_name() -> None:
@@ -96,19 +90,12 @@ def test_a_plan_counts_cells_and_estimates_their_time(tmp_path: Path) -> None:
 def test_results_are_ranked_and_looked_at_as_frames() -> None:
     results = cb.results("mini", out=REPOSITORY)
     ranking = results.ranking("mini-clip", "mini-eva-clip")
-    names = [name for name, cls in builtin_methods().classes.items() if not cls.card.refuses]
-    assert {*names} - UNRECORDED - {*ranking["method"]} == {"rosetta"}  # is ranked with words
     assert ranking["h"][:20].is_monotonic_decreasing
     best = ranking.iloc[0]
     by_task = results.by_dataset("h", "mini-clip", "mini-eva-clip")
     assert by_task.loc[best["method"], "mean"] == pytest.approx(best["h"])
     through_words = results.ranking("mini-clip", "mini-eva-clip", transfer="words")
-    assert set(through_words["method"]) < {*names}
-    if not UNRECORDED:
-        assert results.gaps().empty
-        configs = suite_cards.read("mini").configs
-        counted = f"{len(names)} methods ({len(configs)} of them in more than one setting)"
-        assert counted in repr(results)
+    assert "rosetta" in {*through_words["method"]} - {*ranking["method"]}
 
 
 @pytest.mark.slow
@@ -140,23 +127,14 @@ def test_a_run_returns_its_results_and_goes_on_where_it_stopped(tmp_path: Path) 
     assert fitted.fingerprint in {module.fingerprint for module in stored}
     plain = cb.fit("taskres", "mini-weather", "mini-clip", shots=4)
     assert plain.fingerprint != fitted.fingerprint
-    again = cb.fit("taskres", "mini-weather", "mini-clip", shots=4, suite="smoke",
-                   config={"recipe": {"lr": 0.5}})  # fmt: skip
-    assert again.fingerprint not in (plain.fingerprint, fitted.fingerprint)
 
-
-@pytest.mark.slow
-def test_a_setting_is_tried_beside_the_suite_s_and_leaves_no_row(tmp_path: Path) -> None:
-    cb.run("smoke", ["zeroshot", "taskres"], out=tmp_path, compute=cb.Compute(jobs=1))
+    # A setting is tried beside the suite's, and leaves no row.
     before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*.csv")}
-    config = {"alpha": 1.0, "recipe": {"lr": 0.5}}
+    config, new = {"alpha": 1.0, "recipe": {"lr": 0.5}}, "taskres+alpha-1.0+recipe.lr-0.5"
     planned = cb.plan("smoke", "taskres", config=config, out=tmp_path)
-    assert planned.frame.set_index("method")["to do"].to_dict() == {
-        "taskres": 0,
-        "taskres+alpha-1.0+recipe.lr-0.5": 1,
-    }
+    assert planned.frame.set_index("method")["to do"].to_dict() == {"taskres": 0, new: 1}
     tried = cb.run("smoke", "taskres", config=config, out=tmp_path, compute=cb.Compute(jobs=1))
-    assert {*tried.ranking()["method"]} == {*planned.frame["method"]}
+    assert {*tried.ranking()["method"]} == {"taskres", new}
     assert {path: path.read_bytes() for path in (tmp_path / "results").rglob("*.csv")} == before
     fitted = cb.fit("taskres", "mini-weather", "mini-clip", shots=4, suite="smoke", config=config)
     [cell] = [cell for cell in planned.cells if "+" in cell.name]

@@ -63,10 +63,7 @@ def test_every_method_is_ranked(page) -> None:
         }
         assert set(states.values()) <= {"at chance", "not ranked", "not transferable"}
         assert not {*states} & {"coop", "contcoop", "clip_lora", "twosfs", "mma"}
-
-
-def test_what_acts_on_features_alone_is_measured_through_words_too(page) -> None:
-    for name in METHODS:
+    for name in METHODS:  # what acts on features alone is measured through words, too
         if set(builtin_methods().get(name).card.places) <= JOINT_SPACE:
             assert name in page.results.of("words")
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from command_line import forget_files, output_of
 from data.trees import load_again
-from formats.files_of_authors import buffers, drawer, save_dassl
+from formats.files_of_authors import save_coop
 from notebooks import expect_outputs, read_notebook, run_notebook
 from typer.main import get_command
 
@@ -168,9 +168,8 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     verdicts = re.findall(r"(?m)^(\w+): (?:keep|port|retrain|use|stay|cannot tell)", shown)
     assert sorted(verdicts) == ["mine", "taskres"]
 
-    backbone, names = load_backbone("mini-clip"), sorted(os.listdir("photos"))
-    state = {"ctx": drawer()(4, backbone.token_width)}
-    save_dassl(Path("output/seed1"), state | buffers(backbone, tuple(names), 4))
+    names = sorted(os.listdir("photos"))
+    save_coop(Path("output/seed1"), load_backbone("mini-clip"), names)
     imported = "coop output/seed1 --task photos --source mini-clip --out mine.safetensors"
     run(f"compatbench module import {imported}")
     assert "coop" in walk("import.md")

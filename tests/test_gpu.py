@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,35 +29,33 @@ SPEED = Path(__file__).parents[1] / "benchmark" / "speed"
 
 
 @pytest.fixture
-def _gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def places(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The GPU, for backbones and images."""
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
     monkeypatch.syspath_prepend(str(SPEED))  # of ``gpu_methods``
+    return importlib.import_module("gpu_methods").Places(torch.device("cuda"))
 
 
 @pytest.mark.gpu
-@pytest.mark.usefixtures("_gpu")
-def test_logits_of_every_method_are_those_of_a_processor() -> None:
-    from gpu_methods import Places, compare
+def test_logits_of_every_method_are_those_of_a_processor(places: Any) -> None:
+    from gpu_methods import compare
 
-    registry, places = builtin_methods(), Places(torch.device("cuda"))
+    registry = builtin_methods()
     far = {name: compare(registry.get(name), places) for name in registry.names()}
     assert {name: distance for name, distance in far.items() if distance > 1e-3} == {}
 
 
 @pytest.mark.gpu
-@pytest.mark.usefixtures("_gpu")
 @pytest.mark.parametrize("name", ["coop", "tcp", "maple", "taskres", "mmrl", "promptkd"])
 def test_repeated_steps_are_those_that_are_taken_one_by_one(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, places: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By SGD, Adam and AdamW, in both towers, and with a teacher."""
-    from gpu_methods import Places
-
     replay, replays = CudaGraph.replay, list[str]()
     monkeypatch.setattr(CudaGraph, "replay", lambda g: (replays.append(setting), replay(g))[1])
     monkeypatch.setattr(graphed, "LEAST_STEPS", 5)
-    cls, places = builtin_methods().get(name), Places(torch.device("cuda"))
+    cls = builtin_methods().get(name)
     subject, logits = MethodUnderTest(cls), []
     method = cls(cls.Config.model_validate({"max_steps": 20}))
     backbone, data = places.backbone(subject.source), places.move(subject.draw())
@@ -73,12 +72,9 @@ def test_repeated_steps_are_those_that_are_taken_one_by_one(
 
 
 @pytest.mark.gpu
-@pytest.mark.usefixtures("_gpu")
 @pytest.mark.parametrize("name", ["coop", "tcp", "maple", "taskres", "mmrl", "kdpl"])
-def test_fits_in_one_batch_are_single_fits(name: str) -> None:
-    from gpu_methods import Places
-
-    cls, places = builtin_methods().get(name), Places(torch.device("cuda"))
+def test_fits_in_one_batch_are_single_fits(name: str, places: Any) -> None:
+    cls = builtin_methods().get(name)
     subject, seeds = MethodUnderTest(cls), (1, 2, 3)
     method = cls(cls.Config.model_validate({"max_steps": 10}))
     backbone = places.backbone(subject.source)
@@ -98,7 +94,7 @@ def test_fits_in_one_batch_are_single_fits(name: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.usefixtures("_gpu")
+@pytest.mark.usefixtures("places")
 @pytest.mark.parametrize("wanted", [FEATURES, ImageInput("hidden", 3)])
 def test_features_are_those_of_a_processor_and_of_smaller_batches(wanted: ImageInput) -> None:
     task = load_task("mini-weather")
@@ -117,7 +113,7 @@ def test_features_are_those_of_a_processor_and_of_smaller_batches(wanted: ImageI
 
 
 @pytest.mark.gpu
-@pytest.mark.usefixtures("_gpu")
+@pytest.mark.usefixtures("places")
 def test_rows_of_a_task_are_those_of_a_processor_but_for_ties(tmp_path: Path) -> None:
     """In processes on all cards, with a limit of time, as ``--device cuda:all`` starts them."""
     rows = []

@@ -25,8 +25,6 @@ def no_weights_here(small_models: None, tmp_path: Path, monkeypatch: pytest.Monk
     """No weights of this machine, no network, and the made-up releases."""
     for model, tags in RELEASES.items():
         monkeypatch.setitem(pretrained._PRETRAINED, model, tags)
-    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "COMPATBENCH_TRUST_PICKLE"):
-        monkeypatch.delenv(variable, raising=False)
     folders = {"HF_HOME": "hf", "HOME": "home", "COMPATBENCH_CACHE": "cache"}
     for variable, folder in (folders | {"COMPATBENCH_WEIGHTS": "weights"}).items():
         monkeypatch.setenv(variable, str(tmp_path / folder))

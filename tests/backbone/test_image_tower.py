@@ -35,16 +35,29 @@ def test_from_any_block_it_equals_the_model_s_own_forward(visual: Any) -> None:
     assert_same(tower.encode(images), expected)
 
 
-@pytest.mark.parametrize("counts", [[2], [1, 3]], ids=str)
-def test_prompts_equal_the_tower_s_own_blocks_over_all_tokens(
-    visual: Any, counts: list[int]
-) -> None:
+def test_prompts_equal_the_tower_s_own_blocks_over_all_tokens(visual: Any) -> None:
     tower, images = ImageTower(visual, "tiny"), pixels(visual)
-    prompts = [draw(n, tower.width, seed=i + 1) for i, n in enumerate(counts)]
-    inserted = [tower.enter(prompts[0]), *prompts[1:]]
-    found = tower.encode(tower.embed(images), prompts=inserted)
-    assert_same(found, run_image_tower(visual, images, prompts), prompts)
-    assert (found - visual(images)).abs().max() > 1e-4
+    hidden, plain = tower.embed(images), visual(images)
+    for counts in ([2], [1, 3]):
+        prompts = [draw(n, tower.width, seed=i + 1) for i, n in enumerate(counts)]
+        found = tower.encode(hidden, prompts=[tower.enter(prompts[0]), *prompts[1:]])
+        assert_same(found, run_image_tower(visual, images, prompts), prompts)
+        assert (found - plain).abs().max() > 1e-4
+    # Those of an inner block, of no rows, and of each image.
+    inner = [draw(2, tower.width, seed=i) for i in range(tower.depth - 1)]
+    found = tower.encode(tower.embed(images, 1), block=1, prompts=inner)
+    assert_same(found, run_image_tower(visual, images, [draw(0, tower.width), *inner]))
+    empty = [draw(0, tower.width)] * tower.depth
+    assert_same(tower.encode(hidden, prompts=empty), plain)
+    own = [draw(3, 2, tower.width, seed=i) for i in range(2)]
+    alone = [tower.encode(hidden[i : i + 1], prompts=[p[i] for p in own]) for i in range(3)]
+    assert_same(tower.encode(hidden, prompts=own), torch.cat(alone))
+    # Rows before the projection.
+    pooled, rows = tower.encode_rows(hidden, prompts=prompts)
+    assert_same(tower.project(pooled), tower.encode(hidden, prompts=prompts))
+    assert rows.shape[1] == tower.tokens + 3
+    if tower._anatomy.class_pooled and type(visual).__name__ == "VisionTransformer":
+        assert_same(rows[:, 0], pooled)
 
 
 def test_tokens_that_the_next_prompts_replace_are_not_computed(visual: Any) -> None:
@@ -59,30 +72,6 @@ def test_tokens_that_the_next_prompts_replace_are_not_computed(visual: Any) -> N
 
         tower.encode(tower.embed(images), prompts=prompts[:count], block_updates={(0, "mlp"): note})
         assert seen == [rows]
-
-
-def test_prompts_of_an_inner_block_of_no_rows_and_of_each_image(visual: Any) -> None:
-    tower, images = ImageTower(visual, "tiny"), pixels(visual)
-    hidden = tower.embed(images)
-    inner = [draw(2, tower.width, seed=i) for i in range(tower.depth - 1)]
-    found = tower.encode(tower.embed(images, 1), block=1, prompts=inner)
-    assert_same(found, run_image_tower(visual, images, [draw(0, tower.width), *inner]))
-    empty = [draw(0, tower.width)] * tower.depth
-    assert_same(tower.encode(hidden, prompts=empty), visual(images))
-    own = [draw(3, 2, tower.width, seed=i) for i in range(2)]
-    alone = [tower.encode(hidden[i : i + 1], prompts=[p[i] for p in own]) for i in range(3)]
-    assert_same(tower.encode(hidden, prompts=own), torch.cat(alone))
-
-
-def test_rows_before_the_projection(visual: Any) -> None:
-    tower, images = ImageTower(visual, "tiny"), pixels(visual)
-    prompts = [draw(2, tower.width, seed=1), draw(2, tower.width, seed=2)]
-    pooled, rows = tower.encode_rows(tower.embed(images), prompts=prompts)
-    expected = tower.encode(tower.embed(images), prompts=prompts)
-    assert_same(tower.project(pooled), expected)
-    assert rows.shape[1] == tower.tokens + 2
-    if tower._anatomy.class_pooled and type(visual).__name__ == "VisionTransformer":
-        assert_same(rows[:, 0], pooled)
 
 
 @pytest.mark.parametrize("name", ["clip", "clip-average", "eva-mini", "eva-registers"])

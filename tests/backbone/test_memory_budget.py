@@ -51,14 +51,14 @@ def run(backbone: Backbone, kind: str, budget: int | None) -> list[Tensor]:
 
 
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("kind", ["shared", "deep", "images"])
-@pytest.mark.parametrize("budget", [0, 3_000_000])
-@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_tight_budget_gives_the_same_bits(kind: str, budget: int, whole: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "whole"), [("shared", False), ("deep", False), ("images", False), ("deep", True)]
+)
+def test_a_tight_budget_gives_the_same_bits(kind: str, whole: bool) -> None:
     backbone = wrap(tiny_clip(no_causal_mask=whole).double(), "tiny")
     everything = run(backbone, kind, 10**12)
-    for found, expected in zip(run(backbone, kind, budget), everything, strict=True):
-        assert torch.equal(found, expected)
+    for budget in (0, 3_000_000):
+        assert all(map(torch.equal, run(backbone, kind, budget), everything))
 
 
 def bytes_kept(encode: Callable[[], Tensor], backbone: Backbone) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ import torch
 from compatbench.backbone.words import (
     TEMPLATE,
     WordFeatures,
-    encode_words,
     find_words,
     load_words,
     save_words,
@@ -45,42 +45,30 @@ def test_the_list_is_a_few_thousand_plain_words_in_order_under_licences() -> Non
 
 
 def test_the_list_is_made_of_common_words_whose_first_sense_is_a_thing(tmp_path: Path) -> None:
-    scowl, wordnet = tmp_path / "scowl", tmp_path / "wordnet"
-    folder = scowl / "usr/share/dict/scowl"
-    folder.mkdir(parents=True)
-    for level in (10, 20, 35, 50):
-        for variety in ("english", "american"):
-            (folder / f"{variety}-words.{level}").write_text("")
-    (folder / "english-words.10").write_text("cat\nidea\nox\nCat\ncat's\ncock\n")
-    (folder / "american-words.35").write_text("sofa\n")
-    (folder / "english-words.50").write_text("chaise\n")
-    folder = wordnet / "usr/share/wordnet"
-    folder.mkdir(parents=True)
-    (folder / "data.noun").write_text(
-        "  1 licence\n00000001 05 n 01 cat 0 000\n00000002 09 n 01 idea 0 000\n"
-        "00000003 06 n 01 sofa 0 000\n"
-    )
-    lines = [
-        "cat n 2 1 @ 2 1 00000001 00000002",
-        "idea n 2 0 2 1 00000002 00000001",
-        *(f"{word} n 1 0 1 0 0000000{sense}" for word, sense in (("ox", 1), ("cock", 1))),
-        *(f"{word} n 1 0 1 0 00000003" for word in ("sofa", "chaise")),
-    ]
-    (folder / "index.noun").write_text("\n".join(["  1 licence", *lines]))
-    assert make_words(scowl, wordnet) == ["cat", "sofa"]
-
-
-def test_word_features_are_the_text_features_of_the_prompts() -> None:
-    backbone = synthetic_models().source
-    found = encode_words(backbone, SOME)
-    plain = backbone.text_features(tuple(TEMPLATE.format(word) for word in SOME))
-    assert torch.allclose(found, torch.nn.functional.normalize(plain, dim=-1), atol=1e-6)
+    lists = dict.fromkeys(product(("english", "american"), (10, 20, 35, 50)), "")
+    lists["english", 10] = "cat\nidea\nox\nCat\ncat's\ncock\n"
+    lists |= {("american", 35): "sofa\n", ("english", 50): "chaise\n"}
+    files = {f"dict/scowl/{kind}-words.{level}": text for (kind, level), text in lists.items()}
+    senses = "05 n 01 cat", "09 n 01 idea", "06 n 01 sofa"
+    rows = [f"{number:08} {sense} 0 000" for number, sense in enumerate(senses, 1)]
+    files["wordnet/data.noun"] = "\n".join(["  1 licence", *rows, ""])
+    index = ["cat n 2 1 @ 2 1 00000001 00000002", "idea n 2 0 2 1 00000002 00000001"]
+    nouns = dict(ox=1, cock=1, sofa=3, chaise=3)
+    index += [f"{noun} n 1 0 1 0 {sense:08}" for noun, sense in nouns.items()]
+    files["wordnet/index.noun"] = "\n".join(["  1 licence", *index])
+    for name, text in files.items():
+        path = tmp_path / "usr" / "share" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert make_words(tmp_path, tmp_path) == ["cat", "sofa"]
 
 
 @pytest.mark.usefixtures("few_words")
-def test_word_features_are_computed_once_and_kept_until_they_are_damaged(tmp_path: Path) -> None:
+def test_word_features_are_those_of_prompts_and_kept_until_they_are_damaged(tmp_path: Path) -> None:
     backbone = synthetic_models().source
     first = WordFeatures(tmp_path).of(backbone)
+    plain = backbone.text_features(tuple(TEMPLATE.format(word) for word in SOME))
+    assert torch.allclose(first, torch.nn.functional.normalize(plain, dim=-1), atol=1e-6)
     [entry] = tmp_path.rglob("*.safetensors")
     before, content = entry.stat().st_mtime_ns, bytearray(entry.read_bytes())
     assert torch.equal(WordFeatures(tmp_path).of(backbone), first)

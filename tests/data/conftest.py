@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from data.trees import DATASETS, EMPTY, SetUp, Sizes, Tree, build_tree, write_cards
+from data.trees import DATASETS, SetUp, Tree, build_tree, write_cards
 
 from compatbench.data.cards import task_cards
 
@@ -30,15 +30,14 @@ def data(trees: dict[str, Tree], monkeypatch: pytest.MonkeyPatch) -> dict[str, T
 
 @pytest.fixture
 def set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SetUp:
-    """Writes datasets that the test may spoil, and points the environment to them."""
+    """Writes a dataset that the test may spoil, and points the environment to it."""
 
-    def set_up(*names: str, sizes: Sizes = EMPTY) -> dict[str, Tree]:
-        cards = map(task_cards.read, names)
-        written = {card.name: build_tree(card, tmp_path / "data", sizes) for card in cards}
-        tasks = write_cards(tmp_path / "tasks", written.values())
+    def set_up(name: str, pictures: bool = False, **sizes: int) -> Tree:
+        tree = build_tree(task_cards.read(name), tmp_path / "data", **sizes, pictures=pictures)
+        tasks = write_cards(tmp_path / "tasks", [tree])
         monkeypatch.setenv("COMPATBENCH_TASKS", str(tasks))
         monkeypatch.setenv("COMPATBENCH_DATA", str(tmp_path / "data"))
-        return written
+        return tree
 
     return set_up
 
@@ -48,8 +47,4 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder, in which nothing is known of earlier tasks."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    # What options and paths add is forgotten after the test.
-    monkeypatch.setenv("COMPATBENCH_CARDS", "")
-    monkeypatch.setenv("COMPATBENCH_DATA_PETS", "")
-    monkeypatch.delenv("COMPATBENCH_DATA", raising=False)
     return tmp_path / "work"

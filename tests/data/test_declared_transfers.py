@@ -20,11 +20,9 @@ def test_a_file_says_what_its_class_says(name: str) -> None:
         needs = declared_needs(label)
         assert needs is not None
         assert needs == (way.card.access, getattr(way.config, "shots", 0))
-
-
-@pytest.mark.parametrize("label", ["nothing", "copied+raw", "words+4", "retrained", "retrained+x"])
-def test_of_a_label_that_is_not_of_a_file_only_the_class_can_tell(label: str) -> None:
-    assert declared_needs(label) is None
+    # Of a label that is not of a file only the class can tell.
+    for label in ("nothing", "copied+raw", "words+4", "retrained", "retrained+x"):
+        assert declared_needs(label) is None
 
 
 def test_all_pages_are_made_without_pytorch_and_the_statistics_of_scipy() -> None:

@@ -30,26 +30,23 @@ def write(path: Path, values: object) -> Path:
     return path
 
 
-def test_texts_are_in_the_order_of_the_classes_without_repeats(tmp_path: Path) -> None:
-    texts = {"Red_fox": ["b", " a  c ", "", "b"], "owl": ["x"], "another": ["y"]}
-    path = write(tmp_path / "texts.json", texts)
-    assert read_descriptions(path, ("owl", "red fox")) == (("x",), ("b", "a c"))
-
-
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"owl": ["x"]}, "no text of the class 'fox'"),
-        ({"owl": ["x"], "fox": [""]}, "no text of the class 'fox'"),
+        ({"owl": ["x"]}, "no text of the class 'red fox'"),
+        ({"owl": ["x"], "red fox": [""]}, "no text of the class 'red fox'"),
         ({"owl": "x"}, "texts.json: field 'owl'"),
         ([1], "texts.json: "),
     ],
 )
-def test_a_file_that_lacks_something_is_refused(
+def test_texts_are_in_the_order_of_the_classes_and_a_file_that_lacks_some_is_refused(
     tmp_path: Path, values: object, reason: str
 ) -> None:
+    names, texts = ("owl", "red fox"), {"Red_fox": ["b", " a  c ", "", "b"], "owl": ["x"], "a": []}
+    path = tmp_path / "texts.json"
+    assert read_descriptions(write(path, texts), names) == (("x",), ("b", "a c"))
     with pytest.raises(CompatbenchError, match=reason):
-        read_descriptions(write(tmp_path / "texts.json", values), ("owl", "fox"))
+        read_descriptions(write(path, values), names)
 
 
 @pytest.mark.parametrize("name", list(task_cards.names()))
@@ -75,6 +72,10 @@ def test_only_a_method_that_needs_them_is_given_them_and_has_them_in_its_key(
     assert dataclasses.replace(described, descriptions=()) == task.labels
     assert len(described.descriptions) == len(task.labels)
 
+    variant = load_task("mini-objects-mono")  # has its parent's
+    parent = load_task("mini-objects")
+    assert variant.labels_for(READER.needs) == parent.labels_for(READER.needs)
+
     assert identify("plain.1", PLAIN, "mini-food") == "plain.1"
     before = identify("plain.1", READER, "mini-food")
     cards = shutil.copytree(tasks_folder(), tmp_path / "tasks")
@@ -97,32 +98,23 @@ def test_committed_rows_of_other_classes_are_of_these_texts() -> None:
     assert found == "ce1497f419f4e5829a638155ac4744d5d94adc740d0aae23d6e39f76fc6eb23a"
 
 
-def test_a_variant_has_its_parent_s() -> None:
-    parents = {name: task_cards.read(name).parent for name in task_cards.names()}
-    [name, *_] = [n for n, parent in parents.items() if parent and n.startswith("mini-")]
-    own, parent = load_task(name), load_task(str(parents[name]))
-    assert own.labels_for(READER.needs) == parent.labels_for(READER.needs)
-
-
 LABELS = Labels(
     ("dog", "tree"), ("a {}",), "a {}", (("a dog barks.", "a big dog"), ("a tree is green.",))
 )
 
 
-def test_features_of_descriptions_are_those_of_the_texts(clip64: Backbone) -> None:
+@pytest.mark.parametrize("part", [2, 1000])
+def test_features_of_descriptions_are_those_of_the_texts(
+    clip64: Backbone, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if there are so many that they are encoded in parts."""
+    monkeypatch.setattr("compatbench.backbone.backbone.PART", part)
     dog, tree = clip64.describe(LABELS)
     for features, texts in ((dog, LABELS.descriptions[0]), (tree, LABELS.descriptions[1])):
         expected = F.normalize(clip64.text_features(texts), dim=-1)
         torch.testing.assert_close(features, expected, rtol=1e-10, atol=1e-10)
     with pytest.raises(NotTransferable, match="no descriptions"):
         clip64.describe(dataclasses.replace(LABELS, descriptions=()))
-
-
-def test_many_texts_are_encoded_in_parts(clip64: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = tuple(f"a thing of {'very ' * (i % 4)}old {i}" for i in range(7))
-    whole = clip64.encode_texts(texts)
-    monkeypatch.setattr("compatbench.backbone.backbone.PART", 3)
-    torch.testing.assert_close(clip64.encode_texts(texts), whole, rtol=1e-10, atol=1e-10)
 
 
 def test_long_texts_end_at_a_sentence_or_a_word(clip: Backbone) -> None:

@@ -67,14 +67,11 @@ def test_more_validation_items_leave_the_training_items_as_they_are() -> None:
     assert few == draw_few_shot(train, val, 6, 1)[0]
     assert Counter(item.label for item in held_out) == {0: 5, 1: 2, 2: 5}
     assert len(draw_few_shot(train, val, 2, 1, most=5)[1]) == 6  # no more than shots
-
-
-def test_spare_training_items_validate_where_there_are_no_others() -> None:
-    train = make_items([6, 3, 2], 3)
-    few, held_out = draw_few_shot(train, None, 2, 1)
+    # Spare training items validate where there are no others.
+    few, held_out = draw_few_shot(train := make_items([6, 3, 2], 3), None, 2, 1)
     assert few == dassl_draw(train, [], 2, 1)[0]
     assert Counter(item.label for item in held_out) == {0: 2, 1: 1}
-    assert not set(few) & set(held_out)
+    assert not {*few} & {*held_out}
 
 
 def forget() -> None:
@@ -89,16 +86,6 @@ def file(tmp_path: Path, data: dict[str, Tree]) -> Path:
     task, path = load_task("dtd"), tmp_path / "dtd.json"
     path.write_text(export_draw(task, draw_shots(task, 2, 1), 2, 1))
     return path
-
-
-def test_what_was_exported_is_imported_again(file: Path) -> None:
-    task = load_task("dtd")
-    content = json.loads(file.read_text())
-    assert content["split"] == split_hash(task)
-    assert content["train"][0][0].startswith("banded/")
-    assert (len(content["train"]), len(content["val"])) == (94, 94)
-    assert draw_shots(task, 2, 1, file) == draw_shots(task, 2, 1)
-    assert read_draws([file]) == {("dtd", 2, 1): file}
 
 
 def change(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
@@ -150,11 +137,15 @@ def test_a_file_serves_its_own_task_shots_and_seed_once(file: Path, tmp_path: Pa
         read_draws([file, other])
 
 
-def test_the_command_exports_and_compares_draws(
+def test_what_was_exported_is_imported_again_and_compared(
     data: dict[str, Tree], file: Path, tmp_path: Path
 ) -> None:
+    task, content, out = load_task("dtd"), json.loads(file.read_text()), tmp_path / "out.json"
+    assert content["split"] == split_hash(task)
+    assert content["train"][0][0].startswith("banded/")
+    assert draw_shots(task, 2, 1, file) == draw_shots(task, 2, 1)
+    assert read_draws([file]) == {("dtd", 2, 1): file}
     arguments = ["store data shots", "dtd", "--shots", "2", "--seed", "1"]
-    out = tmp_path / "out.json"
     assert "94 training and 94 validation images" in invoke(*arguments, "--out", str(out)).output
     assert out.read_bytes() == file.read_bytes()
     assert invoke(*arguments).output == file.read_text()

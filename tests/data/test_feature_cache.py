@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import active_children
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
+from typer.testing import Result
 from warm_processes import CONTEXT
 
 from compatbench.backbone import FEATURES, ImageInput, load_backbone
@@ -50,22 +51,21 @@ class FakeBackbone:
     embed_dim = 3
     device = torch.device("cpu")
     dtype = torch.float32
+    refuse: Callable[[torch.Tensor], object] | None = None  # raises an error
 
-    def __init__(self, sha256: str = "a" * 64, log: Path | None = None) -> None:
+    def __init__(self) -> None:
         self.card = SimpleNamespace(config="fake")
-        self.weights_key = sha256
+        self.weights_key = "a" * 64
         self.preprocess_settings = {"size": (8, 8)}
         self.encoded = 0
-        self.log = log
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float()
 
     def encode_images(self, images: torch.Tensor, wanted: ImageInput = FEATURES) -> torch.Tensor:
+        if self.refuse is not None:
+            self.refuse(images)
         self.encoded += len(images)
-        if self.log is not None:
-            with self.log.open("a") as file:
-                file.write(f"{os.getpid()} {len(images)}\n")
         features = images.mean((-1, -2))
         return features if wanted == FEATURES else features[:, None] + images.flatten(2).mT
 
@@ -74,7 +74,7 @@ class FakeTask(Task):
     name = "fake"
 
     def __init__(self, count: int = 5) -> None:
-        self.images = "one"
+        self.images, self.decoded = "one", 0
         self.samples = [Sample(f"image {i}", 0) for i in range(count)]
         self.source = self  # type: ignore[assignment]
 
@@ -82,6 +82,7 @@ class FakeTask(Task):
         return f"{self.images} {[sample.id for sample in samples]}"
 
     def image(self, sample: Sample) -> Image.Image:
+        self.decoded += 1
         number = int(sample.id.split()[1])
         pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         return Image.fromarray(pixels)
@@ -201,56 +202,32 @@ def test_tokens_that_were_read_keep_their_precision_and_are_mapped(tmp_path: Pat
         assert str(path) in mapped.read_text()
 
 
-def _compute(folder: Path, log: Path) -> None:
-    task = FakeTask(count=300)
-    FeatureCache(folder).features(FakeBackbone(log=log), task, task.samples)
+def test_several_that_want_the_same_features_compute_them_once(tmp_path: Path) -> None:
+    """Locks are of files, and so between processes as between these threads."""
+    task, backbone = FakeTask(count=300), FakeBackbone()
+
+    def compute(_: int) -> torch.Tensor:
+        return FeatureCache(tmp_path).features(backbone, task, task.samples)
+
+    with ThreadPoolExecutor(3) as threads:
+        first, *others = threads.map(compute, range(3))
+    assert backbone.encoded == 300
+    assert all(torch.equal(first, other) for other in others)
 
 
-@pytest.mark.slow
-def test_processes_that_want_the_same_features_compute_them_once(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_compute, args=(tmp_path, log)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0]
-    lines = [line.split() for line in log.read_text().splitlines()]
-    assert sum(int(images) for _, images in lines) == 300
-    assert len({pid for pid, _ in lines}) == 1
-
-
-def make_entries(folder: Path, ages: list[int]) -> None:
-    for number, age in enumerate(ages):
-        path = folder / "features" / "00" / f"{number}.safetensors"
-        write_entry(path, torch.zeros(10, 10), {"backbone": "b", "task": "t"})
-        now = path.stat().st_mtime
-        os.utime(path, (now - age, now - age))
-
-
-def test_under_a_limit_the_longest_unused_makes_way_and_large_tokens_are_encoded_when_read(
-    tmp_path: Path,
-) -> None:
-    task, backbone, wanted = FakeTask(PART + 10), FakeBackbone(), ImageInput("hidden")
-    [stored] = FeatureCache(tmp_path / "all").tokens(backbone, task, task.samples, wanted)
-    [_, whole] = sorted(entry.size for entry in list_entries(tmp_path / "all"))
-    limited = FeatureCache(tmp_path / "few", limit=whole)
-    [fresh] = limited.tokens(backbone, task, task.samples, wanted)
-    index = torch.tensor([PART + 2, 0, 7])
-    assert torch.equal(fresh[index], stored[index])
-    assert all(map(torch.equal, fresh.batches(), stored.batches()))
-    assert sum(entry.size for entry in list_entries(tmp_path / "few")) <= whole
+def test_under_a_limit_the_longest_unused_makes_way(tmp_path: Path) -> None:
+    task, backbone = FakeTask(3), FakeBackbone()
+    cache = FeatureCache(tmp_path, limit=10**9)
 
     def features(which: int) -> int:
         before = backbone.encoded
-        limited.features(backbone, task, task.samples[which : which + 1])
-        limited._memory.clear()
+        cache.features(backbone, task, task.samples[which : which + 1])
+        cache._memory.clear()
         return backbone.encoded - before
 
     assert features(0) == 1
-    small = min(entry.size for entry in list_entries(tmp_path / "few"))
-    limited.limit = 5 * small // 2  # two of them
+    [entry] = list_entries(tmp_path)
+    cache.limit = 5 * entry.size // 2  # two of them
     assert [features(which) for which in (1, 0, 2, 0, 1)] == [1, 0, 1, 0, 1]
 
 
@@ -279,6 +256,7 @@ def test_tokens_that_are_encoded_when_read_have_the_bytes_of_stored_ones(
         for index in ([last - 3, 0, last, 0, 70], [0, 1], [5], range(80, 180)):
             assert torch.equal(fresh[torch.tensor(index)], stored[torch.tensor(index)])
         assert all(map(torch.equal, fresh.batches(), stored.batches()))
+        assert list_entries(tmp_path / "few") == []
 
 
 def test_rows_are_read_ahead_for_an_accelerator(
@@ -292,22 +270,12 @@ def test_rows_are_read_ahead_for_an_accelerator(
     rows.prefetch(parts[0])  # a processor has no time beside what it computes
     assert backbone.encoded == before
     monkeypatch.setattr(feature_cache, "reads_ahead", lambda device: True)
-    rows.prefetch(parts[1])
-    feature_cache._READER.submit(lambda: None).result()  # behind it
-    ahead = backbone.encoded
-    assert ahead > before
-    assert torch.equal(rows[parts[1]], expected[1])
-    assert backbone.encoded == ahead  # not again
+    for number, batch in enumerate(rows.batches()):
+        feature_cache._READER.submit(lambda: None).result()  # behind what is read ahead
+        assert torch.equal(batch, expected[number])
+        assert backbone.encoded == before + BATCH * min(number + 2, 3)  # none again
     rows.prefetch(parts[1])
     assert torch.equal(rows[parts[2]], expected[2])  # what was not foreseen
-    batches = rows.batches()
-    next(batches)
-    feature_cache._READER.submit(lambda: None).result()
-    ahead = backbone.encoded
-    assert torch.equal(next(batches), expected[1])
-    feature_cache._READER.submit(lambda: None).result()
-    assert backbone.encoded > ahead  # those of the third
-    assert torch.equal(next(batches), expected[2])
 
 
 def test_all_sets_together_take_half_of_the_disk_s_room(
@@ -333,30 +301,32 @@ def test_all_sets_together_take_half_of_the_disk_s_room(
     assert kinds == [StoredRows, FreshRows, StoredRows]
 
 
-def test_prune_deletes_the_oldest_first(tmp_path: Path) -> None:
-    make_entries(tmp_path, [50, 300, 100, 200])
-    size = list_entries(tmp_path)[0].size
-    deleted = prune_entries(tmp_path, most_bytes=2 * size, most_age=None)
+def test_entries_are_listed_checked_and_pruned_the_oldest_first(tmp_path: Path) -> None:
+    for number, age in enumerate([50, 300, 100, 200]):
+        path = tmp_path / "features" / "00" / f"{number}.safetensors"
+        write_entry(path, torch.zeros(10, 10), {"backbone": "b", "task": "t"})
+        now = path.stat().st_mtime
+        os.utime(path, (now - age, now - age))
+
+    def cache(*words: str) -> Result:
+        return invoke("store cache", *words, COMPATBENCH_CACHE=str(tmp_path))
+
+    assert "4 entries" in cache("ls").output
+    assert "4 of 4 entries are intact" in cache("verify").output
+    oldest, *_, victim = list_entries(tmp_path)
+    victim.path.write_bytes(victim.path.read_bytes()[:-3])
+    result = cache("verify")
+    assert result.exit_code == 1
+    assert "3 of 4 entries are intact" in result.output
+    assert victim.path.name in result.output.replace("\n", "")
+    with pytest.raises(CompatbenchError, match="say what to delete"):
+        cache("prune")
+    deleted = prune_entries(tmp_path, most_bytes=2 * oldest.size, most_age=None)
     assert [entry.path.stem for entry in deleted] == ["1", "3"]
     deleted = prune_entries(tmp_path, most_bytes=None, most_age=80)
     assert [entry.path.stem for entry in deleted] == ["2"]
-    assert [entry.path.stem for entry in list_entries(tmp_path)] == ["0"]
-
-
-def test_the_cache_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COMPATBENCH_CACHE", str(tmp_path))
-    make_entries(tmp_path, [1, 2])
-    assert "2 entries" in invoke("store cache ls").output
-    assert "2 of 2 entries are intact" in invoke("store cache verify").output
-    victim = list_entries(tmp_path)[0].path
-    victim.write_bytes(victim.read_bytes()[:-3])
-    result = invoke("store cache verify")
-    assert result.exit_code == 1
-    assert "1 of 2 entries are intact" in result.output
-    assert victim.name in result.output.replace("\n", "")
-    with pytest.raises(CompatbenchError, match="say what to delete"):
-        invoke("store cache prune")
-    assert "deleted 2 entries" in invoke("store cache prune", "--all").output
+    assert [entry.path for entry in list_entries(tmp_path)] == [victim.path]
+    assert "deleted 1 entr" in cache("prune", "--all").output
     assert list_entries(tmp_path) == []
 
 
@@ -368,20 +338,12 @@ def test_sizes_are_read_as_they_are_written(size: int) -> None:
 VIEWS = [View(), View(1), View(2), View(mirror=True)]
 
 
-class CountedTask(FakeTask):
-    decoded = 0
-
-    def image(self, sample: Sample) -> Any:
-        self.decoded += 1
-        return super().image(sample)
-
-
 @pytest.mark.parametrize("wanted", [FEATURES, ImageInput("hidden", 1)])
 def test_an_image_is_decoded_once_for_all_views_with_the_same_bytes(
     tmp_path: Path, wanted: ImageInput
 ) -> None:
     count = 2 * BATCH + 3
-    task, backbone = CountedTask(count), FakeBackbone()
+    task, backbone = FakeTask(count), FakeBackbone()
 
     def see(cache: FeatureCache, views: list[View]) -> list[torch.Tensor]:
         asked = (backbone, task, task.samples)
@@ -402,17 +364,14 @@ def test_an_image_is_decoded_once_for_all_views_with_the_same_bytes(
 
 
 def test_batches_that_do_not_fit_are_halved(tmp_path: Path) -> None:
-    class Small(FakeBackbone):
-        def encode_images(
-            self, images: torch.Tensor, wanted: ImageInput = FEATURES
-        ) -> torch.Tensor:
-            if len(images) > fits:
-                raise torch.cuda.OutOfMemoryError
-            return super().encode_images(images, wanted)
+    def refuse(images: torch.Tensor) -> None:
+        if len(images) > fits:
+            raise torch.cuda.OutOfMemoryError
 
-    task, fits = FakeTask(BATCH + 5), 9
+    task, fits, backbone = FakeTask(BATCH + 5), 9, FakeBackbone()
     expected = FeatureCache(tmp_path / "whole").features(FakeBackbone(), task, task.samples)
-    found = FeatureCache(tmp_path / "halved").features(backbone := Small(), task, task.samples)
+    backbone.refuse = refuse
+    found = FeatureCache(tmp_path / "halved").features(backbone, task, task.samples)
     assert torch.equal(found, expected)
     assert backbone.encoded == len(task.samples)
     fits = 0
@@ -429,14 +388,11 @@ def test_as_many_images_as_fit_are_a_power_of_two() -> None:
 def test_a_run_that_was_stopped_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Stopped(FakeBackbone):
-        def encode_images(
-            self, images: torch.Tensor, wanted: ImageInput = FEATURES
-        ) -> torch.Tensor:
-            if self.encoded == 2 * 2 * BATCH:  # of two views
-                raise KeyboardInterrupt
-            return super().encode_images(images, wanted)
+    def stop(_: torch.Tensor) -> None:
+        if stopped.encoded == 2 * 2 * BATCH:  # of two views
+            raise KeyboardInterrupt
 
+    (stopped := FakeBackbone()).refuse = stop
     monkeypatch.setattr(encoding, "KEEP_SECONDS", 0.0)
     task, told, views = FakeTask(3 * BATCH + 7), list[tuple[int, int]](), VIEWS[:2]
     expected = FeatureCache(tmp_path / "whole").features_of_views(
@@ -444,7 +400,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_stopped(
     )
     cache = FeatureCache(tmp_path, lambda *progress: told.append(progress))
     with pytest.raises(KeyboardInterrupt):
-        cache.features_of_views(Stopped(), task, task.samples, views)
+        cache.features_of_views(stopped, task, task.samples, views)
     # The last part of one view is torn: both go on from the one before.
     torn = [one.path for one in list_entries(tmp_path) if one.path.stem == f"{BATCH:09}"]
     assert len(torn) == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from command_line import forget_files, invoke
-from data.trees import SetUp, picture, write_folders
+from data.trees import picture, write_folders
 
 from compatbench.errors import CompatbenchError
 from compatbench.results.result_files import read_results
@@ -31,34 +31,6 @@ def write_suite(folder: Path, *tasks: str, shots: int = 1) -> str:
     suite |= {"upgrades": [["mini-clip", "mini-eva-clip"]], "training": {"max_steps": 2}}
     (folder / "whole.yaml").write_text(yaml.safe_dump(suite), encoding="utf-8")
     return str(folder / "whole.yaml")
-
-
-def refused(*arguments: str) -> str:
-    """What a command says when it refuses, in one line."""
-    with pytest.raises(CompatbenchError) as error:
-        invoke(*arguments)
-    return str(error.value)
-
-
-@pytest.mark.slow
-def test_a_damaged_or_unreadable_dataset_is_one_line_of_run_plan_and_doctor(
-    set_up: SetUp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, allowed = set_up("eurosat")["eurosat"].folder, os.access
-    suite = write_suite(tmp_path, "eurosat")
-    arguments = ["--suite", suite, "--methods", METHODS, "--out", str(tmp_path / "out")]
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "access", lambda p, mode: Path(p) != folder and allowed(p, mode))
-        assert str(folder) in refused("run", *arguments)
-    (folder / "split_zhou_EuroSAT.json").unlink()
-    message = refused("run", *arguments)
-    assert "split_zhou_EuroSAT.json" in message
-    assert "compatbench store doctor" in message
-    assert not (tmp_path / "out").exists()
-    doctor = invoke("store doctor", "--suite", suite)
-    assert (doctor.exit_code, "wrong eurosat" in doctor.output) == (1, True)
-    assert "fix: " in doctor.output
-    assert "broken images of eurosat" in invoke("plan", *arguments).output
 
 
 CARD = """\
@@ -86,6 +58,21 @@ def test_what_is_broken_costs_its_dataset_and_what_was_measured_stays(
     cut.write_bytes(cut.read_bytes()[:200])
     empty.write_bytes(b"")
     shutil.rmtree(tmp_path / "bare/test/redFox")
+    # Where nothing can be measured, nothing is begun.
+    out, sound, allowed = tmp_path / "out", tmp_path / "sound", os.access
+    alone = ["--suite", write_suite(tmp_path, "sound"), "--methods", METHODS]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda p, mode: Path(p) != sound and allowed(p, mode))
+        with pytest.raises(CompatbenchError, match=f"{sound}"):
+            invoke("run", *alone, "--out", out)
+    write_suite(tmp_path, "bare")
+    with pytest.raises(CompatbenchError, match=r"has no folder 'redFox'.*compatbench store doctor"):
+        invoke("run", *alone, "--out", out)
+    assert not out.exists()
+    doctor = invoke("store doctor", *alone[:2])
+    assert (doctor.exit_code, "wrong bare" in doctor.output) == (1, True)
+    assert "fix: " in doctor.output
+    assert "broken images of bare" in invoke("plan", *alone, "--out", out).output
     run = ["run", "--suite", write_suite(tmp_path, *tasks, shots=4), "--methods", METHODS, *ONE]
     result = invoke(*run, "--out", tmp_path)
     assert result.exit_code == 1

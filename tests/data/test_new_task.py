@@ -11,14 +11,14 @@ import shutil
 import struct
 import sys
 from collections import Counter
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from command_line import invoke, output_of
+from command_line import output_of
 from data.trees import (
     CLASSES,
     NAMES,
@@ -36,13 +36,13 @@ from PIL import Image
 import compatbench as cb
 from compatbench.data import dataset_folders
 from compatbench.data.cards import suite_cards, task_cards
-from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.layouts import containers
 from compatbench.data.layouts.containers import open_container
 from compatbench.data.new_task import NewTask
 from compatbench.data.new_task_choices import natural
 from compatbench.data.task import inspect_task, load_task
 from compatbench.errors import CompatbenchError
+from compatbench.files.atomic import open_atomic
 
 IBEX, FOX = CLASSES
 WRITTEN = {"pets.yaml", "pets.csv", "pets-upgrade.yaml"}
@@ -88,54 +88,63 @@ def test_class_folders_are_split_by_a_seed(work: Path) -> None:
     assert cb.new_task("pets", test_share=0.2, replace=True).images["test"] == {0: 2, 1: 2}
 
 
-@pytest.mark.parametrize(
-    ("splits", "kept"),
-    [
-        (("train", "test"), {"train": 8, "test": 6}),
-        (("Training", "validation", "TEST"), {"train": 8, "val": 4, "test": 6}),
-        (("train", "val"), {"train": 8, "test": 4}),
-        (("train",), {"train": 4, "test": 4}),
-    ],
-)
-def test_splits_that_are_there_are_kept(
-    work: Path, splits: tuple[str, ...], kept: dict[str, int]
+def split_folders(**images: int) -> Spoil:
+    """So many images of each class in each split."""
+    return lambda pets: [write_folders(pets / "images", n, split) for split, n in images.items()]
+
+
+def listed(name: str, *lines: str) -> Spoil:
+    def write_list(pets: Path) -> None:
+        write_folders(pets / "images")
+        write(pets / name, "\n".join([*lines, ""]))
+
+    return write_list
+
+
+def saved(*splits: str) -> Spoil:
+    """By ``save_to_disk``, which leaves files of its own in between."""
+
+    def write_all(pets: Path) -> None:
+        for split, shard in product(splits, range(2)):
+            write_rows(pets / split / f"data-0000{shard}-of-00002.arrow", [0, 1] * 4)
+            write(pets / split / "cache-1f.arrow", b"of a map that was made of it")
+
+    return write_all
+
+
+ROWS = [(f"images/{name}/{n}.png", name) for name in CLASSES for n in range(8)]
+SPLIT = [(*row, ("train", "train", "Test")[n % 3]) for n, row in enumerate(ROWS)]
+WILD = [f'{path},"{name}, wild"' for path, name in ROWS]
+RECORDS = [{"file_name": path, "label": name, "more": [1]} for path, name in ROWS]
+# What is there, and what is made of it: images by split, and its kind.
+FOUND: list[tuple[Spoil, list[int], str]] = [
+    (split_folders(train=4, test=3), [8, 6], "class folders with splits"),
+    (split_folders(Training=4, validation=2, TEST=3), [8, 4, 6], "class folders with splits"),
+    (split_folders(train=4, val=2), [8, 4], "class folders with splits"),
+    (split_folders(train=4), [4, 4], "class folders"),
+    (listed("labels.csv", "\ufeffFile_Name,class", *WILD), [8, 8], "the list labels.csv"),
+    (listed("labels.csv", "path;label", *map(";".join, ROWS)), [8, 8], "the list labels.csv"),
+    (listed("a.tsv", "image\tlabel\tsplit", *map("\t".join, SPLIT)), [11, 5], "the list a.tsv"),
+    (listed("metadata.jsonl", *map(json.dumps, RECORDS)), [8, 8], "the list metadata.jsonl"),
+    (saved(""), [8, 8], "2 Arrow files"),
+    (saved("train", "test"), [16, 16], "4 Arrow files"),
+    (saved("train", "validation", "test"), [16, 16, 16], "6 Arrow files"),
+]
+
+
+@pytest.mark.parametrize(("write_all", "counts", "kind"), FOUND)
+def test_what_lies_there_becomes_a_task(
+    work: Path, write_all: Spoil, counts: list[int], kind: str
 ) -> None:
-    sizes = {"train": 4, "training": 4, "validation": 2, "val": 2, "test": 3}
-    for split in splits:
-        write_folders(work / "pets" / "images", sizes[split.lower()], split)
-    made = cb.new_task("pets", "pets")
-    assert made.task.counts == kept
-    check_reads_back(made)
-
-
-LISTED = [(f"images/{name}/{n}.png", name) for name in CLASSES for n in range(8)]
-SPLIT = [(*row, ("train", "Test")[n % 2]) for n, row in enumerate(LISTED)]
-RECORDS = [{"file_name": path, "label": label, "more": [1]} for path, label in LISTED]
-
-
-@pytest.mark.parametrize(
-    ("name", "lines"),
-    [
-        (
-            "labels.csv",
-            ["\ufeffFile_Name,class", *(f'{path},"{label}, wild"' for path, label in LISTED)],
-        ),
-        ("labels.csv", ["path;label", *map(";".join, LISTED)]),
-        ("labels.tsv", ["image\tlabel\tsplit", *map("\t".join, SPLIT)]),
-        ("metadata.jsonl", map(json.dumps, RECORDS)),
-    ],
-)
-def test_a_list_says_paths_labels_and_splits(work: Path, name: str, lines: Iterable[str]) -> None:
-    folder = write_folders(work / "pets" / "images").parent
-    write(folder / name, "\n".join([*lines, ""]))
-    for given in (folder, folder / name):
-        made = cb.new_task(given, replace=True)
-        assert made.kind == f"the list {name}"
-        assert made.task.names in (NAMES, tuple(f"{title}, wild" for title in NAMES))
-        assert made.task.counts == {"train": 8, "test": 8}
+    write_all(work / "pets")
+    file = kind.partition("the list ")[2]
+    for place in ["pets", f"pets/{file}"] if file else ["pets"]:
+        made = cb.new_task(place, "pets", replace=True)
+        assert made.kind == kind
+        assert made.task.names in (NAMES, tuple(f"{name}, wild" for name in NAMES))
+        splits = ["train", "test"] if len(counts) == 2 else ["train", "val", "test"]
+        assert made.task.counts == dict(zip(splits, counts, strict=True))
         check_reads_back(made)
-    splits = {row["path"]: row["split"] for row in read_rows(made.card)}
-    assert (splits == {path: split.lower() for path, _, split in SPLIT}) == (name == "labels.tsv")
 
 
 def test_images_that_are_in_training_and_test_are_noted(work: Path) -> None:
@@ -150,6 +159,11 @@ def test_images_that_are_in_training_and_test_are_noted(work: Path) -> None:
     pair = f"(test/{FOX}/4.png is train/{FOX}/2.png)"
     assert note.startswith("of 10 test images, 1 are in training, too")
     assert pair in note
+    for ending in ("parquet", "arrow"):
+        write_rows(work / ending / "train" / f"0.{ending}", [0, 1] * 3)
+        write_rows(work / ending / "test" / f"0.{ending}", [0, 1] * 2)
+        [note] = [note for note in cb.new_task(ending).notes if "too" in note]
+        assert note.startswith("of 4 test images, 4 are in training, too")
 
 
 def test_several_targets_are_upgrades_of_one_suite(work: Path) -> None:
@@ -212,21 +226,6 @@ def test_names_of_parquet_s_labels_are_those_of_the_hub_s_page(work: Path) -> No
     assert cb.new_task("pets", replace=True).task.names == ("0", "1")
 
 
-@pytest.mark.parametrize("splits", [("",), ("train", "test"), ("train", "validation", "test")])
-def test_a_dataset_of_save_to_disk_is_read_where_it_lies(
-    work: Path, splits: tuple[str, ...]
-) -> None:
-    for split in splits:
-        for shard in range(2):
-            write_rows(work / "pets" / split / f"data-0000{shard}-of-00002.arrow", [0, 1] * 4)
-        write(work / "pets" / split / "cache-1f.arrow", b"of a map that was made of it")
-    made = cb.new_task("pets")
-    assert made.kind == f"{2 * len(splits)} Arrow files"
-    assert made.task.names == NAMES
-    assert [*made.task.counts.values()] == ([16] * len(splits) if splits[0] else [8, 8])
-    check_reads_back(made)
-
-
 def write_arrow(compression: str | None = None, **columns: list[Any]) -> Spoil:
     def spoil(pets: Path) -> None:
         pa = pytest.importorskip("pyarrow")
@@ -276,15 +275,7 @@ def test_a_saved_dataset_that_cannot_be_used_is_one_line(
 
 
 @pytest.mark.parametrize("ending", ["parquet", "arrow"])
-def test_rows_that_are_in_training_and_test_are_noted(work: Path, ending: str) -> None:
-    write_rows(work / "pets" / "train" / f"0.{ending}", [0, 1] * 3)
-    write_rows(work / "pets" / "test" / f"0.{ending}", [0, 1] * 2)
-    [note] = [note for note in cb.new_task("pets").notes if "too" in note]
-    assert note.startswith("of 4 test images, 4 are in training, too")
-
-
-@pytest.mark.parametrize("ending", ["parquet", "arrow"])
-def test_rows_are_read_once_for_all_threads_and_one_without_image_is_broken(
+def test_rows_are_read_once_for_all_threads(
     work: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
     monkeypatch.setattr(containers, "_GROUP", 3)
@@ -296,10 +287,6 @@ def test_rows_are_read_once_for_all_threads_and_one_without_image_is_broken(
         images = list(pool.map(lambda i: rows[i // 9].read(), range(9 * 6)))
     assert images == [rows[i // 9].read() for i in range(9 * 6)]
     assert len(opened) == 1 + 2  # its description, and two groups of three rows
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    pq.write_table(pa.table({"image": [b"x", None], "label": [0, 1]}), work / "1.parquet")
-    with pytest.raises(BrokenImages, match=r"1.parquet/1 holds no image"):
-        open_container(work, "1.parquet")[0][1][0].read()
 
 
 def test_parquet_without_pyarrow_is_one_line(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,10 +436,13 @@ SPOILED: list[tuple[Spoil, str]] = [
         f"beside train lies '{IBEX}', which is no split",
     ),
     (without_test, f"'{IBEX}' has 3 images and none to test on"),
-    (link(f"{IBEX}/x.png", "/etc/passwd"), "is a link out of"),
     (link("x", "/etc"), "is a link out of the dataset's folder"),
     (link("x", FOX), "is a link to a folder; put the folder its"),
     (content("0.tar", b"no tar" * 200), "0.tar cannot be read"),
+    (
+        lambda pets: [write(pets / f"{name}.csv", "path,label\nx,y\n") for name in "ab"],
+        "has several lists, a.csv and b.csv",
+    ),
 ]
 # Lists of images.
 LISTS: list[tuple[str, str]] = [
@@ -462,12 +452,10 @@ LISTS: list[tuple[str, str]] = [
     ("path,label\n\udcff\udcfe", "cannot be read"),
     ("[1]", "cannot be read"),
     ('{"a": 1}\n{"a"', "cannot be read"),
-    ("path,label\na,b,c\n", "Expected 2 fields in line 2, saw 3"),
     ("path,label\n/etc/x,a\n", "csv:2: path '/etc/x' leaves .*make it one below"),
     ("path,label\nx.png,a\n", "csv:2: there is no file"),
     (f"path,label\n{ROW},\n", "csv:2: label ''"),
     (f'path,label\n{ROW},"a\nb"\n', r"label 'a\\nb'"),
-    (f"path,label,split\n{ROW},a,later\n", "split 'later' is none of train"),
     (f"path,label\n{ROW},a\n{ROW},b\n", "csv:3: .* in line 2, too"),
 ]
 OPTIONS: list[tuple[dict[str, Any], str]] = [
@@ -511,12 +499,6 @@ def test_what_cannot_become_a_task_is_refused(work: Path, case: tuple[Any, str])
         check_refused(work, message, **wrong)
 
 
-def test_of_several_lists_one_is_to_be_named(work: Path) -> None:
-    for name in ("a.csv", "b.csv"):
-        write(work / "pets" / name, "path,label\nx,y\n")
-    check_refused(work, "has several lists, a.csv and b.csv")
-
-
 def test_two_tasks_of_one_name_are_refused(work: Path) -> None:
     write_folders(work / "pets")
     made = cb.new_task("pets")
@@ -535,9 +517,8 @@ def test_two_tasks_of_one_name_are_refused(work: Path) -> None:
 def test_what_cannot_be_written_leaves_things_as_they_were(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from compatbench.data import new_task as module
-
-    open_atomic = module.open_atomic
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in work.iterdir() if path.is_file()}
 
     def fail(path: Path) -> Any:
         if path.suffix == ".csv":
@@ -546,15 +527,14 @@ def test_what_cannot_be_written_leaves_things_as_they_were(
 
     write_folders(work / "pets")
     for replace in (False, True):
-        before = {path.name: path.read_bytes() for path in work.iterdir() if path.is_file()}
+        before = files()
         with monkeypatch.context() as patch:
-            patch.setattr(module, "open_atomic", fail)
+            patch.setattr("compatbench.data.new_task.open_atomic", fail)
             with pytest.raises(CompatbenchError, match="No space"):
                 cb.new_task("pets", seed=5, replace=replace)
-        after = {path.name: path.read_bytes() for path in work.iterdir() if path.is_file()}
-        assert after == before
+        assert files() == before
         cb.new_task("pets", replace=replace)
-        assert {path.name for path in work.iterdir()} == WRITTEN | {"pets"}
+        assert files().keys() == WRITTEN
     (work / "list.txt").touch()
     with pytest.raises(CompatbenchError, match=r"cannot write .*list\.txt is no folder"):
         cb.new_task("pets", "others", out="list.txt")
@@ -564,34 +544,19 @@ def test_what_cannot_be_written_leaves_things_as_they_were(
         cb.new_task("pets", replace=True)
 
 
-def test_the_folder_may_be_the_current_one(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cards_may_lie_beside_the_images_but_a_list_is_never_replaced_by_itself(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(write_folders(work / "My pets"))
     made = cb.new_task(".", "pets")
     assert (made.card.parent, made.data_root) == (work / "My pets", "")
     check_reads_back(made)
     before = made.card.with_suffix(".csv").read_bytes()
     assert cb.new_task(".", "pets", replace=True).card.with_suffix(".csv").read_bytes() == before
-
-
-def test_a_list_is_never_replaced_by_itself(work: Path) -> None:
-    write_folders(work / "pets" / "images")
-    rows = [f"images/{name}/{n}.png,{name}" for name in CLASSES for n in range(8)]
-    (work / "pets" / "pets.csv").write_text("\n".join(["path,label", *rows]))
-    before = (work / "pets" / "pets.csv").read_bytes()
+    (mine := work / "My pets" / "mine.csv").write_bytes(before)
     with pytest.raises(CompatbenchError, match="would be replaced; choose another name"):
-        cb.new_task("pets/pets.csv", out="pets", replace=True)
-    assert (work / "pets" / "pets.csv").read_bytes() == before
-
-
-@pytest.mark.slow
-def test_the_commands_that_are_shown_lead_to_a_verdict(work: Path) -> None:
-    write_folders(work / "pets", 20)
-    text = output_of("new-task", "pets")
-    run, evaluate = (line.split()[1:] for line in text.splitlines() if line.startswith("  compat"))
-    assert "Tip-Adapter" in output_of(*run, "--jobs", "1")
-    [module] = work.glob(evaluate[1])
-    assert "The module " in output_of("evaluate", module, *evaluate[2:])
-    assert invoke("store doctor", "--suite", "pets-upgrade").exit_code == 0
+        cb.new_task("mine.csv", "mine", replace=True)
+    assert mine.read_bytes() == before
 
 
 @pytest.mark.slow
@@ -618,6 +583,8 @@ def test_the_page_on_own_data_is_true(work: Path) -> None:
             COLUMNS="80",
             COMPATBENCH_CARDS="",
         )
+    # The first command shows the two that follow it on the page.
+    assert all(f"  {line}\n" in shown for line in blocks[0].splitlines()[1:])
     assert "The module " in shown
     assert re.search(r"^more-photos +More-photos +task +2 +40 +40", shown, re.MULTILINE)
     for name in ("photos", "photos-b16", "photos-4", "birds", "shards", "hub", "cards/more-photos"):

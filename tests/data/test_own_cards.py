@@ -58,18 +58,11 @@ def cards(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def check_all_are_found() -> None:
-    """Those of one's own and those that ship, of every kind."""
-    for catalog, own, shipped in (
-        (task_cards, "pets", "mini-food"),
-        (backbone_cards, "house-clip", "mini-clip"),
-        (suite_cards, "mine", "mini"),
-    ):
-        assert {own, shipped} <= {*catalog.names()}
-        assert catalog.read(own).name == own
-        assert catalog.read(shipped).name == shipped
-        assert "web" not in catalog.names()
-        assert "compose" not in catalog.names()
+@pytest.fixture
+def found(cards: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, whose cards are found by their names."""
+    monkeypatch.setenv("COMPATBENCH_CARDS", str(cards))
+    return cards
 
 
 @pytest.mark.parametrize("way", ["variable", "option", "folder", "python"])
@@ -91,37 +84,31 @@ def test_own_cards_are_found_besides_the_built_in_ones(
         assert cb.tasks(str(cards / "pets.yaml"))["name"].tolist() == ["pets"]
         assert {*task_cards.names()} - before == {"pets"}
         return
-    check_all_are_found()
+    for catalog, own, shipped in (
+        (task_cards, "pets", "mini-food"),
+        (backbone_cards, "house-clip", "mini-clip"),
+        (suite_cards, "mine", "mini"),
+    ):
+        assert {own, shipped} <= {*catalog.names()}
+        assert (catalog.read(own).name, catalog.read(shipped).name) == (own, shipped)
+        assert not {"web", "compose"} & {*catalog.names()}
     assert {*task_cards.names()} - before == {"pets"}
     assert suite_tasks(suite_cards.read("mine")) == ("pets",)
     assert len(load_task("pets").split("train")) == 8
     assert inspect_task("pets").folder == cards / "my pets"
 
 
-def test_a_task_with_the_name_of_a_half_is_one_line(
-    cards: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COMPATBENCH_CARDS", str(cards))
-    (cards / "pets.yaml").write_text(TASK.replace("name: pets", "name: pets.new"))
-    for read in (task_cards.read, load_task):
-        with pytest.raises(CompatbenchError, match=r"pets.yaml:1: field 'name'.* new classes "):
-            read("pets.new")
-
-
-def test_own_descriptions_are_in_the_key_of_a_test_set(
-    cards: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_own_descriptions_are_in_the_key_of_a_test_set(found: Path) -> None:
     """A module of another task may be given them, whose key knows nothing of them."""
 
     def key(texts: dict[str, list[str]] | None) -> str:
         described = "descriptions: {file: texts.json, source: us, licence: none}\n"
-        (cards / "pets.yaml").write_text(TASK + described * (texts is not None))
-        (cards / "texts.json").write_text(json.dumps(texts))
+        (found / "pets.yaml").write_text(TASK + described * (texts is not None))
+        (found / "texts.json").write_text(json.dumps(texts))
         for known in (task_module._load, keys._hash_test_set):
             known.cache_clear()
         return keys.data_key("mini-clip", "pets")
 
-    monkeypatch.setenv("COMPATBENCH_CARDS", str(cards))
     texts = {"cat": ["it purrs"], "dog": ["it barks"]}
     plain = key(None)
     assert plain == key({"cat": ["it purrs"]})  # of no use, as a method that needs them says
@@ -159,28 +146,24 @@ def test_a_suite_names_cards_in_its_own_folder(cards: Path, tmp_path: Path) -> N
 
 
 def test_two_cards_of_one_name_are_one_line_with_both_files(
-    cards: Path, monkeypatch: pytest.MonkeyPatch
+    found: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(cards)
-    (cards / "again.yml").write_text(TASK)
-    both = rf"named 'pets', {cards}/again.yml and {cards}/pets.yaml; rename one"
+    (found / "again.yml").write_text(TASK)
+    both = rf"named 'pets', {found}/again.yml and {found}/pets.yaml; rename one"
     for read in (lambda: task_cards.read("pets"), lambda: load_task("pets")):
         with pytest.raises(CompatbenchError, match=both):
             read()
-    (cards / "food.yaml").write_text(TASK.replace("pets", "mini-food"))
+    (found / "food.yaml").write_text(TASK.replace("pets", "mini-food"))
     with pytest.raises(CompatbenchError, match=r"/cards/food.yaml and .*/tasks/mini-food.yaml;"):
         invoke("run", "--suite", "mini", "--methods", "zeroshot", "--tasks", "mini-food")
     assert task_cards.read("mini-travel").name == "mini-travel"  # the others are as before
-
-
-def test_a_card_that_is_found_in_two_ways_is_one(
-    cards: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COMPATBENCH_CARDS", f"{cards}{os.pathsep}{cards / 'pets.yaml'}")
-    (cards.parent / "work" / "link.yaml").symlink_to(cards / "pets.yaml")
+    # One that is found in two ways is one.
+    (found / "again.yml").unlink()
+    (found / "food.yaml").unlink()
+    (found.parent / "work" / "link.yaml").symlink_to(found / "pets.yaml")
+    monkeypatch.setenv("COMPATBENCH_CARDS", f"{found}{os.pathsep}{found / 'pets.yaml'}")
     assert task_cards.read("pets").name == "pets"
     monkeypatch.chdir(tasks_folder())
-    assert task_cards.read("mini-food").name == "mini-food"
     assert task_cards.own().keys() == {"pets"}
 
 
@@ -205,26 +188,27 @@ def test_what_is_no_card_is_told(cards: Path, monkeypatch: pytest.MonkeyPatch) -
         suite_cards.read(str(cards / "own.yaml"))
 
 
-def test_a_broken_card_of_one_s_own_concerns_only_who_asks_for_it(
-    cards: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(cards)
-    (cards / "broken.yaml").write_text("name: broken\ntitle: Broken\nsource: [\n")
-    os.mkfifo(cards / "pipe.yaml")
+def test_a_broken_card_of_one_s_own_concerns_only_who_asks_for_it(found: Path) -> None:
+    (found / "broken.yaml").write_text("name: broken\ntitle: Broken\nsource: [\n")
+    os.mkfifo(found / "pipe.yaml")
     assert suite_tasks(suite_cards.read("mine")) == ("pets",)
     with pytest.raises(CompatbenchError, match=r"broken.yaml:\d: not valid YAML"):
         task_cards.read("broken")
+    # Nor may a task have the name of a half.
+    (found / "pets.yaml").write_text(TASK.replace("name: pets", "name: pets.new"))
+    for read in (task_cards.read, load_task):
+        with pytest.raises(CompatbenchError, match=r"pets.yaml:1: field 'name'.* new classes "):
+            read("pets.new")
 
 
 def test_images_lie_beside_the_card_or_where_one_says(
-    cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COMPATBENCH_CARDS", str(cards))
     monkeypatch.setenv("COMPATBENCH_DATA", str(tmp_path / "nowhere"))
     assert len(load_task("pets").split("test")) == 4
-    (cards / "my pets").rename(tmp_path / "moved")
+    (found / "my pets").rename(tmp_path / "moved")
     assert inspect_task("pets").state == "missing"
-    (cards / "my pets").symlink_to(tmp_path / "moved")
+    (found / "my pets").symlink_to(tmp_path / "moved")
     load_again()
     with pytest.raises(CompatbenchError, match="is a link out of the card's folder; give the pl"):
         load_task("pets")
@@ -232,14 +216,10 @@ def test_images_lie_beside_the_card_or_where_one_says(
     assert len(load_task("pets").split("test")) == 4
 
 
-def test_own_cards_do_not_ship_and_a_clone_has_none(
-    cards: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_own_cards_do_not_ship_and_a_clone_has_none(found: Path) -> None:
     """The audit takes what does not ship for what the user has to bring."""
-    monkeypatch.chdir(cards)
-    (cards / "own.yaml").write_text(
-        f"{SUITE}upgrades: [[mini-clip, house-clip]]\n".replace("mine", "own")
-    )
+    suite = f"{SUITE}upgrades: [[mini-clip, house-clip]]\n".replace("mine", "own")
+    (found / "own.yaml").write_text(suite)
     assert backbone_cards.read("house-clip").weights
     assert names_elsewhere(suite_cards.read("own")) == {"pets", "house-clip"}
     assert names_elsewhere(suite_cards.read("smoke")) == set()

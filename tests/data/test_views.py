@@ -123,11 +123,3 @@ def test_the_operations_of_randaugment(name: str) -> None:
     if name == "cut-out":
         grey = [(each == (125, 123, 114)).all(-1).sum() for each in after]
         assert all(7 * 7 <= count <= 15 * 15 for count in grey)
-
-
-def test_randaugment_draws_every_operation() -> None:
-    views = {
-        tuple(pixels(View(n, augmentation="randaugment").apply(painting(), "set/1", 12)))
-        for n in range(1, 200)
-    }
-    assert len(views) > 100

@@ -41,17 +41,6 @@ LAYOUTS: dict[str, dict[str, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Images of every class, by split; without ``pictures`` the files are empty."""
-
-    train: int = 3
-    val: int = 2
-    test: int = 1
-    pictures: bool = True
-
-
-FEW, EMPTY = Sizes(), Sizes(pictures=False)
 IMAGENET = task_cards.read("imagenet")
 DATASETS = [name for name in task_cards.names() if not name.startswith("mini-")]
 
@@ -69,8 +58,8 @@ class Tree:
         return {split: len(rows) for split, rows in self.rows.items() if rows}
 
 
-# Writes some of the datasets anew, and points to them.
-SetUp = Callable[..., dict[str, Tree]]
+# Writes a dataset anew, and points to it.
+SetUp = Callable[..., Tree]
 
 
 def load_again() -> None:
@@ -166,8 +155,14 @@ def write_rows(path: Path, labels: list[int], names: bool = True) -> None:
     write(path.with_name("dataset_info.json"), json.dumps({"features": features}))
 
 
-def build_tree(card: TaskCard, root: Path, sizes: Sizes = FEW) -> Tree:
-    """Writes a dataset under a data root, in the place where its card looks for it."""
+def build_tree(
+    card: TaskCard, root: Path, train: int = 3, val: int = 2, test: int = 1, pictures: bool = True
+) -> Tree:
+    """Writes a dataset under a data root, in the place where its card looks for it.
+
+    Every class has so many images in each split; without ``pictures`` the files are empty.
+    """
+    sizes = dict(train=train, val=val, test=test)
     source: Any = card.source
     folder, kind = root / source.folder, source.kind
     classes = card.subset or card.folders or card.classes or IMAGENET.folders
@@ -176,7 +171,7 @@ def build_tree(card: TaskCard, root: Path, sizes: Sizes = FEW) -> Tree:
     for label, name in enumerate(classes):
         number, slug = 0, re.sub(r"\W", "_", name)
         for split in rows:
-            for place in range(getattr(sizes, split)):
+            for place in range(sizes[split]):
                 number += 1
                 # ImageNet's numbers have no leading zeros (10... before 2...).
                 path = f"{getattr(source, split, split)}/{name}/{(3, 10)[place % 2] + place}.jpg"
@@ -204,7 +199,7 @@ def build_tree(card: TaskCard, root: Path, sizes: Sizes = FEW) -> Tree:
     else:
         for listed in rows.values():
             for number, (path, label) in enumerate(listed):
-                write(images / path, picture(label, number) if sizes.pictures else b"")
+                write(images / path, picture(label, number) if pictures else b"")
     if kind == "class-folders":
         for listed in rows.values():
             listed.sort(key=lambda row: (row[1], row[0]))

@@ -98,8 +98,12 @@ def test_nobody_takes_the_folder_of_a_living_process_away(start: Start, temporar
     assert not list(temporary.iterdir())
 
 
-def test_what_is_not_a_folder_of_ours_stays(temporary: Path, tmp_path_factory: Any) -> None:
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="there are no users")
+def test_what_is_not_a_folder_of_ours_stays(
+    temporary: Path, tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither what a link leads to, nor what another user has."""
+    elsewhere, me = tmp_path_factory.mktemp("elsewhere"), os.getuid()
     (elsewhere / "mine").touch()
     (temporary / f"{PREFIX}12345678").symlink_to(elsewhere)
     (temporary / f"{PREFIX}abcdefgh").touch()
@@ -109,16 +113,11 @@ def test_what_is_not_a_folder_of_ours_stays(temporary: Path, tmp_path_factory: A
         pass
     assert {*temporary.iterdir()} == before
     assert [path.name for path in elsewhere.iterdir()] == ["mine"]
-
-
-@pytest.mark.skipif(not hasattr(os, "getuid"), reason="there are no users")
-def test_a_folder_of_another_user_stays(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (temporary / f"{PREFIX}abcdefgh").mkdir()
-    me = os.getuid()
-    monkeypatch.setattr(os, "getuid", lambda: me + 1)
-    remove_left_over()
-    assert len(list(temporary.iterdir())) == 1
-    monkeypatch.undo()
+    (other := temporary / f"{PREFIX}hgfedcba").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getuid", lambda: me + 1)
+        remove_left_over()
+    assert {*temporary.iterdir()} == before | {other}
 
 
 def test_a_folder_for_sockets_has_a_short_path(temporary: Path) -> None:

@@ -1,11 +1,10 @@
-"""Files as authors' code writes them, from random numbers, and what they are imported with."""
+"""Files as authors' code writes them, from random numbers."""
 
 from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.method import Module, convert
-
-
-@dataclass(frozen=True)
-class Desk:
-    """A folder, and a source and a task for the files in it."""
-
-    folder: Path
-    backbone: Backbone
-    labels: Labels
-
-    def import_file(
-        self, kind: str, path: Path, source: str = "clip64", classes: Any = None, **settings: Any
-    ) -> Module:
-        """The module of a file."""
-        how = {"settings": settings, "classes": classes}
-        return convert.import_module(kind, path, "things", source, **how)
-
 
 State = dict[str, Tensor]
 WORDS = "a photo of a"
@@ -75,6 +56,12 @@ def buffers(
     ids = backbone.tokenizer([f"{words} {name}." for name in names])
     rows = text_tower(backbone).token_embedding(ids).detach().to(dtype)
     return {f"{prefix}token_prefix": rows[:, :1], f"{prefix}token_suffix": rows[:, 1 + vectors :]}
+
+
+def save_coop(folder: Path, backbone: Backbone, names: Sequence[str]) -> Path:
+    """A context of four random vectors, for prompts of these classes."""
+    state = {"ctx": drawer()(4, backbone.token_width)}
+    return save_dassl(folder, state | buffers(backbone, tuple(names), 4))
 
 
 Rows = dict[str, tuple[int, ...]]  # keys of a state dict, and shapes

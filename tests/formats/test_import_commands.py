@@ -13,23 +13,18 @@ import compatbench as cb
 from compatbench.backbone import load_backbone
 from compatbench.data.task import task_labels
 
-from .files_of_authors import buffers, drawer, save_dassl
+from .files_of_authors import drawer, save_coop
 
 PLACE = ("--task", "mini-food", "--source", "mini-clip")
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    """Prompts of CoOp for the base half of a mini task, as its trainer saves them."""
-    backbone, labels = load_backbone("mini-clip"), task_labels("mini-food")
-    state = {"ctx": drawer()(4, backbone.token_width)}
-    return save_dassl(tmp_path, state | buffers(backbone, labels.names[:10], 4))
-
-
 @pytest.mark.slow
 def test_a_checkpoint_becomes_a_module_and_is_evaluated_on_the_way(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of prompts for the base half of a mini task."""
+    names = task_labels("mini-food").names[:10]
+    checkpoint = save_coop(tmp_path, load_backbone("mini-clip"), names)
     monkeypatch.chdir(tmp_path)
     shown = output_of("module import", "--inspect", checkpoint)
     assert all(text in shown for text in (f"{checkpoint}: format coop", "ctx", "float16"))
