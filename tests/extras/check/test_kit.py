@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
-import faulty_methods
 import pandas as pd
 import pytest
-from faulty_methods import FAULTS
+from faults import METHODS, TEXT
 
 from compatbench.cli.new_method import fill_template
 from compatbench.errors import CompatbenchError
@@ -32,10 +30,12 @@ def _fresh_registry() -> None:
 
 
 @pytest.fixture(scope="module")
-def outcomes() -> pd.DataFrame:
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """Of every check of every method in the file, by method and check."""
     builtin_methods.cache_clear()
-    return check_methods(faulty_methods.__file__).set_index(["method", "check"])
+    path = tmp_path_factory.mktemp("faults") / "methods.py"
+    path.write_text(TEXT, encoding="utf-8")
+    return check_methods(str(path)).set_index(["method", "check"])
 
 
 def reasons(outcomes: pd.DataFrame, method: str, status: str) -> dict[str, str]:
@@ -119,34 +119,30 @@ def test_a_sound_method_passes_every_check(method: str, outcomes: pd.DataFrame) 
     assert reasons(outcomes, method, "fail") == {}
 
 
-@pytest.mark.parametrize("method", FAULTS)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_fault_fails_the_check_that_it_breaks_and_no_other(
     method: str, outcomes: pd.DataFrame
 ) -> None:
     """With one line: what is wrong, the fix, and of an author's mistake where it is."""
-    fault, failed = FAULTS[method], reasons(outcomes, method, "fail")
+    fault, failed = METHODS[method], reasons(outcomes, method, "fail")
     # What remembers earlier fits is another in a process that has not seen them.
     also = {"other-process"} if fault.check == "same-seed" else set()
     assert failed.keys() - also == {fault.check}
     told = failed[fault.check]
     assert re.search(fault.pattern, told)
     if fault.has_line:
-        lines, start = inspect.getsourcelines(getattr(faulty_methods, method))
-        named = re.search(r"\(faulty_methods\.py:(\d+)\)", told)
+        named = re.search(r"\(methods\.py:(\d+)\)", told)
         assert named is not None
-        assert start <= int(named[1]) < start + len(lines)
+        assert int(named[1]) in fault.lines
 
 
 def test_each_check_can_be_failed_alone() -> None:
-    assert {fault.check for fault in FAULTS.values()} == set(METHOD_CHECKS)
+    assert {fault.check for fault in METHODS.values()} == set(METHOD_CHECKS)
 
 
 @pytest.mark.parametrize(
     ("method", "check", "status", "pattern"),
     [
-        ("MixesRows", "place", "fail", "^the update of 'mlp' in block 1 mixes rows"),
-        ("UpdatesUndeclared", "place", "fail", "^acts at text-layers, undeclared$"),
-        ("ReadsThemUndeclared", "attach", "fail", "no descriptions"),
         ("Told", "needs", "pass", "^stream, teacher, unlabelled$"),
         ("Sound", "fit", "pass", r"^80 parameters, 320 bytes$"),
         ("Excused", "zero-shot-setting", "skip", "zero_shot_at"),
