@@ -46,13 +46,6 @@ def test_components_are_those_of_the_analysis_of_variance():
     assert [*variance_components(cells).values()] == pytest.approx(known, abs=1e-6)
 
 
-def test_components_find_what_was_put_in():
-    spreads = dict(zip(EFFECTS, (3.0, 0.0, 2.0, 1.0, 2.0, 0.0, 1.0), strict=True))
-    estimates = [variance_components(draw_cells((12, 8, 6), spreads, seed)) for seed in range(400)]
-    for effect, spread in spreads.items():
-        assert np.mean([each[effect] for each in estimates]) == pytest.approx(spread**2, abs=0.6)
-
-
 def test_what_targets_share_is_nothing_where_they_are_equal_and_all_where_only_they_differ():
     equal = np.repeat(draw_cells((5, 8, 1), {(0,): 3.0, (1,): 2.0, (0, 1): 1.0}, 1), 6, axis=2)
     assert share_of_targets(equal) == pytest.approx(0, abs=1e-6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import laws_anchoring
@@ -13,8 +12,6 @@ import pytest
 from laws_kinds import Kind
 
 from compatbench.results.estimate import Interval
-from compatbench.tables.figures.kinds import read_kinds
-from compatbench.tables.figures.render import render_svg_figure
 
 METHODS, TASKS = ("coop", "gda", "maple", "taskres"), tuple(f"t{i}" for i in range(8))
 LINEAGES = ("mini-eva-clip", "mini-eva-clip-anew", "mini-eva-clip-apart")
@@ -182,31 +179,3 @@ def test_a_penalty_that_helps_no_module_is_not_named():
     # Without both seeds a weight has no price.
     one_seed = [Kind(k.title, METHODS, TASKS, k.targets[:1], k.gains, k.losses) for k in kinds[:2]]
     assert laws_anchoring.price_weights(one_seed, accuracy) == []
-
-
-def test_figures_are_drawn_of_every_target_and_weight():
-    targets = laws_properties.read_targets(*make_upgrades(5))
-    losses = laws_properties.show_losses(targets)
-    assert len(losses.values) == 24 * len(laws_properties.PROPERTIES)
-    prices = laws_anchoring.show_prices(laws_anchoring.price_weights(*make_anchored(1, 1)))
-    kinds = read_kinds(Path(laws_properties.__file__).with_name("laws.yaml.jinja"))
-    drawn = {
-        name: render_svg_figure(kinds[name], shown).decode()
-        for name, shown in {"properties": losses, "anchoring": prices}.items()
-    }
-    assert [*laws_properties.PANELS] == [*laws_properties.PROPERTIES]
-    for title in (*laws_properties.PANELS.values(), *laws_properties.SERIES.values()):
-        assert title in drawn["properties"]
-    assert all(f">{weight:g}</text>" in drawn["anchoring"] for weight in laws_anchoring.WEIGHTS)
-
-
-def test_losses_are_listed_by_lineage_and_length_and_by_joint_space(decided: Any):
-    targets, _ = decided
-    groups = dict(laws_properties.list_groups(targets))
-    assert [len(group) for group in groups.values()] == [4] * 6
-    first = groups["text tower and joint space inherited, half the steps"]
-    assert set(first["target"]) == {f"mini-eva-clip-{i}-length-0.5" for i in range(5, 9)}
-    spaces = laws_properties.compare_spaces(targets)
-    assert spaces["inherited"] < spaces["own"] == targets["loss"].iloc[8:].min()
-    shown = laws_properties.show_r2(Interval(-11060.06, -12.4, 0.5, 24))
-    assert shown == "-11,060 (-12 to 0.50)"

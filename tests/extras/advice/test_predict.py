@@ -136,11 +136,8 @@ def test_harm_is_foreseen_and_the_gate_falls_back(saved: Path) -> None:
     assert found["advice"] == ("port by words" if words["gain"] > 0 else "fall back to zero-shot")
     blind = cb.predict(module, NEW)
     assert blind.images == 0
-    assert blind.ways[0].gain is not None
     assert blind.ways[0].gain.value < 0
     open_gate, gated = cb.evaluate(module, NEW), cb.evaluate(module, NEW, gate=True)
-    assert open_gate.target is not None
-    assert gated.target is not None
     assert open_gate.target.gain < 0 == gated.target.gain
     assert gated.note.startswith("The gate falls back to zero-shot: a gain of -")
     assert "The gate falls back" in output_of("evaluate", module, "--target", NEW, "--gate")

@@ -43,12 +43,10 @@ def test_thresholds_are_counted_and_their_precision_has_an_interval_over_tasks()
     assert (source.kept, source.of, source.verdict) == (12, 12, "holds")
     precision = np.array([2 * right for right in MIXED])
     assert (target.kept, target.of) == (2 * int((precision >= 90).sum()), 12)
-    assert target.precision is not None
     assert target.precision.value == pytest.approx(precision.mean())
     reach = t.ppf(0.975, 5) * precision.std(ddof=1) / 6**0.5
     assert target.precision.low == pytest.approx(precision.mean() - reach)
     naive = np.mean([2 * p * r / (p + r) for p, r in zip(precision, MIXED, strict=True)])
-    assert target.f1 is not None
     assert target.f1.value == pytest.approx(naive)
     assert target.answered == pytest.approx(50)
 

@@ -11,7 +11,6 @@ import pytest
 from command_line import invoke
 
 import compatbench as cb
-from compatbench.errors import CompatbenchError
 from compatbench.extras.advice.advice import Advice
 from compatbench.extras.advice.cases import OLD, ZERO_SHOT, Case
 
@@ -81,15 +80,3 @@ def test_a_module_on_every_model_that_is_here(tmp_path: Path) -> None:
     assert max(map(len, lines)) <= 80
     assert {"mini-eva-clip", "mini-clip-other"} <= {line.split()[0] for line in lines[1:6] if line}
     assert any(line.startswith(("Take ", "Which new model to take")) for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        ({"upgrade": "mini-clip,mini-eva-clip", "targets": "all"}, "give upgrade or targets"),
-        ({"targets": "mini-eva-clop"}, "no target of suite 'mini' named 'mini-eva-clop'"),
-    ],
-)
-def test_wrong_targets_have_a_line(wrong: dict[str, str], said: str) -> None:
-    with pytest.raises(CompatbenchError, match=said):
-        cb.advise(**wrong)

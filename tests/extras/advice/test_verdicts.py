@@ -83,7 +83,6 @@ def test_thirty_images_cannot_tell_and_it_is_said_how_many_would() -> None:
     row = judge(few)
     assert (row["verdict"], row["transfer"]) == ("cannot tell", "copied")
     gain = few.estimate("copied", ZERO_SHOT)
-    assert gain is not None
     # With so many images of the same spread the interval ends at 0.
     reach = (gain.high - gain.low) / 2 * math.sqrt(30 / row["needed"])
     assert reach == pytest.approx(gain.value, rel=0.01)
@@ -117,11 +116,6 @@ def test_a_module_is_worth_labels_and_a_refusal_has_its_reason() -> None:
     found = advise(coop_by_way("copied", 62), *more)
     assert found.frame["worth"].tolist() == [pytest.approx(1.449, abs=1e-3)]
     assert found.frame["worth_same"].tolist() == found.frame["worth"].tolist()
-    prices = found.prices.set_index("way")
-    assert prices["needs"].tolist() == ["nothing", "1 label per class", "2 labels per class"]
-    assert prices.loc["copied", "worth"] == pytest.approx(1.449, abs=1e-3)
-    assert prices["worth_low"].isna().all()  # two tasks are not a sample
-    assert prices["worth"].isna().tolist() == [False, True, True]
     lines = str(found).splitlines()
     [place] = [i for i, line in enumerate(lines) if line.split()[:2] == ["way", "needs"]]
     untouched = lines[place + 1]
@@ -172,12 +166,10 @@ def test_an_interval_is_over_images_and_seeds_or_over_tasks() -> None:
     spread = np.std(seeds, ddof=1) / math.sqrt(3)
     half = math.sqrt((norm.ppf(0.975) * math.sqrt(variance)) ** 2 + (t.ppf(0.975, 2) * spread) ** 2)
     found = estimate_mean(images, way, minus)
-    assert found is not None
     expected = [np.mean(seeds), np.mean(seeds) - half, np.mean(seeds) + half]
     assert [found.value, found.low, found.high] == pytest.approx(expected, abs=1e-9)
     # All of few images right: the interval still says that the next may be wrong.
     whole = estimate_mean(np.array([20.0]), np.array([[100.0]]))
-    assert whole is not None
     assert (whole.value, whole.high) == (100, 100)
     assert 85 < whole.low < 95
     assert estimate_mean(images, np.array([[50.0, np.nan]])) is None

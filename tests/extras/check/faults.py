@@ -60,8 +60,8 @@ NeedsForNothing of Sound breaks needs: needs 'stream', but another makes no diff
     card = describe(needs={"stream"})
 Untold of Told breaks fit: AttributeError: 'NoneType'
     card = describe()
-ReadsThemUndeclared of ReadsDescriptions breaks attach: no descriptions
-    card = describe()
+ReadsDescriptions of Told breaks attach: no descriptions
+    card = describe(needs={"unlabelled", "teacher", "stream"}, zero_shot_at={})
 LooksAtImages of Sound breaks no-image: gave the source's image tower an image
     def weigh(self, text, module, backbone, labels):
         backbone.encode_images(torch.zeros(1, 3, 48, 48))

@@ -74,7 +74,7 @@ class Free(Sound):
 class Told(Sound):
     """It uses everything that a card can ask for."""
 
-    card = describe(needs={"unlabelled", "teacher", "stream"}, zero_shot_at={})
+    card = describe(needs={"descriptions", "unlabelled", "teacher", "stream"}, zero_shot_at={})
 
     class Config(Sound.Config):
         teacher: str = "another"
@@ -86,16 +86,12 @@ class Told(Sound):
         seen = data.unlabelled.plain.mean(0) + told.unlabelled.plain.mean()
         return Module({"residual": module["residual"] + 0.01 * seen + told.train.plain.mean()})
 
-    def see(self, features):
-        return features - 0.5 * features.mean(0)
-
-
-class ReadsDescriptions(Sound):
-    card = describe(needs={"descriptions"}, zero_shot_at={})
-
     def weigh(self, text, module, backbone, labels):
         described = torch.stack([rows.mean(0) for rows in backbone.describe(labels)])
         return module["residual"] + described
+
+    def see(self, features):
+        return features - 0.5 * features.mean(0)
 
 
 class UpdatesBlocks(Sound):

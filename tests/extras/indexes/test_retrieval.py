@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 import compatbench as cb
-from compatbench.data.task import load_task
 from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes.retrieval_files import (
     FIGURES,
@@ -21,7 +20,6 @@ from compatbench.extras.indexes.retrieval_files import (
     read_retrieval,
     write_retrieval,
 )
-from compatbench.extras.indexes.retrieve import PAIRS
 
 COMMITTED = Path(__file__).parents[3] / "results" / "retrieval"
 
@@ -122,24 +120,3 @@ def test_what_to_expect_is_of_the_nearest_number_of_images(
     own.drop(columns="way").to_csv(folder / "mine.csv", index=False)
     with pytest.raises(CompatbenchError, match="no column 'way'"):
         find_expected(*upgrade, "words", 0)
-
-
-@pytest.mark.slow
-def test_of_few_training_images_all_are_used() -> None:
-    most = len(load_task("mini-arrows").split("train"))
-    assert most < max(PAIRS)
-    found = cb.retrieve("mini", tasks="mini-arrows", targets="mini-eva-clip", seeds=[1])
-    assert {*found.frame["pairs"]} == {0, most, *(number for number in PAIRS if number < most)}
-
-
-def test_wrong_questions_are_refused() -> None:
-    for changes, message in (
-        ({"targets": "mini-clip"}, "no upgrade from 'mini-clip'"),
-        ({"source": "mini-klip"}, "no backbone named 'mini-klip'"),
-        ({"pairs": [3]}, "numbers of at least 8"),
-        ({"pairs": [10**6]}, "; give [0-9,]+ at most"),
-        ({"tasks": "mini-nothing"}, "mini-nothing"),
-        ({"suite": "nothing"}, "nothing"),
-    ):
-        with pytest.raises(CompatbenchError, match=message):
-            cb.retrieve(**changes)

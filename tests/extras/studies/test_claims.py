@@ -17,6 +17,7 @@ from synthetic_results import (
     make_page,
     make_pairs,
     make_row,
+    refuse,
 )
 
 from compatbench.extras.studies.claims import check_claims
@@ -211,15 +212,8 @@ def test_a_missing_cell_gives_no_mean_and_is_shown() -> None:
 
 @pytest.mark.slow
 def test_modules_that_cannot_be_attached_are_counted_not_averaged() -> None:
-    refused = method("lfa", DEEP, 55, 50)
-    why = {"status": "not transferable", "reason": "another width"}
-    rows = [
-        row
-        if row.backbone == "old"
-        else make_row(None, method="lfa", task=row.task, seed=row.seed, backbone="new", **why)
-        for row in lines_of(refused)
-    ]
-    methods = [*many(SHALLOW, 3, 55, 68), *many(DEEP, 3, 55, 50), make_method(refused.info, rows)]
+    refused = refuse(method("lfa", DEEP, 55, 50), "another width")
+    methods = [*many(SHALLOW, 3, 55, 68), *many(DEEP, 3, 55, 50), refused]
     first = findings(1, *methods)[0]
     assert first["data"].startswith("3 of 6 methods")
     assert "1 method whose modules cannot be attached (0 shallow, 1 deep)" in first["why"]

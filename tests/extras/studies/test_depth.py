@@ -115,7 +115,7 @@ def test_the_probe_keeps_the_rules_of_a_method(tmp_path: Path) -> None:
         "from compatbench.extras.studies.depth_probe import DepthProbe\n"
         "class Probe(DepthProbe):\n    card = DepthProbe.card\n"
     )
-    outcomes = check_methods(str(tmp_path / "probe.py"))
+    outcomes = check_methods(str(tmp_path / "probe.py"), "fit,same-seed,other-sizes,place")
     assert outcomes.query("status == 'fail'")[["check", "reason"]].to_numpy().tolist() == []
 
 

@@ -104,6 +104,7 @@ def test_a_correlation_is_that_of_scipy() -> None:
         lambda a, b: stats.spearmanr(a, b).statistic,
         paired=True,
         method="percentile",
+        n_resamples=2000,
         random_state=1,
     ).confidence_interval
     assert found is not None
