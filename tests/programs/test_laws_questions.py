@@ -158,17 +158,6 @@ def test_a_weight_is_named_that_keeps_modules_and_is_free():
     assert "at weight 10" not in laws_anchoring.answer(prices)
 
 
-def test_levels_are_means_over_both_seeds():
-    kinds, _ = make_anchored(gained=2, lost=0.5)
-    inherited = Kind(
-        "", METHODS, TASKS, ("mini-eva-clip-5", "mini-eva-clip-6"), *[np.ones((4, 8, 2))] * 2
-    )
-    levels = laws_anchoring.mean_gains([*kinds, inherited])
-    assert levels["without"] == pytest.approx(kinds[0].gains.mean())
-    assert levels["10"] == pytest.approx(kinds[4].gains.mean())
-    assert levels["inherited"] == 1
-
-
 def test_a_penalty_that_helps_no_module_is_not_named():
     kinds, accuracy = make_anchored(gained=0, lost=1)
     prices = laws_anchoring.price_weights(kinds, accuracy)

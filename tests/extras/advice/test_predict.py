@@ -92,7 +92,7 @@ def test_a_module_of_the_joint_space_sees_its_move_copied_and_what_is_left_throu
     }
 
 
-def test_an_estimate_is_a_sum_within_the_share_that_can_change(tmp_path: Path) -> None:
+def test_an_estimate_is_a_sum_within_the_share_that_can_change() -> None:
     one = Estimator(("differ", "sides"), (-0.5, 2.0), 0.0, 1.5, 0.02)
     row = {"differ": 0.2, "sides": 0.06}
     gain = one.predict(row)

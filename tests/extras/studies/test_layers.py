@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import logging
 from typing import Any
 
-import open_clip
 import pytest
 import torch
 from tiny_models import tiny_clip, wrap
@@ -187,17 +185,3 @@ def test_the_same_images_are_drawn_evenly_for_both(clip: Backbone) -> None:
     assert not torch.equal(first, other)
     everything = draw_images(TASKS, 100_000, seed=1)(clip)
     assert len(everything) == sum(len(task.split("test")) for task in TASKS)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["ViT-B-16-quickgelu", "EVA02-B-16"])
-def test_a_real_architecture_is_opened_layer_by_layer(
-    name: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """As open_clip builds it, with random weights."""
-    caplog.set_level(logging.ERROR)
-    backbone = wrap(open_clip.create_model(name).eval().requires_grad_(False), name)
-    texts, images = text_layers(backbone, TEXTS), image_layers(backbone, [torch.zeros(3, 224, 224)])
-    assert (len(texts), len(images)) == (14, 14)
-    sizes = [tensor.numel() for layer in texts for tensor in layer.weights.values()]
-    assert sum(sizes) == pytest.approx(63.43e6, rel=1e-3)
