@@ -110,8 +110,6 @@ ClaimsToBeZeroShot of Sound breaks zero-shot-setting: away from zero-shot
     card = describe(zero_shot_at={"residual": 1})
 ClaimsAPrompt of Sound breaks place: acts at output, undeclared; declares text-input
     card = describe(inserts="text-input")
-ClaimsAPromptToo of Sound breaks place: declares text-input, where nothing changes
-    card = describe(inserts=("text-input", "classifier"))
 UpdatesUndeclared of UpdatesBlocks breaks place: ^acts at text-layers, undeclared$
     card = describe(inserts="image-layers", zero_shot_at={})
 MixesRows of UpdatesBlocks breaks place: ^the update of 'mlp' in block 1 mixes rows

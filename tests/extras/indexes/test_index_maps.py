@@ -88,11 +88,8 @@ def test_other_widths_are_mapped_both_ways() -> None:
             found = fit_map(way, words, images)(SOURCE)
             assert found.shape == (60, width)
             assert np.allclose(np.linalg.norm(found, axis=-1), 1)
-
-
-@pytest.mark.parametrize("way", ["images", "low-rank", "ridge"])
-def test_the_fewest_images_are_enough(way: str) -> None:
-    assert judge_map(way, WORDS, (SOURCE[:8], TARGET[:8]))["residual"] > 0
+            # The fewest images are enough.
+            assert judge_map(way, words, (SOURCE[:8], images[1][:8]))["residual"] > 0
 
 
 def test_of_the_usual_numbers_of_pairs_as_many_are_taken_as_there_are() -> None:
