@@ -69,10 +69,8 @@ def test_images_and_their_vectors_give_one_map(index: Path, tmp_path: Path) -> N
     for i in range(12):
         pixels = generator.integers(0, 255, (4, 4, 3), np.uint8)
         Image.fromarray(pixels).resize((64, 64)).save(folder / f"{i:02}.png")
-    said = output_of(
-        *("module port", index, "--source", SOURCE, "--target", TARGET, "--transfer", "images"),
-        *("--images", folder.parent, "--out", "by-folder.npy"),
-    )
+    port = f"module port photos.npy --source {SOURCE} --target {TARGET} --transfer images"
+    said = output_of(f"{port} --images images --out by-folder.npy")
     assert "by images, 12 images" in said
     assert "variance left" in said
     files = sorted(folder.glob("*.png"))
@@ -80,20 +78,15 @@ def test_images_and_their_vectors_give_one_map(index: Path, tmp_path: Path) -> N
         model = load_backbone(name)
         views = [model.preprocess(Image.open(one).convert("RGB")) for one in files]
         np.save(f"{name}.npy", model.encode_images(torch.stack(views)).numpy())  # type: ignore[arg-type]
-    pairs = ("--pairs", f"{SOURCE}.npy", f"{TARGET}.npy")
-    models = ("--source", SOURCE, "--target", TARGET)
-    given = ("module port", index, *models, "--transfer", "images", *pairs)
-    output_of(*given, "--out", "by-pairs.npy")
+    output_of(f"{port} --pairs {SOURCE}.npy {TARGET}.npy --out by-pairs.npy")
     a, b = (np.load(f"by-{one}.npy").astype(np.float32) for one in ("folder", "pairs"))
     assert np.abs(a - b).max() <= 0.02
 
 
 def test_an_index_of_the_same_width_may_stay_as_it_is(index: Path, tmp_path: Path) -> None:
     before = sorted(tmp_path.iterdir())
-    assert "stays as it is" in output_of(
-        *("module port", index, "--source", SOURCE, "--target", "mini-eva-clip"),
-        *("--transfer", "copied"),
-    )
+    port = f"module port photos.npy --source {SOURCE} --target mini-eva-clip --transfer copied"
+    assert "stays as it is" in output_of(port)
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -53,6 +53,10 @@ def test_search_by_blocks_is_a_sort_and_measures_are_those_of_trec_eval(
     scores = asked @ vectors.T
     assert np.array_equal(ranking.rows, np.argsort(-scores, axis=1, kind="stable")[:, :depth])
     assert np.array_equal(ranking.scores, np.take_along_axis(scores, ranking.rows, 1))
+    # An index in two parts is one index.
+    thirds = np.arange(0, items, 3), np.delete(np.arange(items), slice(0, items, 3))
+    parts = [search(asked, in_blocks(vectors, size, rows), depth) for rows in thirds if len(rows)]
+    assert np.array_equal(merge(parts, depth).scores, ranking.scores)
     pytrec_eval = pytest.importorskip("pytrec_eval")
     # It ranks by scores, and those of equal ones by their names.
     run = {
@@ -86,11 +90,3 @@ def test_classes_and_judgements_say_the_same_and_no_query_finds_itself() -> None
         measured, wanted = measure(ranking.rows, one), measure(ranking.rows, other)
         for name in wanted:
             assert np.allclose(measured[name], wanted[name], equal_nan=True), name
-
-
-def test_an_index_in_two_parts_is_one_index() -> None:
-    asked, vectors, _ = draw(1, 4, 60)
-    thirds = np.arange(0, 60, 3), np.delete(np.arange(60), slice(0, 60, 3))
-    parts = [search(asked, in_blocks(vectors, 8, rows), 25) for rows in thirds]
-    merged, whole = merge(parts, 25), search(asked, in_blocks(vectors, 60), 25)
-    assert np.array_equal(merged.scores, whole.scores)

@@ -87,14 +87,6 @@ def by_layer(report: LayersReport, tower: str, field: str) -> dict[str, Any]:
     return {one["layer"]: one[field] for one in records(report.changes) if one["tower"] == tower}
 
 
-def moved(source: Backbone, name: str, by: float = 0.1) -> Backbone:
-    """A copy with one parameter moved by the same amount everywhere."""
-    model = copy.deepcopy(source.model)
-    with torch.no_grad():
-        model.get_parameter(name).add_(by)
-    return wrap(model, "moved")
-
-
 def test_a_backbone_has_not_moved_from_itself(backbone: Backbone) -> None:
     report = analyze(backbone, backbone)
     assert report.notes == ()
@@ -108,7 +100,10 @@ def test_a_backbone_has_not_moved_from_itself(backbone: Backbone) -> None:
 
 def test_what_moves_is_seen_where_it_is_and_its_effect_from_there_on(clip: Backbone) -> None:
     name = "transformer.resblocks.1.mlp.c_proj.bias"
-    report = analyze(clip, moved(clip, name))
+    model = copy.deepcopy(clip.model)
+    with torch.no_grad():
+        model.get_parameter(name).add_(0.1)
+    report = analyze(clip, wrap(model, "moved"))
     changes = by_layer(report, "text", "parameter_change")
     layer = clip.model.transformer.resblocks[1]  # type: ignore[union-attr, index]
     size, count = clip.text.width, sum(p.numel() for p in layer.parameters())
