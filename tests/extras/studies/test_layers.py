@@ -127,7 +127,7 @@ def test_towers_of_two_kinds_have_no_parameters_in_common(clip: Backbone, eva: B
     report = analyze(clip, eva)
     assert set(by_layer(report, "image", "parameter_change").values()) == {None}
     assert all(value is not None for value in by_layer(report, "text", "parameter_change").values())
-    notes = "\n".join(report.notes)
+    notes = report.markdown()
     assert "image towers: no parameters of the same name and shape in input, blocks 1 to 2" in notes
     assert "image towers have 2 and 6 blocks" in notes
     pairs = by_layer(report, "image", "target_layer")
