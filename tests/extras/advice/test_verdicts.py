@@ -123,6 +123,9 @@ def test_a_module_is_worth_labels_and_a_refusal_has_its_reason() -> None:
     found = advise(coop_by_way("copied", 62), *more)
     assert found.frame["worth"].tolist() == [pytest.approx(1.449, abs=1e-3)]
     assert found.frame["worth_same"].tolist() == found.frame["worth"].tolist()
+    prices = found.prices.set_index("way")
+    assert prices["needs"].tolist() == ["nothing", "1 label per class", "2 labels per class"]
+    assert prices["worth"].isna().tolist() == [False, True, True]
     lines = str(found).splitlines()
     [place] = [i for i, line in enumerate(lines) if line.split()[:2] == ["way", "needs"]]
     untouched = lines[place + 1]
@@ -200,6 +203,8 @@ def test_the_smallest_of_the_models_that_gain_is_taken() -> None:
     far = compare(case("a", copied=80.0), case("b", copied=70.0), a=LARGE)
     assert [*far["target"]] == ["a", "b"]
     assert far["over_old"].tolist() == [30.0, 20.0]
+    said = str(Advice((case("a", copied=80.0),), {"a": SMALL}))
+    assert said.startswith("Take a: of the models on which the module is more accurate than on")
 
 
 def test_no_model_is_taken_where_none_is_better_than_the_old_one() -> None:
