@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,13 @@ def test_what_a_property_explains_is_that_of_lines_through_the_other_lineages():
         plain += ((losses[judged] - losses[rest].mean()) ** 2).sum()
     told = laws_properties.explained(losses, values[:, None], lineages, 1e-9)
     assert told == pytest.approx(1 - left / plain, abs=1e-6)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_resamples() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(laws_properties, "RESAMPLES", 400)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -37,9 +38,7 @@ STEPS = np.array([0, 1, 2, 3, 4, 5])
 
 def make_way(name: str, gain: float, cost: int, spread: float = 0.2) -> Way:
     figures = gain + spread * (STEPS - 2.5)
-    interval = estimate(figures)
-    assert interval is not None
-    return Way(name, interval, (cost,), figures)
+    return Way(name, estimate(figures), (cost,), figures)  # type: ignore[arg-type]
 
 
 def choose(*ways: Way) -> str | None:
@@ -63,10 +62,9 @@ def test_the_cheapest_that_is_not_clearly_worse_than_the_best_is_taken() -> None
 def test_the_least_number_of_labels_is_of_the_most_accurate_method() -> None:
     way = np.full(6, 50.0)
     anew = {1: {"x": way - 9, "y": way + 9 * (STEPS - 2)}, 4: {"x": way + STEPS, "y": way - 5}}
-    found = first_better(way, anew)
-    assert found is not None
-    assert found[:2] == (4, "x")
-    assert found[2].low > 0
+    labels, name, gain = first_better(way, anew)  # type: ignore[misc]
+    assert (labels, name) == (4, "x")
+    assert gain.low > 0
     assert first_better(way + 9, anew) is None
 
 
@@ -77,10 +75,6 @@ def test_choosing_is_judged_on_the_task_left_out() -> None:
         for task in range(7)
     ]
     assert gains_of_choosing(gains).tolist() == pytest.approx(expected)
-    # Of many that gain nothing one looks good, until it is chosen by other tasks.
-    drawn = np.random.default_rng(2).normal(size=(200, 40, 7))
-    assert np.mean([one.mean(axis=1).max() for one in drawn]) > 0.7
-    assert abs(np.mean([gains_of_choosing(one).mean() for one in drawn])) < 0.1
 
 
 def test_how_many_units_would_decide() -> None:
@@ -90,19 +84,11 @@ def test_how_many_units_would_decide() -> None:
     assert units_to_decide(Interval(1, units=1), 1) == np.inf
 
 
-class AnswerRows(dict[str, list[str]]):
-    """Rows by the whole cell of what an owner has; ``[...]`` takes any part of it."""
-
-    def __getitem__(self, held: str) -> list[str]:
-        [answer] = [row for cell, row in self.items() if held in cell]
-        return answer
-
-
-def read_rows(page: SuitePage) -> AnswerRows:
-    table = answer_table(page)
-    cells = [[cell.text for cell in row] for row in table.rows]
+def read_rows(page: SuitePage) -> dict[str, list[str]]:
+    """The cells of a row by each thing that an owner may have to get it."""
+    cells = [[cell.text for cell in row] for row in answer_table(page).rows]
     assert cells[0][0] == "New model"
-    return AnswerRows({row[1]: row[2:] for row in cells})
+    return {held: row[2:] for row in cells for held in re.split(",? or |, ", row[1])}
 
 
 def make_ways(ways: Mapping[str, Sequence[int]], **changes: object) -> SuitePage:
@@ -128,9 +114,9 @@ def test_a_row_for_what_an_owner_has() -> None:
     assert rows["the old model kept"][0] == "coop, untouched"  # as good as it is on the old
     # With one label training anew is no better than the module untouched, which is free.
     assert rows["1 label per class"][0] == "coop, untouched"
-    assert "2 labels per class" not in str([*rows])  # every other number
+    assert "2 labels per class" not in rows  # every other number
     free = "nothing but the module, a list of words, the old model kept, or 1 label per class"
-    assert [*rows] == [free, "unlabelled images"]
+    assert [row[1].text for row in answer_table(page).rows] == [free, "unlabelled images"]
     cells = {(task, seed): (80, 70 + seed) for task in SIX.tasks for seed in (1, 2)}
     loses = make_page(make_method(COOP, make_pairs(cells)), expected=SIX)
     stay = ["stay with the old model: CoOp", "80.0", "60.0", "yes", "–", "6"]
@@ -165,11 +151,9 @@ def test_a_row_is_of_the_suite_that_can_decide() -> None:
     )
     page = make_ways({"copied": [70, 71, 72, 73, 74, 75]}, sections=(few,))
     rows = read_rows(page)
-    assert [rows[name][-1] for name in ("nothing but the module", "unlabelled images")] == [
-        "6",
-        "2",
-    ]
-    assert COOP.name in rows["nothing but the module"][0]
+    free, unlabelled = (rows[name] for name in ("nothing but the module", "unlabelled images"))
+    assert (free[-1], unlabelled[-1]) == ("6", "2")
+    assert COOP.name in free[0]
 
 
 def test_ways_on_the_same_tasks_are_compared_whichever_page_has_them() -> None:
@@ -211,7 +195,6 @@ def test_the_interval_of_a_kind_is_over_its_targets() -> None:
         return make_page(base, expected=SIX, replications=(replication,))
 
     over = estimate([13.5 + more for more in range(6)])
-    assert over is not None
     [told] = [cell.text for cell in describe_kinds(page_of(6))]
     assert told == (
         f"coop, untouched: +16.0 points over zero-shot (+{over.low:.1f} to +{over.high:.1f}), "

@@ -92,7 +92,7 @@ def test_a_module_of_the_joint_space_sees_its_move_copied_and_what_is_left_throu
     }
 
 
-def test_an_estimate_is_a_sum_within_the_share_that_can_change(tmp_path: Path) -> None:
+def test_an_estimate_is_a_sum_within_the_share_that_can_change() -> None:
     one = Estimator(("differ", "sides"), (-0.5, 2.0), 0.0, 1.5, 0.02)
     row = {"differ": 0.2, "sides": 0.06}
     gain = one.predict(row)
@@ -136,11 +136,8 @@ def test_harm_is_foreseen_and_the_gate_falls_back(saved: Path) -> None:
     assert found["advice"] == ("port by words" if words["gain"] > 0 else "fall back to zero-shot")
     blind = cb.predict(module, NEW)
     assert blind.images == 0
-    assert blind.ways[0].gain is not None
     assert blind.ways[0].gain.value < 0
     open_gate, gated = cb.evaluate(module, NEW), cb.evaluate(module, NEW, gate=True)
-    assert open_gate.target is not None
-    assert gated.target is not None
     assert open_gate.target.gain < 0 == gated.target.gain
     assert gated.note.startswith("The gate falls back to zero-shot: a gain of -")
     assert "The gate falls back" in output_of("evaluate", module, "--target", NEW, "--gate")

@@ -55,14 +55,6 @@ def test_settings_are_a_line_of_a_card(
         assert text == CARD.replace(old, new, 1)
 
 
-def write_method(project: Project, like: str, name: str) -> None:
-    """A file of a method like one that there is, under a name of its own."""
-    text = (content_folder("methods") / f"{like}.py").read_text()
-    assert f'name="{like}"' in text
-    path = project.folder / "methods" / f"{name}.py"
-    path.write_text(text.replace(f'name="{like}"', f'name="{name}"'))
-
-
 def commit(project: Project, message: str) -> set[str]:
     """Commits all there is, and gives the paths of the commit."""
     git(project.folder, "add", "-A")
@@ -80,7 +72,10 @@ def test_two_pull_requests_of_one_file_each_pass_are_merged_and_recorded(
 ) -> None:
     for branch, like in (("first", "gda"), ("second", "taskres")):
         git(project.folder, "checkout", "-q", "-b", branch, "main")
-        write_method(project, like, branch)
+        text = (content_folder("methods") / f"{like}.py").read_text()
+        assert f'name="{like}"' in text
+        text = text.replace(f'name="{like}"', f'name="{branch}"')
+        (project.folder / "methods" / f"{branch}.py").write_text(text)
         assert commit(project, branch) == {f"methods/{branch}.py"}
         for job in ("untrusted", "trusted"):
             work = tmp_path / branch

@@ -72,20 +72,18 @@ def test_cells_are_listed_with_how_they_ended(store: RunStore, cells: tuple[Cell
     assert lines[-1].startswith("3 cells, ")
 
 
-def test_all_that_is_kept_of_a_cell_is_shown(store: RunStore) -> None:
+def test_all_that_is_kept_of_a_cell_is_shown(store: RunStore, tmp_path: Path) -> None:
     shown = invoke("store runs show", "ff").output
     for text in ("killed, attempt 1", "WorkerDied: [bold]signal 11", "bad.py:7 in fit"):
         assert text in shown
     assert "1.0 MiB" in invoke("store runs show", "e" * 10).output
-
-
-def test_a_key_that_no_cell_or_several_have_is_refused(store: RunStore, tmp_path: Path) -> None:
-    with pytest.raises(CompatbenchError, match="holds no cell whose key begins with '0123'"):
-        show_run("0123")
-    with pytest.raises(CompatbenchError, match="3 cells have keys that begin with ''"):
-        show_run("")
-    with pytest.raises(CompatbenchError, match="runs does not exist"):
-        show_run("f", tmp_path / "elsewhere")
+    for key, out, message in (
+        ("0123", ".", "holds no cell whose key begins with '0123'"),
+        ("", ".", "3 cells have keys that begin with ''"),
+        ("f", tmp_path / "elsewhere", "runs does not exist"),
+    ):
+        with pytest.raises(CompatbenchError, match=message):
+            show_run(key, out)
 
 
 def test_every_file_that_is_not_right_is_named_and_stays(

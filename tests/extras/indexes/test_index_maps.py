@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 from random_matrices import draw
 from scipy.linalg import orthogonal_procrustes
 
-from compatbench.extras.indexes.index_maps import WAYS, FeatureMap, fit_map, judge_map
+from compatbench.extras.indexes.index_maps import (
+    PAIRS,
+    WAYS,
+    FeatureMap,
+    choose_numbers,
+    fit_map,
+    judge_map,
+)
 
 
 def unit(rows: int, width: int, seed: int) -> NDArray[np.float64]:
@@ -81,11 +88,14 @@ def test_other_widths_are_mapped_both_ways() -> None:
             found = fit_map(way, words, images)(SOURCE)
             assert found.shape == (60, width)
             assert np.allclose(np.linalg.norm(found, axis=-1), 1)
+            # The fewest images are enough.
+            assert judge_map(way, words, (SOURCE[:8], images[1][:8]))["residual"] > 0
 
 
-@pytest.mark.parametrize("way", ["images", "low-rank", "ridge"])
-def test_the_fewest_images_are_enough(way: str) -> None:
-    assert judge_map(way, WORDS, (SOURCE[:8], TARGET[:8]))["residual"] > 0
+def test_of_the_usual_numbers_of_pairs_as_many_are_taken_as_there_are() -> None:
+    assert choose_numbers(PAIRS, [1], 5000) == [64, 256, 1024]
+    assert choose_numbers(PAIRS, [1], 300) == [64, 256, 300]
+    assert choose_numbers(PAIRS, [1], 5) == []
 
 
 def test_float32_is_computed_in_float32() -> None:

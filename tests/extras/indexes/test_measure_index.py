@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from command_line import output_of
+from safetensors.numpy import save_file
 from scipy.linalg import orthogonal_procrustes
 
 import compatbench as cb
@@ -166,35 +167,24 @@ def test_rows_of_the_index_ask_where_no_queries_are_given() -> None:
     assert found == pytest.approx(naive_ndcg(scores, same), abs=1e-3)
 
 
-def write_files(folder: Path, world: World) -> list[str]:
-    """The index in other formats, and what is relevant; the words of a command."""
-    pa = pytest.importorskip("pyarrow")
-    import pyarrow.parquet as pq
-    from safetensors.numpy import save_file
-
-    pq.write_table(pa.table({"v": [*world.old]}), folder / "old.parquet")
-    save_file({"vectors": world.new}, folder / "new.safetensors")
-    for name, vectors in zip(("old-q", "new-q"), world.queries, strict=True):
-        np.save(folder / f"{name}.npy", vectors)
-    rows = [(q, i) for q in range(QUERIES) for i in np.flatnonzero(world.labels == world.asked[q])]
-    qrels = "".join(f"{q} 0 {i} 1\n" for q, i in rows)
-    (folder / "qrels.txt").write_text(qrels + "0 0 0 0\n" * int(world.labels[0] != world.asked[0]))
-    pd.DataFrame(rows).set_axis(["query", "item"], axis=1).to_csv(folder / "q.csv", index=False)
-    (folder / "bad.csv").write_text("query,item\n0,x7\n")
-    holes = {"short": world.new[:9], "nan": world.old * np.nan, "zero": world.old * 0}
-    holes |= {"long": np.full((ITEMS, 8), np.inf, np.float16)}
-    for name, vectors in holes.items():
-        np.save(folder / f"{name}.npy", vectors)
-    (folder / "classes.txt").write_text("".join(f"a {n}\n" for n in world.labels))
-    (folder / "asked.txt").write_text("".join(f"a {n}\n" for n in world.asked))
-    files = ["old.parquet", "new.safetensors", "--queries", "old-q.npy", "new-q.npy"]
-    return ["study index", *files, "--pairs", f"{PAIRS}", "--seeds", "1"]
-
-
 def test_a_command_reads_every_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pa, pq = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
     monkeypatch.chdir(tmp_path)
     world = World()
-    words = write_files(tmp_path, world)
+    pq.write_table(pa.table({"v": [*world.old]}), "old.parquet")
+    save_file({"vectors": world.new}, "new.safetensors")
+    for name, vectors in zip(("old-q", "new-q"), world.queries, strict=True):
+        np.save(f"{name}.npy", vectors)
+    np.save("nan.npy", world.old * np.nan)
+    rows = [(q, i) for q in range(QUERIES) for i in np.flatnonzero(world.labels == world.asked[q])]
+    pd.DataFrame(rows, columns=["query", "item"]).to_csv("q.csv", index=False)
+    qrels = [f"{query} 0 {item} 1\n" for query, item in rows]
+    qrels.append(f"0 0 {np.argmax(world.labels != world.asked[0])} 0")  # judged, and not relevant
+    Path("qrels.txt").write_text("".join(qrels))
+    for name, labels in {"classes": world.labels, "asked": world.asked}.items():
+        Path(f"{name}.txt").write_text("".join(f"a {n}\n" for n in labels))
+    words = ["study index", "old.parquet", "new.safetensors", "--queries", "old-q.npy", "new-q.npy"]
+    words += ["--pairs", f"{PAIRS}", "--seeds", "1"]
     before = sorted(tmp_path.iterdir())
     wanted = world.measure(labels=None, query_labels=None, relevant="q.csv")
     for relevant in ("qrels.txt", "q.csv"):
@@ -205,16 +195,8 @@ def test_a_command_reads_every_format(tmp_path: Path, monkeypatch: pytest.Monkey
     labelled = output_of(*words, "--labels", "classes.txt", "--query-labels", "asked.txt")
     assert "cascade@50 by ridge" in labelled
     assert max(map(len, labelled.splitlines())) <= 80
-    for wrong, message in {
-        "old.parquet new.safetensors --relevant bad.csv": r"bad\.csv: there is no item 'x7'",
-        "old.parquet short.npy": "old.parquet has 240 rows and short.npy 9",
-        "nan.npy new.safetensors": "nan.npy: the vector in row 0 has a NaN",
-        "old.parquet zero.npy": "zero.npy: the vector in row 0 is all zeros",
-        "long.npy new.safetensors": "long.npy: the vector in row 0 has .* an infinite number",
-        "old.parquet new.safetensors --paired old-q.npy new-q.npy": "60 of the pairs are also",
-    }.items():
-        with pytest.raises(CompatbenchError, match=message):
-            output_of("study index", *wrong.split(), *words[3:6])
+    with pytest.raises(CompatbenchError, match=r"nan\.npy: the vector in row 0 has a NaN"):
+        output_of("study index", "nan.npy", *words[2:6])
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -1,4 +1,4 @@
-"""Exact search by blocks, and the measures of rankings beside trec_eval and their definitions."""
+"""Exact search by blocks, and the measures of rankings beside those of trec_eval."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from hypothesis import strategies as st
 
 from compatbench.extras.indexes.rankings import ByClass, Judged, measure, merge, search
 
+# trec_eval's names of the measures.
+NAMES = {"map": "map", "mrr": "recip_rank", "ndcg@10": "ndcg_cut_10"}
+NAMES |= {f"success@{k}": f"success_{k}" for k in (1, 5, 10)}
+NAMES |= {f"recall@{k}": f"recall_{k}" for k in (1, 5, 10, 100)}
+
 
 def draw(seed: int, queries: int, items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Queries, items, and grades of which most are 0; the first query has none."""
@@ -22,40 +27,25 @@ def draw(seed: int, queries: int, items: int) -> tuple[np.ndarray, np.ndarray, n
     return vectors[:queries], vectors[queries:], grades
 
 
+def judge(grades: np.ndarray) -> Judged:
+    return Judged(*np.nonzero(grades), grades[np.nonzero(grades)], len(grades))
+
+
 def in_blocks(items: np.ndarray, size: int, rows: np.ndarray | None = None):
     rows = np.arange(len(items)) if rows is None else rows
     blocks = np.split(rows, range(size, len(rows), size))
     return lambda reach: [reach(block, items[block]) for block in blocks]
 
 
-def naive(grades: list[float], ranked: list[int]) -> dict[str, float]:
-    """The measures of one query from their definitions."""
-    found = [grades[item] for item in ranked]
-    total = sum(grade > 0 for grade in grades)
-    if not total:
-        return {}
-    hits = [grade > 0 for grade in found]
-    places = [place for place, hit in enumerate(hits, 1) if hit]
-    gain = sum(grade / math.log2(place + 1) for place, grade in enumerate(found[:10], 1))
-    best = sorted(grades, reverse=True)[:10]
-    return {
-        **{f"success@{k}": float(any(hits[:k])) for k in (1, 5, 10)},
-        **{f"recall@{k}": sum(hits[:k]) / total for k in (1, 5, 10, 100)},
-        "mrr": 1 / places[0] if places else 0.0,
-        "map": sum((n + 1) / place for n, place in enumerate(places)) / total,
-        "ndcg@10": gain / sum(grade / math.log2(n + 2) for n, grade in enumerate(best)),
-    }
-
-
 @settings(max_examples=40)
 @given(
     seed=st.integers(0, 999),
     queries=st.integers(1, 6),
-    items=st.integers(1, 60),
+    items=st.integers(1, 150),
     size=st.integers(1, 60),
-    depth=st.integers(1, 70),
+    depth=st.integers(1, 120),
 )
-def test_search_by_blocks_is_a_sort_and_measures_are_their_definitions(
+def test_search_by_blocks_is_a_sort_and_measures_are_those_of_trec_eval(
     seed: int, queries: int, items: int, size: int, depth: int
 ) -> None:
     asked, vectors, grades = draw(seed, queries, items)
@@ -63,12 +53,25 @@ def test_search_by_blocks_is_a_sort_and_measures_are_their_definitions(
     scores = asked @ vectors.T
     assert np.array_equal(ranking.rows, np.argsort(-scores, axis=1, kind="stable")[:, :depth])
     assert np.array_equal(ranking.scores, np.take_along_axis(scores, ranking.rows, 1))
-    judged = Judged(*np.nonzero(grades), grades[np.nonzero(grades)], queries)
-    measured = measure(ranking.rows, judged)
-    for query in range(queries):
-        one = naive(grades[query].tolist(), ranking.rows[query].tolist())
-        for name, values in measured.items():
-            assert values[query] == pytest.approx(one.get(name, math.nan), nan_ok=True), name
+    # An index in two parts is one index.
+    thirds = np.arange(0, items, 3), np.delete(np.arange(items), slice(0, items, 3))
+    parts = [search(asked, in_blocks(vectors, size, rows), depth) for rows in thirds if len(rows)]
+    assert np.array_equal(merge(parts, depth).scores, ranking.scores)
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    # It ranks by scores, and those of equal ones by their names.
+    run = {
+        str(query): {str(item): -float(place) for place, item in enumerate(row)}
+        for query, row in enumerate(ranking.rows)
+    }
+    qrels = {
+        str(query): {str(item): int(grade) for item, grade in enumerate(row)}
+        for query, row in enumerate(grades)
+        if row.any()  # another query has no measures
+    }
+    theirs = pytrec_eval.RelevanceEvaluator(qrels, {*NAMES.values()}).evaluate(run)
+    for ours, values in measure(ranking.rows, judge(grades)).items():
+        wanted = [theirs.get(str(query), {}).get(NAMES[ours], math.nan) for query in range(queries)]
+        assert np.allclose(values, wanted, atol=1e-6, equal_nan=True), ours
 
 
 def test_classes_and_judgements_say_the_same_and_no_query_finds_itself() -> None:
@@ -77,7 +80,7 @@ def test_classes_and_judgements_say_the_same_and_no_query_finds_itself() -> None
     itself = np.array([3, 17, 40])
     by_class = ByClass(classes[itself], classes, itself)
     same = (classes == classes[itself][:, None]) & (np.arange(50) != itself[:, None])
-    judged = Judged(*np.nonzero(same), np.ones(same.sum()), 3)
+    judged = judge(same.astype(int))
     ranking = search(items[itself], in_blocks(items, 7), 50, itself)
     assert not (ranking.rows == itself[:, None]).any()
     assert (ranking.rows[:, -1] == -1).all()
@@ -87,36 +90,3 @@ def test_classes_and_judgements_say_the_same_and_no_query_finds_itself() -> None
         measured, wanted = measure(ranking.rows, one), measure(ranking.rows, other)
         for name in wanted:
             assert np.allclose(measured[name], wanted[name], equal_nan=True), name
-
-
-def test_an_index_in_two_parts_is_one_index() -> None:
-    asked, vectors, _ = draw(1, 4, 60)
-    thirds = np.arange(0, 60, 3), np.delete(np.arange(60), slice(0, 60, 3))
-    parts = [search(asked, in_blocks(vectors, 8, rows), 25) for rows in thirds]
-    merged, whole = merge(parts, 25), search(asked, in_blocks(vectors, 60), 25)
-    assert np.array_equal(merged.scores, whole.scores)
-
-
-def test_measures_are_those_of_trec_eval() -> None:
-    pytrec_eval = pytest.importorskip("pytrec_eval")
-    names = {"map": "map", "mrr": "recip_rank", "ndcg@10": "ndcg_cut_10"}
-    names |= {f"{name}@{k}": f"{name}_{k}" for name in ("success", "recall") for k in (1, 5, 10)}
-    generator = np.random.default_rng(2)
-    asked, vectors = generator.standard_normal((8, 5)), generator.standard_normal((150, 5))
-    _, _, grades = draw(3, 8, 150)
-    judged = Judged(*np.nonzero(grades), grades[np.nonzero(grades)], 8)
-    ranking = search(asked, in_blocks(vectors, 64), 120)
-    run = {
-        str(query): {str(item): float(score) for item, score in zip(rows, scores, strict=True)}
-        for query, (rows, scores) in enumerate(zip(*ranking, strict=True))
-    }
-    qrels = {
-        str(query): {str(item): int(grade) for item, grade in enumerate(row)}
-        for query, row in enumerate(grades)
-        if row.any()
-    }
-    theirs = pytrec_eval.RelevanceEvaluator(qrels, {*names.values()}).evaluate(run)
-    measured = measure(ranking.rows, judged)
-    for ours, name in names.items():
-        wanted = [theirs[str(query)][name] for query in range(1, 8)]
-        assert np.allclose(measured[ours][1:], wanted, atol=1e-6), ours

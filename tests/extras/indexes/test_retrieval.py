@@ -1,4 +1,4 @@
-"""Recall and precision of stored indexes, beside their definitions; and the committed figures."""
+"""Retrieval from stored indexes: the committed figures, and the files that they are in."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import compatbench as cb
-from compatbench.data.task import load_task
 from compatbench.errors import CompatbenchError
-from compatbench.extras.indexes.galleries import rank_gallery
 from compatbench.extras.indexes.retrieval_files import (
     FIGURES,
     KEY,
@@ -24,40 +20,8 @@ from compatbench.extras.indexes.retrieval_files import (
     read_retrieval,
     write_retrieval,
 )
-from compatbench.extras.indexes.retrieve import PAIRS
 
 COMMITTED = Path(__file__).parents[3] / "results" / "retrieval"
-
-
-def naive(
-    queries: np.ndarray, gallery: np.ndarray, asked: list, classes: list, itself: list | None
-) -> list[list[float]]:
-    rows = []
-    for i, query in enumerate(queries):
-        places = [j for j in range(len(gallery)) if itself is None or j != itself[i]]
-        places.sort(key=lambda j: -float(gallery[j] @ query))
-        right = [classes[j] == asked[i] for j in places]
-        if any(right):
-            precision = [sum(right[: n + 1]) / (n + 1) for n, hit in enumerate(right) if hit]
-            recall = [float(any(right[:k])) for k in (1, 5, 10)]
-            rows.append([*recall, sum(precision) / len(precision)])
-    return rows
-
-
-@settings(max_examples=30)
-@given(
-    size=st.integers(2, 30), count=st.integers(1, 12), kinds=st.integers(1, 6), own=st.booleans()
-)
-def test_figures_are_their_definitions(size: int, count: int, kinds: int, own: bool) -> None:
-    generator = np.random.default_rng(size * 100 + count)
-    gallery, queries = generator.standard_normal((size, 4)), generator.standard_normal((count, 4))
-    classes, asked = (generator.integers(0, kinds, n).tolist() for n in (size, count))
-    itself = generator.integers(0, size, count).tolist() if own else None
-    wanted = naive(queries, gallery, asked, classes, itself)
-    places = None if itself is None else np.array(itself)
-    found = rank_gallery(queries, gallery, np.array(asked), np.array(classes), places)
-    assert found.shape == (len(wanted), 4)
-    assert np.abs(found - np.array(wanted).reshape(-1, 4)).max(initial=0) <= 1e-9
 
 
 @pytest.fixture(scope="module")
@@ -156,24 +120,3 @@ def test_what_to_expect_is_of_the_nearest_number_of_images(
     own.drop(columns="way").to_csv(folder / "mine.csv", index=False)
     with pytest.raises(CompatbenchError, match="no column 'way'"):
         find_expected(*upgrade, "words", 0)
-
-
-@pytest.mark.slow
-def test_of_few_training_images_all_are_used() -> None:
-    most = len(load_task("mini-arrows").split("train"))
-    assert most < max(PAIRS)
-    found = cb.retrieve("mini", tasks="mini-arrows", targets="mini-eva-clip", seeds=[1])
-    assert {*found.frame["pairs"]} == {0, most, *(number for number in PAIRS if number < most)}
-
-
-def test_wrong_questions_are_refused() -> None:
-    for changes, message in (
-        ({"targets": "mini-clip"}, "no upgrade from 'mini-clip'"),
-        ({"source": "mini-klip"}, "no backbone named 'mini-klip'"),
-        ({"pairs": [3]}, "numbers of at least 8"),
-        ({"pairs": [10**6]}, "; give [0-9,]+ at most"),
-        ({"tasks": "mini-nothing"}, "mini-nothing"),
-        ({"suite": "nothing"}, "nothing"),
-    ):
-        with pytest.raises(CompatbenchError, match=message):
-            cb.retrieve(**changes)

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from pathlib import Path
 
 import pytest
 from command_line import output_of
 
-from compatbench.errors import CompatbenchError
-
 REPOSITORY = Path(__file__).parents[3]
 PAIR = ("mini-clip", "mini-eva-clip")
-
-
-def read_csv(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text)))
 
 
 @pytest.mark.slow
@@ -30,34 +23,19 @@ def test_layers_as_json_csv_table_and_figure(tmp_path: Path) -> None:
     assert text["input"]["feature_relative"] < text["block 1"]["feature_relative"]
     assert text["block 1"]["feature_relative"] < text["output"]["feature_relative"]
     assert figure.read_text().startswith("<svg")
-    rows = read_csv(output_of(*command, "--csv"))
+    rows = [*csv.DictReader(output_of(*command, "--csv").splitlines())]
     assert [row["layer"] for row in rows] == [one["layer"] for one in found]
     assert rows[-1]["parameter_change"] == ""
-    assert "image towers: no parameters of the same name and shape" in output_of(*command)
 
 
 @pytest.mark.slow
 def test_depth_is_fitted_once_and_kept(tmp_path: Path) -> None:
     options = ("--tasks", "mini-weather", "--suite", "smoke", "--shots", 1, "--steps", 2)
-    command = (
-        "study analyze",
-        "depth",
-        *PAIR,
-        *options,
-        "--lr",
-        0.01,
-        "--out",
-        tmp_path,
-        "--jobs",
-        1,
-    )
+    command = ("study analyze depth", *PAIR, *options, "--lr", 0.01, "--out", tmp_path, "--jobs", 1)
     first = json.loads(output_of(*command, "--json"))
     assert {(one["kind"], one["parameters"]) for one in first} == {("bias", 192), ("map", 768)}
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
     assert len(files) == len(first) == 16
-    rows = read_csv(output_of(*command, "--csv"))
-    assert [float(row["h"]) for row in rows] == [one["h"] for one in first]
-    assert {(row["h_std"], row["rates"]) for row in rows} == {("", "0.01")}
     assert "bias, H:" in output_of(*command, "--figure", tmp_path / "depth.svg")
     assert (tmp_path / "depth.svg").is_file()
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
@@ -71,20 +49,13 @@ def test_embeddings_are_held_against_the_committed_results(tmp_path: Path) -> No
     assert any(one["method"] == "contcoop" for one in found["predictions"])
     nothing = output_of(*command, "--out", tmp_path)
     assert "holds no complete method for this upgrade" in nothing
-    with pytest.raises(CompatbenchError, match=r"a\.svg': there is nothing to draw"):
-        output_of(*command, "--out", tmp_path, "--figure", "a.svg")
-
-
-def test_the_help_of_a_group_is_text() -> None:
-    assert "compatbench." not in output_of("--help", COLUMNS="300")
 
 
 @pytest.mark.slow
-def test_claims_as_table_markdown_and_json(tmp_path: Path) -> None:
-    reports = json.loads(output_of("study claims", "--out", REPOSITORY, "--json"))
-    markdown = output_of("study claims", "--out", REPOSITORY, "--markdown")
+def test_claims_as_table_markdown_and_json() -> None:
+    command = ("study claims", "--suite", "mini-price", "--out", REPOSITORY)
+    reports = json.loads(output_of(*command, "--json"))
+    markdown = output_of(*command, "--markdown")
     assert {one["claim"] for one in reports[0]["findings"]} == {1, 2, 3, 4, 5}
     assert all(f"**{one['verdict']}**" in markdown for one in reports[0]["findings"])
-    assert "methods with all of their cells" in output_of("study claims", "--out", REPOSITORY)
-    with pytest.raises(CompatbenchError, match="holds no results; start with 'compatbench run"):
-        output_of("study claims", "--out", tmp_path)
+    assert "methods with all of their cells" in output_of(*command)

@@ -20,7 +20,6 @@ from compatbench.data.labels import Labels
 from compatbench.engine.cell import Cell, describe_cell
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, NotTransferable
-from compatbench.extras.check.run_checks import check_methods
 from compatbench.extras.studies import depth_probe
 from compatbench.extras.studies.depth import KINDS, DepthReport, count_depths, read_depth
 from compatbench.extras.studies.depth_probe import DepthProbe
@@ -107,16 +106,6 @@ def test_the_rate_is_the_best_on_the_validation_images_and_the_smallest_of_equal
     assert torch.equal(chosen["bias"], fit((expected,))["bias"])
     # Without validation images there is no choice, and the first of the rates is taken.
     assert float(fit((0.5, 0.1), make_data(clip, labels, val=0))["rate"]) == 0.5
-
-
-@pytest.mark.slow
-def test_the_probe_keeps_the_rules_of_a_method(tmp_path: Path) -> None:
-    (tmp_path / "probe.py").write_text(
-        "from compatbench.extras.studies.depth_probe import DepthProbe\n"
-        "class Probe(DepthProbe):\n    card = DepthProbe.card\n"
-    )
-    outcomes = check_methods(str(tmp_path / "probe.py"))
-    assert outcomes.query("status == 'fail'")[["check", "reason"]].to_numpy().tolist() == []
 
 
 def test_a_shallower_tower_refuses_a_deep_probe(clip: Backbone, labels: Labels) -> None:

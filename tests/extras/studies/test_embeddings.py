@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,18 +38,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
     return FeatureCache(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture(scope="module")
-def measure(kept: FeatureCache) -> Callable[[Backbone, Backbone], dict[str, float | None]]:
-    def measure_food(*models: Backbone) -> dict[str, float | None]:
-        task = load_task("mini-food")
-        both = [encode_task(model, task, kept) for model in models]
-        return measure_geometry(*both, label_tensor(task.split("test")))
-
-    return measure_food
+def measure(kept: FeatureCache, *models: Backbone) -> dict[str, float | None]:
+    task = load_task("mini-food")
+    both = [encode_task(model, task, kept) for model in models]
+    return measure_geometry(*both, label_tensor(task.split("test")))
 
 
-def test_a_backbone_has_not_moved_from_itself(clip: Backbone, measure) -> None:
-    found = measure(clip, clip)
+def test_a_backbone_has_not_moved_from_itself(clip: Backbone, kept: FeatureCache) -> None:
+    found = measure(kept, clip, clip)
     same = [name for name in found if name.endswith(("_cosine", "_cka", "_neighbours"))]
     assert {name: found[name] for name in same} == pytest.approx(dict.fromkeys(same, 1))
     nothing = ["text_procrustes", "image_procrustes", "gap_change"]
@@ -58,10 +53,10 @@ def test_a_backbone_has_not_moved_from_itself(clip: Backbone, measure) -> None:
 
 
 def test_figures_are_those_of_the_features_and_spaces_of_two_sizes_have_no_cosine(
-    clip: Backbone, eva: Backbone, stranger: Backbone, kept: FeatureCache, measure
+    clip: Backbone, eva: Backbone, stranger: Backbone, kept: FeatureCache
 ) -> None:
     task = load_task("mini-food")
-    found = measure(clip, eva)
+    found = measure(kept, clip, eva)
     old, new = (b.zero_shot(task.labels).double() for b in (clip, eva))
     assert found["text_cosine"] == pytest.approx(float((old * new).sum(1).mean()))
     images = F.normalize(kept.features(clip, task, list(task.split("test"))), dim=-1).double()
@@ -71,7 +66,7 @@ def test_figures_are_those_of_the_features_and_spaces_of_two_sizes_have_no_cosin
     targets = label_tensor(task.split("test"))
     before, after = (float((each == targets).double().mean()) for each in tests)
     assert found["zero_shot_gain"] == pytest.approx(100 * (after - before))
-    found = measure(clip, stranger)
+    found = measure(kept, clip, stranger)
     assert (found["token_cosine"], found["text_cosine"]) == (None, None)
     assert None not in (found["text_procrustes"], found["text_cka"])
 

