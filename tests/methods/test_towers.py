@@ -34,7 +34,6 @@ from tiny_models import wrap
 from torch import Tensor, nn
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.method import FewShotData, Module, NotTransferable
 
 
 def vpt_logits(at: Case) -> Tensor:
@@ -313,15 +312,3 @@ def test_promptsrc_s_average_over_epochs_is_gaussian() -> None:
     weights = make("promptsrc").epoch_weights(50)
     density = [math.exp(-((j - 30) ** 2) / (2 * 30**2)) for j in range(1, 51)]
     assert weights == pytest.approx([value / sum(density) for value in density])
-
-
-def test_adapters_for_more_blocks_than_a_tower_has_are_refused(
-    clip: Backbone, eva64: Backbone, data: FewShotData
-) -> None:
-    """Of three text blocks and two or six image blocks, two of each have adapters."""
-    module = make("mma").init(clip, data, torch.Generator())
-    assert module["shared"].shape == (2, 32, 32)
-    assert [make("mma").image_input(one).block for one in (clip, eva64)] == [0, 1]
-    deeper = Module({name: torch.cat([x, x]) for name, x in module.trained.items()})
-    with pytest.raises(NotTransferable, match="a number of adapted blocks of 4, not 2"):
-        make("mma").attach(deeper, clip, data.labels)
