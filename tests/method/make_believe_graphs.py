@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from compatbench.backbone import Backbone
 from compatbench.backbone.recording import CudaGraph, NotRepeatable, tensors_of
-from compatbench.method import FewShotData, Labels, Method, MethodCard, Module
+from compatbench.method import FewShotData, Labels, Method, MethodCard, Module, graphed
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import Recipe, TrainedMethod
 
@@ -129,7 +130,23 @@ class Refusing(FakeGraph):
         raise NotRepeatable("not now")
 
 
-def require_equal(module: Module, other: Module) -> None:
-    assert module.tensors.keys() == other.tensors.keys()
-    for name, tensor in module.tensors.items():
-        assert torch.equal(tensor, other[name]), name
+def count_replays(
+    patch: pytest.MonkeyPatch,
+    fit_all: Callable[[], Sequence[Module]],
+    kind: type[FakeGraph] = FakeGraph,
+) -> list[int]:
+    """How often graphs of a kind are repeated in fits on a processor.
+
+    Fails unless they are, bit for bit, the fits of single steps.
+    """
+    patch.setattr(graphed, "LEAST_STEPS", 5)
+    fits = []
+    for each in (Refusing, kind):
+        patch.setattr(FakeGraph, "made", [], raising=False)
+        patch.setitem(graphed.RECORDERS, "cpu", each)
+        fits.append(fit_all())
+    for module, other in zip(*fits, strict=True):
+        assert module.tensors.keys() == other.tensors.keys()
+        for name, tensor in module.tensors.items():
+            assert torch.equal(tensor, other[name]), name
+    return [graph.replays for graph in FakeGraph.made]
