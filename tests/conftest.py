@@ -204,6 +204,12 @@ def make_data() -> MakeData:
 
 
 @pytest.fixture(scope="session")
+def few(clip64: Backbone, labels: Labels, make_data: MakeData) -> MakeData:
+    """Makes few-shot data on the source, in double precision."""
+    return partial(make_data, clip64, labels)
+
+
+@pytest.fixture(scope="session")
 def data(clip: Backbone, labels: Labels, make_data: MakeData) -> FewShotData:
     """Three shots, two views and two validation images per class on the source."""
     return make_data(clip, labels)
