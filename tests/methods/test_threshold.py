@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from formulas import Fit, Given, Tensors, close, fit_test, make, seeded, unit, unit_texts
 from hypothesis import given
 from hypothesis import strategies as st
+from threshold_page import LINES
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
@@ -18,24 +20,13 @@ SHARES = st.sampled_from([0.25, 0.5, 2 / 3, 0.9, 1.0])
 IMAGES = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=12)
 
 
-def naive_threshold(scores: list[float], right: list[bool], wanted: float) -> float:
-    """Every score is tried: the least that reaches it, or else the most precise."""
-    tried = []
-    for score in scores:
-        answered = [r for s, r in zip(scores, right, strict=True) if s >= score]
-        tried.append((sum(answered) / len(answered), score))
-    reached = [score for precision, score in tried if precision >= wanted]
-    best = max(precision for precision, _ in tried)
-    return min(reached or [score for precision, score in tried if precision == best])
-
-
 @given(IMAGES, SHARES)
 def test_the_least_score_is_taken_that_is_precise_enough(
     images: list[tuple[int, bool]], wanted: float
 ) -> None:
     scores, right = [score / 8 for score, _ in images], [r for _, r in images]
     found = choose_threshold(torch.tensor(scores), torch.tensor(right), wanted)
-    assert float(found) == naive_threshold(scores, right, wanted)
+    assert float(found) == LINES["choose"](np.array(scores), np.array(right), wanted)
 
 
 def thresholds(of: Given) -> Tensors:
@@ -44,8 +35,8 @@ def thresholds(of: Given) -> Tensors:
     assert len(classes.unique()) > 1
 
     def chosen(rows: Tensor) -> float:
-        right = (classes == of.owners)[rows].tolist()
-        return naive_threshold(scores[rows].tolist(), right, of.settings["precision"])
+        right = (classes == of.owners)[rows].numpy()
+        return float(LINES["choose"](scores[rows].numpy(), right, of.settings["precision"]))
 
     whole = chosen(scores > -1)
     found = [chosen(classes == c) if (classes == c).any() else whole for c in range(5)]
