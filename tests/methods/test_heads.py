@@ -76,16 +76,11 @@ def adapter_logits(at: Case) -> Tensor:
     return at.cosines(at.photos, ratio * adapted + (1 - ratio) * at.images)
 
 
-def naive_graph(text: Tensor, group: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
+def naive_graph(text: Tensor, group: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """One class's node 0 after a convolution over the whole normalised adjacency matrix."""
-    nodes = torch.stack([text, *group])
-    n = len(nodes)
-    adjacency = torch.eye(n).to(nodes)
-    for i in range(n):
-        for j in range(n):
-            lengths = nodes[i].norm() * nodes[j].norm()
-            cosine = nodes[i].dot(nodes[j]) / lengths if lengths > 0 else torch.zeros(())
-            adjacency[i, j] += max(float(cosine), 0.0)
+    nodes = torch.cat([text[None], group])
+    alike = torch.nn.functional.normalize(nodes, dim=-1)  # a class without images is zero
+    adjacency = torch.eye(len(nodes)).to(nodes) + (alike @ alike.T).clamp(min=0)
     degree = torch.diag(adjacency.sum(1) ** -0.5)
     return torch.tanh(degree @ adjacency @ degree @ nodes @ weight + bias)[0]
 
@@ -99,7 +94,7 @@ def graph_logits(at: Case) -> Tensor:
         refined = {}
         for kind, nodes in (("text", texts), ("image", own["image_nodes"])):
             weight, bias = own[f"{kind}_weight"], own[f"{kind}_bias"][c]
-            parts = [naive_graph(t, list(nodes[k::4]), weight, bias) for k in range(4)]
+            parts = [naive_graph(t, nodes[k::4], weight, bias) for k in range(4)]
             refined[kind] = sum(parts) / 4
         mixed = alpha * refined["text"] + (1 - alpha) * refined["image"]
         rows.append(beta * t + (1 - beta) * mixed)
