@@ -201,9 +201,6 @@ class Formula:
     def build(self, **settings: object) -> Any:
         return make(self.method, **{**self.settings, **settings})
 
-    def case(self, *given: Any) -> Case:
-        return Case(*given, settings=self.settings)
-
     def see(
         self, backbone: Backbone, data: FewShotData
     ) -> tuple[FewShotData, list[Tensor], Callable[[Tensor], Tensor]]:
@@ -217,17 +214,6 @@ class Formula:
         shots, views = few_shots(backbone, data.labels, wanted)
         return shots, views, lambda images: backbone.encode_images(images, wanted)
 
-    def draw_module(self, backbone: Backbone, data: FewShotData) -> Module:
-        """What the method stores, with noise for what it learns."""
-        method = self.build()
-        module = getattr(method, "init", method.fit)(backbone, data, seeded())
-        rng = seeded()
-        noise = {
-            name: 0.3 * torch.randn(x.shape, generator=rng, dtype=torch.float64)
-            for name, x in module.trained.items()
-        }
-        return Module(noise, module.stored)
-
     def check_logits(
         self, backbone: Backbone, data: FewShotData, images: Tensor, target: Backbone | None = None
     ) -> None:
@@ -240,9 +226,16 @@ class Formula:
         data, views, encode = self.see(backbone, data)
         if views[0].ndim > 2:
             images = draw_images(backbone, 4)
-        module, where = self.draw_module(backbone, data), target or backbone
-        found = self.build().attach(module, where, data.labels)(encode(images))
-        expected = self.logits(self.case(where, data.labels, module.tensors, images))
+        method, where, rng = self.build(), target or backbone, seeded()
+        module = getattr(method, "init", method.fit)(backbone, data, seeded())
+        noise = {
+            name: 0.3 * torch.randn(x.shape, generator=rng, dtype=torch.float64)
+            for name, x in module.trained.items()
+        }
+        module = Module(noise, module.stored)
+        found = method.attach(module, where, data.labels)(encode(images))
+        at = Case(where, data.labels, module.tensors, images, settings=self.settings)
+        expected = self.logits(at)
         assert expected.std() > 0.1
         close(found, expected, self.exact)
 
@@ -258,7 +251,8 @@ class Formula:
         batch_size = subject.config.recipe.batch_size
         chosen = torch.randperm(len(data.train), generator=rng)[:batch_size]
         batch = views[0][chosen], data.train.targets[chosen]
-        at = self.case(backbone, data.labels, {**first.stored, **parameters}, *batch)
+        own = {**first.stored, **parameters}
+        at = Case(backbone, data.labels, own, *batch, settings=self.settings)
         value = self.loss(at) if self.loss else at.entropy(self.logits(at))
         gradients = torch.autograd.grad(value, list(parameters.values()))
         assert found.trained.keys() == parameters.keys()
