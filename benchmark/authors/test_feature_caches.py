@@ -128,39 +128,38 @@ def prepare_ape(extract: Any, clip: Any, problem: Problem, settings: dict[str, A
 
 
 @pytest.mark.authors("yangyangyang127/APE")
-def test_ape(checkout: Checkout, problem: Problem, ape_folder: Path) -> None:
-    changes = dict(training_free_feat_num=512, search_step=[20, 20, 5])
-    published, chosen = short(checkout, "ape", ape_folder, **changes), []
-    ours = fit(published.method(**CACHE), problem)
-    settings = choose_half(published)
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("ape", dict(training_free_feat_num=512, search_step=[20, 20, 5])),
+        ("ape_t", dict(training_feat_num=512, search_step=[50, 20, 20])),
+    ],
+)
+def test_ape(
+    checkout: Checkout, problem: Problem, ape_folder: Path, kind: str, changes: dict[str, Any]
+) -> None:
+    published, trained = short(checkout, kind, ape_folder, **changes), kind == "ape_t"
+    ours = fit(published.method(SHORT if trained else {}, **CACHE), problem)
+    settings, chosen = choose_half(published), []
     with script(checkout, problem) as (load, clip):
         main: Any = load("main")
         arguments = prepare_ape(load("extract_features"), clip, problem, settings)
-        main.cls_acc = Accuracy()
+        main.cls_acc = Accuracy(growing=ours.steps + EPOCHS if trained else 0)
         with recording(main, "cal_criterion", chosen):
-            main.APE(settings, *arguments)
-    channels = torch.zeros(len(arguments[0])).index_fill(0, chosen[0], 1.0)
-    theirs = dict(keys=arguments[0].T, values=arguments[1], channels=channels)
+            if trained:
+                main.APE_T(settings, *arguments, clip, epochs(ours.batches))
+                adapter = torch.load(ape_folder / "APE-T_4shots.pt")
+            else:
+                main.APE(settings, *arguments)
+    if trained:
+        # Theirs are in the order of the criterion, ours in that of the channels.
+        theirs = dict(residual=adapter.res[:, adapter.indices.argsort()])
+        theirs["value_weights"] = adapter.value_weights[:, 0]
+    else:
+        channels = torch.zeros(len(arguments[0])).index_fill(0, chosen[0], 1.0)
+        theirs = dict(keys=arguments[0].T, values=arguments[1], channels=channels)
     parameters = {name: ours.module[name] for name in theirs}
     checkout.compare(ours, theirs, main.cls_acc.logits, parameters=parameters)
-
-
-@pytest.mark.authors("yangyangyang127/APE")
-def test_ape_t(checkout: Checkout, problem: Problem, ape_folder: Path) -> None:
-    changes = dict(training_feat_num=512, search_step=[50, 20, 20])
-    published = short(checkout, "ape_t", ape_folder, **changes)
-    ours = fit(published.method(SHORT, **CACHE), problem)
-    settings = choose_half(published)
-    with script(checkout, problem) as (load, clip):
-        main: Any = load("main")
-        arguments = prepare_ape(load("extract_features"), clip, problem, settings)
-        main.cls_acc = Accuracy(growing=ours.steps + EPOCHS)
-        main.APE_T(settings, *arguments, clip, epochs(ours.batches))
-        adapter = torch.load(ape_folder / "APE-T_4shots.pt")
-    # Theirs are in the order of the criterion, ours in that of the channels.
-    theirs = dict(residual=adapter.res[:, adapter.indices.argsort()])
-    theirs["value_weights"] = adapter.value_weights[:, 0]
-    checkout.compare(ours, theirs, main.cls_acc.logits)
 
 
 @pytest.mark.authors("mrflogs/ICLR24")

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from checkout import Checkout
+from random_matrices import draw
 from torch import Tensor, nn
 from whole_fits import OurFit, pose, recording
 
@@ -45,10 +46,6 @@ LIBRARY += ("modeling_utils", "modeling_flash_attention_utils")
 def result(module: Module, logits: Tensor) -> OurFit:
     """Ours, where nothing was fitted in the harness's way."""
     return OurFit(ZeroShot(), None, module, logits, [])
-
-
-def draw(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.authors("jihwanp/TransMiter")

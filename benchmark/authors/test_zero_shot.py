@@ -35,8 +35,10 @@ def defined(checkout: Checkout, scripts: Sequence[str], **names: Any) -> Any:
     return SimpleNamespace(**names)
 
 
-def described(*sentences: Sequence[str]) -> Problem:
+def describe(file: Path, *sentences: Sequence[str]) -> Problem:
+    """A problem with sentences of its classes, which are in a file of the authors' kind, too."""
     problem = pose(scale=100.0)
+    file.write_text(json.dumps(dict(zip(problem.labels.names, sentences, strict=True))))
     return replace(problem, labels=replace(problem.labels, descriptions=sentences))
 
 
@@ -53,10 +55,9 @@ def test_zero_shot(checkout: Checkout, method: str) -> None:
 @pytest.mark.authors("sarahpratt/CuPL")
 def test_cupl(checkout: Checkout, tmp_path: Path) -> None:
     """As many sentences for a class as it has letters."""
-    problem = described(*(tuple(f"{name} with {x}." for x in name) for name in NAMES))
-    ours, labels = fit(CuPL(), problem), problem.labels
     file = tmp_path / "prompts.json"
-    file.write_text(json.dumps(dict(zip(labels.names, labels.descriptions, strict=True))))
+    problem = describe(file, *(tuple(f"{name} with {x}." for x in name) for name in NAMES))
+    ours, labels = fit(CuPL(), problem), problem.labels
     with checkout.open(beside=["kdiAAA/TDA"]) as load:  # for OpenAI's clip
         model = load("clip.model").build_model({**problem.weights}).eval()
         names = dict(clip=load("clip"), model=model, PATH_TO_PROMPTS=file, tqdm=list)
@@ -67,10 +68,9 @@ def test_cupl(checkout: Checkout, tmp_path: Path) -> None:
 
 @pytest.mark.authors("sachit-menon/classify_by_description_release")
 def test_dclip(checkout: Checkout, tmp_path: Path) -> None:
-    problem = described(*(PHRASES[: 1 + i] for i in range(len(NAMES))))
-    ours, labels = fit(DCLIP(), problem), problem.labels
     file = tmp_path / "phrases.json"
-    file.write_text(json.dumps(dict(zip(labels.names, labels.descriptions, strict=True))))
+    problem = describe(file, *(PHRASES[: 1 + i] for i in range(len(NAMES))))
+    ours = fit(DCLIP(), problem)
     with checkout.open(beside=["kdiAAA/TDA"]) as load:
         model = load("clip.model").build_model({**problem.weights}).eval()
         names: dict[str, Any] = dict(torch=torch, F=F, json=json, OrderedDict=OrderedDict)

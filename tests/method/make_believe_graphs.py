@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
+import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from compatbench.backbone import Backbone
 from compatbench.backbone.recording import CudaGraph, NotRepeatable, tensors_of
-from compatbench.method import FewShotData, Labels, MethodCard, Module
+from compatbench.method import FewShotData, Labels, Method, MethodCard, Module, graphed
+from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import Recipe, TrainedMethod
 
-# The methods whose steps are repeated. What is not among them draws (clip_lora, coprompt, flyp,
-# proda), looks whether Sinkhorn's steps are enough (plot, plot_pp), averages beside its module
-# (clipood), trains a whole tower, where products take longest (wise_ft_weights), or sorts (ape_t).
-REPEATED = {
-    *("atprompt", "bitfit", "clap", "clip_adapter", "cocoop", "contcoop", "coop", "dekg", "dept"),
-    *("graph_adapter", "ivlp", "kdpl", "kgcoop", "maple", "mergetune", "mma", "mmrl", "prograd"),
-    *("prolip", "promptkd", "promptsrc", "protext", "taskres", "tcp", "tip_adapter_f", "twosfs"),
-    *("vpt_deep", "vpt_shallow", "wise_ft", "zs_lp"),
-}
+# The methods whose steps are repeated. What is not among them draws, averages beside its module,
+# sorts, looks whether it is done, or trains a whole tower, where products take longest.
+REPEATED = [name for name, cls in builtin_methods().classes.items() if cls.card.replays]
+
+
+ToyMethod = TypeVar("ToyMethod", bound="Toy")
 
 
 class Toy(TrainedMethod):
@@ -40,6 +40,33 @@ class Toy(TrainedMethod):
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Any:
         weight = module["weight"] + module["shift"]
         return lambda features: F.normalize(features, dim=-1) @ weight.T
+
+
+def toy(cls: type[ToyMethod] = Toy, max_steps: int | None = None, **recipe: Any) -> ToyMethod:
+    """A toy with changes of its recipe."""
+    recipe = Toy.Config().recipe.model_dump() | recipe
+    return cls(cls.Config(recipe=Recipe.model_validate(recipe), max_steps=max_steps))
+
+
+def fit(method: Method, backbone: Backbone, data: FewShotData, seed: int = 1) -> Module:
+    return method.fit(backbone, data, torch.Generator().manual_seed(seed))
+
+
+class Recorded:
+    """Rows that note which they were asked for, and were told of before."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows, self.asked, self.told = rows, list[Tensor](), list[Tensor]()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        self.asked.append(index)
+        return self.rows[index]
+
+    def prefetch(self, index: Tensor) -> None:
+        self.told.append(index)
 
 
 class Recording(TorchDispatchMode):
@@ -103,7 +130,23 @@ class Refusing(FakeGraph):
         raise NotRepeatable("not now")
 
 
-def require_equal(module: Module, other: Module) -> None:
-    assert module.tensors.keys() == other.tensors.keys()
-    for name, tensor in module.tensors.items():
-        assert torch.equal(tensor, other[name]), name
+def count_replays(
+    patch: pytest.MonkeyPatch,
+    fit_all: Callable[[], Sequence[Module]],
+    kind: type[FakeGraph] = FakeGraph,
+) -> list[int]:
+    """How often graphs of a kind are repeated in fits on a processor.
+
+    Fails unless they are, bit for bit, the fits of single steps.
+    """
+    patch.setattr(graphed, "LEAST_STEPS", 5)
+    fits = []
+    for each in (Refusing, kind):
+        patch.setattr(FakeGraph, "made", [], raising=False)
+        patch.setitem(graphed.RECORDERS, "cpu", each)
+        fits.append(fit_all())
+    for module, other in zip(*fits, strict=True):
+        assert module.tensors.keys() == other.tensors.keys()
+        for name, tensor in module.tensors.items():
+            assert torch.equal(tensor, other[name]), name
+    return [graph.replays for graph in FakeGraph.made]

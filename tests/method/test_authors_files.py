@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from compatbench.engine.failures import describe_exception, kind_of
 from compatbench.errors import CompatbenchError
-from compatbench.method.mistakes import MethodMistake, check_logits
 from compatbench.method.registry import MethodRegistry
 
 FILE = """\
@@ -77,28 +78,11 @@ def test_a_cell_that_fails_tells_the_author_s_own_line(tmp_path: Path) -> None:
     path, registry = tmp_path / "mine.py", MethodRegistry()
     path.write_text(FILE.replace("labels) *", "labels) @ module['scale'].new_ones(7) *"))
     registry.add_file(path)
-    module = registry.get("mine")
+    backbone: Any = SimpleNamespace(zero_shot=lambda _: torch.ones(2, 3))
+    method: Any = registry.get("mine")()
     with pytest.raises(Exception) as raised:  # noqa: PT011  whatever torch says
-        module().attach({"scale": torch.ones(3)}, _Backbone(), None)  # type: ignore[arg-type]
+        method.attach({"scale": torch.ones(3)}, backbone, None)
     failure = describe_exception(raised.value)  # type: ignore[arg-type]
     assert failure.error.startswith("RuntimeError: ")
     assert failure.error.endswith("(mine.py:15)")
     assert kind_of(failure.error) == "error"
-
-
-class _Backbone:
-    def zero_shot(self, _: object) -> torch.Tensor:
-        return torch.ones(2, 3)
-
-
-@pytest.mark.parametrize(
-    ("logits", "what"),
-    [
-        (None, r"nothing \(None\)"),
-        ((torch.zeros(2, 3),), "a tuple"),
-        (torch.zeros(2, 4), r"logits have shape \[2, 4\], not \[2, 3\]"),
-    ],
-)
-def test_what_is_no_logits_is_refused(logits: object, what: str) -> None:
-    with pytest.raises(MethodMistake, match=what):
-        check_logits(logits, 2, 3)

@@ -80,30 +80,36 @@ def neighbours(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("statement", "edited"),
-    [
-        ("from .sub.x import f", "sub/x.py"),
-        ("from .sub import x", "sub/x.py"),
-        ("from . import sibling", "sibling.py"),
-        ("from .mypkg import f", "mypkg/__init__.py"),
-        ("from .mypkg import *", "mypkg/x.py"),
-        ("from mypkg.x import f", "mypkg/deep.py"),
-        ("import mypkg.x", "mypkg/__init__.py"),
-        ("import mypkg.x as y", "mypkg/deep.py"),
-        ("import sibling", "sibling.py"),
-        ("from sibling import f", "sibling.py"),
-    ],
-)
-@pytest.mark.parametrize("place", ["top", "inner"])
+# A statement in a method's file, and the file that it leads to.
+LEADS = {
+    "from .sub.x import f": "sub/x.py",
+    "from .sub import x": "sub/x.py",
+    "from . import sibling": "sibling.py",
+    "from .mypkg import f": "mypkg/__init__.py",
+    "from .mypkg import *": "mypkg/x.py",
+    "from mypkg.x import f": "mypkg/deep.py",
+    "import mypkg.x": "mypkg/__init__.py",
+    "import mypkg.x as y": "mypkg/deep.py",
+    "import sibling": "sibling.py",
+    "from sibling import f": "sibling.py",
+}
+PLACES = [
+    *[("top", *row) for row in LEADS.items()],
+    *[("inner", *row) for row in LEADS.items() if "*" not in row[0]],
+    ("inner", "from .nowhere import f", "nowhere.py"),  # which counts once it is there
+]
+
+
+@pytest.mark.parametrize(("place", "statement", "edited"), PLACES)
 def test_an_edit_of_what_a_file_imports_changes_its_identity(
-    neighbours: Path, statement: str, edited: str, place: str
+    neighbours: Path, place: str, statement: str, edited: str
 ) -> None:
-    if place == "inner":
-        statement = statement.replace("*", "x")  # a star is for the top alone
-    path = write(neighbours, **{place: statement})
+    """But not one of another file, or of what has the name of an installed package."""
+    path = write(neighbours, **{place: f"import json, numpy; {statement}"})
     before = identity(path)
-    (neighbours / "unused.py").write_text("f = 2\n", encoding="utf-8")
+    for other in ("unused.py", "numpy/x.py"):
+        (neighbours / other).parent.mkdir(exist_ok=True)
+        (neighbours / other).write_text("f = 2\n", encoding="utf-8")
     assert identity(path) == before
     (neighbours / edited).write_text("f = 2\n", encoding="utf-8")
     assert not {*identity(path)} & {*before}
@@ -129,16 +135,6 @@ def test_data_files_of_the_card_count_byte_by_byte(tmp_path: Path) -> None:
     (tmp_path / "words.txt").unlink()
     with pytest.raises(CompatbenchError, match=r"mine\.py: the card of 'mine' .*words\.txt"):
         identity(path)
-
-
-def test_what_is_not_there_counts_once_it_is_and_what_is_installed_never(tmp_path: Path) -> None:
-    path = write(tmp_path, "import json\nimport numpy", inner="from .nowhere import f")
-    before = identity(path)
-    (tmp_path / "numpy").mkdir()
-    (tmp_path / "numpy" / "x.py").write_text("f = 1\n")
-    assert identity(path) == before
-    (tmp_path / "nowhere.py").write_text("f = 1\n")
-    assert identity(path) != before
 
 
 def test_neighbours_of_one_name_do_not_meet(tmp_path: Path) -> None:

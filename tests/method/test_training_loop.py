@@ -4,50 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from make_believe_graphs import Recorded, Toy, fit, toy
 from tiny_models import MakeData
 from torch import Tensor
 
 from compatbench.backbone import Backbone
 from compatbench.errors import CompatbenchError
-from compatbench.method import Classifier, FewShotData, Labels, MethodCard, Module
-from compatbench.method.trained import Batch, Recipe, TrainedMethod, learning_rate
+from compatbench.method import Classifier, FewShotData, Labels
+from compatbench.method.trained import Batch, Recipe, learning_rate
 from compatbench.methods.clip_lora import CLIPLoRA
 
 
-class Toy(TrainedMethod):
-    """A linear classifier on the features, started from random weights."""
+class Watched(Toy):
+    """Keeps its batches."""
 
-    card = MethodCard("toy", "Toy", "none", "classifier", "a linear classifier")
-
-    class Config(TrainedMethod.Config):
-        recipe: Recipe = Recipe(epochs=4, batch_size=4)
-
-    def __init__(self, config: Config | None = None) -> None:
-        super().__init__(config)
-        self.batches: list[Batch] = []
-
-    def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        weight = torch.randn(len(data.labels), backbone.embed_dim, generator=rng)
-        return Module(trained={"weight": weight})
-
-    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
-        return lambda features: features @ module["weight"].T
+    card = dataclasses.replace(Toy.card, replays=False)
+    batches: list[Batch]
 
     def loss(self, classifier: Classifier, batch: Batch) -> Tensor:
-        self.batches.append(batch)
+        self.batches = [*getattr(self, "batches", []), batch]
         return super().loss(classifier, batch)
 
 
-def toy(**recipe: object) -> Toy:
-    return Toy(Toy.Config(recipe=Recipe.model_validate({"epochs": 4, "batch_size": 4} | recipe)))
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+watched = partial(toy, Watched, epochs=4)
 
 
 def which_images(batch: Batch, view: Tensor) -> list[int]:
@@ -79,8 +63,8 @@ def test_a_last_smaller_batch_is_dropped_unless_it_is_kept_or_the_only_one(
     recipe: dict[str, object],
     sizes: list[int],
 ) -> None:
-    method, data = toy(epochs=2, **recipe), make_data(clip, labels, shots=images)
-    method.fit(clip, data, seeded())
+    method, data = watched(epochs=2, **recipe), make_data(clip, labels, shots=images)
+    fit(method, clip, data)
     assert [len(batch.targets) for batch in method.batches] == sizes * 2
     assert method.plan_steps(1, len(data.train)) == (2, len(sizes))
 
@@ -96,11 +80,9 @@ def test_steps_are_counted_as_a_fit_takes_them(
     clip: Backbone, labels: Labels, make_data: MakeData, shots: int, cap: int | None, steps: int
 ) -> None:
     """The epochs grow with the shots; a cap cuts epochs, and is never passed."""
-    recipe = Recipe(epochs={1: 2, 4: 5}, batch_size=4)
     data = make_data(clip, labels, shots=[shots] * 4 + [max(shots, 15 - 4 * shots)])
-    method = Toy(Toy.Config(recipe=recipe, max_steps=cap))
-    data = dataclasses.replace(data, shots=shots)
-    method.fit(clip, data, seeded())
+    method, data = watched(cap, epochs={1: 2, 4: 5}), dataclasses.replace(data, shots=shots)
+    fit(method, clip, data)
     assert len(method.batches) == math.prod(method.plan_steps(shots, len(data.train))) == steps
 
 
@@ -119,19 +101,19 @@ def test_a_whole_fit_equals_the_formula(
     A rate that changes between steps scales the whole velocity, as in PyTorch and Dassl.
     """
     settings = {"optimizer": optimizer, "betas": (0.8, 0.95), "eps": 1e-4}
-    method = toy(epochs=2, lr=0.05, weight_decay=0.1, warmup_lr=0.01, **settings)
-    found = method.fit(clip64, data64, seeded(3))["weight"]
+    method = watched(epochs=2, lr=0.05, weight_decay=0.1, warmup_lr=0.01, **settings)
+    found = fit(method, clip64, data64, 3)["weight"]
 
-    generator = seeded(3)
-    weight = torch.randn(5, 16, generator=generator)
+    generator = torch.Generator().manual_seed(3)
+    weight, shift = (torch.randn(5, 16, generator=generator), torch.rand((), generator=generator))
     velocity, square = torch.zeros(5, 16), torch.zeros(5, 16)
     for epoch in range(2):
         rate = 0.01 if epoch == 0 else 0.05
         order = torch.randperm(15, generator=generator)
         for step in range(3):
             rows = order[4 * step : 4 * step + 4]
-            features = data64.train.views[epoch][rows]
-            probabilities = (features @ weight.T).softmax(-1)
+            features = F.normalize(data64.train.views[epoch][rows], dim=-1)
+            probabilities = (features @ (weight + shift).T).softmax(-1)
             wrong = probabilities - F.one_hot(data64.train.targets[rows], 5)
             gradient = wrong.T @ features / 4
             if optimizer == "adamw":  # decoupled: the decay shrinks the parameter itself
@@ -168,11 +150,10 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, Tensor]]:
 def test_a_capped_recipe_of_small_batches_keeps_the_share_of_its_warm_up(
     clip: Backbone, data: FewShotData, steps: list[tuple[float, Tensor]]
 ) -> None:
-    recipe = Recipe(batch_size=1, epochs=20)
     images = len(data.train)
-    Toy(Toy.Config(recipe=recipe, max_steps=images)).fit(clip, data, seeded())
+    fit(watched(images, batch_size=1, epochs=20), clip, data)
     per_epoch = math.ceil(images / 10)
-    assert [rate for rate, _ in steps].count(recipe.warmup_lr) == per_epoch
+    assert [rate for rate, _ in steps].count(Recipe().warmup_lr) == per_epoch
     assert len(steps) == images // per_epoch * per_epoch
 
 
@@ -180,9 +161,9 @@ def test_modules_after_each_epoch_are_averaged_where_weights_are_given(
     clip: Backbone, data: FewShotData, steps: list[tuple[float, Tensor]], monkeypatch
 ) -> None:
     shares = [0.2, 0.5, 0.0, 0.3]
-    method = toy()
+    method = watched()
     monkeypatch.setattr(method, "epoch_weights", lambda epochs: shares[:epochs])
-    found = method.fit(clip, data, seeded())
+    found = fit(method, clip, data)
     assert len(steps) == 12
     ends = [after for _, after in steps[2::3]]
     expected = 0.2 * ends[0] + 0.5 * ends[1] + 0.3 * ends[3]
@@ -197,9 +178,9 @@ def test_views_are_cycled_by_epoch_and_a_batch_holds_what_was_asked_for(
     data = make_data(clip, labels, views=3)
     tokens = [torch.randn(15, 16) for _ in range(3)]
     for view_inputs in (None, tokens):
-        method = toy(epochs=7, batch_size=15)
+        method = watched(epochs=7, batch_size=15)
         train = dataclasses.replace(data.train, view_inputs=view_inputs)
-        method.fit(clip, dataclasses.replace(data, train=train), seeded())
+        fit(method, clip, dataclasses.replace(data, train=train))
         assert len(method.batches) == 7
         for epoch, batch in enumerate(method.batches):
             rows = which_images(batch, data.train.views[epoch % 3])
@@ -212,30 +193,13 @@ def test_views_are_cycled_by_epoch_and_a_batch_holds_what_was_asked_for(
                 assert torch.equal(batch.inputs, tokens[epoch % 3][rows])
 
 
-class Recorded:
-    """Rows that note which they were asked for, and told of before."""
-
-    def __init__(self, rows: Tensor) -> None:
-        self.rows, self.asked, self.told = rows, list[Tensor](), list[Tensor]()
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        self.asked.append(index)
-        return self.rows[index]
-
-    def prefetch(self, index: Tensor) -> None:
-        self.told.append(index)
-
-
 def test_rows_on_disk_are_told_which_a_step_will_ask_for_next(
     clip: Backbone, labels: Labels, make_data: MakeData
 ) -> None:
     data, rows = make_data(clip, labels, views=1), Recorded(torch.randn(15, 16))
     train = dataclasses.replace(data.train, view_inputs=[rows])
-    method = toy(epochs=2, batch_size=4)
-    method.fit(clip, dataclasses.replace(data, train=train), seeded())
+    method = watched(epochs=2, batch_size=4)
+    fit(method, clip, dataclasses.replace(data, train=train))
     assert len(rows.asked) == 2 * 3
     # Not the rest of an epoch that is dropped, nor the next epoch's, which is not drawn yet.
     foreseen = [*rows.asked[1:3], *rows.asked[4:6]]
@@ -251,8 +215,8 @@ def test_batches_of_pooled_views_mix_all_of_them(
 ) -> None:
     """An epoch has as many steps as without; no view of an image is drawn twice in it."""
     data = make_data(clip, labels, views=3)
-    method = toy(epochs=2, batch_size=15, pool_views=True)
-    method.fit(clip, data, seeded())
+    method = watched(epochs=2, batch_size=15, pool_views=True)
+    fit(method, clip, data)
     assert len(method.batches) == 2
     for batch in method.batches:
         drawn = which_images(batch, data.train.views.flatten(0, 1))
@@ -261,7 +225,7 @@ def test_batches_of_pooled_views_mix_all_of_them(
         assert batch.targets.tolist() == [int(data.train.targets[row % 15]) for row in drawn]
     tokens = dataclasses.replace(data.train, view_inputs=[torch.zeros(15, 2)] * 3)
     with pytest.raises(CompatbenchError, match="pool_views"):
-        method.fit(clip, dataclasses.replace(data, train=tokens), seeded())
+        fit(method, clip, dataclasses.replace(data, train=tokens))
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,9 @@ from __future__ import annotations
 import copy
 import json
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -106,20 +104,15 @@ def main(names: list[str]) -> None:
     with constructors():
         places = Accelerator(torch.device(NAME, 0))
         for name in names or builtin_methods().names():
-            start = time.process_time()
             try:
                 cls = builtin_methods().get(name)
                 figures = run(cls, places)
                 if cls.card.replays:
                     figures["rehearsed"] = rehearse(cls, places)
             except Exception as error:
-                last = [
-                    f"{Path(frame.filename).name}:{frame.lineno}"
-                    for frame in traceback.extract_tb(error.__traceback__)[-4:]
-                ]
-                figures = {"error": f"{type(error).__name__}: {error}".splitlines()[0], "at": last}
-            seconds = round(time.process_time() - start, 2)
-            print(json.dumps({"method": name, "seconds": seconds, **figures}), flush=True)
+                lines = traceback.format_exception(error, limit=-2)
+                figures = {"error": " ".join("".join(lines).split())}
+            print(json.dumps({"method": name, **figures}), flush=True)
 
 
 if __name__ == "__main__":

@@ -47,21 +47,17 @@ def scale_of(backbone: Backbone) -> Tensor:
 
 def cosine_logits(backbone: Backbone, texts: Tensor, images: Tensor) -> Tensor:
     """z_ic = s · ⟨f_i, t_c⟩ / (‖f_i‖ ‖t_c‖), ``[images, classes]``."""
-    scale = scale_of(backbone)
-    rows = [[scale * f.dot(t) / (f.norm() * t.norm()) for t in texts] for f in images]
-    return torch.stack([torch.stack(row) for row in rows])
+    return scale_of(backbone) * unit(images) @ unit(texts).T
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """−(1/N) Σ_i log softmax(z_i)_{y_i}."""
-    losses = [row.logsumexp(0) - row[y] for row, y in zip(logits, targets, strict=True)]
-    return torch.stack(losses).mean()
+    return -logits.log_softmax(1)[torch.arange(len(targets)), targets].mean()
 
 
 def mean_cosine(texts: Tensor, others: Tensor) -> Tensor:
     """(1/C) Σ_c cos(t_c, t'_c)."""
-    cosines = [a.dot(b) / (a.norm() * b.norm()) for a, b in zip(texts, others, strict=True)]
-    return torch.stack(cosines).mean()
+    return (unit(texts) * unit(others)).sum(1).mean()
 
 
 def unit(x: Tensor) -> Tensor:
@@ -82,20 +78,6 @@ def unit_texts(backbone: Backbone, labels: Labels) -> Tensor:
 def embed(backbone: Backbone, words: str) -> Tensor:
     """The rows of the token table for words."""
     return text_tower(backbone).token_embedding.weight[backbone.tokenizer.encode(words)]
-
-
-def noise_like(tensors: Tensors, seed: int = 1, scale: float = 0.3) -> dict[str, Tensor]:
-    """Tensors of the same names and shapes, drawn from one normal of this scale."""
-    rng = seeded(seed)
-    return {
-        name: scale * torch.randn(x.shape, generator=rng, dtype=torch.float64)
-        for name, x in tensors.items()
-    }
-
-
-def stream_of_features() -> Tensor:
-    """Features of thirty images, near to one another so that not all are surely one class."""
-    return 3 * torch.randn(30, 16, generator=seeded(9)).double()
 
 
 def descend(name: str, x: Tensor, gradient: Tensor) -> Tensor:
@@ -134,14 +116,21 @@ class Case:
     def scale(self) -> Tensor:
         return scale_of(self.backbone)
 
+    def fills(self) -> Tensor:
+        """Features of the class names in the chosen templates, ``[templates, C, e]``."""
+        chosen = {"first": slice(1), "rest": slice(1, None), "all": slice(None)}
+        templates = self.labels.templates[chosen[self.settings.get("templates", "first")]]
+        return torch.stack([self.fill(template) for template in templates])
+
     @property
     def photos(self) -> Tensor:
-        """Features of "a photo of a ….", not normalised."""
-        return self.fill()
+        """Features of "a photo of a ….", or means over other templates; not normalised."""
+        return self.fills().mean(0)
 
     @property
     def unit_photos(self) -> Tensor:
-        return unit(self.photos)
+        """As zero-shot has them: normalised before and after the mean."""
+        return unit(unit(self.fills()).mean(0))
 
     def fill(self, *template: str) -> Tensor:
         return fill(self.backbone, self.labels, *template)
@@ -162,9 +151,8 @@ def prompted(at: Case) -> tuple[Tensor, Tensor]:
     """
     own = at.own
     if "coupling_weight" in own:
-        layers = zip(own["coupling_weight"], own["coupling_bias"], strict=True)
-        pairs = list(zip(own["text_prompts"], layers, strict=True))
-        image = [torch.stack([w @ token + b for token in tokens]) for tokens, (w, b) in pairs]
+        layers = own["text_prompts"], own["coupling_weight"], own["coupling_bias"]
+        image = [tokens @ w.T + b for tokens, w, b in zip(*layers, strict=True)]
     else:
         image = list(own["image_prompts"])
     features = run_image_tower(at.backbone.model.visual, at.images, image)
@@ -183,37 +171,6 @@ def shift_weights(backbone: Backbone, own: Tensors) -> Backbone:
             frozen = module._parameters.pop(attribute)
             setattr(module, attribute, frozen.data + delta)
     return changed
-
-
-def naive_plan(similarity: Tensor, epsilon: float, steps: int, tolerance: float) -> Tensor:
-    """Sinkhorn's algorithm on one matrix ``[P, N]``, number by number."""
-    patches, prompts = similarity.shape
-    kernel = [[math.exp(-(1 - float(x)) / epsilon) for x in row] for row in similarity]
-    r, c = [1.0] * patches, [1.0] * prompts
-    for _ in range(steps):
-        old = r
-        r = [1 / patches / sum(kernel[p][n] * c[n] for n in range(prompts)) for p in range(patches)]
-        c = [1 / prompts / sum(kernel[p][n] * r[p] for p in range(patches)) for n in range(prompts)]
-        if sum(abs(a - b) for a, b in zip(r, old, strict=True)) / patches < tolerance:
-            break
-    plan = [[r[p] * kernel[p][n] * c[n] for n in range(prompts)] for p in range(patches)]
-    return torch.tensor(plan, dtype=torch.float64)
-
-
-def transport(backbone: Backbone, images: Tensor, texts: Tensor) -> Tensor:
-    """z_ic = s Σ_pn T_pn cos(f_ip, t_nc), of ``[I, P, e]`` and ``[N, C, e]``.
-
-    With the published constants; the plan T is held fixed.
-    """
-    rows = []
-    for image in images:
-        row = []
-        for c in range(texts.shape[1]):
-            similarity = unit(image) @ unit(texts[:, c]).T
-            plan = naive_plan(similarity.detach(), 0.1, 100, 1e-2)
-            row.append(scale_of(backbone) * (plan * similarity).sum())
-        rows.append(torch.stack(row))
-    return torch.stack(rows)
 
 
 @dataclass(frozen=True)
@@ -244,9 +201,6 @@ class Formula:
     def build(self, **settings: object) -> Any:
         return make(self.method, **{**self.settings, **settings})
 
-    def case(self, *given: Any) -> Case:
-        return Case(*given, settings=self.settings)
-
     def see(
         self, backbone: Backbone, data: FewShotData
     ) -> tuple[FewShotData, list[Tensor], Callable[[Tensor], Tensor]]:
@@ -260,12 +214,6 @@ class Formula:
         shots, views = few_shots(backbone, data.labels, wanted)
         return shots, views, lambda images: backbone.encode_images(images, wanted)
 
-    def draw_module(self, backbone: Backbone, data: FewShotData) -> Module:
-        """What the method stores, with noise for what it learns."""
-        method = self.build()
-        module = getattr(method, "init", method.fit)(backbone, data, seeded())
-        return Module(noise_like(module.trained), module.stored)
-
     def check_logits(
         self, backbone: Backbone, data: FewShotData, images: Tensor, target: Backbone | None = None
     ) -> None:
@@ -278,9 +226,16 @@ class Formula:
         data, views, encode = self.see(backbone, data)
         if views[0].ndim > 2:
             images = draw_images(backbone, 4)
-        module, where = self.draw_module(backbone, data), target or backbone
-        found = self.build().attach(module, where, data.labels)(encode(images))
-        expected = self.logits(self.case(where, data.labels, module.tensors, images))
+        method, where, rng = self.build(), target or backbone, seeded()
+        module = getattr(method, "init", method.fit)(backbone, data, seeded())
+        noise = {
+            name: 0.3 * torch.randn(x.shape, generator=rng, dtype=torch.float64)
+            for name, x in module.trained.items()
+        }
+        module = Module(noise, module.stored)
+        found = method.attach(module, where, data.labels)(encode(images))
+        at = Case(where, data.labels, module.tensors, images, settings=self.settings)
+        expected = self.logits(at)
         assert expected.std() > 0.1
         close(found, expected, self.exact)
 
@@ -296,7 +251,8 @@ class Formula:
         batch_size = subject.config.recipe.batch_size
         chosen = torch.randperm(len(data.train), generator=rng)[:batch_size]
         batch = views[0][chosen], data.train.targets[chosen]
-        at = self.case(backbone, data.labels, {**first.stored, **parameters}, *batch)
+        own = {**first.stored, **parameters}
+        at = Case(backbone, data.labels, own, *batch, settings=self.settings)
         value = self.loss(at) if self.loss else at.entropy(self.logits(at))
         gradients = torch.autograd.grad(value, list(parameters.values()))
         assert found.trained.keys() == parameters.keys()
@@ -332,3 +288,94 @@ def step_test(formulas: Sequence[Formula]) -> Callable[..., None]:
         formula.check_first_step(clip64, data64)
 
     return test
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a fit is made of, and what its classifier on a target is then asked."""
+
+    source: Backbone
+    data: FewShotData
+    target: Backbone
+    images: Tensor
+    settings: Mapping[str, Any]
+
+    @property
+    def owners(self) -> Tensor:
+        return self.data.train.targets
+
+    def views(self, count: int | None = None) -> Tensor:
+        """The last so many views of the shots, ``[views, N, e]``."""
+        return self.data.train.views[-(count or 3) :]
+
+    @property
+    def texts(self) -> Tensor:
+        """Zero-shot's on the source."""
+        return unit_texts(self.source, self.data.labels)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A method of which the whole fit is a formula.
+
+    Attributes:
+        naive: tensors of the module by their names, or ``logits``.
+        steps: whether they are those after training; by default what it starts from.
+        single: in single precision.
+    """
+
+    method: str
+    naive: Callable[[Given], Tensors]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    shots: int | Sequence[int] = (2, 1, 3, 0, 1)
+    exact: float = 1e-9
+    steps: bool = False
+    single: bool = False
+
+    def __str__(self) -> str:
+        return "-".join([self.method, *map(str, self.settings.values()), str(self.shots)])
+
+
+def fit_test(fits: Sequence[Fit]) -> Callable[..., None]:
+    """A test of fits, and of their classifiers on a target, against formulas."""
+
+    @pytest.mark.parametrize("fit", fits, ids=str)
+    @pytest.mark.usefixtures("float64")
+    def test(
+        clip: Backbone, clip64: Backbone, eva64: Backbone, labels: Labels, make_data: Any, fit: Fit
+    ) -> None:
+        source = clip if fit.single else clip64
+        shots = fit.shots if isinstance(fit.shots, int) else list(fit.shots)
+        data, method = make_data(source, labels, shots, 0, 3), make(fit.method, **fit.settings)
+        # Near to one another, so that not all are surely one class.
+        images = 3 * torch.randn(30, 16, generator=seeded(9))
+        make_module = method.fit if fit.steps else getattr(method, "init", method.fit)
+        module = make_module(source, data, seeded())
+        expected = fit.naive(Given(source, data, eva64, images, fit.settings))
+        for name, tensor in expected.items():
+            if name == "logits":
+                close(method.attach(module, eva64, labels)(images), tensor, fit.exact)
+            else:
+                close(module[name].to(tensor), tensor, fit.exact)
+
+    return test
+
+
+def class_means(rows: Tensor, owners: Tensor, empty: float) -> Tensor:
+    """Means of the rows of each of five classes; ``empty`` where there is none."""
+    groups = [rows[owners == c] for c in range(5)]
+    return torch.stack([x.mean(0) if len(x) else torch.full_like(rows[0], empty) for x in groups])
+
+
+def naive_gaussian(groups: Sequence[Tensor]) -> dict[str, Tensor]:
+    """W = μ Σ⁻¹ and b = log(1/C) − ½ μ Σ⁻¹ μᵀ of the rows of each class.
+
+    Without rows, a class has the mean of the other means.
+    """
+    centre = torch.stack([rows.mean(0) for rows in groups if len(rows)]).mean(0)
+    means = torch.stack([rows.mean(0) if len(rows) else centre for rows in groups])
+    centred = torch.cat([rows - mean for rows, mean in zip(groups, means, strict=True)])
+    covariance, (n, e) = centred.T.cov(), centred.shape
+    shrunk = (n - 1) * covariance + covariance.trace() * torch.eye(e).to(covariance)
+    weight = means @ (e * torch.linalg.inv(shrunk))
+    return {"weight": weight, "bias": -math.log(len(groups)) - (weight * means).sum(1) / 2}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -14,10 +14,9 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import CompatbenchError, NotTransferable
-from compatbench.extras.check.method_under_test import MethodUnderTest
+from compatbench.extras.check.method_under_test import relabel
 from compatbench.method import FewShotData, Module
 from compatbench.method.registry import builtin_methods
-from compatbench.method.trained import TrainedMethod
 
 ALL = builtin_methods().names()
 
@@ -32,14 +31,6 @@ def test_a_method_is_named_as_its_file(name: str) -> None:
     assert cls.__module__ in (f"compatbench.methods.{name}", "compatbench.methods.zeroshot")
 
 
-@pytest.mark.slow
-def test_a_module_has_as_many_parameters_before_its_first_step(tested: MethodUnderTest) -> None:
-    """The table of methods counts them there."""
-    if isinstance(method := tested.build(), TrainedMethod):
-        start = method.init(tested.source, tested.draw(), seeded())
-        assert tested.fitted.parameters == start.parameters
-
-
 # What is drawn before the first step: a tensor, its settings, and the numbers that a linear layer
 # of PyTorch's takes in, or the standard deviation of a normal.
 DRAWN: list[tuple[str, str, Mapping[str, object], int | float]] = [
@@ -49,6 +40,7 @@ DRAWN: list[tuple[str, str, Mapping[str, object], int | float]] = [
     *[("cocoop", name, {}, 512) for name in ("down", "down_bias")],
     *[("cocoop", name, {}, 32) for name in ("up", "up_bias")],
     ("coop", "context", {}, 0.02),
+    ("coop", "context", {"class_specific": True}, 0.02),
     ("contcoop", "prompts", {"context_words": None}, 0.02),
     *[("contcoop", name, {}, (2 / 512) ** 0.5) for name in ("query", "key", "value")],
     ("contcoop", "output", {"initialisation": "xavier", "output_projection": True}, 512**-0.5),
@@ -86,6 +78,7 @@ def test_what_is_drawn_has_the_published_spread(
     bound = size**-0.5 if isinstance(size, int) else 6.0 * size
     spread = bound / 3**0.5 if isinstance(size, int) else size
     assert drawn.abs().max() <= bound
+    assert len(drawn.unique()) > 0.9 * drawn.numel()  # each number by itself
     assert drawn.std() == pytest.approx(spread, rel=3 / drawn.numel() ** 0.5)
     assert abs(drawn.mean()) < 4 * spread / drawn.numel() ** 0.5
 
@@ -172,6 +165,8 @@ def test_without_validation_images_the_published_settings_stay(
         ("cocoop", {"class_specific": True}, "class_specific"),
         ("atprompt", {"attributes": ()}, "attributes"),
         ("atprompt", {"attributes": (" ",)}, "attributes"),
+        ("threshold", {"precision": 0}, "precision"),
+        ("threshold", {"precision": 1.01}, "precision"),
     ],
 )
 def test_settings_that_do_not_fit_the_method_or_the_backbone_are_refused(
@@ -182,38 +177,57 @@ def test_settings_that_do_not_fit_the_method_or_the_backbone_are_refused(
 
 
 DEEP = {"image_layers": 3}
-# A model by its fixture, or a CLIP with changes of its text tower.
-REFUSED: list[tuple[str, dict[str, Any], Any, Any, str]] = [
-    ("ivlp", {}, {"layers": 4}, "clip", "text towers of 4 blocks or more"),
-    ("clip_lora", {"encoder": "text"}, {"layers": 4}, "clip", "text towers of 4 blocks or more"),
-    ("ivlp", {}, DEEP, "clip", "image towers of 3 blocks or more"),
-    ("clip_lora", {"encoder": "image"}, DEEP, "clip", "image towers of 3 blocks or more"),
-    ("vpt_deep", {}, DEEP, "clip", "image towers of 3 blocks or more"),
-    ("bitfit", {}, "clip", {"layers": 2}, r"has no 'transformer.resblocks.2.*bias'"),
-    ("tcp", {}, "clip", {"layers": 1}, "a single block"),
-    ("mmrl", {}, "clip", {"no_causal_mask": True}, "a causal text tower"),
-    ("flyp", {}, "clip", {"layers": 2}, "text tower has no 'transformer.resblocks.2.ln_1.weight'"),
-    ("flyp", {}, "clip", {"layers": 4}, "has a 'transformer.resblocks.3.ln_1.weight', for which"),
-    ("flyp", {}, "clip", {"embed_dim": 24}, "'text_projection' of size 32 × 16, not 32 × 24"),
-    ("flyp", {}, "clip", "eva", "a 'class_embedding' of size 32, not 128"),
+
+
+class Refusal(NamedTuple):
+    """A module, and where it cannot be attached.
+
+    Models are fixtures, or a CLIP with these changes of its text tower.
+    """
+
+    name: str
+    why: str
+    source: Any = "clip"
+    target: Any = "clip"
+    settings: Mapping[str, object] = {}
+    others: Mapping[str, object] | None = None  # of what attaches it
+    classes: int = 5
+
+
+TEXT, BOTH = {"encoder": "text"}, {"layers": 4, **DEEP}
+FOUR_TEXT, THREE_IMAGE = "text towers of 4 blocks or more", "image towers of 3 blocks or more"
+REFUSED = [
+    Refusal("ivlp", FOUR_TEXT, {"layers": 4}),
+    Refusal("clip_lora", FOUR_TEXT, {"layers": 4}, settings=TEXT),
+    Refusal("ivlp", THREE_IMAGE, DEEP),
+    Refusal("clip_lora", THREE_IMAGE, DEEP, settings={"encoder": "image"}),
+    Refusal("vpt_deep", THREE_IMAGE, DEEP),
+    Refusal("mma", "a number of adapted blocks of 2, not 1", BOTH, {"image_layers": 1}),
+    Refusal("bitfit", r"has no 'transformer.resblocks.2.*bias'", target={"layers": 2}),
+    Refusal("tcp", "a single block", target={"layers": 1}),
+    Refusal("mmrl", "a causal text tower", target={"no_causal_mask": True}),
+    Refusal("flyp", "tower has no 'transformer.resblocks.2.ln_1.weight'", target={"layers": 2}),
+    Refusal("flyp", "'transformer.resblocks.3.ln_1.weight', for which", target={"layers": 4}),
+    Refusal("flyp", "'text_projection' of size 32 × 16, not 32 × 24", target={"embed_dim": 24}),
+    Refusal("flyp", "a 'class_embedding' of size 32, not 128", target="eva"),
+    Refusal("coop", "classes of 5, not 3", settings={"class_specific": True}, classes=3),
+    Refusal("threshold", "classes of 5, not 3", settings={"per_class": True}, classes=3),
+    Refusal("atprompt", "attributes of 1, not 2", settings={"attributes": ["size"]}, others={}),
+    Refusal("rosetta", "another list of words", others={"word_list": "0" * 64}),
 ]
 
 
-@pytest.mark.parametrize(("name", "settings", "source", "target", "why"), REFUSED)
-def test_a_tower_for_which_a_module_is_not_made_is_refused(
-    request: pytest.FixtureRequest,
-    data: FewShotData,
-    name: str,
-    settings: dict[str, Any],
-    source: Any,
-    target: Any,
-    why: str,
+@pytest.mark.parametrize("refusal", REFUSED, ids=lambda refusal: refusal.name)
+def test_a_module_is_refused_where_it_has_no_meaning(
+    request: pytest.FixtureRequest, data: FewShotData, refusal: Refusal
 ) -> None:
     old, new = (
         request.getfixturevalue(model) if isinstance(model, str) else wrap(tiny_clip(**model), "x")
-        for model in (source, target)
+        for model in (refusal.source, refusal.target)
     )
-    method = make(name, **settings)
-    module = method.init(old, data, seeded())
-    with pytest.raises(NotTransferable, match=why):
-        method.attach(module, new, data.labels)
+    method = make(refusal.name, **refusal.settings)
+    module = getattr(method, "init", method.fit)(old, data, seeded())
+    others = refusal.settings if refusal.others is None else refusal.others
+    labels = relabel(data.labels.names[: refusal.classes])
+    with pytest.raises(NotTransferable, match=refusal.why):
+        make(refusal.name, **others).attach(module, new, labels)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
 import torch
 from formulas import (
     Case,
+    Fit,
     Formula,
-    close,
-    cosine_logits,
+    Given,
+    Tensors,
     embed,
-    fill,
+    fit_test,
     logits_test,
     make,
+    naive_gaussian,
     seeded,
     step_test,
     unit,
@@ -26,10 +27,9 @@ from tiny_models import MakeData
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.errors import NotTransferable
-from compatbench.method import FewShotData, Method, Module
+from compatbench.method import Method
 from compatbench.method.registry import builtin_methods
-from compatbench.methods._shared.texts import Templates, choose_templates, mean_texts, zero_shot
+from compatbench.methods._shared.texts import Templates
 from compatbench.methods.dclip import join
 
 
@@ -122,57 +122,35 @@ def test_a_name_and_a_descriptor_become_a_text(name: str, text: str, joined: str
     assert join(name, text) == joined
 
 
-def naive_timo(
-    backbone: Backbone, data: FewShotData, gamma: float, beta: int
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Text weights of each class, and W and b of GDA on images and weighted texts."""
-    few, weights, groups = data.train, [], []
-    for c, texts in enumerate(described(backbone, data.labels, 1)):
+def timo_fit(of: Given) -> Tensors:
+    """Text weights of each class, and W and b of GDA on images and weighted texts.
+
+    Without shots, the texts of a class weigh alike.
+    """
+    weights, groups, gamma = [], [], of.settings["gamma"]
+    for c, texts in enumerate(described(of.source, of.data.labels, 1)):
         texts = texts[:3]  # one template, and the fewest descriptions are two
-        own = few.views[:, few.targets == c]
-        mean = unit(unit(own.mean(0)).mean(0))
-        matches = torch.stack([mean.dot(text) for text in texts])
+        own = of.views()[:, of.owners == c]
+        if not own.shape[1]:
+            weights.append(torch.full((3,), 1 / 3))
+            groups.append(texts[:0])
+            continue
+        matches = texts @ unit(unit(own.mean(0)).mean(0))
         weights.append(torch.softmax(gamma * matches / matches.norm(), dim=0))
         ranked = sorted(range(3), key=lambda j: -float(matches[j]))
-        rows = [matches[j] * texts[j] for j in [*ranked, *ranked][:beta]]
+        rows = [matches[j] * texts[j] for j in [*ranked, *ranked][: of.settings["beta"] or 3]]
         groups.append(torch.stack([*rows, *unit(own).flatten(0, 1)]))
-    means = torch.stack([rows.mean(0) for rows in groups])
-    centred = torch.cat([rows - mean for rows, mean in zip(groups, means, strict=True)])
-    covariance, (n, e) = centred.T.cov(), centred.shape
-    shrunk = (n - 1) * covariance + covariance.trace() * torch.eye(e).double()
-    weight = means @ (e * torch.linalg.inv(shrunk))
-    bias = torch.stack([-math.log(5) - w.dot(m) / 2 for w, m in zip(weight, means, strict=True)])
-    return weights, weight, bias
+    return {"text_weights": torch.stack(weights), **naive_gaussian(groups)}
 
 
-@pytest.mark.parametrize(("gamma", "beta"), [(50.0, None), (7.0, 5)])
-def test_timo_s_texts_are_weighted_by_images_and_are_rows_beside_them(
-    backbone64: Backbone, data64: FewShotData, gamma: float, beta: int | None
-) -> None:
-    module = make("timo", gamma=gamma, beta=beta).fit(backbone64, data64, torch.Generator())
-    weights, weight, bias = naive_timo(backbone64, data64, gamma, beta or 3)
-    close(module["text_weights"], torch.stack(weights))
-    close([module["weight"], module["bias"]], [weight, bias], 1e-8)
+TIMO = [
+    Fit("timo", timo_fit, {"gamma": 50.0, "beta": None}, 3, 1e-8),
+    Fit("timo", timo_fit, {"gamma": 7.0, "beta": 5}, 3, 1e-8),
+    Fit("timo", timo_fit, {"gamma": 50.0, "beta": None}, (3, 0, 3, 3, 3), 1e-6),
+]
 
 
-def test_timo_without_shots_of_a_class_weights_its_texts_alike(
-    clip64: Backbone, few: MakeData
-) -> None:
-    module = make("timo").fit(clip64, few(shots=[3, 0, 3, 3, 3]), torch.Generator())
-    close(module["text_weights"][1], torch.full((3,), 1 / 3).double(), 1e-6)
-    close(module["weight"][1], module["weight"][[0, 2, 3, 4]].mean(0))
-
-
-def test_words_for_all_vectors_of_atprompt_are_a_sentence(
-    clip64: Backbone, labels: Labels, images64: Tensor
-) -> None:
-    context, attribute = clip64.embed_text("of the"), clip64.embed_text("a drawing")[None]
-    own = Module({"attribute_context": attribute, "context": context})
-    logits = make("atprompt", attributes=("habitat",)).attach(own, clip64, labels)(images64)
-    texts = fill(clip64, labels, "a drawing habitat of the {}.")
-    torch.testing.assert_close(logits, cosine_logits(clip64, texts, images64))
-    with pytest.raises(NotTransferable, match="number of attributes of 1, not 2"):
-        make("atprompt").attach(own, clip64, labels)
+test_fits_equal_their_formulas = fit_test(TIMO)
 
 
 def test_protext_sees_no_image(clip64: Backbone, few: MakeData) -> None:
@@ -186,19 +164,6 @@ METHODS = {
     if (field := method.Config.model_fields.get("templates")) and field.annotation == Templates
     if method.image_input is Method.image_input  # or the data below would not be what it takes
 }
-
-
-@pytest.mark.parametrize(("which", "used"), [("first", [0]), ("rest", [1, 2]), ("all", [0, 1, 2])])
-def test_texts_are_means_over_the_chosen_templates(
-    backbone64: Backbone, labels: Labels, which: Templates, used: list[int]
-) -> None:
-    texts = [fill(backbone64, labels, labels.templates[i]) for i in used]
-    mean = torch.stack(texts).mean(0)
-    weights = unit(torch.stack([unit(each) for each in texts]).sum(0))
-    torch.testing.assert_close(mean_texts(backbone64, labels, which), mean)
-    torch.testing.assert_close(zero_shot(backbone64, labels, which), weights)
-    only = Labels(labels.names, labels.templates[:1], "{}")
-    assert choose_templates(only, which) == only.templates
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -217,5 +182,6 @@ def test_a_fit_on_the_second_of_two_templates_is_one_on_it_alone(
         return subject.attach(module.detach(), clip64, own)(images64)
 
     chosen = classify(2, templates="rest")
-    torch.testing.assert_close(chosen, classify(1), rtol=0, atol=0)
+    for which in ("first", "rest"):  # of one template
+        torch.testing.assert_close(chosen, classify(1, templates=which), rtol=0, atol=0)
     assert (chosen - classify(2, templates="first")).abs().max() > 1e-3

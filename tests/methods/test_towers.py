@@ -15,6 +15,7 @@ from formulas import (
     Formula,
     Tensors,
     adam,
+    close,
     embed,
     fill,
     logits_test,
@@ -34,7 +35,6 @@ from tiny_models import wrap
 from torch import Tensor, nn
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.method import FewShotData, Module, NotTransferable
 
 
 def vpt_logits(at: Case) -> Tensor:
@@ -273,22 +273,23 @@ def test_vpt_s_text_is_the_same_for_every_task_or_the_task_s(clip: Backbone) -> 
         torch.testing.assert_close(method.attach(module, clip, labels).weights, expected)
 
 
+@pytest.mark.parametrize("name", ["vpt_deep", "maple"])
 @pytest.mark.parametrize("entry", ["raw", "post-ln"])
+@pytest.mark.usefixtures("float64")
 def test_the_first_tokens_enter_another_tower_as_declared(
-    clip64: Backbone, labels: Labels, entry: Any
+    clip64: Backbone, labels: Labels, name: str, entry: str
 ) -> None:
     """After a norm of another tower's, they are other tokens if they are carried raw."""
-    data, _ = few_shots(clip64, labels)
-    method = make("vpt_deep", entry=entry, max_steps=1)
-    module = method.fit(clip64, data, seeded(1))
+    method = make(name, entry=entry, max_steps=1)
+    module = method.fit(clip64, few_shots(clip64, labels)[0], seeded(1))
     assert set(module.stored) == ({"entered"} if entry == "post-ln" else set())
-    raw = module["image_prompts"][0].double()
+    raw = method.image_prompts(module)[0]
     model: Any = copy.deepcopy(clip64.model)
     entered = model.visual.ln_pre(raw)
 
     def check(expected: Tensor) -> None:
         [first, *_] = method.insert(module, wrap(model, "other"))
-        torch.testing.assert_close(first.double(), expected, rtol=1e-5, atol=1e-5)
+        close(first, expected)
 
     check(entered)
     model.visual.ln_pre.bias.data += 1.0
@@ -297,31 +298,7 @@ def test_the_first_tokens_enter_another_tower_as_declared(
     check(raw if entry == "raw" else entered)
 
 
-def test_maple_s_first_image_prompts_can_be_carried_behind_the_source_s_norm(
-    clip: Backbone, labels: Labels
-) -> None:
-    data, _ = few_shots(clip, labels)
-    module = make("maple", entry="post-ln", max_steps=2).fit(clip, data, torch.Generator())
-    tokens, weight, bias = (
-        module[name][0] for name in ("text_prompts", "coupling_weight", "coupling_bias")
-    )
-    expected = clip.model.visual.ln_pre(tokens @ weight.T + bias)  # type: ignore[operator, union-attr]
-    torch.testing.assert_close(module.stored["entered"], expected)
-
-
 def test_promptsrc_s_average_over_epochs_is_gaussian() -> None:
     weights = make("promptsrc").epoch_weights(50)
     density = [math.exp(-((j - 30) ** 2) / (2 * 30**2)) for j in range(1, 51)]
     assert weights == pytest.approx([value / sum(density) for value in density])
-
-
-def test_adapters_for_more_blocks_than_a_tower_has_are_refused(
-    clip: Backbone, eva64: Backbone, data: FewShotData
-) -> None:
-    """Of three text blocks and two or six image blocks, two of each have adapters."""
-    module = make("mma").init(clip, data, torch.Generator())
-    assert module["shared"].shape == (2, 32, 32)
-    assert [make("mma").image_input(one).block for one in (clip, eva64)] == [0, 1]
-    deeper = Module({name: torch.cat([x, x]) for name, x in module.trained.items()})
-    with pytest.raises(NotTransferable, match="a number of adapted blocks of 4, not 2"):
-        make("mma").attach(deeper, clip, data.labels)

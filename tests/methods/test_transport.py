@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
-from formulas import (
-    Case,
-    close,
-    logits_test,
-    naive_plan,
-    seeded,
-    step_test,
-    transport,
-    variants,
-)
+from formulas import Case, close, logits_test, scale_of, seeded, step_test, unit, variants
 from image_reference import run_image_tower
 from open_clip_reference import encode_contexts, encode_texts
 from torch import Tensor
 
-from compatbench.backbone import DENSE
+from compatbench.backbone import DENSE, Backbone
 from compatbench.methods.plot import transport_plan
 
 PHRASES = ("a photo of a", "this is a photo of one", "one image of a")
@@ -49,6 +42,32 @@ def plus_plus_logits(at: Case) -> Tensor:
         ]
     )
     return transport(at.backbone, torch.stack(features, dim=1), texts)
+
+
+def naive_plan(similarity: Tensor, epsilon: float, steps: int, tolerance: float) -> Tensor:
+    """Sinkhorn's algorithm on one matrix ``[P, N]``, number by number."""
+    patches, prompts = similarity.shape
+    kernel = [[math.exp(-(1 - float(x)) / epsilon) for x in row] for row in similarity]
+    r, c = [1.0] * patches, [1.0] * prompts
+    for _ in range(steps):
+        old = r
+        r = [1 / patches / sum(kernel[p][n] * c[n] for n in range(prompts)) for p in range(patches)]
+        c = [1 / prompts / sum(kernel[p][n] * r[p] for p in range(patches)) for n in range(prompts)]
+        if sum(abs(a - b) for a, b in zip(r, old, strict=True)) / patches < tolerance:
+            break
+    plan = [[r[p] * kernel[p][n] * c[n] for n in range(prompts)] for p in range(patches)]
+    return torch.tensor(plan, dtype=torch.float64)
+
+
+def transport(backbone: Backbone, images: Tensor, texts: Tensor) -> Tensor:
+    """z_ic = s Σ_pn T_pn cos(f_ip, t_nc), of ``[I, P, e]`` and ``[N, C, e]``.
+
+    With the published constants; the plan T is held fixed.
+    """
+    similarities = torch.einsum("ipe,nce->icpn", unit(images), unit(texts))
+    plans = [naive_plan(each.detach(), 0.1, 100, 1e-2) for each in similarities.flatten(0, 1)]
+    moved = torch.stack(plans).view_as(similarities) * similarities
+    return scale_of(backbone) * moved.sum((-2, -1))
 
 
 SIZES = {"context_length": 4, "prompts": 3}

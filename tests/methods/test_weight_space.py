@@ -6,6 +6,7 @@ import torch
 from formulas import (
     Case,
     Formula,
+    Tensors,
     adam,
     cosine_logits,
     cross_entropy,
@@ -21,7 +22,6 @@ from image_reference import draw_images, run_image_tower
 from open_clip_reference import encode_texts
 from tiny_models import tiny_clip, wrap
 from torch import Tensor
-from torch.func import functional_call
 
 from compatbench.backbone import Backbone
 from compatbench.extras.check.method_under_test import MethodUnderTest
@@ -29,8 +29,10 @@ from compatbench.method import FewShotData
 from compatbench.method.registry import builtin_methods
 
 
-def encode_images(at: Case) -> Tensor:
-    return run_image_tower(shift_weights(at.backbone, at.own).model.visual, at.images, [])
+def encode_images(at: Case, own: Tensors | None = None) -> Tensor:
+    """With differences added to weights, by default all of the module's."""
+    changed = shift_weights(at.backbone, at.own if own is None else own)
+    return run_image_tower(changed.model.visual, at.images, [])
 
 
 def clipood_logits(at: Case) -> Tensor:
@@ -52,8 +54,7 @@ def wise_ft_logits(at: Case) -> Tensor:
 def flyp_logits(at: Case) -> Tensor:
     changed = shift_weights(at.backbone, at.own)
     texts = torch.stack([unit(fill(changed, at.labels, t)) for t in at.labels.templates]).mean(0)
-    logits = at.cosines(texts, run_image_tower(changed.model.visual, at.images, []))
-    return at.own["log_scale"].exp() * logits
+    return at.own["log_scale"].exp() * at.cosines(texts, encode_images(at))
 
 
 def flyp_loss(at: Case) -> Tensor:
@@ -66,42 +67,33 @@ def flyp_loss(at: Case) -> Tensor:
     texts = encode_texts(
         changed, [at.labels.templates[t].format(at.labels.names[y]) for t, y in pairs]
     )
-    features = run_image_tower(changed.model.visual, at.images, [])
-    logits = at.own["log_scale"].exp() * at.cosines(texts, features)
+    logits = at.own["log_scale"].exp() * at.cosines(texts, encode_images(at))
     diagonal = torch.arange(len(at.targets))
     return (cross_entropy(logits, diagonal) + cross_entropy(logits.T, diagonal)) / 2
 
 
 def own_name(backbone: Backbone, name: str) -> str:
     """The model's name of what 2SFS calls ``text.…`` or ``image.…``."""
-    tower, _, name = name.partition(".")
-    eva = hasattr(backbone.model, "text")
-    if tower == "text":
-        return f"text.{name}" if eva else name
-    if not eva:
-        return f"visual.{name}"
+    if name.startswith("text.") or hasattr(backbone.model.visual, "proj"):
+        return name
     for common, own in (("transformer.resblocks", "blocks"), ("ln_post", "norm"), ("ln_", "norm")):
         name = name.replace(common, own)
-    return f"visual.trunk.{name}"
+    return name.replace("image.", "image.trunk.")
 
 
 def twosfs_logits(at: Case) -> Tensor:
-    """s · cos(f', t' + r) by the whole model, with differences added to its norms."""
-    model, weights = at.backbone.model, dict(at.backbone.model.named_parameters())
-    names = {n: own_name(at.backbone, n) for n in at.own if n != "residual"}
-    shifted = {name: weights[name] + at.own[n] for n, name in names.items()}
-    tokens = at.backbone.tokenizer([f"a photo of a {name}." for name in at.labels.names])
-    features, texts, scale = functional_call(model, shifted, (at.images, tokens))
-    return scale * features @ unit(texts + at.own["residual"]).T
+    """s · cos(f', t' + r), with differences added to the norms of both towers."""
+    own = {own_name(at.backbone, n): x for n, x in at.own.items() if n != "residual"}
+    texts = unit(fill(shift_weights(at.backbone, own), at.labels))
+    return at.cosines(texts + at.own["residual"], encode_images(at, own))
 
 
 def prolip_logits(at: Case) -> Tensor:
     """s · cos(x (P + D), t), P replaced in the image tower."""
-    visual, change = at.backbone.model.visual, at.own["projection"]
-    weights = dict(visual.named_parameters())  # type: ignore[union-attr]
-    name, shift = ("proj", change) if "proj" in weights else ("head.proj.weight", change.T)
-    features = functional_call(visual, {name: weights[name] + shift}, (at.images,))  # type: ignore[arg-type]
-    return at.cosines(at.unit_photos, features)
+    change = at.own["projection"]
+    is_clip = hasattr(at.backbone.model.visual, "proj")
+    own = {"image.proj": change} if is_clip else {"image.head.proj.weight": change.T}
+    return at.cosines(at.photos, encode_images(at, own))
 
 
 SMOOTH = {"eps": 0.1}  # of Adam
@@ -152,4 +144,3 @@ def test_twosfs_tunes_no_more_than_both_towers_have() -> None:
     # Weight and bias of two norms in each of twelve blocks and of one behind them, and r.
     assert source == target
     assert len(source) == 2 * 2 * (2 * 12 + 1) + 1
-    assert tested.attach(tested.target)(tested.inputs(tested.target)).isfinite().all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -41,6 +41,31 @@ from compatbench.transfers.warm import PULLS, Warm, train_further, train_near
 RATE = 0.5
 
 
+class Target(NamedTuple):
+    """Where a module is brought to, with labelled images in one view."""
+
+    model: Backbone
+    labels: Labels
+    data: FewShotData
+
+    def logits(self, x: Tensor, features: Tensor) -> Tensor:
+        """TaskRes, written out."""
+        weights = self.model.text_features(self.labels.fill()) + 0.5 * x
+        norms = features.norm(dim=-1, keepdim=True) * weights.norm(dim=-1)
+        return self.model.logit_scale * features @ weights.T / norms
+
+    def unlabelled(self, logits: Tensor) -> Unlabelled:
+        features = draw(len(logits), 16, seed=4)
+        zero_shot = self.logits(torch.zeros(5, 16), features).detach()
+        seen, scale = OldAnswers(logits, zero_shot), self.model.logit_scale
+        return Unlabelled(features, features, features, seen, scale)
+
+
+@pytest.fixture(scope="module")
+def target(eva64: Backbone, labels: Labels, make_data: MakeData) -> Target:
+    return Target(eva64, labels, make_data(eva64, labels, views=1))
+
+
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -56,20 +81,8 @@ def taskres(epochs: int) -> Method:
     return build("taskres", recipe=Recipe(lr=RATE, epochs=epochs, **plain))  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module")
-def target_data(eva64: Backbone, labels: Labels, make_data: MakeData) -> FewShotData:
-    return make_data(eva64, labels, views=1)
-
-
-def residual(labels: Labels) -> Module:
-    return Module({"residual": 0.3 * draw(len(labels), 16)})
-
-
-def logits_of(x: Tensor, features: Tensor, backbone: Backbone, labels: Labels) -> Tensor:
-    """TaskRes, written out."""
-    weights = backbone.text_features(labels.fill()) + 0.5 * x
-    norms = features.norm(dim=-1, keepdim=True) * weights.norm(dim=-1)
-    return backbone.logit_scale * features @ weights.T / norms
+def residual() -> Module:
+    return Module({"residual": 0.3 * draw(5, 16)})
 
 
 def descend(x: Tensor, loss: Any, steps: int) -> Tensor:
@@ -79,122 +92,81 @@ def descend(x: Tensor, loss: Any, steps: int) -> Tensor:
     return x.detach()
 
 
-@pytest.mark.parametrize("pull", [0.0, 0.7])
-def test_warm_takes_a_tenth_of_the_steps_down_the_written_loss(
-    pull: float,
-    eva64: Backbone,
-    labels: Labels,
-    target_data: FewShotData,
-    beside_naive_code: Callable[..., None],
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("way", ["warm", "warm, pull 0.7", "distilled", "retrained"])
+def test_a_way_goes_down_the_written_loss(
+    way: str, target: Target, beside_naive_code: Callable[..., None]
 ) -> None:
-    start, train = residual(labels)["residual"], target_data.train
+    """From the old module a tenth of the method's steps; anew, all of them."""
+    model, labels, data = target
+    answers, start, module = 3 * draw(12, 5, seed=7), residual()["residual"], residual()
+    images, pull, steps = target.unlabelled(answers), 0.7 if "pull" in way else 0.0, 3
 
     def loss(x: Tensor) -> Tensor:
-        own = logits_of(x, train.views[0], eva64, labels)
-        right = own.log_softmax(-1)[torch.arange(len(train)), train.targets]
-        return -right.mean() + pull / 2 * ((x - start) ** 2).sum()
+        if way == "distilled":
+            p, q = target.logits(x, images.target).softmax(-1), answers.softmax(-1)
+            both = (p * (p / q).log()).sum(-1) + (q * (q / p).log()).sum(-1)
+            return both.mean() / 2
+        entropy = F.cross_entropy(target.logits(x, data.train.views[0]), data.train.targets)
+        return entropy + pull / 2 * ((x - start) ** 2).sum()
 
-    module = residual(labels)
-    found = train_further(taskres(30), module, eva64, target_data, seeded(), pull)
-    name = f"warm{f', pull {pull}' if pull else ''}"
-    beside_naive_code(name, found["residual"], descend(start, loss, 3), 3)
+    if way == "distilled":
+        steps, found = 2, distil(taskres(20), module, model, labels, images, seeded())
+    elif way == "retrained":
+        transfer = Retrained(Retrained.Config(shots=3))
+        given = TransferData(transfer, labels=data)
+        found = transfer.carry(taskres(3), module, model, labels, given)
+    else:
+        found = train_further(taskres(30), module, model, data, seeded(), pull)
+    naive = descend(0 * start if way == "retrained" else start, loss, steps)
+    beside_naive_code(way, found["residual"], naive, steps)
     assert torch.equal(module["residual"], start)  # the old module is left as it was
 
 
-def test_the_pull_is_the_one_that_classifies_the_validation_images_best(
-    eva64: Backbone, labels: Labels, target_data: FewShotData
-) -> None:
-    method, module = taskres(100), residual(labels)
-    tried = [train_further(method, module, eva64, target_data, seeded(), pull) for pull in PULLS]
-    right = [accuracy(method.attach(one, eva64, labels), target_data.val) for one in tried]
-    found = train_near(method, module, eva64, target_data, seeded())
+def test_the_pull_is_the_one_that_classifies_the_validation_images_best(target: Target) -> None:
+    model, labels, data = target
+    method, module = taskres(100), residual()
+    tried = [train_further(method, module, model, data, seeded(), pull) for pull in PULLS]
+    right = [accuracy(method.attach(one, model, labels), data.val) for one in tried]
+    found = train_near(method, module, model, data, seeded())
     assert torch.equal(found["residual"], tried[right.index(max(right))]["residual"])
     way = Warm(Warm.Config(shots=3, pull=True))
-    given = TransferData(way, labels=target_data)
-    with torch.no_grad():
-        answers = way.attach(method, module, eva64, labels, given)(target_data.val.plain)
-    assert torch.allclose(answers, method.attach(found, eva64, labels)(target_data.val.plain))
+    carried = way.carry(method, module, model, labels, TransferData(way, labels=data))
+    assert torch.equal(carried["residual"], found["residual"])
 
 
-def unlabelled(backbone: Backbone, labels: Labels, logits: Tensor, seed: int = 4) -> Unlabelled:
-    features = draw(len(logits), 16, seed=seed)
-    zero_shot = logits_of(torch.zeros(len(labels), 16), features, backbone, labels)
-    old = OldAnswers(logits, zero_shot.detach())
-    return Unlabelled(features, features, features, old, backbone.logit_scale)
-
-
-def test_distillation_goes_down_the_written_divergence(
-    eva64: Backbone, labels: Labels, beside_naive_code: Callable[..., None]
-) -> None:
-    answers = 3 * draw(12, len(labels), seed=7)
-    images = unlabelled(eva64, labels, answers)
-
-    def loss(x: Tensor) -> Tensor:
-        p = logits_of(x, images.target, eva64, labels).softmax(-1)
-        q = answers.softmax(-1)
-        both = (p * (p / q).log()).sum(-1) + (q * (q / p).log()).sum(-1)
-        return both.mean() / 2
-
-    start = residual(labels)["residual"]
-    found = distil(taskres(20), residual(labels), eva64, labels, images, seeded())
-    beside_naive_code("distilled", found["residual"], descend(start, loss, 2), 2)
-
-
-def test_retrained_starts_anew_down_the_written_loss(
-    eva64: Backbone,
-    labels: Labels,
-    target_data: FewShotData,
-    beside_naive_code: Callable[..., None],
-) -> None:
-    way, val = Retrained(Retrained.Config(shots=3)), target_data.val
-    given = TransferData(way, labels=target_data)
-    found = way.attach(taskres(3), residual(labels), eva64, labels, given)(val.plain)
-
-    def loss(x: Tensor) -> Tensor:
-        own = logits_of(x, target_data.train.views[0], eva64, labels)
-        return F.cross_entropy(own, target_data.train.targets)
-
-    naive = descend(torch.zeros(len(labels), 16), loss, 3)
-    beside_naive_code("retrained", found, logits_of(naive, val.plain, eva64, labels), 3)
-
-
-def test_gradfix_keeps_what_most_images_agree_with(
-    eva64: Backbone, labels: Labels, target_data: FewShotData
-) -> None:
-    module, method = residual(labels), taskres(20)
-    tau, votes = module["residual"], torch.zeros(len(labels), 16)
-    for feature, label in zip(target_data.train.views[0], target_data.train.targets, strict=True):
+def test_gradfix_keeps_what_most_images_agree_with(target: Target) -> None:
+    module, val = residual(), target.data.val
+    tau, votes = module["residual"], torch.zeros(5, 16)
+    for feature, label in zip(target.data.train.views[0], target.data.train.targets, strict=True):
         x = torch.zeros_like(tau).requires_grad_()
-        loss = F.cross_entropy(logits_of(x, feature[None], eva64, labels), label[None])
+        loss = F.cross_entropy(target.logits(x, feature[None]), label[None])
         votes -= torch.autograd.grad(loss, x)[0].sign()
     kept = tau * (votes.sign() == tau.sign())
     assert 0 < int((kept != 0).sum()) < kept.numel()
-    val = target_data.val
-    right = [
-        float((logits_of(f * kept, val.views[0], eva64, labels).argmax(-1) == val.targets).sum())
-        for f in FACTORS
-    ]
-    found = mask_by_gradient(method, module, eva64, target_data)
+    guesses = [target.logits(factor * kept, val.views[0]).argmax(-1) for factor in FACTORS]
+    right = [int((guess == val.targets).sum()) for guess in guesses]
+    found = mask_by_gradient(taskres(20), module, target.model, target.data)
     assert torch.allclose(found["residual"], FACTORS[right.index(max(right))] * kept, atol=1e-9)
 
 
 def test_gradfix_takes_differences_from_zero_shot_and_training_what_is_trained(
-    eva64: Backbone, labels: Labels, target_data: FewShotData
+    target: Target,
 ) -> None:
     served = {name for name, cls in builtin_methods().classes.items()
               if GradFix(GradFix.Config(shots=1)).serves(cls.card)}  # fmt: skip
     assert {"taskres", "bitfit", "clip_lora", "rosetta"} <= served
     assert served.isdisjoint({"coop", "kgcoop", "maple", "linear_probe", "cocoop"})
+    tip, given = build("tip_adapter"), (target.model, target.data)
     with pytest.raises(NotTransferable, match="computed, not trained"):
-        train_further(build("tip_adapter"), Module(), eva64, target_data, seeded())
+        train_further(tip, Module(), *given, seeded())
     with pytest.raises(NotTransferable, match="no difference from"):
-        mask_by_gradient(build("tip_adapter"), Module({}, {"alpha": draw(1)}), eva64, target_data)
+        mask_by_gradient(tip, Module({}, {"alpha": draw(1)}), *given)
 
 
 def test_the_logit_change_is_turned_as_written(float64: None) -> None:
     source, target = 20 * draw(9, 12), 30 * draw(9, 12, seed=1)
-    teacher = 20 * draw(9, 5, seed=2)
-    change = learn_change(source, teacher, seeded())
+    change = learn_change(source, 20 * draw(9, 5, seed=2), seeded())
     p, net = change.projection, change.net
     assert torch.allclose(p @ p.T, torch.eye(12), atol=1e-9)
     # A new one changes nothing.
@@ -240,19 +212,17 @@ def test_the_logit_change_learns_in_the_written_steps(
 
 
 def test_transmiter_on_the_source_itself_answers_as_the_learned_change(
-    eva64: Backbone, labels: Labels, float64: None
+    target: Target, float64: None
 ) -> None:
-    images = unlabelled(eva64, labels, 3 * draw(12, len(labels), seed=7))
-    words = F.normalize(draw(20, 16, seed=8), dim=-1)
-    method, module = taskres(20), residual(labels)
+    images, words = target.unlabelled(3 * draw(12, 5, seed=7)), F.normalize(draw(20, 16, seed=8))
     answers = []
     for turn in (True, False):
         way = TransMiter(TransMiter.Config(turn=turn))
         given = TransferData(way, 1, words=WordPair(words, words), unlabelled=images)
         with torch.no_grad():
-            attached = way.attach(method, module, eva64, labels, given)
+            attached = way.attach(taskres(20), residual(), target.model, target.labels, given)
             answers.append(attached(images.target))
-    assert answers[0].shape == (12, len(labels))
+    assert answers[0].shape == (12, 5)
     assert torch.allclose(*answers, atol=1e-9)
 
 
@@ -262,11 +232,10 @@ def without_mlps(backbone: Backbone, text: list[int], image: list[int]) -> Backb
     trunk = getattr(model.visual, "trunk", None)
     blocks = model.visual.transformer.resblocks if trunk is None else trunk.blocks
     own = getattr(model, "text", model).transformer.resblocks
-    with torch.no_grad():
-        for block in [own[i] for i in text] + [blocks[i] for i in image]:
-            *_, last = (part for part in block.mlp.modules() if isinstance(part, nn.Linear))
-            last.weight.zero_()
-            last.bias.zero_()
+    for block in [own[i] for i in text] + [blocks[i] for i in image]:
+        *_, last = (part for part in block.mlp.modules() if isinstance(part, nn.Linear))
+        last.requires_grad_(False).weight.zero_()
+        last.bias.zero_()
     return wrap(model, "without-mlps")
 
 
@@ -280,9 +249,8 @@ def test_trans_peft_leaves_out_the_mlps_that_are_drawn(
     assert 0 < len(gone[0]) < depth[0] + (rate == 1)
     expected = without_mlps(backbone64, *gone)
     prompts = backbone64.text_prompts(labels.fill())
-    assert torch.allclose(
-        dropping.encode_prompts(prompts), expected.encode_prompts(prompts), atol=1e-9
-    )
+    found, wanted = (each.encode_prompts(prompts) for each in (dropping, expected))
+    assert torch.allclose(found, wanted, atol=1e-9)
     size = backbone64.preprocess_settings["size"]
     hidden = backbone64.image.embed(draw(2, 3, size, size))
     assert torch.allclose(dropping.image.encode(hidden), expected.image.encode(hidden), atol=1e-9)
@@ -292,12 +260,10 @@ def test_trans_peft_leaves_out_the_mlps_that_are_drawn(
 
 def test_trans_peft_at_zero_is_the_plain_fit(clip: Backbone, data: FewShotData) -> None:
     method = build("coop", max_steps=2, context_length=2)
-    context = [
-        method.fit(DroppingBackbone(clip, rate, seeded(3)), data, seeded())["context"]
-        for rate in (0.0, 0.9)
-    ]
-    assert torch.equal(context[0], method.fit(clip, data, seeded())["context"])
-    assert not torch.equal(*context)
+    models = (clip, *(DroppingBackbone(clip, rate, seeded(3)) for rate in (0.0, 0.9)))
+    plain, none, most = (method.fit(model, data, seeded())["context"] for model in models)
+    assert torch.equal(none, plain)
+    assert not torch.equal(most, plain)
 
 
 def test_a_fit_that_runs_no_tower_has_no_mlp_to_leave_out() -> None:

@@ -10,19 +10,23 @@ from typing import Any
 import pytest
 import torch
 from random_matrices import draw
+from tiny_models import tiny_clip, tiny_eva_clip
 from torch import Tensor
 
-from compatbench.backbone import Backbone, Labels
+from compatbench.backbone import Backbone
 from compatbench.errors import NotTransferable
+from compatbench.extras.check.method_under_test import LABELS
 from compatbench.extras.check.models import wrap
 from compatbench.method import FeatureSet, FewShotData, Module
 from compatbench.method.registry import builtin_methods, builtin_transfers
 from compatbench.method.transfer import OldAnswers, TransferData, Unlabelled
 from compatbench.transfers.few_shot_orthogonal import FewShotOrthogonal
 from compatbench.transfers.subspace import Subspace, leading_subspaces
-from compatbench.transfers.transfusion import match_towers, permute, split
+from compatbench.transfers.transfusion import permute, split
 
 LORA: Any = builtin_methods().get("clip_lora")
+CLIP, EVA = wrap(tiny_clip().double(), "clip"), wrap(tiny_eva_clip().double(), "eva")
+PIXELS = 0.3 * draw(6, 3, 24, 24, seed=3)
 
 
 def low_rank(backbone: Backbone, *kinds: str) -> Module:
@@ -36,9 +40,9 @@ def low_rank(backbone: Backbone, *kinds: str) -> Module:
 
 
 @pytest.fixture(scope="module")
-def shuffled(clip64: Backbone, labels: Labels, pixels: Tensor) -> Backbone:
-    """The same functions as ``clip64``, with the units of both towers in another order."""
-    model: Any = copy.deepcopy(clip64.model)
+def shuffled() -> Backbone:
+    """The same functions as ``CLIP``, with the units of both towers in another order."""
+    model: Any = copy.deepcopy(CLIP.model)
     generator = torch.Generator().manual_seed(5)
 
     def shuffle(size: int) -> Tensor:
@@ -60,22 +64,12 @@ def shuffled(clip64: Backbone, labels: Labels, pixels: Tensor) -> Backbone:
                 parts = [permute(n, t, order) for n, t in split({name: tensor.data}).items()]
                 tensor.data = torch.cat(parts)
     other = wrap(model, "shuffled")
-    for encode in (lambda each: each.zero_shot(labels), lambda each: each.encode_images(pixels)):
-        assert torch.allclose(encode(other), encode(clip64), atol=1e-9)
+    for encode in (lambda each: each.zero_shot(LABELS), lambda each: each.encode_images(PIXELS)):
+        assert torch.allclose(encode(other), encode(CLIP), atol=1e-9)
     return other
 
 
-@pytest.fixture(scope="module")
-def pixels() -> Tensor:
-    return 0.3 * draw(6, 3, 24, 24, seed=3)
-
-
-def logits(method: Any, module: Module, backbone: Backbone, labels: Labels, x: Tensor) -> Tensor:
-    wanted = method.image_input(backbone)
-    return method.attach(module, backbone, labels)(backbone.encode_images(x, wanted)).detach()
-
-
-def carry(way: str, module: Module, old: Backbone, new: Backbone, labels: Labels) -> Module:
+def carry(way: str, module: Module, new: Backbone, old: Backbone = CLIP) -> Module:
     """The module for another model; images, where they are needed, are forty that both see."""
     transfer: Any = builtin_transfers().get(way)()
     method, given = LORA(), dict[str, Any](source=old)
@@ -83,10 +77,10 @@ def carry(way: str, module: Module, old: Backbone, new: Backbone, labels: Labels
         images, wanted = 0.3 * draw(40, 3, 24, 24, seed=8), method.image_input(old)
         features = [each.encode_images(images).detach() for each in (old, new)]
         inputs = [each.encode_images(images, wanted) for each in (old, new)]
-        answers = OldAnswers(draw(40, len(labels), seed=2), torch.zeros(40, len(labels)))
+        answers = OldAnswers(draw(40, 5, seed=2), torch.zeros(40, 5))
         given["unlabelled"] = Unlabelled(*features, inputs[1], answers, 1.0, inputs[0])
     with torch.no_grad():
-        return transfer.carry(method, module, new, labels, TransferData(transfer, **given))
+        return transfer.carry(method, module, new, LABELS, TransferData(transfer, **given))
 
 
 @pytest.mark.parametrize(
@@ -100,58 +94,47 @@ def carry(way: str, module: Module, old: Backbone, new: Backbone, labels: Labels
     ],
 )
 def test_on_a_shuffled_copy_the_carried_module_is_the_same_function(
-    clip64: Backbone,
-    shuffled: Backbone,
-    labels: Labels,
-    pixels: Tensor,
-    way: str,
-    name: str,
-    towers: list[str],
+    shuffled: Backbone, way: str, name: str, towers: list[str]
 ) -> None:
-    method, module = builtin_methods().get(name)(), low_rank(clip64, *towers)
+    method: Any = builtin_methods().get(name)()
+    module = low_rank(CLIP, *towers)
     if name == "bitfit":
-        biases = {n: t for n, t in clip64.text.weights.items() if n.endswith("bias")}
+        biases = {n: t for n, t in CLIP.text.weights.items() if n.endswith("bias")}
         noise = {n: 0.3 * draw(*t.shape, seed=i) for i, (n, t) in enumerate(biases.items())}
         module = Module(noise)
-    carried = carry(way, module, clip64, shuffled, labels)
-    expected = logits(method, module, clip64, labels, pixels)
-    found = logits(method, carried, shuffled, labels, pixels)
+
+    @torch.no_grad()
+    def logits(module: Module, backbone: Backbone) -> Tensor:
+        inputs = backbone.encode_images(PIXELS, method.image_input(backbone))
+        return method.attach(module, backbone, LABELS)(inputs)
+
+    expected, found = logits(module, CLIP), logits(carry(way, module, shuffled), shuffled)
     assert torch.allclose(found, expected, atol=1e-9 if way == "transfusion" else 1e-6)
     # As it was, it is another function there.
-    assert float((logits(method, module, shuffled, labels, pixels) - expected).abs().max()) > 1e-3
+    assert float((logits(module, shuffled) - expected).abs().max()) > 1e-3
 
 
-def test_units_that_match_as_they_are_stay(clip64: Backbone) -> None:
-    for kind in ("text", "image"):
-        for units in match_towers(clip64, clip64, kind).values():
-            assert torch.equal(units, torch.arange(len(units)))
-
-
-def test_towers_and_modules_of_another_kind_are_refused(
-    clip64: Backbone, eva64: Backbone, wider_text: Backbone, labels: Labels
-) -> None:
+def test_towers_and_modules_of_another_kind_are_refused(wider_text: Backbone) -> None:
     for way, part, target, why in (
-        ("transfusion", "image", eva64, "image towers are not built alike"),
+        ("transfusion", "image", EVA, "image towers are not built alike"),
         ("transfusion", "text", wider_text, "text towers are not built alike"),
-        ("transfusion", "context", eva64, "'context' is no difference"),
-        ("subspace", "ln_final.bias", eva64, "is no low-rank update"),
+        ("transfusion", "context", EVA, "'context' is no difference"),
+        ("subspace", "ln_final.bias", EVA, "is no low-rank update"),
         ("orthogonal-shift", "text", wider_text, "text tower of .* has no such weights"),
-        ("theseus", "text.bias", clip64, r"'text\.bias' is no low-rank update"),
+        ("theseus", "text.bias", CLIP, r"'text\.bias' is no low-rank update"),
     ):
         towers = part in ("text", "image")
-        module = low_rank(clip64, part) if towers else Module({part: 0.3 * draw(32)})
+        module = low_rank(CLIP, part) if towers else Module({part: 0.3 * draw(32)})
         with pytest.raises(NotTransferable, match=why):
-            carry(way, module, clip64, target, labels)
+            carry(way, module, target)
 
 
-def test_a_subspace_projects_each_update_from_both_sides(
-    clip64: Backbone, eva64: Backbone, labels: Labels, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_subspace_projects_each_update_from_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Subspace, "share", 0.5)
-    module = low_rank(clip64, "text")
-    found = carry("subspace", module, clip64, eva64, labels)
-    for i in range(clip64.text.depth):
-        fused = eva64.text.weights[f"transformer.resblocks.{i}.attn.in_proj_weight"]
+    module = low_rank(CLIP, "text")
+    found = carry("subspace", module, EVA)
+    for i in range(CLIP.text.depth):
+        fused = EVA.text.weights[f"transformer.resblocks.{i}.attn.in_proj_weight"]
         for j, weight in enumerate(fused.chunk(3)):
             u, s, v = torch.linalg.svd(weight)
             rank = next(r for r in range(1, len(s) + 1) if s[:r].norm() ** 2 >= 0.5 * s.norm() ** 2)
@@ -162,22 +145,22 @@ def test_a_subspace_projects_each_update_from_both_sides(
             assert rank < len(s)
     # The whole space leaves it as it is.
     monkeypatch.setattr(Subspace, "share", 1.0)
-    module = low_rank(eva64, "text", "image")
-    for name, tensor in carry("subspace", module, eva64, eva64, labels).trained.items():
+    module = low_rank(EVA, "text", "image")
+    for name, tensor in carry("subspace", module, EVA, EVA).trained.items():
         assert torch.allclose(tensor, module[name], atol=1e-9)
     assert leading_subspaces(torch.eye(4), 0.9)[0].shape == (4, 4)
 
 
 def test_theseus_turns_text_updates_by_what_queries_keys_and_values_are_given_and_make(
-    clip64: Backbone, shuffled: Backbone, labels: Labels
+    shuffled: Backbone,
 ) -> None:
     """In the first block, from the embeddings of the prompts' different tokens."""
-    module = low_rank(clip64, "text")
-    carried = carry("theseus", module, clip64, shuffled, labels)
+    module = low_rank(CLIP, "text")
+    carried = carry("theseus", module, shuffled)
     given, made = [], []
-    for backbone in (clip64, shuffled):
+    for backbone in (CLIP, shuffled):
         model: Any = backbone.model
-        ids = backbone.tokenizer([labels.templates[0].format(name) for name in labels.names])
+        ids = backbone.tokenizer([LABELS.templates[0].format(name) for name in LABELS.names])
         x = model.token_embedding(ids) + model.positional_embedding
         ends, shared = ids.argmax(-1), 0
         while len(ids[:, shared].unique()) == 1:
@@ -199,14 +182,12 @@ def test_theseus_turns_text_updates_by_what_queries_keys_and_values_are_given_an
         assert torch.allclose(left @ found @ right, left @ update @ right, atol=1e-6)
 
 
-def test_what_both_models_differ_in_is_taken_out_of_an_update(
-    clip64: Backbone, shuffled: Backbone, labels: Labels
-) -> None:
-    module = low_rank(clip64, "text", "image")
-    carried = carry("orthogonal-shift", module, clip64, shuffled, labels)
+def test_what_both_models_differ_in_is_taken_out_of_an_update(shuffled: Backbone) -> None:
+    module = low_rank(CLIP, "text", "image")
+    carried = carry("orthogonal-shift", module, shuffled)
     for kind in ("text", "image"):
-        towers = [getattr(backbone, kind).weights for backbone in (clip64, shuffled)]
-        for i in range(getattr(clip64, kind).depth):
+        towers = [getattr(backbone, kind).weights for backbone in (CLIP, shuffled)]
+        for i in range(getattr(CLIP, kind).depth):
             name = f"transformer.resblocks.{i}.attn.in_proj_weight"
             shift = (towers[1][name] - towers[0][name]).flatten()
             old, new = (torch.cat([*(m[f"{kind}_b"][i] @ m[f"{kind}_a"][i])]).flatten()
@@ -218,19 +199,17 @@ def test_what_both_models_differ_in_is_taken_out_of_an_update(
 
 @pytest.mark.usefixtures("float64")
 def test_few_shot_turns_follow_cross_entropy_and_their_distance_from_orthogonal(
-    clip64: Backbone, eva64: Backbone, data64: FewShotData
+    data64: FewShotData,
 ) -> None:
     """Two steps of AdamW without validation images; the second is off the orthogonal matrices."""
     method = LORA(LORA.Config(max_steps=2, encoder="text"))
-    module = low_rank(clip64, "text")
+    module = low_rank(CLIP, "text")
     none = data64.val
     none = FeatureSet(none.plain[:0], none.views[:, :0], none.targets[:0])
     data = FewShotData(data64.labels, data64.shots, data64.train, none)
     config = FewShotOrthogonal.Config(shots=data.shots, rates=(0.05,), beta=2.0, epochs=2)
     transfer = FewShotOrthogonal(config)
-    found = transfer.carry(
-        method, module, eva64, data.labels, TransferData(transfer, 3, labels=data)
-    )
+    found = transfer.carry(method, module, EVA, data.labels, TransferData(transfer, 3, labels=data))
 
     a, b, rng = module["text_a"], module["text_b"], torch.Generator().manual_seed(3)
     turns = torch.eye(32).repeat(*a.shape[:2], 1, 1).requires_grad_()
@@ -239,7 +218,7 @@ def test_few_shot_turns_follow_cross_entropy_and_their_distance_from_orthogonal(
         optimizer.param_groups[0]["lr"] = 0.05 * (1 + math.cos(math.pi * step / 2)) / 2
         order = torch.randperm(len(data.train), generator=rng)
         turned = Module({"text_a": a @ turns, "text_b": turns.mT @ b})
-        logits = method.attach(turned, eva64, data.labels)(data.train.views[step][order])
+        logits = method.attach(turned, EVA, data.labels)(data.train.views[step][order])
         loss = torch.nn.functional.cross_entropy(logits, data.train.targets[order])
         apart = [(u.T @ u - torch.eye(32)).square().sum() for block in turns for u in block]
         loss = loss + 2 * sum(x.sqrt() if x > 0 else 0 * x for x in apart) / len(apart)
