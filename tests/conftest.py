@@ -93,12 +93,13 @@ def _one_thread() -> None:
 
 
 # The models by their names: the source, a CLIP of token width 32 and embedding size 16, and its
-# upgrade, an EVA-CLIP of the same sizes; a target of another token width; and a backbone with the
-# widths of ViT-B/16, for published parameter counts.
+# upgrade, an EVA-CLIP of the same sizes; targets of which one size or two differ; and a backbone
+# with the widths of ViT-B/16, for published parameter counts.
 MODELS = {
     "clip": tiny_clip,
     "eva": tiny_eva_clip,
     "wider_text": partial(tiny_clip, seed=3, width=48),
+    "stranger": partial(tiny_eva_clip, seed=5, width=48, embed_dim=24),
     "b16_sized": partial(tiny_clip, seed=6, width=512, embed_dim=512, heads=8, layers=1),
     "clip64": lambda: tiny_clip().double(),
     "eva64": lambda: tiny_eva_clip().double(),
@@ -113,7 +114,7 @@ def _model_fixture(name: str) -> Any:
     return model
 
 
-clip, eva, wider_text, b16_sized, clip64, eva64 = map(_model_fixture, MODELS)
+clip, eva, wider_text, stranger, b16_sized, clip64, eva64 = map(_model_fixture, MODELS)
 
 
 @pytest.fixture(scope="session", params=["clip", "eva"])

@@ -9,28 +9,29 @@ card and of the methods it builds on; of everything else, ``ENGINE_VERSION``.
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from compatbench.backbone import load_backbone
+from compatbench.backbone import FEATURES, Backbone, load_backbone
 from compatbench.data.draws import draw_shots
 from compatbench.data.images.views import View
+from compatbench.data.labels import Labels
 from compatbench.data.task import load_task
 from compatbench.engine_version import ENGINE_VERSION
-from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest
-from compatbench.extras.check.models import SyntheticModels, synthetic_models
-from compatbench.method import Method, NotTransferable
+from compatbench.extras.check.models import IMAGE_SIZE, build_clip, build_eva_clip, wrap
+from compatbench.method import FeatureSet, FewShotData, Method, NotTransferable, Teacher
 from compatbench.method.identity import method_identity
 from compatbench.method.predictions import predict
 from compatbench.method.registry import builtin_methods
@@ -41,6 +42,18 @@ REFRESH = "python tests/golden/outputs.py"
 # Of the largest number of an output. Fits are in double precision, where processors differ by
 # far less; features of the mini models are in single precision.
 TOLERANCE = 1e-4
+LABELS = Labels(
+    names=("dog", "hippopotamus", "red apple", "xylophone", "tree"),
+    templates=("a photo of a {}.", "a drawing of the {}.", "{} texture"),
+    teacher_template="a photo of a {}, a type of thing.",
+    descriptions=(
+        ("a friend", "It barks.", "often runs"),
+        ("grey skin", "can swim"),
+        ("A red apple is sweet.", "used in pies", "an old fruit"),
+        ("wooden bars", "The xylophone of a child"),
+        ("leaves", "A tree is tall."),
+    ),
+)
 # Small fits, at a rate at which a few steps count; the rest is as published.
 CAPS = {"max_steps": 6, "max_iterations": 50, "bisections": 2, "prompts": 8, "words": 100}
 BRISK = {"warmup_epochs": 0, "lr": 0.02}
@@ -60,41 +73,70 @@ def double_precision() -> Iterator[None]:
 
 
 @cache
-def double_models() -> SyntheticModels:
-    """The models of the conformance kit in double precision."""
-    models = copy.deepcopy(synthetic_models())
-    models.seen.clear()
-    for backbone in models.backbones:
-        backbone.model.double()
-    return models
+def synthetic_pair() -> tuple[Backbone, Backbone]:
+    """A CLIP and an EVA-CLIP of the same widths, in double precision."""
+    source, target = build_clip("source", seed=1), build_eva_clip("target", seed=2)
+    return wrap(source.model.double(), "source"), wrap(target.model.double(), "target")
 
 
-class GoldenMethod(MethodUnderTest):
-    """A method with images and models as the kit has them, and with the settings above."""
+def paint(targets: Tensor, seed: int) -> Tensor:
+    """Preprocessed images ``[N, 3, H, W]``: coarse patterns, one for each class, and noise."""
+    patterns = torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(7))
+    noise = torch.randn(len(targets), 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(patterns[targets] + noise, IMAGE_SIZE)
 
-    def __init__(self, method: type[Method]) -> None:
-        super().__init__(method)
-        self.models = double_models()
-        self.source, self.target = self.models.source, self.models.target
 
-    def build(self, steps: int = 0) -> Method:
-        config = self.cls.Config
-        settings: dict[str, Any] = {k: v for k, v in CAPS.items() if k in config.model_fields}
-        if "recipe" in config.model_fields:
-            settings["recipe"] = config().recipe.model_copy(update=BRISK)  # type: ignore[attr-defined]
-        return self.cls(config.model_validate(settings))
+@cache
+def synthetic_teacher() -> Backbone:
+    """A CLIP of another joint space, in double precision."""
+    return wrap(build_clip("teacher", seed=3, embed_dim=24).model.double(), "teacher")
+
+
+def few_shots(method: Method, backbone: Backbone) -> FewShotData:
+    """Three shots and two validation images of each class, as a backbone sees them."""
+    few = feature_set(method, backbone, 3, 2, 100), feature_set(method, backbone, 2, 1, 200)
+    if "unlabelled" not in method.card.needs:
+        return FewShotData(LABELS, 3, *few)
+    pool = feature_set(method, backbone, 4, 2, 400)
+    return FewShotData(LABELS, 3, *few, replace(pool, targets=torch.full_like(pool.targets, -1)))
+
+
+def feature_set(method: Method, source: Backbone, shots: int, views: int, seed: int) -> FeatureSet:
+    """So many images of each class under some views, as a method is given them on a backbone."""
+    wanted, targets = method.image_input(source), torch.arange(5).repeat_interleave(shots)
+    plain, *images = (paint(targets, seed + view) for view in range(1 + views))
+    return FeatureSet(
+        source.encode_images(plain),
+        torch.stack([source.encode_images(view) for view in images]),
+        targets,
+        None if wanted == FEATURES else [source.encode_images(v, wanted) for v in images],
+    )
 
 
 def fit_and_attach(name: str) -> Output:
     """Logits ``[7, 5]`` of a short fit, attached to the source and to the target."""
+    cls = builtin_methods().get(name)
+    settings: dict[str, Any] = {k: v for k, v in CAPS.items() if k in cls.Config.model_fields}
+    if "recipe" in cls.Config.model_fields:
+        settings["recipe"] = cls.Config().recipe.model_copy(update=BRISK)  # type: ignore[attr-defined]
+    method = cls(cls.Config.model_validate(settings))
     numbers: Output = {}
     with double_precision():
-        method = GoldenMethod(builtin_methods().get(name))
-        for role, backbone in (("source", method.source), ("target", method.target)):
-            try:
-                numbers[role] = shorten(method.logits(backbone))
-            except NotTransferable as reason:
-                numbers[role] = str(reason)
+        source = synthetic_pair()[0]
+        data = few_shots(method, source)
+        if "teacher" in method.card.needs:
+            teacher = Teacher(synthetic_teacher(), few_shots(method, synthetic_teacher()))
+            data = replace(data, teacher=teacher)
+        module = method.fit(source, data, torch.Generator().manual_seed(1)).detach()
+        for backbone in synthetic_pair():
+            images = paint(torch.arange(7) % 5, 300)
+            with torch.no_grad():
+                try:
+                    classify = method.attach(module, backbone, LABELS)
+                    logits = classify(backbone.encode_images(images, method.image_input(backbone)))
+                    numbers[backbone.name] = shorten(logits)
+                except NotTransferable as reason:
+                    numbers[backbone.name] = str(reason)
     return numbers
 
 

@@ -33,7 +33,7 @@ def test_changed_numbers_need_a_new_version_to_become_golden(
     name = "method kgcoop"
     kept = read(name)
     changed = copy.deepcopy(kept["output"])
-    changed["source"][0][0] += 0.01
+    changed["source"][0][0] *= 1.01
     monkeypatch.setitem(OUTPUTS, name, lambda: changed)
     with pytest.raises(ValueError, match=r"'kgcoop.1\+coop.1, engine 1'; raise `version` on the"):
         renew(name, kept)
