@@ -190,6 +190,7 @@ def test_further_targets_are_chosen_by_name_or_by_what_they_are_for():
         upgrades.choose(["mini-eva-clip-4"])
 
 
+@pytest.mark.slow
 def test_an_anchored_step_adds_the_distance_from_the_sources_texts():
     torch.manual_seed(0)
     model, frozen = (towers.create(towers.TARGET) for _ in range(2))

@@ -86,6 +86,7 @@ def test_models_of_a_wheel_are_compressed_and_used_unpacked(
         assert path.read_bytes() == bytes(range(256)) * 16
 
 
+@pytest.mark.slow
 def test_the_folder_above_a_clone_is_a_place_to_work(tmp_path: Path) -> None:
     """There the clone's folder bears the package's name, and would be found in its place."""
     (tmp_path / "compatbench").symlink_to(REPOSITORY)

@@ -74,6 +74,7 @@ def test_other_processors_keep_pytorchs_choice(
     assert choose_products.__wrapped__() == ""
 
 
+@pytest.mark.slow
 def test_linear_layers_and_their_gradients_go_through_it() -> None:
     """In a process of its own, for the choice is one for the whole process."""
     program = """

@@ -52,6 +52,7 @@ def test_what_the_system_refuses_is_one_line(
     assert capsys.readouterr().err == f"compatbench: cannot use {'x' * 300}: File name too long\n"
 
 
+@pytest.mark.slow
 def test_check_lists_the_failures_of_several_methods_and_exits_with_1(tmp_path: Path) -> None:
     bad = fill_template("bad_one").replace("scale * features + shift", "scale * features.mul_(2)")
     (tmp_path / "bad_one.py").write_text(bad)

@@ -25,6 +25,7 @@ def test_a_file_says_what_its_class_says(name: str) -> None:
         assert declared_needs(label) is None
 
 
+@pytest.mark.slow
 def test_all_pages_are_made_without_pytorch_and_the_statistics_of_scipy() -> None:
     code = (
         "import sys; from compatbench.tables.pages.leaderboard import render_pages as render;"

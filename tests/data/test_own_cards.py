@@ -116,6 +116,7 @@ def test_own_descriptions_are_in_the_key_of_a_test_set(found: Path) -> None:
     assert key(texts) == key(texts | {"elk": ["it bells"]})
 
 
+@pytest.mark.slow
 def test_a_path_serves_wherever_a_name_does(cards: Path, tmp_path: Path) -> None:
     task, backbone = cards / "pets.yaml", cards / "house-clip.yaml"
     assert load_task(str(task)).name == "pets"

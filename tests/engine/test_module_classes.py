@@ -85,6 +85,7 @@ def test_templates_are_the_module_s(module: Module, task: Task) -> None:
     assert found.target.zero_shot_accuracy == before.target.zero_shot_accuracy
 
 
+@pytest.mark.slow
 def test_a_module_works_without_its_card(module: Module, tmp_path: Path, task: Task) -> None:
     module = Module(module.trained, module.stored, module.about | {"task": "gone"})
     path = tmp_path / "gone.safetensors"

@@ -86,6 +86,7 @@ def test_a_ported_module_is_evaluated_without_a_transfer_as_with_it(
         output_of(*asked)
 
 
+@pytest.mark.slow
 def test_a_ported_module_is_used_without_compatbench(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

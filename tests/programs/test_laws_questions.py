@@ -92,6 +92,7 @@ def test_the_property_that_decides_is_found_and_others_are_not(decided: Any):
     assert "cosine of old and new text features (R²" in laws_properties.answer(judged)
 
 
+@pytest.mark.slow
 def test_where_nothing_decides_no_property_is_named():
     judged = [laws_properties.judge(read_targets(0, seed)) for seed in range(5)]
     named = [laws_properties.answer(each) for each in judged]

@@ -99,6 +99,7 @@ def test_what_is_judged_is_not_in_the_fit_and_advice_takes_the_best_way(rows) ->
     assert follow(ways, np.array([-0.1, -0.2])).tolist() == [0.0]
 
 
+@pytest.mark.slow
 def test_the_estimators_that_ship_are_those_of_the_committed_rows() -> None:
     written = json.loads((DOCS / SHIPPED).read_text())
     assert written["provenance"]["rows"] == sha256_bytes(ROWS.read_bytes())

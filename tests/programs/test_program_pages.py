@@ -13,7 +13,7 @@ from compatbench.data.cards import suite_cards
 from compatbench.method.registry import builtin_methods, builtin_transfers
 from compatbench.tables.pages.method_pages import read_facts
 
-SLOW = {"api", "indexes", "intervals", "methods", "recipes", "rosetta", "scale"}
+SLOW = {"api", "indexes", "intervals", "laws", "methods", "recipes", "rosetta", "scale"}
 LISTS = {"authors", "methods", "recipes", "scale"}  # of all methods
 ROUNDED = {"predict"}  # whose fits differ in their last digits on other processors
 
