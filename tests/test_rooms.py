@@ -41,7 +41,7 @@ ROOM_BUDGETS = {
     "extras": 11_534,
     "files": 610,
     "method": 3_093,
-    "results": 3_875,
+    "results": 3_876,
     "runs": 547,
     "tables": 2_785,
 }
@@ -49,11 +49,11 @@ PROGRAMS = tuple(
     f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
 )
 BUDGETS = {
-    "the harness": (38_970, ("benchmark/compatbench",)),
+    "the harness": (38_971, ("benchmark/compatbench",)),
     "transfers and formats": (3_472, ("transfers", "formats")),
     "programs": (7_170, PROGRAMS),
     "programs, with fits beside the authors' code": (10_434, (*PROGRAMS, "benchmark/authors")),
-    "tests": (29_316, ("tests",)),
+    "tests": (29_326, ("tests",)),
 }
 
 

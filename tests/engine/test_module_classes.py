@@ -22,6 +22,7 @@ from compatbench.engine.worker import Worker, build_method
 from compatbench.errors import CompatbenchError, CompatbenchWarning, NotTransferable
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods
+from compatbench.results import evaluation
 from compatbench.results.collect import rows_of
 
 TARGET = "mini-clip-next"
@@ -188,3 +189,12 @@ def test_a_module_is_asked_on_its_source_which_it_fits_without_a_transfer() -> N
     for least, why in ((0, ""), (3, "fewer classes")):
         carried = Carried(Narrow(least), *given)  # type: ignore[arg-type]
         assert Attached(nothing[0], carried, *nothing[1:], 0.0).keeps_classes == why
+
+
+def test_a_module_on_its_source_needs_no_teacher(
+    module: Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "find_teacher", lambda *_: pytest.fail("no fit is asked for"))
+    source = module.about["source"]
+    asked = [cb.evaluate(module, source, transfer=name) for name in ("copied", "retrained+1")]
+    assert asked[0].frame.equals(asked[1].frame)

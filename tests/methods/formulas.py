@@ -291,7 +291,7 @@ def step_test(formulas: Sequence[Formula]) -> Callable[..., None]:
 
 
 @dataclass(frozen=True)
-class Given:
+class FitInputs:
     """What a fit is made of, and what its classifier on a target is then asked."""
 
     source: Backbone
@@ -325,7 +325,7 @@ class Fit:
     """
 
     method: str
-    naive: Callable[[Given], Tensors]
+    naive: Callable[[FitInputs], Tensors]
     settings: Mapping[str, Any] = field(default_factory=dict)
     shots: int | Sequence[int] = (2, 1, 3, 0, 1)
     exact: float = 1e-9
@@ -351,7 +351,7 @@ def fit_test(fits: Sequence[Fit]) -> Callable[..., None]:
         images = 3 * torch.randn(30, 16, generator=seeded(9))
         make_module = method.fit if fit.steps else getattr(method, "init", method.fit)
         module = make_module(source, data, seeded())
-        expected = fit.naive(Given(source, data, eva64, images, fit.settings))
+        expected = fit.naive(FitInputs(source, data, eva64, images, fit.settings))
         for name, tensor in expected.items():
             if name == "logits":
                 close(method.attach(module, eva64, labels)(images), tensor, fit.exact)

@@ -10,8 +10,8 @@ import torch
 from formulas import (
     Case,
     Fit,
+    FitInputs,
     Formula,
-    Given,
     Tensors,
     adam,
     close,
@@ -156,18 +156,18 @@ def test_proker_takes_the_first_best_pair_of_its_grid(
     close(module["alpha"], solve_naively(clip64, data, *best)["alpha"])
 
 
-def cached(of: Given) -> Tensors:
+def cached(of: FitInputs) -> Tensors:
     """Normalised means over the last views, and whose they are."""
     keys = unit(of.views(of.settings["cache_views"]).mean(0))
     return {"keys": keys, "values": torch.eye(5)[of.owners]}
 
 
-def cached_by_proker(of: Given) -> Tensors:
+def cached_by_proker(of: FitInputs) -> Tensors:
     """Every view by itself."""
     return {"keys": unit(of.views(of.settings["cache_views"]).flatten(0, 1))}
 
 
-def tda_logits(of: Given) -> Tensors:
+def tda_logits(of: FitInputs) -> Tensors:
     """TDA with lists of cached images, one image at a time."""
     texts, rows, doubts = unit_texts(of.target, of.data.labels), [], 0
     positive: dict[int, list[tuple[float, Tensor, Tensor]]] = {c: [] for c in range(5)}
@@ -203,7 +203,7 @@ def word_features(backbone: Backbone) -> Tensor:
     return unit(encode_texts(backbone, [f"a photo of a {word}." for word in chosen])).detach()
 
 
-def rosetta(of: Given) -> Tensors:
+def rosetta(of: FitInputs) -> Tensors:
     """V ``[N, C]``: every shot is left out in turn, and the rest is solved without it.
 
     Logits are zero-shot's and a cache's, of features that words have turned to the source's.

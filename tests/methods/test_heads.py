@@ -8,8 +8,8 @@ import torch
 from formulas import (
     Case,
     Fit,
+    FitInputs,
     Formula,
-    Given,
     Tensors,
     adam,
     class_means,
@@ -159,7 +159,7 @@ test_logits_equal_the_formula = logits_test(FORMULAS)
 test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
 
 
-def clap_multipliers(of: Given) -> Tensors:
+def clap_multipliers(of: FitInputs) -> Tensors:
     """Zero-shot probabilities of the truth."""
     texts = fill(of.source, of.data.labels)
     said = [cosine_logits(of.source, texts, view).softmax(1) for view in of.views()]
@@ -167,17 +167,17 @@ def clap_multipliers(of: Given) -> Tensors:
     return {"multipliers": class_means(mean, of.owners, 1.0)}
 
 
-def graph_nodes(of: Given) -> Tensors:
+def graph_nodes(of: FitInputs) -> Tensors:
     means = of.views(of.settings["node_views"]).mean(0)
     return {"image_nodes": class_means(means, of.owners, 0.0)}
 
 
-def gda_fit(of: Given) -> Tensors:
+def gda_fit(of: FitInputs) -> Tensors:
     rows, owners = unit(of.views()).flatten(0, 1).double(), of.owners.repeat(3)
     return naive_gaussian([rows[owners == c] for c in range(5)])
 
 
-def ss_text_logits(of: Given) -> Tensors:
+def ss_text_logits(of: FitInputs) -> Tensors:
     """w_c = t_c + s Σ f / (N λ_c) with λ_c = 1/n_c or 1/N; a class without shots is its text.
 
     Less the unit vector along 2 w_c − w̄, the mean of all, where ``repel`` says so.
@@ -193,7 +193,7 @@ def ss_text_logits(of: Given) -> Tensors:
     return {"logits": cosine_logits(of.target, weights, of.images)}
 
 
-def simpleshot_logits(of: Given) -> Tensors:
+def simpleshot_logits(of: FitInputs) -> Tensors:
     """−s · ‖g(f) − m_c‖², g centred and normalised; the mean of no shots is at the centre."""
     features = unit(of.views()).flatten(0, 1)
     centre = features.mean(0)
@@ -202,7 +202,7 @@ def simpleshot_logits(of: Given) -> Tensors:
     return {"logits": -scale_of(of.target) * distances.square()}
 
 
-def transclip_logits(of: Given) -> Tensors:
+def transclip_logits(of: FitInputs) -> Tensors:
     """TransCLIP's rounds, image by image and class by class."""
     x, texts = unit(of.images), unit_texts(of.target, of.data.labels)
     start = scale_of(of.target) * x @ texts.T

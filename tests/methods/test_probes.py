@@ -10,8 +10,8 @@ import torch
 from formulas import (
     Case,
     Fit,
+    FitInputs,
     Formula,
-    Given,
     Tensors,
     cross_entropy,
     fit_test,
@@ -130,7 +130,7 @@ def test_the_sweep_keeps_the_first_best_run_at_its_first_best_check(
     assert (float(found["lr"]), int(found["steps"])) == (pytest.approx(chosen[0]), chosen[1])
 
 
-def plus_plus_fit(of: Given) -> Tensors:
+def plus_plus_fit(of: FitInputs) -> Tensors:
     """W, b and a after 25 steps, with gradients written out."""
     features, targets, texts = unit(of.views()[0]), of.owners, of.texts
     n, truth, cosines = len(targets), torch.eye(5)[targets], features @ texts.T

@@ -9,8 +9,8 @@ import torch
 from formulas import (
     Case,
     Fit,
+    FitInputs,
     Formula,
-    Given,
     Tensors,
     embed,
     fit_test,
@@ -122,7 +122,7 @@ def test_a_name_and_a_descriptor_become_a_text(name: str, text: str, joined: str
     assert join(name, text) == joined
 
 
-def timo_fit(of: Given) -> Tensors:
+def timo_fit(of: FitInputs) -> Tensors:
     """Text weights of each class, and W and b of GDA on images and weighted texts.
 
     Without shots, the texts of a class weigh alike.

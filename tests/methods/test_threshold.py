@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from formulas import Fit, Given, Tensors, close, fit_test, make, seeded, unit, unit_texts
+from formulas import Fit, FitInputs, Tensors, close, fit_test, make, seeded, unit, unit_texts
 from hypothesis import given
 from hypothesis import strategies as st
 from threshold_page import LINES
@@ -29,7 +29,7 @@ def test_the_least_score_is_taken_that_is_precise_enough(
     assert float(found) == LINES["choose"](np.array(scores), np.array(right), wanted)
 
 
-def thresholds(of: Given) -> Tensors:
+def thresholds(of: FitInputs) -> Tensors:
     """Those of the few-shot images, of all of them or of each predicted class."""
     scores, classes = (unit(of.data.train.plain) @ of.texts.T).max(1)
     assert len(classes.unique()) > 1

@@ -251,15 +251,17 @@ def evaluate(
     try:
         on_source = on_target if backbone == fitted.source else load(fitted.source)
     except CompatbenchError:
-        if words is None:  # which stand for it
+        if words is None:  # which stand for the source
             raise
         on_source = None
+    copied = find_transfer(COPIED)
+    way = way if backbone != fitted.source else copied
     teacher = find_teacher(method.card, fitted.config) if "labels" in way.card.access else None
     carried = Carried(
         *(method, module.to(on_target.device), on_source, on_target, labels, images),
         teacher=None if teacher is None else load(teacher),
     )
-    before, copied = None, find_transfer(COPIED)
+    before = None
     if on_source is not None:
         before, _, refusal = _answer(replace(carried, target=on_source), copied, test_set)
         if refusal:
@@ -267,7 +269,6 @@ def evaluate(
                 f"{path} does not fit its own source '{fitted.source}' and task '{fitted.task}' as "
                 f"they are now: {refusal}"
             )
-    way = way if backbone != fitted.source else copied
     after, note, reason = _answer(carried, way, test_set, words)
     about: dict[str, Any] = {"transfer": transfer, "note": note, "precision": precision}
     about["refuses"] = method.card.refuses
