@@ -29,32 +29,6 @@ LEVELS = (
 )
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
 CONTENT = ("methods", "transfers", "formats")  # what stands beside the harness
-MOST_LINES = 360
-
-# The most lines of Python that a room may have, extras together and each of the parts beside the
-# harness. A number only ever falls: who moves code from one room to another moves its lines, too.
-ROOM_BUDGETS = {
-    "backbone": 4_714,
-    "cli": 1_681,
-    "data": 5_406,
-    "engine": 4_381,
-    "extras": 11_534,
-    "files": 610,
-    "method": 3_093,
-    "results": 3_876,
-    "runs": 547,
-    "tables": 2_785,
-}
-PROGRAMS = tuple(
-    f"benchmark/{name}" for name in ("pages.py", "faults", "research", "scale", "speed")
-)
-BUDGETS = {
-    "the harness": (38_971, ("benchmark/compatbench",)),
-    "transfers and formats": (3_472, ("transfers", "formats")),
-    "programs": (7_170, PROGRAMS),
-    "programs, with fits beside the authors' code": (10_434, (*PROGRAMS, "benchmark/authors")),
-    "tests": (29_326, ("tests",)),
-}
 
 
 @cache
@@ -157,29 +131,6 @@ def test_there_is_no_circle_of_folders() -> None:
     assert circles(graph) == set()
 
 
-def lines_of(*folders: Path) -> int:
-    return sum(
-        len(path.read_text(encoding="utf-8").splitlines())
-        for folder in folders
-        for path in ([folder] if folder.is_file() else folder.rglob("*.py"))
-    )
-
-
-def test_no_room_outgrows_its_budget() -> None:
-    rooms = {path.parent.name for path in HARNESS.glob("*/__init__.py")}
-    assert rooms == set(ROOM_BUDGETS)
-    lines = {room: lines_of(HARNESS / room) for room in ROOM_BUDGETS}
-    assert {room: n for room, n in lines.items() if n > ROOM_BUDGETS[room]} == {}
-
-
-def test_no_part_of_the_repository_outgrows_its_budget() -> None:
-    lines = {
-        part: lines_of(*(REPOSITORY / folder for folder in folders))
-        for part, (_, folders) in BUDGETS.items()
-    }
-    assert {part: n for part, n in lines.items() if n > BUDGETS[part][0]} == {}
-
-
 def is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
 
@@ -205,11 +156,6 @@ def test_imports_are_absolute() -> None:
             node.lineno for node in parse(path) if isinstance(node, ast.ImportFrom) and node.level
         ]
         assert relative == [], module
-
-
-def test_no_file_is_too_long() -> None:
-    lengths = {name: len(path.read_text().splitlines()) for name, path in modules().items()}
-    assert {name: n for name, n in lengths.items() if n > MOST_LINES} == {}
 
 
 def test_the_harness_imports_no_content() -> None:
