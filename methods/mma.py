@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -92,10 +91,7 @@ class MMA(TrainedMethod):
         require_shape(module, "image_down", backbone.image.width, "image tokens of width")
         blocks, scale = late_blocks(backbone, 4), self.config.scale
         require_shape(module, "shared", len(blocks), "a number of adapted blocks of", dim=0)
-        weights = {
-            name: _DivideGradient.apply(x, scale)  # type: ignore[misc]
-            for name, x in module.trained.items()
-        }
+        weights = {name: divide_gradient(x, scale) for name, x in module.trained.items()}
 
         def beside(output: Tensor, rows: Tensor, kind: str, i: int) -> Tensor:
             for name in (f"{kind}_down", "shared"):
@@ -116,19 +112,9 @@ class MMA(TrainedMethod):
         return lambda tokens: compare(encode(tokens))
 
 
-class _DivideGradient(torch.autograd.Function):
-    """A tensor, whose gradient is divided by a factor."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(tensor: Tensor, factor: float) -> Tensor:  # type: ignore[override]
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
-        ctx.factor = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return gradient / ctx.factor, None
+def divide_gradient(tensor: Tensor, factor: float) -> Tensor:
+    """Return the same tensor; its gradient will be divided by a factor."""
+    same = tensor.view_as(tensor)
+    if same.requires_grad:
+        same.register_hook(lambda gradient: gradient / factor)
+    return same

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from compatbench.backbone import requires_grad
 from compatbench.method import (
     Backbone,
     CosineClassifier,
@@ -86,7 +85,7 @@ class ProGrad(CoOp):
         """The cross-entropy, with the projected gradient in place of its own."""
         logits = classifier(batch.features)
         entropy = F.cross_entropy(logits, batch.targets)
-        if not requires_grad(logits):
+        if not logits.requires_grad:
             return entropy
         texts = batch.backbone.zero_shot(batch.labels, self.config.teacher)
         teacher = CosineClassifier(texts, classifier.scale)

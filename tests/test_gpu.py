@@ -23,7 +23,6 @@ from compatbench.data.task import load_task
 from compatbench.extras.check.method_under_test import MethodUnderTest
 from compatbench.method import graphed
 from compatbench.method.registry import builtin_methods
-from compatbench.method.together import fit_together
 
 SPEED = Path(__file__).parents[1] / "benchmark" / "speed"
 
@@ -69,28 +68,6 @@ def test_repeated_steps_are_those_that_are_taken_one_by_one(
     assert len(replays) > 4
     assert set(replays) == {"1"}
     assert float((logits[0] - logits[1]).abs().max() / logits[1].abs().max()) < 1e-3
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", ["coop", "tcp", "maple", "taskres", "mmrl", "kdpl"])
-def test_fits_in_one_batch_are_single_fits(name: str, places: Any) -> None:
-    cls = builtin_methods().get(name)
-    subject, seeds = MethodUnderTest(cls), (1, 2, 3)
-    method = cls(cls.Config.model_validate({"max_steps": 10}))
-    backbone = places.backbone(subject.source)
-    draws = [places.move(subject.draw(seed=seed)) for seed in seeds]
-    rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
-    together = fit_together([method] * len(seeds), backbone, draws, rngs)
-    for module, data, seed in zip(together, draws, seeds, strict=True):
-        alone = method.fit(backbone, data, torch.Generator().manual_seed(seed))
-        with torch.no_grad():
-            logits, others = (
-                method.attach(each, backbone, data.labels)(
-                    places.move(subject.inputs(subject.source))
-                )
-                for each in (module, alone)
-            )
-        assert float((logits - others).abs().max() / others.abs().max()) < 1e-3
 
 
 @pytest.mark.gpu

@@ -32,7 +32,6 @@ PAGES: dict[str, tuple[str, ...]] = {
     "Hooks": (
         *("backbone.image.image_tower.ImageInput", "backbone.parts.blocks.BlockUpdates"),
         *("method.shift_weights", "method.require_shape", "method.require_blocks"),
-        "backbone.parts.blocks.requires_grad",
         "errors.NotTransferable",
     ),
 }

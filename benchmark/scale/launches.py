@@ -2,7 +2,6 @@
 
 python benchmark/scale/launches.py               # of every method that is trained
 python benchmark/scale/launches.py coop maple    # prints those of some, and writes nothing
-python benchmark/scale/launches.py --together    # of three fits in one batch, to together.csv
 
 Each operation that computes starts a kernel or several on a GPU. They are counted on a processor,
 on tiny models 12 and 24 blocks deep, in the last of three steps: the forward pass, the backward
@@ -12,8 +11,6 @@ pass and the optimiser, whose loops over tensors are one operation each, as on a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Any
 from unittest import mock
 
@@ -28,29 +25,21 @@ from compatbench.extras.check import models
 from compatbench.extras.check.method_under_test import MethodUnderTest
 from compatbench.method import Method
 from compatbench.method.registry import builtin_methods
-from compatbench.method.together import NotTogether, fit_together
 from compatbench.method.trained import TrainedMethod
 
 DEPTHS = 12, 24
-TOGETHER = Path(__file__).with_name("together.csv")
-FITS = 3  # of those that are counted together
 
 
-def count_step(cls: type[Method], depth: int, fits: int = 1) -> int:
-    """Operations of the last step of a fit, or of fits together, on towers so many blocks deep."""
+def count_step(cls: type[Method], depth: int) -> int:
+    """Operations of the last step of a fit, on towers so many blocks deep."""
     subject = MethodUnderTest(cls)
     with mock.patch.object(models, "LAYERS", depth):
         subject.source = models.build_clip(f"deep-{depth}", seed=1)
     foreach = "torch.optim.optimizer._get_foreach_kernels_supported_devices"
     # Attention in one operation, as for images of more tokens, and optimisers as on a GPU.
     fused = mock.patch.object(image_anatomy, "FEW_TOKENS", 0)
-    draws = [subject.draw(seed=seed) for seed in range(fits)]
     with mock.patch(foreach, return_value=["cpu"]), fused, count_steps() as counter:
-        if fits == 1:
-            subject.fit(draws[0])
-        else:
-            rngs = [torch.Generator().manual_seed(seed) for seed in range(fits)]
-            fit_together([subject.build() for _ in draws], subject.source, draws, rngs)
+        subject.fit()
     return counter.at_steps[-1] - counter.at_steps[-2]
 
 
@@ -61,15 +50,6 @@ def count(cls: type[Method]) -> Launches:
     return Launches(round(few - each * DEPTHS[0]), round(each, 1))
 
 
-def count_together() -> Iterator[tuple[Any, ...]]:
-    """The operations of a step of several fits, one by one and together, by method."""
-    for name in builtin_methods().names():
-        cls = builtin_methods().get(name)
-        with suppress(RuntimeError, NotTogether):  # or it takes gradients within its loss
-            together = count_step(cls, DEPTHS[0], FITS)
-            yield name, FITS * count_step(cls, DEPTHS[0]), together
-
-
 def count_trained(names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """Operations of those of the methods that are trained, by method."""
     for name in names:
@@ -78,22 +58,16 @@ def count_trained(names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
             yield name, *count(cls)
 
 
-def main(
-    names: Annotated[list[str] | None, typer.Argument()] = None, together: bool = False
-) -> None:
+def main(names: Annotated[list[str] | None, typer.Argument()] = None) -> None:
     """Count the operations of training steps."""
     torch.set_num_threads(1)
-    columns, path = ("method", *Launches._fields), TABLE
-    rows = count_trained(names or builtin_methods().names())
-    if together:
-        columns, path, rows = ("method", "one by one", "together"), TOGETHER, count_together()
     counted = []
-    for row in rows:
+    for row in count_trained(names or builtin_methods().names()):
         counted.append(row)
         print(*row, sep=",", flush=True)
     if not names:
-        frame = pd.DataFrame(counted, columns=[*columns])
-        path.write_text(frame.to_csv(index=False, lineterminator="\n"), encoding="utf-8")
+        frame = pd.DataFrame(counted, columns=["method", *Launches._fields])
+        TABLE.write_text(frame.to_csv(index=False, lineterminator="\n"), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,10 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-import pandas as pd
 import real_run
 from costs import ASSUMED, CARD, HOUR, PRECISION, Costs, count_costs
-from launches import TOGETHER
 from pages import Page
 from simulate import Job, Outcome, simulate
 
@@ -55,7 +53,6 @@ def make_page(**assumed: float) -> Page:
         "knee": _knee(costs, outcomes),
         "real": REAL,
         "launches": read_launches(),
-        "together": _together(),
         "rates": DEVICE_MODELS[CARD].describe(PRECISION),
         # Seconds of encoding, if every cell did its own.
         "alone": sum(encoding[name] for job in jobs for name in job.features),
@@ -64,13 +61,6 @@ def make_page(**assumed: float) -> Page:
     filters = {"size": _size, "hours": _hours, "days": _days}
     figures = {"scale.svg": show_days(costs, outcomes)}
     return Page(values | _real_hours(), figures, filters=filters)
-
-
-def _together() -> dict[str, float]:
-    """How many times fewer operations three fits take in one batch, by method."""
-    counted = pd.read_csv(TOGETHER, index_col="method")
-    fewer = counted["one by one"] / counted["together"]
-    return dict(zip(map(str, fewer.index), map(float, fewer), strict=True))
 
 
 def typical_run(costs: Costs, gpus: int, mean_life: float | None = None) -> Outcome:

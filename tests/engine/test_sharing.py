@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
-import torch
 from command_line import output_of
 from filelock import FileLock
 
 from compatbench.data.cards import suite_cards
-from compatbench.data.images.dataset_files import BrokenImages
-from compatbench.engine import worker as engine_worker
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute import loop
 from compatbench.engine.execute.events import MARK, Event
 from compatbench.engine.execute.local import open_job, run_here
 from compatbench.engine.plan import plan_cells
-from compatbench.engine.store import RunStore
 from compatbench.engine.worker import make_worker
-from compatbench.method import Module
 from compatbench.method.registry import builtin_methods
-from compatbench.method.together import fit_together
 from compatbench.tables.pages.leaderboard import render_pages
 from compatbench.tables.suite_page import published_pages
 
@@ -152,60 +144,3 @@ def test_a_worker_waits_for_what_others_of_its_run_do(
     monkeypatch.setattr(loop, "time", SimpleNamespace(sleep=sleep))
     run_here(held.job, lambda event: seen.append(event.kind))
     assert (seen, len(looks)) == ([], 5)
-
-
-@pytest.mark.slow
-def test_seeds_are_fitted_together_but_those_that_another_fits_now(
-    suite: Path, whole: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What they answer is what single fits answer; of a method without steps they stay single."""
-    counts = list[int]()
-
-    def note(*fits: Any) -> list[Module]:
-        counts.append(len(fits[0]))
-        return fit_together(*fits)
-
-    monkeypatch.setattr(engine_worker, "fit_together", note)
-    registry, card = builtin_methods(), suite_cards.read(str(suite))
-    cells = plan_cells(card, registry, ["gda", "taskres"])
-    compute, ended = Compute(jobs=1, fits_together=3), list[str]()
-    other = [cell.fit_key for cell in cells if cell.method == "taskres"][2]
-    store, kept = RunStore(tmp_path / "runs"), RunStore(whole / "runs")
-    lock = ExitStack()
-    lock.enter_context(store.lock_fit(other))
-
-    def on_event(event: Event) -> None:
-        ended.extend([str(event.cell)] * (event.kind == "finished"))
-        if event.kind == "measured" and event.cell.method == "taskres":
-            lock.close()
-
-    with open_job(cells, store.folder, cache, compute) as job:
-        run_here(job, on_event)
-    assert sorted(ended) == sorted(map(str, cells))
-    assert counts == [2]
-    for cell in cells:
-        assert store.read_predictions(cell.key).keys() == set(cell.places)
-        for where, answers in store.read_predictions(cell.key).items():
-            assert torch.equal(answers.classes, kept.read_predictions(cell.key)[where].classes)
-
-
-@pytest.mark.slow
-def test_a_seed_whose_images_are_broken_fails_alone(
-    suite: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few_shot_data = engine_worker.Worker.few_shot_data
-
-    def draw(self: Any, cell: Any, *of: Any) -> Any:
-        if cell.seed == 2:
-            raise BrokenImages("image 2.png cannot be decoded")
-        return few_shot_data(self, cell, *of)
-
-    monkeypatch.setattr(engine_worker.Worker, "few_shot_data", draw)
-    cells = plan_cells(suite_cards.read(str(suite)), builtin_methods(), ["taskres"])
-    store, compute = RunStore(tmp_path / "runs"), Compute(jobs=1, fits_together=3)
-    with open_job(cells, store.folder, cache, compute) as job:
-        run_here(job, lambda event: None)
-    records = {cell.seed: store.read(cell.key) for cell in cells}
-    assert {seed: bool(record and record.errors) for seed, record in records.items()} == {
-        1: False, 2: True, 3: False
-    }  # fmt: skip

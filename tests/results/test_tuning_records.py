@@ -19,13 +19,11 @@ from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.cards.schemas import TuningCard
 from compatbench.data.draws import HELD_OUT, draw_shots, hold_out, load_test_set
 from compatbench.data.task import load_task
-from compatbench.engine.companions import Companions
 from compatbench.engine.plan import make_plan
-from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
 from compatbench.results.tuning_records import Setting, Tuning, choose
-from compatbench.results.tuning_search import _next_settings, plan_search
+from compatbench.results.tuning_search import _next_settings
 from compatbench.tables.pages.leaderboard import render_leaderboard
 from compatbench.tables.suite_page import read_suite_page
 
@@ -122,14 +120,6 @@ def test_a_best_rate_at_the_end_widens_the_grid_and_trainings_come_last(
     assert _next_settings([*settings, *expected], None, tuning) == []
     done = [*settings, Setting(rate=best, training={"views": 1})]
     assert _next_settings(done, done[-1], tuning) == []
-
-
-def test_rates_of_a_setting_may_be_fitted_together(tmp_path: Path) -> None:
-    cells = plan_search(["taskres"], "mini", tmp_path, set()).plan.cells
-    with Companions(cells, 9).claim(RunStore(tmp_path / "runs"), cells[0]) as others:
-        rates = [cell.config["recipe"]["lr"] for cell in (cells[0], *others)]
-    assert len(rates) == len({*rates}) == 3
-    assert {(cell.task, cell.seed) for cell in others} == {(cells[0].task, cells[0].seed)}
 
 
 def test_a_setting_changes_rate_epochs_and_training_alone() -> None:

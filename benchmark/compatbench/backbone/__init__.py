@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         ImageInput,
         ImageTower,
     )
-    from compatbench.backbone.parts.blocks import BlockUpdates, requires_grad
+    from compatbench.backbone.parts.blocks import BlockUpdates
     from compatbench.backbone.parts.memory import memory_budget, set_memory_budget
     from compatbench.backbone.text.prompts import Prompts
     from compatbench.data.labels import Labels
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DENSE", "FEATURES", "PIXELS", "POOLED", "Backbone", "BlockUpdates", "DroppingBackbone",
     "ImageInput", "ImageTower", "Labels", "Prompts", "RotatedBackbone", "load_backbone",
-    "memory_budget", "requires_grad", "set_memory_budget",
+    "memory_budget", "set_memory_budget",
 ]  # fmt: skip
 _PLACES = {
     "backbone.backbone": ("Backbone", "load_backbone"),
@@ -35,7 +35,7 @@ _PLACES = {
     "backbone.image.image_tower": (
         "DENSE", "FEATURES", "PIXELS", "POOLED", "ImageInput", "ImageTower",
     ),
-    "backbone.parts.blocks": ("BlockUpdates", "requires_grad"),
+    "backbone.parts.blocks": ("BlockUpdates",),
     "backbone.parts.memory": ("memory_budget", "set_memory_budget"),
     "backbone.text.prompts": ("Prompts",),
     "data.labels": ("Labels",),

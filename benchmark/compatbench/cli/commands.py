@@ -133,6 +133,6 @@ COMMANDS = {
         "command continues. The last lines are for the suite's file. Of a method that is sent as a "
         "pull request, the project makes the record after the merge.",
         also=("data_root", "as_json", "offline"),
-        records={"compute": ("Compute", "device", "jobs", "fits_together")},
+        records={"compute": ("Compute", "device", "jobs")},
     ),
 }

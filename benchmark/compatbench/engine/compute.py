@@ -16,7 +16,7 @@ from compatbench.files.processes import count_cores
 KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
 
 _RETRY = re.compile(rf"({'|'.join(KINDS)})(?::0*([1-9]\d*))?", re.ASCII)
-_COUNTS = ("jobs", "jobs_per_gpu", "threads", "decoders", "fits_together")
+_COUNTS = ("jobs", "jobs_per_gpu", "threads", "decoders")
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,6 @@ class Compute:
         decoders: processes, of each worker, that decode images; where there are few images,
             threads. By default one on processors, whose backbones take longer than any image, and
             for GPUs the worker's share of the cores.
-        fits_together: most fits that a worker makes in one batch: of one method and task, with
-            other seeds or learning rates. Meant for GPUs: small operations are started once for
-            all of them. Fits are the same but for rounding, and share the memory budget.
         memory_budget: most bytes that each tower of a worker keeps for a backward pass, and for the
             images that are classified at once; by default half of what is free (image towers on a
             processor: 4 GiB), and 1 GiB. Less is slower: what does not fit is computed again, of
@@ -57,7 +54,6 @@ class Compute:
     jobs_per_gpu: int | None = None
     threads: int = 1
     decoders: int | None = None
-    fits_together: int = 1
     memory_budget: int | None = None
     cache_limit: int | None = None
     timeout: float | None = None

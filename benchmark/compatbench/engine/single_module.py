@@ -112,7 +112,7 @@ def fit(
     [cell] = plan_cells(alone, registry, [*configs] or names, shots=[shots], transfers=[COPIED])
     cache = FeatureCache(default_cache_folder())
     worker = Worker(RunStore(Path("runs")), cache, resolve_device(device))
-    [(record, module)] = worker.fit(cell)
+    record, module = worker.fit(cell)
     return Module(module.trained, module.stored, module.about | fit_description(record))
 
 

@@ -163,9 +163,9 @@ class RunStore:
         """Claims the right to run a cell; its record has to be read again under the claim."""
         return self.locked(self.claim_path(key), wait=False)
 
-    def lock_fit(self, key: str, *, wait: bool = True) -> AbstractContextManager[bool]:
+    def lock_fit(self, key: str) -> AbstractContextManager[bool]:
         """Claims the right to make a fit, which cells of other transfers share."""
-        return self.locked(self.folder / "locks" / f"{key}.lock", wait=wait)
+        return self.locked(self.folder / "locks" / f"{key}.lock")
 
     @contextmanager
     def locked(self, path: Path, *, wait: bool = True) -> Iterator[bool]:

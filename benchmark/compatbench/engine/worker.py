@@ -7,9 +7,8 @@ predictions, which ``compatbench.results`` scores.
 from __future__ import annotations
 
 import gc
-import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.task import load_task
 from compatbench.engine.attach import Attached, Carried
 from compatbench.engine.cell import Cell, CellRecord, Outcome, Where, describe_cell
-from compatbench.engine.companions import Companions
 from compatbench.engine.compute import Compute
 from compatbench.engine.failures import describe_exception, end_attempt, next_attempt, note_failure
 from compatbench.engine.keys import find_teacher
@@ -37,12 +35,10 @@ from compatbench.engine.predict import predict_zero_shot
 from compatbench.engine.store import RunStore
 from compatbench.engine.task_images import TaskImages, hide_labels
 from compatbench.errors import CompatbenchError, NotTransferable
-from compatbench.messages import first_line
 from compatbench.method import FewShotData, Method, Module
 from compatbench.method.mistakes import check_module
 from compatbench.method.predictions import Predictions
 from compatbench.method.registry import builtin_methods, find_transfer
-from compatbench.method.together import can_be_together, fit_together
 from compatbench.method.transfer import UndeclaredAccess
 
 
@@ -64,7 +60,6 @@ class Worker:
         self._attempt = 1
         self._keep = lru_cache(maxsize=4)(partial(load_backbone, device=device))
         self._words = WordFeatures(features.folder.parent)
-        self.companions = Companions()  # of the cells that it is asked to run
 
     def run(
         self, cell: Cell, on_predicted: Callable[[Outcome], object] = lambda _: None
@@ -124,52 +119,33 @@ class Worker:
         with self.store.lock_fit(cell.fit_key):
             if (fitted := self._read_fit(cell)) is not None:
                 return fitted
-            with self.companions.claim(self.store, cell) as others:
-                fitted = self._fit_together([cell, *others]) if others else []
-                fitted = fitted or self.fit(cell)
-                peak = self._memory.read()
-                fitted = [(end_attempt(r, self._attempt, peak), module) for r, module in fitted]
-                for record, module in fitted:
-                    self.store.write_module(module, record)
-                    self.store.write(record)
-            return fitted[0]
+            record, module = self.fit(cell)
+            record = end_attempt(record, self._attempt, self._memory.read())
+            self.store.write_module(module, record)
+            self.store.write(record)
+            return record, module
 
     def _read_fit(self, cell: Cell) -> tuple[CellRecord, Module] | None:
         record = self.store.read(cell.fit_key)
         module = self.store.read_module(record) if record and record.status == "ok" else None
         return None if record is None or module is None else (record, module)
 
-    def fit(self, *cells: Cell) -> list[tuple[CellRecord, Module]]:
-        """New modules and the records of their fits, image features excluded; stores neither.
+    def fit(self, cell: Cell) -> tuple[CellRecord, Module]:
+        """Fit a module and return it with the record of its fit; store neither.
 
-        The fits of several cells are made in one batch.
+        The time in the record is that of the fit alone, without the encoding of its images.
         """
-        methods = [build_method(cell) for cell in cells]
-        backbone = self._load(cells[0].source, cells[0].training.precision)
-        pairs = zip(cells, methods, strict=True)
-        draws = [self.few_shot_data(cell, backbone, method) for cell, method in pairs]
-        rngs = [torch.Generator().manual_seed(cell.seed) for cell in cells]
-        if drop := cells[0].training.mlp_drop:
-            backbone = DroppingBackbone(backbone, drop, rngs[0])
+        method = build_method(cell)
+        backbone = self._load(cell.source, cell.training.precision)
+        data = self.few_shot_data(cell, backbone, method)
+        rng = torch.Generator().manual_seed(cell.seed)
+        if cell.training.mlp_drop:
+            backbone = DroppingBackbone(backbone, cell.training.mlp_drop, rng)
         wait_for(backbone.device)
         start = time.perf_counter()
-        if len(cells) > 1:
-            modules = fit_together(methods, backbone, draws, rngs)
-        else:
-            modules = [methods[0].fit(backbone, draws[0], rngs[0])]
-            check_module(modules[0], methods[0].fit)
-        return [
-            _describe_fit(cell, module, backbone.device, start, len(cells))
-            for cell, module in zip(cells, modules, strict=True)
-        ]
-
-    def _fit_together(self, cells: Sequence[Cell]) -> list[tuple[CellRecord, Module]]:
-        """As ``fit``; nothing if that cannot be in one batch."""
-        try:
-            return self.fit(*cells) if can_be_together(build_method(cells[0])) else []
-        except Exception as error:  # that of this cell comes again; another's is not its own
-            logging.getLogger(__name__).info("fits are made one by one: %s", first_line(error))
-            return []
+        module = method.fit(backbone, data, rng)
+        check_module(module, method.fit)
+        return _describe_fit(cell, module, backbone.device, start)
 
     def few_shot_data(
         self, cell: Cell, backbone: Backbone, method: Method | None = None
@@ -260,13 +236,13 @@ def build_method(cell: Cell) -> Method:
 
 
 def _describe_fit(
-    cell: Cell, module: Module, device: torch.device, start: float, fits: int = 1
+    cell: Cell, module: Module, device: torch.device, start: float
 ) -> tuple[CellRecord, Module]:
-    """The record of a fit that began at ``start``, with so many others, and its module."""
+    """Return the record of a fit that began at ``start``, and its module."""
     module = module.detach()
     module.about["labels"] = load_task(cell.task).labels.described
     wait_for(device)
-    seconds = (time.perf_counter() - start) / fits
+    seconds = time.perf_counter() - start
     record = describe_cell(
         cell.copied,
         status="ok",

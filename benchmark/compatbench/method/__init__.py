@@ -71,8 +71,7 @@ class MethodCard:
             not depend on the image; for estimates as well.
         replays: each step of a fit does the same, with the tensors of its batch and of the module
             alone: nothing is drawn, counted, asked of rows or decided by a value, and nothing else
-            is changed; ``requires_grad`` says of which tensor gradients are asked for. On CUDA such
-            steps are recorded and repeated, and several fits may take theirs together.
+            is changed. On CUDA such steps are recorded and repeated.
         zero_shot_at: the module at which the method is the zero-shot classifier, if there is
             one: for each tensor that differs from the fitted one the number that fills it, or
             the words it holds the token embeddings of.

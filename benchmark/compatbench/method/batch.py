@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from compatbench.errors import CompatbenchError
 from compatbench.method import Backbone, FeatureSet, Labels
-from compatbench.method.few_shot import Rows
 
 _PARTS = "features", "targets", "tokens", "other_view"  # of a batch
 
@@ -102,50 +101,3 @@ def pool_views(images: FeatureSet) -> FeatureSet:
     count = len(images.views)
     views = images.views.flatten(0, 1)
     return FeatureSet(images.plain.repeat(count, 1), views[None], images.targets.repeat(count))
-
-
-def join_images(sets: Sequence[FeatureSet]) -> FeatureSet:
-    """The images of several fits, as many of each and one fit after the other.
-
-    Raises:
-        CompatbenchError: a fit has more images than another.
-    """
-    if len(sets) == 1:
-        return sets[0]
-    if len({len(images) for images in sets}) > 1:
-        raise CompatbenchError("fits of unlike numbers of images have no batch in common")
-    inputs = [images.view_inputs for images in sets if images.view_inputs is not None]
-    return FeatureSet(
-        torch.cat([images.plain for images in sets]),
-        torch.cat([images.views for images in sets], dim=1),
-        torch.cat([images.targets for images in sets]),
-        [_join_rows(parts) for parts in zip(*inputs, strict=True)] if inputs else None,
-    )
-
-
-def _join_rows(parts: Sequence[Rows]) -> Rows:
-    tensors = [part for part in parts if isinstance(part, Tensor)]
-    return torch.cat(tensors) if tensors else _JoinedRows(parts)
-
-
-class _JoinedRows:
-    """Rows on disk of several fits. An index has as many of each, one fit after the other."""
-
-    def __init__(self, parts: Sequence[Rows]) -> None:
-        self._parts = parts
-
-    def __len__(self) -> int:
-        return sum(map(len, self._parts))
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        return torch.cat([part[rows] for part, rows in self._split(index)])
-
-    def prefetch(self, index: Tensor) -> None:
-        """Begins to read the rows that are asked for next."""
-        for part, rows in self._split(index):
-            part.prefetch(rows)  # type: ignore[attr-defined]  # as all rows on disk do
-
-    def _split(self, index: Tensor) -> Iterable[tuple[Rows, Tensor]]:
-        chunks = index.chunk(len(self._parts))
-        for i, (part, rows) in enumerate(zip(self._parts, chunks, strict=True)):
-            yield part, rows - i * len(part)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
@@ -14,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 from torch import Tensor
 
 from compatbench.method import Backbone, FeatureSet, FewShotData, Method, Module
-from compatbench.method.batch import Batch, draw_batch, join_images, pool_views
+from compatbench.method.batch import Batch, draw_batch, pool_views
 from compatbench.method.graphed import GraphedStep, find_recorder, set_rate
 from compatbench.method.mistakes import check_logits, check_loss, check_module, check_trainable
 
@@ -76,27 +75,6 @@ def learning_rate(recipe: Recipe, epoch: int, epochs: int, step: int = 0, steps:
         return recipe.warmup_lr
     phase = (epoch - recipe.warmup_epochs) / epochs
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * phase))
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A fit, or a stage of one; or several fits of one method and task, made in one batch.
-
-    Attributes:
-        draws: of each fit; the generator of each is in ``rngs``.
-        rates: learning rates of the tensors, by name, in place of the recipe's.
-        part: of the few-shot data, from which batches are.
-        replays: its steps may be recorded (``MethodCard.replays``).
-    """
-
-    draws: Sequence[FewShotData]
-    rngs: Sequence[torch.Generator]
-    recipe: Recipe
-    rates: Mapping[str, float]
-    epochs: int
-    per_epoch: int
-    part: str = "train"
-    replays: bool = True
 
 
 class TrainedMethod(Method):
@@ -208,37 +186,19 @@ class TrainedMethod(Method):
             unlabelled: batches are of ``data.unlabelled``, not of the few-shot images.
             replays: the loss is what ``MethodCard.replays`` says.
         """
-        part, used = "unlabelled" if unlabelled else "train", recipe or self.config.recipe
-        size = data.shots, len(getattr(data, part))
-        whole = recipe is None and share == 1
-        most, per_epoch = self.plan_steps(*size) if whole else self.plan_steps(*size, recipe, share)
+        used = recipe or self.config.recipe
+        part = "unlabelled" if unlabelled else "train"
+        shown = len(getattr(data, part))
+        most, per_epoch = self.plan_steps(data.shots, shown, recipe, share)
         epochs = most if epochs is None else min(epochs, most)
-        rates = choose_rates(self, module, used.lr)
-        stage = Stage([data], [rng], used, rates, epochs, per_epoch, part, replays)
-        return self._descend(module, loss, backbone, stage)
-
-    def _descend(
-        self,
-        module: Module,
-        loss: Callable[[Module, Batch], Tensor],
-        backbone: Backbone,
-        stage: Stage,
-    ) -> Module:
-        """The module of a fit, or of several in one, whose trained tensors minimise a loss.
-
-        Args:
-            module: of several, with the tensors of all.
-            loss: the sum of those of all fits. A batch has as many images of each, one fit after
-                the other.
-        """
-        trained, recipe, rng = module.trained, stage.recipe, stage.rngs[0]
-        labels = stage.draws[0].labels
+        steps = epochs * per_epoch
+        trained = module.trained
         check_trainable(trained, backbone.device, self.init, self.fit)
-        epochs, per_epoch = stage.epochs, stage.per_epoch
-        weights, device = self.epoch_weights(epochs), next(iter(trained.values())).device
-        recorder = find_recorder(device, epochs * per_epoch) if stage.replays else None
+        device = next(iter(trained.values())).device
+        recorder = find_recorder(device, steps) if replays else None
+        rates = {name: self.rate_factor(name) * used.lr for name in trained}
         on_device = recorder is not None
-        optimizer = _build_optimizer(trained, recipe, stage.rates, rates_on_device=on_device)
+        optimizer = _build_optimizer(trained, used, rates, rates_on_device=on_device)
 
         def train_on(batch: Batch) -> None:
             optimizer.zero_grad()
@@ -249,31 +209,30 @@ class TrainedMethod(Method):
 
         take_step = GraphedStep(train_on, module, optimizer, rng, recorder)
 
-        def see(draws: Sequence[FewShotData]) -> FeatureSet:
-            images = [getattr(data, stage.part) for data in draws]
-            return join_images([*map(pool_views, images)] if recipe.pool_views else images)
-
-        seen = [(backbone, images := see(stage.draws))]
-        if teachers := [data.teacher for data in stage.draws if data.teacher is not None]:
-            seen.append((teachers[0].backbone, see([teacher.data for teacher in teachers])))
+        images = _select_images(data, part, used)
+        seen = [(backbone, images)]
+        if data.teacher is not None:
+            seen.append((data.teacher.backbone, _select_images(data.teacher.data, part, used)))
+        weights = self.epoch_weights(epochs)
         averaged = trained if weights is not None else {}
         sums = {name: torch.zeros_like(tensor) for name, tensor in averaged.items()}
+        size = used.batch_size
         for epoch in range(epochs):
-            order = _shuffle(len(images), stage.rngs)
-            orders = order, order.to(device, non_blocking=True)
-            last = per_epoch * recipe.batch_size
+            order = torch.randperm(len(images), generator=rng)
+            order_on_device = order.to(device, non_blocking=True)
+            drawn = order[: per_epoch * size]
             for step in range(per_epoch):
-                where = epoch, epochs, epoch * per_epoch + step, epochs * per_epoch
                 for group in optimizer.param_groups:
-                    set_rate(group, learning_rate(group["recipe"], *where))
-                part = slice(step * recipe.batch_size, (step + 1) * recipe.batch_size)
-                ahead = 0 if take_step.records_next else recipe.batch_size
-                following = order[:, :last][:, part.stop : part.stop + ahead]
-                here, there = (each[:, part].flatten() for each in orders)
-                rows = here, there, following.flatten()
+                    taken = epoch * per_epoch + step
+                    rate = learning_rate(group["recipe"], epoch, epochs, taken, steps)
+                    set_rate(group, rate)
+                here = slice(step * size, (step + 1) * size)
+                ahead = 0 if take_step.records_next else size
+                following = drawn[here.stop : here.stop + ahead]
+                rows = order[here], order_on_device[here], following
                 batch: Batch | None = None
                 for model, views in reversed(seen):  # the teacher's is in the method's own
-                    batch = draw_batch(model, views, labels, rows, epoch, rng, batch)
+                    batch = draw_batch(model, views, data.labels, rows, epoch, rng, batch)
                 assert batch is not None
                 take_step(batch)
             if weights is not None:
@@ -283,16 +242,10 @@ class TrainedMethod(Method):
         return Module(trained if weights is None else sums, module.stored).detach()
 
 
-def choose_rates(method: TrainedMethod, module: Module, rate: float) -> dict[str, float]:
-    """The learning rate of each trained tensor, where the recipe's is ``rate``."""
-    return {name: method.rate_factor(name) * rate for name in module.trained}
-
-
-def _shuffle(images: int, rngs: Sequence[torch.Generator]) -> Tensor:
-    """An order of the images of each fit, ``[fits, images / fits]``, by generators of their own."""
-    count = images // len(rngs)
-    orders = [torch.randperm(count, generator=rng) for rng in rngs]
-    return torch.stack([order + i * count for i, order in enumerate(orders)])
+def _select_images(data: FewShotData, part: str, recipe: Recipe) -> FeatureSet:
+    """Return the images that batches are drawn from; the recipe may pool their views."""
+    images: FeatureSet = getattr(data, part)
+    return pool_views(images) if recipe.pool_views else images
 
 
 def _build_optimizer(

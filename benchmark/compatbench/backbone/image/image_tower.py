@@ -14,7 +14,6 @@ from compatbench.backbone.image.image_anatomy import TimmAnatomy, examine_image_
 from compatbench.backbone.parts.blocks import (
     BlockUpdates,
     Updates,
-    requires_grad,
     updates_of,
     widen,
 )
@@ -185,7 +184,7 @@ class ImageTower:
                 features = torch.cat([features[:, None], patches], dim=1)
             return (features,)
 
-        trained = any(map(requires_grad, (weights or {}).values()))
+        trained = any(weight.requires_grad for weight in (weights or {}).values())
         return tower._run(finish, hidden, block, prompts, block_updates, last, trained, rng)[0]
 
     def encode_rows(
@@ -234,7 +233,7 @@ class ImageTower:
             part_prompts = [rows[part] if rows.ndim == 3 else rows for rows in prompts]
             return finish(self._run_blocks(hidden[part], block, part_prompts, updates, last))
 
-        inputs = trained or block_updates or any(map(requires_grad, (hidden, *prompts)))
+        inputs = trained or block_updates or any(x.requires_grad for x in (hidden, *prompts))
         if not (inputs and torch.is_grad_enabled()):
             return list(compute(slice(None)))
         tokens = self.tokens + (prompts[0].shape[-2] if prompts else 0)

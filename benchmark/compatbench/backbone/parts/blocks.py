@@ -24,11 +24,6 @@ _QUICK = 1.702
 _PLAIN = {f"{part}{of}" for part in ("in_proj_", "out_proj.") for of in ("weight", "bias")}
 
 
-def requires_grad(tensor: Tensor) -> bool:
-    """Whether a gradient is asked for of a tensor, or of one that is computed for several fits."""
-    return torch.func.debug_unwrap(tensor).requires_grad  # which no other says within ``vmap``
-
-
 def widen(tensor: Tensor) -> Tensor:
     """Features and embeddings are float32, also those of a tower in half precision."""
     return tensor.float() if tensor.dtype in HALF else tensor
@@ -135,72 +130,36 @@ class StandardBlock:
         return _quick_mlp(mlp, normed) if self._quick else mlp(normed)
 
 
-class _Function(torch.autograd.Function):
-    """A function that works under ``vmap``, and outside of it is called without a detour.
-
-    ``Function.apply`` reads the signature at every call, which takes longer than small products.
-    """
-
-    @classmethod
-    def apply(cls, *inputs: Any) -> Any:
-        if torch._C._are_functorch_transforms_active():
-            return super().apply(*inputs)
-        return super(torch.autograd.Function, cls).apply(*inputs)  # type: ignore[misc]
-
-
-class _Attend(_Function):
+class _Attend(torch.autograd.Function):
     """Attention of groups: queries ``[G, S, d]``, keys and values ``[G, K, d]``.
 
-    ``mask`` is added to the scores, ``[G, S, K]``. On small groups faster than torch's own. The
-    shares of attention are an output, too: nothing else can be kept where ``vmap`` is to work.
+    ``mask`` is added to the scores, ``[G, S, K]``. On small groups faster than torch's own.
     """
 
     @staticmethod
-    def forward(
-        query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, ...]:  # type: ignore[override]
-        scale = query.shape[-1] ** -0.5
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        ctx.scale = query.shape[-1] ** -0.5
         scores = (
-            _scaled_product(query, key.mT, scale)
+            _scaled_product(query, key.mT, ctx.scale)
             if mask is None
-            else torch.baddbmm(mask, query, key.mT, alpha=scale)
+            else torch.baddbmm(mask, query, key.mT, alpha=ctx.scale)
         )
         shares = torch.softmax(scores, dim=-1)
-        return torch.bmm(shares, value), shares
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*inputs[:3], output[1])
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
-        groups = [_join(x, dim, info.batch_size) for x, dim in zip(inputs, in_dims, strict=True)]
-        outputs = _Attend.apply(*groups)
-        return tuple(x.unflatten(0, (info.batch_size, -1)) for x in outputs), (0, 0)
+        ctx.save_for_backward(query, key, value, shares)
+        return torch.bmm(shares, value)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         query, key, value, shares = ctx.saved_tensors
-        scale = query.shape[-1] ** -0.5
         scores = torch.bmm(gradient, value.mT)
         scores = torch.ops.aten._softmax_backward_data(scores, shares, -1, shares.dtype)
-        d_query = _scaled_product(scores, key, scale)
-        d_key = _scaled_product(scores.mT, query, scale)
+        d_query = _scaled_product(scores, key, ctx.scale)
+        d_key = _scaled_product(scores.mT, query, ctx.scale)
         return d_query, d_key, torch.bmm(shares.mT, gradient), None
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of groups, ``[G, S, d]``; see ``_Attend``."""
-    return _Attend.apply(query, key, value, mask)[0]  # type: ignore[index]
-
-
-def _join(x: Tensor | None, dim: int | None, size: int) -> Tensor | None:
-    """What several fits compute side by side, in the first dimension of one."""
-    if x is None:
-        return None
-    return (x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
+attend = _Attend.apply
 
 
 def _scaled_product(a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -211,10 +170,10 @@ def _quick_mlp(mlp: Any, x: Tensor) -> Tensor:
     """An MLP with QuickGELU of rows ``[..., D]``; differentiable in its parameters, too."""
     parameters = mlp.c_fc.weight, mlp.c_fc.bias, mlp.c_proj.weight, mlp.c_proj.bias
     rows = x.flatten(0, -2)
-    if any(map(requires_grad, parameters)):
+    if any(parameter.requires_grad for parameter in parameters):
         out = _project(F.silu(_expand(rows, *parameters[:2])), *parameters[2:])
     else:
-        out = _FrozenMlp.apply(rows, *parameters)[0]
+        out = _FrozenMlp.apply(rows, *parameters)
     return out.view_as(x)  # type: ignore[union-attr]
 
 
@@ -226,28 +185,18 @@ def _project(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.addmm(bias, hidden, weight.T, alpha=1 / _QUICK)
 
 
-class _FrozenMlp(_Function):
-    """Keeps the hidden rows alone, which are an output for that (as of ``_Attend``)."""
+class _FrozenMlp(torch.autograd.Function):
+    """Keeps the hidden rows alone."""
 
     @staticmethod
-    def forward(rows: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(ctx: Any, rows: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
         hidden = _expand(rows, w1, b1)
-        return _project(F.silu(hidden), w2, b2), hidden
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(output[1], inputs[1], inputs[3])
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
-        rows = _join(inputs[0], in_dims[0], info.batch_size)
-        outputs = _FrozenMlp.apply(rows, *inputs[1:])
-        return tuple(x.unflatten(0, (info.batch_size, -1)) for x in outputs), (0, 0)  # type: ignore[union-attr]
+        ctx.save_for_backward(hidden, w1, w2)
+        return _project(F.silu(hidden), w2, b2)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         hidden, w1, w2 = ctx.saved_tensors
         inner = torch.addmm(hidden, gradient, w2, beta=0, alpha=1 / _QUICK)
         inner = torch.ops.aten.silu_backward(inner, hidden)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compatbench.backbone.parts.blocks import requires_grad
 from compatbench.errors import CompatbenchError, NotTransferable
 
 
@@ -89,7 +88,7 @@ class Prompts:
         """Whether a gradient is needed of any tensor."""
         swapped = () if self.swap is None else (self.swap.rows,)
         tensors = (self.prefix, self.suffix, *self.deep, *swapped)
-        return torch.is_grad_enabled() and any(map(requires_grad, tensors))
+        return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
     def check_fits(self, context_length: int, blocks: int) -> None:
         """Refuses prompts that are too long for a text tower, or rows that have no place in it."""

@@ -21,7 +21,6 @@ from compatbench.backbone.parts.blocks import (
     Part,
     Updates,
     apply_update,
-    requires_grad,
     updates_of,
 )
 from compatbench.backbone.parts.memory import SelectiveCheckpoint
@@ -87,7 +86,7 @@ class TextTower:
         if weights or block_updates:
             cast = {name: tensor.to(dtype) for name, tensor in (weights or {}).items()}
             # What an update learns is not seen from here.
-            learned = bool(block_updates) or any(map(requires_grad, cast.values()))
+            learned = bool(block_updates) or any(x.requires_grad for x in cast.values())
             learned = learned and torch.is_grad_enabled()
             tower = _build_tower(self._anatomy.replace(cast), learned, block_updates)
         return tower.encode(prompts.to(dtype)).to(prompts.prefix.dtype)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TextIO
 
 from compatbench.engine.cell import Cell, CellRecord
-from compatbench.engine.companions import Companions
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import FRAMES, MARK, Diary, Event, Note
 from compatbench.engine.failures import (
@@ -87,7 +86,6 @@ class Puller:
     ) -> None:
         self._job, self._worker, self._tell = job, worker, tell
         self._name, self._frames = name, frames
-        worker.companions = Companions(job.cells, job.compute.fits_together)
         self._held: dict[str, int] = {}  # how often a cell was seen to be of another run
         self._is_new = True  # without libraries and weights
 
