@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import shlex
@@ -23,9 +24,11 @@ from compatbench.engine import compute
 from compatbench.engine.compute import parse_retry
 from compatbench.engine.order import parse_shard
 from compatbench.errors import CompatbenchWarning
-from compatbench.extras.check.run_checks import check_methods, check_transfers
+from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest
+from compatbench.extras.check.run_checks import check_methods
 from compatbench.method import load_module
 from compatbench.method.registry import TransferRegistry, builtin_methods
+from compatbench.method.transfer import TransferData
 
 COMMAND: Any = get_command(app)
 REPOSITORY = Path(__file__).parents[1]
@@ -215,14 +218,22 @@ def test_the_examples_of_methods_keep_the_rules(tmp_path: Path) -> None:
     assert outcomes.query("status != 'pass'")[["check", "reason"]].to_numpy().tolist() == []
 
 
-@pytest.mark.slow
-def test_the_transfer_with_settings_keeps_the_rules(tmp_path: Path) -> None:
+def test_the_transfer_with_settings_serves_a_module(tmp_path: Path) -> None:
     [code] = [code for code in blocks(DOCS / "transfers.md", "python") if "Transfer)" in code]
     (place := tmp_path / "blended.py").write_text(code, encoding="utf-8")
-    outcomes = check_transfers(str(place))
-    assert outcomes.query("status == 'fail'")[["check", "reason"]].to_numpy().tolist() == []
-    labels = TransferRegistry().choose([f"{place}+4", f"{place}+wary+4"])
+    registry = TransferRegistry()
+    labels = registry.choose([f"{place}+4", f"{place}+wary+4"])
     assert labels == ["blended+4", "blended+wary+4"]
+    tested = MethodUnderTest(builtin_methods().get("taskres"))
+    shots = copy.copy(tested)
+    shots.source = tested.target
+    for label in labels:
+        transfer = registry.build(label)
+        data = TransferData(transfer, labels=shots.draw(shots=4))
+        classify = transfer.attach(tested.build(), tested.module, tested.target, LABELS, data)
+        logits = classify(tested.inputs(tested.target))
+        assert logits.shape == (7, len(LABELS))
+        assert logits.isfinite().all()
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from compatbench.extras.check.run_checks import check_methods
 from compatbench.method.registry import builtin_methods
 
 pytestmark = pytest.mark.slow  # processes start that import everything
-METHOD_CHECKS = list(find_checks("method"))
+METHOD_CHECKS = list(find_checks())
 
 
 @pytest.fixture(autouse=True)

@@ -151,7 +151,7 @@ def main(text: str) -> None:
     registry, card = builtin_methods(), suite_cards.read(order.suite)
     files = {(order.root / name).resolve() for name in order.methods}
     names = [name for name in registry.names() if registry.file_of(name) in files]
-    outcomes = run_checks("method", names, [*find_checks("method")])
+    outcomes = run_checks(names, [*find_checks()])
     if names:
         plan = make_plan(card, names, seeds=card.seeds, out=order.work)
         run_plan(plan, Compute(device=order.device, jobs=1))

@@ -1,7 +1,7 @@
-"""The conformance kit: the rules that every method, and every transfer, must keep.
+"""The conformance kit: the rules that every method must keep.
 
-A rule is a pytest test in ``fit_checks``, ``attach_checks`` or ``transfer_checks``. Its name, less
-``test_``, is the check's; the first line of its docstring says what must hold. They are tried on
+A rule is a pytest test in ``fit_checks`` or ``attach_checks``. Its name, less ``test_``, is the
+check's; the first line of its docstring says what must hold. They are tried on
 small random models. ``compatbench check`` runs them in other processes; a test suite can collect
 them, too:
 
@@ -13,17 +13,15 @@ from compatbench.plugins import REQUIRED, Command, Option
 
 FUNCTIONS = {
     "check_methods": "run_checks:check_methods",
-    "check_transfers": "run_checks:check_transfers",
 }
 COMMANDS = {
     "check": Command(
         "check_methods",
         "add",
         shown="commands:check",
-        note="Names of transfers (see 'list transfers'), or the file of one, are checked by the "
-        "rules of transfers. For one method the output is a table of its checks; for several, one "
-        "line each, and their failures at the end. To try one rule again: compatbench check "
-        "./mine.py --only class-order. Exits with 1 if a check fails.",
+        note="For one method the output is a table of its checks; for several, one line each, and "
+        "their failures at the end. To try one rule again: compatbench check ./mine.py --only "
+        "class-order. Exits with 1 if a check fails.",
         options={"methods": Option("", default=REQUIRED)},
         also=("as_json",),
     ),

@@ -15,16 +15,6 @@ STYLES = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 WORDS = {"pass": "passed", "fail": "failed", "skip": "skipped"}
 
 
-def are_transfers(wanted: str) -> bool:
-    """Whether names, or a file, are those of transfers."""
-    from compatbench.method.registry import builtin_transfers
-
-    parts = [part.strip() for part in wanted.split(",")]
-    if len(parts) == 1 and parts[0].endswith(".py") and Path(parts[0]).is_file():
-        return "TransferCard(" in Path(parts[0]).read_text(encoding="utf-8", errors="replace")
-    return all(part in builtin_transfers().names() for part in parts)
-
-
 def check(call: Call) -> int:
     """Shows a method's checks, or a line for each of several and their failures."""
     import pandas as pd
@@ -33,9 +23,8 @@ def check(call: Call) -> int:
     from compatbench.method.registry import builtin_methods
 
     wanted, only = call.arguments["methods"], call.arguments["only"]
-    what = "transfers" if are_transfers(wanted) else "methods"
     with console.status("") as status:
-        outcomes = load(f"check_{what}")(
+        outcomes = load("check_methods")(
             wanted,
             only,
             progress=lambda outcome: status.update(escape(f"{outcome.method}: {outcome.check}")),
@@ -58,9 +47,9 @@ def check(call: Call) -> int:
     counts = counts.reindex(columns=list(STYLES), fill_value=0).rename(columns=WORDS)
     counts["seconds"] = outcomes.groupby("method")["seconds"].sum()
     print_frame(counts.round({"seconds": 1}).reset_index())
-    for name in names if what == "methods" else ():
+    for name in names:
         if changed := find_changed_code(Path("runs"), builtin_methods().get(name)):
             say(f"[yellow]note[/] {escape(changed)}")
     good = len(names) - outcomes.loc[failed, "method"].nunique()
-    say(f"{good} of {len(names)} {what} pass")
+    say(f"{good} of {len(names)} methods pass")
     return int(failed.any())

@@ -1,8 +1,7 @@
 """A pytest plug-in: what the checks are tried on, what is excused, and another process.
 
 The checks of methods ask for the fixture ``tested``; for ``fitted`` or ``unfitted`` if they have
-something to look at even where nothing can be attached, or fitted; those of transfers ask for
-``carried``.
+something to look at even where nothing can be attached, or fitted.
 """
 
 from __future__ import annotations
@@ -18,43 +17,38 @@ from unittest.mock import patch
 import pytest
 
 from compatbench.extras.check.method_under_test import MethodUnderTest
-from compatbench.extras.check.rules import Kind, check_name
-from compatbench.extras.check.transfer_checks import TransferUnderTest
+from compatbench.extras.check.rules import check_name
 from compatbench.files.processes import end_with_parent, inherited
 from compatbench.files.scratch import scratch_folder
 from compatbench.method.identity import plugin_file
-from compatbench.method.registry import builtin_methods, builtin_transfers
+from compatbench.method.registry import builtin_methods
 
-REGISTRIES = {"method": builtin_methods, "transfer": builtin_transfers}
-# What parametrises the checks of methods, and those of transfers.
-FIXTURES: dict[str, Kind] = {"checked_method": "method", "carried": "transfer"}
 ELSEWHERE = {"PYTHONHASHSEED": "77", "TZ": "UTC-9", "LC_ALL": "C"}
 
 
-def outside_files(kind: Kind) -> list[str]:
-    """The files beside ours that methods, or transfers, of this process were loaded from."""
-    paths = map(plugin_file, REGISTRIES[kind]().classes.values())
+def outside_files() -> list[str]:
+    """The files beside ours that methods of this process were loaded from."""
+    paths = map(plugin_file, builtin_methods().classes.values())
     return list(dict.fromkeys(filter(None, paths)))
 
 
-def load_files(kind: Kind, files: Sequence[str]) -> None:
+def load_files(files: Sequence[str]) -> None:
     """Loads such files into this process."""
     for file in files:
-        REGISTRIES[kind]().add_file(Path(file))
+        builtin_methods().add_file(Path(file))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The option that names what is checked."""
-    what = "the methods, or the transfers, that conformance checks are tried on"
+    what = "the methods that conformance checks are tried on"
     parser.addoption("--checked", default="all", help=what)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """All checks of a method come one after the other, since its fixture lasts the session."""
-    for fixture, kind in FIXTURES.items():
-        if fixture in metafunc.fixturenames:
-            names = REGISTRIES[kind]().select(metafunc.config.getoption("checked"))
-            metafunc.parametrize(fixture, names, indirect=True, scope="session")
+    if "checked_method" in metafunc.fixturenames:
+        names = builtin_methods().select(metafunc.config.getoption("checked"))
+        metafunc.parametrize("checked_method", names, indirect=True, scope="session")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -100,14 +94,6 @@ def tested(fitted: MethodUnderTest) -> MethodUnderTest:
     return fitted
 
 
-@pytest.fixture
-def carried(request: pytest.FixtureRequest) -> Iterator[TransferUnderTest]:
-    """A transfer, whose changes to backbones are undone after the check."""
-    transfer = TransferUnderTest(request.param)
-    yield transfer
-    transfer.models.restore()
-
-
 @pytest.fixture(scope="session")
 def describe_elsewhere() -> Iterator[Callable[[str], dict[str, str]]]:
     """What a fit gives in a process with other hashes, another time zone, home and folder.
@@ -120,7 +106,7 @@ def describe_elsewhere() -> Iterator[Callable[[str], dict[str, str]]]:
 
         def describe(method: str) -> dict[str, str]:
             if not pools:
-                work = (str(folder), outside_files("method"))
+                work = (str(folder), outside_files())
                 pools.append(ProcessPoolExecutor(1, get_context("spawn"), _prepare, work))
             try:
                 with inherited(threads=1), patch.dict(os.environ, environment):
@@ -138,7 +124,7 @@ def describe_elsewhere() -> Iterator[Callable[[str], dict[str, str]]]:
 def _prepare(folder: str, files: list[str]) -> None:
     end_with_parent()
     os.chdir(folder)
-    load_files("method", files)
+    load_files(files)
 
 
 def _describe_fit(method: str) -> dict[str, str]:

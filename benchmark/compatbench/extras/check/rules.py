@@ -9,15 +9,14 @@ from typing import Literal
 
 import pytest
 
-Kind = Literal["method", "transfer"]
 Status = Literal["pass", "fail", "skip"]
 Remark = Callable[[str, object], None]  # pytest's ``record_property``, which takes a "remark"
-MODULES = {"method": ("fit_checks", "attach_checks"), "transfer": ("transfer_checks",)}
+MODULES = ("fit_checks", "attach_checks")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one check of one method, or of one transfer."""
+    """The result of one check of one method."""
 
     method: str
     check: str  # such as ``same-seed``
@@ -27,9 +26,9 @@ class Outcome:
     seconds: float = 0.0
 
 
-def find_checks(kind: Kind) -> dict[str, Callable[..., None]]:
-    """The checks of methods, or those of transfers, in the order in which they are tried."""
-    modules = (importlib.import_module(f"{__package__}.{name}") for name in MODULES[kind])
+def find_checks() -> dict[str, Callable[..., None]]:
+    """Return the checks in the order in which they are tried."""
+    modules = (importlib.import_module(f"{__package__}.{name}") for name in MODULES)
     functions = [function for module in modules for function in vars(module).items()]
     return {check_name(name): test for name, test in functions if name.startswith("test_")}
 
@@ -39,9 +38,9 @@ def check_name(function: str) -> str:
     return function.removeprefix("test_").replace("_", "-")
 
 
-def find_rule(kind: Kind, check: str) -> str:
+def find_rule(check: str) -> str:
     """One line that says what must hold."""
-    return (find_checks(kind)[check].__doc__ or "").splitlines()[0]
+    return (find_checks()[check].__doc__ or "").splitlines()[0]
 
 
 def require(holds: object, otherwise: str) -> None:

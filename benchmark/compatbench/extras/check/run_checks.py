@@ -1,4 +1,4 @@
-"""Runs the checks of methods and of transfers, in processes of their own."""
+"""Runs the checks of methods, in processes of their own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compatbench.data.cards import select_names
 from compatbench.errors import CompatbenchError
 from compatbench.extras.check import plugin
 from compatbench.extras.check.models import synthetic_models
-from compatbench.extras.check.rules import Kind, Outcome, Status, check_name, find_checks, find_rule
+from compatbench.extras.check.rules import Outcome, Status, check_name, find_checks, find_rule
 from compatbench.files.processes import count_cores, end_with_parent, kill, silence, start_process
 from compatbench.messages import one_line
 from compatbench.method.mistakes import explain
@@ -24,7 +24,7 @@ from compatbench.method.refusals import forget_refusal, remember_refusal
 from compatbench.method.registry import builtin_methods
 
 SECONDS = 600.0  # that one check may take
-SHARE = 8  # plug-ins that are worth another process: to start it takes as long as to check some
+SHARE = 8  # methods that are worth another process: to start it takes as long as to check some
 OnOutcome = Callable[[Outcome], object]
 # Nothing of the user's: no settings, plug-ins, cache or conftest.py.
 ALONE = ("-c", os.devnull, "--noconftest", "-p", "no:cacheprovider")
@@ -62,8 +62,13 @@ def check_methods(
         CompatbenchError: an unknown method or check, a named file that cannot be loaded, or an
             empty selection.
     """
-    outcomes = _check("method", methods, only, progress)
-    registry, every = builtin_methods(), len(find_checks("method"))
+    registry, every = builtin_methods(), find_checks()
+    names = registry.select(methods if isinstance(methods, str) else ",".join(methods))
+    checks = select_names(only, list(every), "check")
+    for what, asked, selected in (("method", methods, names), ("check", only, checks)):
+        if not selected:
+            raise CompatbenchError(f"'{asked}' leaves no {what}")
+    outcomes = run_checks(names, checks, progress)
     for name in dict.fromkeys(outcome.method for outcome in outcomes):
         tried = [outcome for outcome in outcomes if outcome.method == name]
         failed = next((outcome for outcome in tried if outcome.status == "fail"), None)
@@ -71,7 +76,7 @@ def check_methods(
         # Those of the repository are checked by its tests.
         if ":" in identity and failed is not None:
             remember_refusal(identity, f"check '{failed.check}': {failed.reason}")
-        elif ":" in identity and len(tried) == every:
+        elif ":" in identity and len(tried) == len(every):
             forget_refusal(identity)
     if methods == "all":
         for name, why in registry.broken.items():
@@ -79,49 +84,18 @@ def check_methods(
     return pd.DataFrame(outcomes)
 
 
-def check_transfers(
-    transfers: str | Sequence[str] = "all",
-    only: str | Sequence[str] = "all",
-    *,
-    progress: OnOutcome = lambda _: None,
-) -> pd.DataFrame:
-    """Tries the rules of transfers, as ``check_methods`` does those of methods.
-
-    Each is given exactly the access that its card declares, of synthetic images and models. One
-    that reaches for more fails the check ``access`` by name.
-
-    Args:
-        transfers: names, globs, exclusions, or the path of a file, which is run as code.
-    """
-    return pd.DataFrame(_check("transfer", transfers, only, progress))
-
-
-def _check(
-    kind: Kind, wanted: str | Sequence[str], only: str | Sequence[str], progress: OnOutcome
-) -> list[Outcome]:
-    """The outcomes of the plug-ins and checks that are asked for, some of each."""
-    text = wanted if isinstance(wanted, str) else ",".join(wanted)
-    names = plugin.REGISTRIES[kind]().select(text)
-    checks = select_names(only, list(find_checks(kind)), "check")
-    for what, asked, selected in ((kind, wanted, names), ("check", only, checks)):
-        if not selected:
-            raise CompatbenchError(f"'{asked}' leaves no {what}")
-    return run_checks(kind, names, checks, progress)
-
-
 def run_checks(
-    kind: Kind,
     names: Sequence[str],
     checks: Sequence[str],
     progress: OnOutcome = lambda _: None,
 ) -> list[Outcome]:
-    """Runs checks on plug-ins of these names, in at most a process per core.
+    """Runs checks on methods of these names, in at most a process per core.
 
-    A process that ends, or takes too long, fails the check that it was at; the other plug-ins are
+    A process that ends, or takes too long, fails the check that it was at; the other methods are
     tried in a new one.
     """
     count, outcomes = min(count_cores(), math.ceil(len(names) / SHARE)), list[Outcome]()
-    shares = [_Share(kind, [*product(names[i::count], checks)]) for i in range(count)]
+    shares = [_Share([*product(names[i::count], checks)]) for i in range(count)]
     try:
         while waiting := {share.connection: share for share in shares if share.left}:
             ready = wait([*waiting], timeout=1)
@@ -144,14 +118,13 @@ def run_checks(
 class _Share:
     """Tries, of a name and a check each, that a process does one after the other."""
 
-    def __init__(self, kind: Kind, tries: list[tuple[str, str]]) -> None:
-        self._kind: Kind = kind
+    def __init__(self, tries: list[tuple[str, str]]) -> None:
         self.left = tries
         self._start()
 
     def _start(self) -> None:
         names, checks = ([*dict.fromkeys(column)] for column in zip(*self.left, strict=True))
-        work = self._kind, names, checks, plugin.outside_files(self._kind)
+        work = names, checks, plugin.outside_files()
         self.process, self.connection = start_process(1, run_tests, *work, daemon=False)
         self.heard = time.monotonic()
 
@@ -167,17 +140,17 @@ class _Share:
         return outcome
 
     def fail(self, reason: str) -> Outcome:
-        """Fails the check that is being tried, and goes on with the next plug-in."""
+        """Fails the check that is being tried, and goes on with the next method."""
         kill(self.process)
         name, check = self.left[0]
         self.left = [each for each in self.left if each[0] != name]
         if self.left:
             self._start()
-        return Outcome(name, check, "fail", find_rule(self._kind, check), reason)
+        return Outcome(name, check, "fail", find_rule(check), reason)
 
 
 def run_tests(
-    connection: Connection, kind: Kind, names: list[str], checks: list[str], files: list[str]
+    connection: Connection, names: list[str], checks: list[str], files: list[str]
 ) -> None:
     """Runs checks with pytest in this process, and sends their outcomes."""
     end_with_parent(leads=True)
@@ -185,21 +158,20 @@ def run_tests(
     for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
         os.environ.pop(name, None)
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    plugin.load_files(kind, files)
+    plugin.load_files(files)
     synthetic_models()  # before the clock of the first check runs
-    codes = [find_checks(kind)[check].__code__ for check in checks]
+    codes = [find_checks()[check].__code__ for check in checks]
     tests = [f"{code.co_filename}::{code.co_name}" for code in codes]
     # Folders above are no packages of tests: pytest would put what holds them on the path.
     here = os.path.dirname(plugin.__file__)
     options = [*ALONE, "--rootdir", here, "--confcutdir", here, "--checked", ",".join(names)]
-    pytest.main([*options, *tests], plugins=[plugin, _Reporter(kind, connection)])
+    pytest.main([*options, *tests], plugins=[plugin, _Reporter(connection)])
 
 
 class _Reporter:
     """Sends the outcome of every check."""
 
-    def __init__(self, kind: Kind, connection: Connection) -> None:
-        self._kind: Kind = kind
+    def __init__(self, connection: Connection) -> None:
         self._connection, self._seconds = connection, 0.0
         self._verdict: tuple[Status, str] = ("pass", "")
 
@@ -216,7 +188,7 @@ class _Reporter:
         if call.when == "teardown":
             check = check_name(item.originalname)  # type: ignore[attr-defined]
             [name] = item.callspec.params.values()  # type: ignore[attr-defined]
-            (status, reason), rule = self._verdict, find_rule(self._kind, check)
+            (status, reason), rule = self._verdict, find_rule(check)
             outcome = Outcome(name, check, status, rule, one_line(reason, 600), self._seconds)
             self._connection.send(outcome)
         return report
