@@ -30,7 +30,8 @@ IMAGES = st.lists(
 FLIPS = ("negative_flips", "positive_flips", "inconsistent_errors")
 COUNTS = ("correct", "total", "zero_shot_correct", *FLIPS)
 SHARES = ("ece", "agreement", "ece_width", "changed", "answered")
-STORED = dict.fromkeys(COUNTS, "images") | dict.fromkeys(SHARES, "percent")
+PAIRED = ("only_module", "only_zeroshot")
+STORED = dict.fromkeys([*COUNTS, *PAIRED], "images") | dict.fromkeys(SHARES, "percent")
 
 
 def predictions(classes: list[int], confidence: list[float] | None = None) -> Predictions:
@@ -69,13 +70,17 @@ def test_scores_against_a_naive_loop(images: list[tuple]) -> None:
         expected["inconsistent_errors"] += len({source, target, label}) == 3
         expected["agreement"] += source == target
         expected["changed"] += zero_shot != target
+        expected["only_module"] += target == label != zero_shot
+        expected["only_zeroshot"] += zero_shot == label != target
         expected["answered"] += target >= 0
     for name in ("agreement", "changed", "answered"):
         expected[name] = round(100 * expected[name] / len(images), 4)
     if expected["answered"] == 100:
         expected["answered"] = None  # type: ignore[assignment]
     found = score(answers_of(images))
-    assert list(found) == list(STORED)
+    assert found.keys() == STORED.keys()
+    gained = found["correct"] - found["zero_shot_correct"]
+    assert found["only_module"] - found["only_zeroshot"] == gained
     apart = {"ece": 0, "ece_width": 0}
     assert found | apart == expected | apart
 

@@ -1,0 +1,23 @@
+"""Images that only one of a module and zero-shot gets right: the counts of a paired test.
+
+Both classifiers are of the same backbone and answer the same test set. The difference of the two
+counts is that of the images they get right.
+"""
+
+from compatbench.results.measures.registry import Answers, measure
+
+
+@measure("Only module", "images", "higher")
+def only_module(answers: Answers) -> int:
+    """Right with the module, wrong with the model's own zero-shot classifier."""
+    with_module = answers.right(answers.predictions)
+    without = answers.right(answers.zero_shot)
+    return int((with_module & ~without).sum())
+
+
+@measure("Only zero-shot", "images", "lower")
+def only_zeroshot(answers: Answers) -> int:
+    """Right with the model's own zero-shot classifier, wrong with the module."""
+    with_module = answers.right(answers.predictions)
+    without = answers.right(answers.zero_shot)
+    return int((without & ~with_module).sum())
