@@ -23,8 +23,6 @@ __version__ = "0.3.0"
 
 # Functions whose name a folder has, too.
 _FOLDERS = ("formats", "methods", "results", "tasks", "transfers")
-# Names of the last release, which end with the next one.
-_OLD = {"leaderboard": "compatbench.tables.pages.leaderboard:leaderboard"}
 
 
 class _Package(ModuleType):
@@ -48,8 +46,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'compatbench' has no attribute '{name}'")
     if name == "__all__":
         return sorted(functions())
-    if name in _OLD:
-        return load(_OLD[name])
     if name not in functions():
         raise AttributeError(f"module 'compatbench' has no attribute '{name}'")
     function = load(name)

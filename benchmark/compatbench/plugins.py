@@ -47,7 +47,6 @@ class Option:
         envvar: variable that gives the value where the option does not.
         read: place of the function that makes the value of the text.
         at_once: place of a function that is called with the value before anything else is done.
-        was: its names until the last release, which still work, with a hint.
     """
 
     names: tuple[str, ...] | str = ()
@@ -62,7 +61,6 @@ class Option:
     envvar: str | None = None
     read: str = ""
     at_once: str = ""
-    was: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,6 @@ class Command:
     Attributes:
         function: a name in ``compatbench``, or the place of a function of the shell's alone.
         panel: where the top of ``--help`` shows it (``cli.app.PANELS``); one of a group has none.
-        was: its name until the last release, under which it still works, with a hint.
         shown: place of the function that is given the ``Call``, makes it, and prints what it
             gives; by default that is printed as it is. What it returns is the exit code.
         note: what a shell's user has to know beside the docstring: an example, the exit codes.
@@ -84,7 +81,6 @@ class Command:
     function: str
     panel: str = ""
     shown: str = ""
-    was: str = ""
     note: str = ""
     options: Mapping[str, Option] = field(default_factory=dict)
     also: tuple[str, ...] = ()

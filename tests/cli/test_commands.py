@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import invoke, output_of
+from command_line import output_of
 from typer.main import get_command
 
 import compatbench
@@ -81,18 +81,6 @@ def test_help_shows_ten_commands_and_four_groups() -> None:
         assert sorted(commands_in_help(group)) == sorted(names)
 
 
-def test_an_old_name_does_the_same_and_names_the_new_one_in_a_line() -> None:
-    old_names = {command.was.split()[0] for command in ALL.values() if command.was}
-    grouped = {name for names in GROUPS.values() for name in names}
-    assert old_names == {"leaderboard", *grouped} - {"submit", "index"}
-    result = invoke("cache ls")
-    assert result.stdout == output_of("store cache ls")
-    assert result.stderr == (
-        "compatbench: 'compatbench cache ls' is now 'compatbench store cache ls'; the old name "
-        "ends with the next release\n"
-    )
-
-
 def test_help_names_the_first_command_and_says_what_every_option_is() -> None:
     assert "compatbench run --methods all" in output_of("--help")
     commands = [get_command(app)]
@@ -101,18 +89,9 @@ def test_help_names_the_first_command_and_says_what_every_option_is() -> None:
         assert command.help, command.name
         assert [one.name for one in command.params if not getattr(one, "help", "")] == []
         named = re.findall(r"compatbench ([a-z-]+)", command.help)
-        assert {*named} <= {*TEN, *GROUPS}, command.help  # no old name
+        assert {*named} <= {*TEN, *GROUPS}, command.help
     assert len(commands) > 25
     assert "Nothing is fetched and nothing is written. Times are" in output_of("plan", "--help")
-
-
-def test_an_old_option_does_the_same_and_names_the_new_one_in_a_line() -> None:
-    result = invoke("store doctor", "--task=mini-food", "--backbone", "mini-clip")
-    assert result.stdout == output_of("store doctor", "--tasks=mini-food", "--backbones=mini-clip")
-    assert [line.split(";")[0] for line in result.stderr.splitlines()] == [
-        "compatbench: '--task' is now '--tasks'",
-        "compatbench: '--backbone' is now '--backbones'",
-    ]
 
 
 def test_one_word_names_one_thing_in_every_command() -> None:

@@ -36,9 +36,8 @@ from synthetic_results import (
     with_card,
 )
 
-import compatbench as cb
 from compatbench.data.cards import SuiteCard, suite_cards
-from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.errors import CompatbenchError
 from compatbench.results.ranking_table import Results
 from compatbench.results.result_files import write_results
 from compatbench.tables.pages.leaderboard import render_leaderboard, render_pages, render_suite
@@ -229,9 +228,3 @@ def test_pictures_are_shown_where_they_have_been_drawn(tmp_path: Path) -> None:
             assert pages[tmp_path / name].count("![") == drawn
         for kind in ("mine-scatter", "other-scatter", "mine-unknown"):
             (folder / f"{kind}-1.svg").write_text("<svg/>")
-
-
-def test_the_name_of_the_last_release_gives_the_pages_of_the_report(tmp_path: Path) -> None:
-    write(tmp_path, SMOKE)  # which no page shows
-    with pytest.warns(CompatbenchWarning, match="'leaderboard' is now 'report'; the old name ends"):
-        assert cb.leaderboard(tmp_path) == []

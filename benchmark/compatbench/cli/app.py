@@ -66,14 +66,14 @@ def _add_commands() -> None:
     order = [*PANELS, *GROUPS]
     apps, helps = {"": app}, GROUPS | offered("GROUPS")
 
-    def group_of(words: str, hidden: bool) -> tuple[typer.Typer, str]:
+    def group_of(words: str) -> tuple[typer.Typer, str]:
         """The group of a command, which is made for its first, and the command's name there."""
         group, _, name = words.rpartition(" ")
         if group not in apps:
-            above, word = group_of(group, hidden)
+            above, word = group_of(group)
             apps[group] = typer.Typer(no_args_is_help=True, help=helps[word])
             panel = "More" if above is app else None
-            above.add_typer(apps[group], name=word, hidden=hidden, rich_help_panel=panel)
+            above.add_typer(apps[group], name=word, rich_help_panel=panel)
         return apps[group], name
 
     def place(words: str) -> int:
@@ -81,9 +81,7 @@ def _add_commands() -> None:
 
     for words in sorted(commands, key=place):
         command = commands[words]
-        add_command(*group_of(words, hidden=False), command, PANELS.get(command.panel))
-        if command.was:
-            add_command(*group_of(command.was, hidden=True), command, now=words)
+        add_command(*group_of(words), command, PANELS.get(command.panel))
 
 
 _add_commands()

@@ -1,4 +1,4 @@
-"""The words of a command line: old names of options, and words where an option belongs."""
+"""Commands that explain a word which needs an option before it."""
 
 from __future__ import annotations
 
@@ -9,29 +9,25 @@ from typing import Any
 from typer.core import TyperCommand
 
 from compatbench.cli.options import known_names
-from compatbench.cli.output import say_renamed
 from compatbench.errors import CompatbenchError
 
 ENDINGS = {"suites": (".yaml", ".yml"), "methods": (".py",)}
 
 
 class ShellCommand(TyperCommand):
-    """A command that takes old names of options, and says where a word belongs that has no place.
+    """A command that names the option for a word which is no argument.
 
     Attributes:
-        renamed: today's names of options by their old ones.
         naming: options by the kind of names that they take, such as ``suites``.
     """
 
-    def __init__(
-        self, *args: Any, renamed: Mapping[str, str], naming: Mapping[str, str], **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, naming: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.renamed, self.naming = renamed, naming
+        self.naming = naming
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.allow_extra_args = True  # which are explained here
-        rest = super().parse_args(ctx, [*map(self._today, args)])
+        rest = super().parse_args(ctx, args)
         if ctx.args and not ctx.resilient_parsing:
             hint = self._hint(ctx.args[0]) or f"see '{ctx.command_path} --help'"
             raise CompatbenchError(f"{self.name}: no argument '{ctx.args[0]}'; {hint}")
@@ -39,13 +35,6 @@ class ShellCommand(TyperCommand):
             if not value.exists() and (hint := self._hint(str(value))):
                 raise CompatbenchError(f"{self.name}: no file '{value}'; {hint}")
         return rest
-
-    def _today(self, word: str) -> str:
-        option, equals, value = word.partition("=")
-        if option not in self.renamed:
-            return word
-        say_renamed(option, self.renamed[option])
-        return f"{self.renamed[option]}{equals}{value}"
 
     def _paths(self, values: Mapping[str, Any]) -> Iterator[Path]:
         """The files that are given as arguments."""

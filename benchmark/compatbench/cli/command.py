@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from compatbench.cli.arguments import ShellCommand
 from compatbench.cli.options import CARD_NAMES, SHARED, complete, split
-from compatbench.cli.output import console, print_json, say, say_renamed, show
+from compatbench.cli.output import console, print_json, say, show
 from compatbench.cli.signature import COMPUTED, read_signature
 from compatbench.plugins import REQUIRED, Command, Option, load
 
@@ -122,19 +122,12 @@ class ShellOption(NamedTuple):
         )
 
 
-def add_command(
-    app: typer.Typer, name: str, command: Command, panel: str | None = None, now: str = ""
-) -> None:
-    """Adds a command; its help is the docstring of its function, and its note.
-
-    ``now`` are the words that call it today, if these are its old ones: it says so then.
-    """
+def add_command(app: typer.Typer, name: str, command: Command, panel: str | None = None) -> None:
+    """Add a command; its help is the docstring of its function, and its note."""
     signature = read_signature(command.function)
     options = shell_options(command)
 
     def run(**values: Any) -> None:
-        if now:
-            say_renamed(f"compatbench {command.was}", f"compatbench {now}")
         call = read_call(command, options, values)
         code = (
             load(command.shown)(call)
@@ -145,18 +138,13 @@ def add_command(
             raise typer.Exit(code)
 
     flags = {name: option.flag(name) for name, option in options.items()}
-    cls = partial(
-        ShellCommand,
-        renamed={old: flags[name] for name in flags for old in options[name].option.was},
-        naming={options[name].option.completes: flag for name, flag in flags.items() if flag},
-    )
+    naming = {options[name].option.completes: flag for name, flag in flags.items() if flag}
+    cls = partial(ShellCommand, naming=naming)
     parameters = [option.in_signature(name) for name, option in options.items()]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     paragraphs = f"{signature.text}\n\n{command.note}".strip().split("\n\n")
     text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    hidden = name == command.was and bool(now)  # in a group, that is hidden
-    shown = {"help": escape(text), "rich_help_panel": panel, "hidden": hidden}
-    app.command(name, cls=cls, **shown)(run)  # type: ignore[arg-type]
+    app.command(name, cls=cls, help=escape(text), rich_help_panel=panel)(run)  # type: ignore[arg-type]
 
 
 def shell_options(command: Command) -> dict[str, ShellOption]:

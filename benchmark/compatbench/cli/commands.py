@@ -40,7 +40,6 @@ COMMANDS = {
     "report": Command(
         "report",
         "measure",
-        was="leaderboard",
         note="Open results/report/index.html in a browser, or put the folder on any server; it "
         "makes no request outside of it.",
     ),
@@ -48,7 +47,7 @@ COMMANDS = {
         "evaluate",
         "upgrade",
         shown=f"{CLI}.modules:evaluate",
-        options={"backbone": Option("--target", was=("--backbone",))},
+        options={"backbone": Option("--target")},
         also=("data_root", "as_json", "offline", "trust_pickle"),
     ),
     "new-task": Command(
@@ -68,7 +67,6 @@ COMMANDS = {
     "new-method": Command(f"{CLI}.new_method:new_method", "add"),
     "module import": Command(
         "import_module",
-        was="import",
         shown=f"{CLI}.modules:import_module",
         note="Without arguments the command lists the formats. For example: compatbench module "
         "import coop output/seed1 --task dtd --source vit-b16-openai",
@@ -88,14 +86,12 @@ COMMANDS = {
         },
         also=("as_json", "offline"),
     ),
-    "module export": Command("export_module", shown=f"{CLI}.modules:export_module", was="export"),
+    "module export": Command("export_module", shown=f"{CLI}.modules:export_module"),
     "module port": Command(
         "port",
-        was="port",
         shown=f"{CLI}.modules:port",
         options={
-            "backbone": Option("--target", was=("--to",)),
-            "transfer": Option(was=("--with",)),
+            "backbone": Option("--target"),
             "out": Option(
                 help="The file to write; by default FILE-for-MODEL in this folder.", annotation=FILE
             ),
@@ -104,7 +100,6 @@ COMMANDS = {
     ),
     "store data fetch": Command(
         "fetch_data",
-        was="data fetch",
         shown=f"{CLI}.inventory:fetch_data",
         note="Exits with 1 if something is still missing, and says for each file what to do.",
         options={"tasks": Option("", annotation="str", repeated=True)},
@@ -112,7 +107,6 @@ COMMANDS = {
     ),
     "store data weights": Command(
         "fetch_backbones",
-        was="data weights",
         shown=f"{CLI}.inventory:fetch_backbones",
         note="Exits with 1 if something could not be fetched, and says what to do.",
         options={
@@ -121,13 +115,11 @@ COMMANDS = {
     ),
     "store data shots": Command(
         f"{CLI}.shots:export_shots",
-        was="data shots",
         options={"seed": Option(most=2**32 - 1), "read": Option("--from")},
         also=("data_root",),
     ),
     "maintain tune": Command(
         "tune",
-        was="tune",
         shown=f"{CLI}.run:tune",
         note="The first line of each round says how long it takes. Stop at any time; the same "
         "command continues. The last lines are for the suite's file. Of a method that is sent as a "

@@ -32,12 +32,6 @@ def say(text: str, to: Console = console, style: str = "") -> None:
     to.print(text, soft_wrap=True, style=style)
 
 
-def say_renamed(old: str, new: str) -> None:
-    """Says on the other stream what a name of the last release is called today."""
-    line = f"compatbench: '{old}' is now '{new}'; the old name ends with the next release"
-    say(escape(line), error_console)
-
-
 def show(value: Any, as_json: bool = False) -> int:
     """Prints what a function gives: a frame, a table, a text, or several; returns the exit code.
 

@@ -15,7 +15,6 @@ COMMANDS = {
         "upgrade",
         options={
             "module": Option(""),
-            "methods": Option(was=("--method",)),
             "upgrade": Option(annotation="str", metavar="OLD,NEW"),
             "targets": Option("--target", annotation="str", completes="backbones"),
         },
@@ -24,7 +23,7 @@ COMMANDS = {
     "predict": Command(
         "predict",
         "upgrade",
-        options={"backbone": Option("--target", was=("--to",))},
+        options={"backbone": Option("--target")},
         also=("as_json", "offline", "trust_pickle"),
     ),
 }

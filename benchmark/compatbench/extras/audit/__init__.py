@@ -10,7 +10,6 @@ FUNCTIONS = {
 COMMANDS = {
     "maintain audit": Command(
         "audit_results",
-        was="audit",
         shown="commands:audit",
         note="Exits with 1 if anything is found.",
         options={
@@ -39,7 +38,6 @@ COMMANDS = {
     ),
     "maintain ci": Command(
         "check_pull_request",
-        was="ci",
         shown="commands:ci",
         note="Exits with 1 if the change cannot be merged.",
         options={

@@ -11,40 +11,29 @@ FUNCTIONS = {"diagnose": "diagnosis:diagnose"}
 COMMANDS = {
     "store doctor": Command(
         "diagnose",
-        was="doctor",
         shown="commands:doctor",
         note="Exits with 1 if something is missing or wrong.",
         options={
-            "tasks": Option(annotation="str", repeated=True, was=("--task",), read=_SPLIT),
-            "backbones": Option(
-                repeated=True, was=("--backbone",), read=_SPLIT, completes="backbones"
-            ),
+            "tasks": Option(annotation="str", repeated=True, read=_SPLIT),
+            "backbones": Option(repeated=True, read=_SPLIT, completes="backbones"),
         },
         also=("data_root", "as_json", "trust_pickle"),
     ),
-    "store runs ls": Command(
-        "stores:list_runs", was="runs ls", shown="stores:show_runs", also=("as_json",)
-    ),
-    "store runs show": Command(
-        "stores:show_run", was="runs show", shown="stores:show_record", also=("as_json",)
-    ),
-    "store runs verify": Command("stores:verify_runs", was="runs verify"),
+    "store runs ls": Command("stores:list_runs", shown="stores:show_runs", also=("as_json",)),
+    "store runs show": Command("stores:show_run", shown="stores:show_record", also=("as_json",)),
+    "store runs verify": Command("stores:verify_runs"),
     "store runs gc": Command(
         "stores:collect_garbage",
-        was="runs gc",
         options={
             "days": Option(least=0),
             "suite": Option(repeated=True),
             "shots_file": Option(annotation="Path", repeated=True),
         },
     ),
-    "store cache ls": Command(
-        "stores:list_cache", was="cache ls", shown="stores:show_cache", also=("as_json",)
-    ),
-    "store cache verify": Command("stores:verify_cache", was="cache verify"),
+    "store cache ls": Command("stores:list_cache", shown="stores:show_cache", also=("as_json",)),
+    "store cache verify": Command("stores:verify_cache"),
     "store cache prune": Command(
         "stores:prune_cache",
-        was="cache prune",
         options={"days": Option(least=0), "everything": Option("--all")},
     ),
 }

@@ -14,24 +14,20 @@ COMMANDS = {
     # In place of the core's, which ports modules alone.
     "module port": Command(
         "port",
-        was="port",
         shown="commands:port",
         note="A stored index of image embeddings (.npy, .parquet or a flat .faiss) is ported, too: "
         "each vector is mapped to the new model's space, block by block, in memory that does not "
         "grow with it. Type, order, lengths, ids and other columns stay. For example: compatbench "
         "module port photos.npy --source vit-b16-openai --target eva02-b16",
         options={
-            "backbone": Option("--target", was=("--to",)),
+            "backbone": Option("--target"),
             "transfer": Option(
                 help="Of a module 'words', 'words+raw' or 'copied'; by default words for methods "
                 "that act in the joint space, and copied for others. Of an index 'words', "
                 "'images', 'low-rank', 'ridge' or 'copied'; by default ridge with images and words "
                 "without.",
-                was=("--with", "--by"),
             ),
-            "source": Option(
-                "--source", "Of an index: the model that made it.", default=None, was=("--from",)
-            ),
+            "source": Option("--source", "Of an index: the model that made it.", default=None),
             "pairs": Option(
                 help="Of an index, in place of --images: the vectors of the same images on both "
                 "models, in the same rows.",
@@ -65,7 +61,6 @@ COMMANDS = {
     ),
     "study retrieve": Command(
         "retrieve",
-        was="retrieve",
         shown="commands:retrieve",
         note="Adds the rows to results/retrieval/SUITE.csv, in place of older ones of the same "
         "upgrade, gallery and way.",

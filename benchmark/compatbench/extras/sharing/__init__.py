@@ -10,6 +10,6 @@ FUNCTIONS = {
 }
 ADDRESSES = {"hf": "hub:pull_module"}
 COMMANDS = {
-    "module push": Command("commands:push", was="push", also=("cards",)),
-    "module pull": Command("commands:pull", was="pull", also=("offline",)),
+    "module push": Command("commands:push", also=("cards",)),
+    "module pull": Command("commands:pull", also=("offline",)),
 }

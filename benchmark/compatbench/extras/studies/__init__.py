@@ -19,7 +19,6 @@ GROUPS = {
     "and how the class embeddings have moved.",
 }
 _STUDY = {
-    "tasks": Option(was=("--task",)),
     "suite": Option(default="mini"),
     "device": Option(default="auto"),
     "as_csv": Option("--csv", "Print CSV.", "bool", False),
@@ -28,7 +27,6 @@ _STUDY = {
 COMMANDS = {
     "study analyze layers": Command(
         "analyze_layers",
-        was="analyze layers",
         shown="commands:show_study",
         options={"images": Option(least=4), **_STUDY},
         also=("as_json",),
@@ -36,11 +34,10 @@ COMMANDS = {
     ),
     "study analyze depth": Command(
         "analyze_depth",
-        was="analyze depth",
         shown="commands:show_study",
         options={
             **_STUDY,
-            "tasks": Option("--tasks", default=REQUIRED, was=("--task",)),
+            "tasks": Option("--tasks", default=REQUIRED),
             "jobs": Option(default=None),
             "out": Option(default="."),
             "rates": Option(
@@ -56,7 +53,6 @@ COMMANDS = {
     ),
     "study analyze embeddings": Command(
         "analyze_embeddings",
-        was="analyze embeddings",
         shown="commands:show_study",
         options={**_STUDY, "out": Option(default=".")},
         also=("as_json",),
@@ -64,7 +60,6 @@ COMMANDS = {
     ),
     "study claims": Command(
         "analyze_claims",
-        was="claims",
         shown="commands:claims",
         options={"markdown": Option(help="Print Markdown.", annotation="bool", default=False)},
         also=("as_json",),

@@ -7,13 +7,12 @@ and where its tables are, and ``README.md`` has a short ranking. A clone has a p
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import kind_of
 from compatbench.results.method_results import find_unmeasured
 from compatbench.results.ranking_table import find_disagreements
@@ -71,16 +70,6 @@ def _add_measures(out: Path, page: SuitePage) -> bool:
 
     add_measures(folder)
     return True
-
-
-def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
-    """The ``pages`` of ``report``, by their name of the last release."""
-    warnings.warn(
-        "'leaderboard' is now 'report'; the old name ends with the next release",
-        CompatbenchWarning,
-        2,
-    )
-    return [*report(out, check).pages]
 
 
 def render_pages(out: Path, pages: Sequence[SuitePage]) -> dict[Path, str]:
