@@ -3,7 +3,6 @@
 python benchmark/pages.py                    # every page
 python benchmark/pages.py speed methods      # these
 python benchmark/pages.py --check            # writes nothing; fails if a page is not up to date
-python benchmark/pages.py scale --out /tmp --assume shared_rate=4e9 --assume mean_life=36000
 
 What the figures are measured by stands at the end of each page.
 """
@@ -53,13 +52,13 @@ class Page:
     filters: Mapping[str, Callable[..., str]] = field(default_factory=dict)
 
 
-def make_files(name: str, **assumed: float) -> dict[Path, bytes]:
+def make_files(name: str) -> dict[Path, bytes]:
     """The files of a page by their paths below docs/."""
     made = PAGES[name].with_name(name)
     for place in (HERE, made.parent):
         if str(place) not in sys.path:
             sys.path.append(str(place))
-    page = importlib.import_module(PAGES[name].stem).make_page(**assumed)
+    page = importlib.import_module(PAGES[name].stem).make_page()
     texts = dict(page.files)
     if page.values:
         texts[f"{name}.md"] = _write_page(made, page)
@@ -90,13 +89,11 @@ def main(
     names: Annotated[list[str] | None, typer.Argument(help="pages; all unless said")] = None,
     check: Annotated[bool, typer.Option(help="Write nothing; fail if one is stale.")] = False,
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = DOCS,
-    assume: Annotated[list[str] | None, typer.Option(help="NAME=NUMBER, of scale.")] = None,
 ) -> None:
     """Write pages of docs/."""
-    assumed = {name: float(value) for name, value in (each.split("=") for each in assume or ())}
     stale = []
     for name in names or PAGES:
-        for path, content in make_files(name, **assumed).items():
+        for path, content in make_files(name).items():
             place = (out / path).resolve()
             if place.exists() and place.read_bytes() == content:
                 continue

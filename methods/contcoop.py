@@ -66,7 +66,6 @@ class ContCoOp(TrainedMethod):
         inserts="text-input",
         summary="prompts attend to class-name embeddings",
         version=2,
-        step_cost=1.7,
         replays=True,
     )
 

@@ -58,7 +58,6 @@ class PLOT(TrainedMethod):
         paper="arXiv:2210.01253",
         inserts="text-input",
         summary="matches several prompts to image patches by optimal transport",
-        step_cost=3.8,
     )
 
     class Config(TrainedMethod.Config):

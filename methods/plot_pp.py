@@ -50,7 +50,6 @@ class PLOTPlusPlus(TrainedMethod):
         paper="arXiv:2210.01253",
         inserts=("text-input", "image-layers"),
         summary="matches several prompts of image and class by optimal transport",
-        step_cost=3.8,
     )
 
     class Config(TrainedMethod.Config):

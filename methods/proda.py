@@ -52,7 +52,6 @@ class ProDA(TrainedMethod):
         paper="arXiv:2205.03340",
         inserts="text-input",
         summary="learns a distribution over prompts",
-        step_cost=3.3,
     )
 
     class Config(TrainedMethod.Config):

@@ -91,7 +91,7 @@ def test_help_names_the_first_command_and_says_what_every_option_is() -> None:
         named = re.findall(r"compatbench ([a-z-]+)", command.help)
         assert {*named} <= {*TEN, *GROUPS}, command.help
     assert len(commands) > 25
-    assert "Nothing is fetched and nothing is written. Times are" in output_of("plan", "--help")
+    assert "Nothing is fetched and nothing is written. Times follow" in output_of("plan", "--help")
 
 
 def test_one_word_names_one_thing_in_every_command() -> None:
@@ -116,8 +116,10 @@ def test_every_command_that_prints_a_table_prints_json() -> None:
 
 def test_what_is_printed_as_json_is_what_the_function_gives() -> None:
     assert [row["name"] for row in json_of("list", "methods", "coop,kg*")] == ["coop", "kgcoop"]
-    planned = json_of("plan", "--suite", "smoke", "--methods", "taskres")
-    assert planned == compatbench.plan("smoke", "taskres").frame.to_dict("records")
+    planned = json_of("plan", "--tasks", "mini-food", "--methods", "taskres")
+    assert planned == compatbench.plan("mini", "taskres", tasks="mini-food").frame.to_dict(
+        "records"
+    )
     diagnosis = json_of("store doctor", "--tasks", "mini-food")
     assert [task["state"] for task in diagnosis["tasks"]] == ["found"]
     assert {row["name"] for row in json_of("module import")} >= {"coop", "clip_adapter"}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import active_children
@@ -18,7 +16,6 @@ import torch
 from command_line import invoke
 from hypothesis import given
 from hypothesis import strategies as st
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from typer.testing import Result
 from warm_processes import CONTEXT
@@ -28,20 +25,16 @@ from compatbench.backbone.build import allow_tf32
 from compatbench.backbone.device import MOST, fit_batch
 from compatbench.data import encoding, feature_cache
 from compatbench.data.cache_files import list_entries, prune_entries, read_entry, write_entry
-from compatbench.data.cards import suite_cards
 from compatbench.data.encoding import BATCH, Images
 from compatbench.data.feature_cache import PART, FeatureCache, FreshRows, StoredRows
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.images.source import ImageSource, Sample
 from compatbench.data.images.views import View
 from compatbench.data.task import Task
-from compatbench.engine.costs import count_costs
-from compatbench.engine.matrix import select_matrix
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.hashes import sha256_json
 from compatbench.files.sizes import format_bytes, parse_bytes
-from compatbench.method.registry import builtin_methods
 
 
 class FakeBackbone:
@@ -420,30 +413,6 @@ class Folder(FakeTask):
         for sample in self.samples:
             super().image(sample).save(folder / sample.id, "png")
         self.source = ImageSource(folder, {"test": self.samples})
-
-
-def _own_bytes(process: Any) -> int:
-    """What a process holds of its own and in shared memory, without the code of libraries."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return 1024 * sum(int(kb) for kb in re.findall(r"Rss(?:Anon|Shmem):\s+(\d+) kB", status))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="tells no memory")
-def test_decoders_take_the_memory_that_plan_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(encoding, "MANY", 10)
-    task, views = Folder(tmp_path, 200), tuple(View(1 + number) for number in range(2))
-    preprocess: Any = image_transform_v2(PreprocessCfg(size=(side := 224)), is_train=False)
-    decoder = encoding.Decoder(task.source, views, preprocess, side, torch.float32)
-    most = 0
-    for _ in decoder.batches(task.samples, 64, 2):
-        time.sleep(0.1)  # so that they are ahead
-        most = max(most, sum(map(_own_bytes, active_children())))
-    matrix = select_matrix(suite_cards.read("paper"), builtin_methods(), ["zeroshot"], ["dtd"])
-    counted = 2 * count_costs(matrix).decoder_bytes
-    assert counted / 2 < most < 2 * counted
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ from compatbench.data.cards import suite_cards
 from compatbench.method.registry import builtin_methods, builtin_transfers
 from compatbench.tables.pages.method_pages import read_facts
 
-SLOW = {"api", "indexes", "intervals", "laws", "methods", "recipes", "rosetta", "scale"}
-LISTS = {"authors", "methods", "recipes", "scale"}  # of all methods
+SLOW = {"api", "indexes", "intervals", "laws", "methods", "recipes", "rosetta"}
+LISTS = {"authors", "methods", "recipes"}  # of all methods
 ROUNDED = {"predict"}  # whose fits differ in their last digits on other processors
 
 

@@ -29,7 +29,8 @@ def make_cells(count: int) -> list[Cell]:
 
 def plan_of(cells: list[Cell]) -> Any:
     """A plan of cells that are expected to take ten seconds each."""
-    return SimpleNamespace(to_do=cells, estimate=lambda cell: 10.0)
+    pace = SimpleNamespace(seconds=lambda cell: 10.0)
+    return SimpleNamespace(to_do=cells, pace=pace)
 
 
 def tell(progress: RunProgress, cell: Cell, *kinds: Any, **more: Any) -> None:

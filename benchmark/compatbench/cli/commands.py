@@ -27,8 +27,8 @@ COMMANDS = {
         "plan",
         "measure",
         shown=f"{CLI}.run:plan",
-        also=("data_root", "as_json", "device_model"),
-        records={"compute": ("Compute", "device", "jobs", "decoders", "memory_budget")},
+        also=("data_root", "as_json"),
+        records={"compute": ("Compute", "device", "jobs")},
     ),
     "list": Command(
         f"{CLI}.inventory:list_names",

@@ -50,11 +50,6 @@ SHARED = {
         default=False,
         at_once=f"{HERE}:trust_pickle",
     ),
-    "device_model": Option(
-        help="Show the hours of all cells on such a GPU, part by part: 'h100' or 'a100'.",
-        annotation="str",
-        default="",
-    ),
     "as_json": Option("--json", "Print JSON.", "bool", False),
     # Those of functions and records.
     "jobs": Option(("--jobs", "-j")),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
 from compatbench.cli.command import Call
-from compatbench.cli.output import console, error_console, print_frame, print_table, say
+from compatbench.cli.output import console, error_console, print_frame, say
 from compatbench.cli.stoppable import stoppable
 from compatbench.messages import format_seconds
 
@@ -61,31 +62,29 @@ def _follow(call: Call, out: Path | None = None) -> tuple[Any, Plan]:
 
 
 def plan(call: Call) -> None:
-    """Shows the cells of every method, what they cost, and what is missing."""
+    """Shows the cells of every method, how long they take, and what is missing."""
     with console.status("reading the suite and the methods"):
         from compatbench import Compute
-        from compatbench.backbone import memory_budget
 
-        compute = Compute(**call.shell["compute"])
-        device = compute.list_devices()[0]
         planned = call()
-        workers = compute.count_workers()
+        workers = Compute(**call.shell["compute"]).count_workers()
     frame = planned.frame
     if call.prints_json(frame):
         return
-    about = [format_seconds(each / workers) if each else "" for each in frame["seconds"]]
+    about = [_format_about(seconds / workers) for seconds in frame["seconds"]]
     hidden = ["transfer"] if set(frame["transfer"]) <= {"copied"} else []
     hidden += [] if frame["missing"].any() else ["missing"]
     print_frame(frame.assign(about=about).drop(columns=["seconds", *hidden]), right=["about"])
-    if planned.to_do or planned.missing:
-        with memory_budget(compute.memory_budget):
-            _print_costs(planned, device, compute.count_decoders())
-    if call.shell["device_model"]:
-        _print_hours(planned, call.shell["device_model"])
     say_plan(planned, workers)
     if planned.missing:
         doctor = f"compatbench store doctor --suite {call.arguments['suite']}"
         say(escape(f"'{doctor}' shows more, and what to do"))
+
+
+def _format_about(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "not known"
+    return format_seconds(seconds) if seconds else ""
 
 
 def say_plan(plan: Plan, workers: int, to: Console = console) -> None:
@@ -111,66 +110,25 @@ def say_plan(plan: Plan, workers: int, to: Console = console) -> None:
     if total > mine:
         parts.append(f"{total - mine:,} without images or weights")
     if workers and done < total:
-        many = f"{workers} worker{'s' if workers > 1 else ''}"
-        parts.append(f"about {format_seconds(plan.seconds / workers)} with {many}")
+        parts += _describe_time(plan, workers)
     say(", ".join(parts), to)
 
 
-def _print_hours(plan: Plan, name: str) -> None:
-    """Prints the hours of all cells on a model of a GPU, and the rates that they are from."""
-    from compatbench.engine.gpu_hours import find_device_model
-
-    precision = plan.suite.training.precision
-    print_frame(plan.hours(name).round(2))
-    rates = find_device_model(name).describe(precision)
-    print_table([f"{name}, {precision}", "", "how"], rates)
-
-
-def _print_costs(plan: Plan, device: str, decoders: int) -> None:
-    """Prints images, disk and memory of the whole selection, what is missing included."""
-    from compatbench.engine.costs import RATES
-    from compatbench.files.sizes import format_bytes
-
-    kind = device.partition(":")[0]
-    costs, rate = plan.costs, RATES.get(kind, RATES["cuda"])
-    speed = f"at {rate / 1e9:,.0f} GFLOP/s, as {kind} has about"
-    memory = "GPU memory" if device.startswith("cuda") else "memory"
-    rows = [
-        ("optimiser steps", f"{costs.steps:,}", "counted: recipes, per dataset and shots"),
-        ("images encoded", f"{costs.images:,}", "counted: splits, draws and views"),
-        ("encoding", format_seconds(costs.encode_flops / rate), f"counted; {speed}"),
-        ("features on disk", format_bytes(costs.features_bytes), "counted: float32"),
-        (
-            "image tokens on disk",
-            format_bytes(costs.tokens_bytes),
-            "counted: what methods take in place of features; less with --cache-limit",
-        ),
-        ("predictions", format_bytes(costs.predictions_bytes), "counted: in runs/, beside modules"),
-        (
-            f"{memory} of a worker",
-            format_bytes(costs.memory_bytes),
-            "counted: libraries, weights, features, and a batch of images or a step of training: "
-            + costs.step.describe(costs.room_bytes),
-        ),
-        ("GPUs that hold a worker", *_describe_cards(costs.beyond)),
-    ]
-    if decoders > 1:
-        size, how = format_bytes(decoders * costs.decoder_bytes), "with images ready in /dev/shm"
-        rows.append((f"memory of its {decoders} decoders", size, f"counted: processes, {how}"))
-    if plan.suite.retrained:
-        cells = f"of {len(plan.matrix.places):,} cells: modules retrained, to compare with"
-        rows.insert(0, ("fits on targets", f"{plan.matrix.retrained:,}", cells))
-    print_table(["cost of all cells", "", "how"], rows)
-    if costs.unknown:
-        names = ", ".join(costs.unknown)
-        say(f"not counted: {names}, whose sizes are not known")
-
-
-def _describe_cards(beyond: dict[int, list[str]]) -> tuple[str, str]:
-    """The least card that holds all methods in micro-batches, and what smaller ones do not."""
-    least = next((f"{card} GB" for card, methods in beyond.items() if not methods), "none")
-    short = [f"{card} GB: not {', '.join(names)}" for card, names in beyond.items() if names]
-    return least, "; ".join(["counted: batches of images in micro-batches", *short])
+def _describe_time(plan: Plan, workers: int) -> list[str]:
+    """Return how long what is left takes, and the methods of which that is not known."""
+    unknown = plan.unknown
+    parts = []
+    if plan.seconds:
+        many = f"{workers} worker{'s' if workers > 1 else ''}"
+        parts.append(f"about {format_seconds(plan.seconds / workers)} with {many}")
+    if unknown:
+        names = ", ".join(unknown[:3])
+        if len(unknown) > 3:
+            names += f" and {len(unknown) - 3} more"
+        parts.append(
+            f"the time of {escape(names)} is not known, as none of their cells has finished"
+        )
+    return parts
 
 
 def tune(call: Call) -> None:

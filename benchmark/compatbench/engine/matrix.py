@@ -89,12 +89,6 @@ class Matrix:
             "transfers": {choice.transfer for choice in self.choices},
         }
 
-    @property
-    def retrained(self) -> int:
-        """How many of the cells are fits on a target, for comparison."""
-        sources = {upgrade[0] for upgrade in self.suite.upgrades}
-        return sum(cell.source not in sources for cell in self.places)
-
     @cached_property
     def cards(self) -> dict[str, TaskCard]:
         """The cards of its tasks and test sets, each read once."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +17,11 @@ from compatbench.data.cards.shots import Numbers
 from compatbench.data.draws import ShotsFiles, read_draws
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.engine.cell import Cell
-from compatbench.engine.costs import RATES, Costs, count_costs, estimate_seconds
-from compatbench.engine.gpu_hours import estimate_hours, find_device_model
 from compatbench.engine.matrix import Matrix, Names, select_matrix, select_methods
 from compatbench.engine.method_settings import name_configs, resolve_settings
 from compatbench.engine.missing import Missing, fetch_missing, find_missing
 from compatbench.engine.order import divide, parse_shard
+from compatbench.engine.pace import Pace, guess_cost
 from compatbench.engine.store import RunStore
 from compatbench.engine.stored_costs import read_stored_seconds
 from compatbench.errors import CompatbenchError
@@ -106,67 +106,67 @@ class Plan:
         return len(self.mine) if self.shard is not None else len(self.matrix.places)
 
     @cached_property
-    def estimate(self) -> Callable[[Cell], float]:
-        """What gives the seconds of a cell, by what earlier cells took.
+    def pace(self) -> Pace:
+        """How long cells take, from the finished cells of the store and of results.
 
-        Those are the finished cells of the store; of others, what results say that the very cell
-        took on another machine, times what this one takes where both are known, in the median.
+        Seconds in results come from another machine. They are multiplied by the ratio of what
+        this machine took to what that one took, the median over the cells that both finished.
         """
         here = {key: spent for key, (done, _, spent) in self.states.items() if done}
         results = self.store.folder.parent / "results"
         stored = read_stored_seconds(self.cells, self.suite.name, results)
-        paces = [here[key] / stored[key] for key in here.keys() & stored.keys() if stored[key]]
-        pace = median(paces) if paces else 1.0
-        known = {key: pace * seconds for key, seconds in stored.items()} | here
-        cells = [(cell, known[cell.key]) for cell in self.cells if cell.key in known]
-        return estimate_seconds(self.matrix, cells)
+        ratios = [here[key] / stored[key] for key in here.keys() & stored.keys() if stored[key]]
+        ratio = median(ratios) if ratios else 1.0
+        known = {key: ratio * seconds for key, seconds in stored.items()}
+        known |= here
+        return Pace(self.cells, known, guess_cost(self.matrix))
 
     @cached_property
     def frame(self) -> pd.DataFrame:
         """One row per method and transfer: its cells, done, failed, to do, missing, seconds.
 
-        The seconds are those of the cells that are not done, the missing ones included, on one
-        worker, without the encoding of images.
+        The seconds are those of the cells that are not done, including the missing ones, on one
+        worker and without the encoding of images; NaN if no cell of the method has finished.
         """
-        keys, rows = {_place_of(cell): cell.key for cell in self.cells}, []
+        keys = {_place_of(cell): cell.key for cell in self.cells}
+        rows = []
         for cell in self.matrix.places:
             key = keys.get(_place_of(cell))
-            if self.shard is None or key in self.shard:
-                done, failed, _ = self.states[key] if key else (False, False, 0.0)
-                counts = 1, done, failed, bool(key) and not done, key is None
-                seconds = 0.0 if done else self.estimate(cell)
-                rows.append((cell.name, cell.transfer, *map(int, counts), seconds))
+            if self.shard is not None and key not in self.shard:
+                continue
+            done, failed, _ = self.states[key] if key else (False, False, 0.0)
+            counts = 1, done, failed, bool(key) and not done, key is None
+            if done:
+                seconds = 0.0
+            else:
+                seconds = self.pace.seconds(cell) if self.pace.knows(cell) else math.nan
+            rows.append((cell.name, cell.transfer, *map(int, counts), seconds))
         counted = ("cells", "done", "failed", "to do", "missing", "seconds")
         frame = pd.DataFrame(rows, columns=["method", "transfer", *counted])
         by_method = frame.groupby(["method", "transfer"], sort=False, as_index=False)
-        return pd.DataFrame(by_method.sum())
-
-    @cached_property
-    def costs(self) -> Costs:
-        """What the whole matrix costs, whether it is done or not."""
-        return count_costs(self.matrix)
-
-    def hours(self, device_model: str) -> pd.DataFrame:
-        """Hours of all cells on a GPU, done or not: see ``engine.gpu_hours.estimate_hours``."""
-        model = find_device_model(device_model)
-        return estimate_hours(self.matrix, self.costs, model, self.suite.training.precision)
+        # A sum with an unknown part is unknown.
+        return pd.DataFrame(by_method.agg(lambda column: column.sum(skipna=False)))
 
     @property
     def seconds(self) -> float:
-        """What the cells that are not done take on one worker, with the encoding of images.
+        """What the cells that are not done take on one worker, as far as that is known.
 
-        Images are taken as encoded in proportion to the cells that are done.
+        The encoding of images is not included.
         """
-        done, cells, seconds = (float(self.frame[n].sum()) for n in ("done", "cells", "seconds"))
-        encoding = self.costs.encode_flops / RATES["cpu"]
-        return seconds + (1 - done / max(cells, 1)) * encoding
+        return float(self.frame["seconds"].sum())
+
+    @property
+    def unknown(self) -> list[str]:
+        """The methods with cells that are not done, and whose time is not known."""
+        return list(self.frame.loc[self.frame["seconds"].isna(), "method"].unique())
 
     def take_shard(self, shard: str | None) -> Plan:
         """The plan with the cells of one of several parts to run; or as it is, without a shard."""
         if shard is None:
             return self
         index, count = parse_shard(shard)
-        seconds = list(map(estimate_seconds(self.matrix), self.cells))
+        # A guess, and not the pace, which changes while other jobs run.
+        seconds = list(map(guess_cost(self.matrix), self.cells))
         mine = divide(self.cells, seconds, count)[index - 1]
         return replace(self, shard=frozenset(cell.key for cell in mine))
 
@@ -247,10 +247,10 @@ def plan(
     shard: str | None = None,
     config: Mapping[str, object] | None = None,
 ) -> Plan:
-    """Shows what ``run`` would do: cells to do and done, what is missing, and what it costs.
+    """Shows what ``run`` would do: cells to do and done, what is missing, and how long it takes.
 
-    Nothing is fetched and nothing is written. Times are those of the same cells
-    here or in ``results/``, or counted from the cards and the models' sizes.
+    Nothing is fetched and nothing is written. Times follow from the finished cells of each method,
+    here or in ``results/``; without any, the time of a method is not known.
 
     Args:
         suite, methods, tasks, seeds, shots, transfers, out: as for ``run``.
@@ -258,7 +258,8 @@ def plan(
 
     Returns:
         A plan: ``frame`` has a row per method and transfer with its cells, how many are done,
-        failed, to do and missing, and the seconds they take; ``missing`` says what is not here.
+        failed, to do and missing, and the seconds they take, NaN if that is not known; ``missing``
+        says what is not here.
 
     Raises:
         CompatbenchError: an unknown name, a broken card or method file, or an empty selection.

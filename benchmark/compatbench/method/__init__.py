@@ -65,10 +65,6 @@ class MethodCard:
         files: data that the method reads, as paths from its own file. They are part of its key
             if the method is not one of compatbench's, as its code is.
         learns: False for a method that looks at no image; it is run for one seed only.
-        step_cost: of a training step, relative to one of CoOp through the same text tower; for
-            estimates of time alone.
-        prompts_per_image: prompts of every class that each test image needs; 0 if prompts do
-            not depend on the image; for estimates as well.
         replays: each step of a fit does the same, with the tensors of its batch and of the module
             alone: nothing is drawn, counted, asked of rows or decided by a value, and nothing else
             is changed. On CUDA such steps are recorded and repeated.
@@ -89,8 +85,6 @@ class MethodCard:
     needs: Set[Need] = field(default_factory=frozenset, hash=False)
     files: tuple[str, ...] = ()
     learns: bool = True
-    step_cost: float = 1.0
-    prompts_per_image: int = 0
     replays: bool = False
     zero_shot_at: Mapping[str, float | str] = field(default_factory=dict, hash=False)
     excused: Mapping[str, str] = field(default_factory=dict, hash=False)

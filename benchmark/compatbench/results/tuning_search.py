@@ -18,10 +18,10 @@ from compatbench.data.cards.shots import ALL_SHOTS
 from compatbench.data.draws import HELD_OUT, count_kept, export_draw, hold_out
 from compatbench.data.task import load_task
 from compatbench.engine.cell import Cell, provenance
-from compatbench.engine.costs import plan_fit
 from compatbench.engine.keys import data_key
 from compatbench.engine.matrix import MethodChoice, Names, select_matrix
 from compatbench.engine.method_settings import resolve_settings
+from compatbench.engine.pace import count_images
 from compatbench.engine.plan import Plan, make_plan
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
@@ -225,9 +225,10 @@ def _what_is_fitted(choice: MethodChoice, tasks: tuple[str, ...], shots: int) ->
     settings = choice.settings[tasks[0]]
     config, fits = dict(settings.config), []
     for task in tasks:
-        size, method = plan_fit(choice, task_cards.read(task), shots), choice.build(task)
+        method = choice.build(task)
         if isinstance(method, TrainedMethod):
-            fits.append(method.plan_steps(shots, size.images))
+            images = count_images(choice, task_cards.read(task), shots)
+            fits.append(method.plan_steps(shots, images))
     if fits:
         config["recipe"] = config["recipe"] | {"epochs": None}
     return repr((choice.method, config, fits, settings.training))

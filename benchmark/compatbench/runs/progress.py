@@ -98,7 +98,7 @@ class RunProgress(Progress):
     def start_plan(self, plan: Plan, workers: int) -> None:
         """Begins to show the cells of a plan, and the ranking of its suite."""
         self.plan, self._workers = plan, max(workers, 1)
-        self._left = {cell.key: (plan.estimate(cell), cell.task) for cell in plan.to_do}
+        self._left = {cell.key: (plan.pace.seconds(cell), cell.task) for cell in plan.to_do}
         self.update(self._cells, description="cells", total=len(self._left))
         self._show_in_notebook()
 

@@ -41,9 +41,9 @@ def run_plan(
 
     if compute.executor == "local":
         last, workers = development_tasks(plan.suite), compute.count_workers()
-        ordered = order_cells(plan.to_do, plan.estimate, last, workers)
+        ordered = order_cells(plan.to_do, plan.pace.seconds, last, workers)
     else:
-        ordered = longest_first(plan.to_do, plan.estimate)
+        ordered = longest_first(plan.to_do, plan.pace.seconds)
     # Workers elsewhere have current folders of their own.
     store, cache = plan.store.folder.absolute(), default_cache_folder().absolute()
     with open_job(ordered, store, cache, compute) as job:

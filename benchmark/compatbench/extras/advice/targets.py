@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from compatbench.backbone import Backbone, load_backbone
+from compatbench.backbone.build import build_architecture
 from compatbench.backbone.device import resolve_device
 from compatbench.backbone.load.find_weights import find_weights
-from compatbench.data.cards import COPIED, backbone_cards
-from compatbench.engine.model_size import measure_model
+from compatbench.backbone.load.names import model_config
+from compatbench.data.cards import COPIED, BackboneCard, backbone_cards
 from compatbench.errors import CompatbenchError
 from compatbench.extras.advice.cases import OLD, ZERO_SHOT, Case
 from compatbench.extras.advice.verdicts import act, judge
@@ -46,15 +47,27 @@ def describe_target(name: str, device: str | None = None) -> dict[str, Any]:
     With a device the model is loaded, and ``tokens``, the longest text, and ``image_seconds``, to
     encode an image there, are known, too.
     """
-    size, card = measure_model(name), backbone_cards.read(name)
-    facts = dict[str, Any].fromkeys(("tokens", "image_seconds", "parameters", "width"))
-    if size is not None:
-        facts |= {"parameters": size.parameters, "width": size.embed_dim}
+    card = backbone_cards.read(name)
+    facts = dict[str, Any].fromkeys(("tokens", "image_seconds"))
+    facts |= _describe_architecture(card)
     if device is not None:
         backbone = load_backbone(name, resolve_device(device))
         facts |= {"width": backbone.embed_dim, "tokens": backbone.text.context_length}
         facts["image_seconds"] = _time_image(backbone)
     return facts | {"licence": card.licence}
+
+
+def _describe_architecture(card: BackboneCard) -> dict[str, int | None]:
+    """Return parameters and width of a model of open_clip, built without memory for its weights.
+
+    They are None for other models, and where another library would download a part.
+    """
+    config = model_config(card)
+    if not config or "hf_model_name" in config.get("text_cfg", {}):
+        return {"parameters": None, "width": None}
+    model = build_architecture(card, device="meta")
+    parameters = sum(weights.numel() for weights in model.parameters())
+    return {"parameters": parameters, "width": config["embed_dim"]}
 
 
 def _time_image(backbone: Backbone) -> float:

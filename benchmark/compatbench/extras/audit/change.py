@@ -32,9 +32,7 @@ MADE_OF_METHODS = (
     "docs/methods.md",
     "docs/recipes.",
     "docs/authors.md",
-    "docs/scale.",
     "tests/golden/outputs/",
-    "benchmark/compatbench/engine/launches.csv",
     "benchmark/compatbench/tables/pages/methods.json",
 )
 DATA = (".csv", ".json", ".safetensors", ".txt")  # beside methods, as setup.cfg packages them

@@ -30,7 +30,7 @@ from compatbench.tables.pages.leaderboard import LEADERBOARD, METHOD_PAGES, repo
 
 # Where it writes; and programs of a clone that write of methods what no command does.
 MADE = (RESULTS, "docs", "tests/golden", "tasks/suites", "benchmark", LEADERBOARD, "README.md")
-GOLDEN, LAUNCHES = "tests/golden/outputs.py", "benchmark/scale/launches.py"
+GOLDEN = "tests/golden/outputs.py"
 PAGES = "benchmark/pages.py", "methods", "recipes", "authors", "scale"
 # A suite, and the transfers and seeds that a method is run with there.
 PlannedRun = tuple[SuiteCard, list[str], list[int]]
@@ -101,7 +101,7 @@ def submit(
             _write_settings(card, name, {}, out)
     if names or gone:
         progress("golden outputs and pages")
-        for program in ((GOLDEN, *names), (LAUNCHES,), PAGES):
+        for program in ((GOLDEN, *names), PAGES):
             if kind_of(out / program[0]) == "file":
                 problem = f"python {program[0]} failed"
                 run_program([sys.executable, *program], out, problem)

@@ -1,0 +1,112 @@
+"""How long cells take: what finished cells took, and a guess where none has finished."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.engine.cell import Cell
+from compatbench.engine.matrix import Matrix, select_matrix
+from compatbench.engine.pace import guess_cost
+from compatbench.engine.plan import Plan, make_plan
+from compatbench.method.registry import builtin_methods
+
+SMOKE = suite_cards.read("smoke")
+HEADER = "key,backbone,test_set,fit_seconds,evaluate_seconds,peak_memory"
+
+
+def plan_of(out: Path, methods: str = "coop,gda", **selection: Any) -> Plan:
+    return make_plan("mini", methods, tasks="mini-food", out=out, **selection)
+
+
+def write_costs(plan: Plan, out: Path, took: dict[str, tuple[float, float]]) -> None:
+    """Write cost files with the seconds of a fit, and of predicting on each of two backbones."""
+    folder = out / "results" / "mini"
+    folder.mkdir(parents=True)
+    for cell in plan.cells:
+        if cell.name in took:
+            fit, evaluation = took[cell.name]
+            lines = [HEADER]
+            for backbone in cell.backbones[:2]:
+                lines.append(f"{cell.key},{backbone},mini-food,{fit},{evaluation},")
+            (folder / f"{cell.name}.cost.csv").write_text("\n".join(lines))
+    (folder / "broken.cost.csv").write_text("key,fit_seconds\nx,y\n")
+
+
+def seconds_of(plan: Plan) -> dict[str, float]:
+    return {cell.name: plan.pace.seconds(cell) for cell in plan.cells}
+
+
+def test_cells_are_expected_to_take_what_results_say(tmp_path: Path) -> None:
+    first = plan_of(tmp_path / "new", seeds=[1])
+    write_costs(first, tmp_path, {"coop": (400.0, 3.0), "gda": (0.5, 0.5)})
+    plan = plan_of(tmp_path, seeds=[1])
+    expected = {"coop": 406.0, "gda": 1.5}
+    assert seconds_of(plan) == pytest.approx(expected)
+    assert plan.seconds == pytest.approx(407.5)
+    assert plan.unknown == []
+    # A machine on which one cell took twice as long is expected to be as slow at all others.
+    [slow] = [cell.key for cell in plan.cells if cell.name == "gda"]
+    plan.states.update({slow: (True, False, 3.0)})
+    assert seconds_of(plan) == pytest.approx(expected)
+    del vars(plan)["pace"]
+    assert seconds_of(plan) == pytest.approx({"coop": 812.0, "gda": 3.0})
+
+
+def test_finished_cells_give_the_pace_of_their_method(tmp_path: Path) -> None:
+    first = plan_of(tmp_path / "new", seeds=[1])
+    write_costs(first, tmp_path, {"coop": (400.0, 3.0)})
+    plan = plan_of(tmp_path, seeds=[1, 2])
+    # Another seed takes as long; the time of a method that has never run is not known.
+    assert [plan.pace.seconds(c) for c in plan.cells if c.name == "coop"] == [406.0, 406.0]
+    assert plan.unknown == ["gda"]
+    assert plan.seconds == pytest.approx(812.0)
+    seconds = plan.frame.set_index("method")["seconds"]
+    assert seconds["coop"] == pytest.approx(812.0)
+    assert math.isnan(seconds["gda"])
+    # For the order of cells it counts all the same, as much less.
+    assert 0 < seconds_of(plan)["gda"] < seconds_of(plan)["coop"]
+
+
+def matrix_of(suite: SuiteCard, *methods: str, **selection: Any) -> Matrix:
+    return select_matrix(suite, builtin_methods(), methods, **selection)
+
+
+def guess(matrix: Matrix) -> dict[str, float]:
+    function = guess_cost(matrix)
+    return {f"{cell.name} {cell.transfer}": function(cell) for cell in matrix.places}
+
+
+def test_a_guess_counts_steps_and_the_towers_they_run_through() -> None:
+    training = SMOKE.training.model_dump() | {"max_steps": 40}
+    longer = SMOKE.model_copy(update={"training": type(SMOKE.training)(**training)})
+    methods = ("zeroshot", "taskres", "coop", "maple")
+    short = guess(matrix_of(SMOKE, *methods))
+    assert sorted(short, key=short.__getitem__) == [f"{name} copied" for name in methods]
+    long = guess(matrix_of(longer, *methods))
+    predicting = short["zeroshot copied"]
+    assert long["coop copied"] - predicting == pytest.approx(
+        2 * (short["coop copied"] - predicting)
+    )
+
+
+def test_transfers_with_labels_are_guessed_as_fits_on_every_target() -> None:
+    labels = ("copied", "words", "retrained+4")
+    costs = guess(matrix_of(SMOKE, "coop", transfers=labels))
+    assert costs["coop words"] < costs["coop copied"] / 2 < costs["coop retrained+4"]
+
+
+def test_shards_are_the_same_however_far_other_jobs_are(tmp_path: Path) -> None:
+    def shards(out: Path) -> list[set[str]]:
+        plan = plan_of(out, seeds=[1, 2])
+        return [{cell.key for cell in plan.take_shard(f"{i}/2").mine} for i in (1, 2)]
+
+    before = shards(tmp_path)
+    write_costs(plan_of(tmp_path), tmp_path, {"coop": (400.0, 3.0), "gda": (0.5, 0.5)})
+    assert shards(tmp_path) == before
+    cells: list[Cell] = list(plan_of(tmp_path, seeds=[1, 2]).cells)
+    assert set.union(*before) == {cell.key for cell in cells}
