@@ -23,7 +23,6 @@ from compatbench.cli.app import app
 from compatbench.engine import compute
 from compatbench.engine.compute import parse_retry
 from compatbench.engine.order import parse_shard
-from compatbench.errors import CompatbenchWarning
 from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest
 from compatbench.extras.check.run_checks import check_methods
 from compatbench.method import load_module
@@ -42,8 +41,7 @@ ELSEWHERE = {
     "own-data.md": "tests/data/test_new_task.py::test_the_page_on_own_data_is_true",
 }
 WALK = tuple(
-    f"{page}.md"
-    for page in ("tutorial", "import", "transfers", "predict", "reliability", "analysis")
+    f"{page}.md" for page in ("tutorial", "import", "transfers", "reliability", "analysis")
 )
 
 
@@ -180,8 +178,6 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     [module, *_] = [one for one, about in modules.items() if wanted.items() <= about.items()]
     shutil.copy(module, "MODULE.safetensors")
     walk("transfers.md")
-    with pytest.warns(CompatbenchWarning, match="photos holds 60 images"):
-        walk("predict.md", FOLDER="photos")
     cell = next(Path("runs/cells").glob("*/*.json")).stem
     walk("reliability.md", **{"3f2a": cell})  # the beginning of any cell's key
     shutil.copytree(DOCS.parent / "results" / "mini", "results/mini")

@@ -55,7 +55,7 @@ def test_alone_it_says_what_a_reader_an_author_and_an_owner_may_want() -> None:
 
 
 TEN = ["run", "plan", "list", "report"]
-TEN += ["evaluate", "advise", "predict", "new-task", "new-method", "check"]
+TEN += ["evaluate", "advise", "new-task", "new-method", "check"]
 GROUPS = {
     "module": ["import", "export", "port", "push", "pull"],
     "store": ["runs", "cache", "data", "doctor"],

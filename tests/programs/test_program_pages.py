@@ -15,16 +15,11 @@ from compatbench.tables.pages.method_pages import read_facts
 
 SLOW = {"api", "indexes", "intervals", "laws", "methods", "recipes", "rosetta"}
 LISTS = {"authors", "methods", "recipes"}  # of all methods
-ROUNDED = {"predict"}  # whose fits differ in their last digits on other processors
 
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
-        for name in PAGES
-        if name not in ROUNDED
-    ],
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in PAGES],
 )
 def test_a_page_is_what_its_program_gives(name: str) -> None:
     if UNRECORDED and name in LISTS:

@@ -163,4 +163,4 @@ def test_a_transfer_takes_thresholds_only_if_it_says_so() -> None:
     with pytest.raises(CompatbenchError, match="takes modules that act at answer; those of"):
         find_transfer("quantile").require(taskres)
     with pytest.raises(CompatbenchError, match="those of 'threshold' act at answer: choose"):
-        find_transfer("gated").require(THRESHOLD.card)
+        find_transfer("words").require(THRESHOLD.card)

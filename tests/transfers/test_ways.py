@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from functools import cache
-from unittest import mock
 
 import pytest
 import torch
@@ -22,14 +19,10 @@ from compatbench.extras.check.models import (
     build_clip,
     random_rotation,
     rotate_clip,
-    wrap,
 )
 from compatbench.method import Module
-from compatbench.method.predictions import predict
 from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.method.transfer import OldAnswers, Transfer, TransferData, Unlabelled, WordPair
-from compatbench.transfers._shared import survival
-from compatbench.transfers._shared.survival import Estimator, FourAnswers, describe_answers
 from compatbench.transfers.images import Images, fit_net
 
 WORDS = load_words()[::20]
@@ -203,43 +196,3 @@ def test_the_old_model_alone_and_in_a_sum() -> None:
     own = zero_shot(TASKRES.target, features)
     naive = own.log_softmax(-1) + old.logits.log_softmax(-1) - old.zero_shot.log_softmax(-1)
     assert torch.allclose(found["delta"].softmax(-1), naive.softmax(-1), atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["taskres", "clip_lora"])  # of features, and of hidden tokens
-def test_the_expected_gain_decides_between_the_module_and_zero_shot(
-    name: str, monkeypatch: pytest.MonkeyPatch, beside_naive_code: Callable[..., None]
-) -> None:
-    tested, transfer = MethodUnderTest(builtin_methods().get(name)), find_transfer("gated")
-    method, trained, images = tested.build(), tested.module.trained, draw(60, 3, 48, 48, seed=1)
-    models = [
-        wrap(copy.deepcopy(each.model).double(), each.name)
-        for each in (tested.source, tested.target)
-    ]
-    # Far from zero-shot, so that answers differ.
-    module = Module({n: t + draw(*t.shape, seed=2) for n, t in trained.items()})
-    features = [model.encode_images(images) for model in models]
-    tokens = [model.encode_images(images, method.image_input(model)) for model in models]
-    plain = [*map(zero_shot, models, features)]
-    with torch.no_grad():
-        logits = [
-            method.attach(module, model, LABELS)(seen)
-            for model, seen in zip(models, tokens, strict=True)
-        ]
-    old = OldAnswers(logits[0], plain[0])
-    given = Unlabelled(*features, tokens[1], old)
-    data = TransferData(transfer, unlabelled=given, source=models[0])
-    answers = map(predict, (logits[0], plain[0], logits[1], plain[1]))
-    differ = describe_answers(FourAnswers(*answers), len(LABELS))["differ"]
-    assert differ > 0
-    for weight, expected, row, says in (
-        (1.0, logits[1], "kept", f"keeps the module: a gain of +{100 * differ:.1f}"),
-        (-1.0, plain[1], "zero-shot", f"falls back to zero-shot: a gain of -{100 * differ:.1f}"),
-    ):
-        estimator = Estimator(("differ", "sure"), (weight, 0.0), 0.0, 0.0, 0.02)
-        find = mock.Mock(return_value=estimator)
-        monkeypatch.setattr(survival, "find_estimator", find)
-        with torch.no_grad():
-            classify = transfer.attach(method, module, models[1], LABELS, data)
-            beside_naive_code(f"gated, {name}, {row}", classify(tokens[1]), expected)
-        assert says in classify.note  # type: ignore[attr-defined]
-        find.assert_called_once_with("images", models[0].name, models[1].name)

@@ -91,15 +91,13 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     images = f"{evaluation.images:,} images of {evaluation.test_set}"
     say(escape(f"tested{how} on {images}; top-1 in percent"))
     columns = ["", f"{fitted.source} (source)", evaluation.backbone]
-    sides, what = [source, target], "gated module" if evaluation.note else "module"
+    sides = [source, target]
     rows = [
-        (f"with the {what}", *(percent(side and side.accuracy) for side in sides)),
+        ("with the module", *(percent(side and side.accuracy) for side in sides)),
         ("its zero-shot", *(percent(side and side.zero_shot_accuracy) for side in sides)),
         ("gain", *(signed(side and side.gain) for side in sides)),
     ]
     print_table(columns, rows, right=columns[1:])
-    if evaluation.note:
-        say(escape(f"{evaluation.note}."))
     if target is None:
         say(f"[yellow]not transferable[/]: {escape(evaluation.reason)}")
         return
@@ -113,7 +111,7 @@ def _print_evaluation(evaluation: Evaluation) -> None:
         "no help": f"is [yellow]no better than zero-shot[/] on {escape(evaluation.backbone)}",
         "harms": f"is [yellow]worse than zero-shot[/] on {escape(evaluation.backbone)}",
     }[evaluation.verdict]
-    say(f"The {what} {verdict}.")
+    say(f"The module {verdict}.")
     if source is None:
         say(f"{escape(fitted.source)} is not here, so flips and H are not known.")
     else:

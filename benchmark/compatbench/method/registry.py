@@ -294,19 +294,6 @@ def find_transfer(label: str, plugin: str | None = None) -> Transfer:
     return builtin_transfers().build(label)
 
 
-def gate_transfer(transfer: str) -> str:
-    """The name of a transfer behind a gate; ``CompatbenchError`` if there is none."""
-    classes = builtin_transfers().classes.values()
-    gates = {cls.card.gates: cls.card.name for cls in classes if cls.card.gates}
-    if transfer not in gates:
-        known = " and ".join(f"'{name}'" for name in sorted(gates))
-        raise CompatbenchError(
-            f"--gate works with the transfers {known}, not with '{transfer}'; choose one of them, "
-            "or leave --gate out"
-        )
-    return gates[transfer]
-
-
 def known_transfer(label: str) -> Transfer | None:
     """The transfer of this label, if there is one here."""
     try:

@@ -59,7 +59,6 @@ class TransferCard:
         takes: the places at which a module may act; by default any but ``answer``.
         settings: the names that may follow the transfer's, with what each sets of ``Config``.
         plain: whether it is given labelled images under the plain view alone, not the training's.
-        gates: the transfer that it is, where the module is expected to help; zero-shot elsewhere.
         version: raised with every change of the numbers that it gives; part of the key.
         files: data that it reads, as paths from its own file; part of the key of one from outside.
     """
@@ -72,7 +71,6 @@ class TransferCard:
     takes: Set[Place] = EVERYWHERE
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
     plain: bool = False
-    gates: str = ""
     version: int = 1
     files: tuple[str, ...] = ()
 

@@ -31,7 +31,7 @@ from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method import Module
 from compatbench.method.convert import AUTO, import_module
-from compatbench.method.registry import builtin_transfers, find_transfer, gate_transfer
+from compatbench.method.registry import builtin_transfers, find_transfer
 from compatbench.method.transfer import Transfer
 from compatbench.plugins import open_address
 from compatbench.results.measures import Answers, score
@@ -50,7 +50,6 @@ class Evaluation:
     target: Answers | None  # None if the module cannot be attached there
     reason: str = ""  # why not
     transfer: str = COPIED  # how the module reached the target
-    note: str = ""  # what the transfer says of its classifier, as the gate does of its decision
     precision: str = "fp32"  # what the frozen towers computed in
     refuses: bool = False  # whether the method leaves images without an answer
 
@@ -133,7 +132,6 @@ class Evaluation:
             "images": self.images,
             "transfer": self.transfer,
             "precision": self.precision,
-            "note": self.note,
             "status": "ok" if self.target else "not transferable",
             "verdict": self.verdict,
             "reason": self.reason,
@@ -183,7 +181,6 @@ def evaluate(
     format: str = "auto",
     settings: Mapping[str, object] | None = None,
     classes: str | Sequence[str] | None = None,
-    gate: bool = False,
 ) -> Evaluation:
     """Shows whether a module survives a new model; nothing is trained.
 
@@ -208,9 +205,6 @@ def evaluate(
         format: of a checkpoint: its format, as for ``import_module``.
         settings: of a checkpoint: settings that it does not hold, such as ``alpha=1``.
         classes: of a checkpoint: the classes that it knows, as for ``import_module``.
-        gate: use the new model's zero-shot in place of the module where ``predict`` expects harm,
-            from the task's training images without their labels: the transfer ``gated``, or with
-            ``words`` ``gated-words``.
 
     Returns:
         Accuracies, zero-shot, gain, H, flips and a verdict; ``as_dict()`` has them by name.
@@ -219,8 +213,6 @@ def evaluate(
         CompatbenchError: a damaged module, an unknown name, or a task that the module was not
             fitted for.
     """
-    if gate:
-        transfer = gate_transfer(transfer)
     device, cache = resolve_device(device), FeatureCache(default_cache_folder())
     address, backbone = open_address(module), backbone_cards.resolve(backbone)
     if source is not None:
@@ -263,14 +255,14 @@ def evaluate(
     )
     before = None
     if on_source is not None:
-        before, _, refusal = _answer(replace(carried, target=on_source), copied, test_set)
+        before, refusal = _answer(replace(carried, target=on_source), copied, test_set)
         if refusal:
             raise CompatbenchError(
                 f"{path} does not fit its own source '{fitted.source}' and task '{fitted.task}' as "
                 f"they are now: {refusal}"
             )
-    after, note, reason = _answer(carried, way, test_set, words)
-    about: dict[str, Any] = {"transfer": transfer, "note": note, "precision": precision}
+    after, reason = _answer(carried, way, test_set, words)
+    about: dict[str, Any] = {"transfer": transfer, "precision": precision}
     about["refuses"] = method.card.refuses
     return Evaluation(fitted, backbone, test_set.name, before, after, reason, **about)
 
@@ -292,8 +284,8 @@ def _import_checkpoint(
 
 def _answer(
     carried: Carried, how: Transfer, test_set: Task, words: Tensor | None = None
-) -> tuple[Answers | None, str, str]:
-    """A module's answers, what the transfer notes of them, and why it cannot be attached, if so.
+) -> tuple[Answers | None, str]:
+    """Return a module's answers, or None and why it cannot be attached.
 
     ``words`` are the source's word features ``[V, e_s]``, if they are known.
     """
@@ -305,6 +297,6 @@ def _answer(
             zero_shot = predict_zero_shot(carried.target, unlabelled, cache)
             predictions = attached.predict(unlabelled)
     except NotTransferable as why:
-        return None, "", why.reason
+        return None, why.reason
     answers = Answers(predictions, None, zero_shot, label_tensor(test_set.split("test")))
-    return answers, getattr(attached.classifier, "note", ""), ""
+    return answers, ""

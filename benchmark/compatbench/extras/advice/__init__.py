@@ -2,7 +2,7 @@
 
 from compatbench.plugins import Command, Option
 
-FUNCTIONS = {"advise": "advise:advise", "predict": "predict:predict"}
+FUNCTIONS = {"advise": "advise:advise"}
 SECTIONS = {
     "price": "price_pages:PRICE",
     "answers": "answers:ANSWERS",
@@ -19,11 +19,5 @@ COMMANDS = {
             "targets": Option("--target", annotation="str", completes="backbones"),
         },
         also=("data_root", "as_json", "offline", "trust_pickle"),
-    ),
-    "predict": Command(
-        "predict",
-        "upgrade",
-        options={"backbone": Option("--target")},
-        also=("as_json", "offline", "trust_pickle"),
     ),
 }

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Unpack
 
-from compatbench.backbone import Backbone
+from compatbench.backbone import Backbone, Labels
 from compatbench.backbone.joint_maps import fit_rotation
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task
@@ -28,7 +28,6 @@ from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.numbers import interval_text
 from compatbench.tables.suite_page import SuitePage, read_suite_page
 from compatbench.tables.table import Column, Table, code, make_table, number, plain_table, records
-from compatbench.transfers._shared.survival import mean_tokens  # pyright: ignore[reportMissingImports]
 
 NEIGHBOURS = 5
 # What may predict a loss, by column of the geometry.
@@ -172,6 +171,14 @@ def encode_task(backbone: Backbone, task: Task, cache: FeatureCache) -> EncodedT
     images = cache.features(backbone, task, list(task.split("test")))
     texts, images = (F.normalize(each.cpu(), dim=-1) for each in (texts, images))
     return EncodedTask(texts, images, mean_tokens(backbone, task.labels))
+
+
+def mean_tokens(backbone: Backbone, labels: Labels) -> Tensor:
+    """Return the mean token embedding of each class name, ``[C, D]``."""
+    rows, lengths = backbone.name_tokens(labels)
+    counts = torch.tensor(lengths, device=rows.device)
+    inside = torch.arange(rows.shape[1], device=rows.device) < counts[:, None]
+    return ((rows * inside[..., None]).sum(1) / counts[:, None]).cpu()
 
 
 def measure_geometry(
