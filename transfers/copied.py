@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.method import Method, Module
-from compatbench.method.transfer import ANYWHERE, COPIED, Transfer, TransferCard, TransferData
+from compatbench.method.transfer import COPIED, Transfer, TransferCard, TransferData
 
 
 class Copied(Transfer):
@@ -16,7 +16,6 @@ class Copied(Transfer):
         paper="arXiv:2412.20895",
         access=frozenset(),
         summary="The module is attached untouched.",
-        takes=ANYWHERE,
     )
 
     def carry(

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from compatbench.backbone import FEATURES, Backbone, ImageInput, Labels
 from compatbench.method import Classifier, Method, Module
-from compatbench.method.transfer import ANYWHERE, OldAnswers, Transfer, TransferCard, TransferData
+from compatbench.method.transfer import OldAnswers, Transfer, TransferCard, TransferData
 
 
 class Kept(Transfer):
@@ -22,7 +22,6 @@ class Kept(Transfer):
         paper="",
         access={"old model"},
         summary="The old model answers; the new one does nothing.",
-        takes=ANYWHERE,
     )
 
     def image_input(self, method: Method, target: Backbone) -> ImageInput:

@@ -7,7 +7,7 @@ from pydantic import PositiveInt
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.method import Method, MethodCard, MethodConfig, Module
-from compatbench.method.transfer import ANYWHERE, Transfer, TransferCard, TransferData
+from compatbench.method.transfer import Transfer, TransferCard, TransferData
 
 
 class Retrained(Transfer):
@@ -24,7 +24,6 @@ class Retrained(Transfer):
         paper="",
         access={"labels"},
         summary="The method is fitted anew on the new model.",
-        takes=ANYWHERE,
     )
 
     class Config(MethodConfig):

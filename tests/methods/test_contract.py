@@ -165,8 +165,6 @@ def test_without_validation_images_the_published_settings_stay(
         ("cocoop", {"class_specific": True}, "class_specific"),
         ("atprompt", {"attributes": ()}, "attributes"),
         ("atprompt", {"attributes": (" ",)}, "attributes"),
-        ("threshold", {"precision": 0}, "precision"),
-        ("threshold", {"precision": 1.01}, "precision"),
     ],
 )
 def test_settings_that_do_not_fit_the_method_or_the_backbone_are_refused(
@@ -211,7 +209,6 @@ REFUSED = [
     Refusal("flyp", "'text_projection' of size 32 × 16, not 32 × 24", target={"embed_dim": 24}),
     Refusal("flyp", "a 'class_embedding' of size 32, not 128", target="eva"),
     Refusal("coop", "classes of 5, not 3", settings={"class_specific": True}, classes=3),
-    Refusal("threshold", "classes of 5, not 3", settings={"per_class": True}, classes=3),
     Refusal("atprompt", "attributes of 1, not 2", settings={"attributes": ["size"]}, others={}),
     Refusal("rosetta", "another list of words", others={"word_list": "0" * 64}),
 ]

@@ -12,24 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_results import CELLS, COOP, TWO_BY_TWO, UPGRADE, make_method, make_pairs, make_row
 
-from compatbench.engine.single_module import Fitted
 from compatbench.method.predictions import Predictions, predict
-from compatbench.results.evaluation import Evaluation
 from compatbench.results.measures import Answers, list_measures, measure, score
 from compatbench.results.measures.standard import BINS
-from compatbench.results.method_results import find_unmeasured
 from compatbench.results.ranking_table import ranking_frame
 from compatbench.results.ranks import rank_upgrades
 from compatbench.results.rows import Row, read_csv, to_frame, write_csv
 
-# Classes on the target, of which -1 is a refused image, and on the source; zero-shot's; labels.
+# Predictions on the target and on the source, zero-shot's, labels; and the target's confidence.
 IMAGES = st.lists(
-    st.tuples(*[st.integers(-1, 3)] * 2, *[st.integers(0, 3)] * 2, st.floats(0.25, 1, width=32)),
+    st.tuples(*[st.integers(0, 3)] * 4, st.floats(0.25, 1, width=32)),
     min_size=1,
 )
 FLIPS = ("negative_flips", "positive_flips", "inconsistent_errors")
 COUNTS = ("correct", "total", "zero_shot_correct", *FLIPS)
-SHARES = ("ece", "agreement", "ece_width", "changed", "answered")
+SHARES = ("ece", "agreement", "ece_width", "changed")
 PAIRED = ("only_module", "only_zeroshot")
 STORED = dict.fromkeys([*COUNTS, *PAIRED], "images") | dict.fromkeys(SHARES, "percent")
 
@@ -72,11 +69,8 @@ def test_scores_against_a_naive_loop(images: list[tuple]) -> None:
         expected["changed"] += zero_shot != target
         expected["only_module"] += target == label != zero_shot
         expected["only_zeroshot"] += zero_shot == label != target
-        expected["answered"] += target >= 0
-    for name in ("agreement", "changed", "answered"):
+    for name in ("agreement", "changed"):
         expected[name] = round(100 * expected[name] / len(images), 4)
-    if expected["answered"] == 100:
-        expected["answered"] = None  # type: ignore[assignment]
     found = score(answers_of(images))
     assert found.keys() == STORED.keys()
     gained = found["correct"] - found["zero_shot_correct"]
@@ -118,7 +112,7 @@ def test_the_order_of_the_images_changes_nothing(images: list[tuple], random) ->
 def test_on_the_source_nothing_is_compared_with_the_source() -> None:
     found = score(Answers(predictions([0, 1]), None, predictions([1, 1]), [0, 0]))
     compared = [name for name, value in found.items() if value is None]
-    assert compared == [*FLIPS, "agreement", "answered"]  # and no image was refused
+    assert compared == [*FLIPS, "agreement"]
     assert (found["correct"], found["zero_shot_correct"]) == (1, 0)
 
 
@@ -128,47 +122,6 @@ def test_a_name_is_registered_once() -> None:
         @measure("Again", "images")
         def correct(answers: Answers) -> int:
             return 0
-
-
-def test_precision_and_f1_count_what_was_answered() -> None:
-    """Rows of 7 images: right, answered, and what the naive formulas give."""
-    counts = [(3, 4), (7, 7), (0, 5), (0, 0), (2, 7)]
-    rows = [
-        make_row(right, seed=seed, answered=answered).model_copy(update={"total": 7})
-        for seed, (right, given) in enumerate(counts)
-        for answered in [None if given == 7 else round(100 * given / 7, 4)]
-    ]
-    table = make_method(COOP, rows).table
-    precision = [100 * right / given if given else 0 for right, given in counts]
-    assert table["precision"].tolist() == pytest.approx(precision)
-    assert table["f1"].tolist() == pytest.approx(
-        [2 * p * r / (p + r) if r else 0 for p, (n, _) in zip(precision, counts, strict=True)
-         for r in [100 * n / 7]]
-    )  # fmt: skip
-    # Where no image was refused in any row, there is no such figure.
-    plain = make_method(COOP, [make_row(50, seed=seed) for seed in (1, 2)]).table
-    assert plain[["precision", "f1"]].isna().all().all()
-
-
-def test_an_evaluation_of_a_module_that_refuses_tells_its_precision() -> None:
-    fitted = Fitted(method="threshold", config={}, task="cats", source="old")
-    sides = [Answers(predictions(c), None, predictions([0] * 4), [0, 1, 1, 1])
-             for c in ([0, 1, -1, 1], [0, 0, -1, 1])]  # fmt: skip
-    found = Evaluation(fitted, "new", "cats", *sides, refuses=True)
-    assert found.verdict == "refuses"
-    described = found.as_dict()
-    assert (described["source"]["precision"], described["source"]["answered"]) == (100, 75)
-    assert described["target"]["precision"] == pytest.approx(200 / 3)
-    plain = replace(found, refuses=False)
-    assert plain.verdict == "helps"
-    assert "precision" not in plain.as_dict()["target"]
-    none = Answers(predictions([-1, -1]), None, predictions([0, 0]), [0, 1])
-    assert none.precision == 0
-
-
-def test_what_is_rare_is_not_missing_where_no_row_has_it() -> None:
-    assert "answered" not in find_unmeasured([make_method(COOP, [make_row(50)])])
-    assert "agreement" in find_unmeasured([make_method(COOP, [make_row(50)])])
 
 
 @pytest.mark.parametrize("agreement", [62.5, None])

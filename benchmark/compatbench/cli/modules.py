@@ -101,11 +101,6 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     if target is None:
         say(f"[yellow]not transferable[/]: {escape(evaluation.reason)}")
         return
-    if evaluation.refuses:
-        before = f", {percent(source.precision)} % on its source" if source else ""
-        right = f"{percent(target.precision)} % of its answers are right there{before}"
-        say(f"It answers {percent(100 * float(target.answered.mean()))} % of the images; {right}.")
-        return
     verdict = {
         "helps": f"[green]still helps[/]: {signed(target.gain)} over zero-shot",
         "no help": f"is [yellow]no better than zero-shot[/] on {escape(evaluation.backbone)}",

@@ -184,5 +184,5 @@ class Attached:
         carried, old = self.carried, None
         if "old model" in self.transfer.card.access:
             old = carried.old_answers(test_set, test_set.split("test"))
-        how = (self.wanted, len(carried.labels), carried.stream, old, carried.method.card.refuses)
+        how = (self.wanted, len(carried.labels), carried.stream, old)
         return predict_module(self.classifier, carried.target, test_set, carried.images.cache, *how)

@@ -276,9 +276,7 @@ def select_methods(
                 f"suite '{suite.name}': config '{name}' has the name of a method; rename it"
             )
         registry.get(suite.base_method(name))
-    # Accuracy does not compare what refuses images, so a suite has it only by its name.
-    known = [n for n in registry.names() if n in suite.compare or not registry.get(n).card.refuses]
-    compared = select_names(suite.compare, [*known, *suite.configs], "method")
+    compared = select_names(suite.compare, [*registry.names(), *suite.configs], "method")
     listed = wanted.split(",") if isinstance(wanted, str) else wanted
     parts = [part.strip() for part in listed if part.strip()]
     if not parts:

@@ -42,7 +42,6 @@ def predict_module(
     classes: int | None = None,
     stream: int | None = None,
     old: OldAnswers | None = None,
-    refuses: bool = False,
 ) -> Predictions:
     """What a module that was attached to a backbone answers for a test set.
 
@@ -51,8 +50,7 @@ def predict_module(
     and prompts give the same either way. ``wanted`` is the method's ``image_input``; ``classes``
     are those that the classifier knows, by default as many as the test set has. For a method that
     needs a stream, all images are given in one call, in an order drawn with the seed ``stream``.
-    ``old`` are the old model's answers for the test set, for a classifier that takes them;
-    ``refuses`` is as for ``predict``.
+    ``old`` are the old model's answers for the test set, for a classifier that takes them.
 
     Raises:
         NotTransferable: the backbone's image tower cannot give what is wanted.
@@ -67,7 +65,7 @@ def predict_module(
         check_logits(logits, count, width, classifier)
         if not bool(torch.isfinite(logits).all()):
             raise ValueError("logits are not finite")
-        parts.append(predict(test_set.select_columns(logits), refuses))
+        parts.append(predict(test_set.select_columns(logits)))
     return Predictions(
         torch.cat([part.classes for part in parts]),
         torch.cat([part.confidence for part in parts]),

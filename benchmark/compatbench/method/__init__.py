@@ -32,9 +32,7 @@ __all__ = [
     "require_blocks", "require_shape", "shift_weights",
 ]  # fmt: skip
 
-Place = Literal[
-    "none", "text-input", "text-layers", "image-layers", "feature", "classifier", "answer"
-]  # fmt: skip
+Place = Literal["none", "text-input", "text-layers", "image-layers", "feature", "classifier"]
 Depth = Literal["none", "shallow", "deep"]
 
 MODULE_SCHEMA = "compatbench-module-2"
@@ -52,8 +50,7 @@ class MethodCard:
         name: the name that the command line and results use.
         title: the name as its authors write it.
         paper: where it was published, such as ``arXiv:2109.01134``.
-        inserts: the place, or places, where the module acts; at ``answer`` it says which images
-            are answered at all.
+        inserts: the place, or places, where the module acts.
         summary: the idea in one line.
         version: raised with every change of the numbers that the method gives; part of its key.
         was: the first name of a method that was renamed: keys keep it, so nothing is run again.
@@ -102,11 +99,6 @@ class MethodCard:
     @property
     def places(self) -> tuple[Place, ...]:
         return self.inserts if isinstance(self.inserts, tuple) else (self.inserts,)
-
-    @property
-    def refuses(self) -> bool:
-        """Whether an image gets no answer if all of its logits are below 0."""
-        return "answer" in self.places
 
     @property
     def depth(self) -> Depth:

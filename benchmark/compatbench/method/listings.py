@@ -8,7 +8,7 @@ from inspect import getdoc
 import pandas as pd
 
 from compatbench.method.registry import builtin_formats, builtin_methods, builtin_transfers
-from compatbench.method.transfer import ACCESS, EVERYWHERE
+from compatbench.method.transfer import ACCESS, ANYWHERE
 
 
 def methods(names: str | Sequence[str] = "all") -> pd.DataFrame:
@@ -42,7 +42,7 @@ def transfers() -> pd.DataFrame:
     for cls in builtin_transfers().classes.values():
         card, numbered = cls.card, "shots" in cls.Config.model_fields
         needs = ", ".join(kind for kind in ACCESS if kind in card.access) or "none"
-        takes = "all" if card.takes >= EVERYWHERE else ", ".join(sorted(card.takes))
+        takes = "all" if card.takes >= ANYWHERE else ", ".join(sorted(card.takes))
         settings = ", ".join([*card.settings, *["labels per class"] * numbered])
         about = (settings, needs, takes, card.title, card.paper, card.summary)
         rows.append((card.name, *about))

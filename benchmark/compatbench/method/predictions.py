@@ -6,14 +6,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-REFUSED = -1
-
 
 @dataclass(frozen=True)
 class Predictions:
     """A module's answers on one backbone and one test set."""
 
-    classes: Tensor  # predicted, int32 [images]; -1 (``REFUSED``) of an image without an answer
+    classes: Tensor  # predicted, int32 [images]
     # Their softmax probabilities, float32 [images], rounded to half precision, in which they are
     # kept. Logits are taken as the classifier gives them, scaled by the backbone's own logit scale.
     confidence: Tensor
@@ -22,13 +20,8 @@ class Predictions:
         object.__setattr__(self, "confidence", self.confidence.half().float())
 
 
-def predict(logits: Tensor, refuses: bool = False) -> Predictions:
-    """The answers that logits ``[images, classes]`` give.
-
-    With ``refuses``, an image whose logits are all below 0 has none.
-    """
+def predict(logits: Tensor) -> Predictions:
+    """Return the predictions that logits ``[images, classes]`` give."""
     # The largest logit decides, as for the accuracy: probabilities may round to equal ones.
-    largest, classes = logits.max(-1)
-    if refuses:
-        classes = classes.masked_fill(largest < 0, REFUSED)
+    classes = logits.argmax(-1)
     return Predictions(classes.int().cpu(), logits.float().softmax(-1).amax(-1).cpu())

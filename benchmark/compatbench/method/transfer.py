@@ -29,15 +29,12 @@ from compatbench.method import (
 )
 
 __all__ = [
-    "ACCESS", "ANSWER", "ANYWHERE", "COPIED", "EVERYWHERE", "JOINT_SPACE", "Access", "OldAnswers",
+    "ACCESS", "ANYWHERE", "COPIED", "JOINT_SPACE", "Access", "OldAnswers",
     "Transfer", "TransferCard", "TransferData", "UndeclaredAccess", "Unlabelled", "WordPair",
     "attach_rotated",
 ]  # fmt: skip
 
-# A module that refuses images is no change of answers, so a transfer says that it takes it.
-ANSWER: frozenset[Place] = frozenset({"answer"})
 ANYWHERE: frozenset[Place] = frozenset(get_args(Place))
-EVERYWHERE = ANYWHERE - ANSWER
 # Which part of the joint space's coordinates a module is written in.
 JOINT_SPACE: frozenset[Place] = frozenset({"feature", "classifier"})
 
@@ -56,7 +53,7 @@ class TransferCard:
             each class on the target; ``old model``: the module's logits on the source for every
             test image; ``source weights``: the source backbone itself, beside the target.
         summary: the idea in one line.
-        takes: the places at which a module may act; by default any but ``answer``.
+        takes: the places at which a module may act; by default any.
         settings: the names that may follow the transfer's, with what each sets of ``Config``.
         plain: whether it is given labelled images under the plain view alone, not the training's.
         version: raised with every change of the numbers that it gives; part of the key.
@@ -68,7 +65,7 @@ class TransferCard:
     paper: str
     access: Set[Access]
     summary: str
-    takes: Set[Place] = EVERYWHERE
+    takes: Set[Place] = ANYWHERE
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
     plain: bool = False
     version: int = 1

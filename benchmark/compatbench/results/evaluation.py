@@ -51,7 +51,6 @@ class Evaluation:
     reason: str = ""  # why not
     transfer: str = COPIED  # how the module reached the target
     precision: str = "fp32"  # what the frozen towers computed in
-    refuses: bool = False  # whether the method leaves images without an answer
 
     def __repr__(self) -> str:
         upgrade = f"{self.fitted.source} → {self.backbone}, {self.transfer}"
@@ -107,14 +106,9 @@ class Evaluation:
 
     @property
     def verdict(self) -> str:
-        """``helps``, ``no help``, ``harms`` or ``not transferable``, by the gain on the target.
-
-        ``refuses`` of a method that refuses images, whose gain says nothing.
-        """
+        """``helps``, ``no help``, ``harms`` or ``not transferable``, by the gain on the target."""
         if self.target is None:
             return "not transferable"
-        if self.refuses:
-            return "refuses"
         gain = self.target.gain
         return "helps" if gain > 0 else "no help" if gain == 0 else "harms"
 
@@ -135,8 +129,8 @@ class Evaluation:
             "status": "ok" if self.target else "not transferable",
             "verdict": self.verdict,
             "reason": self.reason,
-            "source": _describe(fitted.source, self.source, self.refuses),
-            "target": _describe(self.backbone, self.target, self.refuses),
+            "source": _describe(fitted.source, self.source),
+            "target": _describe(self.backbone, self.target),
             "h": self.h,
             "negative_flips": self.negative_flips,
             "positive_flips": self.positive_flips,
@@ -154,12 +148,11 @@ def _threads_for(backbone: Backbone) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _describe(backbone: str, answers: Answers | None, refuses: bool) -> dict[str, Any]:
+def _describe(backbone: str, answers: Answers | None) -> dict[str, Any]:
     if answers is None:
         return {"backbone": backbone}
     counts = score(answers)
-    answered = {"answered": 100 * float(answers.answered.mean()), "precision": answers.precision}
-    return (answered if refuses else {}) | {
+    return {
         "backbone": backbone,
         "correct": counts["correct"],
         "zero_shot_correct": counts["zero_shot_correct"],
@@ -262,9 +255,7 @@ def evaluate(
                 f"they are now: {refusal}"
             )
     after, reason = _answer(carried, way, test_set, words)
-    about: dict[str, Any] = {"transfer": transfer, "precision": precision}
-    about["refuses"] = method.card.refuses
-    return Evaluation(fitted, backbone, test_set.name, before, after, reason, **about)
+    return Evaluation(fitted, backbone, test_set.name, before, after, reason, transfer, precision)
 
 
 def _import_checkpoint(

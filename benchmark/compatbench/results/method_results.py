@@ -55,11 +55,6 @@ class MethodInfo:
         """Whether it sees all images of a test set before it answers; it is ranked apart."""
         return "stream" in self.needs
 
-    @property
-    def refuses(self) -> bool:
-        """Whether it leaves images without an answer, so that accuracies do not rank it."""
-        return "answer" in self.inserts
-
 
 @dataclass(frozen=True, eq=False)
 class MethodResults:
@@ -130,7 +125,7 @@ class MethodResults:
 def find_unmeasured(methods: Iterable[MethodResults]) -> list[str]:
     """The stored measures that no row has: they were registered after the rows were made."""
     stored = list_measures("answers").items()
-    later = [name for name, transfer in stored if not transfer.standard and not transfer.rare]
+    later = [name for name, measure in stored if not measure.standard]
     seen = {name for each in methods for name in later if each.rows[name].notna().any()}
     return [name for name in later if name not in seen]
 

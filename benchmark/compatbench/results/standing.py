@@ -214,8 +214,6 @@ def compute_standing(
         ]
         rows[side] = np.array(positions, dtype=np.intp).reshape(len(seeds), len(places))
     unranked = expected.unranked.get(results.info.name, "")
-    if results.info.refuses:
-        unranked = "it refuses images, which accuracy counts as wrong"
     chance = {} if sets else {task: 100 / count for task, count in expected.classes.items()}
     names = tuple(name for _, name in places)
     return Standing(results, upgrade, names, names, seeds, rows, unranked, chance)

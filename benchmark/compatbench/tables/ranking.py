@@ -32,10 +32,7 @@ from compatbench.tables.table import (
 # What every method's tables show, in this order; measures that are registered since come behind.
 EVERYWHERE = ("source", "target", "h", "gain", "negative_flips", "positive_flips", "target_ece")
 # What tables of their own show.
-_ELSEWHERE = frozenset(
-    {"source_gain", "inconsistent_errors", "source_ece", "diversity"}
-    | {"answered", "precision", "f1", "source_precision", "source_f1"}
-)
+_ELSEWHERE = frozenset({"source_gain", "inconsistent_errors", "source_ece", "diversity"})
 _TITLES = {"target_ece": "ECE"}  # where the source's is not shown
 
 

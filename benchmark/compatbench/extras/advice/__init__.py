@@ -6,7 +6,6 @@ FUNCTIONS = {"advise": "advise:advise"}
 SECTIONS = {
     "price": "price_pages:PRICE",
     "answers": "answers:ANSWERS",
-    "thresholds": "stored_thresholds:THRESHOLDS",
 }
 FIGURES = {"price": "price_pages:PRICE_FIGURE"}
 COMMANDS = {

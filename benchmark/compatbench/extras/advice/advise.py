@@ -81,13 +81,10 @@ def advise(
         pairs = [pair for pair in pairs if pair[1] in kept]
     of_suite: Results = load("results")(card, out)
     infos = [method.info for method in of_suite.suite.all]
-    learning = sorted({info.name for info in infos if info.learns and not info.refuses})
+    learning = sorted({info.name for info in infos if info.learns})
     of = f"of suite '{card.name}'"
     if not learning:
-        raise CompatbenchError(
-            "advice is by accuracy, of methods that learn and answer every image; "
-            f"the results {of} have none"
-        )
+        raise CompatbenchError(f"advice is about methods that learn; the results {of} have none")
     chosen = select_names(methods, learning, f"method with modules in the results {of}")
     if tasks != "all":
         measured = of_suite.expected.measured_tasks
@@ -124,11 +121,6 @@ def _advise_module(
             "it: give the suite of yours, --suite, or new models, --target"
         )
     card = builtin_methods().get(fitted.method).card
-    if card.refuses:
-        raise CompatbenchError(
-            f"a module of '{fitted.method}' refuses images, and advice is by accuracy; "
-            "'compatbench evaluate' shows its precision"
-        )
     ways, cases = [COPIED, *(["words"] if find_transfer("words").serves(card) else [])], []
     for target in known:
         how = {"methods": file, "device": device}

@@ -47,9 +47,9 @@ def has_prices(page: SuitePage) -> bool:
 
 
 def learning_methods(page: SuitePage) -> list[MethodInfo]:
-    """The methods whose modules have something to bring along that accuracy measures."""
+    """Return the methods whose modules have something to bring along."""
     infos = [method.info for method in page.results.methods.values()]
-    return [info for info in infos if info.learns and not info.refuses]
+    return [info for info in infos if info.learns]
 
 
 def price_table(page: SuitePage, upgrade: Upgrade, method: str) -> Table:

@@ -58,16 +58,6 @@ class Answers:
         return 100 * float(self.right(self.predictions).mean())
 
     @property
-    def answered(self) -> NDArray[np.bool_]:
-        """Whether each image gets an answer."""
-        return np.asarray(self.predictions.classes) >= 0
-
-    @property
-    def precision(self) -> float:
-        """Percent right of the images that get an answer; 0 if none does."""
-        return 100 * float(self.right(self.predictions).sum()) / max(1, int(self.answered.sum()))
-
-    @property
     def zero_shot_accuracy(self) -> float:
         """Top-1 accuracy of the backbone's own zero-shot classifier, in percent."""
         return 100 * float(self.right(self.zero_shot).mean())
@@ -90,7 +80,6 @@ class Measure:
     kind: Kind
     compute: Callable[[Any], Any]
     standard: bool  # whether every results file has it; older files lack those of later measures
-    rare: bool = False  # whether most rows have no number, whenever they were made
 
     @property
     def column(self) -> str:
@@ -114,7 +103,6 @@ def measure(
     *,
     of: Kind = "answers",
     mean_on: Side | None = "target",
-    rare: bool = False,
 ) -> Callable[[_FunctionT], _FunctionT]:
     """Registers a function as a measure under its own name; its docstring begins with the sentence.
 
@@ -125,14 +113,13 @@ def measure(
             and gives figures ``[seeds, tasks]``.
         mean_on: the side of an upgrade on which a number of answers, in another unit than images,
             is also averaged over tasks and seeds.
-        rare: whether it gives None for most methods, so that results without it lack nothing.
     """
 
     def decorate(function: _FunctionT) -> _FunctionT:
         name, standard = function.__name__, function.__module__.rpartition(".")[2] == STANDARD
         words = " ".join((function.__doc__ or "").partition("\n\n")[0].split()).rstrip(".")
         sentence = words[:1].lower() + words[1:]
-        _register(Measure(name, title, unit, direction, sentence, of, function, standard, rare))
+        _register(Measure(name, title, unit, direction, sentence, of, function, standard))
         if of == "answers" and mean_on is not None and unit != "images":
             add_mean(name, name, mean_on)
         return function
