@@ -1,4 +1,4 @@
-"""A server on this machine that answers the few requests which huggingface_hub makes of the hub."""
+"""A server on this machine that answers the few requests which huggingface_hub makes of the Hub."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class LocalServer:
 
 
 class Hub(LocalServer):
-    """``repositories`` by kind and name, such as ``models/me/coop``: paths and their bytes."""
+    """Keeps the files of repositories, by ``OWNER/NAME`` and path."""
+
+    sha = 40 * "1"
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
@@ -53,40 +55,35 @@ class Hub(LocalServer):
         if path == "/api/validate-yaml":
             return self.send(to, {"errors": [], "warnings": []})
         if path == "/api/repos/create":
-            asked = json.loads(body)
-            kind = f"{asked.get('type', 'model')}s"
-            place = f"{kind}/{asked['organization']}/{asked['name']}"
-            new = place not in self.repositories
-            self.repositories.setdefault(place, {})
-            private = asked.get("visibility") == "private" or asked.get("private") is True
-            self.private.setdefault(place, private)
-            return self.send(to, {"url": f"{self.url}/{place}"}, 200 if new else 409)
-        if found := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
-            files = self.repositories.get(f"{found[1] or 'models/'}{found[2]}")
-            return self.file(to, files, found[3])
-        place, what = re.fullmatch(r"/api/(\w+/[^/]+/[^/]+)/?(.*)", path).groups()
-        if (files := self.repositories.get(place)) is None:
+            return self.create(to, json.loads(body))
+        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
+            return self.file(to, self.repositories.get(found[1]), found[2])
+        found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/?(.*)", path)
+        assert found is not None, path
+        repository, action = found.groups()
+        files = self.repositories.get(repository)
+        if files is None:
             return self.send(to, {"error": "none"}, 404, {"X-Error-Code": "RepoNotFound"})
-        if what.startswith("preupload"):
+        if action.startswith("preupload"):
             names = [one["path"] for one in json.loads(body)["files"]]
             modes = [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]
             return self.send(to, {"files": modes})
-        if what.startswith("commit"):
+        if action.startswith("commit"):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            url = f"{self.url}/{place.removeprefix('models/')}/commit/{self.sha}"
+            url = f"{self.url}/{repository}/commit/{self.sha}"
             return self.send(to, {"commitUrl": url, "commitOid": self.sha})
-        if what.startswith("tree"):
-            tree = [
-                {"type": "file", "path": n, "size": len(b), "oid": hashlib.sha1(b).hexdigest()}
-                for n, b in files.items()
-            ]
-            return self.send(to, tree)
-        about = {"id": place.partition("/")[2], "sha": self.sha, "private": self.private[place]}
+        about = {"id": repository, "sha": self.sha, "private": self.private[repository]}
         return self.send(to, about | {"siblings": [{"rfilename": name} for name in files]})
 
-    sha = 40 * "1"
+    def create(self, to: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+        repository = f"{request['organization']}/{request['name']}"
+        status = 409 if repository in self.repositories else 200
+        self.repositories.setdefault(repository, {})
+        private = request.get("visibility") == "private" or request.get("private") is True
+        self.private.setdefault(repository, private)
+        self.send(to, {"url": f"{self.url}/{repository}"}, status)
 
     def file(self, to: BaseHTTPRequestHandler, files: dict[str, bytes] | None, name: str) -> None:
         if files is None or name not in files:

@@ -105,9 +105,9 @@ def test_an_extra_registers_constants_alone(extra: str) -> None:
 def test_two_may_not_offer_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
     functions.cache_clear()
     offered.cache_clear()
-    package = import_module("compatbench.extras.sharing")
-    monkeypatch.setattr(package, "FUNCTIONS", {"diagnose": "hub:pull_module"})
-    with pytest.raises(ValueError, match=r"'diagnose' is offered twice: .*doctor.*sharing"):
+    package = import_module("compatbench.extras.studies")
+    monkeypatch.setattr(package, "FUNCTIONS", {"diagnose": "claims:analyze_claims"})
+    with pytest.raises(ValueError, match=r"'diagnose' is offered twice: .*doctor.*studies"):
         functions()
     functions.cache_clear()
     offered.cache_clear()

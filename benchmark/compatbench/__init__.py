@@ -16,7 +16,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from compatbench.plugins import functions, load
+from compatbench.plugins import functions
+from compatbench.plugins import load as load_place
 
 __version__ = "0.3.0"
 
@@ -48,7 +49,7 @@ def __getattr__(name: str) -> Any:
         return sorted(functions())
     if name not in functions():
         raise AttributeError(f"module 'compatbench' has no attribute '{name}'")
-    function = load(name)
+    function = load_place(name)
     if name in _FOLDERS:
         # Not a copy: what is imported of the folder later is there, too.
         function.__dict__ = vars(importlib.import_module(f"{__name__}.{name}"))

@@ -17,6 +17,7 @@ from compatbench.errors import CompatbenchError as CompatbenchError
 from compatbench.method.convert import export_module as export_module
 from compatbench.method.convert import import_module as import_module
 from compatbench.method.convert import inspect_checkpoint as inspect_checkpoint
+from compatbench.method.convert import load as load
 from compatbench.method.listings import formats as formats
 from compatbench.method.listings import methods as methods
 from compatbench.method.listings import transfers as transfers

@@ -10,7 +10,6 @@ is a folder whose ``__init__`` has constants alone, each a dictionary:
     SECTIONS    page and place on it -> place of the section
     FIGURES     kind of figure -> place of the figure
     AUDITS      folder of results -> place of the function that says what its files must hold
-    ADDRESSES   scheme, such as ``hf`` -> place of what reads ``hf:...`` in place of a file
 
 A *place* is ``module:attribute``, the module below the extra's folder. Without its folder, all
 that an extra offers is gone, and nothing else.
@@ -113,14 +112,6 @@ def load(place: str) -> Any:
     """What stands at a place, or has the name in ``compatbench``."""
     module, _, attribute = functions().get(place, place).partition(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def open_address(address: Any) -> Any:
-    """What an address stands for, such as ``hf://OWNER/NAME``; the path of a file for a text."""
-    if not isinstance(address, (str, Path)):
-        return address
-    reader = offered("ADDRESSES").get(str(address).partition(":/")[0])
-    return load(reader)(address) if reader else Path(address)
 
 
 def _merge(entries: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def test_alone_it_says_what_a_reader_an_author_and_an_owner_may_want() -> None:
 TEN = ["run", "plan", "list", "report"]
 TEN += ["evaluate", "advise", "new-task", "new-method", "check"]
 GROUPS = {
-    "module": ["import", "export", "port", "push", "pull"],
+    "module": ["import", "export", "port"],
     "store": ["runs", "cache", "data", "doctor"],
     "study": ["analyze", "claims", "index", "retrieve"],
     "maintain": ["tune", "audit", "ci", "submit"],
@@ -102,7 +102,7 @@ def test_one_word_names_one_thing_in_every_command() -> None:
         assert not {"--task", "--tasks"} <= flags, name
 
 
-NO_TABLE = {"report", "new-method", "module export", "module port", "module push", "module pull"}
+NO_TABLE = {"report", "new-method", "module export", "module port"}
 NO_TABLE |= {"store data shots", "store data fetch", "store data weights", "store runs verify"}
 NO_TABLE |= {"store runs gc", "store cache verify", "store cache prune"}
 NO_TABLE |= {"maintain ci", "maintain submit"}

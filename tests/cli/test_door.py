@@ -46,7 +46,7 @@ def module(runs: Path) -> Path:
 def test_what_the_system_refuses_is_one_line(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["compatbench", "module", "push", "x" * 300, "hf://me/mine"])
+    monkeypatch.setattr("sys.argv", ["compatbench", "new-task", "x" * 300])
     with pytest.raises(SystemExit, match="2"), warnings.catch_warnings():
         main()
     assert capsys.readouterr().err == f"compatbench: cannot use {'x' * 300}: File name too long\n"

@@ -9,7 +9,7 @@ FILE = "Path | None"
 
 # What comes before several commands; those of the first line in the order of ``--help``.
 GROUPS = {
-    "module": "Modules as files: from and for other code, for a new model, on the Hub.",
+    "module": "Modules as files: from and for other code, and for a new model.",
     "store": "What is on this machine: finished cells, features, datasets and weights.",
     "study": "Why modules survive an upgrade, and what it does to stored indexes.",
     "maintain": "What keeps the project's results true: tuning, audits, pull requests.",

@@ -19,9 +19,9 @@ from compatbench.data.cards import COPIED, backbone_cards
 from compatbench.engine.single_module import Fitted, build_method_of, find_labels, read_fitted
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import Method, Module
+from compatbench.method.hub import local_file
 from compatbench.method.registry import find_transfer
 from compatbench.method.transfer import attach_rotated
-from compatbench.plugins import open_address
 
 WAYS = (COPIED, "words", "words+raw")
 # A ported module's logits differ from the transfer's by no more than this share of the largest.
@@ -60,7 +60,7 @@ def port(
         CompatbenchError: as ``evaluate``; or the module does not fit the backbone, or no rotation
             of its tensors gives the logits that it has through the transfer.
     """
-    address, backbone = open_address(module), backbone_cards.resolve(backbone)
+    address, backbone = local_file(module), backbone_cards.resolve(backbone)
     device = resolve_device(device)
     path = address if isinstance(address, Path) else Path("the module")
     if transfer not in (None, *WAYS):

@@ -21,8 +21,9 @@ from torch import Tensor
 from compatbench.backbone import DENSE, FEATURES, PIXELS, POOLED, Backbone, ImageInput, Labels
 from compatbench.data.labels import Need
 from compatbench.errors import CompatbenchError, NotTransferable
-from compatbench.files.tensors import fingerprint, load_tensors, save_tensors
+from compatbench.files.tensors import fingerprint, load_tensors, pack_tensors, save_tensors
 from compatbench.method.few_shot import FeatureSet, FewShotData, Rows, Teacher
+from compatbench.method.hub import upload_module
 from compatbench.method.mistakes import check_words, read_settings
 
 __all__ = [
@@ -182,6 +183,27 @@ class Module:
         described = dict(self.about if about is None else about)
         words = {"trained": sorted(self.trained), "about": described}
         save_tensors(Path(path), self.tensors, MODULE_SCHEMA, words)
+
+    def push_to_hub(
+        self, repository: str, *, licence: str | None = None, private: bool = False
+    ) -> str:
+        """Upload the module to the Hugging Face Hub, with a model card, and return the address.
+
+        ``cb.load("hf://OWNER/NAME")`` loads it again. It needs your token (``hf auth login``, or
+        ``HF_TOKEN``). No image and no weight of the backbone is sent.
+
+        Args:
+            repository: ``OWNER/NAME``; it is created if it does not exist.
+            licence: the licence that you give the module, as the Hub names it, such as ``mit``.
+            private: make a new repository private.
+
+        Raises:
+            CompatbenchError: no token, no right to write, an existing public repository where a
+                private one was requested, or a Hub that cannot be reached.
+        """
+        words = {"trained": sorted(self.trained), "about": dict(self.about)}
+        content = pack_tensors(self.tensors, MODULE_SCHEMA, words)
+        return upload_module(repository, content, self.about, licence=licence, private=private)
 
 
 def load_module(path: Path) -> Module:

@@ -23,8 +23,8 @@ from compatbench.messages import first_line
 from compatbench.method import Module, load_module, read_settings
 from compatbench.method.checkpoint_reader import Checkpoint, read_checkpoint
 from compatbench.method.format import Format, Import
+from compatbench.method.hub import local_file
 from compatbench.method.registry import builtin_formats, builtin_methods, find_format
-from compatbench.plugins import open_address
 
 AUTO = "auto"
 
@@ -166,7 +166,7 @@ def export_module(
     Raises:
         CompatbenchError: the format is of another method, or does not hold all of the module.
     """
-    chosen, read = find_format(format), read_module(open_address(module))
+    chosen, read = find_format(format), read_module(local_file(module))
     about = read.about
     name = about.get("method", "?")
     if chosen.method != name:
@@ -189,6 +189,20 @@ def export_module(
     for path, content in contents.items():
         write_atomic(path, content)
     return Exported([*contents], not_stored)
+
+
+def load(file: str | Path) -> Module:
+    """Load a module from its file, or from the Hugging Face Hub.
+
+    Args:
+        file: a file that ``run``, ``module import`` or ``Module.save`` wrote; or
+            ``hf://OWNER/NAME``, where ``Module.push_to_hub`` put it. Nothing in it is run.
+
+    Raises:
+        CompatbenchError: no such file or repository, a damaged file, one of another kind, or a Hub
+            that cannot be reached.
+    """
+    return read_module(local_file(file))
 
 
 def read_module(module: Module | Path) -> Module:

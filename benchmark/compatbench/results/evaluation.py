@@ -31,9 +31,9 @@ from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method import Module
 from compatbench.method.convert import AUTO, import_module
+from compatbench.method.hub import local_file
 from compatbench.method.registry import builtin_transfers, find_transfer
 from compatbench.method.transfer import Transfer
-from compatbench.plugins import open_address
 from compatbench.results.measures import Answers, score
 
 SMALL = 20_000_000  # parameters of a model that one thread serves best
@@ -207,7 +207,7 @@ def evaluate(
             fitted for.
     """
     device, cache = resolve_device(device), FeatureCache(default_cache_folder())
-    address, backbone = open_address(module), backbone_cards.resolve(backbone)
+    address, backbone = local_file(module), backbone_cards.resolve(backbone)
     if source is not None:
         how = {"settings": settings, "classes": classes, "device": device}
         address = _import_checkpoint(address, task, source, format, how)

@@ -14,8 +14,9 @@ from compatbench.extras.advice.advice import Advice
 from compatbench.extras.advice.cases import evaluated_case, read_cases
 from compatbench.extras.advice.targets import backbones_here, describe_target
 from compatbench.method import Module
+from compatbench.method.hub import local_file
 from compatbench.method.registry import builtin_methods, find_transfer
-from compatbench.plugins import load, open_address
+from compatbench.plugins import load
 from compatbench.results.evaluation import evaluate
 from compatbench.results.expected import upgrade_pairs
 from compatbench.results.ranking_table import Results
@@ -104,7 +105,7 @@ def _advise_module(
     suite: str,
     device: str,
 ) -> Advice:
-    address = open_address(module)
+    address = local_file(module)
     file = (
         None if methods == "all" else ",".join([methods] if isinstance(methods, str) else methods)
     )
