@@ -218,7 +218,6 @@ def test_a_suite_takes_what_it_does_not_give_from_the_one_it_extends(tmp_path: P
         "extends": "mini",
         "likeness": "",
         "about": "",
-        "predictions": False,
         "tuning": None,
         "run_seeds": (),
     }  # of the suite itself

@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_results import (
@@ -24,8 +23,6 @@ from synthetic_results import (
 )
 
 from compatbench.errors import CompatbenchError
-from compatbench.method.predictions import Predictions
-from compatbench.results.kept_predictions import pack_predictions, read_kept
 from compatbench.results.method_results import MethodResults, merge_results, transfer_order
 from compatbench.results.result_files import read_method, read_results, write_results
 from compatbench.results.rows import Cost, Row, read_csv, to_frame, with_figures, write_csv
@@ -291,55 +288,3 @@ def test_of_two_new_lines_for_one_measurement_the_later_counts() -> None:
     merged = merge_results(None, twice, set())
     assert merged.rows.equals(later.rows)
     assert merged.costs.equals(later.costs)
-
-
-Where = tuple[str, str, str]
-KEYS = st.sampled_from(["a" * 64, "b" * 64, "0" * 64])
-PLACES = st.tuples(st.sampled_from(["old", "new"]), st.sampled_from(["pets", "dtd"]), st.just("x"))
-# Refused images are of class -1; the most classes need every type from one byte on.
-ANSWERS = st.tuples(st.sampled_from([-1, 0]), st.sampled_from([1, 127, 255, 300, 40_000])).flatmap(
-    lambda ends: st.lists(st.tuples(st.integers(*ends), st.floats(0, 1, width=16)), min_size=1)
-)
-
-
-def rows_at(places: list[tuple[str, Where]]) -> pd.DataFrame:
-    columns = ["key", "backbone", "test_set", "data"]
-    table = pd.DataFrame([(key, *where) for key, where in places], columns=columns)
-    return table.assign(source="old", status="ok")
-
-
-@given(st.dictionaries(st.tuples(KEYS, PLACES), ANSWERS, min_size=1))
-def test_what_is_packed_is_read_again(
-    tmp_path_factory: pytest.TempPathFactory, answers: dict[tuple[str, Where], list]
-) -> None:
-    by_cell: dict[str, dict[Where, Predictions]] = {}
-    images = {where[:2]: answer for (_, where), answer in answers.items()}  # one test set, one size
-    for key, where in answers:
-        classes, confidence = zip(*images[where[:2]], strict=True)
-        each = Predictions(torch.tensor(classes, dtype=torch.int32), torch.tensor(confidence))
-        by_cell.setdefault(key, {})[where] = each
-    folder = tmp_path_factory.mktemp("suite")
-    content = pack_predictions(by_cell, rows_at(list(answers)))
-    (folder / "coop.safetensors").write_bytes(content)
-    again = read_kept(folder, "coop")
-    assert {key: set(places) for key, places in again.items()} == {
-        key: set(places) for key, places in by_cell.items()
-    }
-    for key, places in by_cell.items():
-        for where, each in places.items():
-            assert torch.equal(again[key][where].classes, each.classes)
-            assert torch.equal(again[key][where].confidence, each.confidence)
-    assert pack_predictions(again, rows_at(sorted(answers))) == content
-
-
-def test_predictions_of_no_row_are_not_packed_and_a_cut_file_is_named(tmp_path: Path) -> None:
-    where: Where = ("old", "pets", "x")
-    answers = Predictions(torch.tensor([1, 0], dtype=torch.int32), torch.tensor([0.5, 1.0]))
-    by_cell = {"a" * 64: {where: answers}, "b" * 64: {where: answers}}
-    path = tmp_path / "coop.safetensors"
-    path.write_bytes(pack_predictions(by_cell, rows_at([("a" * 64, where)])))
-    assert list(read_kept(tmp_path, "coop")) == ["a" * 64]
-    assert read_kept(tmp_path, "taskres") == {}
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CompatbenchError, match=r"coop\.safetensors"):
-        read_kept(tmp_path, "coop")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from compatbench.data.cards import SuiteCard, suite_tasks
 from compatbench.data.draws import ShotsFiles, load_test_set
 from compatbench.data.images.dataset_files import BrokenImages
-from compatbench.engine.cell import Cell, CellRecord, Where
+from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.flat_settings import flat_settings
 from compatbench.engine.matrix import select_matrix
 from compatbench.engine.method_settings import Settings, resolve_settings
@@ -24,7 +22,6 @@ from compatbench.engine.plan import Plan, find_teachers
 from compatbench.engine.store import RunStore
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method
-from compatbench.method.predictions import Predictions
 from compatbench.method.refusals import find_refusal
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.measures import Answers, score
@@ -60,36 +57,13 @@ def rows_of(cell: Cell, record: CellRecord, store: RunStore) -> list[Row]:
         elif outcome is None or where not in predictions:
             continue
         elif (zero_shot := store.read_zero_shot(where, precision)) is not None:
-            labels = read_labels(where[1])
-            figures = score_place(where, cell.source, predictions, zero_shot, labels)
+            on_source = [w for w in predictions if w[:2] == (cell.source, where[1])]
+            before = predictions[on_source[0]] if on_source and where[0] != cell.source else None
+            labels = [sample.label for sample in load_test_set(where[1]).split("test")]
+            figures = score(Answers(predictions[where], before, zero_shot, labels))
             about = {"status": "ok", "prompt_diversity": outcome.prompt_diversity}
             rows.append(Row.model_validate(place | about | figures))
     return rows
-
-
-def score_place(
-    where: Where,
-    source: str,
-    predictions: Mapping[Where, Predictions],
-    zero_shot: Predictions,
-    labels: NDArray[np.int64],
-) -> dict[str, int | float | None]:
-    """Every measure of a cell's predictions at one place.
-
-    Args:
-        predictions: of the cell, at all its places.
-        zero_shot: of zero-shot, at this place.
-        labels: of the test set, ``[images]``.
-    """
-    backbone, test_set, _ = where
-    on_source = [w for w in predictions if w[:2] == (source, test_set)]
-    before = predictions[on_source[0]] if on_source and backbone != source else None
-    return score(Answers(predictions[where], before, zero_shot, labels))
-
-
-def read_labels(test_set: str) -> NDArray[np.int64]:
-    """The labels of a test set, ``[images]``."""
-    return np.array([sample.label for sample in load_test_set(test_set).split("test")])
 
 
 def _failed(cell: Cell) -> list[Row]:

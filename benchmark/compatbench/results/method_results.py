@@ -16,7 +16,6 @@ from pydantic import ConfigDict
 from compatbench.data.cards import COPIED, ConfigName
 from compatbench.data.labels import Need
 from compatbench.messages import count
-from compatbench.results.measures import list_measures
 from compatbench.results.rows import Cost, Row, figures_of, in_order, to_frame, with_figures
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -120,14 +119,6 @@ class MethodResults:
         """The position of a row, or −1; of what learns nothing, any shots and seed will do."""
         draw = (shots, seed) if self.info.learns else ()
         return self._positions.get((task, source, backbone, test_set, *draw), -1)
-
-
-def find_unmeasured(methods: Iterable[MethodResults]) -> list[str]:
-    """The stored measures that no row has: they were registered after the rows were made."""
-    stored = list_measures("answers").items()
-    later = [name for name, measure in stored if not measure.standard]
-    seen = {name for each in methods for name in later if each.rows[name].notna().any()}
-    return [name for name in later if name not in seen]
 
 
 @dataclass(frozen=True)

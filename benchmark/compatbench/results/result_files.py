@@ -32,8 +32,7 @@ from compatbench.results.method_results import (
 from compatbench.results.rows import Cost, Row, in_order, places_of, read_csv, to_frame, write_csv
 
 RESULTS = "results"
-PREDICTIONS = ".safetensors"  # of a method, where a suite keeps them
-FILES = (".csv", ".cost.csv", ".json", PREDICTIONS)  # how a method's files end
+FILES = (".csv", ".cost.csv", ".json")  # how a method's files end
 TUNING = "tuning"  # below the folder of a suite
 PAGE = "README.md"  # there, too: made from its results
 # Below results/, beside a folder for each suite.

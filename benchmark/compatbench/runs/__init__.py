@@ -21,13 +21,11 @@ from compatbench.files.atomic import remove_remains, write_atomic
 from compatbench.files.kinds import require
 from compatbench.method import Method
 from compatbench.results.collect import Looks, collect_results, measured_so_far
-from compatbench.results.kept_predictions import keep_predictions
 from compatbench.results.ranking_table import Results
 from compatbench.results.result_files import (
     FIGURES,
     REPORT,
     RESULTS,
-    list_methods,
     read_results,
     result_folders,
 )
@@ -185,9 +183,6 @@ def _publish(plan: Plan, out: Path) -> None:
         remove_remains(out)
         remove_remains(folder)
         collect_results(plan, folder)
-        if suite.predictions:
-            names = {cell.name for cell in plan.cells} & {*list_methods(folder)}
-            keep_predictions(folder, sorted(names), plan.store)
         if suite.publish:
             pages = published_pages(out, suite)
             if (out / RESULTS / FIGURES).is_dir():

@@ -33,7 +33,6 @@ seeds: [1, 2]
 development: [mini-weather]
 tuning: {rates: [1, 100], seeds: [101, 102]}
 training: {views: 1, max_steps: 5}
-predictions: true
 """
 Change = Callable[[str], str]
 
@@ -75,8 +74,6 @@ class Project:
     def drop_predictions(self) -> None:
         """Leaves nothing that could be scored again."""
         shutil.rmtree(self.folder / "runs")
-        for path in self.results.glob("*.safetensors"):
-            path.unlink()
 
     def audit(self, *options: object, cells: int = 0) -> tuple[int, str]:
         """The exit code of ``compatbench maintain audit``, and what it prints."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from command_line import forget_files
 
@@ -15,7 +13,7 @@ import compatbench as cb
 from compatbench.tables.pages.leaderboard import write_pages
 from compatbench.tables.suite_page import published_pages
 
-from .conftest import METHODS, Change, Project, add_right
+from .conftest import Change, Project, add_right
 
 pytestmark = pytest.mark.slow
 
@@ -114,25 +112,6 @@ def test_nobody_else_says_that_a_method_is_refused_or_what_made_its_rows(
     assert "simpleshot.json: 'provenance.[a](b).[key]': String should match pattern" in output
 
 
-def test_a_suite_that_keeps_predictions_needs_no_fit_for_its_measures(project: Project) -> None:
-    """Without a run store: rows are scored again, and a measure that they lack is added."""
-    shutil.rmtree(project.folder / "runs")
-    files = {path: path.read_bytes() for path in project.results.glob("*.csv")}
-    before = cb.audit_results(project.folder, cells=0)
-    assert (before.scored, before.findings) == (14, [])
-    for name in METHODS:
-        rows = pd.read_csv(project.results / f"{name}.csv", dtype=str)
-        rows.drop(columns="agreement").to_csv(project.results / f"{name}.csv", index=False)
-    assert cb.results("tiny", project.folder).frame["agreement"].isna().all()
-    cb.report(project.folder)
-    assert {path: path.read_bytes() for path in files} == files
-    project.edit("coop.csv", add_right(3, -1))
-    assert "coop.csv:3: 'correct': is not what the stored predictions give" in project.audit()[1]
-    kept = project.results / "taskres.safetensors"
-    kept.write_bytes(kept.read_bytes()[:-2] + b"xx")
-    assert "taskres.safetensors: is damaged: its checksum" in project.audit()[1]
-
-
 def test_rows_on_a_model_that_does_not_ship_but_can_be_made_are_reported(project: Project) -> None:
     tasks = project.folder / "tasks"
     (tasks / "mini" / "mini-eva-clip.safetensors").unlink()
@@ -146,10 +125,6 @@ def test_rows_on_a_model_that_does_not_ship_but_can_be_made_are_reported(project
     code, output = project.audit()
     assert code == 0, output
     assert "missing here: weights of mini-eva-clip; they are reported, not verified" in output
-    # To score what it answered takes no weights: line 3 is of the model that is not here.
-    shutil.rmtree(project.folder / "runs")
-    project.edit("taskres.csv", add_right(3))
-    assert "taskres.csv:3: 'correct': is not what the stored predictions" in project.audit()[1]
 
 
 def test_a_cell_that_is_run_again_and_gives_another_number_is_a_finding(project: Project) -> None:

@@ -263,7 +263,6 @@ class SuiteCard(CardModel):
     transfers: Annotated[tuple[str, ...], AT_LEAST_ONE] = (COPIED,)  # unless asked for others
     # Whether modules are also fitted on every target: how much of that does the old one keep?
     retrained: bool = False
-    predictions: bool = False  # whether they are results, too; not taken by what extends this one
     # Methods that this suite cannot do justice to, each with the reason: measured, but in no rank.
     unranked: dict[Name, str] = {}
     # Of the suite itself: one that extends it has its settings, and says for itself how others

@@ -39,7 +39,6 @@ from compatbench.extras.audit.untrusted import CLAIMED, JOB, JOBS, Job, Order, r
 from compatbench.files.project_folders import in_clone
 from compatbench.files.scratch import scratch_folder
 from compatbench.method.predictions import Predictions
-from compatbench.results.kept_predictions import keep_predictions
 from compatbench.results.measures import Answers, score
 from compatbench.results.method_results import (
     MethodResults,
@@ -179,9 +178,6 @@ def _judge(pull: PullRequest, change: Change, order: Order) -> None:
     sent, base = read_results(folder), read_base_results(change, card.name)
     for results in made.values():
         write_results(order.work / RESULTS / card.name, results)
-    if card.predictions and made:
-        ours = order.work / RESULTS / card.name
-        keep_predictions(ours, sorted(made), RunStore(order.work / "runs"))
     pull.rows = split_results(card.name, made.values())
     _compare(pull, sent, base, sorted(made))
     others = [each for each in sent.all if each.info.name not in made]

@@ -21,9 +21,8 @@ from compatbench.files.kinds import kind_of
 from compatbench.method.refusals import find_refusal
 from compatbench.method.registry import MethodRegistry, find_transfer, known_transfer
 from compatbench.results.collect import describe_method
-from compatbench.results.kept_predictions import ByCell, pack_predictions, read_kept
 from compatbench.results.method_results import MethodResults
-from compatbench.results.result_files import PREDICTIONS, TUNING, file_texts, read_method
+from compatbench.results.result_files import TUNING, file_texts, read_method
 from compatbench.results.rows import Row, to_frame
 from compatbench.results.tuning_records import is_tuned, read_record, show_record
 
@@ -40,7 +39,6 @@ class StoredSuite:
     card: SuiteCard
     methods: dict[str, MethodResults]  # what the files hold
     expected: dict[str, MethodResults]  # the card and settings of the methods known here
-    kept: Mapping[str, ByCell]  # predictions, by method
     rows: pd.DataFrame  # of all methods, each with its ``method``, ``file`` and ``line``
     cells: list[Cell]  # of the methods known here
     missing: Missing  # what is not on this machine; its rows cannot be compared
@@ -58,11 +56,10 @@ class StoredSuite:
         columns = ["method", *Row.place, "key", "data", "cell", "file"]
         return pd.DataFrame(lines, columns=columns).astype({"shots": "Int64", "seed": "Int64"})
 
-    def here(self, rows: pd.DataFrame, weights: bool = True) -> pd.DataFrame:
-        """The rows whose images and, if they matter, weights are on this machine."""
+    def here(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows whose images and weights are on this machine."""
         away = rows[["task", "test_set"]].isin(list(self.missing.test_sets)).any(axis=1)
-        if weights:
-            away |= rows[["source", "backbone"]].isin(list(self.missing.backbones)).any(axis=1)
+        away |= rows[["source", "backbone"]].isin(list(self.missing.backbones)).any(axis=1)
         return rows.loc[~away]
 
     def is_of_this_machine(self, method: str) -> bool:
@@ -77,7 +74,6 @@ def read_stored_suite(
 ) -> StoredSuite:
     """Reads a suite's folder, and plans the cells of its methods."""
     methods, files, findings = _read_methods(folder)
-    kept = _read_predictions(folder, methods, files, findings)
     for path in card.plugins:
         registry.add_file(path)
     known = [name for name in methods if name in {*registry.names(), *card.configs}]
@@ -117,7 +113,7 @@ def read_stored_suite(
     cells.sort(key=lambda cell: cell.name)
     rows = pd.concat(tables[1:] or tables, ignore_index=True)
     files |= _read_tunings(folder, card, expected, findings)
-    return StoredSuite(folder, card, methods, expected, kept, rows, cells, missing, files, findings)
+    return StoredSuite(folder, card, methods, expected, rows, cells, missing, files, findings)
 
 
 def _read_methods(folder: Path) -> tuple[dict[str, MethodResults], Files, list[Finding]]:
@@ -138,23 +134,6 @@ def _read_methods(folder: Path) -> tuple[dict[str, MethodResults], Files, list[F
         for kind, text in file_texts(methods[name]).items():
             files[folder / f"{name}{kind}"] = text.encode(), NOT_WRITTEN
     return methods, files, findings
-
-
-def _read_predictions(
-    folder: Path, methods: Mapping[str, MethodResults], files: Files, findings: list[Finding]
-) -> dict[str, ByCell]:
-    """The predictions that are kept of methods; their files are added, and what is broken."""
-    kept = dict[str, ByCell]()
-    for name, results in methods.items():
-        path = folder / f"{name}{PREDICTIONS}"
-        try:
-            if by_cell := read_kept(folder, name):
-                kept[name] = by_cell
-                files[path] = pack_predictions(by_cell, results.rows), NOT_WRITTEN
-        except CompatbenchError as error:
-            findings.append(_locate(path, error))
-            files[path] = path.read_bytes(), ""
-    return kept
 
 
 def _read_tunings(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pandas as pd
 
@@ -16,7 +16,6 @@ from compatbench.extras.audit.findings import Finding, list_findings
 from compatbench.extras.audit.stored_suite import DESCRIPTION, ROWS, StoredSuite
 from compatbench.files.hashes import canonical_json
 from compatbench.results.collect import rows_of
-from compatbench.results.kept_predictions import score_kept
 from compatbench.results.measures import list_measures
 from compatbench.results.method_results import MethodResults
 from compatbench.results.rows import Row, to_frame
@@ -66,23 +65,13 @@ def check_keys(suite: StoredSuite) -> list[Finding]:
 
 
 def score_again(suite: StoredSuite, store: RunStore) -> tuple[int, list[Finding]]:
-    """How many rows have predictions, and those that these predictions do not give.
-
-    They are those of a store, and of other cells those that the suite keeps, for which no weights
-    are needed.
-    """
+    """Score the predictions of a store; return how many rows have some, and those that differ."""
     again: list[Row] = []
     for cell in suite.cells if store.folder.is_dir() else ():
         record = store.read(cell.key)
         if record is not None and store.is_done(cell, record):
             again += rows_of(cell, record, store)
-    done = {row.key for row in again}
-    here = {
-        name: replace(results, rows=suite.here(results.rows, weights=False))
-        for name, results in suite.methods.items()
-    }
-    frames = [to_frame(again, Row), *score_kept(here, suite.kept, done).values()]
-    scored = pd.concat(frames, ignore_index=True)
+    scored = to_frame(again, Row)
     return len(scored), _compare(suite.rows, scored, "is not what the stored predictions give")
 
 

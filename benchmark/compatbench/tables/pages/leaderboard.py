@@ -14,9 +14,8 @@ from typing import Any
 
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import kind_of
-from compatbench.results.method_results import find_unmeasured
 from compatbench.results.ranking_table import find_disagreements
-from compatbench.results.result_files import FIGURES, PAGE, PREDICTIONS, RESULTS, check_name
+from compatbench.results.result_files import FIGURES, PAGE, RESULTS, check_name
 from compatbench.tables import markdown
 from compatbench.tables.figures.kinds import list_kinds
 from compatbench.tables.pages.method_pages import render_method_pages
@@ -36,8 +35,7 @@ def report(out: str | Path = ".", check: bool = False) -> Report:
     ``leaderboard.md`` has the best of each upgrade, ``results/<suite>/README.md`` says what a suite
     is, and the site ``results/report/`` and its figures show every table; a clone has a page for
     each method as well. Nothing is trained and no weights are needed. A figure without results is
-    left out, as is the leaderboard if no suite here is published. Measures that rows were made
-    without are computed, and added to them, where a suite keeps its predictions.
+    left out, as is the leaderboard if no suite here is published.
 
     Args:
         out: as for ``run``.
@@ -52,24 +50,10 @@ def report(out: str | Path = ".", check: bool = False) -> Report:
     """
     out = Path(out)
     pages = published_pages(out)
-    added = [] if check else [_add_measures(out, page) for page in pages]
-    if any(added):
-        pages = published_pages(out)
     made = write_site(out, pages, check)
     if not pages:
         return replace(made, left_out=(f"no leaderboard: {_why_no_pages(out)}", *made.left_out))
     return replace(made, pages=tuple(write_pages(out, pages, check)))
-
-
-def _add_measures(out: Path, page: SuitePage) -> bool:
-    """Whether a suite keeps predictions, and measures of them were added to its rows."""
-    folder = out / RESULTS / page.card.name
-    if not (find_unmeasured(page.results.all) and any(folder.glob(f"*{PREDICTIONS}"))):
-        return False
-    from compatbench.results.kept_predictions import add_measures  # takes PyTorch
-
-    add_measures(folder)
-    return True
 
 
 def render_pages(out: Path, pages: Sequence[SuitePage]) -> dict[Path, str]:
