@@ -27,7 +27,7 @@ def render_all(*pages: SuitePage) -> dict[str, bytes]:
 def test_a_suite_that_measures_the_same_adds_its_own_figures_only() -> None:
     walk = replace(with_card(long_page(), name="walk"), paths=(("old", "new", "other"),))
     names = [one.name for one in plan_figures([small_page(), walk]) if one.suite == "walk"]
-    kinds = ("scatter", "matrix", "ranks", "size", "time")
+    kinds = ("scatter", "matrix", "size", "time")
     assert names == [
         *(f"walk-{kind}-2" for kind in kinds),
         *("walk-shots-1", "walk-shots-2", "walk-decay-1"),
@@ -44,7 +44,7 @@ def test_of_many_methods_the_best_are_drawn_and_the_heading_says_so() -> None:
     many = [method(info(f"m{i:02}"), 30 + i // 2, 30) for i in range(60)]
     page = make_page(*many, method(info("floor", depth="none"), 1, 1))
     figures = plan_figures([page])
-    assert [len(one.shown.values) for one in figures] == [51] * 5
+    assert [len(one.shown.values) for one in figures] == [51] * 4
     assert figures[0].heading == (
         "Old model → New model, 4 shots, the 50 best by each transfer and zero-shot, out of 61"
     )
@@ -71,7 +71,7 @@ def test_only_the_figure_of_seconds_changes_with_the_times() -> None:
 @pytest.mark.slow
 def test_every_kind_is_drawn_with_all_its_marks_and_texts_stay_texts() -> None:
     walk = replace(long_page(), paths=(("old", "new", "other"),))
-    marks = {"scatter": 14, "ranks": 14, "size": 14, "time": 14, "decay": 13 * 3, "shots": None}
+    marks = {"scatter": 14, "size": 14, "time": 14, "decay": 13 * 3, "shots": None}
     drawn = {one.section: (one, one.render()) for one in reversed(plan_figures([walk]))}
     assert drawn.keys() == {*marks, "matrix"}
     for section, (planned, svg) in drawn.items():
@@ -82,7 +82,7 @@ def test_every_kind_is_drawn_with_all_its_marks_and_texts_stay_texts() -> None:
         assert planned.render() == svg
     texts = [one.text for one in ElementTree.fromstring(drawn["matrix"][1]).iter() if one.text]
     assert {"Method 03", "Cats", "Mean", "+5.0"} <= set(texts)
-    hostile = next(one for one in plan_figures([hostile_page()]) if one.section == "ranks")
+    hostile = next(one for one in plan_figures([hostile_page()]) if one.section == "size")
     tags = {one.tag.rpartition("}")[2] for one in ElementTree.fromstring(hostile.render()).iter()}
     known = ("svg", "style", "rect", "g", "path", "text", "tspan", "line", "defs", "clipPath")
     assert tags <= {*known}

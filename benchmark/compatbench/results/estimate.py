@@ -152,15 +152,6 @@ def draw_resamples(count: int, seed: int = SEED) -> NDArray[np.intp]:
     return drawn
 
 
-@lru_cache(maxsize=16)
-def resample_weights(count: int) -> Array:
-    """The share of each unit in every resample, ``[count, RESAMPLES]``: means are a product."""
-    drawn = draw_resamples(count)
-    weights = np.stack([(drawn == unit).mean(axis=1) for unit in range(count)])
-    weights.flags.writeable = False
-    return weights
-
-
 def percentile_interval(
     value: float, resampled: ArrayLike, units: int, percentile: Percentile = "linear"
 ) -> Interval:

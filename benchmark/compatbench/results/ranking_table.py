@@ -205,7 +205,6 @@ def ranking_frame(ranks: Sequence[Ranked]) -> pd.DataFrame:
 
     * ``rank`` is missing without an H, and ``tied`` if others share it; ``title`` is the method's.
     * ``_std`` is over seeds; ``h_low`` and ``h_high`` bound the 95 % interval over datasets.
-    * ``p_first``: how often it has the highest H, in percent of bootstrap draws of datasets.
     * ``harmed`` counts datasets; ``parameters`` are those of the largest module.
     * ``measured`` of all ``cells`` have a result; ``reasons`` say why some were ``refused``.
     """

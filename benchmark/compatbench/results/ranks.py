@@ -1,15 +1,11 @@
-"""The ranking of methods on an upgrade or on several: places, figures, and rank tests.
-
-Friedman's test and Nemenyi's critical difference are as in Demšar, *Statistical Comparisons of
-Classifiers over Multiple Data Sets*, JMLR 7 (2006).
-"""
+"""The ranking of methods on an upgrade or on several: places and figures."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from compatbench.data.cards import COPIED
 from compatbench.messages import one_line
-from compatbench.results.estimate import Interval, resample_weights
+from compatbench.results.estimate import Interval
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.measures import list_measures
 from compatbench.results.method_results import MethodResults
@@ -42,7 +38,6 @@ class Ranked:
 
     rank: str  # its place: ``2``, or ``2=`` if tied; empty for a method that has no H
     standing: Standing
-    p_first: float | None = None  # see ``first_shares``
 
     @property
     def place(self) -> str:
@@ -110,7 +105,6 @@ class Ranked:
             "h_low": bounds[0],
             "h_high": bounds[1],
             **{f"{side}_std": mean and mean.std for side, mean in spreads.items()},
-            "p_first": self.p_first,
             "relative_nfr": standing.relative_flips,
             "harmed": harmed,
             "worst_task": worst_task,
@@ -166,28 +160,14 @@ def _rank_track(standings: Sequence[Standing]) -> list[Ranked]:
     complete = [item for item in standings if item.state == "complete"]
     left = sorted(complete, key=lambda item: exact(item.mean("h")) or 0.0, reverse=True)
     ranked: list[Ranked] = []
-    shares = dict(zip(left, first_shares([dataset_means(item, "h") for item in left]), strict=True))
     while left:
         size = 1 + _count_tied(left[0], left[1:])
         place = f"{len(ranked) + 1}{'=' if size > 1 else ''}"
-        ranked += [Ranked(place, item, shares[item]) for item in left[:size]]
+        ranked += [Ranked(place, item) for item in left[:size]]
         left = left[size:]
     for state in ("at chance", "null", "not ranked", "not transferable", "incomplete", "refused"):
         ranked += [Ranked("", item) for item in standings if item.state == state]
     return ranked
-
-
-def first_shares(means: Sequence[Mapping[str, float] | None]) -> list[float | None]:
-    """How often each method has the highest mean, in percent of bootstrap draws over datasets.
-
-    Methods that are equal share a draw. None with a single dataset: every draw is that one.
-    """
-    scores = np.array([list(of.values()) for of in means if of is not None], dtype=float)
-    if len(scores) < len(means) or scores.ndim < 2 or scores.shape[1] < 2:
-        return [None] * len(means)
-    drawn = scores @ resample_weights(scores.shape[1])
-    first = drawn >= drawn.max(axis=0) - 1e-9
-    return (100 * (first / first.sum(axis=0)).mean(axis=1)).tolist()
 
 
 def rank_upgrades(
@@ -256,54 +236,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         least = max(least, min(1.0, (len(p_values) - done) * p_values[index]))
         corrected[index] = least
     return corrected
-
-
-@dataclass(frozen=True)
-class RankTest:
-    """Friedman's test of methods over datasets, and Nemenyi's critical difference."""
-
-    ranks: tuple[float, ...]  # average rank of each method, 1 for the best
-    datasets: int
-    statistic: float  # Friedman's chi-squared, corrected for ties
-    p_value: float  # that methods which do not differ give so large a statistic
-    critical_difference: float  # average ranks that differ by less cannot be told apart
-
-
-def rank_datasets(ranks: Sequence[Ranked]) -> tuple[list[Ranked], RankTest] | None:
-    """The complete methods, best average rank first, and Friedman's test of their H per dataset.
-
-    Without those that see test images. None where there is nothing to test: fewer than three
-    methods, or a single dataset.
-    """
-    complete = [
-        ranked for ranked in ranks if ranked.standing.state == "complete" and not ranked.sees_tests
-    ]
-    tables = [dataset_means(ranked.standing, "h") for ranked in complete]
-    scores = np.array([list(table.values()) for table in tables if table is not None])
-    if len(complete) < 3 or scores.shape[1] < 2:
-        return None
-    test = rank_test(scores)
-    order = sorted(range(len(complete)), key=lambda i: (test.ranks[i], i))
-    return [complete[i] for i in order], replace(test, ranks=tuple(test.ranks[i] for i in order))
-
-
-def rank_test(scores: ArrayLike) -> RankTest:
-    """Tests whether methods differ at all, of scores ``[methods, datasets]``, higher is better."""
-    from scipy.stats import friedmanchisquare, rankdata
-
-    table = np.asarray(scores, dtype=float)
-    statistic, p_value = 0.0, 1.0
-    if not (table == table[0]).all():  # of nothing but ties the formula makes 0 / 0
-        statistic, p_value = map(float, friedmanchisquare(*table))
-    # Methods that are equal on a dataset share their places.
-    ranks = tuple(rankdata(-table, axis=0).mean(axis=1).tolist())
-    return RankTest(ranks, table.shape[1], statistic, p_value, critical_difference(*table.shape))
-
-
-@cache
-def critical_difference(methods: int, datasets: int, alpha: float = ALPHA) -> float:
-    """Nemenyi's: q_α · √(k (k + 1) / 6N), with q_α the studentised range over √2."""
-    from scipy.stats import studentized_range
-
-    quantile = float(studentized_range.ppf(1 - alpha, methods, math.inf)) / math.sqrt(2)
-    return quantile * math.sqrt(methods * (methods + 1) / (6 * datasets))

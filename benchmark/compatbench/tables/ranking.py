@@ -71,13 +71,6 @@ _FIRST = (
     measure_column("target", best=True),
     measure_column("h", best=True),
     Column("interval", "95 % of H", "over datasets", descending=True, exact=False),
-    Column(
-        "p_first",
-        "First, %",
-        "how often it has the highest H of its ranking, in percent of bootstrap draws of datasets",
-        percent,
-        descending=True,
-    ),
     measure_column("gain", descending=True),
     measure_column("negative_flips"),
 )
@@ -139,7 +132,6 @@ def _record(place: int, row: Ranked) -> dict[str, Any]:
         "method": method_cell(row.standing.info),
         "depth": NOTHING if row.kind == "floor" else figures["depth"],
         "interval": number(bounds(interval), rounded(low, 3)),
-        "p_first": rounded(row.p_first, 3),
         "parameters": number(format_parameters(row), figures["parameters"]),
         "fit": seconds and round(seconds, 4),
     }

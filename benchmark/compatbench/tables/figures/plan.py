@@ -16,7 +16,6 @@ from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.figures.values import (
     cost_values,
     matrix_values,
-    rank_values,
     scatter_values,
 )
 from compatbench.tables.suite_page import SuitePage
@@ -89,18 +88,9 @@ def figures_of_upgrade(page: SuitePage, upgrade: Upgrade, shots: int) -> list[Pl
     alone, said = of(plain, finished[:1]), _say_missing(ranks[0])
     scatter = scatter_values(complete) if plain else _NOTHING
     missing = "" if plain else _INCOMPLETE
-    ranked, too_few = rank_values(page.ranks(upgrade, shots), _MOST), ""
-    if ranked is None:
-        too_few = (
-            "the test needs three methods with all of their cells, and two datasets; there are "
-            f"{len(plain)} and {len(page.expected.tasks)}"
-        )
-    bars = ranked is not None and any(value["bar"] for value in ranked.values)
-    no_bars = "" if bars else " No bar: no two methods are told apart."
     planned = (
         ("scatter", of(complete, finished), scatter, missing, said),
         ("matrix", of(rows, ranks), matrix_values(page, rows), "", ""),
-        ("ranks", alone, ranked or _NOTHING, too_few, (said + no_bars).strip()),
         ("size", alone, cost_values(plain, "parameters") if plain else _NOTHING, missing, said),
         ("time", alone, cost_values(plain, "fit_seconds") if plain else _NOTHING, missing, said),
     )

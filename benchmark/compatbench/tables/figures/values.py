@@ -16,9 +16,8 @@ import numpy as np
 
 from compatbench.data.cards.shots import count_shots, show_shots
 from compatbench.messages import one_line
-from compatbench.results.estimate import FEWEST_UNITS
 from compatbench.results.expected import Upgrade
-from compatbench.results.ranks import Ranked, exact, rank_datasets, rounded
+from compatbench.results.ranks import Ranked, exact, rounded
 from compatbench.results.standing import follow_path
 from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.suite_page import SuitePage
@@ -106,25 +105,6 @@ def matrix_values(page: SuitePage, rows: Sequence[Ranked]) -> Shown:
         for row in rows
     ]
     return Shown(values, {"sets": sets})
-
-
-def rank_values(rows: Sequence[Ranked], most: int) -> Shown | None:
-    """Average ranks, the best first, and Nemenyi's critical difference; None without a test."""
-    if (tested := rank_datasets(rows)) is None:
-        return None
-    methods, test = tested
-    # Only bars that tell a method from another say something; with few datasets none does.
-    apart, decides = test.critical_difference, test.datasets >= FEWEST_UNITS
-    bars = [
-        decides and any(abs(other - rank) >= apart for other in test.ranks) for rank in test.ranks
-    ]
-    values = [
-        record(row, rank=two_digits(rank), bar=bars[place])
-        for place, (row, rank) in enumerate(zip(methods, test.ranks, strict=True))
-        if place < most or row.kind == "floor"
-    ]
-    half = round(test.critical_difference / 2, 4)
-    return Shown(values, {"half": half, "datasets": test.datasets, "methods": len(methods)})
 
 
 def cost_values(rows: Sequence[Ranked], what: str) -> Shown:

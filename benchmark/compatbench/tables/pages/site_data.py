@@ -32,7 +32,7 @@ from compatbench.tables.templates import show_setting
 
 # Columns of a ranking, and measures of which every row has figures by dataset; measures that are
 # registered since come on top.
-_RANKING = (*PAGE, "p_first", "negative_flips", "parameters", "fit")
+_RANKING = (*PAGE, "negative_flips", "parameters", "fit")
 _BY_DATASET = ("h", "source", "target", "gain", "negative_flips")
 _LINK = re.compile(r"<a [^>]*>(.*?)</a>")  # papers are linked once, from a method's page
 _LINK_INTO_CLONE = re.compile(r'<a href="(?!https://)[^"]*">(.*?)</a>')
