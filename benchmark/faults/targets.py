@@ -22,8 +22,6 @@ from compatbench.data.cache_files import read_entry, write_entry
 from compatbench.data.cards import BackboneCard, SuiteCard, TaskCard
 from compatbench.data.cards.sources import WebdatasetSource
 from compatbench.data.cards.yaml_file import read_card
-from compatbench.data.draws import ShotsFile
-from compatbench.data.images.dataset_files import read_json
 from compatbench.data.layouts.listing import Classes
 from compatbench.data.layouts.scanners import open_layout, read_split
 from compatbench.engine.cell import CellRecord
@@ -128,11 +126,6 @@ def _read_entry(file: Path) -> Any:
     return None if features is None else features.tolist()
 
 
-def _shots(_: Path) -> bytes:
-    values = dict(format=1, task="pets", shots=1, seed=1, train=[["a/1.jpg", 0]], val=[])
-    return json.dumps(values, indent=1).encode()
-
-
 def _split(_: Path) -> bytes:
     rows = [["a/1.jpg", 0, "cat"], ["b/2.jpg", 1, "dog"]]
     return json.dumps({"train": rows, "val": rows[:1], "test": rows}).encode()
@@ -182,7 +175,6 @@ TARGETS = (
     ),
     Target("weights", "w.safetensors", lambda _: save_safetensors(STATE), read_tensors),
     Target("checkpoint", "w.pt", _saved(partial(torch.save, STATE)), read_tensors),
-    Target("shots file", "shots.json", _shots, lambda file: read_json(file, ShotsFile)),
     Target("split file", "split.json", _split, read_split),
     Target("shard", "0.tar", _shard, _read_shard),
 )

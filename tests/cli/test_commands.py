@@ -103,7 +103,7 @@ def test_one_word_names_one_thing_in_every_command() -> None:
 
 
 NO_TABLE = {"report", "new-method", "module export", "module port"}
-NO_TABLE |= {"store data shots", "store data fetch", "store data weights", "store runs verify"}
+NO_TABLE |= {"store data fetch", "store data weights", "store runs verify"}
 NO_TABLE |= {"store runs gc", "store cache verify", "store cache prune"}
 NO_TABLE |= {"maintain ci", "maintain submit"}
 

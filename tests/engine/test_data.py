@@ -15,7 +15,6 @@ from data.trees import picture
 from PIL import Image
 
 from compatbench.backbone import load_backbone
-from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method import load_module
 
@@ -126,28 +125,6 @@ def test_a_variant_of_some_classes_is_classified_among_these_alone(place: Path) 
         row = learned[found[side]["backbone"], "beasts-some"]
         for count in ("correct", "zero_shot_correct"):
             assert str(found[side][count]) == row[count]
-
-
-@pytest.mark.slow
-def test_a_given_draw_is_trained_on_and_is_another_cell(place: Path) -> None:
-    exported = do(place, "store", "data", "shots", "beasts", "--shots", "2")
-    draw = json.loads(exported)
-    (place / "same.json").write_text(exported)
-    used = {path for path, _ in draw["train"] + draw["val"]}
-    [spare, *_] = sorted({f"train/red_fox/{n}.jpg" for n in range(8)} - used)
-    del draw["sha256"]
-    draw["train"][0][0] = spare
-    (place / "other.json").write_text(json.dumps(draw))
-
-    def run(*more: str) -> str:
-        do(place, "run", "--methods", "taskres", *more)
-        return rows(place, "taskres")["mini-clip", "beasts"]["key"]
-
-    first = run()
-    assert run("--shots-file", "same.json") == first
-    assert run("--shots-file", "other.json") != first
-    with pytest.raises(CompatbenchError, match="no cell to fit has its task, shots and seed"):
-        run("--shots", "1", "--shots-file", "same.json")
 
 
 INSIDE = """

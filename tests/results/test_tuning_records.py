@@ -70,6 +70,7 @@ def test_a_quarter_of_the_training_images_is_held_out_and_no_test_image() -> Non
     kept, held = hold_out(task, 16, 101)
     assert sorted([*kept.train, *held], key=str) == sorted(whole.train, key=str)
     assert kept.val == whole.val
+    assert draw_shots(task, 12, 101, held_out_of=16) == kept
     assert set(Counter(one.label for one in held).values()) == {4}
     assert hold_out(task, 16, 101)[1] == held != hold_out(task, 16, 102)[1]
     tested = load_test_set(HELD_OUT.format("mini-weather", 16, 101))

@@ -13,7 +13,7 @@ GROUPS = {
     "store": "What is on this machine: finished cells, features, datasets and weights.",
     "study": "Why modules survive an upgrade, and what it does to stored indexes.",
     "maintain": "What keeps the project's results true: tuning, audits, pull requests.",
-    "data": "Datasets and weights, fetched and checked; few-shot draws, shared.",
+    "data": "Datasets and weights, fetched and checked.",
 }
 COMMANDS = {
     "run": Command(
@@ -112,11 +112,6 @@ COMMANDS = {
         options={
             "backbones": Option("", annotation="str", repeated=True, completes="backbones"),
         },
-    ),
-    "store data shots": Command(
-        f"{CLI}.shots:export_shots",
-        options={"seed": Option(most=2**32 - 1), "read": Option("--from")},
-        also=("data_root",),
     ),
     "maintain tune": Command(
         "tune",

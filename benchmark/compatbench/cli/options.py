@@ -81,7 +81,6 @@ SHARED = {
         default="",
         read="compatbench.engine.compute:parse_retry",
     ),
-    "shots_files": Option("--shots-file", annotation="Path", repeated=True),
     "shard": Option(metavar="I/N"),
     "settings": SET,
     "config": SET,

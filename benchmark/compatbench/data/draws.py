@@ -1,29 +1,19 @@
-"""Few-shot draws, as CoOp (arXiv:2109.01134) makes them; and files that hold one."""
+"""Few-shot draws, as CoOp (arXiv:2109.01134) makes them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compatbench.data.cards.shots import MOST_VALIDATION_SHOTS
-from compatbench.data.images.dataset_files import read_json
 from compatbench.data.images.source import SPLITS, Sample
 from compatbench.data.task import Task, keep_classes, load_task
 from compatbench.errors import CompatbenchError
-from compatbench.files.hashes import sha256_json
 
-# The files given in place of drawing, by task, shots and seed.
-ShotsFiles = Mapping[tuple[str, int, int], Path]
 HELD_OUT = "{}.held-out-{}-{}"  # task, shots and seed
 NESTED = 16  # shots of the draw that smaller ones are the first images of
 
@@ -35,32 +25,28 @@ class Draw:
     train: tuple[Sample, ...]
     val: tuple[Sample, ...]
 
-    @property
-    def sha256(self) -> str:
-        """Hash of the images' identities and labels, in order: what two labs compare."""
-        return sha256_json([*self.rows.values()])
-
-    @property
-    def rows(self) -> dict[str, list[tuple[str, int]]]:
-        """The images' identities and labels, by split."""
-        parts = {"train": self.train, "val": self.val}
-        return {split: [(image.id, image.label) for image in part] for split, part in parts.items()}
-
 
 @lru_cache(maxsize=256)
 def draw_shots(
-    task: Task, shots: int, seed: int, file: Path | None = None, most: int = MOST_VALIDATION_SHOTS
+    task: Task,
+    shots: int,
+    seed: int,
+    most: int = MOST_VALIDATION_SHOTS,
+    held_out_of: int | None = None,
 ) -> Draw:
-    """The draw of a task, shots and seed: CoOp's, or the one in a file.
+    """Return the draw of a task, shots and seed.
 
-    That of a half of the classes is its part of the whole task's draw, as CoCoOp's is. ``most`` is
-    how many validation images a class has at most; a file says so itself.
+    That of a half of the classes is its part of the whole task's draw, as CoCoOp's is.
+
+    Args:
+        most: the most validation images of a class.
+        held_out_of: the shots of a larger draw; return what ``hold_out`` keeps of it.
     """
-    if file is not None:
-        return _import_draw(file, task, shots, seed)
+    if held_out_of is not None:
+        return hold_out(task, held_out_of, seed, most)[0]
     if task.part is not None:
         whole, kept = task.part
-        draw = draw_shots(whole, shots, seed, None, most)
+        draw = draw_shots(whole, shots, seed, most)
         return Draw(*(tuple(keep_classes(images, kept)) for images in (draw.train, draw.val)))
     # A split without images is not one to draw from.
     val = task.source.samples["val"] or None
@@ -89,7 +75,7 @@ def draw_first(task: Task, shots: int, seed: int, most: int = MOST_VALIDATION_SH
             by_class.setdefault(image.label, []).append(image)
         return tuple(image for group in by_class.values() for image in group[:count])
 
-    whole = draw_shots(task, max(shots, NESTED), seed, None, most)
+    whole = draw_shots(task, max(shots, NESTED), seed, most)
     return Draw(first(whole.train, shots), first(whole.val, min(shots, most)))
 
 
@@ -143,7 +129,7 @@ def hold_out(
 
     It stands for test images where settings are chosen.
     """
-    draw = draw_shots(task, shots, seed, None, most)
+    draw = draw_shots(task, shots, seed, most)
     held = _draw(draw.train, range(len(draw.train)), shots // 4, random.Random(seed))
     kept = sorted(set(range(len(draw.train))).difference(held))
     return Draw(tuple(draw.train[i] for i in kept), draw.val), [draw.train[i] for i in held]
@@ -159,100 +145,3 @@ def load_test_set(name: str) -> Task:
     source.samples = {split: held if split == "test" else () for split in SPLITS}
     about = {"name": name, "parent": task, "counts": {"test": len(held)}, "least_per_class": {}}
     return Task(whole.card.model_copy(update=about), whole.labels, source)
-
-
-class ShotsFile(BaseModel):
-    """The content of a file with a draw; the hashes may be left out if it is made by hand."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    format: Literal[1]
-    task: str
-    shots: int = Field(ge=1)
-    seed: int = Field(ge=0)
-    split: str | None = None  # hash of the whole split that was drawn from
-    sha256: str | None = None  # of the draw
-    train: list[tuple[str, int]]  # each image's path as the split lists it, and its label
-    val: list[tuple[str, int]]
-
-    @model_validator(mode="after")
-    def _check(self) -> ShotsFile:
-        if self.sha256 not in (None, sha256_json([self.train, self.val])):
-            raise ValueError(
-                "its images do not match its field 'sha256'; get the file again, or remove the "
-                "field if you changed it on purpose"
-            )
-        for name, rows in (("train", self.train), ("val", self.val)):
-            if len(dict(rows)) != len(rows):
-                raise ValueError(f"'{name}' lists an image twice")
-        if shared := set(dict(self.train)).intersection(dict(self.val)):
-            raise ValueError(f"{min(shared)!r} is in train and in val")
-        return self
-
-    @property
-    def name(self) -> tuple[str, int, int]:
-        """The task, shots and seed."""
-        return self.task, self.shots, self.seed
-
-    def __str__(self) -> str:
-        return f"a draw of {self.shots} shots of '{self.task}' with seed {self.seed}"
-
-
-def split_hash(task: Task) -> str:
-    """Hash of a task's split: every image's path and label, in order, and the class names."""
-    digest = hashlib.sha256("\n".join(task.labels.names).encode())
-    for split in SPLITS:
-        digest.update(f"\n{split}\n".encode())
-        for sample in task.source.samples[split]:
-            digest.update(f"{sample.label}\t{sample.id}\n".encode())
-    return digest.hexdigest()
-
-
-def export_draw(task: Task, draw: Draw, shots: int, seed: int) -> str:
-    """The text of a file that holds a draw: JSON, an image on each line."""
-    head = {"format": 1, "task": task.name, "shots": shots, "seed": seed}
-    head |= {"split": split_hash(task), "sha256": draw.sha256}
-    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
-    for name, images in draw.rows.items():
-        rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in images)
-        lines.append(f' "{name}": [\n  {rows}\n ]' if rows else f' "{name}": []')
-    return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def read_draws(paths: Iterable[Path]) -> dict[tuple[str, int, int], Path]:
-    """Files with draws, by the task, shots and seed of the draw; two for one are refused."""
-    files: dict[tuple[str, int, int], Path] = {}
-    for path in (path.resolve() for path in paths):
-        file = read_json(path, ShotsFile)
-        if files.setdefault(file.name, path) != path:
-            raise CompatbenchError(f"{path} and {files[file.name]} are both {file}; give one")
-        _import_draw(path, load_task(file.task), file.shots, file.seed)
-    return files
-
-
-def _import_draw(path: Path, task: Task, shots: int, seed: int) -> Draw:
-    file = read_json(path, ShotsFile)
-    if file.name != (task.name, shots, seed):
-        wanted = f"{shots} shots of '{task.name}' with seed {seed}"
-        raise CompatbenchError(f"{path} is {file}, not one of {wanted}")
-    if file.split not in (None, here := split_hash(task)):
-        raise CompatbenchError(
-            f"{path} was drawn from another split of '{task.name}' "
-            f"({str(file.split)[:12]}, here {here[:12]}); use the same split file or file list"
-        )
-    return find_drawn(path, file, task)
-
-
-def find_drawn(path: Path, file: ShotsFile, task: Task) -> Draw:
-    """The task's images that a file lists; ``path`` is named where one is not as it says."""
-    drawn: list[tuple[Sample, ...]] = []
-    for name, rows in (("train", dict(file.train)), ("val", dict(file.val))):
-        listed = {sample.id: sample for sample in task.split(name) if sample.id in rows}
-        for image, label in rows.items():
-            where = f"{path}: {image!r} of '{name}'"
-            if image not in listed:
-                raise CompatbenchError(f"{where} is not among the images to draw from")
-            if (here := listed[image].label) != label:
-                raise CompatbenchError(f"{where} has label {label}, here {here}")
-        drawn.append(tuple(listed[image] for image in rows))
-    return Draw(*drawn)

@@ -69,7 +69,7 @@ class Cell:
     places: tuple[Where, ...]  # each of these with each, and the hash of both
     training: TrainingCard
     plugin: str | None = None  # the file a method outside the package was loaded from
-    shots_file: Path | None = None  # with the draw, if it is given and not made here
+    held_out_of: int | None = None  # the shots of the draw that ``hold_out`` takes this one from
     transfer: str = COPIED  # how the module reaches the backbones
     transfer_plugin: str | None = None  # the file that the transfer was loaded from, if not ours
     broken: str = ""  # why it cannot be measured on these test sets, whose images are here

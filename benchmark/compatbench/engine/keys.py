@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from compatbench.backbone.load import is_planning, read_backbone, weights_key
@@ -64,17 +63,16 @@ def module_key(
     source: str,
     draw: tuple[str, int, int],
     training: TrainingCard,
-    file: Path | None = None,
+    held_out_of: int | None = None,
 ) -> str:
     """Hash of everything that decides a module; the key of the cell whose module is copied.
 
     ``method`` is what ``identify`` gives, ``changed`` the ``changed_settings``. A draw is its task,
-    shots and seed; images and labels are read from the file, or else drawn here, as ``draw_shots``
-    says. A default is in no key, so that a new setting changes none; the versions of method and
-    engine stand for defaults.
+    shots and seed; ``held_out_of`` is as for ``draw_shots``. A default is in no key, so that a new
+    setting changes none; the versions of method and engine stand for defaults.
     """
-    images = _hash_draw(draw_shots, *draw, file, training.val_shots)
-    _, shots, seed = draw
+    task, shots, seed = draw
+    images = _hash_draw(draw_shots, task, shots, seed, training.val_shots, held_out_of)
     return sha256_json(
         {
             "engine": ENGINE_VERSION,

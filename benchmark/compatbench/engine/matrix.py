@@ -19,7 +19,6 @@ from compatbench.data.cards import (
     whole_name,
 )
 from compatbench.data.cards.shots import ALL_SHOTS, Numbers, check_draws
-from compatbench.data.draws import ShotsFiles
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.engine.cell import Cell
 from compatbench.engine.keys import (
@@ -148,8 +147,8 @@ class Matrix:
                 cells.append(cell)
         return tuple(cells)
 
-    def cells(self, draws: ShotsFiles | None = None, missing: Missing | None = None) -> list[Cell]:
-        """The cells with their keys, but for what is missing: targets, variants or whole cells.
+    def cells(self, missing: Missing | None = None, held_out_of: int | None = None) -> list[Cell]:
+        """Return the cells with their keys, without missing targets, variants or whole cells.
 
         What cannot be measured because images are broken is ``broken``: a cell, or its part on
         some test sets, which follows the rest.
@@ -177,17 +176,18 @@ class Matrix:
                 continue
             if not {cell.source, find_teacher(card, cell.config)}.isdisjoint(missing.backbones):
                 continue
-            file = (draws or {}).get(draw) if card.learns else None
             try:
                 named = name_fit(choice, task)
-                fitted = module_key(*named, cell.source, draw, training, file)
+                fitted = module_key(*named, cell.source, draw, training, held_out_of)
                 key = transfer_key(fitted, choice.transfer, task, cell.seed, training)
             except BrokenImages as error:
                 cells.append(_break(cell, str(error)))
                 continue
             backbones = tuple(name for name in cell.backbones if name not in missing.backbones)
             tests = tuple(name for name in cell.test_sets if name not in missing.test_sets)
-            known = replace(cell, key=key, fit_key=fitted, shots_file=file, backbones=backbones)
+            known = replace(
+                cell, key=key, fit_key=fitted, held_out_of=held_out_of, backbones=backbones
+            )
             cells.append(replace(known, test_sets=tests, places=places_of(backbones, tests)))
             cells += [
                 replace(known, test_sets=(name,), broken=missing.test_sets[name])

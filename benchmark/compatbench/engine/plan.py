@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,6 @@ import pandas as pd
 from compatbench.backbone.load import is_planning, planning
 from compatbench.data.cards import SuiteCard, TrainingCard, suite_cards, suite_tasks
 from compatbench.data.cards.shots import Numbers
-from compatbench.data.draws import ShotsFiles, read_draws
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.engine.cell import Cell
 from compatbench.engine.matrix import Matrix, Names, select_matrix, select_methods
@@ -36,13 +35,12 @@ def plan_cells(
     tasks: Names = "all",
     seeds: Numbers | None = None,
     shots: Numbers | None = None,
-    files: ShotsFiles | None = None,
     missing: Missing | None = None,
     transfers: Names | None = None,
 ) -> list[Cell]:
     """Every cell of a suite for these methods and named configs; see ``Matrix.cells``."""
     matrix = select_matrix(suite, registry, methods, tasks, shots, seeds, transfers)
-    cells, known = matrix.cells(files, missing), missing.test_sets.values() if missing else ()
+    cells, known = matrix.cells(missing), missing.test_sets.values() if missing else ()
     for cell in cells:
         if cell.broken and cell.broken not in known:
             raise BrokenImages(cell.broken)
@@ -66,7 +64,6 @@ class Plan:
     matrix: Matrix
     cells: tuple[Cell, ...]  # that can be run here
     store: RunStore
-    draws: ShotsFiles = field(default_factory=dict)  # given, and not made here
     missing: Missing = field(default_factory=Missing)  # images and weights
     broken: tuple[Cell, ...] = ()  # what cannot be measured, because images are broken
     trial: bool = False  # of settings that are not the suite's; its rows are none of the suite's
@@ -185,11 +182,14 @@ def make_plan(
     transfers: Names | None = None,
     out: Path = Path(),
     precision: str | None = None,
-    shots_files: Sequence[Path] = (),
     skip_missing: bool = False,
     config: Mapping[str, object] | None = None,
+    held_out_of: int | None = None,
 ) -> Plan:
-    """Reads a suite and plans its cells; ``compatbench.run`` says what is given and raised."""
+    """Read a suite and plan its cells; ``compatbench.run`` describes the arguments and errors.
+
+    ``held_out_of`` are the shots of the draws that a search of settings holds images out of.
+    """
     card = suite_cards.read(suite)
     name = suite if isinstance(suite, str) else suite.name
     if precision is not None:
@@ -204,7 +204,6 @@ def make_plan(
         card = card.model_copy(update={"methods": card.methods | configs, "publish": False})
         methods = [*names, *configs]
     matrix = select_matrix(card, builtin_methods(), methods, tasks, shots, seeds, transfers)
-    draws = read_draws(shots_files)
     teachers = find_teachers(card, matrix.registry, [choice.name for choice in matrix.choices])
     tests = [name for task in matrix.tasks for name in (task, *matrix.tests[task])]
     missing = find_missing(card, dict.fromkeys(tests), teachers)
@@ -214,7 +213,7 @@ def make_plan(
         and (skip_missing or missing.test_sets.keys() == missing.broken)
     ):
         missing = fetch_missing(missing)
-    every = [] if missing.absent and not skip_missing else matrix.cells(draws, missing)
+    every = [] if missing.absent and not skip_missing else matrix.cells(missing, held_out_of)
     broken = tuple(cell for cell in every if cell.broken)
     cells = tuple(cell for cell in every if not cell.broken)
     if not skip_missing and (missing.absent or (broken and not cells)):
@@ -224,13 +223,7 @@ def make_plan(
             f"suite '{card.name}' cannot run{which}: {reasons[0]}; 'compatbench store doctor "
             f"--suite {name}' shows what to do, and --skip-missing runs what is here"
         )
-    used = {cell.shots_file for cell in cells}
-    if unused := [file for file in draws.values() if file not in used]:
-        raise CompatbenchError(
-            f"--shots-file '{unused[0]}': no cell to fit has its task, shots and seed; choose them "
-            "with --tasks, --shots and --seeds"
-        )
-    return Plan(matrix, cells, RunStore(out / "runs"), draws, missing, broken, bool(config))
+    return Plan(matrix, cells, RunStore(out / "runs"), missing, broken, bool(config))
 
 
 def plan(
@@ -243,7 +236,6 @@ def plan(
     transfers: Names | None = None,
     out: str | Path = ".",
     precision: str | None = None,
-    shots_files: Sequence[Path] = (),
     shard: str | None = None,
     config: Mapping[str, object] | None = None,
 ) -> Plan:
@@ -254,7 +246,7 @@ def plan(
 
     Args:
         suite, methods, tasks, seeds, shots, transfers, out: as for ``run``.
-        precision, shots_files, shard, config: as for ``run``.
+        precision, shard, config: as for ``run``.
 
     Returns:
         A plan: ``frame`` has a row per method and transfer with its cells, how many are done,
@@ -265,5 +257,5 @@ def plan(
         CompatbenchError: an unknown name, a broken card or method file, or an empty selection.
     """
     with planning():
-        asked = (suite, methods, tasks, seeds, shots, transfers, Path(out), precision, shots_files)
+        asked = (suite, methods, tasks, seeds, shots, transfers, Path(out), precision)
         return make_plan(*asked, True, config).take_shard(shard)

@@ -154,9 +154,8 @@ class Worker:
         method = method or build_method(cell)
         images = self._images(cell)
         most = cell.training.val_shots
-        # A draw in a file names the whole split by its hash, labels and all.
         task = load_task(cell.task)
-        draw = draw_shots(task, cell.shots, cell.seed, cell.shots_file, most)
+        draw = draw_shots(task, cell.shots, cell.seed, most, cell.held_out_of)
         return images.few_shot(draw, cell.shots, backbone, method, self._teacher(cell, method))
 
     def _teacher(self, cell: Cell, method: Method) -> Backbone | None:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from compatbench.data.cards import SuiteCard, suite_tasks
-from compatbench.data.draws import ShotsFiles, load_test_set
+from compatbench.data.draws import load_test_set
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.flat_settings import flat_settings
@@ -98,8 +98,7 @@ def collect_results(plan: Plan, folder: Path) -> None:
 
     Rows of other cells of the suite stay as long as their cells, weights and images
     are still the same, so that parts of a suite, and the work of several machines,
-    add up. Rows of weights or images that are not on this machine stay, too. Those of few-shot
-    ``draws`` that the plan has take the place of others of the same task, shots and seed.
+    add up. Rows of weights or images that are not on this machine stay, too.
     """
     suite, registry = plan.suite, plan.matrix.registry
     teachers = find_teachers(suite, registry, [choice.name for choice in plan.matrix.choices])
@@ -107,7 +106,7 @@ def collect_results(plan: Plan, folder: Path) -> None:
     for name, new in _measured_methods(plan, Looks()):
         old = before.get(name)
         if old is not None:
-            rows = _current_rows(suite, registry, name, old.rows, plan.draws, missing)
+            rows = _current_rows(suite, registry, name, old.rows, missing)
             old = replace(old, rows=rows)
         if broken := [row for cell in plan.broken if cell.name == name for row in _failed(cell)]:
             # What was measured before the images broke stays.
@@ -174,7 +173,6 @@ def _current_rows(
     registry: MethodRegistry,
     name: str,
     rows: pd.DataFrame,
-    draws: ShotsFiles | None,
     missing: Missing,
 ) -> pd.DataFrame:
     """A method's rows without those of methods, weights or images that have changed.
@@ -185,7 +183,7 @@ def _current_rows(
     seeds = sorted({*suite.seeds, *rows["seed"]})
     transfers = sorted(set(rows["transfer"]))
     matrix = select_matrix(suite, registry, [name], "all", shots, seeds, transfers)
-    cells = matrix.cells(draws, missing)
+    cells = matrix.cells(missing)
     current = {(cell.key, data) for cell in cells for _, _, data in cell.places}
     if missing.backbones.keys() & find_teachers(suite, registry, [name]):
         return rows  # another machine has the teacher

@@ -15,8 +15,7 @@ from typing import Any
 from compatbench.data.cards import SuiteCard, development_tasks, suite_cards, task_cards
 from compatbench.data.cards.schemas import TuningCard
 from compatbench.data.cards.shots import ALL_SHOTS
-from compatbench.data.draws import HELD_OUT, count_kept, export_draw, hold_out
-from compatbench.data.task import load_task
+from compatbench.data.draws import HELD_OUT, count_kept
 from compatbench.engine.cell import Cell, provenance
 from compatbench.engine.keys import data_key
 from compatbench.engine.matrix import MethodChoice, Names, select_matrix
@@ -24,7 +23,6 @@ from compatbench.engine.method_settings import resolve_settings
 from compatbench.engine.pace import count_images
 from compatbench.engine.plan import Plan, make_plan
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import write_atomic
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import TrainedMethod
 from compatbench.results.collect import rows_of
@@ -68,7 +66,7 @@ class Search:
 
 
 def plan_tuning(methods: Names, suite: str = "mini", out: str | Path = ".") -> Plan:
-    """The plan of what ``compatbench.tune`` fits next; nothing is written but draws, in ``runs/``.
+    """The plan of what ``compatbench.tune`` fits next; nothing is written.
 
     The choices of its matrix are the settings, of each method the recipe's own first. What is
     tried depends on the fits that are finished, so ``tune`` plans until nothing is left to do.
@@ -96,13 +94,8 @@ def plan_search(
     if not proposed:
         names = ", ".join(choice.name for choice in asked)
         raise NothingToTune(f"nothing to tune of {names}: no rate, steps or training images")
-    draws = []
-    for task, seed in product(map(load_task, tasks), tuning.seeds):
-        draw, _ = hold_out(task, shots, seed, card.training.val_shots)
-        draws.append(out / "runs" / "tuning" / f"{task.name}-{shots}-{seed}.json")
-        write_atomic(draws[-1], export_draw(task, draw, count_kept(shots), seed).encode())
     while True:
-        search = _plan_settings(card, proposed, tasks, shots, draws, out)
+        search = _plan_settings(card, proposed, tasks, shots, out)
         if any(cell.name not in tried for cell in search.plan.to_do):
             return search
         further = {
@@ -180,7 +173,6 @@ def _plan_settings(
     proposed: Mapping[str, list[Setting]],
     tasks: tuple[str, ...],
     shots: int,
-    draws: list[Path],
     out: Path,
 ) -> Search:
     """The plan of the fits of settings, each a named config of its method."""
@@ -209,7 +201,7 @@ def _plan_settings(
     ).choices:
         differ.setdefault(_what_is_fitted(choice, tasks, trial.shots[0]), choice.name)
     plan = make_plan(
-        trial, list(differ.values()), tasks, transfers=["copied"], out=out, shots_files=draws
+        trial, list(differ.values()), tasks, transfers=["copied"], out=out, held_out_of=shots
     )
     tested = []
     for cell in plan.cells:

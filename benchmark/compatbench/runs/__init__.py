@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -47,7 +47,6 @@ def run(
     transfers: Names | None = None,
     out: str | Path = ".",
     precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None,
-    shots_files: Sequence[Path] = (),
     skip_missing: bool = False,
     shard: str | None = None,
     keep: bool = False,
@@ -79,8 +78,6 @@ def run(
             trained in float32. ``tf32`` is float32 with the short products of NVIDIA's cards, in
             training, too. Another precision gives separate cells, which replace the previous rows
             in ``results/``.
-        shots_files: file of ``store data shots`` with the images to train on, in place of the draw
-            of its task, shots and seed; there may be several.
         skip_missing: leave out cells whose images or weights are missing, and run the others.
         shard: the I-th of N parts of the work, about equal in time, such as ``3/8``: one for each
             job of an array. The results of all parts add up.
@@ -101,7 +98,7 @@ def run(
             written. What was measured before is kept.
     """
     out = Path(out)
-    asked = (suite, methods, tasks, seeds, shots, transfers, out, precision, shots_files)
+    asked = (suite, methods, tasks, seeds, shots, transfers, out, precision)
     with show_progress(progress, out, on_start, on_event) as follow:
         planned = make_plan(*asked, skip_missing, config)
         if not planned.cells:

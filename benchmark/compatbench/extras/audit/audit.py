@@ -12,7 +12,6 @@ import pandas as pd
 from compatbench.backbone.load import read_backbone
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import SuiteCard, suite_cards
-from compatbench.data.draws import read_draws
 from compatbench.engine.compute import Compute
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import make_worker
@@ -64,7 +63,6 @@ def audit_results(
     cold: bool = False,
     methods: str | None = None,
     unverified: Collection[str] = (),
-    shots_files: Sequence[Path] = (),
     device: str = "auto",
     progress: Callable[[str], object] = lambda _: None,
 ) -> Audit:
@@ -86,7 +84,6 @@ def audit_results(
             run as code.
         unverified: suites whose rows may stand though the weights or images are not here; of any
             other such a row is a finding, but for weights that do not ship and can be made.
-        shots_files: few-shot draws that the results were trained on.
         device: where to compute.
         progress: called with a line before each step.
 
@@ -98,7 +95,8 @@ def audit_results(
         CompatbenchError: no results, an unknown or broken suite, or a cache that cannot be
             written.
     """
-    shots, registry, out = read_draws(shots_files), builtin_methods(), Path(out)
+    registry = builtin_methods()
+    out = Path(out)
     if methods is not None:
         registry.select(methods)
     cards, unknown = _find_suites(out / RESULTS, suites)
@@ -106,7 +104,7 @@ def audit_results(
     stored: list[StoredSuite] = []
     for card in cards:
         progress(f"{card.name}: files, settings, keys, predictions")
-        suite = read_stored_suite(out / RESULTS / card.name, card, registry, shots)
+        suite = read_stored_suite(out / RESULTS / card.name, card, registry)
         stored.append(suite)
         audit.methods += len(suite.methods)
         audit.rows += len(suite.rows)

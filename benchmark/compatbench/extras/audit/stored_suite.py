@@ -11,7 +11,6 @@ import pandas as pd
 
 from compatbench.backbone.backbone import PRECISIONS
 from compatbench.data.cards import COPIED, SuiteCard
-from compatbench.data.draws import ShotsFiles
 from compatbench.engine.cell import PACKAGES, Cell, provenance
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import find_teachers, plan_cells
@@ -69,9 +68,7 @@ class StoredSuite:
         return all(tuple(made.get(name, ())) == (here[name],) for name in names)
 
 
-def read_stored_suite(
-    folder: Path, card: SuiteCard, registry: MethodRegistry, draws: ShotsFiles
-) -> StoredSuite:
+def read_stored_suite(folder: Path, card: SuiteCard, registry: MethodRegistry) -> StoredSuite:
     """Reads a suite's folder, and plans the cells of its methods."""
     methods, files, findings = _read_methods(folder)
     for path in card.plugins:
@@ -108,7 +105,7 @@ def read_stored_suite(
         expected[name] = replace(described, info=replace(described.info, refused=refused))
     for (_, transfers), (suite, alike) in plans.items():
         cells += plan_cells(
-            suite, registry, alike, files=draws, missing=missing, transfers=transfers, seeds=seeds
+            suite, registry, alike, missing=missing, transfers=transfers, seeds=seeds
         )
     cells.sort(key=lambda cell: cell.name)
     rows = pd.concat(tables[1:] or tables, ignore_index=True)

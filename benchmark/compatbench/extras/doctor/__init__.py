@@ -27,7 +27,6 @@ COMMANDS = {
         options={
             "days": Option(least=0),
             "suite": Option(repeated=True),
-            "shots_file": Option(annotation="Path", repeated=True),
         },
     ),
     "store cache ls": Command("stores:list_cache", shown="stores:show_cache", also=("as_json",)),

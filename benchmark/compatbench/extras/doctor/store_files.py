@@ -17,7 +17,6 @@ from pydantic import ValidationError
 
 from compatbench.backbone.load import locate_weights, planning, read_backbone
 from compatbench.data.cards import SuiteCard, TrainingCard, suite_tasks
-from compatbench.data.draws import ShotsFiles
 from compatbench.engine.cell import CellRecord
 from compatbench.engine.keys import (
     changed_settings,
@@ -114,7 +113,6 @@ def find_waste(
     store: RunStore,
     suites: Iterable[SuiteCard],
     registry: MethodRegistry,
-    draws: ShotsFiles | None = None,
 ) -> Waste:
     """The files of cells that would have another key now, with any suite's training; remains.
 
@@ -137,7 +135,7 @@ def find_waste(
             with suppress(CompatbenchError):
                 locate(record.source)
                 likeliest = likely[record.method]
-                for training, key in _keys_now(record, tuple(likeliest), registry, draws or {}):
+                for training, key in _keys_now(record, tuple(likeliest), registry):
                     if key == record.key:
                         likeliest.remove(training)
                         likeliest.insert(0, training)
@@ -173,7 +171,6 @@ def _keys_now(
     record: CellRecord,
     trainings: Iterable[TrainingCard],
     registry: MethodRegistry,
-    draws: ShotsFiles,
 ) -> Iterator[tuple[TrainingCard, str]]:
     """The keys that a cell may have now by training, each made when it is asked for."""
     cls, draw = registry.get(record.method), (record.task, record.shots, record.seed)
@@ -182,6 +179,6 @@ def _keys_now(
     except ValidationError:  # the method has other settings now
         return
     identity = identify(method_identity(cls), cls.card, record.task, record.config)
-    for file, training in product({None, draws.get(draw)}, trainings):
-        key = module_key(identity, changed, record.source, draw, training, file)
+    for training in trainings:
+        key = module_key(identity, changed, record.source, draw, training)
         yield training, transfer_key(key, record.transfer, record.task, record.seed, training)

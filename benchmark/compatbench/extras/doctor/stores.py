@@ -21,7 +21,6 @@ from compatbench.data.cache_files import (
 )
 from compatbench.data.cards import select_names, suite_cards
 from compatbench.data.cards.shots import show_shots
-from compatbench.data.draws import read_draws
 from compatbench.engine.cell import CellRecord, FailureKind
 from compatbench.engine.store import read_record
 from compatbench.errors import CompatbenchError
@@ -145,7 +144,6 @@ def collect_garbage(
     delete: bool = False,
     days: float = 7,
     suite: list[str] | None = None,
-    shots_file: list[Path] | None = None,
     out: str | Path = ".",
 ) -> None:
     """Finds files that no plan needs any more: modules and predictions of cells that changed.
@@ -159,11 +157,9 @@ def collect_garbage(
         delete: Delete the files; without this, only list them.
         days: Keep files that are younger than this.
         suite: YAML file of a further suite; may be repeated.
-        shots_file: File with a draw to keep; may be repeated.
     """
     suites = map(suite_cards.read, [*suite_cards.names(), *(suite or ())])
-    draws = read_draws(shots_file or ())
-    waste = find_waste(open_store(Path(out)), suites, builtin_methods(), draws)
+    waste = find_waste(open_store(Path(out)), suites, builtin_methods())
     kinds = {
         f"of {waste.cells} obsolete cells": waste.files,
         "damaged, or left by killed processes": waste.remains,
