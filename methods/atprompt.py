@@ -50,7 +50,6 @@ class ATPrompt(TrainedMethod):
         paper="arXiv:2412.09442",
         inserts="text-input",
         summary="CoOp with attribute words in its context",
-        replays=True,
     )
 
     class Config(TrainedMethod.Config):

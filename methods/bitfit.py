@@ -39,7 +39,6 @@ class BitFit(TrainedMethod):
         paper="arXiv:2106.10199",
         inserts="text-layers",
         summary="trains the biases of the text tower",
-        replays=True,
         zero_shot_at={"*": 0.0},
     )
 

@@ -33,7 +33,6 @@ class CLAP(ZSLP):
         paper="arXiv:2312.12730",
         inserts="classifier",
         summary="linear probe held to zero-shot weights, class by class",
-        replays=True,
     )
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:

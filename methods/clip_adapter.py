@@ -41,7 +41,6 @@ class CLIPAdapter(TrainedMethod):
         paper="arXiv:2110.04544",
         inserts="feature",
         summary="bottleneck MLP on the image feature, residual mix",
-        replays=True,
         zero_shot_at={"up": 0},
     )
 

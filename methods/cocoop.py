@@ -45,7 +45,6 @@ class CoCoOp(CoOp):
         inserts="text-input",
         summary="shifts the context by a function of the image",
         zero_shot_at={"context": "a photo of a", "up*": 0.0},
-        replays=True,
     )
 
     class Config(CoOp.Config):

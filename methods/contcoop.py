@@ -66,7 +66,6 @@ class ContCoOp(TrainedMethod):
         inserts="text-input",
         summary="prompts attend to class-name embeddings",
         version=2,
-        replays=True,
     )
 
     class Config(TrainedMethod.Config):

@@ -46,7 +46,6 @@ class CoOp(TrainedMethod):
         paper="arXiv:2109.01134",
         inserts="text-input",
         summary="learns the context words as free vectors",
-        replays=True,
     )
 
     class Config(TrainedMethod.Config):

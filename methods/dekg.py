@@ -32,7 +32,6 @@ class DeKg(KgCoOp):
         paper="ICLR 2025",
         inserts="text-input",
         summary="KgCoOp whose texts depend less on the hand-written ones",
-        replays=True,
         zero_shot_at={"context": "a photo of a"},
     )
 

@@ -52,7 +52,6 @@ class DePT(CoOp):
         paper="arXiv:2309.07439",
         inserts=("text-input", "classifier"),
         summary="a linear head beside the prompts",
-        replays=True,
     )
 
     class Config(CoOp.Config):

@@ -56,7 +56,6 @@ class GraphAdapter(TrainedMethod):
         paper="arXiv:2309.13625",
         inserts="classifier",
         summary="graph convolutions over text and image class nodes",
-        replays=True,
         zero_shot_at={"*_weight": 0.0, "*_bias": 0.0},
         excused={"class-order": "nodes are grouped by the numbers of their classes"},
     )

@@ -31,7 +31,6 @@ class IVLP(TwoTowersPrompted):
         paper="arXiv:2210.03117",
         inserts=("text-input", "text-layers", "image-layers"),
         summary="deep prompts in both towers, independent of each other",
-        replays=True,
     )
 
     class Config(TwoTowersPrompted.Config):

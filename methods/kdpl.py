@@ -38,7 +38,6 @@ class KDPL(CoOp):
         inserts="text-input",
         summary="CoOp taught by a larger model's probabilities, without labels",
         needs={"teacher"},
-        replays=True,
         zero_shot_at={"context": "a photo of a"},
     )
 

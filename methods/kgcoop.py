@@ -32,7 +32,6 @@ class KgCoOp(CoOp):
         paper="arXiv:2303.13283",
         inserts="text-input",
         summary="CoOp kept near hand-written text features",
-        replays=True,
         zero_shot_at={"context": "a photo of a"},
     )
 

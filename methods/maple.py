@@ -33,7 +33,6 @@ class MaPLe(TwoTowersPrompted):
         paper="arXiv:2210.03117",
         inserts=("text-input", "text-layers", "image-layers"),
         summary="deep text prompts, image prompts are linear functions of them",
-        replays=True,
     )
 
     class Config(TwoTowersPrompted.Config):

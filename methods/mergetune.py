@@ -41,7 +41,6 @@ class MergeTune(KgCoOp):
         paper="arXiv:2601.10497",
         inserts="text-input",
         summary="CoOp's context, trained further to lie between CoOp and zero-shot",
-        replays=True,
         zero_shot_at={"context": "a photo of a"},
     )
 
@@ -60,7 +59,7 @@ class MergeTune(KgCoOp):
             return super(KgCoOp, self).loss(self.attach(module, backbone, data.labels), batch)
 
         start = self.init(*on)
-        stage = partial(self.train, share=0.5, replays=True)
+        stage = partial(self.train, share=0.5)
         coop = stage(start, coop_loss, *on, recipe=config.coop_recipe)
         with torch.no_grad():
             coop_texts = self.encode(coop, backbone, data.labels)

@@ -56,7 +56,6 @@ class MMA(TrainedMethod):
         paper="CVPR 2024",
         inserts=("text-layers", "image-layers"),
         summary="adapters beside late blocks of both towers, with a shared layer",
-        replays=True,
         zero_shot_at={"*_up*": 0.0},
     )
 

@@ -60,7 +60,6 @@ class MMRL(TrainedMethod):
         paper="arXiv:2503.08497",
         inserts=("text-layers", "image-layers", "feature"),
         summary="tokens of a shared space in late blocks of both towers, which also answer",
-        replays=True,
     )
 
     class Config(TrainedMethod.Config):

@@ -46,7 +46,6 @@ class ProGrad(CoOp):
         paper="arXiv:2205.14865",
         inserts="text-input",
         summary="drops gradient parts that conflict with zero-shot",
-        replays=True,
     )
 
     class Config(CoOp.Config):

@@ -47,7 +47,6 @@ class ProLIP(TrainedMethod):
         paper="arXiv:2410.05270",
         inserts="feature",
         summary="fine-tunes the image tower's last projection, held near to where it was",
-        replays=True,
         zero_shot_at={"projection": 0.0},
     )
 
@@ -83,7 +82,7 @@ class ProLIP(TrainedMethod):
             return F.cross_entropy(logits, batch.targets) + penalty
 
         module = self.init(backbone, data, rng)
-        return self.train(module, loss, backbone, data, rng, replays=True)
+        return self.train(module, loss, backbone, data, rng)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         change, tower = module["projection"], backbone.image

@@ -54,7 +54,6 @@ class PromptKD(TrainedMethod):
         inserts=("image-layers", "feature", "classifier"),
         summary="image prompts taught by a prompted larger model on unlabelled images",
         needs={"teacher", "unlabelled"},
-        replays=True,
     )
 
     class Config(TrainedMethod.Config):
@@ -117,7 +116,7 @@ class PromptKD(TrainedMethod):
         start = self.init(backbone, data, rng)
         start.stored["texts"] = teacher.weights
         on = backbone, data, rng
-        return self.train(start, loss, *on, share=0.5, unlabelled=True, replays=True)
+        return self.train(start, loss, *on, share=0.5, unlabelled=True)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Student:
         require_shape(module, "texts", len(labels), "a number of classes of", dim=0)

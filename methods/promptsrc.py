@@ -44,7 +44,6 @@ class PromptSRC(IVLP):
         paper="arXiv:2307.06948",
         inserts=("text-input", "text-layers", "image-layers"),
         summary="deep prompts in both towers, regularised by the frozen model and averaged",
-        replays=True,
     )
 
     class Config(IVLP.Config):

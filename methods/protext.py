@@ -53,7 +53,6 @@ class ProText(TrainedMethod):
         inserts=("text-input", "text-layers"),
         summary="deep text prompts that map class names to descriptions, without images",
         needs={"descriptions"},
-        replays=True,
     )
 
     class Config(TrainedMethod.Config):

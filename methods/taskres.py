@@ -40,7 +40,6 @@ class TaskRes(TrainedMethod):
         paper="arXiv:2211.10277",
         inserts="classifier",
         summary="additive residual on class weights",
-        replays=True,
         zero_shot_at={"residual": 0},
     )
 

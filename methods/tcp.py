@@ -53,7 +53,6 @@ class TCP(KgCoOp):
         paper="arXiv:2311.18231",
         inserts=("text-input", "text-layers"),
         summary="projects class features into prompts of a late text block",
-        replays=True,
     )
 
     class Config(KgCoOp.Config):

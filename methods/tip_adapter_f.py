@@ -30,7 +30,6 @@ class TipAdapterF(TrainedMethod, TipAdapter):
         paper="arXiv:2111.03930",
         inserts="classifier",
         summary="Tip-Adapter with trained keys",
-        replays=True,
         zero_shot_at={"alpha": 0},
     )
 

@@ -49,7 +49,6 @@ class TwoSFS(TrainedMethod):
         paper="arXiv:2503.11609",
         inserts=("text-layers", "image-layers", "classifier"),
         summary="tunes the layer norms of both towers, then class weights",
-        replays=True,
         zero_shot_at={"*": 0.0},
     )
 
@@ -88,7 +87,7 @@ class TwoSFS(TrainedMethod):
 
         start, on = self.init(backbone, data, rng).trained, (backbone, data, rng)
         head = Module({"residual": start.pop("residual")})
-        stage = partial(self.train, replays=True)
+        stage = partial(self.train)
         norms = stage(Module(start, head.trained), tune_norms, *on, epochs=first, share=share)
         tuned = self.attach(norms, backbone, data.labels)
 

@@ -31,7 +31,6 @@ class VPTDeep(ImagePrompted):
         paper="arXiv:2203.12119",
         inserts="image-layers",
         summary="learns extra image tokens, renewed in every block",
-        replays=True,
     )
 
     class Config(ImagePrompted.Config):

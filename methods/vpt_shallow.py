@@ -25,7 +25,6 @@ class VPTShallow(VPTDeep):
         paper="arXiv:2203.12119",
         inserts="image-layers",
         summary="learns extra image tokens at the tower's input",
-        replays=True,
     )
 
     class Config(VPTDeep.Config):

@@ -48,7 +48,6 @@ class WiSEFT(TrainedMethod):
         paper="arXiv:2109.01903",
         inserts="classifier",
         summary="average of zero-shot and fine-tuned class weights",
-        replays=True,
         zero_shot_at={"weight": 0.0, "bias": 0.0},
     )
 

@@ -52,7 +52,6 @@ class ZSLP(TrainedMethod):
         paper="arXiv:2312.12730",
         inserts="classifier",
         summary="linear probe started at zero-shot weights",
-        replays=True,
     )
 
     class Config(TrainedMethod.Config):

@@ -16,12 +16,9 @@ import torch.nn.functional as F
 
 import compatbench as cb
 from compatbench.backbone import FEATURES, ImageInput, load_backbone
-from compatbench.backbone.recording import CudaGraph
 from compatbench.data.encoding import Images, encode
 from compatbench.data.images.views import View
 from compatbench.data.task import load_task
-from compatbench.extras.check.method_under_test import MethodUnderTest
-from compatbench.method import graphed
 from compatbench.method.registry import builtin_methods
 
 SPEED = Path(__file__).parents[1] / "benchmark" / "speed"
@@ -43,31 +40,6 @@ def test_logits_of_every_method_are_those_of_a_processor(places: Any) -> None:
     registry = builtin_methods()
     far = {name: compare(registry.get(name), places) for name in registry.names()}
     assert {name: distance for name, distance in far.items() if distance > 1e-3} == {}
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", ["coop", "tcp", "maple", "taskres", "mmrl", "promptkd"])
-def test_repeated_steps_are_those_that_are_taken_one_by_one(
-    name: str, places: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By SGD, Adam and AdamW, in both towers, and with a teacher."""
-    replay, replays = CudaGraph.replay, list[str]()
-    monkeypatch.setattr(CudaGraph, "replay", lambda g: (replays.append(setting), replay(g))[1])
-    monkeypatch.setattr(graphed, "LEAST_STEPS", 5)
-    cls = builtin_methods().get(name)
-    subject, logits = MethodUnderTest(cls), []
-    method = cls(cls.Config.model_validate({"max_steps": 20}))
-    backbone, data = places.backbone(subject.source), places.move(subject.draw())
-    for setting in ("1", "0"):
-        monkeypatch.setenv(graphed.VARIABLE, setting)
-        module = method.fit(backbone, data, torch.Generator().manual_seed(1))
-        with torch.no_grad():
-            classify = method.attach(module, backbone, data.labels)
-            logits.append(classify(places.move(subject.inputs(subject.source))))
-    assert not CudaGraph.broken
-    assert len(replays) > 4
-    assert set(replays) == {"1"}
-    assert float((logits[0] - logits[1]).abs().max() / logits[1].abs().max()) < 1e-3
 
 
 @pytest.mark.gpu

@@ -9,9 +9,9 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from make_believe_graphs import Recorded, Toy, fit, toy
 from tiny_models import MakeData
 from torch import Tensor
+from toy_method import Recorded, Toy, fit, toy
 
 from compatbench.backbone import Backbone
 from compatbench.errors import CompatbenchError
@@ -23,7 +23,6 @@ from compatbench.methods.clip_lora import CLIPLoRA
 class Watched(Toy):
     """Keeps its batches."""
 
-    card = dataclasses.replace(Toy.card, replays=False)
     batches: list[Batch]
 
     def loss(self, classifier: Classifier, batch: Batch) -> Tensor:

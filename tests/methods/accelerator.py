@@ -9,10 +9,8 @@ import copy
 import json
 import sys
 import traceback
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
-from unittest import mock
 
 import torch
 from fake_accelerator import NAME, DeviceTensor, OnDevice, constructors, waits
@@ -21,9 +19,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from compatbench.backbone import Backbone
-from compatbench.backbone.recording import CudaGraph, NotRepeatable
-from compatbench.extras.check.method_under_test import MethodUnderTest
-from compatbench.method import Method, Module, graphed
+from compatbench.method import Method, Module
 from compatbench.method.registry import builtin_methods
 
 LIMITS = {"max_steps": 2, "max_iterations": 5}
@@ -70,35 +66,6 @@ def run(cls: type[Method], places: Places) -> dict[str, Any]:
     return {"each": min(between, default=0), "kinds": dict(+waits), "different": different}
 
 
-class Rehearsal(CudaGraph):
-    """Rehearses a step, and records nothing."""
-
-    rehearsed = 0
-
-    def __init__(self, device: torch.device) -> None:
-        pass
-
-    def run(self, compute: Callable[[], None]) -> None:
-        compute()
-
-    rehearse = run
-
-    def capture(self, compute: Callable[[], None]) -> None:
-        Rehearsal.rehearsed += 1
-        raise NotRepeatable("only rehearsed")
-
-
-def rehearse(cls: type[Method], places: Places) -> int:
-    """How many stages of a fit have steps that may be repeated on the accelerator."""
-    Rehearsal.rehearsed, subject = 0, MethodUnderTest(cls)
-    method = cls(cls.Config.model_validate({"max_steps": 6}))
-    of_fits = mock.patch.multiple(graphed, RECORDERS={NAME: Rehearsal}, LEAST_STEPS=1, WARM_UP=1)
-    with of_fits, OnDevice():
-        backbone, data = places.backbone(subject.source), places.move(subject.draw())
-        method.fit(backbone, data, torch.Generator().manual_seed(1))
-    return Rehearsal.rehearsed
-
-
 def main(names: list[str]) -> None:
     torch.set_num_threads(1)
     with constructors():
@@ -107,8 +74,6 @@ def main(names: list[str]) -> None:
             try:
                 cls = builtin_methods().get(name)
                 figures = run(cls, places)
-                if cls.card.replays:
-                    figures["rehearsed"] = rehearse(cls, places)
             except Exception as error:
                 lines = traceback.format_exception(error, limit=-2)
                 figures = {"error": " ".join("".join(lines).split())}

@@ -37,9 +37,3 @@ def test_methods_keep_to_the_device_and_do_not_wait_for_it_in_every_step() -> No
     assert {name: distance for name, distance in far.items() if distance > 1e-4} == {}
     waiting = {name: figures["each"] for name, figures in found.items()}
     assert {name: n for name, n in waiting.items() if n > WAITS.get(name, 0)} == {}
-    # Where steps may be repeated, they touch nothing on the processor, in any stage.
-    stages = {
-        name: figures["rehearsed"] for name, figures in found.items() if "rehearsed" in figures
-    }
-    two = ("mergetune", "promptkd", "twosfs")
-    assert {name: n for name, n in stages.items() if n != 1 + (name in two)} == {}

@@ -63,9 +63,6 @@ class MethodCard:
         files: data that the method reads, as paths from its own file. They are part of its key
             if the method is not one of compatbench's, as its code is.
         learns: False for a method that looks at no image; it is run for one seed only.
-        replays: each step of a fit does the same, with the tensors of its batch and of the module
-            alone: nothing is drawn, counted, asked of rows or decided by a value, and nothing else
-            is changed. On CUDA such steps are recorded and repeated.
         zero_shot_at: the module at which the method is the zero-shot classifier, if there is
             one: for each tensor that differs from the fitted one the number that fills it, or
             the words it holds the token embeddings of.
@@ -83,7 +80,6 @@ class MethodCard:
     needs: Set[Need] = field(default_factory=frozenset, hash=False)
     files: tuple[str, ...] = ()
     learns: bool = True
-    replays: bool = False
     zero_shot_at: Mapping[str, float | str] = field(default_factory=dict, hash=False)
     excused: Mapping[str, str] = field(default_factory=dict, hash=False)
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from compatbench.errors import CompatbenchError
 from compatbench.method import Backbone, FeatureSet, Labels
-
-_PARTS = "features", "targets", "tokens", "other_view"  # of a batch
 
 
 @dataclass(frozen=True)
@@ -45,20 +41,6 @@ class Batch:
     def inputs(self) -> Tensor:
         """What the method's classifier takes for the images."""
         return self.features if self.tokens is None else self.tokens
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """All of the images, then of the teacher's, but not their rows."""
-        tensors = [x for name in _PARTS if (x := getattr(self, name)) is not None]
-        return tensors if self.teacher is None else tensors + self.teacher.tensors
-
-    def with_tensors(self, tensors: Iterable[Tensor]) -> Batch:
-        """A batch of other ``tensors``; to draw for it, or to ask for its rows, is an error."""
-        left = iter(tensors)
-        parts = {name: next(left) for name in _PARTS if getattr(self, name) is not None}
-        nothing: Any = object()
-        teacher = self.teacher and self.teacher.with_tensors(left)
-        return replace(self, **parts, teacher=teacher, rng=nothing, rows=nothing)
 
 
 def draw_batch(

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from compatbench.method import Backbone, FeatureSet, FewShotData, Method, Module
 from compatbench.method.batch import Batch, draw_batch, pool_views
-from compatbench.method.graphed import GraphedStep, find_recorder, set_rate
 from compatbench.method.mistakes import check_logits, check_loss, check_module, check_trainable
 
 # A cap on steps leaves a recipe at least this many epochs, if it has so many.
@@ -156,7 +155,7 @@ class TrainedMethod(Method):
             return self.loss(self.attach(module, backbone, data.labels), batch)
 
         check_module(module := self.init(backbone, data, rng), self.init)
-        module = self.train(module, loss, backbone, data, rng, replays=self.card.replays)
+        module = self.train(module, loss, backbone, data, rng)
         return self.finish(module, backbone, data)
 
     def train(
@@ -171,7 +170,6 @@ class TrainedMethod(Method):
         epochs: int | None = None,
         share: float = 1.0,
         unlabelled: bool = False,
-        replays: bool = False,
     ) -> Module:
         """A fit, or a stage of one: the module whose trained tensors minimise a loss.
 
@@ -184,7 +182,6 @@ class TrainedMethod(Method):
             epochs: where the stage has fewer than the recipe.
             share: of the steps that a suite allows for the fit; those of all stages add up to 1.
             unlabelled: batches are of ``data.unlabelled``, not of the few-shot images.
-            replays: the loss is what ``MethodCard.replays`` says.
         """
         used = recipe or self.config.recipe
         part = "unlabelled" if unlabelled else "train"
@@ -195,20 +192,8 @@ class TrainedMethod(Method):
         trained = module.trained
         check_trainable(trained, backbone.device, self.init, self.fit)
         device = next(iter(trained.values())).device
-        recorder = find_recorder(device, steps) if replays else None
         rates = {name: self.rate_factor(name) * used.lr for name in trained}
-        on_device = recorder is not None
-        optimizer = _build_optimizer(trained, used, rates, rates_on_device=on_device)
-
-        def train_on(batch: Batch) -> None:
-            optimizer.zero_grad()
-            value = loss(module, batch)
-            check_loss(value, trained, loss, self.loss, self.attach)
-            value.backward()
-            optimizer.step()
-
-        take_step = GraphedStep(train_on, module, optimizer, rng, recorder)
-
+        optimizer = _build_optimizer(trained, used, rates)
         images = _select_images(data, part, used)
         seen = [(backbone, images)]
         if data.teacher is not None:
@@ -224,17 +209,19 @@ class TrainedMethod(Method):
             for step in range(per_epoch):
                 for group in optimizer.param_groups:
                     taken = epoch * per_epoch + step
-                    rate = learning_rate(group["recipe"], epoch, epochs, taken, steps)
-                    set_rate(group, rate)
+                    group["lr"] = learning_rate(group["recipe"], epoch, epochs, taken, steps)
                 here = slice(step * size, (step + 1) * size)
-                ahead = 0 if take_step.records_next else size
-                following = drawn[here.stop : here.stop + ahead]
+                following = drawn[here.stop : here.stop + size]
                 rows = order[here], order_on_device[here], following
                 batch: Batch | None = None
                 for model, views in reversed(seen):  # the teacher's is in the method's own
                     batch = draw_batch(model, views, data.labels, rows, epoch, rng, batch)
                 assert batch is not None
-                take_step(batch)
+                optimizer.zero_grad()
+                value = loss(module, batch)
+                check_loss(value, trained, loss, self.loss, self.attach)
+                value.backward()
+                optimizer.step()
             if weights is not None:
                 with torch.no_grad():
                     for name, tensor in trained.items():
@@ -249,10 +236,7 @@ def _select_images(data: FewShotData, part: str, recipe: Recipe) -> FeatureSet:
 
 
 def _build_optimizer(
-    trained: Mapping[str, Tensor],
-    recipe: Recipe,
-    rates: Mapping[str, float],
-    rates_on_device: bool = False,
+    trained: Mapping[str, Tensor], recipe: Recipe, rates: Mapping[str, float]
 ) -> torch.optim.Optimizer:
     """The recipe's optimiser of tensors, which have rates of their own; set before every step.
 
@@ -265,14 +249,10 @@ def _build_optimizer(
         {"params": group, "recipe": recipe.model_copy(update={"lr": rate})}
         for rate, group in tensors.items()
     ]
-    if rates_on_device:
-        for group in groups:
-            device = group["params"][0].device
-            group["lr"] = torch.tensor(recipe.lr, dtype=torch.float32, device=device)
     settings: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
     # One call for all tensors of a group. On CUDA that is the default.
     on_cpu = all(tensor.device.type == "cpu" for tensor in trained.values())
-    settings["fused"] = rates_on_device or on_cpu or None
+    settings["fused"] = on_cpu or None
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=recipe.momentum, **settings)
     cls = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
