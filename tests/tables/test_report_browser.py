@@ -251,13 +251,3 @@ def test_paper_is_white_and_has_all_figures(open_page: OpenPage) -> None:
     )
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert not page.evaluate("document.documentElement.classList.contains('paper')")
-
-
-def test_the_questions_lead_to_a_method(open_page: OpenPage) -> None:
-    page = open_page()
-    assert page.locator("#answer").is_visible()
-    said = page.locator("#answer").inner_text()
-    assert said.startswith("Cannot tell")
-    page.get_by_label("When the new model comes I have").select_option("a list of words")
-    page.get_by_label("My classes will").select_option("change")
-    assert "nothing of this kind was measured" in page.locator("#answer").inner_text()

@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 from command_line import output_of
 from made_up_suites import HOSTILE, hostile_page, info, method, small_page
-from synthetic_results import make_method, make_row, make_suite, on_tasks, with_card
+from synthetic_results import make_method, make_row, make_suite, with_card
 
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.messages import one_line
 from compatbench.results.result_files import write_results
 from compatbench.tables.pages.report_site import SOURCES, render_site, report_pages
-from compatbench.tables.pages.site_data import to_html
-from compatbench.tables.pages.which_method import answer_questions, list_capabilities
+from compatbench.tables.pages.site_data import list_capabilities, to_html
 from compatbench.tables.suite_page import published_pages
 
 COMMITTED = Path(__file__).parents[2] / "results" / "report"
@@ -161,30 +160,6 @@ def test_every_committed_suite_opens_with_rows_at_its_most_shots_and_the_site_is
         assert not [board for board in others if not board["rows"]], suite
     files = [path for path in COMMITTED.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 2_000_000
-
-
-def test_the_questions_are_answered_from_results_and_cannot_tell_is_an_answer() -> None:
-    """Methods on eight tasks, on each of which zero-shot has 60 right."""
-    tasks = tuple("abcdefgh")
-    expected = replace(small_page().expected, tasks=tasks, variants=dict.fromkeys(tasks, ()))
-
-    def answer(**right: tuple[int, int]) -> list[str]:
-        """Of methods with so many right on every other task, and on those between."""
-        methods = [on_tasks(name, both * 4, info(name)) for name, both in right.items()]
-        floor = on_tasks("zeroshot", (60,) * 8, info("zeroshot", depth="none"))
-        page = replace(small_page(), expected=expected, results=make_suite(floor, *methods))
-        page = replace(page, tasks=dict.fromkeys(tasks, "T"))
-        return answer_questions([page])["answers"][0]
-
-    verdict, name, how, reason = answer(taskres=(69, 68), coop=(64, 63))
-    assert (name, how) == ("taskres", "taskres, attached untouched")
-    assert verdict.startswith("Try first, with zero-shot beside it: of 2 ways shown to beat")
-    assert reason.startswith("H 69.5, +9.5 (")  # the second seed has two more
-    verdict, name, *_ = answer(coop=(58, 60))
-    assert (name, verdict[:11]) == ("coop", "Cannot tell")
-    verdict, name, *_ = answer(coop=(49, 48))
-    assert (name, verdict[:10]) == ("coop", "Keep none:")
-    assert answer()[0] == "Cannot tell: nothing of this kind was measured."
 
 
 def test_what_methods_can_do_is_what_was_measured_of_them() -> None:

@@ -23,8 +23,6 @@ UNKNOWN = "unknown"  # what a transfer that is not here needs
 class MeasuredWay(Way):
     """A way of a method's modules on an upgrade; ``figures`` and ``by_task`` are by dataset."""
 
-    suite: str
-    shots: int
     standing: Standing
     needs: frozenset[str]
     by_task: Array  # gains
@@ -54,7 +52,7 @@ def list_ways(results: SuiteResults, expected: Expected, upgrade: Upgrade) -> It
             continue
         target, gain = (np.array([*(mean or {}).values()]) for mean in means)
         needs, datasets = frozenset(access_of(transfer)), tuple(means[0] or ())
-        about = results.name, shots, standing, needs, gain, datasets
+        about = standing, needs, gain, datasets
         yield MeasuredWay(method.transfer or COPIED, interval, cost_of(transfer), target, *about)
 
 

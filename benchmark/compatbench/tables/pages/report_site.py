@@ -26,8 +26,14 @@ from compatbench.tables.figures.plan import plan_figures
 from compatbench.tables.figures.render import check_drawing, compile_figure, name_program
 from compatbench.tables.figures.spec_parts import FONT, MARKS, Shown
 from compatbench.tables.pages.method_pages import read_facts, render_facts
-from compatbench.tables.pages.site_data import Json, choose_columns, describe_suite, to_html
-from compatbench.tables.pages.which_method import CAPABILITIES, answer_questions, list_capabilities
+from compatbench.tables.pages.site_data import (
+    CAPABILITIES,
+    Json,
+    choose_columns,
+    describe_suite,
+    list_capabilities,
+    to_html,
+)
 from compatbench.tables.suite_page import SuitePage, read_suite_page, suites_with_results
 from compatbench.tables.suite_tables import join_versions
 from compatbench.tables.templates import read_source, template, write_changed
@@ -125,7 +131,6 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
         "settings": list(settings),
         "methods": _describe_methods(pages),
         "capabilities": list_capabilities(pages),
-        "advice": answer_questions(pages),
         "specs": {kind: _site_spec(kind, names) for kind, names in signals.items()},
         "colours": {"ink": INK, "line": FAINT, "paper": PAPER, **COLOURS},
         "font": FONT,

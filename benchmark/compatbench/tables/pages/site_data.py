@@ -14,9 +14,11 @@ from compatbench.engine.flat_settings import flat_settings
 from compatbench.messages import one_line
 from compatbench.results.expected import Upgrade
 from compatbench.results.ranks import rounded
+from compatbench.results.ways import access_of
 from compatbench.tables.figures.plan import PlannedFigure, figures_of_suite, figures_of_upgrade
 from compatbench.tables.markdown import define_links
 from compatbench.tables.numbers import NOTHING
+from compatbench.tables.pages.method_pages import read_facts
 from compatbench.tables.pages.sections import list_sections
 from compatbench.tables.ranking import (
     PAGE,
@@ -41,6 +43,14 @@ _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 Json = dict[str, Any]
 
+# Filters of the site: what a method, with the transfer that its module came through, can do.
+CAPABILITIES = {
+    "width": "survives another width",
+    "images": "needs no images for the upgrade",
+    "classes": "serves new classes",
+}
+_WIDTHS = frozenset({"token width", "feature size", "image width"})
+
 
 class SiteColumns(NamedTuple):
     """What the site shows of every row.
@@ -52,6 +62,33 @@ class SiteColumns(NamedTuple):
 
     ranking: list[Column]
     measures: dict[str, str]
+
+
+def list_capabilities(pages: Sequence[SuitePage]) -> Json:
+    """Return what each method can do, where it is known, and the transfers that need images."""
+    measured = {method.info.name for page in pages for method in page.results.all}
+    of_method = {}
+    for name, facts in read_facts().items():
+        if name in measured:
+            of_method[name] = _capabilities_of(facts)
+    with_images = set()
+    for page in pages:
+        for transfer in page.results.transfers:
+            if {"unlabelled", "labels"} & {*access_of(transfer)}:
+                with_images.add(transfer)
+    return {"methods": of_method, "images": sorted(with_images)}
+
+
+def _capabilities_of(facts: Mapping[str, Any]) -> list[str]:
+    must_be_equal = {*facts["must_be_equal"]}
+    capabilities = []
+    if not must_be_equal & _WIDTHS:
+        capabilities.append("width")
+    if not facts["given"]:
+        capabilities.append("images")
+    if "classes" not in must_be_equal:
+        capabilities.append("classes")
+    return capabilities
 
 
 def choose_columns(pages: Sequence[SuitePage]) -> SiteColumns:
