@@ -60,7 +60,7 @@ GROUPS = {
     "module": ["import", "export", "port"],
     "store": ["runs", "cache", "data", "doctor"],
     "study": ["analyze", "claims", "index", "retrieve"],
-    "maintain": ["tune", "audit", "ci", "submit"],
+    "maintain": ["tune", "audit", "submit"],
 }
 
 
@@ -105,7 +105,7 @@ def test_one_word_names_one_thing_in_every_command() -> None:
 NO_TABLE = {"report", "new-method", "module export", "module port"}
 NO_TABLE |= {"store data fetch", "store data weights", "store runs verify"}
 NO_TABLE |= {"store runs gc", "store cache verify", "store cache prune"}
-NO_TABLE |= {"maintain ci", "maintain submit"}
+NO_TABLE |= {"maintain submit"}
 
 
 def test_every_command_that_prints_a_table_prints_json() -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -14,13 +13,10 @@ from compatbench.errors import CompatbenchError
 TASKS_VARIABLE = "COMPATBENCH_TASKS"
 CARDS_VARIABLE = "COMPATBENCH_CARDS"
 CONTENT = ("methods", "transfers", "formats")  # the folders of what people add
-_others: dict[str, Path] = {}  # in place of what is installed
 
 
 def tasks_folder() -> Path:
     """The folder of the cards: ``$COMPATBENCH_TASKS``, or the one that is installed."""
-    if other := other_folder("tasks"):
-        return other
     if not (named := os.environ.get(TASKS_VARIABLE)):
         return installed_folder("tasks")
     folder = Path(named).expanduser().resolve()
@@ -32,8 +28,6 @@ def tasks_folder() -> Path:
 
 def own_places() -> list[Path]:
     """Further folders and files of cards: those of ``$COMPATBENCH_CARDS``, and this folder."""
-    if _others:
-        return []
     named = filter(None, os.environ.get(CARDS_VARIABLE, "").split(os.pathsep))
     places = [Path(os.path.expanduser(place)).absolute() for place in named]
     with suppress(OSError):  # a folder that was deleted
@@ -54,30 +48,7 @@ def add_own_place(place: Path) -> None:
 
 def content_folder(kind: str) -> Path:
     """The folder ``methods``, ``transfers`` or ``formats``."""
-    return other_folder(kind) or installed_folder(kind)
-
-
-def other_folder(name: str) -> Path | None:
-    """The folder that stands in place of an installed one, if there is any."""
-    return _others.get(name)
-
-
-@contextmanager
-def in_clone(root: Path) -> Iterator[None]:
-    """With the methods, cards and published figures of a clone, and no others."""
-    folders = {name: root.resolve() / name for name in ("methods", "tasks")}
-    for folder in folders.values():
-        if folder.is_symlink() or not folder.is_dir():
-            raise CompatbenchError(f"{folder} is no folder; give a clone of the project")
-    if (published := root.resolve() / "results" / "published").is_dir():
-        folders["published"] = published
-    before = dict(_others)
-    _others.update(folders)
-    try:
-        yield
-    finally:
-        _others.clear()
-        _others.update(before)
+    return installed_folder(kind)
 
 
 @cache

@@ -1,7 +1,7 @@
 """What ``compatbench check`` refused: remembered in the cache by the method's code.
 
 A method from outside that was refused is measured by ``run``, and not ranked, until a check of
-the same code passes. Methods of the repository are checked by its tests and by ``maintain ci``.
+the same code passes. Methods of the repository are checked by its tests.
 """
 
 from __future__ import annotations

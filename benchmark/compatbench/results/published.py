@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from compatbench.errors import CompatbenchError
-from compatbench.files.project_folders import other_folder, shipped_results
+from compatbench.files.project_folders import shipped_results
 from compatbench.messages import first_line
 from compatbench.results.expected import Expected
 from compatbench.results.method_results import SuiteResults
@@ -28,7 +28,7 @@ COLUMNS += ["low", "high", "difference", "chance", "verdict", "sources"]
 
 def read_published() -> pd.DataFrame:
     """Every published figure: ``accuracy`` in percent, and the other columns of the files."""
-    return _read_folder(other_folder(PUBLISHED) or shipped_results(PUBLISHED))
+    return _read_folder(shipped_results(PUBLISHED))
 
 
 @cache

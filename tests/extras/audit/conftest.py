@@ -16,9 +16,8 @@ from command_line import forget_files, invoke
 
 import compatbench as cb
 from compatbench.engine.compute import Compute
-from compatbench.extras.audit.pull_request import PullRequest, check_pull_request
-from compatbench.extras.audit.untrusted import link_package
-from compatbench.files.project_folders import content_folder, tasks_folder
+from compatbench.files.project_folders import CONTENT, content_folder, shipped_results, tasks_folder
+from compatbench.results.result_files import PUBLISHED, RETRIEVAL
 from compatbench.tables.pages.leaderboard import write_pages
 from compatbench.tables.suite_page import published_pages
 
@@ -84,7 +83,7 @@ class Project:
         """What a command prints that is installed with the methods and cards of this folder."""
         site = self.folder.parent / "site"
         if not site.exists():
-            link_package(self.folder, self.folder / "tasks", site / "compatbench")
+            link_package(self.folder, site / "compatbench")
         done = subprocess.run(
             [sys.executable, "-m", "compatbench", *map(str, words), "--out", str(self.folder)],
             env={**os.environ, "PYTHONPATH": str(site)},
@@ -94,9 +93,16 @@ class Project:
         assert done.returncode == 0, done.stderr + done.stdout
         return done.stdout
 
-    def check(self, work: Path | None = None) -> PullRequest:
-        """What ``compatbench maintain ci`` finds."""
-        return check_pull_request(self.folder, suite="tiny", work=work)
+
+def link_package(clone: Path, package: Path) -> None:
+    """Make a package of links: the installed harness, with the content and cards of a clone."""
+    folders = {path.name: path for path in Path(cb.__path__[0]).iterdir()}
+    folders |= {name: shipped_results(name) for name in (PUBLISHED, RETRIEVAL)}
+    folders |= {name: content_folder(name) for name in CONTENT}
+    folders |= {name: clone / name for name in (*CONTENT, "tasks") if (clone / name).is_dir()}
+    package.mkdir(parents=True)
+    for name, folder in folders.items():
+        (package / name).symlink_to(folder)
 
 
 @pytest.fixture(scope="session")

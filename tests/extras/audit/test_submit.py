@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
 
-from compatbench.extras.audit.pull_request import check_pull_request
 from compatbench.extras.audit.submit import set_method
 from compatbench.files.project_folders import content_folder
 from compatbench.results.result_files import FILES
@@ -67,9 +65,7 @@ def commit(project: Project, message: str) -> set[str]:
     "COMPATBENCH_LONG_TESTS" not in os.environ,
     reason="two minutes; with COMPATBENCH_LONG_TESTS=1, as the workflow has it",
 )
-def test_two_pull_requests_of_one_file_each_pass_are_merged_and_recorded(
-    project: Project, tmp_path: Path
-) -> None:
+def test_two_pull_requests_of_one_file_each_are_merged_and_recorded(project: Project) -> None:
     for branch, like in (("first", "gda"), ("second", "taskres")):
         git(project.folder, "checkout", "-q", "-b", branch, "main")
         text = (content_folder("methods") / f"{like}.py").read_text()
@@ -77,11 +73,6 @@ def test_two_pull_requests_of_one_file_each_pass_are_merged_and_recorded(
         text = text.replace(f'name="{like}"', f'name="{branch}"')
         (project.folder / "methods" / f"{branch}.py").write_text(text)
         assert commit(project, branch) == {f"methods/{branch}.py"}
-        for job in ("untrusted", "trusted"):
-            work = tmp_path / branch
-            found = check_pull_request(project.folder, "main", suite="tiny", work=work, job=job)
-            assert found.problems == []
-        assert f"- `{branch}`: 4 rows made here" in found.summary
     git(project.folder, "checkout", "-q", "main")
     for branch in ("first", "second"):
         git(project.folder, "merge", "-q", "--no-edit", branch)  # fails on a conflict
@@ -98,8 +89,6 @@ def test_two_pull_requests_of_one_file_each_pass_are_merged_and_recorded(
     others = {path for path in made - results - tuned if not path.startswith(pages)}
     assert others <= {"tasks/suites/tiny.yaml"}
     assert "findings: 0" in project.run("maintain", "audit", "--cells", "2")
-    shown = tmp_path / "first" / "results" / "tiny" / "first.csv"  # by the jobs
-    assert (project.results / "first.csv").read_text() == shown.read_text()
     again = project.run("maintain", "submit", "--suite", "tiny")
     assert again.strip() == "methods: none; files written: 0"
 

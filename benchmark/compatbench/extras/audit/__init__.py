@@ -4,7 +4,6 @@ from compatbench.plugins import Command, Option
 
 FUNCTIONS = {
     "audit_results": "audit:audit_results",
-    "check_pull_request": "pull_request:check_pull_request",
     "submit": "submit:submit",
 }
 COMMANDS = {
@@ -35,17 +34,5 @@ COMMANDS = {
         options={"methods": Option("", completes="methods")},
         also=("data_root", "offline"),
         records={"compute": ("Compute",)},
-    ),
-    "maintain ci": Command(
-        "check_pull_request",
-        shown="commands:ci",
-        note="Exits with 1 if the change cannot be merged.",
-        options={
-            "summary": Option(
-                help="File that the Markdown summary is added to; by default the terminal.",
-                annotation="Path | None",
-                envvar="GITHUB_STEP_SUMMARY",
-            ),
-        },
     ),
 }

@@ -1,4 +1,4 @@
-"""What ``compatbench maintain audit``, ``submit`` and ``ci`` print."""
+"""What ``compatbench maintain audit`` and ``submit`` print."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from rich.markup import escape
 
 from compatbench.cli.command import Call
 from compatbench.cli.output import error_console, say
-from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.findings import summarise
 
 
@@ -37,21 +36,3 @@ def submit(call: Call) -> None:
         say(escape(path))
     gone = f"; gone: {', '.join(made.gone)}" if made.gone else ""
     say(f"methods: {', '.join(made.methods) or 'none'}{gone}; files written: {len(made.written)}")
-
-
-def ci(call: Call) -> int:
-    """Shows the summary and the problems; 1 if there are any."""
-    checked = call(progress=lambda line: say(escape(line), error_console, "dim"))
-    summary = call.shell["summary"]
-    if summary is None:
-        print(checked.summary, end="")
-    else:
-        try:
-            with summary.open("a", encoding="utf-8") as file:
-                file.write(checked.summary)
-        except OSError as error:
-            raise CompatbenchError(f"cannot write {summary}: {error.strerror}") from None
-    for problem in checked.problems:
-        say(f"[bold red]wrong[/] {escape(problem)}", error_console)
-    say(f"problems: {len(checked.problems)}", error_console)
-    return int(bool(checked.problems))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +17,6 @@ from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.engine.compute import Compute
 from compatbench.engine.plan import plan_cells
 from compatbench.errors import CompatbenchError
-from compatbench.extras.audit.untrusted import run_program
 from compatbench.extras.check.run_checks import check_methods
 from compatbench.files.atomic import write_atomic
 from compatbench.files.kinds import delete_paths, files_below, kind_of
@@ -103,12 +103,19 @@ def submit(
         progress("golden outputs and pages")
         for program in ((GOLDEN, *names), PAGES):
             if kind_of(out / program[0]) == "file":
-                problem = f"python {program[0]} failed"
-                run_program([sys.executable, *program], out, problem)
+                _run_program([sys.executable, *program], out)
         report(out)
     after = _look(out)
     written = {path.as_posix() for path, _ in before.items() ^ after.items()}
     return Submission(names, gone, sorted(written))
+
+
+def _run_program(command: Sequence[str], folder: Path) -> None:
+    """Run a program in a folder; raise an error with its last line if it fails."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise CompatbenchError(f"python {command[1]} failed: {last}")
 
 
 def _measure(
