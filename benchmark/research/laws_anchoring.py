@@ -1,4 +1,4 @@
-"""Question 2 of ``docs/laws.md``: can a new model be trained to keep old modules, at what price?
+"""Can a new model be trained to keep old modules, and at what price? A section of docs/laws.md.
 
 Hypothesis, figure, rule and analysis are of before any target was trained; ``mean_gains`` is not.
 """

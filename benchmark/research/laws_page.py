@@ -1,13 +1,11 @@
-"""The page ``docs/laws.md``: what one target of a kind says of others, and questions about many."""
+"""The page ``docs/laws.md``: what one target of a kind says of others, and what anchoring does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import laws_anchoring
-import laws_properties
 import numpy as np
 import pandas as pd
 from laws_kinds import (
@@ -28,13 +26,12 @@ from pages import Page
 from compatbench.data.cards import backbone_cards, suite_cards
 from compatbench.results.estimate import FEWEST_UNITS, Array, estimate
 from compatbench.results.result_files import read_results
-from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.markdown import fill_section
 from compatbench.tables.numbers import bounds, percent, signed
 
 ROOT = Path(__file__).parents[2]
 SUITE = "mini-upgrades"
-CHOICE = ROOT / "docs" / "choose-a-method.md"  # which has the answers, too
+CHOICE = ROOT / "docs" / "choose-a-method.md"  # which has the answer, too
 NAMES = {effect: " × ".join(AXES[axis] for axis in effect) for effect in EFFECTS}
 NAMES[0, 1, 2] = "what is left"
 
@@ -77,42 +74,12 @@ def list_methods(kinds: Iterable[pd.DataFrame]) -> dict[str, list[tuple[str, str
     return figures
 
 
-def answer_questions(
-    gains: pd.DataFrame, losses: pd.DataFrame, zero_shot: pd.DataFrame, source: str
-) -> tuple[dict[str, Any], dict[str, Shown]]:
-    """The values of the template's sections on questions, and their figures."""
-    properties = pd.read_csv(laws_properties.FILE)
-    gained = zero_shot.sub(zero_shot[source], axis=0).mean()
-    targets = laws_properties.read_targets(losses, gained, properties)
-    judged = laws_properties.judge(targets)
-    described = laws_properties.describe_gains(gains, targets, properties)
-    prices = laws_anchoring.price_weights(gains, zero_shot)
-    values: dict[str, Any] = {
-        "count": len(targets),
-        "properties": laws_properties,
-        "properties_answer": laws_properties.answer(judged),
-        "anchoring": laws_anchoring,
-        "anchoring_answer": laws_anchoring.answer(prices),
-        "prices": prices,
-        "levels": laws_anchoring.mean_gains(gains),
-        "judged": judged,
-        "help": laws_properties.measure_help(described, targets),
-        "groups": laws_properties.list_groups(targets),
-        "losses": laws_properties.compare_spaces(targets),
-        "within": laws_properties.correlate_gains(targets),
-    }
-    figures = {
-        "laws/properties.svg": laws_properties.show_losses(targets),
-        "laws/anchoring.svg": laws_anchoring.show_prices(prices),
-    }
-    return values, figures
-
-
 def make_page() -> Page:
-    """Components, what one target says of another of its kind, and the questions."""
+    """Return the page: components, what one target says of another, and the penalty's price."""
     suite = suite_cards.read(SUITE)
     rows = read_results(ROOT / "results" / SUITE).frame
-    gains, (source,) = read_gains(rows), rows["source"].unique()
+    gains = read_gains(rows)
+    [source] = rows["source"].unique()
     # In the order of the suite.
     losses = -gains[[path[-1] for path in suite.upgrades]].sub(gains[source], axis=0)
     of_kinds = {title: [path[-1] for path in upgrades] for title, upgrades in suite.groups.items()}
@@ -138,17 +105,15 @@ def make_page() -> Page:
         "fewest": FEWEST_UNITS,
         "suite": suite,
     }
-    questions, figures = answer_questions(gains, losses, read_zero_shot(rows), source)
-    files = {
-        CHOICE.name: fill_section(CHOICE.read_text(encoding="utf-8"), "laws", _list(questions)),
+    prices = laws_anchoring.price_weights(gains, read_zero_shot(rows))
+    answered = laws_anchoring.answer(prices)
+    values |= {
+        "anchoring": laws_anchoring,
+        "anchoring_answer": answered,
+        "prices": prices,
+        "levels": laws_anchoring.mean_gains(gains),
     }
-    return Page(values | questions, figures, files)
-
-
-def _list(questions: dict[str, Any]) -> str:
-    """The questions and their answers, a line each."""
-    asked = {
-        "Which property of an upgrade predicts what copied modules lose?": "properties_answer",
-        "Can a new model be trained to keep old modules?": "anchoring_answer",
-    }
-    return "\n".join(f"* {question} {questions[answer]}" for question, answer in asked.items())
+    line = f"* Can a new model be trained to keep old modules? {answered}"
+    choice = fill_section(CHOICE.read_text(encoding="utf-8"), "laws", line)
+    figures = {"laws/anchoring.svg": laws_anchoring.show_prices(prices)}
+    return Page(values, figures, {CHOICE.name: choice})
