@@ -59,7 +59,7 @@ TEN += ["evaluate", "advise", "new-task", "new-method", "check"]
 GROUPS = {
     "module": ["import", "export", "port"],
     "store": ["runs", "cache", "data", "doctor"],
-    "study": ["analyze", "claims", "index", "retrieve"],
+    "study": ["claims", "index", "layers", "retrieve"],
     "maintain": ["tune", "audit", "submit"],
 }
 

@@ -1,4 +1,4 @@
-"""What commands of ``compatbench study`` print, and the files that they write."""
+"""Print what the commands of ``compatbench study`` find, and write their files."""
 
 from __future__ import annotations
 
@@ -6,42 +6,32 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from compatbench.cli.command import Call
-from compatbench.cli.output import console, error_console, show_table
+from compatbench.cli.output import console, show_table
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
     from compatbench.tables.table import Table
 
 
-def one_rate(rate: float) -> tuple[float]:
-    """The rates of which a fit chooses, if there is one alone."""
-    return (rate,)
-
-
-def show_study(call: Call) -> None:
-    """Shows a report's tables, its figures as JSON or CSV, and writes its picture."""
-    from compatbench.runs.progress import RunProgress
-
+def show_layers(call: Call) -> None:
+    """Print the layers as a table, JSON or CSV, and write the figure."""
     figure = call.shell["figure"]
     if call.shell["as_json"] and call.shell["as_csv"]:
         raise CompatbenchError("--json and --csv: give one of the two")
     if figure is not None and figure.suffix != ".svg":
         raise CompatbenchError(f"--figure '{figure}': figures are SVG; end the name in .svg")
-    with RunProgress(error_console) as progress:
-        follow = {"on_start": progress.start_plan, "on_event": progress.on_event}
-        report = call(**call.shell["options"], **follow)
+    report = call()
     if not call.prints_json(report.data()):
         if call.shell["as_csv"]:
-            joined = report.rows.map(lambda x: " ".join(map(str, x)) if type(x) is tuple else x)
-            print(joined.to_csv(index=False, lineterminator="\n"), end="")
+            print(report.rows.to_csv(index=False, lineterminator="\n"), end="")
         else:
             _print_tables(report.tables())
-    if figure is not None and not report.save_figure(figure):
-        raise CompatbenchError(f"--figure '{figure}': there is nothing to draw")
+    if figure is not None:
+        report.save_figure(figure)
 
 
-def claims(call: Call) -> None:
-    """Shows each claim with its data, the effect, its interval and the verdict."""
+def show_claims(call: Call) -> None:
+    """Print each claim with its data, the effect, its interval and the verdict."""
     reports = call()
     if call.prints_json(reports):
         return

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from compatbench.files.atomic import write_atomic
 from compatbench.results.estimate import (
@@ -17,17 +15,15 @@ from compatbench.results.estimate import (
     Array,
     Interval,
     draw_resamples,
-    estimate,
     percentile_interval,
 )
-from compatbench.results.standing import Mean, MeasureName, Standing, dataset_means, mean_over_seeds
+from compatbench.results.standing import MeasureName, Standing, dataset_means
 from compatbench.tables.figures.kinds import FigureKind, read_kinds
 from compatbench.tables.figures.render import render_svg_figure, with_data
 from compatbench.tables.figures.spec_parts import Shown, Spec
 from compatbench.tables.markdown import render_table
 from compatbench.tables.numbers import NOTHING
 from compatbench.tables.table import Table
-from compatbench.tables.table import spread as cell_spread
 
 Row = dict[str, Any]  # of a frame; what is missing is None
 
@@ -83,17 +79,6 @@ class StudyReport(ABC):
         return svg is not None
 
 
-def mean_columns(name: str, mean: Mean | None) -> Row:
-    """A mean as the columns ``name`` and ``name_std``."""
-    return {name: mean and mean.value, f"{name}_std": mean and mean.std}
-
-
-def seed_means(fits: pd.DataFrame, column: str, *draws: str) -> Row:
-    """A figure of fits, over tasks and then over seeds (and further draws), as ``mean_columns``."""
-    table = fits.pivot(index=["seed", *draws], columns="task", values=column)
-    return mean_columns(column, mean_over_seeds(table.to_numpy().tolist()))
-
-
 def task_means(standing: Standing, measure: MeasureName) -> pd.Series:
     """Means over seeds of a complete method, by task."""
     return pd.Series(dataset_means(standing, measure))
@@ -104,23 +89,6 @@ def decimals(value: float | None, digits: int, sign: str = "-") -> str:
     return NOTHING if value is None else f"{round(value, digits) + 0.0:{sign}.{digits}f}"
 
 
-def spread(row: Row, name: str) -> str:
-    """The columns of ``mean_columns``: ``44.9 ± 0.4``."""
-    value = row[name]
-    return cell_spread(None if value is None else Mean(value, row[f"{name}_std"])).text
-
-
-def mean_points(rows: Iterable[Row], column: str, series: str) -> list[Row]:
-    """The means of ``mean_columns`` as records of a chart: ``x`` is the place among the rows."""
-    points = []
-    for place, row in enumerate(rows):
-        if (mean := row[column]) is not None:
-            std = row[f"{column}_std"] or 0.0
-            points.append({"series": series, "x": place, "y": mean})
-            points[-1] |= {"low": mean - std, "high": mean + std}
-    return points
-
-
 def layer_axis(count: int) -> Row:
     """The ``names`` of places along an axis, and ``ticks`` where there is one.
 
@@ -129,26 +97,6 @@ def layer_axis(count: int) -> Row:
     step = 1 if count <= 9 else 2 if count <= 16 else 4
     names = ["in", *(str(i) if i % step == 0 else "" for i in range(1, count - 1)), "out"]
     return {"names": names, "ticks": [place for place, name in enumerate(names) if name]}
-
-
-def spearman_interval(x: ArrayLike, y: ArrayLike) -> Interval | None:
-    """Spearman's rank correlation of pairs ``[units]``, with an interval over the units.
-
-    None if it is not defined: fewer than three pairs, or one side is constant.
-    """
-    pairs = {"x": np.asarray(x), "y": np.asarray(y)}
-    return estimate(pairs, statistic=_spearman) if len(pairs["x"]) > 2 else None
-
-
-def _spearman(x: Array, y: Array) -> Array:
-    """Pearson's correlation of the ranks of both sides; NaN where one is constant."""
-    from scipy.stats import rankdata
-
-    x, y = rankdata(x, axis=-1), rankdata(y, axis=-1)
-    x, y = x - x.mean(axis=-1, keepdims=True), y - y.mean(axis=-1, keepdims=True)
-    norms = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
-    products = (x * y).sum(axis=-1)
-    return np.divide(products, norms, out=np.full(norms.shape, np.nan), where=norms > 0)
 
 
 def crossed_interval(tables: Sequence[Array]) -> Interval:

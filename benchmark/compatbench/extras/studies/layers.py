@@ -10,15 +10,16 @@ from functools import partial
 import pandas as pd
 import torch
 from torch import Tensor
-from typing_extensions import Unpack
 
-from compatbench.backbone import Backbone
-from compatbench.data.task import Task
+from compatbench.backbone import Backbone, load_backbone
+from compatbench.backbone.device import resolve_device
+from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks, task_cards
+from compatbench.data.task import Task, load_task
+from compatbench.engine.matrix import Names
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.extras.studies import frames
 from compatbench.extras.studies.frames import Row, StudyReport
 from compatbench.extras.studies.similarity import linear_cka, mean_change
-from compatbench.extras.studies.study import Names, Study, StudyOptions
 from compatbench.extras.studies.tower_states import Layer, image_layers, text_layers
 from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.table import Column, Table, code, make_table, records, sentence
@@ -102,9 +103,10 @@ def analyze_layers(
     tasks: Names | None = None,
     images: int = 256,
     seed: int = 1,
-    **options: Unpack[StudyOptions],
+    suite: str | SuiteCard = "mini",
+    device: str = "auto",
 ) -> LayersReport:
-    """Shows how far each layer of both towers has moved: its parameters and its features.
+    """Measure how far each layer of both towers has moved: its parameters and its features.
 
     The change is the mean of |new - old|; the relative change is a share of the mean of |old|. CKA
     is 1 for features that are the same but for rotation and scale. Where shapes differ, CKA alone
@@ -116,7 +118,7 @@ def analyze_layers(
         tasks: tasks whose class names and images are used; by default all of the suite.
         images: number of test images, the same share from every task.
         seed: seed of the draw of images.
-        options: ``suite`` and ``device``.
+        suite, device: as for ``run``.
 
     Returns:
         A report: ``rows`` is a frame with a row per layer, ``tables()`` and ``picture()`` show it.
@@ -125,8 +127,12 @@ def analyze_layers(
         CompatbenchError: an unknown name, a text tower that is not supported, or images or
             weights that are missing.
     """
-    study = Study(source, target, **options)
-    return compare_layers(*study.backbones, study.load_tasks(tasks), images, seed)
+    card = suite_cards.read(suite)
+    names = suite_tasks(card) if tasks is None else task_cards.select_names(tasks)
+    resolved = resolve_device(device)
+    old = load_backbone(source, resolved)
+    new = load_backbone(target, resolved)
+    return compare_layers(old, new, [load_task(name) for name in names], images, seed)
 
 
 def compare_layers(

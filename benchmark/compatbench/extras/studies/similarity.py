@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -44,40 +43,3 @@ def _hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
     n = len(k)
     apart = k.sum() * l.sum() / ((n - 1) * (n - 2))
     return (k * l).sum() + apart - 2 * (k.sum(0) @ l.sum(0)) / (n - 2)
-
-
-def mean_cosine(x: Tensor, y: Tensor) -> float | None:
-    """Mean cosine of each row of ``x`` with that of ``y``, ``[n, d]``; None of two widths."""
-    same = x.shape == y.shape
-    return float(F.cosine_similarity(x.double(), y.double(), dim=-1).mean()) if same else None
-
-
-def neighbour_overlap(x: Tensor, y: Tensor, neighbours: int) -> float | None:
-    """The share of a row's nearest rows, by cosine, that are the same in both, ``[n, d]``.
-
-    The mean over rows; by chance it is ``neighbours / (n - 1)``. If there are fewer other rows,
-    all of them are taken; None if there are none.
-    """
-    count = min(neighbours, len(x) - 1)
-    if not count:
-        return None
-    near_x, near_y = _neighbours(x, count), _neighbours(y, count)
-    return float((near_x & near_y).sum() / (count * len(x)))
-
-
-def _neighbours(x: Tensor, count: int) -> Tensor:
-    """Which rows are among the nearest of each row, ``[n, n]``."""
-    unit = F.normalize(x.double(), dim=-1)
-    similarity = (unit @ unit.T).fill_diagonal_(-torch.inf)
-    # Stable, so that equal rows are taken in their own order everywhere.
-    order = similarity.sort(dim=-1, descending=True, stable=True).indices[:, :count]
-    return torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, order, True)
-
-
-def modality_gap(images: Tensor, texts: Tensor) -> float:
-    """Distance of the means of normalised image and text features ``[·, e]``.
-
-    Liang et al., *Mind the Gap* (arXiv:2203.02053), section 4.
-    """
-    means = [F.normalize(x.double(), dim=-1).mean(0) for x in (images, texts)]
-    return float((means[0] - means[1]).norm())

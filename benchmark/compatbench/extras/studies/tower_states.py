@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from compatbench.backbone import Backbone
 from compatbench.backbone.image.image_anatomy import examine_image_tower
-from compatbench.backbone.text.text_anatomy import examine_text_tower, text_tower
+from compatbench.backbone.text.text_anatomy import examine_text_tower
 
-INHERITED = 0.5  # the least cosine of a tensor with that which it began from
 BATCH = 32  # images that go through a tower together
 # Parts of an image tower outside its blocks that come after them.
 _AFTER_BLOCKS = {"ln_post", "proj", "attn_pool", "norm", "fc_norm", "head"}
@@ -35,37 +34,6 @@ class Layer:
     means: Tensor
     counts: Tensor
     weights: Mapping[str, Tensor]
-
-
-def inherited_share(source: Backbone, target: Backbone) -> float:
-    """The share of the target's parameters, 0 to 1, that lie in tensors it has from the source.
-
-    Those have the name and the shape of a tensor in the source's tower of the same kind, and a
-    cosine of ``INHERITED`` or more with it: further training turns a tensor by less than that, and
-    tensors from two random starts are at right angles.
-    """
-    before, after = map(_tower_weights, (source, target))
-    kept = [
-        new.numel()
-        for name, new in after.items()
-        if (old := before.get(name)) is not None and old.shape == new.shape
-        if torch.cosine_similarity(old.flatten(), new.flatten(), dim=0) >= INHERITED
-    ]
-    return sum(kept) / sum(map(Tensor.numel, after.values()))
-
-
-def _tower_weights(backbone: Backbone) -> dict[str, Tensor]:
-    """The weights of both towers in double precision, by tower and name."""
-    model = backbone.model
-    visual: nn.Module = model.visual  # type: ignore[assignment]
-    image = {f"image {name}": each for name, each in visual.named_parameters()}
-    # Where the text tower lies in the model itself, the image tower and the scale do, too.
-    text = {
-        f"text {name}": each
-        for name, each in text_tower(model).named_parameters()
-        if not name.startswith(("visual.", "logit_"))
-    }
-    return {name: each.detach().double() for name, each in (image | text).items()}
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from compatbench import plugins
 from compatbench.results.ranks import rank_upgrades
 from compatbench.results.standing import compute_retained, paired_interval
 from compatbench.tables import ranking, suite_tables
+from compatbench.tables.other_classes import classes_table, has_other_classes
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.templates import render_markdown
 
@@ -58,7 +59,7 @@ TOP = 10  # rows of an upgrade on the leaderboard; the floors come on top
 TABLES = (
     vars(suite_tables)
     | vars(ranking)
-    | {of.__name__: of for of in (rank_upgrades, compute_retained, paired_interval)}
+    | {of.__name__: of for of in (rank_upgrades, compute_retained, paired_interval, classes_table)}
 )
 
 
@@ -75,9 +76,20 @@ _CORE = [
             "groups",
             lambda page: any(len(of) > 1 for of in page.groups.values()),
         ),
+        (70, "Known and other classes", "classes", has_other_classes),
         (90, "Beside published figures", "published", lambda p: bool(suite_tables.published(p))),
     )
 ]
+_CORE.append(
+    Section(
+        "leaderboard",
+        20,
+        "Known and other classes: {}",
+        has_other_classes,
+        "sections/classes_answer.md.jinja",
+        TABLES,
+    )
+)
 
 
 def list_sections_below(page: SuitePage) -> list[tuple[Section, SuitePage]]:
