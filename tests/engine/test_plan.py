@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from synthetic_results import make_row
 
-import compatbench as cb
 from compatbench.backbone import load_backbone
 from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks, suite_variants
 from compatbench.data.cards.shots import ALL_SHOTS
@@ -24,15 +23,11 @@ from compatbench.engine.plan import make_plan, plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import write_atomic
-from compatbench.method.identity import hash_sources
 from compatbench.method.registry import builtin_methods
-from compatbench.methods.simpleshot import SimpleShot
-from compatbench.methods.taskres import TaskRes
 from compatbench.results.collect import describe_method
 from compatbench.results.rows import Row, to_frame, write_csv
 
-from .running import finish, write_suite
+from .running import finish
 
 REGISTRY = builtin_methods()
 CLIP, EVA, ANEW = "mini-clip", "mini-eva-clip", "mini-eva-clip-anew"
@@ -300,22 +295,3 @@ def test_all_shots_is_a_word_in_files_and_the_largest_number_in_between() -> Non
     assert suite.shots == (4, ALL_SHOTS)
     assert suite.model_dump()["shots"] == (4, "all")
     assert ",all,1,ok," in write_csv(to_frame([make_row(shots="all")], Row))
-
-
-@pytest.mark.slow
-def test_a_method_whose_code_changed_is_not_all_done(tmp_path: Path) -> None:
-    suite, alone = str(write_suite(tmp_path, "one", shots=[1])), cb.Compute(jobs=1)
-
-    def run(keep: bool = False) -> cb.Results:
-        return cb.run(suite, "simpleshot", out=tmp_path, keep=keep, compute=alone)
-
-    run()
-    kept = tmp_path / "runs" / "code" / "simpleshot@simpleshot.1.txt"
-    assert kept.read_text() == hash_sources(SimpleShot) != hash_sources(TaskRes)
-    run()
-    write_atomic(kept, b"of other code")
-    line = "method 'simpleshot': its code changed since version 1 was run in .*; raise 'version'"
-    with pytest.raises(CompatbenchError, match=line):
-        run()
-    assert run(keep=True).failures == ()
-    run()

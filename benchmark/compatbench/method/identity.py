@@ -54,17 +54,6 @@ def _hash_files(cls: type[Any]) -> list[list[str]]:
     return sorted([os.path.relpath(file, folder), value] for file, value in hashes.items())
 
 
-def hash_sources(cls: type[Any]) -> str:
-    """The hash of a method's file, of the data on its card, and of what it imports in its folder.
-
-    Comments, docstrings and layout do not count, nor does the harness.
-    """
-    file = class_file(cls)
-    data = [file.parent / name for name in cls.card.files]
-    hashes = [hash_code(path) for path in sorted(local_files(file))] + list(map(hash_file, data))
-    return sha256_json(hashes)
-
-
 def _is_ours(cls: type) -> bool:
     return cls.__module__.startswith("compatbench.")
 

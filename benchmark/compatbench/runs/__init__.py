@@ -10,7 +10,6 @@ from typing import Literal
 
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.cards.shots import Numbers
-from compatbench.engine.changed_code import find_changed_code, remember_code
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.run_plan import run_plan
@@ -19,7 +18,6 @@ from compatbench.engine.plan import Plan, make_plan
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import remove_remains, write_atomic
 from compatbench.files.kinds import require
-from compatbench.method import Method
 from compatbench.results.collect import Looks, collect_results, measured_so_far
 from compatbench.results.ranking_table import Results
 from compatbench.results.result_files import (
@@ -49,7 +47,6 @@ def run(
     precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None,
     skip_missing: bool = False,
     shard: str | None = None,
-    keep: bool = False,
     config: Mapping[str, object] | None = None,
     compute: Compute | None = None,
     progress: bool = True,
@@ -81,8 +78,6 @@ def run(
         skip_missing: leave out cells whose images or weights are missing, and run the others.
         shard: the I-th of N parts of the work, about equal in time, such as ``3/8``: one for each
             job of an array. The results of all parts add up.
-        keep: take finished cells of methods of the repository whose code changed while their
-            version did not.
         config: settings to try: each method is run as the suite sets it, and with these, as
             ``METHOD+NAME-VALUE``. Nothing of a trial is written to ``results/`` and its pages.
         progress: show how far it is, in a notebook, or on a terminal's stream of errors.
@@ -107,17 +102,8 @@ def run(
                 f"doctor --suite {suite if isinstance(suite, str) else planned.suite.name}'"
             )
         _check_folders(out, planned.suite.name)
-        runs, begun = planned.store.folder, _begun(planned)
-        for method, is_begun in begun.items():
-            if is_begun and not keep and (changed := find_changed_code(runs, method)):
-                raise CompatbenchError(changed)
-        planned, (announce, show) = planned.take_shard(shard), follow
-
-        def start(started: Plan, workers: int) -> None:
-            remember_code(runs, begun)
-            announce(started, workers)
-
-        failures = run_plan(planned, compute or Compute(), start, show)
+        planned = planned.take_shard(shard)
+        failures = run_plan(planned, compute or Compute(), *follow)
     if not planned.trial:
         _publish(planned, out)
     page = read_page(planned, out)
@@ -130,14 +116,6 @@ def read_page(plan: Plan, out: Path) -> SuitePage:
     """A plan's suite as in ``results/``; of a trial, what the run store holds of its cells."""
     measured = measured_so_far(plan, Looks()) if plan.trial else None
     return read_suite_page(plan.suite, out, measured)
-
-
-def _begun(plan: Plan) -> dict[type[Method], bool]:
-    """The methods of a plan, and whether any of their cells are done."""
-    to_do = {cell.key for cell in plan.to_do}
-    done = {cell.method for cell in plan.cells if cell.key not in to_do}
-    classes = {choice.method for choice in plan.matrix.choices}
-    return {method: method.card.name in done for method in classes}
 
 
 def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:

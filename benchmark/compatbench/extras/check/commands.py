@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.markup import escape
 
 from compatbench.cli.command import Call
@@ -18,9 +16,6 @@ WORDS = {"pass": "passed", "fail": "failed", "skip": "skipped"}
 def check(call: Call) -> int:
     """Shows a method's checks, or a line for each of several and their failures."""
     import pandas as pd
-
-    from compatbench.engine.changed_code import find_changed_code
-    from compatbench.method.registry import builtin_methods
 
     wanted, only = call.arguments["methods"], call.arguments["only"]
     with console.status("") as status:
@@ -47,9 +42,6 @@ def check(call: Call) -> int:
     counts = counts.reindex(columns=list(STYLES), fill_value=0).rename(columns=WORDS)
     counts["seconds"] = outcomes.groupby("method")["seconds"].sum()
     print_frame(counts.round({"seconds": 1}).reset_index())
-    for name in names:
-        if changed := find_changed_code(Path("runs"), builtin_methods().get(name)):
-            say(f"[yellow]note[/] {escape(changed)}")
     good = len(names) - outcomes.loc[failed, "method"].nunique()
     say(f"{good} of {len(names)} methods pass")
     return int(failed.any())
