@@ -8,7 +8,6 @@ import json
 import re
 import shlex
 import shutil
-import struct
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -101,13 +100,12 @@ def listed(name: str, *lines: str) -> Spoil:
     return write_list
 
 
-def saved(*splits: str) -> Spoil:
-    """By ``save_to_disk``, which leaves files of its own in between."""
+def parquet(*splits: str) -> Spoil:
+    """Two files for every split."""
 
     def write_all(pets: Path) -> None:
         for split, shard in product(splits, range(2)):
-            write_rows(pets / split / f"data-0000{shard}-of-00002.arrow", [0, 1] * 4)
-            write(pets / split / "cache-1f.arrow", b"of a map that was made of it")
+            write_rows(pets / split / f"data-0000{shard}-of-00002.parquet", [0, 1] * 4)
 
     return write_all
 
@@ -126,9 +124,9 @@ FOUND: list[tuple[Spoil, list[int], str]] = [
     (listed("labels.csv", "path;label", *map(";".join, ROWS)), [8, 8], "the list labels.csv"),
     (listed("a.tsv", "image\tlabel\tsplit", *map("\t".join, SPLIT)), [11, 5], "the list a.tsv"),
     (listed("metadata.jsonl", *map(json.dumps, RECORDS)), [8, 8], "the list metadata.jsonl"),
-    (saved(""), [8, 8], "2 Arrow files"),
-    (saved("train", "test"), [16, 16], "4 Arrow files"),
-    (saved("train", "validation", "test"), [16, 16, 16], "6 Arrow files"),
+    (parquet(""), [8, 8], "2 parquet files"),
+    (parquet("train", "test"), [16, 16], "4 parquet files"),
+    (parquet("train", "validation", "test"), [16, 16, 16], "6 parquet files"),
 ]
 
 
@@ -159,11 +157,10 @@ def test_images_that_are_in_training_and_test_are_noted(work: Path) -> None:
     pair = f"(test/{FOX}/4.png is train/{FOX}/2.png)"
     assert note.startswith("of 10 test images, 1 are in training, too")
     assert pair in note
-    for ending in ("parquet", "arrow"):
-        write_rows(work / ending / "train" / f"0.{ending}", [0, 1] * 3)
-        write_rows(work / ending / "test" / f"0.{ending}", [0, 1] * 2)
-        [note] = [note for note in cb.new_task(ending).notes if "too" in note]
-        assert note.startswith("of 4 test images, 4 are in training, too")
+    write_rows(work / "rows" / "train" / "0.parquet", [0, 1] * 3)
+    write_rows(work / "rows" / "test" / "0.parquet", [0, 1] * 2)
+    [note] = [note for note in cb.new_task("rows").notes if "too" in note]
+    assert note.startswith("of 4 test images, 4 are in training, too")
 
 
 def test_several_targets_are_upgrades_of_one_suite(work: Path) -> None:
@@ -226,63 +223,51 @@ def test_names_of_parquet_s_labels_are_those_of_the_hub_s_page(work: Path) -> No
     assert cb.new_task("pets", replace=True).task.names == ("0", "1")
 
 
-def write_arrow(compression: str | None = None, **columns: list[Any]) -> Spoil:
+def columns(**values: list[Any]) -> Spoil:
+    """Write a parquet file of these columns."""
+
     def spoil(pets: Path) -> None:
         pa = pytest.importorskip("pyarrow")
-        table = pa.table(columns)
-        options = pa.ipc.IpcWriteOptions(compression=compression)
-        path = pets / "data-00000-of-00001.arrow"
-        with pa.ipc.new_stream(path, table.schema, options=options) as stream:
-            stream.write_table(table)
+        pq = pytest.importorskip("pyarrow.parquet")
+        pq.write_table(pa.table(values), pets / "0.parquet")
 
     return spoil
-
-
-def with_offset(pets: Path) -> None:
-    """Names of classes that are said to lie beyond the end of the file."""
-    write_arrow(image=[b"x"] * 2, label=["ab", "cd"])(pets)
-    path = pets / "data-00000-of-00001.arrow"
-    offsets = struct.pack("<3i", 0, 2, 4)
-    assert path.read_bytes().count(offsets) == 1
-    path.write_bytes(path.read_bytes().replace(offsets, struct.pack("<3i", 0, 2, 1 << 30)))
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda pets: (pets / "data-00000-of-00001.arrow").unlink(), "00001.arrow is missing"),
-        (content("state.json", '{"_data_files": 3}'), "state.json: field '_data_files': "),
-        (content("state.json", '{"_data_files": [{"filename": "../x.arrow"}]}'), "a link out of"),
-        (content("data-00000-of-00001.arrow", b""), "00001.arrow cannot be read: "),
-        (write_arrow(label=[0, 1]), "has no column of images; it has label"),
-        (write_arrow(image=[b"x"]), "has no column 'label'; it has image"),
-        (write_arrow(image=[b"x"], label=[0.5]), "'label' holds neither numbers nor names"),
+        (content("0.parquet", b""), "0.parquet cannot be read: "),
+        (content("0.parquet", b"\xff\xff\xff\xff" * 99), "0.parquet cannot be read: "),
+        (columns(label=[0, 1]), "has no column of images; it has label"),
+        (columns(image=[b"x"]), "has no column 'label'; it has image"),
+        (columns(image=[b"x"], label=[0.5]), "'label' holds neither numbers nor names"),
         (
-            write_arrow(image=[{"bytes": b"x"}, {"bytes": None}] * 3, label=[0, 1] * 3),
+            columns(image=[{"bytes": b"x"}, {"bytes": None}] * 3, label=[0, 1] * 3),
             "holds no image, but at most its address; put it there, or remove it; and 5 more of 6",
         ),
-        (write_arrow(image=[b"x"], label=[0], compression="zstd"), "its batches are compressed"),
-        (with_offset, "arrow cannot be read: .*offset"),
-        (content("data-00000-of-00001.arrow", b"\xff\xff\xff\xff" * 99), "arrow cannot be read: "),
     ],
 )
-def test_a_saved_dataset_that_cannot_be_used_is_one_line(
-    work: Path, spoil: Spoil, message: str
-) -> None:
-    write_rows(work / "pets" / "data-00000-of-00001.arrow", [0, 1] * 4)
+def test_unusable_parquet_is_one_line(work: Path, spoil: Spoil, message: str) -> None:
+    (work / "pets").mkdir()
     spoil(work / "pets")
     check_refused(work, message)
 
 
-@pytest.mark.parametrize("ending", ["parquet", "arrow"])
-def test_rows_are_read_once_for_all_threads(
-    work: Path, monkeypatch: pytest.MonkeyPatch, ending: str
-) -> None:
-    monkeypatch.setattr(containers, "_GROUP", 3)
-    write_rows(work / f"0.{ending}", [0, 1] * 6)
-    opened, really = list[Path](), containers.open_rows
-    monkeypatch.setattr(containers, "open_rows", lambda path: opened.append(path) or really(path))
-    rows = [row for row, _ in open_container(work, f"0.{ending}", labelled=False)[0]]
+def test_arrow_files_are_refused_with_what_to_do(work: Path) -> None:
+    """``save_to_disk`` writes them."""
+    write(work / "pets" / "train" / "state.json", "{}")
+    write(work / "pets" / "train" / "data-00000-of-00001.arrow", b"x")
+    check_refused(work, r"00001\.arrow: Arrow files are not read; save .*to_parquet")
+
+
+def test_rows_are_read_once_for_all_threads(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_rows(work / "0.parquet", [0, 1] * 6)
+    opened, really = list[Path](), containers.open_parquet
+    monkeypatch.setattr(
+        containers, "open_parquet", lambda path: opened.append(path) or really(path)
+    )
+    rows = [row for row, _ in open_container(work, "0.parquet", labelled=False)[0]]
     with ThreadPoolExecutor(8) as pool:
         images = list(pool.map(lambda i: rows[i // 9].read(), range(9 * 6)))
     assert images == [rows[i // 9].read() for i in range(9 * 6)]

@@ -132,7 +132,7 @@ def write_shard(path: Path, labels: Iterable[int], first: int = 0) -> Path:
 
 
 def write_rows(path: Path, labels: list[int], names: bool = True) -> None:
-    """A parquet file of the Hub, or a dataset of ``save_to_disk``, by the ending of the path.
+    """Write a parquet file of the Hub.
 
     An image is a struct of bytes and a path, and labels have names.
     """
@@ -145,14 +145,7 @@ def write_rows(path: Path, labels: list[int], names: bool = True) -> None:
     schema = pa.schema({"image": image, "label": pa.int64()}, about if names else None)
     table = pa.table({"image": images, "label": labels}, schema)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        pq.write_table(table, path, row_group_size=3)
-        return
-    with pa.ipc.new_stream(path, schema) as stream:
-        stream.write_table(table, max_chunksize=3)
-    files = [{"filename": file.name} for file in sorted(path.parent.glob("data-*.arrow"))]
-    write(path.with_name("state.json"), json.dumps({"_data_files": files, "_split": None}))
-    write(path.with_name("dataset_info.json"), json.dumps({"features": features}))
+    pq.write_table(table, path, row_group_size=3)
 
 
 def build_tree(  # noqa: C901  (a branch for every kind of source)

@@ -95,8 +95,7 @@ def new_task(
     Args:
         folder: class folders, below folders of splits or not; or a list (CSV, TSV) with columns
             such as ``path`` and ``label``, perhaps ``split``; tar shards of a webdataset, or
-            parquet files of the Hub's kind (``image``, ``label``), or what ``save_to_disk`` writes.
-            A folder, or one such file.
+            parquet files of the Hub's kind (``image``, ``label``). A folder, or one such file.
         name: the task's name; by default the folder's.
         source: the old model: a name (see ``list backbones``), or ``MODEL/TAG`` of open_clip.
         target: the new model, likewise; of several, a list with commas, the suite has an upgrade

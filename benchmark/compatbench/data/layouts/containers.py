@@ -1,15 +1,13 @@
-"""Files that hold images: plain tar shards, and rows of parquet and Arrow files.
+"""Files that hold images: plain tar shards, and parquet files of the Hugging Face Hub.
 
-Rows are as the Hugging Face Hub and its package ``datasets`` write them. All are read where they
-lie. Of a tar shard nothing is extracted, and links are refused.
+All are read where they lie. Of a tar shard nothing is extracted, and links are refused.
 """
 
 from __future__ import annotations
 
 import json
-import struct
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,10 +27,9 @@ from compatbench.data.images.dataset_files import (
 from compatbench.data.images.source import Member, Stored
 from compatbench.errors import CompatbenchError
 
-TAR, PARQUET, ARROW = CONTAINERS = ".tar", ".parquet", ".arrow"
+TAR, PARQUET = CONTAINERS = ".tar", ".parquet"
 _IMAGES = ("webp", "png", "jpg", "jpeg")  # in a shard
 _LABEL_BYTES = 9
-_GROUP = 64  # rows of an Arrow file that are read together
 _STORED_ONCE = 1 << 28  # bytes of values that may be repeated at will
 _LABELS = ("label", "labels", "fine_label", "class", "category", "target")  # names of the column
 _READING = Lock()  # or several threads would read the same group, each into memory of its own
@@ -44,7 +41,7 @@ Content = tuple[list[tuple[Stored, str | int | None]], tuple[str, ...]]
 
 
 def open_container(folder: Path, name: str, labelled: bool = True) -> Content:
-    """Looks into the tar shard, parquet or Arrow file ``name`` below a folder.
+    """Looks into the tar shard or parquet file ``name`` below a folder.
 
     The identities of its images begin with its name.
 
@@ -52,7 +49,7 @@ def open_container(folder: Path, name: str, labelled: bool = True) -> Content:
         CompatbenchError: the file is broken, or is ``labelled`` and an image has no label.
     """
     path = inside(folder, name)
-    return (_open_shard if name.endswith(TAR) else _open_rows)(path, name, labelled)
+    return (_open_shard if name.endswith(TAR) else _open_parquet_rows)(path, name, labelled)
 
 
 def _open_shard(path: Path, name: str, labelled: bool) -> Content:
@@ -108,14 +105,17 @@ class RowImage(Stored):
         return content
 
 
-def _open_rows(path: Path, name: str, labelled: bool) -> Content:
-    file = open_rows(path)
-    schema = file.schema
+def _open_parquet_rows(path: Path, name: str, labelled: bool) -> Content:
+    file = open_parquet(path)
+    schema = file.schema_arrow
     _image_column(path, schema)
     column = next((column for column in _LABELS if column in schema.names), "")
     if labelled and not column:
         raise CompatbenchError(f"{path} has no column 'label'; it has {', '.join(schema.names)}")
-    places = [(group, row) for group, (size, _) in enumerate(file.groups) for row in range(size)]
+    places = []
+    for group in range(file.num_row_groups):
+        rows_in_group = file.metadata.row_group(group).num_rows
+        places += [(group, row) for row in range(rows_in_group)]
     labels = read_columns(path, [column])[column] if labelled else [None] * len(places)
     if not all(label is None or isinstance(label, (str, int)) for label in labels):
         raise CompatbenchError(f"{path}: column '{column}' holds neither numbers nor names")
@@ -146,16 +146,6 @@ def hub_class_names(folder: Path) -> tuple[str, ...]:
         return ()  # another kind of page
 
 
-@dataclass(frozen=True)
-class RowFile:
-    """A file of rows in groups."""
-
-    schema: Any
-    groups: list[tuple[int, int]]  # rows of each, and bytes, as the file says
-    # Batches of some columns of some groups, so many rows at a time.
-    read: Callable[[list[str], list[int], int], Iterable[Any]]
-
-
 def import_pyarrow(path: Path) -> Any:
     """pyarrow, which reads a file and is not among the requirements."""
     try:
@@ -166,79 +156,35 @@ def import_pyarrow(path: Path) -> Any:
     return pyarrow
 
 
-def open_rows(path: Path) -> RowFile:
-    """A parquet or Arrow file."""
-    import_pyarrow(path)
+def open_parquet(path: Path) -> Any:
+    """Open a parquet file; return pyarrow's ``ParquetFile``."""
+    pyarrow = import_pyarrow(path)
     size_of(path)
     with reading(path, Exception):  # pyarrow raises anything on a damaged file
-        return (_open_arrow if path.suffix == ARROW else _open_parquet)(path)
-
-
-def _open_parquet(path: Path) -> RowFile:
-    file = import_pyarrow(path).parquet.ParquetFile(path)
-    parts = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
-
-    def read(columns: list[str], groups: list[int], rows: int) -> Iterable[Any]:
-        return file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False)
-
-    return RowFile(file.schema_arrow, [(p.num_rows, p.total_byte_size) for p in parts], read)
-
-
-def _open_arrow(path: Path) -> RowFile:
-    """A stream of batches, which is mapped: nothing but what is asked for takes memory."""
-    pa = import_pyarrow(path)
-    head, *messages = pa.ipc.MessageReader.open_stream(pa.memory_map(str(path)))
-    if any(map(_is_compressed, messages)):  # to what size is known when it is in memory
-        raise ValueError("its batches are compressed; save it without")
-    schema = pa.ipc.read_schema(head)
-    batches = [pa.ipc.read_record_batch(message, schema) for message in messages]
-    table = pa.Table.from_batches(batches, schema)
-    table.validate(full=True)  # or a false offset leads out of the file
-    parts = table.to_batches(max_chunksize=_GROUP)
-
-    def read(columns: list[str], groups: list[int], rows: int) -> Iterable[Any]:
-        chosen = pa.Table.from_batches([parts[group] for group in groups], schema)
-        return chosen.select(columns).to_batches(max_chunksize=rows)
-
-    return RowFile(schema, [(part.num_rows, part.nbytes) for part in parts], read)
-
-
-def _is_compressed(message: Any) -> bool:
-    """Whether a batch is, which pyarrow does not tell: its head, a flatbuffer, has a field 3."""
-
-    def read(kind: str, place: int) -> int:
-        return struct.unpack_from(kind, message.metadata, place)[0]
-
-    def field(table: int, number: int) -> int:
-        index, place = table - read("<i", table), 4 + 2 * number
-        offset = read("<H", index + place) if place < read("<H", index) else 0
-        return offset and table + offset
-
-    batch = field(read("<I", 0), 2)
-    return field(batch + read("<I", batch), 3) > 0
+        return pyarrow.parquet.ParquetFile(path)
 
 
 def read_columns(path: Path, names: list[str]) -> dict[str, list[Any]]:
     """The values of those of the columns that a file has; images are left alone."""
-    file = open_rows(path)
-    there = [name for name in names if name in file.schema.names]
+    file = open_parquet(path)
+    there = [name for name in names if name in file.schema_arrow.names]
     if not there:
         return {}
     with reading(path, Exception):
-        batches = [*_unpack(file, there, [*range(len(file.groups))], 1024)]
+        batches = [*_unpack(file, there, [*range(file.num_row_groups)], 1024)]
     return {name: [value for batch in batches for value in batch[name]] for name in there}
 
 
-def _unpack(file: RowFile, columns: list[str], groups: list[int], rows: int) -> Iterator[Any]:
-    """The values of columns by name, so many rows at a time.
+def _unpack(file: Any, columns: list[str], groups: list[int], rows: int) -> Iterator[Any]:
+    """Yield the values of columns by name, so many rows at a time.
 
     A value that is stored once may stand in many rows, as names of classes do. Images do not:
     beyond 256 MiB, they take no more than four times what the file says of them.
     """
-    declared = sum(file.groups[group][1] for group in groups)
+    declared = sum(file.metadata.row_group(group).total_byte_size for group in groups)
     most = min(MOST_BYTES, max(_STORED_ONCE, 4 * declared))
     size = 0
-    for batch in file.read(columns, groups, rows):
+    for batch in file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False):
         if (size := size + batch.nbytes) > most:
             raise ValueError(f"it unpacks to more than {most >> 20:,} MiB")
         yield batch.to_pydict()
@@ -257,10 +203,10 @@ def _image_column(path: Path, schema: Any) -> str:
 
 @lru_cache(maxsize=2)  # images are read in their order, by threads on both sides of a border
 def _read_group(path: Path, group: int) -> list[bytes | None]:
-    file = open_rows(path)
-    name = _image_column(path, file.schema)
+    file = open_parquet(path)
+    name = _image_column(path, file.schema_arrow)
     with reading(path, Exception):
-        if file.groups[group][1] > MOST_BYTES:
+        if file.metadata.row_group(group).total_byte_size > MOST_BYTES:
             raise ValueError("a row group is larger than 1 GiB")
         rows = [*_unpack(file, [name], [group], 1)]
     images = [image for row in rows for image in row[name]]

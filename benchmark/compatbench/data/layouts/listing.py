@@ -1,8 +1,8 @@
 """A listing: what every scanner of a layout gives; lists of images; how images are opened.
 
 A path is that of a file below the listing's folder, or of what lies in one: ``shards/0.tar/0007``
-is a member of a tar shard, ``data/train.parquet/7`` a row of a parquet file, ``0.arrow/7`` one of
-an Arrow file. All are read where they lie.
+is a member of a tar shard, ``data/train.parquet/7`` a row of a parquet file. All are read
+where they lie.
 """
 
 from __future__ import annotations

@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
-from pydantic import BaseModel, Field
-
-from compatbench.data.images.dataset_files import inside, read_json, read_lines, reading
-from compatbench.data.layouts.containers import ARROW, PARQUET, TAR
+from compatbench.data.images.dataset_files import inside, read_lines, reading
+from compatbench.data.layouts.containers import PARQUET, TAR
 from compatbench.data.layouts.listing import (
     CLASS_NAMES,
     SPLIT_NAMES,
@@ -24,13 +21,14 @@ from compatbench.data.layouts.scanners import EXTENSIONS, is_image, scan_contain
 from compatbench.errors import CompatbenchError
 
 LISTS = (".csv", ".tsv", ".jsonl")
+ARROW = ".arrow"  # what ``save_to_disk`` of ``datasets`` writes
 # Beside CLIP_benchmark's shards: prompts with {c} for the class, and what the dataset is for.
 TEMPLATES, TYPE = "zeroshot_classification_templates.txt", "dataset_type.txt"
 PLAIN = "a photo of a {}."  # the zero-shot prompt, wherever it stands among the prompts
 
 
 def scan(place: Path, ignore: Path | None = None) -> Listing:
-    """The images of a folder, of a list, of a tar shard or of a file of rows; none is opened.
+    """The images of a folder, of a list, of a tar shard or of a parquet file; none is opened.
 
     Their labels are text, and splits are those that folders, files or a column name.
 
@@ -62,17 +60,22 @@ def scan(place: Path, ignore: Path | None = None) -> Listing:
         raise CompatbenchError(f"{place} has several lists, {both}; give the path of one")
     if lists:
         return _scan_list(folder / lists[0])
-    if rows := _list_saved(folder, entries) or ending(PARQUET, ARROW):
-        noun = "parquet file" if rows[0].endswith(PARQUET) else "Arrow file"
-        listing = scan_containers(folder, {name: _split_of(name) for name in rows}, noun)
+    if rows := ending(PARQUET):
+        listing = scan_containers(folder, {name: _split_of(name) for name in rows}, "parquet file")
     elif shards := ending(TAR):
         listing = _scan_shards(folder, sorted(shards, key=_by_number))
+    elif arrow := ending(ARROW):
+        saved = (folder / arrow[0]).parent
+        raise CompatbenchError(
+            f"{folder / arrow[0]}: Arrow files are not read; save each split as parquet instead: "
+            f"datasets.load_from_disk('{saved}').to_parquet('train.parquet')"
+        )
     elif is_folder:
         return _scan_folders(folder, entries)
     else:
         raise CompatbenchError(
             f"{place}: give a folder, a list (.csv, .tsv, .jsonl), a tar shard (.tar, not "
-            "compressed), a parquet or an Arrow file"
+            "compressed), or a parquet file"
         )
     if listing.frame.empty:
         raise CompatbenchError(f"{place} holds no image with a label")
@@ -106,19 +109,6 @@ def _list_tree(root: Path) -> Iterator[str]:
                     raise CompatbenchError(f"{place}/{name} is a link to a folder; {fix}")
         yield from (f"{prefix}{name}/" for name in folders)
         yield from (f"{prefix}{name}" for name in files)
-
-
-class SavedDataset(BaseModel):
-    """What ``save_to_disk`` of ``datasets`` writes beside its Arrow files, as ``state.json``."""
-
-    files: list[dict[Literal["filename"], str]] = Field([], alias="_data_files")
-
-
-def _list_saved(folder: Path, entries: Sequence[str]) -> list[str]:
-    """The files of datasets that were saved there; others, of a cache, may lie beside them."""
-    places = [PurePosixPath(name) for name in entries]
-    states = [(p, read_json(folder / p, SavedDataset)) for p in places if p.name == "state.json"]
-    return [str(p.parent / f["filename"]) for p, state in states for f in state.files]
 
 
 def list_images(folder: Path, most: int | None = None) -> list[str]:
