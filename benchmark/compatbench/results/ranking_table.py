@@ -18,7 +18,6 @@ from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.four_ways import four_ways_frame, measure_four_ways, require_other_classes
 from compatbench.results.measures import list_measures
 from compatbench.results.method_results import MethodResults, SuiteResults
-from compatbench.results.published import compare_published
 from compatbench.results.ranks import Ranked, exact, rank_upgrades
 from compatbench.results.standing import MeasureName
 
@@ -156,16 +155,6 @@ class Results:
         methods, shots = self._choose((source, target), shots, transfer)
         measured = measure_four_ways(methods, self.expected, (source, target), shots)
         return four_ways_frame(measured)
-
-    def published(self, source: str, shots: int | None = None) -> pd.DataFrame:
-        """What was measured on a source beside published figures; see ``compare_published``.
-
-        Raises:
-            CompatbenchError: a source or a number of shots that is not here.
-        """
-        self._check("sources", [source], [upgrade[0] for upgrade in self.expected.upgrades])
-        shots = self._count_shots(shots)
-        return compare_published(self.suite, self.expected, source, shots)
 
     def gaps(self) -> pd.DataFrame:
         """Every failed or missing measurement that the suite asks for; see ``find_gaps``."""

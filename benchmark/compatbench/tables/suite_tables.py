@@ -4,56 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 from compatbench.data.cards.shots import show_shots
 from compatbench.results.expected import Upgrade
 from compatbench.results.method_results import join_provenance
-from compatbench.results.published import compare_published
 from compatbench.results.ranks import exact
 from compatbench.results.standing import MeasureName, follow_path, mean_of_all
 from compatbench.tables.numbers import percent, signed
 from compatbench.tables.ranking import method_cell
 from compatbench.tables.suite_page import SuitePage
-from compatbench.tables.table import Table, number, plain_table, records
-
-
-def published(page: SuitePage) -> list[tuple[str, int, dict[str, list[dict[str, Any]]]]]:
-    """By source and number of shots, what was measured beside what is published for it."""
-    first = dict[str, Upgrade]()
-    for upgrade in page.expected.upgrades:
-        first.setdefault(upgrade[0], upgrade)
-    return [
-        (source, shots, lines)
-        for source, upgrade in first.items()
-        for shots in sorted(page.expected.shots, reverse=True)
-        if (lines := _published_lines(page, upgrade, shots))
-    ]
-
-
-def _published_lines(
-    page: SuitePage, upgrade: Upgrade, shots: int
-) -> dict[str, list[dict[str, Any]]]:
-    """What was measured on the source beside what is published for it; empty if nothing is.
-
-    Under an empty name means over those datasets of which both are there, variants left out; then
-    lines of each test set. Methods are in the order of the ranking.
-    """
-    compared = compare_published(page.results, page.expected, upgrade[0], shots)
-    means, by_set = [], dict[str, list[dict[str, Any]]]()
-    if compared.empty:
-        return {}
-    for info in (standing.info for standing in page.by_name(upgrade, shots).values()):
-        lines = compared.loc[compared["method"] == info.name]
-        on_tasks = lines.loc[lines["task"] == lines["test_set"]]
-        if len(on_tasks):
-            mean = on_tasks[["measured", "published", "difference"]].mean().to_dict()
-            differ = int((on_tasks["verdict"] == "differs").sum())
-            means.append({**mean, "info": info, "differ": differ, "datasets": len(on_tasks)})
-        for line in records(lines):
-            by_set.setdefault(line["test_set"], []).append({**line, "info": info})
-    known = {name: by_set[name] for name in page.tasks if name in by_set}
-    return {"": means} | known if known else {}
+from compatbench.tables.table import Table, number, plain_table
 
 
 def join_versions(pages: Iterable[SuitePage]) -> dict[str, tuple[str, ...]]:

@@ -77,7 +77,6 @@ _CORE = [
             lambda page: any(len(of) > 1 for of in page.groups.values()),
         ),
         (70, "Known and other classes", "classes", has_other_classes),
-        (90, "Beside published figures", "published", lambda p: bool(suite_tables.published(p))),
     )
 ]
 _CORE.append(
