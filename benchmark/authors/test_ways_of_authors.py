@@ -21,7 +21,6 @@ from random_matrices import draw
 from torch import Tensor, nn
 from whole_fits import OurFit, pose, recording
 
-from compatbench.backbone import DroppingBackbone
 from compatbench.method import Module
 from compatbench.method.registry import builtin_transfers
 from compatbench.method.transfer import OldAnswers, TransferData, Unlabelled
@@ -37,10 +36,6 @@ EXTRACTION = "run_scripts/base2novel/knowledge_extraction/ket.sh"
 SMALLER = "--source_model S --dataset DTD --seed 1 --proj_dim 32 --tot_logit_dim 32 --epochs 3"
 SMALLER += " --batch-size 16"
 CLASSES, VOCABULARY = 5, 32
-# What the file of Trans-PEFT imports of transformers.
-LIBRARY = ("activations", "cache_utils", "generation", "utils", "models.qwen2.configuration_qwen2")
-LIBRARY += tuple(f"modeling_{name}" for name in ("attn_mask_utils", "outputs", "rope_utils"))
-LIBRARY += ("modeling_utils", "modeling_flash_attention_utils")
 
 
 def result(module: Module, logits: Tensor) -> OurFit:
@@ -208,39 +203,6 @@ def test_gradfix(checkout: Checkout) -> None:
                 one.chunk(3)[1].zero_()
     tensor = torch.zeros(1)
     checkout.compare(result(Module(mine), tensor), theirs, tensor, name="gradfix")
-
-
-@pytest.mark.authors("gccnlp/Trans-PEFT")
-def test_trans_peft(checkout: Checkout) -> None:
-    """The authors' layer around the parts of our blocks, which are the same."""
-    problem, rate = pose(layers=6), 0.5
-    backbone, visual = problem.backbone, problem.backbone.model.visual
-    hidden: Tensor = backbone.image.embed(problem.queries)
-    rolls = iter(torch.rand(6, generator=torch.Generator().manual_seed(4)).tolist())
-    dropping = DroppingBackbone(backbone, rate, torch.Generator().manual_seed(4))
-    ours = dropping.image.encode(hidden)
-    with checkout.open(absent=[f"library.{name}" for name in LIBRARY]) as load:
-        # Their file is meant to lie in a folder of transformers.
-        for name in ("library", "library.models", "library.models.qwen2"):
-            sys.modules[name] = ModuleType(name)
-            sys.modules[name].__path__ = [str(checkout.path(f"{checkout.repository}/models"))]
-        vars(load("library.modeling_utils"))["PreTrainedModel"] = nn.Module
-        vars(load("library.generation"))["GenerationMixin"] = type("GenerationMixin", (), {})
-        vars(load("library.utils"))["add_start_docstrings"] = lambda *_: lambda one: one
-        module: Any = load("library.models.qwen2.modeling_qwen2")
-        module.random = SimpleNamespace(uniform=lambda *_: next(rolls))
-        for block in visual.transformer.resblocks:  # type: ignore[union-attr]
-            attend = block.attn
-
-            def attention(hidden_states: Tensor, attend: Any = attend, **_: Any) -> Any:
-                return attend(*[hidden_states] * 3, need_weights=False)[0], None, None
-
-            layer = SimpleNamespace(self_attn=attention, mlp=block.mlp, training=True)
-            layer.input_layernorm, layer.post_attention_layernorm = block.ln_1, block.ln_2
-            layer.knowledge_dropping = rate
-            (hidden,) = module.Qwen2DecoderLayer.forward(layer, hidden)
-    features = visual.ln_post(hidden[:, 0]) @ visual.proj  # type: ignore[operator, union-attr]
-    checkout.compare(result(Module({}), ours), {}, features, name="trans-peft")
 
 
 @pytest.mark.authors("aimagelab/TransFusion")

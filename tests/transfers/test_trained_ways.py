@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,11 +13,8 @@ from random_matrices import draw
 from tiny_models import MakeData
 from torch import Tensor, nn
 
-from compatbench.backbone import Backbone, DroppingBackbone, Labels
-from compatbench.data.cards import suite_cards
-from compatbench.engine.method_settings import resolve_settings
-from compatbench.errors import CompatbenchError, NotTransferable
-from compatbench.extras.check.models import wrap
+from compatbench.backbone import Backbone, Labels
+from compatbench.errors import NotTransferable
 from compatbench.method import FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import Recipe
@@ -224,51 +220,3 @@ def test_transmiter_on_the_source_itself_answers_as_the_learned_change(
             answers.append(attached(images.target))
     assert answers[0].shape == (12, 5)
     assert torch.allclose(*answers, atol=1e-9)
-
-
-def without_mlps(backbone: Backbone, text: list[int], image: list[int]) -> Backbone:
-    """A copy whose blocks of these numbers have an MLP that gives nothing."""
-    model: Any = copy.deepcopy(backbone.model)
-    trunk = getattr(model.visual, "trunk", None)
-    blocks = model.visual.transformer.resblocks if trunk is None else trunk.blocks
-    own = getattr(model, "text", model).transformer.resblocks
-    for block in [own[i] for i in text] + [blocks[i] for i in image]:
-        *_, last = (part for part in block.mlp.modules() if isinstance(part, nn.Linear))
-        last.requires_grad_(False).weight.zero_()
-        last.bias.zero_()
-    return wrap(model, "without-mlps")
-
-
-@pytest.mark.parametrize("rate", [1.0, 0.5])
-def test_trans_peft_leaves_out_the_mlps_that_are_drawn(
-    rate: float, backbone64: Backbone, labels: Labels
-) -> None:
-    dropping = DroppingBackbone(backbone64, rate, seeded(2))
-    rng, depth = seeded(2), (backbone64.text.depth, backbone64.image.depth)
-    gone = [torch.rand(n, generator=rng).lt(rate).nonzero().flatten().tolist() for n in depth]
-    assert 0 < len(gone[0]) < depth[0] + (rate == 1)
-    expected = without_mlps(backbone64, *gone)
-    prompts = backbone64.text_prompts(labels.fill())
-    found, wanted = (each.encode_prompts(prompts) for each in (dropping, expected))
-    assert torch.allclose(found, wanted, atol=1e-9)
-    size = backbone64.preprocess_settings["size"]
-    hidden = backbone64.image.embed(draw(2, 3, size, size))
-    assert torch.allclose(dropping.image.encode(hidden), expected.image.encode(hidden), atol=1e-9)
-    # What is frozen for good has all of them.
-    assert torch.equal(dropping.zero_shot(labels), backbone64.zero_shot(labels))
-
-
-def test_trans_peft_at_zero_is_the_plain_fit(clip: Backbone, data: FewShotData) -> None:
-    method = build("coop", max_steps=2, context_length=2)
-    models = (clip, *(DroppingBackbone(clip, rate, seeded(3)) for rate in (0.0, 0.9)))
-    plain, none, most = (method.fit(model, data, seeded())["context"] for model in models)
-    assert torch.equal(none, plain)
-    assert not torch.equal(most, plain)
-
-
-def test_a_fit_that_runs_no_tower_has_no_mlp_to_leave_out() -> None:
-    wrong = {"taskres": {"training": {"mlp_drop": 0.1}}}
-    suite = suite_cards.read("mini").model_copy(update={"methods": wrong})
-    with pytest.raises(CompatbenchError, match=r"'taskres'.*runs no tower"):
-        resolve_settings(builtin_methods().get("taskres"), suite)
-    assert resolve_settings(builtin_methods().get("coop"), suite).training.mlp_drop == 0

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compatbench.backbone.backbone import Backbone, load_backbone
-    from compatbench.backbone.changed import DroppingBackbone, RotatedBackbone
     from compatbench.backbone.image.image_tower import (
         DENSE,
         FEATURES,
@@ -21,17 +20,18 @@ if TYPE_CHECKING:
     )
     from compatbench.backbone.parts.blocks import BlockUpdates
     from compatbench.backbone.parts.memory import memory_budget, set_memory_budget
+    from compatbench.backbone.rotated import RotatedBackbone
     from compatbench.backbone.text.prompts import Prompts
     from compatbench.data.labels import Labels
 
 __all__ = [
-    "DENSE", "FEATURES", "PIXELS", "POOLED", "Backbone", "BlockUpdates", "DroppingBackbone",
+    "DENSE", "FEATURES", "PIXELS", "POOLED", "Backbone", "BlockUpdates",
     "ImageInput", "ImageTower", "Labels", "Prompts", "RotatedBackbone", "load_backbone",
     "memory_budget", "set_memory_budget",
 ]  # fmt: skip
 _PLACES = {
     "backbone.backbone": ("Backbone", "load_backbone"),
-    "backbone.changed": ("DroppingBackbone", "RotatedBackbone"),
+    "backbone.rotated": ("RotatedBackbone",),
     "backbone.image.image_tower": (
         "DENSE", "FEATURES", "PIXELS", "POOLED", "ImageInput", "ImageTower",
     ),

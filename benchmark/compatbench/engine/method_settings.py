@@ -17,9 +17,6 @@ from compatbench.engine.flat_settings import flat_settings
 from compatbench.errors import CompatbenchError
 from compatbench.method import Method, read_settings
 
-# Where a module acts whose fit runs blocks of a tower.
-TOWERS = {"text-input", "text-layers", "image-layers"}
-
 
 class Settings(NamedTuple):
     """What a suite sets of a method for a task: every setting as JSON, and the training."""
@@ -50,10 +47,6 @@ def resolve_settings(
     if "max_steps" in cls.Config.model_fields and training["max_steps"] is not None:
         values.setdefault("max_steps", training["max_steps"])
     whose = f"method '{name}' in suite '{suite.name}'" + (f", task '{task}'" if task else "")
-    if training["mlp_drop"] and TOWERS.isdisjoint(cls.card.places):
-        raise CompatbenchError(
-            f"setting 'training.mlp_drop' of {whose}: its fit runs no tower; leave it out"
-        )
     config = read_settings(cls.Config, values, whose).model_dump(mode="json")
     return Settings(config, read_settings(TrainingCard, training, f"the training of {whose}"))
 

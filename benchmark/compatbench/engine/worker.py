@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from compatbench.backbone import Backbone, DroppingBackbone, load_backbone
+from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.build import allow_tf32
 from compatbench.backbone.device import PeakMemory, resolve_device, wait_for
 from compatbench.backbone.parts.memory import set_memory_budget
@@ -139,8 +139,6 @@ class Worker:
         backbone = self._load(cell.source, cell.training.precision)
         data = self.few_shot_data(cell, backbone, method)
         rng = torch.Generator().manual_seed(cell.seed)
-        if cell.training.mlp_drop:
-            backbone = DroppingBackbone(backbone, cell.training.mlp_drop, rng)
         wait_for(backbone.device)
         start = time.perf_counter()
         module = method.fit(backbone, data, rng)

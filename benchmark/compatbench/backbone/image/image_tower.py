@@ -72,11 +72,10 @@ class ImageTower:
         tokens: tokens of an image.
     """
 
-    # What a changed backbone sets: the rotation of its joint space, with what is added to a
-    # projection that leads there, and the updates in place of those that are given.
+    # What a rotated backbone sets: the rotation of its joint space, and what is added to a
+    # projection that leads there.
     _rotation: Tensor | None = None
     _added: Tensor | None = None
-    _drop: Callable[[int, BlockUpdates | None], BlockUpdates | None] | None = None
 
     def __init__(self, visual: nn.Module, name: str) -> None:
         self._visual = visual
@@ -225,8 +224,6 @@ class ImageTower:
         rng: torch.Generator | None = None,
     ) -> list[Tensor]:
         """What is made of the last block's output, its first ``last`` rows."""
-        if self._drop is not None:
-            block_updates = self._drop(self.depth, block_updates)
         updates = updates_of(block_updates, self.depth, "image")
 
         def compute(part: slice) -> Sequence[Tensor]:

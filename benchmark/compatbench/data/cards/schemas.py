@@ -197,8 +197,6 @@ class TrainingCard(CardModel):
     # What the frozen towers compute in; modules are float32 always.
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     max_steps: PositiveInt | None = None  # of a fit; its epochs then get fewer and shorter
-    # The probability with which a fit leaves out the frozen MLP of a block (arXiv:2506.06844).
-    mlp_drop: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     def list_views(self, epochs: int) -> list[View]:
         """The views of a training image in a fit of so many epochs, in their order."""
