@@ -10,13 +10,10 @@ import commands
 from pages import Page
 
 from compatbench.backbone.text.causal import GROUP
-from compatbench.data.cards import suite_cards, task_cards
-from compatbench.results.estimate import estimate
-from compatbench.results.result_files import read_results
+from compatbench.data.cards import task_cards
 from compatbench.tables.figures.spec_parts import Shown
 
 HERE = Path(__file__).parent
-RESULTS = HERE.parents[1] / "results"
 PARTS = ("plan", "store", "read", "report")  # of what is done with finished cells
 # Rows after those of the datasets.
 TITLES = {
@@ -47,7 +44,6 @@ def make_page() -> Page:
         "trainers": _read("trainers.json"),
         "cells": _read("cells.json"),
         "indexes": _read("indexes.json"),
-        "sixteen_bits": compare_precisions(),
         "gpus": _read("gpu.json") or {},
         "group": GROUP,
     }
@@ -57,39 +53,6 @@ def make_page() -> Page:
     }
     figures = {"speed.svg": show_classes(by_classes), "speed-cells.svg": show_cells(finished)}
     return Page(values, figures, filters=filters)
-
-
-def compare_precisions() -> dict[str, Any]:
-    """What towers in bfloat16 do to the mean accuracy of methods, in points, three seeds.
-
-    By method the difference on the source and on each target, with its interval over tasks; and
-    what of them is ``clear``: the interval is without 0.
-    """
-    keys, accuracies = ["method", "backbone", "task", "seed"], []
-    for suite in ("mini-bf16", "mini"):
-        rows = read_results(RESULTS / suite).frame
-        rows = rows[(rows["transfer"] == "copied") & (rows["task"] == rows["test_set"])]
-        accuracies.append(rows.set_index(keys)["accuracy"])
-    less = accuracies[0].sub(accuracies[1]).dropna().rename("less").reset_index()
-    paths = suite_cards.read("mini-bf16").upgrades
-    backbones = [*dict.fromkeys(name for path in paths for name in path)]
-    groups = less.groupby(["method", "backbone"])[["task", "less"]]
-    methods = {
-        method: {name: estimate(groups.get_group((method, name)), "task") for name in backbones}
-        for method in less["method"].unique()
-    }
-    return {
-        "backbones": backbones,
-        "methods": methods,
-        "tasks": less["task"].nunique(),
-        "seeds": less["seed"].nunique(),
-        "beyond_chance": [
-            f"{method} on {name}"
-            for method, differences in methods.items()
-            for name, each in differences.items()
-            if each is not None and each.sign
-        ],
-    }
 
 
 def _task(name: str) -> str:

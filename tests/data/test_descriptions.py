@@ -93,7 +93,7 @@ def test_only_a_method_that_needs_them_is_given_them_and_has_them_in_its_key(
 
 
 def test_committed_rows_of_other_classes_are_of_these_texts() -> None:
-    """With others, measure mini-base-to-new and mini-cross anew: no key of a test set has them."""
+    """With others, measure mini-base-to-new anew: no key of a test set has them."""
     found = sha256_bytes((tasks_folder() / "descriptions" / "mini.json").read_bytes())
     assert found == "ce1497f419f4e5829a638155ac4744d5d94adc740d0aae23d6e39f76fc6eb23a"
 

@@ -92,11 +92,11 @@ def test_halves_are_tasks_with_keys_of_their_own() -> None:
     matrix = select_matrix(suite, builtin_methods(), ["coop"], "mini-food")
     assert matrix.tasks == ("mini-food.base",)
     assert matrix.tests["mini-food.base"] == ("mini-food.base", "mini-food.new")
-    crossed = select_matrix(suite_cards.read("mini-cross"), builtin_methods(), ["coop"])
-    assert crossed.tasks == ("mini-objects",)
-    assert "mini-objects" not in suite_variants(crossed.suite)["mini-objects"]
-    alone = crossed.suite.model_copy(update={"tasks": ("mini-objects",)})
-    with pytest.raises(CompatbenchError, match="tests modules of 'mini-objects' on other tasks; "):
+    crossed = select_matrix(suite_cards.read("cross-dataset"), builtin_methods(), ["coop"])
+    assert crossed.tasks == ("imagenet",)
+    assert "imagenet" not in suite_variants(crossed.suite)["imagenet"]
+    alone = crossed.suite.model_copy(update={"tasks": ("imagenet",)})
+    with pytest.raises(CompatbenchError, match="tests modules of 'imagenet' on other tasks; "):
         select_matrix(alone, builtin_methods(), ["coop"])
 
 

@@ -158,8 +158,15 @@ def test_a_prompt_serves_new_classes_and_a_residual_does_not(worker: Worker) -> 
 
 @pytest.mark.slow
 def test_one_task_s_module_is_tested_on_others_under_the_same_key(worker: Worker) -> None:
-    changes = {"tasks": ("mini-signs",), "upgrades": (PAIR,)}
-    suite = suite_cards.read("mini-cross").model_copy(update=changes)
+    changes = {
+        "protocol": "cross-dataset",
+        "train_on": ("mini-objects",),
+        "tasks": ("mini-signs",),
+        "variants": (),
+        "development": (),
+        "upgrades": (PAIR,),
+    }
+    suite = suite_cards.read("mini").model_copy(update=changes)
     [crossed] = plan_cells(suite, builtin_methods(), ["simpleshot"], seeds=[1])
     [zero] = plan_cells(suite, builtin_methods(), ["zeroshot"])
     plain = plan_cells(suite_cards.read("mini"), builtin_methods(), ["simpleshot"], seeds=[1])
