@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from compatbench.backbone.joint_maps import DAMPING, RANK, find_affine, find_turn, paired
+from compatbench.backbone.joint_maps import find_turn, paired
 from compatbench.method import MethodConfig
 from compatbench.method.transfer import JOINT_SPACE, TransferCard, TransferData
 
@@ -18,11 +18,9 @@ from ._shared.mapped import Map, MappedTransfer, linear
 class Images(MappedTransfer):
     """The module sees g(f), with g fitted so that g(f_t) ≈ f_s for the same images.
 
-    Vejendla, *Drift-Adapter*, in its three forms: an orthogonal turn (Procrustes); with
-    ``affine`` a low-rank affine map, with ``mlp`` a residual net, both added to the turn, so that
-    sizes may differ. The paper's rank, width, damping and steps are not known; those here are this
-    project's. The low-rank map is the ridge regression of what the turn leaves, cut to the rank
-    that keeps most of its fitted values. The target's zero-shot stays its own.
+    Vejendla, *Drift-Adapter*, in two of its three forms: an orthogonal turn (Procrustes), and with
+    ``mlp`` a residual net that is added to the turn, so that sizes may differ. The paper's width
+    and steps are not known; those here are this project's. The target's zero-shot stays its own.
     """
 
     card = TransferCard(
@@ -32,25 +30,20 @@ class Images(MappedTransfer):
         access={"unlabelled"},
         summary="The target's image features are mapped to the source's, from unlabelled images.",
         takes=JOINT_SPACE,
-        settings={"affine": {"form": "affine"}, "mlp": {"form": "mlp"}},
+        settings={"mlp": {"form": "mlp"}},
     )
 
     class Config(MethodConfig):
-        form: Literal["turn", "affine", "mlp"] = "turn"
-        rank: PositiveInt = RANK
-        damping: NonNegativeFloat = DAMPING
+        form: Literal["turn", "mlp"] = "turn"
         width: PositiveInt = 128
         steps: NonNegativeInt = 100
         lr: PositiveFloat = 1e-3
 
     def find_map(self, data: TransferData) -> tuple[Tensor, Map]:
         source, target = paired(data.unlabelled.source, data.unlabelled.target)
-        rotation, config = find_turn(source, target), self.config
-        if config.form == "affine":
-            affine = find_affine(source, target, rotation, config.rank, config.damping)
-            return rotation, linear(*affine)
-        if config.form == "mlp":
-            return rotation, fit_net(source, target, rotation, config, data.generator())
+        rotation = find_turn(source, target)
+        if self.config.form == "mlp":
+            return rotation, fit_net(source, target, rotation, self.config, data.generator())
         return rotation, linear(rotation.T)
 
 

@@ -17,7 +17,6 @@ WITHOUT = {
     "anchors": "lucmos/relreps has the similarities, and no way of reading them back",
     "copied": "nothing is computed",
     "images": "no public code was found",
-    "words-mean": "no public code was found",
 }
 
 

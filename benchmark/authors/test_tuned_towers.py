@@ -1,34 +1,26 @@
-"""Methods that train the towers' own weights, or layers beside them, beside their authors' code.
-
-And the way that learns on the target how to turn such layers.
-"""
+"""Methods that train the towers' own weights, or layers beside them, beside their authors' code."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
 from checkout import Checkout
 from checkpoints import assert_alike, fill, import_file
-from configurations import Arguments
-from feature_loaders import epochs, views
+from feature_loaders import epochs
 from torch import Tensor, nn
-from whole_fits import EPS, OurFit, Problem, common_name, differences, fit, pose, recording
+from whole_fits import EPS, Problem, common_name, differences, fit, pose, recording
 
-from compatbench.method import Module, convert
-from compatbench.method.transfer import TransferData
+from compatbench.method import convert
 from compatbench.methods import clip_lora
-from compatbench.methods.clip_lora import PROJECTIONS, CLIPLoRA
+from compatbench.methods.clip_lora import PROJECTIONS
 from compatbench.methods.flyp import FLYP
-from compatbench.transfers.few_shot_orthogonal import FewShotOrthogonal
 
 
 @pytest.mark.authors("FarinaMatteo/rethinking_fewshot_vlms")
@@ -209,55 +201,6 @@ def test_clip_lora_in_a_file(checkout: Checkout, tmp_path: Path, encoder: str) -
         utils.load_lora(given, layers)
         again = import_file("clip_lora", path, problem)
         assert_alike(again, problem, classify(model, load("clip"), problem))
-
-
-@pytest.mark.authors("keigo0254/CrossModelTransfer")
-def test_few_shot_orthogonal(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without warm-up and clipping. Theirs has a U of outputs, too, which turns no update of ours.
-
-    So their mean distance from orthogonal matrices is over four projections of a block, not three.
-    """
-    problem, method = pose(views=3, scale=100.0), CLIPLoRA(CLIPLoRA.Config(encoder="image"))
-    backbone, labels, data = problem.backbone, problem.labels, problem.data(method)
-    rng, parts = torch.Generator().manual_seed(1), list[Any]()
-    start = method.init(backbone, data, rng).trained
-    module = Module({n: 0.3 * torch.randn(t.shape, generator=rng) for n, t in start.items()})
-    way = FewShotOrthogonal(FewShotOrthogonal.Config(shots=4, rates=(1e-3,), epochs=3))
-    ours = way.carry(method, module, backbone, labels, TransferData(way, labels=data))
-    model: Any = copy.deepcopy(backbone.model)
-    model.visual.transformer.batch_first = False  # as when they wrote
-    monkeypatch.setattr(open_clip, "create_model_and_transforms", lambda *_, **__: (model, 0, 0))
-    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *_, **__: None)
-    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", lambda m, **_: nn.DataParallel(m))
-
-    def apply_to(encoder: Any, _: float) -> Any:
-        blocks = encoder.model.visual.transformer.resblocks
-        parts.extend(getattr(one.attn, f"{x}_proj").Delta for one in blocks for x in PROJECTIONS)
-        for part, a, b in zip(parts, *(module[n].flatten(0, 1) for n in start), strict=True):
-            part.A.data, part.B.data = a, b
-        return encoder
-
-    args = Arguments(lr=1e-3, wd=0.1, ls=0, rank=2, alpha=2**0.5, beta=4 / 3, epochs=3, dropout=0)
-    vars(args).update(train_datasets=["task"], dataset_type="cycle", adjust_type="fro")
-    vars(args).update(warmup_length=0, grad_accum_steps=1, batch_size=20, num_workers=0)
-    loader: Any = views(problem, 3, batch=20)
-    loader.sampler = SimpleNamespace(set_epoch=lambda _: None)
-    absent = ["wandb", "args", "datasets", "eval", "heads", "task_vectors"]
-    with checkout.open(inside="src", absent=absent) as load:
-        script: Any = load("orthogonal_finetune")
-        head = load("modeling").ClassificationHead(True, 100 * backbone.zero_shot(labels))
-        script.TaskVector.load_vector = lambda _: SimpleNamespace(apply_to=apply_to)
-        script.maybe_dictionarize = lambda pair: dict(images=pair[0], labels=pair[1])
-        script.setup_ddp = script.cleanup_ddp = lambda *_: None
-        script.MixedDataset = script.get_dataloader = lambda *_, **__: [0]
-        script.get_classification_head, script.distribute_loader = lambda *_: head, lambda _: loader
-        logits = script.orthogonal_finetune("cpu", args).eval()(problem.queries)
-    turned = dict(image_a=[x.A @ x.U for x in parts], image_b=[x.U.T @ x.B for x in parts])
-    theirs = {name: torch.stack(part).view_as(ours[name]) for name, part in turned.items()}
-    inputs = backbone.encode_images(problem.queries, method.image_input(backbone))
-    found = method.attach(ours, backbone, labels)(inputs).detach()
-    fitted = OurFit(method, None, ours, found, [])
-    checkout.compare(fitted, theirs, logits, name="few-shot-orthogonal", steps=3)
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import enum
 import logging
 import re
 import shlex
@@ -11,7 +10,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +29,6 @@ from compatbench.methods.zeroshot import ZeroShot
 from compatbench.transfers import transmiter
 from compatbench.transfers.delta import LogitDelta
 from compatbench.transfers.gradfix import mask_by_gradient
-from compatbench.transfers.transfusion import Matching, axes_of, permute, split
 
 EXTRACTION = "run_scripts/base2novel/knowledge_extraction/ket.sh"
 SMALLER = "--source_model S --dataset DTD --seed 1 --proj_dim 32 --tot_logit_dim 32 --epochs 3"
@@ -205,54 +203,6 @@ def test_gradfix(checkout: Checkout) -> None:
     checkout.compare(result(Module(mine), tensor), theirs, tensor, name="gradfix")
 
 
-@pytest.mark.authors("aimagelab/TransFusion")
-def test_transfusion(checkout: Checkout) -> None:
-    """Both find the order of a tower that is the source's in another order, with noise.
-
-    Theirs has an order for each sum of the residual stream, and one for queries, keys and values.
-    """
-    source = split(pose().backbone.image.weights)
-    order: dict[str, Tensor] = {}
-    for name, tensor in source.items():
-        for axis, group in enumerate(axes_of(name, tensor.ndim)):
-            if group is None:
-                continue
-            block, _, kind = group.partition(".")
-            rng = torch.Generator().manual_seed(ord(block[-1]))
-            if kind in ("qk", "v"):  # two heads
-                heads = [64 * h + torch.randperm(64, generator=rng) for h in (1, 0)]
-                order[group] = torch.cat(heads)
-            else:
-                order[group] = torch.randperm(tensor.shape[axis], generator=rng)
-
-    def noisy(tensor: Tensor, seed: int) -> Tensor:
-        return tensor + 0.01 * tensor.std() * draw(*tensor.shape, seed=seed)
-
-    target = {n: noisy(permute(n, t, order), i) for i, (n, t) in enumerate(source.items())}
-    change = {n: draw(*t.shape, seed=i) for i, (n, t) in enumerate(source.items())}
-    found = Matching(source, target, 2).solve()
-    ours = {renamed(n): permute(n, t, found) for n, t in change.items()}
-    kinds = ("attn.shortcut_1", "mlp.shortcut_2")
-    places = [f"transformer.resblocks.{i}.{kind}.identity" for i in range(3) for kind in kinds]
-    fixed, moved = (
-        dict.fromkeys(places, torch.eye(128)) | {renamed(n): t for n, t in one.items()}
-        for one in (target, source)
-    )
-    with checkout.open(absent=["matplotlib"]) as load:
-        sys.modules["strenum"] = ModuleType("strenum")
-        vars(sys.modules["strenum"])["StrEnum"] = enum.Enum
-        builders, tools = load("permutations.permutation_spec"), load("permutations.utils")
-        groups = builders.CLIP_Visual_PermutationSpecBuilder(depth=3).create_permutation_spec()
-        matcher = load("permutations.weights_matcher").WeightMatcher
-        orders, heads = matcher(groups, fixed, moved, num_heads=2, intra_head=True).run()
-        given = {renamed(name): tensor for name, tensor in change.items()}
-        theirs = tools.apply_permutation_to_statedict(
-            groups, orders, given, heads_permutation=heads, num_heads=2
-        )
-    tensor = torch.zeros(1)
-    checkout.compare(result(Module(ours), tensor), theirs, tensor, name="transfusion")
-
-
 @pytest.mark.authors("apanariello4/merge-and-rebase")
 @pytest.mark.parametrize("way", ["theseus", "bico", "orthogonal-shift"])
 def test_merge_and_rebase(checkout: Checkout, way: str) -> None:
@@ -296,9 +246,3 @@ def test_merge_and_rebase(checkout: Checkout, way: str) -> None:
         )  # fmt: skip
     tensor = torch.zeros(1)
     checkout.compare(result(Module(mine), tensor), theirs, tensor, name=way)
-
-
-def renamed(name: str) -> str:
-    """TransFusion's name of a weight."""
-    name = name.replace(".attn.out_proj.", ".attn.proj.")
-    return name.replace(".mlp.c_fc.", ".mlp.fc1.").replace(".mlp.c_proj.", ".mlp.fc2.")

@@ -59,10 +59,10 @@ def test_modules_are_copied_unless_another_transfer_is_asked_for() -> None:
     assert "cocoop" not in served  # it reads features, whose coordinates its net has learned
     assert chosen("cocoop", "words") == [("cocoop", "words")]
     # Of a suite's own transfers, those that do not take a named method are left out.
-    suite = SUITE.model_copy(update={"transfers": ("copied", "words-mean")})
+    suite = SUITE.model_copy(update={"transfers": ("copied", "ridge")})
     choices = select_matrix(suite, REGISTRY, ["clip_lora", "taskres"]).choices
     found = sorted((choice.name, choice.transfer) for choice in choices)
-    assert found == [("clip_lora", "copied"), ("taskres", "copied"), ("taskres", "words-mean")]
+    assert found == [("clip_lora", "copied"), ("taskres", "copied"), ("taskres", "ridge")]
 
 
 def test_a_transfer_sees_plain_images_alone_if_its_card_says_so(worker: Worker) -> None:

@@ -13,7 +13,7 @@ from compatbench.errors import NotTransferable
 from compatbench.method import MethodCard, Module
 from compatbench.method.transfer import Transfer
 
-_LOW_RANK = re.compile(r"(text|image)_([ab])")
+_FACTOR = re.compile(r"(text|image)_[ab]")  # of a low-rank update
 
 
 class WeightTransfer(Transfer):
@@ -21,12 +21,6 @@ class WeightTransfer(Transfer):
 
     def serves(self, method: MethodCard) -> bool:
         return super().serves(method) and bool(method.zero_shot_at)
-
-
-def tower_of_factor(name: str) -> str | None:
-    """The tower of a low-rank update's factor, ``{tower}_a`` or ``{tower}_b``; else None."""
-    match = _LOW_RANK.fullmatch(name)
-    return match[1] if match else None
 
 
 def low_rank_towers(module: Module) -> list[str]:
@@ -38,7 +32,7 @@ def low_rank_towers(module: Module) -> list[str]:
         NotTransferable: it has others.
     """
     for name in module.trained:
-        if tower_of_factor(name) is None:
+        if not _FACTOR.fullmatch(name):
             raise NotTransferable(f"'{name}' is no low-rank update")
     return sorted({name.partition("_")[0] for name in module.trained})
 
