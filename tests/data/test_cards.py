@@ -288,7 +288,7 @@ def test_a_name_that_matches_nothing_is_an_error_with_a_hint(wanted: str, messag
 
 
 def test_groups_are_read_from_the_titles_of_upgrades() -> None:
-    suite = suite_cards.read("lineage")
+    suite = suite_cards.read("families")
     assert len(suite.groups) == 2
     assert [path for paths in suite.groups.values() for path in paths] == list(suite.upgrades)
     pair = ["mini-clip", "mini-eva-clip"]
