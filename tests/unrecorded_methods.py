@@ -1,7 +1,12 @@
-"""Methods of which the results are not of this code: they are made after the merge.
+"""Find the methods whose results are not of this code: they are made after the merge.
 
-A change adds, alters, renames or removes a method in ``methods/``; ``compatbench maintain submit``
-then makes rows, golden outputs and pages. Until that, tests leave these methods alone.
+A change adds, alters, renames or removes a method in ``methods/``. The workflow ``results`` then
+makes rows, golden outputs and pages. Until that, tests leave these methods alone. The workflow asks
+this program for their names, as variables of a shell:
+
+    METHODS    all that have a file
+    TUNED      those whose settings are to be chosen: they learn, and have no record of this version
+    WORDS      those that the transfer 'words', which is ranked beside 'copied', can change
 """
 
 from __future__ import annotations
@@ -10,9 +15,11 @@ import json
 from pathlib import Path
 
 from compatbench.method.identity import method_identity
-from compatbench.method.registry import builtin_methods
+from compatbench.method.registry import builtin_methods, find_transfer
+from compatbench.results.tuning_records import read_record, tuning_path
 
-_OUTPUTS = Path(__file__).parent / "golden" / "outputs"
+REPOSITORY = Path(__file__).parents[1]
+_OUTPUTS = REPOSITORY / "tests" / "golden" / "outputs"
 
 
 def list_unrecorded() -> set[str]:
@@ -34,3 +41,25 @@ def list_unrecorded() -> set[str]:
 
 
 UNRECORDED = list_unrecorded()
+
+
+def needs_tuning(name: str) -> bool:
+    """Return True if a method learns and the mini suite has no record of this version of it."""
+    card = builtin_methods().get(name).card
+    record = tuning_path(REPOSITORY, "mini", name)
+    return card.learns and not (record.is_file() and read_record(record).version == card.version)
+
+
+def show_variables(methods: list[str]) -> str:
+    """Return the lines that the workflow reads."""
+    words = find_transfer("words")
+    variables = {
+        "METHODS": methods,
+        "TUNED": [name for name in methods if needs_tuning(name)],
+        "WORDS": [name for name in methods if words.serves(builtin_methods().get(name).card)],
+    }
+    return "\n".join(f"{variable}={','.join(names)}" for variable, names in variables.items())
+
+
+if __name__ == "__main__":
+    print(show_variables(sorted(UNRECORDED & builtin_methods().classes.keys())))

@@ -60,7 +60,7 @@ GROUPS = {
     "module": ["import", "export", "port"],
     "store": ["runs", "cache", "data", "doctor"],
     "study": ["claims", "index", "layers", "retrieve"],
-    "maintain": ["tune", "audit", "submit"],
+    "maintain": ["tune", "audit"],
 }
 
 
@@ -105,7 +105,6 @@ def test_one_word_names_one_thing_in_every_command() -> None:
 NO_TABLE = {"report", "new-method", "module export", "module port"}
 NO_TABLE |= {"store data fetch", "store data weights", "store runs verify"}
 NO_TABLE |= {"store runs gc", "store cache verify", "store cache prune"}
-NO_TABLE |= {"maintain submit"}
 
 
 def test_every_command_that_prints_a_table_prints_json() -> None:

@@ -18,7 +18,7 @@ NAMES = [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in
 def test_the_output_is_the_golden_one(name: str) -> None:
     kept = read(name)
     if name.startswith("method ") and (kept is None or kept["version"] != version_of(name)):
-        pytest.skip("it is new, or has a new version: 'compatbench maintain submit' writes it")
+        pytest.skip("it is new, or has a new version: 'python tests/golden/outputs.py' writes it")
     assert renew(name, kept) == kept, f"{name} has a new version; run: {REFRESH}"
 
 

@@ -117,8 +117,8 @@ COMMANDS = {
         "tune",
         shown=f"{CLI}.run:tune",
         note="The first line of each round says how long it takes. Stop at any time; the same "
-        "command continues. The last lines are for the suite's file. Of a method that is sent as a "
-        "pull request, the project makes the record after the merge.",
+        "command continues. The last lines are for the suite's file; --write puts them there. Of a "
+        "method that is sent as a pull request, the project makes the record after the merge.",
         also=("data_root", "as_json", "offline"),
         records={"compute": ("Compute", "device", "jobs")},
     ),

@@ -33,10 +33,6 @@ from compatbench.results.tuning_records import Setting, Tuning, choose
 MOST_FURTHER_RATES = 2
 
 
-class NothingToTune(CompatbenchError):
-    """Methods with no setting to choose from."""
-
-
 @dataclass(frozen=True)
 class Search:
     """What is to be fitted next, and what has been proposed so far."""
@@ -93,7 +89,7 @@ def plan_search(
     proposed = {name: settings for name, settings in proposed.items() if len(settings) > 1}
     if not proposed:
         names = ", ".join(choice.name for choice in asked)
-        raise NothingToTune(f"nothing to tune of {names}: no rate, steps or training images")
+        raise CompatbenchError(f"nothing to tune of {names}: no rate, steps or training images")
     while True:
         search = _plan_settings(card, proposed, tasks, shots, out)
         if any(cell.name not in tried for cell in search.plan.to_do):

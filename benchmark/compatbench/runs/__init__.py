@@ -27,6 +27,7 @@ from compatbench.results.result_files import (
     read_results,
     result_folders,
 )
+from compatbench.results.tuned_settings import write_settings
 from compatbench.results.tuning_records import Tuning, show_record, tuning_path
 from compatbench.results.tuning_search import plan_search, read_tuning
 from compatbench.runs.progress import show_progress
@@ -170,6 +171,7 @@ def tune(
     suite: str = "mini",
     *,
     out: str | Path = ".",
+    write: bool = False,
     compute: Compute | None = None,
     progress: bool = True,
     on_start: Callable[[Plan, int], object] = lambda plan, jobs: None,
@@ -183,6 +185,7 @@ def tune(
 
     Args:
         methods, suite, out, compute, progress, on_start, on_event: as for ``run``.
+        write: put the chosen settings into ``methods`` of the suite's file.
 
     Returns:
         What was compared and chosen, by method. ``frame`` has a row per setting.
@@ -200,4 +203,6 @@ def tune(
     for tuning in tunings:
         path = tuning_path(Path(out), tuning.suite, tuning.method)
         write_atomic(path, show_record(tuning).encode())
+        if write:
+            write_settings(suite, tuning)
     return tunings

@@ -2,10 +2,7 @@
 
 from compatbench.plugins import Command, Option
 
-FUNCTIONS = {
-    "audit_results": "audit:audit_results",
-    "submit": "submit:submit",
-}
+FUNCTIONS = {"audit_results": "audit:audit_results"}
 COMMANDS = {
     "maintain audit": Command(
         "audit_results",
@@ -26,13 +23,5 @@ COMMANDS = {
             ),
         },
         also=("cards", "data_root", "as_json", "offline", "trust_pickle"),
-    ),
-    "maintain submit": Command(
-        "submit",
-        shown="commands:submit",
-        note="Send a pull request without what it writes: the project makes that after the merge.",
-        options={"methods": Option("", completes="methods")},
-        also=("data_root", "offline"),
-        records={"compute": ("Compute",)},
     ),
 }

@@ -1,11 +1,11 @@
-"""What ``compatbench maintain audit`` and ``submit`` print."""
+"""What ``compatbench maintain audit`` prints."""
 
 from __future__ import annotations
 
 from rich.markup import escape
 
 from compatbench.cli.command import Call
-from compatbench.cli.output import error_console, say
+from compatbench.cli.output import say
 from compatbench.extras.audit.findings import summarise
 
 
@@ -27,12 +27,3 @@ def audit(call: Call) -> int:
     for name, rows in audited.unchecked.items():
         say(f"[yellow]not verified[/] {escape(name)}: {rows:,} rows cannot be made again here")
     return int(bool(audited.findings))
-
-
-def submit(call: Call) -> None:
-    """Shows the files that were written."""
-    made = call(progress=lambda line: say(escape(line), error_console, "dim"))
-    for path in made.written:
-        say(escape(path))
-    gone = f"; gone: {', '.join(made.gone)}" if made.gone else ""
-    say(f"methods: {', '.join(made.methods) or 'none'}{gone}; files written: {len(made.written)}")
