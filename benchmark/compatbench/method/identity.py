@@ -1,70 +1,70 @@
-"""What stands for code in keys: versions for ours, a hash for code from outside."""
+"""Name the code behind a number: our own by its versions, code from outside by its files."""
 
 from __future__ import annotations
 
 import ast
-import importlib.util
 import inspect
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
-from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
 from compatbench.errors import CompatbenchError
-from compatbench.files.hashes import hash_file, sha256_bytes, sha256_json
-from compatbench.files.project_folders import CONTENT, content_folder
+from compatbench.files.hashes import hash_file, sha256_json
 from compatbench.method import Method
 from compatbench.method.mistakes import PLUGIN_PREFIX
 from compatbench.method.transfer import Transfer
 
-_CONTENT = rf"compatbench\.({'|'.join(CONTENT)})\.(.+)"
-
 
 def method_identity(cls: type[Any]) -> str:
-    """The part of a key that stands for the code of a method, or of a transfer.
+    """Return the part of a key that stands for the code of a method, or of a transfer.
 
-    The versions of our classes that it is, or is a subclass of; for any other class before them a
-    hash of its code and of the data files of its card, read from disk.
+    It has the versions of our classes among the class and its bases. For a class from outside, a
+    hash of its files comes first: its code, and the data files that its card names.
     """
-    root = next(root for root in (Method, Transfer) if issubclass(cls, root))
-    bases = [base for base in cls.__mro__ if issubclass(base, root) and base is not root]
-    cards = [vars(base)["card"] for base in bases if _is_ours(base) and "card" in vars(base)]
-    versions = [f"{card.identity}.{card.version}" for card in cards]
-    if _is_ours(cls):
-        return "+".join(versions)
-    code = [row for base in bases if not _is_ours(base) for row in _hash_files(base)]
-    return "+".join([f"{cls.card.identity}:{sha256_json(code)}", *versions])
-
-
-def _hash_files(cls: type[Any]) -> list[list[str]]:
-    """Path from its own file, and hash, of every file that decides what a class does."""
-    folder = class_file(cls).parent
-    hashes = {file: hash_code(file) for file in _code_files(cls)}
-    card = vars(cls).get("card")
-    for file in [folder / name for name in (card.files if card else ())]:
-        if not file.is_file():
-            raise CompatbenchError(
-                f"{class_file(cls)}: the card of '{cls.card.name}' names the file {file}, which "
-                "does not exist"
-            )
-        hashes[file] = hash_file(file)
-    return sorted([os.path.relpath(file, folder), value] for file, value in hashes.items())
+    root = Method if issubclass(cls, Method) else Transfer
+    versions: list[str] = []
+    outside: list[list[str]] = []
+    for base in cls.__mro__:
+        if base is root or not issubclass(base, root):
+            continue
+        if not _is_ours(base):
+            outside += _hash_files(base)
+        elif "card" in vars(base):
+            card = vars(base)["card"]
+            versions.append(f"{card.identity}.{card.version}")
+    if outside:
+        versions.insert(0, f"{cls.card.identity}:{sha256_json(outside)}")
+    return "+".join(versions)
 
 
 def _is_ours(cls: type) -> bool:
     return cls.__module__.startswith("compatbench.")
 
 
+def _hash_files(cls: type[Any]) -> list[list[str]]:
+    """Return the path, from the class's own file, and the hash of every file behind a class."""
+    own = class_file(cls)
+    files = _code_files(cls)
+    card = vars(cls).get("card")
+    for name in card.files if card else ():
+        file = own.parent / name
+        if not file.is_file():
+            raise CompatbenchError(
+                f"{own}: the card of '{card.name}' names the file {file}, which does not exist"
+            )
+        files.add(file)
+    return sorted([os.path.relpath(file, own.parent), hash_file(file)] for file in files)
+
+
 def plugin_file(cls: type[Any]) -> str | None:
-    """The file, loaded from anywhere, that a class comes from; None for an installed one."""
+    """Return the file, loaded from anywhere, that a class comes from; None if it is installed."""
     return str(class_file(cls)) if cls.__module__.startswith(PLUGIN_PREFIX) else None
 
 
 def class_file(cls: type[Any]) -> Path:
-    """The file that defines a class."""
+    """Return the file that defines a class."""
     try:
         return Path(inspect.getfile(cls)).resolve()
     except (TypeError, OSError):
@@ -75,117 +75,77 @@ def class_file(cls: type[Any]) -> Path:
 
 
 def _code_files(cls: type[Any]) -> set[Path]:
-    """Every file of an installed package; of a file that lies anywhere, ``local_files``."""
+    """Return every Python file of an installed package; of a file anywhere, its local files."""
+    file = class_file(cls)
     top = sys.modules[cls.__module__.partition(".")[0]]
     if hasattr(top, "__path__") and not plugin_file(cls):
-        return {file.resolve() for place in top.__path__ for file in Path(place).rglob("*.py")}
-    return local_files(class_file(cls))
+        folders = [Path(folder) for folder in top.__path__]
+        return {path.resolve() for folder in folders for path in folder.rglob("*.py")}
+    if any(part.endswith("-packages") for part in file.parts):
+        return {file}  # its neighbours are other installed packages
+    return _local_files(file)
 
 
-def local_files(path: Path) -> set[Path]:
-    """A file, the packages that hold it, and every local module that they import in turn.
+def _local_files(path: Path) -> set[Path]:
+    """Return a file, the packages that hold it, and the local modules that these import in turn.
 
-    They are found without running them. Files of compatbench's own content count as local.
+    The modules are found without running them. An import counts wherever it stands, also inside a
+    function.
     """
-    importlib.invalidate_caches()
-    path = path.resolve()
     folders = import_folders(path)
+    name = ".".join(path.relative_to(folders[0]).with_suffix("").parts)
+    waiting = [path, *_files_of_import(name, folders[0])]
     files: set[Path] = set()
-    waiting = [path]
     while waiting:
         file = waiting.pop()
-        if file not in files:
-            files.add(file)
-            package = file.parents[file.name == "__init__.py"] / "__init__.py"
-            waiting += [package] if package.is_file() else []
-            waiting += _imported_files(file, folders) if file.suffix == ".py" else []
+        if file in files:
+            continue
+        files.add(file)
+        for name, folder in _list_imports(file, folders):
+            waiting += _files_of_import(name, folder)
     return files
 
 
-def _imported_files(file: Path, folders: Sequence[str]) -> Iterator[Path]:
-    """The local files that a file's import statements lead to, as Python would find them.
-
-    A statement may stand in a function, or in a ``try``: a module that is not there counts once
-    it is there.
-    """
-    try:
-        nodes = list(ast.walk(ast.parse(file.read_bytes())))
-    except (SyntaxError, ValueError):
-        return
-    imports = [
-        (0, a.name, []) for node in nodes if isinstance(node, ast.Import) for a in node.names
-    ]
-    imports += [
-        (node.level, node.module or "", [alias.name for alias in node.names])
-        for node in nodes
-        if isinstance(node, ast.ImportFrom)
-    ]
-    for level, module, names in imports:
-        places = list(folders)
-        if level:
-            places = [str(file.parents[level - 1])]
-        elif content := re.fullmatch(_CONTENT, module):
-            places, module = [str(content_folder(content[1]))], content[2]
-        elif find_local(module.partition(".")[0], folders) is None:
-            continue
-        for part in filter(None, module.split(".")):
-            spec = PathFinder.find_spec(part, places)
-            yield from _origin(spec)
-            places = list(spec.submodule_search_locations or ()) if spec else []
-        for name in names:
-            yield from _origin(PathFinder.find_spec(name, places))
-            if name == "*":
-                yield from (path for place in places for path in Path(place).glob("*.py"))
-
-
-def _origin(spec: ModuleSpec | None) -> list[Path]:
-    return [Path(spec.origin)] if spec and spec.origin else []
-
-
-def import_folders(path: Path) -> list[str]:
-    """Where a file finds local modules: above its outermost package, and beside it."""
+def import_folders(path: Path) -> list[Path]:
+    """Return where a file finds local modules: above its outermost package, and beside it."""
     root = path.parent
     while (root / "__init__.py").is_file():
         root = root.parent
-    return list(dict.fromkeys([str(root), str(path.parent)]))
+    return list(dict.fromkeys([root, path.parent]))
 
 
-def find_local(name: str, folders: Sequence[str]) -> ModuleSpec | None:
-    """The local module or package of a top-level name; None if it is installed, or nowhere.
+def _list_imports(file: Path, folders: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    """Yield the dotted names that a file imports, each with a folder that it may be found in.
 
-    A folder without ``__init__.py`` counts only if nothing else has its name. Packages in
-    ``site-packages`` are not local, though they lie side by side.
+    ``from a import b`` gives ``a.b``: whether b is a module shows when its file is looked for.
     """
-    spec = None if name == "compatbench" else PathFinder.find_spec(name, folders)
-    if spec is None or spec.submodule_search_locations is None:
-        return spec
-    if spec.origin is None:
-        return None if importlib.util.find_spec(name) else spec
-    return None if Path(spec.origin).parents[1].name.endswith("-packages") else spec
-
-
-def hash_code(path: Path) -> str:
-    """The SHA-256 of a file's syntax tree, without comments, docstrings and layout.
-
-    Of a file that is not Python: of its bytes.
-    """
-    content = path.read_bytes()
     try:
-        return sha256_bytes(repr(_plain(ast.parse(content))).encode())
+        tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):
-        return sha256_bytes(content)
+        return  # whoever imports it is told
+    for node in ast.walk(tree):
+        places = folders
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = f"{node.module}." if node.module else ""
+            names = [start + alias.name for alias in node.names]
+            if node.level:
+                places = [file.parents[node.level - 1]]
+        for name in names:
+            # The harness counts by its version, also where it lies beside the file.
+            if name.partition(".")[0] != "compatbench":
+                for place in places:
+                    yield name, place
 
 
-def _plain(node: object) -> object:
-    """A syntax tree as nested lists; ``ast.dump`` differs between versions of Python."""
-    if isinstance(node, list):
-        return [_plain(item) for item in node]
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = {name: value for name, value in ast.iter_fields(node) if name != "kind"}
-    documented = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
-    if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
-        fields["body"] = node.body[1:] or [ast.Pass()]
-    # None is a value where it is a constant.
-    kept = [[k, _plain(v)] for k, v in fields.items() if k == "value" or v not in (None, [])]
-    return [type(node).__name__, *kept]
+def _files_of_import(name: str, folder: Path) -> list[Path]:
+    """Return the files that run when a dotted name is imported from a folder."""
+    files: list[Path] = []
+    for part in name.split("."):
+        if part == "*":
+            files += folder.glob("*.py")
+        files += [folder / f"{part}.py", folder / part / "__init__.py"]
+        folder = folder / part
+    return [file for file in files if file.is_file()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -18,7 +19,7 @@ from types import CodeType, ModuleType
 import compatbench
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.project_folders import CONTENT, content_folder
-from compatbench.method.identity import find_local, import_folders
+from compatbench.method.identity import import_folders
 from compatbench.method.mistakes import PLUGIN_PREFIX
 
 
@@ -38,7 +39,7 @@ def load_file(path: Path) -> ModuleType:
             del sys.modules[name]
         importlib.invalidate_caches()
         top = sys.modules[package] = ModuleType(package)
-        top.__path__ = import_folders(path)
+        top.__path__ = [str(folder) for folder in import_folders(path)]
         known[package] = Path(top.__path__[0])
     parts = path.relative_to(known[package]).with_suffix("").parts
     return importlib.import_module(".".join([package, *parts]).removesuffix(".__init__"))
@@ -71,13 +72,29 @@ class _Loader(SourceFileLoader):
         def import_beside(name, globals=None, locals=None, fromlist=(), level=0):
             """``__import__`` that first looks for absolute names in the module's package."""
             top = name.partition(".")[0]
-            if level or find_local(top, folders) is None:
+            if level or not _is_local(top, folders):
                 return builtins.__import__(name, globals, locals, fromlist, level)
             module = builtins.__import__(f"{package}.{name}", globals, locals, fromlist, 0)
             return module if fromlist else sys.modules[f"{package}.{top}"]
 
         vars(module)["__builtins__"] = vars(builtins) | {"__import__": import_beside}
         super().exec_module(module)
+
+
+def _is_local(name: str, folders: Sequence[str]) -> bool:
+    """Return True if a top-level name is a module or package in these folders.
+
+    A folder without ``__init__.py`` is one only if nothing that is installed has its name.
+    Packages in ``site-packages`` are not local, though they lie side by side.
+    """
+    spec = None if name == "compatbench" else PathFinder.find_spec(name, folders)
+    if spec is None:
+        return False
+    if spec.submodule_search_locations is None:
+        return True
+    if spec.origin is None:
+        return importlib.util.find_spec(name) is None
+    return not Path(spec.origin).parents[1].name.endswith("-packages")
 
 
 sys.meta_path.insert(0, _Loader)  # type: ignore[arg-type]
