@@ -6,5 +6,5 @@ import sys
 from pathlib import Path
 
 BENCHMARK = Path(__file__).parents[2] / "benchmark"
-for folder in (".", "authors", "faults", "research", "speed"):
+for folder in (".", "authors", "research", "speed"):
     sys.path.append(str(BENCHMARK / folder))

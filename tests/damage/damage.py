@@ -1,23 +1,19 @@
-"""Spoils files of every kind, as disks, editors, merges and attackers do, and reads them.
+"""Damage files of every kind, as disks, editors, merges and attackers do, and read them.
 
 A damaged file must be refused in one line (``CompatbenchError``), or read as something that
 could have been written; a file with a checksum must be refused or read as what it was. Another
-exception, several lines, or more than a few seconds are failures, and are kept in failures/.
+exception, several lines, or more than a few seconds are failures.
 """
 
 from __future__ import annotations
 
 import random
-import sys
-import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from runs import Figures, Place
-from targets import TARGETS, Target
+from targets import Target
 
 from compatbench.errors import CompatbenchError
 
@@ -192,42 +188,3 @@ class Good:
             sly = {SLY[(place + i) % len(SLY)] for i in range(most)}
             for value in ({byte ^ 1 << place % 8} | sly) - {byte}:
                 yield place, self.content[:place] + bytes([value]) + self.content[place + 1 :]
-
-
-def spoil(good: Good, files: int) -> Counter[str]:
-    """Spoils a file many times; the same target gives the same files."""
-    rng, outcomes = random.Random(good.target.kind), Counter[str]()
-    for _ in range(files):
-        content, how = mutate(rng, good.content)
-        status, why = good.read(content)
-        outcomes[status] += 1
-        if status == "failed":
-            kept = Path("failures") / f"{good.target.kind.replace(' ', '-')}-{outcomes['failed']}"
-            kept.parent.mkdir(exist_ok=True)
-            kept.write_bytes(content)
-            print(f"{kept}: {how}: {why}", file=sys.stderr)
-    return outcomes
-
-
-def spoil_all(_: Place, files: int) -> Figures:
-    """Spoils so many files of each kind, and every byte of those that have a checksum."""
-    kinds, sealed = {}, {}
-    for target in TARGETS:
-        with tempfile.TemporaryDirectory(prefix="compatbench-damage-") as folder:
-            good = Good.make(target, Path(folder))
-            outcomes = spoil(good, files)
-            kinds[target.kind] = {name: outcomes[name] for name in ("refused", "read", "failed")}
-            if target.sealed:
-                changes = [good.read(content)[0] for _, content in good.other_bytes(files // 100)]
-                sealed[target.kind] = {
-                    "bytes": len(good.content),
-                    "changes": len(changes),
-                    "unnoticed": len(changes) - changes.count("refused"),
-                }
-    return {
-        "files of each kind": files,
-        "kinds": kinds,
-        "sealed": sealed,
-        "failed": sum(outcomes["failed"] for outcomes in kinds.values()),
-        "bytes unnoticed": sum(changes["unnoticed"] for changes in sealed.values()),
-    }

@@ -1,4 +1,4 @@
-"""The readers that are fuzzed: each with a good file, and what reading it must give."""
+"""The readers that get damaged files: each with a good file, and what reading it must give."""
 
 from __future__ import annotations
 
