@@ -25,7 +25,6 @@ from compatbench.tasks.mini.build import (
     tokenizer,
     towers,
     training,
-    trials,
     upgrades,
 )
 from compatbench.tasks.mini.build.names import slug
@@ -138,7 +137,6 @@ def test_the_page_and_the_card_show_what_the_committed_results_give() -> None:
     facts, tables = likeness.likeness()
     page, card = (path.read_text(encoding="utf-8") for path in (likeness.PAGE, likeness.CARD))
     assert fill_section(page, "likeness", tables) == page
-    assert fill_section(page, "trials", trials.trials_table()) == page
     assert likeness.fill_card(card, facts) == card
 
 

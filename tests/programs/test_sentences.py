@@ -63,18 +63,6 @@ def test_parts_of_rosetta() -> None:
     says("rosetta", "change H by 0.3 points or less here")
 
 
-def test_what_the_trials_of_the_mini_suite_show() -> None:
-    rows = [row[2:5] for row in read_tables("mini-suite", "trials")[0][1:]]
-    assert max(number(ranks) for ranks, *_ in rows) < 0.3
-    assert [row[2] for row in rows[:4]] == ["39 %", "87 %", "30 %", "78 %"]
-    assert rows[2][1] == "+9.9"
-    says(
-        "mini-suite",
-        "87 % of the linear probe's gain in four times the steps, 39 % in the suite's",
-        "9.9 points, and ask for more steps: CoOp gains 30 % of that in the suite's, 78 % in four",
-    )
-
-
 def test_what_the_mini_suite_is_unlike() -> None:
     rows = {row[0]: row[3] for row in read_tables("mini-suite", "likeness")[0][1:]}
     assert "(mma)" in rows["agreement of seeds"]

@@ -29,7 +29,6 @@ EXTRA_STEPS = {
     "upgrades": "upgrades:train_upgrades",
     "contact": "contact:write_contact_sheets",
     "likeness": "likeness:write_likeness",
-    "trials": "trials:write_trials",
 }
 
 
