@@ -1,11 +1,4 @@
-"""Makes the tables of docs/rosetta.md from committed results.
-
-The results come from these commands:
-
-compatbench run --suite mini --methods all --transfers copied,words
-cd benchmark/research
-compatbench run --suite rosetta-parts.yaml --methods rosetta_variants.py
-"""
+"""Makes the comparison of docs/rosetta.md from the committed results of the suite ``mini``."""
 
 from __future__ import annotations
 
@@ -15,34 +8,22 @@ from pathlib import Path
 from pages import Page
 
 import compatbench as cb
-from compatbench.data.cards import suite_cards
 from compatbench.results.ranks import Ranked
 from compatbench.results.standing import paired_interval
 from compatbench.results.tuning_records import read_record, tuning_path
 from compatbench.tables.numbers import NOTHING, percent, signed
 from compatbench.tables.table import Cell, Table, number, plain_table
 
-HERE = Path(__file__).parent
-REPOSITORY = HERE.parents[1]
+REPOSITORY = Path(__file__).parents[2]
 SOURCE, TARGETS = "mini-clip", ("mini-eva-clip", "mini-eva-clip-anew")
 OWN = "rosetta"
 # Its nearest rivals, the methods that lead by other means, and the floor.
 BESIDE = ("proker", "tip_adapter", "tip_adapter_f", "taskres", "gda", "contcoop", "zeroshot")
-PARTS = {
-    "rosetta": "Rosetta",
-    "rosetta_copied": "not rotated: the module copied as it is",
-    "rosetta_rotated": "rotated about the origin, not the words' means",
-    "rosetta_undamped": "without ρ",
-    "rosetta_few_words": "250 words, not 2,000",
-    "rosetta_labels": "Tip-Adapter's values, labels not solved for",
-    "rosetta_linear": "a linear kernel",
-    "rosetta_first": "the first configuration: a weight for any number of shots",
-}
 
 
-def read(suite: str, out: Path) -> dict[tuple[str, str], list[Ranked]]:
-    """Method and transfer -> its place on each target, in the suite's ranking."""
-    results = cb.results(suite_cards.read(suite), out)
+def read() -> dict[tuple[str, str], list[Ranked]]:
+    """Return the place of each method and transfer on each target, in the suite's ranking."""
+    results = cb.results("mini", REPOSITORY)
     places: dict[tuple[str, str], list[Ranked]] = {}
     for target in TARGETS:
         for transfer in results.suite.transfers:
@@ -80,22 +61,10 @@ def settings_tried(method: str) -> str:
     return str(len(read_record(record).settings)) if record.is_file() else "1"
 
 
-def vary(places: dict[tuple[str, str], list[Ranked]]) -> Table:
-    """Rosetta with one part changed at a time."""
-    rows = []
-    for method, title in PARTS.items():
-        ranked = places[method, "words"]
-        values = [place.value(measure) for place in ranked for measure in ("target", "h")]
-        rows.append([title, *map(percent, (ranked[0].value("source"), *values))])
-    return plain_table(["", "Source", *columns("H")], rows)
-
-
 def columns(*rest: str) -> Iterable[str]:
     return [name for target in TARGETS for name in (target, *rest)]
 
 
 def make_page() -> Page:
-    """Both tables of the page."""
-    measured = read("mini", REPOSITORY)
-    parts = measured | read(str(HERE / "rosetta-parts.yaml"), HERE)
-    return Page({"beside": compare(measured), "parts": vary(parts)})
+    """Return the table of the page."""
+    return Page({"beside": compare(read())})

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import authors_page
 import pytest
-import rosetta_page
 from methods_page import read_idea
 from pages import DOCS, PAGES, make_files
 from unrecorded_methods import UNRECORDED
 
-from compatbench.data.cards import suite_cards
 from compatbench.method.registry import builtin_methods, builtin_transfers
 from compatbench.tables.pages.method_pages import read_facts
 
@@ -37,13 +35,6 @@ def test_a_fit_of_an_older_version_is_asked_for_again(monkeypatch: pytest.Monkey
     monkeypatch.setattr(authors_page, "list_versions", lambda: versions)
     with pytest.raises(SystemExit, match=r"code: gradfix$"):
         make_files("authors")
-
-
-def test_rosetta_is_reported_on_no_task_that_it_was_designed_on() -> None:
-    suite = suite_cards.read("mini")
-    parts = suite_cards.read(str(rosetta_page.HERE / "rosetta-parts.yaml"))
-    assert {"mini-animals", "mini-icons", "mini-travel"} <= {*suite.development}
-    assert not {*parts.tasks} & {*suite.development}
 
 
 PAGE = (DOCS / "methods.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ PAGES = {
     name: (REPOSITORY / path).read_text(encoding="utf-8")
     for name, path in (
         ("readme", "README.md"),
-        *((name, f"docs/{name}.md") for name in ("analysis", "mini-suite", "rosetta")),
+        *((name, f"docs/{name}.md") for name in ("analysis", "mini-suite")),
     )
 }
 
@@ -52,15 +52,6 @@ def test_what_the_readme_says_of_the_claims() -> None:
     others = [rows[0][2].split("against ")[1].split(";")[0] for rows in default]
     assert others == ["ProKeR", "CLIP-LoRA"]
     assert {row[3] for of in verdicts for row in of if row[0] == "2"} == {"not decided"}
-
-
-def test_parts_of_rosetta() -> None:
-    [[_, whole, *rows]] = read_tables("rosetta", "parts")
-    for start in ("without ρ", "rotated about the origin", "the first"):
-        [changed] = [row for row in rows if row[0].startswith(start)]
-        for column in (3, 5):  # H of each upgrade
-            assert abs(number(whole[column]) - number(changed[column])) <= 0.3 + 1e-9
-    says("rosetta", "change H by 0.3 points or less here")
 
 
 def test_what_the_mini_suite_is_unlike() -> None:
