@@ -84,11 +84,8 @@ def make_page() -> Page:
     losses = -gains[[path[-1] for path in suite.upgrades]].sub(gains[source], axis=0)
     of_kinds = {title: [path[-1] for path in upgrades] for title, upgrades in suite.groups.items()}
     # Kinds of which a target ships: sentences on that target are to hold for others, too.
-    kinds = {
-        title: names
-        for title, names in of_kinds.items()
-        if not all(backbone_cards.read(name).made_by for name in names)
-    }
+    shipped = {*backbone_cards.builtin_names()}
+    kinds = {title: names for title, names in of_kinds.items() if not shipped.isdisjoint(names)}
     tellings = {
         title: [show(to_cells(gains[names]), *telling) for telling in TELLINGS.values()]
         for title, names in kinds.items()

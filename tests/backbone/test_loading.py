@@ -26,8 +26,8 @@ from compatbench.backbone.load import names, planning, read_backbone, weights, w
 from compatbench.backbone.load.find_weights import find_weights
 from compatbench.backbone.load.names import preprocessing
 from compatbench.backbone.load.weights import hash_weights, locate_weights
-from compatbench.data.cards import backbone_cards
-from compatbench.errors import CompatbenchError, MissingWeights
+from compatbench.data.cards import backbone_cards, suite_cards
+from compatbench.errors import BackboneError, CompatbenchError, MissingWeights
 from compatbench.extras.doctor.backbone_report import inspect_backbone
 from compatbench.files.hashes import hash_file, sha256_bytes
 from compatbench.files.project_folders import tasks_folder
@@ -122,21 +122,34 @@ def test_weights_are_found_where_people_have_them(place: str, tmp_path: Path) ->
         assert inspect_backbone("Small/plain").path == path
 
 
-def test_weights_that_do_not_ship_are_made_by_a_command_that_a_line_names(tmp_path: Path) -> None:
-    card = read_backbone("mini-eva-clip")
-    made = dict(weights="mini/other.safetensors", made_by="make other --seeds 5")
-    card = card.model_copy(update=made)
-    with pytest.raises(MissingWeights, match=r"other\.safetensors are missing") as caught:
-        find_weights(card)
-    assert caught.value.fix == (
-        "make them with 'make other --seeds 5' and name their folder in COMPATBENCH_WEIGHTS"
-    )
-    path = tmp_path / "weights" / "other.safetensors"
+def test_weights_of_an_own_card_lie_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "other.safetensors"
     save(path)
-    assert find_weights(card) == path
-    # Those that ship are looked for beside their cards alone.
-    with pytest.raises(MissingWeights, match="work in a clone"):
-        find_weights(card.model_copy(update={"made_by": ""}))
+    card = f"name: other\ntitle: Other\nconfig: Small\nweights: {path.name}\nlicence: MIT\n"
+    (tmp_path / "other.yaml").write_text(f"{card}sha256: {hash_file(path)}\n")
+    monkeypatch.setenv("COMPATBENCH_CARDS", str(tmp_path))
+    assert find_weights(read_backbone("other")) == path
+    assert weights_key(read_backbone("other")) == hash_file(path)
+    path.rename(tmp_path.with_suffix(".safetensors"))
+    with pytest.raises(MissingWeights, match=r"other\.safetensors are missing"):
+        find_weights(read_backbone("other"))
+    path.symlink_to(tmp_path.with_suffix(".safetensors"))
+    with pytest.raises(BackboneError, match="neither in the card's folder nor"):
+        find_weights(read_backbone("other"))
+
+
+def test_backbone_of_a_suite_that_has_to_be_made_says_how() -> None:
+    suite = suite_cards.read("mini-upgrades")
+    with pytest.raises(MissingWeights, match="'mini-eva-clip-5' does not ship") as caught:
+        read_backbone("mini-eva-clip-5", suite)
+    assert caught.value.fix == (
+        "make it with 'python -m compatbench.tasks.mini.build upgrades' and name the folder that "
+        "it fills in COMPATBENCH_CARDS"
+    )
+    with pytest.raises(BackboneError, match="no backbone named 'mini-eva-clip-5'; did you mean"):
+        read_backbone("mini-eva-clip-5")
 
 
 @pytest.mark.parametrize("by", ["card", "address"])

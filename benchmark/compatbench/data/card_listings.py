@@ -30,14 +30,9 @@ def tasks(names: Names = "all") -> pd.DataFrame:
 
 
 def backbones(names: Names = "all") -> pd.DataFrame:
-    """The backbones that have a card: name, title, architecture, lineage.
-
-    Of all, without those that have to be trained first (``made_by``); a name or a glob gives them.
-    """
+    """The backbones that have a card: name, title, architecture, lineage."""
     rows = []
     for card in backbone_cards.select(names):
-        if names == "all" and card.made_by:
-            continue
         architecture = card.config or f"{card.provider}: {card.repository or card.path}"
         rows.append((card.name, card.title, architecture, card.lineage or "trained from scratch"))
     return pd.DataFrame(rows, columns=["name", "title", "architecture", "lineage"])

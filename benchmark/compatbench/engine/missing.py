@@ -61,18 +61,18 @@ def find_missing(
 
     with planning():
         models = dict.fromkeys([*suite_backbones(suite), *teachers])
-        weights = _errors(models, lambda name: locate_weights(read_backbone(name)))
+        weights = _errors(models, lambda name: locate_weights(read_backbone(name, suite)))
         names = suite_test_sets(suite) if test_sets is None else test_sets
         images = _errors(names, find_images)
         broken = frozenset(name for name in images if isinstance(images[name], BrokenImages))
         return Missing(_texts(weights), _texts(images), broken)
 
 
-def fetch_missing(missing: Missing) -> Missing:
-    """Fetches the weights that are missing, and says what is still missing."""
+def fetch_missing(suite: SuiteCard, missing: Missing) -> Missing:
+    """Fetch the missing weights of a suite; return what is still missing."""
     left = dict(missing.backbones)
     for name in missing.backbones:
-        if error := _errors([name], lambda name: locate_weights(read_backbone(name))):
+        if error := _errors([name], lambda name: locate_weights(read_backbone(name, suite))):
             left |= _texts(error)
             break  # without a network none can be had
         del left[name]

@@ -212,7 +212,7 @@ def make_plan(
         and not is_planning()
         and (skip_missing or missing.test_sets.keys() == missing.broken)
     ):
-        missing = fetch_missing(missing)
+        missing = fetch_missing(card, missing)
     every = [] if missing.absent and not skip_missing else matrix.cells(missing, held_out_of)
     broken = tuple(cell for cell in every if cell.broken)
     cells = tuple(cell for cell in every if not cell.broken)

@@ -191,7 +191,7 @@ def _mark_titles(results: SuiteResults, suite: SuiteCard, out: Path) -> SuiteRes
 
 def _backbone_title(name: str) -> str:
     """The title on a backbone's card; a backbone without a card has its name."""
-    return name if any(mark in name for mark in "/@:") else backbone_cards.read(name).title
+    return backbone_cards.read(name).title if name in backbone_cards.names() else name
 
 
 def suites_with_results(out: Path, also: SuiteCard | None = None) -> list[SuiteCard]:

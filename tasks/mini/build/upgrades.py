@@ -1,7 +1,7 @@
 """Step ``upgrades``: further targets, for what one target of a kind cannot say.
 
-They are trained from the source that ships, and do not ship themselves. Their cards do, with the
-hashes of their weights.
+They are trained from the source that ships, and do not ship themselves. Each gets a card beside its
+weights, outside the repository: ``--cards mini-build/upgrades`` finds both.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from .names import table_path, write_table
 from .render import render
 from .sets import MINI_FOLDER, TASKS_FOLDER
 from .target import CONTRASTIVE, DISTILLATION, Plan, train
-
-COMMAND = "python -m compatbench.tasks.mini.build upgrades --only"
 
 
 @dataclass(frozen=True)
@@ -120,12 +118,11 @@ def train_upgrades(work: Path, only: Sequence[str] = tuple(TARGETS)) -> None:
 
 
 def write_card(work: Path, further: Further) -> None:
-    """Writes a target's card: that of its kind, with its own name, file, hash and command."""
+    """Write a target's card beside its weights: that of its kind, with its own name and hash."""
     weights = further.plan(work).weights
-    folder = TASKS_FOLDER / "backbones"
-    path = folder / f"{further.name}.yaml"
     ships = towers.TARGET if further.kind == towers.APART else further.kind
-    card = yaml.safe_load((folder / f"{ships}.yaml").read_text(encoding="utf-8"))
+    path = TASKS_FOLDER / "backbones" / f"{ships}.yaml"
+    card = yaml.safe_load(path.read_text(encoding="utf-8"))
     if further.kind == towers.APART:
         del card["text_from"]
         card |= {"title": card["title"].replace(" (", ", nothing inherited (")}
@@ -135,10 +132,7 @@ def write_card(work: Path, further: Further) -> None:
     about += f", texts anchored by {further.anchoring:g}" if further.anchoring else ""
     card["name"] = further.name
     card["title"] = card["title"].replace(" (", f"{about} (")
-    card["weights"] = f"mini/{weights.name}"
+    card["weights"] = weights.name
     card["sha256"] = hash_file(weights)
-    card["made_by"] = f"{COMMAND} {further.name}"
-    if path.exists() and card["sha256"] not in path.read_text(encoding="utf-8"):
-        print(f"{weights} has other bits than {path} says; processors round differently")
-        return
-    path.write_text(yaml.safe_dump(card, sort_keys=False, width=1000), encoding="utf-8")
+    text = yaml.safe_dump(card, sort_keys=False, width=1000)
+    weights.with_suffix(".yaml").write_text(text, encoding="utf-8")

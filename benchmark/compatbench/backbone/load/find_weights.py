@@ -16,8 +16,8 @@ from urllib.request import getproxies
 
 from compatbench.backbone.load.names import release_facts
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import BackboneCard
-from compatbench.data.cards.yaml_file import WEIGHTS_FOLDER
+from compatbench.data.cards import BackboneCard, backbone_cards
+from compatbench.data.cards.yaml_file import WEIGHTS_FOLDER, check_place
 from compatbench.errors import BackboneError, MissingWeights
 from compatbench.files.atomic import write_atomic
 from compatbench.files.project_folders import tasks_folder
@@ -76,6 +76,17 @@ def published_weights(card: BackboneCard) -> Published:
     return Published(f"{owner}/{name}" if name else card.repository, files, facts.get("url", ""))
 
 
+def _beside_own_card(card: BackboneCard) -> Path | None:
+    """Return where a card of one's own has its weights; None for a card that ships."""
+    folder = backbone_cards.own_folder(card.name)
+    if folder is None or card.weights is None:
+        return None
+    try:
+        return Path(check_place(str(folder / card.weights), folder))
+    except ValueError as error:
+        raise BackboneError(f"backbone '{card.name}'", str(error)) from None
+
+
 def find_weights(card: BackboneCard, download: bool = False) -> Path:
     """The file that holds a card's weights.
 
@@ -88,10 +99,9 @@ def find_weights(card: BackboneCard, download: bool = False) -> Path:
         BackboneError: a folder without weights.
     """
     if card.weights is not None:
-        path, folder = tasks_folder() / card.weights, os.environ.get(WEIGHTS_FOLDER)
-        made = [Path(folder).expanduser() / path.name] if folder and card.made_by else []
-        for place in (path, *made):
-            if place.is_file():
+        path = tasks_folder() / card.weights
+        for place in (_beside_own_card(card), path):
+            if place is not None and place.is_file():
                 return place
         if (packed := path.with_suffix(".xz")).is_file():  # in a wheel
             path = default_cache_folder() / "weights" / f"{card.sha256}{path.suffix}"
@@ -100,8 +110,6 @@ def find_weights(card: BackboneCard, download: bool = False) -> Path:
             return path
         # A wheel has the models of the suites ``mini`` and ``smoke`` alone.
         fix = f"put tasks/{card.weights} of the repository there, or work in a clone"
-        if card.made_by:
-            fix = f"make them with '{card.made_by}' and name their folder in {WEIGHTS_FOLDER}"
         raise _missing(card, f"weights {path} are", fix)
     if card.path is not None:
         return _find_in_path(card, Path(card.path).expanduser())

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from compatbench.backbone.load.mini_towers import register_mini_towers
-from compatbench.data.cards import BackboneCard, backbone_cards, unknown_name
-from compatbench.errors import BackboneError, CompatbenchError
-from compatbench.files.project_folders import tasks_folder
+from compatbench.data.cards import BackboneCard, SuiteCard, backbone_cards, unknown_name
+from compatbench.errors import BackboneError, CompatbenchError, MissingWeights
+from compatbench.files.project_folders import CARDS_VARIABLE, tasks_folder
 
 LOCAL_DIR = "local-dir:"
 QUICK = "-quickgelu"
@@ -26,12 +26,16 @@ _KINDS_OF_NAMES = (
 )
 
 
-def read_backbone(name: str) -> BackboneCard:
-    """Reads the card of a backbone, by its name or path; for a name without a card, makes one.
+def read_backbone(name: str, suite: SuiteCard | None = None) -> BackboneCard:
+    """Read the card of a backbone, by its name or path; for a name without a card, make one.
 
     Nothing is loaded or downloaded. The names are those of docs/backbones.md. ``MODEL/TAG`` and
     ``MODEL/TAG@FILE`` take what is known of the release (lineage, licence) from its card. The
     card's ``name`` is as it was given.
+
+    Raises:
+        BackboneError: an unknown name. If the ``suite`` that names it has ``made_by``, the error
+            is ``MissingWeights``, and says how to make the card and the weights.
     """
     if name.endswith((".yaml", ".yml")) and "@" not in name:
         return backbone_cards.read(name).model_copy(update={"name": name})
@@ -52,6 +56,11 @@ def read_backbone(name: str) -> BackboneCard:
             f"'{name}' is an architecture without weights",
             f"give {name}/TAG (known tags: {', '.join(tags_of(name)) or 'none'}) or {name}@FILE",
         )
+    if suite is not None and suite.made_by:
+        fix = (
+            f"make it with '{suite.made_by}' and name the folder that it fills in {CARDS_VARIABLE}"
+        )
+        raise MissingWeights(f"backbone '{name}' does not ship", fix)
     raise BackboneError(unknown_name(name, backbone_cards.names(), "backbone"), _KINDS_OF_NAMES)
 
 

@@ -161,12 +161,20 @@ def fetch_backbones(
     for name in [backbones] if isinstance(backbones, str) else backbones:
         plain = not set("/@:").intersection(name)  # others need no card
         names += backbone_cards.select_names(name) if plain else [name]
+    suite_card = None
     if suite is not None:
-        names += [name for upgrade in suite_cards.read(suite).upgrades for name in upgrade]
+        suite_card = suite_cards.read(suite)
+        names += [name for upgrade in suite_card.upgrades for name in upgrade]
     if not names:
         raise CompatbenchError("nothing to fetch: name backbones, or a suite")
     fetched = []
-    for card in [read_backbone(name) for name in dict.fromkeys(names)]:
+    cards = []
+    for name in dict.fromkeys(names):
+        try:
+            cards.append(read_backbone(name, suite_card))
+        except MissingWeights as error:  # it has to be made
+            fetched.append(FetchedWeights(name, "", None, str(error)))
+    for card in cards:
         progress(card.name)
         try:
             fetched.append(FetchedWeights(card.name, card.licence, locate_weights(card)))

@@ -262,8 +262,7 @@ def names_elsewhere(suite: SuiteCard) -> set[str]:
             return False
         if name in test_sets:
             return task_cards.read(whole).source.kind == "drawings"
-        card = backbone_cards.read(name)
-        return card.weights is not None and not card.made_by
+        return backbone_cards.read(name).weights is not None
 
     used = test_sets.union(*suite.upgrades)
     return {name for name in used if not ships(name)}

@@ -149,8 +149,8 @@ class BackboneCard(CardModel):
     hashes: dict[Name, Sha256] = {}  # SHA-256 of its files, by their names
     files: tuple[Name, ...] = ()  # other names that people have the file under
     path: str | None = None  # checkpoint or model folder on this machine
-    weights: RelativePath | None = None  # safetensors file, relative to tasks/
-    made_by: str = ""  # the command that makes it, where it does not ship
+    # safetensors file, relative to tasks/; of a card of one's own, also to the card
+    weights: RelativePath | None = None
     # Of the weights file; default: that of the file that is found.
     sha256: Sha256 | None = None
     tokenizer: RelativePath | None = None  # byte-pair merges, in tasks/; default: the model's
@@ -170,7 +170,7 @@ class BackboneCard(CardModel):
     @model_validator(mode="after")
     def _weights_are_somewhere(self) -> BackboneCard:
         if self.weights is not None and self.sha256 is None:
-            raise ValueError("weights that ship beside the cards need their 'sha256'")
+            raise ValueError("'weights' need their 'sha256'")
         if self.provider == "hf":
             if not self.path and not self.repository:
                 raise ValueError("a model of provider hf needs 'repository' or 'path'")
@@ -261,6 +261,8 @@ class SuiteCard(CardModel):
     transfers: Annotated[tuple[str, ...], AT_LEAST_ONE] = (COPIED,)  # unless asked for others
     # Whether modules are also fitted on every target: how much of that does the old one keep?
     retrained: bool = False
+    # The command that makes those of its backbones that have no card, with their cards.
+    made_by: str = ""
     # Methods that this suite cannot do justice to, each with the reason: measured, but in no rank.
     unranked: dict[Name, str] = {}
     # Of the suite itself: one that extends it has its settings, and says for itself how others

@@ -77,7 +77,7 @@ def read_card(path: Path, model: type[Card], find: Callable[[str], Path] | None 
             except CompatbenchError as error:
                 raise CompatbenchError(f"{where}: {error}") from None
         inherited, _ = _parse(base_path)
-        for name in ("tuning", "run_seeds", "likeness", "about"):
+        for name in ("tuning", "run_seeds", "likeness", "about", "made_by"):
             inherited.pop(name, None)
         if "extends" in inherited:
             raise CompatbenchError(f"{where}: {base} extends a card itself")

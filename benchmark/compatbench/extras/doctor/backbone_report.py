@@ -20,7 +20,7 @@ from compatbench.backbone.load.names import (
 )
 from compatbench.backbone.load.weights import hash_weights, locate_weights
 from compatbench.backbone.text.text_anatomy import text_tower
-from compatbench.data.cards import BackboneCard
+from compatbench.data.cards import BackboneCard, SuiteCard
 from compatbench.errors import BackboneError, CompatbenchError, MissingWeights
 
 
@@ -50,16 +50,16 @@ class BackboneReport:
     fix: str = ""  # what to do about it
 
 
-def inspect_backbone(name: str) -> BackboneReport:
-    """Reports all that is known about a backbone without running it.
+def inspect_backbone(name: str, suite: SuiteCard | None = None) -> BackboneReport:
+    """Report all that is known about a backbone without running it.
 
     The model is built without memory (on torch's meta device); weights that are on this
     machine are checked against its names and shapes. Nothing is downloaded or raised: errors
-    are part of the report.
+    are part of the report. ``suite`` is the one that names it, if any does.
     """
     facts: dict[str, Any] = {"name": name, "title": name, "state": "wrong"}
     try:
-        card = read_backbone(name)
+        card = read_backbone(name, suite)
         is_open_clip = card.provider == "open_clip"
         facts |= {"title": card.title, **(_activation(card) if is_open_clip else {})}
         check_release(card)

@@ -100,9 +100,11 @@ def diagnose(
         suite = "mini"
     test_sets = task_cards.select_names(tasks) if tasks else []
     models = list(backbones)
+    card = None
     if suite is not None:
-        test_sets += map(whole_name, suite_test_sets(suite_cards.read(suite)))
-        models += suite_backbones(suite_cards.read(suite))
+        card = suite_cards.read(suite)
+        test_sets += map(whole_name, suite_test_sets(card))
+        models += suite_backbones(card)
     place = resolve_device(device) if verify else "cpu"
     diagnosis = Diagnosis(suite, machine=_describe_machine(Path(out)))
     with planning():
@@ -111,7 +113,7 @@ def diagnose(
             diagnosis.tasks.append(inspect_task(name, deep))
         for name in dict.fromkeys(models):
             progress(name)
-            diagnosis.backbones.append(inspect_backbone(name))
+            diagnosis.backbones.append(inspect_backbone(name, card))
         here = [task.name for task in diagnosis.tasks if task.state == "found"]
         measured = [name for name in here if len(task_labels(name))]
         for report in diagnosis.backbones if verify else ():
