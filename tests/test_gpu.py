@@ -1,18 +1,13 @@
-"""On a GPU: features, logits and rows are those of a processor; and what measures one."""
+"""On a GPU, features, logits and rows are those of a processor."""
 
 from __future__ import annotations
 
-import importlib
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from device_comparison import Places, compare
 
 import compatbench as cb
 from compatbench.backbone import FEATURES, ImageInput, load_backbone
@@ -21,22 +16,17 @@ from compatbench.data.images.views import View
 from compatbench.data.task import load_task
 from compatbench.method.registry import builtin_methods
 
-SPEED = Path(__file__).parents[1] / "benchmark" / "speed"
-
 
 @pytest.fixture
-def places(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The GPU, for backbones and images."""
+def places() -> Places:
+    """Return what moves backbones and images to the GPU."""
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
-    monkeypatch.syspath_prepend(str(SPEED))  # of ``gpu_methods``
-    return importlib.import_module("gpu_methods").Places(torch.device("cuda"))
+    return Places(torch.device("cuda"))
 
 
 @pytest.mark.gpu
-def test_logits_of_every_method_are_those_of_a_processor(places: Any) -> None:
-    from gpu_methods import compare
-
+def test_logits_of_every_method_are_those_of_a_processor(places: Places) -> None:
     registry = builtin_methods()
     far = {name: compare(registry.get(name), places) for name in registry.names()}
     assert {name: distance for name, distance in far.items() if distance > 1e-3} == {}
@@ -76,28 +66,3 @@ def test_rows_of_a_task_are_those_of_a_processor_but_for_ties(tmp_path: Path) ->
         rows.append(found.frame.sort_values(["method", "backbone"]))
     apart = (rows[0]["correct"].to_numpy() - rows[1]["correct"].to_numpy()).tolist()
     assert max(map(abs, apart)) <= 2
-
-
-@pytest.mark.slow
-def test_the_program_that_measures_a_gpu_runs_on_a_processor(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "gpu.json"
-    environment = os.environ | {"PYTHON": sys.executable, "COMPATBENCH_CACHE": str(tmp_path)}
-    command = [str(SPEED / "gpu.sh"), "--device", "cpu", "--tiny", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    [(card, figures)] = json.loads(out.read_text()).items()
-    assert (card, set(figures["logits"].values())) == ("cpu", {0.0})
-
-    for folder in (SPEED.parent, SPEED):  # of what it imports
-        monkeypatch.syspath_prepend(str(folder))
-    pages, speed_page = map(importlib.import_module, ("pages", "speed_page"))
-    read = speed_page._read
-    monkeypatch.setattr(
-        speed_page, "_read", lambda name: {card: figures} if name == "gpu.json" else read(name)
-    )
-    page = pages.make_files("speed")[Path("speed.md")].decode()
-    assert [row["classes"] for row in figures["steps"]] == [3, 5]
-    for line in ("## cpu", "| bf16 | 64 | ", "From 12 JPEG files", "| 5 | fp32 | ", "of 3 methods"):
-        assert line in page

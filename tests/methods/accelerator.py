@@ -13,8 +13,8 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from device_comparison import Places, compare
 from fake_accelerator import NAME, DeviceTensor, OnDevice, constructors, waits
-from gpu_methods import Places, compare
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
