@@ -14,7 +14,7 @@ from compatbench import plugins
 from compatbench.plugins import ROOT, functions, offered
 
 CONTENT = {"formats", "methods", "tasks", "transfers"}
-RESULTS = {"published", "retrieval"}
+RESULTS = {"published"}
 EXTRAS = sorted(path.parent.name for path in (ROOT / "extras").glob("*/__init__.py"))
 # Looks at each package in a process of its own, which has loaded the libraries.
 LOOK = """

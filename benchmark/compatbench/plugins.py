@@ -4,12 +4,11 @@ The functions of ``compatbench`` that are the core's are the imports of ``__init
 is a folder whose ``__init__`` has constants alone, each a dictionary:
 
     FUNCTIONS   name in ``compatbench`` -> place of the function
-    COMMANDS    words of a command, such as ``study claims`` -> ``Command``; it may stand in place
-                of one of the core's. All words but the last are groups
+    COMMANDS    words of a command, such as ``study claims`` -> ``Command``. All words but the
+                last are groups
     GROUPS      a word before several commands -> their help
     SECTIONS    page and place on it -> place of the section
     FIGURES     kind of figure -> place of the figure
-    AUDITS      folder of results -> place of the function that says what its files must hold
 
 A *place* is ``module:attribute``, the module below the extra's folder. Without its folder, all
 that an extra offers is gone, and nothing else.

@@ -11,7 +11,7 @@ from unrecorded_methods import UNRECORDED
 from compatbench.method.registry import builtin_methods, builtin_transfers
 from compatbench.tables.pages.method_pages import read_facts
 
-SLOW = {"api", "indexes", "intervals", "laws", "methods", "recipes", "rosetta"}
+SLOW = {"api", "intervals", "laws", "methods", "recipes", "rosetta"}
 LISTS = {"authors", "methods", "recipes"}  # of all methods
 
 

@@ -63,8 +63,9 @@ def _common(
 
 def _add_commands() -> None:
     commands = COMMANDS | offered("COMMANDS")
-    order = [*PANELS, *GROUPS]
-    apps, helps = {"": app}, GROUPS | offered("GROUPS")
+    helps = GROUPS | offered("GROUPS")
+    order = [*PANELS, *helps]
+    apps = {"": app}
 
     def group_of(words: str) -> tuple[typer.Typer, str]:
         """The group of a command, which is made for its first, and the command's name there."""

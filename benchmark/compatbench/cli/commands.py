@@ -11,7 +11,7 @@ FILE = "Path | None"
 GROUPS = {
     "module": "Modules as files: from and for other code, and for a new model.",
     "store": "What is on this machine: finished cells, features, datasets and weights.",
-    "study": "Why modules survive an upgrade, and what it does to stored indexes.",
+    "study": "Why modules survive an upgrade.",
     "maintain": "What keeps the project's results true: tuning, audits, pull requests.",
     "data": "Datasets and weights, fetched and checked.",
 }

@@ -36,8 +36,8 @@ FILES = (".csv", ".cost.csv", ".json")  # how a method's files end
 TUNING = "tuning"  # below the folder of a suite
 PAGE = "README.md"  # there, too: made from its results
 # Below results/, beside a folder for each suite.
-FIGURES, PUBLISHED, REPORT, RETRIEVAL = "figures", "published", "report", "retrieval"
-NO_SUITES = (FIGURES, PUBLISHED, REPORT, RETRIEVAL)
+FIGURES, PUBLISHED, REPORT = "figures", "published", "report"
+NO_SUITES = (FIGURES, PUBLISHED, REPORT)
 # What people write there; all else below results/ is made.
 WRITTEN = ("README.md", "few_shot.csv", "zero_shot.csv")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")

@@ -17,7 +17,7 @@ from command_line import forget_files, invoke
 import compatbench as cb
 from compatbench.engine.compute import Compute
 from compatbench.files.project_folders import CONTENT, content_folder, shipped_results, tasks_folder
-from compatbench.results.result_files import PUBLISHED, RETRIEVAL
+from compatbench.results.result_files import PUBLISHED
 from compatbench.tables.pages.leaderboard import write_pages
 from compatbench.tables.suite_page import published_pages
 
@@ -97,7 +97,7 @@ class Project:
 def link_package(clone: Path, package: Path) -> None:
     """Make a package of links: the installed harness, with the content and cards of a clone."""
     folders = {path.name: path for path in Path(cb.__path__[0]).iterdir()}
-    folders |= {name: shipped_results(name) for name in (PUBLISHED, RETRIEVAL)}
+    folders[PUBLISHED] = shipped_results(PUBLISHED)
     folders |= {name: content_folder(name) for name in CONTENT}
     folders |= {name: clone / name for name in (*CONTENT, "tasks") if (clone / name).is_dir()}
     package.mkdir(parents=True)

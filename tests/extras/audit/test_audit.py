@@ -64,7 +64,7 @@ def test_nothing_is_among_the_results_that_no_command_makes(
     results, outside = project.folder / "results", tmp_path / "outside"
     outside.write_text("mine")
     strays = ["report/evil.html", "figures/evil.html", "tiny/tuning/evil.html", "tiny/.evil.csv"]
-    strays += ["retrieval/evil.html", ".evil.csv", "evil.html", "published/more.csv"]
+    strays += ["other/evil.html", ".evil.csv", "evil.html", "published/more.csv"]
     for name in (results / stray for stray in strays):
         name.parent.mkdir(exist_ok=True)
         name.write_text("<script>")

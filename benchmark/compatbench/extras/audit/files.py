@@ -11,7 +11,6 @@ from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.extras.audit.findings import Finding, compare_file
 from compatbench.extras.audit.stored_suite import Files, StoredSuite
 from compatbench.files.kinds import files_below, kind_of
-from compatbench.plugins import load, offered
 from compatbench.results.result_files import (
     FIGURES,
     PUBLISHED,
@@ -34,20 +33,14 @@ def check_files(
 
     With ``suites_alone``, folders of these suites are walked, and otherwise all of ``results/``.
     """
-    results, made, problems = out / RESULTS, Files(), dict[Path, str]()
+    results, made = out / RESULTS, Files()
     for suite in stored:
         made |= suite.files
-    for name, place in offered("AUDITS").items():
-        try:
-            made |= load(place)(results / name)
-        except CompatbenchError as error:
-            problems[results / name] = str(error)
     if any(card.publish for card in cards):
         try:
             made |= {path: (text, STALE) for path, text in _make_pages(out, cards, stored).items()}
         except CompatbenchError as error:
-            problems[results] = str(error)
-    yield from (Finding(str(path), problem) for path, problem in problems.items())
+            yield Finding(str(results), str(error))
     is_clone = kind_of(out / METHOD_PAGES) == "folder"
     if (readme := out / "README.md") not in made and (is_clone or kind_of(readme) == "link"):
         yield Finding(str(readme), f"is no file with a place for the ranking: <!-- {SECTION}:begin")

@@ -1,144 +1,187 @@
-"""Maps between the vectors of an old and a new model, for an index that was stored.
-
-A transfer shows a module the target's features in the source's coordinates. Here what the source
-has encoded stays: either it is written anew in the target's space, or the target's queries are
-mapped to the source's. Everything is numpy, and runs where torch is not.
-"""
+"""Linear maps from an old model's vectors to a new model's: fitted, applied, and kept in files."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
-from compatbench.backbone.joint_maps import (
-    choose_damping,
-    find_affine,
-    find_ridge,
-    find_turn,
-    fit_rotation,
-    paired,
-)
 from compatbench.errors import CompatbenchError
+from compatbench.extras.indexes.alignment import require_aligned
+from compatbench.extras.indexes.vectors import VectorPair, open_pair
+from compatbench.files.atomic import write_atomic
+from compatbench.files.kinds import require_new
+from compatbench.messages import first_line
 
-# What each way of porting needs: features of words, or of the same images, on both models.
-WAYS = {
-    "copied": frozenset(),
-    "words": frozenset({"words"}),
-    "images": frozenset({"images"}),
-    "low-rank": frozenset({"images"}),
-    "ridge": frozenset({"words", "images"}),
-}
-LEAST_PAIRS = 8
-PAIRS, SEEDS = (64, 256, 1024), (1, 2, 3)  # that maps are fitted on, and draws of them
-TIMED_VECTORS, TIMES = 4096, 32  # of timing a map
-Vectors = NDArray[Any]
-Pair = tuple[Vectors, Vectors]  # normalised features of the same things, ``[n, e_s]``, ``[n, e_t]``
+FEWEST_PAIRS = 8
+HELD_OUT = 4  # a quarter of the pairs judges the maps that were fitted on the others
+DAMPINGS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
+METADATA = "compatbench_index_map"
+Kind = Literal["orthogonal", "ridge"]
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class IndexMap:
+    """The map f ↦ ‖f‖ g / ‖g‖ with g = M f / ‖f‖ + b; a vector keeps its length.
+
+    Attributes:
+        matrix: M, transposed, ``[old width, new width]``, in single precision.
+        bias: b, ``[new width]``.
+        about: how it was fitted: its kind, the number of pairs, and how near mapped vectors come to
+            the new model's on pairs that were held out (the mean ``cosine``).
+    """
+
+    matrix: Array
+    bias: Array
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, vectors: Array) -> Array:
+        """Map vectors ``[n, old width]``; return ``[n, new width]`` in single precision."""
+        vectors = np.asarray(vectors, np.float32)
+        tiny = np.finfo(np.float32).tiny
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        mapped = vectors / np.maximum(lengths, tiny) @ self.matrix + self.bias
+        mapped *= lengths / np.maximum(np.linalg.norm(mapped, axis=1, keepdims=True), tiny)
+        return mapped
+
+    def __repr__(self) -> str:
+        widths = " to ".join(map(str, self.matrix.shape))
+        return f"<IndexMap {self.about.get('kind', '')}: width {widths}>"
+
+    def __str__(self) -> str:
+        old, new = self.matrix.shape
+        return (
+            f"{self.about['kind']} map from width {old} to {new}, fitted on "
+            f"{self.about['pairs']:,} pairs; mean cosine {self.about['cosine']:.3f} with the new "
+            "model's vectors on pairs that were held out"
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the tensors ``matrix`` and ``bias`` as safetensors, with ``about`` as metadata."""
+        tensors = {"matrix": self.matrix, "bias": self.bias}
+        # A single entry, because safetensors does not sort several.
+        metadata = {METADATA: json.dumps(self.about, sort_keys=True)}
+        write_atomic(Path(path), save(tensors, metadata))
+
+
+def load_index_map(path: str | Path) -> IndexMap:
+    """Read a map that ``IndexMap.save`` or ``index map`` wrote."""
+    try:
+        with safe_open(path, "np") as file:
+            metadata = file.metadata() or {}
+            about = json.loads(metadata[METADATA])
+            return IndexMap(file.get_tensor("matrix"), file.get_tensor("bias"), about)
+    except KeyError:
+        raise CompatbenchError(f"{path} is not a map; 'compatbench index map' writes one") from None
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CompatbenchError(f"cannot read the map {path}: {first_line(error)}") from None
+
+
+def fit_index_map(
+    pairs: VectorPair,
+    *,
+    kind: Literal["best", "orthogonal", "ridge"] = "best",
+    column: str | None = None,
+    out: str | Path | None = None,
+) -> IndexMap:
+    """Fit a map from the vectors of an old model to those of a new one. No model is loaded.
+
+    An orthogonal map (Procrustes analysis) rotates the centred vectors. A ridge regression also
+    stretches them; its penalty is the distance from the orthogonal map, with a weight that is
+    chosen on held-out pairs. Some hundreds of pairs are enough for most models.
+
+    Args:
+        pairs: the same items encoded by the old and by the new model, in the same rows: two arrays,
+            or two ``.npy``, parquet or Faiss files.
+        kind: ``orthogonal`` or ``ridge``; by default whichever is better on held-out pairs.
+        column: the column of vectors, if a parquet file has several.
+        out: the file to write; nothing is written without it.
+
+    Returns:
+        The map: a function of vectors, with ``save``; ``about`` states how good it is.
+
+    Raises:
+        CompatbenchError: different numbers of rows, rows that do not match, fewer than 8 pairs, or
+            a file that exists.
+    """
+    if out is not None:
+        require_new(Path(out))
+    opened = open_pair(pairs, "vectors", column)
+    require_aligned(*opened)
+    fitted = fit_map(opened[0].all_units(), opened[1].all_units(), kind)
+    if out is not None:
+        fitted.save(out)
+    return fitted
 
 
 @dataclass(frozen=True)
-class FeatureMap:
-    """f ↦ ‖f‖ g / ‖g‖ with g = f M / ‖f‖ + b: a vector is turned and keeps its length.
+class _Candidate:
+    kind: Kind
+    damping: float | None = None
 
-    So an index of unit vectors is one still, and cosine, inner product and distance rank as before.
+
+def fit_map(source: Array, target: Array, kind: str = "best") -> IndexMap:
+    """Fit a map to unit vectors ``[n, e_s]`` and ``[n, e_t]``.
+
+    Every candidate is judged on a quarter of the pairs by its mean cosine with the target, after
+    being fitted on the others. The best one is then fitted on all pairs.
     """
-
-    matrix: Vectors  # M, ``[e_s, e_t]``
-    bias: Vectors | None = None  # b, ``[e_t]``
-
-    def __call__(self, features: Vectors, lengths: Vectors | None = None) -> Vectors:
-        """Features ``[n, e_s]`` in the target's space, ``[n, e_t]``; ``lengths`` are theirs."""
-        if lengths is None:
-            lengths = np.linalg.norm(features, axis=-1, keepdims=True)
-        mapped = features @ self.matrix.astype(features.dtype, copy=False)
-        if self.bias is not None:
-            mapped += lengths * self.bias.astype(features.dtype, copy=False)
-        sizes = np.sqrt(np.einsum("ij,ij->i", mapped, mapped))[:, None]
-        mapped *= lengths / np.maximum(sizes, np.finfo(sizes.dtype).tiny)
-        return mapped
-
-    def in_single(self) -> FeatureMap:
-        """The same in single precision, which most indexes are in."""
-        bias = None if self.bias is None else self.bias.astype(np.float32)
-        return FeatureMap(self.matrix.astype(np.float32), bias)
-
-
-def choose_numbers(pairs: Sequence[int], seeds: Sequence[int], most: int) -> list[int]:
-    """The numbers of pairs that maps are fitted on; of the usual ones as many as there are."""
-    if tuple(pairs) == PAIRS and most < max(PAIRS):
-        pairs = [*(number for number in PAIRS if number < most), most * (most >= LEAST_PAIRS)]
-    counts = sorted({*pairs} - {0})
-    if not pairs or min(counts, default=LEAST_PAIRS) < LEAST_PAIRS or not seeds:
-        raise CompatbenchError(f"--pairs: give 0, or numbers of at least {LEAST_PAIRS}, and a seed")
-    if most < max(counts, default=0):
-        fewer = f"{most:,} at most" if most >= LEAST_PAIRS else 0
-        raise CompatbenchError(f"--pairs {max(counts)}: there are {most:,}; give {fewer}")
-    return counts
+    if len(source) < FEWEST_PAIRS:
+        raise CompatbenchError(
+            f"{len(source)} pairs are too few for a map; give at least {FEWEST_PAIRS}, and better "
+            "some hundreds"
+        )
+    candidates = [_Candidate("orthogonal")]
+    candidates += [_Candidate("ridge", damping) for damping in DAMPINGS]
+    if kind != "best":
+        candidates = [each for each in candidates if each.kind == kind]
+    order = np.random.default_rng(0).permutation(len(source))
+    held_out = order[: len(order) // HELD_OUT]
+    fitted_on = order[len(order) // HELD_OUT :]
+    best = candidates[0]
+    best_cosine = -np.inf
+    for candidate in candidates:
+        fitted = _fit(candidate, source[fitted_on], target[fitted_on])
+        cosine = float((fitted(source[held_out]) * target[held_out]).sum(axis=1).mean())
+        if cosine > best_cosine:
+            best = candidate
+            best_cosine = cosine
+    fitted = _fit(best, source, target)
+    about = asdict(best) | {"pairs": len(source), "cosine": round(best_cosine, 6)}
+    return IndexMap(fitted.matrix, fitted.bias, about)
 
 
-def time_map(width: int, new_width: int) -> float:
-    """CPU seconds to map a million vectors, in single precision."""
-    generator = np.random.default_rng(0)
-    vectors = generator.standard_normal((TIMED_VECTORS, width), np.float32)
-    turn = FeatureMap(generator.standard_normal((width, new_width), np.float32))
-    start = time.process_time()
-    for _ in range(TIMES):
-        turn(vectors)
-    return round(1e6 * (time.process_time() - start) / TIMES / TIMED_VECTORS, 2)
+def _fit(candidate: _Candidate, source: Array, target: Array) -> IndexMap:
+    """Fit one kind of map to the centred vectors; its bias moves mean to mean."""
+    source_mean = source.mean(axis=0, dtype=np.float64)
+    target_mean = target.mean(axis=0, dtype=np.float64)
+    source = source - source_mean
+    target = target - target_mean
+    matrix = orthogonal_matrix(source, target)
+    if candidate.damping is not None:
+        matrix = ridge_matrix(source, target, matrix, candidate.damping)
+    bias = target_mean - source_mean @ matrix
+    return IndexMap(matrix.astype(np.float32), bias.astype(np.float32))
 
 
-def fit_map(way: str, words: Pair | None = None, images: Pair | None = None) -> FeatureMap:
-    """The map of a way of ``WAYS``.
+def orthogonal_matrix(source: Array, target: Array) -> Array:
+    """Return the semi-orthogonal R that minimises ‖source R - target‖: U Vᵀ of sourceᵀ target.
 
-    ``words`` is the semi-orthogonal matrix of the transfer of this name. With F the features of
-    images, ``images`` is the orthogonal matrix nearest to them (svd(F_sᵀ F_t), not centred),
-    ``low-rank`` adds an affine map of low rank to it, and ``ridge`` is the least squares that are
-    drawn to the matrix of the words, or without words to that of the images. The first two are the
-    first forms of Drift-Adapter (arXiv:2509.23471), with a rank of this project's; rank and damping
-    are those of the transfers ``images`` and ``ridge``.
+    ``scipy.linalg.orthogonal_procrustes`` requires equal widths.
     """
-    by_words = fit_rotation(*words).rotation if words and "words" in WAYS[way] else None
-    if "images" not in WAYS[way]:
-        assert by_words is not None, "a copied index has no map"
-        return FeatureMap(by_words)
-    assert images is not None
-    source, target = paired(*images)
-    if way == "images":
-        return FeatureMap(find_turn(source, target))
-    if way == "low-rank":
-        return FeatureMap(*find_affine(target, source, find_turn(target, source)))
-    # The damping is chosen on a quarter of the images, of which its matrix knows nothing.
-    rest = slice(len(source) // 4, None)
-    tried = find_turn(source[rest], target[rest]) if by_words is None else by_words
-    best = choose_damping(target, source, tried)
-    prior = find_turn(source, target) if by_words is None else by_words
-    return FeatureMap(find_ridge(target, source, prior, best))
+    u, _, vt = np.linalg.svd(source.T @ target, full_matrices=False)
+    return u @ vt
 
 
-def find_drift(source: Vectors, target: Vectors) -> FeatureMap:
-    """f_t ≈ f_s + d, with d the mean difference of pairs, of one width (arXiv:2506.00037)."""
-    source, target = paired(source, target)
-    return FeatureMap(np.eye(source.shape[1]), (target - source).mean(0))
-
-
-def judge_map(way: str, words: Pair | None = None, images: Pair | None = None) -> dict[str, float]:
-    """How near a way's map comes to the target on a quarter of what it is fitted on, left out.
-
-    ``cosine`` is the mean of that of a mapped vector with the target's own; ``residual`` the
-    share of the target's variance that is left, Σ ‖g(f_s) - f_t‖² / Σ ‖f_t - mean‖², of unit
-    vectors. Of ``words`` both are of words, and else of images.
-    """
-    judged = images if "images" in WAYS[way] else words
-    assert judged is not None
-    source, target = paired(*judged)
-    held = max(1, len(source) // 4)
-    rest = source[held:], target[held:]
-    to_target = fit_map(way, *((words, rest) if "images" in WAYS[way] else (rest, images)))
-    mapped, _ = paired(to_target(source[:held]), target[:held])
-    target = target[:held]
-    left = ((mapped - target) ** 2).sum() / ((target - target.mean(0)) ** 2).sum()
-    return {"cosine": float((mapped * target).sum(-1).mean()), "residual": float(left)}
+def ridge_matrix(source: Array, target: Array, prior: Array, damping: float) -> Array:
+    """Return the M that minimises ‖source M - target‖² / n + damping ‖M - prior‖²."""
+    weight = len(source) * damping
+    left = source.T @ source + weight * np.eye(source.shape[1])
+    return np.linalg.solve(left, source.T @ target + weight * prior)

@@ -1,8 +1,9 @@
-"""What stored vectors of any embedding are worth to its successor, with no model loaded."""
+"""Keep the old model, encode everything again, or map the old index? Measured without any model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,164 +12,305 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from compatbench.errors import CompatbenchError
-from compatbench.extras.indexes.block_threads import map_blocks
-from compatbench.extras.indexes.index_maps import LEAST_PAIRS, PAIRS, SEEDS, choose_numbers
-from compatbench.extras.indexes.index_verdicts import MeasuredIndex, summarise
-from compatbench.extras.indexes.index_ways import Index, Maps, Report, Way, rank_ways, to_unit
-from compatbench.extras.indexes.rankings import ByClass, Judged, measure
-from compatbench.extras.indexes.relevance_files import Names, read_relevance
-from compatbench.extras.indexes.unpaired_map import FEWEST
-from compatbench.extras.indexes.vector_files import VectorFile, as_vectors, check_lengths, read_pair
+from compatbench.extras.indexes.alignment import require_aligned
+from compatbench.extras.indexes.index_maps import FEWEST_PAIRS, IndexMap, fit_map
+from compatbench.extras.indexes.rankings import GRADED, ndcg, recall, search
+from compatbench.extras.indexes.relevance import (
+    ByGrade,
+    Names,
+    Relevance,
+    leave_out,
+    read_grades,
+    read_labels,
+)
+from compatbench.extras.indexes.vectors import (
+    VectorPair,
+    Vectors,
+    VectorSource,
+    open_pair,
+    require_width,
+)
+from compatbench.results.choice import Way, choose_checked, units_to_decide
+from compatbench.results.estimate import Interval, estimate, interval_columns
 
-MOST_QUERIES = 2000  # rows of the index that ask, evenly over it, where no queries are given
-AGREED = 10  # neighbours in the index that is encoded again, where no relevance is known
-SAMPLED = 5000  # old vectors that the map without pairs sees
-VectorSource = str | Path | NDArray[Any]
+MOST_QUERIES = 2000  # rows of the index that ask, if no queries are given
+NEIGHBOURS = 10  # that are taken as relevant, if nothing else is known
+MOST_PAIRS = 1024  # rows of the index that the map is fitted on, if no pairs are given
+OLD, MAPPED, NEW = "old model", "mapped", "re-encoded"
+COST = {MAPPED: 0, NEW: 1}  # encoding is what costs
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, repr=False)
+class MeasuredIndex:
+    """What an index is worth to the queries of a new model.
+
+    Attributes:
+        frame: a row for each ``option``: ``old model`` (old queries, old index), ``mapped`` (new
+            queries, the old index mapped) and ``re-encoded`` (new queries, new index); ``ndcg@10``
+            and ``recall@k`` in percent, and the ``gain`` in the measure that decides over the old
+            model, each with the bounds of its 95 % interval over queries, ``_low`` and ``_high``.
+        measure: the measure that decides: nDCG@10; or ``recall@10`` of the neighbours in the
+            re-encoded index, if no relevance is known.
+        verdict: ``keep the old model``, ``map the old index``, ``re-encode`` or ``cannot tell``.
+        sentence: the verdict with its reason.
+        map: the map that was measured.
+    """
+
+    frame: pd.DataFrame
+    measure: str
+    verdict: str
+    sentence: str
+    queries: int
+    items: int
+    map: IndexMap
+
+    def __repr__(self) -> str:
+        return f"<MeasuredIndex: {self.verdict}>"
+
+    def __str__(self) -> str:
+        shown = self.frame.set_index("option").round(1).to_string(na_rep="")
+        note = f"{self.queries:,} queries, {self.items:,} items; intervals of 95 % over queries"
+        return f"{self.sentence}\n\n{shown}\n\n{note}; {self.map}."
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything for JSON."""
+        names = ("verdict", "sentence", "measure", "queries", "items")
+        facts = {name: getattr(self, name) for name in names}
+        return facts | {"map": self.map.about, "options": self.frame}
 
 
 def measure_index(
     old: VectorSource,
     new: VectorSource,
     *,
-    queries: tuple[VectorSource, VectorSource] | None = None,
-    relevant: str | Path | pd.DataFrame | None = None,
+    queries: VectorPair | None = None,
     labels: Names | None = None,
     query_labels: Names | None = None,
+    relevant: str | Path | pd.DataFrame | None = None,
     ids: tuple[Names, Names] | None = None,
-    words: tuple[VectorSource, VectorSource] | None = None,
-    paired: tuple[VectorSource, VectorSource] | None = None,
-    pairs: Sequence[int] = PAIRS,
-    seeds: Sequence[int] = SEEDS,
+    pairs: VectorPair | None = None,
+    k: int = 10,
     column: str | None = None,
-    progress: Report = lambda line: None,
 ) -> MeasuredIndex:
-    """Measures what to do with stored vectors when their model is replaced: text, image, audio.
+    """Measure whether to keep the old model, re-encode an index, or map it to the new model.
 
-    No model is loaded. Vectors are compared by cosine, exactly, and read block by block. The pairs
-    that maps are fitted on are rows of the index that are not queried; they leave it, in every
-    way alike, and so do not answer. What is drawn is drawn several times, and figures are means.
+    Works on vectors of any two models, of images, texts or sound, and loads no model. Vectors are
+    compared by cosine, exactly, in blocks. Encode a sample of the index with the new model, and
+    some queries with both.
 
     Args:
-        old, new: the same things encoded by both models, in the same rows: arrays, or ``.npy``,
-            parquet, safetensors or flat Faiss files. Widths may differ.
-        queries: vectors of the queries on the old and on the new model; by default every
-            second row of the index, 2,000 at most, which does not find itself.
-        relevant: relevant items of queries: TREC's qrels, or a CSV with columns query, item and
-            grade. Without it and without labels, the ten neighbours that each query has in the
-            index that is encoded again are taken for relevant.
-        labels, query_labels: in its place, a class of each item and of each query: lines of a
-            text, or a ``.npy``; an item is relevant to queries of its class.
-        ids: of the items and of the queries, as ``relevant`` has them; by default row numbers.
-        words: vectors of the same texts on both models, for the way ``words``; those that are
-            queried are left out.
-        paired: vectors of other things on both models, to fit maps on in place of rows.
-        pairs: how many pairs maps are fitted on; by default 64, 256 and 1024, as far as half of
-            the rows go. 0 leaves out the ways that need any.
-        seeds: of the draws.
-        column: of the vectors, where a parquet file has several.
+        old, new: the same items encoded by both models, in the same rows: arrays, or ``.npy``,
+            parquet or Faiss files.
+        queries: the same queries encoded by both models. Without them, every second row of the
+            index is a query (2,000 at most) that does not find itself.
+        labels: the class of each item; an item is relevant to queries of its class: lines of a
+            text, a ``.npy``, or a CSV file with a column ``label``.
+        query_labels: the class of each query.
+        relevant: in place of labels, a CSV file with columns ``query``, ``item`` and, if there are
+            grades, ``grade``. Without both, the ten nearest items in the re-encoded index count as
+            relevant; this shows what a map preserves, but not whether the new model is better.
+        ids: what ``relevant`` calls the items and the queries, in the order of their vectors:
+            lines of a text, or a CSV file with a column ``id``. By default row numbers from 0.
+        pairs: other items encoded by both models, to fit the map on. By default these are rows of
+            the index that no query needs, half of the rows at most; they leave the index.
+        k: how many results recall looks at.
+        column: the column of vectors, if a parquet file has several.
 
     Returns:
-        ``frame`` has a row for each way, with intervals and prices; ``str()`` the verdict.
+        ``print`` shows the verdict and a table; ``frame`` has the numbers.
 
     Raises:
-        CompatbenchError: vectors of different rows, with a NaN or of zeros, ids that are unknown,
-            or pairs that are queried, too.
+        CompatbenchError: different widths or numbers of rows, rows that do not match, a vector
+            with a NaN or of zeros, or unknown ids.
     """
-    files = as_vectors(old, "the old vectors", column), as_vectors(new, "the new vectors", column)
-    count = files[0].rows
-    if count != files[1].rows:
-        raise CompatbenchError(
-            f"{files[0].path} has {count:,} rows and {files[1].path} {files[1].rows:,}: give "
-            "vectors of the same things, in the same rows"
-        )
-    marks, _ = (_read_marks(file) for file in files)
+    if k < 1:
+        raise CompatbenchError(f"--k {k}: give a number of at least 1")
+    index = open_pair((old, new), "vectors", column)
+    require_aligned(*index)
     itself = None
     if queries is None:
-        itself = np.arange(count)[:: max(2, -(-count // MOST_QUERIES))]
-        asked = tuple(_take(file, itself) for file in files)
+        itself = np.arange(index[0].rows)[:: max(2, -(-index[0].rows // MOST_QUERIES))]
+        asked = index[0].take_units(itself), index[1].take_units(itself)
     else:
-        asked = _read_units(queries, "queries", files)
-    by, counts = (relevant, labels, query_labels), (count, len(asked[0]))
-    relevance = read_relevance(*by, ids, counts, itself)
-    queried = np.isin(marks, marked := _mark(asked[0]))
-    if paired is not None:
-        stock = _read_units(paired, "pairs", files)
-        if (same := np.isin(_mark(stock[0]), marked)).any():
-            raise CompatbenchError(
-                f"{int(same.sum()):,} of the pairs are also queried, the first in row "
-                f"{int(same.argmax()):,}: maps must be fitted on others; drop these pairs"
-            )
-        left, most = np.empty(0, np.intp), len(stock[0])
+        asked = _read_units(queries, "queries", index, column)
+    relevance = _read_relevance(
+        (labels, query_labels), relevant, ids, index[0].rows, len(asked[0]), itself
+    )
+    if isinstance(relevance, ByGrade) and ids is None:
+        require_row_numbers(relevance, asked[1], index[1])
+    if pairs is None:
+        fitted_on = choose_pairs(index[0].rows, itself, relevance)
+        sample = index[0].take_units(fitted_on), index[1].take_units(fitted_on)
     else:
-        left = _choose_pairs(queried, relevance, max(pairs, default=0))
-        stock, most = tuple(_take(file, left) for file in files), len(left)
-    numbers = choose_numbers(pairs, seeds, most)
-    kept = ~np.isin(np.arange(count), left)
-    index = Index(*files, asked[0], asked[1], kept, itself)
-    draws = {seed: np.random.default_rng(seed).permutation(most) for seed in seeds}
-    others = np.random.default_rng(0).permutation(np.flatnonzero(kept & ~queried))[:SAMPLED]
-    enough = numbers and min(most, len(others)) >= FEWEST
-    unpaired = (_take(files[0], np.sort(others)), stock[1]) if enough else None
-    texts = None if words is None else _read_units(words, "words", files)
-    if texts is not None:
-        others = ~np.isin(_mark(texts[0]), marked)
-        if others.sum() < LEAST_PAIRS:
-            raise CompatbenchError(f"words: give {LEAST_PAIRS} or more that are not queried")
-        texts = texts[0][others], texts[1][others]
-    maps = Maps((stock[0], stock[1]), texts, numbers, draws, unpaired)
-    again = index.search(index.asked_new, index.new)
+        fitted_on = np.empty(0, int)
+        sample = _read_units(pairs, "pairs", index, column)
+    index_map = fit_map(*sample)
+    left_out = np.isin(np.arange(index[0].rows), fitted_on)
+    depth = max(k, GRADED)
+    how = {"depth": depth, "left_out": left_out, "itself": itself}
+    ranked = {
+        OLD: search(asked[0], index[0].unit_blocks(), **how),
+        MAPPED: search(asked[1], index[0].unit_blocks(), change=index_map, **how),
+        NEW: search(asked[1], index[1].unit_blocks(), **how),
+    }
     known = relevance is not None
     if relevance is None:
-        best = again.rows[:, :AGREED]
-        asking = np.indices(best.shape)[0].ravel()
-        relevance = Judged(asking, best.ravel(), np.ones(best.size), len(best))
-    relevance = relevance.keep(kept)
-    figures: dict[Way, list[dict[str, Any]]] = {}
-    for way, rows, encoded in rank_ways(index, maps, again, progress):
-        figures.setdefault(way, []).append(measure(rows, relevance) | {"encoded": encoded})
-    return summarise(index, figures, known)
-
-
-def _read_marks(file: VectorFile) -> NDArray[np.uint64]:
-    """``_mark`` of every vector, which must be one: finite, and not all zeros."""
-
-    def marked(block: NDArray[Any], first: int) -> NDArray[np.uint64]:
-        check_lengths(file.path, block.astype(np.float64), first, zeros=False)
-        return _mark(to_unit(block))
-
-    return np.concatenate([*map_blocks(marked, file.blocks())])
-
-
-def _mark(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """A number for each vector, which is the same for the same alone, ``[n]``."""
-    factors = np.random.default_rng(0).integers(1, 1 << 62, vectors.shape[1], np.uint64)
-    bits = np.ascontiguousarray(vectors, np.float32).view(np.uint32)
-    return (bits * factors).sum(axis=1, dtype=np.uint64)
-
-
-def _take(file: VectorFile, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Unit vectors of some rows, which rise."""
-
-    def taken(block: NDArray[Any], first: int) -> NDArray[np.float32]:
-        low, high = np.searchsorted(rows, [first, first + len(block)])
-        return to_unit(block[rows[low:high] - first])
-
-    return np.concatenate([*map_blocks(taken, file.blocks())])
+        relevance = neighbours_as_relevant(ranked[NEW])
+    relevance = leave_out(relevance, left_out)
+    asking = relevance.counts() > 0
+    if not asking.any():
+        raise CompatbenchError("no query has a relevant item besides the pairs; give --pairs")
+    figures = {}
+    for option, rows in ranked.items():
+        with np.errstate(invalid="ignore", divide="ignore"):  # queries without relevant items
+            measured = {f"ndcg@{GRADED}": ndcg(rows, relevance)}
+            measured[f"recall@{k}"] = recall(rows, relevance, k)
+            measured[f"recall@{NEIGHBOURS}"] = recall(rows, relevance, NEIGHBOURS)
+        figures[option] = {name: 100 * values[asking] for name, values in measured.items()}
+    return summarise(figures, known, k, int((~left_out).sum()), index_map)
 
 
 def _read_units(
-    pair: tuple[VectorSource, VectorSource], what: str, files: Sequence[VectorFile]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    old, new = read_pair(pair, what, [file.width for file in files])
-    return to_unit(old), to_unit(new)
+    pair: VectorPair, what: str, index: tuple[Vectors, Vectors], column: str | None
+) -> tuple[Array, Array]:
+    """Return queries or pairs of both models with length 1."""
+    sides = open_pair(pair, what, column)
+    for vectors, items in zip(sides, index, strict=True):
+        require_width(vectors, items.width, items.name)
+    require_aligned(*sides)
+    return sides[0].all_units(), sides[1].all_units()
 
 
-def _choose_pairs(
-    queried: NDArray[np.bool_], relevance: ByClass | Judged | None, most: int
-) -> NDArray[np.intp]:
-    """Rows that are not queried, and if there are enough not relevant either, twice ``most``."""
-    free, wanted = np.flatnonzero(~queried), min(2 * most, len(queried) // 2)
-    if isinstance(relevance, Judged):
-        others = np.setdiff1d(free, relevance.items)
-        free = others if len(others) >= wanted else free
-    return np.sort(np.random.default_rng(0).permutation(free)[:wanted])
+def _read_relevance(
+    labels: tuple[Names | None, Names | None],
+    relevant: str | Path | pd.DataFrame | None,
+    ids: tuple[Names, Names] | None,
+    items: int,
+    queries: int,
+    itself: Array | None,
+) -> Relevance | None:
+    of_items, of_queries = labels
+    if relevant is not None and (of_items is not None or of_queries is not None):
+        raise CompatbenchError("--relevant and --labels: give one of the two")
+    if relevant is not None:
+        if itself is not None:
+            raise CompatbenchError("--relevant names queries: give their vectors with --queries")
+        return read_grades(relevant, items, queries, ids)
+    if of_items is not None:
+        return read_labels(of_items, of_queries, items, queries, itself)
+    if of_queries is not None:
+        raise CompatbenchError("the labels of the items are missing; give --labels, too")
+    return None
+
+
+def require_row_numbers(relevance: ByGrade, asked: Array, items: Vectors) -> None:
+    """Raise an error if the items before the relevant ones fit the queries better."""
+    table = relevance.table
+    table = table[table["item"] > 0].iloc[:MOST_QUERIES]
+    rows = table["item"].to_numpy()
+    needed = np.union1d(rows, rows - 1)
+    vectors = items.take_units(needed)
+    queries = asked[table["query"].to_numpy()]
+    cosines = []
+    for wanted in (rows, rows - 1):
+        cosines.append((queries * vectors[np.searchsorted(needed, wanted)]).sum(axis=1))
+    better = estimate(cosines[1] - cosines[0])
+    if better is not None and better.sign == 1:
+        raise CompatbenchError(
+            "--relevant: items seem to be counted from 1, because the rows before the relevant "
+            "items are nearer to the queries; rows are counted from 0, so subtract 1"
+        )
+
+
+def choose_pairs(rows: int, itself: Array | None, relevance: Relevance | None) -> Array:
+    """Draw the rows that the map is fitted on: no queries, and no graded items if possible."""
+    free = np.ones(rows, bool)
+    if itself is not None:
+        free[itself] = False
+    wanted = min(MOST_PAIRS, rows // 2)
+    if isinstance(relevance, ByGrade):
+        ungraded = free.copy()
+        ungraded[relevance.table["item"]] = False
+        if ungraded.sum() >= FEWEST_PAIRS:
+            free = ungraded
+    drawn = np.random.default_rng(0).permutation(np.flatnonzero(free))[:wanted]
+    return np.sort(drawn)
+
+
+def neighbours_as_relevant(ranked: Array) -> ByGrade:
+    """Take the first ten results of each query for relevant."""
+    nearest = ranked[:, :NEIGHBOURS]
+    queries = np.repeat(np.arange(len(nearest)), nearest.shape[1])
+    table = pd.DataFrame({"query": queries, "item": nearest.ravel(), "grade": 1.0})
+    return ByGrade(table[table["item"] >= 0], len(ranked))
+
+
+def summarise(
+    figures: Mapping[str, Mapping[str, Array]],
+    known: bool,
+    k: int,
+    items: int,
+    index_map: IndexMap,
+) -> MeasuredIndex:
+    """Return the table and the verdict, from the measures of each query in percent."""
+    measure = f"ndcg@{GRADED}" if known else f"recall@{NEIGHBOURS}"
+    old = figures[OLD][measure]
+    rows = []
+    gains: dict[str, Interval | None] = {}
+    for option, measured in figures.items():
+        row: dict[str, Any] = {"option": option}
+        for name, values in measured.items():
+            row |= interval_columns(name, estimate(values))
+        gains[option] = None if option == OLD else estimate(measured[measure] - old)
+        rows.append(row | interval_columns("gain", gains[option]))
+    frame = pd.DataFrame(rows)
+    if known:
+        verdict, sentence = judge(figures, measure)
+    else:
+        kept = figures[MAPPED][measure].mean()
+        verdict = "cannot tell"
+        sentence = (
+            "Cannot tell whether the new model is better, because no relevance is known: the "
+            f"mapped index finds {kept:.0f} % of the {NEIGHBOURS} nearest items that the "
+            f"re-encoded index finds, and the old model finds {old.mean():.0f} %."
+        )
+    return MeasuredIndex(frame, measure, verdict, sentence, len(old), items, index_map)
+
+
+def judge(figures: Mapping[str, Mapping[str, Array]], measure: str) -> tuple[str, str]:
+    """Return the verdict and its sentence, by paired differences over queries.
+
+    Of the options that gain significantly, the cheapest is chosen that is not significantly worse
+    than the best one.
+    """
+    old = figures[OLD][measure]
+    gains = {option: figures[option][measure] - old for option in (MAPPED, NEW)}
+    options = []
+    for option, gained in gains.items():
+        interval = estimate(gained)
+        if interval is None:
+            raise CompatbenchError("no query has a measure that can be compared")
+        options.append(Way(option, interval, (COST[option],), figures[option][measure]))
+    chosen, shown, harmful, _ = choose_checked(options, [gains[way.name] for way in options])
+    title = "nDCG@10"
+    if shown:
+        verdict = "map the old index" if chosen.name == MAPPED else "re-encode"
+        reason = f"it gains {_in_words(chosen.gain)} points of {title} over the old model"
+        return verdict, f"{verdict.capitalize()}: {reason}."
+    if harmful:
+        losses = " and ".join(f"{way.name} {_in_words(way.gain)}" for way in options)
+        verdict = "keep the old model"
+        return verdict, f"{verdict.capitalize()}: both alternatives are worse ({title}: {losses})."
+    needed = units_to_decide(chosen.gain, len(old))
+    more = f" About {needed:,.0f} queries would decide." if np.isfinite(needed) else ""
+    sentence = (
+        f"Cannot tell: no option is significantly better than the old model; the best, "
+        f"{chosen.name}, differs by {_in_words(chosen.gain)} points of {title}.{more}"
+    )
+    return "cannot tell", sentence
+
+
+def _in_words(interval: Interval) -> str:
+    text = f"{interval.value:+.1f}"
+    return f"{text} ({interval.low:+.1f} to {interval.high:+.1f})" if interval.bounded else text
