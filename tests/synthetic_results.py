@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from compatbench.data.cards import COPIED, SuiteCard
+from compatbench.engine.cell import shorten_key
 from compatbench.files.hashes import sha256_json
 from compatbench.results.expected import Expected
 from compatbench.results.method_results import MethodInfo, MethodResults, SuiteResults
@@ -28,8 +29,9 @@ def make_row(correct: int | None = 50, **changes: Any) -> Row:
     values: dict[str, Any] = dict(method="coop", task="cats", source="old", backbone="old")
     values |= dict(shots=4, seed=1, status="ok", parameters=8192, module_bytes=32768) | changes
     fit = [values[part] for part in ("method", "task", "source", "shots", "seed")]
-    values = {"test_set": values["task"], "key": sha256_json(fit)} | values
-    values.setdefault("data", sha256_json([values["backbone"], values["test_set"]]))
+    values = {"test_set": values["task"], "key": shorten_key(sha256_json(fit))} | values
+    data = sha256_json([values["backbone"], values["test_set"]])
+    values.setdefault("data", shorten_key(data))
     if correct is not None:
         zero_shot = ZERO_SHOT.get(values["backbone"], 50)
         values |= {"correct": correct, "total": 100, "zero_shot_correct": zero_shot}

@@ -33,7 +33,7 @@ from compatbench.method import Module, load_module
 from compatbench.method.predictions import Predictions
 from compatbench.results.method_results import MethodResults
 from compatbench.results.result_files import read_method
-from compatbench.results.rows import Cost, Row, read_csv
+from compatbench.results.rows import Cost, Row, read_csv, to_frame
 
 KEY, DATA = "5" * 64, "d" * 64
 PUBLISHED = Path(__file__).parents[2] / "results" / "mini-ablation"  # with few rows
@@ -65,9 +65,13 @@ def _published(end: str) -> Callable[[Path], bytes]:
 
 
 def _read_about(file: Path) -> MethodResults:
-    for end in ("csv", "cost.csv"):
-        (file.parent / f"zeroshot.{end}").write_bytes(_published(end)(file))
-    return read_method(file.parent, "zeroshot")
+    (file.parent / "zeroshot.csv").write_bytes(_published("csv")(file))
+    return read_method(file.parent, "zeroshot", to_frame([], Cost))
+
+
+def _some_costs(_: Path) -> bytes:
+    lines = (PUBLISHED / "costs.csv").read_bytes().splitlines(keepends=True)
+    return b"".join(lines[:40])
 
 
 def _record() -> CellRecord:
@@ -159,7 +163,7 @@ TARGETS = (
     Target("backbone card", "card.yaml", *_card("backbones/mini-clip.yaml", BackboneCard)),
     Target("suite card", "card.yaml", *_card("suites/mini.yaml", SuiteCard)),
     Target("rows", "r.csv", _published("csv"), lambda file: read_csv(file, Row)),
-    Target("costs", "c.csv", _published("cost.csv"), lambda file: read_csv(file, Cost)),
+    Target("costs", "c.csv", _some_costs, lambda file: read_csv(file, Cost)),
     Target("settings", "zeroshot.json", _published("json"), _read_about),
     Target("record", "record.json", _good_record, _read_record, sealed=True),
     Target("module", "m", _saved(partial(MODULE.save, about=ABOUT)), _read_module, sealed=True),

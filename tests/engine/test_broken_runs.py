@@ -83,7 +83,7 @@ def published(out: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(out)): path.read_bytes()
         for path in sorted((out / "results").rglob("*"))
-        if path.is_file() and not path.name.endswith((".cost.csv", ".md"))
+        if path.is_file() and path.name != "costs.csv" and path.suffix != ".md"
     }
 
 

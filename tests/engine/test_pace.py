@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from compatbench.data.cards import SuiteCard, suite_cards
-from compatbench.engine.cell import Cell
+from compatbench.engine.cell import Cell, shorten_key
 from compatbench.engine.matrix import Matrix, select_matrix
 from compatbench.engine.pace import guess_cost
 from compatbench.engine.plan import Plan, make_plan
 from compatbench.method.registry import builtin_methods
 
 SMOKE = suite_cards.read("smoke")
-HEADER = "key,backbone,test_set,fit_seconds,evaluate_seconds,peak_memory"
+HEADER = "method,key,backbone,test_set,fit_seconds,evaluate_seconds,peak_memory"
 
 
 def plan_of(out: Path, methods: str = "coop,gda", **selection: Any) -> Plan:
@@ -24,17 +24,18 @@ def plan_of(out: Path, methods: str = "coop,gda", **selection: Any) -> Plan:
 
 
 def write_costs(plan: Plan, out: Path, took: dict[str, tuple[float, float]]) -> None:
-    """Write cost files with the seconds of a fit, and of predicting on each of two backbones."""
+    """Write costs with the seconds of a fit, and of predicting on each of two backbones."""
     folder = out / "results" / "mini"
     folder.mkdir(parents=True)
+    lines = [HEADER]
     for cell in plan.cells:
         if cell.name in took:
             fit, evaluation = took[cell.name]
-            lines = [HEADER]
+            key = shorten_key(cell.key)
             for backbone in cell.backbones[:2]:
-                lines.append(f"{cell.key},{backbone},mini-food,{fit},{evaluation},")
-            (folder / f"{cell.name}.cost.csv").write_text("\n".join(lines))
-    (folder / "broken.cost.csv").write_text("key,fit_seconds\nx,y\n")
+                lines.append(f"{cell.name},{key},{backbone},mini-food,{fit},{evaluation},")
+    lines.append("lost,0123456789abcdef,mini-clip,mini-food,,1.0,")  # the record of its fit
+    (folder / "costs.csv").write_text("\n".join(lines))
 
 
 def seconds_of(plan: Plan) -> dict[str, float]:

@@ -53,7 +53,7 @@ def command(name: str, suite: Path, out: Path, *options: str) -> str:
 def published(suite: Path, out: Path, times: Path) -> dict[str, str]:
     """Results, and the leaderboard that they make with the times of another run."""
     if out != times:
-        for path in (times / "results").rglob("*.cost.csv"):
+        for path in (times / "results").rglob("costs.csv"):
             shutil.copy(path, out / path.relative_to(times))
     pages = render_pages(out, published_pages(out, suite_cards.read(str(suite))))
     files = {str(p.relative_to(out)): p.read_text() for p in (out / "results").rglob("*.*")}

@@ -26,7 +26,7 @@ from .running import METHODS, SMOKE, SlowRun, wait_until, write_suite
 def read_results(folder: Path, suite: str = "smoke") -> dict[str, list[dict[str, str]]]:
     files = sorted((folder / "results" / suite).glob("*.csv"))
     return {
-        path.stem: list(csv.DictReader(path.open())) for path in files if ".cost" not in path.name
+        path.stem: list(csv.DictReader(path.open())) for path in files if path.name != "costs.csv"
     }
 
 

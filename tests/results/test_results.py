@@ -24,11 +24,11 @@ from synthetic_results import (
 
 from compatbench.errors import CompatbenchError
 from compatbench.results.method_results import MethodResults, merge_results, transfer_order
-from compatbench.results.result_files import read_method, read_results, write_results
+from compatbench.results.result_files import read_methods, read_results, write_results
 from compatbench.results.rows import Cost, Row, read_csv, to_frame, with_figures, write_csv
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True)
-keys = st.text("0123456789abcdef", min_size=64, max_size=64)
+keys = st.text("0123456789abcdef", min_size=16, max_size=16)
 readable = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 sizes = st.integers(0, 2**63 - 1)
 fields: dict[str, Any] = {
@@ -46,6 +46,7 @@ any_row = st.one_of(
 )
 costs = st.builds(
     Cost,
+    method=names,
     key=keys,
     backbone=names,
     test_set=names,
@@ -103,7 +104,7 @@ def test_a_table_has_accuracies_and_gains_in_percent_and_what_rows_took() -> Non
 def test_a_cost_file_names_peak_memory_only_where_it_was_measured() -> None:
     lines = results().costs
     header = write_csv(lines).splitlines()[0]
-    assert header == "key,backbone,test_set,fit_seconds,evaluate_seconds"
+    assert header == "method,key,backbone,test_set,fit_seconds,evaluate_seconds"
     lines.loc[1, "peak_memory"] = 12_345
     longer, unmeasured, *_ = write_csv(lines).splitlines()
     assert longer == f"{header},peak_memory"
@@ -146,13 +147,13 @@ def test_of_several_wrong_values_the_first_line_is_named(tmp_path: Path) -> None
 
 def test_a_folder_is_read_as_it_was_written_and_every_transfer_apart(tmp_path: Path) -> None:
     folder, copied = tmp_path / "tiny", results()
-    rows = make_pairs({("cats", 1): (50, 61)}, key="0" * 64)
+    rows = make_pairs({("cats", 1): (50, 61)}, key="0" * 16)
     changes: Any = dict(differs=copied.differs, provenance={"torch": ("2.7",)})
     words = through_words(make_method(COOP, rows, **changes))
     both = merge_results(copied, words, set(copied.rows["key"]))
     assert both.transfer is None
     paths = write_results(folder, both)
-    assert [path.name for path in paths] == ["coop.json", "coop.cost.csv", "coop.csv"]
+    assert [path.name for path in paths] == ["costs.csv", "coop.json", "coop.csv"]
     read = read_results(folder)
     assert read.name == "tiny"
     coop = read.methods["coop"]
@@ -166,7 +167,7 @@ def test_a_folder_is_read_as_it_was_written_and_every_transfer_apart(tmp_path: P
     assert through.provenance == {"torch": ("2.6", "2.7")}
     assert [one.transfer for one in read.all] == ["copied", "words"]
     assert len(read.frame) == len(both.rows) == 6
-    assert write_results(folder, read_method(folder, "coop")) == []
+    assert write_results(folder, read_methods(folder)["coop"]) == []
 
 
 def test_transfers_stand_in_the_order_of_their_numbers() -> None:
@@ -185,6 +186,40 @@ def test_the_same_results_leave_the_files_untouched(tmp_path: Path) -> None:
     assert write_results(folder, results(config={"lr": 1})) == [folder / "coop.json"]
 
 
+def test_costs_of_a_suite_are_one_sorted_file(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    coop = make_method(COOP, [make_row(50), make_row(50, backbone="new")])
+    other = replace(COOP, name="kgcoop")
+    kgcoop = make_method(other, [make_row(50, method="kgcoop")])
+    write_results(folder, kgcoop, coop)
+    together = (folder / "costs.csv").read_text()
+    methods = [line.partition(",")[0] for line in together.splitlines()]
+    assert methods == ["method", "coop", "coop", "kgcoop"]
+    # One after the other gives the same bytes, and leaves the lines of the other as they were.
+    (folder / "costs.csv").unlink()
+    write_results(folder, coop)
+    write_results(folder, kgcoop)
+    assert (folder / "costs.csv").read_text() == together
+    # Costs go with the rows of their method.
+    (folder / "kgcoop.csv").unlink()
+    (folder / "kgcoop.json").unlink()
+    write_results(folder)
+    assert (folder / "costs.csv").read_text() == "".join(together.splitlines(True)[:3])
+    assert read_results(folder).methods.keys() == {"coop"}
+
+
+def test_a_broken_line_of_costs_is_named(tmp_path: Path) -> None:
+    folder = written(tmp_path)
+    path = folder / "costs.csv"
+    text = path.read_text()
+    path.write_text(text + text.splitlines()[1] + "\n")
+    with pytest.raises(CompatbenchError, match=r"costs\.csv: two lines for coop, "):
+        read_results(folder)
+    path.write_text(text.replace(",0.4,", ",-1,", 1))
+    with pytest.raises(CompatbenchError, match=r"costs\.csv:2: 'fit_seconds'"):
+        read_results(folder)
+
+
 def test_a_missing_folder_and_remains_of_a_write_are_no_results(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     assert read_results(folder).methods == {}
@@ -194,7 +229,7 @@ def test_a_missing_folder_and_remains_of_a_write_are_no_results(tmp_path: Path) 
     assert read_results(folder).methods == {}
 
 
-@pytest.mark.parametrize("name", ["../coop", "", ".hidden", "a/b", "coop.cost", "a" * 101, "a\n"])
+@pytest.mark.parametrize("name", ["../coop", "", ".hidden", "a/b", "costs", "a" * 101, "a\n"])
 def test_an_unsafe_method_name_is_never_written(tmp_path: Path, name: str) -> None:
     with pytest.raises(CompatbenchError):
         write_results(tmp_path / "tiny", make_method(replace(COOP, name=name), []))
@@ -243,9 +278,9 @@ def test_two_rows_for_one_measurement_are_refused(tmp_path: Path) -> None:
 
 
 STALE, KEPT, REPLACED = (make_row(seed, seed=seed) for seed in (1, 2, 3))
-NEW, OTHER = make_row(4, seed=3), make_row(4, seed=3, key="0" * 64)
+NEW, OTHER = make_row(4, seed=3), make_row(4, seed=3, key="0" * 16)
 FAILURE = make_row(None, seed=3, status="failed", reason="RuntimeError: out of memory")
-OTHER_FAILURE = FAILURE.model_copy(update={"key": "0" * 64})
+OTHER_FAILURE = FAILURE.model_copy(update={"key": "0" * 16})
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_nothing_of_a_file_that_is_no_checkpoint_is_shown(tmp_path: Path) -> Non
 
 
 BAD_NAMES = ["", "../x", "a/b", "a b", "a\nb", "é", "x" * 101, None, 5, "all", "!x", "*", "=x"]
-BAD_NAMES += [".x", "-x", "+x", "@x", "x.py", "\x1b[31mred", "a|b", "a,b", "x.cost", "a\0b"]
+BAD_NAMES += [".x", "-x", "+x", "@x", "x.py", "\x1b[31mred", "a|b", "a,b", "costs", "a\0b"]
 
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
@@ -93,9 +93,9 @@ def test_a_method_that_cannot_have_its_name_is_refused(tmp_path: Path, name: obj
 
 @pytest.mark.parametrize("mark", "=+-@\t\r")
 def test_no_text_of_a_results_file_is_a_formula(tmp_path: Path, mark: str) -> None:
-    values = dict(backbone="b", test_set="t", data="d" * 64, status="not transferable")
+    values = dict(backbone="b", test_set="t", data="d" * 16, status="not transferable")
     reason = f"{mark}cmd|' /C calc'!A0"
-    cell = dict(method="coop", task="t", source="s", shots=4, seed=1, key="5" * 64)
+    cell = dict(method="coop", task="t", source="s", shots=4, seed=1, key="5" * 16)
     row = Row.model_validate({**cell, **values, "reason": reason})
     assert row.reason == "cmd|' /C calc'!A0"
     path = tmp_path / "coop.csv"

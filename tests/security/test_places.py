@@ -141,7 +141,7 @@ def results(tmp_path: Path) -> Path:
     return folder
 
 
-IN_RESULTS = ["smoke/coop.csv", "smoke/coop.json", "smoke/coop.cost.csv", "smoke/other.json"]
+IN_RESULTS = ["smoke/coop.csv", "smoke/coop.json", "smoke/costs.csv", "smoke/other.json"]
 RESULT_FOLDERS = [".", "smoke", "figures", "report"]
 
 

@@ -26,6 +26,7 @@ from compatbench.data.cards import COPIED, TrainingCard
 from compatbench.data.cards.shots import Shots, count_shots
 
 SCHEMA = 3
+KEY_DIGITS = 16  # of a key or another hash in result files; the run store keeps all 64
 PACKAGES = ("compatbench", "torch", "open_clip_torch", "timm", "numpy", "scikit-learn")
 # What provenance names, and what it says: no mark of it makes markup or a link of a page.
 MadeBy = Annotated[
@@ -49,6 +50,11 @@ def _one_line(text: str) -> str:
 
 # Why there is no number.
 Reason = Annotated[str, AfterValidator(_one_line)]
+
+
+def shorten_key(key: str) -> str:
+    """Return a key, or another hash, as result files have it."""
+    return key[:KEY_DIGITS]
 
 
 @dataclass(frozen=True)

@@ -124,12 +124,12 @@ class Registry(Generic[T]):
             raise CompatbenchError(f"{path}: {self.kind} class {cls.__name__} has no {missing}")
         mark = getattr(cls, self.mark)
         name = mark if isinstance(mark, str) else mark.name
-        good = isinstance(name, str) and re.fullmatch(NAME, name) and name != "all"
-        if not good or name.endswith((".py", ".cost")):
+        good = isinstance(name, str) and re.fullmatch(NAME, name)
+        if not good or name in ("all", "costs") or name.endswith(".py"):
             raise CompatbenchError(
                 f"{path}: a {self.kind} cannot be named {str(name)[:100]!r}: a name consists of "
-                "letters, digits, '_', '.' and '-', a letter or digit first, 100 at most; 'all' "
-                "and names that end in '.py' or '.cost' mean something else"
+                "letters, digits, '_', '.' and '-', a letter or digit first, 100 at most; 'all', "
+                "'costs' and names that end in '.py' mean something else"
             )
         file = class_file(cls)
         if name in self.classes and (other := self.file_of(name)) != file:

@@ -13,7 +13,7 @@ import pandas as pd
 from compatbench.data.cards import SuiteCard, suite_tasks
 from compatbench.data.draws import load_test_set
 from compatbench.data.images.dataset_files import BrokenImages
-from compatbench.engine.cell import Cell, CellRecord
+from compatbench.engine.cell import Cell, CellRecord, shorten_key
 from compatbench.engine.flat_settings import flat_settings
 from compatbench.engine.matrix import select_matrix
 from compatbench.engine.method_settings import Settings, resolve_settings
@@ -47,7 +47,8 @@ def rows_of(cell: Cell, record: CellRecord, store: RunStore) -> list[Row]:
     outcomes = {outcome.where: outcome for outcome in record.records}
     rows = []
     for where in cell.places:
-        place = fit | dict(zip(("backbone", "test_set", "data"), where, strict=True))
+        backbone, test_set, data = where
+        place = fit | {"backbone": backbone, "test_set": test_set, "data": shorten_key(data)}
         outcome = outcomes.get(where)
         if record.status == "failed":
             rows.append(Row.model_validate(place | {"status": "failed", "reason": record.error}))
@@ -72,25 +73,40 @@ def _failed(cell: Cell) -> list[Row]:
     fit: dict[str, Any] = {"status": "failed", "reason": f"{BrokenImages.__name__}: {why}"}
     fit |= _place(cell)
     return [
-        Row(**fit, backbone=b, test_set=t, data=sha256_json([b, t, why]))
+        Row(**fit, backbone=b, test_set=t, data=shorten_key(sha256_json([b, t, why])))
         for b, t in product(cell.backbones, cell.test_sets)
     ]
 
 
 def _place(cell: Cell) -> dict[str, Any]:
     """What rows say of the cell that they are of."""
-    names = ("transfer", "task", "source", "shots", "seed", "key")
-    return {"method": cell.name, **{name: getattr(cell, name) for name in names}}
+    return {
+        "method": cell.name,
+        "transfer": cell.transfer,
+        "task": cell.task,
+        "source": cell.source,
+        "shots": cell.shots,
+        "seed": cell.seed,
+        "key": shorten_key(cell.key),
+    }
 
 
 def _costs_of(cell: Cell, record: CellRecord) -> list[Cost]:
-    """What each outcome of a cell took."""
-    fit = {name: getattr(record, name) for name in ("key", "fit_seconds", "peak_memory")}
-    return [
-        Cost(backbone=r.backbone, test_set=r.test_set, evaluate_seconds=r.seconds, **fit)
-        for r in record.records
-        if r.where in cell.places
-    ]
+    """Return the time of each outcome of a cell."""
+    costs = []
+    for outcome in record.records:
+        if outcome.where in cell.places:
+            cost = Cost(
+                method=cell.name,
+                key=shorten_key(record.key),
+                backbone=outcome.backbone,
+                test_set=outcome.test_set,
+                fit_seconds=record.fit_seconds,
+                evaluate_seconds=outcome.seconds,
+                peak_memory=record.peak_memory,
+            )
+            costs.append(cost)
+    return costs
 
 
 def collect_results(plan: Plan, folder: Path) -> None:
@@ -103,6 +119,7 @@ def collect_results(plan: Plan, folder: Path) -> None:
     suite, registry = plan.suite, plan.matrix.registry
     teachers = find_teachers(suite, registry, [choice.name for choice in plan.matrix.choices])
     missing, before = find_missing(suite, teachers=teachers), read_methods(folder)
+    merged = []
     for name, new in _measured_methods(plan, Looks()):
         old = before.get(name)
         if old is not None:
@@ -114,7 +131,8 @@ def collect_results(plan: Plan, folder: Path) -> None:
             failed = old.rows["status"] == "failed"
             old = replace(old, rows=pd.concat([old.rows[failed], lost, old.rows[~failed]]))
         keys = {*new.rows["key"], *(old.rows["key"] if old else ())}
-        write_results(folder, merge_results(old, new, keys))
+        merged.append(merge_results(old, new, keys))
+    write_results(folder, *merged)
 
 
 @dataclass
@@ -184,7 +202,9 @@ def _current_rows(
     transfers = sorted(set(rows["transfer"]))
     matrix = select_matrix(suite, registry, [name], "all", shots, seeds, transfers)
     cells = matrix.cells(missing)
-    current = {(cell.key, data) for cell in cells for _, _, data in cell.places}
+    current = {
+        (shorten_key(cell.key), shorten_key(data)) for cell in cells for _, _, data in cell.places
+    }
     if missing.backbones.keys() & find_teachers(suite, registry, [name]):
         return rows  # another machine has the teacher
     lost = {(c.task, t, c.shots, c.seed) for c in cells if c.broken for t in c.test_sets}

@@ -1,8 +1,8 @@
-"""The folder ``results/<suite>/``: three files per method, read and written exactly.
+"""The folder ``results/<suite>/``: two files per method and one of costs, read and written exactly.
 
-``<method>.csv`` holds the rows of every transfer, ``<method>.cost.csv`` what they took, and
-``<method>.json`` what the method is and how it was set. The rows are written last,
-and a method without them does not exist: an interrupted write is never half read.
+``<method>.csv`` holds the rows of every transfer, and ``<method>.json`` what the method is and how
+it was set. ``costs.csv`` holds what the rows of all methods took. The rows of a method are written
+last, and a method without them does not exist: an interrupted write is never half read.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compatbench.engine.cell import MadeBy, MadeWith
+from compatbench.engine.stored_costs import COSTS
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import holds, write_atomic
 from compatbench.files.hashes import sha256_bytes
@@ -32,7 +34,6 @@ from compatbench.results.method_results import (
 from compatbench.results.rows import Cost, Row, in_order, places_of, read_csv, to_frame, write_csv
 
 RESULTS = "results"
-FILES = (".csv", ".cost.csv", ".json")  # how a method's files end
 TUNING = "tuning"  # below the folder of a suite
 PAGE = "README.md"  # there, too: made from its results
 # Below results/, beside a folder for each suite.
@@ -83,8 +84,10 @@ def read_results(folder: Path, methods: Mapping[str, MethodResults] | None = Non
 
 
 def read_methods(folder: Path) -> dict[str, MethodResults]:
-    """The methods of ``results/<suite>/``, each with all its transfers, as its files hold them."""
-    return {method: read_method(folder, method) for method in list_methods(folder)}
+    """Return the methods of ``results/<suite>/``, each with all its transfers."""
+    methods = list_methods(folder)
+    costs = read_costs(folder)
+    return {method: read_method(folder, method, costs) for method in methods}
 
 
 def list_methods(folder: Path) -> list[str]:
@@ -99,9 +102,8 @@ def list_methods(folder: Path) -> list[str]:
     names = [name for name in names if name.endswith((".csv", ".json")) and name[0] != "."]
     for name in names:
         require(folder / name)
-    tables = [name for name in names if name.endswith(".csv")]
-    methods = [name.removesuffix(".csv") for name in tables if not name.endswith(".cost.csv")]
-    return [_check_method(method) for method in methods]
+    tables = [name for name in names if name.endswith(".csv") and name != COSTS]
+    return [_check_method(name.removesuffix(".csv")) for name in tables]
 
 
 def _own(folder: Path) -> Path:
@@ -110,10 +112,24 @@ def _own(folder: Path) -> Path:
     return require(folder, "folder")
 
 
-def read_method(folder: Path, method: str) -> MethodResults:
-    """One method of ``results/<suite>/`` with all its transfers."""
-    ends = (".csv", ".cost.csv", ".json")
-    path, cost_path, about_path = (require(_own(folder) / f"{method}{end}") for end in ends)
+def read_costs(folder: Path) -> pd.DataFrame:
+    """Return what the rows of all methods of ``results/<suite>/`` took, as the file holds it."""
+    path = require(_own(folder) / COSTS)
+    if not path.exists():
+        return to_frame([], Cost)
+    costs = read_csv(path, Cost)
+    _refuse_doubles(places_of(costs, Cost), path)
+    return costs
+
+
+def read_method(folder: Path, method: str, costs: pd.DataFrame) -> MethodResults:
+    """Return one method of ``results/<suite>/`` with all its transfers.
+
+    Args:
+        costs: those of the folder, of all methods.
+    """
+    path = require(_own(folder) / f"{method}.csv")
+    about_path = require(_own(folder) / f"{method}.json")
     try:
         about = _About.model_validate_json(about_path.read_bytes())
     except OSError as error:
@@ -124,29 +140,45 @@ def read_method(folder: Path, method: str) -> MethodResults:
     if about.method.name != method:
         raise CompatbenchError(f"{about_path}: the method's name must be '{method}'")
     rows = read_csv(path, Row)
-    costs = read_csv(cost_path, Cost) if cost_path.exists() else to_frame([], Cost)
+    costs = costs.loc[costs["method"] == method].reset_index(drop=True)
     described = about.method, about.config, about.differs, about.provenance
     return _checked(MethodResults(*described, rows, costs, transfer=None), path)
 
 
-def write_results(folder: Path, results: MethodResults) -> list[Path]:
-    """Writes a method's three files, all its transfers: the same results give the same bytes.
+def write_results(folder: Path, *methods: MethodResults) -> list[Path]:
+    """Write the files of methods, with all their transfers: the same results give the same bytes.
 
-    Files that would not change are left untouched; the others are returned.
+    The costs of other methods stay as long as these have rows.
+
+    Returns:
+        The files that were written; those that would not change are left untouched.
     """
     check_name(folder.name, "suite")
-    method = _check_method(results.info.name)
+    written = {_check_method(results.info.name) for results in methods}
+    others = {*list_methods(folder)} - written
+    before = read_costs(folder)
+    kept = before.loc[before["method"].isin(others)]
+    costs = pd.concat([kept, *(results.costs for results in methods)])
+    texts = {folder / COSTS: costs_text(costs)}
+    for results in methods:
+        path = folder / f"{results.info.name}.csv"
+        for end, text in file_texts(_checked(results, path)).items():
+            texts[path.with_name(f"{results.info.name}{end}")] = text
     changed = []
-    for end, text in file_texts(_checked(results, folder / f"{method}.csv")).items():
-        path = folder / f"{method}{end}"
+    for path, text in texts.items():
         if not holds(path, text.encode()):
             write_atomic(path, text.encode())
             changed.append(path)
     return changed
 
 
+def costs_text(costs: pd.DataFrame) -> str:
+    """Return the content of a suite's file of costs."""
+    return write_csv(in_order(costs, Cost))
+
+
 def file_texts(results: MethodResults) -> dict[str, str]:
-    """The content of a method's files by the ends of their names, the rows last."""
+    """Return the content of a method's own files by the ends of their names, the rows last."""
     about = {name: getattr(results, name) for name in ("config", "differs", "provenance")}
     info = asdict(results.info)
     for name in ("needs", "refused"):
@@ -155,24 +187,28 @@ def file_texts(results: MethodResults) -> dict[str, str]:
     about |= {"schema_version": 1, "method": info}
     return {
         ".json": json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n",
-        ".cost.csv": write_csv(in_order(results.costs, Cost)),
         ".csv": write_csv(in_order(results.rows, Row)),
     }
 
 
 def _check_method(name: str) -> str:
-    if name.endswith(".cost"):
-        raise CompatbenchError(f"method {name!r} may not end in '.cost'; its files would clash")
+    if f"{name}.csv" == COSTS:
+        raise CompatbenchError(f"a method cannot be named {name!r}: {COSTS} holds times")
     return check_name(name, "method")
 
 
 def _checked(results: MethodResults, path: Path) -> MethodResults:
     """The results, if all rows are the method's, and no two lines are for one measurement."""
-    strangers = {*results.rows["method"].tolist()} - {results.info.name}
+    strangers = {*results.rows["method"].tolist(), *results.costs["method"].tolist()}
+    strangers -= {results.info.name}
     if strangers:
         raise CompatbenchError(f"{path}: a row of method '{min(strangers)}'")
-    for places in (places_of(results.rows, Row), places_of(results.costs, Cost)):
-        twice = [place for place, count in Counter(places).items() if count > 1]
-        if twice:
-            raise CompatbenchError(f"{path}: two lines for {', '.join(map(str, twice[0]))}")
+    _refuse_doubles(places_of(results.rows, Row), path)
+    _refuse_doubles(places_of(results.costs, Cost), path.with_name(COSTS))
     return results
+
+
+def _refuse_doubles(places: list[tuple[Any, ...]], path: Path) -> None:
+    twice = [place for place, count in Counter(places).items() if count > 1]
+    if twice:
+        raise CompatbenchError(f"{path}: two lines for {', '.join(map(str, twice[0]))}")

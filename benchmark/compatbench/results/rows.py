@@ -2,7 +2,7 @@
 
 A row is one record: a fitted module at one backbone on one test set. Counts are kept, not
 percentages, so nothing is rounded. Times, which no two runs share, are in
-``<method>.cost.csv`` under the same keys. In a frame counts are nullable integers (``Int64``),
+``costs.csv`` under the same keys. In a frame counts are nullable integers (``Int64``),
 times and calibration errors are floats, and all else is text.
 """
 
@@ -32,12 +32,12 @@ from pydantic import (
 
 from compatbench.data.cards import COPIED, BackboneName, ConfigName, Name
 from compatbench.data.cards.shots import Shots, show_shots
-from compatbench.engine.cell import Reason, Status
+from compatbench.engine.cell import KEY_DIGITS, Reason, Status
 from compatbench.errors import CompatbenchError
 from compatbench.messages import first_line, first_problem
 from compatbench.results.measures import list_measures
 
-Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Key = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{KEY_DIGITS}}}$")]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Real = Annotated[float, Field(allow_inf_nan=False)]
@@ -131,10 +131,11 @@ class Cost(BaseModel):
 
     model_config = STRICT
 
-    place: ClassVar[list[str]] = ["key", "backbone", "test_set"]
+    place: ClassVar[list[str]] = ["method", "key", "backbone", "test_set"]
     figures: ClassVar[list[str]] = ["fit_seconds", "evaluate_seconds", "peak_memory"]
     columns: ClassVar[tuple[str, ...]] = (*place, *figures)
 
+    method: ConfigName
     key: Key
     backbone: BackboneName
     test_set: Name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from compatbench.backbone.backbone import PRECISIONS
 from compatbench.data.cards import COPIED, SuiteCard
-from compatbench.engine.cell import PACKAGES, Cell, provenance
+from compatbench.engine.cell import PACKAGES, Cell, provenance, shorten_key
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import find_teachers, plan_cells
 from compatbench.errors import CompatbenchError
@@ -21,11 +21,18 @@ from compatbench.method.refusals import find_refusal
 from compatbench.method.registry import MethodRegistry, find_transfer, known_transfer
 from compatbench.results.collect import describe_method
 from compatbench.results.method_results import MethodResults
-from compatbench.results.result_files import TUNING, file_texts, read_method
-from compatbench.results.rows import Row, to_frame
+from compatbench.results.result_files import (
+    COSTS,
+    TUNING,
+    costs_text,
+    file_texts,
+    read_costs,
+    read_method,
+)
+from compatbench.results.rows import Cost, Row, to_frame
 from compatbench.results.tuning_records import is_tuned, read_record, show_record
 
-COST, ROWS, DESCRIPTION = ".cost.csv", ".csv", ".json"
+ROWS, DESCRIPTION = ".csv", ".json"
 NOT_WRITTEN = "is not as 'compatbench run' writes it"
 Files = dict[Path, tuple[bytes, str]]  # what each must hold, and what is wrong if it does not
 
@@ -51,7 +58,9 @@ class StoredSuite:
         for cell in self.cells:
             fit = cell.name, cell.transfer, cell.task, cell.source, cell.shots, cell.seed
             about = str(cell), f"{self.folder / cell.name}{ROWS}"
-            lines += [(*fit, *where[:2], cell.key, where[2], *about) for where in cell.places]
+            for backbone, test_set, data in cell.places:
+                hashes = shorten_key(cell.key), shorten_key(data)
+                lines.append((*fit, backbone, test_set, *hashes, *about))
         columns = ["method", *Row.place, "key", "data", "cell", "file"]
         return pd.DataFrame(lines, columns=columns).astype({"shots": "Int64", "seed": "Int64"})
 
@@ -114,23 +123,44 @@ def read_stored_suite(folder: Path, card: SuiteCard, registry: MethodRegistry) -
 
 
 def _read_methods(folder: Path) -> tuple[dict[str, MethodResults], Files, list[Finding]]:
-    """The methods of a folder, and their files; what is broken is named, and others are read."""
-    methods, files, findings = dict[str, MethodResults](), Files(), list[Finding]()
-    for path in sorted(folder.glob(f"[!.]*{ROWS}")):
-        if path.name.endswith(COST):
-            continue
-        name = path.name.removesuffix(ROWS)
+    """Read the methods of a folder, and their files; name what is broken, and read the others."""
+    methods: dict[str, MethodResults] = {}
+    files: Files = {}
+    findings: list[Finding] = []
+    tables = sorted(path.name for path in folder.glob(f"[!.]*{ROWS}"))
+    names = [table.removesuffix(ROWS) for table in tables if table != COSTS]
+    costs = _read_costs(folder, names, files, findings)
+    for name in names:
+        path = folder / f"{name}{ROWS}"
         try:
-            methods[name] = read_method(folder, name)
+            methods[name] = read_method(folder, name, costs)
         except CompatbenchError as error:
             findings.append(_locate(path, error))
             # They are named once; what they should hold is not known.
-            kept = (folder / f"{name}{kind}" for kind in (ROWS, COST, DESCRIPTION))
+            kept = (folder / f"{name}{kind}" for kind in (ROWS, DESCRIPTION))
             files |= {file: (file.read_bytes(), "") for file in kept if kind_of(file) == "file"}
             continue
         for kind, text in file_texts(methods[name]).items():
             files[folder / f"{name}{kind}"] = text.encode(), NOT_WRITTEN
     return methods, files, findings
+
+
+def _read_costs(
+    folder: Path, names: Sequence[str], files: Files, findings: list[Finding]
+) -> pd.DataFrame:
+    """Read the costs of a folder; add what the file should hold, and what is broken in it."""
+    path = folder / COSTS
+    try:
+        costs = read_costs(folder)
+    except CompatbenchError as error:
+        findings.append(_locate(path, error))
+        if kind_of(path) == "file":
+            files[path] = path.read_bytes(), ""
+        return to_frame([], Cost)
+    if names or len(costs):
+        known = costs.loc[costs["method"].isin(names)]
+        files[path] = costs_text(known).encode(), NOT_WRITTEN
+    return costs
 
 
 def _read_tunings(
