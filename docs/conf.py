@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -18,13 +19,26 @@ REPOSITORY = DOCS.parent
 
 project = "compatbench"
 author = "The compatbench authors"
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "README"
 myst_heading_anchors = 4  # headings have the anchors that GitHub gives them
 html_theme = "furo"
 html_title = project
 html_theme_options = {"top_of_page_buttons": []}
 html_show_copyright = html_copy_source = html_show_sourcelink = html_use_index = False
+
+# The page on the API is made of docstrings. What the program needs besides pydantic need not be
+# installed to read them.
+sys.path.insert(0, str(REPOSITORY / "benchmark"))
+autodoc_mock_imports = [
+    *("torch", "torchvision", "open_clip", "timm", "numpy", "pandas", "scipy", "sklearn"),
+    *("safetensors", "huggingface_hub", "PIL", "filelock", "threadpoolctl"),
+]
+autodoc_default_options = {"members": True, "exclude-members": "model_config"}
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+add_module_names = False
 
 # Where files outside docs/ are shown: the repository of the workflow that builds the site, else
 # this clone. `link_to_repository` writes links of these two schemes.

@@ -91,7 +91,7 @@ def test_the_page_of_commands_names_every_one() -> None:
 
 
 def test_every_page_opens_with_who_it_is_for_and_what_it_answers() -> None:
-    pages = [*DOCS.glob("*.md"), DOCS / "api/README.md", DOCS / "decisions/README.md"]
+    pages = [*DOCS.glob("*.md"), DOCS / "decisions/README.md"]
     for page in [*pages, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "leaderboard.md"]:
         title, *paragraphs = page.read_text(encoding="utf-8").split("\n\n")
         opening = next(text for text in paragraphs if not text.startswith("<!--"))

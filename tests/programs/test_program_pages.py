@@ -11,7 +11,7 @@ from unrecorded_methods import UNRECORDED
 from compatbench.method.registry import builtin_methods, builtin_transfers
 from compatbench.tables.pages.method_pages import read_facts
 
-SLOW = {"api", "intervals", "laws", "methods", "recipes", "rosetta"}
+SLOW = {"intervals", "laws", "methods", "recipes", "rosetta"}
 LISTS = {"authors", "methods", "recipes"}  # of all methods
 
 
@@ -22,8 +22,6 @@ LISTS = {"authors", "methods", "recipes"}  # of all methods
 def test_a_page_is_what_its_program_gives(name: str) -> None:
     if UNRECORDED and name in LISTS:
         pytest.skip(f"it is made after the merge: {', '.join(sorted(UNRECORDED))}")
-    if name == "api":
-        pytest.importorskip("griffe2md")
     for registered in (builtin_methods, builtin_transfers):
         registered.cache_clear()  # without what other tests have added
     for path, content in make_files(name).items():

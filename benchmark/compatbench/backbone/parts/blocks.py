@@ -159,7 +159,9 @@ class _Attend(torch.autograd.Function):
         return d_query, d_key, torch.bmm(shares.mT, gradient), None
 
 
-attend = _Attend.apply
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the attention of groups, as of ``_Attend``."""
+    return _Attend.apply(query, key, value, mask)  # type: ignore[return-value]
 
 
 def _scaled_product(a: Tensor, b: Tensor, scale: float) -> Tensor:
