@@ -18,5 +18,5 @@ export COMPATBENCH_DATA="$shared/data"
 compatbench run --suite paper --methods all \
     --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT" \
     --out "$shared/paper" \
-    --timeout 2h --retry oom,killed \
+    --timeout 2h --retry 1 \
     --offline

@@ -185,10 +185,10 @@ def whole_harness() -> Iterator[None]:
 _serve = local.serve
 
 
-def serve(connection: Any, job: Any, name: str, device: str) -> None:
+def serve(connection: Any, job: Any, device: str) -> None:
     """The life of a worker process that knows the accelerator; leaves a note of its card."""
     global own_card
     own_card = torch.device(device).index or 0
     (job.store.parent / f"worker on {device}").touch()
     with whole_harness():
-        _serve(connection, job, name, device)
+        _serve(connection, job, device)

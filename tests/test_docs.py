@@ -21,7 +21,6 @@ from typer.main import get_command
 from compatbench.backbone import load_backbone
 from compatbench.cli.app import app
 from compatbench.engine import compute
-from compatbench.engine.compute import parse_retry
 from compatbench.engine.order import parse_shard
 from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest
 from compatbench.extras.check.run_checks import check_methods
@@ -119,7 +118,6 @@ def test_the_example_for_slurm_is_a_script_whose_options_are_known() -> None:
     ]
     expect_known(words)
     assert parse_shard(words[words.index("--shard") + 1]) == (3, 16)
-    assert parse_retry(words[words.index("--retry") + 1])
 
 
 def test_every_block_of_commands_is_run_or_marked() -> None:

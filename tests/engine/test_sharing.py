@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +12,9 @@ from filelock import FileLock
 
 from compatbench.data.cards import suite_cards
 from compatbench.engine.compute import Compute
-from compatbench.engine.execute import loop
-from compatbench.engine.execute.events import MARK, Event
-from compatbench.engine.execute.local import open_job, run_here
+from compatbench.engine.execute.events import Event
+from compatbench.engine.execute.local import run_here
+from compatbench.engine.execute.loop import Job
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.worker import make_worker
 from compatbench.method.registry import builtin_methods
@@ -91,7 +90,7 @@ def test_shards_add_up_in_one_folder_or_copied_into_one(
 
 
 @pytest.fixture
-def held(cache: Path, tmp_path: Path) -> Iterator[SimpleNamespace]:
+def held(cache: Path, tmp_path: Path) -> SimpleNamespace:
     """A job of one cell, which another has claimed, and what the other may do."""
     [cell] = plan_cells(suite_cards.read("smoke"), builtin_methods(), ["gda"])
     worker = make_worker(tmp_path / "runs", cache, Compute())
@@ -105,9 +104,8 @@ def held(cache: Path, tmp_path: Path) -> Iterator[SimpleNamespace]:
         assert worker.run(cell).errors == []
         assert store.is_done(cell, store.read(cell.key))
 
-    with open_job([cell], store.folder, cache, Compute(jobs=1)) as job:
-        mark = job.folder / f"{cell.key}{MARK}"
-        yield SimpleNamespace(job=job, finish=finish, mark=mark, claim=lock.acquire)
+    job = Job([cell], store.folder, cache, Compute(jobs=1))
+    return SimpleNamespace(job=job, cell=cell, store=store, lock=lock, finish=finish)
 
 
 @pytest.mark.slow
@@ -121,26 +119,24 @@ def test_a_cell_that_another_run_has_is_waited_for(held: SimpleNamespace) -> Non
             held.finish()
 
     run_here(held.job, on_event)
-    assert seen == ["waiting"]
+    assert seen == ["waiting", "finished"]
 
 
 @pytest.mark.slow
-def test_a_worker_waits_for_what_others_of_its_run_do(
-    held: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_cell_of_a_run_that_died_is_run_and_its_failure_is_taken(
+    held: SimpleNamespace, fails: bool
 ) -> None:
-    """The mark of a cell follows its claim, and the news of its end follow its record."""
-    seen, looks = list[str](), list[float]()
+    seen: list[tuple[str, str]] = []
 
-    def sleep(seconds: float) -> None:
-        looks.append(seconds)
-        if len(looks) == 1:  # claimed just now, and so not taken for another run's
-            held.mark.write_text("2")
-        elif len(looks) == 3:  # done, and the other has not told of it
-            held.finish()
-            held.claim()
-        elif len(looks) == 5:
-            held.mark.unlink()
+    def on_event(event: Event) -> None:
+        seen.append((event.kind, event.error))
+        if event.kind == "waiting":
+            if fails:
+                held.store.write_failure(held.cell, "ValueError: no")
+            held.lock.release()
 
-    monkeypatch.setattr(loop, "time", SimpleNamespace(sleep=sleep))
-    run_here(held.job, lambda event: seen.append(event.kind))
-    assert (seen, len(looks)) == ([], 5)
+    run_here(held.job, on_event)
+    last = ("finished", "ValueError: no" if fails else "")
+    assert (seen[0], seen[-1]) == (("waiting", ""), last)
+    assert (("started", "") in seen) != fails

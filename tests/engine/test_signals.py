@@ -102,13 +102,12 @@ def test_what_a_killed_run_leaves_is_removed_by_the_next_run(
         run.process.communicate()
         assert run.has_ended()  # with it all the processes that it has started
         runs = run.folder / "runs"
-        assert len([*runs.glob("compatbench-tmp-*")]) == 1
+        assert len([*runs.glob("compatbench-tmp-*")]) == (options is RAY)
         assert len(run.left_over()) == (options is RAY)
         (run.folder / "begun").unlink()
         with SlowRun(run.folder, "--jobs", "1", TMPDIR=str(run.temporary)) as follower:
             follower.wait_for_fit()
             assert run.left_over() == []
-            assert len([*runs.glob("compatbench-tmp-*")]) == 1  # its own
 
 
 def test_a_run_under_nohup_goes_on_when_its_terminal_is_closed(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from compatbench.engine.failures import describe_exception, kind_of
 from compatbench.errors import CompatbenchError
+from compatbench.method.mistakes import explain
 from compatbench.method.registry import MethodRegistry
 
 FILE = """\
@@ -82,7 +82,6 @@ def test_a_cell_that_fails_tells_the_author_s_own_line(tmp_path: Path) -> None:
     method: Any = registry.get("mine")()
     with pytest.raises(Exception) as raised:  # noqa: PT011  whatever torch says
         method.attach({"scale": torch.ones(3)}, backbone, None)
-    failure = describe_exception(raised.value)  # type: ignore[arg-type]
-    assert failure.error.startswith("RuntimeError: ")
-    assert failure.error.endswith("(mine.py:15)")
-    assert kind_of(failure.error) == "error"
+    error = explain(raised.value)
+    assert error.startswith("RuntimeError: ")
+    assert error.endswith("(mine.py:15)")

@@ -74,13 +74,6 @@ SHARED = {
         annotation="str",
         read=f"{HERE}:read_seconds",
     ),
-    "retry": Option(
-        help="Try a cell again after these failures: 'oom', 'killed', 'timeout', 'error', each "
-        "once or as often as it says: 'oom,killed:3'.",
-        annotation="str",
-        default="",
-        read="compatbench.engine.compute:parse_retry",
-    ),
     "shard": Option(metavar="I/N"),
     "settings": SET,
     "config": SET,

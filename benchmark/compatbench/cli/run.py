@@ -117,10 +117,8 @@ def say_plan(plan: Plan, workers: int, to: Console = console) -> None:
 def _describe_time(plan: Plan, workers: int) -> list[str]:
     """Return how long what is left takes, and the methods of which that is not known."""
     unknown = plan.unknown
-    parts = []
-    if plan.seconds:
-        many = f"{workers} worker{'s' if workers > 1 else ''}"
-        parts.append(f"about {format_seconds(plan.seconds / workers)} with {many}")
+    many = f"with {workers} worker{'s' if workers > 1 else ''}"
+    parts = [f"about {format_seconds(plan.seconds / workers)} {many}" if plan.seconds else many]
     if unknown:
         names = ", ".join(unknown[:3])
         if len(unknown) > 3:

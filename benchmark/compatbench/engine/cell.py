@@ -18,7 +18,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     NonNegativeInt,
-    PositiveInt,
     StringConstraints,
 )
 
@@ -39,7 +38,6 @@ Where = tuple[str, str, str]
 
 # So begins the reason of a row of classes that the module knows nothing of.
 NOT_APPLICABLE = "not applicable"
-FailureKind = Literal["error", "oom", "killed", "timeout"]
 Status = Literal["ok", "not transferable", "failed"]
 
 
@@ -120,7 +118,8 @@ class Outcome(BaseModel):
 class CellRecord(BaseModel):
     """How a cell went: its fit, and its predictions at each place; one file in the run store."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Records of earlier versions have more fields.
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     schema_version: int = SCHEMA
     key: str
@@ -138,27 +137,24 @@ class CellRecord(BaseModel):
     module_bytes: int = 0  # size of the module's tensors
     module: str = ""  # their fingerprint
     error: str = ""  # the failure, its type first
-    trace: tuple[str, ...] = ()  # the last frames of the failure, innermost last
     records: tuple[Outcome, ...] = ()  # by place
     provenance: dict[str, str] = {}  # versions and machine
-    failure: FailureKind | None = None  # that the last attempt ended in
-    attempt: PositiveInt = 1  # the last; one that was interrupted is gone on with
     # Most bytes in use while the cell ran: resident memory of its process, or tensors on its
     # GPU; None where the system does not tell.
     peak_memory: NonNegativeInt | None = None
 
     @property
     def errors(self) -> list[str]:
-        """The failures of the last attempt: of the fit, or of the records without a number."""
+        """The errors of the last attempt: of the fit, or of the records without a number."""
         if self.status == "failed":
             return [self.error]
         return [record.reason for record in self.records if record.status == "failed"]
 
     @property
     def state(self) -> str:
-        """How the cell ended: ``ok``, ``not transferable`` or a kind of failure."""
-        if self.failure is not None or self.errors:
-            return self.failure or "error"
+        """How the cell ended: ``ok``, ``not transferable`` or ``failed``."""
+        if self.errors:
+            return "failed"
         refused = any(record.status == "not transferable" for record in self.records)
         return "not transferable" if refused else "ok"
 

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from compatbench.backbone.device import available_devices, resolve_device
-from compatbench.engine.cell import FailureKind
 from compatbench.errors import CompatbenchError
 from compatbench.files.processes import count_cores
 
-KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
-
-_RETRY = re.compile(rf"({'|'.join(KINDS)})(?::0*([1-9]\d*))?", re.ASCII)
 _COUNTS = ("jobs", "jobs_per_gpu", "threads", "decoders")
 
 
@@ -41,7 +35,7 @@ class Compute:
             deleted, and tokens that do not fit are computed whenever they are needed.
         timeout: seconds after which an attempt at a cell is ended; the encoding of its images does
             not count. It becomes a failed row, and the other cells continue.
-        retry: how often a cell is tried again after each kind of failure.
+        retry: how often a cell that fails is tried again.
         address: the Ray cluster, ``HOST:PORT``; ``auto`` is the one that this machine belongs to.
             By default ``RAY_ADDRESS``, or this machine alone.
         gpus_per_cell: GPUs of each worker on Ray; with 0.25, four share one. By default 1, and
@@ -57,7 +51,7 @@ class Compute:
     memory_budget: int | None = None
     cache_limit: int | None = None
     timeout: float | None = None
-    retry: Mapping[FailureKind, int] = field(default_factory=dict)
+    retry: int = 0
     address: str | None = None
     gpus_per_cell: float | None = None
 
@@ -65,7 +59,7 @@ class Compute:
         share = self.gpus_per_cell or 0
         rules = {
             "executor": (self.executor in ("local", "ray"), "choose from local, ray"),
-            "retry": (set(self.retry) <= set(KINDS), f"choose kinds from {', '.join(KINDS)}"),
+            "retry": (self.retry >= 0, "give a number of at least 0"),
             "gpus_per_cell": (
                 0 <= share <= 1 or (share > 1 and share % 1 == 0),
                 "give a part of one GPU, such as 0.25, or a whole number",
@@ -130,17 +124,3 @@ class Compute:
     def on(self, device: str) -> Compute:
         """What one worker is told, which computes on this device."""
         return replace(self, device=device, decoders=self.count_decoders())
-
-
-def parse_retry(text: str) -> dict[FailureKind, int]:
-    """How often each kind of failure is tried again: ``oom,killed:3``; once without a number."""
-    retry: dict[FailureKind, int] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        matched = _RETRY.fullmatch(part)
-        if matched is None:
-            raise CompatbenchError(
-                f"--retry '{part}': give kinds of failure ({', '.join(KINDS)}), each with the "
-                "number of further attempts or without: oom,killed:3"
-            )
-        retry.update({kind: int(matched[2] or 1) for kind in KINDS if kind == matched[1]})
-    return retry

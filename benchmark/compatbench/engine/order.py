@@ -20,7 +20,7 @@ QUICK_SHARE = 0.03  # of all the time, which the methods that are called quick t
 MANY_WORKERS = 64  # among whom cells count as long ...
 LONG_SHARE = 0.25  # ... that take this share of a worker's time, or more
 
-# A ``Cell``, or what a simulation has for one: with a seed.
+# A ``Cell``, or what tests have for one: with a seed.
 CellT = TypeVar("CellT", bound=Any)
 
 

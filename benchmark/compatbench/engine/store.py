@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from compatbench.engine.cell import Cell, CellRecord, Where
+from compatbench.engine.cell import Cell, CellRecord, Outcome, Where, describe_cell
 from compatbench.engine.keys import zero_shot_key
 from compatbench.engine.predict import read_predictions, write_predictions
 from compatbench.errors import CompatbenchError, CompatbenchWarning
@@ -92,6 +92,29 @@ class RunStore:
     def write(self, record: CellRecord) -> None:
         """Keeps a cell's record."""
         write_atomic(self._make_room(self.cell_path(record.key)), _seal(record), sync=False)
+
+    def write_failure(self, cell: Cell, error: str, peak_memory: int | None = None) -> CellRecord:
+        """Record that an attempt at a cell failed, and return the record.
+
+        A stored fit stays: then each place that is left has a failed outcome. A cell that is done
+        after all is left as it is. The caller holds the claim.
+        """
+        before = self.read(cell.key)
+        if before is not None and self.is_done(cell, before):
+            return before
+        if before is None or before.status == "failed":
+            record = describe_cell(cell, error=error)
+        else:
+            outcomes = {(o.backbone, o.test_set): o for o in before.records}
+            for backbone, test_set, data in self.left(cell, before):
+                outcomes[backbone, test_set] = Outcome(
+                    backbone=backbone, test_set=test_set, data=data, status="failed", reason=error
+                )
+            record = before.model_copy(update={"records": tuple(outcomes.values())})
+        peaks = (peak_memory or 0, before.peak_memory or 0 if before else 0)
+        record = record.model_copy(update={"peak_memory": max(peaks) or None})
+        self.write(record)
+        return record
 
     def read_module(self, record: CellRecord) -> Module | None:
         """The fitted module of a cell, or None if its file is missing or damaged."""
@@ -251,8 +274,8 @@ class RunStore:
 
 def fit_description(record: CellRecord) -> dict[str, Any]:
     """What a module's file says of its fit, as JSON values: the same for equal fits."""
-    how = {"fit_seconds", "peak_memory", "attempt"}
-    return record.model_dump(mode="json", exclude=how | {"records", "error", "trace", "failure"})
+    how = {"fit_seconds", "peak_memory"}
+    return record.model_dump(mode="json", exclude=how | {"records", "error"})
 
 
 def read_module(path: Path, fingerprint: str = "") -> Module:

@@ -29,14 +29,13 @@ from compatbench.data.task import load_task
 from compatbench.engine.attach import Attached, Carried
 from compatbench.engine.cell import Cell, CellRecord, Outcome, Where, describe_cell
 from compatbench.engine.compute import Compute
-from compatbench.engine.failures import describe_exception, end_attempt, next_attempt, note_failure
 from compatbench.engine.keys import find_teacher
 from compatbench.engine.predict import predict_zero_shot
 from compatbench.engine.store import RunStore
 from compatbench.engine.task_images import TaskImages, hide_labels
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FewShotData, Method, Module
-from compatbench.method.mistakes import check_module
+from compatbench.method.mistakes import check_module, explain
 from compatbench.method.predictions import Predictions
 from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.method.transfer import UndeclaredAccess
@@ -57,7 +56,6 @@ class Worker:
         self.threads = threads
         self.on_loaded: Callable[[], object] = lambda: None  # called when weights are at hand
         self._memory = PeakMemory(device)
-        self._attempt = 1
         self._keep = lru_cache(maxsize=4)(partial(load_backbone, device=device))
         self._words = WordFeatures(features.folder.parent)
 
@@ -69,7 +67,6 @@ class Worker:
         An error in the method, of the machine, or of an image becomes a record; another in the
         user's input, or in the store, is raised.
         """
-        self._attempt = next_attempt(self.store.read(cell.key))
         self._memory.reset()
         torch.set_num_threads(self.threads)
         gc.set_threshold(700)  # Python's own, for cycles may hold large tensors
@@ -79,7 +76,7 @@ class Worker:
         except Exception as error:
             if isinstance(error, CompatbenchError) and not isinstance(error, BrokenImages):
                 raise
-            return note_failure(self.store, cell, describe_exception(error), self._memory.read())
+            return self.store.write_failure(cell, explain(error), self._memory.read())
 
     def _load(self, name: str, precision: str) -> Backbone:
         """A backbone with the weights at hand, or loaded now."""
@@ -108,7 +105,7 @@ class Worker:
                 on_predicted(outcome)
             self.store.write_predictions(cell.key, predictions)
             done = done.model_copy(update={"records": tuple(outcomes.values())})
-            done = end_attempt(done, self._attempt, self._memory.read())
+            done = self._with_peak(done)
             self.store.write(done)
         return done
 
@@ -120,10 +117,15 @@ class Worker:
             if (fitted := self._read_fit(cell)) is not None:
                 return fitted
             record, module = self.fit(cell)
-            record = end_attempt(record, self._attempt, self._memory.read())
+            record = self._with_peak(record)
             self.store.write_module(module, record)
             self.store.write(record)
             return record, module
+
+    def _with_peak(self, record: CellRecord) -> CellRecord:
+        """Return a record with the most memory of this attempt and of earlier ones."""
+        peak = max(record.peak_memory or 0, self._memory.read() or 0)
+        return record.model_copy(update={"peak_memory": peak or None})
 
     def _read_fit(self, cell: Cell) -> tuple[CellRecord, Module] | None:
         record = self.store.read(cell.fit_key)
@@ -265,4 +267,4 @@ def _describe_failure(error: Exception) -> dict[str, str]:
     """Status and reason of a record without a number."""
     if isinstance(error, NotTransferable):
         return {"status": "not transferable", "reason": error.reason}
-    return {"status": "failed", "reason": describe_exception(error).error}
+    return {"status": "failed", "reason": explain(error)}

@@ -53,6 +53,17 @@ def start_process(
     return process, ours
 
 
+def receive(connection: Connection, seconds: float = 0.0) -> list[Any]:
+    """Return the messages that have come from a process, after waiting for the first."""
+    messages = []
+    try:
+        while connection.poll(0.0 if messages else seconds):
+            messages.append(connection.recv())
+    except (EOFError, OSError):
+        pass  # the process has ended
+    return messages
+
+
 @contextmanager
 def inherited(threads: int) -> Iterator[None]:
     """Starts children with a number of threads, deaf to Ctrl-C, without the caller's main module.

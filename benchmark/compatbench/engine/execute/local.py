@@ -1,141 +1,130 @@
-"""Starts the workers of a run on this machine, watches them, and starts one anew if it dies."""
+"""Workers on this machine: in processes that are watched and replaced, or in this process."""
 
 from __future__ import annotations
 
-import warnings
+import signal
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from compatbench.engine.cell import Cell
-from compatbench.engine.compute import Compute
-from compatbench.engine.execute.events import LINES, MARK, Event, OnEvent, Reader
-from compatbench.engine.execute.loop import Job, Puller, count_tried, read_end, work
-from compatbench.engine.failures import count_oom_kills, note_failure
-from compatbench.engine.store import RunStore
+from compatbench.engine.execute.dispatcher import Crew, Dispatcher
+from compatbench.engine.execute.events import OnEvent
+from compatbench.engine.execute.loop import Job, Order, run_cell, told
 from compatbench.engine.worker import make_worker
-from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.files.processes import end_with_parent, kill, start_process
-from compatbench.files.scratch import scratch_folder
+from compatbench.files.processes import end_with_parent, kill, receive, start_process
 
-if TYPE_CHECKING:
-    from compatbench.engine.execute.on_ray import RayCrew
-
-POLL_SECONDS = 0.1
-
-
-@contextmanager
-def open_job(cells: Sequence[Cell], store: Path, cache: Path, compute: Compute) -> Iterator[Job]:
-    """What the workers of a run are told, with the folder of its events, which is then removed."""
-    store.mkdir(parents=True, exist_ok=True)
-    with scratch_folder(inside=store) as folder:
-        yield Job(cells, count_tried(RunStore(store), cells), store, cache, folder, compute)
+Hear = Callable[[int, str, Any], None]
 
 
 def run_here(job: Job, on_event: OnEvent) -> None:
-    """Runs the cells of a job on this machine; one that fails does not stop the others.
+    """Run the cells of a job on this machine.
 
     With one worker they run in this process, unless a timeout or retries need one that can be
     replaced.
     """
     compute = job.compute
-    if compute.count_workers() > 1 or compute.timeout is not None or compute.retry:
-        follow(LocalCrew(job), job, on_event)
-        return
-    worker = make_worker(job.store, job.cache, compute.on(compute.list_devices()[0]))
-    Puller(job, worker, on_event).run()  # type: ignore[arg-type]  # no notes in this process
+    is_alone = compute.count_workers() == 1 and compute.timeout is None and not compute.retry
+    crew: Crew = ThisProcess(job) if is_alone else Processes(job)
+    Dispatcher(job, crew, on_event).run(compute.count_workers())
 
 
-def follow(
-    crew: LocalCrew | RayCrew,
-    job: Job,
-    on_event: OnEvent,
-    on_workers: Callable[[int], object] = lambda _: None,
-) -> None:
-    """Reports what a crew tells until it has ended, and ends it if anything goes wrong."""
-    reader = Reader(job.folder, {cell.key: cell for cell in job.cells})
-    try:
-        while True:
-            at_work = crew.is_at_work()
-            for told in [*reader.read(), *crew.tend()]:
-                if isinstance(told, Event):
-                    on_event(told)
-                elif told.kind == "warning":
-                    warnings.warn(told.text, CompatbenchWarning, stacklevel=2)
-                elif told.kind == "workers":
-                    on_workers(int(told.text))
-                else:
-                    raise CompatbenchError(told.text)
-            if not at_work:
-                return
-    finally:
-        crew.end()
+class ThisProcess:
+    """A crew of one worker, in this process."""
 
-
-class LocalCrew:
-    """Processes of this machine, as many as the job's ``compute`` counts."""
+    deaths = 0
 
     def __init__(self, job: Job) -> None:
-        self._job, self._store = job, RunStore(job.store)
+        device = job.compute.list_devices()[0]
+        self._worker = make_worker(job.store, job.cache, job.compute.on(device))
+        self._todo: list[Callable[[Hear], None]] = []
+
+    def start(self) -> None:
+        self._todo.append(lambda hear: hear(1, "ready", None))
+
+    def send(self, worker: int, order: Order) -> None:
+        run = lambda hear: run_cell(self._worker, order, lambda *told: hear(1, *told))  # noqa: E731
+        self._todo.append(run)
+
+    def listen(self, seconds: float, hear: Hear) -> None:
+        if self._todo:
+            self._todo.pop()(hear)
+        else:
+            time.sleep(seconds)
+
+    def kill(self, worker: int) -> None: ...
+
+    def end(self) -> None: ...
+
+
+class Processes:
+    """A crew of processes of this machine."""
+
+    deaths = 0
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
         self._numbers = count(1)
-        self._workers: dict[str, tuple[BaseProcess, str]] = {}  # and its device
-        self._oom_kills = count_oom_kills()
-        for _ in range(min(job.compute.count_workers(), len(job.cells))):
-            self._start()
+        self._workers = dict[int, tuple[BaseProcess, Connection]]()
+        self._devices = dict[int, str]()
 
-    def _start(self) -> None:
-        compute, used = self._job.compute, Counter(on for _, on in self._workers.values())
+    def start(self) -> None:
+        compute = self._job.compute
+        used = Counter(self._devices[worker] for worker in self._workers)
         device = min(compute.list_devices(), key=used.__getitem__)
-        name = str(next(self._numbers))
         daemon = compute.on(device).decoders == 1  # which cannot start processes itself
-        process, _ = start_process(compute.threads, serve, self._job, name, device, daemon=daemon)
-        self._workers[name] = process, device
+        worker = next(self._numbers)
+        self._devices[worker] = device
+        self._workers[worker] = start_process(
+            compute.threads, serve, self._job, device, daemon=daemon
+        )
 
-    def tend(self) -> Iterator[Event]:
-        """Looks after the workers, once; what happened to cells that they cannot report."""
-        wait([process.sentinel for process, _ in self._workers.values()], POLL_SECONDS)
-        dead = {name: p for name, (p, _) in self._workers.items() if not p.is_alive()}
-        for name, process in dead.items():
-            del self._workers[name]
-            process.join()
-            if process.exitcode:
-                code, lines = process.exitcode, self._job.folder / f"{name}{LINES}"
-                if code > 0 and not lines.is_file():
-                    raise CompatbenchError(f"a worker cannot start: it ended with exit code {code}")
-                yield from self._note_death(name, process.exitcode)
-                job, store = self._job, self._store
-                if not all(job.has_ended(store, cell, store.read(cell.key)) for cell in job.cells):
-                    self._start()
+    def send(self, worker: int, order: Order) -> None:
+        with suppress(OSError):  # it has just died, which is heard next
+            self._workers[worker][1].send(order)
 
-    def is_at_work(self) -> bool:
-        return bool(self._workers)
+    def listen(self, seconds: float, hear: Hear) -> None:
+        processes = [process.sentinel for process, _ in self._workers.values()]
+        wait([*processes, *(connection for _, connection in self._workers.values())], seconds)
+        for worker, (process, connection) in list(self._workers.items()):
+            is_alive = process.is_alive()  # asked before its last words are read
+            for kind, value in receive(connection):
+                hear(worker, kind, value)
+            if not is_alive:
+                del self._workers[worker]
+                hear(worker, "died", describe_exit(process.exitcode))
+
+    def kill(self, worker: int) -> None:
+        process, _ = self._workers.pop(worker)
+        kill(process)
 
     def end(self) -> None:
-        # Cells that are still at work are lost, and run by the next run.
-        for process, _ in self._workers.values():
-            kill(process)
-
-    def _note_death(self, name: str, exit_code: int) -> Iterator[Event]:
-        """Stores the failure of the cell that a dead worker had at work."""
-        kills, self._oom_kills = self._oom_kills, count_oom_kills()
-        for mark in self._job.folder.glob(f"*{MARK}"):
-            if mark.read_text() != name:
-                continue
-            cell = next(each for each in self._job.cells if each.key == mark.stem)
-            with self._store.claim(cell.key) as held:
-                if held:  # or another worker has seen the mark
-                    failure = read_end(self._job, name, exit_code, self._oom_kills > kills)
-                    record = note_failure(self._store, cell, failure)
-                    mark.unlink()
-                    yield self._job.news(self._store, cell, record)
+        for worker in list(self._workers):
+            self.kill(worker)
 
 
-def serve(_: Connection, job: Job, name: str, device: str) -> None:
-    """The life of a worker process; it ends with the parent."""
+def serve(connection: Connection, job: Job, device: str) -> None:
+    """Run the cells that are received, in a process that ends with its parent."""
     end_with_parent()
-    work(job, name, device)
+
+    def tell(kind: str, value: Any) -> None:
+        connection.send((kind, value))
+
+    with told(tell):
+        worker = make_worker(job.store, job.cache, job.compute.on(device))
+        tell("ready", None)
+        while True:
+            run_cell(worker, connection.recv(), tell)
+
+
+def describe_exit(code: int | None) -> str:
+    """Return the error of a cell whose worker process ended with an exit code."""
+    if code is None or code >= 0:
+        return f"WorkerDied: worker process ended with exit code {code}"
+    names = {each.value: f" ({each.name})" for each in signal.Signals}
+    hint = ", as the system does when memory runs out" if code == -9 else ""
+    return f"WorkerDied: worker process killed by signal {-code}{names.get(-code, '')}{hint}"

@@ -1,4 +1,4 @@
-"""Runs the loop of a worker as tasks of a Ray cluster, which places and retries them.
+"""Runs the loop of a worker in actors of a Ray cluster, which places them on its nodes.
 
 Ray ends the process that it runs in when it loses its cluster, and handles signals in its own way.
 So that is a child of the run. Store and cache are folders that every node must see on one file
@@ -9,30 +9,33 @@ driver's.
 from __future__ import annotations
 
 import os
-import secrets
 import socket
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from compatbench.engine.compute import Compute
-from compatbench.engine.execute.events import Diary, Event, Note, OnEvent
-from compatbench.engine.execute.local import POLL_SECONDS, follow
-from compatbench.engine.execute.loop import Job, work
+from compatbench.engine.execute.dispatcher import POLL_SECONDS, Dispatcher
+from compatbench.engine.execute.events import OnEvent
+from compatbench.engine.execute.loop import Job, Order, run_cell, told
+from compatbench.engine.worker import make_worker
 from compatbench.engine_version import ENGINE_VERSION
-from compatbench.errors import CompatbenchError
-from compatbench.files.processes import end_with_parent, kill, silence, start_process
+from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.files.processes import end_with_parent, kill, receive, silence, start_process
 from compatbench.files.scratch import scratch_folder
 from compatbench.messages import first_line
 from compatbench.method.identity import method_identity
 from compatbench.method.registry import builtin_methods
 
-DEATHS = 3  # that a cell, or a task, may cost: nodes come and go
+DEATHS = 3  # that a cell may cost: nodes come and go
 REACH_SECONDS = 5.0
-MOST_TASKS = 1000
+MOST_ACTORS = 1000  # more than there is room for wait, and begin where a node joins
 # Variables that mean the same to workers as to the driver. Not tokens: Ray shows variables to
 # everyone who may look at the cluster.
 INHERITED = ("COMPATBENCH_", "HF_HOME", "HF_HUB_", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME")
@@ -47,17 +50,19 @@ class View:
     code: tuple[str, ...]  # what ``identify`` makes of them
     folder: Path  # where the driver runs; relative paths in cards start there
 
-    def find_difference(self) -> str:
-        """What this node sees in another way than the driver; empty if nothing."""
+    def check(self) -> None:
+        """Raise a CompatbenchError that names this node if it sees something in another way."""
+        node = f"node {socket.gethostname()} of the Ray cluster"
         for path in self.shared:
             if not path.exists():
-                return (
-                    f"does not see the driver's {path.parent}; put it on a file system that all "
-                    "nodes share, under one path (--out, COMPATBENCH_CACHE)"
+                raise CompatbenchError(
+                    f"{node} does not see the driver's {path.parent}; put it on a file system that "
+                    "all nodes share, under one path (--out, COMPATBENCH_CACHE)"
                 )
         if identify(self.methods) != self.code:
-            return "has another version of compatbench or of a method; install the driver's"
-        return ""
+            raise CompatbenchError(
+                f"{node} has another version of compatbench or of a method; install the driver's"
+            )
 
 
 def identify(methods: Sequence[tuple[str, str | None]]) -> tuple[str, ...]:
@@ -67,118 +72,162 @@ def identify(methods: Sequence[tuple[str, str | None]]) -> tuple[str, ...]:
 
 
 def run_on_ray(job: Job, on_event: OnEvent, on_workers: Callable[[int], object]) -> None:
-    """Runs the cells of a job on a cluster; ``on_workers`` is given the number of workers.
+    """Run the cells of a job on a cluster; ``on_workers`` is given the number of workers.
 
     Raises:
         CompatbenchError: the cluster cannot be used, or is lost. Finished cells are kept.
     """
-    token = job.cache / f".shared.{secrets.token_hex(6)}.tmp"
-    token.parent.mkdir(parents=True, exist_ok=True)
-    token.touch()
     methods = tuple({(cell.method, cell.plugin) for cell in job.cells})
-    view = View((job.folder, token), methods, identify(methods), Path.cwd())
-    retry = {"killed": DEATHS, **job.compute.retry}
-    job = replace(job, compute=replace(job.compute, retry=retry))
-    try:
-        with scratch_folder(for_sockets=True) as sockets:
-            follow(RayCrew(job, view, sockets), job, on_event, on_workers)
-    finally:
-        token.unlink(missing_ok=True)
-
-
-class RayCrew:
-    """The child that is connected to the cluster."""
-
-    def __init__(self, job: Job, view: View, sockets: Path) -> None:
-        self._process, _ = start_process(job.compute.threads, drive, job, view, sockets)
-
-    def tend(self) -> Iterator[Event]:
-        self._process.join(POLL_SECONDS)
-        yield from ()
-
-    def is_at_work(self) -> bool:
-        if self._process.exitcode:
-            raise lost_cluster("Ray has ended its process")
-        return self._process.is_alive()
-
-    def end(self) -> None:
-        kill(self._process)  # and all of Ray's that it has started
+    for folder in (job.store, job.cache):
+        folder.mkdir(parents=True, exist_ok=True)
+    with (
+        scratch_folder(inside=job.store) as in_store,
+        scratch_folder(inside=job.cache) as in_cache,
+        scratch_folder(for_sockets=True) as sockets,
+    ):
+        view = View((in_store, in_cache), methods, identify(methods), Path.cwd())
+        process, connection = start_process(job.compute.threads, drive, job, view, sockets)
+        try:
+            is_alive = True
+            while is_alive:
+                is_alive = process.is_alive()  # asked before its last words are read
+                for kind, value in receive(connection, POLL_SECONDS):
+                    if kind == "event":
+                        on_event(value)
+                    elif kind == "workers":
+                        on_workers(value)
+                    elif kind == "warning":
+                        warnings.warn(value, CompatbenchWarning, stacklevel=2)
+                    else:
+                        raise CompatbenchError(value)
+            if process.exitcode:
+                raise lost_cluster("Ray has ended its process")
+        finally:
+            kill(process)  # and all of Ray's that it has started
 
 
 def lost_cluster(why: str) -> CompatbenchError:
-    """The end of a run on Ray, in one line."""
+    """Return the error of a run whose cluster is lost, in one line."""
     return CompatbenchError(
         f"the Ray cluster is lost: {why}; finished cells are kept, and the same command continues"
     )
 
 
-def drive(_: Connection, job: Job, view: View, sockets: Path) -> None:
-    """The life of the child: it starts the tasks, and waits for them."""
+def drive(connection: Connection, job: Job, view: View, sockets: Path) -> None:
+    """Give cells to the cluster's workers, in a child of the run."""
     end_with_parent(leads=True)
     silence(1, 2)  # Ray writes pages when it loses a cluster
-    tell = Diary(job.folder, "driver")
-    try:
-        _run_tasks(job, view, sockets, tell)
-    except CompatbenchError as error:
-        tell(Note("broken", str(error)))
-    except Exception as error:
-        tell(Note("broken", str(lost_cluster(first_line(error).rstrip(".")))))
 
+    def tell(kind: str, value: Any) -> None:
+        connection.send((kind, value))
 
-def _run_tasks(job: Job, view: View, sockets: Path, tell: Diary) -> None:
-    import ray
-    from ray.exceptions import RayError
-
-    _connect(job.compute, sockets)
-    compute = job.compute
-    device, gpus = compute.device, compute.gpus_per_cell
-    if device == "auto":
-        device = "cuda" if ray.cluster_resources().get("GPU") else "cpu"
-    if gpus is None:
-        gpus = float(device == "cuda")
-    workers = _count_workers(compute.threads, gpus)
-    if workers == 0:
-        has = ray.cluster_resources()
-        raise CompatbenchError(
-            f"no node of the Ray cluster has {gpus:g} GPUs and {compute.threads} cores for a "
-            f"cell, of {has.get('GPU', 0):g} GPUs and {has.get('CPU', 0):g} cores in all; ask "
-            "for less with --gpus-per-cell, --threads or --device"
-        )
-    tell(Note("workers", str(compute.jobs or workers)))
-    task: Any = ray.remote(work_on_node)
-    task = task.options(
-        num_cpus=compute.threads,
-        num_gpus=gpus,
-        # Each cell may cost so many workers; then the cells that are left still need one.
-        max_retries=len(job.cells) * (job.compute.retry.get("killed", 0) + 1),
-        scheduling_strategy="SPREAD",
-    )
-    job_on_cluster = ray.put(job)
-    # More than there is room for: those wait, and begin where a node joins.
-    wanted = min(compute.jobs or MOST_TASKS, len(job.cells))
-    tasks = [task.remote(job_on_cluster, view, device) for _ in range(wanted)]
-    while True:
-        [ended], tasks = ray.wait(tasks)
+    with told(tell):
         try:
-            ray.get(ended)
-            return  # no cell was left
-        except RayError:
-            if not tasks:
-                raise
+            _connect(job.compute, sockets)
+            crew = Actors(job, view)
+            tell("workers", job.compute.jobs or crew.room)
+            Dispatcher(job, crew, lambda event: tell("event", event)).run(
+                job.compute.jobs or MOST_ACTORS
+            )
+        except CompatbenchError:
+            raise
+        except Exception as error:
+            raise lost_cluster(first_line(error).rstrip(".")) from None
 
 
-def work_on_node(job: Job, view: View, device: str) -> None:
-    """The life of a worker on a node, in a process that sees only the devices it was given."""
-    name = secrets.token_hex(6)
-    with suppress(OSError):
-        os.chdir(view.folder)  # as processes do that the driver starts itself
-    if problem := view.find_difference():
-        why = f"node {socket.gethostname()} of the Ray cluster {problem}"
-        if job.folder.is_dir():
-            Diary(job.folder, name)(Note("broken", why))
-            return
-        raise CompatbenchError(why)
-    work(job, name, device)
+class Actors:
+    """A crew of actors, each a process on a node, with the devices that Ray gives it."""
+
+    deaths = DEATHS
+
+    def __init__(self, job: Job, view: View) -> None:
+        import ray
+
+        device, gpus, threads = job.compute.device, job.compute.gpus_per_cell, job.compute.threads
+        has = ray.cluster_resources()
+        if device == "auto":
+            device = "cuda" if has.get("GPU") else "cpu"
+        if gpus is None:
+            gpus = float(device == "cuda")
+        self.room = _count_room(threads, gpus)
+        if self.room == 0:
+            raise CompatbenchError(
+                f"no node of the Ray cluster has {gpus:g} GPUs and {threads} cores for a cell, of "
+                f"{has.get('GPU', 0):g} GPUs and {has.get('CPU', 0):g} cores in all; ask for less "
+                "with --gpus-per-cell, --threads or --device"
+            )
+        make: Any = ray.remote(NodeWorker)
+        # It listens while it runs a cell.
+        options = {"num_cpus": threads, "num_gpus": gpus, "max_concurrency": 2}
+        self._make = make.options(scheduling_strategy="SPREAD", **options)
+        self._arguments = ray.put(job), view, device
+        self._numbers = count(1)
+        self._actors = dict[int, Any]()
+        self._heard = dict[Any, int]()  # worker by what it will be heard to say
+
+    def start(self) -> None:
+        worker = next(self._numbers)
+        self._actors[worker] = self._make.remote(*self._arguments)
+        self._heard[self._actors[worker].listen.remote()] = worker
+
+    def send(self, worker: int, order: Order) -> None:
+        self._actors[worker].run.remote(order)
+
+    def listen(self, seconds: float, hear: Callable[[int, str, Any], None]) -> None:
+        import ray
+        from ray.exceptions import RayError
+
+        for said in ray.wait(list(self._heard), timeout=seconds)[0]:
+            worker = self._heard.pop(said)
+            actor = self._actors.get(worker)
+            if actor is None:  # it was killed
+                continue
+            try:
+                messages = ray.get(said)
+            except RayError:
+                del self._actors[worker]
+                messages = [("died", "WorkerDied: the worker's process, or its machine, is gone")]
+            else:
+                self._heard[actor.listen.remote()] = worker
+            for kind, value in messages:
+                hear(worker, kind, value)
+
+    def kill(self, worker: int) -> None:
+        import ray
+
+        ray.kill(self._actors.pop(worker))
+
+    def end(self) -> None: ...  # they end with the driver
+
+
+class NodeWorker:
+    """An actor that runs cells, and can be listened to meanwhile."""
+
+    def __init__(self, job: Job, view: View, device: str) -> None:
+        self._messages = SimpleQueue[tuple[str, Any]]()
+        with suppress(OSError):
+            os.chdir(view.folder)  # as processes do that the driver starts itself
+        with told(self._tell):
+            view.check()
+            self._worker = make_worker(job.store, job.cache, job.compute.on(device))
+            self._tell("ready", None)
+
+    def _tell(self, kind: str, value: Any) -> None:
+        self._messages.put((kind, value))
+
+    def run(self, order: Order) -> None:
+        try:
+            with told(self._tell):
+                run_cell(self._worker, order, self._tell)
+        except BaseException:
+            os._exit(1)  # the driver hears of the ends of processes alone
+
+    def listen(self) -> list[tuple[str, Any]]:
+        """Return the messages that have come, after waiting for one."""
+        messages = [self._messages.get()]
+        while not self._messages.empty():
+            messages.append(self._messages.get())
+        return messages
 
 
 def _connect(compute: Compute, sockets: Path) -> None:
@@ -213,8 +262,8 @@ def _connect(compute: Compute, sockets: Path) -> None:
         ) from None
 
 
-def _count_workers(threads: int, gpus: float) -> int:
-    """How many workers the living nodes hold; of parts that leave a rest, some may have to wait."""
+def _count_room(threads: int, gpus: float) -> int:
+    """Return how many workers the living nodes hold; if they share GPUs, some may have to wait."""
     import ray
 
     workers = 0

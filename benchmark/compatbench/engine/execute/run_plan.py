@@ -9,7 +9,8 @@ from compatbench.data.cards import development_tasks
 from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event
-from compatbench.engine.execute.local import open_job, run_here
+from compatbench.engine.execute.local import run_here
+from compatbench.engine.execute.loop import Job
 from compatbench.engine.order import longest_first, order_cells
 from compatbench.engine.plan import Plan
 from compatbench.files.scratch import remove_left_over
@@ -46,12 +47,12 @@ def run_plan(
         ordered = longest_first(plan.to_do, plan.pace.seconds)
     # Workers elsewhere have current folders of their own.
     store, cache = plan.store.folder.absolute(), default_cache_folder().absolute()
-    with open_job(ordered, store, cache, compute) as job:
-        if compute.executor == "local":
-            on_start(plan, compute.count_workers())
-            run_here(job, note)
-        else:
-            from compatbench.engine.execute.on_ray import run_on_ray
+    job = Job(ordered, store, cache, compute)
+    if compute.executor == "local":
+        on_start(plan, compute.count_workers())
+        run_here(job, note)
+    else:
+        from compatbench.engine.execute.on_ray import run_on_ray
 
-            run_on_ray(job, note, lambda workers: on_start(plan, workers))
+        run_on_ray(job, note, lambda workers: on_start(plan, workers))
     return tuple(failures)

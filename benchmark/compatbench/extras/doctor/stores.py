@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
 
 import pandas as pd
 from rich.markup import escape
@@ -21,7 +20,7 @@ from compatbench.data.cache_files import (
 )
 from compatbench.data.cards import select_names, suite_cards
 from compatbench.data.cards.shots import show_shots
-from compatbench.engine.cell import CellRecord, FailureKind
+from compatbench.engine.cell import CellRecord
 from compatbench.engine.store import read_record
 from compatbench.errors import CompatbenchError
 from compatbench.extras.doctor.store_files import (
@@ -38,7 +37,7 @@ from compatbench.messages import format_seconds
 from compatbench.method.registry import builtin_methods
 
 DAY = 86400
-STATES = ("ok", "not transferable", *get_args(FailureKind))  # of a cell
+STATES = ("ok", "not transferable", "failed")  # of a cell
 
 
 def list_runs(
@@ -49,7 +48,7 @@ def list_runs(
     Args:
         methods: names, globs, comma lists.
         tasks: names, globs, comma lists.
-        state: Of ok, not transferable, error, oom, killed, timeout: names, globs, exclusions.
+        state: Of ok, not transferable, failed: names, globs, exclusions.
 
     Returns:
         A row for each; ``size`` is in bytes, of all its files, and ``age`` in seconds.
@@ -123,7 +122,7 @@ def show_record(call: Call) -> None:
         "peak_memory": format_bytes(record.peak_memory) if record.peak_memory else None,
         "module_file": module if module.is_file() else None,
     }
-    say(f"[bold]{record.key}[/] {record.state}, attempt {record.attempt}")
+    say(f"[bold]{record.key}[/] {record.state}")
     print_facts(facts)
     if record.records:
         rows = pd.DataFrame([each.model_dump(exclude={"data"}) for each in record.records])

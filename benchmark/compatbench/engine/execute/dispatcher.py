@@ -1,0 +1,156 @@
+"""Gives the cells of a run to workers; counts failures, and ends what takes too long.
+
+A worker that dies, or is ended because its time is up, costs one attempt at one cell.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from compatbench.engine.execute.events import Event, OnEvent
+from compatbench.engine.execute.loop import Job, Order
+from compatbench.errors import CompatbenchError, CompatbenchWarning
+
+POLL_SECONDS = 0.1
+HELD_SECONDS = 0.5  # until a cell that another run holds is tried again
+LOADING_SECONDS = 300.0  # that a cell may take to load its first weights, beyond its own time
+FALSE_STARTS = 5  # workers in a row that die before they are ready
+
+
+class Crew(Protocol):
+    """Workers that can be replaced; each has a number.
+
+    Attributes:
+        deaths: how many workers may die of one cell before it counts as failed.
+    """
+
+    deaths: int
+
+    def start(self) -> None:
+        """Start another worker."""
+
+    def send(self, worker: int, order: Order) -> None:
+        """Give a cell to a worker that is ready."""
+
+    def listen(self, seconds: float, hear: Callable[[int, str, Any], None]) -> None:
+        """Wait for messages of workers, and pass them on."""
+
+    def kill(self, worker: int) -> None:
+        """End a worker at once; nothing is heard of it afterwards."""
+
+    def end(self) -> None:
+        """End all workers."""
+
+
+@dataclass
+class Task:
+    """A cell that a worker runs, and when it has to end."""
+
+    order: Order
+    deadline: float
+    is_loaded: bool = False
+
+
+class Dispatcher:
+    """Runs the cells of a job with a crew; a cell that fails does not stop the others."""
+
+    def __init__(self, job: Job, crew: Crew, on_event: OnEvent) -> None:
+        self._retry = job.compute.retry
+        self._timeout = job.compute.timeout or float("inf")
+        self._crew = crew
+        self._on_event = on_event
+        self._orders = deque(Order(cell) for cell in job.cells)
+        self._tasks = dict[int, Task]()  # by worker
+        self._idle = list[int]()
+        self._failures = Counter[str]()  # by key
+        self._false_starts = 0
+
+    def run(self, workers: int) -> None:
+        """Run all cells; raise a CompatbenchError if the input or a folder is broken."""
+        try:
+            for _ in range(min(workers, len(self._orders))):
+                self._crew.start()
+            while self._orders or self._tasks:
+                self._give_orders()
+                self._crew.listen(POLL_SECONDS, self._hear)
+                for worker, task in list(self._tasks.items()):
+                    if time.monotonic() > task.deadline:
+                        self._crew.kill(worker)
+                        self._replace(worker, f"TimedOut: no end after {self._timeout:g} s", 0)
+        finally:
+            self._crew.end()
+
+    def _give_orders(self) -> None:
+        now = time.monotonic()
+        waiting = deque[Order]()
+        while self._idle and self._orders:
+            order = self._orders.popleft()
+            if order.not_before > now:
+                waiting.append(order)
+                continue
+            worker = self._idle.pop(0)
+            self._tasks[worker] = Task(order, now + self._timeout + LOADING_SECONDS)
+            self._crew.send(worker, order)
+        self._orders.extend(waiting)
+
+    def _hear(self, worker: int, kind: str, value: Any) -> None:
+        if kind == "ready":
+            self._idle.append(worker)
+            self._false_starts = 0
+        elif kind == "warning":
+            warnings.warn(value, CompatbenchWarning, stacklevel=2)
+        elif kind == "broken":
+            raise CompatbenchError(value)
+        elif kind == "died":
+            self._replace(worker, value, self._crew.deaths)
+        elif kind in ("held", "ended"):
+            self._end_task(self._tasks.pop(worker).order, kind, value)
+        else:
+            self._follow(self._tasks[worker], kind, value)
+
+    def _follow(self, task: Task, kind: str, value: Any) -> None:
+        """Pass on what a worker tells of its cell; loading and encoding are no time of the cell."""
+        if kind == "encoding" or (kind == "loaded" and not task.is_loaded):
+            task.deadline = time.monotonic() + self._timeout
+            task.is_loaded = True
+        if kind == "encoding":
+            self._on_event(Event("encoding", task.order.cell, encoded=value))
+        elif kind != "loaded":
+            self._on_event(Event(kind, task.order.cell))  # type: ignore[arg-type]
+
+    def _end_task(self, order: Order, kind: str, error: str) -> None:
+        if kind == "held":
+            if not order.was_held and not order.error:
+                self._on_event(Event("waiting", order.cell))
+            later = time.monotonic() + HELD_SECONDS
+            self._orders.append(order._replace(not_before=later, was_held=True))
+        elif not error or order.error or not self._try_again(order, error, self._retry):
+            self._on_event(Event("finished", order.cell, error=error))
+
+    def _try_again(self, order: Order, error: str, most: int) -> bool:
+        """Return True if a cell that failed gets another attempt."""
+        self._failures[order.cell.key] += 1
+        if self._failures[order.cell.key] > most:
+            return False
+        self._orders.append(Order(order.cell))
+        self._on_event(Event("retried", order.cell, error=error))
+        return True
+
+    def _replace(self, worker: int, error: str, deaths: int) -> None:
+        """Replace a worker that has died; the cell that it had at work has failed."""
+        task = self._tasks.pop(worker, None)
+        if worker in self._idle:
+            self._idle.remove(worker)
+        elif task is None:
+            self._false_starts += 1
+            if self._false_starts == FALSE_STARTS:
+                raise CompatbenchError(f"workers cannot start: {error}")
+        elif not self._try_again(task.order, error, max(self._retry, deaths)):
+            self._orders.append(Order(task.order.cell, error=error))
+        if self._orders:
+            self._crew.start()
