@@ -1,6 +1,6 @@
 """A backbone: one frozen vision-language model, seen the same way whatever it is.
 
-Its names are imported when they are asked for: ``joint_maps`` is used where torch is not.
+Its names are imported when they are asked for, so that names of backbones are read without torch.
 """
 
 from __future__ import annotations
