@@ -19,9 +19,6 @@ from typing import Annotated, Any
 import typer
 
 from compatbench.results.estimate import Interval, interval_columns
-from compatbench.tables.figures.kinds import read_kinds
-from compatbench.tables.figures.render import render_svg_figure
-from compatbench.tables.figures.spec_parts import Shown
 from compatbench.tables.markdown import fill_section, render_table
 from compatbench.tables.numbers import with_interval
 from compatbench.tables.table import Table
@@ -40,14 +37,11 @@ class Page:
     Attributes:
         values: of its template ``<name>.md.jinja``, which is beside the file that makes it; of a
             page without one, its sections by name, and the rest is written by hand.
-        figures: data by the picture's path, whose last part names its kind in
-            ``<name>.yaml.jinja``.
         files: contents of further files.
         filters: of the template, beside those of all pages.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
-    figures: Mapping[str, Shown] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     filters: Mapping[str, Callable[..., str]] = field(default_factory=dict)
 
@@ -62,11 +56,7 @@ def make_files(name: str) -> dict[Path, bytes]:
     texts = dict(page.files)
     if page.values:
         texts[f"{name}.md"] = _write_page(made, page)
-    files = {Path(path): text.encode() for path, text in texts.items()}
-    for path, shown in page.figures.items():
-        kind = read_kinds(made.with_suffix(".yaml.jinja"))[Path(path).stem]
-        files[Path(path)] = render_svg_figure(kind, shown)
-    return files
+    return {Path(path): text.encode() for path, text in texts.items()}
 
 
 def _write_page(made: Path, page: Page) -> str:

@@ -71,7 +71,7 @@ def write_sections(
         body = "\n\n".join(report.markdown() for report in reports)
         figure = path.with_suffix("") / f"{name}.svg"
         if reports[0].save_figure(figure):
-            body = f"![{reports[0].figure_kind.alt}]({path.stem}/{figure.name})\n\n{body}"
+            body = f"![{reports[0].alt_text}]({path.stem}/{figure.name})\n\n{body}"
         content = fill_section(content, name, body)
         write_atomic(path, content.encode())
         yield name

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 from pages import show_interval
 
-from compatbench.results.estimate import Interval, estimate, interval_columns
-from compatbench.tables.figures.spec_parts import Shown
-from compatbench.tables.table import records
+from compatbench.results.estimate import Interval, estimate
 
 WEIGHTS = (0.3, 1.0, 3.0, 10.0)
 SEEDS = (5, 6)
@@ -96,14 +94,3 @@ def answer(prices: Sequence[Price]) -> str:
         f"than without; zero-shot changes by {show_interval(best.zero_shot)} points, so {cost} "
         "(two seeds, intervals over tasks)."
     )
-
-
-def show_prices(prices: Sequence[Price]) -> Shown:
-    """The gain of modules against what zero-shot loses, a point for each weight."""
-    rows = [
-        {"weight": f"{price.weight:g}"}
-        | interval_columns("x", price.zero_shot)
-        | interval_columns("y", price.gain)
-        for price in prices
-    ]
-    return Shown(records(pd.DataFrame(rows).round(2)), {})

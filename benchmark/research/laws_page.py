@@ -112,5 +112,4 @@ def make_page() -> Page:
     }
     line = f"* Can a new model be trained to keep old modules? {answered}"
     choice = fill_section(CHOICE.read_text(encoding="utf-8"), "laws", line)
-    figures = {"laws/anchoring.svg": laws_anchoring.show_prices(prices)}
-    return Page(values, figures, {CHOICE.name: choice})
+    return Page(values, {CHOICE.name: choice})

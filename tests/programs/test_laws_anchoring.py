@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import laws_anchoring
 import numpy as np
 import pandas as pd
 import pytest
-
-from compatbench.tables.figures.kinds import read_kinds
-from compatbench.tables.figures.render import render_svg_figure
 
 METHODS = ("coop", "gda", "maple", "taskres")
 TASKS = tuple(f"t{i}" for i in range(8))
@@ -56,10 +51,3 @@ def test_levels_are_means_over_both_seeds():
 def test_a_penalty_that_helps_no_module_is_not_named():
     prices = laws_anchoring.price_weights(*make_anchored(gained=0, lost=1))
     assert "At no weight" in laws_anchoring.answer(prices)
-
-
-def test_the_figure_has_a_point_for_every_weight():
-    shown = laws_anchoring.show_prices(laws_anchoring.price_weights(*make_anchored(1, 1)))
-    kinds = read_kinds(Path(laws_anchoring.__file__).with_name("laws.yaml.jinja"))
-    drawn = render_svg_figure(kinds["anchoring"], shown).decode()
-    assert all(f">{weight:g}</text>" in drawn for weight in laws_anchoring.WEIGHTS)

@@ -83,10 +83,10 @@ def test_the_picture_has_the_curve_and_the_best_way_of_each_access() -> None:
     assert signals["names"] == ["0", "1"]
     lines = dict(zip(panel["line"], panel["accuracy"], strict=True))
     assert lines == {
-        "trained anew": [60, 58], "with nothing": [62, 62], "with words": [63, 63],
+        "retrained": [60, 58], "with nothing": [62, 62], "with words": [63, 63],
     }  # fmt: skip
-    [planned] = [one for one in plan_figures([page]) if one.section == "price"]
+    [planned] = [one for one in plan_figures([page]) if one.kind == "price"]
     assert planned.name == "tiny-price-1"
     svg = planned.render().decode()
     assert "with words" in svg
-    assert "trained anew" in svg
+    assert "retrained" in svg

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
+
+import altair as alt
 
 from compatbench.data.cards import COPIED
 from compatbench.extras.advice.price import (
@@ -20,11 +21,12 @@ from compatbench.extras.advice.price import (
 from compatbench.results.estimate import interval_columns
 from compatbench.results.expected import Upgrade
 from compatbench.results.method_results import MethodInfo
-from compatbench.results.ranks import exact
+from compatbench.results.ranks import Ranked, exact
 from compatbench.results.ways import UNKNOWN, access_of, needs_of
-from compatbench.tables.figures.kinds import read_kinds
-from compatbench.tables.figures.spec_parts import Shown
-from compatbench.tables.figures.values import dodge_labels, panel_record, two_digits
+from compatbench.tables.figures.charts import FigureData, panels
+from compatbench.tables.figures.colours import BLUE, INK, ORANGE, PURPLE, SKY
+from compatbench.tables.figures.kinds import FigureKind
+from compatbench.tables.figures.values import dodge_labels, panel_row, two_digits
 from compatbench.tables.numbers import NOTHING, bounds, duration, interval_text, percent, signed
 from compatbench.tables.pages.sections import Section
 from compatbench.tables.suite_page import SuitePage
@@ -38,6 +40,7 @@ _LEVELS: dict[str, set[str]] = {
     "unlabelled images": {"words", "unlabelled"},
     "the old model": {"words", "unlabelled", "old model", "source weights"},
 }
+_CURVE = "retrained"
 _LABEL = 0.09  # the height of a line's name, as a share of the axis
 
 
@@ -118,44 +121,80 @@ PRICE = Section(
 )
 
 
-def price_values(page: SuitePage, upgrade: Upgrade) -> Shown:
-    """Accuracy by labels of methods trained anew, the first zero-shot's; the best by access."""
-    anew, values = count_labels(page.results.transfers), []
+def price_figures(page: SuitePage) -> Iterator[tuple[str, FigureData]]:
+    """Return a figure for each upgrade of a suite that has prices."""
+    if has_prices(page):
+        for upgrade in page.expected.upgrades:
+            yield page.path_title(upgrade), price_values(page, upgrade)
+
+
+def price_values(page: SuitePage, upgrade: Upgrade) -> FigureData:
+    """Return accuracy by labels of methods trained anew, and of the best option by access.
+
+    The curve begins with zero-shot, which has no labels.
+    """
+    anew = count_labels(page.results.transfers)
     labels = [0, *anew]
     places = [round(math.log2(1 + count), 4) for count in labels]
-    ranks = reversed(page.all_ranks(upgrade, max(page.expected.shots)))
-    # A panel is named after the row of modules as they are, where there is one.
-    ranks = sorted(ranks, key=lambda row: row.standing.results.transfer == COPIED)
-    rows = {row.standing.info.name: row for row in ranks}
+    rows = []
     for info in learning_methods(page):
         prices = price_ways(page.results, page.expected, info.name, upgrade)
         means = {price.transfer: price.target.value for price in prices if price.target}
         if not anew or not means.keys() >= {*anew.values()}:
             continue
-        zero = next(p.target.value - p.gain.value for p in prices if p.target and p.gain)
-        curve = [two_digits(value) for value in (zero, *(means[way] for way in anew.values()))]
-        lines = {"trained anew": (places, curve)}
+        zero_shot = next(p.target.value - p.gain.value for p in prices if p.target and p.gain)
+        curve = [zero_shot, *(means[transfer] for transfer in anew.values())]
+        lines: dict[str, Any] = {_CURVE: (places, [two_digits(value) for value in curve])}
         highest = -math.inf
-        for access, needs in _LEVELS.items():
-            within = [v for name, v in means.items() if {*access_of(name)} <= needs]
-            if within and max(within) > highest:  # what needs more, and helps no more, is no line
+        for access, allowed in _LEVELS.items():
+            within = [mean for name, mean in means.items() if {*access_of(name)} <= allowed]
+            # An access that allows more, and helps no more, is no line.
+            if within and max(within) > highest:
                 highest = max(within)
                 lines[f"with {access}"] = ([places[0], places[-1]], [two_digits(highest)] * 2)
-        values.append(panel_record(rows[info.name], lines))
-    known = {*chain(*(each["line"] for each in values))}
-    order = [line for line in ("trained anew", *(f"with {a}" for a in _LEVELS)) if line in known]
-    every = [value for each in values for line in each["accuracy"] for value in line]
-    least = _LABEL * (max(every) - min(every)) if every else 0.0
-    for each in values:
-        each["label"] = dodge_labels([line[-1] for line in each["accuracy"]], least)
-    signals = {"ticks": places, "names": list(map(str, labels)), "order": order}
-    return Shown(values, signals)
+        rows.append(panel_row(_titled(page, upgrade, info.name), lines))
+    drawn = {line for row in rows for line in row["line"]}
+    order = [line for line in (_CURVE, *(f"with {access}" for access in _LEVELS)) if line in drawn]
+    accuracies = [value for row in rows for line in row["accuracy"] for value in line]
+    for row in rows:
+        apart = _LABEL * (max(accuracies) - min(accuracies))
+        row["label"] = dodge_labels([line[-1] for line in row["accuracy"]], apart)
+    names = [str(count) for count in labels]
+    return FigureData(rows, {"ticks": places, "names": names, "order": order})
 
 
-def price_figures(page: SuitePage) -> Iterator[tuple[str, Shown]]:
-    """A figure for each upgrade of a suite that has prices."""
-    for upgrade in page.expected.upgrades if has_prices(page) else ():
-        yield page.path_title(upgrade), price_values(page, upgrade)
+def _titled(page: SuitePage, upgrade: Upgrade, method: str) -> Ranked:
+    """Return the row that names a panel: that of the untouched modules, where there is one."""
+    ranked = page.all_ranks(upgrade, max(page.expected.shots))
+    of_method = [row for row in ranked if row.standing.info.name == method]
+    copied = [row for row in of_method if row.standing.results.transfer == COPIED]
+    return (copied or of_method)[0]
 
 
-PRICE_FIGURE = read_kinds(_FOLDER / "price.yaml.jinja", price=price_figures)["price"]
+def price_chart(data: FigureData) -> alt.FacetChart:
+    """Draw accuracy on the target against labels per class, a panel for each method."""
+    return panels(
+        data,
+        x_title="labels per class",
+        y_title="target accuracy, %",
+        colours=(BLUE, ORANGE, PURPLE, SKY, INK),
+        solid=1,
+        width=230,
+        height=130,
+        columns=2,
+        named_at_end=True,
+    )
+
+
+PRICE_FIGURE = FigureKind(
+    name="price",
+    title="Accuracy against labels",
+    alt_text="Accuracy on the target against labels per class, and options that need none as lines",
+    about=(
+        "How accuracy on the new model grows with labelled images per class, and which option of "
+        "bringing the old module along is best for what it needs: with nothing but the module, "
+        "with words, with images."
+    ),
+    draw=price_chart,
+    of_suite=price_figures,
+)

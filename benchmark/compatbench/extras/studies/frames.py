@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import altair as alt
 import pandas as pd
 
 from compatbench.files.atomic import write_atomic
@@ -18,9 +19,7 @@ from compatbench.results.estimate import (
     percentile_interval,
 )
 from compatbench.results.standing import MeasureName, Standing, dataset_means
-from compatbench.tables.figures.kinds import FigureKind, read_kinds
-from compatbench.tables.figures.render import render_svg_figure, with_data
-from compatbench.tables.figures.spec_parts import Shown, Spec
+from compatbench.tables.figures.render import render_chart
 from compatbench.tables.markdown import render_table
 from compatbench.tables.numbers import NOTHING
 from compatbench.tables.table import Table
@@ -32,11 +31,10 @@ class StudyReport(ABC):
     """Base class of what the studies give.
 
     Attributes:
-        figure: the kind of its figure, if it has one, in the template ``figures``.
+        alt_text: what its figure shows, if it has one, for readers who cannot see it.
     """
 
-    figure: ClassVar[str] = ""
-    figures: ClassVar[Path] = Path(__file__).with_name("figures.yaml.jinja")
+    alt_text: ClassVar[str] = ""
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -55,26 +53,19 @@ class StudyReport(ABC):
         """The tables as a part of a page."""
         return "\n\n".join(render_table(table, longest=400) for table in self.tables())
 
-    def shown(self) -> Shown | None:
-        """The data of the figure; None if there is nothing to draw."""
+    def chart(self) -> alt.FacetChart | None:
+        """Return the figure as an Altair chart; None if there is nothing to draw."""
         return None
 
-    @property
-    def figure_kind(self) -> FigureKind:
-        """How the figure is drawn."""
-        return read_kinds(self.figures)[self.figure]
-
-    def picture(self) -> Spec | None:
-        """The figure as Vega-Lite; None if there is nothing to draw."""
-        return (shown := self.shown()) and with_data(self.figure_kind, shown)
-
     def svg(self) -> bytes | None:
-        """The figure as SVG; None if there is nothing to draw."""
-        return (shown := self.shown()) and render_svg_figure(self.figure_kind, shown)
+        """Return the figure as SVG; None if there is nothing to draw."""
+        chart = self.chart()
+        return None if chart is None else render_chart(chart, self.alt_text)
 
     def save_figure(self, path: Path) -> bool:
-        """Writes the figure as SVG; False if there is none."""
-        if (svg := self.svg()) is not None:
+        """Write the figure as SVG. Return False if there is none."""
+        svg = self.svg()
+        if svg is not None:
             write_atomic(path, svg)
         return svg is not None
 

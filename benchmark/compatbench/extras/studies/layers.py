@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import altair as alt
 import pandas as pd
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from compatbench.extras.studies import frames
 from compatbench.extras.studies.frames import Row, StudyReport
 from compatbench.extras.studies.similarity import linear_cka, mean_change
 from compatbench.extras.studies.tower_states import Layer, image_layers, text_layers
-from compatbench.tables.figures.spec_parts import Shown
+from compatbench.tables.figures.colours import BLUE, ORANGE
 from compatbench.tables.table import Column, Table, code, make_table, records, sentence
 
 _COLUMNS = (
@@ -79,21 +80,37 @@ class LayersReport(StudyReport):
         ]
         return [make_table(_COLUMNS, rows, caption=head, notes=self.notes)]
 
-    figure = "layers"
+    alt_text = "Change of parameters and features by layer"
 
-    def shown(self) -> Shown:
-        """Change of parameters and of features, absolute and relative, and CKA, by layer."""
-        by_tower = dict(iter(self.changes.groupby("tower", sort=False)))
-        rows = [
-            {"panel": title, "series": f"{tower} tower", "x": place, "y": value}
-            for column, title in _PANELS.items()
-            for tower, changes in by_tower.items()
-            for place, value in enumerate(changes[column].astype(float))
-            if value == value  # a number
-        ]
-        heading, towers = f"{self.source} → {self.target}", ["text tower", "image tower"]
-        axis = frames.layer_axis(len(by_tower["text"]))
-        return Shown(rows, {"heading": heading, "series": towers, **axis})
+    def chart(self) -> alt.FacetChart:
+        """Draw the change of parameters and features, and CKA, by layer."""
+        rows = []
+        for column, title in _PANELS.items():
+            for tower, changes in self.changes.groupby("tower", sort=False):
+                for place, value in enumerate(changes[column].astype(float)):
+                    row = {"panel": title, "tower": f"{tower} tower", "layer": place, "y": value}
+                    rows.append(row)
+        points = pd.DataFrame(rows).dropna()
+        places = frames.layer_axis(len(self.changes.query("tower == 'text'")))
+        at = alt.Axis(
+            values=places["ticks"], labelExpr=f"{places['names']}[datum.value]", grid=False
+        )
+        towers = alt.Scale(domain=["text tower", "image tower"], range=[BLUE, ORANGE])
+        header = alt.Header(title=None, labelFontWeight="bold", labelLimit=300)
+        return (
+            alt.Chart(points)
+            .mark_line(point={"size": 30})
+            .encode(
+                alt.X("layer:Q", title="layer", axis=at),
+                alt.Y("y:Q", title=None),
+                alt.Color("tower:N", scale=towers, legend=alt.Legend(title=None, orient="top")),
+            )
+            .properties(width=240, height=150)
+            .facet(alt.Facet("panel:N", sort=[*_PANELS.values()], header=header), columns=3)
+            .resolve_scale(y="independent")
+            .resolve_axis(x="independent")
+            .properties(title=f"{self.source} → {self.target}")
+        )
 
 
 def analyze_layers(

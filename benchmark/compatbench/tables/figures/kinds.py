@@ -1,27 +1,21 @@
-"""The kinds of figures, which a site shows in this order; extras add their own.
+"""The kinds of figures, which the site shows in this order; extras add their own.
 
-A kind is a document of a YAML template: a Vega-Lite specification for records called ``rows`` and
-for signals. An extra names its kinds that are of suites in a constant ``FIGURES`` of its package, a
-dictionary of names and the places of ``FigureKind`` objects.
+An extra names its kinds in a constant ``FIGURES`` of its package, a dictionary of names and the
+places of ``FigureKind`` objects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
-from typing import Any
+from functools import cache
 
-import yaml
+import altair as alt
 
 from compatbench import plugins
-from compatbench.tables.figures.colours import COLOURS, FAINT, INK
-from compatbench.tables.figures.spec_parts import COLUMNS, MARKS, PANEL, Shown, Spec
-from compatbench.tables.figures.values import path_figures, shots_figures
+from compatbench.tables.figures.charts import FigureData, matrix, scatter, shots
+from compatbench.tables.figures.values import shots_figures
 from compatbench.tables.suite_page import SuitePage
-from compatbench.tables.templates import template
 
 
 @dataclass(frozen=True)
@@ -29,48 +23,64 @@ class FigureKind:
     """A kind of figure.
 
     Attributes:
-        name: in the names of files, and of the site's sections; without ``-`` if it is of suites.
-        alt: what is to be seen, for who does not see it.
-        spec: its Vega-Lite specification, for records called ``rows`` and signals.
-        title, about: what the site says of it.
-        of_suite: headings and data of those of one suite, where they are not of one ranking.
-        first_side: where a name is best placed beside its mark.
+        name: in the names of files and of the site's sections, without ``-``.
+        title: the heading of its section on the site.
+        alt_text: what the figure shows, for readers who cannot see it.
+        about: how to read it.
+        draw: the function that makes the chart.
+        of_suite: the headings and data of a suite's figures, if they are not of one ranking.
     """
 
     name: str
-    alt: str
-    spec: Callable[[], Spec]
-    title: str = ""
-    about: str = ""
-    of_suite: Callable[[SuitePage], Iterable[tuple[str, Shown]]] | None = None
-    first_side: str = "top-right"
+    title: str
+    alt_text: str
+    about: str
+    draw: Callable[[FigureData], alt.LayerChart | alt.FacetChart]
+    of_suite: Callable[[SuitePage], Iterable[tuple[str, FigureData]]] | None = None
 
 
-def read_kinds(place: str | Path, **of_suite: Callable[[SuitePage], Any]) -> dict[str, FigureKind]:
-    """The kinds of a template by name, a YAML document each; ``of_suite`` is by their names.
-
-    Args:
-        place: a file's name in this folder, or its path.
-    """
-    marks = {
-        "marks": MARKS,
-        "kind_names": {kind: label for kind, (*_, label) in MARKS.items()},
-        "panel": PANEL,
-        "panel_columns": COLUMNS,
-    }
-    colours = {**COLOURS, "ink": INK, "faint": FAINT}
-    text = template(str(place), autoescape=False).render(**marks, **colours)
-    kinds = {}
-    for entry in yaml.safe_load_all(text):
-        entry.pop("parts", None)  # anchors of others
-        name, spec = entry["name"], partial(deepcopy, entry.pop("spec"))
-        kinds[name] = FigureKind(**entry, spec=spec, of_suite=of_suite.get(name))
-    return kinds
+SCATTER = FigureKind(
+    name="scatter",
+    title="Source against target",
+    alt_text="Accuracy on the source against accuracy on the target, with lines of equal H",
+    about=(
+        "Each mark is one method: its accuracy before the upgrade, and that of the same module "
+        "after it. Shallow modules act at the text encoder's input, deep ones anywhere else. Along "
+        "a grey line H is the same. The dotted lines are zero-shot: a method below the horizontal "
+        "one makes the new model worse than it is without any module. A thin line joins an "
+        "untouched module with the same one through a transfer; a hollow mark is far beyond the "
+        "edge."
+    ),
+    draw=scatter,
+)
+MATRIX = FigureKind(
+    name="matrix",
+    title="Upgrade matrix",
+    alt_text="Gain over zero-shot on the target, of every method on every dataset",
+    about=(
+        "What the old module adds to the new model, in points over its zero-shot accuracy: blue "
+        "where it helps, orange where it would have been better to drop it. Methods are in the "
+        "order of the leaderboard; the colour is full from 15 points on."
+    ),
+    draw=matrix,
+)
+SHOTS = FigureKind(
+    name="shots",
+    title="More images",
+    alt_text="Accuracy on source and target against the number of training images per class",
+    about=(
+        "How accuracy grows with the number of training images per class, on the model that the "
+        "module was trained for and on the new one."
+    ),
+    draw=shots,
+    of_suite=shots_figures,
+)
 
 
 @cache
 def list_kinds() -> dict[str, FigureKind]:
-    """All kinds that are of suites, by name: those of the core, then those of extras."""
-    core = read_kinds("kinds.yaml.jinja", shots=shots_figures, decay=path_figures)
-    offered = map(plugins.load, plugins.offered("FIGURES").values())
-    return core | {kind.name: kind for kind in offered}
+    """Return all kinds by name: those of the core, then those of extras."""
+    kinds = [SCATTER, MATRIX, SHOTS]
+    for place in plugins.offered("FIGURES").values():
+        kinds.append(plugins.load(place))
+    return {kind.name: kind for kind in kinds}

@@ -1,7 +1,7 @@
-"""What the figures show: a record per method, and the settings of the figure.
+"""What the figures show: a row per method, and the parameters of the chart.
 
-Every record has the ``title`` and ``kind`` of its method, by which the report filters, and figures
-with at most two decimals. The same results give the same values.
+Every row has the ``title`` and ``kind`` of its method, by which the site filters, and numbers with
+at most two decimals. The same results give the same values.
 """
 
 from __future__ import annotations
@@ -9,86 +9,93 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain, compress, pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
 
-from compatbench.data.cards.shots import count_shots, show_shots
+from compatbench.data.cards.shots import show_shots
 from compatbench.messages import one_line
 from compatbench.results.expected import Upgrade
-from compatbench.results.ranks import Ranked, exact, rounded
-from compatbench.results.standing import follow_path
-from compatbench.tables.figures.spec_parts import Shown
+from compatbench.results.ranks import Ranked, rounded
+from compatbench.tables.figures.charts import FigureData
 from compatbench.tables.suite_page import SuitePage
 
-Record = dict[str, Any]
+Row = dict[str, Any]
 
-SIDES = ("source", "target, same module")
+SIDES = {"source": "source", "target": "target, same module"}
 FOUNDING_PAPER = "arXiv:2412.20895"
-# A method farther from the median than this many median deviations stands hollow at the edge: one
-# that lost everything would press all others into a corner.
+# A method farther from the median than this many median deviations is a hollow mark at the edge.
+# Otherwise one that lost everything would press all others into a corner.
 _FAR = 6.0
-_FOOT = -25.0  # points of gain; a line ends there
 two_digits = partial(rounded, digits=2)
 
 
-def record(row: Ranked, **more: Any) -> Record:
-    return {"title": row.title, "kind": row.kind, **more}
+def scatter_values(ranked: Sequence[Ranked]) -> FigureData:
+    """Return accuracies on both models; of a transferred module those of the untouched one, too.
 
-
-def scatter_values(rows: Sequence[Ranked]) -> Shown:
-    """Accuracies on both models; those of a transferred module with the untouched module's.
-
-    All ``rows`` have an H; ``named`` are the most important.
+    All methods have an H. The most important ones are ``named``.
     """
-    points = [
-        (two_digits(row.value("source")) or 0.0, two_digits(row.value("target")) or 0.0)
-        for row in rows
-    ]
-    left, right = _range([x for x, _ in points])
-    low, high = _range([y for _, y in points])
-    inside = [left <= x <= right and low <= y <= high for x, y in points]
-    named, values = set(named_methods([*compress(rows, inside)])), []
-    untouched = {
-        row.figures["method"]: point
-        for row, point in zip(rows, points, strict=True)
-        if not row.transfer
+    sources = [two_digits(each.value("source")) or 0.0 for each in ranked]
+    targets = [two_digits(each.value("target")) or 0.0 for each in ranked]
+    left, right = _axis_range(sources)
+    low, high = _axis_range(targets)
+    untouched = {}
+    inside = []
+    for each, source, target in zip(ranked, sources, targets, strict=True):
+        if not each.transfer:
+            untouched[each.figures["method"]] = (source, target)
+        if left <= source <= right and low <= target <= high:
+            inside.append(each)
+    named = named_methods(inside)
+    rows = []
+    for each, source, target in zip(ranked, sources, targets, strict=True):
+        h = round(each.value("h") or 0.0, 1)
+        row = start_row(each, source=source, target=target, h=h, named=each in named)
+        before = untouched.get(each.figures["method"])
+        if each.transfer and before is not None:
+            row["before"] = before
+        rows.append(row)
+    size = high - low + right - left
+    step = next(step for step in (1, 2, 5, 10, 20) if size / step <= 24)
+    zero_source, zero_target = zero_shot_accuracies(ranked) or (None, None)
+    params = {
+        "x0": left,
+        "x1": right,
+        "y0": low,
+        "y1": high,
+        "step": step,
+        "zero_source": two_digits(zero_source),
+        "zero_target": two_digits(zero_target),
     }
-    for row, (source, target) in zip(rows, points, strict=True):
-        h = round(row.value("h") or 0.0, 1)
-        values_of_row = record(row, source=source, target=target, h=h, named=row in named)
-        if row.transfer and (before := untouched.get(row.figures["method"])):
-            values_of_row["before"] = before
-        values.append(values_of_row)
-    zero = zero_shot_accuracies(rows) or (None, None)
-    step = next(size for size in (1, 2, 5, 10, 20) if (high - low + right - left) / size <= 24)
-    frame = {"x0": left, "x1": right, "y0": low, "y1": high, "step": step}
-    return Shown(
-        values, frame | {"zero_source": two_digits(zero[0]), "zero_target": two_digits(zero[1])}
-    )
+    return FigureData(rows, params)
 
 
-def zero_shot_accuracies(rows: Sequence[Ranked]) -> tuple[float, float] | None:
-    """Of source and target. They do not depend on the method: those of the first with all cells."""
-    for row in rows:
-        source, source_gain = row.value("source"), row.value("source_gain")
-        target, gain = row.value("target"), row.value("gain")
+def start_row(ranked: Ranked, **more: Any) -> Row:
+    """Return the row of a method, with what more there is to show."""
+    return {"title": ranked.title, "kind": ranked.kind, **more}
+
+
+def zero_shot_accuracies(ranked: Sequence[Ranked]) -> tuple[float, float] | None:
+    """Return zero-shot's accuracies on source and target, which do not depend on the method."""
+    for each in ranked:
+        source, source_gain = each.value("source"), each.value("source_gain")
+        target, gain = each.value("target"), each.value("gain")
         if None not in (source, source_gain, target, gain):
             return round(source - source_gain, 4), round(target - gain, 4)  # type: ignore[operator]
     return None
 
 
-def named_methods(rows: Sequence[Ranked]) -> list[Ranked]:
-    """The four that are named: the first and the last by H, zero-shot, the founding paper's own."""
-    plain = [row for row in rows if not row.transfer]
-    founding = [row for row in plain if row.figures["paper"] == FOUNDING_PAPER]
-    floor = [row for row in plain if row.kind == "floor"]
+def named_methods(ranked: Sequence[Ranked]) -> list[Ranked]:
+    """Return the first and the last method by H, the founding paper's own, and zero-shot."""
+    plain = [each for each in ranked if not each.transfer]
+    founding = [each for each in plain if each.figures["paper"] == FOUNDING_PAPER]
+    floor = [each for each in plain if each.kind == "floor"]
     return list(dict.fromkeys([*plain[:1], *founding[:1], *floor[:1], *plain[-1:]]))
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    """The ends of an axis for all values but those far from the rest."""
+def _axis_range(values: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of an axis for all values but those far from the rest."""
     distances = np.abs(np.array(values) - np.median(values))
     near = np.array(values)[distances <= _FAR * max(float(np.median(distances)), 1.0)]
     low, high = float(near.min()), float(near.max())
@@ -96,102 +103,69 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return max(math.floor(low - room), 0), math.ceil(high + room)
 
 
-def matrix_values(page: SuitePage, rows: Sequence[Ranked]) -> Shown:
-    """Gain over the target's zero-shot on every dataset, then their mean."""
-    tasks = page.expected.tasks
-    sets = [*(one_line(page.task_title(task), 24) for task in tasks), "Mean"]
-    values = [
-        record(row, gains=[rounded(v, 1) for v in (*row.by_task("gain"), row.value("gain"))])
-        for row in rows
-    ]
-    return Shown(values, {"sets": sets})
+def matrix_values(page: SuitePage, ranked: Sequence[Ranked]) -> FigureData:
+    """Return the gain over the target's zero-shot on every dataset, then their mean."""
+    sets = [one_line(page.task_title(task), 24) for task in page.expected.tasks]
+    rows = []
+    for each in ranked:
+        gains = [*each.by_task("gain"), each.value("gain")]
+        rows.append(start_row(each, gains=[rounded(gain, 1) for gain in gains]))
+    return FigureData(rows, {"sets": [*sets, "Mean"]})
 
 
-def cost_values(rows: Sequence[Ranked], what: str) -> Shown:
-    """H against a cost, of the methods whose cost is known; cheapest first."""
-    values = []
-    for row in rows:
-        # A method that fits nothing costs nothing, whatever its rows say.
-        cost = 0.0 if row.kind == "floor" else row.figures[what]
-        h = row.value("h")
-        if cost is not None and h is not None:
-            values.append(record(row, cost=float(f"{cost:.3g}"), h=two_digits(h)))
-    values.sort(key=lambda point: (point["cost"], -point["h"], point["title"]))
-    positive = [point["cost"] for point in values if point["cost"] > 0] or [1.0]
-    first, last = (math.floor(math.log10(end)) for end in (min(positive), max(positive)))
-    ticks = [0.0, *(10.0**power for power in range(first, last + 1))]
-    h = np.array([point["h"] for point in values] or [0.0])
-    # A method that lost everything is not worth half of the figure.
-    lowest = math.floor(float(h[h >= np.median(h) - 20].min()) - 1)
-    return Shown(values, {"threshold": 10.0**first, "ticks": ticks, "lowest": lowest})
+def shots_figures(page: SuitePage) -> Iterator[tuple[str, FigureData]]:
+    """Return a figure for each upgrade of a suite with several numbers of shots."""
+    if len(page.expected.shots) > 1:
+        for upgrade in page.expected.upgrades:
+            yield page.path_title(upgrade), shots_values(page, upgrade)
 
 
-def shots_values(page: SuitePage, upgrade: Upgrade) -> Shown:
-    """Accuracies by number of shots, the best H at the most shots first; None is a missing cell."""
-    counts, rows = sorted(page.expected.shots), {}
+def shots_values(page: SuitePage, upgrade: Upgrade) -> FigureData:
+    """Return accuracies by number of shots, the best H at the most shots first.
+
+    None is a missing cell.
+    """
+    counts = sorted(page.expected.shots)
+    by_title: dict[str, list[Ranked]] = {}
     for count in counts:
-        for row in page.all_ranks(upgrade, count):
-            rows.setdefault(row.title, []).append(row)
-    last = {title: along[-1].value("h") for title, along in rows.items()}
-    order = sorted(rows, key=lambda title: (last[title] is None, -(last[title] or 0), title))
-    places, zero = [*range(len(counts))], zero_shot_accuracies([*chain(*rows.values())])
+        for each in page.all_ranks(upgrade, count):
+            by_title.setdefault(each.title, []).append(each)
+
+    def place(title: str) -> tuple[bool, float, str]:
+        h = by_title[title][-1].value("h")
+        return h is None, -(h or 0), title
+
+    places = [*range(len(counts))]
     ends = [places[0], places[-1]]
-    level = {
-        f"zero-shot on the {side}": (ends, [two_digits(accuracy)] * 2)
-        for side, accuracy in zip(("source", "target"), zero or (), strict=False)
-    }
-    values = []
-    for title in order:
-        along = {
-            side: (places, [two_digits(row.value(measure)) for row in rows[title]])
-            for side, measure in zip(SIDES, ("source", "target"), strict=True)
-        }
-        if any(row.value("h") is not None for row in rows[title]):
-            values.append(panel_record(rows[title][0], along | level))
+    levels: dict[str, Any] = {}
+    zero_shot = zero_shot_accuracies([*chain(*by_title.values())])
+    for side, accuracy in zip(SIDES, zero_shot or (), strict=False):
+        levels[f"zero-shot on the {side}"] = (ends, [two_digits(accuracy)] * 2)
+    rows = []
+    for title in sorted(by_title, key=place):
+        along = by_title[title]
+        lines: dict[str, Any] = {}
+        for side, name in SIDES.items():
+            lines[name] = (places, [two_digits(each.value(side)) for each in along])
+        if any(each.value("h") is not None for each in along):
+            rows.append(panel_row(along[0], lines | levels))
     names = [str(show_shots(count)) for count in counts]
-    return Shown(values, {"ticks": places, "names": names, "order": [*SIDES, *level]})
+    order = [*SIDES.values(), *levels]
+    return FigureData(rows, {"ticks": places, "names": names, "order": order})
 
 
-def panel_record(row: Ranked, lines: Mapping[str, tuple[Sequence[float], Sequence[Any]]]) -> Record:
-    """The lines of a small panel: their names, places and accuracies."""
-    at, accuracy = zip(*lines.values(), strict=True)
-    return record(row, line=[*lines], at=list(map(list, at)), accuracy=list(map(list, accuracy)))
+def panel_row(ranked: Ranked, lines: Mapping[str, tuple[Sequence[float], Sequence[Any]]]) -> Row:
+    """Return the lines of a small panel: their names, places and accuracies."""
+    at = [list(places) for places, _ in lines.values()]
+    accuracy = [list(values) for _, values in lines.values()]
+    return start_row(ranked, line=[*lines], at=at, accuracy=accuracy)
 
 
 def dodge_labels(values: Sequence[float], least: float) -> list[float]:
-    """Places for labels of these values, in their order, of which no two are nearer than this."""
+    """Return places for the labels of these values, in their order, none nearer than ``least``."""
     places = [*values]
     order = sorted(range(len(values)), key=values.__getitem__)
     for before, after in pairwise(order):
         places[after] = max(places[after], places[before] + least)
     middle = sum(places) / len(places) - sum(values) / len(values)
     return [round(place - middle, 2) for place in places]
-
-
-def path_values(page: SuitePage, path: Sequence[str]) -> Shown:
-    """Gain over zero-shot at every backbone of a path, of the methods with all cells of it."""
-    shots, values = max(page.expected.shots), []
-    models = [one_line(page.backbone_title(name), 60) for name in path]
-    for row in page.all_ranks((path[0], path[-1]), shots):
-        if row.kind == "floor":  # it is the line at 0
-            continue
-        means = follow_path(row.standing.results, page.expected, path, shots)["gain"]
-        gains = [gain for mean in means if (gain := two_digits(exact(mean))) is not None]
-        if len(gains) == len(path):
-            values.append(record(row, gains=gains, models=models))
-    values.sort(key=lambda point: (-point["gains"][-1], point["title"]))
-    return Shown(values, {"foot": _FOOT})
-
-
-def shots_figures(page: SuitePage) -> Iterator[tuple[str, Shown]]:
-    """A figure for each upgrade of a suite with several numbers of shots."""
-    for upgrade in page.expected.upgrades if len(page.expected.shots) > 1 else ():
-        yield page.path_title(upgrade), shots_values(page, upgrade)
-
-
-def path_figures(page: SuitePage) -> Iterator[tuple[str, Shown]]:
-    """A figure for each path of upgrades."""
-    for path in page.paths:
-        models = " → ".join(one_line(page.backbone_title(name), 60) for name in path)
-        heading = f"{models}, {count_shots(max(page.expected.shots))}"
-        yield heading, path_values(page, path)

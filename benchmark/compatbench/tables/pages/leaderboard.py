@@ -84,7 +84,9 @@ def find_figures(out: Path) -> dict[str, str]:
     """The figures that have been drawn: the name of a file, and what is to be seen."""
     kinds = list_kinds()
     names = [path.stem for path in (out / RESULTS / FIGURES).glob("*-*-*.svg")]
-    return {name: kinds[kind].alt for name in names if (kind := name.rsplit("-", 2)[1]) in kinds}
+    return {
+        name: kinds[kind].alt_text for name in names if (kind := name.rsplit("-", 2)[1]) in kinds
+    }
 
 
 def _why_no_pages(out: Path) -> str:

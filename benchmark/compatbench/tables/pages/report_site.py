@@ -20,11 +20,11 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import files_below, kind_of, require
 from compatbench.messages import one_line
 from compatbench.results.result_files import FIGURES, REPORT, RESULTS, check_name
+from compatbench.tables.figures.charts import MARKS, FigureData
 from compatbench.tables.figures.colours import COLOURS, FAINT, INK, PAPER
 from compatbench.tables.figures.kinds import list_kinds
 from compatbench.tables.figures.plan import plan_figures
-from compatbench.tables.figures.render import check_drawing, compile_figure, name_program
-from compatbench.tables.figures.spec_parts import FONT, MARKS, Shown
+from compatbench.tables.figures.render import FONT, check_drawing, compile_chart, name_program
 from compatbench.tables.pages.method_pages import read_facts, render_facts
 from compatbench.tables.pages.site_data import (
     CAPABILITIES,
@@ -137,7 +137,7 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
     }
     html = template("site/index.html.jinja", autoescape=True).render(
         figure_kinds=list_kinds().values(),
-        kinds={kind: label for kind, (*_, label) in MARKS.items()},
+        kinds={kind: mark.title for kind, mark in MARKS.items()},
         measures=[*columns.measures.values()],
         suites=[_suite_row(page) for page in pages],
         versions=_versions(pages),
@@ -172,9 +172,10 @@ def _dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _site_spec(name: str, signals: Iterable[str]) -> Json:
-    """A compiled specification as wide as its place, on no ground of its own."""
-    spec = compile_figure(list_kinds()[name], Shown([], dict.fromkeys(signals)), "container")
+def _site_spec(kind: str, params: Iterable[str]) -> Json:
+    """Return a compiled specification as wide as its place, on no ground of its own."""
+    chart = list_kinds()[kind].draw(FigureData([], dict.fromkeys(params)))
+    spec = compile_chart(chart, width="container")
     return {key: value for key, value in spec.items() if key not in ("$schema", "background")}
 
 

@@ -172,7 +172,7 @@ def _figure(figure: PlannedFigure, titles: Sequence[str] = (), known_head: str =
 
     Of its heading the script has the beginning.
     """
-    values = figure.shown.values
+    values = figure.data.rows
     if titles:
         # These stand in the row, too.
         of_row = ("gains", "source", "target", "h")
@@ -185,10 +185,10 @@ def _figure(figure: PlannedFigure, titles: Sequence[str] = (), known_head: str =
     names = dict.fromkeys(name for value in values for name in value)
     fields = [name for name in names if name not in known]
     return {
-        "kind": figure.section,
-        "heading": f"{figure.heading}. {figure.said}".removesuffix(". ").removeprefix(known_head),
+        "kind": figure.kind,
+        "heading": f"{figure.heading}. {figure.note}".removesuffix(". ").removeprefix(known_head),
         "missing": figure.missing,
-        "signals": figure.shown.signals,
+        "signals": figure.data.params,
         "fields": fields,
         "values": [[value.get(name) for name in fields] for value in values],
     }
