@@ -87,13 +87,12 @@ def compare_passes(
     names: tuple[str, ...],
     rounds: tuple[int, int],
     least: float,
-    **about: object,
 ) -> None:
     """Compare forward and backward pass of a context that all classes share."""
     context = workload.draw_context(CONTEXT)
     fast = partial(workload.fast_pass, names, context)
     plain = partial(workload.plain_pass, names, context)
-    compare(benchmark, title, fast, plain, rounds, least, **about, classes=len(names))
+    compare(benchmark, title, fast, plain, rounds, least, classes=len(names))
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -101,7 +100,8 @@ def test_forward_and_backward(benchmark: Any, b16: Workload, dataset: str) -> No
     rounds, least = DATASETS[dataset]
     title = f"{dataset}, forward and backward"
     names = read_names(dataset)
-    compare_passes(benchmark, title, b16, names, rounds, least, dataset=dataset)
+    benchmark.extra_info["dataset"] = dataset
+    compare_passes(benchmark, title, b16, names, rounds, least)
 
 
 def test_coop_step(benchmark: Any, b16: Workload) -> None:

@@ -47,14 +47,15 @@ def _hash_files(cls: type[Any]) -> list[list[str]]:
     """Return the path, from the class's own file, and the hash of every file behind a class."""
     own = class_file(cls)
     files = _code_files(cls)
-    card = vars(cls).get("card")
-    for name in card.files if card else ():
-        file = own.parent / name
-        if not file.is_file():
-            raise CompatbenchError(
-                f"{own}: the card of '{card.name}' names the file {file}, which does not exist"
-            )
-        files.add(file)
+    if "card" in vars(cls):
+        for name in cls.card.files:
+            file = own.parent / name
+            if not file.is_file():
+                raise CompatbenchError(
+                    f"{own}: the card of '{cls.card.name}' names the file {file}, which does not "
+                    "exist"
+                )
+            files.add(file)
     return sorted([os.path.relpath(file, own.parent), hash_file(file)] for file in files)
 
 
