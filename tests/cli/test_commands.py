@@ -101,8 +101,7 @@ def test_one_word_names_one_thing_in_every_command() -> None:
 
 
 NO_TABLE = {"report", "new-method", "module export", "module port", "index map", "index port"}
-NO_TABLE |= {"store data fetch", "store data weights", "store runs verify"}
-NO_TABLE |= {"store runs gc", "store cache verify", "store cache prune"}
+NO_TABLE |= {"store data fetch", "store data weights", "store runs prune", "store cache prune"}
 
 
 def test_every_command_that_prints_a_table_prints_json() -> None:

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 import compatbench as api
-from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import CellRecord
 from compatbench.engine.plan import make_plan
-from compatbench.engine.store import RunStore, unseal
-from compatbench.extras.doctor.store_files import find_waste
+from compatbench.engine.store import unseal
+from compatbench.extras.doctor.stores import list_runs
 from compatbench.files.project_folders import TASKS_VARIABLE
 from compatbench.method.registry import builtin_methods
 from compatbench.results import result_files
@@ -29,13 +28,13 @@ from commands import BARS, make_board, make_cells  # noqa: E402
 pytestmark = pytest.mark.slow
 
 
-def test_plan_waste_and_audit_read_a_record_once_or_twice(
+def test_plan_list_and_audit_read_a_record_once_or_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that their time grows as the store does; what 20,000 take is on the page on speed."""
     builtin_methods.cache_clear()  # without methods that other tests have added
     suite = str(make_cells(tmp_path, 1, "tasks: [mini-weather, mini-food]"))
-    plan, store = make_plan(suite, out=tmp_path), RunStore(tmp_path / "runs")
+    plan = make_plan(suite, out=tmp_path)
     cells, reads = len(plan.cells), Counter[str]()
     assert cells > 100
 
@@ -45,10 +44,10 @@ def test_plan_waste_and_audit_read_a_record_once_or_twice(
         return record
 
     monkeypatch.setattr("compatbench.engine.store.unseal", read)
-    suites, audits = [suite_cards.read("mini")], []
+    audits = []
     for most, command in (
         (1, lambda: make_plan(suite, out=tmp_path).to_do),
-        (1, lambda: find_waste(store, suites, builtin_methods())),
+        (1, lambda: list_runs(out=tmp_path)),
         (2, lambda: audits.append(api.audit_results(tmp_path, [suite], cells=0))),
     ):
         reads.clear()

@@ -17,11 +17,9 @@ from compatbench.data.cache_files import prune_entries, read_entry, write_entry
 from compatbench.engine.cell import CellRecord
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.extras.doctor.store_files import find_files, find_problems, find_waste, open_store
-from compatbench.files.kinds import delete_paths
+from compatbench.extras.doctor.stores import list_runs, prune_runs
 from compatbench.method import Module, load_module
 from compatbench.method.predictions import predict
-from compatbench.method.registry import MethodRegistry
 from compatbench.results.result_files import read_results, write_results
 from compatbench.tables.pages.leaderboard import read_readme, report
 
@@ -79,38 +77,34 @@ def store(tmp_path: Path) -> RunStore:
 
 @pytest.mark.parametrize("kind", NO_FILES)
 @pytest.mark.parametrize("place", ["cell_path", "module_path", "predictions_path", "claim_path"])
-def test_what_is_no_file_is_named_and_set_aside_and_cleared(
+def test_what_is_no_file_is_set_aside_and_pruned(
     store: RunStore, outside: Path, place: str, kind: str
 ) -> None:
     path = getattr(store, place)(KEY)
     put(kind, path, outside / "mine")
-    if place != "claim_path":  # a lock is no result
-        [(found, why)] = find_problems(find_files(store)).items()
-        assert found == path
-        assert why.endswith(", not a file; move it away")
-        assert path in find_waste(store, [], MethodRegistry()).remains
+    out = store.folder.parent
+    assert [*list_runs(out=out)["key"]] == [KEY] * (place != "cell_path")
+    prune_runs(days=0, delete=True, out=out)
     with pytest.warns(CompatbenchWarning, match=f"{path.name} is damaged .*, not a file"):
         write_all(store)
     assert store.read(KEY) == RECORD
     assert store.read_module(RECORD) is not None
     assert store.read_predictions(KEY)
-    assert find_problems(find_files(store)) == {}
     assert os.path.lexists(store.folder / "damaged" / path.name)
-    delete_paths(find_waste(store, [], MethodRegistry()).remains)
+    prune_runs(days=0, delete=True, out=out)
     assert list((store.folder / "damaged").iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", NO_FOLDERS)
 @pytest.mark.parametrize("place", ["cells", "cells/55", "modules/55", "predictions", "damaged"])
-def test_what_is_no_folder_of_the_store_is_named_and_cleared(
+def test_what_is_no_folder_of_the_store_is_refused_or_set_aside(
     store: RunStore, outside: Path, place: str, kind: str
 ) -> None:
     path = store.folder / place
     put(kind, path, outside / "inner" if "/" in place else outside)
+    prune_runs(days=0, delete=True, out=store.folder.parent)
     if place == "damaged":
         store.cell_path(KEY).write_text("x")
-    else:
-        assert ", not a folder; move it away" in find_problems(find_files(store))[path]
     if "link" in kind or place == "damaged":
         with pytest.raises(CompatbenchError, match=f"{path} is a .*, not a folder; move it away"):
             store.read(KEY) if place == "damaged" else write_all(store)
@@ -118,10 +112,6 @@ def test_what_is_no_folder_of_the_store_is_named_and_cleared(
         with pytest.warns(CompatbenchWarning, match=f"{path} is damaged"):
             write_all(store)
         assert store.read(KEY) == RECORD
-    delete_paths(find_waste(store, [], MethodRegistry()).remains)
-    assert not os.path.lexists(path) or path.is_dir()
-    write_all(store)
-    assert store.read_module(RECORD) is not None
 
 
 @pytest.mark.parametrize("kind", NO_FOLDERS)
@@ -131,7 +121,7 @@ def test_a_store_that_is_no_folder_is_named(store: RunStore, outside: Path, kind
     with pytest.raises(CompatbenchError, match=message):
         RunStore(store.folder).read(KEY)
     with pytest.raises(CompatbenchError, match=message):
-        open_store(store.folder.parent)
+        list_runs(out=store.folder.parent)
 
 
 @pytest.fixture

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from command_line import invoke
 
-from compatbench.backbone import load_backbone
-from compatbench.backbone.words import save_words
 from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell, describe_cell
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
-from compatbench.extras.doctor.store_files import find_files, find_problems, find_waste
-from compatbench.extras.doctor.stores import list_runs, show_run
+from compatbench.extras.doctor.stores import list_runs
 from compatbench.method import Module
 from compatbench.method.predictions import predict
 from compatbench.method.registry import builtin_methods
@@ -66,61 +61,25 @@ def test_cells_are_listed_with_how_they_ended(store: RunStore, cells: tuple[Cell
         list_runs(state="okay")
     (store.folder / "new" / "runs").mkdir(parents=True)
     assert list_runs(out=store.folder / "new").empty
+    with pytest.raises(CompatbenchError, match="runs does not exist; 'compatbench run' makes it"):
+        list_runs(out=store.folder)
     lines = invoke("store runs ls").output.splitlines()
     assert lines[1].split()[:4] == ["e" * 12, "ok", "gda", "mini-weather"]
+    assert lines[-2] == f"{'f' * 12} WorkerDied: [bold]signal 11"
     assert lines[-1].startswith("3 cells, ")
 
 
-def test_all_that_is_kept_of_a_cell_is_shown(store: RunStore, tmp_path: Path) -> None:
-    shown = invoke("store runs show", "ff").output
-    for text in ("failed", "WorkerDied: [bold]signal 11"):
-        assert text in shown
-    assert "1.0 MiB" in invoke("store runs show", "e" * 10).output
-    for key, out, message in (
-        ("0123", ".", "holds no cell whose key begins with '0123'"),
-        ("", ".", "3 cells have keys that begin with ''"),
-        ("f", tmp_path / "elsewhere", "runs does not exist"),
-    ):
-        with pytest.raises(CompatbenchError, match=message):
-            show_run(key, out)
+def test_damaged_record_is_not_listed(store: RunStore, cells: tuple[Cell, Cell]) -> None:
+    spoiled = store.cell_path(cells[0].key)
+    spoiled.write_bytes(spoiled.read_bytes().replace(b"zeroshot", b"zeroshut"))
+    assert cells[0].key not in {*list_runs()["key"]}
+    assert spoiled.is_file()
 
 
-def test_every_file_that_is_not_right_is_named_and_stays(
+def test_prune_deletes_modules_and_predictions_of_old_cells_when_told(
     store: RunStore, cells: tuple[Cell, Cell]
 ) -> None:
-    wanted, obsolete = cells
-    assert len(find_files(store)) == 7
-    assert find_problems(find_files(store)) == {}
-    spoiled = store.cell_path(wanted.key)
-    spoiled.write_bytes(spoiled.read_bytes().replace(b"zeroshot", b"zeroshut"))
-    moved = store.predictions_path("a" * 64)
-    moved.parent.mkdir(parents=True)
-    shutil.copy(store.predictions_path(wanted.key), moved)
-    other = store.module_path(obsolete.key)
-    about = describe_cell(obsolete).model_dump(mode="json")
-    Module(trained={"context": torch.zeros(2)}).save(other, about)
-    # Words lie beside the modules of a run through them.
-    save_words(store.folder / "modules", load_backbone("mini-clip"), torch.eye(2))
-    before = contents(store)
-    found = find_problems(find_files(store))
-    assert set(found) == {spoiled, moved, other}
-    assert "checksum" in found[spoiled]
-    assert "of another cell" in found[moved]
-    assert found[other] == "its record is of another module"
-    result = invoke("store runs verify")
-    assert result.exit_code == 1
-    assert result.output.count("damaged") == 3
-    assert "5 of 8 files are intact" in result.output
-    assert contents(store) == before
-
-
-@pytest.mark.slow
-def test_what_no_plan_asks_for_is_found_and_deleted_when_told(
-    store: RunStore, cells: tuple[Cell, Cell], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wanted, obsolete = cells
-    two = SimpleNamespace(names=lambda: ["smoke", "mini-price"], read=suite_cards.read)
-    monkeypatch.setattr("compatbench.extras.doctor.stores.suite_cards", two)  # all take seconds
+    kept, old = cells
     damaged = store.folder / "damaged" / "torn.json"
     damaged.parent.mkdir()
     damaged.write_text("{")
@@ -128,18 +87,15 @@ def test_what_no_plan_asks_for_is_found_and_deleted_when_told(
     unfinished.write_text("{")
     os.utime(unfinished, (0, 0))
     before = contents(store)
-    waste = find_waste(store, [suite_cards.read("smoke")], builtin_methods())
-    said = invoke("store runs gc", "--days", "0").output
-    assert waste.cells == 2
-    assert set(waste.remains) == {damaged, unfinished}
-    files = {store.module_path(obsolete.key), store.predictions_path(obsolete.key)}
-    assert set(waste.files) == files
-    assert "2 files of 2 obsolete cells" in said
+    said = invoke("store runs prune", "--methods", "gda", "--days", "0").output
+    assert "2 files of cells" in said
+    assert "2 files damaged, or left" in said
     assert "nothing was deleted" in said
     assert contents(store) == before
-    assert "(2 younger ones stay)" in invoke("store runs gc", "--delete").output
-    assert not unfinished.exists()
-    invoke("store runs gc", "--delete", "--days", "0")
-    left = contents(store).keys()
-    assert before.keys() - left == {*files, damaged, unfinished}
-    assert store.module_path(wanted.key) in left
+    # All that is younger than a month stays.
+    assert "0 files of cells" in invoke("store runs prune", "--delete").output
+    assert contents(store).keys() == before.keys() - {unfinished}
+    invoke("store runs prune", "--methods", "gda", "--days", "0", "--delete")
+    files = {store.module_path(old.key), store.predictions_path(old.key)}
+    assert before.keys() - contents(store).keys() == {*files, damaged, unfinished}
+    assert {kept.key, old.key} <= {*list_runs()["key"]}

@@ -3,8 +3,8 @@
 from compatbench.plugins import Command, Option
 
 GROUPS = {
-    "runs": "The store of a run: what it holds, checked and cleaned.",
-    "cache": "The cache of image features: what it holds, checked and cleaned.",
+    "runs": "The store of a run: list what it holds, and delete what is old.",
+    "cache": "The cache of image features: list what it holds, and delete what is old.",
 }
 _SPLIT = "compatbench.cli.options:split"
 FUNCTIONS = {"diagnose": "diagnosis:diagnose"}
@@ -20,17 +20,8 @@ COMMANDS = {
         also=("data_root", "as_json", "trust_pickle"),
     ),
     "store runs ls": Command("stores:list_runs", shown="stores:show_runs", also=("as_json",)),
-    "store runs show": Command("stores:show_run", shown="stores:show_record", also=("as_json",)),
-    "store runs verify": Command("stores:verify_runs"),
-    "store runs gc": Command(
-        "stores:collect_garbage",
-        options={
-            "days": Option(least=0),
-            "suite": Option(repeated=True),
-        },
-    ),
+    "store runs prune": Command("stores:prune_runs", options={"days": Option(least=0)}),
     "store cache ls": Command("stores:list_cache", shown="stores:show_cache", also=("as_json",)),
-    "store cache verify": Command("stores:verify_cache"),
     "store cache prune": Command(
         "stores:prune_cache",
         options={"days": Option(least=0), "everything": Option("--all")},
