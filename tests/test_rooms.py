@@ -47,16 +47,9 @@ def parse(path: Path) -> tuple[ast.AST, ...]:
     return tuple(ast.walk(ast.parse(path.read_bytes())))
 
 
-def imports_of(path: Path, *, type_checking: bool) -> Iterator[tuple[str, str]]:
-    """(module below ``compatbench``, name) of what a file imports, anywhere in it."""
-    nodes = parse(path)
-    for_types: set[ast.AST] = set()
-    for node in nodes:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            for_types |= {inner for statement in node.body for inner in ast.walk(statement)}
-    for node in nodes:
-        if node in for_types and not type_checking:
-            continue
+def imports_of(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield (module below ``compatbench``, name) of every import of a file, wherever it is."""
+    for node in parse(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("compatbench"):
             module = (node.module or "").removeprefix("compatbench").lstrip(".")
             for alias in node.names:
@@ -77,7 +70,7 @@ def test_a_module_imports_only_from_its_own_room_and_those_below() -> None:
         (module, other)
         for module, path in modules().items()
         if module not in ("", "__main__")  # the package itself hands out what ``api`` has
-        for other, _ in imports_of(path, type_checking=True)
+        for other, _ in imports_of(path)
         if other and room_of(other) != room_of(module)
         if room_of(other) not in CONTENT and LEVEL[room_of(other)] >= LEVEL[room_of(module)]
     }
@@ -86,13 +79,13 @@ def test_a_module_imports_only_from_its_own_room_and_those_below() -> None:
 
 @cache
 def imported_modules() -> dict[str, set[str]]:
-    """The modules that a module imports when it runs; the package itself is left out."""
-    return {
-        module: {other for other, _ in imports_of(path, type_checking=False) if other in modules()}
-        - {module}
-        for module, path in modules().items()
-        if module
-    }
+    """Return what each module imports, for type checking too; the package itself is left out."""
+    imported = {}
+    for module, path in modules().items():
+        if module:
+            others = {other for other, _ in imports_of(path) if other in modules()}
+            imported[module] = others - {module}
+    return imported
 
 
 def circles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
@@ -137,7 +130,7 @@ def is_private(name: str) -> bool:
 
 def test_private_names_stay_in_their_module() -> None:
     for module, path in modules().items():
-        imports = list(imports_of(path, type_checking=True))
+        imports = list(imports_of(path))
         # ``from compatbench.room import module`` makes ``module._name`` reachable.
         imported = {other.rpartition(".")[2] for other, name in imports if not name}
         reached = [
@@ -161,7 +154,7 @@ def test_imports_are_absolute() -> None:
 def test_the_harness_imports_no_content() -> None:
     """Content is found by name; extras may share a helper of it."""
     for module, path in modules().items():
-        imported = [other for other, _ in imports_of(path, type_checking=True)]
+        imported = [other for other, _ in imports_of(path)]
         if room_of(module) == "extras":
             imported = [other for other in imported if "._shared" not in other]
         assert not {room_of(other) for other in imported} & {*CONTENT, "tasks"}, module
@@ -170,7 +163,7 @@ def test_the_harness_imports_no_content() -> None:
 @pytest.mark.parametrize("folder", CONTENT)
 def test_content_uses_what_the_harness_offers_it(folder: str) -> None:
     for path in (REPOSITORY / folder).rglob("*.py"):
-        rooms = {room_of(other) for other, _ in imports_of(path, type_checking=True)} - {""}
+        rooms = {room_of(other) for other, _ in imports_of(path)} - {""}
         assert rooms <= {"method", "backbone", "errors", "messages", folder}, path
 
 

@@ -15,14 +15,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
     from compatbench.method.predictions import Predictions
-    from compatbench.results.standing import Standing
 
 Unit = Literal["images", "percent", "points", ""]
 Direction = Literal["higher", "lower"] | None  # which values are better, if any are
@@ -68,6 +67,14 @@ class Answers:
         return self.accuracy - self.zero_shot_accuracy
 
 
+class BothSides(Protocol):
+    """A method's rows on the source and on the target of an upgrade."""
+
+    def column(self, side: Side, name: str) -> NDArray[Any]:
+        """Return a column of the table at the rows of one side, ``[seeds, tasks]``."""
+        ...
+
+
 @dataclass(frozen=True)
 class Measure:
     """A registered measure; names are unique among those of one kind."""
@@ -109,8 +116,8 @@ def measure(
     Args:
         of: what it is a function of. Of ``answers``, it gives an integer for ``images``, a float
             for other units, and None where there is no number; of a ``row``, it is given
-            ``Columns`` and gives one, ``[rows]``; of an ``upgrade``, it is given a ``Standing``
-            and gives figures ``[seeds, tasks]``.
+            ``Columns`` and gives one, ``[rows]``; of an ``upgrade``, it is given
+            ``BothSides`` and gives figures ``[seeds, tasks]``.
         mean_on: the side of an upgrade on which a number of answers, in another unit than images,
             is also averaged over tasks and seeds.
     """
@@ -135,8 +142,8 @@ def add_mean(name: str, column: str, side: Side, title: str = "", sentence: str 
     of = _MEASURES.get(("row", column)) or _MEASURES["answers", column]
     words = {"title": title or of.title, "sentence": sentence or of.sentence}
 
-    def compute(standing: Standing) -> NDArray[np.float64]:
-        return standing.column(side, column)
+    def compute(rows: BothSides) -> NDArray[np.float64]:
+        return rows.column(side, column)
 
     _register(replace(of, name=name, kind="upgrade", compute=compute, **words))
 

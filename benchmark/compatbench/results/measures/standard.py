@@ -5,16 +5,11 @@ Figures of an upgrade are of a method's rows on both sides, ``[seeds, tasks]``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from compatbench.harmonic_mean import harmonic_mean
-from compatbench.results.measures.registry import Answers, Columns, add_mean, measure
-
-if TYPE_CHECKING:
-    from compatbench.results.standing import Standing
+from compatbench.results.measures.registry import Answers, BothSides, Columns, add_mean, measure
 
 BINS = 15  # of equal mass
 
@@ -130,11 +125,9 @@ add_mean("target", "accuracy", "target", "Target", _SAME_MODULE)
 
 
 @measure("H", "percent", "higher", of="upgrade")
-def h(standing: Standing) -> Figures:
+def h(rows: BothSides) -> Figures:
     """Harmonic mean of source and target, per dataset and seed, then averaged."""
-    return harmonic_mean(
-        standing.column("source", "accuracy"), standing.column("target", "accuracy")
-    )
+    return harmonic_mean(rows.column("source", "accuracy"), rows.column("target", "accuracy"))
 
 
 add_mean("gain", "gain", "target", sentence="target accuracy minus the target's zero-shot")
@@ -147,6 +140,6 @@ add_mean("target_ece", "ece", "target", "Target ECE")
 
 
 @measure("Diversity", of="upgrade")
-def diversity(standing: Standing) -> Figures:
+def diversity(rows: BothSides) -> Figures:
     """Mean of 1 − cos between the vectors of a prompt, on the source."""
-    return standing.column("source", "prompt_diversity")
+    return rows.column("source", "prompt_diversity")
