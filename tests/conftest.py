@@ -23,8 +23,6 @@ from compatbench.errors import CompatbenchError
 from compatbench.method import FeatureSet, FewShotData
 from compatbench.method.registry import builtin_methods
 
-pytest_plugins = ("compatbench.extras.check.plugin",)  # the fixtures of the conformance kit
-
 # The same examples on every machine, and no folder of failures left behind.
 settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("suite")

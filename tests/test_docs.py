@@ -22,8 +22,8 @@ from compatbench.backbone import load_backbone
 from compatbench.cli.app import app
 from compatbench.engine import compute
 from compatbench.engine.order import parse_shard
+from compatbench.extras.check.check import check
 from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest
-from compatbench.extras.check.run_checks import check_methods
 from compatbench.method import load_module
 from compatbench.method.registry import TransferRegistry, builtin_methods
 from compatbench.method.transfer import TransferData
@@ -206,7 +206,7 @@ def test_the_examples_of_methods_keep_the_rules(tmp_path: Path) -> None:
         kind for kind in ("text-input", "feature", "image-layers") if f'"{kind}"' in str(files)
     }
     assert len(kinds) == 3
-    outcomes = check_methods(",".join(map(str, places)))
+    outcomes = check(",".join(map(str, places)))
     assert len(outcomes["method"].unique()) == len(files)
     assert outcomes.query("status != 'pass'")[["check", "reason"]].to_numpy().tolist() == []
 

@@ -25,7 +25,7 @@ from recipes_page import HEADER, list_lines, read_recipes
 from torch import Tensor
 
 from compatbench.data.labels import NEEDS
-from compatbench.extras.check.attach_checks import refusal
+from compatbench.extras.check.attach_rules import refusal
 from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest, relabel
 from compatbench.extras.check.models import build_clip
 from compatbench.method import Backbone, FeatureSet, FewShotData, Method, Module, Teacher

@@ -145,4 +145,4 @@ def test_the_harness_makes_temporary_folders_in_one_place() -> None:
         if re.search(r"\b(mkd?s?temp|TemporaryDirectory|NamedTemporaryFile)\b", path.read_text())
     }
     # It runs in processes that have a folder of their own, which is removed with them.
-    assert found == {"files/scratch.py", "extras/check/fit_checks.py"}
+    assert found == {"files/scratch.py", "extras/check/fit_rules.py"}

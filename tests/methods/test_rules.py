@@ -1,14 +1,43 @@
-"""Every method keeps the rules: the tests that ``compatbench check`` runs, and one more."""
+"""Every method keeps the rules that ``compatbench check`` tries, and one more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from formulas import seeded
 
-from compatbench.extras.check.attach_checks import *  # noqa: F403
-from compatbench.extras.check.fit_checks import *  # noqa: F403
-from compatbench.extras.check.method_under_test import MethodUnderTest
+from compatbench.extras.check.method_under_test import Elsewhere, MethodUnderTest
+from compatbench.extras.check.processes import ask_elsewhere, start_elsewhere
+from compatbench.extras.check.rules import RULES, try_rule
+from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import TrainedMethod
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Elsewhere]:
+    """What a fit gives in another process."""
+    with start_elsewhere() as connection:
+        yield partial(ask_elsewhere, connection)
+
+
+@pytest.fixture(scope="module", params=builtin_methods().names())
+def tested(request: pytest.FixtureRequest, elsewhere: Elsewhere) -> Iterator[MethodUnderTest]:
+    """A method; the models that it may have changed are as they were for the next one."""
+    method = MethodUnderTest(builtin_methods().get(request.param), elsewhere)
+    yield method
+    method.models.restore()
+
+
+@pytest.mark.parametrize("check", RULES)
+def test_a_method_keeps_the_rule(check: str, tested: MethodUnderTest) -> None:
+    outcome = try_rule(check, tested)
+    if outcome.status == "skip":
+        pytest.skip(outcome.reason)
+    assert outcome.status == "pass", outcome.reason
 
 
 def test_a_module_has_as_many_parameters_before_its_first_step(tested: MethodUnderTest) -> None:

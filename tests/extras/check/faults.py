@@ -32,6 +32,9 @@ NotFinite of Sound breaks fit: 'unused' has numbers that are not finite
     end = lambda self, module, *_: Module(module.trained, {"unused": torch.tensor(torch.nan)})
 RaisesInFit of Sound breaks fit: ZeroDivisionError: division by zero \(methods.py:\d+\)
     begin = lambda *_: 1 / 0
+ExitsInFit of Sound breaks fit: SystemExit \(methods.py:\d+\)
+    def begin(self, backbone, data, rng):
+        raise SystemExit
 CountsItsFits of Sound breaks same-seed: 'residual' differ
     fits = itertools.count()
     end = lambda self, module, *_: Module({"residual": module["residual"] + 1e-6 * next(self.fits)})

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import sound_methods
 from faults import METHODS, TEXT
 
 from compatbench.cli.new_method import fill_template
-from compatbench.extras.check import run_checks as kit
-from compatbench.extras.check.rules import Outcome, find_checks
-from compatbench.extras.check.run_checks import check_methods
+from compatbench.extras.check import processes
+from compatbench.extras.check.check import check
+from compatbench.extras.check.outcome import Outcome
+from compatbench.extras.check.rules import RULES
 from compatbench.method.registry import builtin_methods
 
 pytestmark = pytest.mark.slow  # processes start that import everything
-METHOD_CHECKS = list(find_checks())
+METHOD_CHECKS = list(RULES)
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     path = tmp_path_factory.mktemp("faults") / "methods.py"
     path.write_text(TEXT, encoding="utf-8")
     seen: list[Outcome] = []
-    found = check_methods(str(path), progress=seen.append)
+    found = check(str(path), progress=seen.append)
     assert sorted(found["seconds"]) == sorted(outcome.seconds for outcome in seen)
     return found.set_index(["method", "check"])
 
@@ -46,21 +46,20 @@ def failures(outcomes: pd.DataFrame, method: str) -> dict[str, str]:
     return rows.loc[rows["status"] == "fail", "reason"].to_dict()
 
 
-def test_what_lies_above_a_clone_cannot_be_imported_by_a_check(tmp_path: Path) -> None:
-    above = str(Path(kit.__file__).parents[5])
-    (tmp_path / "looker.py").write_text(
-        "import sys\nfrom dataclasses import replace\n"
-        "from compatbench.methods.taskres import TaskRes\n"
-        "class Looker(TaskRes):\n"
-        "    card = replace(TaskRes.card, name='looker')\n"
-        "    def fit(self, backbone, data, rng):\n"
-        f"        assert {above!r} not in sys.path\n"
-        "        return super().fit(backbone, data, rng)\n"
+def test_what_one_method_leaves_in_its_process_does_not_harm_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "pair.py"
+    path.write_text(
+        Path(sound_methods.__file__).read_text(encoding="utf-8") + "\n\n"
+        "class Careless(Sound):\n"
+        "    def begin(self, backbone, data, rng):\n"
+        "        torch.set_default_dtype(torch.float64)\n\n\n"
+        "class Careful(Sound):\n"
+        "    def begin(self, backbone, data, rng):\n"
+        "        assert torch.get_default_dtype() == torch.float32\n"
     )
-    # This process has that folder on its path, as pytest puts it there for these tests.
-    command = [sys.executable, "-m", "compatbench", "check", "looker.py", "--only", "fit"]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout
+    found = check(str(path), "fit,logits").set_index("method")
+    assert "fail" in set(found.loc["Careless", "status"])
+    assert set(found.loc["Careful", "status"]) == {"pass"}
 
 
 def test_a_file_that_cannot_be_loaded_fails_where_all_are_checked(
@@ -70,10 +69,10 @@ def test_a_file_that_cannot_be_loaded_fails_where_all_are_checked(
     registry.broken["torn"] = "torn.py:3: SyntaxError: bad"
     for name in [name for name in registry.classes if name != "taskres"]:
         del registry.classes[name]
-    torn = check_methods("all", "card").set_index("method").loc["torn"]
+    torn = check("all", "card").set_index("method").loc["torn"]
     assert (torn["check"], torn["status"]) == ("load", "fail")
     assert torn["reason"] == "torn.py:3: SyntaxError: bad"
-    assert len(check_methods("taskres", "card")) == 1
+    assert len(check("taskres", "card")) == 1
 
 
 def test_a_method_that_hangs_fails_the_check_that_was_tried(
@@ -84,10 +83,10 @@ def test_a_method_that_hangs_fails_the_check_that_was_tried(
 
     def hurry(outcome: Outcome) -> None:
         hanging = (outcome.method, outcome.check) == ("gone", "card")
-        monkeypatch.setattr(kit, "SECONDS", 0.0 if hanging else 600.0)
+        monkeypatch.setattr(processes, "SECONDS", 0.0 if hanging else 600.0)
 
     names = f"{tmp_path / 'gone.py'},taskres"
-    found = check_methods(names, "card,fit,logits", progress=hurry).set_index("method")
+    found = check(names, "card,fit,logits", progress=hurry).set_index("method")
     assert found.loc["gone", "status"].tolist() == ["pass", "fail"]
     assert found.loc["gone", "reason"].iloc[-1] == "it took longer than 0 s"
     assert found.loc["taskres", "status"].tolist() == ["pass"] * 3

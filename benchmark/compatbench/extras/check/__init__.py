@@ -1,22 +1,16 @@
 """The conformance kit: the rules that every method must keep.
 
-A rule is a pytest test in ``fit_checks`` or ``attach_checks``. Its name, less ``test_``, is the
-check's; the first line of its docstring says what must hold. They are tried on
-small random models. ``compatbench check`` runs them in other processes; a test suite can collect
-them, too:
-
-    pytest -p compatbench.extras.check.plugin --checked taskres \
-        --pyargs compatbench.extras.check.fit_checks compatbench.extras.check.attach_checks
+``check`` tries them in processes, on small random models. To read how: ``rules`` has the list of
+the rules and tries one, ``fit_rules`` and ``attach_rules`` have the rules themselves, and
+``processes`` starts a fresh process for every method.
 """
 
 from compatbench.plugins import REQUIRED, Command, Option
 
-FUNCTIONS = {
-    "check_methods": "run_checks:check_methods",
-}
+FUNCTIONS = {"check": "check:check"}
 COMMANDS = {
     "check": Command(
-        "check_methods",
+        "check",
         "add",
         shown="commands:check",
         note="For one method the output is a table of its checks; for several, one line each, and "

@@ -6,7 +6,6 @@ from rich.markup import escape
 
 from compatbench.cli.command import Call
 from compatbench.cli.output import console, print_frame, say
-from compatbench.plugins import load
 from compatbench.tables.table import Cell, Span
 
 STYLES = {"pass": "green", "fail": "bold red", "skip": "yellow"}
@@ -17,11 +16,8 @@ def check(call: Call) -> int:
     """Shows a method's checks, or a line for each of several and their failures."""
     import pandas as pd
 
-    wanted, only = call.arguments["methods"], call.arguments["only"]
     with console.status("") as status:
-        outcomes = load("check_methods")(
-            wanted,
-            only,
+        outcomes = call(
             progress=lambda outcome: status.update(escape(f"{outcome.method}: {outcome.check}")),
         )
     if call.prints_json(outcomes):

@@ -1,56 +1,108 @@
-"""The rules by name, as the modules of tests define them, and how a broken one is told."""
+"""The rules that every method must keep, in the order in which they are tried; and one trial.
+
+A rule is a function of a method under test. It returns nothing or a remark, and raises
+``BrokenRule`` with a reason. Its name, with dashes, is the name of the check; the first line of its
+docstring says what must hold.
+"""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Literal
+import time
+from collections.abc import Callable
 
-import pytest
+from compatbench.errors import CompatbenchError
+from compatbench.extras.check import attach_rules, fit_rules
+from compatbench.extras.check.method_under_test import MethodUnderTest
+from compatbench.extras.check.outcome import (
+    BrokenRule,
+    Outcome,
+    SkippedRule,
+    Status,
+    quoted,
+    require,
+)
+from compatbench.messages import one_line
+from compatbench.method.mistakes import explain
 
-Status = Literal["pass", "fail", "skip"]
-Remark = Callable[[str, object], None]  # pytest's ``record_property``, which takes a "remark"
-MODULES = ("fit_checks", "attach_checks")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of one check of one method."""
-
-    method: str
-    check: str  # such as ``same-seed``
-    status: Status
-    rule: str  # one line that says what must hold
-    reason: str  # of a failure or of a skip; a remark, or nothing, on a pass
-    seconds: float = 0.0
+Rule = Callable[[MethodUnderTest], str | None]
 
 
-def find_checks() -> dict[str, Callable[..., None]]:
-    """Return the checks in the order in which they are tried."""
-    modules = (importlib.import_module(f"{__package__}.{name}") for name in MODULES)
-    functions = [function for module in modules for function in vars(module).items()]
-    return {check_name(name): test for name, test in functions if name.startswith("test_")}
+def card(tested: MethodUnderTest) -> None:
+    """The card says what the method is, and a method that learns acts somewhere."""
+    fit_rules.check_card(tested)
+    unknown = tested.card.excused.keys() - RULES.keys()
+    require(not unknown, f"the card excuses it from {quoted(unknown)}, which is no check")
 
 
-def check_name(function: str) -> str:
-    """The name of the check that a test function is."""
-    return function.removeprefix("test_").replace("_", "-")
+# What is tried without a module, with a module, and with a module that classifies on its source.
+WITHOUT_MODULE: tuple[Rule, ...] = (card, fit_rules.settings, fit_rules.fit)
+WITH_MODULE: tuple[Rule, ...] = (fit_rules.attach,)
+WITH_CLASSIFIER: tuple[Rule, ...] = (
+    fit_rules.same_seed,
+    fit_rules.other_seed,
+    fit_rules.needs,
+    fit_rules.global_randomness,
+    fit_rules.backbone_unchanged,
+    fit_rules.data_unchanged,
+    fit_rules.few_shots,
+    fit_rules.odd_draws,
+    fit_rules.round_trip,
+    fit_rules.source_classifier,
+    fit_rules.module_unchanged,
+    fit_rules.derived_not_stored,
+    fit_rules.other_process,
+    attach_rules.no_image,
+    attach_rules.other_sizes,
+    attach_rules.class_subset,
+    attach_rules.turned_space,
+    attach_rules.logits,
+    attach_rules.batch_size,
+    attach_rules.inputs_unchanged,
+    attach_rules.class_order,
+    attach_rules.zero_shot_setting,
+    attach_rules.place,
+)
+RULES: dict[str, Rule] = {
+    rule.__name__.replace("_", "-"): rule
+    for rule in (*WITHOUT_MODULE, *WITH_MODULE, *WITH_CLASSIFIER)
+}
 
 
-def find_rule(check: str) -> str:
-    """One line that says what must hold."""
-    return (find_checks()[check].__doc__ or "").splitlines()[0]
+def describe_rule(check: str) -> str:
+    """Return the line that says what must hold."""
+    return (RULES[check].__doc__ or "").splitlines()[0]
 
 
-def require(holds: object, otherwise: str) -> None:
-    """Fails the check with a reason, unless something holds."""
-    if not holds:
-        pytest.fail(otherwise)
+def try_rule(check: str, tested: MethodUnderTest) -> Outcome:
+    """Try one rule on a method, and undo what it changed of the source and the target."""
+    start = time.perf_counter()
+    status, reason = _judge(check, tested)
+    tested.models.restore(tested.source, tested.target)
+    seconds = time.perf_counter() - start
+    rule = describe_rule(check)
+    return Outcome(tested.card.name, check, status, rule, one_line(reason, 600), seconds)
 
 
-def quoted(names: Iterable[str]) -> str:
-    """Names in quotes, the first three of them."""
-    words = [f"'{name}'" for name in names]
-    more = f" and {len(words) - 3} more" if len(words) > 3 else ""
-    return ", ".join(words[:3]) + more
+def _judge(check: str, tested: MethodUnderTest) -> tuple[Status, str]:
+    """Return what becomes of a rule, and the reason."""
+    rule = RULES[check]
+    if rule not in WITHOUT_MODULE and not tested.has_module:
+        return "skip", "there is no module to look at; fix 'fit' first"
+    if rule in WITH_CLASSIFIER and not tested.classifies:
+        return "skip", "the module has no classifier on its source; fix 'attach' first"
+    excuse = tested.card.excused.get(check)
+    try:
+        remark = rule(tested)
+    except KeyboardInterrupt:
+        raise
+    except SkippedRule as why:
+        return "skip", str(why)
+    except BaseException as error:  # a method may raise anything, SystemExit included
+        is_told = isinstance(error, (BrokenRule, CompatbenchError))
+        reason = str(error) if is_told else explain(error)
+        if excuse:
+            return "skip", f"{excuse} (excused: {reason})"
+        return "fail", reason
+    if excuse:
+        return "fail", "the card excuses the method from this check, but it passes"
+    return "pass", remark or ""

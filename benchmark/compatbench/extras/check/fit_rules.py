@@ -1,4 +1,4 @@
-"""Checks of a method's card and settings, of its fit, and of the module that it gives."""
+"""The rules of a method's card and settings, of its fit, and of the module that it gives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from types import FunctionType
 from unittest.mock import patch
 
 import numpy as np
-import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
@@ -27,7 +26,7 @@ from compatbench.extras.check.method_under_test import (
     relabel,
     require_logits,
 )
-from compatbench.extras.check.rules import Remark, find_checks, quoted, require
+from compatbench.extras.check.outcome import BrokenRule, SkippedRule, quoted, require
 from compatbench.method import Backbone, FewShotData, Labels, load_module
 from compatbench.method.mistakes import explain, find_line, is_contributed
 
@@ -45,35 +44,33 @@ def _kept(cls: type) -> dict[str, str]:
     return {n: repr(value) for n, value in _own_values(cls) if isinstance(value, CHANGEABLE)}
 
 
-def test_card(unfitted: MethodUnderTest) -> None:
-    """The card says what the method is, and a method that learns acts somewhere."""
-    facts = unfitted.card
+def check_card(tested: MethodUnderTest) -> None:
+    """Require that the card says what the method is; a method that learns acts somewhere."""
+    facts = tested.card
     for name in ("name", "title", "paper", "summary"):
         require(getattr(facts, name), f"the card's '{name}' is empty")
     require(len(facts.summary.splitlines()) == 1, "the card's 'summary' is longer than one line")
-    unknown = facts.excused.keys() - find_checks().keys()
-    require(not unknown, f"the card excuses it from {quoted(unknown)}, which is no check")
     acts = facts.depth != "none"
     right = acts == (facts.learns or "stream" in facts.needs)
     require(right, f"inserts={facts.inserts!r} and learns={facts.learns} contradict")
-    named = "teacher" in unfitted.cls.Config.model_fields
+    named = "teacher" in tested.cls.Config.model_fields
     require(named or "teacher" not in facts.needs, "no setting 'teacher' names the teacher")
 
 
-def test_settings(unfitted: MethodUnderTest) -> None:
+def settings(tested: MethodUnderTest) -> None:
     """Settings are immutable, survive JSON, and an unknown one is refused."""
-    config = unfitted.cls.Config
+    config = tested.cls.Config
     same = config.model_validate(config().model_dump(mode="json")) == config()
     require(same, "Config() is not the same after it was written as JSON and read again")
     with suppress(ValidationError):
         config.model_validate({"no_such_setting": 1})
-        pytest.fail("an unknown setting is accepted; keep extra='forbid'")
+        raise BrokenRule("an unknown setting is accepted; keep extra='forbid'")
     require(config.model_config.get("frozen"), "settings can be changed; keep frozen=True")
     for name, value in config():
         kind = type(value).__name__
         why = f"setting '{name}' is a {kind}, which code can change; make it a tuple or a number"
         require(not isinstance(value, CHANGEABLE), why + f" ({find_line(config)})")
-    for name, function in _own_values(unfitted.cls):
+    for name, function in _own_values(tested.cls):
         if isinstance(function, FunctionType):
             defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
             why = f"a default of '{name}' is kept from call to call; make it None"
@@ -81,29 +78,29 @@ def test_settings(unfitted: MethodUnderTest) -> None:
             require(not changeable, f"{why} ({find_line(function)})")
 
 
-def test_fit(unfitted: MethodUnderTest, record_property: Remark) -> None:
+def fit(tested: MethodUnderTest) -> str:
     """A fit on a few shots gives a module of finite numbers."""
-    module = unfitted.fitted
+    module = tested.fitted
     for name, tensor in module.tensors.items():
         require(tensor.isfinite().all(), f"'{name}' has numbers that are not finite")
         right = tensor.dtype == torch.float32 or name not in module.trained
         require(right, f"'{name}' is {tensor.dtype}; what is trained is float32")
-    record_property("remark", f"{module.parameters:,} parameters, {module.bytes:,} bytes")
+    return f"{module.parameters:,} parameters, {module.bytes:,} bytes"
 
 
-def test_attach(fitted: MethodUnderTest) -> None:
+def attach(tested: MethodUnderTest) -> None:
     """A new instance attaches the module to its source, and classifies at once and in silence."""
-    seconds = fitted.first_seconds
+    seconds = tested.first_seconds
     require(
         seconds < MOST_SECONDS,
         f"the classifier takes {seconds:.0f} s for seven images on a tiny model; what is the same "
-        f"for every image belongs before it, in attach ({find_line(fitted.cls.attach)})",
+        f"for every image belongs before it, in attach ({find_line(tested.cls.attach)})",
     )
-    printed = fitted.printed
+    printed = tested.printed
     require(not printed, f"{''.join(printed[:1])} is printed; leave it out")
 
 
-def test_same_seed(tested: MethodUnderTest) -> None:
+def same_seed(tested: MethodUnderTest) -> None:
     """The same data and seed fit the same module, bit for bit, whatever was fitted before."""
     first, kept = tested.fitted, _kept(tested.cls)
     _ = tested.fitted_otherwise
@@ -121,7 +118,7 @@ def test_same_seed(tested: MethodUnderTest) -> None:
     require(again.fingerprint == first.fingerprint, f"{quoted(changed)} differ; {why}")
 
 
-def test_other_seed(tested: MethodUnderTest) -> None:
+def other_seed(tested: MethodUnderTest) -> None:
     """Another draw of shots and another seed fit another module, if the method learns."""
     same = tested.fitted_otherwise.fingerprint == tested.fitted.fingerprint
     if tested.card.learns:
@@ -130,11 +127,11 @@ def test_other_seed(tested: MethodUnderTest) -> None:
         require(same, "the card says learns=False, but other images gave another module")
 
 
-def test_needs(tested: MethodUnderTest, record_property: Remark) -> None:
+def needs(tested: MethodUnderTest) -> str:
     """Whatever the card needs makes a difference, and nothing else is loaded."""
 
     def refuse(*_: object, **__: object) -> None:
-        pytest.fail("it loads a backbone or a task itself; it is given what its card needs")
+        raise BrokenRule("it loads a backbone or a task itself; it is given what its card needs")
 
     with (
         patch("compatbench.backbone.backbone.read_backbone", refuse),
@@ -151,7 +148,7 @@ def test_needs(tested: MethodUnderTest, record_property: Remark) -> None:
     for need in sorted(tested.card.needs & changed.keys()):
         same = torch.equal(changed[need]()[-1], first[-1])
         require(not same, f"the card needs '{need}', but another makes no difference; leave it out")
-    record_property("remark", ", ".join(sorted(tested.card.needs)))
+    return ", ".join(sorted(tested.card.needs))
 
 
 OTHER_TEXTS = replace(LABELS, descriptions=tuple((f"{n} x", f"{n} y") for n in LABELS.names))
@@ -166,14 +163,14 @@ def _answer(
         return classify(tested.inputs(tested.source)[first:])
 
 
-def test_global_randomness(tested: MethodUnderTest) -> None:
+def global_randomness(tested: MethodUnderTest) -> None:
     """A fit leaves the random state of Python, numpy and torch as it was."""
     before = _disturb_randomness()
     tested.fit()
     require(_random_states() == before, "a global generator was used or seeded; draw from `rng`")
 
 
-def test_backbone_unchanged(tested: MethodUnderTest) -> None:
+def backbone_unchanged(tested: MethodUnderTest) -> None:
     """Fitting, attaching and classifying leave both backbones as they were, bit for bit."""
     module = tested.fit()
     for backbone in (tested.source, tested.target):
@@ -189,7 +186,7 @@ def test_backbone_unchanged(tested: MethodUnderTest) -> None:
         require(not left, f"the {role} backbone was left with gradients")
 
 
-def test_data_unchanged(tested: MethodUnderTest) -> None:
+def data_unchanged(tested: MethodUnderTest) -> None:
     """A fit leaves its data as they were."""
     data = tested.draw()
     before = pickle.dumps((data.train, data.val))
@@ -206,13 +203,13 @@ FEW: dict[str, int | list[int]] = {
 }
 
 
-def test_few_shots(tested: MethodUnderTest) -> None:
+def few_shots(tested: MethodUnderTest) -> None:
     """Two shots, one shot, and classes with fewer images than shots, or none, are served."""
     for what, shots in FEW.items():
         _expect_served(tested, what, tested.draw(shots=shots))
 
 
-def test_odd_draws(tested: MethodUnderTest) -> None:
+def odd_draws(tested: MethodUnderTest) -> None:
     """No validation images, two classes, and more images than a batch are served."""
     _expect_served(tested, "no validation images", tested.draw(val=0))
     _expect_served(tested, "two classes", tested.draw(relabel(("dog", "red apple"))))
@@ -227,7 +224,7 @@ def _expect_served(tested: MethodUnderTest, what: str, data: FewShotData) -> Non
         module = tested.fit(data, steps=FEW_STEPS)
         logits = tested.logits(tested.source, module, data.labels)
     except Exception as error:
-        pytest.fail(f"{what}: {explain(error)}")
+        raise BrokenRule(f"{what}: {explain(error)}") from None
     require_logits(logits, f"{what}: logits", data.labels)
 
 
@@ -244,7 +241,7 @@ def _random_states() -> bytes:
     return pickle.dumps(states)
 
 
-def test_round_trip(tested: MethodUnderTest) -> None:
+def round_trip(tested: MethodUnderTest) -> None:
     """A module that was saved and loaded gives the same logits, bit for bit."""
     # In a process of its own this is in its own folder; it may look into no other.
     with tempfile.TemporaryDirectory() as folder:
@@ -257,7 +254,7 @@ def test_round_trip(tested: MethodUnderTest) -> None:
     require(same, "the loaded module gives other logits than the fitted one")
 
 
-def test_source_classifier(tested: MethodUnderTest) -> None:
+def source_classifier(tested: MethodUnderTest) -> None:
     """The module attached to the source by a new instance is the classifier that was fitted."""
     method = tested.build()
     module = method.fit(tested.source, tested.draw(), torch.Generator().manual_seed(1))
@@ -269,7 +266,7 @@ def test_source_classifier(tested: MethodUnderTest) -> None:
     require(torch.equal(logits, expected), f"{gap}; keep all that attach needs in the module")
 
 
-def test_module_unchanged(tested: MethodUnderTest) -> None:
+def module_unchanged(tested: MethodUnderTest) -> None:
     """Attaching and classifying leave the module as it was, bit for bit, without gradients."""
     module = tested.module
     before = module.fingerprint
@@ -282,7 +279,7 @@ def test_module_unchanged(tested: MethodUnderTest) -> None:
     require(not asks, "attach asks for gradients of the module's tensors")
 
 
-def test_derived_not_stored(tested: MethodUnderTest) -> None:
+def derived_not_stored(tested: MethodUnderTest) -> None:
     """Nothing that a backbone can derive from the class names is stored in the module."""
     derived, scale = list(_derived_rows(tested.source)), tested.source.logit_scale
     for name, tensor in tested.fitted.tensors.items():
@@ -301,11 +298,12 @@ def test_derived_not_stored(tested: MethodUnderTest) -> None:
                 require(not same, f"'{name}' holds {what} of the source; derive it in attach")
 
 
-def test_other_process(
-    tested: MethodUnderTest, describe_elsewhere: Callable[[str], dict[str, str]]
-) -> None:
+def other_process(tested: MethodUnderTest) -> None:
     """In a new process, with other hashes, time zone and home, all is the same, bit for bit."""
-    here, there = tested.describe_fit(), describe_elsewhere(tested.card.name)
+    if tested.describe_elsewhere is None:
+        raise SkippedRule("there is no other process here; 'compatbench check' starts one")
+    here = tested.describe_fit()
+    there = tested.describe_elsewhere(tested.card.name)
     for what, fingerprint in here.items():
         differs = "another module" if what == "module" else f"other logits on the {what}"
         require(

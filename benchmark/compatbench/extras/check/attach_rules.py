@@ -1,4 +1,4 @@
-"""Checks of attaching a module, of the logits that it gives then, and of where it acts."""
+"""The rules of attaching a module, of the logits that it gives then, and of where it acts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 from unittest.mock import patch
 
 import PIL.Image
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,7 +34,7 @@ from compatbench.extras.check.models import (
     rotate_clip,
     synthetic_models,
 )
-from compatbench.extras.check.rules import Remark, require
+from compatbench.extras.check.outcome import BrokenRule, SkippedRule, require
 from compatbench.files.tensors import fingerprint
 from compatbench.method import Backbone, Module
 from compatbench.method.mistakes import explain
@@ -46,14 +45,14 @@ WORDS = load_words()[::40]
 
 
 @contextmanager
-def _at_an_image(backbone: Backbone, end: Callable[[str], object], why: str) -> Iterator[None]:
-    """Ends the check if an image enters the image tower, or is read from a file or the cache.
+def _at_an_image(backbone: Backbone, verdict: BaseException) -> Iterator[None]:
+    """Raise a verdict if an image enters the image tower, or is read from a file or the cache.
 
     Every image enters through the tower itself or through its first convolution.
     """
 
     def refuse(*_: object, **__: object) -> None:
-        end(why)
+        raise verdict
 
     visual = backbone.model.visual
     assert isinstance(visual, nn.Module)
@@ -70,34 +69,33 @@ def _at_an_image(backbone: Backbone, end: Callable[[str], object], why: str) -> 
             hook.remove()
 
 
-def test_no_image(tested: MethodUnderTest) -> None:
+def no_image(tested: MethodUnderTest) -> None:
     """Attaching looks at no image."""
     for role, backbone in (("source", tested.source), ("target", tested.target)):
         why = f"attach gave the {role}'s image tower an image"
-        with suppress(NotTransferable), _at_an_image(backbone, pytest.fail, why):
+        with suppress(NotTransferable), _at_an_image(backbone, BrokenRule(why)):
             tested.attach(backbone)
 
 
-def test_other_sizes(tested: MethodUnderTest, record_property: Remark) -> None:
+def other_sizes(tested: MethodUnderTest) -> str:
     """A target of other sizes is refused with NotTransferable and a reason, or is served."""
     refused = []
     for what, backbone in tested.models.others.items():
         if refusal(tested, f"another {what}", backbone):
             refused.append(what)
         elif names := _cut_or_padded(tested, backbone):
-            pytest.fail(
+            raise BrokenRule(
                 f"another {what}: '{names[0]}' was made for another size, yet it is served; "
                 "nothing is cut or padded to fit"
             )
-    said = f"refused: {', '.join(refused)}" if refused else "served on all"
-    record_property("remark", said)
+    return f"refused: {', '.join(refused)}" if refused else "served on all"
 
 
-def test_class_subset(tested: MethodUnderTest, record_property: Remark) -> None:
+def class_subset(tested: MethodUnderTest) -> str:
     """Fewer classes than the module was fitted for are served, or refused with a reason."""
     labels = relabel(LABELS.names[:3])
     why = refusal(tested, "three of five classes", tested.source, labels)
-    record_property("remark", f"refused: {why}" if why else "served")
+    return f"refused: {why}" if why else "served"
 
 
 def refusal(tested: MethodUnderTest, what: str, backbone: Backbone, labels: Labels = LABELS) -> str:
@@ -108,7 +106,7 @@ def refusal(tested: MethodUnderTest, what: str, backbone: Backbone, labels: Labe
         require(why.reason.strip(), f"{what}: refused without a reason")
         return why.reason
     except Exception as error:
-        pytest.fail(f"{what}: raise NotTransferable, not {explain(error)}")
+        raise BrokenRule(f"{what}: raise NotTransferable, not {explain(error)}") from None
     require_logits(logits, f"logits for {what}", labels)
     return ""
 
@@ -125,10 +123,10 @@ def _cut_or_padded(tested: MethodUnderTest, backbone: Backbone) -> list[str]:
     return [name for name, tensor in tested.fitted.tensors.items() if gone & {*tensor.shape}]
 
 
-def test_turned_space(tested: MethodUnderTest) -> None:
+def turned_space(tested: MethodUnderTest) -> None:
     """Aligned by words and without an image, a module takes no notice of a rotated joint space."""
     why = "attach looks at images; see the check 'no-image'"
-    with _at_an_image(tested.source, pytest.skip, why):
+    with _at_an_image(tested.source, SkippedRule(why)):
         tested.attach(tested.source)
     expected = tested.logits(tested.source)
     rotated, words = _rotated_source()
@@ -136,7 +134,7 @@ def test_turned_space(tested: MethodUnderTest) -> None:
     data = TransferData(transfer, words=WordPair(words, encode_words(rotated, WORDS)))
     why = "through words, attach gave the image tower an image"
     with torch.no_grad():
-        with _at_an_image(rotated, pytest.fail, why):
+        with _at_an_image(rotated, BrokenRule(why)):
             classify = transfer.attach(tested.build(), tested.module, rotated, LABELS, data)
         logits = classify(tested.inputs(rotated))
     gap = float((logits - expected).abs().max() / expected.abs().max())
@@ -154,7 +152,7 @@ def _rotated_source() -> tuple[Backbone, Tensor]:
     return rotate_clip(source, random_rotation(source.embed_dim, 1)), encode_words(source, WORDS)
 
 
-def test_logits(tested: MethodUnderTest) -> None:
+def logits(tested: MethodUnderTest) -> None:
     """Logits are float32 of shape [batch, classes], finite, and not all alike."""
     for role, backbone in tested.served():
         logits, what = tested.logits(backbone), f"logits on the {role}"
@@ -163,7 +161,7 @@ def test_logits(tested: MethodUnderTest) -> None:
         require(float(logits.std(1).min()) > 0, f"{what} are all alike for some image")
 
 
-def test_batch_size(tested: MethodUnderTest) -> None:
+def batch_size(tested: MethodUnderTest) -> None:
     """Logits depend on no other image of a batch; with a stream, on no other call."""
     for role, backbone in tested.served():
         inputs, classify = tested.inputs(backbone), tested.attach(backbone)
@@ -182,7 +180,7 @@ def test_batch_size(tested: MethodUnderTest) -> None:
         require(shape == [0, len(LABELS)], f"an empty batch gives logits of shape {shape}")
 
 
-def test_inputs_unchanged(tested: MethodUnderTest) -> None:
+def inputs_unchanged(tested: MethodUnderTest) -> None:
     """Classifying leaves the image features as they were."""
     for role, backbone in tested.served():
         inputs = tested.inputs(backbone)
@@ -192,7 +190,7 @@ def test_inputs_unchanged(tested: MethodUnderTest) -> None:
         require(same, f"the classifier on the {role} writes to the features it is given")
 
 
-def test_class_order(tested: MethodUnderTest) -> None:
+def class_order(tested: MethodUnderTest) -> None:
     """When the classes are permuted, the logits are permuted with them."""
     order = torch.tensor([3, 0, 4, 1, 2])
     permuted = relabel([LABELS.names[c] for c in order])
@@ -207,10 +205,10 @@ def test_class_order(tested: MethodUnderTest) -> None:
         _require_close(logits, expected[:, order], problem)
 
 
-def test_zero_shot_setting(tested: MethodUnderTest) -> None:
+def zero_shot_setting(tested: MethodUnderTest) -> None:
     """At its degenerate setting the method is the zero-shot classifier."""
     if not tested.card.zero_shot_at:
-        pytest.skip("the card declares no such setting (zero_shot_at)")
+        raise SkippedRule("the card declares no such setting (zero_shot_at)")
     for role, backbone in tested.served():
         module = tested.module
         for pattern, value in tested.card.zero_shot_at.items():
@@ -232,7 +230,7 @@ def _require_close(logits: Tensor, expected: Tensor, otherwise: str) -> None:
     require(close, f"{otherwise} by up to {gap:.2g}")
 
 
-def test_place(tested: MethodUnderTest, record_property: Remark) -> None:
+def place(tested: MethodUnderTest) -> str:
     """The module acts where the card says that it inserts, and nowhere else."""
     # What acts on features and what acts on class weights cannot be told apart from outside.
     output = {"feature": "output", "classifier": "output", "answer": "output"}
@@ -242,7 +240,7 @@ def test_place(tested: MethodUnderTest, record_property: Remark) -> None:
     parts = [f"acts at {', '.join(more)}, undeclared"] if more else []
     parts += [f"declares {', '.join(less)}, where nothing changes"] if less else []
     require(not parts, "; ".join(parts))
-    record_property("remark", tested.card.depth)
+    return tested.card.depth
 
 
 def _observed_places(tested: MethodUnderTest) -> set[str]:
