@@ -54,76 +54,112 @@ def test_a_log_gets_one_line_for_every_tenth_and_one_for_every_failure() -> None
     assert len(lines) == 10
 
 
-def test_the_time_left_follows_the_pace_of_this_run() -> None:
-    now, cells = 0.0, make_cells(6)
-    progress = RunProgress(Console(file=io.StringIO()))
-    progress.get_time = lambda: now
-    progress.start_plan(plan_of(cells), 2)
-    assert progress.seconds_left() == 6 * 10 / 2
-    # The first is as quick as expected, a single slow one changes little, most decide.
-    for cell, took, left in zip(cells, (10, 900, 30, 30), (50, 40, 3 * 30, 2 * 30), strict=False):
-        tell(progress, cell, "started")
-        now += took
-        tell(progress, cell, "finished")
-        assert progress.seconds_left() == left / 2
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
-def test_images_are_encoded_once_for_a_task_and_counted_for_tasks_to_come() -> None:
-    now, cells = 0.0, make_cells(4)
-    cells[2:] = [replace(cell, task="other") for cell in cells[2:]]
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(runs_progress.time, "monotonic", clock)
+    return clock
+
+
+def run_cell(progress: RunProgress, cell: Cell, clock: Clock, took: float) -> None:
+    tell(progress, cell, "started")
+    clock.now += took
+    tell(progress, cell, "finished")
+
+
+def test_the_time_left_follows_the_throughput_of_the_last_minute(clock: Clock) -> None:
+    """Cells that are expected to take ten seconds take five, and later twenty."""
+    cells = make_cells(100)
     progress = RunProgress(Console(file=io.StringIO()))
-    progress.get_time = lambda: now
     progress.start_plan(plan_of(cells), 1)
-    for cell, took, left in zip(cells, (70, 10), (3 * 10 + 60, 2 * 10 + 60), strict=False):
-        tell(progress, cell, "started")
-        if took > 10:
-            progress.on_event(Event("encoding", cell, (8, 64)))
-        now += took
-        tell(progress, cell, "finished")
-        assert progress.seconds_left() == left
+    assert progress.seconds_left() is None
+    for cell in cells[:20]:
+        run_cell(progress, cell, clock, 5)
+    assert progress.seconds_left() == pytest.approx(80 * 5)
+    for cell in cells[20:26]:
+        run_cell(progress, cell, clock, 20)
+    assert progress.seconds_left() == pytest.approx(74 * 20)
 
 
-def test_a_display_of_80_columns_cuts_nothing() -> None:
-    out, now, cells = io.StringIO(), 0.0, make_cells(540)
+def test_cells_of_more_than_a_minute_have_a_throughput(clock: Clock) -> None:
+    cells = make_cells(10)
+    progress = RunProgress(Console(file=io.StringIO()))
+    progress.start_plan(plan_of(cells), 1)
+    for cell in cells[:3]:
+        run_cell(progress, cell, clock, 300)
+    assert progress.seconds_left() == pytest.approx(7 * 300)
+
+
+def test_the_time_left_is_what_the_longest_running_cell_needs(clock: Clock) -> None:
+    cells = make_cells(12)
+    plan = plan_of(cells)
+    plan.pace.seconds = lambda cell: 100.0 if cell == cells[0] else 1.0
+    progress = RunProgress(Console(file=io.StringIO()))
+    progress.start_plan(plan, 4)
+    tell(progress, cells[0], "started")
+    for cell in cells[1:]:
+        run_cell(progress, cell, clock, 1)
+    # Four workers do one second of work in a second, so one of them takes 400 s for the long cell.
+    assert progress.seconds_left() == pytest.approx(400 - 11)
+
+
+def test_what_another_run_finished_is_no_throughput(clock: Clock) -> None:
+    cells = make_cells(5)
+    progress = RunProgress(Console(file=io.StringIO()))
+    progress.start_plan(plan_of(cells), 1)
+    for cell in cells[:2]:
+        tell(progress, cell, "waiting", "finished")
+        clock.now += 1
+    assert progress.seconds_left() is None
+    for cell in cells[2:4]:
+        run_cell(progress, cell, clock, 10)
+    assert progress.seconds_left() == pytest.approx(10)
+
+
+def test_a_display_of_80_columns_cuts_nothing(clock: Clock) -> None:
+    cells = make_cells(540)
     cells[0] = replace(
         cells[0], name="wise_ft_weights", task="mini-layouts", transfer="retrained+4"
     )
-    console = Console(file=out, width=80, force_terminal=True, legacy_windows=False)
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, legacy_windows=False)
     progress = RunProgress(console)
-    progress.get_time = lambda: now
     progress.start_plan(plan_of(cells), 2)
     for cell in cells[1:3]:
+        run_cell(progress, cell, clock, 25)
+    for cell in [cells[0], *cells[3:12]]:
         tell(progress, cell, "started")
-        now += 25
-        tell(progress, cell, "finished")
-    tell(progress, cells[0], "started")
     progress.on_event(Event("encoding", cells[0], (3_000, 12_000)))
     with console.capture() as shown:
-        console.print(progress.get_renderable())
+        console.print(progress._render())
     text = Text.from_ansi(shown.get()).plain
     assert "…" not in text
     words = " ".join(text.split())
-    assert "2/540 cells, about 1 h 52 min left" in words
-    assert f"0/2 {cells[0]}, 3,000 of 12,000 images" in words.replace("- ", "-")
+    assert "2 of 540 cells, about 3 h 44 min left 0:00:50" in words
+    assert f"{cells[0]}, 3,000 of 12,000 images" in words.replace("- ", "-")
+    assert "and 2 more" in words
     assert max(map(len, text.splitlines())) <= 80
 
 
 class Screen:
-    """A notebook's output: what stands there after each change."""
+    """A notebook's outputs: what stands in one after each change."""
 
     def __init__(self) -> None:
         self.states: list[str] = []
-        self.displays = 0
+        self.outputs = set[str]()
 
-    def display(self, data: dict[str, str], raw: bool, display_id: bool) -> Screen:
+    def display(self, data: dict[str, str], raw: bool, display_id: str, update: bool) -> None:
         assert raw
-        assert display_id
-        self.displays += 1
-        self.update(data, raw)
-        return self
-
-    def update(self, data: dict[str, str], raw: bool) -> None:
         assert data["text/html"].startswith("<pre>")
+        assert update == (display_id in self.outputs)
+        self.outputs.add(display_id)
         self.states.append(data["text/plain"])
 
 
@@ -131,22 +167,22 @@ class Screen:
 def notebook(monkeypatch: pytest.MonkeyPatch) -> Screen:
     screen = Screen()
     monkeypatch.setattr(IPython.display, "display", screen.display)
-    monkeypatch.setattr(runs_progress, "NOTEBOOK_SECONDS", 0)
+    monkeypatch.setattr(runs_progress, "REST_SECONDS", 0)
     return screen
 
 
-def test_a_notebook_has_one_display_that_ends_as_a_line(notebook: Screen) -> None:
+def test_a_notebook_has_one_output_that_ends_as_a_line(notebook: Screen, clock: Clock) -> None:
     cells, out = make_cells(4), io.StringIO()
     with RunProgress(Console(file=out, force_jupyter=True)) as progress:
         assert notebook.states == []  # a run with nothing to do shows nothing
         progress.start_plan(plan_of(cells), 1)
         for cell in cells[:3]:
-            tell(progress, cell, "started", "measured", "finished")
-    assert notebook.displays == 1
-    assert "0/4" in notebook.states[0]
-    assert f"1/2 {cells[1]}" in " ".join(notebook.states[5].split())
-    assert "3/4 cells, about" in " ".join(notebook.states[-2].split())
-    assert notebook.states[-1] == "3 of 4 cells in 1 s"
+            run_cell(progress, cell, clock, 1)
+    assert len(notebook.outputs) == 1
+    assert "0 of 4 cells" in notebook.states[0]
+    assert str(cells[1]) in notebook.states[3]
+    assert "3 of 4 cells, about 1 s left" in notebook.states[-2]
+    assert notebook.states[-1] == "3 of 4 cells in 3 s"
     assert out.getvalue() == ""
 
 
@@ -167,21 +203,20 @@ def test_python_shows_a_run_where_someone_looks(
         for kind in ("started", "finished"):
             follow[1](Event(kind, cells[0]))
     assert told == ["start", "started", "finished"]
-    assert ("1/2" in stream.getvalue()) == (wanted and place == "terminal")
+    assert ("1 of 2 cells" in stream.getvalue()) == (wanted and place == "terminal")
     assert (wanted and place == "terminal") or stream.getvalue() == ""
 
 
-def test_news_of_a_cell_that_another_run_or_a_dead_worker_had_ends_nothing() -> None:
+def test_what_happens_to_a_cell_before_its_end_is_told_once() -> None:
     out, [cell, other] = io.StringIO(), make_cells(2)
     with RunProgress(Console(file=out, width=200)) as progress:
         progress.start_plan(plan_of([cell, other]), 2)
-        tell(progress, cell, "started")
-        tell(progress, cell, "waiting", "waiting")  # of another worker, read after the first one's
-        tell(progress, cell, "measured")
-        tell(progress, cell, "retried", error="RuntimeError: killed")
-        tell(progress, cell, "measured", "finished")  # its last words
-    lines = out.getvalue().splitlines()
-    assert lines[0].startswith("another run of this folder")
-    assert lines[1] == "trying again coop · task · 4 shots · seed 0: RuntimeError: killed"
-    assert lines[2].startswith("1 of 2 cells")
-    assert len(lines) == 3
+        tell(progress, other, "waiting")
+        tell(progress, cell, "waiting", "started", "measured")
+        tell(progress, cell, "retried", error="WorkerDied: killed")
+        tell(progress, cell, "started", "measured", "finished")
+    assert out.getvalue().splitlines() == [
+        "another run of this folder has started some of these cells; waiting",
+        "trying again coop · task · 4 shots · seed 0: WorkerDied: killed",
+        "1 of 2 cells",
+    ]

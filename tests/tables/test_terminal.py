@@ -12,7 +12,7 @@ from synthetic_results import make_page, on_tasks
 
 from compatbench.cli import output
 from compatbench.results.expected import Expected
-from compatbench.runs.progress import finished_part
+from compatbench.runs.ranking_so_far import finished_part
 from compatbench.tables.console import SafeConsole
 from compatbench.tables.table import plain_table, sentence
 from compatbench.tables.terminal import render_table
