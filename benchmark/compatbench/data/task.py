@@ -19,15 +19,10 @@ from compatbench.data.images.dataset_files import BrokenImages, DataMissing, Wro
 from compatbench.data.images.source import ImageSource, Sample
 from compatbench.data.labels import Labels
 from compatbench.data.layouts.containers import hub_class_names
+from compatbench.data.layouts.descriptions import read_descriptions
 from compatbench.data.layouts.drawings import Drawings
 from compatbench.data.layouts.listing import CLASS_NAMES, Classes, open_images, scan_list
 from compatbench.data.layouts.scanners import open_layout
-from compatbench.data.layouts.texts import (
-    Captions,
-    read_captioned,
-    read_captions,
-    read_descriptions,
-)
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 from compatbench.files.project_folders import tasks_folder
@@ -85,19 +80,6 @@ class Task:
         """The number of training images of the largest class; more shots draw no more."""
         return max(Counter(s.label for s in self.split("train")).values(), default=0)
 
-    def find_captions(self) -> Captions:
-        """Texts by the identity of a test image; none where the card names no file of them."""
-        if self.part is not None:
-            whole, ids = self.part.whole.find_captions(), {image.id for image in self.split("test")}
-            return {image: texts for image, texts in whole.items() if image in ids}
-        if self.card.captions is None:
-            return {}
-        known = {image.id for samples in self.source.samples.values() for image in samples}
-        source = self.card.source
-        on_disk = source.kind != "drawings"
-        folder = find_dataset(self.name, source.folder) if on_disk else _home(self.name)
-        return read_captions(folder, self.card.captions, self.split("test"), known)
-
     def split(self, name: str) -> Sequence[Sample]:
         """The samples of ``train``, ``val`` or ``test``; what a draw takes images from.
 
@@ -140,20 +122,16 @@ class Task:
             raise BrokenImages(f"task '{self.name}': {problem}")
 
 
-def load_task(name: str, bare: bool = False) -> Task:
-    """The task, variant, or half of a task, of this name.
+def load_task(name: str) -> Task:
+    """Return the task, variant, or half of a task, of this name.
 
-    Images that are not as its card says are an error, and so are no classes, if not ``bare``.
+    Images that are not as its card says are an error.
     """
     name = task_cards.resolve(name)
     whole = whole_name(name)
     places = (os.environ.get(VARIABLE), os.environ.get(variable_of(whole)))
     files = task_cards.own()
-    task = _load(name, (tasks_folder(), files.get(name), files.get(whole)), places)
-    if not bare and not len(task.labels):
-        what = f"task '{name}' has captions and no classes; it is for 'study retrieve' alone"
-        raise CompatbenchError(f"{what}: choose other tasks, or add 'classes' to its card")
-    return task
+    return _load(name, (tasks_folder(), files.get(name), files.get(whole)), places)
 
 
 def restrict_task(task: Task, kept: Sequence[int]) -> Task:
@@ -208,8 +186,6 @@ def _open(card: TaskCard, classes: Classes) -> ImageSource:
     if source.kind == "drawings":
         return Drawings(tasks_folder() / source.split)
     folder = find_dataset(card.name, source.folder)
-    if source.kind == "captioned":
-        return read_captioned(folder, source, card.captions or "")
     if source.kind == "table":
         return open_images(scan_list(inside(_home(card.name), source.file), folder), classes)
     return open_layout(folder, source, classes)
@@ -287,9 +263,9 @@ def inspect_task(name: str, deep: bool = False) -> TaskReport:
         unnamed |= getattr(card.source, "numbered", False)
         told = folder and ((folder / CLASS_NAMES).is_file() or hub_class_names(folder))
         class_order = True if told or not unnamed else None
-        if card.source.kind in ("coop-split", "fgvc", "table", "captioned"):
+        if card.source.kind in ("coop-split", "fgvc", "table"):
             source.check_files()
-        Task(card, labels, source, parent_labels).find_captions()
+        Task(card, labels, source, parent_labels)
         if broken := source.find_broken() if deep else ():
             images = sum(map(len, source.samples.values()))
             raise BrokenImages(f"{len(broken):,} of {images:,} images cannot be used")

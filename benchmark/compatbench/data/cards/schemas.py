@@ -20,7 +20,6 @@ from pydantic import (
 from compatbench.data.cards.names import (
     BackboneName,
     ConfigName,
-    ImagesPath,
     Link,
     Name,
     RelativePath,
@@ -57,8 +56,7 @@ class TaskCard(CardModel):
     """A dataset: class names, prompt templates, splits, source of the images, licence.
 
     A card with a ``parent`` is a *variant*: a test set with the parent's classes, or some
-    of them, from which nothing is ever learned. One with ``captions`` and neither classes nor
-    templates is for retrieval alone.
+    of them, from which nothing is ever learned.
     """
 
     name: Name
@@ -73,9 +71,6 @@ class TaskCard(CardModel):
     templates: tuple[Template, ...] = ()
     teacher_template: Template | None = None  # of distilling methods; default: the first template
     descriptions: Descriptions | None = None
-    # Of test images: a CSV or Parquet file of image,caption in their folder, or 'txt', the text
-    # beside each image in a tar shard.
-    captions: ImagesPath | None = None
     source: Annotated[Source, Field(discriminator="kind")]
     counts: dict[Split, PositiveInt]
     least_per_class: dict[Split, PositiveInt] = {}  # images that every class has at least
@@ -95,13 +90,11 @@ class TaskCard(CardModel):
 
     @model_validator(mode="after")
     def _check(self) -> TaskCard:
-        kind, bare = self.source.kind, self.captions is not None
-        bare &= not (self.parent or self.classes or self.templates)
         if self.parent is None:
-            for field in () if bare else ("classes", "templates"):
+            for field in ("classes", "templates"):
                 if not getattr(self, field):
                     raise ValueError(f"a task without a parent needs '{field}'")
-            if missing := ({"test"} if bare else {"train", "test"}) - set(self.counts):
+            if missing := {"train", "test"} - set(self.counts):
                 raise ValueError(f"counts lack {', '.join(sorted(missing))}")
             if self.subset:
                 raise ValueError("only a variant has a 'subset'")
@@ -116,11 +109,6 @@ class TaskCard(CardModel):
                 raise ValueError(f"'{field}' names a folder twice")
         if self.folders and len(self.folders) != len(self.classes):
             raise ValueError(f"{len(self.folders)} folders for {len(self.classes)} classes")
-        if (bare and kind not in ("captioned", "webdataset")) or (kind == "captioned" and not bare):
-            raise ValueError(
-                "a card without 'classes' has 'captions', and a source of kind "
-                "captioned or webdataset; one of kind captioned has no 'classes'"
-            )
         if isinstance(self.source, ClassFoldersSource) and shared and not self.folders:
             raise ValueError("classes of the same name need 'folders'")
         return self

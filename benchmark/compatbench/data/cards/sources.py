@@ -68,13 +68,6 @@ class WebdatasetSource(OnDisk):
     test: RelativePath = "test"
 
 
-class CaptionedSource(OnDisk):
-    """The images that the card's file of captions names; it may have a column ``split``."""
-
-    kind: Literal["captioned"]
-    images: RelativePath = "."  # where the file's paths begin
-
-
 class ParquetSource(OnDisk):
     """Parquet files as the Hub has them: ``image`` with its bytes, and ``label``."""
 
@@ -97,7 +90,6 @@ Source = (
     | ClassFoldersSource
     | FgvcSource
     | WebdatasetSource
-    | CaptionedSource
     | ParquetSource
     | TableSource
 )

@@ -35,7 +35,7 @@ class Sample:
     """One image of a task: an identity that never changes, and its label."""
 
     id: str
-    label: int  # -1 in a task without classes
+    label: int  # -1 where labels are hidden
 
 
 class Stored(Sample):
@@ -56,7 +56,6 @@ class Member(Stored):
     shard: Path
     start: int
     size: int
-    text: tuple[int, int] | None = None  # likewise, of the captions beside it
 
     def read(self) -> bytes:
         return read_bytes(self.shard, self.start, self.size)

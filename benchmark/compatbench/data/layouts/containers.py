@@ -53,10 +53,9 @@ def open_container(folder: Path, name: str, labelled: bool = True) -> Content:
 
 
 def _open_shard(path: Path, name: str, labelled: bool) -> Content:
-    """An image ``x.jpg`` has its label, a number, in ``x.cls``, perhaps captions in ``x.txt``."""
+    """An image ``x.jpg`` has its label, a number, in ``x.cls``."""
     total = size_of(path)
     images: dict[str, tuple[int, int]] = {}
-    texts: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     # "r:" takes plain tars only: a compressed one would have to be unpacked.
     with reading(path, tarfile.TarError, MemoryError), tarfile.open(path, "r:") as tar:
@@ -65,7 +64,7 @@ def _open_shard(path: Path, name: str, labelled: bool) -> Content:
             if not 0 <= member.size <= total - member.offset_data or member.issparse():
                 raise ValueError(f"{member.name!r} is not as large as it says")
             stem, _, extension = member.name.rpartition(".")
-            if extension not in (*_IMAGES, "cls", "txt"):
+            if extension not in (*_IMAGES, "cls"):
                 continue
             file = tar.extractfile(member) if member.isreg() else None
             if file is None or not member.name.isprintable():
@@ -73,12 +72,11 @@ def _open_shard(path: Path, name: str, labelled: bool) -> Content:
             if extension == "cls":
                 labels[stem] = int(file.read(_LABEL_BYTES))
             else:
-                places = texts if extension == "txt" else images
-                places[stem] = member.offset_data, member.size
+                images[stem] = member.offset_data, member.size
     for stem in images.keys() | labels.keys():
         if stem not in images or labels.get(stem, -1 if labelled else 0) < 0:
             raise CompatbenchError(f"{path}: {stem!r} is not an image with a label")
-    members = {s: Member(f"{name}/{s}", -1, path, *images[s], texts.get(s)) for s in images}
+    members = {s: Member(f"{name}/{s}", -1, path, *images[s]) for s in images}
     return [(members[stem], labels[stem] if labelled else None) for stem in members], ()
 
 
@@ -116,7 +114,7 @@ def _open_parquet_rows(path: Path, name: str, labelled: bool) -> Content:
     for group in range(file.num_row_groups):
         rows_in_group = file.metadata.row_group(group).num_rows
         places += [(group, row) for row in range(rows_in_group)]
-    labels = read_columns(path, [column])[column] if labelled else [None] * len(places)
+    labels = _read_column(path, column) if labelled else [None] * len(places)
     if not all(label is None or isinstance(label, (str, int)) for label in labels):
         raise CompatbenchError(f"{path}: column '{column}' holds neither numbers nor names")
     with reading(path, Exception):
@@ -164,15 +162,12 @@ def open_parquet(path: Path) -> Any:
         return pyarrow.parquet.ParquetFile(path)
 
 
-def read_columns(path: Path, names: list[str]) -> dict[str, list[Any]]:
-    """The values of those of the columns that a file has; images are left alone."""
+def _read_column(path: Path, name: str) -> list[Any]:
+    """Return the values of a column; images are left alone."""
     file = open_parquet(path)
-    there = [name for name in names if name in file.schema_arrow.names]
-    if not there:
-        return {}
     with reading(path, Exception):
-        batches = [*_unpack(file, there, [*range(file.num_row_groups)], 1024)]
-    return {name: [value for batch in batches for value in batch[name]] for name in there}
+        batches = [*_unpack(file, [name], [*range(file.num_row_groups)], 1024)]
+    return [value for batch in batches for value in batch[name]]
 
 
 def _unpack(file: Any, columns: list[str], groups: list[int], rows: int) -> Iterator[Any]:

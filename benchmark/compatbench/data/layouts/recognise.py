@@ -193,8 +193,7 @@ def _scan_folders(folder: Path, entries: Sequence[str]) -> Listing:
 def _scan_shards(folder: Path, shards: Sequence[str]) -> Listing:
     """Tar shards, with what CLIP_benchmark keeps beside them: class names, prompts and purpose."""
     if (purpose := inside(folder, TYPE)).exists() and (said := " ".join(read_lines(purpose))):
-        what = "a task needs one class for every image, or a card with captions (docs/cards.md)"
-        raise CompatbenchError(f"{purpose} says '{said}'; {what}")
+        raise CompatbenchError(f"{purpose} says '{said}'; a task needs one class for every image")
     files = {shard: _split_of(shard) for shard in shards}
     listing = scan_containers(folder, files, "tar shard")
     names = inside(folder, CLASS_NAMES)

@@ -170,7 +170,7 @@ def scan_webdataset(folder: Path, card: WebdatasetSource, classes: Classes) -> L
             if not re.fullmatch("[0-9]{1,9}", number):
                 raise CompatbenchError(f"{path}: it holds the number of shards")
             shards |= {f"{place}/{shard}.tar": split for shard in range(int(number))}
-    return scan_containers(folder, shards, "tar shard", labelled=bool(classes.names))
+    return scan_containers(folder, shards, "tar shard")
 
 
 def scan_parquet(folder: Path, card: ParquetSource, classes: Classes) -> Listing:
@@ -192,7 +192,6 @@ def scan_containers(
     files: Mapping[str, str],
     noun: str,
     classes: Classes | None = None,
-    labelled: bool = True,
 ) -> Listing:
     """The images in shards or parquet files whose splits are known, in their order.
 
@@ -203,15 +202,15 @@ def scan_containers(
     listing = Listing(count(len(files), noun), folder, make_frame(()))
     page = hub_class_names(folder)
     for name, split in files.items():
-        images, names = open_container(folder, name, labelled)
-        if labelled and all(label in (None, -1) for _, label in images):
+        images, names = open_container(folder, name)
+        if all(label in (None, -1) for _, label in images):
             listing.notes.append(f"{name} has no labels and is skipped")
             continue
         if (names := names or page) and classes is not None:
             classes.check(names, folder / name, exact=False)
         listing.names |= {str(label): title for label, title in enumerate(names)}
         for image, label in images:
-            if labelled and (label in (None, -1) or not str(label).isprintable()):
+            if label in (None, -1) or not str(label).isprintable():
                 raise WrongClasses(f"{folder / image.id}: label {label!r} is not a class's name")
             listing.stored[image.id] = image
             rows.append((image.id, label, split))

@@ -20,7 +20,7 @@ from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import suite_cards, suite_test_sets, task_cards, whole_name
 from compatbench.data.dataset_folders import VARIABLE
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.task import TaskReport, inspect_task, load_task, task_labels
+from compatbench.data.task import TaskReport, inspect_task, load_task
 from compatbench.engine.missing import suite_backbones
 from compatbench.extras.doctor.backbone_report import BackboneReport, inspect_backbone
 from compatbench.extras.doctor.published_zero_shot import Comparison, compare_zero_shot
@@ -115,11 +115,10 @@ def diagnose(
             progress(name)
             diagnosis.backbones.append(inspect_backbone(name, card))
         here = [task.name for task in diagnosis.tasks if task.state == "found"]
-        measured = [name for name in here if len(task_labels(name))]
         for report in diagnosis.backbones if verify else ():
             if report.state == "found":
                 backbone = load_backbone(report.name, place)
-                for name in measured:
+                for name in here:
                     progress(f"{name} on {report.name}")
                     cache = FeatureCache(default_cache_folder())
                     diagnosis.comparisons += compare_zero_shot(backbone, load_task(name), cache)
