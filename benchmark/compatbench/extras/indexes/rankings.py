@@ -45,7 +45,10 @@ def search(
         if itself is not None:
             asking = np.flatnonzero((itself >= first) & (itself < first + len(block)))
             scores[asking, itself[asking] - first] = -np.inf
-        rows = np.broadcast_to(np.arange(first, first + len(block)), scores.shape)
+        # Of later blocks, few rows are better than what some query has found; equal ones lose.
+        better = (scores > best_scores.min(axis=1, keepdims=True)).any(axis=0)
+        scores = scores[:, better]
+        rows = np.broadcast_to(first + np.flatnonzero(better), scores.shape)
         # Rows of earlier blocks stand first, so they win a tie.
         best_scores, best_rows = _keep_largest(
             np.concatenate([best_scores, scores], axis=1),

@@ -76,8 +76,13 @@ class Vectors:
             return
         for first in range(0, self.rows, self.rows_per_block):
             count = min(self.rows_per_block, self.rows - first)
-            if isinstance(self.data, np.ndarray):
-                yield np.asarray(self.data[first : first + count])
+            if isinstance(self.data, np.memmap):
+                # Each block is mapped anew, because pages stay in memory as long as their map.
+                mapped = np.load(self.name, mmap_mode="r", allow_pickle=False)
+                yield np.array(mapped[first : first + count])
+                del mapped
+            elif isinstance(self.data, np.ndarray):
+                yield self.data[first : first + count]
             else:
                 yield self.data.reconstruct_n(first, count)
 
