@@ -124,7 +124,7 @@ class Row(create_model("Figures", __config__=STRICT, **_FIGURES)):
 
 
 class Cost(BaseModel):
-    """What a record took, in wall clock and in bytes; one line of a cost file.
+    """What a record took, in wall clock and in bytes; one line of ``costs.csv``.
 
     Peak memory is of the cell's process, or of the tensors of a GPU; empty if not measured.
     """
@@ -215,7 +215,7 @@ def write_csv(frame: pd.DataFrame) -> str:
 
 
 def read_csv(path: Path, model: Line) -> pd.DataFrame:
-    """Reads a results file (``Row``) or a cost file (``Cost``), and names the first wrong line.
+    """Read a results file (``Row``) or the costs (``Cost``); an error names the first wrong line.
 
     Of a column each distinct value is checked once, which takes a fraction of the time of lines.
     """
