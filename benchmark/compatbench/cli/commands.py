@@ -12,7 +12,7 @@ GROUPS = {
     "module": "Modules as files: from and for other code, and for a new model.",
     "store": "What is on this machine: finished cells, features, datasets and weights.",
     "study": "Why modules survive an upgrade.",
-    "maintain": "What keeps the project's results true: tuning, audits, pull requests.",
+    "maintain": "What keeps the project's results true: tuning and audits.",
     "data": "Datasets and weights, fetched and checked.",
 }
 COMMANDS = {
