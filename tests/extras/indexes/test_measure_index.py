@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -195,13 +194,9 @@ def test_command_reads_files_of_every_kind(tmp_path: Path, monkeypatch: pytest.M
         assert again["options"] == shown["options"]
 
 
-def write(text: str) -> str:
-    Path("relevant.csv").write_text(text)
-    return "relevant.csv"
-
-
-def relevant(text: str, **more: Any) -> Callable[[], dict[str, Any]]:
-    return lambda: {"relevant": write(text), "labels": None, "query_labels": None} | more
+def relevant(text: str, **more: Any) -> dict[str, Any]:
+    """Return the settings of a table of relevance, which the test writes to a file."""
+    return {"text": text, "labels": None, "query_labels": None} | more
 
 
 WORLD = World()
@@ -242,11 +237,15 @@ ZERO[8] = 0
     ],
 )
 def test_mistakes_are_one_line(
-    changes: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    settings = dict(changes)
+    if "text" in settings:
+        Path("relevant.csv").write_text(settings.pop("text"))
+        settings["relevant"] = "relevant.csv"
     with pytest.raises(CompatbenchError, match=message) as error:
-        WORLD.measure(**(changes() if callable(changes) else changes))
+        WORLD.measure(**settings)
     assert "\n" not in str(error.value)
 
 

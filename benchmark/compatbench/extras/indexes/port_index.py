@@ -123,11 +123,10 @@ def map_by_words(source: str, target: str, device: str) -> IndexMap:
     if names[0] == names[1]:
         raise CompatbenchError(f"'{source}' and '{target}' are the same model; nothing to map")
     words = WordFeatures(default_cache_folder())
-    models = [load_backbone(name, resolve_device(device)) for name in names]
-    features = [words.of(model) for model in models]
-    judged = fit_map(*(side.cpu().numpy() for side in features), kind="orthogonal")
+    old, new = (words.of(load_backbone(name, resolve_device(device))) for name in names)
+    judged = fit_map(old.cpu().numpy(), new.cpu().numpy(), kind="orthogonal")
     # The means of words are not those of images, so the map has no bias.
-    matrix = fit_rotation(*features).rotation.cpu().numpy().astype(np.float32)
+    matrix = fit_rotation(old, new).rotation.cpu().numpy().astype(np.float32)
     bias = np.zeros(matrix.shape[1], np.float32)
     about = judged.about | {"kind": "words", "source": names[0], "target": names[1]}
     return IndexMap(matrix, bias, about)
