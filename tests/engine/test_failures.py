@@ -7,8 +7,8 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from command_line import invoke_in
 from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
+from compatbench.engine.execute import dispatcher
 from compatbench.engine.execute.dispatcher import FALSE_STARTS, Dispatcher
 from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.local import describe_exit
@@ -129,7 +130,7 @@ def test_a_cell_that_fails_is_tried_again_as_often_as_was_said(
 def test_a_cell_that_takes_too_long_is_ended_with_its_worker(
     cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compatbench.engine.execute.dispatcher.LOADING_SECONDS", 0.0)
+    monkeypatch.setattr(dispatcher, "LOADING_SECONDS", 0.0)
     crew = Script(start=[[READY]], zeroshot=[[("started", None)]])
     events = follow(tmp_path, cell, crew, timeout=0.05)
     assert (events[-1].kind, events[-1].error) == ("finished", "TimedOut: no end after 0.05 s")
@@ -140,12 +141,14 @@ def test_loading_and_encoding_do_not_count_for_the_timeout(
     cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each of three parts takes most of the time; only what follows the last of them counts."""
-    monkeypatch.setattr("compatbench.engine.execute.dispatcher.LOADING_SECONDS", 1.0)
+    now = [100.0]
+    monkeypatch.setattr(dispatcher, "LOADING_SECONDS", 1.0)
+    monkeypatch.setattr(dispatcher, "time", SimpleNamespace(monotonic=lambda: now[0]))
     parts = [("loaded", None), ("encoding", (1, 2)), ("encoding", (2, 2)), ("ended", ""), READY]
 
     class Slow(Script):
         def listen(self, seconds: float, hear: Any) -> None:
-            time.sleep(0.6)
+            now[0] += 0.6
             for message in self._messages[:1]:
                 self._messages = self._messages[1:]
                 hear(*message)

@@ -66,7 +66,7 @@ class View:
 
 
 def identify(methods: Sequence[tuple[str, str | None]]) -> tuple[str, ...]:
-    """The versions of the harness and of methods that are installed here."""
+    """Return the versions of the harness and of methods that are installed here."""
     classes = (builtin_methods().get(*each) for each in methods)
     return (str(ENGINE_VERSION), *map(method_identity, classes))
 
@@ -231,7 +231,7 @@ class NodeWorker:
 
 
 def _connect(compute: Compute, sockets: Path) -> None:
-    """Connects to a Ray cluster; by default to one of this machine, which ends with the run."""
+    """Connect to a Ray cluster; by default to one of this machine, which ends with the run."""
     import ray
 
     where = compute.address or os.environ.get("RAY_ADDRESS") or "local"

@@ -22,7 +22,7 @@ def run_plan(
     on_start: Callable[[Plan, int], object] = lambda plan, jobs: None,
     on_event: Callable[[Event], object] = lambda event: None,
 ) -> tuple[tuple[Cell, str], ...]:
-    """Runs the cells of a plan that are not finished; one that fails does not stop the others.
+    """Run the cells of a plan that are not finished; one that fails does not stop the others.
 
     Callbacks and errors are those of ``compatbench.run``. Returns the cells that failed, each
     with its error; those whose images are broken first.
