@@ -8,6 +8,7 @@ import pytest
 from unrecorded_methods import UNRECORDED
 
 from compatbench.data.cards import suite_cards, suite_tasks, task_cards
+from compatbench.engine.cell import shorten_key
 from compatbench.engine.keys import data_key
 from compatbench.engine.plan import plan_cells
 from compatbench.method.registry import builtin_methods
@@ -17,7 +18,9 @@ from compatbench.tables.suite_page import read_suite_page
 REPOSITORY = Path(__file__).parents[1]
 SUITE = suite_cards.read("mini")
 METHODS = [name for name in builtin_methods().names() if name not in UNRECORDED]
-PUBLISHED = [name for name in suite_cards.names() if (REPOSITORY / "results" / name).is_dir()]
+# Backbones of a suite that has to be made first have no cards here, and so no keys.
+PLANNED = [name for name in suite_cards.names() if not suite_cards.read(name).made_by]
+PUBLISHED = [name for name in PLANNED if (REPOSITORY / "results" / name).is_dir()]
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +28,7 @@ def page():
     return read_suite_page(SUITE, REPOSITORY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_row_is_of_the_code_the_weights_and_the_images_that_are_committed(name: str) -> None:
     suite = suite_cards.read(name)
@@ -32,7 +36,7 @@ def test_every_row_is_of_the_code_the_weights_and_the_images_that_are_committed(
     known = {*METHODS, *suite.configs}
     results = shown.results.restrict(known)
     expected = {
-        (cell.key, backbone, test_set, data_key(backbone, test_set))
+        (shorten_key(cell.key), backbone, test_set, shorten_key(data_key(backbone, test_set)))
         for transfer in {one.transfer for one in results.all}
         for cell in plan_cells(
             suite,
