@@ -406,26 +406,6 @@ function start(index) {
     scrollTo(0, 0);
   }
 
-  // ---- which method?
-
-  function ask() {
-    const { choices, answers } = index.advice;
-    const asked = choices.map((_, i) => at(`ask-${i}`));
-    asked.forEach((control, i) => {
-      control.replaceChildren(...choices[i].map((one, place) => new Option(one, place)));
-      control.addEventListener("input", answer);
-    });
-    function answer() {
-      const place = asked.reduce((sum, control, i) => sum * choices[i].length + Number(control.value), 0);
-      const [verdict, method, how, reason] = answers[place];
-      const link = method && element("a", { href: address({ method }) }, how);
-      at("answer").replaceChildren(...(method ? [`${verdict} `, link, `: ${reason}`] : [verdict]));
-    }
-    at("which").hidden = !answers.length;
-    at("which").addEventListener("toggle", answer);
-    answer();
-  }
-
   // ---- controls
 
   for (const key of CHOICES) {
@@ -443,9 +423,8 @@ function start(index) {
   phone.addEventListener("change", () => rows && showAll());
   addEventListener("beforeprint", () => paper(true));
   addEventListener("afterprint", () => paper(false));
-  // On a phone the table is on the first screen; elsewhere the answer is.
-  at("filters").open = at("which").open = !phone.matches;
+  // On a phone the table is on the first screen.
+  at("filters").open = !phone.matches;
   state = read();
-  ask();
   show();
 }
