@@ -24,14 +24,14 @@ from compatbench.engine.cell import provenance
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def write_photos(folder: Path, classes: int = 3, count: int = 10) -> list[str]:
+def write_photos(folder: Path) -> list[str]:
     """Class folders of drawings of the mini suite; the classes in the order of their labels."""
-    source, names = load_task("mini-food").source, load_task("mini-food").labels.names[:classes]
+    source, names = load_task("mini-food").source, load_task("mini-food").labels.names[:3]
     for label, name in enumerate(names):
         place = folder / name
         place.mkdir(parents=True)
         drawings = [one for one in source.samples["train"] if one.label == label]
-        for number, drawing in enumerate(drawings[:count]):
+        for number, drawing in enumerate(drawings[:10]):
             source.image(drawing).save(place / f"{number}.png")
     return sorted(names)
 

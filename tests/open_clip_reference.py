@@ -12,10 +12,10 @@ from torch import Tensor
 from compatbench.backbone import Backbone
 
 
-def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+def draw(*shape: int, seed: int = 0) -> Tensor:
     """Random numbers of the size of embeddings, whose gradient is wanted."""
     generator = torch.Generator().manual_seed(seed)
-    return (0.3 * torch.randn(shape, generator=generator, dtype=dtype)).requires_grad_()
+    return (0.3 * torch.randn(shape, generator=generator, dtype=torch.float64)).requires_grad_()
 
 
 def text_tower(backbone: Backbone) -> Any:

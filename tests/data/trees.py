@@ -216,9 +216,22 @@ def build_tree(  # noqa: C901  (a branch for every kind of source)
     return Tree(card.name, folder, rows)
 
 
+def copy_tasks(folder: Path) -> None:
+    """Copy the cards and drawings of the project; weights, which are large, become links."""
+
+    def copy(source: str, target: str) -> None:
+        if source.endswith(".safetensors"):
+            Path(target).symlink_to(source)
+        else:
+            shutil.copy(source, target)
+
+    ignored = shutil.ignore_patterns("build", "__pycache__")
+    shutil.copytree(tasks_folder(), folder, ignore=ignored, copy_function=copy)
+
+
 def write_cards(folder: Path, trees: Iterable[Tree] = ()) -> Path:
     """A folder of all cards for ``COMPATBENCH_TASKS``, with the counts of what was written."""
-    shutil.copytree(tasks_folder(), folder, ignore=shutil.ignore_patterns("build", "__pycache__"))
+    copy_tasks(folder)
     for tree in trees:
         path = folder / f"{tree.name}.yaml"
         text = path.read_text(encoding="utf-8")

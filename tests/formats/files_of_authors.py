@@ -21,7 +21,7 @@ State = dict[str, Tensor]
 WORDS = "a photo of a"
 
 
-def save_dassl(folder: Path, state: State, model: str = "prompt_learner", epoch: int = 50) -> Path:
+def save_dassl(folder: Path, state: State) -> Path:
     """What ``save_checkpoint`` leaves of a registered model, its live scheduler included."""
     parameter = torch.nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.SGD([parameter], lr=2e-3, momentum=0.9)
@@ -29,9 +29,9 @@ def save_dassl(folder: Path, state: State, model: str = "prompt_learner", epoch:
     optimizer.step()
     successor = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
     scheduler = {"successor": successor, "warmup_epoch": 1, "last_epoch": 50}
-    path = folder / model / f"model.pth.tar-{epoch}"
+    path = folder / "prompt_learner" / "model.pth.tar-50"
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"state_dict": OrderedDict(state), "epoch": epoch, "val_result": None}
+    content = {"state_dict": OrderedDict(state), "epoch": 50, "val_result": None}
     torch.save(content | {"optimizer": optimizer.state_dict(), "scheduler": scheduler}, path)
     (path.parent / "checkpoint").write_text(f"{path.name}\n")
     return path

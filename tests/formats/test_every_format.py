@@ -156,7 +156,7 @@ class Case(NamedTuple):
     Attributes:
         settings: what is asked for, but for those of ``OF_THE_FILE``, and the module then has.
         recognised: whether the contents tell the format.
-        back: what it is exported to; empty for a format that is not written.
+        back: what it is exported to.
         same: whether what is written has the tensors of the file, by the same names.
         draw: shots and seed, where the path tells them.
     """
@@ -248,8 +248,6 @@ def test_a_file_becomes_the_module_that_it_holds_and_goes_back_whole(name: str, 
     assert about["config"] == about["config"] | case.settings
     assert (about.get("shots"), about.get("seed")) == case.draw
     assert about["imported"]["classes and source"] == case.told
-    if not case.back:
-        return
     written = export_module(case.kind, module, desk.folder / case.back).files
     # What the authors' loader takes of the files it would have taken of the first.
     given = {path.name: path for path in saved.parent.glob("*_2shots.pt")}

@@ -23,7 +23,7 @@ from compatbench.method.checkpoint_reader import read_checkpoint
 class Evil:
     """Unpickling it would write a file."""
 
-    def __init__(self, path: Path, protocol: int = 2) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 from command_line import forget_files, invoke
+from data.trees import copy_tasks
 
 import compatbench as cb
 from compatbench.engine.compute import Compute
-from compatbench.files.project_folders import CONTENT, content_folder, shipped_results, tasks_folder
+from compatbench.files.project_folders import CONTENT, content_folder, shipped_results
 from compatbench.results.result_files import PUBLISHED
 from compatbench.tables.pages.leaderboard import write_pages
 from compatbench.tables.suite_page import published_pages
@@ -36,14 +37,14 @@ training: {views: 1, max_steps: 5}
 Change = Callable[[str], str]
 
 
-def add_right(line: int | None, more: int = 1) -> Change:
-    """Some more right answers in a line of a file (1 is the header), or in all lines."""
+def add_right(line: int | None) -> Change:
+    """One more right answer in a line of a file (1 is the header), or in all lines."""
 
     def edit(text: str) -> str:
         header, *rows = (part.split(",") for part in text.splitlines())
         place = header.index("correct")
         for row in rows if line is None else rows[line - 2 : line - 1]:
-            row[place] = str(int(row[place]) + more)
+            row[place] = str(int(row[place]) + 1)
         return "".join(",".join(row) + "\n" for row in (header, *rows))
 
     return edit
@@ -109,7 +110,7 @@ def link_package(clone: Path, package: Path) -> None:
 def original(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose cells were run here; not to be changed."""
     root = tmp_path_factory.mktemp("original") / "project"
-    shutil.copytree(tasks_folder(), root / "tasks", ignore=shutil.ignore_patterns("build", "__py*"))
+    copy_tasks(root / "tasks")
     shutil.rmtree(root / "tasks" / "suites")
     (root / "tasks" / "suites").mkdir()
     (root / "tasks" / "suites" / "tiny.yaml").write_text(SUITE)

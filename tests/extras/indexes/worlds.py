@@ -21,7 +21,6 @@ class World:
         self,
         old_noise: float = 1.6,
         new_noise: float = 0.4,
-        width: int = 12,
         query_noise: float = 0.0,
         items: int = ITEMS,
         queries: int = QUERIES,
@@ -31,7 +30,7 @@ class World:
         numbers = generator.integers(0, 6, items + queries)
         things = centres[numbers] + 0.9 * generator.standard_normal((len(numbers), 8))
         sides = []
-        for noise, size in ((old_noise, 8), (new_noise, width)):
+        for noise, size in ((old_noise, 8), (new_noise, 12)):
             seen = things @ generator.standard_normal((8, size))
             seen += noise * generator.standard_normal(seen.shape)
             sides.append(seen.astype(np.float32))
