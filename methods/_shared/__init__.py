@@ -1,1 +1,1 @@
-"""What several methods share; of the harness, and named by its version in keys."""
+"""Parts that several methods share. In keys the version of the harness identifies them."""

@@ -1,4 +1,4 @@
-"""Small networks: as they start, and the adapter of CLIP-Adapter."""
+"""Small networks: their initialisation, and the adapter of CLIP-Adapter."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from compatbench.method import Backbone
 
 
 def draw_linear(shape: tuple[int, ...], fan_in: int, rng: torch.Generator) -> Tensor:
-    """The default initialisation of ``nn.Linear``: uniform within ± 1/√fan-in."""
+    """Draw from U(±1/√fan-in), the default initialisation of ``nn.Linear``."""
     return (torch.rand(shape, generator=rng) * 2 - 1) / math.sqrt(fan_in)
 
 
 def draw_bottleneck(
     backbone: Backbone, reduction: int, width: int, rng: torch.Generator
 ) -> dict[str, Tensor]:
-    """Two layers from the joint space to ``width`` through e/reduction units."""
+    """Draw two layers from the joint space ``e`` to ``width``, through e/reduction units."""
     size = backbone.embed_dim
     hidden = max(size // reduction, 1)
     tensors = {
@@ -32,5 +32,6 @@ def draw_bottleneck(
 
 
 def adapt(features: Tensor, down: Tensor, up: Tensor, ratio: float) -> Tensor:
-    """ratio · ReLU(up ReLU(down f)) + (1 − ratio) · f, ``[n, e]``."""
-    return ratio * F.relu(F.relu(features @ down.T) @ up.T) + (1 - ratio) * features
+    """Return ratio · ReLU(up ReLU(down f)) + (1 − ratio) · f, ``[n, e]``."""
+    hidden = F.relu(features @ down.T)
+    return ratio * F.relu(hidden @ up.T) + (1 - ratio) * features

@@ -1,4 +1,4 @@
-"""Parts of prompt learning: where the name stands, and a teacher."""
+"""Parts of prompt learning: the position of the name, the start of a context, and a teacher."""
 
 from __future__ import annotations
 
@@ -16,29 +16,39 @@ Position = Literal["end", "middle", "front"]
 
 
 def arrange(backbone: Backbone, labels: Labels, context: Tensor, position: Position) -> Prompts:
-    """Prompts with the names at a position of a context ``[M, D]`` or ``[C, M, D]``."""
+    """Return prompts with the class names at a position of a context.
+
+    Args:
+        context: vectors ``[M, D]`` that all classes share, or ``[C, M, D]``.
+        position: place of the name within the context.
+    """
     prompts = backbone.prompts(labels, context)
     if position == "end":
         return prompts
     length = context.shape[-2]
     before = length // 2 if position == "middle" else 0
-    return move_names(prompts, backbone.name_tokens(labels)[1], length, before)
+    _, name_lengths = backbone.name_tokens(labels)
+    return move_names(prompts, name_lengths, length, before)
 
 
 def draw_context(
-    backbone: Backbone, length: int, words: str | None, whose: str, rng: torch.Generator
+    backbone: Backbone, length: int, words: str | None, method: str, rng: torch.Generator
 ) -> Tensor:
-    """A context ``[N, D]``: the embeddings of N words, or without words N(0, 0.02²).
+    """Return a context ``[length, D]``: the embeddings of words, or draws from N(0, 0.02²).
+
+    Args:
+        words: words to start at, or None to draw.
+        method: name of the method, for the error message.
 
     Raises:
-        CompatbenchError: the words are not N tokens.
+        CompatbenchError: the words are not ``length`` tokens.
     """
     if words is None:
         return torch.randn(length, backbone.token_width, generator=rng) * 0.02
     context = backbone.embed_text(words)
     if len(context) != length:
         raise CompatbenchError(
-            f"method '{whose}': context_words '{words}' are {len(context)} tokens, but "
+            f"method '{method}': context_words '{words}' are {len(context)} tokens, but "
             f"context_length is {length}"
         )
     return context
@@ -47,10 +57,11 @@ def draw_context(
 def teacher_distance(
     classifier: CosineClassifier, batch: Batch, template: str | None = None
 ) -> Tensor:
-    """1 − mean cosine between learned and hand-written text features.
+    """Return 1 − the mean cosine between learned and hand-written text features.
 
-    The template of these is by default the task's for teachers.
+    The hand-written texts fill ``template``, by default the task's template for teachers.
     """
     labels = batch.labels
     teacher = batch.backbone.zero_shot(labels, template or labels.teacher_template)
-    return 1 - (classifier.weights * teacher).sum(-1).mean()
+    cosines = (classifier.weights * teacher).sum(-1)
+    return 1 - cosines.mean()

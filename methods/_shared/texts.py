@@ -1,4 +1,4 @@
-"""The class texts that a method starts from: which of a task's templates they are in."""
+"""The class texts that a method starts from, in some or all of a task's templates."""
 
 from __future__ import annotations
 
@@ -10,41 +10,55 @@ from torch import Tensor
 
 from compatbench.method import Backbone, Labels
 
-# A task's first template, all but its first, or all. On the cards of CoOp's datasets the first is
-# the dataset's own, and the rest are the seven that Tip-Adapter selected for ImageNet.
+# A task's first template, all but its first, or all. On the cards of CoOp's datasets the first
+# template is the dataset's own; the rest are the seven that Tip-Adapter selected for ImageNet.
 Templates = Literal["first", "rest", "all"]
 
 
-def choose_templates(labels: Labels, which: Templates) -> tuple[str, ...]:
-    """The chosen templates; the only one of a task that has no others."""
-    if which == "first":
+def choose_templates(labels: Labels, templates: Templates) -> tuple[str, ...]:
+    """Return the chosen templates of a task. A task with one template always gives that one."""
+    if templates == "first":
         return labels.templates[:1]
-    return labels.templates[which == "rest" :] or labels.templates
+    if templates == "rest" and len(labels.templates) > 1:
+        return labels.templates[1:]
+    return labels.templates
 
 
-def mean_texts(backbone: Backbone, labels: Labels, which: Templates) -> Tensor:
-    """Text features averaged over templates, ``[C, e]``, normalised neither before nor after."""
-    features = [backbone.text_features(labels.fill(t)) for t in choose_templates(labels, which)]
-    return features[0] if len(features) == 1 else torch.stack(features).mean(0)
+def mean_texts(backbone: Backbone, labels: Labels, templates: Templates) -> Tensor:
+    """Return text features averaged over templates, ``[C, e]``, without any normalisation."""
+    features = []
+    for template in choose_templates(labels, templates):
+        features.append(backbone.text_features(labels.fill(template)))
+    if len(features) == 1:
+        return features[0]
+    return torch.stack(features).mean(0)
 
 
-def class_texts(backbone: Backbone, labels: Labels, which: Templates | None) -> tuple[Tensor, ...]:
-    """Features of each class in the chosen templates, if any, and of its descriptions.
+def class_texts(
+    backbone: Backbone, labels: Labels, templates: Templates | None
+) -> tuple[Tensor, ...]:
+    """Return for each class the normalised features of its texts, ``[texts, e]``.
 
-    Normalised, ``[texts, e]``, templates first.
+    The texts are its name in the chosen templates, if any, and then its descriptions.
 
     Raises:
         NotTransferable: the task has no descriptions.
     """
     described = backbone.describe(labels)
-    if which is None:
+    if templates is None:
         return described
-    written = [backbone.zero_shot(labels, template) for template in choose_templates(labels, which)]
+    written = []
+    for template in choose_templates(labels, templates):
+        written.append(backbone.zero_shot(labels, template))
     by_class = torch.stack(written, dim=1)
     return tuple(torch.cat(pair) for pair in zip(by_class, described, strict=True))
 
 
-def zero_shot(backbone: Backbone, labels: Labels, which: Templates) -> Tensor:
-    """Zero-shot weights, ``[C, e]``: normalised text features, averaged and normalised again."""
-    weights = [backbone.zero_shot(labels, template) for template in choose_templates(labels, which)]
-    return weights[0] if len(weights) == 1 else F.normalize(torch.stack(weights).mean(0), dim=-1)
+def zero_shot(backbone: Backbone, labels: Labels, templates: Templates) -> Tensor:
+    """Return zero-shot weights ``[C, e]``: the normalised mean of normalised text features."""
+    weights = []
+    for template in choose_templates(labels, templates):
+        weights.append(backbone.zero_shot(labels, template))
+    if len(weights) == 1:
+        return weights[0]
+    return F.normalize(torch.stack(weights).mean(0), dim=-1)

@@ -1,4 +1,4 @@
-"""Methods that act inside the towers: prompts of their blocks, and frozen weights."""
+"""Methods that act inside the towers: prompts in their blocks, and changes of their weights."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ from compatbench.method.trained import TrainedMethod
 class ImagePrompted(TrainedMethod):
     """A method that inserts learned tokens behind the image's own, from the first block on.
 
-    CLIP normalises what enters its first block, EVA-CLIP does not. With the ``entry``
-    ``raw``, the first prompts are carried as they were learned, and a tower does with them
-    as it does; with ``post-ln``, as the source's norm left them, and they enter the first
-    block of any tower like that. Prompts have no position, neither added nor rotated (RoPE).
+    CLIP normalises the tokens that enter its first block, EVA-CLIP does not. With the ``entry``
+    ``raw``, the first prompts are carried as they were learned, and each tower treats them in its
+    own manner. With ``post-ln``, they are carried as the source's norm left them, and they enter
+    the first block of every tower unchanged. Prompts get no position, neither an added nor a
+    rotary one (RoPE).
     """
 
     class Config(TrainedMethod.Config):
@@ -39,7 +40,7 @@ class ImagePrompted(TrainedMethod):
     config: Config
 
     def image_prompts(self, module: Module) -> Tensor:
-        """Prompts of the first blocks of the image tower, ``[J, n, d]``."""
+        """Return the prompts of the first blocks of the image tower, ``[J, n, d]``."""
         return module["image_prompts"]
 
     def image_input(self, backbone: Backbone) -> ImageInput:
@@ -48,19 +49,21 @@ class ImagePrompted(TrainedMethod):
     def finish(self, module: Module, backbone: Backbone, data: FewShotData) -> Module:
         if self.config.entry == "raw":
             return module
-        entered = backbone.image.enter(self.image_prompts(module)[0])
+        first = self.image_prompts(module)[0]
+        entered = backbone.image.enter(first)
         return Module(module.trained, module.stored | {"entered": entered}).detach()
 
     def insert(self, module: Module, backbone: Backbone) -> list[Tensor]:
-        """The prompts as they enter the blocks of a backbone, each ``[n, d]``.
+        """Return the prompts as they enter the blocks of a backbone, each ``[n, d]``.
 
         Raises:
-            NotTransferable: tokens of another width, or too few blocks.
+            NotTransferable: the backbone's tokens have another width, or it has too few blocks.
         """
         prompts = self.image_prompts(module).unbind()
         backbone.image.check_prompts(prompts)
-        entered = module.stored.get("entered")
-        first = backbone.image.enter(prompts[0]) if entered is None else entered
+        first = module.stored.get("entered")
+        if first is None:
+            first = backbone.image.enter(prompts[0])
         return [first, *prompts[1:]]
 
 
@@ -69,7 +72,7 @@ class PromptedClassifier(CosineClassifier):
 
     Args:
         weights: class weights, ``[C, e]``.
-        prompts: of each of the first blocks, ``[n, d]``.
+        prompts: the prompts of each of the first blocks, ``[n, d]``.
     """
 
     def __init__(self, weights: Tensor, backbone: Backbone, prompts: Sequence[Tensor]) -> None:
@@ -78,16 +81,16 @@ class PromptedClassifier(CosineClassifier):
         self._prompts = prompts
 
     def encode(self, inputs: Tensor) -> Tensor:
-        """Of tokens ``[batch, tokens, d]``."""
+        """Return image features, ``[batch, e]``, of tokens ``[batch, tokens, d]``."""
         return self._tower.encode(inputs, prompts=self._prompts)
 
 
 class TwoTowersPrompted(ImagePrompted):
     """A method with prompts in the first blocks of both towers.
 
-    The prompt of class c is [SOS, P_0, w, E(name_c), E("."), EOT], where P_0 starts at the
-    first n of ``context_words`` and w are those that are left; before each of the next
-    blocks, the rows of P_0 are replaced by prompts of that block.
+    The prompt of class c is [SOS, P_0, w, E(name_c), E("."), EOT]. P_0 starts at the first n of
+    ``context_words``, and w are the remaining ones. Before each of the next blocks, prompts of
+    that block replace the rows of P_0.
     """
 
     class Config(ImagePrompted.Config):
@@ -98,7 +101,9 @@ class TwoTowersPrompted(ImagePrompted):
     def draw_text_prompts(
         self, backbone: Backbone, depth: int, length: int, rng: torch.Generator
     ) -> Tensor:
-        """Words for the first block, and draws from N(0, 0.02²) for the others, ``[J, n, D]``.
+        """Draw text prompts for J = ``depth`` blocks, ``[J, n, D]``.
+
+        Those of the first block are embeddings of words, the others draws from N(0, 0.02²).
 
         Raises:
             CompatbenchError: there are fewer words than prompts.
@@ -113,16 +118,16 @@ class TwoTowersPrompted(ImagePrompted):
         return torch.cat([words[None, :length], deep.to(words)])
 
     def text_features(self, module: Module, backbone: Backbone, labels: Labels) -> Tensor:
-        """Class features of the prompted text tower, not normalised, ``[C, e]``.
+        """Return class features of the prompted text tower, not normalised, ``[C, e]``.
 
         Raises:
-            NotTransferable: tokens of another width, or too few blocks.
+            NotTransferable: the backbone's tokens have another width, or it has too few blocks.
         """
-        width, depth = backbone.token_width, backbone.text.depth
+        width = backbone.token_width
         first, *deep = require_shape(module, "text_prompts", width, "text tokens of width")
-        require_blocks(1 + len(deep), depth, "text")
-        words = backbone.embed_text(self.config.context_words)[len(first) :]
-        context = torch.cat([first, words])
+        require_blocks(1 + len(deep), backbone.text.depth, "text")
+        remaining_words = backbone.embed_text(self.config.context_words)[len(first) :]
+        context = torch.cat([first, remaining_words])
         return backbone.encode_prompts(backbone.prompts(labels, context, deep))
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> PromptedClassifier:
@@ -131,25 +136,29 @@ class TwoTowersPrompted(ImagePrompted):
 
 
 def draw_image_prompts(backbone: Backbone, depth: int, length: int, rng: torch.Generator) -> Tensor:
-    """Prompts from N(0, 0.02²) for ``depth`` blocks, or as many as there are, ``[J, n, d]``."""
-    shape = min(depth, backbone.image.depth), length, backbone.image.width
-    return (torch.randn(*shape, generator=rng) * 0.02).to(backbone.device)
+    """Draw image prompts from N(0, 0.02²), ``[J, n, d]``.
+
+    J is ``depth``, or the number of blocks of the tower if that is smaller.
+    """
+    blocks = min(depth, backbone.image.depth)
+    prompts = torch.randn(blocks, length, backbone.image.width, generator=rng) * 0.02
+    return prompts.to(backbone.device)
 
 
 def late_blocks(backbone: Backbone, first: int) -> range:
-    """Blocks of both towers from the ``first`` of twelve on, counted from 0, up to the twelfth.
+    """Return the blocks from number ``first`` of twelve on, counted from 0, up to the twelfth.
 
-    Where the smaller tower has fewer, it is the same share of them.
+    If the smaller tower has fewer than twelve blocks, the same share of them is returned.
     """
     depth = min(backbone.text.depth, backbone.image.depth, 12)
     return range(first * depth // 12, depth)
 
 
 def require_weight(backbone: Backbone, name: str) -> Tensor:
-    """A frozen weight of the text tower.
+    """Return a frozen weight of the text tower.
 
     Raises:
-        NotTransferable: it has none of this name.
+        NotTransferable: the tower has no weight of this name.
     """
     weights = backbone.text.weights
     if name not in weights:
@@ -161,7 +170,7 @@ Tower = Literal["text", "image"]
 
 
 def zero_shift(backbone: Backbone, tower: Tower) -> dict[str, Tensor]:
-    """A difference of zero for each weight of a tower, by ``<tower>.<name>``."""
+    """Return a difference of zero for each weight of a tower, named ``<tower>.<name>``."""
     return {
         f"{tower}.{name}": torch.zeros(weight.shape, device=backbone.device)
         for name, weight in _frozen(backbone, tower).items()
@@ -169,18 +178,23 @@ def zero_shift(backbone: Backbone, tower: Tower) -> dict[str, Tensor]:
 
 
 def shift_tower(module: Module, backbone: Backbone, tower: Tower) -> dict[str, Tensor]:
-    """All weights θ_0 + Δ of a tower, Δ being the module's ``<tower>.<name>``.
+    """Return all weights θ_0 + Δ of a tower. Δ are the module's tensors ``<tower>.<name>``.
 
     Raises:
-        NotTransferable: the tower's weights have not the names and sizes of the differences.
+        NotTransferable: the names or sizes of the tower's weights are not those of the differences.
     """
-    start, frozen = f"{tower}.", _frozen(backbone, tower)
-    deltas = {n.removeprefix(start): t for n, t in module.trained.items() if n.startswith(start)}
-    shifted = shift_weights(frozen, deltas, tower)
-    if more := [name for name in frozen if name not in deltas]:
-        raise NotTransferable(
-            f"the backbone's {tower} tower has a '{more[0]}', for which the module holds nothing"
-        )
+    prefix = f"{tower}."
+    differences = {}
+    for name, tensor in module.trained.items():
+        if name.startswith(prefix):
+            differences[name.removeprefix(prefix)] = tensor
+    frozen = _frozen(backbone, tower)
+    shifted = shift_weights(frozen, differences, tower)
+    for name in frozen:
+        if name not in differences:
+            raise NotTransferable(
+                f"the backbone's {tower} tower has a '{name}', for which the module holds nothing"
+            )
     return shifted
 
 

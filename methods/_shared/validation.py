@@ -1,4 +1,4 @@
-"""Choices that are made by the few-shot validation set."""
+"""Choices that the few-shot validation set makes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from compatbench.method import Backbone, Classifier, FewShotData, Method, Module
 
 @torch.no_grad()
 def score(classifier: Classifier, data: FewShotData) -> Tensor:
-    """Accuracy on the few-shot validation set, a number on its device; 0 if there is none."""
+    """Return the accuracy on the few-shot validation set, as a tensor on the set's device.
+
+    It is 0 if there are no validation images. The program does not wait for the device.
+    """
     if len(data.val) == 0:
         return data.val.plain.new_zeros(())
-    return (classifier(data.val.plain).argmax(-1) == data.val.targets).float().mean()
+    hits = classifier(data.val.plain).argmax(-1) == data.val.targets
+    return hits.float().mean()
 
 
 def validate(classifier: Classifier, data: FewShotData) -> float:
-    """The same, which waits for the device."""
+    """Return the accuracy on the few-shot validation set as a number; wait for the device."""
     return float(score(classifier, data))
 
 
@@ -31,15 +35,20 @@ def search_number(
     backbone: Backbone,
     data: FewShotData,
 ) -> Module:
-    """The module with the first stored number that classifies the validation set best.
+    """Store the candidate for a number that classifies the validation set best.
 
-    Without validation images it stays as it was.
+    Of several that are equally good, the first is stored. Without validation images, the number
+    stays as it was.
     """
-    best, number = -1.0, module[name]
-    for candidate in candidates if len(data.val) else ():
+    best_accuracy = -1.0
+    number = module[name]
+    if len(data.val) == 0:
+        candidates = ()
+    for candidate in candidates:
         stored = module.stored | {name: torch.tensor(candidate).to(number)}
         tried = Module(module.trained, stored)
         accuracy = validate(method.attach(tried, backbone, data.labels), data)
-        if accuracy > best:
-            best, number = accuracy, stored[name]
+        if accuracy > best_accuracy:
+            best_accuracy = accuracy
+            number = stored[name]
     return Module(module.trained, module.stored | {name: number})
