@@ -38,16 +38,16 @@ class APE(Method):
     """z = s · f̂ W_0ᵀ + α · exp(−β (1 − f̂_Q G_Qᵀ)) diag(exp(γ KL)) Y, without training.
 
     Zhu et al., *Not All Features Matter: Enhancing Few-shot CLIP with Adaptive Prior
-    Refinement*, sections 3.1 and 3.2. G and Y are Tip-Adapter's cache. Q is a subset of
-    the feature's channels, in which classes differ most (``choose_channels``); features,
+    Refinement*, sections 3.1 and 3.2. G and Y are Tip-Adapter's cache. Q is the subset of
+    the feature's channels in which classes differ most (``choose_channels``). Features,
     keys and text are normalised again within it. KL_i = Σ Y_i log₂(Y_i / softmax(G_Q W_Qᵀ)_i)
-    says how far the text is from agreeing with key i.
+    measures how far the text classifier is from agreeing with the label of key i.
 
     Defaults are the authors' for ImageNet: 500 of ResNet-50's 1,024 channels, weights 0.7
     and 0.3, α = 2, β = 1, γ = 0.1, and their grid. They search α, β and γ on the full
     validation set, and on the test set for ImageNet; here the search uses the few-shot
-    validation split. Its choice and Q are stored in the module; KL is derived from the
-    backbone's text. Their GPT-3 prompts are replaced by the task's template.
+    validation split. The chosen numbers and Q are stored in the module; KL is derived from
+    the backbone's text. The task's template replaces their GPT-3 prompts.
     """
 
     card = MethodCard(
@@ -67,21 +67,23 @@ class APE(Method):
     config: Config
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        config, val = self.config, data.val
+        config = self.config
         cache = build_cache(data, config.cache_views)
+        values = cache["values"]
         text = zero_shot(backbone, data.labels, config.templates)
-        features = F.normalize(val.plain, dim=-1)
         chosen = choose_channels(config, text, cache["keys"], data.train.targets)
-        keys, values = _within(cache["keys"], chosen), cache["values"]
+        keys = _within(cache["keys"], chosen)
         divergence = _divergence(keys, _within(text, chosen), values)
-        step = config.most_gamma / config.gamma_steps
-        gammas = [i * step for i in range(config.gamma_steps)] if len(val) else [config.gamma]
+        gammas = [config.gamma]
+        if len(data.val):
+            step = config.most_gamma / config.gamma_steps
+            gammas = [i * step for i in range(config.gamma_steps)]
+        features = F.normalize(data.val.plain, dim=-1)
+        text_logits = backbone.logit_scale * features @ text.T
+        affinity = _within(features, chosen) @ keys.T
+        weighted_values = [torch.exp(gamma * divergence)[:, None] * values for gamma in gammas]
         alpha, beta, index = search_grid(
-            config,
-            backbone.logit_scale * features @ text.T,
-            _within(features, chosen) @ keys.T,
-            [torch.exp(gamma * divergence)[:, None] * values for gamma in gammas],
-            val.targets,
+            config, text_logits, affinity, weighted_values, data.val.targets
         )
         module = Module(stored=cache | {"channels": chosen})
         return store(module, alpha=alpha, beta=beta, gamma=gammas[index])
@@ -93,17 +95,22 @@ class APE(Method):
         keys = _within(module["keys"], chosen)
         divergence = _divergence(keys, _within(text, chosen), values)
         values = torch.exp(module["gamma"] * divergence)[:, None] * values
-        return cache_classifier(
-            module, backbone, text, lambda f: _within(f, chosen) @ keys.T, values
-        )
+
+        def affinity(features: Tensor) -> Tensor:
+            return _within(features, chosen) @ keys.T
+
+        return cache_classifier(module, backbone, text, affinity, values)
 
 
 def _within(features: Tensor, chosen: Tensor) -> Tensor:
-    """Features ``[n, e]`` cut to the chosen channels and normalised again, ``[n, |Q|]``."""
+    """Return the chosen channels of features ``[n, e]``, normalised again, ``[n, |Q|]``."""
     return F.normalize(features[:, chosen], dim=-1)
 
 
 def _divergence(keys: Tensor, text: Tensor, values: Tensor) -> Tensor:
-    """KL ``[N]`` of the keys' labels from what the text says of them, smoothed as published."""
+    """Return KL ``[N]`` of the keys' labels from the text classifier's answers.
+
+    Both distributions are smoothed by 1e-6, as in the authors' code.
+    """
     predicted = (keys @ text.T).softmax(-1)
     return (values * torch.log2((values + 1e-6) / (predicted + 1e-6))).sum(-1)

@@ -38,9 +38,9 @@ class APET(TrainedMethod):
     """z = s · f̂ (W_0 + R)ᵀ + α · exp(−β (1 − f̂ (G + Y R)ᵀ)) diag(u) Y.
 
     Zhu et al., *Not All Features Matter: Enhancing Few-shot CLIP with Adaptive Prior
-    Refinement*, section 3.3. R is zero but in the channels Q, which are chosen on the
-    text alone; there it is a residual r, from zero, that a class's text and its keys
-    share. u, from one, weighs the keys. Neither keys nor text are normalised again.
+    Refinement*, section 3.3. R is zero except in the channels Q, which are chosen on the
+    text alone. There it is a residual r that a class's text and its keys share; it starts
+    at zero. u weighs the keys and starts at one. Neither keys nor text are normalised again.
 
     Recipe: AdamW at 1e-3 (eps 1e-3, weight decay 0.1), a cosine over all steps, batch 256,
     20 epochs; 500 of 1,024 channels, weights 0.2 and 0.8. α and β are searched afterwards
@@ -73,7 +73,8 @@ class APET(TrainedMethod):
     config: Config
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        config, text = self.config, zero_shot(backbone, data.labels, self.config.templates)
+        config = self.config
+        text = zero_shot(backbone, data.labels, config.templates)
         cache = build_cache(data, config.cache_views)
         channels = choose_channels(config, text)
         trained = {
@@ -84,32 +85,29 @@ class APET(TrainedMethod):
         return store(module, alpha=config.alpha, beta=config.beta)
 
     def finish(self, module: Module, backbone: Backbone, data: FewShotData) -> Module:
-        val, features = data.val, F.normalize(data.val.plain, dim=-1)
-        text, keys, values = _refine(
-            module, zero_shot(backbone, data.labels, self.config.templates)
-        )
+        zero_shot_text = zero_shot(backbone, data.labels, self.config.templates)
+        text, keys, values = _refine(module, zero_shot_text)
+        features = F.normalize(data.val.plain, dim=-1)
         text_logits = backbone.logit_scale * features @ text.T
-        alpha, beta, _ = search_grid(
-            self.config, text_logits, features @ keys.T, [values], val.targets
-        )
+        affinity = features @ keys.T
+        alpha, beta, _ = search_grid(self.config, text_logits, affinity, [values], data.val.targets)
         return store(module, alpha=alpha, beta=beta)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         require_shape(module, "channels", backbone.embed_dim, "image features of size")
         require_shape(module, "values", len(labels), "a number of classes of")
-        text, keys, values = _refine(module, zero_shot(backbone, labels, self.config.templates))
-        return cache_classifier(module, backbone, text, lambda f: f @ keys.T, values)
+        zero_shot_text = zero_shot(backbone, labels, self.config.templates)
+        text, keys, values = _refine(module, zero_shot_text)
+        return cache_classifier(module, backbone, text, lambda features: features @ keys.T, values)
 
 
 def _refine(module: Module, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Text weights ``[C, e]``, keys ``[N, e]`` and values ``[N, C]`` with what was learned."""
-    # The channels in order, as many as the residual has: a device is not asked for their number.
+    """Return the learned text weights ``[C, e]``, keys ``[N, e]`` and values ``[N, C]``."""
+    # A stable sort puts the chosen channels first. The residual's width is their number, so the
+    # program need not wait for the device to count them.
     order = module["channels"].logical_not().byte().argsort(stable=True)
-    where = order[: module["residual"].shape[1]]
-    residual = torch.zeros_like(text).index_copy(1, where, module["residual"])
-    values = module["values"]
-    return (
-        text + residual,
-        module["keys"] + values @ residual,
-        module["value_weights"][:, None] * values,
-    )
+    channels = order[: module["residual"].shape[1]]
+    residual = torch.zeros_like(text).index_copy(1, channels, module["residual"])
+    keys = module["keys"] + module["values"] @ residual
+    values = module["value_weights"][:, None] * module["values"]
+    return text + residual, keys, values

@@ -1,8 +1,7 @@
 """ATPrompt: words for general attributes stand in the learned context.
 
-As in CoOp, free vectors stand before the class name and are trained on the shots. Between them
-stand fixed words for attributes such as shape or colour, each behind learned vectors of its
-own.
+As in CoOp, free vectors before the class name are trained on the shots. Fixed words for
+attributes such as shape or colour are put between them, each behind its own learned vectors.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class ATPrompt(TrainedMethod):
-    """CoOp with fixed attribute words, each behind learned vectors of its own.
+    """CoOp with fixed attribute words, each behind its own learned vectors.
 
     Li et al., *ATPrompt: Textual Prompt Learning with Embedded Attributes*, section 3. With the
     attributes a₁ ... a_A of a task, the prompt of class c is
@@ -38,9 +37,9 @@ class ATPrompt(TrainedMethod):
         X_c = [SOS, u₁ (n vectors), E(a₁), ..., u_A (n), E(a_A), v (M), E(name_c), E("."), EOT],
 
     with v from N(0, 0.02²) and u from N(0, 0.01²). The authors let a language model name
-    candidates for a task, and a search on validation images choose among them; here
-    ``attributes`` is a setting, for each task if a suite says so. An attribute has as many tokens
-    as the backbone's tokenizer gives it, where the authors' code counts on one. Recipe:
+    candidates for a task, and a search on validation images chooses among them. Here
+    ``attributes`` is a setting, which a suite can give for each task. An attribute has as many
+    tokens as the backbone's tokenizer gives it; the authors' code expects one. Recipe:
     n = M = 2, SGD at 2e-3, batch 32, 100 epochs.
     """
 
@@ -72,7 +71,7 @@ class ATPrompt(TrainedMethod):
         return CosineClassifier(backbone.encode_prompts(prompts), backbone.logit_scale)
 
     def contexts(self, module: Module, backbone: Backbone, labels: Labels) -> Tensor:
-        """All that stands before the class names, ``[A · n + tokens of attributes + M, D]``."""
+        """Return all rows before the class names, ``[A · n + tokens of attributes + M, D]``."""
         words = self.config.attributes
         context = require_shape(module, "context", backbone.token_width, "text tokens of width")
         require_shape(module, "attribute_context", len(words), "a number of attributes of", dim=0)

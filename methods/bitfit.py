@@ -1,7 +1,7 @@
 """BitFit: nothing but the biases of the text tower is trained.
 
 The prompt stays hand-written, and the weights of the text tower stay as they are. The module
-holds what was added to each bias, so that another tower keeps biases of its own.
+holds the difference of each bias, so that another tower keeps its own biases.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class BitFit(TrainedMethod):
 
     Ben Zaken et al., *BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based
     Masked Language-models*, section 3: the biases of attention, MLP and layer norms. Stored
-    are the differences Δb, which start at zero, so that another backbone keeps biases of its
-    own; one that lacks a bias of that name and size is refused. The image tower stays frozen:
+    are the differences Δb, which start at zero, so that another backbone keeps its own biases.
+    A backbone that lacks a bias of that name and size is refused. The image tower stays frozen:
     its biases have no counterpart in EVA-CLIP.
 
     There is no published recipe for CLIP: AdamW at 1e-3, the largest rate of the paper's
@@ -48,8 +48,10 @@ class BitFit(TrainedMethod):
     config: Config
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        weights = backbone.text.weights
-        biases = {n: torch.zeros(t.shape) for n, t in weights.items() if n.endswith("bias")}
+        biases = {}
+        for name, weight in backbone.text.weights.items():
+            if name.endswith("bias"):
+                biases[name] = torch.zeros(weight.shape)
         return Module(biases).to(backbone.device)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:

@@ -23,7 +23,7 @@ class CLAP(ZSLP):
     Silva-Rodríguez et al., *A Closer Look at the Few-Shot Adaptation of Large
     Vision-Language Models*, section 4. λ_c is the mean probability that zero-shot gives
     class c on its own shots over all views; it stays fixed, as in the authors' released
-    command. A class without shots has λ_c = 1, for nothing but its text is known of it.
+    command. A class without shots has λ_c = 1, because only its text is known.
     Recipe: ZS-LP's.
     """
 
@@ -51,7 +51,7 @@ class CLAP(ZSLP):
 
 
 class ConstrainedClassifier(PrototypeClassifier):
-    """ZS-LP's classifier with λ, ``[C]``, for the loss."""
+    """A classifier of ZS-LP that keeps the multipliers λ, ``[C]``, for the loss."""
 
     def __init__(self, prototypes: Tensor, scale: float | Tensor, multipliers: Tensor) -> None:
         super().__init__(prototypes, scale)
@@ -60,11 +60,13 @@ class ConstrainedClassifier(PrototypeClassifier):
 
 @torch.no_grad()
 def multipliers(text: Tensor, backbone: Backbone, data: FewShotData) -> Tensor:
-    """λ ``[C]``: the mean zero-shot probability of each class on the views of its shots."""
+    """Return λ ``[C]``: the mean zero-shot probability of each class on the views of its shots."""
     zero_shot = CosineClassifier(text, backbone.logit_scale)
-    targets, views = data.train.targets, data.train.views
+    targets = data.train.targets
+    views = data.train.views
     truth = targets.expand(len(views), -1)[..., None]
-    truth_share = zero_shot(views).softmax(-1).gather(-1, truth)[..., 0].mean(0)
+    probabilities = zero_shot(views).softmax(-1)
+    of_truth = probabilities.gather(-1, truth)[..., 0].mean(0)
     counts = targets.bincount(minlength=len(data.labels))
-    sums = torch.zeros(len(data.labels)).to(truth_share).index_add(0, targets, truth_share)
+    sums = torch.zeros(len(data.labels)).to(of_truth).index_add(0, targets, of_truth)
     return torch.where(counts > 0, sums / counts.clamp(min=1), 1.0)

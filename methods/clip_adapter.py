@@ -59,10 +59,13 @@ class CLIPAdapter(TrainedMethod):
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         down = require_shape(module, "down", backbone.embed_dim, "image features of size")
-        up, ratio, scale = module["up"], self.config.ratio, backbone.logit_scale
+        up = module["up"]
+        ratio = self.config.ratio
+        scale = backbone.logit_scale
         text = backbone.zero_shot(labels)
 
         def classify(features: Tensor) -> Tensor:
-            return scale * F.normalize(adapt(features, down, up, ratio), dim=-1) @ text.T
+            adapted = adapt(features, down, up, ratio)
+            return scale * F.normalize(adapted, dim=-1) @ text.T
 
         return classify

@@ -1,7 +1,7 @@
 """CLIP-LoRA: low-rank updates of the queries, keys and values of both towers.
 
-To the query, key and value matrices of every attention layer the product of two thin matrices
-is added and trained on the shots. The prompt is hand-written, and the rest of both towers is
+The product of two thin matrices is added to the query, key and value matrices of every attention
+layer, and is trained on the shots. The prompt is hand-written, and the rest of both towers is
 frozen.
 """
 
@@ -38,7 +38,7 @@ from ._shared.towers import require_weight
 PROJECTIONS = ("q", "k", "v")
 
 Draw = Callable[[tuple[int, ...], torch.device], Tensor]
-"""A dropout mask of a shape on a device: zeros, and what keeps the mean elsewhere."""
+"""Draws a dropout mask of a shape on a device; what it keeps is scaled to keep the mean."""
 
 
 class CLIPLoRA(TrainedMethod):
@@ -47,15 +47,15 @@ class CLIPLoRA(TrainedMethod):
     Zanella and Ben Ayed, *Low-Rank Few-Shot Adaptation of Vision-Language Models*, section 4,
     with the authors' code for what the paper leaves open. A, ``[r, d]``, is drawn from
     U(±1/√d), B, ``[d, r]``, starts at zero; r = 2, α = 1, dropout 0.25. The text is the
-    ``template``, or else the task's first, and the loss cross-entropy of s · cos. With
-    ``encoder`` one tower alone is changed. Blocks are counted from the first: a deeper tower
+    ``template``, or else the task's first, and the loss is the cross-entropy of s · cos. With
+    ``encoder`` only one tower is changed. Blocks are counted from the first: a deeper tower
     keeps its last ones as they are.
 
     Recipe: AdamW at 2e-4 with weight decay 1e-2, batch 32, 500 steps for each shot rounded up
-    to whole epochs, a cosine over steps, to 0 (the authors': to 1e-6). In one point it cannot be
-    theirs: in the text tower a projection's dropout mask is one for all tokens and classes, so
-    that it becomes a mask of A's columns and the exact shared-prefix encoder still serves; in
-    the image tower every token has its own.
+    to whole epochs, a cosine over steps, to 0 (the authors': to 1e-6). The dropout differs from
+    the authors' in one point: in the text tower all tokens and classes share one mask of a
+    projection. It is a mask of A's columns, so that the exact shared-prefix encoder can be used.
+    In the image tower every token has its own.
     """
 
     card = MethodCard(
@@ -90,12 +90,12 @@ class CLIPLoRA(TrainedMethod):
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         trained = {}
-        for kind in ("text", "image"):
+        for kind, tower in (("text", backbone.text), ("image", backbone.image)):
             if self.config.encoder in (kind, "both"):
-                tower = backbone.text if kind == "text" else backbone.image
-                shape = tower.depth, len(PROJECTIONS), self.config.rank, tower.width
+                shape = (tower.depth, len(PROJECTIONS), self.config.rank, tower.width)
                 a = draw_linear(shape, tower.width, rng)
-                trained |= {f"{kind}_a": a, f"{kind}_b": torch.zeros_like(a.mT)}
+                trained[f"{kind}_a"] = a
+                trained[f"{kind}_b"] = torch.zeros_like(a.mT)
         return Module(trained).to(backbone.device)
 
     def epochs(self, shots: int, per_epoch: int) -> int:
@@ -103,7 +103,8 @@ class CLIPLoRA(TrainedMethod):
 
     def loss(self, classifier: LowRankClassifier, batch: Batch) -> Tensor:
         if batch.rng is not None and self.config.dropout > 0:
-            # A generator on the device itself: a step needs as many numbers as activations.
+            # A step draws as many numbers as there are activations, so they are drawn on the
+            # device.
             seed = int(torch.randint(2**62, (), generator=batch.rng))
             generator = torch.Generator(batch.targets.device).manual_seed(seed)
             draw = partial(draw_mask, rate=self.config.dropout, generator=generator)
@@ -112,11 +113,13 @@ class CLIPLoRA(TrainedMethod):
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> LowRankClassifier:
         for kind, tower in (("text", backbone.text), ("image", backbone.image)):
-            if (name := f"{kind}_a") in module.trained:
+            name = f"{kind}_a"
+            if name in module.trained:
                 a = require_shape(module, name, tower.width, f"{kind} tokens of width")
                 require_blocks(len(a), tower.depth, kind)
-        for i in range(len(module.trained.get("text_a", ()))):
-            require_weight(backbone, attention(i))
+        if "text_a" in module.trained:
+            for block in range(len(module["text_a"])):
+                require_weight(backbone, attention(block))
         scale = self.config.alpha / math.sqrt(self.config.rank)
         texts = labels.fill(self.config.template)
         return LowRankClassifier(module, backbone, texts, scale)
@@ -124,15 +127,15 @@ class CLIPLoRA(TrainedMethod):
 
 @dataclass(frozen=True)
 class LowRankClassifier:
-    """Classifies by cosine similarity behind towers with low-rank updates.
+    """A cosine classifier behind towers with low-rank updates.
 
     Attributes:
-        module: of each tower that is changed, ``a``, ``[blocks, 3, r, d]``, and ``b``,
+        module: for each tower that is changed, ``a``, ``[blocks, 3, r, d]``, and ``b``,
             ``[blocks, 3, d, r]``; q, k and v in this order.
         prompts: the text of each class.
         scale: the factor α/√r.
-        draw: gives dropout masks, those of the text first; None for no dropout.
-        rng: what ``draw`` draws from.
+        draw: draws dropout masks, those of the text first; None for no dropout.
+        rng: the generator that ``draw`` uses.
     """
 
     module: Module
@@ -149,32 +152,36 @@ class LowRankClassifier:
     @cached_property
     def texts(self) -> Tensor:
         """Text features, not normalised, ``[C, e]``."""
-        texts, frozen = self.prompts, self.backbone.text.weights
         if "text_a" not in self.module.trained:
-            return self.backbone.text_features(texts)
-        a, b = self.module["text_a"], self.module["text_b"]
+            return self.backbone.text_features(self.prompts)
+        a = self.module["text_a"]
+        b = self.module["text_b"]
         if self.draw is not None:
+            # One mask for each projection: a row over the columns of A.
             a = a * self.draw((*a.shape[:2], 1, a.shape[-1]), a.device)
-        deltas = self.scale * (b @ a).flatten(1, 2)
-        weights = {attention(i): frozen[attention(i)] + delta for i, delta in enumerate(deltas)}
-        return self.backbone.encode_prompts(self.backbone.text_prompts(texts), weights)
+        updates = self.scale * (b @ a).flatten(1, 2)
+        frozen = self.backbone.text.weights
+        weights = {}
+        for block, update in enumerate(updates):
+            name = attention(block)
+            weights[name] = frozen[name] + update
+        return self.backbone.encode_prompts(self.backbone.text_prompts(self.prompts), weights)
 
     def encode_images(self, inputs: Tensor) -> Tensor:
-        """Image features, not normalised, ``[batch, e]``."""
+        """Return image features, not normalised, ``[batch, e]``."""
         if "image_a" not in self.module.trained:
             return inputs
 
         def update(y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-            kept = x if self.draw is None else x * self.draw(tuple(x.shape), x.device)
-            return y + self.scale * kept @ a.T @ b.T
+            if self.draw is not None:
+                x = x * self.draw(tuple(x.shape), x.device)
+            return y + self.scale * x @ a.T @ b.T
 
-        updates = {
-            (i, part): partial(update, a=a, b=b)
-            for i, pairs in enumerate(
-                zip(self.module["image_a"], self.module["image_b"], strict=True)
-            )
-            for part, a, b in zip(PROJECTIONS, *pairs, strict=True)
-        }
+        factors = zip(self.module["image_a"], self.module["image_b"], strict=True)
+        updates = {}
+        for block, (block_a, block_b) in enumerate(factors):
+            for part, a, b in zip(PROJECTIONS, block_a, block_b, strict=True):
+                updates[block, part] = partial(update, a=a, b=b)
         tower = self.backbone.image
         return tower.encode(inputs, block_updates=updates, rng=self.rng)  # type: ignore[arg-type]
 
@@ -182,10 +189,10 @@ class LowRankClassifier:
 def draw_mask(
     shape: tuple[int, ...], device: torch.device, rate: float, generator: torch.Generator
 ) -> Tensor:
-    """Zeros at this rate, and 1 / (1 − rate) elsewhere."""
+    """Draw a mask that is 0 with probability ``rate``, and 1 / (1 − rate) elsewhere."""
     return (torch.rand(shape, device=device, generator=generator) >= rate) / (1 - rate)
 
 
 def attention(block: int) -> str:
-    """open_clip's name of the matrix that holds q, k and v, ``[3d, d]``."""
+    """Return open_clip's name of the matrix that holds q, k and v of a block, ``[3d, d]``."""
     return f"transformer.resblocks.{block}.attn.in_proj_weight"

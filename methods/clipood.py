@@ -1,13 +1,12 @@
 """CLIPood: the image tower is trained with a margin of text similarity, and averaged over steps.
 
 All weights of the image tower are trained, with a larger margin to classes whose text is unlike
-the right one's. What classifies is an average of the weights over the whole fit, in which the
-first and last steps count most.
+that of the right class. An average of the weights over the whole fit classifies; in it, the first
+and last steps count most.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import torch
@@ -88,38 +87,47 @@ class CLIPood(TrainedMethod):
         return F.cross_entropy(classifier(batch.inputs) - margins, batch.targets)
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        weights = self.step_weights(math.prod(self.plan_steps(data.shots, len(data.train))))
-        count, start = itertools.count(), self.init(backbone, data, rng)
+        steps = math.prod(self.plan_steps(data.shots, len(data.train)))
+        weights = iter(self.step_weights(steps))
+        start = self.init(backbone, data, rng)
+        # The differences start at 0, so a copy of them is an empty sum.
         mean = Module(start.trained).detach()
 
         @torch.no_grad()
         def add(module: Module) -> None:
-            weight = weights[next(count)]
+            weight = next(weights)
             for name, tensor in module.trained.items():
                 mean[name].add_(tensor, alpha=weight)
 
         def loss(module: Module, batch: Batch) -> Tensor:
+            # The weights before this step are those after the previous one.
             add(module)
             return self.loss(self.attach(module, backbone, data.labels), batch)
 
-        add(self.train(start, loss, backbone, data, rng))
+        last = self.train(start, loss, backbone, data, rng)
+        add(last)
         return mean
 
     def step_weights(self, steps: int) -> list[float]:
-        """Shares ω_k / Σ ω of the weights after k = 0 … ``steps`` steps."""
-        where = [(k + 0.5) / (steps + 1) for k in range(steps + 1)]
-        density = [(x * (1 - x)) ** (self.config.beta - 1) for x in where]
-        return [height / sum(density) for height in density]
+        """Return the shares ω_k / Σ ω of the weights after k = 0 … ``steps`` steps."""
+        points = [(k + 0.5) / (steps + 1) for k in range(steps + 1)]
+        densities = [(x * (1 - x)) ** (self.config.beta - 1) for x in points]
+        total = sum(densities)
+        return [density / total for density in densities]
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> ShiftedClassifier:
         return ShiftedClassifier(module, backbone, backbone.zero_shot(labels))
 
 
 class ShiftedClassifier(CosineClassifier):
-    """Classifies images ``[batch, 3, H, W]`` behind an image tower with other weights."""
+    """A cosine classifier of images ``[batch, 3, H, W]`` behind a tower with shifted weights.
+
+    Args:
+        module: holds the differences Δ of the image tower's weights.
+        texts: class weights, ``[C, e]``.
+    """
 
     def __init__(self, module: Module, backbone: Backbone, texts: Tensor) -> None:
-        """``texts`` are class weights, ``[C, e]``."""
         super().__init__(texts, backbone.logit_scale)
         self._tower = backbone.image
         self._weights = shift_tower(module, backbone, "image")

@@ -1,7 +1,7 @@
 """CoCoOp: the context is shifted by a function of the image.
 
-A small network reads the image feature and shifts every context vector by its output. Each
-image so has prompts and class weights of its own, which makes the method slow to attach.
+A small network reads the image feature, and its output shifts every context vector. So each image
+has its own prompts and class weights, which makes predictions slow.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class CoCoOp(CoOp):
     """v_m(x) = v_m + π(x): a small network turns the image feature into a shift of the context.
 
     Zhou et al., *Conditional Prompt Learning for Vision-Language Models*, section 3.2:
-    π(x) = W_2 ReLU(W_1 f(x) + b_1) + b_2 with a bottleneck of e/16, f(x) normalised; every
-    image has prompts, and so class weights t_c(x), of its own, and z_c = s · cos(f(x), t_c(x)).
+    π(x) = W_2 ReLU(W_1 f(x) + b_1) + b_2 with a bottleneck of e/16, f(x) normalised. Every image
+    has its own prompts, and so its own class weights t_c(x); z_c = s · cos(f(x), t_c(x)).
     The context starts at the words "a photo of a". Recipe: SGD at 2e-3, 10 epochs of batches
-    of one image. On another backbone the network is handed that backbone's image features.
+    of one image. On another backbone the network reads that backbone's image features.
     """
 
     card = MethodCard(
@@ -68,10 +68,11 @@ class CoCoOp(CoOp):
         require_shape(module, "down", backbone.embed_dim, "image features of size")
 
         def classify(features: Tensor) -> Tensor:
-            if not len(features):
+            if len(features) == 0:
                 return features.new_zeros(0, len(labels))
             images = F.normalize(features, dim=-1)
-            contexts = context + _shift(module, images)[:, None]
+            shifts = _shift(module, images)
+            contexts = context + shifts[:, None]
             texts = backbone.encode_prompts(backbone.image_prompts(labels, contexts))
             return backbone.logit_scale * _cosines(images, texts)
 
@@ -79,11 +80,11 @@ class CoCoOp(CoOp):
 
 
 def _shift(module: Module, images: Tensor) -> Tensor:
-    """π(x) of normalised image features, ``[B, D]``."""
+    """Return π(x) of normalised image features, ``[B, D]``."""
     hidden = F.relu(F.linear(images, module["down"], module["down_bias"]))
     return F.linear(hidden, module["up"], module["up_bias"])
 
 
 def _cosines(images: Tensor, texts: Tensor) -> Tensor:
-    """Cosines of images ``[B, e]`` with the classes of each, ``[B, C, e]``."""
+    """Return cosines ``[B, C]`` of images ``[B, e]`` and the texts of each, ``[B, C, e]``."""
     return torch.einsum("be,bce->bc", images, F.normalize(texts, dim=-1))

@@ -1,8 +1,8 @@
 """ContCoOp: prompts that attend to the class names, and so follow an upgraded text tower.
 
-Learned prompt vectors attend to the embedding of the class name, so that each class has a
-context of its own. On an upgraded model the class embedding is the new model's, and the context
-changes with it.
+Learned prompt vectors attend to the embedding of the class name, so that each class has its own
+context. On an upgraded model the class embedding is the new model's, and the context changes
+with it.
 """
 
 from __future__ import annotations
@@ -40,20 +40,21 @@ class ContCoOp(TrainedMethod):
     distillation of KgCoOp. On another backbone E_c is that backbone's, so the context changes
     with it.
 
-    The paper's words leave this open, and its λ, schedule and code could not be read. The defaults
-    are KgCoOp's recipe, start words and teacher ("distillation ... as KgCoOp does"); each other
-    reading is a setting:
+    The paper leaves several points open, and its λ, schedule and code were not available. The
+    defaults are KgCoOp's recipe, start words and teacher ("distillation ... as KgCoOp does").
+    Each other reading of the paper is a setting:
 
     * ``class_embedding`` E_c: "class-name token embeddings" (its formula) are ``tokens``, or their
       ``mean``; "generate class embedding using text encoder" (its critical path) is ``feature``,
       the zero-shot feature of the class, ``[e]``, brought to D by a learned ``projection``.
     * ``residual``: "combine class embedding with learnable prompts". The formula Attn(p, c) = O[:N]
       shows no residual. Without one all N rows are nearly the same mean of values, and N prompts
-      are one prompt, while the paper compares N = 4, 8, 16; so p is added.
+      are one prompt. But the paper compares N = 4, 8, 16; so p is added.
     * ``initialisation``, "Kaiming": a normal of variance 2/D (``kaiming``), or that of a linear
-      layer, uniform within ±1/√D (``linear``); ``xavier`` (1/D) and ``normal`` (0.02²) beside them.
-      ``biases`` adds those of a linear layer; of keys none, for softmax does not see it.
-    * ``context_words``: prompts that start at words, or from N(0, 0.02²) where it is null.
+      layer, uniform within ±1/√D (``linear``); ``xavier`` (1/D) and ``normal`` (0.02²) are also
+      available. ``biases`` adds those of a linear layer, except for keys, where a bias would not
+      change the softmax.
+    * ``context_words``: the words at which the prompts start; null draws them from N(0, 0.02²).
     * "single-head": ``heads``, each of width D/heads; ``attention`` of the prompts to all of U_c
       (``self``), to E_c alone (``cross``), or to each other, without the class (``prompts``);
       ``output_projection``, a matrix behind the heads.
@@ -84,52 +85,58 @@ class ContCoOp(TrainedMethod):
     config: Config
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        config, width = self.config, backbone.token_width
+        config = self.config
+        width = backbone.token_width
         if width % config.heads:
             raise CompatbenchError(
                 f"method '{self.card.name}': {config.heads} heads do not divide a width of {width}"
             )
-        words, name = config.context_words, self.card.name
-        tensors = {"prompts": draw_context(backbone, config.context_length, words, name, rng)}
-        inputs: dict[str, int] = dict.fromkeys(("query", "key", "value"), width)
+        prompts = draw_context(
+            backbone, config.context_length, config.context_words, self.card.name, rng
+        )
+        tensors = {"prompts": prompts}
+        input_sizes: dict[str, int] = {"query": width, "key": width, "value": width}
         if config.output_projection:
-            inputs["output"] = width
+            input_sizes["output"] = width
         if config.class_embedding == "feature":
-            inputs["projection"] = backbone.embed_dim
-        for layer, size in inputs.items():
-            tensors[layer] = self._draw(size, (size, width), rng)
+            input_sizes["projection"] = backbone.embed_dim
+        for layer, size in input_sizes.items():
+            tensors[layer] = self._draw(size, width, rng)
             if config.biases and layer != "key":
                 bound = size**-0.5
                 tensors[f"{layer}_bias"] = bound * (2 * torch.rand(width, generator=rng) - 1)
         return Module(tensors).to(backbone.device)
 
-    def _draw(self, inputs: int, shape: tuple[int, int], rng: torch.Generator) -> Tensor:
+    def _draw(self, inputs: int, outputs: int, rng: torch.Generator) -> Tensor:
+        """Draw a matrix ``[inputs, outputs]`` by the setting ``initialisation``."""
         if self.config.initialisation == "linear":
-            return (2 * torch.rand(shape, generator=rng) - 1) / math.sqrt(inputs)
+            return (2 * torch.rand(inputs, outputs, generator=rng) - 1) / math.sqrt(inputs)
         scales = {"kaiming": math.sqrt(2 / inputs), "xavier": math.sqrt(1 / inputs), "normal": 0.02}
-        return torch.randn(shape, generator=rng) * scales[self.config.initialisation]
+        return torch.randn(inputs, outputs, generator=rng) * scales[self.config.initialisation]
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
         prompts = backbone.prompts(labels, self.contexts(module, backbone, labels))
         return CosineClassifier(backbone.encode_prompts(prompts), backbone.logit_scale)
 
     def contexts(self, module: Module, backbone: Backbone, labels: Labels) -> Tensor:
-        """The context of every class, ``[C, N, D]``."""
+        """Return the context of every class, ``[C, N, D]``."""
         prompts = require_shape(module, "prompts", backbone.token_width, "text tokens of width")
-        names, hidden = self._embed_classes(module, backbone, labels)
+        names, padding = self._embed_classes(module, backbone, labels)
+        # The rows that the prompts attend to, [C, n, D], and which of them are padding, [C, n].
         rows = names
         if self.config.attention == "prompts":
             rows = prompts.expand(len(labels), -1, -1)
-            hidden = hidden.new_zeros(rows.shape[:2])
+            padding = padding.new_zeros(rows.shape[:2])
         elif self.config.attention == "self":
             rows = torch.cat([prompts.expand(len(labels), -1, -1), names], dim=1)
-            hidden = F.pad(hidden, (len(prompts), 0))
-        entered = {"query": prompts, "key": rows, "value": rows}
-        parts = [_linear(module, layer, x) for layer, x in entered.items()]
+            padding = F.pad(padding, (len(prompts), 0))
+        queries = _linear(module, "query", prompts).chunk(self.config.heads, -1)
+        keys = _linear(module, "key", rows).chunk(self.config.heads, -1)
+        values = _linear(module, "value", rows).chunk(self.config.heads, -1)
         heads = []
-        for query, key, value in zip(*(x.chunk(self.config.heads, -1) for x in parts), strict=True):
+        for query, key, value in zip(queries, keys, values, strict=True):
             scores = query @ key.mT / math.sqrt(query.shape[-1])
-            weights = scores.masked_fill(hidden[:, None], -torch.inf).softmax(-1)
+            weights = scores.masked_fill(padding[:, None], -torch.inf).softmax(-1)
             heads.append(weights @ value)
         context = torch.cat(heads, dim=-1)
         if self.config.output_projection:
@@ -139,18 +146,18 @@ class ContCoOp(TrainedMethod):
     def _embed_classes(
         self, module: Module, backbone: Backbone, labels: Labels
     ) -> tuple[Tensor, Tensor]:
-        """The class embeddings E_c, ``[C, n, D]``, and which of them are padding, ``[C, n]``."""
+        """Return the class embeddings E_c, ``[C, n, D]``, and a mask of padding, ``[C, n]``."""
         if self.config.class_embedding == "feature":
             require_shape(module, "projection", backbone.embed_dim, "text features of size", dim=0)
             features = backbone.zero_shot(labels, labels.teacher_template)
             rows = _linear(module, "projection", features)[:, None]
             return rows, torch.zeros(rows.shape[:2], dtype=torch.bool, device=rows.device)
         names, lengths = backbone.name_tokens(labels)
-        counts, hidden = _padding(lengths, names.shape[1], names.device)
+        counts, padding = _padding(lengths, names.shape[1], names.device)
         if self.config.class_embedding == "tokens":
-            return names, hidden
-        names = names.masked_fill(hidden[..., None], 0).sum(1) / counts
-        return names[:, None], hidden[:, :1]
+            return names, padding
+        means = names.masked_fill(padding[..., None], 0).sum(1) / counts
+        return means[:, None], padding[:, :1]
 
     def loss(self, classifier: CosineClassifier, batch: Batch) -> Tensor:
         distance = teacher_distance(classifier, batch)
@@ -159,15 +166,17 @@ class ContCoOp(TrainedMethod):
 
 @lru_cache(maxsize=8)
 def _padding(lengths: tuple[int, ...], width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The lengths of rows, ``[C, 1]``, and which of so many columns are behind them, ``[C, n]``.
+    """Return the lengths of rows, ``[C, 1]``, and a mask of the columns behind them, ``[C, n]``.
 
-    They are remembered, as a fit asks for them at every step.
+    They are cached, because a fit needs them at every step.
     """
     counts = torch.tensor(lengths, device=device)[:, None]
     return counts, torch.arange(width, device=device) >= counts
 
 
 def _linear(module: Module, layer: str, x: Tensor) -> Tensor:
-    """x W + b, where the layer has a bias."""
+    """Return x W + b, or x W if the layer has no bias."""
     bias = f"{layer}_bias"
-    return x @ module[layer] + (module[bias] if bias in module.tensors else 0)
+    if bias in module.tensors:
+        return x @ module[layer] + module[bias]
+    return x @ module[layer]

@@ -35,9 +35,9 @@ class CoOp(TrainedMethod):
     starts at the embeddings of ``context_words``, which must then be ``context_length``
     tokens.
 
-    With ``position`` the name stands at the ``end`` of the context, in the ``middle``
-    (after the first M/2 vectors), or at its ``front``. With ``class_specific`` every class
-    has a context of its own, ``[C, M, D]``, and the module serves no other classes.
+    ``position`` puts the name at the ``end`` of the context, in the ``middle`` (after the
+    first M/2 vectors), or at its ``front``. With ``class_specific`` every class has its own
+    context, ``[C, M, D]``, and the module serves no other classes.
     """
 
     card = MethodCard(
@@ -57,10 +57,14 @@ class CoOp(TrainedMethod):
     config: Config
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        length, words = self.config.context_length, self.config.context_words
-        copies = len(data.labels) if self.config.class_specific else 1
-        drawn = [draw_context(backbone, length, words, self.card.name, rng) for _ in range(copies)]
-        context = torch.stack(drawn) if self.config.class_specific else drawn[0]
+        length = self.config.context_length
+        words = self.config.context_words
+        name = self.card.name
+        if self.config.class_specific:
+            contexts = [draw_context(backbone, length, words, name, rng) for _ in data.labels.names]
+            context = torch.stack(contexts)
+        else:
+            context = draw_context(backbone, length, words, name, rng)
         return Module(trained={"context": context.to(backbone.device)})
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
@@ -70,8 +74,9 @@ class CoOp(TrainedMethod):
         return module["context"]
 
     def encode(self, module: Module, backbone: Backbone, labels: Labels) -> Tensor:
-        """Text features t_c under the learned context, not normalised, ``[C, e]``."""
+        """Return text features t_c under the learned context, not normalised, ``[C, e]``."""
         context = require_shape(module, "context", backbone.token_width, "text tokens of width")
         if context.ndim == 3:
             require_shape(module, "context", len(labels), "a number of classes of", dim=0)
-        return backbone.encode_prompts(arrange(backbone, labels, context, self.config.position))
+        prompts = arrange(backbone, labels, context, self.config.position)
+        return backbone.encode_prompts(prompts)

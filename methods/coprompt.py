@@ -1,6 +1,6 @@
 """CoPrompt: MaPLe with adapters, held near the frozen model under other words and views.
 
-To MaPLe's prompts an adapter behind each tower is added. A loss holds the features near those
+An adapter behind each tower is added to MaPLe's prompts. A loss holds the features near those
 that the frozen model gives for another view of the image and another text of the class.
 """
 
@@ -32,10 +32,10 @@ class CoPrompt(MaPLe):
     L = L_ce + λ · [mean_c(1 − cos(t'_c, t⁰_c)) + mean_i(1 − cos(f'_i, f⁰_i))], where f⁰ is
     the frozen tower's feature of another view of the image and t⁰ that of another text.
 
-    The authors' other texts are sentences written by GPT, one drawn for all classes at each
-    step; here they are the task's templates, drawn likewise. Their views are RandAugment's, which a
-    suite's ``training`` sets. Recipe: MaPLe's with 8 epochs, λ = 1; the authors choose λ between
-    0.1 and 8, and the prompts' length and depth, for each task.
+    The authors' other texts are sentences written by GPT; at each step they draw one for all
+    classes. Here the task's templates are drawn in the same manner. Their views are RandAugment's,
+    which a suite's ``training`` sets. Recipe: MaPLe's with 8 epochs, λ = 1; the authors choose λ
+    between 0.1 and 8, and the prompts' length and depth, for each task.
     """
 
     card = MethodCard(
@@ -78,15 +78,15 @@ class CoPrompt(MaPLe):
         entropy = F.cross_entropy(classifier.classify(features), batch.targets)
         templates = batch.labels.templates
         drawn = int(torch.randint(len(templates), (), generator=batch.rng))
-        text = batch.backbone.zero_shot(batch.labels, templates[drawn])
-        image = batch.features if batch.other_view is None else batch.other_view
-        text_loss = 1 - (classifier.weights * text).sum(-1).mean()
-        image_loss = 1 - F.cosine_similarity(features, image).mean()
+        frozen_text = batch.backbone.zero_shot(batch.labels, templates[drawn])
+        frozen_image = batch.features if batch.other_view is None else batch.other_view
+        text_loss = 1 - (classifier.weights * frozen_text).sum(-1).mean()
+        image_loss = 1 - F.cosine_similarity(features, frozen_image).mean()
         return entropy + self.config.weight * (text_loss + image_loss)
 
 
 class AdaptedClassifier(PromptedClassifier):
-    """A prompted classifier whose image features pass an adapter, ``[n, e]`` to ``[n, e]``."""
+    """A prompted classifier whose image features ``[n, e]`` pass through an adapter."""
 
     def __init__(
         self,

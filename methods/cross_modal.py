@@ -1,8 +1,7 @@
 """Cross-modal linear probe: the class texts are training samples beside the shots.
 
-The prompts of a class are texts whose features lie in the same space as those of its images, so
-they are used as more training samples of one linear classifier. The classifier starts at the
-zero-shot weights.
+The features of a class's prompts lie in the same space as those of its images, so they are used as
+more training samples of one linear classifier. The classifier starts at the zero-shot weights.
 """
 
 from __future__ import annotations
@@ -45,12 +44,13 @@ class CrossModal(Method):
 
     Lin et al., *Multimodality Helps Unimodality: Cross-Modal Few-Shot Learning with
     Multimodal Models*, section 3.2, the linear form. W starts at the zero-shot weights and
-    its rows stay as they come, not normalised. Half of each batch are images, in the plain
+    its rows are not normalised afterwards. Half of each batch are images, in the plain
     view, half are texts; ``augment`` adds the suite's training views to the plain one.
     Recipe: AdamW, 12,800 steps, of them 50 of linear warm-up, then a cosine. Rate, weight
-    decay and batch size are swept, and each run is stopped early, checked at its first step,
-    after every 100 and at its last, by the few-shot validation set; what was chosen is stored
-    in the module. Without validation images, it is the first of each setting and the last step.
+    decay and batch size are swept. Each run keeps the step that is best on the few-shot
+    validation set, which is checked at the first step, after every 100 and at the last. The
+    module stores the choice. Without validation images, the first value of each setting and
+    the last step are taken.
 
     W lives in the source's coordinates; only s is the backbone's own.
     """
@@ -82,14 +82,17 @@ class CrossModal(Method):
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         config = self.config
         sweep = itertools.product(config.lrs, config.weight_decays, config.batch_sizes)
-        best, kept = -1.0, Module()
-        for trial in itertools.starmap(Trial, sweep):
+        best_accuracy = -1.0
+        best_module = Module()
+        for lr, weight_decay, batch_size in sweep:
+            trial = Trial(lr, weight_decay, batch_size)
             accuracy, module = self._train(trial, backbone, data, rng)
-            if accuracy > best:
-                best, kept = accuracy, module
+            if accuracy > best_accuracy:
+                best_accuracy = accuracy
+                best_module = module
             if len(data.val) == 0:
                 break
-        return kept
+        return best_module
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         weight = require_shape(module, "weight", backbone.embed_dim, "image features of size")
@@ -104,10 +107,16 @@ class CrossModal(Method):
     def _train(
         self, trial: Trial, backbone: Backbone, data: FewShotData, rng: torch.Generator
     ) -> tuple[float, Module]:
-        """The best module of a run and its accuracy on the few-shot validation set."""
-        config, (features, targets) = self.config, self._images(data)
-        templates = choose_templates(data.labels, config.templates)
-        texts = torch.stack([backbone.text_features(data.labels.fill(t)) for t in templates])
+        """Train with the settings of a trial.
+
+        Return the accuracy on the few-shot validation set and the module of the best step.
+        """
+        config = self.config
+        features, targets = self._images(data)
+        by_template = []
+        for template in choose_templates(data.labels, config.templates):
+            by_template.append(backbone.text_features(data.labels.fill(template)))
+        texts = torch.stack(by_template)
         classes = torch.arange(len(data.labels), device=texts.device).repeat(len(texts))
         weight = F.normalize(texts.mean(0), dim=-1).requires_grad_()
         texts = texts.flatten(0, 1)
@@ -117,48 +126,59 @@ class CrossModal(Method):
         image_batches = _batches(len(targets), trial.batch_size - half, rng, device)
         text_batches = _batches(len(texts), half, rng, device)
         steps = min(config.steps, config.max_steps or config.steps)
-        best, kept = -1.0, Module()
+        best_accuracy = -1.0
+        best_module = Module()
         for step in range(steps):
-            images, words = next(image_batches), next(text_batches)
-            batch = torch.cat([features[images], texts[words]])
-            truth = torch.cat([targets[images], classes[words]])
+            image_rows = next(image_batches)
+            text_rows = next(text_batches)
+            batch = torch.cat([features[image_rows], texts[text_rows]])
+            truth = torch.cat([targets[image_rows], classes[text_rows]])
             classifier = self.attach(Module({"weight": weight}), backbone, data.labels)
             optimizer.param_groups[0]["lr"] = self._rate(trial.lr, step, steps)
             optimizer.zero_grad()
             F.cross_entropy(classifier(batch), truth).backward()
             optimizer.step()
-            last = step == steps - 1
-            if (len(data.val) and step % config.check_every == 0) or last:
+            is_last = step == steps - 1
+            is_checked = len(data.val) > 0 and step % config.check_every == 0
+            if is_checked or is_last:
                 accuracy = validate(classifier, data)
-                if accuracy > best:
-                    best, kept = accuracy, self._record(weight, trial, step + 1)
-        return best, kept
+                if accuracy > best_accuracy:
+                    best_accuracy = accuracy
+                    best_module = self._record(weight, trial, step + 1)
+        return best_accuracy, best_module
 
     def _images(self, data: FewShotData) -> tuple[Tensor, Tensor]:
-        """Features ``[n, e]`` of the shots in the views that are trained on, and labels ``[n]``."""
+        """Return features ``[n, e]`` of the shots in the training views, and labels ``[n]``."""
         views = data.train.plain[None]
         if self.config.augment:
             views = torch.cat([views, data.train.views])
         return views.flatten(0, 1), data.train.targets.repeat(len(views))
 
     def _rate(self, lr: float, step: int, steps: int) -> float:
-        """The learning rate; a suite's cap on steps shortens the warm-up in proportion."""
+        """Return the learning rate of a step, of ``steps`` in all.
+
+        A suite's cap on steps shortens the warm-up in proportion.
+        """
         config = self.config
         warmup = round(config.warmup_steps * steps / config.steps)
-        if step < warmup:
-            return config.warmup_lr if step == 0 else lr * step / warmup
-        return lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / steps))
+        if step >= warmup:
+            return lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / steps))
+        if step == 0:
+            return config.warmup_lr
+        return lr * step / warmup
 
     @staticmethod
-    def _record(weight: Tensor, trial: Trial, step: int) -> Module:
-        choice = {**trial._asdict(), "steps": step}
+    def _record(weight: Tensor, trial: Trial, steps: int) -> Module:
+        """Return a module of the weights, with the trial's settings and number of steps stored."""
+        choice = {**trial._asdict(), "steps": steps}
         stored = {name: torch.tensor(value).to(weight.device) for name, value in choice.items()}
         return Module({"weight": weight}, stored).detach()
 
 
 def _batches(count: int, size: int, rng: torch.Generator, device: torch.device) -> Iterator[Tensor]:
-    """Endless random batches; what is left of an epoch after its full batches is dropped."""
+    """Yield random batches of rows without end. An epoch's last, smaller batch is dropped."""
     size = min(size, count)
     while True:
         order = torch.randperm(count, generator=rng).to(device)
-        yield from order[: count // size * size].split(size)
+        full_batches = order[: count // size * size]
+        yield from full_batches.split(size)

@@ -40,6 +40,5 @@ class CuPL(ZeroShot):
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
         texts = class_texts(backbone, labels, self.config.templates)
-        return CosineClassifier(
-            torch.stack([of_class.mean(0) for of_class in texts]), backbone.logit_scale
-        )
+        means = torch.stack([class_features.mean(0) for class_features in texts])
+        return CosineClassifier(means, backbone.logit_scale)

@@ -1,6 +1,6 @@
 """DCLIP: a class is as likely as its descriptors are similar to the image, on average.
 
-A language model has listed what can be seen of each class, such as "a long neck". An image is
+A language model has listed visible features of each class, such as "a long neck". An image is
 compared with every descriptor, and its similarities to those of a class are averaged; nothing
 is learned.
 """
@@ -18,6 +18,7 @@ from compatbench.method import Backbone, Classifier, Labels, MethodCard, Module
 
 from .zeroshot import ZeroShot
 
+# The link between a name and a phrase, by the phrase's first word; any other is "which has".
 LINKS = {
     **dict.fromkeys(("a", "an", "used"), "which is"),
     **dict.fromkeys(("has", "have", "often", "typically", "may", "can"), "which"),
@@ -28,11 +29,11 @@ class DCLIP(ZeroShot):
     """z_c = s · (1/J) Σ_j ⟨f̂, t̂_cj⟩ over the J texts "NAME, which has DESCRIPTOR" of class c.
 
     Menon and Vondrick, *Visual Classification via Description from Large Language Models*,
-    section 2. It is a mean of similarities: unlike CuPL's, the mean of a class's features is not
-    normalised again, and a class whose descriptors disagree gets smaller logits.
+    section 2. The logit is a mean of similarities. Unlike in CuPL, the mean of a class's features
+    is not normalised again, and a class whose descriptors disagree gets smaller logits.
 
-    A task's descriptions may be phrases, as the authors', or sentences; see ``join``. Nothing is
-    learned.
+    A task's descriptions may be phrases, as the authors' are, or sentences; see ``join``. Nothing
+    is learned.
     """
 
     card = MethodCard(
@@ -46,11 +47,12 @@ class DCLIP(ZeroShot):
     )
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
-        # Where a task has no descriptions, ``describe`` says so.
-        pairs = zip(labels.names, labels.descriptions, strict=False)
-        texts = tuple(tuple(join(name, text) for text in of_class) for name, of_class in pairs)
-        features = backbone.describe(replace(labels, descriptions=texts))
-        weights = torch.stack([of_class.mean(0) for of_class in features])
+        texts = []
+        # If a task has no descriptions, the texts are empty, and ``describe`` raises.
+        for name, descriptors in zip(labels.names, labels.descriptions, strict=False):
+            texts.append(tuple(join(name, descriptor) for descriptor in descriptors))
+        features = backbone.describe(replace(labels, descriptions=tuple(texts)))
+        weights = torch.stack([class_features.mean(0) for class_features in features])
         scale = backbone.logit_scale
 
         def classify(images: Tensor) -> Tensor:
@@ -60,15 +62,18 @@ class DCLIP(ZeroShot):
 
 
 def join(name: str, text: str) -> str:
-    """A class name and a descriptor as one text.
+    """Join a class name and a descriptor.
 
     A phrase is joined as the authors do: "NAME, which has long ears", "which is a bird", "which
     often barks". Their code takes any word that begins with "a" for an article ("which is
-    antlers"); here only "a" and "an" are. A sentence stands as it is if it has the name, and
-    otherwise behind the name and a colon.
+    antlers"); here only "a" and "an" are articles. A sentence that contains the name stays as it
+    is; any other sentence follows the name and a colon.
     """
     name = name.replace("_", " ")
-    if text[0].isupper() or re.search(r"[.!?](\s|$)", text):
-        named = re.search(rf"\b{re.escape(name)}", text.replace("_", " "), re.IGNORECASE)
-        return text if named else f"{name}: {text}"
-    return f"{name}, {LINKS.get(text.split()[0].casefold(), 'which has')} {text}"
+    is_sentence = text[0].isupper() or re.search(r"[.!?](\s|$)", text)
+    if is_sentence:
+        has_name = re.search(rf"\b{re.escape(name)}", text.replace("_", " "), re.IGNORECASE)
+        return text if has_name else f"{name}: {text}"
+    first_word = text.split()[0].casefold()
+    link = LINKS.get(first_word, "which has")
+    return f"{name}, {link} {text}"

@@ -1,8 +1,8 @@
 """DeKg: KgCoOp, with learned texts that depend less on the hand-written ones.
 
 KgCoOp keeps each class's text feature near that of a hand-written prompt. A third loss keeps the
-way in which the learned features tell classes apart from being a copy of the hand-written one's,
-so that what the shots teach has room.
+similarities between the learned class features from copying those between the hand-written ones,
+which leaves room for what the shots teach.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class DeKg(KgCoOp):
 
 
 def hsic(x: Tensor, y: Tensor) -> Tensor:
-    """tr(H x xᵀ H y yᵀ) of rows ``[C, e]``, each matrix divided by its Frobenius norm."""
+    """Return tr(H x xᵀ H y yᵀ) of rows ``[C, e]``, each matrix divided by its Frobenius norm."""
     centred = x - x.mean(0)
-    # H is symmetric and H = H², so that the trace is the square norm of yᵀ H x.
-    return (y.T @ centred).square().sum() / (x.square().sum() * y.square().sum())
+    # H is symmetric and H = H², so the trace is the squared norm of yᵀ H x.
+    trace = (y.T @ centred).square().sum()
+    return trace / (x.square().sum() * y.square().sum())

@@ -1,8 +1,8 @@
 """DePT: a linear head beside the prompts, so that these keep what classes have in common.
 
-A linear head on rescaled features is trained beside CoOp's prompts, and takes up what is
-special to the training classes. The prompts are left with what classes share; at test time both
-classifiers are averaged.
+A linear head on rescaled features is trained beside CoOp's prompts and learns what is special to
+the training classes. The prompts learn what classes share. At test time the two classifiers are
+averaged.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ from compatbench.method.trained import Batch, Recipe
 from ._shared.layers import draw_linear
 from .coop import CoOp
 
+# Names of the head's tensors.
 HEAD = ("image_gain", "image_shift", "text_gain", "text_shift", "head", "head_bias")
 
 
 class DePT(CoOp):
-    """CoOp, and a classifier in a channel-wise transformed space of its own.
+    """CoOp, and a second classifier in a channel-wise transformed space.
 
     Zhang et al., *DePT: Decoupled Prompt Tuning*, section 3.3: features are transformed as
-    γ ⊙ x + β, with γ and β of their own for images and texts, and a linear head maps them to
-    the classes. Features are not normalised for it. With p and q the logits of CoOp and of the
+    γ ⊙ x + β, with separate γ and β for images and texts, and a linear head maps them to the
+    classes. The head's features are not normalised. With p and q the logits of CoOp and of the
     head, and λ = 0.7,
 
         L = (1 − λ) CE(p(f), y) + λ CE(q over the f and the text features t_y, y)
@@ -63,12 +64,15 @@ class DePT(CoOp):
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         prompts = super().init(backbone, data, rng).trained
-        size, classes = backbone.embed_dim, len(data.labels)
-        head = draw_linear((classes, size + 1), size, rng)
-        ones, zeros = torch.ones(size), torch.zeros(size)
-        tensors = (ones, zeros, ones, zeros, head[:, :size], head[:, size])
-        feature_head = dict(zip(HEAD, tensors, strict=True))
-        return Module(prompts | feature_head).to(backbone.device).detach()
+        size = backbone.embed_dim
+        # The last column is the bias.
+        drawn = draw_linear((len(data.labels), size + 1), size, rng)
+        gain = torch.ones(size)
+        shift = torch.zeros(size)
+        tensors = (gain, shift, gain, shift, drawn[:, :size], drawn[:, size])
+        head = dict(zip(HEAD, tensors, strict=True))
+        # ``detach`` gives every tensor its own memory.
+        return Module(prompts | head).to(backbone.device).detach()
 
     def rate_factor(self, name: str) -> float:
         return self.config.head_rate if name in HEAD else 1.0
@@ -76,17 +80,18 @@ class DePT(CoOp):
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> DecoupledClassifier:
         require_shape(module, "head", backbone.embed_dim, "features of size")
         require_shape(module, "head", len(labels), "a number of classes of", dim=0)
-        return DecoupledClassifier(
-            self.encode(module, backbone, labels), backbone.logit_scale, module, self.config.weight
-        )
+        texts = self.encode(module, backbone, labels)
+        return DecoupledClassifier(texts, backbone.logit_scale, module, self.config.weight)
 
     def loss(self, classifier: DecoupledClassifier, batch: Batch) -> Tensor:
-        images, targets, weight = batch.features, batch.targets, self.config.weight
+        images = batch.features
+        targets = batch.targets
+        weight = self.config.weight
         entropy = F.cross_entropy(classifier.classify(images), targets)
-        texts = classifier.of_texts(targets)
-        logits = torch.cat([texts, classifier.of_images(images)])
-        decoupled = F.cross_entropy(logits, targets.repeat(2))
-        return (1 - weight) * entropy + weight * decoupled
+        text_logits = classifier.text_head(targets)
+        image_logits = classifier.image_head(images)
+        head_entropy = F.cross_entropy(torch.cat([text_logits, image_logits]), targets.repeat(2))
+        return (1 - weight) * entropy + weight * head_entropy
 
 
 class DecoupledClassifier(CosineClassifier):
@@ -99,16 +104,17 @@ class DecoupledClassifier(CosineClassifier):
         self._weight = weight
 
     def __call__(self, features: Tensor) -> Tensor:
-        similarities = self.classify(features)  # p
-        return (1 - self._weight) * similarities + self._weight * self.of_images(features)
+        p = self.classify(features)
+        q = self.image_head(features)
+        return (1 - self._weight) * p + self._weight * q
 
-    def of_images(self, features: Tensor) -> Tensor:
-        """q of images, ``[batch, classes]``."""
+    def image_head(self, features: Tensor) -> Tensor:
+        """Return the head's logits q of image features, ``[batch, classes]``."""
         return self._head(self._module["image_gain"] * features + self._module["image_shift"])
 
-    def of_texts(self, chosen: Tensor) -> Tensor:
-        """q of the text features of some classes, ``[batch, classes]``."""
-        texts = self._texts[chosen]
+    def text_head(self, targets: Tensor) -> Tensor:
+        """Return the head's logits q of the classes' text features t_y, ``[batch, classes]``."""
+        texts = self._texts[targets]
         return self._head(self._module["text_gain"] * texts + self._module["text_shift"])
 
     def _head(self, features: Tensor) -> Tensor:

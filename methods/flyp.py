@@ -44,13 +44,13 @@ class FLYP(TrainedMethod):
     ½ [CE over rows + CE over columns] of s F̂ T̂ᵀ, where the diagonal is right: images of one
     class in a batch count as negatives of each other. Class weights w_c are the normalised mean
     over templates of the trained tower's normalised text features. Token embeddings and
-    positions of the text tower stay frozen (theirs are trained). The module holds Δ and the
-    difference of log s; with ``encoder`` one tower alone is trained. One that was imported also
+    positions of the text tower stay frozen; the authors train them. The module holds Δ and the
+    difference of log s. With ``encoder`` only one tower is trained. An imported module also
     holds the differences of token embeddings and positions (``embeddings``).
 
     Recipe: that of the authors' few-shot script, AdamW at 1e-5 with weight decay 0.2 and
-    batch 256, 20 epochs, a cosine over all steps, no warm-up. They keep the best of all epochs
-    by validation images, and the last is kept here. Weight decay pulls towards θ_0 rather than
+    batch 256, 20 epochs, a cosine over all steps, no warm-up. They keep the epoch that is best
+    on validation images; here the last is kept. Weight decay pulls towards θ_0 rather than
     towards zero.
     """
 
@@ -92,7 +92,8 @@ class FLYP(TrainedMethod):
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         templates = choose_templates(data.labels, self.config.templates)
-        targets = data.train.targets.cpu()  # prompts are chosen there, without waiting
+        # The prompts of a step are chosen on the CPU, so that no step waits for the device.
+        targets = data.train.targets.cpu()
 
         def loss(module: Module, batch: Batch) -> Tensor:
             assert batch.rows is not None
@@ -100,30 +101,40 @@ class FLYP(TrainedMethod):
             pairs = drawn * len(data.labels) + targets[batch.rows]
             return self.contrast(self.tune(module, backbone, data.labels), batch, pairs)
 
-        return self.train(self.init(backbone, data, rng), loss, backbone, data, rng)
+        start = self.init(backbone, data, rng)
+        return self.train(start, loss, backbone, data, rng)
 
     def contrast(self, tuned: Tuned, batch: Batch, pairs: Tensor) -> Tensor:
-        """The loss of a batch, whose texts have these numbers, ``[batch]``, on the processor."""
-        pairs, where = pairs.unique(return_inverse=True)
-        texts = tuned.encode_texts(pairs)[where.to(batch.targets.device, non_blocking=True)]
-        logits = CosineClassifier(texts, tuned.scale)(tuned.encode_images(batch.inputs))
+        """Return the contrastive loss of a batch.
+
+        Args:
+            pairs: the number of each image's text, on the CPU, ``[batch]``.
+        """
+        # Each text is encoded once, though several images may be paired with it.
+        numbers, where = pairs.unique(return_inverse=True)
+        texts = tuned.encode_texts(numbers)[where.to(batch.targets.device, non_blocking=True)]
+        compare = CosineClassifier(texts, tuned.scale)
+        logits = compare(tuned.encode_images(batch.inputs))
         diagonal = torch.arange(len(logits), device=logits.device)
         return (F.cross_entropy(logits, diagonal) + F.cross_entropy(logits.T, diagonal)) / 2
 
     def tune(self, module: Module, backbone: Backbone, labels: Labels) -> Tuned:
-        """Towers and scale with the module's differences added."""
-        templates = choose_templates(labels, self.config.templates)
-        texts = tuple(text for template in templates for text in labels.fill(template))
+        """Return the backbone with the module's differences added to its towers and scale."""
+        texts = []
+        for template in choose_templates(labels, self.config.templates):
+            texts.extend(labels.fill(template))
         scale = backbone.logit_scale * module["log_scale"].exp()
-        shifted: dict[Tower, Mapping[str, Tensor]] = {
-            tower: shift_tower(module, backbone, tower) for tower in self.trained_towers
-        }
-        return Tuned(backbone, texts, scale, shifted, shift_prompts(module, backbone, texts))
+        shifted: dict[Tower, Mapping[str, Tensor]] = {}
+        for tower in self.trained_towers:
+            shifted[tower] = shift_tower(module, backbone, tower)
+        prompts = shift_prompts(module, backbone, tuple(texts))
+        return Tuned(backbone, tuple(texts), scale, shifted, prompts)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         tuned = self.tune(module, backbone, labels)
         texts = F.normalize(tuned.encode_texts(), dim=-1)
-        compare = CosineClassifier(texts.unflatten(0, (-1, len(labels))).mean(0), tuned.scale)
+        means = texts.unflatten(0, (-1, len(labels))).mean(0)
+        compare = CosineClassifier(means, tuned.scale)
         return lambda inputs: compare(tuned.encode_images(inputs))
 
 
@@ -138,7 +149,10 @@ class Tuned:
     prompts: Prompts
 
     def encode_texts(self, rows: Tensor | None = None) -> Tensor:
-        """Features of the texts of these numbers, or of all, not normalised, ``[rows, e]``."""
+        """Return features of the texts with the numbers ``rows``, not normalised, ``[rows, e]``.
+
+        By default all texts are encoded. ``rows`` is on the CPU.
+        """
         prompts = self.prompts
         if rows is not None:
             lengths = tuple(prompts.lengths[row] for row in rows.tolist())
@@ -147,14 +161,16 @@ class Tuned:
         return self.backbone.encode_prompts(prompts, self.weights.get("text"))
 
     def encode_images(self, inputs: Tensor) -> Tensor:
-        """Image features, not normalised, ``[batch, e]``."""
+        """Return image features, not normalised, ``[batch, e]``."""
         if "image" not in self.weights:
             return inputs
         return self.backbone.image.encode(inputs, weights=self.weights["image"])
 
 
 def shift_prompts(module: Module, backbone: Backbone, texts: tuple[str, ...]) -> Prompts:
-    """Texts as prompts, with the differences of embeddings and positions added to their rows.
+    """Return texts as prompts, with the module's differences added to their rows.
+
+    The differences are those of token embeddings and positions; only an imported module has them.
 
     Raises:
         NotTransferable: the backbone has other tokens, or another number of positions.
@@ -170,7 +186,8 @@ def shift_prompts(module: Module, backbone: Backbone, texts: tuple[str, ...]) ->
     )
     around = backbone.text_tokens
     ids = [[*around.start, *backbone.tokens(text), *around.end] for text in texts]
-    if max(map(max, ids)) >= len(tokens):
+    largest = max(max(row) for row in ids)
+    if largest >= len(tokens):
         raise NotTransferable(f"the module was made for {len(tokens)} tokens, and this has others")
     shared = prompts.shared
     rest = pad_rows([row[shared:] for row in ids]).to(tokens.device)

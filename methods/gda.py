@@ -1,8 +1,8 @@
 """GDA: a Gaussian classifier with a shared covariance, beside the zero-shot classifier.
 
-The image features of each class are taken for a Gaussian with a mean of its own and a
-covariance that all classes share, which gives a linear classifier in closed form. It is added
-to the zero-shot classifier with a weight chosen on validation images.
+The image features of each class are modelled as a Gaussian with its own mean and a covariance
+that all classes share, which gives a linear classifier in closed form. It is added to the
+zero-shot classifier with a weight chosen on validation images.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class GDA(Method):
 
     The authors choose α on the full validation set, and on the test set for ImageNet; here
     the search uses the few-shot validation split, and its choice is stored in the module.
-    Without validation images it is the value their search starts from. A class without
+    Without validation images, α is the value at which their search starts. A class without
     shots gets the mean of the other classes' means.
     """
 
@@ -70,7 +70,8 @@ class GDA(Method):
         weight = require_shape(module, "weight", backbone.embed_dim, "image features of size")
         bias = require_shape(module, "bias", len(labels), "a number of classes of")
         text = zero_shot(backbone, labels, self.config.templates)
-        scale, alpha = backbone.logit_scale, module["alpha"]
+        scale = backbone.logit_scale
+        alpha = module["alpha"]
 
         def classify(features: Tensor) -> Tensor:
             features = F.normalize(features, dim=-1)
@@ -80,13 +81,14 @@ class GDA(Method):
 
 
 def discriminant(features: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """W ``[C, e]`` and b ``[C]`` of the Gaussian classifier with equal class priors.
+    """Return W ``[C, e]`` and b ``[C]`` of the Gaussian classifier with equal class priors.
 
     Σ⁻¹ is the authors' shrunk estimate: e · pinv((n − 1) S + tr(S) I), with the
-    unbiased covariance S of the n centred features. It exists whatever n is; where there is
-    nothing to estimate (one view of one shot per class), it is zero.
+    unbiased covariance S of the n centred features. It exists for every n. If there is nothing
+    to estimate (one view of one shot per class), it is zero.
     """
-    dtype, (n, size) = features.dtype, features.shape
+    dtype = features.dtype
+    n, size = features.shape
     # In single precision, the eigenvalues that the shrinkage adds are near pinv's cut-off.
     features = features.double()
     owners = F.one_hot(targets, classes).to(features)

@@ -1,7 +1,7 @@
 """GraphAdapter: class weights refined by graphs over the text and image features of all classes.
 
 One graph joins the text features of all classes, another their mean image features. The weight
-of a class is its text feature, mixed with what a learned graph convolution gathers from both
+of a class is its text feature, mixed with the outputs of learned graph convolutions over both
 graphs.
 """
 
@@ -29,6 +29,7 @@ from ._shared.cache import last_views
 from ._shared.layers import draw_linear
 from ._shared.texts import Templates, mean_texts
 
+# Every fourth class makes a graph.
 GROUPS = 4
 
 
@@ -43,7 +44,7 @@ class GraphAdapter(TrainedMethod):
         g_c(X) = mean_k tanh(Σ_j Â_0j x_j Θ + b_c),  Â = D^−½ (max(cos, 0) + I) D^−½,
 
     with t_c as node 0 and Θ ``[e, e]``, b ``[C, e]`` learned for either kind of node. Their
-    code asks for e = 512 and a number of classes that four divides; here the graphs may
+    code needs e = 512 and a number of classes that four divides; here the graphs may
     differ in size. A class without shots has no image node.
 
     Recipe: Adam at 1e-3, 100 epochs, batch 256, CoOp's schedule; α = 0.7 and β = 0.7, which
@@ -65,13 +66,14 @@ class GraphAdapter(TrainedMethod):
         alpha: Annotated[float, Field(ge=0, le=1)] = 0.7
         beta: Annotated[float, Field(ge=0, le=1)] = 0.7
         templates: Templates = "first"
-        # The last so many training views make the image nodes; default: all.
+        # The image nodes are made from this many of the last training views, by default from all.
         node_views: PositiveInt | None = None
 
     config: Config
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        size, targets = backbone.embed_dim, data.train.targets
+        size = backbone.embed_dim
+        targets = data.train.targets
         views = last_views(data, self.config.node_views)
         trained = {}
         for kind in ("text", "image"):
@@ -84,28 +86,35 @@ class GraphAdapter(TrainedMethod):
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
         images = require_shape(module, "image_nodes", backbone.embed_dim, "image features of size")
         require_shape(module, "image_nodes", len(labels), "a number of classes of", dim=0)
-        alpha, beta = self.config.alpha, self.config.beta
+        alpha = self.config.alpha
+        beta = self.config.beta
         text = mean_texts(backbone, labels, self.config.templates)
         from_text = convolve(text, text, module["text_weight"], module["text_bias"])
         from_image = convolve(text, images, module["image_weight"], module["image_bias"])
-        refined = beta * text + (1 - beta) * (alpha * from_text + (1 - alpha) * from_image)
+        gathered = alpha * from_text + (1 - alpha) * from_image
+        refined = beta * text + (1 - beta) * gathered
         return CosineClassifier(refined, backbone.logit_scale)
 
 
 def convolve(text: Tensor, nodes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """g ``[C, e]``: what each class's text gathers from the nodes, over all groups of nodes.
+    """Return g ``[C, e]``: the convolution at each class's text, averaged over groups of nodes.
 
-    Only row 0 of Â is needed, and a node's degree is that within its group plus its edge to
-    t_c, so that no class needs a matrix of its own.
+    Only row 0 of Â is needed. A node's degree is its degree within its group plus its edge to
+    t_c. So one matrix serves all classes.
     """
-    groups = [nodes[k::GROUPS] for k in range(min(GROUPS, len(nodes)))]
-    return torch.stack([torch.tanh(_gather(text, g) @ weight + bias) for g in groups]).mean(0)
+    outputs = []
+    for k in range(min(GROUPS, len(nodes))):
+        group = nodes[k::GROUPS]
+        outputs.append(torch.tanh(_gather(text, group) @ weight + bias))
+    return torch.stack(outputs).mean(0)
 
 
 def _gather(text: Tensor, group: Tensor) -> Tensor:
-    """Σ_j Â_0j x_j for every class, ``[C, e]``."""
-    unit_text, unit_group = F.normalize(text, dim=-1), F.normalize(group, dim=-1)
+    """Return Σ_j Â_0j x_j for every class, ``[C, e]``."""
+    unit_text = F.normalize(text, dim=-1)
+    unit_group = F.normalize(group, dim=-1)
     edges = (unit_text @ unit_group.T).clamp(min=0)
+    # Node 0 has an edge of 1 to itself twice: max(cos, 0) and I.
     own_degree = 2 + edges.sum(-1, keepdim=True)
     degrees = 1 + (unit_group @ unit_group.T).clamp(min=0).sum(-1) + edges
     return 2 / own_degree * text + edges * (own_degree * degrees).rsqrt() @ group

@@ -1,4 +1,4 @@
-"""KDPL: CoOp that learns what a larger model says of its images, and no label.
+"""KDPL: CoOp that learns a larger model's answers for its images, and no labels.
 
 A larger CLIP classifies the few training images zero-shot. CoOp's context is trained to give
 the same probabilities, and the labels of the images are not used.
@@ -19,7 +19,7 @@ from .coop import CoOp
 
 
 class KDPL(CoOp):
-    """CoOp whose loss is the distance from a teacher's probabilities, both ways.
+    """CoOp whose loss is the divergence from a teacher's probabilities, in both directions.
 
     Mistretta et al., *Improving Zero-shot Generalization of Learned Prompts via Unsupervised
     Knowledge Distillation*, section 3.2: L = ½ KL(p_T ‖ p_S) + ½ KL(p_S ‖ p_T), mean over the
@@ -52,8 +52,9 @@ class KDPL(CoOp):
     def loss(self, classifier: CosineClassifier, batch: Batch) -> Tensor:
         assert batch.teacher is not None
         texts = batch.teacher.backbone.zero_shot(batch.labels)
-        teacher = CosineClassifier(texts, classifier.scale)(batch.teacher.features)
-        p, q = teacher.log_softmax(-1), classifier(batch.inputs).log_softmax(-1)
+        teacher = CosineClassifier(texts, classifier.scale)
+        p = teacher(batch.teacher.features).log_softmax(-1)
+        q = classifier(batch.inputs).log_softmax(-1)
         # kl_div(a, b) is KL(b ‖ a).
-        distance = partial(F.kl_div, reduction="batchmean", log_target=True)
-        return (distance(q, p) + distance(p, q)) / 2
+        divergence = partial(F.kl_div, reduction="batchmean", log_target=True)
+        return (divergence(q, p) + divergence(p, q)) / 2

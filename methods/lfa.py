@@ -38,9 +38,9 @@ class LFA(Method):
     Ω = U Vᵀ for the singular value decomposition Xᵀ T = U S Vᵀ. The authors pull Ω towards
     the identity with a weight β chosen by cross-validation, and then refine it by gradient
     descent on a ranking loss. Here β is the one that classifies the few-shot validation
-    set best, the smallest of several, and the refinement is left out. Without validation
-    images β is that of the settings. β here is the weight of Ω, one minus that of the authors'
-    code, which draws it from 25 values by three splits of the shots.
+    set best, the smallest if several do, and the refinement is left out. Without validation
+    images β is that of the settings. β is the weight of Ω. In the authors' code it is one minus
+    that weight, chosen from 25 values by three splits of the shots.
     """
 
     card = MethodCard(
@@ -62,7 +62,8 @@ class LFA(Method):
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         text = zero_shot(backbone, data.labels, self.config.templates)
         views = F.normalize(data.train.views, dim=-1)
-        rotation = procrustes(views.flatten(0, 1), text[data.train.targets.repeat(len(views))])
+        targets = data.train.targets.repeat(len(views))
+        rotation = procrustes(views.flatten(0, 1), text[targets])
         beta = torch.tensor(self.config.beta, device=backbone.device)
         module = Module({"rotation": rotation}, {"beta": beta})
         return search_number(self, module, "beta", sorted(self.config.grid), backbone, data)
@@ -70,7 +71,8 @@ class LFA(Method):
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         rotation = require_shape(module, "rotation", backbone.embed_dim, "image features of size")
         text = zero_shot(backbone, labels, self.config.templates)
-        beta, scale = module["beta"], backbone.logit_scale
+        beta = module["beta"]
+        scale = backbone.logit_scale
 
         def classify(features: Tensor) -> Tensor:
             features = F.normalize(features, dim=-1)
@@ -81,11 +83,12 @@ class LFA(Method):
 
 
 def procrustes(x: Tensor, y: Tensor) -> Tensor:
-    """The orthogonal matrix Ω ``[e, e]`` that minimises ‖x Ω − y‖, for ``[n, e]`` and ``[n, e]``.
+    """Return the orthogonal matrix Ω ``[e, e]`` that minimises ‖x Ω − y‖, both ``[n, e]``.
 
-    Fewer rows than dimensions leave it undetermined off their span. There the identity is
-    added with a weight that does not count beside the data.
+    If there are fewer rows than dimensions, Ω is not determined outside their span. The identity
+    is added with a weight that is negligible beside the data, and decides there.
     """
     identity = torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
-    u, _, v = torch.linalg.svd(x.double().T @ y.double() + 1e-6 * identity)
+    products = x.double().T @ y.double()
+    u, _, v = torch.linalg.svd(products + 1e-6 * identity)
     return (u @ v).to(x.dtype)

@@ -1,8 +1,8 @@
 """Linear probe: logistic regression on image features, no text at all.
 
-A linear classifier with a bias is fitted to the image features of the shots, its regularisation
-chosen on validation images. It belongs wholly to the source's feature space, which makes it the
-negative control of an upgrade.
+A linear classifier with a bias is fitted to the image features of the shots, and its regularisation
+is chosen on validation images. It belongs entirely to the source's feature space, which makes it
+the negative control of an upgrade.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class LinearProbe(Method):
     plain view, and an inverse regularisation C swept over seven decades on the
     few-shot validation set, then refined by eight bisections.
 
-    W lives wholly in the source's coordinates: it is the suite's negative control.
+    W lives entirely in the source's coordinates: it is the suite's negative control.
     """
 
     card = MethodCard(
@@ -56,7 +56,8 @@ class LinearProbe(Method):
     config: Config
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        weight, bias = self._solve(data.train, self._search(data), len(data.labels))
+        c = self._search(data)
+        weight, bias = self._solve(data.train, c, len(data.labels))
         return Module({"weight": weight, "bias": bias}).to(backbone.device)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
@@ -64,48 +65,59 @@ class LinearProbe(Method):
         bias = require_shape(module, "bias", len(labels), "a number of classes of")
 
         def classify(features: Tensor) -> Tensor:
-            return self._see(features) @ weight.T + bias
+            return self._prepare(features) @ weight.T + bias
 
         return classify
 
-    def _see(self, features: Tensor) -> Tensor:
-        """The features as the classifier takes them."""
+    def _prepare(self, features: Tensor) -> Tensor:
+        """Return the features as the classifier takes them, ``[n, e]``."""
         return F.normalize(features, dim=-1) if self.config.normalized else features
 
     def _search(self, data: FewShotData) -> float:
-        """The C that classifies the few-shot validation set best; 1 if there is none."""
+        """Return the C that classifies the validation set best, or 1 without validation images."""
         if len(data.val) == 0:
             return 1.0
-        scores = [self._validate(data, c) for c in self.config.sweep]
-        peak = self.config.sweep[int(np.argmax(scores))]
-        left, right = peak / 10, peak * 10
-        best = peak
+        accuracies = [self._validate(data, c) for c in self.config.sweep]
+        best = self.config.sweep[int(np.argmax(accuracies))]
+        left = best / 10
+        right = best * 10
         for _ in range(self.config.bisections):
             middle = 10 ** (0.5 * (math.log10(left) + math.log10(right)))
             if self._validate(data, left) < self._validate(data, right):
-                best, left = right, middle
+                best = right
+                left = middle
             else:
-                best, right = left, middle
+                best = left
+                right = middle
         return best
 
     def _validate(self, data: FewShotData, c: float) -> float:
+        """Fit with an inverse regularisation; return the accuracy on the validation set."""
         weight, bias = self._solve(data.train, c, len(data.labels))
-        logits = self._see(data.val.plain).cpu() @ weight.T + bias
-        return float((logits.argmax(-1) == data.val.targets.cpu()).float().mean())
+        logits = self._prepare(data.val.plain).cpu() @ weight.T + bias
+        hits = logits.argmax(-1) == data.val.targets.cpu()
+        return float(hits.float().mean())
 
     def _solve(self, train: FeatureSet, c: float, classes: int) -> tuple[Tensor, Tensor]:
-        """W ``[C, e]`` and b ``[C]``; a class without images gets a bias of −∞'s stand-in."""
-        # Loading scikit-learn takes a second, which those who only list methods are spared.
+        """Fit W ``[C, e]`` and b ``[C]``, both on the CPU.
+
+        A class without images gets a bias so low that it is never predicted.
+        """
+        # Imported here, because it takes a second and listing methods does not need it.
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
 
         solver = LogisticRegression(C=c, max_iter=self.config.max_iterations)
+        features = self._prepare(train.plain).cpu().numpy()
         with warnings.catch_warnings():
+            # A cap on iterations is part of the recipe.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            solver.fit(self._see(train.plain).cpu().numpy(), train.targets.cpu().numpy())
-        weight, bias = torch.zeros(classes, train.plain.shape[1]), torch.full((classes,), -1e4)
+            solver.fit(features, train.targets.cpu().numpy())
+        weight = torch.zeros(classes, train.plain.shape[1])
+        bias = torch.full((classes,), -1e4)
         seen = torch.from_numpy(solver.classes_)
-        coefficients, intercept = solver.coef_, solver.intercept_
+        coefficients = solver.coef_
+        intercept = solver.intercept_
         if len(seen) == 2:  # scikit-learn keeps one row for a two-class problem
             coefficients = np.concatenate([-coefficients, coefficients]) / 2
             intercept = np.concatenate([-intercept, intercept]) / 2

@@ -40,10 +40,10 @@ class LPPlusPlus(Method):
       of the shots with their own class's text (first per class, then over classes).
     * W and b: full-batch gradient descent with momentum 0.9 at 4 N / λ_max(Fᵀ F).
     * a: a step at N / (4 max_c Σ_i ⟨f̂_i, t̂_c⟩²) after every tenth step. The authors' code,
-      which made the published figures, never clears this gradient, so that each step follows
-      the sum since the start; ``accumulate=False`` takes the gradient at hand.
-    * Of 300 steps, the last that is best on the few-shot validation set is kept; without
-      validation images, the last.
+      which made the published numbers, never clears this gradient, so that each step follows
+      the sum since the start; ``accumulate=False`` takes the current gradient alone.
+    * Of 300 steps, the last one that is best on the few-shot validation set is kept; without
+      validation images, the last one.
     """
 
     card = MethodCard(
@@ -68,17 +68,25 @@ class LPPlusPlus(Method):
     config: Config
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        config, train = self.config, data.train
+        config = self.config
+        train = data.train
         features = F.normalize(train.views[0], dim=-1)
         module = self.init(backbone, data, rng)
-        weight, bias, text_weight = (t.requires_grad_() for t in module.trained.values())
+        for tensor in module.trained.values():
+            tensor.requires_grad_()
+        # The largest singular value of F, whose square is λ_max(Fᵀ F).
+        norm = float(torch.linalg.matrix_norm(features, ord=2))
+        rate = 4 * len(train) / norm**2
+        optimizer = torch.optim.SGD(
+            [module["weight"], module["bias"]], lr=rate, momentum=config.momentum
+        )
         cosines = features @ zero_shot(backbone, data.labels, config.templates).T
-        rate = 4 * len(train) / float(torch.linalg.matrix_norm(features, ord=2)) ** 2
         text_rate = len(train) / (4 * float(cosines.square().sum(0).max()))
-        optimizer = torch.optim.SGD([weight, bias], lr=rate, momentum=config.momentum)
-        text_optimizer = torch.optim.SGD([text_weight], lr=text_rate)
-        best, kept = torch.tensor(-1.0).to(features), module.detach()
-        for step in range(1, min(config.steps, config.max_steps or config.steps) + 1):
+        text_optimizer = torch.optim.SGD([module["text_weight"]], lr=text_rate)
+        best_accuracy = torch.tensor(-1.0).to(features)
+        best_module = module.detach()
+        steps = min(config.steps, config.max_steps or config.steps)
+        for step in range(1, steps + 1):
             classifier = self.attach(module, backbone, data.labels)
             optimizer.zero_grad()
             if not config.accumulate:
@@ -87,23 +95,28 @@ class LPPlusPlus(Method):
             optimizer.step()
             if step % config.text_every == 0:
                 text_optimizer.step()
-            # On the device, which nothing waits for.
+            # The better module is chosen on the device, so that no step waits for it.
             accuracy = score(self.attach(module, backbone, data.labels), data)
-            better = accuracy >= best
-            best = torch.where(better, accuracy, best)
-            pairs = {name: (new.detach(), kept[name]) for name, new in module.trained.items()}
-            kept = Module({name: torch.where(better, *pair) for name, pair in pairs.items()})
-        return kept.detach()
+            is_better = accuracy >= best_accuracy
+            best_accuracy = torch.where(is_better, accuracy, best_accuracy)
+            best_tensors = {}
+            for name, tensor in module.trained.items():
+                best_tensors[name] = torch.where(is_better, tensor.detach(), best_module[name])
+            best_module = Module(best_tensors)
+        return best_module.detach()
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        """W, b and a before the first step."""
-        features, targets = F.normalize(data.train.views[0], dim=-1), data.train.targets
-        owners = F.one_hot(targets, len(data.labels)).to(features)
-        to_own = features @ zero_shot(backbone, data.labels, self.config.templates).T * owners
+        """Return a module of W, b and a before the first step."""
+        classes = len(data.labels)
+        features = F.normalize(data.train.views[0], dim=-1)
+        owners = F.one_hot(data.train.targets, classes).to(features)
+        text = zero_shot(backbone, data.labels, self.config.templates)
+        own_cosines = features @ text.T * owners
         shots = owners.sum(0)
-        mean_cosine = (to_own.sum(0) / shots.clamp(min=1))[shots > 0].mean()
-        bias = draw_linear((len(data.labels),), backbone.embed_dim, rng)
-        text_weight = self.config.text_scale * mean_cosine.expand(len(data.labels))
+        class_means = own_cosines.sum(0) / shots.clamp(min=1)
+        mean_cosine = class_means[shots > 0].mean()
+        bias = draw_linear((classes,), backbone.embed_dim, rng)
+        text_weight = self.config.text_scale * mean_cosine.expand(classes)
         return Module(
             trained={
                 "weight": owners.T @ features,

@@ -45,13 +45,16 @@ class MaPLe(TwoTowersPrompted):
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         depth = min(self.config.depth, backbone.text.depth, backbone.image.depth)
         text = self.draw_text_prompts(backbone, depth, self.config.length, rng)
-        bound = 1 / math.sqrt(backbone.token_width)
-        sizes = depth, backbone.image.width
-        weight = torch.rand(*sizes, backbone.token_width, generator=rng) * 2 * bound - bound
-        bias = torch.rand(*sizes, generator=rng) * 2 * bound - bound
+        # As ``nn.Linear`` starts: uniform within ±1/√D.
+        text_width = backbone.token_width
+        image_width = backbone.image.width
+        bound = 1 / math.sqrt(text_width)
+        weight = torch.rand(depth, image_width, text_width, generator=rng) * 2 * bound - bound
+        bias = torch.rand(depth, image_width, generator=rng) * 2 * bound - bound
         trained = {"text_prompts": text, "coupling_weight": weight, "coupling_bias": bias}
         return Module(trained).to(backbone.device)
 
     def image_prompts(self, module: Module) -> Tensor:
-        prompts, weight = module["text_prompts"], module["coupling_weight"]
-        return prompts @ weight.mT + module["coupling_bias"][:, None]
+        weight = module["coupling_weight"]
+        bias = module["coupling_bias"]
+        return module["text_prompts"] @ weight.mT + bias[:, None]

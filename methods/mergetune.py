@@ -7,8 +7,6 @@ the shots well. The result is one context in place of an ensemble of the two.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
@@ -24,15 +22,15 @@ class MergeTune(KgCoOp):
 
     Wang et al., *MERGETUNE: Continued Fine-Tuning of Vision-Language Models*, on CoOp. t* are the
     text features of the context that CoOp has learned, at which the new one starts, and
-    t⁰ those of a hand-written template. The last term stands for a path of low loss between
+    t⁰ those of a hand-written template. The last term asks for a path of low loss between
     CoOp and the result: texts at τ = 0.1, 0.3 ... 0.9 (``points`` of them), which are not
-    normalised before they are mixed. The second, of KgCoOp, stands for such a path to zero-shot,
-    for which the images of CLIP's own training would be needed. λ = 10, μ = 1.
+    normalised before they are mixed. The second term, KgCoOp's, replaces such a path to zero-shot,
+    which would need the images of CLIP's own training. λ = 10, μ = 1.
 
     Recipes: CoOp's context starts at the words "a photo of a", SGD at 2e-3, batch 32, 100 epochs
-    (``coop_recipe``); the further training has batches of 128. A suite's cap on steps is shared
-    equally by the two. Both keep the last step; the authors keep the epoch of the
-    latter that is best on validation images.
+    (``coop_recipe``); the further training has batches of 128. The two share a suite's cap on
+    steps equally. Both keep the last step; in the further training, the authors keep the epoch
+    that is best on validation images.
     """
 
     card = MethodCard(
@@ -53,29 +51,38 @@ class MergeTune(KgCoOp):
     config: Config
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        config, scale, on = self.config, backbone.logit_scale, (backbone, data, rng)
+        config = self.config
+        scale = backbone.logit_scale
+        # CoOp's own loss, without the term that KgCoOp adds to it.
+        cross_entropy = super(KgCoOp, self).loss
 
         def coop_loss(module: Module, batch: Batch) -> Tensor:
-            return super(KgCoOp, self).loss(self.attach(module, backbone, data.labels), batch)
+            return cross_entropy(self.attach(module, backbone, data.labels), batch)
 
-        start = self.init(*on)
-        stage = partial(self.train, share=0.5)
-        coop = stage(start, coop_loss, *on, recipe=config.coop_recipe)
+        start = self.init(backbone, data, rng)
+        coop = self.train(
+            start, coop_loss, backbone, data, rng, share=0.5, recipe=config.coop_recipe
+        )
         with torch.no_grad():
             coop_texts = self.encode(coop, backbone, data.labels)
 
         def merge_loss(module: Module, batch: Batch) -> Tensor:
             texts = self.encode(module, backbone, data.labels)
-            line = [
-                super(KgCoOp, self).loss(CosineClassifier(mixed, scale), batch)
-                for mixed in (coop_texts.lerp(texts, point) for point in self.line())
-            ]
+            line_losses = []
+            for point in self.line():
+                mixed = coop_texts.lerp(texts, point)
+                line_losses.append(cross_entropy(CosineClassifier(mixed, scale), batch))
             near_zero_shot = self.loss(CosineClassifier(texts, scale), batch)
-            return near_zero_shot + config.line_weight * torch.stack(line).mean()
+            return near_zero_shot + config.line_weight * torch.stack(line_losses).mean()
 
-        return stage(coop, merge_loss, *on)
+        return self.train(coop, merge_loss, backbone, data, rng, share=0.5)
 
     def line(self) -> list[float]:
-        """The τ at which the line is tried: 0.1 and on, 1 / ``points`` apart, at most 1."""
+        """Return the points τ on the line: from 0.1, in steps of 1 / ``points``, at most 1."""
         count = self.config.points
-        return [0.1 + i / count for i in range(count) if 0.1 + i / count < 1.01]
+        points = []
+        for i in range(count):
+            point = 0.1 + i / count
+            if point < 1.01:  # with room for rounding
+                points.append(point)
+        return points

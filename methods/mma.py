@@ -30,7 +30,8 @@ from compatbench.method.trained import Recipe, TrainedMethod
 
 from ._shared.towers import late_blocks
 
-TOWERS = ("text", "image")
+# The first adapted block of twelve, counted from 0.
+FIRST = 4
 
 
 class MMA(TrainedMethod):
@@ -38,16 +39,16 @@ class MMA(TrainedMethod):
 
     Yang et al., *MMA: Multi-Modal Adapter for Vision-Language Models* (CVPR 2024), section
     3.2: A_l(u) = U_l ReLU(S_l ReLU(D_l u)), each map with a bias, where LN_l is the block's
-    own first norm, D_l, ``[r, d]``, and U_l, ``[d, r]``, are of a tower, and S_l, ``[r, r]``,
-    is shared by both. r = 32, κ = 0.001; the text is "a photo of a {}." whatever the task.
+    own first norm. Each tower has its own D_l, ``[r, d]``, and U_l, ``[d, r]``; the two share
+    S_l, ``[r, r]``. r = 32, κ = 0.001; the text is "a photo of a {}." for every task.
     Weights are drawn from N(0, 2 / rows), biases start at 0.
 
-    The gradients of D, S and U are taken as if κ were 1, as the authors' code does: with κ the
-    published rate would move nothing. What flows back to x keeps its κ.
+    The gradients of D, S and U are taken as if κ were 1, as in the authors' code: with κ the
+    published rate would move nothing. The gradient of x keeps its κ.
 
     Recipe: SGD at 1.5e-3 without warm-up, batch 16, 5 epochs (that of base-to-new
-    generalisation). Towers of fewer than 12 blocks have adapters in the last two thirds of the
-    smaller one's: 3 to 6 of 6, 1 and 2 of 2.
+    generalisation). If a tower has fewer than 12 blocks, adapters are in the last two thirds of
+    the smaller tower's blocks: 3 to 6 of 6, 1 and 2 of 2.
     """
 
     card = MethodCard(
@@ -68,18 +69,19 @@ class MMA(TrainedMethod):
     config: Config
 
     def image_input(self, backbone: Backbone) -> ImageInput:
-        return ImageInput("hidden", block=late_blocks(backbone, 4).start)
+        return ImageInput("hidden", block=late_blocks(backbone, FIRST).start)
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        count, r, trained = len(late_blocks(backbone, 4)), self.config.width, {}
+        count = len(late_blocks(backbone, FIRST))
+        r = self.config.width
+        trained = {}
 
         def draw(name: str, rows: int, columns: int) -> None:
             drawn = torch.randn(count, rows, columns, generator=rng) * math.sqrt(2 / rows)
             trained[name] = drawn.to(backbone.device)
             trained[f"{name}_bias"] = trained[name].new_zeros(count, rows)
 
-        for kind in TOWERS:
-            size = getattr(backbone, kind).width
+        for kind, size in (("text", backbone.text.width), ("image", backbone.image.width)):
             draw(f"{kind}_down", r, size)
             draw(f"{kind}_up", size, r)
         draw("shared", r, r)
@@ -88,27 +90,37 @@ class MMA(TrainedMethod):
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         require_shape(module, "text_down", backbone.text.width, "text tokens of width")
         require_shape(module, "image_down", backbone.image.width, "image tokens of width")
-        blocks, scale = late_blocks(backbone, 4), self.config.scale
+        blocks = late_blocks(backbone, FIRST)
+        scale = self.config.scale
         require_shape(module, "shared", len(blocks), "a number of adapted blocks of", dim=0)
         weights = {name: divide_gradient(x, scale) for name, x in module.trained.items()}
 
-        def beside(output: Tensor, rows: Tensor, kind: str, i: int) -> Tensor:
-            for name in (f"{kind}_down", "shared"):
-                rows = F.relu(F.linear(rows, weights[name][i], weights[f"{name}_bias"][i]))
-            return output + scale * F.linear(
-                rows, weights[f"{kind}_up"][i], weights[f"{kind}_up_bias"][i]
-            )
+        def layer(rows: Tensor, name: str, i: int) -> Tensor:
+            return F.linear(rows, weights[name][i], weights[f"{name}_bias"][i])
+
+        def adapt_block(output: Tensor, rows: Tensor, kind: str, i: int) -> Tensor:
+            rows = F.relu(layer(rows, f"{kind}_down", i))
+            rows = F.relu(layer(rows, "shared", i))
+            return output + scale * layer(rows, f"{kind}_up", i)
 
         def updates(kind: str) -> BlockUpdates:
             return {
-                (block, "block"): partial(beside, kind=kind, i=i) for i, block in enumerate(blocks)
+                (block, "block"): partial(adapt_block, kind=kind, i=i)
+                for i, block in enumerate(blocks)
             }
 
         prompts = backbone.text_prompts(labels.fill(self.config.template))
         texts = backbone.encode_prompts(prompts, block_updates=updates("text"))
         compare = CosineClassifier(texts, backbone.logit_scale)
-        encode = partial(backbone.image.encode, block=blocks.start, block_updates=updates("image"))
-        return lambda tokens: compare(encode(tokens))
+        image_updates = updates("image")
+
+        def classify(tokens: Tensor) -> Tensor:
+            features = backbone.image.encode(
+                tokens, block=blocks.start, block_updates=image_updates
+            )
+            return compare(features)
+
+        return classify
 
 
 def divide_gradient(tensor: Tensor, factor: float) -> Tensor:

@@ -1,8 +1,8 @@
-"""MMRL: tokens of a shared space in the later blocks of both towers, with a class of their own.
+"""MMRL: tokens of a shared space in the later blocks of both towers, and a second image feature.
 
 Rows of one learned space are projected into both towers as additional tokens of their later
-blocks. What the image tower makes of these tokens is a second feature, which classifies
-together with the usual one.
+blocks. The image tower's output at these tokens is a second feature, which classifies together
+with the usual one.
 """
 
 from __future__ import annotations
@@ -32,26 +32,29 @@ from compatbench.method.trained import Batch, Recipe, TrainedMethod
 from ._shared.layers import draw_linear
 from ._shared.towers import late_blocks
 
+# The first block of twelve that has tokens, counted from 0.
+FIRST = 5
+
 
 class MMRL(TrainedMethod):
     """n rows R of a shared space give both towers tokens from block 6 of 12 on.
 
     Guo and Gu, *MMRL: Multi-Modal Representation Learning for Vision-Language Models*, section
-    3.2. Behind the first token stand R A_l + a_l in block l of the text tower, and R B_l + b_l
-    in that of the image tower: put in before block 6, and renewed before each of the next.
-    They have no positions. With r the mean of the image tower's last n rows of these tokens,
-    behind the last norm, and P_r a projection of their own,
+    3.2. The tokens R A_l + a_l in block l of the text tower, and R B_l + b_l in block l of the
+    image tower, follow the first token. They are inserted before block 6 and renewed before each
+    of the next. They have no positions. With r the mean of the image tower's last n rows of these
+    tokens, behind the last norm, and P_r their projection,
 
         z_c = s · cos(f, t_c),   z'_c = s · cos(r P_r, t_c),
 
     and the answer is α z + (1 − α) z'. The loss is α CE(z) + (1 − α) CE(z') +
-    λ [1 − mean cos(f, f⁰) + 1 − mean cos(t, t⁰)], with f⁰ and t⁰ of the frozen model. The
-    authors answer by z alone where classes are new. Here both terms answer there, too, because a
-    module does not hold the classes that it was fitted to.
+    λ [1 − mean cos(f, f⁰) + 1 − mean cos(t, t⁰)], with f⁰ and t⁰ of the frozen model. For new
+    classes the authors answer by z alone. Here both terms answer there, too, because a module
+    does not hold the classes that it was fitted to.
 
     R is drawn from N(0, 0.02²), P_r from N(0, 1/d). Recipe, of few-shot learning: n = 5, R of
-    width 512, α = 0.7, λ = 0.5, AdamW at 1e-3, batch 32, 50 epochs; λ is chosen for each task.
-    Towers of fewer blocks have tokens in the same share of them: from block 3 of 6 on.
+    width 512, α = 0.7, λ = 0.5, AdamW at 1e-3, batch 32, 50 epochs; the authors choose λ for
+    each task. Towers of fewer blocks have tokens in the same share of them: from block 3 of 6 on.
     """
 
     card = MethodCard(
@@ -72,23 +75,25 @@ class MMRL(TrainedMethod):
     config: Config
 
     def image_input(self, backbone: Backbone) -> ImageInput:
-        return ImageInput("hidden", block=late_blocks(backbone, 5).start)
+        return ImageInput("hidden", block=late_blocks(backbone, FIRST).start)
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        count, width = len(late_blocks(backbone, 5)), self.config.width
+        count = len(late_blocks(backbone, FIRST))
+        width = self.config.width
         drawn = {"tokens": torch.randn(self.config.length, width, generator=rng) * 0.02}
         for kind, size in (("text", backbone.text.width), ("image", backbone.image.width)):
             drawn[kind] = draw_linear((count, size, width), width, rng)
             drawn[f"{kind}_bias"] = draw_linear((count, 1, size), width, rng)
-        shape = backbone.image.width, backbone.embed_dim
-        drawn["projection"] = torch.randn(shape, generator=rng) / math.sqrt(shape[0])
+        image_width = backbone.image.width
+        projection = torch.randn(image_width, backbone.embed_dim, generator=rng)
+        drawn["projection"] = projection / math.sqrt(image_width)
         return Module(drawn).to(backbone.device)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> TwoAnswers:
         require_shape(module, "text", backbone.text.width, "text tokens of width", dim=1)
         require_shape(module, "image", backbone.image.width, "image tokens of width", dim=1)
         require_shape(module, "projection", backbone.embed_dim, "image features of size")
-        blocks = late_blocks(backbone, 5)
+        blocks = late_blocks(backbone, FIRST)
         require_shape(module, "text", len(blocks), "a number of blocks with tokens of", dim=0)
         tokens = module["tokens"]
         text = tokens @ module["text"].mT + module["text_bias"]
@@ -99,38 +104,46 @@ class MMRL(TrainedMethod):
         return TwoAnswers(texts, backbone, image, module["projection"], self.config.share)
 
     def loss(self, classifier: TwoAnswers, batch: Batch) -> Tensor:
-        features, others = classifier.encode_both(batch.inputs)
-        first = F.cross_entropy(classifier.classify(features), batch.targets)
-        second = F.cross_entropy(classifier.classify(others), batch.targets)
-        share, frozen = self.config.share, batch.backbone.zero_shot(batch.labels)
-        away = 2 - F.cosine_similarity(features, batch.features).mean()
-        away = away - F.cosine_similarity(classifier.weights, frozen).mean()
-        return share * first + (1 - share) * second + self.config.weight * away
+        share = self.config.share
+        features, token_features = classifier.encode_both(batch.inputs)
+        entropy = F.cross_entropy(classifier.classify(features), batch.targets)
+        token_entropy = F.cross_entropy(classifier.classify(token_features), batch.targets)
+        frozen = batch.backbone.zero_shot(batch.labels)
+        distance = 2 - F.cosine_similarity(features, batch.features).mean()
+        distance = distance - F.cosine_similarity(classifier.weights, frozen).mean()
+        return share * entropy + (1 - share) * token_entropy + self.config.weight * distance
 
 
 class TwoAnswers(CosineClassifier):
-    """Classifies image tokens by the class token and by the learned ones, ``[batch, tokens, d]``.
+    """A classifier of image tokens ``[batch, tokens, d]`` by the class token and the learned ones.
 
     Args:
+        texts: text features, ``[C, e]``.
         prompts: the learned tokens of each of the last blocks, ``[blocks, n, d]``.
-        projection: of their mean to the joint space, ``[d, e]``.
-        share: of the class token's answer.
+        projection: P_r from the tokens' mean to the joint space, ``[d, e]``.
+        share: weight α of the class token's answer.
     """
 
     def __init__(
         self, texts: Tensor, backbone: Backbone, prompts: Tensor, projection: Tensor, share: float
     ) -> None:
         super().__init__(texts, backbone.logit_scale)
-        self._tower, self._block = backbone.image, late_blocks(backbone, 5).start
-        self._prompts, self._projection, self._share = prompts, projection, share
+        self._tower = backbone.image
+        self._block = late_blocks(backbone, FIRST).start
+        self._prompts = prompts
+        self._projection = projection
+        self._share = share
 
     def encode_both(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Features f, and those of the learned tokens, both ``[batch, e]``, not normalised."""
+        """Return f and the learned tokens' r P_r, both ``[batch, e]``, not normalised."""
         prompts = self._prompts.unbind()
         pooled, rows = self._tower.encode_rows(tokens, block=self._block, prompts=prompts)
-        learned = rows[:, -len(prompts[0]) :].mean(1)
-        return self._tower.project(pooled), learned @ self._projection
+        count = len(prompts[0])
+        mean = rows[:, -count:].mean(1)
+        return self._tower.project(pooled), mean @ self._projection
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        first, second = map(self.classify, self.encode_both(tokens))
+        features, token_features = self.encode_both(tokens)
+        first = self.classify(features)
+        second = self.classify(token_features)
         return self._share * first + (1 - self._share) * second

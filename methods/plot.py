@@ -26,7 +26,7 @@ from compatbench.method.trained import Recipe, TrainedMethod
 
 
 class PLOT(TrainedMethod):
-    """N contexts; what they say of a class is moved to what the patches of an image show.
+    """N contexts of a class, matched to the patches of an image by optimal transport.
 
     Chen et al., *PLOT: Prompt Learning with Optimal Transport for Vision-Language Models*,
     section 3.2. With f_p the normalised feature of patch p and t_cn that of class c under
@@ -35,17 +35,17 @@ class PLOT(TrainedMethod):
         z_c = s · Σ_pn T_pn S_pn,   T = argmin ⟨T, 1 − S⟩ − ε H(T)
 
     over plans T whose rows sum to 1/P and whose columns sum to 1/N. Sinkhorn's steps find T
-    (ε = 0.1, at most 100 of them), and T is held fixed when gradients are taken. With
-    ``pooled``, as the authors train on ImageNet, s · cos of the image's own feature and of the
-    mean text feature is added.
+    (ε = 0.1, at most 100 of them), and no gradient flows through T. With ``pooled``, as the
+    authors train on ImageNet, s · cos of the image's own feature and of the mean text feature
+    is added.
 
     N = 4 contexts of 16 vectors from N(0, 0.02²). Recipe: SGD at 2e-3, batch 128, 50 epochs, of
     the authors' configuration for RN50; their script makes it 200 epochs from 8 shots on, and
-    batch 32 for some tasks. The patches of a ViT pass the last norm and the projection, as its
-    class token does. They need not lie near the texts, for only the class token was trained to:
-    RN50's patches leave the same attention pool as its feature. The authors' version for ViTs
-    (PLOT++) uses no patches; it trains image prompts too and matches the class tokens that these
-    give.
+    batch 32 for some tasks. The patches of a ViT pass through the last norm and the projection, as
+    its class token does. They need not lie near the texts, because only the class token was
+    trained to; RN50's patches leave the same attention pool as its feature. The authors' version
+    for ViTs (PLOT++) uses no patches: it also trains image prompts and matches the class tokens
+    that they give.
 
     The authors stop when the mean change over all images and classes of a batch falls below the
     tolerance. Here each image and class stops for itself, so that an image's logits do not
@@ -86,7 +86,7 @@ class PLOT(TrainedMethod):
 
 
 class PatchClassifier:
-    """Classifies dense image features by the transport between patches and prompts.
+    """A classifier of dense image features by the transport between patches and prompts.
 
     Args:
         texts: text features of each class under each context, not normalised, ``[N, C, e]``.
@@ -100,8 +100,9 @@ class PatchClassifier:
         self._config = config
 
     def __call__(self, dense: Tensor) -> Tensor:
-        """Logits ``[batch, C]`` of features ``[batch, 1 + P, e]``, the image's own the first."""
-        config, images = self._config, F.normalize(dense, dim=-1)
+        """Return logits ``[batch, C]`` of features ``[batch, 1 + P, e]``, the image's own first."""
+        config = self._config
+        images = F.normalize(dense, dim=-1)
         similarity = torch.einsum("bpe,nce->bcpn", images[:, 1:], self.texts)
         plan = transport_plan(
             similarity.detach(), config.epsilon, config.sinkhorn_steps, config.tolerance
@@ -113,19 +114,21 @@ class PatchClassifier:
 
 
 def transport_plan(similarity: Tensor, epsilon: float, steps: int, tolerance: float) -> Tensor:
-    """Entropic optimal transport between uniform marginals (Cuturi, arXiv:1306.0895).
+    """Solve entropic optimal transport between uniform marginals (Cuturi, arXiv:1306.0895).
 
     Args:
         similarity: one minus the cost of each move, ``[..., P, N]``.
         epsilon: weight of the entropy.
-        steps: most scalings of rows and columns.
+        steps: maximum number of scalings of rows and columns.
         tolerance: a problem is done when its row factors change by less, on average.
 
     Returns:
         The plans, ``[..., P, N]``; columns sum to 1/N exactly, rows to 1/P in the limit.
     """
     kernel = torch.exp((similarity - 1) / epsilon).contiguous()
-    rows, columns = torch.ones_like(kernel[..., :1]), torch.ones_like(kernel[..., :1, :].mT)
+    rows = torch.ones_like(kernel[..., :1])
+    columns = torch.ones_like(kernel[..., :1, :].mT)
+    # Each problem stops by itself: its factors stay as they are while others still run.
     running = torch.ones_like(kernel[..., :1, :1], dtype=torch.bool)
     for _ in range(steps):
         new_rows = 1 / (kernel.shape[-2] * (kernel @ columns))

@@ -27,7 +27,7 @@ from .plot import PLOT, PatchClassifier
 
 
 class PLOTPlusPlus(TrainedMethod):
-    """M sets of image prompts give M features of an image, and N contexts N of a class.
+    """M sets of image prompts give M features of an image, and N contexts give N of a class.
 
     Chen et al., *PLOT: Prompt Learning with Optimal Transport for Vision-Language Models*,
     and the authors' code for ViTs. With f_m the feature of the image whose tokens are followed
@@ -38,10 +38,11 @@ class PLOTPlusPlus(TrainedMethod):
     without any patches. The first stage trains the image prompts alone, and adds
     s · cos(mean f, mean t_c) to z_c; the second trains both kinds by z_c.
 
-    M = 4 sets of 2 tokens, drawn from N(0, 0.02²). The contexts start at N = 4 ``phrases``; all
-    have the length of the first, and what is longer keeps its last words. Recipe: SGD at 2e-3,
-    batch 32, each stage 200 epochs from 8 shots on. The authors' third phrase for ImageNet is
-    shorter than its first, so that their code drops a token of each name; here it is refused.
+    M = 4 sets of 2 tokens, drawn from N(0, 0.02²). The contexts start at N = 4 ``phrases``. All
+    contexts have the length of the first phrase; the last words of a longer phrase stay fixed.
+    Recipe: SGD at 2e-3, batch 32, each stage 200 epochs from 8 shots on. The authors' third phrase
+    for ImageNet is shorter than their first, so that their code drops a token of each name. Here
+    such a phrase is refused.
     """
 
     card = MethodCard(
@@ -69,28 +70,30 @@ class PLOTPlusPlus(TrainedMethod):
         return ImageInput("hidden", block=0)
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        words = [backbone.embed_text(phrase) for phrase in self.config.phrases]
+        config = self.config
+        words = [backbone.embed_text(phrase) for phrase in config.phrases]
         length = len(words[0])
-        for phrase, rows in zip(self.config.phrases, words, strict=True):
+        for phrase, rows in zip(config.phrases, words, strict=True):
             if len(rows) < length:
                 raise CompatbenchError(
                     f"method 'plot_pp': the phrase '{phrase}' is {len(rows)} tokens, fewer than "
                     f"the first of 'phrases' ({length}); give one that is no shorter"
                 )
-        shape = self.config.image_prompts, self.config.image_length, backbone.image.width
-        image = torch.randn(shape, generator=rng) * 0.02
         contexts = torch.stack([rows[:length] for rows in words])
-        return Module({"contexts": contexts, "image_prompts": image.to(backbone.device)})
+        shape = (config.image_prompts, config.image_length, backbone.image.width)
+        prompts = torch.randn(shape, generator=rng) * 0.02
+        return Module({"contexts": contexts, "image_prompts": prompts.to(backbone.device)})
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         def loss(module: Module, batch: Batch) -> Tensor:
-            # What the first stage holds fixed is beside what it trains.
-            classify = self.match(module, backbone, data.labels, pooled=bool(module.stored))
+            # Only the first stage has stored tensors: the contexts, which it does not train.
+            is_first_stage = bool(module.stored)
+            classify = self.match(module, backbone, data.labels, pooled=is_first_stage)
             return F.cross_entropy(classify(batch.inputs), batch.targets)
 
-        start = self.init(backbone, data, rng).trained
-        fixed = {"contexts": start.pop("contexts")}
-        first = self.train(Module(start, fixed), loss, backbone, data, rng, share=0.5)
+        prompts = self.init(backbone, data, rng).trained
+        contexts = {"contexts": prompts.pop("contexts")}
+        first = self.train(Module(prompts, contexts), loss, backbone, data, rng, share=0.5)
         return self.train(Module(first.tensors), loss, backbone, data, rng, share=0.5)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> SetClassifier:
@@ -99,21 +102,26 @@ class PLOTPlusPlus(TrainedMethod):
     def match(
         self, module: Module, backbone: Backbone, labels: Labels, pooled: bool
     ) -> SetClassifier:
-        """The classifier of a stage; ``pooled`` is what the first adds."""
+        """Return the classifier of a stage.
+
+        Args:
+            pooled: add the similarity of the mean features, as the first stage does.
+        """
         contexts = require_shape(module, "contexts", backbone.token_width, "text tokens of width")
         texts = []
         for phrase, context in zip(self.config.phrases, contexts, strict=True):
-            words = torch.cat([context, backbone.embed_text(phrase)[len(context) :]])
-            texts.append(backbone.encode_prompts(backbone.prompts(labels, words)))
-        same = self.config.model_dump(include={"epsilon", "sinkhorn_steps", "tolerance"})
-        transport = PLOT.Config(pooled=pooled, **same)
+            remaining_words = backbone.embed_text(phrase)[len(context) :]
+            prompts = backbone.prompts(labels, torch.cat([context, remaining_words]))
+            texts.append(backbone.encode_prompts(prompts))
+        settings = self.config.model_dump(include={"epsilon", "sinkhorn_steps", "tolerance"})
+        transport = PLOT.Config(pooled=pooled, **settings)
         plans = PatchClassifier(torch.stack(texts), backbone.logit_scale, transport)
         sets = require_shape(module, "image_prompts", backbone.image.width, "image tokens of width")
         return SetClassifier(plans, backbone, sets)
 
 
 class SetClassifier:
-    """Classifies image tokens by the features that each set of prompts gives them.
+    """A classifier of image tokens by the features that each set of prompts gives.
 
     Args:
         plans: takes the mean feature and those of the sets, ``[batch, 1 + M, e]``.
@@ -121,10 +129,13 @@ class SetClassifier:
     """
 
     def __init__(self, plans: PatchClassifier, backbone: Backbone, prompts: Tensor) -> None:
-        self._plans, self._tower = plans, backbone.image
-        self._sets = [self._tower.enter(of_set) for of_set in prompts]
+        self._plans = plans
+        self._tower = backbone.image
+        self._sets = [self._tower.enter(tokens) for tokens in prompts]
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Logits ``[batch, C]`` of tokens before the first block, ``[batch, tokens, d]``."""
-        features = torch.stack([self._tower.encode(tokens, prompts=[s]) for s in self._sets], dim=1)
-        return self._plans(torch.cat([features.mean(1, keepdim=True), features], dim=1))
+        """Return logits ``[batch, C]`` of tokens before the first block, ``[batch, tokens, d]``."""
+        by_set = [self._tower.encode(tokens, prompts=[prompts]) for prompts in self._sets]
+        features = torch.stack(by_set, dim=1)
+        mean = features.mean(1, keepdim=True)
+        return self._plans(torch.cat([mean, features], dim=1))

@@ -29,7 +29,7 @@ from ._shared.prompts import Position, arrange
 
 
 class ProDA(TrainedMethod):
-    """K contexts; the class weights they give are taken for draws from a Gaussian.
+    """K contexts, whose class weights are treated as draws from a Gaussian.
 
     Lu et al., *Prompt Distribution Learning*, section 3. With w_kc the normalised text feature
     of class c under context k, w̄_c the mean over contexts and Σ_cc' their covariances, each
@@ -37,12 +37,12 @@ class ProDA(TrainedMethod):
 
         L = −log softmax_y( s ⟨w̄_c, f⟩ + ½ s² fᵀ(Σ_cc + Σ_yy − 2 Σ_cy) f )
 
-    (equation 8). Added is λ times the mean absolute cosine between the features of different
+    (equation 8). The loss adds λ times the mean absolute cosine between the features of different
     contexts without a name (semantic orthogonality, equation 9). The mean w̄_c classifies.
 
-    A quarter of the K = 32 contexts of 16 vectors stand behind the name, a quarter around it,
-    half before it; each step uses 4, drawn anew. λ = 0.1. Covariances are divided by the
-    number of prompts plus one, as in public code. Recipe: SGD at 1e-3, batch 20, 100 epochs; it and
+    A quarter of the K = 32 contexts of 16 vectors are behind the name, a quarter around it, half
+    before it. Each step draws 4 of them. λ = 0.1. Covariances are divided by the number of
+    prompts plus one, as in public code. Recipe: SGD at 1e-3, batch 20, 100 epochs; the recipe and
     λ could not be checked against the authors' code.
     """
 
@@ -73,21 +73,21 @@ class ProDA(TrainedMethod):
         return PromptEnsemble(contexts, backbone, labels)
 
     def loss(self, classifier: PromptEnsemble, batch: Batch) -> Tensor:
-        count = self.config.prompts
-        # Without a generator, as outside a fit, all prompts are used.
-        chosen = torch.arange(count) if batch.rng is None else self._draw(batch.rng)
-        weights = classifier.weights_of(chosen.tolist())
+        weights = classifier.weights_of(self._draw(batch.rng))
         images = F.normalize(batch.features, dim=-1)
         bound = upper_bound(weights, images, batch.targets, classifier.scale)
         return bound + self.config.weight * overlap(classifier.nameless_features())
 
-    def _draw(self, rng: torch.Generator) -> Tensor:
+    def _draw(self, rng: torch.Generator | None) -> Sequence[int]:
+        """Draw the contexts of a step. Without a generator, as outside a fit, take all."""
+        if rng is None:
+            return range(self.config.prompts)
         order = torch.randperm(self.config.prompts, generator=rng)
-        return order[: self.config.prompts_per_step]
+        return order[: self.config.prompts_per_step].tolist()
 
 
 class PromptEnsemble:
-    """Classifies with the mean weight of each class over all contexts."""
+    """A classifier with the mean weight of each class over all contexts ``[K, M, D]``."""
 
     def __init__(self, contexts: Tensor, backbone: Backbone, labels: Labels) -> None:
         self.contexts = contexts
@@ -100,51 +100,58 @@ class PromptEnsemble:
 
     @cached_property
     def mean(self) -> Tensor:
-        """w̄_c, ``[C, e]``; training needs it at no step."""
+        """The class weights w̄_c, ``[C, e]``, computed when first needed: training never does."""
         return self.weights_of(range(len(self.contexts))).mean(0)
 
     def weights_of(self, chosen: Sequence[int]) -> Tensor:
-        """Normalised class weights under some of the contexts, ``[k, C, e]``."""
+        """Return normalised class weights under the contexts with these numbers, ``[k, C, e]``."""
         weights = []
         for k in chosen:
-            position = position_of(k, len(self.contexts))
+            position = name_position(k, len(self.contexts))
             prompts = arrange(self._backbone, self._labels, self.contexts[k], position)
             weights.append(F.normalize(self._backbone.encode_prompts(prompts), dim=-1))
         return torch.stack(weights)
 
     def nameless_features(self) -> Tensor:
-        """Features of the contexts without a class name, ``[K, e]``."""
+        """Return features of the contexts without a class name, ``[K, e]``."""
         nameless = Labels(("",), ("{}",), "{}")
         prompts = self._backbone.image_prompts(nameless, self.contexts)
         return self._backbone.encode_prompts(prompts)[:, 0]
 
 
-def position_of(k: int, count: int) -> Position:
-    """Where the name stands in the k-th of the contexts."""
+def name_position(k: int, count: int) -> Position:
+    """Return the position of the name in the k-th of the contexts."""
     quarter = count // 4
-    return "front" if k < quarter else "middle" if k < 2 * quarter else "end"
+    if k < quarter:
+        return "front"
+    if k < 2 * quarter:
+        return "middle"
+    return "end"
 
 
 def upper_bound(weights: Tensor, images: Tensor, targets: Tensor, scale: float) -> Tensor:
-    """The bound on the expected cross-entropy, the mean over images.
+    """Return the bound on the expected cross-entropy, the mean over images (equation 8).
 
     Args:
         weights: normalised class weights of some contexts, ``[k, C, e]``.
         images: normalised image features, ``[B, e]``.
         targets: labels, ``[B]``.
+        scale: the factor s.
     """
     mean = weights.mean(0)
     centred = weights - mean
     squares = images.square()
+    # fᵀ Σ_cc f and fᵀ Σ_cy f, both [B, C], times the k + 1 by which covariances are divided.
     variances = squares @ centred.square().sum(0).T
     weighted = squares * centred[:, targets]
-    mixed = torch.einsum("kbe,kce->bc", weighted, centred)
-    spread = (variances + variances.gather(1, targets[:, None]) - 2 * mixed) / (len(weights) + 1)
+    covariances = torch.einsum("kbe,kce->bc", weighted, centred)
+    own_variances = variances.gather(1, targets[:, None])
+    spread = (variances + own_variances - 2 * covariances) / (len(weights) + 1)
     return F.cross_entropy(scale * images @ mean.T + 0.5 * scale**2 * spread, targets)
 
 
 def overlap(features: Tensor) -> Tensor:
-    """The mean absolute cosine between different rows of ``[K, e]``; 0 for one row."""
+    """Return the mean absolute cosine between different rows of ``[K, e]``; 0 for one row."""
     features = F.normalize(features, dim=-1)
     cosines = (features @ features.T).abs()
     pairs = len(features) * (len(features) - 1)

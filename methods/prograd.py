@@ -34,10 +34,10 @@ class ProGrad(CoOp):
     Where they conflict, ⟨G_d, G_g⟩ < 0, the conflicting part is taken out:
     G = G_d − λ · ⟨G_d, G_g⟩ / ‖G_g‖² · G_g; else G = G_d. λ = 1, T = 1.
 
-    The zero-shot template is ``teacher``, or else the task's first. As in the authors' code the M
-    context vectors end with the words that stand before the name in it; those before them start
-    at zero. A word takes one vector there, and tokens that are left (for the authors' templates
-    begin with a comma's) stay between the context and the name. Recipe: CoOp's.
+    The zero-shot template is ``teacher``, or else the task's first. As in the authors' code, the
+    last of the M context vectors start at the template's words before the name, and the first
+    ones at zero. Each word takes one vector. If the words have more tokens, as a comma adds one,
+    the remaining tokens stay between the context and the name. Recipe: CoOp's.
     """
 
     card = MethodCard(
@@ -58,29 +58,39 @@ class ProGrad(CoOp):
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         if self.config.context_words is not None or self.config.class_specific:
             return super().init(backbone, data, rng)
-        known = self._start(backbone, data.labels)[0][-self.config.context_length :]
-        unknown = self.config.context_length - len(known)
-        return Module(trained={"context": F.pad(known, (0, 0, unknown, 0))})
+        length = self.config.context_length
+        start, _ = self._embed_words(backbone, data.labels)
+        last = start[-length:]
+        zeros = length - len(last)
+        return Module(trained={"context": F.pad(last, (0, 0, zeros, 0))})
 
-    def _start(self, backbone: Backbone, labels: Labels) -> tuple[Tensor, Tensor]:
-        """What the context ends with at the start, and what is left of the words behind it."""
-        words = (self.config.teacher or labels.templates[0]).split("{}")[0].strip()
-        tokens, count = backbone.embed_text(words), len(words.split())
-        return tokens[:count], tokens[count:]
+    def _embed_words(self, backbone: Backbone, labels: Labels) -> tuple[Tensor, Tensor]:
+        """Embed the template's words before the name, ``[tokens, D]``.
+
+        Return as many rows as there are words, at which the context starts, and the remaining
+        rows, which stay between the context and the name.
+        """
+        template = self.config.teacher or labels.templates[0]
+        words = template.split("{}")[0].strip()
+        rows = backbone.embed_text(words)
+        count = len(words.split())
+        return rows[:count], rows[count:]
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
         classifier = super().attach(module, backbone, labels)
         return _PromptClassifier(classifier.weights, classifier.scale, module["context"])
 
     def encode(self, module: Module, backbone: Backbone, labels: Labels) -> Tensor:
-        rest = self._start(backbone, labels)[1]
-        if self.config.context_words is not None or module["context"].ndim == 3 or not len(rest):
+        _, remaining = self._embed_words(backbone, labels)
+        has_own_start = self.config.context_words is not None or module["context"].ndim == 3
+        if has_own_start or len(remaining) == 0:
             return super().encode(module, backbone, labels)
         context = require_shape(module, "context", backbone.token_width, "text tokens of width")
-        return backbone.encode_prompts(backbone.prompts(labels, torch.cat([context, rest])))
+        prompts = backbone.prompts(labels, torch.cat([context, remaining]))
+        return backbone.encode_prompts(prompts)
 
     def loss(self, classifier: _PromptClassifier, batch: Batch) -> Tensor:
-        """The cross-entropy, with the projected gradient in place of its own."""
+        """Return the cross-entropy, with the projected gradient in place of its own."""
         logits = classifier(batch.features)
         entropy = F.cross_entropy(logits, batch.targets)
         if not logits.requires_grad:
@@ -92,12 +102,13 @@ class ProGrad(CoOp):
         (domain,) = torch.autograd.grad(entropy, context, retain_graph=True)
         (general,) = torch.autograd.grad(divergence, context)
         gradient = project(domain, general, self.config.strength)
+        # Adds 0 to the value, and has the projected gradient.
         step = (gradient * context).sum()
         return entropy.detach() + step - step.detach()
 
 
 def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T² · KL(softmax(teacher/T) ‖ softmax(logits/T)), the mean over images."""
+    """Return T² · KL(softmax(teacher/T) ‖ softmax(logits/T)), the mean over images."""
     divergence = F.kl_div(
         F.log_softmax(logits / temperature, dim=-1),
         F.log_softmax(teacher / temperature, dim=-1),
@@ -108,15 +119,15 @@ def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def project(domain: Tensor, general: Tensor, strength: float) -> Tensor:
-    """``domain`` less ``strength`` times its part against ``general``, if it has one."""
+    """Subtract from ``domain`` its part that conflicts with ``general``, times ``strength``."""
     against = (domain * general).sum().clamp(max=0)
-    # A gradient of zero is in conflict with nothing.
+    # The clamp only avoids 0/0: a gradient of zero conflicts with nothing.
     square = general.square().sum().clamp(min=torch.finfo(general.dtype).tiny)
     return domain - strength * against / square * general
 
 
 class _PromptClassifier(CosineClassifier):
-    """A classifier that remembers the context it was made from."""
+    """A cosine classifier that keeps the context it was made from, for the loss."""
 
     def __init__(self, weights: Tensor, scale: float | Tensor, context: Tensor) -> None:
         super().__init__(weights, scale)

@@ -1,7 +1,7 @@
 """ProKeR: kernel ridge regression of what the zero-shot classifier gets wrong.
 
-Where zero-shot is wrong on the shots, a kernel regression learns what to add. The solution is
-in closed form, and far from all shots the prediction is that of zero-shot.
+A kernel regression learns the errors of the zero-shot classifier on the shots, and corrects them.
+The solution is in closed form, and far from all shots the prediction is that of zero-shot.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class ProKeR(Method):
     Vision-Language Models*, section 4. κ(a, b) = exp(−β (1 − ⟨a, b⟩)). The rows of G are the
     normalised features of the shots, one for every shot and training view, and those of Y
     their one-hot labels. As in the authors' code, ridge regression's factor 1/λ of κ(f̂, G) α is
-    left out, so that λ → 0 is zero-shot. s, the backbone's own scale, leaves the decision as it is.
+    left out, so that λ → 0 is zero-shot. s, the backbone's own scale, does not change decisions.
 
     β and λ are the pair of a grid that classifies the few-shot validation set best, the first
-    of several; without validation images those that the authors take from ImageNet at 16 shots.
-    The module holds G and α. α was solved beside the source's W_0 and is carried as it is; the
-    first term is the backbone's own.
+    if several do; without validation images those that the authors take from ImageNet at 16
+    shots. The module holds G and α. α was solved beside the source's W_0 and is carried as it is;
+    the first term is the backbone's own.
     """
 
     card = MethodCard(
@@ -52,7 +52,8 @@ class ProKeR(Method):
 
     class Config(Method.Config):
         templates: Templates = "first"
-        # The last so many training views; default: all. A fit solves for views · shots rows.
+        # The number of training views used, counted from the last; by default all. A fit solves
+        # a system of views · shots rows.
         cache_views: PositiveInt | None = None
         beta: NonNegativeFloat = 1.7
         penalty: PositiveFloat = 0.1
@@ -64,21 +65,30 @@ class ProKeR(Method):
     config: Config
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        config, dtype = self.config, data.train.views.dtype
-        # In single precision κ/λ + I is too near to singular where λ is small.
+        config = self.config
+        dtype = data.train.views.dtype
+        # In single precision κ/λ + I is too near to singular if λ is small.
         views = F.normalize(last_views(data, config.cache_views).double(), dim=-1)
         val = F.normalize(data.val.plain.double(), dim=-1)
         text = zero_shot(backbone, data.labels, config.templates).double()
-        keys, targets = views.flatten(0, 1), data.train.targets.repeat(len(views))
+        keys = views.flatten(0, 1)
+        targets = data.train.targets.repeat(len(views))
         errors = F.one_hot(targets, len(text)) - keys @ text.T
-        best, beta, penalty = -1, config.beta, config.penalty
-        for b in grid(config.betas, config.beta_steps) if len(val) else ():
-            between, ahead = kernel(keys, keys, b), kernel(val, keys, b)
-            for p in grid(config.penalties, config.penalty_steps):
-                logits = val @ text.T + ahead @ solve(between, p, errors)
+        most_hits = -1
+        beta = config.beta
+        penalty = config.penalty
+        betas = grid(config.betas, config.beta_steps) if len(val) else []
+        for tried_beta in betas:
+            key_kernel = kernel(keys, keys, tried_beta)
+            val_kernel = kernel(val, keys, tried_beta)
+            for tried_penalty in grid(config.penalties, config.penalty_steps):
+                alpha = solve(key_kernel, tried_penalty, errors)
+                logits = val @ text.T + val_kernel @ alpha
                 hits = int((logits.argmax(-1) == data.val.targets).sum())
-                if hits > best:
-                    best, beta, penalty = hits, b, p
+                if hits > most_hits:
+                    most_hits = hits
+                    beta = tried_beta
+                    penalty = tried_penalty
         alpha = solve(kernel(keys, keys, beta), penalty, errors)
         module = Module({"alpha": alpha.to(dtype)}, {"keys": keys.to(dtype)})
         return store(module, beta=beta, penalty=penalty)
@@ -97,16 +107,17 @@ class ProKeR(Method):
 
 
 def kernel(a: Tensor, b: Tensor, beta: float) -> Tensor:
-    """κ ``[n, m]`` of normalised features ``[n, e]`` and ``[m, e]``."""
+    """Return κ ``[n, m]`` of normalised features ``[n, e]`` and ``[m, e]``."""
     return torch.exp(-beta * (1 - a @ b.T))
 
 
-def solve(between: Tensor, penalty: float, errors: Tensor) -> Tensor:
-    """α ``[n, C]`` of the kernel of the rows ``[n, n]`` and what they should add ``[n, C]``."""
-    factor = torch.linalg.cholesky(between / penalty + torch.eye(len(between)).to(between))
+def solve(key_kernel: Tensor, penalty: float, errors: Tensor) -> Tensor:
+    """Return α ``[n, C]`` for the kernel of the keys ``[n, n]`` and their errors ``[n, C]``."""
+    identity = torch.eye(len(key_kernel)).to(key_kernel)
+    factor = torch.linalg.cholesky(key_kernel / penalty + identity)
     return torch.cholesky_solve(errors, factor)
 
 
 def grid(ends: tuple[float, float], steps: int) -> list[float]:
-    """Evenly spaced numbers, the ends among them."""
+    """Return evenly spaced numbers, including both ends."""
     return torch.linspace(*ends, steps, dtype=torch.float64).tolist()

@@ -1,4 +1,4 @@
-"""ProLIP: the last projection of the image tower is fine-tuned, near to where it was.
+"""ProLIP: the last projection of the image tower is fine-tuned, near its first value.
 
 The matrix that projects the image tower's output into the joint space is trained on the shots.
 A penalty keeps it near its first value, and the module holds the difference.
@@ -29,13 +29,13 @@ from ._shared.texts import Templates, zero_shot
 
 
 class ProLIP(TrainedMethod):
-    """z = s · cos(x (P + D), W_0), with x what the image tower projects by P, ``[d, e]``.
+    """z = s · cos(x (P + D), W_0), with x the rows that the image tower projects by P, ``[d, e]``.
 
     Fahes et al., *CLIP's Visual Embedding Projector is a Few-shot Cornucopia*, section 3. The
     loss is cross-entropy + λ ‖D‖², with the square of the Frobenius norm, and D starts at zero.
     λ is ``weight``, by default 1 over the number of shots, the authors' choice without validation
-    images; their rates for it are from 1e-5 to 1e-2. D is what is stored: another backbone keeps a
-    projection, and its bias where it has one, of its own.
+    images; their rates for it are from 1e-5 to 1e-2. The module holds D, so that another backbone
+    keeps its own projection, and its bias if it has one.
 
     Recipe: Adam with ε = 1e-4, without weight decay, 300 steps on all shots at once, each on
     another training view, and a cosine over steps.
@@ -85,9 +85,11 @@ class ProLIP(TrainedMethod):
         return self.train(module, loss, backbone, data, rng)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
-        change, tower = module["projection"], backbone.image
+        change = module["projection"]
+        tower = backbone.image
+        # Only for its check that the difference fits. The classifier adds the rows' change
+        # itself, because changed weights would have the tower's precision.
         shift_weights(tower.weights, {"proj": change}, "image")
         text = zero_shot(backbone, labels, self.config.templates)
         compare = CosineClassifier(text, backbone.logit_scale)
-        # Not through changed weights, which have the tower's precision.
         return lambda rows: compare(tower.project(rows) + rows @ change)

@@ -30,7 +30,7 @@ class PromptSRC(IVLP):
     + KL(softmax z⁰ ‖ softmax z) / (B · C), where f̂⁰ is the frozen tower's feature of the
     same view, t̂* the mean feature of many templates, normalised afterwards, and
     z⁰ = s f̂⁰ t̂*ᵀ. Means run over all entries, and the divergence is summed over all images.
-    The templates are the first 60 of CLIP's for ImageNet whatever the task, or the task's.
+    The templates are the first 60 of CLIP's for ImageNet, for every task, or the task's own.
 
     The module is Σ_j w_j θ_j over the epochs j = 1 ... E, where w is a normalised Gaussian
     (section 3.3). Recipe, of few-shot learning: n = m = 4, J = K = 9, "a photo of a", SGD
@@ -67,9 +67,10 @@ class PromptSRC(IVLP):
         logits = classifier.classify(features)
         frozen = F.normalize(batch.features, dim=-1)
         teacher = teacher_features(batch.backbone, batch.labels, config.templates)
+        frozen_logits = classifier.scale * frozen @ teacher.T
         divergence = F.kl_div(
             logits.log_softmax(-1),
-            (classifier.scale * frozen @ teacher.T).log_softmax(-1),
+            frozen_logits.log_softmax(-1),
             reduction="sum",
             log_target=True,
         )
@@ -81,19 +82,22 @@ class PromptSRC(IVLP):
         )
 
     def epoch_weights(self, epochs: int) -> list[float]:
-        mean, std = self.config.average_mean * epochs, self.config.average_std * epochs
-        density = [math.exp(-0.5 * ((j - mean) / std) ** 2) for j in range(1, epochs + 1)]
-        return [value / sum(density) for value in density]
+        mean = self.config.average_mean * epochs
+        std = self.config.average_std * epochs
+        densities = [math.exp(-0.5 * ((j - mean) / std) ** 2) for j in range(1, epochs + 1)]
+        total = sum(densities)
+        return [density / total for density in densities]
 
 
 @lru_cache(maxsize=1)
 def teacher_features(backbone: Backbone, labels: Labels, templates: str) -> Tensor:
-    """The mean over templates of features that are not normalised, normalised, ``[C, e]``."""
+    """Return t̂*, ``[C, e]``: the mean of text features over templates, normalised afterwards."""
     from open_clip import OPENAI_IMAGENET_TEMPLATES
 
     if templates == "task":
         texts = [labels.fill(template) for template in labels.templates]
     else:
+        # open_clip's templates are functions of a name.
         texts = [tuple(map(fill, labels.names)) for fill in OPENAI_IMAGENET_TEMPLATES[:60]]
-    features = torch.stack([backbone.text_features(each) for each in texts])
+    features = torch.stack([backbone.text_features(filled) for filled in texts])
     return F.normalize(features.mean(0), dim=-1)

@@ -30,7 +30,7 @@ from ._shared.prompts import draw_context
 
 
 class ProText(TrainedMethod):
-    """Prompts take the class name to where the frozen tower puts sentences about the class.
+    """Prompts move the feature of a class name towards those of sentences about the class.
 
     Khattak et al., *Learning to Prompt with Text Only Supervision for Vision-Language Models*,
     section 3.2. M vectors before the name, replaced before each of the next blocks, J in all.
@@ -40,10 +40,10 @@ class ProText(TrainedMethod):
 
     No image is seen, so shots and views change nothing; a seed draws the prompts and the order.
     The classifier is s · cos(f, t_c). Recipe: AdamW with β₂ = 0.98 and weight decay 0.1, batch
-    256, five warm-up epochs, J = 9; the rate (0.03 or 0.0025), the epochs (20 to 300) and M were
-    set for each dataset. M = 4 starts at "a photo of a", and a longer context, without
-    ``context_words``, at N(0, 0.02²), as the prompts of the inner blocks do. A tower of fewer
-    blocks has prompts in all.
+    256, five warm-up epochs, J = 9; the authors set the rate (0.03 or 0.0025), the epochs (20 to
+    300) and M for each dataset. M = 4 starts at "a photo of a". A longer context, without
+    ``context_words``, starts at N(0, 0.02²), as the prompts of the inner blocks do. A tower of
+    fewer blocks has prompts in all of them.
     """
 
     card = MethodCard(
@@ -73,23 +73,25 @@ class ProText(TrainedMethod):
     config: Config
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        length, words = self.config.context_length, self.config.context_words
-        inner = min(self.config.depth, backbone.text.depth) - 1
-        context = draw_context(backbone, length, words, self.card.name, rng)
-        deep = 0.02 * torch.randn(inner, length, backbone.token_width, generator=rng)
+        config = self.config
+        length = config.context_length
+        context = draw_context(backbone, length, config.context_words, self.card.name, rng)
+        inner_blocks = min(config.depth, backbone.text.depth) - 1
+        deep = 0.02 * torch.randn(inner_blocks, length, backbone.token_width, generator=rng)
         return Module(trained={"prompts": torch.cat([context[None], deep.to(context)])})
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         described = backbone.describe(data.labels)
         features = torch.cat(described)
-        counts = torch.tensor([len(of_class) for of_class in described])
+        counts = torch.tensor([len(class_features) for class_features in described])
         classes = torch.arange(len(counts)).repeat_interleave(counts).to(features.device)
-        # To the training loop, the sentences are what images are to other methods.
+        # The training loop treats the sentences as it treats the images of other methods.
         sentences = FeatureSet(features, features[None], classes)
         return super().fit(backbone, replace(data, train=sentences), rng)
 
     def loss(self, classifier: CosineClassifier, batch: Batch) -> Tensor:
-        return self.config.weight * F.mse_loss(classifier.weights[batch.targets], batch.features)
+        class_features = classifier.weights[batch.targets]
+        return self.config.weight * F.mse_loss(class_features, batch.features)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
         prompts = require_shape(module, "prompts", backbone.token_width, "text tokens of width")

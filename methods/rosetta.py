@@ -1,6 +1,6 @@
-"""Rosetta: a kernel classifier of the shots, read on another model through words.
+"""Rosetta: a kernel classifier of the shots, translated to another model through words.
 
-Kernel ridge regression on the shots is added to the zero-shot classifier of the model at hand.
+Kernel ridge regression on the shots is added to the zero-shot classifier of the current model.
 The module also carries the source's features of common words, from which the rotation between
 two models is found, so that the new model's image features can be read in the old space.
 """
@@ -30,26 +30,26 @@ from compatbench.method import (
 
 
 class Rosetta(Method):
-    """z = s · (f̂ t̂ᵀ + ρ · exp(−β (1 − m(f̂) Gᵀ)) V): the target's zero-shot, and what the shots add.
+    """z = s · (f̂ t̂ᵀ + ρ · exp(−β (1 − m(f̂) Gᵀ)) V): the target's zero-shot, and the shots' answer.
 
-    A method of this project (docs/rosetta.md). Two experts that know different things are
-    added, and each is fitted without the other:
+    A method of this project (docs/rosetta.md). It adds two experts that know different things,
+    each fitted without the other:
 
     * the backbone's own zero-shot classifier t̂;
     * kernel ridge regression on the shots alone. The keys G are their normalised features,
       K = exp(−β (1 − G Gᵀ)) as in Tip-Adapter, and V = γ (K + λI)⁻¹ Y with Y the one-hot
-      labels, centred. Where Tip-Adapter's values are Y itself, shots that are alike
-      here share what they have to say.
+      labels, centred. Tip-Adapter's values are Y itself; here similar shots share their
+      influence.
 
     γ = w · r · σ(f̂ t̂ᵀ) / σ(K V₁), where σ is the spread over the classes, V₁ the values before
-    γ, and r = σ(L) / σ(K V₁) what is left of the second expert when each shot is predicted from
-    all others, L_i = y_i − (H Y)_i / H_ii with H = (K + λI)⁻¹. So the shots count as far as
-    they predict each other, little if they are few. No validation image is used.
+    γ, and r = σ(L) / σ(K V₁) the share of the second expert that is left when each shot is
+    predicted from all others, L_i = y_i − (H Y)_i / H_ii with H = (K + λI)⁻¹. So the shots count
+    as far as they predict each other, and a few shots count little. No validation image is used.
 
     The keys are in the source's coordinates. The module carries the source's features A of some
     common words, centred, and their mean ā. With B, b̄ those of the target and R the rotation
-    that takes A to B best, an image is read by m(f̂) = (f̂ − b̄) Rᵀ + ā, normalised. ρ is the
-    correlation of A R with B, 1 on the source: what is badly translated counts less.
+    that takes A to B best, an image is translated by m(f̂) = (f̂ − b̄) Rᵀ + ā, normalised. ρ is
+    the correlation of A R with B, 1 on the source: a bad translation counts less.
     """
 
     card = MethodCard(
@@ -74,12 +74,15 @@ class Rosetta(Method):
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         keys = F.normalize(data.train.plain, dim=-1)
-        kernel, classes = self._affinity(keys, keys), len(data.labels)
-        values, left_out = solve_values(kernel, data.train.targets, classes, self.config.ridge)
-        # It is 0 for shots of one class alone, which say nothing.
-        within = spread(kernel @ values).clamp(min=1e-6)
-        text = spread(keys @ backbone.zero_shot(data.labels).T)
-        values = values * (self.config.weight * spread(left_out) / within * text / within)
+        kernel = self._affinity(keys, keys)
+        values, left_out = solve_values(
+            kernel, data.train.targets, len(data.labels), self.config.ridge
+        )
+        # The spread is 0 for shots of only one class, whose values are 0.
+        shot_spread = spread(kernel @ values).clamp(min=1e-6)
+        text_spread = spread(keys @ backbone.zero_shot(data.labels).T)
+        kept_share = self.config.weight * spread(left_out) / shot_spread
+        values = values * (kept_share * text_spread / shot_spread)
         words = self._encode(backbone)
         mean = words.mean(0)
         return Module({"values": values}, {"keys": keys, "words": words - mean, "mean": mean})
@@ -90,8 +93,11 @@ class Rosetta(Method):
         values = require_shape(module, "values", len(labels), "a number of classes of")
         turn = fit_rotation(module["words"], self._encode(backbone))
         correlation = max(1 - turn.residual, 0.0) ** 0.5
-        rotation, target_mean = turn.rotation.to(values), turn.target_mean.to(values)
-        keys, mean, text = module["keys"], module["mean"], backbone.zero_shot(labels)
+        rotation = turn.rotation.to(values)
+        target_mean = turn.target_mean.to(values)
+        keys = module["keys"]
+        mean = module["mean"]
+        text = backbone.zero_shot(labels)
 
         def classify(features: Tensor) -> Tensor:
             features = F.normalize(features, dim=-1)
@@ -102,31 +108,34 @@ class Rosetta(Method):
         return classify
 
     def _affinity(self, features: Tensor, keys: Tensor) -> Tensor:
+        """Return exp(−β (1 − f̂ Gᵀ)), ``[n, N]``."""
         return torch.exp(-self.config.beta * (1 - features @ keys.T))
 
     def _encode(self, backbone: Backbone) -> Tensor:
-        """Features of ``words`` words, evenly spaced in the list, normalised, ``[V, e]``."""
-        known = _ENCODED.setdefault(backbone, {})
-        if self.config.words not in known:
-            every = load_words()
-            count = min(self.config.words, len(every))
-            chosen = tuple(every[i * len(every) // count] for i in range(count))
-            known[self.config.words] = encode_words(backbone, chosen)
-        return known[self.config.words]
+        """Return normalised features of words, evenly spaced in the list, ``[V, e]``."""
+        cached = _ENCODED.setdefault(backbone, {})
+        if self.config.words not in cached:
+            all_words = load_words()
+            count = min(self.config.words, len(all_words))
+            chosen = tuple(all_words[i * len(all_words) // count] for i in range(count))
+            cached[self.config.words] = encode_words(backbone, chosen)
+        return cached[self.config.words]
 
 
-# Of thousands of words, so that a backbone encodes them once and not for every module.
+# Features by backbone and number of words. There are thousands of words, so a backbone encodes
+# them once, not for every module.
 _ENCODED: WeakKeyDictionary[Backbone, dict[int, Tensor]] = WeakKeyDictionary()
 
 
 def solve_values(
     kernel: Tensor, targets: Tensor, classes: int, ridge: float
 ) -> tuple[Tensor, Tensor]:
-    """(K + λI)⁻¹ Y, and every shot's prediction from all others; both ``[N, C]``.
+    """Return (K + λI)⁻¹ Y, and every shot's prediction from all others, both ``[N, C]``.
 
     Args:
         kernel: K, ``[N, N]``.
         targets: labels, ``[N]``.
+        classes: their number C.
         ridge: λ.
     """
     labels = centred_labels(targets, classes)
@@ -138,12 +147,12 @@ def solve_values(
 
 
 def centred_labels(targets: Tensor, classes: int) -> Tensor:
-    """Centred one-hot labels, ``[N, C]``; 0 for a class without shots, on every shot."""
+    """Return centred one-hot labels, ``[N, C]``. The column of a class without shots is 0."""
     labels = F.one_hot(targets, classes).double()
     seen = labels.any(0)
     return (labels - 1 / seen.sum()) * seen
 
 
 def spread(logits: Tensor) -> Tensor:
-    """Standard deviation over the classes, averaged over images."""
+    """Return the standard deviation over the classes, averaged over images."""
     return logits.std(-1).mean()

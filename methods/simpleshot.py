@@ -27,11 +27,11 @@ class SimpleShot(Method):
 
     Wang et al., *SimpleShot: Revisiting Nearest-Neighbor Classification for Few-Shot
     Learning*, in its form CL2N. a is the mean feature of the shots; the paper, which has
-    base classes, takes theirs. f is normalised first, as CLIP's features are compared by
-    angle. s, the backbone's own scale, leaves the decision as it is. All training views
+    base classes, takes theirs. f is normalised first, because CLIP's features are compared by
+    angle. s, the backbone's own scale, does not change decisions. All training views
     count. A class without shots has its mean at a.
 
-    No text is used, so a and m live wholly in the source's coordinates.
+    No text is used, so a and m live entirely in the source's coordinates.
     """
 
     card = MethodCard(
@@ -46,18 +46,20 @@ class SimpleShot(Method):
         views = F.normalize(data.train.views, dim=-1).flatten(0, 1)
         owners = F.one_hot(data.train.targets, len(data.labels)).repeat(len(data.train.views), 1)
         centre = views.mean(0)
-        sums = owners.to(views).T @ F.normalize(views - centre, dim=-1)
+        centred = F.normalize(views - centre, dim=-1)
+        sums = owners.to(views).T @ centred
         means = sums / owners.sum(0).clamp(min=1)[:, None]
         return Module({"centre": centre, "means": means})
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         means = require_shape(module, "means", backbone.embed_dim, "image features of size")
         require_shape(module, "means", len(labels), "a number of classes of", dim=0)
-        centre, scale = module["centre"], backbone.logit_scale
+        centre = module["centre"]
+        scale = backbone.logit_scale
 
         def classify(features: Tensor) -> Tensor:
             centred = F.normalize(F.normalize(features, dim=-1) - centre, dim=-1)
-            # ‖g − m‖² multiplied out, as all differences at once would be [batch, C, e].
+            # ‖g − m‖² is multiplied out, because all differences would be [batch, C, e].
             squares = centred.square().sum(-1, keepdim=True) + means.square().sum(-1)
             return scale * (2 * centred @ means.T - squares)
 

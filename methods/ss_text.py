@@ -36,13 +36,13 @@ class SSText(Method):
     Silva-Rodríguez et al., *Few-Shot, Now for Real: Medical VLMs Adaptation without Balanced Sets
     or Validation*. f_i are the normalised image features of the N shots, one plain view of each,
     t_c the normalised text features, and s = 1/τ is the backbone's logit scale. The penalty is
-    λ_c = 1/n_c, for n_c shots of class c, so that a class counts the more, the more is known of
-    it; with ``penalty`` ``total`` it is λ = 1/N for all, as in SS-Text (*Full Conformal Adaptation
-    of Medical Vision-Language Models*). ``repel`` takes away the unit vector u_c, where w̄ is the
-    mean of all w: the step of the authors' code that tells SS-Text+ from SS-Text. Logits are
-    s · cos(f, w_c); a class without shots has its text alone.
+    λ_c = 1/n_c, for n_c shots of class c, so that classes with more shots move further; with
+    ``penalty`` ``total`` it is λ = 1/N for all, as in SS-Text (*Full Conformal Adaptation
+    of Medical Vision-Language Models*). ``repel`` subtracts the unit vector u_c, where w̄ is the
+    mean of all w; this step of the authors' code distinguishes SS-Text+ from SS-Text. Logits are
+    s · cos(f, w_c); a class without shots has only its text.
 
-    Stored are the sums Σ f_i / (N λ_c). t and s are those of the backbone at hand.
+    The module holds the sums Σ f_i / (N λ_c). t and s are those of the current backbone.
     """
 
     card = MethodCard(
@@ -61,12 +61,15 @@ class SSText(Method):
     config: Config
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        total = len(data.train)
         owners = F.one_hot(data.train.targets, len(data.labels))
-        shots, total = owners.sum(0), len(data.train)
-        counts = shots if self.config.penalty == "shots" else torch.full_like(shots, total)
+        inverse_penalties = owners.sum(0)  # 1 / λ_c
+        if self.config.penalty == "total":
+            inverse_penalties = torch.full_like(inverse_penalties, total)
         features = F.normalize(data.train.plain, dim=-1)
-        strengths = counts.clamp(max=1 / LEAST_PENALTY).to(features) / total  # 1 / (N λ_c)
-        return Module({"visual": strengths[:, None] * (owners.to(features).T @ features)})
+        factors = inverse_penalties.clamp(max=1 / LEAST_PENALTY).to(features) / total
+        sums = owners.to(features).T @ features
+        return Module({"visual": factors[:, None] * sums})
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
         require_shape(module, "visual", backbone.embed_dim, "image features of size")
@@ -79,5 +82,5 @@ class SSText(Method):
 
 
 def repulsion(weights: Tensor) -> Tensor:
-    """Unit vectors along 2 w_c − w̄, ``[C, e]``."""
+    """Return the unit vectors u_c along 2 w_c − w̄, ``[C, e]``."""
     return F.normalize(2 * weights - weights.mean(0), dim=-1)

@@ -2,7 +2,7 @@
 
 The text features of the classes stay frozen, and a vector for each class, which starts at zero,
 is trained and added to them. Only this vector is stored; the text features are those of the
-model at hand.
+current model.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class TaskRes(TrainedMethod):
     """w_c = t_c + α · x_c, with x learned from zero and t the backbone's own text features.
 
     Yu et al., *Task Residual for Tuning Vision-Language Models*, equation 4. t is not
-    normalised, and the mean where there are several templates; α = 0.5. Only x is stored:
-    carrying t along, as a checkpoint of the authors' code does, would replace the target's text
-    features by the source's.
+    normalised; with several templates it is their mean. α = 0.5. Only x is stored: carrying t
+    along, as a checkpoint of the authors' code does, would replace the target's text features
+    by the source's.
     Recipe: Adam at 2e-3, batch 256, 100 epochs up to 4 shots, 200 beyond.
     """
 

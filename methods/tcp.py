@@ -40,8 +40,8 @@ class TCP(KgCoOp):
     W_2 q(W_1 t⁰_c + b_1) + b_2 is M rows of width D (bottleneck e/4, q is QuickGELU), and
     replaces the M context rows of class c before block 8, counted from 0, of the text
     tower's 12. In a tower of n blocks that is block ⌊2n/3⌋: the same share of the depth.
-    Behind the context stands the name with the words that follow it in the teacher's template,
-    or the ``template``, such as ``person doing {}.``. Loss: KgCoOp's with weight 8. Recipe:
+    The name follows the context, with the words that follow it in the teacher's template, or in
+    the ``template``, such as ``person doing {}.``. Loss: KgCoOp's with weight 8. Recipe:
     Adam at 2e-3 with ε = 1e-3, batch 32, 50 epochs; the context starts at N(0, 0.02²).
 
     On another backbone t⁰_c, and so P_c, is made from that backbone's features.
@@ -78,21 +78,26 @@ class TCP(KgCoOp):
         if block == 0:
             raise NotTransferable("the text tower has a single block, and none to act in")
         teacher = self.config.teacher or labels.teacher_template
-        class_prompts = _project(module, backbone.zero_shot(labels, teacher)).unflatten(
-            1, context.shape
-        )
-        template = self.config.template or f"{{}}{teacher.split('{}', 1)[1].removesuffix('.')}."
-        words, tail = template.split("{}")
-        context = torch.cat([context, backbone.embed_text(words)])
+        projected = _project(module, backbone.zero_shot(labels, teacher))
+        class_prompts = projected.unflatten(1, context.shape)
+        before, after = self._words_around_name(teacher)
+        context = torch.cat([context, backbone.embed_text(before)])
         contexts = context.expand(len(labels), -1, -1)
-        prompts = backbone.prompts(labels, contexts, stop=tail)
-        features = backbone.encode_prompts(
-            dataclasses.replace(prompts, swap=Swap(block, class_prompts))
-        )
-        return CosineClassifier(features, backbone.logit_scale)
+        prompts = backbone.prompts(labels, contexts, stop=after)
+        prompts = dataclasses.replace(prompts, swap=Swap(block, class_prompts))
+        return CosineClassifier(backbone.encode_prompts(prompts), backbone.logit_scale)
+
+    def _words_around_name(self, teacher: str) -> tuple[str, str]:
+        """Return the words between context and name, and those behind the name with a full stop."""
+        if self.config.template:
+            before, after = self.config.template.split("{}")
+            return before, after
+        behind_name = teacher.split("{}", 1)[1]
+        return "", f"{behind_name.removesuffix('.')}."
 
 
 def _project(module: Module, texts: Tensor) -> Tensor:
-    """P_c of normalised text features, ``[C, M · D]``."""
+    """Return P_c of normalised text features, ``[C, M · D]``."""
     hidden = F.linear(texts, module["down"], module["down_bias"])
-    return F.linear(hidden * torch.sigmoid(1.702 * hidden), module["up"], module["up_bias"])
+    activated = hidden * torch.sigmoid(1.702 * hidden)  # QuickGELU
+    return F.linear(activated, module["up"], module["up_bias"])

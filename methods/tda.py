@@ -1,8 +1,8 @@
 """TDA: caches of the test images themselves, filled while they stream by.
 
 Test images arrive one by one, and those that are classified with most certainty are kept in a
-cache per class. A second cache holds uncertain images and says what an image is not; nothing is
-trained.
+cache per class. A second cache holds uncertain images and lowers the logits of classes that an
+image is not; nothing is trained.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class TDA(Method):
     Karmanov et al., *Efficient Test-Time Adaptation of Vision-Language Models*, sections 3.2 and
     3.3. Test images come one at a time, and each enters the caches before it is classified. With
     p its zero-shot probabilities, ŷ the likeliest class and H the entropy of p, the positive cache
-    keeps of each ŷ the three images of the lowest H, their y one-hot at ŷ. Of images with
-    0.2 < H / log₂ C < 0.5 the negative cache keeps two; y' is 1 for the classes with
+    keeps for each ŷ the three images with the lowest H; their y is one-hot at ŷ. Of images with
+    0.2 < H / log₂ C < 0.5 the negative cache keeps two for each ŷ; y' is 1 for the classes with
     0.03 < p < 1. As in the authors' code H is in nats, though the bound has log₂.
 
-    Nothing is learned. α and β are the authors' for ImageNet, other data sets have others; the
-    module holds them, and the caches are those of the stream at hand.
+    Nothing is learned. The module holds α and β, which are the authors' for ImageNet; they use
+    other values for other data sets. The caches are filled anew from every stream.
     """
 
     card = MethodCard(
@@ -71,25 +71,30 @@ class TDA(Method):
         return Module(stored=numbers).to(backbone.device)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
-        config, text = self.config, zero_shot(backbone, labels, self.config.templates)
+        config = self.config
+        text = zero_shot(backbone, labels, config.templates)
         weights = {name: float(number) for name, number in module.stored.items()}
+        lowest_doubt, highest_doubt = config.doubtful
+        lowest_p, highest_p = config.excluded
 
         def classify(stream: Tensor) -> Tensor:
             features = F.normalize(stream, dim=-1)
             logits = backbone.logit_scale * features @ text.T
-            adapted, p = logits.clone(), logits.softmax(-1)
-            entropies = torch.special.entr(p).sum(-1)
-            (low, high), (least, most) = config.doubtful, config.excluded
+            adapted = logits.clone()
+            probabilities = logits.softmax(-1)
+            entropies = torch.special.entr(probabilities).sum(-1)
             doubts = entropies / math.log2(max(len(text), 2))
-            sure = Cache(text, config.capacity)
-            unsure = Cache(text, config.negative_capacity)
+            positive = Cache(text, config.capacity)
+            negative = Cache(text, config.negative_capacity)
             for i, guess in enumerate(logits.argmax(-1).tolist()):
-                offered = guess, float(entropies[i]), features[i]
-                sure.offer(*offered, F.one_hot(torch.tensor(guess), len(text)))
-                if low < doubts[i] < high:
-                    unsure.offer(*offered, (p[i] > least) & (p[i] < most))
-                adapted[i] += weights["alpha"] * sure.answer(features[i], weights["beta"])
-                against = unsure.answer(features[i], weights["negative_beta"])
+                key = features[i]
+                entropy = float(entropies[i])
+                positive.offer(guess, entropy, key, F.one_hot(torch.tensor(guess), len(text)))
+                if lowest_doubt < doubts[i] < highest_doubt:
+                    p = probabilities[i]
+                    negative.offer(guess, entropy, key, (p > lowest_p) & (p < highest_p))
+                adapted[i] += weights["alpha"] * positive.answer(key, weights["beta"])
+                against = negative.answer(key, weights["negative_beta"])
                 adapted[i] -= weights["negative_alpha"] * against
             return adapted
 
@@ -97,9 +102,11 @@ class TDA(Method):
 
 
 class Cache:
-    """The images of the lowest entropy for each class that was guessed.
+    """A cache of the images with the lowest entropies for each guessed class.
 
-    ``text`` ``[C, e]`` gives the sizes, ``capacity`` the images for each guess.
+    Args:
+        text: text features ``[C, e]``, for the number of classes and the size of keys.
+        capacity: the number of images for each guessed class.
     """
 
     def __init__(self, text: Tensor, capacity: int) -> None:
@@ -109,7 +116,15 @@ class Cache:
         self.entropies = [[math.inf] * capacity for _ in range(classes)]
 
     def offer(self, guess: int, entropy: float, key: Tensor, value: Tensor) -> None:
-        """Takes an image in if a place is empty or its entropy is lower than the highest."""
+        """Keep an image if a place is empty or if its entropy is lower than the highest.
+
+        Args:
+            guess: the class that zero-shot gives the image.
+            entropy: H.
+            key: the image's feature, ``[e]``.
+            value: y, ``[C]``.
+        """
+        # An empty place has an infinite entropy.
         entropies = self.entropies[guess]
         place = entropies.index(max(entropies))
         if entropy < entropies[place]:
@@ -118,6 +133,6 @@ class Cache:
             self.values[guess, place] = value.to(self.values)
 
     def answer(self, feature: Tensor, beta: float) -> Tensor:
-        """Σ exp(−β (1 − ⟨f̂, g⟩)) y over all that is in it, ``[C]`` of a feature ``[e]``."""
-        near = torch.exp(-beta * (1 - self.keys.flatten(0, 1) @ feature))
-        return near @ self.values.flatten(0, 1)
+        """Return Σ exp(−β (1 − ⟨f̂, g⟩)) y over all kept images, ``[C]``, of a feature ``[e]``."""
+        affinity = torch.exp(-beta * (1 - self.keys.flatten(0, 1) @ feature))
+        return affinity @ self.values.flatten(0, 1)

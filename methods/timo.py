@@ -1,7 +1,7 @@
-"""TIMO: images choose among the texts of a class, and texts are training rows beside images.
+"""TIMO: images weight the texts of a class, and texts are training rows beside images.
 
-The mean image feature of a class weighs the class's texts by how well they fit. The texts that
-fit best are in turn used as training rows of a Gaussian classifier beside the images.
+The texts of a class are weighted by their similarity to its mean image feature. The most similar
+texts are in turn training rows of a Gaussian classifier beside the images.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class TIMO(Method):
       best matching first (and from the first again), each multiplied by its m_cj.
 
     γ = 50, and β is the number of texts. α is the one that classifies the few-shot validation set
-    best (the authors': the whole one), and CLIP's own scale without validation images. What the
-    module carries of texts are their weights, so on another model ŵ is of that model's features. A
-    class without shots has equal weights and no text among the rows.
+    best (the authors use the whole set), and CLIP's own scale without validation images. Of the
+    texts the module carries only their weights, so on another model ŵ is made from that model's
+    features. A class without shots has equal weights and no text among the rows.
     """
 
     card = MethodCard(
@@ -66,17 +66,22 @@ class TIMO(Method):
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         texts = self.texts(backbone, data.labels)
-        cache, targets = build_cache(data, None), data.train.targets
+        targets = data.train.targets
+        cache = build_cache(data, None)
         means = F.normalize(cache["values"].T @ cache["keys"], dim=-1)
         matches = (texts @ means[..., None]).squeeze(-1)
         weights = (self.config.gamma * F.normalize(matches, dim=-1)).softmax(-1)
 
         scores, order = matches.sort(dim=-1, descending=True, stable=True)
-        best = scores[..., None] * texts.take_along_dim(order[..., None], dim=1)
-        best = best.repeat(1, 2, 1)[:, : self.config.beta or texts.shape[1]]
-        seen, views = targets.unique(), F.normalize(data.train.views, dim=-1)
+        sorted_texts = scores[..., None] * texts.take_along_dim(order[..., None], dim=1)
+        # Twice, so that β may be larger than the number of texts.
+        count = self.config.beta or texts.shape[1]
+        best = sorted_texts.repeat(1, 2, 1)[:, :count]
+        seen = targets.unique()
+        views = F.normalize(data.train.views, dim=-1)
         rows = torch.cat([best[seen].flatten(0, 1), views.flatten(0, 1)])
-        owners = torch.cat([seen.repeat_interleave(best.shape[1]), targets.repeat(len(views))])
+        text_owners = seen.repeat_interleave(best.shape[1])
+        owners = torch.cat([text_owners, targets.repeat(len(views))])
         weight, bias = discriminant(rows, owners, len(data.labels))
 
         alpha = torch.tensor(self.config.alpha, device=backbone.device)
@@ -84,17 +89,17 @@ class TIMO(Method):
         return search_number(self, module, "alpha", self.config.alphas, backbone, data)
 
     def texts(self, backbone: Backbone, labels: Labels) -> Tensor:
-        """Features of equally many texts of each class, normalised, ``[C, P, e]``."""
+        """Return normalised features of equally many texts of each class, ``[C, P, e]``."""
         texts = class_texts(backbone, labels, self.config.templates)
-        fewest = min(len(of_class) for of_class in texts)
-        return torch.stack([of_class[:fewest] for of_class in texts])
+        fewest = min(len(class_features) for class_features in texts)
+        return torch.stack([class_features[:fewest] for class_features in texts])
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         weight = require_shape(module, "weight", backbone.embed_dim, "image features of size")
         bias = require_shape(module, "bias", len(labels), "a number of classes of")
         texts = self.texts(backbone, labels)
-        chosen = require_shape(module, "text_weights", texts.shape[1], "a number of texts of")
-        guided = F.normalize((chosen[..., None] * texts).sum(1), dim=-1)
+        weights = require_shape(module, "text_weights", texts.shape[1], "a number of texts of")
+        guided = F.normalize((weights[..., None] * texts).sum(1), dim=-1)
         alpha = module["alpha"]
 
         def classify(features: Tensor) -> Tensor:

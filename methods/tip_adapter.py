@@ -58,4 +58,4 @@ class TipAdapter(Method):
         keys = require_shape(module, "keys", backbone.embed_dim, "image features of size")
         values = require_shape(module, "values", len(labels), "a number of classes of")
         text = zero_shot(backbone, labels, self.config.templates)
-        return cache_classifier(module, backbone, text, lambda f: f @ keys.T, values)
+        return cache_classifier(module, backbone, text, lambda features: features @ keys.T, values)

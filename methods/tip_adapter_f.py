@@ -1,4 +1,4 @@
-"""Tip-Adapter-F: the cache of Tip-Adapter, its keys fine-tuned.
+"""Tip-Adapter-F: the cache of Tip-Adapter, with fine-tuned keys.
 
 The keys of the cache start at the features of the shots and are trained by gradient descent.
 The values stay the labels, and the zero-shot logits are added as in Tip-Adapter.

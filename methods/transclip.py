@@ -1,8 +1,8 @@
 """TransCLIP: all test images are classified together, by Gaussians, neighbours and the text.
 
 Predictions start at zero-shot and are refined in rounds: by a Gaussian for each class, by the
-predictions of similar test images, and by the text. All test images have to be there at once,
-and nothing is trained.
+predictions of similar test images, and by the text. It needs all test images at once, and
+nothing is trained.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class TransCLIP(Method):
     zero-shot form. ℓ_ic = −½ Σ_d (x_id − μ_cd)² / σ_d is the likelihood of a Gaussian for each
     class with one diagonal covariance σ for all, up to a constant. A holds the cosines of each
     image to its k nearest others, and 0 elsewhere. z starts at zero-shot, μ_c at the mean of
-    the images that are surest of class c, weighted by z, and σ at 1/e. Each round computes z
+    the images with the largest z_ic, weighted by z, and σ at 1/e. Each round computes z
     ``repeats`` times, and then μ_c = norm(Σ_i z_ic x_i) and σ_d = mean_i Σ_c z_ic (x_id − μ_cd)²;
-    the last round computes z alone. The logits are what stands in the last softmax.
+    the last round computes z alone. The logits are the argument of the last softmax.
 
     Nothing is learned. The module holds the weights g = 1/50 and n = 1/(2k).
     """
@@ -67,13 +67,17 @@ class TransCLIP(Method):
         return Module(stored=stored).to(backbone.device)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
-        config, text = self.config, zero_shot(backbone, labels, self.config.templates)
-        g, n = (float(module[name]) for name in ("gaussians", "neighbours"))
+        config = self.config
+        text = zero_shot(backbone, labels, config.templates)
+        g = float(module["gaussians"])
+        n = float(module["neighbours"])
 
         def classify(images: Tensor) -> Tensor:
             x = F.normalize(images, dim=-1)
-            logits = start = backbone.logit_scale * x @ text.T
-            z, near = start.softmax(-1), find_neighbours(x, config.nearest)
+            start = backbone.logit_scale * x @ text.T
+            logits = start
+            z = start.softmax(-1)
+            near = find_neighbours(x, config.nearest)
             surest, rows = z.topk(min(config.surest, len(x)), dim=0)
             mean = F.normalize(torch.einsum("kc,kce->ce", surest, x[rows]), dim=-1)
             spread = torch.full_like(x[0], 1 / x.shape[1])
@@ -91,27 +95,37 @@ class TransCLIP(Method):
 
 
 def find_neighbours(x: Tensor, count: int) -> Tensor:
-    """A + Aᵀ ``[Q, Q]``, sparse, of normalised rows ``[Q, e]``."""
-    size, best = len(x), []
+    """Return A + Aᵀ ``[Q, Q]``, sparse, of normalised rows ``[Q, e]``.
+
+    Args:
+        count: the number k of nearest others of each image.
+    """
+    size = len(x)
+    all_values = []
+    all_columns = []
+    # In blocks of rows, because all cosines at once may not fit into memory.
     for rows in torch.arange(size, device=x.device).split(1024):
         cosines = x[rows] @ x.T
-        cosines[torch.arange(len(rows)), rows] = -torch.inf  # itself
-        best.append(cosines.topk(min(count, size - 1)))
-    values, columns = (torch.cat(parts) for parts in zip(*best, strict=True))
+        cosines[torch.arange(len(rows)), rows] = -torch.inf  # an image is not its own neighbour
+        block_values, block_columns = cosines.topk(min(count, size - 1))
+        all_values.append(block_values)
+        all_columns.append(block_columns)
+    values = torch.cat(all_values)
+    columns = torch.cat(all_columns)
     rows = torch.arange(size, device=x.device)[:, None].expand_as(columns)
-    where = torch.stack([rows.flatten(), columns.flatten()])
-    nearest = torch.sparse_coo_tensor(where, values.flatten(), (size, size), check_invariants=True)
+    places = torch.stack([rows.flatten(), columns.flatten()])
+    nearest = torch.sparse_coo_tensor(places, values.flatten(), (size, size), check_invariants=True)
     return (nearest + nearest.T).coalesce()
 
 
 def likelihoods(x: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
-    """ℓ ``[Q, C]`` of rows ``[Q, e]``, means ``[C, e]`` and one diagonal ``[e]``."""
-    # Multiplied out, as all differences at once would be [Q, C, e].
+    """Return ℓ ``[Q, C]`` of rows ``[Q, e]``, means ``[C, e]`` and one diagonal ``[e]``."""
+    # The square is multiplied out, because all differences would be [Q, C, e].
     squares = (x.square() @ (1 / spread))[:, None] + mean.square() @ (1 / spread)
     return x @ (mean / spread).T - squares / 2
 
 
 def estimate_spread(x: Tensor, z: Tensor, mean: Tensor) -> Tensor:
-    """σ ``[e]``: the mean over images of Σ_c z_ic (x_i − μ_c)², dimension by dimension."""
-    mixed = x.square() - 2 * x * (z @ mean) + z @ mean.square()
-    return mixed.mean(0).clamp(min=1e-9)  # an image alone has none
+    """Return σ ``[e]``: the mean over images of Σ_c z_ic (x_i − μ_c)², dimension by dimension."""
+    squares = x.square() - 2 * x * (z @ mean) + z @ mean.square()
+    return squares.mean(0).clamp(min=1e-9)  # a single image has no spread

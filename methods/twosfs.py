@@ -1,4 +1,4 @@
-"""2SFS: first the layer norms of both towers are tuned, then a classifier on what they give.
+"""2SFS: first the layer norms of both towers are tuned, then a classifier on their features.
 
 In the first part of the steps the factors and biases of the layer norms in both towers are
 trained. Then the towers are frozen and a residual on the text features is trained, so that
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from functools import partial
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +37,8 @@ class TwoSFS(TrainedMethod):
     and r = 0; in the rest they are frozen and r is trained. Each stage has cross-entropy and a
     cosine over its own steps; t' is normalised, of the ``template`` or else the task's first.
 
-    Stored are differences, Δγ and Δβ by the towers' common names and r, so that a backbone keeps
-    norms and texts of its own. Only norms that CLIP and EVA-CLIP both have are tuned: not CLIP's
+    The module holds differences: Δγ and Δβ by the towers' common names, and r. So a backbone
+    keeps its own norms and texts. Only norms that both CLIP and EVA-CLIP have are tuned: not CLIP's
     ``ln_pre``, 1,536 of the paper's 65,536 numbers, nor EVA's inside attention and MLP. Recipe:
     AdamW, batch 32, 300 steps for each shot; weight decay pulls towards the backbone's weights.
     """
@@ -77,25 +77,36 @@ class TwoSFS(TrainedMethod):
         return math.ceil(self.config.steps_per_shot * shots / per_epoch)
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        # Without a suite's cap, of which ``train`` gives each stage its share.
+        # Epochs are counted without a suite's cap on steps: ``train`` gives each stage its share
+        # of the cap.
         uncapped = TwoSFS(self.config.model_copy(update={"max_steps": None}))
-        epochs, share = uncapped.count_epochs(data.shots, len(data.train)), self.config.first_share
-        first = math.ceil(share * epochs)
+        epochs = uncapped.count_epochs(data.shots, len(data.train))
+        share = self.config.first_share
+        first_epochs = math.ceil(share * epochs)
 
         def tune_norms(module: Module, batch: Batch) -> Tensor:
             return self.loss(self.attach(module, backbone, data.labels), batch)
 
-        start, on = self.init(backbone, data, rng).trained, (backbone, data, rng)
-        head = Module({"residual": start.pop("residual")})
-        stage = partial(self.train)
-        norms = stage(Module(start, head.trained), tune_norms, *on, epochs=first, share=share)
+        differences = self.init(backbone, data, rng).trained
+        residual = {"residual": differences.pop("residual")}
+        # The first stage trains the differences; the residual is stored, and stays 0.
+        start = Module(differences, residual)
+        norms = self.train(start, tune_norms, backbone, data, rng, epochs=first_epochs, share=share)
         tuned = self.attach(norms, backbone, data.labels)
 
         def tune_head(module: Module, batch: Batch) -> Tensor:
             classify = CosineClassifier(tuned.text + module["residual"], backbone.logit_scale)
             return F.cross_entropy(classify(tuned.encode(batch.inputs)), batch.targets)
 
-        head = stage(head, tune_head, *on, epochs=epochs - first, share=1 - share)
+        head = self.train(
+            Module(residual),
+            tune_head,
+            backbone,
+            data,
+            rng,
+            epochs=epochs - first_epochs,
+            share=1 - share,
+        )
         return Module(norms.trained | head.trained)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> TunedTowers:
@@ -103,21 +114,33 @@ class TwoSFS(TrainedMethod):
 
 
 class TunedTowers(CosineClassifier):
-    """Cosine similarity behind towers with a module's differences; ``text`` is t', ``[C, e]``."""
+    """A cosine classifier behind towers with a module's differences.
+
+    Attributes:
+        text: t', ``[C, e]``.
+    """
 
     def __init__(self, module: Module, backbone: Backbone, texts: tuple[str, ...]) -> None:
-        tensors, self.image = module.tensors, backbone.image
-        text, image = (
-            {name.removeprefix(kind): tensors[name] for name in tensors if name.startswith(kind)}
-            for kind in ("text.", "image.")
-        )
-        weights = shift_weights(backbone.text.weights, text)
+        text_differences = _with_prefix(module.tensors, "text.")
+        weights = shift_weights(backbone.text.weights, text_differences)
         features = backbone.encode_prompts(backbone.text_prompts(texts), weights)
         self.text = F.normalize(features, dim=-1)
-        head = shift_weights({"residual": self.text}, {"residual": tensors["residual"]})
+        # Also refuses a residual of another shape than the texts.
+        head = shift_weights({"residual": self.text}, {"residual": module["residual"]})
         super().__init__(head["residual"], backbone.logit_scale)
-        self.image_weights = shift_weights(self.image.weights, image, "image")
+        self._tower = backbone.image
+        image_differences = _with_prefix(module.tensors, "image.")
+        self._weights = shift_weights(backbone.image.weights, image_differences, "image")
 
     def encode(self, inputs: Tensor) -> Tensor:
-        """Of tokens ``[batch, tokens, d]``."""
-        return self.image.encode(inputs, weights=self.image_weights)
+        """Return image features, ``[batch, e]``, of tokens ``[batch, tokens, d]``."""
+        return self._tower.encode(inputs, weights=self._weights)
+
+
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, by their names without it."""
+    found = {}
+    for name, tensor in tensors.items():
+        if name.startswith(prefix):
+            found[name.removeprefix(prefix)] = tensor
+    return found

@@ -1,6 +1,6 @@
 """VPT-deep: learned tokens among those of the image, renewed in every block.
 
-Each of the first blocks of the image tower has learned tokens of its own beside those of the
+Each of the first blocks of the image tower has its own learned tokens beside those of the
 image. The class weights are the zero-shot text features.
 """
 
@@ -19,7 +19,7 @@ class VPTDeep(ImagePrompted):
     """n tokens P_i, learned for each of the first J blocks, and CLIP's zero-shot classifier.
 
     Jia et al., *Visual Prompt Tuning*, section 3.2: [x_i, _] = B_i([x_{i-1}, P_{i-1}]), and
-    z_c = s · cos(f, t_c), where t_c are the features of "a photo of a {}." whatever the task
+    z_c = s · cos(f, t_c), where t_c are the features of "a photo of a {}." for every task
     (with ``template: null``, of the task's first template). P is drawn from N(0, 0.02²).
     Recipe, as Khattak et al. (arXiv:2210.03117) train it for CLIP: n = 8, J = 12, SGD at
     2.5e-3, batch 4, 5 epochs. A tower of fewer than J blocks gets prompts in all of them.

@@ -1,7 +1,7 @@
 """WiSE-FT: the average of the zero-shot head and a fine-tuned one.
 
 The zero-shot classifier is fine-tuned as a linear head on image features. The result is
-averaged with the head that it started from, which keeps robustness that fine-tuning alone
+averaged with the head at which it started, which keeps robustness that fine-tuning alone
 loses.
 """
 
@@ -36,10 +36,10 @@ class WiSEFT(TrainedMethod):
     tower (``wise_ft_weights``).
 
     The module holds α (W_1 − s W_0) and α b_1, to which the backbone's own s W_0 is added.
-    Recipe: the authors' code's, AdamW at 1e-3 with weight decay 0.1 and a cosine over all
+    Recipe: that of the authors' code, AdamW at 1e-3 with weight decay 0.1 and a cosine over all
     steps, batch 128, 10 epochs, without its clipping of gradients and without its warm-up of
-    500 steps, longer than a few-shot fit. Weight decay pulls towards the zero-shot head rather
-    than towards zero.
+    500 steps, which is longer than a few-shot fit. Weight decay pulls towards the zero-shot head
+    rather than towards zero.
     """
 
     card = MethodCard(
@@ -67,11 +67,13 @@ class WiSEFT(TrainedMethod):
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         text = zero_shot(backbone, data.labels, self.config.templates)
-        weight, bias = torch.zeros_like(text), torch.zeros_like(text[:, 0])
+        weight = torch.zeros_like(text)
+        bias = torch.zeros_like(text[:, 0])
         return Module({"weight": weight, "bias": bias})
 
     def finish(self, module: Module, backbone: Backbone, data: FewShotData) -> Module:
-        return Module({name: self.config.alpha * t for name, t in module.trained.items()})
+        alpha = self.config.alpha
+        return Module({name: alpha * tensor for name, tensor in module.trained.items()})
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         residual = require_shape(module, "weight", backbone.embed_dim, "image features of size")

@@ -30,8 +30,8 @@ class WiSEFTWeights(WiSEFT):
 
     Wortsman et al., *Robust fine-tuning of zero-shot models*, section 3: image tower and head
     are fine-tuned together, from the zero-shot classifier on, and averaged with it, α = 0.5. The
-    module holds α times the differences, so that the head is the one of ``wise_ft``, and only the
-    number of classes and the tower of the source fit it.
+    module holds α times the differences. So its head has the form of ``wise_ft``, and it fits
+    only the source's tower and number of classes.
 
     Recipe: that of the authors' README for a whole model, AdamW at 3e-5 with weight decay 0.1,
     a cosine over all steps, batch 512, 10 epochs, without clipping of gradients and without the
@@ -73,4 +73,5 @@ class WiSEFTWeights(WiSEFT):
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         weights = shift_tower(module, backbone, "image")
         classify = super().attach(module, backbone, labels)
-        return lambda images: classify(backbone.image.encode(images, weights=weights))
+        tower = backbone.image
+        return lambda images: classify(tower.encode(images, weights=weights))

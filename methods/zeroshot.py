@@ -1,7 +1,7 @@
 """Zero-shot CLIP: hand-written prompts are the classifier; the floor of every comparison.
 
 The text tower encodes one prompt for each class, and an image gets the class whose text feature
-is most similar. Nothing is trained and nothing is carried, so an upgrade brings the new model's
+is most similar. Nothing is trained and nothing is carried, so an upgrade gives the new model's
 own accuracy.
 """
 

@@ -26,7 +26,7 @@ from ._shared.texts import Templates, mean_texts
 
 
 class PrototypeClassifier(CosineClassifier):
-    """Scaled cosine similarity that remembers its prototypes as they are, ``[C, e]``."""
+    """A cosine classifier that keeps its prototypes, ``[C, e]``, without normalisation."""
 
     def __init__(self, prototypes: Tensor, scale: float | Tensor) -> None:
         super().__init__(prototypes, scale)
@@ -41,9 +41,9 @@ class ZSLP(TrainedMethod):
     warm-up epoch at 1e-5, batch 256, 300 epochs. The authors draw batches from a pool of
     20 augmented passes, as ``pool_views`` does; by default an epoch is one of the suite's views.
 
-    ``stores`` says what is carried to another backbone: the weights w, as published, or
-    the residual w − t, which is then added to that backbone's own t. The source's
-    classifier is the same either way.
+    ``stores`` chooses the tensor that is carried to another backbone: the weights w, as
+    published, or the residual w − t, which is then added to that backbone's own t. The
+    classifier on the source is the same in both cases.
     """
 
     card = MethodCard(
@@ -63,9 +63,9 @@ class ZSLP(TrainedMethod):
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         text = mean_texts(backbone, data.labels, self.config.templates)
-        keeps_text = self.config.stores == "weights"
-        start = text.clone() if keeps_text else torch.zeros_like(text)
-        return Module(trained={self.config.stores: start})
+        if self.config.stores == "weights":
+            return Module(trained={"weights": text.clone()})
+        return Module(trained={"residual": torch.zeros_like(text)})
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> PrototypeClassifier:
         name = self.config.stores
