@@ -1,21 +1,22 @@
-"""What can go wrong, in one line for the user."""
+"""Errors and warnings whose message is one line for the user."""
 
 from __future__ import annotations
 
 
 class CompatbenchError(Exception):
-    """A mistake in the input that the user can correct: names the place, the field and the fix.
+    """A mistake that the user can correct. The message names the place, the field and the fix.
 
-    The command line prints the message alone, without a traceback, and exits with 2.
+    The command line prints only the message, without a traceback, and exits with 2.
     """
 
 
 class BackboneError(CompatbenchError):
-    """A backbone that cannot be loaded as asked: the problem, and what to do about it."""
+    """A backbone that cannot be loaded, with the problem and what to do about it."""
 
     def __init__(self, problem: str, fix: str) -> None:
         super().__init__(problem, fix)
-        self.problem, self.fix = problem, fix
+        self.problem = problem
+        self.fix = fix
 
     def __str__(self) -> str:
         return f"{self.problem}; {self.fix}"
@@ -30,10 +31,10 @@ class CompatbenchWarning(UserWarning):
 
 
 class NotTransferable(Exception):
-    """Raised by ``Method.attach`` when a module has no meaning on a backbone.
+    """A module that has no meaning on a backbone; ``Method.attach`` raises it.
 
-    For example, a residual over 512 image features on a backbone with 768.
-    This is a result of the benchmark, and shown as such.
+    For example, a residual over 512 image features on a backbone with 768. This is a result of the
+    benchmark, and pages show it as one.
     """
 
     def __init__(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Pieces of messages: what an error says in one line, and text that a terminal may show."""
+"""Pieces of messages: errors in one line, text that a terminal may show, counts and durations."""
 
 from __future__ import annotations
 
@@ -11,39 +11,55 @@ if TYPE_CHECKING:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of a library says, in one line; of the system without the path."""
+    """Return the first line of a library's error; of an error of the system without the path."""
     text = getattr(error, "strerror", None) or str(error)
-    lines = (line.strip() for line in text.splitlines())
-    return next((line for line in lines if line), type(error).__name__)
+    for line in text.splitlines():
+        if line.strip():
+            return line.strip()
+    return type(error).__name__
 
 
 def first_problem(error: ValidationError) -> tuple[str, str]:
-    """The dotted field, empty if it is the whole, and the message of the first problem."""
+    """Return the dotted field of the first problem (empty for the whole model), and its message."""
     first = error.errors()[0]
-    return ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    field = ".".join(map(str, first["loc"]))
+    message = first["msg"].removeprefix("Value error, ")
+    return field, message
 
 
 def printable(text: str, instead: Callable[[str], str] = lambda _: "\ufffd") -> str:
-    """The text, its lines kept, with a mark for each character that a terminal obeys or hides."""
+    """Replace the characters that a terminal obeys or hides; keep the ends of lines."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c == "\n" else instead(c) for c in text)
+    shown = []
+    for character in text:
+        if character.isprintable() or character == "\n":
+            shown.append(character)
+        else:
+            shown.append(instead(character))
+    return "".join(shown)
 
 
 def count(number: int, noun: str) -> str:
-    """``1 task`` or ``7 tasks``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """Return a number with its noun: ``1 task`` or ``7 tasks``."""
+    plural = "" if number == 1 else "s"
+    return f"{number:,} {noun}{plural}"
 
 
 def one_line(text: str, longest: int = 200) -> str:
-    """The text without control, format and other invisible characters, cut if it is long."""
-    visible = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
-    line = " ".join(visible.split())
-    return line if len(line) <= longest else line[: longest - 1] + "…"
+    """Return the text without control and other invisible characters, cut if it is long."""
+    visible = []
+    for character in text:
+        is_invisible = unicodedata.category(character)[0] in "CZ"  # control, format, separator
+        visible.append(" " if is_invisible else character)
+    line = " ".join("".join(visible).split())
+    if len(line) <= longest:
+        return line
+    return line[: longest - 1] + "…"
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration in words: ``40 s``, ``3 min``, ``2 h 10 min``, ``5 days``."""
+    """Return a duration in words: ``40 s``, ``3 min``, ``2 h 10 min``, ``5 days``."""
     if seconds < 90:
         return f"{max(round(seconds), 1)} s"
     minutes = round(seconds / 60)

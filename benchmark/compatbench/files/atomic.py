@@ -18,11 +18,11 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 
 
 def write_atomic(path: Path, content: bytes, *, sync: bool = True) -> None:
-    """Writes ``content`` to ``path`` so that readers see the old file or the whole new one.
+    """Write ``content`` to ``path`` so that readers see the old file or the whole new one.
 
-    With ``sync`` file and name are on the disk before it returns. Without, a crash of the
-    machine (never of the process) within about half a minute can undo the write, or leave the
-    file empty or incomplete: only for files whose damage is detected.
+    With ``sync``, the file and its name are on the disk before this returns. Without it, a crash
+    of the machine (never of the process) within about half a minute can undo the write, or leave
+    the file empty or incomplete. Use that only for files whose damage is detected.
     """
     with open_atomic(path, sync=sync) as file:
         file.write(content)
@@ -30,9 +30,10 @@ def write_atomic(path: Path, content: bytes, *, sync: bool = True) -> None:
 
 @contextmanager
 def open_atomic(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
-    """A file to write to, which has its name ``path`` when the block ends, as ``write_atomic``.
+    """Open a temporary file for writing, and rename it to ``path`` when the block ends.
 
-    If the block raises, nothing is left of it. An ``OSError`` in the block is one of writing.
+    ``sync`` is as for ``write_atomic``. If the block raises, the file is deleted. An ``OSError``
+    in the block is reported as an error of writing.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
@@ -47,7 +48,7 @@ def open_atomic(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        if sync and os.name == "posix":  # elsewhere a folder cannot be synced
+        if sync and os.name == "posix":  # other systems cannot sync a folder
             folder = os.open(path.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)
@@ -60,19 +61,19 @@ def open_atomic(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
 
 
 def cannot_write(path: Path, error: OSError) -> CompatbenchError:
-    """The line about a file or folder that cannot be written; a full disk has a fix of its own."""
+    """Return the error of a file or folder that cannot be written; a full disk has its own fix."""
     if error.errno == errno.ENOSPC:
         return CompatbenchError(f"no room for {path}; make some, and run the command again")
     return CompatbenchError(f"cannot write {path}: {error.strerror or error}")
 
 
 def holds(path: Path, content: bytes) -> bool:
-    """Whether a file, not a link to one, exists and has exactly this content."""
+    """Return True if a file (not a link to one) exists and has exactly this content."""
     return kind_of(path) == "file" and path.read_bytes() == content
 
 
 def remove_remains(folder: Path) -> None:
-    """Removes the temporary files of killed writers; nobody may be writing in the folder."""
+    """Delete the temporary files of killed writers. Nobody may be writing in the folder."""
     try:
         for path in folder.glob(".*.tmp"):
             if _TEMPORARY.fullmatch(path.name):

@@ -1,4 +1,4 @@
-"""What stands at a path, where a link, a pipe or a folder may lie in place of a file."""
+"""Kinds of paths: a link, a pipe or a folder may be in the place of a file."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from compatbench.errors import CompatbenchError
 
 
 def kind_of(path: Path, *, follow: bool = False) -> str:
-    """``file``, ``folder``, ``link`` or ``pipe or device``; empty if there is nothing.
+    """Return ``file``, ``folder``, ``link`` or ``pipe or device``; empty if there is nothing.
 
-    A link is not followed, unless ``follow`` says so.
+    Links are not followed, unless ``follow`` is true.
     """
     try:
         mode = path.stat(follow_symlinks=follow).st_mode
@@ -27,25 +27,26 @@ def kind_of(path: Path, *, follow: bool = False) -> str:
 
 
 def require(
-    path: Path, wanted: Literal["file", "folder"] = "file", *, follow: bool = False
+    path: Path, required: Literal["file", "folder"] = "file", *, follow: bool = False
 ) -> Path:
-    """The path, if what stands there is a file, or a folder, or nothing; else an error.
+    """Return the path if it has the required kind or does not exist; raise an error otherwise.
 
-    It is for what is opened next: opening a pipe would wait for whoever writes to it.
+    Call this before opening a path: opening a pipe would wait for whoever writes to it.
     """
     kind = kind_of(path, follow=follow)
-    if kind not in ("", wanted):
-        # A folder that is kept on another disk is given as such.
-        linked = (kind, wanted) == ("link", "folder")
-        hint = ", or use --out with the folder around what it leads to" if linked else ""
-        raise CompatbenchError(f"{path} is a {kind}, not a {wanted}; move it away{hint}")
-    return path
+    if kind in ("", required):
+        return path
+    hint = ""
+    if kind == "link" and required == "folder":
+        # Users keep folders on another disk behind a link. They can name the folder itself.
+        hint = ", or use --out with the folder around what it leads to"
+    raise CompatbenchError(f"{path} is a {kind}, not a {required}; move it away{hint}")
 
 
 def require_new(path: Path, other: str = "give another --out") -> Path:
-    """The path, if nothing stands there, not even a link that leads nowhere; else an error.
+    """Return the path if nothing is there, not even a broken link; raise an error otherwise.
 
-    ``other`` is what the user can do, beside deleting what is there.
+    ``other`` is what the user can do instead of deleting what is there.
     """
     if kind_of(path):
         raise CompatbenchError(f"{path} exists; {other}, or delete it first")
@@ -53,8 +54,10 @@ def require_new(path: Path, other: str = "give another --out") -> Path:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Whatever is in a folder and in folders in it, hidden or not, and is no folder itself."""
-    for path in sorted(folder.iterdir()) if kind_of(folder) == "folder" else ():
+    """Yield everything below a folder that is not itself a folder, hidden files included."""
+    if kind_of(folder) != "folder":
+        return
+    for path in sorted(folder.iterdir()):
         if kind_of(path) == "folder":
             yield from files_below(path)
         else:
@@ -62,7 +65,7 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def delete_paths(paths: Iterable[Path]) -> None:
-    """Deletes files, links (not what they lead to) and folders with all that is in them."""
+    """Delete files, links (not what they lead to), and folders with everything in them."""
     for path in paths:
         try:
             if kind_of(path) == "folder":

@@ -1,4 +1,4 @@
-"""Processes of our own: started without the caller's main module, and ended with their parent."""
+"""Worker processes: started without the caller's main module, and ended with their parent."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
 
 def count_cores() -> int:
-    """The cores that this process may use, by its affinity and by its container's quota."""
+    """Return the number of cores that this process may use, by affinity and container quota."""
     cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -38,7 +38,7 @@ def count_cores() -> int:
 def start_process(
     threads: int, target: Callable[..., None], *args: Any, daemon: bool = True
 ) -> tuple[BaseProcess, Connection]:
-    """Starts ``target(connection, *args)`` in a process; returns it, and its connection's end.
+    """Start ``target(connection, *args)`` in a process. Return it with our end of the connection.
 
     A daemon cannot start processes itself.
     """
@@ -54,7 +54,7 @@ def start_process(
 
 
 def receive(connection: Connection, seconds: float = 0.0) -> list[Any]:
-    """Return the messages that have come from a process, after waiting for the first."""
+    """Return the messages of a process, after waiting at most ``seconds`` for the first one."""
     messages = []
     try:
         while connection.poll(0.0 if messages else seconds):
@@ -66,45 +66,51 @@ def receive(connection: Connection, seconds: float = 0.0) -> list[Any]:
 
 @contextmanager
 def inherited(threads: int) -> Iterator[None]:
-    """Starts children with a number of threads, deaf to Ctrl-C, without the caller's main module.
+    """Give processes that the block starts what they need to inherit, and undo it afterwards.
 
-    BLAS reads its thread count when it is loaded, before any of our code runs. A terminal sends
-    Ctrl-C to all processes, and the parent decides: children inherit the mask of signals. A
-    script as main module would run again in every worker, and one from a pipe has no file.
+    They get a number of threads: BLAS reads it when it is loaded, before any of our code runs.
+    They ignore Ctrl-C, which a terminal sends to all processes: the parent decides what to do.
+    They do not run the caller's main module again.
     """
-    main, before = sys.modules["__main__"], os.environ.get("OMP_NUM_THREADS")
+    main_module = sys.modules["__main__"]
+    threads_before = os.environ.get("OMP_NUM_THREADS")
     has_masks = hasattr(signal, "pthread_sigmask")
     mask: set[int] = set()
     if has_masks:
-        # The first start would start it, too, and that ends with an empty mask.
+        # The first start of a process would start the tracker too, and leave an empty mask behind.
         resource_tracker.ensure_running()
         mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}))
     os.environ["OMP_NUM_THREADS"] = str(threads)
+    # Why swap ``__main__``? Both "spawn" and "forkserver" run the script in it again in each child,
+    # with no option to leave that out; a script without a guard would start itself without end, and
+    # one from a pipe has no file. "fork" hangs once torch has started threads. Our own sub-process
+    # (python -m) would need its own handles, exit codes and sentinels on every system, and could
+    # not serve torch's DataLoader, which starts its processes itself (data/encoding.py).
     sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield
     finally:
-        sys.modules["__main__"] = main
+        sys.modules["__main__"] = main_module
         del os.environ["OMP_NUM_THREADS"]
-        if before is not None:
-            os.environ["OMP_NUM_THREADS"] = before
+        if threads_before is not None:
+            os.environ["OMP_NUM_THREADS"] = threads_before
         if has_masks:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def kill(process: BaseProcess) -> None:
-    """Kills a process, with those that it has started if it leads a group."""
-    with suppress(AttributeError, ProcessLookupError):  # where there are no groups; it leads none
+    """Kill a process. If it leads a group, kill the processes that it has started too."""
+    with suppress(AttributeError, ProcessLookupError):  # no groups on this system, or no leader
         os.killpg(cast(int, process.pid), signal.SIGKILL)
     process.kill()
     process.join(KILL_SECONDS)
 
 
 def end_with_parent(*, leads: bool = False) -> None:
-    """Ends this process when its parent dies: a cell that hangs would keep its claim forever.
+    """End this process when its parent dies: a cell that hangs would keep its claim forever.
 
     Args:
-        leads: makes it lead a group, of those that it starts, which end with it.
+        leads: make this process lead a group of the processes that it starts; they end with it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     leads = leads and hasattr(os, "setsid")
@@ -122,14 +128,14 @@ def end_with_parent(*, leads: bool = False) -> None:
             os.killpg(0, signal.SIGKILL)
         os._exit(1)
 
-    # On Linux, too: the parent may have died before the call of prctl.
+    # This is needed on Linux too: the parent may have died before the call of prctl.
     threading.Thread(target=watch, daemon=True).start()
 
 
 def silence(*streams: int) -> None:
-    """What is written to these streams (1, 2), or read from them (0), goes nowhere."""
+    """Discard what is written to these streams (1, 2), and let reading (0) find nothing."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in streams:
         os.dup2(nowhere, stream)
-    if nowhere not in streams:  # as it is, where one of them was closed
+    if nowhere not in streams:  # it is one of them if that stream was closed before
         os.close(nowhere)

@@ -1,4 +1,4 @@
-"""Where the method files and the cards are, found without loading any of them."""
+"""The folders of method files and cards, found without loading any of these."""
 
 from __future__ import annotations
 
@@ -12,58 +12,69 @@ from compatbench.errors import CompatbenchError
 
 TASKS_VARIABLE = "COMPATBENCH_TASKS"
 CARDS_VARIABLE = "COMPATBENCH_CARDS"
-CONTENT = ("methods", "transfers", "formats")  # the folders of what people add
+CONTENT = ("methods", "transfers", "formats")  # folders to which people add files
 
 
 def tasks_folder() -> Path:
-    """The folder of the cards: ``$COMPATBENCH_TASKS``, or the one that is installed."""
-    if not (named := os.environ.get(TASKS_VARIABLE)):
+    """Return the folder of the cards: ``$COMPATBENCH_TASKS``, or the installed one."""
+    variable = os.environ.get(TASKS_VARIABLE)
+    if not variable:
         return installed_folder("tasks")
-    folder = Path(named).expanduser().resolve()
+    folder = Path(variable).expanduser().resolve()
     if not any(folder.glob("*.yaml")):
-        what = f"there are no task cards in {folder}; name a folder of cards, or unset it"
-        raise CompatbenchError(f"{TASKS_VARIABLE}: {what}")
+        problem = f"there are no task cards in {folder}; name a folder of cards, or unset it"
+        raise CompatbenchError(f"{TASKS_VARIABLE}: {problem}")
     return folder
 
 
 def own_places() -> list[Path]:
-    """Further folders and files of cards: those of ``$COMPATBENCH_CARDS``, and this folder."""
-    named = filter(None, os.environ.get(CARDS_VARIABLE, "").split(os.pathsep))
-    places = [Path(os.path.expanduser(place)).absolute() for place in named]
-    with suppress(OSError):  # a folder that was deleted
+    """Return more folders and files of cards: those of ``$COMPATBENCH_CARDS``, and this folder."""
+    places = []
+    for place in os.environ.get(CARDS_VARIABLE, "").split(os.pathsep):
+        if place:
+            places.append(Path(os.path.expanduser(place)).absolute())
+    with suppress(OSError):  # the current folder was deleted
         places.append(Path.cwd())
     return places
 
 
 def add_own_place(place: Path) -> None:
-    """Has the cards of a folder, or one in a file, found by name; worker processes inherit it."""
+    """Make the cards of a folder or file known by name, in this process and its workers."""
     place = Path(os.path.expanduser(place)).absolute()
     if os.pathsep in str(place):
         raise CompatbenchError(f"cards cannot be read from {place}: its name has a '{os.pathsep}'")
-    # A folder gives the files in it, and not those of the folders in it.
-    if not {place, place if place.is_dir() else place.parent} & {*own_places()}:
-        before = os.environ.get(CARDS_VARIABLE, "")
-        os.environ[CARDS_VARIABLE] = os.pathsep.join(filter(None, [before, str(place)]))
+    # A folder stands for the files in it, but not for those of its sub-folders.
+    folder = place if place.is_dir() else place.parent
+    known = own_places()
+    if place in known or folder in known:
+        return
+    before = os.environ.get(CARDS_VARIABLE, "")
+    if before:
+        os.environ[CARDS_VARIABLE] = f"{before}{os.pathsep}{place}"
+    else:
+        os.environ[CARDS_VARIABLE] = str(place)
 
 
 def content_folder(kind: str) -> Path:
-    """The folder ``methods``, ``transfers`` or ``formats``."""
+    """Return the folder ``methods``, ``transfers`` or ``formats``."""
     return installed_folder(kind)
 
 
 @cache
 def installed_folder(name: str) -> Path:
-    """The folder ``methods`` or ``tasks`` of this installation."""
+    """Return a folder of this installation, such as ``methods`` or ``tasks``."""
     return Path(str(resources.files(f"compatbench.{name}"))).resolve()
 
 
 def shipped_results(name: str) -> Path:
-    """A folder of ``results/`` as it is installed, or of the clone that is run."""
+    """Return a folder of ``results/``: of the installation, or of the clone that is run."""
     package = Path(__file__).parents[1]
     installed = package / name
-    return installed if installed.is_dir() else package.parents[1] / "results" / name
+    if installed.is_dir():
+        return installed
+    return package.parents[1] / "results" / name
 
 
 def content_files(kind: str) -> list[Path]:
-    """The files of ``methods/``, ``transfers/`` or ``formats/``, one piece of content each."""
+    """Return the files of ``methods/``, ``transfers/`` or ``formats/``, sorted by name."""
     return sorted(content_folder(kind).glob("[!_]*.py"))

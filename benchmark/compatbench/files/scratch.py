@@ -1,4 +1,4 @@
-"""Temporary folders that do not pile up: the next process removes what a killed one has left."""
+"""Temporary folders that do not pile up: the next process deletes those of killed ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import chain
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -18,21 +17,22 @@ from compatbench.files.kinds import kind_of
 
 PREFIX = "compatbench-tmp-"
 SHORT = "/tmp"
-# Characters; with those of Ray's names below it, a socket's path may have about a hundred.
+# In characters. A socket's path, with Ray's names in it, may have about a hundred.
 MOST_FOR_SOCKETS = 14
 LOCK = ".lock"
-REMOVE_SECONDS = 5.0  # that dying processes may go on writing to a folder
+REMOVE_SECONDS = 5.0  # for which dying processes may continue to write to a folder
 
 
 @contextmanager
 def scratch_folder(*, for_sockets: bool = False, inside: Path | None = None) -> Iterator[Path]:
-    """A folder with a lock file alone, which is removed afterwards; first, those that are left.
+    """Make a folder that contains only a lock file, and delete it when the block ends.
 
-    The lock is held until the folder is removed or this process has ended, however it ends.
+    Delete the folders of killed processes first. The lock is held until the folder is deleted or
+    this process has ended, however it ends.
 
     Args:
-        for_sockets: where the system's folder has a long path, it is in ``/tmp``.
-        inside: a folder in place of the system's, where others have to see it.
+        for_sockets: use ``/tmp`` if the path of the system's temporary folder is long.
+        inside: a folder to use instead of the system's, so that other processes can see it.
     """
     remove_left_over(inside)
     root = str(inside or tempfile.gettempdir())
@@ -42,15 +42,15 @@ def scratch_folder(*, for_sockets: bool = False, inside: Path | None = None) -> 
         while True:
             folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
             lock = FileLock(folder / LOCK)
-            # Another process may take it for left over until it is locked.
+            # Until it is locked, another process may take it for left over and delete it.
             with suppress(Timeout, FileNotFoundError):
                 lock.acquire(timeout=0)
                 if (folder / LOCK).exists():
                     break
     except OSError as error:
         fix = "give" if inside else "set TMPDIR to"
-        what = f"cannot write {root}: {error.strerror}; {fix} a folder that can be written"
-        raise CompatbenchError(what) from None
+        problem = f"cannot write {root}: {error.strerror}"
+        raise CompatbenchError(f"{problem}; {fix} a folder that can be written") from None
     try:
         yield folder
     finally:
@@ -61,11 +61,14 @@ def scratch_folder(*, for_sockets: bool = False, inside: Path | None = None) -> 
 
 
 def remove_left_over(inside: Path | None = None) -> None:
-    """Removes the folders of this user's processes that were killed."""
-    me = os.getuid() if hasattr(os, "getuid") else 0
-    places = {tempfile.gettempdir(), SHORT, *([str(inside)] if inside else [])}
-    for folder in chain(*(Path(each).glob(f"{PREFIX}*") for each in places)):
-        with suppress(OSError, Timeout):
-            if folder.lstat().st_uid == me and kind_of(folder) == "folder":
-                with FileLock(folder / LOCK, timeout=0):
-                    shutil.rmtree(folder)
+    """Delete the scratch folders of this user's processes that were killed."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    places = {tempfile.gettempdir(), SHORT}
+    if inside:
+        places.add(str(inside))
+    for place in places:
+        for folder in Path(place).glob(f"{PREFIX}*"):
+            with suppress(OSError, Timeout):
+                if folder.lstat().st_uid == user and kind_of(folder) == "folder":
+                    with FileLock(folder / LOCK, timeout=0):
+                        shutil.rmtree(folder)

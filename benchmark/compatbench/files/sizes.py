@@ -8,15 +8,24 @@ from compatbench.errors import CompatbenchError
 
 
 def parse_bytes(text: str) -> int:
-    """A size such as ``500M`` or ``1.5G`` in bytes; what is none is a ``CompatbenchError``."""
+    """Return the bytes of a size such as ``500M`` or ``1.5G``.
+
+    Raises:
+        CompatbenchError: the text is not a size.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
     if match is None:
         raise CompatbenchError(f"'{text}' is not a size; write it as 500M or 10G")
-    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+    number = float(match[1])
+    unit = match[2].upper() or " "
+    power = " KMGT".index(unit)
+    return int(number * 1024**power)
 
 
 def format_bytes(size: float) -> str:
-    """A number of bytes in words: ``512 B``, ``1.5 MiB``."""
-    power = max(0, min((int(size).bit_length() - 1) // 10, 4))
-    unit = ("B", "KiB", "MiB", "GiB", "TiB")[power]
-    return f"{size / 1024**power:.{min(power, 1)}f} {unit}"
+    """Return a number of bytes in words: ``512 B``, ``1.5 MiB``."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = (int(size).bit_length() - 1) // 10
+    power = max(0, min(power, len(units) - 1))
+    decimals = min(power, 1)  # bytes are whole
+    return f"{size / 1024**power:.{decimals}f} {units[power]}"

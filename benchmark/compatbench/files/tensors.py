@@ -18,12 +18,12 @@ from compatbench.messages import first_line
 if TYPE_CHECKING:
     from torch import Tensor
 
-KEY = "compatbench"  # the one entry of a header's metadata, since several have no fixed order
-MOST_HEADER = 4 << 20  # bytes; some 40,000 names
+KEY = "compatbench"  # the only entry of a header's metadata: several would have no fixed order
+MOST_HEADER = 4 << 20  # bytes: enough for some 40,000 names
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Hash of names, shapes, types and bits."""
+    """Return the SHA-256 of names, shapes, types and bits."""
     parts = []
     for name, tensor in sorted(tensors.items()):
         tensor = tensor.detach().cpu().contiguous()
@@ -40,15 +40,15 @@ def save_tensors(
     *,
     sync: bool = True,
 ) -> None:
-    """Writes tensors with ``about`` (JSON), as ``write_atomic`` does.
+    """Write tensors with the JSON values ``about`` atomically.
 
-    The same content gives the same bytes. ``schema`` says what kind of file it is.
+    The same content gives the same bytes. ``schema`` names the kind of file.
     """
     write_atomic(path, pack_tensors(tensors, schema, about), sync=sync)
 
 
 def pack_tensors(tensors: Mapping[str, Tensor], schema: str, about: Mapping[str, Any]) -> bytes:
-    """The bytes that ``save_tensors`` writes."""
+    """Return the bytes that ``save_tensors`` writes."""
     from safetensors.torch import save
 
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -57,7 +57,7 @@ def pack_tensors(tensors: Mapping[str, Tensor], schema: str, about: Mapping[str,
 
 
 def load_tensors(path: Path, schema: str, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what ``save_tensors`` wrote, called ``what`` in messages; no code is run."""
+    """Return tensors and ``about`` of a file, named ``what`` in errors. This runs no code."""
     try:
         values, tensors = read_tensors(path)
         if values.get("schema") != schema:
@@ -77,7 +77,7 @@ def _checksum(tensors: Mapping[str, Tensor], schema: str, about: Mapping[str, An
 
 
 def read_header(path: Path) -> bytes:
-    """A safetensors file's header; a ``ValueError`` refuses one that would take long to read."""
+    """Return the header of a safetensors file. Raise ``ValueError`` if it is cut or too large."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if size > path.stat().st_size:
@@ -88,18 +88,23 @@ def read_header(path: Path) -> bytes:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The values under ``KEY`` in a file's header, if there are any, and its tensors, mapped.
+    """Return the values under ``KEY`` in a file's header and its memory-mapped tensors.
 
-    A parser accepts other bytes for the same values, such as white space of another kind or
-    ``1E-05`` for ``1e-05``. A ``ValueError`` refuses them: the file was changed.
+    The values are empty if the header has no such entry. A parser would accept other bytes for the
+    same values, such as other white space or ``1E-05`` for ``1e-05``.
+
+    Raises:
+        ValueError: the header was changed after it was written.
     """
     header = read_header(require(path, follow=True))
     with safe_open(path, "pt") as file:
-        text = (file.metadata() or {}).get(KEY)
+        metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    values = json.loads(text or "{}")
+    text = metadata.get(KEY) or "{}"
+    values = json.loads(text)
+    is_canonical = canonical_json(values) == text
     # safetensors pads a header with spaces.
-    if canonical_json(values) != (text or "{}") or not header.rstrip(b" ").endswith(b"}"):
+    if not is_canonical or not header.rstrip(b" ").endswith(b"}"):
         raise ValueError("its header is not as it was written")
     if not isinstance(values, dict):
         raise ValueError("its header has no entry of compatbench")
