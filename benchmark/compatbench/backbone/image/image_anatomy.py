@@ -29,13 +29,13 @@ class ClipBlock(StandardBlock):
     """A block of CLIP's image tower."""
 
     def __call__(self, x: Tensor, updates: Updates, rows: int) -> Tensor:
-        """The first ``rows`` rows of the block's output, ``[batch, rows, width]``."""
+        """Return the first ``rows`` rows of the block's output, ``[batch, rows, width]``."""
         normed = self.block.ln_1(x)
         qkv = self.project(normed)
         if updates:
             qkv = apply_to_projections(updates, qkv, normed)
         else:
-            normed = x  # which no update sees, so that its memory is free
+            normed = x  # no update reads it, so the memory of the normed rows is freed
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q = q[:, :, :rows]
         if qkv.device.type == "cpu" and qkv.shape[1] <= FEW_TOKENS:
@@ -46,11 +46,12 @@ class ClipBlock(StandardBlock):
 
 
 class TimmBlock:
-    """A block of timm's, its norms before or after its parts; called as ``ClipBlock``."""
+    """A block of timm's, with norms before or after its parts; called like ``ClipBlock``."""
 
     def __init__(self, block: Any, rope: Callable[[], Tensor] | None) -> None:
-        # The rope gives the sines and cosines of the patches, ``[..., patches, 2 · head width]``.
-        self._block, self._rope = block, rope
+        self._block = block
+        # Returns the sines and cosines of the patches, ``[..., patches, 2 * head width]``.
+        self._rope = rope
         self._post_norm = type(block).__name__ == "EvaBlockPostNorm"
 
     def __call__(self, x: Tensor, updates: Updates, rows: int) -> Tensor:
@@ -65,29 +66,37 @@ class TimmBlock:
         return apply_update(updates, "block", x, entered)
 
     def _scale(self, output: Tensor, part: int) -> Tensor:
-        """What a part adds to its block's input: its output, normalised or scaled."""
+        """Return a part's output, normalised or scaled, as it is added to the block's input."""
         if self._post_norm:
-            return getattr(self._block, f"norm{part}")(output)
+            norm = getattr(self._block, f"norm{part}")
+            return norm(output)
         if hasattr(self._block, f"ls{part}"):
-            return getattr(self._block, f"ls{part}")(output)
+            layer_scale = getattr(self._block, f"ls{part}")
+            return layer_scale(output)
         gamma = getattr(self._block, f"gamma_{part}")
-        return output if gamma is None else gamma * output
+        if gamma is None:
+            return output
+        return gamma * output
 
     def _attend(self, x: Tensor, updates: Updates, rows: int) -> Tensor:
+        """Return the first ``rows`` rows of the attention's output, ``[batch, rows, width]``."""
         attention = self._block.attn
-        parts = [
-            apply_update(updates, part, y, x)
-            for part, y in zip(PROJECTIONS, self._project(x), strict=True)
-        ]
-        q, k, v = (y.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for y in parts)
-        q, k = attention.q_norm(q), attention.k_norm(k)
+        heads = []
+        for part, y in zip(PROJECTIONS, self._project(x), strict=True):
+            changed = apply_update(updates, part, y, x)
+            heads.append(changed.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2))
+        q, k, v = heads
+        q = attention.q_norm(q)
+        k = attention.k_norm(k)
         if self._rope is not None:
             rope = self._rope()
-            q, k = self._rotate(q, rope).type_as(v), self._rotate(k, rope).type_as(v)
+            q = self._rotate(q, rope).type_as(v)
+            k = self._rotate(k, rope).type_as(v)
         mixed = _merge(F.scaled_dot_product_attention(q[:, :, :rows], k, v))
         return attention.proj(attention.norm(mixed))
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return queries, keys and values, each ``[batch, tokens, width]``."""
         attention = self._block.attn
         if attention.qkv is None:
             return attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)
@@ -97,26 +106,26 @@ class TimmBlock:
         return F.linear(x, attention.qkv.weight, bias).chunk(3, dim=-1)
 
     def _rotate(self, y: Tensor, rope: Tensor) -> Tensor:
-        """Rotates the patches only: tokens before or after them have no place in the grid."""
+        """Rotate only the patches: tokens before or after them have no place in the grid."""
         from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 
-        attention = self._block.attn
-        start, patches = attention.num_prefix_tokens, rope.shape[-2]
-        before, placed, behind = y.tensor_split([start, start + patches], dim=2)
-        return torch.cat([before, apply_rot_embed_cat(placed, rope), behind], dim=2)
+        start = self._block.attn.num_prefix_tokens
+        end = start + rope.shape[-2]
+        before, patches, behind = y.tensor_split([start, end], dim=2)
+        return torch.cat([before, apply_rot_embed_cat(patches, rope), behind], dim=2)
 
 
 def _merge(y: Tensor) -> Tensor:
-    """``[batch, heads, tokens, head width]`` to ``[batch, tokens, width]``."""
+    """Reshape ``[batch, heads, tokens, head width]`` to ``[batch, tokens, width]``."""
     return y.transpose(1, 2).flatten(2)
 
 
 class ClipAnatomy:
-    """open_clip's ``VisionTransformer``, and SigLIP's of transformers."""
+    """The parts of open_clip's ``VisionTransformer``, and of SigLIP's tower of transformers."""
 
     def __init__(self, visual: Any) -> None:
         self._visual = visual
-        # Without the norm before the first block.
+        # A copy of the tower without the norm before the first block.
         self._embedding = copy.copy(visual)
         vars(self._embedding)["_modules"] = visual._modules | {"ln_pre": nn.Identity()}
         # Tokens of an image, class token and registers first, and their width d.
@@ -124,52 +133,58 @@ class ClipAnatomy:
         self.extra = int(visual.class_embedding is not None)  # tokens before the patches
         self.blocks = [ClipBlock(block) for block in visual.transformer.resblocks]
         self.attends = visual.attn_pool is not None  # it pools by attention
-        self.gated = False  # its MLPs have gates
-        # The feature depends on the last block's first row alone.
+        self.gated = False  # no MLP has a gate
+        # If True, the feature depends only on the last block's first row.
         self.class_pooled = visual.pool_type == "tok" and not self.attends
 
     def embed(self, images: Tensor) -> Tensor:
-        """Tokens before the first norm, ``[batch, tokens, d]`` of ``[batch, 3, H, W]``."""
+        """Return tokens before the first norm, ``[batch, tokens, d]`` of ``[batch, 3, H, W]``."""
         return self._embedding._embeds(images)
 
     def enter(self, tokens: Tensor) -> Tensor:
-        """Applies the norm before the first block, if there is one."""
+        """Apply the norm before the first block, if there is one."""
         return self._visual.ln_pre(tokens)
 
     def pool(self, x: Tensor) -> Tensor:
-        """From the output of the last block to what is projected, ``[batch, d]``."""
+        """Return the pooled row of the last block's output, before projection, ``[batch, d]``."""
         return self._visual._pool(x)[0]
 
     def norm(self, rows: Tensor) -> Tensor:
-        """Treats every row like the pooled one."""
+        """Apply the last norm to every row, as to the pooled one."""
         return self._visual.ln_post(rows)
 
     def project(self, rows: Tensor) -> Tensor:
-        """From the tower's width to the joint space, ``[..., e]``."""
-        return rows if self._visual.proj is None else rows @ self._visual.proj
+        """Return rows of the tower's width, projected to the joint space, ``[..., e]``."""
+        if self._visual.proj is None:
+            return rows
+        return rows @ self._visual.proj
 
 
 class TimmAnatomy:
-    """timm's ``Eva`` and ViT in open_clip's ``TimmModel``; as ``ClipAnatomy``.
+    """The parts of timm's ``Eva`` and ViT in open_clip's ``TimmModel``, like ``ClipAnatomy``.
 
-    The former is the tower of EVA-CLIP and PE-Core, the latter that of SigLIP and MobileCLIP-B.
+    ``Eva`` is the tower of EVA-CLIP and PE-Core, the ViT that of SigLIP and MobileCLIP-B.
     """
 
     def __init__(self, visual: Any) -> None:
-        self._head, self._trunk = visual.head, visual.trunk
         trunk = visual.trunk
+        self._head = visual.head
+        self._trunk = trunk
         self.width = trunk.embed_dim
         self.extra = trunk.num_prefix_tokens
         self.tokens = self.extra + trunk.patch_embed.num_patches
         self.gated = hasattr(trunk, "rope")
-        rope = trunk.rope if self.gated else None
-        self.blocks = [TimmBlock(block, rope and rope.get_embed) for block in trunk.blocks]
+        rope = getattr(trunk, "rope", None)
+        get_embed = None if rope is None else rope.get_embed
+        self.blocks = [TimmBlock(block, get_embed) for block in trunk.blocks]
         self.attends = trunk.attn_pool is not None
         self.class_pooled = trunk.global_pool == "token" and not self.attends
 
     def embed(self, images: Tensor) -> Tensor:
         x = self._trunk._pos_embed(self._trunk.patch_embed(images))
-        return x[0] if isinstance(x, tuple) else x  # Eva's has the sines and cosines beside it
+        if isinstance(x, tuple):  # Eva returns sines and cosines beside the tokens
+            return x[0]
+        return x
 
     def enter(self, tokens: Tensor) -> Tensor:
         return self._trunk.norm_pre(tokens)
@@ -185,9 +200,11 @@ class TimmAnatomy:
 
 
 def examine_image_tower(visual: Any, name: str) -> ClipAnatomy | TimmAnatomy:
-    """The anatomy of a model's image tower, if something can be inserted into its kind.
+    """Return the anatomy of a model's image tower.
 
-    Another, run as if it were one of these, would give plausible features that are wrong.
+    Raises:
+        NotTransferable: nothing can be inserted into a tower of this kind. Run as if it were of
+            a known kind, it would give plausible features that are wrong.
     """
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import VisionTransformer
@@ -195,21 +212,23 @@ def examine_image_tower(visual: Any, name: str) -> ClipAnatomy | TimmAnatomy:
 
     from compatbench.backbone.parts.from_transformers import SiglipVision
 
-    clip = type(visual) in (VisionTransformer, SiglipVision)
+    is_clip = type(visual) in (VisionTransformer, SiglipVision)
     inner = type(getattr(visual, "trunk", visual))
-    if clip:
-        odd = _odd_clip_part(visual)
+    if is_clip:
+        problem = _find_clip_problem(visual)
     elif type(visual) is TimmModel and inner in (eva.Eva, vision_transformer.VisionTransformer):
-        odd = _odd_timm_part(visual.trunk)
+        problem = _find_timm_problem(visual.trunk)
     else:
-        odd = f"'{inner.__name__}' is not a transformer of CLIP's, EVA's or SigLIP's kind"
-    if odd:
-        raise NotTransferable(f"nothing can be inserted into the image tower of '{name}': {odd}")
-    return ClipAnatomy(visual) if clip else TimmAnatomy(visual)
+        problem = f"'{inner.__name__}' is not a transformer of CLIP's, EVA's or SigLIP's kind"
+    if problem:
+        raise NotTransferable(
+            f"nothing can be inserted into the image tower of '{name}': {problem}"
+        )
+    return ClipAnatomy(visual) if is_clip else TimmAnatomy(visual)
 
 
-def _odd_clip_part(visual: Any) -> str | None:
-    """What is not supported about CLIP's image tower, if anything."""
+def _find_clip_problem(visual: Any) -> str | None:
+    """Return the first property of CLIP's image tower that is not supported; None if all are."""
     if visual.pool_type not in ("tok", "avg"):
         return f"it is pooled by '{visual.pool_type}'"
     if not getattr(visual.transformer, "batch_first", True):  # open_clip 4 has no other
@@ -219,7 +238,8 @@ def _odd_clip_part(visual: Any) -> str | None:
     return None
 
 
-def _odd_timm_part(trunk: Any) -> str | None:
+def _find_timm_problem(trunk: Any) -> str | None:
+    """Return the first property of timm's trunk that is not supported; None if all are."""
     from timm.layers.attention import Attention, AttentionRope
     from timm.models.eva import EvaAttention, EvaBlock, EvaBlockPostNorm
     from timm.models.vision_transformer import Block

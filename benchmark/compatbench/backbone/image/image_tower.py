@@ -11,12 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compatbench.backbone.image.image_anatomy import TimmAnatomy, examine_image_tower
-from compatbench.backbone.parts.blocks import (
-    BlockUpdates,
-    Updates,
-    updates_of,
-    widen,
-)
+from compatbench.backbone.parts.blocks import BlockUpdates, Updates, updates_of, widen
 from compatbench.backbone.parts.memory import in_micro_batches, kept_numbers
 from compatbench.backbone.parts.parameters import (
     CommonNames,
@@ -30,26 +25,29 @@ from compatbench.errors import NotTransferable
 
 @dataclass(frozen=True)
 class ImageInput:
-    """What a classifier takes of an image: how far the frozen tower has computed it.
+    """A classifier's input for an image: the frozen tower's result at one of several stages.
 
-    ``features``: the image features, ``[batch, e]``; ``pooled``: what is projected to them,
-    ``[batch, d]``; ``hidden``: the tokens that enter a block, ``[batch, tokens, d]``, for methods
-    that act in that block or in later ones; ``dense``: the image feature, and behind it each patch
-    projected like it, ``[batch, 1 + patches, e]``; ``pixels``: the preprocessed image,
-    ``[batch, 3, H, W]``. Any of it is cached. An image tower that is not CLIP's, SigLIP's or EVA's
-    gives features and pixels alone.
+    * ``features``: the image features, ``[batch, e]``.
+    * ``pooled``: the pooled rows before their projection, ``[batch, d]``.
+    * ``hidden``: the tokens that enter a block, ``[batch, tokens, d]``, for methods that act in
+      that block or in later ones.
+    * ``dense``: the image feature, then each patch projected like it, ``[batch, 1 + patches, e]``.
+    * ``pixels``: the preprocessed image, ``[batch, 3, H, W]``.
+
+    All of these are cached. An image tower that is not CLIP's, SigLIP's or EVA's gives only
+    features and pixels.
     """
 
     kind: Literal["features", "pooled", "hidden", "dense", "pixels"] = "features"
-    # Counted from 0, that hidden tokens enter; -1: before the norm that comes before block 0.
+    # The block that hidden tokens enter, counted from 0; -1 is before the norm before block 0.
     block: int = 0
-    # With views, the plain image comes first and so many augmentations of it follow, test images
-    # included: ``[batch, 1 + views, ...]``. Training views are then this one alone.
+    # With views, the plain image comes first and this many augmentations of it follow, for test
+    # images too: ``[batch, 1 + views, ...]``. An image then has no other training views.
     views: int = 0
 
     @property
     def in_joint_space(self) -> bool:
-        """Whether it is written in the coordinates of image and text features."""
+        """Return True if it has the coordinates of image and text features."""
         return self.kind in ("features", "dense")
 
 
@@ -63,16 +61,18 @@ class ImageTower:
     """A frozen image tower in which a method can act: a ViT of CLIP, EVA-CLIP or SigLIP.
 
     Tokens of a method come after the image's own and have no position: they get no
-    positional embedding and are not rotated (RoPE), and they are not pooled. Raises
-    NotTransferable for a tower of another kind.
+    positional embedding and are not rotated (RoPE), and they are not pooled.
 
     Attributes:
         width: width d of the tokens.
         depth: number of blocks.
-        tokens: tokens of an image.
+        tokens: number of tokens of an image.
+
+    Raises:
+        NotTransferable: the tower is of another kind.
     """
 
-    # What a rotated backbone sets: the rotation of its joint space, and what is added to a
+    # A rotated backbone sets these: the rotation of its joint space, and the change of a
     # projection that leads there.
     _rotation: Tensor | None = None
     _added: Tensor | None = None
@@ -91,18 +91,19 @@ class ImageTower:
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """The frozen weights, by names that CLIP's and EVA's towers share with text towers.
+        """Return the frozen weights, by names that CLIP's and EVA's towers share with text towers.
 
-        Such as ``transformer.resblocks.0.ln_1.weight``, ``ln_pre.bias`` (where there is that
+        Examples are ``transformer.resblocks.0.ln_1.weight``, ``ln_pre.bias`` (if there is that
         norm), ``ln_post.weight`` and ``proj``, ``[d, e]``.
         """
         return rotate_projection(self._names.read(), "proj", self._rotation)
 
     def replace(self, weights: Mapping[str, Tensor]) -> ImageTower:
-        """The same tower with some of its ``weights`` replaced; the model is left as it is."""
+        """Return the tower with some of its ``weights`` replaced; the model does not change."""
         check_weights(weights, self.weights, "image")
         added = self._added
-        if self._rotation is not None and "proj" in weights:  # it has no place in the model
+        if self._rotation is not None and "proj" in weights:
+            # The rotated projection has no place in the model, so keep its change beside it.
             added = weights["proj"] - self.weights["proj"]
             weights = {name: tensor for name, tensor in weights.items() if name != "proj"}
         tower = change_tower(self, _added=added)
@@ -115,9 +116,15 @@ class ImageTower:
         return tower
 
     def embed(self, images: Tensor, block: int = 0) -> Tensor:
-        """The tokens that enter a block, ``[batch, tokens, d]`` of images ``[batch, 3, H, W]``.
+        """Return the tokens that enter a block, ``[batch, tokens, d]``.
 
-        Before block 0 CLIP has a norm, ``ln_pre``; block -1 is what enters that.
+        Args:
+            images: preprocessed images, ``[batch, 3, H, W]``.
+            block: counted from 0. CLIP has a norm before block 0 (``ln_pre``); -1 returns the
+                tokens that enter this norm.
+
+        Raises:
+            NotTransferable: the tower has fewer blocks.
         """
         if not -1 <= block < self.depth:
             raise NotTransferable(
@@ -132,7 +139,7 @@ class ImageTower:
         return x
 
     def enter(self, tokens: Tensor) -> Tensor:
-        """What the tower makes of tokens ``[n, d]`` added before its first block.
+        """Return tokens ``[n, d]`` as they enter the first block.
 
         CLIP normalises all tokens there (``ln_pre``), EVA does not.
         """
@@ -150,25 +157,29 @@ class ImageTower:
         dense: bool = False,
         rng: torch.Generator | None = None,
     ) -> Tensor:
-        """Image features, not normalised, ``[batch, e]``; float32 from a tower in half precision.
+        """Return image features, not normalised, ``[batch, e]``, float32 also from half precision.
 
-        Differentiable in hidden tokens, prompts, weights and what updates use. A batch whose
-        backward pass would not fit the memory budget runs in micro-batches.
+        The features are differentiable in hidden tokens, prompts, weights and the tensors that
+        updates use. A batch whose backward pass would not fit the memory budget runs in
+        micro-batches.
 
         Args:
-            hidden: the tokens that enter ``block``, ``[batch, tokens, d]``, as ``embed`` gives
+            hidden: the tokens that enter ``block``, ``[batch, tokens, d]``, as ``embed`` returns
                 them, or preprocessed images, ``[batch, 3, H, W]``.
-            prompts: tokens appended before ``block``, and what replaces them before the
-                blocks that follow, each ``[n, d]``, or ``[batch, n, d]``. Before the first
-                block they are taken as they are: see ``enter``. Blocks without prompts of
+            prompts: tokens appended before ``block``, then the tokens that replace them before
+                the blocks that follow, each ``[n, d]``, or ``[batch, n, d]``. Before the first
+                block they are used unchanged: see ``enter``. Blocks without prompts of
                 their own get those that the block before them has computed.
             block_updates: called on parts of blocks, such as LoRA's or an adapter's.
-            weights: replaces those of these names among ``weights``.
-            dense: give the image feature, and behind it each patch, which goes through last
-                norm and projection as the pooled row does, ``[batch, 1 + patches, e]``
-                (PLOT, arXiv:2210.01253, section 3.2).
+            weights: replaces the weights of these names.
+            dense: return the image feature, then each patch, which goes through last norm and
+                projection like the pooled row, ``[batch, 1 + patches, e]`` (PLOT,
+                arXiv:2210.01253, section 3.2).
             rng: the generator that updates draw from, if any do: a micro-batch that is computed
-                again sees the same draws.
+                again gets the same draws.
+
+        Raises:
+            NotTransferable: the tower has fewer blocks, or ``dense`` is not possible.
         """
         tower = self.replace(weights) if weights else self
         anatomy = tower._anatomy
@@ -184,16 +195,17 @@ class ImageTower:
             return (features,)
 
         trained = any(weight.requires_grad for weight in (weights or {}).values())
-        return tower._run(finish, hidden, block, prompts, block_updates, last, trained, rng)[0]
+        results = tower._run(finish, hidden, block, prompts, block_updates, last, trained, rng)
+        return results[0]
 
     def encode_rows(
         self, hidden: Tensor, *, block: int = 0, prompts: Sequence[Tensor] = ()
     ) -> tuple[Tensor, Tensor]:
-        """Before the projection: the pooled row ``[batch, d]``, and every row behind the last norm.
+        """Return the pooled row ``[batch, d]`` and every row behind the last norm, not projected.
 
-        The rows are those of the image, then those of the prompts, ``[batch, tokens + n, d]``. In
-        a tower that pools by attention the norm comes after that, and rows are what is pooled.
-        Arguments are those of ``encode``; both are float32 from a tower in half precision.
+        The rows are those of the image, then those of the prompts, ``[batch, tokens + n, d]``. A
+        tower that pools by attention has its norm after pooling, so its rows are not normalised.
+        The arguments are those of ``encode``; both results are float32 also from half precision.
         """
         anatomy = self._anatomy
 
@@ -205,12 +217,14 @@ class ImageTower:
         return pooled, rows
 
     def project(self, rows: Tensor) -> Tensor:
-        """From before the projection to the joint space, ``[..., e]`` of ``[..., d]``."""
+        """Return pooled rows ``[..., d]``, projected to the joint space, ``[..., e]``."""
         dtype = next(self._visual.parameters()).dtype
         features = widen(self._anatomy.project(rows.to(dtype)))
         if self._rotation is not None:
             features = features @ self._rotation.T
-        return features if self._added is None else features + rows.to(self._added) @ self._added
+        if self._added is not None:
+            features = features + rows.to(self._added) @ self._added
+        return features
 
     def _run(
         self,
@@ -223,19 +237,30 @@ class ImageTower:
         trained: bool = False,
         rng: torch.Generator | None = None,
     ) -> list[Tensor]:
-        """What is made of the last block's output, its first ``last`` rows."""
+        """Return ``finish`` of the last block's output, in micro-batches if memory is short.
+
+        Args:
+            finish: a function of the output's first ``last`` rows; None means all rows.
+            trained: True if the blocks' weights need gradients.
+        """
         updates = updates_of(block_updates, self.depth, "image")
 
         def compute(part: slice) -> Sequence[Tensor]:
             part_prompts = [rows[part] if rows.ndim == 3 else rows for rows in prompts]
             return finish(self._run_blocks(hidden[part], block, part_prompts, updates, last))
 
-        inputs = trained or block_updates or any(x.requires_grad for x in (hidden, *prompts))
-        if not (inputs and torch.is_grad_enabled()):
+        learned = trained or block_updates or any(x.requires_grad for x in (hidden, *prompts))
+        if not (learned and torch.is_grad_enabled()):
             return list(compute(slice(None)))
-        tokens = self.tokens + (prompts[0].shape[-2] if prompts else 0)
-        sizes = tokens, self.width, self.depth - max(block, 0) * (hidden.ndim == 3)
-        numbers = kept_numbers(*sizes, trained=trained, gated=self._anatomy.gated)
+        tokens = self.tokens
+        if prompts:
+            tokens += prompts[0].shape[-2]
+        blocks = self.depth
+        if hidden.ndim == 3:  # images run through all blocks
+            blocks -= max(block, 0)
+        numbers = kept_numbers(
+            tokens, self.width, blocks, trained=trained, gated=self._anatomy.gated
+        )
         size = numbers * hidden.dtype.itemsize
         return in_micro_batches(compute, len(hidden), size, hidden.device, rng)
 
@@ -247,24 +272,29 @@ class ImageTower:
         updates: Sequence[Updates],
         last: int | None,
     ) -> Tensor:
-        """The output of the last block, its first ``last`` rows."""
+        """Return the first ``last`` rows of the last block's output; None means all rows."""
         anatomy = self._anatomy
         if x.ndim == 4:
-            x, block = anatomy.embed(x), -1
+            x = anatomy.embed(x)
+            block = -1
         if block < 0:
-            x, block = anatomy.enter(x), 0
+            x = anatomy.enter(x)
+            block = 0
         for i in range(block, self.depth):
             if i - block < len(prompts):
                 rows = prompts[i - block].to(x.dtype).expand(len(x), -1, -1)
                 x = torch.cat([x[:, : self.tokens], rows], dim=1)
-            count = last if last and i == self.depth - 1 else x.shape[1]
-            if i + 1 - block < len(prompts):  # they replace what this block makes of its own
+            count = x.shape[1]
+            if last and i == self.depth - 1:
+                count = last
+            # The next prompts replace this block's rows of prompts, so do not compute these.
+            if i + 1 - block < len(prompts):
                 count = self.tokens
             x = anatomy.blocks[i](x, updates[i], count)
         return x
 
     def check_prompts(self, prompts: Sequence[Tensor]) -> None:
-        """Refuses prompts of another width, or of more blocks than there are."""
+        """Raise ``NotTransferable`` for prompts of another width, or of more blocks than here."""
         if prompts and prompts[0].shape[-1] != self.width:
             raise NotTransferable(
                 f"the module was made for image tokens of width {prompts[0].shape[-1]}, "

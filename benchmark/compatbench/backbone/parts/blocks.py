@@ -1,8 +1,8 @@
-"""open_clip's standard block in parts, what methods change in it, and attention over groups.
+"""open_clip's standard block in parts, the updates of methods in it, and attention over groups.
 
-QuickGELU, ``u * sigmoid(1.702 u)``, is computed as ``silu(1.702 u) / 1.702``: its factors are
-those of the matrix products, and cost nothing. Both functions scale their gradients within the
-products as well; autograd would do that afterwards, and so round differently.
+QuickGELU, ``u * sigmoid(1.702 u)``, is computed as ``silu(1.702 u) / 1.702``: the matrix products
+apply both factors at no cost. Both autograd functions below scale their gradients within the
+products as well; autograd would scale afterwards, and so round differently.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ HALF = (torch.bfloat16, torch.float16)
 """Precisions of towers whose results become float32."""
 
 _QUICK = 1.702
-_PLAIN = {f"{part}{of}" for part in ("in_proj_", "out_proj.") for of in ("weight", "bias")}
+_STANDARD_PARAMETERS = {"in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"}
 
 
 def widen(tensor: Tensor) -> Tensor:
-    """Features and embeddings are float32, also those of a tower in half precision."""
+    """Return features or embeddings of a tower in half precision in float32, others unchanged."""
     return tensor.float() if tensor.dtype in HALF else tensor
 
 
 Part = Literal["q", "k", "v", "attn", "mlp", "block"]
-"""A projection of attention, attention (behind its output projection), the MLP, or the block."""
+"""A projection of attention, attention (with its output projection), the MLP, or the block."""
 
 PROJECTIONS: tuple[Part, ...] = ("q", "k", "v")
 
 Update = Callable[[Tensor, Tensor], Tensor]
-"""What takes the place of a part's output ``[..., d]``, from it and from what the part was given.
+"""A function that replaces a part's output: ``update(output, entered)``, each ``[..., d]``.
 
-That is ``[..., d]`` too: the rows behind the norm before the part, and for a block those that its
-attention was given. Rows are tokens, packed in any order, so it must treat each alone. It may be
-called again for the same rows; a mask that it draws would be another.
+``entered`` is the part's input: the rows behind the norm before the part, or for a block the rows
+that its attention received. Rows are tokens, packed in any order, so an update must treat each
+row alone. It may be called again for the same rows, and would then draw another random mask.
 """
 
 BlockUpdates = Mapping[tuple[int, Part], Update]
@@ -50,47 +50,56 @@ Updates = Mapping[Part, Update]
 
 
 def updates_of(updates: BlockUpdates | None, depth: int, tower: str) -> list[Updates]:
-    """The updates of each block of a tower.
+    """Return the updates of each block of a tower with ``depth`` blocks.
 
     Raises:
-        NotTransferable: there are fewer blocks.
+        NotTransferable: an update is for a block that the tower does not have.
     """
-    of_blocks: list[dict[Part, Update]] = [{} for _ in range(depth)]
+    block_updates: list[dict[Part, Update]] = [{} for _ in range(depth)]
     for (block, part), update in (updates or {}).items():
         if not 0 <= block < depth:
             raise NotTransferable(
                 f"the method acts in block {block} of the {tower} tower, which has {depth}"
             )
-        of_blocks[block][part] = update
-    return of_blocks  # type: ignore[return-value]
+        block_updates[block][part] = update
+    return block_updates  # type: ignore[return-value]
 
 
 def apply_update(updates: Updates, part: Part, output: Tensor, entered: Tensor) -> Tensor:
-    """A part's output, changed if there is an update of it, which sees rows of a tower in half
-    precision in float32."""
+    """Return a part's output, changed by the update of this part if there is one.
+
+    The update gets float32 rows also from a tower in half precision.
+
+    Raises:
+        CompatbenchError: the update returned another shape.
+    """
     if part not in updates:
         return output
     dtype = output.dtype
     if dtype in HALF:
-        output, entered = output.float(), entered.float()
+        output = output.float()
+        entered = entered.float()
     changed = updates[part](output, entered)
     if changed.shape != output.shape:
         raise CompatbenchError(
-            f"an update of '{part}' made {list(changed.shape)} of {list(output.shape)}"
+            f"an update of '{part}' must keep the shape {list(output.shape)}, but returned "
+            f"{list(changed.shape)}"
         )
     return changed.to(dtype)
 
 
 def apply_to_projections(updates: Updates, qkv: Tensor, entered: Tensor) -> Tensor:
-    """Queries, keys and values ``[..., 3D]`` of rows, changed by the updates of them."""
+    """Return queries, keys and values ``[..., 3D]`` of rows, changed by their updates."""
     if updates.keys().isdisjoint(PROJECTIONS):
         return qkv
-    parts = zip(PROJECTIONS, qkv.chunk(3, dim=-1), strict=True)
-    return torch.cat([apply_update(updates, p, y, entered) for p, y in parts], dim=-1)
+    changed = []
+    for part, y in zip(PROJECTIONS, qkv.chunk(3, dim=-1), strict=True):
+        changed.append(apply_update(updates, part, y, entered))
+    return torch.cat(changed, dim=-1)
 
 
 def is_standard(block: nn.Module) -> bool:
-    """Whether a block is norm, multi-head attention, norm and MLP, and nothing else."""
+    """Return True if a block is norm, multi-head attention, norm and MLP, and nothing else."""
     from open_clip.transformer import Attention, ResidualAttentionBlock
 
     attention: Any = getattr(block, "attn", None)
@@ -98,13 +107,13 @@ def is_standard(block: nn.Module) -> bool:
         type(block) is ResidualAttentionBlock
         and not hasattr(block, "ln_1_kv")
         and type(attention) in (nn.MultiheadAttention, Attention)  # the latter in open_clip 4
-        and {name for name, _ in attention.named_parameters()} <= _PLAIN
+        and {name for name, _ in attention.named_parameters()} <= _STANDARD_PARAMETERS
         and not getattr(attention, "add_zero_attn", False)
     )
 
 
 class StandardBlock:
-    """A pre-norm block of open_clip; what stands between its parts is the caller's attention."""
+    """A pre-norm block of open_clip; the caller computes the attention between its parts."""
 
     def __init__(self, block: Any) -> None:
         from open_clip.transformer import QuickGELU
@@ -114,36 +123,47 @@ class StandardBlock:
         self._quick = type(block.mlp.gelu) is QuickGELU
 
     def project(self, normed: Tensor) -> Tensor:
-        """Queries, keys and values ``[..., 3D]`` of normalised rows ``[..., D]``."""
+        """Return queries, keys and values ``[..., 3D]`` of normalised rows ``[..., D]``."""
         return F.linear(normed, self.block.attn.in_proj_weight, self.block.attn.in_proj_bias)
 
     def finish(self, x: Tensor, mixed: Tensor, updates: Updates, entered: Tensor) -> Tensor:
-        """The block's output, from its input rows and what attention was given and computed."""
+        """Return the block's output, ``[..., D]``.
+
+        Args:
+            x: the block's input rows.
+            mixed: the output of attention, before its output projection.
+            updates: the updates of this block.
+            entered: the normalised rows that attention received.
+        """
         block = self.block
-        x = x + block.ls_1(apply_update(updates, "attn", block.attn.out_proj(mixed), entered))
+        attended = apply_update(updates, "attn", block.attn.out_proj(mixed), entered)
+        x = x + block.ls_1(attended)
         normed = block.ln_2(x)
-        x = x + block.ls_2(apply_update(updates, "mlp", self._mlp(normed), normed))
+        hidden = apply_update(updates, "mlp", self._mlp(normed), normed)
+        x = x + block.ls_2(hidden)
         return apply_update(updates, "block", x, entered)
 
     def _mlp(self, normed: Tensor) -> Tensor:
         mlp = self.block.mlp
-        return _quick_mlp(mlp, normed) if self._quick else mlp(normed)
+        if self._quick:
+            return _quick_mlp(mlp, normed)
+        return mlp(normed)
 
 
 class _Attend(torch.autograd.Function):
     """Attention of groups: queries ``[G, S, d]``, keys and values ``[G, K, d]``.
 
-    ``mask`` is added to the scores, ``[G, S, K]``. On small groups faster than torch's own.
+    ``mask`` is added to the scores, ``[G, S, K]``. It is faster than torch's own attention on
+    small groups.
     """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         ctx.scale = query.shape[-1] ** -0.5
-        scores = (
-            _scaled_product(query, key.mT, ctx.scale)
-            if mask is None
-            else torch.baddbmm(mask, query, key.mT, alpha=ctx.scale)
-        )
+        if mask is None:
+            scores = _scaled_product(query, key.mT, ctx.scale)
+        else:
+            scores = torch.baddbmm(mask, query, key.mT, alpha=ctx.scale)
         shares = torch.softmax(scores, dim=-1)
         ctx.save_for_backward(query, key, value, shares)
         return torch.bmm(shares, value)
@@ -160,7 +180,7 @@ class _Attend(torch.autograd.Function):
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the attention of groups, as of ``_Attend``."""
+    """Return the attention of groups, ``[G, S, d]``; the arguments are those of ``_Attend``."""
     return _Attend.apply(query, key, value, mask)  # type: ignore[return-value]
 
 
@@ -169,11 +189,14 @@ def _scaled_product(a: Tensor, b: Tensor, scale: float) -> Tensor:
 
 
 def _quick_mlp(mlp: Any, x: Tensor) -> Tensor:
-    """An MLP with QuickGELU of rows ``[..., D]``; differentiable in its parameters, too."""
-    parameters = mlp.c_fc.weight, mlp.c_fc.bias, mlp.c_proj.weight, mlp.c_proj.bias
+    """Return an MLP with QuickGELU of rows ``[..., D]``; differentiable in its parameters too."""
+    expand = mlp.c_fc
+    project = mlp.c_proj
+    parameters = (expand.weight, expand.bias, project.weight, project.bias)
     rows = x.flatten(0, -2)
     if any(parameter.requires_grad for parameter in parameters):
-        out = _project(F.silu(_expand(rows, *parameters[:2])), *parameters[2:])
+        hidden = F.silu(_expand(rows, expand.weight, expand.bias))
+        out = _project(hidden, project.weight, project.bias)
     else:
         out = _FrozenMlp.apply(rows, *parameters)
     return out.view_as(x)  # type: ignore[union-attr]
@@ -188,7 +211,7 @@ def _project(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class _FrozenMlp(torch.autograd.Function):
-    """Keeps the hidden rows alone."""
+    """An MLP with QuickGELU and frozen parameters; it keeps only the hidden rows for backward."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
@@ -202,4 +225,5 @@ class _FrozenMlp(torch.autograd.Function):
         hidden, w1, w2 = ctx.saved_tensors
         inner = torch.addmm(hidden, gradient, w2, beta=0, alpha=1 / _QUICK)
         inner = torch.ops.aten.silu_backward(inner, hidden)
-        return torch.addmm(gradient, inner, w1, beta=0, alpha=_QUICK), None, None, None, None
+        d_rows = torch.addmm(gradient, inner, w1, beta=0, alpha=_QUICK)
+        return d_rows, None, None, None, None

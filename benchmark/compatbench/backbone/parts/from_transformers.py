@@ -1,6 +1,6 @@
-"""CLIP and SigLIP of transformers, put together of open_clip's own parts.
+"""CLIP and SigLIP of transformers, assembled from open_clip's own parts.
 
-So they are towers of a known kind, in which a method can act as in any other of open_clip's.
+Their towers are then of a known kind, so a method can act in them as in open_clip's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class SiglipVision(VisionTransformer):
     """SigLIP's image tower: no class token, no norm before the first block, pooled by attention."""
 
     def _embeds(self, x: Tensor) -> Tensor:
-        return self.conv1(x).flatten(2).mT + self.positional_embedding.to(x.dtype)
+        patches = self.conv1(x).flatten(2).mT
+        return patches + self.positional_embedding.to(x.dtype)
 
     def _pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
         assert self.attn_pool is not None
@@ -35,19 +36,23 @@ class OpenClipModel(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        vision, text, config = model.vision_model, model.text_model, model.config
-        # CLIP has projections without a bias; SigLIP's image tower has none.
+        config = model.config
+        # CLIP has projections without a bias; SigLIP's towers have none beside them.
         projection = getattr(model, "visual_projection", None)
-        self.visual = convert_vision(vision, config.vision_config, projection)
-        self.text = convert_text(text, config.text_config, getattr(model, "text_projection", None))
+        text_projection = getattr(model, "text_projection", None)
+        self.visual = convert_vision(model.vision_model, config.vision_config, projection)
+        self.text = convert_text(model.text_model, config.text_config, text_projection)
         self.logit_scale = nn.Parameter(model.logit_scale.detach().clone().reshape(()))
 
 
 def convert_vision(vision: Any, config: Any, projection: nn.Linear | None) -> VisionTransformer:
-    """An image tower, with the class token, first norm and projection of CLIP, or with none."""
+    """Return an image tower: CLIP's, or without a projection SigLIP's.
+
+    CLIP's has a class token, a norm before the first block and a projection; SigLIP's has none.
+    """
     cls = SiglipVision if projection is None else VisionTransformer
     width = config.hidden_size
-    with torch.device("meta"):  # what is made here is replaced
+    with torch.device("meta"):  # all tensors that are made here are replaced below
         tower: Any = cls(config.image_size, config.patch_size, width, 1, 1, 1.0)
     embeddings = vision.embeddings
     tower.conv1 = embeddings.patch_embedding
@@ -57,12 +62,15 @@ def convert_vision(vision: Any, config: Any, projection: nn.Linear | None) -> Vi
     tower.transformer.resblocks = _blocks(vision, config)
     tower.attn_pool = getattr(vision, "head", None)
     tower.ln_post = vision.post_layernorm
-    tower.proj = None if projection is None else nn.Parameter(projection.weight.T.contiguous())
+    if projection is None:
+        tower.proj = None
+    else:
+        tower.proj = nn.Parameter(projection.weight.T.contiguous())
     return tower
 
 
 def convert_text(text: Any, config: Any, projection: nn.Linear | None) -> TextTransformer:
-    """A text tower: CLIP's is causal, and has its projection beside it."""
+    """Return a text tower: CLIP's, which is causal, or without a projection SigLIP's."""
     causal = projection is not None
     with torch.device("meta"):
         tower = TextTransformer(
@@ -95,17 +103,20 @@ def _blocks(tower: Any, config: Any) -> nn.ModuleList:
 
 
 def convert_block(layer: Any, config: Any) -> ResidualAttentionBlock:
-    """A layer of an encoder, whose queries, keys and values have a matrix each, as one block."""
-    attention, mlp = layer.self_attn, layer.mlp
+    """Return an encoder layer as a block: queries, keys and values get one common matrix."""
+    attention = layer.self_attn
+    mlp = layer.mlp
     with torch.device("meta"):
         block = ResidualAttentionBlock(config.hidden_size, config.num_attention_heads, 1.0)
     parts = [attention.q_proj, attention.k_proj, attention.v_proj]
-    block.ln_1, block.ln_2 = layer.layer_norm1, layer.layer_norm2
+    block.ln_1 = layer.layer_norm1
+    block.ln_2 = layer.layer_norm2
     block.attn.in_proj_weight = nn.Parameter(torch.cat([part.weight for part in parts]))
     block.attn.in_proj_bias = nn.Parameter(torch.cat([part.bias for part in parts]))
     block.attn.out_proj.weight = attention.out_proj.weight
     block.attn.out_proj.bias = attention.out_proj.bias
-    activation = QuickGELU() if config.hidden_act == "quick_gelu" else mlp.activation_fn
-    named = OrderedDict(c_fc=mlp.fc1, gelu=activation, c_proj=mlp.fc2)
-    block.mlp = nn.Sequential(named)
+    activation = mlp.activation_fn
+    if config.hidden_act == "quick_gelu":
+        activation = QuickGELU()  # the class by which ``StandardBlock`` recognises QuickGELU
+    block.mlp = nn.Sequential(OrderedDict(c_fc=mlp.fc1, gelu=activation, c_proj=mlp.fc2))
     return block

@@ -1,10 +1,10 @@
 """The memory budget of a tower's activations, and checkpointing that keeps to it.
 
-What a backward pass needs is kept from the forward pass, unless that takes too much memory:
-then it is computed again, piece by piece (Chen et al., *Training Deep Nets with Sublinear
+The forward pass keeps the activations that the backward pass needs. If they take too much memory,
+they are computed again instead, piece by piece (Chen et al., *Training Deep Nets with Sublinear
 Memory Cost*, arXiv:1604.06174). The pieces of a text tower are the same in either case, so the
-budget changes neither its features nor its gradients, not even in their last bit. Those of an
-image tower are micro-batches, as large as the budget allows: another rounds differently.
+budget changes neither its features nor its gradients, not even in their last bit. The pieces of an
+image tower are micro-batches, as large as the budget allows, so another budget rounds differently.
 """
 
 from __future__ import annotations
@@ -25,29 +25,31 @@ SHARE = 0.5
 """The part of the free memory that is used if no budget was set."""
 
 ALWAYS = 64 * 2**20
-"""Activations below this are kept without looking at the free memory."""
+"""Activations below this many bytes are kept without a look at the free memory."""
 
 ON_CPU = 4 * 2**30
-"""Bytes of an image tower's micro-batch on a processor without a budget: the same on any machine,
-and so the same numbers."""
+"""Bytes of an image tower's micro-batch on a processor without a budget.
+
+The value is the same on every machine, so that the numbers are the same.
+"""
 
 _budget: int | None = None
 
 
 def set_memory_budget(size: int | None) -> None:
-    """Sets the bytes that a tower's activations may take; None: a share of the free memory."""
+    """Set the bytes that a tower's activations may take; None means a share of free memory."""
     global _budget
     _budget = size
 
 
 def current_budget() -> int | None:
-    """The bytes that were set; None for a share of the free memory."""
+    """Return the bytes that were set; None means a share of the free memory."""
     return _budget
 
 
 @contextmanager
 def memory_budget(size: int | None) -> Iterator[None]:
-    """Sets the budget for a while."""
+    """Set the budget within this context."""
     before = _budget
     set_memory_budget(size)
     try:
@@ -57,11 +59,12 @@ def memory_budget(size: int | None) -> Iterator[None]:
 
 
 class SelectiveCheckpoint:
-    """Runs the pieces of a tower; some keep their activations, others compute them again.
+    """A run of a tower's pieces; some keep their activations, others compute them again.
 
     Args:
-        sizes: bytes of activations of each piece, in the order in which they will be run.
-        learned: whether there will be a backward pass.
+        sizes: bytes of activations of each piece, in the order in which they will run.
+        device: the device that the pieces run on.
+        learned: True if there will be a backward pass.
     """
 
     def __init__(self, sizes: list[int], device: torch.device, learned: bool) -> None:
@@ -70,23 +73,25 @@ class SelectiveCheckpoint:
             room = _budget
         elif learned and room > ALWAYS:
             room = int(SHARE * free_memory(device))
-        # The backward pass begins with the last piece: what is kept should be needed first,
-        # so that it is freed when the other pieces are computed again.
-        self.kept = [room >= left for left in accumulate(reversed(sizes))][::-1]
+        # The backward pass begins with the last piece. So the last pieces keep their activations:
+        # these are freed by the time the other pieces are computed again.
+        kept = [room >= total for total in accumulate(reversed(sizes))]
+        self.kept = kept[::-1]
         self._pieces = iter(self.kept)
 
     def run(self, function: Callable[..., T], *arguments: object) -> T:
-        """Runs the next piece."""
+        """Run the next piece and return its result."""
         if next(self._pieces):
             return function(*arguments)
         return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]
 
 
 def kept_numbers(tokens: int, width: int, blocks: int, *, trained: bool, gated: bool) -> int:
-    """Numbers that an image's backward pass through so many blocks keeps.
+    """Return how many numbers the backward pass of one image through some blocks keeps.
 
-    Counted from what autograd holds: 11 for each of a token's, five more where the blocks' weights
-    are trained, and seven more in EVA's blocks, whose MLP has a gate.
+    The factors were counted from the tensors that autograd saves: 11 for each number of a token,
+    five more if the blocks' weights are trained, and seven more in EVA's blocks, whose MLP has a
+    gate.
     """
     return tokens * width * blocks * (11 + 5 * trained + 7 * gated)
 
@@ -98,64 +103,83 @@ def in_micro_batches(
     device: torch.device,
     rng: torch.Generator | None = None,
 ) -> list[Tensor]:
-    """What a function computes of images, in parts whose activations fit the memory.
+    """Return a function of images, computed in parts whose activations fit the memory.
 
-    Their gradients are those of one batch within rounding, whatever the loss: the parts' results
-    are put together, and all but the last parts are computed again in the backward pass.
+    The gradients equal those of one batch within rounding, for every loss: the parts' results are
+    concatenated, and all but the last parts are computed again in the backward pass.
 
     Args:
-        compute: of a part of the images, tensors whose first dimension is the image.
-        image_bytes: what an image's backward pass keeps.
-        rng: from which ``compute`` draws; what is computed again sees the same draws.
+        compute: returns tensors for a part of the images, with images as first dimension.
+        images: number of images.
+        image_bytes: bytes that the backward pass of one image keeps.
+        device: the device that the images are on.
+        rng: the generator that ``compute`` draws from; a part that is computed again gets the
+            same draws.
     """
-    room = _budget or (SHARE * free_memory(device) if device.type == "cuda" else ON_CPU)
-    count = min(-(-images // max(int(room / image_bytes), 1)), images)
+    room: float = ON_CPU
+    if _budget:
+        room = _budget
+    elif device.type == "cuda":
+        room = SHARE * free_memory(device)
+    images_per_part = max(int(room / image_bytes), 1)
+    count = min(-(-images // images_per_part), images)
     if count <= 1:
         return list(compute(slice(None)))
     ends = [images * i // count for i in range(count + 1)]
     sizes = [(end - start) * image_bytes for start, end in pairwise(ends)]
-    pieces, results = SelectiveCheckpoint(sizes, device, learned=True), []
+    pieces = SelectiveCheckpoint(sizes, device, learned=True)
+    results = []
     for start, end in pairwise(ends):
-        results.append(pieces.run(_with_its_draws(compute, rng), slice(start, end)))
+        results.append(pieces.run(_repeat_draws(compute, rng), slice(start, end)))
     return [torch.cat(parts) for parts in zip(*results, strict=True)]
 
 
-def _with_its_draws(function: Callable[..., T], rng: torch.Generator | None) -> Callable[..., T]:
-    """The function, which draws the same numbers whenever it is called again."""
+def _repeat_draws(function: Callable[..., T], rng: torch.Generator | None) -> Callable[..., T]:
+    """Return the function so that each call draws the same numbers as the first one."""
     if rng is None:
         return function
     state = rng.get_state()
+    called = False
 
     def replay(*arguments: object) -> T:
+        nonlocal called
         later = rng.get_state()
         rng.set_state(state)
         try:
             return function(*arguments)
         finally:
-            if again:
+            # Only the first call advances the generator.
+            if called:
                 rng.set_state(later)
-            again.append(True)
+            called = True
 
-    again: list[bool] = []
     return replay
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are available on a device, or to this process on the machine."""
+    """Return the bytes that are available on a device, or to this process on the machine."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        # What torch has reserved and does not use is free as well.
+        # Memory that torch has reserved and does not use is free as well.
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    room, group = 4 * 2**30, Path("/sys/fs/cgroup")
+    room = 4 * 2**30
     with suppress(OSError, KeyError):  # no such file outside Linux
-        room = _fields(Path("/proc/meminfo"))["MemAvailable:"] * 1024
-    # What the container's own limit leaves (control groups, version 2), if there is one.
+        room = _read_fields(Path("/proc/meminfo"))["MemAvailable:"] * 1024
+    # A container may have a lower limit (control groups, version 2).
+    group = Path("/sys/fs/cgroup")
     with suppress(OSError, ValueError, KeyError):
-        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        # Cached files count as used, but make way.
-        room = min(room, max(0, limit - used + _fields(group / "memory.stat")["inactive_file"]))
+        limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        # Cached files count as used, but the kernel drops them when memory is needed.
+        cached = _read_fields(group / "memory.stat")["inactive_file"]
+        room = min(room, max(0, limit - used + cached))
     return room
 
 
-def _fields(path: Path) -> dict[str, int]:
-    return {line.split()[0]: int(line.split()[1]) for line in path.read_text().splitlines()}
+def _read_fields(path: Path) -> dict[str, int]:
+    """Return the numbers of a file with a name and a number in each line."""
+    fields = {}
+    for line in path.read_text().splitlines():
+        name, number = line.split()[:2]
+        fields[name] = int(number)
+    return fields

@@ -1,8 +1,8 @@
-"""The parameters of a tower: the names that all towers share, and a tower with others in place.
+"""The parameters of a tower: names that all towers share, and towers with replaced parameters.
 
-The names are CLIP's, such as ``transformer.resblocks.0.ln_1.weight``. timm's towers have others;
-what CLIP has not, such as the norms inside its attention and MLP, keeps them behind the block's
-(``transformer.resblocks.0.attn.norm.weight``).
+The names are CLIP's, such as ``transformer.resblocks.0.ln_1.weight``. timm's towers use other
+names, which are translated. A part that CLIP does not have, such as the norms inside attention and
+MLP, keeps timm's name behind the block's (``transformer.resblocks.0.attn.norm.weight``).
 """
 
 from __future__ import annotations
@@ -42,51 +42,63 @@ _TIMM = (
 class CommonNames:
     """The common names of a tower's parameters.
 
-    EVA's separate matrices of queries, keys and values are one here (``attn.in_proj_weight``), as
-    are their biases where all three have one; and its projection is ``[d, e]``, as CLIP's.
+    EVA's separate matrices of queries, keys and values become one (``attn.in_proj_weight``), and
+    so do their biases if all three have one. Its projection becomes ``[d, e]``, like CLIP's.
     """
 
     def __init__(self, visual: nn.Module, timm: bool) -> None:
         self._parameters = {name: p.detach() for name, p in visual.named_parameters()}
         names: dict[str, tuple[str, ...]] = {}
-        names |= {_common(name) if timm else name: (name,) for name in self._parameters}
-        for first in [name for name in names if re.search(r"\.attn\.q_(weight|bias)$", name)]:
-            parts = [first.replace(".q_", f".{part}_") for part in "qkv"]
+        for name in self._parameters:
+            common = _translate_timm(name) if timm else name
+            names[common] = (name,)
+        queries = [name for name in names if re.search(r"\.attn\.q_(weight|bias)$", name)]
+        for query in queries:
+            parts = [query.replace(".q_", f".{part}_") for part in "qkv"]
             if all(part in names for part in parts):
-                joined = first.replace(".q_", ".in_proj_")
+                joined = query.replace(".q_", ".in_proj_")
                 names[joined] = tuple(names.pop(part)[0] for part in parts)
-        self._names, self._turned = names, "proj" if timm else ""
+        self._names = names
+        # The parameter that timm stores transposed.
+        self._transposed = "proj" if timm else ""
 
     def read(self) -> dict[str, Tensor]:
-        """All weights by their common names."""
+        """Return all weights by their common names."""
         return {name: self._read(name) for name in self._names}
 
     def _read(self, name: str) -> Tensor:
         parts = [self._parameters[part] for part in self._names[name]]
         tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
-        if name in ("class_embedding", "positional_embedding"):
-            return tensor.reshape(tensor.shape[-1:] if name[0] == "c" else tensor.shape[-2:])
-        return tensor.T if name == self._turned else tensor
+        # timm's embeddings have leading dimensions of size 1.
+        if name == "class_embedding":
+            return tensor.reshape(tensor.shape[-1:])
+        if name == "positional_embedding":
+            return tensor.reshape(tensor.shape[-2:])
+        if name == self._transposed:
+            return tensor.T
+        return tensor
 
     def write(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tower's own parameters for weights of common names."""
+        """Return the tower's own parameters for weights of common names."""
         parameters = {}
         for common, tensor in weights.items():
             names = self._names[common]
-            parts = (tensor.T if common == self._turned else tensor).chunk(len(names))
-            for name, part in zip(names, parts, strict=True):
+            if common == self._transposed:
+                tensor = tensor.T
+            for name, part in zip(names, tensor.chunk(len(names)), strict=True):
                 parameters[name] = part.reshape(self._parameters[name].shape)
         return parameters
 
 
-def _common(name: str) -> str:
+def _translate_timm(name: str) -> str:
+    """Return the common name of a parameter of timm's."""
     for pattern, common in _TIMM:
         name = re.sub(pattern, common, name)
     return name
 
 
 def change_tower(tower: Tower, **attributes: Any) -> Tower:
-    """A copy of a tower with other values of some attributes, and so perhaps other weights."""
+    """Return a copy of a tower with some attributes changed; its weights are read anew."""
     changed = copy.copy(tower)
     vars(changed).pop("weights", None)
     vars(changed).update(attributes)
@@ -96,14 +108,14 @@ def change_tower(tower: Tower, **attributes: Any) -> Tower:
 def rotate_projection(
     weights: dict[str, Tensor], name: str, rotation: Tensor | None
 ) -> dict[str, Tensor]:
-    """The weights of a tower with its projection, if it has one, into the rotated space."""
+    """Return a tower's weights with the projection named ``name`` rotated, if it has one."""
     if rotation is None or name not in weights:
         return weights
     return weights | {name: weights[name] @ rotation.T.to(weights[name])}
 
 
 def check_weights(weights: Mapping[str, Tensor], known: Mapping[str, Tensor], tower: str) -> None:
-    """Refuses weights that a tower has not, or has in another shape."""
+    """Raise ``CompatbenchError`` for weights that a tower lacks or has in another shape."""
     for name, tensor in weights.items():
         if name not in known:
             raise CompatbenchError(f"the {tower} tower has no weight '{name}'")
@@ -115,22 +127,24 @@ def check_weights(weights: Mapping[str, Tensor], known: Mapping[str, Tensor], to
 
 
 def replace_parameters(module: ModuleType, parameters: Mapping[str, Tensor]) -> ModuleType:
-    """A module that shares everything with the given one but the parameters named.
+    """Return a module that shares everything with the given one but the named parameters.
 
-    Unlike ``torch.func.functional_call`` it lasts: a checkpointed piece that is computed
-    again during the backward pass sees the same parameters.
+    Unlike ``torch.func.functional_call``, the change is permanent: a checkpointed piece that is
+    computed again during the backward pass uses the same parameters.
     """
     if not parameters:
         return module
-    here = {name: parameters[name] for name in module._parameters.keys() & parameters.keys()}
-    under: dict[str, dict[str, Tensor]] = {}
+    own = {name: parameters[name] for name in module._parameters.keys() & parameters.keys()}
+    nested: dict[str, dict[str, Tensor]] = {}
     for name, tensor in parameters.items():
         part, _, rest = name.partition(".")
-        under.setdefault(part, {})[rest] = tensor
-    children = {
-        name: child and replace_parameters(child, under.get(name, {}))
-        for name, child in module._modules.items()
-    }
+        nested.setdefault(part, {})[rest] = tensor
+    children: dict[str, nn.Module | None] = {}
+    for name, child in module._modules.items():
+        if child is None:
+            children[name] = None
+        else:
+            children[name] = replace_parameters(child, nested.get(name, {}))
     changed = copy.copy(module)
-    vars(changed).update(_parameters=module._parameters | here, _modules=children)
+    vars(changed).update(_parameters=module._parameters | own, _modules=children)
     return changed

@@ -14,9 +14,10 @@ class, and that is what costs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -38,22 +39,23 @@ from compatbench.backbone.text.text_anatomy import TextAnatomy
 CACHE = 3 * 2**20
 """Bytes of an MLP's hidden rows in a chunk: 384 rows of width 512 in float32.
 
-Of 128 to 1,200 rows on an AMD EPYC (1 MiB of L2, 32 MiB of L3), 400 to 600 took least time,
-256 took 4 % more, and both 128 and all at once 14 % more; the fewer, the less memory.
+We timed 128 to 1,200 rows on an AMD EPYC (1 MiB of L2, 32 MiB of L3). 400 to 600 rows were
+fastest, 256 rows took 4 % longer, and both 128 rows and all rows at once took 14 % longer.
+Fewer rows also need less memory.
 """
 
 ACCELERATOR_ROWS = 8192
 """Rows that keep an accelerator busy."""
 
 GROUP = 32
-"""Rows of a group that hold several suffixes; longer suffixes make longer groups."""
+"""Rows of a group that holds several suffixes; longer suffixes make longer groups."""
 
 
 def chunk_rows(anatomy: TextAnatomy) -> int:
-    """The best number of rows to run through a tower together.
+    """Return the best number of rows to run through a tower together.
 
-    It depends on neither the memory budget nor the number of threads: other chunks would
-    round differently, and the same fit would end with other last digits.
+    The number depends on neither the memory budget nor the number of threads: other chunks
+    round differently, so the same fit would end with other last digits.
     """
     positions = anatomy.positions
     if positions.device.type != "cpu":
@@ -62,56 +64,77 @@ def chunk_rows(anatomy: TextAnatomy) -> int:
 
 
 class CausalTower:
-    """Runs standard blocks over packed rows; ``learned`` is as for ``PlainTower``."""
+    """A text tower that runs standard blocks over packed rows.
+
+    ``learned`` has the same meaning as in ``PlainTower``.
+    """
 
     def __init__(
         self, anatomy: TextAnatomy, learned: bool = False, updates: BlockUpdates | None = None
     ) -> None:
         self._anatomy = anatomy
-        of_blocks = updates_of(updates, len(anatomy.blocks), "text")
-        self._blocks = [_Block(*pair) for pair in zip(anatomy.blocks, of_blocks, strict=True)]
+        block_updates = updates_of(updates, len(anatomy.blocks), "text")
+        self._blocks = [_Block(*pair) for pair in zip(anatomy.blocks, block_updates, strict=True)]
         self._learned = learned
 
     def encode(self, prompts: Prompts) -> Tensor:
-        """Features of prompts, ``[n, e]``, or ``[B, n, e]`` for B prefixes."""
-        positions, rows = self._anatomy.positions, chunk_rows(self._anatomy)
-        stride, device = prompts.suffix.shape[1], positions.device
+        """Return the features of prompts, ``[n, e]``, or ``[B, n, e]`` for B prefixes."""
+        positions = self._anatomy.positions
+        rows = chunk_rows(self._anatomy)
         chunks, restore = pack(
-            prompts.lengths, prompts.shared, stride, rows, positions.dtype, device
+            prompts.lengths,
+            prompts.shared,
+            prompts.suffix.shape[1],
+            rows,
+            positions.dtype,
+            positions.device,
         )
         prefix = prompts.prefixes + positions[: prompts.shared]
+        # With many prefixes, as many run together as make about ``rows`` rows with a chunk.
         parts = prefix.split(max(1, round(rows / (prompts.shared + chunks[0].rows))))
-        sizes = [
-            sum(
-                block.bytes(len(part), 0 if i else part.shape[1], chunk, self._learned)
-                for block in self._blocks
-            )
-            for part in parts
-            for i, chunk in enumerate(chunks)
-        ]
+        sizes = self._chunk_sizes(parts, chunks)
         learned = self._learned or prompts.need_gradients
-        checkpoint = SelectiveCheckpoint(sizes, device, learned)
+        checkpoint = SelectiveCheckpoint(sizes, positions.device, learned)
         features = []
         for part in parts:
+            # The first chunk runs with the prefix. The others reuse the prefix's projections.
             first, *kept = checkpoint.run(self._run_chunk, chunks[0], prompts, part)
-            of_chunks = [first]
+            chunk_features = [first]
+            no_prefix = part[:, :0]
             for chunk in chunks[1:]:
-                of_chunks += checkpoint.run(self._run_chunk, chunk, prompts, part[:, :0], *kept)[:1]
-            features.append(torch.cat(of_chunks, dim=1).index_select(1, restore))
+                results = checkpoint.run(self._run_chunk, chunk, prompts, no_prefix, *kept)
+                chunk_features.append(results[0])
+            features.append(torch.cat(chunk_features, dim=1).index_select(1, restore))
         return prompts.unflatten(torch.cat(features))
+
+    def _chunk_sizes(self, parts: Sequence[Tensor], chunks: list[Chunk]) -> list[int]:
+        """Return the bytes that each piece keeps for the backward pass, in the order of a run."""
+        sizes = []
+        for part in parts:
+            shared = part.shape[1]
+            for chunk in chunks:
+                blocks = [
+                    block.bytes(len(part), shared, chunk, self._learned) for block in self._blocks
+                ]
+                sizes.append(sum(blocks))
+                shared = 0  # only the first chunk runs the prefix
+        return sizes
 
     def _run_chunk(
         self, chunk: Chunk, prompts: Prompts, prefix: Tensor, *kept: Tensor
     ) -> tuple[Tensor, ...]:
-        """Features of a chunk, and each block's projections of the prefix.
+        """Return the features of a chunk, then each block's projections of the prefix.
 
         Args:
-            prefix: the prefix's embedded rows; none if its projections are given as ``kept``.
+            prefix: the prefix's embedded rows, ``[B, P, D]``; no rows if its projections are
+                given as ``kept``.
         """
         suffix = prompts.suffix.flatten(0, 1).index_select(0, chunk.source)
         rows = suffix + self._anatomy.positions.index_select(0, chunk.position)
         x = torch.cat([prefix, rows.expand(len(prefix), -1, -1)], dim=1)
-        deep, swap, shared = prompts.deep, prompts.swap, prefix.shape[1]
+        deep = prompts.deep
+        swap = prompts.swap
+        shared = prefix.shape[1]
         projections = []
         for i, block in enumerate(self._blocks):
             if 0 < i <= len(deep) and not kept:
@@ -119,18 +142,21 @@ class CausalTower:
             if swap is not None and i == swap.block:
                 packed = _swap_packed(x[:, shared:], swap, chunk, prompts.suffix.shape[1])
                 x = torch.cat([x[:, :shared], packed], dim=1)
-            x, projected = block(
-                x, chunk, shared, kept[i] if kept else None, i + 1 == len(self._blocks)
-            )
+            prefix_projections = kept[i] if kept else None
+            is_last = i + 1 == len(self._blocks)
+            x, projected = block(x, chunk, shared, prefix_projections, is_last)
             projections.append(projected)
-        return self._anatomy.project(self._anatomy.ln_final(x)), *projections
+        features = self._anatomy.project(self._anatomy.ln_final(x))
+        return features, *projections
 
 
 def _swap_packed(x: Tensor, swap: Swap, chunk: Chunk, stride: int) -> Tensor:
-    """Packed rows ``[B, R, D]``, the first m of each suffix replaced."""
+    """Return packed rows ``[B, R, D]`` with the first m rows of each suffix replaced."""
     count = swap.rows.shape[1]
-    rows = F.pad(swap.rows, (0, 0, 0, stride - count)).flatten(0, 1).index_select(0, chunk.source)
-    return torch.where((chunk.source % stride < count)[:, None], rows, x)
+    padded = F.pad(swap.rows, (0, 0, 0, stride - count))
+    rows = padded.flatten(0, 1).index_select(0, chunk.source)
+    is_replaced = chunk.source % stride < count
+    return torch.where(is_replaced[:, None], rows, x)
 
 
 class _Block(StandardBlock):
@@ -143,56 +169,62 @@ class _Block(StandardBlock):
     def __call__(
         self, x: Tensor, chunk: Chunk, shared: int, kept: Tensor | None, last: bool
     ) -> tuple[Tensor, Tensor]:
-        """The block's output, and the projections of the prefix, ``[B, P, 3D]``.
+        """Return the block's output, and the projections of the prefix, ``[B, P, 3D]``.
 
-        The first ``shared`` rows of x are the prefix; without any, ``kept``, which this block
-        returned for it, replaces them. ``last``: the end-of-text rows alone are computed.
+        The first ``shared`` rows of x are the prefix. If there are none, ``kept`` replaces them:
+        the projections that this block returned for the prefix before. With ``last``, only the
+        end-of-text rows are computed.
         """
         normed = self.block.ln_1(x)
         qkv = self.project(normed)
         if self._updates:
             qkv = apply_to_projections(self._updates, qkv, normed)
         else:
-            normed = x  # which no update sees, so that its memory is free
+            normed = x  # no update reads it, so the memory of the normed rows is freed
         if kept is None:
-            kept = qkv[:, :shared].clone()  # a view would keep all of it
+            kept = qkv[:, :shared].clone()  # a view would keep all of ``qkv`` in memory
         else:
             qkv = torch.cat([kept, qkv], dim=1)
         mixed = attend_packed(qkv, chunk, self.heads, shared > 0, last)
         if last:
             ends = chunk.last + shared
             x = x.index_select(1, ends)
-            normed = normed.index_select(1, ends) if self._updates else normed
+            if self._updates:
+                normed = normed.index_select(1, ends)
         return self.finish(x, mixed, self._updates, normed), kept
 
     def bytes(self, images: int, shared: int, chunk: Chunk, learned: bool) -> int:
-        """Bytes that the backward pass needs of one block, from the sizes of what is saved."""
+        """Return the bytes that one block saves for the backward pass."""
         width = self.block.attn.out_proj.out_features
         hidden = self.block.mlp.c_fc.out_features
         rows = images * (shared + chunk.rows)
         size, keys = chunk.mask.shape[1:]
-        groups = len(chunk.mask) + -(-shared // size)
-        # Inputs of both norms, the hidden rows; gathered queries, keys and values, and scores.
+        prefix_groups = -(-shared // size)
+        groups = len(chunk.mask) + prefix_groups
+        # The inputs of both norms, and the hidden rows.
         values = rows * (2 * width + hidden)
+        # The gathered queries, keys and values, and the scores.
         values += images * groups * (size * width + keys * 2 * width + self.heads * size * keys)
         values += rows * 2 * width * len(self._updates)
-        if learned:  # what the matrices' gradients need: outputs of norms, attention, activation
+        if learned:
+            # The matrices' gradients need the outputs of norms, attention and activation.
             values += rows * (3 * width + hidden)
         return values * chunk.mask.element_size()
 
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Groups that go through the tower together; it equals itself alone."""
+    """A run of groups that go through the tower together; a chunk is equal only to itself."""
 
     source: Tensor  # packed row ``r`` is row ``source[r]`` of the suffixes ``[n * S, D]``, ``[R]``
-    position: Tensor  # of each packed row in its prompt, ``[R]``
+    position: Tensor  # position of each packed row in its prompt, ``[R]``
     last: Tensor  # packed row of each end-of-text token, ``[classes]``
-    mask: Tensor  # what is added to the scores, ``[groups, size, P + size]``
-    on_cpu: tuple[Tensor, Tensor]  # ``last`` and ``mask``, for plans that wait for no device
+    mask: Tensor  # added to the scores, ``[groups, size, P + size]``
+    on_cpu: tuple[Tensor, Tensor]  # ``last`` and ``mask``, so that a plan never waits for a device
 
     @property
     def rows(self) -> int:
+        """Return the number R of packed rows."""
         return self.source.shape[0]
 
 
@@ -205,49 +237,69 @@ def pack(
     dtype: torch.dtype,
     device: torch.device,
 ) -> tuple[list[Chunk], Tensor]:
-    """Chunks of suffixes, and where each class is in ``torch.cat(features)``, ``[n]``.
+    """Return chunks of suffixes, and the index of each class in ``torch.cat(features)``, ``[n]``.
 
-    They are remembered, as a fit asks for them at every step.
+    The result is cached, as a fit needs it at every step.
 
     Args:
         lengths: rows of each suffix.
         shared: rows P of the prefix.
-        stride: rows S between one suffix and the next where they come from.
+        stride: rows S from the start of one suffix to the start of the next, in ``[n * S, D]``.
         chunk_rows: about how many packed rows a chunk holds.
     """
     size, groups = _best_groups(lengths)
     count = max(1, round(len(groups) * size / chunk_rows))
     bounds = [len(groups) * i // count for i in range(count + 1)]
     chunks = []
-    for part in (groups[a:b] for a, b in pairwise(bounds) if b > a):
-        # Padding copies a row that exists, as rows beyond a suffix's length may hold anything.
-        # It sees the prefix and itself, and nothing sees it.
-        source = torch.full((len(part), size), part[0][0] * stride)
-        position = torch.full((len(part), size), shared)
-        owner = torch.arange(-size, 0).repeat(len(part), 1)
-        last = []
-        for g, group in enumerate(part):
-            row = 0
-            for i in group:
-                here, rows = slice(row, row + lengths[i]), torch.arange(lengths[i])
-                source[g, here] = i * stride + rows
-                position[g, here] = shared + rows
-                owner[g, here] = i
-                row += lengths[i]
-                last.append(g * size + row - 1)
-        of_one_suffix = (owner[:, :, None] == owner[:, None, :]).tril()
-        hidden = F.pad(~of_one_suffix, (shared, 0))
-        mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, -torch.inf)
-        tensors = source.flatten(), position.flatten(), torch.tensor(last), mask
-        chunks.append(
-            Chunk(*(tensor.to(device, non_blocking=True) for tensor in tensors), on_cpu=tensors[2:])
-        )
-    restore = torch.tensor([i for group in groups for i in group]).argsort()
-    return chunks, restore.to(device, non_blocking=True)
+    for start, end in pairwise(bounds):
+        if start < end:
+            part = groups[start:end]
+            chunks.append(_pack_groups(part, size, lengths, shared, stride, dtype, device))
+    order = torch.tensor(list(chain(*groups)))
+    return chunks, order.argsort().to(device, non_blocking=True)
+
+
+def _pack_groups(
+    groups: list[list[int]],
+    size: int,
+    lengths: tuple[int, ...],
+    shared: int,
+    stride: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Chunk:
+    """Return the chunk of some groups of classes; the arguments are those of ``pack``."""
+    # Padding copies a row that exists, as rows beyond a suffix's length may hold anything.
+    # It attends to the prefix and to itself, and no other row attends to it.
+    source = torch.full((len(groups), size), groups[0][0] * stride)
+    position = torch.full((len(groups), size), shared)
+    owner = torch.arange(-size, 0).repeat(len(groups), 1)
+    last = []
+    for number, group in enumerate(groups):
+        row = 0
+        for i in group:
+            place = slice(row, row + lengths[i])
+            offsets = torch.arange(lengths[i])
+            source[number, place] = i * stride + offsets
+            position[number, place] = shared + offsets
+            owner[number, place] = i
+            row += lengths[i]
+            last.append(number * size + row - 1)
+    same_suffix = (owner[:, :, None] == owner[:, None, :]).tril()
+    hidden = F.pad(~same_suffix, (shared, 0))
+    mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, -torch.inf)
+    ends = torch.tensor(last)
+    return Chunk(
+        source=source.flatten().to(device, non_blocking=True),
+        position=position.flatten().to(device, non_blocking=True),
+        last=ends.to(device, non_blocking=True),
+        mask=mask.to(device, non_blocking=True),
+        on_cpu=(ends, mask),
+    )
 
 
 def _best_groups(lengths: tuple[int, ...]) -> tuple[int, list[list[int]]]:
-    """The group size that leaves the fewest rows, and the classes of each group."""
+    """Return the group size that leaves the fewest rows, and the classes of each group."""
     longest = max(lengths)
     # A group larger than all suffixes together would only be padding.
     largest = max(longest, min(sum(lengths), GROUP))
@@ -257,13 +309,15 @@ def _best_groups(lengths: tuple[int, ...]) -> tuple[int, list[list[int]]]:
 
 
 def _fill(lengths: tuple[int, ...], size: int) -> list[list[int]]:
-    """First-fit decreasing: groups of classes whose suffixes fit ``size`` rows."""
+    """Return groups of classes whose suffixes fit ``size`` rows (first-fit decreasing)."""
     waiting = {length: [] for length in sorted(set(lengths), reverse=True)}
     for i in reversed(range(len(lengths))):
         waiting[lengths[i]].append(i)
-    groups, left = [], len(lengths)
+    groups = []
+    left = len(lengths)
     while left:
-        group, room = [], size
+        group = []
+        room = size
         for length, classes in waiting.items():
             while classes and length <= room:
                 group.append(classes.pop())
@@ -274,12 +328,12 @@ def _fill(lengths: tuple[int, ...], size: int) -> list[list[int]]:
 
 
 def attend_packed(qkv: Tensor, chunk: Chunk, heads: int, with_prefix: bool, last: bool) -> Tensor:
-    """The output of attention, ``[B, rows, D]``, from projections ``[B, P + R, 3D]``.
+    """Return the output of attention, ``[B, rows, D]``, from projections ``[B, P + R, 3D]``.
 
     Args:
-        qkv: of the prefix's rows, then of the chunk's.
-        with_prefix: whether the prefix's rows are queries, too, before the chunk's.
-        last: whether the end-of-text rows are the only queries.
+        qkv: projections of the prefix's rows, then of the chunk's.
+        with_prefix: if True, the prefix's rows are queries too, before the chunk's.
+        last: if True, the end-of-text rows are the only queries.
     """
     images, rows, _ = qkv.shape
     size = chunk.mask.shape[1]
@@ -292,7 +346,8 @@ def attend_packed(qkv: Tensor, chunk: Chunk, heads: int, with_prefix: bool, last
         packed = torch.cat([F.pad(prefix, (0, 0, 0, 0, 0, 0, 0, padding)), packed], dim=1)
     # [3, B, groups, heads, rows of a group, D / heads]
     packed = packed.view(images, -1, size, *packed.shape[2:]).permute(3, 0, 1, 4, 2, 5)
-    query, groups = packed[0], packed.shape[2]
+    query = packed[0]
+    groups = packed.shape[2]
     if queries is not None:
         query = parts[:, :, 0].index_select(1, queries.flatten())
         query = query.unflatten(1, queries.shape).transpose(2, 3)
@@ -307,29 +362,35 @@ def attend_packed(qkv: Tensor, chunk: Chunk, heads: int, with_prefix: bool, last
 def _plan(
     chunk: Chunk, images: int, heads: int, prefix_groups: bool, last: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The mask of all groups, ``[B * groups * heads, S, K]``.
+    """Return the mask of all groups ``[B * groups * heads, S, K]``, queries and output rows.
 
-    Then, if these are not all, the rows that are the queries of each group, ``[groups, S]``, and
-    which queries are no padding.
+    The queries are the rows of each group that are queries, ``[groups, S]``, or None for all.
+    The output rows are the indices of the queries that are not padding, or None for all.
     """
-    (ends, mask), device = chunk.on_cpu, chunk.mask.device
+    ends, mask = chunk.on_cpu
+    device = chunk.mask.device
     groups, size, keys = mask.shape
     shared = keys - size
-    queries = output = None
+    queries = None
+    output = None
     if last:
-        of_groups = [ends[ends // size == group] for group in range(groups)]
-        padded = pad_sequence(of_groups, batch_first=True, padding_value=-1)
+        group_ends = [ends[ends // size == group] for group in range(groups)]
+        padded = pad_sequence(group_ends, batch_first=True, padding_value=-1)
         output = (padded.flatten() >= 0).nonzero()[:, 0].to(device)
+        # Padding repeats the group's first query.
         rows = torch.where(padded < 0, padded[:, :1], padded)
         mask = mask.take_along_dim((rows % size)[..., None], dim=1)
         queries = (rows + shared).to(device)
     elif prefix_groups:
         padding = -shared % size
         row = torch.arange(shared + padding).view(-1, size, 1)
+        # The prefix attends to its own past, and never to a suffix.
         seen = (torch.arange(keys) <= row) & (torch.arange(keys) < shared)
-        mask = torch.cat([mask.new_zeros(seen.shape).masked_fill(~seen, -torch.inf), mask])
-        kept = torch.ones(shared + padding + groups * size, dtype=torch.bool)
-        kept[shared : shared + padding] = False
-        output = kept.nonzero()[:, 0].to(device) if padding else None
+        prefix_mask = mask.new_zeros(seen.shape).masked_fill(~seen, -torch.inf)
+        mask = torch.cat([prefix_mask, mask])
+        if padding:
+            kept = torch.ones(shared + padding + groups * size, dtype=torch.bool)
+            kept[shared : shared + padding] = False
+            output = kept.nonzero()[:, 0].to(device)
     mask = mask[None, :, None].expand(images, -1, heads, -1, -1).flatten(0, 2)
     return mask.to(device), queries, output

@@ -16,20 +16,20 @@ from compatbench.errors import CompatbenchError, NotTransferable
 class Swap:
     """Rows of each class's prompt, replaced in an inner block (TCP, arXiv:2311.18231, 3.2)."""
 
-    block: int  # before this block, counted from 0, the rows are replaced
+    block: int  # the rows are replaced before this block, counted from 0
     rows: Tensor  # replace the first m rows of every suffix, ``[n, m, D]``
 
 
 @dataclass(frozen=True)
 class Inserted:
-    """Rows put behind start-of-text within a tower (MMRL, arXiv:2503.08497, section 3.2).
+    """Rows inserted behind start-of-text within a tower (MMRL, arXiv:2503.08497, section 3.2).
 
-    They have no positions, and are renewed before the blocks that follow. Blocks without rows of
-    their own get those that the block before them has computed.
+    They have no positions, and are replaced before each of the blocks that follow. A block
+    without rows of its own gets those that the block before it has computed.
     """
 
-    block: int  # before this block, counted from 0, the first rows are put in
-    rows: tuple[Tensor, ...]  # of this block and of the next, each ``[m, D]``
+    block: int  # the first rows are inserted before this block, counted from 0
+    rows: tuple[Tensor, ...]  # for this block and the next ones, each ``[m, D]``
 
 
 @dataclass(frozen=True)
@@ -54,44 +54,59 @@ class Prompts:
 
     @property
     def shared(self) -> int:
-        """Rows P of the prefix."""
+        """Return the number P of rows of the prefix."""
         return self.prefix.shape[-2]
 
     @property
     def longest(self) -> int:
-        """Rows of the longest prompt."""
+        """Return the number of rows of the longest prompt."""
         return self.shared + max(self.lengths)
 
     @property
     def prefixes(self) -> Tensor:
-        """The prefix of each image, ``[B, P, D]``; one if all share it."""
+        """Return the prefix of each image, ``[B, P, D]``; B is 1 if all images share it."""
         return self.prefix if self.prefix.ndim == 3 else self.prefix[None]
 
     def unflatten(self, features: Tensor) -> Tensor:
-        """Features ``[B, n, e]`` of all prefixes as the caller wants them."""
+        """Return features ``[B, n, e]`` as they are, or ``[n, e]`` if all images share a prefix."""
         return features if self.prefix.ndim == 3 else features[0]
 
     def to(self, dtype: torch.dtype) -> Prompts:
-        """The same prompts in a tower's precision."""
+        """Return the same prompts in a tower's precision."""
+        swap = self.swap
+        if swap is not None:
+            swap = Swap(swap.block, swap.rows.to(dtype))
+        inserted = self.inserted
+        if inserted is not None:
+            inserted = Inserted(inserted.block, tuple(rows.to(dtype) for rows in inserted.rows))
         return dataclasses.replace(
             self,
             prefix=self.prefix.to(dtype),
             suffix=self.suffix.to(dtype),
             deep=tuple(rows.to(dtype) for rows in self.deep),
-            swap=self.swap and Swap(self.swap.block, self.swap.rows.to(dtype)),
-            inserted=self.inserted
-            and Inserted(self.inserted.block, tuple(r.to(dtype) for r in self.inserted.rows)),
+            swap=swap,
+            inserted=inserted,
         )
 
     @property
     def need_gradients(self) -> bool:
-        """Whether a gradient is needed of any tensor."""
-        swapped = () if self.swap is None else (self.swap.rows,)
-        tensors = (self.prefix, self.suffix, *self.deep, *swapped)
-        return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+        """Return True if a gradient is needed of any tensor."""
+        tensors = [self.prefix, self.suffix, *self.deep]
+        if self.swap is not None:
+            tensors.append(self.swap.rows)
+        return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
     def check_fits(self, context_length: int, blocks: int) -> None:
-        """Refuses prompts that are too long for a text tower, or rows that have no place in it."""
+        """Raise an error for prompts that are too long, or rows that a tower has no place for.
+
+        Args:
+            context_length: rows of the text tower's context.
+            blocks: number of its blocks.
+
+        Raises:
+            NotTransferable: the rows of inner blocks need a start-of-text token.
+            CompatbenchError: a prompt is too long, or replaced rows do not fit.
+        """
         if self.deep and self.start != 1:
             raise NotTransferable(
                 "prompts of inner blocks follow start-of-text, which this text tower does not have"
@@ -101,27 +116,37 @@ class Prompts:
                 f"a prompt of {self.longest} tokens does not fit the text tower's "
                 f"{context_length}; use fewer context tokens or a shorter class name"
             )
-        most, swap = max((len(rows) for rows in self.deep), default=0), self.swap
-        fits = not self.deep or (len(self.deep) < blocks and most < self.shared)
-        if swap is not None:
-            count, rows, _ = swap.rows.shape
-            fits &= 0 < swap.block < blocks
-            fits &= count == len(self.lengths) and rows < min(self.lengths)
-        if not fits:
+        if not (self._deep_fits(blocks) and self._swap_fits(blocks)):
             raise CompatbenchError(
-                f"rows that are replaced have no place in the blocks after the first of {blocks}, "
-                f"{self.shared - 1} shared rows, or suffixes of {min(self.lengths)} rows or more"
+                f"the replaced rows do not fit: the text tower has {blocks - 1} blocks after the "
+                f"first, the prompts share {self.shared - 1} rows after start-of-text, and the "
+                f"shortest suffix has {min(self.lengths)} rows"
             )
+
+    def _deep_fits(self, blocks: int) -> bool:
+        longest = max((len(rows) for rows in self.deep), default=0)
+        return not self.deep or (len(self.deep) < blocks and longest < self.shared)
+
+    def _swap_fits(self, blocks: int) -> bool:
+        if self.swap is None:
+            return True
+        count, rows, _ = self.swap.rows.shape
+        if not 0 < self.swap.block < blocks:
+            return False
+        return count == len(self.lengths) and rows < min(self.lengths)
 
 
 def replace_rows(x: Tensor, rows: Tensor, start: int = 1) -> Tensor:
-    """``x``, ``[B, L, D]``, with rows from ``start`` on replaced: ``[m, D]`` or ``[B, m, D]``."""
+    """Return ``x``, ``[B, L, D]``, with the rows from ``start`` on replaced.
+
+    The new rows are ``[m, D]`` or ``[B, m, D]``.
+    """
     end = start + rows.shape[-2]
     return torch.cat([x[:, :start], rows.expand(len(x), -1, -1), x[:, end:]], dim=1)
 
 
 def move_names(prompts: Prompts, names: Sequence[int], context: int, before: int) -> Prompts:
-    """Prompts ``[SOS] context name . [EOT]`` with the class names moved into the context.
+    """Return prompts ``[SOS] context name . [EOT]`` with the class names moved into the context.
 
     Args:
         names: tokens of each class name, without the full stop.
@@ -131,9 +156,12 @@ def move_names(prompts: Prompts, names: Sequence[int], context: int, before: int
     """
     prefix = prompts.prefix.expand(len(prompts.suffix), -1, -1)
     rows = torch.cat([prefix, prompts.suffix], dim=1)
-    first, behind, order = prompts.start + before, prompts.start + context, []
+    first = prompts.start + before  # where the names move to
+    behind = prompts.start + context  # where the names are now
+    order = []
     for count in names:
-        name, tail = range(behind, behind + count), range(first, behind)
+        name = range(behind, behind + count)
+        tail = range(first, behind)
         order.append([*range(first), *name, *tail, *range(name.stop, rows.shape[1])])
     index = torch.tensor(order, device=rows.device)[..., None]
     moved = rows.take_along_dim(index, dim=1)
@@ -143,6 +171,10 @@ def move_names(prompts: Prompts, names: Sequence[int], context: int, before: int
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Stacks token ids of unequal lengths, right-padded with 0, ``[n, S]``."""
+    """Return token ids of unequal lengths as one tensor, right-padded with 0, ``[n, S]``."""
     width = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=torch.long)
+    padded = []
+    for row in rows:
+        padding = [0] * (width - len(row))
+        padded.append([*row, *padding])
+    return torch.tensor(padded, dtype=torch.long)

@@ -22,7 +22,7 @@ from compatbench.errors import CompatbenchError
 
 @dataclass(frozen=True)
 class TextAnatomy:
-    """The parts of a text tower, and how they are put together."""
+    """The parts of a text tower, and the way they are put together."""
 
     token_embedding: nn.Embedding
     positions: Tensor  # one row for each row of the transformer, ``[L, D]``
@@ -30,8 +30,8 @@ class TextAnatomy:
     ln_final: nn.Module
     projection: nn.Module | Tensor | None
     mask: Tensor | None  # the causal mask, ``[L, L]``, or None for a bidirectional tower
-    # Which row is the feature: ``argmax`` and ``eos`` (both the end-of-text token), ``first`` or
-    # ``last``. If there is a class token, it is pooled instead.
+    # The row that becomes the feature: ``argmax`` and ``eos`` (both the end-of-text token),
+    # ``first`` or ``last``. If there is a class token, it is pooled instead.
     pool: str
     pad: int  # token id of the padding
     class_token: Tensor | None = None  # appended after the padding (CoCa), ``[D]``
@@ -39,27 +39,29 @@ class TextAnatomy:
     pad_mask: bool = False  # padding is hidden from the other rows of a bidirectional tower
     # Padding is everything after the text (transformers), not every token with its id.
     pads_by_place: bool = False
-    standard_blocks: bool = False  # all are pre-norm blocks, ``is_standard``
+    standard_blocks: bool = False  # all are pre-norm blocks, see ``is_standard``
 
     @property
     def context_length(self) -> int:
-        """Tokens of the longest text."""
-        return len(self.positions) - (self.class_token is not None)
+        """Return the number of tokens of the longest text."""
+        if self.class_token is None:
+            return len(self.positions)
+        return len(self.positions) - 1
 
     @property
     def sees_past_only(self) -> bool:
-        """Nothing after the end-of-text token can change the feature."""
+        """Return True if nothing after the end-of-text token can change the feature."""
         pools_end = self.pool in ("argmax", "eos") and self.class_token is None
         return self.mask is not None and pools_end
 
     @property
     def padding_unseen(self) -> bool:
-        """Rows of padding can be left out: nothing that counts attends to them."""
+        """Return True if padding can be left out, because no row that counts attends to it."""
         hidden = self.pad_mask and self.class_token is None and self.pool != "last"
         return self.sees_past_only or hidden
 
     def project(self, rows: Tensor) -> Tensor:
-        """From the tower's width to the joint space, ``[..., e]``."""
+        """Return rows of the tower's width, projected to the joint space, ``[..., e]``."""
         if self.projection is None:
             return rows
         if isinstance(self.projection, nn.Module):
@@ -67,7 +69,7 @@ class TextAnatomy:
         return rows @ self.projection
 
     def weights(self) -> dict[str, Tensor]:
-        """All weights behind the embeddings, by open_clip's names within the text tower.
+        """Return all weights behind the embeddings, by open_clip's names within the text tower.
 
         The same part has the same name in every model, such as
         ``transformer.resblocks.0.attn.in_proj_bias``.
@@ -77,7 +79,7 @@ class TextAnatomy:
         return dict(sorted(tensors.items(), key=lambda item: item[0] == "text_projection"))
 
     def replace(self, weights: Mapping[str, Tensor]) -> TextAnatomy:
-        """The same tower with some weights replaced; the model itself is left as it is."""
+        """Return the tower with some weights replaced; the model itself does not change."""
         check_weights(weights, self.weights(), "text")
         whole: Any = replace_parameters(self._whole(), weights)
         return dataclasses.replace(
@@ -88,7 +90,7 @@ class TextAnatomy:
         )
 
     def _whole(self) -> nn.Module:
-        """The parts that hold weights, where open_clip's text tower has them."""
+        """Return the parts that hold weights as one module, nested as in open_clip's tower."""
         whole: Any = nn.Module()
         whole.transformer = nn.Module()
         whole.transformer.resblocks = nn.ModuleList(self.blocks)
@@ -98,15 +100,17 @@ class TextAnatomy:
 
 
 def text_tower(model: nn.Module) -> Any:
-    """open_clip's module with the parts of the text tower: in some models the model itself."""
+    """Return open_clip's module that holds the text tower; in some models the model itself."""
     text = getattr(model, "text", None)
     return text if isinstance(text, nn.Module) else model
 
 
 def examine_text_tower(model: nn.Module, name: str) -> TextAnatomy:
-    """The anatomy of the text tower of a model (``CLIP``, ``CustomTextCLIP``, ``CoCa``).
+    """Return the anatomy of the text tower of a model (``CLIP``, ``CustomTextCLIP``, ``CoCa``).
 
-    One that is not known, run as if it were, would give plausible features that are wrong.
+    Raises:
+        CompatbenchError: the tower is of an unknown kind. Run as if it were known, it would
+            give plausible features that are wrong.
     """
     if hasattr(model, "text_anatomy"):  # a model of another library
         return model.text_anatomy()  # type: ignore[operator, return-value]
@@ -124,18 +128,19 @@ def examine_text_tower(model: nn.Module, name: str) -> TextAnatomy:
             shifted_class_mask=not getattr(tower, "correct_cls_mask", False),
             pad_mask=getattr(tower, "use_pad_mask", False),
             pad=getattr(tower, "pad_id", 0),
-            standard_blocks=all(is_standard(b) for b in tower.transformer.resblocks),
+            standard_blocks=all(is_standard(block) for block in tower.transformer.resblocks),
         )
-        odd = _odd_part(anatomy, tower)
+        problem = _find_problem(anatomy, tower)
     except AttributeError as error:
-        anatomy, odd = None, f"it has no '{error.name}'"
-    if anatomy is None or odd:
-        raise CompatbenchError(f"backbone '{name}': its text tower is not supported: {odd}")
+        anatomy = None
+        problem = f"it has no '{error.name}'"
+    if anatomy is None or problem:
+        raise CompatbenchError(f"backbone '{name}': its text tower is not supported: {problem}")
     return anatomy
 
 
-def _odd_part(anatomy: TextAnatomy, tower: Any) -> str | None:
-    """What is not supported about a tower, if anything."""
+def _find_problem(anatomy: TextAnatomy, tower: Any) -> str | None:
+    """Return the first property of a tower that is not supported; None if all are."""
     from open_clip.transformer import Transformer
 
     inner = tower.transformer
@@ -143,10 +148,12 @@ def _odd_part(anatomy: TextAnatomy, tower: Any) -> str | None:
         return "its transformer is not open_clip's"
     if not anatomy.blocks or not all(_is_known(block) for block in anatomy.blocks):
         return "its blocks are not open_clip's"
-    # Its values are checked: the attribute may hold any mask.
+    # Compare the values: the attribute may hold any mask.
     mask = anatomy.mask
-    if mask is not None and not torch.equal(mask, torch.full_like(mask, -torch.inf).triu(1)):
-        return "its attention mask is not the causal one"
+    if mask is not None:
+        causal = torch.full_like(mask, -torch.inf).triu(1)
+        if not torch.equal(mask, causal):
+            return "its attention mask is not the causal one"
     if anatomy.pool not in ("argmax", "eos", "first", "last"):
         return f"it is pooled by '{anatomy.pool}'"
     if anatomy.context_length != tower.context_length:

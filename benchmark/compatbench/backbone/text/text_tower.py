@@ -1,8 +1,8 @@
 """The text tower of a model, run from token embeddings.
 
-Towers without a causal mask attend to the padding (MobileCLIP-S), or are pooled at the
-last row (SigLIP, CLIPA), or at a class token behind the padding (CoCa). They are run whole:
-what they compute for a prompt is what open_clip computes for it, padding included.
+Some towers have no causal mask and attend to the padding (MobileCLIP-S). Others are pooled at the
+last row (SigLIP, CLIPA), or at a class token behind the padding (CoCa). Such towers run with all
+their padding, so they compute for a prompt what open_clip computes for it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from compatbench.errors import CompatbenchError, NotTransferable
 
 
 class TextTower:
-    """A frozen text tower, whatever its kind."""
+    """A frozen text tower of any kind."""
 
     _rotation: Tensor | None = None  # of the space that the projection among its weights leads to
-    # Of the last call of ``_split``: the identities of its arguments, kept so that no others take
-    # them; the tower of the later blocks; the rows that enter it. A fit repeats it at every step.
+    # The last call of ``_split``: the ids of its arguments; the arguments themselves, kept alive
+    # so that no other objects get these ids; the tower of the later blocks; the rows that enter
+    # it. A fit repeats the same call at every step.
     _entered: tuple[tuple[int, ...], tuple[Any, ...], TextTower, Tensor] | None = None
 
     def __init__(self, anatomy: TextAnatomy) -> None:
@@ -48,16 +49,16 @@ class TextTower:
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """The frozen weights of blocks, last norm and projection, by open_clip's names."""
+        """Return the frozen weights of blocks, last norm and projection, by open_clip's names."""
         return rotate_projection(self._anatomy.weights(), "text_projection", self._rotation)
 
     def project_by(self, projection: Tensor) -> TextTower:
-        """The same tower with another projection ``[D, e]``, e of any size."""
+        """Return the same tower with another projection ``[D, e]``, e of any size."""
         projection = projection.to(self._anatomy.positions.dtype)
         return TextTower(replace(self._anatomy, projection=projection))
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Token embeddings without positions, ``[..., D]`` for ids ``[...]``."""
+        """Return token embeddings without positions, ``[..., D]`` for ids ``[...]``."""
         return self._anatomy.token_embedding(ids)
 
     def encode(
@@ -66,17 +67,25 @@ class TextTower:
         weights: Mapping[str, Tensor] | None = None,
         block_updates: BlockUpdates | None = None,
     ) -> Tensor:
-        """Features of prompts, not normalised, ``[n, e]``, or ``[B, n, e]`` for B prefixes.
+        """Return features of prompts, not normalised, ``[n, e]``, or ``[B, n, e]`` for B prefixes.
 
-        Differentiable in all tensors of the prompts, in the weights and in what updates use, and
-        of the prompts' type, whatever the tower's own precision. ``weights`` replaces the
-        tower's own of these names; ``block_updates`` are called on parts of its blocks.
+        The features are differentiable in all tensors of the prompts, in the weights and in the
+        tensors that updates use. They have the prompts' type, whatever the tower's own precision.
+
+        Args:
+            prompts: the prompts, in the space of the tower's token embeddings.
+            weights: replaces the tower's own weights of these names.
+            block_updates: functions that are called on parts of its blocks.
+
+        Raises:
+            CompatbenchError: the prompts do not fit the tower.
+            NotTransferable: the tower has no place for the prompts' tokens or for an update.
         """
         prompts.check_fits(self.context_length, self.depth)
         if prompts.inserted is not None:
             if weights or block_updates or prompts.deep or prompts.swap:
                 raise CompatbenchError(
-                    "tokens are put into an inner block of the frozen text tower alone: without "
+                    "'inserted' tokens need the frozen text tower: they cannot be combined with "
                     "weights, block_updates, deep or swap"
                 )
             tower, later = self._split(prompts, prompts.inserted)
@@ -85,21 +94,23 @@ class TextTower:
         tower = self._tower
         if weights or block_updates:
             cast = {name: tensor.to(dtype) for name, tensor in (weights or {}).items()}
-            # What an update learns is not seen from here.
+            # An update may use learned tensors that cannot be seen from here.
             learned = bool(block_updates) or any(x.requires_grad for x in cast.values())
             learned = learned and torch.is_grad_enabled()
             tower = _build_tower(self._anatomy.replace(cast), learned, block_updates)
         return tower.encode(prompts.to(dtype)).to(prompts.prefix.dtype)
 
     def _split(self, prompts: Prompts, inserted: Inserted) -> tuple[TextTower, Prompts]:
-        """The blocks from where rows are put in as a tower of their own, and what enters them."""
+        """Return the blocks from the insertion on as a tower, and the prompts that enter it."""
         anatomy = self._anatomy
         if not anatomy.sees_past_only or anatomy.mask is None or prompts.start != 1:
-            raise NotTransferable("tokens are put into a causal text tower, behind start-of-text")
+            raise NotTransferable(
+                "tokens can be inserted only into a causal text tower with start-of-text"
+            )
         room = len(anatomy.positions) + len(inserted.rows[0])
-        parts = anatomy, prompts.prefix, prompts.suffix
-        asked = *map(id, parts), inserted.block, room
-        if self._entered is None or self._entered[0] != asked or prompts.need_gradients:
+        parts = (anatomy, prompts.prefix, prompts.suffix)
+        call = (*map(id, parts), inserted.block, room)
+        if self._entered is None or self._entered[0] != call or prompts.need_gradients:
             x = self._enter(prompts.to(anatomy.positions.dtype), inserted.block, anatomy.mask)
             later = replace(
                 anatomy,
@@ -107,16 +118,17 @@ class TextTower:
                 positions=anatomy.positions.new_zeros(room, self.width),  # x has them already
                 mask=anatomy.mask.new_full((room, room), -torch.inf).triu(1),
             )
-            self._entered = asked, parts, TextTower(later), x
+            self._entered = (call, parts, TextTower(later), x)
         _, _, tower, x = self._entered
-        # All texts have the same rows behind the tokens, too, up to where they begin to differ.
-        shared, (first, *deep) = prompts.shared, inserted.rows
+        # Behind the inserted tokens, too, all texts share the rows up to where they differ.
+        shared = prompts.shared
+        first, *following = inserted.rows
         prefix = torch.cat([x[0, :1], first.to(x), x[0, 1:shared]])
-        deep = tuple(rows.to(x) for rows in deep)
+        deep = tuple(rows.to(x) for rows in following)
         return tower, Prompts(prefix, x[:, shared:], prompts.lengths, deep)
 
     def _enter(self, prompts: Prompts, block: int, mask: Tensor) -> Tensor:
-        """The rows of prompts that enter a block, padded, ``[n, P + S, D]``."""
+        """Return the rows of prompts that enter a block, padded, ``[n, P + S, D]``."""
         prefix = prompts.prefix.expand(len(prompts.suffix), -1, -1)
         x = torch.cat([prefix, prompts.suffix], dim=1)
         length = x.shape[1]
@@ -129,16 +141,18 @@ class TextTower:
 def _build_tower(
     anatomy: TextAnatomy, learned: bool = False, updates: BlockUpdates | None = None
 ) -> CausalTower | PlainTower:
-    fast = anatomy.sees_past_only and anatomy.standard_blocks
-    return (CausalTower if fast else PlainTower)(anatomy, learned, updates)
+    """Return the fast tower where the anatomy allows it, and otherwise the plain one."""
+    if anatomy.sees_past_only and anatomy.standard_blocks:
+        return CausalTower(anatomy, learned, updates)
+    return PlainTower(anatomy, learned, updates)
 
 
 class PlainTower:
-    """Runs padded prompts through every row of the context, by the tower's own blocks.
+    """A text tower that runs padded prompts through its own blocks, with every row of the context.
 
-    Rows after the end of text are left out only if no row sees them.
+    Rows after the end of text are left out only if no other row attends to them.
 
-    ``learned`` tells whether gradients of the tower's own weights will be needed.
+    Set ``learned`` if gradients of the tower's own weights will be needed.
     """
 
     def __init__(
@@ -146,41 +160,42 @@ class PlainTower:
     ) -> None:
         self._anatomy = anatomy
         self._learned = learned
-        of_blocks = updates_of(updates, len(anatomy.blocks), "text")
-        self._blocks = [_wrap(*pair) for pair in zip(anatomy.blocks, of_blocks, strict=True)]
+        block_updates = updates_of(updates, len(anatomy.blocks), "text")
+        self._blocks = [_wrap(*pair) for pair in zip(anatomy.blocks, block_updates, strict=True)]
 
     def encode(self, prompts: Prompts) -> Tensor:
-        """Features of prompts, ``[n, e]``, or ``[B, n, e]`` for B prefixes."""
-        anatomy, count = self._anatomy, len(prompts.lengths)
+        """Return the features of prompts, ``[n, e]``, or ``[B, n, e]`` for B prefixes."""
+        anatomy = self._anatomy
+        count = len(prompts.lengths)
         length = prompts.longest if anatomy.padding_unseen else anatomy.context_length
         step = max(1, chunk_rows(anatomy) // length)
         parts = [slice(i, min(i + step, count)) for i in range(0, count, step)]
         positions = anatomy.positions
-        # No more than an estimate for custom blocks.
+        # For custom blocks this is only an estimate.
         values = (length + 1) * positions.shape[1] * (10 + 4) * len(anatomy.blocks)
         sizes = [(part.stop - part.start) * values * positions.element_size() for part in parts]
-        checkpoint = SelectiveCheckpoint(
-            sizes * len(prompts.prefixes), positions.device, self._learned or prompts.need_gradients
-        )
-        features = [
-            checkpoint.run(self._run, length, prompts, prefix[None], part)
-            for prefix in prompts.prefixes
-            for part in parts
-        ]
+        learned = self._learned or prompts.need_gradients
+        checkpoint = SelectiveCheckpoint(sizes * len(prompts.prefixes), positions.device, learned)
+        features = []
+        for prefix in prompts.prefixes:
+            for part in parts:
+                features.append(checkpoint.run(self._run, length, prompts, prefix[None], part))
         return prompts.unflatten(torch.cat(features).unflatten(0, (-1, count)))
 
     def _run(self, length: int, prompts: Prompts, prefix: Tensor, part: slice) -> Tensor:
-        """Features of a few classes with one prefix ``[1, P, D]``, ``[n, e]``."""
+        """Return the features of a few classes with one prefix ``[1, P, D]``, ``[n, e]``."""
         anatomy = self._anatomy
-        deep, swap, shared = prompts.deep, prompts.swap, prompts.shared
+        deep = prompts.deep
+        swap = prompts.swap
+        shared = prompts.shared
         lengths = torch.tensor(prompts.lengths[part], device=prefix.device)
         x = self._pad(length, prefix, prompts.suffix[part], lengths)
         hidden = None
         if anatomy.pads_by_place:
             hidden = torch.arange(length, device=x.device) >= shared + lengths[:, None]
         elif anatomy.pad_mask or anatomy.class_token is not None:
-            # All rows that look like padding, as open_clip compares token ids, and a text may
-            # hold the id of the padding.
+            # Hide all rows that look like padding, also within a text: open_clip compares token
+            # ids, and a text may contain the id of the padding.
             hidden = (x == anatomy.token_embedding.weight[anatomy.pad]).all(-1)
         if anatomy.class_token is not None:
             x = torch.cat([x, anatomy.class_token.expand(len(x), 1, -1)], dim=1)
@@ -201,9 +216,10 @@ class PlainTower:
         return anatomy.project(anatomy.ln_final(rows))
 
     def _pad(self, length: int, prefix: Tensor, suffix: Tensor, lengths: Tensor) -> Tensor:
-        """Prompts padded with the embedding of the padding token, ``[n, length, D]``."""
+        """Return prompts padded with the embedding of the padding token, ``[n, length, D]``."""
         padding = self._anatomy.token_embedding.weight[self._anatomy.pad]
-        shared, count = prefix.shape[1], len(suffix)
+        shared = prefix.shape[1]
+        count = len(suffix)
         suffix = suffix[:, : length - shared]
         inside = torch.arange(suffix.shape[1], device=suffix.device) < lengths[:, None]
         suffix = torch.where(inside[..., None], suffix, padding)
@@ -211,9 +227,14 @@ class PlainTower:
         return torch.cat([prefix.expand(count, -1, -1), suffix, rest], dim=1)
 
     def _mask(self, length: int, hidden: Tensor | None) -> Tensor | None:
-        """What is added to the scores, ``[length, length]`` or one for every head of every text."""
+        """Return the mask that is added to the scores.
+
+        It is ``[length, length]``, or with hidden rows ``[n * heads, length, length]``.
+        """
         anatomy = self._anatomy
-        mask = None if anatomy.mask is None else anatomy.mask[:length, :length]
+        mask = None
+        if anatomy.mask is not None:
+            mask = anatomy.mask[:length, :length]
         if hidden is None:
             return mask
         if anatomy.class_token is not None:
@@ -224,19 +245,23 @@ class PlainTower:
         padding = padding.masked_fill(hidden, -torch.inf)[:, None].expand(-1, length, -1)
         heads: int = anatomy.blocks[0].attn.num_heads  # type: ignore[assignment, union-attr]
         padding = padding.repeat_interleave(heads, dim=0)
-        return padding if mask is None else mask + padding
+        if mask is None:
+            return padding
+        return mask + padding
 
 
 def _wrap(block: nn.Module, updates: Updates) -> nn.Module:
-    """A block with updates of its parts; the block itself is left as it is.
+    """Return a block with updates of its parts; the block itself does not change.
 
     Raises:
-        NotTransferable: it has no such parts.
+        NotTransferable: the block has no such parts.
     """
     if not updates:
         return block
-    if odd := updates.keys() - ({"attn", "mlp", "block"} if hasattr(block, "ln_1") else set()):
-        raise NotTransferable(f"the blocks of the text tower have no part '{min(odd)}'")
+    known = {"attn", "mlp", "block"} if hasattr(block, "ln_1") else set()
+    unknown = updates.keys() - known
+    if unknown:
+        raise NotTransferable(f"the blocks of the text tower have no part '{min(unknown)}'")
     inner: tuple[Part, ...] = ("attn", "mlp")
     parts = {name: _Updated(block._modules[name], name, updates) for name in inner}
     changed = copy.copy(block)
@@ -245,16 +270,18 @@ def _wrap(block: nn.Module, updates: Updates) -> nn.Module:
 
 
 class _Updated(nn.Module):
-    """A block, or its attention or MLP, called as it is, with an update of what it gives."""
+    """A block, or its attention or MLP, with an update of its output."""
 
     def __init__(self, part: Any, name: Part, updates: Updates) -> None:
         super().__init__()
-        self.part, self._updates = part, updates
+        self.part = part
+        self._updates = updates
         self._name: Part = name
 
     def forward(self, x: Tensor, *arguments: Any, **options: Any) -> Any:
         output = self.part(x, *arguments, **options)
         entered = self.part.ln_1(x) if self._name == "block" else x
-        if isinstance(output, tuple):  # attention, and its weights
-            return apply_update(self._updates, self._name, output[0], entered), *output[1:]
+        if isinstance(output, tuple):  # attention returns its weights, too
+            mixed, *rest = output
+            return apply_update(self._updates, self._name, mixed, entered), *rest
         return apply_update(self._updates, self._name, output, entered)
