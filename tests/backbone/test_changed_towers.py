@@ -269,7 +269,7 @@ def keep(output: Tensor, given: Tensor) -> Tensor:
 NO_PLACE: list[tuple[str, dict[str, Any], str]] = [
     ("text", dict(block_updates={(3, "mlp"): keep}), "block 3 of the text tower, which has 3"),
     ("image", dict(block_updates={(3, "mlp"): keep}), "block 3 of the image tower, which has 2"),
-    ("image", dict(block_updates={(0, "mlp"): lambda y, _: y[:, 1:]}), "update of 'mlp' must keep the shape"),
+    ("image", dict(block_updates={(0, "mlp"): lambda y, _: y[:, 1:]}), "of 'mlp' must keep"),
     ("text", dict(weights={"ln_1.bias": torch.zeros(32)}), "text tower has no weight 'ln_1.bias'"),
     ("text", dict(weights={"ln_final.bias": torch.zeros(48)}), r"has shape \[32\], not \[48\]"),
     ("image", dict(weights={"ln_pre.bias": torch.zeros(48)}), r"has shape \[32\], not \[48\]"),

@@ -155,7 +155,7 @@ def test_a_published_file_is_recognised_by_its_hash_under_any_name(
     for name, message in (
         (f"Small@{path}", said + "use the model 'Small-quickgelu'"),
         (f"Small/plain@{path}", said + "use the model 'Small-quickgelu'"),
-        (f"local-dir:{tmp_path}", said + "say 'quick_gelu: true' in the model_cfg"),
+        (f"local-dir:{tmp_path}", said + "set 'quick_gelu: true' in the model_cfg"),
         (f"Small-quickgelu/other@{path}", "are Small-quickgelu/openai, not 'other'; name them"),
     ):
         with pytest.raises(CompatbenchError, match=message):
@@ -204,7 +204,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (SMALL, {"w.pt": b"<!DOCTYPE html><html>404</html>"}, "is not a checkpoint"),
     (SMALL, {"w.pt": b""}, "is not a checkpoint"),
     (SMALL, {"w.pt": partial(torch.save, {"epoch": 3})}, "holds no weights"),
-    (SMALL, {"w.pt": write("Small", save_torchscript)}, "TorchScript.*say --trust-pickle"),
+    (SMALL, {"w.pt": write("Small", save_torchscript)}, "TorchScript.*add --trust-pickle"),
     (SMALL, {"w.pt": write("Small", change=with_openais_numbers)}, "use the model 'Small-quickg"),
     (SMALL, {"w.pt": write("Small-wide")}, r"embedding is \[16, 24\] there, and \[16, 16\]"),
     (SMALL, {"w.pt": write("Small-eva")}, "they lack visual.class_embedding"),

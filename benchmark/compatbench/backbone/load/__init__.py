@@ -1,4 +1,4 @@
-"""Which backbone a name means, where its weights are, and how their file is read."""
+"""Names of backbones, their weights, and the readers of weights files."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Reads the tensors of a checkpoint, in any format and under any of the usual names.
+"""Read the tensors of a checkpoint, in any format and under any of the usual names.
 
-No code that is in a file is run, unless the user allows it.
+Code inside a file never runs unless the user allows it.
 """
 
 from __future__ import annotations
@@ -40,9 +40,13 @@ _SHOWN = 3
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a checkpoint, in their own precision, on the CPU.
+    """Return the named tensors of a checkpoint, in their own precision, on the CPU.
 
-    Code in the file is not run, unless the user has allowed that.
+    Code in the file does not run unless the user has allowed it.
+
+    Raises:
+        BackboneError: the file is unreadable or damaged, holds no weights, or needs code to run
+            that the user has not allowed.
     """
     with failures_named(path):
         tensors = _find_tensors(_read(path))
@@ -53,15 +57,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         )
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
 
 
 def kind_of_checkpoint(path: Path) -> Literal["safetensors", "script", "archive", "pickle"]:
-    """What a file is, by what it begins with.
+    """Return the kind of a checkpoint, judged by its first bytes.
 
     Raises:
-        BackboneError: it is no checkpoint.
+        BackboneError: the file is not a checkpoint.
+        ValueError: the end of an archive is missing.
     """
     with path.open("rb") as file:
         start = file.read(64)
@@ -85,27 +90,30 @@ def kind_of_checkpoint(path: Path) -> Literal["safetensors", "script", "archive"
 
 @contextmanager
 def failures_named(path: Path) -> Iterator[None]:
-    """Errors of readers, of which a damaged file causes any kind, as one line about a file."""
+    """Turn all errors of a reader into a ``BackboneError`` of one line about the file.
+
+    A damaged file can cause an error of any kind.
+    """
     try:
         yield
     except CompatbenchError:
         raise
     except OSError as error:
-        what, fix = f"cannot read {path}: {first_line(error)}", "correct the path or the file"
-        raise BackboneError(what, fix) from None
+        problem = f"cannot read {path}: {first_line(error)}"
+        raise BackboneError(problem, "correct the path or the file") from None
     except Exception as error:
-        what = f"{path} is damaged or incomplete ({path.stat().st_size:,} bytes)"
-        raise BackboneError(f"{what}: {first_line(error)}", "fetch it again") from None
+        problem = f"{path} is damaged or incomplete ({path.stat().st_size:,} bytes)"
+        raise BackboneError(f"{problem}: {first_line(error)}", "fetch it again") from None
 
 
 def _read(path: Path) -> object:
-    """What a file holds; one that needs code in it to be run only if the user allows that."""
+    """Return the content of a file; run code inside it only if the user allows that."""
     kind = kind_of_checkpoint(path)
-    if kind == "script":  # its program is compiled and can run as it is read
+    if kind == "script":  # its program is compiled and can run while it is read
         # OpenAI published CLIP as such archives, which are known by their hashes.
         if recognise(hash_weights(path)) is None:
             _require_trust(path, "the program of a TorchScript archive that is not known")
-        with warnings.catch_warnings():  # newer versions no longer recommend to write such files
+        with warnings.catch_warnings():  # newer versions of torch advise against such files
             warnings.simplefilter("ignore", FutureWarning)
             return torch.jit.load(path, map_location="cpu")
     check_size(path)
@@ -116,29 +124,30 @@ def _read(path: Path) -> object:
     except pickle.UnpicklingError as error:
         if "Weights only load failed" not in str(error):
             raise
-        # The part of torch's long message that names what the file asks for.
-        asked = re.search(r"Unsupported.*?(?=\. |\n|$)", str(error))
-        what = asked[0] if asked else first_line(error)
-    _require_trust(path, what)
+        # Quote only the part of torch's long message that names the unsupported content.
+        match = re.search(r"Unsupported.*?(?=\. |\n|$)", str(error))
+        reason = match[0] if match else first_line(error)
+    _require_trust(path, reason)
     return torch.load(path, map_location="cpu", weights_only=False)
 
 
-def _require_trust(path: Path, what: str) -> None:
-    """Refuses a file that holds more than tensors, or warns where the user trusts it."""
+def _require_trust(path: Path, reason: str) -> None:
+    """Raise an error for a file with code inside, or warn if the user trusts it."""
     if not is_set(TRUST_PICKLE):
         raise BackboneError(
-            f"{path} holds more than tensors, and reading it would run code that is in it ({what})",
-            "if you trust who made it, say --trust-pickle; better, save its state_dict alone",
+            f"{path} holds more than tensors, and reading it would run code that is in it "
+            f"({reason})",
+            "if you trust its author, add --trust-pickle; it is safer to save only its state_dict",
         )
     warnings.warn(
-        f"{path} is read with code that is in it, as --trust-pickle allows ({what})",
+        f"reading {path} runs code that is in it, as --trust-pickle allows ({reason})",
         CompatbenchWarning,
         stacklevel=2,
     )
 
 
 def _find_tensors(content: object) -> dict[str, Tensor]:
-    """The named tensors, out of what a training script put around them."""
+    """Return the named tensors of a file, without the wrapper that a training script put around."""
     if isinstance(content, nn.Module):
         content = content.state_dict()
     if not isinstance(content, Mapping):
@@ -147,21 +156,25 @@ def _find_tensors(content: object) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         check_stored(name, tensor)
     if len(tensors) < _FEWEST:
+        # Read all wrappers before one is chosen, so that the tensors of each are checked.
         wrapped = [_find_tensors(content[key]) for key in _WRAPPERS if key in content]
-        return next((inner for inner in wrapped if inner), tensors)
+        for inner in wrapped:
+            if inner:
+                return inner
     return tensors
 
 
 def check_stored(name: str, tensor: Tensor) -> None:
-    """A ``ValueError`` refuses a tensor that is larger than what is stored of it."""
+    """Raise ``ValueError`` for a tensor with more numbers than its storage holds."""
     if tensor.layout == torch.strided and tensor.nbytes > tensor.untyped_storage().nbytes():
         raise ValueError(f"{name!r} has more numbers than are stored")
 
 
 def check_size(path: Path) -> None:
-    """A ``ValueError`` refuses what would take far more memory than its size, before it is read.
+    """Raise ``ValueError`` for a file that would need far more memory than its size.
 
-    What is not compressed, and shares no bytes, cannot unpack to more than the file.
+    The check comes before the file is read. Parts that are not compressed and share no bytes
+    cannot unpack to more than the file.
     """
     with path.open("rb") as file:
         start = file.read(9)
@@ -179,10 +192,15 @@ def check_size(path: Path) -> None:
 
 
 def fit_weights(model: nn.Module, path: Path, card: BackboneCard) -> dict[str, Tensor]:
-    """The tensors of a file by the model's names, in the file's own precision.
+    """Return the tensors of a file by the model's names, in the file's own precision.
 
-    OpenAI's need QuickGELU, which their file does not say. A published file is recognised by its
-    hash, and OpenAI's archives by what else they hold; of others it cannot be known.
+    OpenAI's weights need QuickGELU, but their file does not record that. Published files are
+    recognised by their hash, and OpenAI's archives by the numbers beside the weights. For other
+    files the activation is unknown, which gives a warning.
+
+    Raises:
+        BackboneError: the weights do not fit the model, or belong to another release or
+            activation than the card's.
     """
     tensors = read_tensors(path)
     release = recognise(hash_weights(path)) if card.weights is None else None
@@ -194,11 +212,11 @@ def fit_weights(model: nn.Module, path: Path, card: BackboneCard) -> dict[str, T
                 f"backbone '{card.name}': the weights {path} are {release}, not '{card.tag}'",
                 f"name them so ({release}@FILE), or give the file of '{card.tag}'",
             )
-    elif all(name in tensors for name in _NUMBERS):  # as OpenAI's archives keep them
+    elif all(name in tensors for name in _NUMBERS):  # only OpenAI's archives hold them
         check_activation(card, f"OpenAI's weights {path}", quick=True)
     quick = f"{card.config}{QUICK}"
-    unknown = release is None and card.path and card.tag is None
-    if unknown and card.config and quick in model_names():
+    is_unknown = release is None and card.path and card.tag is None
+    if is_unknown and card.config and quick in model_names():
         warnings.warn(
             f"backbone '{card.name}': {path} does not say whether it was trained with GELU, which "
             f"'{card.config}' computes, or QuickGELU, as OpenAI's weights were; name its release "
@@ -210,38 +228,40 @@ def fit_weights(model: nn.Module, path: Path, card: BackboneCard) -> dict[str, T
 
 
 def fit_tensors(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> dict[str, Tensor]:
-    """The tensors by the names that open_clip's model has for them.
+    """Return the tensors by the names that open_clip's model has for them.
 
-    Knows plain CLIP's names (OpenAI, LAION), those with a separate text tower (``text.``),
-    and those of EVA-CLIP's authors, which timm translates. Only the shape of a single number
-    may change. ``what`` is the file and the backbone, for the message.
+    The function knows plain CLIP's names (OpenAI, LAION), those with a separate text tower
+    (``text.``), and those of EVA-CLIP's authors, which timm translates. It changes no shape but
+    that of a single number.
+
+    Args:
+        tensors: the tensors of a checkpoint, by the names in the file.
+        model: open_clip's model.
+        what: the file and the backbone, for the message.
+
+    Raises:
+        BackboneError: tensors are missing, superfluous or of another shape.
     """
     from open_clip.model import convert_to_custom_text_state_dict
 
-    wanted = model.state_dict()
+    expected = model.state_dict()
     fitted = {name: tensor for name, tensor in tensors.items() if name not in _NUMBERS}
-    if "visual.blocks.0.norm1.weight" in fitted and "visual.trunk.pos_embed" in wanted:
+    if "visual.blocks.0.norm1.weight" in fitted and "visual.trunk.pos_embed" in expected:
         fitted = _translate_eva(fitted, model.visual.trunk)  # type: ignore[union-attr]
-    if "text.positional_embedding" in wanted and "positional_embedding" in fitted:
+    if "text.positional_embedding" in expected and "positional_embedding" in fitted:
         fitted = convert_to_custom_text_state_dict(fitted)
-    if "text.logit_scale" in fitted:  # where the loader of EVA-CLIP's authors keeps it
+    if "text.logit_scale" in fitted:  # the loader of EVA-CLIP's authors keeps it there
         fitted["logit_scale"] = fitted.pop("text.logit_scale")
-    if "positional_embedding" in wanted and "text.positional_embedding" in fitted:
+    if "positional_embedding" in expected and "text.positional_embedding" in fitted:
         fitted = {name.removeprefix("text."): tensor for name, tensor in fitted.items()}
-    # Buffers that models of other versions kept in their files.
-    fitted = {n: t for n, t in fitted.items() if n in wanted or n.split(".")[-1] not in _BUFFERS}
-    for name in wanted.keys() & {"logit_scale", "logit_bias"} & fitted.keys():
-        if fitted[name].numel() == wanted[name].numel() == 1:
-            fitted[name] = fitted[name].reshape(wanted[name].shape)
-    problems = [
-        f"{name} is {list(fitted[name].shape)} there, and {list(tensor.shape)} in the model"
-        for name, tensor in wanted.items()
-        if name in fitted and fitted[name].shape != tensor.shape
-    ][:1]
-    for word, holds, others in (("lack", wanted, fitted), ("also hold", fitted, wanted)):
-        if names := [name for name in holds if name not in others]:
-            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            problems.append(f"they {word} {', '.join(names[:_SHOWN])}{more}")
+    for name in list(fitted):
+        # Models of other versions kept these buffers in their files.
+        if name not in expected and name.split(".")[-1] in _BUFFERS:
+            del fitted[name]
+    for name in expected.keys() & {"logit_scale", "logit_bias"} & fitted.keys():
+        if fitted[name].numel() == expected[name].numel() == 1:
+            fitted[name] = fitted[name].reshape(expected[name].shape)
+    problems = _find_problems(fitted, expected)
     if problems:
         raise BackboneError(
             f"{what}: the weights do not fit the architecture: {'; '.join(problems)}",
@@ -250,14 +270,50 @@ def fit_tensors(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> d
     return fitted
 
 
+def _find_problems(fitted: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Return the first tensor of another shape, the missing and the superfluous names."""
+    problems = []
+    for name, tensor in expected.items():
+        if name in fitted and fitted[name].shape != tensor.shape:
+            problems.append(
+                f"{name} is {list(fitted[name].shape)} there, and {list(tensor.shape)} in the model"
+            )
+            break
+    missing = [name for name in expected if name not in fitted]
+    if missing:
+        problems.append(f"they lack {_list_names(missing)}")
+    superfluous = [name for name in fitted if name not in expected]
+    if superfluous:
+        problems.append(f"they also hold {_list_names(superfluous)}")
+    return problems
+
+
+def _list_names(names: list[str]) -> str:
+    """Return the first names, and the number of the others."""
+    shown = ", ".join(names[:_SHOWN])
+    if len(names) > _SHOWN:
+        return f"{shown} and {len(names) - _SHOWN} more"
+    return shown
+
+
 def _translate_eva(tensors: dict[str, Tensor], trunk: nn.Module) -> dict[str, Tensor]:
+    """Return tensors with the image tower's names changed from EVA-CLIP's authors' to timm's."""
     from timm.models.eva import checkpoint_filter_fn
 
-    image = {name: t for name, t in tensors.items() if name.startswith("visual.")}
+    image = {}
+    translated = {}
+    for name, tensor in tensors.items():
+        if name.startswith("visual."):
+            image[name] = tensor
+        else:
+            translated[name] = tensor
+    # timm would silently resize the positions of another image size. So it gets the trunk's own
+    # tensors of these names, and the checkpoint's take their place afterwards.
     expected = trunk.state_dict()
-    # timm would silently resize the positions of another image size, so it is not shown them.
-    sized = {f"visual.{name}": expected[name] for name in _EVA_SIZES if f"visual.{name}" in image}
-    translated = checkpoint_filter_fn(image | sized, trunk)  # type: ignore[arg-type]
-    translated |= {name: image[f"visual.{name}"] for name in _EVA_SIZES if name in translated}
-    rest = {name: t for name, t in tensors.items() if name not in image}
-    return rest | {f"visual.trunk.{name}": t for name, t in translated.items()}
+    sizes = {f"visual.{name}": expected[name] for name in _EVA_SIZES if f"visual.{name}" in image}
+    filtered = checkpoint_filter_fn(image | sizes, trunk)  # type: ignore[arg-type]
+    for name, tensor in filtered.items():
+        if name in _EVA_SIZES:
+            tensor = image[f"visual.{name}"]
+        translated[f"visual.trunk.{name}"] = tensor
+    return translated

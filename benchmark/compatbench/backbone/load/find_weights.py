@@ -1,6 +1,6 @@
-"""Where the weights of a backbone lie, or are published, and how they are downloaded from there.
+"""Find the weights of a backbone on this machine, or download them from where they are published.
 
-Environment variables are read when they are needed, so that worker processes follow them, too.
+Environment variables are read at each call, so that worker processes obey them too.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ _TIMEOUT = 10  # seconds
 
 
 def is_set(variable: str) -> bool:
-    """Whether an environment variable says yes."""
+    """Return True if an environment variable is 1, on, yes or true."""
     return os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def is_offline() -> bool:
-    """Whether downloads are forbidden: ``HF_HUB_OFFLINE`` or ``TRANSFORMERS_OFFLINE``."""
+    """Return True if ``HF_HUB_OFFLINE`` or ``TRANSFORMERS_OFFLINE`` forbids downloads."""
     return is_set(OFFLINE) or is_set("TRANSFORMERS_OFFLINE")
 
 
 def hub_cache() -> Path:
-    """The cache of the Hugging Face hub, from the hub's own variables."""
+    """Return the folder of the Hugging Face hub's cache, from the hub's own variables."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("HF_HOME") or f"{base}/huggingface"
     return Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
@@ -58,7 +58,7 @@ def hub_cache() -> Path:
 
 @dataclass(frozen=True)
 class Published:
-    """Where weights are published: in a repository of the hub, at an address, or both."""
+    """The place of published weights: a repository of the hub, an address, or both."""
 
     repository: str
     files: tuple[str, ...]  # their names in the repository, the preferred one first
@@ -66,18 +66,23 @@ class Published:
 
 
 def published_weights(card: BackboneCard) -> Published:
-    """Where a card's weights are published."""
+    """Return the place where a card's weights are published."""
     if card.provider == "hf":
         return Published(card.repository, _OF_TRANSFORMERS)
-    facts, files = release_facts(card), _IN_REPOSITORY
-    owner, name, file = (*facts.get("hf_hub", "").split("/", 2), "", "", "")[:3]
+    facts = release_facts(card)
+    # open_clip writes OWNER/NAME, or OWNER/NAME/FILE.
+    owner, _, rest = facts.get("hf_hub", "").partition("/")
+    name, _, file = rest.partition("/")
+    repository = f"{owner}/{name}" if name else card.repository
+    files = _IN_REPOSITORY
     if file:
-        files = tuple(dict.fromkeys((str(Path(file).with_suffix(".safetensors")), file)))
-    return Published(f"{owner}/{name}" if name else card.repository, files, facts.get("url", ""))
+        safetensors = str(Path(file).with_suffix(".safetensors"))
+        files = tuple(dict.fromkeys((safetensors, file)))
+    return Published(repository, files, facts.get("url", ""))
 
 
 def _beside_own_card(card: BackboneCard) -> Path | None:
-    """Return where a card of one's own has its weights; None for a card that ships."""
+    """Return the path of the weights beside a custom card; None for a card that ships."""
     folder = backbone_cards.own_folder(card.name)
     if folder is None or card.weights is None:
         return None
@@ -88,29 +93,18 @@ def _beside_own_card(card: BackboneCard) -> Path | None:
 
 
 def find_weights(card: BackboneCard, download: bool = False) -> Path:
-    """The file that holds a card's weights.
+    """Return the file that holds a card's weights.
 
-    Looks at, in this order: the card's own file or path; ``COMPATBENCH_WEIGHTS``; the cache
-    of the Hugging Face hub; ``~/.cache/clip``; and, if ``download`` is set and the user is
-    not offline, the network.
+    The search order is: the card's own file or path; ``COMPATBENCH_WEIGHTS``; the cache of the
+    Hugging Face hub; ``~/.cache/clip``; and, if ``download`` is set and the user is not offline,
+    the network.
 
     Raises:
         MissingWeights: the file is in none of these places, or the download failed.
-        BackboneError: a folder without weights.
+        BackboneError: a folder holds several checkpoints, or a card's path leaves its folder.
     """
     if card.weights is not None:
-        path = tasks_folder() / card.weights
-        for place in (_beside_own_card(card), path):
-            if place is not None and place.is_file():
-                return place
-        if (packed := path.with_suffix(".xz")).is_file():  # in a wheel
-            path = default_cache_folder() / "weights" / f"{card.sha256}{path.suffix}"
-            if not path.is_file():
-                write_atomic(path, lzma.decompress(packed.read_bytes()))
-            return path
-        # A wheel has the models of the suites ``mini`` and ``smoke`` alone.
-        fix = f"put tasks/{card.weights} of the repository there, or work in a clone"
-        raise _missing(card, f"weights {path} are", fix)
+        return _find_shipped(card, card.weights)
     if card.path is not None:
         return _find_in_path(card, Path(card.path).expanduser())
     published = published_weights(card)
@@ -118,12 +112,14 @@ def find_weights(card: BackboneCard, download: bool = False) -> Path:
     for path in chain(*places.values()):
         if path.is_file():
             return path
-    title, get = Path(published.url).name, f"fetch {published.url},"
     if published.repository:
         title = f"{published.files[0]} of {published.repository}"
         file = "" if card.provider == "hf" else f" {published.files[0]}"
         commit = f" --revision {card.revision}" if card.revision else ""
         get = f"where there is a network: hf download {published.repository}{file}{commit};"
+    else:
+        title = Path(published.url).name
+        get = f"fetch {published.url},"
     missing = f"backbone '{card.name}': {title} is not on this machine"
     fix = f"{get} or put it into a folder that {WEIGHTS_FOLDER} names"
     if not download or is_offline():
@@ -137,19 +133,39 @@ def find_weights(card: BackboneCard, download: bool = False) -> Path:
         raise MissingWeights(f"{missing} and cannot be fetched: {reason}", fix) from None
 
 
+def _find_shipped(card: BackboneCard, weights: str) -> Path:
+    """Return the weights file beside a card; unpack it into the cache if a wheel has it packed."""
+    path = tasks_folder() / weights
+    for place in (_beside_own_card(card), path):
+        if place is not None and place.is_file():
+            return place
+    packed = path.with_suffix(".xz")
+    if packed.is_file():  # the program was installed from a wheel
+        path = default_cache_folder() / "weights" / f"{card.sha256}{path.suffix}"
+        if not path.is_file():
+            write_atomic(path, lzma.decompress(packed.read_bytes()))
+        return path
+    # A wheel has only the models of the suites ``mini`` and ``smoke``.
+    fix = f"put tasks/{weights} of the repository there, or work in a clone"
+    raise _missing(card, f"weights {path} are", fix)
+
+
 def _missing(card: BackboneCard, what: str, fix: str = "correct the path") -> MissingWeights:
     return MissingWeights(f"backbone '{card.name}': {what} missing", fix)
 
 
 def _find_in_path(card: BackboneCard, path: Path) -> Path:
-    """A checkpoint, or the weights in a model's folder."""
+    """Return the path itself if it is a file, or the weights in it if it is a model's folder."""
     if path.is_file():
         return path
     if not path.is_dir():
         raise _missing(card, f"{path} is")
     names = _OF_TRANSFORMERS if card.provider == "hf" else _IN_FOLDER
-    files = [path / name for name in names if (path / name).is_file()][:1]
-    if not files and card.provider == "open_clip":
+    for name in names:
+        if (path / name).is_file():
+            return path / name
+    files = []
+    if card.provider == "open_clip":
         files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
     if len(files) > 1:
         raise BackboneError(
@@ -164,20 +180,21 @@ def _find_in_path(card: BackboneCard, path: Path) -> Path:
 
 
 def _places(card: BackboneCard, published: Published) -> dict[str, list[Path]]:
-    """Where to look, in words, with the files that would do."""
-    repository, places = published.repository, {}
-    # The authors' own names of the file, which people keep.
-    authors = [*filter(None, [Path(published.url).name]), *card.files]
-    if folder := os.environ.get(WEIGHTS_FOLDER):
+    """Return the places to search, by their description for messages, each with its files."""
+    places = {}
+    # People keep the authors' own names of the file.
+    authors = list(card.files)
+    url_name = Path(published.url).name
+    if url_name:
+        authors.insert(0, url_name)
+    folder = os.environ.get(WEIGHTS_FOLDER)
+    if folder:
         root = Path(folder).expanduser()
-        stems = [card.name] if "/" not in card.name and card.config else []
-        stems += [f"{card.config}-{card.tag}"] if card.config else []
-        names = [f"{stem}{suffix}" for stem in stems for suffix in _SUFFIXES]
-        folders = (repository, repository.rpartition("/")[-1]) if repository else ()
-        names += [f"{folder}/{file}" for file in published.files for folder in folders]
-        files = [root / name for name in names] + _in_hub_cache(root, card, published)
-        places[f"{WEIGHTS_FOLDER}={root}"] = files + [root / name for name in authors]
-    if repository:
+        files = [root / name for name in _names_in_folder(card, published)]
+        files += _in_hub_cache(root, card, published)
+        files += [root / name for name in authors]
+        places[f"{WEIGHTS_FOLDER}={root}"] = files
+    if published.repository:
         places[str(hub_cache())] = _in_hub_cache(hub_cache(), card, published)
     if authors:
         cache = Path.home() / ".cache" / "clip"
@@ -185,26 +202,46 @@ def _places(card: BackboneCard, published: Published) -> dict[str, list[Path]]:
     return places
 
 
+def _names_in_folder(card: BackboneCard, published: Published) -> list[str]:
+    """Return the names that a weights file may have in the user's folder, the preferred first."""
+    stems = []
+    if card.config:
+        if "/" not in card.name:
+            stems.append(card.name)
+        stems.append(f"{card.config}-{card.tag}")
+    names = [f"{stem}{suffix}" for stem in stems for suffix in _SUFFIXES]
+    repository = published.repository
+    if repository:
+        for file in published.files:
+            names.append(f"{repository}/{file}")
+            names.append(f"{repository.rpartition('/')[-1]}/{file}")
+    return names
+
+
 def _in_hub_cache(cache: Path, card: BackboneCard, published: Published) -> list[Path]:
-    """The files of a release that a cache of the hub has: of the card's commit, or the newest."""
+    """Return a release's files in a cache of the hub: of the card's commit, then the newest."""
     from huggingface_hub import try_to_load_from_cache
 
     if not published.repository:
         return []
-    paths = (
-        try_to_load_from_cache(published.repository, name, cache_dir=cache, revision=commit)
-        for commit in dict.fromkeys((card.revision, None))
-        for name in published.files
-    )
-    return [Path(path) for path in paths if isinstance(path, str)]
+    paths = []
+    for commit in dict.fromkeys((card.revision, None)):
+        for name in published.files:
+            path = try_to_load_from_cache(
+                published.repository, name, cache_dir=cache, revision=commit
+            )
+            if isinstance(path, str):
+                paths.append(Path(path))
+    return paths
 
 
 def _download(card: BackboneCard, published: Published) -> Path:
-    """Downloads weights into the cache in which they are looked for."""
+    """Download weights into the cache in which they are searched for."""
     from huggingface_hub import snapshot_download
     from open_clip.pretrained import download_pretrained_from_hf, download_pretrained_from_url
 
-    repository, commit = published.repository, card.revision
+    repository = published.repository
+    commit = card.revision
     if not repository:
         return Path(download_pretrained_from_url(published.url))
     check_network()
@@ -217,16 +254,22 @@ def _download(card: BackboneCard, published: Published) -> Path:
         folder = snapshot_download(
             repository, revision=commit, cache_dir=hub_cache(), allow_patterns=patterns
         )
-        if (path := Path(folder) / file).is_file():
+        path = Path(folder) / file
+        if path.is_file():
             return path
     raise FileNotFoundError("the repository holds no weights")
 
 
 def check_network() -> None:
-    """Tries to reach the hub once; the hub's own client would retry for half a minute."""
+    """Connect to the hub once and raise ``OSError`` if that fails.
+
+    The hub's own client would retry for half a minute.
+    """
     from huggingface_hub.constants import ENDPOINT
 
     place = urlsplit(ENDPOINT)
+    # Behind a proxy a direct connection proves nothing.
     if place.hostname and not getproxies():
-        port = place.port or (80 if place.scheme == "http" else 443)
+        default_port = 80 if place.scheme == "http" else 443
+        port = place.port or default_port
         socket.create_connection((place.hostname, port), timeout=_TIMEOUT).close()

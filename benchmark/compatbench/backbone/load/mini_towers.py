@@ -31,7 +31,7 @@ _EVA02 = dict(
 
 @cache
 def register_mini_towers(tasks_folder: Path) -> None:
-    """Makes ``mini-clip`` and ``mini-eva-clip`` known to open_clip, once per process."""
+    """Register ``mini-clip`` and ``mini-eva-clip`` with open_clip, once per process."""
     import open_clip
     from timm.models import register_model
     from timm.models.eva import Eva
@@ -49,7 +49,8 @@ def register_mini_towers(tasks_folder: Path) -> None:
             mean=open_clip.OPENAI_DATASET_MEAN,
             std=open_clip.OPENAI_DATASET_STD,
         )
-        # Plain attributes in timm; its type stubs know tensors and modules only.
+        # timm reads these attributes. They are set through ``vars`` because the type stubs of
+        # modules know only tensors and modules.
         vars(model).update(default_cfg=facts, pretrained_cfg=facts)
         return model
 

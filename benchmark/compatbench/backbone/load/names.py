@@ -1,4 +1,4 @@
-"""Which model a name means, and what open_clip knows about it and its published weights."""
+"""Names of backbones, and open_clip's facts about their models and published weights."""
 
 from __future__ import annotations
 
@@ -65,21 +65,24 @@ def read_backbone(name: str, suite: SuiteCard | None = None) -> BackboneCard:
 
 
 def _read_release(name: str) -> BackboneCard:
-    """The card of ``MODEL/TAG``, ``MODEL@FILE`` or ``MODEL/TAG@FILE``."""
+    """Return the card of ``MODEL/TAG``, ``MODEL@FILE`` or ``MODEL/TAG@FILE``."""
     release, at, file = name.partition("@")
     model, slash, tag = release.partition("/")
     _check_known(name, model, tag if slash else None)
-    path = str(Path(file).expanduser().absolute()) if at else None
-    if path is not None and not Path(path).is_file():
-        raise BackboneError(f"backbone '{name}': there is no file {path}", "correct the path")
-    known = cards_by_release(tasks_folder()).get((model, tag)) if slash else None
-    if known is not None:
-        return known.model_copy(update={"name": name, "path": path})
+    path = None
+    if at:
+        path = str(Path(file).expanduser().absolute())
+        if not Path(path).is_file():
+            raise BackboneError(f"backbone '{name}': there is no file {path}", "correct the path")
+    if slash:
+        known = cards_by_release(tasks_folder()).get((model, tag))
+        if known is not None:
+            return known.model_copy(update={"name": name, "path": path})
     return _make_card(name, config=model, tag=tag or None, path=path)
 
 
 def _check_known(name: str, model: str, tag: str | None) -> None:
-    """Refuses a model that open_clip does not have, or weights of it that it does not know."""
+    """Raise ``BackboneError`` for a model, or weights of it, that open_clip does not have."""
     if model not in model_names():
         problem = unknown_name(model, model_names(), "open_clip model")
         raise BackboneError(f"backbone '{name}': {problem}", _KINDS_OF_NAMES)
@@ -89,6 +92,7 @@ def _check_known(name: str, model: str, tag: str | None) -> None:
 
 
 def _folder(name: str, place: str, config: str) -> str:
+    """Return the absolute path of a model's folder that has the file ``config``."""
     folder = Path(place).expanduser().absolute()
     if not folder.is_dir():
         raise BackboneError(f"backbone '{name}': there is no folder {folder}", "correct the path")
@@ -101,6 +105,7 @@ def _folder(name: str, place: str, config: str) -> str:
 
 
 def _make_card(name: str, **values: object) -> BackboneCard:
+    """Return a card of a name that has no card file."""
     facts = {"name": "unnamed", "title": name, "lineage": "unknown", "licence": "unknown"}
     card = BackboneCard.model_validate(facts | values)
     # This name is not a file's name: it may hold characters that a card's name may not.
@@ -109,20 +114,20 @@ def _make_card(name: str, **values: object) -> BackboneCard:
 
 @cache
 def cards_by_release(folder: Path) -> dict[tuple[str, str], BackboneCard]:
-    """The cards of a folder that describe a release of open_clip."""
+    """Return the cards of a folder that describe a release of open_clip, by model and tag."""
     cards: dict[tuple[str, str], BackboneCard] = {}
     for name in backbone_cards.builtin_names():
         try:
             card = backbone_cards.read(name)
         except CompatbenchError:
-            continue  # an invalid card concerns only those who ask for it
+            continue  # report an invalid card only to those who name it
         if card.config and card.tag:
             cards.setdefault((card.config, card.tag), card)
     return cards
 
 
 def model_names() -> list[str]:
-    """The architectures that open_clip can build by name."""
+    """Return the names of the architectures that open_clip can build."""
     import open_clip
 
     register_mini_towers(tasks_folder())
@@ -130,19 +135,19 @@ def model_names() -> list[str]:
 
 
 def tags_of(model: str) -> list[str]:
-    """The weights that open_clip knows for a model."""
+    """Return the tags of the weights that open_clip knows for a model."""
     from open_clip.pretrained import list_pretrained_tags_by_model
 
     return list_pretrained_tags_by_model(model)
 
 
 def open_clip_name(card: BackboneCard) -> str:
-    """The name by which open_clip builds a card's model."""
+    """Return the name by which open_clip builds a card's model."""
     return card.config or f"{LOCAL_DIR}{card.path}"
 
 
 def model_config(card: BackboneCard) -> dict[str, Any]:
-    """open_clip's configuration of a card's model; empty if there is none that can be read."""
+    """Return open_clip's configuration of a card's model; empty if none can be read."""
     import open_clip
 
     register_mini_towers(tasks_folder())
@@ -153,14 +158,16 @@ def model_config(card: BackboneCard) -> dict[str, Any]:
 
 
 def release_facts(card: BackboneCard) -> dict[str, Any]:
-    """open_clip's facts about the weights of a card: address, preprocessing, activation."""
+    """Return open_clip's facts about a card's weights: address, preprocessing, activation."""
     from open_clip.pretrained import get_pretrained_cfg
 
-    return get_pretrained_cfg(card.config, card.tag) if card.config and card.tag else {}
+    if card.config and card.tag:
+        return get_pretrained_cfg(card.config, card.tag)
+    return {}
 
 
 def check_release(card: BackboneCard) -> None:
-    """Checks that there are such weights, and that they were made with the model's activation."""
+    """Raise ``BackboneError`` for unknown weights, or weights made with another activation."""
     if card.config is not None:
         _check_known(card.name, card.config, card.tag)
         if card.tag is not None:
@@ -169,17 +176,27 @@ def check_release(card: BackboneCard) -> None:
 
 
 def check_activation(card: BackboneCard, weights: str, quick: bool) -> None:
-    """Refuses weights that were trained with another activation than the model's.
+    """Raise ``BackboneError`` for weights trained with another activation than the model's.
 
     With GELU in place of QuickGELU a model runs, but loses several points of accuracy.
+
+    Args:
+        card: the card of the backbone.
+        weights: the weights, for the message.
+        quick: True if they were trained with QuickGELU.
     """
     if bool(model_config(card).get("quick_gelu", False)) == quick:
         return
     config = card.config or str(card.path)
-    fix = f"use the model '{config + QUICK if quick else config.removesuffix(QUICK)}'"
     if card.config is None:
-        fix = f"say 'quick_gelu: {str(quick).lower()}' in the model_cfg of open_clip_config.json"
-    trained, computed = ("QuickGELU", "GELU") if quick else ("GELU", "QuickGELU")
+        value = str(quick).lower()
+        fix = f"set 'quick_gelu: {value}' in the model_cfg of open_clip_config.json"
+    elif quick:
+        fix = f"use the model '{config}{QUICK}'"
+    else:
+        fix = f"use the model '{config.removesuffix(QUICK)}'"
+    trained = "QuickGELU" if quick else "GELU"
+    computed = "GELU" if quick else "QuickGELU"
     raise BackboneError(
         f"backbone '{card.name}': {weights} were trained with {trained}, but the model "
         f"'{config}' computes {computed}",
@@ -195,36 +212,45 @@ class Release(NamedTuple):
     quick_gelu: bool
 
     def __str__(self) -> str:
-        return f"{self.model}{QUICK if self.quick_gelu else ''}/{self.tag}"
+        suffix = QUICK if self.quick_gelu else ""
+        return f"{self.model}{suffix}/{self.tag}"
 
 
 def published_hash(url: str) -> str:
-    """The first digits of the SHA-256, which open_clip's own addresses hold; else empty."""
-    part = Path(url).stem.split("-")[-1]
-    return part if "/open_clip/releases/" in url and len(part) == _DIGITS else ""
+    """Return the first digits of the SHA-256 in one of open_clip's own addresses; else ''."""
+    last_part = Path(url).stem.split("-")[-1]
+    if "/open_clip/releases/" in url and len(last_part) == _DIGITS:
+        return last_part
+    return ""
 
 
 def recognise(digest: str) -> Release | None:
-    """The release that a weights file is, whatever it is called; None if its SHA-256 is not known.
+    """Return the release of the weights file with this SHA-256; None if it is not known.
 
-    Known are the hashes on the built-in cards, and those in open_clip's own addresses.
+    The known hashes are those on the built-in cards and in open_clip's own addresses.
     """
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained
 
     cards = cards_by_release(tasks_folder())
     for model, tag in list_pretrained():
         facts = get_pretrained_cfg(model, tag)
+        hashes = {published_hash(facts.get("url", ""))}
         card = cards.get((model, tag))
-        hashes = {published_hash(facts.get("url", "")), *(card.hashes.values() if card else ())}
+        if card is not None:
+            hashes.update(card.hashes.values())
         if hashes & {digest, digest[:_DIGITS]}:
-            return Release(model.removesuffix(QUICK), tag, bool(facts.get("quick_gelu", False)))
+            quick = bool(facts.get("quick_gelu", False))
+            return Release(model.removesuffix(QUICK), tag, quick)
     return None
 
 
 def preprocessing(card: BackboneCard) -> dict[str, Any] | None:
-    """How images were preprocessed when the weights were trained; None for open_clip's default.
+    """Return the preprocessing of images that weights were trained with; None for the default.
 
-    A checkpoint that is named without its tag takes what all tags of its model agree on.
+    A checkpoint that is named without its tag gets the preprocessing of all tags of its model.
+
+    Raises:
+        BackboneError: these tags have different preprocessing.
     """
     from open_clip.pretrained import get_pretrained_cfg
     from open_clip.transform import PreprocessCfg, merge_preprocess_dict
@@ -233,21 +259,23 @@ def preprocessing(card: BackboneCard) -> dict[str, Any] | None:
         return None
     tags = tags_of(card.config) if card.tag is None else [card.tag]
     defaults = PreprocessCfg()
-    of_tags = [merge_preprocess_dict(defaults, get_pretrained_cfg(card.config, t)) for t in tags]
-    for settings in of_tags:
-        del settings["size"]  # the model's
-    if any(settings != of_tags[0] for settings in of_tags):
+    choices = []
+    for tag in tags:
+        settings = merge_preprocess_dict(defaults, get_pretrained_cfg(card.config, tag))
+        del settings["size"]  # the model decides it
+        choices.append(settings)
+    if any(settings != choices[0] for settings in choices):
         raise BackboneError(
             f"backbone '{card.name}': the weights of '{card.config}' were made with different "
             "normalisations of images, and a file does not say which",
             f"name the release: {card.config}/TAG@FILE, with a tag of {', '.join(tags)}",
         )
-    return of_tags[0] if of_tags else None
+    return choices[0] if choices else None
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hides open_clip's warning that no pretrained weights are loaded: that is done later."""
+    """Hide open_clip's warning that no pretrained weights are loaded; they are loaded later."""
     logging.disable(logging.WARNING)
     try:
         yield

@@ -1,4 +1,4 @@
-"""A backbone's weights: fetched, and named by their hash, checked against those published."""
+"""Fetch a backbone's weights, check them against published hashes, and name them by their hash."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ _planning = False
 
 @contextlib.contextmanager
 def planning() -> Iterator[None]:
-    """Within this context nothing is downloaded, and missing weights have a key of their own."""
+    """Download nothing within this context, and give missing weights a key of their own."""
     global _planning
-    before, _planning = _planning, True
+    before = _planning
+    _planning = True
     try:
         yield
     finally:
@@ -43,24 +44,30 @@ def planning() -> Iterator[None]:
 
 
 def is_planning() -> bool:
-    """Whether keys are only to be shown."""
+    """Return True within the context ``planning``."""
     return _planning
 
 
 def weights_key(card: BackboneCard) -> str:
-    """The hash of what decides a backbone's features.
+    """Return the hash of everything that determines a backbone's features.
 
     For weights that ship with their card it is the card's own hash. Otherwise it covers the
-    weights file, the preprocessing and the version of the engine; for a folder, its
-    configuration files, too.
+    weights file, the preprocessing and the version of the engine, and for a folder its
+    configuration files too.
+
+    Raises:
+        MissingWeights: the weights are not here, outside of ``planning``.
+        BackboneError: the weights are damaged, or do not belong to the card's model.
     """
     if card.weights is not None and card.sha256 is not None:
         return card.sha256
     try:
-        path, beside = locate_weights(card), {}
+        path = locate_weights(card)
+        beside = {}
         if card.config is None:
-            others = chain(*(path.parent.glob(pattern) for pattern in BESIDE))
-            beside = {other.name: hash_weights(other) for other in others}
+            for pattern in BESIDE:
+                for other in path.parent.glob(pattern):
+                    beside[other.name] = hash_weights(other)
         if card.provider == "hf":  # its preprocessing is in a file beside the weights
             return sha256_json([beside | {path.name: hash_weights(path)}, ENGINE_VERSION])
         return sha256_json([hash_weights(path), beside, preprocessing(card), ENGINE_VERSION])
@@ -71,20 +78,23 @@ def weights_key(card: BackboneCard) -> str:
 
 
 def locate_weights(card: BackboneCard) -> Path:
-    """The weights file of a card, downloaded if necessary, checked against published hashes.
+    """Return the weights file of a card, downloaded if necessary, checked against its hash.
 
     Raises:
         MissingWeights: the file is not here and cannot be downloaded.
         BackboneError: the file is damaged, or belongs to another model than the card's.
     """
-    if card.weights is None:  # weights beside the card are no release of open_clip's
+    if card.weights is None:  # weights beside the card are not a release of open_clip
         check_release(card)
     path = find_weights(card, download=not _planning)
+    # A file that the user chose has no published hash.
     published = ""
     if card.path is None:
-        url = "" if card.weights else release_facts(card).get("url", "")
-        of_url = published_hash(url) if url and Path(url).name == path.name else ""
-        published = card.hashes.get(path.name) or of_url
+        published = card.hashes.get(path.name, "")
+        if not published and not card.weights:
+            url = release_facts(card).get("url", "")
+            if url and Path(url).name == path.name:
+                published = published_hash(url)
     if not hash_weights(path).startswith(card.sha256 or published):
         raise BackboneError(
             f"backbone '{card.name}': {path} is damaged or was replaced: its SHA-256 is not the "
@@ -95,7 +105,11 @@ def locate_weights(card: BackboneCard) -> Path:
 
 
 def hash_weights(path: Path) -> str:
-    """The SHA-256 of a file, remembered by path, size and time of change."""
+    """Return the SHA-256 of a file, cached by path, size and time of change.
+
+    Raises:
+        BackboneError: the file is unreadable, or differs from its hash in the hub's cache.
+    """
     try:
         real = path.resolve()
         stat = real.stat()
@@ -115,6 +129,7 @@ def hash_weights(path: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _hash(path: Path, size: int, changed: int) -> str:
+    """Return the SHA-256 of a file, from the cache folder if the file has not changed since."""
     state = {"path": str(path), "size": size, "changed": changed}
     kept = default_cache_folder() / "hashes" / f"{sha256_bytes(str(path).encode())}.json"
     with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
@@ -123,19 +138,20 @@ def _hash(path: Path, size: int, changed: int) -> str:
             return known["sha256"]
     digest = hash_file(path)
     # If the cache cannot be written, the hash is computed again next time.
+    entry = {**state, "sha256": digest}
     with contextlib.suppress(CompatbenchError):
-        write_atomic(kept, canonical_json({**state, "sha256": digest}).encode())
+        write_atomic(kept, canonical_json(entry).encode())
     return digest
 
 
 @dataclass(frozen=True)
 class FetchedWeights:
-    """What came of fetching a backbone's weights."""
+    """The result of fetching a backbone's weights."""
 
     name: str
     licence: str
-    file: Path | None  # the weights, checked; None if they could not be had
-    problem: str = ""  # then why, and what to do
+    file: Path | None  # the weights, checked; None if they could not be fetched
+    problem: str = ""  # the reason if there is no file, with a fix
 
 
 def fetch_backbones(
@@ -144,27 +160,31 @@ def fetch_backbones(
     *,
     progress: Callable[[str], object] = lambda _: None,
 ) -> list[FetchedWeights]:
-    """Downloads the weights of backbones that are not on this machine, and checks all of them.
+    """Download the weights of backbones that are not on this machine, and check all of them.
 
     Args:
         backbones: names of cards, globs or comma lists of these, or ``MODEL/TAG``.
-        suite: fetch those of all upgrades of a suite.
-        progress: called with the name of each before it is looked for.
+        suite: fetch the weights of all upgrades of this suite.
+        progress: called with the name of each backbone before it is searched for.
 
     Returns:
-        A record per backbone. What could not be had says why in its ``problem``.
+        A record per backbone. If its weights could not be fetched, ``problem`` has the reason.
 
     Raises:
         CompatbenchError: an unknown name or suite, or a broken card.
     """
+    if isinstance(backbones, str):
+        backbones = [backbones]
     names = []
-    for name in [backbones] if isinstance(backbones, str) else backbones:
-        plain = not set("/@:").intersection(name)  # others need no card
-        names += backbone_cards.select_names(name) if plain else [name]
+    for name in backbones:
+        if set("/@:").intersection(name):  # such a name needs no card
+            names.append(name)
+        else:
+            names += backbone_cards.select_names(name)
     suite_card = None
     if suite is not None:
         suite_card = suite_cards.read(suite)
-        names += [name for upgrade in suite_card.upgrades for name in upgrade]
+        names += chain(*suite_card.upgrades)
     if not names:
         raise CompatbenchError("nothing to fetch: name backbones, or a suite")
     fetched = []
@@ -172,12 +192,14 @@ def fetch_backbones(
     for name in dict.fromkeys(names):
         try:
             cards.append(read_backbone(name, suite_card))
-        except MissingWeights as error:  # it has to be made
+        except MissingWeights as error:  # the user has to make these weights
             fetched.append(FetchedWeights(name, "", None, str(error)))
     for card in cards:
         progress(card.name)
         try:
-            fetched.append(FetchedWeights(card.name, card.licence, locate_weights(card)))
+            file = locate_weights(card)
         except CompatbenchError as error:
             fetched.append(FetchedWeights(card.name, card.licence, None, str(error)))
+        else:
+            fetched.append(FetchedWeights(card.name, card.licence, file))
     return fetched
