@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from compatbench.backbone import load_backbone
 from compatbench.backbone.build import build_architecture, build_model
 from compatbench.backbone.load import find_weights as finding
-from compatbench.backbone.load import names, planning, read_backbone, weights, weights_key
+from compatbench.backbone.load import names, read_backbone, weights, weights_key
 from compatbench.backbone.load.find_weights import find_weights
 from compatbench.backbone.load.names import preprocessing
 from compatbench.backbone.load.weights import hash_weights, locate_weights
@@ -246,18 +246,17 @@ def test_what_is_not_here_is_fetched_into_the_hubs_cache(
     assert asked == [None, "0" * 40]
 
 
-def test_a_plan_fetches_nothing_and_missing_weights_have_keys(
+def test_weights_are_located_without_a_download_on_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr(finding, "_download", lambda *_: pytest.fail("fetched"))
-    with planning():
-        plain, half = (weights_key(read_backbone(f"Small/{tag}")) for tag in ("plain", "half"))
-    assert plain != half
+    card = read_backbone("Small/plain")
+    with pytest.raises(MissingWeights, match="is not on this machine"):
+        locate_weights(card, download=False)
     save(tmp_path / "weights" / "Small-plain.safetensors")
-    with planning():
-        planned = weights_key(read_backbone("Small/plain"))
-    assert planned == weights_key(read_backbone("Small/plain")) != plain
+    path = locate_weights(card, download=False)
+    assert path == tmp_path / "weights" / "Small-plain.safetensors"
 
 
 def test_preprocessing_is_that_of_the_release_or_what_all_releases_share(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from compatbench.backbone.load import is_planning, read_backbone, weights_key
+from compatbench.backbone.load import read_backbone, weights_key
 from compatbench.backbone.words import words_hash
 from compatbench.data.cards import COPIED, TrainingCard, task_cards, whole_name
 from compatbench.data.draws import Draw, draw_first, draw_shots, load_test_set
@@ -23,7 +23,7 @@ def data_key(backbone: str, test_set: str) -> str:
 
     The weights are found, and fetched where that is allowed, but no model is loaded.
     """
-    return sha256_json([*_hash_weights(backbone, is_planning()), _hash_test_set(test_set)])
+    return sha256_json([*_hash_weights(backbone), _hash_test_set(test_set)])
 
 
 def zero_shot_key(data: str, precision: str) -> str:
@@ -46,7 +46,7 @@ def identify(
     if "unlabelled" in card.needs:
         parts.append(_hash_unlabelled(task))
     if (teacher := find_teacher(card, config or {})) is not None:
-        parts.append(sha256_json(_hash_weights(teacher, is_planning())))
+        parts.append(sha256_json(_hash_weights(teacher)))
     if "stream" in card.needs:
         parts.append("stream")
     return "+".join(parts)
@@ -78,7 +78,7 @@ def module_key(
             "engine": ENGINE_VERSION,
             "method": method,
             "config": changed,
-            "data": sha256_json([*_hash_weights(source, is_planning()), *images]),
+            "data": sha256_json([*_hash_weights(source), *images]),
             "shots": shots,
             "seed": seed,
             # The cap on steps is in the config of the methods that it reaches.
@@ -145,7 +145,7 @@ def _hash_draw(make: Callable[..., Draw], name: str, *how: Any) -> tuple[str, st
     return task.fingerprint(draw.train), task.fingerprint(draw.val)
 
 
-@cache  # a plan has a key for weights that are missing, and a run has not
-def _hash_weights(backbone: str, planning: bool) -> tuple[str, Any]:
+@cache
+def _hash_weights(backbone: str) -> tuple[str, Any]:
     card = read_backbone(backbone)
     return weights_key(card), card.config

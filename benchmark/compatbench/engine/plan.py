@@ -11,7 +11,6 @@ from statistics import median
 
 import pandas as pd
 
-from compatbench.backbone.load import is_planning, planning
 from compatbench.data.cards import SuiteCard, TrainingCard, suite_cards, suite_tasks
 from compatbench.data.cards.shots import Numbers
 from compatbench.data.images.dataset_files import BrokenImages
@@ -185,10 +184,12 @@ def make_plan(
     skip_missing: bool = False,
     config: Mapping[str, object] | None = None,
     held_out_of: int | None = None,
+    fetch: bool = True,
 ) -> Plan:
     """Read a suite and plan its cells; ``compatbench.run`` describes the arguments and errors.
 
     ``held_out_of`` are the shots of the draws that a search of settings holds images out of.
+    Missing weights are fetched with ``fetch`` alone.
     """
     card = suite_cards.read(suite)
     name = suite if isinstance(suite, str) else suite.name
@@ -207,11 +208,7 @@ def make_plan(
     teachers = find_teachers(card, matrix.registry, [choice.name for choice in matrix.choices])
     tests = [name for task in matrix.tasks for name in (task, *matrix.tests[task])]
     missing = find_missing(card, dict.fromkeys(tests), teachers)
-    if (
-        missing.backbones
-        and not is_planning()
-        and (skip_missing or missing.test_sets.keys() == missing.broken)
-    ):
+    if missing.backbones and fetch and (skip_missing or missing.test_sets.keys() == missing.broken):
         missing = fetch_missing(card, missing)
     every = [] if missing.absent and not skip_missing else matrix.cells(missing, held_out_of)
     broken = tuple(cell for cell in every if cell.broken)
@@ -256,6 +253,5 @@ def plan(
     Raises:
         CompatbenchError: an unknown name, a broken card or method file, or an empty selection.
     """
-    with planning():
-        asked = (suite, methods, tasks, seeds, shots, transfers, Path(out), precision)
-        return make_plan(*asked, True, config).take_shard(shard)
+    asked = (suite, methods, tasks, seeds, shots, transfers, Path(out), precision)
+    return make_plan(*asked, True, config, fetch=False).take_shard(shard)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from compatbench.backbone.load.find_weights import WEIGHTS_FOLDER, is_offline
 from compatbench.backbone.load.names import read_backbone
-from compatbench.backbone.load.weights import is_planning, locate_weights, planning, weights_key
+from compatbench.backbone.load.weights import locate_weights, weights_key
 
 __all__ = [
-    "WEIGHTS_FOLDER", "is_offline", "is_planning", "locate_weights", "planning", "read_backbone",
-    "weights_key",
+    "WEIGHTS_FOLDER", "is_offline", "locate_weights", "read_backbone", "weights_key",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -28,25 +28,6 @@ from compatbench.files.hashes import canonical_json, hash_file, sha256_bytes, sh
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
-_planning = False
-
-
-@contextlib.contextmanager
-def planning() -> Iterator[None]:
-    """Download nothing within this context, and give missing weights a key of their own."""
-    global _planning
-    before = _planning
-    _planning = True
-    try:
-        yield
-    finally:
-        _planning = before
-
-
-def is_planning() -> bool:
-    """Return True within the context ``planning``."""
-    return _planning
-
 
 def weights_key(card: BackboneCard) -> str:
     """Return the hash of everything that determines a backbone's features.
@@ -56,29 +37,27 @@ def weights_key(card: BackboneCard) -> str:
     configuration files too.
 
     Raises:
-        MissingWeights: the weights are not here, outside of ``planning``.
+        MissingWeights: the weights are not here and cannot be downloaded.
         BackboneError: the weights are damaged, or do not belong to the card's model.
     """
     if card.weights is not None and card.sha256 is not None:
         return card.sha256
-    try:
-        path = locate_weights(card)
-        beside = {}
-        if card.config is None:
-            for pattern in BESIDE:
-                for other in path.parent.glob(pattern):
-                    beside[other.name] = hash_weights(other)
-        if card.provider == "hf":  # its preprocessing is in a file beside the weights
-            return sha256_json([beside | {path.name: hash_weights(path)}, ENGINE_VERSION])
-        return sha256_json([hash_weights(path), beside, preprocessing(card), ENGINE_VERSION])
-    except MissingWeights:
-        if not _planning:
-            raise
-    return sha256_json(["missing", card.name])
+    path = locate_weights(card)
+    beside = {}
+    if card.config is None:
+        for pattern in BESIDE:
+            for other in path.parent.glob(pattern):
+                beside[other.name] = hash_weights(other)
+    if card.provider == "hf":  # its preprocessing is in a file beside the weights
+        return sha256_json([beside | {path.name: hash_weights(path)}, ENGINE_VERSION])
+    return sha256_json([hash_weights(path), beside, preprocessing(card), ENGINE_VERSION])
 
 
-def locate_weights(card: BackboneCard) -> Path:
-    """Return the weights file of a card, downloaded if necessary, checked against its hash.
+def locate_weights(card: BackboneCard, download: bool = True) -> Path:
+    """Return the weights file of a card, checked against its hash.
+
+    Args:
+        download: fetch the file if it is not on this machine.
 
     Raises:
         MissingWeights: the file is not here and cannot be downloaded.
@@ -86,7 +65,7 @@ def locate_weights(card: BackboneCard) -> Path:
     """
     if card.weights is None:  # weights beside the card are not a release of open_clip
         check_release(card)
-    path = find_weights(card, download=not _planning)
+    path = find_weights(card, download=download)
     # A file that the user chose has no published hash.
     published = ""
     if card.path is None:

@@ -67,7 +67,7 @@ def inspect_backbone(name: str, suite: SuiteCard | None = None) -> BackboneRepor
         facts |= _sizes(model, card)
         weights = find_weights(card)
         facts["path"] = weights if is_open_clip else weights.parent
-        locate_weights(card)
+        locate_weights(card, download=False)
         facts["sha256"] = hash_weights(weights)
         if is_open_clip:
             fit_weights(model, weights, card)

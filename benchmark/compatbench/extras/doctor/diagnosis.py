@@ -15,7 +15,7 @@ import torch
 
 from compatbench.backbone import load_backbone
 from compatbench.backbone.device import resolve_device
-from compatbench.backbone.load import WEIGHTS_FOLDER, is_offline, planning
+from compatbench.backbone.load import WEIGHTS_FOLDER, is_offline
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import suite_cards, suite_test_sets, task_cards, whole_name
 from compatbench.data.dataset_folders import VARIABLE
@@ -107,21 +107,20 @@ def diagnose(
         models += suite_backbones(card)
     place = resolve_device(device) if verify else "cpu"
     diagnosis = Diagnosis(suite, machine=_describe_machine(Path(out)))
-    with planning():
-        for name in dict.fromkeys(test_sets):
-            progress(name)
-            diagnosis.tasks.append(inspect_task(name, deep))
-        for name in dict.fromkeys(models):
-            progress(name)
-            diagnosis.backbones.append(inspect_backbone(name, card))
-        here = [task.name for task in diagnosis.tasks if task.state == "found"]
-        for report in diagnosis.backbones if verify else ():
-            if report.state == "found":
-                backbone = load_backbone(report.name, place)
-                for name in here:
-                    progress(f"{name} on {report.name}")
-                    cache = FeatureCache(default_cache_folder())
-                    diagnosis.comparisons += compare_zero_shot(backbone, load_task(name), cache)
+    for name in dict.fromkeys(test_sets):
+        progress(name)
+        diagnosis.tasks.append(inspect_task(name, deep))
+    for name in dict.fromkeys(models):
+        progress(name)
+        diagnosis.backbones.append(inspect_backbone(name, card))
+    here = [task.name for task in diagnosis.tasks if task.state == "found"]
+    for report in diagnosis.backbones if verify else ():
+        if report.state == "found":
+            backbone = load_backbone(report.name, place)
+            for name in here:
+                progress(f"{name} on {report.name}")
+                cache = FeatureCache(default_cache_folder())
+                diagnosis.comparisons += compare_zero_shot(backbone, load_task(name), cache)
     return diagnosis
 
 
