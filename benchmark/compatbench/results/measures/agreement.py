@@ -1,4 +1,4 @@
-"""How often source and target give the same answer, right or wrong."""
+"""The share of images that get the same answer on source and target, right or wrong."""
 
 import numpy as np
 
@@ -10,5 +10,7 @@ def agreement(answers: Answers) -> float | None:
     """Images with the same predicted class on source and target."""
     if answers.source is None:
         return None
-    same = np.asarray(answers.source.classes) == np.asarray(answers.predictions.classes)
+    before = np.asarray(answers.source.classes)
+    after = np.asarray(answers.predictions.classes)
+    same = before == after
     return round(100 * float(same.mean()), 4)

@@ -1,4 +1,4 @@
-"""Calibration error as most papers compute it; that of ``standard`` has bins of equal mass."""
+"""Calibration error with bins of equal width, as most papers compute it."""
 
 import numpy as np
 
@@ -17,6 +17,8 @@ def ece_width(answers: Answers) -> float:
     """
     right = answers.right(answers.predictions)
     confidence = np.asarray(answers.predictions.confidence, dtype=np.float64)
-    bins = np.clip(np.ceil(BINS * confidence).astype(int) - 1, 0, BINS - 1)
-    surplus = np.bincount(bins, right - confidence, minlength=BINS)
-    return round(100 * float(np.abs(surplus).sum()) / len(right), 4)
+    # Bins contain their upper end, so a confidence of exactly 1/15 is in the first one.
+    bins = np.ceil(BINS * confidence).astype(int) - 1
+    bins = np.clip(bins, 0, BINS - 1)
+    gaps = np.bincount(bins, right - confidence, minlength=BINS)
+    return round(100 * float(np.abs(gaps).sum()) / len(right), 4)

@@ -1,4 +1,4 @@
-"""How many of zero-shot's answers a module changes, for better or worse."""
+"""The share of the zero-shot answers that a module changes, for better or worse."""
 
 import numpy as np
 
@@ -8,5 +8,7 @@ from compatbench.results.measures.registry import Answers, measure
 @measure("Changed", "percent")
 def changed(answers: Answers) -> float:
     """Images with another predicted class than that of the model's own zero-shot classifier."""
-    other = np.asarray(answers.zero_shot.classes) != np.asarray(answers.predictions.classes)
-    return round(100 * float(other.mean()), 4)
+    without = np.asarray(answers.zero_shot.classes)
+    with_module = np.asarray(answers.predictions.classes)
+    different = without != with_module
+    return round(100 * float(different.mean()), 4)

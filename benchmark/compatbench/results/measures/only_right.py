@@ -1,7 +1,7 @@
 """Images that only one of a module and zero-shot gets right: the counts of a paired test.
 
-Both classifiers are of the same backbone and answer the same test set. The difference of the two
-counts is that of the images they get right.
+Both classifiers use the same backbone and answer the same test set. The difference between the two
+counts is the difference between their numbers of correct answers.
 """
 
 from compatbench.results.measures.registry import Answers, measure

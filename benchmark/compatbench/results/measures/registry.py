@@ -1,11 +1,11 @@
-"""The registry of measures, which files of results, frames and pages read.
+"""The registry of measures, which result files, frames and pages read.
 
 A measure is one function in a file of this folder, with a name, a unit, a direction and a sentence.
-There are three kinds, by what the function is given:
+Its kind is the argument that the function receives:
 
-* ``answers``: predictions and labels. Its number is stored, in a column of a results file;
-* ``row``: the columns of many rows. It is a column of a frame, computed when results are read;
-* ``upgrade``: a method's rows on source and target. Its mean over tasks and seeds is shown.
+* ``answers``: predictions and labels. The number is stored in a column of a results file;
+* ``row``: the columns of many rows. The result is a column of a frame, computed on reading;
+* ``upgrade``: a method's rows on source and target. Pages show its mean over tasks and seeds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from compatbench.method.predictions import Predictions
 
 Unit = Literal["images", "percent", "points", ""]
-Direction = Literal["higher", "lower"] | None  # which values are better, if any are
+Direction = Literal["higher", "lower"] | None  # the better values; None if neither are better
 Side = Literal["source", "target"]
 Kind = Literal["answers", "row", "upgrade"]
 Columns = Mapping[str, NDArray[np.float64]]  # by name, [rows]; NaN where a row has no number
@@ -35,35 +35,36 @@ _FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What is known of a module on one backbone and one test set; arrays are ``[images]``."""
+    """The answers of a module on one backbone and one test set; arrays are ``[images]``."""
 
     predictions: Predictions
-    source: Predictions | None  # of the same module on its source; None there, or if they are lost
+    # Of the same module on its source; None if this backbone is the source, or if they are lost.
+    source: Predictions | None
     zero_shot: Predictions  # of this backbone's own zero-shot classifier
     labels: ArrayLike
 
     @cached_property
     def targets(self) -> NDArray[np.int64]:
-        """The labels as an array."""
+        """Return the labels as an array."""
         return np.asarray(self.labels)
 
     def right(self, predictions: Predictions) -> NDArray[np.bool_]:
-        """Whether each image is classified right."""
+        """Return True for each image that is classified correctly, ``[images]``."""
         return np.asarray(predictions.classes) == self.targets
 
     @property
     def accuracy(self) -> float:
-        """Top-1 accuracy in percent."""
+        """Return the top-1 accuracy in percent."""
         return 100 * float(self.right(self.predictions).mean())
 
     @property
     def zero_shot_accuracy(self) -> float:
-        """Top-1 accuracy of the backbone's own zero-shot classifier, in percent."""
+        """Return the top-1 accuracy of the backbone's own zero-shot classifier, in percent."""
         return 100 * float(self.right(self.zero_shot).mean())
 
     @property
     def gain(self) -> float:
-        """Accuracy over that of zero-shot, in percentage points."""
+        """Return accuracy minus zero-shot accuracy, in percentage points."""
         return self.accuracy - self.zero_shot_accuracy
 
 
@@ -83,14 +84,14 @@ class Measure:
     title: str  # the head of a column on a page
     unit: Unit
     direction: Direction
-    sentence: str  # what it says, for readers
+    sentence: str  # its meaning, for readers
     kind: Kind
     compute: Callable[[Any], Any]
-    standard: bool  # whether every results file has it; older files lack those of later measures
+    standard: bool  # True if every results file has it; older files lack later measures
 
     @property
     def column(self) -> str:
-        """Its column in a ranking, named as its title: ``NFR`` is ``nfr``."""
+        """Return its column in a ranking, named after its title: ``NFR`` becomes ``nfr``."""
         return self.title.lower().replace(" ", "_")
 
 
@@ -108,26 +109,29 @@ def measure(
     unit: Unit = "",
     direction: Direction = None,
     *,
-    of: Kind = "answers",
+    kind: Kind = "answers",
     mean_on: Side | None = "target",
 ) -> Callable[[_FunctionT], _FunctionT]:
-    """Registers a function as a measure under its own name; its docstring begins with the sentence.
+    """Register a function as a measure under its own name; its docstring begins with the sentence.
 
     Args:
-        of: what it is a function of. Of ``answers``, it gives an integer for ``images``, a float
-            for other units, and None where there is no number; of a ``row``, it is given
-            ``Columns`` and gives one, ``[rows]``; of an ``upgrade``, it is given
-            ``BothSides`` and gives figures ``[seeds, tasks]``.
-        mean_on: the side of an upgrade on which a number of answers, in another unit than images,
-            is also averaged over tasks and seeds.
+        kind: the argument of the function. From ``answers``, it returns an integer for ``images``,
+            a float for other units, and None where there is no number. From a ``row``, which is
+            ``Columns``, it returns a column ``[rows]``. From an ``upgrade``, which is
+            ``BothSides``, it returns numbers ``[seeds, tasks]``.
+        mean_on: the side of an upgrade on which a measure of answers is also averaged over tasks
+            and seeds, unless its unit is images.
     """
 
     def decorate(function: _FunctionT) -> _FunctionT:
-        name, standard = function.__name__, function.__module__.rpartition(".")[2] == STANDARD
-        words = " ".join((function.__doc__ or "").partition("\n\n")[0].split()).rstrip(".")
+        name = function.__name__
+        file = function.__module__.rpartition(".")[2]
+        first_paragraph = (function.__doc__ or "").partition("\n\n")[0]
+        words = " ".join(first_paragraph.split()).rstrip(".")
         sentence = words[:1].lower() + words[1:]
-        _register(Measure(name, title, unit, direction, sentence, of, function, standard))
-        if of == "answers" and mean_on is not None and unit != "images":
+        is_standard = file == STANDARD
+        _register(Measure(name, title, unit, direction, sentence, kind, function, is_standard))
+        if kind == "answers" and mean_on is not None and unit != "images":
             add_mean(name, name, mean_on)
         return function
 
@@ -135,29 +139,38 @@ def measure(
 
 
 def add_mean(name: str, column: str, side: Side, title: str = "", sentence: str = "") -> None:
-    """Registers the mean of a column on one side of an upgrade: of a stored measure, or of a row.
+    """Register the mean of a column on one side of an upgrade: of a stored measure, or of a row.
 
-    Title and sentence are those of the column, if they are not given.
+    Title and sentence are by default those of the column.
     """
-    of = _MEASURES.get(("row", column)) or _MEASURES["answers", column]
-    words = {"title": title or of.title, "sentence": sentence or of.sentence}
+    base = _MEASURES.get(("row", column)) or _MEASURES["answers", column]
 
     def compute(rows: BothSides) -> NDArray[np.float64]:
         return rows.column(side, column)
 
-    _register(replace(of, name=name, kind="upgrade", compute=compute, **words))
+    mean = replace(
+        base,
+        name=name,
+        title=title or base.title,
+        sentence=sentence or base.sentence,
+        kind="upgrade",
+        compute=compute,
+    )
+    _register(mean)
 
 
 @cache
 def list_measures(kind: Kind) -> dict[str, Measure]:
-    """The measures of a kind by name, in the order of columns."""
+    """Return the measures of a kind by name, in the order of columns."""
     package = __name__.rpartition(".")[0]
-    names = {module.name for module in pkgutil.iter_modules(import_module(package).__path__)}
-    for name in sorted(names, key=lambda name: (name != STANDARD, name)):
-        import_module(f"{package}.{name}")
+    files = {module.name for module in pkgutil.iter_modules(import_module(package).__path__)}
+    # The order of imports is the order of columns.
+    others = sorted(files - {STANDARD})
+    for file in (STANDARD, *others):
+        import_module(f"{package}.{file}")
     return {each.name: each for each in _MEASURES.values() if each.kind == kind}
 
 
 def score(answers: Answers) -> dict[str, int | float | None]:
-    """Every stored measure of these answers, in the order of the columns of a results file."""
+    """Return every stored measure of these answers, in the order of a results file's columns."""
     return {name: measure.compute(answers) for name, measure in list_measures("answers").items()}

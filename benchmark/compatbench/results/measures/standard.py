@@ -1,6 +1,7 @@
-"""Counts, flips (arXiv:2011.09161), calibration (arXiv:1904.01685), and what rows give.
+"""The standard measures: counts, flips (arXiv:2011.09161), calibration (arXiv:1904.01685), rates.
 
-Figures of an upgrade are of a method's rows on both sides, ``[seeds, tasks]``.
+Numbers of an upgrade are of a method's rows on both sides, ``[seeds, tasks]``. The docstring of a
+measure begins with the sentence that pages show.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from compatbench.results.measures.registry import Answers, BothSides, Columns, a
 
 BINS = 15  # of equal mass
 
-Figures = NDArray[np.float64]
+Numbers = NDArray[np.float64]
 
 
 @measure("Correct", "images", "higher")
@@ -39,7 +40,9 @@ def negative_flips(answers: Answers) -> int | None:
     """Right on the source and wrong on the target."""
     if answers.source is None:
         return None
-    return int((answers.right(answers.source) & ~answers.right(answers.predictions)).sum())
+    before = answers.right(answers.source)
+    after = answers.right(answers.predictions)
+    return int((before & ~after).sum())
 
 
 @measure("Positive flips", "images", "higher")
@@ -47,7 +50,9 @@ def positive_flips(answers: Answers) -> int | None:
     """Wrong on the source and right on the target."""
     if answers.source is None:
         return None
-    return int((~answers.right(answers.source) & answers.right(answers.predictions)).sum())
+    before = answers.right(answers.source)
+    after = answers.right(answers.predictions)
+    return int((~before & after).sum())
 
 
 @measure("Inconsistent errors", "images", "lower")
@@ -55,9 +60,10 @@ def inconsistent_errors(answers: Answers) -> int | None:
     """Wrong on source and target, with another class each time."""
     if answers.source is None:
         return None
-    before, after = np.asarray(answers.source.classes), np.asarray(answers.predictions.classes)
-    wrong = (before != answers.targets) & (after != answers.targets)
-    return int((wrong & (before != after)).sum())
+    before = np.asarray(answers.source.classes)
+    after = np.asarray(answers.predictions.classes)
+    both_wrong = (before != answers.targets) & (after != answers.targets)
+    return int((both_wrong & (before != after)).sum())
 
 
 @measure("ECE", "percent", "lower", mean_on=None)
@@ -69,51 +75,51 @@ def ece(answers: Answers) -> float:
     """
     right = answers.right(answers.predictions)
     confidence = np.asarray(answers.predictions.confidence, dtype=np.float64)
-    # Equal confidences are ordered by being right, so that no order of images shows.
+    # Equal confidences are ordered by correctness, so the order of the images does not matter.
     order = np.lexsort((right, confidence))
     bins = min(BINS, len(right))
-    size, larger = divmod(len(right), bins)  # the first bins hold an image more
+    size, larger = divmod(len(right), bins)  # the first ``larger`` bins contain one image more
     firsts = [number * size + min(number, larger) for number in range(bins)]
     gaps = np.add.reduceat(right[order] - confidence[order], firsts)
     return round(100 * float(np.abs(gaps).sum()) / len(right), 4)
 
 
-def _percent(row: Columns, name: str) -> Figures:
+def _percent(row: Columns, name: str) -> Numbers:
     return 100 * row[name] / row["total"]
 
 
-@measure("Accuracy", "percent", "higher", of="row")
-def accuracy(row: Columns) -> Figures:
+@measure("Accuracy", "percent", "higher", kind="row")
+def accuracy(row: Columns) -> Numbers:
     """Top-1 accuracy."""
     return _percent(row, "correct")
 
 
-@measure("Zero-shot", "percent", of="row")
-def zero_shot(row: Columns) -> Figures:
+@measure("Zero-shot", "percent", kind="row")
+def zero_shot(row: Columns) -> Numbers:
     """Top-1 accuracy of the model's own zero-shot classifier."""
     return _percent(row, "zero_shot_correct")
 
 
-@measure("Gain", "points", "higher", of="row")
-def gain(row: Columns) -> Figures:
+@measure("Gain", "points", "higher", kind="row")
+def gain(row: Columns) -> Numbers:
     """Accuracy minus that of the model's own zero-shot classifier."""
     return row["accuracy"] - row["zero_shot"]
 
 
-@measure("NFR", "percent", "lower", of="row")
-def negative_flips_share(row: Columns) -> Figures:
+@measure("NFR", "percent", "lower", kind="row")
+def negative_flips_share(row: Columns) -> Numbers:
     """Negative flip rate: right before, wrong now."""
     return _percent(row, "negative_flips")
 
 
-@measure("PFR", "percent", "higher", of="row")
-def positive_flips_share(row: Columns) -> Figures:
+@measure("PFR", "percent", "higher", kind="row")
+def positive_flips_share(row: Columns) -> Numbers:
     """Positive flip rate: wrong before, right now."""
     return _percent(row, "positive_flips")
 
 
-@measure("Inconsistent", "percent", "lower", of="row")
-def inconsistent_errors_share(row: Columns) -> Figures:
+@measure("Inconsistent", "percent", "lower", kind="row")
+def inconsistent_errors_share(row: Columns) -> Numbers:
     """Wrong before and now, with another class each time."""
     return _percent(row, "inconsistent_errors")
 
@@ -124,10 +130,12 @@ add_mean("source", "accuracy", "source", "Source", _TRAINED_FOR)
 add_mean("target", "accuracy", "target", "Target", _SAME_MODULE)
 
 
-@measure("H", "percent", "higher", of="upgrade")
-def h(rows: BothSides) -> Figures:
+@measure("H", "percent", "higher", kind="upgrade")
+def h(rows: BothSides) -> Numbers:
     """Harmonic mean of source and target, per dataset and seed, then averaged."""
-    return harmonic_mean(rows.column("source", "accuracy"), rows.column("target", "accuracy"))
+    source = rows.column("source", "accuracy")
+    target = rows.column("target", "accuracy")
+    return harmonic_mean(source, target)
 
 
 add_mean("gain", "gain", "target", sentence="target accuracy minus the target's zero-shot")
@@ -139,7 +147,7 @@ add_mean("source_ece", "ece", "source", "Source ECE")
 add_mean("target_ece", "ece", "target", "Target ECE")
 
 
-@measure("Diversity", of="upgrade")
-def diversity(rows: BothSides) -> Figures:
+@measure("Diversity", kind="upgrade")
+def diversity(rows: BothSides) -> Numbers:
     """Mean of 1 − cos between the vectors of a prompt, on the source."""
     return rows.column("source", "prompt_diversity")
