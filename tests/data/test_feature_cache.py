@@ -308,9 +308,9 @@ def test_entries_are_listed_and_the_oldest_are_pruned_first(tmp_path: Path) -> N
     oldest, *_, youngest = list_entries(tmp_path)
     with pytest.raises(CompatbenchError, match="say what to delete"):
         cache("prune")
-    deleted = prune_entries(tmp_path, most_bytes=2 * oldest.size, most_age=None)
+    deleted = prune_entries(tmp_path, max_bytes=2 * oldest.size, max_age=None)
     assert [entry.path.stem for entry in deleted] == ["1", "3"]
-    deleted = prune_entries(tmp_path, most_bytes=None, most_age=80)
+    deleted = prune_entries(tmp_path, max_bytes=None, max_age=80)
     assert [entry.path.stem for entry in deleted] == ["2"]
     assert [entry.path for entry in list_entries(tmp_path)] == [youngest.path]
     assert "deleted 1 entr" in cache("prune", "--all").output

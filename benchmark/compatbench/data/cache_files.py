@@ -1,4 +1,4 @@
-"""The files of the feature cache: written, read, listed and pruned."""
+"""The files of the feature cache: how they are written, read, listed and pruned."""
 
 from __future__ import annotations
 
@@ -23,51 +23,56 @@ from compatbench.files.tensors import KEY, read_tensors
 if TYPE_CHECKING:
     from torch import Tensor
 
-FEATURES = "features"  # the cache's folder of entries, and the name of the tensor in each
+FEATURES = "features"  # the folder of the cache's entries, and the name of each one's tensor
 CHECKSUMS = ("sha256", "header")
 
 
 def default_cache_folder() -> Path:
-    """``$COMPATBENCH_CACHE``, or ``compatbench`` in the user's cache folder."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("COMPATBENCH_CACHE") or base / "compatbench")
+    """Return ``$COMPATBENCH_CACHE``, or ``compatbench`` in the user's cache folder."""
+    chosen = os.environ.get("COMPATBENCH_CACHE")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "compatbench"
 
 
 def write_entry(path: Path, features: Tensor, about: dict[str, Any]) -> None:
-    """Writes features ``[images, e]`` with a checksum of their bytes, and of the whole header.
+    """Write features ``[images, e]`` with a checksum of their bytes, and of the whole header.
 
-    What is said ``about`` them is for people: an entry's name is its key.
+    ``about`` describes them for people. It identifies nothing: the key is the entry's name.
     """
     from safetensors.torch import save
 
     features = features.contiguous()
-    write_atomic(path, save({FEATURES: features}, {KEY: canonical_json(_seal(features, about))}))
+    header = canonical_json(_seal(features, about))
+    write_atomic(path, save({FEATURES: features}, {KEY: header}))
 
 
 def read_entry(path: Path, *, warn: bool = False) -> Tensor | None:
-    """The features of an entry, or None if its bytes are not those that were written."""
+    """Return the features of an entry, or None if its bytes are not those that were written."""
     values, features = _open(path)
     about = {name: value for name, value in values.items() if name not in CHECKSUMS}
     if features is not None and values == _seal(features, about):
         return features
     if warn and path.is_file():
-        what = f"{path} is damaged and is computed again"
-        warnings.warn(what, CompatbenchWarning, stacklevel=3)
+        message = f"{path} is damaged and is computed again"
+        warnings.warn(message, CompatbenchWarning, stacklevel=3)
     return None
 
 
 def _seal(features: Tensor, about: dict[str, Any]) -> dict[str, Any]:
-    """A description with the checksums of the features and of itself."""
+    """Return a description with the checksums of the features and of itself."""
     import torch
 
-    # As bytes, since numpy has no bfloat16.
+    # The features are viewed as bytes, since numpy has no bfloat16.
     content = features.view(torch.uint8).numpy().tobytes()
     values = {**about, "sha256": sha256_bytes(content)}
-    return {**values, "header": sha256_json([values, str(features.dtype), list(features.shape)])}
+    header = sha256_json([values, str(features.dtype), list(features.shape)])
+    return {**values, "header": header}
 
 
 def _open(path: Path) -> tuple[dict[str, Any], Tensor | None]:
-    """An entry's description, and its features, memory-mapped; nothing if it cannot be read."""
+    """Return an entry's description and memory-mapped features; nothing if it is unreadable."""
     try:
         values, tensors = read_tensors(path)
     except (CompatbenchError, SafetensorError, OSError, ValueError, RecursionError):
@@ -76,39 +81,45 @@ def _open(path: Path) -> tuple[dict[str, Any], Tensor | None]:
 
 
 class Unfinished:
-    """Rows of entries that are being encoded, so that a run that was stopped goes on with them."""
+    """Rows of entries that are still being encoded, from which a stopped run resumes."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        """``paths``: those of the whole entries, which have as many rows each."""
+        """``paths``: the files of the whole entries, which all have the same number of rows."""
         self._folders = [path.with_suffix(".parts") for path in paths]
 
     def read(self) -> list[Tensor]:
-        """The first rows of all entries, as many of each, ``[entries, n, ...]``; or nothing."""
+        """Return the first rows that all entries have, ``[entries, n, ...]``, in a list, or []."""
         import torch
 
         views: list[Tensor] = []
         for folder in self._folders:
-            parts = list[Any]()
-            while True:
-                start = sum(map(len, parts))
-                if (part := read_entry(folder / f"{start:09}.safetensors")) is None:
-                    break
+            parts: list[Tensor] = []
+            start = 0
+            part = read_entry(_part_path(folder, start))
+            while part is not None:
                 parts.append(part)
+                start += len(part)
+                part = read_entry(_part_path(folder, start))
             if not parts:
                 return []
             views.append(torch.cat(parts))
-        least = min(map(len, views))
-        return [torch.stack([rows[:least] for rows in views])]
+        # A stop between two writes leaves some entries with more rows than others.
+        common = min(map(len, views))
+        return [torch.stack([rows[:common] for rows in views])]
 
     def write(self, start: int, rows: Tensor, about: dict[str, Any]) -> None:
-        """Keeps rows of each entry, from the row ``start`` on."""
+        """Store rows of each entry, ``[entries, n, ...]``, which begin at the row ``start``."""
         for folder, part in zip(self._folders, rows, strict=True):
-            write_entry(folder / f"{start:09}.safetensors", part, {**about, "from": start})
+            write_entry(_part_path(folder, start), part, {**about, "from": start})
 
     def remove(self) -> None:
-        """Deletes all of them."""
+        """Delete all stored rows."""
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _part_path(folder: Path, start: int) -> Path:
+    return folder / f"{start:09}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -117,20 +128,22 @@ class Entry:
 
     path: Path
     size: int  # bytes on disk
-    age: float  # seconds since it was written, or used under a limit
+    age: float  # seconds since it was written or, if the cache has a limit, last used
 
     @property
     def about(self) -> dict[str, Any]:
-        """Its description; empty if its header cannot be read."""
-        return _open(self.path)[0]
+        """Return its description; empty if its header cannot be read."""
+        description, _ = _open(self.path)
+        return description
 
 
 def list_entries(folder: Path) -> list[Entry]:
-    """The entries of a cache, oldest first."""
-    now, entries = time.time(), []
+    """Return the entries of a cache, oldest first."""
+    now = time.time()
+    entries = []
     try:
         for path in (folder / FEATURES).rglob("*.safetensors"):
-            with suppress(FileNotFoundError):  # another process has pruned it
+            with suppress(FileNotFoundError):  # another process may prune it meanwhile
                 stat = path.stat()
                 entries.append(Entry(path, stat.st_size, now - stat.st_mtime))
     except OSError as error:
@@ -138,18 +151,19 @@ def list_entries(folder: Path) -> list[Entry]:
     return sorted(entries, key=lambda entry: -entry.age)
 
 
-def prune_entries(folder: Path, most_bytes: int | None, most_age: float | None) -> list[Entry]:
-    """Deletes entries older than ``most_age`` seconds, then the oldest beyond ``most_bytes``.
+def prune_entries(folder: Path, max_bytes: int | None, max_age: float | None) -> list[Entry]:
+    """Delete entries older than ``max_age`` seconds, then the oldest ones beyond ``max_bytes``.
 
-    Entries are named by content, so what is deleted, and returned, is only computed again.
+    Return the deleted entries. Nothing is lost: they are computed again when they are needed.
     """
     deleted: list[Entry] = []
     entries = list_entries(folder)
     total = sum(entry.size for entry in entries)
     for entry in entries:
-        too_old = most_age is not None and entry.age > most_age
-        if not too_old and (most_bytes is None or total <= most_bytes):
-            break  # those that follow are younger
+        too_old = max_age is not None and entry.age > max_age
+        too_large = max_bytes is not None and total > max_bytes
+        if not too_old and not too_large:
+            break  # the following entries are younger
         total -= entry.size
         deleted.append(entry)
         delete_paths([entry.path, entry.path.with_suffix(".lock")])

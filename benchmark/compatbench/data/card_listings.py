@@ -1,4 +1,4 @@
-"""What cards there are, as frames."""
+"""Frames of the cards: tasks, backbones and suites."""
 
 from __future__ import annotations
 
@@ -13,39 +13,51 @@ Names = str | Sequence[str]
 
 
 def tasks(names: Names = "all") -> pd.DataFrame:
-    """The tasks and their variants: name, title, kind, classes, training and test images.
+    """Return the tasks and variants: name, title, kind, classes, training and test images.
 
     Image counts are missing where no card gives them.
     """
-    chosen, rows = task_cards.select_names(names), []
+    chosen = task_cards.select_names(names)
     cards = {name: task_cards.read(name) for name in task_cards.names()}
+    rows = []
     for name in chosen:
         card = cards[name]
-        classes = card.subset or cards.get(card.parent or "", card).classes
-        kind = f"variant of {card.parent}" if card.parent else "task"
-        counts = [card.counts.get(split) for split in ("train", "test")]
-        rows.append((name, card.title, kind, len(classes), *counts))
+        kind = "task"
+        owner = card  # the card that lists the classes
+        if card.parent:
+            kind = f"variant of {card.parent}"
+            owner = cards.get(card.parent, card)
+        classes = len(card.subset or owner.classes)
+        train = card.counts.get("train")
+        test = card.counts.get("test")
+        rows.append((name, card.title, kind, classes, train, test))
     frame = pd.DataFrame(rows, columns=["name", "title", "kind", "classes", "train", "test"])
     return frame.astype({"train": "Int64", "test": "Int64"})
 
 
 def backbones(names: Names = "all") -> pd.DataFrame:
-    """The backbones that have a card: name, title, architecture, lineage."""
+    """Return the backbones that have a card: name, title, architecture, lineage."""
     rows = []
     for card in backbone_cards.select(names):
-        architecture = card.config or f"{card.provider}: {card.repository or card.path}"
-        rows.append((card.name, card.title, architecture, card.lineage or "trained from scratch"))
+        place = card.repository or card.path
+        architecture = card.config or f"{card.provider}: {place}"
+        lineage = card.lineage or "trained from scratch"
+        rows.append((card.name, card.title, architecture, lineage))
     return pd.DataFrame(rows, columns=["name", "title", "architecture", "lineage"])
 
 
 def suites(names: Names = "all") -> pd.DataFrame:
-    """The suites: name, title, upgrades, tasks, shots, seeds."""
+    """Return the suites: name, title, upgrades, tasks, shots, seeds."""
     rows = []
     for card in suite_cards.select(names):
         pairs = {(path[0], target) for path in card.upgrades for target in path[1:]}
-        upgrades = " → ".join(*pairs) if len(pairs) == 1 else f"{len(pairs)} upgrades"
+        upgrades = f"{len(pairs)} upgrades"
+        if len(pairs) == 1:
+            [(source, target)] = pairs
+            upgrades = f"{source} → {target}"
         chosen = suite_tasks(card)
-        count = chosen[0] if len(chosen) == 1 else f"{len(chosen)} tasks"
-        draws = [", ".join(map(str, each)) for each in (map(show_shots, card.shots), card.seeds)]
-        rows.append((card.name, card.title, upgrades, count, *draws))
+        tasks = chosen[0] if len(chosen) == 1 else f"{len(chosen)} tasks"
+        shots = ", ".join(str(show_shots(number)) for number in card.shots)
+        seeds = ", ".join(map(str, card.seeds))
+        rows.append((card.name, card.title, upgrades, tasks, shots, seeds))
     return pd.DataFrame(rows, columns=["name", "title", "upgrades", "tasks", "shots", "seeds"])

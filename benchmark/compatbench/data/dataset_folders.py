@@ -1,8 +1,8 @@
-"""Where the images of tasks are.
+"""Folders of the images of tasks.
 
 ``COMPATBENCH_DATA`` is the folder that holds all datasets, each under its card's ``folder``;
-``COMPATBENCH_DATA_<TASK>`` is the folder of one alone. ``--data-root`` sets either of these
-environment variables for one command, so worker processes see what it was given.
+``COMPATBENCH_DATA_<TASK>`` is the folder of one task's images. ``--data-root`` sets either of these
+environment variables for one command, so worker processes inherit its value.
 """
 
 from __future__ import annotations
@@ -19,22 +19,26 @@ VARIABLE = "COMPATBENCH_DATA"
 
 
 def variable_of(task: str) -> str:
-    """The variable that names one task's folder: ``COMPATBENCH_DATA_OXFORD_PETS``."""
-    return f"{VARIABLE}_{task.upper().replace('-', '_').replace('.', '_')}"
+    """Return the variable of one task's folder, such as ``COMPATBENCH_DATA_OXFORD_PETS``."""
+    ending = task.upper().replace("-", "_").replace(".", "_")
+    return f"{VARIABLE}_{ending}"
 
 
 def dataset_folder(task: str, folder: str) -> Path | None:
-    """The place of a dataset, ``folder`` below the data root; None if no root is set.
+    """Return the place of a dataset, ``folder`` below the data root; None if no root is set.
 
-    That of a card of one's own is below the card's folder, unless it is only below the root.
+    The images of a user's own card are below the card's folder, unless only the root has them.
     """
-    if place := os.environ.get(variable_of(task)):
+    place = os.environ.get(variable_of(task))
+    if place:
         return Path(place).expanduser().absolute()
     root = os.environ.get(VARIABLE)
     below_root = Path(root).expanduser().absolute() / folder if root else None
-    if (home := task_cards.own_folder(task)) is None or (
-        below_root is not None and below_root.is_dir() and not (home / folder).is_dir()
-    ):
+    home = task_cards.own_folder(task)
+    if home is None:
+        return below_root
+    root_has_it = below_root is not None and below_root.is_dir()
+    if root_has_it and not (home / folder).is_dir():
         return below_root
     try:
         return inside(home, folder)
@@ -46,8 +50,9 @@ def dataset_folder(task: str, folder: str) -> Path | None:
 
 
 def find_dataset(task: str, folder: str) -> Path:
-    """As above, where it exists; raises ``DataMissing`` if it is not there."""
-    if (place := dataset_folder(task, folder)) is None:
+    """Return the place of a dataset that exists; raise ``DataMissing`` if it does not."""
+    place = dataset_folder(task, folder)
+    if place is None:
         fix = f"give --data-root, or set {VARIABLE}"
         raise DataMissing(f"task '{task}': no folder of datasets is set; {fix}")
     if not place.is_dir():
@@ -59,15 +64,18 @@ def find_dataset(task: str, folder: str) -> Path:
 
 
 def set_data_roots(options: Iterable[str]) -> None:
-    """Takes the values of ``--data-root``: ``/data``, or ``dtd=/elsewhere/dtd`` for one task."""
+    """Set the data roots from ``--data-root``: ``/data``, or ``dtd=/elsewhere/dtd`` for a task."""
     for option in options:
         name, equals, path = option.partition("=")
-        # A path may contain '=' itself; what precedes it is then no name.
+        # A path may itself contain '='. The part before it is then not a task's name.
         if not equals or "/" in name or "\\" in name:
-            name, path = "", option
+            name = ""
+            path = option
         folder = Path(path).expanduser().absolute()
         if not folder.is_dir():
             raise CompatbenchError(f"--data-root '{option}': there is no folder {folder}")
         if name:
-            task_cards.select_names(name)
-        os.environ[variable_of(name) if name else VARIABLE] = str(folder)
+            task_cards.select_names(name)  # raises an error if there is no such task
+            os.environ[variable_of(name)] = str(folder)
+        else:
+            os.environ[VARIABLE] = str(folder)

@@ -1,6 +1,6 @@
-"""What transfers need, as the cards in their files say, read without running these.
+"""The needs of transfers, read from the cards in their files without running the files.
 
-To load the files means to load PyTorch, which takes longer than to write all pages.
+Running them would load PyTorch, which takes longer than writing all pages.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from compatbench.files.project_folders import content_files, content_folder
 
 
 class Needs(NamedTuple):
-    """What a transfer needs besides the module and the target."""
+    """A transfer's needs besides the module and the target."""
 
     access: frozenset[str]
     shots: int  # labels per class
 
 
 def declared_needs(label: str) -> Needs | None:
-    """The needs of a transfer in ``transfers/`` by its label, such as ``words+raw`` or ``warm+4``.
+    """Return the needs of a transfer in ``transfers/`` by its label, such as ``warm+4``.
 
-    None if no file there has a card of the name with plain values, or the label is not of it; then
-    only the class itself can tell.
+    Return None if no file there has a card of this name with plain values, or if the label does
+    not fit the card. Then only the class itself knows.
     """
     name, *settings = label.split("+")
     card = _read_cards(content_folder("transfers")).get(name)
@@ -35,14 +35,18 @@ def declared_needs(label: str) -> Needs | None:
         return None
     numbers = [part for part in settings if part.isdecimal()]
     known = {*card.get("settings", ()), *numbers}
-    if not known.issuperset(settings) or len(numbers) != ("labels" in card["access"]):
+    if not known.issuperset(settings):
         return None
-    return Needs(frozenset(card["access"]), int(numbers[0]) if numbers else 0)
+    needs_labels = "labels" in card["access"]
+    if len(numbers) != int(needs_labels):
+        return None
+    shots = int(numbers[0]) if numbers else 0
+    return Needs(frozenset(card["access"]), shots)
 
 
 @cache
 def _read_cards(folder: Path) -> dict[str, dict[str, Any]]:
-    """The fields with plain values of every ``TransferCard`` in a folder, by name."""
+    """Return the fields with plain values of every ``TransferCard`` in a folder, by name."""
     cards = {}
     for path in content_files("transfers"):
         for node in ast.walk(ast.parse(path.read_bytes())):
@@ -56,5 +60,5 @@ def _plain_values(call: ast.Call) -> Iterator[tuple[str | None, Any]]:
     named = {"COPIED": COPIED, "frozenset()": frozenset()}
     for keyword in call.keywords:
         text = ast.unparse(keyword.value)
-        with suppress(ValueError):  # what is computed, only the class knows
+        with suppress(ValueError):  # the value is computed, so only the class knows it
             yield keyword.arg, named[text] if text in named else ast.literal_eval(text)

@@ -1,4 +1,4 @@
-"""Downloads a file: resumed where it broke off, and under its name only when whole and checked."""
+"""Downloads that resume where they broke off. A file gets its name once it is whole and checked."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from typing import Literal
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -18,8 +19,8 @@ from compatbench.files.hashes import hash_file
 from compatbench.files.sizes import format_bytes
 from compatbench.messages import first_line, one_line
 
-TRIES = 5  # in a row that bring nothing
-PAUSE = 2.0  # seconds between them
+TRIES = 5  # tries in a row that bring nothing
+PAUSE = 2.0  # seconds between two tries
 TIMEOUT = 30  # seconds without a byte
 BLOCK = 1 << 20
 BUSY = (408, 425, 429, 500, 502, 503, 504)  # answers after which another try may help
@@ -30,7 +31,7 @@ class NoFile(CompatbenchError):
 
 
 class _Broken(Exception):
-    """The connection broke; what has come is kept."""
+    """A broken connection; the bytes that have come are kept."""
 
 
 def download(
@@ -41,31 +42,36 @@ def download(
     digest: str = "",
     progress: Callable[[int, int | None], object] = lambda have, total: None,
 ) -> None:
-    """Downloads ``url`` to ``path``, by way of ``path.part``, which a later call continues.
+    """Download ``url`` to ``path.part``, which a later call continues, and rename it to ``path``.
 
     Args:
-        size: in bytes, if it is known.
+        size: the file's bytes, if they are known.
         digest: ``md5:...`` or ``sha256:...`` of the whole file, or empty.
         progress: called with the bytes that are here, and those of the whole file if known.
 
     Raises:
         NoFile: the address answers with an error or a web page.
         CompatbenchError: the connection broke again and again, the disk is full, or the file
-            is not the one that was asked for; in this last case it is deleted.
+            is not the expected one; in this last case it is deleted.
     """
-    part, tag = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.tag")
-    left = TRIES
+    part = path.with_name(f"{path.name}.part")
+    tag = path.with_name(f"{path.name}.part.tag")
+    tries_left = TRIES
     while True:
         before = _size(part)
         try:
-            _go_on(url, part, tag, size, bool(digest), progress)
+            _continue_download(url, part, tag, size, bool(digest), progress)
             break
         except _Broken as error:
-            left = TRIES if _size(part) > before else left - 1
-            if not left:
+            if _size(part) > before:
+                tries_left = TRIES
+            else:
+                tries_left -= 1
+            if not tries_left:
                 have = format_bytes(_size(part))
-                what = f"{url} broke off, {have} are here: {error}"
-                raise CompatbenchError(f"{what}; the same command continues from there") from None
+                problem = f"{url} broke off, {have} are here: {error}"
+                fix = "the same command continues from there"
+                raise CompatbenchError(f"{problem}; {fix}") from None
             time.sleep(PAUSE)
         except OSError as error:
             raise cannot_write(part, error) from None
@@ -74,22 +80,24 @@ def download(
         check_digest(part, digest)
     except CompatbenchError as error:
         part.unlink()
-        what = f"{error} (from {url})"
-        raise CompatbenchError(f"{what}; it was deleted, run the command again") from None
+        problem = f"{error} (from {url})"
+        raise CompatbenchError(f"{problem}; it was deleted, run the command again") from None
     part.replace(path)
 
 
 def check_digest(path: Path, digest: str) -> None:
-    """Refuses a file that has another MD5 or SHA-256 than ``md5:...`` or ``sha256:...`` says."""
-    kind, _, wanted = digest.partition(":")
+    """Raise an error if a file's hash is not ``digest``: ``md5:...``, ``sha256:...`` or empty."""
     if not digest:
         return
-    if (read := hash_file(path, kind)) != wanted:
-        name, both = path.name.removesuffix(".part"), f"{read}, not {wanted}"
-        raise CompatbenchError(f"{name} is damaged or another file: its {kind} is {both}")
+    kind, _, expected = digest.partition(":")
+    actual = hash_file(path, kind)
+    if actual != expected:
+        name = path.name.removesuffix(".part")
+        problem = f"its {kind} is {actual}, not {expected}"
+        raise CompatbenchError(f"{name} is damaged or another file: {problem}")
 
 
-def _go_on(
+def _continue_download(
     url: str,
     part: Path,
     tag: Path,
@@ -97,13 +105,14 @@ def _go_on(
     checked: bool,
     progress: Callable[[int, int | None], object],
 ) -> None:
-    """One request for what is not here yet. ``tag`` keeps the server's name for this state."""
-    have, known = _size(part), tag.read_text() if tag.is_file() else ""
-    if not known and not checked:  # then nothing shows whether the rest is of the same file
+    """Request the bytes that are not here yet. ``tag`` keeps the server's name for this version."""
+    have = _size(part)
+    known_tag = tag.read_text() if tag.is_file() else ""
+    if not known_tag and not checked:  # nothing could show whether the rest is of the same file
         have = 0
     if have and have == size:
         return
-    response = _ask(url, part, known, have)
+    response = _request(url, part, known_tag, have)
     if response is None:
         return
     with response:
@@ -114,19 +123,22 @@ def _go_on(
             start, _, end = response.headers.get("Content-Range", "").partition("-")
             if start != f"bytes {have}":
                 part.unlink(missing_ok=True)
-                raise _Broken("the server sent another part than was asked for")
+                raise _Broken("the server sent another part than the requested one")
             length = end.partition("/")[2]
         else:
             have = 0
         total = int(length) if length.isdecimal() else size
         if size is not None and total != size:
-            both = f"{total:,} bytes, not {size:,}"
-            raise CompatbenchError(f"{url} is another file than the card's: it has {both}")
+            problem = f"it has {total:,} bytes, not {size:,}"
+            raise CompatbenchError(f"{url} is another file than the card's: {problem}")
         if total is not None and shutil.disk_usage(part.parent).free < total - have:
             raise OSError(errno.ENOSPC, "no room")
-        etag = response.headers.get("ETag", "")  # a weak one names no bytes
-        tag.write_text(etag if etag.startswith('"') else response.headers.get("Last-Modified", ""))
-        with part.open("ab" if have else "wb") as file:
+        new_tag = response.headers.get("ETag", "")
+        if not new_tag.startswith('"'):  # a weak tag does not identify bytes
+            new_tag = response.headers.get("Last-Modified", "")
+        tag.write_text(new_tag)
+        mode: Literal["ab", "wb"] = "ab" if have else "wb"
+        with part.open(mode) as file:
             for block in _blocks(response):
                 file.write(block)
                 have += len(block)
@@ -137,11 +149,13 @@ def _go_on(
         raise _Broken(f"{have:,} of {total:,} bytes came")
 
 
-def _ask(url: str, part: Path, known: str, have: int) -> HTTPResponse | None:
-    """The answer of the server, asked for what follows ``have`` bytes; None if nothing does."""
+def _request(url: str, part: Path, known_tag: str, have: int) -> HTTPResponse | None:
+    """Request the bytes after the first ``have`` ones. Return None if there are no more."""
     headers = {"User-Agent": "compatbench", "Accept-Encoding": "identity"}
     if have:
-        headers |= {"Range": f"bytes={have}-", **({"If-Range": known} if known else {})}
+        headers["Range"] = f"bytes={have}-"
+        if known_tag:
+            headers["If-Range"] = known_tag
     try:
         return urlopen(Request(url, headers=headers), timeout=TIMEOUT)  # type: ignore[no-any-return]
     except HTTPError as error:
@@ -159,9 +173,12 @@ def _ask(url: str, part: Path, known: str, have: int) -> HTTPResponse | None:
 
 
 def _blocks(response: HTTPResponse) -> Iterator[bytes]:
-    """What the server sends; only its own errors are those of the connection."""
+    """Yield the bytes that the server sends. Errors of reading count as a broken connection."""
     try:
-        while block := response.read(BLOCK):
+        while True:
+            block = response.read(BLOCK)
+            if not block:
+                return
             yield block
     except (OSError, HTTPException) as error:
         raise _Broken(first_line(error)) from None

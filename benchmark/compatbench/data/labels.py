@@ -1,4 +1,4 @@
-"""What a module may know of a task's classes."""
+"""The facts about a task's classes that a module may know."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, Literal, get_args
 
 @dataclass(frozen=True)
 class Labels:
-    """All that a module may know of a task when it is attached.
+    """Everything that a module may know of a task when it is attached.
 
     Attributes:
         names: natural class names; label c is ``names[c]``.
         templates: with ``{}`` for the name; the first is the zero-shot one.
         teacher_template: the prompt that distilling methods pull towards.
-        descriptions: texts of each class, for methods whose card says that they need them, if
-            the task has any.
+        descriptions: texts of each class; empty unless the method's card needs them and the task
+            has them.
     """
 
     names: tuple[str, ...]
@@ -28,7 +28,7 @@ class Labels:
 
     @property
     def described(self) -> dict[str, Any]:
-        """All but the descriptions, as JSON values: what a module's file says of its classes."""
+        """Return everything but the descriptions as JSON values, as a module's file stores it."""
         return {
             "names": list(self.names),
             "templates": list(self.templates),
@@ -36,16 +36,16 @@ class Labels:
         }
 
     def fill(self, template: str | None = None) -> tuple[str, ...]:
-        """The template, by default the first, filled with every class name."""
+        """Return the template, by default the first, filled with every class name."""
         template = template or self.templates[0]
         return tuple(template.format(name) for name in self.names)
 
 
-# What a transfer may need besides the module and the target.
+# Access: things that a transfer may need besides the module and the target.
 Access = Literal["words", "unlabelled", "labels", "old model", "source weights"]
 ACCESS: tuple[Access, ...] = get_args(Access)
 Need = Literal["descriptions", "unlabelled", "teacher", "stream", "words"]
-# What each of them is, for lists and pages.
+# A description of each need, for lists and pages.
 NEEDS: dict[Need, str] = {
     "descriptions": "descriptions of the classes",
     "unlabelled": "all training images, without labels",
