@@ -18,11 +18,11 @@ class Anchors(MappedTransfer):
 
     Moschella et al., *Relative Representations Enable Zero-Shot Latent Space Communication*,
     section 3: f is described by rel(f), its similarities to V anchors. There a head is trained on
-    rel; a module that was not is given rel back as features: the f with rel(f) ≈ rel_t, by damped
-    least squares, f = rel_t A (AᵀA + VλI)⁻¹, with A the words on the source and rel_t = f_t Bᵀ.
-    A linear head W becomes W A⁺ B. Anchors are words, centred, which takes from rel its
-    mean over the anchors; λ is the mean variance of a direction of A, times ``damping``. Both are
-    this project's: few directions of the words say much, and λ = 0 blows up the others.
+    rel. A module that was not trained on rel is given the features f with rel(f) ≈ rel_t instead,
+    by damped least squares: f = rel_t A (AᵀA + VλI)⁻¹, with A the words on the source and
+    rel_t = f_t Bᵀ. A linear head W becomes W A⁺ B. The anchors are centred words, so rel has mean
+    0 over the anchors. λ is ``damping`` times the mean variance of a direction of A. Centring and
+    damping are this project's: words vary in few directions, and λ = 0 blows up the others.
     """
 
     card = TransferCard(
@@ -38,15 +38,23 @@ class Anchors(MappedTransfer):
         damping: NonNegativeFloat = 1.0
 
     def find_map(self, data: TransferData) -> tuple[Tensor, Map]:
-        source, target = (words.double() for words in data.words)
-        matrix = read_back(source, target, self.config.damping)
+        source = data.words.source.double()
+        target = data.words.target.double()
+        matrix = solve_anchors(source, target, self.config.damping)
         rotation = fit_rotation(*data.words).rotation.to(target)
         return rotation, linear(matrix)
 
 
-def read_back(source: Tensor, target: Tensor, damping: float) -> Tensor:
-    """M = BᵀA (AᵀA + VλI)⁻¹ ``[e_t, e_s]`` for words A ``[V, e_s]`` and B ``[V, e_t]``, centred."""
-    a, b = source - source.mean(0), target - target.mean(0)
-    gram, eye = a.T @ a, torch.eye(a.shape[1]).to(a)
-    gram += damping * gram.trace() / len(gram) * eye
+def solve_anchors(source: Tensor, target: Tensor, damping: float) -> Tensor:
+    """Return M = BᵀA (AᵀA + VλI)⁻¹, ``[e_t, e_s]``, for centred words A and B.
+
+    Args:
+        source: features of the words on the source, ``[V, e_s]``.
+        target: features of the words on the target, ``[V, e_t]``.
+        damping: λ over the mean variance of a direction of A.
+    """
+    a = source - source.mean(0)
+    b = target - target.mean(0)
+    gram = a.T @ a
+    gram += damping * gram.trace() / len(gram) * torch.eye(a.shape[1]).to(a)
     return torch.linalg.solve(gram, a.T @ b).T

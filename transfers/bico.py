@@ -1,4 +1,4 @@
-"""BiCo: as Theseus, with the coordinates of what a projection makes told by gradients."""
+"""BiCo: Theseus with the coordinates of a projection's outputs found from gradients."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .theseus import Activations, Side, Theseus
 class BiCo(Theseus):
     """ΔW becomes R_outᵀ ΔW R_in, with R_in as T_in of Theseus, and R_out from gradients.
 
-    Bilinear coordinate alignment, of the repository of Theseus; no paper of it is known. R_out is
-    found as T_out is, from rows of ∂L/∂y in place of what a projection makes, y. L is zero-shot's
-    cross-entropy on each model. The authors take true labels; here the labels are the module's
-    answers on the source, so that none is needed. Images are the first ``images`` (theirs: five
-    batches of 32), for the text tower, too.
+    Bilinear coordinate alignment, from the repository of Theseus; no paper about it is known.
+    R_out is found as T_out is, but from rows of ∂L/∂y in place of a projection's outputs y. L is
+    the cross-entropy of zero-shot on each model. The authors take true labels; here the labels
+    are the module's answers on the source, so no labels are needed. Images are the first
+    ``images`` (theirs: five batches of 32), also for the text tower.
     """
 
     card = TransferCard(
@@ -37,23 +37,28 @@ class BiCo(Theseus):
         images: PositiveInt = 160
 
     def sees_images(self, kind: str) -> bool:
+        # The gradients depend on the images in both towers.
         return True
 
     @torch.enable_grad()
     def observe(
         self, kind: str, side: Side, labels: Labels, rows: Tensor, answers: Tensor
     ) -> Activations:
-        seen = Gradients(getattr(side.model, kind).depth)
-        encoded = side.run(kind, labels, rows, seen.updates)
-        images = encoded if kind == "image" else side.features[rows]
-        texts = encoded if kind == "text" else side.model.zero_shot(labels)
-        logits = CosineClassifier(texts, side.model.logit_scale)(images)
-        F.cross_entropy(logits, answers[rows]).backward()
-        return seen
+        gradients = Gradients(getattr(side.model, kind).depth)
+        encoded = side.run(kind, labels, rows, gradients.updates)
+        if kind == "image":
+            images = encoded
+            texts = side.model.zero_shot(labels)
+        else:
+            images = side.features[rows]
+            texts = encoded
+        classify = CosineClassifier(texts, side.model.logit_scale)
+        F.cross_entropy(classify(images), answers[rows]).backward()
+        return gradients
 
 
 class Gradients(Activations):
-    """Activations with gradients of what projections make in its place."""
+    """Rows of the inputs of a tower's projections, and of the gradients of their outputs."""
 
     def watch(self, number: int, output: Tensor, rows: Tensor) -> Tensor:
         self.inputs[number].append(rows)

@@ -8,7 +8,7 @@ from compatbench.method.transfer import COPIED, Transfer, TransferCard, Transfer
 
 
 class Copied(Transfer):
-    """z = attach(θ, target): what depends on the backbone is derived anew, and θ is not changed."""
+    """z = attach(θ, target): θ is not changed, and text features are those of the target."""
 
     card = TransferCard(
         name=COPIED,

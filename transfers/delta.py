@@ -1,4 +1,4 @@
-"""What a module changes on the old model, added to the new one."""
+"""Logit delta: the module's change of the old model's logits is added to the new model's."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from compatbench.method.transfer import OldAnswers, Transfer, TransferCard, Tran
 
 
 class LogitDelta(Transfer):
-    """z = z⁰_t + α · (z_s(θ) - z⁰_s): what the module changes on the old model, added to the new.
+    """z = z⁰_t + α · (z_s(θ) - z⁰_s): the module's change on the old model, added to the new one.
 
     Liu et al., *Tuning Language Models by Proxy* (section 2), with the new model's zero-shot as
-    the base. Each z has its own model's logit scale; α = 1. Softmax and answers are those of the
-    sum of log-probabilities, from which logits differ by a number for each image.
+    the base. Each z has its own model's logit scale; α = 1. The authors add log-probabilities.
+    Logits differ from these by one number for each image, which changes neither softmax nor
+    answers.
     """
 
     card = TransferCard(
@@ -30,7 +31,7 @@ class LogitDelta(Transfer):
         alpha: float = 1.0
 
     def image_input(self, method: Method, target: Backbone) -> ImageInput:
-        """Features, whatever the method takes: it is not attached to the target."""
+        """Return features for every method, because none is attached to the target."""
         return FEATURES
 
     def attach(

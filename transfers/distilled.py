@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,11 +16,12 @@ from ._shared.training import go_on_training, trainable
 
 
 class Distilled(Transfer):
-    """From the old module on, a tenth of the method's epochs bring its answers near the old ones.
+    """The old module is trained towards its old answers for a tenth of the method's epochs.
 
     min_θ E_x ½ KL(q‖p) + ½ KL(p‖q), with p the answers on the target and q those of the old
     model with the old module, for the task's training images without labels. The loss is that of
-    KDPL (arXiv:2407.03056), whose teacher is a larger zero-shot model; the roles are turned here.
+    KDPL (arXiv:2407.03056), whose teacher is a larger zero-shot model; here the teacher is the
+    older model.
     """
 
     card = TransferCard(
@@ -36,9 +39,16 @@ class Distilled(Transfer):
 
 
 def divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """½ KL(q‖p) + ½ KL(p‖q) of the softmax of logits ``[batch, classes]``, mean over images."""
-    p, q = student.log_softmax(-1), teacher.log_softmax(-1)
-    return ((q.exp() - p.exp()) * (q - p)).sum(-1).mean() / 2
+    """Return ½ KL(q‖p) + ½ KL(p‖q) of the softmax of logits, the mean over images.
+
+    Args:
+        student: logits ``[batch, classes]``, whose softmax is p.
+        teacher: logits ``[batch, classes]``, whose softmax is q.
+    """
+    log_p = student.log_softmax(-1)
+    log_q = teacher.log_softmax(-1)
+    # The sum of both divergences is Σ (q − p) (log q − log p).
+    return ((log_q.exp() - log_p.exp()) * (log_q - log_p)).sum(-1).mean() / 2
 
 
 def distil(
@@ -49,17 +59,24 @@ def distil(
     images: Unlabelled,
     rng: torch.Generator,
 ) -> Module:
-    """The module that minimises ``divergence`` from the old answers, from the old one on."""
-    learner, features = trainable(method), images.target
-    # What stands for a label is the image's row, by which its answer is found.
+    """Train a copy of the module to minimise the ``divergence`` from the old answers.
+
+    Raises:
+        NotTransferable: the method's modules are not trained, or the module does not fit.
+    """
+    learner = trainable(method)
+    features = images.target
+    # The row of an image takes the place of its label, so that the loss finds its old answer.
     rows = torch.arange(len(features), device=features.device)
     inputs = None if method.image_input(target) == FEATURES else [images.inputs]
-    seen = FeatureSet(features, features[None], rows, inputs)
-    none = FeatureSet(features[:0], features[None, :0], rows[:0])
-    data = FewShotData(labels, -(-len(rows) // len(labels)), none, none, seen)
+    image_set = FeatureSet(features, features[None], rows, inputs)
+    empty = FeatureSet(features[:0], features[None, :0], rows[:0])
+    shots = math.ceil(len(rows) / len(labels))
+    data = FewShotData(labels, shots, empty, empty, image_set)
 
     def loss(new: Module, batch: Batch) -> Tensor:
         answers = images.old.logits[batch.targets]
-        return divergence(learner.attach(new, target, labels)(batch.inputs), answers)
+        classify = learner.attach(new, target, labels)
+        return divergence(classify(batch.inputs), answers)
 
     return go_on_training(learner, module, loss, target, data, rng, unlabelled=True)

@@ -20,7 +20,8 @@ class Images(MappedTransfer):
 
     Vejendla, *Drift-Adapter*, in two of its three forms: an orthogonal turn (Procrustes), and with
     ``mlp`` a residual net that is added to the turn, so that sizes may differ. The paper's width
-    and steps are not known; those here are this project's. The target's zero-shot stays its own.
+    and steps are not known; those here are this project's. The target's zero-shot classifier is
+    not changed.
     """
 
     card = TransferCard(
@@ -43,7 +44,8 @@ class Images(MappedTransfer):
         source, target = paired(data.unlabelled.source, data.unlabelled.target)
         rotation = find_turn(source, target)
         if self.config.form == "mlp":
-            return rotation, fit_net(source, target, rotation, self.config, data.generator())
+            net = fit_net(source, target, rotation, self.config, data.generator())
+            return rotation, net
         return rotation, linear(rotation.T)
 
 
@@ -55,22 +57,32 @@ def fit_net(
     config: Images.Config,
     generator: torch.Generator,
 ) -> Map:
-    """g(f) = f Rᵀ + W₂ gelu(W₁ f + b), W₂ from zero, by Adam on the squared distance."""
-    size = (config.width, target.shape[1])
-    start = torch.randn(size, generator=generator) / size[1] ** 0.5
-    first = start.to(target).requires_grad_()
-    bias = target.new_zeros(config.width, requires_grad=True)
-    second = target.new_zeros(source.shape[1], config.width, requires_grad=True)
+    """Fit g(f) = f Rᵀ + W₂ gelu(W₁ f + b) by Adam on the squared distance to the source's features.
 
-    def see(features: Tensor) -> Tensor:
+    Args:
+        source: features of images on the source, ``[images, e_s]``.
+        target: features of the same images on the target, ``[images, e_t]``.
+        rotation: R, ``[e_s, e_t]``.
+        generator: draws W₁; b and W₂ start at zero.
+    """
+    source_size = source.shape[1]
+    target_size = target.shape[1]
+    drawn = torch.randn(config.width, target_size, generator=generator) / target_size**0.5
+    first = drawn.to(target).requires_grad_()
+    bias = target.new_zeros(config.width, requires_grad=True)
+    second = target.new_zeros(source_size, config.width, requires_grad=True)
+
+    def map_features(features: Tensor) -> Tensor:
         f = features.to(rotation)
-        return f @ rotation.T + nn.functional.gelu(f @ first.T + bias) @ second.T
+        hidden = nn.functional.gelu(f @ first.T + bias)
+        return f @ rotation.T + hidden @ second.T
 
     optimizer = torch.optim.Adam([first, bias, second], lr=config.lr)
     for _ in range(config.steps):
         optimizer.zero_grad()
-        (see(target) - source).square().sum(-1).mean().backward()
+        distances = (map_features(target) - source).square().sum(-1)
+        distances.mean().backward()
         optimizer.step()
     for tensor in (first, bias, second):
         tensor.requires_grad_(False)
-    return see
+    return map_features

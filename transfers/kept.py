@@ -1,4 +1,4 @@
-"""The old model kept in the place of the new one."""
+"""The old model is kept, and the new one is not used."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from compatbench.method.transfer import OldAnswers, Transfer, TransferCard, Tran
 class Kept(Transfer):
     """z = z_s(θ): no upgrade at all.
 
-    Every image goes through the old model, too. Its accuracy is the source's, which every other
-    way has to be compared with.
+    Every image passes through the old model. The accuracy is that of the source, with which every
+    other option must be compared.
     """
 
     card = TransferCard(
@@ -25,7 +25,7 @@ class Kept(Transfer):
     )
 
     def image_input(self, method: Method, target: Backbone) -> ImageInput:
-        """Features, whatever the method takes: it is not attached to the target."""
+        """Return features for every method, because none is attached to the target."""
         return FEATURES
 
     def attach(

@@ -1,4 +1,4 @@
-"""Orthogonal shift: an update without its part along the way from the source to the target."""
+"""Orthogonal shift: an update without its part along the difference of source and target."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ._shared.weights import WeightTransfer, attention_weights, low_rank_towers
 class OrthogonalShift(WeightTransfer):
     """Δ − β ⟨Δ, s⟩ s / ‖s‖², with s = θ_t − θ_s, for each weight.
 
-    A baseline of merge-and-rebase, the authors' repository of Theseus; β = 1, by which nothing of
-    an update is along what the target has changed itself. Towers must have weights of equal sizes.
-    Of low-rank updates, queries, keys and values of a block are one weight, as in CLIP; what is
-    taken away is added to b a as further factors, −β c s and I.
+    A baseline of merge-and-rebase, the repository of Theseus's authors. With β = 1 an update has
+    no part along the target's own change. Towers must have weights of equal sizes. In low-rank
+    updates, queries, keys and values of a block count as one weight, as in CLIP. The part that is
+    subtracted is added to b a as further factors, −β c s and I.
     """
 
     card = TransferCard(
@@ -37,11 +37,17 @@ class OrthogonalShift(WeightTransfer):
     ) -> Module:
         new = dict(module.trained)
         for kind in low_rank_towers(module):
-            a, b = module[f"{kind}_a"], module[f"{kind}_b"]
-            old, new_weights = (attention_weights(m, kind, a) for m in (data.source, target))
-            shift = (new_weights - old).to(a)
-            share = (b @ a * shift).sum((1, 2, 3)) / shift.square().sum((1, 2, 3)).clamp_min(1e-12)
-            along = self.config.beta * share[:, None, None, None] * shift
-            eye = torch.eye(a.shape[-1]).to(a).expand_as(shift)
-            new |= {f"{kind}_a": torch.cat([a, eye], 2), f"{kind}_b": torch.cat([b, -along], 3)}
+            a = module[f"{kind}_a"]
+            b = module[f"{kind}_b"]
+            source_weights = attention_weights(data.source, kind, a)
+            target_weights = attention_weights(target, kind, a)
+            shift = (target_weights - source_weights).to(a)
+            # ⟨Δ, s⟩ and ‖s‖² of each block.
+            products = (b @ a * shift).sum((1, 2, 3))
+            squares = shift.square().sum((1, 2, 3)).clamp_min(1e-12)
+            shares = products / squares
+            along_shift = self.config.beta * shares[:, None, None, None] * shift
+            identity = torch.eye(a.shape[-1]).to(a).expand_as(shift)
+            new[f"{kind}_a"] = torch.cat([a, identity], 2)
+            new[f"{kind}_b"] = torch.cat([b, -along_shift], 3)
         return Module(new, module.stored)

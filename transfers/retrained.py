@@ -1,4 +1,4 @@
-"""The method trained anew on the new model."""
+"""The method is fitted anew on the new model."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from compatbench.method.transfer import Transfer, TransferCard, TransferData
 
 
 class Retrained(Transfer):
-    """The method's own recipe on the target with k labelled images per class; θ is thrown away.
+    """The method's own recipe on the target with k labelled images per class; θ is discarded.
 
-    It says what a module is worth in labels. The k images are the first k of each class of the
-    16-shot draw, so that those of a smaller k are among those of a larger one. As in every fit,
-    methods choose their settings on up to min(k, 4) more images per class.
+    It measures the value of a module in labels. The k images are the first k of each class of
+    the 16-shot draw, so that those of a smaller k are among those of a larger one. As in every
+    fit, methods choose their settings on up to min(k, 4) more images per class.
     """
 
     card = TransferCard(
@@ -30,7 +30,7 @@ class Retrained(Transfer):
         shots: PositiveInt
 
     def serves(self, method: MethodCard) -> bool:
-        """Methods that look at images."""
+        """Return True if the method learns from images."""
         return super().serves(method) and method.learns
 
     @torch.enable_grad()

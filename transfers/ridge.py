@@ -1,4 +1,4 @@
-"""A ridge map between words and images: drawn to the turn of the words, fitted on images."""
+"""A ridge map that is fitted on images and shrunk towards the rotation found from words."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from ._shared.mapped import Map, MappedTransfer, linear
 class Ridge(MappedTransfer):
     """M = (F_tᵀF_t + nλI)⁻¹(F_tᵀF_s + nλRᵀ), and the module sees f_t M.
 
-    R is the turn that words give, F are the normalised features of unlabelled images: λ → ∞ is
-    the transfer ``words``, λ → 0 the least squares of the images. λ is the one of ``dampings``
-    that is best on a quarter of the images, which are left out. No label is used, and the target's
-    zero-shot stays its own.
+    R is the rotation found from words, and F are the normalised features of unlabelled images.
+    λ → ∞ is the transfer ``words``, λ → 0 the least squares of the images. λ is the one of
+    ``dampings`` that is best on a quarter of the images, held out. No label is used, and the
+    target's zero-shot classifier is not changed.
     """
 
     card = TransferCard(

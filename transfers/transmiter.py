@@ -1,4 +1,4 @@
-"""TransMiter: how a module changes logits, learned on the source and carried to the target."""
+"""TransMiter: a net learns on the source how a module changes logits, and serves the target."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from compatbench.backbone import FEATURES, Backbone, ImageInput, Labels
 from compatbench.method import Classifier, Method, MethodConfig, Module
 from compatbench.method.transfer import Transfer, TransferCard, TransferData
 
-VOCABULARY = 256  # class names, and words up to so many
-EPOCHS, BATCH, RATE, DECAY = 10, 128, 1e-3, 1e-3
+VOCABULARY = 256  # entries: the class names, and words for the rest
+EPOCHS = 10
+BATCH = 128
+RATE = 1e-3
+DECAY = 1e-3
 WARMUP = 0.05  # share of the steps over which the rate rises
-NOISE = 0.5  # of the logits' spread, added to half of the batches
+NOISE = 0.5  # noise as a share of the logits' spread, added to half of the batches
 TEACHER_TEMPERATURE = 0.5
-# What pulls the turn between both models' logits to the identity.
+# Pulls the rotation between both models' logits towards the identity.
 PULL = 500.0
 TINY = 1e-6
 
 
 class TransMiter(Transfer):
-    """What the module does to the source's zero-shot logits is done to the target's.
+    """The module's change of the source's zero-shot logits is applied to the target's.
 
     Park et al., *Transferable Model-agnostic Vision-Language Model Adaptation for Efficient
     Weak-to-Strong Generalization*, with the authors' code for what the paper leaves open. Logits
     are over a vocabulary: class names and drawn words. On unlabelled images a small net learns on
-    the source to make the module's logits of zero-shot logits; then a rotation of standardised
-    logits, found from the same images, takes it to the target. With ``unturned`` there is no such
-    rotation. Their vocabulary has 1,024 entries, ours 256 where classes are fewer, for the net is
-    quadratic in them.
+    the source to map zero-shot logits to the module's. Then a rotation of standardised logits,
+    found from the same images, takes the net to the target. With ``unturned`` there is no such
+    rotation. Their vocabulary has 1,024 entries. Ours has 256 if there are fewer classes, because
+    the net is quadratic in the entries.
     """
 
     card = TransferCard(
@@ -54,21 +57,26 @@ class TransMiter(Transfer):
     def attach(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
     ) -> Classifier:
-        images, rng = data.unlabelled, data.generator()
-        drawn = torch.randperm(len(data.words.source), generator=rng)
-        drawn = drawn[: max(VOCABULARY - len(labels), 0)]
-        words = data.words.source[drawn], data.words.target[drawn]
-        text = torch.cat([target.zero_shot(labels), words[1]])
+        images = data.unlabelled
+        rng = data.generator()
+        order = torch.randperm(len(data.words.source), generator=rng)
+        drawn = order[: max(VOCABULARY - len(labels), 0)]
+        target_text = torch.cat([target.zero_shot(labels), data.words.target[drawn]])
 
-        def read(features: Tensor) -> Tensor:
-            return target.logit_scale * F.normalize(features, dim=-1) @ text.T
+        def zero_shot(features: Tensor) -> Tensor:
+            return target.logit_scale * F.normalize(features, dim=-1) @ target_text.T
 
-        rest = images.source_scale * F.normalize(images.source, dim=-1) @ words[0].T
-        source = torch.cat([images.old.zero_shot, rest], dim=-1)
-        change = learn_change(source, images.old.logits, rng)
+        source_features = F.normalize(images.source, dim=-1)
+        word_logits = images.source_scale * source_features @ data.words.source[drawn].T
+        source_logits = torch.cat([images.old.zero_shot, word_logits], dim=-1)
+        change = learn_change(source_logits, images.old.logits, rng)
         if self.config.turn:
-            change = change.turned(source, read(images.target))
-        return lambda features: change(read(features))[:, : len(labels)]
+            change = change.turned(source_logits, zero_shot(images.target))
+
+        def classify(features: Tensor) -> Tensor:
+            return change(zero_shot(features))[:, : len(labels)]
+
+        return classify
 
 
 @dataclass(frozen=True)
@@ -86,48 +94,60 @@ class LogitChange:
     net: nn.Module
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """The changed logits, ``[images, V]``."""
+        """Return the changed logits, ``[images, V]``."""
         x, mean, std = standardise(logits)
         x = x @ self.projection.T
         return (x + self.net(x)) @ self.projection * std + mean
 
     def turned(self, source: Tensor, target: Tensor) -> LogitChange:
-        """The change in the coordinates of another model's logits.
+        """Return the change in the coordinates of another model's logits.
 
-        ``source`` and ``target`` are both models' logits for the same images. With X_s, X_t
-        their standardised ones times Pᵀ and U S Vᵀ = svd(X_tᵀ X_s + 500 I), P becomes (U Vᵀ)ᵀ P.
+        With X_s, X_t the standardised logits times Pᵀ and U S Vᵀ = svd(X_tᵀ X_s + 500 I), P
+        becomes (U Vᵀ)ᵀ P.
+
+        Args:
+            source: the source's logits, ``[images, V]``.
+            target: the target's logits for the same images, ``[images, V]``.
         """
-        old, new = (standardise(logits)[0] @ self.projection.T for logits in (source, target))
-        product = (new.T @ old).double()
+        source_rows = standardise(source)[0] @ self.projection.T
+        target_rows = standardise(target)[0] @ self.projection.T
+        product = (target_rows.T @ source_rows).double()
         u, _, v = torch.linalg.svd(product + PULL * torch.eye(len(product)).to(product))
-        return LogitChange((u @ v).T.to(self.projection) @ self.projection, self.net)
+        rotation = (u @ v).T.to(self.projection)
+        return LogitChange(rotation @ self.projection, self.net)
 
 
 def standardise(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits ``[images, V]`` with mean 0 and deviation 1 per image; both, ``[images, 1]``."""
-    mean, std = logits.mean(-1, keepdim=True), logits.std(-1, keepdim=True)
+    """Return logits ``[images, V]`` with mean 0 and deviation 1 per image, and both numbers.
+
+    Mean and deviation are ``[images, 1]``.
+    """
+    mean = logits.mean(-1, keepdim=True)
+    std = logits.std(-1, keepdim=True)
     return (logits - mean) / (std + TINY), mean, std
 
 
 def start_change(size: int, rng: torch.Generator) -> LogitChange:
-    """A change that changes nothing: P is drawn, the last layer of the MLP is 0."""
+    """Return a change that changes nothing: P is drawn, the last layer of the MLP is 0."""
     projection = torch.linalg.qr(torch.randn(size, size, generator=rng)).Q
-    net = nn.Sequential(
-        nn.LayerNorm(size), nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size)
-    )
-    first, last = net[1], net[3]
+    first = nn.Linear(size, 4 * size)
+    last = nn.Linear(4 * size, size)
     bound = math.sqrt(6 / (5 * size))  # Glorot's
     with torch.no_grad():
-        first.weight.copy_((2 * torch.rand(4 * size, size, generator=rng) - 1) * bound)  # type: ignore[union-attr, operator]
-        for zero in (first.bias, last.weight, last.bias):
-            zero.zero_()  # type: ignore[union-attr, operator]
+        first.weight.copy_((2 * torch.rand(4 * size, size, generator=rng) - 1) * bound)
+        first.bias.zero_()
+        last.weight.zero_()
+        last.bias.zero_()
+    net = nn.Sequential(nn.LayerNorm(size), first, nn.GELU(), last)
     return LogitChange(projection, net)
 
 
 def change_loss(changed: Tensor, teacher: Tensor) -> Tensor:
-    """½ KL(softmax(2 z) ‖ softmax(u′)) over the C classes, mean over images.
+    """Return ½ KL(softmax(2 z) ‖ softmax(u′)) over the C classes, the mean over images.
 
-    ``changed`` are u′ ``[batch, V]``, ``teacher`` the tuned model's logits z ``[batch, C]``.
+    Args:
+        changed: u′, ``[batch, V]``.
+        teacher: the tuned model's logits z, ``[batch, C]``.
     """
     student = changed[:, : teacher.shape[1]].log_softmax(-1)
     target = (teacher / TEACHER_TEMPERATURE).log_softmax(-1)
@@ -136,12 +156,12 @@ def change_loss(changed: Tensor, teacher: Tensor) -> Tensor:
 
 @torch.enable_grad()
 def learn_change(logits: Tensor, teacher: Tensor, rng: torch.Generator) -> LogitChange:
-    """What a module does to the source's logits (TransMiter, knowledge extraction).
+    """Learn a module's change of the source's logits (TransMiter, knowledge extraction).
 
     P and the MLP are trained together by ``change_loss``, P as C exp(S − Sᵀ) of a drawn
     orthogonal C and a triangular S. Recipe: AdamW at 1e-3 with weight decay 1e-3, batch 128,
-    10 epochs, 5 % of the steps warm-up and a cosine; in half of the batches noise of half the
-    logits' spread is added.
+    10 epochs, 5 % of the steps warm-up and a cosine. Half of the batches get noise of half the
+    logits' spread.
 
     Args:
         logits: zero-shot logits of the source over the vocabulary, ``[images, V]``.
@@ -149,34 +169,44 @@ def learn_change(logits: Tensor, teacher: Tensor, rng: torch.Generator) -> Logit
         rng: the only source of randomness.
     """
     change = start_change(logits.shape[1], rng)
-    base, net = change.projection.to(logits), change.net.to(logits)
+    base = change.projection.to(logits)
+    net = change.net.to(logits)
     lower = torch.zeros_like(base, requires_grad=True)
 
     def turn() -> Tensor:
-        # If both triangles were trained, P would turn twice as fast: AdamW's steps have one size.
+        # Only the lower triangle is trained. With both, P would turn twice as fast, because all
+        # steps of AdamW have one size.
         skew = lower.tril(-1)
         return base @ torch.linalg.matrix_exp(skew - skew.T)
 
     optimizer = torch.optim.AdamW([*net.parameters(), lower], lr=RATE, weight_decay=DECAY)
     per_epoch = math.ceil(len(logits) / BATCH)
     steps = EPOCHS * per_epoch
-    warmup, order = WARMUP * steps, torch.empty(0)
+    order = torch.empty(0)
     for step in range(steps):
         if step % per_epoch == 0:
             order = torch.randperm(len(logits), generator=rng)
-        rows = order[step % per_epoch * BATCH :][:BATCH].to(logits.device)
-        entered = logits[rows]
+        first_row = step % per_epoch * BATCH
+        rows = order[first_row : first_row + BATCH].to(logits.device)
+        batch = logits[rows]
         if bool(torch.rand((), generator=rng) < 0.5):
-            noise = torch.randn(entered.shape, generator=rng).to(entered)
-            entered = entered + NOISE * entered.std(-1, keepdim=True) * noise
-        phase = (step - warmup) / (steps - warmup)
-        rate = RATE * (
-            (step + 1) / warmup if step < warmup else (1 + math.cos(math.pi * phase)) / 2
-        )
+            noise = torch.randn(batch.shape, generator=rng).to(batch)
+            batch = batch + NOISE * batch.std(-1, keepdim=True) * noise
+        rate = learning_rate(step, steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
-        change_loss(LogitChange(turn(), net)(entered), teacher[rows]).backward()
+        changed = LogitChange(turn(), net)(batch)
+        change_loss(changed, teacher[rows]).backward()
         optimizer.step()
     with torch.no_grad():
         return LogitChange(turn(), net.requires_grad_(False))
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Return the rate of a step: a linear warm-up, then a cosine."""
+    warmup = WARMUP * steps
+    if step < warmup:
+        return RATE * ((step + 1) / warmup)
+    phase = (step - warmup) / (steps - warmup)
+    return RATE * ((1 + math.cos(math.pi * phase)) / 2)

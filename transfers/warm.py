@@ -13,7 +13,7 @@ from compatbench.method.transfer import Transfer, TransferCard, TransferData
 
 from ._shared.training import best_module, go_on_training, trainable
 
-# No authors' values are known; the validation images choose among these.
+# The factors μ among which the validation images choose. No authors' values are known.
 PULLS = (0.01, 0.1, 1.0)
 
 
@@ -52,14 +52,20 @@ def train_further(
     rng: torch.Generator,
     pull: float = 0.0,
 ) -> Module:
-    """The module that minimises L(θ) + (μ/2) ‖θ − θ₀‖² from θ₀ on, with μ = ``pull``."""
+    """Train a copy of the module to minimise L(θ) + (μ/2) ‖θ − θ₀‖², with μ = ``pull``.
+
+    Raises:
+        NotTransferable: the method's modules are not trained, or the module does not fit.
+    """
     learner = trainable(method)
     start = module.detach().trained
 
     def loss(new: Module, batch: Batch) -> Tensor:
         value = learner.loss(learner.attach(new, target, data.labels), batch)
-        moved = [(tensor - start[name]).square().sum() for name, tensor in new.trained.items()]
-        return value + pull / 2 * torch.stack(moved).sum() if pull else value
+        if pull == 0:
+            return value
+        distances = [(tensor - start[name]).square().sum() for name, tensor in new.trained.items()]
+        return value + pull / 2 * torch.stack(distances).sum()
 
     return go_on_training(learner, module, loss, target, data, rng)
 
@@ -67,12 +73,13 @@ def train_further(
 def train_near(
     method: Method, module: Module, target: Backbone, data: FewShotData, rng: torch.Generator
 ) -> Module:
-    """As ``train_further``, with the pull that classifies the validation images best.
+    """Train with every pull, and return the module that classifies the validation images best.
 
-    Of equal ones the weakest; every candidate sees the same batches.
+    Of equal ones the weakest pull wins. Every candidate sees the same batches.
     """
     state = rng.get_state()
-    modules = (
-        train_further(method, module, target, data, rng.set_state(state), pull) for pull in PULLS
-    )
-    return best_module(modules, method, target, data)
+
+    def train(pull: float) -> Module:
+        return train_further(method, module, target, data, rng.set_state(state), pull)
+
+    return best_module(map(train, PULLS), method, target, data)

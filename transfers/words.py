@@ -1,4 +1,4 @@
-"""The transfer ``words``: the target is turned into the source's joint space, found from words."""
+"""The transfer ``words``: words find the rotation of the target's joint space into the source's."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ class Words(Transfer):
     """Attaches a module in the coordinates of its source.
 
     The module and the method stay as they are. The target is rotated instead: with R found from
-    the features of one list of words on both backbones, the method is given text and image
-    features times Rᵀ; see ``RotatedBackbone``. Nothing of the task is used, and no image.
+    the features of one list of words on both backbones, the method gets text and image features
+    times Rᵀ; see ``RotatedBackbone``. Neither images nor anything else of the task is used.
 
-    R is found from centred features, and by ``raw`` from those as they are; means are not moved.
+    R is found from centred features, and with ``raw`` from features as they are; means are not
+    moved.
     """
 
     card = TransferCard(
@@ -37,9 +38,9 @@ class Words(Transfer):
         centred: bool = True
 
     def serves(self, method: MethodCard) -> bool:
-        """Whether some part of the module is written in the joint space's coordinates.
+        """Return True if part of the module is written in the joint space's coordinates.
 
-        A method that reads words itself has turned it already.
+        A method that reads words itself turns it on its own.
         """
         return not JOINT_SPACE.isdisjoint(method.places) and "words" not in method.needs
 

@@ -1,7 +1,8 @@
-"""What transfers that train a module on the target share."""
+"""Parts of transfers that train a module on the target."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -11,7 +12,7 @@ from compatbench.errors import NotTransferable
 from compatbench.method import Backbone, Classifier, FeatureSet, FewShotData, Method, Module
 from compatbench.method.trained import Batch, TrainedMethod
 
-# The share of the method's own epochs, 1 / so many, that a module which is not new is trained for.
+# An old module is trained further for this part of the method's own epochs: one tenth.
 PART = 10
 
 
@@ -25,24 +26,33 @@ def go_on_training(
     rng: torch.Generator,
     unlabelled: bool = False,
 ) -> Module:
-    """``module`` after a tenth of its method's epochs on ``target``, in a copy.
+    """Train a copy of a module further on the target, for a tenth of its method's epochs.
 
-    Optimiser, rate and batches are the method's; the optimiser's state starts anew, without
-    warm-up. With ``unlabelled``, batches are of ``data.unlabelled``.
+    Optimiser, rate and batches are the method's. The optimiser's state starts anew, without
+    warm-up.
+
+    Args:
+        loss: from the module and a batch to a number.
+        unlabelled: draw batches from ``data.unlabelled`` instead of ``data.train``.
 
     Raises:
         NotTransferable: the module does not fit the target as it is.
     """
     images = data.unlabelled if unlabelled else data.train
     assert images is not None
-    epochs = -(-method.plan_steps(data.shots, len(images))[0] // PART)
+    all_epochs, _ = method.plan_steps(data.shots, len(images))
+    epochs = math.ceil(all_epochs / PART)
     recipe = method.config.recipe.model_copy(update={"warmup_epochs": 0, "epochs": epochs})
     start = module.detach()
     return method.train(start, loss, target, data, rng, recipe=recipe, unlabelled=unlabelled)
 
 
 def trainable(method: Method) -> TrainedMethod:
-    """The method, if gradient descent finds its modules; NotTransferable if it does not."""
+    """Return the method as one whose modules gradient descent finds.
+
+    Raises:
+        NotTransferable: the method's modules are computed otherwise.
+    """
     if not isinstance(method, TrainedMethod):
         raise NotTransferable("the method's modules are computed, not trained by steps")
     return method
@@ -50,20 +60,23 @@ def trainable(method: Method) -> TrainedMethod:
 
 @torch.no_grad()
 def accuracy(classifier: Classifier, images: FeatureSet) -> float:
-    """The share of images that are classified right, 0 to 1; 0 if there is none."""
+    """Return the share of images that are classified correctly, 0 to 1; 0 without images."""
     if len(images) == 0:
         return 0.0
-    logits = classifier(images.inputs(torch.arange(len(images), device=images.targets.device)))
-    return float((logits.argmax(-1) == images.targets).double().mean())
+    rows = torch.arange(len(images), device=images.targets.device)
+    logits = classifier(images.inputs(rows))
+    hits = logits.argmax(-1) == images.targets
+    return float(hits.double().mean())
 
 
 def best_module(
     modules: Iterable[Module], method: Method, target: Backbone, data: FewShotData
 ) -> Module:
-    """The module that classifies the validation images best; of equal ones the first."""
+    """Return the module that classifies the validation images best; of equal ones the first."""
 
-    def right(module: Module) -> float:
+    def validate(module: Module) -> float:
         with torch.no_grad():
-            return accuracy(method.attach(module, target, data.labels), data.val)
+            classifier = method.attach(module, target, data.labels)
+            return accuracy(classifier, data.val)
 
-    return max(modules, key=right)
+    return max(modules, key=validate)
