@@ -22,7 +22,7 @@ from warm_processes import CONTEXT
 
 from compatbench.backbone import FEATURES, ImageInput, load_backbone
 from compatbench.backbone.build import allow_tf32
-from compatbench.backbone.device import MOST, fit_batch
+from compatbench.backbone.device import MAX_IMAGES, fit_batch
 from compatbench.data import encoding, feature_cache
 from compatbench.data.cache_files import list_entries, prune_entries, read_entry, write_entry
 from compatbench.data.encoding import BATCH, Images
@@ -368,7 +368,7 @@ def test_batches_that_do_not_fit_are_halved(tmp_path: Path) -> None:
 
 def test_as_many_images_as_fit_are_a_power_of_two() -> None:
     each = 1000 * torch.float32.itemsize
-    for room, expected in ((0.5, 1), (1.5, 1), (7.9, 4), (8.1, 8), (10 * MOST, MOST)):
+    for room, expected in ((0.5, 1), (1.5, 1), (7.9, 4), (8.1, 8), (10 * MAX_IMAGES, MAX_IMAGES)):
         assert fit_batch(lambda n: torch.zeros(n, 1000), room * each) == expected
 
 

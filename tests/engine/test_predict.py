@@ -31,7 +31,7 @@ def test_a_batch_fits_the_budget_and_all_images_are_one_where_they_fit() -> None
     size = max(asked[1:])
     assert size * each <= budget < 4 * size * each
     assert sum(asked[1:]) == 300
-    assert peak.most <= budget + 2 * whole.nbytes + images.nbytes
+    assert peak.peak <= budget + 2 * whole.nbytes + images.nbytes
 
 
 def test_classifiers_of_imagenet_s_size_are_bounded() -> None:

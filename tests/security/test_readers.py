@@ -18,7 +18,7 @@ from command_line import output_of
 from PIL import Image
 from safetensors.torch import save_file
 
-from compatbench.backbone.build import MOST_MERGES, build_tokenizer
+from compatbench.backbone.build import MAX_MERGES, build_tokenizer
 from compatbench.backbone.hf import build_hf_model
 from compatbench.backbone.load import read_backbone
 from compatbench.backbone.load.checkpoint import read_tensors
@@ -81,7 +81,7 @@ def test_a_checkpoint_runs_nothing_unless_it_is_trusted(
     assert not target.exists()
     if kind != "torchscript":
         monkeypatch.setenv("COMPATBENCH_TRUST_PICKLE", "1")
-        with pytest.warns(CompatbenchWarning, match="read with code that is in it"):
+        with pytest.warns(CompatbenchWarning, match="runs code that is in it"):
             assert read_tensors(path).keys() == {"w"}
         assert target.exists()
 
@@ -178,7 +178,7 @@ def test_merges_of_a_tokenizer_are_unpacked_within_bounds(
     monkeypatch.setattr("compatbench.backbone.build.tasks_folder", lambda: tmp_path)
     facts = dict(name="b", title="B", licence="MIT", config="ViT-B-32", tag="openai")
     card = BackboneCard.model_validate({**facts, "tokenizer": "merges.gz"})
-    good = gzip.compress(bytes(MOST_MERGES + 1))
+    good = gzip.compress(bytes(MAX_MERGES + 1))
     for content, message in ((good, "unpacks to more"), (good[:99], "cannot read")):
         (tmp_path / "merges.gz").write_bytes(content)
         refused(lambda: build_tokenizer(card, 77), message)

@@ -1,6 +1,6 @@
-"""A backbone: one frozen vision-language model, seen the same way whatever it is.
+"""Backbones: frozen vision-language models with one interface for all kinds.
 
-Its names are imported when they are asked for, so that names of backbones are read without torch.
+The names below are imported on first use, so that names of backbones are read without torch.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ _MODULES = {name: module for module, names in _PLACES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
+    """Import a name of ``_PLACES`` on first use, and keep it for the next."""
     if name not in _MODULES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     value = getattr(import_module(f"compatbench.{_MODULES[name]}"), name)

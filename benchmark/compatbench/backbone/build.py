@@ -1,4 +1,4 @@
-"""Builds a frozen model and its tokenizer from a backbone card; no code in a file is run."""
+"""Build a frozen model and its tokenizer from a backbone card; no code in a file runs."""
 
 from __future__ import annotations
 
@@ -25,39 +25,44 @@ from compatbench.errors import BackboneError
 from compatbench.files.project_folders import tasks_folder
 from compatbench.messages import first_line
 
-MOST_MERGES = 32 << 20  # bytes, unpacked; CLIP's are 3 MB
+MAX_MERGES = 32 << 20  # bytes, unpacked; CLIP's are 3 MB
 
 
-# What weights are drawn with, which takes longer than to read them.
+# The functions that draw new weights. Drawing takes longer than reading them from a file.
 _RANDOM = {
-    *(torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_),
-    *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_),
+    torch.Tensor.normal_,
+    torch.Tensor.uniform_,
+    torch.Tensor.erfinv_,
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.kaiming_uniform_,
 }
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Lets CUDA compute float32 products in TF32, or forbids it, in the whole process."""
+    """Let CUDA compute float32 products in TF32, or forbid it, in the whole process."""
     torch.set_float32_matmul_precision("high" if allowed else "highest")
-    with warnings.catch_warnings():  # newer versions name it otherwise
+    with warnings.catch_warnings():  # newer versions of torch warn that the name has changed
         warnings.simplefilter("ignore")
         torch.backends.cudnn.allow_tf32 = allowed  # convolutions; PyTorch's default is True
 
 
 class _Unfilled(TorchFunctionMode):
-    """New weights are left as the memory was, for all of them are read from a file."""
+    """A context in which new weights are not initialised, as all are read from a file later."""
 
     def __torch_function__(
         self, function: Any, types: Any, arguments: Any = (), named: Any = None
     ) -> Any:
+        named = named or {}
         if function in _RANDOM:
-            return arguments[0] if arguments else (named or {})["tensor"]
+            return arguments[0] if arguments else named["tensor"]
         if function is torch.randn:
             function = torch.empty
-        return function(*arguments, **named or {})
+        return function(*arguments, **named)
 
 
 def build_model(card: BackboneCard) -> nn.Module:
-    """The card's model with its weights, float32, in evaluation mode, no gradients."""
+    """Return the card's model with its weights, float32, in evaluation mode, without gradients."""
     if card.provider == "hf":
         return build_hf_model(card)
     path = locate_weights(card)
@@ -68,7 +73,13 @@ def build_model(card: BackboneCard) -> nn.Module:
 
 
 def build_architecture(card: BackboneCard, device: str = "cpu") -> nn.Module:
-    """The card's model with random weights and its own preprocessing; ``meta`` takes no memory."""
+    """Return the card's model with random weights and its own preprocessing.
+
+    On the device ``meta`` it takes no memory.
+
+    Raises:
+        BackboneError: open_clip cannot build the model.
+    """
     import open_clip
 
     if card.provider == "hf":
@@ -95,7 +106,11 @@ def build_architecture(card: BackboneCard, device: str = "cpu") -> nn.Module:
 
 
 def build_tokenizer(card: BackboneCard, context_length: int) -> Any:
-    """The model's tokenizer: byte pairs with the card's merges or CLIP's, or the model's own."""
+    """Return the model's tokenizer: byte pairs with the card's merges or CLIP's, or its own.
+
+    Raises:
+        BackboneError: the tokenizer is missing, damaged, or needs a package that is not here.
+    """
     import open_clip
     from open_clip.tokenizer import SimpleTokenizer
 
@@ -112,7 +127,7 @@ def build_tokenizer(card: BackboneCard, context_length: int) -> Any:
         return load_hf_tokenizer(card, context_length)
     name = open_clip_name(card)
     if card.config is not None and card.config not in open_clip.list_models():
-        return SimpleTokenizer(context_length=context_length)  # a model made in memory
+        return SimpleTokenizer(context_length=context_length)  # a model that was made in memory
     try:
         with quiet():
             return open_clip.get_tokenizer(
@@ -131,35 +146,44 @@ def build_tokenizer(card: BackboneCard, context_length: int) -> Any:
 
 
 def _check_merges(path: Path) -> None:
-    """Refuses a file of merges that is damaged, or that would unpack to far more than CLIP's."""
+    """Raise ``BackboneError`` for a damaged file of merges, or one far larger than CLIP's."""
     try:
         with gzip.open(path) as file:
-            length = len(file.read(MOST_MERGES + 1))
+            length = len(file.read(MAX_MERGES + 1))
     except (OSError, EOFError, zlib.error) as error:
         problem = f"cannot read {path}: {first_line(error)}"
         raise BackboneError(problem, "restore the file (git checkout, or reinstall)") from None
-    if length > MOST_MERGES:
-        problem = f"{path} unpacks to more than {MOST_MERGES:,} bytes"
+    if length > MAX_MERGES:
+        problem = f"{path} unpacks to more than {MAX_MERGES:,} bytes"
         raise BackboneError(problem, "give the merges of a tokenizer of CLIP's kind")
 
 
 @dataclass(frozen=True)
 class TextTokens:
-    """How texts become token ids."""
+    """The translation of texts to token ids."""
 
-    encode: Callable[[str], list[int]]  # the ids of a text, without special tokens
+    encode: Callable[[str], list[int]]  # returns the ids of a text, without special tokens
     start: tuple[int, ...]  # ids before every text; none for towers such as SigLIP's
     end: tuple[int, ...]  # ids after it
     pad: int  # id that fills the context
 
 
 def examine_tokenizer(tokenizer: Any, name: str) -> TextTokens:
-    """How one of open_clip's tokenizers works; special tokens must stand around a text."""
+    """Return the ids of a tokenizer of open_clip's.
+
+    Raises:
+        BackboneError: the tokenizer is of another kind, or does more than add special tokens
+            before and after a text.
+    """
     from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
     if isinstance(tokenizer, SimpleTokenizer):
-        start, end = (tokenizer.sot_token_id,), (tokenizer.eot_token_id,)
-        return TextTokens(lambda text: list(tokenizer.encode(text)), start, end, pad=0)
+        return TextTokens(
+            encode=lambda text: list(tokenizer.encode(text)),
+            start=(tokenizer.sot_token_id,),
+            end=(tokenizer.eot_token_id,),
+            pad=0,
+        )
     refusal = f"backbone '{name}': its tokenizer cannot be used"
     fix = "use a model with CLIP's tokenizer or one of transformers'"
     if not isinstance(tokenizer, HFTokenizer) or tokenizer.tokenizer_mode:
@@ -167,16 +191,18 @@ def examine_tokenizer(tokenizer: Any, name: str) -> TextTokens:
         raise BackboneError(f"{refusal}: '{kind}' is not supported", fix)
     inner: Any = tokenizer.tokenizer
 
-    def encode(text: str, around: bool = False) -> list[int]:
-        return list(inner(tokenizer.clean_fn(text), add_special_tokens=around).input_ids)
+    def encode(text: str, special: bool = False) -> list[int]:
+        return list(inner(tokenizer.clean_fn(text), add_special_tokens=special).input_ids)
 
-    bare, whole = encode("a"), encode("a", around=True)
+    # Find the special tokens around a text by comparing it with and without them.
+    bare = encode("a")
+    whole = encode("a", special=True)
     places = [i for i in range(len(whole)) if whole[i : i + len(bare)] == bare]
     if not bare or len(places) != 1 or inner.pad_token_id is None:
         why = "special tokens change how it splits a text, or it has no padding"
         raise BackboneError(f"{refusal}: {why}", fix)
-    around = [
-        0 if tokenizer.strip_sep_token and token == inner.sep_token_id else token for token in whole
-    ]
-    before, behind = around[: places[0]], around[places[0] + len(bare) :]
-    return TextTokens(encode, tuple(before), tuple(behind), inner.pad_token_id)
+    if tokenizer.strip_sep_token:  # open_clip replaces the separator with 0
+        whole = [0 if token == inner.sep_token_id else token for token in whole]
+    start = places[0]
+    end = start + len(bare)
+    return TextTokens(encode, tuple(whole[:start]), tuple(whole[end:]), inner.pad_token_id)

@@ -1,10 +1,10 @@
 """Models of transformers as backbones: CLIP, MetaCLIP 2, SigLIP, SigLIP 2, ALIGN, FLAVA and BLIP.
 
-They are built from a folder; no code in it is run. The first four are put together of open_clip's
-parts. Of others, the image tower is run as it is, and the text tower from token embeddings by
-``PlainTower``, through its own layers: those of BERT's kind (ALIGN, BLIP) normalise the input of
-the first layer, which is treated as part of that layer, and hide padding from all rows, so padding
-need not be computed.
+They are built from a folder; no code in it runs. The first four are assembled from open_clip's
+parts. The image towers of the others run unchanged. Their text towers run from token embeddings
+through their own layers, in ``PlainTower``. Those of BERT's kind (ALIGN, BLIP) normalise the input
+of the first layer, which is treated as part of that layer. They hide padding from all rows, so
+padding need not be computed.
 """
 
 from __future__ import annotations
@@ -26,15 +26,20 @@ from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError
 from compatbench.messages import first_line
 
-CONFIG, PREPROCESSING = "config.json", "preprocessor_config.json"
+CONFIG = "config.json"
+PREPROCESSING = "preprocessor_config.json"
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)
 
 
 def build_hf_model(card: BackboneCard, weights: bool = True) -> nn.Module:
-    """The card's model, float32, in evaluation mode, no gradients.
+    """Return the card's model, float32, in evaluation mode, without gradients.
 
-    Without ``weights`` they are random, on torch's current default device.
+    If ``weights`` is False, they are random, on torch's current default device.
+
+    Raises:
+        BackboneError: transformers is not installed, or the folder is damaged or unsupported.
+        MissingWeights: the weights are not here.
     """
     from compatbench.backbone.parts.from_transformers import OpenClipModel
 
@@ -45,7 +50,8 @@ def build_hf_model(card: BackboneCard, weights: bool = True) -> nn.Module:
         import transformers
     except ImportError:
         raise needs_transformers(card) from None
-    cls, missing = getattr(transformers, family.model), []
+    cls = getattr(transformers, family.model)
+    missing = []
     try:
         if weights:
             check_size(path)
@@ -63,14 +69,14 @@ def build_hf_model(card: BackboneCard, weights: bool = True) -> nn.Module:
         problem = f"the weights in {folder} lack {len(missing)} tensors of {family.model}"
         fix = "give the folder of a model that was trained to compare images with texts"
         raise _error(card, f"{problem}, such as {missing[0]}", fix)
-    made: Any = HuggingFaceModel(model, family) if family.text else OpenClipModel(model)
-    made.visual.preprocess_cfg = settings
-    made.activation = str(model.config.text_config.hidden_act)
-    return made.eval().requires_grad_(False)
+    wrapped: Any = HuggingFaceModel(model, family) if family.text else OpenClipModel(model)
+    wrapped.visual.preprocess_cfg = settings
+    wrapped.activation = str(model.config.text_config.hidden_act)
+    return wrapped.eval().requires_grad_(False)
 
 
 def load_hf_tokenizer(card: BackboneCard, context_length: int) -> Any:
-    """The tokenizer in the model's folder, as open_clip wraps it."""
+    """Return the tokenizer in the model's folder, as open_clip wraps it."""
     from open_clip.tokenizer import HFTokenizer
 
     folder = find_weights(card).parent
@@ -85,13 +91,13 @@ def load_hf_tokenizer(card: BackboneCard, context_length: int) -> Any:
 
 
 def needs_transformers(card: BackboneCard) -> BackboneError:
-    """The error where the package transformers is not installed."""
+    """Return the error for a machine without the package transformers."""
     problem = f"backbone '{card.name}' needs the package transformers"
     return BackboneError(problem, "pip install 'compatbench[hf]'")
 
 
 def _read_folder(folder: Path, card: BackboneCard) -> tuple[Family, dict[str, Any]]:
-    """Which family of models the configuration names, and how images are preprocessed."""
+    """Return the family of models that the configuration names, and the preprocessing settings."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         kind = str(config["model_type"])
@@ -109,7 +115,7 @@ def _read_folder(folder: Path, card: BackboneCard) -> tuple[Family, dict[str, An
         problem = f"{path} does not say how an image becomes a tensor: {error}"
         raise _error(card, problem, f"fetch the model's own {PREPROCESSING}") from None
     if inexact:
-        problem = f"{path} asks for what cannot be done exactly: {inexact}"
+        problem = f"{path} has a setting that cannot be reproduced exactly: {inexact}"
         raise _error(card, problem, "use a model whose images are resized to its own size")
     return FAMILIES[kind], settings
 
@@ -119,10 +125,13 @@ def _error(card: BackboneCard, problem: str, fix: str = "fetch the model again")
 
 
 def _translate(values: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """open_clip's settings for those of an image processor, and which cannot be kept exactly."""
-    size, squash = _size(values["size"])
-    crops, resample = values.get("do_center_crop", False), values.get("resample", 3)
-    crop, _ = _size(values.get("crop_size", values["size"])) if crops else (size, None)
+    """Return open_clip's settings for those of an image processor, and the first inexact one."""
+    size, squash = _read_size(values["size"])
+    crops = values.get("do_center_crop", False)
+    resample = values.get("resample", 3)
+    crop = size
+    if crops:
+        crop, _ = _read_size(values.get("crop_size", values["size"]))
     inexact = ""
     if crop != size:
         inexact = f"images of {size} are cropped to {crop}"
@@ -133,11 +142,15 @@ def _translate(values: dict[str, Any]) -> tuple[dict[str, Any], str]:
     elif resample not in _INTERPOLATIONS:
         inexact = f"interpolation {resample}"
     # A pixel p of 0 to 255 becomes (p * factor - offset - mean) / std.
-    scale = 255 * values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 255
+    scale = 255
+    if values.get("do_rescale", True):
+        scale = 255 * values.get("rescale_factor", 1 / 255)
     offset = 1.0 if values.get("rescale_offset", False) else 0.0
-    mean, std = values["image_mean"], values["image_std"]
+    mean = values["image_mean"]
+    std = values["image_std"]
     if not values.get("do_normalize", True):
-        mean, std = [0.0] * 3, [1.0] * 3
+        mean = [0.0] * 3
+        std = [1.0] * 3
     settings = {
         "size": size,
         "mode": "RGB",
@@ -150,16 +163,18 @@ def _translate(values: dict[str, Any]) -> tuple[dict[str, Any], str]:
     return settings, inexact
 
 
-def _size(value: Any) -> tuple[tuple[int, int], bool]:
-    """Height and width, and whether both are given, so that images may change their shape."""
-    if isinstance(value, int) or "shortest_edge" in value:
-        edge = value if isinstance(value, int) else value["shortest_edge"]
+def _read_size(value: Any) -> tuple[tuple[int, int], bool]:
+    """Return height and width, and True if both are given, so that images may change shape."""
+    if isinstance(value, int):
+        return (value, value), False
+    if "shortest_edge" in value:
+        edge = value["shortest_edge"]
         return (edge, edge), False
     return (value["height"], value["width"]), True
 
 
 class HuggingFaceModel(nn.Module):
-    """A model of transformers, run as it is, with the parts that a backbone asks for."""
+    """A model of transformers, unchanged, with the parts that a backbone needs."""
 
     def __init__(self, model: nn.Module, family: Family) -> None:
         super().__init__()
@@ -168,23 +183,27 @@ class HuggingFaceModel(nn.Module):
         self.logit_scale = nn.Parameter(family.log_scale(model).detach().clone())
 
     def text_anatomy(self) -> TextAnatomy:
-        """The text tower, of BERT's kind: its first row is projected, without a pooler."""
+        """Return the text tower, of BERT's kind: its first row is projected, without a pooler."""
         model: Any = self.visual.model
-        text, projection = (getattr(model, name) for name in self._text)
-        embeddings, config = text.embeddings, model.config.text_config
+        tower_name, projection_name = self._text
+        text = getattr(model, tower_name)
+        embeddings = text.embeddings
+        config = model.config.text_config
         positions = embeddings.position_embeddings.weight
-        if (types := getattr(embeddings, "token_type_embeddings", None)) is not None:
+        types = getattr(embeddings, "token_type_embeddings", None)
+        if types is not None:
             positions = positions + types.weight[0]
-        norms = [embeddings.LayerNorm] + [None] * (len(text.encoder.layer) - 1)
+        blocks = []
+        norm = embeddings.LayerNorm  # runs before the first layer only
+        for layer in text.encoder.layer:
+            blocks.append(_Layer(layer, config.num_attention_heads, norm))
+            norm = None
         return TextAnatomy(
             token_embedding=embeddings.word_embeddings,
             positions=positions,
-            blocks=tuple(
-                _Layer(layer, config.num_attention_heads, norm)
-                for layer, norm in zip(text.encoder.layer, norms, strict=True)
-            ),
+            blocks=tuple(blocks),
             ln_final=getattr(text, "layernorm", nn.Identity()),
-            projection=projection,
+            projection=getattr(model, projection_name),
             mask=None,
             pool="first",
             pad=config.pad_token_id or 0,
@@ -194,18 +213,22 @@ class HuggingFaceModel(nn.Module):
 
 
 class _Visual(nn.Module):
+    """An image tower, named with its projection if it has one."""
+
     preprocess_cfg: dict[str, Any]
 
     def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
-        self.model, self._names = model, names
+        self.model = model
+        self._names = names
 
     def forward(self, images: Tensor) -> Tensor:
         tower, *projection = (getattr(self.model, name) for name in self._names)
         encoded = tower(pixel_values=images)
         if not projection:
             return encoded.pooler_output
-        return projection[0](encoded.last_hidden_state[:, 0])
+        project = projection[0]
+        return project(encoded.last_hidden_state[:, 0])
 
 
 class _Layer(nn.Module):
@@ -213,7 +236,8 @@ class _Layer(nn.Module):
 
     def __init__(self, layer: nn.Module, heads: int, norm: nn.Module | None = None) -> None:
         super().__init__()
-        self.layer, self.norm = layer, norm
+        self.layer = layer
+        self.norm = norm
         self.attn = SimpleNamespace(num_heads=heads)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
@@ -226,13 +250,13 @@ class _Layer(nn.Module):
 
 
 class Family(NamedTuple):
-    """One family of transformers' models; without ``text`` it is put together of open_clip's parts.
+    """A family of transformers' models; without ``text`` it is assembled from open_clip's parts.
 
     Attributes:
-        model: the class.
-        text, image: the names of a tower, and of the projection of its first row. That of texts is
-            of BERT's kind; images without a projection are what the tower's own pooler gives.
-        log_scale: the logarithm of its factor on cosine similarities.
+        model: the name of the class.
+        text, image: the names of a tower, and of the projection of its first row. The text tower
+            is of BERT's kind. An image tower without a projection uses its own pooler.
+        log_scale: returns the logarithm of the factor on cosine similarities.
     """
 
     model: str

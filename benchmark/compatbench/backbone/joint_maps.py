@@ -9,29 +9,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Normalised features that differ by no more are the same model's; of two models some of the
-# thousands of words always differ by far more.
+# Normalised features that differ by at most this much belong to the same model. Between two
+# models, some of the thousands of words always differ by far more.
 SAME = 1e-3
 DAMPINGS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 # A direction counts towards the rank if its singular value exceeds this share of the largest.
 NEGLIGIBLE = 1e-6
-# The weight of what decides where the texts do not, relative to the largest singular value.
-# It is far below what any text contributes.
+# The weight of the identity, which decides the directions that the texts leave undetermined,
+# relative to the largest singular value. It is far below the weight of any text.
 UNDETERMINED = 1e-12
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """Target ≈ source · R, both centred."""
+    """A rotation R between two joint spaces: target ≈ source · R, both centred."""
 
     # R ``[e_s, e_t]``, float64, semi-orthogonal: R Rᵀ = I if e_s <= e_t, RᵀR = I if e_s >= e_t.
     rotation: Tensor
-    source_mean: Tensor  # of the source's features, ``[e_s]``
-    target_mean: Tensor  # of the target's, ``[e_t]``
-    # What rotation and one scale leave of the differences, 0 to 1: with σ the singular values of
-    # A_cᵀ B_c, 1 - (Σ σ)² / (‖A_c‖² ‖B_c‖²).
+    source_mean: Tensor  # mean of the source's features, ``[e_s]``
+    target_mean: Tensor  # mean of the target's features, ``[e_t]``
+    # The share of the differences that remains after the rotation and one scale, 0 to 1:
+    # 1 - (Σ σ)² / (‖A_c‖² ‖B_c‖²), with σ the singular values of A_cᵀ B_c.
     residual: float
-    rank: int  # directions that the texts determine
+    rank: int  # number of directions that the texts determine
 
 
 def _double(features: Tensor) -> Tensor:
@@ -40,19 +40,28 @@ def _double(features: Tensor) -> Tensor:
 
 
 def fit_rotation(source: Tensor, target: Tensor, centred: bool = True) -> Rotation:
-    """The semi-orthogonal R that minimises Σ_v ‖(a_v - ā) R - (b_v - b̄)‖², or maximises the
-    matching inner products where the sizes differ (orthogonal Procrustes, Schönemann 1966).
+    """Return the rotation R between features of the same V texts (orthogonal Procrustes).
 
-    With U S Vᵀ the singular value decomposition of A_cᵀ B_c / V, R = U Vᵀ. Directions that
-    the texts do not determine are matched by number, which is arbitrary but the same every time.
+    R is the semi-orthogonal matrix that minimises Σ_v ‖(a_v - ā) R - (b_v - b̄)‖², or, if the
+    sizes differ, maximises the matching inner products (Schönemann 1966). With U S Vᵀ the
+    singular value decomposition of A_cᵀ B_c / V, R = U Vᵀ. Directions that the texts do not
+    determine are matched by number, which is arbitrary but the same every time.
 
-    Both are features of the same V texts, ``[V, e_s]`` and ``[V, e_t]``; if they are not to be
-    ``centred``, both means are zero. A side that is constant is a ValueError.
+    Args:
+        source: features on the source, ``[V, e_s]``.
+        target: features on the target, ``[V, e_t]``.
+        centred: if False, both means are zero.
+
+    Raises:
+        ValueError: one side has the same features for all texts.
     """
-    a, b = _double(source), _double(target)
+    a = _double(source)
+    b = _double(target)
     w = 1 / len(a)
-    source_mean, target_mean = (w * a).sum(0) * centred, (w * b).sum(0) * centred
-    a, b = a - source_mean, b - target_mean
+    source_mean = (w * a).sum(0) * centred
+    target_mean = (w * b).sum(0) * centred
+    a = a - source_mean
+    b = b - target_mean
     product = a.T @ (w * b)
     sizes = float((w * a * a).sum() * (w * b * b).sum())
     largest = float(torch.linalg.norm(product, 2))
@@ -70,9 +79,10 @@ def fit_rotation(source: Tensor, target: Tensor, centred: bool = True) -> Rotati
 
 
 def find_rotation(source: Tensor, target: Tensor, centred: bool = True) -> Rotation | None:
-    """The rotation from the source's word features ``[V, e_s]`` to the target's ``[V, e_t]``.
+    """Return the rotation from word features ``[V, e_s]`` of the source to the target's.
 
-    None if both are the same model's, so that there is nothing to rotate.
+    The target's word features are ``[V, e_t]``. Return None if both belong to the same model,
+    so that there is nothing to rotate.
     """
     target = target.to(source)
     if source.shape == target.shape and float((source - target).abs().max()) <= SAME:
@@ -81,12 +91,12 @@ def find_rotation(source: Tensor, target: Tensor, centred: bool = True) -> Rotat
 
 
 def paired(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Features of the same images on both sides, normalised, in double precision."""
+    """Return features of the same images on both sides, normalised, in double precision."""
     return F.normalize(source.double(), dim=-1), F.normalize(target.double(), dim=-1)
 
 
 def find_turn(source: Tensor, target: Tensor) -> Tensor:
-    """R = U Vᵀ with U S Vᵀ = svd(F_sᵀ F_t), ``[e_s, e_t]``; features are not centred."""
+    """Return R = U Vᵀ with U S Vᵀ = svd(F_sᵀ F_t), ``[e_s, e_t]``; features are not centred."""
     u, _, v = torch.linalg.svd(source.T @ target, full_matrices=False)
     return u @ v
 
@@ -94,16 +104,23 @@ def find_turn(source: Tensor, target: Tensor) -> Tensor:
 def choose_damping(
     source: Tensor, target: Tensor, prior: Tensor, dampings: Sequence[float] = DAMPINGS
 ) -> float:
-    """The λ that is best on the first quarter of the images, for a map fitted on the others."""
-    held, distances = len(target) // 4, []
+    """Return the λ that is best on the first quarter of the images for a map of the others."""
+    held_out = len(target) // 4
+    distances = []
     for damping in dampings:
-        fitted = find_ridge(source[held:], target[held:], prior, damping)
-        distances.append(float(((target[:held] @ fitted - source[:held]) ** 2).sum()))
-    return dampings[distances.index(min(distances))]
+        fitted = find_ridge(source[held_out:], target[held_out:], prior, damping)
+        errors = target[:held_out] @ fitted - source[:held_out]
+        distances.append(float((errors**2).sum()))
+    best = distances.index(min(distances))
+    return dampings[best]
 
 
 def find_ridge(source: Tensor, target: Tensor, prior: Tensor, damping: float) -> Tensor:
-    """The M ``[e_t, e_s]`` that minimises ‖F_t M - F_s‖² / n + λ ‖M - M₀‖²."""
+    """Return the M ``[e_t, e_s]`` that minimises ‖F_t M - F_s‖² / n + λ ‖M - M₀‖².
+
+    λ is ``damping`` and M₀ is ``prior``.
+    """
     n = len(target)
     left = target.T @ target + n * damping * torch.eye(target.shape[1]).to(target)
-    return torch.linalg.solve(left, target.T @ source + n * damping * prior)
+    right = target.T @ source + n * damping * prior
+    return torch.linalg.solve(left, right)

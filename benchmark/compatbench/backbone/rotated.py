@@ -21,15 +21,18 @@ from compatbench.files.tensors import fingerprint
 class RotatedBackbone(Backbone):
     """A backbone in other coordinates: text and image features times Rᵀ, ``[..., e_s]``.
 
-    With RᵀR = I (a rotation, or a narrower space put into a wider one) inner products are those of
-    the backbone, and so is its zero-shot classifier. With R Rᵀ = I alone (a wider space) features
-    are projected onto as many directions as there are. Model and tokenizer are shared with it.
+    With RᵀR = I (a rotation, or a narrower space placed into a wider one) the inner products are
+    those of the backbone, and so is the zero-shot classifier. With only R Rᵀ = I (a wider space)
+    features are projected onto e_s directions. Model and tokenizer are shared with the backbone.
     """
 
     def __init__(self, backbone: Backbone, rotation: Tensor) -> None:
-        """The rotation R is ``[e_s, e_t]``, e_t the backbone's."""
+        """Share everything with ``backbone`` but its joint space, of size e_t.
+
+        ``rotation`` is R, ``[e_s, e_t]``.
+        """
         vars(self).update(vars(backbone))
-        # These were computed in the backbone's own coordinates.
+        # Drop cached values that were computed in the backbone's own coordinates.
         for name in ("embed_dim", "image", "text", "encode_prompts"):
             vars(self).pop(name, None)
         self._text_features = {}
@@ -38,28 +41,30 @@ class RotatedBackbone(Backbone):
         self.weights_key = sha256_json([backbone.weights_key, fingerprint({"r": self.rotation})])
 
     def rotate(self, features: Tensor) -> Tensor:
-        """Features of the unrotated backbone ``[..., e_t]`` in these coordinates."""
+        """Return features of the unrotated backbone ``[..., e_t]`` in these coordinates."""
         return features @ self.rotation.T.to(features)
 
     @cached_property
     def text(self) -> TextTower:  # type: ignore[override]
-        """The text tower, with the projection that leads to these coordinates."""
+        """Return the text tower, with the projection that leads to these coordinates."""
         return change_tower(self.unrotated.text, _rotation=self.rotation)
 
     @cached_property
     def image(self) -> ImageTower:
-        """The image tower, with its features rotated."""
+        """Return the image tower, with its features rotated."""
         return change_tower(self.unrotated.image, _rotation=self.rotation)
 
     @torch.no_grad()
-    def encode_images(self, images: Tensor, wanted: ImageInput = FEATURES) -> Tensor:
-        """As a backbone; what lies inside the tower is not in the joint space and stays."""
-        encoded = self.unrotated.encode_images(images, wanted)
-        return self.rotate(encoded) if wanted.in_joint_space else encoded
+    def encode_images(self, images: Tensor, image_input: ImageInput = FEATURES) -> Tensor:
+        """Return images as ``Backbone`` encodes them; rotate only results in the joint space."""
+        encoded = self.unrotated.encode_images(images, image_input)
+        if image_input.in_joint_space:
+            return self.rotate(encoded)
+        return encoded
 
     @torch.no_grad()
     def text_features(self, texts: tuple[str, ...]) -> Tensor:
-        """As a backbone; what the unrotated backbone has encoded is not encoded again."""
+        """Return text features as ``Backbone`` does; rotate the features that it has cached."""
         if texts not in self._text_features:
             self._text_features[texts] = self.rotate(self.unrotated.text_features(texts))
         return self._text_features[texts]
@@ -70,8 +75,12 @@ class RotatedBackbone(Backbone):
         weights: Mapping[str, Tensor] | None = None,
         block_updates: BlockUpdates | None = None,
     ) -> Tensor:
-        """As a backbone; a ``text_projection`` that is given leads to these coordinates, too."""
+        """Return features as ``Backbone`` does.
+
+        A ``text_projection`` among the weights leads to the rotated coordinates.
+        """
         inside = dict(weights or {})
-        if (projection := inside.pop("text_projection", None)) is None:
+        projection = inside.pop("text_projection", None)
+        if projection is None:
             return self.rotate(self.unrotated.encode_prompts(prompts, weights, block_updates))
         return self.text.project_by(projection).encode(prompts, inside, block_updates)

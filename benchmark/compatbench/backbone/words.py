@@ -1,4 +1,4 @@
-"""The list of words, and what backbones make of it: nothing of a task, and no image."""
+"""The list of words, and its text features on backbones; no task and no image is involved."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCHEMA = "compatbench-words-1"
 
 @lru_cache(maxsize=1)
 def load_words() -> tuple[str, ...]:
-    """The word list, in alphabetical order; source and licence stand in ``words.txt``."""
+    """Return the word list, in alphabetical order; ``words.txt`` names its source and licence."""
     path = resources.files("compatbench.backbone").joinpath("words.txt")
     try:
         lines = path.read_text("ascii").splitlines()
@@ -36,20 +36,25 @@ def load_words() -> tuple[str, ...]:
 
 
 def words_hash() -> str:
-    """Hash of the word list and of the prompt that the words stand in."""
+    """Return the hash of the word list and of the prompt around each word."""
     return sha256_json([TEMPLATE, load_words()])
 
 
 def encode_words(backbone: Backbone, words: tuple[str, ...] | None = None) -> Tensor:
-    """Text features of the words in ``a photo of a {}.``, normalised, ``[V, e]``."""
-    texts = [TEMPLATE.format(word) for word in (load_words() if words is None else words)]
+    """Return text features of words in ``a photo of a {}.``, normalised, ``[V, e]``.
+
+    Without ``words``, use the word list.
+    """
+    if words is None:
+        words = load_words()
+    texts = [TEMPLATE.format(word) for word in words]
     return F.normalize(backbone.encode_texts(texts), dim=-1)
 
 
 class WordFeatures:
-    """Text features of the word list by backbone, kept in a cache beside image features.
+    """Text features of the word list by backbone, cached beside image features.
 
-    Without a cache's folder they are kept in memory alone.
+    Without a cache folder they are kept only in memory.
     """
 
     def __init__(self, cache: Path | None) -> None:
@@ -57,7 +62,7 @@ class WordFeatures:
         self._memory: dict[str, Tensor] = {}
 
     def of(self, backbone: Backbone) -> Tensor:
-        """The features, normalised, ``[V, e]``, on the backbone's device."""
+        """Return the features, normalised, ``[V, e]``, on the backbone's device."""
         facts = [backbone.weights_key, backbone.card.config, arithmetic(backbone), ENGINE_VERSION]
         key = sha256_json(["words", words_hash(), *facts])
         if key not in self._memory:
@@ -68,7 +73,8 @@ class WordFeatures:
         if self._folder is None:
             return encode_words(backbone).cpu()
         path = self._folder / key[:2] / f"{key}.safetensors"
-        if (features := read_entry(path, warn=True)) is not None:
+        features = read_entry(path, warn=True)
+        if features is not None:
             return features
         features = encode_words(backbone).cpu()
         write_entry(path, features, {"backbone": backbone.name, "task": "words"})
@@ -76,9 +82,9 @@ class WordFeatures:
 
 
 def save_words(folder: Path, source: Backbone, features: Tensor) -> None:
-    """Leaves a source's word features ``[V, e]`` beside the modules that were fitted on it.
+    """Save a source's word features ``[V, e]`` beside the modules that were fitted on it.
 
-    With them the transfer needs no source model.
+    With them the transfer ``words`` needs no source model.
     """
     about = {"source": source.name, "weights": source.weights_key, "dtype": str(source.dtype)}
     path = folder / f"words-{sha256_json([about, words_hash()])[:16]}.safetensors"
@@ -87,9 +93,12 @@ def save_words(folder: Path, source: Backbone, features: Tensor) -> None:
 
 
 def find_words(module: Path, source: str) -> Tensor | None:
-    """The word features of a module's source that lie beside it, or one folder up, ``[V, e]``.
+    """Return the word features of a module's source, from beside it or one folder up, ``[V, e]``.
 
-    A file that is damaged, or was made from another word list, is an error.
+    Return None if there are none.
+
+    Raises:
+        CompatbenchError: a file is damaged, or was made from another word list.
     """
     for folder in (module.parent, module.parent.parent):
         for path in sorted(folder.glob("words-*.safetensors")):
