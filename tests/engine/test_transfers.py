@@ -128,7 +128,7 @@ def test_a_transfer_that_takes_more_than_its_card_declares_cannot_be_run(
     path.write_text(GREEDY)
     [cell] = plan_cells(SUITE, REGISTRY, ["clip_adapter"], transfers=[str(path)])
     assert (cell.transfer, cell.transfer_plugin) == ("greedy", str(path.resolve()))
-    with pytest.raises(CompatbenchError, match="'greedy' reaches for 'labels', which its card"):
+    with pytest.raises(CompatbenchError, match="'greedy' uses 'labels', which its card"):
         worker.run(cell)
     with pytest.raises(CompatbenchError, match="'greedy' takes modules that act at feature; those"):
         plan_cells(SUITE, REGISTRY, ["coop"], transfers=["greedy"])

@@ -143,7 +143,7 @@ def test_a_name_taken_twice_names_both_files(kind: Kind, tmp_path: Path) -> None
         path.write_text(kind.example)
     registry.add_file(paths[0])
     assert registry.add_file(paths[0]) == [kind.name]  # the same again
-    with pytest.raises(CompatbenchError, match=f"name '{kind.name}' is taken twice") as error:
+    with pytest.raises(CompatbenchError, match=f"name '{kind.name}' is used twice") as error:
         registry.add_file(paths[1])
     assert all(str(path) in str(error.value) for path in paths)
 

@@ -1,8 +1,8 @@
-"""What a method adapter is made of.
+"""The classes and functions that a method adapter is written with.
 
 A method is one file: a class with a ``card``, a ``Config``, ``fit`` and ``attach``.
 ``fit`` makes a module on the source backbone; ``attach`` turns the module into a
-classifier on any backbone, and is given class names and templates but never images.
+classifier on any backbone. It receives class names and templates, but never images.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ Depth = Literal["none", "shallow", "deep"]
 
 MODULE_SCHEMA = "compatbench-module-2"
 
-# Image features [batch, e], not normalised, to logits [batch, classes]; or whatever else
-# the method's `image_input` names, its first dimension being the batch.
+# A function from image features [batch, e], not normalised, to logits [batch, classes]. If the
+# method's `image_input` names another input, it takes that, with the batch as first dimension.
 Classifier = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class MethodCard:
-    """What a method is, for lists and for the leaderboard.
+    """The facts about a method that lists and the leaderboard show.
 
     Attributes:
         name: the name that the command line and results use.
@@ -55,17 +55,18 @@ class MethodCard:
         summary: the idea in one line.
         version: raised with every change of the numbers that the method gives; part of its key.
         was: the first name of a method that was renamed: keys keep it, so nothing is run again.
-        needs: what it is given besides few-shot images, class names and templates:
+        needs: the inputs besides few-shot images, class names and templates:
             ``descriptions``, texts of each class, in its labels; ``unlabelled``, all training
             images; ``teacher``, another frozen backbone, which its setting ``teacher`` names;
-            ``stream``, all images of a test set in one call of the classifier. They are then in
-            its keys, and nothing else is given; methods with a stream are ranked apart.
-        files: data that the method reads, as paths from its own file. They are part of its key
-            if the method is not one of compatbench's, as its code is.
-        learns: False for a method that looks at no image; it is run for one seed only.
-        zero_shot_at: the module at which the method is the zero-shot classifier, if there is
-            one: for each tensor that differs from the fitted one the number that fills it, or
-            the words it holds the token embeddings of.
+            ``stream``, all images of a test set in one call of the classifier. They are part of
+            its keys. Inputs that are not named here are not provided. Methods with a stream are
+            ranked separately.
+        files: data that the method reads, as paths from its own file. For a method that is not
+            one of compatbench's, they are part of its key, like its code.
+        learns: False for a method that uses no image; it runs for one seed only.
+        zero_shot_at: the module at which the method equals the zero-shot classifier, if there is
+            one: for each tensor that differs from the fitted one, the number that fills it, or
+            the words whose token embeddings it contains.
         excused: checks of the conformance kit that the method cannot pass by its nature,
             each with the reason.
     """
@@ -90,16 +91,19 @@ class MethodCard:
 
     @property
     def identity(self) -> str:
-        """The name in keys, which a renamed method keeps."""
+        """Return the name in keys, which a renamed method keeps."""
         return self.was or self.name
 
     @property
     def places(self) -> tuple[Place, ...]:
-        return self.inserts if isinstance(self.inserts, tuple) else (self.inserts,)
+        """Return the places where the module acts, also if there is only one."""
+        if isinstance(self.inserts, tuple):
+            return self.inserts
+        return (self.inserts,)
 
     @property
     def depth(self) -> Depth:
-        """Shallow if the module acts at the text encoder's input only; deep anywhere else."""
+        """Return shallow if the module acts only at the text encoder's input, otherwise deep."""
         if self.places == ("none",):
             return "none"
         return "shallow" if self.places == ("text-input",) else "deep"
@@ -112,15 +116,15 @@ class MethodConfig(BaseModel):
 
 
 class Module:
-    """Named tensors as a fit left them.
+    """The named tensors that a fit returns.
 
-    Nothing that can be derived from a backbone and class names belongs here: a
-    derived buffer carried along would turn the target's classifier into the source's.
+    Store nothing here that can be derived from a backbone and class names: a derived
+    tensor would bring the source's classifier to the target.
 
     Attributes:
         trained: tensors found by optimisation or in closed form; they count as parameters.
-        stored: data the module keeps, such as the labels of a cache or a chosen weight.
-        about: how it was fitted (method, config, task, source, shots, seed), where known.
+        stored: other data of the module, such as the labels of a cache or a chosen weight.
+        about: facts about the fit (method, config, task, source, shots, seed), if known.
     """
 
     def __init__(
@@ -132,7 +136,8 @@ class Module:
         self.trained = dict(trained or {})
         self.stored = dict(stored or {})
         self.about = dict(about or {})
-        if both := self.trained.keys() & self.stored.keys():
+        both = self.trained.keys() & self.stored.keys()
+        if both:
             raise ValueError(f"tensor '{min(both)}' is both trained and stored")
 
     def __repr__(self) -> str:
@@ -141,43 +146,48 @@ class Module:
         return f"<Module {' / '.join(about)}: {shapes or 'no tensors'}>"
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.trained[name] if name in self.trained else self.stored[name]
+        if name in self.trained:
+            return self.trained[name]
+        return self.stored[name]
 
     @property
     def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors, the trained ones first."""
         return self.trained | self.stored
 
     @property
     def parameters(self) -> int:
-        """Numbers that the fit determined."""
+        """Return how many numbers the fit determined."""
         return sum(tensor.numel() for tensor in self.trained.values())
 
     @property
     def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in self.tensors.values())
+        """Return the size of all tensors in bytes."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
     @property
     def fingerprint(self) -> str:
-        """Hash of names, shapes, types and bits."""
+        """Return the hash of names, shapes, types and bits."""
         return fingerprint(self.tensors)
 
     def detach(self) -> Module:
-        """A copy without gradients, in contiguous memory of its own."""
+        """Return a copy without gradients, in contiguous memory of its own."""
         return self.map(lambda tensor: tensor.detach().clone().contiguous())
 
     def to(self, device: torch.device) -> Module:
+        """Return a copy on a device."""
         return self.map(lambda tensor: tensor.to(device))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Module:
-        """A copy with other tensors."""
+        """Return a copy in which ``change`` was applied to every tensor."""
         trained = {name: change(tensor) for name, tensor in self.trained.items()}
         stored = {name: change(tensor) for name, tensor in self.stored.items()}
         return Module(trained, stored, self.about)
 
     def save(self, path: str | Path, about: Mapping[str, Any] | None = None) -> None:
-        """Writes safetensors with a checksum, and ``about``, or the module's own, as JSON."""
-        described = dict(self.about if about is None else about)
-        words = {"trained": sorted(self.trained), "about": described}
+        """Write safetensors with a checksum, and ``about`` as JSON, by default the module's own."""
+        facts = dict(self.about if about is None else about)
+        words = {"trained": sorted(self.trained), "about": facts}
         save_tensors(Path(path), self.tensors, MODULE_SCHEMA, words)
 
     def push_to_hub(
@@ -203,33 +213,44 @@ class Module:
 
 
 def load_module(path: Path) -> Module:
-    """Reads a module, with what its file says about it; a damaged or other file is refused."""
+    """Read a module, with the facts about it in its file.
+
+    Raises:
+        CompatbenchError: the file is damaged, or not a module.
+    """
     tensors, words = load_tensors(path, MODULE_SCHEMA, "module")
     try:
-        trained, about = set(words["trained"]), dict(words["about"])
+        names = set(words["trained"])
+        about = dict(words["about"])
     except (KeyError, TypeError, ValueError):
         raise CompatbenchError(f"{path} is not a compatbench module") from None
-    learned = {name: tensors.pop(name) for name in list(tensors) if name in trained}
-    return Module(learned, tensors, about)
+    trained = {}
+    stored = {}
+    for name, tensor in tensors.items():
+        if name in names:
+            trained[name] = tensor
+        else:
+            stored[name] = tensor
+    return Module(trained, stored, about)
 
 
 class CosineClassifier:
     """Scaled cosine similarity to one weight per class: z = s · ⟨f̂, ŵ_c⟩.
 
-    A subclass whose inputs are no features gives ``encode``.
+    A subclass whose inputs are not features defines ``encode``.
     """
 
     def __init__(self, weights: Tensor, scale: float | Tensor) -> None:
-        """``weights`` are ``[C, e]``, kept normalised; ``scale`` is the factor s."""
+        """Normalise ``weights``, ``[C, e]``; ``scale`` is the factor s."""
         self.weights = F.normalize(weights, dim=-1)
         self.scale = scale
 
     def encode(self, inputs: Tensor) -> Tensor:
-        """Image features of the inputs, not normalised, ``[batch, e]``."""
+        """Return image features of the inputs, not normalised, ``[batch, e]``."""
         return inputs
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits ``[batch, classes]`` of image features ``[batch, e]``."""
+        """Return logits ``[batch, classes]`` of image features ``[batch, e]``."""
         return self.scale * F.normalize(features, dim=-1) @ self.weights.T
 
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -237,7 +258,7 @@ class CosineClassifier:
 
 
 class Method(ABC):
-    """A way to fit a module on one backbone and to attach it to any other.
+    """A procedure that fits a module on one backbone and attaches it to any other.
 
     A whole method file::
 
@@ -272,27 +293,27 @@ class Method(ABC):
         """Settings; subclasses add fields with the published values as defaults."""
 
     def __init__(self, config: BaseModel | None = None) -> None:
-        self.config = config if config is not None else self.Config()
+        self.config = self.Config() if config is None else config
 
     def image_input(self, backbone: Backbone) -> ImageInput:
-        """What this method's classifiers take for an image on a backbone: its features.
+        """Return the input of this method's classifiers on a backbone; by default features.
 
         A method that acts inside the image tower takes the tokens that enter the first
-        block it touches; what is before that is computed once and cached. See ``ImageInput``
-        for all that there is, test views among it.
+        block it changes; everything before that is computed once and cached. ``ImageInput``
+        lists all inputs, also test views.
 
         Raises:
-            NotTransferable: the backbone's image tower cannot give it.
+            NotTransferable: the backbone's image tower does not provide this input.
         """
         return FEATURES
 
     def count_epochs(self, shots: int, images: int) -> int:
-        """Epochs of a fit on so many images; 1 for a method that is not trained in epochs."""
+        """Return the epochs of a fit on this many images; 1 for a method without epochs."""
         return 1
 
     @abstractmethod
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        """Makes a module.
+        """Fit a module and return it.
 
         Args:
             backbone: the source; frozen.
@@ -302,9 +323,9 @@ class Method(ABC):
 
     @abstractmethod
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
-        """Turns a module into a classifier on a backbone, learning nothing.
+        """Turn a module into a classifier on a backbone, without learning anything.
 
-        What was learned comes from ``module``, untouched; what depends on the
+        Everything learned comes from ``module``, unchanged; everything that depends on the
         backbone (token embeddings, zero-shot features, logit scale) is derived anew.
 
         Raises:
@@ -312,19 +333,19 @@ class Method(ABC):
         """
 
     def contexts(self, module: Module, backbone: Backbone, labels: Labels) -> Tensor | None:
-        """The vectors before the class names, ``[N, D]`` or of each class, ``[C, N, D]``.
+        """Return the vectors before the class names, ``[N, D]``, or of each class, ``[C, N, D]``.
 
-        None for a method that has none, or has others for every image. Their diversity is
-        measured.
+        Return None for a method that has none, or has others for every image. The results
+        include the diversity of these vectors.
         """
         return None
 
 
 def require_shape(module: Module, name: str, size: int, what: str, dim: int = -1) -> Tensor:
-    """The named tensor, if its size along ``dim`` fits the backbone or the labels as it is.
+    """Return the named tensor if its size along ``dim`` fits the backbone or the labels.
 
     Raises:
-        NotTransferable: the sizes differ; they are never padded or cut to fit.
+        NotTransferable: the sizes differ; tensors are never padded or cut to fit.
     """
     tensor = module[name]
     if tensor.shape[dim] != size:
@@ -333,7 +354,7 @@ def require_shape(module: Module, name: str, size: int, what: str, dim: int = -1
 
 
 def require_blocks(count: int, depth: int, tower: str) -> None:
-    """Refuses a module that acts in more blocks (``count``) than a tower has (``depth``)."""
+    """Raise ``NotTransferable`` if a module acts in ``count`` blocks and a tower has fewer."""
     if count > depth:
         raise NotTransferable(
             f"the module was made for {tower} towers of {count} blocks or more, not {depth}"
@@ -343,19 +364,21 @@ def require_blocks(count: int, depth: int, tower: str) -> None:
 def shift_weights(
     weights: Mapping[str, Tensor], deltas: Mapping[str, Tensor], tower: str = "text"
 ) -> dict[str, Tensor]:
-    """A tower's ``weights`` of these names with differences added, for ``encode`` to replace.
+    """Return a tower's weights with differences added, as the ``weights`` of ``encode``.
 
-    Each is added in the precision of both and kept in the tower's.
+    Only the weights named in ``deltas`` are returned. Each sum is computed in the precision of
+    both tensors and stored in the tower's.
 
     Raises:
-        NotTransferable: the tower has none of a name, or one of another size.
+        NotTransferable: the tower has no weight of a name, or one of another size.
     """
     shifted = {}
     for name, delta in deltas.items():
         if name not in weights:
             raise NotTransferable(f"the backbone's {tower} tower has no '{name}'")
         if weights[name].shape != delta.shape:
-            old, new = (" × ".join(map(str, t.shape)) for t in (delta, weights[name]))
+            old = " × ".join(map(str, delta.shape))
+            new = " × ".join(map(str, weights[name].shape))
             raise NotTransferable(f"the module was made for a '{name}' of size {old}, not {new}")
         shifted[name] = (weights[name] + delta).to(weights[name].dtype)
     return shifted

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: named tensors and plain values. Nothing in a file is ever run."""
+"""Read a checkpoint's named tensors and plain values. Nothing in a file is ever run."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from compatbench.files.sizes import format_bytes
 from compatbench.files.tensors import KEY
 
 # Objects of these packages are ignored: trainers store them with the weights.
-_PASSED_OVER = ("torch.optim.", "collections.", "numpy.", "argparse.", "yacs.", "dassl.")
+_IGNORED = ("torch.optim.", "collections.", "numpy.", "argparse.", "yacs.", "dassl.")
 _PLAIN = ("bool", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "set", "slice")
-_BUILTINS = {f"{where}.{name}" for where in ("builtins", "__builtin__") for name in _PLAIN}
-# Where what is sought in a folder lies: in itself, or in the one of a model that Dassl registered.
+_BUILTINS = {f"builtins.{name}" for name in _PLAIN} | {f"__builtin__.{name}" for name in _PLAIN}
+# The names of checkpoints in a folder; Dassl puts them into the folder of a registered model.
 _IN_FOLDERS = ("checkpoint", "*/checkpoint", "adapter_model.*", "keys_*shots.pt", "lora_weights.pt")
 _MAPPINGS = ("collections.defaultdict", "yacs.config.CfgNode")
-_SHOWN = (str, int, float)
-MOST_UNPACKED = 1 << 30  # bytes of an npz file
+_VALUES = (str, int, float)
+MAX_UNPACKED = 1 << 30  # bytes of an npz file
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,10 @@ class Checkpoint:
     """The content of a file.
 
     Attributes:
-        tensors: by their names, joined by dots where they are nested; those of a ``state_dict``
-            by its own names. A file of one tensor has it under ``""``.
-        values: numbers, texts and lists of them beside the tensors, likewise.
+        path: the file.
+        tensors: by their names, joined by dots if they are nested; those of a ``state_dict``
+            by its own names. The tensor of a file with only one tensor has the name ``""``.
+        values: numbers, texts and lists of them beside the tensors, with names of the same form.
     """
 
     path: Path
@@ -53,7 +54,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a file, or what is found in a folder.
+    """Read a checkpoint file, or the checkpoint in a folder.
 
     Raises:
         CompatbenchError: there is none, it is damaged, or it holds more than tensors.
@@ -62,8 +63,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         path = _find_in(path)
     with failures_named(path):
         content = _read(require(path, follow=True))
-        if isinstance(content, Mapping) and isinstance(inner := content.get("state_dict"), Mapping):
-            content = {k: v for k, v in content.items() if k != "state_dict"} | {**inner}
+        if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+            others = dict(content)
+            state = others.pop("state_dict")
+            content = others | dict(state)
         named = {name.removeprefix("module."): value for name, value in _flatten(content, "")}
     tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
     if not tensors:
@@ -73,12 +76,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _find_in(folder: Path) -> Path:
-    """The checkpoint in a folder of a trainer of Dassl, PEFT, Tip-Adapter or CLIP-LoRA."""
+    """Return the checkpoint in a folder of a trainer of Dassl, PEFT, Tip-Adapter or CLIP-LoRA."""
     for pattern in _IN_FOLDERS:
         paths = sorted(path for path in folder.glob(pattern) if path.is_file())
         if not paths:
             continue
-        if pattern.endswith("checkpoint"):  # it tells the name of the last
+        if pattern.endswith("checkpoint"):  # this file holds the name of the last checkpoint
             name = paths[0].read_bytes()[:200].decode(errors="replace").strip()
             paths = [paths[0].with_name(Path(name).name)]
         if len(paths) == 1:
@@ -89,16 +92,19 @@ def _find_in(folder: Path) -> Path:
 
 
 def _read(path: Path) -> Any:
+    """Return the content of a file: tensors, containers and plain values."""
     kind = kind_of_checkpoint(path)
     if kind == "pickle":
         raise CompatbenchError(
             f"{path} is a bare pickle, of joblib or of a PyTorch before 1.6, which is not read; "
             "where it was made, save its arrays with numpy.savez, or its state_dict with torch.save"
         )
-    if kind == "archive" and (arrays := _read_arrays(path)):
-        return arrays
     if kind == "script":
         raise CompatbenchError(f"{path} is an archive of another kind than torch.save writes")
+    if kind == "archive":
+        arrays = _read_arrays(path)
+        if arrays:
+            return arrays
     check_size(path)
     if kind == "archive":
         return _load_archive(path)
@@ -108,8 +114,8 @@ def _read(path: Path) -> Any:
         return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
 
 
-class _PassedOver:
-    """In place of an object of a trainer: it takes a state, and does nothing."""
+class _Ignored:
+    """A stand-in for an object of a trainer: it accepts a state, and does nothing."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -119,47 +125,57 @@ class _PassedOver:
 
 
 class _EmptyMapping:
-    """In place of a class of dictionaries, whose items a file puts in one after the other."""
+    """A stand-in for a class of dictionaries, whose items a file adds one after the other."""
 
     def __new__(cls, *_: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
         return OrderedDict()
 
 
 def _load_archive(path: Path) -> object:
-    """What ``torch.save`` wrote, by ``torch.load(weights_only=True)``, which runs nothing.
+    """Return the content of a file of ``torch.save``, by ``torch.load(weights_only=True)``.
 
-    That would refuse a file whole if it holds a scheduler, as those of Dassl's trainers do.
+    That runs nothing in the file. But alone it would refuse a file with a scheduler, such as
+    those of Dassl's trainers, so stand-ins replace the trainers' objects.
 
     Raises:
-        CompatbenchError: it holds an object that is not ignored.
+        CompatbenchError: the file holds an object that is not ignored.
     """
     names = get_unsafe_globals_in_checkpoint(str(path))
     for name in sorted(names):
-        if name not in _BUILTINS and not name.startswith(_PASSED_OVER):
+        if name not in _BUILTINS and not name.startswith(_IGNORED):
             raise CompatbenchError(
                 f"{path} holds more than tensors: it asks for {name}; nothing in it was run. If "
-                "you trust who made it, load it where it was made and save its state_dict alone"
+                "you trust its author, load it where it was made and save only its state_dict"
             )
-    empty: Any = [(_EmptyMapping if name in _MAPPINGS else _PassedOver, name) for name in names]
-    with safe_globals(empty):
+    stand_ins: list[Any] = []
+    for name in names:
+        stand_in = _EmptyMapping if name in _MAPPINGS else _Ignored
+        stand_ins.append((stand_in, name))
+    with safe_globals(stand_ins):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:
-    """What ``numpy.savez`` wrote; empty for an archive that holds no arrays."""
+    """Return the arrays of a file of ``numpy.savez``; empty for an archive without arrays."""
     with zipfile.ZipFile(path) as archive:
         if not any(name.endswith(".npy") for name in archive.namelist()):
             return {}
-        if sum(member.file_size for member in archive.infolist()) > MOST_UNPACKED:
-            raise ValueError(f"it unpacks to more than {format_bytes(MOST_UNPACKED)}")
+        if sum(member.file_size for member in archive.infolist()) > MAX_UNPACKED:
+            raise ValueError(f"it unpacks to more than {format_bytes(MAX_UNPACKED)}")
     with np.load(path, allow_pickle=False) as opened:
-        arrays = {**opened}
-    numbers = {n: torch.from_numpy(a) for n, a in arrays.items() if a.dtype.kind in "fiub"}
-    return numbers | {n: a.tolist() for n, a in arrays.items() if a.dtype.kind == "U"}
+        arrays = dict(opened)
+    numbers: dict[str, Any] = {}
+    texts: dict[str, Any] = {}
+    for name, array in arrays.items():
+        if array.dtype.kind in "fiub":
+            numbers[name] = torch.from_numpy(array)
+        elif array.dtype.kind == "U":
+            texts[name] = array.tolist()
+    return numbers | texts
 
 
 def _flatten(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Tensors and plain values by their names; what else trainers keep is left out."""
+    """Yield tensors and plain values by their names; skip all other things that trainers keep."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if isinstance(key, str | int) and key not in ("optimizer", "scheduler"):
@@ -167,7 +183,12 @@ def _flatten(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, Tensor):
         check_stored(name, value)
         yield name, value
-    elif isinstance(value, _SHOWN) or (
-        isinstance(value, list) and all(isinstance(entry, _SHOWN) for entry in value)
-    ):
+    elif _is_plain(value):
         yield name, value
+
+
+def _is_plain(value: Any) -> bool:
+    """Return True for a number, a text or a list of these."""
+    if isinstance(value, list):
+        return all(isinstance(entry, _VALUES) for entry in value)
+    return isinstance(value, _VALUES)

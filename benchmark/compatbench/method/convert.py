@@ -1,4 +1,4 @@
-"""Import: from a file to a module that knows where it is from; and export, the way back."""
+"""Import a module from a file of other code, with a record of its origin, and export it again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 
@@ -31,13 +31,14 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a file holds, as far as it tells without a source.
+    """The content of a file, as far as it is known without a source.
 
     Attributes:
-        formats: those that it may be of.
+        path: the file.
+        formats: the formats that it may have.
         tensors: shape and type of each, by name.
         values: numbers and texts beside them.
-        needs: settings that have to be given, each with what the authors use.
+        needs: settings that the user has to give, each with the authors' value.
     """
 
     path: Path
@@ -48,20 +49,25 @@ class Inspection:
 
 
 def inspect_checkpoint(file: str | Path) -> Inspection:
-    """What a checkpoint holds, and of which format it is; it need not be of a known one.
+    """Return the content of a checkpoint, and its format if that is a known one.
 
     Raises:
         CompatbenchError: a damaged file, or one that holds more than tensors.
     """
-    read = read_checkpoint(Path(file))
-    names = tuple(recognise(read))
-    tensors = {name: (tuple(t.shape), str(t.dtype)[6:]) for name, t in read.tensors.items()}
-    needs = {need: why for name in names for need, why in find_format(name).needs.items()}
-    return Inspection(read.path, names, tensors, read.values, needs)
+    checkpoint = read_checkpoint(Path(file))
+    names = tuple(recognise(checkpoint))
+    tensors = {}
+    for name, tensor in checkpoint.tensors.items():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        tensors[name] = (tuple(tensor.shape), kind)
+    needs: dict[str, str] = {}
+    for name in names:
+        needs |= find_format(name).needs
+    return Inspection(checkpoint.path, names, tensors, checkpoint.values, needs)
 
 
 def recognise(file: Checkpoint) -> list[str]:
-    """The formats whose names and shapes a file has; one at most of those that are here."""
+    """Return the formats whose names and shapes a file has; of ours, at most one."""
     return [name for name, cls in builtin_formats().classes.items() if cls().recognise(file)]
 
 
@@ -75,7 +81,7 @@ def import_module(
     classes: str | Sequence[str] | None = None,
     device: str = "auto",
 ) -> Module:
-    """Converts a checkpoint of other code to a module that ``evaluate`` takes.
+    """Convert a checkpoint of other code to a module that ``evaluate`` takes.
 
     Nothing in the file is run. If it has token embeddings or text features, they are used to
     verify task and source.
@@ -92,27 +98,28 @@ def import_module(
             prompts that were trained on the first classes for all classes.
 
     Returns:
-        The module, which knows where it is from (``module.about``), for ``evaluate`` or
+        The module, with a record of its origin (``module.about``), for ``evaluate`` or
         ``module.save(path)``.
 
     Raises:
         CompatbenchError: a damaged file, one that holds more than tensors, is of another format,
             source or task, or needs a setting that is not given.
     """
-    settings, checkpoint = dict(settings or {}), read_checkpoint(Path(file))
+    settings = dict(settings or {})
+    checkpoint = read_checkpoint(Path(file))
     chosen = _choose(format, checkpoint)
-    for name, where in chosen.needs.items():
+    for name, hint in chosen.needs.items():
         if not isinstance(settings.get(name), int | float):
             raise CompatbenchError(
                 f"{checkpoint.path} does not hold '{name}', which its classifier needs; give --set "
-                f"{name}=NUMBER ({where})"
+                f"{name}=NUMBER ({hint})"
             )
     labels, kept = choose_classes(task_labels(task), classes, task)
     backbone = load_backbone(source, resolve_device(device))
     reading = Import(checkpoint, backbone, labels, dict(settings))
     rows = checkpoint.tensors.get(chosen.suffix)
     if classes == "all" and rows is not None:
-        # It serves all classes, and was trained on the first of them.
+        # The file was trained on the first classes, and has rows only for these.
         reading.labels = replace(labels, names=labels.names[: len(rows)])
     with torch.no_grad():
         module, config, confirmed = chosen.read(reading)
@@ -123,8 +130,8 @@ def import_module(
         confirmed |= chosen.confirm(reading, method, module)
         try:
             method.attach(module, reading.backbone, labels)
-        except NotTransferable as why:
-            raise reading.error(f"does not fit '{source}' and '{task}': {why.reason}") from None
+        except NotTransferable as error:
+            raise reading.error(f"does not fit '{source}' and '{task}': {error.reason}") from None
     imported = {
         "format": chosen.name,
         "file": checkpoint.path.name,
@@ -134,9 +141,16 @@ def import_module(
         "classes and source": "confirmed by the file" if confirmed else "as given",
         "notes": reading.notes,
     }
-    about: dict[str, Any] = {"method": chosen.method, "task": task, "source": source}
-    about |= {"config": method.config.model_dump(mode="json"), **_draw_of(checkpoint.path)}
-    about |= {"classes": kept, "labels": labels.described, "imported": imported}
+    about: dict[str, Any] = {
+        "method": chosen.method,
+        "task": task,
+        "source": source,
+        "config": method.config.model_dump(mode="json"),
+        **_read_draw(checkpoint.path),
+        "classes": kept,
+        "labels": labels.described,
+        "imported": imported,
+    }
     return Module(module.trained, module.stored, about)
 
 
@@ -150,7 +164,7 @@ class Exported(NamedTuple):
 def export_module(
     format: str, module: Module | str | Path, file: str | Path, *, dtype: str | None = None
 ) -> Exported:
-    """Writes a module as a checkpoint for other code.
+    """Write a module as a checkpoint for other code.
 
     Args:
         format: the format; ``module import`` lists them.
@@ -166,29 +180,47 @@ def export_module(
     Raises:
         CompatbenchError: the format is of another method, or does not hold all of the module.
     """
-    chosen, read = find_format(format), read_module(local_file(module))
-    about = read.about
-    name = about.get("method", "?")
-    if chosen.method != name:
-        able = [each for each, cls in builtin_formats().classes.items() if cls.method == name]
-        hint = f"; give {' or '.join(able)}" if able else ""
-        raise CompatbenchError(
-            f"the format '{chosen.name}' is for modules of '{chosen.method}', and this is one of "
-            f"'{name}'{hint}"
-        )
-    kinds, kept = ("float16", "float32", "bfloat16"), about.get("imported", {}).get("dtype")
-    kind = dtype or (kept if kept in kinds else chosen.dtype)
-    if kind not in kinds:
-        raise CompatbenchError(f"--dtype '{kind}': give float16, bfloat16 or float32")
+    chosen = find_format(format)
+    loaded = read_module(local_file(module))
+    about = loaded.about
+    method = about.get("method", "?")
+    if chosen.method != method:
+        _refuse_format(chosen, method)
+    number_type = _choose_dtype(dtype, about, chosen)
     config = about.get("config", {})
-    not_stored = {n: float(read[n] if n in read.stored else config[n]) for n in chosen.needs}
-    written = read.map(lambda tensor: tensor.detach().cpu().to(getattr(torch, kind)).contiguous())
+    not_stored = {}
+    for name in chosen.needs:
+        value = loaded[name] if name in loaded.stored else config[name]
+        not_stored[name] = float(value)
+    written = loaded.map(lambda tensor: tensor.detach().cpu().to(number_type).contiguous())
     contents = chosen.write(written, config, Path(file))
     for path in contents.keys() - {Path(file)}:
         require_new(path, "give another folder")
     for path, content in contents.items():
         write_atomic(path, content)
-    return Exported([*contents], not_stored)
+    return Exported(list(contents), not_stored)
+
+
+def _refuse_format(chosen: Format, method: str) -> NoReturn:
+    """Raise the error for a format of another method, with the formats that would fit."""
+    formats = [name for name, cls in builtin_formats().classes.items() if cls.method == method]
+    hint = f"; give {' or '.join(formats)}" if formats else ""
+    raise CompatbenchError(
+        f"the format '{chosen.name}' is for modules of '{chosen.method}', and this is one of "
+        f"'{method}'{hint}"
+    )
+
+
+def _choose_dtype(requested: str | None, about: Mapping[str, Any], chosen: Format) -> torch.dtype:
+    """Return the requested type, or that of the imported file, or the format's own."""
+    known = ("float16", "float32", "bfloat16")
+    name = requested
+    if not name:
+        imported = about.get("imported", {}).get("dtype")
+        name = imported if imported in known else chosen.dtype
+    if name not in known:
+        raise CompatbenchError(f"--dtype '{name}': give float16, bfloat16 or float32")
+    return getattr(torch, name)
 
 
 def load(file: str | Path) -> Module:
@@ -206,61 +238,76 @@ def load(file: str | Path) -> Module:
 
 
 def read_module(module: Module | Path) -> Module:
-    """A module, or that of a file."""
-    other = (
-        "a checkpoint of other code needs --source and --task (compatbench module import --help)"
-    )
-    if isinstance(module, Path) and module.is_dir():
+    """Return a module as it is, or read it from its file."""
+    if not isinstance(module, Path):
+        return module
+    hint = "a checkpoint of other code needs --source and --task (compatbench module import --help)"
+    if module.is_dir():
         raise CompatbenchError(
-            f"{module} is a folder; give a module's file, *.safetensors, in it; {other}"
+            f"{module} is a folder; give a module's file, *.safetensors, in it; {hint}"
         )
-    if isinstance(module, Path) and zipfile.is_zipfile(module):
-        raise CompatbenchError(f"{module} is not a module of compatbench; {other}")
-    return load_module(module) if isinstance(module, Path) else module
+    if zipfile.is_zipfile(module):
+        raise CompatbenchError(f"{module} is not a module of compatbench; {hint}")
+    return load_module(module)
 
 
 def choose_classes(
     labels: Labels, classes: str | Sequence[str] | None, task: str
 ) -> tuple[Labels, list[int] | None]:
-    """The classes that a module knows, and their labels if they are not all.
+    """Return the classes that a module knows, and their indices; None if they are all.
 
     ``base`` and ``new`` are the halves of base-to-new generalisation (CoOp's
     ``SUBSAMPLE_CLASSES``); others are named one by one, or in a file with a name on each line.
+
+    Raises:
+        CompatbenchError: the file is unreadable, or a name is unknown or repeated.
     """
     names = labels.names
     if classes in (None, "all"):
         return labels, None
     if classes in ("base", "new"):
-        kept = [*half_labels(len(names), classes)]
+        kept = list(half_labels(len(names), classes))
     else:
         if isinstance(classes, str):
-            try:
-                lines = Path(classes).read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                what = f"--classes '{classes}': give all, base, new, or a file of names"
-                raise CompatbenchError(f"{what} ({first_line(error)})") from None
-            classes = [line.strip() for line in lines if line.strip()]
-        unknown = [name for name in classes if name not in names]
-        if unknown or len(set(classes)) < len(classes) or not classes:
-            what = f"'{unknown[0]}' is not a class of '{task}'" if unknown else "a name is repeated"
-            raise CompatbenchError(f"--classes: {what if classes else 'there is no name in it'}")
+            classes = _read_class_file(classes)
+        if not classes:
+            raise CompatbenchError("--classes: there is no name in it")
+        for name in classes:
+            if name not in names:
+                raise CompatbenchError(f"--classes: '{name}' is not a class of '{task}'")
+        if len(set(classes)) < len(classes):
+            raise CompatbenchError("--classes: a name is repeated")
         kept = [names.index(name) for name in classes]
     return replace(labels, names=tuple(names[label] for label in kept)), kept
 
 
+def _read_class_file(path: str) -> list[str]:
+    """Return the names in a file with a name on each line."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        problem = f"--classes '{path}': give all, base, new, or a file of names"
+        raise CompatbenchError(f"{problem} ({first_line(error)})") from None
+    stripped = [line.strip() for line in lines]
+    return [name for name in stripped if name]
+
+
 def _choose(kind: str, file: Checkpoint) -> Format:
+    """Return the format of this name, or the one that the file is recognised as."""
     if kind != AUTO:
         return find_format(kind)
-    if len(names := recognise(file)) != 1:
+    names = recognise(file)
+    if len(names) != 1:
         known = ", ".join(builtin_formats().names())
         raise CompatbenchError(f"{file.path} is of no format that is recognised; name it: {known}")
     return find_format(names[0])
 
 
-def _draw_of(path: Path) -> dict[str, int]:
-    """Shots and seed where the authors' folders tell them: ``16shots/.../seed1/``."""
+def _read_draw(path: Path) -> dict[str, int]:
+    """Return shots and seed if the authors' folders contain them: ``16shots/.../seed1/``."""
     draw = {}
     for name, pattern in (("shots", r"([1-9]\d*)[_-]?shots?"), ("seed", r"seed[_-]?(\d+)")):
-        if numbers := re.findall(pattern, str(path.absolute())):
+        numbers = re.findall(pattern, str(path.absolute()))
+        if numbers:
             draw[name] = int(numbers[-1])
     return draw

@@ -1,4 +1,4 @@
-"""What a fit is given: few-shot images as features, and what else a card needs."""
+"""The data of a fit: few-shot images as features, and the other inputs that a card needs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from compatbench.backbone import Backbone, Labels
 
 
 class Rows(Protocol):
-    """A tensor, or what hands out its rows as one would, reading only those from disk.
+    """A tensor, or an object that returns rows like one and reads only these from disk.
 
-    If it has ``prefetch``, a training loop calls that with the index that it will ask for next.
+    If it has ``prefetch``, a training loop calls that with the index of the next step.
     """
 
     def __len__(self) -> int: ...
@@ -30,7 +30,7 @@ class FeatureSet:
         plain: features of the plain view, not normalised, ``[N, e]``.
         views: features of the training views, ``[views, N, e]``.
         targets: labels, ``[N]``.
-        view_inputs: for each training view, what the method's ``image_input`` names,
+        view_inputs: for each training view, the input that the method's ``image_input`` names,
             ``[N, ...]``; None for features.
     """
 
@@ -43,17 +43,19 @@ class FeatureSet:
         return len(self.targets)
 
     def inputs(self, rows: Tensor) -> Tensor:
-        """What the method's classifier takes for some samples under the first training view."""
-        return (self.views if self.view_inputs is None else self.view_inputs)[0][rows]
+        """Return the classifier's input for some samples under the first training view."""
+        if self.view_inputs is None:
+            return self.views[0][rows]
+        return self.view_inputs[0][rows]
 
 
 @dataclass(frozen=True)
 class FewShotData:
-    """What a method may learn from: the few-shot draw of one task and seed.
+    """The data that a method may learn from: the few-shot draw of one task and seed.
 
     Attributes:
         labels: class names and templates.
-        shots: images per class that were asked for; a class may have had fewer.
+        shots: images per class that were requested; a class may have fewer.
         train: the few-shot training set, grouped by class.
         val: the few-shot validation set, at most 4 per class, perhaps empty.
         unlabelled: every training image of the task, in an order that the seed draws; all of its
@@ -71,12 +73,12 @@ class FewShotData:
 
 @dataclass(frozen=True)
 class Teacher:
-    """Another frozen backbone, for fits alone; ``attach`` is not given it.
+    """Another frozen backbone, for fits only; ``attach`` does not receive it.
 
     Attributes:
-        backbone: the one that the setting ``teacher`` names.
-        data: the same images under the same views, row by row, as this backbone computes what
-            ``image_input`` wants of it.
+        backbone: the backbone that the setting ``teacher`` names.
+        data: the same images under the same views, row by row, as the input that
+            ``image_input`` names for this backbone.
     """
 
     backbone: Backbone

@@ -1,8 +1,9 @@
-"""What a format is, and what is at hand while a file is imported."""
+"""The classes that a format is written with: the format itself, and one import of a file."""
 
 from __future__ import annotations
 
 import io
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,15 +22,15 @@ Config = Mapping[str, Any]  # settings of a method
 
 
 class Size(NamedTuple):
-    """A size that a backbone or a task decides."""
+    """A size that a backbone or a task determines."""
 
-    what: str
-    of: Callable[[Import], int]
+    what: str  # the name in messages
+    measure: Callable[[Import], int]
     fix: str
 
 
 _SOURCE = "give the source that it was trained on"
-# By the letters in the shapes of a format; other letters stand for any size.
+# Sizes by their letters in the shapes of a format; other letters stand for any size.
 SIZES = {
     "C": Size(
         "number of classes of the task",
@@ -44,11 +45,15 @@ SIZES = {
 
 @dataclass
 class Import:
-    """One import: the file, the source and classes it is for, and what was found on the way.
+    """One import: the file, its source and classes, and the facts found while it is read.
 
     Attributes:
-        settings: as they were given, for the method.
-        notes: what else the record is to say.
+        file: the checkpoint.
+        backbone: the source.
+        labels: the classes that the module knows.
+        settings: the user's settings for the method.
+        notes: remarks for the module's record.
+        dtype: type of the first tensor that was taken.
     """
 
     file: Checkpoint
@@ -57,24 +62,28 @@ class Import:
     settings: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     dtype: str = ""
+    # The first size that each letter had, and the tensor that had it.
     _found: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     @property
     def image_width(self) -> int:
+        """Return the width of the source's image tokens."""
         try:
             return self.backbone.image.width
-        except NotTransferable as why:
-            raise self.error(f"does not fit the source: {why.reason}") from None
+        except NotTransferable as error:
+            raise self.error(f"does not fit the source: {error.reason}") from None
 
     def error(self, problem: str) -> CompatbenchError:
+        """Return an error whose message begins with the file."""
         return CompatbenchError(f"{self.file.path} {problem}")
 
     def take(self, key: str, sizes: str, file: Checkpoint | None = None) -> Tensor:
-        """The tensor of this name in the precision of the source's features.
+        """Return the tensor of this name in the precision of the source's features.
 
         Args:
-            sizes: a letter for each dimension, such as ``"M D"``; ``SIZES`` says which have a
-                meaning, and another is the same size wherever it stands.
+            key: the tensor's name.
+            sizes: a letter for each dimension, such as ``"M D"``. The letters of ``SIZES`` have
+                a meaning; any other letter is the same size in all tensors.
             file: another file than the one that is imported.
 
         Raises:
@@ -83,9 +92,9 @@ class Import:
         file = file or self.file
         name = f"{file.path}: '{key}'" if key else f"{file.path}"
         if key not in file.tensors:
-            held = ", ".join(sorted(file.tensors)[:4])
+            present = ", ".join(sorted(file.tensors)[:4])
             raise CompatbenchError(
-                f"{name} is not there; the file holds {held}; is the format right?"
+                f"{name} is not there; the file holds {present}; is the format right?"
             )
         tensor = file.tensors[key]
         shape = " × ".join(map(str, tensor.shape))
@@ -94,16 +103,18 @@ class Import:
                 f"{name} is {shape}, where the format has {sizes}; is the format right?"
             )
         for letter, length in zip(sizes.split(), tensor.shape, strict=True):
-            if letter in SIZES and length != (wanted := SIZES[letter].of(self)):
+            if letter in SIZES:
                 size = SIZES[letter]
+                expected = size.measure(self)
+                if length != expected:
+                    raise CompatbenchError(
+                        f"{name} is {shape}, but the {size.what} is {expected}, not {length}; "
+                        f"{size.fix}{self._hint_half(letter, length)}"
+                    )
+            expected, other = self._found.setdefault(letter, (length, name))
+            if length != expected:
                 raise CompatbenchError(
-                    f"{name} is {shape}, but the {size.what} is {wanted}, not {length}; "
-                    f"{size.fix}{self._half(letter, length)}"
-                )
-            wanted, where = self._found.setdefault(letter, (length, name))
-            if length != wanted:
-                raise CompatbenchError(
-                    f"{name} is {shape}, but {where} has {wanted}, not {length}; the files or "
+                    f"{name} is {shape}, but {other} has {expected}, not {length}; the files or "
                     "tensors are not of one module"
                 )
         if not bool(tensor.isfinite().all()):
@@ -112,26 +123,28 @@ class Import:
                 "file of an earlier epoch"
             )
         self.dtype = self.dtype or str(tensor.dtype).removeprefix("torch.")
-        # What was trained in half precision is exact in single.
+        # Numbers of half precision are exact in single precision.
         return tensor.to(torch.promote_types(self.backbone.dtype, torch.float32))
 
-    def _half(self, letter: str, length: int) -> str:
-        if letter != "C" or length not in (len(self.labels) // 2, -(-len(self.labels) // 2)):
+    def _hint_half(self, letter: str, length: int) -> str:
+        """Return a hint for a number of classes that is half of the task's; else ''."""
+        half = len(self.labels) / 2
+        if letter != "C" or length not in (math.floor(half), math.ceil(half)):
             return ""
         return f" ({length} are its first half, base-to-new's 'base': --classes base)"
 
 
 def torch_bytes(content: Any) -> bytes:
-    """What ``torch.save`` makes of tensors, containers and plain values."""
+    """Return the bytes that ``torch.save`` writes for tensors, containers and plain values."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
 
 
 class Converted(NamedTuple):
-    """A module, and the settings of its method that the file tells.
+    """A module, and the settings of its method that the file contains.
 
-    ``confirmed`` if the file itself tells that classes and source are the right ones.
+    ``confirmed`` is True if the file itself confirms the classes and the source.
     """
 
     module: Module
@@ -159,12 +172,12 @@ class Format(ABC):
                 return Converted(Module({"context": context}), {"context_length": len(context)})
 
     Attributes:
-        name: of the format; that of its method, where it has but one.
+        name: the format's name; the method's if the method has only one format.
         method: the method's name.
-        needs: settings that no file tells, each with what the authors use.
-        suffix: the tensor with the embeddings of what stands behind the context, ``[C, S, D]``,
-            if there is one: it tells whether classes and source are the right ones.
-        dtype: in which its code saves tensors.
+        needs: settings that no file contains, each with the authors' value.
+        suffix: the tensor with the embeddings of the text behind the context, ``[C, S, D]``,
+            if there is one: it shows whether classes and source are the right ones.
+        dtype: the type in which the authors' code saves tensors.
     """
 
     name: ClassVar[str]
@@ -175,30 +188,35 @@ class Format(ABC):
 
     @abstractmethod
     def recognise(self, file: Checkpoint) -> bool:
-        """Whether the names and shapes in a file are those of this format, and of no other."""
+        """Return True if names and shapes in a file are those of this format, and of no other."""
 
     @abstractmethod
     def read(self, imported: Import) -> Converted:
-        """The module of a file; what does not fit is a ``CompatbenchError``."""
-
-    def confirm(self, imported: Import, method: Method, module: Module) -> bool:
-        """Whether the file tells that classes and source are the right ones.
-
-        Args:
-            method: with the settings of the import.
-            module: as ``read`` gave it.
+        """Return the module of a file.
 
         Raises:
-            CompatbenchError: it tells that they are not.
+            CompatbenchError: the file does not fit the format, the source or the classes.
+        """
+
+    def confirm(self, imported: Import, method: Method, module: Module) -> bool:
+        """Return True if the file confirms the classes and the source.
+
+        Args:
+            imported: the import.
+            method: the method with the settings of the import.
+            module: the module that ``read`` returned.
+
+        Raises:
+            CompatbenchError: the file shows that they are wrong.
         """
         return False
 
     def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
-        """The files, as the authors' code writes a module to a path, with their contents.
+        """Return the files that the authors' code would write for a module, with their contents.
 
         Args:
-            module: its tensors are on the CPU, of the type that is to be written.
-            config: of the module's method.
-            path: of the file; of several, their folder.
+            module: the module; its tensors are on the CPU, of the type to write.
+            config: the settings of the module's method.
+            path: the file to write; for several files, their folder.
         """
         raise CompatbenchError(f"modules are not exported to the format '{self.name}'")

@@ -1,4 +1,4 @@
-"""What content there is, as frames."""
+"""Lists of methods, transfers and formats, as frames."""
 
 from __future__ import annotations
 
@@ -12,47 +12,58 @@ from compatbench.method.transfer import ACCESS, ANYWHERE
 
 
 def methods(names: str | Sequence[str] = "all") -> pd.DataFrame:
-    """The method adapters: name, title, depth, where they insert, needs, paper, and the idea.
+    """List the method adapters: name, title, depth, where they insert, needs, paper, and the idea.
 
-    Those that cannot be loaded come last, with the reason.
+    Methods that cannot be loaded come last, with the reason.
 
     Raises:
         CompatbenchError: an unknown name, or a method file that cannot be loaded.
     """
     registry = builtin_methods()
+    if not isinstance(names, str):
+        names = ",".join(names)
     rows = []
-    for name in registry.select(names if isinstance(names, str) else ",".join(names)):
+    for name in registry.select(names):
         card = registry.get(name).card
-        places, needs = ", ".join(card.places), ", ".join(sorted(card.needs))
+        places = ", ".join(card.places)
+        needs = ", ".join(sorted(card.needs))
         rows.append((name, card.title, card.depth, places, needs, card.paper, card.summary))
     if names == "all":
-        broken = registry.broken.items()
-        rows += [(n, "cannot be loaded", "", "", "", "", why) for n, why in broken]
+        for name, reason in registry.broken.items():
+            rows.append((name, "cannot be loaded", "", "", "", "", reason))
     columns = ["name", "title", "depth", "inserts", "needs", "paper", "idea"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def transfers() -> pd.DataFrame:
-    """The transfers, which move a module to a backbone, those that need least first.
+    """List the transfers, which move a module to a backbone, those that need least first.
 
-    Name, settings that may follow it after ``+``, what it needs beside the module, the places at
-    which modules may act, title, paper, and what it does.
+    The columns are the name, the settings that may follow it after ``+``, its needs beside the
+    module, the places where its modules may act, the title, the paper, and what it does.
     """
     rows = []
     for cls in builtin_transfers().classes.values():
-        card, numbered = cls.card, "shots" in cls.Config.model_fields
+        card = cls.card
         needs = ", ".join(kind for kind in ACCESS if kind in card.access) or "none"
         takes = "all" if card.takes >= ANYWHERE else ", ".join(sorted(card.takes))
-        settings = ", ".join([*card.settings, *["labels per class"] * numbered])
-        about = (settings, needs, takes, card.title, card.paper, card.summary)
+        settings = list(card.settings)
+        if "shots" in cls.Config.model_fields:
+            settings.append("labels per class")
+        about = (", ".join(settings), needs, takes, card.title, card.paper, card.summary)
         rows.append((card.name, *about))
-    rows.sort(key=lambda row: (row[2] != "none", len(row[2].split(", ")), row[2], row[0]))
+
+    def place(row: tuple[str, ...]) -> tuple[bool, int, str, str]:
+        name = row[0]
+        needs = row[2]
+        return needs != "none", len(needs.split(", ")), needs, name
+
+    rows.sort(key=place)
     columns = ["name", "settings", "needs", "takes", "title", "paper", "what it does"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def formats() -> pd.DataFrame:
-    """The formats: name, method of the modules, settings that have to be given, and of what code.
+    """List the formats: name, method of the modules, settings to give, and the code that writes it.
 
     A format that cannot be loaded is left out, with a warning.
     """

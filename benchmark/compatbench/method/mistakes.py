@@ -1,4 +1,4 @@
-"""Mistakes in contributed code, each in one line: what is wrong, the fix, the author's own line."""
+"""One-line messages for mistakes in contributed code: the problem, the fix, the author's line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache, partial
 from importlib.metadata import entry_points
-from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -29,7 +28,7 @@ _ModelT = TypeVar("_ModelT", bound=BaseModel)
 PLUGIN_PREFIX = "compatbench_plugin_"
 OURS = tuple(f"compatbench.{kind}." for kind in CONTENT)
 
-# What libraries say of mistakes that are often made, and what to do about it.
+# Messages of libraries about common mistakes, and what to do about them.
 FIXES = {
     r"same device|not on the expected device": "make tensors with device=backbone.device",
     r"[Tt]arget .* out of bounds": "logits need a column for each class: [batch, classes]",
@@ -38,27 +37,33 @@ FIXES = {
 
 
 class MethodMistake(ValueError):
-    """What contributed code returned is not what was asked of it."""
+    """Contributed code returned something else than it should."""
 
     def __init__(self, problem: str, *functions: object) -> None:
-        """The first of the functions that is an author's tells where to look."""
-        super().__init__(f"{problem}{_suffix(next(filter(None, map(find_line, functions)), ''))}")
+        """Add the line of the first of the functions that an author has written."""
+        line = ""
+        for function in functions:
+            line = find_line(function)
+            if line:
+                break
+        super().__init__(f"{problem}{_suffix(line)}")
 
 
 def explain(error: BaseException) -> str:
-    """One line for an error in contributed code: what, the fix if it is known, and the line."""
+    """Return one line for an error in contributed code: problem, fix if known, and line."""
     if isinstance(error, MethodMistake):
         return str(error)
-    what = f"{describe_error(error)}{_suggest(error)}"
-    if isinstance(error, BrokenImages):  # no mistake of the code; rows are told apart by the name
-        return f"{type(error).__name__}: {what}"
-    return what + _suffix(author_line(traceback.walk_tb(error.__traceback__)))
+    problem = f"{describe_error(error)}{_suggest(error)}"
+    if isinstance(error, BrokenImages):
+        # This is not a mistake of the code. Rows are told apart by the name of the error.
+        return f"{type(error).__name__}: {problem}"
+    return problem + _suffix(author_line(traceback.walk_tb(error.__traceback__)))
 
 
 def explain_import(error: Exception, path: Path) -> str:
-    """One line for a file that failed to load: where, what, and the fix if it is known."""
+    """Return one line for a file that failed to load: place, problem, and fix if known."""
     if isinstance(error, SyntaxError):
-        # A file that is no text has no lines.
+        # A file that is not text has no lines.
         line = f":{error.lineno}" if error.lineno else ""
         return f"{error.filename or path}{line}: SyntaxError: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -69,49 +74,59 @@ def explain_import(error: Exception, path: Path) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """The type of an error and what it says; of settings that are refused, the field."""
+    """Return the type and the message of an error; for refused settings, the field."""
     if isinstance(error, ValidationError):
         field, problem = first_problem(error)
-        return f"{error.title}: " + (f"field '{field}': " if field else "") + problem
-    text = first_line(error) if isinstance(error, Exception) and str(error) else ""
+        place = f"field '{field}': " if field else ""
+        return f"{error.title}: {place}{problem}"
+    text = ""
+    if isinstance(error, Exception) and str(error):
+        text = first_line(error)
     if isinstance(error, CompatbenchError):
         return text
-    return f"{type(error).__name__}{': ' if text else ''}{text}"
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name
 
 
 def _suggest(error: BaseException) -> str:
-    """What to do about an error, if it is known."""
-    owner = getattr(error, "obj", None) if isinstance(error, AttributeError) else None
-    if not isinstance(owner, type) and hasattr(owner, "attach") and hasattr(owner, "card"):
-        return (
-            "; another instance has fitted the module, or has loaded it: keep all that attach "
-            "needs in the module, not on self"
-        )
+    """Return what to do about an error, or '' if that is not known."""
+    if isinstance(error, AttributeError):
+        owner = getattr(error, "obj", None)
+        if not isinstance(owner, type) and hasattr(owner, "attach") and hasattr(owner, "card"):
+            return (
+                "; another instance has fitted the module, or has loaded it: keep all that attach "
+                "needs in the module, not on self"
+            )
     for pattern, fix in FIXES.items():
-        if match := re.search(pattern, str(error)):
+        match = re.search(pattern, str(error))
+        if match:
             return f"; {match.expand(fix)}"
     return ""
 
 
 def author_line(frames: Iterable[tuple[FrameType, int]]) -> str:
-    """``mine.py:31``, the last of some frames that is an author's; of none, the last of all.
+    """Return the last line, such as ``mine.py:31``, that an author has written.
 
-    Code from outside goes before that of the repository, of which it may be a subclass.
+    Code from outside comes before that of the repository, which it may subclass. If no author
+    has written any of the frames, return the last of all.
     """
-    most, line = -1, ""
+    highest = -1
+    line = ""
     for frame, number in frames:
-        if (rank := _rank(frame.f_globals.get("__name__", ""))) >= most:
-            most, line = rank, f"{Path(frame.f_code.co_filename).name}:{number}"
+        rank = _rank(frame.f_globals.get("__name__", ""))
+        if rank >= highest:
+            highest = rank
+            line = f"{Path(frame.f_code.co_filename).name}:{number}"
     return line
 
 
 def is_contributed(value: object) -> bool:
-    """Whether a function or a class is an author's, and not of the harness or of a library."""
+    """Return True if a function or a class belongs neither to the harness nor to a library."""
     return _rank(getattr(value, "__module__", None) or "") > 0
 
 
 def find_line(value: object) -> str:
-    """Where an author has written a function, a callable object or a class; or empty."""
+    """Return where an author has written a function, callable object or class; else ''."""
     if isinstance(value, partial):
         value = value.func
     if not inspect.isroutine(value) and not isinstance(value, type):
@@ -120,7 +135,8 @@ def find_line(value: object) -> str:
     if not is_contributed(value):
         return ""
     try:
-        file, (_, line) = inspect.getfile(value), inspect.getsourcelines(value)  # type: ignore[arg-type]
+        file = inspect.getfile(value)  # type: ignore[arg-type]
+        _, line = inspect.getsourcelines(value)  # type: ignore[arg-type]
     except (TypeError, OSError):
         return ""
     return f"{Path(file).name}:{line}"
@@ -131,7 +147,7 @@ def _suffix(line: str) -> str:
 
 
 def _rank(module: str) -> int:
-    """2 for a module of an author's own, 1 for content of the repository, 0 for all others."""
+    """Return 2 for a module of an author's own, 1 for content of the repository, 0 for others."""
     package = module.partition(".")[0]
     if package.startswith(PLUGIN_PREFIX) or package in _installed():
         return 2
@@ -140,61 +156,83 @@ def _rank(module: str) -> int:
 
 @cache
 def _installed() -> set[str]:
-    """The installed packages in which there is content."""
-    groups = (entry_points(group=f"compatbench.{kind}") for kind in CONTENT)
-    return {entry.value.partition(":")[0].partition(".")[0] for group in groups for entry in group}
+    """Return the installed packages that contain methods, transfers or formats."""
+    packages = set()
+    for kind in CONTENT:
+        for entry in entry_points(group=f"compatbench.{kind}"):
+            module = entry.value.partition(":")[0]
+            packages.add(module.partition(".")[0])
+    return packages
 
 
 def read_settings(model: type[_ModelT], values: Mapping[str, Any], whose: str) -> _ModelT:
-    """Settings, checked; the error says ``whose`` they are."""
+    """Return checked settings.
+
+    Raises:
+        CompatbenchError: a setting is unknown or invalid. The message names it, and ``whose``
+            settings they are.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        # Of a union pydantic names the type as well, as if it were a field.
-        parts = takewhile(lambda part: "-" not in part and "[" not in part, map(str, first["loc"]))
-        unknown = first["type"] == "extra_forbidden"
-        problem = "there is no such setting" if unknown else first["msg"]
+        parts = []
+        for part in map(str, first["loc"]):
+            # In a union, pydantic adds the type to the path, as if it were a field.
+            if "-" in part or "[" in part:
+                break
+            parts.append(part)
+        problem = first["msg"]
+        if first["type"] == "extra_forbidden":
+            problem = "there is no such setting"
         raise CompatbenchError(f"setting '{'.'.join(parts)}' of {whose}: {problem}") from None
 
 
 def check_words(field: str, values: Collection[str], kind: type, known: Sequence[str] = ()) -> None:
-    """Refuses a field of a card that is no tuple or set, or has words that are not ``known``."""
+    """Raise ``CompatbenchError`` for a card's field of another type, or with unknown words.
+
+    Args:
+        field: the field's name.
+        values: its value.
+        kind: the type that it must have, a tuple or a set.
+        known: the words that it may have; empty for any.
+    """
     if not isinstance(values, kind):
-        words = (values,) if isinstance(values, str) else (*values,)
-        right = repr(words if kind is tuple else {*words})
+        words = (values,) if isinstance(values, str) else tuple(values)
+        right = repr(words if kind is tuple else set(words))
         raise CompatbenchError(f"the card's {field}={values!r}: write {field}={right}")
-    for value in values if known else ():
-        if value not in known:
-            raise CompatbenchError(unknown_name(str(value), known, f"card's '{field}'"))
+    if known:
+        for value in values:
+            if value not in known:
+                raise CompatbenchError(unknown_name(str(value), known, f"card's '{field}'"))
 
 
 def check_module(module: Any, function: Any) -> None:
-    """Refuses what a function returned if it is no module."""
+    """Raise ``MethodMistake`` if a function did not return a module."""
     if not hasattr(module, "trained"):
         problem = f"{function.__name__} returned {_kind(module)}, not a Module"
         raise MethodMistake(problem, function)
 
 
 def check_logits(logits: Any, images: int, classes: int, *functions: object) -> None:
-    """Refuses what is no tensor of logits ``[images, classes]``.
+    """Raise an error unless ``logits`` is a tensor ``[images, classes]``.
 
     Raises:
-        MethodMistake: with the line of the first of the functions that is an author's.
+        MethodMistake: with the line of the first of the functions that an author has written.
     """
     shape = [images, classes]
     if not isinstance(logits, Tensor):
         problem = f"the classifier returned {_kind(logits)}, not a tensor of logits {shape}"
         raise MethodMistake(problem, *functions)
-    if [*logits.shape] != shape:
-        problem = f"logits have shape {[*logits.shape]}, not {shape}: [images, classes]"
+    if list(logits.shape) != shape:
+        problem = f"logits have shape {list(logits.shape)}, not {shape}: [images, classes]"
         raise MethodMistake(problem, *functions)
 
 
 def check_loss(loss: Any, trained: Mapping[str, Tensor], *functions: object) -> None:
-    """Refuses a loss that is no number, or that does not depend on what is trained."""
+    """Raise ``MethodMistake`` for a loss that is no number, or has no gradient."""
     if not isinstance(loss, Tensor) or loss.numel() != 1:
-        shape = f"shape {[*loss.shape]}" if isinstance(loss, Tensor) else _kind(loss)
+        shape = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else _kind(loss)
         raise MethodMistake(
             f"the loss is {shape}, not a tensor of one number; take its mean", *functions
         )
@@ -209,22 +247,25 @@ def check_loss(loss: Any, trained: Mapping[str, Tensor], *functions: object) -> 
 def check_trainable(
     trained: Mapping[str, Tensor], device: torch.device, *functions: object
 ) -> None:
-    """Refuses tensors that an optimiser cannot move."""
-    problems = [] if trained else ["the module has no trained tensors: Module(trained={...})"]
+    """Raise ``MethodMistake`` for tensors that an optimiser cannot change."""
+    if not trained:
+        problem = "the module has no trained tensors: Module(trained={...})"
+        raise MethodMistake(problem, *functions)
     for name, tensor in trained.items():
-        what = f"trained tensor '{name}'"
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            kind = tensor.dtype if isinstance(tensor, Tensor) else _kind(tensor)
-            problems.append(f"{what} is {kind}; what is trained is a tensor of float32")
+        problem = ""
+        if not isinstance(tensor, Tensor):
+            problem = f"is {_kind(tensor)}; it must be a tensor of float32"
+        elif not tensor.is_floating_point():
+            problem = f"is {tensor.dtype}; it must be a tensor of float32"
         elif not tensor.is_leaf:
-            problems.append(f"{what} has a gradient of its own: it was computed; detach() it")
-        elif tensor.device.type != device.type:  # of two cards, PyTorch says it itself
-            problems.append(
-                f"{what} is on {tensor.device} and the backbone on {device}; give "
+            problem = "has a gradient of its own: it was computed; detach() it"
+        elif tensor.device.type != device.type:  # PyTorch itself reports two cards of one type
+            problem = (
+                f"is on {tensor.device} and the backbone on {device}; give "
                 "Module(...).to(backbone.device)"
             )
-    if problems:
-        raise MethodMistake(problems[0], *functions)
+        if problem:
+            raise MethodMistake(f"trained tensor '{name}' {problem}", *functions)
 
 
 def _kind(value: object) -> str:

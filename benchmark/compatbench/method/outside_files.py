@@ -1,8 +1,8 @@
-"""Loads a Python file from anywhere.
+"""Load a Python file from anywhere.
 
-It is loaded in a package of its own, so that two files may have neighbours of one name. In it,
-``import helpers`` finds the ``helpers.py`` beside the file, also in a function that runs later.
-``sys.path`` is left alone.
+Each file is loaded in a package of its own, so that two files may have neighbours of the same
+name. In it, ``import helpers`` finds the ``helpers.py`` beside the file, also in a function that
+runs later. ``sys.path`` does not change.
 """
 
 from __future__ import annotations
@@ -24,31 +24,38 @@ from compatbench.method.mistakes import PLUGIN_PREFIX
 
 
 def load_file(path: Path) -> ModuleType:
-    """Runs a Python file, anew each time, and the modules beside it that it imports.
+    """Run a Python file, anew each time, and the modules beside it that it imports.
 
     A file of compatbench itself is imported under its own name.
     """
     path = path.resolve()
-    harness = Path(compatbench.__path__[0]).resolve()
     known = {f"compatbench.{kind}": content_folder(kind) for kind in CONTENT}
-    known["compatbench"] = harness
-    package = next((name for name, folder in known.items() if path.is_relative_to(folder)), None)
-    if package is None:
-        package = PLUGIN_PREFIX + sha256_bytes(str(path).encode())[:16]
-        for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+    known["compatbench"] = Path(compatbench.__path__[0]).resolve()
+    for package, root in known.items():
+        if path.is_relative_to(root):
+            return _import_file(path, package, root)
+    package = PLUGIN_PREFIX + sha256_bytes(str(path).encode())[:16]
+    for name in list(sys.modules):
+        if name.partition(".")[0] == package:
             del sys.modules[name]
-        importlib.invalidate_caches()
-        top = sys.modules[package] = ModuleType(package)
-        top.__path__ = [str(folder) for folder in import_folders(path)]
-        known[package] = Path(top.__path__[0])
-    parts = path.relative_to(known[package]).with_suffix("").parts
+    importlib.invalidate_caches()
+    folders = import_folders(path)
+    top = ModuleType(package)
+    top.__path__ = [str(folder) for folder in folders]
+    sys.modules[package] = top
+    return _import_file(path, package, folders[0])
+
+
+def _import_file(path: Path, package: str, root: Path) -> ModuleType:
+    """Import a file by its dotted name in the package whose folder is ``root``."""
+    parts = path.relative_to(root).with_suffix("").parts
     return importlib.import_module(".".join([package, *parts]).removesuffix(".__init__"))
 
 
 class _Loader(SourceFileLoader):
-    """Runs the modules of ``load_file``'s packages from their source, never from a compiled file.
+    """A loader of ``load_file``'s packages that reads the source, never a compiled file.
 
-    It stands in ``sys.meta_path`` too, as what finds them.
+    It is in ``sys.meta_path`` too, because it also finds these modules.
     """
 
     @classmethod
@@ -66,16 +73,25 @@ class _Loader(SourceFileLoader):
         return self.source_to_code(self.get_data(self.path), self.path)
 
     def exec_module(self, module: ModuleType) -> None:
+        """Run a module whose absolute imports first look in its own folders.
+
+        An ordinary import cannot do this: ``sys.path`` is one for the whole process, so a
+        ``helpers.py`` beside one file would also be found, or be cached, for every other file.
+        The module gets its own ``__import__`` instead. Python looks it up in the module's
+        ``__builtins__``, so imports in functions that run later use it too.
+        """
         package = module.__name__.partition(".")[0]
         folders = list(sys.modules[package].__path__)
 
         def import_beside(name, globals=None, locals=None, fromlist=(), level=0):
-            """``__import__`` that first looks for absolute names in the module's package."""
+            """Import like ``__import__``, but look for absolute names in the package first."""
             top = name.partition(".")[0]
             if level or not _is_local(top, folders):
                 return builtins.__import__(name, globals, locals, fromlist, level)
-            module = builtins.__import__(f"{package}.{name}", globals, locals, fromlist, 0)
-            return module if fromlist else sys.modules[f"{package}.{top}"]
+            imported = builtins.__import__(f"{package}.{name}", globals, locals, fromlist, 0)
+            if fromlist:
+                return imported
+            return sys.modules[f"{package}.{top}"]
 
         vars(module)["__builtins__"] = vars(builtins) | {"__import__": import_beside}
         super().exec_module(module)
@@ -84,10 +100,12 @@ class _Loader(SourceFileLoader):
 def _is_local(name: str, folders: Sequence[str]) -> bool:
     """Return True if a top-level name is a module or package in these folders.
 
-    A folder without ``__init__.py`` is one only if nothing that is installed has its name.
-    Packages in ``site-packages`` are not local, though they lie side by side.
+    A folder without ``__init__.py`` is a package only if nothing that is installed has its name.
+    Packages in ``site-packages`` are not local, though they are in the same folder.
     """
-    spec = None if name == "compatbench" else PathFinder.find_spec(name, folders)
+    if name == "compatbench":
+        return False
+    spec = PathFinder.find_spec(name, folders)
     if spec is None:
         return False
     if spec.submodule_search_locations is None:

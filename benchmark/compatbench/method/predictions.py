@@ -1,4 +1,4 @@
-"""What a classifier answers for images."""
+"""Predictions: the class and the confidence that a classifier returns for each image."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Predictions:
-    """A module's answers on one backbone and one test set."""
+    """A module's predictions on one backbone and one test set."""
 
-    classes: Tensor  # predicted, int32 [images]
-    # Their softmax probabilities, float32 [images], rounded to half precision, in which they are
-    # kept. Logits are taken as the classifier gives them, scaled by the backbone's own logit scale.
+    classes: Tensor  # predicted class of each image, int32 [images]
+    # Softmax probabilities of these classes, float32 [images], rounded to the half precision of
+    # the files. The classifier has scaled the logits by the backbone's own logit scale.
     confidence: Tensor
 
     def __post_init__(self) -> None:
@@ -21,7 +21,8 @@ class Predictions:
 
 
 def predict(logits: Tensor) -> Predictions:
-    """Return the predictions that logits ``[images, classes]`` give."""
-    # The largest logit decides, as for the accuracy: probabilities may round to equal ones.
+    """Return the predictions of logits ``[images, classes]``."""
+    # The largest logit decides: probabilities may round to equal ones.
     classes = logits.argmax(-1)
-    return Predictions(classes.int().cpu(), logits.float().softmax(-1).amax(-1).cpu())
+    confidence = logits.float().softmax(-1).amax(-1)
+    return Predictions(classes.int().cpu(), confidence.cpu())

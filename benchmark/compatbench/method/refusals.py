@@ -1,7 +1,7 @@
-"""What ``compatbench check`` refused: remembered in the cache by the method's code.
+"""Methods that ``compatbench check`` refused, kept in the cache by their code.
 
-A method from outside that was refused is measured by ``run``, and not ranked, until a check of
-the same code passes. Methods of the repository are checked by its tests.
+``run`` measures a refused method from outside but does not rank it, until a check of the same
+code passes. The repository's own methods are checked by its tests.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from compatbench.messages import one_line
 
 
 def remember_refusal(identity: str, reason: str) -> None:
-    """Keeps why the code of this identity (see ``method_identity``) breaks a rule."""
+    """Store the reason why the code of this identity (see ``method_identity``) was refused."""
     write_atomic(_path(identity), reason.encode(), sync=False)
 
 
 def forget_refusal(identity: str) -> None:
-    """The code of this identity keeps the rules."""
+    """Remove the refusal of this identity, because a check has passed."""
     _path(identity).unlink(missing_ok=True)
 
 
 def find_refusal(identity: str) -> str:
-    """Why the code of this identity breaks a rule, in one line; empty for all that is not known."""
+    """Return why the code of this identity was refused, in one line; '' if it was not."""
     try:
         return one_line(_path(identity).read_text(encoding="utf-8"), 300)
     except OSError:

@@ -1,4 +1,4 @@
-"""Methods, transfers and formats by name: among ours, in a file anywhere, in installed packages."""
+"""Find methods, transfers and formats by name: ours, in any file, and in installed packages."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ T = TypeVar("T", bound=Any)
 class Registry(Generic[T]):
     """The classes of one kind of content by name, and the files that could not be loaded.
 
-    A broken file is remembered with its error and harms only those who ask for it.
+    A broken file is kept with its error, which is raised only for users who name it.
     """
 
-    kind: ClassVar[str]  # what people call such a class
-    root: ClassVar[type]  # what every such class is a subclass of
-    # What makes a subclass content: a card of its own, or a name alone.
+    kind: ClassVar[str]  # the word for such a class in messages, and its folder without "s"
+    root: ClassVar[type]  # the base class of every such class
+    # The attribute that makes a subclass content: a card of its own, or only a name.
     mark: ClassVar[str] = "card"
     mark_type: ClassVar[type]
 
@@ -47,11 +47,15 @@ class Registry(Generic[T]):
     broken: dict[str, str] = field(default_factory=dict)
 
     def names(self) -> list[str]:
-        """All names in order."""
+        """Return all names in order."""
         return sorted(self.classes)
 
     def get(self, name: str, file: str | None = None) -> type[T]:
-        """The class of this name, if there is one, from the ``file`` that it may be in."""
+        """Return the class of this name; load ``file`` first if the name is not known yet.
+
+        Raises:
+            CompatbenchError: there is no such class, or its file cannot be loaded.
+        """
         if file is not None and name not in self.classes:
             self.add_file(Path(file))
         if name in self.broken:
@@ -60,10 +64,16 @@ class Registry(Generic[T]):
             raise CompatbenchError(unknown_name(name, self.names(), self.kind))
         return self.classes[name]
 
-    def select(self, wanted: str, also: Sequence[str] = ()) -> list[str]:
-        """The names that a selection means, ``also`` among them; ``.py`` files are loaded."""
+    def select(self, selection: str, also: Sequence[str] = ()) -> list[str]:
+        """Return the names that a comma list of names, globs and ``.py`` files selects.
+
+        The files are loaded. The names in ``also`` can be selected too.
+
+        Raises:
+            CompatbenchError: an unknown name, or a file that cannot be loaded.
+        """
         names: list[str] = []
-        for part in filter(None, (part.strip() for part in wanted.split(","))):
+        for part in _strip_parts(selection.split(",")):
             if part.endswith(".py"):
                 names += self.add_file(Path(part))
             elif part in self.broken:
@@ -74,19 +84,20 @@ class Registry(Generic[T]):
 
     @classmethod
     def installed(cls) -> Self:
-        """Those of compatbench and of installed packages; what is broken is remembered.
+        """Return the registry of compatbench's own classes and those of installed packages.
 
-        An entry point names a class, or a module or package with classes.
+        An entry point names a class, or a module or package with classes. Content that cannot
+        be loaded goes to ``broken``.
         """
-        registry, package = cls(), f"compatbench.{cls.kind}s"
-        ours = [
-            (path.stem, path, partial(importlib.import_module, f"{package}.{path.stem}"))
-            for path in content_files(f"{cls.kind}s")
-        ]
-        others = [
-            (entry.name, Path(entry.value), entry.load) for entry in entry_points(group=package)
-        ]
-        for name, path, load in [*ours, *others]:
+        registry = cls()
+        package = f"compatbench.{cls.kind}s"
+        loaders: list[tuple[str, Path, Callable[[], object]]] = []
+        for path in content_files(f"{cls.kind}s"):
+            load = partial(importlib.import_module, f"{package}.{path.stem}")
+            loaders.append((path.stem, path, load))
+        for entry in entry_points(group=package):
+            loaders.append((entry.name, Path(entry.value), entry.load))
+        for name, path, load in loaders:
             try:
                 registry.add(path, load)
             except CompatbenchError as error:
@@ -94,25 +105,30 @@ class Registry(Generic[T]):
         return registry
 
     def add_file(self, path: Path) -> list[str]:
-        """Loads a file, running its code, and returns the names it defines."""
+        """Load a file, running its code, and return the names it defines."""
         if not path.is_file():
             raise CompatbenchError(f"{self.kind} file {path} does not exist")
         return self.add(path, partial(load_file, path))
 
     def add(self, path: Path, load: Callable[[], object]) -> list[str]:
-        """Adds the classes of what is loaded from a path, and returns their names."""
+        """Add the classes that ``load`` returns, alone or in a module, and return their names.
+
+        Raises:
+            CompatbenchError: loading fails, there is no class, or a class breaks a rule. ``path``
+                is the file for the message.
+        """
         try:
             loaded = load()
         except Exception as error:
             raise CompatbenchError(explain_import(error, path)) from None
         values = [loaded]
-        if isinstance(loaded, ModuleType):  # what it imports is another's
+        if isinstance(loaded, ModuleType):
+            # Leave out the classes that the module has imported from elsewhere.
+            values = []
             inside = f"{loaded.__name__}."
-            values = [
-                value
-                for value in vars(loaded).values()
-                if f"{getattr(value, '__module__', '')}.".startswith(inside)
-            ]
+            for value in vars(loaded).values():
+                if f"{getattr(value, '__module__', '')}.".startswith(inside):
+                    values.append(value)
         names = [self._add_class(value, path) for value in values if self._is_marked(value, path)]
         if not names:
             what = f"a {self.root.__name__} subclass with a {self.mark}"
@@ -120,38 +136,44 @@ class Registry(Generic[T]):
         return names
 
     def _add_class(self, cls: type[T], path: Path) -> str:
-        if missing := ", ".join(sorted(getattr(cls, "__abstractmethods__", ()))):
+        """Add a class, and return its name."""
+        missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
+        if missing:
             raise CompatbenchError(f"{path}: {self.kind} class {cls.__name__} has no {missing}")
         mark = getattr(cls, self.mark)
         name = mark if isinstance(mark, str) else mark.name
-        good = isinstance(name, str) and re.fullmatch(NAME, name)
-        if not good or name in ("all", "costs") or name.endswith(".py"):
+        is_name = isinstance(name, str) and re.fullmatch(NAME, name)
+        if not is_name or name in ("all", "costs") or name.endswith(".py"):
             raise CompatbenchError(
                 f"{path}: a {self.kind} cannot be named {str(name)[:100]!r}: a name consists of "
                 "letters, digits, '_', '.' and '-', a letter or digit first, 100 at most; 'all', "
                 "'costs' and names that end in '.py' mean something else"
             )
         file = class_file(cls)
-        if name in self.classes and (other := self.file_of(name)) != file:
-            raise CompatbenchError(
-                f"{self.kind} name '{name}' is taken twice: by {other} and by {file}; rename one"
-            )
+        if name in self.classes:
+            other = self.file_of(name)
+            if other != file:
+                raise CompatbenchError(
+                    f"{self.kind} name '{name}' is used twice: by {other} and by {file}; rename one"
+                )
         self.classes[name] = cls
         return name
 
     def identify(self, name: str) -> tuple[str, str | None]:
-        """What stands for a class's code in keys, and its file if that is not among ours."""
+        """Return the identity of a class's code in keys, and its file if that is not ours."""
         cls = self.get(name)
         return method_identity(cls), plugin_file(cls)
 
     def file_of(self, name: str) -> Path:
-        """The file that defines a class."""
+        """Return the file that defines a class."""
         return class_file(self.classes[name])
 
     def _is_marked(self, value: object, path: Path) -> TypeGuard[type[T]]:
-        if not isinstance(value, type):
+        """Return True for a class of this kind with a mark of its own."""
+        if not isinstance(value, type) or not issubclass(value, self.root):
             return False
-        if not issubclass(value, self.root) or (mark := vars(value).get(self.mark)) is None:
+        mark = vars(value).get(self.mark)
+        if mark is None:
             return False
         if not isinstance(mark, self.mark_type):
             raise CompatbenchError(
@@ -159,6 +181,12 @@ class Registry(Generic[T]):
                 f"{type(mark).__name__}, not a {self.mark_type.__name__}"
             )
         return True
+
+
+def _strip_parts(parts: Iterable[str]) -> list[str]:
+    """Return parts without the spaces around them; leave out empty ones."""
+    stripped = [part.strip() for part in parts]
+    return [part for part in stripped if part]
 
 
 class MethodRegistry(Registry[Method]):
@@ -169,24 +197,26 @@ class MethodRegistry(Registry[Method]):
     mark_type = MethodCard
 
     def names(self) -> list[str]:
-        """All names: zero-shot first, as the floor of every comparison, then by name.
+        """Return all names: zero-shot first, as the floor of every comparison, then by name.
 
-        What else learns nothing, but is given more, is between them.
+        Other methods that learn nothing, but need more than zero-shot, come between them.
         """
 
         def place(name: str) -> tuple[bool, int, str]:
             card = self.classes[name].card
-            return card.learns, 0 if card.learns else len(card.needs), name
+            needs = 0 if card.learns else len(card.needs)
+            return card.learns, needs, name
 
         return sorted(self.classes, key=place)
 
 
 class FormatRegistry(Registry[Format]):
-    """The format classes by name; one without a name of its own serves others."""
+    """The format classes by name; a class without a name is a base of others."""
 
     kind = "format"
     root = Format
-    mark, mark_type = "name", str
+    mark = "name"
+    mark_type = str
 
 
 class TransferRegistry(Registry[Transfer]):
@@ -197,13 +227,17 @@ class TransferRegistry(Registry[Transfer]):
     mark_type = TransferCard
 
     def build(self, label: str) -> Transfer:
-        """The transfer that a label means, such as ``copied``, ``words+raw`` or ``retrained+4``.
+        """Return the transfer of a label, such as ``copied``, ``words+raw`` or ``retrained+4``.
 
         After the name come names of the card's ``settings``, and a number for ``shots``.
+
+        Raises:
+            CompatbenchError: an unknown name or setting, or another order than the card's.
         """
         name, *listed = label.split("+")
         cls = self.get(name)
-        known, values = cls.card.settings, dict[str, Any]()
+        known = cls.card.settings
+        values: dict[str, Any] = {}
         takes_shots = "shots" in cls.Config.model_fields
         order = [setting for setting in known if setting in listed]
         for setting in listed:
@@ -213,35 +247,40 @@ class TransferRegistry(Registry[Transfer]):
                 values["shots"] = int(setting)
                 order.append(str(int(setting)))
             else:
-                what = [*known, *["a number of images per class"] * takes_shots]
+                choices = list(known)
+                if takes_shots:
+                    choices.append("a number of images per class")
                 raise CompatbenchError(
                     f"transfer '{label}': '{setting}' is not a setting of '{name}', which has "
-                    f"{' and '.join(what) or 'none'}"
+                    f"{' and '.join(choices) or 'none'}"
                 )
-        if (written := "+".join([name, *order])) != label:
-            raise CompatbenchError(f"transfer '{label}': write '{written}'")
+        ordered = "+".join([name, *order])
+        if ordered != label:
+            raise CompatbenchError(f"transfer '{label}': write '{ordered}'")
         if takes_shots and "shots" not in values:
             raise CompatbenchError(
                 f"transfer '{label}' needs a number of images per class: '{label}+4'"
             )
         return cls(read_settings(cls.Config, values, f"transfer '{label}'"))
 
-    def choose(self, wanted: Iterable[str]) -> list[str]:
-        """The labels that are asked for, each once.
+    def choose(self, selection: Iterable[str]) -> list[str]:
+        """Return the labels that names, globs and ``.py`` files select, each once.
 
-        Files are loaded; settings follow their paths as they do names: ``./mine.py+4``.
+        Files are loaded; settings follow a path as they follow a name: ``./mine.py+4``.
+
+        Raises:
+            CompatbenchError: an unknown label, or a file that cannot be loaded.
         """
-        labels = list[str]()
-        for part in filter(None, (part.strip() for part in wanted)):
-            path, of_file, settings = part.partition(".py")
-            if of_file and settings[:1] in ("", "+"):
-                labels += [name + settings for name in self.add_file(Path(path + of_file))]
-            elif part == "all" or "*" in part:  # those that need no number
-                labels += [
-                    name
-                    for name in self.select(part)
-                    if "shots" not in self.get(name).Config.model_fields
-                ]
+        labels: list[str] = []
+        for part in _strip_parts(selection):
+            path, suffix, settings = part.partition(".py")
+            if suffix and settings[:1] in ("", "+"):
+                labels += [name + settings for name in self.add_file(Path(path + suffix))]
+            elif part == "all" or "*" in part:
+                for name in self.select(part):
+                    # A transfer with shots needs a number, so it must be named.
+                    if "shots" not in self.get(name).Config.model_fields:
+                        labels.append(name)
             else:
                 labels.append(part)
         for label in labels:
@@ -251,31 +290,31 @@ class TransferRegistry(Registry[Transfer]):
 
 @cache
 def builtin_methods() -> MethodRegistry:
-    """The methods in ``methods/`` and in installed packages (``compatbench.methods``)."""
+    """Return the methods in ``methods/`` and in installed packages (``compatbench.methods``)."""
     return MethodRegistry.installed()
 
 
 @cache
 def builtin_transfers() -> TransferRegistry:
-    """The transfers in ``transfers/`` and in installed packages (``compatbench.transfers``)."""
+    """Return the transfers in ``transfers/`` and installed packages (``compatbench.transfers``)."""
     return TransferRegistry.installed()
 
 
 @cache
 def builtin_formats() -> FormatRegistry:
-    """The formats in ``formats/`` and in installed packages (``compatbench.formats``).
+    """Return the formats in ``formats/`` and in installed packages (``compatbench.formats``).
 
-    There is a warning of each that cannot be loaded.
+    Each format that cannot be loaded gives a warning.
     """
     registry = FormatRegistry.installed()
-    for name, why in registry.broken.items():
-        what = f"format '{name}' cannot be loaded: {why}"
-        warnings.warn(what, CompatbenchWarning, stacklevel=2)
+    for name, reason in registry.broken.items():
+        message = f"format '{name}' cannot be loaded: {reason}"
+        warnings.warn(message, CompatbenchWarning, stacklevel=2)
     return registry
 
 
 def find_format(name: str) -> Format:
-    """The format of this name, or the one that a ``.py`` file defines, which is run.
+    """Return the format of this name, or the one that a ``.py`` file defines; the file is run.
 
     Raises:
         CompatbenchError: there is none, or the file cannot be loaded.
@@ -283,19 +322,20 @@ def find_format(name: str) -> Format:
     if not name.endswith(".py"):
         return builtin_formats().get(name.replace("-", "_"))()
     registry = FormatRegistry()
-    if len(names := registry.add_file(Path(name))) > 1:
+    names = registry.add_file(Path(name))
+    if len(names) > 1:
         raise CompatbenchError(f"{name} defines {len(names)} formats; it should be one")
     return registry.get(names[0])()
 
 
 def find_transfer(label: str, plugin: str | None = None) -> Transfer:
-    """The transfer with its settings that a label means, from the file that it is from, if any."""
+    """Return the transfer of a label with its settings; load the file ``plugin`` if necessary."""
     builtin_transfers().get(label.partition("+")[0], plugin)
     return builtin_transfers().build(label)
 
 
 def known_transfer(label: str) -> Transfer | None:
-    """The transfer of this label, if there is one here."""
+    """Return the transfer of this label; None if there is none here."""
     try:
         return find_transfer(label)
     except CompatbenchError:
@@ -303,13 +343,15 @@ def known_transfer(label: str) -> Transfer | None:
 
 
 def describe_transfer(transfer: Transfer) -> dict[str, Any]:
-    """What stands for a transfer in keys beside its name and version, data of the task aside.
+    """Return the facts that identify a transfer in keys, beside its name and version.
 
-    The settings that are no defaults; and the code of one that is from outside, or the versions of
-    those that it is a subclass of.
+    They are the settings that differ from the defaults, and for a transfer from outside or a
+    subclass of another its code's identity. Data of the task is not among them.
     """
-    card, facts = transfer.card, dict[str, Any]()
-    if changed := transfer.config.model_dump(mode="json", exclude_defaults=True):
+    card = transfer.card
+    facts: dict[str, Any] = {}
+    changed = transfer.config.model_dump(mode="json", exclude_defaults=True)
+    if changed:
         facts["settings"] = changed
     code, _ = builtin_transfers().identify(card.name)
     if code != f"{card.name}.{card.version}":

@@ -16,21 +16,21 @@ from compatbench.method import Backbone, FeatureSet, FewShotData, Method, Module
 from compatbench.method.batch import Batch, draw_batch, pool_views
 from compatbench.method.mistakes import check_logits, check_loss, check_module, check_trainable
 
-# A cap on steps leaves a recipe at least this many epochs, if it has so many.
+# A cap on steps leaves a recipe at least this many epochs, if it has this many.
 LEAST_EPOCHS = 10
 
 
 class Recipe(BaseModel):
-    """How a trained method is optimised; the defaults are CoOp's (arXiv:2109.01134).
+    """The optimisation of a trained method; the defaults are CoOp's (arXiv:2109.01134).
 
     Attributes:
-        epochs: one number, or a number from so many shots on: ``{1: 50, 8: 200}`` means
+        epochs: one number, or a number by the fewest shots it is for: ``{1: 50, 8: 200}`` means
             50 epochs for 1 to 7 shots and 200 for 8 and more.
-        drop_last: whether a last, smaller batch is dropped, unless it is the only one.
-        pool_views: batches are drawn from all training views at once, not from one.
-        warmup_epochs: of ``cosine-epoch``, at the constant rate ``warmup_lr``.
+        drop_last: True to drop a last, smaller batch, unless it is the only one.
+        pool_views: True to draw batches from all training views at once, not from one.
+        warmup_epochs: epochs of ``cosine-epoch`` at the constant rate ``warmup_lr``.
         schedule: see ``learning_rate``.
-        final_lr: what ``cosine-step`` falls to.
+        final_lr: the rate at the end of ``cosine-step``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,15 +51,16 @@ class Recipe(BaseModel):
     final_lr: NonNegativeFloat = 0.0
 
     def count_epochs(self, shots: int) -> int:
-        """The epochs at so many shots per class."""
+        """Return the number of epochs for this many shots per class."""
         if isinstance(self.epochs, int):
             return self.epochs
         starts = [start for start in self.epochs if start <= shots]
-        return self.epochs[max(starts, default=min(self.epochs))]
+        start = max(starts, default=min(self.epochs))
+        return self.epochs[start]
 
 
 def learning_rate(recipe: Recipe, epoch: int, epochs: int, step: int = 0, steps: int = 1) -> float:
-    """The learning rate at a step (of ``steps`` in all) in an epoch (of ``epochs``).
+    """Return the learning rate at a step (of ``steps`` in all) in an epoch (of ``epochs``).
 
     ``cosine-epoch`` is Dassl's schedule as CoOp uses it: a constant warm-up, then
     a cosine over all epochs that starts one epoch late, so that it never reaches
@@ -79,82 +80,89 @@ def learning_rate(recipe: Recipe, epoch: int, epochs: int, step: int = 0, steps:
 class TrainedMethod(Method):
     """A method whose module is found by gradient descent.
 
-    A subclass gives ``init`` and ``attach``, and ``loss`` where it is not plain
+    A subclass defines ``init`` and ``attach``, and ``loss`` if it is not plain
     cross-entropy. The forward pass of training is ``attach`` itself, so that the
     fitted classifier and the one attached to the source are the same by construction.
     """
 
     class Config(Method.Config):
-        """The recipe, and the cap on steps that a suite may set."""
+        """The settings of a trained method: the recipe, and a suite's cap on steps."""
 
         recipe: Recipe = Recipe()
         max_steps: PositiveInt | None = Field(
             default=None, description="set by the suite: most optimiser steps of a fit"
         )
 
-    config: Any  # a subclass names its own ``Config``: no other type lets a strict checker pass
+    # A subclass annotates it with its own ``Config``; strict type checkers accept only Any here.
+    config: Any
 
     @property
     def trained_towers(self) -> tuple[Literal["text", "image"], ...]:
-        """The towers of which every weight is trained; for estimates of memory."""
+        """Return the towers of which every weight is trained, for estimates of memory."""
         return ()
 
     @abstractmethod
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        """The module before the first step."""
+        """Return the module before the first step."""
 
     def loss(self, classifier: Any, batch: Batch) -> Tensor:
-        """The loss of a batch, of the classifier that the method's own ``attach`` returned."""
+        """Return the loss of a batch, for the classifier that the method's ``attach`` returned."""
         logits = classifier(batch.inputs)
         check_logits(logits, len(batch.targets), len(batch.labels), classifier, self.attach)
         return F.cross_entropy(logits, batch.targets)
 
     def epochs(self, shots: int, per_epoch: int) -> int:
-        """Epochs of a fit, with so many steps in each, where no suite caps its steps."""
+        """Return the epochs of a fit with ``per_epoch`` steps each, without a suite's cap."""
         return self.config.recipe.count_epochs(shots)
 
     def plan_steps(
         self, shots: int, images: int, recipe: Recipe | None = None, share: float = 1.0
     ) -> tuple[int, int]:
-        """Epochs of a fit and steps in each, for shots per class and training images.
+        """Return the epochs of a fit, or of a stage of one, and the steps in each.
 
-        Of a stage, with its ``recipe`` and its ``share`` of the steps that a suite allows.
+        Args:
+            shots: shots per class.
+            images: training images.
+            recipe: the recipe of the stage; by default the settings' own.
+            share: the stage's share of the steps that a suite allows.
         """
         stage = recipe or self.config.recipe
-        per_epoch = images / stage.batch_size
-        per_epoch = max(int(per_epoch), 1) if stage.drop_last else math.ceil(per_epoch)
+        batches = images / stage.batch_size
+        per_epoch = max(int(batches), 1) if stage.drop_last else math.ceil(batches)
         epochs = recipe.count_epochs(shots) if recipe else self.epochs(shots, per_epoch)
         if self.config.max_steps is not None:
             cap = max(int(share * self.config.max_steps), 1)
-            # A recipe of small batches would have one epoch, all warm-up: shorter ones keep
-            # the shape of its schedule.
+            # With small batches the cap could end within the first epoch, which is all warm-up.
+            # Shorter epochs keep the shape of the schedule.
             per_epoch = min(per_epoch, math.ceil(cap / min(epochs, LEAST_EPOCHS)))
             epochs = min(epochs, cap // per_epoch)
         return epochs, per_epoch
 
     def count_epochs(self, shots: int, images: int) -> int:
-        """Epochs of a fit on so many images."""
-        return self.plan_steps(shots, images)[0]
+        """Return the epochs of a fit on this many images."""
+        epochs, _ = self.plan_steps(shots, images)
+        return epochs
 
     def rate_factor(self, name: str) -> float:
-        """How many times the recipe's learning rate a tensor has; the warm-up is the same."""
+        """Return the factor on the recipe's learning rate for a tensor, except in the warm-up."""
         return 1.0
 
     def epoch_weights(self, epochs: int) -> Sequence[float] | None:
-        """Weights with which the modules after each epoch are averaged; None keeps the last."""
+        """Return the weights for averaging the modules after each epoch; None keeps the last."""
         return None
 
     def finish(self, module: Module, backbone: Backbone, data: FewShotData) -> Module:
-        """What a fit returns, of the module after the last step."""
+        """Return the result of a fit, from the module after the last step."""
         return module
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        """The module after the last step, or the weighted sum of those after each epoch."""
+        """Return the module after the last step, or the weighted sum of those after each epoch."""
 
         def loss(module: Module, batch: Batch) -> Tensor:
             return self.loss(self.attach(module, backbone, data.labels), batch)
 
-        check_module(module := self.init(backbone, data, rng), self.init)
+        module = self.init(backbone, data, rng)
+        check_module(module, self.init)
         module = self.train(module, loss, backbone, data, rng)
         return self.finish(module, backbone, data)
 
@@ -171,52 +179,59 @@ class TrainedMethod(Method):
         share: float = 1.0,
         unlabelled: bool = False,
     ) -> Module:
-        """A fit, or a stage of one: the module whose trained tensors minimise a loss.
+        """Run a fit, or a stage of one: return a module whose trained tensors minimise a loss.
 
         Steps, schedule and caps are those of ``plan_steps``.
 
         Args:
-            module: where it starts; its trained tensors are changed.
-            loss: of the module and a batch.
-            recipe: of this stage; by default the settings' own.
-            epochs: where the stage has fewer than the recipe.
-            share: of the steps that a suite allows for the fit; those of all stages add up to 1.
-            unlabelled: batches are of ``data.unlabelled``, not of the few-shot images.
+            module: the module to start from; its trained tensors are changed in place.
+            loss: returns the loss of the module on a batch.
+            backbone: the source.
+            data: the images.
+            rng: the only source of randomness.
+            recipe: the recipe of this stage; by default the settings' own.
+            epochs: the epochs of the stage, if they are fewer than the recipe's.
+            share: the stage's share of the steps that a suite allows for the fit; the shares of
+                all stages add up to 1.
+            unlabelled: True to draw batches from ``data.unlabelled``, not from the few-shot images.
         """
-        used = recipe or self.config.recipe
+        stage = recipe or self.config.recipe
         part = "unlabelled" if unlabelled else "train"
-        shown = len(getattr(data, part))
-        most, per_epoch = self.plan_steps(data.shots, shown, recipe, share)
-        epochs = most if epochs is None else min(epochs, most)
+        planned, per_epoch = self.plan_steps(data.shots, len(getattr(data, part)), recipe, share)
+        epochs = planned if epochs is None else min(epochs, planned)
         steps = epochs * per_epoch
         trained = module.trained
         check_trainable(trained, backbone.device, self.init, self.fit)
         device = next(iter(trained.values())).device
-        rates = {name: self.rate_factor(name) * used.lr for name in trained}
-        optimizer = _build_optimizer(trained, used, rates)
-        images = _select_images(data, part, used)
-        seen = [(backbone, images)]
+        rates = {name: self.rate_factor(name) * stage.lr for name in trained}
+        optimizer = _build_optimizer(trained, stage, rates)
+        images = _select_images(data, part, stage)
+        teacher_images = None
         if data.teacher is not None:
-            seen.append((data.teacher.backbone, _select_images(data.teacher.data, part, used)))
+            teacher_images = _select_images(data.teacher.data, part, stage)
         weights = self.epoch_weights(epochs)
-        averaged = trained if weights is not None else {}
-        sums = {name: torch.zeros_like(tensor) for name, tensor in averaged.items()}
-        size = used.batch_size
+        sums = {}
+        if weights is not None:
+            sums = {name: torch.zeros_like(tensor) for name, tensor in trained.items()}
+        size = stage.batch_size
         for epoch in range(epochs):
             order = torch.randperm(len(images), generator=rng)
             order_on_device = order.to(device, non_blocking=True)
             drawn = order[: per_epoch * size]
             for step in range(per_epoch):
+                steps_taken = epoch * per_epoch + step
                 for group in optimizer.param_groups:
-                    taken = epoch * per_epoch + step
-                    group["lr"] = learning_rate(group["recipe"], epoch, epochs, taken, steps)
-                here = slice(step * size, (step + 1) * size)
-                following = drawn[here.stop : here.stop + size]
-                rows = order[here], order_on_device[here], following
-                batch: Batch | None = None
-                for model, views in reversed(seen):  # the teacher's is in the method's own
-                    batch = draw_batch(model, views, data.labels, rows, epoch, rng, batch)
-                assert batch is not None
+                    group["lr"] = learning_rate(group["recipe"], epoch, epochs, steps_taken, steps)
+                place = slice(step * size, (step + 1) * size)
+                following = drawn[place.stop : place.stop + size]
+                rows = (order[place], order_on_device[place], following)
+                teacher_batch = None
+                if data.teacher is not None and teacher_images is not None:
+                    model = data.teacher.backbone
+                    teacher_batch = draw_batch(
+                        model, teacher_images, data.labels, rows, epoch, rng, None
+                    )
+                batch = draw_batch(backbone, images, data.labels, rows, epoch, rng, teacher_batch)
                 optimizer.zero_grad()
                 value = loss(module, batch)
                 check_loss(value, trained, loss, self.loss, self.attach)
@@ -226,7 +241,8 @@ class TrainedMethod(Method):
                 with torch.no_grad():
                     for name, tensor in trained.items():
                         sums[name] += weights[epoch] * tensor
-        return Module(trained if weights is None else sums, module.stored).detach()
+        result = trained if weights is None else sums
+        return Module(result, module.stored).detach()
 
 
 def _select_images(data: FewShotData, part: str, recipe: Recipe) -> FeatureSet:
@@ -238,21 +254,21 @@ def _select_images(data: FewShotData, part: str, recipe: Recipe) -> FeatureSet:
 def _build_optimizer(
     trained: Mapping[str, Tensor], recipe: Recipe, rates: Mapping[str, float]
 ) -> torch.optim.Optimizer:
-    """The recipe's optimiser of tensors, which have rates of their own; set before every step.
+    """Return the recipe's optimiser, with a group of tensors for each learning rate.
 
-    Weight decay is coupled (L2) for SGD and Adam, as Dassl does, and decoupled for AdamW.
+    The training loop sets the rates before every step. Weight decay is coupled (L2) for SGD and
+    Adam, as in Dassl, and decoupled for AdamW.
     """
-    tensors: dict[float, list[Tensor]] = {}  # by their rate
+    by_rate: dict[float, list[Tensor]] = {}
     for name, tensor in trained.items():
-        tensors.setdefault(rates[name], []).append(tensor.requires_grad_(True))
-    groups = [
-        {"params": group, "recipe": recipe.model_copy(update={"lr": rate})}
-        for rate, group in tensors.items()
-    ]
+        by_rate.setdefault(rates[name], []).append(tensor.requires_grad_(True))
+    groups = []
+    for rate, tensors in by_rate.items():
+        groups.append({"params": tensors, "recipe": recipe.model_copy(update={"lr": rate})})
     settings: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
-    # One call for all tensors of a group. On CUDA that is the default.
+    # Update all tensors of a group in one call. On CUDA that is the default.
     on_cpu = all(tensor.device.type == "cpu" for tensor in trained.values())
-    settings["fused"] = on_cpu or None
+    settings["fused"] = True if on_cpu else None
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=recipe.momentum, **settings)
     cls = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW

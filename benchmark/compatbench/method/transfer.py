@@ -1,7 +1,8 @@
-"""What a transfer, which moves a module to another backbone, is made of.
+"""The classes and functions that a transfer is written with.
 
-A transfer is one file: a class with a ``card`` and ``attach``. Its card says what it needs besides
-the module and the target (``access``). It is given that in a ``TransferData``, and nothing else.
+A transfer moves a module to another backbone. It is one file: a class with a ``card`` and
+``attach``. Its card lists its needs besides the module and the target (``access``). It receives
+exactly these, in a ``TransferData``.
 """
 
 from __future__ import annotations
@@ -35,29 +36,32 @@ __all__ = [
 ]  # fmt: skip
 
 ANYWHERE: frozenset[Place] = frozenset(get_args(Place))
-# Which part of the joint space's coordinates a module is written in.
+# The places of modules that are written in the coordinates of the joint space.
 JOINT_SPACE: frozenset[Place] = frozenset({"feature", "classifier"})
 
 
 @dataclass(frozen=True)
 class TransferCard:
-    """What a transfer is, for lists and for the leaderboard.
+    """The facts about a transfer that lists and the leaderboard show.
 
     Attributes:
-        name: that the command line and results use; settings follow after ``+``.
+        name: the name that the command line and results use; settings follow after ``+``.
         title: the name as its authors write it.
-        paper: where it was published; empty for what has no paper of its own.
-        access: what it needs besides the module and the target; a ranking compares equal access
-            alone. ``words``: features of a list of words on both backbones; ``unlabelled``: the
-            task's training images without labels, seen by both; ``labels``: k labelled images of
-            each class on the target; ``old model``: the module's logits on the source for every
-            test image; ``source weights``: the source backbone itself, beside the target.
+        paper: where it was published; empty if it has no paper of its own.
+        access: its needs besides the module and the target; a ranking compares only transfers of
+            equal access. ``words``: features of a list of words on both backbones;
+            ``unlabelled``: the task's training images without labels, encoded by both;
+            ``labels``: k labelled images of each class on the target; ``old model``: the
+            module's logits on the source for every test image; ``source weights``: the source
+            backbone itself, beside the target.
         summary: the idea in one line.
         takes: the places at which a module may act; by default any.
-        settings: the names that may follow the transfer's, with what each sets of ``Config``.
-        plain: whether it is given labelled images under the plain view alone, not the training's.
+        settings: the names that may follow the transfer's, each with the fields of ``Config``
+            that it sets.
+        plain: True if labelled images come only under the plain view, not the training's.
         version: raised with every change of the numbers that it gives; part of the key.
-        files: data that it reads, as paths from its own file; part of the key of one from outside.
+        files: data that it reads, as paths from its own file; part of the key of a transfer from
+            outside.
     """
 
     name: str
@@ -73,12 +77,12 @@ class TransferCard:
 
     @property
     def identity(self) -> str:
-        """The name in keys."""
+        """Return the name in keys."""
         return self.name
 
 
 class UndeclaredAccess(CompatbenchError):
-    """A transfer has reached for what its card does not declare."""
+    """A transfer has used data that its card does not declare."""
 
 
 class WordPair(NamedTuple):
@@ -90,12 +94,13 @@ class WordPair(NamedTuple):
 
 @dataclass(frozen=True)
 class OldAnswers:
-    """What the old model, with the module, says of some images; ``[batch, C]`` each."""
+    """Logits of the old model, with the module, for some images; ``[batch, C]`` each."""
 
     logits: Tensor  # of the module attached to the source
     zero_shot: Tensor  # of the source's own zero-shot classifier, at its logit scale
 
     def __getitem__(self, rows: Tensor) -> OldAnswers:
+        """Return the logits of the images with these indices, ``[n]``."""
         rows = rows.to(self.logits.device)
         return OldAnswers(self.logits[rows], self.zero_shot[rows])
 
@@ -106,20 +111,21 @@ class Unlabelled:
 
     source: Tensor  # features on the source, not normalised, ``[N, e_s]``
     target: Tensor  # features on the target, not normalised, ``[N, e_t]``
-    inputs: Rows  # what the transfer's ``image_input`` names, on the target, ``[N, ...]``
+    inputs: Rows  # the input that the transfer's ``image_input`` names, on the target, [N, ...]
     old: OldAnswers  # of the module on the source
     source_scale: float = 1.0  # the source's factor on cosine similarities
-    # What the method's ``image_input`` names, on the source; with ``source weights`` alone.
+    # The input that the method's ``image_input`` names, on the source; only with the access
+    # ``source weights``.
     old_inputs: Rows | None = None
 
 
 class TransferData:
-    """What a transfer is given besides the module and the target: what its card declares.
+    """The data of a transfer besides the module and the target, as declared on its card.
 
-    Whatever else it reaches for is an ``UndeclaredAccess``.
+    Any other data raises ``UndeclaredAccess``.
 
     Attributes:
-        seed: of the cell; the only source of randomness.
+        seed: the cell's seed; the only source of randomness.
         words: features of the word list on both backbones.
         unlabelled: the task's training images without labels.
         labels: k labelled images of each class on the target, with validation images as for a fit.
@@ -132,29 +138,35 @@ class TransferData:
     source: Backbone
 
     def __init__(self, transfer: Transfer, seed: int = 0, **given: Any) -> None:
-        """``given`` has ``words``, ``unlabelled``, ``labels`` and ``source``, as declared."""
+        """Keep the declared ones of ``words``, ``unlabelled``, ``labels`` and ``source``."""
         self.seed = seed
-        self._name, self._access = transfer.card.name, transfer.card.access
+        self._name = transfer.card.name
+        self._access = transfer.card.access
         self._given = given
 
     def __getattr__(self, name: str) -> Any:
+        """Return the data of this name.
+
+        Raises:
+            UndeclaredAccess: the transfer's card does not declare it.
+        """
         if name not in TransferData.__annotations__:
             raise AttributeError(name)
         access = "source weights" if name == "source" else name
         if access not in self._access:
             raise UndeclaredAccess(
-                f"transfer '{self._name}' reaches for '{access}', which its card does not declare; "
-                "add it to 'access', or do without"
+                f"transfer '{self._name}' uses '{access}', which its card does not declare; "
+                "add it to 'access', or do without it"
             )
         return self._given[name]
 
     def generator(self) -> torch.Generator:
-        """A new source of random numbers, the same each time."""
+        """Return a new source of random numbers, which draws the same each time."""
         return torch.Generator().manual_seed(self.seed)
 
 
 class Transfer:
-    """Attaches modules to a backbone that they were not fitted on.
+    """A procedure that attaches modules to a backbone that they were not fitted on.
 
     A whole transfer file::
 
@@ -184,14 +196,14 @@ class Transfer:
         """Settings. A transfer with ``labels`` has ``shots``, their number for each class."""
 
     def __init__(self, config: MethodConfig | None = None) -> None:
-        self.config: Any = config if config is not None else self.Config()
+        self.config: Any = self.Config() if config is None else config
 
     def serves(self, method: MethodCard) -> bool:
-        """Whether the transfer can change anything for a method's modules."""
+        """Return True if the transfer can change anything for a method's modules."""
         return not self.card.takes.isdisjoint(method.places)
 
     def require(self, method: MethodCard) -> None:
-        """Refuses a method whose modules the transfer cannot take."""
+        """Raise ``CompatbenchError`` for a method whose modules the transfer cannot take."""
         if self.card.takes.isdisjoint(method.places):
             raise CompatbenchError(
                 f"transfer '{self.card.name}' takes modules that act at "
@@ -200,27 +212,29 @@ class Transfer:
             )
 
     def image_input(self, method: Method, target: Backbone) -> ImageInput:
-        """What the classifier takes for an image on the target; by default, as the method's."""
+        """Return the input of the classifier on the target; by default, the method's."""
         return method.image_input(target)
 
     def carry(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
     ) -> Module:
-        """The module for ``target``, of a transfer that makes one."""
+        """Return the module for ``target``; only a transfer that makes one defines this."""
         raise NotImplementedError
 
     def attach(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
     ) -> Classifier:
-        """The classifier that the module is on ``target``, by default that of ``carry``.
+        """Return the module's classifier on ``target``, by default that of ``carry``.
 
-        With ``old model`` it is called with the ``OldAnswers`` for the same images, too. Gradients
-        are off; what trains turns them on (``torch.enable_grad``).
+        With the access ``old model``, the classifier's second argument is the ``OldAnswers`` for
+        the same images. Gradients are off; a transfer that trains turns them on
+        (``torch.enable_grad``).
 
         Raises:
-            NotTransferable: as ``Method.attach``.
+            NotTransferable: see ``Method.attach``.
         """
-        return method.attach(self.carry(method, module, target, labels, data), target, labels)
+        carried = self.carry(method, module, target, labels, data)
+        return method.attach(carried, target, labels)
 
 
 def attach_rotated(
@@ -231,19 +245,26 @@ def attach_rotated(
     rotation: Tensor,
     see: Callable[[Tensor], Tensor] | None = None,
 ) -> Classifier:
-    """The classifier of a module on a target in the coordinates of ``rotation`` ``[e_s, e_t]``.
+    """Return the classifier of a module on a target in the coordinates of a rotation.
 
-    ``see`` takes the target's image features ``[..., e_t]`` to what the module is shown,
-    ``[..., e_s]``; by default it is the rotation.
+    Args:
+        method: the module's method.
+        module: the module, in the source's coordinates.
+        target: the target.
+        labels: class names and templates.
+        rotation: R, ``[e_s, e_t]``.
+        see: maps the target's image features ``[..., e_t]`` to the module's ``[..., e_s]``; by
+            default the rotation.
 
     Raises:
-        NotTransferable: as ``Method.attach``; or what is seen is another function of features
-            that the method does not take from the harness.
+        NotTransferable: see ``Method.attach``; or ``see`` is given, but the method computes its
+            features itself.
     """
     rotated = RotatedBackbone(target, rotation)
     if method.image_input(target).in_joint_space:
         classify = method.attach(module, rotated, labels)
-        return lambda features: classify((see or rotated.rotate)(features))
+        to_module = see or rotated.rotate
+        return lambda features: classify(to_module(features))
     if see is not None:
         raise NotTransferable(
             "the method runs the image tower itself, so features cannot be mapped"
