@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from compatbench import plugins
-from compatbench.plugins import ROOT, functions, offered
+from compatbench.plugins import ROOT, load, offered
 
 CONTENT = {"formats", "methods", "tasks", "transfers"}
 RESULTS = {"published"}
@@ -93,21 +93,23 @@ def test_without_any_extra_the_smoke_suite_runs(tmp_path: Path) -> None:
 def test_an_extra_registers_constants_alone(extra: str) -> None:
     """So that what it offers is known without importing it."""
     package = import_module(f"compatbench.extras.{extra}")
-    kinds = {name for name in vars(package) if name.isupper() and not name.startswith("_")}
-    for kind in kinds - {"REQUIRED"}:
-        assert isinstance(getattr(package, kind), dict)
+    for kind in (name for name in vars(package) if name.isupper()):
+        assert isinstance(getattr(package, kind), list if kind == "COMMANDS" else dict)
         assert f"    {kind} " in (plugins.__doc__ or "")
     source = Path(package.__file__ or "").read_text(encoding="utf-8")
-    imports = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
-    assert all(line.startswith("from compatbench.plugins import") for line in imports)
+    assert [line for line in source.splitlines() if line.startswith(("import ", "from "))] == []
+
+
+@pytest.mark.parametrize("kind", ["FUNCTIONS", "SECTIONS", "FIGURES"])
+def test_every_place_that_an_extra_registers_is_there(kind: str) -> None:
+    for place in offered(kind).values():
+        assert load(place) is not None
 
 
 def test_two_may_not_offer_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
-    functions.cache_clear()
     offered.cache_clear()
     package = import_module("compatbench.extras.studies")
     monkeypatch.setattr(package, "FUNCTIONS", {"diagnose": "claims:analyze_claims"})
     with pytest.raises(ValueError, match=r"'diagnose' is offered twice: .*doctor.*studies"):
-        functions()
-    functions.cache_clear()
+        offered("FUNCTIONS")
     offered.cache_clear()

@@ -1,4 +1,4 @@
-"""The functions of ``compatbench`` that are the core's: for editors, and for ``plugins``."""
+"""The functions of the core, for editors and type checkers; a test compares them with reality."""
 
 from typing import Any
 

@@ -1,7 +1,9 @@
-"""The commands that only look: list, report, help; and how commands are made from functions."""
+"""The commands that only look: list, report, help; and the functions that commands call."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import inspect
 import json
 import re
@@ -17,16 +19,12 @@ from typer.main import get_command
 
 import compatbench
 from compatbench.cli.app import app
-from compatbench.cli.command import shell_options
-from compatbench.cli.commands import COMMANDS
-from compatbench.cli.signature import COMPUTED, read_signature
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods, builtin_transfers
-from compatbench.plugins import REQUIRED, Command, functions, load, offered
+from compatbench.plugins import offered
 
 REPOSITORY = Path(__file__).parents[2]
-ALL = COMMANDS | offered("COMMANDS")
 NAMES = {
     "methods": builtin_methods().names,
     "tasks": task_cards.names,
@@ -51,14 +49,32 @@ def test_alone_it_says_what_a_reader_an_author_and_an_owner_may_want() -> None:
     assert max(map(len, lines)) <= 80
 
 
+def commands_of(group: Any, words: str = "") -> dict[str, Any]:
+    """Return the commands of a group, and of the groups in it, by their words."""
+    found = {}
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            found |= commands_of(command, f"{words}{name} ")
+        else:
+            found[f"{words}{name}"] = command
+    return found
+
+
+def flags_of(command: Any) -> set[str]:
+    """Return the options of a command as they are written."""
+    return {flag for option in command.params for flag in option.opts}
+
+
+ALL = commands_of(get_command(app))
+
 TEN = ["run", "plan", "list", "report"]
 TEN += ["evaluate", "advise", "new-task", "new-method", "check"]
 GROUPS = {
     "module": ["import", "export", "port"],
     "store": ["runs", "cache", "data", "doctor"],
-    "study": ["claims", "layers"],
     "maintain": ["tune", "audit"],
     "index": ["measure", "map", "port"],
+    "study": ["claims", "layers"],
 }
 
 
@@ -95,7 +111,7 @@ def test_help_names_the_first_command_and_says_what_every_option_is() -> None:
 def test_one_word_names_one_thing_in_every_command() -> None:
     """A model to move to is the target, however the function calls it."""
     for name, command in ALL.items():
-        flags = {option.flag(key) for key, option in shell_options(command).items()}
+        flags = flags_of(command)
         assert not flags & {"--to", "--with", "--by", "--backbone", "--method"}, name
         assert not {"--task", "--tasks"} <= flags, name
 
@@ -106,7 +122,7 @@ NO_TABLE |= {"store data fetch", "store data weights", "store runs prune", "stor
 
 def test_every_command_that_prints_a_table_prints_json() -> None:
     for name, command in ALL.items():
-        flags = {option.flag(key) for key, option in shell_options(command).items()}
+        flags = flags_of(command)
         assert ("--json" in flags) == (name not in NO_TABLE), name
 
 
@@ -143,27 +159,98 @@ def test_the_plug_in_folders_are_not_packages_of_their_own(package: str) -> None
     assert f"import this package as 'compatbench.{package}'" in result.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("name", sorted(set(functions()) - {"CompatbenchError"}))
-def test_what_is_read_of_the_source_is_what_python_says(name: str) -> None:
-    read = read_signature(name).parameters
-    if inspect.isclass(function := getattr(compatbench, name)):
-        assert list(read) == list(function.__dataclass_fields__)
-        return
-    kinds = (inspect.Parameter.VAR_KEYWORD,)
-    said = inspect.signature(function).parameters.values()
-    for parameter in (parameter for parameter in said if parameter.kind not in kinds):
-        default = read[parameter.name].default
-        if default is not COMPUTED:
-            assert default is REQUIRED or default == parameter.default
-            assert (default is REQUIRED) == (parameter.default is inspect.Parameter.empty)
+# Commands by the function of ``compatbench`` that each calls.
+FUNCTIONS = {
+    "run": "run",
+    "plan": "plan",
+    "report": "report",
+    "evaluate": "evaluate",
+    "advise": "advise",
+    "new-task": "new_task",
+    "check": "check",
+    "module import": "import_module",
+    "module export": "export_module",
+    "module port": "port",
+    "store doctor": "diagnose",
+    "store data fetch": "fetch_data",
+    "store data weights": "fetch_backbones",
+    "study layers": "analyze_layers",
+    "study claims": "analyze_claims",
+    "maintain tune": "tune",
+    "maintain audit": "audit_results",
+    "index measure": "measure_index",
+    "index map": "fit_index_map",
+    "index port": "port_index",
+}
+# Parameters of functions that are no options, or have another name: a model to move to is the
+# target.
+NO_OPTIONS = {"progress", "tell", "on_start", "on_event", "compute"}
+RENAMED = {"backbone": "target"}
 
 
-@pytest.mark.parametrize("command", ALL.values(), ids=ALL)
-def test_every_place_that_a_command_names_is_there(command: Command) -> None:
-    places = [command.function, command.shown]
-    for option in shell_options(command).values():
-        places += [option.option.read, option.option.at_once]
-    assert all(callable(load(place)) for place in filter(None, places))
+@pytest.mark.parametrize("words", FUNCTIONS)
+def test_a_command_has_the_parameters_and_defaults_of_its_function(words: str) -> None:
+    options = {option.name: option for option in ALL[words].params}
+    function = getattr(compatbench, FUNCTIONS[words])
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name in NO_OPTIONS:
+            continue
+        option = options[RENAMED.get(name, name)]
+        default = parameter.default
+        if default not in (inspect.Parameter.empty, (), None) and option.default is not None:
+            assert str(option.default) == str(default), name
+
+
+def test_the_options_of_compute_have_its_defaults() -> None:
+    options = {option.name: option.default for option in ALL["run"].params}
+    for field in dataclasses.fields(compatbench.Compute):
+        assert options[field.name] == field.default, field.name
+
+
+def test_the_stub_names_the_functions_of_the_core_and_where_they_are() -> None:
+    stub = Path(compatbench.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    found = dict.fromkeys(sorted(set(compatbench.__all__) - set(offered("FUNCTIONS"))))
+    imports = re.findall(r"^from (compatbench\S+) import (\w+) as (\w+)$", stub, re.MULTILINE)
+    assert [name for _, name, _ in sorted(imports, key=lambda each: each[1])] == list(found)
+    for module, name, same_name in imports:
+        assert name == same_name
+        assert getattr(compatbench, name) is getattr(importlib.import_module(module), name)
+
+
+def test_a_function_is_not_hidden_by_the_folder_of_its_name() -> None:
+    code = (
+        "import compatbench as cb, compatbench.results.rows, compatbench.methods.coop as coop\n"
+        "from compatbench.results import rows\n"
+        "assert callable(cb.results) and callable(cb.methods)\n"
+        "assert cb.results.rows is rows and cb.methods.coop is coop\n"
+        "import compatbench.results.evaluation\n"
+        "assert callable(cb.results.evaluation.evaluate)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "run --suite smke",
+        "plan --tasks mini-fod",
+        "run --methods coopp",
+        "plan --transfers wrods",
+        "check coopp",
+        "maintain tune cop",
+        "study claims --suite mni",
+        "advise --suite mni",
+        "store doctor --suite mni",
+    ],
+)
+def test_a_misspelt_name_is_reported_before_pytorch_is_loaded(words: str) -> None:
+    code = (
+        f"import sys; sys.argv[1:] = {words.split()}; from compatbench.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "did you mean" in shown.stderr
+    assert shown.stdout == "False\n"
 
 
 HEAVY = ("torch", "open_clip", "scipy", "vl_convert", "jinja2")

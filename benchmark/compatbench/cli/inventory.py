@@ -1,19 +1,29 @@
-"""What there is, what is fetched, tasks of one's own: ``list``, ``store data``, ``new-task``."""
+"""``list``, ``report`` and ``store data``: what there is, its pages, and what can be fetched."""
 
-from __future__ import annotations
-
-import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Annotated, Literal
 
+import typer
 from rich.markup import escape
 
-import compatbench
-from compatbench.cli.command import Call
-from compatbench.cli.output import MARKS, print_facts, print_frame, say
-
-if TYPE_CHECKING:
-    import pandas as pd
+from compatbench.cli.groups import READERS, app, data
+from compatbench.cli.names import (
+    check_names,
+    complete_backbones,
+    complete_listed,
+    complete_suites,
+    complete_tasks,
+)
+from compatbench.cli.options import AsJson, Cards, DataRoot, Out
+from compatbench.cli.output import (
+    MARKS,
+    print_facts,
+    print_frame,
+    print_json,
+    say,
+    show,
+    status_line,
+)
 
 NARROW = {  # what a narrow terminal leaves out, the first ones first
     "methods": ("idea", "paper"),
@@ -21,95 +31,164 @@ NARROW = {  # what a narrow terminal leaves out, the first ones first
     "suites": ("title",),
     "transfers": ("paper", "title", "takes", "settings"),
 }
-MOST_CLASSES = 12  # of a new task that are shown
-FIRST_METHOD = "tip_adapter"
 
 
+@app.command("list", rich_help_panel=READERS)
 def list_names(
-    kind: Literal["methods", "tasks", "backbones", "suites", "transfers", "modules"],
-    names: str = "all",
-    out: str | Path = ".",
-) -> pd.DataFrame:
-    """Lists methods, tasks, backbones, suites, transfers or the modules in runs/.
+    kind: Annotated[
+        Literal["methods", "tasks", "backbones", "suites", "transfers", "modules"],
+        typer.Argument(help="What to list."),
+    ],
+    names: Annotated[
+        str, typer.Argument(help="Names, globs, comma lists.", autocompletion=complete_listed)
+    ] = "all",
+    out: Out = Path(),
+    as_json: AsJson = False,
+    cards: Cards = None,
+) -> None:
+    """List methods, tasks, backbones, suites, transfers or the modules in runs/.
 
     A wide terminal shows papers and ideas of the methods, too.
-
-    Args:
-        kind: what to list.
-        names: names, globs, comma lists.
-        out: as for ``run``.
     """
+    if kind == "methods":
+        check_names(methods=names)
+    import compatbench
+
     if kind == "modules":
-        return compatbench.modules(names, out)
-    return compatbench.transfers() if kind == "transfers" else getattr(compatbench, kind)(names)
-
-
-def show_names(call: Call) -> None:
-    """Shows what there is; of modules the beginnings of keys, for a whole path is too long."""
-    frame, kind = call(), call.arguments["kind"]
-    if call.prints_json(frame):
+        frame = compatbench.modules(names, out)
+    elif kind == "transfers":
+        frame = compatbench.transfers()
+    else:
+        frame = getattr(compatbench, kind)(names)
+    if as_json:
+        print_json(frame)
         return
     if kind != "modules":
         print_frame(frame, narrow=NARROW.get(kind, ()))
         return
-    files = frame["file"].map(Path)
+    # The beginnings of keys: a whole path is too long.
+    files = [Path(file) for file in frame["file"]]
     print_frame(frame.drop(columns="file").assign(key=[file.stem[:12] for file in files]))
-    last = files.iloc[-1]
+    last = files[-1]
     example = last.parents[1] / "*" / f"{last.stem[:12]}*.safetensors"
     say(escape(f"the file of the last, for example: {example}"))
 
 
-def new_task(call: Call) -> None:
-    """Shows the classes, and the commands that come next."""
-    from compatbench.data.cards import is_card_path
+@app.command("report", rich_help_panel=READERS)
+def report(
+    out: Out = Path(),
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Write nothing, and fail if a page, a file of the site or a figure is not, byte "
+            "for byte, what is made here.",
+        ),
+    ] = False,
+) -> None:
+    """Make the leaderboard, pages and site of all results again from 'results/', byte for byte.
 
-    made = call()
-    if call.prints_json(made.frame):
-        return
-    source, target, out = (call.arguments[name] for name in ("source", "target", "out"))
-    frame, total = made.frame, sum(sum(counts.values()) for counts in made.images.values())
-    say(escape(f"{made.kind} in {made.folder}: {total:,} images of {len(frame)} classes"))
-    checked = "all" if made.decoded == total else f"{made.decoded:,}, drawn at random,"
-    say(f"{checked} were decoded; a module learns from {made.shots} of each class")
-    for note in made.notes:
-        say(f"[yellow]note[/]: {escape(note)}")
-    print_frame(frame.head(MOST_CLASSES))
-    if len(frame) > MOST_CLASSES:
-        say(f"... and {len(frame) - MOST_CLASSES:,} more classes")
-    say(escape(f"wrote {made.card.name}, {made.card.stem}.csv and {made.suite.name} to {out}"))
-    say("next:")
-    options = ["--cards", str(out)] if out.resolve() != Path.cwd() else []
-    targets = target.split(",") if isinstance(target, str) else target
-    for backbone in filter(is_card_path, (source, *targets)):
-        options += ["--cards", backbone]
-    options += ["--data-root", made.data_root] if made.data_root else []
-    trial, words = f"{made.task.name}-trial", shlex.join(options)
-    run = f"run --suite {made.suite.stem} --methods {FIRST_METHOD} --seeds 1 --out {trial}"
-    modules, backbone = f"{trial}/runs/modules/*/*.safetensors", shlex.quote(targets[0].strip())
-    say(escape(f"  compatbench {run} {words}".rstrip()))
-    say(escape(f"  compatbench evaluate {modules} --target {backbone} {words}".rstrip()))
+    'leaderboard.md' has the best of each upgrade, 'results/<suite>/README.md' explains a suite, and
+    the site 'results/report/' and its figures show every table; a clone has a page for each method
+    as well. Nothing is trained and no weights are needed. A figure without results is left out, as
+    is the leaderboard if no suite here is published.
+
+    Open results/report/index.html in a browser, or put the folder on any server; it makes no
+    request outside of it.
+    """
+    import compatbench
+
+    show(compatbench.report(out, check))
 
 
-def fetch_data(call: Call) -> int:
-    """Shows what was fetched and what was not; 1 if something is still missing."""
-    fetched = call()
+@data.command("fetch")
+def fetch_data(
+    tasks: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Names or globs.", autocompletion=complete_tasks),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="Fetch all that a suite needs, variants included.", autocompletion=complete_suites
+        ),
+    ] = None,
+    agree: Annotated[
+        bool, typer.Option("--agree", help="Agree to the licences that ask for it.")
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep archives that were unpacked.")] = False,
+    data_root: DataRoot = None,
+    cards: Cards = None,
+) -> None:
+    """Download datasets into the folders in which their cards look for them.
+
+    Complete files are skipped, and interrupted downloads are resumed. A file is checked against the
+    hash that is published, or else against 'downloads.json' in the dataset's folder, which the
+    first download writes. Archives are unpacked beside their place and then renamed.
+
+    Exits with 1 if something is still missing, and shows for each file what to do.
+    """
+    check_names(suite)
+    import compatbench
+
+    with status_line() as progress:
+        fetched = compatbench.fetch_data(
+            tasks or (),
+            suite,
+            agree=agree,
+            keep=keep,
+            tell=lambda line: say(escape(line)),
+            progress=progress,
+        )
     for dataset in fetched:
         report = dataset.report
         say(f"{MARKS[report.state]} [bold]{escape(dataset.task)}[/] ")
-        facts = {"fetched": ", ".join(dataset.files), "folder": report.folder}
-        facts |= {"images": report.found, "message": report.message}
-        facts |= {} if dataset.ready or dataset.problems else {"fix": report.fix}
+        facts = {
+            "fetched": ", ".join(dataset.files),
+            "folder": report.folder,
+            "images": report.found,
+            "message": report.message,
+        }
+        if not dataset.ready and not dataset.problems:
+            facts["fix"] = report.fix
         print_facts(facts)
-        for problem in () if dataset.ready else dataset.problems:
-            say(f"  [red]problem[/]: {escape(problem)}")
-    return int(not all(dataset.ready for dataset in fetched))
+        if not dataset.ready:
+            for problem in dataset.problems:
+                say(f"  [red]problem[/]: {escape(problem)}")
+    if not all(dataset.ready for dataset in fetched):
+        raise typer.Exit(1)
 
 
-def fetch_backbones(call: Call) -> int:
-    """Shows where weights are and what was not fetched; 1 if anything was not."""
-    fetched = call()
+@data.command("weights")
+def fetch_backbones(
+    backbones: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME",
+            help="Names of cards, globs or comma lists of these, or 'MODEL/TAG'.",
+            autocompletion=complete_backbones,
+        ),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="Fetch the weights of all upgrades of a suite.", autocompletion=complete_suites
+        ),
+    ] = None,
+    cards: Cards = None,
+) -> None:
+    """Download the weights of backbones that are not on this machine, and check all of them.
+
+    Exits with 1 if something could not be fetched, and shows what to do.
+    """
+    check_names(suite)
+    import compatbench
+
+    with status_line() as progress:
+        fetched = compatbench.fetch_backbones(backbones or (), suite, progress=progress)
     for weights in fetched:
         say(f"{MARKS['found' if weights.file else 'missing']} [bold]{escape(weights.name)}[/] ")
         facts = {"file": weights.file, "licence": weights.licence, "problem": weights.problem}
         print_facts(facts)
-    return int(not all(weights.file for weights in fetched))
+    if not all(weights.file for weights in fetched):
+        raise typer.Exit(1)

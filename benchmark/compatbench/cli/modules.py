@@ -1,73 +1,254 @@
-"""What ``compatbench evaluate`` and ``module port``, ``import`` and ``export`` print."""
-
-from __future__ import annotations
+"""``evaluate``, and ``module import``, ``export`` and ``port``."""
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.markup import escape
 
-from compatbench.cli.command import Call
-from compatbench.cli.output import print_facts, print_frame, print_table, say, write_module
+from compatbench.cli.groups import OWNERS, app, module
+from compatbench.cli.names import (
+    check_names,
+    complete_backbones,
+    complete_tasks,
+    complete_transfers,
+)
+from compatbench.cli.options import (
+    AsJson,
+    Cards,
+    DataRoot,
+    Device,
+    MethodFile,
+    Offline,
+    PrecisionName,
+    Target,
+    TrustPickle,
+    read_settings,
+)
+from compatbench.cli.output import (
+    print_facts,
+    print_frame,
+    print_json,
+    print_table,
+    say,
+    write_module,
+)
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import kind_of, require_new
 
 if TYPE_CHECKING:
     from compatbench.results.evaluation import Evaluation
 
+MODULE_FILE = (
+    "A module: its file, which 'run' leaves in 'runs/modules/' and 'module import' writes, or "
+    "'hf://OWNER/NAME'"
+)
+CLASSES = (
+    "'base' or 'new', the halves of base-to-new generalisation, their names in its order, or a "
+    "file of names. 'all' uses prompts that were trained on the first classes for all classes."
+)
 
-def evaluate(call: Call) -> None:
-    """Shows a module's accuracies beside zero-shot, and the verdict."""
-    evaluation = call()
-    if not call.prints_json(evaluation):
+
+@app.command("evaluate", rich_help_panel=OWNERS)
+def evaluate(
+    module: Annotated[
+        Path,
+        typer.Argument(help=f"{MODULE_FILE}; with '--source', a checkpoint of other code."),
+    ],
+    target: Target,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="The test set: the module's task, which is the default, a variant of it, or "
+            "another with the same class names, in any order.",
+            autocompletion=complete_tasks,
+        ),
+    ] = None,
+    transfer: Annotated[
+        str,
+        typer.Option(
+            help="How the module reaches the new model (see 'list transfers'): 'copied', or "
+            "'words', which rotates the new model's joint space by words alone. With the "
+            "'words-*.safetensors' that 'run' leaves beside its modules, 'words' does not need the "
+            "source model.",
+            autocompletion=complete_transfers,
+        ),
+    ] = "copied",
+    methods: MethodFile = None,
+    device: Device = "auto",
+    precision: Annotated[
+        PrecisionName, typer.Option(help="Number format of the frozen towers, as for 'run'.")
+    ] = "fp32",
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="For a checkpoint of other code: the model that it was trained on. The task is "
+            "then the one that it was trained for, or a variant.",
+            autocompletion=complete_backbones,
+        ),
+    ] = None,
+    format: Annotated[
+        str, typer.Option(help="For a checkpoint: its format, as for 'module import'.")
+    ] = "auto",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="For a checkpoint: settings that it does not contain, such as 'alpha=1'.",
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(help="For a checkpoint: the classes that it knows, as for 'module import'."),
+    ] = None,
+    data_root: DataRoot = None,
+    as_json: AsJson = False,
+    offline: Offline = False,
+    trust_pickle: TrustPickle = False,
+    cards: Cards = None,
+) -> None:
+    """Show whether a module survives a new model; nothing is trained.
+
+    Shows its accuracy there and on its source, each beside zero-shot, and the share of images that
+    were right before and are wrong now.
+    """
+    values = read_settings(settings)
+    check_names(tasks=task, transfers=transfer)
+    import compatbench
+
+    evaluation = compatbench.evaluate(
+        module,
+        target,
+        task,
+        transfer=transfer,
+        methods=methods,
+        device=device,
+        precision=precision,
+        source=source,
+        format=format,
+        settings=values,
+        classes=classes,
+    )
+    if as_json:
+        print_json(evaluation)
+    else:
         _print_evaluation(evaluation)
 
 
-def port(call: Call) -> None:
-    """Writes the ported module, and says how it is evaluated."""
-    module, backbone = call.arguments["module"], call.arguments["backbone"]
-    ported = call()
-    place = re.sub(r"[^\w.-]+", "-", ported.about["source"])
-    path = call.shell["out"] or Path(f"{module.stem}-for-{place}.safetensors")
-    write_module(ported, path, f", with {ported.about['ported']['transfer']}")
-    say(escape(f"  compatbench evaluate {path} --target {backbone}"))
+@module.command("import")
+def import_module(
+    format: Annotated[
+        str | None,
+        typer.Argument(
+            help="A format, 'auto' (recognised by the contents), or the path of a format file "
+            "('./mine.py'), which is run as code."
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="The checkpoint, or the folder that its authors' code made."),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="The task that it was trained for; its images need not be here.",
+            autocompletion=complete_tasks,
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="The model that it was trained on (see 'list backbones').",
+            autocompletion=complete_backbones,
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Settings that the file does not contain, such as 'alpha=1'.",
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(help=f"If it knows only some of the task's classes: {CLASSES}"),
+    ] = None,
+    device: Device = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The module to write; by default FORMAT-TASK.safetensors in this folder."
+        ),
+    ] = None,
+    inspect: Annotated[
+        Path | None,
+        typer.Option(
+            help="Show the contents of this file, its format, and the settings that it needs."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    offline: Offline = False,
+    cards: Cards = None,
+) -> None:
+    """Convert a checkpoint of other code to a module that 'evaluate' takes.
 
+    Nothing in the file is run. If it has token embeddings or text features, they are used to verify
+    task and source.
 
-def import_module(call: Call) -> None:
-    """Writes the imported module; or shows a file, or the formats, if no module is asked for."""
-    if call.shell["inspect"] is not None:
-        _print_inspection(call)
+    Without arguments the command lists the formats. For example: compatbench module import coop
+    output/seed1 --task dtd --source vit-b16-openai
+    """
+    values = read_settings(settings)
+    if inspect is not None:
+        _print_inspection(inspect, as_json)
         return
-    if call.arguments["format"] is None:
-        from compatbench import formats
-
-        if call.prints_json(table := formats()):
-            return
-        print_frame(table)
-        say("'compatbench module import --inspect FILE' says of which format a file is")
+    if format is None:
+        _print_formats(as_json)
         return
-    wanted = {"FILE": "file", "--task": "task", "--source": "source"}
-    if asked := [name for name, parameter in wanted.items() if not call.arguments[parameter]]:
+    required = {"FILE": file, "--task": task, "--source": source}
+    absent = [name for name, value in required.items() if not value]
+    if file is None or task is None or source is None or absent:
         raise CompatbenchError(
-            f"import needs {', '.join(asked)}; 'compatbench module import --inspect FILE' shows "
+            f"import needs {', '.join(absent)}; 'compatbench module import --inspect FILE' shows "
             "what a file needs"
         )
-    module = call()
-    facts = module.about["imported"]
-    task = call.arguments["task"]
-    path = call.shell["out"] or Path(f"{facts['format']}-{task}.safetensors")
-    write_module(module, path)
+    check_names(tasks=task)
+    import compatbench
+
+    imported = compatbench.import_module(
+        format, file, task, source, settings=values, classes=classes, device=device
+    )
+    facts = imported.about["imported"]
+    path = out or Path(f"{facts['format']}-{task}.safetensors")
+    write_module(imported, path)
     print_facts({name: value for name, value in facts.items() if name != "sha256"})
     say(escape(f"  compatbench evaluate {path} --target NEW_MODEL"))
 
 
-def export_module(call: Call) -> None:
-    """Says what was written, and what the format does not hold."""
-    file = call.arguments["file"]
+@module.command("export")
+def export_module(
+    format: Annotated[str, typer.Argument(help="The format; 'module import' lists them.")],
+    module: Annotated[Path, typer.Argument(help=f"{MODULE_FILE}.")],
+    file: Annotated[
+        Path, typer.Argument(help="The file to write; for formats of several files, the folder.")
+    ],
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="'float16', 'bfloat16' or 'float32'; by default that of the file it was imported "
+            "from, or what the format's own code uses."
+        ),
+    ] = None,
+) -> None:
+    """Write a module as a checkpoint for other code."""
     if kind_of(file, follow=True) != "folder":
         require_new(file, "give another FILE")
-    exported = call()
+    import compatbench
+
+    exported = compatbench.export_module(format, module, file, dtype=dtype)
     for path in exported.files:
         say(escape(f"wrote {path}"))
     if exported.not_stored:
@@ -75,7 +256,44 @@ def export_module(call: Call) -> None:
         say(f"not in the file, to be set where it is used: {settings}")
 
 
-def _print_evaluation(evaluation: Evaluation) -> None:
+@module.command("port")
+def port(
+    module: Annotated[Path, typer.Argument(help=f"{MODULE_FILE}.")],
+    target: Target,
+    transfer: Annotated[
+        str | None,
+        typer.Option(
+            help="'words', 'words+raw', or 'copied', which changes nothing; by default words for "
+            "methods that act in the joint space, and copied for others.",
+            autocompletion=complete_transfers,
+        ),
+    ] = None,
+    methods: MethodFile = None,
+    device: Device = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The file to write; by default FILE-for-MODEL in this folder."),
+    ] = None,
+    offline: Offline = False,
+    cards: Cards = None,
+) -> None:
+    """Write a module for a new model, where it needs no transfer; nothing is trained.
+
+    Tensors in the joint space's coordinates (keys of a cache, a probe, a residual on class weights)
+    are rotated as the transfer 'words' rotates the model; the others are unchanged. It is an error
+    if the result does not give the transfer's logits.
+    """
+    check_names(transfers=transfer)
+    import compatbench
+
+    ported = compatbench.port(module, target, transfer=transfer, methods=methods, device=device)
+    place = re.sub(r"[^\w.-]+", "-", ported.about["source"])
+    path = out or Path(f"{module.stem}-for-{place}.safetensors")
+    write_module(ported, path, f", with {ported.about['ported']['transfer']}")
+    say(escape(f"  compatbench evaluate {path} --target {target}"))
+
+
+def _print_evaluation(evaluation: "Evaluation") -> None:
     from compatbench.data.cards.shots import count_shots
     from compatbench.tables.numbers import percent, signed
 
@@ -117,11 +335,23 @@ def _print_evaluation(evaluation: Evaluation) -> None:
         )
 
 
-def _print_inspection(call: Call) -> None:
-    from compatbench import inspect_checkpoint
+def _print_formats(as_json: bool) -> None:
+    import compatbench
 
-    checkpoint = inspect_checkpoint(call.shell["inspect"])
-    if call.prints_json(checkpoint):
+    formats = compatbench.formats()
+    if as_json:
+        print_json(formats)
+        return
+    print_frame(formats)
+    say("'compatbench module import --inspect FILE' shows the format of a file")
+
+
+def _print_inspection(file: Path, as_json: bool) -> None:
+    import compatbench
+
+    checkpoint = compatbench.inspect_checkpoint(file)
+    if as_json:
+        print_json(checkpoint)
         return
     kind = " or ".join(checkpoint.formats) or "not recognised"
     say(escape(f"{checkpoint.path}: format {kind}"))

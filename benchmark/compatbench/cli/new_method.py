@@ -1,14 +1,15 @@
 """``compatbench new-method``: a method file to start from."""
 
-from __future__ import annotations
-
 import keyword
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.markup import escape
 
+from compatbench.cli.groups import AUTHORS, app
 from compatbench.cli.output import say
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
@@ -17,22 +18,23 @@ from compatbench.files.kinds import require_new
 _TEMPLATE = Path(__file__).with_name("new_method.py.txt")
 
 
-def new_method(name: str) -> None:
-    """Writes a commented method file that works as it is, to start from.
+@app.command("new-method", rich_help_panel=AUTHORS)
+def new_method(
+    name: Annotated[str, typer.Argument(help="The method's name, such as 'my_method'.")],
+) -> None:
+    """Write a commented method file that works as it is, to start from.
 
     It is written to methods/ in a checkout, and to the current folder elsewhere.
-
-    Args:
-        name: The method's name, such as 'my_method'.
     """
-    from compatbench.method.registry import builtin_methods
-
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,49}", name) or keyword.iskeyword(name):
         raise CompatbenchError(
             f"'{name}' cannot be a method's name; use small letters, digits and '_', a letter "
             "first, as in 'my_method'"
         )
-    registry, checkout = builtin_methods(), find_checkout(Path.cwd())
+    from compatbench.method.registry import builtin_methods
+
+    registry = builtin_methods()
+    checkout = find_checkout(Path.cwd())
     if name in registry.classes or name in registry.broken:
         raise CompatbenchError(f"a method is named '{name}' already; choose another name")
     if not checkout and find_spec(name) is not None:

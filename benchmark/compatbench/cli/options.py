@@ -1,121 +1,34 @@
-"""The options of a command: what a shell needs to know of parameters of one name, wherever."""
+"""Options that several commands share, with the functions that complete and read their values.
 
-from __future__ import annotations
+A command writes an option of its own where it is used. Options that act on the whole process
+(``--cards``, ``--data-root``, ``--offline``, ``--trust-pickle``) act while the command line is
+read, through their callbacks: worker processes inherit what they set. The commands that have them
+do not use their values.
+"""
 
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from compatbench.errors import CompatbenchError
-from compatbench.plugins import Option
-
-# Parameters that hold names of cards.
-CARD_NAMES = {"suite", "task", "tasks", "backbone", "source", "target", "targets", "names"}
-HERE = "compatbench.cli.options"
-SET = Option(
-    "--set", annotation="str", repeated=True, metavar="NAME=VALUE", read=f"{HERE}:read_settings"
+from compatbench.cli.names import (
+    complete_backbones,
+    complete_methods,
+    complete_suites,
+    complete_tasks,
+    complete_transfers,
 )
-SHARED = {
-    # Those that a command wants beside what its function takes.
-    "cards": Option(
-        help="Folder with cards of your own, or a card; may be repeated. They are found by name, "
-        "like the built-in ones and those of this folder and of COMPATBENCH_CARDS.",
-        annotation="Path",
-        repeated=True,
-        metavar="FOLDER | FILE",
-        at_once=f"{HERE}:add_cards",
-    ),
-    "data_root": Option(
-        help="Folder of all datasets, or of one task's; may be repeated. By default "
-        "COMPATBENCH_DATA and COMPATBENCH_DATA_<TASK>.",
-        repeated=True,
-        metavar="FOLDER | TASK=FOLDER",
-        at_once="compatbench.data.dataset_folders:set_data_roots",
-    ),
-    "offline": Option(
-        help="Fetch nothing: weights must be on this machine. HF_HUB_OFFLINE=1 says the same.",
-        annotation="bool",
-        default=False,
-        at_once=f"{HERE}:go_offline",
-    ),
-    "trust_pickle": Option(
-        help="Read checkpoints even if that runs code in them; only for files from people you "
-        "trust.",
-        annotation="bool",
-        default=False,
-        at_once=f"{HERE}:trust_pickle",
-    ),
-    "as_json": Option("--json", "Print JSON.", "bool", False),
-    # Those of functions and records.
-    "jobs": Option(("--jobs", "-j")),
-    "steps": Option(least=1),
-    "seed": Option(least=0),
-    "memory_budget": Option(
-        help="Most memory that each tower of a worker keeps for a backward pass, and for the "
-        "images that are classified at once, such as '2G'; by default half of what is free, and "
-        "1 GiB. Less is slower: batches of images run in micro-batches.",
-        annotation="str",
-        read="compatbench.files.sizes:parse_bytes",
-    ),
-    "cache_limit": Option(
-        help="Most disk for image features and tokens, such as '200G': those unused longest are "
-        "deleted, and tokens that do not fit are computed whenever they are needed.",
-        annotation="str",
-        read="compatbench.files.sizes:parse_bytes",
-    ),
-    "timeout": Option(
-        help="End an attempt at a cell that takes longer, such as '90s' or '10m'; the encoding of "
-        "its images does not count. It becomes a failed row, and the other cells continue.",
-        annotation="str",
-        read=f"{HERE}:read_seconds",
-    ),
-    "shard": Option(metavar="I/N"),
-    "settings": SET,
-    "config": SET,
-    "suite": Option(completes="suites"),
-    "methods": Option(completes="methods"),
-    "task": Option(completes="tasks"),
-    "tasks": Option(completes="tasks"),
-    "backbone": Option(completes="backbones"),
-    "source": Option(completes="backbones"),
-    "target": Option(completes="backbones"),
-    "transfer": Option(completes="transfers"),
-    "transfers": Option(completes="transfers"),
-}
+from compatbench.errors import CompatbenchError
 
 
-def complete(kind: str) -> Callable[..., list[str]]:
-    """Completes names of a kind, or of what ``list`` is asked for."""
-
-    def completer(context: typer.Context, incomplete: str) -> list[str]:
-        wanted = context.params.get("kind") if kind == "listed" else kind
-        return [name for name in known_names(wanted) if name.startswith(incomplete)]
-
-    return completer
-
-
-def known_names(kind: str | None) -> list[str]:
-    """The names that a shell completes, found without loading what they name."""
-    from compatbench.data.cards import backbone_cards, suite_cards, task_cards
-    from compatbench.files.project_folders import content_files
-
-    if kind == "suites":
-        return suite_cards.names()
-    if kind == "tasks":
-        return ["all", *task_cards.names()]
-    if kind == "backbones":
-        return [*backbone_cards.names(), "local-dir:", "hf:"]
-    several = ["all"] if kind == "methods" else []
-    return several + sorted(path.stem for path in content_files(kind or "methods"))
-
-
-def add_cards(places: Iterable[Path]) -> None:
-    """Has cards of one's own found by name."""
+def add_cards(places: list[Path] | None) -> None:
+    """Make cards of your own known by name."""
+    if not places:
+        return
     from compatbench.data.cards.own_cards import look_at, why_no_card
     from compatbench.files.project_folders import add_own_place
 
@@ -125,45 +38,64 @@ def add_cards(places: Iterable[Path]) -> None:
         add_own_place(place)
 
 
-def go_offline(wanted: bool) -> None:
-    """Has nothing fetched, in worker processes, too."""
-    if wanted:
+def add_data_roots(folders: list[str] | None) -> None:
+    """Set the folders of datasets."""
+    if not folders:
+        return
+    from compatbench.data.dataset_folders import set_data_roots
+
+    set_data_roots(folders)
+
+
+def go_offline(is_offline: bool) -> None:
+    """Fetch nothing from now on."""
+    if is_offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-def trust_pickle(wanted: bool) -> None:
-    """Has checkpoints read that run code, in worker processes, too."""
-    if wanted:
+def trust_pickle(is_trusted: bool) -> None:
+    """Read checkpoints from now on even if that runs code in them."""
+    if is_trusted:
         os.environ["COMPATBENCH_TRUST_PICKLE"] = "1"
 
 
-def split(listed: str | Iterable[str]) -> list[Any]:
-    """The parts of comma lists; what they may be is checked by what they are given to."""
-    text = listed if isinstance(listed, str) else ",".join(listed)
-    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+def split(values: Iterable[str] | None) -> list[str]:
+    """Return the parts of comma lists, each once."""
+    parts = []
+    for value in values or ():
+        for part in value.split(","):
+            part = part.strip()
+            if part and part not in parts:
+                parts.append(part)
+    return parts
 
 
-def read_numbers(text: str) -> list[int]:
-    """A comma list of whole numbers below a billion."""
-    parts = split(text)
-    if wrong := [part for part in parts if not part.isdecimal() or len(part) > 9]:
-        raise CompatbenchError(f"'{wrong[0]}' is no number below a billion; write such as 64,256")
-    return [int(part) for part in parts]
+def read_size(text: str | None) -> int | None:
+    """Return a size such as ``2G`` in bytes."""
+    if text is None:
+        return None
+    from compatbench.files.sizes import parse_bytes
+
+    return parse_bytes(text)
 
 
-def read_seconds(text: str) -> float:
-    """A time from the command line, in seconds: ``90``, ``90s``, ``10m``, ``1.5h``."""
+def read_seconds(text: str | None) -> float | None:
+    """Return a time such as ``90``, ``90s``, ``10m`` or ``1.5h`` in seconds."""
+    if text is None:
+        return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
     if match is None:
         raise CompatbenchError(f"--timeout '{text}': give a time such as 90s, 10m or 2h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-def read_settings(texts: Iterable[str]) -> dict[str, Any]:
-    """Settings of the command line, ``NAME=VALUE``; a value that is JSON is read as such.
+def read_settings(texts: Iterable[str] | None) -> dict[str, Any] | None:
+    """Return the settings of ``--set NAME=VALUE``; a value that is JSON is read as such.
 
     ``recipe.lr=1`` is the part ``lr`` of the setting ``recipe``.
     """
+    if not texts:
+        return None
     settings: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -178,3 +110,136 @@ def read_settings(texts: Iterable[str]) -> dict[str, Any]:
         except ValueError:
             place[name] = value
     return settings
+
+
+# What to measure.
+Suite = Annotated[
+    str,
+    typer.Option(
+        help="A suite: a name (see 'list suites') or the path of a YAML file.",
+        autocompletion=complete_suites,
+    ),
+]
+METHODS_HELP = (
+    "Methods: names, globs, 'all' that the suite compares, comma lists, exclusions ('all,!coop'), "
+    "or the path of a method file ('./mine.py'), which is run as code."
+)
+Methods = Annotated[str, typer.Option(help=METHODS_HELP, autocompletion=complete_methods)]
+MethodFile = Annotated[
+    str | None,
+    typer.Option(
+        help="The method's file, if the method is not in 'list methods'; it is run as code.",
+        autocompletion=complete_methods,
+    ),
+]
+Tasks = Annotated[
+    str,
+    typer.Option(
+        help="Tasks of the suite: names, globs, 'all', comma lists, exclusions, or the path of a "
+        "card. A task includes its variants; you can also name a variant alone.",
+        autocompletion=complete_tasks,
+    ),
+]
+Transfers = Annotated[
+    str | None,
+    typer.Option(
+        help="How modules reach the targets, such as 'copied,words' (see 'list transfers'); by "
+        "default the suite's, most often 'copied'.",
+        autocompletion=complete_transfers,
+    ),
+]
+Seeds = Annotated[
+    str | None,
+    typer.Option(
+        help="Seeds, such as '1,2'; by default the suite's, or those that its card names for a "
+        "first run ('run_seeds')."
+    ),
+]
+Shots = Annotated[
+    str | None, typer.Option(help="Shots, such as '4,8' or 'all'; by default the suite's.")
+]
+PrecisionName = Literal["fp32", "tf32", "bf16", "fp16"]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N",
+        help="The I-th of N parts of the work, about equal in time, such as '3/8': one for each "
+        "job of an array. The results of all parts add up.",
+    ),
+]
+TrialSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Settings to try: each method is run as the suite sets it, and with these, as "
+        "'METHOD+NAME-VALUE'. A trial writes nothing to 'results/' and its pages.",
+    ),
+]
+Target = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        help="The new model: a name (see 'list backbones'), or 'MODEL/TAG' of open_clip, "
+        "'MODEL@FILE', 'local-dir:FOLDER', 'hf:FOLDER'.",
+        autocompletion=complete_backbones,
+    ),
+]
+
+# Where to compute, and where files are.
+Out = Annotated[Path, typer.Option(help="The folder of 'runs/', 'results/' and 'leaderboard.md'.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="Where to compute: 'auto' (a GPU, if there is one), 'cpu', 'cuda', 'cuda:1', 'mps'; "
+        "for the cells of a suite also 'cuda:all', which has workers on every card."
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        "-j",
+        help="Workers; by default one per core, one on a GPU, and on Ray all that fit.",
+    ),
+]
+Cards = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FOLDER | FILE",
+        # Other options may name these cards, so they are made known first.
+        callback=add_cards,
+        is_eager=True,
+        help="Folder with cards of your own, or a card; may be repeated. They are found by name, "
+        "like the built-in ones and those of this folder and of COMPATBENCH_CARDS.",
+    ),
+]
+DataRoot = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FOLDER | TASK=FOLDER",
+        callback=add_data_roots,
+        help="Folder of all datasets, or of one task's; may be repeated. By default "
+        "COMPATBENCH_DATA and COMPATBENCH_DATA_<TASK>.",
+    ),
+]
+Offline = Annotated[
+    bool,
+    typer.Option(
+        "--offline",
+        callback=go_offline,
+        help="Fetch nothing: weights must be on this machine. HF_HUB_OFFLINE=1 does the same.",
+    ),
+]
+TrustPickle = Annotated[
+    bool,
+    typer.Option(
+        "--trust-pickle",
+        callback=trust_pickle,
+        help="Read checkpoints even if that runs code in them; only for files from people you "
+        "trust.",
+    ),
+]
+
+# What to print.
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,14 +33,11 @@ def say(text: str, to: Console = console, style: str = "") -> None:
     to.print(text, soft_wrap=True, style=style)
 
 
-def show(value: Any, as_json: bool = False) -> int:
-    """Prints what a function gives: a frame, a table, a text, or several; returns the exit code.
+def show(value: Any, as_json: bool = False) -> None:
+    """Print what a function returns: a frame, a table, a text, or several.
 
-    A number is the exit code, of a function that has printed what there is to say. What has
-    ``parts`` is shown as these.
+    A value with ``parts`` is printed part by part.
     """
-    if isinstance(value, int):
-        return value
     if as_json:
         print_json(value)
     elif isinstance(value, str | Path):
@@ -49,9 +47,16 @@ def show(value: Any, as_json: bool = False) -> int:
     elif hasattr(value, "columns"):
         print_frame(value)
     elif value is not None:
-        for each in value.parts() if hasattr(value, "parts") else value:
-            show(each)
-    return 0
+        parts = value.parts() if hasattr(value, "parts") else value
+        for part in parts:
+            show(part)
+
+
+@contextmanager
+def status_line() -> Iterator[Callable[[str], None]]:
+    """Show a line that each call of the yielded function replaces, and that is gone at the end."""
+    with console.status("") as status:
+        yield lambda line: status.update(escape(line))
 
 
 def print_json(data: Any) -> None:

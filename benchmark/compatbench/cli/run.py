@@ -1,83 +1,285 @@
-"""What ``run``, ``plan`` and ``maintain tune`` print, and how they are followed and stopped."""
-
-from __future__ import annotations
+"""``run``, ``plan`` and ``maintain tune``: what is planned, and how far it is."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import typer
 from rich.markup import escape
 
-from compatbench.cli.command import Call
-from compatbench.cli.output import console, error_console, print_frame, say
+from compatbench.cli.groups import READERS, app, maintain
+from compatbench.cli.names import check_names, complete_methods
+from compatbench.cli.options import (
+    METHODS_HELP,
+    AsJson,
+    Cards,
+    DataRoot,
+    Device,
+    Jobs,
+    Methods,
+    Offline,
+    Out,
+    PrecisionName,
+    Seeds,
+    Shard,
+    Shots,
+    Suite,
+    Tasks,
+    Transfers,
+    TrialSettings,
+    TrustPickle,
+    read_seconds,
+    read_settings,
+    read_size,
+)
+from compatbench.cli.output import console, error_console, print_frame, print_json, say
 from compatbench.cli.stoppable import stoppable
 from compatbench.messages import format_seconds
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.console import Console
 
     from compatbench.engine.plan import Plan
+    from compatbench.runs.progress import RunProgress
+
+Precision = Annotated[
+    PrecisionName | None,
+    typer.Option(
+        help="Number format of the frozen towers, by default the suite's; modules are always "
+        "trained in float32. 'tf32' is float32 with the short products of NVIDIA's cards, in "
+        "training, too. Another precision gives separate cells, which replace the previous rows in "
+        "'results/'."
+    ),
+]
 
 
-def run(call: Call) -> int:
-    """Follows the cells, and shows the ranking of what was asked for."""
+@app.command("run", rich_help_panel=READERS)
+def run(
+    suite: Suite = "mini",
+    methods: Methods = "all",
+    tasks: Tasks = "all",
+    seeds: Seeds = None,
+    shots: Shots = None,
+    transfers: Transfers = None,
+    out: Out = Path(),
+    precision: Precision = None,
+    skip_missing: Annotated[
+        bool,
+        typer.Option(
+            "--skip-missing",
+            help="Leave out cells whose images or weights are missing, and run the others.",
+        ),
+    ] = False,
+    shard: Shard = None,
+    config: TrialSettings = None,
+    executor: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="Where cells run: in processes on this machine, or on a Ray cluster."),
+    ] = "local",
+    device: Device = "auto",
+    jobs: Jobs = None,
+    jobs_per_gpu: Annotated[
+        int | None,
+        typer.Option(help="Workers on each GPU, instead of '--jobs'; by default 1."),
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads of each worker.")] = 1,
+    decoders: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes of each worker that decode images (threads where there are few "
+            "images). By default one on processors, whose backbones take longer than any image, "
+            "and for GPUs the worker's share of the cores."
+        ),
+    ] = None,
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Most memory that each tower of a worker keeps for a backward pass, and for the "
+            "images that are classified at once, such as '2G'; by default half of what is free, "
+            "and 1 GiB. Less is slower: batches of images run in micro-batches."
+        ),
+    ] = None,
+    cache_limit: Annotated[
+        str | None,
+        typer.Option(
+            help="Most disk for image features and tokens, such as '200G': those unused longest "
+            "are deleted, and tokens that do not fit are computed whenever they are needed."
+        ),
+    ] = None,
+    timeout: Annotated[
+        str | None,
+        typer.Option(
+            help="End an attempt at a cell that takes longer, such as '90s' or '10m'; the encoding "
+            "of its images does not count. It becomes a failed row, and the other cells continue."
+        ),
+    ] = None,
+    retry: Annotated[int, typer.Option(help="How often to retry a cell that fails.")] = 0,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="The Ray cluster, 'HOST:PORT'; 'auto' is the one that this machine belongs to. By "
+            "default 'RAY_ADDRESS', or this machine alone."
+        ),
+    ] = None,
+    gpus_per_cell: Annotated[
+        float | None,
+        typer.Option(
+            help="GPUs of each worker on Ray; with 0.25, four share one. By default 1, and none "
+            "with the device 'cpu'."
+        ),
+    ] = None,
+    data_root: DataRoot = None,
+    as_json: AsJson = False,
+    offline: Offline = False,
+    trust_pickle: TrustPickle = False,
+    cards: Cards = None,
+) -> None:
+    """Run a suite, and write 'results/' and 'leaderboard.md'.
+
+    Finished cells are never run again: stop at any time, and the same command continues. The first
+    seed of all methods is run first, so that a full ranking is available early. Several runs may
+    share a folder, on one machine or on many: each cell is run by one of them.
+    """
+    settings = read_settings(config)
+    limits = {
+        "memory_budget": read_size(memory_budget),
+        "cache_limit": read_size(cache_limit),
+        "timeout": read_seconds(timeout),
+    }
     with stoppable():
+        check_names(suite, methods=methods, tasks=tasks, transfers=transfers)
+        import compatbench
         from compatbench.runs import read_page
         from compatbench.tables.terminal_ranking import list_rankings, print_ranking
 
-        out = call.arguments["out"]
-        results, plan = _follow(call, out)
+        compute = compatbench.Compute(
+            executor=executor,
+            device=device,
+            jobs=jobs,
+            jobs_per_gpu=jobs_per_gpu,
+            threads=threads,
+            decoders=decoders,
+            retry=retry,
+            address=address,
+            gpus_per_cell=gpus_per_cell,
+            **limits,
+        )
+        with _follow(error_console if as_json else console, out) as (progress, start):
+            results = compatbench.run(
+                suite,
+                methods,
+                tasks=tasks,
+                seeds=seeds,
+                shots=shots,
+                transfers=transfers,
+                out=out,
+                precision=precision,
+                skip_missing=skip_missing,
+                shard=shard,
+                config=settings,
+                compute=compute,
+                progress=False,
+                on_start=start,
+                on_event=progress.on_event,
+            )
+        plan = progress.plan
+        assert plan is not None
         page = read_page(plan, out).restrict(**plan.matrix.asked)
-        if call.prints_json(list_rankings(page)):
-            return int(bool(results.failures))
-        print_ranking(console, page)
-        board = f"{out / 'leaderboard.md'}, " if plan.suite.publish else ""
-        rows = f"results in {out / 'results' / plan.suite.name}/, "
-        wrote = "a trial: wrote " if plan.trial else f"wrote {board}{rows}"
-        say(escape(f"{wrote}modules in {out / 'runs'}/modules/"))
+        if as_json:
+            print_json(list_rankings(page))
+        else:
+            print_ranking(console, page)
+            _say_what_was_written(plan, out)
         if not results.failures:
-            return 0
-        tried = len(plan.to_do) + len(plan.broken)
-        count = f"{len(results.failures)} of {tried} cells failed"
-        say(f"{count}; the same command tries them again")
-        return 1
+            return
+        if not as_json:
+            tried = len(plan.to_do) + len(plan.broken)
+            say(f"{len(results.failures)} of {tried} cells failed")
+            say("Run the same command again to retry them.")
+        raise typer.Exit(1)
 
 
-def _follow(call: Call, out: Path | None = None) -> tuple[Any, Plan]:
-    """What a command that runs a plan gives, and the plan; says what is planned, and shows it."""
+def _say_what_was_written(plan: "Plan", out: Path) -> None:
+    modules = f"modules in {out / 'runs'}/modules/"
+    if plan.trial:
+        say(escape(f"a trial: wrote {modules}"))
+        return
+    board = f"{out / 'leaderboard.md'}, " if plan.suite.publish else ""
+    say(escape(f"wrote {board}results in {out / 'results' / plan.suite.name}/, {modules}"))
+
+
+@contextmanager
+def _follow(to: "Console", out: Path | None = None) -> Iterator[tuple["RunProgress", Any]]:
+    """Show how far the cells are. Yield the display, and a function that starts it with a plan."""
     from compatbench.runs.progress import RunProgress
 
-    to = error_console if call.shell["as_json"] else console
     with RunProgress(to, out) as progress:
 
-        def start(plan: Plan, workers: int) -> None:
+        def start(plan: "Plan", workers: int) -> None:
             say_plan(plan, workers, to)
             progress.start_plan(plan, workers)
 
-        returned = call(progress=False, on_start=start, on_event=progress.on_event)
-    assert progress.plan is not None
-    return returned, progress.plan
+        yield progress, start
 
 
-def plan(call: Call) -> None:
-    """Shows the cells of every method, how long they take, and what is missing."""
+@app.command("plan", rich_help_panel=READERS)
+def plan(
+    suite: Suite = "mini",
+    methods: Methods = "all",
+    tasks: Tasks = "all",
+    seeds: Seeds = None,
+    shots: Shots = None,
+    transfers: Transfers = None,
+    out: Out = Path(),
+    precision: Precision = None,
+    shard: Shard = None,
+    config: TrialSettings = None,
+    device: Device = "auto",
+    jobs: Jobs = None,
+    data_root: DataRoot = None,
+    as_json: AsJson = False,
+    cards: Cards = None,
+) -> None:
+    """Show what 'run' would do: cells to do and done, what is missing, and how long it takes.
+
+    Nothing is fetched and nothing is written. Times follow from the finished cells of each method,
+    here or in 'results/'; without any, the time of a method is not known.
+    """
+    settings = read_settings(config)
     with console.status("reading the suite and the methods"):
-        from compatbench import Compute
+        check_names(suite, methods=methods, tasks=tasks, transfers=transfers)
+        import compatbench
 
-        planned = call()
-        workers = Compute(**call.shell["compute"]).count_workers()
+        planned = compatbench.plan(
+            suite,
+            methods,
+            tasks=tasks,
+            seeds=seeds,
+            shots=shots,
+            transfers=transfers,
+            out=out,
+            precision=precision,
+            shard=shard,
+            config=settings,
+        )
+        workers = compatbench.Compute(device=device, jobs=jobs).count_workers()
     frame = planned.frame
-    if call.prints_json(frame):
+    if as_json:
+        print_json(frame)
         return
     about = [_format_about(seconds / workers) for seconds in frame["seconds"]]
-    hidden = ["transfer"] if set(frame["transfer"]) <= {"copied"} else []
-    hidden += [] if frame["missing"].any() else ["missing"]
-    print_frame(frame.assign(about=about).drop(columns=["seconds", *hidden]), right=["about"])
+    hidden = ["seconds"]
+    if set(frame["transfer"]) <= {"copied"}:
+        hidden.append("transfer")
+    if not frame["missing"].any():
+        hidden.append("missing")
+    print_frame(frame.assign(about=about).drop(columns=hidden), right=["about"])
     say_plan(planned, workers)
     if planned.missing:
-        doctor = f"compatbench store doctor --suite {call.arguments['suite']}"
+        doctor = f"compatbench store doctor --suite {suite}"
         say(escape(f"'{doctor}' shows more, and what to do"))
 
 
@@ -87,7 +289,7 @@ def _format_about(seconds: float) -> str:
     return format_seconds(seconds) if seconds else ""
 
 
-def say_plan(plan: Plan, workers: int, to: Console = console) -> None:
+def say_plan(plan: "Plan", workers: int, to: "Console" = console) -> None:
     """What cannot be loaded or is not here, and why; then how much of the suite is left."""
     for name, why in plan.matrix.registry.broken.items():
         say(
@@ -114,7 +316,7 @@ def say_plan(plan: Plan, workers: int, to: Console = console) -> None:
     say(", ".join(parts), to)
 
 
-def _describe_time(plan: Plan, workers: int) -> list[str]:
+def _describe_time(plan: "Plan", workers: int) -> list[str]:
     """Return how long what is left takes, and the methods of which that is not known."""
     unknown = plan.unknown
     many = f"with {workers} worker{'s' if workers > 1 else ''}"
@@ -129,30 +331,80 @@ def _describe_time(plan: Plan, workers: int) -> list[str]:
     return parts
 
 
-def tune(call: Call) -> None:
-    """Follows the fits, and shows every setting and what was chosen."""
+@maintain.command("tune")
+def tune(
+    methods: Annotated[str, typer.Argument(help=METHODS_HELP, autocompletion=complete_methods)],
+    suite: Suite = "mini",
+    out: Out = Path(),
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="Put the chosen settings into 'methods' of the suite's file."),
+    ] = False,
+    device: Device = "auto",
+    jobs: Jobs = None,
+    data_root: DataRoot = None,
+    as_json: AsJson = False,
+    offline: Offline = False,
+    cards: Cards = None,
+) -> None:
+    """Choose methods' settings for a suite, on training images of its development tasks.
+
+    The settings that the suite's card names ('tuning') are fitted on three quarters of each
+    few-shot draw and tested on the last, on the first source alone. Finished fits are kept, as
+    those of 'run' are, and what was compared is written to 'results/<suite>/tuning/'.
+
+    The first line of each round shows how long it takes. Stop at any time; the same command
+    continues. The last lines are for the suite's file; --write puts them there. For a method that
+    is sent as a pull request, the project makes the record after the merge.
+    """
+    with stoppable():
+        check_names(suite, methods=methods)
+        import compatbench
+
+        compute = compatbench.Compute(device=device, jobs=jobs)
+        with _follow(error_console if as_json else console) as (progress, start):
+            tunings = compatbench.tune(
+                methods,
+                suite,
+                out=out,
+                write=write,
+                compute=compute,
+                progress=False,
+                on_start=start,
+                on_event=progress.on_event,
+            )
+        if as_json:
+            _print_tunings_as_json(tunings)
+        else:
+            _print_tunings(tunings)
+
+
+def _print_tunings_as_json(tunings: Any) -> None:
     import pandas as pd
+
+    frames = []
+    for tuning in tunings:
+        frame = tuning.frame
+        frames.append(frame.assign(method=tuning.method, chosen=frame.index == tuning.chosen))
+    print_json(pd.concat(frames))
+
+
+def _print_tunings(tunings: Any) -> None:
+    """Show every setting and what was chosen, and what the suite's file says of it."""
     import yaml
 
-    with stoppable():
-        from compatbench.method.registry import builtin_methods
+    from compatbench.method.registry import builtin_methods
 
-        tunings, _ = _follow(call)
-        frames = [
-            tuning.frame.assign(method=tuning.method, chosen=tuning.frame.index == tuning.chosen)
-            for tuning in tunings
-        ]
-        if call.prints_json(pd.concat(frames)):
-            return
-        entries: dict[str, Any] = {}
-        for tuning in tunings:
-            images = f"{sum(tuning.total):,} held-out images, in percent"
-            say(f"[bold]{escape(tuning.method)}[/], {images}")
-            frame, best = tuning.frame, tuning.chosen
-            choice = ["chosen" if number == best else "" for number in frame.index]
-            print_frame(frame.round({"accuracy": 1, "gain": 1, "error": 1}).assign(choice=choice))
-            published = builtin_methods().get(tuning.method).Config()
-            # Of its own: YAML writes what two entries share once, and names it.
-            entries[tuning.method] = deepcopy(tuning.settings[best].changes(published))
-        say("what 'methods' of the suite says of these settings ({}: nothing):")
-        say(escape(yaml.safe_dump(entries, sort_keys=False).rstrip()))
+    entries: dict[str, Any] = {}
+    for tuning in tunings:
+        images = f"{sum(tuning.total):,} held-out images, in percent"
+        say(f"[bold]{escape(tuning.method)}[/], {images}")
+        choice = ["chosen" if number == tuning.chosen else "" for number in tuning.frame.index]
+        rounded = tuning.frame.round({"accuracy": 1, "gain": 1, "error": 1})
+        print_frame(rounded.assign(choice=choice))
+        published = builtin_methods().get(tuning.method).Config()
+        changes = tuning.settings[tuning.chosen].changes(published)
+        # A copy: YAML would write once what two entries share, and give it a name.
+        entries[tuning.method] = deepcopy(changes)
+    say("what 'methods' of the suite says of these settings ({}: nothing):")
+    say(escape(yaml.safe_dump(entries, sort_keys=False).rstrip()))

@@ -16,10 +16,9 @@ from compatbench.extras.advice.targets import backbones_here, describe_target
 from compatbench.method import Module
 from compatbench.method.hub import local_file
 from compatbench.method.registry import builtin_methods, find_transfer
-from compatbench.plugins import load
 from compatbench.results.evaluation import evaluate
 from compatbench.results.expected import upgrade_pairs
-from compatbench.results.ranking_table import Results
+from compatbench.runs import results
 
 
 def advise(
@@ -80,7 +79,7 @@ def advise(
         known = list(dict.fromkeys(target for _, target in pairs))
         kept = select_names(targets, known, f"target of suite '{card.name}'")
         pairs = [pair for pair in pairs if pair[1] in kept]
-    of_suite: Results = load("results")(card, out)
+    of_suite = results(card, out)
     infos = [method.info for method in of_suite.suite.all]
     learning = sorted({info.name for info in infos if info.learns})
     of = f"of suite '{card.name}'"

@@ -9,18 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
-from rich.markup import escape
 
-from compatbench.cli.command import Call
-from compatbench.cli.output import print_frame, say
 from compatbench.data.cache_files import default_cache_folder, list_entries, prune_entries
 from compatbench.data.cards import select_names
-from compatbench.data.cards.shots import show_shots
 from compatbench.engine.store import DAMAGED, RunStore, read_record
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import delete_paths, kind_of, require
-from compatbench.files.sizes import format_bytes, parse_bytes
-from compatbench.messages import format_seconds
+from compatbench.files.sizes import parse_bytes
 
 DAY = 86400
 STATES = ("ok", "not transferable", "failed")  # of a cell
@@ -78,27 +73,6 @@ def list_runs(
     return cells[chosen].sort_values(["method", "task", "source", "shots", "seed"], kind="stable")
 
 
-def show_runs(call: Call) -> None:
-    """Show the cells, how much they take, and their errors."""
-    cells = call()
-    if call.prints_json(cells):
-        return
-    shown = cells.assign(
-        key=cells["key"].str[:12],
-        shots=cells["shots"].map(show_shots),
-        size=cells["size"].map(format_bytes),
-        age=cells["age"].map(format_seconds),
-    )
-    print_frame(
-        shown.drop(columns="error"), right=("shots", "size", "age"), narrow=("source", "size")
-    )
-    for key, error in zip(shown["key"], cells["error"], strict=True):
-        if error:
-            say(f"[red]{key}[/] {escape(error)}")
-    size = format_bytes(cells["size"].sum())
-    say(escape(f"{len(cells)} cells, {size}, in {Path(call.arguments['out'], 'runs')}"))
-
-
 def prune_runs(
     methods: str = "all",
     tasks: str = "all",
@@ -106,7 +80,7 @@ def prune_runs(
     days: float = 30,
     delete: bool = False,
     out: str | Path = ".",
-) -> None:
+) -> dict[str, list[int]]:
     """Find modules and predictions of old cells, and what damage and killed processes left.
 
     Records stay: they are small, and are results. A run that needs such a cell makes it again.
@@ -116,7 +90,10 @@ def prune_runs(
         tasks: of these tasks: names, globs, comma lists.
         state: Of cells that are ok, not transferable or failed: names, globs, exclusions.
         days: Keep files of cells that are younger than this.
-        delete: Delete the files; without this, only count them.
+        delete: Delete the files; without this, only find them.
+
+    Returns:
+        The sizes of the files by what they are.
     """
     store = _open_store(Path(out))
     cells = list_runs(methods, tasks, state, out)
@@ -131,12 +108,12 @@ def prune_runs(
             path: stat for path, stat in remains.items() if stat.st_mtime <= latest
         },
     }
-    for what, stats in kinds.items():
+    sizes = {}
+    for kind, stats in kinds.items():
         if delete:
             delete_paths(stats)
-        size = format_bytes(sum(stat.st_size for stat in stats.values()))
-        say(f"{len(stats)} files {what}, {size}")
-    say("deleted" if delete else "nothing was deleted; --delete does")
+        sizes[kind] = [stat.st_size for stat in stats.values()]
+    return sizes
 
 
 def list_cache() -> pd.DataFrame:
@@ -150,25 +127,18 @@ def list_cache() -> pd.DataFrame:
     return groups.agg(entries="size", size="sum").reset_index()
 
 
-def show_cache(call: Call) -> None:
-    """Show the groups, and how much they take together."""
-    groups = call()
-    if call.prints_json(groups):
-        return
-    print_frame(groups.assign(size=groups["size"].map(format_bytes)), right=("size",))
-    total = f"{groups['entries'].sum()} entries, {format_bytes(groups['size'].sum())}"
-    say(escape(f"{total}, in {default_cache_folder()}"))
-
-
 def prune_cache(
     size: str | None = None, days: float | None = None, everything: bool = False
-) -> None:
+) -> list[int]:
     """Delete entries, the oldest first. Nothing is lost: they are computed again when needed.
 
     Args:
         size: Keep at most this much, such as '10G'.
         days: Delete what is older than this.
         everything: Delete every entry.
+
+    Returns:
+        The sizes of the deleted entries.
     """
     if size is None and days is None and not everything:
         raise CompatbenchError(
@@ -179,7 +149,7 @@ def prune_cache(
         most_bytes = 0
     most_age = None if days is None else days * DAY
     deleted = prune_entries(default_cache_folder(), most_bytes, most_age)
-    say(f"deleted {len(deleted)} entries, {format_bytes(sum(entry.size for entry in deleted))}")
+    return [entry.size for entry in deleted]
 
 
 def _open_store(out: Path) -> RunStore:
