@@ -18,47 +18,57 @@ PROJECTIONS = ("q", "k", "v")
 
 
 class Update(NamedTuple):
-    """A low-rank update: of tower ``text`` or ``image``, block, projection; A ``[r, d]``, B."""
+    """A low-rank update of one projection."""
 
-    tower: str
+    tower: str  # "text" or "image"
     block: int
-    part: str
-    a: Tensor
-    b: Tensor
+    part: str  # "q", "k" or "v"
+    a: Tensor  # [r, d]
+    b: Tensor  # [d, r]
 
 
 def stack_updates(updates: list[Update]) -> Module:
-    """A module of ``clip_lora``; what is not updated has zeros, and ranks are filled with them."""
-    trained, rank = {}, max(len(update.a) for update in updates)
+    """Return a module of ``clip_lora``.
+
+    Projections without an update have zeros, and updates of a lower rank are filled with zeros.
+    """
+    trained = {}
+    rank = max(len(update.a) for update in updates)
     for tower in ("text", "image"):
-        if not (of_tower := [update for update in updates if update.tower == tower]):
+        tower_updates = [update for update in updates if update.tower == tower]
+        if not tower_updates:
             continue
-        blocks = 1 + max(update.block for update in of_tower)
-        a = of_tower[0].a.new_zeros(blocks, len(PROJECTIONS), rank, of_tower[0].a.shape[1])
+        blocks = 1 + max(update.block for update in tower_updates)
+        first = tower_updates[0].a
+        a = first.new_zeros(blocks, len(PROJECTIONS), rank, first.shape[1])
         b = torch.zeros_like(a.mT).contiguous()
-        for update in of_tower:
-            place = update.block, PROJECTIONS.index(update.part)
-            a[place][: len(update.a)] = update.a
-            b[place][:, : len(update.a)] = update.b
-        trained |= {f"{tower}_a": a, f"{tower}_b": b}
+        for update in tower_updates:
+            part = PROJECTIONS.index(update.part)
+            own_rank = len(update.a)
+            a[update.block, part, :own_rank] = update.a
+            b[update.block, part, :, :own_rank] = update.b
+        trained[f"{tower}_a"] = a
+        trained[f"{tower}_b"] = b
     return Module(trained)
 
 
 def split_updates(module: Module) -> Iterator[Update]:
-    """The updates of a module, those of the text tower first."""
+    """Yield the updates of a module, those of the text tower first."""
     for tower in ("text", "image"):
         if f"{tower}_a" not in module.trained:
             continue
-        both = (module[f"{tower}_{side}"] for side in "ab")
-        for block, (a, b) in enumerate(zip(*both, strict=True)):
-            for part, *pair in zip(PROJECTIONS, a, b, strict=True):
-                yield Update(tower, block, part, *(factor.clone() for factor in pair))
+        factors = zip(module[f"{tower}_a"], module[f"{tower}_b"], strict=True)
+        for block, (block_a, block_b) in enumerate(factors):
+            for part, a, b in zip(PROJECTIONS, block_a, block_b, strict=True):
+                yield Update(tower, block, part, a.clone(), b.clone())
 
 
 def config_of(module: Module, alpha: float) -> dict[str, Any]:
+    """Return the settings of ``clip_lora`` with which a module was fitted."""
     towers = [tower for tower in ("text", "image") if f"{tower}_a" in module.trained]
     rank = module[f"{towers[0]}_a"].shape[-2]
-    return {"encoder": "both" if len(towers) == 2 else towers[0], "rank": rank, "alpha": alpha}
+    encoder = "both" if len(towers) == 2 else towers[0]
+    return {"encoder": encoder, "rank": rank, "alpha": alpha}
 
 
 class CLIPLoRA(Format):
@@ -67,47 +77,47 @@ class CLIPLoRA(Format):
     name = method = "clip_lora"
 
     def recognise(self, file: Checkpoint) -> bool:
-        first = "weights.layer_0."
-        return "metadata.r" in file.values and any(n.startswith(first) for n in file.tensors)
+        has_layers = any(name.startswith("weights.layer_0.") for name in file.tensors)
+        return has_layers and "metadata.r" in file.values
 
     def read(self, imported: Import) -> Converted:
         file = imported.file
-        alpha, encoder = (file.values.get(f"metadata.{name}") for name in ("alpha", "encoder"))
+        alpha = file.values.get("metadata.alpha")
+        encoder = file.values.get("metadata.encoder")
         if alpha is None or encoder is None:
             raise imported.error("has no 'metadata' with alpha and encoder; is the format right?")
-        places = [*self._places(imported, str(encoder))]
+        places = self._find_places(imported, str(encoder))
         layers = {name.split(".")[1] for name in file.tensors if name.startswith("weights.")}
-        if layers != {f"layer_{i}" for i in range(len(places))}:
+        if layers != {f"layer_{number}" for number in range(len(places))}:
             raise imported.error(
                 f"has {len(layers)} layers, and '{imported.backbone.name}' has {len(places)} at "
                 f"its position '{file.values.get('metadata.position')}': give the source that it "
                 "was trained on"
             )
         updates = []
-        for i, (tower, block) in enumerate(places):
-            width = "D" if tower == "text" else "d"
-            for part in ("proj", *(f"{letter}_proj" for letter in PROJECTIONS)):
-                key = f"weights.layer_{i}.{part}.w_lora_"
-                if f"{key}A" not in file.tensors:
-                    continue
-                if part == "proj":
-                    raise imported.error(
-                        f"changes the output projection ('{key}A'), and '{self.method}' does not; "
-                        "train it with the parameters q, k and v"
-                    )
-                pair = (
-                    imported.take(f"{key}A", f"r {width}"),
-                    imported.take(f"{key}B", f"{width} r"),
+        for number, (tower, block) in enumerate(places):
+            layer = f"weights.layer_{number}"
+            if f"{layer}.proj.w_lora_A" in file.tensors:
+                raise imported.error(
+                    f"changes the output projection ('{layer}.proj.w_lora_A'), and "
+                    f"'{self.method}' does not; train it with the parameters q, k and v"
                 )
-                updates.append(Update(tower, block, part[0], *pair))
+            width = "D" if tower == "text" else "d"
+            for part in PROJECTIONS:
+                key = f"{layer}.{part}_proj.w_lora_"
+                if f"{key}A" in file.tensors:
+                    a = imported.take(f"{key}A", f"r {width}")
+                    b = imported.take(f"{key}B", f"{width} r")
+                    updates.append(Update(tower, block, part, a, b))
         if not updates:
             raise imported.error("changes neither q, k nor v")
         module = stack_updates(updates)
         return Converted(module, config_of(module, float(alpha)))
 
-    def _places(self, imported: Import, encoder: str) -> Iterator[tuple[str, int]]:
-        """Tower and block of each layer in the file, by the names of its positions."""
+    def _find_places(self, imported: Import, encoder: str) -> list[tuple[str, int]]:
+        """Return tower and block of each layer in the file, by the name of its position."""
         position = str(imported.file.values.get("metadata.position", "all"))
+        places = []
         for tower, theirs in (("text", "text"), ("image", "vision")):
             if encoder not in (theirs, "both"):
                 continue
@@ -115,24 +125,45 @@ class CLIPLoRA(Format):
                 depth = getattr(imported.backbone, tower).depth
             except NotTransferable as why:
                 raise imported.error(f"does not fit the source: {why.reason}") from None
-            third, half = depth // 3, depth // 2
-            ranges = {"all": (0, depth), "bottom": (0, third), "mid": (third, 2 * third)}
-            ranges |= {"up": (2 * third, depth), "half-up": (half, depth)}
-            ranges |= {"half-bottom": (0, half), "top": (depth - 1, depth)}
-            ranges |= {f"top{n}": (depth - n, depth) for n in (1, 2, 3)}
-            if position not in ranges:
+            blocks = blocks_by_position(depth)
+            if position not in blocks:
                 raise imported.error(f"names the position '{position}', which is not known")
-            yield from ((tower, block) for block in range(*ranges[position]))
+            places += [(tower, block) for block in blocks[position]]
+        return places
 
     def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
         weights: dict[str, dict[str, Any]] = {}
+        # Layers are numbered over both towers.
         layers: dict[tuple[str, int], str] = {}
-        for tower, block, part, a, b in split_updates(module):
-            layer = layers.setdefault((tower, block), f"layer_{len(layers)}")
-            pair = {"w_lora_A": a, "w_lora_B": b}
-            weights.setdefault(layer, {})[f"{part}_proj"] = pair
+        for update in split_updates(module):
+            layer = layers.setdefault((update.tower, update.block), f"layer_{len(layers)}")
+            pair = {"w_lora_A": update.a, "w_lora_B": update.b}
+            weights.setdefault(layer, {})[f"{update.part}_proj"] = pair
         alpha = float(config["alpha"])
-        metadata = {"r": config["rank"], "alpha": int(alpha) if alpha.is_integer() else alpha}
-        metadata["encoder"] = {"image": "vision"}.get(config["encoder"], config["encoder"])
-        metadata |= {"params": [*PROJECTIONS], "position": "all"}
+        encoder = config["encoder"]
+        metadata = {
+            "r": config["rank"],
+            "alpha": int(alpha) if alpha.is_integer() else alpha,
+            "encoder": "vision" if encoder == "image" else encoder,
+            "params": [*PROJECTIONS],
+            "position": "all",
+        }
         return {path: torch_bytes({"weights": weights, "metadata": metadata})}
+
+
+def blocks_by_position(depth: int) -> dict[str, range]:
+    """Return the blocks of a tower under each of CLIP-LoRA's names for a position."""
+    third = depth // 3
+    half = depth // 2
+    return {
+        "all": range(depth),
+        "bottom": range(third),
+        "mid": range(third, 2 * third),
+        "up": range(2 * third, depth),
+        "half-up": range(half, depth),
+        "half-bottom": range(half),
+        "top": range(depth - 1, depth),
+        "top1": range(depth - 1, depth),
+        "top2": range(depth - 2, depth),
+        "top3": range(depth - 3, depth),
+    }

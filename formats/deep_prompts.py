@@ -17,7 +17,7 @@ PROJECTIONS = "prompt_learner.compound_prompt_projections.{}"
 class MaPLe(Dassl):
     """muzairkhattak/multimodal-prompt-learning, trainers/maple.py.
 
-    Words of the first prompt that are left behind the context stay (``context_words``).
+    The words of the first prompt that remain behind the context stay fixed (``context_words``).
     """
 
     name = method = "maple"
@@ -42,9 +42,10 @@ class IVLP(Dassl):
     unlike = ("film_", "prompt_learner.ZS_")
     suffix = "prompt_learner.token_suffix"
     shapes: ClassVar = {
-        f"{kind}_{what}": (f"{kind}_prompts", dim)
-        for kind in ("text", "image")
-        for dim, what in enumerate(("depth", "length"))
+        "text_depth": ("text_prompts", 0),
+        "text_length": ("text_prompts", 1),
+        "image_depth": ("image_prompts", 0),
+        "image_length": ("image_prompts", 1),
     }
 
 
@@ -59,14 +60,15 @@ class PromptSRC(IVLP):
     unlike = ("film_",)
 
     def recognise(self, file: Checkpoint) -> bool:
-        teacher = any(name.startswith("prompt_learner.ZS_") for name in file.tensors)
-        return teacher and super().recognise(file)
+        has_teacher = any(name.startswith("prompt_learner.ZS_") for name in file.tensors)
+        return has_teacher and super().recognise(file)
 
 
 class VPT(Dassl):
     """As MaPLe, trainers/vpt.py; shallow if its depth is 1."""
 
-    name, method = "vpt", "vpt_deep"
+    name = "vpt"
+    method = "vpt_deep"
     parts: ClassVar = {"image_prompts": IMAGE}
     unlike = ("prompt_learner.", "film_")
     shapes: ClassVar = {"depth": ("image_prompts", 0), "length": ("image_prompts", 1)}

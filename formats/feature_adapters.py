@@ -1,4 +1,4 @@
-"""CLIP-Adapter and TaskRes: trainers of Dassl that save what acts on features."""
+"""CLIP-Adapter and TaskRes: trainers of Dassl that save modules which act on features."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from compatbench.method import Module
 from compatbench.method.format import Converted, Import
 
 from ._shared.dassl import Dassl, Part
 
-LIKE = 0.99  # cosine of text features that are the same but for half precision
+# The least cosine of text features that differ only by half precision.
+LIKE = 0.99
 
 
 class CLIPAdapter(Dassl):
@@ -30,7 +32,7 @@ class CLIPAdapter(Dassl):
 class TaskRes(Dassl):
     """geekyutao/TaskRes, trainers/taskres.py; not its enhanced base, which is another classifier.
 
-    The text features beside the residuals tell classes, source and templates.
+    The text features beside the residuals identify the classes, the source and the templates.
     """
 
     name = method = "taskres"
@@ -42,29 +44,45 @@ class TaskRes(Dassl):
         converted = super().read(imported)
         if self.base not in imported.file.tensors:
             return converted
+        names = imported.labels.names
         theirs = F.normalize(imported.take(self.base, "C e"), dim=-1)
-        best, cosines, chosen = -2.0, theirs, "first"
-        for which, templates in _choices(imported.labels.templates).items():
-            filled = [imported.labels.fill(template) for template in templates]
-            texts = [imported.backbone.text_features(each) for each in filled]
-            ours = F.normalize(torch.stack(texts).mean(0), dim=-1)
-            if (least := float((theirs * ours).sum(-1).min())) > best:
-                best, cosines, chosen = least, theirs @ ours.T, which
-        likest, names = cosines.argmax(-1), imported.labels.names
-        wrong = likest != torch.arange(len(names), device=likest.device)
-        if best < LIKE or bool(wrong.any()):
-            label = int(cosines.diagonal().argmin() if not wrong.any() else wrong.int().argmax())
+        # The file does not name its templates: those are chosen whose texts are most like its own.
+        best_least = -2.0
+        cosines = theirs
+        chosen = "first"
+        for choice, templates in _choices(imported.labels.templates).items():
+            ours = _mean_texts(imported, templates)
+            least = float((theirs * ours).sum(-1).min())
+            if least > best_least:
+                best_least = least
+                cosines = theirs @ ours.T
+                chosen = choice
+        nearest = cosines.argmax(-1)
+        wrong = nearest != torch.arange(len(names), device=nearest.device)
+        has_wrong = bool(wrong.any())
+        if best_least < LIKE or has_wrong:
+            label = int(wrong.int().argmax() if has_wrong else cosines.diagonal().argmin())
+            cosine = float(cosines[label, label])
+            nearest_name = names[nearest[label]]
             raise imported.error(
                 f"has in '{self.base}' another text than ours for class {label}, '{names[label]}' "
-                f"(cosine {float(cosines[label, label]):.3f}; most like '{names[likest[label]]}'): "
+                f"(cosine {cosine:.3f}; most like '{nearest_name}'): "
                 "give the source and the task, in their order, that it was trained for; an "
                 "enhanced base is not imported"
             )
         return converted._replace(config={"templates": chosen}, confirmed=True)
 
 
+def _mean_texts(imported: Import, templates: tuple[str, ...]) -> Tensor:
+    """Return text features averaged over templates, normalised afterwards, ``[C, e]``."""
+    texts = []
+    for template in templates:
+        texts.append(imported.backbone.text_features(imported.labels.fill(template)))
+    return F.normalize(torch.stack(texts).mean(0), dim=-1)
+
+
 def _choices(templates: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """The templates that the method's setting ``templates`` can mean."""
+    """Return a task's templates under each value of the method's setting ``templates``."""
     if len(templates) == 1:
         return {"first": templates}
     return {"first": templates[:1], "all": templates, "rest": templates[1:]}

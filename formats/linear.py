@@ -14,27 +14,30 @@ from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
 from compatbench.method.format import Config, Converted, Format, Import, torch_bytes
 
-WEIGHTS, BIASES = ("weight", "coef", "coef_"), ("bias", "intercept", "intercept_")
+WEIGHTS = ("weight", "coef", "coef_")
+BIASES = ("bias", "intercept", "intercept_")
 CLASSES = ("classes", "classes_")
-WISE_FT = "classification_head"  # the part of a model that its names are of
+WISE_FT = "classification_head"  # the part of a model in the names of WiSE-FT's heads
 ABSENT = -1e4  # bias of a class that the head does not know
 
 
 class Linear(Format):
     """z = W f + b on features that are not normalised: ``weight`` and ``bias``, or sklearn's names.
 
-    ``classes`` beside them, label numbers or names, says which class each row is of.
+    ``classes`` beside them, label numbers or names, gives the class of each row.
     """
 
-    name, method = "linear", "linear_probe"
+    name = "linear"
+    method = "linear_probe"
     normalized: ClassVar[bool] = False
 
     def recognise(self, file: Checkpoint) -> bool:
-        weights, *others = (_named(file, names) for names in (WEIGHTS, BIASES, CLASSES))
-        known = len(weights) + sum(map(len, others))
-        flat = [name for name in weights if file.tensors[name].ndim == 2]
-        plain = len(flat) == len(weights) == 1 and known == len(file.tensors)
-        return plain and not is_head_of_wise_ft(file)
+        weights = _find_named(file, WEIGHTS)
+        known = len(weights) + len(_find_named(file, BIASES)) + len(_find_named(file, CLASSES))
+        has_others = known < len(file.tensors)
+        if len(weights) != 1 or has_others or is_head_of_wise_ft(file):
+            return False
+        return file.tensors[weights[0]].ndim == 2
 
     def read(self, imported: Import) -> Converted:
         if not self.normalized:
@@ -47,9 +50,10 @@ class Linear(Format):
         return Converted(Module({"weight": weight, "bias": bias}), {"normalized": self.normalized})
 
     def _rows(self, imported: Import) -> tuple[Tensor, Tensor]:
-        """W ``[C, e]`` and b ``[C]`` in label order."""
+        """Return W ``[C, e]`` and b ``[C]`` in label order."""
         file = imported.file
-        weights, biases = _named(file, WEIGHTS), _named(file, BIASES)
+        weights = _find_named(file, WEIGHTS)
+        biases = _find_named(file, BIASES)
         if len(weights) != 1 or len(biases) > 1:
             raise imported.error("does not hold one 'weight', and one 'bias' at most")
         classes = self._classes(imported)
@@ -65,43 +69,53 @@ class Linear(Format):
             return weight, bias
         if len(classes) != len(weight):
             raise imported.error(f"has {len(weight)} rows and {len(classes)} 'classes'")
-        whole = weight.new_zeros(count, weight.shape[1]), weight.new_full((count,), ABSENT)
-        whole[0][classes], whole[1][classes] = weight, bias
-        return whole
+        all_weights = weight.new_zeros(count, weight.shape[1])
+        all_biases = weight.new_full((count,), ABSENT)
+        all_weights[classes] = weight
+        all_biases[classes] = bias
+        return all_weights, all_biases
 
     def _classes(self, imported: Import) -> list[int] | None:
-        file, names = imported.file, list(imported.labels.names)
-        key = next((name for name in CLASSES if name in file.tensors or name in file.values), None)
-        if key is None:
+        """Return the label of each row, or None if the file does not list its classes.
+
+        Raises:
+            CompatbenchError: a class is not one of the task, or is listed twice.
+        """
+        file = imported.file
+        names = list(imported.labels.names)
+        keys = [name for name in CLASSES if name in file.tensors or name in file.values]
+        if not keys:
             return None
+        key = keys[0]
         listed = file.tensors[key].tolist() if key in file.tensors else file.values[key]
-        labels = [names.index(label) if label in names else label for label in listed]
-        wrong = [label for label in labels if label not in range(len(names))]
-        if wrong or len(set(labels)) < len(labels):
-            what = f"'{wrong[0]}', which is not a class of the task" if wrong else "a class twice"
-            raise imported.error(f"has {what} in '{key}'; give the task that it was trained for")
-        return [int(label) for label in labels]
+        labels = []
+        for entry in listed:
+            label = names.index(entry) if entry in names else entry
+            if label not in range(len(names)):
+                raise imported.error(
+                    f"has '{label}', which is not a class of the task in '{key}'; give the task "
+                    "that it was trained for"
+                )
+            labels.append(int(label))
+        if len(set(labels)) < len(labels):
+            raise imported.error(
+                f"has a class twice in '{key}'; give the task that it was trained for"
+            )
+        return labels
 
     def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
         if config.get("normalized", False) != self.normalized:
             other = "linear" if self.normalized else "linear_normalized"
             raise CompatbenchError(f"its features are not those of '{self.name}'; name {other}")
-        named = {name: module[name] for name in ("weight", "bias")}
+        tensors = {"weight": module["weight"], "bias": module["bias"]}
         if path.suffix == ".npz":
-            import numpy as np
-
-            if named["weight"].dtype == torch.bfloat16:
-                raise CompatbenchError("numpy has no bfloat16; give --dtype float32")
-            weight, bias = (tensor.numpy() for tensor in named.values())
-            buffer = io.BytesIO()
-            np.savez(buffer, coef=weight, intercept=bias, classes=np.arange(len(weight)))
-            content = buffer.getvalue()
+            content = _npz_bytes(module["weight"], module["bias"])
         elif path.suffix == ".safetensors":
             from safetensors.torch import save
 
-            content = save(named)
+            content = save(tensors)
         else:
-            content = torch_bytes(named)
+            content = torch_bytes(tensors)
         return {path: content}
 
 
@@ -119,9 +133,23 @@ class NormalizedLinear(Linear):
 
 
 def is_head_of_wise_ft(file: Checkpoint) -> bool:
-    return {name.rpartition(".")[0].rpartition(".")[2] for name in file.tensors} == {WISE_FT}
+    """Return True if all tensors are parts of a ``classification_head``."""
+    owners = {name.rpartition(".")[0].rpartition(".")[2] for name in file.tensors}
+    return owners == {WISE_FT}
 
 
-def _named(file: Checkpoint, names: tuple[str, ...]) -> list[str]:
-    """The tensors with one of these as the last part of their names."""
+def _npz_bytes(weight: Tensor, bias: Tensor) -> bytes:
+    """Return an npz file with scikit-learn's names."""
+    import numpy as np
+
+    if weight.dtype == torch.bfloat16:
+        raise CompatbenchError("numpy has no bfloat16; give --dtype float32")
+    buffer = io.BytesIO()
+    classes = np.arange(len(weight))
+    np.savez(buffer, coef=weight.numpy(), intercept=bias.numpy(), classes=classes)
+    return buffer.getvalue()
+
+
+def _find_named(file: Checkpoint, names: tuple[str, ...]) -> list[str]:
+    """Return the tensors with one of these as the last part of their names."""
     return [name for name in file.tensors if name.rpartition(".")[2] in names]

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,20 @@ from compatbench.method.format import Config, Converted, Format, Import
 
 from .clip_lora import PROJECTIONS, Update, config_of, split_updates, stack_updates
 
-START, MIDDLE = "base_model.model.", ".lora_A.weight"
-PLACE = r"(?:.*\.)?(text|vision)_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj"
+# An adapter's tensor of a layer is named START + path of the layer + END.
+START = "base_model.model."
+END = ".lora_A.weight"
+# Paths of q, k and v, and of all linear layers of the towers, in CLIPModel.
+PROJECTION = r"(?:.*\.)?(text|vision)_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj"
 LAYER = (
     r"(?:.*\.)?(text|vision)_model\.encoder\.layers\.(\d+)\."
     r"(?:self_attn\.(q|k|v|out)_proj|mlp\.(fc[12]))"
 )
+# open_clip's names of a block's other layers.
 INSIDE = {"out": "attn.out_proj.weight", "fc1": "mlp.c_fc.weight", "fc2": "mlp.c_proj.weight"}
 TOWERS = {"vision": "image", "text": "text"}
-MOST_BYTES = 1 << 20
-# Settings with another value mean another formula than W + s B A.
+MAX_BYTES = 1 << 20
+# The values of settings under which an adapter means W + s B A.
 PLAIN: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "use_dora": (False, None),
@@ -48,35 +53,43 @@ class PEFT(Format):
     LoRA of q, k and v, of any rank, as modules of ``clip_lora``.
     """
 
-    name, method = "peft", "clip_lora"
+    name = "peft"
+    method = "clip_lora"
 
     def recognise(self, file: Checkpoint) -> bool:
-        paths = _changed(file)
-        return bool(paths) and all(re.fullmatch(PLACE, path) for path in paths)
+        paths = _changed_layers(file)
+        return bool(paths) and all(re.fullmatch(PROJECTION, path) for path in paths)
 
     def read(self, imported: Import) -> Converted:
-        updates, scales = [], []
-        for path, scale in _read_scales(imported):
-            if (place := re.fullmatch(PLACE, path)) is None:
+        updates: list[Update] = []
+        scales = []
+        for path, scale_of_rank in _read_scales(imported):
+            place = re.fullmatch(PROJECTION, path)
+            if place is None:
                 raise imported.error(
                     f"changes '{path}', and '{self.method}' changes q, k and v of the towers of "
                     "CLIPModel alone; import it as 'peft_layers'"
                 )
-            tower, block, part = TOWERS[place[1]], int(place[2]), place[3]
-            width, rank = "D" if tower == "text" else "d", f"r{len(updates)}"
+            tower = TOWERS[place[1]]
+            block = int(place[2])
+            part = place[3]
+            width = "D" if tower == "text" else "d"
+            # A letter for each layer, because ranks may differ.
+            rank = f"r{len(updates)}"
             a, b = _take_pair(imported, path, f"{rank} {width}", f"{width} {rank}")
-            if block >= (depth := getattr(imported.backbone, tower).depth):
+            depth = getattr(imported.backbone, tower).depth
+            if block >= depth:
                 raise imported.error(f"changes block {block} of {depth}; give its own source")
             updates.append(Update(tower, block, part, a, b))
-            scales.append(scale(len(a)))
-        module = stack_updates(
-            [
-                update._replace(b=update.b * (scale / scales[0]))
-                for update, scale in zip(updates, scales, strict=True)
-            ]
-        )
-        rank = max(len(update.a) for update in updates)
-        return Converted(module, config_of(module, scales[0] * math.sqrt(rank)))
+            scales.append(scale_of_rank(len(a)))
+        # A module has one scale: that of the first update. Other updates are rescaled to it.
+        rescaled = []
+        for update, scale in zip(updates, scales, strict=True):
+            rescaled.append(update._replace(b=update.b * (scale / scales[0])))
+        module = stack_updates(rescaled)
+        largest_rank = max(len(update.a) for update in updates)
+        # ``clip_lora`` scales by α/√r.
+        return Converted(module, config_of(module, scales[0] * math.sqrt(largest_rank)))
 
     def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
         from safetensors.torch import save
@@ -85,9 +98,10 @@ class PEFT(Format):
         for update in split_updates(module):
             tower = "vision" if update.tower == "image" else "text"
             layer = f"{tower}_model.encoder.layers.{update.block}.self_attn.{update.part}_proj"
-            tensors[f"{START}{layer}{MIDDLE}"] = update.a
+            tensors[f"{START}{layer}{END}"] = update.a
             tensors[f"{START}{layer}.lora_B.weight"] = update.b
-        towers = {"both": "(text|vision)", "image": "vision"}.get(config["encoder"], "text")
+        patterns = {"both": "(text|vision)", "image": "vision", "text": "text"}
+        towers = patterns[config["encoder"]]
         settings = {
             "peft_type": "LORA",
             "r": config["rank"],
@@ -107,104 +121,134 @@ class PEFT(Format):
 class PEFTOfLayers(PEFT):
     """The same of other layers as well: ``out_proj``, ``fc1``, ``fc2``, projections (all-linear).
 
-    A module of FLYP, which holds what is added to every weight: s B A, and elsewhere 0. Class
-    weights are the features of the class names in the task's first template.
+    A module of FLYP, which holds the difference of every weight: s B A, or 0 for a layer that the
+    adapter does not change. Class weights are the features of the class names in the task's first
+    template.
     """
 
-    name, method = "peft_layers", "flyp"
+    name = "peft_layers"
+    method = "flyp"
 
     def recognise(self, file: Checkpoint) -> bool:
-        return bool(_changed(file)) and not super().recognise(file)
+        return bool(_changed_layers(file)) and not super().recognise(file)
 
     def read(self, imported: Import) -> Converted:
-        weights = {
-            "text": imported.backbone.text.weights,
-            "image": imported.backbone.image.weights,
-        }
-        trained = {
-            f"{tower}.{name}": torch.zeros_like(weight)
-            for tower in weights
-            for name, weight in weights[tower].items()
-        }
-        for number, (path, scale) in enumerate(_read_scales(imported)):
+        trained = {}
+        for name, weight in imported.backbone.text.weights.items():
+            trained[f"text.{name}"] = torch.zeros_like(weight)
+        for name, weight in imported.backbone.image.weights.items():
+            trained[f"image.{name}"] = torch.zeros_like(weight)
+        for number, (path, scale_of_rank) in enumerate(_read_scales(imported)):
             a, b = _take_pair(imported, path, f"r{number} i{number}", f"o{number} r{number}")
             name, third = _place_in_tower(path, imported)
-            if (difference := trained.get(name)) is None:
+            if name not in trained:
                 raise imported.error(f"changes '{path}', and the source has no '{name}'")
-            if name.endswith(("proj", "projection")):  # the last of a tower is [d, e]
+            # A view of the difference: the sum below is written into it.
+            difference = trained[name]
+            if name.endswith(("proj", "projection")):  # a tower's last projection is [d, e]
                 difference = difference.T
             if third is not None:
                 difference = difference.chunk(3)[third]
             if difference.shape != (len(b), a.shape[1]):
                 raise imported.error(f"changes '{path}' of another size; give its own source")
-            difference += (scale(len(a)) * b.double() @ a.double()).to(difference)
+            update = scale_of_rank(len(a)) * b.double() @ a.double()
+            difference += update.to(difference)
         module = Module(trained | {"log_scale": torch.zeros(())})
         return Converted(module, {"templates": "first"})
 
     def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
-        raise CompatbenchError("weights that were added up are not written as LoRA again")
+        raise CompatbenchError("differences of whole weights cannot be written as LoRA")
 
 
 def _place_in_tower(path: str, imported: Import) -> tuple[str, int | None]:
-    """The weight of a tower that a layer of CLIPModel is, and which third of its rows."""
-    if match := re.fullmatch(r"(text|visual)_projection", path):
-        return {"text": "text.text_projection", "visual": "image.proj"}[match[1]], None
-    if (match := re.fullmatch(LAYER, path)) is None:
+    """Return the name of the weight that a layer of CLIPModel is part of.
+
+    q, k and v are thirds of one weight's rows; their number is returned, too, and else None.
+
+    Raises:
+        CompatbenchError: the path is no linear layer of the towers.
+    """
+    if path == "text_projection":
+        return "text.text_projection", None
+    if path == "visual_projection":
+        return "image.proj", None
+    match = re.fullmatch(LAYER, path)
+    if match is None:
         raise imported.error(f"changes '{path}', which is no linear layer of CLIPModel's towers")
-    tower, block, part = TOWERS[match[1]], match[2], match[3] or match[4]
-    start = f"{tower}.transformer.resblocks.{block}."
-    if part in PROJECTIONS:
-        return f"{start}attn.in_proj_weight", PROJECTIONS.index(part)
-    return start + INSIDE[part], None
+    tower, block, projection, mlp_layer = match.groups()
+    start = f"{TOWERS[tower]}.transformer.resblocks.{block}."
+    if projection in PROJECTIONS:
+        return f"{start}attn.in_proj_weight", PROJECTIONS.index(projection)
+    return start + INSIDE[projection or mlp_layer], None
 
 
-def _changed(file: Checkpoint) -> list[str]:
-    """The layers that an adapter changes, by their paths in the model."""
-    return [
-        name.removeprefix(START).removesuffix(MIDDLE)
-        for name in sorted(file.tensors)
-        if name.startswith(START) and name.endswith(MIDDLE)
-    ]
+def _changed_layers(file: Checkpoint) -> list[str]:
+    """Return the layers that an adapter changes, by their paths in the model."""
+    paths = []
+    for name in sorted(file.tensors):
+        if name.startswith(START) and name.endswith(END):
+            paths.append(name.removeprefix(START).removesuffix(END))
+    return paths
 
 
 def _read_scales(imported: Import) -> Iterator[tuple[str, Callable[[int], float]]]:
-    """The layers of an adapter whose settings mean W + s B A; and s of each, by its rank."""
+    """Yield the path of each layer that an adapter changes, and a function from its rank to s.
+
+    Raises:
+        CompatbenchError: the adapter's settings mean another formula than W + s B A.
+    """
     config = _read_config(imported.file.path.with_name("adapter_config.json"))
     for name, values in PLAIN.items():
-        if (value := config.get(name, values[0])) not in values:
+        value = config.get(name, values[0])
+        if value not in values:
             raise imported.error(f"has '{name}': {value!r} in its settings, which is not imported")
-    if base := config.get("base_model_name_or_path"):
+    base = config.get("base_model_name_or_path")
+    if base:
         imported.notes.append(f"trained on {base}")
     for name in sorted(imported.file.tensors):
-        if not name.endswith(MIDDLE) and ".lora_B." not in name:
+        if not name.endswith(END) and ".lora_B." not in name:
             raise imported.error(f"holds '{name}', which is no LoRA of a linear layer")
-    stable = bool(config.get("use_rslora"))
-    for path in _changed(imported.file):
-        alpha = _alpha_of(path, config)
-        yield path, lambda rank, alpha=alpha: alpha / (math.sqrt(rank) if stable else rank)
+    scale = _stable_scale if config.get("use_rslora") else _plain_scale
+    for path in _changed_layers(imported.file):
+        yield path, partial(scale, _find_alpha(path, config))
 
 
-def _take_pair(imported: Import, path: str, *shapes: str) -> tuple[Tensor, Tensor]:
-    name = f"{START}{path}{MIDDLE}"
-    return imported.take(name, shapes[0]), imported.take(
-        name.replace(".lora_A.", ".lora_B."), shapes[1]
-    )
+def _plain_scale(alpha: float, rank: int) -> float:
+    return alpha / rank
+
+
+def _stable_scale(alpha: float, rank: int) -> float:
+    return alpha / math.sqrt(rank)
+
+
+def _take_pair(imported: Import, path: str, a_sizes: str, b_sizes: str) -> tuple[Tensor, Tensor]:
+    """Return the factors A and B of a layer; ``sizes`` as in ``Import.take``."""
+    name = f"{START}{path}{END}"
+    a = imported.take(name, a_sizes)
+    b = imported.take(name.replace(".lora_A.", ".lora_B."), b_sizes)
+    return a, b
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    """Read the settings of an adapter.
+
+    Raises:
+        CompatbenchError: the file cannot be read, or has no 'lora_alpha'.
+    """
     try:
         with path.open("rb") as file:
-            settings = json.loads(file.read(MOST_BYTES))
+            settings = json.loads(file.read(MAX_BYTES))
     except (OSError, ValueError, RecursionError) as error:
-        what = f"cannot read {path}: {first_line(error)}"
-        raise CompatbenchError(f"{what}; PEFT writes it beside the adapter") from None
+        raise CompatbenchError(
+            f"cannot read {path}: {first_line(error)}; PEFT writes it beside the adapter"
+        ) from None
     if not isinstance(settings, dict) or not isinstance(settings.get("lora_alpha"), int | float):
         raise CompatbenchError(f"{path} does not hold 'lora_alpha'; take the one of the adapter")
     return settings
 
 
-def _alpha_of(path: str, config: Mapping[str, Any]) -> float:
-    """PEFT's α of a layer: that of the first pattern that its path ends in."""
+def _find_alpha(path: str, config: Mapping[str, Any]) -> float:
+    """Return PEFT's α of a layer: that of the first pattern in which its path ends."""
     for pattern, alpha in (config.get("alpha_pattern") or {}).items():
         if path == pattern or path.endswith(f".{pattern}"):
             return float(alpha)

@@ -1,4 +1,4 @@
-"""CoOp and its relatives: their trainers save the prompt learner alone."""
+"""CoOp and its relatives: their trainers save only the prompt learner."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NETWORK = {
 class CoOp(Dassl):
     """KaiyangZhou/CoOp, trainers/coop.py.
 
-    No file tells where the name stands in the context (``position``).
+    No file contains the position of the name in the context (``position``).
     """
 
     name = method = "coop"
@@ -36,7 +36,8 @@ class CoOp(Dassl):
         return {"context_length": context.shape[-2], "class_specific": context.ndim == 3}
 
     def read(self, imported: Import) -> Converted:
-        if getattr(imported.file.tensors.get("ctx"), "ndim", 0) != 3:
+        context = imported.file.tensors.get("ctx")
+        if context is None or context.ndim != 3:
             return super().read(imported)
         module = Module({"context": imported.take("ctx", "C M D")})
         return Converted(module, self.config(module))
@@ -65,7 +66,8 @@ class ATPrompt(Dassl):
     """zhengli97/ATPrompt, trainers/coop_atp.py; its attributes are words of one token each.
 
     A file holds the words' token embeddings, with which the setting ``attributes`` is compared.
-    Vectors of attributes that it does not use, up to three, were never trained.
+    It has vectors for three attributes; those of attributes that it does not use were never
+    trained.
     """
 
     name = method = "atprompt"
@@ -74,22 +76,25 @@ class ATPrompt(Dassl):
         "attribute_context": Part("ctx_att1", "N D", "ctx_att{}", 2),
     }
     shapes: ClassVar = {
-        "context_length": ("context", -2), "attribute_length": ("attribute_context", -2)
-    }  # fmt: skip
+        "context_length": ("context", -2),
+        "attribute_length": ("attribute_context", -2),
+    }
     unlike = ("meta_net.",)
     suffix = "token_suffix"
 
     def read(self, imported: Import) -> Converted:
-        words, rows = imported.settings.setdefault("attributes", ["color", "shape"]), []
-        held = sum(f"token_middle{number}" in imported.file.tensors for number in (1, 2, 3))
-        if held not in (0, len(words)):
-            raise imported.error(f"has {held} attributes, and --set attributes has {len(words)}")
+        words = imported.settings.setdefault("attributes", ["color", "shape"])
+        count = sum(f"token_middle{number}" in imported.file.tensors for number in (1, 2, 3))
+        if count not in (0, len(words)):
+            raise imported.error(f"has {count} attributes, and --set attributes has {len(words)}")
+        rows = []
         for number, word in enumerate(words, 1):
             rows.append(imported.take(f"ctx_att{number}", "N D"))
-            if not held:
+            if count == 0:
                 continue
-            held_word = imported.file.tensors[f"token_middle{number}"][0]
-            if not torch.equal(held_word, imported.backbone.embed_text(word).to(held_word.dtype)):
+            saved_word = imported.file.tensors[f"token_middle{number}"][0]
+            our_word = imported.backbone.embed_text(word).to(saved_word.dtype)
+            if not torch.equal(saved_word, our_word):
                 raise imported.error(
                     f"has another word than '{word}' as attribute {number}: give the words and "
                     """the source that it was trained with, --set 'attributes=["color"]'"""
@@ -107,21 +112,25 @@ class CoCoOp(Dassl):
     parts: ClassVar = {"context": Part("ctx", "M D"), **NETWORK}
     unlike = ("bias_vectors", "ctx_", "token_middle")
     suffix = "token_suffix"
-    rows_for_each_vector: ClassVar = False  # of what the network gives
+    # The network gives one row for each vector of the context, or one for all of them.
+    rows_for_each_vector: ClassVar = False
 
     def recognise(self, file: Checkpoint) -> bool:
         return super().recognise(file) and not self._problem(file)
 
     def _problem(self, file: Checkpoint) -> str:
-        (vectors, width), rows = file.tensors["ctx"].shape, file.tensors[NETWORK["up_bias"].key]
-        wanted = width * (vectors if self.rows_for_each_vector else 1)
-        if len(rows) == wanted:
+        """Return how the network's outputs differ from those of the format, or an empty text."""
+        vectors, width = file.tensors["ctx"].shape
+        outputs = len(file.tensors[NETWORK["up_bias"].key])
+        expected = width * vectors if self.rows_for_each_vector else width
+        if outputs == expected:
             return ""
-        return f"has a network of {len(rows)} outputs, where {self.name} has {wanted}"
+        return f"has a network of {outputs} outputs, where {self.name} has {expected}"
 
     def read(self, imported: Import) -> Converted:
         converted = super().read(imported)
-        if problem := self._problem(imported.file):
+        problem = self._problem(imported.file)
+        if problem:
             raise imported.error(f"{problem}; is the format right?")
         return converted
 

@@ -18,12 +18,14 @@ class TipAdapter(Format):
     """gaopengcuhk/Tip-Adapter: ``keys_16shots.pt`` with ``values_16shots.pt`` beside it."""
 
     name = method = "tip_adapter"
-    needs: ClassVar = {name: SEARCHED.format(name) for name in ("alpha", "beta")}
-    dtype = "float16"  # their products of halves take no other
-    start, sizes = "keys_", "e N"
+    needs: ClassVar = {"alpha": SEARCHED.format("alpha"), "beta": SEARCHED.format("beta")}
+    # The authors multiply the keys with features in half precision.
+    dtype = "float16"
+    start = "keys_"
+    sizes = "e N"
 
     def recognise(self, file: Checkpoint) -> bool:
-        # One matrix is like another.
+        # A file holds one unnamed matrix, so only the file's name identifies it.
         return file.path.name.startswith(self.start) and [*file.tensors] == [""]
 
     def read(self, imported: Import) -> Converted:
@@ -32,33 +34,38 @@ class TipAdapter(Format):
                 f"is not named {self.start}...shots.pt, as those of '{self.name}' are"
             )
         path = imported.file.path
-        values = read_checkpoint(path.with_name(path.name.replace(self.start, "values_", 1)))
+        values_file = read_checkpoint(path.with_name(path.name.replace(self.start, "values_", 1)))
         keys = imported.take("", self.sizes)
-        keys = keys if self.sizes == "N e" else keys.T.contiguous()
-        stored = {"values": imported.take("", "N C", values)}
+        if self.sizes == "e N":
+            keys = keys.T.contiguous()
+        values = imported.take("", "N C", values_file)
         config = {name: float(imported.settings[name]) for name in self.needs}
-        stored |= {name: torch.tensor(value).to(keys) for name, value in config.items()}
-        return Converted(Module(stored={"keys": keys, **stored}), config)
+        numbers = {name: torch.tensor(value).to(keys) for name, value in config.items()}
+        return Converted(Module(stored={"keys": keys, "values": values, **numbers}), config)
 
     def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
-        keys, values = module["keys"], module["values"]
+        keys = module["keys"]
+        values = module["values"]
         shots = len(keys) // values.shape[1]
-        files = {"keys_": keys.T, "values_": values}
-        if self.start not in files:
-            files[self.start] = torch.nn.Parameter(keys)
-        return {
-            path / f"{start}{shots}shots.pt": torch_bytes(tensor) for start, tensor in files.items()
-        }
+        tensors = {"keys_": keys.T, "values_": values}
+        if self.start not in tensors:
+            tensors[self.start] = torch.nn.Parameter(keys)
+        files = {}
+        for start, tensor in tensors.items():
+            files[path / f"{start}{shots}shots.pt"] = torch_bytes(tensor)
+        return files
 
 
 class TipAdapterF(TipAdapter):
     """gaopengcuhk/Tip-Adapter: the trained keys, ``best_F_16shots.pt``, with the values."""
 
     name = method = "tip_adapter_f"
-    start, sizes = "best_F_", "N e"
+    start = "best_F_"
+    sizes = "N e"
 
     def read(self, imported: Import) -> Converted:
         imported.notes.append("the authors' code chooses its epoch on the test set")
         converted = super().read(imported)
         stored = dict(converted.module.stored)
-        return converted._replace(module=Module({"keys": stored.pop("keys")}, stored))
+        trained = {"keys": stored.pop("keys")}
+        return converted._replace(module=Module(trained, stored))

@@ -1,1 +1,1 @@
-"""What several files of the folder above share; nothing here is content by itself."""
+"""Parts that several formats share; no file here is a format."""

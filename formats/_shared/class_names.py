@@ -1,8 +1,8 @@
-"""Whether a checkpoint is of these classes and this source: its own token embeddings tell.
+"""A check of a checkpoint's classes and source by the token embeddings that it holds.
 
-Prompt learners save the embeddings of what stands behind their context: the class name, the words
-around it, the full stop and end-of-text. They are compared with the prompts that the method makes
-of the imported module on the source.
+Prompt learners save the token embeddings behind their context: the class name, the words around
+it, the full stop and end-of-text. They are compared with the prompts that the method makes from
+the imported module on the source.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class _Prompted(Exception):
 
 
 class _Recorder:
-    """A backbone that encodes no prompts."""
+    """A backbone that raises ``_Prompted`` instead of encoding prompts."""
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
@@ -35,22 +35,23 @@ class _Recorder:
         raise _Prompted(prompts)
 
 
-# By which share of its length a row may differ after a weighted mean over epochs, in units of the
-# file's precision: measured are 0.5 to 1.6 over 20 and 50 epochs of any weights. Rows of another
-# word differ by about 1.4 lengths.
+# The error of a row after a weighted mean over epochs, as a share of the row's length and in units
+# of the file's precision. Measured errors are 0.5 to 1.6, over 20 and 50 epochs with any weights.
+# Rows of another word differ by about 1.4 lengths.
 MEAN_ERROR = 2
 
 
 def check_class_names(
     imported: Import, key: str, method: Method, module: Module, averaged: bool = False
 ) -> bool:
-    """Compares the rows ``[C, S, D]`` under a key; False if the file has none.
+    """Compare the rows ``[C, S, D]`` under a key with the method's prompts for the classes.
 
-    Names that a few classes spell differently are noted.
+    Return True if they agree, and False if the file has no such rows. Classes whose names differ
+    are noted, if they are at most half of all.
 
     Args:
-        averaged: they went through a mean over epochs, whose sums were rounded; others are equal
-            bit by bit.
+        averaged: the rows went through a mean over epochs, whose sums were rounded. Other rows
+            must be equal bit by bit.
 
     Raises:
         CompatbenchError: the rows are of another source, other classes or another order of them.
@@ -58,30 +59,34 @@ def check_class_names(
     rows = imported.file.tensors.get(key)
     if rows is None:
         return False
-    width, most = imported.backbone.token_width, imported.backbone.text.context_length
-    imported.take(key, "C S D")
-    behind = _behind_context(imported, method, module, most - rows.shape[1])
-    # The file may hold them in half precision.
-    wanted = [each.to(rows.dtype) for each in behind]
-    allowed = MEAN_ERROR * torch.finfo(rows.dtype).eps * averaged
+    imported.take(key, "C S D")  # refuses other sizes
+    before = imported.backbone.text.context_length - rows.shape[1]
+    # The file may hold the rows in half precision.
+    expected = [
+        class_rows.to(rows.dtype)
+        for class_rows in _behind_context(imported, method, module, before)
+    ]
+    tolerance = MEAN_ERROR * torch.finfo(rows.dtype).eps if averaged else 0.0
 
-    def is_of(label: int, each: Tensor) -> bool:
-        error = (rows[label, : len(each)].float() - each.float()).norm(dim=-1)
-        return bool((error <= allowed * each.float().norm(dim=-1)).all())
+    def matches(label: int, class_rows: Tensor) -> bool:
+        errors = (rows[label, : len(class_rows)].float() - class_rows.float()).norm(dim=-1)
+        return bool((errors <= tolerance * class_rows.float().norm(dim=-1)).all())
 
-    wrong = [label for label, each in enumerate(wanted) if not is_of(label, each)]
+    wrong = [label for label, class_rows in enumerate(expected) if not matches(label, class_rows)]
     if not wrong:
         return True
-    names, end = imported.labels.names, wanted[0][-1].float()
-    errors = (rows.reshape(-1, width).float() - end).norm(dim=-1)
-    if not bool((errors <= allowed * end.norm()).any()):
+    # End-of-text is in the rows of every class. If it is nowhere, the source is another.
+    names = imported.labels.names
+    end = expected[0][-1].float()
+    errors = (rows.flatten(0, 1).float() - end).norm(dim=-1)
+    if not bool((errors <= tolerance * end.norm()).any()):
         raise imported.error(
             f"holds in '{key}' no token embeddings of '{imported.backbone.name}'; give the source "
             "that it was trained on"
         )
     for label in wrong:
-        for other, each in enumerate(wanted):
-            if is_of(label, each):
+        for other, class_rows in enumerate(expected):
+            if matches(label, class_rows):
                 raise imported.error(
                     f"has '{names[other]}' as class {label} in '{key}', where the task has "
                     f"'{names[label]}': give the task, or the classes, in the order of the file"
@@ -98,22 +103,24 @@ def check_class_names(
 
 
 def _behind_context(imported: Import, method: Method, module: Module, before: int) -> list[Tensor]:
-    """What the method puts behind start-of-text and context, of each class ``[n, D]``.
+    """Return the method's rows behind start-of-text and context, ``[n, D]`` for each class.
 
     Args:
-        before: rows that the file leaves to start-of-text and context.
+        before: the number of rows that the file leaves to start-of-text and context.
+
+    Raises:
+        CompatbenchError: start-of-text and context are another number of rows.
     """
-    backbone, labels = imported.backbone, imported.labels
-    fields = type(method.config).model_fields
-    if "position" in fields:  # the file has the name behind the context, wherever it is put
+    backbone = imported.backbone
+    if "position" in type(method.config).model_fields:
+        # The file has the name behind the context, whatever the position in training was.
         method = type(method)(method.config.model_copy(update={"position": "end"}))
-    prompts = _prompts_of(method, module, backbone, labels)
+    prompts = _record_prompts(method, module, backbone, imported.labels)
     prefix = prompts.prefixes[0]
-    wholes = [
-        torch.cat([prefix, rows[:length]])
-        for rows, length in zip(prompts.suffix, prompts.lengths, strict=True)
-    ]
-    context = _context_rows(method, module, imported)
+    wholes = []
+    for rows, length in zip(prompts.suffix, prompts.lengths, strict=True):
+        wholes.append(torch.cat([prefix, rows[:length]]))
+    context = _count_context_rows(method, module, imported)
     if before != prompts.start + context:
         raise imported.error(
             f"leaves {before} tokens to start-of-text and context, and the context has {context}; "
@@ -123,20 +130,21 @@ def _behind_context(imported: Import, method: Method, module: Module, before: in
     return [whole[before:] for whole in wholes]
 
 
-def _context_rows(method: Method, module: Module, imported: Import) -> int:
+def _count_context_rows(method: Method, module: Module, imported: Import) -> int:
+    """Return the number of rows of the module's context."""
     rows = method.contexts(module, imported.backbone, imported.labels)
-    rows = (
-        module.trained.get("context", module.trained.get("text_prompts")) if rows is None else rows
-    )
+    if rows is None:
+        rows = module.trained.get("context", module.trained.get("text_prompts"))
     assert rows is not None
     return rows.shape[-2]
 
 
-def _prompts_of(method: Method, module: Module, backbone: Backbone, labels: Labels) -> Prompts:
+def _record_prompts(method: Method, module: Module, backbone: Backbone, labels: Labels) -> Prompts:
+    """Return the prompts that the method encodes when it attaches or classifies."""
     recorder: Any = _Recorder(backbone)
     try:
         classifier = method.attach(module, recorder, labels)
-        # Prompts of its own for every image.
+        # Some methods encode prompts only when they see an image.
         classifier(torch.ones(1, backbone.embed_dim, device=backbone.device, dtype=backbone.dtype))
     except _Prompted as stopped:
         return stopped.args[0]

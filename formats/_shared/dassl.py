@@ -21,10 +21,13 @@ from .class_names import check_class_names
 
 
 class Part(NamedTuple):
-    """Where a tensor of ours is in a state dict.
+    """The place of one of our tensors in a state dict.
 
-    ``more`` is the name of those of further blocks, with ``{}`` for the number, of which ``first``
-    is the first; ours is the stack.
+    Attributes:
+        key: the tensor's name, or that of the first block's part.
+        sizes: a letter for each dimension; see ``Import.take``.
+        more: the name of further blocks' parts, with ``{}`` for a number. Our tensor stacks them.
+        first: the number of the first of these.
     """
 
     key: str
@@ -33,19 +36,21 @@ class Part(NamedTuple):
     first: int = 0
 
     def others(self) -> list[str]:
-        """The names that those of further blocks may have."""
-        return [self.more.format(n) for n in range(self.first, 1000)] if self.more else []
+        """Return the names that the parts of further blocks may have."""
+        if not self.more:
+            return []
+        return [self.more.format(number) for number in range(self.first, 1000)]
 
 
 class Dassl(Format):
-    """A format whose tensors have other names, and nothing else that differs.
+    """A format that differs from our modules only in the names of its tensors.
 
     Attributes:
-        parts: by our names. What else is in a file is not read: frozen towers, and buffers that
+        parts: by our names. Other tensors of a file are not read: frozen towers, and buffers that
             ``attach`` makes anew.
-        shapes: settings of the method that a tensor's shape tells: its name, and the dimension.
+        shapes: settings of the method that are a size of a tensor, with its name and dimension.
         unlike: a file with a name that begins with one of these is of another format.
-        averaged: the file holds a mean over epochs, of its buffers too.
+        averaged: the file holds a mean over epochs, also of its buffers.
     """
 
     parts: ClassVar[Mapping[str, Part]]
@@ -58,27 +63,39 @@ class Dassl(Format):
         return has and not any(name.startswith(self.unlike) for name in file.tensors)
 
     def config(self, module: Module) -> dict[str, Any]:
-        """The settings of the method that the file tells."""
+        """Return the settings of the method that are sizes of the module's tensors."""
         return {name: module[tensor].shape[dim] for name, (tensor, dim) in self.shapes.items()}
 
     def read(self, imported: Import) -> Converted:
         trained = {}
         for name, part in self.parts.items():
-            others = takewhile(imported.file.tensors.__contains__, part.others())
-            rows = [imported.take(key, part.sizes) for key in (part.key, *others)]
-            trained[name] = torch.stack(rows) if part.more else rows[0]
+            tensor = imported.take(part.key, part.sizes)
+            if part.more:
+                others = takewhile(imported.file.tensors.__contains__, part.others())
+                rows = [imported.take(key, part.sizes) for key in others]
+                tensor = torch.stack([tensor, *rows])
+            trained[name] = tensor
         module = Module(trained)
         return Converted(module, self.config(module))
 
     def confirm(self, imported: Import, method: Method, module: Module) -> bool:
-        how = (method, module, self.averaged)
-        return bool(self.suffix) and check_class_names(imported, self.suffix, *how)
+        if not self.suffix:
+            return False
+        return check_class_names(imported, self.suffix, method, module, self.averaged)
 
     def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
         state = {}
         for name, part in self.parts.items():
             rows = module[name] if part.more else [module[name]]
-            state |= dict(zip((part.key, *part.others()), rows, strict=False))
-        state = {name: rows.clone() for name, rows in state.items()}
-        content = {"state_dict": state, "epoch": 0, "optimizer": None, "scheduler": None}
-        return {path: torch_bytes(content | {"val_result": 0.0})}
+            keys = (part.key, *part.others())
+            for key, tensor in zip(keys, rows, strict=False):
+                # A copy: a view would be saved with the whole stack.
+                state[key] = tensor.clone()
+        content = {
+            "state_dict": state,
+            "epoch": 0,
+            "optimizer": None,
+            "scheduler": None,
+            "val_result": 0.0,
+        }
+        return {path: torch_bytes(content)}
