@@ -317,17 +317,18 @@ def say_plan(plan: "Plan", workers: int, to: "Console" = console) -> None:
 
 
 def _describe_time(plan: "Plan", workers: int) -> list[str]:
-    """Return how long what is left takes, and the methods of which that is not known."""
+    """Return how long the remaining cells take, and the methods whose time is not known yet."""
+    with_workers = f"with {workers} worker{'s' if workers > 1 else ''}"
     unknown = plan.unknown
-    many = f"with {workers} worker{'s' if workers > 1 else ''}"
-    parts = [f"about {format_seconds(plan.seconds / workers)} {many}" if plan.seconds else many]
+    if not plan.seconds:
+        reason = ["their time is not known before some have finished"] if unknown else []
+        return [with_workers, *reason]
+    parts = [f"about {format_seconds(plan.seconds / workers)} {with_workers}"]
     if unknown:
         names = ", ".join(unknown[:3])
         if len(unknown) > 3:
             names += f" and {len(unknown) - 3} more"
-        parts.append(
-            f"the time of {escape(names)} is not known, as none of their cells has finished"
-        )
+        parts.append(f"without {escape(names)}, whose time is not known yet")
     return parts
 
 

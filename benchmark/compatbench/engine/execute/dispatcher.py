@@ -37,11 +37,11 @@ class Crew(Protocol):
     def send(self, worker: int, order: Order) -> None:
         """Give a cell to a worker that is ready."""
 
-    def listen(self, seconds: float, hear: Callable[[int, str, Any], None]) -> None:
+    def listen(self, seconds: float, on_message: Callable[[int, str, Any], None]) -> None:
         """Wait for messages of workers, and pass them on."""
 
     def kill(self, worker: int) -> None:
-        """End a worker at once; nothing is heard of it afterwards."""
+        """End a worker at once; it sends no message afterwards."""
 
     def end(self) -> None:
         """End all workers."""
@@ -77,7 +77,7 @@ class Dispatcher:
                 self._crew.start()
             while self._orders or self._tasks:
                 self._give_orders()
-                self._crew.listen(POLL_SECONDS, self._hear)
+                self._crew.listen(POLL_SECONDS, self._handle)
                 for worker, task in list(self._tasks.items()):
                     if time.monotonic() > task.deadline:
                         self._crew.kill(worker)
@@ -98,7 +98,7 @@ class Dispatcher:
             self._crew.send(worker, order)
         self._orders.extend(waiting)
 
-    def _hear(self, worker: int, kind: str, value: Any) -> None:
+    def _handle(self, worker: int, kind: str, value: Any) -> None:
         if kind == "ready":
             self._idle.append(worker)
             self._false_starts = 0
@@ -114,7 +114,7 @@ class Dispatcher:
             self._follow(self._tasks[worker], kind, value)
 
     def _follow(self, task: Task, kind: str, value: Any) -> None:
-        """Pass on what a worker tells of its cell; loading and encoding are no time of the cell."""
+        """Pass on a worker's message about its cell; start the clock once it is loaded."""
         if kind == "encoding" or (kind == "loaded" and not task.is_loaded):
             task.deadline = time.monotonic() + self._timeout
             task.is_loaded = True
@@ -132,10 +132,10 @@ class Dispatcher:
         elif not error or order.error or not self._try_again(order, error, self._retry):
             self._on_event(Event("finished", order.cell, error=error))
 
-    def _try_again(self, order: Order, error: str, most: int) -> bool:
+    def _try_again(self, order: Order, error: str, retries: int) -> bool:
         """Return True if a cell that failed gets another attempt."""
         self._failures[order.cell.key] += 1
-        if self._failures[order.cell.key] > most:
+        if self._failures[order.cell.key] > retries:
             return False
         self._orders.append(Order(order.cell))
         self._on_event(Event("retried", order.cell, error=error))

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -18,7 +19,7 @@ from compatbench.engine.execute.loop import Job, Order, run_cell, told
 from compatbench.engine.worker import make_worker
 from compatbench.files.processes import end_with_parent, kill, receive, start_process
 
-Hear = Callable[[int, str, Any], None]
+OnMessage = Callable[[int, str, Any], None]
 
 
 def run_here(job: Job, on_event: OnEvent) -> None:
@@ -41,18 +42,23 @@ class ThisProcess:
     def __init__(self, job: Job) -> None:
         device = job.compute.list_devices()[0]
         self._worker = make_worker(job.store, job.cache, job.compute.on(device))
-        self._todo: list[Callable[[Hear], None]] = []
+        self._is_new = False
+        self._order: Order | None = None
 
     def start(self) -> None:
-        self._todo.append(lambda hear: hear(1, "ready", None))
+        self._is_new = True
 
     def send(self, worker: int, order: Order) -> None:
-        run = lambda hear: run_cell(self._worker, order, lambda *told: hear(1, *told))  # noqa: E731
-        self._todo.append(run)
+        self._order = order
 
-    def listen(self, seconds: float, hear: Hear) -> None:
-        if self._todo:
-            self._todo.pop()(hear)
+    def listen(self, seconds: float, on_message: OnMessage) -> None:
+        if self._is_new:
+            self._is_new = False
+            on_message(1, "ready", None)
+        elif self._order is not None:
+            order = self._order
+            self._order = None
+            run_cell(self._worker, order, partial(on_message, 1))
         else:
             time.sleep(seconds)
 
@@ -84,19 +90,19 @@ class Processes:
         )
 
     def send(self, worker: int, order: Order) -> None:
-        with suppress(OSError):  # it has just died, which is heard next
+        with suppress(OSError):  # it has just died, which the next call of listen reports
             self._workers[worker][1].send(order)
 
-    def listen(self, seconds: float, hear: Hear) -> None:
+    def listen(self, seconds: float, on_message: OnMessage) -> None:
         processes = [process.sentinel for process, _ in self._workers.values()]
         wait([*processes, *(connection for _, connection in self._workers.values())], seconds)
         for worker, (process, connection) in list(self._workers.items()):
-            is_alive = process.is_alive()  # asked before its last words are read
+            is_alive = process.is_alive()  # looked at before its last messages are read
             for kind, value in receive(connection):
-                hear(worker, kind, value)
+                on_message(worker, kind, value)
             if not is_alive:
                 del self._workers[worker]
-                hear(worker, "died", describe_exit(process.exitcode))
+                on_message(worker, "died", describe_exit(process.exitcode))
 
     def kill(self, worker: int) -> None:
         process, _ = self._workers.pop(worker)

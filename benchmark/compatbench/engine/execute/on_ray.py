@@ -163,34 +163,34 @@ class Actors:
         self._arguments = ray.put(job), view, device
         self._numbers = count(1)
         self._actors = dict[int, Any]()
-        self._heard = dict[Any, int]()  # worker by what it will be heard to say
+        self._pending = dict[Any, int]()  # worker by the future of its next messages
 
     def start(self) -> None:
         worker = next(self._numbers)
         self._actors[worker] = self._make.remote(*self._arguments)
-        self._heard[self._actors[worker].listen.remote()] = worker
+        self._pending[self._actors[worker].listen.remote()] = worker
 
     def send(self, worker: int, order: Order) -> None:
         self._actors[worker].run.remote(order)
 
-    def listen(self, seconds: float, hear: Callable[[int, str, Any], None]) -> None:
+    def listen(self, seconds: float, on_message: Callable[[int, str, Any], None]) -> None:
         import ray
         from ray.exceptions import RayError
 
-        for said in ray.wait(list(self._heard), timeout=seconds)[0]:
-            worker = self._heard.pop(said)
+        for future in ray.wait(list(self._pending), timeout=seconds)[0]:
+            worker = self._pending.pop(future)
             actor = self._actors.get(worker)
             if actor is None:  # it was killed
                 continue
             try:
-                messages = ray.get(said)
+                messages = ray.get(future)
             except RayError:
                 del self._actors[worker]
                 messages = [("died", "WorkerDied: the worker's process, or its machine, is gone")]
             else:
-                self._heard[actor.listen.remote()] = worker
+                self._pending[actor.listen.remote()] = worker
             for kind, value in messages:
-                hear(worker, kind, value)
+                on_message(worker, kind, value)
 
     def kill(self, worker: int) -> None:
         import ray
@@ -220,7 +220,7 @@ class NodeWorker:
             with told(self._tell):
                 run_cell(self._worker, order, self._tell)
         except BaseException:
-            os._exit(1)  # the driver hears of the ends of processes alone
+            os._exit(1)  # the driver is told only when a process ends
 
     def listen(self) -> list[tuple[str, Any]]:
         """Return the messages that have come, after waiting for one."""

@@ -74,11 +74,11 @@ class _Share:
             1, host_checks, methods, self._checks, daemon=False
         )
         self._ahead = list(self._checks)  # for the first method that is left
-        self._heard = time.monotonic()
+        self._last_message = time.monotonic()
 
     def receive(self) -> Outcome | None:
         """Return the outcome of a check, or that of a process that has ended before its time."""
-        self._heard = time.monotonic()
+        self._last_message = time.monotonic()
         try:
             message = self.connection.recv()
         except (EOFError, OSError):
@@ -91,7 +91,7 @@ class _Share:
 
     def check_clock(self) -> Outcome | None:
         """Return the failure of a check that takes too long."""
-        if time.monotonic() - self._heard <= SECONDS:
+        if time.monotonic() - self._last_message <= SECONDS:
             return None
         return self._end_early(f"it took longer than {SECONDS:.0f} s")
 
