@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from planning import cells_of
 from unrecorded_methods import UNRECORDED
 
 from compatbench.data.cards import suite_cards, suite_tasks, task_cards
 from compatbench.engine.cell import shorten_key
 from compatbench.engine.keys import data_key
-from compatbench.engine.plan import plan_cells
 from compatbench.method.registry import builtin_methods
 from compatbench.method.transfer import JOINT_SPACE
 from compatbench.tables.suite_page import read_suite_page
@@ -38,9 +38,8 @@ def test_every_row_is_of_the_code_the_weights_and_the_images_that_are_committed(
     expected = {
         (shorten_key(cell.key), backbone, test_set, shorten_key(data_key(backbone, test_set)))
         for transfer in {one.transfer for one in results.all}
-        for cell in plan_cells(
+        for cell in cells_of(
             suite,
-            builtin_methods(),
             [one.info.name for one in results.all if one.transfer == transfer],
             transfers=[transfer],
             seeds=shown.expected.seeds,

@@ -21,7 +21,7 @@ from typer.main import get_command
 from compatbench.backbone import load_backbone
 from compatbench.cli.app import app
 from compatbench.engine import compute
-from compatbench.engine.order import parse_shard
+from compatbench.engine.request import parse_shard
 from compatbench.extras.check.check import check
 from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest
 from compatbench.method import load_module

@@ -28,6 +28,7 @@ from compatbench.data.cards import task_cards
 from compatbench.data.task import load_task
 from compatbench.engine.cell import Cell, Outcome, describe_cell, provenance
 from compatbench.engine.plan import make_plan
+from compatbench.engine.request import make_request
 from compatbench.engine.store import RunStore
 from compatbench.files.hashes import sha256_json
 from compatbench.files.project_folders import tasks_folder
@@ -101,7 +102,7 @@ def make_cells(folder: Path, seeds: int, *fields: str) -> Path:
     path, draws = folder / "load.yaml", list(range(1, seeds + 1))
     card = ("extends: mini", "name: load", "title: Load", "publish: true", f"seeds: {draws}")
     path.write_text("\n".join((*card, *fields)))
-    plan = make_plan(str(path), out=folder)
+    plan = make_plan(make_request(str(path), out=folder))
     for cell in plan.cells:
         finish(plan.store, cell)
     collect_results(plan, folder / "results" / "load")

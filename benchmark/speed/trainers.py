@@ -23,13 +23,13 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.text.prompts import Prompts
-from compatbench.data.cards import suite_cards
 from compatbench.data.draws import draw_shots
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
 from compatbench.engine.cell import Cell, provenance
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.predict import predict_module
+from compatbench.engine.request import make_request
 from compatbench.engine.store import RunStore
 from compatbench.engine.task_images import label_tensor
 from compatbench.engine.worker import Worker
@@ -111,8 +111,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cache = FeatureCache(Path(folder))
         worker = Worker(RunStore(Path(folder)), cache)
-        cells = plan_cells(suite_cards.read("mini"), registry, METHODS, tasks=TASK, seeds=[SEED])
-        for cell in cells:
+        request = make_request("mini", METHODS, tasks=TASK, seeds=[SEED])
+        for cell in plan_cells(request):
             fast, plain = (load_backbone(cell.source) for _ in range(2))
             plain.text._tower = OpenClipText(plain.model)  # type: ignore[assignment]
             context = fast.text.context_length

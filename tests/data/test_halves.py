@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from data.trees import SetUp, dassl_draw
+from planning import matrix_of
 
 from compatbench.data.cards import (
     TrainingCard,
@@ -19,7 +20,6 @@ from compatbench.data.draws import draw_shots
 from compatbench.data.images.source import Sample
 from compatbench.data.task import load_task
 from compatbench.engine.keys import data_key, module_key
-from compatbench.engine.matrix import select_matrix
 from compatbench.engine.method_settings import resolve_settings
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
@@ -89,15 +89,15 @@ def test_halves_are_tasks_with_keys_of_their_own() -> None:
     assert len(made) == 3
     assert len({data_key("mini-clip", name) for name in names}) == 3
     suite = suite_cards.read("mini-base-to-new")
-    matrix = select_matrix(suite, builtin_methods(), ["coop"], "mini-food")
-    assert matrix.tasks == ("mini-food.base",)
-    assert matrix.tests["mini-food.base"] == ("mini-food.base", "mini-food.new")
-    crossed = select_matrix(suite_cards.read("cross-dataset"), builtin_methods(), ["coop"])
-    assert crossed.tasks == ("imagenet",)
+    matrix = matrix_of(suite, ["coop"], tasks="mini-food")
+    assert matrix.request.tasks == ("mini-food.base",)
+    assert matrix.request.test_sets["mini-food.base"] == ("mini-food.base", "mini-food.new")
+    crossed = matrix_of("cross-dataset", ["coop"])
+    assert crossed.request.tasks == ("imagenet",)
     assert "imagenet" not in suite_variants(crossed.suite)["imagenet"]
     alone = crossed.suite.model_copy(update={"tasks": ("imagenet",)})
     with pytest.raises(CompatbenchError, match="tests modules of 'imagenet' on other tasks; "):
-        select_matrix(alone, builtin_methods(), ["coop"])
+        matrix_of(alone, ["coop"])
 
 
 @pytest.mark.parametrize(

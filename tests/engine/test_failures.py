@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from command_line import invoke_in
+from planning import cells_of
 
-from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute import dispatcher
@@ -22,17 +22,15 @@ from compatbench.engine.execute.dispatcher import FALSE_STARTS, Dispatcher
 from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.local import describe_exit
 from compatbench.engine.execute.loop import Job, Order
-from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
-from compatbench.method.registry import builtin_methods
 
 from .running import SlowRun, finish, wait_until, write_methods
 
 
 @pytest.fixture(scope="module")
 def cell() -> Cell:
-    [cell] = plan_cells(suite_cards.read("smoke"), builtin_methods(), ["zeroshot"])
+    [cell] = cells_of("smoke", ["zeroshot"])
     return cell
 
 

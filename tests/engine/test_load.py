@@ -13,6 +13,7 @@ import pytest
 import compatbench as api
 from compatbench.engine.cell import CellRecord
 from compatbench.engine.plan import make_plan
+from compatbench.engine.request import make_request
 from compatbench.engine.store import unseal
 from compatbench.extras.doctor.stores import list_runs
 from compatbench.files.project_folders import TASKS_VARIABLE
@@ -34,7 +35,7 @@ def test_plan_list_and_audit_read_a_record_once_or_twice(
     """So that their time grows as the store does; what 20,000 take is on the page on speed."""
     builtin_methods.cache_clear()  # without methods that other tests have added
     suite = str(make_cells(tmp_path, 1, "tasks: [mini-weather, mini-food]"))
-    plan = make_plan(suite, out=tmp_path)
+    plan = make_plan(make_request(suite, out=tmp_path))
     cells, reads = len(plan.cells), Counter[str]()
     assert cells > 100
 
@@ -46,7 +47,7 @@ def test_plan_list_and_audit_read_a_record_once_or_twice(
     monkeypatch.setattr("compatbench.engine.store.unseal", read)
     audits = []
     for most, command in (
-        (1, lambda: make_plan(suite, out=tmp_path).to_do),
+        (1, lambda: make_plan(make_request(suite, out=tmp_path)).to_do),
         (1, lambda: list_runs(out=tmp_path)),
         (2, lambda: audits.append(api.audit_results(tmp_path, [suite], cells=0))),
     ):
@@ -55,7 +56,7 @@ def test_plan_list_and_audit_read_a_record_once_or_twice(
         assert (len(reads), max(reads.values()) <= most) == (cells, True), reads
     assert audits[0].findings == []
     tracemalloc.start()
-    again = make_plan(suite, out=tmp_path)
+    again = make_plan(make_request(suite, out=tmp_path))
     assert again.to_do == []
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()

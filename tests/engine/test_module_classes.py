@@ -10,18 +10,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from planning import cells_of
 
 import compatbench as cb
 from compatbench.backbone import Labels, load_backbone
 from compatbench.data.cards import suite_cards
 from compatbench.data.task import Task, load_task, restrict_task
 from compatbench.engine.attach import Attached, Carried
-from compatbench.engine.plan import plan_cells
 from compatbench.engine.single_module import find_labels, read_fitted
 from compatbench.engine.worker import Worker, build_method
 from compatbench.errors import CompatbenchError, CompatbenchWarning, NotTransferable
 from compatbench.method import Module
-from compatbench.method.registry import builtin_methods
 from compatbench.results import evaluation
 from compatbench.results.collect import rows_of
 
@@ -125,7 +124,7 @@ def test_a_prompt_serves_new_classes_and_a_residual_does_not(worker: Worker) -> 
     names = ["zeroshot", "kgcoop", "taskres"]
     changes = {"upgrades": (PAIR,), "methods": {name: {"max_steps": 3} for name in names[1:]}}
     suite = suite_cards.read("mini-base-to-new").model_copy(update=changes)
-    cells = plan_cells(suite, builtin_methods(), names, ["mini-signs"], seeds=[1], shots=[2])
+    cells = cells_of(suite, names, tasks=["mini-signs"], seeds=[1], shots=[2])
     records = {cell.method: (cell, worker.run(cell)) for cell in cells}
     new = load_task("mini-signs.new")
     targets = torch.tensor([sample.label for sample in new.split("test")])
@@ -167,9 +166,9 @@ def test_one_task_s_module_is_tested_on_others_under_the_same_key(worker: Worker
         "upgrades": (PAIR,),
     }
     suite = suite_cards.read("mini").model_copy(update=changes)
-    [crossed] = plan_cells(suite, builtin_methods(), ["simpleshot"], seeds=[1])
-    [zero] = plan_cells(suite, builtin_methods(), ["zeroshot"])
-    plain = plan_cells(suite_cards.read("mini"), builtin_methods(), ["simpleshot"], seeds=[1])
+    [crossed] = cells_of(suite, ["simpleshot"], seeds=[1])
+    [zero] = cells_of(suite, ["zeroshot"])
+    plain = cells_of("mini", ["simpleshot"], seeds=[1])
     assert crossed.key in {cell.key for cell in plain}
     rows = rows_of(zero, worker.run(zero), worker.store)
     sets = {row.test_set: row for row in rows if row.backbone == "mini-clip"}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from planning import cells_of
 from torch import Tensor
 
 from compatbench.backbone import load_backbone
@@ -17,7 +18,7 @@ from compatbench.data.draws import load_test_set
 from compatbench.data.task import load_task
 from compatbench.engine.keys import identify
 from compatbench.engine.missing import Missing
-from compatbench.engine.plan import find_teachers, plan_cells
+from compatbench.engine.plan import find_teachers
 from compatbench.engine.predict import predict_module
 from compatbench.engine.worker import Worker
 from compatbench.method import MethodCard
@@ -96,7 +97,7 @@ def test_what_is_needed_is_in_the_key_and_nothing_else_is() -> None:
 @pytest.mark.slow
 def test_it_is_given_to_fits_and_predictions(path: Path, worker: Worker) -> None:
     registry = MethodRegistry()
-    for cell in plan_cells(SMOKE, registry, registry.add_file(path)):
+    for cell in cells_of(SMOKE, registry.add_file(path), registry=registry):
         assert worker.run(cell).errors == []
 
 
@@ -106,7 +107,7 @@ def test_a_teacher_that_is_not_here_is_missing_for_its_method_alone(path: Path) 
     suite = SMOKE.model_copy(update={"methods": {"told": {"teacher": "vit-h14-dfn5b"}}})
     assert find_teachers(suite, registry, names) == ["vit-h14-dfn5b"]
     missing = Missing({"vit-h14-dfn5b": "it is not here"})
-    cells = plan_cells(suite, registry, names, missing=missing)
+    cells = cells_of(suite, names, missing, registry=registry)
     assert [cell.method for cell in cells] == ["untold"]
 
 

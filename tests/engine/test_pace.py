@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from planning import matrix_of
 
-from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell, shorten_key
-from compatbench.engine.matrix import Matrix, select_matrix
+from compatbench.engine.matrix import Matrix
 from compatbench.engine.pace import guess_cost
 from compatbench.engine.plan import Plan, make_plan
-from compatbench.method.registry import builtin_methods
+from compatbench.engine.request import make_request
 
 SMOKE = suite_cards.read("smoke")
 HEADER = "method,key,backbone,test_set,fit_seconds,evaluate_seconds,peak_memory"
 
 
 def plan_of(out: Path, methods: str = "coop,gda", **selection: Any) -> Plan:
-    return make_plan("mini", methods, tasks="mini-food", out=out, **selection)
+    return make_plan(make_request("mini", methods, tasks="mini-food", out=out, **selection))
 
 
 def write_costs(plan: Plan, out: Path, took: dict[str, tuple[float, float]]) -> None:
@@ -73,22 +74,18 @@ def test_finished_cells_give_the_pace_of_their_method(tmp_path: Path) -> None:
     assert 0 < seconds_of(plan)["gda"] < seconds_of(plan)["coop"]
 
 
-def matrix_of(suite: SuiteCard, *methods: str, **selection: Any) -> Matrix:
-    return select_matrix(suite, builtin_methods(), methods, **selection)
-
-
 def guess(matrix: Matrix) -> dict[str, float]:
     function = guess_cost(matrix)
-    return {f"{cell.name} {cell.transfer}": function(cell) for cell in matrix.places}
+    return {f"{cell.name} {cell.transfer}": function(cell) for cell in matrix.cells}
 
 
 def test_a_guess_counts_steps_and_the_towers_they_run_through() -> None:
     training = SMOKE.training.model_dump() | {"max_steps": 40}
     longer = SMOKE.model_copy(update={"training": type(SMOKE.training)(**training)})
     methods = ("zeroshot", "taskres", "coop", "maple")
-    short = guess(matrix_of(SMOKE, *methods))
+    short = guess(matrix_of(SMOKE, methods))
     assert sorted(short, key=short.__getitem__) == [f"{name} copied" for name in methods]
-    long = guess(matrix_of(longer, *methods))
+    long = guess(matrix_of(longer, methods))
     predicting = short["zeroshot copied"]
     assert long["coop copied"] - predicting == pytest.approx(
         2 * (short["coop copied"] - predicting)
@@ -103,8 +100,8 @@ def test_transfers_with_labels_are_guessed_as_fits_on_every_target() -> None:
 
 def test_shards_are_the_same_however_far_other_jobs_are(tmp_path: Path) -> None:
     def shards(out: Path) -> list[set[str]]:
-        plan = plan_of(out, seeds=[1, 2])
-        return [{cell.key for cell in plan.take_shard(f"{i}/2").mine} for i in (1, 2)]
+        plans = [plan_of(out, seeds=[1, 2], shard=f"{i}/2") for i in (1, 2)]
+        return [{cell.key for cell in plan.mine} for plan in plans]
 
     before = shards(tmp_path)
     write_costs(plan_of(tmp_path), tmp_path, {"coop": (400.0, 3.0), "gda": (0.5, 0.5)})

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from planning import cells_of, matrix_of
 from pydantic import ValidationError
 from synthetic_results import make_row
 
@@ -16,10 +17,10 @@ from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks, suite_va
 from compatbench.data.cards.shots import ALL_SHOTS
 from compatbench.engine.cell import Cell, Where
 from compatbench.engine.keys import zero_shot_key
-from compatbench.engine.matrix import select_matrix
 from compatbench.engine.method_settings import resolve_settings
 from compatbench.engine.missing import Missing
-from compatbench.engine.plan import make_plan, plan_cells
+from compatbench.engine.plan import make_plan
+from compatbench.engine.request import make_request
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError
@@ -44,31 +45,31 @@ def ablation(**methods: dict[str, Any]) -> SuiteCard:
 
 
 def selected(suite: SuiteCard, methods: str) -> list[str]:
-    return [*dict.fromkeys(one.name for one in select_matrix(suite, REGISTRY, methods).choices)]
+    return [*dict.fromkeys(one.name for one in matrix_of(suite, methods).choices)]
 
 
 def one_cell(suite: SuiteCard, method: str = "coop", **selection: Any) -> Cell:
-    [cell] = plan_cells(suite, REGISTRY, [method], **selection)
+    [cell] = cells_of(suite, [method], **selection)
     return cell
 
 
 def paths(suite: SuiteCard, method: str = "coop", **selection: Any) -> list[tuple[str, ...]]:
-    return [cell.backbones for cell in plan_cells(suite, REGISTRY, [method], **selection)]
+    return [cell.backbones for cell in cells_of(suite, [method], **selection)]
 
 
 def test_a_task_stands_for_its_variants_which_can_be_named_alone() -> None:
     suite = suite_cards.read("ood")
-    whole = select_matrix(suite, REGISTRY, "zeroshot", "imagenet")
-    assert whole.tests["imagenet"] == ("imagenet", *suite_variants(suite)["imagenet"])
-    part = select_matrix(suite, REGISTRY, "zeroshot", "imagenet_r,imagenet_v2")
+    whole = matrix_of(suite, "zeroshot", tasks="imagenet").request
+    assert whole.test_sets["imagenet"] == ("imagenet", *suite_variants(suite)["imagenet"])
+    part = matrix_of(suite, "zeroshot", tasks="imagenet_r,imagenet_v2").request
     assert part.tasks == ("imagenet",)
-    assert set(part.tests["imagenet"]) == {"imagenet_r", "imagenet_v2"}
-    part = select_matrix(suite, REGISTRY, "zeroshot", "all,!imagenet_r")
-    assert set(whole.tests["imagenet"]) - set(part.tests["imagenet"]) == {"imagenet_r"}
+    assert set(part.test_sets["imagenet"]) == {"imagenet_r", "imagenet_v2"}
+    part = matrix_of(suite, "zeroshot", tasks="all,!imagenet_r").request
+    assert set(whole.test_sets["imagenet"]) - set(part.test_sets["imagenet"]) == {"imagenet_r"}
 
 
 def test_every_cell_has_a_key_of_its_own_and_what_learns_nothing_has_one_cell() -> None:
-    cells = plan_cells(suite_cards.read("mini"), REGISTRY, REGISTRY.names())
+    cells = cells_of("mini", REGISTRY.names())
     assert len({cell.key for cell in cells}) == len(cells)
     many = smoke(seeds=[1, 2, 3])
     assert one_cell(many, "zeroshot").key == one_cell(many, "zeroshot", seeds=[3, 2]).key
@@ -84,20 +85,17 @@ def test_every_suite_can_be_counted_without_its_data(name: str) -> None:
     tasks, fits = len(suite_tasks(suite)), len(learners) * len(suite.shots) * len(suite.seeds)
     retrained = len(targets) * tasks * fits if suite.retrained else 0
     each = fits + len(methods) - len(learners)
-    untouched = select_matrix(suite, REGISTRY, transfers=["copied"])
-    assert len(untouched.places) == len(sources) * tasks * each + retrained
+    untouched = matrix_of(suite, transfers=["copied"])
+    assert len(untouched.cells) == len(sources) * tasks * each + retrained
     missing = Missing(dict.fromkeys(sources | targets, "gone"), {})
-    assert plan_cells(suite, REGISTRY, methods, missing=missing) == []
+    assert cells_of(suite, methods, missing) == []
 
 
 def test_a_run_that_asks_for_no_seeds_has_those_of_a_first_run(tmp_path: Path) -> None:
     suite = smoke(seeds=[1, 2, 3], run_seeds=[2, 7])
-    seeds = [
-        {cell.seed for cell in make_plan(suite, "coop", seeds=asked, out=tmp_path).cells}
-        for asked in (None, [1, 3])
-    ]
-    assert seeds == [{2}, {1, 3}]
-    assert len(plan_cells(suite, REGISTRY, ["coop"])) == 3  # an audit looks at all
+    for seeds, expected in ((None, {2}), ([1, 3], {1, 3})):
+        plan = make_plan(make_request(suite, "coop", seeds=seeds, out=tmp_path))
+        assert {cell.seed for cell in plan.cells} == expected
 
 
 def test_upgrades_of_one_source_share_a_fit_and_targets_are_retrained_once() -> None:
@@ -108,11 +106,11 @@ def test_upgrades_of_one_source_share_a_fit_and_targets_are_retrained_once() -> 
     both = smoke(upgrades=[[CLIP, EVA], [EVA, ANEW]], retrained=True)
     assert paths(both) == [(CLIP, EVA), (EVA, ANEW), (ANEW,)]
     # The same cells as in any suite that starts there.
-    first, second, _ = plan_cells(retrained, REGISTRY, ["coop"])
+    first, second, _ = cells_of(retrained, ["coop"])
     assert first == one_cell(plain)
     assert second.key == one_cell(smoke(upgrades=[[EVA, CLIP]])).key
-    matrices = [select_matrix(suite, REGISTRY, ["coop"]) for suite in (retrained, plain)]
-    assert [len(matrix.places) for matrix in matrices] == [3, 1]
+    matrices = [matrix_of(suite, ["coop"]) for suite in (retrained, plain)]
+    assert [len(matrix.cells) for matrix in matrices] == [3, 1]
     # What learns nothing is not retrained, nor is a target without weights.
     assert paths(smoke(retrained=True), "zeroshot") == [(CLIP, EVA)]
     assert paths(smoke(retrained=True), missing=Missing({EVA: "gone"})) == [(CLIP,)]
@@ -190,7 +188,7 @@ def test_settings_of_a_task_and_the_training_of_a_method_hold_there_alone() -> N
     changed = {"coop": {**everywhere, "tasks": {"mini-a*,mini-food": own}}}
     tasks = ["mini-animals", "mini-food", "mini-travel"]
     suite = smoke(tasks=tasks, methods=changed)
-    cells = {cell.task: cell for cell in plan_cells(suite, REGISTRY, ["coop"])}
+    cells = {cell.task: cell for cell in cells_of(suite, ["coop"])}
     rates = [cells[task].config["recipe"]["lr"] for task in tasks]
     views = [(cells[task].training.views, cells[task].training.crop_scale) for task in tasks]
     assert rates == [0.5, 0.5, 0.1]
@@ -201,7 +199,7 @@ def test_settings_of_a_task_and_the_training_of_a_method_hold_there_alone() -> N
     assert one_cell(alone).key == cells["mini-food"].key
     assert one_cell(alone, "kgcoop").training == alone.training
     # One view of every image per epoch, and the plain one.
-    coop = select_matrix(suite, REGISTRY, ["coop"])
+    coop = matrix_of(suite, ["coop"])
     epochs = [coop.choices[0].build(task).plan_steps(4, 4 * 15)[0] for task in tasks]
     assert [len(cells[t].training.list_views(e)) for t, e in zip(tasks, epochs, strict=True)] == [
         *epochs[:2], 2

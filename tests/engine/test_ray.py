@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 from command_line import output_in
+from planning import cells_of
 
-from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event, OnEvent
-from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods
@@ -100,7 +99,7 @@ def make_cells(folder: Path, seeds: int = 1, **fits: str) -> list[Cell]:
     write_methods(folder / "plugin.py", HEAD, **noted)
     registry = MethodRegistry(dict(builtin_methods().classes))
     registry.add_file(folder / "plugin.py")
-    return plan_cells(suite_cards.read("smoke"), registry, [*fits], seeds=range(1, seeds + 1))
+    return cells_of("smoke", [*fits], registry=registry, seeds=range(1, seeds + 1))
 
 
 def notes(folder: Path, name: str) -> list[list[str]]:

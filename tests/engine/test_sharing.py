@@ -9,15 +9,14 @@ from types import SimpleNamespace
 import pytest
 from command_line import output_of
 from filelock import FileLock
+from planning import cells_of
 
 from compatbench.data.cards import suite_cards
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.local import run_here
 from compatbench.engine.execute.loop import Job
-from compatbench.engine.plan import plan_cells
 from compatbench.engine.worker import make_worker
-from compatbench.method.registry import builtin_methods
 from compatbench.tables.pages.leaderboard import render_pages
 from compatbench.tables.suite_page import published_pages
 
@@ -92,7 +91,7 @@ def test_shards_add_up_in_one_folder_or_copied_into_one(
 @pytest.fixture
 def held(cache: Path, tmp_path: Path) -> SimpleNamespace:
     """A job of one cell, which another has claimed, and what the other may do."""
-    [cell] = plan_cells(suite_cards.read("smoke"), builtin_methods(), ["gda"])
+    [cell] = cells_of("smoke", ["gda"])
     worker = make_worker(tmp_path / "runs", cache, Compute())
     store = worker.store
     store.claim_path(cell.key).parent.mkdir(parents=True)

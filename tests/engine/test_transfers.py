@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from planning import cells_of, matrix_of
 
 from compatbench.backbone import load_backbone
 from compatbench.backbone.words import WordFeatures
@@ -16,8 +17,6 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
 from compatbench.engine.attach import Carried
 from compatbench.engine.cell import Cell
-from compatbench.engine.matrix import select_matrix
-from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.engine.task_images import TaskImages
 from compatbench.engine.worker import Worker, build_method
@@ -38,12 +37,12 @@ REGISTRY = builtin_methods()
 
 
 def chosen(methods: str, *transfers: str) -> list[tuple[str, str]]:
-    matrix = select_matrix(SUITE, REGISTRY, methods, transfers=transfers or None)
+    matrix = matrix_of(SUITE, methods, transfers=transfers or None)
     return [(choice.name, choice.transfer) for choice in matrix.choices]
 
 
 def cell_of(name: str, transfer: str = "copied") -> Cell:
-    [cell] = plan_cells(SUITE, REGISTRY, [name], transfers=[transfer])
+    [cell] = cells_of(SUITE, [name], transfers=[transfer])
     return cell
 
 
@@ -60,7 +59,7 @@ def test_modules_are_copied_unless_another_transfer_is_asked_for() -> None:
     assert chosen("cocoop", "words") == [("cocoop", "words")]
     # Of a suite's own transfers, those that do not take a named method are left out.
     suite = SUITE.model_copy(update={"transfers": ("copied", "ridge")})
-    choices = select_matrix(suite, REGISTRY, ["clip_lora", "taskres"]).choices
+    choices = matrix_of(suite, ["clip_lora", "taskres"]).choices
     found = sorted((choice.name, choice.transfer) for choice in choices)
     assert found == [("clip_lora", "copied"), ("taskres", "copied"), ("taskres", "ridge")]
 
@@ -98,7 +97,7 @@ def test_cells_of_one_fit_have_keys_of_their_own(
     source, path = Path(__file__).parents[2] / "methods" / "simpleshot.py", tmp_path / "mine.py"
     path.write_text(source.read_text().replace('name="simpleshot"', 'name="mine"'))
     registry = MethodRegistry(dict(REGISTRY.classes))
-    own, carried = plan_cells(SUITE, registry, str(path), transfers=["copied", "words"])
+    own, carried = cells_of(SUITE, str(path), transfers=["copied", "words"], registry=registry)
     assert (carried.copied, carried.plugin) == (own, str(path.resolve()))
     monkeypatch.setattr("compatbench.engine.keys.words_hash", lambda: "another list")
     other = cell_of("simpleshot", "words")
@@ -126,15 +125,15 @@ def test_a_transfer_that_takes_more_than_its_card_declares_cannot_be_run(
         monkeypatch.setattr(f"{module}.builtin_transfers", lambda: fresh)
     path = tmp_path / "greedy.py"
     path.write_text(GREEDY)
-    [cell] = plan_cells(SUITE, REGISTRY, ["clip_adapter"], transfers=[str(path)])
+    [cell] = cells_of(SUITE, ["clip_adapter"], transfers=[str(path)])
     assert (cell.transfer, cell.transfer_plugin) == ("greedy", str(path.resolve()))
     with pytest.raises(CompatbenchError, match="'greedy' uses 'labels', which its card"):
         worker.run(cell)
     with pytest.raises(CompatbenchError, match="'greedy' takes modules that act at feature; those"):
-        plan_cells(SUITE, REGISTRY, ["coop"], transfers=["greedy"])
+        cells_of(SUITE, ["coop"], transfers=["greedy"])
     path.write_text(GREEDY.replace("too", "as well"))
     fresh.add_file(path)
-    [other] = plan_cells(SUITE, REGISTRY, ["clip_adapter"], transfers=["greedy"])
+    [other] = cells_of(SUITE, ["clip_adapter"], transfers=["greedy"])
     assert other.fit_key == cell.fit_key
     assert other.key != cell.key
 
@@ -161,7 +160,7 @@ def test_the_old_model_answers_for_images_and_a_method_is_trained_anew(worker: W
     assert (kept[source], kept[target][1]) == (copied, moved[1])
     assert kept[target][0] == copied[0] != moved[0]
     suite = SUITE.model_copy(update={"upgrades": ((target, source),), "shots": (16,)})
-    [cell] = plan_cells(suite, REGISTRY, ["simpleshot"])
+    [cell] = cells_of(suite, ["simpleshot"])
     assert rows("retrained+16")[target] == rows("", cell)[target]
 
 

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from planning import cells_of
 
-from compatbench.data.cards import suite_cards
-from compatbench.engine.plan import plan_cells
 from compatbench.errors import CompatbenchError
 from compatbench.method import Method, MethodCard
 from compatbench.method.identity import method_identity
@@ -194,7 +193,7 @@ def test_a_plan_sees_that_what_a_method_imports_has_changed(neighbours: Path) ->
 
     def keys() -> set[str]:
         registry = MethodRegistry()
-        cells = plan_cells(suite_cards.read("smoke"), registry, registry.add_file(path))
+        cells = cells_of("smoke", registry.add_file(path), registry=registry)
         return {cell.key for cell in cells}
 
     before = keys()

@@ -20,6 +20,7 @@ from compatbench.data.cards.schemas import TuningCard
 from compatbench.data.draws import HELD_OUT, draw_shots, hold_out, load_test_set
 from compatbench.data.task import load_task
 from compatbench.engine.plan import make_plan
+from compatbench.engine.request import make_request
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
 from compatbench.results.tuning_records import Setting, Tuning, choose
@@ -149,7 +150,7 @@ def test_what_would_change_nothing_is_not_tried(
     plan = cb.plan_tuning(method, write(tmp_path, changes), tmp_path)
     names = [choice.name for choice in plan.matrix.choices]
     assert names == [f"{method}+rate-1+{setting}" for setting in settings]
-    assert plan.matrix.tasks == (changes.get("[mini-weather]", "[mini-weather]")[1:-1],)
+    assert plan.request.tasks == (changes.get("[mini-weather]", "[mini-weather]")[1:-1],)
 
 
 def test_finished_fits_are_kept_and_the_record_has_the_same_bytes(
@@ -169,7 +170,7 @@ def test_finished_fits_are_kept_and_the_record_has_the_same_bytes(
     lines = text.partition("nothing):\n")[2]
     indented = "".join(f"  {line}\n" for line in lines.splitlines())
     (folder / "set.yaml").write_text(f"{SUITE}methods:\n{indented}")
-    plan = make_plan(str(folder / "set.yaml"), "taskres", out=folder / "other")
+    plan = make_plan(make_request(str(folder / "set.yaml"), "taskres", out=folder / "other"))
     assert plan.cells[0].config == tuning.config
 
 
@@ -177,7 +178,7 @@ def test_how_settings_are_chosen_changes_no_key(tmp_path: Path) -> None:
     plain = suite_cards.read("smoke")
     tuned = plain.model_copy(update={"tuning": TuningCard(), "development": ("mini-weather",)})
     first, second = (
-        [cell.key for cell in make_plan(card, "coop", out=tmp_path).cells]
+        [cell.key for cell in make_plan(make_request(card, "coop", out=tmp_path)).cells]
         for card in (plain, tuned)
     )
     assert first == second

@@ -187,7 +187,7 @@ def run(
             )
         plan = progress.plan
         assert plan is not None
-        page = read_page(plan, out).restrict(**plan.matrix.asked)
+        page = read_page(plan).restrict(**plan.matrix.selection)
         if as_json:
             print_json(list_rankings(page))
         else:

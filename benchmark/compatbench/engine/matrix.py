@@ -1,26 +1,16 @@
-"""What of a suite is asked for: methods with their settings, transfers, and every cell's place."""
+"""The cells of a request: every method with its settings, by every transfer, at every place."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import product
 from typing import Any
 
-from compatbench.data.cards import (
-    COPIED,
-    SuiteCard,
-    TaskCard,
-    select_names,
-    suite_tasks,
-    suite_variants,
-    task_cards,
-    whole_name,
-)
-from compatbench.data.cards.shots import ALL_SHOTS, Numbers, check_draws
+from compatbench.data.cards import COPIED, SuiteCard, TaskCard, suite_tasks, task_cards
 from compatbench.data.images.dataset_files import BrokenImages
-from compatbench.engine.cell import Cell
+from compatbench.engine.cell import Cell, Where
 from compatbench.engine.keys import (
     changed_settings,
     data_key,
@@ -31,278 +21,234 @@ from compatbench.engine.keys import (
 )
 from compatbench.engine.method_settings import Settings, resolve_settings
 from compatbench.engine.missing import Missing, fit_backbones
+from compatbench.engine.request import Request
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method
 from compatbench.method.registry import MethodRegistry, builtin_transfers, find_transfer
 
-Names = str | Sequence[str]
-
 
 @dataclass(frozen=True, eq=False)
 class MethodChoice:
-    """A method, or a named config of one, as a suite sets it."""
+    """A method, or a named config of one, with a suite's settings and one transfer."""
 
-    name: str  # as the suite and results call it
+    name: str  # in the suite and in results
     method: type[Method]
     settings: Mapping[str, Settings]  # by task
-    identity: str  # what names the method's code in keys
+    identity: str  # of the method's code, for keys
     plugin: str | None  # the file that it was loaded from, if that is not among the methods
     transfer: str = COPIED
 
     def build(self, task: str) -> Method:
-        """The method with its settings for a task."""
+        """Return the method with its settings for a task."""
         return self.method(self.method.Config.model_validate(self.settings[task].config))
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """The part of a suite that is asked for; enumerated once, without images or weights."""
+    """Every cell of a request, listed once, without images or weights."""
 
-    suite: SuiteCard
-    registry: MethodRegistry
+    request: Request
     choices: tuple[MethodChoice, ...]
-    tasks: tuple[str, ...]
-    shots: tuple[int, ...]
-    seeds: tuple[int, ...]
-    chosen: frozenset[str]  # test sets: the tasks' own and variants
-
-    @cached_property
-    def tests(self) -> dict[str, tuple[str, ...]]:
-        """What the modules of each task are measured on: itself and its variants, or some."""
-        variants = suite_variants(self.suite)
-        tests = {task: (task, *variants[task]) for task in self.tasks}
-        return {task: tuple(name for name in tests[task] if name in self.chosen) for task in tests}
 
     @property
-    def asked(self) -> dict[str, Any]:
-        """What was asked for, as ``restrict`` of results and pages takes it.
+    def suite(self) -> SuiteCard:
+        return self.request.suite
 
-        If it is every task of the suite, it is those that the suite's means are over.
+    @property
+    def registry(self) -> MethodRegistry:
+        return self.request.registry
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """The request as arguments of ``restrict`` of results and pages.
+
+        Without a choice of tasks, means are over those that the suite's own are over.
         """
+        tasks = self.request.tasks
+        all_tasks = set(tasks) == set(suite_tasks(self.suite))
         return {
-            "tasks": None if {*self.tasks} == {*suite_tasks(self.suite)} else self.tasks,
-            "seeds": self.seeds,
-            "shots": self.shots,
+            "tasks": None if all_tasks else tasks,
+            "seeds": self.request.seeds,
+            "shots": self.request.shots,
             "methods": {choice.name for choice in self.choices},
             "transfers": {choice.transfer for choice in self.choices},
         }
 
     @cached_property
     def cards(self) -> dict[str, TaskCard]:
-        """The cards of its tasks and test sets, each read once."""
-        names = {name for task in self.tasks for name in (task, *self.tests[task])}
-        return {name: task_cards.read(name) for name in names}
+        """The cards of the tasks, each read once."""
+        return {name: task_cards.read(name) for name in self.request.tasks}
 
     @cached_property
-    def _choices(self) -> dict[tuple[str, str], MethodChoice]:
+    def _choice_by_cell(self) -> dict[tuple[str, str], MethodChoice]:
         return {(choice.name, choice.transfer): choice for choice in self.choices}
 
     def choice(self, cell: Cell) -> MethodChoice:
-        """The choice that a cell is of."""
-        return self._choices[cell.name, cell.transfer]
+        """Return the choice of a cell's method and transfer."""
+        return self._choice_by_cell[cell.name, cell.transfer]
 
     @cached_property
-    def places(self) -> tuple[Cell, ...]:
-        """Every cell, without its key; those of one task and source stand together."""
-        cells, draws = [], list(product(self.shots, self.seeds))
+    def cells(self) -> tuple[Cell, ...]:
+        """Every cell, still without its key. Cells of one task and source follow each other."""
+        draws = list(product(self.request.shots, self.request.seeds))
         sources = {upgrade[0] for upgrade in self.suite.upgrades}
-        # With ``retrained``, every target is a source, too, and is followed by nothing if no
-        # upgrade starts at it.
-        paths: dict[str, dict[str, None]] = {}
-        for source, *targets in self.suite.upgrades:
-            paths.setdefault(source, {source: None}).update(dict.fromkeys(targets))
-        for name in fit_backbones(self.suite):
-            paths.setdefault(name, {name: None})
-        plugins = {
-            label: builtin_transfers().identify(label.partition("+")[0])[1]
-            for label in {choice.transfer for choice in self.choices}
-        }
-        for task, backbones in product(self.tasks, map(tuple, paths.values())):
-            tests = self.tests[task]
+        transfer_plugins = {}
+        for choice in self.choices:
+            name = choice.transfer.partition("+")[0]
+            transfer_plugins[choice.transfer] = builtin_transfers().identify(name)[1]
+        cells = []
+        for task, backbones in product(self.request.tasks, _upgrade_backbones(self.suite)):
             for draw, choice in product(draws, self.choices):
-                card = choice.method.card
-                if backbones[0] not in sources and not (card.learns and choice.transfer == COPIED):
-                    continue  # a module fitted on the target needs no transfer there
-                if not card.learns and draw != draws[0]:
-                    continue  # it sees no image: one cell stands for every draw
-                shots, seed = draw if card.learns else (self.suite.shots[0], self.suite.seeds[0])
+                learns = choice.method.card.learns
+                # A module fitted on a target is already there and needs no transfer.
+                fits_on_target = learns and choice.transfer == COPIED
+                if backbones[0] not in sources and not fits_on_target:
+                    continue
+                # Without learning, one cell stands for all draws: it sees no training image.
+                if not learns and draw != draws[0]:
+                    continue
+                shots, seed = draw if learns else (self.suite.shots[0], self.suite.seeds[0])
                 cell = Cell(
                     key="",
                     fit_key="",
                     name=choice.name,
-                    method=card.name,
+                    method=choice.method.card.name,
                     config=choice.settings[task].config,
                     task=task,
                     shots=shots,
                     seed=seed,
                     backbones=backbones,
-                    test_sets=tests,
+                    test_sets=self.request.test_sets[task],
                     places=(),
                     training=choice.settings[task].training,
                     plugin=choice.plugin,
+                    held_out_of=self.request.held_out_of,
                     transfer=choice.transfer,
-                    transfer_plugin=plugins[choice.transfer],
+                    transfer_plugin=transfer_plugins[choice.transfer],
                 )
                 cells.append(cell)
         return tuple(cells)
 
-    def cells(self, missing: Missing | None = None, held_out_of: int | None = None) -> list[Cell]:
-        """Return the cells with their keys, without missing targets, variants or whole cells.
 
-        What cannot be measured because images are broken is ``broken``: a cell, or its part on
-        some test sets, which follows the rest.
-        """
-        missing, cells = missing or Missing(), []
-        # Of every choice and task, and of all test sets, once: not of every cell.
-        name_fit = cache(
-            lambda resolved, task: (
-                identify(
-                    resolved.identity, resolved.method.card, task, resolved.settings[task].config
-                ),
-                changed_settings(resolved.method, resolved.settings[task].config),
-            )
-        )
-        places_of = cache(
-            lambda backbones, test_sets: tuple(
-                (*pair, data_key(*pair)) for pair in product(backbones, test_sets)
-            )
-        )
-        for cell in self.places:
-            choice, task, training = self.choice(cell), cell.task, cell.training
-            card, draw = choice.method.card, (task, cell.shots, cell.seed)
-            if why := missing.test_sets.get(task):
-                cells += [_break(cell, why)] * (task in missing.broken)
-                continue
-            if not {cell.source, find_teacher(card, cell.config)}.isdisjoint(missing.backbones):
-                continue
-            try:
-                named = name_fit(choice, task)
-                fitted = module_key(*named, cell.source, draw, training, held_out_of)
-                key = transfer_key(fitted, choice.transfer, task, cell.seed, training)
-            except BrokenImages as error:
-                cells.append(_break(cell, str(error)))
-                continue
-            backbones = tuple(name for name in cell.backbones if name not in missing.backbones)
-            tests = tuple(name for name in cell.test_sets if name not in missing.test_sets)
-            known = replace(
-                cell, key=key, fit_key=fitted, held_out_of=held_out_of, backbones=backbones
-            )
-            cells.append(replace(known, test_sets=tests, places=places_of(backbones, tests)))
-            cells += [
-                replace(known, test_sets=(name,), broken=missing.test_sets[name])
-                for name in cell.test_sets
-                if name in missing.broken
-            ]
-        return cells
+def _upgrade_backbones(suite: SuiteCard) -> list[tuple[str, ...]]:
+    """Return every backbone that modules are fitted on, each with its targets after it.
+
+    With ``retrained``, every target is also a source, perhaps of no upgrade.
+    """
+    paths: dict[str, dict[str, None]] = {}  # by source; dictionaries as ordered sets
+    for source, *targets in suite.upgrades:
+        paths.setdefault(source, {source: None}).update(dict.fromkeys(targets))
+    for name in fit_backbones(suite):
+        paths.setdefault(name, {name: None})
+    return [tuple(path) for path in paths.values()]
 
 
-def _break(cell: Cell, why: str) -> Cell:
-    about = [cell.name, cell.task, cell.shots, cell.seed, cell.backbones, why]
-    key = sha256_json(["broken images", *about])  # of no result
-    return replace(cell, key=key, fit_key=key, broken=why)
+def build_matrix(request: Request) -> Matrix:
+    """Return the cells of a request, with the settings of every method on every task.
 
-
-def select_matrix(
-    suite: SuiteCard,
-    registry: MethodRegistry,
-    methods: Names = "all",
-    tasks: Names = "all",
-    shots: Numbers | None = None,
-    seeds: Numbers | None = None,
-    transfers: Names | None = None,
-) -> Matrix:
-    """The part of a suite that these names mean; ``compatbench.plan`` says what they may be."""
-    names, named = select_methods(suite, registry, methods)
-    if not names:
-        raise CompatbenchError(f"--methods {_quote(methods)} leaves no method")
-    variants = suite_variants(suite)
-    trained = {whole_name(task): task for task in variants}  # of halves, by the task's name
-    wanted = [
-        part[: len(part) - len(name_asked)] + each  # a task stands for its variants, too
-        for part in task_cards.resolve_all(tasks)
-        for name_asked in [part.removeprefix("!")]
-        for name in [trained.get(name_asked, name_asked)]
-        for each in (name, *variants.get(name, ()))
-    ]
-    known = [name for task, more in variants.items() for name in (task, *more)]
-    tests = frozenset(select_names(wanted, known, "task in this suite"))
-    chosen = tuple(task for task, more in variants.items() if not tests.isdisjoint((task, *more)))
-    if not chosen:
-        raise CompatbenchError(f"--tasks {_quote(tasks)} leaves no task of suite '{suite.name}'")
-    numbers, seeds = check_draws(
-        suite.shots if shots is None else shots, suite.seeds if seeds is None else seeds
-    )
-    counts = [task_cards.read(task).counts.get("train", ALL_SHOTS) for task in chosen]
-    # Images of one's own, which no card counts, are counted when they are read.
-    wrong = [number for number in numbers if max(counts) < number < ALL_SHOTS]
-    if wrong and shots is not None:
-        raise CompatbenchError(
-            f"--shots '{wrong[0]}': no task here has so many images per class; 'all' takes all"
-        )
-    plain, choices = _choose_methods(suite, registry, names, chosen), []
-    ways = transfers.split(",") if isinstance(transfers, str) else transfers
-    for label in builtin_transfers().choose(ways or suite.transfers):
-        way = find_transfer(label)
-        able = [choice for choice in plain if choice.method.card.depth != "none" or label == COPIED]
-        served = [choice for choice in able if way.serves(choice.method.card)]
-        # What it changes nothing of is measured where it was asked for by name.
-        if not served and transfers is not None:
-            served = [choice for choice in able if choice.name in named]
+    Raises:
+        CompatbenchError: wrong settings, or transfers that change nothing for these methods.
+    """
+    methods = _load_methods(request)
+    choices: list[MethodChoice] = []
+    for label in request.transfers:
+        transfer = find_transfer(label)
+        eligible = []
+        for choice in methods:
+            # Zero-shot has no module that a transfer could change.
+            if choice.method.card.depth != "none" or label == COPIED:
+                eligible.append(choice)
+        served = [choice for choice in eligible if transfer.serves(choice.method.card)]
+        if not served:
+            # A method is measured with any transfer if the request names both.
+            served = [choice for choice in eligible if choice.name in request.named_methods]
             for choice in served:
-                way.require(choice.method.card)
+                transfer.require(choice.method.card)
         choices += [replace(choice, transfer=label) for choice in served]
     if not choices:
         raise CompatbenchError(
-            f"--transfers {_quote(transfers or '')} changes nothing for {', '.join(names)}: choose "
-            "another, or name a method to have it all the same"
+            f"--transfers (in Python: transfers): '{','.join(request.transfers)}' changes nothing "
+            f"for {', '.join(request.methods)}; choose another transfer, or name a method to "
+            "measure it all the same"
         )
-    return Matrix(suite, registry, tuple(choices), chosen, tuple(numbers), tuple(seeds), tests)
+    return Matrix(request, tuple(choices))
 
 
-def _quote(value: Names) -> str:
-    return f"'{value if isinstance(value, str) else ','.join(value)}'"
-
-
-def select_methods(
-    suite: SuiteCard, registry: MethodRegistry, wanted: Names
-) -> tuple[list[str], set[str]]:
-    """The methods and named configs that a selection means, and those that it names itself."""
-    for path in suite.plugins:
-        registry.add_file(path)
-    for name in suite.configs:
-        if name in registry.classes:
-            raise CompatbenchError(
-                f"suite '{suite.name}': config '{name}' has the name of a method; rename it"
-            )
-        registry.get(suite.base_method(name))
-    compared = select_names(suite.compare, [*registry.names(), *suite.configs], "method")
-    listed = wanted.split(",") if isinstance(wanted, str) else wanted
-    parts = [part.strip() for part in listed if part.strip()]
-    if not parts:
-        raise CompatbenchError("--methods '' names no method; 'all' is what the suite compares")
-    if all(part.startswith("!") for part in parts):
-        parts = ["all", *parts]
-    names = [name for part in parts for name in (compared if part == "all" else [part])]
-    chosen = registry.select(",".join(names), suite.configs) if names else []
-    return chosen, {name for name in chosen if name not in compared or name in parts}
-
-
-def _choose_methods(
-    suite: SuiteCard, registry: MethodRegistry, names: Sequence[str], tasks: Sequence[str]
-) -> list[MethodChoice]:
-    choices, seen = [], {}
-    for name in names:
-        cls = registry.get(suite.base_method(name))
-        settings = {task: resolve_settings(cls, suite, name, task) for task in tasks}
-        values = [
-            [resolved.config, resolved.training.model_dump()] for resolved in settings.values()
-        ]
-        first = seen.setdefault(sha256_json([cls.card.name, values]), name)
+def _load_methods(request: Request) -> list[MethodChoice]:
+    """Return the methods with their settings; refuse two that would be measured alike."""
+    suite = request.suite
+    choices = []
+    name_of: dict[str, str] = {}  # by the hash of a method's settings
+    for name in request.methods:
+        cls = request.registry.get(suite.base_method(name))
+        settings = {task: resolve_settings(cls, suite, name, task) for task in request.tasks}
+        values = [[one.config, one.training.model_dump()] for one in settings.values()]
+        first = name_of.setdefault(sha256_json([cls.card.name, values]), name)
         if first != name:
             raise CompatbenchError(
                 f"suite '{suite.name}': '{first}' and '{name}' are one method with the same "
                 "settings; drop one"
             )
-        choices.append(MethodChoice(name, cls, settings, *registry.identify(cls.card.name)))
+        identity, plugin = request.registry.identify(cls.card.name)
+        choices.append(MethodChoice(name, cls, settings, identity, plugin))
     return choices
+
+
+def key_cells(matrix: Matrix, missing: Missing | None = None) -> list[Cell]:
+    """Return the cells with their keys, without missing targets, test sets or whole cells.
+
+    Cells whose images are broken are included, marked as ``broken``. If only some test sets are
+    broken, they are a cell of their own after the rest. Missing weights are fetched, unless they
+    are in ``missing``.
+    """
+    missing = Missing() if missing is None else missing
+
+    # Both are the same for many cells, and computed once.
+    @cache
+    def identify_method(choice: MethodChoice, task: str) -> tuple[str, dict[str, Any]]:
+        config = choice.settings[task].config
+        identity = identify(choice.identity, choice.method.card, task, config)
+        return identity, changed_settings(choice.method, config)
+
+    @cache
+    def list_places(backbones: tuple[str, ...], test_sets: tuple[str, ...]) -> tuple[Where, ...]:
+        pairs = product(backbones, test_sets)
+        return tuple((name, test_set, data_key(name, test_set)) for name, test_set in pairs)
+
+    cells = []
+    for cell in matrix.cells:
+        choice = matrix.choice(cell)
+        if cell.task in missing.test_sets:
+            if cell.task in missing.broken:
+                cells.append(_mark_broken(cell, missing.test_sets[cell.task]))
+            continue
+        teacher = find_teacher(choice.method.card, cell.config)
+        if cell.source in missing.backbones or teacher in missing.backbones:
+            continue
+        try:
+            identity, changed = identify_method(choice, cell.task)
+            draw = (cell.task, cell.shots, cell.seed)
+            fit_key = module_key(
+                identity, changed, cell.source, draw, cell.training, cell.held_out_of
+            )
+            key = transfer_key(fit_key, choice.transfer, cell.task, cell.seed, cell.training)
+        except BrokenImages as error:
+            cells.append(_mark_broken(cell, str(error)))
+            continue
+        backbones = tuple(name for name in cell.backbones if name not in missing.backbones)
+        test_sets = tuple(name for name in cell.test_sets if name not in missing.test_sets)
+        keyed = replace(cell, key=key, fit_key=fit_key, backbones=backbones)
+        places = list_places(backbones, test_sets)
+        cells.append(replace(keyed, test_sets=test_sets, places=places))
+        for name in cell.test_sets:
+            if name in missing.broken:
+                cells.append(replace(keyed, test_sets=(name,), broken=missing.test_sets[name]))
+    return cells
+
+
+def _mark_broken(cell: Cell, reason: str) -> Cell:
+    """Return a cell that cannot be measured, with a key that no result has."""
+    about = [cell.name, cell.task, cell.shots, cell.seed, cell.backbones, reason]
+    key = sha256_json(["broken images", *about])
+    return replace(cell, key=key, fit_key=key, broken=reason)

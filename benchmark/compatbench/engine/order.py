@@ -13,7 +13,6 @@ from math import log
 from typing import Any, TypeVar
 
 from compatbench.engine.cell import Cell
-from compatbench.errors import CompatbenchError
 
 ABOUT_THE_SAME = 4.0  # times
 QUICK_SHARE = 0.03  # of all the time, which the methods that are called quick take together
@@ -90,14 +89,6 @@ def _group_of(cell: Cell) -> Hashable:
 def _rank(values: Iterable[Hashable]) -> dict[Hashable, int]:
     """When each value comes first."""
     return {value: rank for rank, value in enumerate(dict.fromkeys(values))}
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """Index, from 1 on, and number of parts: ``3/8``."""
-    index, slash, count = text.partition("/")
-    if slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
-        return int(index), int(count)
-    raise CompatbenchError(f"--shard '{text}': give I/N, such as 3/8, with I from 1 to N")
 
 
 def divide(cells: Sequence[Cell], seconds: Sequence[float], count: int) -> list[list[Cell]]:

@@ -1,4 +1,4 @@
-"""The plan: every cell that is asked for, and what the store holds of it."""
+"""The plan: every cell of a request, what the store already has of it, and what is missing."""
 
 from __future__ import annotations
 
@@ -11,62 +11,35 @@ from statistics import median
 
 import pandas as pd
 
-from compatbench.data.cards import SuiteCard, TrainingCard, suite_cards, suite_tasks
+from compatbench.data.cards import SuiteCard, suite_tasks
 from compatbench.data.cards.shots import Numbers
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.engine.cell import Cell
-from compatbench.engine.matrix import Matrix, Names, select_matrix, select_methods
-from compatbench.engine.method_settings import name_configs, resolve_settings
+from compatbench.engine.matrix import Matrix, build_matrix, key_cells
+from compatbench.engine.method_settings import resolve_settings
 from compatbench.engine.missing import Missing, fetch_missing, find_missing
-from compatbench.engine.order import divide, parse_shard
+from compatbench.engine.order import divide
 from compatbench.engine.pace import Pace, guess_cost
+from compatbench.engine.request import Names, Request, make_request
 from compatbench.engine.store import RunStore
 from compatbench.engine.stored_costs import read_stored_seconds
 from compatbench.errors import CompatbenchError
-from compatbench.method import read_settings
-from compatbench.method.registry import MethodRegistry, builtin_methods
+from compatbench.method.registry import MethodRegistry
 
-
-def plan_cells(
-    suite: SuiteCard,
-    registry: MethodRegistry,
-    methods: Names,
-    tasks: Names = "all",
-    seeds: Numbers | None = None,
-    shots: Numbers | None = None,
-    missing: Missing | None = None,
-    transfers: Names | None = None,
-) -> list[Cell]:
-    """Every cell of a suite for these methods and named configs; see ``Matrix.cells``."""
-    matrix = select_matrix(suite, registry, methods, tasks, shots, seeds, transfers)
-    cells, known = matrix.cells(missing), missing.test_sets.values() if missing else ()
-    for cell in cells:
-        if cell.broken and cell.broken not in known:
-            raise BrokenImages(cell.broken)
-    return [cell for cell in cells if not cell.broken]
-
-
-def find_teachers(suite: SuiteCard, registry: MethodRegistry, names: Iterable[str]) -> list[str]:
-    """The backbones that these methods and named configs of a suite learn from, each once."""
-    teachers = set[str]()
-    for name in names:
-        cls = registry.get(suite.base_method(name))
-        for task in suite_tasks(suite) if "teacher" in cls.card.needs else ():
-            teachers.add(resolve_settings(cls, suite, name, task).config["teacher"])
-    return sorted(teachers)
+COUNTED = ("cells", "done", "failed", "to do", "missing")
 
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """The cells that are asked for, what the store holds of them, and what is missing."""
+    """The cells of a request, what the store already has of them, and what is missing."""
 
+    request: Request
     matrix: Matrix
     cells: tuple[Cell, ...]  # that can be run here
     store: RunStore
     missing: Missing = field(default_factory=Missing)  # images and weights
-    broken: tuple[Cell, ...] = ()  # what cannot be measured, because images are broken
-    trial: bool = False  # of settings that are not the suite's; its rows are none of the suite's
-    # Keys of the cells that this job of several has to run; None is all.
+    broken: tuple[Cell, ...] = ()  # cells that cannot be measured, because images are broken
+    # The keys of the cells that this job of several has to run; None means all.
     shard: frozenset[str] | None = None
 
     def __repr__(self) -> str:
@@ -75,40 +48,57 @@ class Plan:
 
     @property
     def suite(self) -> SuiteCard:
-        return self.matrix.suite
+        return self.request.suite
+
+    @property
+    def trial(self) -> bool:
+        """True if settings are tried that are not the suite's. Its rows are not published."""
+        return self.request.trial
 
     @cached_property
     def states(self) -> dict[str, tuple[bool, bool, float]]:
-        """What the store held of cells when it was first asked, by key.
+        """The state of each cell when the store was first read, by key.
 
-        Whether a cell is done, whether it failed, and the seconds that it took; a plan has no room
-        for all records.
+        The values are ``done``, ``failed`` and the seconds that it took. All records together
+        would take too much memory.
         """
         return {cell.key: self.store.read_state(cell) for cell in self.cells}
 
     @cached_property
     def mine(self) -> list[Cell]:
         """The cells of this job: those of its shard, or all."""
-        return [cell for cell in self.cells if self.shard is None or cell.key in self.shard]
+        if self.shard is None:
+            return list(self.cells)
+        return [cell for cell in self.cells if cell.key in self.shard]
 
     @cached_property
     def to_do(self) -> list[Cell]:
         """The cells of this job that are not finished."""
-        return [cell for cell in self.mine if not self.states[cell.key][0]]
+        unfinished = []
+        for cell in self.mine:
+            done, _, _ = self.states[cell.key]
+            if not done:
+                unfinished.append(cell)
+        return unfinished
 
     @property
     def total(self) -> int:
-        """Cells of this job, with those whose images or weights are missing."""
-        return len(self.mine) if self.shard is not None else len(self.matrix.places)
+        """The number of cells of this job; without a shard, cells that are missing count too."""
+        if self.shard is None:
+            return len(self.matrix.cells)
+        return len(self.mine)
 
     @cached_property
     def pace(self) -> Pace:
-        """How long cells take, from the finished cells of the store and of results.
+        """The speed of the finished cells of the store and of results, to estimate the others.
 
-        Seconds in results come from another machine. They are multiplied by the ratio of what
-        this machine took to what that one took, the median over the cells that both finished.
+        Seconds in results come from another machine. They are multiplied by the ratio of the two
+        machines: the median over the cells that both have finished.
         """
-        here = {key: spent for key, (done, _, spent) in self.states.items() if done}
+        here = {}
+        for key, (done, _, seconds) in self.states.items():
+            if done:
+                here[key] = seconds
         results = self.store.folder.parent / "results"
         stored = read_stored_seconds(self.cells, self.suite.name, results)
         ratios = [here[key] / stored[key] for key in here.keys() & stored.keys() if stored[key]]
@@ -124,28 +114,30 @@ class Plan:
         The seconds are those of the cells that are not done, including the missing ones, on one
         worker and without the encoding of images; NaN if no cell of the method has finished.
         """
-        keys = {_place_of(cell): cell.key for cell in self.cells}
+        keys = {_identify(cell): cell.key for cell in self.cells}
         rows = []
-        for cell in self.matrix.places:
-            key = keys.get(_place_of(cell))
+        for cell in self.matrix.cells:
+            key = keys.get(_identify(cell))
             if self.shard is not None and key not in self.shard:
                 continue
-            done, failed, _ = self.states[key] if key else (False, False, 0.0)
-            counts = 1, done, failed, bool(key) and not done, key is None
+            done, failed, _ = (False, False, 0.0) if key is None else self.states[key]
             if done:
                 seconds = 0.0
+            elif self.pace.knows(cell):
+                seconds = self.pace.seconds(cell)
             else:
-                seconds = self.pace.seconds(cell) if self.pace.knows(cell) else math.nan
-            rows.append((cell.name, cell.transfer, *map(int, counts), seconds))
-        counted = ("cells", "done", "failed", "to do", "missing", "seconds")
-        frame = pd.DataFrame(rows, columns=["method", "transfer", *counted])
+                seconds = math.nan
+            to_do = key is not None and not done
+            counts = (1, int(done), int(failed), int(to_do), int(key is None))
+            rows.append((cell.name, cell.transfer, *counts, seconds))
+        frame = pd.DataFrame(rows, columns=["method", "transfer", *COUNTED, "seconds"])
         by_method = frame.groupby(["method", "transfer"], sort=False, as_index=False)
         # A sum with an unknown part is unknown.
         return pd.DataFrame(by_method.agg(lambda column: column.sum(skipna=False)))
 
     @property
     def seconds(self) -> float:
-        """What the cells that are not done take on one worker, as far as that is known.
+        """The known seconds of the cells that are not done, on one worker.
 
         The encoding of images is not included.
         """
@@ -156,71 +148,101 @@ class Plan:
         """The methods with cells that are not done, and whose time is not known."""
         return list(self.frame.loc[self.frame["seconds"].isna(), "method"].unique())
 
-    def take_shard(self, shard: str | None) -> Plan:
-        """The plan with the cells of one of several parts to run; or as it is, without a shard."""
-        if shard is None:
-            return self
-        index, count = parse_shard(shard)
-        # A guess, and not the pace, which changes while other jobs run.
-        seconds = list(map(guess_cost(self.matrix), self.cells))
-        mine = divide(self.cells, seconds, count)[index - 1]
-        return replace(self, shard=frozenset(cell.key for cell in mine))
 
-
-def _place_of(cell: Cell) -> tuple[object, ...]:
-    """What tells a cell from all others of a matrix."""
+def _identify(cell: Cell) -> tuple[object, ...]:
+    """Return what distinguishes a cell from all others of a matrix, with or without a key."""
     return cell.name, cell.transfer, cell.task, cell.shots, cell.seed, cell.source
 
 
-def make_plan(
-    suite: str | SuiteCard = "mini",
-    methods: Names = "all",
-    tasks: Names = "all",
-    seeds: Numbers | None = None,
-    shots: Numbers | None = None,
-    transfers: Names | None = None,
-    out: Path = Path(),
-    precision: str | None = None,
-    skip_missing: bool = False,
-    config: Mapping[str, object] | None = None,
-    held_out_of: int | None = None,
-    fetch: bool = True,
-) -> Plan:
-    """Read a suite and plan its cells; ``compatbench.run`` describes the arguments and errors.
+def make_plan(request: Request, fetch: bool = True) -> Plan:
+    """Plan the cells of a request: give them keys, and look for images, weights and results.
 
-    ``held_out_of`` are the shots of the draws that a search of settings holds images out of.
-    Missing weights are fetched with ``fetch`` alone.
+    Args:
+        fetch: download missing weights.
+
+    Raises:
+        CompatbenchError: wrong settings, or images or weights are missing and the request does
+            not skip them.
     """
-    card = suite_cards.read(suite)
-    name = suite if isinstance(suite, str) else suite.name
-    if precision is not None:
-        values = card.training.model_dump() | {"precision": precision}
-        training = read_settings(TrainingCard, values, f"suite '{name}'")
-        card = card.model_copy(update={"training": training})
-    if seeds is None and (first := [seed for seed in card.seeds if seed in card.run_seeds]):
-        seeds = first
-    if config:
-        names, _ = select_methods(card, builtin_methods(), methods)
-        configs = name_configs(names, config)
-        card = card.model_copy(update={"methods": card.methods | configs, "publish": False})
-        methods = [*names, *configs]
-    matrix = select_matrix(card, builtin_methods(), methods, tasks, shots, seeds, transfers)
-    teachers = find_teachers(card, matrix.registry, [choice.name for choice in matrix.choices])
-    tests = [name for task in matrix.tasks for name in (task, *matrix.tests[task])]
-    missing = find_missing(card, dict.fromkeys(tests), teachers)
-    if missing.backbones and fetch and (skip_missing or missing.test_sets.keys() == missing.broken):
-        missing = fetch_missing(card, missing)
-    every = [] if missing.absent and not skip_missing else matrix.cells(missing, held_out_of)
-    broken = tuple(cell for cell in every if cell.broken)
-    cells = tuple(cell for cell in every if not cell.broken)
-    if not skip_missing and (missing.absent or (broken and not cells)):
-        reasons = list(missing.absent.values()) or [cell.broken for cell in broken]
-        which = f" without {missing}" if len(reasons) > 1 else ""
-        raise CompatbenchError(
-            f"suite '{card.name}' cannot run{which}: {reasons[0]}; 'compatbench store doctor "
-            f"--suite {name}' shows what to do, and --skip-missing runs what is here"
-        )
-    return Plan(matrix, cells, RunStore(out / "runs"), missing, broken, bool(config))
+    matrix = build_matrix(request)
+    missing = _find_missing(matrix, fetch)
+    keyed = []
+    if request.skip_missing or not missing.absent:
+        keyed = key_cells(matrix, missing)
+    broken = tuple(cell for cell in keyed if cell.broken)
+    cells = tuple(cell for cell in keyed if not cell.broken)
+    if not request.skip_missing:
+        _require_images_and_weights(request, missing, cells, broken)
+    plan = Plan(request, matrix, cells, RunStore(request.out / "runs"), missing, broken)
+    if request.shard is None:
+        return plan
+    index, count = request.shard
+    # A guess, and not the pace, which changes while other jobs run.
+    guess = guess_cost(matrix)
+    parts = divide(cells, [guess(cell) for cell in cells], count)
+    return replace(plan, shard=frozenset(cell.key for cell in parts[index - 1]))
+
+
+def _find_missing(matrix: Matrix, fetch: bool) -> Missing:
+    """Return the images and weights that are missing, after fetching weights where that helps."""
+    request = matrix.request
+    test_sets = []
+    for task in request.tasks:
+        test_sets += [task, *request.test_sets[task]]
+    names = [choice.name for choice in matrix.choices]
+    teachers = find_teachers(request.suite, request.registry, names)
+    missing = find_missing(request.suite, test_sets, teachers)
+    # Without its images the request cannot run, however many weights are fetched.
+    images_are_here = missing.test_sets.keys() == missing.broken
+    if fetch and missing.backbones and (request.skip_missing or images_are_here):
+        return fetch_missing(request.suite, missing)
+    return missing
+
+
+def find_teachers(suite: SuiteCard, registry: MethodRegistry, names: Iterable[str]) -> list[str]:
+    """Return the backbones that these methods and named configs of a suite learn from."""
+    teachers = set()
+    for name in names:
+        cls = registry.get(suite.base_method(name))
+        if "teacher" not in cls.card.needs:
+            continue
+        for task in suite_tasks(suite):
+            teachers.add(resolve_settings(cls, suite, name, task).config["teacher"])
+    return sorted(teachers)
+
+
+def _require_images_and_weights(
+    request: Request, missing: Missing, cells: tuple[Cell, ...], broken: tuple[Cell, ...]
+) -> None:
+    """Raise CompatbenchError if something is missing, or if all cells are broken."""
+    if missing.absent:
+        reasons = list(missing.absent.values())
+    elif broken and not cells:
+        reasons = [cell.broken for cell in broken]
+    else:
+        return
+    without = f" without {missing}" if len(reasons) > 1 else ""
+    raise CompatbenchError(
+        f"suite '{request.suite.name}' cannot run{without}: {reasons[0]}; 'compatbench store "
+        f"doctor --suite {request.suite_given}' shows what to do, and --skip-missing (in Python: "
+        "skip_missing=True) runs what is here"
+    )
+
+
+def plan_cells(request: Request, missing: Missing | None = None) -> list[Cell]:
+    """Return every cell of a request with its key, without those that are missing.
+
+    Raises:
+        BrokenImages: images that are not in ``missing`` are broken.
+    """
+    known = [] if missing is None else list(missing.test_sets.values())
+    cells = []
+    for cell in key_cells(build_matrix(request), missing):
+        if not cell.broken:
+            cells.append(cell)
+        elif cell.broken not in known:
+            raise BrokenImages(cell.broken)
+    return cells
 
 
 def plan(
@@ -236,7 +258,7 @@ def plan(
     shard: str | None = None,
     config: Mapping[str, object] | None = None,
 ) -> Plan:
-    """Shows what ``run`` would do: cells to do and done, what is missing, and how long it takes.
+    """Show what ``run`` would do: cells to do and done, what is missing, and how long it takes.
 
     Nothing is fetched and nothing is written. Times follow from the finished cells of each method,
     here or in ``results/``; without any, the time of a method is not known.
@@ -253,5 +275,17 @@ def plan(
     Raises:
         CompatbenchError: an unknown name, a broken card or method file, or an empty selection.
     """
-    asked = (suite, methods, tasks, seeds, shots, transfers, Path(out), precision)
-    return make_plan(*asked, True, config, fetch=False).take_shard(shard)
+    request = make_request(
+        suite,
+        methods,
+        tasks=tasks,
+        seeds=seeds,
+        shots=shots,
+        transfers=transfers,
+        out=out,
+        precision=precision,
+        skip_missing=True,
+        shard=shard,
+        config=config,
+    )
+    return make_plan(request, fetch=False)

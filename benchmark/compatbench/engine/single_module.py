@@ -29,6 +29,7 @@ from compatbench.data.labels import Labels
 from compatbench.data.task import Task, load_task, restrict_task
 from compatbench.engine.method_settings import name_configs
 from compatbench.engine.plan import plan_cells
+from compatbench.engine.request import make_request
 from compatbench.engine.store import RunStore, fit_description
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError, CompatbenchWarning
@@ -109,7 +110,15 @@ def fit(
         "training": training,
     }
     alone = (card or suite_cards.read("mini")).model_copy(update=changes)
-    [cell] = plan_cells(alone, registry, [*configs] or names, shots=[shots], transfers=[COPIED])
+    request = make_request(
+        alone,
+        list(configs) or names,
+        shots=[shots],
+        seeds=[seed],
+        transfers=[COPIED],
+        registry=registry,
+    )
+    [cell] = plan_cells(request)
     cache = FeatureCache(default_cache_folder())
     worker = Worker(RunStore(Path("runs")), cache, resolve_device(device))
     record, module = worker.fit(cell)

@@ -15,10 +15,11 @@ from compatbench.data.draws import load_test_set
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.engine.cell import Cell, CellRecord, shorten_key
 from compatbench.engine.flat_settings import flat_settings
-from compatbench.engine.matrix import select_matrix
+from compatbench.engine.matrix import build_matrix, key_cells
 from compatbench.engine.method_settings import Settings, resolve_settings
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import Plan, find_teachers
+from compatbench.engine.request import make_request
 from compatbench.engine.store import RunStore
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method
@@ -200,8 +201,10 @@ def _current_rows(
     shots = sorted({*suite.shots, *rows["shots"]})
     seeds = sorted({*suite.seeds, *rows["seed"]})
     transfers = sorted(set(rows["transfer"]))
-    matrix = select_matrix(suite, registry, [name], "all", shots, seeds, transfers)
-    cells = matrix.cells(missing)
+    request = make_request(
+        suite, [name], shots=shots, seeds=seeds, transfers=transfers, registry=registry
+    )
+    cells = key_cells(build_matrix(request), missing)
     current = {
         (shorten_key(cell.key), shorten_key(data)) for cell in cells for _, _, data in cell.places
     }

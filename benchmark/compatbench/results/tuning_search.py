@@ -12,16 +12,23 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from compatbench.data.cards import SuiteCard, development_tasks, suite_cards, task_cards
+from compatbench.data.cards import (
+    COPIED,
+    SuiteCard,
+    development_tasks,
+    suite_cards,
+    task_cards,
+)
 from compatbench.data.cards.schemas import TuningCard
 from compatbench.data.cards.shots import ALL_SHOTS
 from compatbench.data.draws import HELD_OUT, count_kept
 from compatbench.engine.cell import Cell, provenance
 from compatbench.engine.keys import data_key
-from compatbench.engine.matrix import MethodChoice, Names, select_matrix
+from compatbench.engine.matrix import MethodChoice, build_matrix
 from compatbench.engine.method_settings import resolve_settings
 from compatbench.engine.pace import count_images
 from compatbench.engine.plan import Plan, make_plan
+from compatbench.engine.request import Names, make_request
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import TrainedMethod
@@ -74,24 +81,25 @@ def plan_search(
     methods: Names, suite: str = "mini", out: str | Path = ".", tried: Set[str] = frozenset()
 ) -> Search:
     """What ``plan_tuning`` plans, with the settings; those that were ``tried`` may have failed."""
-    card, registry, out = suite_cards.read(suite), builtin_methods(), Path(out)
+    card = suite_cards.read(suite)
     tasks, tuning = _check_card(card), card.tuning
     assert tuning is not None
     shots = max(n for n in card.shots if n < ALL_SHOTS)
     # Settings that an earlier search chose must not be where this one begins.
     card = card.model_copy(update={"methods": dict(without_chosen(card)), "tasks": tasks})
-    asked = select_matrix(card, registry, methods, tasks, transfers=["copied"]).choices
+    request = make_request(card, methods, tasks=tasks, transfers=[COPIED])
+    choices = build_matrix(request).choices
     proposed: dict[str, list[Setting]] = {
         choice.name: _first_settings(choice, tuning)
-        for choice in asked
+        for choice in choices
         if choice.name not in card.configs
     }
     proposed = {name: settings for name, settings in proposed.items() if len(settings) > 1}
     if not proposed:
-        names = ", ".join(choice.name for choice in asked)
+        names = ", ".join(choice.name for choice in choices)
         raise CompatbenchError(f"nothing to tune of {names}: no rate, steps or training images")
     while True:
-        search = _plan_settings(card, proposed, tasks, shots, out)
+        search = _plan_settings(card, proposed, tasks, shots, Path(out))
         if any(cell.name not in tried for cell in search.plan.to_do):
             return search
         further = {
@@ -192,13 +200,18 @@ def _plan_settings(
     }
     trial = card.model_copy(update=alone)
     differ: dict[str, str] = {}
-    for choice in select_matrix(
-        trial, registry, list(configs), tasks, transfers=["copied"]
-    ).choices:
+    request = make_request(trial, list(configs), tasks=tasks, transfers=[COPIED])
+    for choice in build_matrix(request).choices:
         differ.setdefault(_what_is_fitted(choice, tasks, trial.shots[0]), choice.name)
-    plan = make_plan(
-        trial, list(differ.values()), tasks, transfers=["copied"], out=out, held_out_of=shots
+    request = make_request(
+        trial,
+        list(differ.values()),
+        tasks=tasks,
+        transfers=[COPIED],
+        out=out,
+        held_out_of=shots,
     )
+    plan = make_plan(request)
     tested = []
     for cell in plan.cells:
         held_out = HELD_OUT.format(cell.task, shots, cell.seed)
@@ -232,9 +245,9 @@ def read_tuning(search: Search, method: str) -> Tuning:
         "method": method,
         "version": cls.card.version,
         "source": suite.upgrades[0][0],
-        "shots": plan.matrix.shots[0],
-        "tasks": plan.matrix.tasks,
-        "seeds": plan.matrix.seeds,
+        "shots": plan.request.shots[0],
+        "tasks": plan.request.tasks,
+        "seeds": plan.request.seeds,
         "provenance": provenance(),
         "settings": [search.settings[name] for name in names],
         "correct": [[row and row.correct for row in rows] for rows in by_config.values()],

@@ -13,8 +13,8 @@ from compatbench.data.cards.shots import Numbers
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.run_plan import run_plan
-from compatbench.engine.matrix import Names
 from compatbench.engine.plan import Plan, make_plan
+from compatbench.engine.request import Names, Request, make_request
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import remove_remains, write_atomic
 from compatbench.files.kinds import require
@@ -54,7 +54,7 @@ def run(
     on_start: Callable[[Plan, int], object] = lambda plan, jobs: None,
     on_event: Callable[[Event], object] = lambda event: None,
 ) -> Results:
-    """Runs a suite, and writes ``results/`` and ``leaderboard.md``.
+    """Run a suite, and write ``results/`` and ``leaderboard.md``.
 
     Finished cells are never run again: stop at any time, and the same call continues. The first
     seed of all methods is run first, so that a full ranking is there early. Several runs may share
@@ -93,34 +93,50 @@ def run(
         CompatbenchError: broken input, missing images or weights, or a folder that cannot be
             written. What was measured before is kept.
     """
-    out = Path(out)
-    asked = (suite, methods, tasks, seeds, shots, transfers, out, precision)
-    with show_progress(progress, out, on_start, on_event) as follow:
-        planned = make_plan(*asked, skip_missing, config)
-        if not planned.cells:
-            raise CompatbenchError(
-                f"nothing of suite '{planned.suite.name}' can run here; see 'compatbench store "
-                f"doctor --suite {suite if isinstance(suite, str) else planned.suite.name}'"
-            )
-        _check_folders(out, planned.suite.name)
-        planned = planned.take_shard(shard)
-        failures = run_plan(planned, compute or Compute(), *follow)
-    if not planned.trial:
-        _publish(planned, out)
-    page = read_page(planned, out)
-    # What was asked for and is not there yet is missing.
-    whole = Results(page.results, replace(page.expected, seeds=planned.matrix.seeds))
-    return replace(whole.restrict(**planned.matrix.asked), failures=failures)
+    request = make_request(
+        suite,
+        methods,
+        tasks=tasks,
+        seeds=seeds,
+        shots=shots,
+        transfers=transfers,
+        out=out,
+        precision=precision,
+        skip_missing=skip_missing,
+        shard=shard,
+        config=config,
+    )
+    with show_progress(progress, request.out, on_start, on_event) as follow:
+        plan = make_plan(request)
+        _require_cells(plan)
+        _check_folders(request)
+        failures = run_plan(plan, compute or Compute(), *follow)
+    if not request.trial:
+        _publish(plan)
+    page = read_page(plan)
+    # Everything that was requested and is not there yet counts as missing.
+    expected = replace(page.expected, seeds=request.seeds)
+    whole = Results(page.results, expected)
+    return replace(whole.restrict(**plan.matrix.selection), failures=failures)
 
 
-def read_page(plan: Plan, out: Path) -> SuitePage:
-    """A plan's suite as in ``results/``; of a trial, what the run store holds of its cells."""
+def _require_cells(plan: Plan) -> None:
+    """Raise CompatbenchError if none of the requested cells can run on this machine."""
+    if not plan.cells:
+        raise CompatbenchError(
+            f"None of the cells of suite '{plan.suite.name}' can run on this machine. "
+            f"'compatbench store doctor --suite {plan.request.suite_given}' lists what is missing."
+        )
+
+
+def read_page(plan: Plan) -> SuitePage:
+    """Return a plan's suite as in ``results/``; of a trial, what the run store has of its cells."""
     measured = measured_so_far(plan, Looks()) if plan.trial else None
-    return read_suite_page(plan.suite, out, measured)
+    return read_suite_page(plan.suite, plan.request.out, measured)
 
 
 def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:
-    """The results of a suite in ``results/<suite>/``: frames, rankings and what is missing.
+    """Return a suite's results in ``results/``: frames, rankings and what is missing.
 
     Raises:
         CompatbenchError: an unknown suite, no results of it, or a broken results file.
@@ -133,34 +149,38 @@ def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:
     return Results(page.results, page.expected)
 
 
-def _check_folders(out: Path, suite: str) -> None:
-    """Finds out before the work, not after it, that results cannot be written or read."""
-    folders = [out / "runs", out / RESULTS]
-    for folder in (*folders, *(out / RESULTS / name for name in (FIGURES, REPORT))):
+def _check_folders(request: Request) -> None:
+    """Raise CompatbenchError before the work, not after it, if results cannot be read or written.
+
+    Creates the folders.
+    """
+    out = request.out
+    results_folder = out / RESULTS
+    for folder in (out / "runs", results_folder, results_folder / FIGURES, results_folder / REPORT):
         require(folder, "folder")
-    for folder in (out, *folders):
+    for folder in (out, out / "runs", results_folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=folder) as probe:
                 probe.write(b"probe")
         except OSError as error:
             raise CompatbenchError(f"cannot write {folder}: {error.strerror}") from None
-    for folder in {out / RESULTS / suite, *result_folders(out)}:
+    for folder in {results_folder / request.suite.name, *result_folders(out)}:
         read_results(folder)
     require(out / LEADERBOARD)
     read_readme(out)
 
 
-def _publish(plan: Plan, out: Path) -> None:
-    """Writes the results of a plan's cells, and the pages that show them."""
-    suite = plan.suite
+def _publish(plan: Plan) -> None:
+    """Write the results of a plan's cells, and the pages that show them."""
+    out = plan.request.out
     with plan.store.locked(plan.store.folder / "results.lock"):
-        folder = out / RESULTS / suite.name
+        folder = out / RESULTS / plan.suite.name
         remove_remains(out)
         remove_remains(folder)
         collect_results(plan, folder)
-        if suite.publish:
-            pages = published_pages(out, suite)
+        if plan.suite.publish:
+            pages = published_pages(out, plan.suite)
             if (out / RESULTS / FIGURES).is_dir():
                 write_site(out, pages)
             write_pages(out, pages)
@@ -177,7 +197,7 @@ def tune(
     on_start: Callable[[Plan, int], object] = lambda plan, jobs: None,
     on_event: Callable[[Event], object] = lambda event: None,
 ) -> list[Tuning]:
-    """Chooses methods' settings for a suite, on training images of its development tasks.
+    """Choose methods' settings for a suite, on training images of its development tasks.
 
     The settings that the suite's card names (``tuning``) are fitted on three quarters of each
     few-shot draw and tested on the last, on the first source alone. Finished fits are kept, as
@@ -194,11 +214,13 @@ def tune(
         CompatbenchError: as ``run``; a suite that does not say how settings are chosen, methods
             with nothing to choose, or one of which every setting failed.
     """
-    tried = set[str]()
-    while not {*(search := plan_search(methods, suite, out, tried)).settings} <= tried:
+    tried: set[str] = set()
+    search = plan_search(methods, suite, out, tried)
+    while not tried.issuperset(search.settings):
         with show_progress(progress, None, on_start, on_event) as follow:
             run_plan(search.plan, compute or Compute(), *follow)
-        tried |= {*search.settings}
+        tried.update(search.settings)
+        search = plan_search(methods, suite, out, tried)
     tunings = [read_tuning(search, name) for name in search.methods]
     for tuning in tunings:
         path = tuning_path(Path(out), tuning.suite, tuning.method)

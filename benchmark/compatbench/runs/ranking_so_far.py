@@ -46,7 +46,7 @@ class RankingSoFar:
 
         measured = measured_so_far(self._plan, self._looks)
         page = read_suite_page(self._plan.suite, self._out, measured)
-        page = page.restrict(**self._plan.matrix.asked)
+        page = page.restrict(**self._plan.matrix.selection)
         part = finished_part(page)
         if part is not None:
             self._shown = Group(Text(describe_part(page, part)), render_ranking(part, self._width))

@@ -9,16 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import invoke
+from planning import cells_of
 
-from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell, describe_cell
-from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.extras.doctor.stores import list_runs
 from compatbench.method import Module
 from compatbench.method.predictions import predict
-from compatbench.method.registry import builtin_methods
 
 MODULE = Module(trained={"context": torch.tensor([[1.5, -2.0]])})
 
@@ -26,7 +24,7 @@ MODULE = Module(trained={"context": torch.tensor([[1.5, -2.0]])})
 @pytest.fixture(scope="module")
 def cells() -> tuple[Cell, Cell]:
     """A cell that the plan of an installed suite has, and one that it had before a change."""
-    wanted, other = plan_cells(suite_cards.read("smoke"), builtin_methods(), ["zeroshot", "gda"])
+    wanted, other = cells_of("smoke", ["zeroshot", "gda"])
     return wanted, replace(other, key="e" * 64)
 
 

@@ -46,16 +46,23 @@ Numbers = int | str | Sequence[int | str]
 
 
 def check_draws(shots: Numbers, seeds: Numbers) -> tuple[list[int], list[int]]:
-    """Numbers of shots, perhaps the word ``all``, and seeds, as they were asked for; or refused."""
-    draws = []
-    for field, asked, kind in (("shots", shots, _SHOTS), ("seeds", seeds, _SEED)):
-        values = asked.split(",") if isinstance(asked, str) else asked
-        values = [values] if isinstance(values, int) else values
-        if not len(values):
-            raise CompatbenchError(f"{field}: the list is empty; give at least one number")
-        try:
-            draws.append([kind.validate_python(value) for value in values])
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise CompatbenchError(f"{field}: {first['input']!r}: {first['msg']}") from None
-    return draws[0], draws[1]
+    """Return numbers of shots, perhaps the word ``all``, and seeds, as lists of numbers.
+
+    Raises:
+        CompatbenchError: an empty list, or no such number.
+    """
+    return _check_numbers("shots", shots, _SHOTS), _check_numbers("seeds", seeds, _SEED)
+
+
+def _check_numbers(argument: str, given: Numbers, kind: TypeAdapter[int]) -> list[int]:
+    if isinstance(given, str):
+        given = given.split(",")
+    values = [given] if isinstance(given, int) else given
+    place = f"--{argument} (in Python: {argument})"
+    if not len(values):
+        raise CompatbenchError(f"{place}: the list is empty; give at least one number")
+    try:
+        return [kind.validate_python(value) for value in values]
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CompatbenchError(f"{place}: {first['input']!r}: {first['msg']}") from None

@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from compatbench.data.cards import COPIED, SuiteCard, backbone_cards, select_names, suite_cards
-from compatbench.engine.matrix import Names
+from compatbench.engine.request import Names
 from compatbench.engine.single_module import read_fitted
 from compatbench.errors import CompatbenchError
 from compatbench.extras.advice.advice import Advice

@@ -14,6 +14,7 @@ from compatbench.data.cards import COPIED, SuiteCard
 from compatbench.engine.cell import PACKAGES, Cell, provenance, shorten_key
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import find_teachers, plan_cells
+from compatbench.engine.request import make_request
 from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.findings import Finding
 from compatbench.files.kinds import kind_of
@@ -89,7 +90,7 @@ def read_stored_suite(folder: Path, card: SuiteCard, registry: MethodRegistry) -
     plans = dict[tuple[str, tuple[str, ...]], tuple[SuiteCard, list[str]]]()
     # Seeds of the suite that nothing was run for are not asked for, on pages as here.
     run = {seed for results in methods.values() for seed in results.rows["seed"].dropna()}
-    seeds = [seed for seed in card.seeds if seed in run] or None
+    seeds = [seed for seed in card.seeds if seed in run] or card.seeds
     for name, results in methods.items():
         file, lines = f"{folder / name}{ROWS}", range(2, len(results.rows) + 2)
         tables.append(results.rows.assign(method=name, file=file, line=lines))
@@ -113,9 +114,8 @@ def read_stored_suite(folder: Path, card: SuiteCard, registry: MethodRegistry) -
         refused = find_refusal(registry.identify(method.card.name)[0])
         expected[name] = replace(described, info=replace(described.info, refused=refused))
     for (_, transfers), (suite, alike) in plans.items():
-        cells += plan_cells(
-            suite, registry, alike, missing=missing, transfers=transfers, seeds=seeds
-        )
+        request = make_request(suite, alike, transfers=transfers, seeds=seeds, registry=registry)
+        cells += plan_cells(request, missing)
     cells.sort(key=lambda cell: cell.name)
     rows = pd.concat(tables[1:] or tables, ignore_index=True)
     files |= _read_tunings(folder, card, expected, findings)

@@ -16,7 +16,7 @@ from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.device import resolve_device
 from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks, task_cards
 from compatbench.data.task import Task, load_task
-from compatbench.engine.matrix import Names
+from compatbench.engine.request import Names
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.extras.studies import frames
 from compatbench.extras.studies.frames import Row, StudyReport

@@ -1,0 +1,247 @@
+"""A request: the part of a suite that a command or a Python function works on.
+
+``make_request`` turns names, globs and exclusions into plain names, and refuses what does not fit.
+Everything after it takes the request and repeats none of its fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compatbench.data.cards import (
+    SuiteCard,
+    TrainingCard,
+    select_names,
+    suite_cards,
+    suite_variants,
+    task_cards,
+    whole_name,
+)
+from compatbench.data.cards.shots import ALL_SHOTS, Numbers, check_draws
+from compatbench.errors import CompatbenchError
+
+# Methods and transfers load torch, which takes seconds. They are imported last, so that a
+# misspelt suite or task is reported at once.
+if TYPE_CHECKING:
+    from compatbench.method.registry import MethodRegistry
+
+Names = str | Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """The part of a suite to work on. All names are resolved, and everything is known to exist."""
+
+    suite: SuiteCard  # with the precision and the settings to try that were requested
+    suite_given: str  # the name or path of the suite, for commands in messages
+    registry: MethodRegistry
+    methods: tuple[str, ...]  # methods and named configs
+    test_sets: Mapping[str, tuple[str, ...]]  # of each task: its own and its variants, or some
+    shots: tuple[int, ...]
+    seeds: tuple[int, ...]
+    transfers: tuple[str, ...]
+    # Methods that are measured by every transfer, even by one that changes nothing for them.
+    named_methods: frozenset[str] = frozenset()
+    out: Path = Path()  # the folder of runs/ and results/
+    skip_missing: bool = False  # leave out cells without images or weights
+    shard: tuple[int, int] | None = None  # this part, from 1 on, and the number of parts
+    trial: bool = False  # of settings that are not the suite's; its rows are not published
+    held_out_of: int | None = None  # the shots of the draw that tuning holds a quarter out of
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that modules are fitted on."""
+        return tuple(self.test_sets)
+
+
+def make_request(
+    suite: str | SuiteCard = "mini",
+    methods: Names = "all",
+    *,
+    tasks: Names = "all",
+    seeds: Numbers | None = None,
+    shots: Numbers | None = None,
+    transfers: Names | None = None,
+    out: str | Path = ".",
+    precision: str | None = None,
+    skip_missing: bool = False,
+    shard: str | None = None,
+    config: Mapping[str, object] | None = None,
+    registry: MethodRegistry | None = None,
+    held_out_of: int | None = None,
+) -> Request:
+    """Resolve and check what was requested. Fetch nothing and read no images.
+
+    Args:
+        suite, methods, tasks, seeds, shots, transfers, out: as for ``compatbench.run``.
+        precision, skip_missing, shard, config: as for ``compatbench.run``.
+        registry: the methods to choose from; by default the installed ones.
+        held_out_of: the shots of the draws that tuning holds images out of.
+
+    Raises:
+        CompatbenchError: an unknown name, a broken card or method file, or an empty selection.
+    """
+    card = suite_cards.read(suite)
+    suite_given = suite if isinstance(suite, str) else suite.name
+    test_sets = _select_test_sets(card, tasks)
+    if seeds is None:
+        seeds = _first_seeds(card)
+    shot_numbers, seed_numbers = check_draws(card.shots if shots is None else shots, seeds)
+    if shots is not None:
+        _check_shots(shot_numbers, list(test_sets))
+    part = None if shard is None else parse_shard(shard)
+
+    from compatbench.method.registry import builtin_methods
+
+    registry = builtin_methods() if registry is None else registry
+    if precision is not None:
+        card = _with_precision(card, precision, suite_given)
+    if config:
+        card, methods = _with_trial(card, registry, methods, config)
+    names, named = _select_methods(card, registry, methods)
+    return Request(
+        suite=card,
+        suite_given=suite_given,
+        registry=registry,
+        methods=tuple(names),
+        test_sets=test_sets,
+        shots=tuple(shot_numbers),
+        seeds=tuple(seed_numbers),
+        transfers=_select_transfers(card, transfers),
+        named_methods=frozenset() if transfers is None else frozenset(named),
+        out=Path(out),
+        skip_missing=skip_missing,
+        shard=part,
+        trial=bool(config),
+        held_out_of=held_out_of,
+    )
+
+
+def _select_test_sets(suite: SuiteCard, selection: Names) -> dict[str, tuple[str, ...]]:
+    """Return the selected test sets of every task; a task stands for its variants too."""
+    variants = suite_variants(suite)
+    # Tasks of the protocol base-to-new are halves, which are selected by the whole task's name.
+    task_of_whole = {whole_name(task): task for task in variants}
+    parts = []
+    for part in task_cards.resolve_all(selection):
+        given = part.removeprefix("!")
+        excluding = "!" if given != part else ""
+        name = task_of_whole.get(given, given)
+        for each in (name, *variants.get(name, ())):
+            parts.append(excluding + each)
+    known = []
+    for task, more in variants.items():
+        known += [task, *more]
+    chosen = set(select_names(parts, known, "task in this suite"))
+    test_sets = {}
+    for task, more in variants.items():
+        kept = tuple(name for name in (task, *more) if name in chosen)
+        if kept:
+            test_sets[task] = kept
+    if not test_sets:
+        problem = f"{_quote(selection)}: no task of suite '{suite.name}' matches"
+        raise _option_error("tasks", problem)
+    return test_sets
+
+
+def _first_seeds(suite: SuiteCard) -> tuple[int, ...]:
+    """Return the seeds of a request that names none: those of a suite's first run, or all."""
+    first = tuple(seed for seed in suite.seeds if seed in suite.run_seeds)
+    return first or suite.seeds
+
+
+def _check_shots(shots: Sequence[int], tasks: Sequence[str]) -> None:
+    """Raise CompatbenchError if no task has as many training images per class as requested."""
+    # The user's own images have no count on their card. They are counted when they are read.
+    counts = [task_cards.read(task).counts.get("train", ALL_SHOTS) for task in tasks]
+    for number in shots:
+        if max(counts) < number < ALL_SHOTS:
+            problem = f"'{number}': no task here has so many images per class; 'all' takes all"
+            raise _option_error("shots", problem)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Return the part, from 1 on, and the number of parts of a shard such as ``3/8``."""
+    index, slash, count = text.partition("/")
+    if slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
+        return int(index), int(count)
+    raise _option_error("shard", f"'{text}': give I/N, such as 3/8, with I from 1 to N")
+
+
+def _with_precision(suite: SuiteCard, precision: str, suite_given: str) -> SuiteCard:
+    """Return the suite with another number format of the frozen towers."""
+    from compatbench.method import read_settings
+
+    values = suite.training.model_dump() | {"precision": precision}
+    training = read_settings(TrainingCard, values, f"suite '{suite_given}'")
+    return suite.model_copy(update={"training": training})
+
+
+def _with_trial(
+    suite: SuiteCard, registry: MethodRegistry, methods: Names, config: Mapping[str, object]
+) -> tuple[SuiteCard, list[str]]:
+    """Return the suite with a named config for each method, and the methods with these."""
+    from compatbench.engine.method_settings import name_configs
+
+    names, _ = _select_methods(suite, registry, methods)
+    configs = name_configs(names, config)
+    suite = suite.model_copy(update={"methods": suite.methods | configs, "publish": False})
+    return suite, [*names, *configs]
+
+
+def _select_methods(
+    suite: SuiteCard, registry: MethodRegistry, selection: Names
+) -> tuple[list[str], set[str]]:
+    """Return the selected methods and named configs, and those that the selection itself names.
+
+    ``all`` stands for what the suite compares.
+    """
+    for path in suite.plugins:
+        registry.add_file(path)
+    for name in suite.configs:
+        if name in registry.classes:
+            raise CompatbenchError(
+                f"suite '{suite.name}': config '{name}' has the name of a method; rename it"
+            )
+        registry.get(suite.base_method(name))
+    compared = select_names(suite.compare, [*registry.names(), *suite.configs], "method")
+    parts = _split(selection)
+    if not parts:
+        raise _option_error("methods", "'' names no method; 'all' is what the suite compares")
+    if all(part.startswith("!") for part in parts):
+        parts = ["all", *parts]
+    names = []
+    for part in parts:
+        names += compared if part == "all" else [part]
+    chosen = registry.select(",".join(names), suite.configs) if names else []
+    if not chosen:
+        raise _option_error("methods", f"{_quote(selection)}: no method matches")
+    named = {name for name in chosen if name not in compared or name in parts}
+    return chosen, named
+
+
+def _select_transfers(suite: SuiteCard, selection: Names | None) -> tuple[str, ...]:
+    """Return the selected transfers; without a selection those of the suite."""
+    from compatbench.method.registry import builtin_transfers
+
+    listed = [] if selection is None else _split(selection)
+    return tuple(builtin_transfers().choose(listed or suite.transfers))
+
+
+def _split(selection: Names) -> list[str]:
+    """Return the parts of a list, or of a string with commas, without empty ones."""
+    parts = selection.split(",") if isinstance(selection, str) else selection
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _quote(selection: Names) -> str:
+    text = selection if isinstance(selection, str) else ",".join(selection)
+    return f"'{text}'"
+
+
+def _option_error(argument: str, problem: str) -> CompatbenchError:
+    """Return an error that names the option of the command and the argument in Python."""
+    return CompatbenchError(f"--{argument} (in Python: {argument}): {problem}")
