@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compatbench.backbone import Backbone, Labels, products
+from compatbench.backbone import Backbone, Labels
+from compatbench.backbone.products import fast_products
 from compatbench.extras.check.models import wrap
 
 CONTEXT = 16
@@ -89,6 +89,7 @@ class Workload:
             features.append(part.detach())
         return torch.cat(features), gradient
 
+    @fast_products()
     def fast_pass(self, names: tuple[str, ...], context: Tensor) -> tuple[Tensor, Tensor]:
         """The same by compatbench."""
         features = self.backbone.encode_prompts(self.backbone.prompts(labels_of(names), context))
@@ -108,16 +109,6 @@ def cross_entropy(images: Tensor, texts: Tensor, targets: Tensor, scale: float) 
 def relative_error(computed: Tensor, expected: Tensor) -> float:
     """The largest difference, in parts of the largest value."""
     return float((computed - expected).abs().max() / expected.abs().max())
-
-
-@contextmanager
-def stock_products() -> Iterator[None]:
-    """PyTorch's own choice of library for products, by which other code computes."""
-    products.restore_products()
-    try:
-        yield
-    finally:
-        products.choose_products()
 
 
 def time_best(function: Callable[[], Any], rounds: int) -> tuple[float, Any]:
@@ -141,7 +132,7 @@ def matmul_rate(size: int = 1024, rounds: int = 10) -> float:
 
     By the faster of PyTorch's libraries, which compatbench takes.
     """
-    products.choose_products()
     a, b = torch.randn(2, size, size)
-    seconds, _ = time_best(lambda: torch.mm(a, b), rounds)
+    with fast_products():
+        seconds, _ = time_best(lambda: torch.mm(a, b), rounds)
     return 2 * size**3 / seconds

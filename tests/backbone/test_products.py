@@ -1,16 +1,20 @@
-"""Products by oneDNN beside float64, whatever lies how in memory; and that they are taken."""
+"""Products by oneDNN agree with float64 in any memory layout, and only the harness uses them."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from compatbench.backbone import products
-from compatbench.backbone.products import choose_products
+from compatbench.backbone.products import choose_products, fast_products
+from compatbench.extras.check.models import build_clip
 
 LAYOUTS = ("rows", "columns", "strided", "turned")
 
@@ -74,9 +78,56 @@ def test_other_processors_keep_pytorchs_choice(
     assert choose_products.__wrapped__() == ""
 
 
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Force the choice of oneDNN, and return the numbers of arguments of its products."""
+    calls: list[int] = []
+    multiply = products._multiply
+
+    def count(*arguments: Any) -> Tensor:
+        calls.append(len(arguments))
+        return multiply(*arguments)
+
+    monkeypatch.setattr(products, "choose_products", lambda: "oneDNN")
+    monkeypatch.setattr(products, "_multiply", count)
+    yield calls
+    assert (fast_products._open, fast_products._library) == (0, None)
+
+
+def test_products_outside_of_the_context_are_pytorchs(counted: list[int]) -> None:
+    a, b = torch.randn(128, 256), torch.randn(256, 128)
+    stock = a @ b
+    with fast_products():
+        with fast_products():
+            inner = a @ b
+        outer = a @ b
+    assert counted == [2, 2]
+    assert torch.equal(inner, outer)
+    assert torch.equal(a @ b, stock)
+    with pytest.raises(KeyError), fast_products():
+        raise KeyError
+    assert torch.equal(a @ b, stock)
+    assert len(counted) == 2
+
+
+def test_a_thread_that_ends_first_does_not_end_the_context_of_another(counted: list[int]) -> None:
+    a = torch.randn(128, 128)
+    with fast_products():
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(fast_products()(lambda: a @ a)).result()
+        a @ a
+    assert len(counted) == 2
+
+
+def test_backbones_compute_in_the_context(counted: list[int]) -> None:
+    backbone = build_clip("clip", seed=1)
+    backbone.text_features(tuple(f"a photo of number {i}" for i in range(256)))
+    assert counted
+
+
 @pytest.mark.slow
 def test_linear_layers_and_their_gradients_go_through_it() -> None:
-    """In a process of its own, for the choice is one for the whole process."""
+    """Run in a process of its own, which shows warnings that PyTorch gives only once."""
     program = """
 import torch
 import torch.nn.functional as F
@@ -91,12 +142,17 @@ rows, weight, bias = torch.randn(4, 64, 128), torch.randn(256, 128), torch.randn
 exact, calls, multiply = grads(torch.float64), [], products._multiply
 products._is_amd, torch.backends.cpu.get_cpu_capability = lambda: True, lambda: "AVX512"
 products._multiply = lambda *a: calls.append(len(a)) or multiply(*a)
-assert products.choose_products() == products.choose_products() == "oneDNN"
-for ours, expected in zip(grads(torch.float32), exact, strict=True):
+assert products.choose_products() == "oneDNN"
+with products.fast_products():
+    computed = grads(torch.float32)
+for ours, expected in zip(computed, exact, strict=True):
     torch.testing.assert_close(ours.double(), expected, rtol=1e-4, atol=1e-3)
 assert calls == [3, 2, 2], calls  # the layer, and its gradients of inputs and weights
-with torch.inference_mode():
-    torch.testing.assert_close(F.linear(rows, weight), rows @ weight.T)
+grads(torch.float32)
+assert len(calls) == 3
+for _ in range(100):
+    with products.fast_products(), torch.inference_mode():
+        torch.testing.assert_close(F.linear(rows, weight), rows @ weight.T)
 """
     run = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False

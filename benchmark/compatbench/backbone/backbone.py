@@ -21,7 +21,7 @@ from compatbench.backbone.load.names import read_backbone
 from compatbench.backbone.load.weights import weights_key
 from compatbench.backbone.parts.blocks import BlockUpdates, widen
 from compatbench.backbone.parts.memory import SHARE, free_memory
-from compatbench.backbone.products import choose_products
+from compatbench.backbone.products import fast_products
 from compatbench.backbone.text.prompts import Prompts, pad_rows
 from compatbench.backbone.text.text_anatomy import examine_text_tower
 from compatbench.backbone.text.text_tower import TextTower
@@ -88,7 +88,6 @@ class Backbone:
     def __init__(
         self, card: BackboneCard, model: nn.Module, device: torch.device, weights_key: str = ""
     ) -> None:
-        choose_products()  # before the first product of any process
         self.card = card
         self.name = card.name
         self.model = model
@@ -135,6 +134,7 @@ class Backbone:
         """
         return ImageTower(self.model.visual, self.name)  # type: ignore[arg-type]
 
+    @fast_products()
     @torch.no_grad()
     def encode_images(self, images: Tensor, image_input: ImageInput = FEATURES) -> Tensor:
         """Return image features, not normalised, ``[batch, e]`` for ``[batch, 3, H, W]``.
@@ -159,6 +159,7 @@ class Backbone:
             return self.image.encode(images, dense=True)
         return self.image.embed(images, image_input.block)
 
+    @fast_products()
     @torch.no_grad()
     def finish_images(self, inputs: Tensor, image_input: ImageInput) -> Tensor:
         """Return image features ``[batch, e]`` from ``encode_images(images, image_input)``."""
@@ -196,6 +197,7 @@ class Backbone:
         """Return the token ids of a text, without start and end."""
         return self.text_tokens.encode(text)
 
+    @fast_products()
     def embed(self, ids: Tensor) -> Tensor:
         """Return the token embeddings ``[..., D]`` of ids ``[...]``, without gradients."""
         with torch.no_grad():
@@ -283,6 +285,7 @@ class Backbone:
         lengths = tuple(len(row) - shared for row in ids)
         return Prompts(prefix, suffix, lengths, start=len(self.text_tokens.start))
 
+    @fast_products()
     def encode_prompts(
         self,
         prompts: Prompts,
@@ -302,6 +305,7 @@ class Backbone:
             return prompts.prefix.new_zeros(0, len(prompts.lengths), self.embed_dim)
         return self.text.encode(prompts, weights, block_updates)
 
+    @fast_products()
     @torch.no_grad()
     def text_features(self, texts: tuple[str, ...]) -> Tensor:
         """Return features of plain texts, not normalised, ``[n, e]``; computed once per backbone.
@@ -313,6 +317,7 @@ class Backbone:
             self._text_features[texts] = self.encode_prompts(self.text_prompts(texts))
         return self._text_features[texts]
 
+    @fast_products()
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Return features of any number of plain texts, not normalised, ``[n, e]``, not cached."""
@@ -348,6 +353,7 @@ class Backbone:
                 break
         return " ".join(parts)
 
+    @fast_products()
     def describe(self, labels: Labels) -> tuple[Tensor, ...]:
         """Return features of each class's descriptions, normalised, ``[texts, e]``, cached.
 
@@ -366,10 +372,12 @@ class Backbone:
         counts = [len(texts) for texts in labels.descriptions]
         return features.split(counts)  # type: ignore[return-value]
 
+    @fast_products()
     def zero_shot(self, labels: Labels, template: str | None = None) -> Tensor:
         """Return the zero-shot classifier of one hand-written template, normalised, ``[C, e]``."""
         return F.normalize(self.text_features(labels.fill(template)), dim=-1)
 
+    @fast_products()
     def zero_shot_ensemble(self, labels: Labels) -> Tensor:
         """Return the mean of the normalised features of all templates, normalised, ``[C, e]``."""
         features = [self.zero_shot(labels, template) for template in labels.templates]

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from compatbench.backbone import FEATURES, Backbone, ImageInput, Labels
 from compatbench.backbone.device import wait_for
+from compatbench.backbone.products import fast_products
 from compatbench.backbone.words import WordFeatures
 from compatbench.data.draws import draw_first
 from compatbench.data.images.source import Sample
@@ -52,6 +53,7 @@ class Carried:
         with torch.no_grad():
             return self.method.attach(self.module, self.source, self.labels)
 
+    @fast_products()
     @torch.no_grad()
     def old_answers(
         self, test_set: Task, samples: Sequence[Sample], split: str | None = None
@@ -65,6 +67,7 @@ class Carried:
         zero_shot = source.logit_scale * features @ source.zero_shot(self.labels).T
         return OldAnswers(run_classifier(self._on_source, inputs, self.stream), zero_shot)
 
+    @fast_products()
     def data(
         self, transfer: Transfer, words: WordFeatures, source_words: Any = None
     ) -> TransferData:
@@ -110,6 +113,7 @@ class Carried:
             on_source = images.see(source, pool, self.method.image_input(source), "train")
         return Unlabelled(*seen, inputs, old, source.logit_scale, on_source)  # type: ignore[arg-type]
 
+    @fast_products()
     @torch.no_grad()
     def attach(self, transfer: Transfer, data: TransferData, diversity: bool = False) -> Attached:
         """The module through a transfer, by default without its ``diversity``.
@@ -160,6 +164,7 @@ class Attached:
             return error.reason
         return ""
 
+    @fast_products()
     def to_others(self, labels: Labels) -> Attached:
         """The same module attached to other classes than those it was fitted for.
 
@@ -179,6 +184,7 @@ class Attached:
         carried = replace(self.carried, labels=labels)
         return carried.attach(self.transfer, self.given, self.diversity is not None)
 
+    @fast_products()
     def predict(self, test_set: Task) -> Predictions:
         """What it answers for a test set; raises as ``predict_module``."""
         carried, old = self.carried, None

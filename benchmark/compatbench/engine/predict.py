@@ -16,6 +16,7 @@ from torch import Tensor
 from compatbench.backbone import FEATURES, Backbone, ImageInput, RotatedBackbone
 from compatbench.backbone.device import fit_batch
 from compatbench.backbone.parts.memory import current_budget
+from compatbench.backbone.products import fast_products
 from compatbench.data.encoding import BATCH
 from compatbench.data.feature_cache import FeatureCache, StoredRows
 from compatbench.data.task import Task
@@ -32,6 +33,7 @@ MOST = 2**30  # bytes that a batch may take, unless the memory budget is less
 PROBE = 8  # images whose classification tells what an image takes
 
 
+@fast_products()
 @torch.no_grad()
 def predict_module(
     classifier: Classifier,
@@ -72,6 +74,7 @@ def predict_module(
     )
 
 
+@fast_products()
 @torch.no_grad()
 def predict_zero_shot(backbone: Backbone, test_set: Task, cache: FeatureCache) -> Predictions:
     """What a backbone's own zero-shot classifier answers for a test set."""
@@ -123,6 +126,7 @@ def answer_batches(
         yield len(rows), answer(rows)
 
 
+@fast_products()
 def run_classifier(
     classifier: Callable[..., Tensor], inputs: Tensor | StoredRows, stream: int | None = None
 ) -> Tensor:

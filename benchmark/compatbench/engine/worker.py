@@ -20,6 +20,7 @@ from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.build import allow_tf32
 from compatbench.backbone.device import PeakMemory, resolve_device, wait_for
 from compatbench.backbone.parts.memory import set_memory_budget
+from compatbench.backbone.products import fast_products
 from compatbench.backbone.words import WordFeatures, save_words
 from compatbench.data.cards import COPIED
 from compatbench.data.draws import draw_shots, load_test_set
@@ -59,6 +60,7 @@ class Worker:
         self._keep = lru_cache(maxsize=4)(partial(load_backbone, device=device))
         self._words = WordFeatures(features.folder.parent)
 
+    @fast_products()
     def run(
         self, cell: Cell, on_predicted: Callable[[Outcome], object] = lambda _: None
     ) -> CellRecord:
@@ -132,6 +134,7 @@ class Worker:
         module = self.store.read_module(record) if record and record.status == "ok" else None
         return None if record is None or module is None else (record, module)
 
+    @fast_products()
     def fit(self, cell: Cell) -> tuple[CellRecord, Module]:
         """Fit a module and return it with the record of its fit; store neither.
 

@@ -13,6 +13,7 @@ import torch
 
 from compatbench.backbone import Labels, load_backbone
 from compatbench.backbone.device import resolve_device
+from compatbench.backbone.products import fast_products
 from compatbench.data.cards.names import half_labels
 from compatbench.data.task import task_labels
 from compatbench.errors import CompatbenchError, NotTransferable
@@ -71,6 +72,7 @@ def recognise(file: Checkpoint) -> list[str]:
     return [name for name, cls in builtin_formats().classes.items() if cls().recognise(file)]
 
 
+@fast_products()
 def import_module(
     format: str,
     file: str | Path,

@@ -20,6 +20,7 @@ from compatbench.backbone.parts.parameters import (
     replace_parameters,
     rotate_projection,
 )
+from compatbench.backbone.products import fast_products
 from compatbench.errors import NotTransferable
 
 
@@ -98,6 +99,7 @@ class ImageTower:
         """
         return rotate_projection(self._names.read(), "proj", self._rotation)
 
+    @fast_products()
     def replace(self, weights: Mapping[str, Tensor]) -> ImageTower:
         """Return the tower with some of its ``weights`` replaced; the model does not change."""
         check_weights(weights, self.weights, "image")
@@ -115,6 +117,7 @@ class ImageTower:
             tower._anatomy = examine_image_tower(tower._visual, self._name)
         return tower
 
+    @fast_products()
     def embed(self, images: Tensor, block: int = 0) -> Tensor:
         """Return the tokens that enter a block, ``[batch, tokens, d]``.
 
@@ -138,6 +141,7 @@ class ImageTower:
             x = run(x, {}, self.tokens)
         return x
 
+    @fast_products()
     def enter(self, tokens: Tensor) -> Tensor:
         """Return tokens ``[n, d]`` as they enter the first block.
 
@@ -146,6 +150,7 @@ class ImageTower:
         dtype = next(self._visual.parameters()).dtype
         return self._anatomy.enter(tokens.to(dtype)).to(tokens.dtype)
 
+    @fast_products()
     def encode(
         self,
         hidden: Tensor,
@@ -198,6 +203,7 @@ class ImageTower:
         results = tower._run(finish, hidden, block, prompts, block_updates, last, trained, rng)
         return results[0]
 
+    @fast_products()
     def encode_rows(
         self, hidden: Tensor, *, block: int = 0, prompts: Sequence[Tensor] = ()
     ) -> tuple[Tensor, Tensor]:
@@ -216,6 +222,7 @@ class ImageTower:
         pooled, rows = self._run(finish, hidden, block, prompts)
         return pooled, rows
 
+    @fast_products()
     def project(self, rows: Tensor) -> Tensor:
         """Return pooled rows ``[..., d]``, projected to the joint space, ``[..., e]``."""
         dtype = next(self._visual.parameters()).dtype

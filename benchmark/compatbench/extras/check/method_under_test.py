@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from compatbench.backbone.products import fast_products
 from compatbench.data.labels import Labels
 from compatbench.errors import NotTransferable
 from compatbench.extras.check.models import IMAGE_SIZE, forget_texts, synthetic_models
@@ -135,6 +136,7 @@ class MethodUnderTest:
             )
         return copy.deepcopy(seen[key])
 
+    @fast_products()
     def inputs(self, backbone: Backbone) -> Tensor:
         """What the method's classifiers take for the unseen images on a backbone."""
         wanted = self.build().image_input(backbone)
@@ -143,6 +145,7 @@ class MethodUnderTest:
             seen[key] = _encode(backbone, unseen_images(), wanted)
         return seen[key].clone()
 
+    @fast_products()
     @torch.enable_grad()
     def fit(self, data: FewShotData | None = None, seed: int = 1, steps: int = STEPS) -> Module:
         """A module from a new instance of the method, by default of three shots."""
@@ -195,6 +198,7 @@ class MethodUnderTest:
         """The module of three other shots and another seed, to be looked at only."""
         return self.fit(self.draw(seed=1), seed=2)
 
+    @fast_products()
     @torch.no_grad()
     def attach(
         self, backbone: Backbone, module: Module | None = None, labels: Labels = LABELS
@@ -211,6 +215,7 @@ class MethodUnderTest:
         with redirect_stdout(log), redirect_stderr(log):
             yield
 
+    @fast_products()
     @torch.no_grad()
     def logits(
         self, backbone: Backbone, module: Module | None = None, labels: Labels = LABELS

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.device import resolve_device
+from compatbench.backbone.products import fast_products
 from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks, task_cards
 from compatbench.data.task import Task, load_task
 from compatbench.engine.request import Names
@@ -152,6 +153,7 @@ def analyze_layers(
     return compare_layers(old, new, [load_task(name) for name in names], images, seed)
 
 
+@fast_products()
 def compare_layers(
     source: Backbone, target: Backbone, tasks: Sequence[Task], images: int = 256, seed: int = 1
 ) -> LayersReport:
