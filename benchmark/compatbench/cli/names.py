@@ -28,7 +28,6 @@ ENDINGS = {"suites": (".yaml", ".yml"), "methods": (".py",)}
 def known_names(kind: str) -> list[str]:
     """Return the names of a kind, without loading what they name."""
     from compatbench.data.cards import backbone_cards, suite_cards, task_cards
-    from compatbench.files.project_folders import content_files
 
     if kind == "suites":
         return suite_cards.names()
@@ -38,7 +37,7 @@ def known_names(kind: str) -> list[str]:
         return [*backbone_cards.names(), "local-dir:", "hf:"]
     if kind == "methods":
         return ["all", *content_names("methods")]
-    return sorted(path.stem for path in content_files(kind))
+    return content_names(kind)
 
 
 def content_names(folder: str) -> list[str]:
