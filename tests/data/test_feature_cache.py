@@ -438,6 +438,6 @@ def test_processes_decode_in_order_and_an_error_among_them_or_their_death_is_tol
     for process in active_children():
         process.kill()
         process.join()
-    with pytest.warns(CompatbenchWarning, match="decodes images has died"):
+    with pytest.warns(CompatbenchWarning, match="decodes images died"):
         assert torch.equal(torch.cat([*first, *next(pieces)], dim=1), expected)
     assert not active_children()

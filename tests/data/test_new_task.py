@@ -348,8 +348,7 @@ def test_the_doctor_s_advice_is_about_the_folder(work: Path) -> None:
     assert (report.state, report.message) == ("wrong", f"{image} is missing")
     again = f"compatbench new-task {work}/pets --name pets --replace"
     assert (
-        report.fix
-        == f"put the images back in {work}/pets; or, if it is meant to be so now: {again}"
+        report.fix == f"put the images back in {work}/pets; or, if the change is intended: {again}"
     )
     output_of(*again.split()[1:])
     assert inspect_task("pets").state == "found"
@@ -413,7 +412,7 @@ SPOILED: list[tuple[Spoil, str]] = [
     (rename(f"{IBEX}/0.png", f"{IBEX}/a\n.png"), r"'a\\n.png'; rename"),
     (rename(IBEX, "red_Fox"), "are both called 'red fox'"),
     (rename(IBEX, "RED FOX"), "'RED FOX' and 'redFox' are both called 'red fox', whatever the cap"),
-    (rename(IBEX, "a|b"), r"the class name 'a\|b' cannot stand in a table"),
+    (rename(IBEX, "a|b"), r"the class name 'a\|b' cannot be shown in a table"),
     (fill(scan_of(4095), 3), r"3.png cannot be decoded \(it has more than 8 bits a pixel; save"),
     (flatten, "holds 16 images and no class folders"),
     (

@@ -61,4 +61,5 @@ def _plain_values(call: ast.Call) -> Iterator[tuple[str | None, Any]]:
     for keyword in call.keywords:
         text = ast.unparse(keyword.value)
         with suppress(ValueError):  # the value is computed, so only the class knows it
-            yield keyword.arg, named[text] if text in named else ast.literal_eval(text)
+            value = named[text] if text in named else ast.literal_eval(text)
+            yield keyword.arg, value

@@ -1,8 +1,8 @@
-"""Encodes images with a frozen backbone: each decoded once for all views, a batch at a time.
+"""Encoding of images with a frozen backbone: each is decoded once for all views, in batches.
 
-On a processor a batch is 64 images of one view, always, so that features are the same to the last
-bit. On a GPU it is as many as the memory holds, and half of them wherever it does not; copies to
-the device run beside what is computed there, which is waited for when rows are written.
+On a processor, a batch is always 64 images of one view, so that features are the same to the last
+bit. On a GPU, a batch has as many images as the memory holds, and is halved when it does not fit.
+Copies to the device run beside its computations, and we wait for it only when rows are written.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from compatbench.messages import first_line
 
 BATCH = 64
 MOST_DECODED = 256 * 2**20  # bytes of images that a processor's batch may take, with all views
-MOST_ENCODED = 2**30  # bytes of what is encoded together
-KEEP_SECONDS = 60.0  # after which what was encoded is written
-# Images, counted under each view, from which on it is worth to start processes.
+MOST_ENCODED = 2**30  # bytes of the rows that are encoded together
+KEEP_SECONDS = 60.0  # time after which encoded rows are written to the disk
+# Images, counted under each view, from which processes are worth their start.
 MANY = 4096
 MOST_THREADS = 8  # more would wait for each other
 PIECE = 32  # images, counted under each view, that a process sends at once: 19 MB at 224 pixels
@@ -49,16 +49,18 @@ OnEncoded = Callable[[int, int], object]
 
 @dataclass(frozen=True)
 class Images:
-    """What one entry holds: images under a view, as features or as ``wanted``."""
+    """The content of one entry: images under a view, as features or as ``wanted``."""
 
     backbone: ImageEncoder
     task: Task
     samples: Sequence[Sample]
     view: View
-    wanted: Any = None
+    wanted: Any = None  # an ``ImageInput``; None for features
 
     @cached_property
     def key(self) -> str:
+        """Return the hash of everything that decides the entry's content."""
+        kind = [self.wanted.kind, self.wanted.block] if self.wanted else ["features", 0]
         return sha256_json(
             [
                 self.backbone.weights_key,
@@ -67,21 +69,26 @@ class Images:
                 arithmetic(self.backbone),
                 self.task.source.fingerprint(self.samples),
                 self.view.settings,
-                [self.wanted.kind, self.wanted.block] if self.wanted else ["features", 0],
+                kind,
                 ENGINE_VERSION,
             ]
         )
 
     @property
     def about(self) -> dict[str, Any]:
-        """What an entry says of itself."""
-        about = {"backbone": self.backbone.name, "task": self.task.name}
-        return about | {"images": len(self.samples), "view": self.view.number}
+        """Return the description that is stored with an entry."""
+        return {
+            "backbone": self.backbone.name,
+            "task": self.task.name,
+            "images": len(self.samples),
+            "view": self.view.number,
+        }
 
 
 def arithmetic(backbone: ImageEncoder) -> str:
-    """What decides the last digits: precision and, unless it is a processor, kind of device."""
-    words, kind = [str(backbone.dtype)], backbone.device.type
+    """Return what decides the last digits: precision and, unless it is a CPU, kind of device."""
+    words = [str(backbone.dtype)]
+    kind = backbone.device.type
     if kind != "cpu":
         words.append(kind)
     if kind == "cuda" and torch.get_float32_matmul_precision() != "highest":
@@ -90,17 +97,19 @@ def arithmetic(backbone: ImageEncoder) -> str:
 
 
 def views_together(backbone: ImageEncoder, images: int, row_bytes: int) -> int:
-    """Under how many views images are encoded at once, each of which gives ``row_bytes``."""
-    most = MOST_ENCODED // max(images * row_bytes, 1)
+    """Return the number of views to encode at once, if an image gives ``row_bytes`` per view."""
+    views = MOST_ENCODED // max(images * row_bytes, 1)
     if backbone.device.type == "cpu":
-        each = 3 * _side(backbone) ** 2 * backbone.dtype.itemsize
-        most = min(most, MOST_DECODED // (BATCH * each))
-    return min(max(most, 1), BATCH)
+        image_bytes = 3 * _side(backbone) ** 2 * backbone.dtype.itemsize
+        views = min(views, MOST_DECODED // (BATCH * image_bytes))
+    return min(max(views, 1), BATCH)
 
 
 def _side(backbone: ImageEncoder) -> int:
     size = backbone.preprocess_settings["size"]
-    return size if isinstance(size, int) else min(size)
+    if isinstance(size, int):
+        return size
+    return min(size)
 
 
 @torch.no_grad()
@@ -111,34 +120,40 @@ def encode(
     unfinished: Unfinished | None = None,
     filled: bool = False,
 ) -> list[Tensor]:
-    """What entries of the same images under several views hold, on the CPU.
+    """Encode entries of the same images under several views; return each one's rows, on the CPU.
 
     Args:
-        on_encoded: is told of images under each view.
-        decoders: processes or threads; None is one for a processor, and for a GPU one per core.
-        unfinished: where rows are kept meanwhile.
-        filled: a processor's last batch is filled up with zeros, for rows with the bytes that they
-            have in a whole one.
+        on_encoded: called with the images encoded so far, counted under each view, and of all.
+        decoders: processes or threads. None means one on a processor, and one per core for a GPU.
+        unfinished: the place where rows are stored meanwhile.
+        filled: fill up a processor's last batch with zeros, so that its rows have the same bytes
+            as in a whole batch.
     """
-    first, views = entries[0], len(entries)
-    backbone, samples = first.backbone, first.samples
+    first = entries[0]
+    views = len(entries)
+    backbone = first.backbone
+    samples = first.samples
     if not samples:
         return [torch.zeros(0, backbone.embed_dim) for _ in entries]
-    if on_cpu := backbone.device.type == "cpu":
-        size = at_once = BATCH
+    on_cpu = backbone.device.type == "cpu"
+    if on_cpu:
+        at_once = BATCH
+        size = BATCH
     else:
-        at_once = backbone.images_at_once(*([first.wanted] if first.wanted else []))
+        at_once = backbone.images_at_once(*_input_arguments(first))
         size = max(at_once // views, 1)
     kept = unfinished.read() if unfinished else []  # each [views, n, ...]
-    start = done = sum(part.shape[1] for part in kept)
+    done = sum(part.shape[1] for part in kept)
+    start = done  # the first row that is not yet kept
     fresh: list[Tensor] = []
 
     def keep() -> None:
-        """Waits for the device, and moves what it has encoded."""
+        """Wait for the device, and move the rows that it has encoded to the CPU."""
         if fresh:
-            kept.append(torch.cat(fresh, dim=1).cpu())
+            rows = torch.cat(fresh, dim=1).cpu()
+            kept.append(rows)
             if unfinished and done < len(samples):
-                unfinished.write(start, kept[-1], first.about)
+                unfinished.write(start, rows, first.about)
             fresh.clear()
 
     decoder = Decoder(
@@ -148,44 +163,61 @@ def encode(
         _side(backbone),
         backbone.dtype,
     )
-    send, last = _Upload(backbone.device), time.monotonic()
-    decoders = decoders or (1 if on_cpu else count_cores())
+    send = _Upload(backbone.device)
+    last_kept = time.monotonic()
+    if not decoders:
+        decoders = 1 if on_cpu else count_cores()
     with closing(decoder.batches(samples[done:], size, decoders)) as batches:
         for pieces in batches:
             sent = [send(piece) for piece in pieces]
-            images = sent[0] if len(sent) == 1 else torch.cat(sent, dim=1)
+            images = sent[0] if len(sent) == 1 else torch.cat(sent, dim=1)  # [views, n, 3, H, W]
             count = images.shape[1]
             if filled and on_cpu:
-                images = F.pad(images, (*(0, 0) * 3, 0, BATCH - count))
-            each = images.shape[1]
-            rows, at_once = _encode(first, images.flatten(0, 1), each if on_cpu else at_once)
-            fresh.append(rows.unflatten(0, (views, each))[:, :count])
+                missing = BATCH - count
+                # From the last dimension: nothing for width, height and channels.
+                images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, missing))
+            padded = images.shape[1]
+            if on_cpu:
+                at_once = padded  # one view at a time
+            rows, at_once = _encode(first, images.flatten(0, 1), at_once)
+            fresh.append(rows.unflatten(0, (views, padded))[:, :count])
             done += count
             on_encoded(views * done, views * len(samples))
-            if time.monotonic() - last > KEEP_SECONDS:
+            if time.monotonic() - last_kept > KEEP_SECONDS:
                 keep()
-                start, last = done, time.monotonic()
+                start = done
+                last_kept = time.monotonic()
     keep()
     return [*torch.cat(kept, dim=1)]
 
 
-def _encode(first: Images, rows: Tensor, at_once: int) -> tuple[Tensor, int]:
-    """Rows ``[n, 3, H, W]`` encoded, and how many at once: fewer, where the memory is short."""
-    wanted = [first.wanted] if first.wanted else []
+def _input_arguments(images: Images) -> list[Any]:
+    """Return the argument that asks a backbone for other rows than features, if they need it."""
+    return [images.wanted] if images.wanted else []
+
+
+def _encode(first: Images, pixels: Tensor, at_once: int) -> tuple[Tensor, int]:
+    """Encode images ``[n, 3, H, W]``, at most ``at_once`` together; return rows and batch size.
+
+    The batch size becomes smaller where the device's memory is too small for it.
+    """
+    arguments = _input_arguments(first)
     while True:
         try:
-            parts = [first.backbone.encode_images(batch, *wanted) for batch in rows.split(at_once)]
-            return (parts[0] if len(parts) == 1 else torch.cat(parts)), at_once
+            batches = pixels.split(at_once)
+            parts = [first.backbone.encode_images(batch, *arguments) for batch in batches]
+            rows = parts[0] if len(parts) == 1 else torch.cat(parts)
+            return rows, at_once
         except torch.cuda.OutOfMemoryError:
-            at_once = min(at_once, len(rows)) // 2
+            at_once = min(at_once, len(pixels)) // 2
             if at_once == 0:
                 raise
-        # Here the error, and what its frames hold, is gone.
+        # Outside the handler, the error no longer holds the tensors of its frames.
         torch.cuda.empty_cache()
 
 
 class _Upload:
-    """Sends images to a device; to CUDA's by a stream of its own, which nothing waits for."""
+    """Sends images to a device; to CUDA by a separate stream, which nothing waits for."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -204,7 +236,7 @@ class _Upload:
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes images, each once, and gives them preprocessed under each of several views."""
+    """Decodes each image once, and preprocesses it under each of several views."""
 
     source: ImageSource
     views: tuple[View, ...]
@@ -213,13 +245,16 @@ class Decoder:
     dtype: torch.dtype
 
     def decode(self, sample: Sample) -> Tensor:
-        """The views of an image, ``[views, 3, H, W]``."""
+        """Return the views of an image, ``[views, 3, H, W]``."""
         image = self.source.image(sample)
-        seen = [self.preprocess(view.apply(image, sample.id, self.side)) for view in self.views]
-        return torch.stack(seen).to(self.dtype)
+        views = []
+        for view in self.views:
+            seen = view.apply(image, sample.id, self.side)
+            views.append(self.preprocess(seen))
+        return torch.stack(views).to(self.dtype)
 
     def __getitem__(self, samples: Sequence[Sample]) -> Tensor | Exception:
-        """The views of some images, ``[views, n, 3, H, W]``; an error is sent, not raised."""
+        """Return the views of some images, ``[views, n, 3, H, W]``, or the error that occurred."""
         try:
             return torch.stack([self.decode(sample) for sample in samples], dim=1)
         except Exception as error:
@@ -228,35 +263,45 @@ class Decoder:
     def batches(
         self, samples: Sequence[Sample], size: int, decoders: int
     ) -> Generator[list[Tensor], None, None]:
-        """Batches of ``size`` images in order, each in pieces ``[views, n, 3, H, W]``.
+        """Yield batches of ``size`` images in order, each a list of pieces ``[views, n, 3, H, W]``.
 
-        The next ones are decoded while one is used, by ``decoders`` processes or threads.
+        While a batch is used, ``decoders`` processes or threads decode the next ones.
         """
         many = len(samples) * len(self.views) >= MANY
-        apart = many and decoders > 1 and self.source.decoders is None
-        cut = max(PIECE // len(self.views), 1) if apart else size
-        batches = [samples[i : i + size] for i in range(0, len(samples), size)]
-        pieces = [[batch[i : i + cut] for i in range(0, len(batch), cut)] for batch in batches]
-        decode = self._in_processes if apart else self._in_threads
-        with closing(decode([piece for batch in pieces for piece in batch], decoders)) as decoded:
-            for batch in pieces:
-                yield [next(decoded) for _ in batch]
+        in_processes = many and decoders > 1 and self.source.decoders is None
+        if in_processes:
+            decode = self._in_processes
+            piece_size = max(PIECE // len(self.views), 1)
+        else:
+            decode = self._in_threads
+            piece_size = size
+        pieces: list[Sequence[Sample]] = []
+        pieces_per_batch: list[int] = []
+        for batch in _split(samples, size):
+            batch_pieces = _split(batch, piece_size)
+            pieces += batch_pieces
+            pieces_per_batch.append(len(batch_pieces))
+        with closing(decode(pieces, decoders)) as decoded:
+            for number in pieces_per_batch:
+                yield [next(decoded) for _ in range(number)]
 
     def _in_threads(
         self, pieces: Sequence[Sequence[Sample]], threads: int
     ) -> Generator[Tensor, None, None]:
         with ThreadPoolExecutor(min(threads, MOST_THREADS)) as pool:
             following = [pool.submit(self.decode, sample) for sample in pieces[0]]
-            for piece in [*pieces[1:], ()]:
-                current, following = following, [pool.submit(self.decode, image) for image in piece]
+            for next_piece in [*pieces[1:], ()]:
+                current = following
+                # Submitted before this piece is awaited, so that the pool never idles.
+                following = [pool.submit(self.decode, sample) for sample in next_piece]
                 yield torch.stack([future.result() for future in current], dim=1)
 
     def _in_processes(
         self, pieces: Sequence[Sequence[Sample]], count: int
     ) -> Generator[Tensor, None, None]:
-        alone: Any = replace(self, source=self.source.without_lists())
+        small_copy: Any = replace(self, source=self.source.without_lists())
         loader = DataLoader(
-            alone,
+            small_copy,
             batch_size=None,
             sampler=pieces,
             num_workers=count,
@@ -265,12 +310,13 @@ class Decoder:
         )
         with inherited(1):
             decoded = iter(loader)
-        done, died = 0, ""
+        done = 0
+        died = ""
         try:
             while done < len(pieces) and not died:
                 try:
                     piece = next(decoded)
-                except RuntimeError as error:  # torch's own; those of images are sent as values
+                except RuntimeError as error:  # torch's own; errors of images are sent as values
                     died = first_line(error)
                     continue
                 if isinstance(piece, Exception):
@@ -278,12 +324,17 @@ class Decoder:
                 yield piece
                 done += 1
         finally:
-            del decoded  # ends its processes, which hold the memory that may be short
+            del decoded  # ends its processes, which hold memory that may be scarce
         if died:
-            what = "a process that decodes images has died, perhaps for lack of memory (/dev/shm)"
+            problem = "a process that decodes images died, perhaps for lack of memory (/dev/shm)"
             warnings.warn(
-                f"{what}: {died}; threads go on. Give fewer --decoders",
+                f"{problem}: {died}; threads continue. Use fewer --decoders",
                 CompatbenchWarning,
                 stacklevel=2,
             )
             yield from self._in_threads(pieces[done:], count)
+
+
+def _split(samples: Sequence[Sample], size: int) -> list[Sequence[Sample]]:
+    """Cut samples into runs of ``size``; the last one may be shorter."""
+    return [samples[start : start + size] for start in range(0, len(samples), size)]

@@ -1,4 +1,4 @@
-"""Frozen image features and tokens, computed once and kept in a content-addressed cache."""
+"""The cache of frozen image features and tokens: computed once, and named by their content."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from compatbench.data.images.views import View
 from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError
 
-WHOLE = 0.5  # a draw of at least this share of a split has the whole split encoded
-FREE_SHARE = 0.5  # of the room that the disk has for this cache: what all sets may take together
-MOST_IN_MEMORY = 512 * 2**20  # bytes of recently used entries that a process keeps
+WHOLE = 0.5  # for a draw of at least this share of a split, the whole split is encoded
+FREE_SHARE = 0.5  # share of the disk's room for this cache that all entries may take together
+MOST_IN_MEMORY = 512 * 2**20  # bytes of recent entries that a process keeps in memory
 PART = 4 * BATCH  # images in an entry of tokens; 155 MB of them at ViT-B/16
 
 
 class FeatureCache:
     """Image features on disk, shared by methods, seeds and processes.
 
-    An entry is named by the hash of everything that decides it. It is written atomically, has a
-    checksum, and is computed again if it is damaged. Of several processes that need the same
-    entry, one computes it and the others wait.
+    The name of an entry is the hash of everything that decides it. It is written atomically, has a
+    checksum, and is computed again if it is damaged. If several processes need the same entry, one
+    of them computes it and the others wait.
     """
 
     def __init__(
@@ -52,9 +52,11 @@ class FeatureCache:
         limit: int | None = None,
         decoders: int | None = None,
     ) -> None:
-        """``limit``: bytes of all entries; beyond it the longest unused make way.
+        """Use the cache in a folder.
 
-        ``decoders``: as for ``encode``.
+        Args:
+            limit: bytes of all entries; beyond it, those that were unused longest are deleted.
+            decoders: as for ``encode``.
         """
         self.folder = folder / FOLDER
         self.limit = limit
@@ -70,11 +72,12 @@ class FeatureCache:
         samples: Sequence[Sample],
         split: Sequence[Sample] | None = None,
     ) -> Tensor:
-        """Features of samples, not normalised, ``[samples, e]``, float32.
+        """Return features of samples, not normalised, ``[samples, e]``, float32.
 
-        Draws that are a large part of the ``split`` that they are from share its features.
+        Draws that are a large part of their ``split`` share the features of the whole split.
         """
-        return self.features_of_views(backbone, task, samples, [View()], split)[0]
+        [features] = self.features_of_views(backbone, task, samples, [View()], split)
+        return features
 
     def features_of_views(
         self,
@@ -84,20 +87,34 @@ class FeatureCache:
         views: Sequence[View],
         split: Sequence[Sample] | None = None,
     ) -> list[Tensor]:
-        """The same under each of several views, for which an image is decoded once."""
+        """Return features of samples under each of several views; an image is decoded once."""
         encoded, rows = _cover(samples, split)
-        wanted = [Images(backbone, task, encoded, view) for view in views]
-        keys = [images.key for images in wanted]
-        entries = {key: self._memory[key] for key in keys if key in self._memory}
-        missing = [images for images in wanted if images.key not in entries]
+        requested = [Images(backbone, task, encoded, view) for view in views]
+        entries = {}
+        missing = []
+        for images in requested:
+            if images.key in self._memory:
+                entries[images.key] = self._memory[images.key]
+            else:
+                missing.append(images)
+        # The backbone encodes a text to learn its dimension, so ask only if it is needed.
         row_bytes = backbone.embed_dim * torch.float32.itemsize if missing else 0
         for images, entry in zip(missing, self._entries(missing, row_bytes), strict=True):
-            entries[images.key] = self._memory[images.key] = entry.to(backbone.device)
-        held = sum(tensor.nbytes for tensor in self._memory.values())
-        while held > MOST_IN_MEMORY and len(self._memory) > 1:
-            held -= self._memory.pop(next(iter(self._memory))).nbytes
-        features = [entries[key] for key in keys]
-        return features if rows is None else [each[rows.to(each.device)] for each in features]
+            on_device = entry.to(backbone.device)
+            entries[images.key] = on_device
+            self._memory[images.key] = on_device
+        self._shrink_memory()
+        features = [entries[images.key] for images in requested]
+        if rows is None:
+            return features
+        return [each[rows.to(each.device)] for each in features]
+
+    def _shrink_memory(self) -> None:
+        """Drop the oldest entries from memory, but for one, until the others fit."""
+        used = sum(tensor.nbytes for tensor in self._memory.values())
+        while used > MOST_IN_MEMORY and len(self._memory) > 1:
+            oldest = next(iter(self._memory))
+            used -= self._memory.pop(oldest).nbytes
 
     def tokens(
         self,
@@ -108,41 +125,48 @@ class FeatureCache:
         views: Sequence[View] = (View(),),
         split: Sequence[Sample] | None = None,
     ) -> list[StoredRows]:
-        """What a classifier takes for samples instead of features, by view; it stays on disk.
+        """Return rows that a classifier takes for samples instead of features, by view.
 
-        Where the disk has no room for it, it is computed whenever it is asked for.
+        The rows stay on the disk. If it has no room for them, they are computed whenever they are
+        read.
 
-        ``wanted`` is an ``ImageInput``; ``NotTransferable`` if the image tower cannot give it.
-        If it has views of its own, they are together, in place of each of ``views``.
+        Args:
+            wanted: an ``ImageInput``. If it has views of its own, these are together in place of
+                each of ``views``.
+
+        Raises:
+            NotTransferable: the image tower cannot compute these rows.
         """
         encoded, rows = _cover(samples, split)
-        rows = torch.arange(len(encoded)) if rows is None else rows
-        stored_views = [View(number) for number in range(1 + wanted.views)]
-        groups = [stored_views if wanted.views else [view] for view in views]
-        whole = [
-            [Images(backbone, task, encoded, view, wanted) for view in group] for group in groups
-        ]
-        parts = [  # by part of the images, then as the views
-            [replace(images, samples=encoded[i : i + PART]) for group in whole for images in group]
-            for i in range(0, len(encoded), PART)
-        ]
+        if rows is None:
+            rows = torch.arange(len(encoded))
+        width = 1 + wanted.views  # views that are together
+        groups: list[list[Images]] = []
+        for view in views:
+            together = [View(number) for number in range(width)] if wanted.views else [view]
+            groups.append([Images(backbone, task, encoded, each, wanted) for each in together])
+        flat = [images for group in groups for images in group]
+        parts: list[list[Images]] = []  # by part of the images, then by view
+        for i in range(0, len(encoded), PART):
+            part_samples = encoded[i : i + PART]
+            parts.append([replace(images, samples=part_samples) for images in flat])
         row_bytes = self._row_bytes(parts)
         if row_bytes is None:
-            return [FreshRows(group, rows, backbone.device, self.encode) for group in whole]
-        stored = [*zip(*(self._entries(part, row_bytes) for part in parts), strict=True)]
-        width = 1 + wanted.views
+            return [FreshRows(group, rows, backbone.device, self.encode) for group in groups]
+        entries = [self._entries(part, row_bytes) for part in parts]
+        by_view = [*zip(*entries, strict=True)]
         starts = range(0, width * len(views), width)
-        return [StoredRows(stored[i : i + width], rows, backbone.device) for i in starts]
+        return [StoredRows(by_view[i : i + width], rows, backbone.device) for i in starts]
 
     def encode(self, images: Sequence[Images], filled: bool = False) -> list[Tensor]:
-        """The same images under several views, encoded now and not kept; see ``encode``."""
+        """Encode the same images under several views without storing them; see ``encode``."""
         return encode(images, self.on_encoded, self.decoders, filled=filled)
 
     def _row_bytes(self, parts: Sequence[Sequence[Images]]) -> int | None:
-        """Bytes of an image in these entries, of which one that is missing is computed.
+        """Compute one missing entry and return the bytes of an image in it.
 
-        0 if all are there; None if they exceed the limit, or if all sets together would take more
-        than half of the room that the disk has for them.
+        Return 0 if all entries are there. Return None if they exceed the limit, or if all entries
+        of the cache would take more than half of the room that the disk has for them.
         """
         every = [images for part in parts for images in part]
         missing = [images for images in every if not self._path(images).is_file()]
@@ -150,48 +174,62 @@ class FeatureCache:
             return 0
         [first] = self._entries(missing[:1], 1)
         row_bytes = first.nbytes // max(len(first), 1)
-        counted, most = every, float(self.limit or 0)
         if self.limit is None:
             stored = sum(entry.size for entry in list_entries(self.folder.parent))
             room = stored + shutil.disk_usage(self.folder).free
-            counted, most = missing[1:], FREE_SHARE * room - stored
-        fits = row_bytes * sum(len(images.samples) for images in counted) <= most
-        return row_bytes if fits else None
+            counted = missing[1:]
+            max_bytes = FREE_SHARE * room - stored
+        else:
+            counted = every
+            max_bytes = float(self.limit)
+        images_to_store = sum(len(images.samples) for images in counted)
+        if row_bytes * images_to_store > max_bytes:
+            return None
+        return row_bytes
 
     def _path(self, images: Images) -> Path:
         return self.folder / images.key[:2] / f"{images.key}.safetensors"
 
-    def _entries(self, wanted: Sequence[Images], row_bytes: int) -> list[Tensor]:
-        """Entries of the same images under several views, memory-mapped if they were read.
+    def _entries(self, requested: Sequence[Images], row_bytes: int) -> list[Tensor]:
+        """Return entries of the same images under several views, memory-mapped if they were read.
 
-        Those that are missing are computed together, which give ``row_bytes`` for an image.
+        Compute missing ones together; each gives ``row_bytes`` for an image.
         """
-        if broken := [self._broken[images.key] for images in wanted if images.key in self._broken]:
-            raise broken[0]  # or images would be encoded again for each method
-        entries = {images.key: self._read(images) for images in wanted}
-        missing = list(
-            {images.key: images for images in wanted if entries[images.key] is None}.values()
-        )
+        for images in requested:
+            if images.key in self._broken:
+                # Without this, images would be encoded again for each method.
+                raise self._broken[images.key]
+        entries: dict[str, Tensor] = {}
+        missing: dict[str, Images] = {}  # several of the requested entries may be the same
+        for images in requested:
+            entry = self._read(images)
+            if entry is None:
+                missing[images.key] = images
+            else:
+                entries[images.key] = entry
         if missing:
-            most = views_together(missing[0].backbone, len(missing[0].samples), row_bytes)
-            for i in range(0, len(missing), most):
-                entries |= self._compute(missing[i : i + most])
-        return [entries[images.key] for images in wanted]  # type: ignore[misc]
+            to_compute = list(missing.values())
+            first = to_compute[0]
+            together = views_together(first.backbone, len(first.samples), row_bytes)
+            for i in range(0, len(to_compute), together):
+                entries |= self._compute(to_compute[i : i + together])
+        return [entries[images.key] for images in requested]
 
     def _read(self, images: Images) -> Tensor | None:
-        entry = read_entry(path := self._path(images), warn=True)
+        path = self._path(images)
+        entry = read_entry(path, warn=True)
         if entry is not None and self.limit is not None:
-            with suppress(OSError):  # it has just made way for another
-                now = time.time_ns()  # the kernel's clock is coarse
+            with suppress(OSError):  # another process may just have deleted it
+                now = time.time_ns()  # the kernel's own clock is too coarse
                 os.utime(path, ns=(now, now))
         return entry
 
-    def _compute(self, wanted: Sequence[Images]) -> dict[str, Tensor]:
-        """Entries by their keys, computed unless another process was faster."""
+    def _compute(self, requested: Sequence[Images]) -> dict[str, Tensor]:
+        """Return entries by their keys; compute those that no other process has computed."""
         computed: dict[str, Tensor] = {}
         with ExitStack() as locks:
-            # In one order, or two processes could wait for each other.
-            for path in sorted(map(self._path, wanted)):
+            # All processes lock in the same order, or two could wait for each other.
+            for path in sorted(map(self._path, requested)):
                 try:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     locks.enter_context(FileLock(path.with_suffix(".lock")).acquire())
@@ -200,24 +238,33 @@ class FeatureCache:
                         f"cannot write the feature cache {path.parent}: {error.strerror}; "
                         "set COMPATBENCH_CACHE to a folder that can be written"
                     ) from None
-            for images in wanted:
-                if (entry := read_entry(self._path(images))) is not None:
+            missing = []
+            for images in requested:
+                entry = read_entry(self._path(images))
+                if entry is None:
+                    missing.append(images)
+                else:
                     computed[images.key] = entry
-            if not (missing := [images for images in wanted if images.key not in computed]):
+            if not missing:
                 return computed
             unfinished = Unfinished(list(map(self._path, missing)))
             try:
                 entries = encode(missing, self.on_encoded, self.decoders, unfinished)
             except BrokenImages as error:
                 unfinished.remove()
-                self._broken |= {images.key: error.with_traceback(None) for images in missing}
+                for images in missing:
+                    # Without its traceback, which would keep the tensors of its frames.
+                    self._broken[images.key] = error.with_traceback(None)
                 raise
             for images, entry in zip(missing, entries, strict=True):
                 path = self._path(images)
                 write_entry(path, entry, images.about)
-                # Mapped, so that the computed tensor can be freed; unless it has just made way.
-                mapped = None if images.wanted is None else read_entry(path)
-                computed[images.key] = entry if mapped is None else mapped
+                computed[images.key] = entry
+                if images.wanted is not None:
+                    # Tokens are large: use the memory-mapped file, so that they can be freed.
+                    mapped = read_entry(path)
+                    if mapped is not None:  # another process may just have deleted it
+                        computed[images.key] = mapped
             unfinished.remove()
             if self.limit is not None:
                 prune_entries(self.folder.parent, self.limit, None)
@@ -227,25 +274,25 @@ class FeatureCache:
 def _cover(
     samples: Sequence[Sample], split: Sequence[Sample] | None
 ) -> tuple[Sequence[Sample], Tensor | None]:
-    """What to encode for samples, and their rows in it if it is more than the samples."""
+    """Return the images to encode for samples, and the samples' rows if these are more images."""
     if split is None or len(samples) < WHOLE * len(split):
         return samples, None
     places = {sample.id: i for i, sample in enumerate(split)}
     return split, torch.tensor([places[sample.id] for sample in samples], dtype=torch.long)
 
 
-_READER = ThreadPoolExecutor(1, "rows that are asked for next")  # of a process
+_READER = ThreadPoolExecutor(1, "rows that are read next")  # one for the whole process
 
 
 def reads_ahead(device: torch.device) -> bool:
-    """Whether rows are read before they are asked for: on a processor both would share a core."""
+    """Return True if rows are read in advance; on a processor, both would compete for its cores."""
     return device.type != "cpu"
 
 
 class StoredRows:
     """Rows ``[N]`` of memory-mapped entries of ``PART`` images, read on demand to a device.
 
-    Of one view, or of several, which are then the rows' second dimension.
+    If there are several views, they are the second dimension of the rows.
     """
 
     def __init__(
@@ -260,16 +307,20 @@ class StoredRows:
         return len(self._rows)
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        """The rows of an index ``[n]``, ``[n, ...]``; no device is waited for."""
-        following, self._following = self._following, None
-        if following is not None and torch.equal(following[0], index):
-            return following[1].result()
+        """Return the rows of an index ``[n]``, ``[n, ...]``, without waiting for the device."""
+        following = self._following
+        self._following = None
+        if following is not None:
+            expected_index, rows = following
+            if torch.equal(expected_index, index):
+                return rows.result()
         return self._load(index)
 
     def prefetch(self, index: Tensor) -> None:
-        """Begins to read the rows that are asked for next, beside what an accelerator computes."""
+        """Begin to read the rows that are needed next, while an accelerator computes."""
         if reads_ahead(self._device):
-            self._following = index, _READER.submit(self._load, index)
+            rows = _READER.submit(self._load, index)
+            self._following = (index, rows)
 
     def _load(self, index: Tensor) -> Tensor:
         views = self._read(self._rows[index.cpu()].tolist())
@@ -279,24 +330,28 @@ class StoredRows:
         return rows.to(self._device)
 
     def _read(self, chosen: Sequence[int]) -> list[Tensor]:
-        """Rows of the entries, by view."""
-        return [torch.stack([view[i // PART][i % PART] for i in chosen]) for view in self._views]
+        """Return the chosen rows of the entries, by view."""
+        views = []
+        for entries in self._views:
+            rows = [entries[i // PART][i % PART] for i in chosen]
+            views.append(torch.stack(rows))
+        return views
 
     def batches(self) -> Iterator[Tensor]:
-        """All rows in order, a batch at a time."""
-        parts = torch.arange(len(self)).split(BATCH)
-        for index, following in zip(parts, (*parts[1:], None), strict=True):
+        """Yield all rows in order, a batch at a time."""
+        indices = torch.arange(len(self)).split(BATCH)
+        for number, index in enumerate(indices):
             rows = self[index]
-            if following is not None:
-                self.prefetch(following)
+            if number + 1 < len(indices):
+                self.prefetch(indices[number + 1])
             yield rows
 
 
 class FreshRows(StoredRows):
     """Rows that are encoded whenever they are read, for a disk that has no room for them.
 
-    On a processor, whose last digits depend on how many images are encoded together, they have the
-    bytes of stored ones: each is encoded in a batch as large as its batch in an entry.
+    On a processor, the last digits depend on how many images are encoded together. Each image is
+    therefore encoded in a batch as large as its batch in an entry: the rows have the same bytes.
     """
 
     def __init__(
@@ -306,23 +361,29 @@ class FreshRows(StoredRows):
         device: torch.device,
         encode: Callable[[Sequence[Images], bool], list[Tensor]],
     ) -> None:
-        """``encode``: as that of a ``FeatureCache``."""
+        """``encode`` is the method of a ``FeatureCache``."""
         super().__init__((), rows, device)
         self._images = views
         self._encode = encode
 
     def _read(self, chosen: Sequence[int]) -> list[Tensor]:
-        rows, count = torch.tensor(chosen), len(self._images[0].samples)
+        rows = torch.tensor(chosen)
+        count = len(self._images[0].samples)
         whole = count - count % BATCH  # the rows from here on are a smaller batch
         late = rows >= whole
         if self._device.type != "cpu" or not late.any():
-            return self._compute(chosen, True)
-        views = [view[(rows - whole).clamp(min=0)] for view in self._compute(range(whole, count))]
+            return self._compute(chosen, filled=True)
+        # The last batch is computed as a whole, and the rows of whole batches are put over it.
+        last_batch = self._compute(range(whole, count))
+        places = (rows - whole).clamp(min=0)
+        views = [view[places] for view in last_batch]
         if not late.all():
-            for view, early in zip(views, self._compute(rows[~late].tolist(), True), strict=True):
+            early_views = self._compute(rows[~late].tolist(), filled=True)
+            for view, early in zip(views, early_views, strict=True):
                 view[~late] = early
         return views
 
     def _compute(self, chosen: Sequence[int], filled: bool = False) -> list[Tensor]:
         samples = [self._images[0].samples[i] for i in chosen]
-        return self._encode([replace(images, samples=samples) for images in self._images], filled)
+        images_to_encode = [replace(images, samples=samples) for images in self._images]
+        return self._encode(images_to_encode, filled)

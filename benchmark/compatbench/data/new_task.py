@@ -1,4 +1,4 @@
-"""Makes the cards of a task, and of a suite that asks about an upgrade on it, from images."""
+"""``new-task``: make the cards of a task, and of a suite for an upgrade on it, from images."""
 
 from __future__ import annotations
 
@@ -38,31 +38,33 @@ if TYPE_CHECKING:
 
 TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "this is a {}.")
 LICENCE = "not stated: images of one's own"
-DECODED = 2000  # images are decoded at most, drawn at random
+DECODED = 2000  # at most so many images, drawn at random, are decoded
 
 
 @dataclass(frozen=True)
 class NewTask:
-    """The cards that were made, and what is in them."""
+    """The cards that were made, and their content."""
 
     card: Path
     suite: Path
     task: TaskCard
     folder: Path  # of the images, which stay where they are
-    kind: str  # what was found there, in words
-    images: dict[str, Counter[int]]  # by split, of each label
-    decoded: int  # images that were decoded to see whether they can be
+    kind: str  # of the layout that was found there, in words
+    images: dict[str, Counter[int]]  # numbers of images, by split and label
+    decoded: int  # images that were decoded as a check
     shots: int
-    notes: tuple[str, ...]  # what a user should know, a line each
-    data_root: str  # what ``--data-root`` needs; empty if the card says where the images are
+    notes: tuple[str, ...]  # facts that a user should know, a line each
+    data_root: str  # the value for ``--data-root``; empty if the card contains the place
 
     @property
     def frame(self) -> pd.DataFrame:
-        """A row per class: ``class``, and its images by split."""
+        """Return a row per class: ``class``, and its images by split."""
         import pandas as pd
 
-        frame = pd.DataFrame({split: pd.Series(n) for split, n in self.images.items() if n})
-        frame = frame.reindex(range(len(self.task.classes)), fill_value=0).fillna(0).astype(int)
+        columns = {split: pd.Series(counts) for split, counts in self.images.items() if counts}
+        labels = range(len(self.task.classes))
+        frame = pd.DataFrame(columns).reindex(labels, fill_value=0)
+        frame = frame.fillna(0).astype(int)  # a class may be in one split only
         frame.insert(0, "class", self.task.names)
         return frame
 
@@ -86,38 +88,37 @@ def new_task(
     replace: bool = False,
     progress: Callable[[str], object] = lambda _: None,
 ) -> NewTask:
-    """Makes a task of your own images, and a suite that measures an upgrade on it.
+    """Make a task of your own images, and a suite that measures an upgrade on it.
 
-    The images are read where they lie, and nothing of them is copied: the cards ``<name>.yaml`` and
-    ``<name>-upgrade.yaml`` and the list ``<name>.csv`` are all that is written. Nothing is written
-    if there is an error.
+    Images are not copied. Only the cards ``<name>.yaml`` and ``<name>-upgrade.yaml`` and the list
+    ``<name>.csv`` are written, and nothing at all if there is an error.
 
     Args:
-        folder: class folders, below folders of splits or not; or a list (CSV, TSV) with columns
-            such as ``path`` and ``label``, perhaps ``split``; tar shards of a webdataset, or
-            parquet files of the Hub's kind (``image``, ``label``). A folder, or one such file.
+        folder: a folder or one file. It may have class folders, perhaps below folders of splits;
+            a list (CSV, TSV) with columns such as ``path``, ``label`` and perhaps ``split``; tar
+            shards of a webdataset; or parquet files as on the Hub (``image``, ``label``).
         name: the task's name; by default the folder's.
         source: the old model: a name (see ``list backbones``), or ``MODEL/TAG`` of open_clip.
-        target: the new model, likewise; of several, a list with commas, the suite has an upgrade
-            to each.
-        shots: training images of every class; by default 16, or 8, 4, 2, 1 if a class has fewer.
-        seed: seed of the split, where there is no test split.
+        target: the new model, likewise. It may be several, with commas between them; the suite
+            then has an upgrade to each.
+        shots: training images per class; by default 16, or 8, 4, 2, 1 if a class has fewer.
+        seed: seed of the split, if there is no test split.
         test_share: share of each class that is then drawn for testing, above 0 and below 1.
-        template: prompts with ``{}`` for the class; the first is the zero-shot one. By default
-            those that CLIP_benchmark keeps beside its shards, or three plain ones.
+        template: prompts with ``{}`` for the class; the first is the zero-shot one. The default
+            are the prompts that CLIP_benchmark keeps beside its shards, or three plain ones.
         class_names: file of natural names, a line for each class in the order of its labels (of
-            folders: sorted); by default what folders or labels are called, with spaces for ``_``.
+            folders: sorted); by default the names of folders or labels, with spaces for ``_``.
         out: the folder for the cards.
         replace: replace cards and list of this name.
-        progress: is called with what is being done.
+        progress: called with the current step.
 
     Returns:
         The paths of both cards, the task's card, and the counts by class (``frame``).
 
     Raises:
-        CompatbenchError: nothing that can be learned from: no image, one class, a class without
-            training or test images or with fewer than ``shots``, damaged images, names that are
-            taken. Nothing is written then.
+        CompatbenchError: nothing can be learned from the images (no image, one class, a class
+            without training or test images or with fewer than ``shots``, damaged images), or the
+            names are taken.
     """
     if not 0 < test_share < 1:
         raise CompatbenchError(f"a share of {test_share} for testing: give one between 0 and 1")
@@ -129,65 +130,81 @@ def new_task(
     classes = name_classes(listing, class_names)
     listing.frame = split_images(listing, seed, test_share)
     shots = choose_shots(listing, classes, shots)
-    counts = Counter(listing.frame["split"])
-    labels, titles = tuple(classes), tuple(classes.values())
-    images, where = Path(os.path.realpath(listing.folder)), paths["task"].parent
-    below = os.path.relpath(images, os.path.realpath(where)).replace(os.sep, "/")
-    if away := below.startswith("..") or not re.fullmatch(IMAGES_PATH, below):
+    labels = tuple(classes)
+    titles = tuple(classes.values())
+    images = Path(os.path.realpath(listing.folder))
+    card_folder = paths["task"].parent
+    below = os.path.relpath(images, os.path.realpath(card_folder)).replace(os.sep, "/")
+    # A card can only name a folder below its own. Elsewhere, a data root leads to the images.
+    is_elsewhere = below.startswith("..") or not re.fullmatch(IMAGES_PATH, below)
+    if is_elsewhere:
         below = name
-    values: dict[str, Any] = {
-        "name": name,
-        "title": natural(name).capitalize(),
-        "classes": [*titles],
-        **({"folders": [*labels]} if labels != titles else {}),
-        "templates": [*(template or listing.templates or TEMPLATES)],
-        "source": {"kind": "table", "folder": below, "file": paths["list"].name},
-        "counts": {split: counts[split] for split in SPLITS if counts[split]},
-        "licence": LICENCE,
-    }
+    # The order of the fields is that of the file.
+    values: dict[str, Any] = {"name": name, "title": natural(name).capitalize()}
+    values["classes"] = [*titles]
+    if labels != titles:
+        values["folders"] = [*labels]
+    values["templates"] = [*(template or listing.templates or TEMPLATES)]
+    values["source"] = {"kind": "table", "folder": below, "file": paths["list"].name}
+    counts = Counter(listing.frame["split"])
+    values["counts"] = {split: counts[split] for split in SPLITS if counts[split]}
+    values["licence"] = LICENCE
     card = _check(TaskCard, values, paths["task"])
     targets = dict.fromkeys(map(_backbone, backbone_cards.resolve_all(target)))
     suite = _make_suite(card, [[_backbone(source), each] for each in targets], shots)
-    _check(SuiteCard, suite_cards.read(suite["extends"]).model_dump() | suite, paths["suite"])
+    base = suite_cards.read(suite["extends"]).model_dump()
+    _check(SuiteCard, base | suite, paths["suite"])
     opened = open_images(listing, Classes(name, card.names, labels, labels))
     task = Task(card, Labels(card.names, card.templates, card.templates[0]), opened)
     decoded = _decode(task, seed, progress)
     listing.notes += _find_twins(task, seed)
     rows = listing.frame.to_csv(index=False, lineterminator="\n")
     _write({paths["suite"]: _dump(suite), paths["task"]: _dump(values), paths["list"]: rows})
-    # What was made is found by name, in this process and its workers.
-    add_own_place(where)
-    if away:
+    # The new cards are found by name, in this process and its workers.
+    add_own_place(card_folder)
+    data_root = ""
+    if is_elsewhere:
         os.environ[variable_of(name)] = str(images)
+        data_root = f"{name}={images}"
+    images_by_label = {}
+    for split in SPLITS:
+        images_by_label[split] = Counter(sample.label for sample in task.source.samples[split])
     return NewTask(
-        paths["task"],
-        paths["suite"],
-        card,
-        images,
-        listing.kind,
-        {s: Counter(sample.label for sample in task.source.samples[s]) for s in SPLITS},
-        decoded,
-        shots,
-        tuple(listing.notes),
-        f"{name}={images}" if away else "",
+        card=paths["task"],
+        suite=paths["suite"],
+        task=card,
+        folder=images,
+        kind=listing.kind,
+        images=images_by_label,
+        decoded=decoded,
+        shots=shots,
+        notes=tuple(listing.notes),
+        data_root=data_root,
     )
 
 
-def _choose_name(wanted: str | None, place: Path) -> str:
-    folder = Path(os.path.realpath(place.parent if place.is_file() else place)).name
-    name = wanted or re.sub(r"[^a-z0-9_.-]+", "-", folder.lower()).strip("-._")
+def _choose_name(requested: str | None, place: Path) -> str:
+    """Return the requested name of the task, or else one made of the folder's name."""
+    name = requested
+    if not name:
+        folder = place.parent if place.is_file() else place
+        folder_name = Path(os.path.realpath(folder)).name
+        name = re.sub(r"[^a-z0-9_.-]+", "-", folder_name.lower()).strip("-._")
     if not re.fullmatch(NAME, name) or name.endswith(ENDINGS):
         raise CompatbenchError(
-            f"'{wanted or place}' cannot be a task's name; give one of letters, digits, '-', '_' "
-            "and '.': --name my-photos"
+            f"'{requested or place}' cannot be a task's name; give one of letters, digits, '-', "
+            "'_' and '.': --name my-photos"
         )
     return name
 
 
 def _choose_files(name: str, out: Path, replace: bool) -> dict[str, Path]:
-    """Where the cards and the list go; refused if they are there, or their names are taken."""
-    paths = {"list": f"{name}.csv", "task": f"{name}.yaml", "suite": f"{name}-upgrade.yaml"}
-    files = {kind: out / file for kind, file in paths.items()}
+    """Return the paths of the cards and the list; raise an error if they or their names exist."""
+    files = {
+        "list": out / f"{name}.csv",
+        "task": out / f"{name}.yaml",
+        "suite": out / f"{name}-upgrade.yaml",
+    }
     for kind, catalog in (("task", task_cards), ("suite", suite_cards)):
         taken = files[kind].stem
         if taken in catalog.names():
@@ -205,9 +222,10 @@ def _choose_files(name: str, out: Path, replace: bool) -> dict[str, Path]:
 
 
 def _backbone(name: str) -> str:
-    """The name of a backbone that there is; its weights need not be here."""
+    """Return the name of an existing backbone; its weights need not be on this machine."""
     name = backbone_cards.resolve(name)
-    if any(mark in name for mark in "/@:"):  # open_clip knows, which takes a second to load
+    if any(mark in name for mark in "/@:"):
+        # Only open_clip knows these names, and it takes a second to load.
         load("compatbench.backbone.load.names:read_backbone")(name)
     else:
         backbone_cards.path(name)
@@ -215,24 +233,29 @@ def _backbone(name: str) -> str:
 
 
 def _make_suite(card: TaskCard, upgrades: list[list[str]], shots: int) -> dict[str, Any]:
-    """The suite's fields: upgrades on the task, with the settings of 'mini' or of 'paper'."""
-    source, *_ = upgrades[0]
-    to = ", ".join(target for _, target in upgrades)
-    ships = source in backbone_cards.builtin_names() and backbone_cards.read(source).weights
-    return {
+    """Return the suite's fields: upgrades on the task, with the settings of 'mini' or 'paper'."""
+    source = upgrades[0][0]
+    targets = ", ".join(target for _, target in upgrades)
+    builtin = source in backbone_cards.builtin_names()
+    is_mini = builtin and backbone_cards.read(source).weights  # its weights ship with the project
+    note = "The backbones are miniature models; see docs/mini-suite.md." if is_mini else ""
+    fields: dict[str, Any] = {
         "name": f"{card.name}-upgrade",
-        "title": f"{card.title}: {source} → {to}",
-        "extends": "mini" if ships else "paper",
-        "note": "The backbones are miniature models; see docs/mini-suite.md." if ships else "",
+        "title": f"{card.title}: {source} → {targets}",
+        "extends": "mini" if is_mini else "paper",
+        "note": note,
         "upgrades": upgrades,
         "tasks": [card.name],
         "variants": [],
         "shots": [shots],
-        **({} if ships else {"retrained": False}),
     }
+    if not is_mini:
+        fields["retrained"] = False  # unlike "paper", do not also fit on every target
+    return fields
 
 
 def _check(model: type[TaskCard] | type[SuiteCard], values: dict[str, Any], path: Path) -> Any:
+    """Return the card with these values; an error names the file that it would be in."""
     try:
         return model.model_validate(values, context=path.parent)
     except ValidationError as error:
@@ -241,48 +264,62 @@ def _check(model: type[TaskCard] | type[SuiteCard], values: dict[str, Any], path
 
 
 def _decode(task: Task, seed: int, progress: Callable[[str], object]) -> int:
-    """Decodes images, all or a part drawn at random; an error counts those that fail."""
+    """Decode images, all or some drawn at random, and count them; an error counts those that fail.
+
+    The error names the first one that fails.
+    """
     task.source.check_files()
-    samples = _draw([sample for split in SPLITS for sample in task.source.samples[split]], seed)
-    broken = task.source.find_broken(
-        samples, lambda done, total: progress(f"decoding images, {done:,} of {total:,}")
-    )
+    all_samples = [sample for split in SPLITS for sample in task.source.samples[split]]
+    samples = _draw(all_samples, seed)
+
+    def show(done: int, total: int) -> None:
+        progress(f"decoding images, {done:,} of {total:,}")
+
+    broken = task.source.find_broken(samples, show)
     if broken:
-        more = f"; and {len(broken) - 1:,} more of {len(samples):,}" if len(broken) > 1 else ""
+        more = ""
+        if len(broken) > 1:
+            more = f"; and {len(broken) - 1:,} more of {len(samples):,}"
         raise CompatbenchError(f"{broken[0]}, or remove it{more}")
     return len(samples)
 
 
 def _draw(samples: Sequence[Any], seed: int) -> Sequence[Any]:
-    """The images, or as many of them as are decoded, in their order, which parquet files like."""
+    """Return at most ``DECODED`` images, drawn at random, in their order (parquet needs it)."""
     if len(samples) <= DECODED:
         return samples
-    return [samples[i] for i in sorted(random.Random(seed).sample(range(len(samples)), DECODED))]
+    drawn = random.Random(seed).sample(range(len(samples)), DECODED)
+    return [samples[i] for i in sorted(drawn)]
 
 
 def _find_twins(task: Task, seed: int) -> list[str]:
-    """Notes of test images that are training images, too: byte for byte, of those drawn."""
+    """Return a note if test images are also training images: byte for byte, of those drawn."""
     samples = task.source.samples
-    tested, trained = _draw(samples["test"], seed), [*samples["train"], *samples["val"]]
-    if in_rows := any(isinstance(sample, RowImage) for sample in tested):
-        trained = _draw(trained, seed)  # of which nothing but their content says how large each is
+    tested = _draw(samples["test"], seed)
+    trained: Sequence[Any] = [*samples["train"], *samples["val"]]
+    in_rows = any(isinstance(sample, RowImage) for sample in tested)
+    if in_rows:
+        # Only an image's content shows its size here, so that sizes cannot narrow the search.
+        trained = _draw(trained, seed)
 
     def size(sample: Any) -> int:
         return 0 if in_rows else task.source.size(sample)
 
-    shared = {*map(size, tested)} & {*map(size, trained)}
+    shared_sizes = {*map(size, tested)} & {*map(size, trained)}
 
-    def read(samples: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-        alike = (sample for sample in samples if size(sample) in shared)
-        return ((sha256_bytes(task.source.content(sample)), sample) for sample in alike)
+    def digests(samples: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+        for sample in samples:
+            if size(sample) in shared_sizes:
+                yield sha256_bytes(task.source.content(sample)), sample
 
-    known = dict(read(trained))
-    twins = [(sample, known[digest]) for digest, sample in read(tested) if digest in known]
+    known = dict(digests(trained))
+    twins = [(sample, known[digest]) for digest, sample in digests(tested) if digest in known]
     if not twins:
         return []
-    what = f"of {count(len(tested), 'test image')}, {len(twins):,} are in training, too, which"
-    pair = f"{twins[0][0].id} is {twins[0][1].id}"
-    return [f"{what} flatters every module ({pair}); remove them"]
+    test_image, training_image = twins[0]
+    problem = f"of {count(len(tested), 'test image')}, {len(twins):,} are in training, too, which"
+    pair = f"{test_image.id} is {training_image.id}"
+    return [f"{problem} flatters every module ({pair}); remove them"]
 
 
 def _dump(values: dict[str, Any]) -> str:
@@ -290,9 +327,9 @@ def _dump(values: dict[str, Any]) -> str:
 
 
 def _write(texts: dict[Path, str]) -> None:
-    """Writes all files, or none: they take their places, the last first, when all are written."""
+    """Write all files or none: they are renamed, the last one first, once all are written."""
     with ExitStack() as files:
         for path, text in texts.items():
             file = files.enter_context(open_atomic(path))
             file.write(text.encode())
-            file.flush()  # a full disk is told before any of them has its name
+            file.flush()  # so that a full disk is noticed before any of them has its name

@@ -1,4 +1,4 @@
-"""What ``new-task`` decides about the images that were found: class names, splits and shots."""
+"""The choices of ``new-task`` for the images that were found: class names, splits and shots."""
 
 from __future__ import annotations
 
@@ -19,57 +19,48 @@ from compatbench.messages import count
 if TYPE_CHECKING:
     import pandas as pd
 
-SHOTS = (16, 8, 4, 2, 1)  # the most that the smallest class has images for
-MOST_VALIDATION = 4  # images of a class that the choice of shots leaves to validate on
+SHOTS = (16, 8, 4, 2, 1)  # the first one that the smallest class has enough images for
+MOST_VALIDATION = 4  # images of a class that the choice of shots leaves for validation
 
 
 def natural(label: str) -> str:
-    """A label as people write it: ``001.Black_footed_Albatross`` is ``Black footed Albatross``."""
+    """Return a label as people write it: ``001.Black_Gull`` becomes ``Black Gull``."""
     text = re.sub(r"^\d+[._ -]+(?=\D)", "", label).replace("_", " ")
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
     return " ".join(text.split()) or label
 
 
 def name_classes(listing: Listing, file: str | Path | None = None) -> dict[str, str]:
-    """The natural name of every label, in label order: that of numbers, or of sorted words.
+    """Return the natural name of every label, in the order of numbers or of sorted words.
 
     Args:
-        file: of names, a line for each label in that order, in place of what labels are called.
+        file: names, a line for each label in that order. They replace those of the data.
 
     Raises:
         CompatbenchError: fewer than two classes, two of one name, or names that do not fit.
     """
     labels: set[str] = {*listing.frame["label"]}
-    numbers = all(re.fullmatch("[0-9]{1,9}", label) for label in labels)
-    ordered = sorted(labels, key=int) if numbers else sorted(labels)
+    are_numbers = all(re.fullmatch("[0-9]{1,9}", label) for label in labels)
+    ordered = sorted(labels, key=int) if are_numbers else sorted(labels)
     if len(ordered) < 2:
         raise CompatbenchError(
             f"{listing.folder} has one class, '{ordered[0]}'; a task needs two at least"
         )
-    if unused := listing.names.keys() - labels:
+    unused = listing.names.keys() - labels
+    if unused:
         listing.notes.append(f"{len(unused):,} class names without images are left out")
     titles = {label: natural(listing.names.get(label, label)) for label in ordered}
     if file is not None:
-        lines = read_lines(path := Path(file).expanduser())
+        path = Path(file).expanduser()
+        lines = read_lines(path)
         if len(lines) != len(ordered):
             raise CompatbenchError(f"{path} has {len(lines)} names for {len(ordered)} classes")
         titles = dict(zip(ordered, lines, strict=True))
-    elif all(re.fullmatch("n[0-9]{8}", label) for label in labels):  # WordNet's, as ImageNet's
+    elif all(re.fullmatch("n[0-9]{8}", label) for label in labels):  # WordNet's ids, as ImageNet's
         known = task_cards.read("imagenet")
         words = dict(zip(known.folders, known.names, strict=True))
         titles = {label: words.get(label, label) for label in ordered}
-    if odd := [title for title in titles.values() if not title.isprintable() or "|" in title]:
-        raise CompatbenchError(
-            f"the class name {odd[0]!r} cannot stand in a table; rename it, or give --class-names"
-        )
-    # A text tower reads capitals as small letters.
-    folded = {label: title.casefold() for label, title in titles.items()}
-    if double := [title for title, count in Counter(folded.values()).items() if count > 1]:
-        both = " and ".join(repr(label) for label in ordered if folded[label] == double[0])
-        raise CompatbenchError(
-            f"the classes {both} are both called '{double[0]}', whatever the capitals; put them "
-            "together, rename one, or give --class-names"
-        )
+    _check_titles(titles)
     if all(re.fullmatch("n?[0-9]+", title) for title in titles.values()):
         listing.notes.append(
             "the class names are numbers, which mean nothing to the text tower; give names: "
@@ -78,19 +69,40 @@ def name_classes(listing: Listing, file: str | Path | None = None) -> dict[str, 
     return titles
 
 
+def _check_titles(titles: dict[str, str]) -> None:
+    """Raise an error if a name cannot be shown in a table, or if two classes have the same one."""
+    for title in titles.values():
+        if not title.isprintable() or "|" in title:
+            raise CompatbenchError(
+                f"the class name {title!r} cannot be shown in a table; rename it, or give "
+                "--class-names"
+            )
+    # A text tower reads capitals as small letters.
+    folded = {label: title.casefold() for label, title in titles.items()}
+    numbers = Counter(folded.values())
+    for name, number in numbers.items():
+        if number > 1:
+            both = " and ".join(repr(label) for label in titles if folded[label] == name)
+            raise CompatbenchError(
+                f"the classes {both} are both called '{name}', whatever the capitals; put them "
+                "together, rename one, or give --class-names"
+            )
+
+
 def split_images(listing: Listing, seed: int, share: float) -> pd.DataFrame:
-    """The images with a split each, training first: that of the data, or one that is drawn.
+    """Return the images with a split each, training first: the data's splits, or drawn ones.
 
     Args:
-        seed: of the draw.
-        share: of each class that is drawn for testing.
+        seed: seed of the draw.
+        share: share of each class that is drawn for testing.
 
     Raises:
-        CompatbenchError: splits of which none is for training or for testing.
+        CompatbenchError: no split is for training, or none for testing.
     """
-    frame, splits = listing.frame, {*listing.frame["split"]}
+    frame = listing.frame
+    splits = {*frame["split"]}
     if splits == {"train", "val"}:
-        listing.notes.append("there is no test split; what is called validation is tested")
+        listing.notes.append("there is no test split; the validation split is used for testing")
         frame = frame.assign(split=frame["split"].replace("val", "test"))
     elif splits in ({""}, {"train"}):
         listing.notes.append(
@@ -100,52 +112,59 @@ def split_images(listing: Listing, seed: int, share: float) -> pd.DataFrame:
     elif "" in splits:
         odd = frame.loc[frame["split"] == "", "path"].iloc[0]
         raise CompatbenchError(f"{listing.folder}: {odd} is in no split, but others are")
-    elif missing := {"train", "test"} - splits:
-        raise CompatbenchError(
-            f"{listing.folder} has no split '{min(missing)}', only {', '.join(sorted(splits))}"
-        )
+    elif not splits >= {"train", "test"}:
+        missing = min({"train", "test"} - splits)
+        found = ", ".join(sorted(splits))
+        raise CompatbenchError(f"{listing.folder} has no split '{missing}', only {found}")
     return frame.sort_values("split", key=lambda column: column.map(SPLITS.index), kind="stable")
 
 
 def _draw(frame: pd.DataFrame, seed: int, share: float) -> pd.DataFrame:
-    """Which images are tested depends on their names, the share and the seed alone."""
+    """Draw test images; only their names, the share and the seed decide the draw."""
     tested = set[str]()
     for label, paths in frame.groupby("label")["path"]:
-        number = max(1, min(len(paths) - 1, round(share * len(paths))))
-        tested |= {*random.Random(f"{seed}\n{label}").sample(sorted(paths), number)}
-    return frame.assign(split=["test" if path in tested else "train" for path in frame["path"]])
+        number = round(share * len(paths))
+        number = max(1, min(len(paths) - 1, number))  # leave at least one image for each split
+        tested.update(random.Random(f"{seed}\n{label}").sample(sorted(paths), number))
+    splits = ["test" if path in tested else "train" for path in frame["path"]]
+    return frame.assign(split=splits)
 
 
-def choose_shots(listing: Listing, classes: dict[str, str], wanted: int | None) -> int:
-    """The shots of a task: what is wanted, or the most that the smallest class has images for.
+def choose_shots(listing: Listing, classes: dict[str, str], requested: int | None) -> int:
+    """Return the requested shots, or the most that the smallest class has enough images for.
 
     Raises:
-        CompatbenchError: a class without training or test images, or with fewer than wanted.
+        CompatbenchError: a class has no training or test images, or fewer than requested.
     """
     import pandas as pd
 
     counts = pd.crosstab(listing.frame["label"], listing.frame["split"])
-    counts = counts.reindex([*classes], fill_value=0).reindex([*SPLITS], axis=1, fill_value=0)
+    counts = counts.reindex([*classes], fill_value=0)
+    counts = counts.reindex([*SPLITS], axis=1, fill_value=0)
     for split, purpose in (("train", "train on"), ("test", "test on")):
-        if empty := [*counts.index[counts[split] == 0]]:
+        empty = [*counts.index[counts[split] == 0]]
+        if empty:
             total = count(int(counts.loc[empty[0]].sum()), "image")
             raise CompatbenchError(
                 f"{listing.folder}: class '{empty[0]}' has {total} and none to {purpose}; add "
                 "some, or remove the class"
             )
-    label, least = min(counts["train"].items(), key=lambda item: (item[1], item[0]))
-    if wanted is not None and not 1 <= wanted <= least:
+    label, smallest = min(counts["train"].items(), key=lambda item: (item[1], item[0]))
+    if requested is not None and not 1 <= requested <= smallest:
         raise CompatbenchError(
-            f"{wanted} shots: class '{label}' has {least} training images; give --shots from 1 to "
-            f"{least}, or add images"
+            f"{requested} shots: class '{label}' has {smallest} training images; give --shots from "
+            f"1 to {smallest}, or add images"
         )
-    # Without a split to validate on, methods validate on training images that are left over.
+    # Without a validation split, methods validate on training images that are left over.
     spare = 0 if counts["val"].any() else MOST_VALIDATION
-    fit = [shots for shots in SHOTS if shots + min(shots, spare) <= least]
-    shots = wanted or (fit or [1])[0]
-    if wanted is None and shots < SHOTS[0]:
-        few = f"'{label}' has {count(int(least), 'training image')}"
+
+    def fits(shots: int) -> bool:
+        return shots + min(shots, spare) <= smallest
+
+    shots = requested or next(filter(fits, SHOTS), 1)
+    if requested is None and shots < SHOTS[0]:
+        few = f"'{label}' has {count(int(smallest), 'training image')}"
         listing.notes.append(f"{count_shots(shots)}, because {few}")
-    elif shots not in fit and shots + min(shots, spare) > least:
+    elif not fits(shots):
         listing.notes.append(f"'{label}' has few training images beyond the shots to validate on")
     return shots

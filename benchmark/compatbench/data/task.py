@@ -1,4 +1,4 @@
-"""A task: a card with its labels and images, checked against each other; and their state."""
+"""A task: a card with its labels and images, checked against each other; and its state on disk."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 
 
 class Part(NamedTuple):
-    """Some of a task's classes."""
+    """A selection of a task's classes."""
 
     whole: Task
-    kept: Sequence[int]  # their labels there, in order
+    kept: Sequence[int]  # their labels in the whole task, in order
 
 
 class Task:
     """A dataset, or a variant of one.
 
-    Images that do not agree with the card (counts, labels) are ``BrokenImages``.
+    Images that do not agree with the card (counts, labels) raise ``BrokenImages``.
     """
 
     def __init__(
@@ -57,14 +57,15 @@ class Task:
         self.parent = card.parent  # the task whose classes this variant shares
         self.labels = labels
         self.source = source
-        # Of a variant with some of its parent's classes, the parent's label of each.
+        # The parent's label of each class, if this is a variant with some of the parent's classes.
         self.parent_labels = parent_labels
-        self.part = part  # of a half of a task's classes: which
+        self.part = part  # if this is a half of a task's classes
         for split, samples in source.samples.items():
-            self._check(split, Counter(sample.label for sample in samples))
+            counts = Counter(sample.label for sample in samples)
+            self._check(split, counts)
 
     def labels_for(self, needs: Collection[str]) -> Labels:
-        """The labels, with what a method's card says that it needs besides names and templates.
+        """Return the labels, with the descriptions if they are among a method's needs.
 
         Raises:
             CompatbenchError: descriptions are needed, and their file lacks a class or is broken.
@@ -77,19 +78,23 @@ class Task:
 
     @property
     def most_shots(self) -> int:
-        """The number of training images of the largest class; more shots draw no more."""
-        return max(Counter(s.label for s in self.split("train")).values(), default=0)
+        """Return the number of training images of the largest class; more shots draw no more."""
+        counts = Counter(sample.label for sample in self.split("train"))
+        return max(counts.values(), default=0)
 
     def split(self, name: str) -> Sequence[Sample]:
-        """The samples of ``train``, ``val`` or ``test``; what a draw takes images from.
+        """Return the samples of ``train``, ``val`` or ``test`` from which images are drawn.
 
-        For a task without validation images ``val`` is ``train``: they are drawn from what
-        the training draw leaves of it.
+        For a task without validation images, ``val`` is ``train``: they are drawn from the images
+        that the training draw leaves over.
         """
-        return self.source.samples[name] or (self.split("train") if name == "val" else ())
+        samples = self.source.samples[name]
+        if not samples and name == "val":
+            return self.split("train")
+        return samples or ()
 
     def fingerprint(self, samples: Sequence[Sample]) -> str:
-        """Hash of everything about some of the task's images that decides a result."""
+        """Return the hash of everything about some of the task's images that decides a result."""
         return sha256_json(
             [
                 self.source.fingerprint(samples),
@@ -102,52 +107,63 @@ class Task:
         )
 
     def select_columns(self, logits: Tensor) -> Tensor:
-        """Of logits ``[batch, classes]`` of the parent's classes, those of this task's own."""
-        return logits if self.parent_labels is None else logits[:, list(self.parent_labels)]
+        """Return this task's columns of logits ``[batch, classes]`` of the parent's classes."""
+        if self.parent_labels is None:
+            return logits
+        return logits[:, list(self.parent_labels)]
 
     def _check(self, split: Any, counts: Counter[int]) -> None:
-        """Compares the images of each label in a split with the card."""
-        problem, expected = "", self.card.counts.get(split, 0)
-        if counts.total() != expected:
-            problem = f"{split} has {counts.total()} images, its card counts {expected}"
-        elif (most := max(counts, default=-1)) >= len(self.labels):
-            problem = f"label {most} occurs, but there are {len(self.labels)} classes"
-        elif most >= 0:  # where labels were removed, all are −1
-            least = self.card.least_per_class.get(split, 0)
-            fewest = min(range(len(self.labels)), key=counts.__getitem__)
-            if counts[fewest] < least:
-                few = f"{split} has {counts[fewest]} images of '{self.labels.names[fewest]}'"
-                problem = f"{few}, its card says {least} at least"
+        """Raise an error if the images of each label in a split do not agree with the card."""
+        problem = self._find_problem(split, counts)
         if problem:
             raise BrokenImages(f"task '{self.name}': {problem}")
+
+    def _find_problem(self, split: Any, counts: Counter[int]) -> str:
+        expected = self.card.counts.get(split, 0)
+        if counts.total() != expected:
+            return f"{split} has {counts.total()} images, its card counts {expected}"
+        largest = max(counts, default=-1)
+        if largest >= len(self.labels):
+            return f"label {largest} occurs, but there are {len(self.labels)} classes"
+        if largest < 0:  # the labels were removed, so that all are −1
+            return ""
+        required = self.card.least_per_class.get(split, 0)
+        rarest = min(range(len(self.labels)), key=counts.__getitem__)
+        if counts[rarest] < required:
+            few = f"{split} has {counts[rarest]} images of '{self.labels.names[rarest]}'"
+            return f"{few}, its card says {required} at least"
+        return ""
 
 
 def load_task(name: str) -> Task:
     """Return the task, variant, or half of a task, of this name.
 
-    Images that are not as its card says are an error.
+    Raises:
+        CompatbenchError: there is no such card, or the images are not as the card says.
     """
     name = task_cards.resolve(name)
     whole = whole_name(name)
-    places = (os.environ.get(VARIABLE), os.environ.get(variable_of(whole)))
     files = task_cards.own()
-    return _load(name, (tasks_folder(), files.get(name), files.get(whole)), places)
+    cards = (tasks_folder(), files.get(name), files.get(whole))
+    places = (os.environ.get(VARIABLE), os.environ.get(variable_of(whole)))
+    return _load(name, cards, places)
 
 
 def restrict_task(task: Task, kept: Sequence[int]) -> Task:
-    """A task of some classes alone: their images, labelled by their places in ``kept``.
+    """Return a task of some classes: their images, labelled by their places in ``kept``.
 
-    Of a variant with some of its parent's classes, ``kept`` are the parent's labels.
+    For a variant with some of its parent's classes, ``kept`` are the parent's labels.
     """
-    places, parent_labels = kept, None
+    places = kept
+    parent_labels = None
     if task.parent_labels is not None:
         numbers = {label: number for number, label in enumerate(kept)}
-        places = [i for i, label in enumerate(task.parent_labels) if label in numbers]
+        places = [place for place, label in enumerate(task.parent_labels) if label in numbers]
         parent_labels = tuple(numbers[task.parent_labels[place]] for place in places)
     source = copy.copy(task.source)
-    source.samples = {
-        split: keep_classes(samples, places) for split, samples in task.source.samples.items()
-    }
+    source.samples = {}
+    for split, samples in task.source.samples.items():
+        source.samples[split] = keep_classes(samples, places)
     counts = {split: len(samples) for split, samples in source.samples.items()}
     card = task.card.model_copy(update={"counts": counts, "least_per_class": {}})
     names = tuple(task.labels.names[label] for label in places)
@@ -155,19 +171,24 @@ def restrict_task(task: Task, kept: Sequence[int]) -> Task:
 
 
 def keep_classes(samples: Sequence[Sample], kept: Sequence[int]) -> list[Sample]:
-    """The samples of some labels, labelled by their places in ``kept``."""
+    """Return the samples of some labels, labelled by their places in ``kept``."""
     numbers = {label: number for number, label in enumerate(kept)}
-    kept_samples = (sample for sample in samples if sample.label in numbers)
-    return [replace(sample, label=numbers[sample.label]) for sample in kept_samples]
+    kept_samples = []
+    for sample in samples:
+        if sample.label in numbers:
+            kept_samples.append(replace(sample, label=numbers[sample.label]))
+    return kept_samples
 
 
 def task_labels(name: str) -> Labels:
-    """The labels of a task, whose images need not be here."""
-    return _describe_classes(task_cards.read(name))[0]
+    """Return the labels of a task. Its images need not be on this machine."""
+    labels, _, _ = _describe_classes(task_cards.read(name))
+    return labels
 
 
 @lru_cache(maxsize=64)
 def _load(name: str, cards: tuple[object, ...], places: tuple[str | None, ...]) -> Task:
+    """Load a task; ``cards`` and ``places`` only make the cache notice that they changed."""
     card = task_cards.read(name)
     whole, half = split_half(name)
     if half is not None:
@@ -181,7 +202,7 @@ def _load(name: str, cards: tuple[object, ...], places: tuple[str | None, ...]) 
 
 
 def _open(card: TaskCard, classes: Classes) -> ImageSource:
-    """The images of a task; none is opened yet."""
+    """Return the images of a task; none is opened yet."""
     source = card.source
     if source.kind == "drawings":
         return Drawings(tasks_folder() / source.split)
@@ -192,33 +213,39 @@ def _open(card: TaskCard, classes: Classes) -> ImageSource:
 
 
 def _home(name: str) -> Path:
-    """The folder around a task's card."""
+    """Return the folder around a task's card."""
     return task_cards.own_folder(name) or tasks_folder()
 
 
 def _describe_classes(card: TaskCard) -> tuple[Labels, Classes, tuple[int, ...] | None]:
-    """The labels of a task or variant, its classes on the disk, and its parent's labels.
+    """Return the labels of a task or variant, its classes on the disk, and its parent's labels.
 
-    The last is None if the classes are all the parent's, in its order.
+    The parent's labels are None if the classes are all the parent's, in its order.
     """
-    owner = task_cards.read(card.parent) if card.parent is not None else card
+    owner = card if card.parent is None else task_cards.read(card.parent)
     if owner.parent is not None:
         raise CompatbenchError(
             f"task '{card.name}': its parent '{owner.name}' is itself a variant; name the task"
         )
     folders = owner.folders or owner.classes
-    if unknown := [folder for folder in card.subset if folder not in folders]:
-        raise CompatbenchError(
-            f"task '{card.name}': field 'subset': '{unknown[0]}' is not a class of '{owner.name}'"
-        )
-    kept = tuple(folders.index(folder) for folder in card.subset) or tuple(range(len(folders)))
-    names = tuple(owner.names[label] for label in kept)
+    for folder in card.subset:
+        if folder not in folders:
+            raise CompatbenchError(
+                f"task '{card.name}': field 'subset': '{folder}' is not a class of '{owner.name}'"
+            )
+    parent_labels = None
+    kept = tuple(range(len(folders)))
+    if card.subset:
+        kept = tuple(folders.index(folder) for folder in card.subset)
+        parent_labels = kept
+    owner_names = owner.names
+    names = tuple(owner_names[label] for label in kept)
     ids = tuple(folders[label] for label in kept)
     on_disk = tuple(map(str, kept)) if getattr(card.source, "numbered", False) else ids
     classes = Classes(card.name, names, ids, on_disk)
     first = next(iter(owner.templates), "")
     labels = Labels(names, owner.templates, owner.teacher_template or first)
-    return labels, classes, kept if card.subset else None
+    return labels, classes, parent_labels
 
 
 @dataclass(frozen=True)
@@ -229,63 +256,88 @@ class TaskReport:
     and something in it is not as the card says.
     """
 
-    name: str  # the task's, or the variant's
+    name: str  # of the task or variant
     state: Literal["found", "missing", "wrong"]
-    folder: Path | None  # where the images were looked for; None if no data root is set
+    folder: Path | None  # the expected place of the images; None if no data root is set
     expected: Mapping[str, int]  # images by split, as the card counts them
-    found: Mapping[str, int]  # as far as the split could be read
-    class_order: bool | None  # whether it is the card's; None if nothing on the disk says
-    message: str  # what is wrong, in one line
-    fix: str  # what to do about it, in one line
-    broken: tuple[str, ...] = ()  # what is wrong with each image that cannot be decoded
+    found: Mapping[str, int]  # images by split, as far as it could be read
+    class_order: bool | None  # True if it is the card's; None if nothing on the disk shows it
+    message: str  # the problem, in one line
+    fix: str  # the action that solves it, in one line
+    broken: tuple[str, ...] = ()  # the problem of each image that cannot be decoded
 
 
 def inspect_task(name: str, deep: bool = False) -> TaskReport:
-    """Looks at a task's images; all are decoded if ``deep``, and otherwise none.
+    """Return a report on a task's images; decode all of them if ``deep``, and otherwise none.
 
-    Every file that a split lists is looked for; where the folders are the list, as ImageNet's
-    are, they are read and counted. No such card, and a broken one, is a ``CompatbenchError``;
-    what is wrong with the images is in the report.
+    Every file that a split lists is looked for. Where the folders are the list, as for ImageNet,
+    they are read and counted. Problems of the images are in the report.
+
+    Raises:
+        CompatbenchError: there is no such card, or it is broken.
     """
-    card = task_cards.read(name := task_cards.resolve(name))
+    name = task_cards.resolve(name)
+    card = task_cards.read(name)
     labels, classes, parent_labels = _describe_classes(card)
     folder: Path | None = tasks_folder()
     counts: dict[str, int] = {}
-    state, class_order, message, fix = "found", None, "", ""
+    state: Literal["found", "missing", "wrong"] = "found"
+    class_order: bool | None = None
+    message = ""
+    fix = ""
     broken: Sequence[str] = ()
     try:
         if card.source.kind != "drawings":
             folder = dataset_folder(name, card.source.folder)
         source = _open(card, classes)
         counts = {split: len(listed) for split, listed in source.samples.items() if listed}
-        # Numbers mean something only with a list of the names beside them.
-        unnamed = card.source.kind in ("webdataset", "parquet")
-        unnamed |= getattr(card.source, "numbered", False)
-        told = folder and ((folder / CLASS_NAMES).is_file() or hub_class_names(folder))
-        class_order = True if told or not unnamed else None
+        if _shows_class_order(card, folder):
+            class_order = True
         if card.source.kind in ("coop-split", "fgvc", "table"):
             source.check_files()
         Task(card, labels, source, parent_labels)
-        if broken := source.find_broken() if deep else ():
+        if deep:
+            broken = source.find_broken()
+        if broken:
             images = sum(map(len, source.samples.values()))
             raise BrokenImages(f"{len(broken):,} of {images:,} images cannot be used")
     except CompatbenchError as error:
         missing = isinstance(error, DataMissing)
-        state, message = "missing" if missing else "wrong", str(error)
-        class_order = False if isinstance(error, WrongClasses) else class_order
-        where = f"say where {{}}: --data-root {name}=FOLDER"
-        if task_cards.own_folder(name) is None:
-            fix = "take the dataset's own files, see docs/datasets.md"
-            if missing:
-                fix = f"get it ({card.homepage}), or {where.format('it is')}"
-        else:
+        state = "missing" if missing else "wrong"
+        message = str(error)
+        if isinstance(error, WrongClasses):
+            class_order = False
+        if task_cards.own_folder(name) is not None:
+            # The page is about published datasets, not about a user's own images.
             message = message.replace("; see docs/datasets.md", "")
-            fix = f"put right what is in {folder}, or what {task_cards.path(name)} says of it"
-            if missing:
-                fix = f"put the images there, or {where.format('they are')}"
-            elif card.source.kind == "table":
-                again = f"compatbench new-task {shlex.quote(str(folder))} --name {name} --replace"
-                fix = f"put the images back in {folder}; or, if it is meant to be so now: {again}"
+        fix = _suggest_fix(name, card, folder, missing)
+    expected = {**card.counts}
     return TaskReport(
-        name, state, folder, {**card.counts}, counts, class_order, message, fix, (*broken,)
+        name, state, folder, expected, counts, class_order, message, fix, tuple(broken)
     )
+
+
+def _shows_class_order(card: TaskCard, folder: Path | None) -> bool:
+    """Return True if the names of the classes on the disk show their order."""
+    has_numbers = card.source.kind in ("webdataset", "parquet")
+    has_numbers |= getattr(card.source, "numbered", False)
+    has_list = False
+    if folder is not None:
+        has_list = (folder / CLASS_NAMES).is_file() or bool(hub_class_names(folder))
+    # Numbers mean something only with a list of the names beside them.
+    return has_list or not has_numbers
+
+
+def _suggest_fix(name: str, card: TaskCard, folder: Path | None, missing: bool) -> str:
+    """Return a line that says what to do about images that are missing or wrong."""
+    data_root = f"--data-root {name}=FOLDER"
+    if task_cards.own_folder(name) is None:
+        if missing:
+            return f"get it ({card.homepage}), or say where it is: {data_root}"
+        return "take the dataset's own files, see docs/datasets.md"
+    if missing:
+        return f"put the images there, or say where they are: {data_root}"
+    if card.source.kind == "table":
+        again = f"compatbench new-task {shlex.quote(str(folder))} --name {name} --replace"
+        return f"put the images back in {folder}; or, if the change is intended: {again}"
+    return f"correct the files in {folder}, or the card {task_cards.path(name)}"
