@@ -1,4 +1,4 @@
-"""Names on cards and on the command line: how they are written, and selected."""
+"""Names on cards and on the command line: their patterns, and how a selection finds them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _FOLDER = r"[^\s./\\:~\x00-\x1f][^/\\:\x00-\x1f]{0,254}"
 _PATH = r"[^\s\x00-\x1f]([^\x00-\x1f]{0,998}[^\s\x00-\x1f])?"
 
 
-def written_as(pattern: str, what: str) -> AfterValidator:
-    """Takes a text of a pattern, and says in words what else is to be given."""
+def written_as(pattern: str, expected: str) -> AfterValidator:
+    """Return a validator that accepts texts of a pattern; its error says what is ``expected``."""
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text):
-            raise ValueError(f"{text!r}: give {what}")
+            raise ValueError(f"{text!r}: give {expected}")
         return text
 
     return AfterValidator(check)
@@ -45,11 +45,11 @@ FilePattern = Annotated[
         "a plain path below the folder, perhaps with '*'",
     ),
 ]
-# Likewise, of images, whose folders have all kinds of names; '.' is the folder itself.
+# Likewise for images, whose folders have all kinds of names; '.' is the folder itself.
 IMAGES_PATH = rf"(\.|{_FOLDER}(/{_FOLDER})*)"
 ImagesPath = Annotated[str, written_as(IMAGES_PATH, "a path below the folder, without '..'")]
 Link = Annotated[str, written_as(r"https?://\S+", "an address, https://...")]
-# The name of a card, or its path; or one that needs no card: MODEL/TAG, MODEL@FILE,
+# The name or path of a card, or a name that needs no card: MODEL/TAG, MODEL@FILE,
 # MODEL/TAG@FILE, local-dir:FOLDER, hf:FOLDER and hf:OWNER/NAME.
 _NO_CARD = rf"{NAME}(/{NAME})?(@{_PATH})?|(local-dir|hf):{_PATH}"
 BackboneName = Annotated[
@@ -59,41 +59,50 @@ BackboneName = Annotated[
         "the name or path of a card, MODEL/TAG, MODEL@FILE, local-dir:FOLDER or hf:FOLDER",
     ),
 ]
-# Halves of a task's classes, as CoCoOp (arXiv:2203.05557) draws them for base-to-new: the first
-# ⌈C/2⌉ labels, and the others, numbered from 0. A half is a task of its own, without a card.
+# Halves of a task's classes, as in CoCoOp (arXiv:2203.05557) for base-to-new: the first ⌈C/2⌉
+# labels, and the others, numbered from 0. A half is a separate task without a card.
 Half = Literal["base", "new"]
 HALVES: tuple[Half, ...] = get_args(Half)
 
 
 def half_name(task: str, half: Half) -> str:
-    """The name of a half of a task."""
+    """Return the name of a half of a task."""
     return f"{task}.{half}"
 
 
 def half_labels(classes: int, half: Half) -> range:
-    """The labels of a half of so many classes."""
-    middle = -(-classes // 2)
-    return range(middle) if half == "base" else range(middle, classes)
+    """Return the labels of a half, if there are so many classes."""
+    middle = (classes + 1) // 2
+    if half == "base":
+        return range(middle)
+    return range(middle, classes)
 
 
 def split_half(name: str) -> tuple[str, Half | None]:
-    """The name of the task that a name is a half of, and which; None of a whole task."""
+    """Return the task and the half of a half's name; of a whole task, its name and None."""
     task, _, end = name.rpartition(".")
-    return (task, end) if task and end in HALVES else (name, None)
+    for half in HALVES:
+        if task and end == half:
+            return task, half
+    return name, None
 
 
 def whole_name(name: str) -> str:
-    """The name of the task that a name is a half of, or the name itself."""
-    return split_half(name)[0]
+    """Return the task of a half's name; of a whole task, the name itself."""
+    task, _ = split_half(name)
+    return task
 
 
-def select_names(wanted: str | Iterable[str], known: Sequence[str], kind: str) -> list[str]:
-    """The known names that a selection means, in the order of ``known``.
+def select_names(selection: str | Iterable[str], known: Sequence[str], kind: str) -> list[str]:
+    """Return the selected ones of the known names, in the order of ``known``.
 
-    A selection has names, globs, ``all``, and exclusions (a name or glob after ``!``); a string
-    is split at commas. What matches nothing is an error that says the ``kind`` of the names.
+    A selection has names, globs, ``all``, and exclusions (a name or glob after ``!``). A string
+    is split at commas.
+
+    Raises:
+        CompatbenchError: a part matches nothing. The message names the ``kind`` of the names.
     """
-    parts = wanted.split(",") if isinstance(wanted, str) else list(wanted)
+    parts = selection.split(",") if isinstance(selection, str) else list(selection)
     parts = [part.strip() for part in parts if part.strip()]
     only_exclusions = all(part.startswith("!") for part in parts)
     chosen = set(known) if only_exclusions else set()
@@ -103,15 +112,22 @@ def select_names(wanted: str | Iterable[str], known: Sequence[str], kind: str) -
         matches = {name for name in known if name == pattern or fnmatchcase(name, glob)}
         if not matches:
             raise CompatbenchError(unknown_name(pattern, known, kind))
-        chosen = chosen - matches if part.startswith("!") else chosen | matches
+        if part.startswith("!"):
+            chosen -= matches
+        else:
+            chosen |= matches
     return [name for name in known if name in chosen]
 
 
 def unknown_name(name: str, known: Sequence[str], kind: str) -> str:
-    """The message for an unknown name, with the most similar known ones."""
-    name = name if name.isprintable() else repr(name)[1:-1]  # a message is one line
+    """Return the message for an unknown name, with the most similar known ones."""
+    if not name.isprintable():
+        name = repr(name)[1:-1]  # so that the message is one line
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
-        return f"no {kind} named '{name}'; did you mean {' or '.join(close)}?"
-    shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
-    return f"no {kind} named '{name}'; known: {shown or 'none'}"
+        suggestions = " or ".join(close)
+        return f"no {kind} named '{name}'; did you mean {suggestions}?"
+    shown = ", ".join(known[:12]) or "none"
+    if len(known) > 12:
+        shown += ", ..."
+    return f"no {kind} named '{name}'; known: {shown}"

@@ -1,4 +1,4 @@
-"""A user's own cards: of this folder, and of the folders and files that are named."""
+"""A user's own cards: those in the current folder, and in the folders and files they name."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from compatbench.files.project_folders import CARDS_VARIABLE, own_places
 
 ENDINGS = (".yaml", ".yml")
 INNER = ("backbones", "suites")  # folders of a folder of cards, as the built-in ones have them
-SETTLED = 2 * 10**9  # ns after which a folder's time tells whether it has changed
+SETTLED = 2 * 10**9  # ns after which a folder's time shows every change
 LARGEST = 4 << 20  # bytes of a file that may be a card
 # A folder may hold other YAML; a card is recognised by its fields, each at the start of a line.
 _FIELDS = {"suite": "upgrades extends", "task": "source", "backbone": "config path repository"}
 
 
 class OwnCard(NamedTuple):
-    """A file that holds a card of a kind, under the name that it gives itself."""
+    """A file with a card of a kind, under the name in its field ``name``."""
 
     kind: str
     name: str
@@ -36,16 +36,18 @@ class OwnCard(NamedTuple):
 
 
 def own_cards() -> dict[str, OwnCard]:
-    """The cards of ``$COMPATBENCH_CARDS`` and of the current folder, by their files' real paths.
+    """Return the cards of ``$COMPATBENCH_CARDS`` and the current folder, by their real paths.
 
     Raises:
-        CompatbenchError: a folder or file that is named is not there, or a file is not a card.
+        CompatbenchError: a named folder or file does not exist, or a file is not a card.
     """
     cards: dict[str, OwnCard] = {}
     for place in own_places():
         is_folder = place.is_dir()
-        for path in _list_files(place) if is_folder else [place]:
-            if card := look_at(path):
+        paths = _list_files(place) if is_folder else [place]
+        for path in paths:
+            card = look_at(path)
+            if card:
                 cards.setdefault(os.path.realpath(path), card)
             elif not is_folder:
                 raise CompatbenchError(f"{CARDS_VARIABLE}: {why_no_card(place)}")
@@ -53,7 +55,7 @@ def own_cards() -> dict[str, OwnCard]:
 
 
 def why_no_card(path: Path) -> str:
-    """What to say of a path that should be a folder of cards or a file with one."""
+    """Return the error for a path that is neither a folder of cards nor a file with a card."""
     if not path.exists():
         return f"there is no folder or file {path}"
     return (
@@ -67,21 +69,28 @@ def _list_files(folder: Path) -> list[Path]:
     for place in (folder, *(folder / name for name in INNER)):
         with suppress(OSError):
             changed = os.stat(place).st_mtime_ns
-            # A folder that has just changed may change again under the same time.
+            # A folder that has just changed may change again and keep the same time.
             settled = time.time_ns() - changed > SETTLED
-            names = (_list_yaml if settled else _list_yaml.__wrapped__)(place, changed)
+            names = _list_yaml_once(place, changed) if settled else _list_yaml(place)
             files += [place / name for name in names]
     return files
 
 
-@lru_cache(maxsize=64)  # a folder of many images is listed once
-def _list_yaml(folder: Path, changed: int) -> list[str]:
-    names = os.listdir(folder)
-    return sorted(name for name in names if name.endswith(ENDINGS) and name[0] != ".")
+@lru_cache(maxsize=64)  # listing a folder of many images takes long
+def _list_yaml_once(folder: Path, changed: int) -> list[str]:
+    return _list_yaml(folder)
+
+
+def _list_yaml(folder: Path) -> list[str]:
+    names = []
+    for name in os.listdir(folder):
+        if name.endswith(ENDINGS) and not name.startswith("."):
+            names.append(name)
+    return sorted(names)
 
 
 def look_at(path: Path) -> OwnCard | None:
-    """The card that a file holds, which may be a broken one; None if it holds none."""
+    """Return the card in a file, which may be a broken one; None if the file contains none."""
     with suppress(OSError):
         facts = os.stat(path)
         if stat.S_ISREG(facts.st_mode) and facts.st_size <= LARGEST:
@@ -92,14 +101,16 @@ def look_at(path: Path) -> OwnCard | None:
 @lru_cache(maxsize=4096)
 def _look(path: Path, changed: int, size: int) -> OwnCard | None:
     text = path.read_text(encoding="utf-8", errors="replace")
+    # Fields are recognised by their lines alone, which is much faster than parsing whole files.
     lines = {name: line for line, name in re.findall(r"(?m)^((\w+)[ \t]*:.*)$", text)}
     if not {"name", "title"} <= lines.keys():
         return None
-    told = {"name": path.stem, "parent": ""}
-    for field in told:
-        with suppress(*MALFORMED):
-            told[field] = str(yaml.load(lines[field], SAFE_LOADER)[field] or "")
+    values = {"name": path.stem, "parent": ""}
+    for field in values:
+        with suppress(*MALFORMED):  # a missing or broken line leaves the default
+            parsed = yaml.load(lines[field], SAFE_LOADER)
+            values[field] = str(parsed[field] or "")
     for kind, fields in _FIELDS.items():
         if lines.keys() & {*fields.split()}:
-            return OwnCard(kind, told["name"], told["parent"] or None, path, changed)
+            return OwnCard(kind, values["name"], values["parent"] or None, path, changed)
     return None

@@ -1,4 +1,4 @@
-"""Numbers of shots, one of which is *all*, and seeds: how cards and files hold them."""
+"""Numbers of shots (one of them is *all*) and seeds, as cards and files store them."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, Valid
 
 from compatbench.errors import CompatbenchError
 
-# More images than any class has: a draw of so many takes all. It is a number, so that shots
+# More images than any class has, so that a draw takes all. It is a number, so that shots
 # sort and compare; people and files see the word.
 ALL_SHOTS = 1_000_000
-MOST_VALIDATION_SHOTS = 4  # per class, where a suite does not say
-LARGEST_SEED = 2**32 - 1  # what numpy's, torch's and Python's generators all take
+MOST_VALIDATION_SHOTS = 4  # per class, the default of suites
+LARGEST_SEED = 2**32 - 1  # the largest that numpy, torch and Python all accept
 
 
 def read_shots(value: object) -> object:
-    """The number that ``all`` stands for; anything else as it is."""
-    return ALL_SHOTS if isinstance(value, str) and value.strip().lower() == "all" else value
+    """Return the number for ``all``; return anything else unchanged."""
+    if isinstance(value, str) and value.strip().lower() == "all":
+        return ALL_SHOTS
+    return value
 
 
 def show_shots(shots: int) -> int | str:
-    """A number of shots as files hold it: itself, or ``all``."""
+    """Return a number of shots as files store it: the number, or ``all``."""
     return "all" if shots == ALL_SHOTS else shots
 
 
 def count_shots(shots: int) -> str:
-    """A number of shots in words: ``16 shots``, ``1 shot``, ``all shots``."""
-    return f"{show_shots(shots)} shot{'' if shots == 1 else 's'}"
+    """Return a number of shots in words: ``16 shots``, ``1 shot``, ``all shots``."""
+    noun = "shot" if shots == 1 else "shots"
+    return f"{show_shots(shots)} {noun}"
 
 
 Shots = Annotated[
@@ -38,27 +41,28 @@ Shots = Annotated[
     PlainSerializer(show_shots, return_type=int | str),
 ]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
-_SHOTS, _SEED = TypeAdapter[int](Shots), TypeAdapter[int](Seed)
+_SHOTS = TypeAdapter[int](Shots)
+_SEED = TypeAdapter[int](Seed)
 
 
-# Seeds or shots as people give them: ``1``, ``"1,2"`` or ``[1, 2]``; the word ``all`` of shots.
+# Seeds or shots as people write them: ``1``, ``"1,2"`` or ``[1, 2]``; for shots also ``all``.
 Numbers = int | str | Sequence[int | str]
 
 
 def check_draws(shots: Numbers, seeds: Numbers) -> tuple[list[int], list[int]]:
-    """Return numbers of shots, perhaps the word ``all``, and seeds, as lists of numbers.
+    """Return numbers of shots and seeds as lists of integers.
 
     Raises:
-        CompatbenchError: an empty list, or no such number.
+        CompatbenchError: a list is empty, or a value is not a valid number.
     """
     return _check_numbers("shots", shots, _SHOTS), _check_numbers("seeds", seeds, _SEED)
 
 
-def _check_numbers(argument: str, given: Numbers, kind: TypeAdapter[int]) -> list[int]:
-    if isinstance(given, str):
-        given = given.split(",")
-    values = [given] if isinstance(given, int) else given
+def _check_numbers(argument: str, numbers: Numbers, kind: TypeAdapter[int]) -> list[int]:
     place = f"--{argument} (in Python: {argument})"
+    if isinstance(numbers, int):
+        numbers = [numbers]
+    values = numbers.split(",") if isinstance(numbers, str) else numbers
     if not len(values):
         raise CompatbenchError(f"{place}: the list is empty; give at least one number")
     try:
