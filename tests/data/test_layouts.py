@@ -185,8 +185,8 @@ WRONG: list[tuple[str, Spoil, str]] = [
     ("webdataset", shard(*shard_members([7])), "s0000000: label 7 is not a class of 'pets'"),
     ("webdataset", shard(("a.cls", b"x" * 99)), "0.tar cannot be read: .*invalid literal"),
     ("webdataset", shard(("a\nb.cls", b"1")), "is not a plain file"),
-    ("webdataset", content("test/nshards.txt", "9" * 5000), "it holds the number of shards"),
-    ("webdataset", content("test/nshards.txt", "-1"), "it holds the number of shards"),
+    ("webdataset", content("test/nshards.txt", "9" * 5000), "it must contain the number of shards"),
+    ("webdataset", content("test/nshards.txt", "-1"), "it must contain the number of shards"),
     ("webdataset", content("classnames.txt", f"{NAMES[1]}\n{NAMES[0]}\n"), "0 is 'red.*another or"),
     ("webdataset", content("classnames.txt", "cat\n"), "1 classes, the card of 'pets' has 2"),
     *(
@@ -204,7 +204,11 @@ WRONG: list[tuple[str, Spoil, str]] = [
     ),
     ("parquet", rename("data", "gone"), r"has no file 'data/train-\*.parquet'"),
     ("parquet", content("data/test-1.parquet", b"PAR1 broken"), "parquet cannot be read: "),
-    ("table", replace("labels.csv", "path,label,split", "a,label,split"), "call that of the image"),
+    (
+        "table",
+        replace("labels.csv", "path,label,split", "a,label,split"),
+        "name the column of images",
+    ),
     ("table", replace("labels.csv", "path,label,split", "path,label"), "Expected 2 fields in line"),
     ("table", replace("labels.csv", "train/", "../x/"), f"{LINE}path .* leaves the dataset's fol"),
     ("table", replace("labels.csv", f",{IBEX},", ",lion,"), f"{LINE}label 'lion' is not a class"),
@@ -229,7 +233,7 @@ def test_what_is_not_as_the_card_says_is_one_line_of_reader_and_doctor(
     assert report.state == "wrong"
     assert (report.class_order is False) == isinstance(error.value, WrongClasses)
     assert str(error.value).replace("; see docs/datasets.md", "") == report.message
-    assert report.fix.startswith("put ")
+    assert report.fix.startswith(("put the images back ", "correct the files "))
     assert files_in(work) == before
 
 

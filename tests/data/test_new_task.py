@@ -239,7 +239,7 @@ def columns(**values: list[Any]) -> Spoil:
     [
         (content("0.parquet", b""), "0.parquet cannot be read: "),
         (content("0.parquet", b"\xff\xff\xff\xff" * 99), "0.parquet cannot be read: "),
-        (columns(label=[0, 1]), "has no column of images; it has label"),
+        (columns(label=[0, 1]), "no image column found; the columns are label"),
         (columns(image=[b"x"]), "has no column 'label'; it has image"),
         (columns(image=[b"x"], label=[0.5]), "'label' holds neither numbers nor names"),
         (
@@ -278,7 +278,9 @@ def test_parquet_without_pyarrow_is_one_line(work: Path, monkeypatch: pytest.Mon
     (work / "pets").mkdir()
     (work / "pets" / "0.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(CompatbenchError, match="pyarrow reads parquet and is not here; python -m"):
+    with pytest.raises(
+        CompatbenchError, match="pyarrow reads parquet and is not installed; python -m"
+    ):
         cb.new_task("pets")
 
 
@@ -417,7 +419,7 @@ SPOILED: list[tuple[Spoil, str]] = [
     (flatten, "holds 16 images and no class folders"),
     (
         lambda pets: write_folders(pets, 2, "train"),
-        f"beside train lies '{IBEX}', which is no split",
+        f"the folder '{IBEX}' beside train is not a split",
     ),
     (without_test, f"'{IBEX}' has 3 images and none to test on"),
     (link("x", "/etc"), "is a link out of the dataset's folder"),
@@ -430,7 +432,7 @@ SPOILED: list[tuple[Spoil, str]] = [
 ]
 # Lists of images.
 LISTS: list[tuple[str, str]] = [
-    ("a,label\nx,y\n", "call that of the images"),
+    ("a,label\nx,y\n", "name the column of images"),
     ("path,b\nx,y\n", "the columns are path,b"),
     ("path,label\n", "lists no image"),
     ("path,label\n\udcff\udcfe", "cannot be read"),

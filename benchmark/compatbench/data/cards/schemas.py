@@ -1,10 +1,10 @@
-"""The schemas of cards: tasks, backbones, and suites."""
+"""Schemas of cards: tasks, backbones, and suites."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -55,8 +55,8 @@ class Descriptions(CardModel):
 class TaskCard(CardModel):
     """A dataset: class names, prompt templates, splits, source of the images, licence.
 
-    A card with a ``parent`` is a *variant*: a test set with the parent's classes, or some
-    of them, from which nothing is ever learned.
+    A card with a ``parent`` is a *variant*: a test set with the parent's classes, or some of them.
+    No method ever learns from it.
     """
 
     name: Name
@@ -66,46 +66,43 @@ class TaskCard(CardModel):
     # In label order, as the split file has them; prompts read _ as a space.
     classes: tuple[str, ...] = ()
     namesakes: tuple[str, ...] = ()  # names that two classes share
-    folders: tuple[str, ...] = ()  # of the classes, in label order; default: their names
-    subset: tuple[str, ...] = ()  # of a variant: its classes, by the parent's folders
+    folders: tuple[str, ...] = ()  # one for each class, in label order; default: their names
+    subset: tuple[str, ...] = ()  # for a variant: its classes, as the parent's folders
     templates: tuple[Template, ...] = ()
-    teacher_template: Template | None = None  # of distilling methods; default: the first template
+    teacher_template: Template | None = None  # for distilling methods; default: the first template
     descriptions: Descriptions | None = None
     source: Annotated[Source, Field(discriminator="kind")]
     counts: dict[Split, PositiveInt]
-    least_per_class: dict[Split, PositiveInt] = {}  # images that every class has at least
+    least_per_class: dict[Split, PositiveInt] = {}  # fewest images that any class has
     licence: str
     homepage: str = ""
     citation: str = ""
-    downloads: tuple[Download, ...] = ()  # files that images and split come from
-    mirrors: tuple[Link, ...] = ()  # where else the same images are had
-    dead_links: tuple[Link, ...] = ()  # addresses that are known not to work
+    downloads: tuple[Download, ...] = ()  # files that contain the images and the split
+    mirrors: tuple[Link, ...] = ()  # other addresses of the same images
+    dead_links: tuple[Link, ...] = ()  # addresses that no longer work
 
     @field_validator("name")
     @classmethod
     def _is_of_a_whole_task(cls, name: str) -> str:
-        if (half := split_half(name)[1]) is not None:
+        _, half = split_half(name)
+        if half is not None:
             raise ValueError(f"'{name}' would be the {half} classes of a task; choose another")
         return name
 
     @model_validator(mode="after")
     def _check(self) -> TaskCard:
         if self.parent is None:
-            for field in ("classes", "templates"):
-                if not getattr(self, field):
-                    raise ValueError(f"a task without a parent needs '{field}'")
-            if missing := {"train", "test"} - set(self.counts):
-                raise ValueError(f"counts lack {', '.join(sorted(missing))}")
-            if self.subset:
-                raise ValueError("only a variant has a 'subset'")
+            self._check_task()
         elif self.classes or self.templates or self.folders or set(self.counts) != {"test"}:
             raise ValueError("a variant inherits classes and templates, and has test images only")
         shared = {name for name, count in Counter(self.classes).items() if count > 1}
-        if extra := sorted(shared ^ set(self.namesakes)):
-            what = "'namesakes' lists the names that two classes have, and no other"
-            raise ValueError(f"{what}: see '{extra[0]}'")
+        different = sorted(shared ^ set(self.namesakes))
+        if different:
+            rule = "'namesakes' lists the names that two classes have, and no other"
+            raise ValueError(f"{rule}: see '{different[0]}'")
         for field in ("folders", "subset"):
-            if len(set(values := getattr(self, field))) != len(values):
+            folders = getattr(self, field)
+            if len(set(folders)) != len(folders):
                 raise ValueError(f"'{field}' names a folder twice")
         if self.folders and len(self.folders) != len(self.classes):
             raise ValueError(f"{len(self.folders)} folders for {len(self.classes)} classes")
@@ -113,9 +110,20 @@ class TaskCard(CardModel):
             raise ValueError("classes of the same name need 'folders'")
         return self
 
+    def _check_task(self) -> None:
+        """Raise ValueError if a field is missing that only variants lack, or is a variant's."""
+        for field in ("classes", "templates"):
+            if not getattr(self, field):
+                raise ValueError(f"a task without a parent needs '{field}'")
+        missing = sorted({"train", "test"} - set(self.counts))
+        if missing:
+            raise ValueError(f"counts lack {', '.join(missing)}")
+        if self.subset:
+            raise ValueError("only a variant has a 'subset'")
+
     @property
     def names(self) -> tuple[str, ...]:
-        """The class names as prompts write them."""
+        """Return the class names as prompts write them."""
         return tuple(name.replace("_", " ") for name in self.classes)
 
 
@@ -133,17 +141,17 @@ class BackboneCard(CardModel):
     config: Name | None = None  # an open_clip model; a folder or repository brings its own
     tag: str | None = None  # open_clip's name of the weights
     repository: str = ""  # where the weights are on the Hugging Face hub
-    revision: Commit | None = None  # of it
-    hashes: dict[Name, Sha256] = {}  # SHA-256 of its files, by their names
-    files: tuple[Name, ...] = ()  # other names that people have the file under
+    revision: Commit | None = None  # of this repository
+    hashes: dict[Name, Sha256] = {}  # SHA-256 of the repository's files, by their names
+    files: tuple[Name, ...] = ()  # other names under which people store the file
     path: str | None = None  # checkpoint or model folder on this machine
-    # safetensors file, relative to tasks/; of a card of one's own, also to the card
+    # A safetensors file, relative to tasks/; on a user's own card, also relative to the card.
     weights: RelativePath | None = None
-    # Of the weights file; default: that of the file that is found.
+    # The hash of the weights file; default: the hash of the file that is found.
     sha256: Sha256 | None = None
     tokenizer: RelativePath | None = None  # byte-pair merges, in tasks/; default: the model's
-    lineage: str = ""  # what the weights were initialised from
-    text_from: Name | None = None  # card of the backbone from which the text tower began
+    lineage: str = ""  # the model from which the weights were initialised
+    text_from: Name | None = None  # card of the backbone whose text tower was the start
     data: str = ""
     licence: str
 
@@ -170,95 +178,98 @@ class BackboneCard(CardModel):
 
 
 class TrainingCard(CardModel):
-    """What a suite decides for every trained method."""
+    """The settings of a suite for every trained method."""
 
-    # Cached augmentations per image, cycled by epoch; 1: the plain view; 'fresh': one per epoch
-    # (for a method that has no epochs, the plain view); 'mirror': the plain view mirrored.
+    # Cached augmentations per image, cycled by epoch. 1 is the plain view; 'fresh' is one per epoch
+    # (the plain view for a method without epochs); 'mirror' is the plain view mirrored.
     views: PositiveInt | Literal["fresh", "mirror"] = 1
-    most_views: PositiveInt | None = None  # at most, whatever a method asks for
+    most_views: PositiveInt | None = None  # the maximum, whatever a method requests
     crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the area that a random crop keeps
     flip: bool = True
-    # 'randaugment' takes the place of crop and flip (arXiv:1909.13719).
+    # 'randaugment' replaces crop and flip (arXiv:1909.13719).
     augmentation: Literal["crop", "randaugment"] = "crop"
-    # Validation images per class, at most; never more than shots.
+    # The maximum of validation images per class; there are never more than shots.
     val_shots: PositiveInt = MOST_VALIDATION_SHOTS
-    # What the frozen towers compute in; modules are float32 always.
+    # The precision of the frozen towers; modules are always float32.
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    max_steps: PositiveInt | None = None  # of a fit; its epochs then get fewer and shorter
+    max_steps: PositiveInt | None = None  # per fit; its epochs then become fewer and shorter
 
     def list_views(self, epochs: int) -> list[View]:
-        """The views of a training image in a fit of so many epochs, in their order."""
+        """Return the views of a training image in a fit of so many epochs, in their order."""
         if self.views == "mirror":
             return [View(mirror=True)]
         count = epochs if self.views == "fresh" else self.views
-        count = min(count, self.most_views or count)
+        if self.most_views is not None:
+            count = min(count, self.most_views)
         if count == 1:
             return [View()]
-        views = (View(number, self.crop_scale, self.flip) for number in range(1, count + 1))
-        return [replace(view, augmentation=self.augmentation) for view in views]
+        views = []
+        for number in range(1, count + 1):
+            view = View(number, self.crop_scale, self.flip, augmentation=self.augmentation)
+            views.append(view)
+        return views
 
 
 class TuningCard(CardModel):
-    """How settings are chosen for a suite: the same search for every method.
+    """The search for a suite's settings: the same for every method.
 
-    ``maintain tune`` fits every rate with every length on the suite's development tasks and
-    first source; then further rates, while the best is the first or the last; then, with the
-    best of these, every other training.
+    ``maintain tune`` fits every rate with every length on the suite's development tasks and first
+    source. While the best rate is the first or the last, it tries further rates. With the best of
+    these, it then tries every other training.
     """
 
     rates: Annotated[tuple[PositiveFloat, ...], AT_LEAST_ONE] = (1, 3, 10, 30)  # × the published
     lengths: Annotated[tuple[PositiveFloat, ...], AT_LEAST_ONE] = (1,)  # × the published epochs
-    trainings: tuple[dict[str, Any], ...] = ()  # each what differs from the suite's 'training'
-    seeds: Annotated[tuple[Seed, ...], AT_LEAST_ONE] = (101, 102)  # a draw each
+    trainings: tuple[dict[str, Any], ...] = ()  # each has the changes to the suite's 'training'
+    seeds: Annotated[tuple[Seed, ...], AT_LEAST_ONE] = (101, 102)  # each gives one draw
 
 
 class SuiteCard(CardModel):
     """A matrix: upgrades × tasks × shots × seeds.
 
-    In YAML, ``upgrades`` is a list of paths, or a mapping from the titles of groups to such
-    lists; then means over upgrades are taken within a group, never across.
+    In YAML, ``upgrades`` is a list of paths, or a mapping from the titles of groups to such lists.
+    Means over upgrades are then taken within a group, never across groups.
     """
 
     name: Name
     title: str
-    extends: Name | None = None  # the suite whose fields hold where this one gives none
-    note: str = ""  # what a reader of the leaderboard must know first
-    likeness: str = ""  # one line: how far its results are like those of other suites
-    about: str = ""  # the page that says more, from the folder of leaderboard.md
-    # Whether leaderboard.md shows the suite; 'section' shows it under the suite that it extends:
-    # the question that it puts, or its ranking where it puts none.
+    extends: Name | None = None  # the suite whose fields are the defaults of this one
+    note: str = ""  # a line that a reader of the leaderboard must read first
+    likeness: str = ""  # one line: how similar its results are to those of other suites
+    about: str = ""  # the page with more about it, relative to the folder of leaderboard.md
+    # True if leaderboard.md shows the suite. 'section' shows it under the suite that it extends:
+    # the question that it asks, or its ranking if it asks none.
     publish: bool | Literal["section"] = True
     upgrades: Annotated[tuple[UpgradePath, ...], AT_LEAST_ONE]
     groups: dict[str, tuple[UpgradePath, ...]] = {}  # upgrades by group, from 'upgrades'
     tasks: Annotated[tuple[str, ...], AT_LEAST_ONE]
     variants: tuple[str, ...] = ()
-    # What modules are trained and tested on: 'few-shot', all classes of a task, and its variants;
-    # 'base-to-new', half of its classes, and the other half; 'cross-dataset', ``train_on``, and
-    # the tasks with their own class names.
+    # Training and test sets. 'few-shot' trains on all classes of a task and also tests on its
+    # variants; 'base-to-new' trains on half of its classes and also tests on the other half;
+    # 'cross-dataset' trains on ``train_on`` and also tests on the tasks with their own class names.
     protocol: Protocol = "few-shot"
     train_on: tuple[str, ...] = ()
-    # Those of the tasks on which settings and methods are chosen: rankings are over the others.
+    # The tasks on which settings and methods are chosen. Rankings are over the others.
     development: tuple[str, ...] = ()
     shots: Annotated[tuple[Shots, ...], AT_LEAST_ONE]
     seeds: Annotated[tuple[Seed, ...], AT_LEAST_ONE]
-    # Those of a run that asks for none; by default all. A suite that extends this one has its own.
+    # The seeds of a run that requests none; by default all. Not inherited.
     run_seeds: tuple[Seed, ...] = ()
     training: TrainingCard = TrainingCard()
-    plugins: tuple[Path, ...] = ()  # method files, relative to the suite's; their code is run
-    compare: tuple[str, ...] = ("all",)  # what '--methods all' means here
-    transfers: Annotated[tuple[str, ...], AT_LEAST_ONE] = (COPIED,)  # unless asked for others
-    # Whether modules are also fitted on every target: how much of that does the old one keep?
+    plugins: tuple[Path, ...] = ()  # method files, relative to the suite's file; their code is run
+    compare: tuple[str, ...] = ("all",)  # the methods that '--methods all' selects here
+    transfers: Annotated[tuple[str, ...], AT_LEAST_ONE] = (COPIED,)  # the default of a run
+    # True if modules are also fitted on every target, to compare the old module with them.
     retrained: bool = False
-    # The command that makes those of its backbones that have no card, with their cards.
+    # The command that makes the backbones without a card, with their cards.
     made_by: str = ""
-    # Methods that this suite cannot do justice to, each with the reason: measured, but in no rank.
+    # Methods that this suite cannot judge fairly, with the reason: measured, but not ranked.
     unranked: dict[Name, str] = {}
-    # Of the suite itself: one that extends it has its settings, and says for itself how others
-    # are chosen.
+    # Not inherited: a suite that extends this one inherits the chosen settings, not the search.
     tuning: TuningCard | None = None
-    # Settings that differ from a method's recipe; with 'method', a config of that method under
-    # a name of its own. 'training' holds what differs from the suite's; 'tasks', by names of
-    # tasks, the settings that hold there alone.
+    # Settings that differ from a method's recipe. With 'method', the entry is a config of that
+    # method under a new name. 'training' contains the changes to the suite's; 'tasks' contains, by
+    # names of tasks, the settings that are valid only there.
     methods: dict[ConfigName, dict[str, Any]] = {}
 
     @field_validator("upgrades")
@@ -266,10 +277,12 @@ class SuiteCard(CardModel):
     def _files_may_be_read(
         cls, upgrades: tuple[UpgradePath, ...], info: ValidationInfo
     ) -> tuple[UpgradePath, ...]:
-        for name in (name for path in upgrades for name in path):
+        if info.context is None:
+            return upgrades
+        for name in chain.from_iterable(upgrades):
             place = re.sub("^(local-dir:|hf:|[^@]*(@|$))", "", name)
             # A missing file is reported where it is read; it may be a repository of the hub.
-            if place and info.context is not None and Path(place).expanduser().exists():
+            if place and Path(place).expanduser().exists():
                 check_place(place, info.context)
         return upgrades
 
@@ -295,30 +308,27 @@ class SuiteCard(CardModel):
         self._check_protocol()
         if self.tuning is not None and not self.development:
             raise ValueError("a suite with 'tuning' must name its development tasks: 'development'")
-        group_of: dict[tuple[str, str], str] = {}
-        for title, paths in self.groups.items():
-            for source, target in ((path[0], target) for path in paths for target in path[1:]):
-                if (other := group_of.setdefault((source, target), title)) != title:
-                    raise ValueError(
-                        f"upgrade {source} → {target} is in two groups: '{other}' and '{title}'"
-                    )
+        self._check_groups()
         for name, settings in self.methods.items():
-            tasks = settings.get("tasks", {})
-            if not (isinstance(tasks, dict) and all(isinstance(v, dict) for v in tasks.values())):
-                raise ValueError(f"methods.{name}.tasks must hold settings by names of tasks")
-            for values in (settings, *tasks.values()):
-                if not isinstance(values.get("training", {}), dict):
-                    raise ValueError(f"methods.{name}: 'training' must be a mapping")
-            if "method" in settings and not isinstance(settings["method"], str):
-                raise ValueError(f"methods.{name}.method must be the name of a method")
-            if "+" in name and "method" not in settings:
-                raise ValueError(f"methods.{name} needs 'method', the method that it sets")
+            _check_method_settings(name, settings)
         if self.publish == "section" and self.extends is None:
             raise ValueError("a suite with 'publish: section' must say which suite it extends")
         return self
 
+    def _check_groups(self) -> None:
+        """Raise ValueError if an upgrade is in two groups."""
+        groups: dict[tuple[str, str], str] = {}
+        for title, paths in self.groups.items():
+            for source, *targets in paths:
+                for target in targets:
+                    other = groups.setdefault((source, target), title)
+                    if other != title:
+                        raise ValueError(
+                            f"upgrade {source} → {target} is in two groups: '{other}' and '{title}'"
+                        )
+
     def _check_protocol(self) -> None:
-        """ValueError if the protocol contradicts the other fields."""
+        """Raise ValueError if the protocol contradicts the other fields."""
         crossed = self.protocol == "cross-dataset"
         if self.protocol != "few-shot" and self.variants:
             raise ValueError(
@@ -330,17 +340,34 @@ class SuiteCard(CardModel):
             raise ValueError("only protocol 'cross-dataset' has 'train_on'")
 
     def lineage(self, name: str) -> tuple[str, ...]:
-        """The method that a name means in this suite, and the configs that lead to the name."""
-        names = (name,)
-        while (base := self.methods.get(names[0], {}).get("method", names[0])) not in names:
-            names = (base, *names)
-        return names
+        """Return the method of a name in this suite, then the configs that lead to the name."""
+        names = [name]
+        while True:
+            settings = self.methods.get(names[0], {})
+            base = settings.get("method", names[0])
+            if base in names:  # a method itself, or configs that refer to each other
+                return tuple(names)
+            names.insert(0, base)
 
     def base_method(self, name: str) -> str:
-        """The method that a name means in this suite: itself, or that of the config."""
+        """Return the method of a name in this suite: the name itself, or the config's method."""
         return self.lineage(name)[0]
 
     @property
     def configs(self) -> tuple[str, ...]:
-        """The named configs of methods, in the order of the file."""
+        """Return the named configs of methods, in the order of the file."""
         return tuple(name for name, settings in self.methods.items() if "method" in settings)
+
+
+def _check_method_settings(name: str, settings: dict[str, Any]) -> None:
+    """Raise ValueError if the settings of a method in a suite do not have the right form."""
+    tasks = settings.get("tasks", {})
+    if not isinstance(tasks, dict) or not all(isinstance(each, dict) for each in tasks.values()):
+        raise ValueError(f"methods.{name}.tasks must hold settings by names of tasks")
+    for values in (settings, *tasks.values()):
+        if not isinstance(values.get("training", {}), dict):
+            raise ValueError(f"methods.{name}: 'training' must be a mapping")
+    if "method" in settings and not isinstance(settings["method"], str):
+        raise ValueError(f"methods.{name}.method must be the name of a method")
+    if "+" in name and "method" not in settings:
+        raise ValueError(f"methods.{name} needs 'method', the method that it sets")

@@ -1,4 +1,4 @@
-"""The schemas of where a task's images are: the layouts that they may lie in, and downloads."""
+"""Schemas of the sources of a task's images: layouts on the disk, and downloads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class DrawingsSource(CardModel):
 
 
 class OnDisk(CardModel):
-    """Images in a folder, relative to the data root; of a card of one's own, to the card."""
+    """Images in a folder, relative to the data root or, on a user's own card, to the card."""
 
     folder: ImagesPath
 
@@ -37,19 +37,19 @@ class CoopSplitSource(OnDisk):
 
     kind: Literal["coop-split"]
     split: RelativePath  # JSON of [path, label, name] by split, in the folder
-    images: RelativePath = "."  # where the split's paths begin
+    images: RelativePath = "."  # the folder where the split's paths begin
 
 
 class ClassFoldersSource(OnDisk):
-    """One folder per split, in it one folder per class, the images sorted by name."""
+    """One folder per split, with one folder per class; the images are sorted by name."""
 
     kind: Literal["class-folders"]
-    images: RelativePath = "."  # around the splits' folders; ignored where it does not exist
-    elsewhere: tuple[RelativePath, ...] = ()  # where others keep them, tried after that
+    images: RelativePath = "."  # the folder around the splits' folders, if it exists
+    elsewhere: tuple[RelativePath, ...] = ()  # other folders around them, tried afterwards
     train: RelativePath | None = None
     val: RelativePath | None = None
     test: RelativePath
-    numbered: bool = False  # class folders are called 0, 1, 2, ... by label
+    numbered: bool = False  # class folders are named 0, 1, 2, ... after labels
 
 
 class FgvcSource(OnDisk):
@@ -69,7 +69,7 @@ class WebdatasetSource(OnDisk):
 
 
 class ParquetSource(OnDisk):
-    """Parquet files as the Hub has them: ``image`` with its bytes, and ``label``."""
+    """Parquet files as on the Hub: ``image`` with its bytes, and ``label``."""
 
     kind: Literal["parquet"]
     train: FilePattern | None = None  # * stands for any part of a name
@@ -104,28 +104,32 @@ Hash = Annotated[
 
 
 class Download(CardModel):
-    """A file that a part of a dataset comes from: an archive, or a file that is used as it is."""
+    """A file with a part of a dataset: an archive, or a file that is used as it is."""
 
-    url: Link | None = None  # the file's own address; one of Google Drive's pages serves, too
-    page: Link | None = None  # where a person gets it, if it has no address or that fails
-    # Its name; default: the last part of the address.
+    url: Link | None = None  # the file's own address, or its page on Google Drive
+    page: Link | None = None  # the page where a person gets it, if there is no address or it fails
+    # The file's name; default: the last part of the address.
     file: Name = Field(default="", validate_default=True)
     hash: Hash
     bytes: PositiveInt | None = None
-    # Paths in the dataset's folder, and what is put there, by its path in the archive ('.' is
-    # all of it); empty: the file itself.
+    # By paths in the dataset's folder, the paths in the archive of what is put there ('.' is
+    # everything). If it is empty, the file itself is used.
     gives: dict[ImagesPath, ImagesPath] = {}
-    inner: RelativePath | None = None  # the archive in the archive that holds these
+    inner: RelativePath | None = None  # the archive within the archive that contains these paths
     licence: str = ""  # default: the card's
-    agree: bool = False  # whether that must be agreed to before
-    note: str = ""  # what a person must know who gets it by hand
+    agree: bool = False  # True if a person must agree to the licence first
+    note: str = ""  # a hint for a person who gets the file by hand
 
     @model_validator(mode="before")
     @classmethod
     def _name_the_file(cls, values: object) -> object:
-        if isinstance(values, dict) and "file" not in values and isinstance(values.get("url"), str):
-            return values | {"file": PurePosixPath(urlsplit(values["url"]).path).name}
-        return values
+        if not isinstance(values, dict) or "file" in values:
+            return values
+        url = values.get("url")
+        if not isinstance(url, str):
+            return values
+        path = urlsplit(url).path
+        return values | {"file": PurePosixPath(path).name}
 
     @model_validator(mode="after")
     def _check(self) -> Download:
@@ -135,10 +139,10 @@ class Download(CardModel):
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The paths in the dataset's folder that it fills."""
+        """Return the paths in the dataset's folder that it fills."""
         return tuple(self.gives) or (self.file,)
 
     @property
     def published(self) -> str:
-        """``md5:...`` or ``sha256:...``; empty if none is published."""
+        """Return the published hash, ``md5:...`` or ``sha256:...``; empty if there is none."""
         return "" if self.hash == NO_HASH else self.hash

@@ -1,4 +1,4 @@
-"""Reads a YAML card into a pydantic model; an error names the file, the line and the field."""
+"""Reading of YAML cards into pydantic models; errors name the file, the line and the field."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ from compatbench.messages import first_line
 SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MALFORMED = (yaml.YAMLError, LookupError, ValueError, TypeError, AttributeError, RecursionError)
 WEIGHTS_FOLDER = "COMPATBENCH_WEIGHTS"  # variable for a folder of weights
-KIND = "kind"  # the field that tells the schemas of a union apart
+KIND = "kind"  # the field that selects one of the schemas of a union
 
 
 class Loader(SAFE_LOADER):
-    """Reads plain values, as all safe loaders do, and refuses a key that is given twice."""
+    """Reads plain values, as all safe loaders do, and refuses duplicate keys."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen = set()
         for key, _ in getattr(node, "value", ()):
-            if isinstance(key, yaml.ScalarNode):
-                if (key.tag, key.value) in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"'{key.value}' is given twice; drop one", key.start_mark
-                    )
-                seen.add((key.tag, key.value))
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            identity = (key.tag, key.value)
+            if identity in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{key.value}' is given twice; drop one", key.start_mark
+                )
+            seen.add(identity)
         return super().construct_mapping(node, deep)
 
 
@@ -44,12 +46,15 @@ class CardModel(BaseModel):
 
 
 def check_place(place: str, card_folder: Path) -> str:
-    """A ``ValueError`` refuses a file or folder that a card names and its reader does not.
+    """Return a path on a card if a card may lead there; raise ``ValueError`` otherwise.
 
-    Only those in the card's folder, and in the one that the reader names for weights, are read.
+    A card may only lead to its own folder, and to the folder of weights that its reader has set:
+    a card from elsewhere must not choose which of the reader's files are read.
     """
+    folders = [card_folder]
     weights = os.environ.get(WEIGHTS_FOLDER)
-    folders = [card_folder, *([Path(weights).expanduser()] if weights else [])]
+    if weights:
+        folders.append(Path(weights).expanduser())
     real = Path(os.path.realpath(Path(place).expanduser()))
     if not any(real.is_relative_to(os.path.realpath(folder)) for folder in folders):
         where = f"neither in the card's folder nor in one that {WEIGHTS_FOLDER} names"
@@ -58,18 +63,25 @@ def check_place(place: str, card_folder: Path) -> str:
 
 
 Card = TypeVar("Card", bound=CardModel)
+# Fields that a suite does not take from the suite that it extends.
+NOT_INHERITED = ("tuning", "run_seeds", "likeness", "about", "made_by")
 
 
 def read_card(path: Path, model: type[Card], find: Callable[[str], Path] | None = None) -> Card:
-    """Reads one card.
+    """Read one card.
 
-    A card whose model has a field ``extends`` may name another card, whose fields it takes
-    where it gives none of its own; of ``methods``, the settings. That card is in the same
-    folder, or else where ``find`` says, which raises an error if there is none.
+    A card whose model has a field ``extends`` may name another card, whose fields are its
+    defaults; the settings in ``methods`` are merged. That card is in the same folder, or else
+    where ``find`` finds it.
+
+    Raises:
+        CompatbenchError: the card is not there or broken, or extends a card that extends another.
     """
     values, text = _parse(path)
-    if "extends" in model.model_fields and isinstance(base := values.get("extends"), str):
-        where = f"{path}:{_find_field(text, ('extends',))[0]}: field 'extends'"
+    base = values.get("extends")
+    if "extends" in model.model_fields and isinstance(base, str):
+        line, _ = _find_field(text, ("extends",))
+        where = f"{path}:{line}: field 'extends'"
         base_path = path.parent / f"{base}.yaml"
         if not base_path.is_file() and find is not None:
             try:
@@ -77,30 +89,45 @@ def read_card(path: Path, model: type[Card], find: Callable[[str], Path] | None 
             except CompatbenchError as error:
                 raise CompatbenchError(f"{where}: {error}") from None
         inherited, _ = _parse(base_path)
-        for name in ("tuning", "run_seeds", "likeness", "about", "made_by"):
+        for name in NOT_INHERITED:
             inherited.pop(name, None)
         if "extends" in inherited:
             raise CompatbenchError(f"{where}: {base} extends a card itself")
-        read_card(base_path, model)  # its own mistakes are reported as its own
-        if isinstance(inherited.get("methods"), dict) and isinstance(values.get("methods"), dict):
-            values["methods"] = _merge(inherited["methods"], values["methods"])
+        read_card(base_path, model)  # so that its mistakes are reported with its own path
+        base_methods = inherited.get("methods")
+        methods = values.get("methods")
+        if isinstance(base_methods, dict) and isinstance(methods, dict):
+            values["methods"] = _merge(base_methods, methods)
         values = inherited | values
     try:
         return model.model_validate(values, context=path.parent)
     except ValidationError as error:
-        first = error.errors()[0]
-        location = (*first["loc"], *([KIND] if first["type"].startswith("union_tag") else []))
-        line, field = _find_field(text, location)
-        message = {
-            "missing": f"field '{field}' is missing; add it",
-            "extra_forbidden": f"field '{field}' is not known; remove it or correct its name",
-        }.get(first["type"], f"field '{field}': {first['msg'].removeprefix('Value error, ')}")
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise CompatbenchError(f"{path}:{line}: {message}{more}") from None
+        raise CompatbenchError(f"{path}:{_describe_problem(error, text)}") from None
+
+
+def _describe_problem(error: ValidationError, text: str) -> str:
+    """Return the line, the field and the message of a card's first problem."""
+    first = error.errors()[0]
+    kind = first["type"]
+    location = first["loc"]
+    if kind.startswith("union_tag"):
+        location = (*location, KIND)
+    line, field = _find_field(text, location)
+    if kind == "missing":
+        message = f"field '{field}' is missing; add it"
+    elif kind == "extra_forbidden":
+        message = f"field '{field}' is not known; remove it or correct its name"
+    else:
+        problem = first["msg"].removeprefix("Value error, ")
+        message = f"field '{field}': {problem}"
+    others = error.error_count() - 1
+    if others:
+        message += f" (and {others} more)"
+    return f"{line}: {message}"
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Both mappings in one; where both have a value, mappings are merged and others replaced."""
+    """Return both mappings in one. If both have a value, merge mappings and replace others."""
     merged = base | changes
     for key in base.keys() & changes.keys():
         if isinstance(base[key], dict) and isinstance(changes[key], dict):
@@ -109,7 +136,7 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parse(path: Path) -> tuple[dict[str, Any], str]:
-    """A card's values and its text. Paths of plug-ins are relative to the card's folder."""
+    """Return a card's values and its text. Paths of plug-ins become absolute."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -117,42 +144,50 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
     values = _load(path, text)
     if not isinstance(values, dict):
         raise CompatbenchError(f"{path}:1: a card is a mapping of fields to values")
-    values = dict(values)  # which the next reading is given as well
-    if isinstance(plugins := values.get("plugins"), list):
+    values = dict(values)  # a copy: ``_load`` returns the same object to the next caller
+    plugins = values.get("plugins")
+    if isinstance(plugins, list):
         folder = path.parent.resolve()
-        values["plugins"] = [
-            folder / os.path.expanduser(plugin) if isinstance(plugin, str) else plugin
-            for plugin in plugins
-        ]
+        paths = []
+        for plugin in plugins:
+            if isinstance(plugin, str):
+                paths.append(folder / os.path.expanduser(plugin))
+            else:
+                paths.append(plugin)  # the schema reports it
+        values["plugins"] = paths
     return values, text
 
 
-@lru_cache(maxsize=256)  # a plan asks thousands of times for some thirty cards
+@lru_cache(maxsize=256)  # a plan reads some thirty cards thousands of times
 def _load(path: Path, text: str) -> Any:
-    """The values of a text, which nobody changes; ``path`` is for its errors."""
+    """Return the values of a text, which callers must not change; ``path`` is for errors."""
     try:
         # An alias can stand for more values than any memory holds.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader)):
+        events = yaml.parse(text, Loader)
+        if any(isinstance(event, yaml.AliasEvent) for event in events):
             raise ValueError("aliases (*name) are not read; write the values out")
         values = yaml.load(text, Loader)
-        # Refuses dates and sets, numbers that are not finite, and half characters ("\\ud800").
+        # This refuses dates, sets, numbers that are not finite, and half characters ("\\ud800").
         json.dumps(values, allow_nan=False, ensure_ascii=False).encode()
     except MALFORMED as error:
         # PyYAML lets the errors of its own constructors escape for scalars such as `!!int ''`.
         mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or (str(error) or "a value").splitlines()[0]
-        where = f"{path}:{mark.line + 1 if mark else 1}"
-        raise CompatbenchError(f"{where}: not valid YAML: {problem}") from None
+        line = mark.line + 1 if mark else 1
+        problem = getattr(error, "problem", None)
+        if not problem:
+            problem = (str(error) or "a value").splitlines()[0]
+        raise CompatbenchError(f"{path}:{line}: not valid YAML: {problem}") from None
     return values
 
 
 def _find_field(text: str, location: tuple[int | str, ...]) -> tuple[int, str]:
-    """The line of the deepest part of a location that a card's text has, and the field's name.
+    """Return the line of the deepest part of a location in a card's text, and the field's name.
 
     pydantic adds a union's tag or type to a location, as if it were a field; it is left out.
     """
     node: yaml.Node | None = yaml.compose(text, Loader)
-    line, names = 1, []
+    line = 1
+    names = []
     for part in map(str, location):
         if isinstance(node, yaml.ScalarNode):
             break
@@ -165,5 +200,6 @@ def _find_field(text: str, location: tuple[int | str, ...]) -> tuple[int, str]:
             inner = {str(number): (item, item) for number, item in enumerate(node.value)}
         names.append(part)
         key, node = inner.get(part, (None, None))
-        line = key.start_mark.line + 1 if key else line
+        if key:
+            line = key.start_mark.line + 1
     return line, ".".join(names) or "card"

@@ -1,4 +1,4 @@
-"""Reads the files of a dataset, plain ones below its folder and of bounded size."""
+"""Reading of a dataset's files: plain files below its folder, of bounded size."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.sizes import format_bytes
 from compatbench.messages import first_line, first_problem
 
-MOST_BYTES = 1 << 30  # of a file that is read whole, and of an image in a shard
+MOST_BYTES = 1 << 30  # for a file that is read whole, and for an image in a shard
 Model = TypeVar("Model", bound=BaseModel)
 
 
 class DataMissing(CompatbenchError):
-    """A task's images are not on this machine, or not where they are looked for."""
+    """A task's images are not on this machine, or not in the expected place."""
 
 
 class BrokenImages(CompatbenchError):
-    """Images or lists of a task are on this machine and cannot be used; they cost its results."""
+    """Images or lists of a task are here but cannot be used, so that the task has no results."""
 
 
 class WrongClasses(BrokenImages):
-    """The classes on the disk are not the card's, or not in its order."""
+    """The classes on the disk are not the card's classes, or not in its order."""
 
 
 @contextmanager
 def reading(path: Path, *others: type[Exception]) -> Iterator[None]:
-    """Names a dataset's file or folder in what goes wrong while it is read.
+    """Turn errors of the block into ``BrokenImages`` that name the dataset's file or folder.
 
-    ``others``: what its reader raises besides ``OSError`` and ``ValueError``.
+    ``others`` are errors of its reader besides ``OSError`` and ``ValueError``.
     """
     try:
         yield
@@ -48,16 +48,18 @@ def reading(path: Path, *others: type[Exception]) -> Iterator[None]:
 
 
 def inside(folder: Path, *parts: str | Path) -> Path:
-    """A path below a dataset's folder; refused if links lead out of the folder."""
+    """Return a path below a dataset's folder; raise an error if links lead out of the folder."""
     path = folder.joinpath(*parts)
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
-        what = f"{path} is a link out of the dataset's folder {folder}"
-        raise CompatbenchError(f"{what}; put what it leads to in its place, see docs/datasets.md")
+    real = Path(os.path.realpath(path))
+    if not real.is_relative_to(os.path.realpath(folder)):
+        problem = f"{path} is a link out of the dataset's folder {folder}"
+        fix = "put what it leads to in its place, see docs/datasets.md"
+        raise CompatbenchError(f"{problem}; {fix}")
     return path
 
 
 def size_of(path: Path) -> int:
-    """The bytes of a plain file; a pipe would be waited for."""
+    """Return the bytes of a plain file; raise an error for a pipe, which would be waited for."""
     with reading(path):
         facts = os.stat(path)
         if not stat.S_ISREG(facts.st_mode):
@@ -66,9 +68,12 @@ def size_of(path: Path) -> int:
 
 
 def read_bytes(path: Path, start: int = 0, size: int = -1) -> bytes:
-    """The content of a dataset's file, or a part of it; never more than ``MOST_BYTES``."""
+    """Return the content of a dataset's file, or a part of it; at most ``MOST_BYTES``."""
     with reading(path):
-        if (size_of(path) - start if size < 0 else size) > MOST_BYTES:
+        bytes_to_read = size
+        if size < 0:
+            bytes_to_read = size_of(path) - start
+        if bytes_to_read > MOST_BYTES:
             raise ValueError(f"it is larger than {format_bytes(MOST_BYTES)}")
         with path.open("rb") as file:
             file.seek(start)
@@ -76,14 +81,15 @@ def read_bytes(path: Path, start: int = 0, size: int = -1) -> bytes:
 
 
 def read_lines(path: Path) -> list[str]:
-    """As ``read_bytes``, for UTF-8: the lines that are not empty, without space around them."""
+    """Return the lines of a UTF-8 file that are not empty, without space around them."""
     with reading(path):
         lines = read_bytes(path).decode("utf-8").split("\n")
-    return list(filter(None, map(str.strip, lines)))
+    stripped = [line.strip() for line in lines]
+    return [line for line in stripped if line]
 
 
 def read_json(path: Path, model: type[Model]) -> Model:
-    """As ``read_bytes``, for JSON of a model; an error names the file and the field."""
+    """Read a model from a JSON file; an error names the file and the field."""
     try:
         return model.model_validate_json(read_bytes(path))
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Images of a task: what every source of them offers."""
+"""Images of a task: the functions that every source of images has."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from compatbench.files.hashes import sha256_json
 SPLITS = ("train", "val", "test")
 PART = 1024  # images that are decoded between two reports of progress
 MOST_PIXELS = 100_000_000  # of an image: 400 MB as RGB, and as much again while it is made
-MOST_SIDE = 65_535  # as of a JPEG; each line of an image takes memory of its own
-LARGE = 1 << 24  # pixels; such images are decoded one after the other
+MOST_SIDE = 65_535  # as for a JPEG; each line of an image takes further memory
+LARGE = 1 << 24  # pixels; larger images are decoded one after the other
 _DECODING = Lock()
-# Others have no place in a dataset; Pillow runs Ghostscript for one of them.
+# Other formats do not belong in a dataset, and for one of them Pillow runs Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image of a task: an identity that never changes, and its label."""
+    """One image of a task: its permanent identity and its label."""
 
     id: str
     label: int  # -1 where labels are hidden
 
 
 class Stored(Sample):
-    """One image inside another file, which reads itself."""
+    """One image inside another file, which can read itself."""
 
     __slots__ = ()
-    size: int  # what stands for its content in fingerprints, in bytes
+    size: int  # the bytes that represent its content in fingerprints
 
     def read(self) -> bytes:
-        """The image's own bytes, undecoded."""
+        """Return the image's own bytes, undecoded."""
         raise NotImplementedError
 
 
@@ -62,13 +62,13 @@ class Member(Stored):
 
 
 class ImageSource:
-    """The images of one task or variant; none is opened before it is asked for.
+    """The images of one task or variant, each opened only when it is needed.
 
     A sample's id is a path in ``base``; samples are in the order of the split file. No link
-    may lead out of ``folder``, the dataset's, by default ``base``.
+    may lead out of ``folder``, the dataset's folder, by default ``base``.
     """
 
-    decoders: int | None = None  # threads for all images; None is by the cores
+    decoders: int | None = None  # threads for all images; None means one per core
 
     def __init__(
         self, base: Path, samples: Mapping[str, Sequence[Any]], folder: Path | None = None
@@ -77,48 +77,61 @@ class ImageSource:
             raise BrokenImages(f"{base} is missing; see docs/datasets.md")
         self.base = base
         self._folder = folder or base
-        self._inside: set[Path] = set()  # folders that were found to be
-        self.samples: dict[Any, Sequence[Any]] = {s: samples.get(s, ()) for s in SPLITS}
+        self._inside: set[Path] = set()  # folders that are known to be inside the dataset's
+        self.samples: dict[Any, Sequence[Any]] = {}
+        for split in SPLITS:
+            self.samples[split] = samples.get(split, ())
         self._sizes: dict[str, int] = {}
 
     def check_files(self) -> None:
-        """Looks for every file; an error names the first that is not there."""
-        for sample in (s for split in SPLITS for s in self.samples[split]):
-            self.size(sample)
+        """Look for every file; the error names the first one that is missing."""
+        for split in SPLITS:
+            for sample in self.samples[split]:
+                self.size(sample)
 
     def size(self, sample: Any) -> int:
-        """What stands for an image's content in fingerprints: its bytes on the disk."""
-        return sample.size if isinstance(sample, Stored) else self._size(self.base / sample.id)
+        """Return the bytes on the disk that represent an image's content in fingerprints."""
+        if isinstance(sample, Stored):
+            return sample.size
+        return self._size(self.base / sample.id)
 
     def content(self, sample: Any) -> bytes:
-        """The file of an image, undecoded."""
+        """Return the bytes of an image, undecoded."""
         if isinstance(sample, Stored):
             return sample.read()
-        self._size(path := self.base / sample.id)
+        path = self.base / sample.id
+        self._size(path)  # raises an error unless it is a plain file inside the dataset's folder
         return read_bytes(path)
 
     def _size(self, path: Path) -> int:
-        """The bytes of an image's file, which must be a plain one inside the dataset's folder."""
+        """Return the bytes of an image's file; raise an error unless it is plain and inside."""
         if path.parent not in self._inside:
             self._inside.add(inside(self._folder, path.parent))
-        return size_of(inside(self._folder, path) if os.path.islink(path) else path)
+        if os.path.islink(path):
+            inside(self._folder, path)
+        return size_of(path)
 
     def fingerprint(self, samples: Sequence[Any]) -> str:
-        """Hash of everything that decides these images and their order, except labels.
+        """Return the hash of everything that decides these images and their order, except labels.
 
         For files these are their names and sizes in bytes. They are not read, so that 50,000
-        images take a second; an image that was replaced by one of exactly as many bytes is not
-        noticed. A file that is missing is a ``CompatbenchError``.
+        images take a second. An image that was replaced by one of exactly the same size is not
+        noticed.
+
+        Raises:
+            CompatbenchError: a file is missing.
         """
         for sample in samples:
             if sample.id not in self._sizes:
                 self._sizes[sample.id] = self.size(sample)
-        return sha256_json([[(s.id, self._sizes[s.id]) for s in samples], ENGINE_VERSION])
+        identities = [(sample.id, self._sizes[sample.id]) for sample in samples]
+        return sha256_json([identities, ENGINE_VERSION])
 
     def image(self, sample: Any) -> Image.Image:
-        """The image of a sample, RGB; not rotated as EXIF says, since CoOp does not either.
+        """Return the image of a sample, RGB. EXIF rotation is ignored, as in CoOp.
 
-        Raises ``BrokenImages`` for one that is missing, damaged or no image.
+        Raises:
+            BrokenImages: the file is missing, damaged or not an image.
         """
         content = self.content(sample)
         try:
@@ -127,21 +140,22 @@ class ImageSource:
                 if pixels > MOST_PIXELS or max(image.size) > MOST_SIDE:
                     raise ValueError(f"it has {image.width} × {image.height} pixels, too many")
                 with _DECODING if pixels > LARGE else nullcontext():
-                    # Pillow would cut what is above 255: a scan of 16 bits is mostly white then.
+                    # Pillow would cut values above 255: a scan of 16 bits would be mostly white.
                     if image.mode[0] in "IF" and max(image.getextrema()) > 255:  # type: ignore[type-var]
                         raise ValueError("it has more than 8 bits a pixel; save it with 8")
                     return image.convert("RGB")
         except Image.UnidentifiedImageError:
             reason = "no image format that is known"
-        except Exception as error:  # the decoders raise anything on a damaged file
+        except Exception as error:  # on a damaged file, decoders raise all kinds of errors
             reason = (str(error) or type(error).__name__).splitlines()[0]
-        what = f"cannot be decoded ({reason})" if content else "is empty"
-        raise BrokenImages(f"image {self.base / sample.id} {what}; fetch it again")
+        problem = f"cannot be decoded ({reason})" if content else "is empty"
+        raise BrokenImages(f"image {self.base / sample.id} {problem}; fetch it again")
 
     def without_lists(self) -> ImageSource:
-        """A copy that knows no sample, which can read images, and is small to send."""
+        """Return a copy without samples, which can read images and is small to send."""
         source = copy.copy(self)
-        source.samples, source._sizes = {}, {}
+        source.samples = {}
+        source._sizes = {}
         return source
 
     def find_broken(
@@ -149,7 +163,7 @@ class ImageSource:
         samples: Sequence[Any] | None = None,
         progress: Callable[[int, int], object] = lambda done, total: None,
     ) -> list[str]:
-        """Decodes images, by default all, side by side; what is wrong with each that cannot be."""
+        """Decode images, by default all, in threads. Return a line for each one that fails."""
 
         def find_problem(sample: Any) -> str:
             try:
@@ -161,8 +175,9 @@ class ImageSource:
         if samples is None:
             samples = [sample for split in SPLITS for sample in self.samples[split]]
         broken: list[str] = []
-        with ThreadPoolExecutor(self.decoders) as pool:  # decoders let other threads run
+        with ThreadPoolExecutor(self.decoders) as pool:  # threads, since decoders release the GIL
             for start in range(0, len(samples), PART):
                 progress(start, len(samples))
-                broken += filter(None, pool.map(find_problem, samples[start : start + PART]))
+                problems = pool.map(find_problem, samples[start : start + PART])
+                broken += [problem for problem in problems if problem]
         return broken

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from compatbench.files.hashes import sha256_bytes
 
-DRAWN = 2  # operations that an image passes, drawn with repetition
-STRENGTH = 10 / 30  # the place in the range of every operation
+DRAWN = 2  # operations on an image, drawn with repetition
+STRENGTH = 10 / 30  # the position in the range of every operation
 
 Operation = Callable[[Image.Image, float, np.random.Generator], Image.Image]
 
@@ -25,13 +25,13 @@ class View:
 
     number: int = 0  # 0 is the plain view; 1, 2, ... are augmentations
     crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the area that a random crop keeps
-    flip: bool = True  # whether half the augmentations are mirrored
-    mirror: bool = False  # whether the plain view is
+    flip: bool = True  # True if half the augmentations are mirrored
+    mirror: bool = False  # True if the plain view is mirrored
     augmentation: Literal["crop", "randaugment"] = "crop"  # the second neither crops nor mirrors
 
     @property
     def settings(self) -> list[object]:
-        """What decides the view, as JSON."""
+        """Return everything that decides the view, as JSON values."""
         if self.number == 0:
             return [0, "mirror"] if self.mirror else [0]
         if self.augmentation == "randaugment":
@@ -39,15 +39,18 @@ class View:
         return [self.number, *self.crop_scale, self.flip]
 
     def apply(self, image: Image.Image, sample_id: str, size: int) -> Image.Image:
-        """The view of an image, before the backbone's own preprocessing.
+        """Return the view of an image, before the backbone's own preprocessing.
 
-        An augmentation is ``size`` pixels wide and high. It depends on the image's identity and
-        the view alone, so that an image looks the same in every few-shot draw that holds it.
+        An augmentation is ``size`` pixels wide and high. It depends only on the image's identity
+        and the view, so that an image looks the same in every few-shot draw that contains it.
         """
         if self.number == 0:
-            return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.mirror else image
-        seed = sha256_bytes(f"{sample_id}\n{self.number}".encode())
-        generator = np.random.Generator(np.random.PCG64(int(seed[:16], 16)))
+            if self.mirror:
+                return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            return image
+        digest = sha256_bytes(f"{sample_id}\n{self.number}".encode())
+        seed = int(digest[:16], 16)
+        generator = np.random.Generator(np.random.PCG64(seed))
         if self.augmentation == "randaugment":
             resized = image.resize((size, size), Image.Resampling.BICUBIC)
             return rand_augment(resized, generator)
@@ -61,30 +64,37 @@ class View:
 def _random_box(
     size: tuple[int, int], scale: tuple[float, float], generator: np.random.Generator
 ) -> tuple[float, float, float, float]:
-    """A crop as in torchvision's RandomResizedCrop: a random area, ratio 3/4 to 4/3."""
+    """Draw a crop as torchvision's RandomResizedCrop does: a random area, ratio 3/4 to 4/3.
+
+    Return its left, upper, right and lower edge. After ten crops that do not fit, return the
+    square in the middle.
+    """
     width, height = size
     for _ in range(10):
         area = width * height * generator.uniform(*scale)
         ratio = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            left = int(generator.integers(0, width - w + 1))
-            top = int(generator.integers(0, height - h + 1))
-            return left, top, left + w, top + h
+        crop_width = round(math.sqrt(area * ratio))
+        crop_height = round(math.sqrt(area / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            left = int(generator.integers(0, width - crop_width + 1))
+            top = int(generator.integers(0, height - crop_height + 1))
+            return left, top, left + crop_width, top + crop_height
     side = min(size)
-    left, top = (width - side) // 2, (height - side) // 2
+    left = (width - side) // 2
+    top = (height - side) // 2
     return left, top, left + side, top + side
 
 
 def rand_augment(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """An RGB image after ``DRAWN`` operations; its size is kept.
+    """Apply ``DRAWN`` random operations to an RGB image; its size does not change.
 
-    RandAugment (Cubuk et al., arXiv:1909.13719), with the operations and ranges that Dassl has.
+    This is RandAugment (Cubuk et al., arXiv:1909.13719), with the operations and ranges of Dassl.
     """
     names = [*OPERATIONS]
     for index in generator.integers(len(names), size=DRAWN):
-        operation, least, most = OPERATIONS[names[index]]
-        image = operation(image, least + STRENGTH * (most - least), generator)
+        operation, low, high = OPERATIONS[names[index]]
+        value = low + STRENGTH * (high - low)
+        image = operation(image, value, generator)
     return image
 
 
@@ -93,31 +103,32 @@ def _sign(generator: np.random.Generator) -> int:
 
 
 def _plain(change: Callable[[Image.Image], Image.Image]) -> Operation:
-    """An operation that has no strength."""
+    """Return an operation that has no strength."""
     return lambda image, value, generator: change(image)
 
 
 def _map_plane(
     image: Image.Image, value: float, generator: np.random.Generator, entry: int
 ) -> Image.Image:
-    """An affine map that differs from the identity in one entry, either way; the rest is black."""
+    """Apply an affine map that differs from the identity in one entry, with a random sign."""
     matrix = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
     matrix[entry] = _sign(generator) * value
     return image.transform(image.size, Image.Transform.AFFINE, tuple(matrix))
 
 
 def _solarize_add(image: Image.Image, value: float, generator: np.random.Generator) -> Image.Image:
-    return ImageOps.solarize(
-        image.point([min(level + int(value), 255) for level in range(256)] * 3)
-    )
+    lighter = [min(level + int(value), 255) for level in range(256)]
+    return ImageOps.solarize(image.point(lighter * 3))  # a table for each of the three channels
 
 
 def _cut_out(image: Image.Image, value: float, generator: np.random.Generator) -> Image.Image:
-    """A grey square of this side, its centre anywhere in the image."""
-    left, top = (int(max(0, generator.uniform(0, n) - value / 2)) for n in image.size)
-    corner = min(image.width, left + value), min(image.height, top + value)
+    """Paint a grey square of side ``value``, its centre anywhere in the image."""
+    left = int(max(0, generator.uniform(0, image.width) - value / 2))
+    top = int(max(0, generator.uniform(0, image.height) - value / 2))
+    right = min(image.width, left + value)
+    bottom = min(image.height, top + value)
     image = image.copy()
-    ImageDraw.Draw(image).rectangle((left, top, *corner), (125, 123, 114))
+    ImageDraw.Draw(image).rectangle((left, top, right, bottom), (125, 123, 114))
     return image
 
 
@@ -125,7 +136,7 @@ def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
     return lambda image, value, generator: kind(image).enhance(value)
 
 
-# Each with its range; angles are in degrees, lengths in pixels.
+# Each operation with its range. Angles are in degrees, lengths in pixels.
 OPERATIONS: dict[str, tuple[Operation, float, float]] = {
     "autocontrast": (_plain(ImageOps.autocontrast), 0, 1),
     "equalize": (_plain(ImageOps.equalize), 0, 1),

@@ -14,7 +14,7 @@ from compatbench.errors import CompatbenchError
 def read_descriptions(path: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Return the texts of each class, in the file's order, without empty ones and repeats.
 
-    Names are the same whatever joins and capitalises their words.
+    Names are compared without capitals, and with spaces for underscores.
     """
 
     def plain(name: str) -> str:
@@ -24,8 +24,10 @@ def read_descriptions(path: Path, names: Sequence[str]) -> tuple[tuple[str, ...]
     texts = {plain(name): listed for name, listed in by_name.items()}
     rows = []
     for name in names:
-        row = (" ".join(text.split()) for text in texts.get(plain(name), ()))
-        rows.append(tuple(dict.fromkeys(filter(None, row))))
-        if not rows[-1]:
+        listed = texts.get(plain(name), ())
+        unique = dict.fromkeys(" ".join(text.split()) for text in listed)
+        unique.pop("", None)
+        if not unique:
             raise CompatbenchError(f"{path} has no text of the class '{name}'; add one")
+        rows.append(tuple(unique))
     return tuple(rows)

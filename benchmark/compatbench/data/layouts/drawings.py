@@ -40,30 +40,41 @@ class Drawing(Sample):
 
 
 class Manifest(BaseModel):
-    """What files the mini suite has; the other facts are for people."""
+    """The files of the mini suite; the manifest's other facts are for people."""
 
     files: dict[str, dict[str, Any]]
 
 
 class Drawings(ImageSource):
-    """Reads a split file of the mini suite and the sheets it names, all as in the manifest."""
+    """The images of a split file of the mini suite; all files must be as in the manifest."""
 
     def __init__(self, path: Path) -> None:
         self._folder = path.parents[1]
         self._manifest = read_json(self._folder / "manifest.json", Manifest).files
         samples = defaultdict(list)
+        sheets = set()
         for row in self._rows(f"{path.parent.name}/{path.name}"):
-            label, tile, paint = (int(row[name]) for name in ("label", "tile", "paint"))
-            drawing = Drawing(f"{row['set']}/{tile}/{paint}", label, row["set"], tile, paint)
+            label = int(row["label"])
+            sheet = row["set"]
+            tile = int(row["tile"])
+            paint = int(row["paint"])
+            drawing = Drawing(f"{sheet}/{tile}/{paint}", label, sheet, tile, paint)
             samples[row["split"]].append(drawing)
-        for sheet in sorted({drawing.sheet for part in samples.values() for drawing in part}):
-            _read(*self._listed(f"drawings/{sheet}.webp"))
+            sheets.add(sheet)
+        for sheet in sorted(sheets):
+            _read(*self._listed(f"drawings/{sheet}.webp"))  # raises an error if it is damaged
         super().__init__(self._folder, samples)
 
     def fingerprint(self, samples: Sequence[Drawing]) -> str:
-        names = [f"drawings/{sheet}.webp" for sheet in sorted({s.sheet for s in samples})]
-        hashes = [self._listed(name)[1] for name in (*names, "drawings/sets.csv")]
-        return sha256_json([[sample.id for sample in samples], hashes, ENGINE_VERSION])
+        sheets = sorted({sample.sheet for sample in samples})
+        files = [f"drawings/{sheet}.webp" for sheet in sheets]
+        files.append("drawings/sets.csv")
+        hashes = []
+        for file in files:
+            _, sha256 = self._listed(file)
+            hashes.append(sha256)
+        identities = [sample.id for sample in samples]
+        return sha256_json([identities, hashes, ENGINE_VERSION])
 
     def image(self, sample: Drawing) -> Image.Image:
         sheet = _decode_sheet(*self._listed(f"drawings/{sample.sheet}.webp"))
@@ -82,7 +93,7 @@ class Drawings(ImageSource):
         return list(csv.DictReader(io.StringIO(text, newline="")))
 
     def _listed(self, name: str) -> tuple[Path, str]:
-        """A file and its SHA-256, as the manifest lists it."""
+        """Return a file and its SHA-256, as the manifest lists it."""
         if name not in self._manifest:
             raise CompatbenchError(f"{self._folder}/manifest.json does not list {name}")
         return self._folder / name, self._manifest[name]["sha256"]
@@ -96,8 +107,9 @@ def _decode_sheet(path: Path, sha256: str) -> np.ndarray:
 
 @cache
 def _read(path: Path, sha256: str) -> bytes:
-    """The content of a file whose hash is in the manifest."""
-    if sha256_bytes(content := read_bytes(path)) != sha256:
-        what = "is damaged: its SHA-256 is not the manifest's"
-        raise CompatbenchError(f"{path} {what}; restore it (git checkout, or reinstall)")
+    """Return the content of a file; raise an error if its hash is not the manifest's."""
+    content = read_bytes(path)
+    if sha256_bytes(content) != sha256:
+        problem = f"{path} is damaged: its SHA-256 is not the manifest's"
+        raise CompatbenchError(f"{problem}; restore it (git checkout, or reinstall)")
     return content

@@ -1,8 +1,9 @@
-"""Scans folders and files that no card describes: their layout is recognised."""
+"""Scanning of folders and files that no card describes: recognise the layout first."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -21,19 +22,20 @@ from compatbench.data.layouts.scanners import EXTENSIONS, is_image, scan_contain
 from compatbench.errors import CompatbenchError
 
 LISTS = (".csv", ".tsv", ".jsonl")
-ARROW = ".arrow"  # what ``save_to_disk`` of ``datasets`` writes
-# Beside CLIP_benchmark's shards: prompts with {c} for the class, and what the dataset is for.
-TEMPLATES, TYPE = "zeroshot_classification_templates.txt", "dataset_type.txt"
-PLAIN = "a photo of a {}."  # the zero-shot prompt, wherever it stands among the prompts
+ARROW = ".arrow"  # the files of ``save_to_disk`` of ``datasets``
+# Files beside CLIP_benchmark's shards: prompts with {c} for the class, and the dataset's purpose.
+TEMPLATES = "zeroshot_classification_templates.txt"
+TYPE = "dataset_type.txt"
+PLAIN = "a photo of a {}."  # the zero-shot prompt, at any place among the prompts
 
 
 def scan(place: Path, ignore: Path | None = None) -> Listing:
-    """The images of a folder, of a list, of a tar shard or of a parquet file; none is opened.
+    """Return the images of a folder, list, tar shard or parquet file; none is opened.
 
-    Their labels are text, and splits are those that folders, files or a column name.
+    Their labels are text. Folders, files or a column name the splits.
 
     Args:
-        ignore: a list that an earlier call has led to.
+        ignore: a list that an earlier call of ``new-task`` wrote.
 
     Raises:
         CompatbenchError: no labelled image, a name that cannot be printed, a link that leads
@@ -42,17 +44,21 @@ def scan(place: Path, ignore: Path | None = None) -> Listing:
     if not place.exists():
         raise CompatbenchError(f"there is no folder or file {place}")
     is_folder = place.is_dir()
-    folder, entries = (
-        (place, list(_list_tree(place))) if is_folder else (place.parent, [place.name])
-    )
+    if is_folder:
+        folder = place
+        entries = list(_list_tree(place))
+    else:
+        folder = place.parent
+        entries = [place.name]
 
     def ending(*endings: str) -> list[str]:
         return sorted(name for name in entries if name.lower().endswith(endings))
 
     lists = ending(*LISTS)
     if is_folder:
-        lists = [name for name in lists if "/" not in name and place / name != ignore]
-        lists = [name for name in lists if _is_list(place / name)]
+        # In a folder, only files beside the class folders that have the right columns are lists.
+        beside = [name for name in lists if "/" not in name and place / name != ignore]
+        lists = [name for name in beside if _is_list(place / name)]
     elif lists and place == ignore:
         raise CompatbenchError(f"{place} would be replaced; choose another name: --name")
     if len(lists) > 1:
@@ -60,15 +66,19 @@ def scan(place: Path, ignore: Path | None = None) -> Listing:
         raise CompatbenchError(f"{place} has several lists, {both}; give the path of one")
     if lists:
         return _scan_list(folder / lists[0])
-    if rows := ending(PARQUET):
-        listing = scan_containers(folder, {name: _split_of(name) for name in rows}, "parquet file")
-    elif shards := ending(TAR):
+    parquet_files = ending(PARQUET)
+    shards = ending(TAR)
+    arrow_files = ending(ARROW)
+    if parquet_files:
+        splits = {name: _split_of(name) for name in parquet_files}
+        listing = scan_containers(folder, splits, "parquet file")
+    elif shards:
         listing = _scan_shards(folder, sorted(shards, key=_by_number))
-    elif arrow := ending(ARROW):
-        saved = (folder / arrow[0]).parent
+    elif arrow_files:
+        file = folder / arrow_files[0]
         raise CompatbenchError(
-            f"{folder / arrow[0]}: Arrow files are not read; save each split as parquet instead: "
-            f"datasets.load_from_disk('{saved}').to_parquet('train.parquet')"
+            f"{file}: Arrow files are not read; save each split as parquet instead: "
+            f"datasets.load_from_disk('{file.parent}').to_parquet('train.parquet')"
         )
     elif is_folder:
         return _scan_folders(folder, entries)
@@ -84,14 +94,17 @@ def scan(place: Path, ignore: Path | None = None) -> Listing:
 
 
 def _list_tree(root: Path) -> Iterator[str]:
-    """What is below a folder, with slashes, sorted folder by folder; folders end with a slash.
+    """Yield the paths below a folder, sorted folder by folder; folders end with a slash.
 
-    What is hidden is left out. A link to a folder, which might lead round in circles, is an error,
-    and so is a name that is not plain.
+    Hidden files are left out.
+
+    Raises:
+        CompatbenchError: there is a link to a folder, which might lead round in circles, or a name
+            that is not plain.
     """
 
     def stop(error: OSError) -> None:
-        with reading(Path(error.filename)):
+        with reading(Path(error.filename)):  # turns it into an error of the dataset
             raise error
 
     for place, folders, files in os.walk(root, onerror=stop):
@@ -111,25 +124,6 @@ def _list_tree(root: Path) -> Iterator[str]:
         yield from (f"{prefix}{name}" for name in files)
 
 
-def list_images(folder: Path, most: int | None = None) -> list[str]:
-    """Images of ``--images``, at any depth, sorted; of more than ``most`` as many, evenly.
-
-    Raises:
-        CompatbenchError: no such folder, or no image in it.
-    """
-    if not folder.is_dir():
-        raise CompatbenchError(f"--images: there is no folder {folder}")
-    files = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if is_image(path.name) and not path.name.startswith(".") and path.is_file()
-    )
-    if not files:
-        raise CompatbenchError(f"--images: {folder} holds no image ({', '.join(EXTENSIONS)})")
-    number = min(most or len(files), len(files))
-    return [files[i * len(files) // number] for i in range(number)]
-
-
 def _is_list(path: Path) -> bool:
     try:
         return choose_columns(read_csv(path, 2).columns) is not None
@@ -138,7 +132,7 @@ def _is_list(path: Path) -> bool:
 
 
 def _scan_list(path: Path) -> Listing:
-    """A list whose images are all there, each once."""
+    """Return a list's images; raise an error if one is missing or listed twice."""
     listing = scan_list(path, path.parent)
     frame = listing.frame
     frame["path"] = [str(PurePosixPath(image)) for image in frame["path"]]
@@ -146,14 +140,17 @@ def _scan_list(path: Path) -> Listing:
     for line, image in frame["path"].items():
         if not inside(path.parent, image).is_file():
             raise CompatbenchError(f"{path}:{line}: there is no file {path.parent / image}")
-        if (before := lines.setdefault(image, line)) != line:
-            raise CompatbenchError(f"{path}:{line}: {image!r} is in line {before}, too; drop one")
+        first_line = lines.setdefault(image, line)
+        if first_line != line:
+            raise CompatbenchError(
+                f"{path}:{line}: {image!r} is in line {first_line}, too; drop one"
+            )
     return listing
 
 
 def _scan_folders(folder: Path, entries: Sequence[str]) -> Listing:
-    """``[split/]class/.../image``, perhaps below folders around all of that."""
-    images = list(filter(is_image, entries))
+    """Return the images ``[split/]class/.../image``, perhaps below folders around all of them."""
+    images = [name for name in entries if is_image(name)]
     if not images:
         raise CompatbenchError(f"{folder} holds no image ({', '.join(EXTENSIONS)})")
     deep = [PurePosixPath(name).parts for name in images if "/" in name]
@@ -163,62 +160,92 @@ def _scan_folders(folder: Path, entries: Sequence[str]) -> Listing:
             "per class, or list them in a CSV with the columns path,label"
         )
     notes = []
-    if beside := len(images) - len(deep):
+    beside = len(images) - len(deep)
+    if beside:
         notes.append(f"{beside:,} images beside the folders skipped")
-    level = 0  # of the folders of splits or classes
-    while len({parts[level] for parts in deep}) == 1 and all(len(p) > level + 2 for p in deep):
-        level += 1
+    level = _find_level(deep)
     tops = {parts[level] for parts in deep}
     splits = sorted(name for name in tops if name.lower() in SPLIT_NAMES)
-    if "train" in {SPLIT_NAMES[name.lower()] for name in splits} and len(tops) > 1:
-        if extra := sorted(tops.difference(splits)):
+    has_train = any(SPLIT_NAMES[name.lower()] == "train" for name in splits)
+    if has_train and len(tops) > 1:
+        others = sorted(tops.difference(splits))
+        if others:
             raise CompatbenchError(
-                f"{folder}: beside {' and '.join(splits)} lies '{extra[0]}', which is no split; "
+                f"{folder}: the folder '{others[0]}' beside {' and '.join(splits)} is not a split; "
                 "remove it, or give the folder of the classes"
             )
-        if flat := ["/".join(parts) for parts in deep if len(parts) < level + 3]:
-            raise CompatbenchError(f"{folder}: {flat[0]} is in no class folder; sort it into one")
-        rows = [("/".join(p), p[level + 1], SPLIT_NAMES[p[level].lower()]) for p in deep]
+        rows = []
+        for parts in deep:
+            path = "/".join(parts)
+            if len(parts) < level + 3:
+                raise CompatbenchError(f"{folder}: {path} is in no class folder; sort it into one")
+            split = SPLIT_NAMES[parts[level].lower()]
+            rows.append((path, parts[level + 1], split))
         rows.sort(key=lambda row: row[0].split("/")[level])
         return Listing("class folders with splits", folder, make_frame(rows), notes=notes)
     around = PurePosixPath(*deep[0][:level])
-    inner = [PurePosixPath(name) for name in entries if name.endswith("/")]
-    empty = sorted(p.name for p in inner if p.parent == around and p.name not in tops)
+    empty = []
+    for name in entries:
+        inner = PurePosixPath(name)
+        if name.endswith("/") and inner.parent == around and inner.name not in tops:
+            empty.append(inner.name)
     if empty:
-        notes.append(f"folders without an image are no classes: {', '.join(empty)}")
+        notes.append(f"folders without an image are no classes: {', '.join(sorted(empty))}")
     rows = [("/".join(parts), parts[level], "") for parts in deep]
     return Listing("class folders", folder, make_frame(rows), notes=notes)
 
 
+def _find_level(paths: Sequence[tuple[str, ...]]) -> int:
+    """Return the depth of the folders of splits or classes: the first one with several folders."""
+    level = 0
+    while True:
+        folders = {parts[level] for parts in paths}
+        all_deeper = all(len(parts) > level + 2 for parts in paths)
+        if len(folders) > 1 or not all_deeper:
+            return level
+        level += 1
+
+
 def _scan_shards(folder: Path, shards: Sequence[str]) -> Listing:
-    """Tar shards, with what CLIP_benchmark keeps beside them: class names, prompts and purpose."""
-    if (purpose := inside(folder, TYPE)).exists() and (said := " ".join(read_lines(purpose))):
-        raise CompatbenchError(f"{purpose} says '{said}'; a task needs one class for every image")
+    """Return the images of tar shards, with CLIP_benchmark's class names and prompts beside them.
+
+    Raises:
+        CompatbenchError: the file of the dataset's purpose says that it is not for classification.
+    """
+    type_file = inside(folder, TYPE)
+    purpose = " ".join(read_lines(type_file)) if type_file.exists() else ""
+    if purpose:
+        raise CompatbenchError(
+            f"{type_file} says '{purpose}'; a task needs one class for every image"
+        )
     files = {shard: _split_of(shard) for shard in shards}
     listing = scan_containers(folder, files, "tar shard")
     names = inside(folder, CLASS_NAMES)
     titles = read_lines(names) if names.exists() else []
-    most = max(listing.frame["label"], default=-1)
-    if titles and most >= len(titles):
-        raise CompatbenchError(f"{names} has {len(titles)} names, but label {most} occurs")
+    largest = max(listing.frame["label"], default=-1)
+    if titles and largest >= len(titles):
+        raise CompatbenchError(f"{names} has {len(titles)} names, but label {largest} occurs")
     listing.names = {str(label): title for label, title in enumerate(titles)}
-    if (prompts := inside(folder, TEMPLATES)).exists():
+    prompts = inside(folder, TEMPLATES)
+    if prompts.exists():
         lines = [line.replace("{c}", "{}") for line in read_lines(prompts)]
-        listing.templates = sorted(lines, key=lambda line: line != PLAIN)
-        listing.notes.append(f"{len(lines):,} prompts of {TEMPLATES} are taken")
+        listing.templates = sorted(lines, key=lambda line: line != PLAIN)  # the plain one is first
+        listing.notes.append(f"{len(lines):,} prompts of {TEMPLATES} are used")
     return listing
 
 
 def _split_of(path: str) -> str:
-    """The split that the path of a shard names: ``train/0.tar``, ``data/train-00000-of-2``."""
+    """Return the split in the path of a shard: ``train/0.tar``, ``data/train-00000-of-2``."""
     for part in reversed(PurePosixPath(path.lower()).with_suffix("").parts):
-        for word in part.replace("_", "-").replace(".", "-").split("-"):
+        words = re.split("[-_.]", part)
+        for word in words:
             if word in SPLIT_NAMES:
                 return SPLIT_NAMES[word]
     return ""
 
 
 def _by_number(shard: str) -> tuple[str, int, str]:
-    """``9.tar`` is before ``10.tar``."""
+    """Return a key that sorts ``9.tar`` before ``10.tar``."""
     path = PurePosixPath(shard)
-    return str(path.parent), int(path.stem) if path.stem.isdecimal() else -1, path.stem
+    number = int(path.stem) if path.stem.isdecimal() else -1
+    return str(path.parent), number, path.stem

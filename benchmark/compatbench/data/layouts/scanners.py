@@ -1,4 +1,4 @@
-"""Scanners of the layouts that cards name: each gives a listing of a dataset's images."""
+"""Scanners of the layouts that cards name: each returns a listing of a dataset's images."""
 
 from __future__ import annotations
 
@@ -44,72 +44,84 @@ Rows = list[tuple[str, Any, str]]  # path, label, split
 
 
 def open_layout(folder: Path, card: OnDisk, classes: Classes) -> ImageSource:
-    """The images of a dataset that lies as its card says; none is opened."""
+    """Return the images of a dataset in the layout of its card; none is opened."""
     scan: Callable[[Path, Any, Classes], Listing] = SCANNERS[getattr(card, "kind", "")]
-    return open_images(scan(folder, card, classes), classes, folder)
+    listing = scan(folder, card, classes)
+    return open_images(listing, classes, folder)
 
 
 def list_folder(folder: Path) -> list[str]:
-    """What is in a folder, sorted by code point, which no language setting changes.
+    """Return the names in a folder that are not hidden, sorted by code point.
 
-    What is hidden is left out.
+    This order does not depend on the language settings.
     """
     with reading(folder):
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
 
 
 def is_image(name: str) -> bool:
-    """Whether a file has the ending of an image."""
+    """Return True if a file has the ending of an image."""
     return name.lower().endswith(EXTENSIONS)
 
 
 def scan_class_folders(folder: Path, card: ClassFoldersSource, classes: Classes) -> Listing:
-    """The images in a split's class folders, class by class, each sorted by name.
+    """Return the images in the class folders of each split, class by class, sorted by name.
 
-    CoOp lists a folder in whatever order the file system gives; here the order, and with it
-    a draw, is the same on every machine.
+    CoOp lists a folder in the order of the file system. Here the order, and with it a draw, is the
+    same on every machine.
     """
-    path = inside(folder, CLASS_NAMES)
-    if classes.ids != classes.names and path.exists():
-        # Lines of a folder and a name, of all of ImageNet also beside a variant of fewer classes.
-        lines = [line for line in read_lines(path) if line.partition(" ")[0] in classes.ids]
-        ids = zip(classes.ids, classes.names, strict=True)
-        classes.check(lines, path, [f"{name} {title}" for name, title in ids])
+    _check_class_names(folder, classes)
     # CoOp keeps ImageNet's train/ and val/ in images/; torchvision, Kaggle and others do not.
     places = [inside(folder, place) for place in (card.images, *card.elsewhere)]
     base = next((place for place in places if place.is_dir()), folder)
     rows: Rows = []
     for split in SPLITS:
-        if place := getattr(card, split):
-            root = inside(folder, base, place)
-            _check_folders(root, classes)
-            for name in classes.folders:
-                files = list_folder(inside(folder, root, name))
-                files = [file for file in files if is_image(file) and file.isprintable()]
-                rows += [(f"{place}/{name}/{file}", name, split) for file in files]
+        place = getattr(card, split)
+        if not place:
+            continue
+        root = inside(folder, base, place)
+        _check_folders(root, classes)
+        for name in classes.folders:
+            for file in list_folder(inside(folder, root, name)):
+                if is_image(file) and file.isprintable():
+                    rows.append((f"{place}/{name}/{file}", name, split))
     return Listing("class folders", base, make_frame(rows))
 
 
+def _check_class_names(folder: Path, classes: Classes) -> None:
+    """Compare the classes with the dataset's list of folders and names, if it has one."""
+    path = inside(folder, CLASS_NAMES)
+    if classes.ids == classes.names or not path.exists():
+        return
+    # A variant may have fewer classes than the list, which is then that of all of ImageNet.
+    lines = [line for line in read_lines(path) if line.partition(" ")[0] in classes.ids]
+    pairs = zip(classes.ids, classes.names, strict=True)
+    expected = [f"{name} {title}" for name, title in pairs]
+    classes.check(lines, path, expected)
+
+
 def _check_folders(root: Path, classes: Classes) -> None:
+    """Raise an error unless the folders in ``root`` are exactly those of the classes."""
     entries = list_folder(root)
-    there = {name for name in entries if os.path.isdir(root / name)}
-    if entries and not there:
-        what = f"{len(entries)} files and no class folders"
-        raise BrokenImages(f"{root} holds {what}; sort them into folders (see docs/datasets.md)")
+    folders = {name for name in entries if os.path.isdir(root / name)}
+    if entries and not folders:
+        problem = f"{root} holds {len(entries)} files and no class folders"
+        raise BrokenImages(f"{problem}; sort them into folders (see docs/datasets.md)")
     for name, title in zip(classes.folders, classes.names, strict=True):
-        if name not in there:
-            what = f"class '{title}' of '{classes.task}'"
-            raise BrokenImages(f"{root} has no folder '{name}', {what}")
-    if extra := sorted(there - {*classes.folders}):
-        what = f"a folder '{extra[0]}' that is not a class of '{classes.task}'"
-        raise BrokenImages(f"{root} has {what}")
+        if name not in folders:
+            problem = f"{root} has no folder '{name}', class '{title}' of '{classes.task}'"
+            raise BrokenImages(problem)
+    others = sorted(folders - {*classes.folders})
+    if others:
+        problem = f"{root} has a folder '{others[0]}' that is not a class of '{classes.task}'"
+        raise BrokenImages(problem)
 
 
 SplitRows = list[tuple[Annotated[str, AfterValidator(check_inside)], NonNegativeInt, str]]
 
 
 class SplitFile(BaseModel):
-    """CoOp's (arXiv:2109.01134): rows of an image's path, its label and the class's name."""
+    """CoOp's split file (arXiv:2109.01134): rows of an image's path, label and class name."""
 
     model_config = ConfigDict(strict=True)
 
@@ -119,16 +131,27 @@ class SplitFile(BaseModel):
 
 
 def scan_coop(folder: Path, card: CoopSplitSource, classes: Classes) -> Listing:
-    """The images that a split file lists, in its order."""
-    rows, names = read_split(path := inside(folder, card.split))
+    """Return the images of a split file, in its order."""
+    path = inside(folder, card.split)
+    rows, names = read_split(path)
     classes.check(names, path)
     return Listing("a split file", inside(folder, card.images), make_frame(rows))
 
 
 def read_split(path: Path) -> tuple[Rows, list[str]]:
-    """The rows of CoOp's split file, and the class names in label order."""
+    """Return the rows of CoOp's split file, and the class names in label order.
+
+    Raises:
+        CompatbenchError: there is no image, a label has two names, or a label has no image.
+    """
     splits: dict[str, SplitRows] = dict(read_json(path, SplitFile))
-    classes = sorted({(label, name) for split in SPLITS for _, label, name in splits[split]})
+    rows: Rows = []
+    named_labels = set()
+    for split in SPLITS:
+        for image, label, name in splits[split]:
+            rows.append((image, label, split))
+            named_labels.add((label, name))
+    classes = sorted(named_labels)
     if not classes:
         raise CompatbenchError(f"{path} lists no image")
     for number, (label, name) in enumerate(classes):
@@ -136,51 +159,65 @@ def read_split(path: Path) -> tuple[Rows, list[str]]:
             raise WrongClasses(f"{path}: label {label} is both {classes[label][1]!r} and {name!r}")
         if label > number:
             raise WrongClasses(f"{path}: no image has label {number}, but some have {label}")
-    rows = [(image, label, split) for split in SPLITS for image, label, _ in splits[split]]
     return rows, [name for _, name in classes]
 
 
 def scan_fgvc(folder: Path, card: FgvcSource, classes: Classes) -> Listing:
-    """FGVC-Aircraft (arXiv:1306.5151), whose text files CoOp reads unchanged.
+    """Return the images of FGVC-Aircraft (arXiv:1306.5151), from its own text files, as CoOp does.
 
     A line such as ``1025794 707-320`` has an image's number and its variant.
     """
-    variants = read_lines(path := inside(folder, "variants.txt"))
-    classes.check(variants, path)
+    variants_file = inside(folder, "variants.txt")
+    variants = read_lines(variants_file)
+    classes.check(variants, variants_file)
     labels = {name: label for label, name in enumerate(variants)}
     rows: Rows = []
     for split in SPLITS:
-        for line in read_lines(path := inside(folder, f"images_variant_{split}.txt")):
+        path = inside(folder, f"images_variant_{split}.txt")
+        for line in read_lines(path):
             image, _, variant = line.partition(" ")
-            if not (image.isascii() and image.isdigit()) or variant.strip() not in labels:
-                wanted = "a line holds an image's number and one of variants.txt"
-                raise CompatbenchError(f"{path}: {wanted}, not {line!r}")
-            rows.append((f"{image}.jpg", labels[variant.strip()], split))
+            variant = variant.strip()
+            is_number = image.isascii() and image.isdigit()
+            if not is_number or variant not in labels:
+                rule = "a line holds an image's number and one of variants.txt"
+                raise CompatbenchError(f"{path}: {rule}, not {line!r}")
+            rows.append((f"{image}.jpg", labels[variant], split))
     return Listing("text files", inside(folder, card.images), make_frame(rows))
 
 
 def scan_webdataset(folder: Path, card: WebdatasetSource, classes: Classes) -> Listing:
-    """Shards as CLIP_benchmark publishes them, each split with their number beside them."""
-    if (names := inside(folder, CLASS_NAMES)).exists():
+    """Return the images of shards as CLIP_benchmark publishes them, with a file of their number."""
+    names = inside(folder, CLASS_NAMES)
+    if names.exists():
         classes.check(read_lines(names), names, exact=False)
     shards: dict[str, str] = {}
     for split in SPLITS:
-        if place := getattr(card, split):
-            number = " ".join(read_lines(path := inside(folder, place, "nshards.txt")))
-            if not re.fullmatch("[0-9]{1,9}", number):
-                raise CompatbenchError(f"{path}: it holds the number of shards")
-            shards |= {f"{place}/{shard}.tar": split for shard in range(int(number))}
+        place = getattr(card, split)
+        if not place:
+            continue
+        path = inside(folder, place, "nshards.txt")
+        number = " ".join(read_lines(path))
+        if not re.fullmatch("[0-9]{1,9}", number):
+            raise CompatbenchError(
+                f"{path}: it must contain the number of shards, and nothing else"
+            )
+        for shard in range(int(number)):
+            shards[f"{place}/{shard}.tar"] = split
     return scan_containers(folder, shards, "tar shard")
 
 
 def scan_parquet(folder: Path, card: ParquetSource, classes: Classes) -> Listing:
-    """Parquet files of the Hub's kind, file by file and row by row."""
+    """Return the images of parquet files as on the Hub, file by file and row by row."""
     files: dict[str, str] = {}
     for split in SPLITS:
-        if pattern := getattr(card, split):
-            if not (paths := sorted(folder.glob(pattern))):
-                raise BrokenImages(f"{folder} has no file '{pattern}'; see docs/datasets.md")
-            files |= {path.relative_to(folder).as_posix(): split for path in paths}
+        pattern = getattr(card, split)
+        if not pattern:
+            continue
+        paths = sorted(folder.glob(pattern))
+        if not paths:
+            raise BrokenImages(f"{folder} has no file '{pattern}'; see docs/datasets.md")
+        for path in paths:
+            files[path.relative_to(folder).as_posix()] = split
     listing = scan_containers(folder, files, "parquet file", classes)
     if listing.notes:
         raise WrongClasses(f"{folder}: {listing.notes[0]}; name other files on the card")
@@ -193,10 +230,10 @@ def scan_containers(
     noun: str,
     classes: Classes | None = None,
 ) -> Listing:
-    """The images in shards or parquet files whose splits are known, in their order.
+    """Return the images in shards or parquet files whose splits are known, in their order.
 
-    A note names a file without labels. Names of labels that a parquet file or the Hub's page has
-    are compared with ``classes``.
+    A note names each file without labels, which is skipped. If a parquet file or the Hub's page has
+    names of labels, they are compared with ``classes``.
     """
     rows: Rows = []
     listing = Listing(count(len(files), noun), folder, make_frame(()))
@@ -206,7 +243,8 @@ def scan_containers(
         if all(label in (None, -1) for _, label in images):
             listing.notes.append(f"{name} has no labels and is skipped")
             continue
-        if (names := names or page) and classes is not None:
+        names = names or page
+        if names and classes is not None:
             classes.check(names, folder / name, exact=False)
         listing.names |= {str(label): title for label, title in enumerate(names)}
         for image, label in images:
