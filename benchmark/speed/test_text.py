@@ -27,7 +27,7 @@ from workload import (
     time_best,
 )
 
-from compatbench.backbone.products import fast_products
+from compatbench.backbone.parts.products import fast_products
 
 pytestmark = pytest.mark.benchmark(timer=time.process_time, disable_gc=True)
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.backbone.products import fast_products
+from compatbench.backbone.parts.products import fast_products
 from compatbench.extras.check.models import wrap
 
 CONTEXT = 16

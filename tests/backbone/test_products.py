@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from compatbench.backbone import products
-from compatbench.backbone.products import choose_products, fast_products
+from compatbench.backbone.parts import products
+from compatbench.backbone.parts.products import choose_products, fast_products
 from compatbench.extras.check.models import build_clip
 
 LAYOUTS = ("rows", "columns", "strided", "turned")
@@ -131,7 +131,7 @@ def test_linear_layers_and_their_gradients_go_through_it() -> None:
     program = """
 import torch
 import torch.nn.functional as F
-from compatbench.backbone import products
+from compatbench.backbone.parts import products
 
 def grads(kind):
     leaves = [t.to(kind).requires_grad_() for t in (rows, weight, bias)]

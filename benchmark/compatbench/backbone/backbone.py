@@ -21,7 +21,7 @@ from compatbench.backbone.load.names import read_backbone
 from compatbench.backbone.load.weights import weights_key
 from compatbench.backbone.parts.blocks import BlockUpdates, widen
 from compatbench.backbone.parts.memory import SHARE, free_memory
-from compatbench.backbone.products import fast_products
+from compatbench.backbone.parts.products import fast_products
 from compatbench.backbone.text.prompts import Prompts, pad_rows
 from compatbench.backbone.text.text_anatomy import examine_text_tower
 from compatbench.backbone.text.text_tower import TextTower

@@ -12,7 +12,7 @@ from compatbench.backbone.backbone import Backbone
 from compatbench.backbone.image.image_tower import FEATURES, ImageInput, ImageTower
 from compatbench.backbone.parts.blocks import BlockUpdates
 from compatbench.backbone.parts.parameters import change_tower
-from compatbench.backbone.products import fast_products
+from compatbench.backbone.parts.products import fast_products
 from compatbench.backbone.text.prompts import Prompts
 from compatbench.backbone.text.text_tower import TextTower
 from compatbench.files.hashes import sha256_json

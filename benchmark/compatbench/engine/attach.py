@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from compatbench.backbone import FEATURES, Backbone, ImageInput, Labels
 from compatbench.backbone.device import wait_for
-from compatbench.backbone.products import fast_products
+from compatbench.backbone.parts.products import fast_products
 from compatbench.backbone.words import WordFeatures
 from compatbench.data.draws import draw_first
 from compatbench.data.images.source import Sample

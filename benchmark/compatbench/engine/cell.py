@@ -179,7 +179,7 @@ def provenance() -> dict[str, str]:
             break
     from torch import cuda
 
-    from compatbench.backbone.products import choose_products
+    from compatbench.backbone.parts.products import choose_products
 
     if products := choose_products():
         processor = f"{processor}, products by {products}"

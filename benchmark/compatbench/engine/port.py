@@ -13,7 +13,7 @@ from torch import Tensor
 from compatbench.backbone import Backbone, ImageInput, Labels, load_backbone
 from compatbench.backbone.device import resolve_device
 from compatbench.backbone.joint_maps import find_rotation
-from compatbench.backbone.products import fast_products
+from compatbench.backbone.parts.products import fast_products
 from compatbench.backbone.words import WordFeatures, find_words
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import COPIED, backbone_cards

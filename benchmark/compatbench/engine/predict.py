@@ -16,7 +16,7 @@ from torch import Tensor
 from compatbench.backbone import FEATURES, Backbone, ImageInput, RotatedBackbone
 from compatbench.backbone.device import fit_batch
 from compatbench.backbone.parts.memory import current_budget
-from compatbench.backbone.products import fast_products
+from compatbench.backbone.parts.products import fast_products
 from compatbench.data.encoding import BATCH
 from compatbench.data.feature_cache import FeatureCache, StoredRows
 from compatbench.data.task import Task

@@ -20,7 +20,7 @@ from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.build import allow_tf32
 from compatbench.backbone.device import PeakMemory, resolve_device, wait_for
 from compatbench.backbone.parts.memory import set_memory_budget
-from compatbench.backbone.products import fast_products
+from compatbench.backbone.parts.products import fast_products
 from compatbench.backbone.words import WordFeatures, save_words
 from compatbench.data.cards import COPIED
 from compatbench.data.draws import draw_shots, load_test_set

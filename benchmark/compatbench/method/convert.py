@@ -13,7 +13,7 @@ import torch
 
 from compatbench.backbone import Labels, load_backbone
 from compatbench.backbone.device import resolve_device
-from compatbench.backbone.products import fast_products
+from compatbench.backbone.parts.products import fast_products
 from compatbench.data.cards.names import half_labels
 from compatbench.data.task import task_labels
 from compatbench.errors import CompatbenchError, NotTransferable

@@ -20,7 +20,7 @@ from compatbench.backbone.parts.parameters import (
     replace_parameters,
     rotate_projection,
 )
-from compatbench.backbone.products import fast_products
+from compatbench.backbone.parts.products import fast_products
 from compatbench.errors import NotTransferable
 
 

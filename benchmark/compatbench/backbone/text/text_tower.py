@@ -25,7 +25,7 @@ from compatbench.backbone.parts.blocks import (
 )
 from compatbench.backbone.parts.memory import SelectiveCheckpoint
 from compatbench.backbone.parts.parameters import rotate_projection
-from compatbench.backbone.products import fast_products
+from compatbench.backbone.parts.products import fast_products
 from compatbench.backbone.text.causal import CausalTower, chunk_rows
 from compatbench.backbone.text.prompts import Inserted, Prompts, replace_rows
 from compatbench.backbone.text.text_anatomy import TextAnatomy

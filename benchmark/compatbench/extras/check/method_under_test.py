@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compatbench.backbone.products import fast_products
+from compatbench.backbone.parts.products import fast_products
 from compatbench.data.labels import Labels
 from compatbench.errors import NotTransferable
 from compatbench.extras.check.models import IMAGE_SIZE, forget_texts, synthetic_models

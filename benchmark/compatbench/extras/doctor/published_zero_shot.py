@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import Backbone
-from compatbench.backbone.products import fast_products
+from compatbench.backbone.parts.products import fast_products
 from compatbench.data.cards import BackboneCard, backbone_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.labels import Labels

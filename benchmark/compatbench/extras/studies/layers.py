@@ -14,7 +14,7 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.device import resolve_device
-from compatbench.backbone.products import fast_products
+from compatbench.backbone.parts.products import fast_products
 from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks, task_cards
 from compatbench.data.task import Task, load_task
 from compatbench.engine.request import Names
