@@ -201,6 +201,7 @@ def test_a_transform_that_cannot_be_done_exactly_is_refused(
         assert found["mean"] == found["std"] == pytest.approx((0.5,) * 3)
 
 
+@pytest.mark.slow
 def test_weights_that_lack_tensors_and_a_folder_without_a_tokenizer_are_told(
     tmp_path: Path,
 ) -> None:

@@ -80,7 +80,7 @@ def test_every_card_is_of_a_release_with_the_right_activation(name: str) -> None
         assert (report.embed_dim != first.embed_dim) == other_size
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(st.text(max_size=20))
 def test_any_text_is_a_name_or_one_error(name: str) -> None:
     with contextlib.suppress(CompatbenchError):

@@ -186,7 +186,7 @@ def test_each_failure_costs_its_cell_alone_with_one_worker_too(tmp_path: Path) -
     write_methods(bad, attach=only, picky="pass")
     write_methods(bad, attach="return lambda features: features[:, :2]", wrong="pass")
     command = ["run", "--suite", "smoke", "--methods", "./bad.py,zeroshot", "--jobs", "1"]
-    result = invoke_in(tmp_path, *command, "--retry", "1", "--timeout", "8s")
+    result = invoke_in(tmp_path, *command, "--retry", "1", "--timeout", "6s")
     assert result.exit_code == 1, result.output
     assert "Traceback" not in result.output
     assert "5 of 8 cells failed" in result.stdout
@@ -208,7 +208,7 @@ def test_each_failure_costs_its_cell_alone_with_one_worker_too(tmp_path: Path) -
 
     assert row_of("zeroshot") == ("ok", "")
     assert row_of("breaks") == ("failed", "RuntimeError: no luck (bad.py:8)")
-    assert row_of("hangs") == ("failed", "TimedOut: no end after 8 s")
+    assert row_of("hangs") == ("failed", "TimedOut: no end after 6 s")
     assert row_of("picky") == ("not transferable", "made for mini-clip")
     assert row_of("wrong")[1].startswith("logits have shape")
 

@@ -117,6 +117,7 @@ class Greedy(Transfer):
 """
 
 
+@pytest.mark.slow
 def test_a_transfer_that_takes_more_than_its_card_declares_cannot_be_run(
     tmp_path: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +148,7 @@ def test_fewer_labels_are_among_more_and_sixteen_are_those_of_a_fit() -> None:
     assert {*Counter(one.label for one in more.train).values()} == {4}
 
 
+@pytest.mark.slow
 def test_the_old_model_answers_for_images_and_a_method_is_trained_anew(worker: Worker) -> None:
     """Kept gives the source's row, and retrained that of a fit on the target."""
 
@@ -174,6 +176,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> RunStore:
     return store
 
 
+@pytest.mark.slow
 def test_one_fit_serves_both_and_their_records_are_apart(
     store: RunStore, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +200,7 @@ def test_one_fit_serves_both_and_their_records_are_apart(
     assert worker.run(cells["copied"]) == copied
 
 
+@pytest.mark.slow
 def test_a_saved_module_is_evaluated_through_words_and_beside_them_needs_no_source(
     store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

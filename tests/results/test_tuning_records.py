@@ -80,6 +80,7 @@ def test_a_quarter_of_the_training_images_is_held_out_and_no_test_image() -> Non
     assert not {*held} & {*task.split("test"), *kept.train, *kept.val}
 
 
+@pytest.mark.slow
 def test_settings_are_compared_on_the_source_and_on_held_out_images_alone(
     tuned: tuple[Path, list[Tuning]],
 ) -> None:
@@ -153,6 +154,7 @@ def test_what_would_change_nothing_is_not_tried(
     assert plan.request.tasks == (changes.get("[mini-weather]", "[mini-weather]")[1:-1],)
 
 
+@pytest.mark.slow
 def test_finished_fits_are_kept_and_the_record_has_the_same_bytes(
     tuned: tuple[Path, list[Tuning]],
 ) -> None:
