@@ -63,7 +63,7 @@ def test_imagenet_s_validation_images_are_spare_training_images(data: dict[str, 
     left = set(rows) - {(s.id, s.label) for s in draw.train}
     assert {(s.id, s.label) for s in draw.val} == left  # of three images one is left
     assert [s.label for s in draw.val] == list(range(1000))
-    assert (task.most_shots, load_task("imagenet_a").most_shots) == (3, 0)
+    assert (task.max_shots, load_task("imagenet_a").max_shots) == (3, 0)
 
 
 def test_a_dataset_may_lie_elsewhere_or_nowhere(data: dict[str, Tree], tmp_path: Path) -> None:

@@ -42,10 +42,10 @@ def test_any_draw_equals_dassl_s(
 
 def test_more_validation_items_leave_the_training_items_as_they_are() -> None:
     train, val = make_items([6, 7, 8], 3), make_items([9, 2, 6], 4)
-    few, held_out = draw_few_shot(train, val, 6, 1, most=5)
+    few, held_out = draw_few_shot(train, val, 6, 1, max_val_shots=5)
     assert few == draw_few_shot(train, val, 6, 1)[0]
     assert Counter(item.label for item in held_out) == {0: 5, 1: 2, 2: 5}
-    assert len(draw_few_shot(train, val, 2, 1, most=5)[1]) == 6  # no more than shots
+    assert len(draw_few_shot(train, val, 2, 1, max_val_shots=5)[1]) == 6  # no more than shots
     # Spare training items validate where there are no others.
     few, held_out = draw_few_shot(train := make_items([6, 3, 2], 3), None, 2, 1)
     assert few == dassl_draw(train, [], 2, 1)[0]

@@ -70,7 +70,7 @@ def test_class_folders_are_split_by_a_seed(work: Path) -> None:
     (work / "pets" / "notes.txt").write_text("no image")
     (work / "pets" / "lynx").mkdir()
     made = cb.new_task("pets")
-    assert "folders without an image are no classes: lynx" in made.notes
+    assert "folders without an image are not classes: lynx" in made.notes
     assert {path.name for path in work.iterdir()} == WRITTEN | {"pets"}
     assert made.task.names == ("Alpine Ibex", "red Fox")
     assert made.images["train"] == {0: 5, 1: 5}
@@ -522,7 +522,7 @@ def test_what_cannot_be_written_leaves_things_as_they_were(
         cb.new_task("pets", replace=replace)
         assert files().keys() == WRITTEN
     (work / "list.txt").touch()
-    with pytest.raises(CompatbenchError, match=r"cannot write .*list\.txt is no folder"):
+    with pytest.raises(CompatbenchError, match=r"cannot write .*list\.txt is not a folder"):
         cb.new_task("pets", "others", out="list.txt")
     (work / "pets.csv").unlink()
     (work / "pets.csv").mkdir()

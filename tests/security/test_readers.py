@@ -202,8 +202,8 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
         (png(MOST_PIXELS // 1000 + 1, 1000), "pixels"),
         (png(2**31 - 1, 2**31 - 1), "pixels"),
         (png(1, MOST_PIXELS), "pixels"),  # each line takes memory of its own
-        (EPS, "no image format that is known"),
-        (b"<html>not found</html>", "no image format that is known"),
+        (EPS, "unknown image format"),
+        (b"<html>not found</html>", "unknown image format"),
         (png(9, 9), r"cannot be decoded \([^)]*[Tt]runcated"),
         (b"", "is empty"),
         (None, "larger than 1.0 GiB"),

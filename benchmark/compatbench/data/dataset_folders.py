@@ -33,7 +33,9 @@ def dataset_folder(task: str, folder: str) -> Path | None:
     if place:
         return Path(place).expanduser().absolute()
     root = os.environ.get(VARIABLE)
-    below_root = Path(root).expanduser().absolute() / folder if root else None
+    below_root = None
+    if root:
+        below_root = Path(root).expanduser().absolute() / folder
     home = task_cards.own_folder(task)
     if home is None:
         return below_root

@@ -31,7 +31,7 @@ def draw_shots(
     task: Task,
     shots: int,
     seed: int,
-    most: int = MOST_VALIDATION_SHOTS,
+    max_val_shots: int = MOST_VALIDATION_SHOTS,
     held_out_of: int | None = None,
 ) -> Draw:
     """Return the draw of a task, shots and seed.
@@ -39,38 +39,40 @@ def draw_shots(
     The draw of a half of the classes is its part of the whole task's draw, as in CoCoOp.
 
     Args:
-        most: the maximum of validation images per class.
+        max_val_shots: the maximum of validation images per class.
         held_out_of: the shots of a larger draw; return what ``hold_out`` keeps of it.
     """
     if held_out_of is not None:
-        kept_draw, _ = hold_out(task, held_out_of, seed, most)
+        kept_draw, _ = hold_out(task, held_out_of, seed, max_val_shots)
         return kept_draw
     if task.part is not None:
         whole, kept = task.part
-        draw = draw_shots(whole, shots, seed, most)
+        draw = draw_shots(whole, shots, seed, max_val_shots)
         train = keep_classes(draw.train, kept)
         val = keep_classes(draw.val, kept)
         return Draw(tuple(train), tuple(val))
     # None, not an empty split, makes validation images come from the training split.
     val_split = task.source.samples["val"] or None
-    train, val = draw_few_shot(task.split("train"), val_split, shots, seed, most)
+    train, val = draw_few_shot(task.split("train"), val_split, shots, seed, max_val_shots)
     return Draw(tuple(train), tuple(val))
 
 
-def draw_first(task: Task, shots: int, seed: int, most: int = MOST_VALIDATION_SHOTS) -> Draw:
+def draw_first(
+    task: Task, shots: int, seed: int, max_val_shots: int = MOST_VALIDATION_SHOTS
+) -> Draw:
     """Return the first images of each class of a larger draw, so that draws are nested.
 
     Draws of ``draw_shots`` with different shots share images only by chance. These are nested up
     to ``NESTED`` shots, where both functions return the same. Validation gets
-    ``min(shots, most)`` images per class.
+    ``min(shots, max_val_shots)`` images per class.
 
     Raises:
         CompatbenchError: no class of the task has so many images.
     """
-    if shots > task.most_shots:
+    if shots > task.max_shots:
         raise CompatbenchError(
             f"{shots} labels per class cannot be drawn from '{task.name}', which has "
-            f"{task.most_shots} training images of a class at most; ask for fewer"
+            f"{task.max_shots} training images of a class at most; ask for fewer"
         )
 
     def first(images: Sequence[Sample], count: int) -> tuple[Sample, ...]:
@@ -79,9 +81,9 @@ def draw_first(task: Task, shots: int, seed: int, most: int = MOST_VALIDATION_SH
             by_class.setdefault(image.label, []).append(image)
         return tuple(image for group in by_class.values() for image in group[:count])
 
-    whole = draw_shots(task, max(shots, NESTED), seed, most)
+    whole = draw_shots(task, max(shots, NESTED), seed, max_val_shots)
     train = first(whole.train, shots)
-    val = first(whole.val, min(shots, most))
+    val = first(whole.val, min(shots, max_val_shots))
     return Draw(train, val)
 
 
@@ -90,13 +92,13 @@ def draw_few_shot(
     val: Sequence[Sample] | None,
     shots: int,
     seed: int,
-    most: int = MOST_VALIDATION_SHOTS,
+    max_val_shots: int = MOST_VALIDATION_SHOTS,
 ) -> tuple[list[Sample], list[Sample]]:
     """Draw the few-shot training and validation items of a seed, grouped by class.
 
     One stream of Python's ``random`` serves both, training first. Classes are visited in the
     order of their first appearance. A class with fewer items than shots gives all its items.
-    Validation gets ``min(shots, most)`` items per class.
+    Validation gets ``min(shots, max_val_shots)`` items per class.
 
     Without ``val``, the same stream draws the validation images from the training images that are
     left over, never from the test images, as CoOp does for ImageNet.
@@ -104,7 +106,7 @@ def draw_few_shot(
     generator = random.Random(seed)
     drawn = _draw(train, range(len(train)), shots, generator)
     few_shot = [train[i] for i in drawn]
-    val_shots = min(shots, most)
+    val_shots = min(shots, max_val_shots)
     if val is None:
         left_over = sorted(set(range(len(train))).difference(drawn))
         val = train
@@ -136,13 +138,13 @@ def count_kept(shots: int) -> int:
 
 
 def hold_out(
-    task: Task, shots: int, seed: int, most: int = MOST_VALIDATION_SHOTS
+    task: Task, shots: int, seed: int, max_val_shots: int = MOST_VALIDATION_SHOTS
 ) -> tuple[Draw, list[Sample]]:
     """Return a draw without a random quarter of each class's training shots, and that quarter.
 
     The quarter takes the place of test images where settings are chosen.
     """
-    draw = draw_shots(task, shots, seed, most)
+    draw = draw_shots(task, shots, seed, max_val_shots)
     everything = range(len(draw.train))
     held = _draw(draw.train, everything, shots // 4, random.Random(seed))
     kept = sorted(set(everything).difference(held))

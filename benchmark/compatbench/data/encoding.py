@@ -49,18 +49,20 @@ OnEncoded = Callable[[int, int], object]
 
 @dataclass(frozen=True)
 class Images:
-    """The content of one entry: images under a view, as features or as ``wanted``."""
+    """The content of one entry: images under a view, as features or as ``image_input``."""
 
     backbone: ImageEncoder
     task: Task
     samples: Sequence[Sample]
     view: View
-    wanted: Any = None  # an ``ImageInput``; None for features
+    image_input: Any = None  # an ``ImageInput``; None for features
 
     @cached_property
     def key(self) -> str:
         """Return the hash of everything that decides the entry's content."""
-        kind = [self.wanted.kind, self.wanted.block] if self.wanted else ["features", 0]
+        kind = ["features", 0]
+        if self.image_input:
+            kind = [self.image_input.kind, self.image_input.block]
         return sha256_json(
             [
                 self.backbone.weights_key,
@@ -193,7 +195,7 @@ def encode(
 
 def _input_arguments(images: Images) -> list[Any]:
     """Return the argument that asks a backbone for other rows than features, if they need it."""
-    return [images.wanted] if images.wanted else []
+    return [images.image_input] if images.image_input else []
 
 
 def _encode(first: Images, pixels: Tensor, at_once: int) -> tuple[Tensor, int]:

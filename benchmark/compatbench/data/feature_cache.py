@@ -121,7 +121,7 @@ class FeatureCache:
         backbone: ImageEncoder,
         task: Task,
         samples: Sequence[Sample],
-        wanted: Any,
+        image_input: Any,
         views: Sequence[View] = (View(),),
         split: Sequence[Sample] | None = None,
     ) -> list[StoredRows]:
@@ -131,8 +131,8 @@ class FeatureCache:
         read.
 
         Args:
-            wanted: an ``ImageInput``. If it has views of its own, these are together in place of
-                each of ``views``.
+            image_input: an ``ImageInput``. If it has further views, they are together with the
+                plain image, in place of each of ``views``.
 
         Raises:
             NotTransferable: the image tower cannot compute these rows.
@@ -140,11 +140,14 @@ class FeatureCache:
         encoded, rows = _cover(samples, split)
         if rows is None:
             rows = torch.arange(len(encoded))
-        width = 1 + wanted.views  # views that are together
+        width = 1 + image_input.views  # views that are together
         groups: list[list[Images]] = []
         for view in views:
-            together = [View(number) for number in range(width)] if wanted.views else [view]
-            groups.append([Images(backbone, task, encoded, each, wanted) for each in together])
+            together = [view]
+            if image_input.views:
+                together = [View(number) for number in range(width)]
+            group = [Images(backbone, task, encoded, each, image_input) for each in together]
+            groups.append(group)
         flat = [images for group in groups for images in group]
         parts: list[list[Images]] = []  # by part of the images, then by view
         for i in range(0, len(encoded), PART):
@@ -260,7 +263,7 @@ class FeatureCache:
                 path = self._path(images)
                 write_entry(path, entry, images.about)
                 computed[images.key] = entry
-                if images.wanted is not None:
+                if images.image_input is not None:
                     # Tokens are large: use the memory-mapped file, so that they can be freed.
                     mapped = read_entry(path)
                     if mapped is not None:  # another process may just have deleted it

@@ -77,7 +77,7 @@ class Task:
         return replace(self.labels, descriptions=read_descriptions(path, self.labels.names))
 
     @property
-    def most_shots(self) -> int:
+    def max_shots(self) -> int:
         """Return the number of training images of the largest class; more shots draw no more."""
         counts = Counter(sample.label for sample in self.split("train"))
         return max(counts.values(), default=0)
@@ -241,7 +241,9 @@ def _describe_classes(card: TaskCard) -> tuple[Labels, Classes, tuple[int, ...] 
     owner_names = owner.names
     names = tuple(owner_names[label] for label in kept)
     ids = tuple(folders[label] for label in kept)
-    on_disk = tuple(map(str, kept)) if getattr(card.source, "numbered", False) else ids
+    on_disk = ids
+    if getattr(card.source, "numbered", False):
+        on_disk = tuple(map(str, kept))
     classes = Classes(card.name, names, ids, on_disk)
     first = next(iter(owner.templates), "")
     labels = Labels(names, owner.templates, owner.teacher_template or first)

@@ -56,7 +56,7 @@ def open_atomic(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
                 os.close(folder)
     except OSError as error:
         if isinstance(error, FileExistsError):
-            raise CompatbenchError(f"cannot write {path}: {path.parent} is no folder") from None
+            raise CompatbenchError(f"cannot write {path}: {path.parent} is not a folder") from None
         raise cannot_write(path, error) from None
 
 

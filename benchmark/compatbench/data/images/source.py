@@ -145,7 +145,7 @@ class ImageSource:
                         raise ValueError("it has more than 8 bits a pixel; save it with 8")
                     return image.convert("RGB")
         except Image.UnidentifiedImageError:
-            reason = "no image format that is known"
+            reason = "unknown image format"
         except Exception as error:  # on a damaged file, decoders raise all kinds of errors
             reason = (str(error) or type(error).__name__).splitlines()[0]
         problem = f"cannot be decoded ({reason})" if content else "is empty"

@@ -71,7 +71,7 @@ def _open_shard(path: Path, name: str, labelled: bool) -> Content:
             stem, _, extension = member.name.rpartition(".")
             if extension not in (*_IMAGES, "cls"):
                 continue
-            file = tar.extractfile(member) if member.isreg() else None
+            file = tar.extractfile(member) if member.isreg() else None  # not links, not devices
             if file is None or not member.name.isprintable():
                 raise CompatbenchError(f"{path}: {member.name!r} is not a plain file")
             if extension == "cls":
@@ -124,7 +124,9 @@ def _open_parquet_rows(path: Path, name: str, labelled: bool) -> Content:
     for group in range(file.num_row_groups):
         rows_in_group = file.metadata.row_group(group).num_rows
         places += [(group, row) for row in range(rows_in_group)]
-    labels = _read_column(path, column) if labelled else [None] * len(places)
+    labels: list[Any] = [None] * len(places)
+    if labelled:
+        labels = _read_column(path, column)
     if not all(label is None or isinstance(label, (str, int)) for label in labels):
         raise CompatbenchError(f"{path}: column '{column}' holds neither numbers nor names")
     with reading(path, Exception):

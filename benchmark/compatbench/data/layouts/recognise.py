@@ -190,7 +190,7 @@ def _scan_folders(folder: Path, entries: Sequence[str]) -> Listing:
         if name.endswith("/") and inner.parent == around and inner.name not in tops:
             empty.append(inner.name)
     if empty:
-        notes.append(f"folders without an image are no classes: {', '.join(sorted(empty))}")
+        notes.append(f"folders without an image are not classes: {', '.join(sorted(empty))}")
     rows = [("/".join(parts), parts[level], "") for parts in deep]
     return Listing("class folders", folder, make_frame(rows), notes=notes)
 
