@@ -1,4 +1,4 @@
-"""ATPrompt: words for general attributes stand in the learned context.
+"""ATPrompt: the learned context contains words for general attributes.
 
 As in CoOp, free vectors before the class name are trained on the shots. Fixed words for
 attributes such as shape or colour are put between them, each behind its own learned vectors.

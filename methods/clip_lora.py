@@ -38,7 +38,7 @@ from ._shared.towers import require_weight
 PROJECTIONS = ("q", "k", "v")
 
 Draw = Callable[[tuple[int, ...], torch.device], Tensor]
-"""Draws a dropout mask of a shape on a device; what it keeps is scaled to keep the mean."""
+"""Draws a dropout mask of a shape on a device: zeros, and a number that keeps the mean."""
 
 
 class CLIPLoRA(TrainedMethod):

@@ -26,7 +26,7 @@ from ._shared.prompts import Position, arrange, draw_context
 
 
 class CoOp(TrainedMethod):
-    """M context vectors, shared by all classes, stand before the class name.
+    """M context vectors, shared by all classes, precede the class name.
 
     Zhou et al., *Learning to Prompt for Vision-Language Models*, section 3.2. The
     prompt of class c is X_c = [SOS, v_1 ... v_M, E(name_c), E("."), EOT]; its text

@@ -1,8 +1,8 @@
-"""DePT: a linear head beside the prompts, so that these keep what classes have in common.
+"""DePT: a linear head beside the prompts, so that the prompts learn what classes share.
 
 A linear head on rescaled features is trained beside CoOp's prompts and learns what is special to
-the training classes. The prompts learn what classes share. At test time the two classifiers are
-averaged.
+the training classes, which leaves the common part to the prompts. At test time the two classifiers
+are averaged.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ProKeR: kernel ridge regression of what the zero-shot classifier gets wrong.
+"""ProKeR: kernel ridge regression of the errors of the zero-shot classifier.
 
 A kernel regression learns the errors of the zero-shot classifier on the shots, and corrects them.
 The solution is in closed form, and far from all shots the prediction is that of zero-shot.
