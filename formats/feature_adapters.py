@@ -61,7 +61,10 @@ class TaskRes(Dassl):
         wrong = nearest != torch.arange(len(names), device=nearest.device)
         has_wrong = bool(wrong.any())
         if best_least < LIKE or has_wrong:
-            label = int(wrong.int().argmax() if has_wrong else cosines.diagonal().argmin())
+            # The first wrong class, or else the one whose text is least like ours.
+            label = int(cosines.diagonal().argmin())
+            if has_wrong:
+                label = int(wrong.int().argmax())
             cosine = float(cosines[label, label])
             nearest_name = names[nearest[label]]
             raise imported.error(

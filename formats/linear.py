@@ -53,18 +53,17 @@ class Linear(Format):
         """Return W ``[C, e]`` and b ``[C]`` in label order."""
         file = imported.file
         weights = _find_named(file, WEIGHTS)
-        biases = _find_named(file, BIASES)
-        if len(weights) != 1 or len(biases) > 1:
+        if len(weights) != 1 or len(_find_named(file, BIASES)) > 1:
             raise imported.error("does not hold one 'weight', and one 'bias' at most")
         classes = self._classes(imported)
         count = len(imported.labels)
         if count == 2 and len(file.tensors[weights[0]]) == 1:  # as scikit-learn keeps two classes
             weight = imported.take(weights[0], "one e")
-            bias = imported.take(biases[0], "one") if biases else weight.new_zeros(1)
+            bias = _take_bias(imported, "one", weight)
             return torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
         letter = "C" if classes is None else "k"
         weight = imported.take(weights[0], f"{letter} e")
-        bias = imported.take(biases[0], letter) if biases else weight.new_zeros(len(weight))
+        bias = _take_bias(imported, letter, weight)
         if classes is None:
             return weight, bias
         if len(classes) != len(weight):
@@ -136,6 +135,14 @@ def is_head_of_wise_ft(file: Checkpoint) -> bool:
     """Return True if all tensors are parts of a ``classification_head``."""
     owners = {name.rpartition(".")[0].rpartition(".")[2] for name in file.tensors}
     return owners == {WISE_FT}
+
+
+def _take_bias(imported: Import, size: str, weight: Tensor) -> Tensor:
+    """Return the bias of each row of W, or zeros if the file has none."""
+    biases = _find_named(imported.file, BIASES)
+    if not biases:
+        return weight.new_zeros(len(weight))
+    return imported.take(biases[0], size)
 
 
 def _npz_bytes(weight: Tensor, bias: Tensor) -> bytes:
