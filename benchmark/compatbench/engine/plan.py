@@ -39,6 +39,8 @@ class Plan:
     store: RunStore
     missing: Missing = field(default_factory=Missing)  # images and weights
     broken: tuple[Cell, ...] = ()  # cells that cannot be measured, because images are broken
+    # Stored rows that no longer hold: method, key and hash of weights and images.
+    outdated: frozenset[tuple[str, str, str]] = frozenset()
     # The keys of the cells that this job of several has to run; None means all.
     shard: frozenset[str] | None = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -15,16 +15,13 @@ from compatbench.data.draws import load_test_set
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.engine.cell import Cell, CellRecord, shorten_key
 from compatbench.engine.flat_settings import flat_settings
-from compatbench.engine.matrix import build_matrix, key_cells
 from compatbench.engine.method_settings import Settings, resolve_settings
-from compatbench.engine.missing import Missing, find_missing
-from compatbench.engine.plan import Plan, find_teachers
-from compatbench.engine.request import make_request
+from compatbench.engine.plan import Plan
 from compatbench.engine.store import RunStore
+from compatbench.engine.stored_rows import RowKey
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method
 from compatbench.method.refusals import find_refusal
-from compatbench.method.registry import MethodRegistry
 from compatbench.results.measures import Answers, score
 from compatbench.results.method_results import (
     MethodInfo,
@@ -111,115 +108,103 @@ def _costs_of(cell: Cell, record: CellRecord) -> list[Cost]:
 
 
 def collect_results(plan: Plan, folder: Path) -> None:
-    """Writes what the store now holds of a plan's cells into a suite's folder.
+    """Score what the store has of a plan's cells, and add the rows to a suite's folder.
 
-    Rows of other cells of the suite stay as long as their cells, weights and images
-    are still the same, so that parts of a suite, and the work of several machines,
-    add up. Rows of weights or images that are not on this machine stay, too.
+    Rows of other cells stay unless the plan found them outdated, so that parts of a suite and the
+    work of several machines add up.
     """
-    suite, registry = plan.suite, plan.matrix.registry
-    teachers = find_teachers(suite, registry, [choice.name for choice in plan.matrix.choices])
-    missing, before = find_missing(suite, teachers=teachers), read_methods(folder)
+    stored = read_methods(folder)
     merged = []
-    for name, new in _measured_methods(plan, Looks()):
-        old = before.get(name)
+    for name, new in _measured_methods(plan, ResultCache()):
+        old = stored.get(name)
         if old is not None:
-            rows = _current_rows(suite, registry, name, old.rows, missing)
-            old = replace(old, rows=rows)
-        if broken := [row for cell in plan.broken if cell.name == name for row in _failed(cell)]:
-            # What was measured before the images broke stays.
-            old, lost = old or replace(new, rows=new.rows[:0]), to_frame(broken, Row)
+            old = replace(old, rows=_drop_outdated(old.rows, plan.outdated))
+        unreadable = []
+        for cell in plan.broken:
+            if cell.name == name:
+                unreadable += _failed(cell)
+        if unreadable:
+            # Rows that were measured before the images broke stay: of two lines the later counts.
+            old = old or replace(new, rows=new.rows[:0])
             failed = old.rows["status"] == "failed"
-            old = replace(old, rows=pd.concat([old.rows[failed], lost, old.rows[~failed]]))
-        keys = {*new.rows["key"], *(old.rows["key"] if old else ())}
+            rows = [old.rows[failed], to_frame(unreadable, Row), old.rows[~failed]]
+            old = replace(old, rows=pd.concat(rows))
+        keys = set(new.rows["key"])
+        if old is not None:
+            keys.update(old.rows["key"])
         merged.append(merge_results(old, new, keys))
     write_results(folder, *merged)
 
 
+def _drop_outdated(rows: pd.DataFrame, outdated: Collection[RowKey]) -> pd.DataFrame:
+    columns = [rows[name] for name in ("method", "key", "data")]
+    kept = [row not in outdated for row in zip(*columns, strict=True)]
+    return rows.loc[pd.Series(kept, index=rows.index, dtype=bool)]
+
+
+CellResults = tuple[CellRecord, list[Row], list[Cost]]
+
+
 @dataclass
-class Looks:
-    """What was read of methods, and of cells that are done, from one look at a run to the next."""
+class ResultCache:
+    """Descriptions of methods, and the results of finished cells, kept while a run is watched."""
 
     methods: dict[str, MethodResults] = field(default_factory=dict)
-    cells: dict[str, tuple[CellRecord, list[Row], list[Cost]]] = field(default_factory=dict)
+    cells: dict[str, CellResults] = field(default_factory=dict)
 
-    def read(self, plan: Plan, cell: Cell) -> tuple[CellRecord, list[Row], list[Cost]] | None:
-        """A cell's record, rows and costs; None if it has no record."""
+    def read(self, plan: Plan, cell: Cell) -> CellResults | None:
+        """Return a cell's record, rows and costs; None if it has no record."""
         if cell.key in self.cells:
             return self.cells[cell.key]
-        if (record := plan.store.read(cell.key)) is None:
+        record = plan.store.read(cell.key)
+        if record is None:
             return None
-        read = record, rows_of(cell, record, plan.store), _costs_of(cell, record)
+        results = (record, rows_of(cell, record, plan.store), _costs_of(cell, record))
         if plan.store.is_done(cell, record):
-            self.cells[cell.key] = read
-        return read
+            self.cells[cell.key] = results
+        return results
 
 
-def measured_so_far(plan: Plan, looks: Looks) -> SuiteResults:
-    """The results that the records of planned cells give, without those of earlier runs."""
-    methods = [method for _, method in _measured_methods(plan, looks) if len(method.rows)]
+def partial_results(plan: Plan, cache: ResultCache) -> SuiteResults:
+    """Return the results of the plan's cells so far, without those of earlier runs."""
+    methods = [method for _, method in _measured_methods(plan, cache) if len(method.rows)]
     return split_results(plan.suite.name, methods)
 
 
-def _measured_methods(plan: Plan, looks: Looks) -> Iterator[tuple[str, MethodResults]]:
-    """By method, the rows of its cells that have a record, by every transfer."""
-    suite, registry, by_name = plan.suite, plan.matrix.registry, dict[str, list[Cell]]()
+def _measured_methods(plan: Plan, cache: ResultCache) -> Iterator[tuple[str, MethodResults]]:
+    """Yield each method of a plan with the rows of its cells that have a record."""
+    suite = plan.suite
+    registry = plan.request.registry
+    cells_of: dict[str, list[Cell]] = {}
     for cell in plan.cells:
-        by_name.setdefault(cell.name, []).append(cell)
+        cells_of.setdefault(cell.name, []).append(cell)
     for cell in plan.broken:
-        by_name.setdefault(cell.name, [])
-    for name, cells in by_name.items():
-        measured = [read for cell in cells if (read := looks.read(plan, cell)) is not None]
+        cells_of.setdefault(cell.name, [])
+    for name, cells in cells_of.items():
+        provenances = []
+        rows: list[Row] = []
+        costs: list[Cost] = []
+        for cell in cells:
+            measured = cache.read(plan, cell)
+            if measured is None:
+                continue
+            record, cell_rows, cell_costs = measured
+            provenances.append(record.provenance)
+            rows += cell_rows
+            costs += cell_costs
         base = suite.base_method(name)
-        if name not in looks.methods:
-            looks.methods[name] = describe_method(suite, registry.get(base), name)
-        described = looks.methods[name]
-        info = replace(described.info, refused=find_refusal(registry.identify(base)[0]))
-        yield (
-            name,
-            replace(
-                described,
-                info=info,
-                provenance=join_provenance([record.provenance for record, *_ in measured]),
-                rows=to_frame([row for _, rows, _ in measured for row in rows], Row),
-                costs=to_frame([cost for *_, costs in measured for cost in costs], Cost),
-            ),
+        if name not in cache.methods:
+            cache.methods[name] = describe_method(suite, registry.get(base), name)
+        described = cache.methods[name]
+        identity, _ = registry.identify(base)
+        results = replace(
+            described,
+            info=replace(described.info, refused=find_refusal(identity)),
+            provenance=join_provenance(provenances),
+            rows=to_frame(rows, Row),
+            costs=to_frame(costs, Cost),
         )
-
-
-def _current_rows(
-    suite: SuiteCard,
-    registry: MethodRegistry,
-    name: str,
-    rows: pd.DataFrame,
-    missing: Missing,
-) -> pd.DataFrame:
-    """A method's rows without those of methods, weights or images that have changed.
-
-    Rows of shots and seeds that were asked for beside the suite's stay as well.
-    """
-    shots = sorted({*suite.shots, *rows["shots"]})
-    seeds = sorted({*suite.seeds, *rows["seed"]})
-    transfers = sorted(set(rows["transfer"]))
-    request = make_request(
-        suite, [name], shots=shots, seeds=seeds, transfers=transfers, registry=registry
-    )
-    cells = key_cells(build_matrix(request), missing)
-    current = {
-        (shorten_key(cell.key), shorten_key(data)) for cell in cells for _, _, data in cell.places
-    }
-    if missing.backbones.keys() & find_teachers(suite, registry, [name]):
-        return rows  # another machine has the teacher
-    lost = {(c.task, t, c.shots, c.seed) for c in cells if c.broken for t in c.test_sets}
-    columns = ["key", "data", "task", "test_set", "shots", "seed"]
-    same = [
-        (key, data) in current or tuple(place) in lost
-        for key, data, *place in zip(*(rows[name] for name in columns), strict=True)
-    ]
-    # What is not here cannot be compared; another machine has measured it.
-    elsewhere = rows[["backbone", "source"]].isin(list(missing.backbones)).any(axis=1)
-    elsewhere |= rows[["task", "test_set"]].isin(list(missing.test_sets)).any(axis=1)
-    return rows.loc[elsewhere | pd.Series(same, index=rows.index, dtype=bool)]
+        yield name, results
 
 
 def describe_method(suite: SuiteCard, method: type[Method], name: str) -> MethodResults:

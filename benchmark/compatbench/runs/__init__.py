@@ -8,6 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal
 
+import pandas as pd
+
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.cards.shots import Numbers
 from compatbench.engine.compute import Compute
@@ -15,15 +17,17 @@ from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.run_plan import run_plan
 from compatbench.engine.plan import Plan, make_plan
 from compatbench.engine.request import Names, Request, make_request
+from compatbench.engine.stored_rows import find_outdated_rows
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import remove_remains, write_atomic
 from compatbench.files.kinds import require
-from compatbench.results.collect import Looks, collect_results, measured_so_far
+from compatbench.results.collect import ResultCache, collect_results, partial_results
 from compatbench.results.ranking_table import Results
 from compatbench.results.result_files import (
     FIGURES,
     REPORT,
     RESULTS,
+    read_methods,
     read_results,
     result_folders,
 )
@@ -109,7 +113,9 @@ def run(
     with show_progress(progress, request.out, on_start, on_event) as follow:
         plan = make_plan(request)
         _require_cells(plan)
-        _check_folders(request)
+        stored = _check_folders(request)
+        if not request.trial:
+            plan = replace(plan, outdated=find_outdated_rows(plan, stored))
         failures = run_plan(plan, compute or Compute(), *follow)
     if not request.trial:
         _publish(plan)
@@ -131,7 +137,7 @@ def _require_cells(plan: Plan) -> None:
 
 def read_page(plan: Plan) -> SuitePage:
     """Return a plan's suite as in ``results/``; of a trial, what the run store has of its cells."""
-    measured = measured_so_far(plan, Looks()) if plan.trial else None
+    measured = partial_results(plan, ResultCache()) if plan.trial else None
     return read_suite_page(plan.suite, plan.request.out, measured)
 
 
@@ -149,10 +155,11 @@ def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:
     return Results(page.results, page.expected)
 
 
-def _check_folders(request: Request) -> None:
-    """Raise CompatbenchError before the work, not after it, if results cannot be read or written.
+def _check_folders(request: Request) -> dict[str, pd.DataFrame]:
+    """Create the folders of a run. Return the stored rows of its suite by method.
 
-    Creates the folders.
+    Raises:
+        CompatbenchError: before the work, not after it, if results cannot be read or written.
     """
     out = request.out
     results_folder = out / RESULTS
@@ -165,10 +172,13 @@ def _check_folders(request: Request) -> None:
                 probe.write(b"probe")
         except OSError as error:
             raise CompatbenchError(f"cannot write {folder}: {error.strerror}") from None
-    for folder in {results_folder / request.suite.name, *result_folders(out)}:
-        read_results(folder)
+    for folder in result_folders(out):
+        if folder.name != request.suite.name:
+            read_results(folder)
+    stored = read_methods(results_folder / request.suite.name)
     require(out / LEADERBOARD)
     read_readme(out)
+    return {name: method.rows for name, method in stored.items()}
 
 
 def _publish(plan: Plan) -> None:

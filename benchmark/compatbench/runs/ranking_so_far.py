@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from compatbench.results.collect import Looks
+from compatbench.results.collect import ResultCache
 
 if TYPE_CHECKING:
     from compatbench.engine.plan import Plan
@@ -26,7 +26,7 @@ class RankingSoFar:
         self._plan = plan
         self._out = out
         self._width = width
-        self._looks = Looks()
+        self._cache = ResultCache()
         self._next = 0.0
         self._shown: RenderableType = Text()
 
@@ -40,11 +40,11 @@ class RankingSoFar:
         return self._shown
 
     def _read(self) -> None:
-        from compatbench.results.collect import measured_so_far
+        from compatbench.results.collect import partial_results
         from compatbench.tables.suite_page import read_suite_page
         from compatbench.tables.terminal_ranking import render_ranking
 
-        measured = measured_so_far(self._plan, self._looks)
+        measured = partial_results(self._plan, self._cache)
         page = read_suite_page(self._plan.suite, self._out, measured)
         page = page.restrict(**self._plan.matrix.selection)
         part = finished_part(page)
