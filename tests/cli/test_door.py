@@ -101,11 +101,13 @@ def test_in_a_checkout_a_new_method_goes_to_methods(
     assert (tmp_path / "methods" / "my_affine.py").is_file()
 
 
+@pytest.mark.slow
 def test_evaluate_tells_what_breaks_where_nothing_does(module: Path) -> None:
     output = invoke("evaluate", module, "--target", "mini-clip").output
     assert "0.0 % of the images were right before and are wrong now" in output
 
 
+@pytest.mark.slow
 def test_evaluate_says_that_a_module_cannot_be_attached(module: Path, tmp_path: Path) -> None:
     only = "if backbone.name != 'mini-clip': raise NotTransferable('it knows one backbone')"
     write_methods(tmp_path / "picky.py", attach=only, picky="pass")
@@ -121,6 +123,7 @@ def test_evaluate_says_that_a_module_cannot_be_attached(module: Path, tmp_path: 
     assert (found["status"], found["h"]) == ("not transferable", None)
 
 
+@pytest.mark.slow
 def test_evaluate_refuses_modules_that_it_cannot_use(module: Path, tmp_path: Path) -> None:
     saved = load_module(module)
     twice = Module({"residual": torch.cat([saved["residual"]] * 2)})
