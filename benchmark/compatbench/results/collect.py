@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -13,7 +13,7 @@ import pandas as pd
 from compatbench.data.cards import SuiteCard, suite_tasks
 from compatbench.data.draws import load_test_set
 from compatbench.data.images.dataset_files import BrokenImages
-from compatbench.engine.cell import Cell, CellRecord, shorten_key
+from compatbench.engine.cell import Cell, CellRecord, Where, shorten_key
 from compatbench.engine.flat_settings import flat_settings
 from compatbench.engine.method_settings import Settings, resolve_settings
 from compatbench.engine.plan import Plan
@@ -21,6 +21,7 @@ from compatbench.engine.store import RunStore
 from compatbench.engine.stored_rows import RowKey
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method
+from compatbench.method.predictions import Predictions
 from compatbench.method.refusals import find_refusal
 from compatbench.results.measures import Answers, score
 from compatbench.results.method_results import (
@@ -36,12 +37,13 @@ from compatbench.results.rows import Cost, Row, to_frame
 
 
 def rows_of(cell: Cell, record: CellRecord, store: RunStore) -> list[Row]:
-    """The rows of a cell: the predictions that a store has, scored; or why there are none.
+    """Score the predictions that a store has of a cell. Return its rows.
 
     A failed fit gives a failed row at every place. Predictions that are lost give none.
     """
-    predictions, precision = store.read_predictions(cell.key), cell.training.precision
-    fit = _place(cell) | {"parameters": record.parameters, "module_bytes": record.module_bytes}
+    predictions = store.read_predictions(cell.key)
+    fit = _describe_fit(cell)
+    fit |= {"parameters": record.parameters, "module_bytes": record.module_bytes}
     outcomes = {outcome.where: outcome for outcome in record.records}
     rows = []
     for where in cell.places:
@@ -49,35 +51,48 @@ def rows_of(cell: Cell, record: CellRecord, store: RunStore) -> list[Row]:
         place = fit | {"backbone": backbone, "test_set": test_set, "data": shorten_key(data)}
         outcome = outcomes.get(where)
         if record.status == "failed":
-            rows.append(Row.model_validate(place | {"status": "failed", "reason": record.error}))
+            result = {"status": "failed", "reason": record.error}
         elif outcome is not None and outcome.status != "ok":
-            about = {"status": outcome.status, "reason": outcome.reason}
-            rows.append(Row.model_validate(place | about))
+            result = {"status": outcome.status, "reason": outcome.reason}
         elif outcome is None or where not in predictions:
             continue
-        elif (zero_shot := store.read_zero_shot(where, precision)) is not None:
-            on_source = [w for w in predictions if w[:2] == (cell.source, where[1])]
-            before = predictions[on_source[0]] if on_source and where[0] != cell.source else None
-            labels = [sample.label for sample in load_test_set(where[1]).split("test")]
-            figures = score(Answers(predictions[where], before, zero_shot, labels))
-            about = {"status": "ok", "prompt_diversity": outcome.prompt_diversity}
-            rows.append(Row.model_validate(place | about | figures))
+        else:
+            zero_shot = store.read_zero_shot(where, cell.training.precision)
+            if zero_shot is None:
+                continue
+            on_source = None
+            if backbone != cell.source:
+                on_source = _find_on_source(predictions, cell.source, test_set)
+            labels = [sample.label for sample in load_test_set(test_set).split("test")]
+            result = {"status": "ok", "prompt_diversity": outcome.prompt_diversity}
+            result |= score(Answers(predictions[where], on_source, zero_shot, labels))
+        rows.append(Row.model_validate(place | result))
     return rows
 
 
+def _find_on_source(
+    predictions: Mapping[Where, Predictions], source: str, test_set: str
+) -> Predictions | None:
+    """Return the module's predictions for the same images on its source; None if lost."""
+    for (backbone, name, _), predicted in predictions.items():
+        if (backbone, name) == (source, test_set):
+            return predicted
+    return None
+
+
 def _failed(cell: Cell) -> list[Row]:
-    """The rows of what cannot be measured; what broken images are has no hash."""
-    why = cell.broken
-    fit: dict[str, Any] = {"status": "failed", "reason": f"{BrokenImages.__name__}: {why}"}
-    fit |= _place(cell)
-    return [
-        Row(**fit, backbone=b, test_set=t, data=shorten_key(sha256_json([b, t, why])))
-        for b, t in product(cell.backbones, cell.test_sets)
-    ]
+    """Return the failed rows of a cell whose images are broken and so have no hash."""
+    reason = f"{BrokenImages.__name__}: {cell.broken}"
+    fit: dict[str, Any] = _describe_fit(cell) | {"status": "failed", "reason": reason}
+    rows = []
+    for backbone, test_set in product(cell.backbones, cell.test_sets):
+        data = shorten_key(sha256_json([backbone, test_set, cell.broken]))
+        rows.append(Row(**fit, backbone=backbone, test_set=test_set, data=data))
+    return rows
 
 
-def _place(cell: Cell) -> dict[str, Any]:
-    """What rows say of the cell that they are of."""
+def _describe_fit(cell: Cell) -> dict[str, Any]:
+    """Return the columns that all rows of a cell share."""
     return {
         "method": cell.name,
         "transfer": cell.transfer,
