@@ -7,8 +7,6 @@ own accuracy.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from compatbench.method import (
@@ -21,8 +19,6 @@ from compatbench.method import (
     MethodCard,
     Module,
 )
-
-from ._shared.texts import Templates, choose_templates
 
 
 class ZeroShot(Method):
@@ -46,25 +42,3 @@ class ZeroShot(Method):
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         return CosineClassifier(backbone.zero_shot(labels), backbone.logit_scale)
-
-
-class ZeroShotEnsemble(ZeroShot):
-    """The normalised features of the task's templates, averaged (section 3.1.4)."""
-
-    card = MethodCard(
-        name="zeroshot_ensemble",
-        title="Zero-shot (ensemble)",
-        paper="arXiv:2103.00020",
-        inserts="none",
-        summary="the mean over all hand-written prompts gives the classifier",
-        learns=False,
-    )
-
-    class Config(ZeroShot.Config):
-        templates: Templates = "all"
-
-    config: Config
-
-    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
-        chosen = replace(labels, templates=choose_templates(labels, self.config.templates))
-        return CosineClassifier(backbone.zero_shot_ensemble(chosen), backbone.logit_scale)

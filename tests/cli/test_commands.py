@@ -19,6 +19,7 @@ from typer.main import get_command
 
 import compatbench
 from compatbench.cli.app import app
+from compatbench.cli.names import content_names
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods, builtin_transfers
@@ -282,3 +283,10 @@ def test_a_command_imports_nothing_heavy_that_it_does_not_need(
     imported = shown.stdout.splitlines()[-1].split()
     assert imported[0] == "imported"
     assert {*unwanted}.intersection(imported) == set()
+
+
+@pytest.mark.parametrize("kind", ["methods", "transfers"])
+def test_every_file_of_content_has_the_name_of_what_it_defines(kind: str) -> None:
+    """Completion and early errors know names by files, without loading them."""
+    listed = getattr(compatbench, kind)()
+    assert content_names(kind) == sorted(listed["name"])

@@ -41,10 +41,16 @@ def known_names(kind: str) -> list[str]:
 
 
 def content_names(folder: str) -> list[str]:
-    """Return the names of the methods, transfers or formats of the project: those of the files."""
+    """Return the names of the project's methods or transfers, as their files are called.
+
+    Names of transfers are written with hyphens, which the name of a Python file cannot have.
+    """
     from compatbench.files.project_folders import content_files
 
-    return sorted(path.stem for path in content_files(folder))
+    names = [path.stem for path in content_files(folder)]
+    if folder == "transfers":
+        names = [name.replace("_", "-") for name in names]
+    return sorted(names)
 
 
 def _complete(kind: str, incomplete: str) -> list[str]:
