@@ -178,7 +178,7 @@ def test_a_projection_or_rows_that_a_tower_lacks_are_a_reason(models: dict[str, 
     for method, name, reason in (
         ("prolip", "siglip2-so400m16-384", "image tower has no 'proj'"),
         ("plot", "pe-core-b16", "pools by attention"),
-        ("mmrl", "siglip-so400m14-384", "a causal text tower, behind start-of-text"),
+        ("mmrl", "siglip-so400m14-384", "a causal text tower with start-of-text"),
     ):
         made, backbone = build(method), models[name]
         with pytest.raises(NotTransferable, match=reason):
