@@ -52,11 +52,11 @@ def test_a_function_keeps_its_name_from_the_folder_of_that_name() -> None:
 
     # What the folder has is there, too, however it is imported.
     import compatbench.methods.coop as coop
-    import compatbench.results.measures.registry as measures
-    from compatbench.results.measures.registry import list_measures
+    import compatbench.results.measures.measure_registry as measures
+    from compatbench.results.measures.measure_registry import list_measures
 
     assert measures.list_measures is list_measures
-    assert cb.results.measures.registry is measures  # pyright: ignore[reportFunctionMemberAccess]
+    assert cb.results.measures.measure_registry is measures  # pyright: ignore[reportFunctionMemberAccess]
     assert coop.CoOp is builtin_methods().get("coop")
     assert isfunction(cb.results)
 

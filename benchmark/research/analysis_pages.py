@@ -19,7 +19,7 @@ from compatbench.extras.studies.layers import analyze_layers
 from compatbench.files.atomic import write_atomic
 from compatbench.results.expected import upgrade_pairs
 from compatbench.tables.markdown import fill_section
-from compatbench.tables.table import Cell, Table, plain_table, records, text
+from compatbench.tables.table import Table, TableCell, plain_table, records, text
 
 PAGE = Path(__file__).parents[2] / "docs" / "analysis.md"
 SECTIONS = ("layers", "claims", "readings")  # in the order of the page
@@ -33,7 +33,7 @@ class ReadingsReport(StudyReport):
     upgrades: Sequence[ClaimsReport]
 
     def tables(self) -> list[Table]:
-        first, cells = self.upgrades[0], dict[str, list[Cell]]()
+        first, cells = self.upgrades[0], dict[str, list[TableCell]]()
         rivals, limits = set[str](), set[str]()
         for report in self.upgrades:
             for finding in records(report.findings.query("claim == 3")):

@@ -12,7 +12,7 @@ from compatbench.results.ranks import Ranked
 from compatbench.results.standing import paired_interval
 from compatbench.results.tuning_records import read_record, tuning_path
 from compatbench.tables.numbers import NOTHING, percent, signed
-from compatbench.tables.table import Cell, Table, number, plain_table
+from compatbench.tables.table import Table, TableCell, number, plain_table
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCE, TARGETS = "mini-clip", ("mini-eva-clip", "mini-eva-clip-anew")
@@ -41,11 +41,11 @@ def lead(rosetta: Ranked, other: Ranked) -> str:
 
 def compare(places: dict[tuple[str, str], list[Ranked]]) -> Table:
     """Rosetta beside other methods, copied and through words."""
-    ours, rows = places[OWN, "words"], list[list[Cell | str]]()
+    ours, rows = places[OWN, "words"], list[list[TableCell | str]]()
     keys = [(OWN, "words"), *((m, t) for m in BESIDE for t in ("copied", "words"))]
     for key in (key for key in keys if key in places):
         first = places[key][0]
-        row: list[Cell | str] = [first.standing.info.title, key[1], settings_tried(key[0])]
+        row: list[TableCell | str] = [first.standing.info.title, key[1], settings_tried(key[0])]
         row.append(percent(first.value("source")))
         for ranked, rosetta in zip(places[key], ours, strict=True):
             row += [percent(ranked.value("target")), percent(ranked.value("h"))]

@@ -13,7 +13,7 @@ from synthetic_results import UPGRADE, make_page, with_card, with_more
 
 from compatbench.results.expected import Expected
 from compatbench.tables.figures.charts import FigureData, matrix, scatter
-from compatbench.tables.figures.plan import PlannedFigure, plan_figures
+from compatbench.tables.figures.figure_list import PlannedFigure, plan_figures
 from compatbench.tables.figures.render import compile_chart, render_chart
 from compatbench.tables.figures.values import dodge_labels
 from compatbench.tables.suite_page import SuitePage

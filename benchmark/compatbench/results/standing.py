@@ -24,7 +24,7 @@ from compatbench.results.estimate import (
     ratio_of_means,
 )
 from compatbench.results.expected import Expected, Upgrade
-from compatbench.results.measures.registry import Side, list_measures
+from compatbench.results.measures.measure_registry import Side, list_measures
 from compatbench.results.method_results import MethodInfo, MethodResults, remembered
 
 State = Literal[

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from compatbench.errors import CompatbenchError
 from compatbench.messages import one_line
-from compatbench.tables.table import Cell, Span, Table, text
+from compatbench.tables.table import Span, Table, TableCell, text
 
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&#$]|!(?=\[)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _BLOCK_START = re.compile(r"^(\d*)([-+=.)])(?=[-=\s]|$)")
@@ -79,7 +79,7 @@ def render_table(shown: Table, longest: int = 200) -> str:
     return "\n\n".join(parts)
 
 
-def render_cell(cell: Cell, longest: int = 200) -> str:
+def render_cell(cell: TableCell, longest: int = 200) -> str:
     """What a cell shows; what is in bold stands between one pair of asterisks."""
     parts = []
     for bold, spans in groupby(cell.spans, key=lambda span: span.bold):

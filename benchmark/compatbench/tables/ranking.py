@@ -18,9 +18,9 @@ from compatbench.results.standing import NULL
 from compatbench.tables.numbers import NOTHING, bounds, duration, percent, signed
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.table import (
-    Cell,
     Column,
     Table,
+    TableCell,
     make_table,
     number,
     plain_table,
@@ -137,7 +137,7 @@ def _record(place: int, row: Ranked) -> dict[str, Any]:
     }
 
 
-def method_cell(info: MethodInfo) -> Cell:
+def method_cell(info: MethodInfo) -> TableCell:
     """The title, linked; the zero-shot classifier, which inserts nothing, is the floor."""
     notes = "floor" * (info.depth == "none"), "transductive" * info.sees_tests
     note = " ".join(filter(None, notes))

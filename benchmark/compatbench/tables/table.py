@@ -34,7 +34,7 @@ class Span(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """What a cell shows, and the value by which it is sorted; of what has none, its text."""
 
     spans: tuple[Span, ...]
@@ -44,26 +44,26 @@ class Cell:
     def text(self) -> str:
         return "".join(span.text for span in self.spans)
 
-    def bold(self) -> Cell:
+    def bold(self) -> TableCell:
         return replace(self, spans=tuple(span._replace(bold=True) for span in self.spans))
 
 
-def text(shown: str, paper: str = "") -> Cell:
+def text(shown: str, paper: str = "") -> TableCell:
     """Words from anywhere."""
-    return Cell((Span(shown, paper=paper),), shown)
+    return TableCell((Span(shown, paper=paper),), shown)
 
 
-def code(name: str) -> Cell:
+def code(name: str) -> TableCell:
     """A name that commands know."""
-    return Cell((Span(name, "code"),), name)
+    return TableCell((Span(name, "code"),), name)
 
 
-def number(shown: str, value: float | str | None = None) -> Cell:
+def number(shown: str, value: float | str | None = None) -> TableCell:
     """A number as it is to be shown, and by what it is sorted."""
-    return Cell((Span(shown, "number"),), value)
+    return TableCell((Span(shown, "number"),), value)
 
 
-def spread(mean: Mean | None, value: float | None = None) -> Cell:
+def spread(mean: Mean | None, value: float | None = None) -> TableCell:
     """``44.9 ± 0.4``, or the mean alone if there is one seed."""
     shown = number(percent(mean and mean.value), mean and mean.value if value is None else value)
     if mean is None or mean.std is None:
@@ -72,20 +72,20 @@ def spread(mean: Mean | None, value: float | None = None) -> Cell:
     return replace(shown, spans=(*shown.spans, error))
 
 
-def sentence(*parts: str | Cell) -> Cell:
+def sentence(*parts: str | TableCell) -> TableCell:
     """Words that are made here, and cells, one after the other."""
-    cells = [part if isinstance(part, Cell) else number(part) for part in parts]
-    return Cell(tuple(span for cell in cells for span in cell.spans))
+    cells = [part if isinstance(part, TableCell) else number(part) for part in parts]
+    return TableCell(tuple(span for cell in cells for span in cell.spans))
 
 
-def join(cells: Iterable[Cell], between: str = " → ") -> Cell:
+def join(cells: Iterable[TableCell], between: str = " → ") -> TableCell:
     """Several cells as one, which is sorted by the first."""
     first, *others = cells
     more = (part for cell in others for part in (between, cell))
     return replace(sentence(first, *more), value=first.value)
 
 
-def _mark_best(cells: Sequence[Cell]) -> list[Cell]:
+def _mark_best(cells: Sequence[TableCell]) -> list[TableCell]:
     """The cells of a column, in bold those that show the highest value with one decimal."""
     values = [cell.value for cell in cells if isinstance(cell.value, (int, float))]
     if not values:
@@ -124,9 +124,9 @@ class Column:
     exact: bool = True
     paper: str = ""
 
-    def cell(self, value: Any) -> Cell:
+    def cell(self, value: Any) -> TableCell:
         """A value as a cell: text stays text, and what is missing is a dash."""
-        if isinstance(value, Cell):
+        if isinstance(value, TableCell):
             return value
         if value is None:
             return number(NOTHING)
@@ -144,8 +144,8 @@ class Table:
     """
 
     columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    caption: Cell | None = None
+    rows: tuple[tuple[TableCell, ...], ...]
+    caption: TableCell | None = None
     notes: tuple[str, ...] = ()
     narrow: tuple[str, ...] = ()
 
@@ -184,7 +184,7 @@ def plain_table(
     header: Sequence[str],
     rows: Iterable[Sequence[Any]],
     left: Iterable[int] = (0,),
-    caption: Cell | str = "",
+    caption: TableCell | str = "",
     notes: Sequence[str] = (),
 ) -> Table:
     """A table of ready texts and cells; those of the columns ``left`` are words."""

@@ -18,7 +18,7 @@ from compatbench.files.atomic import holds, write_atomic
 from compatbench.messages import count
 from compatbench.tables import markdown
 from compatbench.tables.numbers import bounds, percent, share, signed, size
-from compatbench.tables.table import Cell, Table
+from compatbench.tables.table import Table, TableCell
 
 # Text goes into Markdown through "md" or "code" only.
 _FILTERS: dict[str, Callable[..., Any]] = {
@@ -75,7 +75,7 @@ def template(name: str, autoescape: bool, **filters: Callable[..., Any]) -> Temp
 
 
 def _finalize(shown: Any) -> Any:
-    if isinstance(shown, Cell):
+    if isinstance(shown, TableCell):
         return markdown.render_cell(shown)
     return markdown.render_table(shown) if isinstance(shown, Table) else shown
 

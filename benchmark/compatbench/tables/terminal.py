@@ -7,7 +7,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from compatbench.messages import printable
-from compatbench.tables.table import Cell, Table
+from compatbench.tables.table import Table, TableCell
 
 GAP = 2  # characters between columns
 WORDS = 20  # characters that a column of words keeps, as long as all columns are shown
@@ -70,7 +70,7 @@ def _widths(shown: Table, most: int = 1_000, everywhere: bool = False) -> list[i
     return widths
 
 
-def render_cell(cell: Cell) -> Text:
+def render_cell(cell: TableCell) -> Text:
     """A cell, what is best in green; no text in it is markup."""
     return Text.assemble(
         *(

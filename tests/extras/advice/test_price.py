@@ -12,7 +12,7 @@ from synthetic_results import TWO_BY_TWO, UPGRADE, coop_by_way, make_page, rende
 from compatbench.extras.advice.price import break_even, price_ways, worth_interval
 from compatbench.extras.advice.price_pages import price_table, price_values
 from compatbench.results.estimate import Interval, draw_resamples
-from compatbench.tables.figures.plan import plan_figures
+from compatbench.tables.figures.figure_list import plan_figures
 from compatbench.tables.markdown import render_table
 
 LABELS = (0, 1, 2, 4, 8, 16)

@@ -14,7 +14,7 @@ from faults import METHODS, TEXT
 from compatbench.cli.new_method import fill_template
 from compatbench.extras.check import processes
 from compatbench.extras.check.check import check
-from compatbench.extras.check.outcome import Outcome
+from compatbench.extras.check.outcome import RuleOutcome
 from compatbench.extras.check.rules import RULES
 from compatbench.method.registry import builtin_methods
 
@@ -34,7 +34,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     builtin_methods.cache_clear()
     path = tmp_path_factory.mktemp("faults") / "methods.py"
     path.write_text(TEXT, encoding="utf-8")
-    seen: list[Outcome] = []
+    seen: list[RuleOutcome] = []
     found = check(str(path), progress=seen.append)
     assert sorted(found["seconds"]) == sorted(outcome.seconds for outcome in seen)
     return found.set_index(["method", "check"])
@@ -81,7 +81,7 @@ def test_a_method_that_hangs_fails_the_check_that_was_tried(
     text = fill_template("gone").replace('shift = module["shift"]', "import time; time.sleep(999)")
     (tmp_path / "gone.py").write_text(text)
 
-    def hurry(outcome: Outcome) -> None:
+    def hurry(outcome: RuleOutcome) -> None:
         hanging = (outcome.method, outcome.check) == ("gone", "card")
         monkeypatch.setattr(processes, "SECONDS", 0.0 if hanging else 600.0)
 

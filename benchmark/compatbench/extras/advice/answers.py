@@ -23,12 +23,12 @@ from compatbench.results.ways import MeasuredWay, list_ways
 from compatbench.tables.numbers import NOTHING, bounds, percent, signed
 from compatbench.tables.pages.sections import Section
 from compatbench.tables.suite_page import MARKS, SuitePage
-from compatbench.tables.table import Cell, Table, number, plain_table, sentence, text
+from compatbench.tables.table import Table, TableCell, number, plain_table, sentence, text
 
 _STAY = "the old model"  # the way that makes no upgrade
 _FREE = frozenset({"words", "source weights"})  # whoever has the module can have these
 _Tried = MeasuredWay | None  # None for zero-shot
-_Cells = tuple[Cell, ...]
+_Cells = tuple[TableCell, ...]
 
 
 class Held(NamedTuple):
@@ -75,7 +75,7 @@ def answer_table(page: SuitePage) -> Table:
     return plain_table(header, rows, left=(0, 1, 2, 5))
 
 
-def describe_kinds(page: SuitePage) -> list[Cell]:
+def describe_kinds(page: SuitePage) -> list[TableCell]:
     """What the table's untouched modules gain on all targets of a kind, a text for each.
 
     The interval is over targets, of which a replication of the suite has six or more, that of the
@@ -213,7 +213,7 @@ def _tasks_needed(gain: Interval | None) -> str:
     return f" (takes about {enough:.0f} tasks)" if gain.value > 0 and enough <= 100 else ""
 
 
-def _describe(way: MeasuredWay) -> Cell:
+def _describe(way: MeasuredWay) -> TableCell:
     title = text(way.info.title, way.info.paper).bold()
     if way.name == _STAY:
         return sentence("stay with the old model: ", title)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from compatbench.data.cards import select_names
 from compatbench.errors import CompatbenchError
-from compatbench.extras.check.outcome import Outcome
+from compatbench.extras.check.outcome import RuleOutcome
 from compatbench.extras.check.processes import try_rules
 from compatbench.extras.check.rules import RULES
 from compatbench.method.refusals import forget_refusal, remember_refusal
@@ -19,7 +19,7 @@ def check(
     methods: str | Sequence[str] = "all",
     only: str | Sequence[str] = "all",
     *,
-    progress: Callable[[Outcome], object] = lambda _: None,
+    progress: Callable[[RuleOutcome], object] = lambda _: None,
 ) -> pd.DataFrame:
     """Checks that methods keep the rules, by name, on small random models.
 
@@ -58,11 +58,11 @@ def check(
         _remember(name, [outcome for outcome in outcomes if outcome.method == name])
     if methods == "all":
         for name, why in registry.broken.items():
-            outcomes.append(Outcome(name, "load", "fail", "the file can be loaded", why))
+            outcomes.append(RuleOutcome(name, "load", "fail", "the file can be loaded", why))
     return pd.DataFrame(outcomes)
 
 
-def _remember(name: str, outcomes: Sequence[Outcome]) -> None:
+def _remember(name: str, outcomes: Sequence[RuleOutcome]) -> None:
     """Remember that a method from outside is refused, or forget it once it passes every check."""
     identity, _ = builtin_methods().identify(name)
     if ":" not in identity:

@@ -65,7 +65,7 @@ def _print_outcomes(outcomes: "pd.DataFrame", failed: "pd.Series") -> None:
     """Show the checks of one method, or the failures of several; then a line for each method."""
     import pandas as pd
 
-    from compatbench.tables.table import Cell, Span
+    from compatbench.tables.table import Span, TableCell
 
     names = outcomes["method"].unique()
     is_alone = len(names) == 1
@@ -74,7 +74,7 @@ def _print_outcomes(outcomes: "pd.DataFrame", failed: "pd.Series") -> None:
     rules = outcomes["rule"] + reasons
     marks = []
     for status in outcomes["status"]:
-        marks.append(Cell((Span(status, tone=STYLES[status]),)))
+        marks.append(TableCell((Span(status, tone=STYLES[status]),)))
     shown = {
         "": marks,
         "rule, or reason": outcomes["reason"].where(outcomes["status"] != "pass", rules),

@@ -10,7 +10,7 @@ Status = Literal["pass", "fail", "skip"]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RuleOutcome:
     """The result of one check of one method."""
 
     method: str

@@ -22,7 +22,7 @@ from unittest.mock import patch
 
 from compatbench.extras.check.method_under_test import Elsewhere, MethodUnderTest
 from compatbench.extras.check.models import synthetic_models
-from compatbench.extras.check.outcome import BrokenRule, Outcome
+from compatbench.extras.check.outcome import BrokenRule, RuleOutcome
 from compatbench.extras.check.rules import describe_rule, try_rule
 from compatbench.files.processes import count_cores, end_with_parent, kill, silence, start_process
 from compatbench.files.scratch import scratch_folder
@@ -37,13 +37,13 @@ Named = tuple[str, str | None]  # a method's name, and its file if it is not fou
 
 
 def try_rules(
-    names: Sequence[str], checks: Sequence[str], progress: Callable[[Outcome], object]
-) -> list[Outcome]:
+    names: Sequence[str], checks: Sequence[str], progress: Callable[[RuleOutcome], object]
+) -> list[RuleOutcome]:
     """Try rules on methods, and return the outcomes in the order of the names.
 
     A process that ends, or takes too long, fails the check that it was at.
     """
-    outcomes: list[Outcome] = []
+    outcomes: list[RuleOutcome] = []
     count = min(count_cores(), math.ceil(len(names) / SHARE))
     shares = [_Share(names[i::count], checks) for i in range(count)]
     try:
@@ -76,7 +76,7 @@ class _Share:
         self._ahead = list(self._checks)  # for the first method that is left
         self._last_message = time.monotonic()
 
-    def receive(self) -> Outcome | None:
+    def receive(self) -> RuleOutcome | None:
         """Return the outcome of a check, or that of a process that has ended before its time."""
         self._last_message = time.monotonic()
         try:
@@ -84,18 +84,18 @@ class _Share:
         except (EOFError, OSError):
             self._host.join(10)
             return self._end_early(f"its process ended with exit code {self._host.exitcode}")
-        if isinstance(message, Outcome):
+        if isinstance(message, RuleOutcome):
             self._ahead.remove(message.check)
             return message
         return self._end_method(f"its process ended with exit code {message}")
 
-    def check_clock(self) -> Outcome | None:
+    def check_clock(self) -> RuleOutcome | None:
         """Return the failure of a check that takes too long."""
         if time.monotonic() - self._last_message <= SECONDS:
             return None
         return self._end_early(f"it took longer than {SECONDS:.0f} s")
 
-    def _end_early(self, reason: str) -> Outcome | None:
+    def _end_early(self, reason: str) -> RuleOutcome | None:
         """End the host, and go on with the next method in a new one."""
         self.end_host()
         failed = self._end_method(reason)
@@ -103,14 +103,14 @@ class _Share:
             self._start_host()
         return failed
 
-    def _end_method(self, reason: str) -> Outcome | None:
+    def _end_method(self, reason: str) -> RuleOutcome | None:
         """Go on with the next method; what was still ahead has failed, the first check by name."""
         name = self.left.pop(0)
         ahead = self._ahead
         self._ahead = list(self._checks)
         if not ahead:
             return None
-        return Outcome(name, ahead[0], "fail", describe_rule(ahead[0]), reason)
+        return RuleOutcome(name, ahead[0], "fail", describe_rule(ahead[0]), reason)
 
     def end_host(self) -> None:
         """End the host and the processes that it has started."""

@@ -15,7 +15,7 @@ from compatbench.extras.check import attach_rules, fit_rules
 from compatbench.extras.check.method_under_test import MethodUnderTest
 from compatbench.extras.check.outcome import (
     BrokenRule,
-    Outcome,
+    RuleOutcome,
     SkippedRule,
     Status,
     quoted,
@@ -73,14 +73,14 @@ def describe_rule(check: str) -> str:
     return (RULES[check].__doc__ or "").splitlines()[0]
 
 
-def try_rule(check: str, tested: MethodUnderTest) -> Outcome:
+def try_rule(check: str, tested: MethodUnderTest) -> RuleOutcome:
     """Try one rule on a method, and undo what it changed of the source and the target."""
     start = time.perf_counter()
     status, reason = _judge(check, tested)
     tested.models.restore(tested.source, tested.target)
     seconds = time.perf_counter() - start
     rule = describe_rule(check)
-    return Outcome(tested.card.name, check, status, rule, one_line(reason, 600), seconds)
+    return RuleOutcome(tested.card.name, check, status, rule, one_line(reason, 600), seconds)
 
 
 def _judge(check: str, tested: MethodUnderTest) -> tuple[Status, str]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from compatbench.results.measures.registry import Answers, measure
+from compatbench.results.measures.measure_registry import Answers, measure
 
 
 @measure("Changed", "percent")

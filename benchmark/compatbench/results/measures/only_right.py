@@ -4,7 +4,7 @@ Both classifiers use the same backbone and answer the same test set. The differe
 counts is the difference between their numbers of correct answers.
 """
 
-from compatbench.results.measures.registry import Answers, measure
+from compatbench.results.measures.measure_registry import Answers, measure
 
 
 @measure("Only module", "images", "higher")

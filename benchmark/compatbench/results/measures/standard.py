@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compatbench.harmonic_mean import harmonic_mean
-from compatbench.results.measures.registry import Answers, BothSides, Columns, add_mean, measure
+from compatbench.results.measures.measure_registry import (
+    Answers,
+    BothSides,
+    Columns,
+    add_mean,
+    measure,
+)
 
 BINS = 15  # of equal mass
 

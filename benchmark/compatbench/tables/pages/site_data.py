@@ -15,7 +15,11 @@ from compatbench.messages import one_line
 from compatbench.results.expected import Upgrade
 from compatbench.results.ranks import rounded
 from compatbench.results.ways import access_of
-from compatbench.tables.figures.plan import PlannedFigure, figures_of_suite, figures_of_upgrade
+from compatbench.tables.figures.figure_list import (
+    PlannedFigure,
+    figures_of_suite,
+    figures_of_upgrade,
+)
 from compatbench.tables.markdown import define_links
 from compatbench.tables.numbers import NOTHING
 from compatbench.tables.pages.method_pages import read_facts
@@ -29,7 +33,7 @@ from compatbench.tables.ranking import (
     ranking_table,
 )
 from compatbench.tables.suite_page import SuitePage
-from compatbench.tables.table import Cell, Column
+from compatbench.tables.table import Column, TableCell
 from compatbench.tables.templates import show_setting
 
 # Columns of a ranking, and measures of which every row has figures by dataset; measures that are
@@ -161,7 +165,7 @@ def _board_title(page: SuitePage, upgrade: Upgrade) -> str:
     return ": ".join([*kinds, one_line(page.path_title(upgrade))])
 
 
-def _cell(cell: Cell) -> str | list[Any]:
+def _cell(cell: TableCell) -> str | list[Any]:
     """What a cell shows and what it is sorted by; a text that is sorted by itself stands once."""
     shown = one_line(cell.text)
     return shown if cell.value == cell.text else [shown, cell.value]
