@@ -161,20 +161,13 @@ def hub_class_names(folder: Path) -> tuple[str, ...]:
         return ()  # another kind of page
 
 
-def import_pyarrow(path: Path) -> Any:
-    """Return pyarrow, which is optional; the error names the file that needs it."""
+def open_parquet(path: Path) -> Any:
+    """Open a parquet file; return pyarrow's ``ParquetFile``. pyarrow is optional."""
     try:
         import pyarrow.parquet
     except ImportError:
-        kind = path.suffix[1:] or "it"
-        problem = f"{path}: pyarrow reads {kind} and is not installed"
+        problem = f"{path}: pyarrow reads parquet and is not installed"
         raise CompatbenchError(f"{problem}; python -m pip install pyarrow") from None
-    return pyarrow
-
-
-def open_parquet(path: Path) -> Any:
-    """Open a parquet file; return pyarrow's ``ParquetFile``."""
-    pyarrow = import_pyarrow(path)
     size_of(path)
     with reading(path, Exception):  # pyarrow raises all kinds of errors on a damaged file
         return pyarrow.parquet.ParquetFile(path)
