@@ -1,4 +1,4 @@
-"""What a name means, where weights are looked for, and what their key is made of."""
+"""Names of backbones, the search for their weights, and the key of their features."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ PLACES = {
 
 @pytest.mark.parametrize("place", PLACES)
 def test_weights_are_found_where_people_have_them(place: str, tmp_path: Path) -> None:
-    # The file's own name is what a card in a folder of cards would have.
+    # A card in a folder of cards is named like its file, not by its path.
     card = read_backbone(write_card(tmp_path)).model_copy(update={"name": "small"})
     path = tmp_path / PLACES[place]
     for folder in ("weights", "hf/hub"):
@@ -179,7 +179,8 @@ def test_openais_archives_are_recognised_without_their_addresses(
         facts = open_clip.get_pretrained_cfg(model, "openai")
         card = names.cards_by_release(tasks_folder())[model, "openai"]
         (file,) = card.files
-        if address := facts["url"]:  # open_clip 4 has none
+        address = facts["url"]
+        if address:  # open_clip 4 has none
             assert address.endswith(f"/{card.hashes[file]}/{file}")
         for other in (model, model.removesuffix("-quickgelu")):
             tags = pretrained._PRETRAINED[other] | {"openai": facts | {"url": ""}}
@@ -237,7 +238,7 @@ def test_what_is_not_here_is_fetched_into_the_hubs_cache(
     assert same_weights(load_backbone("Small/plain").model, make("Small"))
     path = find_weights(read_backbone("Small/plain"))
     assert path.is_relative_to(tmp_path / "hf" / "hub")
-    # A card names the commit that is fetched, and found again without the hub's word for "newest".
+    # A card names its commit, which is found again without the hub's reference to the newest.
     shutil.rmtree(tmp_path / "hf")
     pinned = read_backbone(write_card(tmp_path, f"revision: '{'0' * 40}'\n"))
     assert find_weights(pinned, download=True) == path
@@ -273,7 +274,8 @@ def test_preprocessing_is_that_of_the_release_or_what_all_releases_share(tmp_pat
 
 
 def test_the_key_follows_the_file_the_preprocessing_and_nothing_else(tmp_path: Path) -> None:
-    path, copy = tmp_path / "w.safetensors", tmp_path / "copy.safetensors"
+    path = tmp_path / "w.safetensors"
+    copy = tmp_path / "copy.safetensors"
     save(path)
     keys = {tag: weights_key(read_backbone(f"Small/{tag}@{path}")) for tag in ("plain", "half")}
     assert keys["plain"] != keys["half"]
@@ -317,7 +319,8 @@ def test_a_file_that_is_not_what_its_hash_says_is_refused(tmp_path: Path) -> Non
 
 
 def test_a_models_folder_brings_its_configuration(tmp_path: Path) -> None:
-    name, local = f"local-dir:{tmp_path}", tmp_path / "open_clip_config.json"
+    name = f"local-dir:{tmp_path}"
+    local = tmp_path / "open_clip_config.json"
     model = save(tmp_path / FILE)
     config = {"model_cfg": CONFIGS["Small"], "preprocess_cfg": {"mean": [0.1, 0.2, 0.3]}}
     local.write_text(json.dumps(config))
@@ -331,7 +334,7 @@ def test_a_models_folder_brings_its_configuration(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_read_are_not_drawn_before() -> None:
-    """That takes longer than to read them, and would draw from a stream that is not ours."""
+    """Drawing takes longer than reading, and would change the caller's random numbers."""
     for name in ("mini-clip", "mini-eva-clip"):
         state = torch.get_rng_state()
         model = build_model(backbone_cards.read(name))
@@ -339,8 +342,9 @@ def test_weights_that_are_read_are_not_drawn_before() -> None:
         drawn = build_architecture(backbone_cards.read(name))
         assert not torch.equal(torch.get_rng_state(), state)
         drawn.load_state_dict(model.state_dict(), strict=True)
-        # What is not in the file is computed all the same.
-        for (name_of, buffer), (_, other) in zip(
-            model.named_buffers(), drawn.named_buffers(), strict=True
-        ):
-            assert torch.equal(buffer, other), name_of
+        # Buffers that are not in the file are computed.
+        computed = dict(model.named_buffers())
+        expected = dict(drawn.named_buffers())
+        assert computed.keys() == expected.keys()
+        for buffer, values in expected.items():
+            assert torch.equal(computed[buffer], values), buffer

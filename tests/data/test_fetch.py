@@ -70,7 +70,8 @@ class Server(LocalServer):
     """Serves ``files`` by name, with ranges and entity tags; ``breaks`` are used up, one each."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.data = folder, folder / "data"  # of the card, and of what is fetched
+        self.folder = folder  # of the card
+        self.data = folder / "data"  # of the dataset
         self.files: dict[str, bytes] = {}
         self.breaks: list[int] = []  # bytes after which an answer ends
         self.kind = "application/octet-stream"
@@ -78,9 +79,12 @@ class Server(LocalServer):
         super().__init__()
 
     def answer(self, to: BaseHTTPRequestHandler) -> None:
-        self.asked.append(wanted := to.headers.get("Range", ""))
-        if (content := self.files.get(to.path[1:])) is None:
-            return to.send_error(404)
+        wanted = to.headers.get("Range", "")
+        self.asked.append(wanted)
+        content = self.files.get(to.path[1:])
+        if content is None:
+            to.send_error(404)
+            return
         tag = f'"{hashlib.md5(content).hexdigest()}"'
         start = 0
         if wanted and to.headers.get("If-Range", tag) == tag:
@@ -94,10 +98,9 @@ class Server(LocalServer):
         to.end_headers()
         end = start + self.breaks.pop(0) if self.breaks else len(content)
         to.wfile.write(content[start:end])
-        return None
 
     def fetch(self, **fields: Any) -> Fetched:
-        """Writes the card of the task ``shapes`` and fetches it."""
+        """Write the card of the task ``shapes`` and fetch it."""
         about = {"url": f"{self.url}/shapes.zip", "hash": "none is published", "gives": GIVES}
         card = CARD | {"downloads": [about | fields]}
         (self.folder / "shapes.yaml").write_text(yaml.safe_dump(card, sort_keys=False))
@@ -118,9 +121,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def lies_in(folder: Path) -> set[str]:
-    """The files below a folder, but for the lock of who fetches."""
-    paths = (path for path in folder.rglob("*") if not path.is_dir() and path.name != ".fetching")
-    return {str(path.relative_to(folder)) for path in paths}
+    """Return the files below a folder, except the lock of a running fetch."""
+    files = {path for path in folder.rglob("*") if not path.is_dir()}
+    return {str(path.relative_to(folder)) for path in files if path.name != ".fetching"}
 
 
 def test_what_broke_off_is_resumed_and_a_second_run_does_nothing(server: Server) -> None:
@@ -150,7 +153,7 @@ def test_a_later_run_goes_on_unless_the_server_has_another_file(
         assert "continues from there" in problem
         assert server.asked[-2] == start, run
         assert lies_in(server.data) == {"shapes.zip.part", "shapes.zip.part.tag"}
-    # If-Range has the server send all of its new file; no mixture of both.
+    # With If-Range the server sends all of its new file, so the two are not mixed.
     server.files["shapes.zip"] = make_zip(IMAGES | {"train/circle/0.jpg": b"new"})
     assert server.fetch().ready
     assert server.asked[-1] == "bytes=8000-"
@@ -166,7 +169,7 @@ def test_a_file_of_another_hash_is_deleted(server: Server) -> None:
     (problem,) = server.fetch(bytes=5).problems
     assert "not 5" in problem
     assert server.fetch(hash=f"md5:{hashlib.md5(content).hexdigest()}", bytes=len(content)).ready
-    # Where none is published, what came first is what must come again.
+    # Without a published hash, later downloads must equal the first one.
     (server.data / "test").rename(server.folder / "elsewhere")
     server.files["shapes.zip"] = make_zip(IMAGES | {"test/square/0.jpg": b"other"})
     (problem,) = server.fetch().problems
@@ -176,7 +179,7 @@ def test_a_file_of_another_hash_is_deleted(server: Server) -> None:
     assert server.fetch().ready
 
 
-def _member(name: str, kind: bytes, to: str = "") -> tarfile.TarInfo:
+def make_member(name: str, kind: bytes, to: str = "") -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
     member.type, member.linkname = kind, to
     return member
@@ -192,9 +195,9 @@ EVIL = r"shapes.zip is not unpacked.*evil"
         (make_zip(IMAGES | {"/tmp/evil.jpg": b"x"}, top=""), EVIL),
         (make_zip(IMAGES | {"..\\..\\evil.jpg": b"x"}), EVIL),
         (make_tar(IMAGES | {"../../evil.jpg": b"x"}), EVIL),
-        (make_tar(IMAGES, _member("top/train/evil", tarfile.SYMTYPE, "../../../..")), EVIL),
-        (make_tar(IMAGES, _member("top/train/evil", tarfile.LNKTYPE, "/etc/passwd")), EVIL),
-        (make_tar(IMAGES, _member("top/train/evil", tarfile.FIFOTYPE), mode="w"), EVIL),
+        (make_tar(IMAGES, make_member("top/train/evil", tarfile.SYMTYPE, "../../../..")), EVIL),
+        (make_tar(IMAGES, make_member("top/train/evil", tarfile.LNKTYPE, "/etc/passwd")), EVIL),
+        (make_tar(IMAGES, make_member("top/train/evil", tarfile.FIFOTYPE), mode="w"), EVIL),
         (b"no archive", "is damaged, or no zip or tar archive"),
         (make_zip(IMAGES)[:-300], "is damaged"),
         (make_tar(IMAGES)[:-20], "is damaged"),
@@ -210,7 +213,7 @@ def test_an_archive_that_is_damaged_or_leads_out_of_its_folder_gives_nothing(
     assert lies_in(server.folder) == {"shapes.yaml", "data/shapes.zip"}
     (server.data / "shapes.zip").unlink()
     server.files["shapes.zip"] = make_zip(IMAGES)
-    assert server.fetch().ready  # what was damaged is not remembered as what must come
+    assert server.fetch().ready  # the hash of the damaged archive was not recorded
 
 
 def test_an_archive_in_an_archive_and_one_brought_by_hand(server: Server) -> None:

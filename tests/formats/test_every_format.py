@@ -1,4 +1,4 @@
-"""Every format: a file becomes the module that it holds, goes back whole, or is refused."""
+"""Every format: a file becomes the module that it holds and is exported whole, or is refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from . import files_of_authors as files
 from .files_of_authors import BIAS, EVERYWHERE, LEARNED, WEIGHT, save_dassl
 
 CONFIRMED, GIVEN = "confirmed by the file", "as given"
-OF_THE_FILE = ("templates", "class_specific")  # settings that a file tells
+OF_THE_FILE = ("templates", "class_specific")  # settings that are read from the file
 
 STACKED = ("attribute_context", "coupling_bias", "coupling_weight", "image_prompts", "text_prompts")
 
@@ -46,7 +46,7 @@ class Desk:
     def import_file(
         self, kind: str, path: Path, source: str = "clip64", classes: Any = None, **settings: Any
     ) -> Module:
-        """The module of a file."""
+        """Return the module of a file."""
         how = {"settings": settings, "classes": classes}
         return convert.import_module(kind, path, "things", source, **how)
 
@@ -60,14 +60,14 @@ def desk(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: 
 
 
 Held = Mapping[str, Tensor]
-"""What a module holds by name; of low-rank updates each matrix that they add, ``[blocks, 3, d, d]``
-of a tower."""
+"""The tensors of a module by name; for low-rank updates the matrices that they add to a tower,
+``[blocks, 3, d, d]``."""
 Write = Callable[[Desk], tuple[Path, Held]]
-"""Writes a file or a folder, and returns what its module holds."""
+"""Writes a file or a folder, and returns the tensors of its module."""
 
 
 def held_by(module: Module) -> Held:
-    """What a module holds, in the precision that it is computed in."""
+    """Return the tensors of a module, in the precision in which they were computed."""
     towers = [name[:-2] for name in module.trained if name in ("text_a", "image_a")]
     if not towers:
         return module.tensors
@@ -76,21 +76,24 @@ def held_by(module: Module) -> Held:
 
 
 def of_dassl(kind: str, *names: str, **how: Any) -> Write:
-    """A state dict, which a trainer of Dassl saves; perhaps of a task with other classes."""
+    """Write the state dict of a trainer of Dassl, for the task's classes or these."""
 
     def write(desk: Desk) -> tuple[Path, Held]:
         labels = replace(desk.labels, names=names) if names else desk.labels
         state = files.dassl(kind, desk.backbone, labels, **how)
         path = save_dassl(desk.folder / "dtd_16shots" / "seed2", state)
-        stacks = {
-            name: torch.stack([state[k] for k in keys]) for name, keys in LEARNED[kind].items()
-        }
-        return path, {name: t if name in STACKED else t[0] for name, t in stacks.items()}
+        held = {}
+        for name, keys in LEARNED[kind].items():
+            tensors = [state[key] for key in keys]
+            held[name] = torch.stack(tensors) if name in STACKED else tensors[0]
+        return path, held
 
     return write
 
 
 def cache(start: str) -> Write:
+    """Write Tip-Adapter's files, and choose ``<start>_2shots.pt``."""
+
     def write(desk: Desk) -> tuple[Path, Held]:
         folder = desk.folder / "things_2shots" / "seed1"
         keys, values, trained = files.save_cache(folder)
@@ -102,26 +105,27 @@ def cache(start: str) -> Write:
 
 
 def matrices(deltas: Mapping[tuple[str, int, str], Tensor]) -> Held:
-    """The matrices by tower, with zeros where there is none."""
-    towers = {tower for tower, *_ in deltas}
-    depth = {tower: 1 + max(block for t, block, _ in deltas if t == tower) for tower in towers}
-    whole = {tower: torch.zeros(depth[tower], 3, 32, 32).double() for tower in towers}
+    """Return the matrices by tower, with zeros for those that are missing."""
+    depths: dict[str, int] = {}
+    for tower, block, _ in deltas:
+        depths[tower] = max(depths.get(tower, 0), block + 1)
+    whole = {tower: torch.zeros(depth, 3, 32, 32).double() for tower, depth in depths.items()}
     for (tower, block, part), delta in deltas.items():
         whole[tower][block, "qkv".index(part)] = delta
     return whole
 
 
 def updates(encoder: str, blocks: Sequence[tuple[str, int]] = (), **how: Any) -> Write:
-    """CLIP-LoRA's file of layers that are in these blocks."""
+    """Write CLIP-LoRA's file; its layers are those of these blocks."""
 
     def write(desk: Desk) -> tuple[Path, Held]:
         content = files.low_rank(encoder, **how)
         scale = content["metadata"]["alpha"] / math.sqrt(2)
-        deltas = {
-            (*block, name[0]): scale * pair["w_lora_B"].double() @ pair["w_lora_A"].double()
-            for block, layer in zip(blocks, content["weights"].values(), strict=False)
-            for name, pair in layer.items()
-        }
+        deltas = {}
+        for (tower, block), layer in zip(blocks, content["weights"].values(), strict=False):
+            for name, pair in layer.items():
+                product = pair["w_lora_B"].double() @ pair["w_lora_A"].double()
+                deltas[tower, block, name[0]] = scale * product
         path = files.save(desk.folder / "things" / "4shots" / "seed3" / "lora_weights.pt", content)
         return path, matrices(deltas)
 
@@ -129,21 +133,24 @@ def updates(encoder: str, blocks: Sequence[tuple[str, int]] = (), **how: Any) ->
 
 
 def peft(places: list[Any], scales: Mapping[int, float] = {}, **settings: Any) -> Write:
-    """PEFT's two files, with the factor of updates of each rank."""
+    """Write PEFT's two files; ``scales`` has the factor of updates of each rank."""
 
     def write(desk: Desk) -> tuple[Path, Held]:
-        pairs = files.save_peft(desk.folder / "adapter", places, **settings)
-        deltas = {
-            place[:3]: scales[place[3]] * b.double() @ a.double()
-            for place, (a, b) in pairs.items()
-            if scales
-        }
-        return desk.folder / "adapter", matrices(deltas)
+        folder = desk.folder / "adapter"
+        pairs = files.save_peft(folder, places, **settings)
+        if not scales:  # the file is refused
+            return folder, {}
+        deltas = {}
+        for (tower, block, part, rank), (a, b) in pairs.items():
+            deltas[tower, block, part] = scales[rank] * b.double() @ a.double()
+        return folder, matrices(deltas)
 
     return write
 
 
 def head(name: str, **arrays: Any) -> Write:
+    """Write a linear head."""
+
     def write(desk: Desk) -> tuple[Path, Held]:
         return files.save_head(desk.folder / name, **arrays), {"weight": WEIGHT, "bias": BIAS}
 
@@ -151,14 +158,14 @@ def head(name: str, **arrays: Any) -> Write:
 
 
 class Case(NamedTuple):
-    """A file of a format, and what is known of its module.
+    """A file of a format, and the expected module.
 
     Attributes:
-        settings: what is asked for, but for those of ``OF_THE_FILE``, and the module then has.
-        recognised: whether the contents tell the format.
-        back: what it is exported to.
-        same: whether what is written has the tensors of the file, by the same names.
-        draw: shots and seed, where the path tells them.
+        settings: settings of the module; all but those of ``OF_THE_FILE`` have to be given.
+        recognised: True if the format is recognised by the contents.
+        back: name of the file or folder to which the module is exported.
+        same: True if the exported file has the tensors of the first one, by the same names.
+        draw: shots and seed, if the path contains them.
     """
 
     kind: str
@@ -172,7 +179,8 @@ class Case(NamedTuple):
 
 
 DASSL: dict[str, Any] = dict(told=CONFIRMED, draw=(16, 2))
-TEXT, IMAGE = ([(tower, i) for i in range(n)] for tower, n in (("text", 3), ("image", 2)))
+TEXT = [("text", block) for block in range(3)]
+IMAGE = [("image", block) for block in range(2)]
 LORA: dict[str, Any] = dict(draw=(4, 3))
 CACHED: dict[str, Any] = dict(settings=dict(alpha=1.5, beta=2.5), draw=(2, 1), back="back")
 TASKRES: dict[str, Any] = DASSL | dict(settings={"alpha": 0.7})
@@ -231,7 +239,7 @@ CASES = {
 
 
 def test_every_format_has_a_case() -> None:
-    whole = {"peft_layers", "clip", "wise_ft_weights"}  # by tests of their own
+    whole = {"peft_layers", "clip", "wise_ft_weights"}  # have separate tests
     assert {case.kind for case in CASES.values()} | whole == set(builtin_formats().classes)
 
 
@@ -249,7 +257,7 @@ def test_a_file_becomes_the_module_that_it_holds_and_goes_back_whole(name: str, 
     assert (about.get("shots"), about.get("seed")) == case.draw
     assert about["imported"]["classes and source"] == case.told
     written = export_module(case.kind, module, desk.folder / case.back).files
-    # What the authors' loader takes of the files it would have taken of the first.
+    # The authors' loader finds the same tensors in the exported files.
     given = {path.name: path for path in saved.parent.glob("*_2shots.pt")}
     for path in written:
         if not case.same or path.name.startswith("keys_") or path.suffix == ".json":
@@ -260,8 +268,11 @@ def test_a_file_becomes_the_module_that_it_holds_and_goes_back_whole(name: str, 
         for key in again.keys() - {"classes"}:
             before = known[key if key in known else f"fc.{key}"]
             assert torch.equal(again[key], before.to(again[key].dtype)), key
-    target = {1: written[0]}.get(len(written), desk.folder / case.back)
-    target = target / saved.name if case.kind.startswith("tip_adapter") else target
+    target = desk.folder / case.back
+    if len(written) == 1:
+        target = written[0]
+    elif case.kind.startswith("tip_adapter"):
+        target = target / saved.name
     again = desk.import_file(case.kind, target, **asked)
     torch.testing.assert_close({**held_by(again)}, wanted, rtol=1e-3, atol=1e-4)
 
@@ -283,7 +294,7 @@ def test_classes_of_a_linear_head(desk: Desk) -> None:
 
 
 def tuned(backbone: Backbone) -> Any:
-    """The model with other weights."""
+    """Return a copy of the model with other weights."""
     model = copy.deepcopy(backbone.model)
     generator = torch.Generator().manual_seed(5)
     for tensor in model.state_dict().values():
@@ -292,10 +303,12 @@ def tuned(backbone: Backbone) -> Any:
     return model
 
 
-@pytest.mark.parametrize("source", ["clip64", "eva64"])
-@pytest.mark.parametrize("start", ["module.", "model.", ""])
+@pytest.mark.parametrize(
+    ("source", "start"),
+    [("clip64", "module."), ("clip64", "model."), ("clip64", ""), ("eva64", "model.")],
+)
 def test_a_clip_that_was_fine_tuned_whole(source: str, start: str, desk: Desk) -> None:
-    """Towers, token embeddings, positions and scale, as the tuned model itself computes them."""
+    """The module computes the logits of the tuned model: towers, embeddings and scale."""
     backbone = convert.load_backbone(source, "cpu")
     model = tuned(backbone)
     content = {"epoch": 5, "state_dict": {f"{start}{n}": t for n, t in model.state_dict().items()}}
@@ -325,10 +338,12 @@ def test_a_clip_that_was_fine_tuned_whole(source: str, start: str, desk: Desk) -
 
 
 def test_an_adapter_of_every_linear_layer(desk: Desk) -> None:
-    """Of transformers' CLIPModel by PEFT's names; each update in the weight where it belongs."""
-    source, generator = convert.load_backbone("clip64", "cpu"), torch.Generator().manual_seed(5)
+    """PEFT names the layers of transformers' CLIPModel; each update is added to its weight."""
+    source = convert.load_backbone("clip64", "cpu")
+    generator = torch.Generator().manual_seed(5)
     model: Any = copy.deepcopy(source.model)
-    tensors, scale = {}, 8 / 4
+    tensors = {}
+    scale = 8 / 4
 
     def update(path: str, weight: Tensor) -> None:
         a = 0.1 * torch.randn(4, weight.shape[1], generator=generator)
@@ -408,7 +423,7 @@ def test_prompts_of_half_the_classes_and_of_other_words(desk: Desk) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_a_mean_over_epochs_of_everything_in_the_file(dtype: torch.dtype, desk: Desk) -> None:
-    """PromptSRC's last file: buffers that were equal in all epochs are so no longer."""
+    """PromptSRC's last file: its buffers are means too, which differ by rounding."""
     weights = np.exp(-((np.arange(1, 21) - 15) ** 2) / 2)
     state = files.dassl("promptsrc", desk.backbone, desk.labels)
     words = (2, files.WORDS, "prompt_learner.", dtype)
@@ -428,17 +443,24 @@ def test_a_mean_over_epochs_of_everything_in_the_file(dtype: torch.dtype, desk: 
     assert not torch.equal(held, state["prompt_learner.token_suffix"].to(dtype))
     module = desk.import_file("auto", path)
     assert module.about["imported"]["classes and source"] == "confirmed by the file"
-    # A model with the same words whose token embeddings were trained on.
+    # The same words, but token embeddings that were trained further.
     with pytest.raises(CompatbenchError, match="no token embeddings of 'clip64'"):
         desk.import_file("auto", save(change=0.01))
 
 
 def two_shots(classes: int = 5) -> Write:
-    """Tip-Adapter's folder."""
-    return lambda desk: (desk.folder, {"": files.save_cache(desk.folder, classes)[0]})
+    """Write Tip-Adapter's folder."""
+
+    def write(desk: Desk) -> tuple[Path, Held]:
+        files.save_cache(desk.folder, classes)
+        return desk.folder, {}
+
+    return write
 
 
 def changed(write: Write, change: Callable[[Path], object]) -> Write:
+    """Write a file, then change it."""
+
     def write_changed(desk: Desk) -> tuple[Path, Held]:
         path, held = write(desk)
         change(path)
@@ -474,7 +496,9 @@ def three_rows(**classes: Any) -> Write:
 
 
 NAMES = ("dog", "hippopotamus", "red apple", "xylophone", "tree")  # of the task
-COOP, HALF, AT = of_dassl("coop"), of_dassl("coop", *NAMES[:3]), of_dassl("atprompt")
+COOP = of_dassl("coop")
+HALF = of_dassl("coop", *NAMES[:3])
+AT = of_dassl("atprompt")
 BOTH = dict(alpha=1, beta=1)
 REFUSED: list[tuple[str, Write, dict[str, Any], str]] = [
     # another source, or a file of another format

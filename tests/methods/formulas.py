@@ -1,4 +1,4 @@
-"""Formulas that many methods share, written out, and what every method's formula is compared to."""
+"""Formulas that many methods share, and tests that compare a method with its formula."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Update = Callable[[str, Tensor, Tensor], Tensor]
 
 
 def make(name: str, **settings: Any) -> Any:
-    """A method with its published settings but for these, of its recipe too."""
+    """Return a method with its published settings and recipe, except for these settings."""
     cls: Any = builtin_methods().get(name)
     if "recipe" in settings:
         settings["recipe"] = cls.Config().recipe.model_copy(update=settings["recipe"])
@@ -37,7 +37,7 @@ def seeded(seed: int = 1) -> torch.Generator:
 
 
 def close(found: Any, expected: Any, rtol: float = 1e-9) -> None:
-    """Fails unless numbers are those of a formula, in double precision."""
+    """Check that numbers equal those of a formula, in double precision."""
     torch.testing.assert_close(found, expected, rtol=rtol, atol=rtol)
 
 
@@ -97,12 +97,12 @@ def adam(eps: float, rate: float = 0.1, coupled: float = 0.0, decoupled: float =
 
 @dataclass(frozen=True)
 class Case:
-    """What a formula is evaluated on.
+    """The inputs of a formula.
 
     Attributes:
         own: the module's tensors.
-        images: features, or images where the method takes more than features.
-        settings: of the method, where they are not as published.
+        images: features; images if the method takes more than features.
+        settings: settings of the method that are not the published ones.
     """
 
     backbone: Backbone
@@ -129,25 +129,27 @@ class Case:
 
     @property
     def unit_photos(self) -> Tensor:
-        """As zero-shot has them: normalised before and after the mean."""
+        """The class features of zero-shot: normalised before and after the mean."""
         return unit(unit(self.fills()).mean(0))
 
     def fill(self, *template: str) -> Tensor:
         return fill(self.backbone, self.labels, *template)
 
     def cosines(self, texts: Tensor, images: Tensor | None = None) -> Tensor:
-        """The scaled cosines of images, by default its own, and of texts."""
-        return cosine_logits(self.backbone, texts, self.images if images is None else images)
+        """Return the scaled cosines of texts and images, by default those of the case."""
+        if images is None:
+            images = self.images
+        return cosine_logits(self.backbone, texts, images)
 
     def entropy(self, logits: Tensor) -> Tensor:
         return cross_entropy(logits, self.targets)
 
 
 def prompted(at: Case) -> tuple[Tensor, Tensor]:
-    """Features of images and of classes under deep prompts.
+    """Return features of images and of classes under deep prompts.
 
-    The first text prompts stand in the place of the words; the image's are their own, or linear
-    functions of the text's, token by token: F_i(P_i) = W_i P_i + b_i.
+    The first text prompts replace the words. Image prompts are separate tensors, or linear
+    functions of the text prompts, token by token: F_i(P_i) = W_i P_i + b_i.
     """
     own = at.own
     if "coupling_weight" in own:
@@ -160,7 +162,7 @@ def prompted(at: Case) -> tuple[Tensor, Tensor]:
 
 
 def shift_weights(backbone: Backbone, own: Tensors) -> Backbone:
-    """A copy of the model with differences added to its parameters, found without the engine."""
+    """Return a copy of the model with differences added to its parameters, without the engine."""
     changed = wrap(copy.deepcopy(backbone.model), "changed")
     towers = {"image": changed.model.visual, "text": text_tower(changed)}
     for name, delta in own.items():
@@ -181,8 +183,8 @@ class Formula:
         loss: by default the cross-entropy of the logits.
         update: a tensor's name, its value and its gradient → the tensor after one step.
         recipe: changes of the recipe for that step.
-        start: what tensors are before it, where they are not drawn.
-        exact, step: how far logits, and tensors after a step, may be from the formula.
+        start: tensors before the step that are not drawn.
+        exact, step: relative tolerances of logits, and of tensors after a step.
     """
 
     method: str
@@ -204,9 +206,9 @@ class Formula:
     def see(
         self, backbone: Backbone, data: FewShotData
     ) -> tuple[FewShotData, list[Tensor], Callable[[Tensor], Tensor]]:
-        """Shots as the method takes them, what the formula takes for them, and how to read images.
+        """Return the method's shots, the formula's views of them, and the encoder of images.
 
-        Where a method takes more than features, the formula takes images.
+        If a method takes more than features, the formula takes images.
         """
         wanted = self.build().image_input(backbone)
         if wanted == FEATURES:
@@ -217,16 +219,18 @@ class Formula:
     def check_logits(
         self, backbone: Backbone, data: FewShotData, images: Tensor, target: Backbone | None = None
     ) -> None:
-        """The classifier of a random module, on its source or a target, gives the formula's logits.
+        """Compare the logits of a random module, on its source or a target, with the formula.
 
         Args:
-            data: features of shots; unless the method takes features alone, images are drawn.
-            images: features of others, likewise.
+            data: features of shots; replaced by drawn images if the method takes more.
+            images: features of other images, likewise.
         """
         data, views, encode = self.see(backbone, data)
         if views[0].ndim > 2:
             images = draw_images(backbone, 4)
-        method, where, rng = self.build(), target or backbone, seeded()
+        method = self.build()
+        where = target or backbone
+        rng = seeded()
         module = getattr(method, "init", method.fit)(backbone, data, seeded())
         noise = {
             name: 0.3 * torch.randn(x.shape, generator=rng, dtype=torch.float64)
@@ -240,13 +244,15 @@ class Formula:
         close(found, expected, self.exact)
 
     def check_first_step(self, backbone: Backbone, data: FewShotData) -> None:
-        """After one step of a fit, every tensor is where the gradient of the formula takes it."""
+        """Compare every tensor after one step of a fit with a step along the formula's gradient."""
         data, views, _ = self.see(backbone, data)
-        subject, rng = self.build(recipe=self.recipe, max_steps=1), seeded(3)
+        subject = self.build(recipe=self.recipe, max_steps=1)
         found = subject.fit(backbone, data, seeded(3))
+        rng = seeded(3)
         first = subject.init(backbone, data, rng)
-        for name, expected in (self.start(backbone, data) if self.start else {}).items():
-            torch.testing.assert_close(first[name], expected)
+        if self.start:
+            for name, expected in self.start(backbone, data).items():
+                torch.testing.assert_close(first[name], expected)
         parameters = {name: x.clone().requires_grad_() for name, x in first.trained.items()}
         batch_size = subject.config.recipe.batch_size
         chosen = torch.randperm(len(data.train), generator=rng)[:batch_size]
@@ -270,7 +276,7 @@ def variants(
 
 
 def logits_test(formulas: Sequence[Formula]) -> Callable[..., None]:
-    """A test of the classifier of every method against its formula."""
+    """Return a test that compares the logits of every method with its formula."""
 
     @pytest.mark.parametrize("formula", formulas, ids=str)
     def test(backbone64: Backbone, data64: FewShotData, images64: Tensor, formula: Formula) -> None:
@@ -280,7 +286,7 @@ def logits_test(formulas: Sequence[Formula]) -> Callable[..., None]:
 
 
 def step_test(formulas: Sequence[Formula]) -> Callable[..., None]:
-    """A test of the first step of every method's fit against the gradient of its formula."""
+    """Return a test that compares the first step of every fit with its formula's gradient."""
 
     @pytest.mark.parametrize("formula", formulas, ids=str)
     @pytest.mark.usefixtures("float64")
@@ -292,7 +298,7 @@ def step_test(formulas: Sequence[Formula]) -> Callable[..., None]:
 
 @dataclass(frozen=True)
 class FitInputs:
-    """What a fit is made of, and what its classifier on a target is then asked."""
+    """The inputs of a fit, and images for its classifier on a target."""
 
     source: Backbone
     data: FewShotData
@@ -305,23 +311,23 @@ class FitInputs:
         return self.data.train.targets
 
     def views(self, count: int | None = None) -> Tensor:
-        """The last so many views of the shots, ``[views, N, e]``."""
+        """Return the last views of the shots, by default all three, ``[views, N, e]``."""
         return self.data.train.views[-(count or 3) :]
 
     @property
     def texts(self) -> Tensor:
-        """Zero-shot's on the source."""
+        """The class features of zero-shot on the source."""
         return unit_texts(self.source, self.data.labels)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A method of which the whole fit is a formula.
+    """A method with a formula for its whole fit.
 
     Attributes:
-        naive: tensors of the module by their names, or ``logits``.
-        steps: whether they are those after training; by default what it starts from.
-        single: in single precision.
+        naive: returns tensors of the module by their names, or ``logits``.
+        steps: compare the module after training; by default the one that training starts from.
+        single: fit in single precision.
     """
 
     method: str
@@ -337,7 +343,7 @@ class Fit:
 
 
 def fit_test(fits: Sequence[Fit]) -> Callable[..., None]:
-    """A test of fits, and of their classifiers on a target, against formulas."""
+    """Return a test that compares fits, and their logits on a target, with formulas."""
 
     @pytest.mark.parametrize("fit", fits, ids=str)
     @pytest.mark.usefixtures("float64")
@@ -346,8 +352,9 @@ def fit_test(fits: Sequence[Fit]) -> Callable[..., None]:
     ) -> None:
         source = clip if fit.single else clip64
         shots = fit.shots if isinstance(fit.shots, int) else list(fit.shots)
-        data, method = make_data(source, labels, shots, 0, 3), make(fit.method, **fit.settings)
-        # Near to one another, so that not all are surely one class.
+        data = make_data(source, labels, shots, 0, 3)
+        method = make(fit.method, **fit.settings)
+        # Near to one another, so that no probability is close to 1.
         images = 3 * torch.randn(30, 16, generator=seeded(9))
         make_module = method.fit if fit.steps else getattr(method, "init", method.fit)
         module = make_module(source, data, seeded())
@@ -362,20 +369,24 @@ def fit_test(fits: Sequence[Fit]) -> Callable[..., None]:
 
 
 def class_means(rows: Tensor, owners: Tensor, empty: float) -> Tensor:
-    """Means of the rows of each of five classes; ``empty`` where there is none."""
-    groups = [rows[owners == c] for c in range(5)]
-    return torch.stack([x.mean(0) if len(x) else torch.full_like(rows[0], empty) for x in groups])
+    """Return the mean of the rows of each of five classes; ``empty`` for a class without rows."""
+    means = []
+    for label in range(5):
+        own = rows[owners == label]
+        means.append(own.mean(0) if len(own) else torch.full_like(rows[0], empty))
+    return torch.stack(means)
 
 
 def naive_gaussian(groups: Sequence[Tensor]) -> dict[str, Tensor]:
-    """W = μ Σ⁻¹ and b = log(1/C) − ½ μ Σ⁻¹ μᵀ of the rows of each class.
+    """Return W = μ Σ⁻¹ and b = log(1/C) − ½ μ Σ⁻¹ μᵀ of the rows of each class.
 
-    Without rows, a class has the mean of the other means.
+    The mean of a class without rows is that of the other means.
     """
     centre = torch.stack([rows.mean(0) for rows in groups if len(rows)]).mean(0)
     means = torch.stack([rows.mean(0) if len(rows) else centre for rows in groups])
     centred = torch.cat([rows - mean for rows, mean in zip(groups, means, strict=True)])
-    covariance, (n, e) = centred.T.cov(), centred.shape
+    covariance = centred.T.cov()
+    n, e = centred.shape
     shrunk = (n - 1) * covariance + covariance.trace() * torch.eye(e).to(covariance)
     weight = means @ (e * torch.linalg.inv(shrunk))
     return {"weight": weight, "bias": -math.log(len(groups)) - (weight * means).sum(1) / 2}

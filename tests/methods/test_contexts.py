@@ -38,19 +38,23 @@ from compatbench.method import FewShotData, Teacher
 
 
 def place_names(backbone: Backbone, labels: Labels, contexts: Tensor, position: str) -> Tensor:
-    """Features of [SOS, v₁..v_h, name, v_h+1..v_M, ".", EOT], h = M, M/2 or 0.
+    """Return features of [SOS, v₁..v_h, name, v_h+1..v_M, ".", EOT], h = M, M/2 or 0.
 
     Args:
-        contexts: v of all classes or of each.
+        contexts: v, shared by all classes or one for each.
     """
-    tower, rows, last = text_tower(backbone), [], []
+    tower = text_tower(backbone)
     table: Tensor = tower.token_embedding.weight
     contexts = contexts.expand(len(labels), -1, -1)
+    rows = []
+    last = []
     for name, context in zip(labels.names, contexts, strict=True):
         length = len(context)
         half = {"end": length, "middle": length // 2, "front": 0}[position]
-        padded, dot = backbone.tokenizer([f"{name}."])[0], len(backbone.tokenizer.encode(name))
-        start, words = table[padded[:1]], table[padded[1:]]
+        dot = len(backbone.tokenizer.encode(name))
+        embedded = table[backbone.tokenizer([f"{name}."])[0]]
+        start = embedded[:1]
+        words = embedded[1:]
         prompt = [start, context[:half], words[:dot], context[half:], words[dot:-length]]
         rows.append(torch.cat(prompt))
         last.append(1 + length + dot + 1)
@@ -67,7 +71,7 @@ def kgcoop_texts(at: Case) -> Tensor:
 
 
 def cocoop_logits(at: Case) -> Tensor:
-    """v_m(x) = v_m + W₂ ReLU(W₁ f̂ + b₁) + b₂; every image has class weights of its own."""
+    """v_m(x) = v_m + W₂ ReLU(W₁ f̂ + b₁) + b₂, so class weights depend on the image."""
     rows = []
     for f in at.images:
         hidden = torch.clamp(at.own["down"] @ unit(f) + at.own["down_bias"], min=0)
@@ -127,8 +131,10 @@ def dept_update(name: str, x: Tensor, gradient: Tensor) -> Tensor:
 def contcoop_texts(at: Case) -> Tensor:
     """U = [p; E]; p + the first N rows of softmax(U W_q (U W_k)ᵀ / √D) U W_v as context."""
     own, settings = at.own, at.settings
-    heads, attention = settings.get("heads", 1), settings.get("attention", "self")
-    prompts, width = own["prompts"], 32 // heads
+    heads = settings.get("heads", 1)
+    attention = settings.get("attention", "self")
+    prompts = own["prompts"]
+    width = 32 // heads
     zero = torch.zeros(32, dtype=prompts.dtype)
     assert any("bias" in name for name in own) == settings.get("biases", False)
     bias = {n: own.get(f"{n}_bias", zero) for n in ("query", "value", "projection")}
@@ -156,11 +162,11 @@ def contcoop_texts(at: Case) -> Tensor:
 
 
 def proda_weights(backbone: Backbone, labels: Labels, contexts: Tensor) -> Tensor:
-    """w_kc: the first quarter of the contexts stands behind the name, the second around it."""
+    """w_kc: the first quarter of the contexts follows the name, the second surrounds it."""
     places = ["front"] * 2 + ["middle"] * 2 + ["end"] * 4
-    rows = [
-        place_names(backbone, labels, v, place) for v, place in zip(contexts, places, strict=True)
-    ]
+    rows = []
+    for context, place in zip(contexts, places, strict=True):
+        rows.append(place_names(backbone, labels, context, place))
     return unit(torch.stack(rows))
 
 
@@ -172,7 +178,7 @@ def proda_logits(at: Case) -> Tensor:
 def taught(
     method: str, texts_of: Callable[[Case], Tensor], *settings: dict[str, Any], **options: Any
 ) -> list[Formula]:
-    """A method that holds the texts of its classes to a teacher's: L_ce + 8 (1 − mean cos)."""
+    """A method that keeps its class features near a teacher's: L_ce + 8 (1 − mean cos)."""
 
     def loss(at: Case) -> Tensor:
         texts = texts_of(at)
@@ -197,7 +203,8 @@ CONTCOOP: list[dict[str, Any]] = [
 
 def dekg_loss(at: Case) -> Tensor:
     """L_ce + 8 (1 − mean cos) + 6 tr(H K H K⁰), K of texts divided by their Frobenius norm."""
-    learned, teacher = kgcoop_texts(at), at.fill(at.labels.teacher_template)
+    learned = kgcoop_texts(at)
+    teacher = at.fill(at.labels.teacher_template)
     count = len(teacher)
     centring = torch.eye(count).double() - torch.ones(count, count).double() / count
     kernels = [unit(t) @ unit(t).T / unit(t).square().sum() for t in (learned, teacher)]
@@ -229,8 +236,8 @@ STEPS = [
     Formula("dept", dept_logits, dept_loss, dept_update, {"warmup_epochs": 0}, step=1e-10),
     *taught("contcoop", contcoop_texts, *CONTCOOP),
 ]
-# ProDA draws prompts for a step; a test of its own is below. The gradient of ProGrad is not that of
-# its loss, and MERGETUNE has two stages: their whole fits stand beside the authors' code.
+# ProDA draws prompts for a step; it has a separate test below. The gradient of ProGrad is not that
+# of its loss, and MERGETUNE has two stages: their whole fits are compared with the authors' code.
 FORMULAS = [
     *STEPS,
     Formula("prograd", coop_logits),
@@ -253,10 +260,11 @@ def test_tcp_s_block_lies_at_two_thirds_of_the_depth(
 
 def proda_bound(backbone: Backbone, weights: Tensor, images: Tensor, targets: Tensor) -> Tensor:
     """Equation 8, with covariance matrices that are diagonal in the features."""
-    scale, mean = scale_of(backbone), weights.mean(0)
+    scale = scale_of(backbone)
+    mean = weights.mean(0)
 
     def covariance(c: int, d: int) -> Tensor:
-        """The diagonal."""
+        """Return the diagonal."""
         products = (weights[:, c] - mean[c]) * (weights[:, d] - mean[d])
         return products.sum(0) / (len(weights) + 1)
 
@@ -282,7 +290,7 @@ def test_proda_s_first_step_follows_the_gradient_of_its_bound(
     images, targets = data64.train.views[0][order], data64.train.targets[order]
     chosen = torch.randperm(8, generator=rng)[:3]
     weights = proda_weights(clip64, data64.labels, start)[chosen]
-    # The mean |cos| over pairs of contexts with neither name nor other words but the stop.
+    # The mean |cos| over pairs of contexts that only the stop follows, without a name.
     texts = unit(torch.cat([encode_contexts(clip64, [""], context) for context in start]))
     overlaps = [texts[i].dot(texts[j]).abs() for i in range(8) for j in range(8) if i != j]
     loss = proda_bound(clip64, weights, images, targets) + 0.1 * torch.stack(overlaps).mean()
@@ -299,7 +307,9 @@ def test_in_prograd_a_word_takes_one_vector_and_tokens_left_stay_before_the_name
     clip64: Backbone, data64: FewShotData, words: str
 ) -> None:
     """The context ends with the vectors; the template is that of the task or of the settings."""
-    template, count, tokens = f"{words} {{}}.", len(words.split()), embed(clip64, words)
+    template = f"{words} {{}}."
+    count = len(words.split())
+    tokens = embed(clip64, words)
     own = replace(data64.labels, templates=(template,))
     for method, labels in (
         (make("prograd"), own),
@@ -320,11 +330,13 @@ def divergence(p: Tensor, q: Tensor) -> Tensor:
 def test_kdpl_s_step_follows_the_divergences_from_its_teacher(
     float64: None, clip64: Backbone, data64: FewShotData, make_data: MakeData
 ) -> None:
-    model, labels = wrap(tiny_clip(seed=5, embed_dim=24).double(), "teacher"), data64.labels
+    labels = data64.labels
+    model = wrap(tiny_clip(seed=5, embed_dim=24).double(), "teacher")
     teacher = Teacher(model, make_data(model, labels))
     recipe = {"warmup_epochs": 0, "lr": 0.1, "batch_size": 32}
     context = embed(clip64, "a photo of a").clone().requires_grad_()
-    texts, images = encode_contexts(clip64, labels.names, context), data64.train.views[0]
+    texts = encode_contexts(clip64, labels.names, context)
+    images = data64.train.views[0]
     q = cosine_logits(clip64, texts, images).softmax(1)
     cosines = unit(teacher.data.train.views[0]) @ unit_texts(model, labels).T
     p = (scale_of(clip64) * cosines).softmax(1)

@@ -1,4 +1,4 @@
-"""Result files: what is written is read again, nothing broken is; and the frames made of them."""
+"""Result files: they are read as they were written, broken ones are refused, and two are merged."""
 
 from __future__ import annotations
 
@@ -66,15 +66,15 @@ def results(**changes: Any) -> MethodResults:
 
 
 def written(folder: Path, **changes: Any) -> Path:
-    """A suite's folder with one method."""
+    """Write and return a suite's folder with one method."""
     write_results(folder / "tiny", results(**changes))
     return folder / "tiny"
 
 
 def same(one: pd.DataFrame, other: pd.DataFrame, model: type[Row | Cost] = Row) -> bool:
-    """Whether two frames hold the same lines, in any order."""
-    one, other = (frame.sort_values(model.place, ignore_index=True) for frame in (one, other))
-    return one.equals(other)
+    """Return True if two frames have the same lines, in any order."""
+    ordered = one.sort_values(model.place, ignore_index=True)
+    return ordered.equals(other.sort_values(model.place, ignore_index=True))
 
 
 @given(rows_and_costs)
@@ -146,7 +146,8 @@ def test_of_several_wrong_values_the_first_line_is_named(tmp_path: Path) -> None
 
 
 def test_a_folder_is_read_as_it_was_written_and_every_transfer_apart(tmp_path: Path) -> None:
-    folder, copied = tmp_path / "tiny", results()
+    folder = tmp_path / "tiny"
+    copied = results()
     rows = make_pairs({("cats", 1): (50, 61)}, key="0" * 16)
     changes: Any = dict(differs=copied.differs, provenance={"torch": ("2.7",)})
     words = through_words(make_method(COOP, rows, **changes))
@@ -195,12 +196,12 @@ def test_costs_of_a_suite_are_one_sorted_file(tmp_path: Path) -> None:
     together = (folder / "costs.csv").read_text()
     methods = [line.partition(",")[0] for line in together.splitlines()]
     assert methods == ["method", "coop", "coop", "kgcoop"]
-    # One after the other gives the same bytes, and leaves the lines of the other as they were.
+    # Methods that are written one after the other give the same bytes.
     (folder / "costs.csv").unlink()
     write_results(folder, coop)
     write_results(folder, kgcoop)
     assert (folder / "costs.csv").read_text() == together
-    # Costs go with the rows of their method.
+    # Costs are deleted with the rows of their method.
     (folder / "kgcoop.csv").unlink()
     (folder / "kgcoop.json").unlink()
     write_results(folder)
@@ -259,9 +260,13 @@ def test_a_broken_about_file_or_one_of_another_method_is_named(
 ) -> None:
     folder = written(tmp_path)
     (folder / "coop.json").write_bytes(content.encode("utf-8", "surrogatepass"))
-    says = "must be 'coop'" if content == OTHERS else ""
-    with pytest.raises(CompatbenchError, match=rf"coop\.json.*{says}"):
+    message = "must be 'coop'" if content == OTHERS else ""
+    with pytest.raises(CompatbenchError, match=rf"coop\.json.*{message}"):
         read_results(folder)
+
+
+def test_a_missing_about_file_is_named(tmp_path: Path) -> None:
+    folder = written(tmp_path)
     (folder / "coop.json").unlink()
     with pytest.raises(CompatbenchError, match=r"coop\.json"):
         read_results(folder)
@@ -277,8 +282,11 @@ def test_two_rows_for_one_measurement_are_refused(tmp_path: Path) -> None:
         read_results(folder)
 
 
-STALE, KEPT, REPLACED = (make_row(seed, seed=seed) for seed in (1, 2, 3))
-NEW, OTHER = make_row(4, seed=3), make_row(4, seed=3, key="0" * 16)
+STALE = make_row(1, seed=1)
+KEPT = make_row(2, seed=2)
+REPLACED = make_row(3, seed=3)
+NEW = make_row(4, seed=3)
+OTHER = make_row(4, seed=3, key="0" * 16)
 FAILURE = make_row(None, seed=3, status="failed", reason="RuntimeError: out of memory")
 OTHER_FAILURE = FAILURE.model_copy(update={"key": "0" * 16})
 
@@ -316,7 +324,8 @@ def test_costs_and_provenance_of_rows_that_are_gone_go_with_them() -> None:
 
 
 def test_of_two_new_lines_for_one_measurement_the_later_counts() -> None:
-    first, later = make_method(COOP, [make_row(1)], 1.0), make_method(COOP, [make_row(2)], 2.0)
+    first = make_method(COOP, [make_row(1)], 1.0)
+    later = make_method(COOP, [make_row(2)], 2.0)
     twice = replace(
         first, rows=pd.concat([first.rows, later.rows]), costs=pd.concat([first.costs, later.costs])
     )
