@@ -176,9 +176,9 @@ def test_a_module_is_fitted_evaluated_saved_and_evaluated_again(tmp_path: Path) 
     ("ask", "says"),
     [
         (lambda out: cb.fit("coop", "mini-food", "mini-clip", config={"contxt": 3}), "'contxt' of"),
-        (lambda out: cb.fit("coop", "mini-food", "mini-clip", shots=0), r"shots\): 0"),
+        (lambda out: cb.fit("coop", "mini-food", "mini-clip", shots=0), r"shots\) .* got 0"),
         (lambda out: cb.plan("mini", "coop", seeds=[], out=out), r"seeds\): the list is empty"),
-        (lambda out: cb.plan("mini", "coop", seeds=[10**20], out=out), r"seeds\): 1000"),
+        (lambda out: cb.plan("mini", "coop", seeds=[10**20], out=out), r"seeds\) .* got 1000"),
         (lambda out: cb.run("mini", "coop", precision="fp8", out=out), "'precision' of suite 'mi"),
         (lambda out: cb.Compute(executor="slurm"), "'slurm': choose from local, ray"),
     ],

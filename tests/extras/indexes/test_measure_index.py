@@ -122,6 +122,8 @@ def test_verdict_follows_paired_intervals(world: World, verdict: str, sentence: 
     assert measured.verdict == verdict
     assert sentence in measured.sentence
     assert str(measured).startswith(measured.sentence)
+    table = str(measured).split("\n\n")[1]
+    assert max(len(line) for line in table.splitlines()) <= 80
     gains = measured.frame.set_index("option")
     if verdict == "map the old index":
         assert gains.loc["mapped", "gain_low"] > 0

@@ -55,10 +55,15 @@ def check_draws(shots: Numbers, seeds: Numbers) -> tuple[list[int], list[int]]:
     Raises:
         CompatbenchError: a list is empty, or a value is not a valid number.
     """
-    return _check_numbers("shots", shots, _SHOTS), _check_numbers("seeds", seeds, _SEED)
+    shots_expected = "positive whole numbers or 'all'"
+    seeds_expected = f"whole numbers from 0 to {LARGEST_SEED}"
+    checked_shots = _check_numbers("shots", shots, _SHOTS, shots_expected)
+    return checked_shots, _check_numbers("seeds", seeds, _SEED, seeds_expected)
 
 
-def _check_numbers(argument: str, numbers: Numbers, kind: TypeAdapter[int]) -> list[int]:
+def _check_numbers(
+    argument: str, numbers: Numbers, kind: TypeAdapter[int], expected: str
+) -> list[int]:
     place = f"--{argument} (in Python: {argument})"
     if isinstance(numbers, int):
         numbers = [numbers]
@@ -68,5 +73,5 @@ def _check_numbers(argument: str, numbers: Numbers, kind: TypeAdapter[int]) -> l
     try:
         return [kind.validate_python(value) for value in values]
     except ValidationError as error:
-        first = error.errors()[0]
-        raise CompatbenchError(f"{place}: {first['input']!r}: {first['msg']}") from None
+        given = error.errors()[0]["input"]
+        raise CompatbenchError(f"{place} must be {expected}; got {given!r}") from None

@@ -32,6 +32,8 @@ from compatbench.extras.indexes.vectors import (
 )
 from compatbench.results.choice import Way, choose_checked, units_to_decide
 from compatbench.results.estimate import Interval, estimate, interval_columns
+from compatbench.tables.numbers import percent, signed, with_interval
+from compatbench.tables.table import records
 
 MOST_QUERIES = 2000  # rows of the index that ask, if no queries are given
 NEIGHBOURS = 10  # that are taken as relevant, if nothing else is known
@@ -69,9 +71,16 @@ class MeasuredIndex:
         return f"<MeasuredIndex: {self.verdict}>"
 
     def __str__(self) -> str:
-        shown = self.frame.set_index("option").round(1).to_string(na_rep="")
+        measures = [name for name in self.frame.columns if f"{name}_low" in self.frame.columns]
+        shown = []
+        for row in records(self.frame):
+            texts = {"option": row["option"]}
+            for name in measures:
+                texts[name] = with_interval(row, name, signed if name == "gain" else percent)
+            shown.append(texts)
+        table = pd.DataFrame(shown).set_index("option").rename_axis(None).to_string()
         note = f"{self.queries:,} queries, {self.items:,} items; intervals of 95 % over queries"
-        return f"{self.sentence}\n\n{shown}\n\n{note}; {self.map}."
+        return f"{self.sentence}\n\n{table}\n\n{note}; {self.map}."
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything for JSON."""
