@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -180,3 +180,26 @@ def test_the_page_says_where_ten_changes_are_made() -> None:
     assert len(rows) == 10
     for path in re.findall(r"`([\w/]+(?:/|\.py))`", " ".join(rows)):
         assert (HARNESS / path).exists() or (REPOSITORY / path).is_dir(), path
+
+
+def shared_by_files(names: Iterable[tuple[str, Path]]) -> dict[str, list[str]]:
+    """Return the names that several files have, with these files."""
+    files: dict[str, list[str]] = {}
+    for name, path in names:
+        files.setdefault(name, []).append(str(path.relative_to(HARNESS)))
+    return {name: found for name, found in files.items() if len(found) > 1}
+
+
+def test_no_two_files_have_one_name() -> None:
+    files = [(path.name, path) for path in modules().values() if path.name != "__init__.py"]
+    assert shared_by_files(files) == {}
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """Classes inside of a class, such as a method's ``Config``, are named by what holds them."""
+    classes = []
+    for path in modules().values():
+        for node in ast.parse(path.read_bytes()).body:
+            if isinstance(node, ast.ClassDef):
+                classes.append((node.name, path))
+    assert shared_by_files(classes) == {}

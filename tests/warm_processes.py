@@ -26,7 +26,7 @@ from compatbench.files.processes import inherited
 
 LOADED = [
     *("compatbench.cli.run", "compatbench.engine.execute.on_ray", "open_clip", "ray"),
-    "compatbench.extras.check.processes",
+    "compatbench.extras.check.check_processes",
 ]
 
 

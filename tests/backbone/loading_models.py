@@ -12,7 +12,7 @@ from open_clip import pretrained
 from tiny_models import randomise
 from torch import nn
 
-from compatbench.backbone.load import names
+from compatbench.backbone.load import backbone_names
 from compatbench.backbone.load.mini_towers import register_mini_towers
 from compatbench.data.cards import BackboneCard
 from compatbench.files.project_folders import tasks_folder
@@ -56,7 +56,7 @@ def publish(monkeypatch: pytest.MonkeyPatch, digest: str, by: str = "card") -> s
     facts = dict(name="small", title="Small", config="Small-quickgelu", tag="openai", licence="MIT")
     facts |= dict(files=("Small.pt",), hashes={"Small.pt": digest})
     cards = {("Small-quickgelu", "openai"): BackboneCard.model_validate(facts)}
-    monkeypatch.setattr(names, "cards_by_release", lambda _: cards if by == "card" else {})
+    monkeypatch.setattr(backbone_names, "cards_by_release", lambda _: cards if by == "card" else {})
     return file
 
 

@@ -21,10 +21,10 @@ from safetensors.torch import save_file
 
 from compatbench.backbone import load_backbone
 from compatbench.backbone.build import build_architecture, build_model
+from compatbench.backbone.load import backbone_names, read_backbone, weights, weights_key
 from compatbench.backbone.load import find_weights as finding
-from compatbench.backbone.load import names, read_backbone, weights, weights_key
+from compatbench.backbone.load.backbone_names import preprocessing
 from compatbench.backbone.load.find_weights import find_weights
-from compatbench.backbone.load.names import preprocessing
 from compatbench.backbone.load.weights import hash_weights, locate_weights
 from compatbench.data.cards import backbone_cards, suite_cards
 from compatbench.errors import BackboneError, CompatbenchError, MissingWeights
@@ -177,7 +177,7 @@ def test_openais_archives_are_recognised_without_their_addresses(
     assert len(models) == 9
     for model in models:
         facts = open_clip.get_pretrained_cfg(model, "openai")
-        card = names.cards_by_release(tasks_folder())[model, "openai"]
+        card = backbone_names.cards_by_release(tasks_folder())[model, "openai"]
         (file,) = card.files
         address = facts["url"]
         if address:  # open_clip 4 has none
@@ -185,8 +185,8 @@ def test_openais_archives_are_recognised_without_their_addresses(
         for other in (model, model.removesuffix("-quickgelu")):
             tags = pretrained._PRETRAINED[other] | {"openai": facts | {"url": ""}}
             monkeypatch.setitem(pretrained._PRETRAINED, other, tags)
-        assert str(names.recognise(card.hashes[file])) == f"{model}/openai"
-    assert names.recognise("0" * 64) is None
+        assert str(backbone_names.recognise(card.hashes[file])) == f"{model}/openai"
+    assert backbone_names.recognise("0" * 64) is None
 
 
 def test_missing_weights_are_told_with_every_place_and_the_way_to_get_them(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typer.main import get_command
 
 import compatbench
 from compatbench.cli.app import app
-from compatbench.cli.names import content_names
+from compatbench.cli.completion import content_names
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods, builtin_transfers

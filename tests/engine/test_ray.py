@@ -224,7 +224,7 @@ def test_a_node_with_other_code_stops_the_run_and_is_named(
 
 def test_a_node_has_to_see_the_drivers_folders(tmp_path: Path) -> None:
     (tmp_path / "here").touch()
-    view = on_ray.View((tmp_path / "here", tmp_path), (), on_ray.identify(()), tmp_path)
+    view = on_ray.DriverView((tmp_path / "here", tmp_path), (), on_ray.identify(()), tmp_path)
     view.check()
     away = replace(view, shared=(tmp_path / "away" / "token",))
     with pytest.raises(CompatbenchError, match=f"does not see the driver's {tmp_path / 'away'};"):

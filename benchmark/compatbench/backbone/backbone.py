@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from compatbench.backbone.build import allow_tf32, build_model, build_tokenizer, examine_tokenizer
 from compatbench.backbone.device import fit_batch
 from compatbench.backbone.image.image_tower import FEATURES, ImageInput, ImageTower
-from compatbench.backbone.load.names import read_backbone
+from compatbench.backbone.load.backbone_names import read_backbone
 from compatbench.backbone.load.weights import weights_key
 from compatbench.backbone.parts.blocks import BlockUpdates, widen
 from compatbench.backbone.parts.memory import SHARE, free_memory

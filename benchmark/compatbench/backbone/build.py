@@ -15,10 +15,15 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from compatbench.backbone.hf import build_hf_model, load_hf_tokenizer, needs_transformers
+from compatbench.backbone.load.backbone_names import (
+    model_config,
+    open_clip_name,
+    preprocessing,
+    quiet,
+)
 from compatbench.backbone.load.checkpoint import fit_weights
 from compatbench.backbone.load.find_weights import hub_cache
 from compatbench.backbone.load.mini_towers import register_mini_towers
-from compatbench.backbone.load.names import model_config, open_clip_name, preprocessing, quiet
 from compatbench.backbone.load.weights import locate_weights
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError

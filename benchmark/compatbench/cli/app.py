@@ -12,7 +12,7 @@ from compatbench.plugins import command_modules
 __all__ = ["app"]
 
 # In the order of --help.
-COMMANDS = ("run", "modules", "inventory", "new_task", "new_method")
+COMMANDS = ("run", "modules", "inventory", "new_task_command", "new_method")
 
 for name in COMMANDS:
     import_module(f"compatbench.cli.{name}")

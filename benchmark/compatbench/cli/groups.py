@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 import compatbench
-from compatbench.cli.names import HintingCommand
+from compatbench.cli.completion import HintingCommand
 from compatbench.cli.output import say
 
 # Headings of ``--help``.

@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from compatbench.cli.groups import READERS, app, data
-from compatbench.cli.names import (
+from compatbench.cli.completion import (
     check_names,
     complete_backbones,
     complete_listed,
     complete_suites,
     complete_tasks,
 )
+from compatbench.cli.groups import READERS, app, data
 from compatbench.cli.options import AsJson, Cards, DataRoot, Out
 from compatbench.cli.output import (
     MARKS,

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from compatbench.cli.groups import OWNERS, app, module
-from compatbench.cli.names import (
+from compatbench.cli.completion import (
     check_names,
     complete_backbones,
     complete_tasks,
     complete_transfers,
 )
+from compatbench.cli.groups import OWNERS, app, module
 from compatbench.cli.options import (
     AsJson,
     Cards,

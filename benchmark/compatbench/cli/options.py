@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from compatbench.cli.names import (
+from compatbench.cli.completion import (
     complete_backbones,
     complete_methods,
     complete_suites,

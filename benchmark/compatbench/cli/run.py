@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
+from compatbench.cli.completion import check_names, complete_methods
 from compatbench.cli.groups import READERS, app, maintain
-from compatbench.cli.names import check_names, complete_methods
 from compatbench.cli.options import (
     METHODS_HELP,
     AsJson,

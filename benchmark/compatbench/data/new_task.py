@@ -226,7 +226,7 @@ def _backbone(name: str) -> str:
     name = backbone_cards.resolve(name)
     if any(mark in name for mark in "/@:"):
         # Only open_clip knows these names, and it takes a second to load.
-        load("compatbench.backbone.load.names:read_backbone")(name)
+        load("compatbench.backbone.load.backbone_names:read_backbone")(name)
     else:
         backbone_cards.path(name)
     return name

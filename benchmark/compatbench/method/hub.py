@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from compatbench.backbone.load.backbone_names import read_backbone
 from compatbench.backbone.load.find_weights import (
     OFFLINE,
     check_network,
@@ -15,7 +16,6 @@ from compatbench.backbone.load.find_weights import (
     is_offline,
     published_weights,
 )
-from compatbench.backbone.load.names import read_backbone
 from compatbench.data.cards import task_cards
 from compatbench.errors import CompatbenchError
 from compatbench.messages import first_line, one_line

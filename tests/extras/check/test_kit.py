@@ -12,7 +12,7 @@ import sound_methods
 from faults import METHODS, TEXT
 
 from compatbench.cli.new_method import fill_template
-from compatbench.extras.check import processes
+from compatbench.extras.check import check_processes
 from compatbench.extras.check.check import check
 from compatbench.extras.check.outcome import RuleOutcome
 from compatbench.extras.check.rules import RULES
@@ -83,7 +83,7 @@ def test_a_method_that_hangs_fails_the_check_that_was_tried(
 
     def hurry(outcome: RuleOutcome) -> None:
         hanging = (outcome.method, outcome.check) == ("gone", "card")
-        monkeypatch.setattr(processes, "SECONDS", 0.0 if hanging else 600.0)
+        monkeypatch.setattr(check_processes, "SECONDS", 0.0 if hanging else 600.0)
 
     names = f"{tmp_path / 'gone.py'},taskres"
     found = check(names, "card,fit,logits", progress=hurry).set_index("method")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from compatbench.backbone.load.backbone_names import read_backbone
 from compatbench.backbone.load.find_weights import WEIGHTS_FOLDER, is_offline
-from compatbench.backbone.load.names import read_backbone
 from compatbench.backbone.load.weights import locate_weights, weights_key
 
 __all__ = [

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from compatbench.backbone.load.backbone_names import QUICK, check_activation, model_names, recognise
 from compatbench.backbone.load.find_weights import is_set
-from compatbench.backbone.load.names import QUICK, check_activation, model_names, recognise
 from compatbench.backbone.load.weights import hash_weights
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError, CompatbenchError, CompatbenchWarning

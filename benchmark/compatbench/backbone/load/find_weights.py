@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from compatbench.backbone.load.names import release_facts
+from compatbench.backbone.load.backbone_names import release_facts
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import BackboneCard, backbone_cards
 from compatbench.data.cards.yaml_file import WEIGHTS_FOLDER, check_place

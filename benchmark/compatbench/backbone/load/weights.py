@@ -11,14 +11,14 @@ from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
-from compatbench.backbone.load.find_weights import BESIDE, find_weights
-from compatbench.backbone.load.names import (
+from compatbench.backbone.load.backbone_names import (
     check_release,
     preprocessing,
     published_hash,
     read_backbone,
     release_facts,
 )
+from compatbench.backbone.load.find_weights import BESIDE, find_weights
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import BackboneCard, backbone_cards, suite_cards
 from compatbench.engine_version import ENGINE_VERSION

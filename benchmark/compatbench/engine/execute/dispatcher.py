@@ -48,7 +48,7 @@ class Crew(Protocol):
 
 
 @dataclass
-class Task:
+class RunningCell:
     """A cell that a worker runs, and when it has to end."""
 
     order: Order
@@ -65,7 +65,7 @@ class Dispatcher:
         self._crew = crew
         self._on_event = on_event
         self._orders = deque(Order(cell) for cell in job.cells)
-        self._tasks = dict[int, Task]()  # by worker
+        self._tasks = dict[int, RunningCell]()  # by worker
         self._idle = list[int]()
         self._failures = Counter[str]()  # by key
         self._false_starts = 0
@@ -94,7 +94,7 @@ class Dispatcher:
                 waiting.append(order)
                 continue
             worker = self._idle.pop(0)
-            self._tasks[worker] = Task(order, now + self._timeout + LOADING_SECONDS)
+            self._tasks[worker] = RunningCell(order, now + self._timeout + LOADING_SECONDS)
             self._crew.send(worker, order)
         self._orders.extend(waiting)
 
@@ -113,7 +113,7 @@ class Dispatcher:
         else:
             self._follow(self._tasks[worker], kind, value)
 
-    def _follow(self, task: Task, kind: str, value: Any) -> None:
+    def _follow(self, task: RunningCell, kind: str, value: Any) -> None:
         """Pass on a worker's message about its cell; start the clock once it is loaded."""
         if kind == "encoding" or (kind == "loaded" and not task.is_loaded):
             task.deadline = time.monotonic() + self._timeout

@@ -42,7 +42,7 @@ INHERITED = ("COMPATBENCH_", "HF_HOME", "HF_HUB_", "HUGGINGFACE_HUB_CACHE", "XDG
 
 
 @dataclass(frozen=True)
-class View:
+class DriverView:
     """What every node must see as the driver does."""
 
     shared: tuple[Path, ...]  # files or folders that the driver has just made
@@ -85,7 +85,7 @@ def run_on_ray(job: Job, on_event: OnEvent, on_workers: Callable[[int], object])
         scratch_folder(inside=job.cache) as in_cache,
         scratch_folder(for_sockets=True) as sockets,
     ):
-        view = View((in_store, in_cache), methods, identify(methods), Path.cwd())
+        view = DriverView((in_store, in_cache), methods, identify(methods), Path.cwd())
         process, connection = start_process(job.compute.threads, drive, job, view, sockets)
         try:
             is_alive = True
@@ -113,7 +113,7 @@ def lost_cluster(why: str) -> CompatbenchError:
     )
 
 
-def drive(connection: Connection, job: Job, view: View, sockets: Path) -> None:
+def drive(connection: Connection, job: Job, view: DriverView, sockets: Path) -> None:
     """Give cells to the cluster's workers, in a child of the run."""
     end_with_parent(leads=True)
     silence(1, 2)  # Ray writes pages when it loses a cluster
@@ -140,7 +140,7 @@ class Actors:
 
     deaths = DEATHS
 
-    def __init__(self, job: Job, view: View) -> None:
+    def __init__(self, job: Job, view: DriverView) -> None:
         import ray
 
         device, gpus, threads = job.compute.device, job.compute.gpus_per_cell, job.compute.threads
@@ -203,7 +203,7 @@ class Actors:
 class NodeWorker:
     """An actor that runs cells, and can be listened to meanwhile."""
 
-    def __init__(self, job: Job, view: View, device: str) -> None:
+    def __init__(self, job: Job, view: DriverView, device: str) -> None:
         self._messages = SimpleQueue[tuple[str, Any]]()
         with suppress(OSError):
             os.chdir(view.folder)  # as processes do that the driver starts itself

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from compatbench.cli.groups import OWNERS, app
-from compatbench.cli.names import (
+from compatbench.cli.completion import (
     check_names,
     complete_backbones,
     complete_methods,
     complete_tasks,
 )
+from compatbench.cli.groups import OWNERS, app
 from compatbench.cli.options import AsJson, Cards, DataRoot, Device, Offline, Suite, TrustPickle
 from compatbench.cli.output import show
 

@@ -25,7 +25,7 @@ from compatbench.results.ranks import Ranked, exact
 from compatbench.results.ways import UNKNOWN, access_of, needs_of
 from compatbench.tables.figures.charts import FigureData, panels
 from compatbench.tables.figures.colours import BLUE, INK, ORANGE, PURPLE, SKY
-from compatbench.tables.figures.kinds import FigureKind
+from compatbench.tables.figures.figure_kinds import FigureKind
 from compatbench.tables.figures.values import dodge_labels, panel_row, two_digits
 from compatbench.tables.numbers import NOTHING, bounds, duration, interval_text, percent, signed
 from compatbench.tables.pages.sections import Section

@@ -12,8 +12,8 @@ import torch
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.build import build_architecture
 from compatbench.backbone.device import resolve_device
+from compatbench.backbone.load.backbone_names import model_config
 from compatbench.backbone.load.find_weights import find_weights
-from compatbench.backbone.load.names import model_config
 from compatbench.data.cards import COPIED, BackboneCard, backbone_cards
 from compatbench.errors import CompatbenchError
 from compatbench.extras.advice.cases import OLD, ZERO_SHOT, Case

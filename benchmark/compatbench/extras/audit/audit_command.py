@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from compatbench.cli.completion import complete_methods, complete_suites
 from compatbench.cli.groups import maintain
-from compatbench.cli.names import complete_methods, complete_suites
 from compatbench.cli.options import AsJson, Cards, DataRoot, Offline, TrustPickle
 from compatbench.cli.output import print_json, say
 

@@ -8,8 +8,8 @@ import pandas as pd
 
 from compatbench.data.cards import select_names
 from compatbench.errors import CompatbenchError
+from compatbench.extras.check.check_processes import try_rules
 from compatbench.extras.check.outcome import RuleOutcome
-from compatbench.extras.check.processes import try_rules
 from compatbench.extras.check.rules import RULES
 from compatbench.method.refusals import forget_refusal, remember_refusal
 from compatbench.method.registry import builtin_methods

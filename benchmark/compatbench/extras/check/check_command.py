@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from compatbench.cli.completion import check_names, complete_methods
 from compatbench.cli.groups import AUTHORS, app
-from compatbench.cli.names import check_names, complete_methods
 from compatbench.cli.options import AsJson
 from compatbench.cli.output import print_frame, print_json, say, status_line
 

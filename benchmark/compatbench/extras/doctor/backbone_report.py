@@ -10,14 +10,14 @@ from torch import nn
 
 from compatbench.backbone.build import build_architecture
 from compatbench.backbone.hf import load_hf_tokenizer
-from compatbench.backbone.load.checkpoint import fit_weights
-from compatbench.backbone.load.find_weights import find_weights
-from compatbench.backbone.load.names import (
+from compatbench.backbone.load.backbone_names import (
     check_release,
     model_config,
     read_backbone,
     release_facts,
 )
+from compatbench.backbone.load.checkpoint import fit_weights
+from compatbench.backbone.load.find_weights import find_weights
 from compatbench.backbone.load.weights import hash_weights, locate_weights
 from compatbench.backbone.text.text_anatomy import text_tower
 from compatbench.data.cards import BackboneCard, SuiteCard

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from compatbench.cli.groups import store
-from compatbench.cli.names import (
+from compatbench.cli.completion import (
     check_names,
     complete_backbones,
     complete_methods,
     complete_suites,
     complete_tasks,
 )
+from compatbench.cli.groups import store
 from compatbench.cli.options import AsJson, Cards, DataRoot, Out, TrustPickle, split
 from compatbench.cli.output import MARKS, print_facts, print_frame, print_json, say, status_line
 from compatbench.messages import count, format_seconds

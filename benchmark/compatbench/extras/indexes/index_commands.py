@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
+from compatbench.cli.completion import complete_backbones
 from compatbench.cli.groups import MORE, app
-from compatbench.cli.names import complete_backbones
 from compatbench.cli.options import AsJson, Cards, Offline
 from compatbench.cli.output import print_json, say
 from compatbench.cli.stoppable import stoppable

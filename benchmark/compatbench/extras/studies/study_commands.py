@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from compatbench.cli.completion import check_names, complete_backbones, complete_tasks
 from compatbench.cli.groups import MORE, app
-from compatbench.cli.names import check_names, complete_backbones, complete_tasks
 from compatbench.cli.options import AsJson, Cards, Device, Suite
 from compatbench.cli.output import console, print_json, show_table
 from compatbench.errors import CompatbenchError

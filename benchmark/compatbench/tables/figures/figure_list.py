@@ -11,7 +11,7 @@ from compatbench.results.expected import Upgrade
 from compatbench.results.method_results import remembered
 from compatbench.results.ranks import Ranked
 from compatbench.tables.figures.charts import FigureData
-from compatbench.tables.figures.kinds import MATRIX, SCATTER, list_kinds
+from compatbench.tables.figures.figure_kinds import MATRIX, SCATTER, list_kinds
 from compatbench.tables.figures.render import render_chart
 from compatbench.tables.figures.values import matrix_values, scatter_values
 from compatbench.tables.suite_page import SuitePage

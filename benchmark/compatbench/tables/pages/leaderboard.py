@@ -17,7 +17,7 @@ from compatbench.files.kinds import kind_of
 from compatbench.results.ranking_table import find_disagreements
 from compatbench.results.result_files import FIGURES, PAGE, RESULTS, check_name
 from compatbench.tables import markdown
-from compatbench.tables.figures.kinds import list_kinds
+from compatbench.tables.figures.figure_kinds import list_kinds
 from compatbench.tables.pages.method_pages import render_method_pages
 from compatbench.tables.pages.report_site import Report, write_site
 from compatbench.tables.pages.sections import TABLES, TOP, list_sections, list_sections_below

@@ -22,8 +22,8 @@ from compatbench.messages import one_line
 from compatbench.results.result_files import FIGURES, REPORT, RESULTS, check_name
 from compatbench.tables.figures.charts import MARKS, FigureData
 from compatbench.tables.figures.colours import COLOURS, FAINT, INK, PAPER
+from compatbench.tables.figures.figure_kinds import list_kinds
 from compatbench.tables.figures.figure_list import plan_figures
-from compatbench.tables.figures.kinds import list_kinds
 from compatbench.tables.figures.render import FONT, check_drawing, compile_chart, name_program
 from compatbench.tables.pages.method_pages import read_facts, render_facts
 from compatbench.tables.pages.site_data import (

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from compatbench.cli.completion import complete_backbones
 from compatbench.cli.groups import AUTHORS, app
-from compatbench.cli.names import complete_backbones
 from compatbench.cli.options import AsJson, Cards
 from compatbench.cli.output import print_frame, print_json, say, status_line
 
