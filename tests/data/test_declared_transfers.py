@@ -1,4 +1,4 @@
-"""What a transfer needs is read from its file as its class says it."""
+"""The list of the needs of transfers equals what their classes declare."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from compatbench.data.declared_transfers import declared_needs
+from compatbench.data.declared_transfers import declared_needs, listed_transfers
 from compatbench.method.registry import builtin_transfers, find_transfer
 
 
@@ -36,3 +36,11 @@ def test_all_pages_are_made_without_pytorch_and_the_statistics_of_scipy() -> Non
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_the_list_has_every_transfer_with_its_settings() -> None:
+    settings = {}
+    for name, cls in builtin_transfers().classes.items():
+        settings[name] = tuple(cls.card.settings)
+    listed = {name: entry.settings for name, entry in listed_transfers().items()}
+    assert listed == settings

@@ -1,19 +1,18 @@
-"""The needs of transfers, read from the cards in their files without running the files.
+"""The needs of the transfers of this repository, as ``transfers/needs.yaml`` lists them.
 
-Running them would load PyTorch, which takes longer than writing all pages.
+Each transfer states its needs on its own card. To import the transfers would load PyTorch, which
+takes longer than writing all pages, so the pages read this list. A test compares both.
 """
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from compatbench.data.cards import COPIED
-from compatbench.files.project_folders import content_files, content_folder
+from compatbench.data.cards.yaml_file import CardModel, read_card
+from compatbench.data.labels import Access
+from compatbench.files.project_folders import content_folder
 
 
 class Needs(NamedTuple):
@@ -23,43 +22,45 @@ class Needs(NamedTuple):
     shots: int  # labels per class
 
 
+class ListedTransfer(CardModel):
+    """A line of the list."""
+
+    access: frozenset[Access]
+    settings: tuple[str, ...] = ()  # names that may follow the transfer's, besides a number
+
+
+class ListedTransfers(CardModel):
+    """The whole list, by name."""
+
+    transfers: dict[str, ListedTransfer]
+
+
 def declared_needs(label: str) -> Needs | None:
     """Return the needs of a transfer in ``transfers/`` by its label, such as ``warm+4``.
 
-    Return None if no file there has a card of this name with plain values, or if the label does
-    not fit the card. Then only the class itself knows.
+    Return None if no transfer of this name is listed, or if the label does not fit it. Then only
+    the class itself knows.
     """
     name, *settings = label.split("+")
-    card = _read_cards(content_folder("transfers")).get(name)
-    if card is None or "access" not in card:
+    listed = listed_transfers().get(name)
+    if listed is None:
         return None
     numbers = [part for part in settings if part.isdecimal()]
-    known = {*card.get("settings", ()), *numbers}
+    known = {*listed.settings, *numbers}
     if not known.issuperset(settings):
         return None
-    needs_labels = "labels" in card["access"]
+    needs_labels = "labels" in listed.access
     if len(numbers) != int(needs_labels):
         return None
     shots = int(numbers[0]) if numbers else 0
-    return Needs(frozenset(card["access"]), shots)
+    return Needs(listed.access, shots)
+
+
+def listed_transfers() -> dict[str, ListedTransfer]:
+    """Return the listed transfers by name."""
+    return _read_list(content_folder("transfers") / "needs.yaml")
 
 
 @cache
-def _read_cards(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the fields with plain values of every ``TransferCard`` in a folder, by name."""
-    cards = {}
-    for path in content_files("transfers"):
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "TransferCard":
-                fields = dict(_plain_values(node))
-                cards[fields.get("name")] = fields
-    return cards
-
-
-def _plain_values(call: ast.Call) -> Iterator[tuple[str | None, Any]]:
-    named = {"COPIED": COPIED, "frozenset()": frozenset()}
-    for keyword in call.keywords:
-        text = ast.unparse(keyword.value)
-        with suppress(ValueError):  # the value is computed, so only the class knows it
-            value = named[text] if text in named else ast.literal_eval(text)
-            yield keyword.arg, value
+def _read_list(path: Path) -> dict[str, ListedTransfer]:
+    return read_card(path, ListedTransfers).transfers
