@@ -50,6 +50,26 @@ def arrays(**named: Any) -> bytes:
     return buffer.getvalue()
 
 
+def call(function: bytes, length: int) -> bytes:
+    """A pickle that calls a function with a number."""
+    return b"\x80\x02c" + function + b"\n\x8a\x08" + length.to_bytes(8, "little") + b"\x85R."
+
+
+def shared(levels: int) -> dict[str, Any]:
+    """Mappings whose values are all the same mapping, level after level."""
+    inner: dict[str, Any] = {}
+    for _ in range(levels):
+        inner = dict.fromkeys(("state_dict", "model_state_dict", "model", "module", "a"), inner)
+    return inner
+
+
+def endless() -> dict[str, Any]:
+    """A mapping that contains itself."""
+    mapping: dict[str, Any] = {}
+    mapping["a"] = mapping
+    return mapping
+
+
 WEIGHTS = {"w": torch.arange(6.0).reshape(2, 3)}
 CALL = b"\x80\x02cbuiltins\neval\nX\x03\x00\x00\x001+1\x85R."
 # A place in the memory of the reader that would take 32 GB.
@@ -64,6 +84,14 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "module": (saved({"model": torch.nn.Linear(2, 2)}), "it asks for torch.nn.modules.linear"),
     "memory": (packed(MEMO), "holds no tensors"),
     "bare pickle": (pickle.dumps({"w": 1}), "is a bare pickle.*numpy.savez"),
+    "bytearray": (packed(call(b"builtins\nbytearray", 4 << 30)), "asks for builtins.bytearray"),
+    "tensor of a size": (
+        packed(call(b"torch\nFloatTensor", 2 << 30)),
+        "asks for torch.FloatTensor",
+    ),
+    "bytes of protocol 5": (packed(b"\x80\x05\x96" + bytes(4) + b"\1" + bytes(3)), "a bytearray"),
+    "shared mappings": (saved(shared(20)), "its names and lists are longer than"),
+    "itself": (saved(endless()), "its names and lists are longer than"),
     "compressed": (packed(CALL, zipfile.ZIP_DEFLATED), "is compressed"),
     "numbers": (saved({"epoch": 5}), "holds no tensors; give a file with the weights"),
     "cut pickle": (packed(b"\x80\x02}q"), "is damaged or incomplete"),
@@ -72,6 +100,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 }
 
 
+@pytest.mark.timeout(20)
 @pytest.mark.parametrize("kind", REFUSED)
 def test_a_file_that_cannot_be_read_is_told_in_one_line(kind: str, tmp_path: Path) -> None:
     content, message = REFUSED[kind]

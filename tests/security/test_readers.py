@@ -8,6 +8,7 @@ import json
 import pickle
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -157,6 +158,83 @@ def test_a_checkpoint_is_not_unpacked(tmp_path: Path, kind: str, provider: str) 
     name = "pytorch_model.bin" if content.startswith(b"PK") else "model.safetensors"
     (tmp_path / name).write_bytes(content)
     refused(lambda: build_hf_model(read_backbone(f"hf:{tmp_path}")), message)
+
+
+class Claim:
+    """A tensor of so many numbers, and a storage that is said to have so many."""
+
+    def __init__(self, count: int, stored: int) -> None:
+        self.count = count
+        self.storage = ("storage", torch.FloatStorage, "0", "cpu", stored, None)
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        arguments = (self.storage, 0, (self.count,), (1,), False, OrderedDict())
+        return torch._utils._rebuild_tensor_v2, arguments
+
+
+def claiming(kind: str, count: int, stored: int) -> bytes:
+    """A checkpoint that contains four numbers, and claims others."""
+    numbers = torch.arange(4.0).numpy().tobytes()
+    out = io.BytesIO()
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, obj: object) -> object:
+            return obj if isinstance(obj, tuple) and obj[:1] == ("storage",) else None
+
+    if kind == "zip":
+        Pickler(out, 2).dump({"w": Claim(count, stored)})
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as parts:
+            parts.writestr("a/data.pkl", out.getvalue())
+            parts.writestr("a/data/0", numbers)
+        return archive.getvalue()
+    values = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, {"w": Claim(count, stored)}]
+    for value in (*values, ["0"]):
+        Pickler(out, 2).dump(value)
+    return out.getvalue() + stored.to_bytes(8, "little") + numbers
+
+
+MANY = 2_000_000_000  # numbers: 8 GB
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy"])
+@pytest.mark.parametrize(
+    ("count", "stored", "message"),
+    [
+        (4, MANY, "is not as large as it says"),
+        (MANY, 4, "'w' has more numbers than are stored"),
+        (5, 4, "'w' has more numbers than are stored"),
+        (-1, 4, "'w' has no valid shape"),
+    ],
+)
+def test_a_checkpoint_that_claims_more_than_it_contains_is_refused_before_memory_is_taken(
+    tmp_path: Path, kind: str, count: int, stored: int, message: str
+) -> None:
+    (tmp_path / "w.pt").write_bytes(claiming(kind, 4, 4))
+    assert read_tensors(tmp_path / "w.pt")["w"].tolist() == [0, 1, 2, 3]
+    (tmp_path / "w.pt").write_bytes(claiming(kind, count, stored))
+    refused(lambda: read_tensors(tmp_path / "w.pt"), message)
+
+
+CALL = b"\x80\x02cbuiltins\nbytearray\n\x8a\x08" + (4 << 30).to_bytes(8, "little") + b"\x85R."
+
+
+def test_a_checkpoint_that_asks_for_a_large_bytearray_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "pytorch_model.bin", "w") as archive:
+        archive.writestr("a/data.pkl", CALL)
+    refused(lambda: read_tensors(tmp_path / "pytorch_model.bin"), "asks for builtins.bytearray")
+    for name, values in CLIP.items():
+        (tmp_path / name).write_text(json.dumps(values))
+    refused(lambda: build_hf_model(read_backbone(f"hf:{tmp_path}")), "asks for builtins.bytearray")
+
+
+@pytest.mark.timeout(20)
+def test_wrappers_that_share_their_content_are_read_once(tmp_path: Path) -> None:
+    inner: dict[str, object] = {}
+    for _ in range(20):
+        inner = dict.fromkeys(("state_dict", "model_state_dict", "model", "module"), inner)
+    torch.save(inner, tmp_path / "w.pt")
+    refused(lambda: read_tensors(tmp_path / "w.pt"), "holds no weights")
 
 
 def test_a_tensor_is_as_large_as_what_is_stored_of_it(tmp_path: Path) -> None:

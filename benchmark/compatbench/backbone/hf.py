@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from compatbench.backbone.load.checkpoint import check_size
+from compatbench.backbone.load.checkpoint import check_file
 from compatbench.backbone.load.find_weights import find_weights
 from compatbench.backbone.text.text_anatomy import TextAnatomy
 from compatbench.data.cards import BackboneCard
@@ -54,7 +54,7 @@ def build_hf_model(card: BackboneCard, weights: bool = True) -> nn.Module:
     missing = []
     try:
         if weights:
-            check_size(path)
+            check_file(path)
             model, facts = cls.from_pretrained(
                 folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
             )

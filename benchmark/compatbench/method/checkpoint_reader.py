@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,28 +12,19 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from compatbench.backbone.load.checkpoint import (
-    check_size,
-    check_stored,
-    failures_named,
-    kind_of_checkpoint,
-)
+from compatbench.backbone.load.checkpoint import check_size, failures_named, kind_of_checkpoint
+from compatbench.backbone.load.torch_files import MoreThanTensors, StoredTensor, open_torch_file
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import require
 from compatbench.files.sizes import format_bytes
 from compatbench.files.tensors import KEY
 
-# Objects of these packages are ignored: trainers store them with the weights.
-_IGNORED = ("torch.optim.", "collections.", "numpy.", "argparse.", "yacs.", "dassl.")
-_PLAIN = ("bool", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "set", "slice")
-_BUILTINS = {f"builtins.{name}" for name in _PLAIN} | {f"__builtin__.{name}" for name in _PLAIN}
 # The names of checkpoints in a folder; Dassl puts them into the folder of a registered model.
 _IN_FOLDERS = ("checkpoint", "*/checkpoint", "adapter_model.*", "keys_*shots.pt", "lora_weights.pt")
-_MAPPINGS = ("collections.defaultdict", "yacs.config.CfgNode")
 _VALUES = (str, int, float)
 MAX_UNPACKED = 1 << 30  # bytes of an npz file
+MOST_NAMED = 8 << 20  # characters of all names, and entries of all lists, in a file
 
 
 @dataclass(frozen=True)
@@ -62,12 +52,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if path.is_dir():
         path = _find_in(path)
     with failures_named(path):
-        content = _read(require(path, follow=True))
-        if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-            others = dict(content)
-            state = others.pop("state_dict")
-            content = others | dict(state)
-        named = {name.removeprefix("module."): value for name, value in _flatten(content, "")}
+        named = _read(require(path, follow=True))
     tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
     if not tensors:
         raise CompatbenchError(f"{path} holds no tensors; give a file with the weights of a module")
@@ -91,8 +76,8 @@ def _find_in(folder: Path) -> Path:
     raise CompatbenchError(f"{folder} holds no checkpoint of a known kind; give its file")
 
 
-def _read(path: Path) -> Any:
-    """Return the content of a file: tensors, containers and plain values."""
+def _read(path: Path) -> dict[str, Any]:
+    """Return the tensors and plain values of a file by their names."""
     kind = kind_of_checkpoint(path)
     if kind == "pickle":
         raise CompatbenchError(
@@ -104,55 +89,30 @@ def _read(path: Path) -> Any:
     if kind == "archive":
         arrays = _read_arrays(path)
         if arrays:
-            return arrays
+            return _name_values(arrays)
     check_size(path)
     if kind == "archive":
-        return _load_archive(path)
+        return _read_archive(path)
     with safe_open(path, "pt") as opened:
         if KEY in (opened.metadata() or {}):
             raise CompatbenchError(f"{path} is a module of compatbench; it needs no import")
-        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        return _name_values({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
 
 
-class _Ignored:
-    """A stand-in for an object of a trainer: it accepts a state, and does nothing."""
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-class _EmptyMapping:
-    """A stand-in for a class of dictionaries, whose items a file adds one after the other."""
-
-    def __new__(cls, *_: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
-        return OrderedDict()
-
-
-def _load_archive(path: Path) -> object:
-    """Return the content of a file of ``torch.save``, by ``torch.load(weights_only=True)``.
-
-    That runs nothing in the file. But alone it would refuse a file with a scheduler, such as
-    those of Dassl's trainers, so stand-ins replace the trainers' objects.
-
-    Raises:
-        CompatbenchError: the file holds an object that is not ignored.
-    """
-    names = get_unsafe_globals_in_checkpoint(str(path))
-    for name in sorted(names):
-        if name not in _BUILTINS and not name.startswith(_IGNORED):
-            raise CompatbenchError(
-                f"{path} holds more than tensors: it asks for {name}; nothing in it was run. If "
-                "you trust its author, load it where it was made and save only its state_dict"
-            )
-    stand_ins: list[Any] = []
-    for name in names:
-        stand_in = _EmptyMapping if name in _MAPPINGS else _Ignored
-        stand_ins.append((stand_in, name))
-    with safe_globals(stand_ins):
-        return torch.load(path, map_location="cpu", weights_only=True)
+def _read_archive(path: Path) -> dict[str, Any]:
+    """Return the tensors and plain values of a file of ``torch.save``."""
+    try:
+        with open_torch_file(path) as file:
+            named = _name_values(file.content)
+            for name, value in named.items():
+                if isinstance(value, StoredTensor):
+                    named[name] = file.read(name, value)
+            return named
+    except MoreThanTensors as error:
+        raise CompatbenchError(
+            f"{path} holds more than tensors: {error}; nothing in it was run. If you trust its "
+            "author, load it where it was made and save only its state_dict"
+        ) from None
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:
@@ -174,17 +134,34 @@ def _read_arrays(path: Path) -> dict[str, Any]:
     return numbers | texts
 
 
-def _flatten(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield tensors and plain values by their names; skip all other things that trainers keep."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if isinstance(key, str | int) and key not in ("optimizer", "scheduler"):
-                yield from _flatten(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, Tensor):
-        check_stored(name, value)
-        yield name, value
-    elif _is_plain(value):
-        yield name, value
+def _name_values(content: object) -> dict[str, Any]:
+    """Return tensors and plain values by their names; skip all other things that trainers keep."""
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        others = dict(content)
+        state = others.pop("state_dict")
+        content = others | dict(state)
+    named = {}
+    waiting: list[tuple[str, Any]] = [("", content)]
+    total = 0
+    while waiting:
+        name, value = waiting.pop()
+        # The containers of a file can share their content, level after level.
+        if total > MOST_NAMED:
+            raise ValueError(f"its names and lists are longer than {MOST_NAMED:,}")
+        if isinstance(value, Mapping):
+            inner = []
+            for key, entry in value.items():
+                if isinstance(key, str | int) and key not in ("optimizer", "scheduler"):
+                    inner_name = f"{name}.{key}" if name else str(key)
+                    total += len(inner_name)
+                    inner.append((inner_name, entry))
+            waiting += reversed(inner)
+            continue
+        if isinstance(value, list):
+            total += len(value)
+        if isinstance(value, (Tensor, StoredTensor)) or _is_plain(value):
+            named[name.removeprefix("module.")] = value
+    return named
 
 
 def _is_plain(value: Any) -> bool:

@@ -5,14 +5,12 @@ Code inside a file never runs unless the user allows it.
 
 from __future__ import annotations
 
-import pickle
-import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 
 from compatbench.backbone.load.backbone_names import QUICK, check_activation, model_names, recognise
 from compatbench.backbone.load.find_weights import is_set
+from compatbench.backbone.load.torch_files import MoreThanTensors, StoredTensor, open_torch_file
 from compatbench.backbone.load.weights import hash_weights
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError, CompatbenchError, CompatbenchWarning
@@ -37,6 +36,7 @@ _NUMBERS = ("input_resolution", "context_length", "vocab_size")
 _EVA_SIZES = ("pos_embed", "patch_embed.proj.weight")
 _BUFFERS = ("attn_mask", "position_ids")
 _SHOWN = 3
+AnyTensor = TypeVar("AnyTensor", Tensor, StoredTensor)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -49,7 +49,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             that the user has not allowed.
     """
     with failures_named(path):
-        tensors = _find_tensors(_read(path))
+        tensors = _read(path)
+        for name, tensor in tensors.items():
+            check_stored(name, tensor)
     if not tensors:
         raise BackboneError(
             f"{path} holds no weights",
@@ -106,8 +108,8 @@ def failures_named(path: Path) -> Iterator[None]:
         raise BackboneError(f"{problem}: {first_line(error)}", "fetch it again") from None
 
 
-def _read(path: Path) -> object:
-    """Return the content of a file; run code inside it only if the user allows that."""
+def _read(path: Path) -> dict[str, Tensor]:
+    """Return the tensors in a file; run code inside it only if the user allows that."""
     kind = kind_of_checkpoint(path)
     if kind == "script":  # its program is compiled and can run while it is read
         # OpenAI published CLIP as such archives, which are known by their hashes.
@@ -115,20 +117,17 @@ def _read(path: Path) -> object:
             _require_trust(path, "the program of a TorchScript archive that is not known")
         with warnings.catch_warnings():  # newer versions of torch advise against such files
             warnings.simplefilter("ignore", FutureWarning)
-            return torch.jit.load(path, map_location="cpu")
+            return _find_tensors(torch.jit.load(path, map_location="cpu"), Tensor)
     check_size(path)
     if kind == "safetensors":
         return load_file(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Weights only load failed" not in str(error):
-            raise
-        # Quote only the part of torch's long message that names the unsupported content.
-        match = re.search(r"Unsupported.*?(?=\. |\n|$)", str(error))
-        reason = match[0] if match else first_line(error)
-    _require_trust(path, reason)
-    return torch.load(path, map_location="cpu", weights_only=False)
+        with open_torch_file(path) as file:
+            stored = _find_tensors(file.content, StoredTensor)
+            return {name: file.read(name, tensor) for name, tensor in stored.items()}
+    except MoreThanTensors as error:
+        _require_trust(path, str(error))
+    return _find_tensors(torch.load(path, map_location="cpu", weights_only=False), Tensor)
 
 
 def _require_trust(path: Path, reason: str) -> None:
@@ -146,22 +145,28 @@ def _require_trust(path: Path, reason: str) -> None:
     )
 
 
-def _find_tensors(content: object) -> dict[str, Tensor]:
+def _find_tensors(content: object, kind: type[AnyTensor]) -> dict[str, AnyTensor]:
     """Return the named tensors of a file, without the wrapper that a training script put around."""
-    if isinstance(content, nn.Module):
-        content = content.state_dict()
-    if not isinstance(content, Mapping):
-        return {}
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    for name, tensor in tensors.items():
-        check_stored(name, tensor)
-    if len(tensors) < _FEWEST:
-        # Read all wrappers before one is chosen, so that the tensors of each are checked.
-        wrapped = [_find_tensors(content[key]) for key in _WRAPPERS if key in content]
-        for inner in wrapped:
-            if inner:
-                return inner
-    return tensors
+    visited = set()
+
+    def find(content: object) -> dict[str, AnyTensor]:
+        # The wrappers of a file can share their content, level after level.
+        if id(content) in visited:
+            return {}
+        visited.add(id(content))
+        if isinstance(content, nn.Module):
+            content = content.state_dict()
+        if not isinstance(content, Mapping):
+            return {}
+        tensors = {name: value for name, value in content.items() if isinstance(value, kind)}
+        if len(tensors) < _FEWEST:
+            for wrapper in _WRAPPERS:
+                inner = find(content.get(wrapper))
+                if inner:
+                    return inner
+        return tensors
+
+    return find(content)
 
 
 def check_stored(name: str, tensor: Tensor) -> None:
@@ -189,6 +194,18 @@ def check_size(path: Path) -> None:
             raise ValueError(f"{min(compressed)} is compressed")
         if sum(part.file_size for part in stored) > path.stat().st_size:
             raise ValueError("its parts overlap")
+
+
+def check_file(path: Path) -> None:
+    """Raise an error for a file that another library must not be given to read.
+
+    It would need far more memory than its size, or holds other objects than tensors.
+    """
+    check_size(path)
+    if kind_of_checkpoint(path) != "safetensors":
+        with open_torch_file(path) as file:
+            for tensor in file.tensors:
+                tensor.check("a tensor")
 
 
 def fit_weights(model: nn.Module, path: Path, card: BackboneCard) -> dict[str, Tensor]:
