@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,8 +53,9 @@ def identity(path: Path) -> str:
 
 @pytest.fixture
 def neighbours(tmp_path: Path) -> Path:
-    """A folder with a package, a folder of modules, and a module, each of one number."""
-    for name in ("mypkg/__init__", "mypkg/x", "mypkg/deep", "sub/x", "sibling", "unused"):
+    """A folder with two packages and two modules, each of one number."""
+    names = ("mypkg/__init__", "mypkg/x", "mypkg/deep", "sub/__init__", "sub/x")
+    for name in (*names, "sibling", "unused"):
         path = tmp_path / f"{name}.py"
         path.parent.mkdir(exist_ok=True)
         path.write_text("f = 1\n", encoding="utf-8")
@@ -68,11 +70,9 @@ LEADS = {
     "from . import sibling": "sibling.py",
     "from .mypkg import f": "mypkg/__init__.py",
     "from .mypkg import *": "mypkg/x.py",
-    "from mypkg.x import f": "mypkg/deep.py",
-    "import mypkg.x": "mypkg/__init__.py",
-    "import mypkg.x as y": "mypkg/deep.py",
-    "import sibling": "sibling.py",
-    "from sibling import f": "sibling.py",
+    "from .mypkg.x import f": "mypkg/deep.py",
+    "from . import mypkg": "mypkg/__init__.py",
+    "from .sibling import f as y": "sibling.py",
 }
 PLACES = [
     *[("top", *row) for row in LEADS.items()],
@@ -97,7 +97,7 @@ def test_an_edit_of_what_a_file_imports_changes_its_identity(
 
 
 def test_a_file_in_a_package_has_its_packages_and_those_above_it(tmp_path: Path) -> None:
-    path = write(tmp_path / "outer" / "inner", "from ..shared import f\nfrom outer.other import g")
+    path = write(tmp_path / "outer" / "inner", "from ..shared import f\nfrom ..other import g")
     for name in ("__init__", "inner/__init__", "shared", "other"):
         (tmp_path / "outer" / f"{name}.py").write_text("f = g = 1\n", encoding="utf-8")
     seen = {identity(path)}
@@ -105,6 +105,46 @@ def test_a_file_in_a_package_has_its_packages_and_those_above_it(tmp_path: Path)
         (tmp_path / "outer" / f"{name}.py").write_text("f = g = 2\n", encoding="utf-8")
         seen.add(identity(path))
         assert len(seen) == count
+
+
+@pytest.mark.parametrize("place", ["top", "inner"])
+@pytest.mark.parametrize("statement", ["import mypkg.x", "from sibling import f", "import json"])
+def test_an_absolute_import_of_a_neighbour_is_an_error_with_the_relative_one(
+    neighbours: Path, place: str, statement: str
+) -> None:
+    """A neighbour that has the name of another module is one, too: which is meant?"""
+    (neighbours / "json.py").touch()
+    path = write(neighbours, **{place: statement})
+    name = statement.split()[1].partition(".")[0]
+    with pytest.raises(CompatbenchError, match=rf"^{path}: .*; write 'from \. import {name}'"):
+        load(path)
+
+
+def test_a_neighbour_that_python_itself_finds_counts(
+    neighbours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(neighbours))
+    path = write(neighbours, inner="import mypkg.x")
+    before = identity(path)
+    (neighbours / "mypkg" / "deep.py").write_text("f = 2\n")
+    assert identity(path) != before
+
+
+def test_a_folder_of_code_that_is_no_package_is_an_error(neighbours: Path) -> None:
+    (neighbours / "sub" / "__init__.py").unlink()
+    with pytest.raises(CompatbenchError, match=r"import from .*/sub, put an '__init__\.py' there"):
+        load(write(neighbours, "from .sub.x import f"))
+
+
+def test_an_edit_within_a_second_is_run(tmp_path: Path) -> None:
+    """Python would take the compiled file for current: the size and the second are the same."""
+    found = []
+    for number in (1, 2):
+        (tmp_path / "helper.py").write_text(f"f = {number}\n")
+        os.utime(tmp_path / "helper.py", (1e9, 1e9))
+        method = load(write(tmp_path, "from .helper import f", "return f"))()
+        found.append(method.attach(*[None] * 3))  # type: ignore[arg-type]
+    assert found == [1, 2]
 
 
 def test_data_files_of_the_card_count_byte_by_byte(tmp_path: Path) -> None:
@@ -122,7 +162,7 @@ def test_neighbours_of_one_name_do_not_meet(tmp_path: Path) -> None:
     found = []
     for number in (1, 2):
         folder = tmp_path / str(number)
-        path = write(folder, "import helper", "import late; return helper.f, late.f")
+        path = write(folder, "from . import helper", "from . import late; return helper.f, late.f")
         path.write_text(path.read_text().replace('"mine"', f'"mine{number}"'))
         for name in ("helper", "late"):
             (folder / f"{name}.py").write_text(f"f = {number}\n")
@@ -189,7 +229,7 @@ def test_ours_are_named_by_version_whatever_they_are_called(
 
 
 def test_a_plan_sees_that_what_a_method_imports_has_changed(neighbours: Path) -> None:
-    path = write(neighbours, "from mypkg.x import f")
+    path = write(neighbours, "from .mypkg.x import f")
 
     def keys() -> set[str]:
         registry = MethodRegistry()

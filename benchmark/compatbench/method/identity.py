@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from importlib.machinery import PathFinder
+from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
 
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import hash_file, sha256_json
 from compatbench.method import Method
-from compatbench.method.mistakes import PLUGIN_PREFIX
+from compatbench.method.mistakes import PLUGIN_PREFIX, explain_import
 from compatbench.method.transfer import Transfer
 
 
@@ -84,69 +84,75 @@ def _code_files(cls: type[Any]) -> set[Path]:
         return {path.resolve() for folder in folders for path in folder.rglob("*.py")}
     if any(part.endswith("-packages") for part in file.parts):
         return {file}  # its neighbours are other installed packages
-    return _local_files(file)
+    try:
+        neighbours, named = find_local_modules(file)
+    except (SyntaxError, ImportError, ValueError, CompatbenchError) as error:
+        raise CompatbenchError(explain_import(error, file)) from None
+    return {*neighbours, *named.values()}
 
 
-def _local_files(path: Path) -> set[Path]:
-    """Return a file, the packages that hold it, and the local modules that these import in turn.
+class _LocalFinder(ModuleFinder):
+    """A finder that looks into the folders of one file, and nowhere else."""
 
-    The modules are found without running them. An import counts wherever it stands, also inside a
-    function.
+    def find_module(self, name: str, path: Any, parent: Any = None) -> Any:
+        """Find a module; ``path`` is that of its package ``parent``, if it is in one.
+
+        The standard finder fails for a folder without ``__init__.py``. Here it is skipped, since
+        it seldom has code: a method's file lies beside ``data`` and ``results``.
+        """
+        spec = PathFinder.find_spec(name, path or self.path)
+        if spec is not None and spec.loader is None:
+            [folder, *_] = spec.submodule_search_locations or [name]
+            if parent is not None and any(Path(folder).glob("*.py")):
+                raise CompatbenchError(f"to import from {folder}, put an '__init__.py' there")
+            raise ImportError(name)
+        return super().find_module(name, path, parent)
+
+
+def find_local_modules(path: Path) -> tuple[set[Path], dict[str, Path]]:
+    """Return the files that a file imports from its own folders, directly or through others.
+
+    They are found by the standard library's reader of compiled code, which runs nothing. An import
+    counts wherever it stands, also inside a function.
+
+    Returns:
+        The file itself, the ``__init__.py`` of the packages that hold it, and all that is
+        imported relatively. Then what is imported by an absolute name, by this name.
+
+    Raises:
+        SyntaxError, ValueError: the file cannot be compiled.
+        ImportError: a relative import leads out of the outermost package.
+        CompatbenchError: a folder with code has no ``__init__.py``.
     """
-    folders = import_folders(path)
-    name = ".".join(path.relative_to(folders[0]).with_suffix("").parts)
-    waiting = [path, *_files_of_import(name, folders[0])]
-    files: set[Path] = set()
-    while waiting:
-        file = waiting.pop()
-        if file in files:
+    folders = [str(folder) for folder in import_folders(path)]
+    # The harness counts by its version, also where it lies beside the file.
+    finder = _LocalFinder(path=folders, excludes=["compatbench", "__main__"])
+    top: Any = finder.add_module(PLUGIN_PREFIX)
+    top.__path__ = folders[:1]
+    finder.import_hook(f"{PLUGIN_PREFIX}.{module_name(path)}")
+    modules: dict[str, Any] = finder.modules
+    neighbours: set[Path] = set()
+    named: dict[str, Path] = {}
+    for name, module in modules.items():
+        if module is top:
             continue
-        files.add(file)
-        for name, folder in _list_imports(file, folders):
-            waiting += _files_of_import(name, folder)
-    return files
+        file = Path(module.__file__).resolve()
+        if name.startswith(f"{PLUGIN_PREFIX}."):
+            neighbours.add(file)
+        else:
+            named[name] = file
+    return neighbours, named
 
 
 def import_folders(path: Path) -> list[Path]:
-    """Return where a file finds local modules: above its outermost package, and beside it."""
+    """Return the folder above the outermost package that holds a file, and the file's own."""
     root = path.parent
     while (root / "__init__.py").is_file():
         root = root.parent
     return list(dict.fromkeys([root, path.parent]))
 
 
-def _list_imports(file: Path, folders: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    """Yield the dotted names that a file imports, each with a folder that it may be found in.
-
-    ``from a import b`` gives ``a.b``: whether b is a module shows when its file is looked for.
-    """
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):
-        return  # whoever imports it is told
-    for node in ast.walk(tree):
-        places = folders
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            start = f"{node.module}." if node.module else ""
-            names = [start + alias.name for alias in node.names]
-            if node.level:
-                places = [file.parents[node.level - 1]]
-        for name in names:
-            # The harness counts by its version, also where it lies beside the file.
-            if name.partition(".")[0] != "compatbench":
-                for place in places:
-                    yield name, place
-
-
-def _files_of_import(name: str, folder: Path) -> list[Path]:
-    """Return the files that run when a dotted name is imported from a folder."""
-    files: list[Path] = []
-    for part in name.split("."):
-        if part == "*":
-            files += folder.glob("*.py")
-        files += [folder / f"{part}.py", folder / part / "__init__.py"]
-        folder = folder / part
-    return [file for file in files if file.is_file()]
+def module_name(path: Path) -> str:
+    """Return the dotted name of a file, from its outermost package on."""
+    parts = path.relative_to(import_folders(path)[0]).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")

@@ -1,25 +1,24 @@
 """Load a Python file from anywhere.
 
-Each file is loaded in a package of its own, so that two files may have neighbours of the same
-name. In it, ``import helpers`` finds the ``helpers.py`` beside the file, also in a function that
-runs later. ``sys.path`` does not change.
+A file imports the modules beside it relatively: ``from . import helpers``, or ``from .helpers
+import name``. Each file is loaded in a package of its own, so two files may have neighbours of the
+same name. An absolute import finds what is installed, as everywhere in Python; ``sys.path`` does
+not change.
 """
 
 from __future__ import annotations
 
-import builtins
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import ModuleType
 
 import compatbench
+from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.project_folders import CONTENT, content_folder
-from compatbench.method.identity import import_folders
+from compatbench.method.identity import find_local_modules, import_folders, module_name
 from compatbench.method.mistakes import PLUGIN_PREFIX
 
 
@@ -27,92 +26,45 @@ def load_file(path: Path) -> ModuleType:
     """Run a Python file, anew each time, and the modules beside it that it imports.
 
     A file of compatbench itself is imported under its own name.
+
+    Raises:
+        CompatbenchError: a neighbour is imported by an absolute name.
+        Exception: whatever the file raises.
     """
     path = path.resolve()
     known = {f"compatbench.{kind}": content_folder(kind) for kind in CONTENT}
     known["compatbench"] = Path(compatbench.__path__[0]).resolve()
     for package, root in known.items():
         if path.is_relative_to(root):
-            return _import_file(path, package, root)
+            parts = path.relative_to(root).with_suffix("").parts
+            return importlib.import_module(".".join([package, *parts]).removesuffix(".__init__"))
+    _check_absolute_imports(path)
     package = PLUGIN_PREFIX + sha256_bytes(str(path).encode())[:16]
     for name in list(sys.modules):
         if name.partition(".")[0] == package:
             del sys.modules[name]
     importlib.invalidate_caches()
-    folders = import_folders(path)
     top = ModuleType(package)
-    top.__path__ = [str(folder) for folder in folders]
+    top.__path__ = [str(import_folders(path)[0])]
     sys.modules[package] = top
-    return _import_file(path, package, folders[0])
+    # Python takes a compiled file for current if the source has the same size and second. A script
+    # that changes one digit and runs again would run the old code, with the key of the new one.
+    writes_nothing = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    try:
+        return importlib.import_module(f"{package}.{module_name(path)}")
+    finally:
+        sys.dont_write_bytecode = writes_nothing
 
 
-def _import_file(path: Path, package: str, root: Path) -> ModuleType:
-    """Import a file by its dotted name in the package whose folder is ``root``."""
-    parts = path.relative_to(root).with_suffix("").parts
-    return importlib.import_module(".".join([package, *parts]).removesuffix(".__init__"))
-
-
-class _Loader(SourceFileLoader):
-    """A loader of ``load_file``'s packages that reads the source, never a compiled file.
-
-    It is in ``sys.meta_path`` too, because it also finds these modules.
-    """
-
-    @classmethod
-    def find_spec(
-        cls, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if not name.startswith(PLUGIN_PREFIX):
-            return None
-        spec = PathFinder.find_spec(name, path, target)
-        if spec is not None and isinstance(spec.loader, SourceFileLoader):
-            spec.loader = cls(name, spec.loader.path)
-        return spec
-
-    def get_code(self, fullname: str) -> CodeType:
-        return self.source_to_code(self.get_data(self.path), self.path)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Run a module whose absolute imports first look in its own folders.
-
-        An ordinary import cannot do this: ``sys.path`` is one for the whole process, so a
-        ``helpers.py`` beside one file would also be found, or be cached, for every other file.
-        The module gets its own ``__import__`` instead. Python looks it up in the module's
-        ``__builtins__``, so imports in functions that run later use it too.
-        """
-        package = module.__name__.partition(".")[0]
-        folders = list(sys.modules[package].__path__)
-
-        def import_beside(name, globals=None, locals=None, fromlist=(), level=0):
-            """Import like ``__import__``, but look for absolute names in the package first."""
-            top = name.partition(".")[0]
-            if level or not _is_local(top, folders):
-                return builtins.__import__(name, globals, locals, fromlist, level)
-            imported = builtins.__import__(f"{package}.{name}", globals, locals, fromlist, 0)
-            if fromlist:
-                return imported
-            return sys.modules[f"{package}.{top}"]
-
-        vars(module)["__builtins__"] = vars(builtins) | {"__import__": import_beside}
-        super().exec_module(module)
-
-
-def _is_local(name: str, folders: Sequence[str]) -> bool:
-    """Return True if a top-level name is a module or package in these folders.
-
-    A folder without ``__init__.py`` is a package only if nothing that is installed has its name.
-    Packages in ``site-packages`` are not local, though they are in the same folder.
-    """
-    if name == "compatbench":
-        return False
-    spec = PathFinder.find_spec(name, folders)
-    if spec is None:
-        return False
-    if spec.submodule_search_locations is None:
-        return True
-    if spec.origin is None:
-        return importlib.util.find_spec(name) is None
-    return not Path(spec.origin).parents[1].name.endswith("-packages")
-
-
-sys.meta_path.insert(0, _Loader)  # type: ignore[arg-type]
+def _check_absolute_imports(path: Path) -> None:
+    """Raise an error if an absolute import has the name of a neighbour and does not find it."""
+    _, named = find_local_modules(path)
+    for name, file in named.items():
+        if "." in name:
+            continue  # its package is in the list as well
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None or Path(spec.origin).resolve() != file:
+            raise CompatbenchError(
+                f"'import {name}' does not find {file}; write 'from . import {name}', or rename it"
+            )
