@@ -10,8 +10,9 @@ from compatbench.data.cards import COPIED, SuiteCard
 from compatbench.engine.cell import shorten_key
 from compatbench.files.hashes import sha256_json
 from compatbench.results.expected import Expected
-from compatbench.results.method_results import MethodInfo, MethodResults, SuiteResults
+from compatbench.results.method_results import MethodResults
 from compatbench.results.rows import Cost, Row, to_frame
+from compatbench.results.stored_method import MethodInfo, SuiteResults
 from compatbench.tables.pages.sections import list_sections
 from compatbench.tables.suite_page import SuitePage
 

@@ -22,8 +22,9 @@ from compatbench.errors import CompatbenchError
 from compatbench.results.estimate import draw_resamples
 from compatbench.results.expected import Expected
 from compatbench.results.four_ways import list_pairs, measure_four_ways
-from compatbench.results.method_results import MethodInfo, MethodResults
+from compatbench.results.method_results import MethodResults
 from compatbench.results.ranking_table import Results
+from compatbench.results.stored_method import MethodInfo
 from compatbench.tables.pages.leaderboard import render_leaderboard
 from compatbench.tables.suite_page import SuitePage
 

@@ -27,8 +27,9 @@ from synthetic_results import (
 )
 
 from compatbench.results.expected import Expected, upgrade_pairs
-from compatbench.results.method_results import MethodInfo, MethodResults
+from compatbench.results.method_results import MethodResults
 from compatbench.results.rows import Row
+from compatbench.results.stored_method import MethodInfo
 from compatbench.tables.suite_page import SuitePage
 
 Depth = Literal["none", "shallow", "deep"]

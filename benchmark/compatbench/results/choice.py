@@ -1,131 +1,165 @@
-"""The rule of every verdict: of ways that were measured, which to take, from intervals alone."""
+"""The one place that decides: does an option gain or lose, and which option should an owner take?
+
+Everything is decided from scores, ``[options, units]``, that were measured on the same units. A
+unit is a task (the mean over its seeds), or an image if fewer tasks were measured than a verdict
+takes. All differences are paired by unit.
+
+* An option *gains* if the 95 % interval of its gain over the new model's zero-shot lies above 0,
+  and *loses* if it lies below. Otherwise we *cannot tell*.
+* The option to take is the cheapest that gains and is not significantly worse than the best of
+  those that gain (``compare_with_best``). If several cost the same, it is the one with the highest
+  mean, and the others are tied with it. The best of many is best by luck as well, so the choice
+  counts only if it also gains when it is made with one unit left out and tested on that unit.
+* Without such an option the verdict is *zero-shot* if all options lose, and else *cannot tell*.
+* If the module on the old model is significantly better than the option, the verdict is *stay*.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
+from compatbench.results.best import compare_with_best
 from compatbench.results.estimate import FEWEST_UNITS, Array, Interval, estimate
 
-
-@dataclass(frozen=True, eq=False)
-class Way:
-    """A way of going on after an upgrade."""
-
-    name: str
-    gain: Interval  # over the new model's zero-shot, in points
-    cost: tuple[Any, ...]  # the least is the cheapest; it begins with the labels per class
-    figures: Array  # accuracies in percent, of which differences are taken
+Effect = Literal["gains", "loses", "cannot tell"]
+Verdict = Literal[
+    "keep", "port", "retrain", "stay", "zero-shot", "retrain or zero-shot", "cannot tell", "unknown"
+]
 
 
-_Way = TypeVar("_Way", bound=Way)
-Difference = Callable[[Array, Array], Interval | None]  # of the figures of two ways
+def judge_effect(effect: Interval | None) -> Effect:
+    """Return what an interval shows of a gain over zero-shot, or of another difference."""
+    if effect is None or effect.sign == 0:
+        return "cannot tell"
+    return "gains" if effect.sign == 1 else "loses"
 
 
-def difference_of_units(way: Array, minus: Array) -> Interval | None:
-    """The difference of figures that are one for each unit, ``[units]``."""
-    return estimate(way - minus)
-
-
-def choose_way(ways: Sequence[_Way], difference: Difference = difference_of_units) -> _Way | None:
-    """The cheapest way that is not clearly worse than the best; None where it cannot be told.
-
-    Only ways that gain as a whole interval are chosen from. Clearly worse is one whose
-    ``difference`` from the best is below 0 as a whole interval, and so is any that gains no more
-    than one that is clearly worse and costs no more: a wide interval makes no way better.
-    """
-    gaining = [way for way in ways if way.gain.sign == 1]
-    if not gaining:
-        return None
-    best = max(gaining, key=lambda way: way.gain.value)
-
-    def is_worse(way: _Way) -> bool:
-        behind = None if way is best else difference(way.figures, best.figures)
-        return behind is not None and behind.sign == -1
-
-    worse = [way for way in gaining if is_worse(way)]
-
-    def is_good(way: _Way) -> bool:
-        return not any(
-            other is way or (other.gain.value >= way.gain.value and other.cost <= way.cost)
-            for other in worse
-        )
-
-    return min(filter(is_good, gaining), key=lambda way: (way.cost, -way.gain.value))
-
-
-class Choice(NamedTuple, Generic[_Way]):
-    """The way that is chosen, or where none can be, that which gains most.
+@dataclass(frozen=True)
+class Choice:
+    """The option to take.
 
     Attributes:
-        shown: whether it is chosen.
-        harmful: whether each way is shown to lose.
-        held_out: what it gains to choose by other tasks.
+        option: its name; empty if none is shown to gain.
+        likely: the option with the highest mean gain, whether it is shown to gain or not.
+        tied: options of equal cost that are not significantly worse than the best; the chosen one
+            comes first.
+        held_out: the gain of choosing with one unit left out, on that unit.
+        all_lose: True if every option loses.
     """
 
-    way: _Way
-    shown: bool
-    harmful: bool
+    option: str
+    likely: str
+    tied: tuple[str, ...]
     held_out: Interval | None
+    all_lose: bool
 
 
-def choose_checked(
-    ways: Sequence[_Way], gains: Sequence[Array], difference: Difference = difference_of_units
-) -> Choice[_Way]:
-    """``choose_way``, if choosing by other tasks gains, too.
+def choose_option(
+    scores: pd.DataFrame, zero_shot: ArrayLike, costs: Mapping[str, Sequence[float]]
+) -> Choice:
+    """Choose among options, as the text above says.
 
-    The best of many is the best by luck as well; ``gains`` are by task, ``[tasks]`` for each way.
+    Args:
+        scores: accuracies in percent, ``[options, units]``; one option or more, none missing.
+        zero_shot: the accuracy of the new model's zero-shot, ``[units]`` or as ``scores``, where
+            options were measured together with their own.
+        costs: the cost of each option; they are compared in their order.
     """
+    gains = scores - np.asarray(zero_shot, dtype=float)
+    intervals = {}
+    for name, of_option in zip(gains.index, gains.to_numpy(), strict=True):
+        intervals[str(name)] = estimate(of_option)
+    means = gains.mean(axis="columns")
+    likely = str(means.idxmax())
+    all_lose = all(judge_effect(interval) == "loses" for interval in intervals.values())
     held_out = estimate(gains_of_choosing(gains))
-    certain = held_out is not None and held_out.sign == 1
-    chosen = choose_way(ways, difference) if certain else None
-    harmful = all(way.gain.sign == -1 for way in ways)
-    likely = max(ways, key=lambda way: way.gain.value)
-    return Choice(chosen or likely, chosen is not None, harmful, held_out)
+    gaining = [name for name, interval in intervals.items() if judge_effect(interval) == "gains"]
+    if not gaining or judge_effect(held_out) != "gains":
+        return Choice("", likely, (), held_out, all_lose)
+    good = _not_worse(scores.loc[gaining], means, costs)
+    good.sort(key=lambda name: (*costs[name], -means[name]))
+    tied = [name for name in good if tuple(costs[name]) == tuple(costs[good[0]])]
+    return Choice(good[0], likely, tuple(tied), held_out, all_lose)
+
+
+def _not_worse(
+    scores: pd.DataFrame, means: pd.Series, costs: Mapping[str, Sequence[float]]
+) -> list[str]:
+    """Return the options that are not significantly worse than the best.
+
+    An option that gains no more than a significantly worse one, and costs no less, is left out
+    too: a wider interval makes no option better.
+    """
+    compared = compare_with_best(scores)
+    worse = list(compared.index[compared["worse"]])
+    good = []
+    for name in scores.index:
+        dominated = any(
+            means[other] >= means[name] and tuple(costs[other]) <= tuple(costs[name])
+            for other in worse
+        )
+        if name not in worse and not dominated:
+            good.append(str(name))
+    return good
+
+
+def gains_of_choosing(gains: ArrayLike) -> Array:
+    """Return the leave-one-unit-out gain: choose the best on the other units, measure on this one.
+
+    Args:
+        gains: ``[options, units]``.
+
+    Returns:
+        ``[units]``.
+    """
+    table = np.asarray(gains, dtype=float)
+    on_others = table.sum(axis=1, keepdims=True) - table
+    chosen = on_others.argmax(axis=0)
+    return table[chosen, np.arange(table.shape[1])]
+
+
+def is_better(scores: ArrayLike, others: ArrayLike) -> bool:
+    """Return True if a score is significantly higher than another, both ``[units]``."""
+    difference = np.asarray(scores, dtype=float) - np.asarray(others, dtype=float)
+    return judge_effect(estimate(difference)) == "gains"
 
 
 def first_better(
-    figures: Array,
-    anew: Mapping[int, Mapping[str, Array]],
-    difference: Difference = difference_of_units,
+    scores: Array, retrained: Mapping[int, Mapping[str, Array]]
 ) -> tuple[int, str, Interval] | None:
-    """The least labels per class with which training anew is clearly better than a way.
+    """Return the least labels per class with which retraining is significantly better.
 
-    Of the methods trained anew with k labels, ``anew[k]``, the most accurate is compared.
+    With each number of labels, the most accurate method is compared.
+
+    Args:
+        scores: of an option, ``[units]``.
+        retrained: by labels per class and method, ``[units]``.
 
     Returns:
         The labels, the method, and by how much it is better; None if no number of labels is.
     """
-    for labels, methods in anew.items():
-        name = max(methods, key=lambda name: float(methods[name].mean()))
-        over = difference(methods[name], figures)
-        if over is not None and over.sign == 1:
-            return labels, name, over
+    for labels, methods in retrained.items():
+        best = max(methods, key=lambda name: float(methods[name].mean()))
+        difference = estimate(methods[best] - scores)
+        if difference is not None and judge_effect(difference) == "gains":
+            return labels, best, difference
     return None
 
 
 def units_to_decide(interval: Interval, units: float) -> float:
-    """How many units a difference of this size takes to be told from 0, if it has this spread.
+    """Return the number of units needed for this difference to be significant, given its spread.
 
-    An interval narrows as 1/√units. Infinite of a difference of 0; at least ``FEWEST_UNITS``.
+    An interval narrows as 1/√units. The number is infinite for a difference of 0, and at least
+    ``FEWEST_UNITS``.
     """
     if not interval.value or not interval.bounded:
         return math.inf
     reach = (interval.high - interval.low) / 2 / abs(interval.value)
     return max(FEWEST_UNITS, math.ceil(units * reach**2))
-
-
-def gains_of_choosing(gains: ArrayLike) -> Array:
-    """What it gains on each task to take the way that is best on the other tasks, ``[tasks]``.
-
-    The best of many is best by luck as well, and so its gain is too high on the tasks by which it
-    was chosen; this one is not. ``gains`` are ``[ways, tasks]``.
-    """
-    table = np.asarray(gains, dtype=float)
-    chosen = (table.sum(axis=1, keepdims=True) - table).argmax(axis=0)
-    return table[chosen, np.arange(table.shape[1])]

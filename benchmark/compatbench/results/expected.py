@@ -14,7 +14,7 @@ from compatbench.data.cards import (
     whole_name,
 )
 from compatbench.data.cards.schemas import Protocol
-from compatbench.results.method_results import MethodInfo
+from compatbench.results.stored_method import MethodInfo
 
 Upgrade = tuple[str, str]
 

@@ -20,8 +20,9 @@ from compatbench.errors import CompatbenchError
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.results.estimate import Interval, estimate, harmonic_mean_of_means
 from compatbench.results.expected import Expected, Upgrade
-from compatbench.results.method_results import MethodInfo, MethodResults, remembered
+from compatbench.results.method_results import MethodResults, remembered
 from compatbench.results.standing import compute_standing
+from compatbench.results.stored_method import MethodInfo
 
 Classes = Literal["own", "other"]
 Model = Literal["source", "target"]

@@ -6,17 +6,16 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import ConfigDict
 
-from compatbench.data.cards import COPIED, ConfigName
-from compatbench.data.labels import Need
+from compatbench.data.cards import COPIED
 from compatbench.messages import count
 from compatbench.results.rows import Cost, Row, figures_of, in_order, to_frame, with_figures
+from compatbench.results.stored_method import MethodInfo, join_provenance
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -32,27 +31,6 @@ def remembered(function: _Function) -> _Function:
         return results.memory[key]
 
     return cast(_Function, look_up)
-
-
-@dataclass(frozen=True)
-class MethodInfo:
-    """A method's card, as far as the leaderboard needs it; see ``MethodCard``."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    name: ConfigName
-    title: str
-    paper: str
-    depth: Literal["none", "shallow", "deep"]
-    inserts: tuple[str, ...]
-    learns: bool = True
-    needs: tuple[Need, ...] = ()
-    refused: str = ""  # what of 'compatbench check' refused it, and why; it is not ranked
-
-    @property
-    def sees_tests(self) -> bool:
-        """Whether it sees all images of a test set before it answers; it is ranked apart."""
-        return "stream" in self.needs
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,14 +203,3 @@ def merge_results(
         provenance=join_provenance(results.provenance for results in made),
         transfer=None,
     )
-
-
-def join_provenance(
-    parts: Iterable[Mapping[str, str | Iterable[str]]],
-) -> dict[str, tuple[str, ...]]:
-    """Every name with all its values, sorted; a value may be one string or several."""
-    joined: dict[str, set[str]] = {}
-    for part in parts:
-        for name, values in part.items():
-            joined.setdefault(name, set()).update([values] if isinstance(values, str) else values)
-    return {name: tuple(sorted(joined[name])) for name in sorted(joined)}

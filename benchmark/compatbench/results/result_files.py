@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,17 +21,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from compatbench.engine.cell import MadeBy, MadeWith
 from compatbench.engine.stored_costs import COSTS
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import holds, write_atomic
+from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.kinds import kind_of, require
 from compatbench.messages import first_problem
-from compatbench.results.method_results import (
-    MethodInfo,
-    MethodResults,
-    SuiteResults,
-    split_results,
-)
-from compatbench.results.rows import Cost, Row, in_order, places_of, read_csv, to_frame, write_csv
+from compatbench.results.rows import Cost, Row, in_order, parse_csv, places_of, to_frame, write_csv
+from compatbench.results.stored_method import MethodInfo, StoredMethod
+from compatbench.results.suite_results import SuiteResults, gather_results
 
 RESULTS = "results"
 TUNING = "tuning"  # below the folder of a suite
@@ -57,7 +53,7 @@ class _About(BaseModel):
 
 
 def check_name(name: str, what: str) -> str:
-    """The name, if it can be one component of a path."""
+    """Return the name if it can be one component of a path."""
     if _NAME.fullmatch(name):
         return name
     raise CompatbenchError(
@@ -66,110 +62,173 @@ def check_name(name: str, what: str) -> str:
 
 
 def result_folders(out: Path) -> list[Path]:
-    """The folders below ``results/`` that should each hold the results of a suite, by name."""
+    """Return the folders below ``results/`` that should each hold a suite's results, by name."""
     results = require(out / RESULTS, "folder")
-    folders = (path for path in results.glob("*") if kind_of(path) != "file")
+    folders = [path for path in results.glob("*") if kind_of(path) != "file"]
     return sorted(path for path in folders if path.name not in NO_SUITES)
 
 
-def read_results(folder: Path, methods: Mapping[str, MethodResults] | None = None) -> SuiteResults:
-    """Reads ``results/<suite>/``; a folder that does not exist holds no results.
+class ResultFiles:
+    """The result files below one folder, of which a command opens each once.
 
-    Args:
-        methods: those of the folder, if they have been read.
+    What a file holds is kept. A file that has changed since then, because another process writes
+    to the same folder, is read again.
     """
-    methods = read_methods(folder) if methods is None else methods
-    tables = (path.read_bytes() for path in sorted(folder.glob("[!.]*.csv")))
-    return split_results(folder.name, methods.values(), sha256_bytes(*tables))
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self._files: dict[Path, _File] = {}
+        self._suites: dict[str, tuple[list[_File], SuiteResults]] = {}
+
+    def folder(self, suite: str) -> Path:
+        """Return ``results/<suite>``, if neither it nor ``results/`` is a link to elsewhere."""
+        check_name(suite, "suite")
+        require(self.out / RESULTS, "folder")
+        return require(self.out / RESULTS / suite, "folder")
+
+    def read_suite(self, suite: str) -> SuiteResults:
+        """Return a suite's results. If there is no folder of the suite, they are empty."""
+        methods = self.read_methods(suite)
+        folder = self.folder(suite)
+        tables = sorted([COSTS, *(f"{method}.csv" for method in methods)])
+        paths = [folder / name for name in tables] + [folder / f"{name}.json" for name in methods]
+        files = [self._files[path] for path in paths if path in self._files]
+        known = self._suites.get(suite)
+        if known is None or known[0] != files:
+            contents = [self._files[folder / name].content for name in tables if methods]
+            results = gather_results(suite, methods, sha256_bytes(*contents))
+            self._suites[suite] = files, results
+        return self._suites[suite][1]
+
+    def read_methods(self, suite: str) -> dict[str, StoredMethod]:
+        """Return what the files of each method of a suite hold."""
+        costs = self.read_costs(suite)
+        methods = {}
+        for method in self.list_methods(suite):
+            methods[method] = self.read_method(suite, method, costs)
+        return methods
+
+    def list_methods(self, suite: str) -> list[str]:
+        """Return the methods that have rows in the folder of a suite."""
+        folder = self.folder(suite)
+        try:
+            found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        except OSError as error:
+            raise CompatbenchError(f"cannot read {folder}: {error.strerror}") from None
+        methods = []
+        for name in found:
+            # Dot files are the remains of an interrupted write, or the system's.
+            if name.startswith(".") or not name.endswith((".csv", ".json")):
+                continue
+            require(folder / name)
+            if name.endswith(".csv") and name != COSTS:
+                methods.append(_check_method(name.removesuffix(".csv")))
+        return methods
+
+    def read_costs(self, suite: str) -> pd.DataFrame:
+        """Return what the rows of all methods of a suite took, as the file holds it."""
+        path = require(self.folder(suite) / COSTS)
+        if not path.exists():
+            return to_frame([], Cost)
+        return self._read(path, _parse_costs)
+
+    def read_method(self, suite: str, method: str, costs: pd.DataFrame) -> StoredMethod:
+        """Return one method of a suite with all its transfers.
+
+        Args:
+            costs: those of the suite, of all methods.
+        """
+        folder = self.folder(suite)
+        path = require(folder / f"{method}.csv")
+        about_path = require(folder / f"{method}.json")
+        about = self._read(about_path, _parse_about)
+        if about.method.name != method:
+            raise CompatbenchError(f"{about_path}: the method's name must be '{method}'")
+        rows = self._read(path, _parse_rows)
+        costs = costs.loc[costs["method"] == method].reset_index(drop=True)
+        described = about.method, about.config, about.differs, about.provenance
+        return _checked(StoredMethod(*described, rows, costs), path)
+
+    def write(self, suite: str, methods: Sequence[StoredMethod]) -> list[Path]:
+        """Write the files of methods, with all their transfers: the same results, the same bytes.
+
+        The costs of other methods stay as long as these have rows.
+
+        Returns:
+            The files that were written. Those that would not change are left untouched.
+        """
+        folder = self.folder(suite)
+        written = {_check_method(method.info.name) for method in methods}
+        others = set(self.list_methods(suite)) - written
+        before = self.read_costs(suite)
+        kept = before.loc[before["method"].isin(others)]
+        costs = pd.concat([kept, *(method.costs for method in methods)])
+        costs = in_order(costs, Cost).reset_index(drop=True)
+        texts = {folder / COSTS: costs_text(costs)}
+        parsed: dict[Path, Any] = {folder / COSTS: costs}
+        for method in methods:
+            path = folder / f"{method.info.name}.csv"
+            about, rows = file_texts(_checked(method, path))
+            texts[path.with_suffix(".json")] = about
+            texts[path] = rows
+            parsed[path.with_suffix(".json")] = _describe(method)
+            parsed[path] = in_order(method.rows, Row).reset_index(drop=True)
+        changed = []
+        for path, text in texts.items():
+            content = text.encode()
+            known = self._files.get(path)
+            if known is not None and known.content == content and known.mark == _mark(path):
+                continue
+            write_atomic(path, content)
+            self._files[path] = _File(_mark(path), content, parsed[path])
+            changed.append(path)
+        return changed
+
+    def _read(self, path: Path, parse: Callable[[bytes, Path], Any]) -> Any:
+        """Return what a file holds, opened only if it was not read yet or has changed."""
+        known = self._files.get(path)
+        try:
+            mark = _mark(path)
+            if known is None or known.mark != mark:
+                content = path.read_bytes()
+                known = _File(mark, content, parse(content, path))
+                self._files[path] = known
+        except OSError as error:
+            raise CompatbenchError(f"cannot read {path}: {error.strerror}") from None
+        return known.parsed
 
 
-def read_methods(folder: Path) -> dict[str, MethodResults]:
-    """Return the methods of ``results/<suite>/``, each with all its transfers."""
-    methods = list_methods(folder)
-    costs = read_costs(folder)
-    return {method: read_method(folder, method, costs) for method in methods}
+@dataclass(frozen=True, eq=False)
+class _File:
+    """A file that was read."""
+
+    mark: tuple[int, int, int]
+    content: bytes
+    parsed: Any
 
 
-def list_methods(folder: Path) -> list[str]:
-    """The methods that have rows in ``results/<suite>/``."""
-    check_name(folder.name, "suite")
-    folder = _own(folder)
-    try:
-        names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    except OSError as error:
-        raise CompatbenchError(f"cannot read {folder}: {error.strerror}") from None
-    # Dot files are the remains of an interrupted write, or the system's.
-    names = [name for name in names if name.endswith((".csv", ".json")) and name[0] != "."]
-    for name in names:
-        require(folder / name)
-    tables = [name for name in names if name.endswith(".csv") and name != COSTS]
-    return [_check_method(name.removesuffix(".csv")) for name in tables]
+def _mark(path: Path) -> tuple[int, int, int]:
+    """Return what changes when a file is written again."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _own(folder: Path) -> Path:
-    """A suite's folder, if neither it nor ``results/`` is a link out of where results are."""
-    require(folder.parent, "folder")
-    return require(folder, "folder")
-
-
-def read_costs(folder: Path) -> pd.DataFrame:
-    """Return what the rows of all methods of ``results/<suite>/`` took, as the file holds it."""
-    path = require(_own(folder) / COSTS)
-    if not path.exists():
-        return to_frame([], Cost)
-    costs = read_csv(path, Cost)
+def _parse_costs(content: bytes, path: Path) -> pd.DataFrame:
+    costs = parse_csv(content, path, Cost)
     _refuse_doubles(places_of(costs, Cost), path)
     return costs
 
 
-def read_method(folder: Path, method: str, costs: pd.DataFrame) -> MethodResults:
-    """Return one method of ``results/<suite>/`` with all its transfers.
+def _parse_rows(content: bytes, path: Path) -> pd.DataFrame:
+    return parse_csv(content, path, Row)
 
-    Args:
-        costs: those of the folder, of all methods.
-    """
-    path = require(_own(folder) / f"{method}.csv")
-    about_path = require(_own(folder) / f"{method}.json")
+
+def _parse_about(content: bytes, path: Path) -> _About:
     try:
-        about = _About.model_validate_json(about_path.read_bytes())
-    except OSError as error:
-        raise CompatbenchError(f"cannot read {about_path}: {error.strerror}") from None
+        return _About.model_validate_json(content)
     except ValidationError as error:
         where, message = first_problem(error)
-        raise CompatbenchError(f"{about_path}: '{where or 'file'}': {message}") from None
-    if about.method.name != method:
-        raise CompatbenchError(f"{about_path}: the method's name must be '{method}'")
-    rows = read_csv(path, Row)
-    costs = costs.loc[costs["method"] == method].reset_index(drop=True)
-    described = about.method, about.config, about.differs, about.provenance
-    return _checked(MethodResults(*described, rows, costs, transfer=None), path)
-
-
-def write_results(folder: Path, *methods: MethodResults) -> list[Path]:
-    """Write the files of methods, with all their transfers: the same results give the same bytes.
-
-    The costs of other methods stay as long as these have rows.
-
-    Returns:
-        The files that were written; those that would not change are left untouched.
-    """
-    check_name(folder.name, "suite")
-    written = {_check_method(results.info.name) for results in methods}
-    others = {*list_methods(folder)} - written
-    before = read_costs(folder)
-    kept = before.loc[before["method"].isin(others)]
-    costs = pd.concat([kept, *(results.costs for results in methods)])
-    texts = {folder / COSTS: costs_text(costs)}
-    for results in methods:
-        path = folder / f"{results.info.name}.csv"
-        for end, text in file_texts(_checked(results, path)).items():
-            texts[path.with_name(f"{results.info.name}{end}")] = text
-    changed = []
-    for path, text in texts.items():
-        if not holds(path, text.encode()):
-            write_atomic(path, text.encode())
-            changed.append(path)
-    return changed
+        raise CompatbenchError(f"{path}: '{where or 'file'}': {message}") from None
 
 
 def costs_text(costs: pd.DataFrame) -> str:
@@ -177,18 +236,25 @@ def costs_text(costs: pd.DataFrame) -> str:
     return write_csv(in_order(costs, Cost))
 
 
-def file_texts(results: MethodResults) -> dict[str, str]:
-    """Return the content of a method's own files by the ends of their names, the rows last."""
-    about = {name: getattr(results, name) for name in ("config", "differs", "provenance")}
-    info = asdict(results.info)
+def file_texts(method: StoredMethod) -> tuple[str, str]:
+    """Return the content of a method's ``.json`` and ``.csv``."""
+    about = {name: getattr(method, name) for name in ("config", "differs", "provenance")}
+    info = asdict(method.info)
     for name in ("needs", "refused"):
         if not info[name]:
             del info[name]
     about |= {"schema_version": 1, "method": info}
-    return {
-        ".json": json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n",
-        ".csv": write_csv(in_order(results.rows, Row)),
-    }
+    description = json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    return description, write_csv(in_order(method.rows, Row))
+
+
+def _describe(method: StoredMethod) -> _About:
+    return _About(
+        method=method.info,
+        config=dict(method.config),
+        differs=dict(method.differs),
+        provenance=dict(method.provenance),
+    )
 
 
 def _check_method(name: str) -> str:
@@ -197,18 +263,65 @@ def _check_method(name: str) -> str:
     return check_name(name, "method")
 
 
-def _checked(results: MethodResults, path: Path) -> MethodResults:
-    """The results, if all rows are the method's, and no two lines are for one measurement."""
-    strangers = {*results.rows["method"].tolist(), *results.costs["method"].tolist()}
-    strangers -= {results.info.name}
+def _checked(method: StoredMethod, path: Path) -> StoredMethod:
+    """Return the method if all rows are its own, and no two lines are for one measurement."""
+    strangers = {*method.rows["method"].tolist(), *method.costs["method"].tolist()}
+    strangers -= {method.info.name}
     if strangers:
         raise CompatbenchError(f"{path}: a row of method '{min(strangers)}'")
-    _refuse_doubles(places_of(results.rows, Row), path)
-    _refuse_doubles(places_of(results.costs, Cost), path.with_name(COSTS))
-    return results
+    _refuse_doubles(places_of(method.rows, Row), path)
+    _refuse_doubles(places_of(method.costs, Cost), path.with_name(COSTS))
+    return method
 
 
 def _refuse_doubles(places: list[tuple[Any, ...]], path: Path) -> None:
     twice = [place for place, count in Counter(places).items() if count > 1]
     if twice:
         raise CompatbenchError(f"{path}: two lines for {', '.join(map(str, twice[0]))}")
+
+
+# Until all code reads through ``ResultFiles``.
+def _old(stored: StoredMethod):
+    from compatbench.results.method_results import MethodResults
+
+    return MethodResults(
+        stored.info,
+        stored.config,
+        stored.differs,
+        stored.provenance,
+        stored.rows,
+        stored.costs,
+        transfer=None,
+    )
+
+
+def read_results(folder, methods=None):
+    from compatbench.results.method_results import split_results
+
+    methods = read_methods(folder) if methods is None else methods
+    tables = (path.read_bytes() for path in sorted(folder.glob("[!.]*.csv")))
+    return split_results(folder.name, methods.values(), sha256_bytes(*tables))
+
+
+def read_methods(folder):
+    files = ResultFiles(folder.parent.parent)
+    return {name: _old(each) for name, each in files.read_methods(folder.name).items()}
+
+
+def list_methods(folder):
+    return ResultFiles(folder.parent.parent).list_methods(folder.name)
+
+
+def read_costs(folder):
+    return ResultFiles(folder.parent.parent).read_costs(folder.name)
+
+
+def read_method(folder, method, costs):
+    return _old(ResultFiles(folder.parent.parent).read_method(folder.name, method, costs))
+
+
+def write_results(folder, *methods):
+    stored = [
+        StoredMethod(m.info, m.config, m.differs, m.provenance, m.rows, m.costs) for m in methods
+    ]
+    return ResultFiles(folder.parent.parent).write(folder.name, stored)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import namedtuple
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
@@ -214,51 +214,74 @@ def write_csv(frame: pd.DataFrame) -> str:
     return text.getvalue()
 
 
-def read_csv(path: Path, model: Line) -> pd.DataFrame:
-    """Read a results file (``Row``) or the costs (``Cost``); an error names the first wrong line.
+def parse_csv(content: bytes, path: Path, model: Line) -> pd.DataFrame:
+    """Return the lines of a results file (``Row``) or of the costs (``Cost``) as a frame.
 
-    Of a column each distinct value is checked once, which takes a fraction of the time of lines.
+    In each column, every distinct value is checked once. That takes a fraction of the time of
+    checking lines.
+
+    Args:
+        path: the name of the file, for errors.
+
+    Raises:
+        CompatbenchError: the first line that is wrong.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.reader(file)
-            named = next(reader, [])
-            numbered = [(reader.line_num, line) for line in reader if line]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CompatbenchError(f"cannot read {path}: {first_line(error)}") from None
-    if named != [name for name in model.columns if name in named or name not in _OPTIONAL]:
+    header, lines = _split_csv(content, path)
+    known = [name for name in model.columns if name in header or name not in _OPTIONAL]
+    if header != known:
         raise CompatbenchError(f"{path}:1: the columns must be {','.join(model.columns)}")
-    long = (i for i, (_, line) in enumerate(numbered) if len(line) > len(named))
-    problems = [(i, "row", "has more values than there are columns") for i in long]
-    by_column = zip_longest(*(line for _, line in numbered), fillvalue="")
-    texts, nothing = dict(zip(named, by_column, strict=False)), ("",) * len(numbered)
+    problems: list[tuple[int, str, str]] = []
+    for i, (_, line) in enumerate(lines):
+        if len(line) > len(header):
+            problems.append((i, "row", "has more values than there are columns"))
+    by_column = zip_longest(*(line for _, line in lines), fillvalue="")
+    texts = dict(zip(header, by_column, strict=False))
     columns: dict[str, list[Any]] = {}
     for name, (empty, kind) in _describe_columns(model).items():
-        column = texts.get(name, nothing)
+        column = texts.get(name, ("",) * len(lines))
         distinct = list(dict.fromkeys(column))
         try:
-            values = kind.validate_python([text or empty for text in distinct])
+            checked = kind.validate_python([text or empty for text in distinct])
         except ValidationError as error:
             where, message = first_problem(error)
-            problems.append((column.index(distinct[int(where.partition(".")[0])]), name, message))
+            wrong = distinct[int(where.partition(".")[0])]
+            problems.append((column.index(wrong), name, message))
             continue
-        known = dict(zip(distinct, values, strict=True))
-        columns[name] = list(map(known.__getitem__, column))
-        if name == "reason" and (unlike := [text for text in distinct if known[text] != text]):
-            message = "a spreadsheet's formula, or more than plain text"
-            problems.append((column.index(unlike[0]), name, message))
+        values = dict(zip(distinct, checked, strict=True))
+        columns[name] = [values[text] for text in column]
+        if name == "reason":
+            changed = [text for text in distinct if values[text] != text]
+            if changed:
+                message = "a spreadsheet's formula, or more than plain text"
+                problems.append((column.index(changed[0]), name, message))
     if not problems and issubclass(model, Row):
-        line = namedtuple("line", columns)  # type: ignore[misc]
-        for i, values in enumerate(map(line._make, zip(*columns.values(), strict=True))):
-            try:
-                Row.check(values)
-            except ValueError as error:
-                problems.append((i, "row", str(error)))
-                break
+        problems += _find_contradiction(columns)
     if problems:
         i, name, message = min(problems)
-        raise CompatbenchError(f"{path}:{numbered[i][0]}: '{name}': {message}")
+        raise CompatbenchError(f"{path}:{lines[i][0]}: '{name}': {message}")
     return _make_frame(columns)
+
+
+def _split_csv(content: bytes, path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the header of a CSV file, and its other lines with their numbers."""
+    try:
+        reader = csv.reader(io.StringIO(content.decode("utf-8"), newline=""))
+        header = next(reader, [])
+        lines = [(reader.line_num, line) for line in reader if line]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CompatbenchError(f"cannot read {path}: {first_line(error)}") from None
+    return header, lines
+
+
+def _find_contradiction(columns: Mapping[str, list[Any]]) -> list[tuple[int, str, str]]:
+    """Return the first line whose numbers contradict each other, if there is one."""
+    line = namedtuple("line", columns)  # type: ignore[misc]
+    for i, values in enumerate(map(line._make, zip(*columns.values(), strict=True))):
+        try:
+            Row.check(values)
+        except ValueError as error:
+            return [(i, "row", str(error))]
+    return []
 
 
 @cache

@@ -25,7 +25,8 @@ from compatbench.results.estimate import (
 )
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.measures.measure_registry import Side, list_measures
-from compatbench.results.method_results import MethodInfo, MethodResults, remembered
+from compatbench.results.method_results import MethodResults, remembered
+from compatbench.results.stored_method import MethodInfo
 
 State = Literal[
     "complete", "at chance", "null", "not ranked", "not transferable", "incomplete", "refused"
@@ -66,6 +67,23 @@ def mean_of_all(values: Iterable[float | None]) -> float | None:
     return None if isnan(mean) else mean
 
 
+class _Sides:
+    def __init__(self, standing):
+        self.standing = standing
+
+    def __getitem__(self, name):
+        side, _, column = name.partition("_")
+        return _Values(self.standing.column(side, column))
+
+
+class _Values(np.ndarray):
+    def __new__(cls, values):
+        return np.asarray(values).view(cls)
+
+    def to_numpy(self, dtype):
+        return np.asarray(self, dtype)
+
+
 @dataclass(frozen=True, eq=False)
 class Standing:
     """A method on one upgrade at one number of shots."""
@@ -101,7 +119,7 @@ class Standing:
         """
         if measure == "h" and self.info.refused:
             return np.full(self.rows["source"].shape, np.nan)
-        return list_measures("upgrade")[measure].compute(self)
+        return list_measures("upgrade")[measure].compute(_Sides(self))
 
     @cached_property
     def refusals(self) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ import numpy as np
 from compatbench.data.cards import COPIED
 from compatbench.data.declared_transfers import Needs, declared_needs
 from compatbench.data.labels import ACCESS
-from compatbench.results.choice import Way
+from compatbench.results.choice_of_ways import Way
 from compatbench.results.estimate import Array
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.method_results import MethodInfo, SuiteResults

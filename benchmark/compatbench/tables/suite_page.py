@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from compatbench.data.cards import (
     COPIED,
     SuiteCard,
@@ -24,7 +26,11 @@ from compatbench.results.expected import Expected, Upgrade, expect_suite, upgrad
 from compatbench.results.method_results import SuiteResults, remembered
 from compatbench.results.ranks import Ranked, rank_upgrades
 from compatbench.results.result_files import RESULTS, check_name, read_results, result_folders
+from compatbench.results.rows import Cost
 from compatbench.results.standing import Standing
+from compatbench.results.stored_method import StoredMethod
+from compatbench.results.suite_results import SuiteResults as TidyResults
+from compatbench.results.suite_results import gather_results
 from compatbench.results.tuning_records import is_tuned
 
 # Marks after a method's title, and what they mean.
@@ -55,6 +61,8 @@ class SuitePage:
     elsewhere: frozenset[str] = frozenset()  # backbones and test sets that no clone has
     out: Path | None = None  # the folder of results/, where the page was read
     whole: Expected | None = None  # what the suite asks for, if ``expected`` is only a part of it
+    # Replaces ``results`` as soon as all code reads it.
+    tidy: TidyResults = None  # type: ignore[assignment]
     memory: dict[Any, Any] = field(default_factory=dict, init=False)
 
     @remembered
@@ -83,7 +91,11 @@ class SuitePage:
         """The page of some methods and transfers, and of what ``Expected.restrict`` is asked."""
         results, expected = self.results.restrict(methods, transfers), self.expected
         return replace(
-            self, expected=expected.restrict(**asked), results=results, whole=self.whole or expected
+            self,
+            expected=expected.restrict(**asked),
+            results=results,
+            tidy=self.tidy.restrict(methods, transfers) if self.tidy else None,
+            whole=self.whole or expected,
         )
 
     def run_command(self, method: str = "all") -> str:
@@ -161,12 +173,14 @@ def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = 
         seed for method in results.all for seed in method.rows["seed"]
     }  # a user's may be a first one
     seeds = tuple(seed for seed in suite.seeds if seed in run) or suite.seeds
+    marked = _mark_titles(results, suite, out)
     return SuitePage(
+        tidy=_tidy(marked),
         card=suite,
         tasks={card.name: card.title for card in cards},
         backbones={name: _backbone_title(name) for pair in whole.upgrades for name in pair},
         expected=replace(whole, seeds=seeds),
-        results=_mark_titles(results, suite, out),
+        results=marked,
         groups={title: upgrade_pairs(paths) for title, paths in suite.groups.items()},
         paths=tuple(path for path in suite.upgrades if len(path) > 2),
         configs={name: suite.base_method(name) for name in suite.configs},
@@ -174,6 +188,20 @@ def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = 
         out=out,
         whole=None if seeds == suite.seeds else whole,
     )
+
+
+def _tidy(results):
+    methods = {}
+    for old in results.all:
+        both = [old]
+        if old.info.name in methods:
+            both = [methods[old.info.name], old]
+        rows = pd.concat([each.rows for each in both])
+        costs = pd.concat([each.costs for each in both]).drop_duplicates(Cost.place)
+        methods[old.info.name] = StoredMethod(
+            old.info, old.config, old.differs, old.provenance, rows, costs
+        )
+    return gather_results(results.name, dict(sorted(methods.items())), results.digest)
 
 
 def _mark_titles(results: SuiteResults, suite: SuiteCard, out: Path) -> SuiteResults:

@@ -21,7 +21,7 @@ from synthetic_results import (
 )
 
 from compatbench.extras.advice.answers import answer_table, describe_kinds
-from compatbench.results.choice import (
+from compatbench.results.choice_of_ways import (
     Way,
     choose_way,
     first_better,

@@ -23,7 +23,8 @@ from synthetic_results import (
 from compatbench.extras.studies.claims import check_claims
 from compatbench.extras.studies.frames import Row
 from compatbench.results.expected import Expected
-from compatbench.results.method_results import MethodInfo, MethodResults
+from compatbench.results.method_results import MethodResults
+from compatbench.results.stored_method import MethodInfo
 from compatbench.tables.table import records
 
 TASKS = tuple(f"t{i}" for i in range(6))

@@ -14,7 +14,7 @@ from compatbench.data.cards import COPIED
 from compatbench.extras.advice.price import anew_curves, count_labels, show_labels, worth_interval
 from compatbench.extras.advice.price_pages import has_prices
 from compatbench.messages import count
-from compatbench.results.choice import choose_checked, units_to_decide
+from compatbench.results.choice_of_ways import choose_checked, units_to_decide
 from compatbench.results.estimate import FEWEST_UNITS, Interval, estimate
 from compatbench.results.expected import Upgrade
 from compatbench.results.method_results import remembered

@@ -18,7 +18,7 @@ from compatbench.data.cards import COPIED, BackboneCard, backbone_cards
 from compatbench.errors import CompatbenchError
 from compatbench.extras.advice.cases import OLD, ZERO_SHOT, Case
 from compatbench.extras.advice.verdicts import act, judge
-from compatbench.results.choice import Way, choose_checked, choose_way
+from compatbench.results.choice_of_ways import Way, choose_checked, choose_way
 from compatbench.results.estimate import interval_columns
 from compatbench.results.ways import cost_of
 from compatbench.tables.numbers import with_interval

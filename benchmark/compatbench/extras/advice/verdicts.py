@@ -19,7 +19,7 @@ from typing import Any
 
 from compatbench.data.cards import COPIED
 from compatbench.extras.advice.cases import OLD, ZERO_SHOT, Case
-from compatbench.results.choice import Way, choose_way, first_better, units_to_decide
+from compatbench.results.choice_of_ways import Way, choose_way, first_better, units_to_decide
 from compatbench.results.estimate import interval_columns
 from compatbench.results.ways import access_of, cost_of
 

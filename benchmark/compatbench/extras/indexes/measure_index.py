@@ -30,7 +30,7 @@ from compatbench.extras.indexes.vectors import (
     open_pair,
     require_width,
 )
-from compatbench.results.choice import Way, choose_checked, units_to_decide
+from compatbench.results.choice_of_ways import Way, choose_checked, units_to_decide
 from compatbench.results.estimate import Interval, estimate, interval_columns
 from compatbench.tables.numbers import percent, signed, with_interval
 from compatbench.tables.table import records

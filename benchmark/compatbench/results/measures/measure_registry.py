@@ -5,7 +5,7 @@ Its kind is the argument that the function receives:
 
 * ``answers``: predictions and labels. The number is stored in a column of a results file;
 * ``row``: the columns of many rows. The result is a column of a frame, computed on reading;
-* ``upgrade``: a method's rows on source and target. Pages show its mean over tasks and seeds.
+* ``upgrade``: rows with source and target side by side. Pages show the mean over tasks and seeds.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from compatbench.method.predictions import Predictions
 
 Unit = Literal["images", "percent", "points", ""]
@@ -68,14 +70,6 @@ class Answers:
         return self.accuracy - self.zero_shot_accuracy
 
 
-class BothSides(Protocol):
-    """A method's rows on the source and on the target of an upgrade."""
-
-    def column(self, side: Side, name: str) -> NDArray[Any]:
-        """Return a column of the table at the rows of one side, ``[seeds, tasks]``."""
-        ...
-
-
 @dataclass(frozen=True)
 class Measure:
     """A registered measure; names are unique among those of one kind."""
@@ -117,8 +111,8 @@ def measure(
     Args:
         kind: the argument of the function. From ``answers``, it returns an integer for ``images``,
             a float for other units, and None where there is no number. From a ``row``, which is
-            ``Columns``, it returns a column ``[rows]``. From an ``upgrade``, which is
-            ``BothSides``, it returns numbers ``[seeds, tasks]``.
+            ``Columns``, it returns a column ``[rows]``. From an ``upgrade``, a frame with the
+            columns ``source_NAME`` and ``target_NAME``, it returns a column ``[rows]``, too.
         mean_on: the side of an upgrade on which a measure of answers is also averaged over tasks
             and seeds, unless its unit is images.
     """
@@ -145,8 +139,8 @@ def add_mean(name: str, column: str, side: Side, title: str = "", sentence: str 
     """
     base = _MEASURES.get(("row", column)) or _MEASURES["answers", column]
 
-    def compute(rows: BothSides) -> NDArray[np.float64]:
-        return rows.column(side, column)
+    def compute(rows: pd.DataFrame) -> NDArray[np.float64]:
+        return rows[f"{side}_{column}"].to_numpy("float64")
 
     mean = replace(
         base,

@@ -1,18 +1,18 @@
 """The standard measures: counts, flips (arXiv:2011.09161), calibration (arXiv:1904.01685), rates.
 
-Numbers of an upgrade are of a method's rows on both sides, ``[seeds, tasks]``. The docstring of a
-measure begins with the sentence that pages show.
+Measures of an upgrade read rows with both sides, ``[rows]``. The docstring of a measure begins with
+the sentence that pages show.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.results.measures.measure_registry import (
     Answers,
-    BothSides,
     Columns,
     add_mean,
     measure,
@@ -137,10 +137,10 @@ add_mean("target", "accuracy", "target", "Target", _SAME_MODULE)
 
 
 @measure("H", "percent", "higher", kind="upgrade")
-def h(rows: BothSides) -> Numbers:
+def h(rows: pd.DataFrame) -> Numbers:
     """Harmonic mean of source and target, per dataset and seed, then averaged."""
-    source = rows.column("source", "accuracy")
-    target = rows.column("target", "accuracy")
+    source = rows["source_accuracy"].to_numpy("float64")
+    target = rows["target_accuracy"].to_numpy("float64")
     return harmonic_mean(source, target)
 
 
@@ -154,6 +154,6 @@ add_mean("target_ece", "ece", "target", "Target ECE")
 
 
 @measure("Diversity", kind="upgrade")
-def diversity(rows: BothSides) -> Numbers:
+def diversity(rows: pd.DataFrame) -> Numbers:
     """Mean of 1 − cos between the vectors of a prompt, on the source."""
-    return rows.column("source", "prompt_diversity")
+    return rows["source_prompt_diversity"].to_numpy("float64")

@@ -1,0 +1,317 @@
+"""The ranking of methods on an upgrade or on several, as a frame.
+
+H is the harmonic mean of the accuracies on source and target. It is taken per dataset and seed,
+averaged over datasets, and then over seeds. A mean is never taken over missing cells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from compatbench.data.cards import COPIED
+from compatbench.messages import one_line
+from compatbench.results.best import count_tied
+from compatbench.results.estimate import FEWEST_UNITS, Interval, estimate
+from compatbench.results.expected import Expected, Upgrade
+from compatbench.results.measures import list_measures
+from compatbench.results.suite_results import SuiteResults, transfer_order
+from compatbench.results.upgrade_rows import (
+    NOT_TRANSFERABLE,
+    mean_of_complete,
+    pair_rows,
+    task_means,
+)
+
+NULL = 1.0  # percent of zero-shot's answers: a module that changes fewer does nothing
+# The states in the order of a ranking; only the first has a rank.
+STATES = (
+    "complete",
+    "at chance",
+    "null",
+    "not ranked",
+    "not transferable",
+    "incomplete",
+    "refused",
+)
+MEASURED = ("complete", "at chance", "null")  # states with all numbers, ranked or not
+_WITH_INTERVAL = ("h", "target", "gain")
+_WITH_SPREAD = ("source", "target", "h")
+_COUNTS = ("rank", "harmed", "parameters", "parameters_low", "module_bytes", "peak_memory")
+
+
+def rank_methods(
+    results: SuiteResults, expected: Expected, upgrades: Sequence[Upgrade], shots: int
+) -> pd.DataFrame:
+    """Rank the methods by H on one upgrade, or by their mean over datasets and several upgrades.
+
+    The frame has a row for each method and transfer: first the copied modules, then those of each
+    transfer, ranked among themselves; in each of these, methods that see the test images come
+    last and are ranked among themselves, too. A method without a result in any cell of any of the
+    upgrades has no mean. Accuracies, H, flips and ECE are in percent, gains in points, times in
+    seconds; a number is NaN if any cell that it needs is missing.
+
+    * ``rank`` is missing without an H; ``tied`` is True if others share it; ``place`` is the rank
+      as pages show it (``2=``), or the state of a method with numbers that is not ranked.
+    * ``shown_title`` is one short line, with the track.
+    * ``module`` numbers the rows of ``pair_rows``; ``ranked_with`` is the transfer of the track.
+    * ``method``, ``title``, ``paper``, ``depth``, ``learns`` and ``sees_tests`` are of its card;
+      ``kind`` is ``floor``, ``shallow``, ``deep`` or ``transferred``.
+    * ``transfer`` is that of the rows. ``track`` names what it is ranked among: a transfer,
+      ``transductive``, or nothing for copied modules. ``track_transfer`` is its transfer alone.
+    * The measures of an upgrade have their names. ``_std`` is over seeds (ddof=1); ``_low`` and
+      ``_high`` bound the 95 % interval over datasets.
+    * ``relative_nfr``: negative flips as a multiple of those of independent errors
+      (arXiv:2011.09161). It is one ratio of means, because that of a single dataset with few
+      errors says little.
+    * ``harmed`` counts the datasets with a mean gain below 0; ``worst_task`` has the least gain,
+      ``worst_gain``.
+    * ``parameters`` and ``module_bytes`` are those of the largest module, ``parameters_low`` those
+      of the smallest.
+    * ``measured`` of all ``cells`` have a result; ``refused`` could not be attached, for the
+      ``reasons``.
+    * ``state`` is one of ``STATES``; ``unranked`` is the reason that the suite gives,
+      ``refused_by`` the rule of ``compatbench check``.
+    """
+    rows = pd.concat([pair_rows(results, expected, each, shots) for each in upgrades])
+    rows = rows.assign(column=rows["test_set"])
+    if len(upgrades) > 1:
+        rows["column"] = rows["upgrade"] + ": " + rows["test_set"]
+    frame = _describe_methods(rows, results, expected)
+    for part in (
+        _average(rows),
+        _average_datasets(rows),
+        _count_flips(rows),
+        _find_harm(rows),
+        _describe_cost(rows),
+        _count_cells(rows),
+    ):
+        frame = frame.join(part)
+    frame["state"] = _find_states(frame, rows, expected)
+    frame["fit_seconds"] = frame["fit_seconds"].where(frame["learns"])
+    return _put_in_order(frame.reset_index(), rows)
+
+
+def rank_transfer(ranking: pd.DataFrame, transfer: str = COPIED) -> pd.DataFrame:
+    """Return the part of a ranking that is of one transfer."""
+    return ranking[ranking["ranked_with"] == transfer].reset_index(drop=True)
+
+
+def _describe_methods(
+    rows: pd.DataFrame, results: SuiteResults, expected: Expected
+) -> pd.DataFrame:
+    """Return what the cards say of each module."""
+    described = []
+    modules = rows.drop_duplicates("module")[["module", "transfer", "method", "ranked_with"]]
+    for module, transfer, method, ranked_with in modules.itertuples(index=False):
+        info = results.methods[method].info
+        through = "" if ranked_with == COPIED else ranked_with
+        transductive = "transductive" if info.sees_tests else ""
+        kind = "floor" if info.depth == "none" else info.depth
+        track = " ".join(filter(None, (through, transductive)))
+        described.append(
+            {
+                "module": module,
+                "transfer": transfer,
+                "method": method,
+                "ranked_with": ranked_with,
+                "title": info.title,
+                "paper": info.paper,
+                "depth": info.depth,
+                "learns": info.learns,
+                "sees_tests": info.sees_tests,
+                "kind": "transferred" if through else kind,
+                "track": track,
+                "track_transfer": through,
+                "refused_by": info.refused,
+                "unranked": expected.unranked.get(method, ""),
+            }
+        )
+    return pd.DataFrame(described).set_index("module")
+
+
+def _average(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return means over datasets, then over seeds, and their spread over seeds."""
+    measures = list(list_measures("upgrade"))
+    rows = rows.assign(changed_source=rows["source_changed"])
+    by_seed = mean_of_complete(rows, ["module", "seed"], [*measures, "changed_source"])
+    means = mean_of_complete(by_seed, ["module"], list(by_seed))
+    spreads = by_seed.groupby("module", sort=False)[list(_WITH_SPREAD)].std(ddof=1)
+    spreads = spreads.where(means[list(_WITH_SPREAD)].notna())
+    return means.join(spreads.add_suffix("_std"))
+
+
+def _average_datasets(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the bounds of 95 % intervals over datasets."""
+    bounds: dict[int, dict[str, float]] = {}
+    for measure in _WITH_INTERVAL:
+        means = task_means(rows, measure)
+        for module, values in zip(means.index, means.to_numpy(), strict=True):
+            interval = clip_percent(measure, estimate(values))
+            if interval is not None and interval.bounded:
+                of_module = bounds.setdefault(module, {})
+                of_module[f"{measure}_low"] = interval.low
+                of_module[f"{measure}_high"] = interval.high
+    names = [f"{measure}_{end}" for measure in _WITH_INTERVAL for end in ("low", "high")]
+    return pd.DataFrame.from_dict(bounds, "index", columns=names, dtype="float64")
+
+
+def clip_percent(measure: str, interval: Interval | None) -> Interval | None:
+    """Return the interval of a mean, within 0 and 100 if it is in percent."""
+    if interval is None or not interval.bounded:
+        return interval
+    if list_measures("upgrade")[measure].unit != "percent":
+        return interval
+    return replace(interval, low=max(interval.low, 0.0), high=min(interval.high, 100.0))
+
+
+def _count_flips(rows: pd.DataFrame) -> pd.DataFrame:
+    expected = rows["source"] * (100 - rows["target"]) / 100
+    both = rows.assign(expected_flips=expected)
+    means = mean_of_complete(both, ["module"], ["negative_flips", "expected_flips"])
+    ratio = means["negative_flips"] / means["expected_flips"].where(means["expected_flips"] != 0)
+    return pd.DataFrame({"relative_nfr": ratio})
+
+
+def _find_harm(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return on how many datasets the old module is worse than none, and the worst of these."""
+    gains = mean_of_complete(rows, ["module", "column"], ["gain"])["gain"]
+    harm = {}
+    table = gains.unstack("column").sort_index(axis="columns")
+    table = table.dropna()
+    for module, of_module in zip(table.index, table.to_numpy(), strict=True):
+        worst = of_module.argmin()
+        harm[module] = {
+            "harmed": int((of_module < 0).sum()),
+            "worst_task": table.columns[worst],
+            "worst_gain": of_module[worst],
+        }
+    return pd.DataFrame.from_dict(harm, "index", columns=["harmed", "worst_task", "worst_gain"])
+
+
+def _describe_cost(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the size of modules, and the time and memory of their cells."""
+    fitted = rows[rows["source_status"] == "ok"].groupby("module", sort=False)
+    sizes = fitted.agg(
+        parameters=("source_parameters", "max"),
+        parameters_low=("source_parameters", "min"),
+        module_bytes=("source_module_bytes", "max"),
+    )
+    names = {"source_fit_seconds": "fit_seconds", "target_evaluate_seconds": "evaluate_seconds"}
+    times = mean_of_complete(rows, ["module"], list(names)).rename(columns=names)
+    # Peak memory is known for all cells, or not at all.
+    memory = rows[["source_peak_memory", "target_peak_memory"]].max(axis="columns")
+    measured = rows.assign(peak_memory=memory).groupby("module", sort=False)["peak_memory"]
+    peak = measured.max().where(measured.count() == measured.size())
+    return times.join(sizes).join(peak)
+
+
+def _count_cells(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return how many cells there are, how many have a result, and why modules were refused."""
+    statuses = rows[["source_status", "target_status"]]
+    cells = rows[["module"]].assign(
+        refused=(statuses == NOT_TRANSFERABLE).any(axis="columns"),
+        measured=statuses.isin(["ok", NOT_TRANSFERABLE]).all(axis="columns"),
+    )
+    counts = cells.groupby("module", sort=False).agg(
+        cells=("refused", "size"), measured=("measured", "sum"), refused=("refused", "sum")
+    )
+    reasons: dict[int, set[str]] = {}
+    for side in ("source", "target"):
+        refused = rows[rows[f"{side}_status"] == NOT_TRANSFERABLE]
+        for module, reason in zip(refused["module"], refused[f"{side}_reason"], strict=True):
+            reasons.setdefault(module, set()).add(reason)
+    counts["reasons"] = [tuple(sorted(reasons.get(module, ()))) for module in counts.index]
+    return counts
+
+
+def _find_states(frame: pd.DataFrame, rows: pd.DataFrame, expected: Expected) -> list[str]:
+    targets = task_means(rows, "target")
+    states = []
+    for module, row in zip(frame.index, frame.to_dict("records"), strict=True):
+        if row["refused_by"]:
+            state = "refused"
+        elif row["unranked"]:
+            state = "not ranked"
+        elif row["refused"]:
+            state = NOT_TRANSFERABLE
+        elif math.isnan(row["h"]):
+            state = "incomplete"
+        elif row["learns"] and row["changed_source"] < NULL and row["changed"] < NULL:
+            state = "null"
+        elif row["learns"] and _is_at_chance(targets.loc[module], expected.classes):
+            state = "at chance"
+        else:
+            state = "complete"
+        states.append(state)
+    return states
+
+
+def _is_at_chance(targets: pd.Series, classes: Mapping[str, int]) -> bool:
+    """Return True if a module is less than twice as accurate as guessing on the target.
+
+    Its whole 95 % interval over datasets must lie below, and fewer datasets than a verdict takes
+    decide nothing.
+    """
+    if len(targets) < FEWEST_UNITS or not set(targets.index) <= set(classes):
+        return False
+    chance = np.array([100 / classes[test_set] for test_set in targets.index])
+    interval = estimate(targets.to_numpy() - 2 * chance)
+    return interval is not None and interval.high < 0
+
+
+def _put_in_order(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame in the order of its rankings, with ``rank``, ``tied`` and ``place``."""
+    scores = task_means(rows, "h")
+    parts = []
+    for transfer in sorted(set(frame["ranked_with"]), key=transfer_order):
+        for sees_tests in (False, True):
+            of_track = (frame["ranked_with"] == transfer) & (frame["sees_tests"] == sees_tests)
+            if of_track.any():
+                parts.append(_rank_track(frame[of_track], scores))
+    ranked = pd.concat(parts, ignore_index=True)
+    explained = ranked["state"].where(ranked["state"].isin(MEASURED[1:]), "")
+    shown = ranked["rank"].astype("str") + ranked["tied"].map({True: "=", False: ""})
+    ranked["place"] = shown.where(ranked["rank"].notna(), explained)
+    titles = zip(ranked["title"], ranked["method"], ranked["track"], strict=True)
+    ranked["shown_title"] = [_show_title(*names) for names in titles]
+    return ranked.astype(dict.fromkeys(_COUNTS, "Int64"))
+
+
+def _show_title(title: str, method: str, track: str) -> str:
+    """Return one short line: the title, with the track of a method that is ranked apart."""
+    short = one_line(title, longest=40) or method
+    return f"{short} ({track})" if track else short
+
+
+def _rank_track(frame: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """Return complete methods by H, best first; then those without a rank, by their state.
+
+    The best shares its place with those that follow, up to the first that differs from it (see
+    ``count_tied``). The same is done for those that are left. The best is compared, not the
+    neighbour, so that a chain of small steps is not one tie.
+    """
+    frame = frame.sort_values("method", kind="stable")
+    places = frame["state"].map({state: place for place, state in enumerate(STATES)})
+    h = frame["h"].where(frame["state"] == "complete")
+    order = frame.assign(state_place=places, order_h=-h)
+    order = order.sort_values(["state_place", "order_h"], kind="stable").index
+    frame = frame.loc[order]
+    complete = frame[frame["state"] == "complete"]
+    modules = list(complete["module"])
+    scores = scores.loc[modules]
+    ranks: list[int | None] = []
+    tied: list[bool] = []
+    while len(ranks) < len(modules):
+        first = len(ranks)
+        size = count_tied(scores.iloc[first:])
+        ranks += [first + 1] * size
+        tied += [size > 1] * size
+    lacking = len(frame) - len(ranks)
+    return frame.assign(
+        rank=pd.array([*ranks, *[None] * lacking], dtype="Int64"), tied=[*tied, *[False] * lacking]
+    )

@@ -1,0 +1,128 @@
+"""The results of a suite: one tidy frame, and what is known of each method.
+
+The frame has a row for each measurement: a module of one fit on one backbone and one test set. Its
+columns are those of a results file (``Row``), every measure of a row, and what the row took:
+
+| columns | meaning |
+| --- | --- |
+| ``method``, ``transfer``, ``task``, ``test_set``, ``source``, ``backbone``, ``shots``, ``seed`` | the place: no two rows share it. ``backbone`` equals ``source`` on the model of the fit |
+| ``ranked_with`` | the transfer of the ranking: ``words`` for copied modules of a method that itself reads words, else ``transfer`` |
+| ``status``, ``reason`` | ``ok``, ``failed`` or ``not transferable``, and why |
+| ``correct``, ``total``, ``zero_shot_correct``, flips, ``only_module``, ``only_zeroshot`` | counts of images |
+| ``accuracy``, ``zero_shot``, ``ece``, ``changed``, shares of flips | percent |
+| ``gain`` | percentage points over zero-shot on the same backbone |
+| ``parameters``, ``module_bytes``, ``fit_seconds``, ``evaluate_seconds``, ``peak_memory`` | numbers, bytes and seconds |
+| ``key``, ``data`` | hashes of the cell, and of the weights and the test set |
+
+Counts are ``Int64``, other numbers ``float64``, and all else is text. A missing number is NA or
+NaN. ``Row`` checks every line when a file is read.
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import pandas as pd
+
+from compatbench.data.cards import COPIED
+from compatbench.messages import count
+from compatbench.results.rows import Cost, Row, to_frame, with_figures
+from compatbench.results.stored_method import MethodInfo, StoredMethod
+
+# The columns that name a row.
+PLACE = ["method", "transfer", "task", "test_set", "source", "backbone", "shots", "seed"]
+
+
+@dataclass(frozen=True, eq=False)
+class SuiteResults:
+    """The results of a suite; ``frame`` is described above."""
+
+    name: str
+    methods: Mapping[str, StoredMethod]
+    frame: pd.DataFrame
+    digest: str = ""  # SHA-256 of the files of rows and costs, in the order of their names
+
+    @property
+    def transfers(self) -> list[str]:
+        """Return ``copied``, and then every other transfer that methods are ranked with."""
+        return sorted({COPIED, *self.frame["ranked_with"]}, key=transfer_order)
+
+    @property
+    def infos(self) -> list[MethodInfo]:
+        """Return the cards of the methods."""
+        return [method.info for method in self.methods.values()]
+
+    def ranked_with(self, transfer: str) -> set[str]:
+        """Return the names of the methods that have rows in the ranking of a transfer."""
+        return set(self.frame.loc[self.frame["ranked_with"] == transfer, "method"])
+
+    def restrict(
+        self, methods: Collection[str] | None = None, transfers: Collection[str] | None = None
+    ) -> SuiteResults:
+        """Return the results of some methods and transfers; by default of all."""
+        kept = dict(self.methods)
+        frame = self.frame
+        if methods is not None:
+            kept = {name: method for name, method in kept.items() if name in methods}
+            frame = frame[frame["method"].isin(set(methods))]
+        if transfers is not None:
+            without_rows = set(kept) - set(frame["method"])
+            frame = frame[frame["transfer"].isin(set(transfers))]
+            measured = set(frame["method"]) | without_rows
+            kept = {name: method for name, method in kept.items() if name in measured}
+        return replace(self, methods=kept, frame=frame.reset_index(drop=True))
+
+    @property
+    def methods_in_words(self) -> str:
+        """Return how many methods there are: ``57 methods (2 of them in several settings)``."""
+        bases = {name.partition("+")[0] for name in self.methods}
+        several = {name.partition("+")[0] for name in self.methods if "+" in name}
+        text = count(len(bases), "method")
+        if several:
+            text += f" ({len(several)} of them in more than one setting)"
+        return text
+
+    @cached_property
+    def by_place(self) -> pd.DataFrame:
+        """Return the frame with ``PLACE`` as its index.
+
+        A method that learns nothing has one result for all shots and seeds. It stands here once,
+        with 0 shots and seed 0: the first draw, or the first that has not failed.
+        """
+        fixed = [info.name for info in self.infos if not info.learns]
+        frame = self.frame
+        rows = frame[~frame["method"].isin(fixed)]
+        of_fixed = frame[frame["method"].isin(fixed)]
+        failed = of_fixed["status"] == "failed"
+        of_fixed = pd.concat([of_fixed[~failed], of_fixed[failed]])
+        of_fixed = of_fixed.assign(shots=0, seed=0).drop_duplicates(PLACE)
+        return pd.concat([rows, of_fixed]).set_index(PLACE)
+
+
+def gather_results(
+    name: str, methods: Mapping[str, StoredMethod], digest: str = ""
+) -> SuiteResults:
+    """Return the results of a suite from what its methods' files hold."""
+    parts = [with_figures(to_frame([], Row), to_frame([], Cost)).assign(ranked_with="")]
+    for method in methods.values():
+        rows = with_figures(method.rows, method.costs)
+        ranked_with = rows["transfer"]
+        if "words" in method.info.needs:
+            ranked_with = ranked_with.mask(ranked_with == COPIED, "words")
+        parts.append(rows.assign(ranked_with=ranked_with))
+    frame = pd.concat(parts, ignore_index=True)
+    order = sorted(set(frame["transfer"]), key=transfer_order)
+    places = frame["transfer"].map({transfer: place for place, transfer in enumerate(order)})
+    frame = frame.loc[places.sort_values(kind="stable").index]
+    return SuiteResults(name, dict(methods), frame.reset_index(drop=True), digest)
+
+
+def transfer_order(transfer: str) -> tuple[bool, list[str | int]]:
+    """Return a key for sorting: copied first, ``retrained+4`` before ``retrained+16``."""
+    parts: list[str | int] = []
+    for part in re.split(r"(\d+)", transfer):
+        parts.append(int(part) if part.isdigit() else part)
+    return transfer != COPIED, parts

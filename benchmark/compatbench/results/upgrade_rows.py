@@ -1,0 +1,94 @@
+"""The rows of an upgrade: source and target of the same module, side by side."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from compatbench.data.cards import COPIED
+from compatbench.results.expected import Expected, Upgrade
+from compatbench.results.measures import list_measures
+from compatbench.results.suite_results import PLACE, SuiteResults
+
+NOT_TRANSFERABLE = "not transferable"
+
+
+@lru_cache(maxsize=256)
+def pair_rows(
+    results: SuiteResults,
+    expected: Expected,
+    upgrade: Upgrade,
+    shots: int,
+    sets: tuple[tuple[str, str], ...] = (),
+) -> pd.DataFrame:
+    """Return a row for each module and test set that a suite asks for, measured or not.
+
+    The columns are ``module``, a number for each method and transfer; ``transfer``,
+    ``ranked_with``, ``method``, ``upgrade``, ``task``, ``test_set`` and ``seed``; every column of
+    the results' frame twice, as ``source_NAME`` and ``target_NAME``; and the measures of an
+    upgrade under their names, in percent or points. Where a row is missing, its numbers are NaN
+    and its texts are empty. Rows that the suite does not ask for are left out. A method that
+    ``compatbench check`` refused has no H.
+
+    Args:
+        sets: pairs of a task and a test set; by default every task of the suite with its own.
+    """
+    rows = _expected_rows(results, expected, sets or tuple((task, task) for task in expected.tasks))
+    draws = rows.assign(shots=shots)
+    fixed = [info.name for info in results.infos if not info.learns]
+    draws.loc[draws["method"].isin(fixed), ["shots", "seed"]] = 0
+    sides = []
+    for side, backbone in zip(("source", "target"), upgrade, strict=True):
+        places = draws.assign(source=upgrade[0], backbone=backbone)
+        found = results.by_place.reindex(pd.MultiIndex.from_frame(places[PLACE]))
+        found = found.fillna({"status": "", "reason": "", "key": "", "data": ""})
+        sides.append(found.reset_index(drop=True).add_prefix(f"{side}_"))
+    paired = pd.concat([rows.assign(upgrade=" → ".join(upgrade)), *sides], axis="columns")
+    paired = paired.astype(dict.fromkeys(paired.select_dtypes("Int64"), "float64"))
+    measures = {}
+    for name, measure in list_measures("upgrade").items():
+        measures[name] = np.asarray(measure.compute(paired), dtype="float64")
+    refused = [info.name for info in results.infos if info.refused]
+    measures["h"] = np.where(paired["method"].isin(refused), np.nan, measures["h"])
+    # Some measures are columns of one side already, under the same name: ``source_gain``.
+    paired = paired.drop(columns=[name for name in measures if name in paired])
+    return pd.concat([paired, pd.DataFrame(measures, index=paired.index)], axis="columns")
+
+
+def _expected_rows(
+    results: SuiteResults, expected: Expected, sets: tuple[tuple[str, str], ...]
+) -> pd.DataFrame:
+    """Return a row for each module that has results, test set and seed, in this order."""
+    measured = results.frame[["method", "transfer", "ranked_with"]].drop_duplicates()
+    modules = list(measured.itertuples(index=False, name=None))
+    for method in results.methods:
+        if method not in set(measured["method"]):
+            modules.append((method, COPIED, COPIED))
+    rows = []
+    for module, (method, transfer, shown) in enumerate(modules):
+        seeds = expected.seeds_of(results.methods[method].info)
+        for seed, (task, test_set) in product(seeds, sets):
+            rows.append((module, transfer, shown, method, task, test_set, seed))
+    columns = ["module", "transfer", "ranked_with", "method", "task", "test_set", "seed"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def mean_of_complete(rows: pd.DataFrame, by: list[str], columns: list[str]) -> pd.DataFrame:
+    """Return the mean of every group; NaN where a number of the group is missing."""
+    groups = rows.groupby(by, sort=False)[columns]
+    complete = groups.count().eq(groups.size(), axis="index")
+    return groups.mean().where(complete)
+
+
+def task_means(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Return a measure by module (rows) and test set (columns), the mean over seeds and upgrades.
+
+    A test set counts once, however many upgrades it was measured on: all come from one set of
+    modules. A module that lacks any number is left out.
+    """
+    means = mean_of_complete(rows, ["module", "test_set"], [measure])[measure]
+    order = list(dict.fromkeys(rows["test_set"]))
+    return means.unstack("test_set")[order].dropna()
