@@ -12,9 +12,8 @@ from compatbench.data.cards import SuiteCard
 from compatbench.engine.cell import shorten_key
 from compatbench.files.hashes import sha256_json
 from compatbench.results.expected import Expected
-from compatbench.results.method_results import StoredMethod
 from compatbench.results.rows import Cost, Row, to_frame
-from compatbench.results.stored_method import MethodInfo, StoredMethod, SuiteResults
+from compatbench.results.stored_method import MethodInfo, StoredMethod
 from compatbench.results.suite_results import SuiteResults, gather_results
 from compatbench.tables.pages.sections import list_sections
 from compatbench.tables.suite_page import SuitePage
