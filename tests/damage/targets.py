@@ -25,8 +25,7 @@ from compatbench.data.cards.yaml_file import read_card
 from compatbench.data.layouts.listing import Classes
 from compatbench.data.layouts.scanners import open_layout, read_split
 from compatbench.engine.cell import CellRecord
-from compatbench.engine.predict import read_predictions, write_predictions
-from compatbench.engine.store import DAMAGED, RunStore
+from compatbench.engine.store import DAMAGED, RunStore, read_predictions, write_predictions
 from compatbench.errors import CompatbenchWarning
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method import Module, load_module

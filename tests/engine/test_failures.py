@@ -18,11 +18,11 @@ from planning import cells_of
 from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute import dispatcher
-from compatbench.engine.execute.dispatcher import FALSE_STARTS, Dispatcher
+from compatbench.engine.execute.dispatcher import FALSE_STARTS, Dispatcher, Job
 from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.local import describe_exit
-from compatbench.engine.execute.loop import Job, Order
 from compatbench.engine.store import RunStore
+from compatbench.engine.worker import Order
 from compatbench.errors import CompatbenchError
 
 from .running import SlowRun, finish, wait_until, write_methods

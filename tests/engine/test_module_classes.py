@@ -97,10 +97,10 @@ def test_a_module_works_without_its_card(module: Module, tmp_path: Path, task: T
     assert cb.evaluate(path, TARGET, "mini-food").images == len(task.split("test"))
 
 
-def test_a_file_of_old_is_read_with_a_line(module: Module, task: Task) -> None:
+def test_old_module_file_warns_once(module: Module, task: Task) -> None:
     about = {name: value for name, value in module.about.items() if name != "labels"}
     old = Module(module.trained, module.stored, about)
-    with pytest.warns(CompatbenchWarning, match="as files of old, does not name its classes"):
+    with pytest.warns(CompatbenchWarning, match="does not store its class names"):
         found = cb.evaluate(old, TARGET)
     assert found.as_dict() == cb.evaluate(module, TARGET).as_dict()
     with pytest.raises(CompatbenchError, match="not those of 'mini-signs'"):

@@ -8,7 +8,13 @@ from torch import Tensor
 
 from compatbench.backbone import memory_budget
 from compatbench.backbone.device import PeakBytes
-from compatbench.engine.predict import MOST, batch_size, predict, prompt_diversity, run_classifier
+from compatbench.engine.predict import (
+    MAX_BATCH_BYTES,
+    batch_size,
+    predict,
+    prompt_diversity,
+    run_classifier,
+)
 
 
 def test_a_batch_fits_the_budget_and_all_images_are_one_where_they_fit() -> None:
@@ -45,7 +51,7 @@ def test_classifiers_of_imagenet_s_size_are_bounded() -> None:
 
     for answer, each in ((cache, 2 * 16_000 * 4), (texts, 2 * 512_000 * 4)):
         size = batch_size(answer, 50_000)
-        assert MOST / 4 < size * each <= MOST
+        assert MAX_BATCH_BYTES / 4 < size * each <= MAX_BATCH_BYTES
 
 
 def test_predictions_are_the_largest_logit_and_its_probability() -> None:

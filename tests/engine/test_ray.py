@@ -26,7 +26,7 @@ pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 from ray.cluster_utils import Cluster
 
 from compatbench.engine.execute import on_ray
-from compatbench.engine.execute.loop import Job
+from compatbench.engine.execute.dispatcher import Job
 
 pytestmark = pytest.mark.slow
 

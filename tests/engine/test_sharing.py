@@ -13,9 +13,9 @@ from planning import cells_of
 
 from compatbench.data.cards import suite_cards
 from compatbench.engine.compute import Compute
+from compatbench.engine.execute.dispatcher import Job
 from compatbench.engine.execute.events import Event
-from compatbench.engine.execute.local import run_here
-from compatbench.engine.execute.loop import Job
+from compatbench.engine.execute.run_plan import run_here
 from compatbench.engine.worker import make_worker
 from compatbench.tables.pages.leaderboard import render_pages
 from compatbench.tables.suite_page import published_pages

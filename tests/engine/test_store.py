@@ -14,8 +14,7 @@ from command_line import output_in
 from filelock import FileLock
 
 from compatbench.engine.cell import CellRecord, Outcome
-from compatbench.engine.predict import read_predictions, write_predictions
-from compatbench.engine.store import RunStore
+from compatbench.engine.store import RunStore, read_predictions, write_predictions
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.method import Module
 from compatbench.method.predictions import predict

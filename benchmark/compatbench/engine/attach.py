@@ -1,4 +1,4 @@
-"""A module on its way to another backbone: what its transfer is given, and what is attached."""
+"""A fitted module on a backbone: collect what its transfer may use, and attach it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from compatbench.backbone import FEATURES, Backbone, ImageInput, Labels
 from compatbench.backbone.device import wait_for
@@ -22,16 +23,16 @@ from compatbench.engine.cell import NOT_APPLICABLE
 from compatbench.engine.predict import predict_module, prompt_diversity, run_classifier
 from compatbench.engine.task_images import TaskImages
 from compatbench.errors import NotTransferable
-from compatbench.method import Classifier, Method, Module
+from compatbench.method import Classifier, FewShotData, Method, Module
 from compatbench.method.predictions import Predictions
 from compatbench.method.transfer import OldAnswers, Transfer, TransferData, Unlabelled, WordPair
 
 
 @dataclass(frozen=True)
 class Carried:
-    """A fitted module, the backbone that it was fitted on, and the one that it shall reach.
+    """A fitted module, the backbone that it was fitted on, and the one to attach it to.
 
-    ``source`` is None where it is not at hand, and nothing but its ``words`` is needed.
+    ``source`` is None where it is not available. Then only its ``words`` are needed.
     """
 
     method: Method
@@ -58,27 +59,29 @@ class Carried:
     def old_answers(
         self, test_set: Task, samples: Sequence[Sample], split: str | None = None
     ) -> OldAnswers:
-        """What the old model says of samples of a test set, or of a split of the task."""
+        """Return the old model's logits for samples of a test set, or of a split of the task."""
         source = self.source
         assert source is not None
         images = TaskImages(test_set, self.images.training, self.images.seed, self.images.cache)
-        inputs = images.see(source, samples, self.method.image_input(source), split)
-        features = F.normalize(images.see(source, samples, split=split), dim=-1)  # type: ignore[arg-type]
-        zero_shot = source.logit_scale * features @ source.zero_shot(self.labels).T
+        inputs = images.read(source, samples, self.method.image_input(source), split)
+        features = images.read(source, samples, split=split)
+        normalised = F.normalize(features, dim=-1)  # type: ignore[arg-type]
+        zero_shot = source.logit_scale * normalised @ source.zero_shot(self.labels).T
         return OldAnswers(run_classifier(self._on_source, inputs, self.stream), zero_shot)
 
     @fast_products()
     def data(
-        self, transfer: Transfer, words: WordFeatures, source_words: Any = None
+        self, transfer: Transfer, words: WordFeatures, source_words: Tensor | None = None
     ) -> TransferData:
-        """What a transfer's card declares, computed here and now.
+        """Compute the data that a transfer's card declares, and return it.
 
         ``source_words`` are the source's word features ``[V, e_s]``, if they are known.
 
         Raises:
-            NotTransferable: an image tower cannot give what the method takes.
+            NotTransferable: an image tower cannot give the method's input.
         """
-        access, parts = transfer.card.access, dict[str, Any]()
+        access = transfer.card.access
+        parts: dict[str, Any] = {}
         if "words" in access:
             if source_words is None:
                 assert self.source is not None
@@ -87,51 +90,64 @@ class Carried:
         if "unlabelled" in access:
             parts["unlabelled"] = self._unlabelled(transfer)
         if "labels" in access:
-            images, shots = self.images, transfer.config.shots
-            if transfer.card.plain:
-                training = images.training.model_copy(update={"views": 1})
-                images = replace(images, training=training)
-            draw = draw_first(images.task, shots, images.seed, images.training.val_shots)
-            parts["labels"] = images.few_shot(draw, shots, self.target, self.method, self.teacher)
+            parts["labels"] = self._labelled(transfer)
         if "source weights" in access:
             parts["source"] = self.source
         return TransferData(transfer, self.images.seed, **parts)
 
     def _unlabelled(self, transfer: Transfer) -> Unlabelled:
-        images, pool = self.images, self.images.pool
-        wanted = transfer.image_input(self.method, self.target)
-        seen = [
-            images.see(model, pool, FEATURES, "train")
-            for model in (self.source, self.target)
-            if model
-        ]
-        inputs = images.see(self.target, pool, wanted, "train")
-        old, source = self.old_answers(images.task, pool, "train"), self.source
+        """Return the task's training images on both backbones, with the old model's logits."""
+        images = self.images
+        pool = images.pool
+        source = self.source
+        image_input = transfer.image_input(self.method, self.target)
         assert source is not None
-        on_source = None
+        on_source = images.read(source, pool, FEATURES, "train")
+        on_target = images.read(self.target, pool, FEATURES, "train")
+        inputs = images.read(self.target, pool, image_input, "train")
+        old = self.old_answers(images.task, pool, "train")
+        old_inputs = None
         if "source weights" in transfer.card.access:
-            on_source = images.see(source, pool, self.method.image_input(source), "train")
-        return Unlabelled(*seen, inputs, old, source.logit_scale, on_source)  # type: ignore[arg-type]
+            old_inputs = images.read(source, pool, self.method.image_input(source), "train")
+        return Unlabelled(
+            source=on_source,  # type: ignore[arg-type]
+            target=on_target,  # type: ignore[arg-type]
+            inputs=inputs,
+            old=old,
+            source_scale=source.logit_scale,
+            old_inputs=old_inputs,
+        )
+
+    def _labelled(self, transfer: Transfer) -> FewShotData:
+        """Return the transfer's own few-shot draw on the target."""
+        images = self.images
+        shots = transfer.config.shots
+        if transfer.card.plain:
+            training = images.training.model_copy(update={"views": 1})
+            images = replace(images, training=training)
+        draw = draw_first(images.task, shots, images.seed, images.training.val_shots)
+        return images.few_shot(draw, shots, self.target, self.method, self.teacher)
 
     @fast_products()
     @torch.no_grad()
     def attach(self, transfer: Transfer, data: TransferData, diversity: bool = False) -> Attached:
-        """The module through a transfer, by default without its ``diversity``.
+        """Attach the module through a transfer. Measure ``prompt_diversity`` only if requested.
 
         Raises as ``Transfer.attach``.
         """
-        method, module, target, labels = self.method, self.module, self.target, self.labels
-        wait_for(target.device)
+        wait_for(self.target.device)
         start = time.perf_counter()
-        wanted = transfer.image_input(method, target)
-        classifier = transfer.attach(method, module, target, labels, data)
+        image_input = transfer.image_input(self.method, self.target)
+        classifier = transfer.attach(self.method, self.module, self.target, self.labels, data)
         spread = None
         if diversity:
-            spread = prompt_diversity(method.contexts(module, target, labels))
-            spread = None if spread is None else round(spread, 4)
-        wait_for(target.device)
+            contexts = self.method.contexts(self.module, self.target, self.labels)
+            spread = prompt_diversity(contexts)
+        if spread is not None:
+            spread = round(spread, 4)
+        wait_for(self.target.device)
         seconds = time.perf_counter() - start
-        return Attached(classifier, self, transfer, data, wanted, spread, seconds)
+        return Attached(classifier, self, transfer, data, image_input, spread, seconds)
 
 
 @dataclass(frozen=True)
@@ -141,54 +157,65 @@ class Attached:
     classifier: Classifier
     carried: Carried  # with the labels that it was attached to
     transfer: Transfer
-    given: TransferData
-    wanted: ImageInput  # what it takes for an image
+    data: TransferData
+    image_input: ImageInput  # the classifier's input for an image
     diversity: float | None  # of the prompts, as ``prompt_diversity``
     seconds: float  # of attaching, wall clock
 
     @cached_property
     def keeps_classes(self) -> str:
-        """Why the module serves no other classes: it keeps something of each of its own; or empty.
+        """The reason why the module serves no other classes than its own; empty if it does.
 
-        It is asked on its source, which it fits without a transfer: such a module refuses fewer
-        classes. That methods do so is a rule of the conformance kit (``class_subset``). Without
-        the question, a module would serve as many other classes as its own, under their names.
+        A module that keeps something of each class refuses fewer classes, which the conformance kit
+        checks (``class_subset``). So it is attached without its first class, on its source, which
+        it fits without a transfer. Otherwise it would serve as many other classes as its own,
+        under their names.
         """
-        carried, labels = self.carried, self.carried.labels
-        rest = replace(labels, names=labels.names[1:], descriptions=labels.descriptions[1:])
+        carried = self.carried
+        labels = carried.labels
+        fewer = replace(labels, names=labels.names[1:], descriptions=labels.descriptions[1:])
+        backbone = carried.source or carried.target
         try:
             with torch.no_grad():
-                on = carried.source or carried.target
-                carried.method.attach(carried.module, on, rest)
+                carried.method.attach(carried.module, backbone, fewer)
         except NotTransferable as error:
             return error.reason
         return ""
 
     @fast_products()
     def to_others(self, labels: Labels) -> Attached:
-        """The same module attached to other classes than those it was fitted for.
+        """Return the same module attached to other classes than those it was fitted for.
 
         Raises:
-            NotTransferable: it keeps something of each class, or the transfer needs images of its
-                own.
+            NotTransferable: the module keeps something of each class, or the transfer needs images
+                of the module's own classes.
         """
-        why = ""
+        reason = ""
         if "unlabelled" in self.transfer.card.access:
             name = self.transfer.card.name
-            why = f"the transfer '{name}' is given images of the module's classes alone"
+            reason = f"the transfer '{name}' is given images of the module's classes alone"
         elif self.keeps_classes:
-            why = "the module knows the classes it was fitted for and no others "
-            why += f"({self.keeps_classes})"
-        if why:
-            raise NotTransferable(f"{NOT_APPLICABLE}: {why}")
+            reason = "the module knows the classes it was fitted for and no others "
+            reason += f"({self.keeps_classes})"
+        if reason:
+            raise NotTransferable(f"{NOT_APPLICABLE}: {reason}")
         carried = replace(self.carried, labels=labels)
-        return carried.attach(self.transfer, self.given, self.diversity is not None)
+        return carried.attach(self.transfer, self.data, self.diversity is not None)
 
     @fast_products()
     def predict(self, test_set: Task) -> Predictions:
-        """What it answers for a test set; raises as ``predict_module``."""
-        carried, old = self.carried, None
+        """Return the predictions for a test set; raises as ``predict_module``."""
+        carried = self.carried
+        old = None
         if "old model" in self.transfer.card.access:
             old = carried.old_answers(test_set, test_set.split("test"))
-        how = (self.wanted, len(carried.labels), carried.stream, old)
-        return predict_module(self.classifier, carried.target, test_set, carried.images.cache, *how)
+        return predict_module(
+            self.classifier,
+            carried.target,
+            test_set,
+            carried.images.cache,
+            image_input=self.image_input,
+            classes=len(carried.labels),
+            stream=carried.stream,
+            old=old,
+        )

@@ -1,6 +1,7 @@
-"""A cell: one fit, and its predictions on every backbone of its upgrades; and what is kept of it.
+"""A cell: one fit, and its predictions on every backbone of its upgrades; and its record.
 
-A cell leaves three files in the store: the module, the predictions, and a record of how both went.
+A cell leaves three files in the store: the module, the predictions, and the record, which holds
+times, errors and the versions of packages.
 """
 
 from __future__ import annotations
@@ -27,31 +28,35 @@ from compatbench.data.cards.shots import Shots, count_shots
 SCHEMA = 3
 KEY_DIGITS = 16  # of a key or another hash in result files; the run store keeps all 64
 PACKAGES = ("compatbench", "torch", "open_clip_torch", "timm", "numpy", "scikit-learn")
-# What provenance names, and what it says: no mark of it makes markup or a link of a page.
+# The names and values of provenance. They contain no character that makes markup or a link of a
+# page.
 MadeBy = Annotated[
     str, StringConstraints(pattern=f"^({'|'.join((*PACKAGES, 'python', 'processor'))})$")
 ]
-MadeWith = Annotated[str, StringConstraints(pattern=r"^[\w ()@.,+/-]{1,200}$")]
+MAX_PROVENANCE = 200  # characters
+MadeWith = Annotated[str, StringConstraints(pattern=rf"^[\w ()@.,+/-]{{1,{MAX_PROVENANCE}}}$")]
 
 # A backbone, a test set, and the hash of the backbone's weights and of the test set.
 Where = tuple[str, str, str]
 
-# So begins the reason of a row of classes that the module knows nothing of.
+# The beginning of the reason why a module has no row of other classes.
 NOT_APPLICABLE = "not applicable"
 Status = Literal["ok", "not transferable", "failed"]
 
 
 def _one_line(text: str) -> str:
-    # A line of a results file is a row, for diffs and for spreadsheets, which compute formulas.
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split()).lstrip(" =+-@")
+    """Return a text as one printable line that no spreadsheet takes for a formula."""
+    # A line of a results file is a row.
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(printable.split()).lstrip(" =+-@")
 
 
-# Why there is no number.
+# The reason why there is no number.
 Reason = Annotated[str, AfterValidator(_one_line)]
 
 
 def shorten_key(key: str) -> str:
-    """Return a key, or another hash, as result files have it."""
+    """Return a key, or another hash, as it is written in result files."""
     return key[:KEY_DIGITS]
 
 
@@ -60,9 +65,10 @@ class Cell:
     """One (method, task, source, shots, seed) with the backbones and test sets to measure."""
 
     key: str  # hash of everything that decides the records; empty until that is known
-    # Of what decides the module, which the cells of all transfers share; the key of the copied.
+    # Hash of everything that decides the module; the key of the copied cell. The cells of all
+    # transfers share it.
     fit_key: str
-    name: str  # what the suite and the leaderboard call the method with this config
+    name: str  # of the method with this config, in the suite and on the leaderboard
     method: str
     config: dict[str, Any] = field(hash=False)  # the method's resolved settings, as JSON values
     task: str
@@ -70,13 +76,13 @@ class Cell:
     seed: int
     backbones: tuple[str, ...]  # the source, then every target of an upgrade that starts at it
     test_sets: tuple[str, ...]  # the task, then its variants in the suite
-    places: tuple[Where, ...]  # each of these with each, and the hash of both
+    places: tuple[Where, ...]  # every backbone with every test set, and the hash of both
     training: TrainingCard
     plugin: str | None = None  # the file a method outside the package was loaded from
     held_out_of: int | None = None  # the shots of the draw that ``hold_out`` takes this one from
-    transfer: str = COPIED  # how the module reaches the backbones
-    transfer_plugin: str | None = None  # the file that the transfer was loaded from, if not ours
-    broken: str = ""  # why it cannot be measured on these test sets, whose images are here
+    transfer: str = COPIED  # by which the module reaches the backbones
+    transfer_plugin: str | None = None  # the file a transfer outside the package was loaded from
+    broken: str = ""  # the reason why it cannot be measured: images are here, but broken
 
     @property
     def copied(self) -> Cell:
@@ -85,8 +91,10 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """The name for people: with the transfer, where the module is not copied."""
-        return self.name if self.transfer == COPIED else f"{self.name} ({self.transfer})"
+        """The name for people: with the transfer, unless the module is copied."""
+        if self.transfer == COPIED:
+            return self.name
+        return f"{self.name} ({self.transfer})"
 
     @property
     def source(self) -> str:
@@ -97,9 +105,9 @@ class Cell:
 
 
 class Outcome(BaseModel):
-    """How predicting went at one backbone on one test set; the predictions have a file."""
+    """The outcome of predicting on one backbone and test set; the predictions have a file."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")  # records of old have counts, too
+    model_config = ConfigDict(frozen=True, extra="ignore")  # earlier records also have counts
 
     backbone: str
     test_set: str  # the task itself, or a variant of it
@@ -116,7 +124,7 @@ class Outcome(BaseModel):
 
 
 class CellRecord(BaseModel):
-    """How a cell went: its fit, and its predictions at each place; one file in the run store."""
+    """The record of a cell's fit and of its predictions at each place; a file in the store."""
 
     # Records of earlier versions have more fields.
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -140,7 +148,7 @@ class CellRecord(BaseModel):
     records: tuple[Outcome, ...] = ()  # by place
     provenance: dict[str, str] = {}  # versions and machine
     # Most bytes in use while the cell ran: resident memory of its process, or tensors on its
-    # GPU; None where the system does not tell.
+    # GPU; None if the system does not report it.
     peak_memory: NonNegativeInt | None = None
 
     @property
@@ -152,38 +160,54 @@ class CellRecord(BaseModel):
 
     @property
     def state(self) -> str:
-        """How the cell ended: ``ok``, ``not transferable`` or ``failed``."""
+        """The result of the whole cell: ``ok``, ``not transferable`` or ``failed``."""
         if self.errors:
             return "failed"
-        refused = any(record.status == "not transferable" for record in self.records)
-        return "not transferable" if refused else "ok"
+        if any(record.status == "not transferable" for record in self.records):
+            return "not transferable"
+        return "ok"
 
 
 def describe_cell(cell: Cell, status: str = "failed", **values: object) -> CellRecord:
-    """A record of a cell with these values; without any, of a failed one."""
-    shared = ("key", "method", "config", "task", "source", "shots", "seed", "transfer")
-    about = {name: getattr(cell, name) for name in shared}
-    about |= {"status": status, "provenance": provenance(), **values}
-    return CellRecord.model_validate(about)
+    """Return a record of a cell with these values; without any, that of a failed cell."""
+    about = {
+        "key": cell.key,
+        "method": cell.method,
+        "config": cell.config,
+        "task": cell.task,
+        "source": cell.source,
+        "shots": cell.shots,
+        "seed": cell.seed,
+        "transfer": cell.transfer,
+        "status": status,
+        "provenance": provenance(),
+    }
+    return CellRecord.model_validate(about | values)
 
 
 @cache
 def provenance() -> dict[str, str]:
-    """Versions of what computes the numbers, and the processor, with the GPU if one does."""
-    versions = {package: version(package) for package in PACKAGES}
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    for line in cpuinfo.read_text().splitlines() if cpuinfo.is_file() else ():
-        if line.startswith("model name"):
-            processor = line.split(":", 1)[1].strip()
-            break
+    """Return the versions of packages and of Python, and the processor, with the GPU if in use."""
     from torch import cuda
 
     from compatbench.backbone.parts.products import choose_products
 
-    if products := choose_products():
+    versions = {package: version(package) for package in PACKAGES}
+    processor = _name_processor()
+    products = choose_products()
+    if products:
         processor = f"{processor}, products by {products}"
     if cuda.is_initialized():
         processor = f"{processor}, {cuda.get_device_name()}"
-    processor = re.sub(r"[^\w ()@.,+/-]", " ", processor)[:200]
+    processor = re.sub(r"[^\w ()@.,+/-]", " ", processor)[:MAX_PROVENANCE]
     return versions | {"python": platform.python_version(), "processor": processor}
+
+
+def _name_processor() -> str:
+    """Return the model of the processor; on Linux from the system's list, which is exact."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""Where and how cells are run."""
+"""The options that decide where and how cells are run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COUNTS = ("jobs", "jobs_per_gpu", "threads", "decoders")
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how cells are run.
+    """The options that decide where and how cells are run.
 
     Attributes:
         executor: where cells run: in processes on this machine, or on a Ray cluster.
@@ -78,41 +78,52 @@ class Compute:
             raise CompatbenchError("--jobs and --jobs-per-gpu both count workers; give one")
 
     def check(self) -> None:
-        """Finds out whether this machine has what is asked for."""
+        """Raise CompatbenchError if this machine lacks anything that the options need."""
         if self.executor == "local":
-            if self.list_devices() == ["cpu"] and self.jobs_per_gpu is not None:
-                raise CompatbenchError("--jobs-per-gpu is for GPUs, and there is none; give --jobs")
-            if self.address is not None or self.gpus_per_cell is not None:
-                raise CompatbenchError(
-                    "--address and --gpus-per-cell are for '--executor ray'; give that, too"
-                )
-        elif self.jobs_per_gpu is not None:
+            self._check_local()
+        else:
+            self._check_ray()
+
+    def _check_local(self) -> None:
+        if self.list_devices() == ["cpu"] and self.jobs_per_gpu is not None:
+            raise CompatbenchError("--jobs-per-gpu is for GPUs, and there is none; give --jobs")
+        if self.address is not None or self.gpus_per_cell is not None:
+            raise CompatbenchError(
+                "--address and --gpus-per-cell are for '--executor ray'; give that, too"
+            )
+
+    def _check_ray(self) -> None:
+        if self.jobs_per_gpu is not None:
             raise CompatbenchError("--jobs-per-gpu is for this machine; on Ray, --gpus-per-cell")
-        elif self.device not in ("auto", "cpu", "cuda"):
+        if self.device not in ("auto", "cpu", "cuda"):
             raise CompatbenchError(
                 f"--device '{self.device}': Ray gives every worker a device of its own; choose "
                 "auto, cpu or cuda"
             )
-        elif importlib.util.find_spec("ray") is None:
+        if importlib.util.find_spec("ray") is None:
             raise CompatbenchError(
                 "--executor ray needs Ray, which is not installed: pip install 'compatbench[ray]'"
             )
 
     def count_workers(self) -> int:
-        """Workers on this machine."""
+        """Return the number of workers on this machine."""
         if self.jobs is not None:
             return self.jobs
         devices = self.list_devices()
-        return count_cores() if devices == ["cpu"] else len(devices) * (self.jobs_per_gpu or 1)
+        if devices == ["cpu"]:
+            return count_cores()
+        return len(devices) * (self.jobs_per_gpu or 1)
 
     def list_devices(self) -> list[str]:
-        """The devices of this machine that workers are spread over."""
+        """Return the devices of this machine that workers are spread over."""
         kind, _, number = self.device.partition(":")
-        here = [name for name in available_devices() if name.startswith(f"{kind}:")]
-        return here if number == "all" and here else [resolve_device(self.device)]
+        cards = [name for name in available_devices() if name.startswith(f"{kind}:")]
+        if number == "all" and cards:
+            return cards
+        return [resolve_device(self.device)]
 
     def count_decoders(self) -> int:
-        """Processes or threads with which a worker decodes images."""
+        """Return the number of processes or threads with which a worker decodes images."""
         if self.decoders is not None:
             return self.decoders
         if self.executor == "ray":
@@ -122,5 +133,5 @@ class Compute:
         return max(count_cores() // self.count_workers(), 1)
 
     def on(self, device: str) -> Compute:
-        """What one worker is told, which computes on this device."""
+        """Return the options of one worker, which computes on this device."""
         return replace(self, device=device, decoders=self.count_decoders())

@@ -7,11 +7,12 @@ from typing import Any
 
 
 def flat_settings(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """``recipe.lr`` and its value, for every setting, by name."""
+    """Return each setting by its dotted name, such as ``recipe.lr``, with its value, by name."""
     settings: list[tuple[str, Any]] = []
     for name, value in sorted(config.items()):
-        inner = isinstance(value, Mapping) and value
-        settings += (
-            flat_settings(value, f"{prefix}{name}.") if inner else [(f"{prefix}{name}", value)]
-        )
+        dotted = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            settings += flat_settings(value, f"{dotted}.")
+        else:
+            settings.append((dotted, value))
     return settings

@@ -1,16 +1,22 @@
-"""What decides a number: the hashes that name cells and records."""
+"""Keys: the hashes of everything that decides a number. They name cells, modules and records."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
+from itertools import product
 from typing import Any
 
 from compatbench.backbone.load import read_backbone, weights_key
 from compatbench.backbone.words import words_hash
 from compatbench.data.cards import COPIED, TrainingCard, task_cards, whole_name
 from compatbench.data.draws import Draw, draw_first, draw_shots, load_test_set
+from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.task import Task, load_task
+from compatbench.engine.cell import Cell, Where
+from compatbench.engine.matrix import Matrix, MethodChoice
+from compatbench.engine.missing import Missing
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
@@ -18,43 +24,63 @@ from compatbench.method import Method, MethodCard
 from compatbench.method.registry import describe_transfer, find_transfer
 
 
-def data_key(backbone: str, test_set: str) -> str:
-    """Hash of a backbone's weights and of a test set's images, labels and own descriptions.
+def key_cells(matrix: Matrix, missing: Missing | None = None) -> list[Cell]:
+    """Return the cells with their keys, without missing targets, test sets or whole cells.
 
-    The weights are found, and fetched where that is allowed, but no model is loaded.
+    Cells whose images are broken are included, marked as ``broken``. If only some test sets are
+    broken, they are a cell of their own after the rest. Missing weights are fetched, unless they
+    are in ``missing``.
     """
-    return sha256_json([*_hash_weights(backbone), _hash_test_set(test_set)])
+    missing = Missing() if missing is None else missing
+
+    # Both are the same for many cells, and computed once.
+    @cache
+    def identify_method(choice: MethodChoice, task: str) -> tuple[str, dict[str, Any]]:
+        config = choice.settings[task].config
+        identity = identify(choice.identity, choice.method.card, task, config)
+        return identity, changed_settings(choice.method, config)
+
+    @cache
+    def list_places(backbones: tuple[str, ...], test_sets: tuple[str, ...]) -> tuple[Where, ...]:
+        pairs = product(backbones, test_sets)
+        return tuple((name, test_set, data_key(name, test_set)) for name, test_set in pairs)
+
+    cells = []
+    for cell in matrix.cells:
+        choice = matrix.choice(cell)
+        if cell.task in missing.test_sets:
+            if cell.task in missing.broken:
+                cells.append(_mark_broken(cell, missing.test_sets[cell.task]))
+            continue
+        teacher = find_teacher(choice.method.card, cell.config)
+        if cell.source in missing.backbones or teacher in missing.backbones:
+            continue
+        try:
+            identity, changed = identify_method(choice, cell.task)
+            draw = (cell.task, cell.shots, cell.seed)
+            fit_key = module_key(
+                identity, changed, cell.source, draw, cell.training, cell.held_out_of
+            )
+            key = transfer_key(fit_key, choice.transfer, cell.task, cell.seed, cell.training)
+        except BrokenImages as error:
+            cells.append(_mark_broken(cell, str(error)))
+            continue
+        backbones = tuple(name for name in cell.backbones if name not in missing.backbones)
+        test_sets = tuple(name for name in cell.test_sets if name not in missing.test_sets)
+        keyed = replace(cell, key=key, fit_key=fit_key, backbones=backbones)
+        places = list_places(backbones, test_sets)
+        cells.append(replace(keyed, test_sets=test_sets, places=places))
+        for name in cell.test_sets:
+            if name in missing.broken:
+                cells.append(replace(keyed, test_sets=(name,), broken=missing.test_sets[name]))
+    return cells
 
 
-def zero_shot_key(data: str, precision: str) -> str:
-    """The key of zero-shot's predictions at a place whose ``data_key`` is ``data``."""
-    return sha256_json(["zero-shot", data, precision, ENGINE_VERSION])
-
-
-def changed_settings(method: type[Method], config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that are not the method's defaults, which its identity stands for."""
-    return method.Config.model_validate(config).model_dump(mode="json", exclude_defaults=True)
-
-
-def identify(
-    code: str, card: MethodCard, task: str, config: Mapping[str, Any] | None = None
-) -> str:
-    """The identity of a method's code, with everything else that its card says it is given."""
-    parts = [code]
-    if "descriptions" in card.needs:
-        parts.append(sha256_json(load_task(task).labels_for(card.needs).descriptions))
-    if "unlabelled" in card.needs:
-        parts.append(_hash_unlabelled(task))
-    if (teacher := find_teacher(card, config or {})) is not None:
-        parts.append(sha256_json(_hash_weights(teacher)))
-    if "stream" in card.needs:
-        parts.append("stream")
-    return "+".join(parts)
-
-
-def find_teacher(card: MethodCard, config: Mapping[str, Any]) -> str | None:
-    """The teacher backbone that a method's settings name, if its card needs one."""
-    return config["teacher"] if "teacher" in card.needs else None
+def _mark_broken(cell: Cell, reason: str) -> Cell:
+    """Return a cell that cannot be measured, with a key that no result has."""
+    about = [cell.name, cell.task, cell.shots, cell.seed, cell.backbones, reason]
+    key = sha256_json(["broken images", *about])
+    return replace(cell, key=key, fit_key=key, broken=reason)
 
 
 def module_key(
@@ -65,11 +91,16 @@ def module_key(
     training: TrainingCard,
     held_out_of: int | None = None,
 ) -> str:
-    """Hash of everything that decides a module; the key of the cell whose module is copied.
+    """Return the hash of everything that decides a module: the key of the copied cell.
 
-    ``method`` is what ``identify`` gives, ``changed`` the ``changed_settings``. A draw is its task,
-    shots and seed; ``held_out_of`` is as for ``draw_shots``. A default is in no key, so that a new
-    setting changes none; the versions of method and engine stand for defaults.
+    Defaults are in no key, so that a new setting changes none. The versions of method and engine
+    stand for them.
+
+    Args:
+        method: the result of ``identify``.
+        changed: the result of ``changed_settings``.
+        draw: task, shots and seed.
+        held_out_of: as for ``draw_shots``.
     """
     task, shots, seed = draw
     images = _hash_draw(draw_shots, task, shots, seed, training.val_shots, held_out_of)
@@ -87,40 +118,84 @@ def module_key(
     )
 
 
-def describe_training(training: TrainingCard) -> dict[str, Any]:
-    """What a key says of a training."""
-    return training.model_dump(mode="json", exclude={"max_steps"}, exclude_defaults=True)
-
-
 def transfer_key(module: str, transfer: str, task: str, seed: int, training: TrainingCard) -> str:
-    """The key of what is measured of a module that reaches other backbones this way.
+    """Return the key of a cell whose module reaches other backbones by this transfer.
 
-    It has what the transfer is given. The old model and the seed are in the module's key, and the
-    target is in that of the data.
+    It contains everything that the transfer receives. The old model and the seed are in the
+    module's key, and the target is in the key of the data.
     """
     if transfer == COPIED:
         return module
-    way = find_transfer(transfer)
-    needed, access = describe_transfer(way), way.card.access
+    instance = find_transfer(transfer)
+    access = instance.card.access
+    needed = describe_transfer(instance)
     if "unlabelled" in access:
         needed["unlabelled"] = _hash_unlabelled(task)
     if "labels" in access:
-        how = way.config.shots, seed, training.val_shots
-        needed["labels"] = _hash_draw(draw_first, task, *how)
+        shots = instance.config.shots
+        needed["labels"] = _hash_draw(draw_first, task, shots, seed, training.val_shots)
     words = words_hash() if "words" in access else ""
-    parts = [way.card.name, way.card.version, words, ENGINE_VERSION, module]
-    return sha256_json([*parts, needed] if needed else parts)
+    parts = [instance.card.name, instance.card.version, words, ENGINE_VERSION, module]
+    if needed:
+        parts.append(needed)
+    return sha256_json(parts)
+
+
+def data_key(backbone: str, test_set: str) -> str:
+    """Return the hash of a backbone's weights and of a test set: images, labels, descriptions.
+
+    The weights are located, and fetched where that is allowed, but no model is loaded.
+    """
+    return sha256_json([*_hash_weights(backbone), _hash_test_set(test_set)])
+
+
+def zero_shot_key(data: str, precision: str) -> str:
+    """Return the key of the zero-shot predictions at a place whose ``data_key`` is ``data``."""
+    return sha256_json(["zero-shot", data, precision, ENGINE_VERSION])
+
+
+def identify(
+    code: str, card: MethodCard, task: str, config: Mapping[str, Any] | None = None
+) -> str:
+    """Return the identity of a method's code, with everything else that its card says it needs."""
+    parts = [code]
+    if "descriptions" in card.needs:
+        parts.append(sha256_json(load_task(task).labels_for(card.needs).descriptions))
+    if "unlabelled" in card.needs:
+        parts.append(_hash_unlabelled(task))
+    teacher = find_teacher(card, config or {})
+    if teacher is not None:
+        parts.append(sha256_json(_hash_weights(teacher)))
+    if "stream" in card.needs:
+        parts.append("stream")
+    return "+".join(parts)
+
+
+def changed_settings(method: type[Method], config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that are not the method's defaults, which its identity stands for."""
+    return method.Config.model_validate(config).model_dump(mode="json", exclude_defaults=True)
+
+
+def find_teacher(card: MethodCard, config: Mapping[str, Any]) -> str | None:
+    """Return the teacher backbone that a method's settings name; None if its card needs none."""
+    return config["teacher"] if "teacher" in card.needs else None
+
+
+def describe_training(training: TrainingCard) -> dict[str, Any]:
+    """Return the part of a training that keys contain."""
+    return training.model_dump(mode="json", exclude={"max_steps"}, exclude_defaults=True)
 
 
 @cache
 def _hash_test_set(name: str) -> str:
     task = load_test_set(name)
-    images, texts = task.fingerprint(task.split("test")), _own_texts(task)
+    images = task.fingerprint(task.split("test"))
+    texts = _own_texts(task)
     return sha256_json([images, texts]) if texts else images
 
 
 def _own_texts(task: Task) -> tuple[tuple[str, ...], ...]:
-    """The descriptions of a task of one's own, which modules of another task may be given.
+    """Return the descriptions of a user's own task, which modules of another task may receive.
 
     Those of built-in tasks are the project's: a test holds the rows that were measured with them.
     """
@@ -128,7 +203,7 @@ def _own_texts(task: Task) -> tuple[tuple[str, ...], ...]:
         return ()
     try:
         return task.labels_for({"descriptions"}).descriptions
-    except CompatbenchError:  # which a method that needs them raises
+    except CompatbenchError:  # a method that needs them raises it
         return ()
 
 
@@ -139,9 +214,10 @@ def _hash_unlabelled(name: str) -> str:
 
 
 @cache
-def _hash_draw(make: Callable[..., Draw], name: str, *how: Any) -> tuple[str, str]:
+def _hash_draw(make: Callable[..., Draw], name: str, *arguments: Any) -> tuple[str, str]:
+    """Return the hashes of the training and of the validation images of a draw."""
     task = load_task(name)
-    draw = make(task, *how)
+    draw = make(task, *arguments)
     return task.fingerprint(draw.train), task.fingerprint(draw.val)
 
 

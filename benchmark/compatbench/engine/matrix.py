@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import product
 from typing import Any
 
 from compatbench.data.cards import COPIED, SuiteCard, TaskCard, suite_tasks, task_cards
-from compatbench.data.images.dataset_files import BrokenImages
-from compatbench.engine.cell import Cell, Where
-from compatbench.engine.keys import (
-    changed_settings,
-    data_key,
-    find_teacher,
-    identify,
-    module_key,
-    transfer_key,
-)
+from compatbench.engine.cell import Cell
 from compatbench.engine.method_settings import Settings, resolve_settings
-from compatbench.engine.missing import Missing, fit_backbones
+from compatbench.engine.missing import fit_backbones
 from compatbench.engine.request import Request
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
@@ -193,62 +184,3 @@ def _load_methods(request: Request) -> list[MethodChoice]:
         identity, plugin = request.registry.identify(cls.card.name)
         choices.append(MethodChoice(name, cls, settings, identity, plugin))
     return choices
-
-
-def key_cells(matrix: Matrix, missing: Missing | None = None) -> list[Cell]:
-    """Return the cells with their keys, without missing targets, test sets or whole cells.
-
-    Cells whose images are broken are included, marked as ``broken``. If only some test sets are
-    broken, they are a cell of their own after the rest. Missing weights are fetched, unless they
-    are in ``missing``.
-    """
-    missing = Missing() if missing is None else missing
-
-    # Both are the same for many cells, and computed once.
-    @cache
-    def identify_method(choice: MethodChoice, task: str) -> tuple[str, dict[str, Any]]:
-        config = choice.settings[task].config
-        identity = identify(choice.identity, choice.method.card, task, config)
-        return identity, changed_settings(choice.method, config)
-
-    @cache
-    def list_places(backbones: tuple[str, ...], test_sets: tuple[str, ...]) -> tuple[Where, ...]:
-        pairs = product(backbones, test_sets)
-        return tuple((name, test_set, data_key(name, test_set)) for name, test_set in pairs)
-
-    cells = []
-    for cell in matrix.cells:
-        choice = matrix.choice(cell)
-        if cell.task in missing.test_sets:
-            if cell.task in missing.broken:
-                cells.append(_mark_broken(cell, missing.test_sets[cell.task]))
-            continue
-        teacher = find_teacher(choice.method.card, cell.config)
-        if cell.source in missing.backbones or teacher in missing.backbones:
-            continue
-        try:
-            identity, changed = identify_method(choice, cell.task)
-            draw = (cell.task, cell.shots, cell.seed)
-            fit_key = module_key(
-                identity, changed, cell.source, draw, cell.training, cell.held_out_of
-            )
-            key = transfer_key(fit_key, choice.transfer, cell.task, cell.seed, cell.training)
-        except BrokenImages as error:
-            cells.append(_mark_broken(cell, str(error)))
-            continue
-        backbones = tuple(name for name in cell.backbones if name not in missing.backbones)
-        test_sets = tuple(name for name in cell.test_sets if name not in missing.test_sets)
-        keyed = replace(cell, key=key, fit_key=fit_key, backbones=backbones)
-        places = list_places(backbones, test_sets)
-        cells.append(replace(keyed, test_sets=test_sets, places=places))
-        for name in cell.test_sets:
-            if name in missing.broken:
-                cells.append(replace(keyed, test_sets=(name,), broken=missing.test_sets[name]))
-    return cells
-
-
-def _mark_broken(cell: Cell, reason: str) -> Cell:
-    """Return a cell that cannot be measured, with a key that no result has."""
-    about = [cell.name, cell.task, cell.shots, cell.seed, cell.backbones, reason]
-    key = sha256_json(["broken images", *about])
-    return replace(cell, key=key, fit_key=key, broken=reason)

@@ -1,4 +1,4 @@
-"""What a suite sets of a method for a task: its settings and its training, checked."""
+"""The settings and the training that a suite gives a method on a task, checked."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from compatbench.engine.flat_settings import flat_settings
 from compatbench.errors import CompatbenchError
 from compatbench.method import Method, read_settings
 
+MAX_CONFIG_NAME = 100  # characters
+
 
 class Settings(NamedTuple):
-    """What a suite sets of a method for a task: every setting as JSON, and the training."""
+    """A method's settings in a suite for a task, all as JSON values, and its training."""
 
     config: dict[str, Any]
     training: TrainingCard
@@ -28,15 +30,17 @@ class Settings(NamedTuple):
 def resolve_settings(
     cls: type[Method], suite: SuiteCard, name: str | None = None, task: str | None = None
 ) -> Settings:
-    """A method's settings in a suite: its recipe, what the suite changes, and the cap on steps.
+    """Return a method's settings in a suite: its recipe, the suite's changes, the cap on steps.
 
-    A config that the suite names begins with what the suite changes of the method itself, or of
-    the config that it is one of. What is said of the task comes after what is said of all;
-    without a task, only that.
+    A config that the suite names begins with the suite's changes of the method itself, or of the
+    config that it extends. Changes for a task come after those for all tasks. Without a task, only
+    the latter count.
     """
     name = name or cls.card.name
-    training, values = suite.training.model_dump(), {}
-    for changes in _changes(suite, dict.fromkeys((cls.card.name, *suite.lineage(name))), task):
+    training = suite.training.model_dump()
+    values: dict[str, Any] = {}
+    lineage = dict.fromkeys((cls.card.name, *suite.lineage(name)))
+    for changes in _list_changes(suite, lineage, task):
         training |= changes.pop("training", {})
         recipe = changes.get("recipe")
         if isinstance(recipe, dict) and "recipe" in cls.Config.model_fields:
@@ -46,24 +50,35 @@ def resolve_settings(
         values |= changes
     if "max_steps" in cls.Config.model_fields and training["max_steps"] is not None:
         values.setdefault("max_steps", training["max_steps"])
-    whose = f"method '{name}' in suite '{suite.name}'" + (f", task '{task}'" if task else "")
-    config = read_settings(cls.Config, values, whose).model_dump(mode="json")
-    return Settings(config, read_settings(TrainingCard, training, f"the training of {whose}"))
+    place = f"method '{name}' in suite '{suite.name}'"
+    if task:
+        place += f", task '{task}'"
+    config = read_settings(cls.Config, values, place).model_dump(mode="json")
+    return Settings(config, read_settings(TrainingCard, training, f"the training of {place}"))
 
 
 def name_configs(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Methods or configs with further settings, as ``methods`` of a suite names configs."""
-    if wrong := {"method", "tasks"} & config.keys():
-        raise CompatbenchError(f"setting '{min(wrong)}': there is no such setting")
-    # Each a ``ConfigName``, for files of results and selections.
-    shown = [re.sub(r"[^\w.-]+", "-", f"{n}-{value}") for n, value in flat_settings(config)]
-    return {"+".join([name, *shown])[:100]: {"method": name, **config} for name in names}
+    """Return methods or configs with further settings, as named configs of a suite's card."""
+    reserved = {"method", "tasks"} & config.keys()
+    if reserved:
+        raise CompatbenchError(f"setting '{min(reserved)}': there is no such setting")
+    # Each is a valid ``ConfigName``, for files of results and selections.
+    suffixes = []
+    for setting, value in flat_settings(config):
+        suffixes.append(re.sub(r"[^\w.-]+", "-", f"{setting}-{value}"))
+    configs = {}
+    for name in names:
+        config_name = "+".join([name, *suffixes])[:MAX_CONFIG_NAME]
+        configs[config_name] = {"method": name, **config}
+    return configs
 
 
-def _changes(suite: SuiteCard, names: Iterable[str], task: str | None) -> Iterator[dict[str, Any]]:
-    """What a suite says of a method or config, in the order in which it holds.
+def _list_changes(
+    suite: SuiteCard, names: Iterable[str], task: str | None
+) -> Iterator[dict[str, Any]]:
+    """Yield a suite's changes of a method or config, each to be applied after those before it.
 
-    What it says of a task holds for halves of its classes.
+    Changes for a task also hold for halves of its classes.
     """
     whole = None if task is None else whole_name(task)
     for name in names:
@@ -71,7 +86,7 @@ def _changes(suite: SuiteCard, names: Iterable[str], task: str | None) -> Iterat
         values.pop("method", None)
         by_task = values.pop("tasks", {})
         yield values
-        for wanted, changes in by_task.items():
+        for selection, changes in by_task.items():
             kind = f"task (methods.{name}.tasks of suite '{suite.name}')"
-            if whole in select_names(wanted, task_cards.names(), kind):
+            if whole in select_names(selection, task_cards.names(), kind):
                 yield dict(changes)

@@ -1,25 +1,24 @@
-"""In which order cells are run, and how they are divided among the jobs of an array.
+"""The order in which cells are run, and their division among the jobs of an array.
 
-Every job has to make the same division, however far the others are. So it depends on the cells
-alone, and on what they are counted to cost; not on this machine, nor on what earlier cells took.
+Every job has to make the same division, however far the others are. So it depends only on the cells
+and their guessed costs, not on this machine or on the times of earlier cells.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from itertools import accumulate, pairwise
 from math import log
 from typing import Any, TypeVar
 
 from compatbench.engine.cell import Cell
 
-ABOUT_THE_SAME = 4.0  # times
-QUICK_SHARE = 0.03  # of all the time, which the methods that are called quick take together
-MANY_WORKERS = 64  # among whom cells count as long ...
-LONG_SHARE = 0.25  # ... that take this share of a worker's time, or more
+CLASS_FACTOR = 4.0  # between the costs of two classes of methods
+QUICK_SHARE = 0.03  # of all the time, which the quick methods take together
+MANY_WORKERS = 64  # for whom a cell is long ...
+LONG_SHARE = 0.25  # ... that takes this share of one worker's time, or more
 
-# A ``Cell``, or what tests have for one: with a seed.
+# A ``Cell``, or a stand-in of tests with a seed.
 CellT = TypeVar("CellT", bound=Any)
 
 
@@ -29,84 +28,122 @@ def order_cells(
     last: Collection[str] = (),
     workers: int = 1,
 ) -> list[Cell]:
-    """Cells in an order in which a ranking stands early, and soon changes again and again.
+    """Return the cells in an order in which a ranking exists early, and soon changes.
 
-    Seed by seed, so that further seeds make the whole ranking sharper; of a seed, first what is
-    ranked, then the tasks that come ``last``, which are in no mean. Quick methods are run on as
-    many tasks at a time as there are ``workers``, of which each encodes the images of another, and
-    whose features are shared while they are in memory: so all of them have some tasks after
-    seconds. The others follow method by method. Those of a class of cost are in order of cost, and
-    classes take turns so that each has had the same share of its time at any moment: between two
-    methods of a minute there are some of ten seconds.
+    * Seed by seed, so that further seeds make the whole ranking sharper.
+    * Of a seed, first the tasks that are ranked, then those that come ``last``, which are in no
+      mean.
+    * Then quick methods, on as many tasks at a time as there are ``workers``. Each worker encodes
+      the images of another task, and methods share the features while they are in memory. So all
+      quick methods have finished some tasks after seconds.
+    * The others follow method by method, in classes of about equal cost. Within a class they are in
+      order of cost. Classes take turns, so that each has had the same share of its time at any
+      moment: between two methods of a minute there are some of ten seconds.
 
     The order that is given decides which seed and which task come first.
     """
     spent: dict[str, list[float]] = defaultdict(list)
     for cell in cells:
         spent[cell.name].append(seconds(cell))
-    total, before = {name: sum(spent[name]) for name in spent}, 0.0
-    by_cost = sorted(spent, key=lambda name: (total[name] / len(spent[name]), name))
-    shares, classes = dict[str, tuple[float, float]](), defaultdict[int, list[str]](list)
-    for name in by_cost:
-        before += total[name]
-        if before > QUICK_SHARE * sum(total.values()):
-            classes[round(log(total[name] / len(spent[name]), ABOUT_THE_SAME))].append(name)
-    for names in classes.values():
-        of_class = [0.0, *accumulate(total[name] for name in names)]
-        spans = ((start / of_class[-1], end / of_class[-1]) for start, end in pairwise(of_class))
-        shares |= zip(names, spans, strict=True)
+    methods = sorted(spent, key=lambda name: (sum(spent[name]) / len(spent[name]), name))
+    spans = _share_turns(methods, spent)
+
     ranked_first = sorted(cells, key=lambda cell: cell.task in last)
-    seeds, groups = _rank(cell.seed for cell in cells), _rank(map(_group_of, ranked_first))
-    places = _rank(by_cost)
+    seeds = _rank(cell.seed for cell in cells)
+    groups = _rank(_group_of(cell) for cell in ranked_first)
+    method_ranks = _rank(methods)
 
     def turn(cell: Cell) -> tuple[float, ...]:
-        group, share = groups[_group_of(cell)], shares.get(cell.name)
-        place = seeds[cell.seed], cell.task in last
-        if share is None:
-            return (*place, 0, group // workers, places[cell.name], group)
-        start, end = share
-        return (*place, 1, start + (end - start) * group / len(groups), places[cell.name])
+        group = groups[_group_of(cell)]
+        method = method_ranks[cell.name]
+        block = (seeds[cell.seed], cell.task in last)
+        if cell.name not in spans:
+            return (*block, 0, group // workers, method, group)
+        start, end = spans[cell.name]
+        return (*block, 1, start + (end - start) * group / len(groups), method)
 
     return sorted(cells, key=turn)
 
 
-def longest_first(cells: Sequence[CellT], seconds: Callable[[CellT], float]) -> list[CellT]:
-    """Cells by seed first, then costly ones before cheap ones.
+def _share_turns(
+    methods: Sequence[str], spent: dict[str, list[float]]
+) -> dict[str, tuple[float, float]]:
+    """Return when each method has its turn, as two shares of the time of its class.
 
-    This is for many workers at once, who finish soonest if what takes long begins first. Cells that
-    take a large part of what a worker has to do in all go before all others, of any seed.
+    Quick methods have none.
+
+    Args:
+        methods: in order of the mean cost of their cells.
+        spent: the seconds of each method's cells.
+    """
+    total = {name: sum(seconds) for name, seconds in spent.items()}
+    whole = sum(total.values())
+    classes: dict[int, list[str]] = defaultdict(list)
+    before = 0.0
+    for name in methods:
+        before += total[name]
+        if before > QUICK_SHARE * whole:
+            cost_class = round(log(total[name] / len(spent[name]), CLASS_FACTOR))
+            classes[cost_class].append(name)
+    spans = {}
+    for names in classes.values():
+        ends = []
+        end = 0.0
+        for name in names:
+            end += total[name]
+            ends.append(end)
+        start = 0.0
+        for name, end in zip(names, ends, strict=True):
+            spans[name] = (start / ends[-1], end / ends[-1])
+            start = end
+    return spans
+
+
+def longest_first(cells: Sequence[CellT], seconds: Callable[[CellT], float]) -> list[CellT]:
+    """Return the cells by seed, and of a seed the costly ones before the cheap ones.
+
+    This is for many workers at once, which finish soonest if the long cells begin first. Cells that
+    take a large part of one worker's whole time go before all others, of any seed.
     """
     seeds = _rank(cell.seed for cell in cells)
-    long = LONG_SHARE * sum(map(seconds, cells)) / MANY_WORKERS
-    return sorted(cells, key=lambda c: (seconds(c) < long, seeds[c.seed], -seconds(c)))
+    whole = sum(map(seconds, cells))
+    long = LONG_SHARE * whole / MANY_WORKERS
 
+    def turn(cell: CellT) -> tuple[float, ...]:
+        cost = seconds(cell)
+        return (cost < long, seeds[cell.seed], -cost)
 
-def _group_of(cell: Cell) -> Hashable:
-    """Cells of one group load the same weights and read features of the same images."""
-    return cell.source, cell.task
-
-
-def _rank(values: Iterable[Hashable]) -> dict[Hashable, int]:
-    """When each value comes first."""
-    return {value: rank for rank, value in enumerate(dict.fromkeys(values))}
+    return sorted(cells, key=turn)
 
 
 def divide(cells: Sequence[Cell], seconds: Sequence[float], count: int) -> list[list[Cell]]:
-    """Parts of a plan: each cell is in one, and each part takes about the same time.
+    """Divide the cells of a plan into parts that take about the same time.
 
     Cells of one source and task stay together, with all their seeds, so that every part can run
     seed by seed. The list of all cells is cut where the time is up: at most ``count - 1`` groups
     are split, and no part takes longer than an equal share and the longest cell.
 
     Args:
-        seconds: what each cell takes, all above 0.
+        seconds: the time of each cell, above 0.
     """
-    groups = _rank(map(_group_of, cells))
+    groups = _rank(_group_of(cell) for cell in cells)
     order = sorted(range(len(cells)), key=lambda i: groups[_group_of(cells[i])])
     parts: list[list[Cell]] = [[] for _ in range(count)]
-    total, before = sum(seconds), 0.0
+    total = sum(seconds)
+    before = 0.0
     for i in order:
         middle = before + seconds[i] / 2
-        parts[min(int(count * middle / total), count - 1)].append(cells[i])
+        part = min(int(count * middle / total), count - 1)
+        parts[part].append(cells[i])
         before += seconds[i]
     return parts
+
+
+def _group_of(cell: Cell) -> Hashable:
+    """Return the group of a cell: its cells load the same weights, and features of one task."""
+    return cell.source, cell.task
+
+
+def _rank(values: Iterable[Hashable]) -> dict[Hashable, int]:
+    """Return the rank of each value, by its first appearance."""
+    return {value: rank for rank, value in enumerate(dict.fromkeys(values))}

@@ -1,4 +1,4 @@
-"""How long cells take: finished cells of a method give the pace of its other cells.
+"""The pace of a plan: finished cells of a method give the time of its other cells.
 
 Before any cell of a method has finished, its cost is only guessed, from the steps of its fits. The
 guess is good enough to order cells and to divide them, and is never shown as a time.
@@ -18,10 +18,12 @@ from compatbench.engine.matrix import Matrix, MethodChoice
 from compatbench.method.registry import find_transfer
 from compatbench.method.trained import TrainedMethod
 
-# Guessed seconds, about those of the mini models on one core: of a fit without steps, of predicting
-# at one place, and of a step; more if the step runs through the text or the image tower.
-CLOSED_FORM, PLACE = 0.2, 0.05
-STEP, TEXT_STEP, IMAGE_STEP = 0.001, 0.006, 0.008
+# Guessed seconds, about those of the mini models on one core.
+CLOSED_FORM = 0.2  # of a fit without steps
+PLACE = 0.05  # of predicting at one place
+STEP = 0.001  # of a step of training
+TEXT_STEP = 0.006  # more, if the step runs through the text tower
+IMAGE_STEP = 0.008  # more, if the step runs through the image tower
 
 
 class Pace:

@@ -15,7 +15,8 @@ from compatbench.data.cards import SuiteCard, suite_tasks
 from compatbench.data.cards.shots import Numbers
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.engine.cell import Cell
-from compatbench.engine.matrix import Matrix, build_matrix, key_cells
+from compatbench.engine.keys import key_cells
+from compatbench.engine.matrix import Matrix, build_matrix
 from compatbench.engine.method_settings import resolve_settings
 from compatbench.engine.missing import Missing, fetch_missing, find_missing
 from compatbench.engine.order import divide

@@ -1,8 +1,8 @@
-"""A module written anew for another backbone, where it then needs no transfer."""
+"""Port a module: write it for another backbone, where it then needs no transfer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -24,12 +24,13 @@ from compatbench.method.hub import local_file
 from compatbench.method.registry import find_transfer
 from compatbench.method.transfer import attach_rotated
 
-WAYS = (COPIED, "words", "words+raw")
+TRANSFERS = (COPIED, "words", "words+raw")
 # A ported module's logits differ from the transfer's by no more than this share of the largest.
-CLOSE = 1e-4
+TOLERANCE = 1e-4
 PROBES = 32  # images of noise on which they are compared
-# Axes of the joint space's size that are tried, in all 2^n ways; more have weights of a tower.
-MOST_AXES = 6
+# Axes of the joint space's size, of which all 2^n subsets are tried. Only weights of towers have
+# more.
+MAX_AXES = 6
 
 
 @fast_products()
@@ -41,7 +42,7 @@ def port(
     methods: str | None = None,
     device: str = "auto",
 ) -> Module:
-    """Writes a module for a new model, where it needs no transfer; nothing is trained.
+    """Write a module for a new model, where it needs no transfer; nothing is trained.
 
     Tensors in the joint space's coordinates (keys of a cache, a probe, a residual on class
     weights) are rotated as the transfer ``words`` rotates the model; the others are unchanged. It
@@ -62,12 +63,13 @@ def port(
         CompatbenchError: as ``evaluate``; or the module does not fit the backbone, or no rotation
             of its tensors gives the logits that it has through the transfer.
     """
-    address, backbone = local_file(module), backbone_cards.resolve(backbone)
-    device = resolve_device(device)
+    address = local_file(module)
     path = address if isinstance(address, Path) else Path("the module")
-    if transfer not in (None, *WAYS):
+    backbone = backbone_cards.resolve(backbone)
+    device = resolve_device(device)
+    if transfer not in (None, *TRANSFERS):
         raise CompatbenchError(
-            f"transfer '{transfer}': a module is written anew with {', '.join(WAYS)}; other "
+            f"transfer '{transfer}': a module is written anew with {', '.join(TRANSFERS)}; other "
             "transfers are for 'evaluate --transfer'"
         )
     module, fitted = read_fitted(address)
@@ -75,31 +77,47 @@ def port(
     if backbone == fitted.source or method.card.depth == "none":
         state = "was fitted on" if backbone == fitted.source else "is the same on any model, as on"
         raise CompatbenchError(f"{path} {state} '{backbone}': there is nothing to port")
-    way = transfer or ("words" if find_transfer("words").serves(method.card) else COPIED)
-    labels, target = find_labels(path, fitted, method.card.needs), load_backbone(backbone, device)
-    moved, rotation = module.to(target.device), None
-    if way != COPIED:
-        words = WordFeatures(default_cache_folder())
-        source = find_words(path, fitted.source)
-        if source is None:
-            source = words.of(load_backbone(fitted.source, device))
-        centred = find_transfer(way).config.centred
-        rotation = find_rotation(source.to(target.device), words.of(target), centred)
+    if transfer is None:
+        transfer = "words" if find_transfer("words").serves(method.card) else COPIED
+    labels = find_labels(path, fitted, method.card.needs)
+    target = load_backbone(backbone, device)
+    moved = module.to(target.device)
+    rotation = None
+    if transfer != COPIED:
+        rotation = _find_rotation(path, fitted.source, target, transfer, device)
     try:
         with torch.no_grad():
-            probes = _noise(target, method.image_input(target))
+            probes = _draw_probes(target, method.image_input(target))
             if rotation is None:
-                method.attach(moved, target, labels)(probes)
+                method.attach(moved, target, labels)(probes)  # raises if it does not fit
             else:
-                moved = turn_module(method, moved, target, labels, rotation.rotation, probes)
-    except NotTransferable as why:
+                moved = turn_module(method, moved, target, labels, rotation, probes)
+    except NotTransferable as error:
         raise CompatbenchError(
-            f"{path} cannot be written for '{backbone}' with '{way}': {why.reason}"
+            f"{path} cannot be written for '{backbone}' with '{transfer}': {error.reason}"
         ) from None
     about = {name: module.about[name] for name in Fitted.model_fields if name in module.about}
-    ported = {"from": fitted.source, "transfer": way, "module": module.fingerprint}
-    about |= {"source": backbone, "ported": ported}
+    about["source"] = backbone
+    about["ported"] = {
+        "from": fitted.source,
+        "transfer": transfer,
+        "module": module.fingerprint,
+    }
     return Module(moved.trained, moved.stored, about)
+
+
+def _find_rotation(path: Path, source: str, target: Backbone, transfer: str, device: str) -> Tensor:
+    """Return the rotation between two joint spaces, ``[e_s, e_t]``, from words on both.
+
+    The source's word features are read beside the module in ``path`` if they are there. Otherwise
+    the source is loaded.
+    """
+    words = WordFeatures(default_cache_folder())
+    source_words = find_words(path, source)
+    if source_words is None:
+        source_words = words.of(load_backbone(source, device))
+    centred = find_transfer(transfer).config.centred
+    return find_rotation(source_words.to(target.device), words.of(target), centred).rotation
 
 
 def turn_module(
@@ -110,41 +128,44 @@ def turn_module(
     rotation: Tensor,
     probes: Tensor,
 ) -> Module:
-    """The module whose classifier on the target is the one that the rotation R makes of it there.
+    """Return the module whose logits on the target are those of the module on the rotated target.
 
-    R is ``[e_s, e_t]``. No card says which axes of which tensors lie in the joint space. So each
-    of size e_s is multiplied by R, or is not, and what comes nearest on ``probes``, images as
-    the method takes them, is kept: a key k becomes k R, a matrix M between features Rᵀ M R.
+    No card says which axes of which tensors lie in the joint space. So every axis of size e_s is
+    multiplied by R, or is not, and the combination whose logits come nearest is kept: a key k
+    becomes k R, a matrix M between features Rᵀ M R.
+
+    Args:
+        rotation: R, ``[e_s, e_t]``.
+        probes: images as the method takes them, ``[PROBES, ...]``.
 
     Raises:
-        NotTransferable: nothing comes near enough, such as where a method computes with single
-            coordinates (a ReLU), or where sizes differ and norms would, too.
+        NotTransferable: no combination comes near enough. This happens where a method computes
+            with single coordinates (a ReLU), or where sizes differ and so do norms.
     """
-    wanted = attach_rotated(method, module, target, labels, rotation)(probes)
+    expected = attach_rotated(method, module, target, labels, rotation)(probes)
     size = len(rotation)
-    numbers = {
-        name: tensor for name, tensor in module.tensors.items() if tensor.is_floating_point()
-    }
-    axes = [
-        (name, i)
-        for name, tensor in numbers.items()
-        for i, n in enumerate(tensor.shape)
-        if n == size
-    ]
-    if len(axes) > MOST_AXES:
+    axes = []
+    for name, tensor in module.tensors.items():
+        if tensor.is_floating_point():
+            axes += [(name, axis) for axis, length in enumerate(tensor.shape) if length == size]
+    if len(axes) > MAX_AXES:
         raise NotTransferable(
             f"{len(axes)} axes of its tensors have the joint space's size {size}, too many to try; "
             "'evaluate --transfer' can carry it"
         )
-    best, least = module, float("inf")
+    best = module
+    least_error = float("inf")
     for turned in _turns(module, axes, rotation):
         try:
-            answered = method.attach(turned, target, labels)(probes)
-        except (NotTransferable, RuntimeError, IndexError):  # an axis has the source's size still
+            logits = method.attach(turned, target, labels)(probes)
+        except (NotTransferable, RuntimeError, IndexError):  # an axis still has the source's size
             continue
-        if (error := float((answered - wanted).abs().max())) < least:
-            best, least = turned, error
-    if not least <= CLOSE * float(wanted.abs().max()):
+        error = float((logits - expected).abs().max())
+        if error < least_error:
+            best = turned
+            least_error = error
+    # Not ``>``, which is False for NaN.
+    if not least_error <= TOLERANCE * float(expected.abs().max()):
         raise NotTransferable(
             "no rotation of its tensors gives the same classifier; 'evaluate --transfer' can carry "
             "it"
@@ -152,23 +173,35 @@ def turn_module(
     return best
 
 
-def _turns(module: Module, axes: list[tuple[str, int]], rotation: Tensor) -> Iterator[Module]:
-    """The module with any of the axes multiplied by R; first with all, and last with none."""
+def _turns(module: Module, axes: Sequence[tuple[str, int]], rotation: Tensor) -> Iterator[Module]:
+    """Yield the module with every subset of the axes multiplied by R; first all, last none."""
     for count in range(len(axes), -1, -1):
-        for some in combinations(axes, count):
-            tensors = module.tensors
-            for name, axis in some:
-                turned = tensors[name].to(rotation).movedim(axis, -1) @ rotation
-                tensors[name] = turned.movedim(-1, axis)
-            tensors = {n: tensor.to(module[n]).contiguous() for n, tensor in tensors.items()}
-            kept = {name: tensors[name] for name in module.trained}
-            yield Module(kept, {name: tensors[name] for name in module.stored})
+        for subset in combinations(axes, count):
+            yield _turn(module, subset, rotation)
 
 
-def _noise(target: Backbone, wanted: ImageInput) -> Tensor:
-    """Coarse random images as a method takes them, ``[PROBES, ...]``."""
+def _turn(module: Module, axes: Sequence[tuple[str, int]], rotation: Tensor) -> Module:
+    """Return the module with these axes of its tensors multiplied by R."""
+    tensors = module.tensors
+    for name, axis in axes:
+        turned = tensors[name].to(rotation).movedim(axis, -1) @ rotation
+        tensors[name] = turned.movedim(-1, axis)
+    for name, tensor in tensors.items():
+        tensors[name] = tensor.to(module[name]).contiguous()
+    trained = {name: tensors[name] for name in module.trained}
+    stored = {name: tensors[name] for name in module.stored}
+    return Module(trained, stored)
+
+
+def _draw_probes(target: Backbone, image_input: ImageInput) -> Tensor:
+    """Return coarse random images as a method takes them, ``[PROBES, ...]``."""
     generator = torch.Generator().manual_seed(0)
     size = target.preprocess_settings["size"]
     images = F.interpolate(torch.randn(PROBES, 3, 4, 4, generator=generator), size)
-    views = [target.encode_images(images.roll(i, -1), wanted) for i in range(1 + wanted.views)]
-    return torch.stack(views, dim=1) if wanted.views else views[0]
+    if not image_input.views:
+        return target.encode_images(images, image_input)
+    # Further views are shifted copies.
+    views = []
+    for shift in range(1 + image_input.views):
+        views.append(target.encode_images(images.roll(shift, -1), image_input))
+    return torch.stack(views, dim=1)

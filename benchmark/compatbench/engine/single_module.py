@@ -1,4 +1,4 @@
-"""One module outside a run: fitted, imported, or read from a file that describes its fit."""
+"""Single modules, outside a run: fit one, read one from its file, match it to a task."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ from compatbench.method import Method, Module, load_module, read_settings
 from compatbench.method.convert import read_module
 from compatbench.method.registry import builtin_methods
 
-Names = Sequence[str]
+COLUMNS = ("method", "task", "source", "shots", "seed", "file")
+SHOWN_NAMES = 4  # classes in an error
 
 
 class Fitted(BaseModel):
-    """What a module's file says of its fit; the rest is ignored."""
+    """A module file's description of the fit; other fields are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -49,12 +50,12 @@ class Fitted(BaseModel):
     config: dict[str, Any]
     task: str
     source: str
-    shots: Shots | None = None  # where it is known, of a module that was imported
+    shots: Shots | None = None  # None if not known, of a module that was imported
     seed: int | None = None
-    classes: tuple[int, ...] | None = None  # labels of those that it knows, if not all
+    classes: tuple[int, ...] | None = None  # numbers of the classes that it knows; None means all
     labels: Labels | None = None  # of the classes that it knows; None in a file of old
-    imported: dict[str, Any] | None = None  # from which file, and how
-    ported: dict[str, Any] | None = None  # from which source, and with which transfer
+    imported: dict[str, Any] | None = None  # the file and format that it was imported from
+    ported: dict[str, Any] | None = None  # the source and the transfer that it was ported from
 
 
 def fit(
@@ -69,7 +70,7 @@ def fit(
     suite: str | SuiteCard | None = None,
     device: str = "auto",
 ) -> Module:
-    """Fits one module; nothing is stored but image features in the cache.
+    """Fit one module, and store nothing but image features in the cache.
 
     Args:
         method: a name (see ``list methods``), or the path of a method file.
@@ -82,23 +83,31 @@ def fit(
             ``run`` fits there; without it, the published recipe is run.
 
     Returns:
-        The module, which knows how it was fitted (``module.about``) and can be given to
-        ``evaluate``, or written with ``module.save(path)``.
+        The module, which describes its fit (``module.about``). Give it to ``evaluate``, or write
+        it with ``module.save(path)``.
 
     Raises:
         CompatbenchError: an unknown name, a wrong setting, or missing images or weights.
     """
     registry = builtin_methods()
-    task, source = task_cards.resolve(task), backbone_cards.resolve(source)
-    card = None if suite is None else suite_cards.read(suite)
-    names = registry.select(method, card.configs if card else ())
+    task = task_cards.resolve(task)
+    source = backbone_cards.resolve(source)
+    if suite is None:
+        # Any suite will do: all that it says of methods and training is replaced.
+        card = suite_cards.read("mini")
+        card = card.model_copy(update={"methods": {}, "training": TrainingCard()})
+        views = views or 1
+    else:
+        card = suite_cards.read(suite)
+    names = registry.select(method, card.configs)
     if len(names) != 1:
         raise CompatbenchError(f"fit takes one method; '{method}' means {', '.join(names)}")
     configs = name_configs(names, config) if config else {}
-    training = card.training if card else TrainingCard()
-    if views is not None or card is None:
+    training = card.training
+    if views is not None:
         values = training.model_dump(exclude_defaults=True) | {"views": views or 1}
         training = read_settings(TrainingCard, values, "fit")
+    # A suite of the one cell.
     changes = {
         "name": "fit",
         "upgrades": ((source,),),
@@ -106,12 +115,11 @@ def fit(
         "variants": (),
         "shots": (shots,),
         "seeds": (seed,),
-        "methods": (card.methods if card else {}) | configs,
+        "methods": card.methods | configs,
         "training": training,
     }
-    alone = (card or suite_cards.read("mini")).model_copy(update=changes)
     request = make_request(
-        alone,
+        card.model_copy(update=changes),
         list(configs) or names,
         shots=[shots],
         seeds=[seed],
@@ -126,7 +134,7 @@ def fit(
 
 
 def read_fitted(source: Module | Path) -> tuple[Module, Fitted]:
-    """A module, or that of a file, and what it says of its fit."""
+    """Return a module, or the module in a file, and its description of the fit."""
     module = read_module(source)
     try:
         return module, Fitted.model_validate(module.about)
@@ -138,31 +146,36 @@ def read_fitted(source: Module | Path) -> tuple[Module, Fitted]:
 
 
 def match_task(path: Path, fitted: Fitted, task: Task) -> tuple[Task, Task]:
-    """The module's task, and a task or variant, with its classes in its order, and its templates.
+    """Return the module's task, and a task or variant, with the module's classes and templates.
 
-    Classes are found by their names. A file of old does not have them: it is then taken to be of
-    the task that it names, whose classes have kept their order.
+    Both have the classes in the module's order. Classes are found by their names. A file of old
+    does not have them: then the task that it names must be this one, and its classes have kept
+    their order.
 
     Raises:
         CompatbenchError: the task has other classes.
     """
     owner = task if task.parent is None else load_task(task.parent)
-    there, kept = owner.labels.names, fitted.classes
     if fitted.labels is None:
         if fitted.task != owner.name:
             raise CompatbenchError(
                 f"{path} was fitted for the task '{fitted.task}', whose classes are not those of "
                 f"'{task.name}'; evaluate it on that, or on a variant of it"
             )
-        _note(f"{path}, as files of old, does not name its classes; '{owner.name}' gives them")
+        _note(
+            f"{path} was written by a version before 0.3 and does not store its class names; "
+            f"compatbench takes those of '{owner.name}'"
+        )
         labels = owner.labels
+        kept = fitted.classes
     else:
-        labels, known = fitted.labels, fitted.labels.names
-        kept = _find_names(path, fitted, known, owner)
+        labels = fitted.labels
+        kept = _find_classes(path, fitted, labels.names, owner)
         if labels.templates != owner.labels.templates:
             template = labels.templates[0]
             _note(f"'{owner.name}' has other templates than the module's '{template}', which stay")
-    if kept is None or (labels == owner.labels and kept == (*range(len(there)),)):
+    all_classes = tuple(range(len(owner.labels.names)))
+    if kept is None or (labels == owner.labels and kept == all_classes):
         return owner, task
 
     def match(each: Task) -> Task:
@@ -171,26 +184,42 @@ def match_task(path: Path, fitted: Fitted, task: Task) -> tuple[Task, Task]:
         return matched
 
     matched = match(owner)
-    return matched, matched if task is owner else match(task)
+    if task is owner:
+        return matched, matched
+    return matched, match(task)
 
 
-def _find_names(path: Path, fitted: Fitted, known: Names, owner: Task) -> tuple[int, ...]:
-    """The labels of names in a task, which may share some; errors are those of ``match_task``."""
-    there = owner.labels.names
-    lacking = Counter(known) - Counter(there)
-    unknown = Counter(there) - Counter(known) if fitted.classes is None else Counter[str]()
-    if lacking or unknown:
-        differences = [
-            f"{what} {', '.join(map(repr, [*names][:4]))}{' and others' * (len(names) > 4)}"
-            for what, names in (("lacks", lacking), ("also has", unknown))
-            if names
-        ]
+def _find_classes(path: Path, fitted: Fitted, known: Sequence[str], owner: Task) -> tuple[int, ...]:
+    """Return the numbers of the known classes in a task; errors are those of ``match_task``.
+
+    Several classes of a task may have one name.
+    """
+    names = owner.labels.names
+    lacking = Counter(known) - Counter(names)
+    unknown = Counter[str]()
+    if fitted.classes is None:
+        unknown = Counter(names) - Counter(known)
+    differences = []
+    if lacking:
+        differences.append(f"lacks {_quote_some(lacking)}")
+    if unknown:
+        differences.append(f"also has {_quote_some(unknown)}")
+    if differences:
         raise CompatbenchError(
             f"{path} was fitted for the {len(known)} classes of '{fitted.task}', and now "
             f"'{owner.name}' {' and '.join(differences)}: give a task with its classes"
         )
-    places = {name: [i for i, other in enumerate(there) if other == name] for name in known}
-    return tuple(places[name].pop(0) for name in known)
+    numbers: dict[str, list[int]] = {name: [] for name in known}
+    for number, name in enumerate(names):
+        if name in numbers:
+            numbers[name].append(number)
+    return tuple(numbers[name].pop(0) for name in known)
+
+
+def _quote_some(names: Collection[str]) -> str:
+    """Return the first names in quotes, and that there are others."""
+    shown = ", ".join(repr(name) for name in list(names)[:SHOWN_NAMES])
+    return f"{shown} and others" if len(names) > SHOWN_NAMES else shown
 
 
 def _note(text: str) -> None:
@@ -198,7 +227,7 @@ def _note(text: str) -> None:
 
 
 def find_labels(path: Path, fitted: Fitted, needs: Collection[str]) -> Labels:
-    """The labels of a module, whose task need not be here unless it needs descriptions.
+    """Return the labels of a module, whose task need not be here unless it needs descriptions.
 
     Raises:
         CompatbenchError: as ``match_task``.
@@ -210,8 +239,9 @@ def find_labels(path: Path, fitted: Fitted, needs: Collection[str]) -> Labels:
 
 
 def build_method_of(fitted: Fitted, methods: str | None, path: Path) -> Method:
-    """The method of a module in ``path``, which may be in the file ``methods``."""
-    registry, name = builtin_methods(), fitted.method
+    """Return the method of a module in ``path``; the file ``methods`` may define it."""
+    registry = builtin_methods()
+    name = fitted.method
     if methods is not None:
         registry.select(methods)
     if name not in registry.classes and name not in registry.broken:
@@ -224,7 +254,7 @@ def build_method_of(fitted: Fitted, methods: str | None, path: Path) -> Method:
 
 
 def modules(methods: str | Sequence[str] = "all", out: str | Path = ".") -> pd.DataFrame:
-    """The modules in ``runs/``: method, task, source, shots, seed, file.
+    """Return the modules in ``runs/``: method, task, source, shots, seed, file.
 
     Raises:
         CompatbenchError: no module of a method, or a damaged file.
@@ -234,10 +264,20 @@ def modules(methods: str | Sequence[str] = "all", out: str | Path = ".") -> pd.D
     for path in sorted(folder.glob("*/*.safetensors")):
         fitted = Fitted.model_validate(load_module(path).about)
         shots = None if fitted.shots is None else show_shots(fitted.shots)
-        draw = (shots, fitted.seed)
-        rows.append((fitted.method, fitted.task, fitted.source, *draw, str(path)))
+        rows.append(
+            {
+                "method": fitted.method,
+                "task": fitted.task,
+                "source": fitted.source,
+                "shots": shots,
+                "seed": fitted.seed,
+                "file": str(path),
+            }
+        )
     if not rows:
         raise CompatbenchError(f"{folder} holds no modules; run a suite first")
-    chosen = select_names(methods, sorted({row[0] for row in rows}), "method with a module")
-    rows = sorted((row for row in rows if row[0] in chosen), key=str)  # shots may be unknown
-    return pd.DataFrame(rows, columns=["method", "task", "source", "shots", "seed", "file"])
+    names = sorted({row["method"] for row in rows})
+    chosen = select_names(methods, names, "method with a module")
+    selected = [row for row in rows if row["method"] in chosen]
+    selected.sort(key=lambda row: str(tuple(row.values())))  # as text: shots may be unknown
+    return pd.DataFrame(selected, columns=list(COLUMNS))

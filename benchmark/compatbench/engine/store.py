@@ -14,27 +14,28 @@ import errno
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from compatbench.engine.cell import Cell, CellRecord, Outcome, Where, describe_cell
 from compatbench.engine.keys import zero_shot_key
-from compatbench.engine.predict import read_predictions, write_predictions
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.kinds import kind_of, require
+from compatbench.files.tensors import load_tensors, save_tensors
 from compatbench.messages import first_line
 from compatbench.method import Module, load_module
 from compatbench.method.predictions import Predictions
 
 ContentT = TypeVar("ContentT")
 
-DAMAGED = "damaged"
-# What a file system without locks reports.
+PREDICTIONS_SCHEMA = "compatbench-predictions-1"
+DAMAGED = "damaged"  # the folder of files that were set aside
+# The errors of a file system without locks.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -42,23 +43,24 @@ class RunStore:
     """Cells, modules and predictions under one folder, by key; each file is written whole or not.
 
     A module is what a fit costs: it is on the disk when ``write_module`` returns, with what
-    decides its fit. A record is what an evaluation costs, and is left to the
-    system to write: if the machine crashes within about half a minute, the record may be
-    gone or torn. Its checksum tells, and the cell goes on from its module. So it is with
-    predictions, which are written before the record that is made from them.
+    decides its fit. A record is what an evaluation costs, and is left to the system to write: if
+    the machine crashes within about half a minute, the record may be gone or torn. Its checksum
+    shows that, and the cell is resumed from its module. The same holds for predictions, which are
+    written before the record that is made from them.
 
-    A file that cannot be read, or is another cell's, is set aside under ``damaged/``, never
-    taken for a result and never deleted; so is what stands in place of a file, or of a
-    folder on the way to it. No link is followed: one in place of a folder is a
-    CompatbenchError. So it is if the folder cannot be written, or is no longer the one that was
-    opened.
+    A file that cannot be read, or belongs to another cell, is set aside under ``damaged/``; it is
+    never used as a result and never deleted. The same happens to anything that is in place of a
+    file, or of a folder on its path. No link is followed: a link in place of a folder is a
+    CompatbenchError. It is also an error if the folder cannot be written, or is no longer the one
+    that was opened.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._inode = _inode(folder)
-        self._seen: set[str] = set()  # keys of zero-shot's predictions that are here
-        self._zero_shot: dict[str, dict[Where, Predictions]] = {}  # by key, for every row needs one
+        self._zero_shot_keys: set[str] = set()  # of zero-shot predictions that are here
+        # Zero-shot predictions by key, because every row needs one.
+        self._zero_shot: dict[str, dict[Where, Predictions]] = {}
 
     def cell_path(self, key: str) -> Path:
         return self.folder / "cells" / key[:2] / f"{key}.json"
@@ -70,27 +72,30 @@ class RunStore:
         return self.folder / "predictions" / key[:2] / f"{key}.safetensors"
 
     def claim_path(self, key: str) -> Path:
-        """The lock file of whoever runs the cell."""
+        """Return the lock file of whoever runs the cell."""
         # Beside the record: making a file in a folder is what lets a network file system see
         # which records others have just made there.
         return self.cell_path(key).with_suffix(".lock")
 
     def read(self, key: str) -> CellRecord | None:
-        """The cell's record, or None if the cell was never fitted.
+        """Return the cell's record, or None if the cell was never fitted.
 
-        If the record is missing or damaged, it is that of the fit alone, from the module; how long
-        the fit took is then unknown.
+        If the record is missing or damaged, it is that of the fit alone, from the module. The time
+        of the fit is then unknown.
         """
 
         def read_fit(path: Path) -> CellRecord:
-            about = {n: v for n, v in read_module(path).about.items() if n != "labels"}
-            return CellRecord.model_validate({"fit_seconds": None, **about})
+            about: dict[str, Any] = {"fit_seconds": None, **read_module(path).about}
+            about.pop("labels", None)
+            return CellRecord.model_validate(about)
 
         record = self._read(self.cell_path(key), read_record)
-        return record or self._read(self.module_path(key), read_fit)
+        if record is not None:
+            return record
+        return self._read(self.module_path(key), read_fit)
 
     def write(self, record: CellRecord) -> None:
-        """Keeps a cell's record."""
+        """Write a cell's record."""
         write_atomic(self._make_room(self.cell_path(record.key)), _seal(record), sync=False)
 
     def write_failure(self, cell: Cell, error: str, peak_memory: int | None = None) -> CellRecord:
@@ -105,94 +110,104 @@ class RunStore:
         if before is None or before.status == "failed":
             record = describe_cell(cell, error=error)
         else:
-            outcomes = {(o.backbone, o.test_set): o for o in before.records}
+            outcomes = {(done.backbone, done.test_set): done for done in before.records}
             for backbone, test_set, data in self.left(cell, before):
                 outcomes[backbone, test_set] = Outcome(
                     backbone=backbone, test_set=test_set, data=data, status="failed", reason=error
                 )
             record = before.model_copy(update={"records": tuple(outcomes.values())})
-        peaks = (peak_memory or 0, before.peak_memory or 0 if before else 0)
-        record = record.model_copy(update={"peak_memory": max(peaks) or None})
+        peak = peak_memory or 0
+        if before is not None:
+            peak = max(peak, before.peak_memory or 0)
+        record = record.model_copy(update={"peak_memory": peak or None})
         self.write(record)
         return record
 
     def read_module(self, record: CellRecord) -> Module | None:
-        """The fitted module of a cell, or None if its file is missing or damaged."""
-        return self._read(
-            self.module_path(record.key), lambda path: read_module(path, record.module)
-        )
+        """Return the fitted module of a cell, or None if its file is missing or damaged."""
+        path = self.module_path(record.key)
+        return self._read(path, lambda path: read_module(path, record.module))
 
     def write_module(self, module: Module, record: CellRecord) -> None:
-        """Keeps a fitted module with the record of its fit."""
+        """Write a fitted module with the record of its fit."""
         about = module.about | fit_description(record)
         module.save(self._make_room(self.module_path(record.key)), about)
 
     def read_predictions(self, key: str) -> dict[Where, Predictions]:
-        """What the cell's module answered where it was measured; nothing if the file is lost."""
+        """Return the cell's predictions by place; empty if the file is lost."""
         path = self.predictions_path(key)
         return self._read(path, lambda path: read_predictions(path, key)) or {}
 
     def write_predictions(self, key: str, predictions: Mapping[Where, Predictions]) -> None:
-        """Keeps what the cell's module answered."""
+        """Write all predictions of a cell."""
         write_predictions(self._make_room(self.predictions_path(key)), predictions, key)
 
     def read_zero_shot(self, where: Where, precision: str) -> Predictions | None:
-        """What zero-shot answers at a place; None if that is lost."""
+        """Return the zero-shot predictions at a place; None if they are lost."""
         key = zero_shot_key(where[2], precision)
-        if key not in self._zero_shot and (predictions := self.read_predictions(key)):
+        if key not in self._zero_shot:
+            predictions = self.read_predictions(key)
+            if not predictions:
+                return None
             self._zero_shot[key] = predictions
-        return self._zero_shot.get(key, {}).get(where)
+        return self._zero_shot[key].get(where)
 
     def write_zero_shot(self, where: Where, precision: str, predictions: Predictions) -> None:
-        """Keeps what zero-shot answers at a place."""
-        self._zero_shot.pop(zero_shot_key(where[2], precision), None)
-        self.write_predictions(zero_shot_key(where[2], precision), {where: predictions})
-
-    def left(self, cell: Cell, record: CellRecord | None) -> list[Where]:
-        """The places of a cell without an outcome, or with a failed one, or lost predictions."""
-        if record is None or not self.predictions_path(cell.key).is_file():
-            return [*cell.places]
-        status, precision = {o.where: o.status for o in record.records}, cell.training.precision
-        return [
-            where
-            for where in cell.places
-            if status.get(where, "failed") == "failed"
-            or (status[where] == "ok" and not self.has_zero_shot(where, precision))
-        ]
+        """Write the zero-shot predictions at a place."""
+        key = zero_shot_key(where[2], precision)
+        self._zero_shot.pop(key, None)
+        self.write_predictions(key, {where: predictions})
 
     def has_zero_shot(self, where: Where, precision: str) -> bool:
-        """Whether zero-shot's predictions at a place are here."""
+        """Return True if the zero-shot predictions at a place are here."""
         key = zero_shot_key(where[2], precision)
-        if key not in self._seen and self.predictions_path(key).is_file():
-            self._seen.add(key)
-        return key in self._seen
+        if key not in self._zero_shot_keys and self.predictions_path(key).is_file():
+            self._zero_shot_keys.add(key)
+        return key in self._zero_shot_keys
+
+    def left(self, cell: Cell, record: CellRecord | None) -> list[Where]:
+        """Return the places without an outcome, or with a failed one, or lost predictions."""
+        if record is None or not self.predictions_path(cell.key).is_file():
+            return [*cell.places]
+        status_at = {outcome.where: outcome.status for outcome in record.records}
+        left = []
+        for where in cell.places:
+            status = status_at.get(where, "failed")
+            if status == "ok":
+                is_done = self.has_zero_shot(where, cell.training.precision)
+            else:
+                is_done = status == "not transferable"
+            if not is_done:
+                left.append(where)
+        return left
 
     def is_done(self, cell: Cell, record: CellRecord | None) -> bool:
-        """Whether a cell has its module, and predictions or a reason at every place."""
+        """Return True if a cell has its module, and predictions or a reason at every place."""
         return record is not None and record.status == "ok" and not self.left(cell, record)
 
     def read_state(self, cell: Cell) -> tuple[bool, bool, float]:
-        """Whether a cell is done, whether its last attempt failed, and the seconds that it took.
+        """Return True if a cell is done, True if its last attempt failed, and its seconds.
 
-        The fit of a module that was brought along is no part of them.
+        The fit is not counted for a transfer, whose module is another cell's.
         """
-        if (record := self.read(cell.key)) is None:
+        record = self.read(cell.key)
+        if record is None:
             return False, False, 0.0
         fit = (record.fit_seconds or 0) if cell.key == cell.fit_key else 0
         seconds = fit + sum(outcome.seconds for outcome in record.records)
         return self.is_done(cell, record), bool(record.errors), seconds
 
     def claim(self, key: str) -> AbstractContextManager[bool]:
-        """Claims the right to run a cell; its record has to be read again under the claim."""
+        """Claim the right to run a cell; its record has to be read again under the claim."""
         return self.locked(self.claim_path(key), wait=False)
 
     def lock_fit(self, key: str) -> AbstractContextManager[bool]:
-        """Claims the right to make a fit, which cells of other transfers share."""
+        """Claim the right to make a fit, which cells of other transfers share."""
         return self.locked(self.folder / "locks" / f"{key}.lock")
 
     @contextmanager
     def locked(self, path: Path, *, wait: bool = True) -> Iterator[bool]:
-        """Holds a lock file; gives False if another process holds it and ``wait`` is False."""
+        """Hold a lock file; yield False if another process holds it and ``wait`` is False."""
         lock = FileLock(self._make_room(path))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -215,7 +230,7 @@ class RunStore:
             lock.release()
 
     def _make_room(self, path: Path) -> Path:
-        """The path of a file of the store, which can be written when this returns."""
+        """Return the path of a file of the store, after making sure that it can be written."""
         # Where a disk was unmounted, an empty folder takes its place, and would be written to.
         if self._inode is not None and _inode(self.folder) != self._inode:
             raise CompatbenchError(
@@ -226,20 +241,22 @@ class RunStore:
         return path
 
     def _clear(self, path: Path) -> None:
-        """Sets aside what stands in place of a file, or of a folder on the way to it."""
+        """Set aside anything that is in place of a file, or of a folder on its path."""
         place = require(self.folder, "folder")
         for part in path.relative_to(place).parts:
             place = place / part
-            kind, wanted = kind_of(place), "file" if place == path else "folder"
-            if kind != wanted:
-                if kind == "link" and wanted == "folder":
-                    require(place, wanted)  # finished cells may lie where it leads
-                if kind:
-                    self._set_aside(place, f"it is a {kind}, not a {wanted}")
-                return
+            kind = kind_of(place)
+            expected = "file" if place == path else "folder"
+            if kind == expected:
+                continue
+            if kind == "link" and expected == "folder":
+                require(place, expected)  # an error: finished cells may lie where it leads
+            if kind:
+                self._set_aside(place, f"it is a {kind}, not a {expected}")
+            return
 
     def _read(self, path: Path, read: Callable[[Path], ContentT]) -> ContentT | None:
-        """What is read of a file; None if it is missing, or damaged and set aside."""
+        """Return the content of a file; None if it is missing, or damaged and set aside."""
         self._clear(path)
         try:
             return read(path) if path.is_file() else None
@@ -251,11 +268,12 @@ class RunStore:
             self._set_aside(path, str(error).splitlines()[0])
         return None
 
-    def _set_aside(self, path: Path, why: str) -> None:
+    def _set_aside(self, path: Path, reason: str) -> None:
+        """Move a file to ``damaged/``, under a free name, and warn about it."""
         damaged = require(self.folder / DAMAGED, "folder") / path.name
-        for number in count(1):
-            if not kind_of(damaged):  # what was set aside before stays
-                break
+        number = 0
+        while kind_of(damaged):  # what was set aside before stays
+            number += 1
             damaged = damaged.with_name(f"{path.name}.{number}")
         try:
             damaged.parent.mkdir(parents=True, exist_ok=True)
@@ -266,20 +284,21 @@ class RunStore:
             problem = f"is damaged and cannot be moved: {first_line(error)}"
             raise CompatbenchError(f"{path} {problem}") from None
         warnings.warn(
-            f"{path} is damaged ({why}); it was moved to {damaged}",
+            f"{path} is damaged ({reason}); it was moved to {damaged}",
             CompatbenchWarning,
             stacklevel=3,
         )
 
 
 def fit_description(record: CellRecord) -> dict[str, Any]:
-    """What a module's file says of its fit, as JSON values: the same for equal fits."""
-    how = {"fit_seconds", "peak_memory"}
-    return record.model_dump(mode="json", exclude=how | {"records", "error"})
+    """Return what a module's file contains about its fit, as JSON values; equal for equal fits."""
+    return record.model_dump(
+        mode="json", exclude={"fit_seconds", "peak_memory", "records", "error"}
+    )
 
 
 def read_module(path: Path, fingerprint: str = "") -> Module:
-    """The module in a file, which has to have the fingerprint; raises as ``read_record``."""
+    """Return the module in a file, which must have the fingerprint; raises as ``read_record``."""
     module = load_module(path)
     if module.about.get("key") != path.stem:
         raise ValueError("the key is another cell's")
@@ -288,10 +307,37 @@ def read_module(path: Path, fingerprint: str = "") -> Module:
     return module
 
 
-def read_record(path: Path) -> CellRecord:
-    """The record in a file, which stays; ValueError if it is damaged, or another cell's.
+def write_predictions(path: Path, predictions: Mapping[Where, Predictions], key: str) -> None:
+    """Write all predictions of a cell to one file, with the cell's key."""
+    tensors: dict[str, Tensor] = {}
+    wheres = sorted(predictions)
+    for number, where in enumerate(wheres):
+        tensors[f"{number}.classes"] = predictions[where].classes
+        tensors[f"{number}.confidence"] = predictions[where].confidence
+    about = {"where": wheres, "key": key}
+    save_tensors(path, tensors, PREDICTIONS_SCHEMA, about, sync=False)
 
-    CompatbenchError if a link, or something else, stands in its place.
+
+def read_predictions(path: Path, key: str) -> dict[Where, Predictions]:
+    """Return all predictions of the cell with this key from the file of ``write_predictions``."""
+    tensors, about = load_tensors(path, PREDICTIONS_SCHEMA, "predictions file")
+    # Files of earlier versions have no key.
+    if about.get("key", key) != key:
+        raise CompatbenchError(f"{path} is of another cell")
+    predictions = {}
+    for number, (backbone, test_set, data) in enumerate(about["where"]):
+        predictions[backbone, test_set, data] = Predictions(
+            tensors[f"{number}.classes"], tensors[f"{number}.confidence"]
+        )
+    return predictions
+
+
+def read_record(path: Path) -> CellRecord:
+    """Return the record in a file, and leave the file as it is.
+
+    Raises:
+        ValueError: the file is damaged, or belongs to another cell.
+        CompatbenchError: a link, or something else, is in its place.
     """
     record = unseal(require(path).read_bytes())
     if record.key != path.stem:
@@ -300,6 +346,7 @@ def read_record(path: Path) -> CellRecord:
 
 
 def _inode(folder: Path) -> int | None:
+    """Return the number that identifies a folder on its disk; None if it does not exist."""
     try:
         return folder.stat().st_ino
     except OSError:
@@ -307,15 +354,16 @@ def _inode(folder: Path) -> int | None:
 
 
 def _seal(record: CellRecord) -> bytes:
-    """A record as JSON, whose first field is the checksum of all that follows."""
+    """Return a record as JSON, whose first field is the checksum of all that follows."""
     rest = record.model_dump_json(indent=1).encode().removeprefix(b"{\n") + b"\n"
     return _checksum_line(rest) + rest
 
 
 def unseal(content: bytes) -> CellRecord:
-    """The record that a file's bytes are; raises ValueError if they are not as written."""
+    """Return the record in a file's bytes; raise ValueError if they are not as written."""
     length = len(_checksum_line(b""))
-    line, rest = content[:length], content[length:]
+    line = content[:length]
+    rest = content[length:]
     if line != _checksum_line(rest):
         raise ValueError("its checksum does not agree with its content")
     return CellRecord.model_validate_json(b"{\n" + rest)

@@ -1,4 +1,4 @@
-"""What cells took before, by the costs in result files: a first guess of what they take here."""
+"""The times of cells in result files: a first guess of their times on this machine."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ COSTS = "costs.csv"  # in the folder of a suite's results
 
 
 def read_stored_seconds(cells: Iterable[Cell], suite: str, results: Path) -> dict[str, float]:
-    """Return what cells took by their keys, from a folder ``results/``.
+    """Return the seconds of cells by their keys, from a folder ``results/``.
 
-    Without costs of the suite there, those that come with the project are taken. A file that cannot
-    be read is left out: this is a guess, and whoever shows results says what is wrong with them.
+    If the folder has no costs of the suite, those that come with the project are used. A file that
+    cannot be read is skipped: this is only a guess, and whoever shows results reports their errors.
     """
     for folder in (results / suite, shipped_results(suite)):
         fits, evaluations = _read_costs(folder / COSTS)

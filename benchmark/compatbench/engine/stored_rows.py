@@ -14,7 +14,8 @@ import pandas as pd
 
 from compatbench.data.cards import suite_variants
 from compatbench.engine.cell import Cell, shorten_key
-from compatbench.engine.matrix import build_matrix, key_cells
+from compatbench.engine.keys import key_cells
+from compatbench.engine.matrix import build_matrix
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import Plan, find_teachers
 from compatbench.method.registry import known_transfer

@@ -1,17 +1,20 @@
-"""Runs cells: fits a module once, and has it predict on every backbone.
+"""The loop of a worker: claim a cell, fit its module, predict on every backbone, release the cell.
 
-No label of a test set is seen here, and nothing is judged: what is left is a module and its
-predictions, which ``compatbench.results`` scores.
+A claim is a lock that the system releases when the process ends, so any number of runs, on any
+machines that see one folder, may share it. No label of a test set is seen here, and nothing is
+judged: what is left is a module and its predictions, which ``compatbench.results`` scores.
 """
 
 from __future__ import annotations
 
 import gc
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -26,7 +29,7 @@ from compatbench.data.cards import COPIED
 from compatbench.data.draws import draw_shots, load_test_set
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images.dataset_files import BrokenImages
-from compatbench.data.task import load_task
+from compatbench.data.task import Task, load_task
 from compatbench.engine.attach import Attached, Carried
 from compatbench.engine.cell import Cell, CellRecord, Outcome, Where, describe_cell
 from compatbench.engine.compute import Compute
@@ -34,12 +37,89 @@ from compatbench.engine.keys import find_teacher
 from compatbench.engine.predict import predict_zero_shot
 from compatbench.engine.store import RunStore
 from compatbench.engine.task_images import TaskImages, hide_labels
-from compatbench.errors import CompatbenchError, NotTransferable
+from compatbench.errors import CompatbenchError, CompatbenchWarning, NotTransferable
+from compatbench.messages import first_line
 from compatbench.method import FewShotData, Method, Module
 from compatbench.method.mistakes import check_module, explain
 from compatbench.method.predictions import Predictions
 from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.method.transfer import UndeclaredAccess
+
+BACKBONES_IN_MEMORY = 4
+PYTHON_GC_THRESHOLD = 700  # Python's own
+
+
+class Order(NamedTuple):
+    """A cell for a worker.
+
+    Attributes:
+        not_before: when to give it to a worker, by ``time.monotonic``.
+        was_held: another run had it, so a failure that is recorded by now is its result.
+        error: a failure to record instead of running the cell: workers have died of it.
+    """
+
+    cell: Cell
+    not_before: float = 0.0
+    was_held: bool = False
+    error: str = ""
+
+
+# Receives the kind of a message and its value. The kinds are ``ready`` (for an order), ``held``
+# (another run has claimed the cell), ``started``, ``loaded`` (weights are in memory), ``encoding``
+# (images done, and in all), ``measured`` (one more place), ``ended`` (the error, empty if there is
+# none), ``died`` (the error), ``warning`` (its text) and ``broken`` (what is wrong with the user's
+# input or folders; it ends the run).
+Tell = Callable[[str, Any], object]
+
+
+def run_cell(worker: Worker, order: Order, tell: Tell) -> None:
+    """Run a cell unless another run holds it, tell how it ended, and be ready for another."""
+    with worker.store.claim(order.cell.key) as claimed:
+        if claimed:
+            kind = "ended"
+            error = _run_claimed(worker, order, tell)
+        else:
+            kind = "held"
+            error = ""
+    tell(kind, error)
+    tell("ready", None)
+
+
+def _run_claimed(worker: Worker, order: Order, tell: Tell) -> str:
+    """Run a claimed cell if it is not finished. Return its error, empty if it has none."""
+    cell = order.cell
+    store = worker.store
+    record = store.read(cell.key)
+    failed_elsewhere = order.was_held and record is not None and record.errors
+    if order.error:
+        record = store.write_failure(cell, order.error)
+    elif record is None or not (store.is_done(cell, record) or failed_elsewhere):
+        tell("started", None)
+        worker.on_loaded = lambda: tell("loaded", None)
+        worker.cache.on_encoded = lambda *images: tell("encoding", images)
+        record = worker.run(cell, lambda _: tell("measured", None))
+    if record.errors:
+        return record.errors[0]
+    # Whoever still gets the lock of the removed file reads the record first.
+    store.claim_path(cell.key).unlink(missing_ok=True)
+    return ""
+
+
+@contextmanager
+def tell_problems(tell: Tell) -> Iterator[None]:
+    """Tell what is wrong with the user's input or folders, and the project's own warnings."""
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        if category is CompatbenchWarning:
+            tell("warning", str(message))
+
+    warnings.showwarning = show
+    try:
+        yield
+    except CompatbenchError as error:
+        tell("broken", str(error))
+    except OSError as error:
+        tell("broken", first_line(error))
 
 
 class Worker:
@@ -57,66 +137,61 @@ class Worker:
         self.threads = threads
         self.on_loaded: Callable[[], object] = lambda: None  # called when weights are at hand
         self._memory = PeakMemory(device)
-        self._keep = lru_cache(maxsize=4)(partial(load_backbone, device=device))
+        self._keep = lru_cache(maxsize=BACKBONES_IN_MEMORY)(partial(load_backbone, device=device))
         self._words = WordFeatures(features.folder.parent)
 
     @fast_products()
     def run(
         self, cell: Cell, on_predicted: Callable[[Outcome], object] = lambda _: None
     ) -> CellRecord:
-        """Runs what is left of a cell, and keeps module and predictions as soon as they exist.
+        """Run what is left of a cell. Store module and predictions as soon as they exist.
 
-        An error in the method, of the machine, or of an image becomes a record; another in the
-        user's input, or in the store, is raised.
+        An error in the method, of the machine, or of an image becomes a record. Another error in
+        the user's input, or in the store, is raised.
         """
         self._memory.reset()
         torch.set_num_threads(self.threads)
-        gc.set_threshold(700)  # Python's own, for cycles may hold large tensors
+        gc.set_threshold(PYTHON_GC_THRESHOLD)  # for cycles may hold large tensors
         try:
             with threadpool_limits(limits=self.threads):
                 return self._run(cell, on_predicted)
         except Exception as error:
-            if isinstance(error, CompatbenchError) and not isinstance(error, BrokenImages):
+            if _ends_the_run(error):
                 raise
             return self.store.write_failure(cell, explain(error), self._memory.read())
 
-    def _load(self, name: str, precision: str) -> Backbone:
-        """A backbone with the weights at hand, or loaded now."""
-        allow_tf32(precision == "tf32")  # since it was loaded, another cell may have set it
-        backbone = self._keep(name, precision=precision)
-        self.on_loaded()
-        return backbone
-
     def _run(self, cell: Cell, on_predicted: Callable[[Outcome], object]) -> CellRecord:
         method = build_method(cell)
-        done, module = self._fitted(cell)
-        if cell.key != cell.fit_key:  # through a transfer: what is known of this module already
-            names = ("status", "fit_seconds", "parameters", "module_bytes", "module")
-            new = describe_cell(cell, **{name: getattr(done, name) for name in names})
-            before = self.store.read(cell.key)
-            done = before if before is not None and before.module == new.module else new
-        left = self.store.left(cell, done)
+        record, module = self._read_or_fit(cell)
+        if cell.key != cell.fit_key:
+            record = self._start_transfer(cell, record)
+        left = self.store.left(cell, record)
         predictions = self.store.read_predictions(cell.key) if left else {}
         for name in dict.fromkeys(backbone for backbone, _, _ in left):
             places = [where for where in left if where[0] == name]
             backbone = self._load(name, cell.training.precision)
-            outcomes = {outcome.where[:2]: outcome for outcome in done.records}
+            outcomes = {(done.backbone, done.test_set): done for done in record.records}
             for outcome in self._predict(cell, method, module, backbone, places, predictions):
-                outcomes.pop(outcome.where[:2], None)  # the new one comes last
-                outcomes[outcome.where[:2]] = outcome
+                place = (outcome.backbone, outcome.test_set)
+                outcomes.pop(place, None)  # the new one comes last
+                outcomes[place] = outcome
                 on_predicted(outcome)
+            # Predictions come first: a record must not promise what is not there.
             self.store.write_predictions(cell.key, predictions)
-            done = done.model_copy(update={"records": tuple(outcomes.values())})
-            done = self._with_peak(done)
-            self.store.write(done)
-        return done
+            record = record.model_copy(update={"records": tuple(outcomes.values())})
+            record = self._with_peak(record)
+            self.store.write(record)
+        return record
 
-    def _fitted(self, cell: Cell) -> tuple[CellRecord, Module]:
-        """The cell's fit, from the store or made now; transfers of one module share it."""
-        if (fitted := self._read_fit(cell)) is not None:
+    def _read_or_fit(self, cell: Cell) -> tuple[CellRecord, Module]:
+        """Return the fit that the cell shares with other transfers, from the store or made now."""
+        fitted = self._read_fit(cell)
+        if fitted is not None:
             return fitted
         with self.store.lock_fit(cell.fit_key):
-            if (fitted := self._read_fit(cell)) is not None:
+            # Another worker may have finished it while this one waited for the lock.
+            fitted = self._read_fit(cell)
+            if fitted is not None:
                 return fitted
             record, module = self.fit(cell)
             record = self._with_peak(record)
@@ -124,15 +199,35 @@ class Worker:
             self.store.write(record)
             return record, module
 
+    def _read_fit(self, cell: Cell) -> tuple[CellRecord, Module] | None:
+        """Return the stored fit of a cell; None if it failed, or if anything of it is missing."""
+        record = self.store.read(cell.fit_key)
+        if record is None or record.status != "ok":
+            return None
+        module = self.store.read_module(record)
+        if module is None:
+            return None
+        return record, module
+
+    def _start_transfer(self, cell: Cell, fit: CellRecord) -> CellRecord:
+        """Return the record of a cell with a transfer: the stored one if it is of this module."""
+        new = describe_cell(
+            cell,
+            status=fit.status,
+            fit_seconds=fit.fit_seconds,
+            parameters=fit.parameters,
+            module_bytes=fit.module_bytes,
+            module=fit.module,
+        )
+        stored = self.store.read(cell.key)
+        if stored is not None and stored.module == new.module:
+            return stored
+        return new
+
     def _with_peak(self, record: CellRecord) -> CellRecord:
         """Return a record with the most memory of this attempt and of earlier ones."""
         peak = max(record.peak_memory or 0, self._memory.read() or 0)
         return record.model_copy(update={"peak_memory": peak or None})
-
-    def _read_fit(self, cell: Cell) -> tuple[CellRecord, Module] | None:
-        record = self.store.read(cell.fit_key)
-        module = self.store.read_module(record) if record and record.status == "ok" else None
-        return None if record is None or module is None else (record, module)
 
     @fast_products()
     def fit(self, cell: Cell) -> tuple[CellRecord, Module]:
@@ -148,25 +243,31 @@ class Worker:
         start = time.perf_counter()
         module = method.fit(backbone, data, rng)
         check_module(module, method.fit)
-        return _describe_fit(cell, module, backbone.device, start)
+        module = module.detach()
+        wait_for(backbone.device)
+        seconds = time.perf_counter() - start
+        module.about["labels"] = load_task(cell.task).labels.described
+        record = describe_cell(
+            cell.copied,
+            status="ok",
+            fit_seconds=round(seconds, 4),
+            parameters=module.parameters,
+            module_bytes=module.bytes,
+            module=module.fingerprint,
+        )
+        return record, module
 
     def few_shot_data(
         self, cell: Cell, backbone: Backbone, method: Method | None = None
     ) -> FewShotData:
-        """The cell's few-shot draw, as features of a backbone and what else its method needs."""
-        method = method or build_method(cell)
+        """Return the cell's few-shot draw: features of a backbone, and what its method needs."""
+        if method is None:
+            method = build_method(cell)
         images = self._images(cell)
-        most = cell.training.val_shots
-        task = load_task(cell.task)
-        draw = draw_shots(task, cell.shots, cell.seed, most, cell.held_out_of)
+        draw = draw_shots(
+            load_task(cell.task), cell.shots, cell.seed, cell.training.val_shots, cell.held_out_of
+        )
         return images.few_shot(draw, cell.shots, backbone, method, self._teacher(cell, method))
-
-    def _teacher(self, cell: Cell, method: Method) -> Backbone | None:
-        name = find_teacher(method.card, cell.config)
-        return None if name is None else self._load(name, cell.training.precision)
-
-    def _images(self, cell: Cell) -> TaskImages:
-        return TaskImages(hide_labels(load_task(cell.task)), cell.training, cell.seed, self.cache)
 
     def _predict(
         self,
@@ -177,7 +278,7 @@ class Worker:
         places: list[Where],
         predictions: dict[Where, Predictions],
     ) -> Iterator[Outcome]:
-        """How a module's predictions went on one backbone; they are added to ``predictions``."""
+        """Predict at the places of one backbone. Add to ``predictions``, and yield each outcome."""
         images = self._images(cell)
         source = self._load(cell.source, cell.training.precision)
         # On its own source a module is attached as it is, whatever the transfer.
@@ -186,7 +287,8 @@ class Worker:
         labels = images.task.labels_for(method.card.needs)
 
         def attach() -> Attached:
-            moved, teacher = module.to(backbone.device), self._teacher(cell, method)
+            moved = module.to(backbone.device)
+            teacher = self._teacher(cell, method)
             carried = Carried(method, moved, source, backbone, labels, images, teacher)
             data = carried.data(transfer, self._words)
             if "words" in transfer.card.access:
@@ -195,34 +297,61 @@ class Worker:
 
         attached = _attempt(attach)
         for where in places:
+            name, test_set, data_hash = where
             try:
-                test_set, fitting = hide_labels(load_test_set(where[1])), attached
-                if not self.store.has_zero_shot(where, cell.training.precision):
-                    zero_shot = predict_zero_shot(backbone, test_set, self.cache)
-                    self.store.write_zero_shot(where, cell.training.precision, zero_shot)
+                task = hide_labels(load_test_set(test_set))
+                self._keep_zero_shot(cell, backbone, task, where)
+                fitting = attached
                 # A variant has its task's classes, or some of them.
-                if isinstance(attached, Attached) and cell.task not in (where[1], test_set.parent):
-                    others = test_set.labels_for(method.card.needs)
+                has_other_classes = cell.task not in (test_set, task.parent)
+                if isinstance(attached, Attached) and has_other_classes:
+                    others = task.labels_for(method.card.needs)
                     fitting = _attempt(partial(attached.to_others, others))
                 if isinstance(fitting, Attached):
                     wait_for(backbone.device)
                     start = time.perf_counter()
-                    predictions[where] = fitting.predict(test_set)
-                    seconds = fitting.seconds + time.perf_counter() - start
-                    ended = {"status": "ok", "prompt_diversity": fitting.diversity}
-                    ended["seconds"] = round(seconds, 4)
+                    predictions[where] = fitting.predict(task)
+                    seconds = fitting.seconds + (time.perf_counter() - start)
+                    ended = {
+                        "status": "ok",
+                        "prompt_diversity": fitting.diversity,
+                        "seconds": round(seconds, 4),
+                    }
                 else:
                     ended = fitting
             except Exception as error:
-                if isinstance(error, CompatbenchError) and not isinstance(error, BrokenImages):
+                if _ends_the_run(error):
                     raise
                 ended = _describe_failure(error)
-            place = dict(zip(("backbone", "test_set", "data"), where, strict=True))
+            place = {"backbone": name, "test_set": test_set, "data": data_hash}
             yield Outcome.model_validate(place | ended)
+
+    def _keep_zero_shot(self, cell: Cell, backbone: Backbone, test_set: Task, where: Where) -> None:
+        """Store the zero-shot predictions of a place, which every row is compared with."""
+        precision = cell.training.precision
+        if not self.store.has_zero_shot(where, precision):
+            zero_shot = predict_zero_shot(backbone, test_set, self.cache)
+            self.store.write_zero_shot(where, precision, zero_shot)
+
+    def _load(self, name: str, precision: str) -> Backbone:
+        """Return a backbone whose weights are in memory, after loading them if necessary."""
+        allow_tf32(precision == "tf32")  # since it was loaded, another cell may have set it
+        backbone = self._keep(name, precision=precision)
+        self.on_loaded()
+        return backbone
+
+    def _teacher(self, cell: Cell, method: Method) -> Backbone | None:
+        name = find_teacher(method.card, cell.config)
+        if name is None:
+            return None
+        return self._load(name, cell.training.precision)
+
+    def _images(self, cell: Cell) -> TaskImages:
+        return TaskImages(hide_labels(load_task(cell.task)), cell.training, cell.seed, self.cache)
 
 
 def make_worker(store: Path, cache: Path, compute: Compute) -> Worker:
-    """A worker in this process, on the device that ``compute`` names."""
+    """Return a worker in this process, on the device that ``compute`` names."""
     set_memory_budget(compute.memory_budget)
     features = FeatureCache(cache, limit=compute.cache_limit, decoders=compute.count_decoders())
     device = resolve_device(compute.device)
@@ -232,42 +361,31 @@ def make_worker(store: Path, cache: Path, compute: Compute) -> Worker:
 
 
 def build_method(cell: Cell) -> Method:
-    """The method of a cell with its settings, from the plug-in file that it is from."""
+    """Return the method of a cell with its settings, from its plug-in file if it has one."""
     cls = builtin_methods().get(cell.method, cell.plugin)
     return cls(cls.Config.model_validate(cell.config))
 
 
-def _describe_fit(
-    cell: Cell, module: Module, device: torch.device, start: float
-) -> tuple[CellRecord, Module]:
-    """Return the record of a fit that began at ``start``, and its module."""
-    module = module.detach()
-    module.about["labels"] = load_task(cell.task).labels.described
-    wait_for(device)
-    seconds = time.perf_counter() - start
-    record = describe_cell(
-        cell.copied,
-        status="ok",
-        fit_seconds=round(seconds, 4),
-        parameters=module.parameters,
-        module_bytes=module.bytes,
-        module=module.fingerprint,
-    )
-    return record, module
-
-
 def _attempt(attach: Callable[[], Attached]) -> Attached | dict[str, Any]:
-    """What is attached, or else why nothing is, as a record has it."""
+    """Return what is attached, or status and reason of the failure, as an ``Outcome`` has them."""
     try:
         return attach()
-    except UndeclaredAccess:
+    except UndeclaredAccess:  # a mistake in the transfer's card, which all its cells share
         raise
     except Exception as error:
         return _describe_failure(error)
 
 
-def _describe_failure(error: Exception) -> dict[str, str]:
-    """Status and reason of a record without a number."""
+def _describe_failure(error: Exception) -> dict[str, Any]:
+    """Return status and reason of an outcome without predictions."""
     if isinstance(error, NotTransferable):
         return {"status": "not transferable", "reason": error.reason}
     return {"status": "failed", "reason": explain(error)}
+
+
+def _ends_the_run(error: Exception) -> bool:
+    """Return True for an error of the user's input, which more cells would only repeat.
+
+    Broken images are the exception: they concern the cells of one test set.
+    """
+    return isinstance(error, CompatbenchError) and not isinstance(error, BrokenImages)

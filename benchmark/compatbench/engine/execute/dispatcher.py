@@ -1,5 +1,7 @@
-"""Gives the cells of a run to workers; counts failures, and ends what takes too long.
+"""The dispatcher: give the cells of a run to workers, count failures, end what takes too long.
 
+The dispatcher does not know where its workers run. They are a crew: processes of this machine
+(``local.py``) or actors of a Ray cluster (``on_ray.py``), which all run the loop of ``worker.py``.
 A worker that dies, or is ended because its time is up, costs one attempt at one cell.
 """
 
@@ -8,18 +10,31 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
+from compatbench.engine.cell import Cell
+from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event, OnEvent
-from compatbench.engine.execute.loop import Job, Order
+from compatbench.engine.worker import Order
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 
 POLL_SECONDS = 0.1
 HELD_SECONDS = 0.5  # until a cell that another run holds is tried again
 LOADING_SECONDS = 300.0  # that a cell may take to load its first weights, beyond its own time
 FALSE_STARTS = 5  # workers in a row that die before they are ready
+
+
+@dataclass(frozen=True)
+class Job:
+    """The cells of a run in order, its folders, and how it computes."""
+
+    cells: Sequence[Cell]
+    store: Path
+    cache: Path
+    compute: Compute = field(default_factory=Compute)
 
 
 class Crew(Protocol):

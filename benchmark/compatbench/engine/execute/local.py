@@ -1,4 +1,4 @@
-"""Workers on this machine: in processes that are watched and replaced, or in this process."""
+"""Crews of this machine: processes that are watched and replaced, or this process alone."""
 
 from __future__ import annotations
 
@@ -13,25 +13,22 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from compatbench.engine.execute.dispatcher import Crew, Dispatcher
-from compatbench.engine.execute.events import OnEvent
-from compatbench.engine.execute.loop import Job, Order, run_cell, told
-from compatbench.engine.worker import make_worker
+from compatbench.engine.execute.dispatcher import Crew, Job
+from compatbench.engine.worker import Order, make_worker, run_cell, tell_problems
 from compatbench.files.processes import end_with_parent, kill, receive, start_process
 
 OnMessage = Callable[[int, str, Any], None]
 
 
-def run_here(job: Job, on_event: OnEvent) -> None:
-    """Run the cells of a job on this machine.
+def make_crew(job: Job) -> Crew:
+    """Return the crew for a job: processes, or for one worker this process.
 
-    With one worker they run in this process, unless a timeout or retries need one that can be
-    replaced.
+    A timeout or retries need a process that can be replaced.
     """
     compute = job.compute
-    is_alone = compute.count_workers() == 1 and compute.timeout is None and not compute.retry
-    crew: Crew = ThisProcess(job) if is_alone else Processes(job)
-    Dispatcher(job, crew, on_event).run(compute.count_workers())
+    if compute.count_workers() == 1 and compute.timeout is None and not compute.retry:
+        return ThisProcess(job)
+    return Processes(job)
 
 
 class ThisProcess:
@@ -120,7 +117,7 @@ def serve(connection: Connection, job: Job, device: str) -> None:
     def tell(kind: str, value: Any) -> None:
         connection.send((kind, value))
 
-    with told(tell):
+    with tell_problems(tell):
         worker = make_worker(job.store, job.cache, job.compute.on(device))
         tell("ready", None)
         while True:

@@ -1,9 +1,9 @@
-"""Runs the loop of a worker in actors of a Ray cluster, which places them on its nodes.
+"""Run the loop of a worker in actors of a Ray cluster, which places them on its nodes.
 
-Ray ends the process that it runs in when it loses its cluster, and handles signals in its own way.
-So that is a child of the run. Store and cache are folders that every node must see on one file
-system under one path; and a cell's key names versions of the code, so every node must run the
-driver's.
+Ray ends the process that it runs in when it loses its cluster, and replaces handlers of signals. So
+that process is a child of the run, called the driver. Store and cache are folders that every node
+must see on one file system under one path. A cell's key contains versions of the code, so every
+node must run the driver's.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from queue import SimpleQueue
 from typing import Any
 
 from compatbench.engine.compute import Compute
-from compatbench.engine.execute.dispatcher import POLL_SECONDS, Dispatcher
+from compatbench.engine.execute.dispatcher import POLL_SECONDS, Dispatcher, Job
 from compatbench.engine.execute.events import OnEvent
-from compatbench.engine.execute.loop import Job, Order, run_cell, told
-from compatbench.engine.worker import make_worker
+from compatbench.engine.worker import Order, make_worker, run_cell, tell_problems
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.processes import end_with_parent, kill, receive, silence, start_process
@@ -35,7 +34,8 @@ from compatbench.method.registry import builtin_methods
 
 DEATHS = 3  # that a cell may cost: nodes come and go
 REACH_SECONDS = 5.0
-MOST_ACTORS = 1000  # more than there is room for wait, and begin where a node joins
+# Actors for which there is no room wait, and start when a node joins.
+MAX_ACTORS = 1000
 # Variables that mean the same to workers as to the driver. Not tokens: Ray shows variables to
 # everyone who may look at the cluster.
 INHERITED = ("COMPATBENCH_", "HF_HOME", "HF_HUB_", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME")
@@ -43,15 +43,15 @@ INHERITED = ("COMPATBENCH_", "HF_HOME", "HF_HUB_", "HUGGINGFACE_HUB_CACHE", "XDG
 
 @dataclass(frozen=True)
 class DriverView:
-    """What every node must see as the driver does."""
+    """The driver's files and code, which every node must see, too."""
 
     shared: tuple[Path, ...]  # files or folders that the driver has just made
     methods: tuple[tuple[str, str | None], ...]  # name and plug-in file of each that is run
-    code: tuple[str, ...]  # what ``identify`` makes of them
-    folder: Path  # where the driver runs; relative paths in cards start there
+    code: tuple[str, ...]  # the result of ``identify`` for these methods
+    folder: Path  # the driver's current folder; relative paths in cards start there
 
     def check(self) -> None:
-        """Raise a CompatbenchError that names this node if it sees something in another way."""
+        """Raise a CompatbenchError that names this node if it sees anything else."""
         node = f"node {socket.gethostname()} of the Ray cluster"
         for path in self.shared:
             if not path.exists():
@@ -67,8 +67,10 @@ class DriverView:
 
 def identify(methods: Sequence[tuple[str, str | None]]) -> tuple[str, ...]:
     """Return the versions of the harness and of methods that are installed here."""
-    classes = (builtin_methods().get(*each) for each in methods)
-    return (str(ENGINE_VERSION), *map(method_identity, classes))
+    versions = [str(ENGINE_VERSION)]
+    for name, plugin in methods:
+        versions.append(method_identity(builtin_methods().get(name, plugin)))
+    return tuple(versions)
 
 
 def run_on_ray(job: Job, on_event: OnEvent, on_workers: Callable[[int], object]) -> None:
@@ -90,7 +92,7 @@ def run_on_ray(job: Job, on_event: OnEvent, on_workers: Callable[[int], object])
         try:
             is_alive = True
             while is_alive:
-                is_alive = process.is_alive()  # asked before its last words are read
+                is_alive = process.is_alive()  # before its last messages are read
                 for kind, value in receive(connection, POLL_SECONDS):
                     if kind == "event":
                         on_event(value)
@@ -103,7 +105,7 @@ def run_on_ray(job: Job, on_event: OnEvent, on_workers: Callable[[int], object])
             if process.exitcode:
                 raise lost_cluster("Ray has ended its process")
         finally:
-            kill(process)  # and all of Ray's that it has started
+            kill(process)  # and all processes of Ray that it has started
 
 
 def lost_cluster(why: str) -> CompatbenchError:
@@ -121,14 +123,13 @@ def drive(connection: Connection, job: Job, view: DriverView, sockets: Path) -> 
     def tell(kind: str, value: Any) -> None:
         connection.send((kind, value))
 
-    with told(tell):
+    with tell_problems(tell):
         try:
             _connect(job.compute, sockets)
             crew = Actors(job, view)
             tell("workers", job.compute.jobs or crew.room)
-            Dispatcher(job, crew, lambda event: tell("event", event)).run(
-                job.compute.jobs or MOST_ACTORS
-            )
+            dispatcher = Dispatcher(job, crew, lambda event: tell("event", event))
+            dispatcher.run(job.compute.jobs or MAX_ACTORS)
         except CompatbenchError:
             raise
         except Exception as error:
@@ -143,31 +144,37 @@ class Actors:
     def __init__(self, job: Job, view: DriverView) -> None:
         import ray
 
-        device, gpus, threads = job.compute.device, job.compute.gpus_per_cell, job.compute.threads
-        has = ray.cluster_resources()
+        device = job.compute.device
+        gpus = job.compute.gpus_per_cell
+        threads = job.compute.threads
+        resources = ray.cluster_resources()
         if device == "auto":
-            device = "cuda" if has.get("GPU") else "cpu"
+            device = "cuda" if resources.get("GPU") else "cpu"
         if gpus is None:
             gpus = float(device == "cuda")
         self.room = _count_room(threads, gpus)
         if self.room == 0:
             raise CompatbenchError(
                 f"no node of the Ray cluster has {gpus:g} GPUs and {threads} cores for a cell, of "
-                f"{has.get('GPU', 0):g} GPUs and {has.get('CPU', 0):g} cores in all; ask for less "
+                f"{resources.get('GPU', 0):g} GPUs and {resources.get('CPU', 0):g} cores in all; "
+                "ask for less "
                 "with --gpus-per-cell, --threads or --device"
             )
-        make: Any = ray.remote(NodeWorker)
-        # It listens while it runs a cell.
-        options = {"num_cpus": threads, "num_gpus": gpus, "max_concurrency": 2}
-        self._make = make.options(scheduling_strategy="SPREAD", **options)
-        self._arguments = ray.put(job), view, device
+        actor: Any = ray.remote(NodeWorker)
+        self._actor = actor.options(
+            scheduling_strategy="SPREAD",
+            num_cpus=threads,
+            num_gpus=gpus,
+            max_concurrency=2,  # it sends messages while it runs a cell
+        )
+        self._arguments = (ray.put(job), view, device)
         self._numbers = count(1)
         self._actors = dict[int, Any]()
         self._pending = dict[Any, int]()  # worker by the future of its next messages
 
     def start(self) -> None:
         worker = next(self._numbers)
-        self._actors[worker] = self._make.remote(*self._arguments)
+        self._actors[worker] = self._actor.remote(*self._arguments)
         self._pending[self._actors[worker].listen.remote()] = worker
 
     def send(self, worker: int, order: Order) -> None:
@@ -177,7 +184,8 @@ class Actors:
         import ray
         from ray.exceptions import RayError
 
-        for future in ray.wait(list(self._pending), timeout=seconds)[0]:
+        ready, _ = ray.wait(list(self._pending), timeout=seconds)
+        for future in ready:
             worker = self._pending.pop(future)
             actor = self._actors.get(worker)
             if actor is None:  # it was killed
@@ -197,7 +205,7 @@ class Actors:
 
         ray.kill(self._actors.pop(worker))
 
-    def end(self) -> None: ...  # they end with the driver
+    def end(self) -> None: ...  # actors end with the driver
 
 
 class NodeWorker:
@@ -206,8 +214,8 @@ class NodeWorker:
     def __init__(self, job: Job, view: DriverView, device: str) -> None:
         self._messages = SimpleQueue[tuple[str, Any]]()
         with suppress(OSError):
-            os.chdir(view.folder)  # as processes do that the driver starts itself
-        with told(self._tell):
+            os.chdir(view.folder)  # as in processes that the driver starts itself
+        with tell_problems(self._tell):
             view.check()
             self._worker = make_worker(job.store, job.cache, job.compute.on(device))
             self._tell("ready", None)
@@ -217,7 +225,7 @@ class NodeWorker:
 
     def run(self, order: Order) -> None:
         try:
-            with told(self._tell):
+            with tell_problems(self._tell):
                 run_cell(self._worker, order, self._tell)
         except BaseException:
             os._exit(1)  # the driver is told only when a process ends
@@ -234,29 +242,27 @@ def _connect(compute: Compute, sockets: Path) -> None:
     """Connect to a Ray cluster; by default to one of this machine, which ends with the run."""
     import ray
 
-    where = compute.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = compute.address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Until Ray ends this process, if it loses the head while it connects; by default a minute.
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "30")
-    inherited = {name: value for name, value in os.environ.items() if name.startswith(INHERITED)}
-    settings = {"include_dashboard": False, "_temp_dir": str(sockets)} if where == "local" else {}
+    variables = {name: value for name, value in os.environ.items() if name.startswith(INHERITED)}
+    # BLAS reads its thread count when it is loaded, before any of our code runs.
+    variables["OMP_NUM_THREADS"] = str(compute.threads)
+    settings: dict[str, Any] = {}
+    if address == "local":
+        settings = {"include_dashboard": False, "_temp_dir": str(sockets)}
     try:
-        if ":" in where:  # Ray itself would try for minutes
-            host, _, port = where.rpartition(":")
+        if ":" in address:  # Ray itself would try for minutes
+            host, _, port = address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
-        ray.init(
-            where,
-            log_to_driver=False,
-            # BLAS reads its thread count when it is loaded, before any of our code runs.
-            runtime_env={"env_vars": {**inherited, "OMP_NUM_THREADS": str(compute.threads)}},
-            **settings,
-        )
+        ray.init(address, log_to_driver=False, runtime_env={"env_vars": variables}, **settings)
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
         text = first_line(error).rstrip(".:")
-        if where == "local":
+        if address == "local":
             raise lost_cluster(f"it does not start ({text})") from None
         raise CompatbenchError(
-            f"cannot use the Ray cluster '{where}': {text}; give auto, or HOST:PORT as 'ray start "
+            f"cannot use the Ray cluster '{address}': {text}; give auto, or HOST:PORT as 'ray start "
             "--head' shows it, or leave out --address and RAY_ADDRESS to use this machine alone; "
             "if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         ) from None
@@ -267,9 +273,13 @@ def _count_room(threads: int, gpus: float) -> int:
     import ray
 
     workers = 0
-    for has in (node["Resources"] for node in ray.nodes() if node["Alive"]):
-        room = [has.get("CPU", 0) / threads]
+    for node in ray.nodes():
+        if not node["Alive"]:
+            continue
+        resources = node["Resources"]
+        room = resources.get("CPU", 0) / threads
         if gpus:
-            room.append(has.get("GPU", 0) / gpus + 1e-9)
-        workers += int(min(room))
+            # A little more, because shares such as 0.1 are not exact.
+            room = min(room, resources.get("GPU", 0) / gpus + 1e-9)
+        workers += int(room)
     return workers

@@ -1,4 +1,4 @@
-"""Runs what is left of a plan: cells in order, on this machine or on a cluster."""
+"""Run what is left of a plan: its cells in order, by a crew of this machine or of a cluster."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import development_tasks
 from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
-from compatbench.engine.execute.events import Event
-from compatbench.engine.execute.local import run_here
-from compatbench.engine.execute.loop import Job
+from compatbench.engine.execute.dispatcher import Dispatcher, Job
+from compatbench.engine.execute.events import Event, OnEvent
+from compatbench.engine.execute.local import make_crew
 from compatbench.engine.order import longest_first, order_cells
 from compatbench.engine.plan import Plan
 from compatbench.files.scratch import remove_left_over
@@ -20,39 +20,52 @@ def run_plan(
     plan: Plan,
     compute: Compute,
     on_start: Callable[[Plan, int], object] = lambda plan, jobs: None,
-    on_event: Callable[[Event], object] = lambda event: None,
+    on_event: OnEvent = lambda event: None,
 ) -> tuple[tuple[Cell, str], ...]:
     """Run the cells of a plan that are not finished; one that fails does not stop the others.
 
-    Callbacks and errors are those of ``compatbench.run``. Returns the cells that failed, each
-    with its error; those whose images are broken first.
+    Callbacks and errors are those of ``compatbench.run``.
+
+    Returns:
+        The cells that failed, each with its error; those whose images are broken first.
     """
     compute.check()
     remove_left_over()
-    broken = tuple((cell, cell.broken) for cell in plan.broken)
+    failures = [(cell, cell.broken) for cell in plan.broken]
     if not plan.to_do:
         on_start(plan, 0)
-        return broken
-    failures: list[tuple[Cell, str]] = list(broken)
+        return tuple(failures)
 
     def note(event: Event) -> None:
         if event.kind == "finished" and event.error:
             failures.append((event.cell, event.error))
         on_event(event)
 
-    if compute.executor == "local":
-        last, workers = development_tasks(plan.suite), compute.count_workers()
-        ordered = order_cells(plan.to_do, plan.pace.seconds, last, workers)
-    else:
-        ordered = longest_first(plan.to_do, plan.pace.seconds)
-    # Workers elsewhere have current folders of their own.
-    store, cache = plan.store.folder.absolute(), default_cache_folder().absolute()
-    job = Job(ordered, store, cache, compute)
+    job = Job(
+        _order_cells(plan, compute),
+        # Workers elsewhere have current folders of their own.
+        store=plan.store.folder.absolute(),
+        cache=default_cache_folder().absolute(),
+        compute=compute,
+    )
     if compute.executor == "local":
         on_start(plan, compute.count_workers())
         run_here(job, note)
     else:
-        from compatbench.engine.execute.on_ray import run_on_ray
+        from compatbench.engine.execute.on_ray import run_on_ray  # Ray is optional
 
         run_on_ray(job, note, lambda workers: on_start(plan, workers))
     return tuple(failures)
+
+
+def run_here(job: Job, on_event: OnEvent) -> None:
+    """Run the cells of a job on this machine."""
+    Dispatcher(job, make_crew(job), on_event).run(job.compute.count_workers())
+
+
+def _order_cells(plan: Plan, compute: Compute) -> list[Cell]:
+    """Return the cells to run: so that a ranking is there early, or that a cluster ends early."""
+    if compute.executor == "ray":
+        return longest_first(plan.to_do, plan.pace.seconds)
+    last = development_tasks(plan.suite)
+    return order_cells(plan.to_do, plan.pace.seconds, last, compute.count_workers())
