@@ -12,22 +12,25 @@ from pages import Page
 from compatbench.method.registry import builtin_methods, builtin_transfers
 
 HERE = Path(__file__).parent
-# Ways that have a paper and no row.
+# Transfers that have a paper and no row.
 WITHOUT = {
-    "anchors": "lucmos/relreps has the similarities, and no way of reading them back",
+    "anchors": "lucmos/relreps has the similarities, and no code that reads them back",
     "copied": "nothing is computed",
     "images": "no public code was found",
 }
 
 
 def list_versions() -> dict[str, str]:
-    """What stands in keys for the code of each method and way."""
-    registries = builtin_methods(), builtin_transfers()
-    return {name: each.identify(name)[0] for each in registries for name in each.classes}
+    """Return the identity of the code of each method and transfer, as keys have it."""
+    versions = {}
+    for registry in (builtin_methods(), builtin_transfers()):
+        for name in registry.classes:
+            versions[name], _ = registry.identify(name)
+    return versions
 
 
 def make_page() -> Page:
-    """The page. A method or way that has public code needs a row of today's code."""
+    """Return the page. Raise SystemExit if a method with public code has no row of today's code."""
     sys.path += [str(HERE), str(HERE.parent / "research")]
     from configurations import list_read
     from recipes_page import read_recipes
@@ -35,30 +38,38 @@ def make_page() -> Page:
     repositories = pd.read_csv(HERE / "repositories.csv")
     fits = pd.read_csv(HERE / "fits.csv").merge(repositories, "left", "repository", validate="m:1")
     names = fits["method"].str.partition(",")[0]
-    rows, versions = set(names), names.map(list_versions()).fillna("")
+    rows = set(names)
+    versions = names.map(list_versions()).fillna("")
     old = set(names[fits["version"].fillna("") != versions])
-    recipes, read = read_recipes(), {}
-    without = {
-        name: "no public code" if name in recipes else "a method of this project"
-        for name in builtin_methods().names()
-        if name not in rows
-    }
-    ways = {name: cls for name, cls in builtin_transfers().classes.items() if name not in rows}
-    named = {name for name, recipe in recipes.items() if recipe.repository} - rows
-    unsaid = {name for name, cls in ways.items() if cls.card.paper} - WITHOUT.keys()
-    if missing := named | unsaid | old:
+    recipes = read_recipes()
+    without = {}
+    for name in builtin_methods().names():
+        if name not in rows:
+            is_published = name in recipes
+            without[name] = "no public code" if is_published else "a method of this project"
+    transfers = {}
+    missing = set(old)
+    for name, cls in builtin_transfers().classes.items():
+        if name not in rows:
+            transfers[name] = WITHOUT.get(name, "of this project")
+            if cls.card.paper and name not in WITHOUT:
+                missing.add(name)
+    missing |= {name for name, recipe in recipes.items() if recipe.repository} - rows
+    if missing:
         raise SystemExit(f"run their fits beside the authors' code: {', '.join(sorted(missing))}")
+    read = {}
     for name, recipe in recipes.items():
+        if not recipe.repository:
+            continue
         found = {setting.name for setting in list_read(recipe)}
-        rest = [each for each in recipe.settings if each.name not in found]
+        rest = [setting for setting in recipe.settings if setting.name not in found]
         places = dict.fromkeys(re.split(r", |; | and (?=\w+\.)", each.source)[0] for each in rest)
-        if recipe.repository:
-            read[name] = len(found), len(recipe.settings), list(places)
+        read[name] = (len(found), len(recipe.settings), list(places))
     values = {
         "fits": fits.astype(object).fillna("").to_dict("records"),
         "worst": fits[["parameters", "logits"]].max(axis=None),
         "without": without,
-        "ways": {name: WITHOUT.get(name, "of this project") for name in ways},
+        "transfers": transfers,
         "read": read,
     }
     return Page(values)

@@ -1,8 +1,8 @@
-"""Compare text features of learned prompts with CoOp's way, 77 tokens for every class.
+"""Compare text features of learned prompts with CoOp's, which have 77 tokens for every class.
 
     pytest benchmark/speed/test_text.py --benchmark-json=benchmark/speed/text.json
 
-takes about ten minutes on an idle machine. Times are CPU seconds of one thread. Both ways must give
+takes about ten minutes on an idle machine. Times are CPU seconds of one thread. Both must give
 the same numbers, and each case must be as much faster as the project promises.
 """
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.benchmark(timer=time.process_time, disable_gc=True)
 
 Compute = Callable[[], Sequence[Tensor]]
 
-# By dataset: the rounds of our way and of the plain one, and the least speed-up.
+# By dataset: the rounds of our code and of the plain one, and the least speed-up.
 DATASETS = {
     "eurosat": ((15, 3), 8),
     "dtd": ((10, 2), 14),
@@ -54,7 +54,7 @@ def compare(
     images: int = 1,
     **about: object,
 ) -> None:
-    """Time both ways, check them, and note what the page shows.
+    """Time both computations, check them, and note the numbers of the page.
 
     Args:
         title: what the page calls the case.

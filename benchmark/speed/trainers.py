@@ -2,7 +2,7 @@
 
 python benchmark/speed/trainers.py
 
-The trainers' way (CoOp on Dassl): every step encodes its images, and every class at the whole
+The trainers (CoOp on Dassl): every step encodes its images, and every class at the whole
 context, through open_clip's own text transformer. The methods, their recipes, draws and steps
 are the same, so that the modules are, to rounding. CPU seconds of one thread, each fit once,
 on an idle machine; what is decoded and cached before a fit is left out on both sides.

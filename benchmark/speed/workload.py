@@ -1,4 +1,4 @@
-"""The two ways to do one thing: as open_clip and CoOp do it, and as compatbench does it."""
+"""The same computation twice: as open_clip and CoOp do it, and as compatbench does it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from compatbench.extras.check.models import wrap
 
 CONTEXT = 16
 PART = 50
-"""Classes that the plain way takes at once: 1,000 at 77 tokens would not fit the machine."""
+"""Classes that the plain code takes at once: 1,000 at 77 tokens would not fit the machine."""
 
 
 def read_names(dataset: str) -> tuple[str, ...]:
@@ -53,7 +53,7 @@ def make_small(name: str, embed_dim: int, width: int, heads: int, layers: int) -
 
 @dataclass(frozen=True)
 class Workload:
-    """One model, and both ways to get text features of learned prompts from it."""
+    """One model, and both computations of text features of learned prompts."""
 
     backbone: Backbone
 

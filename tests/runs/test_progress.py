@@ -187,24 +187,31 @@ def test_a_notebook_has_one_output_that_ends_as_a_line(notebook: Screen, clock: 
 
 
 @pytest.mark.parametrize(
-    ("wanted", "place"), [(True, "log"), (False, "terminal"), (True, "terminal")]
+    ("enabled", "place"), [(True, "log"), (False, "terminal"), (True, "terminal")]
 )
 def test_python_shows_a_run_where_someone_looks(
-    wanted: bool, place: str, monkeypatch: pytest.MonkeyPatch
+    enabled: bool, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream, told = io.StringIO(), list[str]()
+    stream = io.StringIO()
+    seen: list[str] = []
     stream.isatty = lambda: place == "terminal"
     monkeypatch.setattr("sys.stderr", stream)
     monkeypatch.setenv("TERM", "xterm")
-    on_start = lambda plan, workers: told.append("start")  # noqa: E731
-    with show_progress(wanted, None, on_start, lambda event: told.append(event.kind)) as follow:
+
+    def on_start(plan: Any, workers: int) -> None:
+        seen.append("start")
+
+    def on_event(event: Event) -> None:
+        seen.append(event.kind)
+
+    with show_progress(enabled, None, on_start, on_event) as (start, follow):
         cells = make_cells(2)
-        follow[0](plan_of(cells), 1)
-        for kind in ("started", "finished"):
-            follow[1](Event(kind, cells[0]))
-    assert told == ["start", "started", "finished"]
-    assert ("1 of 2 cells" in stream.getvalue()) == (wanted and place == "terminal")
-    assert (wanted and place == "terminal") or stream.getvalue() == ""
+        start(plan_of(cells), 1)
+        follow(Event("started", cells[0]))
+        follow(Event("finished", cells[0]))
+    assert seen == ["start", "started", "finished"]
+    assert ("1 of 2 cells" in stream.getvalue()) == (enabled and place == "terminal")
+    assert (enabled and place == "terminal") or stream.getvalue() == ""
 
 
 def test_what_happens_to_a_cell_before_its_end_is_told_once() -> None:

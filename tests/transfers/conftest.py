@@ -1,4 +1,4 @@
-"""What ways of bringing a module along are compared by."""
+"""The comparison of a transfer with its formula."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 def beside_naive_code(
     record_property: Callable[[str, object], None],
 ) -> Callable[..., None]:
-    """Compares a way with its formula written out, in double precision.
+    """Compare a transfer with its formula written out, in double precision.
 
     A run together with ``benchmark/authors`` gives the table of ``docs/authors.md`` its row.
     """

@@ -80,10 +80,10 @@ def print_json_text(text: str) -> None:
     print(printable(text, lambda character: json.dumps(character)[1:-1]))
 
 
-def write_module(module: Module, path: Path, way: str = "") -> None:
-    """Writes a module's file, where nothing stands yet, and says in which way it was made."""
+def write_module(module: Module, path: Path, note: str = "") -> None:
+    """Write a module to a new file, and print its path with a note on its origin."""
     module.save(require_new(path))
-    say(escape(f"wrote {path}{way}: {module!r}"))
+    say(escape(f"wrote {path}{note}: {module!r}"))
 
 
 def show_table(table: Table) -> None:

@@ -110,13 +110,13 @@ def run(
         shard=shard,
         config=config,
     )
-    with show_progress(progress, request.out, on_start, on_event) as follow:
+    with show_progress(progress, request.out, on_start, on_event) as (start, follow):
         plan = make_plan(request)
         _require_cells(plan)
         stored = _check_folders(request)
         if not request.trial:
             plan = replace(plan, outdated=find_outdated_rows(plan, stored))
-        failures = run_plan(plan, compute or Compute(), *follow)
+        failures = run_plan(plan, compute or Compute(), start, follow)
     if not request.trial:
         _publish(plan)
     page = read_page(plan)
@@ -136,7 +136,7 @@ def _require_cells(plan: Plan) -> None:
 
 
 def read_page(plan: Plan) -> SuitePage:
-    """Return a plan's suite as in ``results/``; of a trial, what the run store has of its cells."""
+    """Return a plan's suite with its rows in ``results/``; for a trial, those of the run store."""
     measured = partial_results(plan, ResultCache()) if plan.trial else None
     return read_suite_page(plan.suite, plan.request.out, measured)
 
@@ -211,24 +211,24 @@ def tune(
 
     The settings that the suite's card names (``tuning``) are fitted on three quarters of each
     few-shot draw and tested on the last, on the first source alone. Finished fits are kept, as
-    those of ``run`` are, and what was compared is written to ``results/<suite>/tuning/``.
+    those of ``run`` are. The comparison is written to ``results/<suite>/tuning/``.
 
     Args:
         methods, suite, out, compute, progress, on_start, on_event: as for ``run``.
         write: put the chosen settings into ``methods`` of the suite's file.
 
     Returns:
-        What was compared and chosen, by method. ``frame`` has a row per setting.
+        The comparison and the choice of each method. ``frame`` has a row per setting.
 
     Raises:
         CompatbenchError: as ``run``; a suite that does not say how settings are chosen, methods
             with nothing to choose, or one of which every setting failed.
     """
-    tried: set[str] = set()
+    tried: set[str] = set()  # settings; what was measured may ask for more
     search = plan_search(methods, suite, out, tried)
     while not tried.issuperset(search.settings):
-        with show_progress(progress, None, on_start, on_event) as follow:
-            run_plan(search.plan, compute or Compute(), *follow)
+        with show_progress(progress, None, on_start, on_event) as (start, follow):
+            run_plan(search.plan, compute or Compute(), start, follow)
         tried.update(search.settings)
         search = plan_search(methods, suite, out, tried)
     tunings = [read_tuning(search, name) for name in search.methods]

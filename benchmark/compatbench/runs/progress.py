@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 OnStart = Callable[["Plan", int], object]
 OnEvent = Callable[["Event"], object]
 WINDOW_SECONDS = 60.0  # in which the throughput is measured
-MOST_SHOWN = 8  # running cells
+MAX_SHOWN = 8  # running cells
 REST_SECONDS = 0.5  # between two states of a notebook's display
 FIRST = TaskID(0)
 
 
 @contextmanager
 def show_progress(
-    wanted: bool, out: Path | None, on_start: OnStart, on_event: OnEvent
+    enabled: bool, out: Path | None, on_start: OnStart, on_event: OnEvent
 ) -> Iterator[tuple[OnStart, OnEvent]]:
-    """Give the two callbacks of a run that also show it, in a notebook or on a terminal.
+    """Yield the two callbacks of a run that also show it, in a notebook or on a terminal.
 
-    Nothing is shown if it is not wanted, or where the stream of errors is neither.
+    Nothing is shown if this is not enabled, or if the stream of errors is neither.
     """
     console = SafeConsole(highlight=False, stderr=True)
-    if not wanted or not (console.is_jupyter or console.is_terminal):
+    if not enabled or not (console.is_jupyter or console.is_terminal):
         yield on_start, on_event
         return
 
@@ -58,11 +58,11 @@ def show_progress(
 
 
 class RunProgress:
-    """Follows the events of a run.
+    """Follows the events of a run, and shows them.
 
-    A terminal and a notebook have a bar, the running cells and the ranking so far; a notebook keeps
-    one line of it. Elsewhere there is one line for every tenth of the run, so that a log stays
-    short. Without ``out``, the folder of ``results/``, no ranking is shown.
+    A terminal and a notebook have a bar, the running cells and the ranking so far. At the end, a
+    notebook keeps one line. Elsewhere there is one line for every tenth of the run, so that a log
+    stays short. Without ``out``, the folder of ``results/``, no ranking is shown.
     """
 
     def __init__(self, console: Console, out: Path | None = None) -> None:
@@ -72,14 +72,17 @@ class RunProgress:
         self._ranking: RankingSoFar | None = None
         self._workers = 1
         self._work: dict[str, float] = {}  # expected seconds of cells that have not ended, by key
-        self._running: dict[str, tuple[str, float]] = {}  # what is shown of a cell, and its start
+        self._running: dict[str, tuple[str, float]] = {}  # text and start of running cells
         self._total = 0  # cells
         self._tenths = 0
-        self._said: set[str] = set()  # what is said once
+        self._printed: set[str] = set()  # lines that are printed only once
         self._begin = time.monotonic()
-        columns = BarColumn(16), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
         self._bar = Progress(
-            *columns, speed_estimate_period=WINDOW_SECONDS, get_time=time.monotonic
+            BarColumn(16),
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
+            speed_estimate_period=WINDOW_SECONDS,
+            get_time=time.monotonic,
         )
         self._bar.add_task("reading the suite and the methods", total=None)
         self._live = Live(
@@ -110,25 +113,26 @@ class RunProgress:
         self._show()
 
     def on_event(self, event: Event) -> None:
-        """Note an event, and show what follows from it."""
-        key, name = event.cell.key, str(event.cell)
+        """Note an event, and show the new state."""
+        key = event.cell.key
+        name = str(event.cell)
         _, start = self._running.get(key, (name, time.monotonic()))
         if event.kind in ("started", "measured"):
-            self._running[key] = name, start
+            self._running[key] = (name, start)
         elif event.kind == "encoding":
             done, total = event.encoded
-            self._running[key] = f"{name}, {done:,} of {total:,} images", start
+            self._running[key] = (f"{name}, {done:,} of {total:,} images", start)
         elif event.kind == "waiting":
-            self._say_once("another run of this folder has started some of these cells; waiting")
+            self._print_once("another run of this folder has started some of these cells; waiting")
         else:
-            self._say_error(event)
+            self._print_error(event)
             is_ours = self._running.pop(key, None) is not None
             if event.kind == "finished":
                 self._finish(key, time.monotonic() - start, is_ours=is_ours)
         self._show()
 
     def _finish(self, key: str, seconds: float, *, is_ours: bool) -> None:
-        """Note that a cell has ended; what another run has done is no throughput of this one."""
+        """Note that a cell has ended. Cells of another run do not count as throughput."""
         work = self._work.pop(key, 0.0)
         bar = self._bar.tasks[0]
         # Two of the longest cells have to end in the time in which the throughput is measured.
@@ -140,7 +144,7 @@ class RunProgress:
             self._bar.update(FIRST, total=(bar.total or 0.0) - work)
         tenths = 10 * (self._total - len(self._work)) // max(self._total, 1)
         if tenths > self._tenths and not (self._live.is_started or self._console.is_jupyter):
-            self._say(f"{self._count_cells()}{self._describe_left()}")
+            self._print(f"{self._count_cells()}{self._describe_left()}")
         self._tenths = tenths
 
     def seconds_left(self) -> float | None:
@@ -163,33 +167,41 @@ class RunProgress:
 
     def _describe_left(self) -> str:
         seconds = self.seconds_left()
-        return "" if seconds is None else f", about {format_seconds(seconds)} left"
+        if seconds is None:
+            return ""
+        return f", about {format_seconds(seconds)} left"
 
-    def _say_error(self, event: Event) -> None:
+    def _print_error(self, event: Event) -> None:
+        if not event.error:
+            return
         if event.error.startswith(BrokenImages.__name__):
-            why = escape(event.error.partition(": ")[2])
-            self._say_once(f"[red]broken[/] images of {event.cell.task}: {why}")
-        elif event.error:
-            what = "[red]failed" if event.kind == "finished" else "[yellow]trying again"
-            self._say(f"{what}[/] {escape(str(event.cell))}: {escape(event.error)}")
+            _, _, reason = event.error.partition(": ")
+            self._print_once(f"[red]broken[/] images of {event.cell.task}: {escape(reason)}")
+            return
+        state = "[red]failed" if event.kind == "finished" else "[yellow]trying again"
+        self._print(f"{state}[/] {escape(str(event.cell))}: {escape(event.error)}")
 
-    def _say_once(self, line: str) -> None:
-        if line not in self._said:
-            self._said.add(line)
-            self._say(line)
+    def _print_once(self, line: str) -> None:
+        if line not in self._printed:
+            self._printed.add(line)
+            self._print(line)
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         self._console.print(line, soft_wrap=True)
 
     def _render(self) -> RenderableType:
         if self.plan is not None:
             text = f"{self._count_cells()}{self._describe_left()}"
             self._bar.update(FIRST, description=text)
-        lines = [Text(f"  {name}", style="dim") for name, _ in list(self._running.values())]
-        if len(lines) > MOST_SHOWN:
-            lines[MOST_SHOWN:] = [Text(f"  and {len(lines) - MOST_SHOWN} more", style="dim")]
-        ranking = [self._ranking.render()] if self._ranking is not None else []
-        return Group(self._bar.get_renderable(), *lines, *ranking)
+        running = [text for text, _ in list(self._running.values())]
+        if len(running) > MAX_SHOWN:
+            running[MAX_SHOWN:] = [f"and {len(running) - MAX_SHOWN} more"]
+        parts: list[RenderableType] = [self._bar.get_renderable()]
+        for text in running:
+            parts.append(Text(f"  {text}", style="dim"))
+        if self._ranking is not None:
+            parts.append(self._ranking.render())
+        return Group(*parts)
 
     def _show(self) -> None:
         """Show the state in a notebook, unless the last one was shown a moment ago."""

@@ -15,28 +15,31 @@ if TYPE_CHECKING:
     from compatbench.engine.plan import Plan
     from compatbench.tables.suite_page import SuitePage
 
-SHARE = 20  # a look may take this part of a processor's time: one twentieth ...
-SOONEST, LATEST = 5.0, 25.0  # ... in so many seconds after the last look
+# Reading takes at most this share of a processor's time, as far as the limits allow.
+READING_SHARE = 0.05
+MIN_WAIT_SECONDS = 5.0  # until the ranking is read again
+MAX_WAIT_SECONDS = 25.0
 
 
 class RankingSoFar:
-    """The ranking of a plan's suite, which is read again now and then."""
+    """The ranking of a plan's suite, which is read again from time to time."""
 
     def __init__(self, plan: Plan, out: Path, width: int) -> None:
         self._plan = plan
         self._out = out
         self._width = width
         self._cache = ResultCache()
-        self._next = 0.0
+        self._next_reading = 0.0
         self._shown: RenderableType = Text()
 
     def render(self) -> RenderableType:
-        """Return the ranking, read again if the last look was some time ago."""
-        if time.monotonic() >= self._next:
+        """Return the ranking, read again if the last reading was some time ago."""
+        if time.monotonic() >= self._next_reading:
             before = time.thread_time()
             self._read()
-            wait = SHARE * (time.thread_time() - before)
-            self._next = time.monotonic() + min(max(wait, SOONEST), LATEST)
+            wait = (time.thread_time() - before) / READING_SHARE
+            wait = min(max(wait, MIN_WAIT_SECONDS), MAX_WAIT_SECONDS)
+            self._next_reading = time.monotonic() + wait
         return self._shown
 
     def _read(self) -> None:
@@ -55,45 +58,54 @@ class RankingSoFar:
 def finished_part(page: SuitePage) -> SuitePage | None:
     """Return the part of a page in which every method that is shown has finished every task.
 
-    It has at least half of the tasks as soon as a method has so many, and then as many methods as
-    possible, of the first seeds; before, methods times tasks are as many as possible. None if no
-    method has finished any task.
+    As soon as some method has finished half of the tasks, the part has at least half of them, and
+    as many methods as possible. Before that, methods times tasks are as many as possible. None if
+    no method has finished any task.
     """
     expected = page.expected
-    parts: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for last in range(1, len(expected.seeds) + 1):
-        seeds = expected.seeds[:last]
-        tasks_of = tasks_finished(page.restrict(seeds=seeds))
-        for least in range(1, len(expected.tasks) + 1):
-            many = [done for done in tasks_of.values() if len(done) >= least]
-            tasks = [task for task in expected.tasks if all(task in done for done in many)]
-            if not many or not tasks:
+    parts: dict[tuple[Any, ...], dict[str, Any]] = {}  # by how good they are
+    for seed_count in range(1, len(expected.seeds) + 1):
+        seeds = expected.seeds[:seed_count]
+        finished = tasks_finished(page.restrict(seeds=seeds))
+        for min_tasks in range(1, len(expected.tasks) + 1):
+            methods_so_far = [done for done in finished.values() if len(done) >= min_tasks]
+            if not methods_so_far:
                 continue
-            methods = {name for name, done in tasks_of.items() if done.issuperset(tasks)}
-            enough = 2 * len(tasks) >= len(expected.tasks)
-            size = len(methods) if enough else len(methods) * len(tasks)
-            order = enough, size, len(tasks), len(seeds)
-            parts[order] = {"methods": methods, "tasks": tasks, "seeds": seeds}
-    return page.restrict(**parts[max(parts)]) if parts else None
+            common = set.intersection(*methods_so_far)
+            tasks = [task for task in expected.tasks if task in common]
+            if not tasks:
+                continue
+            methods = {name for name, done in finished.items() if done.issuperset(tasks)}
+            is_half = 2 * len(tasks) >= len(expected.tasks)
+            size = len(methods) if is_half else len(methods) * len(tasks)
+            quality = (is_half, size, len(tasks), len(seeds))
+            parts[quality] = {"methods": methods, "tasks": tasks, "seeds": seeds}
+    if not parts:
+        return None
+    return page.restrict(**parts[max(parts)])
 
 
 def tasks_finished(page: SuitePage) -> dict[str, set[str]]:
     """Return the tasks on which each method has H for all seeds, of methods that can be ranked."""
     expected = page.expected
-    ranks = page.ranks(expected.upgrades[0], max(expected.shots))
-    standings = [ranked.standing for ranked in ranks]
-    return {
-        standing.info.name: {task for task, h in standing.by_task("h").items() if h is not None}
-        for standing in standings
-        if standing.state in ("complete", "incomplete")
-    }
+    finished = {}
+    for ranked in page.ranks(expected.upgrades[0], max(expected.shots)):
+        standing = ranked.standing
+        if standing.state in ("complete", "incomplete"):
+            means = standing.by_task("h")
+            finished[standing.info.name] = {task for task, h in means.items() if h is not None}
+    return finished
 
 
 def describe_part(page: SuitePage, part: SuitePage) -> str:
-    """Return how many methods are ranked, and how far others are: ``coop 3/7, maple 1/7``."""
-    names = {result.info.name for result in part.results.methods.values()}
-    first = page.restrict(seeds=page.expected.seeds[:1])
-    others = {n: len(done) for n, done in tasks_finished(first).items() if n not in names and done}
-    far = sorted(others.items(), key=lambda item: (-item[1], item[0]))
-    parts = [f"{name} {done}/{len(page.expected.tasks)}" for name, done in far]
-    return ", ".join([part.results.methods_in_words, *parts])
+    """Return the number of ranked methods, and the tasks of others: ``coop 3/7, maple 1/7``."""
+    ranked = {result.info.name for result in part.results.methods.values()}
+    first_seed = page.restrict(seeds=page.expected.seeds[:1])
+    others = []
+    for name, tasks in tasks_finished(first_seed).items():
+        if tasks and name not in ranked:
+            others.append((-len(tasks), name))
+    parts = [part.results.methods_in_words]
+    for negative_count, name in sorted(others):
+        parts.append(f"{name} {-negative_count}/{len(page.expected.tasks)}")
+    return ", ".join(parts)

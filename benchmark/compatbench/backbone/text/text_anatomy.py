@@ -22,7 +22,7 @@ from compatbench.errors import CompatbenchError
 
 @dataclass(frozen=True)
 class TextAnatomy:
-    """The parts of a text tower, and the way they are put together."""
+    """The parts of a text tower, and their order."""
 
     token_embedding: nn.Embedding
     positions: Tensor  # one row for each row of the transformer, ``[L, D]``

@@ -262,9 +262,9 @@ def _connect(compute: Compute, sockets: Path) -> None:
         if address == "local":
             raise lost_cluster(f"it does not start ({text})") from None
         raise CompatbenchError(
-            f"cannot use the Ray cluster '{address}': {text}; give auto, or HOST:PORT as 'ray start "
-            "--head' shows it, or leave out --address and RAY_ADDRESS to use this machine alone; "
-            "if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+            f"cannot use the Ray cluster '{address}': {text}; give auto, or HOST:PORT as "
+            "'ray start --head' shows it, or leave out --address and RAY_ADDRESS to use this "
+            "machine alone; if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         ) from None
 
 

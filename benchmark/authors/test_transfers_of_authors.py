@@ -37,7 +37,7 @@ CLASSES, VOCABULARY = 5, 32
 
 
 def result(module: Module, logits: Tensor) -> OurFit:
-    """Ours, where nothing was fitted in the harness's way."""
+    """Return our result, where the harness's training loop has not run."""
     return OurFit(ZeroShot(), None, module, logits, [])
 
 
@@ -204,12 +204,14 @@ def test_gradfix(checkout: Checkout) -> None:
 
 
 @pytest.mark.authors("apanariello4/merge-and-rebase")
-@pytest.mark.parametrize("way", ["theseus", "bico", "orthogonal-shift"])
-def test_merge_and_rebase(checkout: Checkout, way: str) -> None:
+@pytest.mark.parametrize("name", ["theseus", "bico", "orthogonal-shift"])
+def test_merge_and_rebase(checkout: Checkout, name: str) -> None:
     """Updates of an image tower, for a wider one where they may be; images span its gradients."""
-    problem, other = pose(views=8), pose(seed=5, image_width=128 if "shift" in way else 192)
+    problem = pose(views=8)
+    other = pose(seed=5, image_width=128 if "shift" in name else 192)
     models, images = (problem.backbone, other.backbone), problem.images.flatten(0, 1)
-    method, transfer = CLIPLoRA(), builtin_transfers().get(way)()
+    method = CLIPLoRA()
+    transfer = builtin_transfers().get(name)()
     start = method.init(problem.backbone, problem.data(method), torch.Generator())
     names = ("image_a", "image_b")
     module = Module({n: draw(*start[n].shape, seed=i) for i, n in enumerate(names)})
@@ -238,11 +240,11 @@ def test_merge_and_rebase(checkout: Checkout, way: str) -> None:
         return nn.functional.cross_entropy(own.logit_scale * cosines, y), None
 
     with checkout.open(inside="src") as load:
-        theirs = load("merge_and_rebase.rebase").get_method(way.replace("-", "_")).transport(
+        theirs = load("merge_and_rebase.rebase").get_method(name.replace("-", "_")).transport(
             source_base=source.state_dict(), target_base=target.state_dict(), delta=delta,
             source_model=source, target_model=target, source_dataloader=batches,
             target_dataloader=batches, source_recipe=lose, target_recipe=lose, device="cpu",
             verbose=False, show_progress=False,
         )  # fmt: skip
     tensor = torch.zeros(1)
-    checkout.compare(result(Module(mine), tensor), theirs, tensor, name=way)
+    checkout.compare(result(Module(mine), tensor), theirs, tensor, name=name)

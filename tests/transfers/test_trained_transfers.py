@@ -89,33 +89,36 @@ def descend(x: Tensor, loss: Any, steps: int) -> Tensor:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("way", ["warm", "warm, pull 0.7", "distilled", "retrained"])
-def test_a_way_goes_down_the_written_loss(
-    way: str, target: Target, beside_naive_code: Callable[..., None]
+@pytest.mark.parametrize("kind", ["warm", "warm, pull 0.7", "distilled", "retrained"])
+def test_a_trained_transfer_descends_the_written_loss(
+    kind: str, target: Target, beside_naive_code: Callable[..., None]
 ) -> None:
     """From the old module a tenth of the method's steps; anew, all of them."""
     model, labels, data = target
     answers, start, module = 3 * draw(12, 5, seed=7), residual()["residual"], residual()
-    images, pull, steps = target.unlabelled(answers), 0.7 if "pull" in way else 0.0, 3
+    images = target.unlabelled(answers)
+    pull = 0.7 if "pull" in kind else 0.0
+    steps = 3
 
     def loss(x: Tensor) -> Tensor:
-        if way == "distilled":
+        if kind == "distilled":
             p, q = target.logits(x, images.target).softmax(-1), answers.softmax(-1)
             both = (p * (p / q).log()).sum(-1) + (q * (q / p).log()).sum(-1)
             return both.mean() / 2
         entropy = F.cross_entropy(target.logits(x, data.train.views[0]), data.train.targets)
         return entropy + pull / 2 * ((x - start) ** 2).sum()
 
-    if way == "distilled":
-        steps, found = 2, distil(taskres(20), module, model, labels, images, seeded())
-    elif way == "retrained":
+    if kind == "distilled":
+        steps = 2
+        found = distil(taskres(20), module, model, labels, images, seeded())
+    elif kind == "retrained":
         transfer = Retrained(Retrained.Config(shots=3))
         given = TransferData(transfer, labels=data)
         found = transfer.carry(taskres(3), module, model, labels, given)
     else:
         found = train_further(taskres(30), module, model, data, seeded(), pull)
-    naive = descend(0 * start if way == "retrained" else start, loss, steps)
-    beside_naive_code(way, found["residual"], naive, steps)
+    naive = descend(0 * start if kind == "retrained" else start, loss, steps)
+    beside_naive_code(kind, found["residual"], naive, steps)
     assert torch.equal(module["residual"], start)  # the old module is left as it was
 
 
@@ -126,8 +129,9 @@ def test_the_pull_is_the_one_that_classifies_the_validation_images_best(target: 
     right = [accuracy(method.attach(one, model, labels), data.val) for one in tried]
     found = train_near(method, module, model, data, seeded())
     assert torch.equal(found["residual"], tried[right.index(max(right))]["residual"])
-    way = Warm(Warm.Config(shots=3, pull=True))
-    carried = way.carry(method, module, model, labels, TransferData(way, labels=data))
+    transfer = Warm(Warm.Config(shots=3, pull=True))
+    given = TransferData(transfer, labels=data)
+    carried = transfer.carry(method, module, model, labels, given)
     assert torch.equal(carried["residual"], found["residual"])
 
 
@@ -213,10 +217,10 @@ def test_transmiter_on_the_source_itself_answers_as_the_learned_change(
     images, words = target.unlabelled(3 * draw(12, 5, seed=7)), F.normalize(draw(20, 16, seed=8))
     answers = []
     for turn in (True, False):
-        way = TransMiter(TransMiter.Config(turn=turn))
-        given = TransferData(way, 1, words=WordPair(words, words), unlabelled=images)
+        transfer = TransMiter(TransMiter.Config(turn=turn))
+        given = TransferData(transfer, 1, words=WordPair(words, words), unlabelled=images)
         with torch.no_grad():
-            attached = way.attach(taskres(20), residual(), target.model, target.labels, given)
+            attached = transfer.attach(taskres(20), residual(), target.model, target.labels, given)
             answers.append(attached(images.target))
     assert answers[0].shape == (12, 5)
     assert torch.allclose(*answers, atol=1e-9)

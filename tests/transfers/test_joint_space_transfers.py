@@ -1,4 +1,4 @@
-"""Transfers, each against its formula written out."""
+"""Transfers that map one joint space to another, each against its formula written out."""
 
 from __future__ import annotations
 
@@ -57,10 +57,11 @@ def see(target: Backbone) -> tuple[WordPair, WordPair]:
 
 
 def attach(
-    way: str, name: str, target: Backbone, module: Module | None = None
+    label: str, name: str, target: Backbone, module: Module | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Logits of unseen images on the target, and their features there."""
-    tested, transfer = FITTED[name], find_transfer(way)
+    """Return the logits of unseen images on the target through a transfer, and their features."""
+    tested = FITTED[name]
+    transfer = find_transfer(label)
     words, seen = see(target)
     nothing = torch.zeros(len(seen.target), len(LABELS))
     unlabelled = Unlabelled(*seen, seen.target, OldAnswers(nothing, nothing))
@@ -87,37 +88,37 @@ def damped(x: Tensor, y: Tensor, weight: float, prior: Tensor) -> Tensor:
     return torch.linalg.lstsq(torch.cat([x, more]), torch.cat([y, more @ prior])).solution
 
 
-def naive_map(way: str, target: Backbone) -> tuple[Tensor, Tensor | float]:
+def naive_map(transfer: str, target: Backbone) -> tuple[Tensor, Tensor | float]:
     """M ``[e_t, e_s]`` and b: what a module sees of a normalised feature f is f M + b."""
     words, seen = see(target)
     a, b = (one.double() - one.double().mean(0) for one in words)
     s, t = (F.normalize(one.double(), dim=-1) for one in seen)
     by_words, by_images = turn(a, b), turn(s, t)
-    if way == "anchors":  # similarities to words, read back as a feature of the source
+    if transfer == "anchors":  # similarities to words, read back as a feature of the source
         return damped(a, b, float(a.square().sum()) / EMBED_DIM, 0 * by_words.T).T, 0.0
-    if way == "ridge":
+    if transfer == "ridge":
         held, errors = len(t) // 4, {}
         for damping in (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0):
             found = damped(t[held:], s[held:], len(t[held:]) * damping, by_words)
             errors[damping] = float((t[:held] @ found - s[:held]).norm())
         return damped(t, s, len(t) * min(errors, key=lambda one: errors[one]), by_words), 0.0
-    return by_words if way == "words" else by_images, 0.0
+    return by_words if transfer == "words" else by_images, 0.0
 
 
 @pytest.mark.parametrize("size", [None, EMBED_DIM - 4, EMBED_DIM + 5])
-@pytest.mark.parametrize("way", ["words", "images", "ridge", "anchors"])
-def test_a_probe_sees_features_as_a_map_s_formula_has_them(way: str, size: int | None) -> None:
+@pytest.mark.parametrize("transfer", ["words", "images", "ridge", "anchors"])
+def test_a_probe_sees_features_as_a_map_s_formula_has_them(transfer: str, size: int | None) -> None:
     target = PROBE.target if size is None else other(size)
-    found, features = attach(way, "linear_probe", target)
-    matrix, bias = naive_map(way, target)
+    found, features = attach(transfer, "linear_probe", target)
+    matrix, bias = naive_map(transfer, target)
     lengths = features.double().norm(dim=-1, keepdim=True)
     seen = lengths * (features.double() / lengths @ matrix + bias)
     expected = seen @ PROBE.module["weight"].double().T + PROBE.module["bias"]
     assert (found - expected).abs().max() < 2e-5 * expected.abs().max()
-    if way != "words":
+    if transfer != "words":
         return
     # A residual is carried forward: t + r R are t Rᵀ + r, turned.
-    found, _ = attach(way, "taskres", target)
+    found, _ = attach(transfer, "taskres", target)
     weights = (
         target.text_features(LABELS.fill()) @ matrix.float() + 0.5 * TASKRES.module["residual"]
     )
@@ -142,12 +143,12 @@ def test_a_net_starts_at_the_turn_and_comes_nearer() -> None:
 MAPPED = ("images", "images+mlp", "ridge", "words+raw")
 
 
-@pytest.mark.parametrize("way", MAPPED)
+@pytest.mark.parametrize("transfer", MAPPED)
 @pytest.mark.parametrize("name", ["taskres", "linear_probe"])
-def test_a_rotated_source_is_read_as_the_source(name: str, way: str) -> None:
-    """All ways of the joint space undo a rotation, with and without a zero-shot term."""
-    expected, (found, _) = FITTED[name].logits(TASKRES.source), attach(way, name, rotated())
-    close = 0.15 if way == "images+mlp" else 2e-3
+def test_a_rotated_source_is_read_as_the_source(name: str, transfer: str) -> None:
+    """All transfers of the joint space undo a rotation, with and without a zero-shot term."""
+    expected, (found, _) = FITTED[name].logits(TASKRES.source), attach(transfer, name, rotated())
+    close = 0.15 if transfer == "images+mlp" else 2e-3
     assert float((found - expected).abs().max()) <= close * float(expected.abs().max())
 
 
@@ -162,13 +163,13 @@ def test_on_the_source_itself_nothing_is_turned() -> None:
     assert served.isdisjoint({"coop", "kgcoop", "contcoop", "zeroshot", "clip_lora", "plot"})
 
 
-@pytest.mark.parametrize("way", ["words", "images", "ridge"])
+@pytest.mark.parametrize("transfer", ["words", "images", "ridge"])
 @pytest.mark.parametrize("name", ["taskres", "tip_adapter_f", "gda", "wise_ft"])
-def test_in_a_narrower_target_a_module_at_zero_is_its_zero_shot(name: str, way: str) -> None:
+def test_in_a_narrower_target_a_module_at_zero_is_its_zero_shot(name: str, transfer: str) -> None:
     target = other(EMBED_DIM - 4)
     tensors, zero_at = FITTED[name].module.tensors, FITTED[name].card.zero_shot_at
     zero = {key: torch.zeros_like(t) if key in zero_at else t for key, t in tensors.items()}
-    found, features = attach(way, name, target, Module(zero))
+    found, features = attach(transfer, name, target, Module(zero))
     assert torch.allclose(found, zero_shot(target, features), atol=1e-3)
 
 

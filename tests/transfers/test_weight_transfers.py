@@ -65,10 +65,11 @@ def shuffled() -> Backbone:
     return other
 
 
-def carry(way: str, module: Module, new: Backbone, old: Backbone = CLIP) -> Module:
-    """The module for another model; images, where they are needed, are forty that both see."""
-    transfer: Any = builtin_transfers().get(way)()
-    method, given = LORA(), dict[str, Any](source=old)
+def carry(name: str, module: Module, new: Backbone, old: Backbone = CLIP) -> Module:
+    """Return the module for another model, by a transfer with forty images if it needs some."""
+    transfer: Any = builtin_transfers().get(name)()
+    method = LORA()
+    given: dict[str, Any] = {"source": old}
     if "unlabelled" in transfer.card.access:
         images, wanted = 0.3 * draw(40, 3, 24, 24, seed=8), method.image_input(old)
         features = [each.encode_images(images).detach() for each in (old, new)]
@@ -79,9 +80,9 @@ def carry(way: str, module: Module, new: Backbone, old: Backbone = CLIP) -> Modu
         return transfer.carry(method, module, new, LABELS, TransferData(transfer, **given))
 
 
-@pytest.mark.parametrize("way", ["theseus", "bico"])
+@pytest.mark.parametrize("transfer", ["theseus", "bico"])
 def test_on_a_shuffled_copy_the_carried_module_is_the_same_function(
-    shuffled: Backbone, way: str
+    shuffled: Backbone, transfer: str
 ) -> None:
     """Activations and gradients are the same in another order, and span the space."""
     method = LORA()
@@ -93,22 +94,22 @@ def test_on_a_shuffled_copy_the_carried_module_is_the_same_function(
         return method.attach(module, backbone, LABELS)(inputs)
 
     expected = logits(module, CLIP)
-    found = logits(carry(way, module, shuffled), shuffled)
+    found = logits(carry(transfer, module, shuffled), shuffled)
     assert torch.allclose(found, expected, atol=1e-6)
     # As it was, it is another function there.
     assert float((logits(module, shuffled) - expected).abs().max()) > 1e-3
 
 
 def test_towers_and_modules_of_another_kind_are_refused(wider_text: Backbone) -> None:
-    for way, part, target, why in (
+    for transfer, part, target, reason in (
         ("orthogonal-shift", "ln_final.bias", EVA, "is no low-rank update"),
         ("orthogonal-shift", "text", wider_text, "text tower of .* has no such weights"),
         ("theseus", "text.bias", CLIP, r"'text\.bias' is no low-rank update"),
     ):
         towers = part in ("text", "image")
         module = low_rank(CLIP, part) if towers else Module({part: 0.3 * draw(32)})
-        with pytest.raises(NotTransferable, match=why):
-            carry(way, module, target)
+        with pytest.raises(NotTransferable, match=reason):
+            carry(transfer, module, target)
 
 
 def test_theseus_turns_text_updates_by_what_queries_keys_and_values_are_given_and_make(
