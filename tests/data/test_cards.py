@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+import yaml
 from command_line import invoke
 
 from compatbench.data.cards import (
@@ -17,8 +19,10 @@ from compatbench.data.cards import (
     task_cards,
     unknown_name,
 )
+from compatbench.data.cards.schemas import TrainingCard
 from compatbench.data.cards.yaml_file import CardModel, read_card
 from compatbench.errors import CompatbenchError
+from compatbench.files.yaml_text import dump_yaml, load_yaml
 from compatbench.results.rows import Row
 
 HASH = f"sha256: {'ab' * 32}\n"
@@ -138,6 +142,95 @@ def test_what_is_no_text_and_what_is_no_file_are_refused(tmp_path: Path) -> None
     for path in (tmp_path / "bytes.yaml", tmp_path / "none.yaml", tmp_path):
         with pytest.raises(CompatbenchError, match="cannot read card"):
             read_card(path, BackboneCard)
+
+
+SECOND = pytest.mark.timeout(20)  # without a bound, each of these takes minutes
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{after}: &{after} [{', '.join(9 * [f'*{before}'])}]\n"
+    for before, after in zip("abcdefghi", "bcdefghij", strict=True)
+)
+HARMFUL = [
+    (BOMB, "aliases .* are not read"),
+    ("a: " + "1:" * 400_000 + "1\n", "field 'name' is missing"),
+    ("a: !!int '" + "1:" * 400_000 + "1'\n", "not valid YAML"),
+    ("a: !!float '" + "1:" * 400_000 + "1'\n", "not valid YAML"),
+    ("a: " + "9" * 900_000, "not valid YAML"),
+    ("- " * 200_000, "not valid YAML"),
+    ("a: b\n" + "#" * (1 << 20), "it is larger than 1.0 MiB"),
+]
+
+
+@SECOND
+@pytest.mark.parametrize(("text", "message"), HARMFUL, ids=[case[0][:12] for case in HARMFUL])
+def test_a_card_that_would_take_much_memory_or_time_is_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(CompatbenchError, match=message):
+        read_card(write(tmp_path, text), SuiteCard)
+
+
+@SECOND
+def test_a_card_among_other_files_cannot_hang_a_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the lines of 'name' and 'parent' are read, and these can be harmful, too."""
+    inner = "x"
+    for anchor in "abcdefghij":
+        inner = f"[&{anchor} {inner}, {', '.join(9 * [f'*{anchor}'])}]"
+    for number, name in enumerate((inner, "1:" * 400_000 + "1", "[" * 300_000)):
+        card = TASK.replace("name: pets", f"name: {name}")
+        assert card != TASK
+        (tmp_path / f"card{number}.yaml").write_text(card)
+    monkeypatch.chdir(tmp_path)
+    assert {"card0", "card2"} <= set(task_cards.names())
+
+
+@SECOND
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_a_card_that_is_no_plain_file_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "card.yaml"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    with pytest.raises(CompatbenchError, match=r"cannot read card .*it is not a plain file"):
+        read_card(path, SuiteCard)
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("010", 10), ("0o17", 15), ("0x1F", 31), ("1e-3", 0.001), ("1.", 1.0), ("+5", 5)],
+)
+def test_numbers_are_those_of_yaml_1_2(written: str, value: float) -> None:
+    found = load_yaml(written)
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize("text", ["1:30", "1_000", "0b11", "1e5", "010", "0o17", ".5", ".inf"])
+def test_a_text_that_looks_like_a_number_is_written_in_quotes(text: str) -> None:
+    assert load_yaml(dump_yaml({"a": [text]}, width=80)) == {"a": [text]}
+    assert yaml.safe_load(dump_yaml({"a": [text]}, width=80)) == {"a": [text]}
+
+
+@SECOND
+@pytest.mark.parametrize("field", ["views", "most_views"])
+def test_a_suite_has_a_bounded_number_of_views(tmp_path: Path, field: str) -> None:
+    text = SUITE.replace("  views: 2\n", f"  {field}: 100000000\n")
+    with pytest.raises(CompatbenchError, match=f"training.{field}.*less than or equal to 10000"):
+        read_card(write(tmp_path, text), SuiteCard)
+    with pytest.raises(CompatbenchError, match="100,000,000 epochs with a fresh view each"):
+        TrainingCard(views="fresh").list_views(100_000_000)
+
+
+@pytest.mark.parametrize("name", ["../../etc", "a/b/c", "/etc", "a--b/c", "a/b.git", "-a/b"])
+def test_a_repository_of_the_hub_has_the_form_that_the_hub_accepts(
+    tmp_path: Path, name: str
+) -> None:
+    text = f"name: tiny\ntitle: Tiny\nprovider: hf\nrepository: {name}\nlicence: MIT\n"
+    with pytest.raises(CompatbenchError, match=r"card.yaml:4: field 'repository'.*OWNER/NAME"):
+        read_card(write(tmp_path, text), BackboneCard)
 
 
 OUTSIDE = ["../x", "/etc/x", "a/../x", "a\\b", "..", ".hidden", "", "a b", "a\nb", "a\0b", "ä"]

@@ -25,7 +25,6 @@ from data.trees import (
     build_tree,
     content,
     load_again,
-    picture,
     rename,
     shard_members,
     write,
@@ -38,6 +37,7 @@ import compatbench as cb
 from compatbench.data.cards import TaskCard
 from compatbench.data.images.dataset_files import WrongClasses
 from compatbench.data.images.source import SPLITS
+from compatbench.data.layouts.containers import hub_class_names
 from compatbench.data.layouts.scanners import read_split
 from compatbench.data.task import Task, inspect_task, load_task
 from compatbench.errors import CompatbenchError
@@ -124,6 +124,13 @@ def false_shard(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> Spoil:
     return content("test/0.tar", info.tobuf(tarfile.GNU_FORMAT) + bytes(10 * 1024))
 
 
+def long_header(kind: bytes) -> Spoil:
+    """Write a shard whose first member has a header of 400 KB of digits."""
+    info = tarfile.TarInfo("pax")
+    info.size, info.type = 400_000, kind
+    return content("test/0.tar", info.tobuf(tarfile.GNU_FORMAT) + b"1" * 409_600)
+
+
 def change_shard(change: Callable[[bytes], bytes]) -> Spoil:
     def spoil(folder: Path) -> None:
         path = folder / "test" / "0.tar"
@@ -189,6 +196,14 @@ WRONG: list[tuple[str, Spoil, str]] = [
     ("webdataset", shard(*shard_members([7])), "s0000000: label 7 is not a class of 'pets'"),
     ("webdataset", shard(("a.cls", b"x" * 99)), "0.tar cannot be read: .*invalid literal"),
     ("webdataset", shard(("a\nb.cls", b"1")), "is not a plain file"),
+    ("webdataset", shard(("../a.cls", b"1")), "'../a.cls' leads out of the shard"),
+    ("webdataset", shard(("x/../../a.png", b"1")), "'x/../../a.png' leads out of the shard"),
+    ("webdataset", shard(("/a.cls", b"1")), "'/a.cls' leads out of the shard"),
+    ("webdataset", shard(("a.cls", b"1"), ("a.cls", b"0")), "two labels are named 'a'"),
+    ("webdataset", shard(("a.png", b"1"), ("a.png", b"2")), "two images are named 'a'"),
+    ("webdataset", shard(("a.png", b"1"), ("a.jpg", b"2")), "two images are named 'a'"),
+    ("webdataset", long_header(tarfile.XHDTYPE), "a header has more than 8,192 bytes"),
+    ("webdataset", long_header(tarfile.GNUTYPE_LONGNAME), "a header has more than 8,192 bytes"),
     ("webdataset", content("test/nshards.txt", "9" * 5000), "it must contain the number of shards"),
     ("webdataset", content("test/nshards.txt", "-1"), "it must contain the number of shards"),
     ("webdataset", content("classnames.txt", f"{NAMES[1]}\n{NAMES[0]}\n"), "0 is 'red.*another or"),
@@ -233,6 +248,27 @@ def test_what_is_not_as_the_card_says_is_one_line_of_reader_and_doctor(
     assert str(error.value).replace("; see docs/datasets.md", "") == report.message
     assert report.fix.startswith(("put the images back ", "correct the files "))
     assert files_in(work) == before
+
+
+ALIASES = "".join(
+    f"{after}: &{after} [{', '.join(9 * [f'*{before}'])}]\n"
+    for before, after in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "head", ["a: &a [x, x]\n" + ALIASES, "[" * 200_000, "a: " + "1:" * 400_000]
+)
+def test_a_page_that_would_take_much_memory_or_time_is_ignored(tmp_path: Path, head: str) -> None:
+    page = tmp_path / "README.md"
+    info = "dataset_info:\n  features:\n  - {name: label, dtype: {class_label: {names: [a, b]}}}\n"
+    page.write_text(f"---\n{info}---\n")
+    assert hub_class_names(tmp_path) == ("a", "b")
+    page.write_text(f"---\n{info}x:\n{head}\n---\n")
+    assert hub_class_names(tmp_path) == ()
+    page.write_text(f"---\n{info.replace('label', head)}\n---\n")
+    assert hub_class_names(tmp_path) == ()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -364,20 +400,19 @@ def test_a_row_of_a_place_outside_or_a_doubtful_label_is_refused(
         read_split(write(tmp_path / "split.json", json.dumps(rows)))
 
 
-def test_a_member_s_name_is_no_place_to_write_to_and_a_damaged_one_is_named(work: Path) -> None:
+def test_a_shard_is_never_unpacked_and_a_damaged_member_is_named(work: Path) -> None:
     folder = write_layout(work, "webdataset")
     before = load_task("pets").fingerprint(load_task("pets").split("test"))
-    evil = [("../../evil.cls", b"1"), ("../../evil.png", picture(0, 1, "PNG"))]
     damaged = [("a.cls", b"0"), ("a.png", b"no image")]
-    write_members(folder / "test" / "0.tar", *evil, *damaged, *shard_members([0, 1]))
+    write_members(folder / "test" / "0.tar", *damaged, *shard_members([0, 1, 1]))
     write(folder / "test" / "nshards.txt", "1")
     files = files_in(work.parent)
     load_again()
     task = load_task("pets")
     samples = task.split("test")
-    assert [sample.label for sample in samples] == [1, 0, 0, 1]
-    assert task.source.image(samples[0]).size == (16, 12)
+    assert [sample.label for sample in samples] == [0, 0, 1, 1]
+    assert task.source.image(samples[1]).size == (16, 12)
     assert task.fingerprint(samples) != before
     with pytest.raises(CompatbenchError, match=r"image .*test/0.tar/a cannot be decoded"):
-        task.source.image(samples[1])
+        task.source.image(samples[0])
     assert files_in(work.parent) == files

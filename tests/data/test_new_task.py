@@ -421,6 +421,7 @@ def without_test(pets: Path) -> None:
 
 # Changes to a folder of images, each with its error.
 SPOILED: list[tuple[Spoil, str]] = [
+    (rename(IBEX, "-Ibex"), "path '-Ibex/0.png' begins with '-', as a spreadsheet's formula does"),
     (empty, "holds no image"),
     (rename(".", "../gone"), "there is no folder or file"),
     (rename(FOX, "../away"), f"has one class, '{IBEX}'"),
@@ -457,6 +458,8 @@ LISTS: list[tuple[str, str]] = [
     ("path,label\n/etc/x,a\n", "csv:2: path '/etc/x' leaves .*make it one below"),
     ("path,label\nx.png,a\n", "csv:2: there is no file"),
     (f"path,label\n{ROW},\n", "csv:2: label ''"),
+    (f"path,label\n{ROW},=1+1\n", "label '=1[+]1' begins with '=', as a spreadsheet's formula"),
+    (f"path,label\n{ROW},@a\n", "label '@a' begins with '@', .*; rename it"),
     (f'path,label\n{ROW},"a\nb"\n', r"label 'a\\nb'"),
     (f"path,label\n{ROW},a\n{ROW},b\n", "csv:3: .* in line 2, too"),
 ]

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import ValidationError
 
 from compatbench.data.cards import SuiteCard, TaskCard, backbone_cards, suite_cards, task_cards
@@ -22,7 +21,7 @@ from compatbench.data.dataset_folders import variable_of
 from compatbench.data.images.source import SPLITS
 from compatbench.data.labels import Labels
 from compatbench.data.layouts.containers import RowImage
-from compatbench.data.layouts.listing import Classes, open_images
+from compatbench.data.layouts.listing import Classes, Listing, open_images
 from compatbench.data.layouts.recognise import scan
 from compatbench.data.new_task_choices import choose_shots, name_classes, natural, split_images
 from compatbench.data.task import Task
@@ -30,6 +29,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import open_atomic
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.project_folders import add_own_place
+from compatbench.files.yaml_text import dump_yaml
 from compatbench.messages import count, first_problem
 from compatbench.plugins import load
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "this is a {}.")
 LICENCE = "not stated: images of one's own"
+_FORMULA = re.compile(r"[=+@]|-(?![0-9]+$)")  # a negative number is none
 DECODED = 2000  # at most so many images, drawn at random, are decoded
 
 
@@ -127,6 +128,7 @@ def new_task(
     name = _choose_name(name, place)
     paths = _choose_files(name, Path(out).expanduser().absolute(), replace)
     listing = scan(place, paths["list"])
+    _check_cells(listing)
     classes = name_classes(listing, class_names)
     listing.frame = split_images(listing, seed, test_share)
     shots = choose_shots(listing, classes, shots)
@@ -159,7 +161,9 @@ def new_task(
     decoded = _decode(task, seed, progress)
     listing.notes += _find_twins(task, seed)
     rows = listing.frame.to_csv(index=False, lineterminator="\n")
-    _write({paths["suite"]: _dump(suite), paths["task"]: _dump(values), paths["list"]: rows})
+    suite_text = dump_yaml(suite, width=100)
+    task_text = dump_yaml(values, width=100)
+    _write({paths["suite"]: suite_text, paths["task"]: task_text, paths["list"]: rows})
     # The new cards are found by name, in this process and its workers.
     add_own_place(card_folder)
     data_root = ""
@@ -196,6 +200,17 @@ def _choose_name(requested: str | None, place: Path) -> str:
             "'_' and '.': --name my-photos"
         )
     return name
+
+
+def _check_cells(listing: Listing) -> None:
+    """Raise an error for a path or label that a spreadsheet would take for a formula."""
+    for column in ("path", "label"):
+        for text in listing.frame[column].unique():
+            if _FORMULA.match(str(text)):
+                raise CompatbenchError(
+                    f"{listing.folder}: {column} {text!r} begins with '{str(text)[0]}', as a "
+                    "spreadsheet's formula does; rename it"
+                )
 
 
 def _choose_files(name: str, out: Path, replace: bool) -> dict[str, Path]:
@@ -320,10 +335,6 @@ def _find_twins(task: Task, seed: int) -> list[str]:
     problem = f"of {count(len(tested), 'test image')}, {len(twins):,} are in training, too, which"
     pair = f"{test_image.id} is {training_image.id}"
     return [f"{problem} flatters every module ({pair}); remove them"]
-
-
-def _dump(values: dict[str, Any]) -> str:
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _write(texts: dict[Path, str]) -> None:

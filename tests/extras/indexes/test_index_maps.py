@@ -22,6 +22,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes import port_index as porting
 from compatbench.extras.indexes import vectors
 from compatbench.extras.indexes.index_maps import fit_map, orthogonal_matrix, ridge_matrix
+from compatbench.extras.indexes.relevance import read_column
 
 WORLD = World()
 ROWS = len(WORLD.old)
@@ -229,6 +230,17 @@ def test_damaged_files_are_one_line(folder: Path) -> None:
     }.items():
         with pytest.raises(CompatbenchError, match=message):
             cb.measure_index(name, name)
+
+
+@pytest.mark.parametrize(
+    "header", ["(", "{'descr': '<U4', 'fortran_order': False, 'shape': (10**9,)}"]
+)
+def test_a_damaged_list_of_ids_is_one_line(tmp_path: Path, header: str) -> None:
+    """A header can declare more names than the file has bytes."""
+    start = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header.encode()
+    (tmp_path / "ids.npy").write_bytes(start)
+    with pytest.raises(CompatbenchError, match=r"cannot read .*ids\.npy"):
+        read_column(tmp_path / "ids.npy", 3, "ids", ["id"])
 
 
 def test_commands_measure_map_and_port(folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from compatbench.backbone.load.mini_towers import register_mini_towers
 from compatbench.data.cards import BackboneCard, SuiteCard, backbone_cards, unknown_name
+from compatbench.data.cards.names import REPOSITORY
 from compatbench.errors import BackboneError, CompatbenchError, MissingWeights
 from compatbench.files.project_folders import CARDS_VARIABLE, tasks_folder
 
@@ -19,7 +20,6 @@ LOCAL_DIR = "local-dir:"
 QUICK = "-quickgelu"
 _HUGGING_FACE = "hf:"
 _DIGITS = 8  # of the hash, in the names of open_clip's files
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _KINDS_OF_NAMES = (
     "name a card ('compatbench list backbones'), MODEL/TAG of open_clip, MODEL@FILE or "
     "MODEL/TAG@FILE for a checkpoint, local-dir:FOLDER, or hf:FOLDER"
@@ -44,7 +44,8 @@ def read_backbone(name: str, suite: SuiteCard | None = None) -> BackboneCard:
         return _make_card(name, path=folder)
     if name.startswith(_HUGGING_FACE):
         place = name.removeprefix(_HUGGING_FACE)
-        if _REPOSITORY.fullmatch(place) and not Path(place).is_dir():
+        is_repository = "/" in place and re.fullmatch(REPOSITORY, place)
+        if is_repository and not Path(place).is_dir():
             return _make_card(name, provider="hf", repository=place)
         return _make_card(name, provider="hf", path=_folder(name, place, "config.json"))
     if "@" in name or "/" in name:

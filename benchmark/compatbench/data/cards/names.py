@@ -48,6 +48,10 @@ FilePattern = Annotated[
 # Likewise for images, whose folders have all kinds of names; '.' is the folder itself.
 IMAGES_PATH = rf"(\.|{_FOLDER}(/{_FOLDER})*)"
 ImagesPath = Annotated[str, written_as(IMAGES_PATH, "a path below the folder, without '..'")]
+# As the Hub has them: OWNER/NAME, or NAME.
+_IN_HUB = r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
+REPOSITORY = rf"(?!.*(--|\.\.|\.git$))({_IN_HUB}/)?{_IN_HUB}"
+Repository = Annotated[str, written_as(REPOSITORY, "a repository of the Hub, OWNER/NAME")]
 Link = Annotated[str, written_as(r"https?://\S+", "an address, https://...")]
 # The name or path of a card, or a name that needs no card: MODEL/TAG, MODEL@FILE,
 # MODEL/TAG@FILE, local-dir:FOLDER, hf:FOLDER and hf:OWNER/NAME.

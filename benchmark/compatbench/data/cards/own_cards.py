@@ -11,16 +11,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
-from compatbench.data.cards.yaml_file import MALFORMED, SAFE_LOADER
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import CARDS_VARIABLE, own_places
+from compatbench.files.yaml_text import MALFORMED, MOST_BYTES, load_yaml
 
 ENDINGS = (".yaml", ".yml")
 INNER = ("backbones", "suites")  # folders of a folder of cards, as the built-in ones have them
 SETTLED = 2 * 10**9  # ns after which a folder's time shows every change
-LARGEST = 4 << 20  # bytes of a file that may be a card
 # A folder may hold other YAML; a card is recognised by its fields, each at the start of a line.
 _FIELDS = {"suite": "upgrades extends", "task": "source", "backbone": "config path repository"}
 
@@ -93,7 +90,7 @@ def look_at(path: Path) -> OwnCard | None:
     """Return the card in a file, which may be a broken one; None if the file contains none."""
     with suppress(OSError):
         facts = os.stat(path)
-        if stat.S_ISREG(facts.st_mode) and facts.st_size <= LARGEST:
+        if stat.S_ISREG(facts.st_mode) and facts.st_size <= MOST_BYTES:
             return _look(path, facts.st_mtime_ns, facts.st_size)
     return None
 
@@ -108,7 +105,7 @@ def _look(path: Path, changed: int, size: int) -> OwnCard | None:
     values = {"name": path.stem, "parent": ""}
     for field in values:
         with suppress(*MALFORMED):  # a missing or broken line leaves the default
-            parsed = yaml.load(lines[field], SAFE_LOADER)
+            parsed = load_yaml(lines[field])
             values[field] = str(parsed[field] or "")
     for kind, fields in _FIELDS.items():
         if lines.keys() & {*fields.split()}:

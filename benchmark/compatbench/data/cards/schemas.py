@@ -23,6 +23,7 @@ from compatbench.data.cards.names import (
     Link,
     Name,
     RelativePath,
+    Repository,
     split_half,
     written_as,
 )
@@ -30,10 +31,13 @@ from compatbench.data.cards.shots import MOST_VALIDATION_SHOTS, Seed, Shots
 from compatbench.data.cards.sources import ClassFoldersSource, Download, Source
 from compatbench.data.cards.yaml_file import CardModel, check_place
 from compatbench.data.images.views import View
+from compatbench.errors import CompatbenchError
 
 COPIED = "copied"
 """The transfer that attaches a module untouched; the headline of the benchmark."""
 
+MOST_VIEWS = 10_000  # of an image
+Views = Annotated[int, Field(ge=1, le=MOST_VIEWS)]
 AT_LEAST_ONE = Field(min_length=1)
 UpgradePath = tuple[BackboneName, ...]  # a source, followed by its targets
 Template = Annotated[str, written_as(r"[^{}]*\{\}[^{}]*", "a prompt with {} for the class, once")]
@@ -140,7 +144,7 @@ class BackboneCard(CardModel):
     provider: Literal["open_clip", "hf"] = "open_clip"  # the library that builds the model
     config: Name | None = None  # an open_clip model; a folder or repository brings its own
     tag: str | None = None  # open_clip's name of the weights
-    repository: str = ""  # where the weights are on the Hugging Face hub
+    repository: Repository | Literal[""] = ""  # where the weights are on the Hugging Face hub
     revision: Commit | None = None  # of this repository
     hashes: dict[Name, Sha256] = {}  # SHA-256 of the repository's files, by their names
     files: tuple[Name, ...] = ()  # other names under which people store the file
@@ -182,8 +186,8 @@ class TrainingCard(CardModel):
 
     # Cached augmentations per image, cycled by epoch. 1 is the plain view; 'fresh' is one per epoch
     # (the plain view for a method without epochs); 'mirror' is the plain view mirrored.
-    views: PositiveInt | Literal["fresh", "mirror"] = 1
-    most_views: PositiveInt | None = None  # the maximum, whatever a method requests
+    views: Views | Literal["fresh", "mirror"] = 1
+    most_views: Views | None = None  # the maximum, whatever a method requests
     crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the area that a random crop keeps
     flip: bool = True
     # 'randaugment' replaces crop and flip (arXiv:1909.13719).
@@ -201,6 +205,10 @@ class TrainingCard(CardModel):
         count = epochs if self.views == "fresh" else self.views
         if self.most_views is not None:
             count = min(count, self.most_views)
+        if count > MOST_VIEWS:
+            raise CompatbenchError(
+                f"{count:,} epochs with a fresh view each: set most_views to {MOST_VIEWS:,} or less"
+            )
         if count == 1:
             return [View()]
         views = []

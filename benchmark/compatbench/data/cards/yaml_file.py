@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from functools import lru_cache
@@ -13,30 +12,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compatbench.errors import CompatbenchError
+from compatbench.files.yaml_text import MALFORMED, YamlLoader, load_yaml, read_yaml_text
 from compatbench.messages import first_line
 
-# libyaml reads ImageNet's card ten times as fast; not every build of PyYAML has it.
-SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-MALFORMED = (yaml.YAMLError, LookupError, ValueError, TypeError, AttributeError, RecursionError)
 WEIGHTS_FOLDER = "COMPATBENCH_WEIGHTS"  # variable for a folder of weights
 KIND = "kind"  # the field that selects one of the schemas of a union
-
-
-class Loader(SAFE_LOADER):
-    """Reads plain values, as all safe loaders do, and refuses duplicate keys."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen = set()
-        for key, _ in getattr(node, "value", ()):
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            identity = (key.tag, key.value)
-            if identity in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"'{key.value}' is given twice; drop one", key.start_mark
-                )
-            seen.add(identity)
-        return super().construct_mapping(node, deep)
 
 
 class CardModel(BaseModel):
@@ -138,7 +118,7 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def _parse(path: Path) -> tuple[dict[str, Any], str]:
     """Return a card's values and its text. Paths of plug-ins become absolute."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_yaml_text(path)
     except (OSError, ValueError) as error:
         raise CompatbenchError(f"cannot read card {path}: {first_line(error)}") from None
     values = _load(path, text)
@@ -162,22 +142,14 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
 def _load(path: Path, text: str) -> Any:
     """Return the values of a text, which callers must not change; ``path`` is for errors."""
     try:
-        # An alias can stand for more values than any memory holds.
-        events = yaml.parse(text, Loader)
-        if any(isinstance(event, yaml.AliasEvent) for event in events):
-            raise ValueError("aliases (*name) are not read; write the values out")
-        values = yaml.load(text, Loader)
-        # This refuses dates, sets, numbers that are not finite, and half characters ("\\ud800").
-        json.dumps(values, allow_nan=False, ensure_ascii=False).encode()
+        return load_yaml(text)
     except MALFORMED as error:
-        # PyYAML lets the errors of its own constructors escape for scalars such as `!!int ''`.
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
         problem = getattr(error, "problem", None)
         if not problem:
             problem = (str(error) or "a value").splitlines()[0]
         raise CompatbenchError(f"{path}:{line}: not valid YAML: {problem}") from None
-    return values
 
 
 def _find_field(text: str, location: tuple[int | str, ...]) -> tuple[int, str]:
@@ -185,7 +157,7 @@ def _find_field(text: str, location: tuple[int | str, ...]) -> tuple[int, str]:
 
     pydantic adds a union's tag or type to a location, as if it were a field; it is left out.
     """
-    node: yaml.Node | None = yaml.compose(text, Loader)
+    node: yaml.Node | None = yaml.compose(text, YamlLoader)
     line = 1
     names = []
     for part in map(str, location):

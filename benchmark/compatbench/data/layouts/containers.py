@@ -14,8 +14,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import yaml
-
 from compatbench.data.images.dataset_files import (
     MOST_BYTES,
     BrokenImages,
@@ -26,12 +24,21 @@ from compatbench.data.images.dataset_files import (
 )
 from compatbench.data.images.source import Member, Stored
 from compatbench.errors import CompatbenchError
+from compatbench.files.yaml_text import MALFORMED, load_yaml
 
 TAR = ".tar"
 PARQUET = ".parquet"
 CONTAINERS = (TAR, PARQUET)
 _IMAGES = ("webp", "png", "jpg", "jpeg")  # in a shard
 _LABEL_BYTES = 9
+_MOST_HEADER = 1 << 13  # bytes of a header with a member's long name
+_FURTHER_HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 _STORED_ONCE = 1 << 28  # bytes of values that may be repeated in any number of rows
 _LABELS = ("label", "labels", "fine_label", "class", "category", "target")  # names of the column
 _READING = Lock()  # keeps several threads from reading copies of the same group into memory
@@ -56,13 +63,26 @@ def open_container(folder: Path, name: str, labelled: bool = True) -> Content:
     return _open_parquet_rows(path, name, labelled)
 
 
+class _TarMember(tarfile.TarInfo):
+    """A member of a tar file whose further headers are short.
+
+    Such a header holds a long name. tarfile searches it in a time that grows with its square.
+    """
+
+    def _proc_member(self, tar: tarfile.TarFile) -> Any:
+        if self.type in _FURTHER_HEADERS and self.size > _MOST_HEADER:
+            raise tarfile.ReadError(f"a header has more than {_MOST_HEADER:,} bytes")
+        return super()._proc_member(tar)  # type: ignore[misc]
+
+
 def _open_shard(path: Path, name: str, labelled: bool) -> Content:
     """Return the images of a shard; ``x.cls`` contains the number of the label of ``x.jpg``."""
     total = size_of(path)
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     # "r:" takes plain tars only: a compressed one would have to be unpacked.
-    with reading(path, tarfile.TarError, MemoryError), tarfile.open(path, "r:") as tar:
+    opening = reading(path, tarfile.TarError, MemoryError)
+    with opening, tarfile.open(path, "r:", tarinfo=_TarMember) as tar:
         for member in tar:
             # With a negative size, reading would never end.
             fits = 0 <= member.size <= total - member.offset_data
@@ -74,6 +94,11 @@ def _open_shard(path: Path, name: str, labelled: bool) -> Content:
             file = tar.extractfile(member) if member.isreg() else None  # not links, not devices
             if file is None or not member.name.isprintable():
                 raise CompatbenchError(f"{path}: {member.name!r} is not a plain file")
+            if member.name.startswith("/") or ".." in member.name.split("/"):
+                raise CompatbenchError(f"{path}: {member.name!r} leads out of the shard")
+            if stem in (labels if extension == "cls" else images):
+                kind = "labels" if extension == "cls" else "images"
+                raise CompatbenchError(f"{path}: two {kind} are named {stem!r}; remove one")
             if extension == "cls":
                 labels[stem] = int(file.read(_LABEL_BYTES))
             else:
@@ -149,7 +174,7 @@ def hub_class_names(folder: Path) -> tuple[str, ...]:
         return ()
     try:
         _, head, _ = read_bytes(path).split(b"---\n", 2)
-        info = yaml.safe_load(head)["dataset_info"]
+        info = load_yaml(head.decode())["dataset_info"]
         [dataset] = info if isinstance(info, list) else [info]
         kinds = {feature["name"]: feature["dtype"] for feature in dataset["features"]}
         kind = next(kinds[name] for name in _LABELS if name in kinds)
@@ -157,7 +182,7 @@ def hub_class_names(folder: Path) -> tuple[str, ...]:
         if isinstance(names, dict):
             names = names.values()
         return tuple(map(str, names))
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, StopIteration):
+    except (*MALFORMED, StopIteration):
         return ()  # another kind of page
 
 

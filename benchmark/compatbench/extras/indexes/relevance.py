@@ -212,8 +212,13 @@ def read_column(source: Names, count: int, what: str, names: Sequence[str]) -> A
     elif Path(source).suffix == ".npy":
         what = str(source)
         try:
-            stored = np.load(require(Path(source), follow=True), allow_pickle=False)
-        except (OSError, ValueError) as error:
+            # A mapped file cannot have a larger array than itself.
+            file = require(Path(source), follow=True)
+            stored = np.load(file, mmap_mode="r", allow_pickle=False)
+        except CompatbenchError:
+            raise
+        # numpy lets the errors of Python's parser escape for a damaged header.
+        except Exception as error:
             raise CompatbenchError(f"cannot read {source}: {first_line(error)}") from None
         values = [_as_text(value) for value in stored.ravel()]
     else:
