@@ -19,9 +19,9 @@ from typer.main import get_command
 
 import compatbench
 from compatbench.cli.app import app
-from compatbench.cli.completion import content_names
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 from compatbench.errors import CompatbenchError
+from compatbench.files.project_folders import content_names
 from compatbench.method.registry import builtin_methods, builtin_transfers
 from compatbench.plugins import offered
 
@@ -241,6 +241,11 @@ MISSPELT = [
     "study claims --suite mni",
     "advise --suite mni",
     "store doctor --suite mni",
+    "evaluate module.safetensors --target mini-eva-clp",
+    "module port module.safetensors --target mini-eva-clp",
+    "study layers mini-clp mini-eva-clip",
+    "store data weights mini-clp",
+    "new-task photos --source mini-clp",
 ]
 
 

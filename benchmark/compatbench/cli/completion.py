@@ -1,6 +1,5 @@
-"""Names on the command line: completed, hinted at, and checked before PyTorch is loaded."""
+"""Complete names on the command line, and hint at the option that takes a word."""
 
-from collections.abc import Iterable
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ ENDINGS = {"suites": (".yaml", ".yml"), "methods": (".py",)}
 def known_names(kind: str) -> list[str]:
     """Return the names of a kind, without loading what they name."""
     from compatbench.data.cards import backbone_cards, suite_cards, task_cards
+    from compatbench.files.project_folders import content_names
 
     if kind == "suites":
         return suite_cards.names()
@@ -38,19 +38,6 @@ def known_names(kind: str) -> list[str]:
     if kind == "methods":
         return ["all", *content_names("methods")]
     return content_names(kind)
-
-
-def content_names(folder: str) -> list[str]:
-    """Return the names of the project's methods or transfers, as their files are called.
-
-    Names of transfers are written with hyphens, which the name of a Python file cannot have.
-    """
-    from compatbench.files.project_folders import content_files
-
-    names = [path.stem for path in content_files(folder)]
-    if folder == "transfers":
-        names = [name.replace("_", "-") for name in names]
-    return sorted(names)
 
 
 def _complete(kind: str, incomplete: str) -> list[str]:
@@ -130,67 +117,3 @@ class HintingCommand(TyperCommand):
                 if first.endswith(ENDINGS.get(kind, ())) or first in known_names(kind):
                     return f"for a {kind[:-1]} write {option} {word}"
         return ""
-
-
-def check_names(
-    suite: str | None = None,
-    *,
-    methods: str | None = None,
-    tasks: str | None = None,
-    transfers: str | None = None,
-) -> None:
-    """Raise an error for a misspelt name at once; to load PyTorch would take seconds.
-
-    This finds plain names that nothing can have. Globs, files, and the names of installed packages
-    and of suites with method files are left to the function that the command calls.
-    """
-    from compatbench.data.cards import suite_cards, task_cards, unknown_name
-
-    card = None
-    if suite is not None:
-        card = suite_cards.read(suite)
-    for name in _plain_names(tasks):
-        known = task_cards.names()
-        if name not in known and name.rpartition(".")[0] not in known:
-            kind = "task"
-            if card is not None:
-                from compatbench.data.cards import suite_variants
-
-                known = []
-                for task, variants in suite_variants(card).items():
-                    known += [task, *variants]
-                kind = "task in this suite"
-            raise CompatbenchError(unknown_name(name, known, kind))
-    has_method_files = card is not None and bool(card.plugins)
-    if not has_method_files and not _has_packages("methods"):
-        known = content_names("methods")
-        if card is not None:
-            known += card.configs
-        known.sort()
-        for name in _plain_names(methods):
-            if name not in known:
-                raise CompatbenchError(unknown_name(name, known, "method"))
-    if not _has_packages("transfers"):
-        known = content_names("transfers")
-        for label in _plain_names(transfers):
-            name = label.partition("+")[0]
-            if name not in known:
-                raise CompatbenchError(unknown_name(name, known, "transfer"))
-
-
-def _plain_names(listed: str | None) -> Iterable[str]:
-    """Yield the names of a comma list; nothing if it names a file, which may define any name."""
-    parts = [part.strip().removeprefix("!") for part in (listed or "").split(",")]
-    if any(".py" in part or "/" in part for part in parts):
-        return
-    for part in parts:
-        is_pattern = part == "all" or any(character in part for character in "*?[")
-        if part and not is_pattern and not part.endswith((".yaml", ".yml")):
-            yield part
-
-
-def _has_packages(folder: str) -> bool:
-    """Return True if installed packages offer content of a kind."""
-    from importlib.metadata import entry_points
-
-    return bool(entry_points(group=f"compatbench.{folder}"))

@@ -7,7 +7,6 @@ import typer
 from rich.markup import escape
 
 from compatbench.cli.completion import (
-    check_names,
     complete_backbones,
     complete_listed,
     complete_suites,
@@ -51,6 +50,8 @@ def list_names(
     A wide terminal shows papers and ideas of the methods, too.
     """
     if kind == "methods":
+        from compatbench.engine.request import check_names
+
         check_names(methods=names)
     import compatbench
 
@@ -128,6 +129,8 @@ def fetch_data(
 
     Exits with 1 if something is still missing, and shows for each file what to do.
     """
+    from compatbench.engine.request import check_names
+
     check_names(suite)
     import compatbench
 
@@ -181,7 +184,9 @@ def fetch_backbones(
 
     Exits with 1 if something could not be fetched, and shows what to do.
     """
-    check_names(suite)
+    from compatbench.engine.request import check_names
+
+    check_names(suite, backbones=backbones or ())
     import compatbench
 
     with status_line() as progress:

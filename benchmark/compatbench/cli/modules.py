@@ -8,7 +8,6 @@ import typer
 from rich.markup import escape
 
 from compatbench.cli.completion import (
-    check_names,
     complete_backbones,
     complete_tasks,
     complete_transfers,
@@ -115,7 +114,9 @@ def evaluate(
     were right before and are wrong now.
     """
     values = read_settings(settings)
-    check_names(tasks=task, transfers=transfer)
+    from compatbench.engine.request import check_names
+
+    check_names(tasks=task, transfers=transfer, backbones=[target, source])
     import compatbench
 
     evaluation = compatbench.evaluate(
@@ -215,7 +216,9 @@ def import_module(
             f"import needs {', '.join(absent)}; 'compatbench module import --inspect FILE' shows "
             "what a file needs"
         )
-    check_names(tasks=task)
+    from compatbench.engine.request import check_names
+
+    check_names(tasks=task, backbones=[source])
     import compatbench
 
     imported = compatbench.import_module(
@@ -283,7 +286,9 @@ def port(
     are rotated as the transfer 'words' rotates the model; the others are unchanged. It is an error
     if the result does not give the transfer's logits.
     """
-    check_names(transfers=transfer)
+    from compatbench.engine.request import check_names
+
+    check_names(transfers=transfer, backbones=[target])
     import compatbench
 
     ported = compatbench.port(module, target, transfer=transfer, methods=methods, device=device)

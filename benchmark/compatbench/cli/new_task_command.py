@@ -91,6 +91,9 @@ def new_task(
 
     The last lines show the next commands.
     """
+    from compatbench.engine.request import check_names
+
+    check_names(backbones=[source, target])
     import compatbench
 
     with status_line() as progress:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from compatbench.cli.completion import check_names, complete_methods
+from compatbench.cli.completion import complete_methods
 from compatbench.cli.groups import READERS, app, maintain
 from compatbench.cli.options import (
     METHODS_HELP,
@@ -150,6 +150,8 @@ def run(
         "timeout": read_seconds(timeout),
     }
     with stoppable():
+        from compatbench.engine.request import check_names
+
         check_names(suite, methods=methods, tasks=tasks, transfers=transfers)
         import compatbench
         from compatbench.runs import read_page
@@ -250,6 +252,8 @@ def plan(
     """
     settings = read_settings(config)
     with console.status("reading the suite and the methods"):
+        from compatbench.engine.request import check_names
+
         check_names(suite, methods=methods, tasks=tasks, transfers=transfers)
         import compatbench
 
@@ -359,6 +363,8 @@ def tune(
     is sent as a pull request, the project makes the record after the merge.
     """
     with stoppable():
+        from compatbench.engine.request import check_names
+
         check_names(suite, methods=methods)
         import compatbench
 

@@ -1,16 +1,19 @@
 """A request: the part of a suite that a command or a Python function works on.
 
 ``make_request`` turns names, globs and exclusions into plain names, and refuses what does not fit.
-Everything after it takes the request and repeats none of its fields.
+Everything after it takes the request and repeats none of its fields. ``check_names`` is the part
+that needs no PyTorch, for commands that want to refuse a misspelt name at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compatbench.backbone.load.backbone_names import check_plain_name
 from compatbench.data.cards import (
     SuiteCard,
     TrainingCard,
@@ -18,10 +21,12 @@ from compatbench.data.cards import (
     suite_cards,
     suite_variants,
     task_cards,
+    unknown_name,
     whole_name,
 )
 from compatbench.data.cards.shots import ALL_SHOTS, Numbers, check_draws
 from compatbench.errors import CompatbenchError
+from compatbench.files.project_folders import content_names
 
 # Methods and transfers load torch, which takes seconds. They are imported last, so that a
 # misspelt suite or task is reported at once.
@@ -118,6 +123,59 @@ def make_request(
         trial=bool(config),
         held_out_of=held_out_of,
     )
+
+
+def check_names(
+    suite: str | None = None,
+    *,
+    methods: Names | None = None,
+    tasks: Names | None = None,
+    transfers: Names | None = None,
+    backbones: Iterable[str | None] = (),
+) -> None:
+    """Raise an error for a misspelt name without loading PyTorch, which takes seconds.
+
+    Names that only loaded code can know are left to ``make_request``: those in method files, and
+    those of installed packages. So are globs. Without a suite, tasks may be of any suite.
+    """
+    card = None if suite is None else suite_cards.read(suite)
+    if tasks is not None:
+        if card is None:
+            _check_known("task", _plain_names(tasks), task_cards.names())
+        else:
+            _select_test_sets(card, tasks)
+    if methods is not None and not (card is not None and card.plugins):
+        configs = [] if card is None else list(card.configs)
+        _check_content("method", _plain_names(methods), configs)
+    if transfers is not None:
+        names = [label.partition("+")[0] for label in _plain_names(transfers)]
+        _check_content("transfer", names)
+    for name in backbones:
+        if name is not None:
+            check_plain_name(name)
+
+
+def _check_content(kind: str, names: Iterable[str], also: Sequence[str] = ()) -> None:
+    """Raise an error for a name that no file here has, unless an installed package may have it."""
+    if not entry_points(group=f"compatbench.{kind}s"):
+        _check_known(kind, names, sorted([*content_names(f"{kind}s"), *also]))
+
+
+def _check_known(kind: str, names: Iterable[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known and not (kind == "task" and whole_name(name) in known):
+            raise CompatbenchError(unknown_name(name, known, kind))
+
+
+def _plain_names(selection: Names) -> Iterator[str]:
+    """Yield the names of a selection; none if it has a file, which may define any name."""
+    parts = [part.removeprefix("!") for part in _split(selection)]
+    if any(".py" in part or "/" in part for part in parts):
+        return
+    for part in parts:
+        is_pattern = part == "all" or any(character in part for character in "*?[")
+        if not is_pattern and not part.endswith((".yaml", ".yml")):
+            yield part
 
 
 def _select_test_sets(suite: SuiteCard, selection: Names) -> dict[str, tuple[str, ...]]:

@@ -78,3 +78,14 @@ def shipped_results(name: str) -> Path:
 def content_files(kind: str) -> list[Path]:
     """Return the files of ``methods/``, ``transfers/`` or ``formats/``, sorted by name."""
     return sorted(content_folder(kind).glob("[!_]*.py"))
+
+
+def content_names(kind: str) -> list[str]:
+    """Return the names of the project's methods or transfers, as their files are called.
+
+    Names of transfers are written with hyphens, which the name of a Python file cannot have.
+    """
+    names = [path.stem for path in content_files(kind)]
+    if kind == "transfers":
+        names = [name.replace("_", "-") for name in names]
+    return sorted(names)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +63,30 @@ def read_backbone(name: str, suite: SuiteCard | None = None) -> BackboneCard:
             f"make it with '{suite.made_by}' and name the folder that it fills in {CARDS_VARIABLE}"
         )
         raise MissingWeights(f"backbone '{name}' does not ship", fix)
-    raise BackboneError(unknown_name(name, backbone_cards.names(), "backbone"), _KINDS_OF_NAMES)
+    raise _unknown_backbone(name)
+
+
+def _unknown_backbone(name: str) -> BackboneError:
+    return BackboneError(unknown_name(name, backbone_cards.names(), "backbone"), _KINDS_OF_NAMES)
+
+
+def check_plain_name(name: str) -> None:
+    """Raise ``BackboneError`` for a misspelt name of a card, without loading open_clip.
+
+    Other names are left to ``read_backbone``: paths, releases, globs, lists and architectures.
+    """
+    if any(character in name for character in "@/:,*?[") or name.endswith((".yaml", ".yml")):
+        return
+    if name != "all" and name not in backbone_cards.names() and not _is_architecture(name):
+        raise _unknown_backbone(name)
+
+
+def _is_architecture(name: str) -> bool:
+    """Return True if open_clip, which is not loaded, has a configuration of this name."""
+    spec = find_spec("open_clip")
+    if spec is None or spec.origin is None:
+        return False
+    return (Path(spec.origin).parent / "model_configs" / f"{name}.json").is_file()
 
 
 def _read_release(name: str) -> BackboneCard:

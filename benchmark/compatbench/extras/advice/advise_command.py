@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from compatbench.cli.completion import (
-    check_names,
     complete_backbones,
     complete_methods,
     complete_tasks,
@@ -74,6 +73,8 @@ def advise(
     Without a module the advice comes from what 'run' has left in 'results/', and nothing is
     computed.
     """
+    from compatbench.engine.request import check_names
+
     check_names(suite)
     import compatbench
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compatbench.cli.completion import check_names, complete_methods
+from compatbench.cli.completion import complete_methods
 from compatbench.cli.groups import AUTHORS, app
 from compatbench.cli.options import AsJson
 from compatbench.cli.output import print_frame, print_json, say, status_line
@@ -43,6 +43,8 @@ def check(
     failures at the end. To try one rule again: compatbench check ./mine.py --only class-order.
     Exits with 1 if a check fails.
     """
+    from compatbench.engine.request import check_names
+
     check_names(methods=methods)
     import compatbench
 

@@ -8,7 +8,6 @@ import typer
 from rich.markup import escape
 
 from compatbench.cli.completion import (
-    check_names,
     complete_backbones,
     complete_methods,
     complete_suites,
@@ -87,6 +86,8 @@ def doctor(
 
     Exits with 1 if something is missing or wrong.
     """
+    from compatbench.engine.request import check_names
+
     check_names(suite)
     import compatbench
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compatbench.cli.completion import check_names, complete_backbones, complete_tasks
+from compatbench.cli.completion import complete_backbones, complete_tasks
 from compatbench.cli.groups import MORE, app
 from compatbench.cli.options import AsJson, Cards, Device, Suite
 from compatbench.cli.output import console, print_json, show_table
@@ -58,7 +58,9 @@ def layers(
         raise CompatbenchError("--json and --csv: give one of the two")
     if figure is not None and figure.suffix != ".svg":
         raise CompatbenchError(f"--figure '{figure}': figures are SVG; end the name in .svg")
-    check_names(suite)
+    from compatbench.engine.request import check_names
+
+    check_names(suite, backbones=[source, target])
     check_names(tasks=tasks)  # of any suite
     import compatbench
 
@@ -92,6 +94,8 @@ def claims(
     95 % interval over datasets, which decides the verdict if there are six or more. A missing cell
     gives no mean.
     """
+    from compatbench.engine.request import check_names
+
     check_names(suite)
     import compatbench
 
